@@ -1,0 +1,1 @@
+"""Everything that is text: HTTP, validation, chat templates, tokens to text, SSE."""

@@ -1,0 +1,1 @@
+"""The way from a frontend to the workers."""

@@ -1,0 +1,108 @@
+"""The pool's configuration: built once at entry, frozen, handed to every process as a file.
+
+Unknown keys are refused; bad values raise pydantic's ValidationError, which names the key.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+Positive = Annotated[int, Field(ge=1)]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class EngineConfig(Frozen):
+    """How a worker of a group runs its model.
+
+    kv_cache_bytes: size of the paged cache in each worker; None: from the memory that is free.
+    memory_utilization: share of a GPU's memory that one worker may use.
+    max_num_batched_tokens: tokens in one engine step; longer prompts are run in chunks.
+    threads: CPU threads of each worker; None: the machine's, shared out.
+    engine: "fake" needs no model: its tokens are a pure function of those before them.
+    fake_step_s: how long a step of the fake engine takes.
+    """
+
+    engine: Literal["torch", "fake"] = "torch"
+    dtype: Dtype = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    max_model_len: Positive | None = None
+    max_num_seqs: Positive = 128
+    max_num_batched_tokens: Positive = 2048
+    kv_cache_bytes: Positive | None = None
+    memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
+    block_size: Positive = 16
+    enable_prefix_caching: bool = True
+    enforce_eager: bool = False
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    threads: Positive | None = None
+    fake_step_s: Annotated[float, Field(ge=0)] = 0.0
+
+
+class GroupConfig(Frozen):
+    """A model, how it is run, and by how many workers.
+
+    model: as the operator gave it. model_path: the folder that it was prepared into.
+    served_names: what requests may call it; the first is what answers call it.
+    text_path: folder with what frontends need of it (see protocol.text).
+    """
+
+    name: str
+    model: str
+    model_path: Path
+    text_path: Path
+    served_names: Annotated[tuple[str, ...], Field(min_length=1)]
+    task: Literal["generate"] = "generate"
+    workers: Positive = 1
+    engine: EngineConfig = EngineConfig()
+
+
+class PoolConfig(Frozen):
+    """Everything that the processes of one pool are started with.
+
+    run_dir: sockets, metrics and this file; mode 0700.
+    host, port, uds: where HTTP is served; uds excludes the other two.
+    stall_timeout_s: a worker with work and no step for so long is taken for dead.
+    """
+
+    run_dir: Path
+    groups: Annotated[tuple[GroupConfig, ...], Field(min_length=1)]
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    uds: Path | None = None
+    frontends: Positive = 2
+    metrics_prefix: Annotated[str, Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*:?$")] = "headrace:"
+    max_body_bytes: Positive = 8 * 1024 * 1024
+    enable_tokenizer_info: bool = False
+    root_path: str = ""
+    shutdown_timeout_s: Annotated[float, Field(ge=0)] = 30.0
+    stall_timeout_s: Annotated[float, Field(gt=0)] = 10.0
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("metrics_prefix", mode="before")
+    @classmethod
+    def _end_with_colon(cls, value: Any) -> Any:
+        return value + ":" if isinstance(value, str) and not value.endswith(":") else value
+
+    def group(self, name: str) -> GroupConfig:
+        """The group of that name; KeyError if there is none."""
+        for group in self.groups:
+            if group.name == name:
+                return group
+        raise KeyError(name)
+
+    def save(self) -> None:
+        """Write the configuration to where `load` reads it."""
+        self.file(self.run_dir).write_text(self.model_dump_json(indent=1))
+
+    @classmethod
+    def load(cls, run_dir: Path) -> "PoolConfig":
+        return cls.model_validate_json(cls.file(run_dir).read_text())
+
+    @staticmethod
+    def file(run_dir: Path) -> Path:
+        return run_dir / "pool.json"

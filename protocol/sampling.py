@@ -1,0 +1,35 @@
+"""How the tokens of a request are chosen."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """Everything that a worker needs to choose tokens; the frontend has validated it.
+
+    seed: 64 bits; the noise at a position is a pure function of seed and position, so that a
+        request continues alike on any worker and in any batch.
+    max_tokens: output tokens at most.
+    temperature: 0 is greedy.
+    top_k: 0 is off.  top_p: 1 is off.  min_p: 0 is off.
+    eos_token_ids: end the text with reason "stop" (empty when EOS is to be ignored).
+    stop_token_ids: likewise, and are named as the stop reason.
+    min_tokens: neither kind can be sampled before so many output tokens.
+    logprobs: log probabilities of each output token and of the N likeliest (None: none).
+    prompt_logprobs: the same for the tokens of the prompt.
+    """
+
+    seed: int
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    eos_token_ids: tuple[int, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    min_tokens: int = 0
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None

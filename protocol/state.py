@@ -1,0 +1,72 @@
+"""The state of the pool, as the coordinator publishes it: on change and once a second."""
+
+from dataclasses import dataclass
+
+from protocol.codec import Codec
+
+STARTING, READY, DRAINING, STALLED = "starting", "ready", "draining", "stalled"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLoad:
+    """How busy a worker is and whether it makes progress.
+
+    running, waiting: requests in the batch and in the queue.
+    kv_usage: share of the cache's blocks in use, 0 to 1.
+    steps: engine steps since the start.
+    step_age_s: seconds since the last step ended, while there is work; else 0.
+    """
+
+    running: int
+    waiting: int
+    kv_usage: float
+    steps: int
+    step_age_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class FrontendLoad:
+    """in_flight: requests that the frontend has taken and not yet answered."""
+
+    in_flight: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerState:
+    worker_id: str
+    group: str
+    pid: int
+    state: str
+    endpoint: str
+    load: WorkerLoad
+
+
+@dataclass(frozen=True, slots=True)
+class FrontendState:
+    frontend_id: str
+    pid: int
+    load: FrontendLoad
+
+
+@dataclass(frozen=True, slots=True)
+class GroupState:
+    """wanted: workers that the group is to have.
+    problem: why it lacks some, if it does (a crash loop, say); "" if all is well."""
+
+    name: str
+    wanted: int
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class PoolState:
+    """epoch names the coordinator that speaks (a restarted one has another); version counts."""
+
+    epoch: str
+    version: int
+    groups: tuple[GroupState, ...]
+    workers: tuple[WorkerState, ...]
+    frontends: tuple[FrontendState, ...]
+
+
+STATE = Codec({1: PoolState})

@@ -1,0 +1,50 @@
+"""What frontends need of a model: a folder with `tokenizer.json` and `text.json` (TextInfo).
+
+The launcher writes it once, whatever form the model came in, so that a frontend never needs
+transformers.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from protocol.config import Frozen
+
+
+class TextInfo(Frozen):
+    """max_model_len: tokens of prompt and output together, at most.
+    vocab_size: rows of the model's embedding; token ids are below it.
+    chat_template: Jinja source, None if the model has none.
+    chat_templates: further templates by name ("tool_use", say).
+    eos_token_ids: each of them ends a text.
+    generation_defaults: sampling parameters that the model's authors recommend.
+    """
+
+    max_model_len: Annotated[int, Field(ge=1)]
+    vocab_size: Annotated[int, Field(ge=1)]
+    bos_token: str | None = None
+    eos_token: str | None = None
+    pad_token: str | None = None
+    unk_token: str | None = None
+    eos_token_ids: tuple[int, ...] = ()
+    chat_template: str | None = None
+    chat_templates: dict[str, str] = Field(default_factory=dict)
+    generation_defaults: dict[str, float] = Field(default_factory=dict)
+    tokenizer_class: str = "PreTrainedTokenizerFast"
+    added_tokens: dict[int, str] = Field(default_factory=dict)
+
+    @staticmethod
+    def file(text_path: Path) -> Path:
+        return text_path / "text.json"
+
+    @staticmethod
+    def tokenizer_file(text_path: Path) -> Path:
+        return text_path / "tokenizer.json"
+
+    @classmethod
+    def load(cls, text_path: Path) -> "TextInfo":
+        return cls.model_validate_json(cls.file(text_path).read_text())
+
+    def save(self, text_path: Path) -> None:
+        self.file(text_path).write_text(self.model_dump_json(indent=1))

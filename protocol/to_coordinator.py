@@ -1,0 +1,85 @@
+"""Messages to the coordinator, on the control socket."""
+
+from dataclasses import dataclass
+
+from protocol.codec import Codec
+from protocol.state import FrontendLoad, WorkerLoad
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerHello:
+    """A worker is there. `endpoint` is where its requests socket is bound; `ready` says whether
+    its engine has been loaded."""
+
+    version: int
+    worker_id: str
+    group: str
+    pid: int
+    endpoint: str
+    ready: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerHeartbeat:
+    worker_id: str
+    load: WorkerLoad
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFailed:
+    """The worker cannot serve (a model that will not load, say) and exits."""
+
+    worker_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLeaving:
+    """The worker drains: route nothing more to it."""
+
+    worker_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class FrontendHello:
+    version: int
+    frontend_id: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class FrontendHeartbeat:
+    frontend_id: str
+    load: FrontendLoad
+
+
+@dataclass(frozen=True, slots=True)
+class LauncherHello:
+    """The launcher is there, with these workers and frontends running (ids)."""
+
+    version: int
+    workers: tuple[str, ...]
+    frontends: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ChildExited:
+    """A process of the launcher's has ended. exit_code: negative for a signal."""
+
+    process_id: str
+    role: str
+    exit_code: int
+
+
+CONTROL = Codec(
+    {
+        1: WorkerHello,
+        2: WorkerHeartbeat,
+        3: WorkerFailed,
+        4: WorkerLeaving,
+        5: FrontendHello,
+        6: FrontendHeartbeat,
+        7: LauncherHello,
+        8: ChildExited,
+    }
+)

@@ -1,0 +1,89 @@
+"""Messages to a frontend: tokens from workers, calls from the coordinator."""
+
+from dataclasses import dataclass
+
+from protocol.codec import Codec
+from protocol.to_worker import Introduce
+
+
+@dataclass(frozen=True, slots=True)
+class Logprobs:
+    """Log probabilities at one position.
+
+    token_id, logprob, rank: of the token that stands there (rank 1 is the likeliest).
+    top_token_ids, top_logprobs: of the N likeliest, likeliest first.
+    """
+
+    token_id: int
+    logprob: float
+    rank: int
+    top_token_ids: tuple[int, ...] = ()
+    top_logprobs: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What is known once a request's prompt has been run; sent with its first output.
+
+    cached_tokens: how many of the prompt's tokens came from the prefix cache.
+    queue_s, prefill_s: seconds from arrival to first scheduling, and from there to the first token.
+    prompt_logprobs: for the prompt's tokens from the second on, if they were asked for.
+    """
+
+    cached_tokens: int
+    queue_s: float
+    prefill_s: float
+    prompt_logprobs: tuple[Logprobs, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What one engine step added to one request.
+
+    position: how many output tokens came before `token_ids` (replayed ones included).
+    finish_reason: None while the request goes on; "stop", "length" or "error" end it.
+    stop_token_id: which of the request's stop_token_ids ended it.
+    logprobs: one for each of `token_ids`, if they were asked for.
+    error: what went wrong, when finish_reason is "error"; fit to be shown to a client.
+    """
+
+    request_id: str
+    token_ids: tuple[int, ...]
+    position: int
+    finish_reason: str | None = None
+    stop_token_id: int | None = None
+    logprobs: tuple[Logprobs, ...] | None = None
+    admission: Admission | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutputs:
+    """All that one engine step produced for one frontend.
+
+    number: counts the messages from this worker to this frontend, from 0; a gap means that one
+        was lost, and the worker is treated as lost with it.
+    """
+
+    worker_id: str
+    number: int
+    outputs: tuple[Output, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The worker does not take the request; numbered with the StepOutputs.
+
+    retry_elsewhere: true if another worker may take it (full, draining), false if the request
+        itself is at fault.
+    """
+
+    worker_id: str
+    number: int
+    request_id: str
+    reason: str
+    retry_elsewhere: bool
+
+
+OUTPUTS = Codec({1: StepOutputs, 2: Refused})
+CONTROL = Codec({1: Introduce})

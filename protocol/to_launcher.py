@@ -1,0 +1,24 @@
+"""Messages to the launcher, on the control socket."""
+
+from dataclasses import dataclass
+
+from protocol.codec import Codec
+from protocol.to_worker import Introduce
+
+
+@dataclass(frozen=True, slots=True)
+class StartWorker:
+    """Start a worker process for a group; its id is new for each start."""
+
+    worker_id: str
+    group: str
+
+
+@dataclass(frozen=True, slots=True)
+class KillWorker:
+    """End a worker's process at once."""
+
+    worker_id: str
+
+
+CONTROL = Codec({1: Introduce, 2: StartWorker, 3: KillWorker})

@@ -1,0 +1,60 @@
+"""Messages to a worker: from frontends on its requests socket, from the coordinator on control."""
+
+from dataclasses import dataclass
+
+from protocol.codec import Codec
+from protocol.sampling import SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Generate:
+    """Run a request.
+
+    request_id: unique in the pool; outputs and aborts name it.
+    prompt_token_ids: at least one, all within the model's vocabulary.
+    output_token_ids: tokens that another worker has already produced (a replay); the text goes
+        on after them, and they count towards max_tokens and penalties.
+    priority: lower runs earlier.
+    cache_salt: prefixes are shared only among requests of equal salt.
+    adapter: name of a LoRA adapter, "" for the base model.
+    tenant: whose request it is, for fairness.
+    """
+
+    request_id: str
+    prompt_token_ids: tuple[int, ...]
+    sampling: SamplingParams
+    output_token_ids: tuple[int, ...] = ()
+    priority: int = 0
+    cache_salt: str = ""
+    adapter: str = ""
+    tenant: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """Forget these requests: their slots are free in the next step, and no more is sent of them."""
+
+    request_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FrontendGone:
+    """From the coordinator: this frontend has died, forget all its requests."""
+
+    frontend_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Introduce:
+    """From a coordinator that does not know the sender: say hello again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """From the coordinator or the launcher: finish what runs, then exit."""
+
+    drain_timeout_s: float
+
+
+REQUESTS = Codec({1: Generate, 2: Abort})
+CONTROL = Codec({1: Introduce, 2: FrontendGone, 3: Stop})

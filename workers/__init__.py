@@ -1,0 +1,1 @@
+"""One engine, one replica of a model: tokens in, tokens out."""
