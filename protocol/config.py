@@ -51,7 +51,7 @@ class GroupConfig(Frozen):
     text_path: folder with what frontends need of it (see protocol.text).
     """
 
-    name: str
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
     model: str
     model_path: Path
     text_path: Path
@@ -61,16 +61,13 @@ class GroupConfig(Frozen):
     engine: EngineConfig = EngineConfig()
 
 
-class PoolConfig(Frozen):
-    """Everything that the processes of one pool are started with.
+class PoolOptions(Frozen):
+    """What an operator chooses for a pool as a whole.
 
-    run_dir: sockets, metrics and this file; mode 0700.
     host, port, uds: where HTTP is served; uds excludes the other two.
     stall_timeout_s: a worker with work and no step for so long is taken for dead.
     """
 
-    run_dir: Path
-    groups: Annotated[tuple[GroupConfig, ...], Field(min_length=1)]
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     uds: Path | None = None
@@ -87,6 +84,21 @@ class PoolConfig(Frozen):
     @classmethod
     def _end_with_colon(cls, value: Any) -> Any:
         return value + ":" if isinstance(value, str) and not value.endswith(":") else value
+
+
+class PoolConfig(PoolOptions):
+    """Everything that the processes of one pool are started with.
+
+    run_dir: sockets, metrics and this file; mode 0700.
+    """
+
+    run_dir: Path
+    groups: Annotated[tuple[GroupConfig, ...], Field(min_length=1)]
+
+    @property
+    def metrics_dir(self) -> Path:
+        """Where prometheus_client keeps the numbers of all processes."""
+        return self.run_dir / "metrics"
 
     def group(self, name: str) -> GroupConfig:
         """The group of that name; KeyError if there is none."""
