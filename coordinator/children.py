@@ -1,0 +1,100 @@
+"""The launcher's child processes: start, watch, stop."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from asyncio.subprocess import Process
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Child:
+    process_id: str
+    role: str
+    process: Process
+
+
+# Told of each child that has ended, with its exit code (negative: the signal that killed it).
+OnExit = Callable[[Child, int], Awaitable[None]]
+
+
+class Children:
+    """Processes by id. Each is a session of its own, so that a terminal's Ctrl-C reaches only
+    the launcher, which then stops them in order."""
+
+    def __init__(self, on_exit: OnExit) -> None:
+        self._on_exit = on_exit
+        self._children: dict[str, Child] = {}
+        self._watchers: set[asyncio.Task[None]] = set()
+
+    def ids(self, role: str) -> tuple[str, ...]:
+        return tuple(child.process_id for child in self._children.values() if child.role == role)
+
+    async def start(
+        self,
+        process_id: str,
+        role: str,
+        module: str,
+        arguments: Sequence[str],
+        environment: dict[str, str],
+        inherited_fds: Sequence[int] = (),
+    ) -> None:
+        """Run a Python module as a child."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", module, *arguments, "--parent-pid", str(os.getpid())),
+            stdin=asyncio.subprocess.DEVNULL,
+            pass_fds=inherited_fds,
+            env={**os.environ, **environment},
+            start_new_session=True,
+        )
+        child = Child(process_id, role, process)
+        self._children[process_id] = child
+        watcher = asyncio.create_task(self._watch(child))
+        self._watchers.add(watcher)
+        watcher.add_done_callback(self._watchers.discard)
+
+    def kill(self, process_id: str) -> None:
+        """End a child at once; harmless when it has ended."""
+        child = self._children.get(process_id)
+        if child is not None:
+            _send(child, signal.SIGKILL)
+
+    async def stop(self, roles: Iterable[str], timeout_s: float) -> None:
+        """SIGTERM, and SIGKILL for those that are still there after the timeout."""
+        chosen = [child for child in self._children.values() if child.role in set(roles)]
+        for child in chosen:
+            # A stopped process would take no notice of SIGTERM.
+            _send(child, signal.SIGTERM)
+            _send(child, signal.SIGCONT)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await asyncio.gather(*(child.process.wait() for child in chosen))
+        except TimeoutError:
+            late = [child for child in chosen if child.process.returncode is None]
+            for child in late:
+                log.warning("%s did not stop within %.0f s: killed", child.process_id, timeout_s)
+                _send(child, signal.SIGKILL)
+            await asyncio.gather(*(child.process.wait() for child in late))
+
+    def kill_all(self) -> None:
+        for child in self._children.values():
+            _send(child, signal.SIGKILL)
+
+    async def _watch(self, child: Child) -> None:
+        exit_code = await child.process.wait()
+        del self._children[child.process_id]
+        await self._on_exit(child, exit_code)
+
+
+def _send(child: Child, number: signal.Signals) -> None:
+    if child.process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            child.process.send_signal(number)
+

@@ -1,0 +1,122 @@
+"""The `headrace` command."""
+
+import asyncio
+import importlib.metadata
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from coordinator.hardware import gpu_ids
+from coordinator.listener import bind_http
+from coordinator.models import ModelError, PrepareOptions, prepare_model
+from coordinator.options import GroupOptions, OptionError, parse
+from protocol import sockets
+from protocol.config import GroupConfig, PoolConfig, PoolOptions
+from protocol.process import set_up_logging
+
+USAGE = """usage: headrace serve [FLAGS]    serve a model (headrace serve --help lists the flags)
+       headrace --version"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command; ends the process with its exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    match arguments:
+        case ["serve", *flags]:
+            sys.exit(_serve(flags))
+        case ["--version"]:
+            print(f"headrace {importlib.metadata.version('headrace')}")
+        case ["--help"] | ["-h"]:
+            print(USAGE)
+        case _:
+            print(USAGE, file=sys.stderr)
+            sys.exit(2)
+
+
+def _serve(flags: list[str]) -> int:
+    """Prepare the models, bind the socket, run the pool. One line on stderr if it cannot be."""
+    # Until the supervisor takes signals over, SIGTERM is to clean up as Ctrl-C does.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    run_dir: Path | None = None
+    uds: Path | None = None
+    try:
+        pool, groups, chosen_dir = parse(flags)
+        set_up_logging("launcher", pool.log_level)
+        run_dir = _make_run_dir(chosen_dir)
+        listener, url = bind_http(pool)
+        uds = pool.uds
+        config = _configure(run_dir, pool, groups)
+        # Imported late: --help and a wrong flag need no event loop and no sockets.
+        from coordinator.supervisor import supervise
+
+        return asyncio.run(supervise(config, listener, url))
+    except (OptionError, ModelError) as error:
+        print(f"headrace: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        if run_dir is not None:
+            shutil.rmtree(run_dir, ignore_errors=True)
+        if uds is not None:
+            uds.unlink(missing_ok=True)
+
+
+def _make_run_dir(chosen: Path | None) -> Path:
+    """A directory for this pool alone, which only its owner may enter."""
+    if chosen is None:
+        parent = os.environ.get("XDG_RUNTIME_DIR")
+        usable = parent is not None and os.access(parent, os.W_OK)
+        return Path(tempfile.mkdtemp(prefix="headrace-", dir=parent if usable else None))
+    if not sockets.fits(chosen.absolute()):
+        raise OptionError("--run-dir: too long for the paths of sockets")
+    try:
+        chosen.mkdir(mode=0o700, parents=True)
+    except FileExistsError as error:
+        raise OptionError(f"--run-dir: {chosen} exists already") from error
+    except OSError as error:
+        raise OptionError(f"--run-dir: {error.strerror}") from error
+    return chosen.absolute()
+
+
+def _configure(run_dir: Path, pool: PoolOptions, groups: list[GroupOptions]) -> PoolConfig:
+    """Prepare each group's model and write the configuration that all processes read."""
+    configs = tuple(_prepare_group(run_dir, group) for group in groups)
+    names = [name for group in configs for name in group.served_names]
+    for name in names:
+        if names.count(name) > 1:
+            raise OptionError(f"--served-model-name: {name!r} is used twice")
+    config = PoolConfig(run_dir=run_dir, groups=configs, **pool.model_dump())
+    config.metrics_dir.mkdir()
+    config.save()
+    return config
+
+
+def _prepare_group(run_dir: Path, group: GroupOptions) -> GroupConfig:
+    options = PrepareOptions(
+        text_path=run_dir / "text" / group.name,
+        max_model_len=group.max_model_len,
+        chat_template=group.chat_template,
+    )
+    prepared = prepare_model(group.model, options, progress=_say)
+    return GroupConfig(
+        name=group.name,
+        model=group.model or prepared.served_name,
+        model_path=prepared.model_path,
+        text_path=prepared.text_path,
+        served_names=group.served_model_name or (prepared.served_name,),
+        workers=group.workers or max(1, len(gpu_ids())),
+        engine=group.engine_config(),
+    )
+
+
+def _say(line: str) -> None:
+    print(f"headrace: {line}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""What this machine has, asked without torch."""
+
+import os
+from pathlib import Path
+
+
+def cpu_count() -> int:
+    """The CPUs that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def gpu_ids() -> list[str]:
+    """The GPUs that this process may use, in the form of CUDA_VISIBLE_DEVICES."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name for name in visible.split(",") if name.strip() not in ("", "-1")]
+    devices = Path("/dev").glob("nvidia[0-9]*")
+    return sorted((device.name.removeprefix("nvidia") for device in devices), key=int)
+
+
+def worker_environment(place: int, workers: int, threads: int | None) -> dict[str, str]:
+    """What a worker's process is told of the hardware that it may use.
+
+    place: number of the worker on this host, workers: how many there are.
+    threads: CPU threads if the operator has said how many; else the CPUs are shared out.
+    """
+    count = str(threads or max(1, cpu_count() // workers))
+    environment = {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count}
+    gpus = gpu_ids()
+    if gpus:
+        environment["CUDA_VISIBLE_DEVICES"] = gpus[place % len(gpus)]
+    return environment

@@ -1,0 +1,56 @@
+"""The HTTP socket that all frontends accept on."""
+
+import errno
+import socket
+import stat
+from pathlib import Path
+
+from coordinator.options import OptionError
+from protocol.config import PoolOptions
+
+BACKLOG = 4096
+
+
+def bind_http(options: PoolOptions) -> tuple[socket.socket, str]:
+    """The listening socket and the URL it is reached at. OptionError when it cannot be bound."""
+    if options.uds is not None:
+        return _bind_unix(options.uds), f"unix:{options.uds}"
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            options.host, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.create_server(address[:2], family=family, backlog=BACKLOG)
+    except socket.gaierror as error:
+        raise OptionError(f"--host: {options.host}: {error.strerror}") from error
+    except OSError as error:
+        flag = "--port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "--host"
+        where = f"{options.host}:{options.port}"
+        reason = (error.strerror or str(error)).split(" (while")[0]
+        raise OptionError(f"{flag}: cannot listen on {where}: {reason}") from error
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    return listener, f"http://{host}:{listener.getsockname()[1]}"
+
+
+def _bind_unix(path: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if _is_stale(path):
+            path.unlink()
+        listener.bind(str(path))
+    except OSError as error:
+        listener.close()
+        raise OptionError(f"--uds: cannot listen on {path}: {error.strerror or error}") from error
+    listener.listen(BACKLOG)
+    return listener
+
+
+def _is_stale(path: Path) -> bool:
+    """Whether a socket file lies there that nobody listens on."""
+    if not path.exists() or not stat.S_ISSOCK(path.stat().st_mode):
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            return True
+    return False

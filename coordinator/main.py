@@ -1,0 +1,151 @@
+"""The coordinator process: the registry's sockets and clock."""
+
+import argparse
+import logging
+import os
+import secrets
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from coordinator.registry import Order, Registry
+from protocol import PROTOCOL_VERSION, sockets, to_frontend, to_launcher, to_worker
+from protocol.codec import DecodeError
+from protocol.config import PoolConfig
+from protocol.process import become_child
+from protocol.state import STATE
+from protocol.to_coordinator import (
+    CONTROL,
+    ChildExited,
+    FrontendHeartbeat,
+    FrontendHello,
+    LauncherHello,
+    WorkerFailed,
+    WorkerHeartbeat,
+    WorkerHello,
+    WorkerLeaving,
+)
+
+log = logging.getLogger("coordinator")
+
+LAUNCHER = "launcher"
+TICK_S = 0.05
+PUBLISH_AT_LEAST_EVERY_S = 1.0
+
+
+class Coordinator:
+    """Takes messages, lets the registry judge, passes its orders on, publishes its state."""
+
+    def __init__(self, config: PoolConfig) -> None:
+        context: zmq.Context[Any] = zmq.Context.instance()
+        self._registry = Registry(config, epoch=secrets.token_hex(8))
+        self._control = sockets.router(context, sockets.control_endpoint(config.run_dir))
+        self._publisher = sockets.publisher(context, sockets.state_endpoint(config.run_dir))
+        self._published_at = 0.0
+        self._stopping = False
+
+    def run(self) -> None:
+        signal.signal(signal.SIGTERM, self._stop)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher decides what Ctrl-C means
+        tick_at = 0.0
+        while not self._stopping:
+            self._control.poll(TICK_S * 1000)
+            while frames := self._receive():
+                self._on_message(frames[0].decode(errors="replace"), frames[-1])
+            now = time.monotonic()
+            if now >= tick_at:
+                tick_at = now + TICK_S
+                for order in self._registry.tick(now):
+                    self._order(order)
+            self._publish(now)
+
+    def _publish(self, now: float) -> None:
+        """What changes routing goes out at once, mere load with the next tick."""
+        due = now - self._published_at > (
+            TICK_S if self._registry.dirty else PUBLISH_AT_LEAST_EVERY_S
+        )
+        if self._registry.launcher_known and (due or self._registry.urgent):
+            self._publisher.send(STATE.encode(self._registry.state()))
+            self._published_at = now
+
+    def _on_message(self, sender: str, data: bytes) -> None:
+        try:
+            message = CONTROL.decode(data)
+        except DecodeError as error:
+            log.warning("dropped a malformed message: %s", error)
+            return
+        version = getattr(message, "version", PROTOCOL_VERSION)
+        if version != PROTOCOL_VERSION:
+            log.error("%s speaks protocol %d, not %d: ignored", sender, version, PROTOCOL_VERSION)
+            return
+        self._handle(sender, message, time.monotonic())
+
+    def _handle(self, sender: str, message: object, now: float) -> None:
+        registry = self._registry
+        match message:
+            case WorkerHeartbeat():
+                self._ask_unknown(sender, to_worker.CONTROL.encode(to_worker.Introduce()))
+                registry.on_worker_heartbeat(message, now)
+            case FrontendHeartbeat():
+                self._ask_unknown(sender, to_frontend.CONTROL.encode(to_worker.Introduce()))
+                registry.on_frontend_heartbeat(message, now)
+            case WorkerHello():
+                registry.on_worker_hello(message, now)
+            case WorkerFailed():
+                registry.on_worker_failed(message, now)
+            case WorkerLeaving():
+                registry.on_worker_leaving(message, now)
+            case FrontendHello():
+                registry.on_frontend_hello(message, now)
+            case LauncherHello():
+                registry.on_launcher(message, now)
+            case ChildExited():
+                self._on_exit(message, now)
+
+    def _on_exit(self, message: ChildExited, now: float) -> None:
+        was_frontend = message.process_id in self._registry.frontend_ids()
+        self._registry.on_exit(message, now)
+        if was_frontend:
+            gone = to_worker.CONTROL.encode(to_worker.FrontendGone(message.process_id))
+            for worker in self._registry.state().workers:
+                self._send(worker.worker_id, gone)
+
+    def _ask_unknown(self, sender: str, introduce: bytes) -> None:
+        if not self._registry.knows(sender):
+            self._send(sender, introduce)
+
+    def _order(self, order: Order) -> None:
+        self._send(LAUNCHER, to_launcher.CONTROL.encode(order))
+
+    def _send(self, receiver: str, data: bytes) -> None:
+        try:
+            self._control.send_multipart([receiver.encode(), data], zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            log.warning("%s cannot be reached: %s", receiver, error)
+
+    def _receive(self) -> Any:
+        try:
+            return self._control.recv_multipart(zmq.NOBLOCK)
+        except zmq.Again:
+            return None
+
+    def _stop(self, *_: object) -> None:
+        self._stopping = True
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="headrace-coordinator")
+    parser.add_argument("--run-dir", type=Path, required=True)
+    parser.add_argument("--parent-pid", type=int, required=True)
+    args = parser.parse_args()
+    config = PoolConfig.load(args.run_dir)
+    become_child("coordinator", args.parent_pid, config.log_level)
+    log.debug("pid %d", os.getpid())
+    Coordinator(config).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""From flags and a TOML file to the options of a pool and of its groups.
+
+Flags are vLLM's where it has one. A value is checked by the same models that the processes read
+their configuration with (protocol/config.py), so that a key means the same wherever it stands.
+"""
+
+import argparse
+import re
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+from pydantic import Field, ValidationError, field_validator
+
+from protocol.config import EngineConfig, PoolOptions, Positive
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kKmMgGtT])(i?)[bB]?)?")
+_POWERS = {"k": 1, "m": 2, "g": 3, "t": 4}
+
+
+class OptionError(Exception):
+    """A flag, a key or a value that cannot be; the text is one line that names it."""
+
+
+class GroupOptions(EngineConfig):
+    """A group as the operator describes it.
+
+    model: folder, GGUF file or hub id; None: the default model.
+    workers: None: one for each GPU, one on a CPU.
+    chat_template: a file's path, or the template itself.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")] = "default"
+    model: str | None = None
+    served_model_name: tuple[str, ...] = ()
+    workers: Positive | None = None
+    chat_template: str | None = None
+
+    @field_validator("served_model_name", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("kv_cache_bytes", "max_model_len", "max_num_batched_tokens", mode="before")
+    @classmethod
+    def _with_unit(cls, value: Any) -> Any:
+        return parse_size(value) if isinstance(value, str) else value
+
+    def engine_config(self) -> EngineConfig:
+        names = set(EngineConfig.model_fields)
+        return EngineConfig.model_validate(self.model_dump(include=names))
+
+
+def parse_size(text: str) -> int:
+    """ "4096", "1k" (1000), "1Ki" (1024), "1.5GiB"; ValueError for anything else."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"not a number or a size such as 4096, 8k or 2GiB: {text!r}")
+    number, unit, binary = match.groups()
+    base = 1024 if binary else 1000
+    return int(float(number) * base ** _POWERS.get((unit or "").lower(), 0))
+
+
+def parse(argv: Sequence[str]) -> tuple[PoolOptions, list[GroupOptions], Path | None]:
+    """The options of `headrace serve`: pool, groups, and the run directory if one is given.
+
+    OptionError for whatever is wrong with them; SystemExit(0) for --help.
+    """
+    given = vars(_parser().parse_args(argv))
+    config_file = given.pop("config", None)
+    run_dir = given.pop("run_dir", None)
+    file = _read(Path(config_file)) if config_file else {}
+    group_flags = {key: value for key, value in given.items() if key in GroupOptions.model_fields}
+    pool_flags = {key: value for key, value in given.items() if key not in group_flags}
+    tables = file.pop("group", None)
+    if tables is not None and group_flags:
+        raise OptionError(f"{_flag(next(iter(group_flags)))}: belongs into a [[group]] of --config")
+    groups = _groups(tables, group_flags)
+    pool = _validate(PoolOptions, file | pool_flags, "" if file else "--")
+    if pool.uds is not None and {"host", "port"} & (file | pool_flags).keys():
+        raise OptionError("--uds: excludes --host and --port")
+    return pool, groups, None if run_dir is None else Path(run_dir)
+
+
+def _groups(tables: Any, flags: dict[str, Any]) -> list[GroupOptions]:
+    if tables is None:
+        return [_validate(GroupOptions, flags, "--")]
+    if not isinstance(tables, list) or not tables:
+        raise OptionError("group: must be one or several [[group]] tables")
+    groups = [
+        _validate(GroupOptions, table, f"group {number}: ") for number, table in enumerate(tables)
+    ]
+    names = [group.name for group in groups]
+    for name in names:
+        if names.count(name) > 1:
+            raise OptionError(f"group: two groups are called {name!r}")
+    return groups
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise OptionError(f"--config: cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise OptionError(f"--config: {path} is not TOML: {error}") from error
+
+
+def _validate(model: type[Any], values: Any, prefix: str) -> Any:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = str(first["loc"][0]) if first["loc"] else "config"
+        name = _flag(key) if prefix == "--" else f"{prefix}{key}"
+        raise OptionError(f"{name}: {first['msg']}") from error
+
+
+def _flag(key: str) -> str:
+    return _FLAGS.get(key, "--" + key.replace("_", "-"))
+
+
+# Where a flag is not called as its key is.
+_FLAGS = {
+    "kv_cache_bytes": "--kv-cache-memory-bytes",
+    "memory_utilization": "--gpu-memory-utilization",
+    "shutdown_timeout_s": "--shutdown-timeout",
+    "stall_timeout_s": "--stall-timeout",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise OptionError(message)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="headrace serve",
+        description="Serve language models over HTTP from a pool of workers.",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    _add_pool_flags(parser)
+    _add_group_flags(parser)
+    return parser
+
+
+def _add_pool_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("the pool").add_argument
+    add("--config", metavar="FILE.toml", help="pool and groups from a file; flags go before it")
+    add("--host", help="address to listen on (127.0.0.1)")
+    add("--port", help="port to listen on, 0 for any (8000)")
+    add("--uds", metavar="PATH", help="listen on a Unix socket instead")
+    add("--frontends", "--api-server-count", dest="frontends", help="HTTP processes (2)")
+    add("--root-path", help="prefix under which a proxy serves this server")
+    add("--metrics-prefix", help="of metric names (headrace:); vllm for dashboards of vLLM")
+    add("--max-body-bytes", help="largest request body (8388608)")
+    add("--enable-tokenizer-info", action="store_true", help="serve /tokenizer_info")
+    add("--shutdown-timeout", dest="shutdown_timeout_s", help="seconds to finish requests (30)")
+    add("--stall-timeout", dest="stall_timeout_s", help="seconds without a step (10)")
+    add("--log-level", help="debug, info, warning or error (info)")
+    add("--run-dir", help="for sockets and metrics (a new temporary folder)")
+
+
+def _add_group_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("the model").add_argument
+    add("--model", help="folder, GGUF file or hub id (SmolLM2-135M-Instruct)")
+    add("--served-model-name", nargs="+", help="names that requests may use; the first is shown")
+    add("--chat-template", help="file with a Jinja template, or the template")
+    add("--workers", "--data-parallel-size", dest="workers", help="(one per GPU, one on a CPU)")
+    add("--threads", help="CPU threads of each worker (the CPUs shared out)")
+    add("--device", help="auto, cpu or cuda (auto)")
+    add("--dtype", help="auto, float32, bfloat16 or float16 (auto)")
+    add("--max-model-len", help="tokens of prompt and output (the model's)")
+    add("--max-num-seqs", help="requests in a batch (128)")
+    add("--max-num-batched-tokens", help="tokens in an engine step (2048)")
+    add("--kv-cache-memory-bytes", dest="kv_cache_bytes", help="per worker (from free memory)")
+    add("--gpu-memory-utilization", dest="memory_utilization", help="share of a GPU (0.9)")
+    add("--block-size", help="tokens in a cache block (16)")
+    add("--enable-prefix-caching", action=argparse.BooleanOptionalAction, help="(on)")
+    add("--enforce-eager", action="store_true", help="no CUDA graphs")
+    add("--seed", help="of what is random in a worker (0)")
+    add("--engine", help=argparse.SUPPRESS)
+    add("--fake-step-s", help=argparse.SUPPRESS)

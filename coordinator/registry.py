@@ -1,0 +1,250 @@
+"""Who is in the pool: messages and the passing of time in, orders to the launcher out.
+
+No sockets and no clock of its own, so that every rule can be tested by a list of events.
+"""
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from coordinator.restarts import Restarts
+from protocol import to_launcher
+from protocol.config import PoolConfig
+from protocol.process import EX_CONFIG
+from protocol.state import (
+    DRAINING,
+    READY,
+    STALLED,
+    STARTING,
+    FrontendLoad,
+    FrontendState,
+    GroupState,
+    PoolState,
+    WorkerLoad,
+    WorkerState,
+)
+from protocol.to_coordinator import (
+    ChildExited,
+    FrontendHeartbeat,
+    FrontendHello,
+    LauncherHello,
+    WorkerFailed,
+    WorkerHeartbeat,
+    WorkerHello,
+    WorkerLeaving,
+)
+
+log = logging.getLogger(__name__)
+
+IDLE = WorkerLoad(running=0, waiting=0, kv_usage=0.0, steps=0, step_age_s=0.0)
+
+# How long an interpreter may take to come to its first message.
+FIRST_WORD_TIMEOUT_S = 120.0
+
+Order = to_launcher.StartWorker | to_launcher.KillWorker
+
+
+@dataclass
+class _Worker:
+    state: WorkerState
+    heard_at: float
+    failure: str = ""
+
+
+@dataclass
+class _Frontend:
+    state: FrontendState
+    heard_at: float
+
+
+@dataclass
+class Registry:
+    """`now` is in seconds of a monotonic clock, everywhere.
+
+    launcher_known: before the launcher has said who runs, a restarted coordinator's state would
+        have frontends believe that all workers are gone: it is not to be published.
+    """
+
+    config: PoolConfig
+    epoch: str
+    _workers: dict[str, _Worker] = field(default_factory=dict)
+    _frontends: dict[str, _Frontend] = field(default_factory=dict)
+    _restarts: dict[str, Restarts] = field(default_factory=dict)
+    launcher_known: bool = False
+    _version: int = 0
+    dirty: bool = True
+    urgent: bool = True
+
+    def __post_init__(self) -> None:
+        self._restarts = {group.name: Restarts() for group in self.config.groups}
+
+    def state(self) -> PoolState:
+        """The pool as it is now, under the next version number."""
+        self._version += 1
+        self.dirty = self.urgent = False
+        return PoolState(
+            epoch=self.epoch,
+            version=self._version,
+            groups=tuple(
+                GroupState(group.name, group.workers, self._restarts[group.name].problem)
+                for group in self.config.groups
+            ),
+            workers=tuple(worker.state for worker in self._workers.values()),
+            frontends=tuple(frontend.state for frontend in self._frontends.values()),
+        )
+
+    def knows(self, process_id: str) -> bool:
+        """Whether the process has said hello to this coordinator."""
+        worker = self._workers.get(process_id)
+        return process_id in self._frontends or (worker is not None and worker.state.pid > 0)
+
+    def frontend_ids(self) -> list[str]:
+        return list(self._frontends)
+
+    def tick(self, now: float) -> list[Order]:
+        """What is to be done because time has passed; call it a few times a second."""
+        orders: list[Order] = []
+        for worker_id, worker in self._workers.items():
+            if self._is_stuck(worker, now):
+                log.error("%s makes no progress: it is killed", worker_id)
+                self._put(worker_id, worker, state=STALLED)
+                orders.append(to_launcher.KillWorker(worker_id))
+        if self.launcher_known:
+            orders.extend(self._missing(now))
+        return orders
+
+    # What the launcher says
+
+    def on_launcher(self, message: LauncherHello, now: float) -> None:
+        """The launcher's children are the truth: nobody else is in the pool."""
+        self.launcher_known = True
+        for worker_id in message.workers:
+            if worker_id not in self._workers:
+                self._expect(worker_id, now)
+        for worker_id in set(self._workers) - set(message.workers):
+            self._drop(worker_id)
+        for frontend_id in set(self._frontends) - set(message.frontends):
+            del self._frontends[frontend_id]
+        self.dirty = self.urgent = True
+
+    def on_exit(self, message: ChildExited, now: float) -> None:
+        """A child has ended. A worker's place is filled again, later each time it fails."""
+        self._frontends.pop(message.process_id, None)
+        worker = self._workers.get(message.process_id)
+        if worker is not None:
+            self._note_exit(worker, message, now)
+            self._drop(message.process_id)
+        self.dirty = self.urgent = True
+
+    # What workers say
+
+    def on_worker_hello(self, message: WorkerHello, now: float) -> None:
+        if message.group not in self._restarts:
+            log.error("%s is of an unknown group", message.worker_id)
+            return
+        known = self._workers.get(message.worker_id)
+        state = READY if message.ready else STARTING
+        if known is not None and known.state.state in (DRAINING, STALLED):
+            state = known.state.state
+        load = IDLE if known is None else known.state.load
+        self._workers[message.worker_id] = _Worker(
+            WorkerState(
+                message.worker_id, message.group, message.pid, state, message.endpoint, load
+            ),
+            heard_at=now,
+        )
+        if state == READY:
+            log.info("%s is ready (pid %d)", message.worker_id, message.pid)
+            self._restarts[message.group].ready(now)
+        self.dirty = self.urgent = True
+
+    def on_worker_heartbeat(self, message: WorkerHeartbeat, now: float) -> None:
+        worker = self._workers.get(message.worker_id)
+        if worker is None:
+            return
+        worker.heard_at = now
+        if worker.state.load != message.load:
+            worker.state = replace(worker.state, load=message.load)
+            self.dirty = True
+
+    def on_worker_failed(self, message: WorkerFailed, now: float) -> None:
+        worker = self._workers.get(message.worker_id)
+        if worker is not None:
+            worker.failure = message.reason
+
+    def on_worker_leaving(self, message: WorkerLeaving, now: float) -> None:
+        worker = self._workers.get(message.worker_id)
+        if worker is not None:
+            self._put(message.worker_id, worker, state=DRAINING)
+
+    # What frontends say
+
+    def on_frontend_hello(self, message: FrontendHello, now: float) -> None:
+        state = FrontendState(message.frontend_id, message.pid, FrontendLoad(in_flight=0))
+        self._frontends[message.frontend_id] = _Frontend(state, now)
+        self.dirty = self.urgent = True
+
+    def on_frontend_heartbeat(self, message: FrontendHeartbeat, now: float) -> None:
+        frontend = self._frontends.get(message.frontend_id)
+        if frontend is None:
+            return
+        frontend.heard_at = now
+        if frontend.state.load != message.load:
+            frontend.state = replace(frontend.state, load=message.load)
+            self.dirty = True
+
+    # The rules behind them
+
+    def _is_stuck(self, worker: _Worker, now: float) -> bool:
+        """A worker that is silent, or that has work and makes no step, for too long."""
+        if worker.state.state == STALLED:
+            return False
+        silent_s = now - worker.heard_at
+        if worker.state.pid == 0:  # started and not heard of yet
+            return silent_s > FIRST_WORD_TIMEOUT_S
+        return max(silent_s, worker.state.load.step_age_s) > self.config.stall_timeout_s
+
+    def _missing(self, now: float) -> Iterable[Order]:
+        for group in self.config.groups:
+            places = {_place(worker_id) for worker_id in self._workers}
+            for number in range(group.workers):
+                place = f"{group.name}-{number}"
+                if place not in places and self._restarts[group.name].allowed(now):
+                    worker_id = f"{place}.{self._restarts[group.name].next_start(place)}"
+                    self._expect(worker_id, now)
+                    yield to_launcher.StartWorker(worker_id, group.name)
+
+    def _expect(self, worker_id: str, now: float) -> None:
+        """Note a worker that has been started and not been heard of."""
+        group = _place(worker_id).rpartition("-")[0]
+        self._restarts[group].saw(worker_id)
+        state = WorkerState(worker_id, group, 0, STARTING, "", IDLE)
+        self._workers[worker_id] = _Worker(state, heard_at=now)
+        self.dirty = self.urgent = True
+
+    def _note_exit(self, worker: _Worker, message: ChildExited, now: float) -> None:
+        if worker.state.state == DRAINING and message.exit_code == 0:
+            return
+        reason = worker.failure or _describe(message.exit_code)
+        restarts = self._restarts[worker.state.group]
+        delay_s = restarts.failed(reason, now, hopeless=message.exit_code == EX_CONFIG)
+        log.error("%s ended (%s); the next start is in %.1f s", message.process_id, reason, delay_s)
+        if restarts.problem:
+            log.error("group %s: %s", worker.state.group, restarts.problem)
+
+    def _put(self, worker_id: str, worker: _Worker, state: str) -> None:
+        worker.state = replace(worker.state, state=state)
+        self.dirty = self.urgent = True
+
+    def _drop(self, worker_id: str) -> None:
+        self._workers.pop(worker_id, None)
+        self.dirty = self.urgent = True
+
+
+def _place(worker_id: str) -> str:
+    """ "chat-0" of "chat-0.3": the place in the group, whichever start fills it."""
+    return worker_id.rpartition(".")[0]
+
+
+def _describe(exit_code: int) -> str:
+    return f"killed by signal {-exit_code}" if exit_code < 0 else f"exit status {exit_code}"

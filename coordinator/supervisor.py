@@ -1,0 +1,249 @@
+"""The launcher: parent of all processes of a pool on one host.
+
+It holds the HTTP socket and its children, and no other state: the coordinator decides which
+workers there are to be, and a restarted coordinator learns from it who runs.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import time
+from typing import Any
+
+import zmq
+import zmq.asyncio
+from prometheus_client import multiprocess
+
+from coordinator.children import Child, Children
+from coordinator.hardware import worker_environment
+from coordinator.restarts import Restarts
+from protocol import PROTOCOL_VERSION, sockets, to_coordinator, to_launcher, to_worker
+from protocol.codec import DecodeError
+from protocol.config import PoolConfig
+from protocol.process import EX_CONFIG
+from protocol.state import READY, STATE, PoolState
+
+log = logging.getLogger("launcher")
+
+COORDINATOR, FRONTEND, WORKER = "coordinator", "frontend", "worker"
+# Workers are stopped when no frontend is left, so that they have nothing to finish.
+WORKER_STOP_TIMEOUT_S = 5.0
+COORDINATOR_STOP_TIMEOUT_S = 2.0
+
+
+class Supervisor:
+    """Runs a pool until a signal ends it. `listener` is the bound HTTP socket."""
+
+    def __init__(self, config: PoolConfig, listener: socket.socket, url: str) -> None:
+        self._config, self._listener, self._url = config, listener, url
+        self._children = Children(self._on_exit)
+        self._restarts: dict[str, Restarts] = {}
+        self._stop = asyncio.Event()
+        self._exit_status = 0
+        self._announced = False
+        self._started_at = time.monotonic()
+        context = zmq.asyncio.Context.instance()
+        self._control = sockets.dealer(
+            context, sockets.control_endpoint(config.run_dir), "launcher"
+        )
+        self._state = sockets.subscriber(context, sockets.state_endpoint(config.run_dir))
+
+    async def run(self) -> int:
+        """The exit status: 0 after a signal, 1 if the pool could not be started."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+        await self._start_coordinator()
+        for index in range(self._config.frontends):
+            await self._start_frontend(f"frontend-{index}")
+        await self._greet()
+        tasks = [asyncio.create_task(self._obey()), asyncio.create_task(self._watch_state())]
+        await self._stop.wait()
+        await self._stop_children()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        zmq.asyncio.Context.instance().destroy(linger=0)
+        return self._exit_status
+
+    # Starting
+
+    async def _start_coordinator(self) -> None:
+        await self._start(COORDINATOR, COORDINATOR, "coordinator.main", [], {})
+
+    async def _start_frontend(self, place: str) -> None:
+        """A frontend's id tells its starts apart: the workers number messages by it."""
+        process_id = self._next_id(place)
+        arguments = ["--frontend-id", process_id, "--http-fd", str(self._listener.fileno())]
+        await self._start(
+            process_id,
+            FRONTEND,
+            "frontend.main",
+            arguments,
+            {"TOKENIZERS_PARALLELISM": "false"},
+            (self._listener.fileno(),),
+        )
+
+    async def _start_worker(self, order: to_launcher.StartWorker) -> None:
+        arguments = ["--worker-id", order.worker_id, "--group", order.group]
+        group = self._config.group(order.group)
+        environment = worker_environment(
+            self._place_on_host(order.worker_id),
+            workers=sum(each.workers for each in self._config.groups),
+            threads=group.engine.threads,
+        )
+        await self._start(order.worker_id, WORKER, "workers.main", arguments, environment)
+
+    def _place_on_host(self, worker_id: str) -> int:
+        """The worker's number among the workers of all groups."""
+        name, _, number = worker_id.rpartition(".")[0].rpartition("-")
+        before = 0
+        for group in self._config.groups:
+            if group.name == name:
+                break
+            before += group.workers
+        return before + int(number)
+
+    async def _start(
+        self,
+        process_id: str,
+        role: str,
+        module: str,
+        arguments: list[str],
+        environment: dict[str, str],
+        fds: tuple[int, ...] = (),
+    ) -> None:
+        run_dir = self._config.run_dir
+        shared = {"PROMETHEUS_MULTIPROC_DIR": str(self._config.metrics_dir)}
+        await self._children.start(
+            process_id,
+            role,
+            module,
+            ["--run-dir", str(run_dir), *arguments],
+            shared | environment,
+            fds,
+        )
+        log.debug("started %s", process_id)
+
+    def _next_id(self, place: str) -> str:
+        restarts = self._restarts.setdefault(place, Restarts())
+        process_id = f"{place}.{restarts.next_start(place)}"
+        restarts.saw(process_id)
+        return process_id
+
+    # Running
+
+    async def _greet(self) -> None:
+        children = self._children
+        await self._tell(
+            to_coordinator.LauncherHello(
+                PROTOCOL_VERSION, children.ids(WORKER), children.ids(FRONTEND)
+            )
+        )
+
+    async def _tell(self, message: object) -> None:
+        await self._control.send(to_coordinator.CONTROL.encode(message))
+
+    async def _obey(self) -> None:
+        """Do what the coordinator orders."""
+        while True:
+            data: Any = await self._control.recv()
+            try:
+                order = to_launcher.CONTROL.decode(data)
+            except DecodeError as error:
+                log.warning("dropped a malformed message: %s", error)
+                continue
+            match order:
+                case to_worker.Introduce():
+                    await self._greet()
+                case to_launcher.StartWorker() if not self._stop.is_set():
+                    await self._start_worker(order)
+                case to_launcher.KillWorker(worker_id):
+                    self._children.kill(worker_id)
+
+    async def _watch_state(self) -> None:
+        """Say once when the pool is complete."""
+        while not self._announced:
+            with contextlib.suppress(DecodeError):
+                self._announce_if_ready(STATE.decode(await self._state.recv()))
+
+    def _announce_if_ready(self, state: PoolState) -> None:
+        ready = sum(worker.state == READY for worker in state.workers)
+        wanted = sum(group.wanted for group in state.groups)
+        if ready < wanted or len(state.frontends) < self._config.frontends:
+            return
+        self._announced = True
+        seconds = time.monotonic() - self._started_at
+        log.info(
+            "ready after %.1f s: %d frontends, %d workers, serving %s",
+            seconds,
+            len(state.frontends),
+            ready,
+            ", ".join(name for group in self._config.groups for name in group.served_names),
+        )
+        print(_how_to_call(self._url, self._config), flush=True)
+
+    async def _on_exit(self, child: Child, exit_code: int) -> None:
+        multiprocess.mark_process_dead(child.process.pid, str(self._config.metrics_dir))  # type: ignore[no-untyped-call]
+        if self._stop.is_set():
+            return
+        if exit_code == EX_CONFIG and not self._announced:
+            # The child has said why; to start it again would say the same again.
+            self._exit_status = 1
+            self._stop.set()
+            return
+        await self._tell(to_coordinator.ChildExited(child.process_id, child.role, exit_code))
+        if child.role != WORKER:
+            await self._restart(child, exit_code)
+
+    async def _restart(self, child: Child, exit_code: int) -> None:
+        """Frontends and the coordinator are the launcher's to restart."""
+        place = child.process_id.rpartition(".")[0] or child.process_id
+        restarts = self._restarts.setdefault(place, Restarts())
+        delay_s = restarts.failed(f"exit code {exit_code}", time.monotonic(), hopeless=False)
+        log.error("%s ended (%d); restart in %.1f s", child.process_id, exit_code, delay_s)
+        await asyncio.sleep(delay_s)
+        restarts.ready(time.monotonic())
+        if self._stop.is_set():
+            return
+        if child.role == FRONTEND:
+            await self._start_frontend(place)
+        else:
+            await self._start_coordinator()
+            await self._greet()
+
+    # Stopping
+
+    def _on_signal(self) -> None:
+        if self._stop.is_set():
+            log.warning("second signal: all processes are killed")
+            self._children.kill_all()
+        self._stop.set()
+
+    async def _stop_children(self) -> None:
+        """Frontends first: they finish what they have; then nobody needs the workers."""
+        log.info("stopping")
+        self._listener.close()
+        await self._children.stop([FRONTEND], self._config.shutdown_timeout_s + 2.0)
+        await self._children.stop([WORKER], WORKER_STOP_TIMEOUT_S)
+        await self._children.stop([COORDINATOR], COORDINATOR_STOP_TIMEOUT_S)
+        log.info("stopped")
+
+
+def _how_to_call(url: str, config: PoolConfig) -> str:
+    model = config.groups[0].served_names[0]
+    where = f"--unix-socket {config.uds} http://localhost" if config.uds else url
+    body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
+    return (
+        f"Headrace serves {model} at {url}\n"
+        f"curl {where}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'"
+    )
+
+
+async def supervise(config: PoolConfig, listener: socket.socket, url: str) -> int:
+    """Run a pool in this process and its children; returns the exit status."""
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(config.metrics_dir)
+    return await Supervisor(config, listener, url).run()

@@ -1,0 +1,122 @@
+"""Flags and TOML: what they mean, and that wrong ones are named in one line."""
+
+from pathlib import Path
+
+import pytest
+
+from coordinator.options import OptionError, parse, parse_size
+
+
+def test_defaults() -> None:
+    pool, (group,), run_dir = parse([])
+    assert (pool.host, pool.port, pool.frontends) == ("127.0.0.1", 8000, 2)
+    assert (group.model, group.workers, group.name) == (None, None, "default")
+    assert run_dir is None
+
+
+def test_vllm_spellings_mean_the_same() -> None:
+    ours = parse(["--frontends", "3", "--workers", "4"])
+    theirs = parse(["--api-server-count", "3", "--data-parallel-size", "4"])
+    assert ours == theirs
+    assert ours[0].frontends == 3
+    assert ours[1][0].workers == 4
+
+
+def test_group_flags_reach_the_engine() -> None:
+    _, (group,), _ = parse(
+        "--model m --served-model-name a b --dtype float32 --max-model-len 1k --max-num-seqs 7"
+        " --max-num-batched-tokens 64 --kv-cache-memory-bytes 2GiB --block-size 8"
+        " --no-enable-prefix-caching --gpu-memory-utilization 0.5 --device cpu --enforce-eager"
+        " --seed 5 --threads 2".split()
+    )
+    engine = group.engine_config()
+    assert group.served_model_name == ("a", "b")
+    assert (engine.dtype, engine.max_model_len, engine.max_num_seqs) == ("float32", 1000, 7)
+    assert (engine.kv_cache_bytes, engine.block_size) == (2 * 2**30, 8)
+    assert not engine.enable_prefix_caching
+    assert engine.enforce_eager
+    assert (engine.memory_utilization, engine.device) == (0.5, "cpu")
+    assert (engine.seed, engine.threads, engine.max_num_batched_tokens) == (5, 2, 64)
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ("--prot 1", "--prot"),
+        ("--port x", "--port"),
+        ("--port 65536", "--port"),
+        ("--frontends 0", "--frontends"),
+        ("--workers -1", "--workers"),
+        ("--dtype int3", "--dtype"),
+        ("--max-model-len 1.5.5", "--max-model-len"),
+        ("--kv-cache-memory-bytes much", "--kv-cache-memory-bytes"),
+        ("--gpu-memory-utilization 1.5", "--gpu-memory-utilization"),
+        ("--stall-timeout 0", "--stall-timeout"),
+        ("--metrics-prefix a-b", "--metrics-prefix"),
+        ("--config /does/not/exist.toml", "--config"),
+        ("--uds /tmp/x --port 1", "--uds"),
+        ("--model", "--model"),
+    ],
+)
+def test_wrong_flags_are_named_in_one_line(flags: str, named: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        parse(flags.split())
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_groups_from_a_file_and_flags_before_it(tmp_path: Path) -> None:
+    file = tmp_path / "headrace.toml"
+    file.write_text(
+        'port = 9000\nfrontends = 4\n[[group]]\nname = "a"\nmodel = "x"\nworkers = 2\n'
+        '[[group]]\nname = "b"\nserved_model_name = "bee"\nmax_model_len = "2Ki"\n'
+    )
+    pool, groups, _ = parse(["--config", str(file), "--port", "9001"])
+    assert (pool.port, pool.frontends) == (9001, 4)
+    assert [(group.name, group.model, group.workers) for group in groups] == [
+        ("a", "x", 2),
+        ("b", None, None),
+    ]
+    assert groups[1].served_model_name == ("bee",)
+    assert groups[1].max_model_len == 2048
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("prot = 1", "prot"),
+        ("[[group]]\nmodle = 1", "modle"),
+        ('[[group]]\nname = "a"\n[[group]]\nname = "a"', "'a'"),
+        ("group = 3", "group"),
+        ("[[group]]\nname = 'a/b'", "name"),
+        ("port = ", "TOML"),
+    ],
+)
+def test_wrong_files_are_named_in_one_line(tmp_path: Path, text: str, named: str) -> None:
+    file = tmp_path / "headrace.toml"
+    file.write_text(text)
+    with pytest.raises(OptionError) as caught:
+        parse(["--config", str(file)])
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_group_flags_and_groups_in_a_file_exclude_each_other(tmp_path: Path) -> None:
+    file = tmp_path / "headrace.toml"
+    file.write_text('[[group]]\nmodel = "x"\n')
+    with pytest.raises(OptionError, match="--model"):
+        parse(["--config", str(file), "--model", "y"])
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("4096", 4096), ("1k", 1000), ("1Ki", 1024), ("1.5GiB", 1610612736), ("2 GB", 2 * 10**9)],
+)
+def test_sizes(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "1X", "1 2", "0x10", "1e5"])
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(ValueError, match="size"):
+        parse_size(text)

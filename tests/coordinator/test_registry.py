@@ -1,0 +1,199 @@
+"""The rules of the pool, by lists of events and without a clock."""
+
+from pathlib import Path
+
+import pytest
+
+from coordinator.registry import FIRST_WORD_TIMEOUT_S, Registry
+from protocol.config import GroupConfig, PoolConfig
+from protocol.process import EX_CONFIG
+from protocol.state import DRAINING, READY, STALLED, STARTING, FrontendLoad, WorkerLoad
+from protocol.to_coordinator import (
+    ChildExited,
+    FrontendHeartbeat,
+    FrontendHello,
+    LauncherHello,
+    WorkerFailed,
+    WorkerHeartbeat,
+    WorkerHello,
+    WorkerLeaving,
+)
+from protocol.to_launcher import KillWorker, StartWorker
+
+
+def make_registry(workers: int = 2) -> Registry:
+    group = GroupConfig(
+        name="chat",
+        model="m",
+        model_path=Path("/m"),
+        text_path=Path("/t"),
+        served_names=("m",),
+        workers=workers,
+    )
+    config = PoolConfig(run_dir=Path("/r"), groups=(group,), stall_timeout_s=10)
+    return Registry(config, epoch="e")
+
+
+def hello(worker_id: str, ready: bool = True) -> WorkerHello:
+    return WorkerHello(1, worker_id, "chat", 100, f"ipc://{worker_id}", ready)
+
+
+def beat(worker_id: str, step_age_s: float = 0.0, running: int = 0) -> WorkerHeartbeat:
+    return WorkerHeartbeat(worker_id, WorkerLoad(running, 0, 0.0, 5, step_age_s))
+
+
+def states(registry: Registry) -> dict[str, str]:
+    return {worker.worker_id: worker.state for worker in registry.state().workers}
+
+
+def start_all(registry: Registry, now: float = 0.0) -> list[str]:
+    """Greet as the launcher, and let all ordered workers become ready."""
+    registry.on_launcher(LauncherHello(1, (), ()), now)
+    orders = registry.tick(now)
+    for order in orders:
+        assert isinstance(order, StartWorker)
+        registry.on_worker_hello(hello(order.worker_id), now)
+    return [order.worker_id for order in orders]
+
+
+def test_starts_nothing_before_the_launcher_is_known() -> None:
+    registry = make_registry()
+    assert registry.tick(0.0) == []
+    registry.on_launcher(LauncherHello(1, (), ()), 0.0)
+    assert registry.tick(0.0) == [StartWorker("chat-0.0", "chat"), StartWorker("chat-1.0", "chat")]
+    assert registry.tick(0.1) == []
+
+
+def test_worker_goes_from_starting_to_ready_to_draining() -> None:
+    registry = make_registry(workers=1)
+    registry.on_launcher(LauncherHello(1, (), ()), 0.0)
+    registry.tick(0.0)
+    assert states(registry) == {"chat-0.0": STARTING}
+    registry.on_worker_hello(hello("chat-0.0", ready=False), 0.0)
+    assert states(registry) == {"chat-0.0": STARTING}
+    registry.on_worker_hello(hello("chat-0.0"), 1.0)
+    assert states(registry) == {"chat-0.0": READY}
+    registry.on_worker_leaving(WorkerLeaving("chat-0.0"), 2.0)
+    registry.on_worker_hello(hello("chat-0.0"), 2.0)
+    assert states(registry) == {"chat-0.0": DRAINING}
+
+
+def test_dead_worker_is_replaced_at_once_in_its_place_under_a_new_id() -> None:
+    registry = make_registry()
+    start_all(registry)
+    registry.on_exit(ChildExited("chat-1.0", "worker", -9), 5.0)
+    assert states(registry) == {"chat-0.0": READY}
+    assert registry.tick(5.0) == [StartWorker("chat-1.1", "chat")]
+
+
+def test_crash_loop_backs_off_and_is_reported() -> None:
+    registry = make_registry(workers=1)
+    start_all(registry)
+    starts, now, orders = [], 0.0, []
+    worker_id = "chat-0.0"
+    for _ in range(5):
+        registry.on_worker_failed(WorkerFailed(worker_id, "the disk is on fire"), now)
+        registry.on_exit(ChildExited(worker_id, "worker", 1), now)
+        while not (orders := registry.tick(now)):
+            now += 0.25
+        starts.append(now)
+        worker_id = orders[0].worker_id
+    gaps = [later - sooner for sooner, later in zip(starts, starts[1:], strict=False)]
+    assert gaps == [0.5, 1.0, 2.0, 4.0]
+    problem = registry.state().groups[0].problem
+    assert "5 workers in a row" in problem
+    assert "the disk is on fire" in problem
+    registry.on_worker_hello(hello(worker_id), now)
+    assert registry.state().groups[0].problem == ""
+
+
+def test_failures_far_apart_are_no_crash_loop() -> None:
+    registry = make_registry(workers=1)
+    (worker_id,) = start_all(registry)
+    now = 0.0
+    for _ in range(6):
+        now += 100.0
+        registry.on_worker_heartbeat(beat(worker_id), now)
+        registry.on_exit(ChildExited(worker_id, "worker", -11), now)
+        (order,) = registry.tick(now)
+        worker_id = order.worker_id
+        registry.on_worker_hello(hello(worker_id), now)
+    assert registry.state().groups[0].problem == ""
+
+
+def test_hopeless_failure_waits_long() -> None:
+    registry = make_registry(workers=1)
+    start_all(registry)
+    registry.on_exit(ChildExited("chat-0.0", "worker", EX_CONFIG), 0.0)
+    assert registry.tick(29.0) == []
+    assert registry.tick(30.0) == [StartWorker("chat-0.1", "chat")]
+
+
+@pytest.mark.parametrize("silent", [True, False])
+def test_stalled_worker_is_taken_out_and_killed_once(silent: bool) -> None:
+    registry = make_registry(workers=1)
+    start_all(registry)
+    if silent:
+        registry.on_worker_heartbeat(beat("chat-0.0", running=1), 0.0)
+    else:
+        registry.on_worker_heartbeat(beat("chat-0.0", step_age_s=10.1, running=1), 10.1)
+    assert registry.tick(10.1) == [KillWorker("chat-0.0")]
+    assert states(registry) == {"chat-0.0": STALLED}
+    assert registry.tick(10.2) == []
+
+
+def test_busy_worker_that_makes_steps_is_not_stalled() -> None:
+    registry = make_registry(workers=1)
+    start_all(registry)
+    for second in range(100):
+        registry.on_worker_heartbeat(beat("chat-0.0", step_age_s=9.0, running=64), float(second))
+        assert registry.tick(float(second)) == []
+
+
+def test_interpreter_that_never_speaks_is_killed_in_the_end() -> None:
+    registry = make_registry(workers=1)
+    registry.on_launcher(LauncherHello(1, (), ()), 0.0)
+    registry.tick(0.0)
+    assert registry.tick(FIRST_WORD_TIMEOUT_S - 1) == []
+    assert registry.tick(FIRST_WORD_TIMEOUT_S + 1) == [KillWorker("chat-0.0")]
+
+
+def test_new_coordinator_learns_who_runs_and_starts_only_what_is_missing() -> None:
+    registry = make_registry()
+    registry.on_launcher(LauncherHello(1, ("chat-0.7",), ("frontend-0.0",)), 0.0)
+    assert registry.tick(0.0) == [StartWorker("chat-1.0", "chat")]
+    assert not registry.knows("chat-0.7")
+    registry.on_worker_hello(hello("chat-0.7"), 0.1)
+    assert registry.knows("chat-0.7")
+    registry.on_exit(ChildExited("chat-0.7", "worker", -9), 0.2)
+    assert StartWorker("chat-0.8", "chat") in registry.tick(0.2)
+
+
+def test_launcher_greeting_drops_whom_it_does_not_have() -> None:
+    registry = make_registry(workers=1)
+    start_all(registry)
+    registry.on_frontend_hello(FrontendHello(1, "frontend-0.0", 7), 0.0)
+    registry.on_launcher(LauncherHello(1, (), ()), 1.0)
+    assert states(registry) == {}
+    assert registry.state().frontends == ()
+
+
+def test_state_counts_versions_and_notes_what_changed() -> None:
+    registry = make_registry()
+    first = registry.state()
+    assert not registry.dirty
+    registry.on_frontend_hello(FrontendHello(1, "frontend-0.0", 7), 0.0)
+    assert registry.urgent
+    registry.state()
+    registry.on_frontend_heartbeat(FrontendHeartbeat("frontend-0.0", FrontendLoad(3)), 1.0)
+    assert registry.dirty
+    assert not registry.urgent
+    state = registry.state()
+    assert state.frontends[0].load.in_flight == 3
+    assert state.version == first.version + 2
+
+
+def test_worker_of_an_unknown_group_is_ignored() -> None:
+    registry = make_registry()
+    registry.on_worker_hello(WorkerHello(1, "x-0.0", "x", 1, "ipc://x", True), 0.0)
+    assert states(registry) == {}
