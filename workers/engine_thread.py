@@ -1,0 +1,126 @@
+"""The thread that loads the engine and steps it.
+
+It shares nothing with the thread that does the messaging but two queues and a few numbers, so
+that a long forward pass delays no heartbeat, and a frozen engine cannot look alive.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from protocol.state import WorkerLoad
+from protocol.to_frontend import Output
+from protocol.to_worker import Abort, Generate
+from workers.engine import Engine, EngineStats
+from workers.errors import ModelUnsupported, RequestRefused
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EngineReady:
+    """The engine has been loaded."""
+
+
+@dataclass(frozen=True)
+class EngineStepped:
+    outputs: list[Output]
+    stats: EngineStats
+
+
+@dataclass(frozen=True)
+class EngineRefused:
+    request_id: str
+    refusal: RequestRefused
+
+
+@dataclass(frozen=True)
+class EngineDied:
+    """The engine is no more. hopeless: a new start would fail alike."""
+
+    reason: str
+    hopeless: bool
+
+
+Event = EngineReady | EngineStepped | EngineRefused | EngineDied
+
+
+class EngineThread(threading.Thread):
+    """Commands in by `submit`, events out by `take_events` whenever `wake_fd` is readable."""
+
+    def __init__(self, build: Callable[[], Engine]) -> None:
+        super().__init__(name="engine", daemon=True)
+        self.wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._build = build
+        self._commands: deque[Generate | Abort] = deque()
+        self._arrived = threading.Event()
+        self._events: deque[Event] = deque()
+        self._load = WorkerLoad(running=0, waiting=0, kv_usage=0.0, steps=0, step_age_s=0.0)
+        self._busy_since: float | None = None
+
+    def submit(self, command: Generate | Abort) -> None:
+        self._commands.append(command)
+        self._arrived.set()
+
+    def take_events(self) -> list[Event]:
+        """All events since the last call."""
+        try:
+            os.eventfd_read(self.wake_fd)
+        except BlockingIOError:
+            return []
+        events = []
+        while self._events:
+            events.append(self._events.popleft())
+        return events
+
+    def load(self) -> WorkerLoad:
+        """How busy the engine is; safe from any thread."""
+        load, since = self._load, self._busy_since
+        age_s = 0.0 if since is None else time.monotonic() - since
+        waiting = load.waiting + len(self._commands)
+        return WorkerLoad(load.running, waiting, load.kv_usage, load.steps, age_s)
+
+    def run(self) -> None:
+        try:
+            engine = self._build()
+            self._post(EngineReady())
+            while True:
+                self._turn(engine)
+        except ModelUnsupported as error:
+            self._post(EngineDied(str(error), hopeless=True))
+        except Exception as error:
+            log.exception("the engine failed")
+            self._post(EngineDied(f"{type(error).__name__}: {error}", hopeless=False))
+
+    def _turn(self, engine: Engine) -> None:
+        """Wait for work, take the commands, make one step."""
+        if not engine.has_work:
+            self._busy_since = None
+            self._load = engine.load()
+            self._arrived.wait()
+        self._arrived.clear()
+        self._busy_since = time.monotonic()
+        while self._commands:
+            self._obey(engine, self._commands.popleft())
+        if engine.has_work:
+            outputs = engine.step()
+            self._load = engine.load()
+            self._post(EngineStepped(outputs, engine.stats()))
+
+    def _obey(self, engine: Engine, command: Generate | Abort) -> None:
+        if isinstance(command, Abort):
+            for request_id in command.request_ids:
+                engine.abort(request_id)
+            return
+        try:
+            engine.add(command)
+        except RequestRefused as refusal:
+            self._post(EngineRefused(command.request_id, refusal))
+
+    def _post(self, event: Event) -> None:
+        self._events.append(event)
+        os.eventfd_write(self.wake_fd, 1)

@@ -1,0 +1,177 @@
+"""The worker process: sockets and heartbeats in this thread, the engine in another."""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from protocol import PROTOCOL_VERSION, sockets, to_coordinator, to_worker
+from protocol.codec import DecodeError
+from protocol.config import GroupConfig, PoolConfig
+from protocol.process import EX_CONFIG, become_child
+from workers.build import build_engine
+from workers.engine_thread import (
+    EngineDied,
+    EngineReady,
+    EngineRefused,
+    EngineStepped,
+    EngineThread,
+    Event,
+)
+from workers.metrics import WorkerMetrics
+from workers.service import Service
+
+log = logging.getLogger("worker")
+
+HEARTBEAT_S = 0.25
+
+
+class Worker:
+    """One worker from its start to its end; `run` returns the exit status."""
+
+    def __init__(self, worker_id: str, group: GroupConfig, pool: PoolConfig) -> None:
+        self._id, self._pool, self._group = worker_id, pool, group
+        self._endpoint = sockets.requests_endpoint(pool.run_dir, worker_id)
+        context: zmq.Context[Any] = zmq.Context.instance()
+        self._requests = sockets.router(context, self._endpoint)
+        self._control = sockets.dealer(context, sockets.control_endpoint(pool.run_dir), worker_id)
+        workers_on_host = sum(each.workers for each in pool.groups)
+        build = partial(build_engine, group.model_path, group.engine, workers_on_host, log.info)
+        self._engine = EngineThread(build)
+        self._service = Service(worker_id, self._engine.submit, self._send)
+        self._metrics = WorkerMetrics(pool.metrics_prefix, group.served_names[0], worker_id)
+        self._ready = False
+        self._stop_at: float | None = None
+        self._exit_status: int | None = None
+
+    def run(self) -> int:
+        signal.signal(signal.SIGTERM, lambda *_: self._leave(self._pool.shutdown_timeout_s))
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher decides what Ctrl-C means
+        self._say_hello()
+        self._engine.start()
+        poller = zmq.Poller()
+        for source in (self._requests, self._control, self._engine.wake_fd):
+            poller.register(source, zmq.POLLIN)
+        heartbeat_at = 0.0
+        while self._exit_status is None:
+            now = time.monotonic()
+            if now >= heartbeat_at:
+                self._beat()
+                heartbeat_at = now + HEARTBEAT_S
+            poller.poll(max(0, round((heartbeat_at - now) * 1000)))
+            self._turn()
+        return self._exit_status
+
+    def _turn(self) -> None:
+        """Take what has arrived on any side."""
+        for event in self._engine.take_events():
+            self._on_event(event)
+        while frames := _receive(self._requests):
+            self._service.on_message(frames[0], frames[-1])
+        while frames := _receive(self._control):
+            self._on_control(frames[-1])
+        if self._stop_at is not None and (
+            self._service.in_flight == 0 or time.monotonic() >= self._stop_at
+        ):
+            self._exit_status = 0
+
+    def _on_event(self, event: Event) -> None:
+        match event:
+            case EngineStepped(outputs, stats):
+                self._service.on_outputs(outputs)
+                self._metrics.stepped(stats)
+            case EngineRefused(request_id, refusal):
+                self._service.on_refused(request_id, refusal)
+            case EngineReady():
+                self._ready = True
+                self._service.open()
+                self._say_hello()
+            case EngineDied(reason, hopeless):
+                self._tell(to_coordinator.WorkerFailed(self._id, reason))
+                log.error("%s", reason)
+                self._exit_status = EX_CONFIG if hopeless else 1
+
+    def _on_control(self, data: bytes) -> None:
+        try:
+            message = to_worker.CONTROL.decode(data)
+        except DecodeError as error:
+            log.warning("dropped a malformed message: %s", error)
+            return
+        match message:
+            case to_worker.Introduce():
+                self._say_hello()
+            case to_worker.FrontendGone(frontend_id):
+                self._service.forget(frontend_id.encode())
+            case to_worker.Stop(drain_timeout_s):
+                self._leave(drain_timeout_s)
+
+    def _leave(self, drain_timeout_s: float) -> None:
+        """Refuse new requests, and exit when those in flight have ended."""
+        self._service.close()
+        self._stop_at = time.monotonic() + drain_timeout_s
+        self._tell(to_coordinator.WorkerLeaving(self._id))
+
+    def _say_hello(self) -> None:
+        hello = to_coordinator.WorkerHello(
+            PROTOCOL_VERSION, self._id, self._group.name, os.getpid(), self._endpoint, self._ready
+        )
+        self._tell(hello)
+
+    def _beat(self) -> None:
+        load = self._engine.load()
+        self._metrics.load(load)
+        self._tell(to_coordinator.WorkerHeartbeat(self._id, load))
+
+    def _tell(self, message: object) -> None:
+        """To the coordinator; while it is away, what does not fit its queue is not missed."""
+        try:
+            self._control.send(to_coordinator.CONTROL.encode(message), zmq.NOBLOCK)
+        except zmq.Again:
+            log.debug("the coordinator does not listen")
+
+    def _send(self, frontend: bytes, data: bytes) -> bool:
+        try:
+            self._requests.send_multipart([frontend, data], zmq.NOBLOCK)
+        except zmq.Again:
+            # It reads nothing. The gap in the numbers will tell it that a message is missing.
+            return True
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            return False
+        return True
+
+
+def _receive(socket: Any) -> list[bytes] | None:
+    try:
+        frames: list[bytes] = socket.recv_multipart(zmq.NOBLOCK)
+    except zmq.Again:
+        return None
+    return frames
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="headrace-worker")
+    parser.add_argument("--run-dir", type=Path, required=True)
+    parser.add_argument("--worker-id", required=True)
+    parser.add_argument("--group", required=True)
+    parser.add_argument("--parent-pid", type=int, required=True)
+    args = parser.parse_args()
+    pool = PoolConfig.load(args.run_dir)
+    become_child(args.worker_id, args.parent_pid, pool.log_level)
+    # The two threads take turns; the default of 5 ms would hold tokens back for as long.
+    sys.setswitchinterval(0.0005)
+    status = Worker(args.worker_id, pool.group(args.group), pool).run()
+    # The engine's thread may be deep in a forward pass: it ends with the process.
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""A worker's side of the data path, without sockets: messages in, an injected `send` out.
+
+It knows whose each request is, and numbers what it sends to each frontend.
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable
+
+from protocol.codec import DecodeError
+from protocol.to_frontend import OUTPUTS, Output, Refused, StepOutputs
+from protocol.to_worker import REQUESTS, Abort, Generate
+from workers.errors import RequestRefused
+
+log = logging.getLogger(__name__)
+
+# Delivers bytes to a frontend; false when that frontend cannot be reached.
+Send = Callable[[bytes, bytes], bool]
+Submit = Callable[[Generate | Abort], None]
+
+
+class Service:
+    """submit: passes a command to the engine. send: passes bytes to a frontend."""
+
+    def __init__(self, worker_id: str, submit: Submit, send: Send) -> None:
+        self._worker_id = worker_id
+        self._submit = submit
+        self._send = send
+        self._owners: dict[str, bytes] = {}
+        self._numbers: defaultdict[bytes, int] = defaultdict(int)
+        self._refusing: str | None = "the worker is loading its model"
+        self.malformed = 0
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that have been taken and not been ended."""
+        return len(self._owners)
+
+    def open(self) -> None:
+        """Take requests from now on."""
+        self._refusing = None
+
+    def close(self) -> None:
+        """Refuse new requests; those in flight go on."""
+        self._refusing = "the worker is stopping"
+
+    def on_message(self, frontend: bytes, data: bytes) -> None:
+        """Bytes from a frontend; what is no message is counted and dropped."""
+        try:
+            message = REQUESTS.decode(data)
+        except DecodeError as error:
+            self.malformed += 1
+            log.warning("dropped a malformed message: %s", error)
+            return
+        if isinstance(message, Generate):
+            self._on_generate(frontend, message)
+        else:
+            self._abort([rid for rid in message.request_ids if self._owners.get(rid) == frontend])
+
+    def on_outputs(self, outputs: list[Output]) -> None:
+        """The outputs of an engine step: one message for each frontend that has some."""
+        batches: defaultdict[bytes, list[Output]] = defaultdict(list)
+        for output in outputs:
+            owner = self._owners.get(output.request_id)
+            if owner is None:
+                continue  # aborted while the step ran
+            batches[owner].append(output)
+            if output.finish_reason is not None:
+                del self._owners[output.request_id]
+        for frontend, batch in batches.items():
+            number = self._next_number(frontend)
+            self._deliver(frontend, StepOutputs(self._worker_id, number, tuple(batch)))
+
+    def on_refused(self, request_id: str, refusal: RequestRefused) -> None:
+        """The engine does not take a request."""
+        frontend = self._owners.pop(request_id, None)
+        if frontend is not None:
+            self._refuse(frontend, request_id, refusal.reason, refusal.retry_elsewhere)
+
+    def forget(self, frontend: bytes) -> None:
+        """A frontend is gone: nobody waits for its requests, and its successor counts from 0."""
+        self._numbers.pop(frontend, None)
+        self._abort([rid for rid, owner in self._owners.items() if owner == frontend])
+
+    def _on_generate(self, frontend: bytes, request: Generate) -> None:
+        if self._refusing is not None:
+            self._refuse(frontend, request.request_id, self._refusing, retry_elsewhere=True)
+        elif request.request_id in self._owners:
+            self._refuse(frontend, request.request_id, "duplicate request", retry_elsewhere=False)
+        else:
+            self._owners[request.request_id] = frontend
+            self._submit(request)
+
+    def _abort(self, request_ids: list[str]) -> None:
+        for request_id in request_ids:
+            del self._owners[request_id]
+        if request_ids:
+            self._submit(Abort(tuple(request_ids)))
+
+    def _refuse(self, frontend: bytes, request_id: str, reason: str, retry_elsewhere: bool) -> None:
+        number = self._next_number(frontend)
+        self._deliver(
+            frontend, Refused(self._worker_id, number, request_id, reason, retry_elsewhere)
+        )
+
+    def _next_number(self, frontend: bytes) -> int:
+        number = self._numbers[frontend]
+        self._numbers[frontend] = number + 1
+        return number
+
+    def _deliver(self, frontend: bytes, message: StepOutputs | Refused) -> None:
+        if not self._send(frontend, OUTPUTS.encode(message)):
+            self.forget(frontend)
