@@ -1,0 +1,71 @@
+"""The frontend process: Hypercorn on the inherited socket, the pool's client beside it."""
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+from pathlib import Path
+
+import hypercorn.asyncio
+import hypercorn.config
+
+from frontend.app import create_app
+from frontend.listener import ConnectionCounts, SharedLoop
+from frontend.metrics import Metrics
+from frontend.pool.client import PoolClient
+from frontend.text.model import TextModel
+from protocol.config import PoolConfig
+from protocol.process import become_child
+
+log = logging.getLogger("frontend")
+
+# Longer than the idle times of common proxies and client pools, so that they close first.
+KEEP_ALIVE_S = 75.0
+LARGEST_HEADERS_BYTES = 64 * 1024
+
+
+async def serve(config: PoolConfig, frontend_id: str, http_fd: int) -> None:
+    """Serve until SIGTERM, then finish the requests in flight."""
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    texts = {group.name: TextModel.load(group.text_path) for group in config.groups}
+    async with PoolClient(config, frontend_id) as pool:
+        app = create_app(config, texts, pool, Metrics(config))
+        await hypercorn.asyncio.serve(
+            app, _hypercorn_config(config, http_fd), shutdown_trigger=stop.wait
+        )
+
+
+def _hypercorn_config(config: PoolConfig, http_fd: int) -> hypercorn.config.Config:
+    settings = hypercorn.config.Config()
+    settings.bind = [f"fd://{http_fd}"]
+    settings.graceful_timeout = config.shutdown_timeout_s
+    settings.keep_alive_timeout = KEEP_ALIVE_S
+    settings.h11_max_incomplete_size = LARGEST_HEADERS_BYTES
+    settings.include_server_header = False
+    settings.loglevel = "WARNING"
+    settings.root_path = config.root_path
+    return settings
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="headrace-frontend")
+    parser.add_argument("--run-dir", type=Path, required=True)
+    parser.add_argument("--frontend-id", required=True)
+    parser.add_argument("--http-fd", type=int, required=True)
+    parser.add_argument("--parent-pid", type=int, required=True)
+    args = parser.parse_args()
+    config = PoolConfig.load(args.run_dir)
+    become_child(args.frontend_id, args.parent_pid, config.log_level)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher decides what Ctrl-C means
+    place = int(args.frontend_id.partition("-")[2].partition(".")[0])
+    loop = SharedLoop()
+    loop.counts = ConnectionCounts(config.run_dir / "connections", place, config.frontends)
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(serve(config, args.frontend_id, args.http_fd))
+    log.debug("pid %d ends", os.getpid())
+
+
+if __name__ == "__main__":
+    main()

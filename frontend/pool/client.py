@@ -1,0 +1,123 @@
+"""The sockets of a frontend: data to and from each worker, control, and the pool's state."""
+
+import asyncio
+import contextlib
+import logging
+import os
+from typing import Any, Self
+
+import zmq.asyncio
+
+from frontend.pool.dispatch import Dispatch
+from frontend.pool.flight import Flight
+from protocol import PROTOCOL_VERSION, sockets, to_coordinator, to_frontend, to_worker
+from protocol.codec import DecodeError
+from protocol.config import PoolConfig
+from protocol.state import STATE, FrontendLoad, PoolState
+from protocol.to_worker import Abort, Generate
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_S = 0.25
+
+
+class PoolClient:
+    """The Pool of a real frontend; `async with` it for as long as requests are served."""
+
+    def __init__(self, config: PoolConfig, frontend_id: str) -> None:
+        self._config, self._id = config, frontend_id
+        self._context = zmq.asyncio.Context()
+        self._dispatch = Dispatch(self._send)
+        self._state: PoolState | None = None
+        self._workers: dict[str, Any] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._readers: dict[str, asyncio.Task[None]] = {}
+        self.malformed = 0
+
+    @property
+    def state(self) -> PoolState | None:
+        return self._state
+
+    def generate(self, group: str, request: Generate) -> Flight:
+        return self._dispatch.generate(group, request)
+
+    async def __aenter__(self) -> Self:
+        run_dir = self._config.run_dir
+        self._control = sockets.dealer(self._context, sockets.control_endpoint(run_dir), self._id)
+        self._updates = sockets.subscriber(self._context, sockets.state_endpoint(run_dir))
+        for work in (self._watch_state(), self._obey(), self._beat()):
+            self._tasks.add(asyncio.create_task(work))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in [*self._tasks, *self._readers.values()]:
+            task.cancel()
+        await asyncio.gather(*self._tasks, *self._readers.values(), return_exceptions=True)
+        self._context.destroy(linger=0)
+
+    # Workers
+
+    def _send(self, worker_id: str, message: Generate | Abort) -> bool:
+        socket = self._workers.get(worker_id)
+        return socket is not None and sockets.send_now(socket, to_worker.REQUESTS.encode(message))
+
+    async def _read(self, worker_id: str, socket: Any) -> None:
+        """All that a worker sends, for as long as it is in the pool."""
+        while True:
+            data = await socket.recv()
+            try:
+                message = to_frontend.OUTPUTS.decode(data)
+            except DecodeError as error:
+                self.malformed += 1
+                log.warning("dropped a malformed message from %s: %s", worker_id, error)
+                continue
+            self._dispatch.on_message(worker_id, message)
+
+    def _connect_new(self, state: PoolState) -> None:
+        for worker in state.workers:
+            if worker.endpoint and worker.worker_id not in self._workers:
+                socket = sockets.dealer(self._context, worker.endpoint, self._id)
+                self._workers[worker.worker_id] = socket
+                reader = asyncio.create_task(self._read(worker.worker_id, socket))
+                self._readers[worker.worker_id] = reader
+
+    def _disconnect_gone(self, state: PoolState) -> None:
+        for worker_id in set(self._workers) - {worker.worker_id for worker in state.workers}:
+            self._readers.pop(worker_id).cancel()
+            self._workers.pop(worker_id).close()
+
+    # The coordinator
+
+    async def _watch_state(self) -> None:
+        while True:
+            data = await self._updates.recv()
+            try:
+                state = STATE.decode(data)
+            except DecodeError as error:
+                log.warning("dropped a malformed state: %s", error)
+                continue
+            self._connect_new(state)
+            self._state = self._dispatch.on_state(state)
+            self._disconnect_gone(state)
+
+    async def _obey(self) -> None:
+        """The coordinator has one thing to say to a frontend: introduce yourself."""
+        self._say_hello()
+        while True:
+            data = await self._control.recv()
+            with contextlib.suppress(DecodeError):
+                to_frontend.CONTROL.decode(data)
+                self._say_hello()
+
+    async def _beat(self) -> None:
+        while True:
+            load = FrontendLoad(self._dispatch.in_flight)
+            self._tell(to_coordinator.FrontendHeartbeat(self._id, load))
+            await asyncio.sleep(HEARTBEAT_S)
+
+    def _say_hello(self) -> None:
+        self._tell(to_coordinator.FrontendHello(PROTOCOL_VERSION, self._id, os.getpid()))
+
+    def _tell(self, message: object) -> None:
+        """To the coordinator; while it is away, what does not fit its queue is not missed."""
+        sockets.send_now(self._control, to_coordinator.CONTROL.encode(message))

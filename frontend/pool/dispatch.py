@@ -1,0 +1,184 @@
+"""Requests to workers and tokens back, without sockets: news in, injected sends out.
+
+Each request is a Flight. It is sent to a worker; if that worker refuses it, is lost, or loses a
+message, the flight goes on elsewhere with the tokens that it has. It ends exactly once.
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import replace
+
+from frontend.pool.flight import Flight
+from frontend.pool.interface import (
+    PoolBusy,
+    PoolError,
+    PoolUnavailable,
+    RequestLost,
+    RequestRejected,
+)
+from frontend.pool.routing import Candidate, choose
+from protocol.state import READY, STALLED, STARTING, PoolState, WorkerState
+from protocol.to_frontend import Output, Refused, StepOutputs
+from protocol.to_worker import Abort, Generate
+
+log = logging.getLogger(__name__)
+
+MAX_REPLAYS = 3
+
+# Delivers a message to a worker; false when its queue is full.
+Send = Callable[[str, Generate | Abort], bool]
+
+
+class Dispatch:
+    """The flights of one frontend, by request id, and the workers that carry them."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._workers: dict[str, WorkerState] = {}
+        self._others_load: dict[str, int] = {}
+        self._carried: defaultdict[str, dict[str, Flight]] = defaultdict(dict)
+        self._expected: dict[str, int] = {}
+        self._distrusted: set[str] = set()
+        self._stranded: list[Flight] = []
+
+    @property
+    def in_flight(self) -> int:
+        return sum(len(flights) for flights in self._carried.values()) + len(self._stranded)
+
+    def generate(self, group: str, request: Generate) -> Flight:
+        """A stream that sends the request when its first output is asked for."""
+        return Flight(group, request, start=self._start, end=self._end)
+
+    # News of the pool
+
+    def on_state(self, state: PoolState) -> PoolState:
+        """Take the coordinator's view; returns it with what this frontend knows better.
+
+        A restarted coordinator takes a worker that has not greeted it yet for one that starts;
+        whoever has been ready stays so until it is said to drain, to be stalled or to be gone.
+        """
+        workers = tuple(self._merge(worker) for worker in state.workers)
+        lost = set(self._workers) - {worker.worker_id for worker in workers}
+        lost |= {worker.worker_id for worker in workers if worker.state == STALLED}
+        self._workers = {worker.worker_id: worker for worker in workers}
+        for worker in workers:
+            known = worker.load.running + worker.load.waiting
+            own = len(self._carried.get(worker.worker_id, ()))
+            self._others_load[worker.worker_id] = max(0, known - own)
+        for worker_id in lost:
+            self.on_lost(worker_id)
+        self._distrusted &= set(self._workers)
+        self._resume_stranded()
+        return replace(state, workers=workers)
+
+    def on_lost(self, worker_id: str) -> None:
+        """A worker answers no more: its requests go on elsewhere."""
+        self._expected.pop(worker_id, None)
+        flights = self._carried.pop(worker_id, {})
+        if flights:
+            log.warning("%s is lost: %d requests go on elsewhere", worker_id, len(flights))
+        for flight in flights.values():
+            self._replay(flight)
+
+    # Messages from workers
+
+    def on_message(self, worker_id: str, message: StepOutputs | Refused) -> None:
+        """A numbered message from a worker. A gap says that one is missing: the tokens in it
+        cannot be had again, so what the worker carries is run elsewhere, and it gets no more."""
+        if message.number != self._expected.get(worker_id, 0):
+            self._distrust(worker_id)
+            return
+        self._expected[worker_id] = message.number + 1
+        flights = self._carried[worker_id]
+        if isinstance(message, Refused):
+            flight = flights.pop(message.request_id, None)
+            if flight is not None:
+                self._on_refused(worker_id, flight, message)
+            return
+        for output in message.outputs:
+            flight = flights.get(output.request_id)
+            if flight is not None:
+                self._on_output(worker_id, flight, output)
+
+    def _on_output(self, worker_id: str, flight: Flight, output: Output) -> None:
+        if output.position != flight.tokens_so_far:
+            self._distrust(worker_id)
+            return
+        flight.put(output)
+
+    def _on_refused(self, worker_id: str, flight: Flight, message: Refused) -> None:
+        flight.worker_id = None
+        if not message.retry_elsewhere:
+            flight.fail(RequestRejected(message.reason))
+            return
+        flight.refused_by.add(worker_id)
+        self._launch(flight)
+
+    def _distrust(self, worker_id: str) -> None:
+        log.error("a message from %s is missing", worker_id)
+        self._distrusted.add(worker_id)
+        self._send(worker_id, Abort(tuple(self._carried[worker_id])))
+        self.on_lost(worker_id)
+
+    # The way of a flight
+
+    def _start(self, flight: Flight) -> None:
+        if not self._ready(flight.group):
+            flight.fail(PoolUnavailable("no worker is ready to take the request"))
+            return
+        self._launch(flight)
+
+    def _launch(self, flight: Flight) -> None:
+        """Send a flight to the best worker that has not refused it."""
+        ready = self._ready(flight.group)
+        while candidates := [each for each in ready if each.worker_id not in flight.refused_by]:
+            worker_id = choose(candidates, flight.request)
+            if self._send(worker_id, flight.to_send()):
+                flight.worker_id = worker_id
+                self._carried[worker_id][flight.request.request_id] = flight
+                return
+            flight.refused_by.add(worker_id)
+        if ready:
+            flight.fail(PoolBusy("all workers are at their limit; try again later"))
+        else:
+            self._stranded.append(flight)
+
+    def _replay(self, flight: Flight) -> None:
+        flight.worker_id = None
+        flight.replays += 1
+        flight.refused_by.clear()
+        if flight.replays > MAX_REPLAYS:
+            error: PoolError = RequestLost("the workers that ran this request have failed")
+            flight.fail(error)
+        else:
+            self._launch(flight)
+
+    def _resume_stranded(self) -> None:
+        """Flights that found no worker at all: one may have come back."""
+        stranded, self._stranded = self._stranded, []
+        for flight in stranded:
+            self._launch(flight)
+
+    def _end(self, flight: Flight) -> None:
+        if flight in self._stranded:
+            self._stranded.remove(flight)
+        if flight.worker_id is None:
+            return
+        request_id = flight.request.request_id
+        self._carried[flight.worker_id].pop(request_id, None)
+        if not flight.finished:
+            self._send(flight.worker_id, Abort((request_id,)))
+
+    def _ready(self, group: str) -> list[Candidate]:
+        return [
+            Candidate(worker_id, self._others_load[worker_id] + len(self._carried[worker_id]))
+            for worker_id, worker in self._workers.items()
+            if worker.group == group and worker.state == READY and worker_id not in self._distrusted
+        ]
+
+    def _merge(self, worker: WorkerState) -> WorkerState:
+        known = self._workers.get(worker.worker_id)
+        if known is None or known.state != READY or worker.state != STARTING:
+            return worker
+        return replace(worker, state=READY, endpoint=known.endpoint, pid=known.pid)

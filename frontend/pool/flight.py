@@ -1,0 +1,91 @@
+"""A request in flight: what came of it so far, and what is needed to run it elsewhere."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+
+from frontend.pool.interface import PoolError
+from protocol.to_frontend import Output
+from protocol.to_worker import Generate
+
+
+class Flight:
+    """The OutputStream of one request.
+
+    start: called when the first output is asked for. end: called once, when the request has
+    ended in whatever way; `finished` tells whether its worker knows that already.
+    """
+
+    def __init__(
+        self,
+        group: str,
+        request: Generate,
+        start: Callable[["Flight"], None],
+        end: Callable[["Flight"], None],
+    ) -> None:
+        self.group = group
+        self.request = request
+        self.worker_id: str | None = None
+        self.refused_by: set[str] = set()
+        self.replays = 0
+        self.finished = False
+        self._start: Callable[[Flight], None] | None = start
+        self._end: Callable[[Flight], None] | None = end
+        self._tokens: list[int] = list(request.output_token_ids)
+        self._admitted = False
+        self._mailbox: deque[Output | PoolError] = deque()
+        self._arrived = asyncio.Event()
+
+    @property
+    def tokens_so_far(self) -> int:
+        return len(self._tokens)
+
+    def to_send(self) -> Generate:
+        """The request as it is to be sent now: with the tokens that it has already got."""
+        return replace(self.request, output_token_ids=tuple(self._tokens))
+
+    def put(self, output: Output) -> None:
+        """An output from the worker, in order."""
+        self._tokens.extend(output.token_ids)
+        if output.admission is not None:
+            if self._admitted:  # a replay's admission tells of the replay, not of the request
+                output = replace(output, admission=None)
+            self._admitted = True
+        self._mailbox.append(output)
+        self._arrived.set()
+        if output.finish_reason is not None:
+            self.finished = True
+            self._finish()
+
+    def fail(self, error: PoolError) -> None:
+        self._mailbox.append(error)
+        self._arrived.set()
+        self.finished = True
+        self._finish()
+
+    def cancel(self) -> None:
+        """Nobody waits for this request any more."""
+        self._finish()
+
+    def __aiter__(self) -> AsyncIterator[Output]:
+        return self
+
+    async def __anext__(self) -> Output:
+        if self._start is not None:
+            start, self._start = self._start, None
+            start(self)
+        while not self._mailbox:
+            if self._end is None:
+                raise StopAsyncIteration
+            self._arrived.clear()
+            await self._arrived.wait()
+        item = self._mailbox.popleft()
+        if isinstance(item, PoolError):
+            raise item
+        return item
+
+    def _finish(self) -> None:
+        if self._end is not None:
+            end, self._end = self._end, None
+            end(self)

@@ -1,0 +1,53 @@
+"""Which worker takes a request: a pure choice over what the frontend knows."""
+
+import hashlib
+import random
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from protocol.to_worker import Generate
+
+# A prefix shorter than this costs less to compute again than an uneven load does.
+AFFINITY_TOKENS = 256
+# How far above the mean a worker's load may be for it to be chosen for its cache.
+LOAD_BOUND = 1.25
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A ready worker. load: requests that it has, as far as this frontend knows."""
+
+    worker_id: str
+    load: int
+
+
+def choose(candidates: Sequence[Candidate], request: Generate) -> str:
+    """The worker that is likely to have the prompt's beginning in its cache, unless it is too
+    busy; else one of the least busy, ties broken at random.
+
+    Affinity is rendezvous hashing with bounded loads (Mirrokni et al., "Consistent Hashing with
+    Bounded Loads"): all frontends agree on the order without talking to each other.
+    """
+    key = _prefix_key(request)
+    if key is not None:
+        bound = LOAD_BOUND * (sum(each.load for each in candidates) + 1) / len(candidates)
+        for each in sorted(candidates, key=lambda one: _weight(key, one.worker_id)):
+            if each.load + 1 <= max(1.0, bound):
+                return each.worker_id
+    least = min(each.load for each in candidates)
+    return random.choice([each.worker_id for each in candidates if each.load == least])
+
+
+def _prefix_key(request: Generate) -> bytes | None:
+    if len(request.prompt_token_ids) < AFFINITY_TOKENS:
+        return None
+    tokens = array("q", request.prompt_token_ids[:AFFINITY_TOKENS]).tobytes()
+    apart = f"{request.cache_salt}\0{request.adapter}".encode()
+    return hashlib.blake2b(tokens + apart, digest_size=16).digest()
+
+
+def _weight(key: bytes, worker_id: str) -> bytes:
+    # The place, not the start: a restarted worker gets the prefixes of the one before it.
+    place = worker_id.rpartition(".")[0]
+    return hashlib.blake2b(key + place.encode(), digest_size=8).digest()
