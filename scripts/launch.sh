@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Set up what is missing and serve a model in the foreground.
+# Usage: scripts/launch.sh [FLAGS of `headrace serve`]; --help lists them.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/venv.sh
+
+ensure_venv
+case " $* " in
+*" --model "* | *" --model="* | *" --help "* | *" -h "*) ;;
+# A --config may leave a group's model out as well.
+*) ensure_default_model ;;
+esac
+exec .venv/bin/headrace serve "$@"
