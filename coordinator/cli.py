@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -90,7 +91,9 @@ def _configure(run_dir: Path, pool: PoolOptions, groups: list[GroupOptions]) -> 
     for name in names:
         if names.count(name) > 1:
             raise OptionError(f"--served-model-name: {name!r} is used twice")
-    config = PoolConfig(run_dir=run_dir, groups=configs, **pool.model_dump())
+    config = PoolConfig(
+        run_dir=run_dir, started_at=int(time.time()), groups=configs, **pool.model_dump()
+    )
     config.metrics_dir.mkdir()
     config.save()
     return config

@@ -192,8 +192,7 @@ class Supervisor:
             return
         if exit_code == EX_CONFIG and not self._announced:
             # The child has said why; to start it again would say the same again.
-            self._exit_status = 1
-            self._stop.set()
+            self._give_up()
             return
         await self._tell(to_coordinator.ChildExited(child.process_id, child.role, exit_code))
         if child.role != WORKER:
@@ -204,6 +203,10 @@ class Supervisor:
         place = child.process_id.rpartition(".")[0] or child.process_id
         restarts = self._restarts.setdefault(place, Restarts())
         delay_s = restarts.failed(f"exit code {exit_code}", time.monotonic(), hopeless=False)
+        if restarts.problem and not self._announced:
+            log.error("%s cannot be started", place)
+            self._give_up()
+            return
         log.error("%s ended (%d); restart in %.1f s", child.process_id, exit_code, delay_s)
         await asyncio.sleep(delay_s)
         restarts.ready(time.monotonic())
@@ -216,6 +219,10 @@ class Supervisor:
             await self._greet()
 
     # Stopping
+
+    def _give_up(self) -> None:
+        self._exit_status = 1
+        self._stop.set()
 
     def _on_signal(self) -> None:
         if self._stop.is_set():

@@ -90,9 +90,11 @@ class PoolConfig(PoolOptions):
     """Everything that the processes of one pool are started with.
 
     run_dir: sockets, metrics and this file; mode 0700.
+    started_at: Unix time of the launch, in seconds; every process gives the same.
     """
 
     run_dir: Path
+    started_at: int = 0
     groups: Annotated[tuple[GroupConfig, ...], Field(min_length=1)]
 
     @property

@@ -1,5 +1,6 @@
 """The rules of the pool, by lists of events and without a clock."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -98,7 +99,7 @@ def test_crash_loop_backs_off_and_is_reported() -> None:
             now += 0.25
         starts.append(now)
         worker_id = orders[0].worker_id
-    gaps = [later - sooner for sooner, later in zip(starts, starts[1:], strict=False)]
+    gaps = [later - sooner for sooner, later in itertools.pairwise(starts)]
     assert gaps == [0.5, 1.0, 2.0, 4.0]
     problem = registry.state().groups[0].problem
     assert "5 workers in a row" in problem

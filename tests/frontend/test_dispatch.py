@@ -1,0 +1,272 @@
+"""Where requests go and what becomes of them, without sockets."""
+
+import asyncio
+
+import pytest
+
+from frontend.pool.dispatch import MAX_REPLAYS, Dispatch
+from frontend.pool.flight import Flight
+from frontend.pool.interface import PoolBusy, PoolUnavailable, RequestLost, RequestRejected
+from protocol.sampling import SamplingParams
+from protocol.state import DRAINING, READY, STALLED, STARTING, PoolState, WorkerLoad, WorkerState
+from protocol.to_frontend import Admission, Output, Refused, StepOutputs
+from protocol.to_worker import Abort, Generate
+
+IDLE = WorkerLoad(0, 0, 0.0, 0, 0.0)
+ADMISSION = Admission(cached_tokens=0, queue_s=0.0, prefill_s=0.0)
+
+
+class Wire:
+    """What a dispatch has sent, and numbered answers to it."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, Generate | Abort]] = []
+        self.full: set[str] = set()
+        self.dispatch = Dispatch(self._send)
+        self._numbers: dict[str, int] = {}
+        self._version = 0
+
+    def _send(self, worker_id: str, message: Generate | Abort) -> bool:
+        if worker_id in self.full:
+            return False
+        self.sent.append((worker_id, message))
+        return True
+
+    def state(self, load: dict[str, WorkerLoad] | None = None, **workers: str) -> PoolState:
+        self._version += 1
+        loads = load or {}
+        pool = PoolState(
+            "e",
+            self._version,
+            (),
+            tuple(
+                WorkerState(name, "g", 1, state, f"ipc://{name}", loads.get(name, IDLE))
+                for name, state in workers.items()
+            ),
+            (),
+        )
+        return self.dispatch.on_state(pool)
+
+    def answer(self, worker_id: str, *outputs: Output) -> None:
+        self.dispatch.on_message(worker_id, StepOutputs(worker_id, self._next(worker_id), outputs))
+
+    def refuse(self, worker_id: str, request_id: str, retry_elsewhere: bool = True) -> None:
+        number = self._next(worker_id)
+        refused = Refused(worker_id, number, request_id, "no room", retry_elsewhere)
+        self.dispatch.on_message(worker_id, refused)
+
+    def lose(self, worker_id: str) -> None:
+        """A message that never arrives."""
+        self._next(worker_id)
+
+    def _next(self, worker_id: str) -> int:
+        number = self._numbers.get(worker_id, 0)
+        self._numbers[worker_id] = number + 1
+        return number
+
+    def where(self, request_id: str) -> str:
+        """The worker that the request was sent to last."""
+        return next(
+            worker
+            for worker, message in reversed(self.sent)
+            if isinstance(message, Generate) and message.request_id == request_id
+        )
+
+
+def request(request_id: str, prompt: tuple[int, ...] = (1, 2)) -> Generate:
+    return Generate(request_id, prompt, SamplingParams(seed=1, max_tokens=9))
+
+
+async def begin(wire: Wire, request_id: str = "r") -> tuple[Flight, "asyncio.Task[list[Output]]"]:
+    flight = wire.dispatch.generate("g", request(request_id))
+
+    async def read() -> list[Output]:
+        return [output async for output in flight]
+
+    task = asyncio.create_task(read())
+    await asyncio.sleep(0)
+    return flight, task
+
+
+async def test_nothing_is_sent_before_the_first_output_is_asked_for() -> None:
+    wire = Wire()
+    wire.state(a=READY)
+    wire.dispatch.generate("g", request("r"))
+    assert wire.sent == []
+
+
+async def test_outputs_arrive_in_order_and_end_with_the_finish() -> None:
+    wire = Wire()
+    wire.state(a=READY)
+    _, task = await begin(wire)
+    wire.answer("a", Output("r", (5,), 0, admission=ADMISSION))
+    wire.answer("a", Output("r", (6,), 1), Output("unknown", (1,), 0))
+    wire.answer("a", Output("r", (7,), 2, "stop"))
+    outputs = await task
+    assert [output.token_ids for output in outputs] == [(5,), (6,), (7,)]
+    assert wire.dispatch.in_flight == 0
+    assert not any(isinstance(message, Abort) for _, message in wire.sent)
+
+
+async def test_no_ready_worker_fails_at_once() -> None:
+    wire = Wire()
+    for workers in ({}, {"a": STARTING}, {"a": DRAINING}, {"a": STALLED}):
+        wire.state(**workers)
+        _, task = await begin(wire)
+        with pytest.raises(PoolUnavailable):
+            await task
+
+
+async def test_other_groups_take_no_request() -> None:
+    wire = Wire()
+    wire.state(a=READY)
+    with pytest.raises(PoolUnavailable):
+        await anext(wire.dispatch.generate("other", request("r")))
+
+
+@pytest.mark.parametrize("how", ["gone", "stalled", "gap", "wrong position"])
+async def test_request_of_a_lost_worker_goes_on_elsewhere_with_its_tokens(how: str) -> None:
+    wire = Wire()
+    wire.state(a=READY, b=READY)
+    _, task = await begin(wire)
+    first = wire.where("r")
+    second = "b" if first == "a" else "a"
+    wire.answer(first, Output("r", (5, 6), 0, admission=ADMISSION))
+    match how:
+        case "gone":
+            wire.state(**{second: READY})
+        case "stalled":
+            wire.state(**{first: STALLED, second: READY})
+        case "gap":
+            wire.lose(first)
+            wire.answer(first, Output("r", (8,), 3))
+        case "wrong position":
+            wire.answer(first, Output("r", (8,), 3))
+    assert wire.where("r") == second
+    _, sent = wire.sent[-1]
+    assert isinstance(sent, Generate)
+    assert sent.output_token_ids == (5, 6)
+    wire.answer(first, Output("r", (99,), 2))  # the lost one still talks: nobody listens
+    wire.answer(second, Output("r", (7,), 2, "length", admission=ADMISSION))
+    outputs = await task
+    assert [output.token_ids for output in outputs] == [(5, 6), (7,)]
+    assert [output.admission for output in outputs] == [ADMISSION, None]
+
+
+async def test_request_waits_for_a_worker_when_the_only_one_dies() -> None:
+    wire = Wire()
+    wire.state(a=READY)
+    _, task = await begin(wire)
+    wire.answer("a", Output("r", (5,), 0))
+    wire.state()
+    assert wire.dispatch.in_flight == 1
+    wire.state(b=STARTING)
+    wire.state(b=READY)
+    wire.answer("b", Output("r", (6,), 1, "stop"))
+    assert [output.token_ids for output in await task] == [(5,), (6,)]
+
+
+async def test_request_that_loses_worker_after_worker_ends_with_an_error() -> None:
+    wire = Wire()
+    wire.state(w0=READY)
+    _, task = await begin(wire)
+    for number in range(MAX_REPLAYS + 1):
+        wire.state(**{f"w{number + 1}": READY})
+    with pytest.raises(RequestLost):
+        await task
+    assert wire.dispatch.in_flight == 0
+
+
+async def test_refused_request_tries_the_others_then_fails_as_busy() -> None:
+    wire = Wire()
+    wire.state(a=READY, b=READY)
+    _, task = await begin(wire)
+    first = wire.where("r")
+    wire.refuse(first, "r")
+    second = wire.where("r")
+    assert second != first
+    wire.refuse(second, "r")
+    with pytest.raises(PoolBusy):
+        await task
+    assert wire.dispatch.in_flight == 0
+
+
+async def test_worker_that_reads_nothing_is_passed_over() -> None:
+    wire = Wire()
+    wire.state(a=READY, b=READY)
+    wire.full = {"a"}
+    for number in range(8):
+        await begin(wire, f"r{number}")
+    assert {worker for worker, _ in wire.sent} == {"b"}
+
+
+async def test_request_at_fault_is_not_tried_elsewhere() -> None:
+    wire = Wire()
+    wire.state(a=READY, b=READY)
+    _, task = await begin(wire)
+    wire.refuse(wire.where("r"), "r", retry_elsewhere=False)
+    with pytest.raises(RequestRejected, match="no room"):
+        await task
+    assert len(wire.sent) == 1
+
+
+async def test_cancel_aborts_once_and_frees_the_place() -> None:
+    wire = Wire()
+    wire.state(a=READY)
+    flight, task = await begin(wire)
+    flight.cancel()
+    flight.cancel()
+    aborts = [message for _, message in wire.sent if isinstance(message, Abort)]
+    assert aborts == [Abort(("r",))]
+    assert wire.dispatch.in_flight == 0
+    wire.answer("a", Output("r", (5,), 0))
+    task.cancel()
+
+
+async def test_cancel_of_a_request_that_waits_for_a_worker() -> None:
+    wire = Wire()
+    wire.state(a=READY)
+    flight, task = await begin(wire)
+    wire.state()
+    flight.cancel()
+    assert wire.dispatch.in_flight == 0
+    wire.state(b=READY)
+    assert [worker for worker, _ in wire.sent] == ["a"]
+    task.cancel()
+
+
+async def test_cancel_after_the_end_sends_nothing() -> None:
+    wire = Wire()
+    wire.state(a=READY)
+    flight, task = await begin(wire)
+    wire.answer("a", Output("r", (5,), 0, "stop"))
+    await task
+    flight.cancel()
+    assert len(wire.sent) == 1
+
+
+async def test_ready_worker_stays_so_under_a_coordinator_that_does_not_know_it_yet() -> None:
+    wire = Wire()
+    wire.state(a=READY)
+    merged = wire.state(a=STARTING)
+    assert merged.workers[0].state == READY
+    _, task = await begin(wire)
+    assert wire.where("r") == "a"
+    task.cancel()
+
+
+async def test_load_is_shared_out_evenly() -> None:
+    wire = Wire()
+    wire.state(a=READY, b=READY, c=READY)
+    for number in range(30):
+        await begin(wire, f"r{number}")
+    counts = [sum(worker == name for worker, _ in wire.sent) for name in "abc"]
+    assert counts == [10, 10, 10]
+
+
+async def test_what_other_frontends_sent_counts_too() -> None:
+    wire = Wire()
+    wire.state({"a": WorkerLoad(6, 4, 0.0, 1, 0.0)}, a=READY, b=READY)
+    for number in range(10):
+        await begin(wire, f"r{number}")
+    assert {worker for worker, _ in wire.sent} == {"b"}

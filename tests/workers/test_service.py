@@ -1,0 +1,117 @@
+"""A worker's side of the data path, without sockets."""
+
+from protocol.sampling import SamplingParams
+from protocol.to_frontend import OUTPUTS, Output, Refused, StepOutputs
+from protocol.to_worker import REQUESTS, Abort, Generate
+from workers.errors import RequestRefused
+from workers.service import Service
+
+ONE, TWO = b"frontend-0.0", b"frontend-1.0"
+
+
+class Wire:
+    """A service with what it has submitted to the engine and sent to frontends."""
+
+    def __init__(self, ready: bool = True) -> None:
+        self.submitted: list[Generate | Abort] = []
+        self.sent: list[tuple[bytes, StepOutputs | Refused]] = []
+        self.unreachable: set[bytes] = set()
+        self.service = Service("w", self.submitted.append, self._send)
+        if ready:
+            self.service.open()
+
+    def _send(self, frontend: bytes, data: bytes) -> bool:
+        if frontend in self.unreachable:
+            return False
+        self.sent.append((frontend, OUTPUTS.decode(data)))
+        return True
+
+    def generate(self, frontend: bytes, request_id: str) -> None:
+        request = Generate(request_id, (1,), SamplingParams(seed=0, max_tokens=1))
+        self.service.on_message(frontend, REQUESTS.encode(request))
+
+    def abort(self, frontend: bytes, request_id: str) -> None:
+        self.service.on_message(frontend, REQUESTS.encode(Abort((request_id,))))
+
+
+def test_step_is_one_message_for_each_frontend_numbered_apart() -> None:
+    wire = Wire()
+    for name in ("a", "b"):
+        wire.generate(ONE, name)
+    wire.generate(TWO, "c")
+    wire.service.on_outputs([Output("a", (1,), 0), Output("b", (2,), 0), Output("c", (3,), 0)])
+    wire.service.on_outputs([Output("b", (4,), 1, "stop")])
+    assert wire.sent == [
+        (ONE, StepOutputs("w", 0, (Output("a", (1,), 0), Output("b", (2,), 0)))),
+        (TWO, StepOutputs("w", 0, (Output("c", (3,), 0),))),
+        (ONE, StepOutputs("w", 1, (Output("b", (4,), 1, "stop"),))),
+    ]
+    assert wire.service.in_flight == 2
+
+
+def test_abort_reaches_the_engine_and_silences_the_request() -> None:
+    wire = Wire()
+    wire.generate(ONE, "a")
+    wire.abort(ONE, "a")
+    wire.service.on_outputs([Output("a", (1,), 0)])
+    assert wire.submitted[-1] == Abort(("a",))
+    assert wire.sent == []
+    assert wire.service.in_flight == 0
+
+
+def test_no_frontend_aborts_another_ones_request() -> None:
+    wire = Wire()
+    wire.generate(ONE, "a")
+    wire.abort(TWO, "a")
+    wire.abort(ONE, "unknown")
+    assert not any(isinstance(command, Abort) for command in wire.submitted)
+
+
+def test_refuses_while_loading_and_while_stopping() -> None:
+    wire = Wire(ready=False)
+    wire.generate(ONE, "a")
+    wire.service.open()
+    wire.generate(ONE, "b")
+    wire.service.close()
+    wire.generate(ONE, "c")
+    refused = [message for _, message in wire.sent if isinstance(message, Refused)]
+    assert [(each.number, each.request_id, each.retry_elsewhere) for each in refused] == [
+        (0, "a", True),
+        (1, "c", True),
+    ]
+    assert len(wire.submitted) == 1
+
+
+def test_refusal_of_the_engine_and_duplicates_are_told() -> None:
+    wire = Wire()
+    wire.generate(ONE, "a")
+    wire.generate(TWO, "a")
+    wire.service.on_refused("a", RequestRefused("too long", retry_elsewhere=False))
+    assert [(frontend, message.reason) for frontend, message in wire.sent] == [
+        (TWO, "duplicate request"),
+        (ONE, "too long"),
+    ]
+    assert wire.service.in_flight == 0
+
+
+def test_frontend_that_cannot_be_reached_is_forgotten_with_its_requests() -> None:
+    wire = Wire()
+    for name in ("a", "b"):
+        wire.generate(ONE, name)
+    wire.generate(TWO, "c")
+    wire.unreachable = {ONE}
+    wire.service.on_outputs([Output("a", (1,), 0), Output("c", (2,), 0)])
+    assert Abort(("a", "b")) in wire.submitted
+    assert wire.service.in_flight == 1
+    wire.unreachable = set()
+    wire.generate(ONE, "d")
+    wire.service.on_outputs([Output("d", (1,), 0)])
+    assert wire.sent[-1][1].number == 0
+
+
+def test_what_is_no_message_is_counted_and_dropped() -> None:
+    wire = Wire()
+    for data in (b"", b"\xff", b"cos\nsystem\n(S'true'\ntR.", REQUESTS.encode(Abort(()))[:-1]):
+        wire.service.on_message(ONE, data)
+    assert wire.service.malformed == 4
+    assert wire.submitted == []
