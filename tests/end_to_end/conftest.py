@@ -1,101 +1,10 @@
-"""Real processes: `headrace serve` on a port that the system chooses."""
+"""Pools that the modules of this folder share."""
 
-import os
-import re
-import signal
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
-import psutil
 import pytest
-
-START_TIMEOUT_S = 120.0
-
-
-class Server:
-    """A running pool. `url`: where it serves. `log`: what the processes have written so far."""
-
-    def __init__(self, flags: list[str], cache_dir: Path) -> None:
-        self._log = tempfile.NamedTemporaryFile("w+", suffix=".log")  # noqa: SIM115  until stop()
-        self.run_dir = Path(tempfile.mkdtemp(prefix="hr-")) / "run"
-        command = [sys.executable, "-m", "coordinator.cli", "serve", *flags]
-        if "--uds" not in flags:
-            command += ["--port", "0"]
-        self.process = subprocess.Popen(
-            [*command, "--run-dir", str(self.run_dir)],
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "HEADRACE_CACHE": str(cache_dir), "HF_HUB_OFFLINE": "1"},
-            start_new_session=True,
-        )
-        self.url = self._wait_until_ready()
-        self.client = httpx.Client(base_url=self.url, timeout=60)
-
-    @property
-    def log(self) -> str:
-        return Path(self._log.name).read_text()
-
-    def _wait_until_ready(self) -> str:
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while time.monotonic() < deadline and self.process.poll() is None:
-            found = re.search(r"^Headrace serves .* at (\S+)$", self.log, re.MULTILINE)
-            if found:
-                return found[1]
-            time.sleep(0.02)
-        self.process.kill()
-        raise AssertionError(f"the server did not come up:\n{self.log}")
-
-    def children(self, module: str = "") -> list[psutil.Process]:
-        """The launcher's processes that run a module ("workers.main", say), oldest first."""
-        processes = psutil.Process(self.process.pid).children()
-        chosen = []
-        for process in processes:
-            try:
-                if module in " ".join(process.cmdline()):
-                    chosen.append(process)
-            except psutil.NoSuchProcess:
-                continue
-        return sorted(chosen, key=lambda process: process.create_time())
-
-    def metric(self, name: str, **labels: str) -> float:
-        """The sum of a metric's samples that have these labels."""
-        total = 0.0
-        for line in httpx.get(f"{self.url}/metrics").text.splitlines():
-            found = re.fullmatch(r"([\w:]+)(?:\{(.*)\})? (\S+)", line)
-            if found and found[1] == name:
-                has = dict(re.findall(r'(\w+)="([^"]*)"', found[2] or ""))
-                if labels.items() <= has.items():
-                    total += float(found[3])
-        return total
-
-    def stop(self, number: int = signal.SIGTERM, timeout_s: float = 30.0) -> int:
-        """Send a signal and wait for the end; returns the exit status."""
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        try:
-            return self.process.wait(timeout_s)
-        finally:
-            self.client.close()
-            self.process.kill()
-            self.process.wait()
-
-
-def wait_for(condition: Callable[[], object], what: str, timeout_s: float = 20.0) -> None:
-    """Poll until a condition holds; AssertionError if it does not come to hold in time."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if condition():
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"not within {timeout_s} s: {what}")
-
-
-Launch = Callable[..., Server]
+from servers import Launch, Server
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from conftest import Launch, Server, wait_for
+from servers import Launch, Server, wait_for
 
 LENGTH = 150
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from conftest import Launch, Server, wait_for
 from openai import AsyncOpenAI, OpenAI
 from prometheus_client.multiprocess import MultiProcessCollector
+from servers import Launch, Server, wait_for
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,92 @@
+"""The contract's samples against the application on a fake pool."""
+
+import json
+from pathlib import Path
+
+import pytest
+import replay
+from fake_pool import FakePool
+from quart.typing import TestClientProtocol as Client
+from tokenizers_for_tests import CHAT_TEMPLATE, EOS, SPECIAL, byte_level
+from werkzeug.datastructures import Headers
+
+from frontend.app import create_app
+from frontend.metrics import Metrics
+from frontend.text.model import TextModel
+from protocol.config import GroupConfig, PoolConfig
+from protocol.text import TextInfo
+
+ANSWERS = {"chat": "The capital of France is Paris.", "completion": " Paris.\n\nThe answer"}
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Client:
+    tokenizer = byte_level()
+    info = TextInfo(
+        max_model_len=2048,
+        vocab_size=49152,  # the model's that was recorded; a sample holds its ids
+        bos_token=SPECIAL[1],
+        eos_token=SPECIAL[2],
+        pad_token=SPECIAL[2],
+        unk_token=SPECIAL[0],
+        eos_token_ids=(EOS,),
+        chat_template=CHAT_TEMPLATE,
+        added_tokens=dict(enumerate(SPECIAL)),
+    )
+    text = TextModel(info, tokenizer)
+    replies = {kind: text.tokenizer.encode(answer).ids for kind, answer in ANSWERS.items()}
+    pool = FakePool(
+        lambda request: [
+            *replies["chat" if EOS in request.prompt_token_ids else "completion"],
+            EOS,
+        ]
+    )
+    group = GroupConfig(
+        name="main",
+        model="/secret/smol",
+        model_path=Path("/secret/smol"),
+        text_path=tmp_path,
+        served_names=("smol",),
+    )
+    config = PoolConfig(run_dir=tmp_path, groups=(group,), enable_tokenizer_info=True)
+    return create_app(config, {"main": text}, pool, Metrics(config)).test_client()
+
+
+def caller(client: Client) -> replay.Call:
+    async def call(
+        method: str, path: str, headers: dict[str, str], body: bytes | None
+    ) -> replay.Answer:
+        connection = client.request(path, method=method, headers=Headers(headers))
+        async with connection:
+            if body is not None:
+                await connection.send(body)
+            await connection.send_complete()
+        # Not `as_response`, which would add a content type where the server has sent none.
+        assert connection.status_code is not None
+        return replay.Answer(
+            connection.status_code,
+            {name.lower(): value for name, value in connection.headers.items()},
+            connection.response_data.decode(),
+        )
+
+    return call
+
+
+@pytest.mark.parametrize("name", replay.names())
+async def test_sample(name: str, client: Client) -> None:
+    await replay.replay(name, caller(client))
+
+
+def test_every_sample_is_replayed_or_named() -> None:
+    samples = {path.stem for path in replay.SAMPLES.glob("*.json")}
+    assert len(samples) == 57
+    assert set(replay.LATER) <= samples
+    assert set(replay.names()) | set(replay.LATER) == samples
+
+
+def test_the_samples_are_the_contract() -> None:
+    shared = Path(__file__).parents[3] / "shared" / "contract" / "samples"
+    if not shared.is_dir():
+        pytest.skip("the contract lies beside the repository only where it is developed")
+    for path in shared.glob("*.json"):
+        assert json.loads(path.read_text()) == replay.load(path.stem)

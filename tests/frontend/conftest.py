@@ -1,0 +1,73 @@
+"""An application on a fake pool, and a client for it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fake_pool import FakePool
+from quart import Quart
+from quart.typing import TestClientProtocol as Client
+from tokenizers_for_tests import CHAT_TEMPLATE, EOS, SPECIAL, byte_level
+
+from frontend.app import create_app
+from frontend.metrics import Metrics
+from frontend.text.model import TextModel
+from protocol.config import GroupConfig, PoolConfig
+from protocol.text import TextInfo
+
+ANSWER = "The capital of France is Paris."
+MAKE_APP = Callable[..., Quart]
+
+
+@pytest.fixture(scope="session")
+def text_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as the launcher prepares it."""
+    folder = tmp_path_factory.mktemp("text")
+    tokenizer = byte_level()
+    tokenizer.save(str(TextInfo.tokenizer_file(folder)))
+    TextInfo(
+        max_model_len=2048,
+        vocab_size=tokenizer.get_vocab_size() + 8,  # models often have more rows than tokens
+        bos_token=SPECIAL[1],
+        eos_token=SPECIAL[2],
+        pad_token=SPECIAL[2],
+        unk_token=SPECIAL[0],
+        eos_token_ids=(EOS,),
+        chat_template=CHAT_TEMPLATE,
+        added_tokens=dict(enumerate(SPECIAL)),
+    ).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def text(text_path: Path) -> TextModel:
+    return TextModel.load(text_path)
+
+
+@pytest.fixture
+def pool(text: TextModel) -> FakePool:
+    answer = text.tokenizer.encode(ANSWER, add_special_tokens=False).ids
+    return FakePool(lambda request: [*answer, EOS])
+
+
+@pytest.fixture
+def make_app(text: TextModel, text_path: Path, pool: FakePool, tmp_path: Path) -> MAKE_APP:
+    """The application; keywords go into its PoolConfig."""
+
+    def make(model: TextModel = text, **settings: object) -> Quart:
+        group = GroupConfig(
+            name="main",
+            model="/secret/models/smol",
+            model_path=Path("/secret/models/smol"),
+            text_path=text_path,
+            served_names=("smol", "smol-alias"),
+        )
+        config = PoolConfig(run_dir=tmp_path, groups=(group,), **settings)
+        return create_app(config, {"main": model}, pool, Metrics(config))
+
+    return make
+
+
+@pytest.fixture
+def client(make_app: MAKE_APP) -> Client:
+    return make_app().test_client()

@@ -1,0 +1,112 @@
+"""A pool without workers: its tokens are a fixed text's, or whatever a test says."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+
+from frontend.pool.interface import PoolError
+from protocol.sampling import SamplingParams
+from protocol.state import READY, GroupState, PoolState, WorkerLoad, WorkerState
+from protocol.to_frontend import Admission, Logprobs, Output
+from protocol.to_worker import Generate
+
+Reply = Callable[[Generate], list[int]]
+
+
+def pool_state(worker_state: str = READY) -> PoolState:
+    worker = WorkerState("worker-0", "main", 1, worker_state, "", WorkerLoad(0, 0, 0.0, 0, 0.0))
+    return PoolState("epoch", 1, (GroupState("main", 1, ""),), (worker,), ())
+
+
+def logprobs_of(token_id: int, top: int) -> Logprobs:
+    """The token itself is the likeliest, the others are the ids above it."""
+    others = tuple(token_id + rank for rank in range(top))
+    values = tuple(-0.25 - rank for rank in range(top))
+    return Logprobs(token_id, -0.25, 1, others, values)
+
+
+@dataclass
+class FakePool:
+    """Answers every request with `reply(request)`, one output per token (`per_output` of them).
+
+    fail_after: how many outputs come before `failure` is raised; None: no failure.
+    hold_after: how many outputs come before nothing more does.
+    """
+
+    reply: Reply
+    per_output: int = 1
+    failure: PoolError | Exception | None = None
+    fail_after: int = 0
+    hold_after: int | None = None
+    state: PoolState | None = field(default_factory=pool_state)
+    requests: list[Generate] = field(default_factory=list)
+    streams: list["FakeStream"] = field(default_factory=list)
+
+    def generate(self, group: str, request: Generate) -> "FakeStream":
+        self.requests.append(request)
+        stream = FakeStream(self, request)
+        self.streams.append(stream)
+        return stream
+
+
+class FakeStream:
+    def __init__(self, pool: FakePool, request: Generate) -> None:
+        self.cancelled = False
+        self.request = request
+        self._outputs = self._run(pool, request)
+
+    def __aiter__(self) -> AsyncIterator[Output]:
+        return self
+
+    async def __anext__(self) -> Output:
+        return await self._outputs.__anext__()
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+    async def _run(self, pool: FakePool, request: Generate) -> AsyncIterator[Output]:
+        tokens, reason, stop_token = _ended(pool.reply(request), request.sampling)
+        size = pool.per_output
+        for number, start in enumerate(range(0, len(tokens), size)):
+            await asyncio.sleep(0)
+            if pool.failure is not None and number == pool.fail_after:
+                raise pool.failure
+            if number == pool.hold_after:
+                await asyncio.Event().wait()
+            last = start + size >= len(tokens)
+            yield _output(
+                request, tokens[start : start + size], start, (reason, stop_token) if last else None
+            )
+
+
+def _ended(tokens: list[int], sampling: SamplingParams) -> tuple[list[int], str, int | None]:
+    """What a worker would have sampled of these tokens."""
+    for count, token_id in enumerate(tokens[: sampling.max_tokens], start=1):
+        if token_id in sampling.eos_token_ids:
+            return tokens[:count], "stop", None
+        if token_id in sampling.stop_token_ids:
+            return tokens[:count], "stop", token_id
+    return tokens[: sampling.max_tokens], "length", None
+
+
+def _output(
+    request: Generate, tokens: list[int], position: int, end: tuple[str, int | None] | None
+) -> Output:
+    top = request.sampling.logprobs
+    return Output(
+        request_id=request.request_id,
+        token_ids=tuple(tokens),
+        position=position,
+        finish_reason=end[0] if end else None,
+        stop_token_id=end[1] if end else None,
+        logprobs=None if top is None else tuple(logprobs_of(token, top) for token in tokens),
+        admission=_admission(request) if position == 0 else None,
+    )
+
+
+def _admission(request: Generate) -> Admission:
+    top = request.sampling.prompt_logprobs
+    of_prompt = None
+    if top is not None:
+        of_prompt = tuple(logprobs_of(token, top) for token in request.prompt_token_ids[1:])
+    return Admission(cached_tokens=0, queue_s=0.5, prefill_s=0.25, prompt_logprobs=of_prompt)
