@@ -30,6 +30,7 @@ class Codec:
     """
 
     def __init__(self, messages: dict[int, type[Any]]) -> None:
+        self.messages = messages
         self._tags = {cls: tag for tag, cls in messages.items()}
         self._packers = {cls: _packer(cls) for cls in messages.values()}
         self._unpackers = {tag: _unpacker(cls) for tag, cls in messages.items()}
@@ -80,9 +81,14 @@ def _pack_field(hint: Any) -> Convert | None:
     if inner is not None:
         pack = _pack_field(inner)
         return None if pack is None else lambda value: None if value is None else pack(value)
-    if typing.get_origin(hint) is tuple:
+    origin = typing.get_origin(hint)
+    if origin is tuple:
         pack_item = _pack_field(typing.get_args(hint)[0])
         return None if pack_item is None else lambda value: [pack_item(item) for item in value]
+    if origin is dict:
+        pack_value = _pack_field(typing.get_args(hint)[1])
+        if pack_value is not None:
+            return lambda value: {key: pack_value(item) for key, item in value.items()}
     return None
 
 
@@ -126,19 +132,22 @@ def _unpack_scalar(expected: type[Any]) -> Convert:
 
 
 def _unpack_float(value: Any) -> float:
+    """Whole numbers are taken, too: Python's types let senders put an int for a float."""
     if type(value) is float:
         return value
+    if type(value) is int:
+        return float(value)
     raise DecodeError("not a float")
 
 
 def _unpack_tuple(item: Any) -> Convert:
     if item in (int, float, str, bytes, bool):  # long lists of ids: checked without a Python loop
-        allowed = {item}
+        allowed = {int, float} if item is float else {item}
 
         def unpack_plain(value: Any) -> tuple[Any, ...]:
             if type(value) is not list or not allowed.issuperset(map(type, value)):
                 raise DecodeError(f"not a list of {item.__name__}")
-            return tuple(value)
+            return tuple(map(float, value)) if item is float else tuple(value)
 
         return unpack_plain
     convert = _unpack_field(item)

@@ -120,3 +120,10 @@ def test_sizes(text: str, size: int) -> None:
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(ValueError, match="size"):
         parse_size(text)
+
+
+@pytest.mark.parametrize("flag", ["--shutdown-timeout", "--stall-timeout"])
+@pytest.mark.parametrize("value", ["inf", "nan", "-1"])
+def test_times_are_finite_numbers(flag: str, value: str) -> None:
+    with pytest.raises(OptionError, match=flag):
+        parse([flag, value])

@@ -1,0 +1,129 @@
+"""What was measured, and what it comes to."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+PERCENTILES = (50, 90, 99)
+
+
+@dataclass(slots=True)
+class Record:
+    """One request. Times are in seconds of one clock.
+
+    chunk_times_s: when each piece of the output came.
+    error: what kind of failure it was; "" if it succeeded.
+    """
+
+    started_s: float
+    ended_s: float = 0.0
+    chunk_times_s: list[float] = field(default_factory=list)
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    error: str = ""
+
+    @property
+    def ttft_s(self) -> float:
+        """Time to first token."""
+        return (self.chunk_times_s[0] if self.chunk_times_s else self.ended_s) - self.started_s
+
+    @property
+    def tpot_s(self) -> float | None:
+        """Time per output token after the first; None if there is only one."""
+        if self.output_tokens < 2 or not self.chunk_times_s:
+            return None
+        return (self.chunk_times_s[-1] - self.chunk_times_s[0]) / (self.output_tokens - 1)
+
+    @property
+    def gaps_s(self) -> list[float]:
+        """Inter-token latencies: between one piece of the output and the next."""
+        return [b - a for a, b in zip(self.chunk_times_s, self.chunk_times_s[1:], strict=False)]
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Mean and percentiles, in milliseconds; NaN where nothing was measured."""
+
+    mean: float
+    p50: float
+    p90: float
+    p99: float
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What one run of a load on one server came to.
+
+    duration_s: from the first request to the last answer.
+    client_cpu: share of a core that this program used; near 1, it has been the bottleneck.
+    """
+
+    ok: int
+    failed: int
+    errors: dict[str, int]
+    duration_s: float
+    requests_per_s: float
+    prompt_tokens: int
+    output_tokens: int
+    output_tokens_per_s: float
+    total_tokens_per_s: float
+    ttft_ms: Spread
+    tpot_ms: Spread
+    itl_ms: Spread
+    e2e_ms: Spread
+    client_cpu: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values; NaN, which JSON lacks, becomes None."""
+        return {name: _plain(value) for name, value in asdict(self).items()}
+
+
+def summarize(records: Sequence[Record], client_cpu_s: float = 0.0) -> Summary:
+    """Sum up the requests of one run."""
+    good = [record for record in records if not record.error]
+    start_s = min((record.started_s for record in records), default=0.0)
+    duration_s = max((record.ended_s for record in records), default=0.0) - start_s
+    seconds = duration_s or math.inf
+    prompt_tokens = sum(record.prompt_tokens for record in good)
+    output_tokens = sum(record.output_tokens for record in good)
+    return Summary(
+        ok=len(good),
+        failed=len(records) - len(good),
+        errors=dict(Counter(record.error for record in records if record.error).most_common()),
+        duration_s=duration_s,
+        requests_per_s=len(good) / seconds,
+        prompt_tokens=prompt_tokens,
+        output_tokens=output_tokens,
+        output_tokens_per_s=output_tokens / seconds,
+        total_tokens_per_s=(prompt_tokens + output_tokens) / seconds,
+        ttft_ms=spread([record.ttft_s for record in good]),
+        tpot_ms=spread([t for record in good if (t := record.tpot_s) is not None]),
+        itl_ms=spread([gap for record in good for gap in record.gaps_s]),
+        e2e_ms=spread([record.ended_s - record.started_s for record in good]),
+        client_cpu=client_cpu_s / seconds,
+    )
+
+
+def spread(seconds: Sequence[float]) -> Spread:
+    """Mean and percentiles of times in seconds, as milliseconds."""
+    if not seconds:
+        return Spread(math.nan, math.nan, math.nan, math.nan)
+    ordered = sorted(seconds)
+    values = [percentile(ordered, share) * 1e3 for share in PERCENTILES]
+    return Spread(math.fsum(ordered) / len(ordered) * 1e3, *values)
+
+
+def percentile(ordered: Sequence[float], percent: float) -> float:
+    """Of values in ascending order, interpolated linearly between neighbours as NumPy does."""
+    position = (len(ordered) - 1) * percent / 100
+    below = math.floor(position)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

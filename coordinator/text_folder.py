@@ -1,0 +1,169 @@
+"""Writes the folder that frontends read: tokenizer.json and text.json (see protocol.text).
+
+What transformers has to be asked (workers.prepare did, once) lies in a facts folder:
+tokenizer.json as transformers would use it, and facts.json with the completed configuration and
+the special tokens. The rest are plain files of the model.
+"""
+
+import math
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from coordinator.chat_templates import model_templates, override_template
+from coordinator.model_cache import file_digest, joint_digest
+from coordinator.model_folder import ModelError, read_json_object
+from protocol.text import TextInfo
+
+# What a tokenizer is made from, in any of its forms.
+TOKENIZER_FILES = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tekken.json",
+)
+CONTEXT_LENGTHS = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_sequence_length",
+    "max_seq_len",
+    "seq_length",
+    "n_ctx",
+)
+SAMPLING_DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+LONGEST_CONTEXT = 100_000_000  # tokenizers without a limit of their own say 1e30
+
+
+@dataclass(frozen=True, slots=True)
+class TextOverrides:
+    """What the operator wants otherwise than the model's authors (see PrepareOptions)."""
+
+    max_model_len: int | None = None
+    chat_template: str | None = None
+
+
+def text_key(model: Path) -> str:
+    """A name for all that the facts of a model folder depend on."""
+    files = [model / name for name in TOKENIZER_FILES] + sorted(model.glob("*.tiktoken"))
+    return joint_digest([file_digest(file) for file in files if file.is_file()])
+
+
+def write_text_folder(
+    model: Path, facts_path: Path, text_path: Path, overrides: TextOverrides
+) -> TextInfo:
+    """Write `text_path` for the model folder `model`; ModelError if an override does not fit."""
+    facts = read_json_object(facts_path / "facts.json", required=True)
+    try:
+        info = _text_info(model, facts, overrides)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise ModelError(f"{model}: {field}: {first['msg']}") from error
+    try:
+        text_path.mkdir(parents=True, exist_ok=True)
+        _place(facts_path / "tokenizer.json", TextInfo.tokenizer_file(text_path))
+        TextInfo.file(text_path).write_text(info.model_dump_json(indent=1), encoding="utf-8")
+    except OSError as error:
+        raise ModelError(f"{text_path}: cannot be written: {error.strerror}") from error
+    return info
+
+
+def _place(source: Path, target: Path) -> None:
+    """A hard link where the file system allows it: large tokenizers have tens of megabytes."""
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _text_info(model: Path, facts: dict[str, Any], overrides: TextOverrides) -> TextInfo:
+    config, generation = facts["config"], read_json_object(model / "generation_config.json")
+    template, templates = model_templates(model)
+    if overrides.chat_template is not None:
+        template = override_template(overrides.chat_template)
+    if not isinstance(config.get("vocab_size"), int):
+        raise ModelError(f"{model}: its config.json gives no vocab_size")
+    return TextInfo(
+        max_model_len=_context_length(model, facts, overrides.max_model_len),
+        vocab_size=config["vocab_size"],
+        eos_token_ids=_eos_token_ids(config, generation, facts),
+        chat_template=template,
+        chat_templates=templates,
+        generation_defaults=_sampling_defaults(model, generation),
+        tokenizer_class=facts["tokenizer_class"],
+        added_tokens=facts["added_tokens"],
+        **facts["special_tokens"],
+    )
+
+
+def _context_length(model: Path, facts: dict[str, Any], wanted: int | None) -> int:
+    """The tokens that the model can handle, or fewer if the operator wants so."""
+    own = _own_context_length(facts)
+    if wanted is None:
+        if own is None:
+            raise ModelError(f"{model}: does not say how long its context is: give --max-model-len")
+        return own
+    if wanted < 1:
+        raise ModelError(f"--max-model-len {wanted}: must be at least 1")
+    if own is not None and wanted > own:
+        raise ModelError(f"--max-model-len {wanted}: is more than the model's own {own} tokens")
+    return wanted
+
+
+def _own_context_length(facts: dict[str, Any]) -> int | None:
+    """From the configuration, else from the tokenizer; None if neither says.
+
+    YaRN stretches the original length by a factor, which max_position_embeddings does not always
+    include.
+    """
+    config = facts["config"]
+    values = [config.get(name) for name in CONTEXT_LENGTHS]
+    own = next((value for value in values if isinstance(value, int) and value > 0), None)
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if own is not None and rope.get("rope_type", rope.get("type")) == "yarn":
+        original = rope.get("original_max_position_embeddings") or own
+        return max(own, int(original * rope.get("factor", 1)))
+    if own is None:
+        limit = facts.get("model_max_length")
+        own = int(limit) if limit and 0 < limit <= LONGEST_CONTEXT else None
+    return own
+
+
+def _eos_token_ids(
+    config: dict[str, Any], generation: dict[str, Any], facts: dict[str, Any]
+) -> tuple[int, ...]:
+    """The ids that end a text according to any of the files, in ascending order."""
+    ids: set[int] = set()
+    for source in (config, generation, facts):
+        value = source.get("eos_token_id")
+        ids.update(value if isinstance(value, list) else [value] if value is not None else [])
+    return tuple(sorted(i for i in ids if isinstance(i, int) and 0 <= i < config["vocab_size"]))
+
+
+def _sampling_defaults(model: Path, generation: dict[str, Any]) -> dict[str, float]:
+    """The authors' sampling parameters; none if they recommend greedy decoding."""
+    if generation.get("do_sample") is False:
+        return {}
+    defaults = {}
+    for name in SAMPLING_DEFAULTS:
+        value = generation.get(name)
+        if value is None:
+            continue
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not math.isfinite(value):
+            raise ModelError(f"{model / 'generation_config.json'}: {name} is not a number")
+        defaults[name] = float(value)
+    return defaults

@@ -1,0 +1,310 @@
+"""Every message survives its codec, and no bytes do worse to a decoder than DecodeError."""
+
+import dataclasses
+import importlib
+import inspect
+import pkgutil
+import types
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from protocol.codec import MAX_MESSAGE_BYTES, Codec, DecodeError
+from protocol.sampling import SamplingParams
+from protocol.state import FrontendLoad, PoolState, WorkerLoad
+from protocol.to_coordinator import CONTROL, WorkerHeartbeat
+from protocol.to_frontend import OUTPUTS, Logprobs, Output, StepOutputs
+from protocol.to_worker import REQUESTS, Abort, Generate, Introduce
+
+
+def find_codecs() -> dict[str, Codec]:
+    """All codecs of the package, so that one which is added later is tested, too."""
+    codecs = {}
+    folder = str(Path(inspect.getfile(Codec)).parent)
+    for module_info in pkgutil.iter_modules([folder], "protocol."):
+        module = importlib.import_module(module_info.name)
+        for name, value in vars(module).items():
+            if isinstance(value, Codec):
+                codecs[f"{module_info.name}.{name}"] = value
+    return codecs
+
+
+CODECS = find_codecs()
+MESSAGES = [
+    pytest.param(codec, cls, id=f"{name}:{cls.__name__}")
+    for name, codec in CODECS.items()
+    for cls in codec.messages.values()
+]
+
+INTS = st.integers(-(2**63), 2**64 - 1)
+TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=30) | st.sampled_from(
+    ["", "\0", "\ufeff", "\U0010ffff", "e\u0301", "\u202e abc", "\U0001f468\u200d\U0001f469"]
+)
+SCALARS: dict[Any, st.SearchStrategy[Any]] = {
+    int: INTS,
+    float: st.floats(allow_nan=False),
+    str: TEXTS,
+    bool: st.booleans(),
+    bytes: st.binary(max_size=30),
+}
+
+
+def values(hint: Any) -> st.SearchStrategy[Any]:
+    """Values of a field's type."""
+    if dataclasses.is_dataclass(hint):
+        return messages(typing.cast(type[Any], hint))
+    if hint in SCALARS:
+        return SCALARS[hint]
+    arguments = typing.get_args(hint)
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        options = [values(argument) for argument in arguments if argument is not type(None)]
+        return st.none() | st.one_of(options)
+    if typing.get_origin(hint) is tuple and arguments[1:] == (...,):
+        return st.lists(values(arguments[0]), max_size=5).map(tuple)
+    if typing.get_origin(hint) is dict and arguments[0] is str:
+        return st.dictionaries(TEXTS, values(arguments[1]), max_size=5)
+    raise AssertionError(f"the codec has no form for {hint}")
+
+
+def messages(cls: type[Any]) -> st.SearchStrategy[Any]:
+    """Messages of a class, by its type hints."""
+    hints = typing.get_type_hints(cls)
+    return st.builds(
+        cls, **{field.name: values(hints[field.name]) for field in dataclasses.fields(cls)}
+    )
+
+
+SENT = st.one_of(
+    [
+        st.tuples(st.just(codec), messages(cls))
+        for codec in CODECS.values()
+        for cls in codec.messages.values()
+    ]
+)
+
+RAW = st.recursive(
+    st.none()
+    | st.booleans()
+    | INTS
+    | st.floats()
+    | TEXTS
+    | st.binary(max_size=10)
+    | st.builds(msgpack.ExtType, st.integers(0, 127), st.binary(max_size=20))
+    | st.builds(msgpack.Timestamp, st.integers(0, 2**63 - 1), st.integers(0, 10**9 - 1)),
+    lambda inner: (
+        st.lists(inner, max_size=8)
+        | st.dictionaries(TEXTS | INTS | st.binary(max_size=5), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+def check_decode(codec: Codec, data: bytes) -> None:
+    """`data` is refused, or is a message that its codec takes and can send again."""
+    try:
+        message = codec.decode(data)
+    except DecodeError:
+        return
+    assert type(message) in codec.messages.values()
+    again = codec.encode(message)
+    assert codec.encode(codec.decode(again)) == again
+
+
+def test_the_codecs_are_found() -> None:
+    assert {id(REQUESTS), id(OUTPUTS), id(CONTROL)} <= {id(codec) for codec in CODECS.values()}
+    assert len(MESSAGES) >= 20
+
+
+@pytest.mark.parametrize(("codec", "cls"), MESSAGES)
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_every_message_survives(codec: Codec, cls: type[Any], data: st.DataObject) -> None:
+    message = data.draw(messages(cls))
+    decoded = codec.decode(codec.encode(message))
+    assert type(decoded) is cls
+    assert decoded == message
+    assert list(map(type, dataclasses.astuple(decoded))) == list(
+        map(type, dataclasses.astuple(message))
+    )
+
+
+@given(st.binary(max_size=200), st.sampled_from(list(CODECS.values())))
+@settings(max_examples=150, deadline=None)
+@example(b"", REQUESTS)
+@example(b"\xc1", REQUESTS)
+def test_random_bytes_are_harmless(data: bytes, codec: Codec) -> None:
+    check_decode(codec, data)
+
+
+@given(RAW, st.sampled_from(list(CODECS.values())))
+@settings(max_examples=150, deadline=None)
+def test_msgpack_of_the_wrong_shape_is_harmless(raw: Any, codec: Codec) -> None:
+    check_decode(codec, msgpack.packb(raw))
+
+
+@given(SENT, st.data())
+@settings(max_examples=200, deadline=None)
+def test_fields_of_the_wrong_type_are_harmless(sent: Any, data: st.DataObject) -> None:
+    codec, message = sent
+    raw = msgpack.unpackb(codec.encode(message))
+    place = data.draw(st.integers(0, len(raw) - 1))
+    raw[place] = data.draw(RAW)
+    check_decode(codec, msgpack.packb(raw))
+
+
+@given(
+    SENT,
+    st.lists(st.tuples(st.integers(0, 500), st.integers(0, 3), st.binary(max_size=9)), max_size=4),
+    st.integers(0, 500),
+)
+@settings(max_examples=250, deadline=None)
+def test_damaged_messages_are_harmless(
+    sent: Any, edits: list[tuple[int, int, bytes]], keep: int
+) -> None:
+    codec, message = sent
+    data = codec.encode(message)
+    for at, removed, added in edits:
+        at %= len(data) + 1
+        data = data[:at] + added + data[at + removed :]
+    check_decode(codec, data)
+    check_decode(codec, data[:keep])
+
+
+@given(SENT, st.data())
+@settings(max_examples=200, deadline=None)
+def test_a_message_cut_short_or_with_more_behind_it_is_refused(
+    sent: Any, data: st.DataObject
+) -> None:
+    codec, message = sent
+    encoded = codec.encode(message)
+    keep = data.draw(st.integers(0, len(encoded) - 1))
+    for damaged in (encoded[:keep], encoded + b"\0", encoded + encoded):
+        with pytest.raises(DecodeError):
+            codec.decode(damaged)
+
+
+def array(length: int) -> bytes:
+    return b"\xdd" + length.to_bytes(4, "big")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(b"\x91" * 100_000 + b"\xc0", id="deep arrays"),
+        pytest.param(b"\x92\x01" + b"\x91" * 400 + b"\xc0", id="deep field"),
+        pytest.param(b"\x92\x01" + b"\x81\xa1a" * 100_000, id="deep maps"),
+        pytest.param(array(2**32 - 1), id="huge array"),
+        pytest.param(b"\x92\x01" + array(2**32 - 1) + b"\xc0", id="huge inner array"),
+        pytest.param(b"\xdf\xff\xff\xff\xff", id="huge map"),
+        pytest.param(b"\x92\x01\xdb\xff\xff\xff\xffab", id="huge string"),
+        pytest.param(b"\x92\x01\xc6\xff\xff\xff\xffab", id="huge bytes"),
+        pytest.param(b"\x92\x01\xc9\xff\xff\xff\xff\x01ab", id="huge ext"),
+        pytest.param(b"\x92\x01\xd6\xff\x00\x00\x00\x00", id="timestamp"),
+        pytest.param(b"\x92\x01\xd4\x05\x00", id="ext"),
+        pytest.param(b"\x92\x01\xa2\xff\xfe", id="not UTF-8"),
+        pytest.param(b"\x92\x01\x81\x91\x01\x01", id="list as key"),
+        pytest.param(b"\x92\xc3\x90", id="true as tag"),
+        pytest.param(b"\x92\xcb\x3f\xf0\x00\x00\x00\x00\x00\x00\x90", id="1.0 as tag"),
+        pytest.param(b"\x91\x7f", id="unknown tag"),
+        pytest.param(b"\x90", id="no tag"),
+        pytest.param(b"\x01", id="no array"),
+        pytest.param(b"\x92\x01\x91\xc3", id="true as an id"),
+        pytest.param(b"\x80\x04\x95\x0e\x00\x00\x00\x00\x00\x00\x00\x8c\x02os\x94.", id="pickle"),
+    ],
+)
+@pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
+def test_what_is_no_message_is_refused(codec: Codec, data: bytes) -> None:
+    with pytest.raises(DecodeError):
+        codec.decode(data)
+
+
+def test_a_message_above_the_limit_is_refused_unread() -> None:
+    with pytest.raises(DecodeError, match="too large"):
+        REQUESTS.decode(bytes(MAX_MESSAGE_BYTES + 1))
+
+
+def test_whole_numbers_are_taken_for_floats() -> None:
+    """Python's types let an int stand for a float, so senders may well do so."""
+    sampling = SamplingParams(seed=0, max_tokens=1, temperature=0, top_p=1)
+    request = REQUESTS.decode(REQUESTS.encode(Generate("a", (1,), sampling)))
+    assert request.sampling == sampling
+    assert type(request.sampling.temperature) is float
+
+    logprobs = Logprobs(1, 0, 1, (1, 2), (0, -1.5))
+    step = StepOutputs("w", 0, (Output("a", (1,), 0, logprobs=(logprobs,)),))
+    decoded = OUTPUTS.decode(OUTPUTS.encode(step))
+    assert decoded == step
+    assert {type(value) for value in decoded.outputs[0].logprobs[0].top_logprobs} == {float}
+
+
+def test_true_is_no_number() -> None:
+    heartbeat = WorkerHeartbeat("w", WorkerLoad(1, 2, 0.5, 3, 0.0))
+    raw = msgpack.unpackb(CONTROL.encode(heartbeat))
+    for place in range(5):
+        wrong = [*raw[:-1], [*raw[-1][:place], True, *raw[-1][place + 1 :]]]
+        with pytest.raises(DecodeError):
+            CONTROL.decode(msgpack.packb(wrong))
+
+
+def test_a_message_for_somebody_else_is_not_sent() -> None:
+    state = PoolState("e", 1, (), (), ())
+    with pytest.raises(KeyError):
+        REQUESTS.encode(state)
+    with pytest.raises(KeyError):
+        REQUESTS.encode(FrontendLoad(1))
+
+
+def test_the_form_on_the_wire() -> None:
+    """Other versions have to understand it: a tag and the fields in their order."""
+    assert msgpack.unpackb(REQUESTS.encode(Abort(("a", "b")))) == [2, ["a", "b"]]
+    introduce = next(c for c in CODECS.values() if Introduce in c.messages.values())
+    assert msgpack.unpackb(introduce.encode(Introduce())) == [1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    number: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Other:
+    maps: dict[str, Inner]
+    maybe: Inner | None
+    flag: bool
+    raw: bytes
+    several: tuple[tuple[int, ...], ...]
+
+
+@given(messages(Other))
+def test_shapes_that_later_messages_may_have(message: Other) -> None:
+    codec = Codec({9: Other})
+    assert codec.decode(codec.encode(message)) == message
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda raw: raw.__setitem__(1, {1: [1]}),
+        lambda raw: raw.__setitem__(1, {b"a": [1]}),
+        lambda raw: raw.__setitem__(1, {"a": 1}),
+        lambda raw: raw.__setitem__(2, {}),
+        lambda raw: raw.__setitem__(3, 1),
+        lambda raw: raw.__setitem__(4, "text"),
+        lambda raw: raw.__setitem__(5, [1]),
+        lambda raw: raw.__setitem__(5, [["a"]]),
+        lambda raw: raw.append(None),
+        lambda raw: raw.pop(),
+    ],
+)
+def test_such_shapes_are_checked(change: Callable[[list[Any]], None]) -> None:
+    codec = Codec({9: Other})
+    raw = msgpack.unpackb(codec.encode(Other({"a": Inner(1)}, None, True, b"", ((1,),))))
+    change(raw)
+    with pytest.raises(DecodeError):
+        codec.decode(msgpack.packb(raw))

@@ -1,0 +1,132 @@
+"""Reads the head of a GGUF file: enough to refuse what cannot be converted, before torch is loaded.
+
+The format, all little-endian: "GGUF", version (u32), tensor count and metadata count (u64), the
+metadata (key, type, value), the tensors' names, shapes, types and offsets, padding to the
+alignment, and the tensors' bytes.
+"""
+
+import math
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+STRING, ARRAY = 8, 9
+SCALARS = dict(zip([*range(8), 10, 11, 12], "BbHhIif?Qqd", strict=True))
+VERSIONS = (2, 3)
+MAX_STRING_BYTES = 64 * 1024 * 1024
+MAX_DIMENSIONS = 8
+
+
+class GGUFError(ValueError):
+    """The file is no GGUF file that can be converted; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class GGUFHeader:
+    """architecture: as llama.cpp calls it.  parameters: over all tensors.
+    splits: how many files the model is split over (0 or 1: it is whole).
+    size_bytes: that the file must have at least, to hold all of its tensors.
+    """
+
+    architecture: str
+    parameters: int
+    splits: int
+    size_bytes: int
+
+
+def read_gguf_header(file: Path) -> GGUFHeader:
+    """The head of `file`; GGUFError where it is malformed or ends too early."""
+    with file.open("rb") as stream:
+        try:
+            return _Reader(stream).header()
+        except GGUFError:
+            raise
+        except (struct.error, ValueError, OverflowError, OSError) as error:
+            raise GGUFError("is cut short or damaged") from error
+
+
+class _Reader:
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def header(self) -> GGUFHeader:
+        if self._stream.read(4) != b"GGUF":
+            raise GGUFError("is not a GGUF file")
+        version = self._number("I")
+        if version not in VERSIONS:
+            raise GGUFError(f"has GGUF version {version}; versions 2 and 3 are understood")
+        tensors, entries = self._number("Q"), self._number("Q")
+        metadata = {}
+        for _ in range(entries):
+            key = self._string()
+            metadata[key] = self._value(self._number("I"))
+        parameters, data_bytes = self._tensors(tensors)
+        alignment = metadata.get("general.alignment") or 32
+        splits = metadata.get("split.count") or 0
+        if not isinstance(alignment, int) or alignment < 1 or not isinstance(splits, int):
+            raise GGUFError("is cut short or damaged")
+        start = math.ceil(self._stream.tell() / alignment) * alignment
+        return GGUFHeader(
+            architecture=str(metadata.get("general.architecture", "")),
+            parameters=parameters,
+            splits=splits,
+            size_bytes=start + data_bytes,
+        )
+
+    def _tensors(self, count: int) -> tuple[int, int]:
+        """Parameters of all tensors, and the end of the last in the data part."""
+        from gguf.constants import GGML_QUANT_SIZES
+
+        block_sizes = {kind.value: size for kind, size in GGML_QUANT_SIZES.items()}
+        parameters = end = 0
+        for _ in range(count):
+            name = self._string()
+            dimensions = self._number("I")
+            if dimensions > MAX_DIMENSIONS:
+                raise GGUFError("is cut short or damaged")
+            elements = math.prod(self._number("Q") for _ in range(dimensions))
+            kind, offset = self._number("I"), self._number("Q")
+            if kind not in block_sizes:
+                raise GGUFError(f"tensor {name} has the unknown type {kind}")
+            block, block_bytes = block_sizes[kind]
+            parameters += elements
+            end = max(end, offset + elements // block * block_bytes)
+        return parameters, end
+
+    def _number(self, kind: str) -> int:
+        number = struct.unpack("<" + kind, self._stream.read(struct.calcsize("<" + kind)))[0]
+        return int(number)
+
+    def _string(self) -> str:
+        return self._bytes().decode("utf-8")
+
+    def _bytes(self) -> bytes:
+        length = self._number("Q")
+        if length > MAX_STRING_BYTES:
+            raise GGUFError("is cut short or damaged")
+        value = self._stream.read(length)
+        if len(value) < length:
+            raise GGUFError("is cut short or damaged")
+        return value
+
+    def _value(self, kind: int) -> Any:
+        """A metadata value; None for arrays, which are skipped."""
+        if kind == STRING:
+            return self._bytes().decode("utf-8", errors="replace")
+        if kind == ARRAY:
+            return self._skip_array()
+        if kind not in SCALARS:
+            raise GGUFError(f"has metadata of the unknown type {kind}")
+        form = "<" + SCALARS[kind]
+        return struct.unpack(form, self._stream.read(struct.calcsize(form)))[0]
+
+    def _skip_array(self) -> None:
+        kind, count = self._number("I"), self._number("Q")
+        if kind in SCALARS:
+            self._stream.seek(count * struct.calcsize("<" + SCALARS[kind]), 1)
+        elif kind == STRING:
+            for _ in range(count):
+                self._bytes()
+        else:
+            raise GGUFError(f"has metadata of the unknown array type {kind}")
