@@ -20,19 +20,20 @@ START_TIMEOUT_S = 120.0
 class Server:
     """A running pool. `url`: where it serves. `log`: what the processes have written so far."""
 
-    def __init__(self, flags: list[str], cache_dir: Path) -> None:
+    def __init__(self, flags: list[str], cache_dir: Path | None = None) -> None:
         folder = Path(tempfile.mkdtemp(prefix="hr-"))
         self.run_dir, self._log = folder / "run", folder / "log"
         command = [sys.executable, "-m", "coordinator.cli", "serve", *flags]
         if "--uds" not in flags:
             command += ["--port", "0"]
+        cache = {} if cache_dir is None else {"HEADRACE_CACHE": str(cache_dir)}
         self._last_log: str | None = None
         with self._log.open("w") as log:
             self.process = subprocess.Popen(
                 [*command, "--run-dir", str(self.run_dir)],
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "HEADRACE_CACHE": str(cache_dir), "HF_HUB_OFFLINE": "1"},
+                env=os.environ | {"HF_HUB_OFFLINE": "1"} | cache,
                 start_new_session=True,
             )
         self.url = self._wait_until_ready()

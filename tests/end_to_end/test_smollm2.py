@@ -1,0 +1,175 @@
+"""The whole of it on a real model: SmolLM2-135M-Instruct in float32, two frontends, two workers."""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+import replay
+import torch
+from openai import AsyncOpenAI, OpenAI
+from servers import Server
+from tiny_models import save_model
+from tokenizers_for_tests import byte_level as byte_level_tokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from coordinator.models import PreparedModel, PrepareOptions, prepare_model
+
+STREAMS = 32
+OUTPUT_TOKENS = 20
+# Two logits closer than this may be ordered differently by two correct engines in float32.
+TIE = 1e-3
+
+TOPICS = ["Paris", "the moon", "bread", "a river in the mountains", "prime numbers", "Bach", "tea"]
+
+
+def question(number: int) -> str:
+    """Prompts of many lengths; several share a beginning."""
+    topic = TOPICS[number % len(TOPICS)]
+    return f"Tell me about {topic}. " * (1 + number % 5) + f"Answer number {number}, please."
+
+
+@dataclass(frozen=True)
+class Reference:
+    """transformers itself, on the same weights."""
+
+    model: torch.nn.Module
+    tokenizer: AutoTokenizer
+
+    def prompt(self, text: str) -> list[int]:
+        messages = [{"role": "user", "content": text}]
+        ids = self.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_dict=False
+        )
+        return list(ids)
+
+    def is_greedy(self, prompt: list[int], output: list[int]) -> bool:
+        """Whether each token is the likeliest after those before it: what generating would give,
+        for the price of one forward."""
+        with torch.inference_mode():
+            logits = self.model(torch.tensor([prompt + output])).logits[0]
+        rows = logits[len(prompt) - 1 : -1]
+        chosen = rows.gather(1, torch.tensor(output)[:, None])[:, 0]
+        return bool((rows.amax(dim=1) - chosen <= TIE).all())
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> PreparedModel:
+    """The default model, converted on a machine's first run."""
+    return prepare_model(None, PrepareOptions(text_path=tmp_path_factory.mktemp("text")))
+
+
+@pytest.fixture(scope="module")
+def server(prepared: PreparedModel) -> Iterator[Server]:
+    """It has the default model twice: converted and found by its folder."""
+    flags = ["--model", str(prepared.model_path), "--served-model-name", "smol"]
+    pool = ["--frontends", "2", "--workers", "2", "--enable-tokenizer-info"]
+    size = ["--dtype", "float32", "--max-model-len", "2048", "--kv-cache-memory-bytes", "512MiB"]
+    started = Server([*flags, *pool, *size])
+    yield started
+    assert started.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def reference(prepared: PreparedModel) -> Reference:
+    torch.set_num_threads(1)
+    model = AutoModelForCausalLM.from_pretrained(prepared.model_path, dtype=torch.float32)
+    return Reference(model.eval(), AutoTokenizer.from_pretrained(prepared.model_path))
+
+
+async def test_concurrent_streams_are_transformers_greedy_text(
+    server: Server, reference: Reference
+) -> None:
+    async with AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+
+        async def stream(number: int) -> tuple[str, list[int], int, int]:
+            text, ids, usage = "", [], None
+            async for chunk in await client.chat.completions.create(
+                model="smol",
+                messages=[{"role": "user", "content": question(number)}],
+                temperature=0,
+                max_tokens=OUTPUT_TOKENS,
+                stream=True,
+                stream_options={"include_usage": True},
+                extra_body={"return_token_ids": True},
+            ):
+                usage = chunk.usage or usage
+                for choice in chunk.choices:
+                    text += choice.delta.content or ""
+                    ids += (choice.model_extra or {}).get("token_ids") or []
+            assert usage is not None
+            return text, ids, usage.prompt_tokens, usage.completion_tokens
+
+        answers = await asyncio.gather(*(stream(number) for number in range(STREAMS)))
+    for number, (text, ids, prompt_tokens, completion_tokens) in enumerate(answers):
+        prompt = reference.prompt(question(number))
+        assert prompt_tokens == len(prompt)
+        assert completion_tokens == len(ids)
+        assert len(ids) == OUTPUT_TOKENS or ids[-1] == reference.tokenizer.eos_token_id
+        assert text == reference.tokenizer.decode(ids, skip_special_tokens=True)
+        assert reference.is_greedy(prompt, ids), f"request {number}: {text!r}"
+    for engine in ("0", "1"):
+        assert server.metric("headrace:iteration_tokens_total_count", engine=engine) > 0
+
+
+def test_wrong_text_would_be_noticed(reference: Reference) -> None:
+    prompt = reference.prompt("What is the capital of France?")
+    right = reference.tokenizer.encode("The capital of France is Paris.")
+    assert reference.is_greedy(prompt, right)
+    assert not reference.is_greedy(prompt, [*right[:3], right[3] + 1, *right[4:]])
+
+
+def test_sampling_with_a_seed_is_the_same_on_any_worker_and_in_any_batch(server: Server) -> None:
+    with OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
+        texts = {
+            client.completions.create(
+                model="smol", prompt="Once upon a time", max_tokens=16, temperature=0.8, seed=7
+            )
+            .choices[0]
+            .text
+            for _ in range(6)
+        }
+        other = client.completions.create(
+            model="smol", prompt="Once upon a time", max_tokens=16, temperature=0.8, seed=8
+        )
+    assert len(texts) == 1
+    assert other.choices[0].text not in texts
+
+
+def test_second_turn_finds_the_first_in_the_cache(server: Server) -> None:
+    messages = [{"role": "user", "content": "Count to one hundred in words, please. " * 40}]
+    body = {"model": "smol", "messages": messages, "max_tokens": 4, "temperature": 0}
+
+    def ask() -> dict[str, dict[str, dict[str, int]]]:
+        answer = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=60)
+        usage: dict[str, dict[str, dict[str, int]]] = answer.raise_for_status().json()
+        return usage
+
+    ask()
+    details = ask()["usage"]["prompt_tokens_details"]
+    assert details["cached_tokens"] > 300
+
+
+@pytest.mark.parametrize("name", replay.names())
+async def test_contract(name: str, server: Server) -> None:
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
+
+        async def call(
+            method: str, path: str, headers: dict[str, str], body: bytes | None
+        ) -> replay.Answer:
+            answer = await client.request(method, path, headers=headers, content=body)
+            return replay.Answer(answer.status_code, dict(answer.headers), answer.text)
+
+        await replay.replay(name, call)
+
+
+def test_unsupported_model_ends_the_start_with_one_line(tmp_path: Path) -> None:
+    options = {"state_size": 8, "num_hidden_layers": 2}
+    save_model(tmp_path / "mamba", "MambaConfig", "MambaForCausalLM", options)
+    byte_level_tokenizer().save(str(tmp_path / "mamba" / "tokenizer.json"))
+    with pytest.raises(AssertionError, match="did not come up") as caught:
+        Server(["--model", str(tmp_path / "mamba"), "--workers", "1", "--frontends", "1"])
+    assert "Traceback" not in str(caught.value)
+    assert "mamba" in str(caught.value).lower()
