@@ -97,4 +97,3 @@ def _send(child: Child, number: signal.Signals) -> None:
     if child.process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             child.process.send_signal(number)
-

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from coordinator.hardware import gpu_ids
-from coordinator.listener import bind_http
+from coordinator.listener import bind_http, listen
 from coordinator.models import ModelError, PrepareOptions, prepare_model
 from coordinator.options import GroupOptions, OptionError, parse
 from protocol import sockets
@@ -51,6 +51,7 @@ def _serve(flags: list[str]) -> int:
         listener, url = bind_http(pool)
         uds = pool.uds
         config = _configure(run_dir, pool, groups)
+        listen(listener)
         # Imported late: --help and a wrong flag need no event loop and no sockets.
         from coordinator.supervisor import supervise
 

@@ -3,6 +3,11 @@
 import os
 from pathlib import Path
 
+# How often an OpenMP thread looks for work before it sleeps. By default that is milliseconds, in
+# which it takes a core from the frontends and from the very thread that it waits for; with none at
+# all, each of a step's hundreds of small operations pays for a wake-up. See docs/decisions.md.
+SPIN_COUNT = "10000"
+
 
 def cpu_count() -> int:
     """The CPUs that this process may use."""
@@ -26,6 +31,8 @@ def worker_environment(place: int, workers: int, threads: int | None) -> dict[st
     """
     count = str(threads or max(1, cpu_count() // workers))
     environment = {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count}
+    if "OMP_WAIT_POLICY" not in os.environ:
+        environment["GOMP_SPINCOUNT"] = os.environ.get("GOMP_SPINCOUNT", SPIN_COUNT)
     gpus = gpu_ids()
     if gpus:
         environment["CUDA_VISIBLE_DEVICES"] = gpus[place % len(gpus)]

@@ -12,14 +12,20 @@ BACKLOG = 4096
 
 
 def bind_http(options: PoolOptions) -> tuple[socket.socket, str]:
-    """The listening socket and the URL it is reached at. OptionError when it cannot be bound."""
+    """The bound socket and the URL it is reached at. OptionError when it cannot be bound.
+
+    It does not listen yet: while a model is being prepared, clients are better refused than left
+    waiting.
+    """
     if options.uds is not None:
         return _bind_unix(options.uds), f"unix:{options.uds}"
     try:
         family, _, _, _, address = socket.getaddrinfo(
             options.host, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        listener = socket.create_server(address[:2], family=family, backlog=BACKLOG)
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address[:2])
     except socket.gaierror as error:
         raise OptionError(f"--host: {options.host}: {error.strerror}") from error
     except OSError as error:
@@ -40,8 +46,15 @@ def _bind_unix(path: Path) -> socket.socket:
     except OSError as error:
         listener.close()
         raise OptionError(f"--uds: cannot listen on {path}: {error.strerror or error}") from error
-    listener.listen(BACKLOG)
     return listener
+
+
+def listen(listener: socket.socket) -> None:
+    """Let clients connect. OptionError if another process has begun to listen there."""
+    try:
+        listener.listen(BACKLOG)
+    except OSError as error:
+        raise OptionError(f"--port: cannot listen: {error.strerror}") from error
 
 
 def _is_stale(path: Path) -> bool:

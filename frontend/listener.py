@@ -146,7 +146,9 @@ class SharedServer(asyncio.AbstractServer):
     async def _wait_for_turn(self) -> None:
         """Leave the connection to a frontend with fewer, but not for long."""
         give_up_at = time.monotonic() + TURN_S
-        while not self._counts.is_our_turn() and time.monotonic() < give_up_at:
+        while time.monotonic() < give_up_at:
+            if self._counts.is_our_turn():
+                return
             await asyncio.sleep(_POLL_S)
 
     async def _live(self) -> None:

@@ -21,8 +21,10 @@ class EngineConfig(Frozen):
 
     kv_cache_bytes: size of the paged cache in each worker; None: from the memory that is free.
     memory_utilization: share of a GPU's memory that one worker may use.
-    max_num_batched_tokens: tokens in one engine step; longer prompts are run in chunks.
+    max_num_batched_tokens: tokens in one engine step; longer prompts are run in chunks. None:
+        what suits the device.
     threads: CPU threads of each worker; None: the machine's, shared out.
+    seed: from which requests without a seed of their own get theirs; None: unpredictable.
     engine: "fake" needs no model: its tokens are a pure function of those before them.
     fake_step_s: how long a step of the fake engine takes.
     """
@@ -32,13 +34,13 @@ class EngineConfig(Frozen):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     max_model_len: Positive | None = None
     max_num_seqs: Positive = 128
-    max_num_batched_tokens: Positive = 2048
+    max_num_batched_tokens: Positive | None = None
     kv_cache_bytes: Positive | None = None
     memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
     block_size: Positive = 16
     enable_prefix_caching: bool = True
     enforce_eager: bool = False
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     threads: Positive | None = None
     fake_step_s: Annotated[float, Field(ge=0)] = 0.0
 

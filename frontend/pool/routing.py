@@ -12,6 +12,9 @@ from protocol.to_worker import Generate
 AFFINITY_TOKENS = 256
 # How far above the mean a worker's load may be for it to be chosen for its cache.
 LOAD_BOUND = 1.25
+# A worker with fewer requests than this is not busy. What is known of others' loads is a heartbeat
+# old, so that a request that has just ended may still be counted.
+BUSY_FROM = 3
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ def choose(candidates: Sequence[Candidate], request: Generate) -> str:
     if key is not None:
         bound = LOAD_BOUND * (sum(each.load for each in candidates) + 1) / len(candidates)
         for each in sorted(candidates, key=lambda one: _weight(key, one.worker_id)):
-            if each.load + 1 <= max(1.0, bound):
+            if each.load < max(BUSY_FROM, bound):
                 return each.worker_id
     least = min(each.load for each in candidates)
     return random.choice([each.worker_id for each in candidates if each.load == least])

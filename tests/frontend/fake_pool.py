@@ -41,11 +41,18 @@ class FakePool:
     state: PoolState | None = field(default_factory=pool_state)
     requests: list[Generate] = field(default_factory=list)
     streams: list["FakeStream"] = field(default_factory=list)
+    _started: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def wait_for_streams(self, count: int) -> None:
+        while len(self.streams) < count:
+            self._started.clear()
+            await asyncio.wait_for(self._started.wait(), 5)
 
     def generate(self, group: str, request: Generate) -> "FakeStream":
         self.requests.append(request)
         stream = FakeStream(self, request)
         self.streams.append(stream)
+        self._started.set()
         return stream
 
 

@@ -45,6 +45,13 @@ def test_salt_parts_prefixes() -> None:
     assert len({choose(workers, request(0, salt=str(salt))) for salt in range(50)}) > 1
 
 
+def test_request_that_has_just_ended_does_not_send_the_next_one_elsewhere() -> None:
+    workers = idle("g-0.0", "g-1.0")
+    favourite = choose(workers, request(0))
+    stale = [Candidate(each.worker_id, int(each.worker_id == favourite)) for each in workers]
+    assert choose(stale, request(0)) == favourite
+
+
 def test_affinity_ends_where_the_load_is_too_uneven() -> None:
     workers = idle("g-0.0", "g-1.0")
     favourite = choose(workers, request(0))

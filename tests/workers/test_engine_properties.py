@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from workers.engine import Engine
 from workers.errors import EngineFailed, RequestRefused
 from workers.fake import FakeRunner
+from workers.sequence import ChunkResult
 
 VOCAB = 50
 MAX_LEN = 48
@@ -248,3 +249,16 @@ def test_a_failing_runner_is_not_hidden(monkeypatch):
     for call in (engine.step, lambda: engine.add(request("s", [1]))):
         with pytest.raises(EngineFailed):
             call()
+
+
+def test_a_chunk_that_went_wrong_ends_its_request_and_is_not_shared(monkeypatch):
+    engine = fake_engine()
+    engine.add(request("r", range(20)))
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeRunner, "run", lambda self, chunks: [ChunkResult(error="bad")])
+        patch.setattr(engine._scheduler, "_max_tokens", 32)
+        (output,) = engine.step()
+    assert (output.finish_reason, output.error, output.token_ids) == ("error", "bad", ())
+    assert_empty(engine)
+    answer = run(engine, [(0, request("s", range(20)))])["s"]
+    assert answer.outputs[0].admission.cached_tokens == 0

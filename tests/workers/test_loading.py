@@ -162,3 +162,29 @@ def test_dtype_follows_the_checkpoint(llama):
     assert choose_dtype("float32", {"dtype": "float16"}, weights, cpu) == torch.float32
     save_file({"a": torch.zeros(1, dtype=torch.float16)}, weights)
     assert choose_dtype("auto", {}, weights, cpu) == torch.float16
+
+
+def test_attention_in_chunks_is_refused(tmp_path):
+    options = {
+        "head_dim": 8,
+        "intermediate_size_mlp": 64,
+        "num_local_experts": 2,
+        "num_hidden_layers": 4,
+        "layer_types": ["chunked_attention"] * 3 + ["full_attention"],
+    }
+    save_model(tmp_path, "Llama4TextConfig", "Llama4ForCausalLM", options)
+    assert "chunked_attention" in refusal(tmp_path)
+
+
+def test_rotary_frequencies_that_change_with_length_limit_it(tmp_path):
+    rope = {"rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 64}
+    rope |= {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    save_model(
+        tmp_path,
+        "Phi3Config",
+        "Phi3ForCausalLM",
+        {"rope_parameters": rope, "original_max_position_embeddings": 64},
+    )
+    assert "limit is 64" in refusal(tmp_path, max_model_len=65)
+    engine = build_engine(tmp_path, config(), 1, print)
+    assert engine.max_len == 64

@@ -1,0 +1,1 @@
+"""The shapes of answers: whole ones, and the chunks of streams."""

@@ -1,0 +1,45 @@
+"""The application: routes, middleware and what they share."""
+
+from collections.abc import Mapping
+
+from quart import Quart, request
+from quart_schema import Info, QuartSchema
+
+from frontend.context import HEADRACE_VERSION, Context, served_models
+from frontend.metrics import Metrics
+from frontend.middleware import errors, request_scope
+from frontend.pool.interface import Pool
+from frontend.routes import chat_completions, completions, docs, models, status, tokenize
+from frontend.text.model import TextModel
+from protocol.config import PoolConfig
+
+
+def create_app(
+    config: PoolConfig, texts: Mapping[str, TextModel], pool: Pool, metrics: Metrics
+) -> Quart:
+    """An ASGI application that serves a pool. texts: by the groups' names."""
+    app = Quart("headrace", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
+    app.url_map.merge_slashes = False  # its redirect would be built from the Host header
+    QuartSchema(
+        app,
+        info=Info(title="Headrace", version=HEADRACE_VERSION),
+        redoc_ui_path=None,
+        scalar_ui_path=None,
+        swagger_ui_path=None,
+    )
+    context = Context(config, served_models(config, texts), pool, metrics, config.started_at)
+    for routes in (chat_completions, completions, models, status, tokenize):
+        app.register_blueprint(routes.blueprint(context))
+    app.register_blueprint(docs.blueprint())
+    errors.install(app, config.max_body_bytes)
+
+    @app.before_request
+    async def note_route() -> None:
+        if request.url_rule is not None:
+            request_scope.current().handler = request.url_rule.rule
+
+    wrapped = request_scope.RequestScopeMiddleware(app.asgi_app, metrics)
+    app.asgi_app = wrapped  # type: ignore[method-assign, assignment]
+    return app

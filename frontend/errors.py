@@ -1,0 +1,106 @@
+"""Every error that a client can be told of. Their texts carry no path, address or traceback.
+
+ApiError                  status, type and param as the body of the answer shows them
+├── BadRequest            400 BadRequestError       a value that cannot be served
+├── InvalidBody           400 Bad Request           the body is no request at all
+├── NotFound              404 NotFoundError         no such model
+├── BodyTooLarge          413                       more bytes than the server takes
+├── TooBusy               429                       every queue is full
+├── InternalError         500 InternalServerError   our fault
+└── Unavailable           503                       no worker is there
+
+Errors of the pool are translated here, and nowhere else.
+"""
+
+import math
+from typing import Any
+
+from frontend.pool.interface import (
+    PoolBusy,
+    PoolError,
+    PoolUnavailable,
+    RequestLost,
+    RequestRejected,
+)
+
+FAILURE = "The server failed to answer this request."
+
+
+class ApiError(Exception):
+    """An error answer: `{"error": {"message", "type", "param", "code"}}`.
+
+    param: the field at fault, None if there is no single one.
+    """
+
+    status = 500
+    kind = "InternalServerError"
+
+    def __init__(
+        self, message: str, param: str | None = None, headers: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.headers = headers or {}
+
+    def body(self) -> dict[str, Any]:
+        """The answer's body."""
+        error = {
+            "message": self.message,
+            "type": self.kind,
+            "param": self.param,
+            "code": self.status,
+        }
+        return {"error": error}
+
+
+class BadRequest(ApiError):
+    status = 400
+    kind = "BadRequestError"
+
+
+class InvalidBody(ApiError):
+    status = 400
+    kind = "Bad Request"
+
+
+class NotFound(ApiError):
+    status = 404
+    kind = "NotFoundError"
+
+
+class BodyTooLarge(ApiError):
+    status = 413
+    kind = "Request Entity Too Large"
+
+
+class TooBusy(ApiError):
+    status = 429
+    kind = "Too Many Requests"
+
+
+class InternalError(ApiError):
+    pass
+
+
+class Unavailable(ApiError):
+    status = 503
+    kind = "Service Unavailable"
+
+
+def from_pool(error: PoolError) -> ApiError:
+    """What a client is told of an error of the pool."""
+    if isinstance(error, PoolUnavailable):
+        return Unavailable(str(error), headers=_retry_after(error.retry_after_s))
+    if isinstance(error, PoolBusy):
+        return TooBusy(str(error), headers=_retry_after(error.retry_after_s))
+    if isinstance(error, RequestRejected):
+        return BadRequest(str(error))
+    if isinstance(error, RequestLost):
+        return InternalError(str(error))
+    return InternalError(FAILURE)
+
+
+def _retry_after(seconds: float) -> dict[str, str]:
+    """HTTP knows whole seconds only."""
+    return {"Retry-After": str(max(1, math.ceil(seconds)))}

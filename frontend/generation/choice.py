@@ -1,0 +1,120 @@
+"""One text in the making: tokens in, text out, until a stop string, a stop token or the limit."""
+
+from typing import NamedTuple
+
+from frontend.errors import FAILURE, InternalError
+from frontend.metrics import RequestObserver
+from frontend.text.detokenizer import Detokenizer
+from frontend.text.stops import StopMatcher
+from protocol.to_frontend import Admission, Logprobs, Output
+
+
+class Delta(NamedTuple):
+    """What one output adds to a text.
+
+    text: to be shown; may be less than the tokens say, while they may be part of a stop string.
+    token_ids, logprobs: of all tokens, shown or not, up to the one that ended the text.
+    finish_reason: None while the text goes on. stop_reason: the stop string or token that ended it.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[Logprobs, ...]
+    finish_reason: str | None = None
+    stop_reason: str | int | None = None
+    admission: Admission | None = None
+
+
+class Choice:
+    """One of the texts of a request.
+
+    index: its place in the answer. prompt: which of the request's prompts it continues.
+    min_tokens: stop strings are looked for after so many tokens.
+    include_stop: whether a stop string, or the token that ended the text, is shown.
+    discard: no text is wanted, only that the prompt is run.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        prompt: int,
+        detokenizer: Detokenizer,
+        matcher: StopMatcher,
+        observer: RequestObserver,
+        *,
+        min_tokens: int = 0,
+        include_stop: bool = False,
+        discard: bool = False,
+    ) -> None:
+        self.index = index
+        self.prompt = prompt
+        self.completion_tokens = 0
+        self.cached_tokens = 0
+        self.finished = False
+        self._detokenizer = detokenizer
+        self._matcher = matcher
+        self._observer = observer
+        self._min_tokens = min_tokens
+        self._include_stop = include_stop
+        self._discard = discard
+
+    def take(self, output: Output) -> Delta:
+        """What this output adds. InternalError if it says that the request has failed."""
+        if output.finish_reason == "error":
+            raise InternalError(output.error or FAILURE)
+        if output.admission is not None:
+            self.cached_tokens = output.admission.cached_tokens
+        text, used, stop = ("", 0, None) if self._discard else self._read(output)
+        self.completion_tokens += used
+        self._observer.output(used, output.admission)
+        reason, stop_reason = output.finish_reason, output.stop_token_id
+        if self._discard and reason is not None:
+            reason, stop_reason = "length", None
+        if reason is not None and stop is None:
+            rest, stop = self._rest()
+            text += rest
+        if stop is not None:
+            reason = "stop"
+        if reason is not None:
+            self.finish(reason)
+        return Delta(
+            text,
+            output.token_ids[:used],
+            (output.logprobs or ())[:used],
+            reason,
+            stop_reason if stop is None else stop,
+            output.admission,
+        )
+
+    def _read(self, output: Output) -> tuple[str, int, str | None]:
+        """The text of an output's tokens, how many of them count, and the stop string met."""
+        token_ids = output.token_ids
+        ends_with_token = output.finish_reason == "stop" and not self._include_stop
+        shown = len(token_ids) - 1 if ends_with_token else len(token_ids)
+        parts = []
+        for place, token_id in enumerate(token_ids[:shown], start=1):
+            piece = self._detokenizer.feed(token_id)
+            if not piece:
+                continue
+            if self.completion_tokens + place <= self._min_tokens:
+                parts.append(piece)
+                continue
+            match = self._matcher.feed(piece)
+            parts.append(match.text)
+            if match.stop is not None:
+                return "".join(parts), place, match.stop
+        return "".join(parts), len(token_ids), None
+
+    def _rest(self) -> tuple[str, str | None]:
+        """What has been held back, at the end of the text."""
+        if self._discard:
+            return "", None
+        match = self._matcher.feed(self._detokenizer.flush())
+        if match.stop is not None:
+            return match.text, match.stop
+        return match.text + self._matcher.flush(), None
+
+    def finish(self, reason: str) -> None:
+        """Note that the text has ended; only the first reason counts."""
+        self.finished = True
+        self._observer.finish(reason)

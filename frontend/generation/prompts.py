@@ -1,0 +1,77 @@
+"""Prompts as requests give them to prompts as workers take them."""
+
+from collections.abc import Sequence
+
+from frontend.errors import BadRequest
+from frontend.generation.start import Prompt
+from frontend.schemas.completion import CompletionRequest
+from frontend.schemas.generation import GenerationRequest
+from frontend.text.model import TextModel
+
+
+async def completion_prompts(request: CompletionRequest, text: TextModel) -> list[Prompt]:
+    """The prompts of a completion. BadRequest for one that cannot be run."""
+    if not request.prompts:
+        raise BadRequest("prompt: a prompt is required.", "prompt")
+    prompts = []
+    for prompt in request.prompts:
+        if isinstance(prompt, str):
+            prompts.append(await text_prompt(request, text, prompt, request.add_special_tokens))
+        else:
+            token_ids = _fitted(request, text, prompt, "prompt")
+            check_vocabulary(token_ids, text, "prompt")
+            prompts.append(Prompt(token_ids, None))
+    return prompts
+
+
+async def text_prompt(
+    request: GenerationRequest,
+    text: TextModel,
+    prompt: str,
+    add_special_tokens: bool,
+    param: str = "prompt",
+) -> Prompt:
+    """A prompt that is text. param: the field that it comes from."""
+    if request.truncate_prompt_tokens is None:
+        check_encodable(text, prompt)
+    token_ids = await text.encode(prompt, add_special_tokens)
+    return Prompt(_fitted(request, text, token_ids, param), prompt)
+
+
+def check_encodable(text: TextModel, prompt: str) -> None:
+    """BadRequest for a text that is too long however it is tokenized; tokenizing it to find that
+    out would take seconds."""
+    if len(prompt) > text.encodable_chars:
+        raise BadRequest(
+            f"The prompt has {len(prompt)} characters, more than fit into the context of"
+            f" {text.info.max_model_len} tokens.",
+            "input_tokens",
+        )
+
+
+def check_vocabulary(token_ids: Sequence[int], text: TextModel, param: str) -> None:
+    """BadRequest for ids that the model has no embedding for."""
+    size = text.info.vocab_size
+    if token_ids and not (min(token_ids) >= 0 and max(token_ids) < size):
+        raise BadRequest(f"{param}: token ids must be at least 0 and below {size}.", param)
+
+
+def _fitted(
+    request: GenerationRequest, text: TextModel, token_ids: list[int], param: str
+) -> tuple[int, ...]:
+    """The ids that are kept of a prompt: the last ones, unless the right side is to be cut.
+    BadRequest if there are none, or more than leave room for output."""
+    wanted = request.truncate_prompt_tokens
+    if wanted is not None:
+        keep = text.info.max_model_len - 1 if wanted == -1 else wanted
+        kept_left = request.truncation_side == "right"
+        token_ids = token_ids[:keep] if kept_left else token_ids[max(0, len(token_ids) - keep) :]
+    if not token_ids:
+        raise BadRequest(f"{param}: the prompt must hold at least one token.", param)
+    if len(token_ids) >= text.info.max_model_len:
+        raise BadRequest(
+            f"The prompt has {len(token_ids)} tokens; with at least one token of output that is"
+            f" more than the context of {text.info.max_model_len} tokens.",
+            "input_tokens",
+        )
+    return tuple(token_ids)

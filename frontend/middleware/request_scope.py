@@ -1,0 +1,118 @@
+"""Around every HTTP request: its id, its end, its metrics.
+
+Sits outside Quart, on ASGI itself, so that nothing escapes it: whether an answer was sent, failed
+or was cut off by the client, the cleanups that the request's route has left are run.
+"""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from quart import request
+
+from frontend.metrics import Metrics
+
+KEY = "headrace.request"
+MAX_ID_CHARS = 128
+
+# How long a client may go on sending a body that has already been refused. An answer that is sent
+# before the body is read can get lost: closing a socket with unread bytes resets it.
+DRAIN_TIMEOUT_S = 5.0
+
+Message = dict[str, Any]
+Scope = dict[str, Any]
+
+
+@dataclass(slots=True)
+class RequestScope:
+    """What is kept of one HTTP request.
+
+    handler: the rule of its route, "none" if there is none.
+    cleanups: called when the request has ended in whatever way; they neither fail nor block.
+    """
+
+    request_id: str
+    handler: str = "none"
+    cleanups: list[Callable[[], None]] = field(default_factory=list)
+
+
+def current() -> RequestScope:
+    """The scope of the request that is being answered."""
+    return cast(RequestScope, cast(Scope, request.scope)[KEY])
+
+
+class RequestScopeMiddleware:
+    """Wraps an ASGI application."""
+
+    def __init__(self, app: Any, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        kept = RequestScope(_request_id(scope))
+        scope[KEY] = kept
+        body = _Body(receive, expected=_has_body(scope))
+        status = 500
+        started = time.monotonic()
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = [*message["headers"], (b"x-request-id", kept.request_id.encode())]
+                message = {**message, "headers": headers}
+                await body.drain()
+            await send(message)
+
+        try:
+            await self._app(scope, body.receive, send_with_id)
+        finally:
+            for cleanup in kept.cleanups:
+                cleanup()
+            duration_s = time.monotonic() - started
+            self._metrics.http_request(kept.handler, scope["method"], status, duration_s)
+
+
+class _Body:
+    """Watches the request's body go by."""
+
+    def __init__(self, receive: Any, expected: bool) -> None:
+        self._receive = receive
+        self._ended = asyncio.Event()
+        if not expected:
+            self._ended.set()
+
+    async def receive(self) -> Message:
+        message = cast(Message, await self._receive())
+        if message["type"] == "http.disconnect" or not message.get("more_body", False):
+            self._ended.set()
+        return message
+
+    async def drain(self) -> None:
+        """Wait until all of it has come; whoever calls `receive` drops what is not wanted."""
+        if self._ended.is_set():
+            return
+        try:
+            await asyncio.wait_for(self._ended.wait(), DRAIN_TIMEOUT_S)
+        except TimeoutError:
+            return
+
+
+def _has_body(scope: Scope) -> bool:
+    return any(name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"])
+
+
+def _request_id(scope: Scope) -> str:
+    """The client's own id, if it can stand in a header and in logs; else a new one."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            text = value.decode("latin1")
+            if 0 < len(text) <= MAX_ID_CHARS and text.isascii() and text.isprintable():
+                return cast(str, text)
+    return uuid.uuid4().hex

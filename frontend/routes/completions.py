@@ -1,0 +1,96 @@
+"""POST /v1/completions."""
+
+from collections.abc import Sequence
+
+from quart import Blueprint, Response
+from quart_schema import document_request, document_response
+
+from frontend.answers.common import head
+from frontend.answers.completion import CompletionAnswer
+from frontend.answers.logprobs import TokenNames
+from frontend.context import Context, ServedModel
+from frontend.errors import BadRequest
+from frontend.generation.prompts import completion_prompts
+from frontend.generation.run import collect
+from frontend.generation.sampling import OutputLimit, sampling_params
+from frontend.generation.start import Prompt, check_texts, start
+from frontend.middleware.errors import json_response
+from frontend.middleware.in_flight import count_in_flight
+from frontend.parsing import read
+from frontend.schemas.answers import Completion, ErrorAnswer
+from frontend.schemas.completion import CompletionRequest
+from frontend.streaming import stream_response
+from frontend.text.model import TextModel
+from protocol.sampling import SamplingParams
+
+DEFAULT_MAX_TOKENS = 16
+
+
+def blueprint(context: Context) -> Blueprint:
+    routes = Blueprint("completions", __name__)
+
+    @routes.post("/v1/completions")
+    @document_request(CompletionRequest)
+    @document_response(Completion)
+    @document_response(ErrorAnswer, 400)
+    async def completions() -> Response:
+        """Continue prompts, in one piece or as a stream of events."""
+        count_in_flight(context.metrics)
+        return await _answer(context, await read(CompletionRequest))
+
+    return routes
+
+
+async def _answer(context: Context, request: CompletionRequest) -> Response:
+    model = context.model(request.model)
+    _check(request)
+    prompts = await completion_prompts(request, model.text)
+    samplings = [_sampling(request, model, len(prompt.token_ids)) for prompt in prompts]
+    names = TokenNames(model.text, bool(request.return_tokens_as_token_ids))
+    discard = request.max_tokens == 0
+    echoes = await _echoes(request, model.text, prompts)
+    generation = start(context, model, request, prompts, samplings, discard=discard)
+    answer = CompletionAnswer(head(request, model, "cmpl"), request, prompts, names, echoes)
+    if request.stream:
+        return await stream_response(generation, answer)
+    return json_response(answer.whole(await collect(generation)))
+
+
+def _check(request: CompletionRequest) -> None:
+    """What fields say only together. BadRequest if they do not fit."""
+    check_texts(request, len(request.prompts))
+    if request.max_tokens == 0 and not request.echo:
+        raise BadRequest("max_tokens must be at least 1 without echo.", "max_tokens")
+    if request.stream_options is not None and not request.stream:
+        raise BadRequest("stream_options needs stream to be true.", "stream_options")
+    if request.prompt_logprobs is not None and request.stream:
+        raise BadRequest("prompt_logprobs cannot be streamed.", "prompt_logprobs")
+
+
+def _sampling(request: CompletionRequest, model: ServedModel, prompt_tokens: int) -> SamplingParams:
+    prompt_logprobs = request.prompt_logprobs
+    if prompt_logprobs is None and request.echo:
+        prompt_logprobs = request.logprobs
+    return sampling_params(
+        request,
+        model.text.info,
+        model.seeds,
+        prompt_tokens=prompt_tokens,
+        limit=OutputLimit(request.max_tokens, "max_tokens", DEFAULT_MAX_TOKENS),
+        logprobs=request.logprobs,
+        prompt_logprobs=prompt_logprobs,
+    )
+
+
+async def _echoes(
+    request: CompletionRequest, text: TextModel, prompts: Sequence[Prompt]
+) -> list[str]:
+    """What the completions of each prompt begin with."""
+    if not request.echo:
+        return [""] * len(prompts)
+    return [
+        await text.decode(prompt.token_ids, request.skip_special_tokens)
+        if prompt.text is None
+        else prompt.text
+        for prompt in prompts
+    ]

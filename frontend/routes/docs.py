@@ -1,0 +1,64 @@
+"""GET /docs: the API's description for people, with every file served from here."""
+
+import importlib.util
+from pathlib import Path
+
+from quart import Blueprint, Response
+from quart_schema import hide
+from werkzeug.exceptions import NotFound
+
+# Swagger UI as the package swagger-ui-py brings it along.
+_ASSETS = {
+    "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
+    "swagger-ui.css": "text/css; charset=utf-8",
+    "favicon-32x32.png": "image/png",
+}
+
+# Addresses are relative, so that they hold behind a root path too. validatorUrl: Swagger UI would
+# send the description's address to a server of its own.
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>Headrace</title>
+<link rel="icon" href="docs/assets/favicon-32x32.png">
+<link rel="stylesheet" href="docs/assets/swagger-ui.css">
+</head>
+<body>
+<div id="swagger-ui"></div>
+<script src="docs/assets/swagger-ui-bundle.js"></script>
+<script>
+SwaggerUIBundle({url: "openapi.json", dom_id: "#swagger-ui", validatorUrl: null});
+</script>
+</body>
+</html>
+"""
+
+
+def blueprint() -> Blueprint:
+    routes = Blueprint("docs", __name__)
+    folder = _asset_folder()
+
+    @routes.get("/docs")
+    @hide
+    async def docs() -> Response:
+        return Response(_PAGE, content_type="text/html; charset=utf-8")
+
+    @routes.get("/docs/assets/<name>")
+    @hide
+    async def asset(name: str) -> Response:
+        content_type = _ASSETS.get(name)
+        if content_type is None:
+            raise NotFound
+        headers = {"Cache-Control": "public, max-age=86400"}
+        return Response((folder / name).read_bytes(), headers=headers, content_type=content_type)
+
+    return routes
+
+
+def _asset_folder() -> Path:
+    """Found without importing the package, which would load what it needs to build pages."""
+    spec = importlib.util.find_spec("swagger_ui")
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError("the package swagger-ui-py is not installed")
+    return Path(spec.submodule_search_locations[0]) / "static"

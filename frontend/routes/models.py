@@ -1,0 +1,58 @@
+"""GET /v1/models and /v1/models/<id>."""
+
+from typing import Any
+
+from quart import Blueprint, Response
+from quart_schema import document_response
+
+from frontend.context import Context, ServedModel
+from frontend.middleware.errors import json_response
+from frontend.schemas.answers import ErrorAnswer, Model, ModelList
+
+
+def blueprint(context: Context) -> Blueprint:
+    routes = Blueprint("models", __name__)
+
+    @routes.get("/v1/models")
+    @document_response(ModelList)
+    async def list_models() -> Response:
+        """The models by every name that they are served under."""
+        cards = [_card(context, model) for model in context.models.values()]
+        return json_response({"object": "list", "data": cards})
+
+    @routes.get("/v1/models/<path:model_id>")
+    @document_response(Model)
+    @document_response(ErrorAnswer, 404)
+    async def get_model(model_id: str) -> Response:
+        """One model."""
+        return json_response(_card(context, context.model(model_id)))
+
+    return routes
+
+
+def _card(context: Context, model: ServedModel) -> dict[str, Any]:
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": context.started_at,
+        "owned_by": "headrace",
+        "root": model.root,
+        "parent": None,
+        "max_model_len": model.text.info.max_model_len,
+        "permission": [
+            {
+                "id": f"modelperm-{model.fingerprint.rpartition('-')[2]}",
+                "object": "model_permission",
+                "created": context.started_at,
+                "allow_create_engine": False,
+                "allow_sampling": True,
+                "allow_logprobs": True,
+                "allow_search_indices": False,
+                "allow_view": True,
+                "allow_fine_tuning": False,
+                "organization": "*",
+                "group": None,
+                "is_blocking": False,
+            }
+        ],
+    }

@@ -1,0 +1,112 @@
+"""POST /tokenize and /detokenize, GET /tokenizer_info."""
+
+from quart import Blueprint, Response
+from quart_schema import document_request, document_response
+from werkzeug.exceptions import NotFound
+
+from frontend.chat.prompts import render_chat
+from frontend.context import Context
+from frontend.generation.prompts import check_vocabulary
+from frontend.middleware.errors import json_response
+from frontend.parsing import read, read_object, validate
+from frontend.schemas.answers import ErrorAnswer
+from frontend.schemas.tokenize import (
+    DetokenizeAnswer,
+    DetokenizeRequest,
+    TokenizeAnswer,
+    TokenizeChatRequest,
+    TokenizePromptRequest,
+)
+from frontend.text.model import TextModel
+
+
+def blueprint(context: Context) -> Blueprint:
+    routes = Blueprint("tokenize", __name__)
+
+    @routes.post("/tokenize")
+    @document_request(TokenizePromptRequest)
+    @document_response(TokenizeAnswer)
+    @document_response(ErrorAnswer, 400)
+    async def tokenize() -> Response:
+        """The tokens of a prompt, or of messages as the chat template writes them."""
+        body = await read_object()
+        if "messages" in body:
+            return await _tokenize_chat(context, validate(TokenizeChatRequest, body))
+        return await _tokenize_prompt(context, validate(TokenizePromptRequest, body))
+
+    @routes.post("/detokenize")
+    @document_request(DetokenizeRequest)
+    @document_response(DetokenizeAnswer)
+    @document_response(ErrorAnswer, 400)
+    async def detokenize() -> Response:
+        """The text of tokens, special ones included."""
+        request = await read(DetokenizeRequest)
+        text = context.model(request.model).text
+        check_vocabulary(request.tokens, text, "tokens")
+        decoded = await text.decode(request.tokens, skip_special_tokens=False)
+        return json_response({"prompt": decoded})
+
+    @routes.get("/tokenizer_info")
+    async def tokenizer_info() -> Response:
+        """The first model's tokenizer, if the operator has allowed it."""
+        if not context.config.enable_tokenizer_info:
+            raise NotFound
+        return _tokenizer_info(context)
+
+    return routes
+
+
+async def _tokenize_prompt(context: Context, request: TokenizePromptRequest) -> Response:
+    text = context.model(request.model).text
+    token_ids = await text.encode(request.prompt, request.add_special_tokens)
+    return _answer(text, token_ids, bool(request.return_token_strs))
+
+
+async def _tokenize_chat(context: Context, request: TokenizeChatRequest) -> Response:
+    text = context.model(request.model).text
+    rendered = await render_chat(
+        text,
+        request.messages,
+        add_generation_prompt=request.add_generation_prompt,
+        continue_final_message=request.continue_final_message,
+        variables=request.chat_template_kwargs or {},
+    )
+    token_ids = await text.encode(rendered, request.add_special_tokens)
+    return _answer(text, token_ids, bool(request.return_token_strs))
+
+
+def _answer(text: TextModel, token_ids: list[int], with_strings: bool) -> Response:
+    strings = None
+    if with_strings:
+        strings = [text.tokenizer.id_to_token(token_id) for token_id in token_ids]
+    return json_response(
+        {
+            "count": len(token_ids),
+            "max_model_len": text.info.max_model_len,
+            "tokens": token_ids,
+            "token_strs": strings,
+        }
+    )
+
+
+def _tokenizer_info(context: Context) -> Response:
+    model = context.model(None)
+    info = model.text.info
+    template = model.text.template
+    return json_response(
+        {
+            "tokenizer_class": info.tokenizer_class,
+            "backend": "tokenizers",
+            "bos_token": info.bos_token,
+            "eos_token": info.eos_token,
+            "pad_token": info.pad_token,
+            "unk_token": info.unk_token,
+            "is_local": True,
+            "local_files_only": False,
+            "model_max_length": info.max_model_len,
+            "chat_template": None if template is None else template.source,
+            "truncation_side": "left",
+            "name_or_path": model.root,
+            "added_tokens_decoder": {str(id_): token for id_, token in info.added_tokens.items()},
+        }
+    )

@@ -1,0 +1,107 @@
+"""The shapes of answers, for the API's description; answers are not built from these models."""
+
+from typing import Any
+
+from pydantic import BaseModel
+
+
+class ErrorInfo(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: int
+
+
+class ErrorAnswer(BaseModel):
+    error: ErrorInfo
+
+
+class PromptTokensDetails(BaseModel):
+    cached_tokens: int
+    created_cache_tokens: int = 0
+
+
+class Usage(BaseModel):
+    prompt_tokens: int
+    total_tokens: int
+    completion_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+
+
+class AssistantMessage(BaseModel):
+    role: str
+    content: str | None
+    refusal: str | None
+    annotations: list[Any] | None
+    audio: Any | None
+    function_call: Any | None
+    reasoning: str | None
+
+
+class ChatChoice(BaseModel):
+    index: int
+    message: AssistantMessage
+    logprobs: dict[str, Any] | None
+    finish_reason: str
+    stop_reason: str | int | None
+    token_ids: list[int] | None
+
+
+class ChatCompletion(BaseModel):
+    id: str
+    object: str
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    service_tier: str | None
+    system_fingerprint: str
+    usage: Usage
+    prompt_logprobs: list[dict[str, Any] | None] | None
+    prompt_token_ids: list[int] | None
+    prompt_text: str | None
+
+
+class CompletionChoice(BaseModel):
+    index: int
+    text: str
+    logprobs: dict[str, Any] | None
+    finish_reason: str
+    stop_reason: str | int | None
+    token_ids: list[int] | None
+    prompt_logprobs: list[dict[str, Any] | None] | None
+    prompt_token_ids: list[int] | None
+
+
+class Completion(BaseModel):
+    id: str
+    object: str
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    service_tier: str | None
+    system_fingerprint: str
+    usage: Usage
+
+
+class Model(BaseModel):
+    id: str
+    object: str
+    created: int
+    owned_by: str
+    root: str
+    parent: str | None
+    max_model_len: int
+    permission: list[dict[str, Any]]
+
+
+class ModelList(BaseModel):
+    object: str
+    data: list[Model]
+
+
+class ServerLoad(BaseModel):
+    server_load: int
+
+
+class ServerVersion(BaseModel):
+    version: str

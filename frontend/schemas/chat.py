@@ -1,0 +1,124 @@
+"""POST /v1/chat/completions: the request."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, JsonValue
+
+from frontend.schemas.fields import (
+    Ignored,
+    Int,
+    RequestModel,
+    bad_value,
+    refused,
+    wrong_type,
+)
+from frontend.schemas.generation import GenerationRequest, Logprobs
+
+MAX_MESSAGES = 10_000
+
+
+class TextPart(RequestModel):
+    type: Literal["text"]
+    text: str
+
+
+def _joined(content: Any) -> Any:
+    """A list of text parts as one text, its parts on lines of their own."""
+    if not isinstance(content, list):
+        return content
+    return "\n".join([_text_of(part) for part in content])
+
+
+def _text_of(part: Any) -> str:
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, dict):
+        raise wrong_type("a content part must be an object")
+    kind = part.get("type")
+    if kind not in ("text", "refusal"):
+        shown = repr(kind)[:40]
+        raise bad_value(f"content parts must be of type 'text', this model takes no {shown}")
+    text = part.get(kind)
+    if not isinstance(text, str):
+        raise wrong_type(f"a content part of type {kind!r} must hold a string '{kind}'")
+    return text
+
+
+Content = Annotated[
+    str | None,
+    BeforeValidator(_joined, json_schema_input_type=str | list[TextPart] | None),
+]
+
+
+class FunctionCall(RequestModel):
+    name: str
+    arguments: str | dict[str, JsonValue] | None = None
+
+
+class ToolCall(RequestModel):
+    """A call that the model has made earlier in the chat."""
+
+    id: str | None = None
+    type: Literal["function"] = "function"
+    index: Int | None = None
+    function: FunctionCall
+
+
+class ChatMessage(RequestModel):
+    """A message as a client writes it, or as this server has answered it."""
+
+    role: Annotated[str, Field(min_length=1, max_length=64)]
+    content: Content = None
+    name: Annotated[str, Field(max_length=256)] | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: Annotated[str, Field(max_length=256)] | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    refusal: str | None = None
+    annotations: Ignored = None
+    audio: Annotated[Any, refused(None)] = None
+    function_call: Annotated[Any, refused(None)] = None
+
+
+class ChatCompletionRequest(GenerationRequest):
+    """max_completion_tokens: goes before max_tokens; without either, what the context leaves."""
+
+    messages: Annotated[list[ChatMessage], Field(max_length=MAX_MESSAGES)]
+    max_tokens: Annotated[Int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[Int, Field(ge=1)] | None = None
+    logprobs: bool | None = False
+    top_logprobs: Logprobs | None = 0
+    echo: bool = False
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    add_special_tokens: bool = False
+    chat_template_kwargs: dict[str, JsonValue] | None = None
+    return_prompt_text: bool | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = (
+        None
+    )
+
+    audio: Annotated[Any, refused(None)] = None
+    # A client's template would be a program of the client's that runs here.
+    chat_template: Annotated[Any, refused(None)] = None
+    documents: Annotated[Any, refused(None, [])] = None
+    function_call: Annotated[Any, refused(None, "none", "auto")] = None
+    functions: Annotated[Any, refused(None, [])] = None
+    include_reasoning: Annotated[Any, refused(True, None)] = True
+    media_io_kwargs: Annotated[Any, refused(None, {})] = None
+    mm_processor_kwargs: Annotated[Any, refused(None, {})] = None
+    modalities: Annotated[Any, refused(None, ["text"])] = None
+    tool_choice: Annotated[Any, refused(None, "none", "auto")] = "none"
+    tools: Annotated[Any, refused(None, [])] = None
+    web_search_options: Annotated[Any, refused(None)] = None
+
+    parallel_tool_calls: bool | None = True
+    prediction: Ignored = None
+    verbosity: Ignored = None
+
+    @property
+    def output_limit(self) -> tuple[int | None, str]:
+        """The limit on output tokens, and the field that sets it."""
+        if self.max_completion_tokens is not None:
+            return self.max_completion_tokens, "max_completion_tokens"
+        return self.max_tokens, "max_tokens"

@@ -1,0 +1,63 @@
+"""POST /v1/completions: the request."""
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from frontend.schemas.fields import Int, bad_value, refused, wrong_type
+from frontend.schemas.generation import GenerationRequest, Logprobs
+
+MAX_PROMPTS = 1024
+
+# A prompt as text or as token ids.
+Prompt = str | list[int]
+
+
+def _prompts(value: Any) -> Any:
+    """One prompt or several, always as a list of them.
+
+    Lists of ids can be long, so that their types are checked without a loop in Python.
+    """
+    if value is None or isinstance(value, str):
+        return None if value is None else [value]
+    if not isinstance(value, list):
+        raise wrong_type("must be a string, a list of strings, token ids, or a list of these")
+    kinds = set(map(type, value))
+    if kinds == {int}:
+        return [value]
+    if not value:
+        raise bad_value("must not be empty")
+    if len(value) > MAX_PROMPTS:
+        raise bad_value(f"must hold at most {MAX_PROMPTS} prompts")
+    if kinds == {str}:
+        return value
+    if kinds != {list} or any(set(map(type, ids)) - {int} for ids in value):
+        raise wrong_type("must be a string, a list of strings, token ids, or a list of these")
+    return value
+
+
+Prompts = Annotated[
+    Any,
+    BeforeValidator(
+        _prompts, json_schema_input_type=str | list[str] | list[int] | list[list[int]] | None
+    ),
+]
+
+
+class CompletionRequest(GenerationRequest):
+    """logprobs: of each output token and of that many likeliest ones."""
+
+    prompt: Prompts = None
+    max_tokens: Annotated[Int, Field(ge=0)] | None = None
+    logprobs: Logprobs | None = None
+    echo: bool | None = False
+    add_special_tokens: bool = True
+
+    best_of: Annotated[Any, refused(None, 1)] = None
+    prompt_embeds: Annotated[Any, refused(None)] = None
+    suffix: Annotated[Any, refused(None, "")] = None
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        prompts: list[Prompt] = self.prompt or []
+        return prompts

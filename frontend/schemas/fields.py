@@ -1,0 +1,75 @@
+"""The types of request fields. All are strict: a bool is no number, a string of digits neither.
+
+Two kinds of errors come of them (see `frontend.parsing`): a wrong type, and a value out of range.
+"""
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+MAX_STOPS = 4
+MAX_STOP_CHARS = 4096
+MAX_STOP_TOKENS = 1024
+MAX_NAME_CHARS = 256
+INT64 = 2**63
+
+
+class RequestModel(BaseModel):
+    """A request's body: an unknown field is an error, not silently dropped."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+def bad_value(message: str) -> PydanticCustomError:
+    """The error for a value of the right type that cannot be served."""
+    return PydanticCustomError("bad_value", "{reason}", {"reason": message})
+
+
+def wrong_type(message: str) -> PydanticCustomError:
+    """The error for a value of another type than the field's."""
+    return PydanticCustomError("wrong_type", "{reason}", {"reason": message})
+
+
+def _integral(value: Any) -> Any:
+    """Some languages' JSON writers know no integers and write 12.0."""
+    return int(value) if type(value) is float and value.is_integer() else value
+
+
+def refused(*accepted: Any) -> AfterValidator:
+    """A field of the reference that this server does not have: only values without effect pass."""
+
+    def check(value: Any) -> Any:
+        if not any(type(value) is type(fine) and value == fine for fine in accepted):
+            raise bad_value("is not supported by this server")
+        return value
+
+    return AfterValidator(check)
+
+
+def _stops(value: Any) -> Any:
+    if value is None:
+        return []
+    return [value] if isinstance(value, str) else value
+
+
+def _stop_token_ids(value: Any) -> Any:
+    return [] if value is None else value
+
+
+Int = Annotated[int, BeforeValidator(_integral)]
+Float = Annotated[float, Field(allow_inf_nan=False)]
+Name = Annotated[str, Field(max_length=MAX_NAME_CHARS)]
+TokenId = Annotated[int, BeforeValidator(_integral), Field(ge=0, lt=2**31)]
+Ignored = Annotated[Any, Field(description="Accepted, without effect.")]
+
+Stops = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]],
+    BeforeValidator(_stops, json_schema_input_type=str | list[str] | None),
+    Field(max_length=MAX_STOPS),
+]
+StopTokenIds = Annotated[
+    list[TokenId],
+    BeforeValidator(_stop_token_ids, json_schema_input_type=list[int] | None),
+    Field(max_length=MAX_STOP_TOKENS),
+]

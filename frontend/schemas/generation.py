@@ -1,0 +1,119 @@
+"""Fields that chat completions and completions share."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from frontend.schemas.fields import (
+    INT64,
+    Float,
+    Ignored,
+    Int,
+    Name,
+    RequestModel,
+    Stops,
+    StopTokenIds,
+    refused,
+)
+
+MAX_N = 128
+MAX_LOGPROBS = 20
+
+Logprobs = Annotated[Int, Field(ge=0, le=MAX_LOGPROBS)]
+
+
+class StreamOptions(RequestModel):
+    """include_usage: a last chunk with the usage. continuous_usage_stats: it is in every chunk."""
+
+    include_usage: bool | None = False
+    continuous_usage_stats: bool | None = False
+
+
+class SamplingFields(RequestModel):
+    """How tokens are chosen and where the text ends. None: the model's own default."""
+
+    temperature: Annotated[Float, Field(ge=0)] | None = None
+    top_p: Annotated[Float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[Int, Field(ge=-1, lt=2**31)] | None = None
+    min_p: Annotated[Float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[Float, Field(gt=0, le=1e6)] | None = None
+    presence_penalty: Annotated[Float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[Float, Field(ge=-2, le=2)] | None = None
+    seed: Annotated[Int, Field(ge=-INT64, lt=INT64)] | None = None
+    n: Annotated[Int, Field(ge=1, le=MAX_N)] | None = 1
+    stop: Stops = Field(default_factory=list)
+    stop_token_ids: StopTokenIds = Field(default_factory=list)
+    min_tokens: Annotated[Int, Field(ge=0, lt=2**31)] = 0
+    ignore_eos: bool = False
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
+    prompt_logprobs: Logprobs | None = None
+
+
+class UnsupportedFields(RequestModel):
+    """Fields of the reference for features that are not here: their defaults pass."""
+
+    logit_bias: Annotated[Any, refused(None, {})] = None
+    use_beam_search: Annotated[Any, refused(False, None)] = False
+    watermarking: Annotated[Any, refused(None, False)] = None
+    length_penalty: Annotated[Any, refused(1.0, 1, None)] = 1.0
+    allowed_token_ids: Annotated[Any, refused(None)] = None
+    logprob_token_ids: Annotated[Any, refused(None)] = None
+    bad_words: Annotated[Any, refused(None, [])] = None
+    response_format: Annotated[Any, refused(None, {"type": "text"})] = None
+    structured_outputs: Annotated[Any, refused(None)] = None
+    session_id: Annotated[Any, refused(None)] = None
+    routed_experts_prompt_start: Annotated[Any, refused(0, None)] = 0
+    return_token_offsets: Annotated[Any, refused(None, False)] = False
+    mm_payload: Annotated[Any, refused("tensors", None)] = "tensors"
+    return_mm_kwargs: Annotated[Any, refused(None, False)] = None
+    kv_transfer_params: Annotated[Any, refused(None)] = None
+    ec_transfer_params: Annotated[Any, refused(None)] = None
+    vllm_xargs: Annotated[Any, refused(None, {})] = None
+    repetition_detection: Annotated[Any, refused(None)] = None
+    thinking_token_budget: Annotated[Any, refused(None)] = None
+    stream_interval: Annotated[Any, refused(None, 1)] = None
+
+
+class IgnoredFields(RequestModel):
+    """Fields that the OpenAI API takes and that have no effect on the text."""
+
+    metadata: Ignored = None
+    prompt_cache_key: Ignored = None
+    prompt_cache_retention: Ignored = None
+    safety_identifier: Ignored = None
+    service_tier: Ignored = None
+    spaces_between_special_tokens: bool = True
+    store: Ignored = None
+
+
+class GenerationRequest(SamplingFields, UnsupportedFields, IgnoredFields):
+    """What a request for text holds, chat or not."""
+
+    model: Name | None = None
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    user: Annotated[str, Field(max_length=1024)] | None = None
+    priority: Annotated[Int, Field(ge=-(2**31), lt=2**31)] = 0
+    cache_salt: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    request_id: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    return_token_ids: bool | None = None
+    return_tokens_as_token_ids: bool | None = None
+    truncate_prompt_tokens: Annotated[Int, Field(ge=-1, lt=2**31)] | None = None
+    truncation_side: Literal["left", "right"] | None = None
+
+    @property
+    def choices_per_prompt(self) -> int:
+        return self.n or 1
+
+    @property
+    def usage_in_stream(self) -> bool:
+        """Whether a stream ends with a usage chunk."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def usage_in_chunks(self) -> bool:
+        """Whether every chunk of a stream holds the usage so far."""
+        return self.usage_in_stream and bool(
+            self.stream_options and self.stream_options.continuous_usage_stats
+        )

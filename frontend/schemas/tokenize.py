@@ -1,0 +1,56 @@
+"""POST /tokenize and /detokenize: requests and answers."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, Field, JsonValue
+
+from frontend.schemas.chat import MAX_MESSAGES, ChatMessage
+from frontend.schemas.fields import Name, RequestModel, bad_value, refused, wrong_type
+
+MAX_TOKENS = 1_000_000
+
+
+class TokenizePromptRequest(RequestModel):
+    prompt: str
+    model: Name | None = None
+    add_special_tokens: bool = True
+    return_token_strs: bool | None = False
+
+
+class TokenizeChatRequest(RequestModel):
+    messages: Annotated[list[ChatMessage], Field(max_length=MAX_MESSAGES)]
+    model: Name | None = None
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    add_special_tokens: bool = False
+    return_token_strs: bool | None = False
+    chat_template_kwargs: dict[str, JsonValue] | None = None
+    chat_template: Annotated[Any, refused(None)] = None
+    media_io_kwargs: Annotated[Any, refused(None, {})] = None
+    mm_processor_kwargs: Annotated[Any, refused(None, {})] = None
+    tools: Annotated[Any, refused(None, [])] = None
+
+
+class TokenizeAnswer(BaseModel):
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None
+
+
+def _token_ids(value: Any) -> Any:
+    """The list can be long, so its types are checked without a loop in Python."""
+    if not isinstance(value, list) or set(map(type, value)) - {int}:
+        raise wrong_type("must be a list of token ids")
+    if len(value) > MAX_TOKENS:
+        raise bad_value(f"must hold at most {MAX_TOKENS} token ids")
+    return value
+
+
+class DetokenizeRequest(RequestModel):
+    tokens: Annotated[Any, BeforeValidator(_token_ids, json_schema_input_type=list[int])]
+    model: Name | None = None
+
+
+class DetokenizeAnswer(BaseModel):
+    prompt: str

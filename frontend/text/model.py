@@ -1,0 +1,98 @@
+"""All that a frontend knows of a model: its tokenizer, its chat template, its limits."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from frontend.chat.templates import ChatTemplate
+from frontend.text.detokenizer import (
+    Detokenizer,
+    PieceDetokenizer,
+    WindowDetokenizer,
+    after_prompt,
+    join,
+)
+from frontend.text.pieces import pieces_of
+from protocol.text import TextInfo
+
+# Longer texts are rendered and tokenized in a thread, so that the event loop goes on meanwhile.
+THREAD_FROM_CHARS = 4000
+
+# Normalizers (NFC, say) may shorten a text before it is cut into tokens, if by less than this.
+_NORMALIZER_SHRINKS = 4
+
+
+class TextModel:
+    """The text side of one model, shared by all requests for it.
+
+    encodable_chars: a text longer than this has too many tokens for the context, whatever it says.
+    """
+
+    def __init__(self, info: TextInfo, tokenizer: Tokenizer) -> None:
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self.info = info
+        self.tokenizer = tokenizer
+        self.template = _template(info)
+        self._pieces = pieces_of(tokenizer)
+        added = tokenizer.get_added_tokens_decoder()
+        self._special = frozenset(id_ for id_, token in added.items() if token.special)
+        longest = max((len(token) for token in tokenizer.get_vocab()), default=1)
+        self.encodable_chars = longest * info.max_model_len * _NORMALIZER_SHRINKS
+
+    @classmethod
+    def load(cls, text_path: Path) -> "TextModel":
+        """Read a folder that `protocol.text` describes. ValueError if it cannot be used."""
+        info = TextInfo.load(text_path)
+        return cls(info, Tokenizer.from_file(str(TextInfo.tokenizer_file(text_path))))
+
+    async def encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        """The token ids of a text."""
+        if len(text) > THREAD_FROM_CHARS:
+            return await asyncio.to_thread(self._encode_long, text, add_special_tokens)
+        return self.tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+
+    def _encode_long(self, text: str, add_special_tokens: bool) -> list[int]:
+        # Of the tokenizer's methods, only those for batches let other threads run meanwhile.
+        batch = self.tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+        return batch[0].ids
+
+    async def decode(self, token_ids: Sequence[int], skip_special_tokens: bool) -> str:
+        """The text of all the tokens, from its start."""
+        detokenizer = self._detokenizer(skip_special_tokens, at_start=True)
+        if len(token_ids) > THREAD_FROM_CHARS:
+            return await asyncio.to_thread(join, detokenizer, token_ids)
+        return join(detokenizer, token_ids)
+
+    def detokenizer(
+        self, skip_special_tokens: bool, prompt_token_ids: Sequence[int] = ()
+    ) -> Detokenizer:
+        """For the tokens that a model adds to a prompt."""
+        return after_prompt(self._detokenizer(skip_special_tokens), prompt_token_ids)
+
+    def _detokenizer(self, skip_special_tokens: bool, at_start: bool = False) -> Detokenizer:
+        skip = self._special if skip_special_tokens else frozenset[int]()
+        if self._pieces is None:
+            return WindowDetokenizer(self.tokenizer, skip)
+        return PieceDetokenizer(self._pieces, skip, at_start)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that a token stands for; a part of a character, perhaps."""
+        if self._pieces is not None:
+            return self._pieces[token_id]
+        return self.tokenizer.decode([token_id], skip_special_tokens=False).encode()
+
+
+def _template(info: TextInfo) -> ChatTemplate | None:
+    source = info.chat_template or info.chat_templates.get("default")
+    if source is None:
+        return None
+    tokens = {
+        "bos_token": info.bos_token,
+        "eos_token": info.eos_token,
+        "pad_token": info.pad_token,
+        "unk_token": info.unk_token,
+    }
+    return ChatTemplate(source, {name: token for name, token in tokens.items() if token})

@@ -1,0 +1,117 @@
+"""The bytes that a token stands for, read off the decoder in tokenizer.json.
+
+Two families cover nearly every language model, and in both a token stands for the same bytes
+wherever it occurs, so that text can be made of tokens one by one:
+
+- byte-level BPE (GPT-2): each character of a token stands for one byte;
+- SentencePiece (Metaspace, byte fallback): "▁" stands for a space, "<0xE4>" for the byte E4.
+
+A decoder of another kind has no such table; see `frontend.text.detokenizer`.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+from tokenizers import Tokenizer
+
+ToBytes = Callable[[str], bytes]
+
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+class Pieces:
+    """The bytes of each token, found when first asked for.
+
+    strips_first_space: whether a text's first space belongs to the tokenizer and not to the text.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, to_bytes: ToBytes, strips_first_space: bool) -> None:
+        self._tokenizer = tokenizer
+        self._to_bytes = to_bytes
+        self._cache: dict[int, bytes] = {}
+        self.strips_first_space = strips_first_space
+
+    def __getitem__(self, token_id: int) -> bytes:
+        """The bytes of a token; none for an id that the tokenizer does not know (models have more
+        embeddings than tokens)."""
+        piece = self._cache.get(token_id)
+        if piece is None:
+            token = self._tokenizer.id_to_token(token_id)
+            piece = b"" if token is None else self._to_bytes(token)
+            self._cache[token_id] = piece
+        return piece
+
+
+def pieces_of(tokenizer: Tokenizer) -> Pieces | None:
+    """The tokens' bytes, or None where a token's text depends on those around it."""
+    decoder = json.loads(tokenizer.to_str())["decoder"]
+    steps = _flatten(decoder)
+    kinds = [step["type"] for step in steps]
+    if kinds and set(kinds) <= {"ByteLevel", "Fuse"}:
+        return Pieces(tokenizer, _byte_level, strips_first_space=False)
+    if kinds == ["Metaspace"]:
+        space = steps[0]["replacement"]
+        strips = steps[0].get("prepend_scheme", "always") != "never"
+        return Pieces(tokenizer, lambda token: token.replace(space, " ").encode(), strips)
+    return _sentencepiece(tokenizer, steps)
+
+
+def _sentencepiece(tokenizer: Tokenizer, steps: list[dict[str, Any]]) -> Pieces | None:
+    """Replacements, then byte fallback, then perhaps the first space stripped."""
+    replacements: list[tuple[str, str]] = []
+    strips = False
+    fused = False
+    for step in steps:
+        if step["type"] == "Replace" and "String" in step["pattern"] and not fused:
+            replacements.append((step["pattern"]["String"], step["content"]))
+        elif step["type"] == "Fuse":
+            fused = True
+        elif step["type"] == "Strip" and fused and _strips_one_space(step):
+            strips = True
+        elif step["type"] != "ByteFallback" or fused:
+            return None
+    if not any(step["type"] == "ByteFallback" for step in steps):
+        return None
+
+    def to_bytes(token: str) -> bytes:
+        for old, new in replacements:
+            token = token.replace(old, new)
+        match = _BYTE_TOKEN.fullmatch(token)
+        return bytes([int(match[1], 16)]) if match else token.encode()
+
+    return Pieces(tokenizer, to_bytes, strips)
+
+
+def _strips_one_space(step: dict[str, Any]) -> bool:
+    return (step["content"], step["start"], step["stop"]) == (" ", 1, 0)
+
+
+def _flatten(decoder: dict[str, Any] | None) -> list[dict[str, Any]]:
+    if decoder is None:
+        return []
+    if decoder["type"] == "Sequence":
+        return [step for inner in decoder["decoders"] for step in _flatten(inner)]
+    return [decoder]
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """GPT-2's alphabet: printable Latin-1 bytes stand for themselves, the others, in order, for the
+    characters from U+0100 on."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = [byte for byte in range(256) if byte not in printable]
+    alphabet = {chr(byte): byte for byte in printable}
+    alphabet.update({chr(0x100 + index): byte for index, byte in enumerate(others)})
+    return alphabet
+
+
+_ALPHABET = _byte_alphabet()
+
+
+def _byte_level(token: str) -> bytes:
+    """A token with a character outside the alphabet (an added one) stands for its own text."""
+    try:
+        return bytes([_ALPHABET[character] for character in token])
+    except KeyError:
+        return token.encode()

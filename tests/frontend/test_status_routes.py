@@ -1,0 +1,227 @@
+import json
+import re
+import subprocess
+import sys
+import textwrap
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from fake_pool import pool_state
+
+from frontend.context import served_models
+from protocol.config import GroupConfig, PoolConfig
+
+QUESTION = {"messages": [{"role": "user", "content": "Hello"}]}
+
+
+@pytest.mark.parametrize("path", ["/health", "/ping"])
+@pytest.mark.parametrize(
+    ("state", "status"),
+    [("ready", 200), ("starting", 503), ("stalled", 503), ("draining", 503), (None, 503)],
+)
+async def test_health_is_that_of_the_workers(client, pool, path, state, status):
+    pool.state = None if state is None else pool_state(state)
+    response = await client.get(path)
+    assert response.status_code == status
+    assert await response.get_data() == b""
+
+
+async def test_ping_takes_post(client):
+    assert (await client.post("/ping")).status_code == 200
+
+
+async def test_version(client):
+    body = await (await client.get("/version")).get_json()
+    assert body == {"version": version("headrace")}
+
+
+async def test_models_have_all_their_names_and_no_path(client):
+    response = await client.get("/v1/models")
+    text = await response.get_data(as_text=True)
+    cards = json.loads(text)["data"]
+    assert [card["id"] for card in cards] == ["smol", "smol-alias"]
+    assert {card["root"] for card in cards} == {"smol"}
+    assert cards[0]["owned_by"] == "headrace"
+    assert cards[0]["max_model_len"] == 2048
+    assert "/secret" not in text
+    one = await (await client.get("/v1/models/smol-alias")).get_json()
+    assert one == cards[1]
+
+
+@pytest.mark.parametrize(
+    ("given", "root"),
+    [
+        ("HuggingFaceTB/SmolLM2-135M-Instruct", "HuggingFaceTB/SmolLM2-135M-Instruct"),
+        ("/home/me/models/x", "name"),
+        ("models/x.gguf", "name"),
+        ("./x", "name"),
+        ("~/x", "name"),
+        ("C:\\models\\x", "name"),
+        ("a/b/c", "name"),
+        ("models/here", "name"),
+    ],
+)
+def test_only_hub_ids_are_shown_as_roots(given, root, tmp_path, monkeypatch):
+    (tmp_path / "models" / "here").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    group = GroupConfig(
+        name="g",
+        model=given,
+        model_path=Path("/cache/x"),
+        text_path=Path("/cache/x"),
+        served_names=("name",),
+    )
+    config = PoolConfig(run_dir=Path("/run"), groups=(group,))
+    assert served_models(config, {"g": None})["name"].root == root
+
+
+async def test_answers_name_the_model_as_the_request_does(client):
+    response = await client.post("/v1/chat/completions", json={**QUESTION, "model": "smol-alias"})
+    assert (await response.get_json())["model"] == "smol-alias"
+
+
+async def test_tokenize_and_detokenize_are_each_others_inverse(client):
+    fields = {"prompt": "Hello 你好 <|im_end|>", "return_token_strs": True}
+    body = await (await client.post("/tokenize", json=fields)).get_json()
+    assert body["count"] == len(body["tokens"]) == len(body["token_strs"])
+    assert body["token_strs"][-1] == "<|im_end|>"
+    back = await client.post("/detokenize", json={"tokens": body["tokens"]})
+    assert (await back.get_json())["prompt"] == fields["prompt"]
+
+
+async def test_tokenize_a_chat_as_it_would_be_run(client, pool):
+    await client.post("/v1/chat/completions", json=QUESTION)
+    body = await (await client.post("/tokenize", json=QUESTION)).get_json()
+    assert body["tokens"] == list(pool.requests[0].prompt_token_ids)
+    assert body["token_strs"] is None
+
+
+async def test_long_texts_are_tokenized_alike(client, text):
+    long = "The capital of France is Paris. " * 500
+    body = await (await client.post("/tokenize", json={"prompt": long})).get_json()
+    assert body["tokens"] == text.tokenizer.encode(long).ids
+    back = await client.post("/detokenize", json={"tokens": body["tokens"]})
+    assert (await back.get_json())["prompt"] == long
+
+
+@pytest.mark.parametrize("token", [-1, 10**6, 10**30])
+async def test_detokenize_takes_only_ids_of_the_vocabulary(client, token):
+    response = await client.post("/detokenize", json={"tokens": [5, token]})
+    assert response.status_code == 400
+    assert (await response.get_json())["error"]["param"] == "tokens"
+
+
+async def test_the_tokenizers_description_is_off_by_default(client, make_app, text):
+    assert (await client.get("/tokenizer_info")).status_code == 404
+    shown = await make_app(enable_tokenizer_info=True).test_client().get("/tokenizer_info")
+    body = await shown.get_json()
+    assert body["chat_template"] == text.info.chat_template
+    assert "/secret" not in json.dumps(body)
+
+
+async def test_the_description_of_the_api(client):
+    body = await (await client.get("/openapi.json")).get_json()
+    paths = body["paths"]
+    assert {"/v1/chat/completions", "/v1/completions", "/tokenize", "/health"} <= set(paths)
+    schema = paths["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]
+    assert "temperature" in json.dumps(schema)
+    assert "max_completion_tokens" in json.dumps(body)
+
+
+async def test_the_docs_page_and_all_it_loads_come_from_here(client):
+    page = await (await client.get("/docs")).get_data(as_text=True)
+    assert not re.search(r"(https?:)?//\w", page)
+    loaded = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert len(loaded) == 3
+    for address in loaded:
+        response = await client.get(f"/{address}")
+        assert response.status_code == 200
+        assert len(await response.get_data()) > 100
+    assert (await client.get("/docs/assets/swagger-editor.css")).status_code == 404
+
+
+def numbers(text):
+    """Samples by name and labels."""
+    lines = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in lines}
+
+
+async def test_metrics_count_what_happened(client, pool):
+    await client.post("/v1/chat/completions", json={**QUESTION, "max_tokens": 3})
+    await client.post("/v1/chat/completions", json={**QUESTION, "stream": True})
+    await client.post("/v1/chat/completions", json={"messages": 1})
+    pool.failure = RuntimeError()
+    await client.post("/v1/chat/completions", json=QUESTION)
+    await client.get("/nope/1")
+    response = await client.get("/metrics")
+    assert response.headers["Content-Type"].startswith("text/plain")
+    found = numbers(await response.get_data(as_text=True))
+    prompt = len(pool.requests[0].prompt_token_ids)
+    label = '{model_name="smol"}'
+    assert found[f"headrace:prompt_tokens_total{label}"] == 2 * prompt
+    assert found[f"headrace:generation_tokens_total{label}"] == 3 + 8
+    for reason in ("length", "stop", "error"):
+        name = f'headrace:request_success_total{{finished_reason="{reason}",model_name="smol"}}'
+        assert found[name] == 1
+    for name, count in (
+        ("time_to_first_token_seconds", 2),
+        ("inter_token_latency_seconds", 2 + 7),
+        ("request_time_per_output_token_seconds", 2),
+        ("e2e_request_latency_seconds", 2),
+        ("request_queue_time_seconds", 2),
+        ("request_prefill_time_seconds", 2),
+        ("request_decode_time_seconds", 2),
+        ("request_inference_time_seconds", 2),
+        ("request_prompt_tokens", 2),
+        ("request_generation_tokens", 2),
+        ("request_params_n", 2),
+        ("request_params_max_tokens", 2),
+    ):
+        assert found[f"headrace:{name}_count{label}"] == count, name
+    assert found[f"headrace:request_queue_time_seconds_sum{label}"] == 1.0
+    route = 'handler="/v1/chat/completions",method="POST"'
+    assert found[f'http_requests_total{{{route},status="2xx"}}'] == 2
+    assert found[f'http_requests_total{{{route},status="4xx"}}'] == 1
+    assert found[f'http_requests_total{{{route},status="5xx"}}'] == 1
+    assert found['http_requests_total{handler="none",method="GET",status="4xx"}'] == 1
+    assert found[f"http_request_duration_seconds_count{{{route}}}"] == 4
+
+
+async def test_the_metrics_prefix_can_be_vllms(make_app):
+    client = make_app(metrics_prefix="vllm").test_client()
+    await client.post("/v1/chat/completions", json=QUESTION)
+    text = await (await client.get("/metrics")).get_data(as_text=True)
+    assert 'vllm:request_success_total{finished_reason="stop",model_name="smol"} 1.0' in text
+    assert "headrace:" not in text
+
+
+def test_several_processes_are_one_pool(tmp_path):
+    """Each adds to the counters; those of a dead process stay, its load does not."""
+    program = textwrap.dedent("""
+        import sys
+        from pathlib import Path
+        from frontend.metrics import Metrics
+        from protocol.config import GroupConfig, PoolConfig
+        group = GroupConfig(name="g", model="m", model_path="m", text_path="m", served_names=["m"])
+        metrics = Metrics(PoolConfig(run_dir=Path("."), groups=[group]))
+        metrics.enter()
+        observer = metrics.request("m", 5, 1, 16)
+        observer.output(2, None)
+        observer.finish("stop")
+        print(metrics.in_flight(), metrics.exposition().decode())
+    """)
+    outputs = [
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={"PROMETHEUS_MULTIPROC_DIR": str(tmp_path), "PYTHONPATH": ":".join(sys.path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for _ in range(2)
+    ]
+    load, _, exposition = outputs[1].partition(" ")
+    assert load == "1"
+    assert 'headrace:generation_tokens_total{model_name="m"} 4.0' in exposition
+    assert 'headrace:request_success_total{finished_reason="stop",model_name="m"} 2.0' in exposition

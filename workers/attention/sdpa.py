@@ -1,0 +1,261 @@
+"""Paged attention in plain torch operations, on any device.
+
+Rows of one token each (decodes) run together: their keys and values are gathered by block table
+into one padded batch. Longer chunks run one by one. Query heads that share a key head are folded
+into another dimension, so that keys and values are never repeated.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from workers.attention.backend import AttentionBatch, AttentionOptions, LayerShape, Span
+
+_PADDING_WORTH_A_GROUP = 128  # tokens; below it one more call costs more than the padding
+_MAX_SCORES = 16 * 1024 * 1024  # elements that scores may take at once where they are made plainly
+
+
+@dataclass(frozen=True, slots=True)
+class _Gather:
+    """Rows first..last of the batch and where their keys lie.
+
+    slots: [sequences * width] cache slots.  mask: added to scores; None where all are seen.
+    """
+
+    first: int
+    last: int
+    width: int
+    slots: torch.Tensor
+    mask: torch.Tensor | None
+
+
+class SdpaBackend:
+    """Caches keys and values as [slots, kv_heads, dim]; block b holds slots from b * block_size."""
+
+    def __init__(
+        self,
+        layers: Sequence[LayerShape],
+        num_blocks: int,
+        block_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        slots = num_blocks * block_size
+        self._block_size = block_size
+        self._dtype = dtype
+        self._device = device
+        self._keys = [self._cache(slots, layer.kv_heads, layer.key_dim) for layer in layers]
+        self._values = [self._cache(slots, layer.kv_heads, layer.value_dim) for layer in layers]
+        self._batch = AttentionBatch((), ())
+        self._row_slots = torch.empty(0, dtype=torch.long, device=device)
+        self._gathers: dict[tuple[int | None, int], list[_Gather]] = {}
+
+    def prepare(self, batch: AttentionBatch) -> None:
+        self._batch = batch
+        self._gathers.clear()
+        size = self._block_size
+        decode_slots = [
+            span.blocks[span.context // size] * size + span.context % size for span in batch.decodes
+        ]
+        parts = [torch.tensor(decode_slots, dtype=torch.long)]
+        parts += [self._slots(span, span.context) for span in batch.prefills]
+        self._row_slots = torch.cat(parts).to(self._device)
+
+    def write(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
+        self._keys[layer].index_copy_(0, self._row_slots, key)
+        self._values[layer].index_copy_(0, self._row_slots, value)
+
+    def attend(
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        options: AttentionOptions,
+    ) -> torch.Tensor:
+        parts = [
+            self._attend_decodes(layer, gather, query, options)
+            for gather in self._decode_gathers(options.window)
+        ]
+        for span in self._batch.prefills:
+            rows = slice(span.first_row, span.first_row + span.num_rows)
+            if span.context == 0 and not _exceeds(span.length, options.window):
+                parts.append(_attend_chunk(query[rows], key[rows], value[rows], None, options))
+            else:
+                gather = self._chunk_gather(span, options.window)
+                keys, values = self._read(layer, gather.slots)
+                parts.append(_attend_chunk(query[rows], keys, values, gather.mask, options))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _attend_decodes(
+        self, layer: int, gather: _Gather, query: torch.Tensor, options: AttentionOptions
+    ) -> torch.Tensor:
+        keys, values = self._read(layer, gather.slots)
+        count = gather.last - gather.first
+        heads, kv_heads, dim = query.shape[1], keys.shape[1], query.shape[2]
+        folded = query[gather.first : gather.last].reshape(count, kv_heads, heads // kv_heads, dim)
+        output = _attention(
+            folded,
+            keys.view(count, gather.width, kv_heads, dim).transpose(1, 2),
+            values.view(count, gather.width, kv_heads, -1).transpose(1, 2),
+            gather.mask,
+            False,
+            options,
+        )
+        return output.reshape(count, heads, -1)
+
+    def _read(self, layer: int, slots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return (
+            self._keys[layer].index_select(0, slots),
+            self._values[layer].index_select(0, slots),
+        )
+
+    def _decode_gathers(self, window: int | None) -> list[_Gather]:
+        gathers = self._gathers.get((window, -1))
+        if gathers is None:
+            spans = self._batch.decodes
+            gathers = [
+                self._decode_gather(first, last, window)
+                for first, last in _groups([_seen(span.length, window) for span in spans])
+            ]
+            self._gathers[window, -1] = gathers
+        return gathers
+
+    def _decode_gather(self, first: int, last: int, window: int | None) -> _Gather:
+        """Slots of the last tokens of the decodes first..last, padded to the longest.
+
+        Padding repeats a slot that the sequence has written: what lies in others could be
+        infinite, which no mask takes out again.
+        """
+        spans = self._batch.decodes[first:last]
+        seen = [_seen(span.length, window) for span in spans]
+        width, size = max(seen), self._block_size
+        longest = max(len(span.blocks) for span in spans)
+        table = torch.tensor([[*s.blocks, *[0] * (longest - len(s.blocks))] for s in spans])
+        counts = torch.tensor(seen).unsqueeze(1)
+        starts = torch.tensor([span.length for span in spans]).unsqueeze(1) - counts
+        offsets = torch.arange(width).unsqueeze(0)
+        positions = starts + torch.where(offsets < counts, offsets, 0)
+        slots = table.gather(1, positions // size) * size + positions % size
+        mask = None
+        if min(seen) < width:
+            mask = self._mask(offsets < counts)[:, None, None, :]
+        return _Gather(first, last, width, slots.flatten().to(self._device), mask)
+
+    def _chunk_gather(self, span: Span, window: int | None) -> _Gather:
+        """Slots of all that a chunk's rows see, with the mask of who sees what."""
+        known = self._gathers.get((window, span.first_row))
+        if known is not None:
+            return known[0]
+        start = 0 if window is None else max(0, span.context + 1 - window)
+        slots = self._slots(span, start).to(self._device)
+        keys = torch.arange(start, span.length).unsqueeze(0)
+        queries = torch.arange(span.context, span.length).unsqueeze(1)
+        visible = keys <= queries
+        if window is not None:
+            visible &= keys > queries - window
+        last = span.first_row + span.num_rows
+        gather = _Gather(span.first_row, last, len(slots), slots, self._mask(visible))
+        self._gathers[window, span.first_row] = [gather]
+        return gather
+
+    def _slots(self, span: Span, start: int) -> torch.Tensor:
+        """Slots of the sequence's tokens from `start` to the span's last row."""
+        positions = torch.arange(start, span.length)
+        blocks = torch.tensor(span.blocks)
+        return blocks[positions // self._block_size] * self._block_size + (
+            positions % self._block_size
+        )
+
+    def _mask(self, visible: torch.Tensor) -> torch.Tensor:
+        mask = torch.zeros(visible.shape, dtype=self._dtype)
+        return mask.masked_fill_(~visible, float("-inf")).to(self._device)
+
+    def _cache(self, slots: int, heads: int, dim: int) -> torch.Tensor:
+        # Not zeroed: that would touch gigabytes at the start. No slot is read before it is written.
+        return torch.empty((slots, heads, dim), dtype=self._dtype, device=self._device)
+
+
+def _attend_chunk(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    options: AttentionOptions,
+) -> torch.Tensor:
+    """query [rows, heads, dim], key and value [keys, kv_heads, dim]; causal where no mask is."""
+    rows, heads, dim = query.shape
+    kv_heads = key.shape[1]
+    shared = heads // kv_heads
+    output = _attention(
+        query.view(rows, kv_heads, shared, dim).permute(2, 1, 0, 3),
+        key.transpose(0, 1).expand(shared, -1, -1, -1),
+        value.transpose(0, 1).expand(shared, -1, -1, -1),
+        mask,
+        mask is None,
+        options,
+    )
+    return output.permute(2, 1, 0, 3).reshape(rows, heads, -1)
+
+
+def _attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    is_causal: bool,
+    options: AttentionOptions,
+) -> torch.Tensor:
+    """query [batch, heads, queries, dim], key and value [batch, heads, keys, dim]."""
+    if options.softcap is None:
+        return scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, is_causal=is_causal, scale=options.scaling
+        )
+    if is_causal:
+        rows = query.shape[2]
+        mask = query.new_full((rows, rows), float("-inf")).triu_(1)
+    keys = key.transpose(2, 3) * options.scaling
+    step = max(1, _MAX_SCORES // (query.shape[0] * query.shape[1] * key.shape[2]))
+    parts = []
+    for start in range(0, query.shape[2], step):
+        some = query[:, :, start : start + step]
+        weights = _capped_weights(some, keys, _rows(mask, start, step), options.softcap)
+        parts.append(torch.matmul(weights, value))
+    return torch.cat(parts, dim=2)
+
+
+def _capped_weights(
+    query: torch.Tensor, keys: torch.Tensor, mask: torch.Tensor | None, softcap: float
+) -> torch.Tensor:
+    """Attention weights with soft-capped scores (as in Gemma 2), [batch, heads, queries, keys]."""
+    scores = torch.tanh(torch.matmul(query, keys) / softcap) * softcap
+    if mask is not None:
+        scores = scores + mask
+    return torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+
+
+def _rows(mask: torch.Tensor | None, start: int, count: int) -> torch.Tensor | None:
+    if mask is None or mask.shape[-2] == 1:
+        return mask
+    return mask[..., start : start + count, :]
+
+
+def _seen(length: int, window: int | None) -> int:
+    return length if window is None else min(length, window)
+
+
+def _exceeds(length: int, window: int | None) -> bool:
+    return window is not None and length > window
+
+
+def _groups(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Cut ascending lengths into runs that are not much longer at the end than at the start."""
+    first = 0
+    for index, length in enumerate(lengths):
+        if length > 2 * lengths[first] and length - lengths[first] > _PADDING_WORTH_A_GROUP:
+            yield first, index
+            first = index
+    if lengths:
+        yield first, len(lengths)

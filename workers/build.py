@@ -1,0 +1,56 @@
+"""An engine from a model folder and a group's options."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from protocol.config import EngineConfig
+from workers.engine import Engine
+from workers.errors import ModelUnsupported
+from workers.fake import FakeRunner, read_model_size
+from workers.runner import Runner
+
+_FAKE_BYTES_PER_TOKEN = 1024
+
+
+def build_engine(
+    group_model_path: Path,
+    config: EngineConfig,
+    workers_on_host: int,
+    log: Callable[[str], None],
+) -> Engine:
+    """Load the model and be ready to run. ModelUnsupported if it cannot be served.
+
+    workers_on_host: how many workers share this machine's memory (or this card's).
+    log: takes lines for the operator.
+    """
+    if config.engine == "fake":
+        runner: Runner = _fake_runner(group_model_path, config)
+    else:
+        from workers.load_runner import load_runner  # torch: seconds, and not needed by the fake
+
+        runner = load_runner(group_model_path, config, workers_on_host, log)
+    log(f"K/V cache: {runner.num_blocks} blocks of {runner.block_size} tokens")
+    return Engine(
+        runner,
+        max_num_seqs=config.max_num_seqs,
+        max_num_batched_tokens=config.max_num_batched_tokens or runner.default_step_tokens,
+        enable_prefix_caching=config.enable_prefix_caching,
+    )
+
+
+def _fake_runner(model_path: Path, config: EngineConfig) -> FakeRunner:
+    vocab_size, model_len = read_model_size(model_path)
+    max_model_len = config.max_model_len or model_len
+    if max_model_len > model_len:
+        raise ModelUnsupported(f"max_model_len {max_model_len} exceeds the model's {model_len}")
+    blocks_per_sequence = -(-max_model_len // config.block_size)
+    num_blocks = blocks_per_sequence * config.max_num_seqs
+    if config.kv_cache_bytes is not None:
+        num_blocks = config.kv_cache_bytes // (_FAKE_BYTES_PER_TOKEN * config.block_size)
+    return FakeRunner(
+        vocab_size=vocab_size,
+        max_model_len=max_model_len,
+        num_blocks=max(num_blocks, blocks_per_sequence),
+        block_size=config.block_size,
+        step_s=config.fake_step_s,
+    )

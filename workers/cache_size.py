@@ -1,0 +1,67 @@
+"""How many blocks the paged cache gets."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from protocol.config import EngineConfig
+from workers.attention.backend import LayerShape
+from workers.errors import ModelUnsupported
+
+# Of the memory that is available once the model is loaded, for all workers' caches.
+_CPU_SHARE = 0.4
+
+
+def choose_num_blocks(
+    config: EngineConfig,
+    layers: Sequence[LayerShape],
+    dtype: torch.dtype,
+    device: torch.device,
+    max_model_len: int,
+    workers_on_host: int,
+) -> int:
+    """Blocks of the cache; ModelUnsupported if one request of max_model_len does not fit.
+
+    The bytes are `kv_cache_bytes` if given; on a CPU, a share of the available memory divided
+    among the host's workers; on a GPU, `memory_utilization` of the card less what is in use.
+    Never more than max_num_seqs requests of max_model_len can fill.
+    """
+    token_bytes = sum(layer.elements for layer in layers) * dtype.itemsize
+    block_bytes = token_bytes * config.block_size
+    blocks_per_request = -(-max_model_len // config.block_size)
+    free = config.kv_cache_bytes or _free_bytes(config, device, workers_on_host)
+    num_blocks = min(free // block_bytes, blocks_per_request * config.max_num_seqs)
+    if num_blocks < blocks_per_request:
+        raise ModelUnsupported(
+            f"a K/V cache of {free} bytes holds {max(0, num_blocks) * config.block_size} tokens, "
+            f"fewer than one request of max_model_len {max_model_len} "
+            f"({blocks_per_request * block_bytes} bytes)"
+        )
+    return num_blocks
+
+
+def _free_bytes(config: EngineConfig, device: torch.device, workers_on_host: int) -> int:
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return max(0, int(total * config.memory_utilization) - (total - free))
+    return int(_available_bytes() * _CPU_SHARE) // max(1, workers_on_host)
+
+
+def _available_bytes() -> int:
+    """Memory that can be had without swapping: the machine's, or the container's if less."""
+    sizes = [_meminfo_available()]
+    limit, current = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.exists() and current.exists():
+        text = limit.read_text().strip()
+        if text.isdigit():
+            sizes.append(int(text) - int(current.read_text()))
+    return max(0, min(sizes))
+
+
+def _meminfo_available() -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,202 @@
+"""One model replica: takes requests, steps, gives tokens. Single-threaded.
+
+A step is schedule, run, postprocess. The engine never trusts a request: whatever reaches the
+runner has been checked by `add`.
+"""
+
+import time
+from dataclasses import dataclass
+
+from protocol.state import WorkerLoad
+from protocol.to_frontend import Admission, Output
+from protocol.to_worker import Generate
+from workers.block_pool import BlockPool
+from workers.errors import EngineFailed
+from workers.requests import check_request
+from workers.runner import Runner
+from workers.scheduler import Scheduler
+from workers.sequence import Chunk, ChunkResult, Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """Gauges and cumulative counters of one engine.
+
+    running, waiting: requests in the batch and in the queue.
+    blocks_used, blocks_total: of the K/V cache; used are those that a running request holds.
+    steps: since the start.
+    prefix_queried, prefix_hits: prompt tokens looked up and found in the cache.
+    prompt_tokens: prompt tokens run, recomputed ones included.
+    generated_tokens: tokens sampled.
+    step_tokens: tokens run in the last step.
+    """
+
+    running: int
+    waiting: int
+    blocks_used: int
+    blocks_total: int
+    steps: int
+    prefix_queried: int
+    prefix_hits: int
+    preemptions: int
+    prompt_tokens: int
+    generated_tokens: int
+    step_tokens: int
+
+
+class Engine:
+    """Runs requests on a runner, many at a time."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        *,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        enable_prefix_caching: bool = True,
+    ) -> None:
+        self._runner = runner
+        self._pool = BlockPool(runner.num_blocks, runner.block_size)
+        self._scheduler = Scheduler(
+            self._pool,
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=max_num_batched_tokens,
+            enable_prefix_caching=enable_prefix_caching,
+        )
+        self.max_len = min(runner.max_model_len, runner.num_blocks * runner.block_size)
+        self._sequences: dict[str, Sequence] = {}
+        self._arrivals = 0
+        self._steps = 0
+        self._prompt_tokens = 0
+        self._generated_tokens = 0
+        self._last_step_tokens = 0
+        self.failed = False
+
+    def add(self, request: Generate) -> None:
+        """Queue a request. RequestRefused if it cannot be run; nothing is kept of it then."""
+        if self.failed:
+            raise EngineFailed("the engine has failed")
+        check_request(request, self._sequences, self._runner.vocab_size, self.max_len)
+        self._arrivals += 1
+        sequence = Sequence.of(request, self._arrivals, time.monotonic())
+        self._sequences[request.request_id] = sequence
+        self._scheduler.add(sequence)
+
+    def abort(self, request_id: str) -> None:
+        """Forget a request; no output of it follows. Unknown ids are harmless."""
+        sequence = self._sequences.pop(request_id, None)
+        if sequence is not None:
+            self._scheduler.remove(sequence)
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._sequences)
+
+    def step(self) -> list[Output]:
+        """Run one step and return what it added to each request.
+
+        An exception of the runner comes through; the engine is `failed` from then on.
+        """
+        if self.failed:
+            raise EngineFailed("the engine has failed")
+        chunks = self._scheduler.schedule()
+        results = self._run(chunks)
+        return self._postprocess(chunks, results)
+
+    def load(self) -> WorkerLoad:
+        """How busy the engine is; `step_age_s` is for whoever watches from another thread."""
+        return WorkerLoad(
+            running=self._scheduler.num_running,
+            waiting=self._scheduler.num_waiting,
+            kv_usage=self._pool.used_count / self._pool.num_blocks,
+            steps=self._steps,
+            step_age_s=0.0,
+        )
+
+    def stats(self) -> EngineStats:
+        counters = self._scheduler.counters
+        return EngineStats(
+            running=self._scheduler.num_running,
+            waiting=self._scheduler.num_waiting,
+            blocks_used=self._pool.used_count,
+            blocks_total=self._pool.num_blocks,
+            steps=self._steps,
+            prefix_queried=counters.prefix_queried,
+            prefix_hits=counters.prefix_hit,
+            preemptions=counters.preemptions,
+            prompt_tokens=self._prompt_tokens,
+            generated_tokens=self._generated_tokens,
+            step_tokens=self._last_step_tokens,
+        )
+
+    def _run(self, chunks: list[Chunk]) -> list[ChunkResult]:
+        if not chunks:
+            return []
+        try:
+            return self._runner.run(chunks)
+        except BaseException:
+            self.failed = True
+            raise
+
+    def _postprocess(self, chunks: list[Chunk], results: list[ChunkResult]) -> list[Output]:
+        outputs = []
+        for chunk, result in zip(chunks, results, strict=True):
+            self._count(chunk, result)
+            if result.error is None:  # else its keys and values are worth nothing to others
+                self._scheduler.commit(chunk)
+            chunk.sequence.prompt_logprobs.extend(result.prompt_logprobs)
+            if chunk.samples:
+                outputs.append(self._advance(chunk.sequence, result))
+        if chunks:
+            self._steps += 1
+            self._last_step_tokens = sum(chunk.count for chunk in chunks)
+        return outputs
+
+    def _count(self, chunk: Chunk, result: ChunkResult) -> None:
+        self._prompt_tokens += max(min(chunk.end, chunk.sequence.num_prompt) - chunk.start, 0)
+        self._generated_tokens += result.token_id is not None
+
+    def _advance(self, sequence: Sequence, result: ChunkResult) -> Output:
+        """Append a sampled token and say so; end the sequence if it is the last."""
+        position = sequence.num_outputs
+        admission = self._admission(sequence)
+        request_id = sequence.request.request_id
+        if result.token_id is None:
+            self.abort(request_id)
+            error = result.error or "no token could be chosen"
+            return Output(request_id, (), position, "error", admission=admission, error=error)
+        sequence.token_ids.append(result.token_id)
+        reason, stop_token_id = self._finish(sequence)
+        if reason is not None:
+            self.abort(request_id)
+        logprobs = None if result.logprobs is None else (result.logprobs,)
+        return Output(
+            request_id, (result.token_id,), position, reason, stop_token_id, logprobs, admission
+        )
+
+    def _admission(self, sequence: Sequence) -> Admission | None:
+        """What goes with a sequence's first output."""
+        if sequence.has_answered:
+            return None
+        sequence.has_answered = True
+        scheduled_s = sequence.scheduled_s or sequence.arrived_s
+        wanted = sequence.request.sampling.prompt_logprobs is not None
+        return Admission(
+            cached_tokens=sequence.num_cached or 0,
+            queue_s=scheduled_s - sequence.arrived_s,
+            prefill_s=time.monotonic() - scheduled_s,
+            prompt_logprobs=tuple(sequence.prompt_logprobs) if wanted else None,
+        )
+
+    def _finish(self, sequence: Sequence) -> tuple[str | None, int | None]:
+        """Why the sequence ends with its last token, if it does, and by which stop token."""
+        sampling = sequence.request.sampling
+        token_id = sequence.token_ids[-1]
+        if sequence.num_outputs >= sampling.min_tokens:
+            if token_id in sampling.eos_token_ids:
+                return "stop", None
+            if token_id in sampling.stop_token_ids:
+                return "stop", token_id
+        if sequence.num_outputs >= sampling.max_tokens or len(sequence.token_ids) >= self.max_len:
+            return "length", None
+        return None, None

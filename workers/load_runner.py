@@ -1,0 +1,59 @@
+"""From a model folder to a runner that has been checked."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from protocol.config import EngineConfig
+from workers.attention.hook import AttentionHook
+from workers.cache_size import choose_num_blocks
+from workers.errors import ModelUnsupported
+from workers.loading import choose_device, load_model, model_length
+from workers.model_runner import ModelRunner
+from workers.self_check import check_model
+
+
+def load_runner(
+    model_path: Path,
+    config: EngineConfig,
+    workers_on_host: int,
+    log: Callable[[str], None],
+) -> ModelRunner:
+    """Load a model folder and check that it gives what transformers gives.
+
+    ModelUnsupported, with one line for the operator, if it cannot be served.
+    """
+    device = choose_device(config.device)
+    threads = config.threads or max(1, _cpu_count() // max(1, workers_on_host))
+    torch.set_num_threads(threads)
+    model = load_model(model_path, config.dtype, device)
+    max_model_len = _choose_length(config, model_length(model))
+    hook = AttentionHook()
+    with torch.inference_mode():
+        hook.probe(model)
+    num_blocks = choose_num_blocks(
+        config, hook.layers, model.dtype, device, max_model_len, workers_on_host
+    )
+    check_model(model, hook, max_model_len, config.block_size)
+    log(f"{type(model).__name__} in {model.dtype} on {device}, {threads} threads")
+    return ModelRunner(
+        model,
+        hook,
+        max_model_len=max_model_len,
+        num_blocks=num_blocks,
+        block_size=config.block_size,
+    )
+
+
+def _choose_length(config: EngineConfig, longest: int) -> int:
+    if config.max_model_len is not None and config.max_model_len > longest:
+        raise ModelUnsupported(
+            f"max_model_len is {config.max_model_len}, but the model's own limit is {longest}"
+        )
+    return config.max_model_len or longest
+
+
+def _cpu_count() -> int:
+    return len(os.sched_getaffinity(0))

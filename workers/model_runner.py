@@ -1,0 +1,73 @@
+"""Runs a transformers model on a step's chunks: one flattened row of tokens, paged attention."""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from transformers.modeling_utils import PreTrainedModel
+
+from workers.attention.backend import AttentionBatch
+from workers.attention.hook import AttentionHook
+from workers.attention.sdpa import SdpaBackend
+from workers.sequence import Chunk, ChunkResult
+from workers.step import collect, flatten
+
+# A step is what decodes wait for while a prompt is run: about as long on either device. It also
+# has to stay far below the time after which a worker counts as stalled.
+_CPU_STEP_TOKENS = 512
+_GPU_STEP_TOKENS = 8192
+
+
+class ModelRunner:
+    """A model with its cache; see workers.runner.Runner."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        hook: AttentionHook,
+        *,
+        max_model_len: int,
+        num_blocks: int,
+        block_size: int,
+    ) -> None:
+        self.vocab_size: int = vocab_rows(model)
+        self.max_model_len = max_model_len
+        self.num_blocks = num_blocks
+        self.block_size = block_size
+        on_cpu = model.device.type == "cpu"
+        self.default_step_tokens = _CPU_STEP_TOKENS if on_cpu else _GPU_STEP_TOKENS
+        self._model = model
+        self._device = model.device
+        self._backend = SdpaBackend(hook.layers, num_blocks, block_size, model.dtype, model.device)
+        hook.backend = self._backend
+
+    @torch.inference_mode()
+    def run(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
+        rows = flatten(chunks)
+        logits = self.forward(rows.token_ids, rows.positions, rows.wanted, rows.batch)
+        return collect(chunks, rows.order, logits)
+
+    @torch.inference_mode()
+    def forward(
+        self,
+        token_ids: Sequence[int],
+        positions: Sequence[int],
+        wanted: Sequence[int],
+        batch: AttentionBatch,
+    ) -> torch.Tensor:
+        """Logits [wanted rows, vocabulary] of a flattened batch, whose K/V go to the cache."""
+        self._backend.prepare(batch)
+        inputs = torch.tensor([token_ids, positions], dtype=torch.long).to(self._device)
+        output = self._model(
+            input_ids=inputs[:1],
+            position_ids=inputs[1:],
+            use_cache=False,
+            logits_to_keep=torch.tensor(wanted, dtype=torch.long, device=self._device),
+        )
+        logits: torch.Tensor = output.logits[0, :, : self.vocab_size]
+        return logits
+
+
+def vocab_rows(model: PreTrainedModel) -> int:
+    """Rows of the model's embedding: token ids are below it."""
+    return cast(torch.Tensor, model.get_input_embeddings().weight).shape[0]

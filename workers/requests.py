@@ -1,0 +1,71 @@
+"""Checks of requests as they come in. The frontend has made them too; the worker relies on none."""
+
+import math
+from collections.abc import Container
+
+from protocol.sampling import SamplingParams
+from protocol.to_worker import Generate
+from workers.errors import RequestRefused
+
+_LARGEST_SEED = 2**64 - 1
+
+
+def check_request(
+    request: Generate, running_ids: Container[str], vocab_size: int, max_len: int
+) -> None:
+    """RequestRefused, naming the field, unless the engine can run the request to its end.
+
+    max_len: tokens of prompt and output together, at most.
+    """
+    if request.request_id in running_ids:
+        _refuse("request_id is in use")
+    if not request.prompt_token_ids:
+        _refuse("prompt_token_ids is empty")
+    _check_ids("prompt_token_ids", request.prompt_token_ids, vocab_size)
+    _check_ids("output_token_ids", request.output_token_ids, vocab_size)
+    _check_lengths(request, max_len)
+    _check_adapter(request.adapter)
+    _check_sampling(request.sampling, vocab_size)
+
+
+def _check_ids(name: str, token_ids: tuple[int, ...], vocab_size: int) -> None:
+    if token_ids and not (min(token_ids) >= 0 and max(token_ids) < vocab_size):
+        _refuse(f"{name} has an id that is not from 0 to {vocab_size - 1}")
+
+
+def _check_lengths(request: Generate, max_len: int) -> None:
+    length = len(request.prompt_token_ids) + len(request.output_token_ids)
+    if length >= max_len:
+        _refuse(f"prompt_token_ids: {length} tokens leave no room in a context of {max_len}")
+    if request.sampling.max_tokens <= len(request.output_token_ids):
+        _refuse("max_tokens must be more than the tokens that there are")
+
+
+def _check_adapter(adapter: str) -> None:
+    if adapter:
+        _refuse("adapter is not loaded")
+
+
+def _check_sampling(sampling: SamplingParams, vocab_size: int) -> None:
+    ranges: tuple[tuple[str, float, float, float], ...] = (
+        ("seed", sampling.seed, 0, _LARGEST_SEED),
+        ("temperature", sampling.temperature, 0.0, math.inf),
+        ("top_p", sampling.top_p, 0.0, 1.0),
+        ("top_k", sampling.top_k, 0, math.inf),
+        ("min_p", sampling.min_p, 0.0, 1.0),
+        ("repetition_penalty", sampling.repetition_penalty, 0.0, math.inf),
+        ("presence_penalty", sampling.presence_penalty, -math.inf, math.inf),
+        ("frequency_penalty", sampling.frequency_penalty, -math.inf, math.inf),
+        ("min_tokens", sampling.min_tokens, 0, math.inf),
+        ("logprobs", sampling.logprobs or 0, 0, vocab_size),
+        ("prompt_logprobs", sampling.prompt_logprobs or 0, 0, vocab_size),
+    )
+    for name, value, lowest, highest in ranges:
+        if not (lowest <= value <= highest) or (isinstance(value, float) and math.isinf(value)):
+            _refuse(f"{name} is out of range")
+    if sampling.repetition_penalty == 0:
+        _refuse("repetition_penalty must be above 0")
+
+
+def _refuse(reason: str) -> None:
+    raise RequestRefused(reason, retry_elsewhere=False)

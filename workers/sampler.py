@@ -1,0 +1,149 @@
+"""Choosing the next tokens of a batch from its logits.
+
+The order is: penalties, forbidden tokens, temperature, min_p, top_k, top_p, then one uniform number
+per row looked up in the cumulative distribution, in the order of the vocabulary. Each step is
+skipped for the rows that do not ask for it, and whole greedy batches take an argmax and no more.
+Nothing depends on which other rows are in the batch.
+"""
+
+from collections.abc import Sequence as Rows
+
+import torch
+
+from protocol.sampling import SamplingParams
+from workers.logprobs import describe
+from workers.noise import uniform
+from workers.penalties import forbid, penalise
+from workers.sequence import ChunkResult, Sequence
+
+_COLDEST = 1e-5  # temperatures below are greedy: divided by them, near ties overflow
+_HEAD = 1024  # likeliest tokens that are sorted first; a nucleus is seldom larger
+_NOT_FINITE = "the model gave numbers that are not finite"
+
+
+def sample(logits: torch.Tensor, sequences: Rows[Sequence]) -> list[ChunkResult]:
+    """One result for each row of logits [rows, vocabulary], the next token of its sequence.
+
+    A row whose logits hold a NaN or an infinity above gets an error instead.
+    """
+    tops, choices = logits.max(dim=-1)
+    finite = torch.isfinite(tops)
+    samplings = [sequence.request.sampling for sequence in sequences]
+    if not all(_is_plain(sampling) for sampling in samplings):
+        choices, adjusted_finite = _choose(logits.float(), sequences)
+        finite &= adjusted_finite
+    token_ids: list[int] = choices.tolist()
+    logprobs = describe(
+        logits,
+        [(row, token_ids[row], s.logprobs) for row, s in enumerate(samplings)],
+    )
+    return [
+        ChunkResult(token_id, logprobs.get(row)) if good else ChunkResult(error=_NOT_FINITE)
+        for row, (token_id, good) in enumerate(zip(token_ids, finite.tolist(), strict=True))
+    ]
+
+
+def _is_plain(sampling: SamplingParams) -> bool:
+    """Whether the next token is the likeliest, whatever came before."""
+    return sampling.temperature < _COLDEST and not (_penalised(sampling) or sampling.min_tokens > 0)
+
+
+def _penalised(sampling: SamplingParams) -> bool:
+    return (
+        sampling.repetition_penalty != 1
+        or sampling.presence_penalty != 0
+        or sampling.frequency_penalty != 0
+    )
+
+
+def _choose(logits: torch.Tensor, sequences: Rows[Sequence]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids [rows], and which rows are still finite after their penalties [rows]."""
+    samplings = [sequence.request.sampling for sequence in sequences]
+    penalised = [row for row, sampling in enumerate(samplings) if _penalised(sampling)]
+    kept_short = [
+        row
+        for row, sequence in enumerate(sequences)
+        if sequence.num_outputs < sequence.request.sampling.min_tokens
+    ]
+    if penalised or kept_short:
+        logits = logits.clone()
+        penalise(logits, penalised, sequences)
+        forbid(logits, kept_short, sequences)
+    tops, choices = logits.max(dim=-1)
+    warm = [row for row, sampling in enumerate(samplings) if sampling.temperature >= _COLDEST]
+    if warm:
+        rows = torch.tensor(warm, device=logits.device)
+        drawn = _draw(logits[rows] - tops[rows, None], [sequences[row] for row in warm])
+        choices = choices.index_copy(0, rows, drawn)
+    return choices, torch.isfinite(tops)
+
+
+def _draw(logits: torch.Tensor, sequences: Rows[Sequence]) -> torch.Tensor:
+    """Sample a token for each row; logits [rows, vocabulary] have 0 as their greatest."""
+    samplings = [sequence.request.sampling for sequence in sequences]
+    logits /= _column([sampling.temperature for sampling in samplings], logits)
+    _cut_min_p(logits, samplings)
+    _cut_top_k(logits, samplings)
+    _cut_top_p(logits, samplings)
+    noise = [uniform(s.request.sampling.seed, s.num_outputs) for s in sequences]
+    cumulative = torch.softmax(logits, dim=-1, dtype=torch.float64).cumsum_(dim=-1)
+    uniforms = torch.tensor(noise, dtype=torch.float64, device=logits.device).unsqueeze(1)
+    targets = uniforms * cumulative[:, -1:]
+    chosen = torch.searchsorted(cumulative, targets, right=True).squeeze(1)
+    return chosen.clamp_(max=logits.shape[1] - 1)  # beyond it only for rows of NaN
+
+
+def _cut_min_p(logits: torch.Tensor, samplings: Rows[SamplingParams]) -> None:
+    """Drop tokens less likely than min_p times the likeliest, whose logit is 0."""
+    if any(sampling.min_p > 0 for sampling in samplings):
+        least = _column([sampling.min_p for sampling in samplings], logits).log_()
+        logits.masked_fill_(logits < least, float("-inf"))
+
+
+def _cut_top_k(logits: torch.Tensor, samplings: Rows[SamplingParams]) -> None:
+    """Keep the top_k likeliest tokens; those that tie with the last of them are kept too."""
+    size = logits.shape[1]
+    rows = [row for row, sampling in enumerate(samplings) if 0 < sampling.top_k < size]
+    if rows:
+        counts = torch.tensor([samplings[row].top_k for row in rows], device=logits.device)
+        index = torch.tensor(rows, device=logits.device)
+        largest = logits[index].topk(int(counts.max()), dim=-1).values
+        least = largest.gather(1, counts.unsqueeze(1) - 1)
+        logits[index] = logits[index].masked_fill_(logits[index] < least, float("-inf"))
+
+
+def _cut_top_p(logits: torch.Tensor, samplings: Rows[SamplingParams]) -> None:
+    """Keep the likeliest tokens whose probabilities first reach top_p together, and their ties.
+
+    The likeliest few are sorted first; the whole vocabulary only where these do not reach it.
+    """
+    rows = [row for row, sampling in enumerate(samplings) if sampling.top_p < 1]
+    size = logits.shape[1]
+    for head in (min(_HEAD, size), size):
+        if not rows:
+            return
+        index = torch.tensor(rows, device=logits.device)
+        some = logits[index]
+        shares = _column([samplings[row].top_p for row in rows], logits)
+        least, reached = _nucleus_floor(some, shares, head)
+        logits[index] = some.masked_fill(some < least, float("-inf"))
+        rows = [row for row, done in zip(rows, reached.tolist(), strict=True) if not done]
+
+
+def _nucleus_floor(
+    logits: torch.Tensor, shares: torch.Tensor, head: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The smallest logit in each row's nucleus [rows, 1], and whether `head` tokens hold it [rows].
+
+    Rows whose nucleus is larger get minus infinity, which cuts nothing.
+    """
+    largest = logits.topk(head, dim=-1).values
+    together = (largest - logits.logsumexp(dim=-1, keepdim=True)).double().exp_().cumsum_(dim=-1)
+    count = (together < shares).sum(dim=-1, keepdim=True)
+    reached = count < head
+    least = largest.gather(1, count.clamp(max=head - 1))
+    return torch.where(reached, least, float("-inf")), reached.squeeze(1)
+
+
+def _column(values: list[float], like: torch.Tensor) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float32, device=like.device).unsqueeze(1)

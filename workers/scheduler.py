@@ -1,0 +1,199 @@
+"""Which tokens of which requests the next step runs. Touches no tensors."""
+
+import time
+from bisect import insort
+from dataclasses import dataclass
+
+from workers.block_pool import BlockPool
+from workers.sequence import Chunk, Sequence
+
+_MAX_PROMPT_LOGPROBS = 256  # prompt tokens of one step: each takes a row of the whole vocabulary
+
+
+@dataclass(slots=True)
+class SchedulerCounters:
+    """Cumulative. prefix_queried, prefix_hit: prompt tokens looked up and found in the cache."""
+
+    prefix_queried: int = 0
+    prefix_hit: int = 0
+    preemptions: int = 0
+
+
+class Scheduler:
+    """Continuous batching with chunked prefill over one pool of blocks.
+
+    Each step has room for `max_num_batched_tokens`. Running sequences come first, those that need
+    one token (decodes) before prompts, so that a long prompt fills what decodes leave and never
+    delays them; then waiting ones are admitted, by priority and arrival. When blocks run out, the
+    running sequence of the lowest priority and latest arrival gives its blocks back and waits to be
+    run again (preemption by recompute).
+    """
+
+    def __init__(
+        self,
+        pool: BlockPool,
+        *,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        enable_prefix_caching: bool,
+    ) -> None:
+        self.pool = pool
+        self.counters = SchedulerCounters()
+        self._max_running = min(max_num_seqs, max_num_batched_tokens)  # each gets a token a step
+        self._max_tokens = max_num_batched_tokens
+        self._caching = enable_prefix_caching
+        self._running: list[Sequence] = []
+        self._waiting: list[Sequence] = []
+
+    @property
+    def num_running(self) -> int:
+        return len(self._running)
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting)
+
+    def add(self, sequence: Sequence) -> None:
+        insort(self._waiting, sequence, key=lambda other: other.order)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Forget a sequence, running or waiting, and free its blocks."""
+        queue = self._running if sequence in self._running else self._waiting
+        queue.remove(sequence)
+        self._free(sequence)
+
+    def schedule(self) -> list[Chunk]:
+        """The next step's chunks, decodes first; empty only if there are no sequences at all."""
+        plan = _Plan(self._max_tokens)
+        preemptions = self.counters.preemptions
+        self._schedule_running(plan)
+        if self.counters.preemptions == preemptions:
+            self._admit(plan)
+        return list(plan.chunks.values())
+
+    def commit(self, chunk: Chunk) -> None:
+        """Note that a chunk has been run: its full blocks can be found by others from now on."""
+        sequence = chunk.sequence
+        sequence.num_computed = chunk.end
+        if not self._caching:
+            return
+        full = chunk.end // self.pool.block_size
+        if full > sequence.num_remembered:
+            names = sequence.block_hashes(full, self.pool.block_size)
+            for index in range(sequence.num_remembered, full):
+                self.pool.remember(sequence.blocks[index], names[index])
+            sequence.num_remembered = full
+
+    def _schedule_running(self, plan: "_Plan") -> None:
+        decodes = [sequence for sequence in self._running if sequence.num_pending == 1]
+        prefills = [sequence for sequence in self._running if sequence.num_pending > 1]
+        for sequence in decodes + prefills:
+            if plan.room == 0:
+                break
+            if not sequence.blocks:  # preempted a moment ago for one before it
+                continue
+            count = plan.count_for(sequence)
+            if count and self._extend(sequence, sequence.num_computed + count, plan):
+                plan.put(sequence, count)
+
+    def _admit(self, plan: "_Plan") -> None:
+        while plan.room > 0 and self._waiting and len(self._running) < self._max_running:
+            sequence = self._waiting[0]
+            if not plan.has_room_for(sequence) or not self._take_blocks(sequence):
+                return
+            self._waiting.pop(0)
+            insort(self._running, sequence, key=lambda other: other.order)
+            if sequence.scheduled_s is None:
+                sequence.scheduled_s = time.monotonic()
+            plan.put(sequence, plan.count_for(sequence))
+
+    def _take_blocks(self, sequence: Sequence) -> bool:
+        """Hold blocks for all of a waiting sequence's tokens, as many as possible from the cache.
+
+        All at once, so that two prompts that fit only one after the other do not start together.
+        """
+        cached = self._find_prefix(sequence)
+        missing = self.pool.blocks_for(len(sequence.token_ids)) - len(cached)
+        if missing > self.pool.free_count - self.pool.free_among(cached):
+            return False
+        self.pool.hold(cached)
+        sequence.blocks = cached + self.pool.allocate(missing)
+        sequence.num_remembered = len(cached)
+        sequence.num_computed = len(cached) * self.pool.block_size
+        if sequence.num_cached is None:
+            sequence.num_cached = min(sequence.num_computed, sequence.num_prompt)
+            self.counters.prefix_queried += sequence.num_prompt
+            self.counters.prefix_hit += sequence.num_cached
+        return True
+
+    def _find_prefix(self, sequence: Sequence) -> list[int]:
+        """Cached blocks of a sequence's beginning, at least its last token left out."""
+        if not self._caching or sequence.lacks_prompt_logprobs:
+            return []
+        full = (len(sequence.token_ids) - 1) // self.pool.block_size
+        return self.pool.find(sequence.block_hashes(full, self.pool.block_size))
+
+    def _extend(self, sequence: Sequence, num_tokens: int, plan: "_Plan") -> bool:
+        """Hold blocks for so many tokens, preempting others; False if it preempted itself."""
+        missing = self.pool.blocks_for(num_tokens) - len(sequence.blocks)
+        while missing > self.pool.free_count:
+            victim = self._running[-1]
+            self._preempt(victim)
+            plan.drop(victim)
+            if victim is sequence:
+                return False
+        if missing > 0:
+            sequence.blocks += self.pool.allocate(missing)
+        return True
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self._running.remove(sequence)
+        self._free(sequence)
+        self.add(sequence)
+        self.counters.preemptions += 1
+
+    def _free(self, sequence: Sequence) -> None:
+        self.pool.release(sequence.blocks)
+        sequence.blocks = []
+        sequence.num_computed = 0
+        sequence.num_remembered = 0
+
+
+class _Plan:
+    """A step in the making: its chunks, and for how many more tokens there is room."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.chunks: dict[Sequence, Chunk] = {}
+        self._prompt_logprob_room = _MAX_PROMPT_LOGPROBS
+
+    def has_room_for(self, sequence: Sequence) -> bool:
+        return not sequence.lacks_prompt_logprobs or self._prompt_logprob_room > 0
+
+    def count_for(self, sequence: Sequence) -> int:
+        """How many of the sequence's next tokens can be run."""
+        count = min(sequence.num_pending, self.room)
+        if sequence.lacks_prompt_logprobs:
+            return min(count, self._prompt_logprob_room)
+        return count
+
+    def put(self, sequence: Sequence, count: int) -> None:
+        self.chunks[sequence] = _chunk(sequence, count)
+        self.room -= count
+        if sequence.lacks_prompt_logprobs:
+            self._prompt_logprob_room -= count
+
+    def drop(self, sequence: Sequence) -> None:
+        """Take a sequence out again, if it was in."""
+        chunk = self.chunks.pop(sequence, None)
+        if chunk is not None:
+            self.room += chunk.count
+
+
+def _chunk(sequence: Sequence, count: int) -> Chunk:
+    start, end = sequence.num_computed, sequence.num_computed + count
+    positions = range(0)
+    if sequence.lacks_prompt_logprobs:
+        known = len(sequence.prompt_logprobs)
+        positions = range(max(start, known), min(end, sequence.num_prompt - 1))
+    return Chunk(sequence, start, count, end == len(sequence.token_ids), positions)

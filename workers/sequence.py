@@ -1,0 +1,108 @@
+"""One request inside the engine, and what a step does with it."""
+
+from dataclasses import dataclass, field
+
+from protocol.to_frontend import Logprobs
+from protocol.to_worker import Generate
+from workers.block_pool import block_hash, root_hash
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """A request's tokens and how far they have been run.
+
+    token_ids: prompt and output together.
+    num_prompt: how many of them are the prompt.
+    arrival: counts requests; orders those of equal priority.
+    num_computed: tokens whose keys and values are in the cache, all from the first on.
+    blocks: the cache's blocks that hold them, in order; the last ones may be empty yet.
+    num_cached: prompt tokens found in the cache at first admission; None before.
+    """
+
+    request: Generate
+    arrival: int
+    arrived_s: float
+    token_ids: list[int]
+    num_prompt: int
+    num_computed: int = 0
+    blocks: list[int] = field(default_factory=list)
+    num_cached: int | None = None
+    scheduled_s: float | None = None
+    has_answered: bool = False
+    prompt_logprobs: list[Logprobs] = field(default_factory=list)
+    hashes: list[bytes] = field(default_factory=list)
+    num_remembered: int = 0
+
+    @classmethod
+    def of(cls, request: Generate, arrival: int, arrived_s: float) -> "Sequence":
+        token_ids = [*request.prompt_token_ids, *request.output_token_ids]
+        return cls(request, arrival, arrived_s, token_ids, len(request.prompt_token_ids))
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Those that compare lower run earlier and are preempted later."""
+        return (self.request.priority, self.arrival)
+
+    @property
+    def num_outputs(self) -> int:
+        return len(self.token_ids) - self.num_prompt
+
+    @property
+    def num_pending(self) -> int:
+        """Tokens that are still to be run before the next one can be sampled."""
+        return len(self.token_ids) - self.num_computed
+
+    @property
+    def lacks_prompt_logprobs(self) -> bool:
+        wanted = self.request.sampling.prompt_logprobs is not None
+        return wanted and len(self.prompt_logprobs) < self.num_prompt - 1
+
+    def block_hashes(self, count: int, block_size: int) -> list[bytes]:
+        """The hashes of the first `count` blocks, all of them full."""
+        while len(self.hashes) < count:
+            parent = self.hashes[-1] if self.hashes else self._root()
+            start = len(self.hashes) * block_size
+            self.hashes.append(block_hash(parent, self.token_ids[start : start + block_size]))
+        return self.hashes[:count]
+
+    def _root(self) -> bytes:
+        return root_hash(self.request.adapter, self.request.cache_salt)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What one step runs of one sequence: `count` tokens from the `start`-th on.
+
+    samples: whether the next token is chosen after the last of them.
+    prompt_logprob_positions: positions within the chunk after which a prompt token follows whose
+        log probability is wanted.
+    """
+
+    sequence: Sequence
+    start: int
+    count: int
+    samples: bool
+    prompt_logprob_positions: range = range(0)
+
+    @property
+    def end(self) -> int:
+        return self.start + self.count
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkResult:
+    """What running a chunk gave.
+
+    token_id: the sampled token; None if none was to be sampled or `error` is set.
+    logprobs: of the sampled token, if the request asked for them.
+    prompt_logprobs: of the tokens that follow the chunk's `prompt_logprob_positions`.
+    error: why no token could be chosen; ends the request.
+    """
+
+    token_id: int | None = None
+    logprobs: Logprobs | None = None
+    prompt_logprobs: tuple[Logprobs, ...] = ()
+    error: str | None = None
+
+
+NOTHING = ChunkResult()
