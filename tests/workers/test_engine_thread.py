@@ -1,0 +1,125 @@
+"""The engine's thread: commands in, events out, and how it ends."""
+
+import select
+import time
+from collections.abc import Callable
+
+from protocol.sampling import SamplingParams
+from protocol.to_frontend import Output
+from protocol.to_worker import Abort, Generate
+from workers.engine import Engine
+from workers.engine_thread import (
+    EngineDied,
+    EngineReady,
+    EngineRefused,
+    EngineStepped,
+    EngineThread,
+    Event,
+)
+from workers.errors import ModelUnsupported
+from workers.fake import FakeRunner
+
+
+def fake_engine(step_s: float = 0.0) -> Engine:
+    runner = FakeRunner(
+        vocab_size=100, max_model_len=64, num_blocks=64, block_size=4, step_s=step_s
+    )
+    return Engine(runner, max_num_seqs=8, max_num_batched_tokens=64)
+
+
+def request(request_id: str, max_tokens: int = 3, prompt: tuple[int, ...] = (1,)) -> Generate:
+    return Generate(request_id, prompt, SamplingParams(seed=0, max_tokens=max_tokens))
+
+
+def events_until(thread: EngineThread, ended: Callable[[list[Event]], bool]) -> list[Event]:
+    """All events up to the one that makes `ended` true; waits as the messaging thread does."""
+    events: list[Event] = []
+    deadline = time.monotonic() + 10
+    while not ended(events):
+        assert time.monotonic() < deadline, events
+        if select.select([thread.wake_fd], [], [], 0.1)[0]:
+            events += thread.take_events()
+    return events
+
+
+def outputs_of(events: list[Event]) -> list[Output]:
+    return [out for event in events if isinstance(event, EngineStepped) for out in event.outputs]
+
+
+def test_loads_then_runs_what_is_submitted() -> None:
+    thread = EngineThread(fake_engine)
+    thread.submit(request("early"))
+    thread.start()
+    events = events_until(thread, lambda seen: any(o.finish_reason for o in outputs_of(seen)))
+    assert isinstance(events[0], EngineReady)
+    assert [output.position for output in outputs_of(events)] == [0, 1, 2]
+    thread.submit(request("late"))
+    events = events_until(thread, lambda seen: any(o.finish_reason for o in outputs_of(seen)))
+    assert {output.request_id for output in outputs_of(events)} == {"late"}
+
+
+def test_refusal_is_an_event_and_the_thread_goes_on() -> None:
+    thread = EngineThread(fake_engine)
+    thread.start()
+    thread.submit(request("bad", prompt=(1000,)))
+    thread.submit(request("good"))
+    events = events_until(thread, lambda seen: any(o.finish_reason for o in outputs_of(seen)))
+    refused = [event for event in events if isinstance(event, EngineRefused)]
+    assert [event.request_id for event in refused] == ["bad"]
+    assert {output.request_id for output in outputs_of(events)} == {"good"}
+
+
+def test_abort_frees_the_place() -> None:
+    thread = EngineThread(lambda: fake_engine(step_s=0.005))
+    thread.start()
+    thread.submit(request("a", max_tokens=60))
+    events_until(thread, lambda seen: len(outputs_of(seen)) > 2)
+    assert thread.load().running == 1
+    thread.submit(Abort(("a", "unknown")))
+    deadline = time.monotonic() + 5
+    while thread.load().running:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    assert thread.load().step_age_s == 0.0
+
+
+def test_age_grows_while_a_step_hangs_and_is_none_while_idle() -> None:
+    thread = EngineThread(lambda: fake_engine(step_s=1.0))
+    thread.start()
+    events_until(thread, lambda seen: bool(seen))
+    assert thread.load().step_age_s == 0.0
+    thread.submit(request("a"))
+    ages = []
+    for _ in range(4):
+        time.sleep(0.1)
+        ages.append(thread.load().step_age_s)
+    assert ages == sorted(ages)
+    assert ages[-1] > ages[0] > 0.0
+
+
+def test_model_that_cannot_be_served_is_hopeless() -> None:
+    def build() -> Engine:
+        raise ModelUnsupported("it has wings")
+
+    thread = EngineThread(build)
+    thread.start()
+    (event,) = events_until(thread, lambda seen: bool(seen))
+    assert event == EngineDied("it has wings", hopeless=True)
+
+
+def test_failing_step_ends_the_engine_with_its_reason() -> None:
+    class Broken(FakeRunner):
+        def run(self, chunks):  # type: ignore[no-untyped-def]
+            raise RuntimeError("the device is gone")
+
+    def build() -> Engine:
+        runner = Broken(vocab_size=100, max_model_len=64, num_blocks=64, block_size=4)
+        return Engine(runner, max_num_seqs=8, max_num_batched_tokens=64)
+
+    thread = EngineThread(build)
+    thread.submit(request("a"))
+    thread.start()
+    events = events_until(thread, lambda seen: len(seen) == 2)
+    assert events[1] == EngineDied("RuntimeError: the device is gone", hopeless=False)
+    thread.join(5)
+    assert not thread.is_alive()
