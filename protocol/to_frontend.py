@@ -62,7 +62,7 @@ class StepOutputs:
     """All that one engine step produced for one frontend.
 
     number: counts the messages from this worker to this frontend, from 0; a gap means that one
-        was lost, and the worker is treated as lost with it.
+        was lost, and what the worker runs for the frontend is run again from what is known.
     """
 
     worker_id: str

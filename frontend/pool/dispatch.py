@@ -39,7 +39,6 @@ class Dispatch:
         self._others_load: dict[str, int] = {}
         self._carried: defaultdict[str, dict[str, Flight]] = defaultdict(dict)
         self._expected: dict[str, int] = {}
-        self._distrusted: set[str] = set()
         self._stranded: list[Flight] = []
 
     @property
@@ -68,7 +67,6 @@ class Dispatch:
             self._others_load[worker.worker_id] = max(0, known - own)
         for worker_id in lost:
             self.on_lost(worker_id)
-        self._distrusted &= set(self._workers)
         self._resume_stranded()
         return replace(state, workers=workers)
 
@@ -85,27 +83,28 @@ class Dispatch:
 
     def on_message(self, worker_id: str, message: StepOutputs | Refused) -> None:
         """A numbered message from a worker. A gap says that one is missing: the tokens in it
-        cannot be had again, so what the worker carries is run elsewhere, and it gets no more."""
-        if message.number != self._expected.get(worker_id, 0):
-            self._distrust(worker_id)
-            return
+        cannot be had again, so what the worker carries is run again from what is known."""
+        expected = self._expected.get(worker_id, 0)
         self._expected[worker_id] = message.number + 1
-        flights = self._carried[worker_id]
+        if message.number != expected:
+            self._on_gap(worker_id)
+            return
         if isinstance(message, Refused):
-            flight = flights.pop(message.request_id, None)
+            flight = self._carried[worker_id].pop(message.request_id, None)
             if flight is not None:
                 self._on_refused(worker_id, flight, message)
             return
         for output in message.outputs:
-            flight = flights.get(output.request_id)
+            # Looked up each time: an output that does not fit moves all flights away.
+            flight = self._carried[worker_id].get(output.request_id)
             if flight is not None:
                 self._on_output(worker_id, flight, output)
 
     def _on_output(self, worker_id: str, flight: Flight, output: Output) -> None:
-        if output.position != flight.tokens_so_far:
-            self._distrust(worker_id)
-            return
-        flight.put(output)
+        if output.position == flight.tokens_so_far:
+            flight.put(output)
+        else:
+            self._on_gap(worker_id)
 
     def _on_refused(self, worker_id: str, flight: Flight, message: Refused) -> None:
         flight.worker_id = None
@@ -115,11 +114,13 @@ class Dispatch:
         flight.refused_by.add(worker_id)
         self._launch(flight)
 
-    def _distrust(self, worker_id: str) -> None:
+    def _on_gap(self, worker_id: str) -> None:
         log.error("a message from %s is missing", worker_id)
-        self._distrusted.add(worker_id)
-        self._send(worker_id, Abort(tuple(self._carried[worker_id])))
-        self.on_lost(worker_id)
+        flights = self._carried.pop(worker_id, {})
+        if flights:
+            self._send(worker_id, Abort(tuple(flights)))
+        for flight in flights.values():
+            self._replay(flight)
 
     # The way of a flight
 
@@ -136,7 +137,7 @@ class Dispatch:
             worker_id = choose(candidates, flight.request)
             if self._send(worker_id, flight.to_send()):
                 flight.worker_id = worker_id
-                self._carried[worker_id][flight.request.request_id] = flight
+                self._carried[worker_id][flight.wire_id] = flight
                 return
             flight.refused_by.add(worker_id)
         if ready:
@@ -145,9 +146,7 @@ class Dispatch:
             self._stranded.append(flight)
 
     def _replay(self, flight: Flight) -> None:
-        flight.worker_id = None
-        flight.replays += 1
-        flight.refused_by.clear()
+        flight.begin_replay()
         if flight.replays > MAX_REPLAYS:
             error: PoolError = RequestLost("the workers that ran this request have failed")
             flight.fail(error)
@@ -165,16 +164,15 @@ class Dispatch:
             self._stranded.remove(flight)
         if flight.worker_id is None:
             return
-        request_id = flight.request.request_id
-        self._carried[flight.worker_id].pop(request_id, None)
+        self._carried[flight.worker_id].pop(flight.wire_id, None)
         if not flight.finished:
-            self._send(flight.worker_id, Abort((request_id,)))
+            self._send(flight.worker_id, Abort((flight.wire_id,)))
 
     def _ready(self, group: str) -> list[Candidate]:
         return [
             Candidate(worker_id, self._others_load[worker_id] + len(self._carried[worker_id]))
             for worker_id, worker in self._workers.items()
-            if worker.group == group and worker.state == READY and worker_id not in self._distrusted
+            if worker.group == group and worker.state == READY
         ]
 
     def _merge(self, worker: WorkerState) -> WorkerState:

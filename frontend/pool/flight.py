@@ -13,6 +13,7 @@ from protocol.to_worker import Generate
 class Flight:
     """The OutputStream of one request.
 
+    wire_id: what the worker that has it now calls it.
     start: called when the first output is asked for. end: called once, when the request has
     ended in whatever way; `finished` tells whether its worker knows that already.
     """
@@ -27,6 +28,7 @@ class Flight:
         self.group = group
         self.request = request
         self.worker_id: str | None = None
+        self.wire_id = request.request_id
         self.refused_by: set[str] = set()
         self.replays = 0
         self.finished = False
@@ -43,7 +45,14 @@ class Flight:
 
     def to_send(self) -> Generate:
         """The request as it is to be sent now: with the tokens that it has already got."""
-        return replace(self.request, output_token_ids=tuple(self._tokens))
+        return replace(self.request, request_id=self.wire_id, output_token_ids=tuple(self._tokens))
+
+    def begin_replay(self) -> None:
+        """Take another id, so that what a former worker may still say of it is not mistaken."""
+        self.replays += 1
+        self.wire_id = f"{self.request.request_id}+{self.replays}"
+        self.worker_id = None
+        self.refused_by.clear()
 
     def put(self, output: Output) -> None:
         """An output from the worker, in order."""

@@ -1,6 +1,7 @@
 """Where requests go and what becomes of them, without sockets."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -69,7 +70,7 @@ class Wire:
         return next(
             worker
             for worker, message in reversed(self.sent)
-            if isinstance(message, Generate) and message.request_id == request_id
+            if isinstance(message, Generate) and message.request_id.partition("+")[0] == request_id
         )
 
 
@@ -138,19 +139,49 @@ async def test_request_of_a_lost_worker_goes_on_elsewhere_with_its_tokens(how: s
         case "stalled":
             wire.state(**{first: STALLED, second: READY})
         case "gap":
+            wire.full.add(first)  # a gap alone does not keep the worker from being chosen again
             wire.lose(first)
             wire.answer(first, Output("r", (8,), 3))
         case "wrong position":
+            wire.full.add(first)
             wire.answer(first, Output("r", (8,), 3))
     assert wire.where("r") == second
     _, sent = wire.sent[-1]
     assert isinstance(sent, Generate)
     assert sent.output_token_ids == (5, 6)
     wire.answer(first, Output("r", (99,), 2))  # the lost one still talks: nobody listens
-    wire.answer(second, Output("r", (7,), 2, "length", admission=ADMISSION))
+    wire.answer(second, Output("r+1", (7,), 2, "length", admission=ADMISSION))
     outputs = await task
     assert [output.token_ids for output in outputs] == [(5, 6), (7,)]
     assert [output.admission for output in outputs] == [ADMISSION, None]
+
+
+async def test_only_worker_runs_a_request_again_after_a_gap() -> None:
+    wire = Wire()
+    wire.state(a=READY)
+    _, task = await begin(wire)
+    wire.answer("a", Output("r", (5,), 0))
+    wire.lose("a")
+    wire.answer("a", Output("r", (7,), 2))
+    assert [message for _, message in wire.sent[1:]] == [
+        Abort(("r",)),
+        replace(request("r+1"), output_token_ids=(5,)),
+    ]
+    wire.answer("a", Output("r", (8,), 3))  # said before the abort came: nobody listens
+    wire.answer("a", Output("r+1", (6,), 1, "stop"))
+    assert [output.token_ids for output in await task] == [(5,), (6,)]
+    assert wire.dispatch.in_flight == 0
+
+
+async def test_output_that_does_not_fit_moves_its_neighbours_too_and_doubles_nothing() -> None:
+    wire = Wire()
+    wire.state(a=READY)
+    _, broken = await begin(wire, "x")
+    _, healthy = await begin(wire, "y")
+    wire.answer("a", Output("x", (5,), 3), Output("y", (6,), 0))
+    wire.answer("a", Output("x+1", (5,), 0, "stop"), Output("y+1", (6,), 0, "stop"))
+    assert [output.token_ids for output in await broken] == [(5,)]
+    assert [output.token_ids for output in await healthy] == [(6,)]
 
 
 async def test_request_waits_for_a_worker_when_the_only_one_dies() -> None:
@@ -162,7 +193,7 @@ async def test_request_waits_for_a_worker_when_the_only_one_dies() -> None:
     assert wire.dispatch.in_flight == 1
     wire.state(b=STARTING)
     wire.state(b=READY)
-    wire.answer("b", Output("r", (6,), 1, "stop"))
+    wire.answer("b", Output("r+1", (6,), 1, "stop"))
     assert [output.token_ids for output in await task] == [(5,), (6,)]
 
 
