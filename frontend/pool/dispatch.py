@@ -5,6 +5,7 @@ message, the flight goes on elsewhere with the tokens that it has. It ends exact
 """
 
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,6 +26,8 @@ from protocol.to_worker import Abort, Generate
 log = logging.getLogger(__name__)
 
 MAX_REPLAYS = 3
+# How long a request whose workers are all gone waits for one to come back.
+STRANDED_TIMEOUT_S = 60.0
 
 # Delivers a message to a worker; false when its queue is full.
 Send = Callable[[str, Generate | Abort], bool]
@@ -33,13 +36,14 @@ Send = Callable[[str, Generate | Abort], bool]
 class Dispatch:
     """The flights of one frontend, by request id, and the workers that carry them."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, clock: Callable[[], float] = time.monotonic) -> None:
         self._send = send
+        self._clock = clock
         self._workers: dict[str, WorkerState] = {}
         self._others_load: dict[str, int] = {}
         self._carried: defaultdict[str, dict[str, Flight]] = defaultdict(dict)
         self._expected: dict[str, int] = {}
-        self._stranded: list[Flight] = []
+        self._stranded: dict[Flight, float] = {}  # and since when
 
     @property
     def in_flight(self) -> int:
@@ -143,7 +147,7 @@ class Dispatch:
         if ready:
             flight.fail(PoolBusy("all workers are at their limit; try again later"))
         else:
-            self._stranded.append(flight)
+            self._stranded[flight] = self._clock()
 
     def _replay(self, flight: Flight) -> None:
         flight.begin_replay()
@@ -154,14 +158,18 @@ class Dispatch:
             self._launch(flight)
 
     def _resume_stranded(self) -> None:
-        """Flights that found no worker at all: one may have come back."""
-        stranded, self._stranded = self._stranded, []
-        for flight in stranded:
-            self._launch(flight)
+        """Flights that found no worker at all: one may have come back, or it has been too long."""
+        stranded, self._stranded = self._stranded, {}
+        for flight, since in stranded.items():
+            if self._ready(flight.group):
+                self._launch(flight)
+            elif self._clock() - since < STRANDED_TIMEOUT_S:
+                self._stranded[flight] = since
+            else:
+                flight.fail(PoolUnavailable("no worker has come back to go on with the request"))
 
     def _end(self, flight: Flight) -> None:
-        if flight in self._stranded:
-            self._stranded.remove(flight)
+        self._stranded.pop(flight, None)
         if flight.worker_id is None:
             return
         self._carried[flight.worker_id].pop(flight.wire_id, None)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from frontend.pool.dispatch import MAX_REPLAYS, Dispatch
+from frontend.pool.dispatch import MAX_REPLAYS, STRANDED_TIMEOUT_S, Dispatch
 from frontend.pool.flight import Flight
 from frontend.pool.interface import PoolBusy, PoolUnavailable, RequestLost, RequestRejected
 from protocol.sampling import SamplingParams
@@ -23,7 +23,8 @@ class Wire:
     def __init__(self) -> None:
         self.sent: list[tuple[str, Generate | Abort]] = []
         self.full: set[str] = set()
-        self.dispatch = Dispatch(self._send)
+        self.now = 0.0
+        self.dispatch = Dispatch(self._send, clock=lambda: self.now)
         self._numbers: dict[str, int] = {}
         self._version = 0
 
@@ -195,6 +196,21 @@ async def test_request_waits_for_a_worker_when_the_only_one_dies() -> None:
     wire.state(b=READY)
     wire.answer("b", Output("r+1", (6,), 1, "stop"))
     assert [output.token_ids for output in await task] == [(5,), (6,)]
+
+
+async def test_request_waits_for_a_worker_only_so_long() -> None:
+    wire = Wire()
+    wire.state(a=READY)
+    _, task = await begin(wire)
+    wire.state()
+    wire.now = STRANDED_TIMEOUT_S - 1
+    wire.state(b=STARTING)
+    assert wire.dispatch.in_flight == 1
+    wire.now = STRANDED_TIMEOUT_S
+    wire.state(b=STARTING)
+    with pytest.raises(PoolUnavailable):
+        await task
+    assert wire.dispatch.in_flight == 0
 
 
 async def test_request_that_loses_worker_after_worker_ends_with_an_error() -> None:
