@@ -48,7 +48,8 @@ class Children:
         """Run a Python module as a child."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-m", module, *arguments, "--parent-pid", str(os.getpid())),
+            # -P: what lies in the current directory (a downloaded model, say) is not to be run.
+            *("-P", "-m", module, *arguments, "--parent-pid", str(os.getpid())),
             stdin=asyncio.subprocess.DEVNULL,
             pass_fds=inherited_fds,
             env={**os.environ, **environment},
@@ -60,11 +61,13 @@ class Children:
         self._watchers.add(watcher)
         watcher.add_done_callback(self._watchers.discard)
 
-    def kill(self, process_id: str) -> None:
-        """End a child at once; harmless when it has ended."""
+    def kill(self, process_id: str) -> bool:
+        """End a child at once; false when there is none of that id."""
         child = self._children.get(process_id)
-        if child is not None:
-            _send(child, signal.SIGKILL)
+        if child is None:
+            return False
+        _send(child, signal.SIGKILL)
+        return True
 
     async def stop(self, roles: Iterable[str], timeout_s: float) -> None:
         """SIGTERM, and SIGKILL for those that are still there after the timeout."""

@@ -71,9 +71,9 @@ def _serve(flags: list[str]) -> int:
 def _make_run_dir(chosen: Path | None) -> Path:
     """A directory for this pool alone, which only its owner may enter."""
     if chosen is None:
-        parent = os.environ.get("XDG_RUNTIME_DIR")
-        usable = parent is not None and os.access(parent, os.W_OK)
-        return Path(tempfile.mkdtemp(prefix="headrace-", dir=parent if usable else None))
+        parent = _run_dir_parent()
+        _remove_left_behind(parent)
+        return Path(tempfile.mkdtemp(prefix=f"headrace-{os.getpid()}-", dir=parent))
     if not sockets.fits(chosen.absolute()):
         raise OptionError("--run-dir: too long for the paths of sockets")
     try:
@@ -83,6 +83,24 @@ def _make_run_dir(chosen: Path | None) -> Path:
     except OSError as error:
         raise OptionError(f"--run-dir: {error.strerror}") from error
     return chosen.absolute()
+
+
+def _run_dir_parent() -> Path:
+    """Where run directories are made: the first place that can be written to and whose path
+    leaves room for sockets."""
+    for place in (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"):
+        fits = place and sockets.fits(Path(place) / "headrace-1234567-12345678")
+        if place and fits and os.access(place, os.W_OK):
+            return Path(place)
+    raise OptionError("--run-dir: no temporary folder can be written to; name one")
+
+
+def _remove_left_behind(parent: Path) -> None:
+    """Remove the run directories of launchers that were killed; their names hold their pids."""
+    for folder in parent.glob("headrace-*-*"):
+        pid = folder.name.split("-")[1]
+        if pid.isdigit() and not Path("/proc", pid).exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _configure(run_dir: Path, pool: PoolOptions, groups: list[GroupOptions]) -> PoolConfig:

@@ -141,7 +141,15 @@ def _text_facts(folder: Path, cache: Path, progress: Progress) -> Path:
 
 def _run_prepare(what: str, source: Path, output: Path) -> None:
     """Run workers.prepare; its progress goes to our stderr, its complaint becomes a ModelError."""
-    command = [sys.executable, "-m", "workers.prepare", what, str(source.absolute()), str(output)]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "workers.prepare",
+        what,
+        str(source.absolute()),
+        str(output),
+    ]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False)
     if done.returncode == 0:
         return

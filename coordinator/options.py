@@ -33,7 +33,7 @@ class GroupOptions(EngineConfig):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")] = "default"
     model: str | None = None
-    served_model_name: tuple[str, ...] = ()
+    served_model_name: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     workers: Positive | None = None
     chat_template: str | None = None
 

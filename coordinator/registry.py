@@ -38,8 +38,9 @@ log = logging.getLogger(__name__)
 
 IDLE = WorkerLoad(running=0, waiting=0, kv_usage=0.0, steps=0, step_age_s=0.0)
 
-# How long an interpreter may take to come to its first message.
-FIRST_WORD_TIMEOUT_S = 120.0
+# How long a worker that starts may be silent.
+START_SILENCE_S = 120.0
+KILL_AGAIN_S = 2.0
 
 Order = to_launcher.StartWorker | to_launcher.KillWorker
 
@@ -48,13 +49,8 @@ Order = to_launcher.StartWorker | to_launcher.KillWorker
 class _Worker:
     state: WorkerState
     heard_at: float
+    killed_at: float | None = None
     failure: str = ""
-
-
-@dataclass
-class _Frontend:
-    state: FrontendState
-    heard_at: float
 
 
 @dataclass
@@ -68,7 +64,7 @@ class Registry:
     config: PoolConfig
     epoch: str
     _workers: dict[str, _Worker] = field(default_factory=dict)
-    _frontends: dict[str, _Frontend] = field(default_factory=dict)
+    _frontends: dict[str, FrontendState] = field(default_factory=dict)
     _restarts: dict[str, Restarts] = field(default_factory=dict)
     launcher_known: bool = False
     _version: int = 0
@@ -90,7 +86,7 @@ class Registry:
                 for group in self.config.groups
             ),
             workers=tuple(worker.state for worker in self._workers.values()),
-            frontends=tuple(frontend.state for frontend in self._frontends.values()),
+            frontends=tuple(self._frontends.values()),
         )
 
     def knows(self, process_id: str) -> bool:
@@ -105,9 +101,10 @@ class Registry:
         """What is to be done because time has passed; call it a few times a second."""
         orders: list[Order] = []
         for worker_id, worker in self._workers.items():
-            if self._is_stuck(worker, now):
+            if self._is_to_be_killed(worker, now):
                 log.error("%s makes no progress: it is killed", worker_id)
-                self._put(worker_id, worker, state=STALLED)
+                self._put(worker, state=STALLED)
+                worker.killed_at = now
                 orders.append(to_launcher.KillWorker(worker_id))
         if self.launcher_known:
             orders.extend(self._missing(now))
@@ -118,6 +115,8 @@ class Registry:
     def on_launcher(self, message: LauncherHello, now: float) -> None:
         """The launcher's children are the truth: nobody else is in the pool."""
         self.launcher_known = True
+        for worker_id in message.last_workers:
+            self._saw(worker_id)
         for worker_id in message.workers:
             if worker_id not in self._workers:
                 self._expect(worker_id, now)
@@ -143,6 +142,8 @@ class Registry:
             log.error("%s is of an unknown group", message.worker_id)
             return
         known = self._workers.get(message.worker_id)
+        if known is None and self.launcher_known:
+            return  # it has ended: its greeting came by another way than the news of its end
         state = READY if message.ready else STARTING
         if known is not None and known.state.state in (DRAINING, STALLED):
             state = known.state.state
@@ -153,7 +154,7 @@ class Registry:
             ),
             heard_at=now,
         )
-        if state == READY:
+        if state == READY and (known is None or known.state.state != READY):
             log.info("%s is ready (pid %d)", message.worker_id, message.pid)
             self._restarts[message.group].ready(now)
         self.dirty = self.urgent = True
@@ -175,33 +176,31 @@ class Registry:
     def on_worker_leaving(self, message: WorkerLeaving, now: float) -> None:
         worker = self._workers.get(message.worker_id)
         if worker is not None:
-            self._put(message.worker_id, worker, state=DRAINING)
+            self._put(worker, state=DRAINING)
 
     # What frontends say
 
     def on_frontend_hello(self, message: FrontendHello, now: float) -> None:
         state = FrontendState(message.frontend_id, message.pid, FrontendLoad(in_flight=0))
-        self._frontends[message.frontend_id] = _Frontend(state, now)
+        self._frontends[message.frontend_id] = state
         self.dirty = self.urgent = True
 
     def on_frontend_heartbeat(self, message: FrontendHeartbeat, now: float) -> None:
         frontend = self._frontends.get(message.frontend_id)
-        if frontend is None:
-            return
-        frontend.heard_at = now
-        if frontend.state.load != message.load:
-            frontend.state = replace(frontend.state, load=message.load)
+        if frontend is not None and frontend.load != message.load:
+            self._frontends[message.frontend_id] = replace(frontend, load=message.load)
             self.dirty = True
 
     # The rules behind them
 
-    def _is_stuck(self, worker: _Worker, now: float) -> bool:
-        """A worker that is silent, or that has work and makes no step, for too long."""
-        if worker.state.state == STALLED:
-            return False
+    def _is_to_be_killed(self, worker: _Worker, now: float) -> bool:
+        """A worker that is silent, or that has work and makes no step, for too long; once more
+        when it has not ended of it."""
+        if worker.killed_at is not None:
+            return now - worker.killed_at > KILL_AGAIN_S
         silent_s = now - worker.heard_at
-        if worker.state.pid == 0:  # started and not heard of yet
-            return silent_s > FIRST_WORD_TIMEOUT_S
+        if worker.state.state == STARTING:  # importing and loading can hold all its threads up
+            return silent_s > START_SILENCE_S
         return max(silent_s, worker.state.load.step_age_s) > self.config.stall_timeout_s
 
     def _missing(self, now: float) -> Iterable[Order]:
@@ -216,11 +215,15 @@ class Registry:
 
     def _expect(self, worker_id: str, now: float) -> None:
         """Note a worker that has been started and not been heard of."""
-        group = _place(worker_id).rpartition("-")[0]
-        self._restarts[group].saw(worker_id)
-        state = WorkerState(worker_id, group, 0, STARTING, "", IDLE)
+        self._saw(worker_id)
+        state = WorkerState(worker_id, _group(worker_id), 0, STARTING, "", IDLE)
         self._workers[worker_id] = _Worker(state, heard_at=now)
         self.dirty = self.urgent = True
+
+    def _saw(self, worker_id: str) -> None:
+        restarts = self._restarts.get(_group(worker_id))
+        if restarts is not None:
+            restarts.saw(worker_id)
 
     def _note_exit(self, worker: _Worker, message: ChildExited, now: float) -> None:
         if worker.state.state == DRAINING and message.exit_code == 0:
@@ -232,7 +235,7 @@ class Registry:
         if restarts.problem:
             log.error("group %s: %s", worker.state.group, restarts.problem)
 
-    def _put(self, worker_id: str, worker: _Worker, state: str) -> None:
+    def _put(self, worker: _Worker, state: str) -> None:
         worker.state = replace(worker.state, state=state)
         self.dirty = self.urgent = True
 
@@ -244,6 +247,10 @@ class Registry:
 def _place(worker_id: str) -> str:
     """ "chat-0" of "chat-0.3": the place in the group, whichever start fills it."""
     return worker_id.rpartition(".")[0]
+
+
+def _group(worker_id: str) -> str:
+    return _place(worker_id).rpartition("-")[0]
 
 
 def _describe(exit_code: int) -> str:

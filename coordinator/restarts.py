@@ -36,8 +36,12 @@ class Restarts:
         place, _, start = worker_id.rpartition(".")
         self._starts[place] = max(self._starts.get(place, -1), int(start))
 
-    def ready(self, now: float) -> None:
+    def started(self, now: float) -> None:
+        """A process has been started, of those that never say that they are ready."""
         self._ready_at = now
+
+    def ready(self, now: float) -> None:
+        self.started(now)
         self.problem = ""
 
     def failed(self, reason: str, now: float, hopeless: bool) -> float:
@@ -53,5 +57,5 @@ class Restarts:
         delay_s = LONGEST_DELAY_S if hopeless else min(delay_s, LONGEST_DELAY_S)
         self._not_before = now + delay_s
         if hopeless or self._failures >= CRASH_LOOP:
-            self.problem = f"{self._failures} workers in a row have failed; the last: {reason}"
+            self.problem = f"{self._failures} in a row have failed; the last: {reason}"
         return delay_s

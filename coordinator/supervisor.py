@@ -19,7 +19,7 @@ from prometheus_client import multiprocess
 
 from coordinator.children import Child, Children
 from coordinator.hardware import worker_environment
-from coordinator.restarts import Restarts
+from coordinator.restarts import LONGEST_DELAY_S, Restarts
 from protocol import PROTOCOL_VERSION, sockets, to_coordinator, to_launcher, to_worker
 from protocol.codec import DecodeError
 from protocol.config import PoolConfig
@@ -42,6 +42,7 @@ class Supervisor:
         self._children = Children(self._on_exit)
         self._restarts: dict[str, Restarts] = {}
         self._stop = asyncio.Event()
+        self._last_workers: dict[str, str] = {}  # newest id by place
         self._exit_status = 0
         self._announced = False
         self._started_at = time.monotonic()
@@ -61,6 +62,8 @@ class Supervisor:
             await self._start_frontend(f"frontend-{index}")
         await self._greet()
         tasks = [asyncio.create_task(self._obey()), asyncio.create_task(self._watch_state())]
+        for task in tasks:
+            task.add_done_callback(self._on_task_done)
         await self._stop.wait()
         await self._stop_children()
         for task in tasks:
@@ -140,7 +143,10 @@ class Supervisor:
         children = self._children
         await self._tell(
             to_coordinator.LauncherHello(
-                PROTOCOL_VERSION, children.ids(WORKER), children.ids(FRONTEND)
+                PROTOCOL_VERSION,
+                children.ids(WORKER),
+                children.ids(FRONTEND),
+                tuple(self._last_workers.values()),
             )
         )
 
@@ -160,9 +166,19 @@ class Supervisor:
                 case to_worker.Introduce():
                     await self._greet()
                 case to_launcher.StartWorker() if not self._stop.is_set():
-                    await self._start_worker(order)
+                    await self._try_to_start(order)
                 case to_launcher.KillWorker(worker_id):
-                    self._children.kill(worker_id)
+                    if not self._children.kill(worker_id):
+                        await self._tell(to_coordinator.ChildExited(worker_id, WORKER, 0))
+
+    async def _try_to_start(self, order: to_launcher.StartWorker) -> None:
+        """A worker that cannot be started counts as one that has ended."""
+        self._last_workers[order.worker_id.rpartition(".")[0]] = order.worker_id
+        try:
+            await self._start_worker(order)
+        except OSError as error:
+            log.error("%s cannot be started: %s", order.worker_id, error)
+            await self._tell(to_coordinator.ChildExited(order.worker_id, WORKER, 1))
 
     async def _watch_state(self) -> None:
         """Say once when the pool is complete."""
@@ -188,7 +204,10 @@ class Supervisor:
 
     async def _on_exit(self, child: Child, exit_code: int) -> None:
         multiprocess.mark_process_dead(child.process.pid, str(self._config.metrics_dir))  # type: ignore[no-untyped-call]
+        sockets.remove(sockets.requests_endpoint(self._config.run_dir, child.process_id))
         if self._stop.is_set():
+            # Frontends may still wait for it.
+            await self._tell(to_coordinator.ChildExited(child.process_id, child.role, exit_code))
             return
         if exit_code == EX_CONFIG and not self._announced:
             # The child has said why; to start it again would say the same again.
@@ -208,17 +227,32 @@ class Supervisor:
             self._give_up()
             return
         log.error("%s ended (%d); restart in %.1f s", child.process_id, exit_code, delay_s)
+        if restarts.problem:
+            log.error("%s: %s", place, restarts.problem)
         await asyncio.sleep(delay_s)
-        restarts.ready(time.monotonic())
-        if self._stop.is_set():
-            return
-        if child.role == FRONTEND:
+        restarts.started(time.monotonic())
+        while not self._stop.is_set():
+            try:
+                await self._start_place(child.role, place)
+                return
+            except OSError as error:
+                log.error("%s cannot be started: %s", place, error)
+                await asyncio.sleep(LONGEST_DELAY_S)
+
+    async def _start_place(self, role: str, place: str) -> None:
+        if role == FRONTEND:
             await self._start_frontend(place)
         else:
             await self._start_coordinator()
             await self._greet()
 
     # Stopping
+
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
+        """Neither task may end by an error unseen: without it, nothing would be started again."""
+        if not task.cancelled() and task.exception() is not None:
+            log.critical("the launcher has failed", exc_info=task.exception())
+            self._give_up()
 
     def _give_up(self) -> None:
         self._exit_status = 1

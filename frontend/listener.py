@@ -7,7 +7,7 @@ another leaves a new connection to that other for a moment before it takes it it
 """
 
 import asyncio
-import contextlib
+import logging
 import mmap
 import os
 import socket
@@ -19,8 +19,14 @@ from typing import Any
 
 import uvloop
 
+from frontend.vital import create_vital_task
+
+log = logging.getLogger(__name__)
+
 # Another frontend that does not take its turn within this time is busy: then it is ours.
 TURN_S = 0.02
+# After a failure to accept, which tends to be one of resources, the next try is so much later.
+RETRY_S = 0.1
 _POLL_S = 0.001
 # A frontend whose slot is older than this is gone or stopped, and nobody waits for it.
 _FRESH_S = 0.5
@@ -73,7 +79,7 @@ class SharedServer(asyncio.AbstractServer):
         listener.setblocking(False)
         self._loop, self._listener = loop, listener
         self._make_protocol, self._counts = make_protocol, counts
-        self._tasks = {loop.create_task(self._accept_all()), loop.create_task(self._live())}
+        self._tasks = {create_vital_task(self._accept_all()), create_vital_task(self._live())}
 
     @property
     def sockets(self) -> tuple[socket.socket, ...]:
@@ -106,9 +112,14 @@ class SharedServer(asyncio.AbstractServer):
         while True:
             await self._readable()
             await self._wait_for_turn()
-            with contextlib.suppress(BlockingIOError, ConnectionError):
+            try:
                 connection, _ = self._listener.accept()
                 await self._serve(connection)
+            except (BlockingIOError, ConnectionError):
+                continue  # another frontend has taken it, or the client has gone
+            except OSError as error:  # out of descriptors or of memory
+                log.error("cannot accept a connection: %s", error)
+                await asyncio.sleep(RETRY_S)
 
     async def _serve(self, connection: socket.socket) -> None:
         connection.setblocking(False)

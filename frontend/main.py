@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import logging
 import os
+import resource
 import signal
 from pathlib import Path
 
@@ -32,9 +33,15 @@ async def serve(config: PoolConfig, frontend_id: str, http_fd: int) -> None:
     texts = {group.name: TextModel.load(group.text_path) for group in config.groups}
     async with PoolClient(config, frontend_id) as pool:
         app = create_app(config, texts, pool, Metrics(config))
-        await hypercorn.asyncio.serve(
-            app, _hypercorn_config(config, http_fd), shutdown_trigger=stop.wait
-        )
+        try:
+            await hypercorn.asyncio.serve(
+                app, _hypercorn_config(config, http_fd), shutdown_trigger=stop.wait
+            )
+        except asyncio.CancelledError:
+            # So Hypercorn ends when requests outlast the time that they have to finish.
+            if not stop.is_set():
+                raise
+            log.warning("requests were cut off: the time to finish them is over")
 
 
 def _hypercorn_config(config: PoolConfig, http_fd: int) -> hypercorn.config.Config:
@@ -49,6 +56,12 @@ def _hypercorn_config(config: PoolConfig, http_fd: int) -> hypercorn.config.Conf
     return settings
 
 
+def _raise_descriptor_limit() -> None:
+    """Each connection is a descriptor, and the usual soft limit is only 1,024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="headrace-frontend")
     parser.add_argument("--run-dir", type=Path, required=True)
@@ -60,6 +73,7 @@ def main() -> None:
     become_child(args.frontend_id, args.parent_pid, config.log_level)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher decides what Ctrl-C means
     place = int(args.frontend_id.partition("-")[2].partition(".")[0])
+    _raise_descriptor_limit()
     loop = SharedLoop()
     loop.counts = ConnectionCounts(config.run_dir / "connections", place, config.frontends)
     with asyncio.Runner(loop_factory=lambda: loop) as runner:

@@ -94,8 +94,13 @@ def send_now(socket: Any, data: bytes) -> bool:
 
 def bind(socket: Any, endpoint: str) -> None:
     """Bind, over whatever file a killed process has left at that path."""
-    Path(endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
+    remove(endpoint)
     socket.bind(endpoint)
+
+
+def remove(endpoint: str) -> None:
+    """Remove the file of a socket whose process has ended, if there is one."""
+    Path(endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
 
 
 def _socket(context: zmq.Context[Any], kind: int) -> Any:

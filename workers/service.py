@@ -14,6 +14,9 @@ from workers.errors import RequestRefused
 
 log = logging.getLogger(__name__)
 
+# After so many beats without anything else to send, a frontend has heard of all there was.
+BEATS = 5
+
 # Delivers bytes to a frontend; false when that frontend cannot be reached.
 Send = Callable[[bytes, bytes], bool]
 Submit = Callable[[Generate | Abort], None]
@@ -28,6 +31,7 @@ class Service:
         self._send = send
         self._owners: dict[str, bytes] = {}
         self._numbers: defaultdict[bytes, int] = defaultdict(int)
+        self._beats: dict[bytes, int] = {}
         self._refusing: str | None = "the worker is loading its model"
         self.malformed = 0
 
@@ -77,9 +81,27 @@ class Service:
         if frontend is not None:
             self._refuse(frontend, request_id, refusal.reason, refusal.retry_elsewhere)
 
+    def beat(self) -> None:
+        """Send each frontend that had a message lately one without outputs; call it once a second.
+
+        A lost message shows by the gap in the numbers, so something has to follow the last one.
+        """
+        waiting = set(self._owners.values())
+        for frontend in waiting | set(self._beats):
+            left = self._beats.get(frontend, BEATS) - 1
+            self._deliver(frontend, StepOutputs(self._worker_id, self._next_number(frontend), ()))
+            if left > 0:
+                self._beats[frontend] = left
+            else:
+                self._beats.pop(frontend, None)
+
     def forget(self, frontend: bytes) -> None:
-        """A frontend is gone: nobody waits for its requests, and its successor counts from 0."""
+        """A frontend is gone for good: nobody waits for its requests."""
         self._numbers.pop(frontend, None)
+        self._beats.pop(frontend, None)
+        self._drop_requests(frontend)
+
+    def _drop_requests(self, frontend: bytes) -> None:
         self._abort([rid for rid, owner in self._owners.items() if owner == frontend])
 
     def _on_generate(self, frontend: bytes, request: Generate) -> None:
@@ -109,5 +131,7 @@ class Service:
         return number
 
     def _deliver(self, frontend: bytes, message: StepOutputs | Refused) -> None:
+        self._beats[frontend] = BEATS
         if not self._send(frontend, OUTPUTS.encode(message)):
-            self.forget(frontend)
+            # Should it come back, the gap tells it that its requests are no longer run here.
+            self._drop_requests(frontend)

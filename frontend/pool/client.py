@@ -10,6 +10,7 @@ import zmq.asyncio
 
 from frontend.pool.dispatch import Dispatch
 from frontend.pool.flight import Flight
+from frontend.vital import create_vital_task
 from protocol import PROTOCOL_VERSION, sockets, to_coordinator, to_frontend, to_worker
 from protocol.codec import DecodeError
 from protocol.config import PoolConfig
@@ -46,7 +47,7 @@ class PoolClient:
         self._control = sockets.dealer(self._context, sockets.control_endpoint(run_dir), self._id)
         self._updates = sockets.subscriber(self._context, sockets.state_endpoint(run_dir))
         for work in (self._watch_state(), self._obey(), self._beat()):
-            self._tasks.add(asyncio.create_task(work))
+            self._tasks.add(create_vital_task(work))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -78,7 +79,7 @@ class PoolClient:
             if worker.endpoint and worker.worker_id not in self._workers:
                 socket = sockets.dealer(self._context, worker.endpoint, self._id)
                 self._workers[worker.worker_id] = socket
-                reader = asyncio.create_task(self._read(worker.worker_id, socket))
+                reader = create_vital_task(self._read(worker.worker_id, socket))
                 self._readers[worker.worker_id] = reader
 
     def _disconnect_gone(self, state: PoolState) -> None:

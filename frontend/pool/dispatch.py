@@ -65,6 +65,7 @@ class Dispatch:
         lost = set(self._workers) - {worker.worker_id for worker in workers}
         lost |= {worker.worker_id for worker in workers if worker.state == STALLED}
         self._workers = {worker.worker_id: worker for worker in workers}
+        self._others_load.clear()
         for worker in workers:
             known = worker.load.running + worker.load.waiting
             own = len(self._carried.get(worker.worker_id, ()))
@@ -144,9 +145,11 @@ class Dispatch:
                 self._carried[worker_id][flight.wire_id] = flight
                 return
             flight.refused_by.add(worker_id)
-        if ready:
+        if ready and not flight.has_begun:
             flight.fail(PoolBusy("all workers are at their limit; try again later"))
         else:
+            # The next news of the pool may be better, and who has refused may have room again.
+            flight.refused_by.clear()
             self._stranded[flight] = self._clock()
 
     def _replay(self, flight: Flight) -> None:
@@ -161,12 +164,12 @@ class Dispatch:
         """Flights that found no worker at all: one may have come back, or it has been too long."""
         stranded, self._stranded = self._stranded, {}
         for flight, since in stranded.items():
-            if self._ready(flight.group):
-                self._launch(flight)
-            elif self._clock() - since < STRANDED_TIMEOUT_S:
-                self._stranded[flight] = since
-            else:
+            if self._clock() - since >= STRANDED_TIMEOUT_S:
                 flight.fail(PoolUnavailable("no worker has come back to go on with the request"))
+                continue
+            self._launch(flight)
+            if flight in self._stranded:
+                self._stranded[flight] = since
 
     def _end(self, flight: Flight) -> None:
         self._stranded.pop(flight, None)
@@ -186,5 +189,7 @@ class Dispatch:
     def _merge(self, worker: WorkerState) -> WorkerState:
         known = self._workers.get(worker.worker_id)
         if known is None or known.state != READY or worker.state != STARTING:
+            return worker
+        if worker.pid not in (0, known.pid):
             return worker
         return replace(worker, state=READY, endpoint=known.endpoint, pid=known.pid)

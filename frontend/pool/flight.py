@@ -45,7 +45,20 @@ class Flight:
 
     def to_send(self) -> Generate:
         """The request as it is to be sent now: with the tokens that it has already got."""
-        return replace(self.request, request_id=self.wire_id, output_token_ids=tuple(self._tokens))
+        sampling = self.request.sampling
+        if self._admitted:  # what the prompt says has been told
+            sampling = replace(sampling, prompt_logprobs=None)
+        return replace(
+            self.request,
+            request_id=self.wire_id,
+            sampling=sampling,
+            output_token_ids=tuple(self._tokens),
+        )
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the client may have seen some of it, so that it cannot be refused any more."""
+        return self.replays > 0 or self._admitted
 
     def begin_replay(self) -> None:
         """Take another id, so that what a former worker may still say of it is not mistaken."""
@@ -75,7 +88,9 @@ class Flight:
 
     def cancel(self) -> None:
         """Nobody waits for this request any more."""
+        self._start = None
         self._finish()
+        self._arrived.set()
 
     def __aiter__(self) -> AsyncIterator[Output]:
         return self

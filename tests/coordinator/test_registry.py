@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.registry import FIRST_WORD_TIMEOUT_S, Registry
+from coordinator.registry import KILL_AGAIN_S, START_SILENCE_S, Registry
 from protocol.config import GroupConfig, PoolConfig
 from protocol.process import EX_CONFIG
 from protocol.state import DRAINING, READY, STALLED, STARTING, FrontendLoad, WorkerLoad
@@ -49,7 +49,7 @@ def states(registry: Registry) -> dict[str, str]:
 
 def start_all(registry: Registry, now: float = 0.0) -> list[str]:
     """Greet as the launcher, and let all ordered workers become ready."""
-    registry.on_launcher(LauncherHello(1, (), ()), now)
+    registry.on_launcher(LauncherHello(1, (), (), ()), now)
     orders = registry.tick(now)
     for order in orders:
         assert isinstance(order, StartWorker)
@@ -60,14 +60,14 @@ def start_all(registry: Registry, now: float = 0.0) -> list[str]:
 def test_starts_nothing_before_the_launcher_is_known() -> None:
     registry = make_registry()
     assert registry.tick(0.0) == []
-    registry.on_launcher(LauncherHello(1, (), ()), 0.0)
+    registry.on_launcher(LauncherHello(1, (), (), ()), 0.0)
     assert registry.tick(0.0) == [StartWorker("chat-0.0", "chat"), StartWorker("chat-1.0", "chat")]
     assert registry.tick(0.1) == []
 
 
 def test_worker_goes_from_starting_to_ready_to_draining() -> None:
     registry = make_registry(workers=1)
-    registry.on_launcher(LauncherHello(1, (), ()), 0.0)
+    registry.on_launcher(LauncherHello(1, (), (), ()), 0.0)
     registry.tick(0.0)
     assert states(registry) == {"chat-0.0": STARTING}
     registry.on_worker_hello(hello("chat-0.0", ready=False), 0.0)
@@ -102,7 +102,7 @@ def test_crash_loop_backs_off_and_is_reported() -> None:
     gaps = [later - sooner for sooner, later in itertools.pairwise(starts)]
     assert gaps == [0.5, 1.0, 2.0, 4.0]
     problem = registry.state().groups[0].problem
-    assert "5 workers in a row" in problem
+    assert "5 in a row" in problem
     assert "the disk is on fire" in problem
     registry.on_worker_hello(hello(worker_id), now)
     assert registry.state().groups[0].problem == ""
@@ -141,6 +141,37 @@ def test_stalled_worker_is_taken_out_and_killed_once(silent: bool) -> None:
     assert registry.tick(10.1) == [KillWorker("chat-0.0")]
     assert states(registry) == {"chat-0.0": STALLED}
     assert registry.tick(10.2) == []
+    assert registry.tick(10.2 + KILL_AGAIN_S) == [KillWorker("chat-0.0")]
+
+
+def test_worker_that_loads_for_long_is_left_alone() -> None:
+    registry = make_registry(workers=1)
+    registry.on_launcher(LauncherHello(1, (), (), ()), 0.0)
+    registry.tick(0.0)
+    registry.on_worker_hello(hello("chat-0.0", ready=False), 0.0)
+    assert registry.tick(START_SILENCE_S - 1) == []
+    assert registry.tick(START_SILENCE_S + 1) == [KillWorker("chat-0.0")]
+
+
+def test_greeting_that_comes_after_the_end_revives_nobody() -> None:
+    registry = make_registry(workers=1)
+    registry.on_launcher(LauncherHello(1, (), (), ()), 0.0)
+    registry.tick(0.0)
+    registry.on_exit(ChildExited("chat-0.0", "worker", -9), 0.1)
+    registry.on_worker_hello(hello("chat-0.0"), 0.2)
+    assert states(registry) == {}
+    assert registry.tick(0.2) == [StartWorker("chat-0.1", "chat")]
+
+
+@pytest.mark.parametrize("greets_first", [True, False])
+def test_new_coordinator_gives_no_id_twice(greets_first: bool) -> None:
+    """Frontends know workers by their ids: a second life under the first one's would be taken
+    for it."""
+    registry = make_registry(workers=2)
+    if greets_first:
+        registry.on_worker_hello(hello("chat-0.4"), 0.0)
+    registry.on_launcher(LauncherHello(1, (), (), ("chat-0.4", "chat-1.2")), 0.1)
+    assert registry.tick(0.1) == [StartWorker("chat-0.5", "chat"), StartWorker("chat-1.3", "chat")]
 
 
 def test_busy_worker_that_makes_steps_is_not_stalled() -> None:
@@ -153,15 +184,15 @@ def test_busy_worker_that_makes_steps_is_not_stalled() -> None:
 
 def test_interpreter_that_never_speaks_is_killed_in_the_end() -> None:
     registry = make_registry(workers=1)
-    registry.on_launcher(LauncherHello(1, (), ()), 0.0)
+    registry.on_launcher(LauncherHello(1, (), (), ()), 0.0)
     registry.tick(0.0)
-    assert registry.tick(FIRST_WORD_TIMEOUT_S - 1) == []
-    assert registry.tick(FIRST_WORD_TIMEOUT_S + 1) == [KillWorker("chat-0.0")]
+    assert registry.tick(START_SILENCE_S - 1) == []
+    assert registry.tick(START_SILENCE_S + 1) == [KillWorker("chat-0.0")]
 
 
 def test_new_coordinator_learns_who_runs_and_starts_only_what_is_missing() -> None:
     registry = make_registry()
-    registry.on_launcher(LauncherHello(1, ("chat-0.7",), ("frontend-0.0",)), 0.0)
+    registry.on_launcher(LauncherHello(1, ("chat-0.7",), ("frontend-0.0",), ()), 0.0)
     assert registry.tick(0.0) == [StartWorker("chat-1.0", "chat")]
     assert not registry.knows("chat-0.7")
     registry.on_worker_hello(hello("chat-0.7"), 0.1)
@@ -174,7 +205,7 @@ def test_launcher_greeting_drops_whom_it_does_not_have() -> None:
     registry = make_registry(workers=1)
     start_all(registry)
     registry.on_frontend_hello(FrontendHello(1, "frontend-0.0", 7), 0.0)
-    registry.on_launcher(LauncherHello(1, (), ()), 1.0)
+    registry.on_launcher(LauncherHello(1, (), (), ()), 1.0)
     assert states(registry) == {}
     assert registry.state().frontends == ()
 

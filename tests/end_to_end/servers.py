@@ -23,7 +23,8 @@ class Server:
     def __init__(self, flags: list[str], cache_dir: Path | None = None) -> None:
         folder = Path(tempfile.mkdtemp(prefix="hr-"))
         self.run_dir, self._log = folder / "run", folder / "log"
-        command = [sys.executable, "-m", "coordinator.cli", "serve", *flags]
+        # The console script, as users run it.
+        command = [str(Path(sys.executable).with_name("headrace")), "serve", *flags]
         if "--uds" not in flags:
             command += ["--port", "0"]
         cache = {} if cache_dir is None else {"HEADRACE_CACHE": str(cache_dir)}

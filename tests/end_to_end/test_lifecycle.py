@@ -264,3 +264,28 @@ def test_taken_port_says_so_in_one_line(launch: Launch, fake_model: Path, cache_
     assert done.returncode == 2
     assert done.stderr.splitlines() == [done.stderr.strip()]
     assert "--port" in done.stderr
+
+
+def test_coordinator_and_worker_that_die_together_cost_no_request(launch: Launch) -> None:
+    server = launch("--frontends", "1", "--workers", "1", step_s=0.01)
+    expected = Background(server, 2).texts()
+    for _ in range(3):
+        requests = Background(server, 2)
+        wait_for(lambda: running(server) == 2, "the requests run")
+        (coordinator,) = server.children("coordinator.main")
+        (worker,) = server.children("workers.main")
+        coordinator.kill()
+        worker.kill()
+        assert requests.texts() == expected
+        wait_for(lambda: server.children("coordinator.main"), "a new coordinator")
+
+
+def test_code_in_the_current_directory_is_not_run(
+    launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("msgpack", "quart", "tokenizers"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('planted code ran')")
+    monkeypatch.chdir(tmp_path)
+    server = launch("--frontends", "1", "--workers", "1")
+    assert "planted" not in server.log
+    assert complete(server)

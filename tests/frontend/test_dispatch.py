@@ -257,6 +257,62 @@ async def test_request_at_fault_is_not_tried_elsewhere() -> None:
     assert len(wire.sent) == 1
 
 
+async def test_replay_that_is_refused_waits_instead_of_failing_in_the_middle() -> None:
+    wire = Wire()
+    wire.state(a=READY, b=READY)
+    _, task = await begin(wire)
+    first = wire.where("r")
+    second = "b" if first == "a" else "a"
+    wire.answer(first, Output("r", (5,), 0, admission=ADMISSION))
+    wire.state(**{second: READY})
+    wire.refuse(second, "r+1")
+    assert wire.dispatch.in_flight == 1
+    wire.state(c=READY)
+    wire.answer("c", Output("r+1", (6,), 1, "stop"))
+    assert [output.token_ids for output in await task] == [(5,), (6,)]
+
+
+async def test_prompt_logprobs_are_not_asked_for_again() -> None:
+    wire = Wire()
+    wire.state(a=READY)
+    sampling = SamplingParams(seed=1, max_tokens=9, prompt_logprobs=2)
+    flight = wire.dispatch.generate("g", Generate("r", (1, 2), sampling))
+    task = asyncio.create_task(anext(flight))
+    await asyncio.sleep(0)
+    wire.answer("a", Output("r", (5,), 0, admission=ADMISSION))
+    await task
+    wire.state(b=READY)
+    _, sent = wire.sent[-1]
+    assert isinstance(sent, Generate)
+    assert sent.sampling.prompt_logprobs is None
+
+
+async def test_cancel_before_the_start_sends_nothing_and_ends_the_reader() -> None:
+    wire = Wire()
+    wire.state(a=READY)
+    flight = wire.dispatch.generate("g", request("r"))
+    flight.cancel()
+    with pytest.raises(StopAsyncIteration):
+        await anext(flight)
+    assert wire.sent == []
+
+
+async def test_cancel_wakes_whoever_reads() -> None:
+    wire = Wire()
+    wire.state(a=READY)
+    flight, task = await begin(wire)
+    flight.cancel()
+    assert await task == []
+
+
+async def test_worker_under_a_known_id_but_another_pid_is_another_worker() -> None:
+    wire = Wire()
+    wire.state(a=READY)
+    other = WorkerState("a", "g", 99, STARTING, "ipc://a", IDLE)
+    merged = wire.dispatch.on_state(PoolState("f", 1, (), (other,), ()))
+    assert merged.workers[0].state == STARTING
+
+
 async def test_cancel_aborts_once_and_frees_the_place() -> None:
     wire = Wire()
     wire.state(a=READY)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import socket
 import threading
 from collections.abc import Iterator
@@ -98,6 +99,25 @@ def test_frontend_that_takes_nothing_holds_nobody_up(
     made[0].stop()
     opened = open_connections(address, 12)
     assert sum(len(acceptor.held) for acceptor in made[1:]) == 12
+    for connection in opened:
+        connection.close()
+
+
+def test_failure_to_accept_is_not_the_end_of_accepting(
+    acceptors: tuple[list[Acceptor], tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, address = acceptors
+    failures = iter([OSError(errno.EMFILE, "too many open files")] * 4)
+    accept = socket.socket.accept
+
+    def failing(listener: socket.socket) -> object:
+        for failure in failures:
+            raise failure
+        return accept(listener)
+
+    monkeypatch.setattr(socket.socket, "accept", failing)
+    opened = open_connections(address, 4)
+    assert next(failures, None) is None
     for connection in opened:
         connection.close()
 

@@ -4,7 +4,7 @@ from protocol.sampling import SamplingParams
 from protocol.to_frontend import OUTPUTS, Output, Refused, StepOutputs
 from protocol.to_worker import REQUESTS, Abort, Generate
 from workers.errors import RequestRefused
-from workers.service import Service
+from workers.service import BEATS, Service
 
 ONE, TWO = b"frontend-0.0", b"frontend-1.0"
 
@@ -94,7 +94,7 @@ def test_refusal_of_the_engine_and_duplicates_are_told() -> None:
     assert wire.service.in_flight == 0
 
 
-def test_frontend_that_cannot_be_reached_is_forgotten_with_its_requests() -> None:
+def test_frontend_that_cannot_be_reached_finds_the_gap_when_it_is_back() -> None:
     wire = Wire()
     for name in ("a", "b"):
         wire.generate(ONE, name)
@@ -104,9 +104,37 @@ def test_frontend_that_cannot_be_reached_is_forgotten_with_its_requests() -> Non
     assert Abort(("a", "b")) in wire.submitted
     assert wire.service.in_flight == 1
     wire.unreachable = set()
-    wire.generate(ONE, "d")
-    wire.service.on_outputs([Output("d", (1,), 0)])
-    assert wire.sent[-1][1].number == 0
+    wire.service.beat()
+    assert (ONE, StepOutputs("w", 1, ())) in wire.sent
+
+
+def test_something_follows_the_last_message_for_a_while() -> None:
+    wire = Wire()
+    wire.generate(ONE, "a")
+    wire.service.on_outputs([Output("a", (1,), 0, "stop")])
+    wire.sent.clear()
+    for _ in range(3 * BEATS):
+        wire.service.beat()
+    assert wire.sent == [(ONE, StepOutputs("w", 1 + beat, ())) for beat in range(BEATS)]
+
+
+def test_whoever_waits_hears_something_all_the_time() -> None:
+    wire = Wire()
+    wire.generate(ONE, "a")
+    for _ in range(3 * BEATS):
+        wire.service.beat()
+    assert len(wire.sent) == 3 * BEATS
+
+
+def test_dead_frontend_is_forgotten() -> None:
+    wire = Wire()
+    wire.generate(ONE, "a")
+    wire.service.on_outputs([Output("a", (1,), 0)])
+    wire.service.forget(ONE)
+    assert wire.submitted[-1] == Abort(("a",))
+    wire.sent.clear()
+    wire.service.beat()
+    assert wire.sent == []
 
 
 def test_what_is_no_message_is_counted_and_dropped() -> None:
