@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from coordinator.chat_templates import model_templates, override_template
 from coordinator.model_cache import file_digest, joint_digest
 from coordinator.model_folder import ModelError, read_json_object
+from protocol.context_length import context_length
 from protocol.text import TextInfo
 
 # What a tokenizer is made from, in any of its forms.
@@ -33,14 +34,6 @@ TOKENIZER_FILES = (
     "spiece.model",
     "sentencepiece.bpe.model",
     "tekken.json",
-)
-CONTEXT_LENGTHS = (
-    "max_position_embeddings",
-    "n_positions",
-    "max_sequence_length",
-    "max_seq_len",
-    "seq_length",
-    "n_ctx",
 )
 SAMPLING_DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 LONGEST_CONTEXT = 100_000_000  # tokenizers without a limit of their own say 1e30
@@ -124,21 +117,11 @@ def _context_length(model: Path, facts: dict[str, Any], wanted: int | None) -> i
 
 
 def _own_context_length(facts: dict[str, Any]) -> int | None:
-    """From the configuration, else from the tokenizer; None if neither says.
-
-    YaRN stretches the original length by a factor, which max_position_embeddings does not always
-    include.
-    """
-    config = facts["config"]
-    values = [config.get(name) for name in CONTEXT_LENGTHS]
-    own = next((value for value in values if isinstance(value, int) and value > 0), None)
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if own is not None and rope.get("rope_type", rope.get("type")) == "yarn":
-        original = rope.get("original_max_position_embeddings") or own
-        return max(own, int(original * rope.get("factor", 1)))
-    if own is None:
-        limit = facts.get("model_max_length")
-        own = int(limit) if limit and 0 < limit <= LONGEST_CONTEXT else None
+    """From the configuration, else from the tokenizer; None if neither says."""
+    own = context_length(facts["config"])
+    limit = facts.get("model_max_length")
+    if own is None and limit and 0 < limit <= LONGEST_CONTEXT:
+        return int(limit)
     return own
 
 

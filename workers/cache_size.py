@@ -12,6 +12,9 @@ from workers.errors import ModelUnsupported
 
 # Of the memory that is available once the model is loaded, for all workers' caches.
 _CPU_SHARE = 0.4
+# Decodes gather the keys and values of one layer at a time, padded to at most twice their length:
+# on a GPU, so much of the cache's bytes has to stay free beside it.
+_GATHERED_LAYERS = 2
 
 
 def choose_num_blocks(
@@ -21,17 +24,25 @@ def choose_num_blocks(
     device: torch.device,
     max_model_len: int,
     workers_on_host: int,
+    activation_bytes: int = 0,
 ) -> int:
     """Blocks of the cache; ModelUnsupported if one request of max_model_len does not fit.
 
     The bytes are `kv_cache_bytes` if given; on a CPU, a share of the available memory divided
-    among the host's workers; on a GPU, `memory_utilization` of the card less what is in use.
+    among the host's workers; on a GPU, `memory_utilization` of the card less what this worker
+    uses already and less `activation_bytes`, for a step. Workers that share a card cannot see each
+    other: their `memory_utilization` has to be set so that it fits as many times as there are.
     Never more than max_num_seqs requests of max_model_len can fill.
     """
     token_bytes = sum(layer.elements for layer in layers) * dtype.itemsize
     block_bytes = token_bytes * config.block_size
     blocks_per_request = -(-max_model_len // config.block_size)
-    free = config.kv_cache_bytes or _free_bytes(config, device, workers_on_host)
+    free = config.kv_cache_bytes
+    if free is None and device.type == "cuda":
+        free = _card_bytes(config, device, activation_bytes)
+        free = free * len(layers) // (len(layers) + _GATHERED_LAYERS)
+    elif free is None:
+        free = int(_available_bytes() * _CPU_SHARE) // max(1, workers_on_host)
     num_blocks = min(free // block_bytes, blocks_per_request * config.max_num_seqs)
     if num_blocks < blocks_per_request:
         raise ModelUnsupported(
@@ -42,11 +53,11 @@ def choose_num_blocks(
     return num_blocks
 
 
-def _free_bytes(config: EngineConfig, device: torch.device, workers_on_host: int) -> int:
-    if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
-        return max(0, int(total * config.memory_utilization) - (total - free))
-    return int(_available_bytes() * _CPU_SHARE) // max(1, workers_on_host)
+def _card_bytes(config: EngineConfig, device: torch.device, activation_bytes: int) -> int:
+    """Of this worker's share of the card, what is neither in use nor needed by a step."""
+    free, total = torch.cuda.mem_get_info(device)
+    share = int(total * config.memory_utilization) - torch.cuda.memory_reserved(device)
+    return max(0, min(share, free) - activation_bytes)
 
 
 def _available_bytes() -> int:

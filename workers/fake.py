@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from zlib import crc32
 
+from protocol.context_length import context_length
 from protocol.to_frontend import Logprobs
 from workers.errors import ModelUnsupported
 from workers.sequence import Chunk, ChunkResult
@@ -88,11 +89,14 @@ class FakeRunner:
 
 
 def read_model_size(model_path: Path) -> tuple[int, int]:
-    """(vocab_size, max_position_embeddings) from a model folder's config.json."""
+    """(vocab_size, context length) from a model folder's config.json."""
     try:
         config = json.loads((model_path / "config.json").read_text())
-        return int(config["vocab_size"]), int(config["max_position_embeddings"])
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        length = context_length(config)
+        if length is None:
+            raise ValueError("no context length")
+        return int((config.get("text_config") or config)["vocab_size"]), length
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ModelUnsupported(
             f"{model_path / 'config.json'} must give vocab_size and max_position_embeddings"
         ) from error

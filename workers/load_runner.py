@@ -5,11 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from transformers.modeling_utils import PreTrainedModel
 
 from protocol.config import EngineConfig
 from workers.attention.hook import AttentionHook
 from workers.cache_size import choose_num_blocks
 from workers.errors import ModelUnsupported
+from workers.largest_step import step_bytes
 from workers.loading import choose_device, load_model, model_length
 from workers.model_runner import ModelRunner
 from workers.self_check import check_model
@@ -29,21 +31,40 @@ def load_runner(
     threads = config.threads or max(1, _cpu_count() // max(1, workers_on_host))
     torch.set_num_threads(threads)
     model = load_model(model_path, config.dtype, device)
+    log(f"{type(model).__name__} in {model.dtype} on {device}, {threads} threads")
     max_model_len = _choose_length(config, model_length(model))
     hook = AttentionHook()
     with torch.inference_mode():
         hook.probe(model)
-    num_blocks = choose_num_blocks(
-        config, hook.layers, model.dtype, device, max_model_len, workers_on_host
-    )
     check_model(model, hook, max_model_len, config.block_size)
-    log(f"{type(model).__name__} in {model.dtype} on {device}, {threads} threads")
+    num_blocks = _choose_num_blocks(model, hook, config, max_model_len, workers_on_host)
     return ModelRunner(
         model,
         hook,
         max_model_len=max_model_len,
         num_blocks=num_blocks,
         block_size=config.block_size,
+    )
+
+
+def _choose_num_blocks(
+    model: PreTrainedModel,
+    hook: AttentionHook,
+    config: EngineConfig,
+    max_model_len: int,
+    workers_on_host: int,
+) -> int:
+    activation_bytes = 0
+    if model.device.type == "cuda" and config.kv_cache_bytes is None:
+        activation_bytes = step_bytes(model, hook, config, max_model_len)
+    return choose_num_blocks(
+        config,
+        hook.layers,
+        model.dtype,
+        model.device,
+        max_model_len,
+        workers_on_host,
+        activation_bytes,
     )
 
 

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from transformers.modeling_utils import PreTrainedModel
 
 from protocol.config import Dtype
+from protocol.context_length import context_length
 from workers.errors import ModelUnsupported
 
 _DTYPES = {
@@ -40,12 +41,20 @@ def load_model(model_path: Path, dtype: Dtype, device: torch.device) -> PreTrain
     config = _read_config(model_path)
     model_class = _model_class(model_path, config)
     weights = _weight_files(model_path)
-    target = choose_dtype(dtype, config, weights[0], device)
     _silence_transformers()
+    model = _read_weights(model_path, model_class, choose_dtype(dtype, config, weights[0], device))
+    model.eval()
+    model.requires_grad_(False)
+    loaded: PreTrainedModel = model.to(device)
+    return loaded
+
+
+def _read_weights(model_path: Path, model_class: Any, dtype: torch.dtype) -> Any:
+    """The model with all the weights that its architecture needs, on the CPU."""
     try:
         model, report = model_class.from_pretrained(
             model_path,
-            dtype=target,
+            dtype=dtype,
             attn_implementation="eager",
             use_safetensors=True,
             local_files_only=True,
@@ -60,10 +69,7 @@ def load_model(model_path: Path, dtype: Dtype, device: torch.device) -> PreTrain
             f"{model_path} lacks {len(lacking)} weights that its architecture needs, "
             f"among them {lacking[0]}"
         )
-    model.eval()
-    model.requires_grad_(False)
-    loaded: PreTrainedModel = model.to(device)
-    return loaded
+    return model
 
 
 def choose_dtype(
@@ -87,28 +93,10 @@ def choose_dtype(
 
 def model_length(model: PreTrainedModel) -> int:
     """How many tokens the model can attend over. ModelUnsupported if it does not say."""
-    config = model.config.get_text_config()
-    names = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length", "n_ctx")
-    for name in names:
-        length = getattr(config, name, None)
-        if isinstance(length, int) and length > 0:
-            return min(length, _uniform_length(config) or length)
-    raise ModelUnsupported("config.json gives no max_position_embeddings")
-
-
-def _uniform_length(config: Any) -> int | None:
-    """Up to where rotary frequencies stay the same, for models that change them with length.
-
-    Such models switch all rows of a batch at once, so that a long request would change its
-    neighbours' text, and a request its own cache.
-    """
-    rope = getattr(config, "rope_parameters", None) or {}
-    original = rope.get("original_max_position_embeddings") or getattr(
-        config, "original_max_position_embeddings", None
-    )
-    if rope.get("rope_type") == "longrope" and isinstance(original, int):
-        return original
-    return None
+    length = context_length(model.config.get_text_config(decoder=True).to_dict())
+    if length is None:
+        raise ModelUnsupported("config.json gives no max_position_embeddings")
+    return length
 
 
 def _read_config(model_path: Path) -> dict[str, Any]:

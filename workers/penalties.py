@@ -13,26 +13,34 @@ from workers.sequence import Sequence
 
 
 def penalise(logits: torch.Tensor, rows: Rows[int], sequences: Rows[Sequence]) -> None:
-    """Change these rows of logits [rows, vocabulary] in place."""
+    """Change these rows of logits [rows, vocabulary], contiguous, in place.
+
+    Only the columns of tokens that a row has are touched.
+    """
     if not rows:
         return
-    some = [sequences[row] for row in rows]
-    index = torch.tensor(rows, device=logits.device)
-    changed = logits[index]
-    outputs = _counts(changed, [s.token_ids[s.num_prompt :] for s in some])
-    prompts = _counts(changed, [s.token_ids[: s.num_prompt] for s in some])
-    samplings = [sequence.request.sampling for sequence in some]
-    factor = _column([s.repetition_penalty for s in samplings], changed)
-    seen = (outputs > 0) | (prompts > 0)
-    repeated = torch.where(changed > 0, changed / factor, changed * factor)
-    changed = torch.where(seen, repeated, changed)
-    changed -= outputs * _column([s.frequency_penalty for s in samplings], changed)
-    changed -= (outputs > 0) * _column([s.presence_penalty for s in samplings], changed)
-    logits[index] = changed
+    row_of, token_ids, in_output = _present(logits, rows, sequences)
+    samplings = [sequences[row].request.sampling for row in rows]
+    strengths = torch.tensor(
+        [(s.repetition_penalty, s.frequency_penalty, s.presence_penalty) for s in samplings],
+        dtype=logits.dtype,
+        device=logits.device,
+    )
+    repetition, frequency, presence = strengths[row_of].unbind(dim=1)
+    index = torch.tensor(rows, device=logits.device)[row_of] * logits.shape[1] + token_ids
+    flat = logits.view(-1)
+    changed = flat.index_select(0, index)
+    changed = torch.where(changed > 0, changed / repetition, changed * repetition)
+    changed -= in_output * frequency
+    changed -= (in_output > 0) * presence
+    flat.index_copy_(0, index, changed)
 
 
 def forbid(logits: torch.Tensor, rows: Rows[int], sequences: Rows[Sequence]) -> None:
-    """Make the tokens that would end these rows' texts impossible, in place."""
+    """Make the tokens that would end these rows' texts impossible, in place.
+
+    A row in which nothing else is possible stays as it is: its text goes on after such a token.
+    """
     size = logits.shape[1]
     pairs = [
         (row, token_id)
@@ -40,24 +48,30 @@ def forbid(logits: torch.Tensor, rows: Rows[int], sequences: Rows[Sequence]) -> 
         for token_id in _ends(sequences[row])
         if 0 <= token_id < size
     ]
-    if pairs:
-        index = torch.tensor(pairs, device=logits.device)
-        logits[index[:, 0], index[:, 1]] = float("-inf")
+    if not pairs:
+        return
+    row_of, token_ids = torch.tensor(pairs, device=logits.device).unbind(dim=1)
+    before = logits[row_of, token_ids]
+    logits[row_of, token_ids] = float("-inf")
+    kept = torch.tensor(rows, device=logits.device)
+    emptied = torch.isin(row_of, kept[logits[kept].amax(dim=1) == float("-inf")])
+    logits[row_of[emptied], token_ids[emptied]] = before[emptied]
 
 
-def _ends(sequence: Sequence) -> tuple[int, ...]:
+def _ends(sequence: Sequence) -> set[int]:
     sampling = sequence.request.sampling
-    return sampling.eos_token_ids + sampling.stop_token_ids
+    return {*sampling.eos_token_ids, *sampling.stop_token_ids}
 
 
-def _counts(like: torch.Tensor, token_ids: list[list[int]]) -> torch.Tensor:
-    """How often each token is in each list, [rows, vocabulary] as floats."""
-    rows = [row for row, some in enumerate(token_ids) for _ in some]
-    flat = [token_id for some in token_ids for token_id in some]
-    index = torch.tensor([rows, flat], dtype=torch.long, device=like.device)
-    ones = torch.ones(len(flat), dtype=like.dtype, device=like.device)
-    return torch.zeros_like(like).index_put_((index[0], index[1]), ones, accumulate=True)
-
-
-def _column(values: list[float], like: torch.Tensor) -> torch.Tensor:
-    return torch.tensor(values, dtype=like.dtype, device=like.device).unsqueeze(1)
+def _present(
+    logits: torch.Tensor, rows: Rows[int], sequences: Rows[Sequence]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The distinct tokens of all texts in one list: place among `rows`, id, count in the output."""
+    counts = [sequences[row].token_counts() for row in rows]
+    lengths = torch.tensor([len(count.token_ids) for count in counts])
+    row_of = torch.repeat_interleave(torch.arange(len(rows)), lengths)
+    # Copied by `cat` before the arrays grow again.
+    token_ids = torch.cat([torch.frombuffer(c.token_ids, dtype=torch.long) for c in counts])
+    in_output = torch.cat([torch.frombuffer(c.in_output, dtype=torch.float32) for c in counts])
+    device = logits.device
+    return row_of.to(device), token_ids.to(device), in_output.to(device, logits.dtype)

@@ -8,6 +8,10 @@ from protocol.to_worker import Generate
 from workers.errors import RequestRefused
 
 _LARGEST_SEED = 2**64 - 1
+# Beyond these, no text is better and logits leave the range of 32-bit floats.
+_HOTTEST = 1e4
+_REPETITION_PENALTIES = (1e-3, 1e3)
+_LARGEST_PENALTY = 1e4
 
 
 def check_request(
@@ -49,22 +53,21 @@ def _check_adapter(adapter: str) -> None:
 def _check_sampling(sampling: SamplingParams, vocab_size: int) -> None:
     ranges: tuple[tuple[str, float, float, float], ...] = (
         ("seed", sampling.seed, 0, _LARGEST_SEED),
-        ("temperature", sampling.temperature, 0.0, math.inf),
+        ("temperature", sampling.temperature, 0.0, _HOTTEST),
         ("top_p", sampling.top_p, 0.0, 1.0),
         ("top_k", sampling.top_k, 0, math.inf),
         ("min_p", sampling.min_p, 0.0, 1.0),
-        ("repetition_penalty", sampling.repetition_penalty, 0.0, math.inf),
-        ("presence_penalty", sampling.presence_penalty, -math.inf, math.inf),
-        ("frequency_penalty", sampling.frequency_penalty, -math.inf, math.inf),
+        ("repetition_penalty", sampling.repetition_penalty, *_REPETITION_PENALTIES),
+        ("presence_penalty", sampling.presence_penalty, -_LARGEST_PENALTY, _LARGEST_PENALTY),
+        ("frequency_penalty", sampling.frequency_penalty, -_LARGEST_PENALTY, _LARGEST_PENALTY),
         ("min_tokens", sampling.min_tokens, 0, math.inf),
         ("logprobs", sampling.logprobs or 0, 0, vocab_size),
         ("prompt_logprobs", sampling.prompt_logprobs or 0, 0, vocab_size),
     )
     for name, value, lowest, highest in ranges:
-        if not (lowest <= value <= highest) or (isinstance(value, float) and math.isinf(value)):
-            _refuse(f"{name} is out of range")
-    if sampling.repetition_penalty == 0:
-        _refuse("repetition_penalty must be above 0")
+        if not lowest <= value <= highest:  # a NaN is in no range
+            limit = f"at least {lowest}" if highest == math.inf else f"from {lowest} to {highest}"
+            _refuse(f"{name} must be {limit}")
 
 
 def _refuse(reason: str) -> None:

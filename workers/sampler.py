@@ -66,20 +66,25 @@ def _choose(logits: torch.Tensor, sequences: Rows[Sequence]) -> tuple[torch.Tens
         if sequence.num_outputs < sequence.request.sampling.min_tokens
     ]
     if penalised or kept_short:
-        logits = logits.clone()
+        logits = logits.clone(memory_format=torch.contiguous_format)
         penalise(logits, penalised, sequences)
         forbid(logits, kept_short, sequences)
     tops, choices = logits.max(dim=-1)
+    finite = torch.isfinite(tops)
     warm = [row for row, sampling in enumerate(samplings) if sampling.temperature >= _COLDEST]
     if warm:
         rows = torch.tensor(warm, device=logits.device)
-        drawn = _draw(logits[rows] - tops[rows, None], [sequences[row] for row in warm])
+        drawn, possible = _draw(logits[rows] - tops[rows, None], [sequences[row] for row in warm])
         choices = choices.index_copy(0, rows, drawn)
-    return choices, torch.isfinite(tops)
+        finite[rows] &= possible
+    return choices, finite
 
 
-def _draw(logits: torch.Tensor, sequences: Rows[Sequence]) -> torch.Tensor:
-    """Sample a token for each row; logits [rows, vocabulary] have 0 as their greatest."""
+def _draw(logits: torch.Tensor, sequences: Rows[Sequence]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sample a token for each row; logits [rows, vocabulary] have 0 as their greatest.
+
+    Second, which rows have a distribution at all [rows]: in one with a NaN the token means nothing.
+    """
     samplings = [sequence.request.sampling for sequence in sequences]
     logits /= _column([sampling.temperature for sampling in samplings], logits)
     _cut_min_p(logits, samplings)
@@ -88,9 +93,10 @@ def _draw(logits: torch.Tensor, sequences: Rows[Sequence]) -> torch.Tensor:
     noise = [uniform(s.request.sampling.seed, s.num_outputs) for s in sequences]
     cumulative = torch.softmax(logits, dim=-1, dtype=torch.float64).cumsum_(dim=-1)
     uniforms = torch.tensor(noise, dtype=torch.float64, device=logits.device).unsqueeze(1)
-    targets = uniforms * cumulative[:, -1:]
-    chosen = torch.searchsorted(cumulative, targets, right=True).squeeze(1)
-    return chosen.clamp_(max=logits.shape[1] - 1)  # beyond it only for rows of NaN
+    totals = cumulative[:, -1:]
+    chosen = torch.searchsorted(cumulative, uniforms * totals, right=True).squeeze(1)
+    # A search in a row with a NaN ends beyond the vocabulary; the index must not.
+    return chosen.clamp_(max=logits.shape[1] - 1), torch.isfinite(totals).squeeze(1)
 
 
 def _cut_min_p(logits: torch.Tensor, samplings: Rows[SamplingParams]) -> None:

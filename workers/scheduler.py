@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from workers.block_pool import BlockPool
 from workers.sequence import Chunk, Sequence
 
-_MAX_PROMPT_LOGPROBS = 256  # prompt tokens of one step: each takes a row of the whole vocabulary
+MAX_PROMPT_LOGPROBS = 256  # prompt tokens of one step: each takes a row of the whole vocabulary
 
 
 @dataclass(slots=True)
@@ -111,10 +111,13 @@ class Scheduler:
         """Hold blocks for all of a waiting sequence's tokens, as many as possible from the cache.
 
         All at once, so that two prompts that fit only one after the other do not start together.
+        A block for each running sequence is left free: else the first of them to grow would
+        preempt the newcomer, whose prompt would have been run for nothing.
         """
         cached = self._find_prefix(sequence)
         missing = self.pool.blocks_for(len(sequence.token_ids)) - len(cached)
-        if missing > self.pool.free_count - self.pool.free_among(cached):
+        free = self.pool.free_count - self.pool.free_among(cached)
+        if missing + len(self._running) > free:
             return False
         self.pool.hold(cached)
         sequence.blocks = cached + self.pool.allocate(missing)
@@ -165,7 +168,7 @@ class _Plan:
     def __init__(self, room: int) -> None:
         self.room = room
         self.chunks: dict[Sequence, Chunk] = {}
-        self._prompt_logprob_room = _MAX_PROMPT_LOGPROBS
+        self._prompt_logprob_room = MAX_PROMPT_LOGPROBS
 
     def has_room_for(self, sequence: Sequence) -> bool:
         return not sequence.lacks_prompt_logprobs or self._prompt_logprob_room > 0

@@ -29,11 +29,27 @@ def check_model(
 ) -> None:
     """ModelUnsupported if the two paths' logits differ by more than the dtype's error.
 
+    The measure is the root mean square of the difference over the spread of transformers' logits,
+    at the end of each chunk: for float32 the worst counts, else the median (a mixture of experts
+    may route one token elsewhere by rounding alone).
+    """
+    errors = _errors(model, hook, max_model_len, block_size)
+    exact = model.dtype == torch.float32
+    error = float(errors.max() if exact else errors.median())
+    if not error <= (_EXACT_TOLERANCE if exact else _ROUNDED_TOLERANCE):
+        raise ModelUnsupported(
+            f"{type(model).__name__} gives other text with a paged cache than without "
+            f"(logits differ by {error:.2g} of their spread), so it cannot be served"
+        )
+
+
+def _errors(
+    model: PreTrainedModel, hook: AttentionHook, max_model_len: int, block_size: int
+) -> torch.Tensor:
+    """How far the paths are apart at the end of each chunk [chunks].
+
     Compared are three steps: one sequence whole beside the first chunk of another; its second
-    chunk beside a decode of the first; a decode of both. The measure is the root mean square of
-    the difference over the spread of transformers' logits, at the end of each chunk: for float32
-    the worst counts, else the median (a mixture of experts may route one token elsewhere by
-    rounding alone).
+    chunk beside a decode of the first; a decode of both.
     """
     lengths = [min(length, max_model_len) for length in _LENGTHS]
     tables = _scattered_blocks([-(-length // block_size) for length in lengths])
@@ -51,14 +67,7 @@ def check_model(
     steps = _steps(*sequences)
     ours = _paged_logits(paged, steps)
     theirs = _whole_logits(model, steps)
-    errors = torch.stack([_difference(ours[end], theirs[end]) for end in ours])
-    exact = model.dtype == torch.float32
-    error = float(errors.max() if exact else errors.median())
-    if not error <= (_EXACT_TOLERANCE if exact else _ROUNDED_TOLERANCE):
-        raise ModelUnsupported(
-            f"{type(model).__name__} gives other text with a paged cache than without "
-            f"(logits differ by {error:.2g} of their spread), so it cannot be served"
-        )
+    return torch.stack([_difference(ours[end], theirs[end]) for end in ours])
 
 
 def _scattered_blocks(counts: list[int]) -> list[list[int]]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from protocol.to_frontend import Logprobs
 from protocol.to_worker import Generate
 from workers.block_pool import block_hash, root_hash
+from workers.token_counts import TokenCounts
 
 
 @dataclass(slots=True, eq=False)
@@ -17,6 +18,7 @@ class Sequence:
     num_computed: tokens whose keys and values are in the cache, all from the first on.
     blocks: the cache's blocks that hold them, in order; the last ones may be empty yet.
     num_cached: prompt tokens found in the cache at first admission; None before.
+    counts: of its tokens, up to some position; None until they are first asked for.
     """
 
     request: Generate
@@ -32,6 +34,7 @@ class Sequence:
     prompt_logprobs: list[Logprobs] = field(default_factory=list)
     hashes: list[bytes] = field(default_factory=list)
     num_remembered: int = 0
+    counts: TokenCounts | None = None
 
     @classmethod
     def of(cls, request: Generate, arrival: int, arrived_s: float) -> "Sequence":
@@ -56,6 +59,13 @@ class Sequence:
     def lacks_prompt_logprobs(self) -> bool:
         wanted = self.request.sampling.prompt_logprobs is not None
         return wanted and len(self.prompt_logprobs) < self.num_prompt - 1
+
+    def token_counts(self) -> TokenCounts:
+        """The counts of all its tokens by now."""
+        if self.counts is None:
+            self.counts = TokenCounts()
+        self.counts.update(self.token_ids, self.num_prompt)
+        return self.counts
 
     def block_hashes(self, count: int, block_size: int) -> list[bytes]:
         """The hashes of the first `count` blocks, all of them full."""
@@ -103,6 +113,3 @@ class ChunkResult:
     logprobs: Logprobs | None = None
     prompt_logprobs: tuple[Logprobs, ...] = ()
     error: str | None = None
-
-
-NOTHING = ChunkResult()

@@ -176,6 +176,21 @@ def test_other_salts_and_other_beginnings_share_nothing(change):
     assert answer.outputs[0].admission.cached_tokens == 0
 
 
+def test_a_newcomer_is_not_admitted_only_to_be_preempted():
+    engine = fake_engine(num_blocks=12, max_num_batched_tokens=64)
+    arrivals = [(0, request("a", range(20))), (0, request("b", range(20, 48), max_tokens=4))]
+    answers = run(engine, [*arrivals, (1, request("c", [49] * 5, max_tokens=40))])
+    assert [len(answers[name].tokens) for name in "abc"] == [8, 4, 40]
+    stats = engine.stats()
+    assert (stats.preemptions, stats.prompt_tokens) == (0, 20 + 28 + 5)
+
+
+def test_a_request_that_takes_every_block_is_admitted_alone():
+    engine = fake_engine(num_blocks=12, max_num_batched_tokens=64)
+    answers = run(engine, [(0, request("a", [1])), (0, request("b", range(2, 49)))])
+    assert [len(answers[name].tokens) for name in "ab"] == [8, 1]
+
+
 def test_stop_tokens_end_a_text_and_are_part_of_it():
     text = alone(request("r", range(5), max_tokens=20))
     stop = text[6]
@@ -205,12 +220,16 @@ BAD = {
     "adapter": replace(request("r", [1]), adapter="x"),
     "seed": request("r", [1], seed=-1),
     "temperature": request("r", [1], temperature=float("nan")),
-    "temperature is": request("r", [1], temperature=float("inf")),
+    "temperature must": request("r", [1], temperature=float("inf")),
+    "temperature must be from 0.0 to 10000.0": request("r", [1], temperature=10001.0),
     "top_p": request("r", [1], top_p=1.5),
     "top_k": request("r", [1], top_k=-1),
     "min_p": request("r", [1], min_p=-0.1),
     "repetition_penalty": request("r", [1], repetition_penalty=0.0),
+    "repetition_penalty must": request("r", [1], repetition_penalty=1e-320),
+    "repetition_penalty must be": request("r", [1], repetition_penalty=1001.0),
     "presence_penalty": request("r", [1], presence_penalty=float("nan")),
+    "presence_penalty must": request("r", [1], presence_penalty=-1e39),
     "frequency_penalty": request("r", [1], frequency_penalty=float("-inf")),
     "min_tokens": request("r", [1], min_tokens=-1),
     "logprobs": request("r", [1], logprobs=VOCAB + 1),
@@ -226,6 +245,16 @@ def test_bad_requests_are_refused_and_the_engine_goes_on(reason):
     assert not caught.value.retry_elsewhere
     assert_empty(engine)
     assert len(run(engine, [(0, request("r", [1]))])["r"].tokens) == 8
+
+
+@pytest.mark.parametrize(
+    "params",
+    [{"temperature": 1e4}, {"repetition_penalty": 1e-3}, {"repetition_penalty": 1e3}],
+    ids=str,
+)
+def test_extremes_are_taken(params):
+    answer = run(fake_engine(), [(0, request("r", [1], **params))])["r"]
+    assert answer.finish_reason == "length"
 
 
 def test_an_id_in_use_is_refused():

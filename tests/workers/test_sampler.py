@@ -10,6 +10,7 @@ from workers.noise import uniform
 from workers.penalties import penalise
 from workers.sampler import sample
 from workers.sequence import Sequence
+from workers.token_counts import TokenCounts
 
 LOGITS = torch.tensor([2.0, 1.0, 0.5, 0.0, -0.5, -1.0, 1.5, -4.0, 0.7, -2.0])
 SIZE = len(LOGITS)
@@ -207,6 +208,68 @@ def test_penalties_reach_the_choice_of_greedy_and_of_sampled_tokens():
     assert tokens(LOGITS[None], [sequence(**params)]) == [6]
     counts = frequencies(outputs=[0, 0], frequency_penalty=1.0)
     assert_drawn_from(counts, plain(LOGITS - 2.0 * torch.eye(SIZE)[0]))
+
+
+def test_penalties_keep_up_with_a_growing_text():
+    generator = torch.Generator().manual_seed(5)
+    params = {"repetition_penalty": 1.5, "presence_penalty": 0.6, "frequency_penalty": 0.3}
+    growing = sequence([1, 2, 2], **params)
+    for token in (3, 1, 3, 7):
+        logits = torch.randn((2, SIZE), generator=generator)
+        fresh = sequence(growing.token_ids[:3], growing.token_ids[3:], **params)
+        changed, expected = logits.clone(), logits.clone()
+        penalise(changed, [1], [sequence(), growing])
+        penalise(expected, [1], [sequence(), fresh])
+        assert changed.tolist() == expected.tolist()
+        assert changed[0].tolist() == logits[0].tolist()
+        growing.token_ids.append(token)
+
+
+def test_token_counts_tell_prompt_and_output_apart():
+    text = sequence([5, 4, 5], [4])
+    text.token_counts()
+    text.token_ids += [4, 9]
+    counts = text.token_counts()
+    assert list(counts.token_ids) == [5, 4, 9]
+    assert list(counts.in_output) == [0.0, 2.0, 1.0]
+
+
+def test_counted_tokens_are_not_looked_at_again():
+    counts = TokenCounts()
+    counts.update([5, 6, 6], num_prompt=1)
+    counts.update([None, None, None, 6], num_prompt=1)
+    assert list(counts.token_ids) == [5, 6]
+    assert list(counts.in_output) == [0.0, 3.0]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_min_tokens_leave_a_token_where_all_would_end_the_text(temperature):
+    ends = {"eos_token_ids": tuple(range(5)), "stop_token_ids": tuple(range(4, SIZE))}
+    rows = [
+        sequence(temperature=temperature, min_tokens=3, **ends),
+        sequence(temperature=temperature, min_tokens=3, eos_token_ids=(0,), top_k=1),
+    ]
+    results = sample(LOGITS.expand(2, -1).clone(), rows)
+    assert [result.error for result in results] == [None, None]
+    assert results[1].token_id == 6
+    unbound = sequence(temperature=temperature, **ends)
+    assert results[0].token_id == tokens(LOGITS[None], [unbound])[0]
+
+
+def test_min_tokens_leave_a_token_where_all_others_are_impossible():
+    logits = torch.full((1, 4), float("-inf"))
+    logits[0, 2] = 1.0
+    assert tokens(logits, [sequence(min_tokens=3, eos_token_ids=(1, 2))]) == [2]
+
+
+def test_a_temperature_beyond_the_floats_ends_only_its_row():
+    logits = LOGITS.expand(3, -1).clone()
+    logits[:, 3] = float("-inf")
+    rows = [sequence(temperature=t, seed=3) for t in (1.0, 1e39, 0.0)]
+    results = sample(logits, rows)
+    assert [result.error is None for result in results] == [True, False, True]
+    assert results[1].token_id is None
+    assert results[0].token_id == tokens(logits[:1], rows[:1])[0]
 
 
 def test_min_tokens_keeps_the_ends_away():

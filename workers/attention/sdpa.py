@@ -21,7 +21,11 @@ _MAX_SCORES = 16 * 1024 * 1024  # elements that scores may take at once where th
 class _Gather:
     """Rows first..last of the batch and where their keys lie.
 
-    slots: [sequences * width] cache slots.  mask: added to scores; None where all are seen.
+    All rows are decodes of one token each, or all are one sequence's chunk.
+
+    width: keys of each sequence.
+    slots: cache slots, [rows * width] for decodes and [width] for a chunk.
+    mask: added to scores; None where all are seen.
     """
 
     first: int

@@ -1,0 +1,36 @@
+"""Which tokens a text has, kept up as it grows."""
+
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+from itertools import count, repeat
+
+
+class TokenCounts:
+    """The distinct tokens of one text, and how often each is in its output.
+
+    token_ids: distinct tokens of prompt and output, 64-bit integers in order of appearance.
+    in_output: for each of them its count in the output, 32-bit floats; 0 for the prompt's own.
+
+    Updating costs the tokens that came since the last time, not the whole text.
+    """
+
+    __slots__ = ("_num_counted", "_places", "in_output", "token_ids")
+
+    def __init__(self) -> None:
+        self.token_ids = array("q")
+        self.in_output = array("f")
+        self._places: dict[int, int] = {}
+        self._num_counted = 0
+
+    def update(self, token_ids: Sequence[int], num_prompt: int) -> None:
+        """Count what has been appended to the text since the last call."""
+        start = self._num_counted
+        distinct = dict.fromkeys(token_ids[start:])
+        fresh = [token_id for token_id in distinct if token_id not in self._places]
+        self._places.update(zip(fresh, count(len(self.token_ids)), strict=False))
+        self.token_ids.extend(fresh)
+        self.in_output.extend(repeat(0.0, len(fresh)))
+        for token_id, times in Counter(token_ids[max(start, num_prompt) :]).items():
+            self.in_output[self._places[token_id]] += times
+        self._num_counted = len(token_ids)
