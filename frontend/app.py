@@ -7,7 +7,8 @@ from quart_schema import Info, QuartSchema
 
 from frontend.context import HEADRACE_VERSION, Context, served_models
 from frontend.metrics import Metrics
-from frontend.middleware import errors, request_scope
+from frontend.middleware import address, errors, request_scope
+from frontend.openapi import OpenAPI
 from frontend.pool.interface import Pool
 from frontend.routes import chat_completions, completions, docs, models, status, tokenize
 from frontend.text.model import TextModel
@@ -27,6 +28,7 @@ def create_app(
         info=Info(title="Headrace", version=HEADRACE_VERSION),
         redoc_ui_path=None,
         scalar_ui_path=None,
+        openapi_provider_class=OpenAPI,
         swagger_ui_path=None,
     )
     context = Context(config, served_models(config, texts), pool, metrics, config.started_at)
@@ -39,7 +41,9 @@ def create_app(
     async def note_route() -> None:
         if request.url_rule is not None:
             request_scope.current().handler = request.url_rule.rule
+        address.refuse_if_marked()
 
-    wrapped = request_scope.RequestScopeMiddleware(app.asgi_app, metrics)
+    addressed = address.AddressMiddleware(app.asgi_app, config.root_path)
+    wrapped = request_scope.RequestScopeMiddleware(addressed, metrics)
     app.asgi_app = wrapped  # type: ignore[method-assign, assignment]
     return app

@@ -5,6 +5,7 @@ ApiError                  status, type and param as the body of the answer shows
 ├── InvalidBody           400 Bad Request           the body is no request at all
 ├── NotFound              404 NotFoundError         no such model
 ├── BodyTooLarge          413                       more bytes than the server takes
+├── UnsupportedMediaType  415                       a body in a form that is not read
 ├── TooBusy               429                       every queue is full
 ├── InternalError         500 InternalServerError   our fault
 └── Unavailable           503                       no worker is there
@@ -24,6 +25,7 @@ from frontend.pool.interface import (
 )
 
 FAILURE = "The server failed to answer this request."
+_MAX_SHOWN_CHARS = 200
 
 
 class ApiError(Exception):
@@ -74,6 +76,11 @@ class BodyTooLarge(ApiError):
     kind = "Request Entity Too Large"
 
 
+class UnsupportedMediaType(ApiError):
+    status = 415
+    kind = "Unsupported Media Type"
+
+
 class TooBusy(ApiError):
     status = 429
     kind = "Too Many Requests"
@@ -86,6 +93,12 @@ class InternalError(ApiError):
 class Unavailable(ApiError):
     status = 503
     kind = "Service Unavailable"
+
+
+def shortened(name: str) -> str:
+    """Names come from the client: they are shown, but not at any length nor with any content."""
+    name = name.encode("utf-8", "replace").decode()
+    return name if len(name) <= _MAX_SHOWN_CHARS else name[:_MAX_SHOWN_CHARS] + "…"
 
 
 def from_pool(error: PoolError) -> ApiError:

@@ -52,7 +52,6 @@ def _hypercorn_config(config: PoolConfig, http_fd: int) -> hypercorn.config.Conf
     settings.h11_max_incomplete_size = LARGEST_HEADERS_BYTES
     settings.include_server_header = False
     settings.loglevel = "WARNING"
-    settings.root_path = config.root_path
     return settings
 
 

@@ -88,10 +88,21 @@ class Metrics:
         )
 
     def request(
-        self, model_name: str, prompt_tokens: int, n: int, max_tokens: int
+        self,
+        model_name: str,
+        prompt_tokens: int,
+        n: int,
+        max_tokens: int,
+        longest: "LongestOutput | None" = None,
     ) -> RequestObserver:
-        """An observer for one text; its clock starts now."""
-        return _Observer(self.models, model_name, prompt_tokens, n, max_tokens)
+        """An observer for one text; its clock starts now. longest: what the texts of one prompt
+        share; None if there is but this one."""
+        longest = longest or self.longest_output(model_name, 1)
+        return _Observer(self.models, model_name, prompt_tokens, n, max_tokens, longest)
+
+    def longest_output(self, model_name: str, texts: int) -> "LongestOutput":
+        """To be shared by the observers of so many texts."""
+        return LongestOutput(self.models.max_generation_tokens.labels(model_name), texts)
 
     def http_request(self, handler: str, method: str, status: int, duration_s: float) -> None:
         """An HTTP request has been answered. handler: the route's rule, never the path itself."""
@@ -151,6 +162,7 @@ class _ModelMetrics:
         self.inference_s = self._histogram("request_inference_time_seconds", request_s)
         self.request_prompt_tokens = self._histogram("request_prompt_tokens", tokens)
         self.request_generation_tokens = self._histogram("request_generation_tokens", tokens)
+        self.max_generation_tokens = self._histogram("request_max_num_generation_tokens", tokens)
         self.params_max_tokens = self._histogram("request_params_max_tokens", tokens)
         self.params_n = self._histogram("request_params_n", N_BUCKETS)
 
@@ -167,13 +179,36 @@ class _ModelMetrics:
         )
 
 
+class LongestOutput:
+    """The most tokens that any text of one prompt has, told when the last of them has ended."""
+
+    def __init__(self, histogram: Histogram, texts: int) -> None:
+        self._histogram = histogram
+        self._unfinished = texts
+        self._tokens = 0
+
+    def ended(self, tokens: int) -> None:
+        """One of the texts has ended, with so many tokens; 0 if it was never run."""
+        self._tokens = max(self._tokens, tokens)
+        self._unfinished -= 1
+        if self._unfinished == 0 and self._tokens:
+            self._histogram.observe(self._tokens)
+
+
 class _Observer:
     """Turns what happens to one request into numbers."""
 
     def __init__(
-        self, metrics: _ModelMetrics, model_name: str, prompt_tokens: int, n: int, max_tokens: int
+        self,
+        metrics: _ModelMetrics,
+        model_name: str,
+        prompt_tokens: int,
+        n: int,
+        max_tokens: int,
+        longest: LongestOutput,
     ) -> None:
         self._metrics = metrics
+        self._longest = longest
         self._name = model_name
         self._inter_token_s = metrics.inter_token_s.labels(model_name)
         self._generation_tokens = metrics.generation_tokens.labels(model_name)
@@ -210,6 +245,7 @@ class _Observer:
         self._finished = True
         metrics, name = self._metrics, self._name
         metrics.success.labels(name, reason).inc()
+        self._longest.ended(self._tokens)
         if self._first is None:  # never run: it would blur the numbers of those that were
             return
         decode_s = self._last - self._first

@@ -4,6 +4,8 @@ Python's JSON takes more than JSON allows (NaN, Infinity) and less than a server
 nesting, endless numbers); lone surrogates and NUL characters are legal JSON, and no text.
 """
 
+import contextlib
+import gc
 import json
 import math
 import re
@@ -14,7 +16,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from quart import request
 
-from frontend.errors import ApiError, BadRequest, InvalidBody
+from frontend.errors import ApiError, BadRequest, InvalidBody, UnsupportedMediaType, shortened
+from frontend.sizes import MAX_VALUES, check_sizes
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -36,7 +39,6 @@ _VALUE_ERRORS = frozenset(
 
 _SUSPECT_ESCAPE = re.compile(rb"\\u(?:[dD][89a-fA-F]|0000)")
 _UNFIT = re.compile("[\x00\ud800-\udfff]")
-_MAX_SHOWN_CHARS = 200
 
 
 async def read(model: type[Model]) -> Model:
@@ -48,6 +50,8 @@ async def read_object() -> dict[str, Any]:
     """The current request's body, which must be a JSON object."""
     if not _is_json(request.mimetype):
         raise InvalidBody("The Content-Type must be application/json.")
+    if request.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
+        raise UnsupportedMediaType("Content-Encoding: bodies must not be compressed.")
     data = await request.get_data(as_text=False)
     return parse_object(data if isinstance(data, bytes) else data.encode())
 
@@ -60,8 +64,32 @@ def _is_json(mimetype: str) -> bool:
 
 def parse_object(data: bytes) -> dict[str, Any]:
     """A JSON object. InvalidBody for anything else; BadRequest for a value that is no number or no
-    text."""
+    text, or for too many of them."""
     numbers = _Numbers()
+    with _collector_paused():
+        parsed = _parse(data, numbers)
+        check_sizes(parsed)
+    if numbers.non_finite:
+        _refuse_if(parsed, _is_non_finite, "must be a finite number")
+    if _SUSPECT_ESCAPE.search(data):
+        _refuse_if(parsed, _is_unfit, "must not hold NUL characters or lone surrogates")
+    return parsed
+
+
+@contextlib.contextmanager
+def _collector_paused() -> Iterator[None]:
+    """While millions of lists are made, Python's collector would go over all of them many times,
+    and multiply the time that this takes."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _parse(data: bytes, numbers: "_Numbers") -> dict[str, Any]:
     try:
         parsed = json.loads(
             data.decode(), parse_float=numbers.parse, parse_constant=numbers.constant
@@ -76,10 +104,6 @@ def parse_object(data: bytes) -> dict[str, Any]:
         raise InvalidBody("The body holds a number with too many digits.", "body") from error
     if not isinstance(parsed, dict):
         raise InvalidBody("The body must be a JSON object.", "body")
-    if numbers.non_finite:
-        _refuse_if(parsed, _is_non_finite, "must be a finite number")
-    if _SUSPECT_ESCAPE.search(data):
-        _refuse_if(parsed, _is_unfit, "must not hold NUL characters or lone surrogates")
     return parsed
 
 
@@ -88,8 +112,12 @@ class _Numbers:
 
     def __init__(self) -> None:
         self.non_finite = False
+        self._count = 0
 
     def parse(self, digits: str) -> float:
+        self._count += 1
+        if self._count > MAX_VALUES:
+            raise InvalidBody(f"The body holds more than {MAX_VALUES} fractions.", "body")
         number = float(digits)
         self.non_finite |= math.isinf(number)
         return number
@@ -112,7 +140,7 @@ def _refuse_if(parsed: dict[str, Any], is_bad: Any, reason: str) -> None:
         if is_bad(key):
             raise BadRequest(f"The names of fields {reason}.")
         if any(is_bad(leaf) for leaf in _leaves(value)):
-            raise BadRequest(f"{_shortened(key)}: {reason}.", _shortened(key))
+            raise BadRequest(f"{shortened(key)}: {reason}.", shortened(key))
 
 
 def _leaves(value: Any) -> Iterator[Any]:
@@ -124,13 +152,17 @@ def _leaves(value: Any) -> Iterator[Any]:
             pending.extend(item)
             pending.extend(item.values())
         elif isinstance(item, list):
-            pending.extend(item)
+            if set(map(type, item)) != {int}:  # token ids, as many as there may be
+                pending.extend(item)
         else:
             yield item
 
 
 def validate(model: type[Model], parsed: dict[str, Any]) -> Model:
     """The parsed body as a `model`; ApiError, naming the first field at fault."""
+    if len(parsed) > len(model.model_fields):  # pydantic would make an error of each
+        unknown = shortened(next(name for name in parsed if name not in model.model_fields))
+        raise InvalidBody(f"body.{unknown}: this field is unknown.", f"body.{unknown}")
     try:
         return model.model_validate(parsed)
     except ValidationError as error:
@@ -144,16 +176,10 @@ def _first_error(details: list[ErrorDetails]) -> ApiError:
     """Errors of shape go first: a value says little in a body of the wrong shape."""
     shape = [detail for detail in details if detail["type"] not in _VALUE_ERRORS]
     detail = (shape or details)[0]
-    field = _shortened(".".join(str(part) for part in detail["loc"]))
+    field = shortened(".".join(str(part) for part in detail["loc"]))
     reason = detail["msg"].rstrip(".")
     if shape:
         if detail["type"] == "extra_forbidden":
             reason = "this field is unknown"
         return InvalidBody(f"body.{field}: {reason}.", f"body.{field}")
     return BadRequest(f"{field}: {reason}.", field)
-
-
-def _shortened(text: str) -> str:
-    """Names come from the client: they are shown, but not at any length nor with any content."""
-    text = text.encode("utf-8", "replace").decode()
-    return text if len(text) <= _MAX_SHOWN_CHARS else text[:_MAX_SHOWN_CHARS] + "…"

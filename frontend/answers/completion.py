@@ -12,6 +12,7 @@ from frontend.generation.choice import Choice, Delta
 from frontend.generation.run import Collected
 from frontend.generation.start import Prompt
 from frontend.schemas.completion import CompletionRequest
+from frontend.text.offsets import output_offsets, prompt_offsets
 from protocol.to_frontend import Logprobs
 
 
@@ -88,14 +89,18 @@ class CompletionAnswer:
         """The logprobs of what an answer or a chunk shows; first: the prompt's go before them."""
         if self._request.logprobs is None:
             return None
+        text = self._names.text
+        prompt, echo = self._prompts[choice.prompt], self._echoes[choice.prompt]
         shapes = self._logprobs.get(choice.index)
         if shapes is None:
-            shapes = CompletionLogprobs(self._names, self._request.logprobs)
+            skip = self._request.skip_special_tokens
+            offsets = output_offsets(text, skip, prompt.token_ids, len(echo))
+            shapes = CompletionLogprobs(self._names, self._request.logprobs, offsets)
             self._logprobs[choice.index] = shapes
         echoed = None
         if first and self._request.echo:
-            prompt = self._prompts[choice.prompt]
-            echoed = shapes.of_prompt(prompt.token_ids, of_prompt)
+            places = prompt_offsets(text, prompt.token_ids, echo)
+            echoed = shapes.of_prompt(prompt.token_ids, of_prompt, places)
         return shapes.of_output(logprobs, echoed)
 
     # Chunks

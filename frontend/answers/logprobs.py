@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from frontend.text.model import TextModel
+from frontend.text.offsets import TextOffsets
 from protocol.to_frontend import Logprobs
 
 # JSON knows no minus infinity, which is what a token that cannot be chosen has.
@@ -14,16 +15,16 @@ class TokenNames:
     """What tokens are called in an answer: their text, or "token_id:5" if the request wants ids."""
 
     def __init__(self, text: TextModel, as_ids: bool) -> None:
-        self._text = text
+        self.text = text
         self._as_ids = as_ids
 
     def name(self, token_id: int) -> str:
         if self._as_ids:
             return f"token_id:{token_id}"
-        return self._text.token_bytes(token_id).decode("utf-8", "replace")
+        return self.text.token_bytes(token_id).decode("utf-8", "replace")
 
     def bytes(self, token_id: int) -> list[int]:
-        return list(self._text.token_bytes(token_id))
+        return list(self.text.token_bytes(token_id))
 
 
 def chat_logprobs(names: TokenNames, logprobs: Iterable[Logprobs], top: int) -> dict[str, Any]:
@@ -47,21 +48,27 @@ def _chat_token(names: TokenNames, token_id: int, logprob: float) -> dict[str, A
 
 class CompletionLogprobs:
     """`choices[].logprobs` of a completion, in one piece or over the chunks of a stream: the
-    offsets go on from one to the next."""
+    offsets go on from one to the next.
 
-    def __init__(self, names: TokenNames, top: int) -> None:
+    offsets: of the output's tokens in the text of the choice, what is echoed included.
+    """
+
+    def __init__(self, names: TokenNames, top: int, offsets: TextOffsets) -> None:
         self._names = names
         self._top = top
-        self._offset = 0
+        self._offsets = offsets
 
     def of_prompt(
-        self, token_ids: Sequence[int], logprobs: Sequence[Logprobs] | None
+        self,
+        token_ids: Sequence[int],
+        logprobs: Sequence[Logprobs] | None,
+        offsets: Sequence[int],
     ) -> dict[str, Any]:
         """For an echoed prompt; logprobs: from its second token on."""
         known = (None, *(logprobs or ()))
         shape = _empty()
-        for token_id, at in zip(token_ids, known, strict=False):
-            self._add(shape, token_id, at)
+        for token_id, at, offset in zip(token_ids, known, offsets, strict=False):
+            self._add(shape, token_id, at, offset)
         return shape
 
     def of_output(
@@ -70,16 +77,15 @@ class CompletionLogprobs:
         """For output tokens; onto: what they are appended to."""
         shape = _empty() if onto is None else onto
         for at in logprobs:
-            self._add(shape, at.token_id, at)
+            self._add(shape, at.token_id, at, self._offsets.next(at.token_id))
         return shape
 
-    def _add(self, shape: dict[str, Any], token_id: int, at: Logprobs | None) -> None:
+    def _add(self, shape: dict[str, Any], token_id: int, at: Logprobs | None, offset: int) -> None:
         name = self._names.name(token_id)
-        shape["text_offset"].append(self._offset)
+        shape["text_offset"].append(offset)
         shape["tokens"].append(name)
         shape["token_logprobs"].append(None if at is None else max(at.logprob, LOWEST))
         shape["top_logprobs"].append(None if at is None else self._likeliest(name, at))
-        self._offset += len(name)
 
     def _likeliest(self, name: str, at: Logprobs) -> dict[str, float]:
         """The token itself, then the likeliest; tokens of equal text show the first of them."""

@@ -10,6 +10,8 @@ from frontend.errors import BadRequest
 from frontend.schemas.chat import ChatMessage, ToolCall
 from frontend.text.model import THREAD_FROM_CHARS, TextModel
 
+THREAD_FROM_MESSAGES = 50
+
 
 async def render_chat(
     text: TextModel,
@@ -38,19 +40,25 @@ async def render_chat(
         raise BadRequest(
             f"chat_template_kwargs must not hold {', '.join(reserved)}.", "chat_template_kwargs"
         )
-    chat = [_plain(message) for message in messages]
 
     def render() -> str:
         return template.render(
-            chat,
+            [_plain(message) for message in messages],
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
             variables=variables,
         )
 
-    if sum(len(message.content or "") for message in messages) > THREAD_FROM_CHARS:
+    if _is_long(messages):
         return await asyncio.to_thread(render)
     return render()
+
+
+def _is_long(messages: Sequence[ChatMessage]) -> bool:
+    """Whether rendering may take long; what the arguments of calls hold is not looked into."""
+    if len(messages) > THREAD_FROM_MESSAGES or any(message.tool_calls for message in messages):
+        return True
+    return sum(len(message.content or "") for message in messages) > THREAD_FROM_CHARS
 
 
 def _plain(message: ChatMessage) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Prompts as requests give them to prompts as workers take them."""
 
+import asyncio
 from collections.abc import Sequence
 
 from frontend.errors import BadRequest
@@ -13,14 +14,15 @@ async def completion_prompts(request: CompletionRequest, text: TextModel) -> lis
     """The prompts of a completion. BadRequest for one that cannot be run."""
     if not request.prompts:
         raise BadRequest("prompt: a prompt is required.", "prompt")
+    texts = [prompt for prompt in request.prompts if isinstance(prompt, str)]
+    if texts:  # prompts are all texts, or all token ids
+        return await _text_prompts(request, text, texts, request.add_special_tokens, "prompt")
     prompts = []
-    for prompt in request.prompts:
-        if isinstance(prompt, str):
-            prompts.append(await text_prompt(request, text, prompt, request.add_special_tokens))
-        else:
-            token_ids = _fitted(request, text, prompt, "prompt")
-            check_vocabulary(token_ids, text, "prompt")
-            prompts.append(Prompt(token_ids, None))
+    for prompt in [prompt for prompt in request.prompts if not isinstance(prompt, str)]:
+        token_ids = _fitted(request, text, prompt, "prompt")
+        check_vocabulary(token_ids, text, "prompt")
+        prompts.append(Prompt(token_ids, None))
+        await asyncio.sleep(0)  # a million ids take a while, so that others get their turn
     return prompts
 
 
@@ -32,20 +34,34 @@ async def text_prompt(
     param: str = "prompt",
 ) -> Prompt:
     """A prompt that is text. param: the field that it comes from."""
-    if request.truncate_prompt_tokens is None:
-        check_encodable(text, prompt)
-    token_ids = await text.encode(prompt, add_special_tokens)
-    return Prompt(_fitted(request, text, token_ids, param), prompt)
+    return (await _text_prompts(request, text, [prompt], add_special_tokens, param))[0]
 
 
-def check_encodable(text: TextModel, prompt: str) -> None:
+async def _text_prompts(
+    request: GenerationRequest,
+    text: TextModel,
+    texts: Sequence[str],
+    add_special_tokens: bool,
+    param: str,
+) -> list[Prompt]:
+    is_cut = request.truncate_prompt_tokens is not None
+    for prompt in texts:
+        check_encodable(text, prompt, param if is_cut else "input_tokens")
+    encoded = await text.encode_all(texts, add_special_tokens)
+    return [
+        Prompt(_fitted(request, text, token_ids, param), prompt)
+        for prompt, token_ids in zip(texts, encoded, strict=True)
+    ]
+
+
+def check_encodable(text: TextModel, prompt: str, param: str = "input_tokens") -> None:
     """BadRequest for a text that is too long however it is tokenized; tokenizing it to find that
-    out would take seconds."""
+    out would take seconds and a gigabyte. Holds even for a text that is to be cut afterwards."""
     if len(prompt) > text.encodable_chars:
         raise BadRequest(
             f"The prompt has {len(prompt)} characters, more than fit into the context of"
             f" {text.info.max_model_len} tokens.",
-            "input_tokens",
+            param,
         )
 
 

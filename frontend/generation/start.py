@@ -9,6 +9,7 @@ from frontend.errors import BadRequest
 from frontend.generation.choice import Choice
 from frontend.generation.run import Generation
 from frontend.generation.sampling import choice_seed
+from frontend.metrics import LongestOutput
 from frontend.middleware import request_scope
 from frontend.pool.interface import OutputStream
 from frontend.schemas.generation import GenerationRequest
@@ -52,10 +53,13 @@ def start(
     choices: list[Choice] = []
     streams: list[OutputStream] = []
     for place, (prompt, sampling) in enumerate(zip(prompts, samplings, strict=True)):
+        longest = context.metrics.longest_output(model.name, request.choices_per_prompt)
         for number in range(request.choices_per_prompt):
             seeded = replace(sampling, seed=choice_seed(sampling.seed, number))
             message = _message(request, prompt, seeded)
-            choice = _choice(context, model, request, len(choices), place, message, discard)
+            choice = _choice(
+                context, model, request, len(choices), place, message, discard, longest
+            )
             choices.append(choice)
             streams.append(context.pool.generate(model.group.name, message))
     generation = Generation(choices, streams)
@@ -82,12 +86,14 @@ def _choice(
     place: int,
     message: Generate,
     discard: bool,
+    longest: LongestOutput,
 ) -> Choice:
     observer = context.metrics.request(
         model.name,
         len(message.prompt_token_ids),
         request.choices_per_prompt,
         message.sampling.max_tokens,
+        longest,
     )
     return Choice(
         index,

@@ -4,7 +4,7 @@ from quart import Blueprint, Response
 from quart_schema import document_request, document_response
 
 from frontend.answers.chat import ROLE, ChatAnswer
-from frontend.answers.common import head
+from frontend.answers.common import head, whole_response
 from frontend.answers.logprobs import TokenNames
 from frontend.chat.prompts import render_chat
 from frontend.context import Context, ServedModel
@@ -13,7 +13,6 @@ from frontend.generation.prompts import check_encodable, text_prompt
 from frontend.generation.run import collect
 from frontend.generation.sampling import OutputLimit, sampling_params
 from frontend.generation.start import Prompt, start
-from frontend.middleware.errors import json_response
 from frontend.middleware.in_flight import count_in_flight
 from frontend.parsing import read
 from frontend.schemas.answers import ChatCompletion, ErrorAnswer
@@ -48,7 +47,8 @@ async def _answer(context: Context, request: ChatCompletionRequest) -> Response:
     answer = ChatAnswer(head(request, model, "chatcmpl"), request, prompt, names, _echoed(request))
     if request.stream:
         return await stream_response(generation, answer)
-    return json_response(answer.whole(await collect(generation)))
+    has_logprobs = bool(request.logprobs) or request.prompt_logprobs is not None
+    return await whole_response(answer, await collect(generation), has_logprobs)
 
 
 def _check(request: ChatCompletionRequest) -> None:

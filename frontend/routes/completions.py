@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from quart import Blueprint, Response
 from quart_schema import document_request, document_response
 
-from frontend.answers.common import head
+from frontend.answers.common import head, whole_response
 from frontend.answers.completion import CompletionAnswer
 from frontend.answers.logprobs import TokenNames
 from frontend.context import Context, ServedModel
@@ -14,7 +14,6 @@ from frontend.generation.prompts import completion_prompts
 from frontend.generation.run import collect
 from frontend.generation.sampling import OutputLimit, sampling_params
 from frontend.generation.start import Prompt, check_texts, start
-from frontend.middleware.errors import json_response
 from frontend.middleware.in_flight import count_in_flight
 from frontend.parsing import read
 from frontend.schemas.answers import Completion, ErrorAnswer
@@ -53,7 +52,8 @@ async def _answer(context: Context, request: CompletionRequest) -> Response:
     answer = CompletionAnswer(head(request, model, "cmpl"), request, prompts, names, echoes)
     if request.stream:
         return await stream_response(generation, answer)
-    return json_response(answer.whole(await collect(generation)))
+    has_logprobs = bool(request.logprobs) or request.prompt_logprobs is not None
+    return await whole_response(answer, await collect(generation), has_logprobs)
 
 
 def _check(request: CompletionRequest) -> None:

@@ -8,6 +8,7 @@ from quart_schema import document_response
 
 from frontend.context import HEADRACE_VERSION, Context
 from frontend.middleware.errors import json_response
+from frontend.openapi import document_plain
 from frontend.schemas.answers import ServerLoad, ServerVersion
 from protocol.state import READY
 
@@ -16,11 +17,15 @@ def blueprint(context: Context) -> Blueprint:
     routes = Blueprint("status", __name__)
 
     @routes.get("/health")
+    @document_plain("A worker is ready.")
+    @document_plain("No worker is ready.", 503)
     async def health() -> Response:
         """200 while a worker is ready, else 503."""
         return _health(context)
 
     @routes.route("/ping", methods=["GET", "POST"])
+    @document_plain("A worker is ready.")
+    @document_plain("No worker is ready.", 503)
     async def ping() -> Response:
         """The same as /health."""
         return _health(context)
@@ -39,6 +44,7 @@ def blueprint(context: Context) -> Blueprint:
         return json_response({"server_load": in_flight})
 
     @routes.get("/metrics")
+    @document_plain("The metrics.", content_type="text/plain")
     async def metrics() -> Response:
         """The whole pool's metrics in Prometheus' text format."""
         text = await asyncio.to_thread(context.metrics.exposition)

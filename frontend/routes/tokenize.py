@@ -1,13 +1,16 @@
 """POST /tokenize and /detokenize, GET /tokenizer_info."""
 
+import asyncio
+
 from quart import Blueprint, Response
 from quart_schema import document_request, document_response
 from werkzeug.exceptions import NotFound
 
 from frontend.chat.prompts import render_chat
 from frontend.context import Context
-from frontend.generation.prompts import check_vocabulary
+from frontend.generation.prompts import check_encodable, check_vocabulary
 from frontend.middleware.errors import json_response
+from frontend.openapi import document_plain
 from frontend.parsing import read, read_object, validate
 from frontend.schemas.answers import ErrorAnswer
 from frontend.schemas.tokenize import (
@@ -17,7 +20,7 @@ from frontend.schemas.tokenize import (
     TokenizeChatRequest,
     TokenizePromptRequest,
 )
-from frontend.text.model import TextModel
+from frontend.text.model import THREAD_FROM_CHARS, TextModel
 
 
 def blueprint(context: Context) -> Blueprint:
@@ -44,9 +47,13 @@ def blueprint(context: Context) -> Blueprint:
         text = context.model(request.model).text
         check_vocabulary(request.tokens, text, "tokens")
         decoded = await text.decode(request.tokens, skip_special_tokens=False)
+        if len(decoded) > THREAD_FROM_CHARS:
+            return await asyncio.to_thread(json_response, {"prompt": decoded})
         return json_response({"prompt": decoded})
 
     @routes.get("/tokenizer_info")
+    @document_plain("The tokenizer.", content_type="application/json")
+    @document_plain("The operator has not allowed it.", 404, content_type="application/json")
     async def tokenizer_info() -> Response:
         """The first model's tokenizer, if the operator has allowed it."""
         if not context.config.enable_tokenizer_info:
@@ -58,12 +65,15 @@ def blueprint(context: Context) -> Blueprint:
 
 async def _tokenize_prompt(context: Context, request: TokenizePromptRequest) -> Response:
     text = context.model(request.model).text
+    check_encodable(text, request.prompt, "prompt")
     token_ids = await text.encode(request.prompt, request.add_special_tokens)
-    return _answer(text, token_ids, bool(request.return_token_strs))
+    return await _answer(text, token_ids, bool(request.return_token_strs))
 
 
 async def _tokenize_chat(context: Context, request: TokenizeChatRequest) -> Response:
     text = context.model(request.model).text
+    for message in request.messages:
+        check_encodable(text, message.content or "", "messages")
     rendered = await render_chat(
         text,
         request.messages,
@@ -71,11 +81,18 @@ async def _tokenize_chat(context: Context, request: TokenizeChatRequest) -> Resp
         continue_final_message=request.continue_final_message,
         variables=request.chat_template_kwargs or {},
     )
+    check_encodable(text, rendered, "messages")
     token_ids = await text.encode(rendered, request.add_special_tokens)
-    return _answer(text, token_ids, bool(request.return_token_strs))
+    return await _answer(text, token_ids, bool(request.return_token_strs))
 
 
-def _answer(text: TextModel, token_ids: list[int], with_strings: bool) -> Response:
+async def _answer(text: TextModel, token_ids: list[int], with_strings: bool) -> Response:
+    if len(token_ids) > THREAD_FROM_CHARS:
+        return await asyncio.to_thread(_tokens_response, text, token_ids, with_strings)
+    return _tokens_response(text, token_ids, with_strings)
+
+
+def _tokens_response(text: TextModel, token_ids: list[int], with_strings: bool) -> Response:
     strings = None
     if with_strings:
         strings = [text.tokenizer.id_to_token(token_id) for token_id in token_ids]

@@ -2,12 +2,13 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, JsonValue
+from pydantic import BeforeValidator, FailFast, Field
 
 from frontend.schemas.fields import (
     Ignored,
     Int,
     RequestModel,
+    at_most,
     bad_value,
     refused,
     wrong_type,
@@ -15,6 +16,8 @@ from frontend.schemas.fields import (
 from frontend.schemas.generation import GenerationRequest, Logprobs
 
 MAX_MESSAGES = 10_000
+MAX_TOOL_CALLS = 128
+MAX_TOOL_CALLS_IN_CHAT = 4096
 
 
 class TextPart(RequestModel):
@@ -52,7 +55,7 @@ Content = Annotated[
 
 class FunctionCall(RequestModel):
     name: str
-    arguments: str | dict[str, JsonValue] | None = None
+    arguments: str | dict[str, Any] | None = None
 
 
 class ToolCall(RequestModel):
@@ -70,7 +73,9 @@ class ChatMessage(RequestModel):
     role: Annotated[str, Field(min_length=1, max_length=64)]
     content: Content = None
     name: Annotated[str, Field(max_length=256)] | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: (
+        Annotated[list[ToolCall], Field(max_length=MAX_TOOL_CALLS), at_most(MAX_TOOL_CALLS)] | None
+    ) = None
     tool_call_id: Annotated[str, Field(max_length=256)] | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
@@ -80,10 +85,31 @@ class ChatMessage(RequestModel):
     function_call: Annotated[Any, refused(None)] = None
 
 
+def _has_few_calls(messages: Any) -> Any:
+    """Validating calls takes longest of all, and there can be some in each message."""
+    if isinstance(messages, list):
+        calls = [item.get("tool_calls") for item in messages if isinstance(item, dict)]
+        if sum(len(of_one) for of_one in calls if isinstance(of_one, list)) > (
+            MAX_TOOL_CALLS_IN_CHAT
+        ):
+            raise bad_value(f"must hold at most {MAX_TOOL_CALLS_IN_CHAT} tool calls")
+    return messages
+
+
+# The first message at fault ends the validation: only one error is told.
+Messages = Annotated[
+    list[ChatMessage],
+    FailFast(),
+    Field(max_length=MAX_MESSAGES),
+    BeforeValidator(_has_few_calls),
+    at_most(MAX_MESSAGES),
+]
+
+
 class ChatCompletionRequest(GenerationRequest):
     """max_completion_tokens: goes before max_tokens; without either, what the context leaves."""
 
-    messages: Annotated[list[ChatMessage], Field(max_length=MAX_MESSAGES)]
+    messages: Messages
     max_tokens: Annotated[Int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[Int, Field(ge=1)] | None = None
     logprobs: bool | None = False
@@ -92,7 +118,7 @@ class ChatCompletionRequest(GenerationRequest):
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     add_special_tokens: bool = False
-    chat_template_kwargs: dict[str, JsonValue] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     return_prompt_text: bool | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = (
         None

@@ -5,7 +5,14 @@ Two kinds of errors come of them (see `frontend.parsing`): a wrong type, and a v
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 MAX_STOPS = 4
@@ -19,6 +26,15 @@ class RequestModel(BaseModel):
     """A request's body: an unknown field is an error, not silently dropped."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_no_more_fields_than_known(cls, value: Any) -> Any:
+        """Else each of thousands of unknown fields would make an error of its own."""
+        if isinstance(value, dict) and len(value) > len(cls.model_fields):
+            unknown = next(name for name in value if name not in cls.model_fields)
+            raise wrong_type(f"the field {unknown[:40]!r} is unknown")
+        return value
 
 
 def bad_value(message: str) -> PydanticCustomError:
@@ -47,6 +63,17 @@ def refused(*accepted: Any) -> AfterValidator:
     return AfterValidator(check)
 
 
+def at_most(count: int) -> BeforeValidator:
+    """A list's length, checked before any of its elements is."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, list) and len(value) > count:
+            raise bad_value(f"must hold at most {count} elements")
+        return value
+
+    return BeforeValidator(check)
+
+
 def _stops(value: Any) -> Any:
     if value is None:
         return []
@@ -65,11 +92,13 @@ Ignored = Annotated[Any, Field(description="Accepted, without effect.")]
 
 Stops = Annotated[
     list[Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]],
-    BeforeValidator(_stops, json_schema_input_type=str | list[str] | None),
     Field(max_length=MAX_STOPS),
+    at_most(MAX_STOPS),
+    BeforeValidator(_stops, json_schema_input_type=str | list[str] | None),
 ]
 StopTokenIds = Annotated[
     list[TokenId],
-    BeforeValidator(_stop_token_ids, json_schema_input_type=list[int] | None),
     Field(max_length=MAX_STOP_TOKENS),
+    at_most(MAX_STOP_TOKENS),
+    BeforeValidator(_stop_token_ids, json_schema_input_type=list[int] | None),
 ]

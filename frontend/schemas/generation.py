@@ -19,6 +19,10 @@ from frontend.schemas.fields import (
 MAX_N = 128
 MAX_LOGPROBS = 20
 
+# Workers compute in float32, where much larger values are infinite; at this one, all tokens are
+# equally likely already.
+MAX_TEMPERATURE = 1e4
+
 Logprobs = Annotated[Int, Field(ge=0, le=MAX_LOGPROBS)]
 
 
@@ -32,11 +36,11 @@ class StreamOptions(RequestModel):
 class SamplingFields(RequestModel):
     """How tokens are chosen and where the text ends. None: the model's own default."""
 
-    temperature: Annotated[Float, Field(ge=0)] | None = None
+    temperature: Annotated[Float, Field(ge=0, le=MAX_TEMPERATURE)] | None = None
     top_p: Annotated[Float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[Int, Field(ge=-1, lt=2**31)] | None = None
     min_p: Annotated[Float, Field(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[Float, Field(gt=0, le=1e6)] | None = None
+    repetition_penalty: Annotated[Float, Field(ge=1e-3, le=1e3)] | None = None
     presence_penalty: Annotated[Float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[Float, Field(ge=-2, le=2)] | None = None
     seed: Annotated[Int, Field(ge=-INT64, lt=INT64)] | None = None

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, Field, JsonValue
+from pydantic import BaseModel, BeforeValidator
 
-from frontend.schemas.chat import MAX_MESSAGES, ChatMessage
+from frontend.schemas.chat import Messages
 from frontend.schemas.fields import Name, RequestModel, bad_value, refused, wrong_type
 
 MAX_TOKENS = 1_000_000
@@ -18,13 +18,13 @@ class TokenizePromptRequest(RequestModel):
 
 
 class TokenizeChatRequest(RequestModel):
-    messages: Annotated[list[ChatMessage], Field(max_length=MAX_MESSAGES)]
+    messages: Messages
     model: Name | None = None
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     add_special_tokens: bool = False
     return_token_strs: bool | None = False
-    chat_template_kwargs: dict[str, JsonValue] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     chat_template: Annotated[Any, refused(None)] = None
     media_io_kwargs: Annotated[Any, refused(None, {})] = None
     mm_processor_kwargs: Annotated[Any, refused(None, {})] = None

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -19,6 +20,11 @@ from protocol.text import TextInfo
 
 # Longer texts are rendered and tokenized in a thread, so that the event loop goes on meanwhile.
 THREAD_FROM_CHARS = 4000
+THREAD_FROM_TEXTS = 50
+
+# Threads that tokenize long texts: each text takes a few hundred times its size in memory, and
+# more threads than these would take the processor from the event loop.
+_LONG_ENCODES = ThreadPoolExecutor(2, thread_name_prefix="tokenize")
 
 # Normalizers (NFC, say) may shorten a text before it is cut into tokens, if by less than this.
 _NORMALIZER_SHRINKS = 4
@@ -50,8 +56,19 @@ class TextModel:
 
     async def encode(self, text: str, add_special_tokens: bool) -> list[int]:
         """The token ids of a text."""
-        if len(text) > THREAD_FROM_CHARS:
-            return await asyncio.to_thread(self._encode_long, text, add_special_tokens)
+        return (await self.encode_all([text], add_special_tokens))[0]
+
+    async def encode_all(self, texts: Sequence[str], add_special_tokens: bool) -> list[list[int]]:
+        """The token ids of each text; long ones, or many, wait for one of a few threads."""
+        if len(texts) <= THREAD_FROM_TEXTS and sum(map(len, texts)) <= THREAD_FROM_CHARS:
+            return [self._encode(text, add_special_tokens) for text in texts]
+
+        def encode() -> list[list[int]]:
+            return [self._encode_long(text, add_special_tokens) for text in texts]
+
+        return await asyncio.get_running_loop().run_in_executor(_LONG_ENCODES, encode)
+
+    def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
 
     def _encode_long(self, text: str, add_special_tokens: bool) -> list[int]:
@@ -71,6 +88,13 @@ class TextModel:
     ) -> Detokenizer:
         """For the tokens that a model adds to a prompt."""
         return after_prompt(self._detokenizer(skip_special_tokens), prompt_token_ids)
+
+    def start_detokenizer(self) -> Detokenizer:
+        """For all the tokens of a text, special ones included."""
+        return self._detokenizer(skip_special_tokens=False, at_start=True)
+
+    def is_special(self, token_id: int) -> bool:
+        return token_id in self._special
 
     def _detokenizer(self, skip_special_tokens: bool, at_start: bool = False) -> Detokenizer:
         skip = self._special if skip_special_tokens else frozenset[int]()

@@ -30,11 +30,11 @@ def param_of(body):
 
 
 OUT_OF_RANGE = {
-    "temperature": [-0.1],
+    "temperature": [-0.1, 10_000.1, 1e39],
     "top_p": [0, -1, 1.01],
     "top_k": [-2, 2**31, 10**40],
     "min_p": [-0.1, 1.1],
-    "repetition_penalty": [0, -1],
+    "repetition_penalty": [0, -1, 1e-320, 0.0009, 1001],
     "presence_penalty": [-2.1, 2.1],
     "frequency_penalty": [-2.1, 2.1],
     "n": [0, -1, 129, 10**30],
@@ -295,6 +295,22 @@ async def test_wrong_content_types(client, content_type):
 
 async def test_content_types_with_parameters_pass(client):
     headers = {"content-type": "Application/JSON; charset=utf-8"}
+    data = json.dumps({"messages": MESSAGES}).encode()
+    assert (await client.post(CHAT, data=data, headers=headers)).status_code == 200
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "identity, gzip"])
+async def test_compressed_bodies(client, encoding):
+    headers = {**JSON, "content-encoding": encoding}
+    response = await client.post(CHAT, data=b"\x1f\x8b\x08", headers=headers)
+    assert response.status_code == 415
+    body = await response.get_json()
+    assert param_of(body) is None
+    assert "Content-Encoding" in body["error"]["message"]
+
+
+async def test_the_encoding_that_is_none_passes(client):
+    headers = {**JSON, "content-encoding": "Identity"}
     data = json.dumps({"messages": MESSAGES}).encode()
     assert (await client.post(CHAT, data=data, headers=headers)).status_code == 200
 

@@ -129,6 +129,21 @@ async def test_the_description_of_the_api(client):
     assert "max_completion_tokens" in json.dumps(body)
 
 
+async def test_every_operation_of_the_description_has_answers(client):
+    body = await (await client.get("/openapi.json")).get_json()
+    operations = [
+        (path, method, operation)
+        for path, methods in body["paths"].items()
+        for method, operation in methods.items()
+    ]
+    assert len(operations) >= 12
+    for path, method, operation in operations:
+        assert operation["responses"], (path, method)
+        for status, answer in operation["responses"].items():
+            assert 200 <= int(status) < 600
+            assert answer["description"], (path, method, status)
+
+
 async def test_the_docs_page_and_all_it_loads_come_from_here(client):
     page = await (await client.get("/docs")).get_data(as_text=True)
     assert not re.search(r"(https?:)?//\w", page)
@@ -175,6 +190,7 @@ async def test_metrics_count_what_happened(client, pool):
         ("request_inference_time_seconds", 2),
         ("request_prompt_tokens", 2),
         ("request_generation_tokens", 2),
+        ("request_max_num_generation_tokens", 2),
         ("request_params_n", 2),
         ("request_params_max_tokens", 2),
     ):
@@ -186,6 +202,19 @@ async def test_metrics_count_what_happened(client, pool):
     assert found[f'http_requests_total{{{route},status="5xx"}}'] == 1
     assert found['http_requests_total{handler="none",method="GET",status="4xx"}'] == 1
     assert found[f"http_request_duration_seconds_count{{{route}}}"] == 4
+
+
+async def test_the_longest_of_a_prompts_texts_is_counted_once(client, pool):
+    lengths = iter([3, 7, 5, 2])
+    pool.reply = lambda request: [300] * next(lengths) + [2]
+    fields = {"prompt": ["a", "b"], "n": 2, "temperature": 1, "seed": 1, "ignore_eos": True}
+    response = await client.post("/v1/completions", json={**fields, "stop_token_ids": [2]})
+    assert response.status_code == 200
+    text = await (await client.get("/metrics")).get_data(as_text=True)
+    name = "headrace:request_max_num_generation_tokens"
+    found = numbers(text)
+    assert found[f'{name}_count{{model_name="smol"}}'] == 2
+    assert found[f'{name}_sum{{model_name="smol"}}'] == 8 + 6
 
 
 async def test_the_metrics_prefix_can_be_vllms(make_app):

@@ -1,0 +1,67 @@
+"""Where a request is sent to: its Host header and its path, before any route sees them."""
+
+import re
+from typing import Any, cast
+
+from quart import request
+from werkzeug.exceptions import NotFound
+
+from frontend.errors import BadRequest
+
+KEY = "headrace.refusal"
+
+# RFC 3986: a name or an IPv4 address of unreserved characters, sub-delimiters and percent
+# escapes, or an IP literal in brackets; then perhaps a port.
+_HOST = re.compile(
+    rb"(?:\[[0-9A-Fa-fvV:.]+\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]{0,5})?"
+)
+
+Scope = dict[str, Any]
+
+
+class AddressMiddleware:
+    """Wraps an ASGI application. Requests whose address is none are marked, to be refused by
+    `refuse_if_marked` once there is a request to answer.
+
+    root_path: the prefix under which a proxy offers this server. The application sees paths
+    without it, whether the proxy leaves it there or not.
+    """
+
+    def __init__(self, app: Any, root_path: str) -> None:
+        self._app = app
+        self._root_path = root_path.rstrip("/")
+
+    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path = self._without_root(_path_only(scope["path"]))
+        scope = {**scope, "path": path, "root_path": ""}
+        hosts = [value for name, value in scope["headers"] if name.lower() == b"host"]
+        if len(hosts) > 1 or not all(_HOST.fullmatch(host) for host in hosts):
+            others = [item for item in scope["headers"] if item[0].lower() != b"host"]
+            scope["headers"] = [*others, (b"host", b"")]
+            scope[KEY] = BadRequest("Host: must be one name or address, perhaps with a port.")
+        elif path.startswith("//"):  # the router would take it for the path without them
+            scope[KEY] = NotFound()
+        await self._app(scope, receive, send)
+
+    def _without_root(self, path: str) -> str:
+        root = self._root_path
+        if root and (path == root or path.startswith(f"{root}/")):
+            return path[len(root) :] or "/"
+        return path
+
+
+def refuse_if_marked() -> None:
+    """Raise what the current request is to be refused with, if anything."""
+    refusal = cast(Scope, request.scope).get(KEY)
+    if refusal is not None:
+        raise refusal
+
+
+def _path_only(target: str) -> str:
+    """A request may name a whole URL; its path counts."""
+    if target.startswith("/") or "://" not in target:
+        return target
+    return "/" + target.partition("://")[2].partition("/")[2]
