@@ -57,7 +57,7 @@ def test_with_a_tokenizer_each_token_is_text_of_its_own(folder):
 
 def test_a_damaged_tokenizer_is_refused(folder):
     (folder / "tokenizer.json").write_text("{")
-    with pytest.raises(ModelUnsupported, match="tokenizer.json"):
+    with pytest.raises(ModelUnsupported, match=r"tokenizer\.json"):
         build(folder)
 
 
