@@ -20,7 +20,7 @@ from frontend.pool.interface import (
 )
 from frontend.pool.routing import Candidate, choose
 from protocol.state import READY, STALLED, STARTING, PoolState, WorkerState
-from protocol.to_frontend import Output, Refused, StepOutputs
+from protocol.to_frontend import Refused, StepOutputs
 from protocol.to_worker import Abort, Generate
 
 log = logging.getLogger(__name__)
@@ -99,17 +99,15 @@ class Dispatch:
             if flight is not None:
                 self._on_refused(worker_id, flight, message)
             return
+        carried = self._carried[worker_id]
         for output in message.outputs:
-            # Looked up each time: an output that does not fit moves all flights away.
-            flight = self._carried[worker_id].get(output.request_id)
-            if flight is not None:
-                self._on_output(worker_id, flight, output)
-
-    def _on_output(self, worker_id: str, flight: Flight, output: Output) -> None:
-        if output.position == flight.tokens_so_far:
+            flight = carried.get(output.request_id)
+            if flight is None:
+                continue
+            if output.position != flight.tokens_so_far:
+                self._on_gap(worker_id)
+                return  # the flights have all moved away
             flight.put(output)
-        else:
-            self._on_gap(worker_id)
 
     def _on_refused(self, worker_id: str, flight: Flight, message: Refused) -> None:
         flight.worker_id = None
