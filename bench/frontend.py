@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,10 +76,18 @@ def pool(source: Path, model: str | None, step_s: float) -> Iterator[Pool]:
 def _wait(process: "subprocess.Popen[bytes]", log: Path) -> str:
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
-        if found := re.search(r"^Headrace serves .* at (\S+)$", log.read_text(), re.MULTILINE):
+        found = re.search(r"^Headrace serves .* at (\S+)$", log.read_text(), re.MULTILINE)
+        if found and _is_ready(found[1]):
             return found[1]
         time.sleep(0.05)
     raise SystemExit(f"the pool did not come up:\n{log.read_text()}")
+
+
+def _is_ready(url: str) -> bool:
+    """Whether the frontend knows already that there is a worker."""
+    with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/health"):
+        return True
+    return False
 
 
 def _child(parent: int, module: str) -> int:
