@@ -308,3 +308,15 @@ def test_such_shapes_are_checked(change: Callable[[list[Any]], None]) -> None:
     change(raw)
     with pytest.raises(DecodeError):
         codec.decode(msgpack.packb(raw))
+
+
+def test_a_wrong_message_is_refused_after_a_right_one_of_the_same_types():
+    """What a decoder remembers of right messages must not let wrong ones pass."""
+    right = [1, "w", 0, [["r", [5], 0, None, None, None, None, None]]]
+    assert OUTPUTS.decode(msgpack.packb(right)).outputs[0].token_ids == (5,)
+    for place, value in ((1, ["x"]), (1, [5.0]), (0, 7), (2, True), (3, 1), (5, [[1]]), (6, [])):
+        output = ["r", [5], 0, None, None, None, None, None]
+        output[place] = value
+        for _ in range(2):
+            with pytest.raises(DecodeError):
+                OUTPUTS.decode(msgpack.packb([1, "w", 0, [output]]))
