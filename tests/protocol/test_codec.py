@@ -320,3 +320,13 @@ def test_a_wrong_message_is_refused_after_a_right_one_of_the_same_types():
         for _ in range(2):
             with pytest.raises(DecodeError):
                 OUTPUTS.decode(msgpack.packb([1, "w", 0, [output]]))
+
+
+def test_whole_numbers_become_floats_every_time():
+    load = [2, "w", list(dataclasses.astuple(WorkerLoad(0, 0, 0.0, 0, 0.0)))]
+    load[2] = [int(value) if type(value) is float else value for value in load[2]]
+    for _ in range(2):
+        decoded = CONTROL.decode(msgpack.packb(load)).load
+        for field in dataclasses.fields(WorkerLoad):
+            if field.type in (float, "float"):
+                assert type(getattr(decoded, field.name)) is float
