@@ -32,7 +32,8 @@ from bench.load.schedule import Load, run
 ROOT = Path(__file__).resolve().parents[1]
 START_TIMEOUT_S = 60.0
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-HEAD = ("build", "step, ms", "events/s", "tokens/s", "µs/event", "frontend", "worker", "client")
+HEAD = ("build", "step, ms", "events/s", "tokens/s", "µs/event", "TPOT, ms")
+CORES = ("frontend", "worker", "client")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,16 +134,18 @@ async def load(pool: Pool, options: argparse.Namespace, number: int) -> Run:
 def row(name: str, step_s: float, result: Run) -> str:
     summary = result.summary
     cells = [
+        name,
         f"{step_s * 1e3:g}",
         f"{summary.content_events_per_s:.0f}",
         f"{summary.output_tokens_per_s:.0f}",
         f"{result.frontend_s / max(summary.content_events, 1) * 1e6:.1f}",
+        f"{summary.tpot_ms.p50:.2f}",
         f"{result.frontend_s / summary.duration_s:.2f}",
         f"{result.worker_s / summary.duration_s:.2f}",
         f"{summary.client_cpu:.2f}",
     ]
     failed = f"  {summary.failed} failed: {list(summary.errors)}" if summary.failed else ""
-    return "".join(f"{cell:>10}" for cell in [name, *cells]) + failed
+    return "".join(f"{cell:>10}" for cell in cells) + failed
 
 
 def main() -> None:
@@ -157,7 +160,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     options = parser.parse_args()
     builds = {"this": ROOT} | ({"that": options.than} if options.than else {})
-    print("".join(f"{cell:>10}" for cell in HEAD), "(the last three in cores)", flush=True)
+    print("".join(f"{cell:>10}" for cell in HEAD + CORES), "(in cores)", flush=True)
     for step_s in map(float, options.step_s.split(",")):
         with contextlib.ExitStack() as stack:
             pools = {
