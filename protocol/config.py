@@ -23,6 +23,8 @@ class EngineConfig(Frozen):
     memory_utilization: share of a GPU's memory that one worker may use.
     max_num_batched_tokens: tokens in one engine step; longer prompts are run in chunks. None:
         what suits the device.
+    cpu_kernels: what runs a model on a CPU: compiled kernels ("native"), torch's operations, or
+        the kernels wherever they can.
     threads: CPU threads of each worker; None: the machine's, shared out.
     seed: from which requests without a seed of their own get theirs; None: unpredictable.
     engine: "fake" needs no model: its tokens are a pure function of those before them.
@@ -41,6 +43,7 @@ class EngineConfig(Frozen):
     enable_prefix_caching: bool = True
     enforce_eager: bool = False
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    cpu_kernels: Literal["auto", "native", "torch"] = "auto"
     threads: Positive | None = None
     fake_step_s: Annotated[float, Field(ge=0)] = 0.0
 
