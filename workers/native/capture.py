@@ -141,8 +141,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _linear(self, module: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
         source = self._view(x)
-        with self._unseen():
-            output: torch.Tensor = torch.nn.functional.linear(x, module.weight, module.bias)
+        with self._unseen():  # what it computes is of no interest, and would take the longest
+            output = x.new_zeros((*x.shape[:-1], module.out_features))
         data = {"weight": module.weight, "bias": module.bias, "transposed": False}
         self._add("linear", (source,), output, data)
         return output
