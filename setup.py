@@ -13,7 +13,7 @@ setup(
             ],
             # Used only on processors that have these instructions: see workers/native/library.py.
             extra_compile_args=[
-                "-std=c++17", "-O3", "-march=x86-64-v4", "-mavx512bf16", "-pthread",
+                "-std=c++17", "-O3", "-march=x86-64-v4", "-mavx512bf16", "-mavx512vnni", "-pthread",
                 "-Wno-maybe-uninitialized",
             ],
             extra_link_args=["-pthread"],

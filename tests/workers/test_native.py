@@ -21,6 +21,7 @@ from workers.native.graph import NotStatic
 from workers.native.library import why_not
 from workers.native.norms import recognise
 from workers.native.program import Compiled, Program
+from workers.quantization import dequantize_weight, quantize_weight
 
 needs_kernels = pytest.mark.skipif(bool(why_not(torch.float32)), reason="no compiled kernels here")
 needs_bfloat16 = pytest.mark.skipif(bool(why_not(torch.bfloat16)), reason="no bfloat16 kernels")
@@ -261,3 +262,35 @@ assert len(os.listdir("/proc/self/task")) == before
 program = compiled.start(2, 16)
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=100)
+
+
+@needs_bfloat16
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("quantization", ["int8", "int8_dynamic"])
+@pytest.mark.parametrize("shape", ["deep and odd", "biases", "tied"])
+def test_weights_of_8_bits(tmp_path, shape, quantization, dtype):
+    """Against transformers with the rounded weights put back as numbers of the dtype."""
+    options = {"hidden_size": 96, "initializer_range": 0.1, **SHAPES[shape]}
+    model, hook = load(tmp_path, options, dtype)
+    tokens = tokens_of(150)
+    plain = reference(model, tokens)
+    compiled = Compiled(model, hook, 2, quantization)
+    blocks = blocks_of(150)
+    program = compiled.start(10, 16)
+    ours = torch.cat(
+        [run(program, [(tokens, start, end, blocks)]) for start, end in ((0, 140), (140, 150))]
+    )
+    if not model.config.tie_word_embeddings:
+        for module in model.modules():
+            if isinstance(module, torch.nn.Linear):
+                values, scales = quantize_weight(module.weight)
+                module.weight.data = dequantize_weight(values, scales).to(model.dtype)
+        tolerance = {"int8": {"float32": 1e-4, "bfloat16": 0.05}[dtype], "int8_dynamic": 0.1}
+        rounded = reference(model, tokens)
+        error = (ours - rounded).square().mean().sqrt() / rounded.std()
+        assert error < tolerance[quantization]
+    error = (ours - plain).square().mean().sqrt() / plain.std()
+    assert error < 0.12
+    assert compiled.weight_bytes < 0.6 * sum(
+        weight.numel() * weight.element_size() for weight in model.parameters()
+    )

@@ -22,7 +22,7 @@ def compile_model(
     compiled = None
     if not reason:
         try:
-            compiled = Compiled(model, hook, threads)
+            compiled = Compiled(model, hook, threads, config.quantization)
         except NotStatic as error:
             reason = f"{type(model).__name__} has no fixed program: {error}"
     if compiled is None and config.cpu_kernels == "native":

@@ -15,7 +15,7 @@ import torch
 
 OPERATIONS = (
     "embed", "norm", "linear", "convert", "rotate", "write", "attend", "finish_attend", "combine",
-    "gather",
+    "gather", "round",
 )  # fmt: skip
 
 PANEL = 32  # outputs of a weight that lie together
@@ -41,7 +41,7 @@ class CInstruction(ctypes.Structure):
 
 
 class CBuffer(ctypes.Structure):
-    _fields_ = (("width", ctypes.c_int32), ("packed", ctypes.c_int32))
+    _fields_ = (("width", ctypes.c_int32), ("kind", ctypes.c_int32))
 
 
 class CStep(ctypes.Structure):

@@ -7,17 +7,19 @@ products read it. Buffers whose values are no longer needed are used again.
 from dataclasses import dataclass, field
 from typing import Any
 
+from protocol.config import Quantization
 from workers.native.graph import Graph, Node, NotStatic, View
 
-OUTPUT = -2
+FLOATS, PACKED, BYTES = range(3)  # float32, the type of the products, 8 bits
+WORDS, ROUNDED, INTEGERS = range(3)  # how a weight is stored and multiplied: see src/program.cpp
 
 
 @dataclass(eq=False, slots=True)
 class Buffer:
-    """Rows of `width` numbers; packed: in the type of the products. number: where it lies."""
+    """Rows of `width` numbers. kind: FLOATS, PACKED or BYTES. number: where it lies."""
 
     width: int
-    packed: bool
+    kind: int = 0
     number: int = -1
 
 
@@ -56,12 +58,13 @@ class Lowered:
     num_layers: int
 
 
-def lower(graph: Graph, pair: int) -> Lowered:
+def lower(graph: Graph, pair: int, quantization: Quantization | None = None) -> Lowered:
     """pair: how many numbers of a packed buffer make a word of 32 bits (2 for bfloat16).
 
+    The head is spared the rounding of its rows: that is where a token is chosen.
     NotStatic if there is a node that no instruction does.
     """
-    lowering = _Lowering(graph, pair)
+    lowering = _Lowering(graph, pair, quantization)
     for node in graph.nodes:
         lowering.emit(node)
     return Lowered(
@@ -73,15 +76,17 @@ def lower(graph: Graph, pair: int) -> Lowered:
 
 
 class _Lowering:
-    def __init__(self, graph: Graph, pair: int) -> None:
+    def __init__(self, graph: Graph, pair: int, quantization: Quantization | None) -> None:
         self.ops: list[Op] = []
         self.tables: dict[tuple[int, int], int] = {}
         self.num_layers = 0
         self._pair = pair
+        self._form = WORDS if quantization is None else ROUNDED
+        self._rounds_rows = quantization == "int8_dynamic"
         self._graph = graph
         self._users = graph.users()
         self._places: dict[Node, Place] = {}
-        self._converted: dict[tuple[Node, int], Place] = {}
+        self._converted: dict[tuple[Node, int, bool], tuple[Place, ...]] = {}
         self._siblings = _siblings(graph)
 
     def emit(self, node: Node) -> None:
@@ -91,7 +96,7 @@ class _Lowering:
 
     def _new(self, node: Node, packed: bool = False) -> Place:
         is_output = node is self._graph.output
-        place = Place(None if is_output else Buffer(node.width, packed))
+        place = Place(None if is_output else Buffer(node.width, PACKED if packed else FLOATS))
         self._places[node] = place
         return place
 
@@ -103,6 +108,7 @@ class _Lowering:
             bool(users)
             and len(reads) == len(users)
             and all(user.kind in ("linear", "gated") for user in users)
+            and not any(self._form_for(user) == INTEGERS for user in users)
             and all(view.is_whole for view in reads)
             and node.width % self._pair == 0
         )
@@ -111,7 +117,7 @@ class _Lowering:
         if not view.is_dense:
             raise NotStatic("it reads numbers that do not follow one another")
         place = self._places[view.node]
-        if place.buffer is not None and place.buffer.packed:
+        if place.buffer is not None and place.buffer.kind != FLOATS:
             raise NotStatic("it reads rounded numbers")
         return Place(place.buffer, place.at + view.offset)
 
@@ -124,25 +130,41 @@ class _Lowering:
             return self._at(start), view.dims[0][1]
         raise NotStatic("its heads lie in no known order")
 
-    def _packed_input(self, view: View) -> Place:
-        """Where a product's input lies; it is converted first if that has not been done."""
+    def _form_for(self, node: Node) -> int:
+        return INTEGERS if self._rounds_rows and not node.wanted else self._form
+
+    def _product_input(self, node: Node) -> tuple[Place, ...]:
+        """Where a product's input lies, converted if that has not been done; for integers the
+        rows' scales too."""
+        view, form = node.inputs[0], self._form_for(node)
         place = self._places[view.node]
-        if place.buffer is not None and place.buffer.packed:
-            return place
-        key = (view.node, view.offset)
+        if place.buffer is not None and place.buffer.kind == PACKED:
+            return (place,)
+        key = (view.node, view.offset, form == INTEGERS)
         known = self._converted.get(key)
         if known is None:
-            padding = -view.width % self._pair
-            known = Place(Buffer(view.width + padding, True))
+            known = self._round(view) if form == INTEGERS else self._convert(view)
             self._converted[key] = known
-            sizes = {0: view.width, 1: padding}
-            self._op("convert", view.node, (self._at(view),), known, sizes=sizes)
         return known
+
+    def _convert(self, view: View) -> tuple[Place, ...]:
+        padding = -view.width % self._pair
+        out = Place(Buffer(view.width + padding, PACKED))
+        sizes = {0: view.width, 1: padding}
+        self._op("convert", view.node, (self._at(view),), out, sizes=sizes)
+        return (out,)
+
+    def _round(self, view: View) -> tuple[Place, ...]:
+        padding = -view.width % 4
+        out, scales = Place(Buffer(view.width + padding, BYTES)), Place(Buffer(1))
+        sizes = {0: view.width, 1: padding}
+        self._op("round", view.node, (self._at(view), scales), out, sizes=sizes)
+        return out, scales
 
     def _op(
         self, kind: str, node: Node, inputs: tuple[Place, ...], out: Place, **rest: Any
     ) -> None:
-        packed = out.buffer is not None and out.buffer.packed
+        packed = out.buffer is not None and out.buffer.kind == PACKED
         self.ops.append(Op(kind, inputs, out, node.wanted, packed, **rest))
 
     def _forget_conversions(self, node: Node) -> None:
@@ -171,39 +193,42 @@ class _Lowering:
     def _linear(self, node: Node) -> None:
         if node in self._places:  # done together with a sibling
             return
-        source = self._packed_input(node.inputs[0])
         if len(node.inputs) > 1:
-            return self._linear_onto(node, source)
+            return self._linear_onto(node)
+        source = self._product_input(node)
         together = self._siblings.get(node, [node])
         function = node.data.get("function")
         if len(together) == 1:
             out = self._new(node, function is not None and self._packs(node))
         else:
-            out = Place(Buffer(sum(one.width for one in together), False))
+            out = Place(Buffer(sum(one.width for one in together)))
             at = 0
             for one in together:
                 self._places[one] = Place(out.buffer, at)
                 at += one.width
         data = {"parts": [one.data for one in together], "function": function}
-        self._product("linear", node, source, out, 0, data)
+        self._product(node, source, out, 0, data)
 
-    def _linear_onto(self, node: Node, source: Place) -> None:
+    def _linear_onto(self, node: Node) -> None:
+        source = self._product_input(node)
         target = node.inputs[1]
         data = {"parts": [node.data], "function": None}
-        self._product("linear", node, source, self._at(target), 1, data, node.data["by"])
+        self._product(node, source, self._at(target), 1, data, node.data["by"])
         self._forget_conversions(target.node)
 
     def _gated(self, node: Node) -> None:
-        source = self._packed_input(node.inputs[0])
+        source = self._product_input(node)
         out = self._new(node, self._packs(node))
-        self._product("linear", node, source, out, 2, dict(node.data))
+        self._product(node, source, out, 2, dict(node.data))
 
     def _product(
-        self, kind: str, node: Node, source: Place, out: Place, mode: int, data: dict[str, Any],
+        self, node: Node, source: tuple[Place, ...], out: Place, mode: int, data: dict[str, Any],
         by: float = 1.0,
     ) -> None:  # fmt: skip
-        words = -(-node.inputs[0].width // self._pair)
-        self._op(kind, node, (source,), out, sizes={1: words, 2: mode}, numbers=(by,), data=data)
+        form = self._form_for(node)
+        words = -(-node.inputs[0].width // (4 if form == INTEGERS else self._pair))
+        sizes = {1: words, 2: mode, 4: form}
+        self._op("linear", node, source, out, sizes=sizes, numbers=(by,), data=data)
 
     def _rotate(self, node: Node) -> None:
         x, cos, sin = node.inputs
@@ -287,12 +312,12 @@ def _share_buffers(ops: list[Op]) -> list[Buffer]:
             if where.buffer is not None:
                 last[where.buffer] = place
     shapes: list[Buffer] = []
-    free: dict[tuple[int, bool], list[int]] = {}
+    free: dict[tuple[int, int], list[int]] = {}
     for place, op in enumerate(ops):
         buffers = [where.buffer for where in (*op.inputs, op.out) if where.buffer is not None]
         for buffer in buffers:
             if buffer.number < 0:
-                numbers = free.get((buffer.width, buffer.packed))
+                numbers = free.get((buffer.width, buffer.kind))
                 if numbers:
                     buffer.number = numbers.pop()
                 else:
@@ -300,5 +325,5 @@ def _share_buffers(ops: list[Op]) -> list[Buffer]:
                     shapes.append(buffer)
         for buffer in dict.fromkeys(buffers):
             if last[buffer] == place:
-                free.setdefault((buffer.width, buffer.packed), []).append(buffer.number)
+                free.setdefault((buffer.width, buffer.kind), []).append(buffer.number)
     return shapes

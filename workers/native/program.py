@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from transformers.modeling_utils import PreTrainedModel
 
+from protocol.config import Quantization
 from workers.attention.backend import AttentionBatch, Span
 from workers.attention.hook import AttentionHook
 from workers.native.activations import FUNCTIONS
@@ -41,12 +42,18 @@ class Compiled:
     NotStatic if the model's forward pass is not one fixed program.
     """
 
-    def __init__(self, model: PreTrainedModel, hook: AttentionHook, threads: int) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        hook: AttentionHook,
+        threads: int,
+        quantization: Quantization | None = None,
+    ) -> None:
         self.dtype = model.dtype
         self.is_bf16 = model.dtype == torch.bfloat16
         self.threads = threads
         graph = rewrite(capture(model, hook))
-        lowered = lower(graph, 2 if self.is_bf16 else 1)
+        lowered = lower(graph, 2 if self.is_bf16 else 1, quantization)
         self.tables = lowered.tables
         self.calls = graph.tables
         self.vocab_size = graph.output.width
@@ -56,7 +63,7 @@ class Compiled:
             packed = list(pool.map(self._pack, lowered.ops))
         operations = [self._instruction(*pair) for pair in zip(lowered.ops, packed, strict=True)]
         self.instructions = (CInstruction * len(operations))(*operations)
-        shapes = [CBuffer(buffer.width, buffer.packed) for buffer in lowered.buffers]
+        shapes = [CBuffer(buffer.width, buffer.kind) for buffer in lowered.buffers]
         self.buffers = (CBuffer * len(shapes))(*shapes)
 
     @property
@@ -76,8 +83,8 @@ class Compiled:
         if op.kind != "linear":
             return None
         if "gate" in op.data:
-            return Panels.gated(op.data["gate"], op.data["partner"], self.dtype)
-        return Panels.plain(op.data["parts"], self.dtype)
+            return Panels.gated(op.data["gate"], op.data["partner"], self.dtype, op.sizes[4])
+        return Panels.plain(op.data["parts"], self.dtype, op.sizes[4])
 
     def _instruction(self, op: Op, panels: Panels | None) -> CInstruction:
         instruction = CInstruction(operation=OPERATIONS.index(op.kind), wanted=op.wanted)
@@ -103,7 +110,8 @@ class Compiled:
             instruction.sizes[0] = panels.outputs
             instruction.sizes[3] = activation
             instruction.data[0] = panels.address
-            instruction.data[1] = self._vector(panels.bias)
+            instruction.data[1] = None if panels.bias is None else panels.bias.data_ptr()
+            instruction.data[2] = None if panels.scales is None else panels.scales.data_ptr()
             self._kept.append(panels)
         return instruction
 

@@ -14,8 +14,32 @@ namespace headrace {
 
 constexpr int kPanel = 2 * kLanes;  // outputs
 constexpr int kTileRows = 12;
-constexpr int kDepth = 2048;  // words of inputs that are run at once, so that they stay in the cache
 constexpr int kBlockRows = 512;
+
+// Where a panel's words come from, some of them at a time, so that they stay in the cache.
+struct StoredPanel {
+    static constexpr int kDepth = 2048;
+    const uint32_t* start;
+
+    const uint32_t* words(int first, int) const { return start + (int64_t)first * kPanel; }
+};
+
+// Words made from weights in 8 bits; scratch: [kDepth, kPanel].
+template <class E>
+struct RoundedPanel {
+    static constexpr int kDepth = 128;
+    const int8_t* start;
+    uint32_t* scratch;
+
+    const uint32_t* words(int first, int depth) const {
+        const int64_t bytes = kLanes * E::kPerWord;
+        const int8_t* from = start + 2 * bytes * first;
+        for (int64_t i = 0; i < 2 * (int64_t)depth; ++i) {
+            _mm512_store_si512(scratch + i * kLanes, E::widen(from + i * bytes));
+        }
+        return scratch;
+    }
+};
 
 // Sums of `rows` rows with the words first..first + depth of one panel, added to `sums` if `add`.
 template <class E, int Rows>
@@ -65,8 +89,8 @@ inline void row_sums(const uint32_t* in, const uint32_t* panel, int depth, __m51
         sums[0][1] = E::dot(sums[0][1], _mm512_loadu_si512(from + kLanes), a);
     }
     for (int half = 0; half < 2; ++half) {
-        const __m512 odd = _mm512_add_ps(more[0][half], more[2][half]);
-        sums[0][half] = _mm512_add_ps(_mm512_add_ps(sums[0][half], more[1][half]), odd);
+        const __m512 odd = E::add(more[0][half], more[2][half]);
+        sums[0][half] = E::add(E::add(sums[0][half], more[1][half]), odd);
     }
 }
 
@@ -96,20 +120,20 @@ void tile(const uint32_t* in, int64_t in_stride, const uint32_t* panel, int dept
 }
 
 // finish(row, left, right) gets each row's 32 sums. partial: [kBlockRows, kPanel] of scratch, used
-// only if the weight is deeper than kDepth words.
-template <class E, class Finish>
-void panel_product(const uint32_t* in, int64_t in_stride, int64_t rows, const uint32_t* panel,
+// only if the weight is deeper than Panel::kDepth words.
+template <class E, class Panel, class Finish>
+void panel_product(const uint32_t* in, int64_t in_stride, int64_t rows, const Panel& panel,
                    int words, float* partial, const Finish& finish) {
     for (int64_t block = 0; block < rows; block += kBlockRows) {
         const int64_t block_rows = std::min<int64_t>(kBlockRows, rows - block);
         const int64_t tiles = (block_rows + kTileRows - 1) / kTileRows;
-        for (int k = 0; k < words; k += kDepth) {
-            const int depth = std::min(kDepth, words - k);
+        for (int k = 0; k < words; k += Panel::kDepth) {
+            const int depth = std::min(Panel::kDepth, words - k);
+            const uint32_t* weights = panel.words(k, depth);
             for (int64_t t = 0; t < tiles; ++t) {  // of about the same height
                 const int64_t row = block_rows * t / tiles;
                 const int height = (int)(block_rows * (t + 1) / tiles - row);
                 const uint32_t* from = in + (block + row) * in_stride + k;
-                const uint32_t* weights = panel + (int64_t)k * kPanel;
                 float* sums = partial + row * kPanel;
                 const bool first = k == 0, last = k + depth == words;
                 switch (height) {

@@ -65,6 +65,7 @@ struct LayerCache {
 // What one thread needs for itself.
 struct Scratch {
     std::vector<float> sums = std::vector<float>(kBlockRows * kPanel);
+    alignas(64) uint32_t words[RoundedPanel<Bf16>::kDepth * kPanel];
     alignas(64) uint32_t queries[kTileQueries * kMaxDim];
     alignas(64) float values[kTileQueries * kMaxDim];
 };
@@ -148,7 +149,8 @@ class Program {
         int64_t bytes = 0;
         for (size_t i = 0; i < buffers_.size(); ++i) {
             starts_[i] = bytes;
-            const int64_t size = buffers_[i].packed ? sizeof(Element) : sizeof(float);
+            const int64_t sizes[] = {sizeof(float), sizeof(Element), 1};
+            const int64_t size = sizes[buffers_[i].kind];
             bytes += round_up(size * buffers_[i].width * step_->rows + kCacheLine, kCacheLine);
         }
         if (bytes > arena_.bytes()) arena_ = Memory(bytes);
@@ -281,6 +283,8 @@ class Program {
                                           : combined<F32>(instruction, row);
             case kGather:
                 return gather(instruction, row);
+            case kRound:
+                return round(instruction, row);
         }
     }
 
@@ -330,9 +334,12 @@ class Program {
         }
     }
 
-    // sizes: outputs, words of inputs, kind, activation. data: panels, bias (of whole panels).
-    // Kinds: 0 out = activation(product); 1 out += product * numbers[0]; 2 the panels hold 16
-    // outputs of a gate and 16 of its partner, out = activation(gate) * partner.
+    // sizes: outputs, words of inputs, kind, activation, form of the weight. data: panels, bias,
+    // what 8 bits need. Kinds: 0 out = activation(product); 1 out += product * numbers[0]; 2 the
+    // panels hold 16 outputs of a gate and 16 of its partner, out = activation(gate) * partner.
+    // Forms: 0 words; 1 integers of 8 bits, data[2] holds each output's scale; 2 integers that rows
+    // of bytes (see `round`) are multiplied with, data[2] holds scales and then what is to be
+    // subtracted, in[1] the rows' scales. Biases and scales are of whole panels.
     void linear(const Instruction& i, int rows, int panel, Scratch& scratch) {
         if (i.sizes[2] == 2) {
             return i.packed ? gated<E>(i, rows, panel, scratch)
@@ -344,10 +351,47 @@ class Program {
     template <class Finish>
     void multiply(const Instruction& i, int rows, int panel, Scratch& scratch,
                   const Finish& finish) {
+        const int64_t number = (int64_t)panel * i.sizes[1] * kPanel;
+        const auto* scales = (const float*)i.data[2] + (int64_t)panel * kPanel;
+        float* sums = scratch.sums.data();
+        if (i.sizes[4] == 2) return multiply_bytes(i, rows, panel, sums, finish);
         const auto* in = (const uint32_t*)packed_row(i.in[0], 0);
         const int64_t stride = buffers_[i.in[0].buffer].width / E::kPerWord;
-        const auto* weights = (const uint32_t*)i.data[0] + (int64_t)panel * i.sizes[1] * kPanel;
-        panel_product<E>(in, stride, rows, weights, i.sizes[1], scratch.sums.data(), finish);
+        if (i.sizes[4] == 0) {
+            const StoredPanel words{(const uint32_t*)i.data[0] + number};
+            panel_product<E>(in, stride, rows, words, i.sizes[1], sums, finish);
+            return;
+        }
+        const RoundedPanel<E> words{(const int8_t*)i.data[0] + number * E::kPerWord,
+                                    scratch.words};
+        const __m512 left = _mm512_loadu_ps(scales), right = _mm512_loadu_ps(scales + kLanes);
+        panel_product<E>(in, stride, rows, words, i.sizes[1], sums,
+                         [&](int64_t row, __m512 a, __m512 b) {
+                             finish(row, _mm512_mul_ps(a, left), _mm512_mul_ps(b, right));
+                         });
+    }
+
+    template <class Finish>
+    void multiply_bytes(const Instruction& i, int rows, int panel, float* sums,
+                        const Finish& finish) {
+        const int64_t first = (int64_t)panel * kPanel;
+        const int64_t all = round_up(i.sizes[0], kPanel);
+        const auto* scales = (const float*)i.data[2] + first;
+        const auto* excess = (const int32_t*)i.data[2] + all + first;
+        const __m512 left = _mm512_loadu_ps(scales), right = _mm512_loadu_ps(scales + kLanes);
+        const __m512i left_excess = _mm512_loadu_si512(excess);
+        const __m512i right_excess = _mm512_loadu_si512(excess + kLanes);
+        const auto* in = (const uint32_t*)(arena_.start() + starts_[i.in[0].buffer]);
+        const int64_t stride = buffers_[i.in[0].buffer].width / Int8::kPerWord;
+        const StoredPanel words{(const uint32_t*)i.data[0] + first * i.sizes[1]};
+        panel_product<Int8>(
+            in, stride, rows, words, i.sizes[1], sums, [&](int64_t row, __m512 a, __m512 b) {
+                const __m512 scale = _mm512_set1_ps(*row_of(i.in[1], row));
+                const __m512i x = _mm512_sub_epi32(_mm512_castps_si512(a), left_excess);
+                const __m512i y = _mm512_sub_epi32(_mm512_castps_si512(b), right_excess);
+                finish(row, _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(x), left), scale),
+                       _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(y), right), scale));
+            });
     }
 
     template <class Out>
@@ -387,6 +431,33 @@ class Program {
             Out::store(out_row<Out>(i, row, first),
                        _mm512_mul_ps(activate(i.sizes[3], gate), partner), some);
         });
+    }
+
+    // sizes[0] numbers become bytes, 128 more than the integers that stand for them; sizes[1] more
+    // are 128, which stands for zero. in[1]: where the row's scale goes.
+    void round(const Instruction& i, int64_t row) {
+        const float* from = row_of(i.in[0], row);
+        auto* to = (uint8_t*)(arena_.start() + starts_[i.out.buffer]) +
+                   row * buffers_[i.out.buffer].width;
+        __m512 greatest = _mm512_setzero_ps();
+        __mmask16 no_numbers = 0;
+        for (int64_t d = 0; d < i.sizes[0]; d += kLanes) {
+            const __m512 x = _mm512_maskz_loadu_ps(lanes(d, i.sizes[0]), from + d);
+            greatest = _mm512_max_ps(greatest, _mm512_abs_ps(x));
+            no_numbers |= _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+        }
+        float scale = std::max(_mm512_reduce_max_ps(greatest) / 127.0f, 1e-30f);
+        // Bytes cannot say that a number is none; the scale can, and makes the whole product so.
+        if (no_numbers) scale = std::numeric_limits<float>::quiet_NaN();
+        const __m512 inverse = _mm512_set1_ps(1.0f / scale);
+        for (int64_t d = 0; d < i.sizes[0]; d += kLanes) {
+            const __mmask16 some = lanes(d, i.sizes[0]);
+            const __m512 x = _mm512_mul_ps(_mm512_maskz_loadu_ps(some, from + d), inverse);
+            const __m512i shifted = _mm512_add_epi32(_mm512_cvtps_epi32(x), _mm512_set1_epi32(128));
+            _mm_mask_storeu_epi8(to + d, some, _mm512_cvtusepi32_epi8(shifted));
+        }
+        std::memset(to + i.sizes[0], 128, i.sizes[1]);
+        *row_of(i.in[1], row) = scale;
     }
 
     // sizes[0] numbers become the products' type; sizes[1] more are zero.
@@ -585,12 +656,15 @@ using namespace headrace;
 
 extern "C" {
 
-// What this processor can run: 2 float32 and bfloat16, 1 float32 only, 0 neither.
+// What this processor can run: 2 float32, bfloat16 and integers of 8 bits, 1 float32 only, 0 none.
 int32_t headrace_level() {
     __builtin_cpu_init();
     const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-    return !wide ? 0 : __builtin_cpu_supports("avx512bf16") ? 2 : 1;
+    return !wide ? 0 : __builtin_cpu_supports("avx512bf16") &&
+                           __builtin_cpu_supports("avx512vnni")
+                       ? 2
+                       : 1;
 }
 
 // Memory for `bytes` of packed weights, to be freed by headrace_free; null if there is none.

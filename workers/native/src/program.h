@@ -17,6 +17,7 @@ enum Operation : int32_t {
     kFinishAttend,
     kCombine,
     kGather,
+    kRound,
 };
 
 // Where a value lies in a row of a buffer. buffer: -1 none, -2 the step's output.
@@ -36,9 +37,9 @@ struct Instruction {
     const void* data[3];
 };
 
-// width: numbers in a row. packed: whether they are in the type that products are computed in.
+// width: numbers in a row. kind: 0 float32, 1 the type that products are computed in, 2 bytes.
 struct Buffer {
-    int32_t width, packed;
+    int32_t width, kind;
 };
 
 // One step. positions, token_ids: [rows]. wanted: [num_wanted] rows. tables: [rows, width] each.

@@ -1,7 +1,7 @@
 // Element types that kernels are written for, and the vector arithmetic that they share.
 //
-// Matrices are stored in words of 32 bits: two bfloat16 (neighbours along the dimension that is
-// summed over) or one float32. A vector register holds 16 words, one for each of 16 outputs.
+// Matrices are stored in words of 32 bits: four integers of 8 bits, two bfloat16 (neighbours along
+// the dimension that is summed over) or one float32. A vector register holds 16 words, one for each of 16 outputs.
 #pragma once
 
 #include <immintrin.h>
@@ -20,6 +20,14 @@ struct Bf16 {
     static __m512 dot(__m512 sums, __m512i a, __m512i b) {
         return _mm512_dpbf16_ps(sums, (__m512bh)a, (__m512bh)b);
     }
+    static __m512 add(__m512 a, __m512 b) { return _mm512_add_ps(a, b); }
+    // 16 words from integers of 8 bits, which bfloat16 holds exactly.
+    static __m512i widen(const int8_t* from) {
+        const __m512i wide = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i*)from));
+        const __m512i low = _mm512_cvtepi16_epi32(_mm512_castsi512_si256(wide));
+        const __m512i high = _mm512_cvtepi16_epi32(_mm512_extracti64x4_epi64(wide, 1));
+        return (__m512i)_mm512_cvtne2ps_pbh(_mm512_cvtepi32_ps(high), _mm512_cvtepi32_ps(low));
+    }
     static void store(Element* to, __m512 values, __mmask16 mask) {
         _mm256_mask_storeu_epi16(to, mask, (__m256i)_mm512_cvtneps_pbh(values));
     }
@@ -36,11 +44,29 @@ struct F32 {
     static __m512 dot(__m512 sums, __m512i a, __m512i b) {
         return _mm512_fmadd_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), sums);
     }
+    static __m512 add(__m512 a, __m512 b) { return _mm512_add_ps(a, b); }
+    static __m512i widen(const int8_t* from) {
+        const __m512i wide = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)from));
+        return _mm512_castps_si512(_mm512_cvtepi32_ps(wide));
+    }
     static void store(Element* to, __m512 values, __mmask16 mask) {
         _mm512_mask_storeu_ps(to, mask, values);
     }
     static __m512 load(const Element* from, __mmask16 mask) {
         return _mm512_maskz_loadu_ps(mask, from);
+    }
+};
+
+// Rows of unsigned and weights of signed integers of 8 bits; sums are integers in a float's clothes.
+struct Int8 {
+    static constexpr int kPerWord = 4;
+
+    static __m512 dot(__m512 sums, __m512i b, __m512i a) {
+        return _mm512_castsi512_ps(_mm512_dpbusd_epi32(_mm512_castps_si512(sums), a, b));
+    }
+    static __m512 add(__m512 a, __m512 b) {
+        return _mm512_castsi512_ps(
+            _mm512_add_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b)));
     }
 };
 
