@@ -12,6 +12,7 @@ from workers.attention.hook import AttentionHook
 from workers.cache_size import choose_num_blocks
 from workers.errors import ModelUnsupported
 from workers.largest_step import step_bytes
+from workers.linears import prepare_linears
 from workers.loading import choose_device, load_model, model_length
 from workers.model_runner import ModelRunner
 from workers.self_check import check_model
@@ -36,6 +37,7 @@ def load_runner(
     hook = AttentionHook()
     with torch.inference_mode():
         hook.probe(model)
+    prepare_linears(model, config, log)
     check_model(model, hook, max_model_len, config.block_size)
     num_blocks = _choose_num_blocks(model, hook, config, max_model_len, workers_on_host)
     return ModelRunner(
