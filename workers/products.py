@@ -69,7 +69,7 @@ class QuantizedProduct:
         product = self._product(rows.reshape(-1, rows.shape[-1]), self._values, self._scales)
         if self._bias is not None:
             product += self._bias
-        return product.to(rows.dtype).reshape(*rows.shape[:-1], -1)
+        return product.to(rows.dtype).reshape(*rows.shape[:-1], len(self._scales))
 
     def weight(self) -> Tensor:
         """The float32 weight [N, K] that is multiplied with."""

@@ -9,9 +9,12 @@ so that of the rows no more is lost than bfloat16 loses.
 from collections.abc import Callable
 
 import torch
+from torch.nn import functional
 
 LARGEST = 127  # of a symmetric 8-bit integer
 _FINE_STEPS = 2 * LARGEST  # of the second 8 bits in one step of the first
+_FEW_ROWS = 48  # up to so many, two integer products take less than one in bfloat16
+_COPIED_ELEMENTS = 4 * 1024 * 1024  # of a weight that are in bfloat16 at a time
 _TINIEST = 1e-30  # a row of zeros is divided by this instead of 0
 
 Int8Product = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -37,8 +40,11 @@ def dequantize_weight(values: torch.Tensor, scales: torch.Tensor) -> torch.Tenso
 def int8_product(rows: torch.Tensor, values: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     """rows [M, K] times a quantized weight, float32 [M, N]; rows are taken at 16 bits.
 
-    Sums are exact in 32 bits for K up to 133,000.
+    Sums are exact in 32 bits for K up to 133,000. Many rows in bfloat16 are worth a copy of the
+    weight in bfloat16, which holds 8-bit integers exactly.
     """
+    if rows.dtype == torch.bfloat16 and len(rows) > _FEW_ROWS:
+        return _copied_product(rows, values).mul_(scales)
     scaled = rows.float()
     row_scales = _row_scales(scaled)
     scaled = scaled.div_(row_scales) if rows.dtype != torch.float32 else scaled / row_scales
@@ -48,6 +54,16 @@ def int8_product(rows: torch.Tensor, values: torch.Tensor, scales: torch.Tensor)
     sums = torch._int_mm(both, values.t())
     result = sums[len(rows) :] * (1 / _FINE_STEPS)
     return result.add_(sums[: len(rows)]).mul_(scales).mul_(row_scales)
+
+
+def _copied_product(rows: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """rows [M, K] times values [N, K], float32 [M, N], by copies of a limited size."""
+    result = rows.new_empty((len(rows), len(values)), dtype=torch.float32)
+    size = max(1, _COPIED_ELEMENTS // rows.shape[1])
+    for start in range(0, len(values), size):
+        copied = values[start : start + size].to(rows.dtype)
+        result[:, start : start + size] = functional.linear(rows, copied)
+    return result
 
 
 def int8_dynamic_product(
