@@ -142,8 +142,12 @@ def _replace(
     replaced = taken_bytes = new_bytes = 0
     while groups:
         group = groups.pop()
+        # The head's rows are few, and if they were rounded it would go straight into the logits.
+        is_head = model.get_output_embeddings() in group  # type: ignore[no-untyped-call]
         try:
-            product = make_product(*_joined(group), quantization)
+            product = make_product(
+                *_joined(group), "int8" if is_head and quantization else quantization
+            )
         except ValueError as error:
             raise ModelUnsupported(f"quantization is {quantization}, but {error}") from error
         if product is None:

@@ -38,32 +38,31 @@ def dequantize_weight(values: torch.Tensor, scales: torch.Tensor) -> torch.Tenso
 
 
 def int8_product(rows: torch.Tensor, values: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    """rows [M, K] times a quantized weight, float32 [M, N]; rows are taken at 16 bits.
+    """rows [M, K] times a quantized weight, [M, N] in float32 or in the rows' dtype.
 
-    Sums are exact in 32 bits for K up to 133,000. Many rows in bfloat16 are worth a copy of the
-    weight in bfloat16, which holds 8-bit integers exactly.
+    Rows are taken at 16 bits; sums of integers are exact in 32 bits for K up to 133,000. For many
+    rows in bfloat16 the weight is copied to bfloat16, which holds 8-bit integers exactly.
     """
     if rows.dtype == torch.bfloat16 and len(rows) > _FEW_ROWS:
-        return _copied_product(rows, values).mul_(scales)
+        return _copied_product(rows, values, scales)
     scaled = rows.float()
     row_scales = _row_scales(scaled)
     scaled = scaled.div_(row_scales) if rows.dtype != torch.float32 else scaled / row_scales
     coarse = scaled.round()
     fine = scaled.sub_(coarse).mul_(_FINE_STEPS).round_()
-    both = torch.cat((coarse.to(torch.int8), fine.to(torch.int8)))
-    sums = torch._int_mm(both, values.t())
-    result = sums[len(rows) :] * (1 / _FINE_STEPS)
-    return result.add_(sums[: len(rows)]).mul_(scales).mul_(row_scales)
+    result = torch._int_mm(fine.to(torch.int8), values.t()) * (1 / _FINE_STEPS)
+    result += torch._int_mm(coarse.to(torch.int8), values.t())
+    return result.mul_(scales).mul_(row_scales)
 
 
-def _copied_product(rows: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """rows [M, K] times values [N, K], float32 [M, N], by copies of a limited size."""
-    result = rows.new_empty((len(rows), len(values)), dtype=torch.float32)
+def _copied_product(rows: torch.Tensor, values: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    """rows [M, K] times a quantized weight, [M, N] in the rows' dtype, channels at a time."""
     size = max(1, _COPIED_ELEMENTS // rows.shape[1])
+    parts = []
     for start in range(0, len(values), size):
-        copied = values[start : start + size].to(rows.dtype)
-        result[:, start : start + size] = functional.linear(rows, copied)
-    return result
+        part = functional.linear(rows, values[start : start + size].to(rows.dtype))
+        parts.append(torch.mul(part, scales[start : start + size], out=part))
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 def int8_dynamic_product(

@@ -18,6 +18,7 @@ from workers.sequence import ChunkResult, Sequence
 
 _COLDEST = 1e-5  # temperatures below are greedy: divided by them, near ties overflow
 _HEAD = 1024  # likeliest tokens that are sorted first; a nucleus is seldom larger
+_BLOCK_ELEMENTS = 1 << 16  # logits that a CPU looks at at a time
 _NOT_FINITE = "the model gave numbers that are not finite"
 
 
@@ -30,7 +31,7 @@ def sample(logits: torch.Tensor, sequences: Rows[Sequence]) -> list[ChunkResult]
     finite = torch.isfinite(tops)
     samplings = [sequence.request.sampling for sequence in sequences]
     if not all(_is_plain(sampling) for sampling in samplings):
-        choices, adjusted_finite = _choose(logits.float(), sequences)
+        choices, adjusted_finite = _choose_in_blocks(logits, sequences)
         finite &= adjusted_finite
     token_ids: list[int] = choices.tolist()
     logprobs = describe(
@@ -54,6 +55,21 @@ def _penalised(sampling: SamplingParams) -> bool:
         or sampling.presence_penalty != 0
         or sampling.frequency_penalty != 0
     )
+
+
+def _choose_in_blocks(
+    logits: torch.Tensor, sequences: Rows[Sequence]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """See _choose. On a CPU few rows at a time, so that what is computed of them stays in cache."""
+    if logits.device.type != "cpu":
+        return _choose(logits.float(), sequences)
+    size = max(1, _BLOCK_ELEMENTS // logits.shape[1])
+    blocks = [
+        _choose(logits[start : start + size].float(), sequences[start : start + size])
+        for start in range(0, len(sequences), size)
+    ]
+    choices, finite = zip(*blocks, strict=True)
+    return torch.cat(choices), torch.cat(finite)
 
 
 def _choose(logits: torch.Tensor, sequences: Rows[Sequence]) -> tuple[torch.Tensor, torch.Tensor]:
