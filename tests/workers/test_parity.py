@@ -10,8 +10,10 @@ from driving import request, run
 from tiny_models import MODELS, VOCAB, save_tiny
 from transformers import GenerationConfig
 
+from protocol.config import EngineConfig
 from workers.attention.hook import AttentionHook
 from workers.engine import Engine
+from workers.linears import prepare_linears
 from workers.loading import load_model, model_length
 from workers.model_runner import ModelRunner
 from workers.self_check import check_model
@@ -96,6 +98,7 @@ def loaded(request, tmp_path_factory) -> Loaded:
     hook = AttentionHook()
     with torch.inference_mode():
         hook.probe(model)
+    prepare_linears(model, EngineConfig(), print)
     check_model(model, hook, model_length(model), BLOCK)
     return Loaded(model, hook, prompts, texts, gaps)
 
