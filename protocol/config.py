@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Positive = Annotated[int, Field(ge=1)]
-Quantization = Literal["int8", "int8_dynamic"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Quantization = Literal["int8", "int8_dynamic"]
 
 
 class Frozen(BaseModel):
@@ -36,6 +36,7 @@ class EngineConfig(Frozen):
 
     engine: Literal["torch", "fake"] = "torch"
     dtype: Dtype = "auto"
+    quantization: Quantization | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     max_model_len: Positive | None = None
     max_num_seqs: Positive = 128
@@ -46,7 +47,6 @@ class EngineConfig(Frozen):
     enable_prefix_caching: bool = True
     enforce_eager: bool = False
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
-    quantization: Quantization | None = None
     cpu_kernels: Literal["auto", "native", "torch"] = "auto"
     threads: Positive | None = None
     fake_step_s: Annotated[float, Field(ge=0)] = 0.0
