@@ -14,6 +14,7 @@ context   decode at context 2,000 over context 160, batch 16
 arrival   a prompt of 4,000 tokens among 8 streams: p99 between tokens over the median alone
 turn      second turn of a chat of 2,000 tokens over the first, until the first token
 memory    resident memory of a real worker over weights and cache
+overhead  what frontend, queue and engine loop add to a token at batch 1
 
 Exits with status 1 if a bar is missed and --strict is given.
 """
@@ -32,6 +33,7 @@ from bench.roof import checks
 from bench.roof.driver import Driver
 from bench.roof.floor import Floor, ModelSizes, read_sizes
 from bench.roof.memory import memory
+from bench.roof.overhead import overhead
 from bench.roof.rounds import Outcome
 from coordinator.models import PrepareOptions, prepare_model
 from coordinator.options import parse_size
@@ -46,7 +48,7 @@ CHECKS: dict[str, Callable[[checks.Bench], list[Outcome]]] = {
     "arrival": checks.arrival,
     "turn": checks.turn,
 }
-NAMES = (*CHECKS, "memory")
+NAMES = (*CHECKS, "memory", "overhead")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -70,6 +72,8 @@ def _measure(options: argparse.Namespace, model_path: Path, sizes: ModelSizes) -
     dtype = DTYPES[options.dtype]
     if "memory" in options.only:  # first: what follows takes a gigabyte or two itself
         yield memory(options.model, options.dtype, sizes, dtype.itemsize)
+    if "overhead" in options.only:
+        yield overhead(options.model, sizes.vocab_size, options.rounds)
     names = [name for name in options.only if name in CHECKS]
     if not names:
         return

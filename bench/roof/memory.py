@@ -1,26 +1,15 @@
 """The resident memory of a real worker process over its weights and its cache."""
 
-import asyncio
-import contextlib
-import os
 import re
-import signal
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
-from bench.load import client
-from bench.load.http import Server
-from bench.load.prompts import Mix, Planned, session
-from bench.load.records import Record
-from bench.load.schedule import Load, run
+from bench.load.prompts import Mix
+from bench.load.schedule import Load
 from bench.roof.floor import ModelSizes
+from bench.roof.pool import running_pool, send_all
 from bench.roof.rounds import Outcome
 
 CACHE_BYTES = 256 * 2**20
@@ -30,8 +19,6 @@ OUTPUT_TOKENS = 8
 STREAMS = 32
 FILLED = 1.25  # how often the requests' tokens fill the cache
 BAR_MB = 600.0
-START_TIMEOUT_S = 180.0
-STOP_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +37,16 @@ def memory(model: str | None, dtype: str, sizes: ModelSizes, dtype_bytes: int) -
     """
     flags = ["--dtype", dtype, "--kv-cache-memory-bytes", str(CACHE_BYTES)]
     flags += ["--max-model-len", str(MAX_MODEL_LEN)] + (["--model", model] if model else [])
-    with _pool(flags) as (url, launcher):
-        cache_tokens = CACHE_BYTES // (sizes.cache_elements * dtype_bytes)
-        asyncio.run(_fill(url, cache_tokens, sizes.vocab_size))
-        resident = _worker_memory(launcher)
+    cache_tokens = CACHE_BYTES // (sizes.cache_elements * dtype_bytes)
+    count = int(cache_tokens * FILLED) // (PROMPT_TOKENS + OUTPUT_TOKENS) + 1
+    mix = Mix(
+        prompt_tokens=PROMPT_TOKENS,
+        output_tokens=OUTPUT_TOKENS,
+        vocab_size=min(sizes.vocab_size, 30_000),
+    )
+    with running_pool(flags) as pool:
+        send_all(pool.url, mix, Load(concurrency=STREAMS, requests=count))
+        resident = _worker_memory(pool.launcher)
     return memory_outcome(resident, sizes.parameters * dtype_bytes, CACHE_BYTES)
 
 
@@ -86,58 +79,3 @@ def _worker_memory(launcher: int) -> Resident:
     if len(workers) != 1:
         raise RuntimeError(f"{len(workers)} workers run instead of one")
     return parse_rollup(Path(f"/proc/{workers[0].pid}/smaps_rollup").read_text())
-
-
-async def _fill(url: str, cache_tokens: int, vocab_size: int) -> None:
-    """Run requests of more tokens than the cache has. RuntimeError if one fails."""
-    server = Server(url, {})
-    target = client.Target(server, await client.first_model(server), "completions")
-    mix = Mix(
-        prompt_tokens=PROMPT_TOKENS, output_tokens=OUTPUT_TOKENS, vocab_size=min(vocab_size, 30_000)
-    )
-
-    async def send(planned: Planned) -> Record:
-        return await client.measure(target, planned)
-
-    count = int(cache_tokens * FILLED) // (PROMPT_TOKENS + OUTPUT_TOKENS) + 1
-    load = Load(concurrency=STREAMS, requests=count)
-    records = await run(load, lambda index: session(mix, "completions", index), send)
-    await server.close()
-    for record in records:
-        if record.error:
-            raise RuntimeError(f"a request failed: {record.error}")
-
-
-@contextlib.contextmanager
-def _pool(flags: list[str]) -> Iterator[tuple[str, int]]:
-    """A running pool's URL and its launcher's process id."""
-    command = [sys.executable, "-m", "coordinator.cli", "serve", "--port", "0", *flags]
-    with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        try:
-            yield _wait(process, log.fileno()), process.pid
-        finally:
-            _stop(process)
-
-
-def _wait(process: subprocess.Popen[bytes], log: int) -> str:
-    """The URL, once the pool serves there. RuntimeError with its log if it does not come up."""
-    deadline_s = time.monotonic() + START_TIMEOUT_S
-    text = ""
-    while time.monotonic() < deadline_s and process.poll() is None:
-        text = os.pread(log, 2**20, 0).decode(errors="replace")
-        found = re.search(r"^Headrace serves .* at (\S+)$", text, re.MULTILINE)
-        if found:
-            return found[1]
-        time.sleep(0.1)
-    raise RuntimeError(f"the pool did not come up:\n{text}")
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(STOP_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()

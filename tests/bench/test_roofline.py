@@ -18,6 +18,7 @@ from bench.roof import checks, rounds
 from bench.roof.driver import Driver, Gaps
 from bench.roof.floor import Floor, ModelSizes, read_sizes
 from bench.roof.memory import Resident, memory_outcome, parse_rollup
+from bench.roof.overhead import overhead, overhead_outcome
 from bench.roof.rounds import Outcome, Timed, alternate, percentile, repeated, settle
 from workers.engine import Engine
 from workers.fake import FakeRunner
@@ -215,6 +216,19 @@ class TestMemory:
         outcome = memory_outcome(Resident(rss=1_500_000_000, pss=1_400_000_000), 269e6, 256e6)
         assert (outcome.ratio, outcome.unit) == (975.0, "MB")
         assert not outcome.passed
+
+
+class TestOverhead:
+    def test_what_is_added(self) -> None:
+        # The machine wakes sleepers 4 ms late in the second round.
+        outcome = overhead_outcome([[0.021], [0.0255], [0.022]], [[0.02, 0.02], [0.024], [0.02]])
+        assert (outcome.ratio, outcome.unit) == (pytest.approx(1.5), "ms")
+        assert outcome.facts["highest round"] == pytest.approx(2.0)
+
+    def test_a_real_pool(self, fake_model: Path) -> None:
+        outcome = overhead(str(fake_model), VOCAB, rounds=1)
+        assert outcome.facts["bare step ms"] >= 20.0
+        assert outcome.facts["token ms"] >= 20.0
 
 
 class TestOptions:
