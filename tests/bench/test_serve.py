@@ -340,6 +340,24 @@ class TestRun:
         assert await _main(parse(arguments)) == 0
         assert len(writers) == 2
 
+    async def test_connections_that_a_server_does_not_keep(
+        self, serve: Callable[[Answer], Awaitable[str]], tmp_path: Path
+    ) -> None:
+        asked = 0
+
+        async def answer(request: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+            nonlocal asked
+            asked += 1
+            await stream(request, writer)
+            await writer.drain()
+            writer.close()
+
+        arguments = ["--url", await serve(answer), "--concurrency", "2", "--requests", "20"]
+        arguments += ["--warmup", "0", "--json", str(tmp_path / "out.json")]
+        assert await _main(parse(arguments)) == 0
+        (result,) = json.loads((tmp_path / "out.json").read_text())["results"]
+        assert (result["ok"], asked) == (20, 20)
+
     async def test_a_server_that_is_not_there(self) -> None:
         server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
