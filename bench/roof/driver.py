@@ -65,13 +65,14 @@ class Driver:
     def answer(self, prompt: tuple[int, ...], tokens: int) -> tuple[float, tuple[int, ...]]:
         """Seconds to the first token, and all tokens of an answer of that length."""
         started_s = time.perf_counter()
-        self._add(prompt, tokens)
+        request_id = self._add(prompt, tokens)
         answer: tuple[int, ...] = ()
         first_s = 0.0
         while self._engine.has_work:
             for output in self._outputs():
-                first_s = first_s or time.perf_counter() - started_s
-                answer += output.token_ids
+                if output.request_id == request_id:
+                    first_s = first_s or time.perf_counter() - started_s
+                    answer += output.token_ids
         if len(answer) != tokens:
             raise RuntimeError(f"the engine gave {len(answer)} tokens of {tokens}")
         return first_s, answer
@@ -88,7 +89,7 @@ class Driver:
             for output in outputs:
                 if output.request_id == newcomer:
                     answered = True
-                else:
+                elif output.request_id in last_s:
                     gaps.disturbed.append(now_s - last_s[output.request_id])
                     last_s[output.request_id] = now_s
         # A stream that the last of these steps left out has waited, too.
