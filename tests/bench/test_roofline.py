@@ -1,8 +1,8 @@
 """The roofline benchmark: its arithmetic, the shapes of its floor, its reading of /proc."""
 
+import itertools
 import json
 import os
-import threading
 import time
 from pathlib import Path
 
@@ -84,22 +84,20 @@ class TestArithmetic:
         seconds = iter([9.0, 1.0, 2.0, 3.0])
         assert repeated(lambda: next(seconds))(3) == [1.0, 2.0, 3.0]
 
-    def test_a_busy_thread_is_noticed(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(rounds, "SETTLE_TIMEOUT_S", 0.3)
-        stop = threading.Event()
+    def test_threads_that_never_rest_are_noticed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        cpu_s = itertools.count()
+        monkeypatch.setattr(rounds, "SETTLE_TIMEOUT_S", 0.02)
+        monkeypatch.setattr(rounds.time, "process_time", lambda: next(cpu_s))
+        with pytest.raises(RuntimeError, match="still busy"):
+            settle()
 
-        def spin() -> None:
-            while not stop.is_set():
-                pass
-
-        thread = threading.Thread(target=spin)
-        thread.start()
-        try:
-            with pytest.raises(RuntimeError, match="still busy"):
-                settle()
-        finally:
-            stop.set()
-            thread.join()
+    def test_threads_that_come_to_rest_are_waited_for(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        cpu_s = itertools.chain([0.0, 1.0, 1.0, 2.0], itertools.repeat(2.0))
+        monkeypatch.setattr(rounds.time, "process_time", lambda: next(cpu_s))
+        settle()
+        assert next(cpu_s) == 2.0, "it has not looked again while they were busy"
 
     def test_the_wait_for_tokens(self) -> None:
         quiet = Gaps(plain=[0.1, 0.1, 0.3], disturbed=[0.2] * 198 + [0.4, 0.5])
