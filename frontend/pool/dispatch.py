@@ -40,6 +40,7 @@ class Dispatch:
         self._send = send
         self._clock = clock
         self._workers: dict[str, WorkerState] = {}
+        self._has_news = False  # a frontend that has just started knows of no worker yet
         self._others_load: dict[str, int] = {}
         self._carried: defaultdict[str, dict[str, Flight]] = defaultdict(dict)
         self._expected: dict[str, int] = {}
@@ -61,6 +62,7 @@ class Dispatch:
         A restarted coordinator takes a worker that has not greeted it yet for one that starts;
         whoever has been ready stays so until it is said to drain, to be stalled or to be gone.
         """
+        self._has_news = True
         workers = tuple(self._merge(worker) for worker in state.workers)
         lost = set(self._workers) - {worker.worker_id for worker in workers}
         lost |= {worker.worker_id for worker in workers if worker.state == STALLED}
@@ -128,7 +130,7 @@ class Dispatch:
     # The way of a flight
 
     def _start(self, flight: Flight) -> None:
-        if not self._ready(flight.group):
+        if self._has_news and not self._ready(flight.group):
             flight.fail(PoolUnavailable("no worker is ready to take the request"))
             return
         self._launch(flight)
