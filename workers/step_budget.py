@@ -21,7 +21,7 @@ nothing, and are learnt while serving: no model or machine is known beforehand.
 from collections import deque
 from collections.abc import Iterable
 
-SLOWDOWN = 3.0
+SLOWDOWN = 2.5
 MIN_BESIDE_DECODES = 16
 MIN_ALONE = 64
 LONGEST_PROMPT_STEP_S = 1.0
