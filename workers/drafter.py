@@ -1,10 +1,12 @@
 """Proposes drafts for sequences, within what is left of each."""
 
+from collections.abc import Sequence as Items
 from dataclasses import dataclass
 
 from protocol.config import SpeculativeConfig
+from workers.draft_worth import DraftWorth
 from workers.drafting import Drafting
-from workers.sequence import Chunk, Sequence
+from workers.sequence import Chunk, ChunkResult, Sequence
 
 
 @dataclass(slots=True)
@@ -23,6 +25,19 @@ class Drafter:
         self.counters = DraftCounters()
         self._config = config
         self._max_len = max_len
+        self._worth = DraftWorth()
+
+    def is_worth_it(self, decodes: int) -> bool:
+        """Whether to draft in a step of so many decodes; to be asked once for each such step."""
+        return self._worth.wanted(decodes)
+
+    def observe(self, chunks: Items[Chunk], results: Items[ChunkResult], seconds: float) -> None:
+        """A step has been run. Only steps of decodes alone tell what drafts cost."""
+        if not chunks or not all(chunk.is_decode for chunk in chunks):
+            return
+        tokens = sum(1 + len(result.further) for result in results)
+        drafted = any(chunk.drafts for chunk in chunks)
+        self._worth.observe(len(chunks), tokens, drafted, seconds)
 
     def propose(self, sequence: Sequence, room: int) -> tuple[int, ...]:
         """Up to `room` tokens that may follow a sequence that wants only its next token.

@@ -5,6 +5,7 @@ runner has been checked by `add`.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from protocol.config import SpeculativeConfig
@@ -62,7 +63,9 @@ class Engine:
         max_num_batched_tokens: int,
         enable_prefix_caching: bool = True,
         speculative_config: SpeculativeConfig | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
+        """clock: seconds, by which steps are measured; what they hold depends on it."""
         self._runner = runner
         self.max_len = min(runner.max_model_len, runner.num_blocks * runner.block_size)
         self._drafter = (
@@ -77,6 +80,7 @@ class Engine:
             drafter=self._drafter,
         )
         self._sequences: dict[str, Sequence] = {}
+        self._clock = clock
         self._arrivals = 0
         self._steps = 0
         self._prompt_tokens = 0
@@ -148,13 +152,16 @@ class Engine:
     def _run(self, chunks: list[Chunk]) -> list[ChunkResult]:
         if not chunks:
             return []
-        started_s = time.perf_counter()
+        started_s = self._clock()
         try:
             results = self._runner.run(chunks)
         except BaseException:
             self.failed = True
             raise
-        self._scheduler.observe(chunks, time.perf_counter() - started_s)
+        seconds = self._clock() - started_s
+        self._scheduler.observe(chunks, seconds)
+        if self._drafter is not None:
+            self._drafter.observe(chunks, results, seconds)
         return results
 
     def _postprocess(self, chunks: list[Chunk], results: list[ChunkResult]) -> list[Output]:

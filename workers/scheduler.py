@@ -104,7 +104,11 @@ class Scheduler:
         prefills = [sequence for sequence in self._running if sequence.num_pending > 1]
         self._put_running(decodes, plan)
         prompts_wait = bool(prefills or self._waiting)
-        if self._drafter is not None:
+        if (
+            self._drafter is not None
+            and plan.chunks
+            and self._drafter.is_worth_it(len(plan.chunks))
+        ):
             self._put_drafts(self._drafter, plan, plan.room // 2 if prompts_wait else plan.room)
         if prompts_wait:
             rows = self._max_tokens - plan.room

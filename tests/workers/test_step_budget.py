@@ -178,7 +178,9 @@ def test_the_budget_follows_a_machine_that_becomes_slower_and_faster():
         for _ in range(12):
             budget.observe(8, 0, 0.025)
             budget.observe(8, 60, 0.025 + 60 * 0.0007 * factor)
-        assert budget.prompt_room(8) == pytest.approx(0.05 / (0.0007 * factor), abs=1)
+        assert budget.prompt_room(8) == pytest.approx(
+            (SLOWDOWN - 1) * 0.025 / (0.0007 * factor), abs=1
+        )
 
 
 def test_decodes_are_measured_alone_where_they_have_not_been_for_long():
