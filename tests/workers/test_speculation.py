@@ -17,8 +17,10 @@ from workers.fake import FakeRunner
 from workers.loading import load_model
 from workers.metrics import WorkerMetrics
 from workers.model_runner import ModelRunner
-from workers.sequence import ChunkResult
+from workers.sampler import sample
+from workers.sequence import Chunk, ChunkResult, Sequence
 from workers.token_counts import TokenCounts
+from workers.verify import texts_to_sample
 
 NGRAM = SpeculativeConfig(
     method="ngram", num_speculative_tokens=4, prompt_lookup_max=3, prompt_lookup_min=1
@@ -277,6 +279,29 @@ def test_no_block_with_wrong_drafts_is_shared(runner, expected):
         hits += answer.outputs[0].admission.cached_tokens > len(one.prompt_token_ids)
     assert hits > 10
     assert 0 < engine.stats().accepted_tokens < engine.stats().draft_tokens
+
+
+@pytest.mark.parametrize("name", SAMPLINGS)
+def test_what_follows_drafts_is_sampled_as_from_the_longer_text(name):
+    """With penalties far stronger than a text survives: each count must tell."""
+    strong = {"repetition_penalty": 3.0, "frequency_penalty": 2.0, "presence_penalty": 1.0}
+    stronger = {key: value for key, value in strong.items() if key in SAMPLINGS[name]}
+    params = {"max_tokens": 40, "logprobs": 3, **SAMPLINGS[name], **stronger}
+    asked = request("r", [1, 2, 3, 2], replayed=[4, 2, 4], **params)
+    sequence = Sequence.of(asked, 0, 0.0)
+    drafts = (4, 5, 5, 2)
+    logits = torch.randn((len(drafts) + 1) * 40, 200, generator=torch.Generator().manual_seed(1))
+    logits[:, [2, 4, 5]] += 4
+    places = [
+        Sequence.of(replace(asked, output_token_ids=(4, 2, 4, *drafts[:end])), 0, 0.0)
+        for end in range(len(drafts) + 1)
+    ]
+    texts = texts_to_sample(Chunk(sequence, 6, 1 + len(drafts), True, drafts=drafts))
+    assert len(texts) == len(places)
+    for start in range(0, len(logits), len(places)):
+        rows = logits[start : start + len(places)]
+        assert sample(rows, texts) == sample(rows, places)
+    assert sequence.token_ids == [1, 2, 3, 2, 4, 2, 4]
 
 
 def test_metrics_have_the_counters():
