@@ -185,6 +185,7 @@ def _add_group_flags(parser: argparse.ArgumentParser) -> None:
     add("--served-model-name", nargs="+", help="names that requests may use; the first is shown")
     add("--chat-template", help="file with a Jinja template, or the template")
     add("--workers", "--data-parallel-size", dest="workers", help="(one per GPU, one on a CPU)")
+    add("--cpu-kernels", choices=["auto", "native", "torch"], help="what runs it on a CPU (auto)")
     add("--threads", help="CPU threads of each worker (the CPUs shared out)")
     add("--device", help="auto, cpu or cuda (auto)")
     add("--dtype", help="auto, float32, bfloat16 or float16 (auto)")

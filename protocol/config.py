@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 Positive = Annotated[int, Field(ge=1)]
+Quantization = Literal["int8", "int8_dynamic"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -63,6 +64,10 @@ class EngineConfig(Frozen):
     memory_utilization: share of a GPU's memory that one worker may use.
     max_num_batched_tokens: tokens in one engine step; longer prompts are run in chunks. None:
         what suits the device.
+    quantization: "int8" rounds the weights of linear layers; "int8_dynamic" also each row that is
+        multiplied with them, which is faster. None: neither.
+    cpu_kernels: what runs a model on a CPU: compiled kernels ("native"), torch's operations, or
+        the kernels wherever they can.
     threads: CPU threads of each worker; None: the machine's, shared out.
     speculative_config: None: no speculative decoding.
     seed: from which requests without a seed of their own get theirs; None: unpredictable.
@@ -83,6 +88,8 @@ class EngineConfig(Frozen):
     enforce_eager: bool = False
     speculative_config: SpeculativeConfig | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    quantization: Quantization | None = None
+    cpu_kernels: Literal["auto", "native", "torch"] = "auto"
     threads: Positive | None = None
     fake_step_s: Annotated[float, Field(ge=0)] = 0.0
 

@@ -13,8 +13,12 @@ from workers.cache_size import choose_num_blocks
 from workers.errors import ModelUnsupported
 from workers.largest_step import step_bytes
 from workers.loading import choose_device, load_model, model_length
-from workers.model_runner import ModelRunner
+from workers.model_runner import ModelRunner, vocab_rows
+from workers.native.choose import compile_model, release_weights
+from workers.native.runner import NativeRunner
 from workers.self_check import check_model
+
+LoadedRunner = ModelRunner | NativeRunner
 
 
 def load_runner(
@@ -22,7 +26,7 @@ def load_runner(
     config: EngineConfig,
     workers_on_host: int,
     log: Callable[[str], None],
-) -> ModelRunner:
+) -> LoadedRunner:
     """Load a model folder and check that it gives what transformers gives.
 
     ModelUnsupported, with one line for the operator, if it cannot be served.
@@ -36,15 +40,24 @@ def load_runner(
     hook = AttentionHook()
     with torch.inference_mode():
         hook.probe(model)
-    check_model(model, hook, max_model_len, config.block_size)
-    num_blocks = _choose_num_blocks(model, hook, config, max_model_len, workers_on_host)
-    return ModelRunner(
-        model,
-        hook,
-        max_model_len=max_model_len,
-        num_blocks=num_blocks,
-        block_size=config.block_size,
-    )
+    vocab_size = vocab_rows(model)
+    compiled, reason = compile_model(model, hook, config, threads)
+    log("compiled kernels" if compiled else f"torch's operations: {reason}")
+
+    def make_runner(num_blocks: int) -> LoadedRunner:
+        sizes = {
+            "max_model_len": max_model_len,
+            "num_blocks": num_blocks,
+            "block_size": config.block_size,
+        }
+        if compiled is None:
+            return ModelRunner(model, hook, **sizes)
+        return NativeRunner(compiled, vocab_size=vocab_size, **sizes)
+
+    check_model(model, make_runner, max_model_len, config.block_size)
+    if compiled is not None:
+        release_weights(model, compiled)
+    return make_runner(_choose_num_blocks(model, hook, config, max_model_len, workers_on_host))
 
 
 def _choose_num_blocks(
