@@ -38,15 +38,22 @@ def average_price(items):
         total = total + item["price"]
     return round(total / len(items), 2)
 """
+# Each a message of the user, and how the answer begins.
 CHATS = {
-    "repeats": f"Repeat this code, but with the name `total` changed to `amount`.\n```\n{CODE}```",
-    "free": "Tell me a long story about a sailor who finds a lighthouse on an unknown island.",
+    "repeats": (
+        f"Repeat this code, but with the name `discount` changed to `rebate`.\n```\n{CODE}```",
+        "Here is the code with the name changed:\n```\ndef total_price(items, rebate):\n",
+    ),
+    "free": (
+        "Tell me a long story about a sailor who finds a lighthouse on an unknown island.",
+        "",
+    ),
 }
 
 
-def chat(text: str) -> str:
+def chat(message: str, answer: str) -> str:
     """In the default model's format."""
-    return f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
+    return f"<|im_start|>user\n{message}<|im_end|>\n<|im_start|>assistant\n{answer}"
 
 
 def speed(engine: Engine, prompt: tuple[int, ...], streams: int, tokens: int) -> float:
@@ -88,8 +95,8 @@ def main() -> None:
         )  # fmt: skip
         engine = build_engine(model.model_path, config, 1, print)
     for streams in map(int, args.streams.split(",")):
-        for name, text in CHATS.items():
-            compare(engine, tuple(tokenizer.encode(chat(text)).ids), name, streams, args)
+        for name, texts in CHATS.items():
+            compare(engine, tuple(tokenizer.encode(chat(*texts)).ids), name, streams, args)
 
 
 def compare(

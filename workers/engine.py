@@ -116,7 +116,9 @@ class Engine:
         if self.failed:
             raise EngineFailed("the engine has failed")
         chunks = self._scheduler.schedule()
+        started_s = self._clock()
         results = self._run(chunks)
+        self._observe(chunks, results, self._clock() - started_s)
         return self._postprocess(chunks, results)
 
     def load(self) -> WorkerLoad:
@@ -152,17 +154,18 @@ class Engine:
     def _run(self, chunks: list[Chunk]) -> list[ChunkResult]:
         if not chunks:
             return []
-        started_s = self._clock()
         try:
-            results = self._runner.run(chunks)
+            return self._runner.run(chunks)
         except BaseException:
             self.failed = True
             raise
-        seconds = self._clock() - started_s
-        self._scheduler.observe(chunks, seconds)
+
+    def _observe(self, chunks: list[Chunk], results: list[ChunkResult], seconds: float) -> None:
+        """Let those who bound the next steps know how long this one took."""
+        if chunks:
+            self._scheduler.observe(chunks, seconds)
         if self._drafter is not None:
             self._drafter.observe(chunks, results, seconds)
-        return results
 
     def _postprocess(self, chunks: list[Chunk], results: list[ChunkResult]) -> list[Output]:
         outputs = []
