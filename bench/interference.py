@@ -33,13 +33,17 @@ def request(name: str, length: int, max_tokens: int, salt: int) -> Generate:
     return Generate(name, prompt, SamplingParams(0, max_tokens, temperature=0.0))
 
 
-def gaps_of(engine: Engine, streams: int, prompt: int, tokens: int) -> tuple[list[float], float]:
-    """Seconds between tokens of each stream, all together; seconds to the prompt's first token."""
+def gaps_of(
+    engine: Engine, streams: int, prompt: int, tokens: int
+) -> tuple[list[float], int, float]:
+    """Seconds between tokens of each stream, all together; how many of them were before the prompt
+    arrived; seconds to its first token."""
     for number in range(streams):
         engine.add(request(f"s{number}", 32, tokens, number))
     last: dict[str, float] = {}
     gaps: list[float] = []
     arrived = first = 0.0
+    calm = 0
     while engine.has_work:
         outputs = engine.step()
         now = time.perf_counter()
@@ -54,7 +58,8 @@ def gaps_of(engine: Engine, streams: int, prompt: int, tokens: int) -> tuple[lis
         if not arrived and len(gaps) >= 20 * streams:
             engine.add(request("long", prompt, 1, 99))
             arrived = now
-    return gaps, first - arrived
+            calm = len(gaps)
+    return gaps, calm, first - arrived
 
 
 def main() -> None:
@@ -80,12 +85,14 @@ def main() -> None:
     for number in range(args.rounds):
         for name, budget in (("without", without), ("with", with_budget)):
             scheduler._budget = budget
-            gaps, first_s = gaps_of(engine, args.streams, args.prompt, args.tokens)
+            gaps, calm, first_s = gaps_of(engine, args.streams, args.prompt, args.tokens)
             median = statistics.median(gaps)
+            before = statistics.median(gaps[:calm])
             p99 = statistics.quantiles(gaps, n=100)[98]
             print(
                 f"round {number}, {name} budget: median {median * 1000:.1f} ms, "
-                f"p99 {p99 * 1000:.1f} ms, {p99 / median:.1f} x; "
+                f"p99 {p99 * 1000:.1f} ms, {p99 / median:.1f} x "
+                f"({p99 / before:.1f} x the median before the prompt came); "
                 f"longest {max(gaps) * 1000:.0f} ms; first token of the prompt {first_s:.1f} s"
             )
 
