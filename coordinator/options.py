@@ -189,6 +189,7 @@ def _add_group_flags(parser: argparse.ArgumentParser) -> None:
     add("--threads", help="CPU threads of each worker (the CPUs shared out)")
     add("--device", help="auto, cpu or cuda (auto)")
     add("--dtype", help="auto, float32, bfloat16 or float16 (auto)")
+    add("--quantization", "-q", dest="quantization", help="int8 or int8_dynamic, on a CPU (none)")
     add("--max-model-len", help="tokens of prompt and output (the model's)")
     add("--max-num-seqs", help="requests in a batch (128)")
     add("--max-num-batched-tokens", help="tokens in an engine step (CPU: 512, GPU: 8192)")

@@ -16,8 +16,8 @@ from pydantic import (
 )
 
 Positive = Annotated[int, Field(ge=1)]
-Quantization = Literal["int8", "int8_dynamic"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Quantization = Literal["int8", "int8_dynamic"]
 
 
 class Frozen(BaseModel):
@@ -77,6 +77,7 @@ class EngineConfig(Frozen):
 
     engine: Literal["torch", "fake"] = "torch"
     dtype: Dtype = "auto"
+    quantization: Quantization | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     max_model_len: Positive | None = None
     max_num_seqs: Positive = 128
@@ -88,7 +89,6 @@ class EngineConfig(Frozen):
     enforce_eager: bool = False
     speculative_config: SpeculativeConfig | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
-    quantization: Quantization | None = None
     cpu_kernels: Literal["auto", "native", "torch"] = "auto"
     threads: Positive | None = None
     fake_step_s: Annotated[float, Field(ge=0)] = 0.0

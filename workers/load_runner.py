@@ -12,6 +12,7 @@ from workers.attention.hook import AttentionHook
 from workers.cache_size import choose_num_blocks
 from workers.errors import ModelUnsupported
 from workers.largest_step import step_bytes
+from workers.linears import prepare_linears
 from workers.loading import choose_device, load_model, model_length
 from workers.model_runner import ModelRunner, vocab_rows
 from workers.native.choose import compile_model, release_weights
@@ -42,7 +43,12 @@ def load_runner(
         hook.probe(model)
     vocab_size = vocab_rows(model)
     compiled, reason = compile_model(model, hook, config, threads)
-    log("compiled kernels" if compiled else f"torch's operations: {reason}")
+    if compiled is None:
+        log(f"torch's operations: {reason}")
+        prepare_linears(model, config, log)
+    else:
+        size = f"{compiled.weight_bytes / 2**20:.0f} MiB of weights"
+        log(f"compiled kernels, {size} in {config.quantization or model.dtype}")
 
     def make_runner(num_blocks: int) -> LoadedRunner:
         sizes = {
@@ -54,7 +60,8 @@ def load_runner(
             return ModelRunner(model, hook, **sizes)
         return NativeRunner(compiled, vocab_size=vocab_size, **sizes)
 
-    check_model(model, make_runner, max_model_len, config.block_size)
+    is_rounded = compiled is not None and config.quantization is not None
+    check_model(model, make_runner, max_model_len, config.block_size, is_rounded)
     if compiled is not None:
         release_weights(model, compiled)
     return make_runner(_choose_num_blocks(model, hook, config, max_model_len, workers_on_host))

@@ -17,7 +17,10 @@ from workers.penalties import forbid, penalise
 from workers.sequence import ChunkResult, Text
 
 _COLDEST = 1e-5  # temperatures below are greedy: divided by them, near ties overflow
-_HEAD = 1024  # likeliest tokens that are sorted first; a nucleus is seldom larger
+_HEADS = (1024, 16384)  # likeliest tokens that are sorted first; a nucleus is seldom larger
+# Logits that a CPU looks at at a time: in cache, and too few for torch to split a sum over threads.
+_BLOCK_ELEMENTS = 1 << 15
+_RUN = 256  # tokens whose weights are summed first
 _NOT_FINITE = "the model gave numbers that are not finite"
 
 
@@ -26,12 +29,13 @@ def sample(logits: torch.Tensor, sequences: Rows[Text]) -> list[ChunkResult]:
 
     A row whose logits hold a NaN or an infinity above gets an error instead.
     """
-    tops, choices = logits.max(dim=-1)
-    finite = torch.isfinite(tops)
     samplings = [sequence.request.sampling for sequence in sequences]
-    if not all(_is_plain(sampling) for sampling in samplings):
-        choices, adjusted_finite = _choose(logits.float(), sequences)
-        finite &= adjusted_finite
+    if all(_is_plain(sampling) for sampling in samplings):
+        tops, choices = logits.max(dim=-1)
+        finite = torch.isfinite(tops)
+    else:
+        choices, finite = _choose_in_blocks(logits, sequences)
+        finite &= torch.isfinite(logits.amax(dim=-1))
     token_ids: list[int] = choices.tolist()
     logprobs = describe(
         logits,
@@ -56,6 +60,21 @@ def _penalised(sampling: SamplingParams) -> bool:
     )
 
 
+def _choose_in_blocks(
+    logits: torch.Tensor, sequences: Rows[Text]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """See _choose. On a CPU few rows at a time, so that what is computed of them stays in cache."""
+    if logits.device.type != "cpu":
+        return _choose(logits.float(), sequences)
+    size = max(1, _BLOCK_ELEMENTS // logits.shape[1])
+    blocks = [
+        _choose(logits[start : start + size].float(), sequences[start : start + size])
+        for start in range(0, len(sequences), size)
+    ]
+    choices, finite = zip(*blocks, strict=True)
+    return torch.cat(choices), torch.cat(finite)
+
+
 def _choose(logits: torch.Tensor, sequences: Rows[Text]) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids [rows], and which rows are still finite after their penalties [rows]."""
     samplings = [sequence.request.sampling for sequence in sequences]
@@ -69,9 +88,13 @@ def _choose(logits: torch.Tensor, sequences: Rows[Text]) -> tuple[torch.Tensor, 
         logits = logits.clone(memory_format=torch.contiguous_format)
         penalise(logits, penalised, sequences)
         forbid(logits, kept_short, sequences)
+    warm = [row for row, sampling in enumerate(samplings) if sampling.temperature >= _COLDEST]
+    if len(warm) == len(samplings):
+        tops = logits.amax(dim=-1)  # many times faster than max, which finds the place too
+        choices, possible = _draw(logits - tops[:, None], sequences)
+        return choices, torch.isfinite(tops) & possible
     tops, choices = logits.max(dim=-1)
     finite = torch.isfinite(tops)
-    warm = [row for row, sampling in enumerate(samplings) if sampling.temperature >= _COLDEST]
     if warm:
         rows = torch.tensor(warm, device=logits.device)
         drawn, possible = _draw(logits[rows] - tops[rows, None], [sequences[row] for row in warm])
@@ -91,12 +114,43 @@ def _draw(logits: torch.Tensor, sequences: Rows[Text]) -> tuple[torch.Tensor, to
     _cut_top_k(logits, samplings)
     _cut_top_p(logits, samplings)
     noise = [uniform(s.request.sampling.seed, s.num_outputs) for s in sequences]
-    cumulative = torch.softmax(logits, dim=-1, dtype=torch.float64).cumsum_(dim=-1)
     uniforms = torch.tensor(noise, dtype=torch.float64, device=logits.device).unsqueeze(1)
-    totals = cumulative[:, -1:]
-    chosen = torch.searchsorted(cumulative, uniforms * totals, right=True).squeeze(1)
-    # A search in a row with a NaN ends beyond the vocabulary; the index must not.
-    return chosen.clamp_(max=logits.shape[1] - 1), torch.isfinite(totals).squeeze(1)
+    return _look_up(logits.exp_(), uniforms)
+
+
+def _look_up(weights: torch.Tensor, uniforms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where in the cumulative sum of weights [rows, vocabulary] the uniforms [rows, 1] fall.
+
+    Second, which rows have a finite sum. Summed are runs of the vocabulary first, in float64, and
+    only in the run that holds the place its single tokens.
+    """
+    size = weights.shape[1]
+    whole = size // _RUN * _RUN
+    sums = (
+        weights[:, :whole].view(len(weights), whole // _RUN, _RUN).sum(dim=-1, dtype=torch.float64)
+    )
+    rest = weights[:, whole:].sum(dim=-1, keepdim=True, dtype=torch.float64)
+    runs = torch.cat((torch.zeros_like(rest), sums, rest), dim=1).cumsum_(dim=1)
+    targets = uniforms * runs[:, -1:]
+    run = _first_above(runs[:, 1:], targets)
+    columns = run * _RUN + torch.arange(_RUN, device=weights.device)
+    inside = weights.gather(1, columns.clamp(max=size - 1)).double()
+    inside = inside.masked_fill_(columns >= size, 0.0).cumsum_(dim=1)
+    place = _first_above(inside, targets - runs.gather(1, run))
+    # A search in a row with a NaN may end anywhere; the index must be a token's.
+    chosen = (run * _RUN + place).clamp_(max=size - 1)
+    return chosen.squeeze(1), torch.isfinite(runs[:, -1])
+
+
+def _first_above(cumulative: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The first place where each row is above its target, or else has reached its total [rows, 1].
+
+    A target can be the total itself by rounding; what follows its place has no weight.
+    """
+    totals = cumulative[:, -1:].contiguous()
+    above = torch.searchsorted(cumulative.contiguous(), targets, right=True)
+    full = torch.searchsorted(cumulative.contiguous(), totals)
+    return torch.minimum(above, full).clamp_(max=cumulative.shape[1] - 1)
 
 
 def _cut_min_p(logits: torch.Tensor, samplings: Rows[SamplingParams]) -> None:
@@ -113,9 +167,9 @@ def _cut_top_k(logits: torch.Tensor, samplings: Rows[SamplingParams]) -> None:
     if rows:
         counts = torch.tensor([samplings[row].top_k for row in rows], device=logits.device)
         index = torch.tensor(rows, device=logits.device)
-        largest = logits[index].topk(int(counts.max()), dim=-1).values
-        least = largest.gather(1, counts.unsqueeze(1) - 1)
-        logits[index] = logits[index].masked_fill_(logits[index] < least, float("-inf"))
+        some = logits if len(rows) == len(logits) else logits[index]
+        largest = some.topk(int(counts.max()), dim=-1).values
+        _cut_below(logits, index, some, largest.gather(1, counts.unsqueeze(1) - 1))
 
 
 def _cut_top_p(logits: torch.Tensor, samplings: Rows[SamplingParams]) -> None:
@@ -125,15 +179,24 @@ def _cut_top_p(logits: torch.Tensor, samplings: Rows[SamplingParams]) -> None:
     """
     rows = [row for row, sampling in enumerate(samplings) if sampling.top_p < 1]
     size = logits.shape[1]
-    for head in (min(_HEAD, size), size):
+    for head in (*(head for head in _HEADS if head < size), size):
         if not rows:
             return
         index = torch.tensor(rows, device=logits.device)
-        some = logits[index]
+        some = logits if len(rows) == len(logits) else logits[index]
         shares = _column([samplings[row].top_p for row in rows], logits)
         least, reached = _nucleus_floor(some, shares, head)
-        logits[index] = some.masked_fill(some < least, float("-inf"))
+        _cut_below(logits, index, some, least)
         rows = [row for row, done in zip(rows, reached.tolist(), strict=True) if not done]
+
+
+def _cut_below(
+    logits: torch.Tensor, index: torch.Tensor, some: torch.Tensor, least: torch.Tensor
+) -> None:
+    """Drop what is below `least` [some rows, 1] in `some`: all of the logits, or a copy of rows."""
+    some.masked_fill_(some < least, float("-inf"))
+    if some is not logits:
+        logits[index] = some
 
 
 def _nucleus_floor(

@@ -58,6 +58,18 @@ def test_rounded_dtypes_pass_the_check(tmp_path, dtype):
         build_engine(tmp_path / name, config(dtype=dtype), 1, print)
 
 
+@pytest.mark.parametrize("quantization", ["int8", "int8_dynamic"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "qwen2_moe"])
+def test_quantized_models_pass_the_check_and_say_so(tmp_path, name, quantization):
+    save_tiny(tmp_path, name)
+    lines: list[str] = []
+    options = {"dtype": "bfloat16", "quantization": quantization}
+    build_engine(tmp_path, config(**options), 1, lines.append)
+    build_engine(tmp_path, config(**options, cpu_kernels="torch"), 1, lines.append)
+    told = [line for line in lines if quantization in line]
+    assert len(told) == 2
+
+
 def test_recurrent_state_is_refused(tmp_path):
     options = {"state_size": 8, "num_hidden_layers": 2}
     save_model(tmp_path, "MambaConfig", "MambaForCausalLM", options)

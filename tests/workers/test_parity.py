@@ -10,8 +10,10 @@ from driving import request, run
 from tiny_models import MODELS, VOCAB, save_tiny
 from transformers import GenerationConfig
 
+from protocol.config import EngineConfig
 from workers.attention.hook import AttentionHook
 from workers.engine import Engine
+from workers.linears import prepare_linears
 from workers.loading import load_model, model_length
 from workers.model_runner import ModelRunner, vocab_rows
 from workers.native.library import why_not
@@ -114,6 +116,8 @@ def loaded(request, tmp_path_factory) -> Loaded:
     with torch.inference_mode():
         hook.probe(model)
     compiled = Compiled(model, hook, threads=2) if path == "native" else None
+    if compiled is None:
+        prepare_linears(model, EngineConfig(), print)
     loaded = Loaded(model, hook, compiled, prompts, texts, gaps)
     size = loaded.block_size
     check_model(model, lambda blocks: loaded.runner(blocks, size), model_length(model), size)
