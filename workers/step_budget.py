@@ -28,11 +28,12 @@ LONGEST_PROMPT_STEP_S = 1.0
 SHORT_STEP_S = 0.01
 FIRST_TOKENS = 64
 GROWTH = 4
-PROBE_EVERY = 64
+PROBE_EVERY = 16
 
 _BASE_SAMPLES = 5
 _RATE_SAMPLES = 8
 _LEAST_TOKENS = 8  # in fewer, the noise of the base is most of what is left over
+_LEAST_SHARE, _LEAST_SHARE_ALONE = 0.1, 0.5  # of a step's seconds, that its prompt tokens took
 _MOST_WEIGHT = 64  # tokens that count of one step: one huge slow step must not outweigh the others
 
 
@@ -60,7 +61,7 @@ class StepBudget:
         if decode_rows and self._last_had_prompts and self._is_stale(decode_rows):
             return 0
         base_s = self._base_s(decode_rows)
-        if not self._per_token_s:
+        if not self._per_token_s:  # nothing is known yet, or the clock stands still
             return most
         shortest_s = SHORT_STEP_S if decode_rows else LONGEST_PROMPT_STEP_S
         left_s = max(SLOWDOWN * base_s, shortest_s) - base_s
@@ -77,14 +78,15 @@ class StepBudget:
             return
         if base is not None:
             base.age += 1
+            base.lower(seconds)
         self._largest = max(self._largest, prompt_tokens)
         if prompt_tokens >= _LEAST_TOKENS:
             self._add_rate(decode_rows, prompt_tokens, seconds)
 
     def _add_rate(self, decode_rows: int, prompt_tokens: int, seconds: float) -> None:
-        over_s = max(seconds - self._base_s(decode_rows), 0.0)
-        if not decode_rows:  # its base is a guess
-            over_s = max(over_s, seconds / 2)
+        # The base may be wrong: measured while the machine was busy or, without decodes, a guess.
+        least_share = _LEAST_SHARE if decode_rows else _LEAST_SHARE_ALONE
+        over_s = max(seconds - self._base_s(decode_rows), seconds * least_share)
         self._rates.append((over_s / prompt_tokens, min(prompt_tokens, _MOST_WEIGHT)))
         self._per_token_s = _weighted_median(self._rates)
 
@@ -117,6 +119,13 @@ class _Base:
         self._samples.append(seconds)
         self.median_s = sorted(self._samples)[len(self._samples) // 2]
         self.age = 0
+
+    def lower(self, seconds: float) -> None:
+        """A step with prompt tokens beside took so long; without them it had not been slower."""
+        if seconds < self.median_s:
+            age = self.age
+            self.add(seconds)
+            self.age = age
 
 
 def _bucket(rows: int) -> int:

@@ -183,6 +183,25 @@ def test_the_budget_follows_a_machine_that_becomes_slower_and_faster():
         )
 
 
+def test_a_base_measured_while_the_machine_was_busy_is_corrected():
+    """Steps with prompts that are faster than the base tell that it is too high; meanwhile no huge
+    step is tried."""
+    budget = StepBudget(512)
+    budget.observe(0, 512, 0.36)
+    for _ in range(5):
+        budget.observe(8, 0, 0.3)
+    for _ in range(4 * (PROBE_EVERY + 1)):
+        tokens = budget.prompt_room(8)
+        budget.observe(8, tokens, 0.02 + tokens * 0.0007)
+    assert budget.prompt_room(8) <= SLOWDOWN * 0.02 / 0.0007
+    budget = StepBudget(512)
+    for _ in range(5):
+        budget.observe(8, 0, 0.3)
+    for _ in range(8):
+        budget.observe(8, 16, 0.04)
+    assert budget.prompt_room(8) <= 64
+
+
 def test_decodes_are_measured_alone_where_they_have_not_been_for_long():
     budget = StepBudget(512)
     budget.observe(0, 64, 0.06)
