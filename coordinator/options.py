@@ -5,6 +5,7 @@ their configuration with (protocol/config.py), so that a key means the same wher
 """
 
 import argparse
+import json
 import re
 import tomllib
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from pydantic import Field, ValidationError, field_validator
 from protocol.config import EngineConfig, PoolOptions, Positive
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kKmMgGtT])(i?)[bB]?)?")
+_SPECULATIVE_EXAMPLE = '{"method": "ngram", "num_speculative_tokens": 4}'
 _POWERS = {"k": 1, "m": 2, "g": 3, "t": 4}
 
 
@@ -46,6 +48,19 @@ class GroupOptions(EngineConfig):
     @classmethod
     def _with_unit(cls, value: Any) -> Any:
         return parse_size(value) if isinstance(value, str) else value
+
+    @field_validator("speculative_config", mode="before")
+    @classmethod
+    def _from_json(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            parsed = json.loads(value)
+        except (ValueError, RecursionError):
+            parsed = None
+        if not isinstance(parsed, dict):
+            raise ValueError(f"must be a JSON object such as {_SPECULATIVE_EXAMPLE}")
+        return parsed
 
     def engine_config(self) -> EngineConfig:
         names = set(EngineConfig.model_fields)
@@ -112,8 +127,8 @@ def _validate(model: type[Any], values: Any, prefix: str) -> Any:
         return model.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        key = str(first["loc"][0]) if first["loc"] else "config"
-        name = _flag(key) if prefix == "--" else f"{prefix}{key}"
+        key, *inner = [str(part) for part in first["loc"]] or ["config"]
+        name = ": ".join([_flag(key) if prefix == "--" else f"{prefix}{key}", *inner])
         raise OptionError(f"{name}: {first['msg']}") from error
 
 
@@ -183,6 +198,11 @@ def _add_group_flags(parser: argparse.ArgumentParser) -> None:
     add("--block-size", help="tokens in a cache block (16)")
     add("--enable-prefix-caching", action=argparse.BooleanOptionalAction, help="(on)")
     add("--enforce-eager", action="store_true", help="no CUDA graphs")
+    add(
+        "--speculative-config",
+        metavar="JSON",
+        help=f"guess tokens by n-grams of the text: {_SPECULATIVE_EXAMPLE} (off)",
+    )
     add("--seed", help="for requests that bring none (unpredictable)")
     add("--engine", help=argparse.SUPPRESS)
     add("--fake-step-s", help=argparse.SUPPRESS)

@@ -6,7 +6,14 @@ Unknown keys are refused; bad values raise pydantic's ValidationError, which nam
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 Positive = Annotated[int, Field(ge=1)]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -15,6 +22,39 @@ Quantization = Literal["int8", "int8_dynamic"]
 
 class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class SpeculativeConfig(Frozen):
+    """Speculative decoding: several tokens of a text are guessed and checked in one step.
+
+    method: "ngram" looks the text's last tokens up in the text before them and guesses that it goes
+        on as it did there.
+    num_speculative_tokens: guessed at once, at most.
+    prompt_lookup_max, prompt_lookup_min: how many last tokens are looked up, the longest first. One
+        that is missing equals the other; without both it is 5.
+    """
+
+    method: Literal["ngram"]
+    num_speculative_tokens: Annotated[int, Field(ge=1, le=32)]
+    prompt_lookup_max: Annotated[int, Field(ge=1, le=32)]
+    prompt_lookup_min: Annotated[int, Field(ge=1, le=32)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        ends = ("prompt_lookup_max", "prompt_lookup_min")
+        given = [values[end] for end in ends if values.get(end) is not None]
+        other = given[0] if given else 5
+        return values | {end: other for end in ends if values.get(end) is None}
+
+    @field_validator("prompt_lookup_min")
+    @classmethod
+    def _check_order(cls, value: int, info: ValidationInfo) -> int:
+        if value > info.data.get("prompt_lookup_max", value):
+            raise ValueError("must not exceed prompt_lookup_max")
+        return value
 
 
 class EngineConfig(Frozen):
@@ -29,6 +69,7 @@ class EngineConfig(Frozen):
     cpu_kernels: what runs a model on a CPU: compiled kernels ("native"), torch's operations, or
         the kernels wherever they can.
     threads: CPU threads of each worker; None: the machine's, shared out.
+    speculative_config: None: no speculative decoding.
     seed: from which requests without a seed of their own get theirs; None: unpredictable.
     engine: "fake" needs no model: its tokens are a pure function of those before them.
     fake_step_s: how long a step of the fake engine takes.
@@ -46,6 +87,7 @@ class EngineConfig(Frozen):
     block_size: Positive = 16
     enable_prefix_caching: bool = True
     enforce_eager: bool = False
+    speculative_config: SpeculativeConfig | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     cpu_kernels: Literal["auto", "native", "torch"] = "auto"
     threads: Positive | None = None

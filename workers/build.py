@@ -35,6 +35,7 @@ def build_engine(
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=config.max_num_batched_tokens or runner.default_step_tokens,
         enable_prefix_caching=config.enable_prefix_caching,
+        speculative_config=config.speculative_config,
     )
 
 

@@ -5,12 +5,15 @@ runner has been checked by `add`.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from protocol.config import SpeculativeConfig
 from protocol.state import WorkerLoad
 from protocol.to_frontend import Admission, Output
 from protocol.to_worker import Generate
 from workers.block_pool import BlockPool
+from workers.drafter import DraftCounters, Drafter
 from workers.errors import EngineFailed
 from workers.requests import check_request
 from workers.runner import Runner
@@ -29,6 +32,8 @@ class EngineStats:
     prompt_tokens: prompt tokens run, recomputed ones included.
     generated_tokens: tokens sampled.
     step_tokens: tokens run in the last step.
+    drafts, draft_tokens, accepted_tokens: guesses at what follows in a text, the tokens in them,
+        and how many of these proved right.
     """
 
     running: int
@@ -42,6 +47,9 @@ class EngineStats:
     prompt_tokens: int
     generated_tokens: int
     step_tokens: int
+    drafts: int = 0
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 class Engine:
@@ -54,17 +62,25 @@ class Engine:
         max_num_seqs: int,
         max_num_batched_tokens: int,
         enable_prefix_caching: bool = True,
+        speculative_config: SpeculativeConfig | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
+        """clock: seconds, by which steps are measured; what they hold depends on it."""
         self._runner = runner
+        self.max_len = min(runner.max_model_len, runner.num_blocks * runner.block_size)
+        self._drafter = (
+            None if speculative_config is None else Drafter(speculative_config, self.max_len)
+        )
         self._pool = BlockPool(runner.num_blocks, runner.block_size)
         self._scheduler = Scheduler(
             self._pool,
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=max_num_batched_tokens,
             enable_prefix_caching=enable_prefix_caching,
+            drafter=self._drafter,
         )
-        self.max_len = min(runner.max_model_len, runner.num_blocks * runner.block_size)
         self._sequences: dict[str, Sequence] = {}
+        self._clock = clock
         self._arrivals = 0
         self._steps = 0
         self._prompt_tokens = 0
@@ -100,7 +116,9 @@ class Engine:
         if self.failed:
             raise EngineFailed("the engine has failed")
         chunks = self._scheduler.schedule()
+        started_s = self._clock()
         results = self._run(chunks)
+        self._observe(chunks, results, self._clock() - started_s)
         return self._postprocess(chunks, results)
 
     def load(self) -> WorkerLoad:
@@ -115,6 +133,7 @@ class Engine:
 
     def stats(self) -> EngineStats:
         counters = self._scheduler.counters
+        drafting = DraftCounters() if self._drafter is None else self._drafter.counters
         return EngineStats(
             running=self._scheduler.num_running,
             waiting=self._scheduler.num_waiting,
@@ -127,6 +146,9 @@ class Engine:
             prompt_tokens=self._prompt_tokens,
             generated_tokens=self._generated_tokens,
             step_tokens=self._last_step_tokens,
+            drafts=drafting.drafts,
+            draft_tokens=drafting.draft_tokens,
+            accepted_tokens=drafting.accepted_tokens,
         )
 
     def _run(self, chunks: list[Chunk]) -> list[ChunkResult]:
@@ -138,26 +160,33 @@ class Engine:
             self.failed = True
             raise
 
+    def _observe(self, chunks: list[Chunk], results: list[ChunkResult], seconds: float) -> None:
+        """Let those who bound the next steps know how long this one took."""
+        if chunks:
+            self._scheduler.observe(chunks, seconds)
+        if self._drafter is not None:
+            self._drafter.observe(chunks, results, seconds)
+
     def _postprocess(self, chunks: list[Chunk], results: list[ChunkResult]) -> list[Output]:
         outputs = []
         for chunk, result in zip(chunks, results, strict=True):
-            self._count(chunk, result)
-            if result.error is None:  # else its keys and values are worth nothing to others
-                self._scheduler.commit(chunk)
+            self._count_prompt(chunk)
             chunk.sequence.prompt_logprobs.extend(result.prompt_logprobs)
             if chunk.samples:
-                outputs.append(self._advance(chunk.sequence, result))
+                outputs.append(self._advance(chunk, result))
+            elif result.error is None:  # else its keys and values are worth nothing to others
+                self._scheduler.commit(chunk)
         if chunks:
             self._steps += 1
             self._last_step_tokens = sum(chunk.count for chunk in chunks)
         return outputs
 
-    def _count(self, chunk: Chunk, result: ChunkResult) -> None:
+    def _count_prompt(self, chunk: Chunk) -> None:
         self._prompt_tokens += max(min(chunk.end, chunk.sequence.num_prompt) - chunk.start, 0)
-        self._generated_tokens += result.token_id is not None
 
-    def _advance(self, sequence: Sequence, result: ChunkResult) -> Output:
-        """Append a sampled token and say so; end the sequence if it is the last."""
+    def _advance(self, chunk: Chunk, result: ChunkResult) -> Output:
+        """Append what was sampled and say so; end the sequence if its last token is among it."""
+        sequence = chunk.sequence
         position = sequence.num_outputs
         admission = self._admission(sequence)
         request_id = sequence.request.request_id
@@ -165,14 +194,31 @@ class Engine:
             self.abort(request_id)
             error = result.error or "no token could be chosen"
             return Output(request_id, (), position, "error", admission=admission, error=error)
-        sequence.token_ids.append(result.token_id)
-        reason, stop_token_id = self._finish(sequence)
+        results = (result, *result.further)
+        taken, reason, stop_token_id = self._append(sequence, results)
+        self._scheduler.commit(chunk, accepted=len(taken) - 1)
+        if self._drafter is not None and chunk.drafts:
+            self._drafter.note(chunk, accepted=len(result.further))
         if reason is not None:
             self.abort(request_id)
-        logprobs = None if result.logprobs is None else (result.logprobs,)
+        logprobs = tuple(each.logprobs for each in results[: len(taken)] if each.logprobs)
         return Output(
-            request_id, (result.token_id,), position, reason, stop_token_id, logprobs, admission
+            request_id, taken, position, reason, stop_token_id, logprobs or None, admission
         )
+
+    def _append(
+        self, sequence: Sequence, results: tuple[ChunkResult, ...]
+    ) -> tuple[tuple[int, ...], str | None, int | None]:
+        """Append the results' tokens, up to one that ends the sequence: those appended, why it ends
+        if it does, and by which stop token."""
+        token_ids = tuple(each.token_id for each in results if each.token_id is not None)
+        for count, token_id in enumerate(token_ids, start=1):
+            sequence.token_ids.append(token_id)
+            self._generated_tokens += 1
+            reason, stop_token_id = self._finish(sequence)
+            if reason is not None:
+                return token_ids[:count], reason, stop_token_id
+        return token_ids, None, None
 
     def _admission(self, sequence: Sequence) -> Admission | None:
         """What goes with a sequence's first output."""

@@ -13,6 +13,7 @@ import math
 import time
 from array import array
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from zlib import crc32
 
@@ -23,6 +24,7 @@ from protocol.to_frontend import Logprobs
 from workers.errors import ModelUnsupported
 from workers.sequence import Chunk, ChunkResult
 from workers.sequence import Sequence as EngineSequence
+from workers.verify import keep_verified
 
 _SEEN = 8  # tokens before, that a token depends on
 
@@ -57,26 +59,31 @@ class FakeRunner:
 
     def _run_chunk(self, chunk: Chunk) -> ChunkResult:
         sequence = chunk.sequence
-        sampling = sequence.request.sampling
-        wanted = sampling.prompt_logprobs or 0
+        wanted = sequence.request.sampling.prompt_logprobs or 0
         prompt_logprobs = tuple(
             self._logprobs(sequence.token_ids[position + 1], wanted)
             for position in chunk.prompt_logprob_positions
         )
         if not chunk.samples:
             return ChunkResult(prompt_logprobs=prompt_logprobs)
-        token_id = self._next_token(sequence)
-        logprobs = None
-        if sampling.logprobs is not None:
-            logprobs = self._logprobs(token_id, sampling.logprobs)
-        return ChunkResult(token_id, logprobs, prompt_logprobs)
+        chosen = [
+            self._choose(sequence, chunk.drafts[:end]) for end in range(len(chunk.drafts) + 1)
+        ]
+        return replace(keep_verified(chunk, chosen), prompt_logprobs=prompt_logprobs)
 
-    def _next_token(self, sequence: EngineSequence) -> int:
+    def _choose(self, sequence: EngineSequence, drafts: tuple[int, ...]) -> ChunkResult:
+        """The token after the sequence's own and some drafts."""
+        token_id = self._next_token(sequence, drafts)
+        wanted = sequence.request.sampling.logprobs
+        return ChunkResult(token_id, None if wanted is None else self._logprobs(token_id, wanted))
+
+    def _next_token(self, sequence: EngineSequence, drafts: tuple[int, ...]) -> int:
         sampling = sequence.request.sampling
-        length = len(sequence.token_ids)
-        first = crc32(array("q", [*sequence.token_ids[-_SEEN:], length]))
+        length = len(sequence.token_ids) + len(drafts)
+        seen = [*sequence.token_ids[-_SEEN:], *drafts][-_SEEN:]
+        first = crc32(array("q", [*seen, length]))
         avoided = set(sampling.eos_token_ids)
-        if sequence.num_outputs < sampling.min_tokens:
+        if length - sequence.num_prompt < sampling.min_tokens:
             avoided.update(sampling.stop_token_ids)
         choices = self._choices
         for step in range(len(choices)):

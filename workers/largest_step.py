@@ -26,7 +26,9 @@ def step_bytes(
     before = torch.cuda.memory_allocated(model.device)
     torch.cuda.reset_peak_memory_stats(model.device)
     runner.run(largest_prefill(step_tokens, max_model_len, config.block_size))
-    runner.run(largest_sampling(min(config.max_num_seqs, step_tokens)))
+    speculation = config.speculative_config
+    places = 1 + (speculation.num_speculative_tokens if speculation else 0)
+    runner.run(largest_sampling(min(config.max_num_seqs * places, step_tokens)))
     peak = torch.cuda.max_memory_allocated(model.device) - before
     torch.cuda.empty_cache()
     return peak

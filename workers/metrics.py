@@ -32,6 +32,11 @@ class WorkerMetrics:
         self._queries = counter("prefix_cache_queries", "Prompt tokens looked up in the cache.")
         self._hits = counter("prefix_cache_hits", "Prompt tokens found in the cache.")
         self._preemptions = counter("num_preemptions", "Requests preempted and recomputed.")
+        self._drafts = counter("spec_decode_num_drafts", "Drafts of tokens to come.")
+        self._draft_tokens = counter("spec_decode_num_draft_tokens", "Tokens in drafts.")
+        self._accepted_tokens = counter(
+            "spec_decode_num_accepted_tokens", "Tokens of drafts that proved right."
+        )
         self._step_tokens = Histogram(
             prefix + "iteration_tokens_total", "Tokens in an engine step.", names,
             buckets=_STEP_TOKENS,
@@ -50,6 +55,9 @@ class WorkerMetrics:
         self._queries.inc(stats.prefix_queried - (last.prefix_queried if last else 0))
         self._hits.inc(stats.prefix_hits - (last.prefix_hits if last else 0))
         self._preemptions.inc(stats.preemptions - (last.preemptions if last else 0))
+        self._drafts.inc(stats.drafts - (last.drafts if last else 0))
+        self._draft_tokens.inc(stats.draft_tokens - (last.draft_tokens if last else 0))
+        self._accepted_tokens.inc(stats.accepted_tokens - (last.accepted_tokens if last else 0))
         self._step_tokens.observe(stats.step_tokens)
         self._last = stats
 

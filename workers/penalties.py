@@ -9,10 +9,10 @@ from collections.abc import Sequence as Rows
 
 import torch
 
-from workers.sequence import Sequence
+from workers.sequence import Text
 
 
-def penalise(logits: torch.Tensor, rows: Rows[int], sequences: Rows[Sequence]) -> None:
+def penalise(logits: torch.Tensor, rows: Rows[int], sequences: Rows[Text]) -> None:
     """Change these rows of logits [rows, vocabulary], contiguous, in place.
 
     Only the columns of tokens that a row has are touched.
@@ -36,7 +36,7 @@ def penalise(logits: torch.Tensor, rows: Rows[int], sequences: Rows[Sequence]) -
     flat.index_copy_(0, index, changed)
 
 
-def forbid(logits: torch.Tensor, rows: Rows[int], sequences: Rows[Sequence]) -> None:
+def forbid(logits: torch.Tensor, rows: Rows[int], sequences: Rows[Text]) -> None:
     """Make the tokens that would end these rows' texts impossible, in place.
 
     A row in which nothing else is possible stays as it is: its text goes on after such a token.
@@ -58,13 +58,13 @@ def forbid(logits: torch.Tensor, rows: Rows[int], sequences: Rows[Sequence]) -> 
     logits[row_of[emptied], token_ids[emptied]] = before[emptied]
 
 
-def _ends(sequence: Sequence) -> set[int]:
+def _ends(sequence: Text) -> set[int]:
     sampling = sequence.request.sampling
     return {*sampling.eos_token_ids, *sampling.stop_token_ids}
 
 
 def _present(
-    logits: torch.Tensor, rows: Rows[int], sequences: Rows[Sequence]
+    logits: torch.Tensor, rows: Rows[int], sequences: Rows[Text]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The distinct tokens of all texts in one list: place among `rows`, id, count in the output."""
     counts = [sequences[row].token_counts() for row in rows]

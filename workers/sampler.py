@@ -14,7 +14,7 @@ from protocol.sampling import SamplingParams
 from workers.logprobs import describe
 from workers.noise import uniform
 from workers.penalties import forbid, penalise
-from workers.sequence import ChunkResult, Sequence
+from workers.sequence import ChunkResult, Text
 
 _COLDEST = 1e-5  # temperatures below are greedy: divided by them, near ties overflow
 _HEADS = (1024, 16384)  # likeliest tokens that are sorted first; a nucleus is seldom larger
@@ -24,7 +24,7 @@ _RUN = 256  # tokens whose weights are summed first
 _NOT_FINITE = "the model gave numbers that are not finite"
 
 
-def sample(logits: torch.Tensor, sequences: Rows[Sequence]) -> list[ChunkResult]:
+def sample(logits: torch.Tensor, sequences: Rows[Text]) -> list[ChunkResult]:
     """One result for each row of logits [rows, vocabulary], the next token of its sequence.
 
     A row whose logits hold a NaN or an infinity above gets an error instead.
@@ -61,7 +61,7 @@ def _penalised(sampling: SamplingParams) -> bool:
 
 
 def _choose_in_blocks(
-    logits: torch.Tensor, sequences: Rows[Sequence]
+    logits: torch.Tensor, sequences: Rows[Text]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See _choose. On a CPU few rows at a time, so that what is computed of them stays in cache."""
     if logits.device.type != "cpu":
@@ -75,7 +75,7 @@ def _choose_in_blocks(
     return torch.cat(choices), torch.cat(finite)
 
 
-def _choose(logits: torch.Tensor, sequences: Rows[Sequence]) -> tuple[torch.Tensor, torch.Tensor]:
+def _choose(logits: torch.Tensor, sequences: Rows[Text]) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids [rows], and which rows are still finite after their penalties [rows]."""
     samplings = [sequence.request.sampling for sequence in sequences]
     penalised = [row for row, sampling in enumerate(samplings) if _penalised(sampling)]
@@ -103,7 +103,7 @@ def _choose(logits: torch.Tensor, sequences: Rows[Sequence]) -> tuple[torch.Tens
     return choices, finite
 
 
-def _draw(logits: torch.Tensor, sequences: Rows[Sequence]) -> tuple[torch.Tensor, torch.Tensor]:
+def _draw(logits: torch.Tensor, sequences: Rows[Text]) -> tuple[torch.Tensor, torch.Tensor]:
     """Sample a token for each row; logits [rows, vocabulary] have 0 as their greatest.
 
     Second, which rows have a distribution at all [rows]: in one with a NaN the token means nothing.

@@ -2,10 +2,12 @@
 
 import time
 from bisect import insort
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from workers.block_pool import BlockPool
+from workers.drafter import Drafter
 from workers.sequence import Chunk, Sequence
+from workers.step_budget import StepBudget
 
 MAX_PROMPT_LOGPROBS = 256  # prompt tokens of one step: each takes a row of the whole vocabulary
 
@@ -24,9 +26,9 @@ class Scheduler:
 
     Each step has room for `max_num_batched_tokens`. Running sequences come first, those that need
     one token (decodes) before prompts, so that a long prompt fills what decodes leave and never
-    delays them; then waiting ones are admitted, by priority and arrival. When blocks run out, the
-    running sequence of the lowest priority and latest arrival gives its blocks back and waits to be
-    run again (preemption by recompute).
+    delays them by more than the step budget grants; then waiting ones are admitted, by priority and
+    arrival. When blocks run out, the running sequence of the lowest priority and latest arrival
+    gives its blocks back and waits to be run again (preemption by recompute).
     """
 
     def __init__(
@@ -36,11 +38,14 @@ class Scheduler:
         max_num_seqs: int,
         max_num_batched_tokens: int,
         enable_prefix_caching: bool,
+        drafter: Drafter | None = None,
     ) -> None:
         self.pool = pool
         self.counters = SchedulerCounters()
         self._max_running = min(max_num_seqs, max_num_batched_tokens)  # each gets a token a step
         self._max_tokens = max_num_batched_tokens
+        self._budget = StepBudget(max_num_batched_tokens)
+        self._drafter = drafter
         self._caching = enable_prefix_caching
         self._running: list[Sequence] = []
         self._waiting: list[Sequence] = []
@@ -71,23 +76,68 @@ class Scheduler:
             self._admit(plan)
         return list(plan.chunks.values())
 
-    def commit(self, chunk: Chunk) -> None:
-        """Note that a chunk has been run: its full blocks can be found by others from now on."""
+    def commit(self, chunk: Chunk, accepted: int = 0) -> None:
+        """Note that a chunk has been run: its full blocks can be found by others from now on.
+
+        accepted: how many of its drafts are now tokens of the sequence. What lies in the cache of
+        the others is written over by the tokens that come in their places.
+        """
         sequence = chunk.sequence
-        sequence.num_computed = chunk.end
+        sequence.num_computed = chunk.end + accepted
         if not self._caching:
             return
-        full = chunk.end // self.pool.block_size
+        full = sequence.num_computed // self.pool.block_size
         if full > sequence.num_remembered:
             names = sequence.block_hashes(full, self.pool.block_size)
             for index in range(sequence.num_remembered, full):
                 self.pool.remember(sequence.blocks[index], names[index])
             sequence.num_remembered = full
 
+    def observe(self, chunks: list[Chunk], seconds: float) -> None:
+        """Note how long a step took."""
+        decode_rows = sum(chunk.count for chunk in chunks if chunk.is_decode)
+        prompt_tokens = sum(chunk.count for chunk in chunks) - decode_rows
+        self._budget.observe(decode_rows, prompt_tokens, seconds)
+
     def _schedule_running(self, plan: "_Plan") -> None:
         decodes = [sequence for sequence in self._running if sequence.num_pending == 1]
         prefills = [sequence for sequence in self._running if sequence.num_pending > 1]
-        for sequence in decodes + prefills:
+        self._put_running(decodes, plan)
+        prompts_wait = bool(prefills or self._waiting)
+        if (
+            self._drafter is not None
+            and plan.chunks
+            and self._drafter.is_worth_it(len(plan.chunks))
+        ):
+            self._put_drafts(self._drafter, plan, plan.room // 2 if prompts_wait else plan.room)
+        if prompts_wait:
+            rows = self._max_tokens - plan.room
+            plan.room = min(plan.room, self._budget.prompt_room(rows))
+        self._put_running(prefills, plan)
+
+    def _put_drafts(self, drafter: Drafter, plan: "_Plan", room: int) -> None:
+        """Add drafts to the decodes, where step and blocks have room for them."""
+        for sequence in list(plan.chunks):
+            drafts = drafter.propose(sequence, room)
+            drafts = drafts[: self._look_ahead(sequence, len(drafts))]
+            if drafts:
+                plan.put_drafts(sequence, drafts)
+                room -= len(drafts)
+
+    def _look_ahead(self, sequence: Sequence, wanted: int) -> int:
+        """For how many tokens beyond its own the sequence has blocks, at most `wanted`.
+
+        Blocks are taken for them only while others need not be preempted for it soon.
+        """
+        length = len(sequence.token_ids)
+        missing = self.pool.blocks_for(length + wanted) - len(sequence.blocks)
+        spare = max(self.pool.free_count - len(self._running), 0)
+        if missing > 0:
+            sequence.blocks += self.pool.allocate(min(missing, spare))
+        return min(wanted, len(sequence.blocks) * self.pool.block_size - length)
+
+    def _put_running(self, sequences: list[Sequence], plan: "_Plan") -> None:
+        for sequence in sequences:
             if plan.room == 0:
                 break
             if not sequence.blocks:  # preempted a moment ago for one before it
@@ -185,6 +235,13 @@ class _Plan:
         self.room -= count
         if sequence.lacks_prompt_logprobs:
             self._prompt_logprob_room -= count
+
+    def put_drafts(self, sequence: Sequence, drafts: tuple[int, ...]) -> None:
+        """Let the chunk of a decode go on with drafts."""
+        chunk = self.chunks[sequence]
+        count = chunk.count + len(drafts)
+        self.chunks[sequence] = replace(chunk, count=count, drafts=drafts)
+        self.room -= len(drafts)
 
     def drop(self, sequence: Sequence) -> None:
         """Take a sequence out again, if it was in."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from protocol.to_frontend import Logprobs
 from protocol.to_worker import Generate
 from workers.block_pool import block_hash, root_hash
+from workers.drafting import Drafting
 from workers.token_counts import TokenCounts
 
 
@@ -19,6 +20,7 @@ class Sequence:
     blocks: the cache's blocks that hold them, in order; the last ones may be empty yet.
     num_cached: prompt tokens found in the cache at first admission; None before.
     counts: of its tokens, up to some position; None until they are first asked for.
+    drafting: guesses at its next tokens; None until one is made.
     """
 
     request: Generate
@@ -35,6 +37,7 @@ class Sequence:
     hashes: list[bytes] = field(default_factory=list)
     num_remembered: int = 0
     counts: TokenCounts | None = None
+    drafting: Drafting | None = None
 
     @classmethod
     def of(cls, request: Generate, arrival: int, arrived_s: float) -> "Sequence":
@@ -80,10 +83,35 @@ class Sequence:
 
 
 @dataclass(frozen=True, slots=True)
+class DraftedText:
+    """A sequence as if some drafted tokens stood at its end: what choosing the token after them
+    depends on."""
+
+    sequence: Sequence
+    drafts: tuple[int, ...]
+
+    @property
+    def request(self) -> Generate:
+        return self.sequence.request
+
+    @property
+    def num_outputs(self) -> int:
+        return self.sequence.num_outputs + len(self.drafts)
+
+    def token_counts(self) -> TokenCounts:
+        return self.sequence.token_counts().extended(self.drafts)
+
+
+Text = Sequence | DraftedText
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """What one step runs of one sequence: `count` tokens from the `start`-th on.
 
     samples: whether the next token is chosen after the last of them.
+    drafts: guesses at the sequence's next tokens, which are the last of `count`; tokens are then
+        chosen after the sequence's last token and after each draft.
     prompt_logprob_positions: positions within the chunk after which a prompt token follows whose
         log probability is wanted.
     """
@@ -93,10 +121,17 @@ class Chunk:
     count: int
     samples: bool
     prompt_logprob_positions: range = range(0)
+    drafts: tuple[int, ...] = ()
 
     @property
     def end(self) -> int:
-        return self.start + self.count
+        """Where the sequence's own tokens in the chunk end."""
+        return self.start + self.count - len(self.drafts)
+
+    @property
+    def is_decode(self) -> bool:
+        """Whether it runs but one token of the sequence, and drafts."""
+        return self.samples and self.end - self.start == 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +142,11 @@ class ChunkResult:
     logprobs: of the sampled token, if the request asked for them.
     prompt_logprobs: of the tokens that follow the chunk's `prompt_logprob_positions`.
     error: why no token could be chosen; ends the request.
+    further: the tokens chosen after each of the chunk's drafts that proved right.
     """
 
     token_id: int | None = None
     logprobs: Logprobs | None = None
     prompt_logprobs: tuple[Logprobs, ...] = ()
     error: str | None = None
+    further: tuple["ChunkResult", ...] = ()

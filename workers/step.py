@@ -1,8 +1,10 @@
 """From a step's chunks to one flattened row of tokens, and from its logits back to results."""
 
 import dataclasses
+from collections.abc import Iterator
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
+from itertools import chain, islice
 
 import torch
 
@@ -11,6 +13,7 @@ from workers.attention.backend import AttentionBatch, Span
 from workers.logprobs import describe
 from workers.sampler import sample
 from workers.sequence import Chunk, ChunkResult
+from workers.verify import keep_verified, texts_to_sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +22,8 @@ class Rows:
 
     order: the chunks' numbers, in the order of their rows.
     token_ids, positions: of each row.
-    wanted: rows whose logits are needed: for each chunk its prompt positions, then its last row.
+    wanted: rows whose logits are needed: for each chunk its prompt positions, then the row of its
+        sequence's last token and those of its drafts.
     """
 
     order: list[int]
@@ -40,10 +44,11 @@ def flatten(chunks: Items[Chunk]) -> Rows:
         chunk = chunks[number]
         first = len(token_ids)
         token_ids += chunk.sequence.token_ids[chunk.start : chunk.end]
-        positions += range(chunk.start, chunk.end)
+        token_ids += chunk.drafts
+        positions += range(chunk.start, chunk.start + chunk.count)
         wanted += [first + place - chunk.start for place in chunk.prompt_logprob_positions]
         if chunk.samples:
-            wanted.append(first + chunk.count - 1)
+            wanted += range(first + chunk.end - chunk.start - 1, first + chunk.count)
         spans.append(Span(first, chunk.count, chunk.start, chunk.sequence.blocks))
     num_decodes = sum(chunk.count == 1 for chunk in chunks)
     batch = AttentionBatch(spans[:num_decodes], spans[num_decodes:])
@@ -52,27 +57,34 @@ def flatten(chunks: Items[Chunk]) -> Rows:
 
 def collect(chunks: Items[Chunk], order: Items[int], logits: torch.Tensor) -> list[ChunkResult]:
     """One result for each chunk, from the logits [wanted rows, vocabulary]."""
-    samples: dict[int, int] = {}  # chunk to its row of logits
-    prompts: dict[int, range] = {}
+    prompts: dict[int, range] = {}  # chunk to its rows of logits
+    samples: dict[int, range] = {}
     row = 0
     for number in order:
-        count = len(chunks[number].prompt_logprob_positions)
-        if count:
-            prompts[number] = range(row, row + count)
-        row += count
-        if chunks[number].samples:
-            samples[number] = row
-            row += 1
+        chunk = chunks[number]
+        for rows, count in (
+            (prompts, len(chunk.prompt_logprob_positions)),
+            (samples, 1 + len(chunk.drafts) if chunk.samples else 0),
+        ):
+            if count:
+                rows[number] = range(row, row + count)
+                row += count
     results = [ChunkResult()] * len(chunks)
     if samples:
-        chosen = logits[list(samples.values())] if prompts else logits
-        sampled = sample(chosen, [chunks[number].sequence for number in samples])
-        for number, result in zip(samples, sampled, strict=True):
+        chosen = logits[list(chain(*samples.values()))] if prompts else logits
+        for number, result in _sample(chosen, {number: chunks[number] for number in samples}):
             results[number] = result
-    for number, rows in prompts.items():
-        known = _describe_prompt(chunks[number], logits[rows.start : rows.stop])
+    for number, of_prompt in prompts.items():
+        known = _describe_prompt(chunks[number], logits[of_prompt.start : of_prompt.stop])
         results[number] = dataclasses.replace(results[number], prompt_logprobs=known)
     return results
+
+
+def _sample(logits: torch.Tensor, chunks: dict[int, Chunk]) -> Iterator[tuple[int, ChunkResult]]:
+    """The results of chunks by number; logits [places of all, vocabulary]."""
+    sampled = iter(sample(logits, [text for c in chunks.values() for text in texts_to_sample(c)]))
+    for number, chunk in chunks.items():
+        yield number, keep_verified(chunk, list(islice(sampled, 1 + len(chunk.drafts))))
 
 
 def _rank(chunk: Chunk) -> tuple[bool, int]:

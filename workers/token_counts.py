@@ -34,3 +34,18 @@ class TokenCounts:
         for token_id, times in Counter(token_ids[max(start, num_prompt) :]).items():
             self.in_output[self._places[token_id]] += times
         self._num_counted = len(token_ids)
+
+    def extended(self, token_ids: Sequence[int]) -> "TokenCounts":
+        """The counts with some output tokens more; these stay as they are. The result cannot be
+        updated."""
+        more = TokenCounts()
+        more.token_ids, more.in_output = self.token_ids[:], self.in_output[:]
+        fresh: dict[int, int] = {}
+        for token_id in token_ids:
+            place = self._places.get(token_id, fresh.get(token_id))
+            if place is None:
+                fresh[token_id] = place = len(more.token_ids)
+                more.token_ids.append(token_id)
+                more.in_output.append(0.0)
+            more.in_output[place] += 1
+        return more

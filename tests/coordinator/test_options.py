@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from coordinator.options import OptionError, parse, parse_size
+from protocol.config import SpeculativeConfig
 
 
 def test_defaults() -> None:
@@ -124,6 +125,52 @@ def test_sizes(text: str, size: int) -> None:
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(ValueError, match="size"):
         parse_size(text)
+
+
+def test_speculation_by_flag_and_in_a_file(tmp_path: Path) -> None:
+    value = '{"method":"ngram","num_speculative_tokens":4,"prompt_lookup_max":4}'
+    _, (by_flag,), _ = parse(["--speculative-config", value])
+    engine = by_flag.engine_config()
+    assert engine.speculative_config == SpeculativeConfig(
+        method="ngram", num_speculative_tokens=4, prompt_lookup_max=4, prompt_lookup_min=4
+    )
+    file = tmp_path / "headrace.toml"
+    file.write_text(
+        "[[group]]\n[group.speculative_config]\n"
+        'method = "ngram"\nnum_speculative_tokens = 4\nprompt_lookup_max = 4\n'
+    )
+    _, (by_file,), _ = parse(["--config", str(file)])
+    assert by_file.engine_config() == engine
+    assert parse([])[1][0].engine_config().speculative_config is None
+
+
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [
+        ("4", "JSON object"),
+        ("{", "JSON object"),
+        ("[" * 100_000, "JSON object"),
+        ('{"num_speculative_tokens": 4}', "method"),
+        ('{"method": "eagle", "num_speculative_tokens": 4}', "method"),
+        ('{"method": "ngram"}', "num_speculative_tokens"),
+        ('{"method": "ngram", "num_speculative_tokens": 0}', "num_speculative_tokens"),
+        ('{"method": "ngram", "num_speculative_tokens": 4, "model": "x"}', "model"),
+        (
+            '{"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 0}',
+            "prompt_lookup_max",
+        ),
+        (
+            '{"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 2,'
+            ' "prompt_lookup_min": 3}',
+            "prompt_lookup_min: Value error, must not exceed prompt_lookup_max",
+        ),
+    ],
+)
+def test_wrong_speculation_is_named_in_one_line(value: str, named: str) -> None:
+    with pytest.raises(OptionError, match=named) as caught:
+        parse(["--speculative-config", value])
+    assert str(caught.value).startswith("--speculative-config: ")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("flag", ["--shutdown-timeout", "--stall-timeout"])

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from protocol.config import EngineConfig, GroupConfig, PoolConfig
+from protocol.config import EngineConfig, GroupConfig, PoolConfig, SpeculativeConfig
 from protocol.text import TextInfo
 
 GROUP: dict[str, Any] = {
@@ -31,6 +31,14 @@ ENGINES = st.builds(
     memory_utilization=st.floats(0, 1, exclude_min=True),
     seed=st.integers(0, 2**63 - 1),
     fake_step_s=st.floats(0, 1e9),
+    speculative_config=st.none()
+    | st.builds(
+        SpeculativeConfig,
+        method=st.just("ngram"),
+        num_speculative_tokens=st.integers(1, 32),
+        prompt_lookup_max=st.none() | st.integers(5, 32),
+        prompt_lookup_min=st.none() | st.integers(1, 5),
+    ),
 )
 NAMES = st.text("abcXYZ019_-", min_size=1, max_size=40)
 PATHS = st.sampled_from(["/a", "relative/b", "/with space/ü", "."]).map(Path)

@@ -281,11 +281,10 @@ def test_a_failing_runner_is_not_hidden(monkeypatch):
 
 
 def test_a_chunk_that_went_wrong_ends_its_request_and_is_not_shared(monkeypatch):
-    engine = fake_engine()
+    engine = fake_engine(max_num_batched_tokens=32)
     engine.add(request("r", range(20)))
     with monkeypatch.context() as patch:
         patch.setattr(FakeRunner, "run", lambda self, chunks: [ChunkResult(error="bad")])
-        patch.setattr(engine._scheduler, "_max_tokens", 32)
         (output,) = engine.step()
     assert (output.finish_reason, output.error, output.token_ids) == ("error", "bad", ())
     assert_empty(engine)

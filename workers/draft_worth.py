@@ -1,0 +1,67 @@
+"""Whether drafts pay on this machine, with as many texts as there are now.
+
+A step with drafts runs more rows and gives more tokens. For one text the rows cost next to nothing
+on most machines; for many they cost as much as they give. So both kinds of step are measured, for
+each power of two of texts, and the kind with less time per token is run; now and then, the other.
+"""
+
+from collections import deque
+
+_SAMPLES = 8
+_LEAST_SAMPLES = 3
+_PLAIN_EVERY = 32  # while drafts pay, one step of so many is without
+_DRAFTS_EVERY, _DRAFTS_TRIED = 64, 3  # while they do not, a few of so many are with
+
+
+class DraftWorth:
+    """Fed with steps of decodes alone; says whether the next is to have drafts."""
+
+    def __init__(self) -> None:
+        self._cases: dict[int, _Case] = {}
+
+    def wanted(self, decodes: int) -> bool:
+        """Whether to draft in the next step, which runs so many decodes."""
+        case = self._case(decodes)
+        case.turn += 1
+        if case.plain.count < _LEAST_SAMPLES:
+            return False
+        if case.drafted.count < _LEAST_SAMPLES:
+            return True
+        if case.drafted.per_token_s <= case.plain.per_token_s:
+            return case.turn % _PLAIN_EVERY != 0
+        return case.turn % _DRAFTS_EVERY < _DRAFTS_TRIED
+
+    def observe(self, decodes: int, tokens: int, drafted: bool, seconds: float) -> None:
+        """A step of so many decodes, some with drafts or none, has given so many tokens."""
+        case = self._case(decodes)
+        (case.drafted if drafted else case.plain).add(tokens, seconds)
+
+    def _case(self, decodes: int) -> "_Case":
+        return self._cases.setdefault(decodes.bit_length(), _Case())
+
+
+class _Speed:
+    """The median seconds of the last steps over their mean tokens: single slow steps of a busy
+    machine count no more than others, and all tokens count."""
+
+    __slots__ = ("_samples", "count", "per_token_s")
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[float, int]] = deque(maxlen=_SAMPLES)
+        self.per_token_s = 0.0
+        self.count = 0
+
+    def add(self, tokens: int, seconds: float) -> None:
+        self._samples.append((seconds, tokens))
+        self.count = len(self._samples)
+        median_s = sorted(self._samples)[self.count // 2][0]
+        self.per_token_s = median_s * self.count / sum(tokens for _, tokens in self._samples)
+
+
+class _Case:
+    __slots__ = ("drafted", "plain", "turn")
+
+    def __init__(self) -> None:
+        self.plain = _Speed()
+        self.drafted = _Speed()
+        self.turn = 0
