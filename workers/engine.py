@@ -12,6 +12,7 @@ from protocol.to_frontend import Admission, Output
 from protocol.to_worker import Generate
 from workers.block_pool import BlockPool
 from workers.errors import EngineFailed
+from workers.overlap import Overlap
 from workers.requests import check_request
 from workers.runner import Runner
 from workers.scheduler import Scheduler
@@ -64,6 +65,9 @@ class Engine:
             enable_prefix_caching=enable_prefix_caching,
         )
         self.max_len = min(runner.max_model_len, runner.num_blocks * runner.block_size)
+        self._overlap: Overlap | None = None
+        if runner.overlaps:
+            self._overlap = Overlap(runner, self._scheduler, self._pool, self.max_len)
         self._sequences: dict[str, Sequence] = {}
         self._arrivals = 0
         self._steps = 0
@@ -90,17 +94,21 @@ class Engine:
 
     @property
     def has_work(self) -> bool:
-        return bool(self._sequences)
+        return bool(self._sequences) or (self._overlap is not None and self._overlap.busy)
 
     def step(self) -> list[Output]:
         """Run one step and return what it added to each request.
 
+        With a runner that overlaps, a step is started and the one before it is brought to its end.
         An exception of the runner comes through; the engine is `failed` from then on.
         """
         if self.failed:
             raise EngineFailed("the engine has failed")
-        chunks = self._scheduler.schedule()
-        results = self._run(chunks)
+        try:
+            chunks, results = self._run()
+        except BaseException:
+            self.failed = True
+            raise
         return self._postprocess(chunks, results)
 
     def load(self) -> WorkerLoad:
@@ -129,14 +137,12 @@ class Engine:
             step_tokens=self._last_step_tokens,
         )
 
-    def _run(self, chunks: list[Chunk]) -> list[ChunkResult]:
-        if not chunks:
-            return []
-        try:
-            return self._runner.run(chunks)
-        except BaseException:
-            self.failed = True
-            raise
+    def _run(self) -> tuple[list[Chunk], list[ChunkResult]]:
+        """The chunks of the step that is over now, and their results."""
+        if self._overlap is not None:
+            return self._overlap.turn(self._sequences)
+        chunks = self._scheduler.schedule()
+        return chunks, self._runner.run(chunks) if chunks else []
 
     def _postprocess(self, chunks: list[Chunk], results: list[ChunkResult]) -> list[Output]:
         outputs = []

@@ -17,13 +17,14 @@ from zlib import crc32
 from protocol.context_length import context_length
 from protocol.to_frontend import Logprobs
 from workers.errors import ModelUnsupported
+from workers.runner import StepwiseRunner
 from workers.sequence import Chunk, ChunkResult
 from workers.sequence import Sequence as EngineSequence
 
 _SEEN = 8  # tokens before, that a token depends on
 
 
-class FakeRunner:
+class FakeRunner(StepwiseRunner):
     """Runs nothing; `step_s` seconds a step."""
 
     default_step_tokens = 2048
