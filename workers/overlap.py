@@ -35,9 +35,7 @@ class Overlap:
     max_len: tokens of one sequence at most, prompt and output together.
     """
 
-    def __init__(
-        self, runner: Runner, scheduler: Scheduler, pool: BlockPool, max_len: int
-    ) -> None:
+    def __init__(self, runner: Runner, scheduler: Scheduler, pool: BlockPool, max_len: int) -> None:
         self._runner = runner
         self._scheduler = scheduler
         self._pool = pool

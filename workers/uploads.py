@@ -38,7 +38,7 @@ class Download:
         self._copies = [tensor.to("cpu", non_blocking=True) for tensor in tensors]
         self._done: torch.cuda.Event | None = None
         if any(tensor.is_cuda for tensor in tensors):
-            self._done = torch.cuda.Event()
+            self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._done.record()
 
     def wait(self) -> list[torch.Tensor]:
