@@ -61,11 +61,20 @@ class ModelRunner(StepwiseRunner):
         """Logits [wanted rows, vocabulary] of a flattened batch, whose K/V go to the cache."""
         self._backend.prepare(batch)
         inputs = upload([token_ids, positions], torch.long, self._device)
+        return self.logits(inputs[0], inputs[1], upload(wanted, torch.long, self._device))
+
+    def logits(
+        self, token_ids: torch.Tensor, positions: torch.Tensor, wanted: torch.Tensor | int
+    ) -> torch.Tensor:
+        """Logits [wanted rows, vocabulary] of a batch [rows] that the backend is prepared for.
+
+        wanted: the rows' numbers; 0: all.
+        """
         output = self._model(
-            input_ids=inputs[:1],
-            position_ids=inputs[1:],
+            input_ids=token_ids.unsqueeze(0),
+            position_ids=positions.unsqueeze(0),
             use_cache=False,
-            logits_to_keep=upload(wanted, torch.long, self._device),
+            logits_to_keep=wanted,
         )
         logits: torch.Tensor = output.logits[0, :, : self.vocab_size]
         return logits

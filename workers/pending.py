@@ -1,4 +1,4 @@
-"""The results of a launched step: chosen on the device, read on the host when they are asked for."""
+"""The results of a launched step: chosen on the device, read on the host when asked for."""
 
 import dataclasses
 from collections.abc import Sequence as Items
