@@ -10,9 +10,11 @@ from transformers.modeling_utils import PreTrainedModel
 from protocol.config import EngineConfig
 from workers.attention.hook import AttentionHook
 from workers.cache_size import choose_num_blocks
+from workers.choose_backend import BackendChoice, choose_backend
 from workers.errors import ModelUnsupported
 from workers.largest_step import step_bytes
 from workers.loading import choose_device, load_model, model_length
+from workers.make_runner import make_runner, record_graphs
 from workers.model_runner import ModelRunner
 from workers.self_check import check_model
 
@@ -36,27 +38,27 @@ def load_runner(
     hook = AttentionHook()
     with torch.inference_mode():
         hook.probe(model)
-    check_model(model, hook, max_model_len, config.block_size)
-    num_blocks = _choose_num_blocks(model, hook, config, max_model_len, workers_on_host)
-    return ModelRunner(
-        model,
-        hook,
-        max_model_len=max_model_len,
-        num_blocks=num_blocks,
-        block_size=config.block_size,
-    )
+    choice = choose_backend(hook, model.dtype, model.device, config.block_size)
+    log(f"attention: {choice.name}, blocks of {choice.block_size} tokens")
+    config = config.model_copy(update={"block_size": choice.block_size})
+    check_model(model, hook, max_model_len, config.block_size, choice.make)
+    num_blocks = _choose_num_blocks(model, hook, choice, config, max_model_len, workers_on_host)
+    runner = make_runner(model, hook, choice, max_model_len=max_model_len, num_blocks=num_blocks)
+    record_graphs(runner, hook, choice, config, log)
+    return runner
 
 
 def _choose_num_blocks(
     model: PreTrainedModel,
     hook: AttentionHook,
+    choice: BackendChoice,
     config: EngineConfig,
     max_model_len: int,
     workers_on_host: int,
 ) -> int:
     activation_bytes = 0
     if model.device.type == "cuda" and config.kv_cache_bytes is None:
-        activation_bytes = step_bytes(model, hook, config, max_model_len)
+        activation_bytes = step_bytes(model, hook, config, max_model_len, choice.make)
     return choose_num_blocks(
         config,
         hook.layers,
@@ -65,6 +67,7 @@ def _choose_num_blocks(
         max_model_len,
         workers_on_host,
         activation_bytes,
+        gathers=not choice.graphs,
     )
 
 

@@ -11,7 +11,9 @@ from transformers.modeling_utils import PreTrainedModel
 
 from protocol.sampling import SamplingParams
 from protocol.to_worker import Generate
+from workers.attention.backend import MakeBackend
 from workers.attention.hook import AttentionHook, attention_of
+from workers.attention.sdpa import SdpaBackend
 from workers.errors import ModelUnsupported
 from workers.model_runner import ModelRunner
 from workers.sequence import Chunk, Sequence
@@ -25,7 +27,11 @@ _End = tuple[Sequence, int]  # a place in a text: after so many tokens of the se
 
 
 def check_model(
-    model: PreTrainedModel, hook: AttentionHook, max_model_len: int, block_size: int
+    model: PreTrainedModel,
+    hook: AttentionHook,
+    max_model_len: int,
+    block_size: int,
+    make_backend: MakeBackend = SdpaBackend,
 ) -> None:
     """ModelUnsupported if the two paths' logits differ by more than the dtype's error.
 
@@ -33,7 +39,7 @@ def check_model(
     at the end of each chunk: for float32 the worst counts, else the median (a mixture of experts
     may route one token elsewhere by rounding alone).
     """
-    errors = _errors(model, hook, max_model_len, block_size)
+    errors = _errors(model, hook, max_model_len, block_size, make_backend)
     exact = model.dtype == torch.float32
     error = float(errors.max() if exact else errors.median())
     if not error <= (_EXACT_TOLERANCE if exact else _ROUNDED_TOLERANCE):
@@ -44,7 +50,11 @@ def check_model(
 
 
 def _errors(
-    model: PreTrainedModel, hook: AttentionHook, max_model_len: int, block_size: int
+    model: PreTrainedModel,
+    hook: AttentionHook,
+    max_model_len: int,
+    block_size: int,
+    make_backend: MakeBackend,
 ) -> torch.Tensor:
     """How far the paths are apart at the end of each chunk [chunks].
 
@@ -59,6 +69,7 @@ def _errors(
         max_model_len=max_model_len,
         num_blocks=sum(map(len, tables)),
         block_size=block_size,
+        make_backend=make_backend,
     )
     sequences = [
         _random_sequence(length, blocks, paged.vocab_size)

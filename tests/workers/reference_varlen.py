@@ -9,10 +9,13 @@ from workers.attention.backend import AttentionOptions
 from workers.attention.varlen_check import plain_attention
 
 
-def reference_varlen(query, key, value, lengths, *, scale, window, pages=None, num_splits=None):
-    """See workers.attention.varlen_call.VarlenAttention."""
+def reference_varlen(
+    query, key, value, lengths, *, scale, window, pages=None, num_splits=None, multiple=256
+):
+    """See workers.attention.varlen_call.VarlenAttention; pages must be of a multiple of tokens."""
     _check(query, key, lengths, pages)
     if pages is not None:
+        assert key.shape[1] % multiple == 0, "Paged KV cache block size"
         _check_pages(query, key, lengths, window, pages, num_splits)
     output = torch.empty_like(query)
     starts, ends = lengths.cu_queries.tolist(), lengths.cu_keys.tolist()
@@ -43,8 +46,6 @@ def _check(query, key, lengths, pages) -> None:
 
 def _check_pages(query, key, lengths, window, pages, num_splits) -> None:
     assert key.dim() == 4
-    if key.shape[1] % 256:
-        raise RuntimeError("Paged KV cache block size must be divisible by 256")
     assert pages.table.dtype == pages.used.dtype == torch.int32
     assert pages.table.stride(-1) == 1
     assert pages.table.shape[0] == len(pages.used) == len(lengths.cu_queries) - 1
