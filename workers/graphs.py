@@ -13,8 +13,14 @@ from dataclasses import dataclass
 import torch
 
 from workers.attention.backend import Span
-from workers.attention.varlen import DecodeTables, decode_slots, table_numbers, view_tables
-from workers.uploads import fill
+from workers.attention.varlen import (
+    DecodeTables,
+    decode_slots,
+    decode_tables,
+    table_counts,
+    table_rows,
+)
+from workers.uploads import fill, upload
 
 _FINE = 32  # rows up to which sizes double
 _STEP = 32  # and by which they grow above
@@ -52,12 +58,12 @@ class DecodeInputs:
         self._bucket = bucket
         self._block_size = block_size
         self._spare = Span(0, 1, 0, [spare_block])
-        self._width = -(-bucket.longest // block_size)
         self._rows = torch.zeros((3, rows), dtype=torch.long, device=device)
-        self._numbers = torch.zeros(3 * rows + 2 + rows * self._width, dtype=torch.int32)
-        self._numbers = self._numbers.to(device)
+        self._counts = torch.zeros(3 * rows + 2, dtype=torch.int32, device=device)
+        shape = (rows, -(-bucket.longest // block_size))
+        self._table = torch.zeros(shape, dtype=torch.int32, device=device)
         self.token_ids, self.positions, self.slots = self._rows.unbind()
-        self.tables: DecodeTables = view_tables(self._numbers, rows, self._width, bucket.longest)
+        self.tables: DecodeTables = decode_tables(self._counts, self._table, bucket.longest)
         self.fill([], [])
 
     def fill(self, token_ids: Sequence[int], spans: Sequence[Span]) -> None:
@@ -70,7 +76,11 @@ class DecodeInputs:
             decode_slots(padded, self._block_size),
         ]
         fill(self._rows, rows)
-        fill(self._numbers, table_numbers(padded, self._width))
+        fill(self._counts, table_counts(padded))
+        # Beyond the longest text's blocks nothing is read: what stood there may stay.
+        width = -(-max(span.length for span in padded) // self._block_size)
+        blocks = upload(table_rows(padded, width), torch.int32, self._table.device)
+        self._table[:, :width] = blocks
 
 
 class DecodeGraphs:

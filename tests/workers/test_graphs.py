@@ -60,8 +60,8 @@ def test_inputs_stay_where_they_are_and_spare_rows_read_the_spare_block():
     assert lengths.cu_queries.tolist() == [0, 1, 2, 3, 4]
     assert lengths.cu_keys.tolist() == [0, 3, 13, 14, 15]
     assert (lengths.max_queries, lengths.max_keys) == (1, 12)
-    inputs.fill([1], spans[:1])
-    assert pages.table.tolist() == [[7, 5, 6], *[[SPARE, 0, 0]] * 3]
+    inputs.fill([1], [Span(0, 1, 4, [9, 6])])
+    assert pages.table[:, :2].tolist() == [[9, 6], *[[SPARE, 0]] * 3]
     assert [inputs.token_ids.data_ptr(), pages.table.data_ptr()] == before
 
 

@@ -144,8 +144,9 @@ class VarlenBackend:
     def _tables(self, spans: Sequence[Span]) -> DecodeTables:
         longest = max(span.length for span in spans)
         width = -(-longest // self._block_size)
-        numbers = table_numbers(spans, width)
-        return view_tables(upload(numbers, torch.int32, self._device), len(spans), width, longest)
+        counts = upload(table_counts(spans), torch.int32, self._device)
+        table = upload(table_rows(spans, width), torch.int32, self._device)
+        return decode_tables(counts, table, longest)
 
     def _pack(self, spans: Sequence[Span]) -> _Pack:
         queries = [span.num_rows for span in spans]
@@ -168,26 +169,23 @@ def decode_slots(spans: Sequence[Span], block_size: int) -> list[int]:
     ]
 
 
-def table_numbers(spans: Sequence[Span], width: int) -> list[int]:
-    """All numbers of these decodes' tables, in the order in which `view_tables` takes them."""
+def table_counts(spans: Sequence[Span]) -> list[int]:
+    """The lengths of these decodes, and the sums that `decode_tables` takes after them."""
     lengths = [span.length for span in spans]
-    numbers = [*lengths, *range(len(spans) + 1), *_sums(lengths)]
-    for span in spans:
-        blocks = span.blocks[:width]
-        numbers += blocks
-        numbers += [0] * (width - len(blocks))
-    return numbers
+    return [*lengths, *range(len(spans) + 1), *_sums(lengths)]
 
 
-def view_tables(numbers: torch.Tensor, count: int, width: int, longest: int) -> DecodeTables:
-    """The tables of so many decodes over `table_numbers` on the device.
+def table_rows(spans: Sequence[Span], width: int) -> list[list[int]]:
+    """The first blocks of each of these decodes, so many that the longest has all it needs."""
+    rows = [list(span.blocks[:width]) for span in spans]
+    return [row + [0] * (width - len(row)) for row in rows]
 
-    width: of the block table. longest: tokens of a sequence at most.
-    """
-    sizes = [count, count + 1, count + 1, count * width]
-    used, cu_queries, cu_keys, blocks = torch.split(numbers, sizes)
-    lengths = Lengths(cu_queries, cu_keys, 1, longest)
-    return DecodeTables(lengths, Pages(used, blocks.view(count, width)))
+
+def decode_tables(counts: torch.Tensor, table: torch.Tensor, longest: int) -> DecodeTables:
+    """From `table_counts` and `table_rows` on the device. longest: tokens of a text at most."""
+    rows = len(table)
+    used, cu_queries, cu_keys = torch.split(counts, [rows, rows + 1, rows + 1])
+    return DecodeTables(Lengths(cu_queries, cu_keys, 1, longest), Pages(used, table))
 
 
 def _groups(spans: Sequence[Span]) -> Iterator[list[Span]]:
