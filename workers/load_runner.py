@@ -44,7 +44,9 @@ def load_runner(
     check_model(model, hook, max_model_len, config.block_size, choice.make)
     num_blocks = _choose_num_blocks(model, hook, choice, config, max_model_len, workers_on_host)
     runner = make_runner(model, hook, choice, max_model_len=max_model_len, num_blocks=num_blocks)
-    record_graphs(runner, hook, choice, config, log)
+    if not config.enforce_eager:
+        limits = config.model_dump(include={"max_num_seqs", "max_num_batched_tokens"})
+        record_graphs(runner, hook, choice, log, **limits)
     return runner
 
 

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import torch
 from transformers.modeling_utils import PreTrainedModel
 
-from protocol.config import EngineConfig
 from workers.attention.hook import AttentionHook
 from workers.choose_backend import BackendChoice
 from workers.cuda_graphs import CudaRecorder
@@ -44,17 +43,19 @@ def record_graphs(
     runner: ModelRunner,
     hook: AttentionHook,
     choice: BackendChoice,
-    config: EngineConfig,
     log: Callable[[str], None],
+    *,
+    max_num_seqs: int,
+    max_num_batched_tokens: int | None = None,
 ) -> None:
-    """Record the decodes of a runner on a GPU as CUDA graphs, unless enforce_eager forbids it."""
-    if not isinstance(runner, DeviceRunner) or not choice.graphs or config.enforce_eager:
+    """Record the decodes of a runner on a GPU as CUDA graphs, where its attention allows it."""
+    if not isinstance(runner, DeviceRunner) or not choice.graphs:
         return
-    step_tokens = config.max_num_batched_tokens or runner.default_step_tokens
+    step_tokens = max_num_batched_tokens or runner.default_step_tokens
     card = torch.cuda.get_device_properties(torch.cuda.current_device())
     kv_heads = min(layer.kv_heads for layer in hook.layers)
     enough_rows = -(-_WAVES * card.multi_processor_count // kv_heads)
-    max_rows = min(config.max_num_seqs, step_tokens)
+    max_rows = min(max_num_seqs, step_tokens)
     max_length = min(runner.max_model_len, runner.num_blocks * runner.block_size)
     buckets = choose_buckets(max_rows, max_length, enough_rows)
     record_or_not(runner, buckets, CudaRecorder(), log)

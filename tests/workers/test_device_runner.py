@@ -14,7 +14,6 @@ from reference_varlen import reference_varlen
 from test_parity import NEAR, NEW, Loaded, arrivals, check_all, make_prompts, reference
 from tiny_models import save_tiny
 
-from protocol.config import EngineConfig
 from workers.attention.hook import AttentionHook
 from workers.attention.varlen import VarlenBackend
 from workers.choose_backend import BackendChoice, choose_backend
@@ -168,18 +167,17 @@ def test_drafts_and_backends_that_wait_take_steps_one_by_one(llama):
     assert not make_runner(llama.model, llama.hook, choice, **sizes, speculates=True).overlaps
 
 
-@pytest.mark.parametrize("eager", [True, False])
-def test_enforce_eager_records_nothing(llama, eager, monkeypatch):
+@pytest.mark.parametrize("graphs", [True, False])
+def test_decodes_are_recorded_where_the_attention_allows_it(llama, graphs, monkeypatch):
     monkeypatch.setattr("workers.make_runner.CudaRecorder", Rerun)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     card = type("Card", (), {"multi_processor_count": 4})()
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: card)
-    choice = BackendChoice("", backend(True), BLOCK, overlaps=True, graphs=True)
+    choice = BackendChoice("", backend(True), BLOCK, overlaps=True, graphs=graphs)
     runner = make_runner(llama.model, llama.hook, choice, max_model_len=64, num_blocks=40)
     lines = []
-    config = EngineConfig(enforce_eager=eager, max_num_seqs=4)
-    record_graphs(runner, llama.hook, choice, config, lines.append)
-    assert lines == ([] if eager else ["decodes are run as CUDA graphs, 3 of them"])
+    record_graphs(runner, llama.hook, choice, lines.append, max_num_seqs=4)
+    assert lines == (["decodes are run as CUDA graphs, 3 of them"] if graphs else [])
 
 
 @NEEDS_CUDA
