@@ -108,6 +108,8 @@ class Overlap:
     def _blocks_suffice(self) -> bool:
         """Whether all that runs can be run on without anybody giving blocks up."""
         pool = self._pool
+        if self._scheduler.num_running <= pool.free_count:  # one token each is one block at most
+            return True
         missing = sum(
             max(0, pool.blocks_for(len(sequence.token_ids)) - len(sequence.blocks))
             for sequence in self._scheduler.running
