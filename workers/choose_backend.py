@@ -1,5 +1,6 @@
 """Which attention a model gets on its device, and the blocks that suit it."""
 
+import importlib.util
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,6 +15,7 @@ from workers.attention.varlen_check import LayerKind, answers_rightly
 
 _OLDEST_CARD = (8, 0)  # FlashAttention 2 needs Ampere
 _WIDEST_HEAD = 256
+_OWN_PAGE = 64  # tokens: our kernel reads any, but tables of small ones are long
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,7 @@ class BackendChoice:
     name: for the operator. block_size: of the cache, in tokens.
     overlaps: whether the backend never waits for the device.
     graphs: whether its decodes can be captured in CUDA graphs.
+    plans_by_length: whether a captured decode is slow for texts much shorter than its longest.
     """
 
     name: str
@@ -30,6 +33,7 @@ class BackendChoice:
     block_size: int
     overlaps: bool = False
     graphs: bool = False
+    plans_by_length: bool = False
 
 
 def choose_backend(
@@ -56,20 +60,36 @@ def choose_varlen(
     block_size: int,
     attention: VarlenAttention,
 ) -> BackendChoice | None:
-    """Variable-length attention as far as it gives right answers here; None if it does not."""
+    """Variable-length attention as far as it gives right answers here; None if it does not.
+
+    Decodes read pages by torch's attention, else by a kernel of our own, else keys are gathered.
+    """
     kinds = set(map(LayerKind, hook.heads, hook.layers, hook.options))
 
-    def works(paged: bool) -> bool:
-        return all(answers_rightly(kind, dtype, device, attention, paged=paged) for kind in kinds)
+    def choice(name: str, call: VarlenAttention, page: int, *, paged: bool) -> BackendChoice | None:
+        size = -(-block_size // page) * page
+        for kind in kinds:
+            if not answers_rightly(kind, dtype, device, call, paged=paged, page_size=size):
+                return None
+        make = partial(VarlenBackend, paged=paged, attention=call)
+        return BackendChoice(name, make, size, True, paged, paged and call is not own)
 
-    if has_block_tables() and works(True):
-        pages = -(-block_size // PAGE_SIZE) * PAGE_SIZE
-        make = partial(VarlenBackend, paged=True, attention=attention)
-        return BackendChoice("varlen attention over pages", make, pages, True, True)
-    if works(False):
-        make = partial(VarlenBackend, paged=False, attention=attention)
-        return BackendChoice("varlen attention over gathered keys", make, block_size, True)
-    return None
+    own = own_decode()
+    found = None
+    if has_block_tables():
+        found = choice("torch's varlen attention over pages", attention, PAGE_SIZE, paged=True)
+    if found is None and own is not None:
+        found = choice("varlen attention, Triton over pages", own, _OWN_PAGE, paged=True)
+    return found or choice("varlen attention over gathered keys", attention, 1, paged=False)
+
+
+def own_decode() -> VarlenAttention | None:
+    """The decode kernel in Triton, where Triton is installed (torch brings it along for CUDA)."""
+    if importlib.util.find_spec("triton") is None:
+        return None
+    from workers.attention.triton_decode import triton_decode
+
+    return triton_decode
 
 
 def suits_varlen(hook: AttentionHook, dtype: torch.dtype) -> bool:

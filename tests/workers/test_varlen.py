@@ -53,9 +53,9 @@ def test_known_answers_on_the_device(one, dtype):
         assert answers_rightly(one, dtype, device, torch_varlen, paged=True)
 
 
-def spoilt(what):
+def spoilt(what, multiple=256):
     def attention(query, key, value, lengths, **options):
-        output = reference_varlen(query, key, value, lengths, **options)
+        output = reference_varlen(query, key, value, lengths, multiple=multiple, **options)
         pages = options.get("pages")
         if what == "refuses pages" and pages is not None:
             raise RuntimeError("not in this build")
@@ -198,6 +198,19 @@ def test_without_tables_that_work_keys_are_gathered(monkeypatch):
     assert choose_varlen(*args, spoilt("nan")) is None
     monkeypatch.setattr("workers.choose_backend.has_block_tables", lambda: False)
     assert not choose_varlen(*args, reference_varlen).graphs
+
+
+def test_a_kernel_of_our_own_reads_pages_where_torchs_does_not(monkeypatch):
+    monkeypatch.setattr("workers.choose_backend.own_decode", lambda: spoilt("nothing", 64))
+    args = (hook_of(kind()), torch.bfloat16, CPU, 16)
+    choice = choose_varlen(*args, spoilt("refuses pages"))
+    assert (choice.block_size, choice.graphs, choice.plans_by_length) == (64, True, False)
+    assert "Triton" in choice.name
+    assert choose_varlen(*args, spoilt("nan")).block_size == 64
+    by_torch = choose_varlen(*args, reference_varlen)
+    assert (by_torch.block_size, by_torch.plans_by_length) == (256, True)
+    monkeypatch.setattr("workers.choose_backend.own_decode", lambda: spoilt("first decode", 64))
+    assert not choose_varlen(*args, spoilt("refuses pages")).graphs
 
 
 @pytest.mark.parametrize(

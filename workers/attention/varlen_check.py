@@ -6,15 +6,25 @@ shapes of the model's own layers, and with texts long enough to be computed in p
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from subprocess import SubprocessError
 
 import torch
 
-from workers.attention.backend import AttentionBatch, AttentionOptions, LayerShape, Span
+from workers.attention.backend import (
+    AttentionBatch,
+    AttentionOptions,
+    LayerShape,
+    MakeBackend,
+    Span,
+)
 from workers.attention.varlen import PAGE_SIZE, VarlenBackend
 from workers.attention.varlen_call import VarlenAttention
 
 _DECODES = (1500, 1, 700)  # lengths of texts, with their last rows
 _CHUNKS = ((0, 90), (600, 40))  # contexts and rows after them
+# How torch refuses what it cannot do; and how a compiler that is needed is found missing.
+_REFUSALS = (RuntimeError, TypeError, ValueError, OSError, SubprocessError)
 _TOLERANCE = 0.03  # of the root mean square, for 16-bit floats
 
 
@@ -34,11 +44,13 @@ def answers_rightly(
     attention: VarlenAttention,
     *,
     paged: bool,
+    page_size: int = PAGE_SIZE,
 ) -> bool:
     """Whether a layer of that kind attends rightly, to keys in pages or to gathered ones."""
+    backend = partial(VarlenBackend, paged=paged, attention=attention)
     try:
-        found, expected = _answers(kind, dtype, device, attention, paged)
-    except (RuntimeError, TypeError, ValueError):  # how torch refuses what it cannot do
+        found, expected = _answers(kind, dtype, device, backend, page_size)
+    except _REFUSALS:
         return False
     error = (found.float() - expected).square().mean().sqrt() / expected.square().mean().sqrt()
     return bool(error < _TOLERANCE)
@@ -49,16 +61,14 @@ def _answers(
     kind: LayerKind,
     dtype: torch.dtype,
     device: torch.device,
-    attention: VarlenAttention,
-    paged: bool,
+    make_backend: MakeBackend,
+    page_size: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What the backend gives and what is right, [rows, heads, dim] each."""
-    batch = _batch(PAGE_SIZE)
+    batch = _batch(page_size)
     spans = [*batch.decodes, *batch.prefills]
     num_blocks = sum(len(span.blocks) for span in spans)
-    backend = VarlenBackend(
-        [kind.shape], num_blocks, PAGE_SIZE, dtype, device, paged=paged, attention=attention
-    )
+    backend = make_backend([kind.shape], num_blocks, page_size, dtype, device)
     texts = [_random(kind, span.length, seed) for seed, span in enumerate(spans)]
     for span, text in zip(spans, texts, strict=True):
         if span.context:
