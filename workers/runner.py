@@ -1,5 +1,6 @@
 """What the engine needs of whatever runs the model."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -70,14 +71,14 @@ class Finished:
         return self._results
 
 
-class StepwiseRunner:
+class StepwiseRunner(ABC):
     """What a runner inherits that runs one step after the other."""
 
     overlaps = False
 
-    def launch(self, chunks: Sequence[Chunk]) -> Launched:
-        return Finished(self.run(chunks))
-
+    @abstractmethod
     def run(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
         """See Runner.run."""
-        return self.launch(chunks).results()
+
+    def launch(self, chunks: Sequence[Chunk]) -> Launched:
+        return Finished(self.run(chunks))
