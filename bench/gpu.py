@@ -29,7 +29,7 @@ from bench.gpu_model import (
 from workers.attention.hook import AttentionHook
 from workers.choose_backend import choose_backend
 from workers.engine import Engine
-from workers.make_runner import make_runner, record_graphs
+from workers.make_runner import make_torch_runner, record_graphs
 
 _BLOCK_SIZE = 16  # as of the server; the attention may need more
 _STEP_TOKENS = 8192
@@ -55,7 +55,7 @@ def make_engine(model: LlamaForCausalLM, options: Options, max_length: int) -> E
     choice = choose_backend(hook, model.dtype, options.device, _BLOCK_SIZE)
     tokens = cache_tokens(model, options, max_length, choice.block_size)
     num_blocks = tokens // choice.block_size
-    runner = make_runner(model, hook, choice, max_model_len=max_length, num_blocks=num_blocks)
+    runner = make_torch_runner(model, hook, choice, max_model_len=max_length, num_blocks=num_blocks)
     print(f"attention: {choice.name}, overlap {runner.overlaps}, {num_blocks} blocks", flush=True)
     if options.with_graphs:
         started = time.perf_counter()

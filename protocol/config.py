@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Positive = Annotated[int, Field(ge=1)]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Quantization = Literal["int8", "int8_dynamic"]
 
 
 class Frozen(BaseModel):
@@ -23,6 +24,10 @@ class EngineConfig(Frozen):
     memory_utilization: share of a GPU's memory that one worker may use.
     max_num_batched_tokens: tokens in one engine step; longer prompts are run in chunks. None:
         what suits the device.
+    quantization: "int8" rounds the weights of linear layers; "int8_dynamic" also each row that is
+        multiplied with them, which is faster. None: neither.
+    cpu_kernels: what runs a model on a CPU: compiled kernels ("native"), torch's operations, or
+        the kernels wherever they can.
     threads: CPU threads of each worker; None: the machine's, shared out.
     seed: from which requests without a seed of their own get theirs; None: unpredictable.
     engine: "fake" needs no model: its tokens are a pure function of those before them.
@@ -31,6 +36,7 @@ class EngineConfig(Frozen):
 
     engine: Literal["torch", "fake"] = "torch"
     dtype: Dtype = "auto"
+    quantization: Quantization | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     max_model_len: Positive | None = None
     max_num_seqs: Positive = 128
@@ -41,6 +47,7 @@ class EngineConfig(Frozen):
     enable_prefix_caching: bool = True
     enforce_eager: bool = False
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    cpu_kernels: Literal["auto", "native", "torch"] = "auto"
     threads: Positive | None = None
     fake_step_s: Annotated[float, Field(ge=0)] = 0.0
 

@@ -22,7 +22,7 @@ ensure_venv() {
     fi
     # One stamp for each set of requirements: a second start installs nothing and asks nobody.
     stamp="$venv/.installed-${extra:-base}-$(
-        cat "$root/setup.cfg" "$root/pyproject.toml" | sha256sum | cut -c1-16
+        cat "$root"/{setup.cfg,setup.py,pyproject.toml} "$root"/workers/native/src/* | sha256sum | cut -c1-16
     )"
     if [ ! -e "$stamp" ]; then
         echo "headrace: installing (the first time this takes minutes)" >&2

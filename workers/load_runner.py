@@ -13,10 +13,15 @@ from workers.cache_size import choose_num_blocks
 from workers.choose_backend import BackendChoice, choose_backend
 from workers.errors import ModelUnsupported
 from workers.largest_step import step_bytes
+from workers.linears import prepare_linears
 from workers.loading import choose_device, load_model, model_length
-from workers.make_runner import make_runner, record_graphs
-from workers.model_runner import ModelRunner
+from workers.make_runner import make_torch_runner, record_graphs
+from workers.model_runner import ModelRunner, vocab_rows
+from workers.native.choose import compile_model, release_weights
+from workers.native.runner import NativeRunner
 from workers.self_check import check_model
+
+LoadedRunner = ModelRunner | NativeRunner
 
 
 def load_runner(
@@ -24,7 +29,7 @@ def load_runner(
     config: EngineConfig,
     workers_on_host: int,
     log: Callable[[str], None],
-) -> ModelRunner:
+) -> LoadedRunner:
     """Load a model folder and check that it gives what transformers gives.
 
     ModelUnsupported, with one line for the operator, if it cannot be served.
@@ -38,12 +43,38 @@ def load_runner(
     hook = AttentionHook()
     with torch.inference_mode():
         hook.probe(model)
-    choice = choose_backend(hook, model.dtype, model.device, config.block_size)
-    log(f"attention: {choice.name}, blocks of {choice.block_size} tokens")
-    config = config.model_copy(update={"block_size": choice.block_size})
-    check_model(model, hook, max_model_len, config.block_size, choice.make)
-    num_blocks = _choose_num_blocks(model, hook, choice, config, max_model_len, workers_on_host)
-    runner = make_runner(model, hook, choice, max_model_len=max_model_len, num_blocks=num_blocks)
+    vocab_size = vocab_rows(model)
+    compiled, reason = compile_model(model, hook, config, threads)
+    if compiled is None:
+        log(f"torch's operations: {reason}")
+        prepare_linears(model, config, log)
+    else:
+        size = f"{compiled.weight_bytes / 2**20:.0f} MiB of weights"
+        log(f"compiled kernels, {size} in {config.quantization or model.dtype}")
+    choice = choose_backend(hook, model.dtype, device, config.block_size)
+    if choice.block_size != config.block_size:
+        log(f"{choice.name}: blocks of {choice.block_size} tokens")
+        config = config.model_copy(update={"block_size": choice.block_size})
+
+    def make_runner(num_blocks: int) -> LoadedRunner:
+        if compiled is None:
+            return make_torch_runner(
+                model, hook, choice, max_model_len=max_model_len, num_blocks=num_blocks
+            )
+        return NativeRunner(
+            compiled,
+            vocab_size=vocab_size,
+            max_model_len=max_model_len,
+            num_blocks=num_blocks,
+            block_size=config.block_size,
+        )
+
+    is_rounded = compiled is not None and config.quantization is not None
+    check_model(model, make_runner, max_model_len, config.block_size, is_rounded)
+    if compiled is not None:
+        release_weights(model, compiled)
+    blocks = _choose_num_blocks(model, hook, choice, config, max_model_len, workers_on_host)
+    runner = make_runner(blocks)
     if not config.enforce_eager:
         limits = config.model_dump(include={"max_num_seqs", "max_num_batched_tokens"})
         record_graphs(runner, hook, choice, log, **limits)

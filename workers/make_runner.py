@@ -11,11 +11,12 @@ from workers.cuda_graphs import CudaRecorder
 from workers.device_runner import DeviceRunner, record_or_not
 from workers.graphs import choose_buckets
 from workers.model_runner import ModelRunner
+from workers.runner import Runner
 
 _WAVES = 2  # thread blocks for each multiprocessor that keep a card busy
 
 
-def make_runner(
+def make_torch_runner(
     model: PreTrainedModel,
     hook: AttentionHook,
     choice: BackendChoice,
@@ -24,7 +25,7 @@ def make_runner(
     num_blocks: int,
     speculates: bool = False,
 ) -> ModelRunner:
-    """A runner with an empty cache of so many blocks of `choice.block_size`.
+    """A runner on torch's operations with an empty cache of so many blocks of `choice.block_size`.
 
     speculates: chunks may hold drafts, which takes steps one after the other.
     """
@@ -40,7 +41,7 @@ def make_runner(
 
 
 def record_graphs(
-    runner: ModelRunner,
+    runner: Runner,
     hook: AttentionHook,
     choice: BackendChoice,
     log: Callable[[str], None],

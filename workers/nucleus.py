@@ -3,7 +3,7 @@ degeneration", 2020): the smallest set of the likeliest that have some share of 
 
 import torch
 
-_HEAD = 1024  # likeliest tokens that are sorted first; a nucleus is seldom larger
+_HEADS = (1024, 16384)  # likeliest tokens that are sorted first; a nucleus is seldom larger
 _INFINITY_BITS = 0x7F800000  # of a 32-bit float
 
 
@@ -24,11 +24,15 @@ def floors_by_sorting(logits: torch.Tensor, shares: torch.Tensor) -> torch.Tenso
     Which rows those are has to be known on the host.
     """
     size = logits.shape[1]
-    least, reached = _floors_in_head(logits, shares, min(_HEAD, size))
+    heads = [*(head for head in _HEADS if head < size), size]
+    least, reached = _floors_in_head(logits, shares, heads[0])
     rows = [row for row, done in enumerate(reached.tolist()) if not done]
-    if rows and size > _HEAD:
+    for head in heads[1:]:
+        if not rows:
+            break
         index = torch.tensor(rows)
-        least[index] = _floors_in_head(logits[index], shares[index], size)[0]
+        least[index], reached = _floors_in_head(logits[index], shares[index], head)
+        rows = [row for row, done in zip(rows, reached.tolist(), strict=True) if not done]
     return least
 
 

@@ -20,6 +20,9 @@ from workers.sequence import ChunkResult, Sequence
 from workers.uploads import Download, upload
 
 _COLDEST = 1e-5  # temperatures below are greedy: divided by them, near ties overflow
+# Logits that a CPU looks at at a time: in cache, and too few for torch to split a sum over threads.
+_BLOCK_ELEMENTS = 1 << 15
+_RUN = 256  # tokens whose weights are summed first
 _IMPOSSIBLE = -1  # where no token can be chosen
 _NOT_FINITE = "the model gave numbers that are not finite"
 
@@ -41,12 +44,13 @@ class Sampling:
     """
 
     def __init__(self, logits: torch.Tensor, sequences: Rows[Sequence]) -> None:
-        tops, choices = logits.max(dim=-1)
-        finite = torch.isfinite(tops)
         samplings = [sequence.request.sampling for sequence in sequences]
-        if not all(_is_plain(sampling) for sampling in samplings):
-            choices, adjusted_finite = _choose(logits.float(), sequences)
-            finite &= adjusted_finite
+        if all(_is_plain(sampling) for sampling in samplings):
+            tops, choices = logits.max(dim=-1)
+            finite = torch.isfinite(tops)
+        else:
+            choices, finite = _choose_in_blocks(logits, sequences)
+            finite &= torch.isfinite(logits.amax(dim=-1))
         self.token_ids = choices
         self.columns = [torch.where(finite, choices, _IMPOSSIBLE)]
         self._asked = [row for row, s in enumerate(samplings) if s.logprobs is not None]
@@ -84,6 +88,21 @@ def _penalised(sampling: SamplingParams) -> bool:
     )
 
 
+def _choose_in_blocks(
+    logits: torch.Tensor, sequences: Rows[Sequence]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """See _choose. On a CPU few rows at a time, so that what is computed of them stays in cache."""
+    if logits.device.type != "cpu":
+        return _choose(logits.float(), sequences)
+    size = max(1, _BLOCK_ELEMENTS // logits.shape[1])
+    blocks = [
+        _choose(logits[start : start + size].float(), sequences[start : start + size])
+        for start in range(0, len(sequences), size)
+    ]
+    choices, finite = zip(*blocks, strict=True)
+    return torch.cat(choices), torch.cat(finite)
+
+
 def _choose(logits: torch.Tensor, sequences: Rows[Sequence]) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids [rows], and which rows are still finite after their penalties [rows]."""
     samplings = [sequence.request.sampling for sequence in sequences]
@@ -97,9 +116,13 @@ def _choose(logits: torch.Tensor, sequences: Rows[Sequence]) -> tuple[torch.Tens
         logits = logits.clone(memory_format=torch.contiguous_format)
         penalise(logits, penalised, sequences)
         forbid(logits, kept_short, sequences)
+    warm = [row for row, sampling in enumerate(samplings) if sampling.temperature >= _COLDEST]
+    if len(warm) == len(samplings):
+        tops = logits.amax(dim=-1)  # many times faster than max, which finds the place too
+        choices, possible = _draw(logits - tops[:, None], sequences)
+        return choices, torch.isfinite(tops) & possible
     tops, choices = logits.max(dim=-1)
     finite = torch.isfinite(tops)
-    warm = [row for row, sampling in enumerate(samplings) if sampling.temperature >= _COLDEST]
     if warm:
         rows = upload(warm, torch.long, logits.device)
         drawn, possible = _draw(logits[rows] - tops[rows, None], [sequences[row] for row in warm])
@@ -119,12 +142,43 @@ def _draw(logits: torch.Tensor, sequences: Rows[Sequence]) -> tuple[torch.Tensor
     _cut_top_k(logits, samplings)
     _cut_top_p(logits, samplings)
     noise = [uniform(s.request.sampling.seed, s.num_outputs) for s in sequences]
-    cumulative = torch.softmax(logits, dim=-1, dtype=torch.float64).cumsum_(dim=-1)
     uniforms = upload(noise, torch.float64, logits.device).unsqueeze(1)
-    totals = cumulative[:, -1:]
-    chosen = torch.searchsorted(cumulative, uniforms * totals, right=True).squeeze(1)
-    # A search in a row with a NaN ends beyond the vocabulary; the index must not.
-    return chosen.clamp_(max=logits.shape[1] - 1), torch.isfinite(totals).squeeze(1)
+    return _look_up(logits.exp_(), uniforms)
+
+
+def _look_up(weights: torch.Tensor, uniforms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where in the cumulative sum of weights [rows, vocabulary] the uniforms [rows, 1] fall.
+
+    Second, which rows have a finite sum. Summed are runs of the vocabulary first, in float64, and
+    only in the run that holds the place its single tokens.
+    """
+    size = weights.shape[1]
+    whole = size // _RUN * _RUN
+    sums = (
+        weights[:, :whole].view(len(weights), whole // _RUN, _RUN).sum(dim=-1, dtype=torch.float64)
+    )
+    rest = weights[:, whole:].sum(dim=-1, keepdim=True, dtype=torch.float64)
+    runs = torch.cat((torch.zeros_like(rest), sums, rest), dim=1).cumsum_(dim=1)
+    targets = uniforms * runs[:, -1:]
+    run = _first_above(runs[:, 1:], targets)
+    columns = run * _RUN + torch.arange(_RUN, device=weights.device)
+    inside = weights.gather(1, columns.clamp(max=size - 1)).double()
+    inside = inside.masked_fill_(columns >= size, 0.0).cumsum_(dim=1)
+    place = _first_above(inside, targets - runs.gather(1, run))
+    # A search in a row with a NaN may end anywhere; the index must be a token's.
+    chosen = (run * _RUN + place).clamp_(max=size - 1)
+    return chosen.squeeze(1), torch.isfinite(runs[:, -1])
+
+
+def _first_above(cumulative: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The first place where each row is above its target, or else has reached its total [rows, 1].
+
+    A target can be the total itself by rounding; what follows its place has no weight.
+    """
+    totals = cumulative[:, -1:].contiguous()
+    above = torch.searchsorted(cumulative.contiguous(), targets, right=True)
+    full = torch.searchsorted(cumulative.contiguous(), totals)
+    return torch.minimum(above, full).clamp_(max=cumulative.shape[1] - 1)
 
 
 def _cut_min_p(logits: torch.Tensor, samplings: Rows[SamplingParams]) -> None:
@@ -142,9 +196,9 @@ def _cut_top_k(logits: torch.Tensor, samplings: Rows[SamplingParams]) -> None:
         wanted = [samplings[row].top_k for row in rows]
         counts = upload(wanted, torch.long, logits.device)
         index = upload(rows, torch.long, logits.device)
-        largest = logits[index].topk(max(wanted), dim=-1).values
-        least = largest.gather(1, counts.unsqueeze(1) - 1)
-        logits[index] = logits[index].masked_fill_(logits[index] < least, float("-inf"))
+        some = logits if len(rows) == len(logits) else logits[index]
+        largest = some.topk(max(wanted), dim=-1).values
+        _cut_below(logits, index, some, largest.gather(1, counts.unsqueeze(1) - 1))
 
 
 def _cut_top_p(logits: torch.Tensor, samplings: Rows[SamplingParams]) -> None:
@@ -152,9 +206,18 @@ def _cut_top_p(logits: torch.Tensor, samplings: Rows[SamplingParams]) -> None:
     rows = [row for row, sampling in enumerate(samplings) if sampling.top_p < 1]
     if rows:
         index = upload(rows, torch.long, logits.device)
-        some = logits[index]
-        least = floors(some, _column([samplings[row].top_p for row in rows], logits))
-        logits[index] = some.masked_fill_(some < least, float("-inf"))
+        some = logits if len(rows) == len(logits) else logits[index]
+        shares = _column([samplings[row].top_p for row in rows], logits)
+        _cut_below(logits, index, some, floors(some, shares))
+
+
+def _cut_below(
+    logits: torch.Tensor, index: torch.Tensor, some: torch.Tensor, least: torch.Tensor
+) -> None:
+    """Drop what is below `least` [some rows, 1] in `some`: all of the logits, or a copy of rows."""
+    some.masked_fill_(some < least, float("-inf"))
+    if some is not logits:
+        logits[index] = some
 
 
 def _column(values: list[float], like: torch.Tensor) -> torch.Tensor:

@@ -5,17 +5,18 @@ tokens of one sequence see another's would give wrong text without any error. He
 """
 
 import itertools
+from collections.abc import Callable
+from collections.abc import Sequence as Items
+from typing import Protocol
 
 import torch
 from transformers.modeling_utils import PreTrainedModel
 
 from protocol.sampling import SamplingParams
 from protocol.to_worker import Generate
-from workers.attention.backend import MakeBackend
-from workers.attention.hook import AttentionHook, attention_of
-from workers.attention.sdpa import SdpaBackend
+from workers.attention.backend import AttentionBatch
+from workers.attention.hook import attention_of
 from workers.errors import ModelUnsupported
-from workers.model_runner import ModelRunner
 from workers.sequence import Chunk, Sequence
 from workers.step import flatten
 
@@ -26,21 +27,39 @@ _ROUNDED_TOLERANCE = 0.15
 _End = tuple[Sequence, int]  # a place in a text: after so many tokens of the sequence
 
 
+class Paged(Protocol):
+    """A runner's forward pass; see workers.model_runner."""
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    def forward(
+        self,
+        token_ids: Items[int],
+        positions: Items[int],
+        wanted: Items[int],
+        batch: AttentionBatch,
+    ) -> torch.Tensor: ...
+
+
 def check_model(
     model: PreTrainedModel,
-    hook: AttentionHook,
+    make_runner: Callable[[int], Paged],
     max_model_len: int,
     block_size: int,
-    make_backend: MakeBackend = SdpaBackend,
+    is_rounded: bool = False,
 ) -> None:
     """ModelUnsupported if the two paths' logits differ by more than the dtype's error.
+
+    make_runner: gives a runner with so many blocks.
+    is_rounded: whether its weights are, and the model's are not.
 
     The measure is the root mean square of the difference over the spread of transformers' logits,
     at the end of each chunk: for float32 the worst counts, else the median (a mixture of experts
     may route one token elsewhere by rounding alone).
     """
-    errors = _errors(model, hook, max_model_len, block_size, make_backend)
-    exact = model.dtype == torch.float32
+    errors = _errors(model, make_runner, max_model_len, block_size)
+    exact = model.dtype == torch.float32 and not is_rounded
     error = float(errors.max() if exact else errors.median())
     if not error <= (_EXACT_TOLERANCE if exact else _ROUNDED_TOLERANCE):
         raise ModelUnsupported(
@@ -51,10 +70,9 @@ def check_model(
 
 def _errors(
     model: PreTrainedModel,
-    hook: AttentionHook,
+    make_runner: Callable[[int], Paged],
     max_model_len: int,
     block_size: int,
-    make_backend: MakeBackend,
 ) -> torch.Tensor:
     """How far the paths are apart at the end of each chunk [chunks].
 
@@ -63,14 +81,7 @@ def _errors(
     """
     lengths = [min(length, max_model_len) for length in _LENGTHS]
     tables = _scattered_blocks([-(-length // block_size) for length in lengths])
-    paged = ModelRunner(
-        model,
-        hook,
-        max_model_len=max_model_len,
-        num_blocks=sum(map(len, tables)),
-        block_size=block_size,
-        make_backend=make_backend,
-    )
+    paged = make_runner(sum(map(len, tables)))
     sequences = [
         _random_sequence(length, blocks, paged.vocab_size)
         for length, blocks in zip(lengths, tables, strict=True)
@@ -116,7 +127,7 @@ def _steps(first: Sequence, second: Sequence) -> list[list[Chunk]]:
 
 
 @torch.inference_mode()
-def _paged_logits(paged: ModelRunner, steps: list[list[Chunk]]) -> dict[_End, torch.Tensor]:
+def _paged_logits(paged: Paged, steps: list[list[Chunk]]) -> dict[_End, torch.Tensor]:
     """Logits [vocabulary] after each chunk, from the paged path."""
     logits = {}
     for chunks in steps:

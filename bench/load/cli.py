@@ -5,7 +5,9 @@ import contextlib
 import json
 import sys
 import time
+from collections.abc import Coroutine
 from dataclasses import asdict
+from typing import Any, TypeVar
 
 from bench.load import client, report
 from bench.load.http import HTTPFailure, Server
@@ -14,6 +16,7 @@ from bench.load.prompts import Planned, session
 from bench.load.records import Record, Summary, summarize
 from bench.load.schedule import Load, run
 
+T = TypeVar("T")
 SESSIONS_OF_A_RUN = 1_000_000  # runs draw from ranges of their own: none meets cached prompts
 
 
@@ -21,18 +24,19 @@ def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0, 1 if a request failed, 2 if a server cannot be used at all."""
     try:
         options = parse(arguments)
-        return _run_loop(options)
+        return run_loop(_main(options))
     except (OSError, HTTPFailure, client.StreamError, ValueError) as error:
         print(f"bench/serve.py: {error}", file=sys.stderr)
         return 2
 
 
-def _run_loop(options: Options) -> int:
+def run_loop(main: Coroutine[Any, Any, T]) -> T:
+    """Run it on uvloop where that is installed: the servers need the CPU more."""
     try:
         import uvloop
     except ImportError:
-        return asyncio.run(_main(options))
-    return uvloop.run(_main(options))
+        return asyncio.run(main)
+    return uvloop.run(main)
 
 
 async def _main(options: Options) -> int:
@@ -41,7 +45,7 @@ async def _main(options: Options) -> int:
         servers = [Server(url, headers) for url in options.urls]
         for server in servers:
             stack.push_async_callback(server.close)
-        return await _run_all([await _target(server, options) for server in servers], options)
+        return await _run_all([await connect(server, options) for server in servers], options)
 
 
 async def _run_all(targets: list[client.Target], options: Options) -> int:
@@ -70,13 +74,14 @@ async def _run_load(
         start = first_session + turn * SESSIONS_OF_A_RUN
         places = list(range(len(targets)))
         for place in places if turn % 2 == 0 else reversed(places):
-            made, used_s = await _measure(targets[place], load, options, start)
+            made, used_s = await measure(targets[place], load, options, start)
             records[place] += _after(records[place], made)
             cpu_s[place] += used_s
     return [summarize(made, used_s) for made, used_s in zip(records, cpu_s, strict=True)]
 
 
-async def _target(server: Server, options: Options) -> client.Target:
+async def connect(server: Server, options: Options) -> client.Target:
+    """A server and what its requests are to say. StreamError if it is not there."""
     try:
         model = options.model or await client.first_model(server)
     except OSError as error:
@@ -86,7 +91,7 @@ async def _target(server: Server, options: Options) -> client.Target:
     )
 
 
-async def _measure(
+async def measure(
     target: client.Target, load: Load, options: Options, first_session: int
 ) -> tuple[list[Record], float]:
     """The records of one run after its warm-up, and the CPU seconds that this program used."""

@@ -17,6 +17,10 @@ class HTTPFailure(Exception):
     """The server broke the protocol or the connection."""
 
 
+class StaleConnection(HTTPFailure):
+    """The server ended a kept connection just as it was used again; it has seen no request."""
+
+
 class Events:
     """Cuts a stream of bytes into the payloads of server-sent events."""
 
@@ -137,15 +141,20 @@ class Connection:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
         self._pending = b""
+        self._used = False
         self.reusable = False
 
     async def request(self, head: bytes, body: bytes) -> Response:
-        """Send a request and read the head of its response."""
+        """Send a request and read the head of its response.
+
+        StaleConnection if it is not the first one here and nothing comes back.
+        """
         self.reusable = False
+        kept, self._used = self._used, True
         self._writer.write(head + body)
         received = b""
         while (end := received.find(b"\r\n\r\n")) < 0:
-            data = await self._reader.read(READ_BYTES)
+            data = await self._read(kept and not received)
             if not data:
                 raise HTTPFailure("connection closed before a response")
             received += data
@@ -154,6 +163,17 @@ class Connection:
         self._pending = received[end + 4 :]
         status, headers = parse_head(received[:end])
         return Response(status, headers, self)
+
+    async def _read(self, may_be_stale: bool) -> bytes:
+        try:
+            data = await self._reader.read(READ_BYTES)
+        except ConnectionError as error:
+            if may_be_stale:
+                raise StaleConnection(str(error)) from error
+            raise
+        if not data and may_be_stale:
+            raise StaleConnection("a kept connection was closed")
+        return data
 
     async def receive(self) -> bytes:
         if self._pending:
@@ -193,14 +213,27 @@ class Server:
             f"{method} {self._path}{path} HTTP/1.1\r\nHost: {self._netloc}\r\n{self._headers}"
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         ).encode("latin-1")
-        connection = await self._connection()
+        connection, response = await self._send(head, body)
         try:
-            yield await connection.request(head, body)
+            yield response
         finally:
             if connection.reusable:
                 self._idle.append(connection)
             else:
                 await connection.close()
+
+    async def _send(self, head: bytes, body: bytes) -> tuple[Connection, Response]:
+        """Send a request, on another connection as long as kept ones turn out to be closed:
+        some servers say that they keep one and do not."""
+        while True:
+            connection = await self._connection()
+            try:
+                return connection, await connection.request(head, body)
+            except StaleConnection:
+                await connection.close()
+            except BaseException:
+                await connection.close()
+                raise
 
     async def _connection(self) -> Connection:
         while self._idle:

@@ -3,7 +3,7 @@
 import argparse
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,14 @@ class Options:
     timeout_s: float
     ignore_eos: bool
     extra: dict[str, Any]
+
+    def with_requests(self, per_stream: int, least: int) -> "Options":
+        """The same with so many requests in each load, for loads of a set concurrency."""
+        loads = tuple(
+            replace(load, requests=max(least, per_stream * (load.concurrency or 1)))
+            for load in self.loads
+        )
+        return replace(self, loads=loads)
 
 
 def parse(arguments: list[str] | None = None) -> Options:

@@ -1,13 +1,11 @@
 """The load generator: its arithmetic, its parsers, and a run against a small server."""
 
 import asyncio
-import contextlib
 import itertools
 import json
 import math
-import re
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from small_server import Answer, chunk, plain, stream
 
 from bench.load.cli import _main
 from bench.load.client import StreamError
@@ -247,75 +247,6 @@ class TestSchedule:
         assert await run(Load(rate=1e4, duration_s=0.05), lambda _: one, send)
 
 
-Answer = Callable[[dict[str, Any], asyncio.StreamWriter], Awaitable[None]]
-
-
-@pytest.fixture
-async def serve() -> AsyncIterator[Callable[[Answer], Awaitable[str]]]:
-    """Starts a server that answers every POST by the function given; returns its URL."""
-    servers, handlers = [], list[asyncio.Task[None] | None]()
-
-    async def start(answer: Answer) -> str:
-        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            while head := await reader.readuntil(b"\r\n\r\n"):
-                match = re.search(rb"Content-Length: (\d+)", head)
-                body = await reader.readexactly(int(match[1]) if match else 0)
-                if head.startswith(b"GET"):
-                    plain(writer, 200, {"data": [{"id": "tiny"}]})
-                else:
-                    await answer(json.loads(body), writer)
-                await writer.drain()
-
-        async def handle_until_closed(
-            reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-        ) -> None:
-            handlers.append(asyncio.current_task())
-            with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-                await handle(reader, writer)
-            writer.close()
-            with contextlib.suppress(ConnectionError):
-                await writer.wait_closed()
-
-        server = await asyncio.start_server(handle_until_closed, "127.0.0.1", 0)
-        servers.append(server)
-        return f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-
-    yield start
-    for server in servers:
-        server.close()
-        await server.wait_closed()
-    await asyncio.gather(*filter(None, handlers))
-
-
-def plain(writer: asyncio.StreamWriter, status: int, value: Any) -> None:
-    body = json.dumps(value).encode()
-    head = f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\n"
-    writer.write(head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body)
-
-
-def chunk(writer: asyncio.StreamWriter, value: Any) -> None:
-    event = b"data: " + (value if isinstance(value, bytes) else json.dumps(value).encode())
-    writer.write(b"%x\r\n%b\n\n\r\n" % (len(event) + 2, event))
-
-
-async def stream(request: dict[str, Any], writer: asyncio.StreamWriter) -> None:
-    """Answers as a server does: a role first, then the tokens, the usage, and the end."""
-    count = request["max_tokens"]
-    writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-    chat = "messages" in request
-    if chat:
-        chunk(writer, {"choices": [{"delta": {"role": "assistant", "content": ""}}]})
-    for number in range(count):
-        last = "length" if number == count - 1 else None
-        text = {"delta": {"content": "a"}} if chat else {"text": "a"}
-        chunk(writer, {"choices": [{**text, "finish_reason": last}]})
-        await writer.drain()
-    usage = {"prompt_tokens": 11, "completion_tokens": count}
-    chunk(writer, {"choices": [], "usage": usage})
-    chunk(writer, b"[DONE]")
-    writer.write(b"0\r\n\r\n")
-
-
 class TestRun:
     @pytest.mark.parametrize("endpoint", ["chat", "completions"])
     async def test_a_run_against_two_servers(
@@ -408,6 +339,24 @@ class TestRun:
         arguments = ["--url", await serve(answer), "--concurrency", "2", "--requests", "20"]
         assert await _main(parse(arguments)) == 0
         assert len(writers) == 2
+
+    async def test_connections_that_a_server_does_not_keep(
+        self, serve: Callable[[Answer], Awaitable[str]], tmp_path: Path
+    ) -> None:
+        asked = 0
+
+        async def answer(request: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+            nonlocal asked
+            asked += 1
+            await stream(request, writer)
+            await writer.drain()
+            writer.close()
+
+        arguments = ["--url", await serve(answer), "--concurrency", "2", "--requests", "20"]
+        arguments += ["--warmup", "0", "--json", str(tmp_path / "out.json")]
+        assert await _main(parse(arguments)) == 0
+        (result,) = json.loads((tmp_path / "out.json").read_text())["results"]
+        assert (result["ok"], asked) == (20, 20)
 
     async def test_a_server_that_is_not_there(self) -> None:
         server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)

@@ -27,7 +27,7 @@ def test_group_flags_reach_the_engine() -> None:
         "--model m --served-model-name a b --dtype float32 --max-model-len 1k --max-num-seqs 7"
         " --max-num-batched-tokens 64 --kv-cache-memory-bytes 2GiB --block-size 8"
         " --no-enable-prefix-caching --gpu-memory-utilization 0.5 --device cpu --enforce-eager"
-        " --seed 5 --threads 2".split()
+        " --seed 5 --threads 2 --quantization int8_dynamic".split()
     )
     engine = group.engine_config()
     assert group.served_model_name == ("a", "b")
@@ -37,6 +37,9 @@ def test_group_flags_reach_the_engine() -> None:
     assert engine.enforce_eager
     assert (engine.memory_utilization, engine.device) == (0.5, "cpu")
     assert (engine.seed, engine.threads, engine.max_num_batched_tokens) == (5, 2, 64)
+    assert engine.quantization == "int8_dynamic"
+    _, (short,), _ = parse(["-q", "int8"])
+    assert short.engine_config().quantization == "int8"
 
 
 @pytest.mark.parametrize(
@@ -48,6 +51,7 @@ def test_group_flags_reach_the_engine() -> None:
         ("--frontends 0", "--frontends"),
         ("--workers -1", "--workers"),
         ("--dtype int3", "--dtype"),
+        ("--quantization int3", "--quantization"),
         ("--max-model-len 1.5.5", "--max-model-len"),
         ("--kv-cache-memory-bytes much", "--kv-cache-memory-bytes"),
         ("--gpu-memory-utilization 1.5", "--gpu-memory-utilization"),

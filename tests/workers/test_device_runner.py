@@ -22,7 +22,7 @@ from workers.device_runner import DeviceRunner, record_or_not
 from workers.engine import Engine
 from workers.graphs import Bucket, choose_buckets
 from workers.loading import load_model
-from workers.make_runner import make_runner, record_graphs
+from workers.make_runner import make_torch_runner, record_graphs
 from workers.model_runner import ModelRunner
 from workers.self_check import check_model
 
@@ -37,19 +37,23 @@ def backend(paged: bool):
     return partial(VarlenBackend, paged=paged, attention=attention)
 
 
+def device_runner(model, hook, num_blocks: int, paged=True) -> DeviceRunner:
+    return DeviceRunner(
+        model,
+        hook,
+        max_model_len=128,
+        num_blocks=num_blocks,
+        block_size=BLOCK,
+        make_backend=backend(paged),
+    )
+
+
 @dataclass
 class OnDevice(Loaded):
     record: Rerun | None = None
 
     def engine(self, num_blocks=200, paged=True, recorded=True, **options) -> Engine:
-        runner = DeviceRunner(
-            self.model,
-            self.hook,
-            max_model_len=128,
-            num_blocks=num_blocks,
-            block_size=BLOCK,
-            make_backend=backend(paged),
-        )
+        runner = device_runner(self.model, self.hook, num_blocks, paged)
         if recorded and paged:
             self.record = Rerun()
             runner.record_decodes(choose_buckets(12, 60, 4), self.record)
@@ -67,8 +71,8 @@ def loaded(request, tmp_path_factory) -> OnDevice:
     hook = AttentionHook()
     with torch.inference_mode():
         hook.probe(model)
-    check_model(model, hook, 128, BLOCK, backend(True))
-    return OnDevice(model, hook, prompts, texts, gaps)
+    check_model(model, lambda blocks: device_runner(model, hook, blocks), 128, BLOCK)
+    return OnDevice(model, hook, None, prompts, texts, gaps)
 
 
 def test_arrivals_over_time_in_chunks_with_prefix_hits(loaded):
@@ -99,7 +103,7 @@ def llama(tmp_path_factory) -> OnDevice:
     hook = AttentionHook()
     with torch.inference_mode():
         hook.probe(model)
-    return OnDevice(model, hook, make_prompts(), [], [])
+    return OnDevice(model, hook, None, make_prompts(), [], [])
 
 
 KINDS = [
@@ -161,10 +165,10 @@ def test_a_model_that_cannot_be_recorded_is_run_without(llama):
 def test_drafts_and_backends_that_wait_take_steps_one_by_one(llama):
     sizes = {"max_model_len": 128, "num_blocks": 4}
     plain = choose_backend(llama.hook, torch.float32, CPU, 16)
-    assert not make_runner(llama.model, llama.hook, plain, **sizes).overlaps
+    assert not make_torch_runner(llama.model, llama.hook, plain, **sizes).overlaps
     choice = BackendChoice("", backend(True), BLOCK, overlaps=True, graphs=True)
-    assert make_runner(llama.model, llama.hook, choice, **sizes).overlaps
-    assert not make_runner(llama.model, llama.hook, choice, **sizes, speculates=True).overlaps
+    assert make_torch_runner(llama.model, llama.hook, choice, **sizes).overlaps
+    assert not make_torch_runner(llama.model, llama.hook, choice, **sizes, speculates=True).overlaps
 
 
 @pytest.mark.parametrize("graphs", [True, False])
@@ -174,7 +178,7 @@ def test_decodes_are_recorded_where_the_attention_allows_it(llama, graphs, monke
     card = type("Card", (), {"multi_processor_count": 4})()
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: card)
     choice = BackendChoice("", backend(True), BLOCK, overlaps=True, graphs=graphs)
-    runner = make_runner(llama.model, llama.hook, choice, max_model_len=64, num_blocks=40)
+    runner = make_torch_runner(llama.model, llama.hook, choice, max_model_len=64, num_blocks=40)
     lines = []
     record_graphs(runner, llama.hook, choice, lines.append, max_num_seqs=4)
     assert lines == (["decodes are run as CUDA graphs, 3 of them"] if graphs else [])
@@ -191,8 +195,12 @@ def test_texts_on_a_gpu_are_likely_ones(name, eager, tmp_path):
     with torch.inference_mode():
         hook.probe(model)
     choice = choose_backend(hook, model.dtype, device, 16)
-    check_model(model, hook, 128, choice.block_size, choice.make)
-    runner = make_runner(model, hook, choice, max_model_len=128, num_blocks=40)
+
+    def make(num_blocks: int) -> ModelRunner:
+        return make_torch_runner(model, hook, choice, max_model_len=128, num_blocks=num_blocks)
+
+    check_model(model, make, 128, choice.block_size)
+    runner = make(40)
     if choice.graphs and not eager:
         runner.record_decodes(choose_buckets(16, 128, 4), CudaRecorder())
     engine = Engine(runner, max_num_seqs=16, max_num_batched_tokens=64)

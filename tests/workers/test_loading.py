@@ -14,6 +14,8 @@ from workers.attention.sdpa import SdpaBackend
 from workers.build import build_engine
 from workers.errors import ModelUnsupported
 from workers.loading import choose_dtype
+from workers.native.library import why_not
+from workers.native.program import Program
 
 CACHE = 8 * 1024 * 1024
 
@@ -56,6 +58,18 @@ def test_rounded_dtypes_pass_the_check(tmp_path, dtype):
         build_engine(tmp_path / name, config(dtype=dtype), 1, print)
 
 
+@pytest.mark.parametrize("quantization", ["int8", "int8_dynamic"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "qwen2_moe"])
+def test_quantized_models_pass_the_check_and_say_so(tmp_path, name, quantization):
+    save_tiny(tmp_path, name)
+    lines: list[str] = []
+    options = {"dtype": "bfloat16", "quantization": quantization}
+    build_engine(tmp_path, config(**options), 1, lines.append)
+    build_engine(tmp_path, config(**options, cpu_kernels="torch"), 1, lines.append)
+    told = [line for line in lines if quantization in line]
+    assert len(told) == 2
+
+
 def test_recurrent_state_is_refused(tmp_path):
     options = {"state_size": 8, "num_hidden_layers": 2}
     save_model(tmp_path, "MambaConfig", "MambaForCausalLM", options)
@@ -91,9 +105,17 @@ def test_the_check_finds_wrong_attention(llama, monkeypatch):
     monkeypatch.setattr(
         SdpaBackend, "attend", lambda *args: attend(*args) * (1 if len(args[2]) > 2 else 1.1)
     )
-    assert "logits differ" in refusal(llama)
+    assert "logits differ" in refusal(llama, cpu_kernels="torch")
     monkeypatch.setattr(self_check, "_EXACT_TOLERANCE", 1.0)
-    build_engine(llama, config(), 1, print)
+    build_engine(llama, config(cpu_kernels="torch"), 1, print)
+
+
+@pytest.mark.skipif(bool(why_not(torch.float32)), reason="no compiled kernels here")
+def test_the_check_finds_a_wrong_program(llama, monkeypatch):
+    forward = Program.forward
+    monkeypatch.setattr(Program, "forward", lambda *args: forward(*args) * 1.01)
+    assert "logits differ" in refusal(llama)
+    build_engine(llama, config(cpu_kernels="torch"), 1, print)
 
 
 def test_code_of_the_folder_is_refused(llama):

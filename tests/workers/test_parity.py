@@ -10,34 +10,50 @@ from driving import request, run
 from tiny_models import MODELS, VOCAB, save_tiny
 from transformers import GenerationConfig
 
+from protocol.config import EngineConfig
 from workers.attention.hook import AttentionHook
 from workers.engine import Engine
+from workers.linears import prepare_linears
 from workers.loading import load_model, model_length
-from workers.model_runner import ModelRunner
+from workers.model_runner import ModelRunner, vocab_rows
+from workers.native.library import why_not
+from workers.native.program import Compiled
+from workers.native.runner import NativeRunner
 from workers.self_check import check_model
 
 LENGTHS = (1, 2, 3, 4, 5, 9, 16, 23, 40)
 NEW = 14
 NEAR = 1e-4  # logits closer than this are equal but for float32's rounding
-BLOCK = 4
+# Routing by the tokens themselves makes no fixed program: these run on torch's operations alone.
+EXPERTS = ("mixtral", "qwen2_moe", "qwen3_moe")
+PATHS = [
+    *((name, "torch") for name in MODELS),
+    *((name, "native") for name in MODELS if name not in EXPERTS),
+]
 
 
 @dataclass
 class Loaded:
     model: torch.nn.Module
     hook: AttentionHook
+    compiled: Compiled | None
     prompts: list[list[int]]
     texts: list[list[int]]
     gaps: list[list[float]]
 
-    def engine(self, num_blocks: int = 200, block_size: int = BLOCK, **options) -> Engine:
-        runner = ModelRunner(
-            self.model,
-            self.hook,
-            max_model_len=128,
-            num_blocks=num_blocks,
-            block_size=block_size,
-        )
+    @property
+    def block_size(self) -> int:
+        return 4 if self.compiled is None else 16
+
+    def runner(self, num_blocks: int, block_size: int) -> ModelRunner | NativeRunner:
+        sizes = {"max_model_len": 128, "num_blocks": num_blocks, "block_size": block_size}
+        if self.compiled is None:
+            return ModelRunner(self.model, self.hook, **sizes)
+        return NativeRunner(self.compiled, vocab_size=vocab_rows(self.model), **sizes)
+
+    def engine(self, tokens: int = 800, block_size: int | None = None, **options) -> Engine:
+        size = block_size or self.block_size
+        runner = self.runner(tokens // size, size)
         limits = {"max_num_seqs": 16, "max_num_batched_tokens": 64, **options}
         return Engine(runner, **limits)
 
@@ -83,10 +99,13 @@ def reference(model, prompts) -> tuple[list[list[int]], list[list[float]]]:
     return texts, gaps
 
 
-@pytest.fixture(scope="module", params=list(MODELS))
+@pytest.fixture(scope="module", params=PATHS, ids="-".join)
 def loaded(request, tmp_path_factory) -> Loaded:
-    folder: Path = tmp_path_factory.mktemp(request.param)
-    save_tiny(folder, request.param)
+    name, path = request.param
+    if path == "native" and (reason := why_not(torch.float32)):
+        pytest.skip(reason)
+    folder: Path = tmp_path_factory.mktemp(name)
+    save_tiny(folder, name)
     model = load_model(folder, "float32", torch.device("cpu"))
     assert model.config._attn_implementation == "eager"
     prompts = make_prompts()
@@ -96,8 +115,13 @@ def loaded(request, tmp_path_factory) -> Loaded:
     hook = AttentionHook()
     with torch.inference_mode():
         hook.probe(model)
-    check_model(model, hook, model_length(model), BLOCK)
-    return Loaded(model, hook, prompts, texts, gaps)
+    compiled = Compiled(model, hook, threads=2) if path == "native" else None
+    if compiled is None:
+        prepare_linears(model, EngineConfig(), print)
+    loaded = Loaded(model, hook, compiled, prompts, texts, gaps)
+    size = loaded.block_size
+    check_model(model, lambda blocks: loaded.runner(blocks, size), model_length(model), size)
+    return loaded
 
 
 def arrivals(loaded: Loaded, spread: int):
@@ -125,11 +149,12 @@ def test_arrivals_over_time_in_chunks_with_prefix_hits(loaded):
     answers = run(engine, arrivals(loaded, 2))
     check_all(loaded, answers)
     assert answers["9"].outputs[0].admission.cached_tokens >= 8
-    assert answers["11"].outputs[0].admission.cached_tokens == 36
+    whole_blocks = (LENGTHS[-1] - 1) // loaded.block_size * loaded.block_size
+    assert answers["11"].outputs[0].admission.cached_tokens == whole_blocks
 
 
 def test_preemption(loaded):
-    engine = loaded.engine(num_blocks=22, max_num_batched_tokens=24)
+    engine = loaded.engine(tokens=88, max_num_batched_tokens=24)
     check_all(loaded, run(engine, arrivals(loaded, 1)))
     assert engine.stats().preemptions > 0
     assert engine.stats().blocks_used == 0

@@ -8,7 +8,7 @@ from driving import request
 
 from workers.noise import uniform
 from workers.penalties import penalise
-from workers.sampler import sample
+from workers.sampler import _look_up, sample
 from workers.sequence import Sequence
 from workers.token_counts import TokenCounts
 
@@ -321,3 +321,36 @@ def test_rounded_logits_are_taken():
     logits = LOGITS[None].bfloat16()
     assert tokens(logits, [sequence(logprobs=2)]) == [0]
     assert tokens(logits, [sequence(temperature=1.0, top_k=1)]) == [0]
+
+
+@pytest.mark.parametrize("size", [1, 5, 255, 256, 257, 1000])
+def test_the_look_up_is_a_search_in_the_cumulative_sum(size):
+    generator = torch.Generator().manual_seed(size)
+    weights = torch.rand((50, size), generator=generator)
+    weights[:, torch.rand(size, generator=generator) < 0.3] = 0
+    weights[:, size // 2] = 1
+    uniforms = torch.rand((50, 1), generator=generator, dtype=torch.float64)
+    uniforms[0], uniforms[1] = 0.0, 1.0  # rounding can make a target the whole sum
+    cumulative = weights.double().cumsum(dim=1)
+    expected = torch.searchsorted(cumulative, uniforms * cumulative[:, -1:], right=True)
+    expected[1] = weights[1].nonzero().max()
+    chosen, possible = _look_up(weights, uniforms)
+    assert chosen.tolist() == expected.squeeze(1).tolist()
+    assert possible.all()
+
+
+def test_rows_of_a_large_vocabulary_do_not_depend_on_the_batch():
+    generator = torch.Generator().manual_seed(3)
+    logits = (torch.randn((6, 20_000), generator=generator) * 3).bfloat16()
+    params = [
+        {"temperature": 1.0},
+        {"temperature": 0.7, "top_p": 0.9},
+        {"temperature": 1.0, "top_k": 50},
+        {"temperature": 0.0},
+        {"temperature": 2.0, "top_p": 0.999},
+        {"temperature": 1.0, "min_p": 0.01},
+    ]
+    sequences = [sequence(seed=n, **some) for n, some in enumerate(params)]
+    alone = [tokens(row[None], [one])[0] for row, one in zip(logits, sequences, strict=True)]
+    assert tokens(logits, sequences) == alone
+    assert tokens(logits.flip(0), sequences[::-1]) == alone[::-1]

@@ -1,0 +1,143 @@
+"""Two servers under the same load, in turn: the ratio of their output tokens per second."""
+
+import asyncio
+import statistics
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bench.load.cli import SESSIONS_OF_A_RUN, measure
+from bench.load.client import Target
+from bench.load.options import Options
+from bench.load.processes import ServerProcesses
+from bench.load.records import Record, Summary, summarize
+from bench.load.schedule import Load
+
+IDLE_CPU_LIMIT = 0.02  # of a core: more, and the idle server has slowed the loaded one
+REST_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """A server and its processes on this machine, if they are."""
+
+    target: Target
+    processes: ServerProcesses
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One run of the load on one server while the other had nothing to do.
+
+    short: outputs with fewer tokens than were asked for.
+    idle_cpu: share of a core that the other server used meanwhile; None if it is not ours to see.
+    """
+
+    summary: Summary
+    short: int
+    idle_cpu: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """ratios: of each round, the first server's output tokens per second over the second's.
+    bar: what their median is to be at least; None: no bar.
+    """
+
+    load: Load
+    first: list[Turn]
+    second: list[Turn]
+    bar: float | None
+
+    @property
+    def ratios(self) -> list[float]:
+        rates = [[turn.summary.output_tokens_per_s for turn in turns] for turns in self._sides]
+        return [a / b if b else float("nan") for a, b in zip(*rates, strict=True)]
+
+    @property
+    def ratio(self) -> float:
+        return statistics.median(self.ratios)
+
+    @property
+    def passed(self) -> bool:
+        return self.bar is None or self.ratio >= self.bar
+
+    @property
+    def failed_requests(self) -> int:
+        return sum(turn.summary.failed + turn.short for turns in self._sides for turn in turns)
+
+    def line(self) -> str:
+        a, b = (
+            statistics.median(turn.summary.output_tokens_per_s for turn in turns)
+            for turns in self._sides
+        )
+        bar = f" (bar {self.bar:g}: {'ok' if self.passed else 'MISSED'})" if self.bar else ""
+        rounds = f"rounds {min(self.ratios):.2f} to {max(self.ratios):.2f}"
+        return "\n  ".join(
+            [
+                f"{self.load.label}: A {a:.1f}, B {b:.1f} output tokens/s, "
+                f"A/B {self.ratio:.3f}{bar}, {rounds}",
+                *self._notes(),
+            ]
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        sides = [
+            [asdict(turn) | {"summary": turn.summary.as_json()} for turn in turns]
+            for turns in self._sides
+        ]
+        return {
+            "load": asdict(self.load),
+            "ratio": self.ratio,
+            "ratios": self.ratios,
+            "bar": self.bar,
+            "passed": self.passed,
+            "A": sides[0],
+            "B": sides[1],
+        }
+
+    @property
+    def _sides(self) -> tuple[list[Turn], list[Turn]]:
+        return self.first, self.second
+
+    def _notes(self) -> list[str]:
+        """What makes the ratio doubtful."""
+        notes = []
+        for name, other, turns in (("A", "B", self.first), ("B", "A", self.second)):
+            idle = [turn.idle_cpu for turn in turns if turn.idle_cpu is not None]
+            if idle and max(idle) > IDLE_CPU_LIMIT:
+                notes.append(f"{other}, idle while {name} ran, used {max(idle):.0%} of a core")
+            short = sum(turn.short for turn in turns)
+            if short:
+                notes.append(f"{name}: {short} outputs are shorter than asked for")
+            for turn in turns:
+                notes += [f"{name}: {n} × {error}" for error, n in turn.summary.errors.items()]
+        return notes
+
+
+async def fight(
+    sides: tuple[Side, Side], load: Load, options: Options, first_session: int, bar: float | None
+) -> Verdict:
+    """Run the load `options.rounds` times on each server, in turn; which is first alternates."""
+    turns: tuple[list[Turn], list[Turn]] = ([], [])
+    for number in range(options.rounds):
+        start = first_session + number * SESSIONS_OF_A_RUN
+        for place in (0, 1) if number % 2 == 0 else (1, 0):
+            await asyncio.sleep(REST_S)  # what the other still had to put away
+            turn = await _turn(sides[place], sides[1 - place], load, options, start)
+            turns[place].append(turn)
+    return Verdict(load, *turns, bar)
+
+
+async def _turn(side: Side, idle: Side, load: Load, options: Options, start: int) -> Turn:
+    cpu_s, started_s = idle.processes.cpu_s(), time.monotonic()
+    records, client_cpu_s = await measure(side.target, load, options, start)
+    used_s, passed_s = idle.processes.cpu_s() - cpu_s, time.monotonic() - started_s
+    idle_cpu = used_s / passed_s if idle.processes.found else None
+    return Turn(summarize(records, client_cpu_s), count_short(records, options), idle_cpu)
+
+
+def count_short(records: list[Record], options: Options) -> int:
+    """Outputs that ended before their length, which a fixed mix knows: they did less work."""
+    wanted = options.mix.output_tokens
+    return sum(not record.error and record.output_tokens < wanted for record in records)

@@ -1,0 +1,111 @@
+"""Requests of random tokens on an engine, and the times of its steps."""
+
+import random
+import time
+from dataclasses import dataclass, field
+
+from protocol.sampling import SamplingParams
+from protocol.to_frontend import Output
+from protocol.to_worker import Generate
+from workers.engine import Engine
+
+FIRST_TOKEN_ID = 1000  # below are special tokens and single bytes
+
+
+@dataclass
+class Gaps:
+    """Times between one token of a stream and its next, in seconds.
+
+    plain: with nothing else in the engine. disturbed: from the arrival of the long prompt on
+    until its first token.
+    """
+
+    plain: list[float] = field(default_factory=list)
+    disturbed: list[float] = field(default_factory=list)
+
+
+class Driver:
+    """Drives one engine; each method leaves it without requests but for `start`."""
+
+    def __init__(self, engine: Engine, vocab_size: int) -> None:
+        self._engine = engine
+        self._vocab_size = vocab_size
+        self._rng = random.Random(0)
+        self._count = 0
+        self._streams: list[str] = []
+
+    def prompt(self, tokens: int) -> tuple[int, ...]:
+        """Random token ids, never those of an earlier prompt."""
+        first = min(FIRST_TOKEN_ID, self._vocab_size // 2)
+        return tuple(self._rng.choices(range(first, self._vocab_size), k=tokens))
+
+    def start(self, prompts: list[tuple[int, ...]]) -> None:
+        """Run the prompts and leave their streams decoding, all in one batch."""
+        self._streams = [self._add(prompt, self._engine.max_len) for prompt in prompts]
+        self.step()
+
+    def step(self) -> float:
+        """Seconds until every stream has its next token."""
+        waiting = set(self._streams)
+        started_s = time.perf_counter()
+        while waiting:
+            waiting -= {output.request_id for output in self._outputs()}
+        return time.perf_counter() - started_s
+
+    def stop(self) -> None:
+        """End all streams."""
+        for request_id in self._streams:
+            self._engine.abort(request_id)
+        self._streams = []
+
+    def first_token(self, prompt: tuple[int, ...]) -> float:
+        """Seconds from a prompt's arrival to its first token."""
+        return self.answer(prompt, 1)[0]
+
+    def answer(self, prompt: tuple[int, ...], tokens: int) -> tuple[float, tuple[int, ...]]:
+        """Seconds to the first token, and all tokens of an answer of that length."""
+        started_s = time.perf_counter()
+        request_id = self._add(prompt, tokens)
+        answer: tuple[int, ...] = ()
+        first_s = 0.0
+        while self._engine.has_work:
+            for output in self._outputs():
+                if output.request_id == request_id:
+                    first_s = first_s or time.perf_counter() - started_s
+                    answer += output.token_ids
+        if len(answer) != tokens:
+            raise RuntimeError(f"the engine gave {len(answer)} tokens of {tokens}")
+        return first_s, answer
+
+    def disturb(self, prompt: tuple[int, ...], gaps: Gaps, plain_steps: int) -> None:
+        """Let a prompt arrive among the streams; the times between their tokens go to `gaps`."""
+        for _ in range(plain_steps):
+            gaps.plain.append(self.step())
+        last_s = dict.fromkeys(self._streams, time.perf_counter())
+        newcomer, answered = self._add(prompt, 1), False
+        while not answered:
+            outputs = self._outputs()
+            now_s = time.perf_counter()
+            for output in outputs:
+                if output.request_id == newcomer:
+                    answered = True
+                elif output.request_id in last_s:
+                    gaps.disturbed.append(now_s - last_s[output.request_id])
+                    last_s[output.request_id] = now_s
+        # A stream that the last of these steps left out has waited, too.
+        gaps.disturbed += [now_s - then_s for then_s in last_s.values() if then_s < now_s]
+
+    def _outputs(self) -> list[Output]:
+        """What one step gives. RuntimeError for a request that fails: its times mean nothing."""
+        outputs = self._engine.step()
+        for output in outputs:
+            if output.finish_reason == "error":
+                raise RuntimeError(f"the engine failed a request: {output.error}")
+        return outputs
+
+    def _add(self, prompt: tuple[int, ...], max_tokens: int) -> str:
+        self._count += 1
+        request_id = f"r{self._count}"
+        sampling = SamplingParams(seed=0, max_tokens=max_tokens, temperature=0.0)
+        self._engine.add(Generate(request_id, prompt, sampling))
+        return request_id

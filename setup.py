@@ -1,0 +1,23 @@
+"""Adds to setup.cfg the compiled kernels, without which Headrace works too, but slower."""
+
+from setuptools import Extension, setup
+
+setup(
+    ext_modules=[
+        Extension(
+            "workers.native.kernels",
+            sources=["workers/native/src/program.cpp"],
+            depends=[
+                f"workers/native/src/{name}.h"
+                for name in ("attention", "gemm", "program", "rows", "simd", "threads")
+            ],
+            # Used only on processors that have these instructions: see workers/native/library.py.
+            extra_compile_args=[
+                "-std=c++17", "-O3", "-march=x86-64-v4", "-mavx512bf16", "-mavx512vnni", "-pthread",
+                "-Wno-maybe-uninitialized",
+            ],
+            extra_link_args=["-pthread"],
+            optional=True,
+        )
+    ]
+)  # fmt: skip

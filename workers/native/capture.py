@@ -1,0 +1,381 @@
+"""Records what a model's forward pass computes, as a graph.
+
+The pass is run on a few tokens under a dispatch mode that sees every tensor operation. Linear
+layers, norms and the rotary module are seen as wholes; views are not recorded at all, since a
+tensor's storage, offset and strides say which part of which value it is. A pass whose operations
+depend on the tokens themselves (a mixture of experts) shows operations that are not known here, and
+is refused; what is hidden from this (a branch on the number of tokens) is found by capturing
+twice.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers.modeling_utils import PreTrainedModel
+
+from workers.attention.backend import AttentionBatch, AttentionOptions
+from workers.attention.hook import AttentionHook
+from workers.native.activations import which
+from workers.native.graph import Graph, Node, NotStatic, TableCall, View, merged
+from workers.native.norms import Norm, recognise
+
+# Rows and wanted rows that are tried. Two captures are needed; a number of rows that is also the
+# size of another dimension tells nothing.
+_SHAPES = ((7, 3), (11, 5), (13, 5), (17, 3), (19, 5), (23, 3))
+
+# Operations that only give another view of the same storage, or the same numbers again.
+_ACTIVATIONS = {"silu", "gelu", "relu", "sigmoid", "tanh"}
+
+
+def capture(model: PreTrainedModel, hook: AttentionHook) -> Graph:
+    """The model's forward pass. NotStatic if it is not one program for any number of tokens."""
+    graphs: list[Graph] = []
+    for rows, wanted in _SHAPES:
+        try:
+            graphs.append(_Recorder(model, hook, rows, wanted).record())
+        except _Ambiguous:
+            continue
+        if len(graphs) == 2:
+            break
+    else:
+        raise NotStatic("its dimensions cannot be told from its rows")
+    if list(graphs[0].describe()) != list(graphs[1].describe()):
+        raise NotStatic("its operations depend on the number of tokens")
+    return graphs[0]
+
+
+class _Ambiguous(Exception):
+    """Another dimension has as many numbers as there are rows."""
+
+
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    def __init__(self, model: PreTrainedModel, hook: AttentionHook, rows: int, wanted: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._model = model
+        self._hook = hook
+        self._rows = rows
+        self._wanted = wanted
+        self._nodes: list[Node] = []
+        self._tables: list[TableCall] = []
+        # By storage: the node, its tensor (kept, so that no address is used again), rows, and how
+        # many numbers follow one row's part before the next row's.
+        self._known: dict[int, tuple[Node, torch.Tensor, int, int]] = {}
+        self._parameters = {id(p): p for p in (*model.parameters(), *model.buffers())}
+        self._depth = 0
+        device = model.device
+        self._token_ids = torch.arange(1, rows + 1, device=device).unsqueeze(0)
+        self._positions = torch.arange(3, rows + 3, device=device).unsqueeze(0)
+        self._wanted_rows = torch.arange(0, wanted, device=device)
+
+    def record(self) -> Graph:
+        self._hook.backend = self
+        try:
+            with torch.inference_mode(), self._whole_modules(), self:
+                logits = self._model(
+                    input_ids=self._token_ids,
+                    position_ids=self._positions,
+                    use_cache=False,
+                    logits_to_keep=self._wanted_rows,
+                ).logits
+        finally:
+            self._hook.backend = None
+        output = self._view(logits)
+        if not output.is_whole or not output.node.wanted:
+            raise NotStatic("its logits are not the last operation's value")
+        return Graph(tuple(self._nodes), output.node, tuple(self._tables))
+
+    # What the attention hook calls.
+
+    def prepare(self, batch: AttentionBatch) -> None: ...
+
+    def write(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None: ...
+
+    def attend(
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        options: AttentionOptions,
+    ) -> torch.Tensor:
+        rows, heads, key_dim = query.shape
+        kv_heads, value_dim = value.shape[1:]
+        data = {
+            "layer": layer, "heads": heads, "kv_heads": kv_heads, "key_dim": key_dim,
+            "value_dim": value_dim, "scaling": float(options.scaling),
+            "window": options.window or 0, "softcap": float(options.softcap or 0.0),
+        }  # fmt: skip
+        with self._unseen():
+            output = query.new_zeros((rows, heads, value_dim))
+        inputs = (self._view(query), self._view(key), self._view(value))
+        self._add("attend", inputs, output, data)
+        return output
+
+    # Modules that are seen as wholes.
+
+    @contextmanager
+    def _whole_modules(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for module in self._model.modules():
+                forward = self._whole(module)
+                if forward is not None:
+                    stack.enter_context(_patched(module, forward))
+            yield
+
+    def _whole(self, module: torch.nn.Module) -> Callable[..., Any] | None:
+        if type(module) is torch.nn.Linear:
+            return lambda x: self._linear(module, x)
+        norm = recognise(module)
+        if norm is not None:
+            return lambda x: self._norm(module, norm, x)
+        function = which(module)
+        if function is not None:
+            return lambda x: self._activation(module, function, x)
+        if _depends_on_positions(module):
+            return lambda *args, **kwargs: self._table(module, args, kwargs)
+        return None
+
+    def _linear(self, module: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
+        source = self._view(x)
+        with self._unseen():  # what it computes is of no interest, and would take the longest
+            output = x.new_zeros((*x.shape[:-1], module.out_features))
+        data = {"weight": module.weight, "bias": module.bias, "transposed": False}
+        self._add("linear", (source,), output, data)
+        return output
+
+    def _norm(self, module: torch.nn.Module, norm: Norm, x: torch.Tensor) -> torch.Tensor:
+        source = self._view(x)
+        with self._unseen():
+            output: torch.Tensor = type(module).forward(module, x)
+        data = {"norm": module, "size": x.shape[-1], "eps": norm.eps, "centred": norm.centred}
+        data |= {"weight": norm.weight, "bias": norm.bias, "plus_one": norm.plus_one}
+        self._add("norm", (source,), output, data)
+        return output
+
+    def _activation(self, module: torch.nn.Module, function: str, x: torch.Tensor) -> torch.Tensor:
+        source = self._view(x)
+        with self._unseen():
+            output: torch.Tensor = type(module).forward(module, x)
+        self._add("activation", (source,), output, {"function": function})
+        return output
+
+    def _table(self, module: torch.nn.Module, args: Any, kwargs: Any) -> Any:
+        with self._unseen():
+            outputs = type(module).forward(module, *args, **kwargs)
+        call = TableCall(module, args, kwargs)
+        self._tables.append(call)
+        for place, output in enumerate(outputs):
+            data = {"call": len(self._tables) - 1, "place": place}
+            self._add("table", (), output, data)
+        return outputs
+
+    # Everything else.
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if self._depth == 0 and isinstance(output, torch.Tensor):
+            self._see(func, args, kwargs or {}, output)
+        elif self._depth == 0 and self._traced(args) and not _shares_storage(output, args):
+            raise NotStatic(f"it uses {func}")
+        return output
+
+    def _see(self, func: Any, args: Any, kwargs: Any, output: torch.Tensor) -> None:
+        if output.untyped_storage().data_ptr() in self._known or not self._traced(args):
+            return  # a view, or something that no token has a part in
+        name = func.overloadpacket.__name__
+        handler = getattr(self, f"_see_{name}", None)
+        if name in _ACTIVATIONS:
+            kind = name
+            if name == "gelu" and kwargs.get("approximate", "none") == "tanh":
+                kind = "gelu_tanh"
+            self._add("activation", (self._view(args[0]),), output, {"function": kind})
+        elif handler is not None:
+            handler(args, output)
+        else:
+            raise NotStatic(f"it uses {func}")
+
+    def _see_embedding(self, args: Any, output: torch.Tensor) -> None:
+        weight, indices = args[0], args[1].flatten()
+        if torch.equal(indices, self._token_ids[0]):
+            data = {"weight": weight, "of_positions": False, "offset": 0}
+        else:
+            offsets = set((indices - self._positions[0]).tolist())
+            if len(offsets) != 1:
+                raise NotStatic("it looks up something that is neither token nor position")
+            data = {"weight": weight, "of_positions": True, "offset": offsets.pop()}
+        self._add("embedding", (), output, data)
+
+    def _see_addmm(self, args: Any, output: torch.Tensor) -> None:
+        bias, x, weight = args[:3]
+        if id(weight) not in self._parameters or id(bias) not in self._parameters:
+            raise NotStatic("it multiplies values by each other")
+        data = {"weight": weight, "bias": bias, "transposed": True}
+        self._add("linear", (self._view(x),), output, data)
+
+    def _see__to_copy(self, args: Any, output: torch.Tensor) -> None:
+        self._add("copy", (self._view(args[0]),), output, {})
+
+    _see_clone = _see__to_copy
+    _see_to = _see__to_copy
+
+    def _see_index(self, args: Any, output: torch.Tensor) -> None:
+        chosen = [index for index in args[1] if index is not None]
+        if len(chosen) != 1 or not torch.equal(chosen[0], self._wanted_rows):
+            raise NotStatic("it indexes by something other than the wanted rows")
+        self._add("gather", (self._view(args[0]),), output, {})
+
+    def _see_neg(self, args: Any, output: torch.Tensor) -> None:
+        self._add("scale", (self._view(args[0]),), output, {"by": -1.0})
+
+    def _see_cat(self, args: Any, output: torch.Tensor) -> None:
+        dim = args[1] if len(args) > 1 else 0
+        if dim not in (-1, output.ndim - 1):
+            raise NotStatic("it joins values along another dimension than the last")
+        parts = tuple(self._view(part) for part in args[0] if part.numel())
+        self._add("cat" if len(parts) > 1 else "copy", parts, output, {})
+
+    def _see_div(self, args: Any, output: torch.Tensor) -> None:
+        self._scaled(args[0], args[1], output, lambda by: 1.0 / by)
+
+    def _see_mul(self, args: Any, output: torch.Tensor) -> None:
+        first, second = args[:2]
+        if self._is_traced(second) and not self._is_traced(first):
+            first, second = second, first
+        if self._is_traced(second):
+            self._add("mul", (self._view(first), self._view(second)), output, {})
+        else:
+            self._scaled(first, second, output, lambda by: by)
+
+    def _see_add(self, args: Any, output: torch.Tensor) -> None:
+        if not (self._is_traced(args[0]) and self._is_traced(args[1])):
+            raise NotStatic("it adds a constant")
+        self._add("add", (self._view(args[0]), self._view(args[1])), output, {})
+
+    def _scaled(
+        self, x: Any, by: Any, output: torch.Tensor, change: Callable[[float], float]
+    ) -> None:
+        if not self._is_traced(x) or (isinstance(by, torch.Tensor) and by.numel() != 1):
+            raise NotStatic("it scales by more than one number")
+        with self._unseen():
+            number = float(by)
+        self._add("scale", (self._view(x),), output, {"by": change(number)})
+
+    # Storages and views.
+
+    @contextmanager
+    def _unseen(self) -> Iterator[None]:
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
+
+    def _is_traced(self, value: Any) -> bool:
+        return isinstance(value, torch.Tensor) and value.untyped_storage().data_ptr() in self._known
+
+    def _traced(self, args: Any) -> bool:
+        """Whether a token, a position or what was made of them is among the arguments."""
+        roots = {
+            tensor.untyped_storage().data_ptr() for tensor in (self._token_ids, self._positions)
+        }
+        for value in _tensors(args):
+            start = value.untyped_storage().data_ptr()
+            if start in self._known:
+                return True
+            if start in roots and value.dtype == torch.long:
+                return self._is_lookup(args)
+        return self._is_lookup(args)
+
+    def _is_lookup(self, args: Any) -> bool:
+        """Whether these are an embedding's arguments: a parameter, then indices of all rows."""
+        return (
+            len(args) >= 2
+            and id(args[0]) in self._parameters
+            and isinstance(args[1], torch.Tensor)
+            and args[1].dtype == torch.long
+            and args[1].numel() == self._rows
+        )
+
+    def _add(
+        self, kind: str, inputs: tuple[View, ...], output: torch.Tensor, data: dict[str, Any]
+    ) -> None:
+        rows, inner = self._layout(output)
+        node = Node(kind, inputs, output.numel() // rows, rows == self._wanted, data)
+        self._nodes.append(node)
+        self._known[output.untyped_storage().data_ptr()] = (node, output, rows, inner)
+
+    def _layout(self, tensor: torch.Tensor) -> tuple[int, int]:
+        """How many rows a fresh value has, and the stride between them."""
+        for rows in (self._rows, self._wanted):
+            strides = [
+                stride
+                for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
+                if size == rows
+            ]
+            if len(strides) == 1:
+                return rows, strides[0]
+            if strides:
+                raise _Ambiguous
+        raise NotStatic(f"a value of shape {tuple(tensor.shape)} has no rows")
+
+    def _view(self, tensor: torch.Tensor) -> View:
+        """Which part of which value a tensor is."""
+        known = self._known.get(tensor.untyped_storage().data_ptr())
+        if known is None:
+            raise NotStatic("it reads something that was not computed from the tokens")
+        node, _, rows, inner = known
+        offset = _in_row(int(tensor.storage_offset()), rows, inner)
+        dims = []
+        found = 0
+        for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
+            if size == rows and stride == inner and not found:
+                found = 1
+            elif size != 1:
+                dims.append((size, _in_row(stride, rows, inner)))
+        if not found:
+            raise NotStatic("it mixes the rows of different tokens")
+        return View(node, offset, merged(dims))
+
+
+def _in_row(distance: int, rows: int, inner: int) -> int:
+    """A distance in storage [outer, rows, inner], as one in a row [outer, inner]."""
+    outer, rest = divmod(distance, rows * inner)
+    if rest >= inner and inner > 0:
+        raise NotStatic("it mixes the rows of different tokens")
+    return outer * inner + rest
+
+
+def _tensors(args: Any) -> Iterator[torch.Tensor]:
+    for value in args:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
+
+
+def _shares_storage(outputs: Any, args: Any) -> bool:
+    """Whether several outputs are all views of one of the arguments (a split)."""
+    if not isinstance(outputs, list | tuple):
+        return False
+    starts = {value.untyped_storage().data_ptr() for value in _tensors(args)}
+    return all(output.untyped_storage().data_ptr() in starts for output in _tensors(outputs))
+
+
+def _depends_on_positions(module: torch.nn.Module) -> bool:
+    """Whether it makes tables from positions: it has no weights and takes `position_ids`."""
+    if any(True for _ in module.parameters()) or any(True for _ in module.children()):
+        return False
+    return "position_ids" in inspect.signature(module.forward).parameters
+
+
+@contextmanager
+def _patched(module: torch.nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward

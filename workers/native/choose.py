@@ -1,0 +1,47 @@
+"""Whether a loaded model runs on the compiled kernels."""
+
+import torch
+from transformers.modeling_utils import PreTrainedModel
+
+from protocol.config import EngineConfig
+from workers.attention.hook import AttentionHook
+from workers.errors import ModelUnsupported
+from workers.native.graph import NotStatic
+from workers.native.library import GROUP, why_not
+from workers.native.program import Compiled
+
+
+def compile_model(
+    model: PreTrainedModel, hook: AttentionHook, config: EngineConfig, threads: int
+) -> tuple[Compiled | None, str]:
+    """The compiled model, or None and why it runs on torch's operations instead.
+
+    ModelUnsupported if the operator wants the kernels and they cannot run it.
+    """
+    reason = _obstacle(model, config)
+    compiled = None
+    if not reason:
+        try:
+            compiled = Compiled(model, hook, threads, config.quantization)
+        except NotStatic as error:
+            reason = f"{type(model).__name__} has no fixed program: {error}"
+    if compiled is None and config.cpu_kernels == "native":
+        raise ModelUnsupported(f"cpu_kernels is native, but {reason}")
+    return compiled, reason
+
+
+def _obstacle(model: PreTrainedModel, config: EngineConfig) -> str:
+    if model.device.type != "cpu":
+        return "they are for CPUs"
+    if config.cpu_kernels == "torch":
+        return "cpu_kernels is torch"
+    if config.block_size % GROUP:
+        return f"block_size is no multiple of {GROUP}"
+    return why_not(model.dtype) or ""
+
+
+def release_weights(model: PreTrainedModel, compiled: Compiled) -> None:
+    """Free what has been packed; what the compiled model reads where it is stays."""
+    for parameter in model.parameters():
+        if not compiled.reads(parameter):
+            parameter.data = torch.empty(0, dtype=parameter.dtype)

@@ -1,0 +1,117 @@
+"""The compiled kernels, by ctypes: their functions, and the layout of what they are given.
+
+The layouts are those of src/program.h. The library is built when Headrace is installed, where a
+compiler is at hand; without it, or on a processor that it was not written for, models run on
+torch's own operations.
+"""
+
+import ctypes
+import functools
+from collections.abc import Callable
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+import torch
+
+OPERATIONS = (
+    "embed", "norm", "linear", "convert", "rotate", "write", "attend", "finish_attend", "combine",
+    "gather", "round",
+)  # fmt: skip
+
+PANEL = 32  # outputs of a weight that lie together
+GROUP = 16  # tokens of the cache that lie together
+MAX_DIM = 512  # of a head
+
+
+class CPlace(ctypes.Structure):
+    _fields_ = (("buffer", ctypes.c_int32), ("at", ctypes.c_int32))
+
+
+class CInstruction(ctypes.Structure):
+    _fields_ = (
+        ("operation", ctypes.c_int32),
+        ("wanted", ctypes.c_int32),
+        ("inputs", CPlace * 3),
+        ("out", CPlace),
+        ("packed", ctypes.c_int32),
+        ("sizes", ctypes.c_int32 * 8),
+        ("numbers", ctypes.c_float * 3),
+        ("data", ctypes.c_void_p * 3),
+    )
+
+
+class CBuffer(ctypes.Structure):
+    _fields_ = (("width", ctypes.c_int32), ("kind", ctypes.c_int32))
+
+
+class CStep(ctypes.Structure):
+    _fields_ = (
+        ("rows", ctypes.c_int32),
+        ("num_wanted", ctypes.c_int32),
+        ("num_spans", ctypes.c_int32),
+        ("token_ids", ctypes.c_void_p),
+        ("positions", ctypes.c_void_p),
+        ("wanted", ctypes.c_void_p),
+        ("spans", ctypes.c_void_p),
+        ("blocks", ctypes.c_void_p),
+        ("tables", ctypes.c_void_p),
+        ("output", ctypes.c_void_p),
+    )
+
+
+_INT, _LONG, _POINTER = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
+_SIGNATURES = {
+    "level": ((), _INT),
+    "allocate": ((_LONG,), _POINTER),
+    "free": ((_POINTER, _LONG), None),
+    "pack": ((_INT, _POINTER, _LONG, _LONG, _LONG, _LONG, _LONG, _LONG, _POINTER), None),
+    "new": ((_INT, _POINTER, _INT, _POINTER, _INT, _INT, _LONG, _INT), _POINTER),
+    "run": ((_INT, _POINTER, _POINTER), _INT),
+    "delete": ((_INT, _POINTER), None),
+}
+# What `level` says of a processor.
+_NEEDED_LEVEL = {torch.float32: 1, torch.bfloat16: 2}
+
+
+class Kernels:
+    """The library's functions, each under its name without the prefix."""
+
+    level: Callable[[], int]
+    allocate: Callable[[int], int | None]
+    free: Callable[..., None]
+    pack: Callable[..., None]
+    new: Callable[..., int | None]
+    run: Callable[..., int]
+    delete: Callable[..., None]
+
+    def __init__(self, path: Path) -> None:
+        library = ctypes.CDLL(str(path))
+        for name, (arguments, result) in _SIGNATURES.items():
+            function = getattr(library, f"headrace_{name}")
+            function.argtypes = arguments
+            function.restype = result
+            setattr(self, name, function)
+
+
+def why_not(dtype: torch.dtype) -> str | None:
+    """Why a model of this dtype cannot run on the kernels here; None if it can."""
+    found = kernels()
+    if found is None:
+        return "the kernels were not built (no C++ compiler when Headrace was installed)"
+    needed = _NEEDED_LEVEL.get(dtype)
+    if needed is None:
+        return f"there are no kernels for {str(dtype).removeprefix('torch.')}"
+    if found.level() < needed:
+        wanted = "AVX-512 with bfloat16" if needed == 2 else "AVX-512"
+        return f"the processor lacks {wanted}"
+    return None
+
+
+@functools.cache
+def kernels() -> Kernels | None:
+    """The library; None if it was not built."""
+    for suffix in EXTENSION_SUFFIXES:
+        path = Path(__file__).parent / f"kernels{suffix}"
+        if path.exists():
+            return Kernels(path)
+    return None

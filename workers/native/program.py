@@ -1,0 +1,224 @@
+"""A model's forward pass as a program of compiled instructions: weights packed, ready to run.
+
+`Compiled` holds what does not change: instructions and weights. `start` gives a `Program`, which
+also has a cache and threads.
+"""
+
+import ctypes
+import weakref
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from transformers.modeling_utils import PreTrainedModel
+
+from protocol.config import Quantization
+from workers.attention.backend import AttentionBatch, Span
+from workers.attention.hook import AttentionHook
+from workers.native.activations import FUNCTIONS
+from workers.native.capture import capture
+from workers.native.graph import NotStatic, TableCall
+from workers.native.library import (
+    GROUP,
+    MAX_DIM,
+    OPERATIONS,
+    CBuffer,
+    CInstruction,
+    CPlace,
+    CStep,
+    kernels,
+)
+from workers.native.lower import Lowered, Op, Place, lower
+from workers.native.panels import Panels
+from workers.native.rewrite import rewrite
+
+_OUTPUT = -2
+
+
+class Compiled:
+    """A model's instructions and its packed weights.
+
+    NotStatic if the model's forward pass is not one fixed program.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        hook: AttentionHook,
+        threads: int,
+        quantization: Quantization | None = None,
+    ) -> None:
+        self.dtype = model.dtype
+        self.is_bf16 = model.dtype == torch.bfloat16
+        self.threads = threads
+        graph = rewrite(capture(model, hook))
+        lowered = lower(graph, 2 if self.is_bf16 else 1, quantization)
+        self.tables = lowered.tables
+        self.calls = graph.tables
+        self.vocab_size = graph.output.width
+        self._kept: list[Any] = []  # whatever instructions point to
+        _check_sizes(lowered)
+        with ThreadPoolExecutor(threads) as pool:
+            packed = list(pool.map(self._pack, lowered.ops))
+        operations = [self._instruction(*pair) for pair in zip(lowered.ops, packed, strict=True)]
+        self.instructions = (CInstruction * len(operations))(*operations)
+        shapes = [CBuffer(buffer.width, buffer.kind) for buffer in lowered.buffers]
+        self.buffers = (CBuffer * len(shapes))(*shapes)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of packed weights."""
+        return sum(kept.num_bytes for kept in self._kept if isinstance(kept, Panels))
+
+    def reads(self, parameter: torch.Tensor) -> bool:
+        """Whether a parameter of the model is read where it lies."""
+        return any(parameter is kept for kept in self._kept)
+
+    def start(self, num_blocks: int, block_size: int) -> "Program":
+        """A program with a cache of its own. MemoryError if there is none left."""
+        return Program(self, num_blocks, block_size)
+
+    def _pack(self, op: Op) -> Panels | None:
+        if op.kind != "linear":
+            return None
+        if "gate" in op.data:
+            return Panels.gated(op.data["gate"], op.data["partner"], self.dtype, op.sizes[4])
+        return Panels.plain(op.data["parts"], self.dtype, op.sizes[4])
+
+    def _instruction(self, op: Op, panels: Panels | None) -> CInstruction:
+        instruction = CInstruction(operation=OPERATIONS.index(op.kind), wanted=op.wanted)
+        for number, place in enumerate(op.inputs):
+            instruction.inputs[number] = _place(place)
+        for number in range(len(op.inputs), 3):
+            instruction.inputs[number] = CPlace(-1, 0)
+        instruction.out = _place(op.out)
+        instruction.packed = op.packed
+        for number, size in op.sizes.items():
+            instruction.sizes[number] = size
+        for number, value in enumerate(op.numbers):
+            instruction.numbers[number] = value
+        function = op.data.get("function")
+        activation = 0 if function is None else 1 + list(FUNCTIONS).index(function)
+        if op.kind == "embed":
+            self._embed(instruction, op.data["table"])
+        elif op.kind == "norm":
+            self._norm(instruction, op.data)
+        elif op.kind == "combine":
+            instruction.sizes[2] = activation
+        elif panels is not None:
+            instruction.sizes[0] = panels.outputs
+            instruction.sizes[3] = activation
+            instruction.data[0] = panels.address
+            instruction.data[1] = None if panels.bias is None else panels.bias.data_ptr()
+            instruction.data[2] = None if panels.scales is None else panels.scales.data_ptr()
+            self._kept.append(panels)
+        return instruction
+
+    def _embed(self, instruction: CInstruction, table: torch.Tensor) -> None:
+        self._kept.append(table)
+        instruction.sizes[1] = table.dtype != torch.float32
+        instruction.data[0] = table.data_ptr()
+
+    def _norm(self, instruction: CInstruction, data: dict[str, Any]) -> None:
+        weight = data["weight"]
+        if weight is not None:
+            weight = weight.float() + (1.0 if data["plus_one"] else 0.0)
+        instruction.data[0] = self._vector(weight)
+        instruction.data[1] = self._vector(data["bias"])
+
+    def _vector(self, values: torch.Tensor | None) -> int | None:
+        """The address of numbers in float32."""
+        if values is None:
+            return None
+        values = values.detach().to(torch.float32, copy=True).contiguous()
+        self._kept.append(values)
+        return values.data_ptr()
+
+
+class Program:
+    """Runs steps; its cache holds num_blocks blocks of block_size tokens, a multiple of 16."""
+
+    def __init__(self, compiled: Compiled, num_blocks: int, block_size: int) -> None:
+        assert block_size % GROUP == 0
+        library = kernels()
+        assert library is not None
+        self._compiled = compiled
+        self._run = library.run
+        self._handle = library.new(
+            compiled.is_bf16, compiled.instructions, len(compiled.instructions), compiled.buffers,
+            len(compiled.buffers), compiled.threads, num_blocks, block_size,
+        )  # fmt: skip
+        if not self._handle:
+            raise MemoryError("no memory for the cache")
+        weakref.finalize(self, library.delete, compiled.is_bf16, self._handle)
+
+    def forward(
+        self,
+        token_ids: Sequence[int],
+        positions: Sequence[int],
+        wanted: Sequence[int],
+        batch: AttentionBatch,
+    ) -> torch.Tensor:
+        """Logits [wanted rows, vocabulary], float32, of a flattened batch."""
+        ids = torch.tensor([token_ids, positions], dtype=torch.int32)
+        chosen = torch.tensor(wanted, dtype=torch.int32)
+        spans, blocks = _describe([*batch.decodes, *batch.prefills])
+        tables = self._tables(ids[1:].long())
+        addresses = (ctypes.c_void_p * max(1, len(tables)))(*(t.data_ptr() for t in tables))
+        output = torch.empty((len(wanted), self._compiled.vocab_size))
+        step = CStep(
+            rows=len(token_ids),
+            num_wanted=len(wanted),
+            num_spans=len(spans),
+            token_ids=ids[0].data_ptr(),
+            positions=ids[1].data_ptr(),
+            wanted=chosen.data_ptr(),
+            spans=spans.data_ptr(),
+            blocks=blocks.data_ptr(),
+            tables=ctypes.addressof(addresses),
+            output=output.data_ptr(),
+        )
+        if self._run(self._compiled.is_bf16, self._handle, ctypes.byref(step)):
+            raise MemoryError("no memory for a step")
+        return output
+
+    def _tables(self, positions: torch.Tensor) -> list[torch.Tensor]:
+        """What the model's own modules make of the positions [1, rows], one row each."""
+        compiled = self._compiled
+        made = {call: _call(compiled.calls[call], positions) for (call, _), _ in compiled.tables}
+        return [
+            made[call][place].float().reshape(-1, width).contiguous()
+            for (call, place), width in compiled.tables
+        ]
+
+
+def _check_sizes(lowered: Lowered) -> None:
+    for op in lowered.ops:
+        if op.kind == "attend" and max(op.sizes[2], op.sizes[3]) > MAX_DIM:
+            raise NotStatic(f"its heads have more than {MAX_DIM} dimensions")
+
+
+def _call(call: TableCall, positions: torch.Tensor) -> Any:
+    args = [positions if _is_positions(value) else value for value in call.args]
+    kwargs = {k: positions if _is_positions(v) else v for k, v in call.kwargs.items()}
+    return call.module(*args, **kwargs)
+
+
+def _is_positions(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.dtype == torch.long
+
+
+def _describe(spans: Sequence[Span]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Spans as the kernels read them [spans, 4], and their blocks one after another."""
+    rows: list[tuple[int, int, int, int]] = []
+    blocks: list[int] = []
+    for span in spans:
+        rows.append((span.first_row, span.num_rows, span.context, len(blocks)))
+        blocks += span.blocks
+    return torch.tensor(rows, dtype=torch.int32), torch.tensor(blocks, dtype=torch.int32)
+
+
+def _place(place: Place) -> CPlace:
+    number = _OUTPUT if place.buffer is None else place.buffer.number
+    return CPlace(number, place.at)

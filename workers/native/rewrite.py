@@ -1,0 +1,257 @@
+"""Finds in a captured graph what one instruction can do: rotary embedding, gates, sums.
+
+Each pass takes the list of nodes and returns a shorter one. New kinds of nodes:
+
+- rotate (x, cos, sin): rotary embedding in place, for `heads` heads of `dim`, the first `turned`
+  numbers of each.
+- gated (x): activation(x @ gate) * (x @ partner).
+- linear with `function`: an activation of its product.
+- linear with a second input: its product times `by` is added to that, in place.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from workers.native.graph import Graph, Node, NotStatic, View, merged
+
+Nodes = list[Node]
+
+
+def rewrite(graph: Graph) -> Graph:
+    """The same computation in fewer nodes. NotStatic if copies reorder numbers."""
+    nodes = list(graph.nodes)
+    output = graph.output.view()
+    for rewrite_one in (_copy, _rotary, _partial_rotary, _gate, _activated, _residual):
+        nodes, output = _pass(nodes, output, rewrite_one)
+    return replace(graph, nodes=tuple(nodes), output=output.node)
+
+
+class _State:
+    """What a rewriting function may ask."""
+
+    def __init__(self, nodes: Nodes) -> None:
+        self.places = {node: place for place, node in enumerate(nodes)}
+        self.users: dict[Node, Nodes] = {node: [] for node in nodes}
+        for node in nodes:
+            for view in node.inputs:
+                self.users[view.node].append(node)
+
+    def only(self, view: View, kind: str, user: Node) -> Node | None:
+        """The node that the view is all of, if it is of that kind and read by `user` alone."""
+        node = view.node
+        if node.kind != kind or not view.is_whole or self.users[node] != [user]:
+            return None
+        return node
+
+
+# Given a node: what stands for its value instead, and the new node to run in its place if any.
+_Rewrite = Callable[[Node, _State], tuple[View | None, Node | None]]
+
+
+def _pass(nodes: Nodes, output: View, rewrite_one: _Rewrite) -> tuple[Nodes, View]:
+    """Apply to each node; then drop what nobody reads any more."""
+    state = _State(nodes)
+    stands_for: dict[Node, View] = {}
+    kept: Nodes = []
+    for node in nodes:
+        node.inputs = tuple(_resolve(view, stands_for) for view in node.inputs)
+        view, new = rewrite_one(node, state)
+        if new is not None:
+            new.inputs = tuple(_resolve(v, stands_for) for v in new.inputs)
+            kept.append(new)
+            stands_for[node] = view or new.view()
+        elif view is not None:
+            stands_for[node] = view
+        else:
+            kept.append(node)
+    output = _resolve(output, stands_for)
+    return _used(kept, output), output
+
+
+def _resolve(view: View, stands_for: dict[Node, View]) -> View:
+    target = stands_for.get(view.node)
+    if target is None:
+        return view
+    target = _resolve(target, stands_for)
+    if not target.is_dense:
+        if view.is_whole:
+            return target
+        raise NotStatic("it copies numbers in another order")
+    return View(target.node, target.offset + view.offset, view.dims)
+
+
+def _used(nodes: Nodes, output: View) -> Nodes:
+    needed = {output.node}
+    for node in reversed(nodes):
+        target = node.target
+        if target is not None and target in needed:
+            needed.add(node)
+        if node in needed:
+            needed.update(view.node for view in node.inputs)
+    return [node for node in nodes if node in needed]
+
+
+def _copy(node: Node, state: _State) -> tuple[View | None, Node | None]:
+    if node.kind != "copy":
+        return None, None
+    source = node.inputs[0]
+    if source.width != node.width or not source.is_dense:
+        raise NotStatic("it copies numbers in another order")
+    return source, None
+
+
+def _rotary(node: Node, state: _State) -> tuple[View | None, Node | None]:
+    """x * cos + cat(-second half of x, first half) * sin, in either order of the sum."""
+    if node.kind != "add":
+        return None, None
+    for straight, crossed in (node.inputs, node.inputs[::-1]):
+        products = [view.node for view in (straight, crossed)]
+        if any(p.kind != "mul" or not _has_table(p) for p in products):
+            continue
+        x, cos = _with_table(products[0])
+        turned, sin = _with_table(products[1])
+        size = cos.width
+        if turned.node.kind == "cat" and _is_half_turn(turned.node, x, size):
+            readers = {products[0], turned.node, turned.node.inputs[0].node}
+            if any(_overlap_of(user, x) for user in state.users[x.node] if user not in readers):
+                raise NotStatic("it reads numbers from before their rotary embedding")
+            heads = x.width // size
+            dim = x.dims[-2][1] if len(x.dims) > 1 else size
+            if len(x.dims) > 2 or (len(x.dims) > 1 and x.dims[-1] != (size, 1)):
+                raise NotStatic("rotary embedding of an unknown layout")
+            data = {"heads": heads, "dim": dim, "turned": size}
+            new = Node("rotate", (x, cos, sin), 0, node.wanted, data)
+            return x, new
+    return None, None
+
+
+def _overlap_of(user: Node, x: View) -> bool:
+    return any(view.overlaps(x) for view in user.inputs)
+
+
+def _has_table(product: Node) -> bool:
+    return sum(view.node.kind == "table" for view in product.inputs) == 1
+
+
+def _with_table(product: Node) -> tuple[View, View]:
+    first, second = product.inputs
+    return (second, first) if first.node.kind == "table" else (first, second)
+
+
+def _is_half_turn(cat: Node, x: View, size: int) -> bool:
+    if len(cat.inputs) != 2 or cat.inputs[0].node.kind != "scale":
+        return False
+    negated, first = cat.inputs
+    if negated.node.data["by"] != -1.0 or not negated.is_whole:
+        return False
+    second = negated.node.inputs[0]
+    half = size // 2
+    outer = x.dims[:-1] if x.dims and x.dims[-1] == (size, 1) else _heads(x, size)
+    wanted = (*outer, (half, 1)) if half > 1 else outer
+    return (
+        first.node is x.node
+        and second.node is x.node
+        and first.offset == x.offset
+        and second.offset == x.offset + half
+        and first.dims == wanted
+        and second.dims == wanted
+    )
+
+
+def _heads(x: View, size: int) -> tuple[tuple[int, int], ...]:
+    """The outer dimensions of a dense view that is cut into heads of `size`."""
+    heads = x.width // size
+    return ((heads, size),) if heads > 1 else ()
+
+
+def _partial_rotary(node: Node, state: _State) -> tuple[View | None, Node | None]:
+    """cat(rotated first part of each head, the rest of it): all of it is in place already."""
+    if node.kind != "cat" or len(node.inputs) != 2:
+        return None, None
+    first, rest = node.inputs
+    if first.node is not rest.node or not first.dims or not rest.dims:
+        return None, None
+    turned = first.dims[-1][0]
+    whole = turned + rest.dims[-1][0]
+    outer = first.dims[:-1]
+    follows = rest.offset == first.offset + turned and rest.dims[:-1] == outer
+    if follows and first.dims[-1][1] == rest.dims[-1][1] == 1:
+        return View(first.node, first.offset, merged([*outer, (whole, 1)])), None
+    return None, None
+
+
+def _gate(node: Node, state: _State) -> tuple[View | None, Node | None]:
+    """activation(linear of x) * linear of x, from two linears or the halves of one."""
+    if node.kind != "mul":
+        return None, None
+    for active, partner in (node.inputs, node.inputs[::-1]):
+        activation = state.only(active, "activation", node)
+        if activation is None:
+            continue
+        halves = _linear_halves(activation.inputs[0], partner, activation, node, state)
+        if halves is not None:
+            x, gate, other = halves
+            data = {"function": activation.data["function"], "gate": gate, "partner": other}
+            return None, Node("gated", (x,), node.width, node.wanted, data)
+    return None, None
+
+
+def _linear_halves(
+    gate: View, partner: View, activation: Node, product: Node, state: _State
+) -> tuple[View, dict[str, Any], dict[str, Any]] | None:
+    first, second = gate.node, partner.node
+    if first.kind != "linear" or second.kind != "linear" or gate.width != partner.width:
+        return None
+    if first is second:
+        readers = {activation, product}
+        parts = {gate.offset, partner.offset} == {0, gate.width} and gate.is_dense
+        if first.width != 2 * gate.width or not parts or set(state.users[first]) != readers:
+            return None
+    elif not (
+        state.only(gate, "linear", activation)
+        and state.only(partner, "linear", product)
+        and first.inputs[0].covers(second.inputs[0])
+    ):
+        return None
+    return first.inputs[0], _rows_of(gate), _rows_of(partner)
+
+
+def _rows_of(view: View) -> dict[str, Any]:
+    """The linear whose product the view is a part of, with the outputs that it takes."""
+    return {**view.node.data, "first": view.offset, "count": view.width}
+
+
+def _activated(node: Node, state: _State) -> tuple[View | None, Node | None]:
+    if node.kind != "activation":
+        return None, None
+    linear = state.only(node.inputs[0], "linear", node)
+    if linear is None:
+        return None, None
+    data = {**linear.data, "function": node.data["function"]}
+    return None, Node("linear", linear.inputs, node.width, node.wanted, data)
+
+
+def _residual(node: Node, state: _State) -> tuple[View | None, Node | None]:
+    """x + linear, or x + linear * number, where x is not read again."""
+    if node.kind != "add":
+        return None, None
+    for x, product in (node.inputs, node.inputs[::-1]):
+        by = 1.0
+        scale = state.only(product, "scale", node)
+        reader = node
+        if scale is not None:
+            by, product, reader = scale.data["by"], scale.inputs[0], scale
+        linear = state.only(product, "linear", reader)
+        if linear is None or "function" in linear.data or len(linear.inputs) > 1:
+            continue
+        if not x.is_whole or x.width != node.width or x.node.kind in ("table", "rotate"):
+            continue
+        place = state.places[node]
+        if x.node not in state.users:
+            continue
+        if any(state.places[user] > place for user in state.users[x.node]):
+            continue
+        data = {**linear.data, "by": by}
+        return x, Node("linear", (linear.inputs[0], x), 0, node.wanted, data)
+    return None, None

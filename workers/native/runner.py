@@ -1,0 +1,55 @@
+"""Runs a compiled model on a step's chunks; see workers.runner.Runner."""
+
+from collections.abc import Sequence
+
+import torch
+
+from workers.attention.backend import AttentionBatch
+from workers.native.program import Compiled
+from workers.runner import StepwiseRunner
+from workers.sequence import Chunk, ChunkResult
+from workers.step import collect, flatten
+
+_STEP_TOKENS = 512  # as for any model on a CPU: see workers.model_runner
+
+
+class NativeRunner(StepwiseRunner):
+    """A compiled model with its cache. MemoryError if there is no memory for that.
+
+    vocab_size: token ids are below it; the logits of further rows of the head are left out.
+    """
+
+    default_step_tokens = _STEP_TOKENS
+
+    def __init__(
+        self,
+        compiled: Compiled,
+        *,
+        vocab_size: int,
+        max_model_len: int,
+        num_blocks: int,
+        block_size: int,
+    ) -> None:
+        self.vocab_size = vocab_size
+        self.max_model_len = max_model_len
+        self.num_blocks = num_blocks
+        self.block_size = block_size
+        self._program = compiled.start(num_blocks, block_size)
+
+    @torch.inference_mode()
+    def run(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
+        rows = flatten(chunks)
+        logits = self.forward(rows.token_ids, rows.positions, rows.wanted, rows.batch)
+        return collect(chunks, rows.order, logits)
+
+    @torch.inference_mode()
+    def forward(
+        self,
+        token_ids: Sequence[int],
+        positions: Sequence[int],
+        wanted: Sequence[int],
+        batch: AttentionBatch,
+    ) -> torch.Tensor:
+        """Logits [wanted rows, vocabulary] of a flattened batch, whose K/V go to the cache."""
+        logits = self._program.forward(token_ids, positions, wanted, batch)
+        return logits[:, : self.vocab_size]

@@ -1,0 +1,276 @@
+// Attention over a paged cache.
+//
+// The cache is cut into groups of 16 tokens. In a group the keys of one head are stored word by word
+// (all 16 tokens' first word, then their second ...), so that 16 scores come out of one register
+// without sums across it; values are stored by words of neighbouring tokens, so that their weighted
+// sum reads 16 dimensions at a time. A tile is up to 6 queries that read the same keys: the query
+// heads that share a key head, of one row or of neighbouring rows. Scores of 64 tokens are made at a
+// time, with a running maximum (Milakov and Gimelshein, 2018; Dao et al., "FlashAttention", 2022).
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "rows.h"
+#include "simd.h"
+
+namespace headrace {
+
+constexpr int kGroup = 16;  // tokens
+constexpr int kTileQueries = 6;
+constexpr int kTileGroups = 4;
+constexpr int kTileTokens = kGroup * kTileGroups;
+constexpr int kMaxDim = 512;
+
+// Sizes of one layer's cache, in words.
+struct CacheShape {
+    int kv_heads, key_words, value_dim;  // value_dim: rounded up to 16
+    int per_word;
+
+    int64_t key_group() const { return (int64_t)key_words * kGroup; }
+    int64_t value_group() const { return (int64_t)value_dim * (kGroup / per_word); }
+};
+
+// One sequence's part of a step. table: its blocks. context: tokens before its first row.
+struct Span {
+    int32_t first_row, num_rows, context, table_at;
+};
+
+// Where the tokens of a sequence lie: token t is in group `of(t)` of the cache.
+struct Groups {
+    const int32_t* table;
+    int32_t block_size;
+
+    int64_t of(int64_t token) const {
+        const int64_t block = token / block_size;
+        return (int64_t)table[block] * (block_size / kGroup) + (token % block_size) / kGroup;
+    }
+};
+
+// Queries first..first + count of a span, numbered row by row and then by head of the group that
+// shares key head `head`; they read the tokens begin..end. partial: where unfinished sums go, -1 if
+// the tile is whole.
+struct Tile {
+    int32_t span, head, first, count, begin, end, partial;
+};
+
+struct AttentionSizes {
+    int heads, kv_heads, key_dim, value_dim;
+    int window;  // 0: none
+    float scaling, softcap;  // 0: none
+
+    int shared() const { return heads / kv_heads; }
+};
+
+// Unfinished sums of one query: its greatest score, the sum of weights, the weighted sum of values.
+struct Sums {
+    float* greatest;
+    float* total;
+    float* values;  // [kTileQueries, stride]
+    int64_t stride;
+};
+
+template <class E, int Queries>
+void scores_of(const uint32_t* queries, int key_words, const uint32_t* const (&keys)[kTileGroups],
+               __m512 (&scores)[Queries][kTileGroups]) {
+    for (auto& row : scores) {
+        for (auto& s : row) s = _mm512_setzero_ps();
+    }
+    for (int word = 0; word < key_words; ++word) {
+        __m512i k[kTileGroups];
+        for (int g = 0; g < kTileGroups; ++g) k[g] = _mm512_loadu_si512(keys[g] + word * kGroup);
+#pragma GCC unroll 6
+        for (int q = 0; q < Queries; ++q) {
+            const __m512i a = broadcast_word(queries + (int64_t)q * key_words + word);
+#pragma GCC unroll 4
+            for (int g = 0; g < kTileGroups; ++g) scores[q][g] = E::dot(scores[q][g], k[g], a);
+        }
+    }
+}
+
+template <class E, int Queries, int Lanes>
+void add_values(const uint32_t* weights, const uint32_t* const (&values)[kTileGroups], int groups,
+                int value_dim, int dim, float* sums, int64_t stride) {
+    constexpr int kWords = kGroup / E::kPerWord;
+    __m512 acc[Queries][Lanes];
+    for (int q = 0; q < Queries; ++q) {
+        for (int l = 0; l < Lanes; ++l) {
+            acc[q][l] = _mm512_loadu_ps(sums + q * stride + dim + l * kLanes);
+        }
+    }
+    for (int g = 0; g < groups; ++g) {
+        for (int word = 0; word < kWords; ++word) {
+            const uint32_t* from = values[g] + (int64_t)word * value_dim + dim;
+            __m512i v[Lanes];
+            for (int l = 0; l < Lanes; ++l) v[l] = _mm512_loadu_si512(from + l * kLanes);
+#pragma GCC unroll 6
+            for (int q = 0; q < Queries; ++q) {
+                const __m512i a =
+                    broadcast_word(weights + q * (kTileTokens / E::kPerWord) + g * kWords + word);
+#pragma GCC unroll 4
+                for (int l = 0; l < Lanes; ++l) acc[q][l] = E::dot(acc[q][l], v[l], a);
+            }
+        }
+    }
+    for (int q = 0; q < Queries; ++q) {
+        for (int l = 0; l < Lanes; ++l) {
+            _mm512_storeu_ps(sums + q * stride + dim + l * kLanes, acc[q][l]);
+        }
+    }
+}
+
+// Which of the 16 tokens from `token` on a query may read: those in low..high.
+inline __mmask16 readable(int64_t token, int64_t low, int64_t high) {
+    const int64_t from = std::clamp<int64_t>(low - token, 0, kGroup);
+    const int64_t to = std::clamp<int64_t>(high - token, 0, kGroup);
+    return (__mmask16)(((1u << to) - 1) & ~((1u << from) - 1));
+}
+
+// The weights of one query for 64 tokens, and what that does to its sums so far.
+template <class E>
+void weigh(__m512 (&scores)[kTileGroups], int64_t token, int64_t low, int64_t high, float softcap,
+           typename E::Element* weights, const Sums& sums, int q, int value_dim) {
+    const __m512 nothing = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
+    __m512 greatest = nothing;
+    for (int g = 0; g < kTileGroups; ++g) {
+        __m512 s = scores[g];
+        if (softcap != 0) {
+            s = _mm512_mul_ps(tanh(_mm512_mul_ps(s, _mm512_set1_ps(1.0f / softcap))),
+                              _mm512_set1_ps(softcap));
+        }
+        scores[g] = _mm512_mask_mov_ps(nothing, readable(token + g * kGroup, low, high), s);
+        greatest = _mm512_max_ps(greatest, scores[g]);
+    }
+    const float before = sums.greatest[q];
+    const float now = std::max(before, _mm512_reduce_max_ps(greatest));
+    if (now == -std::numeric_limits<float>::infinity()) {  // it may read none of them
+        std::memset(weights, 0, kTileTokens * sizeof(*weights));
+        return;
+    }
+    __m512 total = _mm512_setzero_ps();
+    for (int g = 0; g < kTileGroups; ++g) {
+        const __mmask16 some = readable(token + g * kGroup, low, high);
+        const __m512 w = _mm512_maskz_mov_ps(some, exp(_mm512_sub_ps(scores[g], _mm512_set1_ps(now))));
+        total = _mm512_add_ps(total, w);
+        E::store(weights + g * kGroup, w, 0xFFFF);
+    }
+    const float scale = before == now ? 1.0f : std::exp(before - now);
+    sums.greatest[q] = now;
+    sums.total[q] = sums.total[q] * scale + _mm512_reduce_add_ps(total);
+    if (scale != 1.0f) {
+        float* values = sums.values + q * sums.stride;
+        for (int d = 0; d < value_dim; d += kLanes) {
+            _mm512_storeu_ps(values + d,
+                             _mm512_mul_ps(_mm512_loadu_ps(values + d), _mm512_set1_ps(scale)));
+        }
+    }
+}
+
+// One layer's cache and one tile; the result is in `sums`, not yet divided by the total.
+template <class E, int Queries>
+void attend_tile(const Tile& tile, const Span& span, const Groups& groups, const CacheShape& shape,
+                 const AttentionSizes& sizes, const uint32_t* keys, const uint32_t* values,
+                 const uint32_t* queries, const Sums& sums) {
+    alignas(64) typename E::Element weights[Queries * kTileTokens];
+    const int shared = sizes.shared();
+    const int64_t key_stride = shape.key_group() * shape.kv_heads;
+    const int64_t value_stride = shape.value_group() * shape.kv_heads;
+    for (int64_t token = tile.begin / kGroup * kGroup; token < tile.end; token += kTileTokens) {
+        const uint32_t *key_groups[kTileGroups], *value_groups[kTileGroups];
+        int count = 0;
+        for (int g = 0; g < kTileGroups; ++g) {
+            if (token + g * kGroup < tile.end) {
+                const int64_t group = groups.of(token + g * kGroup);
+                key_groups[g] = keys + group * key_stride + tile.head * shape.key_group();
+                value_groups[g] = values + group * value_stride + tile.head * shape.value_group();
+                count = g + 1;
+            } else {  // read again, and masked
+                key_groups[g] = key_groups[0];
+                value_groups[g] = value_groups[0];
+            }
+        }
+        __m512 scores[Queries][kTileGroups];
+        scores_of<E, Queries>(queries, shape.key_words, key_groups, scores);
+        for (int q = 0; q < Queries; ++q) {
+            const int64_t seen = span.context + (tile.first + q) / shared + 1;
+            const int64_t low = sizes.window ? std::max<int64_t>(0, seen - sizes.window) : 0;
+            weigh<E>(scores[q], token, std::max<int64_t>(low, tile.begin),
+                     std::min<int64_t>(seen, tile.end), sizes.softcap, weights + q * kTileTokens,
+                     sums, q, shape.value_dim);
+        }
+        const auto* words = (const uint32_t*)weights;
+        int dim = 0;
+        for (; dim + 4 * kLanes <= shape.value_dim; dim += 4 * kLanes) {
+            add_values<E, Queries, 4>(words, value_groups, count, shape.value_dim, dim, sums.values,
+                                      sums.stride);
+        }
+        for (; dim < shape.value_dim; dim += kLanes) {
+            add_values<E, Queries, 1>(words, value_groups, count, shape.value_dim, dim, sums.values,
+                                      sums.stride);
+        }
+    }
+}
+
+template <class E>
+void attend(const Tile& tile, const Span& span, const Groups& groups, const CacheShape& shape,
+            const AttentionSizes& sizes, const uint32_t* keys, const uint32_t* values,
+            const uint32_t* queries, const Sums& sums) {
+    switch (tile.count) {
+#define HEADRACE_QUERIES(n)                                                               \
+    case n:                                                                               \
+        attend_tile<E, n>(tile, span, groups, shape, sizes, keys, values, queries, sums); \
+        break;
+        HEADRACE_QUERIES(1)
+        HEADRACE_QUERIES(2)
+        HEADRACE_QUERIES(3)
+        HEADRACE_QUERIES(4)
+        HEADRACE_QUERIES(5)
+        HEADRACE_QUERIES(6)
+#undef HEADRACE_QUERIES
+    }
+}
+
+// Puts one token's keys and values (float32, a row of heads each) into its group.
+template <class E>
+void write_token(int64_t place, const float* key, const float* value, int key_dim, int value_dim,
+                 int key_stride, int value_stride, const CacheShape& shape, uint32_t* keys,
+                 uint32_t* values) {
+    alignas(64) typename E::Element row[kMaxDim + 2];
+    for (int head = 0; head < shape.kv_heads; ++head) {
+        std::memset(row + key_dim, 0, 2 * sizeof row[0]);
+        for (int d = 0; d < key_dim; d += kLanes) {
+            const __mmask16 some = lanes(d, key_dim);
+            E::store(row + d, _mm512_maskz_loadu_ps(some, key + head * key_stride + d), some);
+        }
+        uint32_t* to = keys + head * shape.key_group() + place;
+        for (int word = 0; word < shape.key_words; ++word) {
+            std::memcpy(to + word * kGroup, row + word * E::kPerWord, 4);
+        }
+        auto* column = (typename E::Element*)(values + head * shape.value_group() +
+                                              place / E::kPerWord * shape.value_dim) +
+                       place % E::kPerWord;
+        for (int d = 0; d < value_dim; d += kLanes) {
+            const __mmask16 some = lanes(d, value_dim);
+            E::store(row, _mm512_maskz_loadu_ps(some, value + head * value_stride + d), some);
+            for (int i = 0; i < std::min(kLanes, value_dim - d); ++i) {
+                column[(int64_t)(d + i) * E::kPerWord] = row[i];
+            }
+        }
+    }
+}
+
+// Values of tokens place..15 of a group become zero: a weight of zero would not hide what is not
+// finite in memory that was never written, or in what a failed sequence left there.
+template <class E>
+void clear_values(int64_t place, const CacheShape& shape, uint32_t* values) {
+    for (int head = 0; head < shape.kv_heads; ++head) {
+        auto* group = (typename E::Element*)(values + head * shape.value_group());
+        for (int64_t p = place; p < kGroup; ++p) {
+            auto* column = group + p / E::kPerWord * shape.value_dim * E::kPerWord + p % E::kPerWord;
+            for (int d = 0; d < shape.value_dim; ++d) column[(int64_t)d * E::kPerWord] = 0;
+        }
+    }
+}
+
+}  // namespace headrace

@@ -1,0 +1,163 @@
+// Products of a few rows with a weight, out = in @ weight.T, the weight packed once at load.
+//
+// A weight [outputs, inputs] is cut into panels of 32 outputs; a panel holds, for one word of
+// inputs after another, the words of its 32 outputs. So a panel is read from its start to its end,
+// which is all that counts for few rows: the memory's bandwidth. For many rows up to 12 of them
+// share each read, with all sums in registers.
+#pragma once
+
+#include <algorithm>
+
+#include "simd.h"
+
+namespace headrace {
+
+constexpr int kPanel = 2 * kLanes;  // outputs
+constexpr int kTileRows = 12;
+constexpr int kBlockRows = 512;
+
+// Where a panel's words come from, some of them at a time, so that they stay in the cache.
+struct StoredPanel {
+    static constexpr int kDepth = 2048;
+    const uint32_t* start;
+
+    const uint32_t* words(int first, int) const { return start + (int64_t)first * kPanel; }
+};
+
+// Words made from weights in 8 bits; scratch: [kDepth, kPanel].
+template <class E>
+struct RoundedPanel {
+    static constexpr int kDepth = 128;
+    const int8_t* start;
+    uint32_t* scratch;
+
+    const uint32_t* words(int first, int depth) const {
+        const int64_t bytes = kLanes * E::kPerWord;
+        const int8_t* from = start + 2 * bytes * first;
+        for (int64_t i = 0; i < 2 * (int64_t)depth; ++i) {
+            _mm512_store_si512(scratch + i * kLanes, E::widen(from + i * bytes));
+        }
+        return scratch;
+    }
+};
+
+// Sums of `rows` rows with the words first..first + depth of one panel, added to `sums` if `add`.
+template <class E, int Rows>
+inline void tile_sums(const uint32_t* in, int64_t in_stride, const uint32_t* panel, int depth,
+                      __m512 (&sums)[Rows][2]) {
+    for (int k = 0; k < depth; ++k) {
+        const __m512i left = _mm512_loadu_si512(panel);
+        const __m512i right = _mm512_loadu_si512(panel + kLanes);
+#pragma GCC unroll 12
+        for (int row = 0; row < Rows; ++row) {
+            const __m512i a = broadcast_word(in + row * in_stride);
+            sums[row][0] = E::dot(sums[row][0], left, a);
+            sums[row][1] = E::dot(sums[row][1], right, a);
+        }
+        panel += kPanel;
+        ++in;
+    }
+}
+
+// One row reads each word of the weight once: four sums in turn hide the latency of each.
+template <class E>
+inline void row_sums(const uint32_t* in, const uint32_t* panel, int depth, __m512 (&sums)[1][2]) {
+    __m512 more[3][2];
+    for (auto& pair : more) pair[0] = pair[1] = _mm512_setzero_ps();
+    int k = 0;
+    for (; k + 4 <= depth; k += 4) {
+        const uint32_t* from = panel + (int64_t)k * kPanel;
+        _mm_prefetch((const char*)(from + 16 * kPanel), _MM_HINT_T0);
+        _mm_prefetch((const char*)(from + 16 * kPanel + 16), _MM_HINT_T0);
+        _mm_prefetch((const char*)(from + 17 * kPanel), _MM_HINT_T0);
+        _mm_prefetch((const char*)(from + 17 * kPanel + 16), _MM_HINT_T0);
+        _mm_prefetch((const char*)(from + 18 * kPanel), _MM_HINT_T0);
+        _mm_prefetch((const char*)(from + 18 * kPanel + 16), _MM_HINT_T0);
+        _mm_prefetch((const char*)(from + 19 * kPanel), _MM_HINT_T0);
+        _mm_prefetch((const char*)(from + 19 * kPanel + 16), _MM_HINT_T0);
+        for (int step = 0; step < 4; ++step) {
+            const __m512i a = broadcast_word(in + k + step);
+            __m512(&to)[2] = step == 0 ? sums[0] : more[step - 1];
+            to[0] = E::dot(to[0], _mm512_loadu_si512(from + step * kPanel), a);
+            to[1] = E::dot(to[1], _mm512_loadu_si512(from + step * kPanel + kLanes), a);
+        }
+    }
+    for (; k < depth; ++k) {
+        const __m512i a = broadcast_word(in + k);
+        const uint32_t* from = panel + (int64_t)k * kPanel;
+        sums[0][0] = E::dot(sums[0][0], _mm512_loadu_si512(from), a);
+        sums[0][1] = E::dot(sums[0][1], _mm512_loadu_si512(from + kLanes), a);
+    }
+    for (int half = 0; half < 2; ++half) {
+        const __m512 odd = E::add(more[0][half], more[2][half]);
+        sums[0][half] = E::add(E::add(sums[0][half], more[1][half]), odd);
+    }
+}
+
+template <class E, int Rows, class Finish>
+void tile(const uint32_t* in, int64_t in_stride, const uint32_t* panel, int depth, float* partial,
+          bool first, bool last, const Finish& finish, int64_t row) {
+    __m512 sums[Rows][2];
+    for (int r = 0; r < Rows; ++r) {
+        for (int half = 0; half < 2; ++half) {
+            sums[r][half] = first ? _mm512_setzero_ps()
+                                  : _mm512_loadu_ps(partial + r * kPanel + half * kLanes);
+        }
+    }
+    if constexpr (Rows == 1) {
+        row_sums<E>(in, panel, depth, sums);
+    } else {
+        tile_sums<E, Rows>(in, in_stride, panel, depth, sums);
+    }
+    for (int r = 0; r < Rows; ++r) {
+        if (last) {
+            finish(row + r, sums[r][0], sums[r][1]);
+        } else {
+            _mm512_storeu_ps(partial + r * kPanel, sums[r][0]);
+            _mm512_storeu_ps(partial + r * kPanel + kLanes, sums[r][1]);
+        }
+    }
+}
+
+// finish(row, left, right) gets each row's 32 sums. partial: [kBlockRows, kPanel] of scratch, used
+// only if the weight is deeper than Panel::kDepth words.
+template <class E, class Panel, class Finish>
+void panel_product(const uint32_t* in, int64_t in_stride, int64_t rows, const Panel& panel,
+                   int words, float* partial, const Finish& finish) {
+    for (int64_t block = 0; block < rows; block += kBlockRows) {
+        const int64_t block_rows = std::min<int64_t>(kBlockRows, rows - block);
+        const int64_t tiles = (block_rows + kTileRows - 1) / kTileRows;
+        for (int k = 0; k < words; k += Panel::kDepth) {
+            const int depth = std::min(Panel::kDepth, words - k);
+            const uint32_t* weights = panel.words(k, depth);
+            for (int64_t t = 0; t < tiles; ++t) {  // of about the same height
+                const int64_t row = block_rows * t / tiles;
+                const int height = (int)(block_rows * (t + 1) / tiles - row);
+                const uint32_t* from = in + (block + row) * in_stride + k;
+                float* sums = partial + row * kPanel;
+                const bool first = k == 0, last = k + depth == words;
+                switch (height) {
+#define HEADRACE_TILE(n)                                                                     \
+    case n:                                                                                  \
+        tile<E, n>(from, in_stride, weights, depth, sums, first, last, finish, block + row); \
+        break;
+                    HEADRACE_TILE(1)
+                    HEADRACE_TILE(2)
+                    HEADRACE_TILE(3)
+                    HEADRACE_TILE(4)
+                    HEADRACE_TILE(5)
+                    HEADRACE_TILE(6)
+                    HEADRACE_TILE(7)
+                    HEADRACE_TILE(8)
+                    HEADRACE_TILE(9)
+                    HEADRACE_TILE(10)
+                    HEADRACE_TILE(11)
+                    HEADRACE_TILE(12)
+#undef HEADRACE_TILE
+                }
+            }
+        }
+    }
+}
+
+}  // namespace headrace

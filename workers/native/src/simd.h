@@ -1,0 +1,119 @@
+// Element types that kernels are written for, and the vector arithmetic that they share.
+//
+// Matrices are stored in words of 32 bits: four integers of 8 bits, two bfloat16 (neighbours along
+// the dimension that is summed over) or one float32. A vector register holds 16 words, one for each of 16 outputs.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+namespace headrace {
+
+constexpr int kLanes = 16;
+
+struct Bf16 {
+    using Element = uint16_t;
+    static constexpr int kPerWord = 2;
+
+    static __m512 dot(__m512 sums, __m512i a, __m512i b) {
+        return _mm512_dpbf16_ps(sums, (__m512bh)a, (__m512bh)b);
+    }
+    static __m512 add(__m512 a, __m512 b) { return _mm512_add_ps(a, b); }
+    // 16 words from integers of 8 bits, which bfloat16 holds exactly.
+    static __m512i widen(const int8_t* from) {
+        const __m512i wide = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i*)from));
+        const __m512i low = _mm512_cvtepi16_epi32(_mm512_castsi512_si256(wide));
+        const __m512i high = _mm512_cvtepi16_epi32(_mm512_extracti64x4_epi64(wide, 1));
+        return (__m512i)_mm512_cvtne2ps_pbh(_mm512_cvtepi32_ps(high), _mm512_cvtepi32_ps(low));
+    }
+    static void store(Element* to, __m512 values, __mmask16 mask) {
+        _mm256_mask_storeu_epi16(to, mask, (__m256i)_mm512_cvtneps_pbh(values));
+    }
+    static __m512 load(const Element* from, __mmask16 mask) {
+        __m512i wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, from));
+        return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+    }
+};
+
+struct F32 {
+    using Element = float;
+    static constexpr int kPerWord = 1;
+
+    static __m512 dot(__m512 sums, __m512i a, __m512i b) {
+        return _mm512_fmadd_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), sums);
+    }
+    static __m512 add(__m512 a, __m512 b) { return _mm512_add_ps(a, b); }
+    static __m512i widen(const int8_t* from) {
+        const __m512i wide = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)from));
+        return _mm512_castps_si512(_mm512_cvtepi32_ps(wide));
+    }
+    static void store(Element* to, __m512 values, __mmask16 mask) {
+        _mm512_mask_storeu_ps(to, mask, values);
+    }
+    static __m512 load(const Element* from, __mmask16 mask) {
+        return _mm512_maskz_loadu_ps(mask, from);
+    }
+};
+
+// Rows of unsigned and weights of signed integers of 8 bits; sums are integers in a float's clothes.
+struct Int8 {
+    static constexpr int kPerWord = 4;
+
+    static __m512 dot(__m512 sums, __m512i b, __m512i a) {
+        return _mm512_castsi512_ps(_mm512_dpbusd_epi32(_mm512_castps_si512(sums), a, b));
+    }
+    static __m512 add(__m512 a, __m512 b) {
+        return _mm512_castsi512_ps(
+            _mm512_add_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b)));
+    }
+};
+
+inline __m512i broadcast_word(const void* from) {
+    int32_t word;
+    std::memcpy(&word, from, sizeof word);
+    return _mm512_set1_epi32(word);
+}
+
+// The lanes that hold the elements first..first + 15 of a row of `count`.
+inline __mmask16 lanes(int64_t first, int64_t count) {
+    int64_t left = count - first;
+    if (left >= kLanes) return 0xFFFF;
+    return left <= 0 ? 0 : (__mmask16)((1u << left) - 1);
+}
+
+// e to the power of x, by a polynomial of degree 6 on [-ln 2 / 2, ln 2 / 2]; relative error below
+// 1e-7 where the result is a normal number.
+inline __m512 exp(__m512 x) {
+    x = _mm512_min_ps(_mm512_max_ps(x, _mm512_set1_ps(-104.0f)), _mm512_set1_ps(88.7f));
+    const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)),
+                                          _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
+    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
+    __m512 p = _mm512_set1_ps(1.0f / 720);
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f / 120));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f / 24));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f / 6));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.5f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
+    return _mm512_scalef_ps(p, n);
+}
+
+// The hyperbolic tangent; exact limits, relative error below 1e-6 (near zero by its series).
+inline __m512 tanh(__m512 x) {
+    const __m512 e = exp(_mm512_mul_ps(_mm512_abs_ps(x), _mm512_set1_ps(-2.0f)));
+    const __m512 one = _mm512_set1_ps(1.0f);
+    __m512 y = _mm512_div_ps(_mm512_sub_ps(one, e), _mm512_add_ps(one, e));
+    const __m512 square = _mm512_mul_ps(x, x);
+    __m512 series = _mm512_fmadd_ps(square, _mm512_set1_ps(2.0f / 15), _mm512_set1_ps(-1.0f / 3));
+    series = _mm512_fmadd_ps(_mm512_mul_ps(series, square), _mm512_abs_ps(x), _mm512_abs_ps(x));
+    const __mmask16 small =
+        _mm512_cmp_ps_mask(_mm512_abs_ps(x), _mm512_set1_ps(0.04f), _CMP_LT_OQ);
+    y = _mm512_mask_mov_ps(y, small, series);
+    const __m512 sign = _mm512_and_ps(x, _mm512_set1_ps(-0.0f));
+    return _mm512_or_ps(y, sign);
+}
+
+}  // namespace headrace
