@@ -16,6 +16,9 @@ from frontend.middleware.errors import api_error
 
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
+# Events that are sent at once, at most: other streams are to have their turn.
+MAX_EVENTS = 64
+
 
 class Chunks(Protocol):
     """An API's way to write a stream; each method gives the text of whole events, or ""."""
@@ -48,17 +51,22 @@ async def stream_response(generation: Generation, chunks: Chunks) -> Response:
 
 
 async def _events(generation: Generation, chunks: Chunks, event: Event) -> AsyncIterator[bytes]:
+    """The stream, in pieces of all events that have come when one is sent: one by one while the
+    client and this process keep up, more of them when they do not."""
     choices = generation.choices
+    piece: list[str] = []
     try:
-        text = chunks.first(choices) + chunks.chunk(choices, *event)
-        if text:
-            yield text.encode()
-        async for choice, delta in generation:
-            text = chunks.chunk(choices, choice, delta)
-            if text:
-                yield text.encode()
-        end = chunks.last(choices).encode()
+        piece += [chunks.first(choices), chunks.chunk(choices, *event)]
+        while not generation.ended:
+            now = generation.ready() if len(piece) < MAX_EVENTS else None
+            if now is None:
+                if text := "".join(piece):
+                    yield text.encode()
+                piece = []
+                now = await anext(generation)
+            piece.append(chunks.chunk(choices, *now))
+        piece.append(chunks.last(choices))
     except Exception as error:
         generation.fail()
-        end = f"data: {encode_json(api_error(error).body())}\n\n".encode()
-    yield end + END_OF_STREAM
+        piece.append(f"data: {encode_json(api_error(error).body())}\n\n")
+    yield "".join(piece).encode() + END_OF_STREAM

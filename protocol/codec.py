@@ -18,6 +18,8 @@ MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 
 Convert = Callable[[Any], Any]
 
+_PLAIN = (bool, int, float, str, bytes)
+
 
 class DecodeError(ValueError):
     """The bytes are no message that this receiver takes."""
@@ -93,16 +95,40 @@ def _pack_field(hint: Any) -> Convert | None:
 
 
 def _unpacker(cls: type[Any]) -> Convert:
-    """From the list of packed fields to a dataclass."""
-    converts = [_unpack_field(hint) for _, hint in _fields(cls)]
+    """From the list of packed fields to a dataclass.
+
+    Most fields are plain values, right or wrong by their type alone. Which ones of a list are not
+    is kept for each combination of types that has proved right: a message of many equal parts
+    is checked without a call for each field.
+    """
+    hints = [hint for _, hint in _fields(cls)]
+    converts = [_unpack_field(hint) for hint in hints]
     count = len(converts)
+    known: dict[tuple[type[Any], ...], list[tuple[int, Convert]]] = {}
 
     def unpack(raw: Any) -> Any:
         if type(raw) is not list or len(raw) != count:
             raise DecodeError(f"{cls.__name__}: wrong number of fields")
-        return cls(*[convert(value) for convert, value in zip(converts, raw, strict=True)])
+        types_ = tuple(map(type, raw))
+        left = known.get(types_)
+        if left is None:
+            values = [convert(value) for convert, value in zip(converts, raw, strict=True)]
+            known[types_] = [
+                (place, converts[place])
+                for place, (hint, found) in enumerate(zip(hints, types_, strict=True))
+                if not _is_plain(hint, found)
+            ]
+            return cls(*values)
+        for place, convert in left:
+            raw[place] = convert(raw[place])
+        return cls(*raw)
 
     return unpack
+
+
+def _is_plain(hint: Any, found: type[Any]) -> bool:
+    """Whether a value of the type found is right as it is, and needs no conversion."""
+    return found is types.NoneType or (found in _PLAIN and found in (hint, _optional(hint)))
 
 
 def _unpack_field(hint: Any) -> Convert:

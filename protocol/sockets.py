@@ -3,6 +3,7 @@
 All are ipc in the run directory, which only its owner can enter.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,22 @@ def send_now(socket: Any, data: bytes) -> bool:
     if isinstance(error, zmq.Again):
         return False
     raise error
+
+
+class Arrived:
+    """What has arrived on an asynchronous socket. A step's outputs come as small messages when few
+    requests run, and waiting for each by itself costs more than reading it."""
+
+    def __init__(self, socket: Any) -> None:
+        self._socket: zmq.Socket[bytes] = zmq.Socket.shadow(socket.underlying)
+
+    def take(self, limit: int) -> Iterator[bytes]:
+        """The messages that are there, `limit` of them at most."""
+        for _ in range(limit):
+            try:
+                yield self._socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return
 
 
 def bind(socket: Any, endpoint: str) -> None:

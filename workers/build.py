@@ -6,7 +6,7 @@ from pathlib import Path
 from protocol.config import EngineConfig
 from workers.engine import Engine
 from workers.errors import ModelUnsupported
-from workers.fake import FakeRunner, read_model_size
+from workers.fake import FakeRunner, read_choices, read_model_size
 from workers.runner import Runner
 
 _FAKE_BYTES_PER_TOKEN = 1024
@@ -53,4 +53,5 @@ def _fake_runner(model_path: Path, config: EngineConfig) -> FakeRunner:
         num_blocks=max(num_blocks, blocks_per_sequence),
         block_size=config.block_size,
         step_s=config.fake_step_s,
+        choices=read_choices(model_path, vocab_size),
     )

@@ -1,9 +1,11 @@
 """A runner without a model: the next token is a pure function of those before it.
 
-For tests, and for measuring everything but the model. The next token is a checksum of the last
-eight tokens and of their position, modulo the vocabulary's size. EOS is never chosen (the token
-after it is taken instead), so texts end by max_tokens, by the context, or by a token that the
-request names among its stop_token_ids, which is not chosen before min_tokens either.
+For tests, and for measuring everything but the model. The next token is chosen by a checksum of the
+last eight tokens and of their position, among the tokens that make text of their own where a
+tokenizer says which those are (a token that is a part of a character would make none, and streams
+would show fewer events than tokens), else among all. EOS is never chosen (the choice after it is
+taken instead), so texts end by max_tokens, by the context, or by a token that the request names
+among its stop_token_ids, which is not chosen before min_tokens either.
 """
 
 import json
@@ -13,6 +15,8 @@ from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from zlib import crc32
+
+from tokenizers import Tokenizer
 
 from protocol.context_length import context_length
 from protocol.to_frontend import Logprobs
@@ -25,7 +29,8 @@ _SEEN = 8  # tokens before, that a token depends on
 
 
 class FakeRunner(StepwiseRunner):
-    """Runs nothing; `step_s` seconds a step."""
+    """Runs nothing; `step_s` seconds a step. choices: the tokens that it may answer with, all of
+    the vocabulary if there are none."""
 
     default_step_tokens = 2048
 
@@ -37,12 +42,14 @@ class FakeRunner(StepwiseRunner):
         num_blocks: int,
         block_size: int,
         step_s: float = 0.0,
+        choices: Sequence[int] = (),
     ) -> None:
         self.vocab_size = vocab_size
         self.max_model_len = max_model_len
         self.num_blocks = num_blocks
         self.block_size = block_size
         self._step_s = step_s
+        self._choices = choices or range(vocab_size)
 
     def run(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
         if self._step_s:
@@ -68,13 +75,15 @@ class FakeRunner(StepwiseRunner):
     def _next_token(self, sequence: EngineSequence) -> int:
         sampling = sequence.request.sampling
         length = len(sequence.token_ids)
-        token_id = crc32(array("q", [*sequence.token_ids[-_SEEN:], length])) % self.vocab_size
+        first = crc32(array("q", [*sequence.token_ids[-_SEEN:], length]))
         avoided = set(sampling.eos_token_ids)
         if sequence.num_outputs < sampling.min_tokens:
             avoided.update(sampling.stop_token_ids)
-        for step in range(self.vocab_size):
-            if (token_id + step) % self.vocab_size not in avoided:
-                return (token_id + step) % self.vocab_size
+        choices = self._choices
+        for step in range(len(choices)):
+            token_id = choices[(first + step) % len(choices)]
+            if token_id not in avoided:
+                break
         return token_id
 
     def _logprobs(self, token_id: int, num_top: int) -> Logprobs:
@@ -101,3 +110,22 @@ def read_model_size(model_path: Path) -> tuple[int, int]:
         raise ModelUnsupported(
             f"{model_path / 'config.json'} must give vocab_size and max_position_embeddings"
         ) from error
+
+
+def read_choices(model_path: Path, vocab_size: int) -> list[int]:
+    """The tokens that are printable text by themselves, of those below `vocab_size`; none if the
+    folder has no tokenizer.json. ModelUnsupported if that cannot be read."""
+    path = model_path / "tokenizer.json"
+    if not path.exists():
+        return []
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing narrower
+        raise ModelUnsupported(f"{path} cannot be read: {error}") from error
+    token_ids = range(min(vocab_size, tokenizer.get_vocab_size()))
+    texts = tokenizer.decode_batch([[token_id] for token_id in token_ids], skip_special_tokens=True)
+    return [token_id for token_id, text in zip(token_ids, texts, strict=True) if _is_shown(text)]
+
+
+def _is_shown(text: str) -> bool:
+    return text.isprintable() and text.strip() != "" and "\ufffd" not in text

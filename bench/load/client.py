@@ -10,6 +10,7 @@ from bench.load.http import Events, HTTPFailure, Response, Server
 from bench.load.prompts import Planned
 from bench.load.records import Record
 
+TEXTS = ("content", "reasoning_content", "reasoning")
 PATHS = {"chat": "/v1/chat/completions", "completions": "/v1/completions"}
 
 
@@ -103,8 +104,10 @@ def _take(payload: bytes, record: Record, now_s: float) -> None:
         if usage:
             record.prompt_tokens = usage["prompt_tokens"]
             record.output_tokens = usage["completion_tokens"]
-        if any(map(_is_output, event.get("choices") or ())):
+        choices = event.get("choices") or ()
+        if any(map(_is_output, choices)):
             record.chunk_times_s.append(now_s)
+        record.content_events += any(map(_has_text, choices))
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise StreamError("malformed event in the stream") from error
 
@@ -114,9 +117,14 @@ def _is_output(choice: dict[str, Any]) -> bool:
     delta = choice.get("delta")
     if delta is None:
         return bool(choice.get("text")) or choice.get("finish_reason") is None
-    if any(delta.get(name) for name in ("content", "reasoning_content", "reasoning", "tool_calls")):
+    if any(delta.get(name) for name in (*TEXTS, "tool_calls")):
         return True
     return "role" not in delta and choice.get("finish_reason") is None
+
+
+def _has_text(choice: dict[str, Any]) -> bool:
+    delta = choice.get("delta")
+    return bool(choice.get("text") if delta is None else any(delta.get(name) for name in TEXTS))
 
 
 def _message(body: bytes) -> str:

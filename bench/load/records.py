@@ -14,6 +14,8 @@ class Record:
     """One request. Times are in seconds of one clock.
 
     chunk_times_s: when each piece of the output came.
+    content_events: events of the stream that held text; a token that is a part of a character
+        makes none, and tokens may share one.
     error: what kind of failure it was; "" if it succeeded.
     """
 
@@ -22,6 +24,7 @@ class Record:
     chunk_times_s: list[float] = field(default_factory=list)
     prompt_tokens: int = 0
     output_tokens: int = 0
+    content_events: int = 0
     error: str = ""
 
     @property
@@ -68,6 +71,8 @@ class Summary:
     prompt_tokens: int
     output_tokens: int
     output_tokens_per_s: float
+    content_events: int
+    content_events_per_s: float
     total_tokens_per_s: float
     ttft_ms: Spread
     tpot_ms: Spread
@@ -88,6 +93,7 @@ def summarize(records: Sequence[Record], client_cpu_s: float = 0.0) -> Summary:
     seconds = duration_s or math.inf
     prompt_tokens = sum(record.prompt_tokens for record in good)
     output_tokens = sum(record.output_tokens for record in good)
+    content_events = sum(record.content_events for record in good)
     return Summary(
         ok=len(good),
         failed=len(records) - len(good),
@@ -97,6 +103,8 @@ def summarize(records: Sequence[Record], client_cpu_s: float = 0.0) -> Summary:
         prompt_tokens=prompt_tokens,
         output_tokens=output_tokens,
         output_tokens_per_s=output_tokens / seconds,
+        content_events=content_events,
+        content_events_per_s=content_events / seconds,
         total_tokens_per_s=(prompt_tokens + output_tokens) / seconds,
         ttft_ms=spread([record.ttft_s for record in good]),
         tpot_ms=spread([t for record in good if (t := record.tpot_s) is not None]),

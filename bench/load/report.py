@@ -18,6 +18,7 @@ def table(title: str, names: Sequence[str], summaries: Sequence[Summary]) -> str
         _row("duration s", [summary.duration_s for summary in summaries]),
         _row("requests/s", [summary.requests_per_s for summary in summaries]),
         _row("output tokens/s", [summary.output_tokens_per_s for summary in summaries]),
+        _row("content events/s", [summary.content_events_per_s for summary in summaries]),
         _row("total tokens/s", [summary.total_tokens_per_s for summary in summaries]),
     ]
     for label, attribute in SPREADS:

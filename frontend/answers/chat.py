@@ -1,12 +1,10 @@
-"""The answers of /v1/chat/completions.
-
-Chunks are put together from parts that are JSON already; per token only its text is encoded.
-"""
+"""The answers of /v1/chat/completions."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from frontend.answers.common import Head, encode_json, usage
+from frontend.answers.frame import ChunkFrame, encode_text
 from frontend.answers.logprobs import TokenNames, chat_logprobs, prompt_logprobs
 from frontend.generation.choice import Choice, Delta
 from frontend.generation.run import Collected
@@ -36,14 +34,10 @@ class ChatAnswer:
         self._names = names
         self._prefix = prefix
         self._top = (request.top_logprobs or 0) if request.logprobs else None
-        start = {
-            "id": head.answer_id,
-            "object": "chat.completion.chunk",
-            "created": head.created,
-            "model": head.model,
-        }
-        self._chunk_start = f'data: {encode_json(start)[:-1]},"choices":['
-        self._fingerprint = f',"system_fingerprint":{encode_json(head.fingerprint)}'
+        self._frame = ChunkFrame(head, "chat.completion.chunk", request, self._usage)
+        self._is_plain = not (
+            request.logprobs or request.return_token_ids or self._frame.usage_in_chunks
+        )
 
     # A whole answer
 
@@ -103,10 +97,10 @@ class ChatAnswer:
             "prompt_token_ids": self._prompt.token_ids if request.return_token_ids else None,
             "prompt_text": self._prompt.text if request.return_prompt_text else None,
         }
-        end = "]," + encode_json(about_prompt)[1:-1] + self._usage_so_far(choices) + "}\n\n"
+        end = "]," + encode_json(about_prompt)[1:-1] + self._frame.end(choices)
         role = f'"delta":{{"role":"{ROLE}","content":""}},"logprobs":null,"finish_reason":null'
         chunks = [
-            f'{self._chunk_start}{{"index":{choice.index},{role}}}{end}' for choice in choices
+            f'{self._frame.start}{{"index":{choice.index},{role}}}{end}' for choice in choices
         ]
         if self._prefix:
             echo = Delta(self._prefix, (), ())
@@ -115,31 +109,31 @@ class ChatAnswer:
 
     def chunk(self, choices: Sequence[Choice], choice: Choice, delta: Delta) -> str:
         """The chunk of a delta; "" if there is nothing to tell yet."""
-        request = self._request
         ended = delta.finish_reason is not None
-        if not (delta.text or ended or self._top is not None or request.return_token_ids):
-            return ""
-        content = f'{{"content":{encode_json(delta.text)}}}' if delta.text else "{}"
-        logprobs = "null" if self._top is None else encode_json(self._logprobs(delta.logprobs))
-        token_ids = encode_json(delta.token_ids) if request.return_token_ids else "null"
-        reason, end = "null", ""
-        if ended:
-            reason = f'"{delta.finish_reason}","stop_reason":{encode_json(delta.stop_reason)}'
-            end = "" if request.usage_in_stream else self._fingerprint
+        if self._is_plain and not ended:  # nearly all chunks of nearly all streams
+            return self._plain(choice, delta.text) if delta.text else ""
+        return self._full(choices, choice, delta, ended)
+
+    def _plain(self, choice: Choice, text: str) -> str:
         return (
-            f'{self._chunk_start}{{"index":{choice.index},"delta":{content},"logprobs":{logprobs},'
-            f'"finish_reason":{reason},"token_ids":{token_ids}}}]'
-            f"{self._usage_so_far(choices)}{end}}}\n\n"
+            f'{self._frame.start}{{"index":{choice.index},"delta":{{"content":{encode_text(text)}}}'
+            ',"logprobs":null,"finish_reason":null,"token_ids":null}]}\n\n'
         )
 
-    def _usage_so_far(self, choices: Sequence[Choice]) -> str:
-        if not self._request.usage_in_chunks:
+    def _full(self, choices: Sequence[Choice], choice: Choice, delta: Delta, ended: bool) -> str:
+        request = self._request
+        if not (delta.text or ended or self._top is not None or request.return_token_ids):
             return ""
-        return f',"usage":{encode_json(self._usage(choices))}'
+        content = f'{{"content":{encode_text(delta.text)}}}' if delta.text else "{}"
+        logprobs = "null" if self._top is None else encode_json(self._logprobs(delta.logprobs))
+        token_ids = encode_json(delta.token_ids) if request.return_token_ids else "null"
+        reason = "null"
+        if ended:
+            reason = f'"{delta.finish_reason}","stop_reason":{encode_json(delta.stop_reason)}'
+        return (
+            f'{self._frame.start}{{"index":{choice.index},"delta":{content},"logprobs":{logprobs},'
+            f'"finish_reason":{reason},"token_ids":{token_ids}}}]{self._frame.end(choices, ended)}'
+        )
 
     def last(self, choices: Sequence[Choice]) -> str:
-        """The chunk after all texts: the usage, if it was asked for."""
-        if not self._request.usage_in_stream:
-            return ""
-        counted = encode_json(self._usage(choices))
-        return f'{self._chunk_start}],"usage":{counted}{self._fingerprint}}}\n\n'
+        return self._frame.last(choices)

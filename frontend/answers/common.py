@@ -1,20 +1,15 @@
 """What the answers of all APIs have in common."""
 
-import asyncio
 import json
 import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-from quart import Response
+from typing import Any
 
 from frontend.context import ServedModel
 from frontend.generation.choice import Choice
-from frontend.generation.run import Collected
 from frontend.generation.start import Prompt
-from frontend.middleware.errors import json_response
 from frontend.schemas.generation import GenerationRequest
 
 # Strings as JSON, non-ASCII text as it is; the encoder is made once, as streams call it per token.
@@ -41,23 +36,6 @@ def head(request: GenerationRequest, model: ServedModel, prefix: str) -> Head:
         model=model.name,
         fingerprint=model.fingerprint,
     )
-
-
-class Answer(Protocol):
-    """An API's way to put texts into an answer in one piece."""
-
-    def whole(self, texts: Sequence[Collected]) -> dict[str, Any]: ...
-
-
-async def whole_response(
-    answer: Answer, texts: Sequence[Collected], has_logprobs: bool
-) -> Response:
-    """The answer in one piece. Log probabilities can be many, and are written in a thread."""
-
-    def written() -> Response:
-        return json_response(answer.whole(texts))
-
-    return await asyncio.to_thread(written) if has_logprobs else written()
 
 
 def usage(prompts: Sequence[Prompt], choices: Sequence[Choice]) -> dict[str, Any]:

@@ -1,12 +1,10 @@
-"""The answers of /v1/completions.
-
-Chunks are put together from parts that are JSON already; per token only its text is encoded.
-"""
+"""The answers of /v1/completions."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from frontend.answers.common import Head, encode_json, usage
+from frontend.answers.frame import ChunkFrame, encode_text
 from frontend.answers.logprobs import CompletionLogprobs, TokenNames, prompt_logprobs
 from frontend.generation.choice import Choice, Delta
 from frontend.generation.run import Collected
@@ -37,14 +35,11 @@ class CompletionAnswer:
         self._echoes = echoes
         self._logprobs: dict[int, CompletionLogprobs] = {}
         self._begun: set[int] = set()
-        start = {
-            "id": head.answer_id,
-            "object": "text_completion",
-            "created": head.created,
-            "model": head.model,
-        }
-        self._chunk_start = f'data: {encode_json(start)[:-1]},"choices":['
-        self._fingerprint = f',"system_fingerprint":{encode_json(head.fingerprint)}'
+        self._frame = ChunkFrame(head, "text_completion", request, self._usage)
+        has_logprobs = request.logprobs is not None
+        self._is_plain = not (
+            has_logprobs or request.return_token_ids or self._frame.usage_in_chunks
+        )
 
     # A whole answer
 
@@ -58,8 +53,11 @@ class CompletionAnswer:
             "choices": [self._choice(text) for text in texts],
             "service_tier": None,
             "system_fingerprint": self._head.fingerprint,
-            "usage": usage(self._prompts, [text.choice for text in texts]),
+            "usage": self._usage([text.choice for text in texts]),
         }
+
+    def _usage(self, choices: Sequence[Choice]) -> dict[str, Any]:
+        return usage(self._prompts, choices)
 
     def _choice(self, text: Collected) -> dict[str, Any]:
         request = self._request
@@ -111,9 +109,23 @@ class CompletionAnswer:
 
     def chunk(self, choices: Sequence[Choice], choice: Choice, delta: Delta) -> str:
         """The chunk of a delta; "" if there is nothing to tell yet."""
-        request = self._request
         ended = delta.finish_reason is not None
         begins = choice.index not in self._begun
+        if self._is_plain and not ended and not begins:  # nearly all chunks of nearly all streams
+            return self._plain(choice, delta.text) if delta.text else ""
+        return self._full(choices, choice, delta, ended, begins)
+
+    def _plain(self, choice: Choice, text: str) -> str:
+        return (
+            f'{self._frame.start}{{"index":{choice.index},"text":{encode_text(text)},'
+            '"logprobs":null,"finish_reason":null,"stop_reason":null,'
+            '"prompt_token_ids":null,"token_ids":null}]}\n\n'
+        )
+
+    def _full(
+        self, choices: Sequence[Choice], choice: Choice, delta: Delta, ended: bool, begins: bool
+    ) -> str:
+        request = self._request
         text = self._echoes[choice.prompt] + delta.text if begins else delta.text
         if not (text or ended or request.logprobs is not None or request.return_token_ids):
             return ""
@@ -127,23 +139,12 @@ class CompletionAnswer:
             if begins:
                 prompt_ids = encode_json(self._prompts[choice.prompt].token_ids)
         return (
-            f'{self._chunk_start}{{"index":{choice.index},"text":{encode_json(text)},'
+            f'{self._frame.start}{{"index":{choice.index},"text":{encode_text(text)},'
             f'"logprobs":{"null" if logprobs is None else encode_json(logprobs)},'
             f'"finish_reason":{reason},"stop_reason":{encode_json(delta.stop_reason)},'
             f'"prompt_token_ids":{prompt_ids},"token_ids":{token_ids}}}]'
-            f"{self._after_choices(choices, ended)}}}\n\n"
+            f"{self._frame.end(choices, ended)}"
         )
 
-    def _after_choices(self, choices: Sequence[Choice], ended: bool) -> str:
-        request = self._request
-        so_far = ""
-        if request.usage_in_chunks:
-            so_far = f',"usage":{encode_json(usage(self._prompts, choices))}'
-        return so_far + (self._fingerprint if ended and not request.usage_in_stream else "")
-
     def last(self, choices: Sequence[Choice]) -> str:
-        """The chunk after all texts: the usage, if it was asked for."""
-        if not self._request.usage_in_stream:
-            return ""
-        counted = encode_json(usage(self._prompts, choices))
-        return f'{self._chunk_start}],"usage":{counted}{self._fingerprint}}}\n\n'
+        return self._frame.last(choices)

@@ -91,6 +91,9 @@ class Choice:
         token_ids = output.token_ids
         ends_with_token = output.finish_reason == "stop" and not self._include_stop
         shown = len(token_ids) - 1 if ends_with_token else len(token_ids)
+        if self._matcher.is_empty:
+            pieces = [self._detokenizer.feed(token_id) for token_id in token_ids[:shown]]
+            return "".join(pieces), len(token_ids), None
         parts = []
         for place, token_id in enumerate(token_ids[:shown], start=1):
             piece = self._detokenizer.feed(token_id)

@@ -29,13 +29,30 @@ class Generation:
         self._queue: asyncio.Queue[tuple[int, Output | Exception]] | None = None
         self._pumps: list[asyncio.Task[None]] = []
 
+    @property
+    def ended(self) -> bool:
+        """Whether there are no more events."""
+        return self._unfinished == 0
+
     def __aiter__(self) -> "Generation":
         return self
 
     async def __anext__(self) -> Event:
         if self._unfinished == 0:
             raise StopAsyncIteration
-        index, output = await self._next()
+        if len(self._streams) == 1:  # no queue and no task for the common case
+            return self._take(0, await _next_of(self._streams[0]))
+        return self._take(*await self._next())
+
+    def ready(self) -> Event | None:
+        """The next event if it has come already; None if it has to be waited for. Raises as
+        iterating does."""
+        if len(self._streams) > 1:
+            return None
+        output = self._streams[0].ready()
+        return None if output is None else self._take(0, output)
+
+    def _take(self, index: int, output: Output) -> Event:
         choice = self.choices[index]
         delta = choice.take(output)
         if delta.finish_reason is not None:
@@ -45,8 +62,6 @@ class Generation:
         return choice, delta
 
     async def _next(self) -> tuple[int, Output]:
-        if len(self._streams) == 1:  # no queue and no task for the common case
-            return 0, await _next_of(self._streams[0])
         while True:
             index, output = await self._merged().get()
             if isinstance(output, Exception):

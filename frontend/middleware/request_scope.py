@@ -7,7 +7,7 @@ or was cut off by the client, the cleanups that the request's route has left are
 import asyncio
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -61,14 +61,16 @@ class RequestScopeMiddleware:
         status = 500
         started = time.monotonic()
 
-        async def send_with_id(message: Message) -> None:
+        async def begin(message: Message) -> None:
             nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                headers = [*message["headers"], (b"x-request-id", kept.request_id.encode())]
-                message = {**message, "headers": headers}
-                await body.drain()
-            await send(message)
+            status = message["status"]
+            headers = [*message["headers"], (b"x-request-id", kept.request_id.encode())]
+            await body.drain()
+            await send({**message, "headers": headers})
+
+        def send_with_id(message: Message) -> Awaitable[None]:
+            is_start = message["type"] == "http.response.start"
+            return begin(message) if is_start else cast(Awaitable[None], send(message))
 
         try:
             await self._app(scope, body.receive, send_with_id)

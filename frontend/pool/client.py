@@ -20,6 +20,8 @@ from protocol.to_worker import Abort, Generate
 log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 0.25
+# Messages of one worker that are taken before the streams get their turn.
+MESSAGES_AT_ONCE = 64
 
 
 class PoolClient:
@@ -64,15 +66,21 @@ class PoolClient:
 
     async def _read(self, worker_id: str, socket: Any) -> None:
         """All that a worker sends, for as long as it is in the pool."""
+        arrived = sockets.Arrived(socket)
         while True:
-            data = await socket.recv()
-            try:
-                message = to_frontend.OUTPUTS.decode(data)
-            except DecodeError as error:
-                self.malformed += 1
-                log.warning("dropped a malformed message from %s: %s", worker_id, error)
-                continue
-            self._dispatch.on_message(worker_id, message)
+            self._take(worker_id, await socket.recv())
+            for data in arrived.take(MESSAGES_AT_ONCE):
+                self._take(worker_id, data)
+            await asyncio.sleep(0)  # so that streams go on while one worker after another sends
+
+    def _take(self, worker_id: str, data: bytes) -> None:
+        try:
+            message = to_frontend.OUTPUTS.decode(data)
+        except DecodeError as error:
+            self.malformed += 1
+            log.warning("dropped a malformed message from %s: %s", worker_id, error)
+            return
+        self._dispatch.on_message(worker_id, message)
 
     def _connect_new(self, state: PoolState) -> None:
         for worker in state.workers:

@@ -20,7 +20,7 @@ from frontend.pool.interface import (
 )
 from frontend.pool.routing import Candidate, choose
 from protocol.state import READY, STALLED, STARTING, PoolState, WorkerState
-from protocol.to_frontend import Output, Refused, StepOutputs
+from protocol.to_frontend import Refused, StepOutputs
 from protocol.to_worker import Abort, Generate
 
 log = logging.getLogger(__name__)
@@ -40,6 +40,7 @@ class Dispatch:
         self._send = send
         self._clock = clock
         self._workers: dict[str, WorkerState] = {}
+        self._has_news = False  # a frontend that has just started knows of no worker yet
         self._others_load: dict[str, int] = {}
         self._carried: defaultdict[str, dict[str, Flight]] = defaultdict(dict)
         self._expected: dict[str, int] = {}
@@ -61,6 +62,7 @@ class Dispatch:
         A restarted coordinator takes a worker that has not greeted it yet for one that starts;
         whoever has been ready stays so until it is said to drain, to be stalled or to be gone.
         """
+        self._has_news = True
         workers = tuple(self._merge(worker) for worker in state.workers)
         lost = set(self._workers) - {worker.worker_id for worker in workers}
         lost |= {worker.worker_id for worker in workers if worker.state == STALLED}
@@ -99,17 +101,15 @@ class Dispatch:
             if flight is not None:
                 self._on_refused(worker_id, flight, message)
             return
+        carried = self._carried[worker_id]
         for output in message.outputs:
-            # Looked up each time: an output that does not fit moves all flights away.
-            flight = self._carried[worker_id].get(output.request_id)
-            if flight is not None:
-                self._on_output(worker_id, flight, output)
-
-    def _on_output(self, worker_id: str, flight: Flight, output: Output) -> None:
-        if output.position == flight.tokens_so_far:
+            flight = carried.get(output.request_id)
+            if flight is None:
+                continue
+            if output.position != flight.tokens_so_far:
+                self._on_gap(worker_id)
+                return  # the flights have all moved away
             flight.put(output)
-        else:
-            self._on_gap(worker_id)
 
     def _on_refused(self, worker_id: str, flight: Flight, message: Refused) -> None:
         flight.worker_id = None
@@ -130,7 +130,7 @@ class Dispatch:
     # The way of a flight
 
     def _start(self, flight: Flight) -> None:
-        if not self._ready(flight.group):
+        if self._has_news and not self._ready(flight.group):
             flight.fail(PoolUnavailable("no worker is ready to take the request"))
             return
         self._launch(flight)

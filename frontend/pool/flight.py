@@ -37,7 +37,7 @@ class Flight:
         self._tokens: list[int] = list(request.output_token_ids)
         self._admitted = False
         self._mailbox: deque[Output | PoolError] = deque()
-        self._arrived = asyncio.Event()
+        self._waiter: asyncio.Future[None] | None = None
 
     @property
     def tokens_so_far(self) -> int:
@@ -75,14 +75,14 @@ class Flight:
                 output = replace(output, admission=None)
             self._admitted = True
         self._mailbox.append(output)
-        self._arrived.set()
+        self._wake()
         if output.finish_reason is not None:
             self.finished = True
             self._finish()
 
     def fail(self, error: PoolError) -> None:
         self._mailbox.append(error)
-        self._arrived.set()
+        self._wake()
         self.finished = True
         self._finish()
 
@@ -90,7 +90,7 @@ class Flight:
         """Nobody waits for this request any more."""
         self._start = None
         self._finish()
-        self._arrived.set()
+        self._wake()
 
     def __aiter__(self) -> AsyncIterator[Output]:
         return self
@@ -102,12 +102,22 @@ class Flight:
         while not self._mailbox:
             if self._end is None:
                 raise StopAsyncIteration
-            self._arrived.clear()
-            await self._arrived.wait()
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        return self._take()
+
+    def ready(self) -> Output | None:
+        return self._take() if self._mailbox else None
+
+    def _take(self) -> Output:
         item = self._mailbox.popleft()
         if isinstance(item, PoolError):
             raise item
         return item
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     def _finish(self) -> None:
         if self._end is not None:

@@ -46,6 +46,11 @@ class OutputStream(Protocol):
 
     async def __anext__(self) -> Output: ...
 
+    def ready(self) -> Output | None:
+        """The next output if it has come already; None if it would have to be waited for. Raises as
+        __anext__ does."""
+        ...
+
     def cancel(self) -> None:
         """Free the request's slot in its worker. Harmless when it has ended; never blocks."""
         ...

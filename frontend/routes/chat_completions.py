@@ -4,20 +4,19 @@ from quart import Blueprint, Response
 from quart_schema import document_request, document_response
 
 from frontend.answers.chat import ROLE, ChatAnswer
-from frontend.answers.common import head, whole_response
+from frontend.answers.common import head
 from frontend.answers.logprobs import TokenNames
+from frontend.answers.respond import check_stream, respond
 from frontend.chat.prompts import render_chat
 from frontend.context import Context, ServedModel
 from frontend.errors import BadRequest
 from frontend.generation.prompts import check_encodable, text_prompt
-from frontend.generation.run import collect
 from frontend.generation.sampling import OutputLimit, sampling_params
 from frontend.generation.start import Prompt, start
 from frontend.middleware.in_flight import count_in_flight
 from frontend.parsing import read
 from frontend.schemas.answers import ChatCompletion, ErrorAnswer
 from frontend.schemas.chat import ChatCompletionRequest
-from frontend.streaming import stream_response
 from frontend.text.model import TextModel
 from protocol.sampling import SamplingParams
 
@@ -45,20 +44,14 @@ async def _answer(context: Context, request: ChatCompletionRequest) -> Response:
     names = TokenNames(model.text, bool(request.return_tokens_as_token_ids))
     generation = start(context, model, request, [prompt], [sampling])
     answer = ChatAnswer(head(request, model, "chatcmpl"), request, prompt, names, _echoed(request))
-    if request.stream:
-        return await stream_response(generation, answer)
-    has_logprobs = bool(request.logprobs) or request.prompt_logprobs is not None
-    return await whole_response(answer, await collect(generation), has_logprobs)
+    return await respond(request, generation, answer, bool(request.logprobs))
 
 
 def _check(request: ChatCompletionRequest) -> None:
     """What fields say only together. BadRequest if they do not fit."""
     if request.top_logprobs and not request.logprobs:
         raise BadRequest("top_logprobs needs logprobs to be true.", "top_logprobs")
-    if request.stream_options is not None and not request.stream:
-        raise BadRequest("stream_options needs stream to be true.", "stream_options")
-    if request.prompt_logprobs is not None and request.stream:
-        raise BadRequest("prompt_logprobs cannot be streamed.", "prompt_logprobs")
+    check_stream(request)
 
 
 async def _prompt(request: ChatCompletionRequest, text: TextModel) -> Prompt:

@@ -5,20 +5,19 @@ from collections.abc import Sequence
 from quart import Blueprint, Response
 from quart_schema import document_request, document_response
 
-from frontend.answers.common import head, whole_response
+from frontend.answers.common import head
 from frontend.answers.completion import CompletionAnswer
 from frontend.answers.logprobs import TokenNames
+from frontend.answers.respond import check_stream, respond
 from frontend.context import Context, ServedModel
 from frontend.errors import BadRequest
 from frontend.generation.prompts import completion_prompts
-from frontend.generation.run import collect
 from frontend.generation.sampling import OutputLimit, sampling_params
 from frontend.generation.start import Prompt, check_texts, start
 from frontend.middleware.in_flight import count_in_flight
 from frontend.parsing import read
 from frontend.schemas.answers import Completion, ErrorAnswer
 from frontend.schemas.completion import CompletionRequest
-from frontend.streaming import stream_response
 from frontend.text.model import TextModel
 from protocol.sampling import SamplingParams
 
@@ -50,10 +49,7 @@ async def _answer(context: Context, request: CompletionRequest) -> Response:
     echoes = await _echoes(request, model.text, prompts)
     generation = start(context, model, request, prompts, samplings, discard=discard)
     answer = CompletionAnswer(head(request, model, "cmpl"), request, prompts, names, echoes)
-    if request.stream:
-        return await stream_response(generation, answer)
-    has_logprobs = bool(request.logprobs) or request.prompt_logprobs is not None
-    return await whole_response(answer, await collect(generation), has_logprobs)
+    return await respond(request, generation, answer, bool(request.logprobs))
 
 
 def _check(request: CompletionRequest) -> None:
@@ -61,10 +57,7 @@ def _check(request: CompletionRequest) -> None:
     check_texts(request, len(request.prompts))
     if request.max_tokens == 0 and not request.echo:
         raise BadRequest("max_tokens must be at least 1 without echo.", "max_tokens")
-    if request.stream_options is not None and not request.stream:
-        raise BadRequest("stream_options needs stream to be true.", "stream_options")
-    if request.prompt_logprobs is not None and request.stream:
-        raise BadRequest("prompt_logprobs cannot be streamed.", "prompt_logprobs")
+    check_stream(request)
 
 
 def _sampling(request: CompletionRequest, model: ServedModel, prompt_tokens: int) -> SamplingParams:

@@ -44,11 +44,21 @@ class PieceDetokenizer:
         self._skip = skip
         self._decoder = _UTF8("replace")
         self._strip = at_start and pieces.strips_first_space
+        self._is_between = not self._strip  # characters: a whole one follows as it is
 
     def feed(self, token_id: int) -> str:
         if token_id in self._skip:
             return ""
-        piece = self._pieces[token_id]
+        if self._is_between:
+            text = self._pieces.whole(token_id)
+            if text is not None:
+                return text
+        text = self._decode(self._pieces[token_id])
+        held, _ = self._decoder.getstate()
+        self._is_between = not (self._strip or held)
+        return text
+
+    def _decode(self, piece: bytes) -> str:
         if self._strip and piece:
             self._strip = False
             piece = piece.removeprefix(b" ")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from frontend.text.detokenizer import Detokenizer, join
 from frontend.text.model import TextModel
+from frontend.text.pieces import whole_text
 
 
 class TextOffsets:
@@ -23,7 +24,7 @@ class TextOffsets:
         before = self.end
         shown = self._detokenizer.feed(token_id)
         self.end += len(shown)
-        own = _whole(self._text.token_bytes(token_id))
+        own = whole_text(self._text.token_bytes(token_id))
         # Something unfinished before it may have been shown together with it.
         return self.end - len(own) if own and shown.endswith(own) else before
 
@@ -52,11 +53,3 @@ def prompt_offsets(text: TextModel, token_ids: Sequence[int], echo: str) -> list
         )
         offsets.append(min(at if is_hidden else follower.next(token_id), len(echo)))
     return offsets
-
-
-def _whole(piece: bytes) -> str | None:
-    """The text of a token by itself; None if it holds a part of a character."""
-    try:
-        return piece.decode()
-    except UnicodeDecodeError:
-        return None

@@ -31,6 +31,7 @@ class Pieces:
         self._tokenizer = tokenizer
         self._to_bytes = to_bytes
         self._cache: dict[int, bytes] = {}
+        self._whole: dict[int, str | None] = {}
         self.strips_first_space = strips_first_space
 
     def __getitem__(self, token_id: int) -> bytes:
@@ -42,6 +43,22 @@ class Pieces:
             piece = b"" if token is None else self._to_bytes(token)
             self._cache[token_id] = piece
         return piece
+
+    def whole(self, token_id: int) -> str | None:
+        """The text of a token by itself; None if it holds a part of a character."""
+        try:
+            return self._whole[token_id]
+        except KeyError:
+            text = self._whole[token_id] = whole_text(self[token_id])
+            return text
+
+
+def whole_text(piece: bytes) -> str | None:
+    """The text of a token's bytes; None if they hold a part of a character."""
+    try:
+        return piece.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def pieces_of(tokenizer: Tokenizer) -> Pieces | None:

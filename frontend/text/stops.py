@@ -29,6 +29,11 @@ class StopMatcher:
         self._include_stop = include_stop
         self._held = ""
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there are no stop strings to look for, so that all text passes."""
+        return not self._automata
+
     def feed(self, text: str) -> StopMatch:
         """What can be shown now. After a match the matcher is spent."""
         if not self._automata:

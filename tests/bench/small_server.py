@@ -20,7 +20,8 @@ def chunk(writer: asyncio.StreamWriter, value: Any) -> None:
 
 
 async def stream(request: dict[str, Any], writer: asyncio.StreamWriter) -> None:
-    """Answers as a server does: a role first, then the tokens, the usage, and the end."""
+    """Answers as a server does: a role first, then the tokens (the first is only a part of a
+    character, and makes no text), the usage, and the end."""
     count = request["max_tokens"]
     writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
     chat = "messages" in request
@@ -28,7 +29,8 @@ async def stream(request: dict[str, Any], writer: asyncio.StreamWriter) -> None:
         chunk(writer, {"choices": [{"delta": {"role": "assistant", "content": ""}}]})
     for number in range(count):
         last = "length" if number == count - 1 else None
-        text = {"delta": {"content": "a"}} if chat else {"text": "a"}
+        shown = "a" if number else ""
+        text = {"delta": {"content": shown}} if chat else {"text": shown}
         chunk(writer, {"choices": [{**text, "finish_reason": last}]})
         await writer.drain()
     usage = {"prompt_tokens": 11, "completion_tokens": count}

@@ -283,6 +283,7 @@ class TestRun:
         for result in results:
             assert (result["ok"], result["failed"]) == (12, 0)
             assert (result["prompt_tokens"], result["output_tokens"]) == (12 * 11, 12 * 5)
+            assert result["content_events"] == 12 * 4
             assert 0 < result["ttft_ms"]["mean"] <= result["e2e_ms"]["mean"]
 
     @pytest.mark.parametrize(

@@ -68,6 +68,9 @@ class FakeStream:
     async def __anext__(self) -> Output:
         return await self._outputs.__anext__()
 
+    def ready(self) -> None:
+        """Nothing has ever come before it is waited for."""
+
     def cancel(self) -> None:
         self.cancelled = True
 

@@ -119,6 +119,15 @@ async def test_no_ready_worker_fails_at_once() -> None:
             await task
 
 
+async def test_request_before_the_first_news_of_the_pool_waits_for_it() -> None:
+    wire = Wire()
+    _, reading = await begin(wire)
+    assert not reading.done()
+    wire.state(a=READY)
+    wire.answer("a", Output("r", (5,), 0, "stop", admission=ADMISSION))
+    assert [one.token_ids for one in await reading] == [(5,)]
+
+
 async def test_other_groups_take_no_request() -> None:
     wire = Wire()
     wire.state(a=READY)

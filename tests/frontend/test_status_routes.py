@@ -228,16 +228,19 @@ async def test_the_metrics_prefix_can_be_vllms(make_app):
 def test_several_processes_are_one_pool(tmp_path):
     """Each adds to the counters; those of a dead process stay, its load does not."""
     program = textwrap.dedent("""
+        import asyncio
         import sys
         from pathlib import Path
         from frontend.metrics import Metrics
         from protocol.config import GroupConfig, PoolConfig
         group = GroupConfig(name="g", model="m", model_path="m", text_path="m", served_names=["m"])
         metrics = Metrics(PoolConfig(run_dir=Path("."), groups=[group]))
-        metrics.enter()
-        observer = metrics.request("m", 5, 1, 16)
-        observer.output(2, None)
-        observer.finish("stop")
+        async def run():
+            metrics.enter()
+            observer = metrics.request("m", 5, 1, 16)
+            observer.output(2, None)
+            observer.finish("stop")
+        asyncio.run(run())
         print(metrics.in_flight(), metrics.exposition().decode())
     """)
     outputs = [

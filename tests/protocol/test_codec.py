@@ -308,3 +308,25 @@ def test_such_shapes_are_checked(change: Callable[[list[Any]], None]) -> None:
     change(raw)
     with pytest.raises(DecodeError):
         codec.decode(msgpack.packb(raw))
+
+
+def test_a_wrong_message_is_refused_after_a_right_one_of_the_same_types():
+    """What a decoder remembers of right messages must not let wrong ones pass."""
+    right = [1, "w", 0, [["r", [5], 0, None, None, None, None, None]]]
+    assert OUTPUTS.decode(msgpack.packb(right)).outputs[0].token_ids == (5,)
+    for place, value in ((1, ["x"]), (1, [5.0]), (0, 7), (2, True), (3, 1), (5, [[1]]), (6, [])):
+        output = ["r", [5], 0, None, None, None, None, None]
+        output[place] = value
+        for _ in range(2):
+            with pytest.raises(DecodeError):
+                OUTPUTS.decode(msgpack.packb([1, "w", 0, [output]]))
+
+
+def test_whole_numbers_become_floats_every_time():
+    load = [2, "w", list(dataclasses.astuple(WorkerLoad(0, 0, 0.0, 0, 0.0)))]
+    load[2] = [int(value) if type(value) is float else value for value in load[2]]
+    for _ in range(2):
+        decoded = CONTROL.decode(msgpack.packb(load)).load
+        for field in dataclasses.fields(WorkerLoad):
+            if field.type in (float, "float"):
+                assert type(getattr(decoded, field.name)) is float

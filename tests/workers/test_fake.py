@@ -4,6 +4,7 @@ import sys
 
 import pytest
 from driving import request, run
+from tokenizers_for_tests import byte_level
 
 from protocol.config import EngineConfig
 from workers.build import build_engine
@@ -37,6 +38,27 @@ def test_eos_is_never_chosen_and_logprobs_are_as_many_as_asked(folder):
     assert eos not in answer.tokens
     assert len(answer.tokens) == 30
     assert [len(output.logprobs[0].top_token_ids) for output in answer.outputs] == [2] * 30
+
+
+def test_with_a_tokenizer_each_token_is_text_of_its_own(folder):
+    tokenizer = byte_level()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    vocab_size = tokenizer.get_vocab_size()
+    size = {"vocab_size": vocab_size, "max_position_embeddings": 400}
+    (folder / "config.json").write_text(json.dumps(size))
+    tokens = run(build(folder), [(0, request("r", [1], max_tokens=300))])["r"].tokens
+    assert len(tokens) == 300
+    texts = [tokenizer.decode([token_id], skip_special_tokens=True) for token_id in tokens]
+    assert all(text.strip() and text.isprintable() and "\ufffd" not in text for text in texts)
+    assert "".join(texts) == tokenizer.decode(tokens)
+    everything = [tokenizer.decode([token_id]) for token_id in range(vocab_size)]
+    assert not all(text.strip() and "\ufffd" not in text for text in everything)
+
+
+def test_a_damaged_tokenizer_is_refused(folder):
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(ModelUnsupported, match=r"tokenizer\.json"):
+        build(folder)
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"vocab_size": "x"}', "[]"])

@@ -1,0 +1,86 @@
+"""The metrics that have a model's name as their label."""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+from frontend.metrics.tally import TalliedHistogram, TokenTally
+
+# fmt: off
+FIRST_TOKEN_BUCKETS_S = (
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75,
+    1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0,
+)
+TOKEN_BUCKETS_S = (
+    0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75,
+    1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0,
+)
+REQUEST_BUCKETS_S = (
+    0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0,
+    40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0,
+)
+# fmt: on
+TOKEN_COUNT_BUCKETS = tuple(float(digit * 10**power) for power in range(6) for digit in (1, 2, 5))
+N_BUCKETS = (1.0, 2.0, 5.0, 10.0, 20.0)
+
+Kind = TypeVar("Kind", bound=Histogram)
+
+
+class ModelMetrics:
+    """All metrics of texts; what is observed per token goes through a tally."""
+
+    def __init__(self, prefix: str, registry: CollectorRegistry) -> None:
+        self._prefix = prefix
+        self._registry = registry
+        tokens, request_s = TOKEN_COUNT_BUCKETS, REQUEST_BUCKETS_S
+        self.success = Counter(
+            f"{prefix}request_success_total",
+            "Requests that have ended, by reason.",
+            ("model_name", "finished_reason"),
+            registry=registry,
+        )
+        self.prompt_tokens = self._counter("prompt_tokens_total", "Tokens of prompts.")
+        self.generation_tokens = self._counter("generation_tokens_total", "Tokens generated.")
+        self.first_token_s = self._histogram("time_to_first_token_seconds", FIRST_TOKEN_BUCKETS_S)
+        self.inter_token_s = self._tallied("inter_token_latency_seconds", TOKEN_BUCKETS_S)
+        self.per_token_s = self._histogram("request_time_per_output_token_seconds", TOKEN_BUCKETS_S)
+        self.e2e_s = self._histogram("e2e_request_latency_seconds", request_s)
+        self.queue_s = self._histogram("request_queue_time_seconds", request_s)
+        self.prefill_s = self._histogram("request_prefill_time_seconds", request_s)
+        self.decode_s = self._histogram("request_decode_time_seconds", request_s)
+        self.inference_s = self._histogram("request_inference_time_seconds", request_s)
+        self.request_prompt_tokens = self._histogram("request_prompt_tokens", tokens)
+        self.request_generation_tokens = self._histogram("request_generation_tokens", tokens)
+        self.max_generation_tokens = self._histogram("request_max_num_generation_tokens", tokens)
+        self.params_max_tokens = self._histogram("request_params_max_tokens", tokens)
+        self.params_n = self._histogram("request_params_n", N_BUCKETS)
+
+        self._tallies: dict[str, TokenTally] = {}
+
+    def tally(self, model_name: str) -> TokenTally:
+        """Where the tokens of a model's texts are counted."""
+        tally = self._tallies.get(model_name)
+        if tally is None:
+            tokens = self.generation_tokens.labels(model_name)
+            tally = TokenTally(tokens, self.inter_token_s.labels(model_name))
+            self._tallies[model_name] = tally
+        return tally
+
+    def _counter(self, name: str, text: str) -> Counter:
+        return Counter(f"{self._prefix}{name}", text, ("model_name",), registry=self._registry)
+
+    def _histogram(self, name: str, buckets: Sequence[float]) -> Histogram:
+        return self._made(Histogram, name, buckets)
+
+    def _tallied(self, name: str, buckets: Sequence[float]) -> TalliedHistogram:
+        return self._made(TalliedHistogram, name, buckets)
+
+    def _made(self, kind: type[Kind], name: str, buckets: Sequence[float]) -> Kind:
+        return kind(
+            f"{self._prefix}{name}",
+            f"{name.replace('_', ' ').capitalize()}.",
+            ("model_name",),
+            buckets=buckets,
+            registry=self._registry,
+        )

@@ -1,0 +1,124 @@
+"""All metrics of a frontend, and those of the pool.
+
+With PROMETHEUS_MULTIPROC_DIR set, the numbers of all processes lie in that folder and any frontend
+shows their sums; without it (one process, tests) they are this process's own.
+"""
+
+import glob
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Metric,
+    generate_latest,
+)
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from frontend.metrics.model import ModelMetrics
+from frontend.metrics.observer import LongestOutput, RequestObserver, TextObserver
+from protocol.config import PoolConfig
+
+_KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+class Metrics:
+    """All metrics of a frontend, their names beginning with the configured prefix ("headrace:").
+
+    Those of HTTP have none, as in the reference.
+    """
+
+    def __init__(self, config: PoolConfig) -> None:
+        prefix = config.metrics_prefix
+        self._multiprocess_dir = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+        self._registry = CollectorRegistry()
+        self.models = ModelMetrics(prefix, self._registry)
+        self._in_flight_name = f"{prefix}server_load"
+        self._in_flight = Gauge(
+            self._in_flight_name,
+            "Requests for text that are being answered.",
+            registry=self._registry,
+            multiprocess_mode="livesum",
+        )
+        self._http_requests = Counter(
+            "http_requests_total",
+            "HTTP requests.",
+            ("handler", "method", "status"),
+            registry=self._registry,
+        )
+        self._http_duration = Histogram(
+            "http_request_duration_seconds",
+            "Seconds from an HTTP request's arrival to the end of its answer.",
+            ("handler", "method"),
+            registry=self._registry,
+        )
+
+    def request(
+        self,
+        model_name: str,
+        prompt_tokens: int,
+        n: int,
+        max_tokens: int,
+        longest: LongestOutput | None = None,
+    ) -> RequestObserver:
+        """An observer for one text; its clock starts now. longest: what the texts of one prompt
+        share; None if there is but this one."""
+        longest = longest or self.longest_output(model_name, 1)
+        return TextObserver(self.models, model_name, prompt_tokens, n, max_tokens, longest)
+
+    def longest_output(self, model_name: str, texts: int) -> LongestOutput:
+        """To be shared by the observers of so many texts."""
+        return LongestOutput(self.models.max_generation_tokens.labels(model_name), texts)
+
+    def http_request(self, handler: str, method: str, status: int, duration_s: float) -> None:
+        """An HTTP request has been answered. handler: the route's rule, never the path itself."""
+        method = method if method in _KNOWN_METHODS else "OTHER"
+        self._http_requests.labels(handler, method, f"{status // 100}xx").inc()
+        self._http_duration.labels(handler, method).observe(duration_s)
+
+    def enter(self) -> None:
+        """A request for text is in flight; `leave` when it no longer is."""
+        self._in_flight.inc()
+
+    def leave(self) -> None:
+        self._in_flight.dec()
+
+    def in_flight(self) -> int:
+        """Requests in flight in the whole pool. Reads files."""
+        if self._multiprocess_dir is None:
+            return _sum_of(self._in_flight_name, self._registry.collect())
+        files = [
+            path
+            for path in glob.glob(f"{self._multiprocess_dir}/gauge_livesum_*.db")
+            if _is_alive(path)
+        ]
+        return _sum_of(self._in_flight_name, _merge(files))
+
+    def exposition(self) -> bytes:
+        """All metrics of the pool in Prometheus' text format. Reads files."""
+        if self._multiprocess_dir is None:
+            return generate_latest(self._registry)
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry, path=self._multiprocess_dir)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)
+
+
+def _is_alive(path: str) -> bool:
+    """Whether the process still lives that wrote this file; its name ends with the process's id."""
+    return Path("/proc", Path(path).stem.rpartition("_")[2]).exists()
+
+
+def _merge(files: list[str]) -> Iterable[Metric]:
+    merged: Iterable[Metric] = MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]
+    return merged
+
+
+def _sum_of(name: str, metrics: Iterable[Metric]) -> int:
+    total = 0.0
+    for metric in metrics:
+        total += sum(sample.value for sample in metric.samples if sample.name == name)
+    return round(total)
