@@ -104,11 +104,10 @@ class Engine:
         """
         if self.failed:
             raise EngineFailed("the engine has failed")
-        try:
-            chunks, results = self._run()
-        except BaseException:
-            self.failed = True
-            raise
+        if self._overlap is not None:
+            return self._postprocess(*self._turn(self._overlap))
+        chunks = self._scheduler.schedule()
+        results = self._run(chunks)
         return self._postprocess(chunks, results)
 
     def load(self) -> WorkerLoad:
@@ -137,12 +136,22 @@ class Engine:
             step_tokens=self._last_step_tokens,
         )
 
-    def _run(self) -> tuple[list[Chunk], list[ChunkResult]]:
-        """The chunks of the step that is over now, and their results."""
-        if self._overlap is not None:
-            return self._overlap.turn(self._sequences)
-        chunks = self._scheduler.schedule()
-        return chunks, self._runner.run(chunks) if chunks else []
+    def _run(self, chunks: list[Chunk]) -> list[ChunkResult]:
+        if not chunks:
+            return []
+        try:
+            return self._runner.run(chunks)
+        except BaseException:
+            self.failed = True
+            raise
+
+    def _turn(self, overlap: Overlap) -> tuple[list[Chunk], list[ChunkResult]]:
+        """Launch the next step; the chunks of the one before it, and their results."""
+        try:
+            return overlap.turn(self._sequences)
+        except BaseException:
+            self.failed = True
+            raise
 
     def _postprocess(self, chunks: list[Chunk], results: list[ChunkResult]) -> list[Output]:
         outputs = []

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from recording import Rerun
 
@@ -31,6 +31,7 @@ def test_few_rows_have_several_lengths():
     assert lengths[4] == lengths[8] == [20_000]
 
 
+@settings(deadline=None)
 @given(st.integers(1, 300), st.integers(1, 9000), st.integers(1, 70), st.data())
 def test_every_step_finds_the_smallest_recording_that_holds_it(rows, length, enough, data):
     buckets = choose_buckets(rows, length, enough)
