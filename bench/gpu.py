@@ -48,8 +48,9 @@ class Options:
     bandwidth: float | None
 
 
-def make_engine(model: LlamaForCausalLM, options: Options, max_length: int) -> Engine:
-    hook = AttentionHook()
+def make_engine(
+    model: LlamaForCausalLM, hook: AttentionHook, options: Options, max_length: int
+) -> Engine:
     with torch.inference_mode():
         hook.probe(model)
     choice = choose_backend(hook, model.dtype, options.device, _BLOCK_SIZE)
@@ -126,12 +127,14 @@ def measure_shape(shape: str, options: Options, ceilings: Ceilings) -> None:
     longest = max(options.prompts)
     max_length = longest + options.new_tokens + steps_of(max(options.batches), longest) + 1
     model = make_model(shape, max_length, options.device)
-    engine = make_engine(model, options, max_length)
+    hook = AttentionHook()
+    engine = make_engine(model, hook, options, max_length)
     rows = []
     for row in measure(engine, model, options, ceilings):
         rows.append(row)
         print(" ".join(row), flush=True)
     del engine
+    hook.backend = None  # transformers' registry keeps the hook, and it would keep the cache
     release(options.device)
     print_table([f"{shape}: {name}" if name == "batch" else name for name in COLUMNS], rows)
     if options.with_transformers:
