@@ -116,7 +116,9 @@ class _Lowering:
     def _at(self, view: View) -> Place:
         if not view.is_dense:
             raise NotStatic("it reads numbers that do not follow one another")
-        place = self._places[view.node]
+        place = self._places.get(view.node)
+        if place is None:
+            raise NotStatic("it reads a table of positions other than to rotate by it")
         if place.buffer is not None and place.buffer.kind != FLOATS:
             raise NotStatic("it reads rounded numbers")
         return Place(place.buffer, place.at + view.offset)

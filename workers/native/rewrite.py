@@ -20,11 +20,48 @@ Nodes = list[Node]
 
 def rewrite(graph: Graph) -> Graph:
     """The same computation in fewer nodes. NotStatic if copies reorder numbers."""
-    nodes = list(graph.nodes)
+    nodes = _gather_early(list(graph.nodes))
     output = graph.output.view()
     for rewrite_one in (_copy, _rotary, _partial_rotary, _gate, _activated, _residual):
         nodes, output = _pass(nodes, output, rewrite_one)
     return replace(graph, nodes=tuple(nodes), output=output.node)
+
+
+_ROW_BY_ROW = {"norm", "linear", "activation", "add", "mul", "scale", "copy", "gather"}
+
+
+def _gather_early(nodes: Nodes) -> Nodes:
+    """Take the wanted rows as soon as the others serve nothing any more.
+
+    That is after the last attention: of a long prompt one row goes through what follows.
+    """
+    state = _State(nodes)
+    late: set[Node] = set()  # whose value is only of use for wanted rows
+    for node in reversed(nodes):
+        users = state.users[node]
+        if node.wanted or (users and node.kind in _ROW_BY_ROW and late.issuperset(users)):
+            late.add(node)
+    chosen: dict[Node, Node] = {}
+    kept: Nodes = []
+    stands_for: dict[Node, View] = {}
+    for node in nodes:
+        if node not in late:
+            kept.append(node)
+            continue
+        if node.kind == "gather" and node.inputs[0].node in late:
+            stands_for[node] = _resolve(node.inputs[0], stands_for)
+            continue
+        if node.kind != "gather":
+            for view in node.inputs:
+                source = view.node
+                if source not in late and source not in chosen:
+                    chosen[source] = Node("gather", (source.view(),), source.width, True)
+                    kept.append(chosen[source])
+            stand_ins = {source: gather.view() for source, gather in chosen.items()}
+            node.inputs = tuple(_resolve(v, stands_for | stand_ins) for v in node.inputs)
+            node.wanted = True
+        kept.append(node)
+    return kept
 
 
 class _State:

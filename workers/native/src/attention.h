@@ -132,26 +132,29 @@ template <class E>
 void weigh(__m512 (&scores)[kTileGroups], int64_t token, int64_t low, int64_t high, float softcap,
            typename E::Element* weights, const Sums& sums, int q, int value_dim) {
     const __m512 nothing = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
-    __m512 greatest = nothing;
-    for (int g = 0; g < kTileGroups; ++g) {
-        __m512 s = scores[g];
-        if (softcap != 0) {
+    if (softcap != 0) {
+        for (auto& s : scores) {
             s = _mm512_mul_ps(tanh(_mm512_mul_ps(s, _mm512_set1_ps(1.0f / softcap))),
                               _mm512_set1_ps(softcap));
         }
-        scores[g] = _mm512_mask_mov_ps(nothing, readable(token + g * kGroup, low, high), s);
-        greatest = _mm512_max_ps(greatest, scores[g]);
+    }
+    if (low > token || high < token + kTileTokens) {
+        for (int g = 0; g < kTileGroups; ++g) {
+            const __mmask16 some = readable(token + g * kGroup, low, high);
+            scores[g] = _mm512_mask_mov_ps(nothing, some, scores[g]);
+        }
     }
     const float before = sums.greatest[q];
-    const float now = std::max(before, _mm512_reduce_max_ps(greatest));
+    const float now = std::max(
+        before, _mm512_reduce_max_ps(_mm512_max_ps(_mm512_max_ps(scores[0], scores[1]),
+                                                   _mm512_max_ps(scores[2], scores[3]))));
     if (now == -std::numeric_limits<float>::infinity()) {  // it may read none of them
         std::memset(weights, 0, kTileTokens * sizeof(*weights));
         return;
     }
     __m512 total = _mm512_setzero_ps();
-    for (int g = 0; g < kTileGroups; ++g) {
-        const __mmask16 some = readable(token + g * kGroup, low, high);
-        const __m512 w = _mm512_maskz_mov_ps(some, exp(_mm512_sub_ps(scores[g], _mm512_set1_ps(now))));
+    for (int g = 0; g < kTileGroups; ++g) {  // of what it may not read, e to the -infinity
+        const __m512 w = exp(_mm512_sub_ps(scores[g], _mm512_set1_ps(now)));
         total = _mm512_add_ps(total, w);
         E::store(weights + g * kGroup, w, 0xFFFF);
     }
