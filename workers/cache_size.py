@@ -25,12 +25,14 @@ def choose_num_blocks(
     max_model_len: int,
     workers_on_host: int,
     activation_bytes: int = 0,
+    gathers: bool = True,
 ) -> int:
     """Blocks of the cache; ModelUnsupported if one request of max_model_len does not fit.
 
     The bytes are `kv_cache_bytes` if given; on a CPU, a share of the available memory divided
     among the host's workers; on a GPU, `memory_utilization` of the card less what this worker
-    uses already and less `activation_bytes`, for a step. Workers that share a card cannot see each
+    uses already and less `activation_bytes`, for a step, and less what decodes gather if the
+    attention `gathers` for them. Workers that share a card cannot see each
     other: their `memory_utilization` has to be set so that it fits as many times as there are.
     Never more than max_num_seqs requests of max_model_len can fill.
     """
@@ -40,7 +42,8 @@ def choose_num_blocks(
     free = config.kv_cache_bytes
     if free is None and device.type == "cuda":
         free = _card_bytes(config, device, activation_bytes)
-        free = free * len(layers) // (len(layers) + _GATHERED_LAYERS)
+        if gathers:
+            free = free * len(layers) // (len(layers) + _GATHERED_LAYERS)
     elif free is None:
         free = int(_available_bytes() * _CPU_SHARE) // max(1, workers_on_host)
     num_blocks = min(free // block_bytes, blocks_per_request * config.max_num_seqs)

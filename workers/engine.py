@@ -15,6 +15,7 @@ from protocol.to_worker import Generate
 from workers.block_pool import BlockPool
 from workers.drafter import DraftCounters, Drafter
 from workers.errors import EngineFailed
+from workers.overlap import Overlap
 from workers.requests import check_request
 from workers.runner import Runner
 from workers.scheduler import Scheduler
@@ -79,6 +80,9 @@ class Engine:
             enable_prefix_caching=enable_prefix_caching,
             drafter=self._drafter,
         )
+        self._overlap: Overlap | None = None
+        if runner.overlaps and self._drafter is None:  # drafts need the tokens before them
+            self._overlap = Overlap(runner, self._scheduler, self._pool, self.max_len)
         self._sequences: dict[str, Sequence] = {}
         self._clock = clock
         self._arrivals = 0
@@ -106,18 +110,23 @@ class Engine:
 
     @property
     def has_work(self) -> bool:
-        return bool(self._sequences)
+        return bool(self._sequences) or (self._overlap is not None and self._overlap.busy)
 
     def step(self) -> list[Output]:
         """Run one step and return what it added to each request.
 
+        With a runner that overlaps, a step is started and the one before it is brought to its end.
         An exception of the runner comes through; the engine is `failed` from then on.
         """
         if self.failed:
             raise EngineFailed("the engine has failed")
-        chunks = self._scheduler.schedule()
-        started_s = self._clock()
-        results = self._run(chunks)
+        if self._overlap is not None:
+            started_s = self._clock()
+            chunks, results = self._turn(self._overlap)
+        else:
+            chunks = self._scheduler.schedule()
+            started_s = self._clock()
+            results = self._run(chunks)
         self._observe(chunks, results, self._clock() - started_s)
         return self._postprocess(chunks, results)
 
@@ -166,6 +175,14 @@ class Engine:
             self._scheduler.observe(chunks, seconds)
         if self._drafter is not None:
             self._drafter.observe(chunks, results, seconds)
+
+    def _turn(self, overlap: Overlap) -> tuple[list[Chunk], list[ChunkResult]]:
+        """Launch the next step; the chunks of the one before it, and their results."""
+        try:
+            return overlap.turn(self._sequences)
+        except BaseException:
+            self.failed = True
+            raise
 
     def _postprocess(self, chunks: list[Chunk], results: list[ChunkResult]) -> list[Output]:
         outputs = []

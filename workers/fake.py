@@ -22,6 +22,7 @@ from tokenizers import Tokenizer
 from protocol.context_length import context_length
 from protocol.to_frontend import Logprobs
 from workers.errors import ModelUnsupported
+from workers.runner import StepwiseRunner
 from workers.sequence import Chunk, ChunkResult
 from workers.sequence import Sequence as EngineSequence
 from workers.verify import keep_verified
@@ -29,7 +30,7 @@ from workers.verify import keep_verified
 _SEEN = 8  # tokens before, that a token depends on
 
 
-class FakeRunner:
+class FakeRunner(StepwiseRunner):
     """Runs nothing; `step_s` seconds a step. choices: the tokens that it may answer with, all of
     the vocabulary if there are none."""
 

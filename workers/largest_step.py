@@ -6,21 +6,32 @@ from transformers.modeling_utils import PreTrainedModel
 from protocol.config import EngineConfig
 from protocol.sampling import SamplingParams
 from protocol.to_worker import Generate
+from workers.attention.backend import MakeBackend
 from workers.attention.hook import AttentionHook
+from workers.attention.sdpa import SdpaBackend
 from workers.model_runner import ModelRunner
 from workers.scheduler import MAX_PROMPT_LOGPROBS
 from workers.sequence import Chunk, Sequence
 
 
 def step_bytes(
-    model: PreTrainedModel, hook: AttentionHook, config: EngineConfig, max_model_len: int
+    model: PreTrainedModel,
+    hook: AttentionHook,
+    config: EngineConfig,
+    max_model_len: int,
+    make_backend: MakeBackend = SdpaBackend,
 ) -> int:
     """Bytes that a step allocates on the model's GPU at its peak, the cache itself left out.
 
     The keys and values that decodes gather are left out too: they grow with the cache.
     """
     runner = ModelRunner(
-        model, hook, max_model_len=max_model_len, num_blocks=1, block_size=config.block_size
+        model,
+        hook,
+        max_model_len=max_model_len,
+        num_blocks=1,
+        block_size=config.block_size,
+        make_backend=make_backend,
     )
     step_tokens = config.max_num_batched_tokens or runner.default_step_tokens
     before = torch.cuda.memory_allocated(model.device)

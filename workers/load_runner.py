@@ -10,10 +10,12 @@ from transformers.modeling_utils import PreTrainedModel
 from protocol.config import EngineConfig
 from workers.attention.hook import AttentionHook
 from workers.cache_size import choose_num_blocks
+from workers.choose_backend import BackendChoice, choose_backend
 from workers.errors import ModelUnsupported
 from workers.largest_step import step_bytes
 from workers.linears import prepare_linears
 from workers.loading import choose_device, load_model, model_length
+from workers.make_runner import make_torch_runner, record_graphs
 from workers.model_runner import ModelRunner, vocab_rows
 from workers.native.choose import compile_model, release_weights
 from workers.native.runner import NativeRunner
@@ -49,34 +51,47 @@ def load_runner(
     else:
         size = f"{compiled.weight_bytes / 2**20:.0f} MiB of weights"
         log(f"compiled kernels, {size} in {config.quantization or model.dtype}")
+    choice = choose_backend(hook, model.dtype, device, config.block_size)
+    if choice.block_size != config.block_size:
+        log(f"{choice.name}: blocks of {choice.block_size} tokens")
+        config = config.model_copy(update={"block_size": choice.block_size})
 
     def make_runner(num_blocks: int) -> LoadedRunner:
-        sizes = {
-            "max_model_len": max_model_len,
-            "num_blocks": num_blocks,
-            "block_size": config.block_size,
-        }
         if compiled is None:
-            return ModelRunner(model, hook, **sizes)
-        return NativeRunner(compiled, vocab_size=vocab_size, **sizes)
+            return make_torch_runner(
+                model, hook, choice, max_model_len=max_model_len, num_blocks=num_blocks
+            )
+        return NativeRunner(
+            compiled,
+            vocab_size=vocab_size,
+            max_model_len=max_model_len,
+            num_blocks=num_blocks,
+            block_size=config.block_size,
+        )
 
     is_rounded = compiled is not None and config.quantization is not None
     check_model(model, make_runner, max_model_len, config.block_size, is_rounded)
     if compiled is not None:
         release_weights(model, compiled)
-    return make_runner(_choose_num_blocks(model, hook, config, max_model_len, workers_on_host))
+    blocks = _choose_num_blocks(model, hook, choice, config, max_model_len, workers_on_host)
+    runner = make_runner(blocks)
+    if not config.enforce_eager:
+        limits = config.model_dump(include={"max_num_seqs", "max_num_batched_tokens"})
+        record_graphs(runner, hook, choice, log, **limits)
+    return runner
 
 
 def _choose_num_blocks(
     model: PreTrainedModel,
     hook: AttentionHook,
+    choice: BackendChoice,
     config: EngineConfig,
     max_model_len: int,
     workers_on_host: int,
 ) -> int:
     activation_bytes = 0
     if model.device.type == "cuda" and config.kv_cache_bytes is None:
-        activation_bytes = step_bytes(model, hook, config, max_model_len)
+        activation_bytes = step_bytes(model, hook, config, max_model_len, choice.make)
     return choose_num_blocks(
         config,
         hook.layers,
@@ -85,6 +100,7 @@ def _choose_num_blocks(
         max_model_len,
         workers_on_host,
         activation_bytes,
+        gathers=not choice.graphs,
     )
 
 

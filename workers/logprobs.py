@@ -5,6 +5,31 @@ from collections.abc import Sequence as Rows
 import torch
 
 from protocol.to_frontend import Logprobs
+from workers.uploads import upload
+
+
+class Described:
+    """Log probabilities of one token of each row, and of the likeliest ones, on the device.
+
+    logits: [rows, vocabulary]. token_ids: [rows]. numbers: how many of the likeliest, of each row.
+    columns: what `read` needs on the host.
+    """
+
+    def __init__(self, logits: torch.Tensor, token_ids: torch.Tensor, numbers: Rows[int]) -> None:
+        self._numbers = numbers
+        logprobs = torch.log_softmax(logits.float(), dim=-1)
+        chosen = logprobs.gather(1, token_ids.unsqueeze(1))
+        ranks = (logprobs > chosen).sum(dim=-1) + 1
+        largest = logprobs.topk(min(max(numbers), logprobs.shape[1]), dim=-1)
+        self.columns = [token_ids, chosen.squeeze(1), ranks, largest.indices, largest.values]
+
+    def read(self, columns: Rows[torch.Tensor]) -> list[Logprobs]:
+        """What is known of each row, from the columns on the host."""
+        values = zip(self._numbers, *(column.tolist() for column in columns), strict=True)
+        return [
+            Logprobs(token_id, logprob, rank, tuple(ids[:number]), tuple(likeliest[:number]))
+            for number, token_id, logprob, rank, ids, likeliest in values
+        ]
 
 
 def describe(
@@ -18,14 +43,7 @@ def describe(
     if not asked:
         return {}
     rows, token_ids, tops = zip(*asked, strict=True)
-    index = torch.tensor(rows, device=logits.device)
-    logprobs = torch.log_softmax(logits[index].float(), dim=-1)
-    chosen = logprobs.gather(1, torch.tensor(token_ids, device=logits.device).unsqueeze(1))
-    ranks = (logprobs > chosen).sum(dim=-1) + 1
-    largest = logprobs.topk(min(max(tops), logprobs.shape[1]), dim=-1)
-    columns = (chosen.squeeze(1), ranks, largest.indices, largest.values)
-    values = zip(asked, *(column.tolist() for column in columns), strict=True)
-    return {
-        row: Logprobs(token_id, logprob, rank, tuple(ids[:top]), tuple(likeliest[:top]))
-        for (row, token_id, top), logprob, rank, ids, likeliest in values
-    }
+    index = upload(rows, torch.long, logits.device)
+    chosen = upload(token_ids, torch.long, logits.device)
+    described = Described(logits[index], chosen, tops)
+    return dict(zip(rows, described.read(described.columns), strict=True))

@@ -6,11 +6,13 @@ from typing import cast
 import torch
 from transformers.modeling_utils import PreTrainedModel
 
-from workers.attention.backend import AttentionBatch
+from workers.attention.backend import AttentionBatch, MakeBackend
 from workers.attention.hook import AttentionHook
 from workers.attention.sdpa import SdpaBackend
+from workers.runner import StepwiseRunner
 from workers.sequence import Chunk, ChunkResult
 from workers.step import collect, flatten
+from workers.uploads import upload
 
 # A step is what decodes wait for while a prompt is run: about as long on either device. It also
 # has to stay far below the time after which a worker counts as stalled.
@@ -18,7 +20,7 @@ _CPU_STEP_TOKENS = 512
 _GPU_STEP_TOKENS = 8192
 
 
-class ModelRunner:
+class ModelRunner(StepwiseRunner):
     """A model with its cache; see workers.runner.Runner."""
 
     def __init__(
@@ -29,6 +31,7 @@ class ModelRunner:
         max_model_len: int,
         num_blocks: int,
         block_size: int,
+        make_backend: MakeBackend = SdpaBackend,
     ) -> None:
         self.vocab_size: int = vocab_rows(model)
         self.max_model_len = max_model_len
@@ -38,7 +41,7 @@ class ModelRunner:
         self.default_step_tokens = _CPU_STEP_TOKENS if on_cpu else _GPU_STEP_TOKENS
         self._model = model
         self._device = model.device
-        self._backend = SdpaBackend(hook.layers, num_blocks, block_size, model.dtype, model.device)
+        self._backend = make_backend(hook.layers, num_blocks, block_size, model.dtype, model.device)
         hook.backend = self._backend
 
     @torch.inference_mode()
@@ -57,12 +60,21 @@ class ModelRunner:
     ) -> torch.Tensor:
         """Logits [wanted rows, vocabulary] of a flattened batch, whose K/V go to the cache."""
         self._backend.prepare(batch)
-        inputs = torch.tensor([token_ids, positions], dtype=torch.long).to(self._device)
+        inputs = upload([token_ids, positions], torch.long, self._device)
+        return self.logits(inputs[0], inputs[1], upload(wanted, torch.long, self._device))
+
+    def logits(
+        self, token_ids: torch.Tensor, positions: torch.Tensor, wanted: torch.Tensor | int
+    ) -> torch.Tensor:
+        """Logits [wanted rows, vocabulary] of a batch [rows] that the backend is prepared for.
+
+        wanted: the rows' numbers; 0: all.
+        """
         output = self._model(
-            input_ids=inputs[:1],
-            position_ids=inputs[1:],
+            input_ids=token_ids.unsqueeze(0),
+            position_ids=positions.unsqueeze(0),
             use_cache=False,
-            logits_to_keep=torch.tensor(wanted, dtype=torch.long, device=self._device),
+            logits_to_keep=wanted,
         )
         logits: torch.Tensor = output.logits[0, :, : self.vocab_size]
         return logits

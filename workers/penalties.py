@@ -10,6 +10,7 @@ from collections.abc import Sequence as Rows
 import torch
 
 from workers.sequence import Text
+from workers.uploads import send, upload
 
 
 def penalise(logits: torch.Tensor, rows: Rows[int], sequences: Rows[Text]) -> None:
@@ -21,13 +22,13 @@ def penalise(logits: torch.Tensor, rows: Rows[int], sequences: Rows[Text]) -> No
         return
     row_of, token_ids, in_output = _present(logits, rows, sequences)
     samplings = [sequences[row].request.sampling for row in rows]
-    strengths = torch.tensor(
+    strengths = upload(
         [(s.repetition_penalty, s.frequency_penalty, s.presence_penalty) for s in samplings],
-        dtype=logits.dtype,
-        device=logits.device,
+        logits.dtype,
+        logits.device,
     )
     repetition, frequency, presence = strengths[row_of].unbind(dim=1)
-    index = torch.tensor(rows, device=logits.device)[row_of] * logits.shape[1] + token_ids
+    index = upload(rows, torch.long, logits.device)[row_of] * logits.shape[1] + token_ids
     flat = logits.view(-1)
     changed = flat.index_select(0, index)
     changed = torch.where(changed > 0, changed / repetition, changed * repetition)
@@ -43,19 +44,20 @@ def forbid(logits: torch.Tensor, rows: Rows[int], sequences: Rows[Text]) -> None
     """
     size = logits.shape[1]
     pairs = [
-        (row, token_id)
-        for row in rows
+        (place, row, token_id)
+        for place, row in enumerate(rows)
         for token_id in _ends(sequences[row])
         if 0 <= token_id < size
     ]
     if not pairs:
         return
-    row_of, token_ids = torch.tensor(pairs, device=logits.device).unbind(dim=1)
+    columns = upload(list(zip(*pairs, strict=True)), torch.long, logits.device)
+    place_of, row_of, token_ids = columns.unbind()
     before = logits[row_of, token_ids]
     logits[row_of, token_ids] = float("-inf")
-    kept = torch.tensor(rows, device=logits.device)
-    emptied = torch.isin(row_of, kept[logits[kept].amax(dim=1) == float("-inf")])
-    logits[row_of[emptied], token_ids[emptied]] = before[emptied]
+    kept = upload(rows, torch.long, logits.device)
+    emptied = logits[kept].amax(dim=1) == float("-inf")
+    logits[row_of, token_ids] = torch.where(emptied[place_of], before, float("-inf"))
 
 
 def _ends(sequence: Text) -> set[int]:
@@ -74,4 +76,4 @@ def _present(
     token_ids = torch.cat([torch.frombuffer(c.token_ids, dtype=torch.long) for c in counts])
     in_output = torch.cat([torch.frombuffer(c.in_output, dtype=torch.float32) for c in counts])
     device = logits.device
-    return row_of.to(device), token_ids.to(device), in_output.to(device, logits.dtype)
+    return send(row_of, device), send(token_ids, device), send(in_output.to(logits.dtype), device)

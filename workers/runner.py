@@ -1,9 +1,21 @@
 """What the engine needs of whatever runs the model."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Protocol
 
 from workers.sequence import Chunk, ChunkResult
+
+# Stands for a token that is known only to the device yet: the one that the launch before chose.
+UNKNOWN_TOKEN = -1
+
+
+class Launched(Protocol):
+    """A step that has been started."""
+
+    def results(self) -> list[ChunkResult]:
+        """One result for each chunk, once they are there. To be called once."""
+        ...
 
 
 class Runner(Protocol):
@@ -13,6 +25,7 @@ class Runner(Protocol):
     max_model_len: tokens of one sequence at most, prompt and output together.
     num_blocks, block_size: of the paged cache, in blocks and in tokens.
     default_step_tokens: tokens in a step that suit the device.
+    overlaps: whether a step can be launched while the one before it is running.
     """
 
     @property
@@ -30,7 +43,42 @@ class Runner(Protocol):
     @property
     def default_step_tokens(self) -> int: ...
 
+    @property
+    def overlaps(self) -> bool: ...
+
+    def launch(self, chunks: Sequence[Chunk]) -> Launched:
+        """Start a step and do not wait for it.
+
+        If the runner overlaps, one step may be launched before the results of the one before it
+        are asked for. The last token of a chunk may then be UNKNOWN_TOKEN, if its sequence was
+        sampled in the step before. Steps touch the cache in the order of their launches.
+        """
+        ...
+
     def run(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
         """One result for each chunk. May raise anything when the device fails; never for a
         request that the engine let in."""
         ...
+
+
+class Finished:
+    """A step that was over when its launch returned."""
+
+    def __init__(self, results: list[ChunkResult]) -> None:
+        self._results = results
+
+    def results(self) -> list[ChunkResult]:
+        return self._results
+
+
+class StepwiseRunner(ABC):
+    """What a runner inherits that runs one step after the other."""
+
+    overlaps = False
+
+    @abstractmethod
+    def run(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
+        """See Runner.run."""
+
+    def launch(self, chunks: Sequence[Chunk]) -> Launched:
+        return Finished(self.run(chunks))

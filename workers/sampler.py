@@ -3,7 +3,8 @@
 The order is: penalties, forbidden tokens, temperature, min_p, top_k, top_p, then one uniform number
 per row looked up in the cumulative distribution, in the order of the vocabulary. Each step is
 skipped for the rows that do not ask for it, and whole greedy batches take an argmax and no more.
-Nothing depends on which other rows are in the batch.
+Nothing depends on which other rows are in the batch, and nothing waits for the device before the
+results are asked for.
 """
 
 from collections.abc import Sequence as Rows
@@ -11,16 +12,18 @@ from collections.abc import Sequence as Rows
 import torch
 
 from protocol.sampling import SamplingParams
-from workers.logprobs import describe
+from workers.logprobs import Described
 from workers.noise import uniform
+from workers.nucleus import floors
 from workers.penalties import forbid, penalise
 from workers.sequence import ChunkResult, Text
+from workers.uploads import Download, upload
 
 _COLDEST = 1e-5  # temperatures below are greedy: divided by them, near ties overflow
-_HEADS = (1024, 16384)  # likeliest tokens that are sorted first; a nucleus is seldom larger
 # Logits that a CPU looks at at a time: in cache, and too few for torch to split a sum over threads.
 _BLOCK_ELEMENTS = 1 << 15
 _RUN = 256  # tokens whose weights are summed first
+_IMPOSSIBLE = -1  # where no token can be chosen
 _NOT_FINITE = "the model gave numbers that are not finite"
 
 
@@ -29,22 +32,47 @@ def sample(logits: torch.Tensor, sequences: Rows[Text]) -> list[ChunkResult]:
 
     A row whose logits hold a NaN or an infinity above gets an error instead.
     """
-    samplings = [sequence.request.sampling for sequence in sequences]
-    if all(_is_plain(sampling) for sampling in samplings):
-        tops, choices = logits.max(dim=-1)
-        finite = torch.isfinite(tops)
-    else:
-        choices, finite = _choose_in_blocks(logits, sequences)
-        finite &= torch.isfinite(logits.amax(dim=-1))
-    token_ids: list[int] = choices.tolist()
-    logprobs = describe(
-        logits,
-        [(row, token_ids[row], s.logprobs) for row, s in enumerate(samplings)],
-    )
-    return [
-        ChunkResult(token_id, logprobs.get(row)) if good else ChunkResult(error=_NOT_FINITE)
-        for row, (token_id, good) in enumerate(zip(token_ids, finite.tolist(), strict=True))
-    ]
+    sampling = Sampling(logits, sequences)
+    return sampling.read(Download(sampling.columns).wait())
+
+
+class Sampling:
+    """The choice of the next tokens, as `sample` makes it, on the device.
+
+    token_ids: the choices [rows]; some number where there can be none.
+    columns: what `read` needs on the host.
+    """
+
+    def __init__(self, logits: torch.Tensor, sequences: Rows[Text]) -> None:
+        samplings = [sequence.request.sampling for sequence in sequences]
+        if all(_is_plain(sampling) for sampling in samplings):
+            tops, choices = logits.max(dim=-1)
+            finite = torch.isfinite(tops)
+        else:
+            choices, finite = _choose_in_blocks(logits, sequences)
+            finite &= torch.isfinite(logits.amax(dim=-1))
+        self.token_ids = choices
+        self.columns = [torch.where(finite, choices, _IMPOSSIBLE)]
+        self._asked = [row for row, s in enumerate(samplings) if s.logprobs is not None]
+        self._described: Described | None = None
+        if self._asked:
+            numbers = [samplings[row].logprobs or 0 for row in self._asked]
+            rows = upload(self._asked, torch.long, logits.device)
+            self._described = Described(logits[rows], choices[rows], numbers)
+            self.columns += self._described.columns
+
+    def read(self, columns: Rows[torch.Tensor]) -> list[ChunkResult]:
+        """The results, from the columns on the host."""
+        logprobs = {}
+        if self._described is not None:
+            logprobs = dict(zip(self._asked, self._described.read(columns[1:]), strict=True))
+        token_ids: list[int] = columns[0].tolist()
+        return [
+            ChunkResult(error=_NOT_FINITE)
+            if token_id == _IMPOSSIBLE
+            else ChunkResult(token_id, logprobs.get(row))
+            for row, token_id in enumerate(token_ids)
+        ]
 
 
 def _is_plain(sampling: SamplingParams) -> bool:
@@ -96,7 +124,7 @@ def _choose(logits: torch.Tensor, sequences: Rows[Text]) -> tuple[torch.Tensor, 
     tops, choices = logits.max(dim=-1)
     finite = torch.isfinite(tops)
     if warm:
-        rows = torch.tensor(warm, device=logits.device)
+        rows = upload(warm, torch.long, logits.device)
         drawn, possible = _draw(logits[rows] - tops[rows, None], [sequences[row] for row in warm])
         choices = choices.index_copy(0, rows, drawn)
         finite[rows] &= possible
@@ -114,7 +142,7 @@ def _draw(logits: torch.Tensor, sequences: Rows[Text]) -> tuple[torch.Tensor, to
     _cut_top_k(logits, samplings)
     _cut_top_p(logits, samplings)
     noise = [uniform(s.request.sampling.seed, s.num_outputs) for s in sequences]
-    uniforms = torch.tensor(noise, dtype=torch.float64, device=logits.device).unsqueeze(1)
+    uniforms = upload(noise, torch.float64, logits.device).unsqueeze(1)
     return _look_up(logits.exp_(), uniforms)
 
 
@@ -165,29 +193,22 @@ def _cut_top_k(logits: torch.Tensor, samplings: Rows[SamplingParams]) -> None:
     size = logits.shape[1]
     rows = [row for row, sampling in enumerate(samplings) if 0 < sampling.top_k < size]
     if rows:
-        counts = torch.tensor([samplings[row].top_k for row in rows], device=logits.device)
-        index = torch.tensor(rows, device=logits.device)
+        wanted = [samplings[row].top_k for row in rows]
+        counts = upload(wanted, torch.long, logits.device)
+        index = upload(rows, torch.long, logits.device)
         some = logits if len(rows) == len(logits) else logits[index]
-        largest = some.topk(int(counts.max()), dim=-1).values
+        largest = some.topk(max(wanted), dim=-1).values
         _cut_below(logits, index, some, largest.gather(1, counts.unsqueeze(1) - 1))
 
 
 def _cut_top_p(logits: torch.Tensor, samplings: Rows[SamplingParams]) -> None:
-    """Keep the likeliest tokens whose probabilities first reach top_p together, and their ties.
-
-    The likeliest few are sorted first; the whole vocabulary only where these do not reach it.
-    """
+    """Keep the likeliest tokens whose probabilities first reach top_p together, and their ties."""
     rows = [row for row, sampling in enumerate(samplings) if sampling.top_p < 1]
-    size = logits.shape[1]
-    for head in (*(head for head in _HEADS if head < size), size):
-        if not rows:
-            return
-        index = torch.tensor(rows, device=logits.device)
+    if rows:
+        index = upload(rows, torch.long, logits.device)
         some = logits if len(rows) == len(logits) else logits[index]
         shares = _column([samplings[row].top_p for row in rows], logits)
-        least, reached = _nucleus_floor(some, shares, head)
-        _cut_below(logits, index, some, least)
-        rows = [row for row, done in zip(rows, reached.tolist(), strict=True) if not done]
+        _cut_below(logits, index, some, floors(some, shares))
 
 
 def _cut_below(
@@ -199,20 +220,5 @@ def _cut_below(
         logits[index] = some
 
 
-def _nucleus_floor(
-    logits: torch.Tensor, shares: torch.Tensor, head: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The smallest logit in each row's nucleus [rows, 1], and whether `head` tokens hold it [rows].
-
-    Rows whose nucleus is larger get minus infinity, which cuts nothing.
-    """
-    largest = logits.topk(head, dim=-1).values
-    together = (largest - logits.logsumexp(dim=-1, keepdim=True)).double().exp_().cumsum_(dim=-1)
-    count = (together < shares).sum(dim=-1, keepdim=True)
-    reached = count < head
-    least = largest.gather(1, count.clamp(max=head - 1))
-    return torch.where(reached, least, float("-inf")), reached.squeeze(1)
-
-
 def _column(values: list[float], like: torch.Tensor) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.float32, device=like.device).unsqueeze(1)
+    return upload(values, torch.float32, like.device).unsqueeze(1)

@@ -2,6 +2,7 @@
 
 import time
 from bisect import insort
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from workers.block_pool import BlockPool
@@ -51,6 +52,10 @@ class Scheduler:
         self._waiting: list[Sequence] = []
 
     @property
+    def running(self) -> Iterable[Sequence]:
+        return self._running
+
+    @property
     def num_running(self) -> int:
         return len(self._running)
 
@@ -68,7 +73,10 @@ class Scheduler:
         self._free(sequence)
 
     def schedule(self) -> list[Chunk]:
-        """The next step's chunks, decodes first; empty only if there are no sequences at all."""
+        """The next step's chunks, decodes first.
+
+        Empty only if there are no sequences, or none that has a token left to run.
+        """
         plan = _Plan(self._max_tokens)
         preemptions = self.counters.preemptions
         self._schedule_running(plan)

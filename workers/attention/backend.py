@@ -91,3 +91,16 @@ class AttentionBackend(Protocol):
         key and value are what was written. Returns [rows, heads, value_dim].
         """
         ...
+
+
+class MakeBackend(Protocol):
+    """Makes a backend with an empty cache; SdpaBackend is one such."""
+
+    def __call__(
+        self,
+        layers: Sequence[LayerShape],
+        num_blocks: int,
+        block_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> AttentionBackend: ...

@@ -24,13 +24,15 @@ _HARMLESS_TENSORS = frozenset({"position_ids", "cache_position"})
 class AttentionHook:
     """Stands for the attention of one model, under a name of its own in transformers' registry.
 
-    layers, options: what the probe saw, in the order in which the layers are called.
+    layers, options, heads: what the probe saw, in the order in which the layers are called; heads
+        are those of the queries.
     """
 
     def __init__(self) -> None:
         self.name = f"headrace_paged_{next(_numbers)}"
         self.layers: list[LayerShape] = []
         self.options: list[AttentionOptions] = []
+        self.heads: list[int] = []
         self.backend: AttentionBackend | None = None
         self._numbers: dict[torch.nn.Module, int] = {}
         ALL_ATTENTION_FUNCTIONS.register(self.name, self._attend)
@@ -103,6 +105,7 @@ class AttentionHook:
         self.layers.append(LayerShape(key.shape[1], key.shape[3], value.shape[3]))
         self.options.append(options)
         _, heads, rows, _ = query.shape
+        self.heads.append(heads)
         return query.new_zeros((1, rows, heads, value.shape[3]))
 
 

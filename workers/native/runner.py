@@ -6,13 +6,14 @@ import torch
 
 from workers.attention.backend import AttentionBatch
 from workers.native.program import Compiled
+from workers.runner import StepwiseRunner
 from workers.sequence import Chunk, ChunkResult
 from workers.step import collect, flatten
 
 _STEP_TOKENS = 512  # as for any model on a CPU: see workers.model_runner
 
 
-class NativeRunner:
+class NativeRunner(StepwiseRunner):
     """A compiled model with its cache. MemoryError if there is no memory for that.
 
     vocab_size: token ids are below it; the logits of further rows of the head are left out.
