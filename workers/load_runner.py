@@ -59,7 +59,12 @@ def load_runner(
     def make_runner(num_blocks: int) -> LoadedRunner:
         if compiled is None:
             return make_torch_runner(
-                model, hook, choice, max_model_len=max_model_len, num_blocks=num_blocks
+                model,
+                hook,
+                choice,
+                max_model_len=max_model_len,
+                num_blocks=num_blocks,
+                speculates=config.speculative_config is not None,
             )
         return NativeRunner(
             compiled,
