@@ -134,7 +134,7 @@ def _paged_logits(paged: Paged, steps: list[list[Chunk]]) -> dict[_End, torch.Te
         rows = flatten(chunks)
         found = paged.forward(rows.token_ids, rows.positions, rows.wanted, rows.batch)
         for number, row in zip(rows.order, found, strict=True):
-            logits[chunks[number].sequence, chunks[number].end] = row
+            logits[chunks[number].sequence, chunks[number].end] = row.clone()
     return logits
 
 

@@ -54,13 +54,13 @@ def blocks_of(length, first=0):
 
 @torch.inference_mode()
 def run(program: Program, parts):
-    """Logits of all rows of one step; parts are (tokens, start, end, blocks)."""
+    """Logits of all rows of one step, copied; parts are (tokens, start, end, blocks)."""
     ids, positions, spans = [], [], []
     for tokens, start, end, blocks in parts:
         spans.append(Span(len(ids), end - start, start, blocks))
         ids += tokens[start:end]
         positions += range(start, end)
-    return program.forward(ids, positions, range(len(ids)), AttentionBatch([], spans))
+    return program.forward(ids, positions, range(len(ids)), AttentionBatch([], spans)).clone()
 
 
 def assert_close(ours, theirs, tolerance=1e-4):

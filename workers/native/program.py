@@ -144,6 +144,7 @@ class Program:
         library = kernels()
         assert library is not None
         self._compiled = compiled
+        self._output = torch.empty((0, compiled.vocab_size))
         self._run = library.run
         self._handle = library.new(
             compiled.is_bf16, compiled.instructions, len(compiled.instructions), compiled.buffers,
@@ -160,13 +161,14 @@ class Program:
         wanted: Sequence[int],
         batch: AttentionBatch,
     ) -> torch.Tensor:
-        """Logits [wanted rows, vocabulary], float32, of a flattened batch."""
+        """Logits [wanted rows, vocabulary], float32, of a flattened batch; valid until the next
+        call, which writes them to the same memory: fresh pages would cost a millisecond a step."""
         ids = torch.tensor([token_ids, positions], dtype=torch.int32)
         chosen = torch.tensor(wanted, dtype=torch.int32)
         spans, blocks = _describe([*batch.decodes, *batch.prefills])
         tables = self._tables(ids[1:].long())
         addresses = (ctypes.c_void_p * max(1, len(tables)))(*(t.data_ptr() for t in tables))
-        output = torch.empty((len(wanted), self._compiled.vocab_size))
+        output = self._output_of(len(wanted))
         step = CStep(
             rows=len(token_ids),
             num_wanted=len(wanted),
@@ -182,6 +184,11 @@ class Program:
         if self._run(self._compiled.is_bf16, self._handle, ctypes.byref(step)):
             raise MemoryError("no memory for a step")
         return output
+
+    def _output_of(self, rows: int) -> torch.Tensor:
+        if rows > len(self._output):
+            self._output = torch.empty((rows, self._compiled.vocab_size))
+        return self._output[:rows]
 
     def _tables(self, positions: torch.Tensor) -> list[torch.Tensor]:
         """What the model's own modules make of the positions [1, rows], one row each."""
