@@ -1,5 +1,9 @@
 """Whether a loaded model runs on the compiled kernels."""
 
+import ctypes
+import gc
+from contextlib import suppress
+
 import torch
 from transformers.modeling_utils import PreTrainedModel
 
@@ -45,3 +49,6 @@ def release_weights(model: PreTrainedModel, compiled: Compiled) -> None:
     for parameter in model.parameters():
         if not compiled.reads(parameter):
             parameter.data = torch.empty(0, dtype=parameter.dtype)
+    gc.collect()
+    with suppress(OSError, AttributeError):  # glibc keeps what was freed in small pieces
+        ctypes.CDLL(None).malloc_trim(0)

@@ -1,6 +1,7 @@
 """Weights packed into panels for the kernels (see src/gemm.h)."""
 
 import ctypes
+import threading
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +15,41 @@ from workers.quantization import quantize_weight
 _HALF = PANEL // 2
 
 
+class WeightMemory:
+    """Memory for packed weights, taken from the system in large pieces; freed with this object.
+
+    A piece for each weight would waste half a huge page on each.
+    """
+
+    _PIECE_BYTES = 64 * 1024 * 1024
+    _ALIGNMENT = 64
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._next = self._end = 0
+        self.num_bytes = 0
+
+    def take(self, num_bytes: int) -> int:
+        """The address of so many zeroed bytes. MemoryError if there are none."""
+        size = -(-num_bytes // self._ALIGNMENT) * self._ALIGNMENT
+        with self._lock:
+            if self._next + size > self._end:
+                self._add_piece(max(size, self._PIECE_BYTES))
+            address = self._next
+            self._next += size
+            self.num_bytes += num_bytes
+        return address
+
+    def _add_piece(self, num_bytes: int) -> None:
+        library = kernels()
+        assert library is not None
+        address = library.allocate(num_bytes)
+        if not address:
+            raise MemoryError("no memory for the weights")
+        weakref.finalize(self, library.free, address, num_bytes)
+        self._next, self._end = address, address + num_bytes
+
+
 class Panels:
     """One packed weight.
 
@@ -23,7 +59,14 @@ class Panels:
     scales: of 8-bit weights, as the kernels read them; None for others.
     """
 
-    def __init__(self, weight: torch.Tensor, dtype: torch.dtype, form: int, halves: bool) -> None:
+    def __init__(
+        self,
+        weight: torch.Tensor,
+        dtype: torch.dtype,
+        form: int,
+        halves: bool,
+        memory: WeightMemory,
+    ) -> None:
         """weight [outputs, inputs]; halves: first all of a gate, then all of its partner."""
         library = kernels()
         assert library is not None
@@ -36,35 +79,29 @@ class Panels:
         per_word = 4 if form == INTEGERS else 2 if dtype == torch.bfloat16 else 1
         words = -(-weight.shape[1] // per_word)
         self.num_bytes = self.num_panels * PANEL * words * (per_word if form else 4)
-        address = library.allocate(self.num_bytes)
-        if not address:
-            raise MemoryError("no memory for the weights")
-        self.address: int = address
-        weakref.finalize(self, library.free, address, self.num_bytes)
+        self.address = memory.take(self.num_bytes)
         if form == WORDS:
             self._put_words(weight.to(dtype).contiguous())
         else:
             self._put_bytes(weight, per_word, words, form)
 
     @classmethod
-    def plain(cls, parts: Sequence[dict[str, Any]], dtype: torch.dtype, form: int) -> "Panels":
-        """Several linears that read the same inputs, their outputs one after another."""
-        return cls._of(parts, dtype, form, halves=False)
-
-    @classmethod
-    def gated(
-        cls, gate: dict[str, Any], partner: dict[str, Any], dtype: torch.dtype, form: int
+    def of(
+        cls,
+        parts: Sequence[dict[str, Any]],
+        dtype: torch.dtype,
+        form: int,
+        halves: bool,
+        memory: WeightMemory,
     ) -> "Panels":
-        """Panels of 16 outputs of the gate and the same 16 of its partner."""
-        return cls._of([gate, partner], dtype, form, halves=True)
+        """Several linears that read the same inputs, their outputs one after another.
 
-    @classmethod
-    def _of(
-        cls, parts: Sequence[dict[str, Any]], dtype: torch.dtype, form: int, halves: bool
-    ) -> "Panels":
+        halves: these are a gate and its partner; panels then hold 16 outputs of one and the same 16
+        of the other.
+        """
         weights = [_weight(part) for part in parts]
         whole = weights[0] if len(weights) == 1 else torch.cat(weights)
-        panels = cls(whole, dtype, form, halves)
+        panels = cls(whole, dtype, form, halves, memory)
         biases = [_bias(part) for part in parts]
         if any(bias is not None for bias in biases):
             given = [

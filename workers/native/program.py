@@ -6,7 +6,7 @@ also has a cache and threads.
 
 import ctypes
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -29,8 +29,8 @@ from workers.native.library import (
     CStep,
     kernels,
 )
-from workers.native.lower import Lowered, Op, Place, lower
-from workers.native.panels import Panels
+from workers.native.lower import WORDS, Lowered, Op, Place, lower
+from workers.native.panels import Panels, WeightMemory
 from workers.native.rewrite import rewrite
 
 _OUTPUT = -2
@@ -58,9 +58,11 @@ class Compiled:
         self.calls = graph.tables
         self.vocab_size = graph.output.width
         self._kept: list[Any] = []  # whatever instructions point to
+        self._memory = WeightMemory()
         _check_sizes(lowered)
         with ThreadPoolExecutor(threads) as pool:
             packed = list(pool.map(self._pack, lowered.ops))
+        self._heads = dict(_heads(lowered.ops, packed))
         operations = [self._instruction(*pair) for pair in zip(lowered.ops, packed, strict=True)]
         self.instructions = (CInstruction * len(operations))(*operations)
         shapes = [CBuffer(buffer.width, buffer.kind) for buffer in lowered.buffers]
@@ -69,7 +71,7 @@ class Compiled:
     @property
     def weight_bytes(self) -> int:
         """Bytes of packed weights."""
-        return sum(kept.num_bytes for kept in self._kept if isinstance(kept, Panels))
+        return self._memory.num_bytes
 
     def reads(self, parameter: torch.Tensor) -> bool:
         """Whether a parameter of the model is read where it lies."""
@@ -82,9 +84,9 @@ class Compiled:
     def _pack(self, op: Op) -> Panels | None:
         if op.kind != "linear":
             return None
-        if "gate" in op.data:
-            return Panels.gated(op.data["gate"], op.data["partner"], self.dtype, op.sizes[4])
-        return Panels.plain(op.data["parts"], self.dtype, op.sizes[4])
+        halves = "gate" in op.data
+        parts = [op.data["gate"], op.data["partner"]] if halves else op.data["parts"]
+        return Panels.of(parts, self.dtype, op.sizes[4], halves, self._memory)
 
     def _instruction(self, op: Op, panels: Panels | None) -> CInstruction:
         instruction = CInstruction(operation=OPERATIONS.index(op.kind), wanted=op.wanted)
@@ -116,6 +118,11 @@ class Compiled:
         return instruction
 
     def _embed(self, instruction: CInstruction, table: torch.Tensor) -> None:
+        head = self._heads.get(id(table))
+        if head is not None:
+            instruction.sizes[4] = 1
+            instruction.data[0] = head.address
+            return
         self._kept.append(table)
         instruction.sizes[1] = table.dtype != torch.float32
         instruction.data[0] = table.data_ptr()
@@ -198,6 +205,16 @@ class Program:
             made[call][place].float().reshape(-1, width).contiguous()
             for (call, place), width in compiled.tables
         ]
+
+
+def _heads(ops: Sequence[Op], packed: Sequence[Panels | None]) -> Iterator[tuple[int, Panels]]:
+    """Weights that have been packed as they are, by identity: a tied embedding reads them there."""
+    for op, panels in zip(ops, packed, strict=True):
+        if panels is None or "gate" in op.data or op.sizes[4] != WORDS:
+            continue
+        parts = op.data["parts"]
+        if len(parts) == 1 and not parts[0]["transposed"] and "first" not in parts[0]:
+            yield id(parts[0]["weight"]), panels
 
 
 def _check_sizes(lowered: Lowered) -> None:

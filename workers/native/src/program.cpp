@@ -84,8 +84,8 @@ class Program {
           scratch_(threads),
           starts_(num_buffers),
           block_size_(block_size) {
+        place_layers(num_blocks * block_size);
         for (auto& instruction : instructions_) {
-            if (instruction.operation == kAttend) add_layer(instruction, num_blocks * block_size);
             if (instruction.operation == kAttend || instruction.operation == kFinishAttend) {
                 instruction.sizes[7] = plan_for(instruction);
             }
@@ -103,26 +103,31 @@ class Program {
         threads_.run([](void* self, int thread) { ((Program*)self)->work(thread); }, this);
     }
 
-    int64_t cache_bytes() const {
-        int64_t bytes = 0;
-        for (const auto& memory : cache_memory_) bytes += memory.bytes();
-        return bytes;
-    }
-
   private:
     using Element = typename E::Element;
 
-    // The layer's place in the cache is known by its number, sizes[5]; layers come in that order.
-    void add_layer(const Instruction& instruction, int64_t tokens) {
-        const AttentionSizes sizes = sizes_of(instruction);
-        const CacheShape shape = shape_of(sizes);
-        const int64_t groups = tokens / kGroup * shape.kv_heads;
-        cache_memory_.emplace_back(groups * shape.key_group() * 4);
-        auto* keys = (uint32_t*)cache_memory_.back().start();
-        cache_memory_.emplace_back(groups * shape.value_group() * 4);
-        auto* values = (uint32_t*)cache_memory_.back().start();
-        if ((int)layers_.size() <= instruction.sizes[5]) layers_.resize(instruction.sizes[5] + 1);
-        layers_[instruction.sizes[5]] = {keys, values};
+    // All layers' keys and values lie in one piece of memory; sizes[5] is a layer's number.
+    void place_layers(int64_t tokens) {
+        std::vector<int64_t> starts;
+        int64_t bytes = 0;
+        for (const auto& instruction : instructions_) {
+            if (instruction.operation != kAttend) continue;
+            const CacheShape shape = shape_of(sizes_of(instruction));
+            const int64_t groups = tokens / kGroup * shape.kv_heads;
+            layers_.resize(std::max<size_t>(layers_.size(), instruction.sizes[5] + 1));
+            starts.push_back(bytes);
+            bytes += round_up(groups * shape.key_group() * 4, kCacheLine);
+            starts.push_back(bytes);
+            bytes += round_up(groups * shape.value_group() * 4, kCacheLine);
+        }
+        cache_ = Memory(std::max<int64_t>(bytes, 1));
+        const int64_t* start = starts.data();
+        for (const auto& instruction : instructions_) {
+            if (instruction.operation != kAttend) continue;
+            auto& layer = layers_[instruction.sizes[5]];
+            layer.keys = (uint32_t*)(cache_.start() + *start++);
+            layer.values = (uint32_t*)(cache_.start() + *start++);
+        }
     }
 
     static AttentionSizes sizes_of(const Instruction& i) {
@@ -309,17 +314,31 @@ class Program {
         }
     }
 
-    // data[0]: table [numbers, sizes[0]], in float32 or, with sizes[1], in the products' type.
-    // Looked up are token ids or, with sizes[2], positions plus sizes[3].
+    // data[0]: table [numbers, sizes[0]], in float32 or, with sizes[1], in the products' type; with
+    // sizes[4] it is the head's, in panels. Looked up are token ids or, with sizes[2], positions
+    // plus sizes[3].
     void embed(const Instruction& i, int64_t row) {
         const int64_t id = i.sizes[2] ? step_->positions[row] + i.sizes[3] : step_->token_ids[row];
         float* to = row_of(i.out, row);
+        if (i.sizes[4]) return embed_from_panels(i, id, to);
         for (int64_t d = 0; d < i.sizes[0]; d += kLanes) {
             const __mmask16 some = lanes(d, i.sizes[0]);
             const int64_t at = id * i.sizes[0] + d;
             const __m512 x = i.sizes[1] ? E::load((const Element*)i.data[0] + at, some)
                                         : F32::load((const float*)i.data[0] + at, some);
             _mm512_mask_storeu_ps(to + d, some, x);
+        }
+    }
+
+    void embed_from_panels(const Instruction& i, int64_t id, float* to) {
+        const int64_t words = (i.sizes[0] + E::kPerWord - 1) / E::kPerWord;
+        const auto* from = (const uint32_t*)i.data[0] + id / kPanel * words * kPanel + id % kPanel;
+        for (int64_t word = 0; word < words; ++word) {
+            Element pair[2] = {0, 0};
+            std::memcpy(pair, from + word * kPanel, 4);
+            for (int64_t n = 0; n < E::kPerWord && word * E::kPerWord + n < i.sizes[0]; ++n) {
+                to[word * E::kPerWord + n] = _mm512_cvtss_f32(E::load(pair + n, 1));
+            }
         }
     }
 
@@ -625,7 +644,7 @@ class Program {
     std::vector<int64_t> starts_;
     int block_size_;
     Memory arena_;
-    std::vector<Memory> cache_memory_;
+    Memory cache_;
     std::vector<LayerCache> layers_;
     std::vector<Plan> plans_;
     std::vector<float> partials_;
