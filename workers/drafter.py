@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from protocol.config import SpeculativeConfig
 from workers.draft_worth import DraftWorth
 from workers.drafting import Drafting
 from workers.sequence import Chunk, ChunkResult, Sequence
+
+if TYPE_CHECKING:  # pydantic is not needed to step
+    from protocol.config import SpeculativeConfig
 
 
 @dataclass(slots=True)
@@ -21,7 +24,7 @@ class DraftCounters:
 class Drafter:
     """max_len: tokens of a sequence, at most."""
 
-    def __init__(self, config: SpeculativeConfig, max_len: int) -> None:
+    def __init__(self, config: "SpeculativeConfig", max_len: int) -> None:
         self.counters = DraftCounters()
         self._config = config
         self._max_len = max_len

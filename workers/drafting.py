@@ -1,9 +1,12 @@
 """Guesses at one text's next tokens, and whether they are worth making."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from protocol.config import SpeculativeConfig
 from workers.ngram_index import NgramIndex
+
+if TYPE_CHECKING:  # pydantic is not needed to step
+    from protocol.config import SpeculativeConfig
 
 _FIRST_ACCEPTANCE = 0.6
 _MEMORY = 0.8  # how much the last drafts' share weighs against what came before
@@ -22,7 +25,7 @@ class Drafting:
 
     __slots__ = ("_index", "_most", "_pause", "_resume_at", "acceptance")
 
-    def __init__(self, config: SpeculativeConfig) -> None:
+    def __init__(self, config: "SpeculativeConfig") -> None:
         self.acceptance = _FIRST_ACCEPTANCE
         self._index = NgramIndex(config.prompt_lookup_min, config.prompt_lookup_max)
         self._most = config.num_speculative_tokens

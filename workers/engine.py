@@ -7,8 +7,8 @@ runner has been checked by `add`.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from protocol.config import SpeculativeConfig
 from protocol.state import WorkerLoad
 from protocol.to_frontend import Admission, Output
 from protocol.to_worker import Generate
@@ -20,6 +20,9 @@ from workers.requests import check_request
 from workers.runner import Runner
 from workers.scheduler import Scheduler
 from workers.sequence import Chunk, ChunkResult, Sequence
+
+if TYPE_CHECKING:  # pydantic is not needed to step
+    from protocol.config import SpeculativeConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,7 @@ class Engine:
         max_num_seqs: int,
         max_num_batched_tokens: int,
         enable_prefix_caching: bool = True,
-        speculative_config: SpeculativeConfig | None = None,
+        speculative_config: "SpeculativeConfig | None" = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """clock: seconds, by which steps are measured; what they hold depends on it."""

@@ -18,6 +18,7 @@ from workers.loading import choose_device, load_model, model_length
 from workers.make_runner import make_torch_runner, record_graphs
 from workers.model_runner import ModelRunner, vocab_rows
 from workers.native.choose import compile_model, release_weights
+from workers.native.program import Compiled
 from workers.native.runner import NativeRunner
 from workers.self_check import check_model
 
@@ -43,37 +44,12 @@ def load_runner(
     hook = AttentionHook()
     with torch.inference_mode():
         hook.probe(model)
-    vocab_size = vocab_rows(model)
-    compiled, reason = compile_model(model, hook, config, threads)
-    if compiled is None:
-        log(f"torch's operations: {reason}")
-        prepare_linears(model, config, log)
-    else:
-        size = f"{compiled.weight_bytes / 2**20:.0f} MiB of weights"
-        log(f"compiled kernels, {size} in {config.quantization or model.dtype}")
+    compiled = _compile(model, hook, config, threads, log)
     choice = choose_backend(hook, model.dtype, device, config.block_size)
     if choice.block_size != config.block_size:
         log(f"{choice.name}: blocks of {choice.block_size} tokens")
         config = config.model_copy(update={"block_size": choice.block_size})
-
-    def make_runner(num_blocks: int) -> LoadedRunner:
-        if compiled is None:
-            return make_torch_runner(
-                model,
-                hook,
-                choice,
-                max_model_len=max_model_len,
-                num_blocks=num_blocks,
-                speculates=config.speculative_config is not None,
-            )
-        return NativeRunner(
-            compiled,
-            vocab_size=vocab_size,
-            max_model_len=max_model_len,
-            num_blocks=num_blocks,
-            block_size=config.block_size,
-        )
-
+    make_runner = _maker(model, hook, choice, compiled, config, max_model_len)
     is_rounded = compiled is not None and config.quantization is not None
     check_model(model, make_runner, max_model_len, config.block_size, is_rounded)
     if compiled is not None:
@@ -84,6 +60,56 @@ def load_runner(
         limits = config.model_dump(include={"max_num_seqs", "max_num_batched_tokens"})
         record_graphs(runner, hook, choice, log, **limits)
     return runner
+
+
+def _compile(
+    model: PreTrainedModel,
+    hook: AttentionHook,
+    config: EngineConfig,
+    threads: int,
+    log: Callable[[str], None],
+) -> Compiled | None:
+    """The model as a compiled program; None, with its linear layers made ready, if it is none."""
+    compiled, reason = compile_model(model, hook, config, threads)
+    if compiled is None:
+        log(f"torch's operations: {reason}")
+        prepare_linears(model, config, log)
+    else:
+        size = f"{compiled.weight_bytes / 2**20:.0f} MiB of weights"
+        log(f"compiled kernels, {size} in {config.quantization or model.dtype}")
+    return compiled
+
+
+def _maker(
+    model: PreTrainedModel,
+    hook: AttentionHook,
+    choice: BackendChoice,
+    compiled: Compiled | None,
+    config: EngineConfig,
+    max_model_len: int,
+) -> Callable[[int], LoadedRunner]:
+    """What makes runners with a cache of so many blocks."""
+    vocab_size = vocab_rows(model)
+
+    def make_runner(num_blocks: int) -> LoadedRunner:
+        if compiled is not None:
+            return NativeRunner(
+                compiled,
+                vocab_size=vocab_size,
+                max_model_len=max_model_len,
+                num_blocks=num_blocks,
+                block_size=config.block_size,
+            )
+        return make_torch_runner(
+            model,
+            hook,
+            choice,
+            max_model_len=max_model_len,
+            num_blocks=num_blocks,
+            speculates=config.speculative_config is not None,
+        )
+
+    return make_runner
 
 
 def _choose_num_blocks(
