@@ -17,9 +17,11 @@ constexpr int kTileRows = 12;
 constexpr int kBlockRows = 512;
 
 // Where a panel's words come from, some of them at a time, so that they stay in the cache.
+// ahead: the panel that this thread is likely to take next, null if there is none.
 struct StoredPanel {
     static constexpr int kDepth = 2048;
     const uint32_t* start;
+    const uint32_t* ahead;
 
     const uint32_t* words(int first, int) const { return start + (int64_t)first * kPanel; }
 };
@@ -28,6 +30,7 @@ struct StoredPanel {
 template <class E>
 struct RoundedPanel {
     static constexpr int kDepth = 128;
+    static constexpr const uint32_t* ahead = nullptr;
     const int8_t* start;
     uint32_t* scratch;
 
@@ -41,11 +44,21 @@ struct RoundedPanel {
     }
 };
 
-// Sums of `rows` rows with the words first..first + depth of one panel, added to `sums` if `add`.
+// What a tile fetches for the next panel while it works on this one: only the first tile of a panel
+// waits for memory, and the others leave the memory idle. lines: cache lines for each word.
+struct Fetch {
+    const uint32_t* from;
+    int lines;
+};
+
+// Adds the sums of `Rows` rows with `depth` words of one panel.
 template <class E, int Rows>
 inline void tile_sums(const uint32_t* in, int64_t in_stride, const uint32_t* panel, int depth,
-                      __m512 (&sums)[Rows][2]) {
+                      Fetch fetch, __m512 (&sums)[Rows][2]) {
     for (int k = 0; k < depth; ++k) {
+        for (int line = 0; line < fetch.lines; ++line, fetch.from += kLanes) {
+            _mm_prefetch((const char*)fetch.from, _MM_HINT_T1);
+        }
         const __m512i left = _mm512_loadu_si512(panel);
         const __m512i right = _mm512_loadu_si512(panel + kLanes);
 #pragma GCC unroll 12
@@ -95,8 +108,8 @@ inline void row_sums(const uint32_t* in, const uint32_t* panel, int depth, __m51
 }
 
 template <class E, int Rows, class Finish>
-void tile(const uint32_t* in, int64_t in_stride, const uint32_t* panel, int depth, float* partial,
-          bool first, bool last, const Finish& finish, int64_t row) {
+void tile(const uint32_t* in, int64_t in_stride, const uint32_t* panel, int depth, Fetch fetch,
+          float* partial, bool first, bool last, const Finish& finish, int64_t row) {
     __m512 sums[Rows][2];
     for (int r = 0; r < Rows; ++r) {
         for (int half = 0; half < 2; ++half) {
@@ -107,7 +120,7 @@ void tile(const uint32_t* in, int64_t in_stride, const uint32_t* panel, int dept
     if constexpr (Rows == 1) {
         row_sums<E>(in, panel, depth, sums);
     } else {
-        tile_sums<E, Rows>(in, in_stride, panel, depth, sums);
+        tile_sums<E, Rows>(in, in_stride, panel, depth, fetch, sums);
     }
     for (int r = 0; r < Rows; ++r) {
         if (last) {
@@ -117,6 +130,17 @@ void tile(const uint32_t* in, int64_t in_stride, const uint32_t* panel, int dept
             _mm512_storeu_ps(partial + r * kPanel + kLanes, sums[r][1]);
         }
     }
+}
+
+// The share of tile t of `tiles` in fetching the same words of the next panel: it is fetched once,
+// by the tiles after the first, at most two lines of memory for each word.
+inline Fetch fetch_of(const uint32_t* ahead, int64_t block, int k, int64_t t, int64_t tiles,
+                      int depth) {
+    if (!ahead || block || t == 0) return {nullptr, 0};
+    const uint32_t* from = ahead + (int64_t)k * kPanel;
+    if (tiles == 2) return {from, 2};
+    if (t > 2) return {nullptr, 0};
+    return {from + (t - 1) * (int64_t)depth * kLanes, 1};
 }
 
 // finish(row, left, right) gets each row's 32 sums. partial: [kBlockRows, kPanel] of scratch, used
@@ -135,11 +159,12 @@ void panel_product(const uint32_t* in, int64_t in_stride, int64_t rows, const Pa
                 const int height = (int)(block_rows * (t + 1) / tiles - row);
                 const uint32_t* from = in + (block + row) * in_stride + k;
                 float* sums = partial + row * kPanel;
+                const Fetch fetch = fetch_of(panel.ahead, block, k, t, tiles, depth);
                 const bool first = k == 0, last = k + depth == words;
                 switch (height) {
 #define HEADRACE_TILE(n)                                                                     \
     case n:                                                                                  \
-        tile<E, n>(from, in_stride, weights, depth, sums, first, last, finish, block + row); \
+        tile<E, n>(from, in_stride, weights, depth, fetch, sums, first, last, finish, block + row); \
         break;
                     HEADRACE_TILE(1)
                     HEADRACE_TILE(2)

@@ -377,7 +377,7 @@ class Program {
         const auto* in = (const uint32_t*)packed_row(i.in[0], 0);
         const int64_t stride = buffers_[i.in[0].buffer].width / E::kPerWord;
         if (i.sizes[4] == 0) {
-            const StoredPanel words{(const uint32_t*)i.data[0] + number};
+            const StoredPanel words{(const uint32_t*)i.data[0] + number, ahead_of(i, panel)};
             panel_product<E>(in, stride, rows, words, i.sizes[1], sums, finish);
             return;
         }
@@ -388,6 +388,12 @@ class Program {
                          [&](int64_t row, __m512 a, __m512 b) {
                              finish(row, _mm512_mul_ps(a, left), _mm512_mul_ps(b, right));
                          });
+    }
+
+    const uint32_t* ahead_of(const Instruction& i, int panel) const {
+        const int64_t next = panel + threads_.count();
+        if (next * kPanel >= i.sizes[0]) return nullptr;
+        return (const uint32_t*)i.data[0] + next * i.sizes[1] * kPanel;
     }
 
     template <class Finish>
@@ -402,7 +408,8 @@ class Program {
         const __m512i right_excess = _mm512_loadu_si512(excess + kLanes);
         const auto* in = (const uint32_t*)(arena_.start() + starts_[i.in[0].buffer]);
         const int64_t stride = buffers_[i.in[0].buffer].width / Int8::kPerWord;
-        const StoredPanel words{(const uint32_t*)i.data[0] + first * i.sizes[1]};
+        const StoredPanel words{(const uint32_t*)i.data[0] + first * i.sizes[1],
+                                ahead_of(i, panel)};
         panel_product<Int8>(
             in, stride, rows, words, i.sizes[1], sums, [&](int64_t row, __m512 a, __m512 b) {
                 const __m512 scale = _mm512_set1_ps(*row_of(i.in[1], row));
