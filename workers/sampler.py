@@ -46,7 +46,7 @@ class Sampling:
     def __init__(self, logits: torch.Tensor, sequences: Rows[Text]) -> None:
         samplings = [sequence.request.sampling for sequence in sequences]
         if all(_is_plain(sampling) for sampling in samplings):
-            tops, choices = logits.max(dim=-1)
+            tops, choices = _likeliest(logits)
             finite = torch.isfinite(tops)
         else:
             choices, finite = _choose_in_blocks(logits, sequences)
@@ -73,6 +73,26 @@ class Sampling:
             else ChunkResult(token_id, logprobs.get(row))
             for row, token_id in enumerate(token_ids)
         ]
+
+
+def _likeliest(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each row's greatest logit and its first place [rows].
+
+    A maximum is many times faster than finding its place (on a CPU 0.1 and 2.4 ms for 64 rows of
+    49,152), so places are looked for among the maxima of runs, and then in one run.
+    """
+    size = logits.shape[1]
+    whole = size // _RUN * _RUN
+    if logits.device.type != "cpu" or not whole:
+        values, places = logits.max(dim=-1)
+        return values, places
+    runs = logits[:, :whole].unflatten(1, (-1, _RUN)).amax(dim=-1)
+    if whole < size:
+        runs = torch.cat((runs, logits[:, whole:].amax(dim=-1, keepdim=True)), dim=1)
+    tops, run = runs.max(dim=-1, keepdim=True)
+    columns = (run * _RUN + torch.arange(_RUN, device=logits.device)).clamp_(max=size - 1)
+    places = logits.gather(1, columns).argmax(dim=-1, keepdim=True)
+    return tops.squeeze(1), columns.gather(1, places).squeeze(1)
 
 
 def _is_plain(sampling: SamplingParams) -> bool:
@@ -121,7 +141,7 @@ def _choose(logits: torch.Tensor, sequences: Rows[Text]) -> tuple[torch.Tensor, 
         tops = logits.amax(dim=-1)  # many times faster than max, which finds the place too
         choices, possible = _draw(logits - tops[:, None], sequences)
         return choices, torch.isfinite(tops) & possible
-    tops, choices = logits.max(dim=-1)
+    tops, choices = _likeliest(logits)
     finite = torch.isfinite(tops)
     if warm:
         rows = upload(warm, torch.long, logits.device)

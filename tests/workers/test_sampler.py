@@ -8,7 +8,7 @@ from driving import request
 
 from workers.noise import uniform
 from workers.penalties import penalise
-from workers.sampler import _look_up, sample
+from workers.sampler import _likeliest, _look_up, sample
 from workers.sequence import Sequence
 from workers.token_counts import TokenCounts
 
@@ -354,3 +354,17 @@ def test_rows_of_a_large_vocabulary_do_not_depend_on_the_batch():
     alone = [tokens(row[None], [one])[0] for row, one in zip(logits, sequences, strict=True)]
     assert tokens(logits, sequences) == alone
     assert tokens(logits.flip(0), sequences[::-1]) == alone[::-1]
+
+
+@pytest.mark.parametrize("size", [5, 256, 300, 1024, 1025])
+def test_the_likeliest_is_the_first_of_the_greatest(size):
+    generator = torch.Generator().manual_seed(size)
+    logits = torch.randint(0, 9, (40, size), generator=generator).float()
+    logits[3, size - 1] = 10.0
+    logits[4] = -torch.inf
+    tops, choices = _likeliest(logits)
+    assert tops.tolist() == logits.amax(dim=-1).tolist()
+    expected = [row.index(max(row)) for row in logits.tolist()]
+    assert choices.tolist() == expected
+    logits[5, size // 2] = torch.nan
+    assert not torch.isfinite(_likeliest(logits)[0][5])
