@@ -86,7 +86,7 @@ def _likeliest(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     if logits.device.type != "cpu" or not whole:
         values, places = logits.max(dim=-1)
         return values, places
-    runs = logits[:, :whole].unflatten(1, (-1, _RUN)).amax(dim=-1)
+    runs = logits[:, :whole].unfold(1, _RUN, _RUN).amax(dim=-1)
     if whole < size:
         runs = torch.cat((runs, logits[:, whole:].amax(dim=-1, keepdim=True)), dim=1)
     tops, run = runs.max(dim=-1, keepdim=True)
