@@ -1,5 +1,7 @@
 """Adds to setup.cfg the compiled kernels, without which Headrace works too, but slower."""
 
+from pathlib import Path
+
 from setuptools import Extension, setup
 
 setup(
@@ -7,10 +9,7 @@ setup(
         Extension(
             "workers.native.kernels",
             sources=["workers/native/src/program.cpp"],
-            depends=[
-                f"workers/native/src/{name}.h"
-                for name in ("attention", "gemm", "program", "rows", "simd", "threads")
-            ],
+            depends=sorted(str(path) for path in Path("workers/native/src").glob("*.h")),
             # Used only on processors that have these instructions: see workers/native/library.py.
             extra_compile_args=[
                 "-std=c++17", "-O3", "-march=x86-64-v4", "-mavx512bf16", "-mavx512vnni", "-pthread",

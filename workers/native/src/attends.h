@@ -1,0 +1,141 @@
+// Attention over the cache.
+#pragma once
+
+#include "products.h"
+#include "tiles.h"
+
+namespace headrace {
+
+template <class E>
+class Attends : public Products<E> {
+  protected:
+    using Base = Products<E>;
+    using typename Base::Element;
+    using Base::arena_;
+    using Base::buffers_;
+    using Base::row_of;
+    using Base::packed_row;
+    using Base::starts_;
+    using Base::step_;
+    using Base::Base;
+    using Base::groups_of;
+    using Base::layers_;
+    using Base::spans;
+
+    // sizes: heads, kv heads, key dim, value dim, window, layer, distance between the queries'
+    // heads, the plan's number. numbers: scaling, softcap.
+    void attend_one(const Instruction& i, int task, Scratch& scratch) {
+        Plan& plan = plans_[i.sizes[7]];
+        const Tile& tile = plan.tiles[task];
+        const Span& span = spans()[tile.span];
+        load_queries(i, plan, tile, span, scratch);
+        float greatest[kTileQueries], total[kTileQueries];
+        Sums sums = tile.partial >= 0
+                        ? partial_sums(plan, tile.partial)
+                        : Sums{greatest, total, scratch.values, plan.shape.value_dim};
+        for (int q = 0; q < kTileQueries; ++q) {
+            sums.greatest[q] = -std::numeric_limits<float>::infinity();
+            sums.total[q] = 0;
+        }
+        std::fill_n(sums.values, kTileQueries * sums.stride, 0.0f);
+        const LayerCache& layer = layers_[i.sizes[5]];
+        attend<E>(tile, span, groups_of(span), plan.shape, plan.sizes, layer.keys, layer.values,
+                  scratch.queries, sums);
+        if (tile.partial < 0) store_tile(i, plan, tile, sums);
+    }
+
+    void load_queries(const Instruction& i, const Plan& plan, const Tile& tile, const Span& span,
+                      Scratch& scratch) {
+        const int dim = plan.sizes.key_dim, shared = plan.sizes.shared();
+        auto* to = (Element*)scratch.queries;
+        const int64_t stride = (int64_t)plan.shape.key_words * E::kPerWord;
+        for (int q = 0; q < tile.count; ++q) {
+            const int number = tile.first + q;
+            const float* from = row_of(i.in[0], span.first_row + number / shared) +
+                                (int64_t)(tile.head * shared + number % shared) * i.sizes[6];
+            to[q * stride + stride - 1] = 0;
+            for (int d = 0; d < dim; d += kLanes) {
+                const __mmask16 some = lanes(d, dim);
+                const __m512 x = _mm512_maskz_loadu_ps(some, from + d);
+                E::store(to + q * stride + d,
+                         _mm512_mul_ps(x, _mm512_set1_ps(plan.sizes.scaling)), some);
+            }
+        }
+    }
+
+    void store_tile(const Instruction& i, const Plan& plan, const Tile& tile, const Sums& sums) {
+        if (i.packed) {
+            store_queries<E>(i, plan, tile, sums);
+        } else {
+            store_queries<F32>(i, plan, tile, sums);
+        }
+    }
+
+    template <class Out>
+    void store_queries(const Instruction& i, const Plan& plan, const Tile& tile, const Sums& sums) {
+        const int dim = plan.sizes.value_dim, shared = plan.sizes.shared();
+        for (int q = 0; q < tile.count; ++q) {
+            const int number = tile.first + q;
+            const int64_t row = spans()[tile.span].first_row + number / shared;
+            auto* to = this->template out_row<Out>(i, row, (int64_t)(tile.head * shared + number % shared) * dim);
+            const __m512 scale = _mm512_set1_ps(1.0f / sums.total[q]);
+            for (int d = 0; d < dim; d += kLanes) {
+                const __mmask16 some = lanes(d, dim);
+                const __m512 x = _mm512_maskz_loadu_ps(some, sums.values + q * sums.stride + d);
+                Out::store(to + d, _mm512_mul_ps(x, scale), some);
+            }
+        }
+    }
+
+    // Puts the parts of one tile together.
+    void finish_attend(const Instruction& i, int task) {
+        Plan& plan = plans_[i.sizes[7]];
+        const typename Plan::Whole& whole = plan.wholes[task];
+        Sums all = partial_sums(plan, whole.first_partial);
+        for (int p = 1; p < whole.num_partials; ++p) {
+            const Sums part = partial_sums(plan, whole.first_partial + p);
+            for (int q = 0; q < whole.tile.count; ++q) {
+                const float now = std::max(all.greatest[q], part.greatest[q]);
+                if (now == -std::numeric_limits<float>::infinity()) continue;
+                const float before = std::exp(all.greatest[q] - now);
+                const float added = std::exp(part.greatest[q] - now);
+                all.greatest[q] = now;
+                all.total[q] = all.total[q] * before + part.total[q] * added;
+                float* to = all.values + q * all.stride;
+                const float* from = part.values + q * part.stride;
+                for (int d = 0; d < plan.shape.value_dim; ++d) {
+                    to[d] = to[d] * before + from[d] * added;
+                }
+            }
+        }
+        store_tile(i, plan, whole.tile, all);
+    }
+
+    void plan_tiles() {
+        size_t needed = 0;
+        for (auto& plan : plans_) {
+            make_tiles(plan, spans(), step_->num_spans, (int)this->scratch_.size());
+            needed = std::max(needed, (size_t)(plan.num_partials * partial_size(plan)));
+        }
+        if (partials_.size() < needed) partials_.resize(needed);
+    }
+
+    int plan_for(const Instruction& instruction) {
+        const AttentionSizes sizes = this->sizes_of(instruction);
+        for (size_t i = 0; i < plans_.size(); ++i) {
+            if (std::memcmp(&plans_[i].sizes, &sizes, sizeof sizes) == 0) return (int)i;
+        }
+        plans_.push_back({sizes, this->shape_of(sizes), {}, {}, 0});
+        return (int)plans_.size() - 1;
+    }
+
+    Sums partial_sums(const Plan& plan, int number) {
+        float* start = partials_.data() + number * partial_size(plan);
+        return {start, start + kTileQueries, start + 2 * kTileQueries, plan.shape.value_dim};
+    }
+
+    std::vector<Plan> plans_;
+    std::vector<float> partials_;
+};
+
+}  // namespace headrace

@@ -1,0 +1,128 @@
+// Products with weights, and what is done to their sums before they are stored.
+#pragma once
+
+#include "row_operations.h"
+
+namespace headrace {
+
+template <class E>
+class Products : public RowOperations<E> {
+  protected:
+    using Base = RowOperations<E>;
+    using typename Base::Element;
+    using Base::arena_;
+    using Base::buffers_;
+    using Base::row_of;
+    using Base::packed_row;
+    using Base::starts_;
+    using Base::step_;
+    using Base::Base;
+
+    // sizes: outputs, words of inputs, kind, activation, form of the weight. data: panels, bias,
+    // what 8 bits need. Kinds: 0 out = activation(product); 1 out += product * numbers[0]; 2 the
+    // panels hold 16 outputs of a gate and 16 of its partner, out = activation(gate) * partner.
+    // Forms: 0 words; 1 integers of 8 bits, data[2] holds each output's scale; 2 integers that rows
+    // of bytes (see `round`) are multiplied with, data[2] holds scales and then what is to be
+    // subtracted, in[1] the rows' scales. Biases and scales are of whole panels.
+    void linear(const Instruction& i, int rows, int panel, Scratch& scratch) {
+        if (i.sizes[2] == 2) {
+            return i.packed ? gated<E>(i, rows, panel, scratch)
+                            : gated<F32>(i, rows, panel, scratch);
+        }
+        return i.packed ? plain<E>(i, rows, panel, scratch) : plain<F32>(i, rows, panel, scratch);
+    }
+
+    template <class Finish>
+    void multiply(const Instruction& i, int rows, int panel, Scratch& scratch,
+                  const Finish& finish) {
+        const int64_t number = (int64_t)panel * i.sizes[1] * kPanel;
+        const auto* scales = (const float*)i.data[2] + (int64_t)panel * kPanel;
+        float* sums = scratch.sums.data();
+        if (i.sizes[4] == 2) return multiply_bytes(i, rows, panel, sums, finish);
+        const auto* in = (const uint32_t*)packed_row(i.in[0], 0);
+        const int64_t stride = buffers_[i.in[0].buffer].width / E::kPerWord;
+        if (i.sizes[4] == 0) {
+            const StoredPanel words{(const uint32_t*)i.data[0] + number, ahead_of(i, panel)};
+            panel_product<E>(in, stride, rows, words, i.sizes[1], sums, finish);
+            return;
+        }
+        const RoundedPanel<E> words{(const int8_t*)i.data[0] + number * E::kPerWord,
+                                    scratch.words};
+        const __m512 left = _mm512_loadu_ps(scales), right = _mm512_loadu_ps(scales + kLanes);
+        panel_product<E>(in, stride, rows, words, i.sizes[1], sums,
+                         [&](int64_t row, __m512 a, __m512 b) {
+                             finish(row, _mm512_mul_ps(a, left), _mm512_mul_ps(b, right));
+                         });
+    }
+
+    const uint32_t* ahead_of(const Instruction& i, int panel) const {
+        const int64_t next = panel + (int)this->scratch_.size();
+        if (next * kPanel >= i.sizes[0]) return nullptr;
+        return (const uint32_t*)i.data[0] + next * i.sizes[1] * kPanel;
+    }
+
+    template <class Finish>
+    void multiply_bytes(const Instruction& i, int rows, int panel, float* sums,
+                        const Finish& finish) {
+        const int64_t first = (int64_t)panel * kPanel;
+        const int64_t all = round_up(i.sizes[0], kPanel);
+        const auto* scales = (const float*)i.data[2] + first;
+        const auto* excess = (const int32_t*)i.data[2] + all + first;
+        const __m512 left = _mm512_loadu_ps(scales), right = _mm512_loadu_ps(scales + kLanes);
+        const __m512i left_excess = _mm512_loadu_si512(excess);
+        const __m512i right_excess = _mm512_loadu_si512(excess + kLanes);
+        const auto* in = (const uint32_t*)(arena_.start() + starts_[i.in[0].buffer]);
+        const int64_t stride = buffers_[i.in[0].buffer].width / Int8::kPerWord;
+        const StoredPanel words{(const uint32_t*)i.data[0] + first * i.sizes[1],
+                                ahead_of(i, panel)};
+        panel_product<Int8>(
+            in, stride, rows, words, i.sizes[1], sums, [&](int64_t row, __m512 a, __m512 b) {
+                const __m512 scale = _mm512_set1_ps(*row_of(i.in[1], row));
+                const __m512i x = _mm512_sub_epi32(_mm512_castps_si512(a), left_excess);
+                const __m512i y = _mm512_sub_epi32(_mm512_castps_si512(b), right_excess);
+                finish(row, _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(x), left), scale),
+                       _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(y), right), scale));
+            });
+    }
+
+    template <class Out>
+    void plain(const Instruction& i, int rows, int panel, Scratch& scratch) {
+        const int64_t first = (int64_t)panel * kPanel;
+        const __mmask16 left = lanes(first, i.sizes[0]), right = lanes(first + kLanes, i.sizes[0]);
+        const float* bias = i.data[1] ? (const float*)i.data[1] + first : nullptr;
+        const __m512 bias_left = bias ? _mm512_loadu_ps(bias) : _mm512_setzero_ps();
+        const __m512 bias_right = bias ? _mm512_loadu_ps(bias + kLanes) : _mm512_setzero_ps();
+        const __m512 scale = _mm512_set1_ps(i.numbers[0]);
+        multiply(i, rows, panel, scratch, [&](int64_t row, __m512 a, __m512 b) {
+            auto* to = this->template out_row<Out>(i, row, first);
+            a = _mm512_add_ps(a, bias_left);
+            b = _mm512_add_ps(b, bias_right);
+            if (i.sizes[2] == 1) {
+                a = _mm512_fmadd_ps(a, scale, Out::load(to, left));
+                b = _mm512_fmadd_ps(b, scale, Out::load(to + kLanes, right));
+            } else if (i.sizes[3]) {
+                a = activate(i.sizes[3], a);
+                b = activate(i.sizes[3], b);
+            }
+            Out::store(to, a, left);
+            Out::store(to + kLanes, b, right);
+        });
+    }
+
+    template <class Out>
+    void gated(const Instruction& i, int rows, int panel, Scratch& scratch) {
+        const int64_t first = (int64_t)panel * kLanes;
+        const __mmask16 some = lanes(first, i.sizes[0] / 2);
+        const float* bias = i.data[1] ? (const float*)i.data[1] + (int64_t)panel * kPanel : nullptr;
+        multiply(i, rows, panel, scratch, [&](int64_t row, __m512 gate, __m512 partner) {
+            if (bias) {
+                gate = _mm512_add_ps(gate, _mm512_loadu_ps(bias));
+                partner = _mm512_add_ps(partner, _mm512_loadu_ps(bias + kLanes));
+            }
+            Out::store(this->template out_row<Out>(i, row, first),
+                       _mm512_mul_ps(activate(i.sizes[3], gate), partner), some);
+        });
+    }
+};
+
+}  // namespace headrace

@@ -1,0 +1,147 @@
+// Instructions that work on one row after another.
+#pragma once
+
+#include "rows.h"
+#include "state.h"
+
+namespace headrace {
+
+template <class E>
+class RowOperations : public State<E> {
+  protected:
+    using Base = State<E>;
+    using typename Base::Element;
+    using Base::arena_;
+    using Base::buffers_;
+    using Base::row_of;
+    using Base::packed_row;
+    using Base::starts_;
+    using Base::step_;
+    using Base::Base;
+    using Base::layers_;
+
+    // data[0]: table [numbers, sizes[0]], in float32 or, with sizes[1], in the products' type; with
+    // sizes[4] it is the head's, in panels. Looked up are token ids or, with sizes[2], positions
+    // plus sizes[3].
+    void embed(const Instruction& i, int64_t row) {
+        const int64_t id = i.sizes[2] ? step_->positions[row] + i.sizes[3] : step_->token_ids[row];
+        float* to = row_of(i.out, row);
+        if (i.sizes[4]) return embed_from_panels(i, id, to);
+        for (int64_t d = 0; d < i.sizes[0]; d += kLanes) {
+            const __mmask16 some = lanes(d, i.sizes[0]);
+            const int64_t at = id * i.sizes[0] + d;
+            const __m512 x = i.sizes[1] ? E::load((const Element*)i.data[0] + at, some)
+                                        : F32::load((const float*)i.data[0] + at, some);
+            _mm512_mask_storeu_ps(to + d, some, x);
+        }
+    }
+
+    void embed_from_panels(const Instruction& i, int64_t id, float* to) {
+        const int64_t words = (i.sizes[0] + E::kPerWord - 1) / E::kPerWord;
+        const auto* from = (const uint32_t*)i.data[0] + id / kPanel * words * kPanel + id % kPanel;
+        for (int64_t word = 0; word < words; ++word) {
+            Element pair[2] = {0, 0};
+            std::memcpy(pair, from + word * kPanel, 4);
+            for (int64_t n = 0; n < E::kPerWord && word * E::kPerWord + n < i.sizes[0]; ++n) {
+                to[word * E::kPerWord + n] = _mm512_cvtss_f32(E::load(pair + n, 1));
+            }
+        }
+    }
+
+    // sizes: size of one norm, how many side by side, whether centred. data: weight, bias.
+    template <class Out>
+    void norms(const Instruction& i, int64_t row) {
+        const float* in = row_of(i.in[0], row);
+        for (int32_t n = 0; n < i.sizes[1]; ++n) {
+            norm<Out>(in + (int64_t)n * i.sizes[0],
+                      this->template out_row<Out>(i, row, (int64_t)n * i.sizes[0]), i.sizes[0],
+                      (const float*)i.data[0], (const float*)i.data[1], i.numbers[0], i.sizes[2]);
+        }
+    }
+
+    // sizes[0] numbers become bytes, 128 more than the integers that stand for them; sizes[1] more
+    // are 128, which stands for zero. in[1]: where the row's scale goes.
+    void round(const Instruction& i, int64_t row) {
+        const float* from = row_of(i.in[0], row);
+        auto* to = (uint8_t*)(arena_.start() + starts_[i.out.buffer]) +
+                   row * buffers_[i.out.buffer].width;
+        __m512 greatest = _mm512_setzero_ps();
+        __mmask16 no_numbers = 0;
+        for (int64_t d = 0; d < i.sizes[0]; d += kLanes) {
+            const __m512 x = _mm512_maskz_loadu_ps(lanes(d, i.sizes[0]), from + d);
+            greatest = _mm512_max_ps(greatest, _mm512_abs_ps(x));
+            no_numbers |= _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+        }
+        float scale = std::max(_mm512_reduce_max_ps(greatest) / 127.0f, 1e-30f);
+        // Bytes cannot say that a number is none; the scale can, and makes the whole product so.
+        if (no_numbers) scale = std::numeric_limits<float>::quiet_NaN();
+        const __m512 inverse = _mm512_set1_ps(1.0f / scale);
+        for (int64_t d = 0; d < i.sizes[0]; d += kLanes) {
+            const __mmask16 some = lanes(d, i.sizes[0]);
+            const __m512 x = _mm512_mul_ps(_mm512_maskz_loadu_ps(some, from + d), inverse);
+            const __m512i shifted = _mm512_add_epi32(_mm512_cvtps_epi32(x), _mm512_set1_epi32(128));
+            _mm_mask_storeu_epi8(to + d, some, _mm512_cvtusepi32_epi8(shifted));
+        }
+        std::memset(to + i.sizes[0], 128, i.sizes[1]);
+        *row_of(i.in[1], row) = scale;
+    }
+
+    // sizes[0] numbers become the products' type; sizes[1] more are zero.
+    void convert(const Instruction& i, int64_t row) {
+        const float* from = row_of(i.in[0], row);
+        Element* to = packed_row(i.out, row);
+        for (int64_t d = 0; d < i.sizes[0]; d += kLanes) {
+            const __mmask16 some = lanes(d, i.sizes[0]);
+            E::store(to + d, _mm512_maskz_loadu_ps(some, from + d), some);
+        }
+        std::memset(to + i.sizes[0], 0, i.sizes[1] * sizeof(Element));
+    }
+
+    // in place, on `out`. sizes: heads, distance between heads, numbers turned in each, which
+    // tables hold cosines and sines, these tables' width.
+    void rotary(const Instruction& i, int64_t row) {
+        const float* cos = step_->tables[i.sizes[3]] + row * i.sizes[5];
+        const float* sin = step_->tables[i.sizes[4]] + row * i.sizes[5];
+        float* heads = row_of(i.out, row);
+        for (int32_t h = 0; h < i.sizes[0]; ++h) {
+            rotate(heads + (int64_t)h * i.sizes[1], cos, sin, i.sizes[2]);
+        }
+    }
+
+    // in: keys, values. sizes: as for attention, then the distances between heads of both.
+    void write(const Instruction& i, int64_t row) {
+        const CacheShape shape = this->shape_of(this->sizes_of(i));
+        const LayerCache& layer = layers_[i.sizes[5]];
+        const Span& span = this->span_of(row);
+        const int64_t token = span.context + row - span.first_row;
+        const int64_t group = this->groups_of(span).of(token) * shape.kv_heads;
+        uint32_t* values = layer.values + group * shape.value_group();
+        write_token<E>(token % kGroup, row_of(i.in[0], row), row_of(i.in[1], row), i.sizes[2],
+                       i.sizes[3], i.sizes[6], i.sizes[7], shape,
+                       layer.keys + group * shape.key_group(), values);
+        const bool is_last = row + 1 == span.first_row + span.num_rows;
+        const bool begun_here = token / kGroup * kGroup >= span.context;
+        if (is_last && begun_here && token % kGroup + 1 < kGroup) {
+            clear_values<E>(token % kGroup + 1, shape, values);
+        }
+    }
+
+    // in: a, and b or none. sizes: size, 1 to multiply, activation, 1 if data[0] holds b for all
+    // rows. numbers: scales of a and b.
+    template <class Out>
+    void combined(const Instruction& i, int64_t row) {
+        const float* b = i.sizes[3] ? (const float*)i.data[0]
+                         : i.in[1].buffer >= 0 ? row_of(i.in[1], row)
+                                               : nullptr;
+        combine<Out>(row_of(i.in[0], row), b, this->template out_row<Out>(i, row, 0), i.sizes[0], i.numbers[0],
+                     i.numbers[1], i.sizes[1], i.sizes[2]);
+    }
+
+    // sizes[0] numbers of each wanted row.
+    void gather(const Instruction& i, int64_t row) {
+        std::memcpy(row_of(i.out, row), row_of(i.in[0], step_->wanted[row]),
+                    i.sizes[0] * sizeof(float));
+    }
+};
+
+}  // namespace headrace

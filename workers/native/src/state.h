@@ -1,0 +1,103 @@
+// What all instructions work on: buffers, the step, the cache.
+#pragma once
+
+#include <algorithm>
+#include <type_traits>
+#include <vector>
+
+#include "attention.h"
+#include "gemm.h"
+#include "memory.h"
+#include "program.h"
+
+namespace headrace {
+
+struct LayerCache {
+    uint32_t *keys, *values;
+};
+
+// What one thread needs for itself.
+struct Scratch {
+    std::vector<float> sums = std::vector<float>(kBlockRows * kPanel);
+    alignas(64) uint32_t words[RoundedPanel<Bf16>::kDepth * kPanel];
+    alignas(64) uint32_t queries[kTileQueries * kMaxDim];
+    alignas(64) float values[kTileQueries * kMaxDim];
+};
+
+template <class E>
+class State {
+  protected:
+    using Element = typename E::Element;
+
+    State(const Buffer* buffers, int num_buffers, int num_threads, int block_size)
+        : buffers_(buffers, buffers + num_buffers),
+          starts_(num_buffers),
+          scratch_(num_threads),
+          block_size_(block_size) {}
+
+    // Buffers lie one after another, each with as many rows as the step has.
+    void place_buffers() {
+        int64_t bytes = 0;
+        for (size_t i = 0; i < buffers_.size(); ++i) {
+            starts_[i] = bytes;
+            const int64_t sizes[] = {sizeof(float), sizeof(Element), 1};
+            const int64_t size = sizes[buffers_[i].kind];
+            bytes += round_up(size * buffers_[i].width * step_->rows + kCacheLine, kCacheLine);
+        }
+        if (bytes > arena_.bytes()) arena_ = Memory(bytes);
+    }
+
+    float* row_of(Place place, int64_t row) const {
+        return (float*)(arena_.start() + starts_[place.buffer]) +
+               row * buffers_[place.buffer].width + place.at;
+    }
+
+    Element* packed_row(Place place, int64_t row) const {
+        return (Element*)(arena_.start() + starts_[place.buffer]) +
+               row * buffers_[place.buffer].width + place.at;
+    }
+
+    template <class Out>
+    typename Out::Element* out_row(const Instruction& instruction, int64_t row, int64_t at) const {
+        const Place place{instruction.out.buffer, instruction.out.at + (int32_t)at};
+        if constexpr (std::is_same_v<Out, F32>) {
+            if (place.buffer == -2) return step_->output + row * instruction.sizes[0] + place.at;
+            return row_of(place, row);
+        } else {
+            return packed_row(place, row);
+        }
+    }
+
+    const Span* spans() const { return (const Span*)step_->spans; }
+
+    const Span& span_of(int64_t row) const {
+        const Span* after = std::upper_bound(
+            spans(), spans() + step_->num_spans, row,
+            [](int64_t wanted, const Span& span) { return wanted < span.first_row; });
+        return after[-1];
+    }
+
+    Groups groups_of(const Span& span) const {
+        return {step_->blocks + span.table_at, block_size_};
+    }
+
+    static AttentionSizes sizes_of(const Instruction& i) {
+        return {i.sizes[0], i.sizes[1],   i.sizes[2],  i.sizes[3],
+                i.sizes[4], i.numbers[0], i.numbers[1]};
+    }
+
+    static CacheShape shape_of(const AttentionSizes& sizes) {
+        return {sizes.kv_heads, (sizes.key_dim + E::kPerWord - 1) / E::kPerWord,
+                (int)round_up(sizes.value_dim, kLanes), E::kPerWord};
+    }
+
+    std::vector<Buffer> buffers_;
+    std::vector<int64_t> starts_;
+    std::vector<Scratch> scratch_;
+    int block_size_;
+    Memory arena_;
+    std::vector<LayerCache> layers_;
+    const Step* step_ = nullptr;
+};
+
+}  // namespace headrace
