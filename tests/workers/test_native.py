@@ -17,10 +17,11 @@ from workers.loading import load_model
 from workers.native import choose, library
 from workers.native.activations import FUNCTIONS, which
 from workers.native.choose import release_weights
-from workers.native.graph import NotStatic
+from workers.native.graph import Graph, Node, NotStatic
 from workers.native.library import why_not
 from workers.native.norms import recognise
 from workers.native.program import Compiled, Program
+from workers.native.rewrite import rewrite
 from workers.quantization import dequantize_weight, quantize_weight
 
 needs_kernels = pytest.mark.skipif(bool(why_not(torch.float32)), reason="no compiled kernels here")
@@ -295,3 +296,21 @@ def test_weights_of_8_bits(tmp_path, shape, quantization, dtype):
     assert compiled.weight_bytes < 0.6 * sum(
         weight.numel() * weight.element_size() for weight in model.parameters()
     )
+
+
+def test_a_sum_that_is_read_again_later_is_not_overwritten():
+    """Sums in place chain: what stands for an earlier sum is the same memory."""
+    linear = {"weight": torch.zeros(4, 4), "bias": None, "transposed": False}
+    x = Node("embedding", (), 4, data={"weight": torch.zeros(9, 4)})
+    nodes, sums = [x], [x]
+    for base in (0, 1, 1):  # the third adds to what the first gave, which the second must leave
+        product = Node("linear", (sums[-1].view(),), 4, data=dict(linear))
+        sums.append(Node("add", (sums[base].view(), product.view()), 4))
+        nodes += [product, sums[-1]]
+    chosen = Node("gather", (sums[-1].view(),), 4, True)
+    head = Node("linear", (chosen.view(),), 4, True, dict(linear))
+    graph = rewrite(Graph((*nodes, chosen, head), head, ()))
+    kept = [node.kind for node in graph.nodes if node.kind == "add"]
+    in_place = [node for node in graph.nodes if node.target is not None]
+    assert len(kept) == 1, "the second sum has memory of its own"
+    assert len(in_place) == 2

@@ -102,6 +102,8 @@ def _pass(nodes: Nodes, output: View, rewrite_one: _Rewrite) -> tuple[Nodes, Vie
             stands_for[node] = view
         else:
             kept.append(node)
+        if view is not None:  # whoever reads the node will read what stands for it
+            state.users.setdefault(view.node, []).extend(state.users[node])
     output = _resolve(output, stands_for)
     return _used(kept, output), output
 
