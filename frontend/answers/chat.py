@@ -6,10 +6,9 @@ from typing import Any
 from frontend.answers.common import Head, encode_json, usage
 from frontend.answers.frame import ChunkFrame, encode_text
 from frontend.answers.logprobs import TokenNames, chat_logprobs, prompt_logprobs
+from frontend.chat.message import Message, MessagePart, ToolCallPart
+from frontend.chat.run import Answered, ChatRun, MessageDelta
 from frontend.generation.choice import Choice, Delta
-from frontend.generation.run import Collected
-from frontend.generation.start import Prompt
-from frontend.schemas.chat import ChatCompletionRequest
 
 ROLE = "assistant"
 
@@ -20,62 +19,72 @@ class ChatAnswer:
     prefix: text that each answer begins with (the echoed message), "" if none.
     """
 
-    def __init__(
-        self,
-        head: Head,
-        request: ChatCompletionRequest,
-        prompt: Prompt,
-        names: TokenNames,
-        prefix: str,
-    ) -> None:
+    def __init__(self, head: Head, run: ChatRun, names: TokenNames, prefix: str) -> None:
         self._head = head
-        self._request = request
-        self._prompt = prompt
+        self._run = run
+        self._request = request = run.request
         self._names = names
         self._prefix = prefix
         self._top = (request.top_logprobs or 0) if request.logprobs else None
         self._frame = ChunkFrame(head, "chat.completion.chunk", request, self._usage)
-        self._is_plain = not (
-            request.logprobs or request.return_token_ids or self._frame.usage_in_chunks
-        )
+        self._shows_tokens = bool(request.logprobs or request.return_token_ids)
+        self._is_plain = run.is_plain and not (self._shows_tokens or self._frame.usage_in_chunks)
 
     # A whole answer
 
-    def whole(self, texts: Sequence[Collected]) -> dict[str, Any]:
+    def whole(self, answers: Sequence[Answered]) -> dict[str, Any]:
         """The body of an answer in one piece."""
-        request = self._request
-        first = texts[0].prompt_logprobs
+        first = answers[0].text.prompt_logprobs
         return {
             "id": self._head.answer_id,
             "object": "chat.completion",
             "created": self._head.created,
             "model": self._head.model,
-            "choices": [self._choice(text) for text in texts],
+            "choices": [self._choice(answer) for answer in answers],
             "service_tier": None,
             "system_fingerprint": self._head.fingerprint,
-            "usage": self._usage([text.choice for text in texts]),
+            "usage": self._usage([answer.text.choice for answer in answers]),
             "prompt_logprobs": None if first is None else prompt_logprobs(self._names, first),
-            "prompt_token_ids": self._prompt.token_ids if request.return_token_ids else None,
-            "prompt_text": self._prompt.text if request.return_prompt_text else None,
+            **self._about_prompt(),
         }
 
-    def _choice(self, text: Collected) -> dict[str, Any]:
+    def _about_prompt(self) -> dict[str, Any]:
+        request, prompt = self._request, self._run.prompt
+        return {
+            "prompt_token_ids": prompt.token_ids if request.return_token_ids else None,
+            "prompt_text": prompt.text if request.return_prompt_text else None,
+        }
+
+    def _choice(self, answer: Answered) -> dict[str, Any]:
+        text = answer.text
         return {
             "index": text.choice.index,
-            "message": {
-                "role": ROLE,
-                "content": self._prefix + text.text,
-                "refusal": None,
-                "annotations": None,
-                "audio": None,
-                "function_call": None,
-                "reasoning": None,
-            },
+            "message": self._message(answer.message),
             "logprobs": self._logprobs(text.logprobs),
-            "finish_reason": text.finish_reason,
+            "finish_reason": answer.finish_reason,
             "stop_reason": text.stop_reason,
             "token_ids": text.token_ids if self._request.return_token_ids else None,
         }
+
+    def _message(self, message: Message) -> dict[str, Any]:
+        written: dict[str, Any] = {
+            "role": ROLE,
+            "content": self._prefix + message.content,
+            "refusal": None,
+            "annotations": None,
+            "audio": None,
+            "function_call": None,
+        }
+        if calls := message.tool_calls:
+            written["tool_calls"] = [
+                {
+                    "id": call.call_id,
+                    "type": "function",
+                    "function": {"name": call.name, "arguments": call.arguments},
+                }
+                for call in calls
+            ]
+        return {**written, "reasoning": message.reasoning or None}
 
     def _logprobs(self, logprobs: Sequence[Any]) -> dict[str, Any] | None:
         if self._top is None:
@@ -83,7 +92,7 @@ class ChatAnswer:
         return chat_logprobs(self._names, logprobs, self._top)
 
     def _usage(self, choices: Sequence[Choice]) -> dict[str, Any]:
-        counted = usage([self._prompt], choices)
+        counted = usage([self._run.prompt], choices)
         # The reference's chats have this key, always 0: what goes into the cache is not accounted.
         counted["prompt_tokens_details"]["created_cache_tokens"] = 0
         return counted
@@ -92,27 +101,21 @@ class ChatAnswer:
 
     def first(self, choices: Sequence[Choice]) -> str:
         """The chunks that come before any text: each choice's role, then what is echoed."""
-        request = self._request
-        about_prompt = {
-            "prompt_token_ids": self._prompt.token_ids if request.return_token_ids else None,
-            "prompt_text": self._prompt.text if request.return_prompt_text else None,
-        }
-        end = "]," + encode_json(about_prompt)[1:-1] + self._frame.end(choices)
+        end = "]," + encode_json(self._about_prompt())[1:-1] + self._frame.end(choices)
         role = f'"delta":{{"role":"{ROLE}","content":""}},"logprobs":null,"finish_reason":null'
         chunks = [
             f'{self._frame.start}{{"index":{choice.index},{role}}}{end}' for choice in choices
         ]
         if self._prefix:
-            echo = Delta(self._prefix, (), ())
-            chunks += [self.chunk(choices, choice, echo) for choice in choices]
+            echo = MessageDelta(MessagePart(self._prefix), Delta("", (), ()), None)
+            chunks += [self._full(choices, choice, echo) for choice in choices]
         return "".join(chunks)
 
     def chunk(self, choices: Sequence[Choice], choice: Choice, delta: Delta) -> str:
         """The chunk of a delta; "" if there is nothing to tell yet."""
-        ended = delta.finish_reason is not None
-        if self._is_plain and not ended:  # nearly all chunks of nearly all streams
+        if self._is_plain and delta.finish_reason is None:  # nearly all chunks of nearly all
             return self._plain(choice, delta.text) if delta.text else ""
-        return self._full(choices, choice, delta, ended)
+        return self._full(choices, choice, self._run.read(choice, delta))
 
     def _plain(self, choice: Choice, text: str) -> str:
         return (
@@ -120,20 +123,45 @@ class ChatAnswer:
             ',"logprobs":null,"finish_reason":null,"token_ids":null}]}\n\n'
         )
 
-    def _full(self, choices: Sequence[Choice], choice: Choice, delta: Delta, ended: bool) -> str:
-        request = self._request
-        if not (delta.text or ended or self._top is not None or request.return_token_ids):
+    def _full(self, choices: Sequence[Choice], choice: Choice, read: MessageDelta) -> str:
+        added = _delta(read.part)
+        ended = read.finish_reason is not None
+        if not (added or ended or self._shows_tokens):
             return ""
-        content = f'{{"content":{encode_text(delta.text)}}}' if delta.text else "{}"
+        delta, request = read.delta, self._request
         logprobs = "null" if self._top is None else encode_json(self._logprobs(delta.logprobs))
         token_ids = encode_json(delta.token_ids) if request.return_token_ids else "null"
         reason = "null"
         if ended:
-            reason = f'"{delta.finish_reason}","stop_reason":{encode_json(delta.stop_reason)}'
+            reason = f'"{read.finish_reason}","stop_reason":{encode_json(delta.stop_reason)}'
         return (
-            f'{self._frame.start}{{"index":{choice.index},"delta":{content},"logprobs":{logprobs},'
-            f'"finish_reason":{reason},"token_ids":{token_ids}}}]{self._frame.end(choices, ended)}'
+            f'{self._frame.start}{{"index":{choice.index},"delta":{{{added}}},"logprobs":{logprobs}'
+            f',"finish_reason":{reason},"token_ids":{token_ids}}}]{self._frame.end(choices, ended)}'
         )
 
     def last(self, choices: Sequence[Choice]) -> str:
         return self._frame.last(choices)
+
+
+def _delta(part: MessagePart) -> str:
+    """The fields of a chunk's delta; "" if there are none."""
+    fields = []
+    if part.reasoning:
+        fields.append(f'"reasoning":{encode_text(part.reasoning)}')
+    if part.content:
+        fields.append(f'"content":{encode_text(part.content)}')
+    if part.tool_calls:
+        fields.append(f'"tool_calls":{encode_json([_call(call) for call in part.tool_calls])}')
+    return ",".join(fields)
+
+
+def _call(part: ToolCallPart) -> dict[str, Any]:
+    """The first part of a call says whose it is; all say what is added to its arguments."""
+    if part.name is None:
+        return {"index": part.index, "function": {"arguments": part.arguments}}
+    return {
+        "id": part.call_id,
+        "type": "function",
+        "index": part.index,
+        "function": {"name": part.name, "arguments": part.arguments},
+    }

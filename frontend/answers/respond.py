@@ -1,7 +1,7 @@
 """The end of the way that all requests for text go: from a generation to a response."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from quart import Response
@@ -28,17 +28,19 @@ def check_stream(request: GenerationRequest) -> None:
 
 
 async def respond(
-    request: GenerationRequest, generation: Generation, answer: Answer, has_logprobs: bool
+    request: GenerationRequest, generation: Generation, answer: Answer, *, in_thread: bool
 ) -> Response:
-    """The answer as the request wants it. Log probabilities can be many: a whole answer that has
-    them is written in a thread."""
+    """The answer as the request wants it. in_thread: see `written`."""
     if request.stream:
         return await stream_response(generation, answer)
     texts = await collect(generation)
+    return await written(lambda: answer.whole(texts), in_thread=in_thread)
 
-    def written() -> Response:
-        return json_response(answer.whole(texts))
 
-    if has_logprobs or request.prompt_logprobs is not None:
-        return await asyncio.to_thread(written)
-    return written()
+async def written(body: Callable[[], dict[str, Any]], *, in_thread: bool) -> Response:
+    """A body as a response. in_thread: it is large, and other requests are to go on meanwhile."""
+
+    def write() -> Response:
+        return json_response(body())
+
+    return await asyncio.to_thread(write) if in_thread else write()

@@ -49,7 +49,7 @@ async def _answer(context: Context, request: CompletionRequest) -> Response:
     echoes = await _echoes(request, model.text, prompts)
     generation = start(context, model, request, prompts, samplings, discard=discard)
     answer = CompletionAnswer(head(request, model, "cmpl"), request, prompts, names, echoes)
-    return await respond(request, generation, answer, bool(request.logprobs))
+    return await respond(request, generation, answer, in_thread=request.has_logprobs)
 
 
 def _check(request: CompletionRequest) -> None:

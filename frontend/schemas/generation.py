@@ -95,6 +95,7 @@ class GenerationRequest(SamplingFields, UnsupportedFields, IgnoredFields):
     """What a request for text holds, chat or not."""
 
     model: Name | None = None
+    logprobs: bool | int | None = None
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     user: Annotated[str, Field(max_length=1024)] | None = None
@@ -105,6 +106,11 @@ class GenerationRequest(SamplingFields, UnsupportedFields, IgnoredFields):
     return_tokens_as_token_ids: bool | None = None
     truncate_prompt_tokens: Annotated[Int, Field(ge=-1, lt=2**31)] | None = None
     truncation_side: Literal["left", "right"] | None = None
+
+    @property
+    def has_logprobs(self) -> bool:
+        """Whether the answer holds log probabilities, which can be many."""
+        return bool(self.logprobs) or self.prompt_logprobs is not None
 
     @property
     def choices_per_prompt(self) -> int:
