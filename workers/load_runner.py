@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from workers.linears import prepare_linears
 from workers.loading import choose_device, load_model, model_length
 from workers.make_runner import make_torch_runner, record_graphs
 from workers.model_runner import ModelRunner, vocab_rows
-from workers.native.choose import compile_model, release_weights
+from workers.native.choose import compile_model, free_memory, release_weights
 from workers.native.program import Compiled
 from workers.native.runner import NativeRunner
 from workers.self_check import check_model
@@ -44,15 +45,17 @@ def load_runner(
     hook = AttentionHook()
     with torch.inference_mode():
         hook.probe(model)
-    compiled = _compile(model, hook, config, threads, log)
+    compiled = _compile(model, hook, config, max_model_len, threads, log)
+    if compiled is None:
+        prepare_linears(model, config, log)
     choice = choose_backend(hook, model.dtype, device, config.block_size)
     if choice.block_size != config.block_size:
         log(f"{choice.name}: blocks of {choice.block_size} tokens")
         config = config.model_copy(update={"block_size": choice.block_size})
     make_runner = _maker(model, hook, choice, compiled, config, max_model_len)
-    is_rounded = compiled is not None and config.quantization is not None
-    check_model(model, make_runner, max_model_len, config.block_size, is_rounded)
-    if compiled is not None:
+    if compiled is None:
+        check_model(model, make_runner, max_model_len, config.block_size)
+    else:
         release_weights(model, compiled)
     blocks = _choose_num_blocks(model, hook, choice, config, max_model_len, workers_on_host)
     runner = make_runner(blocks)
@@ -66,18 +69,43 @@ def _compile(
     model: PreTrainedModel,
     hook: AttentionHook,
     config: EngineConfig,
+    max_model_len: int,
     threads: int,
     log: Callable[[str], None],
 ) -> Compiled | None:
-    """The model as a compiled program; None, with its linear layers made ready, if it is none."""
+    """The model as a compiled program that has been checked; None if it is to run without one.
+
+    ModelUnsupported if the operator wants one and there is none that gives the model's text.
+    """
     compiled, reason = compile_model(model, hook, config, threads)
+    if compiled is not None:
+        fault = _find_fault(model, compiled, config, max_model_len)
+        if fault and config.cpu_kernels == "native":
+            raise ModelUnsupported(f"cpu_kernels is native, but compiled, {fault}")
+        if fault:
+            compiled, reason = None, f"compiled, {fault}"
+            free_memory()
     if compiled is None:
         log(f"torch's operations: {reason}")
-        prepare_linears(model, config, log)
     else:
         size = f"{compiled.weight_bytes / 2**20:.0f} MiB of weights"
         log(f"compiled kernels, {size} in {config.quantization or model.dtype}")
     return compiled
+
+
+def _find_fault(
+    model: PreTrainedModel, compiled: Compiled, config: EngineConfig, max_model_len: int
+) -> str:
+    """What the self-check says against the program; nothing if it gives what the model gives."""
+    make_runner = partial(
+        _native_runner, compiled, vocab_rows(model), max_model_len, config.block_size
+    )
+    is_rounded = config.quantization is not None
+    try:
+        check_model(model, make_runner, max_model_len, config.block_size, is_rounded)
+    except ModelUnsupported as error:
+        return error.reason
+    return ""
 
 
 def _maker(
@@ -93,12 +121,8 @@ def _maker(
 
     def make_runner(num_blocks: int) -> LoadedRunner:
         if compiled is not None:
-            return NativeRunner(
-                compiled,
-                vocab_size=vocab_size,
-                max_model_len=max_model_len,
-                num_blocks=num_blocks,
-                block_size=config.block_size,
+            return _native_runner(
+                compiled, vocab_size, max_model_len, config.block_size, num_blocks
             )
         return make_torch_runner(
             model,
@@ -110,6 +134,18 @@ def _maker(
         )
 
     return make_runner
+
+
+def _native_runner(
+    compiled: Compiled, vocab_size: int, max_model_len: int, block_size: int, num_blocks: int
+) -> NativeRunner:
+    return NativeRunner(
+        compiled,
+        vocab_size=vocab_size,
+        max_model_len=max_model_len,
+        num_blocks=num_blocks,
+        block_size=block_size,
+    )
 
 
 def _choose_num_blocks(

@@ -1,6 +1,7 @@
 """Models that cannot be served are refused at start, each with a reason; others start."""
 
 import json
+import weakref
 
 import pytest
 import torch
@@ -111,10 +112,32 @@ def test_the_check_finds_wrong_attention(llama, monkeypatch):
 
 
 @pytest.mark.skipif(bool(why_not(torch.float32)), reason="no compiled kernels here")
-def test_the_check_finds_a_wrong_program(llama, monkeypatch):
+def test_a_wrong_program_is_left_for_torchs_operations(llama, monkeypatch):
+    def forward(program, *args):
+        memory.append(weakref.ref(program._compiled._memory))
+        return right(program, *args) * 1.01
+
+    memory: list[weakref.ref] = []
+    right = Program.forward
+    expected = run(build_engine(llama, config(), 1, print), [(0, request("r", [1, 2, 3]))])
+    monkeypatch.setattr(Program, "forward", forward)
+    lines: list[str] = []
+    engine = build_engine(llama, config(), 1, lines.append)
+    assert [line for line in lines if "torch's operations: compiled, Llama" in line]
+    assert not any(line.startswith("compiled kernels") for line in lines)
+    assert memory
+    assert all(one() is None for one in memory), "the packed weights are freed"
+    found = run(engine, [(0, request("r", [1, 2, 3]))])
+    assert found["r"].tokens == expected["r"].tokens
+
+
+@pytest.mark.skipif(bool(why_not(torch.float32)), reason="no compiled kernels here")
+def test_a_wrong_program_is_refused_where_it_is_asked_for(llama, monkeypatch):
     forward = Program.forward
     monkeypatch.setattr(Program, "forward", lambda *args: forward(*args) * 1.01)
-    assert "logits differ" in refusal(llama)
+    reason = refusal(llama, cpu_kernels="native")
+    assert "cpu_kernels is native" in reason
+    assert "logits differ" in reason
     build_engine(llama, config(cpu_kernels="torch"), 1, print)
 
 

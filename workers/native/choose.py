@@ -49,6 +49,11 @@ def release_weights(model: PreTrainedModel, compiled: Compiled) -> None:
     for parameter in model.parameters():
         if not compiled.reads(parameter):
             parameter.data = torch.empty(0, dtype=parameter.dtype)
+    free_memory()
+
+
+def free_memory() -> None:
+    """Give back to the system what nothing refers to any more."""
     gc.collect()
     with suppress(OSError, AttributeError):  # glibc keeps what was freed in small pieces
         ctypes.CDLL(None).malloc_trim(0)
