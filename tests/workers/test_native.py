@@ -166,6 +166,54 @@ def test_experts_are_no_fixed_program(tmp_path, name):
         Compiled(model, hook, 1)
 
 
+CHANGES = {
+    "a factor of a sum": lambda x, y: torch.add(x, y, alpha=2),
+    "division with rounding": lambda x, y: x + torch.div(y, 3, rounding_mode="floor"),
+    "a sum in place": lambda x, y: y.add_(x),
+    "a factor in place": lambda x, y: y.mul_(2),
+    "rounding to integers": lambda x, y: y.to(torch.int32).float(),
+    "the bits of numbers": lambda x, y: y.view(torch.int32).to(torch.float32),
+    "another order in memory": lambda x, y: y[..., None].to(memory_format=torch.channels_last),
+    "an approximation": lambda x, y: torch.nn.functional.elu(y, alpha=0.5),
+}
+
+
+def change_layer(model, monkeypatch, change):
+    """Let the first layer's MLP give what `change` makes of its input and output."""
+    mlp = model.model.layers[0].mlp
+    forward = mlp.forward
+    monkeypatch.setattr(mlp, "forward", lambda x: change(x, forward(x)).view(x.shape))
+
+
+@needs_kernels
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_what_no_instruction_does_is_not_left_out(tmp_path, monkeypatch, change):
+    model, hook = load(tmp_path, {})
+    change_layer(model, monkeypatch, change)
+    with pytest.raises(NotStatic):
+        Compiled(model, hook, 1)
+
+
+@needs_kernels
+def test_arguments_at_their_defaults_are_as_good_as_none(tmp_path, monkeypatch):
+    model, hook = load(tmp_path, {})
+    change_layer(model, monkeypatch, lambda x, y: torch.add(x, y, alpha=1).clone())
+    tokens = tokens_of(20)
+    program = Compiled(model, hook, 1).start(2, 16)
+    assert_close(run(program, [(tokens, 0, 20, [1, 0])]), reference(model, tokens))
+
+
+@needs_kernels
+def test_modules_may_be_called_with_names_and_not_with_more(tmp_path, monkeypatch):
+    model, hook = load(tmp_path, {})
+    mlp = model.model.layers[0].mlp
+    monkeypatch.setattr(mlp, "forward", lambda x: mlp.down_proj(input=mlp.up_proj(x)))
+    Compiled(model, hook, 1)
+    monkeypatch.setattr(mlp, "forward", lambda x: mlp.down_proj(mlp.up_proj(x), x))
+    with pytest.raises(NotStatic, match="more than one tensor"):
+        Compiled(model, hook, 1)
+
+
 def build(folder, **options):
     lines = []
     config = EngineConfig(dtype="float32", kv_cache_bytes=2**20, max_model_len=64, **options)

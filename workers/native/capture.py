@@ -20,6 +20,7 @@ from transformers.modeling_utils import PreTrainedModel
 from workers.attention.backend import AttentionBatch, AttentionOptions
 from workers.attention.hook import AttentionHook
 from workers.native.activations import which
+from workers.native.arguments import check_arguments, the_only
 from workers.native.graph import Graph, Node, NotStatic, TableCall, View, merged
 from workers.native.norms import Norm, recognise
 
@@ -128,16 +129,23 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _whole(self, module: torch.nn.Module) -> Callable[..., Any] | None:
         if type(module) is torch.nn.Linear:
-            return lambda x: self._linear(module, x)
+            return self._of_one(self._linear, module)
         norm = recognise(module)
         if norm is not None:
-            return lambda x: self._norm(module, norm, x)
+            return self._of_one(self._norm, module, norm)
         function = which(module)
         if function is not None:
-            return lambda x: self._activation(module, function, x)
+            return self._of_one(self._activation, module, function)
         if _depends_on_positions(module):
             return lambda *args, **kwargs: self._table(module, args, kwargs)
         return None
+
+    @staticmethod
+    def _of_one(
+        see: Callable[..., Any], module: torch.nn.Module, *known: Any
+    ) -> Callable[..., Any]:
+        """What sees a module that is called with one tensor."""
+        return lambda *args, **kwargs: see(module, *known, the_only(module, args, kwargs))
 
     def _linear(self, module: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
         source = self._view(x)
@@ -184,19 +192,21 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return output
 
     def _see(self, func: Any, args: Any, kwargs: Any, output: torch.Tensor) -> None:
-        if output.untyped_storage().data_ptr() in self._known or not self._traced(args):
-            return  # a view, or something that no token has a part in
+        if not self._traced((*args, *kwargs.values())):
+            return  # something that no token has a part in
+        if func._schema.is_mutable:
+            raise NotStatic(f"it changes values in place: {func}")
+        if output.untyped_storage().data_ptr() in self._known:
+            return  # a view
+        check_arguments(func, args, kwargs)
         name = func.overloadpacket.__name__
-        handler = getattr(self, f"_see_{name}", None)
         if name in _ACTIVATIONS:
             kind = name
             if name == "gelu" and kwargs.get("approximate", "none") == "tanh":
                 kind = "gelu_tanh"
             self._add("activation", (self._view(args[0]),), output, {"function": kind})
-        elif handler is not None:
-            handler(args, output)
         else:
-            raise NotStatic(f"it uses {func}")
+            getattr(self, f"_see_{name}")(args, output)
 
     def _see_embedding(self, args: Any, output: torch.Tensor) -> None:
         weight, indices = args[0], args[1].flatten()
@@ -217,10 +227,11 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._add("linear", (self._view(x),), output, data)
 
     def _see__to_copy(self, args: Any, output: torch.Tensor) -> None:
+        if not output.is_floating_point():
+            raise NotStatic("it rounds values to integers")
         self._add("copy", (self._view(args[0]),), output, {})
 
     _see_clone = _see__to_copy
-    _see_to = _see__to_copy
 
     def _see_index(self, args: Any, output: torch.Tensor) -> None:
         chosen = [index for index in args[1] if index is not None]
@@ -327,7 +338,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         known = self._known.get(tensor.untyped_storage().data_ptr())
         if known is None:
             raise NotStatic("it reads something that was not computed from the tokens")
-        node, _, rows, inner = known
+        node, whole, rows, inner = known
+        if tensor.dtype != whole.dtype:
+            raise NotStatic("it reads the bits of numbers")
         offset = _in_row(int(tensor.storage_offset()), rows, inner)
         dims = []
         found = 0

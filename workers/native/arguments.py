@@ -1,0 +1,56 @@
+"""Which arguments of an operation the capture takes into account; see workers.native.capture.
+
+An argument that nobody looks at would be left out of the program without a word.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from workers.native.graph import NotStatic
+
+# By operation, what is looked at where the node is made, or has no part in the numbers.
+_TAKEN = {
+    "embedding": {"weight", "indices", "padding_idx", "scale_grad_by_freq", "sparse"},
+    "addmm": {"self", "mat1", "mat2"},
+    "_to_copy": {"self", "dtype", "layout", "device", "pin_memory", "non_blocking"},
+    "clone": {"self"},
+    "index": {"self", "indices"},
+    "neg": {"self"},
+    "cat": {"tensors", "dim"},
+    "div": {"self", "other"},
+    "mul": {"self", "other"},
+    "add": {"self", "other"},
+    "silu": {"self"},
+    "gelu": {"self", "approximate"},
+    "relu": {"self"},
+    "sigmoid": {"self"},
+    "tanh": {"self"},
+}
+_ROW_MAJOR = (torch.contiguous_format, torch.preserve_format)
+
+
+def check_arguments(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+    """NotStatic if a call gives an argument, other than its default, that is not looked at."""
+    taken = _TAKEN.get(func.overloadpacket.__name__)
+    if taken is None:
+        raise NotStatic(f"it uses {func}")
+    declared = func._schema.arguments
+    given = dict(zip((argument.name for argument in declared), args, strict=False)) | kwargs
+    for argument in declared:
+        name = argument.name
+        if name not in given or name in taken:
+            continue
+        if name == "memory_format" and given[name] in _ROW_MAJOR:
+            continue
+        if not argument.has_default_value() or given[name] != argument.default_value:
+            raise NotStatic(f"it uses {func} with {name}={given[name]}")
+
+
+def the_only(module: torch.nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> torch.Tensor:
+    """The tensor that a module is called with. NotStatic if there is more, or something else."""
+    values = (*args, *kwargs.values())
+    if len(values) != 1 or not isinstance(values[0], torch.Tensor):
+        raise NotStatic(f"it calls {type(module).__name__} with more than one tensor")
+    return values[0]
