@@ -13,6 +13,7 @@ import torch
 
 from protocol.sampling import SamplingParams
 from workers.logprobs import Described
+from workers.native.draw import can_draw, draw
 from workers.noise import uniform
 from workers.nucleus import floors
 from workers.penalties import forbid, penalise
@@ -111,8 +112,9 @@ def _penalised(sampling: SamplingParams) -> bool:
 def _choose_in_blocks(
     logits: torch.Tensor, sequences: Rows[Text]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """See _choose. On a CPU few rows at a time, so that what is computed of them stays in cache."""
-    if logits.device.type != "cpu":
+    """See _choose. With torch's operations on a CPU few rows at a time, so that what is computed of
+    them stays in cache."""
+    if logits.device.type != "cpu" or can_draw(logits.device):
         return _choose(logits.float(), sequences)
     size = max(1, _BLOCK_ELEMENTS // logits.shape[1])
     blocks = [
@@ -138,30 +140,47 @@ def _choose(logits: torch.Tensor, sequences: Rows[Text]) -> tuple[torch.Tensor, 
         forbid(logits, kept_short, sequences)
     warm = [row for row, sampling in enumerate(samplings) if sampling.temperature >= _COLDEST]
     if len(warm) == len(samplings):
-        tops = logits.amax(dim=-1)  # many times faster than max, which finds the place too
-        choices, possible = _draw(logits - tops[:, None], sequences)
-        return choices, torch.isfinite(tops) & possible
+        return _draw_rows(logits, warm, sequences)
     tops, choices = _likeliest(logits)
     finite = torch.isfinite(tops)
     if warm:
         rows = upload(warm, torch.long, logits.device)
-        drawn, possible = _draw(logits[rows] - tops[rows, None], [sequences[row] for row in warm])
+        drawn, possible = _draw_rows(logits, warm, sequences)
         choices = choices.index_copy(0, rows, drawn)
         finite[rows] &= possible
     return choices, finite
 
 
-def _draw(logits: torch.Tensor, sequences: Rows[Text]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sample a token for each row; logits [rows, vocabulary] have 0 as their greatest.
+def _draw_rows(
+    logits: torch.Tensor, rows: Rows[int], sequences: Rows[Text]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sample a token for each of these rows of logits [batch, vocabulary], of `sequences` likewise.
 
     Second, which rows have a distribution at all [rows]: in one with a NaN the token means nothing.
     """
-    samplings = [sequence.request.sampling for sequence in sequences]
+    samplings = [sequences[row].request.sampling for row in rows]
+    noise = [
+        uniform(sampling.seed, sequences[row].num_outputs)
+        for row, sampling in zip(rows, samplings, strict=True)
+    ]
+    if can_draw(logits.device):
+        return draw(logits, rows, samplings, noise)
+    some = logits
+    if len(rows) < len(logits):
+        some = logits[upload(rows, torch.long, logits.device)]
+    tops = some.amax(dim=-1)  # many times faster than max, which finds the place too
+    choices, possible = _draw(some - tops[:, None], samplings, noise)
+    return choices, torch.isfinite(tops) & possible
+
+
+def _draw(
+    logits: torch.Tensor, samplings: Rows[SamplingParams], noise: Rows[float]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """See _draw_rows; the logits are those of the rows, and have 0 as their greatest."""
     logits /= _column([sampling.temperature for sampling in samplings], logits)
     _cut_min_p(logits, samplings)
     _cut_top_k(logits, samplings)
     _cut_top_p(logits, samplings)
-    noise = [uniform(s.request.sampling.seed, s.num_outputs) for s in sequences]
     uniforms = upload(noise, torch.float64, logits.device).unsqueeze(1)
     return _look_up(logits.exp_(), uniforms)
 

@@ -6,6 +6,8 @@ import pytest
 import torch
 from driving import request
 
+from workers import sampler
+from workers.native.library import why_not
 from workers.noise import uniform
 from workers.penalties import penalise
 from workers.sampler import _likeliest, _look_up, sample
@@ -15,6 +17,15 @@ from workers.token_counts import TokenCounts
 LOGITS = torch.tensor([2.0, 1.0, 0.5, 0.0, -0.5, -1.0, 1.5, -4.0, 0.7, -2.0])
 SIZE = len(LOGITS)
 DRAWS = 4000
+
+
+@pytest.fixture(params=["kernel", "torch"], autouse=True)
+def path(request, monkeypatch):
+    """Each test runs on the compiled kernel, where it can, and on torch's operations."""
+    if request.param == "torch":
+        monkeypatch.setattr(sampler, "can_draw", lambda device: False)
+    elif why_not(torch.float32):
+        pytest.skip("no compiled kernels here")
 
 
 def sequence(prompt=(1,), outputs=(), **params) -> Sequence:

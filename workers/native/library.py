@@ -1,8 +1,8 @@
 """The compiled kernels, by ctypes: their functions, and the layout of what they are given.
 
-The layouts are those of src/program.h. The library is built when Headrace is installed, where a
-compiler is at hand; without it, or on a processor that it was not written for, models run on
-torch's own operations.
+The layouts are those of src/program.h and src/draw.h. The library is built when Headrace is
+installed, where a compiler is at hand; without it, or on a processor that it was not written for,
+models run on torch's own operations.
 """
 
 import ctypes
@@ -59,6 +59,17 @@ class CStep(ctypes.Structure):
     )
 
 
+class CDraw(ctypes.Structure):
+    _fields_ = (
+        ("row", ctypes.c_int64),
+        ("uniform", ctypes.c_double),
+        ("temperature", ctypes.c_float),
+        ("least", ctypes.c_float),
+        ("top_p", ctypes.c_float),
+        ("top_k", ctypes.c_int32),
+    )
+
+
 _INT, _LONG, _POINTER = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
 _SIGNATURES = {
     "level": ((), _INT),
@@ -68,6 +79,8 @@ _SIGNATURES = {
     "new": ((_INT, _POINTER, _INT, _POINTER, _INT, _INT, _LONG, _INT), _POINTER),
     "run": ((_INT, _POINTER, _POINTER), _INT),
     "delete": ((_INT, _POINTER), None),
+    "new_draws": ((_INT,), _POINTER),
+    "draw": ((_POINTER, _POINTER, _LONG, _LONG, _POINTER, _INT, _POINTER), _INT),
 }
 # What `level` says of a processor.
 _NEEDED_LEVEL = {torch.float32: 1, torch.bfloat16: 2}
@@ -83,6 +96,8 @@ class Kernels:
     new: Callable[..., int | None]
     run: Callable[..., int]
     delete: Callable[..., None]
+    new_draws: Callable[[int], int | None]
+    draw: Callable[..., int]
 
     def __init__(self, path: Path) -> None:
         library = ctypes.CDLL(str(path))

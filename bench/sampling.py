@@ -1,0 +1,86 @@
+"""What choosing the next tokens costs on a CPU: the compiled kernel beside torch's operations.
+
+Both choose for the same rows in turn; a line gives each one's median time and the median of the
+rounds' ratios. Rows are random (a nucleus of most of the vocabulary) or peaked (of a few tokens).
+Usage: python -m bench.sampling [--rows 1 16 64] [--threads 2]
+"""
+
+import argparse
+import os
+import statistics
+import time
+from itertools import product
+
+import torch
+
+from protocol.sampling import SamplingParams
+from protocol.to_worker import Generate
+from workers import sampler
+from workers.native.draw import can_draw
+from workers.sequence import Sequence
+
+SETTINGS: dict[str, dict[str, float]] = {
+    "greedy": {"temperature": 0.0},
+    "temperature 0.7": {"temperature": 0.7},
+    "top_k 50": {"top_k": 50},
+    "top_p 0.95": {"top_p": 0.95},
+    "min_p 0.05": {"min_p": 0.05},
+    "top_k 50, top_p 0.95": {"top_k": 50, "top_p": 0.95},
+}
+SPREADS = {"random": 1.0, "peaked": 6.0}
+
+
+def texts(count: int, settings: dict[str, float]) -> list[Sequence]:
+    params = {"temperature": 1.0, **settings}
+    samplings = [SamplingParams(seed, 99, **params) for seed in range(count)]  # type: ignore[arg-type]
+    return [Sequence.of(Generate("r", (1,), one), 0, 0.0) for one in samplings]
+
+
+def seconds_of(logits: torch.Tensor, sequences: list[Sequence], *, compiled: bool) -> float:
+    """Of one choice."""
+    sampler.can_draw = can_draw if compiled else lambda device: False
+    try:
+        start = time.perf_counter()
+        sampler.sample(logits, sequences)
+        return time.perf_counter() - start
+    finally:
+        sampler.can_draw = can_draw
+
+
+def pair_of(
+    logits: torch.Tensor, sequences: list[Sequence], kernel_first: bool
+) -> tuple[float, float]:
+    """Seconds of the kernel, and of torch's operations."""
+    order = (True, False) if kernel_first else (False, True)
+    times = {kind: seconds_of(logits, sequences, compiled=kind) for kind in order}
+    return times[True], times[False]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--rows", type=int, nargs="+", default=[1, 16, 64])
+    parser.add_argument("--vocabulary", type=int, default=49152)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if not can_draw(torch.device("cpu")):
+        parser.error("the kernels were not built, or the processor lacks AVX-512")
+    generator = torch.Generator().manual_seed(0)
+    for rows, (kind, spread) in product(args.rows, SPREADS.items()):
+        logits = torch.randn((rows, args.vocabulary), generator=generator) * spread
+        for name, settings in SETTINGS.items():
+            sequences = texts(rows, settings)
+            seconds_of(logits, sequences, compiled=True)
+            pairs = [pair_of(logits, sequences, number % 2 == 0) for number in range(args.rounds)]
+            ours, theirs = (statistics.median(times) * 1000 for times in zip(*pairs, strict=True))
+            ratio = statistics.median(slow / fast for fast, slow in pairs)
+            print(
+                f"{rows:3} {kind} rows, {name}: kernel {ours:.2f} ms, torch {theirs:.2f} ms, "
+                f"{ratio:.1f} x",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
