@@ -1,8 +1,9 @@
 """What a long prompt does to the texts that are being written beside it.
 
 Eight streams decode; a prompt of 4,000 tokens arrives. Measured are the times between their tokens,
-over the whole run, with the step budget and
-without it, in turn. Usage: python -m bench.interference [--streams 8] [--prompt 4000]
+over the whole run, with the step budget and without it, in turn. Not to be run at real-time
+priority: Linux then holds it up for 50 ms of every second, and that is the p99.
+Usage: python -m bench.interference [--streams 8] [--prompt 4000]
 """
 
 import argparse
