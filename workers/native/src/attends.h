@@ -29,24 +29,29 @@ class Attends : public Products<E> {
         const Tile& tile = plan.tiles[task];
         const Span& span = spans()[tile.span];
         load_queries(i, plan, tile, span, scratch);
-        float greatest[kTileQueries], total[kTileQueries];
+        float greatest[kTileQueries], total[kTileQueries * kLanes];
         Sums sums = tile.partial >= 0
                         ? partial_sums(plan, tile.partial)
                         : Sums{greatest, total, scratch.values, plan.shape.value_dim};
-        for (int q = 0; q < kTileQueries; ++q) {
-            sums.greatest[q] = -std::numeric_limits<float>::infinity();
-            sums.total[q] = 0;
-        }
+        std::fill_n(sums.greatest, kTileQueries, kLowest);
+        std::fill_n(sums.total, kTileQueries * kLanes, 0.0f);
         std::fill_n(sums.values, kTileQueries * sums.stride, 0.0f);
         const LayerCache& layer = layers_[i.sizes[5]];
-        attend<E>(tile, span, groups_of(span), plan.shape, plan.sizes, layer.keys, layer.values,
-                  scratch.queries, sums);
+        const int shared = plan.sizes.shared(), window = plan.sizes.window;
+        const int64_t first = span.context + tile.first / shared + 1;
+        const int64_t last = span.context + (tile.first + tile.count - 1) / shared + 1;
+        const int64_t all_from = std::max<int64_t>(tile.begin, window ? last - window : 0);
+        attend<E>({tile, span, plan.shape, plan.sizes, scratch.queries, sums, all_from,
+                   std::min<int64_t>(first, tile.end)},
+                  groups_of(span), layer.keys, layer.values);
         if (tile.partial < 0) store_tile(i, plan, tile, sums);
     }
 
     void load_queries(const Instruction& i, const Plan& plan, const Tile& tile, const Span& span,
                       Scratch& scratch) {
         const int dim = plan.sizes.key_dim, shared = plan.sizes.shared();
+        const float log2 = plan.sizes.softcap != 0 ? 1.0f : kLog2OfE;  // else after the tanh
+        const __m512 scaling = _mm512_set1_ps(plan.sizes.scaling * log2);
         auto* to = (Element*)scratch.queries;
         const int64_t stride = (int64_t)plan.shape.key_words * E::kPerWord;
         for (int q = 0; q < tile.count; ++q) {
@@ -57,8 +62,7 @@ class Attends : public Products<E> {
             for (int d = 0; d < dim; d += kLanes) {
                 const __mmask16 some = lanes(d, dim);
                 const __m512 x = _mm512_maskz_loadu_ps(some, from + d);
-                E::store(to + q * stride + d,
-                         _mm512_mul_ps(x, _mm512_set1_ps(plan.sizes.scaling)), some);
+                E::store(to + q * stride + d, _mm512_mul_ps(x, scaling), some);
             }
         }
     }
@@ -78,7 +82,7 @@ class Attends : public Products<E> {
             const int number = tile.first + q;
             const int64_t row = spans()[tile.span].first_row + number / shared;
             auto* to = this->template out_row<Out>(i, row, (int64_t)(tile.head * shared + number % shared) * dim);
-            const __m512 scale = _mm512_set1_ps(1.0f / sums.total[q]);
+            const __m512 scale = _mm512_set1_ps(1.0f / sums.total_of(q));
             for (int d = 0; d < dim; d += kLanes) {
                 const __mmask16 some = lanes(d, dim);
                 const __m512 x = _mm512_maskz_loadu_ps(some, sums.values + q * sums.stride + d);
@@ -96,11 +100,12 @@ class Attends : public Products<E> {
             const Sums part = partial_sums(plan, whole.first_partial + p);
             for (int q = 0; q < whole.tile.count; ++q) {
                 const float now = std::max(all.greatest[q], part.greatest[q]);
-                if (now == -std::numeric_limits<float>::infinity()) continue;
-                const float before = std::exp(all.greatest[q] - now);
-                const float added = std::exp(part.greatest[q] - now);
+                const float before = std::exp2(all.greatest[q] - now);
+                const float added = std::exp2(part.greatest[q] - now);
                 all.greatest[q] = now;
-                all.total[q] = all.total[q] * before + part.total[q] * added;
+                for (int lane = q * kLanes; lane < (q + 1) * kLanes; ++lane) {
+                    all.total[lane] = all.total[lane] * before + part.total[lane] * added;
+                }
                 float* to = all.values + q * all.stride;
                 const float* from = part.values + q * part.stride;
                 for (int d = 0; d < plan.shape.value_dim; ++d) {
@@ -131,7 +136,8 @@ class Attends : public Products<E> {
 
     Sums partial_sums(const Plan& plan, int number) {
         float* start = partials_.data() + number * partial_size(plan);
-        return {start, start + kTileQueries, start + 2 * kTileQueries, plan.shape.value_dim};
+        return {start, start + kTileQueries, start + kTileQueries * (1 + kLanes),
+                plan.shape.value_dim};
     }
 
     std::vector<Plan> plans_;

@@ -63,28 +63,34 @@ struct AttentionSizes {
     int shared() const { return heads / kv_heads; }
 };
 
-// Unfinished sums of one query: its greatest score, the sum of weights, the weighted sum of values.
+constexpr float kLog2OfE = 1.44269504f;
+constexpr float kLowest = -1e30f;  // stands for the greatest of no scores
+
+// Unfinished sums of some queries: a score near the greatest one, the sum of weights in 16 parts,
+// the weighted sum of values. A weight is 2 to the power of a score less that greatest.
 struct Sums {
     float* greatest;
-    float* total;
-    float* values;  // [kTileQueries, stride]
+    float* total;   // [queries, kLanes]
+    float* values;  // [queries, stride]
     int64_t stride;
+
+    float total_of(int q) const { return _mm512_reduce_add_ps(_mm512_loadu_ps(total + q * kLanes)); }
 };
 
-template <class E, int Queries>
+template <class E, int Queries, int Groups>
 void scores_of(const uint32_t* queries, int key_words, const uint32_t* const (&keys)[kTileGroups],
-               __m512 (&scores)[Queries][kTileGroups]) {
+               __m512 (&scores)[Queries][Groups]) {
     for (auto& row : scores) {
         for (auto& s : row) s = _mm512_setzero_ps();
     }
     for (int word = 0; word < key_words; ++word) {
-        __m512i k[kTileGroups];
-        for (int g = 0; g < kTileGroups; ++g) k[g] = _mm512_loadu_si512(keys[g] + word * kGroup);
+        __m512i k[Groups];
+        for (int g = 0; g < Groups; ++g) k[g] = _mm512_loadu_si512(keys[g] + word * kGroup);
 #pragma GCC unroll 6
         for (int q = 0; q < Queries; ++q) {
             const __m512i a = broadcast_word(queries + (int64_t)q * key_words + word);
 #pragma GCC unroll 4
-            for (int g = 0; g < kTileGroups; ++g) scores[q][g] = E::dot(scores[q][g], k[g], a);
+            for (int g = 0; g < Groups; ++g) scores[q][g] = E::dot(scores[q][g], k[g], a);
         }
     }
 }
@@ -127,102 +133,143 @@ inline __mmask16 readable(int64_t token, int64_t low, int64_t high) {
     return (__mmask16)(((1u << to) - 1) & ~((1u << from) - 1));
 }
 
-// The weights of one query for 64 tokens, and what that does to its sums so far.
-template <class E>
-void weigh(__m512 (&scores)[kTileGroups], int64_t token, int64_t low, int64_t high, float softcap,
-           typename E::Element* weights, const Sums& sums, int q, int value_dim) {
-    const __m512 nothing = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
-    if (softcap != 0) {
-        for (auto& s : scores) {
-            s = _mm512_mul_ps(tanh(_mm512_mul_ps(s, _mm512_set1_ps(1.0f / softcap))),
-                              _mm512_set1_ps(softcap));
-        }
+// A running maximum that is too low by up to 2 to this power is kept: the weights are then greater
+// than one, but no less exact, and the sums so far need not be scaled.
+constexpr float kSlack = 8;
+
+// Takes a greater maximum for one query: its sums so far become smaller.
+__attribute__((noinline)) inline void raise(float now, const Sums& sums, int q, int value_dim) {
+    const __m512 scale = _mm512_set1_ps(std::exp2(sums.greatest[q] - now));
+    const auto shrink = [scale](float* to) {
+        _mm512_storeu_ps(to, _mm512_mul_ps(_mm512_loadu_ps(to), scale));
+    };
+    sums.greatest[q] = now;
+    shrink(sums.total + q * kLanes);
+    for (int d = 0; d < value_dim; d += kLanes) shrink(sums.values + q * sums.stride + d);
+}
+
+// The weights of one query for up to 64 tokens, and what that does to its sums so far. Scores are
+// powers of two, or none where the query may not read.
+template <class E, int Groups>
+inline __attribute__((always_inline)) void weigh(const __m512 (&scores)[Groups],
+                                                 typename E::Element* weights, const Sums& sums,
+                                                 int q, int value_dim) {
+    __m512 greatest = scores[0];
+    for (int g = 1; g < Groups; ++g) greatest = _mm512_max_ps(greatest, scores[g]);
+    const __m512 allowed = _mm512_set1_ps(sums.greatest[q] + kSlack);
+    if (__builtin_expect(_mm512_cmp_ps_mask(greatest, allowed, _CMP_GT_OQ), 0)) {
+        raise(_mm512_reduce_max_ps(greatest), sums, q, value_dim);
     }
-    if (low > token || high < token + kTileTokens) {
-        for (int g = 0; g < kTileGroups; ++g) {
-            const __mmask16 some = readable(token + g * kGroup, low, high);
-            scores[g] = _mm512_mask_mov_ps(nothing, some, scores[g]);
-        }
-    }
-    const float before = sums.greatest[q];
-    const float now = std::max(
-        before, _mm512_reduce_max_ps(_mm512_max_ps(_mm512_max_ps(scores[0], scores[1]),
-                                                   _mm512_max_ps(scores[2], scores[3]))));
-    if (now == -std::numeric_limits<float>::infinity()) {  // it may read none of them
-        std::memset(weights, 0, kTileTokens * sizeof(*weights));
-        return;
-    }
-    __m512 total = _mm512_setzero_ps();
-    for (int g = 0; g < kTileGroups; ++g) {  // of what it may not read, e to the -infinity
-        const __m512 w = exp(_mm512_sub_ps(scores[g], _mm512_set1_ps(now)));
+    const __m512 reference = _mm512_set1_ps(sums.greatest[q]);
+    __m512 total = _mm512_loadu_ps(sums.total + q * kLanes);
+    for (int g = 0; g < Groups; ++g) {
+        const __m512 w = exp2<E>(_mm512_sub_ps(scores[g], reference));
         total = _mm512_add_ps(total, w);
         E::store(weights + g * kGroup, w, 0xFFFF);
     }
-    const float scale = before == now ? 1.0f : std::exp(before - now);
-    sums.greatest[q] = now;
-    sums.total[q] = sums.total[q] * scale + _mm512_reduce_add_ps(total);
-    if (scale != 1.0f) {
-        float* values = sums.values + q * sums.stride;
-        for (int d = 0; d < value_dim; d += kLanes) {
-            _mm512_storeu_ps(values + d,
-                             _mm512_mul_ps(_mm512_loadu_ps(values + d), _mm512_set1_ps(scale)));
+    _mm512_storeu_ps(sums.total + q * kLanes, total);
+}
+
+// A tile's queries and what is known of them while it is attended.
+struct Reading {
+    const Tile& tile;
+    const Span& span;
+    const CacheShape& shape;
+    const AttentionSizes& sizes;
+    const uint32_t* queries;
+    const Sums& sums;
+    int64_t all_from, all_to;  // tokens that all of the queries may read
+};
+
+// Scores of up to 64 tokens from `token` on become minus infinity where a query may not read.
+template <int Queries, int Groups>
+void hide(const Reading& r, int64_t token, __m512 (&scores)[Queries][Groups]) {
+    const int shared = r.sizes.shared();
+    const __m512 nothing = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
+    for (int q = 0; q < Queries; ++q) {
+        const int64_t seen = r.span.context + (r.tile.first + q) / shared + 1;
+        const int64_t first = r.sizes.window ? std::max<int64_t>(0, seen - r.sizes.window) : 0;
+        const int64_t low = std::max<int64_t>(first, r.tile.begin);
+        const int64_t high = std::min<int64_t>(seen, r.tile.end);
+        for (int g = 0; g < Groups; ++g) {
+            const __mmask16 some = readable(token + g * kGroup, low, high);
+            scores[q][g] = _mm512_mask_mov_ps(nothing, some, scores[q][g]);
         }
+    }
+}
+
+template <int Queries, int Groups>
+void soften(float softcap, __m512 (&scores)[Queries][Groups]) {
+    for (auto& row : scores) {
+        for (auto& s : row) {
+            s = _mm512_mul_ps(tanh(_mm512_mul_ps(s, _mm512_set1_ps(1.0f / softcap))),
+                              _mm512_set1_ps(softcap * kLog2OfE));
+        }
+    }
+}
+
+// Adds what up to 64 tokens from `token` on give.
+template <class E, int Queries, int Groups>
+void attend_groups(const Reading& r, int64_t token, const uint32_t* const (&keys)[kTileGroups],
+                   const uint32_t* const (&values)[kTileGroups]) {
+    alignas(64) typename E::Element weights[Queries * kTileTokens];
+    __m512 scores[Queries][Groups];
+    scores_of<E, Queries, Groups>(r.queries, r.shape.key_words, keys, scores);
+    if (r.sizes.softcap != 0) soften(r.sizes.softcap, scores);
+    if (token < r.all_from || token + Groups * kGroup > r.all_to) hide(r, token, scores);
+    const int value_dim = r.shape.value_dim;
+    for (int q = 0; q < Queries; ++q) {
+        weigh<E, Groups>(scores[q], weights + q * kTileTokens, r.sums, q, value_dim);
+    }
+    const auto* words = (const uint32_t*)weights;
+    int dim = 0;
+    for (; dim + 4 * kLanes <= value_dim; dim += 4 * kLanes) {
+        add_values<E, Queries, 4>(words, values, Groups, value_dim, dim, r.sums.values,
+                                  r.sums.stride);
+    }
+    for (; dim < value_dim; dim += kLanes) {
+        add_values<E, Queries, 1>(words, values, Groups, value_dim, dim, r.sums.values,
+                                  r.sums.stride);
     }
 }
 
 // One layer's cache and one tile; the result is in `sums`, not yet divided by the total.
 template <class E, int Queries>
-void attend_tile(const Tile& tile, const Span& span, const Groups& groups, const CacheShape& shape,
-                 const AttentionSizes& sizes, const uint32_t* keys, const uint32_t* values,
-                 const uint32_t* queries, const Sums& sums) {
-    alignas(64) typename E::Element weights[Queries * kTileTokens];
-    const int shared = sizes.shared();
-    const int64_t key_stride = shape.key_group() * shape.kv_heads;
-    const int64_t value_stride = shape.value_group() * shape.kv_heads;
-    for (int64_t token = tile.begin / kGroup * kGroup; token < tile.end; token += kTileTokens) {
+void attend_tile(const Reading& r, const Groups& groups, const uint32_t* keys,
+                 const uint32_t* values) {
+    const int64_t key_stride = r.shape.key_group() * r.shape.kv_heads;
+    const int64_t value_stride = r.shape.value_group() * r.shape.kv_heads;
+    for (int64_t token = r.tile.begin / kGroup * kGroup; token < r.tile.end; token += kTileTokens) {
         const uint32_t *key_groups[kTileGroups], *value_groups[kTileGroups];
         int count = 0;
-        for (int g = 0; g < kTileGroups; ++g) {
-            if (token + g * kGroup < tile.end) {
-                const int64_t group = groups.of(token + g * kGroup);
-                key_groups[g] = keys + group * key_stride + tile.head * shape.key_group();
-                value_groups[g] = values + group * value_stride + tile.head * shape.value_group();
-                count = g + 1;
-            } else {  // read again, and masked
-                key_groups[g] = key_groups[0];
-                value_groups[g] = value_groups[0];
-            }
+        for (; count < kTileGroups && token + count * kGroup < r.tile.end; ++count) {
+            const int64_t group = groups.of(token + count * kGroup);
+            key_groups[count] = keys + group * key_stride + r.tile.head * r.shape.key_group();
+            value_groups[count] = values + group * value_stride + r.tile.head * r.shape.value_group();
         }
-        __m512 scores[Queries][kTileGroups];
-        scores_of<E, Queries>(queries, shape.key_words, key_groups, scores);
-        for (int q = 0; q < Queries; ++q) {
-            const int64_t seen = span.context + (tile.first + q) / shared + 1;
-            const int64_t low = sizes.window ? std::max<int64_t>(0, seen - sizes.window) : 0;
-            weigh<E>(scores[q], token, std::max<int64_t>(low, tile.begin),
-                     std::min<int64_t>(seen, tile.end), sizes.softcap, weights + q * kTileTokens,
-                     sums, q, shape.value_dim);
-        }
-        const auto* words = (const uint32_t*)weights;
-        int dim = 0;
-        for (; dim + 4 * kLanes <= shape.value_dim; dim += 4 * kLanes) {
-            add_values<E, Queries, 4>(words, value_groups, count, shape.value_dim, dim, sums.values,
-                                      sums.stride);
-        }
-        for (; dim < shape.value_dim; dim += kLanes) {
-            add_values<E, Queries, 1>(words, value_groups, count, shape.value_dim, dim, sums.values,
-                                      sums.stride);
+        switch (count) {
+            case 1:
+                attend_groups<E, Queries, 1>(r, token, key_groups, value_groups);
+                break;
+            case 2:
+                attend_groups<E, Queries, 2>(r, token, key_groups, value_groups);
+                break;
+            case 3:
+                attend_groups<E, Queries, 3>(r, token, key_groups, value_groups);
+                break;
+            default:
+                attend_groups<E, Queries, 4>(r, token, key_groups, value_groups);
         }
     }
 }
 
 template <class E>
-void attend(const Tile& tile, const Span& span, const Groups& groups, const CacheShape& shape,
-            const AttentionSizes& sizes, const uint32_t* keys, const uint32_t* values,
-            const uint32_t* queries, const Sums& sums) {
-    switch (tile.count) {
-#define HEADRACE_QUERIES(n)                                                               \
-    case n:                                                                               \
-        attend_tile<E, n>(tile, span, groups, shape, sizes, keys, values, queries, sums); \
+void attend(const Reading& reading, const Groups& groups, const uint32_t* keys,
+            const uint32_t* values) {
+    switch (reading.tile.count) {
+#define HEADRACE_QUERIES(n)                                  \
+    case n:                                                  \
+        attend_tile<E, n>(reading, groups, keys, values);    \
         break;
         HEADRACE_QUERIES(1)
         HEADRACE_QUERIES(2)

@@ -23,7 +23,7 @@ struct Plan {
 
 // Numbers that the unfinished sums of one tile take.
 inline int64_t partial_size(const Plan& plan) {
-    return kTileQueries * ((int64_t)plan.shape.value_dim + 2);
+    return kTileQueries * ((int64_t)plan.shape.value_dim + kLanes + 1);
 }
 
 // Cuts tiles by tokens, if there are too few for all threads.
