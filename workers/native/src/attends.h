@@ -36,14 +36,13 @@ class Attends : public Products<E> {
         std::fill_n(sums.greatest, kTileQueries, kLowest);
         std::fill_n(sums.total, kTileQueries * kLanes, 0.0f);
         std::fill_n(sums.values, kTileQueries * sums.stride, 0.0f);
-        const LayerCache& layer = layers_[i.sizes[5]];
         const int shared = plan.sizes.shared(), window = plan.sizes.window;
         const int64_t first = span.context + tile.first / shared + 1;
         const int64_t last = span.context + (tile.first + tile.count - 1) / shared + 1;
         const int64_t all_from = std::max<int64_t>(tile.begin, window ? last - window : 0);
         attend<E>({tile, span, plan.shape, plan.sizes, scratch.queries, sums, all_from,
                    std::min<int64_t>(first, tile.end)},
-                  groups_of(span), layer.keys, layer.values);
+                  groups_of(span), layers_[i.sizes[5]]);
         if (tile.partial < 0) store_tile(i, plan, tile, sums);
     }
 

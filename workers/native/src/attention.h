@@ -1,6 +1,7 @@
 // Attention over a paged cache.
 //
-// The cache is cut into groups of 16 tokens. In a group the keys of one head are stored word by word
+// The cache is cut into groups of 16 tokens; in a group each head's keys stand before its values, so
+// that a step reads one piece of memory after another. The keys of one head are stored word by word
 // (all 16 tokens' first word, then their second ...), so that 16 scores come out of one register
 // without sums across it; values are stored by words of neighbouring tokens, so that their weighted
 // sum reads 16 dimensions at a time. A tile is up to 6 queries that read the same keys: the query
@@ -30,6 +31,8 @@ struct CacheShape {
 
     int64_t key_group() const { return (int64_t)key_words * kGroup; }
     int64_t value_group() const { return (int64_t)value_dim * (kGroup / per_word); }
+    int64_t head() const { return key_group() + value_group(); }  // of one group
+    int64_t group() const { return head() * kv_heads; }
 };
 
 // One sequence's part of a step. table: its blocks. context: tokens before its first row.
@@ -235,41 +238,37 @@ void attend_groups(const Reading& r, int64_t token, const uint32_t* const (&keys
 
 // One layer's cache and one tile; the result is in `sums`, not yet divided by the total.
 template <class E, int Queries>
-void attend_tile(const Reading& r, const Groups& groups, const uint32_t* keys,
-                 const uint32_t* values) {
-    const int64_t key_stride = r.shape.key_group() * r.shape.kv_heads;
-    const int64_t value_stride = r.shape.value_group() * r.shape.kv_heads;
+void attend_tile(const Reading& r, const Groups& groups, const uint32_t* cache) {
     for (int64_t token = r.tile.begin / kGroup * kGroup; token < r.tile.end; token += kTileTokens) {
-        const uint32_t *key_groups[kTileGroups], *value_groups[kTileGroups];
+        const uint32_t *keys[kTileGroups], *values[kTileGroups];
         int count = 0;
         for (; count < kTileGroups && token + count * kGroup < r.tile.end; ++count) {
-            const int64_t group = groups.of(token + count * kGroup);
-            key_groups[count] = keys + group * key_stride + r.tile.head * r.shape.key_group();
-            value_groups[count] = values + group * value_stride + r.tile.head * r.shape.value_group();
+            keys[count] = cache + groups.of(token + count * kGroup) * r.shape.group() +
+                          r.tile.head * r.shape.head();
+            values[count] = keys[count] + r.shape.key_group();
         }
         switch (count) {
             case 1:
-                attend_groups<E, Queries, 1>(r, token, key_groups, value_groups);
+                attend_groups<E, Queries, 1>(r, token, keys, values);
                 break;
             case 2:
-                attend_groups<E, Queries, 2>(r, token, key_groups, value_groups);
+                attend_groups<E, Queries, 2>(r, token, keys, values);
                 break;
             case 3:
-                attend_groups<E, Queries, 3>(r, token, key_groups, value_groups);
+                attend_groups<E, Queries, 3>(r, token, keys, values);
                 break;
             default:
-                attend_groups<E, Queries, 4>(r, token, key_groups, value_groups);
+                attend_groups<E, Queries, 4>(r, token, keys, values);
         }
     }
 }
 
 template <class E>
-void attend(const Reading& reading, const Groups& groups, const uint32_t* keys,
-            const uint32_t* values) {
+void attend(const Reading& reading, const Groups& groups, const uint32_t* cache) {
     switch (reading.tile.count) {
-#define HEADRACE_QUERIES(n)                                  \
-    case n:                                                  \
-        attend_tile<E, n>(reading, groups, keys, values);    \
+#define HEADRACE_QUERIES(n)                        \
+    case n:                                        \
+        attend_tile<E, n>(reading, groups, cache); \
         break;
         HEADRACE_QUERIES(1)
         HEADRACE_QUERIES(2)
@@ -284,8 +283,7 @@ void attend(const Reading& reading, const Groups& groups, const uint32_t* keys,
 // Puts one token's keys and values (float32, a row of heads each) into its group.
 template <class E>
 void write_token(int64_t place, const float* key, const float* value, int key_dim, int value_dim,
-                 int key_stride, int value_stride, const CacheShape& shape, uint32_t* keys,
-                 uint32_t* values) {
+                 int key_stride, int value_stride, const CacheShape& shape, uint32_t* group) {
     alignas(64) typename E::Element row[kMaxDim + 2];
     for (int head = 0; head < shape.kv_heads; ++head) {
         std::memset(row + key_dim, 0, 2 * sizeof row[0]);
@@ -293,11 +291,11 @@ void write_token(int64_t place, const float* key, const float* value, int key_di
             const __mmask16 some = lanes(d, key_dim);
             E::store(row + d, _mm512_maskz_loadu_ps(some, key + head * key_stride + d), some);
         }
-        uint32_t* to = keys + head * shape.key_group() + place;
+        uint32_t* to = group + head * shape.head() + place;
         for (int word = 0; word < shape.key_words; ++word) {
             std::memcpy(to + word * kGroup, row + word * E::kPerWord, 4);
         }
-        auto* column = (typename E::Element*)(values + head * shape.value_group() +
+        auto* column = (typename E::Element*)(group + head * shape.head() + shape.key_group() +
                                               place / E::kPerWord * shape.value_dim) +
                        place % E::kPerWord;
         for (int d = 0; d < value_dim; d += kLanes) {
@@ -313,11 +311,11 @@ void write_token(int64_t place, const float* key, const float* value, int key_di
 // Values of tokens place..15 of a group become zero: a weight of zero would not hide what is not
 // finite in memory that was never written, or in what a failed sequence left there.
 template <class E>
-void clear_values(int64_t place, const CacheShape& shape, uint32_t* values) {
+void clear_values(int64_t place, const CacheShape& shape, uint32_t* group) {
     for (int head = 0; head < shape.kv_heads; ++head) {
-        auto* group = (typename E::Element*)(values + head * shape.value_group());
+        auto* values = (typename E::Element*)(group + head * shape.head() + shape.key_group());
         for (int64_t p = place; p < kGroup; ++p) {
-            auto* column = group + p / E::kPerWord * shape.value_dim * E::kPerWord + p % E::kPerWord;
+            auto* column = values + p / E::kPerWord * shape.value_dim * E::kPerWord + p % E::kPerWord;
             for (int d = 0; d < shape.value_dim; ++d) column[(int64_t)d * E::kPerWord] = 0;
         }
     }

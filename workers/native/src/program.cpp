@@ -52,20 +52,15 @@ class Program : Attends<E> {
         for (const auto& instruction : instructions_) {
             if (instruction.operation != kAttend) continue;
             const CacheShape shape = this->shape_of(this->sizes_of(instruction));
-            const int64_t groups = tokens / kGroup * shape.kv_heads;
             layers_.resize(std::max<size_t>(layers_.size(), instruction.sizes[5] + 1));
             starts.push_back(bytes);
-            bytes += round_up(groups * shape.key_group() * 4, kCacheLine);
-            starts.push_back(bytes);
-            bytes += round_up(groups * shape.value_group() * 4, kCacheLine);
+            bytes += tokens / kGroup * shape.group() * sizeof(uint32_t);  // whole lines of memory
         }
         cache_ = Memory(std::max<int64_t>(bytes, 1));
         const int64_t* start = starts.data();
         for (const auto& instruction : instructions_) {
             if (instruction.operation != kAttend) continue;
-            auto& layer = layers_[instruction.sizes[5]];
-            layer.keys = (uint32_t*)(cache_.start() + *start++);
-            layer.values = (uint32_t*)(cache_.start() + *start++);
+            layers_[instruction.sizes[5]] = (uint32_t*)(cache_.start() + *start++);
         }
     }
 

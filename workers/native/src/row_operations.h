@@ -111,18 +111,15 @@ class RowOperations : public State<E> {
     // in: keys, values. sizes: as for attention, then the distances between heads of both.
     void write(const Instruction& i, int64_t row) {
         const CacheShape shape = this->shape_of(this->sizes_of(i));
-        const LayerCache& layer = layers_[i.sizes[5]];
         const Span& span = this->span_of(row);
         const int64_t token = span.context + row - span.first_row;
-        const int64_t group = this->groups_of(span).of(token) * shape.kv_heads;
-        uint32_t* values = layer.values + group * shape.value_group();
+        uint32_t* group = layers_[i.sizes[5]] + this->groups_of(span).of(token) * shape.group();
         write_token<E>(token % kGroup, row_of(i.in[0], row), row_of(i.in[1], row), i.sizes[2],
-                       i.sizes[3], i.sizes[6], i.sizes[7], shape,
-                       layer.keys + group * shape.key_group(), values);
+                       i.sizes[3], i.sizes[6], i.sizes[7], shape, group);
         const bool is_last = row + 1 == span.first_row + span.num_rows;
         const bool begun_here = token / kGroup * kGroup >= span.context;
         if (is_last && begun_here && token % kGroup + 1 < kGroup) {
-            clear_values<E>(token % kGroup + 1, shape, values);
+            clear_values<E>(token % kGroup + 1, shape, group);
         }
     }
 

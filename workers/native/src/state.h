@@ -12,10 +12,6 @@
 
 namespace headrace {
 
-struct LayerCache {
-    uint32_t *keys, *values;
-};
-
 // What one thread needs for itself.
 struct Scratch {
     std::vector<float> sums = std::vector<float>(kBlockRows * kPanel);
@@ -96,7 +92,7 @@ class State {
     std::vector<Scratch> scratch_;
     int block_size_;
     Memory arena_;
-    std::vector<LayerCache> layers_;
+    std::vector<uint32_t*> layers_;  // where each layer's keys and values begin
     const Step* step_ = nullptr;
 };
 
