@@ -29,13 +29,13 @@ class Attends : public Products<E> {
         const Tile& tile = plan.tiles[task];
         const Span& span = spans()[tile.span];
         load_queries(i, plan, tile, span, scratch);
-        float greatest[kTileQueries], total[kTileQueries * kLanes];
+        float greatest[kMaxTileRows], total[kMaxTileRows * kLanes];
         Sums sums = tile.partial >= 0
                         ? partial_sums(plan, tile.partial)
                         : Sums{greatest, total, scratch.values, plan.shape.value_dim};
-        std::fill_n(sums.greatest, kTileQueries, kLowest);
-        std::fill_n(sums.total, kTileQueries * kLanes, 0.0f);
-        std::fill_n(sums.values, kTileQueries * sums.stride, 0.0f);
+        std::fill_n(sums.greatest, tile.rows(), kLowest);
+        std::fill_n(sums.total, tile.rows() * kLanes, 0.0f);
+        std::fill_n(sums.values, tile.rows() * sums.stride, 0.0f);
         const int shared = plan.sizes.shared(), window = plan.sizes.window;
         const int64_t first = span.context + tile.first / shared + 1;
         const int64_t last = span.context + (tile.first + tile.count - 1) / shared + 1;
@@ -53,10 +53,10 @@ class Attends : public Products<E> {
         const __m512 scaling = _mm512_set1_ps(plan.sizes.scaling * log2);
         auto* to = (Element*)scratch.queries;
         const int64_t stride = (int64_t)plan.shape.key_words * E::kPerWord;
-        for (int q = 0; q < tile.count; ++q) {
-            const int number = tile.first + q;
+        for (int q = 0; q < tile.rows(); ++q) {
+            const int number = tile.first + q % tile.count, head = tile.head + q / tile.count;
             const float* from = row_of(i.in[0], span.first_row + number / shared) +
-                                (int64_t)(tile.head * shared + number % shared) * i.sizes[6];
+                                (int64_t)(head * shared + number % shared) * i.sizes[6];
             to[q * stride + stride - 1] = 0;
             for (int d = 0; d < dim; d += kLanes) {
                 const __mmask16 some = lanes(d, dim);
@@ -77,10 +77,10 @@ class Attends : public Products<E> {
     template <class Out>
     void store_queries(const Instruction& i, const Plan& plan, const Tile& tile, const Sums& sums) {
         const int dim = plan.sizes.value_dim, shared = plan.sizes.shared();
-        for (int q = 0; q < tile.count; ++q) {
-            const int number = tile.first + q;
+        for (int q = 0; q < tile.rows(); ++q) {
+            const int number = tile.first + q % tile.count, head = tile.head + q / tile.count;
             const int64_t row = spans()[tile.span].first_row + number / shared;
-            auto* to = this->template out_row<Out>(i, row, (int64_t)(tile.head * shared + number % shared) * dim);
+            auto* to = this->template out_row<Out>(i, row, (int64_t)(head * shared + number % shared) * dim);
             const __m512 scale = _mm512_set1_ps(1.0f / sums.total_of(q));
             for (int d = 0; d < dim; d += kLanes) {
                 const __mmask16 some = lanes(d, dim);
@@ -97,7 +97,7 @@ class Attends : public Products<E> {
         Sums all = partial_sums(plan, whole.first_partial);
         for (int p = 1; p < whole.num_partials; ++p) {
             const Sums part = partial_sums(plan, whole.first_partial + p);
-            for (int q = 0; q < whole.tile.count; ++q) {
+            for (int q = 0; q < whole.tile.rows(); ++q) {
                 const float now = std::max(all.greatest[q], part.greatest[q]);
                 const float before = std::exp2(all.greatest[q] - now);
                 const float added = std::exp2(part.greatest[q] - now);
@@ -129,13 +129,13 @@ class Attends : public Products<E> {
         for (size_t i = 0; i < plans_.size(); ++i) {
             if (std::memcmp(&plans_[i].sizes, &sizes, sizeof sizes) == 0) return (int)i;
         }
-        plans_.push_back({sizes, this->shape_of(sizes), {}, {}, 0});
+        plans_.push_back({sizes, this->shape_of(sizes), {}, {}});
         return (int)plans_.size() - 1;
     }
 
     Sums partial_sums(const Plan& plan, int number) {
         float* start = partials_.data() + number * partial_size(plan);
-        return {start, start + kTileQueries, start + kTileQueries * (1 + kLanes),
+        return {start, start + plan.max_rows, start + plan.max_rows * (1 + kLanes),
                 plan.shape.value_dim};
     }
 

@@ -20,6 +20,7 @@ namespace headrace {
 
 constexpr int kGroup = 16;  // tokens
 constexpr int kTileQueries = 6;
+constexpr int kMaxTileRows = 64;  // queries of all heads of a tile
 constexpr int kTileGroups = 4;
 constexpr int kTileTokens = kGroup * kTileGroups;
 constexpr int kMaxDim = 512;
@@ -52,10 +53,12 @@ struct Groups {
 };
 
 // Queries first..first + count of a span, numbered row by row and then by head of the group that
-// shares key head `head`; they read the tokens begin..end. partial: where unfinished sums go, -1 if
-// the tile is whole.
+// shares a key head, for key heads head..head + heads, one after another; they read the tokens
+// begin..end. partial: where unfinished sums go, -1 if the tile is whole.
 struct Tile {
-    int32_t span, head, first, count, begin, end, partial;
+    int32_t span, head, heads, first, count, begin, end, partial;
+
+    int rows() const { return heads * count; }
 };
 
 struct AttentionSizes {
@@ -77,6 +80,9 @@ struct Sums {
     float* values;  // [queries, stride]
     int64_t stride;
 
+    Sums from(int q) const {
+        return {greatest + q, total + q * kLanes, values + q * stride, stride};
+    }
     float total_of(int q) const { return _mm512_reduce_add_ps(_mm512_loadu_ps(total + q * kLanes)); }
 };
 
@@ -180,7 +186,7 @@ struct Reading {
     const CacheShape& shape;
     const AttentionSizes& sizes;
     const uint32_t* queries;
-    const Sums& sums;
+    Sums sums;
     int64_t all_from, all_to;  // tokens that all of the queries may read
 };
 
@@ -236,6 +242,22 @@ void attend_groups(const Reading& r, int64_t token, const uint32_t* const (&keys
     }
 }
 
+template <class E, int Queries>
+void attend_head(const Reading& r, int64_t token, int count,
+                 const uint32_t* const (&keys)[kTileGroups],
+                 const uint32_t* const (&values)[kTileGroups]) {
+    switch (count) {
+        case 1:
+            return attend_groups<E, Queries, 1>(r, token, keys, values);
+        case 2:
+            return attend_groups<E, Queries, 2>(r, token, keys, values);
+        case 3:
+            return attend_groups<E, Queries, 3>(r, token, keys, values);
+        default:
+            return attend_groups<E, Queries, 4>(r, token, keys, values);
+    }
+}
+
 // One layer's cache and one tile; the result is in `sums`, not yet divided by the total.
 template <class E, int Queries>
 void attend_tile(const Reading& r, const Groups& groups, const uint32_t* cache) {
@@ -245,20 +267,14 @@ void attend_tile(const Reading& r, const Groups& groups, const uint32_t* cache) 
         for (; count < kTileGroups && token + count * kGroup < r.tile.end; ++count) {
             keys[count] = cache + groups.of(token + count * kGroup) * r.shape.group() +
                           r.tile.head * r.shape.head();
-            values[count] = keys[count] + r.shape.key_group();
         }
-        switch (count) {
-            case 1:
-                attend_groups<E, Queries, 1>(r, token, keys, values);
-                break;
-            case 2:
-                attend_groups<E, Queries, 2>(r, token, keys, values);
-                break;
-            case 3:
-                attend_groups<E, Queries, 3>(r, token, keys, values);
-                break;
-            default:
-                attend_groups<E, Queries, 4>(r, token, keys, values);
+        Reading part = r;
+        for (int head = 0; head < r.tile.heads; ++head) {
+            for (int g = 0; g < count; ++g) values[g] = keys[g] + r.shape.key_group();
+            attend_head<E, Queries>(part, token, count, keys, values);
+            for (int g = 0; g < count; ++g) keys[g] += r.shape.head();
+            part.queries += Queries * r.shape.key_words;
+            part.sums = part.sums.from(Queries);
         }
     }
 }

@@ -19,18 +19,19 @@ struct Plan {
     };
     std::vector<Whole> wholes;
     int32_t num_partials = 0;
+    int32_t max_rows = 0;  // of a tile
 };
 
 // Numbers that the unfinished sums of one tile take.
 inline int64_t partial_size(const Plan& plan) {
-    return kTileQueries * ((int64_t)plan.shape.value_dim + kLanes + 1);
+    return plan.max_rows * ((int64_t)plan.shape.value_dim + kLanes + 1);
 }
 
 // Cuts tiles by tokens, if there are too few for all threads.
 inline void split_tiles(Plan& plan, int64_t total, int threads) {
     const int64_t fair = round_up(total / (6 * threads) + 1, kTileTokens);
     const size_t before = plan.tiles.size();
-    if (threads == 1 || before >= 32u * threads) return;
+    if (threads == 1) return;
     for (size_t i = 0; i < before; ++i) {
         const Tile whole = plan.tiles[i];
         const int64_t begin = whole.begin / kGroup * kGroup;
@@ -51,24 +52,37 @@ inline void split_tiles(Plan& plan, int64_t total, int threads) {
     }
 }
 
+// How many key heads one tile of `count` queries each takes. All of them if that is one tile for a
+// text, which then reads the cache from its start to its end; else one, whose keys and values stay
+// in the processor's cache for the next tile.
+inline int heads_together(const Plan& plan, int queries) {
+    if (queries > kTileQueries) return 1;
+    const int widest = std::max(plan.shape.key_words, plan.shape.value_dim);
+    const int rows = std::min(kMaxTileRows, kTileQueries * kMaxDim / widest);
+    return std::min(plan.sizes.kv_heads, rows / queries);
+}
+
 // Cuts the step's queries into tiles.
 inline void make_tiles(Plan& plan, const Span* spans, int num_spans, int threads) {
     plan.tiles.clear();
     plan.wholes.clear();
-    plan.num_partials = 0;
-    const int shared = plan.sizes.shared();
+    plan.num_partials = plan.max_rows = 0;
+    const int shared = plan.sizes.shared(), kv_heads = plan.sizes.kv_heads;
     int64_t total = 0;
     for (int s = 0; s < num_spans; ++s) {
         const Span& span = spans[s];
         const int queries = span.num_rows * shared;
+        const int together = heads_together(plan, queries);
         for (int first = 0; first < queries; first += kTileQueries) {
             const int count = std::min(kTileQueries, queries - first);
             const int end = span.context + (first + count - 1) / shared + 1;
             const int seen = span.context + first / shared + 1;
             const int begin = plan.sizes.window ? std::max(0, seen - plan.sizes.window) : 0;
-            total += (int64_t)(end - begin) * plan.sizes.kv_heads;
-            for (int head = 0; head < plan.sizes.kv_heads; ++head) {
-                plan.tiles.push_back({s, head, first, count, begin, end, -1});
+            for (int head = 0; head < kv_heads; head += together) {
+                const int heads = std::min(together, kv_heads - head);
+                plan.tiles.push_back({s, head, heads, first, count, begin, end, -1});
+                plan.max_rows = std::max(plan.max_rows, heads * count);
+                total += end - begin;
             }
         }
     }
