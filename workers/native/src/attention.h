@@ -329,11 +329,14 @@ void write_token(int64_t place, const float* key, const float* value, int key_di
 template <class E>
 void clear_values(int64_t place, const CacheShape& shape, uint32_t* group) {
     for (int head = 0; head < shape.kv_heads; ++head) {
-        auto* values = (typename E::Element*)(group + head * shape.head() + shape.key_group());
-        for (int64_t p = place; p < kGroup; ++p) {
-            auto* column = values + p / E::kPerWord * shape.value_dim * E::kPerWord + p % E::kPerWord;
+        uint32_t* values = group + head * shape.head() + shape.key_group();
+        int64_t word = place / E::kPerWord;
+        for (int64_t p = place; p % E::kPerWord; ++p, word = place / E::kPerWord + 1) {
+            auto* column = (typename E::Element*)(values + word * shape.value_dim) + p % E::kPerWord;
             for (int d = 0; d < shape.value_dim; ++d) column[(int64_t)d * E::kPerWord] = 0;
         }
+        const int64_t cleared = word * shape.value_dim;
+        std::memset(values + cleared, 0, (shape.value_group() - cleared) * sizeof *values);
     }
 }
 
