@@ -55,9 +55,16 @@ class Products : public RowOperations<E> {
                          });
     }
 
+    // How many panels one task takes. A gate's panel gives 16 outputs, half a line of memory in 16
+    // bits: two threads that write the halves of one line would take it from each other.
+    static int panels_each(const Instruction& i) { return i.sizes[2] == 2 ? 2 : 1; }
+
+    static int num_panels(const Instruction& i) { return (i.sizes[0] + kPanel - 1) / kPanel; }
+
     const uint32_t* ahead_of(const Instruction& i, int panel) const {
-        const int64_t next = panel + (int)this->scratch_.size();
-        if (next * kPanel >= i.sizes[0]) return nullptr;
+        const int each = panels_each(i), threads = (int)this->scratch_.size();
+        const int64_t next = panel + ((panel + 1) % each ? 1 : each * (threads - 1) + 1);
+        if (next >= num_panels(i)) return nullptr;
         return (const uint32_t*)i.data[0] + next * i.sizes[1] * kPanel;
     }
 

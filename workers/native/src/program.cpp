@@ -86,7 +86,9 @@ class Program : Attends<E> {
     int num_tasks(const Instruction& instruction, int rows) {
         switch (instruction.operation) {
             case kLinear:
-                return rows ? (instruction.sizes[0] + kPanel - 1) / kPanel : 0;
+                return rows ? (this->num_panels(instruction) + this->panels_each(instruction) - 1) /
+                                  this->panels_each(instruction)
+                            : 0;
             case kAttend:
                 return (int)plans_[instruction.sizes[7]].tiles.size();
             case kFinishAttend:
@@ -98,8 +100,14 @@ class Program : Attends<E> {
 
     void execute(const Instruction& instruction, int rows, int task, int tasks, int thread) {
         switch (instruction.operation) {
-            case kLinear:
-                return this->linear(instruction, rows, task, scratch_[thread]);
+            case kLinear: {
+                const int each = this->panels_each(instruction);
+                const int last = std::min((task + 1) * each, this->num_panels(instruction));
+                for (int panel = task * each; panel < last; ++panel) {
+                    this->linear(instruction, rows, panel, scratch_[thread]);
+                }
+                return;
+            }
             case kAttend:
                 return this->attend_one(instruction, task, scratch_[thread]);
             case kFinishAttend:
