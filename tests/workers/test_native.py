@@ -77,6 +77,14 @@ SHAPES = {
         "num_key_value_heads": 1,
     },
     "wide heads": {"head_dim": 144, "num_hidden_layers": 1},
+    "more key heads than a task takes": {
+        "hidden_size": 96,
+        "num_attention_heads": 24,
+        "num_key_value_heads": 24,
+        "head_dim": 272,
+        "num_hidden_layers": 1,
+    },
+    "scores far apart": {"initializer_range": 0.4},
     "biases": {"attention_bias": True, "mlp_bias": True},
     "tied": {"tie_word_embeddings": True},
 }
