@@ -10,7 +10,16 @@ from frontend.metrics import Metrics
 from frontend.middleware import address, errors, request_scope
 from frontend.openapi import OpenAPI
 from frontend.pool.interface import Pool
-from frontend.routes import chat_completions, completions, docs, models, status, tokenize
+from frontend.routes import (
+    chat_completions,
+    completions,
+    docs,
+    invocations,
+    messages,
+    models,
+    status,
+    tokenize,
+)
 from frontend.text.model import TextModel
 from protocol.config import PoolConfig
 
@@ -32,7 +41,8 @@ def create_app(
         swagger_ui_path=None,
     )
     context = Context(config, served_models(config, texts), pool, metrics, config.started_at)
-    for routes in (chat_completions, completions, models, status, tokenize):
+    generating = (chat_completions, completions, messages, invocations)
+    for routes in (*generating, models, status, tokenize):
         app.register_blueprint(routes.blueprint(context))
     app.register_blueprint(docs.blueprint())
     errors.install(app, config.max_body_bytes)

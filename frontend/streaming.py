@@ -1,15 +1,16 @@
 """Server-sent events: the chunks of a generation, its end, and errors on the way.
 
 A stream, once begun, ends with exactly one of two things: its last chunk, or one error event; and
-then [DONE].
+then, in OpenAI's APIs, [DONE].
 """
 
-from collections.abc import AsyncIterator, Sequence
-from typing import Protocol
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import NamedTuple, Protocol
 
 from quart import Response
 
-from frontend.answers.common import END_OF_STREAM, encode_json
+from frontend.answers.common import encode_json
+from frontend.errors import ApiError
 from frontend.generation.choice import Choice, Delta
 from frontend.generation.run import Event, Generation
 from frontend.middleware.errors import api_error
@@ -30,7 +31,19 @@ class Chunks(Protocol):
     def last(self, choices: Sequence[Choice]) -> str: ...
 
 
-async def stream_response(generation: Generation, chunks: Chunks) -> Response:
+class Ending(NamedTuple):
+    """error: the event that ends a stream that has failed. done: what follows every stream."""
+
+    error: Callable[[ApiError], str]
+    done: str
+
+
+OPENAI = Ending(lambda error: f"data: {encode_json(error.body())}\n\n", "data: [DONE]\n\n")
+
+
+async def stream_response(
+    generation: Generation, chunks: Chunks, ending: Ending = OPENAI
+) -> Response:
     """The answer as a stream of events.
 
     Waits for the first output, so that a request that cannot be run gets a real status; raises
@@ -42,7 +55,7 @@ async def stream_response(generation: Generation, chunks: Chunks) -> Response:
         generation.fail()
         raise
     response = Response(
-        _events(generation, chunks, event),
+        _events(generation, chunks, ending, event),
         headers=HEADERS,
         content_type="text/event-stream; charset=utf-8",
     )
@@ -50,7 +63,9 @@ async def stream_response(generation: Generation, chunks: Chunks) -> Response:
     return response
 
 
-async def _events(generation: Generation, chunks: Chunks, event: Event) -> AsyncIterator[bytes]:
+async def _events(
+    generation: Generation, chunks: Chunks, ending: Ending, event: Event
+) -> AsyncIterator[bytes]:
     """The stream, in pieces of all events that have come when one is sent: one by one while the
     client and this process keep up, more of them when they do not."""
     choices = generation.choices
@@ -68,5 +83,6 @@ async def _events(generation: Generation, chunks: Chunks, event: Event) -> Async
         piece.append(chunks.last(choices))
     except Exception as error:
         generation.fail()
-        piece.append(f"data: {encode_json(api_error(error).body())}\n\n")
-    yield "".join(piece).encode() + END_OF_STREAM
+        piece.append(ending.error(api_error(error)))
+    piece.append(ending.done)
+    yield "".join(piece).encode()

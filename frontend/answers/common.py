@@ -15,8 +15,6 @@ from frontend.schemas.generation import GenerationRequest
 # Strings as JSON, non-ASCII text as it is; the encoder is made once, as streams call it per token.
 encode_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
-END_OF_STREAM = b"data: [DONE]\n\n"
-
 
 @dataclass(frozen=True, slots=True)
 class Head:

@@ -42,15 +42,21 @@ def install(app: Quart, max_body_bytes: int) -> None:
     app.register_error_handler(Exception, on_error)
 
 
+def http_error(error: HTTPException, max_body_bytes: int) -> ApiError:
+    """What a client is told of an error of HTTP itself."""
+    status = error.code or 500
+    if status == 413:
+        return BodyTooLarge(f"The body is larger than {max_body_bytes} bytes.")
+    phrase = http.HTTPStatus(status).phrase
+    told = ApiError(f"{phrase}.")
+    told.status, told.kind = status, phrase
+    return told
+
+
 def _http_error(error: HTTPException, max_body_bytes: int) -> Response:
     """Errors of HTTP itself, raised by Quart before a route or for want of one."""
-    status = error.code or 500
-    phrase = http.HTTPStatus(status).phrase
-    if status in (404, 405):
+    told = http_error(error, max_body_bytes)
+    if told.status in (404, 405):
         headers = {name: value for name, value in error.get_headers() if name == "Allow"}
-        return json_response({"detail": phrase}, status, headers)
-    if status == 413:
-        too_large = BodyTooLarge(f"The body is larger than {max_body_bytes} bytes.")
-        return json_response(too_large.body(), status)
-    shape = {"message": f"{phrase}.", "type": phrase, "param": None, "code": status}
-    return json_response({"error": shape}, status)
+        return json_response({"detail": told.kind}, told.status, headers)
+    return json_response(told.body(), told.status)

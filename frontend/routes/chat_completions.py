@@ -26,12 +26,12 @@ def blueprint(context: Context) -> Blueprint:
     async def chat_completions() -> Response:
         """Answer a chat, in one piece or as a stream of events."""
         count_in_flight(context.metrics)
-        return await _answer(context, await read(ChatCompletionRequest))
+        return await answer(context, await read(ChatCompletionRequest))
 
     return routes
 
 
-async def _answer(context: Context, request: ChatCompletionRequest) -> Response:
+async def answer(context: Context, request: ChatCompletionRequest) -> Response:
     model = context.model(request.model)
     check_stream(request)
     run = await start_chat(context, request)

@@ -34,12 +34,12 @@ def blueprint(context: Context) -> Blueprint:
     async def completions() -> Response:
         """Continue prompts, in one piece or as a stream of events."""
         count_in_flight(context.metrics)
-        return await _answer(context, await read(CompletionRequest))
+        return await answer(context, await read(CompletionRequest))
 
     return routes
 
 
-async def _answer(context: Context, request: CompletionRequest) -> Response:
+async def answer(context: Context, request: CompletionRequest) -> Response:
     model = context.model(request.model)
     _check(request)
     prompts = await completion_prompts(request, model.text)

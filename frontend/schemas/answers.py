@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, RootModel
 
 
 class ErrorInfo(BaseModel):
@@ -81,6 +81,44 @@ class Completion(BaseModel):
     service_tier: str | None
     system_fingerprint: str
     usage: Usage
+
+
+class Invocation(RootModel[ChatCompletion | Completion]):
+    pass
+
+
+class AnthropicError(BaseModel):
+    type: str
+    message: str
+
+
+class AnthropicErrorAnswer(BaseModel):
+    type: str
+    error: AnthropicError
+    request_id: str
+
+
+class AnthropicUsage(BaseModel):
+    input_tokens: int
+    cache_creation_input_tokens: int
+    cache_read_input_tokens: int
+    output_tokens: int
+
+
+class AnthropicMessage(BaseModel):
+    id: str
+    type: str
+    role: str
+    model: str
+    content: list[dict[str, Any]]
+    stop_reason: str
+    stop_sequence: str | None
+    stop_details: Any | None
+    usage: AnthropicUsage
+
+
+class TokenCount(BaseModel):
+    input_tokens: int
 
 
 class Model(BaseModel):

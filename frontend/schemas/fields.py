@@ -32,7 +32,8 @@ class RequestModel(BaseModel):
     def _has_no_more_fields_than_known(cls, value: Any) -> Any:
         """Else each of thousands of unknown fields would make an error of its own."""
         if isinstance(value, dict) and len(value) > len(cls.model_fields):
-            unknown = next(name for name in value if name not in cls.model_fields)
+            known = {field.alias or name for name, field in cls.model_fields.items()}
+            unknown = next(name for name in value if name not in known)
             raise wrong_type(f"the field {unknown[:40]!r} is unknown")
         return value
 

@@ -1,0 +1,35 @@
+"""POST /invocations: the one route that SageMaker knows, for requests of any kind."""
+
+from quart import Blueprint, Response
+from quart_schema import document_request, document_response
+
+from frontend.context import Context
+from frontend.errors import BadRequest
+from frontend.middleware.in_flight import count_in_flight
+from frontend.parsing import read_object, validate
+from frontend.routes import chat_completions, completions
+from frontend.schemas.answers import ErrorAnswer, Invocation
+from frontend.schemas.chat import ChatCompletionRequest
+from frontend.schemas.completion import CompletionRequest
+from frontend.schemas.invocations import InvocationRequest
+
+
+def blueprint(context: Context) -> Blueprint:
+    routes = Blueprint("invocations", __name__)
+
+    @routes.post("/invocations")
+    @document_request(InvocationRequest)
+    @document_response(Invocation)
+    @document_response(ErrorAnswer, 400)
+    async def invocations() -> Response:
+        """Answer a chat or continue prompts, whichever the request's fields ask for."""
+        count_in_flight(context.metrics)
+        body = await read_object()
+        if "messages" in body:
+            chat = validate(ChatCompletionRequest, body)
+            return await chat_completions.answer(context, chat)
+        if "prompt" in body:
+            return await completions.answer(context, validate(CompletionRequest, body))
+        raise BadRequest("The request must hold messages (a chat) or a prompt.", "prompt")
+
+    return routes

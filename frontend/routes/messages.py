@@ -1,0 +1,67 @@
+"""POST /v1/messages and /v1/messages/count_tokens, as in Anthropic's API."""
+
+from quart import Blueprint, Response
+from quart_schema import document_request, document_response
+
+from frontend.chat.run import chat_prompt, start_chat
+from frontend.context import Context
+from frontend.messages import errors
+from frontend.messages.answer import MessagesAnswer
+from frontend.messages.request import chat_request, naming_fields
+from frontend.middleware import request_scope
+from frontend.middleware.errors import json_response
+from frontend.middleware.in_flight import count_in_flight
+from frontend.parsing import read
+from frontend.schemas.answers import AnthropicErrorAnswer, AnthropicMessage, TokenCount
+from frontend.schemas.messages import CountTokensRequest, MessagesRequest
+from frontend.streaming import stream_response
+
+
+def blueprint(context: Context) -> Blueprint:
+    routes = Blueprint("messages", __name__)
+
+    @routes.post("/v1/messages")
+    @document_request(MessagesRequest)
+    @document_response(AnthropicMessage)
+    @document_response(AnthropicErrorAnswer, 400)
+    @document_response(AnthropicErrorAnswer, 404)
+    async def messages() -> Response:
+        """Answer a chat in Anthropic's format, in one piece or as a stream of events."""
+        count_in_flight(context.metrics)
+        return await _answer(context, await read(MessagesRequest))
+
+    @routes.post("/v1/messages/count_tokens")
+    @document_request(CountTokensRequest)
+    @document_response(TokenCount)
+    @document_response(AnthropicErrorAnswer, 400)
+    @document_response(AnthropicErrorAnswer, 404)
+    async def count_tokens() -> Response:
+        """The tokens of the prompt that a chat becomes."""
+        request = await read(CountTokensRequest)
+        text = context.model(request.model).text
+        chat = chat_request(request)
+        with naming_fields():
+            prompt = await chat_prompt(chat, text)
+        return json_response({"input_tokens": len(prompt.token_ids)})
+
+    @routes.errorhandler(Exception)
+    async def on_error(error: Exception) -> Response:
+        return errors.response(error, context.config.max_body_bytes)
+
+    @routes.after_request
+    async def name_request(response: Response) -> Response:
+        response.headers["request-id"] = request_scope.current().request_id
+        return response
+
+    return routes
+
+
+async def _answer(context: Context, request: MessagesRequest) -> Response:
+    context.model(request.model)
+    chat = chat_request(request)
+    with naming_fields():
+        run = await start_chat(context, chat)
+        answer = MessagesAnswer(run)
+        if request.stream:
+            return await stream_response(run.generation, answer, errors.ending())
+        return json_response(await answer.whole())
