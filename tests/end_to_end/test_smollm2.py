@@ -9,6 +9,7 @@ import httpx
 import pytest
 import replay
 import torch
+from anthropic import Anthropic, NotFoundError
 from openai import AsyncOpenAI, OpenAI
 from servers import Server
 from tiny_models import save_model
@@ -150,6 +151,47 @@ def test_second_turn_finds_the_first_in_the_cache(server: Server) -> None:
     ask()
     details = ask()["usage"]["prompt_tokens_details"]
     assert details["cached_tokens"] > 300
+
+
+def test_anthropics_client_gets_the_same_streamed_whole_and_from_chats(server: Server) -> None:
+    words = "Name three colours of the sky, and say when it has them. "
+    request = {
+        "model": "smol",
+        "max_tokens": 64,
+        "system": [{"type": "text", "text": "You answer in one sentence."}],
+        "messages": [{"role": "user", "content": words * 8}],
+        "extra_body": {"temperature": 0},
+    }
+    with Anthropic(base_url=server.url, api_key="none", max_retries=0) as client:
+        whole = client.messages.create(**request)
+        with client.messages.stream(**request) as stream:
+            text = "".join(stream.text_stream)
+            streamed = stream.get_final_message()
+        counted = client.messages.count_tokens(
+            model="smol", system=request["system"], messages=request["messages"]
+        )
+        with pytest.raises(NotFoundError):
+            client.messages.create(**{**request, "model": "nope"})
+    for message in (whole, streamed):
+        assert [block.type for block in message.content] == ["text"]
+        assert message.content[0].text == text
+        assert message.stop_reason == "end_turn"
+        usage = message.usage
+        assert usage.input_tokens + (usage.cache_read_input_tokens or 0) == counted.input_tokens
+    assert streamed.usage.output_tokens == whole.usage.output_tokens > 0
+    with OpenAI(base_url=f"{server.url}/v1", api_key="none") as openai:
+        chat = openai.chat.completions.create(
+            model="smol",
+            messages=[
+                {"role": "system", "content": "You answer in one sentence."},
+                {"role": "user", "content": words * 8},
+            ],
+            max_tokens=64,
+            temperature=0,
+        )
+    assert chat.choices[0].message.content == text
+    assert chat.usage is not None
+    assert chat.usage.prompt_tokens == counted.input_tokens
 
 
 @pytest.mark.parametrize("name", replay.names())
