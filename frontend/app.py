@@ -11,6 +11,7 @@ from frontend.middleware import address, errors, request_scope
 from frontend.openapi import OpenAPI
 from frontend.pool.interface import Pool
 from frontend.routes import (
+    chat_batch,
     chat_completions,
     completions,
     docs,
@@ -41,7 +42,7 @@ def create_app(
         swagger_ui_path=None,
     )
     context = Context(config, served_models(config, texts), pool, metrics, config.started_at)
-    generating = (chat_completions, completions, messages, invocations)
+    generating = (chat_completions, chat_batch, completions, messages, invocations)
     for routes in (*generating, models, status, tokenize):
         app.register_blueprint(routes.blueprint(context))
     app.register_blueprint(docs.blueprint())

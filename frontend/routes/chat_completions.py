@@ -36,14 +36,14 @@ async def answer(context: Context, request: ChatCompletionRequest) -> Response:
     check_stream(request)
     run = await start_chat(context, request)
     names = TokenNames(model.text, bool(request.return_tokens_as_token_ids))
-    answer = ChatAnswer(head(request, model, "chatcmpl"), run, names, _echoed(request))
+    answer = ChatAnswer(head(request, model, "chatcmpl"), run, names, echoed(request))
     if request.stream:
         return await stream_response(run.generation, answer)
     answers = await run.answers()
     return await written(lambda: answer.whole(answers), in_thread=request.has_logprobs)
 
 
-def _echoed(request: ChatCompletionRequest) -> str:
+def echoed(request: ChatCompletionRequest) -> str:
     """The final message, if the answer belongs to it and is to begin with it."""
     last = request.messages[-1]
     return (last.content or "") if request.echo and last.role == ROLE else ""

@@ -1,0 +1,47 @@
+"""POST /v1/chat/completions/batch."""
+
+from quart import Blueprint, Response
+from quart_schema import document_request, document_response
+
+from frontend.answers.chat import ChatAnswer
+from frontend.answers.common import head
+from frontend.answers.logprobs import TokenNames
+from frontend.answers.respond import check_stream, written
+from frontend.chat.batch import all_answers, joined
+from frontend.chat.run import start_chat
+from frontend.context import Context
+from frontend.middleware.in_flight import count_in_flight
+from frontend.parsing import read
+from frontend.routes.chat_completions import echoed
+from frontend.schemas.answers import ChatCompletion, ErrorAnswer
+from frontend.schemas.chat_batch import ChatBatchRequest
+
+
+def blueprint(context: Context) -> Blueprint:
+    routes = Blueprint("chat_batch", __name__)
+
+    @routes.post("/v1/chat/completions/batch")
+    @document_request(ChatBatchRequest)
+    @document_response(ChatCompletion)
+    @document_response(ErrorAnswer, 400)
+    async def chat_batch() -> Response:
+        """Answer several chats at once: a choice for each, in their order."""
+        count_in_flight(context.metrics)
+        return await _answer(context, await read(ChatBatchRequest))
+
+    return routes
+
+
+async def _answer(context: Context, request: ChatBatchRequest) -> Response:
+    model = context.model(request.model)
+    check_stream(request)
+    top = head(request, model, "chatcmpl")
+    names = TokenNames(model.text, bool(request.return_tokens_as_token_ids))
+    # Nothing is run before all have turned out to be fit to be.
+    runs = [await start_chat(context, chat) for chat in request.conversations()]
+    chats = [ChatAnswer(top, run, names, echoed(run.request)) for run in runs]
+    answers = await all_answers(runs)
+    return await written(
+        lambda: joined([chat.whole(of_one) for chat, of_one in zip(chats, answers, strict=True)]),
+        in_thread=request.has_logprobs,
+    )

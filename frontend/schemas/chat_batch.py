@@ -1,0 +1,29 @@
+"""POST /v1/chat/completions/batch: the request."""
+
+from typing import Annotated, Any
+
+from pydantic import FailFast, Field
+
+from frontend.schemas.chat import ChatCompletionRequest, Messages
+from frontend.schemas.fields import at_most, refused
+
+MAX_CONVERSATIONS = 1024
+
+
+class ChatBatchRequest(ChatCompletionRequest):
+    """As for one chat, but for what is not to be had for several at once."""
+
+    messages: Annotated[  # type: ignore[assignment]
+        list[Messages],
+        FailFast(),
+        Field(min_length=1, max_length=MAX_CONVERSATIONS),
+        at_most(MAX_CONVERSATIONS),
+    ]
+    n: Annotated[Any, refused(None, 1)] = 1
+    stream: Annotated[Any, refused(None, False)] = False
+    tools: Annotated[Any, refused(None, [])] = None
+    use_beam_search: Annotated[Any, refused(None, False)] = False
+
+    def conversations(self) -> list[ChatCompletionRequest]:
+        """A request for each conversation."""
+        return [self.model_copy(update={"messages": messages}) for messages in self.messages]
