@@ -23,7 +23,7 @@ _NAMES = {
     "thinking_token_budget": "thinking.budget_tokens",
     "user": "metadata.user_id",
 }
-_FIELD = re.compile(r"(?:body\.)?(\w+)(?=[.: ])")
+_PATH = re.compile(r"(?:body\.)?(\w+(?:\.\w+)*)")
 
 
 def chat_request(request: CountTokensRequest) -> ChatCompletionRequest:
@@ -55,10 +55,17 @@ def naming_fields() -> Iterator[None]:
     try:
         yield
     except ApiError as error:
-        found = _FIELD.match(error.message)
-        if found is not None and found[1] in _NAMES:
-            error.message = _NAMES[found[1]] + error.message[found.end() :]
+        found = _PATH.match(error.message)
+        if found is not None and (path := _renamed(found[1])) != found[1]:
+            error.message = path + error.message[found.end() :]
         raise
+
+
+def _renamed(path: str) -> str:
+    field, dot, rest = path.partition(".")
+    if field == "tools":
+        rest = rest.replace(".function.parameters", ".input_schema").replace(".function", "")
+    return f"{_NAMES.get(field, field)}{dot}{rest}"
 
 
 def _template_variables(request: CountTokensRequest) -> dict[str, Any] | None:

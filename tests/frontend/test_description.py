@@ -1,0 +1,94 @@
+"""What the API's description says of answers, held against the answers."""
+
+from typing import Any
+
+import pytest
+
+CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
+MESSAGES = {**CHAT, "model": "smol"}
+# (method, path, body): a request that is answered, and one that is not.
+ANSWERED = [
+    ("post", "/v1/chat/completions", CHAT),
+    ("post", "/v1/chat/completions/batch", {"messages": [CHAT["messages"]] * 2}),
+    ("post", "/v1/completions", {"prompt": "Hi"}),
+    ("post", "/v1/messages", {**MESSAGES, "max_tokens": 9}),
+    ("post", "/v1/messages/count_tokens", MESSAGES),
+    ("post", "/invocations", CHAT),
+    ("post", "/invocations", {"prompt": "Hi"}),
+    ("post", "/tokenize", {"prompt": "Hi"}),
+    ("post", "/tokenize", CHAT),
+    ("post", "/detokenize", {"tokens": [5]}),
+    ("get", "/v1/models", None),
+    ("get", "/v1/models/smol", None),
+    ("get", "/version", None),
+    ("get", "/load", None),
+]
+REFUSED = [
+    *[(method, path, {"nope": 1}) for method, path, body in ANSWERED if body],
+    ("post", "/v1/messages", {**MESSAGES, "max_tokens": 9, "model": "nope"}),
+    ("post", "/v1/messages/count_tokens", {**MESSAGES, "model": "nope"}),
+    ("get", "/v1/models/nope", None),
+]
+
+
+_descriptions: list[dict[str, Any]] = []
+
+
+async def described_by(client) -> dict[str, Any]:
+    """The description, which is the same in each test and takes a while to make."""
+    if not _descriptions:
+        _descriptions.append(await (await client.get("/openapi.json")).get_json())
+    return _descriptions[0]
+
+
+def fitting(value: Any, schema: dict[str, Any], schemas: dict[str, Any]) -> list[str]:
+    """Where a value is not as a schema describes it: names that only one of them has."""
+    if "$ref" in schema:
+        schema = schemas[schema["$ref"].rpartition("/")[2]]
+    if "anyOf" in schema:
+        return min((fitting(value, one, schemas) for one in schema["anyOf"]), key=len)
+    if isinstance(value, list) and "items" in schema:
+        return [fault for item in value for fault in fitting(item, schema["items"], schemas)]
+    if not isinstance(value, dict) or "properties" not in schema:
+        return [] if _is_of(value, schema.get("type")) else [f"{value!r} is no {schema['type']}"]
+    known = schema["properties"]
+    faults = [f"{name} is not described" for name in value if name not in known]
+    faults += [f"no {name}" for name in schema.get("required", []) if name not in value]
+    for name in value.keys() & known.keys():
+        faults += [f"{name}: {fault}" for fault in fitting(value[name], known[name], schemas)]
+    return faults
+
+
+def _is_of(value: Any, kind: str | None) -> bool:
+    kinds = {
+        "string": str,
+        "integer": int,
+        "null": type(None),
+        "object": dict,
+        "array": list,
+        "boolean": bool,
+    }
+    return kind not in kinds or isinstance(value, kinds[kind])
+
+
+@pytest.mark.parametrize(("method", "path", "body"), [*ANSWERED, *REFUSED])
+async def test_answers_are_as_they_are_described(client, method, path, body):
+    description = await described_by(client)
+    response = await getattr(client, method)(path, **({"json": body} if body else {}))
+    assert (response.status_code == 200) == ((method, path, body) in ANSWERED)
+    rule = path if path in description["paths"] else "/v1/models/{model_id}"
+    described = description["paths"][rule][method]["responses"]
+    schema = described[str(response.status_code)]["content"]["application/json"]["schema"]
+    schemas = description["components"]["schemas"]
+    assert fitting(await response.get_json(), schema, schemas) == []
+
+
+async def test_every_answer_in_json_is_held_against_its_description(client):
+    description = await described_by(client)
+    tried = {(method, path.replace("/smol", "/{model_id}")) for method, path, _ in ANSWERED}
+    for path, operations in description["paths"].items():
+        for method, operation in operations.items():
+            content = operation["responses"]["200"].get("content", {})
+            schema = content.get("application/json", {}).get("schema", {})
+            if "properties" in schema or "$ref" in schema or "anyOf" in schema:
+                assert (method, path) in tried
