@@ -18,13 +18,17 @@ _FIELDS = {THINKING: "thinking", TEXT: "text", TOOL_USE: "partial_json"}
 
 
 class Blocks:
-    """content: the blocks that are finished, as a whole answer shows them."""
+    """content: the blocks that are finished, as a whole answer shows them.
+
+    Nothing but the rest of a call is to come between its parts.
+    """
 
     def __init__(self) -> None:
         self.content: list[dict[str, Any]] = []
         self._open: dict[str, Any] | None = None
         self._pieces: list[str] = []
-        self._spaces: list[str] = []
+        self._spaces: list[str] = []  # of text, until more of it comes
+        self._silence: list[str] = []  # of thoughts, until the first
 
     @property
     def has_calls(self) -> bool:
@@ -35,8 +39,7 @@ class Blocks:
         """The events that tell of what is added to the message."""
         events: list[Event] = []
         if part.reasoning:
-            events += self._more({"type": THINKING, "thinking": "", "signature": ""})
-            events += self._append(part.reasoning)
+            events += self._thoughts(part.reasoning)
         calls = list(part.tool_calls)
         while calls and calls[0].name is None:  # of a call that is open: before other text
             events += self._append(calls.pop(0).arguments)
@@ -70,6 +73,16 @@ class Blocks:
         self.content.append(block)
         self._open, self._pieces = None, []
         return [*events, {"type": "content_block_stop", "index": index}]
+
+    def _thoughts(self, text: str) -> list[Event]:
+        """Models that do not think often mark an empty line as their thoughts: that is no block."""
+        if self._kind() != THINKING:
+            self._silence.append(text)
+            if text.isspace():
+                return []
+            text, self._silence = "".join(self._silence), []
+        block = {"type": THINKING, "thinking": "", "signature": ""}
+        return [*self._more(block), *self._append(text)]
 
     def _text(self, text: str) -> list[Event]:
         """Spaces wait until text follows, so that around calls, where they say nothing, they make

@@ -1,7 +1,7 @@
 """Content blocks of a message in the making."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from marked_reader import MarkedReader
 
@@ -39,6 +39,7 @@ def without(block, field):
     return {name: value for name, value in block.items() if name != field}
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["~r", "~c", "~t", "a", " ", "\n", "{}", "é"]), max_size=40))
 def test_events_join_to_the_whole_and_lose_nothing(words):
     said = "".join(words)
@@ -49,7 +50,7 @@ def test_events_join_to_the_whole_and_lose_nothing(words):
         without(without(block, "json"), "input") for block in read
     ]
     thoughts = "".join(block["thinking"] for block in whole if block["type"] == "thinking")
-    assert thoughts == "".join(part.reasoning for part in parts)
+    assert "".join(thoughts.split()) == "".join("".join(part.reasoning for part in parts).split())
     text = "".join(block["text"] for block in whole if block["type"] == "text")
     assert "".join(text.split()) == "".join("".join(part.content for part in parts).split())
     calls = [block["json"] for block in read if block["type"] == "tool_use"]
@@ -57,7 +58,7 @@ def test_events_join_to_the_whole_and_lose_nothing(words):
     assert len(calls) == len(names)
     arguments = "".join(call.arguments for part in parts for call in part.tool_calls)
     assert "".join(calls) == arguments
-    assert all(block["text"].strip() for block in whole if block["type"] == "text")
+    assert all(block[kind].strip() for block in whole if (kind := block["type"]) != "tool_use")
 
 
 def test_the_rest_of_a_call_comes_before_text_that_came_with_it():
@@ -75,6 +76,13 @@ def test_the_rest_of_a_call_comes_before_text_that_came_with_it():
 def test_arguments_that_are_no_json_are_empty(arguments):
     whole, _ = made([MessagePart(tool_calls=(ToolCallPart(0, "id", "f", arguments),))])
     assert whole[0]["input"] == {}
+
+
+def test_empty_thoughts_are_no_block():
+    whole, _ = made([MessagePart(reasoning="\n"), MessagePart("So", reasoning="\n")])
+    assert whole == [{"type": "text", "text": "So"}]
+    whole, _ = made([MessagePart(reasoning="\n"), MessagePart(reasoning="a \n"), MessagePart("b")])
+    assert [block.get("thinking") for block in whole] == ["\na \n", None]
 
 
 def test_text_alone_keeps_its_spaces():
