@@ -133,6 +133,7 @@ def _prepare_group(run_dir: Path, group: GroupOptions) -> GroupConfig:
         served_names=group.served_model_name or (prepared.served_name,),
         workers=group.workers or max(1, len(gpu_ids())),
         engine=group.engine_config(),
+        reasoning_parser=group.reasoning_parser,
     )
 
 

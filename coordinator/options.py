@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator
 
 from protocol.config import EngineConfig, PoolOptions, Positive
+from protocol.reasoning import ReasoningFormat, named_format
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kKmMgGtT])(i?)[bB]?)?")
 _SPECULATIVE_EXAMPLE = '{"method": "ngram", "num_speculative_tokens": 4}'
@@ -31,6 +32,7 @@ class GroupOptions(EngineConfig):
     model: folder, GGUF file or hub id; None: the default model.
     workers: None: one for each GPU, one on a CPU.
     chat_template: a file's path, or the template itself.
+    reasoning_parser: a format's name, or its tags as a JSON object.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")] = "default"
@@ -38,6 +40,7 @@ class GroupOptions(EngineConfig):
     served_model_name: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     workers: Positive | None = None
     chat_template: str | None = None
+    reasoning_parser: Annotated[ReasoningFormat | None, BeforeValidator(named_format)] = None
 
     @field_validator("served_model_name", mode="before")
     @classmethod
@@ -184,6 +187,7 @@ def _add_group_flags(parser: argparse.ArgumentParser) -> None:
     add("--model", help="folder, GGUF file or hub id (SmolLM2-135M-Instruct)")
     add("--served-model-name", nargs="+", help="names that requests may use; the first is shown")
     add("--chat-template", help="file with a Jinja template, or the template")
+    add("--reasoning-parser", help="deepseek_r1, qwen3, or a JSON object with start and end (none)")
     add("--workers", "--data-parallel-size", dest="workers", help="(one per GPU, one on a CPU)")
     add("--cpu-kernels", choices=["auto", "native", "torch"], help="what runs it on a CPU (auto)")
     add("--threads", help="CPU threads of each worker (the CPUs shared out)")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from frontend.chat.reasoning.marks import ReasoningMarks
 from frontend.errors import NotFound
 from frontend.generation.seeds import Seeds
 from frontend.metrics import Metrics
@@ -23,6 +24,7 @@ class ServedModel:
     root: what it is, without telling where it lies on this machine.
     fingerprint: changes when the server or the model does.
     seeds: for requests that bring none.
+    reasoning: how its reasoning is marked; None if it is not told from the rest.
     """
 
     name: str
@@ -31,6 +33,7 @@ class ServedModel:
     root: str
     fingerprint: str
     seeds: Seeds
+    reasoning: ReasoningMarks | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +61,18 @@ def served_models(config: PoolConfig, texts: Mapping[str, TextModel]) -> dict[st
     models: dict[str, ServedModel] = {}
     for group in config.groups:
         seeds = Seeds(group.engine.seed)
+        text = texts[group.name]
+        parser = group.reasoning_parser
+        reasoning = None if parser is None else ReasoningMarks.of(parser, text)
         for name in group.served_names:
             models[name] = ServedModel(
                 name=name,
                 group=group,
-                text=texts[group.name],
+                text=text,
                 root=_root(group),
                 fingerprint=_fingerprint(group),
                 seeds=seeds,
+                reasoning=reasoning,
             )
     return models
 

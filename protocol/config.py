@@ -15,6 +15,8 @@ from pydantic import (
     model_validator,
 )
 
+from protocol.reasoning import ReasoningFormat
+
 Positive = Annotated[int, Field(ge=1)]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["int8", "int8_dynamic"]
@@ -100,6 +102,7 @@ class GroupConfig(Frozen):
     model: as the operator gave it. model_path: the folder that it was prepared into.
     served_names: what requests may call it; the first is what answers call it.
     text_path: folder with what frontends need of it (see protocol.text).
+    reasoning_parser: how reasoning is told from the rest of answers; None: it is not.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
@@ -110,6 +113,7 @@ class GroupConfig(Frozen):
     task: Literal["generate"] = "generate"
     workers: Positive = 1
     engine: EngineConfig = EngineConfig()
+    reasoning_parser: ReasoningFormat | None = None
 
 
 class PoolOptions(Frozen):

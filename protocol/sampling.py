@@ -4,6 +4,23 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
+class ThinkingBudget:
+    """Ends a model's thinking: after so many tokens of it, the first end mark's follow.
+
+    tokens: of thinking at most, marks not among them (see protocol.thinking).
+    start_ids: the mark that may stand at the beginning of the output; () where the prompt ends
+        with it.
+    end_ids: the marks that end thinking; the first is the one that is forced.
+    is_open: whether the output begins with thinking, start mark or not.
+    """
+
+    tokens: int
+    start_ids: tuple[int, ...]
+    end_ids: tuple[tuple[int, ...], ...]
+    is_open: bool
+
+
+@dataclass(frozen=True, slots=True)
 class SamplingParams:
     """Everything that a worker needs to choose tokens; the frontend has validated it.
 
@@ -17,6 +34,7 @@ class SamplingParams:
     min_tokens: neither kind can be sampled before so many output tokens.
     logprobs: log probabilities of each output token and of the N likeliest (None: none).
     prompt_logprobs: the same for the tokens of the prompt.
+    thinking_budget: None: the model thinks as long as it will.
     """
 
     seed: int
@@ -33,3 +51,4 @@ class SamplingParams:
     min_tokens: int = 0
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    thinking_budget: ThinkingBudget | None = None

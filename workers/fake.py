@@ -5,7 +5,8 @@ last eight tokens and of their position, among the tokens that make text of thei
 tokenizer says which those are (a token that is a part of a character would make none, and streams
 would show fewer events than tokens), else among all. EOS is never chosen (the choice after it is
 taken instead), so texts end by max_tokens, by the context, or by a token that the request names
-among its stop_token_ids, which is not chosen before min_tokens either.
+among its stop_token_ids, which is not chosen before min_tokens either. A spent thinking budget goes
+before all that.
 """
 
 import json
@@ -23,8 +24,9 @@ from protocol.context_length import context_length
 from protocol.to_frontend import Logprobs
 from workers.errors import ModelUnsupported
 from workers.runner import StepwiseRunner
-from workers.sequence import Chunk, ChunkResult
+from workers.sequence import Chunk, ChunkResult, DraftedText
 from workers.sequence import Sequence as EngineSequence
+from workers.thinking import forced_token
 from workers.verify import keep_verified
 
 _SEEN = 8  # tokens before, that a token depends on
@@ -79,6 +81,9 @@ class FakeRunner(StepwiseRunner):
         return ChunkResult(token_id, None if wanted is None else self._logprobs(token_id, wanted))
 
     def _next_token(self, sequence: EngineSequence, drafts: tuple[int, ...]) -> int:
+        forced = forced_token(DraftedText(sequence, drafts) if drafts else sequence)
+        if forced is not None:
+            return forced
         sampling = sequence.request.sampling
         length = len(sequence.token_ids) + len(drafts)
         seen = [*sequence.token_ids[-_SEEN:], *drafts][-_SEEN:]

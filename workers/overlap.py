@@ -3,10 +3,11 @@
 The next step is scheduled as if the results of the one in flight were there already: its chunks
 have been run, and each of its sequences has one token more, which only the device knows yet. Three
 kinds of sequences cannot go on like that and are left out of one step, until their results are in:
-those that end with the token in flight whatever it is, those whose penalties need to know it, and
-those that were aborted. A sequence that turns out to have ended (by a stop token) costs one wasted
-row, whose result is dropped. Where the free blocks might not be enough, nothing is assumed: the
-results are waited for, so that nobody gives blocks up (is preempted) for a sequence that has ended.
+those that end with the token in flight whatever it is, those whose penalties or thinking budget
+need to know it, and those that were aborted. A sequence that turns out to have ended (by a stop
+token) costs one wasted row, whose result is dropped. Where the free blocks might not be enough,
+nothing is assumed: the results are waited for, so that nobody gives blocks up (is preempted) for a
+sequence that has ended.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,6 +19,7 @@ from workers.block_pool import BlockPool
 from workers.runner import UNKNOWN_TOKEN, Launched, Runner
 from workers.scheduler import Scheduler
 from workers.sequence import Chunk, ChunkResult, Sequence
+from workers.thinking import needs_next_token
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,8 @@ class Overlap:
         sampling = sequence.request.sampling
         is_last = sequence.num_outputs + 1 >= sampling.max_tokens
         is_full = len(sequence.token_ids) + 1 >= self._max_len
-        return not (is_last or is_full or _needs_its_tokens(sampling))
+        needs_it = _needs_its_tokens(sampling) or needs_next_token(sequence)
+        return not (is_last or is_full or needs_it)
 
     def _blocks_suffice(self) -> bool:
         """Whether all that runs can be run on without anybody giving blocks up."""

@@ -1,4 +1,4 @@
-"""Penalties on tokens that are there already, and tokens that are forbidden for now.
+"""Penalties on tokens that are there already, and tokens that are forbidden or forced for now.
 
 Repetition divides positive logits and multiplies negative ones, for tokens of prompt and output
 (Keskar et al., "CTRL", 2019). Presence and frequency subtract from the logits of output tokens,
@@ -9,7 +9,9 @@ from collections.abc import Sequence as Rows
 
 import torch
 
+from protocol.sampling import SamplingParams
 from workers.sequence import Text
+from workers.thinking import forced_token
 from workers.uploads import send, upload
 
 
@@ -58,6 +60,19 @@ def forbid(logits: torch.Tensor, rows: Rows[int], sequences: Rows[Text]) -> None
     kept = upload(rows, torch.long, logits.device)
     emptied = logits[kept].amax(dim=1) == float("-inf")
     logits[row_of, token_ids] = torch.where(emptied[place_of], before, float("-inf"))
+
+
+def force(
+    choices: torch.Tensor, samplings: Rows[SamplingParams], sequences: Rows[Text]
+) -> torch.Tensor:
+    """The choices [rows], where budgets are spent replaced by what must follow."""
+    bounded = [row for row, sampling in enumerate(samplings) if sampling.thinking_budget]
+    tokens = {row: forced_token(sequences[row]) for row in bounded}
+    forced = [(row, token_id) for row, token_id in tokens.items() if token_id is not None]
+    if not forced:
+        return choices
+    columns = upload(list(zip(*forced, strict=True)), torch.long, choices.device)
+    return choices.index_copy(0, columns[0], columns[1].to(choices.dtype))
 
 
 def _ends(sequence: Text) -> set[int]:

@@ -30,6 +30,7 @@ def check_request(
     _check_lengths(request, max_len)
     _check_adapter(request.adapter)
     _check_sampling(request.sampling, vocab_size)
+    _check_thinking(request.sampling, vocab_size)
 
 
 def _check_ids(name: str, token_ids: tuple[int, ...], vocab_size: int) -> None:
@@ -68,6 +69,18 @@ def _check_sampling(sampling: SamplingParams, vocab_size: int) -> None:
         if not lowest <= value <= highest:  # a NaN is in no range
             limit = f"at least {lowest}" if highest == math.inf else f"from {lowest} to {highest}"
             _refuse(f"{name} must be {limit}")
+
+
+def _check_thinking(sampling: SamplingParams, vocab_size: int) -> None:
+    budget = sampling.thinking_budget
+    if budget is None:
+        return
+    if budget.tokens < 0:
+        _refuse("thinking_budget must be at least 0")
+    if not budget.end_ids or not all(budget.end_ids):
+        _refuse("thinking_budget has no end mark")
+    for mark in (budget.start_ids, *budget.end_ids):
+        _check_ids("thinking_budget", mark, vocab_size)
 
 
 def _refuse(reason: str) -> None:

@@ -1,10 +1,11 @@
 """Choosing the next tokens of a batch from its logits.
 
 The order is: penalties, forbidden tokens, temperature, min_p, top_k, top_p, then one uniform number
-per row looked up in the cumulative distribution, in the order of the vocabulary. Each step is
-skipped for the rows that do not ask for it, and whole greedy batches take an argmax and no more.
-Nothing depends on which other rows are in the batch, and nothing waits for the device before the
-results are asked for.
+per row looked up in the cumulative distribution, in the order of the vocabulary. Where a thinking
+budget is spent, the token that must follow goes before all of them. Each step is skipped for the
+rows that do not ask for it, and whole greedy batches take an argmax and no more. Nothing depends on
+which other rows are in the batch, and nothing waits for the device before the results are asked
+for.
 """
 
 from collections.abc import Sequence as Rows
@@ -16,7 +17,7 @@ from workers.logprobs import Described
 from workers.native.draw import can_draw, draw
 from workers.noise import uniform
 from workers.nucleus import floors
-from workers.penalties import forbid, penalise
+from workers.penalties import forbid, force, penalise
 from workers.sequence import ChunkResult, Text
 from workers.uploads import Download, upload
 
@@ -52,6 +53,7 @@ class Sampling:
         else:
             choices, finite = _choose_in_blocks(logits, sequences)
             finite &= torch.isfinite(logits.amax(dim=-1))
+        choices = force(choices, samplings, sequences)
         self.token_ids = choices
         self.columns = [torch.where(finite, choices, _IMPOSSIBLE)]
         self._asked = [row for row, s in enumerate(samplings) if s.logprobs is not None]

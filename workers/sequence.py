@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from protocol.thinking import ThinkingBlock
 from protocol.to_frontend import Logprobs
 from protocol.to_worker import Generate
 from workers.block_pool import block_hash, root_hash
@@ -21,6 +22,7 @@ class Sequence:
     num_cached: prompt tokens found in the cache at first admission; None before.
     counts: of its tokens, up to some position; None until they are first asked for.
     drafting: guesses at its next tokens; None until one is made.
+    thinking: where its thinking is; None until its budget may be spent.
     """
 
     request: Generate
@@ -38,6 +40,7 @@ class Sequence:
     num_remembered: int = 0
     counts: TokenCounts | None = None
     drafting: Drafting | None = None
+    thinking: ThinkingBlock | None = None
 
     @classmethod
     def of(cls, request: Generate, arrival: int, arrived_s: float) -> "Sequence":

@@ -67,9 +67,11 @@ class ChatAnswer:
         }
 
     def _message(self, message: Message) -> dict[str, Any]:
+        content = self._prefix + message.content
         written: dict[str, Any] = {
             "role": ROLE,
-            "content": self._prefix + message.content,
+            # Where all of an answer was reasoning, there is no content, not an empty one.
+            "content": (content or None) if self._run.thinking else content,
             "refusal": None,
             "annotations": None,
             "audio": None,

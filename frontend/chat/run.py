@@ -5,10 +5,12 @@ All APIs that answer chats start here; they differ in how they write what comes 
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from frontend.chat.message import NOTHING, Message, MessagePart, MessageReader, PlainReader
 from frontend.chat.prompts import render_chat
+from frontend.chat.reasoning.count import ReasoningCounts
+from frontend.chat.reasoning.thinking import Thinking, check_budget, thinking_of_chat
 from frontend.context import Context, ServedModel
 from frontend.errors import BadRequest
 from frontend.generation.choice import Choice, Delta
@@ -18,7 +20,7 @@ from frontend.generation.sampling import OutputLimit, sampling_params
 from frontend.generation.start import Prompt, start
 from frontend.schemas.chat import ChatCompletionRequest
 from frontend.text.model import TextModel
-from protocol.sampling import SamplingParams
+from protocol.sampling import SamplingParams, ThinkingBudget
 
 
 class MessageDelta(NamedTuple):
@@ -34,15 +36,21 @@ class MessageDelta(NamedTuple):
 
 @dataclass(slots=True)
 class Answered:
-    """A whole choice: its text, and what that says as a message."""
+    """A whole choice: its text, and what that says as a message.
+
+    reasoning_tokens: see ChatRun.
+    """
 
     text: Collected
     message: Message
     finish_reason: str | None = None
+    reasoning_tokens: int = 0
 
 
 class ChatRun:
-    """is_plain: whether all text of the choices is content, so that nothing needs to be read."""
+    """is_plain: whether all text of the choices is content, so that nothing needs to be read.
+    thinking: how the choices begin; None if the model's reasoning is not told from the rest.
+    """
 
     def __init__(
         self,
@@ -51,23 +59,34 @@ class ChatRun:
         prompt: Prompt,
         generation: Generation,
         readers: Sequence[MessageReader],
+        thinking: Thinking | None = None,
     ) -> None:
         self.model = model
         self.request = request
         self.prompt = prompt
         self.generation = generation
         self.is_plain = all(isinstance(reader, PlainReader) for reader in readers)
+        self.thinking = thinking
         self._readers = readers
+        self._counts = ReasoningCounts(readers, thinking)
 
     def read(self, choice: Choice, delta: Delta) -> MessageDelta:
         """What an output of the generation adds. Each is to be read once, in order."""
         reader = self._readers[choice.index]
+        self._counts.add(choice.index, delta.token_ids)
         part = reader.feed(delta.text) if delta.text else NOTHING
         reason = delta.finish_reason
         if reason is not None:
             part = part.then(reader.finish())
             reason = reader.finish_reason(reason)
         return MessageDelta(part, delta, reason)
+
+    def reasoning_tokens(self, choice: Choice) -> int:
+        """Tokens of reasoning that have been read by now, marks not among them; given out or not.
+
+        They are those that a thinking budget counts.
+        """
+        return self._counts.tokens(choice.index)
 
     async def deltas(self) -> AsyncIterator[tuple[Choice, MessageDelta]]:
         """What is added to the messages, until all have ended. Raises what the generation does."""
@@ -86,6 +105,7 @@ class ChatRun:
             answer.text.add(delta.delta)
             answer.message.add(delta.part)
             answer.finish_reason = delta.finish_reason
+            answer.reasoning_tokens = self.reasoning_tokens(choice)
         return answers
 
 
@@ -94,18 +114,35 @@ async def start_chat(context: Context, request: ChatCompletionRequest) -> ChatRu
     model = context.model(request.model)
     if request.top_logprobs and not request.logprobs:
         raise BadRequest("top_logprobs needs logprobs to be true.", "top_logprobs")
+    check_budget(request, model.reasoning)
     prompt = await chat_prompt(request, model.text)
-    sampling = _sampling(request, model, len(prompt.token_ids))
-    generation = start(context, model, request, [prompt], [sampling])
-    readers = [PlainReader() for _ in generation.choices]
-    return ChatRun(model, request, prompt, generation, readers)
+    thinking = await _thinking(request, model, prompt)
+    budget = None if thinking is None else thinking.budget(request.thinking_token_budget)
+    sampling = _sampling(request, model, len(prompt.token_ids), budget)
+    kept = frozenset[int]() if thinking is None else thinking.marks.special_ids
+    generation = start(context, model, request, [prompt], [sampling], kept_tokens=kept)
+    readers = [_reader(request, thinking) for _ in generation.choices]
+    return ChatRun(model, request, prompt, generation, readers, thinking)
+
+
+async def _thinking(
+    request: ChatCompletionRequest, model: ServedModel, prompt: Prompt
+) -> Thinking | None:
+    if model.reasoning is None:
+        return None
+    variables = _variables(request)
+    return await thinking_of_chat(request, model.text, model.reasoning, prompt, variables)
+
+
+def _reader(request: ChatCompletionRequest, thinking: Thinking | None) -> MessageReader:
+    reader = PlainReader()
+    if thinking is None:
+        return reader
+    return thinking.reader(reader, include=request.include_reasoning is not False)
 
 
 async def chat_prompt(request: ChatCompletionRequest, text: TextModel) -> Prompt:
     """The chat as the model's template writes it, in tokens. BadRequest if it cannot be."""
-    variables = dict(request.chat_template_kwargs or {})
-    if request.reasoning_effort is not None:
-        variables["reasoning_effort"] = request.reasoning_effort
     for message in request.messages:
         check_encodable(text, message.content or "")
     rendered = await render_chat(
@@ -114,13 +151,26 @@ async def chat_prompt(request: ChatCompletionRequest, text: TextModel) -> Prompt
         # The final message is continued only where no new one is begun.
         add_generation_prompt=request.add_generation_prompt,
         continue_final_message=request.continue_final_message,
-        variables=variables,
+        variables=_variables(request),
     )
     return await text_prompt(request, text, rendered, request.add_special_tokens, "messages")
 
 
+def _variables(request: ChatCompletionRequest) -> dict[str, Any]:
+    """What the request gives to the chat template. An effort turns thinking on or off, too, where
+    templates have a switch for it."""
+    variables = dict(request.chat_template_kwargs or {})
+    if request.reasoning_effort is not None:
+        variables["reasoning_effort"] = request.reasoning_effort
+        variables.setdefault("enable_thinking", request.reasoning_effort != "none")
+    return variables
+
+
 def _sampling(
-    request: ChatCompletionRequest, model: ServedModel, prompt_tokens: int
+    request: ChatCompletionRequest,
+    model: ServedModel,
+    prompt_tokens: int,
+    budget: ThinkingBudget | None,
 ) -> SamplingParams:
     asked, field = request.output_limit
     return sampling_params(
@@ -131,4 +181,5 @@ def _sampling(
         limit=OutputLimit(asked, field),
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
         prompt_logprobs=request.prompt_logprobs,
+        thinking_budget=budget,
     )

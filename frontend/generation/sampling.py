@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from frontend.errors import BadRequest
 from frontend.generation.seeds import Seeds
 from frontend.schemas.generation import GenerationRequest
-from protocol.sampling import SamplingParams
+from protocol.sampling import SamplingParams, ThinkingBudget
 from protocol.text import TextInfo
 
 # Below this, dividing logits by the temperature says no more than taking the largest.
@@ -32,6 +32,7 @@ def sampling_params(
     limit: OutputLimit,
     logprobs: int | None,
     prompt_logprobs: int | None,
+    thinking_budget: ThinkingBudget | None = None,
 ) -> SamplingParams:
     """What a worker is told for the first choice. BadRequest where the fields do not fit."""
     max_tokens = _max_tokens(info, prompt_tokens, limit)
@@ -63,6 +64,7 @@ def sampling_params(
         min_tokens=request.min_tokens,
         logprobs=logprobs,
         prompt_logprobs=prompt_logprobs,
+        thinking_budget=thinking_budget,
     )
 
 

@@ -44,9 +44,10 @@ def start(
     samplings: Sequence[SamplingParams],
     *,
     discard: bool = False,
+    kept_tokens: frozenset[int] = frozenset(),
 ) -> Generation:
     """The generation of all texts; samplings: one for each prompt. discard: only the prompts are to
-    be run.
+    be run. kept_tokens: special tokens that texts show in any case.
 
     It is closed when the HTTP request ends, in whatever way.
     """
@@ -58,7 +59,7 @@ def start(
             seeded = replace(sampling, seed=choice_seed(sampling.seed, number))
             message = _message(request, prompt, seeded)
             choice = _choice(
-                context, model, request, len(choices), place, message, discard, longest
+                context, model, request, len(choices), place, message, discard, longest, kept_tokens
             )
             choices.append(choice)
             streams.append(context.pool.generate(model.group.name, message))
@@ -87,6 +88,7 @@ def _choice(
     message: Generate,
     discard: bool,
     longest: LongestOutput,
+    kept_tokens: frozenset[int],
 ) -> Choice:
     observer = context.metrics.request(
         model.name,
@@ -98,7 +100,7 @@ def _choice(
     return Choice(
         index,
         place,
-        model.text.detokenizer(request.skip_special_tokens, message.prompt_token_ids),
+        model.text.detokenizer(request.skip_special_tokens, message.prompt_token_ids, kept_tokens),
         StopMatcher(tuple(request.stop), request.include_stop_str_in_output),
         observer,
         min_tokens=request.min_tokens,

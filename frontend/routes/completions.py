@@ -9,6 +9,7 @@ from frontend.answers.common import head
 from frontend.answers.completion import CompletionAnswer
 from frontend.answers.logprobs import TokenNames
 from frontend.answers.respond import check_stream, respond
+from frontend.chat.reasoning.thinking import check_budget, thinking_of_completion
 from frontend.context import Context, ServedModel
 from frontend.errors import BadRequest
 from frontend.generation.prompts import completion_prompts
@@ -19,7 +20,7 @@ from frontend.parsing import read
 from frontend.schemas.answers import Completion, ErrorAnswer
 from frontend.schemas.completion import CompletionRequest
 from frontend.text.model import TextModel
-from protocol.sampling import SamplingParams
+from protocol.sampling import SamplingParams, ThinkingBudget
 
 DEFAULT_MAX_TOKENS = 16
 
@@ -42,8 +43,12 @@ def blueprint(context: Context) -> Blueprint:
 async def answer(context: Context, request: CompletionRequest) -> Response:
     model = context.model(request.model)
     _check(request)
+    check_budget(request, model.reasoning)
     prompts = await completion_prompts(request, model.text)
-    samplings = [_sampling(request, model, len(prompt.token_ids)) for prompt in prompts]
+    samplings = [
+        _sampling(request, model, len(prompt.token_ids), await _budget(request, model, prompt))
+        for prompt in prompts
+    ]
     names = TokenNames(model.text, bool(request.return_tokens_as_token_ids))
     discard = request.max_tokens == 0
     echoes = await _echoes(request, model.text, prompts)
@@ -60,7 +65,22 @@ def _check(request: CompletionRequest) -> None:
     check_stream(request)
 
 
-def _sampling(request: CompletionRequest, model: ServedModel, prompt_tokens: int) -> SamplingParams:
+async def _budget(
+    request: CompletionRequest, model: ServedModel, prompt: Prompt
+) -> ThinkingBudget | None:
+    if model.reasoning is None or request.thinking_token_budget is None:
+        return None
+    is_cut = request.truncate_prompt_tokens is not None
+    thinking = await thinking_of_completion(model.text, model.reasoning, prompt, is_cut)
+    return thinking.budget(request.thinking_token_budget)
+
+
+def _sampling(
+    request: CompletionRequest,
+    model: ServedModel,
+    prompt_tokens: int,
+    budget: ThinkingBudget | None,
+) -> SamplingParams:
     prompt_logprobs = request.prompt_logprobs
     if prompt_logprobs is None and request.echo:
         prompt_logprobs = request.logprobs
@@ -72,6 +92,7 @@ def _sampling(request: CompletionRequest, model: ServedModel, prompt_tokens: int
         limit=OutputLimit(request.max_tokens, "max_tokens", DEFAULT_MAX_TOKENS),
         logprobs=request.logprobs,
         prompt_logprobs=prompt_logprobs,
+        thinking_budget=budget,
     )
 
 

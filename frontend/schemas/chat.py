@@ -123,6 +123,7 @@ class ChatCompletionRequest(GenerationRequest):
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = (
         None
     )
+    include_reasoning: bool | None = True
 
     audio: Annotated[Any, refused(None)] = None
     # A client's template would be a program of the client's that runs here.
@@ -130,7 +131,6 @@ class ChatCompletionRequest(GenerationRequest):
     documents: Annotated[Any, refused(None, [])] = None
     function_call: Annotated[Any, refused(None, "none", "auto")] = None
     functions: Annotated[Any, refused(None, [])] = None
-    include_reasoning: Annotated[Any, refused(True, None)] = True
     media_io_kwargs: Annotated[Any, refused(None, {})] = None
     mm_processor_kwargs: Annotated[Any, refused(None, {})] = None
     modalities: Annotated[Any, refused(None, ["text"])] = None

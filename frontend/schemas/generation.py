@@ -52,6 +52,7 @@ class SamplingFields(RequestModel):
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
     prompt_logprobs: Logprobs | None = None
+    thinking_token_budget: Annotated[Int, Field(ge=-1, lt=2**31)] | None = None
 
 
 class UnsupportedFields(RequestModel):
@@ -75,7 +76,6 @@ class UnsupportedFields(RequestModel):
     ec_transfer_params: Annotated[Any, refused(None)] = None
     vllm_xargs: Annotated[Any, refused(None, {})] = None
     repetition_detection: Annotated[Any, refused(None)] = None
-    thinking_token_budget: Annotated[Any, refused(None)] = None
     stream_interval: Annotated[Any, refused(None, 1)] = None
 
 

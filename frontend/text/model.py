@@ -84,10 +84,13 @@ class TextModel:
         return join(detokenizer, token_ids)
 
     def detokenizer(
-        self, skip_special_tokens: bool, prompt_token_ids: Sequence[int] = ()
+        self,
+        skip_special_tokens: bool,
+        prompt_token_ids: Sequence[int] = (),
+        kept: frozenset[int] = frozenset(),
     ) -> Detokenizer:
-        """For the tokens that a model adds to a prompt."""
-        return after_prompt(self._detokenizer(skip_special_tokens), prompt_token_ids)
+        """For the tokens that a model adds to a prompt. kept: special ones that are not skipped."""
+        return after_prompt(self._detokenizer(skip_special_tokens, kept=kept), prompt_token_ids)
 
     def start_detokenizer(self) -> Detokenizer:
         """For all the tokens of a text, special ones included."""
@@ -96,8 +99,15 @@ class TextModel:
     def is_special(self, token_id: int) -> bool:
         return token_id in self._special
 
-    def _detokenizer(self, skip_special_tokens: bool, at_start: bool = False) -> Detokenizer:
+    def _detokenizer(
+        self,
+        skip_special_tokens: bool,
+        at_start: bool = False,
+        kept: frozenset[int] = frozenset(),
+    ) -> Detokenizer:
         skip = self._special if skip_special_tokens else frozenset[int]()
+        if kept:
+            skip -= kept
         if self._pieces is None:
             return WindowDetokenizer(self.tokenizer, skip)
         return PieceDetokenizer(self._pieces, skip, at_start)

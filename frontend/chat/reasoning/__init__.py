@@ -1,0 +1,1 @@
+"""Reasoning: told from the content of answers, and counted."""

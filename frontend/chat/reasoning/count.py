@@ -1,0 +1,37 @@
+"""Counts the tokens of reasoning in the choices of a request."""
+
+from collections.abc import Sequence
+
+from frontend.chat.message import MessageReader
+from frontend.chat.reasoning.reader import ReasoningReader
+from frontend.chat.reasoning.thinking import Thinking
+from protocol.thinking import ThinkingBlock
+
+
+class ReasoningCounts:
+    """The rule is protocol.thinking's, the one by which workers hold a thinking budget: tokens
+    before the first end mark in tokens, a start mark not among them. A model may write its end mark
+    in other tokens than the tokenizer would; then those count that came before the reader saw it.
+    """
+
+    def __init__(self, readers: Sequence[MessageReader], thinking: Thinking | None) -> None:
+        self._followed: list[tuple[ReasoningReader, ThinkingBlock] | None] = [
+            _followed(reader, thinking) for reader in readers
+        ]
+
+    def add(self, choice: int, token_ids: Sequence[int]) -> None:
+        """More of a choice's tokens; before its reader has their text."""
+        followed = self._followed[choice]
+        if followed is not None and not followed[0].is_over:
+            followed[1].feed(token_ids)
+
+    def tokens(self, choice: int) -> int:
+        followed = self._followed[choice]
+        return 0 if followed is None else followed[1].num_tokens
+
+
+def _followed(
+    reader: MessageReader, thinking: Thinking | None
+) -> tuple[ReasoningReader, ThinkingBlock] | None:
+    block = None if thinking is None else thinking.block()
+    return (reader, block) if block is not None and isinstance(reader, ReasoningReader) else None

@@ -1,0 +1,160 @@
+"""Whether the answer to a request begins with reasoning, and all that follows from that."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any
+
+from frontend.chat.message import MessageReader
+from frontend.chat.reasoning.marks import ReasoningMarks
+from frontend.chat.reasoning.reader import ReasoningReader
+from frontend.errors import BadRequest
+from frontend.generation.start import Prompt
+from frontend.schemas.chat import ChatCompletionRequest
+from frontend.schemas.generation import GenerationRequest
+from frontend.text.model import TextModel
+from protocol.sampling import ThinkingBudget
+from protocol.thinking import ThinkingBlock
+
+# Of a prompt's end, enough for a mark and the white space after it.
+_END_CHARS = 256
+_END_TOKENS = 128
+
+
+class Beginning(Enum):
+    """How an answer begins. OPEN: with reasoning, whose start mark is in the prompt. ASSUMED: with
+    reasoning, start mark or not. MARKED: with reasoning if the start mark is there. CLOSED: with no
+    reasoning, which the prompt has ended."""
+
+    OPEN = auto()
+    ASSUMED = auto()
+    MARKED = auto()
+    CLOSED = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Thinking:
+    """has_tools: whether calls of tools may end reasoning."""
+
+    marks: ReasoningMarks
+    beginning: Beginning
+    has_tools: bool = False
+
+    def reader(self, rest: MessageReader, *, include: bool) -> MessageReader:
+        """Reads reasoning, and what comes after it with `rest`; each text needs its own."""
+        if self.beginning is Beginning.CLOSED:
+            return rest
+        format_ = self.marks.format
+        return ReasoningReader(
+            rest,
+            start=format_.start,
+            end=format_.end,
+            ends_before=format_.ends_before if self.has_tools else (),
+            is_open=self._is_open,
+            include=include,
+        )
+
+    def block(self) -> ThinkingBlock | None:
+        """What follows reasoning in a text's tokens; None if that cannot be done."""
+        if self.beginning is Beginning.CLOSED or not self.marks.end_ids:
+            return None
+        return ThinkingBlock(self._start_ids, self._ends, self._is_open)
+
+    def budget(self, tokens: int | None) -> ThinkingBudget | None:
+        """What a worker is told, so that reasoning has so many tokens at most; None if nothing.
+
+        BadRequest if it cannot be held.
+        """
+        if tokens is None or tokens == -1:
+            return None
+        if not self.marks.end_ids:
+            raise BadRequest(
+                "thinking_token_budget: this model's tokenizer has no tokens for the mark that"
+                " ends reasoning.",
+                "thinking_token_budget",
+            )
+        if self.beginning is Beginning.CLOSED:
+            return None
+        return ThinkingBudget(tokens, self._start_ids, self._ends, self._is_open)
+
+    @property
+    def _is_open(self) -> bool:
+        return self.beginning in (Beginning.OPEN, Beginning.ASSUMED)
+
+    @property
+    def _start_ids(self) -> tuple[int, ...]:
+        return () if self.beginning is Beginning.OPEN else self.marks.start_ids
+
+    @property
+    def _ends(self) -> tuple[tuple[int, ...], ...]:
+        before = self.marks.before_ids if self.has_tools else ()
+        return (self.marks.end_ids, *filter(None, before))
+
+
+def check_budget(request: GenerationRequest, marks: ReasoningMarks | None) -> None:
+    """BadRequest for a thinking budget where nothing is known of the model's reasoning."""
+    if marks is None and request.thinking_token_budget not in (None, -1):
+        raise BadRequest(
+            "thinking_token_budget needs a model that is served with --reasoning-parser.",
+            "thinking_token_budget",
+        )
+
+
+async def thinking_of_chat(
+    request: ChatCompletionRequest,
+    text: TextModel,
+    marks: ReasoningMarks,
+    prompt: Prompt,
+    variables: Mapping[str, Any],
+) -> Thinking:
+    """variables: what the request has given to the chat template."""
+    has_tools = bool(request.tools) and request.tool_choice != "none"
+    end = await _end(request, text, prompt)
+    beginning = _by_end(marks, end)
+    if beginning is None and request.continue_final_message:
+        beginning = _by_message(marks, request)
+    if beginning is None:
+        switch = marks.format.switch
+        is_off = switch is not None and variables.get(switch) is False
+        is_assumed = marks.format.assumed and not is_off
+        beginning = Beginning.ASSUMED if is_assumed else Beginning.MARKED
+    return Thinking(marks, beginning, has_tools)
+
+
+async def thinking_of_completion(
+    text: TextModel, marks: ReasoningMarks, prompt: Prompt, is_cut: bool
+) -> Thinking:
+    """All of a completion's prompt is its client's own: its last mark counts, wherever it stands.
+
+    is_cut: whether the prompt's tokens are only a part of its text.
+    """
+    whole = prompt.text
+    if whole is None or is_cut:
+        whole = await text.decode(prompt.token_ids, skip_special_tokens=False)
+    start, end = whole.rfind(marks.format.start), whole.rfind(marks.format.end)
+    return Thinking(marks, Beginning.OPEN if start > end else Beginning.MARKED)
+
+
+async def _end(request: ChatCompletionRequest, text: TextModel, prompt: Prompt) -> str:
+    """The end of a prompt, as it is run."""
+    if prompt.text is not None and request.truncate_prompt_tokens is None:
+        return prompt.text[-_END_CHARS:]
+    return await text.decode(prompt.token_ids[-_END_TOKENS:], skip_special_tokens=False)
+
+
+def _by_end(marks: ReasoningMarks, end: str) -> Beginning | None:
+    """What a mark at the end of the prompt says. Marks before it may be a user's words."""
+    end = end.rstrip()
+    if end.endswith(marks.format.end):
+        return Beginning.CLOSED
+    return Beginning.OPEN if end.endswith(marks.format.start) else None
+
+
+def _by_message(marks: ReasoningMarks, request: ChatCompletionRequest) -> Beginning | None:
+    """What the final message says, where the answer goes on with it; it is content, unless it
+    shows otherwise."""
+    content = request.messages[-1].content
+    if not content:
+        return None
+    is_open = content.rfind(marks.format.start) > content.rfind(marks.format.end)
+    return Beginning.OPEN if is_open else Beginning.CLOSED
