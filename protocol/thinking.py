@@ -75,8 +75,9 @@ class ThinkingBlock:
             if not self.rest_of_start:
                 self.is_open, self._skipped, self._tail = True, self.num_seen, []
         elif self.is_open:
-            self._start = ()
-            self._feed_thinking((token_id,))
+            begun = self._start[: self.num_seen]
+            self._start, self._tail, self.num_seen = (), [], 0
+            self._feed_thinking((*begun, token_id))
         else:
             self.is_over = True
 

@@ -8,6 +8,7 @@ from typing import Any
 from frontend.chat.message import MessageReader
 from frontend.chat.reasoning.marks import ReasoningMarks
 from frontend.chat.reasoning.reader import ReasoningReader
+from frontend.context import ServedModel
 from frontend.errors import BadRequest
 from frontend.generation.start import Prompt
 from frontend.schemas.chat import ChatCompletionRequest
@@ -89,6 +90,11 @@ class Thinking:
     def _ends(self) -> tuple[tuple[int, ...], ...]:
         before = self.marks.before_ids if self.has_tools else ()
         return (self.marks.end_ids, *filter(None, before))
+
+
+def reasoning_end_ids(model: ServedModel) -> tuple[int, ...]:
+    """The tokens of the mark that ends a model's reasoning; () if nothing is known of that."""
+    return () if model.reasoning is None else model.reasoning.end_ids
 
 
 def check_budget(request: GenerationRequest, marks: ReasoningMarks | None) -> None:
