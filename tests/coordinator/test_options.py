@@ -6,6 +6,7 @@ import pytest
 
 from coordinator.options import OptionError, parse, parse_size
 from protocol.config import SpeculativeConfig
+from protocol.reasoning import FORMATS, ReasoningFormat
 
 
 def test_defaults() -> None:
@@ -178,3 +179,35 @@ def test_wrong_speculation_is_named_in_one_line(value: str, named: str) -> None:
 def test_times_are_finite_numbers(flag: str, value: str) -> None:
     with pytest.raises(OptionError, match=flag):
         parse([flag, value])
+
+
+def test_reasoning_by_flag_and_in_a_file(tmp_path: Path) -> None:
+    assert parse([])[1][0].reasoning_parser is None
+    assert parse(["--reasoning-parser", "qwen3"])[1][0].reasoning_parser == FORMATS["qwen3"]
+    tags = ReasoningFormat(start="[THINK]", end="[/THINK]", assumed=True)
+    value = '{"start": "[THINK]", "end": "[/THINK]", "assumed": true}'
+    assert parse(["--reasoning-parser", value])[1][0].reasoning_parser == tags
+    file = tmp_path / "headrace.toml"
+    file.write_text(
+        '[[group]]\nname = "a"\nreasoning_parser = "deepseek_r1"\n'
+        '[[group]]\nname = "b"\n[group.reasoning_parser]\n'
+        'start = "[THINK]"\nend = "[/THINK]"\nassumed = true\n'
+    )
+    _, groups, _ = parse(["--config", str(file)])
+    assert [group.reasoning_parser for group in groups] == [FORMATS["deepseek_r1"], tags]
+
+
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [
+        ("deepseek", "deepseek_r1, qwen3"),
+        ('{"start": "<a>"}', "end"),
+        ('{"start": "<a>", "end": "<a>"}', "differ"),
+        ('{"start": "<a>", "end": "</a>", "model": "x"}', "model"),
+    ],
+)
+def test_a_wrong_reasoning_parser_is_named_in_one_line(value: str, named: str) -> None:
+    with pytest.raises(OptionError, match=named) as caught:
+        parse(["--reasoning-parser", value])
+    assert str(caught.value).startswith("--reasoning-parser: ")
+    assert "\n" not in str(caught.value)
