@@ -97,6 +97,9 @@ class ChatAnswer:
         counted = usage([self._run.prompt], choices)
         # The reference's chats have this key, always 0: what goes into the cache is not accounted.
         counted["prompt_tokens_details"]["created_cache_tokens"] = 0
+        if self._run.thinking is not None:
+            tokens = sum(self._run.reasoning_tokens(choice) for choice in choices)
+            counted["completion_tokens_details"] = {"reasoning_tokens": tokens}
         return counted
 
     # Chunks

@@ -121,7 +121,7 @@ async def start_chat(context: Context, request: ChatCompletionRequest) -> ChatRu
     sampling = _sampling(request, model, len(prompt.token_ids), budget)
     kept = frozenset[int]() if thinking is None else thinking.marks.special_ids
     generation = start(context, model, request, [prompt], [sampling], kept_tokens=kept)
-    readers = [_reader(request, thinking) for _ in generation.choices]
+    readers = [_reader(request, thinking, PlainReader()) for _ in generation.choices]
     return ChatRun(model, request, prompt, generation, readers, thinking)
 
 
@@ -134,11 +134,13 @@ async def _thinking(
     return await thinking_of_chat(request, model.text, model.reasoning, prompt, variables)
 
 
-def _reader(request: ChatCompletionRequest, thinking: Thinking | None) -> MessageReader:
-    reader = PlainReader()
+def _reader(
+    request: ChatCompletionRequest, thinking: Thinking | None, rest: MessageReader
+) -> MessageReader:
+    """rest: reads what comes after reasoning."""
     if thinking is None:
-        return reader
-    return thinking.reader(reader, include=request.include_reasoning is not False)
+        return rest
+    return thinking.reader(rest, include=request.include_reasoning is not False)
 
 
 async def chat_prompt(request: ChatCompletionRequest, text: TextModel) -> Prompt:

@@ -41,7 +41,7 @@ def end_ids(server: Server) -> list[int]:
 
 
 def ask(client: OpenAI, **extra):
-    """(reasoning, content, token ids, completion tokens); a stream must say the same."""
+    """(reasoning, content, token ids, usage); a stream must say the same."""
     fields = {"model": "smol", "messages": QUESTION, "temperature": 0, "max_tokens": 32}
     extra_body = {"return_token_ids": True, **extra}
     whole = client.chat.completions.create(**fields, extra_body=extra_body)
@@ -52,24 +52,25 @@ def ask(client: OpenAI, **extra):
         content += delta.content or ""
     message = choice.message
     assert (reasoning, content) == (message.reasoning or "", message.content or "")
-    return message.reasoning, message.content, choice.token_ids, whole.usage.completion_tokens
+    return message.reasoning, message.content, choice.token_ids, whole.usage
 
 
 def test_a_budget_ends_the_thinking_and_an_answer_follows(client, end_ids):
     free = ask(client)
     assert free[1] is None  # the model knows no such mark and thinks to the end
-    reasoning, content, token_ids, tokens = ask(client, thinking_token_budget=BUDGET)
+    reasoning, content, token_ids, usage = ask(client, thinking_token_budget=BUDGET)
     assert token_ids[:BUDGET] == free[2][:BUDGET]
     assert token_ids[BUDGET : BUDGET + len(end_ids)] == end_ids
     assert reasoning
     assert free[0].startswith(reasoning)
     assert content
     assert "</think>" not in content
-    assert tokens == len(token_ids)
+    assert usage.completion_tokens == len(token_ids)
+    assert usage.completion_tokens_details.reasoning_tokens == BUDGET
 
 
 def test_a_budget_of_none_and_of_nothing(client, end_ids):
-    assert ask(client, thinking_token_budget=-1) == ask(client)
+    assert ask(client, thinking_token_budget=-1)[:3] == ask(client)[:3]
     reasoning, content, token_ids, _ = ask(client, thinking_token_budget=0)
     assert reasoning is None
     assert content
@@ -77,9 +78,10 @@ def test_a_budget_of_none_and_of_nothing(client, end_ids):
 
 
 def test_reasoning_can_be_left_out_or_not_be_done(client):
-    _, content, _, tokens = ask(client, thinking_token_budget=BUDGET)
+    _, content, token_ids, usage = ask(client, thinking_token_budget=BUDGET)
     hidden = ask(client, thinking_token_budget=BUDGET, include_reasoning=False)
-    assert (hidden[0], hidden[1], hidden[3]) == (None, content, tokens)
+    assert hidden[:3] == (None, content, token_ids)
+    assert hidden[3].completion_tokens_details == usage.completion_tokens_details
     reasoning, content, _, _ = ask(client, reasoning_effort="none", thinking_token_budget=BUDGET)
     assert reasoning is None
     assert content

@@ -35,7 +35,7 @@ class Beginning(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Thinking:
-    """has_tools: whether calls of tools may end reasoning."""
+    """beginning: of the answer. has_tools: whether calls of tools may end reasoning."""
 
     marks: ReasoningMarks
     beginning: Beginning
@@ -79,6 +79,12 @@ class Thinking:
         return ThinkingBudget(tokens, self._start_ids, self._ends, self._is_open)
 
     @property
+    def grammar_after(self) -> tuple[int, ...]:
+        """The tokens after which a grammar for the answer begins to hold; () if it does at once, as
+        where reasoning is not certain: then the grammar leaves none."""
+        return self.marks.end_ids if self._is_open else ()
+
+    @property
     def _is_open(self) -> bool:
         return self.beginning in (Beginning.OPEN, Beginning.ASSUMED)
 
@@ -114,7 +120,6 @@ async def thinking_of_chat(
     variables: Mapping[str, Any],
 ) -> Thinking:
     """variables: what the request has given to the chat template."""
-    has_tools = bool(request.tools) and request.tool_choice != "none"
     end = await _end(request, text, prompt)
     beginning = _by_end(marks, end)
     if beginning is None and request.continue_final_message:
@@ -124,7 +129,7 @@ async def thinking_of_chat(
         is_off = switch is not None and variables.get(switch) is False
         is_assumed = marks.format.assumed and not is_off
         beginning = Beginning.ASSUMED if is_assumed else Beginning.MARKED
-    return Thinking(marks, beginning, has_tools)
+    return Thinking(marks, beginning, has_tools=bool(request.tools))
 
 
 async def thinking_of_completion(

@@ -120,6 +120,27 @@ async def test_reasoning_that_is_not_wanted_is_counted_and_left_out(chat, marks)
     assert await served.message(include_reasoning=False) == (None, None)
 
 
+@pytest.mark.parametrize("include", [True, False])
+@pytest.mark.parametrize("n", [1, 3])
+async def test_usage_tells_the_tokens_of_reasoning(chat, include, n):
+    served = chat(added=["<think>", "</think>"])
+    fields = {"include_reasoning": include, "n": n}
+    _, body = await served.post(**fields)
+    details = {"reasoning_tokens": n * len(served.ids(THOUGHT))}
+    assert body["usage"]["completion_tokens_details"] == details
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    _, events = await served.post(stream=True, stream_options=options, **fields)
+    assert events[-1]["usage"] == body["usage"]
+    so_far = [event["usage"]["completion_tokens_details"]["reasoning_tokens"] for event in events]
+    assert so_far == sorted(so_far)
+    off = {"chat_template_kwargs": {"enable_thinking": False}}
+    served.reply = "Hello"
+    _, body = await served.post(**off)
+    assert body["usage"]["completion_tokens_details"] == {"reasoning_tokens": 0}
+    _, body = await chat(parser=None).post()
+    assert "completion_tokens_details" not in body["usage"]
+
+
 # What the model writes, and what is made of it where the prompt says nothing.
 PLAIN = "Hello world."
 ENDED = f"{THOUGHT}</think>{ANSWER}"

@@ -57,3 +57,19 @@ def test_an_end_mark_in_other_tokens_ends_the_count(text):
     written = [*ids(model, THOUGHT), *other, *ids(model, ANSWER)]
     counted = count(model, marks, Beginning.OPEN, written, 1)
     assert counted == len(ids(model, THOUGHT)) + len(other)
+
+
+def test_grammars_wait_for_the_end_of_reasoning_that_is_certain(marks):
+    after = {beginning: Thinking(marks, beginning).grammar_after for beginning in Beginning}
+    assert after[Beginning.OPEN] == after[Beginning.ASSUMED] == marks.end_ids
+    assert after[Beginning.MARKED] == after[Beginning.CLOSED] == ()
+
+
+def test_calls_of_tools_end_reasoning_where_there_are_tools(marks):
+    text = "so<tool_call>x"
+    for has_tools, expected in ((True, ("so", "<tool_call>x")), (False, (text, ""))):
+        thinking = Thinking(marks, Beginning.OPEN, has_tools)
+        reader = thinking.reader(PlainReader(), include=True)
+        part = reader.feed(text)
+        assert (part.reasoning, part.content) == expected
+        assert thinking.budget(5).end_ids == (marks.end_ids, *marks.before_ids)[: 1 + has_tools]
