@@ -6,6 +6,7 @@ from workers.engine import Engine
 from workers.fake import FakeRunner
 from workers.runner import UNKNOWN_TOKEN
 from workers.sequence import Chunk, ChunkResult, Sequence
+from workers.thinking import forced_token
 
 
 @dataclass
@@ -16,6 +17,7 @@ class Job:
     chunks: list[Chunk]
     tokens: list[list[int]]
     blocks: list[list[int]]
+    forced: list[int | None]
     found: list[ChunkResult] | None = None
 
     def results(self) -> list[ChunkResult]:
@@ -58,7 +60,9 @@ class LateRunner(FakeRunner):
             if sampling.presence_penalty:
                 assert UNKNOWN_TOKEN not in chunk.sequence.token_ids
         self.num_unknown += sum(some.count(UNKNOWN_TOKEN) for some in tokens)
-        job = Job(self, list(chunks), tokens, [list(c.sequence.blocks) for c in chunks])
+        blocks = [list(c.sequence.blocks) for c in chunks]
+        forced = [forced_token(c.sequence) if c.samples else None for c in chunks]
+        job = Job(self, list(chunks), tokens, blocks, forced)
         self.jobs.append(job)
         return job
 
@@ -79,8 +83,11 @@ class LateRunner(FakeRunner):
                 self.memory[blocks[position // self.block_size]][position % self.block_size] = known
         job.found = []
         chosen = {}
-        for chunk, blocks in zip(job.chunks, job.blocks, strict=True):
-            result = self._run_chunk(replace(chunk, sequence=self._read(chunk, blocks)))
+        for chunk, blocks, forced in zip(job.chunks, job.blocks, job.forced, strict=True):
+            known = self._read(chunk, blocks)
+            if chunk.samples:
+                assert forced == forced_token(known), "what must follow was not known at the launch"
+            result = self._run_chunk(replace(chunk, sequence=known))
             job.found.append(result)
             if chunk.samples:
                 chosen[chunk.sequence] = result.token_id
