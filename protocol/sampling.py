@@ -21,6 +21,18 @@ class ThinkingBudget:
 
 
 @dataclass(frozen=True, slots=True)
+class RepetitionDetection:
+    """Ends a text whose output ends with one pattern of tokens, `min_count` times in a row.
+
+    min_pattern_size, max_pattern_size: tokens in such a pattern, both at least 1.
+    """
+
+    min_pattern_size: int
+    max_pattern_size: int
+    min_count: int
+
+
+@dataclass(frozen=True, slots=True)
 class SamplingParams:
     """Everything that a worker needs to choose tokens; the frontend has validated it.
 
@@ -35,6 +47,12 @@ class SamplingParams:
     logprobs: log probabilities of each output token and of the N likeliest (None: none).
     prompt_logprobs: the same for the tokens of the prompt.
     thinking_budget: None: the model thinks as long as it will.
+    biased_token_ids, biases: what is added to the logits of these tokens, before all else.
+    allowed_token_ids: no other token can be sampled; empty: any can.
+    bad_words: sequences of tokens that the output must not hold: the last token of one cannot be
+        sampled where those before it stand.
+    logprob_token_ids: log probabilities are given of these tokens instead of the likeliest ones.
+    repetition_detection: None: texts may repeat themselves.
     """
 
     seed: int
@@ -52,3 +70,9 @@ class SamplingParams:
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     thinking_budget: ThinkingBudget | None = None
+    biased_token_ids: tuple[int, ...] = ()
+    biases: tuple[float, ...] = ()
+    allowed_token_ids: tuple[int, ...] = ()
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    logprob_token_ids: tuple[int, ...] = ()
+    repetition_detection: RepetitionDetection | None = None

@@ -11,7 +11,8 @@ class Logprobs:
     """Log probabilities at one position.
 
     token_id, logprob, rank: of the token that stands there (rank 1 is the likeliest).
-    top_token_ids, top_logprobs: of the N likeliest, likeliest first.
+    top_token_ids, top_logprobs: of the N likeliest, likeliest first; or of the tokens that the
+        request names, in its order.
     """
 
     token_id: int
@@ -41,7 +42,7 @@ class Output:
     """What one engine step added to one request.
 
     position: how many output tokens came before `token_ids` (replayed ones included).
-    finish_reason: None while the request goes on; "stop", "length" or "error" end it.
+    finish_reason: None while the request goes on; "stop", "length", "repetition" or "error" end it.
     stop_token_id: which of the request's stop_token_ids ended it.
     logprobs: one for each of `token_ids`, if they were asked for.
     error: what went wrong, when finish_reason is "error"; fit to be shown to a client.

@@ -265,4 +265,6 @@ class Engine:
                 return "stop", token_id
         if sequence.num_outputs >= sampling.max_tokens or len(sequence.token_ids) >= self.max_len:
             return "length", None
+        if sequence.num_outputs >= sampling.min_tokens and sequence.repeats():
+            return "repetition", None
         return None, None

@@ -6,7 +6,7 @@ tokenizer says which those are (a token that is a part of a character would make
 would show fewer events than tokens), else among all. EOS is never chosen (the choice after it is
 taken instead), so texts end by max_tokens, by the context, or by a token that the request names
 among its stop_token_ids, which is not chosen before min_tokens either. A spent thinking budget goes
-before all that.
+before all that. Allowed tokens and bad words are heeded, biases are not.
 """
 
 import json
@@ -78,7 +78,10 @@ class FakeRunner(StepwiseRunner):
         """The token after the sequence's own and some drafts."""
         token_id = self._next_token(sequence, drafts)
         wanted = sequence.request.sampling.logprobs
-        return ChunkResult(token_id, None if wanted is None else self._logprobs(token_id, wanted))
+        named = sequence.request.sampling.logprob_token_ids
+        if wanted is None:
+            return ChunkResult(token_id)
+        return ChunkResult(token_id, self._logprobs(token_id, wanted, named))
 
     def _next_token(self, sequence: EngineSequence, drafts: tuple[int, ...]) -> int:
         forced = forced_token(DraftedText(sequence, drafts) if drafts else sequence)
@@ -91,22 +94,24 @@ class FakeRunner(StepwiseRunner):
         avoided = set(sampling.eos_token_ids)
         if length - sequence.num_prompt < sampling.min_tokens:
             avoided.update(sampling.stop_token_ids)
-        choices = self._choices
+        avoided.update(sequence.banned_token_ids(drafts))
+        choices = sampling.allowed_token_ids or self._choices
         for step in range(len(choices)):
             token_id = choices[(first + step) % len(choices)]
             if token_id not in avoided:
                 break
         return token_id
 
-    def _logprobs(self, token_id: int, num_top: int) -> Logprobs:
+    def _logprobs(self, token_id: int, num_top: int, named: tuple[int, ...] = ()) -> Logprobs:
         """The token at probability a half, those that follow it by number at ever half of that."""
-        top = range(min(num_top, self.vocab_size))
+        size = self.vocab_size
+        top = named or [(token_id + step) % size for step in range(min(num_top, size))]
         return Logprobs(
             token_id,
             math.log(0.5),
             rank=1,
-            top_token_ids=tuple((token_id + step) % self.vocab_size for step in top),
-            top_logprobs=tuple((step + 1) * math.log(0.5) for step in top),
+            top_token_ids=tuple(top),
+            top_logprobs=tuple(((other - token_id) % size + 1) * math.log(0.5) for other in top),
         )
 
 

@@ -3,11 +3,11 @@
 The next step is scheduled as if the results of the one in flight were there already: its chunks
 have been run, and each of its sequences has one token more, which only the device knows yet. Three
 kinds of sequences cannot go on like that and are left out of one step, until their results are in:
-those that end with the token in flight whatever it is, those whose penalties or thinking budget
-need to know it, and those that were aborted. A sequence that turns out to have ended (by a stop
-token) costs one wasted row, whose result is dropped. Where the free blocks might not be enough,
-nothing is assumed: the results are waited for, so that nobody gives blocks up (is preempted) for a
-sequence that has ended.
+those that end with the token in flight whatever it is, those whose penalties, bad words or thinking
+budget need to know it, and those that were aborted. A sequence that turns out to have ended (by a
+stop token) costs one wasted row, whose result is dropped. Where the free blocks might not be
+enough, nothing is assumed: the results are waited for, so that nobody gives blocks up (is
+preempted) for a sequence that has ended.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -126,6 +126,7 @@ def _needs_its_tokens(sampling: SamplingParams) -> bool:
         sampling.repetition_penalty != 1
         or sampling.presence_penalty != 0
         or sampling.frequency_penalty != 0
+        or any(len(word) > 1 for word in sampling.bad_words)
     )
 
 

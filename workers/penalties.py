@@ -5,6 +5,7 @@ Repetition divides positive logits and multiplies negative ones, for tokens of p
 once and by count, as OpenAI's API defines them.
 """
 
+from collections.abc import Collection
 from collections.abc import Sequence as Rows
 
 import torch
@@ -39,16 +40,16 @@ def penalise(logits: torch.Tensor, rows: Rows[int], sequences: Rows[Text]) -> No
     flat.index_copy_(0, index, changed)
 
 
-def forbid(logits: torch.Tensor, rows: Rows[int], sequences: Rows[Text]) -> None:
-    """Make the tokens that would end these rows' texts impossible, in place.
+def forbid(logits: torch.Tensor, rows: Rows[int], forbidden: Rows[Collection[int]]) -> None:
+    """Make tokens impossible in these rows, in place. forbidden: of each of them.
 
-    A row in which nothing else is possible stays as it is: its text goes on after such a token.
+    A row in which nothing else is possible stays as it is: its text goes on with such a token.
     """
     size = logits.shape[1]
     pairs = [
         (place, row, token_id)
-        for place, row in enumerate(rows)
-        for token_id in _ends(sequences[row])
+        for place, (row, token_ids) in enumerate(zip(rows, forbidden, strict=True))
+        for token_id in token_ids
         if 0 <= token_id < size
     ]
     if not pairs:
@@ -75,8 +76,9 @@ def force(
     return choices.index_copy(0, columns[0], columns[1].to(choices.dtype))
 
 
-def _ends(sequence: Text) -> set[int]:
-    sampling = sequence.request.sampling
+def ends_of(text: Text) -> set[int]:
+    """The tokens that would end a text."""
+    sampling = text.request.sampling
     return {*sampling.eos_token_ids, *sampling.stop_token_ids}
 
 

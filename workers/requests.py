@@ -3,7 +3,7 @@
 import math
 from collections.abc import Container
 
-from protocol.sampling import SamplingParams
+from protocol.sampling import RepetitionDetection, SamplingParams
 from protocol.to_worker import Generate
 from workers.errors import RequestRefused
 
@@ -12,6 +12,8 @@ _LARGEST_SEED = 2**64 - 1
 _HOTTEST = 1e4
 _REPETITION_PENALTIES = (1e-3, 1e3)
 _LARGEST_PENALTY = 1e4
+_LARGEST_BIAS = 100.0
+_LONGEST_PATTERN = 1024
 
 
 def check_request(
@@ -31,6 +33,9 @@ def check_request(
     _check_adapter(request.adapter)
     _check_sampling(request.sampling, vocab_size)
     _check_thinking(request.sampling, vocab_size)
+    _check_named_tokens(request.sampling, vocab_size)
+    if request.sampling.repetition_detection is not None:
+        _check_repetition(request.sampling.repetition_detection)
 
 
 def _check_ids(name: str, token_ids: tuple[int, ...], vocab_size: int) -> None:
@@ -81,6 +86,28 @@ def _check_thinking(sampling: SamplingParams, vocab_size: int) -> None:
         _refuse("thinking_budget has no end mark")
     for mark in (budget.start_ids, *budget.end_ids):
         _check_ids("thinking_budget", mark, vocab_size)
+
+
+def _check_named_tokens(sampling: SamplingParams, vocab_size: int) -> None:
+    """The tokens that a request names to be treated in some way."""
+    _check_ids("logit_bias", sampling.biased_token_ids, vocab_size)
+    if len(sampling.biases) != len(sampling.biased_token_ids):
+        _refuse("logit_bias must have one value for each token")
+    if not all(-_LARGEST_BIAS <= bias <= _LARGEST_BIAS for bias in sampling.biases):
+        _refuse(f"logit_bias must be from {-_LARGEST_BIAS} to {_LARGEST_BIAS}")
+    _check_ids("allowed_token_ids", sampling.allowed_token_ids, vocab_size)
+    _check_ids("logprob_token_ids", sampling.logprob_token_ids, vocab_size)
+    for word in sampling.bad_words:
+        if not word:
+            _refuse("bad_words must not be empty")
+        _check_ids("bad_words", word, vocab_size)
+
+
+def _check_repetition(params: RepetitionDetection) -> None:
+    if not 1 <= params.min_pattern_size <= params.max_pattern_size <= _LONGEST_PATTERN:
+        _refuse(f"repetition_detection must have pattern sizes from 1 to {_LONGEST_PATTERN}")
+    if params.min_count < 2:
+        _refuse("repetition_detection must have a min_count of at least 2")
 
 
 def _refuse(reason: str) -> None:

@@ -1,6 +1,6 @@
 """Choosing the next tokens of a batch from its logits.
 
-The order is: penalties, forbidden tokens, temperature, min_p, top_k, top_p, then one uniform number
+The order is: biases, penalties, forbidden tokens, temperature, min_p, top_k, top_p, then one number
 per row looked up in the cumulative distribution, in the order of the vocabulary. Where a thinking
 budget is spent, the token that must follow goes before all of them. Each step is skipped for the
 rows that do not ask for it, and whole greedy batches take an argmax and no more. Nothing depends on
@@ -13,11 +13,12 @@ from collections.abc import Sequence as Rows
 import torch
 
 from protocol.sampling import SamplingParams
+from workers.fixed_bias import add_fixed_bias, has_fixed_bias
 from workers.logprobs import Described
 from workers.native.draw import can_draw, draw
 from workers.noise import uniform
 from workers.nucleus import floors
-from workers.penalties import forbid, force, penalise
+from workers.penalties import ends_of, forbid, force, penalise
 from workers.sequence import ChunkResult, Text
 from workers.uploads import Download, upload
 
@@ -59,9 +60,12 @@ class Sampling:
         self._asked = [row for row, s in enumerate(samplings) if s.logprobs is not None]
         self._described: Described | None = None
         if self._asked:
-            numbers = [samplings[row].logprobs or 0 for row in self._asked]
+            wanted = [
+                samplings[row].logprob_token_ids or samplings[row].logprobs or 0
+                for row in self._asked
+            ]
             rows = upload(self._asked, torch.long, logits.device)
-            self._described = Described(logits[rows], choices[rows], numbers)
+            self._described = Described(logits[rows], choices[rows], wanted)
             self.columns += self._described.columns
 
     def read(self, columns: Rows[torch.Tensor]) -> list[ChunkResult]:
@@ -100,7 +104,12 @@ def _likeliest(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _is_plain(sampling: SamplingParams) -> bool:
     """Whether the next token is the likeliest, whatever came before."""
-    return sampling.temperature < _COLDEST and not (_penalised(sampling) or sampling.min_tokens > 0)
+    return sampling.temperature < _COLDEST and not (
+        _penalised(sampling)
+        or sampling.min_tokens > 0
+        or sampling.bad_words
+        or has_fixed_bias(sampling)
+    )
 
 
 def _penalised(sampling: SamplingParams) -> bool:
@@ -130,16 +139,7 @@ def _choose_in_blocks(
 def _choose(logits: torch.Tensor, sequences: Rows[Text]) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids [rows], and which rows are still finite after their penalties [rows]."""
     samplings = [sequence.request.sampling for sequence in sequences]
-    penalised = [row for row, sampling in enumerate(samplings) if _penalised(sampling)]
-    kept_short = [
-        row
-        for row, sequence in enumerate(sequences)
-        if sequence.num_outputs < sequence.request.sampling.min_tokens
-    ]
-    if penalised or kept_short:
-        logits = logits.clone(memory_format=torch.contiguous_format)
-        penalise(logits, penalised, sequences)
-        forbid(logits, kept_short, sequences)
+    logits = _changed(logits, samplings, sequences)
     warm = [row for row, sampling in enumerate(samplings) if sampling.temperature >= _COLDEST]
     if len(warm) == len(samplings):
         return _draw_rows(logits, warm, sequences)
@@ -151,6 +151,26 @@ def _choose(logits: torch.Tensor, sequences: Rows[Text]) -> tuple[torch.Tensor, 
         choices = choices.index_copy(0, rows, drawn)
         finite[rows] &= possible
     return choices, finite
+
+
+def _changed(
+    logits: torch.Tensor, samplings: Rows[SamplingParams], sequences: Rows[Text]
+) -> torch.Tensor:
+    """The logits with all that depends on the texts and not on chance; a copy if there is any."""
+    biased = [row for row, sampling in enumerate(samplings) if has_fixed_bias(sampling)]
+    penalised = [row for row, sampling in enumerate(samplings) if _penalised(sampling)]
+    banned = [row for row, sampling in enumerate(samplings) if sampling.bad_words]
+    kept_short = [
+        row for row, text in enumerate(sequences) if text.num_outputs < samplings[row].min_tokens
+    ]
+    if not (biased or penalised or banned or kept_short):
+        return logits
+    logits = logits.clone(memory_format=torch.contiguous_format)
+    add_fixed_bias(logits, biased, sequences)
+    penalise(logits, penalised, sequences)
+    forbid(logits, banned, [sequences[row].banned_token_ids() for row in banned])
+    forbid(logits, kept_short, [ends_of(sequences[row]) for row in kept_short])
+    return logits
 
 
 def _draw_rows(

@@ -1,12 +1,16 @@
 """One request inside the engine, and what a step does with it."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import Any
 
 from protocol.thinking import ThinkingBlock
 from protocol.to_frontend import Logprobs
 from protocol.to_worker import Generate
+from workers.bad_words import BadWords
 from workers.block_pool import block_hash, root_hash
 from workers.drafting import Drafting
+from workers.repetition import Repetition
 from workers.token_counts import TokenCounts
 
 
@@ -23,6 +27,9 @@ class Sequence:
     counts: of its tokens, up to some position; None until they are first asked for.
     drafting: guesses at its next tokens; None until one is made.
     thinking: where its thinking is; None until its budget may be spent.
+    bad_words, repetition: what its request asks to look out for; None until it is first done.
+    fixed_bias: what is added to its logits at each step, as the sampler keeps it on the device;
+        None until it is first asked for.
     """
 
     request: Generate
@@ -41,6 +48,9 @@ class Sequence:
     counts: TokenCounts | None = None
     drafting: Drafting | None = None
     thinking: ThinkingBlock | None = None
+    bad_words: BadWords | None = None
+    repetition: Repetition | None = None
+    fixed_bias: Any = None
 
     @classmethod
     def of(cls, request: Generate, arrival: int, arrived_s: float) -> "Sequence":
@@ -55,6 +65,15 @@ class Sequence:
     @property
     def num_outputs(self) -> int:
         return len(self.token_ids) - self.num_prompt
+
+    def repeats(self) -> bool:
+        """Whether the output ends with more repetitions than its request takes."""
+        params = self.request.sampling.repetition_detection
+        if params is None:
+            return False
+        if self.repetition is None:
+            self.repetition = Repetition(params)
+        return self.repetition.follow(self.token_ids, self.num_prompt)
 
     @property
     def num_pending(self) -> int:
@@ -72,6 +91,16 @@ class Sequence:
             self.counts = TokenCounts()
         self.counts.update(self.token_ids, self.num_prompt)
         return self.counts
+
+    def banned_token_ids(self, drafts: tuple[int, ...] = ()) -> Collection[int]:
+        """The tokens that would end a bad word after the output, and these drafts."""
+        words = self.request.sampling.bad_words
+        if not words:
+            return ()
+        if self.bad_words is None:
+            self.bad_words = BadWords(words)
+        start = max(self.num_prompt, len(self.token_ids) - self.bad_words.reach)
+        return self.bad_words.banned([*self.token_ids[start:], *drafts])
 
     def block_hashes(self, count: int, block_size: int) -> list[bytes]:
         """The hashes of the first `count` blocks, all of them full."""
@@ -103,6 +132,9 @@ class DraftedText:
 
     def token_counts(self) -> TokenCounts:
         return self.sequence.token_counts().extended(self.drafts)
+
+    def banned_token_ids(self) -> Collection[int]:
+        return self.sequence.banned_token_ids(self.drafts)
 
 
 Text = Sequence | DraftedText

@@ -57,7 +57,7 @@ class LateRunner(FakeRunner):
         tokens = [list(c.sequence.token_ids[c.start : c.end]) for c in chunks]
         for chunk in chunks:
             sampling = chunk.sequence.request.sampling
-            if sampling.presence_penalty:
+            if sampling.presence_penalty or any(len(word) > 1 for word in sampling.bad_words):
                 assert UNKNOWN_TOKEN not in chunk.sequence.token_ids
         self.num_unknown += sum(some.count(UNKNOWN_TOKEN) for some in tokens)
         blocks = [list(c.sequence.blocks) for c in chunks]

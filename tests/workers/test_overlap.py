@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from overlapping import LateRunner, overlapping_engine
 
+from protocol.sampling import RepetitionDetection
 from workers.engine import Engine
 from workers.errors import EngineFailed
 from workers.fake import FakeRunner
@@ -51,6 +52,9 @@ requests = st.builds(
     presence_penalty=st.sampled_from([0.0, 0.0, 1.0]),
     stop_token_ids=st.sampled_from([(), (), tuple(range(0, 50, 9))]),
     min_tokens=st.sampled_from([0, 3]),
+    allowed_token_ids=st.sampled_from([(), (), (1, 2, 3)]),
+    bad_words=st.sampled_from([(), (), ((1,),), ((1, 2), (3, 1, 3), (2, 2))]),
+    repetition_detection=st.sampled_from([None, RepetitionDetection(1, 4, 2)]),
 )
 scripts = st.lists(st.tuples(st.integers(0, 20), requests), min_size=1, max_size=12)
 

@@ -11,6 +11,7 @@ from prometheus_client import REGISTRY
 from tiny_models import save_tiny
 
 from protocol.config import SpeculativeConfig
+from protocol.sampling import RepetitionDetection
 from workers.attention.hook import AttentionHook
 from workers.engine import Engine
 from workers.fake import FakeRunner
@@ -63,6 +64,11 @@ requests = st.builds(
             "stop_token_ids": st.sampled_from([(), (), (2,)]),
             "eos_token_ids": st.sampled_from([(), (1,)]),
             "min_tokens": st.integers(0, 6),
+            "bad_words": st.sampled_from(
+                [(), (), ((0, 1),), ((0,), (2, 1, 2)), ((1, 1, 1), (2, 2))]
+            ),
+            "allowed_token_ids": st.sampled_from([(), (), (0, 2)]),
+            "repetition_detection": st.sampled_from([None, None, RepetitionDetection(1, 4, 3)]),
         }
     ),
 )
@@ -85,7 +91,7 @@ def test_texts_are_those_without_speculation(engine, script, data):
         text, cut = cuts[one.request_id]
         assert answer.tokens == text[cut:]
         assert all(output.finish_reason is None for output in answer.outputs[:-1])
-        assert answer.finish_reason in ("stop", "length")
+        assert answer.finish_reason in ("stop", "length", "repetition")
         position = cut
         for output in answer.outputs:
             assert output.position == position
@@ -197,6 +203,9 @@ SAMPLINGS = {
     "presence": {"presence_penalty": 0.5, "frequency_penalty": 0.2, "temperature": 0.3, "seed": 2},
     "rewarded": {"frequency_penalty": -0.5, "temperature": 0.5, "seed": 5},
     "min_tokens": {"min_tokens": 20, "eos_token_ids": tuple(range(0, 200, 2))},
+    "biased": {"biased_token_ids": (3, 7), "biases": (4.0, -100.0), "temperature": 0.6, "seed": 4},
+    "allowed": {"allowed_token_ids": tuple(range(0, 200, 7)), "temperature": 0.5, "seed": 8},
+    "bad_words": {"bad_words": tuple((a, b) for a in range(0, 200, 2) for b in range(0, 200, 3))},
     "stops": {"stop_token_ids": tuple(range(0, 200, 9)), "temperature": 0.5, "seed": 9},
 }
 BEGINNINGS = [PROMPT, [3], PROMPT[:9] * 3]

@@ -1,0 +1,34 @@
+"""Sequences of tokens that an output must not hold."""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+
+
+class BadWords:
+    """The bad words of one request, each of at least one token.
+
+    reach: how many of an output's last tokens decide which token would end one.
+    """
+
+    __slots__ = ("_by_last", "_single", "reach")
+
+    def __init__(self, words: Iterable[tuple[int, ...]]) -> None:
+        self._single: set[int] = set()
+        # By the token before the last one, so that few are compared at each step.
+        self._by_last: dict[int, list[tuple[list[int], int]]] = defaultdict(list)
+        self.reach = 0
+        for word in words:
+            if len(word) == 1:
+                self._single.add(word[0])
+            else:
+                self._by_last[word[-2]].append((list(word[:-1]), word[-1]))
+                self.reach = max(self.reach, len(word) - 1)
+
+    def banned(self, last: Sequence[int]) -> Collection[int]:
+        """The tokens that cannot follow. last: the output's last tokens, at least `reach` of them
+        or all."""
+        ending = self._by_last.get(last[-1]) if last else None
+        if ending is None:
+            return self._single
+        met = {end for start, end in ending if list(last[-len(start) :]) == start}
+        return self._single | met
