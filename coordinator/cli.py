@@ -123,6 +123,8 @@ def _prepare_group(run_dir: Path, group: GroupOptions) -> GroupConfig:
         text_path=run_dir / "text" / group.name,
         max_model_len=group.max_model_len,
         chat_template=group.chat_template,
+        generation_config=group.generation_config,
+        override_generation_config=group.override_generation_config,
     )
     prepared = prepare_model(group.model, options, progress=_say)
     return GroupConfig(
@@ -134,6 +136,7 @@ def _prepare_group(run_dir: Path, group: GroupOptions) -> GroupConfig:
         workers=group.workers or max(1, len(gpu_ids())),
         engine=group.engine_config(),
         reasoning_parser=group.reasoning_parser,
+        serving=group.serving_options(),
     )
 
 

@@ -9,8 +9,10 @@ import importlib.util
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from coordinator import model_hub
 from coordinator.model_cache import Progress, cached, default_cache_dir, file_digest, joint_digest
@@ -31,6 +33,7 @@ class PrepareOptions:
     """text_path: where the text folder is written; made anew at each launch.
     max_model_len: tokens of prompt and output, at most the model's own (None).
     chat_template: a file's path, or the template itself.
+    generation_config, override_generation_config: see coordinator.options.GroupOptions.
     cache_dir: for what is made once; None: the user's.
     """
 
@@ -38,6 +41,8 @@ class PrepareOptions:
     max_model_len: int | None = None
     chat_template: str | None = None
     cache_dir: Path | None = None
+    generation_config: str = "auto"
+    override_generation_config: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +71,12 @@ def prepare_model(
     folder = source if source.is_dir() else _convert(source, cache, progress)
     check_folder(folder)
     facts = _text_facts(folder, cache, progress)
-    overrides = TextOverrides(options.max_model_len, options.chat_template)
+    overrides = TextOverrides(
+        options.max_model_len,
+        options.chat_template,
+        options.generation_config,
+        options.override_generation_config,
+    )
     info = write_text_folder(folder, facts, options.text_path, overrides)
     return PreparedModel(folder.absolute(), options.text_path.absolute(), name, info)
 

@@ -12,13 +12,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 
-from protocol.config import EngineConfig, PoolOptions, Positive
+from protocol.config import EngineConfig, PoolOptions, Positive, ServingOptions
 from protocol.reasoning import ReasoningFormat, named_format
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kKmMgGtT])(i?)[bB]?)?")
 _SPECULATIVE_EXAMPLE = '{"method": "ngram", "num_speculative_tokens": 4}'
+_JSON_EXAMPLES = {
+    "speculative_config": _SPECULATIVE_EXAMPLE,
+    "default_chat_template_kwargs": '{"enable_thinking": false}',
+    "override_generation_config": '{"temperature": 0.6, "top_p": 0.95}',
+}
 _POWERS = {"k": 1, "m": 2, "g": 3, "t": 4}
 
 
@@ -26,13 +31,16 @@ class OptionError(Exception):
     """A flag, a key or a value that cannot be; the text is one line that names it."""
 
 
-class GroupOptions(EngineConfig):
+class GroupOptions(EngineConfig, ServingOptions):
     """A group as the operator describes it.
 
     model: folder, GGUF file or hub id; None: the default model.
     workers: None: one for each GPU, one on a CPU.
     chat_template: a file's path, or the template itself.
     reasoning_parser: a format's name, or its tags as a JSON object.
+    generation_config: where sampling defaults come from: "auto" the model, "vllm" nowhere, or a
+        folder with generation_config.json.
+    override_generation_config: goes before those.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")] = "default"
@@ -41,6 +49,8 @@ class GroupOptions(EngineConfig):
     workers: Positive | None = None
     chat_template: str | None = None
     reasoning_parser: Annotated[ReasoningFormat | None, BeforeValidator(named_format)] = None
+    generation_config: str = "auto"
+    override_generation_config: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("served_model_name", mode="before")
     @classmethod
@@ -52,9 +62,9 @@ class GroupOptions(EngineConfig):
     def _with_unit(cls, value: Any) -> Any:
         return parse_size(value) if isinstance(value, str) else value
 
-    @field_validator("speculative_config", mode="before")
+    @field_validator(*_JSON_EXAMPLES, mode="before")
     @classmethod
-    def _from_json(cls, value: Any) -> Any:
+    def _from_json(cls, value: Any, info: ValidationInfo) -> Any:
         if not isinstance(value, str):
             return value
         try:
@@ -62,12 +72,17 @@ class GroupOptions(EngineConfig):
         except (ValueError, RecursionError):
             parsed = None
         if not isinstance(parsed, dict):
-            raise ValueError(f"must be a JSON object such as {_SPECULATIVE_EXAMPLE}")
+            example = _JSON_EXAMPLES[info.field_name or ""]
+            raise ValueError(f"must be a JSON object such as {example}")
         return parsed
 
     def engine_config(self) -> EngineConfig:
         names = set(EngineConfig.model_fields)
         return EngineConfig.model_validate(self.model_dump(include=names))
+
+    def serving_options(self) -> ServingOptions:
+        names = set(ServingOptions.model_fields)
+        return ServingOptions.model_validate(self.model_dump(include=names))
 
 
 def parse_size(text: str) -> int:
@@ -161,7 +176,9 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     _add_pool_flags(parser)
+    _add_log_flags(parser)
     _add_group_flags(parser)
+    _add_answer_flags(parser)
     return parser
 
 
@@ -182,11 +199,42 @@ def _add_pool_flags(parser: argparse.ArgumentParser) -> None:
     add("--run-dir", help="for sockets and metrics (a new temporary folder)")
 
 
+def _add_log_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("what frontends log").add_argument
+    add("--enable-log-requests", action=argparse.BooleanOptionalAction, help="prompts (off)")
+    add("--enable-log-outputs", action="store_true", help="texts too")
+    add("--max-log-len", help="characters or token ids of each (all)")
+
+
+def _add_answer_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("chats and answers").add_argument
+    add("--chat-template", help="file with a Jinja template, or the template")
+    add("--chat-template-content-format", help="text parts: auto, string or openai (auto)")
+    add("--default-chat-template-kwargs", metavar="JSON", help="what templates get")
+    add(
+        "--trust-request-chat-template",
+        action=argparse.BooleanOptionalAction,
+        help="run templates that requests bring (off)",
+    )
+    add("--response-role", help="whose messages the answers are (assistant)")
+    add("--max-logprobs", help="that a request may ask for, -1 for all (20)")
+    add("--generation-config", help="sampling defaults: auto, vllm (none) or a folder (auto)")
+    add("--override-generation-config", metavar="JSON", help="goes before those")
+    add(
+        "--return-tokens-as-token-ids", action="store_true", help='tokens of logprobs: "token_id:5"'
+    )
+    add(
+        "--enable-prompt-tokens-details",
+        action=argparse.BooleanOptionalAction,
+        help="cached tokens in the usage (on)",
+    )
+    add("--enable-force-include-usage", action="store_true", help="usage at the end of all streams")
+
+
 def _add_group_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("the model").add_argument
     add("--model", help="folder, GGUF file or hub id (SmolLM2-135M-Instruct)")
     add("--served-model-name", nargs="+", help="names that requests may use; the first is shown")
-    add("--chat-template", help="file with a Jinja template, or the template")
     add("--reasoning-parser", help="deepseek_r1, qwen3, or a JSON object with start and end (none)")
     add("--workers", "--data-parallel-size", dest="workers", help="(one per GPU, one on a CPU)")
     add("--cpu-kernels", choices=["auto", "native", "torch"], help="what runs it on a CPU (auto)")

@@ -5,16 +5,17 @@ tokenizer.json as transformers would use it, and facts.json with the completed c
 the special tokens. The rest are plain files of the model.
 """
 
-import math
 import os
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from coordinator.chat_templates import model_templates, override_template
+from coordinator.generation_config import generation_defaults
 from coordinator.model_cache import file_digest, joint_digest
 from coordinator.model_folder import ModelError, read_json_object
 from protocol.context_length import context_length
@@ -35,7 +36,6 @@ TOKENIZER_FILES = (
     "sentencepiece.bpe.model",
     "tekken.json",
 )
-SAMPLING_DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 LONGEST_CONTEXT = 100_000_000  # tokenizers without a limit of their own say 1e30
 
 
@@ -45,6 +45,8 @@ class TextOverrides:
 
     max_model_len: int | None = None
     chat_template: str | None = None
+    generation_config: str = "auto"
+    override_generation_config: Mapping[str, Any] = field(default_factory=dict)
 
 
 def text_key(model: Path) -> str:
@@ -92,10 +94,12 @@ def _text_info(model: Path, facts: dict[str, Any], overrides: TextOverrides) -> 
     return TextInfo(
         max_model_len=_context_length(model, facts, overrides.max_model_len),
         vocab_size=config["vocab_size"],
-        eos_token_ids=_eos_token_ids(config, generation, facts),
+        eos_token_ids=_eos_token_ids(config, generation, facts, overrides),
         chat_template=template,
         chat_templates=templates,
-        generation_defaults=_sampling_defaults(model, generation),
+        generation_defaults=generation_defaults(
+            model, overrides.generation_config, overrides.override_generation_config
+        ),
         tokenizer_class=facts["tokenizer_class"],
         added_tokens=facts["added_tokens"],
         **facts["special_tokens"],
@@ -126,27 +130,17 @@ def _own_context_length(facts: dict[str, Any]) -> int | None:
 
 
 def _eos_token_ids(
-    config: dict[str, Any], generation: dict[str, Any], facts: dict[str, Any]
+    config: dict[str, Any],
+    generation: dict[str, Any],
+    facts: dict[str, Any],
+    overrides: TextOverrides,
 ) -> tuple[int, ...]:
-    """The ids that end a text according to any of the files, in ascending order."""
+    """The ids that end a text according to any of the files, in ascending order; or those that the
+    operator names."""
     ids: set[int] = set()
-    for source in (config, generation, facts):
+    override = overrides.override_generation_config
+    sources = [override] if "eos_token_id" in override else [config, generation, facts]
+    for source in sources:
         value = source.get("eos_token_id")
         ids.update(value if isinstance(value, list) else [value] if value is not None else [])
     return tuple(sorted(i for i in ids if isinstance(i, int) and 0 <= i < config["vocab_size"]))
-
-
-def _sampling_defaults(model: Path, generation: dict[str, Any]) -> dict[str, float]:
-    """The authors' sampling parameters; none if they recommend greedy decoding."""
-    if generation.get("do_sample") is False:
-        return {}
-    defaults = {}
-    for name in SAMPLING_DEFAULTS:
-        value = generation.get(name)
-        if value is None:
-            continue
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or not math.isfinite(value):
-            raise ModelError(f"{model / 'generation_config.json'}: {name} is not a number")
-        defaults[name] = float(value)
-    return defaults

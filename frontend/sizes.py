@@ -12,7 +12,7 @@ from frontend.errors import BadRequest, shortened
 MAX_VALUES = 100_000
 
 # Lists of token ids: as long as the body, and looked at without a loop in Python.
-_TOKEN_FIELDS = frozenset({"prompt", "tokens"})
+_TOKEN_FIELDS = frozenset({"prompt", "tokens", "allowed_token_ids"})
 
 
 def check_sizes(parsed: dict[str, Any]) -> None:

@@ -17,6 +17,26 @@ from pydantic import (
 
 from protocol.reasoning import ReasoningFormat
 
+# What a chat template is given anyway; what else it is given must not replace it.
+RESERVED_NAMES = frozenset(
+    {
+        "messages",
+        "tools",
+        "documents",
+        "add_generation_prompt",
+        "continue_final_message",
+        "chat_template",
+        "tokenize",
+        "bos_token",
+        "eos_token",
+        "pad_token",
+        "unk_token",
+        "raise_exception",
+        "strftime_now",
+        "self",
+    }
+)
+
 Positive = Annotated[int, Field(ge=1)]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["int8", "int8_dynamic"]
@@ -96,6 +116,38 @@ class EngineConfig(Frozen):
     fake_step_s: Annotated[float, Field(ge=0)] = 0.0
 
 
+class ServingOptions(Frozen):
+    """How frontends take a group's requests and write its answers.
+
+    max_logprobs: log probabilities that a request may ask for at each token; -1: the vocabulary's.
+    response_role: whose messages the answers are.
+    default_chat_template_kwargs: what templates get unless the request says otherwise.
+    chat_template_content_format: whether templates get a message's text parts joined ("string") or
+        as a list ("openai"); "auto" asks the template.
+    trust_request_chat_template: whether a request may bring a template of its own.
+    return_tokens_as_token_ids: how tokens of log probabilities are named unless the request says.
+    enable_prompt_tokens_details: whether usage says how much of the prompt came from the cache.
+    enable_force_include_usage: streams end with the usage, asked for or not.
+    """
+
+    max_logprobs: Annotated[int, Field(ge=-1)] = 20
+    response_role: Annotated[str, Field(min_length=1, max_length=64)] = "assistant"
+    default_chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    chat_template_content_format: Literal["auto", "string", "openai"] = "auto"
+    trust_request_chat_template: bool = False
+    return_tokens_as_token_ids: bool = False
+    enable_prompt_tokens_details: bool = True
+    enable_force_include_usage: bool = False
+
+    @field_validator("default_chat_template_kwargs")
+    @classmethod
+    def _leave_reserved_names(cls, value: dict[str, Any]) -> dict[str, Any]:
+        taken = sorted(RESERVED_NAMES & value.keys())
+        if taken:
+            raise ValueError(f"must not hold {', '.join(taken)}")
+        return value
+
+
 class GroupConfig(Frozen):
     """A model, how it is run, and by how many workers.
 
@@ -114,6 +166,7 @@ class GroupConfig(Frozen):
     workers: Positive = 1
     engine: EngineConfig = EngineConfig()
     reasoning_parser: ReasoningFormat | None = None
+    serving: ServingOptions = ServingOptions()
 
 
 class PoolOptions(Frozen):
@@ -121,6 +174,8 @@ class PoolOptions(Frozen):
 
     host, port, uds: where HTTP is served; uds excludes the other two.
     stall_timeout_s: a worker with work and no step for so long is taken for dead.
+    enable_log_requests, enable_log_outputs: frontends log what comes in, and what goes out.
+    max_log_len: characters, or token ids, of a text in the log; None: all.
     """
 
     host: str = "127.0.0.1"
@@ -134,6 +189,16 @@ class PoolOptions(Frozen):
     shutdown_timeout_s: Annotated[float, Field(ge=0)] = 30.0
     stall_timeout_s: Annotated[float, Field(gt=0)] = 10.0
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    enable_log_requests: bool = False
+    enable_log_outputs: bool = False
+    max_log_len: Annotated[int, Field(ge=0)] | None = None
+
+    @field_validator("enable_log_outputs")
+    @classmethod
+    def _log_outputs_with_requests(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and not info.data.get("enable_log_requests"):
+            raise ValueError("needs enable_log_requests")
+        return value
 
     @field_validator("metrics_prefix", mode="before")
     @classmethod

@@ -10,8 +10,6 @@ from frontend.chat.message import Message, MessagePart, ToolCallPart
 from frontend.chat.run import Answered, ChatRun, MessageDelta
 from frontend.generation.choice import Choice, Delta
 
-ROLE = "assistant"
-
 
 class ChatAnswer:
     """The answer to one request, whole or in chunks.
@@ -25,7 +23,8 @@ class ChatAnswer:
         self._request = request = run.request
         self._names = names
         self._prefix = prefix
-        self._top = (request.top_logprobs or 0) if request.logprobs else None
+        self._role = run.role
+        self._has_logprobs = bool(request.logprobs)
         self._frame = ChunkFrame(head, "chat.completion.chunk", request, self._usage)
         self._shows_tokens = bool(request.logprobs or request.return_token_ids)
         self._is_plain = run.is_plain and not (self._shows_tokens or self._frame.usage_in_chunks)
@@ -69,7 +68,7 @@ class ChatAnswer:
     def _message(self, message: Message) -> dict[str, Any]:
         content = self._prefix + message.content
         written: dict[str, Any] = {
-            "role": ROLE,
+            "role": self._role,
             # Where all of an answer was reasoning, there is no content, not an empty one.
             "content": (content or None) if self._run.thinking else content,
             "refusal": None,
@@ -89,14 +88,13 @@ class ChatAnswer:
         return {**written, "reasoning": message.reasoning or None}
 
     def _logprobs(self, logprobs: Sequence[Any]) -> dict[str, Any] | None:
-        if self._top is None:
-            return None
-        return chat_logprobs(self._names, logprobs, self._top)
+        return chat_logprobs(self._names, logprobs) if self._has_logprobs else None
 
     def _usage(self, choices: Sequence[Choice]) -> dict[str, Any]:
-        counted = usage([self._run.prompt], choices)
-        # The reference's chats have this key, always 0: what goes into the cache is not accounted.
-        counted["prompt_tokens_details"]["created_cache_tokens"] = 0
+        counted = usage([self._run.prompt], choices, self._head)
+        if counted["prompt_tokens_details"] is not None:
+            # The reference's chats have this key, always 0: what goes into the cache is not told.
+            counted["prompt_tokens_details"]["created_cache_tokens"] = 0
         if self._run.thinking is not None:
             tokens = sum(self._run.reasoning_tokens(choice) for choice in choices)
             counted["completion_tokens_details"] = {"reasoning_tokens": tokens}
@@ -107,7 +105,10 @@ class ChatAnswer:
     def first(self, choices: Sequence[Choice]) -> str:
         """The chunks that come before any text: each choice's role, then what is echoed."""
         end = "]," + encode_json(self._about_prompt())[1:-1] + self._frame.end(choices)
-        role = f'"delta":{{"role":"{ROLE}","content":""}},"logprobs":null,"finish_reason":null'
+        role = (
+            f'"delta":{{"role":{encode_json(self._role)},"content":""}}'
+            ',"logprobs":null,"finish_reason":null'
+        )
         chunks = [
             f'{self._frame.start}{{"index":{choice.index},{role}}}{end}' for choice in choices
         ]
@@ -134,7 +135,7 @@ class ChatAnswer:
         if not (added or ended or self._shows_tokens):
             return ""
         delta, request = read.delta, self._request
-        logprobs = "null" if self._top is None else encode_json(self._logprobs(delta.logprobs))
+        logprobs = encode_json(self._logprobs(delta.logprobs)) if self._has_logprobs else "null"
         token_ids = encode_json(delta.token_ids) if request.return_token_ids else "null"
         reason = "null"
         if ended:

@@ -18,12 +18,16 @@ encode_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What stands at the top of an answer and of each chunk. created: seconds since 1970."""
+    """What stands at the top of an answer and of each chunk. created: seconds since 1970.
+
+    has_details: whether usage says how much of the prompt came from the cache.
+    """
 
     answer_id: str
     created: int
     model: str
     fingerprint: str
+    has_details: bool = True
 
 
 def head(request: GenerationRequest, model: ServedModel, prefix: str) -> Head:
@@ -33,19 +37,21 @@ def head(request: GenerationRequest, model: ServedModel, prefix: str) -> Head:
         created=int(time.time()),
         model=model.name,
         fingerprint=model.fingerprint,
+        has_details=model.group.serving.enable_prompt_tokens_details,
     )
 
 
-def usage(prompts: Sequence[Prompt], choices: Sequence[Choice]) -> dict[str, Any]:
+def usage(prompts: Sequence[Prompt], choices: Sequence[Choice], head: Head) -> dict[str, Any]:
     """Tokens in and out. A prompt counts once, however many texts continue it."""
     prompt_tokens = sum(len(prompt.token_ids) for prompt in prompts)
     completion_tokens = sum(choice.completion_tokens for choice in choices)
     cached: dict[int, int] = {}
     for choice in choices:
         cached.setdefault(choice.prompt, choice.cached_tokens)
+    details = {"cached_tokens": sum(cached.values())}
     return {
         "prompt_tokens": prompt_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
         "completion_tokens": completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": sum(cached.values())},
+        "prompt_tokens_details": details if head.has_details else None,
     }

@@ -57,7 +57,7 @@ class CompletionAnswer:
         }
 
     def _usage(self, choices: Sequence[Choice]) -> dict[str, Any]:
-        return usage(self._prompts, choices)
+        return usage(self._prompts, choices, self._head)
 
     def _choice(self, text: Collected) -> dict[str, Any]:
         request = self._request
@@ -93,7 +93,7 @@ class CompletionAnswer:
         if shapes is None:
             skip = self._request.skip_special_tokens
             offsets = output_offsets(text, skip, prompt.token_ids, len(echo))
-            shapes = CompletionLogprobs(self._names, self._request.logprobs, offsets)
+            shapes = CompletionLogprobs(self._names, offsets)
             self._logprobs[choice.index] = shapes
         echoed = None
         if first and self._request.echo:

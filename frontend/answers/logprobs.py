@@ -27,11 +27,11 @@ class TokenNames:
         return list(self.text.token_bytes(token_id))
 
 
-def chat_logprobs(names: TokenNames, logprobs: Iterable[Logprobs], top: int) -> dict[str, Any]:
-    """`choices[].logprobs` of a chat; top: how many of the likeliest tokens are shown."""
+def chat_logprobs(names: TokenNames, logprobs: Iterable[Logprobs]) -> dict[str, Any]:
+    """`choices[].logprobs` of a chat."""
     content = []
     for at in logprobs:
-        likeliest = list(zip(at.top_token_ids, at.top_logprobs, strict=True))[:top]
+        likeliest = zip(at.top_token_ids, at.top_logprobs, strict=True)
         entry = _chat_token(names, at.token_id, at.logprob)
         entry["top_logprobs"] = [_chat_token(names, *token) for token in likeliest]
         content.append(entry)
@@ -53,9 +53,8 @@ class CompletionLogprobs:
     offsets: of the output's tokens in the text of the choice, what is echoed included.
     """
 
-    def __init__(self, names: TokenNames, top: int, offsets: TextOffsets) -> None:
+    def __init__(self, names: TokenNames, offsets: TextOffsets) -> None:
         self._names = names
-        self._top = top
         self._offsets = offsets
 
     def of_prompt(
@@ -88,10 +87,9 @@ class CompletionLogprobs:
         shape["top_logprobs"].append(None if at is None else self._likeliest(name, at))
 
     def _likeliest(self, name: str, at: Logprobs) -> dict[str, float]:
-        """The token itself, then the likeliest; tokens of equal text show the first of them."""
+        """The token itself, then the others; tokens of equal text show the first of them."""
         shown = {name: max(at.logprob, LOWEST)}
-        likeliest = list(zip(at.top_token_ids, at.top_logprobs, strict=True))[: self._top]
-        for token_id, logprob in likeliest:
+        for token_id, logprob in zip(at.top_token_ids, at.top_logprobs, strict=True):
             shown.setdefault(self._names.name(token_id), max(logprob, LOWEST))
         return shown
 

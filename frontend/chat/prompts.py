@@ -5,10 +5,13 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from frontend.chat.templates import RESERVED_NAMES
+from frontend.chat.content_format import takes_parts
+from frontend.chat.templates import parse
+from frontend.chat.untrusted import render_untrusted
 from frontend.errors import BadRequest
 from frontend.schemas.chat import ChatMessage, ToolCall
 from frontend.text.model import THREAD_FROM_CHARS, TextModel
+from protocol.config import RESERVED_NAMES, ServingOptions
 
 THREAD_FROM_MESSAGES = 50
 
@@ -20,14 +23,14 @@ async def render_chat(
     add_generation_prompt: bool,
     continue_final_message: bool,
     variables: Mapping[str, Any],
+    documents: Sequence[Mapping[str, str]] | None = None,
+    own_template: str | None = None,
+    serving: ServingOptions,
 ) -> str:
-    """The chat as the model's template writes it. BadRequest if it cannot be.
+    """The chat as the model's template writes it, or the request's own. BadRequest if it cannot be.
 
     variables: what the request adds to the template's own.
     """
-    template = text.template
-    if template is None:
-        raise BadRequest("This model has no chat template, so it takes completions only.")
     if not messages:
         raise BadRequest("messages must hold at least one message.")
     if continue_final_message and add_generation_prompt:
@@ -40,18 +43,56 @@ async def render_chat(
         raise BadRequest(
             f"chat_template_kwargs must not hold {', '.join(reserved)}.", "chat_template_kwargs"
         )
+    arguments: dict[str, Any] = {
+        "add_generation_prompt": add_generation_prompt,
+        "continue_final_message": continue_final_message,
+        "variables": {**serving.default_chat_template_kwargs, **variables},
+        "documents": documents,
+    }
+    if own_template is not None:
+        return await _render_own(text, messages, own_template, arguments, serving)
+    template = text.template
+    if template is None:
+        raise BadRequest("This model has no chat template, so it takes completions only.")
+    as_parts = _wants_parts(serving, template.takes_parts)
 
     def render() -> str:
-        return template.render(
-            [_plain(message) for message in messages],
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=continue_final_message,
-            variables=variables,
-        )
+        return template.render(_plain_all(messages, as_parts), **arguments)
 
     if _is_long(messages):
         return await asyncio.to_thread(render)
     return render()
+
+
+async def _render_own(
+    text: TextModel,
+    messages: Sequence[ChatMessage],
+    source: str,
+    arguments: Mapping[str, Any],
+    serving: ServingOptions,
+) -> str:
+    """The chat as a template of the request's writes it."""
+    if not serving.trust_request_chat_template:
+        raise BadRequest(
+            "chat_template: this server takes no templates from requests.", "chat_template"
+        )
+    tokens = text.special_tokens
+    as_parts = _wants_parts(serving, await asyncio.to_thread(_takes_parts, source))
+    plain = await asyncio.to_thread(_plain_all, messages, as_parts)
+    return await render_untrusted(source, tokens, {"messages": plain, **arguments})
+
+
+def _takes_parts(source: str) -> bool:
+    try:
+        return takes_parts(parse(source))
+    except (ValueError, RecursionError) as error:
+        raise BadRequest("chat_template: it cannot be parsed.", "chat_template") from error
+
+
+def _wants_parts(serving: ServingOptions, detected: bool) -> bool:
+    if serving.chat_template_content_format == "auto":
+        return detected
+    return serving.chat_template_content_format == "openai"
 
 
 def _is_long(messages: Sequence[ChatMessage]) -> bool:
@@ -61,11 +102,19 @@ def _is_long(messages: Sequence[ChatMessage]) -> bool:
     return sum(len(message.content or "") for message in messages) > THREAD_FROM_CHARS
 
 
-def _plain(message: ChatMessage) -> dict[str, Any]:
+def _plain_all(messages: Sequence[ChatMessage], as_parts: bool) -> list[dict[str, Any]]:
+    return [_plain(message, as_parts) for message in messages]
+
+
+def _plain(message: ChatMessage, as_parts: bool) -> dict[str, Any]:
     """A message as templates expect it: only what is there, calls' arguments as objects."""
-    plain: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.content is None and not message.tool_calls:
-        plain["content"] = ""
+    content: Any = message.content
+    if content is None and not message.tool_calls:
+        content = ""
+    if as_parts and content is not None:
+        given = message.given if isinstance(message.given, list) else [content]
+        content = [{"type": "text", "text": part} for part in given]
+    plain: dict[str, Any] = {"role": message.role, "content": content}
     if message.name is not None:
         plain["name"] = message.name
     if message.tool_call_id is not None:

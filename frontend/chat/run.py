@@ -14,12 +14,12 @@ from frontend.chat.reasoning.thinking import Thinking, check_budget, thinking_of
 from frontend.context import Context, ServedModel
 from frontend.errors import BadRequest
 from frontend.generation.choice import Choice, Delta
+from frontend.generation.constraints import Constraints
 from frontend.generation.prompts import check_encodable, text_prompt
 from frontend.generation.run import Collected, Generation
 from frontend.generation.sampling import OutputLimit, sampling_params
 from frontend.generation.start import Prompt, start
 from frontend.schemas.chat import ChatCompletionRequest
-from frontend.text.model import TextModel
 from protocol.sampling import SamplingParams, ThinkingBudget
 
 
@@ -70,6 +70,13 @@ class ChatRun:
         self._readers = readers
         self._counts = ReasoningCounts(readers, thinking)
 
+    @property
+    def role(self) -> str:
+        """Whose message the answer is."""
+        if self.request.add_generation_prompt:
+            return self.model.group.serving.response_role
+        return self.request.messages[-1].role
+
     def read(self, choice: Choice, delta: Delta) -> MessageDelta:
         """What an output of the generation adds. Each is to be read once, in order."""
         reader = self._readers[choice.index]
@@ -115,10 +122,12 @@ async def start_chat(context: Context, request: ChatCompletionRequest) -> ChatRu
     if request.top_logprobs and not request.logprobs:
         raise BadRequest("top_logprobs needs logprobs to be true.", "top_logprobs")
     check_budget(request, model.reasoning)
-    prompt = await chat_prompt(request, model.text)
+    prompt = await chat_prompt(request, model)
     thinking = await _thinking(request, model, prompt)
     budget = None if thinking is None else thinking.budget(request.thinking_token_budget)
+    constraints = await Constraints.of(request, model)
     sampling = _sampling(request, model, len(prompt.token_ids), budget)
+    sampling = constraints.apply(sampling, request, model)
     kept = frozenset[int]() if thinking is None else thinking.marks.special_ids
     generation = start(context, model, request, [prompt], [sampling], kept_tokens=kept)
     readers = [_reader(request, thinking, PlainReader()) for _ in generation.choices]
@@ -130,7 +139,7 @@ async def _thinking(
 ) -> Thinking | None:
     if model.reasoning is None:
         return None
-    variables = _variables(request)
+    variables = _variables(request, model)
     return await thinking_of_chat(request, model.text, model.reasoning, prompt, variables)
 
 
@@ -143,8 +152,9 @@ def _reader(
     return thinking.reader(rest, include=request.include_reasoning is not False)
 
 
-async def chat_prompt(request: ChatCompletionRequest, text: TextModel) -> Prompt:
+async def chat_prompt(request: ChatCompletionRequest, model: ServedModel) -> Prompt:
     """The chat as the model's template writes it, in tokens. BadRequest if it cannot be."""
+    text = model.text
     for message in request.messages:
         check_encodable(text, message.content or "")
     rendered = await render_chat(
@@ -153,19 +163,22 @@ async def chat_prompt(request: ChatCompletionRequest, text: TextModel) -> Prompt
         # The final message is continued only where no new one is begun.
         add_generation_prompt=request.add_generation_prompt,
         continue_final_message=request.continue_final_message,
-        variables=_variables(request),
+        variables=_variables(request, model),
+        documents=request.documents,
+        own_template=request.chat_template,
+        serving=model.group.serving,
     )
     return await text_prompt(request, text, rendered, request.add_special_tokens, "messages")
 
 
-def _variables(request: ChatCompletionRequest) -> dict[str, Any]:
-    """What the request gives to the chat template. An effort turns thinking on or off, too, where
+def _variables(request: ChatCompletionRequest, model: ServedModel) -> dict[str, Any]:
+    """What the request gives to the chat template, else the operator. An effort turns thinking on or off, too, where
     templates have a switch for it."""
     variables = dict(request.chat_template_kwargs or {})
     if request.reasoning_effort is not None:
         variables["reasoning_effort"] = request.reasoning_effort
         variables.setdefault("enable_thinking", request.reasoning_effort != "none")
-    return variables
+    return {**model.group.serving.default_chat_template_kwargs, **variables}
 
 
 def _sampling(

@@ -12,27 +12,8 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from frontend.chat.content_format import takes_parts
 from frontend.errors import BadRequest
-
-# What a template is given anyway; a request's chat_template_kwargs must not replace it.
-RESERVED_NAMES = frozenset(
-    {
-        "messages",
-        "tools",
-        "documents",
-        "add_generation_prompt",
-        "continue_final_message",
-        "chat_template",
-        "tokenize",
-        "bos_token",
-        "eos_token",
-        "pad_token",
-        "unk_token",
-        "raise_exception",
-        "strftime_now",
-        "self",
-    }
-)
 
 # Stands after the final message while a chat is rendered, so that its end can be found again. The
 # space tells whether the template has trimmed the message.
@@ -43,15 +24,15 @@ class ChatTemplate:
     """A template, compiled once. Raises ValueError if it cannot be.
 
     special_tokens: the variables bos_token, eos_token and so on.
+    takes_parts: whether it expects the content of messages as lists of parts.
     """
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
         self.source = source
-        self._special_tokens = dict(special_tokens)
-        try:
-            self._template = _ENVIRONMENT.from_string(source)
-        except jinja2.TemplateSyntaxError as error:
-            raise ValueError(f"chat template, line {error.lineno}: {error.message}") from error
+        self.special_tokens = dict(special_tokens)
+        parsed = parse(source)
+        self.takes_parts = takes_parts(parsed)
+        self._template = _ENVIRONMENT.from_string(parsed)
 
     def render(
         self,
@@ -60,6 +41,7 @@ class ChatTemplate:
         add_generation_prompt: bool,
         continue_final_message: bool = False,
         variables: Mapping[str, Any] | None = None,
+        documents: Sequence[Mapping[str, str]] | None = None,
     ) -> str:
         """The chat as one text. BadRequest if the template refuses the messages, or fails on them.
 
@@ -68,10 +50,13 @@ class ChatTemplate:
         """
         chat = list(messages)
         if continue_final_message:
-            chat[-1] = {**chat[-1], "content": (chat[-1].get("content") or "") + _END_MARK}
-        values: dict[str, Any] = {**(variables or {}), **self._special_tokens}
+            chat[-1] = {**chat[-1], "content": _marked(chat[-1].get("content"))}
+        values: dict[str, Any] = {**(variables or {}), **self.special_tokens}
         values.update(
-            messages=chat, tools=None, documents=None, add_generation_prompt=add_generation_prompt
+            messages=chat,
+            tools=None,
+            documents=documents,
+            add_generation_prompt=add_generation_prompt,
         )
         text = self._render(values)
         return _cut_at_mark(text) if continue_final_message else text
@@ -83,6 +68,22 @@ class ChatTemplate:
             raise BadRequest(f"The chat template refuses these messages: {error}") from error
         except Exception as error:  # whatever a model's template does with unforeseen messages
             raise BadRequest("The chat template cannot render these messages.") from error
+
+
+def parse(source: str) -> nodes.Template:
+    """A template's syntax; nothing of it is evaluated, as compiling it would evaluate constants.
+    Raises ValueError if it has none."""
+    try:
+        return _ENVIRONMENT.parse(source)
+    except jinja2.TemplateSyntaxError as error:
+        raise ValueError(f"chat template, line {error.lineno}: {error.message}") from error
+
+
+def _marked(content: str | list[dict[str, str]] | None) -> str | list[dict[str, str]]:
+    if not isinstance(content, list):
+        return (content or "") + _END_MARK
+    *before, last = content or [{"type": "text", "text": ""}]
+    return [*before, {**last, "text": last["text"] + _END_MARK}]
 
 
 def _cut_at_mark(text: str) -> str:

@@ -8,6 +8,9 @@ from frontend.text.detokenizer import Detokenizer
 from frontend.text.stops import StopMatcher
 from protocol.to_frontend import Admission, Logprobs, Output
 
+# The stop reason of a text that was ended because it repeated itself.
+REPETITION = "repetition_detected"
+
 
 class Delta(NamedTuple):
     """What one output adds to a text.
@@ -67,7 +70,8 @@ class Choice:
         text, used, stop = ("", 0, None) if self._discard else self._read(output)
         self.completion_tokens += used
         self._observer.output(used, output.admission)
-        reason, stop_reason = output.finish_reason, output.stop_token_id
+        reason = output.finish_reason
+        stop_reason: str | int | None = output.stop_token_id
         if self._discard and reason is not None:
             reason, stop_reason = "length", None
         if reason is not None and stop is None:
@@ -75,6 +79,8 @@ class Choice:
             text += rest
         if stop is not None:
             reason = "stop"
+        elif reason == "repetition":
+            stop_reason = REPETITION
         if reason is not None:
             self.finish(reason)
         return Delta(

@@ -3,9 +3,11 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from frontend.errors import FAILURE, InternalError
 from frontend.generation.choice import Choice, Delta
+from frontend.generation.interval import Interval
 from frontend.pool.interface import OutputStream
 from protocol.to_frontend import Logprobs, Output
 
@@ -15,6 +17,12 @@ QUEUE_OUTPUTS = 64
 Event = tuple[Choice, Delta]
 
 
+class DeltaLog(Protocol):
+    """Is told of what is added to the texts of a generation."""
+
+    def add(self, choice: Choice, delta: Delta) -> None: ...
+
+
 class Generation:
     """Iterates over what is added to the texts, until all have ended. Raises ApiError or PoolError
     if one of them fails; then the request has failed as a whole.
@@ -22,8 +30,16 @@ class Generation:
     `close` must be called in the end, whatever happens; it frees the slots of unfinished texts.
     """
 
-    def __init__(self, choices: Sequence[Choice], streams: Sequence[OutputStream]) -> None:
+    def __init__(
+        self,
+        choices: Sequence[Choice],
+        streams: Sequence[OutputStream],
+        interval: Interval | None = None,
+    ) -> None:
+        """interval: None: each output is an event."""
         self.choices = choices
+        self.log: DeltaLog | None = None
+        self._interval = interval
         self._streams = streams
         self._unfinished = len(choices)
         self._queue: asyncio.Queue[tuple[int, Output | Exception]] | None = None
@@ -40,26 +56,39 @@ class Generation:
     async def __anext__(self) -> Event:
         if self._unfinished == 0:
             raise StopAsyncIteration
-        if len(self._streams) == 1:  # no queue and no task for the common case
-            return self._take(0, await _next_of(self._streams[0]))
-        return self._take(*await self._next())
+        while True:
+            if len(self._streams) == 1:  # no queue and no task for the common case
+                event = self._take(0, await _next_of(self._streams[0]))
+            else:
+                event = self._take(*await self._next())
+            if event is not None:
+                return event
 
     def ready(self) -> Event | None:
         """The next event if it has come already; None if it has to be waited for. Raises as
         iterating does."""
         if len(self._streams) > 1:
             return None
-        output = self._streams[0].ready()
-        return None if output is None else self._take(0, output)
+        while (output := self._streams[0].ready()) is not None:
+            event = self._take(0, output)
+            if event is not None:
+                return event
+        return None
 
-    def _take(self, index: int, output: Output) -> Event:
+    def _take(self, index: int, output: Output) -> Event | None:
+        """The event that an output makes; None if it is held back."""
         choice = self.choices[index]
         delta = choice.take(output)
         if delta.finish_reason is not None:
             self._unfinished -= 1
             if output.finish_reason is None:  # a stop string: the worker does not know yet
                 self._streams[index].cancel()
-        return choice, delta
+        if self.log is not None:
+            self.log.add(choice, delta)
+        if self._interval is None:
+            return choice, delta
+        due = self._interval.add(choice, delta)
+        return None if due is None else (choice, due)
 
     async def _next(self) -> tuple[int, Output]:
         while True:

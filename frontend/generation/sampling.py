@@ -37,7 +37,7 @@ def sampling_params(
     """What a worker is told for the first choice. BadRequest where the fields do not fit."""
     max_tokens = _max_tokens(info, prompt_tokens, limit)
     temperature = _temperature(request, info)
-    if temperature == 0 and request.choices_per_prompt > 1:
+    if temperature == 0 and request.choices_per_prompt > 1 and not request.use_beam_search:
         raise BadRequest("n must be 1 when the temperature is 0: all choices would be equal.")
     if request.min_tokens > max_tokens:
         raise BadRequest(

@@ -3,10 +3,14 @@
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from frontend.context import Context, ServedModel
 from frontend.errors import BadRequest
+from frontend.generation.beam import BeamSearch, BeamStream
 from frontend.generation.choice import Choice
+from frontend.generation.interval import Interval
+from frontend.generation.request_log import RequestLog
 from frontend.generation.run import Generation
 from frontend.generation.sampling import choice_seed
 from frontend.metrics import LongestOutput
@@ -19,6 +23,17 @@ from protocol.to_worker import Generate
 
 # Texts that one request may ask for, over all its prompts.
 MAX_TEXTS = 1024
+MAX_BEAMS = 32
+
+# Fields that would change which tokens come next, or what is told of them.
+NOT_WITH_BEAMS = (
+    "allowed_token_ids",
+    "bad_words",
+    "logit_bias",
+    "logprob_token_ids",
+    "min_tokens",
+    "repetition_detection",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +64,18 @@ def start(
     """The generation of all texts; samplings: one for each prompt. discard: only the prompts are to
     be run. kept_tokens: special tokens that texts show in any case.
 
-    It is closed when the HTTP request ends, in whatever way.
+    It is closed when the HTTP request ends, in whatever way. BadRequest if the request wants beam
+    search and something that this does not have.
     """
+    by_beams = bool(request.use_beam_search) and not discard
+    if by_beams:
+        check_beams(request)
     choices: list[Choice] = []
     streams: list[OutputStream] = []
     for place, (prompt, sampling) in enumerate(zip(prompts, samplings, strict=True)):
         longest = context.metrics.longest_output(model.name, request.choices_per_prompt)
+        if by_beams:
+            streams += _beams(context, model, request, _message(request, prompt, sampling))
         for number in range(request.choices_per_prompt):
             seeded = replace(sampling, seed=choice_seed(sampling.seed, number))
             message = _message(request, prompt, seeded)
@@ -62,15 +83,44 @@ def start(
                 context, model, request, len(choices), place, message, discard, longest, kept_tokens
             )
             choices.append(choice)
-            streams.append(context.pool.generate(model.group.name, message))
-    generation = Generation(choices, streams)
+            if not by_beams:
+                streams.append(context.pool.generate(model.group.name, message))
+    interval = request.stream_interval or 1
+    held = Interval(interval) if request.stream and interval > 1 else None
+    generation = Generation(choices, streams, held)
+    if context.config.enable_log_requests:
+        generation.log = RequestLog(context.config, prompts, samplings)
     request_scope.current().cleanups.append(generation.close)
     return generation
 
 
+def check_beams(request: GenerationRequest) -> None:
+    """BadRequest for what texts found by beam search cannot have."""
+    if request.stream:
+        raise BadRequest("use_beam_search cannot be streamed.", "use_beam_search")
+    if request.choices_per_prompt > MAX_BEAMS:
+        raise BadRequest(f"n must be at most {MAX_BEAMS} with use_beam_search.", "n")
+    for field in NOT_WITH_BEAMS:
+        if getattr(request, field):
+            raise BadRequest(f"{field} cannot be combined with use_beam_search.", field)
+
+
+def _beams(
+    context: Context, model: ServedModel, request: GenerationRequest, message: Generate
+) -> list[BeamStream]:
+    penalty = 1.0 if request.length_penalty is None else request.length_penalty
+    generate = partial(context.pool.generate, model.group.name)
+    search = BeamSearch(message, request.choices_per_prompt, penalty, generate, _new_id)
+    return search.streams()
+
+
+def _new_id() -> str:
+    return secrets.token_hex(12)
+
+
 def _message(request: GenerationRequest, prompt: Prompt, sampling: SamplingParams) -> Generate:
     return Generate(
-        request_id=secrets.token_hex(12),
+        request_id=_new_id(),
         prompt_token_ids=prompt.token_ids,
         sampling=sampling,
         priority=request.priority,

@@ -10,6 +10,7 @@ from frontend.answers.respond import check_stream, written
 from frontend.chat.batch import all_answers, joined
 from frontend.chat.run import start_chat
 from frontend.context import Context
+from frontend.generation.defaults import with_defaults
 from frontend.middleware.in_flight import count_in_flight
 from frontend.parsing import read
 from frontend.routes.chat_completions import echoed
@@ -32,14 +33,15 @@ def blueprint(context: Context) -> Blueprint:
     return routes
 
 
-async def _answer(context: Context, request: ChatBatchRequest) -> Response:
-    model = context.model(request.model)
+async def _answer(context: Context, asked: ChatBatchRequest) -> Response:
+    model = context.model(asked.model)
+    request = with_defaults(asked, model)
     check_stream(request)
     top = head(request, model, "chatcmpl")
     names = TokenNames(model.text, bool(request.return_tokens_as_token_ids))
     # Nothing is run before all have turned out to be fit to be.
     runs = [await start_chat(context, chat) for chat in request.conversations()]
-    chats = [ChatAnswer(top, run, names, echoed(run.request)) for run in runs]
+    chats = [ChatAnswer(top, run, names, echoed(run)) for run in runs]
     answers = await all_answers(runs)
     return await written(
         lambda: joined([chat.whole(of_one) for chat, of_one in zip(chats, answers, strict=True)]),

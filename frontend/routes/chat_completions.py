@@ -3,12 +3,13 @@
 from quart import Blueprint, Response
 from quart_schema import document_request, document_response
 
-from frontend.answers.chat import ROLE, ChatAnswer
+from frontend.answers.chat import ChatAnswer
 from frontend.answers.common import head
 from frontend.answers.logprobs import TokenNames
 from frontend.answers.respond import check_stream, written
-from frontend.chat.run import start_chat
+from frontend.chat.run import ChatRun, start_chat
 from frontend.context import Context
+from frontend.generation.defaults import with_defaults
 from frontend.middleware.in_flight import count_in_flight
 from frontend.parsing import read
 from frontend.schemas.answers import ChatCompletion, ErrorAnswer
@@ -31,19 +32,20 @@ def blueprint(context: Context) -> Blueprint:
     return routes
 
 
-async def answer(context: Context, request: ChatCompletionRequest) -> Response:
-    model = context.model(request.model)
+async def answer(context: Context, asked: ChatCompletionRequest) -> Response:
+    model = context.model(asked.model)
+    request = with_defaults(asked, model)
     check_stream(request)
     run = await start_chat(context, request)
     names = TokenNames(model.text, bool(request.return_tokens_as_token_ids))
-    answer = ChatAnswer(head(request, model, "chatcmpl"), run, names, echoed(request))
+    answer = ChatAnswer(head(request, model, "chatcmpl"), run, names, echoed(run))
     if request.stream:
         return await stream_response(run.generation, answer)
     answers = await run.answers()
     return await written(lambda: answer.whole(answers), in_thread=request.has_logprobs)
 
 
-def echoed(request: ChatCompletionRequest) -> str:
+def echoed(run: ChatRun) -> str:
     """The final message, if the answer belongs to it and is to begin with it."""
-    last = request.messages[-1]
-    return (last.content or "") if request.echo and last.role == ROLE else ""
+    last = run.request.messages[-1]
+    return (last.content or "") if run.request.echo and last.role == run.role else ""

@@ -12,6 +12,8 @@ from frontend.answers.respond import check_stream, respond
 from frontend.chat.reasoning.thinking import check_budget, thinking_of_completion
 from frontend.context import Context, ServedModel
 from frontend.errors import BadRequest
+from frontend.generation.constraints import Constraints
+from frontend.generation.defaults import with_defaults
 from frontend.generation.prompts import completion_prompts
 from frontend.generation.sampling import OutputLimit, sampling_params
 from frontend.generation.start import Prompt, check_texts, start
@@ -40,13 +42,19 @@ def blueprint(context: Context) -> Blueprint:
     return routes
 
 
-async def answer(context: Context, request: CompletionRequest) -> Response:
-    model = context.model(request.model)
+async def answer(context: Context, asked: CompletionRequest) -> Response:
+    model = context.model(asked.model)
+    request = with_defaults(asked, model)
     _check(request)
     check_budget(request, model.reasoning)
     prompts = await completion_prompts(request, model.text)
+    constraints = await Constraints.of(request, model)
     samplings = [
-        _sampling(request, model, len(prompt.token_ids), await _budget(request, model, prompt))
+        constraints.apply(
+            _sampling(request, model, len(prompt.token_ids), await _budget(request, model, prompt)),
+            request,
+            model,
+        )
         for prompt in prompts
     ]
     names = TokenNames(model.text, bool(request.return_tokens_as_token_ids))
@@ -60,6 +68,8 @@ async def answer(context: Context, request: CompletionRequest) -> Response:
 def _check(request: CompletionRequest) -> None:
     """What fields say only together. BadRequest if they do not fit."""
     check_texts(request, len(request.prompts))
+    if request.best_of not in (None, request.choices_per_prompt):
+        raise BadRequest("best_of is not supported unless it equals n.", "best_of")
     if request.max_tokens == 0 and not request.echo:
         raise BadRequest("max_tokens must be at least 1 without echo.", "max_tokens")
     check_stream(request)

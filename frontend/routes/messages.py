@@ -38,10 +38,10 @@ def blueprint(context: Context) -> Blueprint:
     async def count_tokens() -> Response:
         """The tokens of the prompt that a chat becomes."""
         request = await read(CountTokensRequest)
-        text = context.model(request.model).text
+        model = context.model(request.model)
         chat = chat_request(request)
         with naming_fields():
-            prompt = await chat_prompt(chat, text)
+            prompt = await chat_prompt(chat, model)
         return json_response({"input_tokens": len(prompt.token_ids)})
 
     @routes.errorhandler(Exception)

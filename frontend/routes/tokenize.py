@@ -71,7 +71,8 @@ async def _tokenize_prompt(context: Context, request: TokenizePromptRequest) -> 
 
 
 async def _tokenize_chat(context: Context, request: TokenizeChatRequest) -> Response:
-    text = context.model(request.model).text
+    model = context.model(request.model)
+    text = model.text
     for message in request.messages:
         check_encodable(text, message.content or "", "messages")
     rendered = await render_chat(
@@ -80,6 +81,8 @@ async def _tokenize_chat(context: Context, request: TokenizeChatRequest) -> Resp
         add_generation_prompt=request.add_generation_prompt,
         continue_final_message=request.continue_final_message,
         variables=request.chat_template_kwargs or {},
+        own_template=request.chat_template,
+        serving=model.group.serving,
     )
     check_encodable(text, rendered, "messages")
     token_ids = await text.encode(rendered, request.add_special_tokens)

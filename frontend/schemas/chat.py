@@ -1,6 +1,6 @@
 """POST /v1/chat/completions: the request."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, FailFast, Field
 
@@ -18,6 +18,8 @@ from frontend.schemas.generation import GenerationRequest, Logprobs
 MAX_MESSAGES = 10_000
 MAX_TOOL_CALLS = 128
 MAX_TOOL_CALLS_IN_CHAT = 4096
+MAX_TEMPLATE_CHARS = 65_536
+MAX_DOCUMENTS = 1024
 
 
 class TextPart(RequestModel):
@@ -25,11 +27,11 @@ class TextPart(RequestModel):
     text: str
 
 
-def _joined(content: Any) -> Any:
-    """A list of text parts as one text, its parts on lines of their own."""
+def _texts(content: Any) -> Any:
+    """A list of text parts as a list of their texts."""
     if not isinstance(content, list):
         return content
-    return "\n".join([_text_of(part) for part in content])
+    return [_text_of(part) for part in content]
 
 
 def _text_of(part: Any) -> str:
@@ -48,8 +50,8 @@ def _text_of(part: Any) -> str:
 
 
 Content = Annotated[
-    str | None,
-    BeforeValidator(_joined, json_schema_input_type=str | list[TextPart] | None),
+    str | list[str] | None,
+    BeforeValidator(_texts, json_schema_input_type=str | list[TextPart] | None),
 ]
 
 
@@ -68,10 +70,13 @@ class ToolCall(RequestModel):
 
 
 class ChatMessage(RequestModel):
-    """A message as a client writes it, or as this server has answered it."""
+    """A message as a client writes it, or as this server has answered it.
+
+    given: the content, in one text or in several parts.
+    """
 
     role: Annotated[str, Field(min_length=1, max_length=64)]
-    content: Content = None
+    given: Annotated[Content, Field(alias="content")] = None
     name: Annotated[str, Field(max_length=256)] | None = None
     tool_calls: (
         Annotated[list[ToolCall], Field(max_length=MAX_TOOL_CALLS), at_most(MAX_TOOL_CALLS)] | None
@@ -83,6 +88,11 @@ class ChatMessage(RequestModel):
     annotations: Ignored = None
     audio: Annotated[Any, refused(None)] = None
     function_call: Annotated[Any, refused(None)] = None
+
+    @property
+    def content(self) -> str | None:
+        """The content in one text, its parts on lines of their own."""
+        return "\n".join(self.given) if isinstance(self.given, list) else self.given
 
 
 def _has_few_calls(messages: Any) -> Any:
@@ -106,8 +116,15 @@ Messages = Annotated[
 ]
 
 
+# A program of the client's, where the operator lets clients send one.
+ChatTemplateText = Annotated[str, Field(min_length=1, max_length=MAX_TEMPLATE_CHARS)]
+Documents = Annotated[list[dict[str, str]], Field(max_length=MAX_DOCUMENTS), at_most(MAX_DOCUMENTS)]
+
+
 class ChatCompletionRequest(GenerationRequest):
     """max_completion_tokens: goes before max_tokens; without either, what the context leaves."""
+
+    logprobs_field: ClassVar[str] = "top_logprobs"
 
     messages: Messages
     max_tokens: Annotated[Int, Field(ge=1)] | None = None
@@ -118,7 +135,9 @@ class ChatCompletionRequest(GenerationRequest):
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     add_special_tokens: bool = False
+    chat_template: ChatTemplateText | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    documents: Documents | None = None
     return_prompt_text: bool | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = (
         None
@@ -126,9 +145,6 @@ class ChatCompletionRequest(GenerationRequest):
     include_reasoning: bool | None = True
 
     audio: Annotated[Any, refused(None)] = None
-    # A client's template would be a program of the client's that runs here.
-    chat_template: Annotated[Any, refused(None)] = None
-    documents: Annotated[Any, refused(None, [])] = None
     function_call: Annotated[Any, refused(None, "none", "auto")] = None
     functions: Annotated[Any, refused(None, [])] = None
     media_io_kwargs: Annotated[Any, refused(None, {})] = None

@@ -53,7 +53,7 @@ class CompletionRequest(GenerationRequest):
     echo: bool | None = False
     add_special_tokens: bool = True
 
-    best_of: Annotated[Any, refused(None, 1)] = None
+    best_of: Annotated[Int, Field(ge=1)] | None = None
     prompt_embeds: Annotated[Any, refused(None)] = None
     suffix: Annotated[Any, refused(None, "")] = None
 

@@ -1,9 +1,10 @@
 """Fields that chat completions and completions share."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from frontend.schemas.constraints import ConstraintFields
 from frontend.schemas.fields import (
     INT64,
     Float,
@@ -17,13 +18,13 @@ from frontend.schemas.fields import (
 )
 
 MAX_N = 128
-MAX_LOGPROBS = 20
 
 # Workers compute in float32, where much larger values are infinite; at this one, all tokens are
 # equally likely already.
 MAX_TEMPERATURE = 1e4
 
-Logprobs = Annotated[Int, Field(ge=0, le=MAX_LOGPROBS)]
+# -1: of all tokens. How many there may be at most is the operator's choice.
+Logprobs = Annotated[Int, Field(ge=-1, lt=2**31)]
 
 
 class StreamOptions(RequestModel):
@@ -58,41 +59,49 @@ class SamplingFields(RequestModel):
 class UnsupportedFields(RequestModel):
     """Fields of the reference for features that are not here: their defaults pass."""
 
-    logit_bias: Annotated[Any, refused(None, {})] = None
-    use_beam_search: Annotated[Any, refused(False, None)] = False
     watermarking: Annotated[Any, refused(None, False)] = None
-    length_penalty: Annotated[Any, refused(1.0, 1, None)] = 1.0
-    allowed_token_ids: Annotated[Any, refused(None)] = None
-    logprob_token_ids: Annotated[Any, refused(None)] = None
-    bad_words: Annotated[Any, refused(None, [])] = None
     response_format: Annotated[Any, refused(None, {"type": "text"})] = None
     structured_outputs: Annotated[Any, refused(None)] = None
     session_id: Annotated[Any, refused(None)] = None
     routed_experts_prompt_start: Annotated[Any, refused(0, None)] = 0
-    return_token_offsets: Annotated[Any, refused(None, False)] = False
     mm_payload: Annotated[Any, refused("tensors", None)] = "tensors"
     return_mm_kwargs: Annotated[Any, refused(None, False)] = None
     kv_transfer_params: Annotated[Any, refused(None)] = None
     ec_transfer_params: Annotated[Any, refused(None)] = None
     vllm_xargs: Annotated[Any, refused(None, {})] = None
-    repetition_detection: Annotated[Any, refused(None)] = None
-    stream_interval: Annotated[Any, refused(None, 1)] = None
 
 
 class IgnoredFields(RequestModel):
-    """Fields that the OpenAI API takes and that have no effect on the text."""
+    """Fields that have no effect: those of the OpenAI API that concern no text; spaces between
+    special tokens, which only tokenizers written in Python would put there; and offsets of the
+    prompt's tokens, which the reference shows in no answer of these routes either."""
 
     metadata: Ignored = None
     prompt_cache_key: Ignored = None
     prompt_cache_retention: Ignored = None
+    return_token_offsets: bool | None = False
     safety_identifier: Ignored = None
     service_tier: Ignored = None
     spaces_between_special_tokens: bool = True
     store: Ignored = None
 
 
-class GenerationRequest(SamplingFields, UnsupportedFields, IgnoredFields):
-    """What a request for text holds, chat or not."""
+class BeamFields(RequestModel):
+    """use_beam_search: n texts by beam search, which is as wide."""
+
+    use_beam_search: bool | None = False
+    length_penalty: Annotated[Float, Field(ge=-10, le=10)] | None = 1.0
+
+
+class GenerationRequest(
+    SamplingFields, ConstraintFields, BeamFields, UnsupportedFields, IgnoredFields
+):
+    """What a request for text holds, chat or not.
+
+    stream_interval: tokens in a chunk of a stream, except its first and last.
+    """
+
+    logprobs_field: ClassVar[str] = "logprobs"
 
     model: Name | None = None
     logprobs: bool | int | None = None
@@ -104,6 +113,7 @@ class GenerationRequest(SamplingFields, UnsupportedFields, IgnoredFields):
     request_id: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None
+    stream_interval: Annotated[Int, Field(ge=1, lt=2**31)] | None = None
     truncate_prompt_tokens: Annotated[Int, Field(ge=-1, lt=2**31)] | None = None
     truncation_side: Literal["left", "right"] | None = None
 

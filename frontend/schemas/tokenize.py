@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator
 
-from frontend.schemas.chat import Messages
+from frontend.schemas.chat import ChatTemplateText, Messages
 from frontend.schemas.fields import Name, RequestModel, bad_value, refused, wrong_type
 
 MAX_TOKENS = 1_000_000
@@ -25,7 +25,7 @@ class TokenizeChatRequest(RequestModel):
     add_special_tokens: bool = False
     return_token_strs: bool | None = False
     chat_template_kwargs: dict[str, Any] | None = None
-    chat_template: Annotated[Any, refused(None)] = None
+    chat_template: ChatTemplateText | None = None
     media_io_kwargs: Annotated[Any, refused(None, {})] = None
     mm_processor_kwargs: Annotated[Any, refused(None, {})] = None
     tools: Annotated[Any, refused(None, [])] = None

@@ -41,7 +41,8 @@ class TextModel:
         tokenizer.no_padding()
         self.info = info
         self.tokenizer = tokenizer
-        self.template = _template(info)
+        self.special_tokens = _special_tokens(info)
+        self.template = _template(info, self.special_tokens)
         self._pieces = pieces_of(tokenizer)
         added = tokenizer.get_added_tokens_decoder()
         self._special = frozenset(id_ for id_, token in added.items() if token.special)
@@ -119,14 +120,17 @@ class TextModel:
         return self.tokenizer.decode([token_id], skip_special_tokens=False).encode()
 
 
-def _template(info: TextInfo) -> ChatTemplate | None:
-    source = info.chat_template or info.chat_templates.get("default")
-    if source is None:
-        return None
+def _special_tokens(info: TextInfo) -> dict[str, str]:
+    """What templates call bos_token, eos_token and so on."""
     tokens = {
         "bos_token": info.bos_token,
         "eos_token": info.eos_token,
         "pad_token": info.pad_token,
         "unk_token": info.unk_token,
     }
-    return ChatTemplate(source, {name: token for name, token in tokens.items() if token})
+    return {name: token for name, token in tokens.items() if token}
+
+
+def _template(info: TextInfo, special_tokens: dict[str, str]) -> ChatTemplate | None:
+    source = info.chat_template or info.chat_templates.get("default")
+    return None if source is None else ChatTemplate(source, special_tokens)

@@ -1,0 +1,20 @@
+"""What requests leave open and the operator has decided."""
+
+from typing import TypeVar
+
+from frontend.context import ServedModel
+from frontend.schemas.generation import GenerationRequest, StreamOptions
+
+Request = TypeVar("Request", bound=GenerationRequest)
+
+
+def with_defaults(request: Request, model: ServedModel) -> Request:
+    """The request as if its client had asked for what the operator wants answers to have."""
+    serving = model.group.serving
+    changed: dict[str, object] = {}
+    if request.return_tokens_as_token_ids is None and serving.return_tokens_as_token_ids:
+        changed["return_tokens_as_token_ids"] = True
+    if request.stream and serving.enable_force_include_usage:
+        options = request.stream_options or StreamOptions()
+        changed["stream_options"] = options.model_copy(update={"include_usage": True})
+    return request.model_copy(update=changed) if changed else request

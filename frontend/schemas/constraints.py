@@ -1,0 +1,97 @@
+"""Fields that say which tokens a text may hold, and which are described."""
+
+import math
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from frontend.schemas.fields import Int, RequestModel, TokenId, at_most, bad_value, wrong_type
+
+MAX_BIASES = 16_384
+MAX_BIAS = 100.0
+MAX_ALLOWED = 1_000_000
+MAX_NAMED = 128
+MAX_BAD_WORDS = 512
+MAX_BAD_WORD_CHARS = 256
+MAX_PATTERN_SIZE = 1024
+
+
+def _biases(value: Any) -> Any:
+    """Biases by token id. Values beyond the range count as its ends, as in the reference."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise wrong_type("must map token ids to numbers")
+    if len(value) > MAX_BIASES:
+        raise bad_value(f"must hold at most {MAX_BIASES} tokens")
+    return {_token_id(key): _bias(bias) for key, bias in value.items()}
+
+
+def _token_id(key: Any) -> int:
+    digits = key if isinstance(key, str) else ""
+    if not (digits.isascii() and digits.isdigit() and len(digits) < 11):
+        raise bad_value("its names must be token ids")
+    return int(digits)
+
+
+def _bias(bias: Any) -> float:
+    if type(bias) not in (int, float):
+        raise wrong_type("its values must be numbers")
+    if not math.isfinite(bias):
+        raise bad_value("its values must be finite numbers")
+    return min(MAX_BIAS, max(-MAX_BIAS, float(bias)))
+
+
+def _allowed(value: Any) -> Any:
+    """The list can be as long as the vocabulary: its types are checked without a loop in Python."""
+    if value is None:
+        return None
+    if not isinstance(value, list) or set(map(type, value)) - {int}:
+        raise wrong_type("must be a list of token ids")
+    if not value:
+        raise bad_value("must not be empty")
+    if len(value) > MAX_ALLOWED:
+        raise bad_value(f"must hold at most {MAX_ALLOWED} token ids")
+    return value
+
+
+def _no_words(value: Any) -> Any:
+    return [] if value is None else value
+
+
+class RepetitionDetection(RequestModel):
+    """max_pattern_size: 0 turns it off. min_pattern_size: 0 stands for 1."""
+
+    max_pattern_size: Annotated[Int, Field(ge=0, le=MAX_PATTERN_SIZE)] = 0
+    min_pattern_size: Annotated[Int, Field(ge=0, le=MAX_PATTERN_SIZE)] = 0
+    min_count: Annotated[Int, Field(ge=0, lt=2**31)] = 0
+
+    @model_validator(mode="after")
+    def _fits(self) -> "RepetitionDetection":
+        if self.min_pattern_size > self.max_pattern_size:
+            raise bad_value("min_pattern_size must not be more than max_pattern_size")
+        if self.max_pattern_size and self.min_count < 2:
+            raise bad_value("min_count must be at least 2")
+        return self
+
+
+LogitBias = Annotated[Any, BeforeValidator(_biases, json_schema_input_type=dict[str, float] | None)]
+AllowedTokenIds = Annotated[Any, BeforeValidator(_allowed, json_schema_input_type=list[int] | None)]
+NamedTokenIds = Annotated[list[TokenId], Field(max_length=MAX_NAMED), at_most(MAX_NAMED)]
+BadWords = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=MAX_BAD_WORD_CHARS)]],
+    Field(max_length=MAX_BAD_WORDS),
+    at_most(MAX_BAD_WORDS),
+    BeforeValidator(_no_words, json_schema_input_type=list[str] | None),
+]
+
+
+class ConstraintFields(RequestModel):
+    """logit_bias: values by token id. allowed_token_ids: None: all.
+    logprob_token_ids: whose log probabilities are shown, in place of the likeliest tokens'."""
+
+    logit_bias: LogitBias = Field(default_factory=dict)
+    allowed_token_ids: AllowedTokenIds = None
+    bad_words: BadWords = Field(default_factory=list)
+    logprob_token_ids: NamedTokenIds | None = None
+    repetition_detection: RepetitionDetection | None = None
