@@ -12,7 +12,7 @@ from tokenizers_for_tests import CHAT_TEMPLATE, EOS, SPECIAL, byte_level
 from frontend.app import create_app
 from frontend.metrics import Metrics
 from frontend.text.model import TextModel
-from protocol.config import GroupConfig, PoolConfig
+from protocol.config import GroupConfig, PoolConfig, ServingOptions
 from protocol.text import TextInfo
 
 ANSWER = "The capital of France is Paris."
@@ -54,13 +54,16 @@ def pool(text: TextModel) -> FakePool:
 def make_app(text: TextModel, text_path: Path, pool: FakePool, tmp_path: Path) -> MAKE_APP:
     """The application; keywords go into its PoolConfig."""
 
-    def make(model: TextModel = text, **settings: object) -> Quart:
+    def make(
+        model: TextModel = text, serving: ServingOptions | None = None, **settings: object
+    ) -> Quart:
         group = GroupConfig(
             name="main",
             model="/secret/models/smol",
             model_path=Path("/secret/models/smol"),
             text_path=text_path,
             served_names=("smol", "smol-alias"),
+            serving=serving or ServingOptions(),
         )
         config = PoolConfig(run_dir=tmp_path, groups=(group,), **settings)
         return create_app(config, {"main": model}, pool, Metrics(config))

@@ -18,8 +18,11 @@ def pool_state(worker_state: str = READY) -> PoolState:
     return PoolState("epoch", 1, (GroupState("main", 1, ""),), (worker,), ())
 
 
-def logprobs_of(token_id: int, top: int) -> Logprobs:
-    """The token itself is the likeliest, the others are the ids above it."""
+def logprobs_of(token_id: int, top: int, named: tuple[int, ...] = ()) -> Logprobs:
+    """The token itself is the likeliest, the others are the ids above it. Named ones are the less
+    likely the greater they are."""
+    if named:
+        return Logprobs(token_id, -0.25, 1, named, tuple(-float(name) for name in named))
     others = tuple(token_id + rank for rank in range(top))
     values = tuple(-0.25 - rank for rank in range(top))
     return Logprobs(token_id, -0.25, 1, others, values)
@@ -102,14 +105,14 @@ def _ended(tokens: list[int], sampling: SamplingParams) -> tuple[list[int], str,
 def _output(
     request: Generate, tokens: list[int], position: int, end: tuple[str, int | None] | None
 ) -> Output:
-    top = request.sampling.logprobs
+    top, named = request.sampling.logprobs, request.sampling.logprob_token_ids
     return Output(
         request_id=request.request_id,
         token_ids=tuple(tokens),
         position=position,
         finish_reason=end[0] if end else None,
         stop_token_id=end[1] if end else None,
-        logprobs=None if top is None else tuple(logprobs_of(token, top) for token in tokens),
+        logprobs=None if top is None else tuple(logprobs_of(token, top, named) for token in tokens),
         admission=_admission(request) if position == 0 else None,
     )
 

@@ -1,0 +1,35 @@
+"""Requests for texts, and their answers."""
+
+import json
+
+QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+ANSWER = "The capital of France is Paris."
+
+
+async def ask(client, **fields):
+    """A chat: the response and its body."""
+    body = {"messages": QUESTION, **fields}
+    response = await client.post("/v1/chat/completions", json=body)
+    return response, await response.get_json()
+
+
+async def complete(client, **fields):
+    """A completion: the response and its body."""
+    response = await client.post("/v1/completions", json=fields)
+    return response, await response.get_json()
+
+
+async def refused(client, **fields):
+    """The error of a chat that is refused."""
+    response, body = await ask(client, **fields)
+    assert response.status_code == 400, body
+    return body["error"]
+
+
+async def events(client, path="/v1/chat/completions", **fields):
+    """The events of a stream, [DONE] left out."""
+    response = await client.post(path, json={"stream": True, **fields})
+    assert response.status_code == 200, await response.get_data(as_text=True)
+    lines = (await response.get_data(as_text=True)).strip().split("\n\n")
+    assert lines[-1] == "data: [DONE]"
+    return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
