@@ -195,6 +195,14 @@ def _sampling(
         prompt_tokens=prompt_tokens,
         limit=OutputLimit(asked, field),
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
-        prompt_logprobs=request.prompt_logprobs,
+        prompt_logprobs=_prompt_logprobs(request),
         thinking_budget=budget,
     )
+
+
+def _prompt_logprobs(request: ChatCompletionRequest) -> int | None:
+    """With an echo, what is asked of the answer's tokens is told of the prompt's, too; streams have
+    no place for it."""
+    if request.prompt_logprobs is None and request.echo and request.logprobs and not request.stream:
+        return request.top_logprobs or 0
+    return request.prompt_logprobs

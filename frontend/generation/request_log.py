@@ -13,6 +13,9 @@ from frontend.middleware import request_scope
 from protocol.config import PoolOptions
 from protocol.sampling import SamplingParams
 
+# Of the sampling parameters, which can hold as many tokens as the vocabulary.
+MAX_PARAMS_CHARS = 2000
+
 log = logging.getLogger(__name__)
 
 
@@ -44,7 +47,7 @@ class RequestLog:
                 self._request_id,
                 None if prompt.text is None else prompt.text[: self._longest],
                 list(prompt.token_ids[: self._longest]),
-                sampling,
+                repr(sampling)[:MAX_PARAMS_CHARS],
             )
 
     def add(self, choice: Choice, delta: Delta) -> None:

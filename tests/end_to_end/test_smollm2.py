@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -11,6 +12,7 @@ import replay
 import torch
 from anthropic import Anthropic, NotFoundError
 from openai import AsyncOpenAI, OpenAI
+from openai.types.chat.chat_completion import Choice
 from servers import Server
 from tiny_models import save_model
 from tokenizers_for_tests import byte_level as byte_level_tokenizer
@@ -192,6 +194,56 @@ def test_anthropics_client_gets_the_same_streamed_whole_and_from_chats(server: S
     assert chat.choices[0].message.content == text
     assert chat.usage is not None
     assert chat.usage.prompt_tokens == counted.input_tokens
+
+
+def test_fields_about_tokens_change_the_text_as_they_say(server: Server) -> None:
+    def ids(text: str) -> list[int]:
+        asked = {"prompt": text, "add_special_tokens": False}
+        found: list[int] = server.client.post("/tokenize", json=asked).json()["tokens"]
+        return found
+
+    with OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
+
+        def ask(**fields: Any) -> Choice:
+            answer = client.chat.completions.create(
+                model="smol",
+                messages=[{"role": "user", "content": "What is the capital of France?"}],
+                temperature=0,
+                max_tokens=12,
+                extra_body=fields,
+            )
+            return answer.choices[0]
+
+        (paris,) = ids(" Paris")
+        assert "Paris" in (ask().message.content or "")
+        assert "Paris" not in (ask(logit_bias={str(paris): -100}).message.content or "")
+        assert "capital of France" not in (ask(bad_words=["of France"]).message.content or "")
+        assert set((ask(allowed_token_ids=ids(" yes no")).message.content or "").split()) <= {
+            "yes",
+            "no",
+        }
+        named = ask(logprobs=True, logprob_token_ids=[paris]).logprobs
+        assert named is not None
+        assert {at.top_logprobs[0].token for at in named.content or []} == {" Paris"}
+        ended = ask(
+            logit_bias={str(ids(" ha")[0]): 100},
+            repetition_detection={"max_pattern_size": 2, "min_count": 3},
+        )
+        assert ended.message.content == " ha ha ha"
+        assert ended.finish_reason == "repetition"
+
+
+def test_beam_search_finds_likelier_texts_than_greedy(server: Server) -> None:
+    fields = {"model": "smol", "prompt": "Once upon a time", "max_tokens": 12, "logprobs": 0}
+    with OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
+        greedy = client.completions.create(**fields, temperature=0).choices[0]
+        beams = client.completions.create(
+            **fields, n=3, extra_body={"use_beam_search": True, "ignore_eos": True}
+        )
+    totals = [sum(choice.logprobs.token_logprobs) for choice in beams.choices]
+    assert totals == sorted(totals, reverse=True)
+    assert len({choice.text for choice in beams.choices}) == 3
+    assert totals[0] >= sum(greedy.logprobs.token_logprobs) - TIE
 
 
 @pytest.mark.parametrize("name", replay.names())

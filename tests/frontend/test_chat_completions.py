@@ -211,7 +211,7 @@ async def test_log_probabilities(client, text):
 
 async def test_log_probabilities_of_impossible_tokens_are_json(client, pool, monkeypatch):
     lowest = logprobs_of(5, 1).__class__(5, float("-inf"), 9, (5,), (float("-inf"),))
-    monkeypatch.setattr("fake_pool.logprobs_of", lambda token_id, top: lowest)
+    monkeypatch.setattr("fake_pool.logprobs_of", lambda token_id, top, named: lowest)
     _, body = await ask(client, logprobs=True, top_logprobs=1, max_tokens=1)
     assert body["choices"][0]["logprobs"]["content"][0]["logprob"] == -9999.0
 

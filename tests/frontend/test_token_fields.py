@@ -1,7 +1,7 @@
 """logit_bias and its kin: what workers are told, and what is refused."""
 
 import pytest
-from asking import ask, complete, refused
+from asking import QUESTION, ask, complete, refused
 from fake_pool import FakePool
 from tokenizers_for_tests import EOS
 
@@ -133,3 +133,14 @@ async def test_a_list_of_allowed_tokens_may_be_as_long_as_a_vocabulary(client, p
     response, _ = await ask(client, allowed_token_ids=[5, EOS] * 100_000)
     assert response.status_code == 200
     assert len(pool.requests) == 1
+
+
+async def test_an_echoed_chat_tells_of_its_prompt_what_it_tells_of_its_answer(client, pool):
+    _, body = await ask(client, echo=True, logprobs=True, top_logprobs=2, max_tokens=2)
+    assert pool.requests[0].sampling.prompt_logprobs == 2
+    assert len(body["prompt_logprobs"]) == len(pool.requests[0].prompt_token_ids)
+    await client.post(
+        "/v1/chat/completions",
+        json={"messages": QUESTION, "stream": True, "echo": True, "logprobs": True},
+    )
+    assert pool.requests[1].sampling.prompt_logprobs is None
