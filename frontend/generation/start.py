@@ -24,6 +24,8 @@ from protocol.to_worker import Generate
 # Texts that one request may ask for, over all its prompts.
 MAX_TEXTS = 1024
 MAX_BEAMS = 32
+# Tokens that biases and allowed tokens may name, over all texts: each text's worker gets them all.
+MAX_NAMED_TOKENS = 4_000_000
 
 # Fields that would change which tokens come next, or what is told of them.
 NOT_WITH_BEAMS = (
@@ -67,31 +69,37 @@ def start(
     It is closed when the HTTP request ends, in whatever way. BadRequest if the request wants beam
     search and something that this does not have.
     """
+    _check_named(request, len(prompts))
     by_beams = bool(request.use_beam_search) and not discard
     if by_beams:
         check_beams(request)
     choices: list[Choice] = []
     streams: list[OutputStream] = []
     for place, (prompt, sampling) in enumerate(zip(prompts, samplings, strict=True)):
-        longest = context.metrics.longest_output(model.name, request.choices_per_prompt)
+        message = _message(request, prompt, sampling)
+        messages = [_seeded(message, number) for number in range(request.choices_per_prompt)]
         if by_beams:
-            streams += _beams(context, model, request, _message(request, prompt, sampling))
-        for number in range(request.choices_per_prompt):
-            seeded = replace(sampling, seed=choice_seed(sampling.seed, number))
-            message = _message(request, prompt, seeded)
-            choice = _choice(
-                context, model, request, len(choices), place, message, discard, longest, kept_tokens
+            streams += _beams(context, model, request, message)
+        else:
+            streams += [context.pool.generate(model.group.name, each) for each in messages]
+        longest = context.metrics.longest_output(model.name, request.choices_per_prompt)
+        for each in messages:
+            index = len(choices)
+            choices.append(
+                _choice(context, model, request, index, place, each, discard, longest, kept_tokens)
             )
-            choices.append(choice)
-            if not by_beams:
-                streams.append(context.pool.generate(model.group.name, message))
-    interval = request.stream_interval or 1
-    held = Interval(interval) if request.stream and interval > 1 else None
-    generation = Generation(choices, streams, held)
+    generation = Generation(choices, streams, _interval(request))
     if context.config.enable_log_requests:
         generation.log = RequestLog(context.config, prompts, samplings)
     request_scope.current().cleanups.append(generation.close)
     return generation
+
+
+def _check_named(request: GenerationRequest, prompts: int) -> None:
+    texts = prompts * request.choices_per_prompt
+    for field in ("allowed_token_ids", "logit_bias"):
+        if texts * len(getattr(request, field) or ()) > MAX_NAMED_TOKENS:
+            raise BadRequest(f"{field}: too many tokens for {texts} texts.", field)
 
 
 def check_beams(request: GenerationRequest) -> None:
@@ -118,6 +126,11 @@ def _new_id() -> str:
     return secrets.token_hex(12)
 
 
+def _interval(request: GenerationRequest) -> Interval | None:
+    tokens = request.stream_interval or 1
+    return Interval(tokens) if request.stream and tokens > 1 else None
+
+
 def _message(request: GenerationRequest, prompt: Prompt, sampling: SamplingParams) -> Generate:
     return Generate(
         request_id=_new_id(),
@@ -127,6 +140,13 @@ def _message(request: GenerationRequest, prompt: Prompt, sampling: SamplingParam
         cache_salt=request.cache_salt or "",
         tenant=request.user or "",
     )
+
+
+def _seeded(message: Generate, number: int) -> Generate:
+    """The request for one of a prompt's choices."""
+    seed = choice_seed(message.sampling.seed, number)
+    sampling = replace(message.sampling, seed=seed)
+    return replace(message, request_id=_new_id(), sampling=sampling)
 
 
 def _choice(

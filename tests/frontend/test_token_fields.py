@@ -144,3 +144,10 @@ async def test_an_echoed_chat_tells_of_its_prompt_what_it_tells_of_its_answer(cl
         json={"messages": QUESTION, "stream": True, "echo": True, "logprobs": True},
     )
     assert pool.requests[1].sampling.prompt_logprobs is None
+
+
+async def test_long_lists_do_not_go_with_many_texts(client, pool):
+    fields = {"prompt": ["Hello"] * 8, "n": 100, "temperature": 1}
+    response, body = await complete(client, allowed_token_ids=[5] * 10_000, **fields)
+    assert (response.status_code, body["error"]["param"]) == (400, "allowed_token_ids")
+    assert pool.requests == []
