@@ -58,8 +58,10 @@ def forbid(logits: torch.Tensor, rows: Rows[int], forbidden: Rows[Collection[int
     place_of, row_of, token_ids = columns.unbind()
     before = logits[row_of, token_ids]
     logits[row_of, token_ids] = float("-inf")
-    kept = upload(rows, torch.long, logits.device)
-    emptied = logits[kept].amax(dim=1) == float("-inf")
+    kept = logits
+    if len(rows) < len(logits):
+        kept = logits.index_select(0, upload(rows, torch.long, logits.device))
+    emptied = kept.amax(dim=1) == float("-inf")
     logits[row_of, token_ids] = torch.where(emptied[place_of], before, float("-inf"))
 
 

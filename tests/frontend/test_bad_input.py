@@ -103,6 +103,11 @@ async def test_wrong_types_and_unknown_fields(client, field, value):
         ("tools", [{"type": "function"}]),
         ("tool_choice", "required"),
         ("modalities", ["text", "audio"]),
+        ("watermarking", True),
+        ("kv_transfer_params", {"a": 1}),
+        ("ec_transfer_params", {"a": 1}),
+        ("vllm_xargs", {"a": 1}),
+        ("session_id", "a"),
     ],
 )
 async def test_features_that_are_not_here_are_named(client, field, value):
