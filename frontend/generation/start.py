@@ -35,6 +35,7 @@ NOT_WITH_BEAMS = (
     "logprob_token_ids",
     "min_tokens",
     "repetition_detection",
+    "structured_outputs",
 )
 
 
