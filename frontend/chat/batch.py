@@ -33,9 +33,12 @@ def joined(bodies: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _summed(usages: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Numbers added up, at all depths. All have the same keys."""
+    """Numbers added up, at all depths. All have the same keys, and None in the same places."""
     total: dict[str, Any] = {}
     for key, value in usages[0].items():
         values = [usage[key] for usage in usages]
-        total[key] = _summed(values) if isinstance(value, dict) else sum(values)
+        if value is None:
+            total[key] = None
+        else:
+            total[key] = _summed(values) if isinstance(value, dict) else sum(values)
     return total

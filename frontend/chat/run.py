@@ -172,8 +172,8 @@ async def chat_prompt(request: ChatCompletionRequest, model: ServedModel) -> Pro
 
 
 def _variables(request: ChatCompletionRequest, model: ServedModel) -> dict[str, Any]:
-    """What the request gives to the chat template, else the operator. An effort turns thinking on or
-    off, too, where templates have a switch for it."""
+    """What the request gives to the chat template, else the operator. An effort turns thinking on
+    or off, too, where templates have a switch for it."""
     variables = dict(request.chat_template_kwargs or {})
     if request.reasoning_effort is not None:
         variables["reasoning_effort"] = request.reasoning_effort

@@ -70,7 +70,7 @@ def start(
     It is closed when the HTTP request ends, in whatever way. BadRequest if the request wants beam
     search and something that this does not have.
     """
-    _check_named(request, len(prompts))
+    check_named(request, len(prompts))
     by_beams = bool(request.use_beam_search) and not discard
     if by_beams:
         check_beams(request)
@@ -96,7 +96,8 @@ def start(
     return generation
 
 
-def _check_named(request: GenerationRequest, prompts: int) -> None:
+def check_named(request: GenerationRequest, prompts: int) -> None:
+    """BadRequest if more tokens are named than may be, over the texts of so many prompts."""
     texts = prompts * request.choices_per_prompt
     for field in ("allowed_token_ids", "logit_bias"):
         if texts * len(getattr(request, field) or ()) > MAX_NAMED_TOKENS:

@@ -11,6 +11,7 @@ from frontend.chat.batch import all_answers, joined
 from frontend.chat.run import start_chat
 from frontend.context import Context
 from frontend.generation.defaults import with_defaults
+from frontend.generation.start import check_named
 from frontend.middleware.in_flight import count_in_flight
 from frontend.parsing import read
 from frontend.routes.chat_completions import echoed
@@ -37,6 +38,7 @@ async def _answer(context: Context, asked: ChatBatchRequest) -> Response:
     model = context.model(asked.model)
     request = with_defaults(asked, model)
     check_stream(request)
+    check_named(request, len(request.messages))
     top = head(request, model, "chatcmpl")
     names = TokenNames(model.text, bool(request.return_tokens_as_token_ids))
     # Nothing is run before all have turned out to be fit to be.

@@ -31,7 +31,7 @@ class Usage(BaseModel):
     prompt_tokens: int
     total_tokens: int
     completion_tokens: int
-    prompt_tokens_details: PromptTokensDetails
+    prompt_tokens_details: PromptTokensDetails | None
     completion_tokens_details: CompletionTokensDetails | None = None
 
 

@@ -82,3 +82,17 @@ async def test_the_log_is_cut_where_the_operator_wants(make_app, logged):
     assert "prompt: 'Hell', " in received
     assert "'The '" in answered
     assert answered.count(",") <= 8
+
+
+async def test_batches_of_chats_are_as_the_operator_wants_too(make_app):
+    serving = ServingOptions(enable_prompt_tokens_details=False, return_tokens_as_token_ids=True)
+    client = make_app(serving=serving).test_client()
+    asked = {"messages": [QUESTION, QUESTION], "logprobs": True, "max_tokens": 1}
+    response = await client.post("/v1/chat/completions/batch", json=asked)
+    body = await response.get_json()
+    assert body["usage"]["prompt_tokens_details"] is None
+    tokens = [choice["logprobs"]["content"][0]["token"] for choice in body["choices"]]
+    assert [token.startswith("token_id:") for token in tokens] == [True, True]
+    many = {"messages": [QUESTION] * 500, "allowed_token_ids": [5] * 10_000}
+    response = await client.post("/v1/chat/completions/batch", json=many)
+    assert (await response.get_json())["error"]["param"] == "allowed_token_ids"
