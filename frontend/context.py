@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from frontend.errors import NotFound
 from frontend.generation.seeds import Seeds
 from frontend.metrics import Metrics
 from frontend.pool.interface import Pool
+from frontend.structured.grammars import Grammars
 from frontend.text.model import TextModel
 from protocol.config import GroupConfig, PoolConfig
 
@@ -38,13 +39,16 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """started_at: seconds since 1970, given as the time of the models' creation."""
+    """started_at: seconds since 1970, given as the time of the models' creation.
+    grammars: of structured outputs.
+    """
 
     config: PoolConfig
     models: Mapping[str, ServedModel]
     pool: Pool
     metrics: Metrics
     started_at: int
+    grammars: Grammars = field(default_factory=Grammars)
 
     def model(self, name: str | None) -> ServedModel:
         """The model that a request names; without a name, the first. NotFound if there is none."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from protocol.codec import Codec
+from protocol.grammar import Grammar
 from protocol.sampling import SamplingParams
 
 
@@ -18,6 +19,7 @@ class Generate:
     cache_salt: prefixes are shared only among requests of equal salt.
     adapter: name of a LoRA adapter, "" for the base model.
     tenant: whose request it is, for fairness.
+    grammar: what the output must conform to; None: anything goes.
     """
 
     request_id: str
@@ -28,6 +30,7 @@ class Generate:
     cache_salt: str = ""
     adapter: str = ""
     tenant: str = ""
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True, slots=True)

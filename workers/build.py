@@ -3,10 +3,15 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from llguidance import LLTokenizer
+
 from protocol.config import EngineConfig
+from protocol.grammar_compiler import load_tokenizer
+from protocol.text import TextInfo
 from workers.engine import Engine
 from workers.errors import ModelUnsupported
 from workers.fake import FakeRunner, read_choices, read_model_size
+from workers.grammars.compiling import Grammars
 from workers.runner import Runner
 
 _FAKE_BYTES_PER_TOKEN = 1024
@@ -17,11 +22,13 @@ def build_engine(
     config: EngineConfig,
     workers_on_host: int,
     log: Callable[[str], None],
+    text_path: Path | None = None,
 ) -> Engine:
     """Load the model and be ready to run. ModelUnsupported if it cannot be served.
 
     workers_on_host: how many workers share this machine's memory (or this card's).
     log: takes lines for the operator.
+    text_path: folder with its tokenizer, see protocol.text; None: it can follow no grammar.
     """
     if config.engine == "fake":
         runner: Runner = _fake_runner(group_model_path, config)
@@ -36,7 +43,16 @@ def build_engine(
         max_num_batched_tokens=config.max_num_batched_tokens or runner.default_step_tokens,
         enable_prefix_caching=config.enable_prefix_caching,
         speculative_config=config.speculative_config,
+        grammars=None if text_path is None else _grammars(text_path, runner.vocab_size),
     )
+
+
+def _grammars(text_path: Path, vocab_size: int) -> Grammars:
+    def load() -> LLTokenizer:
+        path = TextInfo.tokenizer_file(text_path)
+        return load_tokenizer(path, vocab_size, TextInfo.load(text_path).eos_token_ids)
+
+    return Grammars(load, vocab_size)
 
 
 def _fake_runner(model_path: Path, config: EngineConfig) -> FakeRunner:

@@ -54,7 +54,10 @@ class Drafter:
             sequence.request.sampling.max_tokens - sequence.num_outputs,
             self._max_len - len(sequence.token_ids),
         )
-        return tuple(sequence.drafting.propose(sequence.token_ids, min(room, left - 1)))
+        drafts = sequence.drafting.propose(sequence.token_ids, min(room, left - 1))
+        if drafts and sequence.grammar is not None:
+            drafts = drafts[: sequence.grammar.count_admissible(drafts)]
+        return tuple(drafts)
 
     def note(self, chunk: Chunk, accepted: int) -> None:
         """A draft has been run, and the tokens that proved right are appended."""

@@ -14,7 +14,9 @@ from protocol.to_frontend import Admission, Output
 from protocol.to_worker import Generate
 from workers.block_pool import BlockPool
 from workers.drafter import DraftCounters, Drafter
-from workers.errors import EngineFailed
+from workers.errors import EngineFailed, RequestRefused
+from workers.grammars.compiling import Grammars
+from workers.grammars.gate import Gate
 from workers.overlap import Overlap
 from workers.requests import check_request
 from workers.runner import Runner
@@ -67,14 +69,19 @@ class Engine:
         max_num_batched_tokens: int,
         enable_prefix_caching: bool = True,
         speculative_config: "SpeculativeConfig | None" = None,
+        grammars: Grammars | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """clock: seconds, by which steps are measured; what they hold depends on it."""
+        """grammars: None: requests with a grammar are refused.
+        clock: seconds, by which steps are measured; what they hold depends on it.
+        """
         self._runner = runner
         self.max_len = min(runner.max_model_len, runner.num_blocks * runner.block_size)
         self._drafter = (
             None if speculative_config is None else Drafter(speculative_config, self.max_len)
         )
+        self._grammars = grammars
+        self._gate = None if grammars is None else Gate(grammars)
         self._pool = BlockPool(runner.num_blocks, runner.block_size)
         self._scheduler = Scheduler(
             self._pool,
@@ -85,7 +92,9 @@ class Engine:
         )
         self._overlap: Overlap | None = None
         if runner.overlaps and self._drafter is None:  # drafts need the tokens before them
-            self._overlap = Overlap(runner, self._scheduler, self._pool, self.max_len)
+            self._overlap = Overlap(
+                runner, self._scheduler, self._pool, self.max_len, self._start_masks
+            )
         self._sequences: dict[str, Sequence] = {}
         self._clock = clock
         self._arrivals = 0
@@ -102,14 +111,20 @@ class Engine:
         check_request(request, self._sequences, self._runner.vocab_size, self.max_len)
         self._arrivals += 1
         sequence = Sequence.of(request, self._arrivals, time.monotonic())
+        if request.grammar is None:
+            self._scheduler.add(sequence)
+        elif self._gate is None:
+            raise RequestRefused("grammar: this model cannot follow one", retry_elsewhere=False)
+        else:
+            self._gate.put(sequence)
         self._sequences[request.request_id] = sequence
-        self._scheduler.add(sequence)
 
     def abort(self, request_id: str) -> None:
         """Forget a request; no output of it follows. Unknown ids are harmless."""
         sequence = self._sequences.pop(request_id, None)
-        if sequence is not None:
-            self._scheduler.remove(sequence)
+        if sequence is None or (self._gate is not None and self._gate.discard(sequence)):
+            return
+        self._scheduler.remove(sequence)
 
     @property
     def has_work(self) -> bool:
@@ -123,6 +138,7 @@ class Engine:
         """
         if self.failed:
             raise EngineFailed("the engine has failed")
+        ended = [] if self._gate is None else self._let_in(self._gate)
         if self._overlap is not None:
             started_s = self._clock()
             chunks, results = self._turn(self._overlap)
@@ -131,13 +147,13 @@ class Engine:
             started_s = self._clock()
             results = self._run(chunks)
         self._observe(chunks, results, self._clock() - started_s)
-        return self._postprocess(chunks, results)
+        return ended + self._postprocess(chunks, results)
 
     def load(self) -> WorkerLoad:
         """How busy the engine is; `step_age_s` is for whoever watches from another thread."""
         return WorkerLoad(
             running=self._scheduler.num_running,
-            waiting=self._scheduler.num_waiting,
+            waiting=self._num_waiting,
             kv_usage=self._pool.used_count / self._pool.num_blocks,
             steps=self._steps,
             step_age_s=0.0,
@@ -148,7 +164,7 @@ class Engine:
         drafting = DraftCounters() if self._drafter is None else self._drafter.counters
         return EngineStats(
             running=self._scheduler.num_running,
-            waiting=self._scheduler.num_waiting,
+            waiting=self._num_waiting,
             blocks_used=self._pool.used_count,
             blocks_total=self._pool.num_blocks,
             steps=self._steps,
@@ -163,10 +179,34 @@ class Engine:
             accepted_tokens=drafting.accepted_tokens,
         )
 
+    @property
+    def _num_waiting(self) -> int:
+        return self._scheduler.num_waiting + (0 if self._gate is None else len(self._gate))
+
+    def _let_in(self, gate: Gate) -> list[Output]:
+        """Queue the requests whose grammars are compiled; the outputs of those that end there."""
+        outputs = []
+        for sequence, error in gate.take(is_idle=len(gate) == len(self._sequences)):
+            request_id, position = sequence.request.request_id, sequence.num_outputs
+            self._scheduler.add(sequence)
+            if error is not None or (sequence.grammar is not None and sequence.grammar.is_complete):
+                reason = "complete" if error is None else "error"
+                admission = self._admission(sequence)
+                self.abort(request_id)
+                outputs.append(
+                    Output(request_id, (), position, reason, admission=admission, error=error)
+                )
+        return outputs
+
+    def _start_masks(self, chunks: list[Chunk]) -> None:
+        if self._grammars is not None:
+            self._grammars.start_masks(chunks)
+
     def _run(self, chunks: list[Chunk]) -> list[ChunkResult]:
         if not chunks:
             return []
         try:
+            self._start_masks(chunks)
             return self._runner.run(chunks)
         except BaseException:
             self.failed = True
@@ -210,6 +250,12 @@ class Engine:
         position = sequence.num_outputs
         admission = self._admission(sequence)
         request_id = sequence.request.request_id
+        grammar = sequence.grammar
+        if grammar is not None and grammar.error is not None:
+            result = ChunkResult(error=grammar.error)
+        elif grammar is not None and grammar.is_complete:
+            self.abort(request_id)
+            return Output(request_id, (), position, "complete", admission=admission)
         if result.token_id is None:
             self.abort(request_id)
             error = result.error or "no token could be chosen"
@@ -233,7 +279,7 @@ class Engine:
         if it does, and by which stop token."""
         token_ids = tuple(each.token_id for each in results if each.token_id is not None)
         for count, token_id in enumerate(token_ids, start=1):
-            sequence.token_ids.append(token_id)
+            sequence.append(token_id)
             self._generated_tokens += 1
             reason, stop_token_id = self._finish(sequence)
             if reason is not None:
@@ -263,6 +309,8 @@ class Engine:
                 return "stop", None
             if token_id in sampling.stop_token_ids:
                 return "stop", token_id
+        if sequence.grammar is not None and sequence.grammar.is_complete:
+            return "complete", None
         if sequence.num_outputs >= sampling.max_tokens or len(sequence.token_ids) >= self.max_len:
             return "length", None
         if sequence.num_outputs >= sampling.min_tokens and sequence.repeats():

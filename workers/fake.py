@@ -5,16 +5,19 @@ last eight tokens and of their position, among the tokens that make text of thei
 tokenizer says which those are (a token that is a part of a character would make none, and streams
 would show fewer events than tokens), else among all. EOS is never chosen (the choice after it is
 taken instead), so texts end by max_tokens, by the context, or by a token that the request names
-among its stop_token_ids, which is not chosen before min_tokens either. A spent thinking budget goes
-before all that. Allowed tokens and bad words are heeded, biases are not.
+among its stop_token_ids, which is not chosen before min_tokens either. Where a grammar holds, the
+choices that it does not allow are passed over; if none is left, the first allowed token of the
+vocabulary is taken, from a place that the checksum says. A spent thinking budget goes before all
+that. Allowed tokens and bad words are heeded, biases are not.
 """
 
 import json
 import math
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from zlib import crc32
 
@@ -96,11 +99,14 @@ class FakeRunner(StepwiseRunner):
             avoided.update(sampling.stop_token_ids)
         avoided.update(sequence.banned_token_ids(drafts))
         choices = sampling.allowed_token_ids or self._choices
-        for step in range(len(choices)):
-            token_id = choices[(first + step) % len(choices)]
-            if token_id not in avoided:
-                break
-        return token_id
+        mask = sequence.grammar and sequence.grammar.mask_after(len(drafts))
+        allows = partial(mask.rows.allows, mask.row) if mask else _anything
+        found = _first_allowed(choices, first, avoided, allows)
+        if found is None and mask:
+            found = _first_allowed(range(self.vocab_size), first, avoided, allows)
+        if found is None and mask:  # an end, or a token that ends the text too early
+            found = _first_allowed(range(self.vocab_size), first, (), allows)
+        return choices[(first - 1) % len(choices)] if found is None else found
 
     def _logprobs(self, token_id: int, num_top: int, named: tuple[int, ...] = ()) -> Logprobs:
         """The token at probability a half, those that follow it by number at ever half of that."""
@@ -113,6 +119,24 @@ class FakeRunner(StepwiseRunner):
             top_token_ids=tuple(top),
             top_logprobs=tuple(((other - token_id) % size + 1) * math.log(0.5) for other in top),
         )
+
+
+def _anything(token_id: int) -> bool:
+    return True
+
+
+def _first_allowed(
+    choices: Sequence[int],
+    first: int,
+    avoided: Container[int],
+    allows: Callable[[int], bool],
+) -> int | None:
+    """The first choice from the `first` on, round and round, that is allowed and not avoided."""
+    for step in range(len(choices)):
+        token_id = choices[(first + step) % len(choices)]
+        if token_id not in avoided and allows(token_id):
+            return token_id
+    return None
 
 
 def read_model_size(model_path: Path) -> tuple[int, int]:

@@ -46,7 +46,14 @@ class Worker:
         self._requests = sockets.router(context, self._endpoint)
         self._control = sockets.dealer(context, sockets.control_endpoint(pool.run_dir), worker_id)
         workers_on_host = sum(each.workers for each in pool.groups)
-        build = partial(build_engine, group.model_path, group.engine, workers_on_host, log.info)
+        build = partial(
+            build_engine,
+            group.model_path,
+            group.engine,
+            workers_on_host,
+            log.info,
+            text_path=group.text_path,
+        )
         self._engine = EngineThread(build)
         self._service = Service(worker_id, self._engine.submit, self._send)
         self._metrics = WorkerMetrics(pool.metrics_prefix, group.served_names[0], worker_id)

@@ -3,14 +3,14 @@
 The next step is scheduled as if the results of the one in flight were there already: its chunks
 have been run, and each of its sequences has one token more, which only the device knows yet. Three
 kinds of sequences cannot go on like that and are left out of one step, until their results are in:
-those that end with the token in flight whatever it is, those whose penalties, bad words or thinking
-budget need to know it, and those that were aborted. A sequence that turns out to have ended (by a
-stop token) costs one wasted row, whose result is dropped. Where the free blocks might not be
-enough, nothing is assumed: the results are waited for, so that nobody gives blocks up (is
+those that end with the token in flight whatever it is, those whose penalties, bad words, grammar or
+thinking budget need to know it, and those that were aborted. A sequence that turns out to have
+ended (by a stop token) costs one wasted row, whose result is dropped. Where the free blocks might
+not be enough, nothing is assumed: the results are waited for, so that nobody gives blocks up (is
 preempted) for a sequence that has ended.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -35,9 +35,18 @@ class Overlap:
     """Steps a runner that overlaps; at most one step is in flight between two calls of `turn`.
 
     max_len: tokens of one sequence at most, prompt and output together.
+    before_launch: told of each step's chunks.
     """
 
-    def __init__(self, runner: Runner, scheduler: Scheduler, pool: BlockPool, max_len: int) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        scheduler: Scheduler,
+        pool: BlockPool,
+        max_len: int,
+        before_launch: Callable[[list[Chunk]], None] = lambda chunks: None,
+    ) -> None:
+        self._before_launch = before_launch
         self._runner = runner
         self._scheduler = scheduler
         self._pool = pool
@@ -76,6 +85,7 @@ class Overlap:
         chunks = self._scheduler.schedule()
         if not chunks:
             return None
+        self._before_launch(chunks)
         launched = self._runner.launch(chunks)
         blocks = _written_blocks(chunks, self._pool.block_size)
         self._pool.hold(blocks)
@@ -105,7 +115,11 @@ class Overlap:
         sampling = sequence.request.sampling
         is_last = sequence.num_outputs + 1 >= sampling.max_tokens
         is_full = len(sequence.token_ids) + 1 >= self._max_len
-        needs_it = _needs_its_tokens(sampling) or needs_next_token(sequence)
+        needs_it = (
+            sequence.grammar is not None
+            or _needs_its_tokens(sampling)
+            or needs_next_token(sequence)
+        )
         return not (is_last or is_full or needs_it)
 
     def _blocks_suffice(self) -> bool:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Container
 
+from protocol.grammar import MAX_AFTER_TOKENS, MAX_GRAMMAR_BYTES, Grammar
 from protocol.sampling import RepetitionDetection, SamplingParams
 from protocol.to_worker import Generate
 from workers.errors import RequestRefused
@@ -31,6 +32,8 @@ def check_request(
     _check_ids("output_token_ids", request.output_token_ids, vocab_size)
     _check_lengths(request, max_len)
     _check_adapter(request.adapter)
+    if request.grammar is not None:
+        _check_grammar(request.grammar, vocab_size)
     _check_sampling(request.sampling, vocab_size)
     _check_thinking(request.sampling, vocab_size)
     _check_named_tokens(request.sampling, vocab_size)
@@ -54,6 +57,14 @@ def _check_lengths(request: Generate, max_len: int) -> None:
 def _check_adapter(adapter: str) -> None:
     if adapter:
         _refuse("adapter is not loaded")
+
+
+def _check_grammar(grammar: Grammar, vocab_size: int) -> None:
+    if len(grammar.text.encode(errors="replace")) > MAX_GRAMMAR_BYTES:
+        _refuse(f"grammar must not be longer than {MAX_GRAMMAR_BYTES} bytes")
+    if len(grammar.after) > MAX_AFTER_TOKENS:
+        _refuse(f"grammar: it can begin to hold after {MAX_AFTER_TOKENS} tokens at most")
+    _check_ids("grammar", grammar.after, vocab_size)
 
 
 def _check_sampling(sampling: SamplingParams, vocab_size: int) -> None:

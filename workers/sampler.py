@@ -1,11 +1,11 @@
 """Choosing the next tokens of a batch from its logits.
 
-The order is: biases, penalties, forbidden tokens, temperature, min_p, top_k, top_p, then one number
-per row looked up in the cumulative distribution, in the order of the vocabulary. Where a thinking
-budget is spent, the token that must follow goes before all of them. Each step is skipped for the
-rows that do not ask for it, and whole greedy batches take an argmax and no more. Nothing depends on
-which other rows are in the batch, and nothing waits for the device before the results are asked
-for.
+The order is: the masks of grammars, biases, penalties, forbidden tokens, temperature, min_p, top_k,
+top_p, then one number per row looked up in the cumulative distribution, in the order of the
+vocabulary. Where a thinking budget is spent, the token that must follow goes before all of them.
+Each step is skipped for the rows that do not ask for it, and whole greedy batches take an argmax
+and no more. Nothing depends on which other rows are in the batch, and nothing waits for the device
+before the results are asked for.
 """
 
 from collections.abc import Sequence as Rows
@@ -14,6 +14,7 @@ import torch
 
 from protocol.sampling import SamplingParams
 from workers.fixed_bias import add_fixed_bias, has_fixed_bias
+from workers.grammars.apply import apply_masks
 from workers.logprobs import Described
 from workers.native.draw import can_draw, draw
 from workers.noise import uniform
@@ -48,6 +49,11 @@ class Sampling:
 
     def __init__(self, logits: torch.Tensor, sequences: Rows[Text]) -> None:
         samplings = [sequence.request.sampling for sequence in sequences]
+        self._asked = [row for row, s in enumerate(samplings) if s.logprobs is not None]
+        as_given = logits
+        if self._asked:  # copied: masks change the logits
+            as_given = logits[upload(self._asked, torch.long, logits.device)]
+        apply_masks(logits, sequences)
         if all(_is_plain(sampling) for sampling in samplings):
             tops, choices = _likeliest(logits)
             finite = torch.isfinite(tops)
@@ -57,7 +63,6 @@ class Sampling:
         choices = force(choices, samplings, sequences)
         self.token_ids = choices
         self.columns = [torch.where(finite, choices, _IMPOSSIBLE)]
-        self._asked = [row for row, s in enumerate(samplings) if s.logprobs is not None]
         self._described: Described | None = None
         if self._asked:
             wanted = [
@@ -65,7 +70,7 @@ class Sampling:
                 for row in self._asked
             ]
             rows = upload(self._asked, torch.long, logits.device)
-            self._described = Described(logits[rows], choices[rows], wanted)
+            self._described = Described(as_given, choices[rows], wanted)
             self.columns += self._described.columns
 
     def read(self, columns: Rows[torch.Tensor]) -> list[ChunkResult]:

@@ -10,6 +10,8 @@ from protocol.to_worker import Generate
 from workers.bad_words import BadWords
 from workers.block_pool import block_hash, root_hash
 from workers.drafting import Drafting
+from workers.grammars.rows import Mask
+from workers.grammars.state import GrammarState
 from workers.repetition import Repetition
 from workers.token_counts import TokenCounts
 
@@ -30,6 +32,7 @@ class Sequence:
     bad_words, repetition: what its request asks to look out for; None until it is first done.
     fixed_bias: what is added to its logits at each step, as the sampler keeps it on the device;
         None until it is first asked for.
+    grammar: where its output stands in the request's grammar; None if that has none.
     """
 
     request: Generate
@@ -51,6 +54,7 @@ class Sequence:
     bad_words: BadWords | None = None
     repetition: Repetition | None = None
     fixed_bias: Any = None
+    grammar: GrammarState | None = None
 
     @classmethod
     def of(cls, request: Generate, arrival: int, arrived_s: float) -> "Sequence":
@@ -84,6 +88,17 @@ class Sequence:
     def lacks_prompt_logprobs(self) -> bool:
         wanted = self.request.sampling.prompt_logprobs is not None
         return wanted and len(self.prompt_logprobs) < self.num_prompt - 1
+
+    @property
+    def mask(self) -> Mask | None:
+        """Which tokens may come next, in the step that is being run; None: any."""
+        return None if self.grammar is None else self.grammar.mask_after(0)
+
+    def append(self, token_id: int) -> None:
+        """Add a token that was chosen."""
+        self.token_ids.append(token_id)
+        if self.grammar is not None:
+            self.grammar.append(token_id)
 
     def token_counts(self) -> TokenCounts:
         """The counts of all its tokens by now."""
@@ -129,6 +144,11 @@ class DraftedText:
     @property
     def num_outputs(self) -> int:
         return self.sequence.num_outputs + len(self.drafts)
+
+    @property
+    def mask(self) -> Mask | None:
+        grammar = self.sequence.grammar
+        return None if grammar is None else grammar.mask_after(len(self.drafts))
 
     def token_counts(self) -> TokenCounts:
         return self.sequence.token_counts().extended(self.drafts)

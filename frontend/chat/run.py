@@ -20,6 +20,7 @@ from frontend.generation.run import Collected, Generation
 from frontend.generation.sampling import OutputLimit, sampling_params
 from frontend.generation.start import Prompt, start
 from frontend.schemas.chat import ChatCompletionRequest
+from frontend.structured.requested import requested_grammar
 from protocol.sampling import SamplingParams, ThinkingBudget
 
 
@@ -129,7 +130,11 @@ async def start_chat(context: Context, request: ChatCompletionRequest) -> ChatRu
     sampling = _sampling(request, model, len(prompt.token_ids), budget)
     sampling = constraints.apply(sampling, request, model)
     kept = frozenset[int]() if thinking is None else thinking.marks.special_ids
-    generation = start(context, model, request, [prompt], [sampling], kept_tokens=kept)
+    after = () if thinking is None else thinking.grammar_after
+    grammar = await requested_grammar(context, model, request, after)
+    generation = start(
+        context, model, request, [prompt], [sampling], kept_tokens=kept, grammar=grammar
+    )
     readers = [_reader(request, thinking, PlainReader()) for _ in generation.choices]
     return ChatRun(model, request, prompt, generation, readers, thinking)
 

@@ -70,7 +70,7 @@ class Choice:
         text, used, stop = ("", 0, None) if self._discard else self._read(output)
         self.completion_tokens += used
         self._observer.output(used, output.admission)
-        reason = output.finish_reason
+        reason = "stop" if output.finish_reason == "complete" else output.finish_reason
         stop_reason: str | int | None = output.stop_token_id
         if self._discard and reason is not None:
             reason, stop_reason = "length", None

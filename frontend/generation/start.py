@@ -18,6 +18,7 @@ from frontend.middleware import request_scope
 from frontend.pool.interface import OutputStream
 from frontend.schemas.generation import GenerationRequest
 from frontend.text.stops import StopMatcher
+from protocol.grammar import Grammar
 from protocol.sampling import SamplingParams
 from protocol.to_worker import Generate
 
@@ -63,9 +64,11 @@ def start(
     *,
     discard: bool = False,
     kept_tokens: frozenset[int] = frozenset(),
+    grammar: Grammar | None = None,
 ) -> Generation:
     """The generation of all texts; samplings: one for each prompt. discard: only the prompts are to
-    be run. kept_tokens: special tokens that texts show in any case.
+    be run. kept_tokens: special tokens that texts show in any case. grammar: what the texts must
+    conform to.
 
     It is closed when the HTTP request ends, in whatever way. BadRequest if the request wants beam
     search and something that this does not have.
@@ -74,10 +77,14 @@ def start(
     by_beams = bool(request.use_beam_search) and not discard
     if by_beams:
         check_beams(request)
+        if grammar is not None:
+            raise BadRequest(
+                "use_beam_search cannot be combined with structured outputs.", "use_beam_search"
+            )
     choices: list[Choice] = []
     streams: list[OutputStream] = []
     for place, (prompt, sampling) in enumerate(zip(prompts, samplings, strict=True)):
-        message = _message(request, prompt, sampling)
+        message = _message(request, prompt, sampling, grammar)
         messages = [_seeded(message, number) for number in range(request.choices_per_prompt)]
         if by_beams:
             streams += _beams(context, model, request, message)
@@ -133,7 +140,9 @@ def _interval(request: GenerationRequest) -> Interval | None:
     return Interval(tokens) if request.stream and tokens > 1 else None
 
 
-def _message(request: GenerationRequest, prompt: Prompt, sampling: SamplingParams) -> Generate:
+def _message(
+    request: GenerationRequest, prompt: Prompt, sampling: SamplingParams, grammar: Grammar | None
+) -> Generate:
     return Generate(
         request_id=_new_id(),
         prompt_token_ids=prompt.token_ids,
@@ -141,6 +150,7 @@ def _message(request: GenerationRequest, prompt: Prompt, sampling: SamplingParam
         priority=request.priority,
         cache_salt=request.cache_salt or "",
         tenant=request.user or "",
+        grammar=grammar,
     )
 
 

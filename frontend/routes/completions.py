@@ -21,6 +21,7 @@ from frontend.middleware.in_flight import count_in_flight
 from frontend.parsing import read
 from frontend.schemas.answers import Completion, ErrorAnswer
 from frontend.schemas.completion import CompletionRequest
+from frontend.structured.requested import requested_grammar
 from frontend.text.model import TextModel
 from protocol.sampling import SamplingParams, ThinkingBudget
 
@@ -60,7 +61,10 @@ async def answer(context: Context, asked: CompletionRequest) -> Response:
     names = TokenNames(model.text, bool(request.return_tokens_as_token_ids))
     discard = request.max_tokens == 0
     echoes = await _echoes(request, model.text, prompts)
-    generation = start(context, model, request, prompts, samplings, discard=discard)
+    grammar = await requested_grammar(context, model, request)
+    generation = start(
+        context, model, request, prompts, samplings, discard=discard, grammar=grammar
+    )
     answer = CompletionAnswer(head(request, model, "cmpl"), request, prompts, names, echoes)
     return await respond(request, generation, answer, in_thread=request.has_logprobs)
 

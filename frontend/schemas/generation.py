@@ -16,6 +16,7 @@ from frontend.schemas.fields import (
     StopTokenIds,
     refused,
 )
+from frontend.schemas.structured import ResponseFormat, StructuredOutputs
 
 MAX_N = 128
 
@@ -60,8 +61,6 @@ class UnsupportedFields(RequestModel):
     """Fields of the reference for features that are not here: their defaults pass."""
 
     watermarking: Annotated[Any, refused(None, False)] = None
-    response_format: Annotated[Any, refused(None, {"type": "text"})] = None
-    structured_outputs: Annotated[Any, refused(None)] = None
     session_id: Annotated[Any, refused(None)] = None
     routed_experts_prompt_start: Annotated[Any, refused(0, None)] = 0
     mm_payload: Annotated[Any, refused("tensors", None)] = "tensors"
@@ -111,6 +110,8 @@ class GenerationRequest(
     priority: Annotated[Int, Field(ge=-(2**31), lt=2**31)] = 0
     cache_salt: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
     request_id: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None
     stream_interval: Annotated[Int, Field(ge=1, lt=2**31)] | None = None

@@ -16,9 +16,6 @@ SAMPLES = Path(__file__).parent / "samples"
 
 # Routes and features that have no place in this server yet: sample -> why it is not replayed.
 LATER = {
-    "chat_json_schema": "structured outputs",
-    "chat_structured_choice": "structured outputs",
-    "error_bad_schema": "structured outputs",
     "chat_tool_named": "tool calls",
     "chat_tool_required": "tool calls",
     "chat_on_embedding_model": "embedding models",

@@ -32,6 +32,8 @@ def client(tmp_path: Path) -> Client:
         chat_template=CHAT_TEMPLATE,
         added_tokens=dict(enumerate(SPECIAL)),
     )
+    info.save(tmp_path)
+    tokenizer.save(str(TextInfo.tokenizer_file(tmp_path)))
     text = TextModel(info, tokenizer)
     replies = {kind: text.tokenizer.encode(answer).ids for kind, answer in ANSWERS.items()}
     pool = FakePool(

@@ -99,7 +99,8 @@ class LateRunner(FakeRunner):
         text = [self.memory[blocks[n // size]][n % size] for n in range(chunk.end)]
         request = chunk.sequence.request
         text += request.prompt_token_ids[chunk.end :]
-        return Sequence(request, 0, 0.0, text, chunk.sequence.num_prompt)
+        grammar = chunk.sequence.grammar
+        return Sequence(request, 0, 0.0, text, chunk.sequence.num_prompt, grammar=grammar)
 
 
 def overlapping_engine(**options) -> Engine:

@@ -1,0 +1,92 @@
+"""A process that compiles clients' grammars, so that one made to explode harms nothing else.
+
+A line of JSON in, a line out, one at a time. Whoever started it bounds the time of each; here the
+memory is bounded. Imports neither torch nor the frontend's application.
+"""
+
+import argparse
+import json
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from llguidance import LLTokenizer
+
+from frontend.structured.constraint import Constraint
+from frontend.structured.normalise import grammar_text
+from protocol.grammar import MAX_GRAMMAR_BYTES
+from protocol.grammar_compiler import compile_grammar, load_tokenizer, reason_of, shown
+from protocol.process import become_child
+from protocol.text import TextInfo
+
+_MEMORY_BYTES = 1024**3  # for grammars, besides what the process and its tokenizers take
+_NICENESS = 5  # workers and frontends come first
+_MASK_S = 0.1  # of one thread, for the first mask: each step of a text takes one
+
+
+class Checker:
+    """Answers jobs; keeps the tokenizers that it has read."""
+
+    def __init__(self) -> None:
+        self._tokenizers: dict[str, LLTokenizer] = {}
+
+    def answer(self, job: dict[str, Any]) -> dict[str, Any]:
+        if "load" in job:
+            self._load(job["load"])
+            return {}
+        try:
+            return {"text": self._check(self._tokenizers[job["model"]], job["constraint"])}
+        except (ValueError, RecursionError, MemoryError) as error:
+            return {"error": shown(str(error) or "it is too large")}
+
+    def _load(self, model: str) -> None:
+        """Read a text folder's tokenizer, and bound the memory beyond what that takes."""
+        if model not in self._tokenizers:
+            info = TextInfo.load(Path(model))
+            path = TextInfo.tokenizer_file(Path(model))
+            _limit_memory(resource.RLIM_INFINITY)
+            self._tokenizers[model] = load_tokenizer(path, info.vocab_size, info.eos_token_ids)
+            _limit_memory(_own_bytes() + _MEMORY_BYTES)
+
+    def _check(self, tokenizer: LLTokenizer, constraint: dict[str, Any]) -> str:
+        """The constraint's grammar, which compiles and allows a text to begin."""
+        text = grammar_text(Constraint(**constraint))
+        if len(text.encode()) > MAX_GRAMMAR_BYTES:
+            raise ValueError("as a grammar it is too long")
+        matcher = compile_grammar(tokenizer, text)
+        started_s = time.thread_time()
+        matcher.compute_bitmask()
+        if matcher.is_error():
+            raise ValueError(f"no text conforms to it: {reason_of(matcher)}")
+        if time.thread_time() - started_s > _MASK_S:
+            raise ValueError("it is too expensive to follow")
+        return text
+
+
+def _limit_memory(size: int) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
+
+
+def _own_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    return pages * resource.getpagesize()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="headrace-checker")
+    parser.add_argument("--parent-pid", type=int, required=True)
+    become_child("checker", parser.parse_args().parent_pid, "warning")
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.nice(_NICENESS)
+    checker = Checker()
+    for line in sys.stdin.buffer:
+        answer = checker.answer(json.loads(line))
+        sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n")
+        sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    main()

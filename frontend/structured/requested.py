@@ -1,0 +1,25 @@
+"""The grammar that a request asks for."""
+
+from collections.abc import Sequence
+
+from frontend.context import Context, ServedModel
+from frontend.schemas.generation import GenerationRequest
+from frontend.structured.constraint import Constraint, constraint_of
+from protocol.grammar import Grammar
+
+
+async def requested_grammar(
+    context: Context, model: ServedModel, request: GenerationRequest, after: Sequence[int] = ()
+) -> Grammar | None:
+    """What response_format and structured_outputs say; None if anything goes. BadRequest if they
+    cannot be followed. after: token ids after which it begins to hold (of a reasoning's end)."""
+    constraint = constraint_of(request.response_format, request.structured_outputs)
+    return None if constraint is None else await compiled(context, model, constraint, after)
+
+
+async def compiled(
+    context: Context, model: ServedModel, constraint: Constraint, after: Sequence[int] = ()
+) -> Grammar:
+    """The grammar of a constraint, for whoever makes one (tool calls, say). BadRequest, naming its
+    field, if it cannot be followed."""
+    return await context.grammars.compile(str(model.group.text_path), constraint, after)

@@ -1,0 +1,1 @@
+"""Texts that keep to a grammar: compiled beside the engine, as masks over the next tokens."""

@@ -1,0 +1,42 @@
+"""Masks onto logits."""
+
+from collections.abc import Sequence as Rows
+from functools import cache
+
+import torch
+
+from workers.sequence import Text
+from workers.uploads import send, upload
+
+
+def apply_masks(logits: torch.Tensor, texts: Rows[Text]) -> None:
+    """Make the tokens that the texts' grammars do not allow impossible, in place.
+
+    logits: [rows, vocabulary], a row for each text. What is added to a row is looked up for eight
+    tokens at a time, by the bytes of its mask: on a CPU eight times faster than filling by a mask
+    of booleans.
+    """
+    masks = [(row, mask) for row, text in enumerate(texts) if (mask := text.mask) is not None]
+    if not masks:
+        return
+    rows = masks[0][1].rows  # the same for all texts of a step
+    packed = torch.frombuffer(rows.bits(), dtype=torch.uint8).view(-1, rows.row_bytes)
+    chosen = [mask.row for _, mask in masks]
+    if chosen != list(range(len(packed))):
+        packed = packed[chosen]
+    size = logits.shape[1]
+    used = send(packed[:, : -(-size // 8)].contiguous(), logits.device)
+    table = _table(logits.dtype, logits.device)
+    added = table.index_select(0, used.view(-1).int()).view(len(used), -1)[:, :size]
+    if len(masks) == len(logits):
+        logits += added
+    else:
+        logits.index_add_(0, upload([row for row, _ in masks], torch.long, logits.device), added)
+
+
+@cache
+def _table(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """What a byte of a mask adds to the logits of its eight tokens [256, 8]."""
+    values = torch.arange(256).unsqueeze(1)
+    allowed = (values >> torch.arange(8)) & 1 == 1
+    return torch.where(allowed, 0.0, float("-inf")).to(dtype).to(device)

@@ -1,0 +1,45 @@
+"""Where requests wait until their grammars are compiled, so that no step waits for one."""
+
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+
+from workers.grammars.compiling import Grammars
+from workers.grammars.state import GrammarState
+from workers.sequence import Sequence
+
+_WAIT_S = 0.02  # then others that may have come get their turn
+
+
+class Gate:
+    """Sequences with a grammar go in, and come out with its state."""
+
+    def __init__(self, grammars: Grammars) -> None:
+        self._grammars = grammars
+        self._waiting: dict[Sequence, Future[GrammarState]] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def put(self, sequence: Sequence) -> None:
+        self._waiting[sequence] = self._grammars.begin(sequence.request)
+
+    def discard(self, sequence: Sequence) -> bool:
+        """Forget a sequence; false if it is not here."""
+        future = self._waiting.pop(sequence, None)
+        if future is not None:
+            future.cancel()
+        return future is not None
+
+    def take(self, is_idle: bool) -> list[tuple[Sequence, str | None]]:
+        """The sequences whose grammars are there, in the order in which they came, or why one is
+        not. is_idle: whether there is nothing better to do than to wait for a moment."""
+        if is_idle and self._waiting:
+            wait(self._waiting.values(), _WAIT_S, FIRST_COMPLETED)
+        done = [sequence for sequence, future in self._waiting.items() if future.done()]
+        return [(sequence, self._admit(sequence)) for sequence in done]
+
+    def _admit(self, sequence: Sequence) -> str | None:
+        try:
+            sequence.grammar = self._waiting.pop(sequence).result()
+        except ValueError as error:
+            return f"the grammar cannot be used: {error}"
+        return sequence.grammar.error

@@ -1,0 +1,91 @@
+"""Which tokens may come next in the texts of a step, worked out in threads while the model runs."""
+
+import ctypes
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from llguidance import LLExecutor
+
+from protocol.grammar_compiler import reason_of
+from workers.grammars.rows import Mask, MaskRows
+from workers.grammars.state import GrammarState
+
+_EVERYTHING = 0xFF
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A text whose next token has to keep to its grammar, and guesses at its tokens from there.
+
+    refused: ids that end texts, but not this one.
+    """
+
+    state: GrammarState
+    drafts: tuple[int, ...]
+    refused: tuple[int, ...]
+
+
+class Masker:
+    """threads: where masks are worked out, executor: with how many at once.
+
+    tokenizer_size: ids that a mask has bits for. vocab_size: ids below it are tokens of the model.
+    """
+
+    def __init__(
+        self, threads: Executor, executor: LLExecutor, tokenizer_size: int, vocab_size: int
+    ) -> None:
+        self._threads = threads
+        self._executor = executor
+        self._row_bytes = -(-tokenizer_size // 32) * 4
+        self._vocab_size = vocab_size
+
+    def start(self, places: Sequence[Place]) -> None:
+        """Begin to work out the masks of a step: of each place one, and one more for each draft."""
+        rows = MaskRows(sum(1 + len(place.drafts) for place in places), self._row_bytes)
+        first = 0
+        for place in places:
+            place.state.mask = Mask(rows, first)
+            first += 1 + len(place.drafts)
+        rows.fill(self._threads, lambda bits: self._compute(places, bits))
+
+    def _compute(self, places: Sequence[Place], bits: bytearray) -> None:
+        plain, drafted, first = [], [], 0
+        for place in places:
+            if place.drafts:
+                drafted.append((place.state.matcher, first, list(place.drafts)))
+            else:
+                plain.append((place.state.matcher, first))
+            first += 1 + len(place.drafts)
+        address = ctypes.addressof((ctypes.c_char * len(bits)).from_buffer(bits))
+        sizes = (address, self._row_bytes, first)
+        if plain:
+            self._executor.unsafe_compute_mask_ptr(plain, *sizes)
+        if drafted:
+            self._executor.unsafe_compute_mask_ptr_with_draft_token(drafted, *sizes)
+        first = 0
+        for place in places:
+            self._finish(place, bits, first)
+            first += 1 + len(place.drafts)
+
+    def _finish(self, place: Place, bits: bytearray, first: int) -> None:
+        """Note what keeps a text from going on. A mask that allows nothing is made to allow all, so
+        that a token can be chosen, which nobody gets to see."""
+        state = place.state
+        if state.matcher.is_error():
+            state.error = f"the grammar cannot be followed: {reason_of(state.matcher)}"
+        for row in range(first, first + 1 + len(place.drafts)):
+            start = row * self._row_bytes
+            for token_id in place.refused:
+                bits[start + token_id // 8] &= ~(1 << token_id % 8)
+            if state.error is None and self._allows_some(bits, start):
+                continue
+            bits[start : start + self._row_bytes] = bytes([_EVERYTHING]) * self._row_bytes
+            state.has_ended |= row == first and state.error is None
+
+    def _allows_some(self, bits: bytearray, start: int) -> bool:
+        """Whether a mask allows a token of the model."""
+        whole, rest = divmod(self._vocab_size, 8)
+        if bits.count(0, start, start + whole) < whole:
+            return True
+        return bool(rest and bits[start + whole] & ((1 << rest) - 1))
