@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from llguidance import LLTokenizer
+from llguidance import LLMatcher, LLTokenizer
 
 from frontend.structured.constraint import Constraint
 from frontend.structured.normalise import grammar_text
@@ -24,7 +24,9 @@ from protocol.text import TextInfo
 
 _MEMORY_BYTES = 1024**3  # for grammars, besides what the process and its tokenizers take
 _NICENESS = 5  # workers and frontends come first
-_MASK_S = 0.1  # of one thread, for the first mask: each step of a text takes one
+# A text is begun to see whether it can be, and what its masks cost in seconds of one thread.
+_BEGUN_TOKENS = 24
+_MASK_S = 0.1
 
 
 class Checker:
@@ -57,13 +59,24 @@ class Checker:
         if len(text.encode()) > MAX_GRAMMAR_BYTES:
             raise ValueError("as a grammar it is too long")
         matcher = compile_grammar(tokenizer, text)
-        started_s = time.thread_time()
-        matcher.compute_bitmask()
-        if matcher.is_error():
-            raise ValueError(f"no text conforms to it: {reason_of(matcher)}")
-        if time.thread_time() - started_s > _MASK_S:
-            raise ValueError("it is too expensive to follow")
+        for _ in range(_BEGUN_TOKENS):
+            _begin(matcher)
+            if matcher.is_stopped():
+                break
         return text
+
+
+def _begin(matcher: LLMatcher) -> None:
+    """Take the first token that may come next. ValueError if there is none, or at what price."""
+    started_s = time.thread_time()
+    mask = matcher.compute_bitmask()
+    if matcher.is_error():
+        raise ValueError(f"no text conforms to it: {reason_of(matcher)}")
+    if time.thread_time() - started_s > _MASK_S:
+        raise ValueError("it is too expensive to follow")
+    place = next(place for place, bits in enumerate(mask) if bits)
+    bits = mask[place]
+    matcher.consume_token(place * 8 + (bits & -bits).bit_length() - 1)
 
 
 def _limit_memory(size: int) -> None:

@@ -55,7 +55,14 @@ class Checkers:
     def __init__(self, size: int = CHECKERS, deadline_s: float = DEADLINE_S) -> None:
         self._threads = ThreadPoolExecutor(size, thread_name_prefix="checker")
         self._local = threading.local()
+        self._started: set[_Checker] = set()
         self._deadline_s = deadline_s
+
+    def close(self) -> None:
+        """End all checkers; what they are asked meanwhile fails."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        while self._started:
+            self._started.pop().kill()
 
     async def check(self, model: str, constraint: Constraint) -> str:
         """The grammar of a constraint for a model's text folder. CheckFailed if there is none."""
@@ -89,7 +96,9 @@ class Checkers:
     def _own(self) -> "_Checker":
         checker: _Checker | None = getattr(self._local, "checker", None)
         if checker is None or not checker.is_alive:
+            self._started.discard(checker)
             checker = self._local.checker = _Checker()
+            self._started.add(checker)
         return checker
 
 
@@ -122,7 +131,7 @@ class _Checker:
             self._process.stdin.write(json.dumps(job).encode() + b"\n")
             self._process.stdin.flush()
         except OSError as error:
-            self._kill()
+            self._replace()
             raise _Gone from error
         line = self._read_line(self._process.stdout.fileno(), time.monotonic() + timeout_s)
         answer: dict[str, Any] = json.loads(line)
@@ -134,17 +143,20 @@ class _Checker:
             poll = select.poll()  # unlike select(), for any number of descriptors
             poll.register(descriptor, select.POLLIN)
             if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-                self._kill()
+                self._replace()
                 raise _Late
             parts.append(os.read(descriptor, 1 << 16))
             if not parts[-1]:
-                self._kill()
+                self._replace()
                 raise _Gone
             if parts[-1].endswith(b"\n"):
                 return b"".join(parts)
 
-    def _kill(self) -> None:
+    def _replace(self) -> None:
         log.warning("a checker of grammars is ended, and another takes its place")
+        self.kill()
+
+    def kill(self) -> None:
         self._process.kill()
         with contextlib.suppress(OSError):
             self._process.stdin.close()  # type: ignore[union-attr]

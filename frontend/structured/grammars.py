@@ -1,6 +1,7 @@
 """Grammars of requests: checked once, kept while there is room, shared by who asks meanwhile."""
 
 import asyncio
+import atexit
 import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ MAX_WAITING = 256
 
 # One set of processes for all that this frontend serves.
 _CHECKERS = Checkers()
+atexit.register(_CHECKERS.close)
 
 
 class Grammars:

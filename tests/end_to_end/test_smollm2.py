@@ -1,12 +1,15 @@
 """The whole of it on a real model: SmolLM2-135M-Instruct in float32, two frontends, two workers."""
 
 import asyncio
+import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
+import jsonschema
 import pytest
 import replay
 import torch
@@ -267,3 +270,61 @@ def test_unsupported_model_ends_the_start_with_one_line(tmp_path: Path) -> None:
         Server(["--model", str(tmp_path / "mamba"), "--workers", "1", "--frontends", "1"])
     assert "Traceback" not in str(caught.value)
     assert "mamba" in str(caught.value).lower()
+
+
+CITY = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string", "maxLength": 12},
+        "inhabitants": {"type": "integer", "minimum": 1},
+        "river": {"enum": ["Seine", "Thames"]},
+    },
+    "required": ["city", "inhabitants", "river"],
+    "additionalProperties": False,
+}
+
+
+async def test_answers_keep_to_the_form_that_is_asked_for(server: Server) -> None:
+    """Streamed and not, greedy and drawn, beside answers that are free."""
+    schema = {"type": "json_schema", "json_schema": {"name": "city", "schema": CITY}}
+    forms: list[dict[str, Any]] = [
+        {"response_format": schema},
+        {"response_format": schema, "temperature": 1.0, "seed": 1, "n": 3},
+        {"response_format": schema, "logprobs": True, "top_logprobs": 2},
+        {"extra_body": {"structured_outputs": {"choice": ["Paris", "London"]}}},
+        {"extra_body": {"structured_outputs": {"regex": r"^[A-Z][a-z]{2,8}, \d{4}$"}}},
+        {"extra_body": {"structured_outputs": {"grammar": 'start: "It is " ("Paris" | "Rome")'}}},
+        {},
+    ]
+    patterns = {3: "Paris|London", 4: r"[A-Z][a-z]{2,8}, \d{4}", 5: "It is (Paris|Rome)"}
+    async with AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+
+        async def ask(form: dict[str, Any]) -> list[tuple[str, str]]:
+            answer = await client.chat.completions.create(**_question(form))
+            return [(c.message.content or "", c.finish_reason) for c in answer.choices]
+
+        async def stream(form: dict[str, Any]) -> list[tuple[str, str]]:
+            texts, reasons = [""] * form.get("n", 1), [""] * form.get("n", 1)
+            async for chunk in await client.chat.completions.create(**_question(form), stream=True):
+                for choice in chunk.choices:
+                    texts[choice.index] += choice.delta.content or ""
+                    reasons[choice.index] = choice.finish_reason or reasons[choice.index]
+            return list(zip(texts, reasons, strict=True))
+
+        whole, streamed = await asyncio.gather(
+            asyncio.gather(*map(ask, forms)), asyncio.gather(*map(stream, forms))
+        )
+    assert streamed == whole
+    for answers in whole[:3]:
+        for text, reason in answers:
+            assert reason == "stop", text
+            jsonschema.validate(json.loads(text), CITY)
+    for place, pattern in patterns.items():
+        ((text, reason),) = whole[place]
+        assert re.fullmatch(pattern, text), text
+        assert reason == "stop"
+
+
+def _question(form: dict[str, Any]) -> dict[str, Any]:
+    messages = [{"role": "user", "content": "Tell me about the capital of France."}]
+    return {"model": "smol", "messages": messages, "temperature": 0, "max_tokens": 100, **form}

@@ -34,6 +34,7 @@ class FakePool:
 
     fail_after: how many outputs come before `failure` is raised; None: no failure.
     hold_after: how many outputs come before nothing more does.
+    reason: why texts end, whatever their tokens say.
     """
 
     reply: Reply
@@ -41,6 +42,7 @@ class FakePool:
     failure: PoolError | Exception | None = None
     fail_after: int = 0
     hold_after: int | None = None
+    reason: str | None = None
     state: PoolState | None = field(default_factory=pool_state)
     requests: list[Generate] = field(default_factory=list)
     streams: list["FakeStream"] = field(default_factory=list)
@@ -79,6 +81,7 @@ class FakeStream:
 
     async def _run(self, pool: FakePool, request: Generate) -> AsyncIterator[Output]:
         tokens, reason, stop_token = _ended(pool.reply(request), request.sampling)
+        reason = pool.reason or reason
         size = pool.per_output
         for number, start in enumerate(range(0, len(tokens), size)):
             await asyncio.sleep(0)

@@ -16,6 +16,7 @@ from protocol.grammar import MAX_AFTER_TOKENS, MAX_GRAMMAR_BYTES
 from protocol.grammar_compiler import compile_grammar, load_tokenizer
 from workers.errors import RequestRefused
 from workers.fake import FakeRunner
+from workers.grammars import masks
 
 CITY = {
     "type": "object",
@@ -200,7 +201,7 @@ def test_a_grammar_that_is_none_ends_its_request_alone(path, alone, text):
 def test_a_replayed_text_that_the_grammar_does_not_allow_is_an_error(path):
     answer = run(grammar_engine(path), [(0, held("a", 'start: "Paris"', replayed=(9, 9)))])["a"]
     assert answer.finish_reason == "error"
-    assert "does not allow the text" in answer.outputs[-1].error
+    assert "the grammar cannot be followed: " in answer.outputs[-1].error
 
 
 def test_a_row_beyond_the_limits_of_a_step_ends_its_request_alone(path, alone, monkeypatch):
@@ -215,6 +216,19 @@ def test_a_row_beyond_the_limits_of_a_step_ends_its_request_alone(path, alone, m
     assert answers["0"].tokens == alone["0"].tokens
 
 
+def test_a_row_that_holds_all_others_up_ends_its_request(path, alone, monkeypatch):
+    """Whether it does is a matter of time: here any is too much, and there none is."""
+    monkeypatch.setattr(masks, "SUSPICIOUS_S", -1.0)
+    answers = run(grammar_engine(path), [(0, one) for one in requests()])
+    assert {n: answers[n].tokens for n in alone} == {n: alone[n].tokens for n in alone}
+    monkeypatch.setattr(masks, "TOO_SLOW_S", -1.0)
+    answers = run(grammar_engine(path), [(0, one) for one in requests()])
+    slow = {n: a for n, a in answers.items() if a.finish_reason == "error"}
+    assert slow
+    assert all("too long" in a.outputs[-1].error for a in slow.values())
+    assert all(a.tokens == alone[n].tokens[: len(a.tokens)] for n, a in slow.items())
+
+
 def test_a_request_can_be_aborted_while_its_grammar_is_compiled(path):
     engine = grammar_engine(path)
     engine.add(held("a", GRAMMARS[0]))
@@ -227,8 +241,12 @@ def test_a_request_can_be_aborted_while_its_grammar_is_compiled(path):
 
 @pytest.mark.parametrize(
     "change",
-    [{"text": "x" * (MAX_GRAMMAR_BYTES + 1)}, {"after": (1,) * (MAX_AFTER_TOKENS + 1)}]
-    + [{"after": (ROWS,)}, {"after": (-1,)}],
+    [
+        {"text": "x" * (MAX_GRAMMAR_BYTES + 1)},
+        {"after": (1,) * (MAX_AFTER_TOKENS + 1)},
+        {"after": (ROWS,)},
+        {"after": (-1,)},
+    ],
 )
 def test_grammars_out_of_bounds_are_refused(path, change):
     one = held("a", GRAMMARS[0])

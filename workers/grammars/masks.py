@@ -1,6 +1,7 @@
 """Which tokens may come next in the texts of a step, worked out in threads while the model runs."""
 
 import ctypes
+import time
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from workers.grammars.rows import Mask, MaskRows
 from workers.grammars.state import GrammarState
 
 _EVERYTHING = 0xFF
+SUSPICIOUS_S = 0.1  # of a step's masks; then each text's is timed in the next step
+TOO_SLOW_S = 0.1  # of one thread, for one mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,7 @@ class Masker:
         self._executor = executor
         self._row_bytes = -(-tokenizer_size // 32) * 4
         self._vocab_size = vocab_size
+        self._is_suspicious = False
 
     def start(self, places: Sequence[Place]) -> None:
         """Begin to work out the masks of a step: of each place one, and one more for each draft."""
@@ -50,9 +54,15 @@ class Masker:
         rows.fill(self._threads, lambda bits: self._compute(places, bits))
 
     def _compute(self, places: Sequence[Place], bits: bytearray) -> None:
+        if self._is_suspicious:
+            for place in places:
+                _end_if_slow(place.state)
+        started_s = time.monotonic()
         plain, drafted, first = [], [], 0
         for place in places:
-            if place.drafts:
+            if place.state.error is not None:
+                pass
+            elif place.drafts:
                 drafted.append((place.state.matcher, first, list(place.drafts)))
             else:
                 plain.append((place.state.matcher, first))
@@ -63,6 +73,7 @@ class Masker:
             self._executor.unsafe_compute_mask_ptr(plain, *sizes)
         if drafted:
             self._executor.unsafe_compute_mask_ptr_with_draft_token(drafted, *sizes)
+        self._is_suspicious = time.monotonic() - started_s > SUSPICIOUS_S
         first = 0
         for place in places:
             self._finish(place, bits, first)
@@ -72,7 +83,7 @@ class Masker:
         """Note what keeps a text from going on. A mask that allows nothing is made to allow all, so
         that a token can be chosen, which nobody gets to see."""
         state = place.state
-        if state.matcher.is_error():
+        if state.error is None and state.matcher.is_error():
             state.error = f"the grammar cannot be followed: {reason_of(state.matcher)}"
         for row in range(first, first + 1 + len(place.drafts)):
             start = row * self._row_bytes
@@ -89,3 +100,12 @@ class Masker:
         if bits.count(0, start, start + whole) < whole:
             return True
         return bool(rest and bits[start + whole] & ((1 << rest) - 1))
+
+
+def _end_if_slow(state: GrammarState) -> None:
+    """Work the mask out here, where its time can be told from that of others, and have the text end
+    if that takes so long that all would wait for it."""
+    started_s = time.thread_time()
+    state.matcher.compute_bitmask()
+    if state.error is None and time.thread_time() - started_s > TOO_SLOW_S:
+        state.error = "the grammar cannot be followed: it takes too long"

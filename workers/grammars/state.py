@@ -44,7 +44,7 @@ class GrammarState:
             self._recent.append(token_id)
             self.holds = tuple(self._recent) == self._after
         elif self.error is None and not self.matcher.consume_token(token_id):
-            self.error = f"the grammar does not allow the text: {reason_of(self.matcher)}"
+            self.error = f"the grammar cannot be followed: {reason_of(self.matcher)}"
 
     def count_admissible(self, drafts: Sequence[int]) -> int:
         """How many of the drafts, from the first on, may follow the text.

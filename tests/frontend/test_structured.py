@@ -1,0 +1,317 @@
+"""Structured outputs: from a request's fields to the grammar that a worker gets."""
+
+import asyncio
+import json
+import os
+import resource
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+from fake_pool import FakePool
+from quart.typing import TestClientProtocol as Client
+
+from frontend.errors import BadRequest
+from frontend.schemas.structured import ResponseFormat, StructuredOutputs
+from frontend.structured import grammars as grammars_module
+from frontend.structured.checkers import Checkers, CheckersBroken, CheckFailed, CheckTooExpensive
+from frontend.structured.constraint import MAX_DEPTH, Constraint, constraint_of, json_schema
+from frontend.structured.grammars import Grammars
+from frontend.structured.normalise import grammar_text
+
+CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+CHAT = {"model": "smol", "messages": [{"role": "user", "content": "Paris?"}], "max_tokens": 9}
+# Its parts are each harmless; all of them at once take a computer longer than anyone waits.
+EXPLODING = {"allOf": [{"type": "string", "pattern": f"(a|b)*a(a|b){{{n}}}"} for n in range(1, 20)]}
+
+
+def regex(pattern: str) -> Constraint:
+    return Constraint("regex", pattern, "structured_outputs.regex")
+
+
+@pytest.fixture
+def one_checker() -> Iterator[Checkers]:
+    started = Checkers(1)
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def model(text_path: Path) -> str:
+    return str(text_path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind"),
+    [
+        ({"response_format": {"type": "json_object"}}, "json_object"),
+        (
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "x", "schema": CITY, "strict": True},
+                }
+            },
+            "json_schema",
+        ),
+        ({"structured_outputs": {"json": CITY}}, "json_schema"),
+        ({"structured_outputs": {"json": json.dumps(CITY)}}, "json_schema"),
+        ({"structured_outputs": {"json_object": True}}, "json_object"),
+        ({"structured_outputs": {"regex": r"^\d{3}$"}}, "regex"),
+        ({"structured_outputs": {"choice": ["a", "b\n", '"']}}, "choice"),
+        ({"structured_outputs": {"grammar": 'start: "a" | "b"'}}, "grammar"),
+        ({"structured_outputs": {"grammar": 'root ::= "a" b\nb ::= "b" | "c"'}}, "grammar"),
+        (
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "x", "schema": CITY},
+                },
+                "structured_outputs": {"disable_any_whitespace": True},
+            },
+            "json_schema",
+        ),
+        (
+            {
+                "response_format": {
+                    "type": "structural_tag",
+                    "structures": [{"begin": "<f=a>", "schema": CITY, "end": "</f>"}],
+                    "triggers": ["<f="],
+                }
+            },
+            "structural_tag",
+        ),
+        (
+            {
+                "response_format": {
+                    "type": "structural_tag",
+                    "format": {"type": "const_string", "value": "Paris"},
+                }
+            },
+            "structural_tag",
+        ),
+    ],
+)
+@pytest.mark.parametrize("route", ["chat/completions", "completions"])
+async def test_the_worker_is_given_a_grammar(client: Client, pool: FakePool, fields, kind, route):
+    body = {**CHAT, "prompt": "Paris?"}
+    del body["messages" if route == "completions" else "prompt"]
+    answer = await client.post(f"/v1/{route}", json={**body, **fields})
+    assert answer.status_code == 200, await answer.get_data()
+    grammar = pool.requests[0].grammar
+    assert grammar is not None
+    assert grammar.kind == kind
+    assert grammar.after == ()
+
+
+@pytest.mark.parametrize("fields", [{}, {"response_format": {"type": "text"}}])
+async def test_without_a_constraint_anything_goes(client: Client, pool: FakePool, fields):
+    answer = await client.post("/v1/chat/completions", json={**CHAT, **fields})
+    assert answer.status_code == 200
+    assert pool.requests[0].grammar is None
+
+
+async def test_all_choices_are_given_the_same_grammar(client: Client, pool: FakePool):
+    fields = {"n": 3, "temperature": 1, "structured_outputs": {"regex": "a|b"}}
+    await client.post("/v1/chat/completions", json={**CHAT, **fields})
+    assert len({one.grammar for one in pool.requests}) == 1
+    assert len(pool.requests) == 3
+
+
+async def test_a_text_that_is_complete_ends_with_its_last_token(
+    client: Client, pool: FakePool, text
+):
+    tokens = text.tokenizer.encode("Paris", add_special_tokens=False).ids
+    pool.reply, pool.reason = lambda request: list(tokens), "complete"
+    answer = await client.post("/v1/chat/completions", json=CHAT)
+    choice = (await answer.get_json())["choices"][0]
+    assert choice["message"]["content"] == "Paris"
+    assert (choice["finish_reason"], choice["stop_reason"]) == ("stop", None)
+
+
+BAD = [
+    ({"response_format": {"type": "xml"}}, "response_format"),
+    ({"response_format": {"type": "json_schema"}}, "response_format"),
+    ({"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}}, "response_format"),
+    (
+        {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "x", "schema": {"type": "nonsense"}},
+            }
+        },
+        "response_format: Invalid type: nonsense",
+    ),
+    ({"response_format": {"type": "structural_tag"}}, "response_format"),
+    ({"structured_outputs": {}}, "structured_outputs"),
+    ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs"),
+    (
+        {"structured_outputs": {"regex": "a"}, "response_format": {"type": "json_object"}},
+        "structured_outputs",
+    ),
+    ({"structured_outputs": {"regex": "(a"}}, "structured_outputs.regex"),
+    ({"structured_outputs": {"regex": "(?=a)b"}}, "structured_outputs.regex"),
+    ({"structured_outputs": {"regex": 3}}, "structured_outputs.regex"),
+    ({"structured_outputs": {"regex": ""}}, "structured_outputs.regex"),
+    ({"structured_outputs": {"regex": "(a{1000}){1000}"}}, "structured_outputs.regex"),
+    ({"structured_outputs": {"choice": []}}, "structured_outputs.choice"),
+    ({"structured_outputs": {"choice": [1]}}, "structured_outputs.choice"),
+    ({"structured_outputs": {"choice": ["a"] * 20_000}}, "structured_outputs.choice"),
+    ({"structured_outputs": {"grammar": "start: x"}}, "structured_outputs.grammar"),
+    ({"structured_outputs": {"grammar": "no rules"}}, "structured_outputs.grammar"),
+    ({"structured_outputs": {"json": "{"}}, "structured_outputs.json"),
+    ({"structured_outputs": {"json": {"type": "array", "uniqueItems": True}}}, "uniqueItems"),
+    ({"structured_outputs": {"json": {"$ref": "http://127.0.0.1:1/x"}}}, "structured_outputs.json"),
+    ({"structured_outputs": {"json": {"$ref": "file:///etc/passwd"}}}, "structured_outputs.json"),
+    ({"structured_outputs": {"json": {"$ref": "#"}}}, "structured_outputs.json"),
+    ({"structured_outputs": {"json": {"x" * 600_000: 1}}}, "structured_outputs.json"),
+    ({"structured_outputs": {"structural_tag": '{"format": {"type": "no"}}'}}, "'no'"),
+    ({"structured_outputs": {"nothing": 1}}, "structured_outputs"),
+]
+
+
+@pytest.mark.parametrize(("fields", "named"), BAD)
+async def test_what_cannot_be_followed_is_named(client: Client, pool: FakePool, fields, named):
+    answer = await client.post("/v1/chat/completions", json={**CHAT, **fields})
+    error = (await answer.get_json())["error"]
+    assert answer.status_code == 400, error
+    assert named in error["message"]
+    assert len(error["message"]) < 500
+    assert not any(leak in error["message"] for leak in ("Traceback", "/work", "0x", "\n", ".rs"))
+    assert not pool.requests
+
+
+async def test_deep_schemas_are_refused_before_anybody_reads_them():
+    deep: dict = {}
+    for _ in range(5000):
+        deep = {"items": deep}
+    with pytest.raises(BadRequest, match=f"more than {MAX_DEPTH} deep"):
+        json_schema(deep, "response_format")
+
+
+def test_options_go_with_either_field():
+    asked = ResponseFormat.model_validate({"type": "json_object"})
+    options = {"disable_any_whitespace": True, "disable_additional_properties": True}
+    found = constraint_of(asked, StructuredOutputs.model_validate(options))
+    assert found is not None
+    assert (found.kind, found.any_whitespace, found.is_closed) == ("json_object", False, True)
+
+
+def test_closed_objects_have_no_more_properties_than_are_named():
+    schema = {"properties": {"a": CITY, "b": {"additionalProperties": True, "properties": {}}}}
+    text = grammar_text(replace(json_schema(schema, "x"), is_closed=True))
+    closed = json.loads(text)["grammars"][0]["json_schema"]
+    assert closed["additionalProperties"] is False
+    assert closed["properties"]["a"]["additionalProperties"] is False
+    assert closed["properties"]["b"]["additionalProperties"] is True
+
+
+async def test_a_constraint_that_explodes_is_refused_and_harms_no_other(model: str):
+    checkers = Checkers(2, deadline_s=120)
+    before = checker_pids()
+    compiler = Grammars(checkers)
+    hostile = asyncio.create_task(compiler.compile(model, json_schema(EXPLODING, "hostile")))
+    others = await asyncio.gather(*(compiler.compile(model, regex(f"a{n}")) for n in range(8)))
+    assert len(others) == 8
+    assert not hostile.done()
+    while not hostile.done():  # as the kernel kills what takes too much memory
+        for pid in checker_pids() - before:
+            os.kill(pid, signal.SIGKILL)
+        await asyncio.sleep(0.05)
+    with pytest.raises(BadRequest, match="hostile: it takes too much memory"):
+        await hostile
+    assert (await compiler.compile(model, regex("after"))).kind == "regex"
+    checkers.close()
+
+
+async def test_a_constraint_that_takes_too_long_is_refused(model: str):
+    checkers = Checkers(1, deadline_s=0.5)
+    compiler = Grammars(checkers)
+    with pytest.raises(BadRequest, match="hostile: it takes too long"):
+        await compiler.compile(model, json_schema(EXPLODING, "hostile"))
+    checkers.close()
+
+
+async def test_a_checker_that_is_killed_is_replaced(model: str, one_checker: Checkers):
+    before = checker_pids()
+    await one_checker.check(model, regex("a"))
+    (pid,) = checker_pids() - before
+    os.kill(pid, signal.SIGKILL)
+    assert await one_checker.check(model, regex("b"))
+    assert pid not in checker_pids()
+
+
+async def test_a_checker_is_bounded_and_gives_way(model: str, one_checker: Checkers):
+    before = checker_pids()
+    await one_checker.check(model, regex("a"))
+    (pid,) = checker_pids() - before
+    soft, _ = resource.prlimit(pid, resource.RLIMIT_AS)
+    assert 0 < soft < 8 * 1024**3
+    assert os.getpriority(os.PRIO_PROCESS, pid) > os.getpriority(os.PRIO_PROCESS, 0)
+
+
+def checker_pids() -> set[int]:
+    children = psutil.Process().children()
+    return {p.pid for p in children if "frontend.structured.checker" in p.cmdline()}
+
+
+async def test_a_model_that_cannot_be_read_is_nobodys_bad_request(
+    tmp_path: Path, one_checker: Checkers
+):
+    with pytest.raises(CheckersBroken):
+        await one_checker.check(str(tmp_path), regex("a"))
+
+
+class CountingCheckers(Checkers):
+    """Compiles nothing, slowly."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def check(self, model: str, constraint: Constraint) -> str:
+        self.asked.append(constraint.definition)
+        await asyncio.sleep(0.01)
+        if constraint.definition == "late":
+            raise CheckTooExpensive("late")
+        if constraint.definition == "bad":
+            raise CheckFailed("bad")
+        return constraint.definition * 10
+
+
+async def test_equal_constraints_are_compiled_once():
+    counting = CountingCheckers()
+    compiler = Grammars(counting)
+    first = asyncio.create_task(compiler.compile("m", regex("a")))
+    found = asyncio.gather(*(compiler.compile("m", regex("a"), (n,)) for n in range(9)))
+    await asyncio.sleep(0)
+    first.cancel()  # whoever asked first has gone
+    assert [grammar.after for grammar in await found] == [(n,) for n in range(9)]
+    await compiler.compile("m", replace(regex("a"), field="other"))
+    assert counting.asked == ["a"]
+    await compiler.compile("other model", regex("a"))
+    assert counting.asked == ["a", "a"]
+
+
+async def test_refusals_are_remembered_unless_the_machine_was_at_fault():
+    counting = CountingCheckers()
+    compiler = Grammars(counting)
+    for definition in ("bad", "bad", "late", "late"):
+        with pytest.raises(BadRequest, match=f"structured_outputs.regex: {definition}"):
+            await compiler.compile("m", regex(definition))
+    assert counting.asked == ["bad", "late", "late"]
+
+
+async def test_what_is_remembered_is_bounded(monkeypatch):
+    monkeypatch.setattr(grammars_module, "KEPT_GRAMMARS", 20)
+    monkeypatch.setattr(grammars_module, "KEPT_CHARS", 1000)
+    compiler = Grammars(CountingCheckers())
+    for start in range(0, 100, 10):
+        await asyncio.gather(
+            *(compiler.compile("m", regex(f"{n}")) for n in range(start, start + 10))
+        )
+    assert len(compiler._kept) == 20
+    await compiler.compile("m", regex("x" * 90))
+    assert compiler._kept_chars == sum(len(g.text) for g in compiler._kept.values()) <= 1000
