@@ -98,8 +98,6 @@ async def test_wrong_types_and_unknown_fields(client, field, value):
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("response_format", {"type": "json_object"}),
-        ("structured_outputs", {"regex": "a"}),
         ("tools", [{"type": "function"}]),
         ("tool_choice", "required"),
         ("modalities", ["text", "audio"]),
