@@ -41,6 +41,8 @@ class Chat:
             chat_template=template,
             added_tokens=dict(enumerate(SPECIAL)),
         )
+        info.save(tmp_path)
+        tokenizer.save(str(TextInfo.tokenizer_file(tmp_path)))
         self.text = TextModel(info, tokenizer)
         self.pool = FakePool(lambda request: [*self.ids(self.reply), EOS])
         self.reply = WHOLE
@@ -48,7 +50,7 @@ class Chat:
             name="main",
             model="smol",
             model_path=Path("/smol"),
-            text_path=Path("/text"),
+            text_path=tmp_path,
             served_names=("smol",),
             reasoning_parser=parser,
         )
@@ -301,3 +303,18 @@ async def test_budgets_that_are_none(chat, value):
     status, body = await chat().post(thinking_token_budget=value)
     assert status == 400
     assert body["error"]["param"].removeprefix("body.") == "thinking_token_budget"
+
+
+@pytest.mark.parametrize(
+    ("template", "parser", "is_after"),
+    [(OPENED, "qwen3", True), (CHAT_TEMPLATE, "qwen3", True), (SWITCHED, "qwen3", False)],
+)
+async def test_the_form_of_an_answer_holds_after_its_reasoning(chat, template, parser, is_after):
+    served = chat(template, FORMATS[parser])
+    fields = {"structured_outputs": {"choice": ["Paris", "London"]}}
+    if template is SWITCHED:
+        fields["chat_template_kwargs"] = {"enable_thinking": False}
+    status, body = await served.post(**fields)
+    assert status == 200, body
+    expected = tuple(served.ids("</think>")) if is_after else ()
+    assert served.pool.requests[0].grammar.after == expected
