@@ -1,0 +1,19 @@
+"""The calls of a text that a grammar holds to JSON, because the request demands a call."""
+
+from frontend.chat.tools.json_calls import Keys, calls
+from frontend.chat.tools.output import Output
+from frontend.chat.tools.parser import ToolParser
+from frontend.chat.tools.source import Source, Step
+
+NAME, ARGUMENTS = "name", "parameters"
+
+
+class ForcedCallsParser(ToolParser):
+    """[{"name": …, "parameters": {…}}, …] is the whole text."""
+
+    def read(self, source: Source, output: Output) -> Step[None]:
+        source.record()
+        yield from source.space()
+        if (yield from calls(source, output, Keys(NAME, (ARGUMENTS,)))):
+            source.forget()
+        output.content(source.recorded())

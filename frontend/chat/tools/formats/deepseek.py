@@ -1,0 +1,72 @@
+"""DeepSeek V3 and V3.1: calls between tokens of their own."""
+
+import re
+
+from frontend.chat.tools.json_calls import is_name, value
+from frontend.chat.tools.output import Output
+from frontend.chat.tools.parser import ToolParser, tool_parser
+from frontend.chat.tools.source import Marks, Source, Step
+
+_CALLS, _CALLS_END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
+_CALL, _CALL_END = "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>"
+_SEPARATOR = "<｜tool▁sep｜>"
+_MARKS = Marks(_CALLS, _CALL)
+_HEAD = re.compile(r"[^<\n`{]*")
+
+
+@tool_parser("deepseek", "deepseek_v3", "deepseek_v31")
+class DeepSeekParser(ToolParser):
+    """In V3 `function SEPARATOR name`, and the arguments as a Markdown block; in V3.1 `name
+    SEPARATOR arguments`."""
+
+    marks = (_CALLS, _CALLS_END, _CALL, _CALL_END, _SEPARATOR)
+
+    def read(self, source: Source, output: Output) -> Step[None]:
+        while mark := (yield from source.until(_MARKS, output.content)):
+            source.record()
+            if mark == _CALLS:
+                source.take(len(_CALLS))
+                yield from source.space()
+            yield from self._calls(source, output)
+            output.content(source.recorded())
+
+    def _calls(self, source: Source, output: Output) -> Step[None]:
+        """Read calls for as long as there are any; what is left recorded is content."""
+        has_calls = False
+        while (yield from source.accept(_CALL)):
+            if not (yield from self._call(source, output)):
+                return
+            has_calls = True
+            yield from source.space()
+        if has_calls and (yield from source.accept(_CALLS_END, or_cut=True)):
+            source.forget()
+
+    def _call(self, source: Source, output: Output) -> Step[bool]:
+        head = yield from source.word(_HEAD)
+        if not (yield from source.accept(_SEPARATOR)):
+            return False
+        is_block = head.strip() == "function" and (yield from source.peek()) != "{"
+        if is_block:
+            head = yield from source.word(_HEAD)
+            yield from source.space()
+            if not (yield from source.accept("```json")):
+                return False
+        yield from source.space()
+        if not is_name(head.strip()) or (yield from source.peek()) != "{":
+            return False
+        source.forget()
+        output.begin_call(head.strip())
+        if not (yield from value(source, output.arguments)):
+            return False
+        return (yield from self._end(source, is_block))
+
+    def _end(self, source: Source, is_block: bool) -> Step[bool]:
+        source.record()
+        yield from source.space()
+        if is_block:
+            yield from source.accept("```", or_cut=True)
+            yield from source.space()
+        if not (yield from source.accept(_CALL_END, or_cut=True)):
+            return False
+        source.record()
+        return True

@@ -1,0 +1,45 @@
+"""Llama 3: the whole answer is the call, as JSON."""
+
+import json
+
+from frontend.chat.tools.json_calls import Keys, call
+from frontend.chat.tools.output import Output
+from frontend.chat.tools.parser import CallTag, ToolParser, tool_parser
+from frontend.chat.tools.source import Marks, Source, Step
+
+_TAG = "<|python_tag|>"
+_MARKS = Marks(_TAG)
+# Llama writes "parameters"; an object without them is JSON that was asked for.
+_KEYS = Keys(arguments=("parameters", "arguments"), needs_arguments=True)
+
+
+@tool_parser("llama3_json", "llama4_json")
+class LlamaParser(ToolParser):
+    """{"name": …, "parameters": {…}}; several are separated by semicolons. They stand at the
+    beginning of the text or after <|python_tag|>."""
+
+    marks = (_TAG,)
+    tag = CallTag(
+        _TAG, lambda name: f'{{"name": {json.dumps(name)}, "parameters": ', "}", is_whole_text=True
+    )
+
+    def read(self, source: Source, output: Output) -> Step[None]:
+        source.record()
+        yield from source.space()
+        if (yield from source.peek()) == "{":
+            yield from self._calls(source, output)
+        output.content(source.recorded())
+        while (yield from source.until(_MARKS, output.content)):
+            source.record()
+            source.take(len(_TAG))
+            yield from source.space()
+            yield from self._calls(source, output)
+            output.content(source.recorded())
+
+    def _calls(self, source: Source, output: Output) -> Step[None]:
+        """Read calls for as long as there are any; what is left recorded is content."""
+        while (yield from call(source, output, _KEYS)):
+            source.record()
+            yield from source.space()
+            if (yield from source.accept(";")):
+                yield from source.space()

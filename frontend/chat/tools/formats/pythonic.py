@@ -1,0 +1,88 @@
+"""Calls written as a Python list of them, as Llama 3.2 and 4 do."""
+
+import re
+
+from frontend.chat.tools.json_calls import is_name
+from frontend.chat.tools.output import Output
+from frontend.chat.tools.parser import ToolParser, tool_parser
+from frontend.chat.tools.python_arguments import arguments_as_json
+from frontend.chat.tools.source import Source, Step
+
+_START, _END = "<|python_start|>", "<|python_end|>"
+_NAME = re.compile(r"[\w.-]*")
+_NESTED = re.compile(r"""[^"'()\[\]{}]*""")
+_STRINGS = {"'": re.compile(r"[^'\\]*"), '"': re.compile(r'[^"\\]*')}
+
+
+@tool_parser("pythonic", "llama4_pythonic")
+class PythonicParser(ToolParser):
+    """[first(city="Paris", days=3), second()]: the whole answer is this. Arguments are literals;
+    they are told when a call is whole, as JSON."""
+
+    marks = (_START, _END)
+
+    def read(self, source: Source, output: Output) -> Step[None]:
+        source.record()
+        yield from source.space()
+        yield from source.accept(_START)
+        if (yield from source.accept("[")) and (yield from self._calls(source, output)):
+            source.record()
+            yield from source.space()
+            if (yield from source.accept(_END, or_cut=True)):
+                source.forget()
+        output.content(source.recorded())
+
+    def _calls(self, source: Source, output: Output) -> Step[bool]:
+        while True:
+            yield from source.space()
+            if not (yield from self._call(source, output)):
+                return False
+            source.record()
+            yield from source.space()
+            if not (yield from source.accept(",")):
+                return (yield from source.accept("]"))
+
+    def _call(self, source: Source, output: Output) -> Step[bool]:
+        name = yield from source.word(_NAME)
+        if not is_name(name) or (yield from source.peek()) != "(":
+            return False
+        parts: list[str] = []
+        if not (yield from _bracketed(source, parts)):
+            return False
+        arguments = arguments_as_json("".join(parts)[1:-1])
+        if arguments is None:
+            return False
+        output.begin_call(name)
+        output.arguments(arguments)
+        return True
+
+
+def _bracketed(source: Source, parts: list[str]) -> Step[bool]:
+    """Read up to the bracket that closes the one that is next. False if the text ends before."""
+    depth = 0
+    while True:
+        yield from source.run(_NESTED, parts.append)
+        char = yield from source.peek()
+        if char == "":
+            return False
+        parts.append(source.take(1))
+        if char in _STRINGS:
+            yield from _string(source, char, parts)
+            continue
+        depth += 1 if char in "([{" else -1
+        if depth == 0:
+            return True
+
+
+def _string(source: Source, quote: str, parts: list[str]) -> Step[None]:
+    """Read to the end of a string that has begun."""
+    while True:
+        yield from source.run(_STRINGS[quote], parts.append)
+        char = yield from source.peek()
+        if char == "":
+            return
+        parts.append(source.take(1))
+        if char == quote:
+            return
+        if (yield from source.peek()):
+            parts.append(source.take(1))
