@@ -15,6 +15,7 @@ from coordinator.hardware import gpu_ids
 from coordinator.listener import bind_http, listen
 from coordinator.models import ModelError, PrepareOptions, prepare_model
 from coordinator.options import GroupOptions, OptionError, parse
+from coordinator.tool_parsers import check_tool_parser
 from protocol import sockets
 from protocol.config import GroupConfig, PoolConfig, PoolOptions
 from protocol.process import set_up_logging
@@ -119,6 +120,7 @@ def _configure(run_dir: Path, pool: PoolOptions, groups: list[GroupOptions]) -> 
 
 
 def _prepare_group(run_dir: Path, group: GroupOptions) -> GroupConfig:
+    check_tool_parser(group)
     options = PrepareOptions(
         text_path=run_dir / "text" / group.name,
         max_model_len=group.max_model_len,

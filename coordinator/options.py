@@ -24,6 +24,10 @@ _JSON_EXAMPLES = {
     "default_chat_template_kwargs": '{"enable_thinking": false}',
     "override_generation_config": '{"temperature": 0.6, "top_p": 0.95}',
 }
+_PARSERS = (
+    "how the model writes calls: hermes, llama3_json, mistral, deepseek, pythonic, or"
+    ' generic:{"start": "<call>", "end": "</call>"}'
+)
 _POWERS = {"k": 1, "m": 2, "g": 3, "t": 4}
 
 
@@ -236,6 +240,10 @@ def _add_group_flags(parser: argparse.ArgumentParser) -> None:
     add("--model", help="folder, GGUF file or hub id (SmolLM2-135M-Instruct)")
     add("--served-model-name", nargs="+", help="names that requests may use; the first is shown")
     add("--reasoning-parser", help="deepseek_r1, qwen3, or a JSON object with start and end (none)")
+    add("--enable-auto-tool-choice", action="store_true", help="let models decide to call tools")
+    add("--tool-call-parser", metavar="NAME", help=_PARSERS)
+    add("--tool-parser-plugin", metavar="FILE.py", help="a file that registers further parsers")
+    add("--exclude-tools-when-tool-choice-none", action="store_true", help="from prompts, that is")
     add("--workers", "--data-parallel-size", dest="workers", help="(one per GPU, one on a CPU)")
     add("--cpu-kernels", choices=["auto", "native", "torch"], help="what runs it on a CPU (auto)")
     add("--threads", help="CPU threads of each worker (the CPUs shared out)")

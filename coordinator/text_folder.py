@@ -88,7 +88,7 @@ def _text_info(model: Path, facts: dict[str, Any], overrides: TextOverrides) -> 
     config, generation = facts["config"], read_json_object(model / "generation_config.json")
     template, templates = model_templates(model)
     if overrides.chat_template is not None:
-        template = override_template(overrides.chat_template)
+        template, templates = override_template(overrides.chat_template), {}
     if not isinstance(config.get("vocab_size"), int):
         raise ModelError(f"{model}: its config.json gives no vocab_size")
     return TextInfo(

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from frontend.chat.reasoning.marks import ReasoningMarks
+from frontend.chat.tools.available import ToolParser, find_parser
 from frontend.errors import NotFound
 from frontend.generation.seeds import Seeds
 from frontend.metrics import Metrics
@@ -26,6 +27,7 @@ class ServedModel:
     fingerprint: changes when the server or the model does.
     seeds: for requests that bring none.
     reasoning: how its reasoning is marked; None if it is not told from the rest.
+    tool_parser: reads calls of tools in answers; None if they are not told from text.
     """
 
     name: str
@@ -35,6 +37,7 @@ class ServedModel:
     fingerprint: str
     seeds: Seeds
     reasoning: ReasoningMarks | None = None
+    tool_parser: ToolParser | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,10 @@ def served_models(config: PoolConfig, texts: Mapping[str, TextModel]) -> dict[st
         text = texts[group.name]
         parser = group.reasoning_parser
         reasoning = None if parser is None else ReasoningMarks.of(parser, text)
+        tool_parser = None
+        serving = group.serving
+        if serving.enable_auto_tool_choice and serving.tool_call_parser is not None:
+            tool_parser = find_parser(serving.tool_call_parser, serving.tool_parser_plugin)
         for name in group.served_names:
             models[name] = ServedModel(
                 name=name,
@@ -77,6 +84,7 @@ def served_models(config: PoolConfig, texts: Mapping[str, TextModel]) -> dict[st
                 fingerprint=_fingerprint(group),
                 seeds=seeds,
                 reasoning=reasoning,
+                tool_parser=tool_parser,
             )
     return models
 

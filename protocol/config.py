@@ -116,7 +116,30 @@ class EngineConfig(Frozen):
     fake_step_s: Annotated[float, Field(ge=0)] = 0.0
 
 
-class ServingOptions(Frozen):
+class ToolOptions(Frozen):
+    """How a group's answers are read for calls of tools.
+
+    enable_auto_tool_choice: whether requests may leave it to the model whether it calls.
+    tool_call_parser: how the model writes calls: a parser's name, and perhaps its settings after a
+        colon.
+    tool_parser_plugin: a Python file that registers parsers.
+    exclude_tools_when_tool_choice_none: whether prompts say nothing of tools that must not be
+        called.
+    """
+
+    enable_auto_tool_choice: bool = False
+    tool_call_parser: Annotated[str, Field(min_length=1)] | None = None
+    tool_parser_plugin: Path | None = None
+    exclude_tools_when_tool_choice_none: bool = False
+
+    @field_validator("tool_parser_plugin")
+    @classmethod
+    def _make_absolute(cls, value: Path | None) -> Path | None:
+        """Processes elsewhere read it."""
+        return None if value is None else value.absolute()
+
+
+class ServingOptions(ToolOptions):
     """How frontends take a group's requests and write its answers.
 
     max_logprobs: log probabilities that a request may ask for at each token; -1: the vocabulary's.

@@ -66,17 +66,19 @@ class ChatAnswer:
         }
 
     def _message(self, message: Message) -> dict[str, Any]:
-        content = self._prefix + message.content
+        calls, content = message.tool_calls, self._prefix + message.content
+        # Where all of an answer was reasoning, or calls that the model has made of its own accord,
+        # there is no content, not an empty one.
+        may_be_absent = self._run.thinking or (calls and self._run.tools.mode == "auto")
         written: dict[str, Any] = {
             "role": self._role,
-            # Where all of an answer was reasoning, there is no content, not an empty one.
-            "content": (content or None) if self._run.thinking else content,
+            "content": (content or None) if may_be_absent else content,
             "refusal": None,
             "annotations": None,
             "audio": None,
             "function_call": None,
         }
-        if calls := message.tool_calls:
+        if calls:
             written["tool_calls"] = [
                 {
                     "id": call.call_id,

@@ -14,7 +14,7 @@ class ToolCallPart(NamedTuple):
     arguments: to be appended to the call's arguments, which are JSON when they are whole.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides a method of tuples that nobody needs
     call_id: str | None
     name: str | None
     arguments: str

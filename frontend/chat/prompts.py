@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from frontend.chat.content_format import takes_parts
-from frontend.chat.templates import parse
+from frontend.chat.templates import knows_none, parse
 from frontend.chat.untrusted import render_untrusted
 from frontend.errors import BadRequest
 from frontend.schemas.chat import ChatMessage, ToolCall
@@ -26,10 +26,11 @@ async def render_chat(
     documents: Sequence[Mapping[str, str]] | None = None,
     own_template: str | None = None,
     serving: ServingOptions,
+    tools: Sequence[dict[str, Any]] | None = None,
 ) -> str:
     """The chat as the model's template writes it, or the request's own. BadRequest if it cannot be.
 
-    variables: what the request adds to the template's own.
+    variables: what the request adds to the template's own. tools: that the model may call.
     """
     if not messages:
         raise BadRequest("messages must hold at least one message.")
@@ -48,18 +49,20 @@ async def render_chat(
         "continue_final_message": continue_final_message,
         "variables": {**serving.default_chat_template_kwargs, **variables},
         "documents": documents,
+        "tools": tools,
     }
     if own_template is not None:
         return await _render_own(text, messages, own_template, arguments, serving)
-    template = text.template
+    template = text.tool_template if tools else text.template
     if template is None:
         raise BadRequest("This model has no chat template, so it takes completions only.")
     as_parts = _wants_parts(serving, template.takes_parts)
 
     def render() -> str:
-        return template.render(_plain_all(messages, as_parts), **arguments)
+        plain = _plain_all(messages, as_parts, template.knows_none)
+        return template.render(plain, **arguments)
 
-    if _is_long(messages):
+    if tools or _is_long(messages):
         return await asyncio.to_thread(render)
     return render()
 
@@ -78,7 +81,7 @@ async def _render_own(
         )
     tokens = text.special_tokens
     as_parts = _wants_parts(serving, await asyncio.to_thread(_takes_parts, source))
-    plain = await asyncio.to_thread(_plain_all, messages, as_parts)
+    plain = await asyncio.to_thread(_plain_all, messages, as_parts, knows_none(source))
     return await render_untrusted(source, tokens, {"messages": plain, **arguments})
 
 
@@ -102,14 +105,19 @@ def _is_long(messages: Sequence[ChatMessage]) -> bool:
     return sum(len(message.content or "") for message in messages) > THREAD_FROM_CHARS
 
 
-def _plain_all(messages: Sequence[ChatMessage], as_parts: bool) -> list[dict[str, Any]]:
-    return [_plain(message, as_parts) for message in messages]
+def _plain_all(
+    messages: Sequence[ChatMessage], as_parts: bool, knows_none: bool
+) -> list[dict[str, Any]]:
+    return [_plain(message, as_parts, knows_none) for message in messages]
 
 
-def _plain(message: ChatMessage, as_parts: bool) -> dict[str, Any]:
-    """A message as templates expect it: only what is there, calls' arguments as objects."""
+def _plain(message: ChatMessage, as_parts: bool, knows_none: bool) -> dict[str, Any]:
+    """A message as templates expect it: only what is there, calls' arguments as objects.
+
+    knows_none: whether the template minds a message of nothing but calls.
+    """
     content: Any = message.content
-    if content is None and not message.tool_calls:
+    if content is None and not (message.tool_calls and knows_none):
         content = ""
     if as_parts and content is not None:
         given = message.given if isinstance(message.given, list) else [content]

@@ -4,13 +4,15 @@ All APIs that answer chats start here; they differ in how they write what comes 
 """
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from frontend.chat.message import NOTHING, Message, MessagePart, MessageReader, PlainReader
 from frontend.chat.prompts import render_chat
 from frontend.chat.reasoning.count import ReasoningCounts
 from frontend.chat.reasoning.thinking import Thinking, check_budget, thinking_of_chat
+from frontend.chat.tools.constraint import chat_constraint
+from frontend.chat.tools.use import NO_TOOLS, ToolUse, tool_use
 from frontend.context import Context, ServedModel
 from frontend.errors import BadRequest
 from frontend.generation.choice import Choice, Delta
@@ -20,7 +22,7 @@ from frontend.generation.run import Collected, Generation
 from frontend.generation.sampling import OutputLimit, sampling_params
 from frontend.generation.start import Prompt, start
 from frontend.schemas.chat import ChatCompletionRequest
-from frontend.structured.requested import requested_grammar
+from frontend.structured.requested import compiled
 from protocol.sampling import SamplingParams, ThinkingBudget
 
 
@@ -51,6 +53,7 @@ class Answered:
 class ChatRun:
     """is_plain: whether all text of the choices is content, so that nothing needs to be read.
     thinking: how the choices begin; None if the model's reasoning is not told from the rest.
+    tools: what the request says of them.
     """
 
     def __init__(
@@ -61,11 +64,13 @@ class ChatRun:
         generation: Generation,
         readers: Sequence[MessageReader],
         thinking: Thinking | None = None,
+        tools: ToolUse = NO_TOOLS,
     ) -> None:
         self.model = model
         self.request = request
         self.prompt = prompt
         self.generation = generation
+        self.tools = tools
         self.is_plain = all(isinstance(reader, PlainReader) for reader in readers)
         self.thinking = thinking
         self._readers = readers
@@ -123,29 +128,35 @@ async def start_chat(context: Context, request: ChatCompletionRequest) -> ChatRu
     if request.top_logprobs and not request.logprobs:
         raise BadRequest("top_logprobs needs logprobs to be true.", "top_logprobs")
     check_budget(request, model.reasoning)
-    prompt = await chat_prompt(request, model)
-    thinking = await _thinking(request, model, prompt)
+    tools = _tools(request, model)
+    prompt = await chat_prompt(request, model, tools.shown)
+    thinking = await _thinking(request, model, prompt, may_call=tools.mode == "auto")
     budget = None if thinking is None else thinking.budget(request.thinking_token_budget)
     constraints = await Constraints.of(request, model)
     sampling = _sampling(request, model, len(prompt.token_ids), budget)
     sampling = constraints.apply(sampling, request, model)
-    kept = frozenset[int]() if thinking is None else thinking.marks.special_ids
     after = () if thinking is None else thinking.grammar_after
-    grammar = await requested_grammar(context, model, request, after)
+    constraint = chat_constraint(request, tools, model.text)
+    grammar = None if constraint is None else await compiled(context, model, constraint, after)
+    kept = model.text.special_ids(tools.marks)
+    if thinking is not None:
+        kept |= thinking.marks.special_ids
     generation = start(
         context, model, request, [prompt], [sampling], kept_tokens=kept, grammar=grammar
     )
-    readers = [_reader(request, thinking, PlainReader()) for _ in generation.choices]
-    return ChatRun(model, request, prompt, generation, readers, thinking)
+    readers = [_reader(request, thinking, tools.reader()) for _ in generation.choices]
+    return ChatRun(model, request, prompt, generation, readers, thinking, tools)
 
 
 async def _thinking(
-    request: ChatCompletionRequest, model: ServedModel, prompt: Prompt
+    request: ChatCompletionRequest, model: ServedModel, prompt: Prompt, *, may_call: bool
 ) -> Thinking | None:
+    """may_call: whether a call of a tool may come at any time, and end reasoning."""
     if model.reasoning is None:
         return None
     variables = _variables(request, model)
-    return await thinking_of_chat(request, model.text, model.reasoning, prompt, variables)
+    thinking = await thinking_of_chat(request, model.text, model.reasoning, prompt, variables)
+    return replace(thinking, has_tools=may_call)
 
 
 def _reader(
@@ -157,8 +168,20 @@ def _reader(
     return thinking.reader(rest, include=request.include_reasoning is not False)
 
 
-async def chat_prompt(request: ChatCompletionRequest, model: ServedModel) -> Prompt:
-    """The chat as the model's template writes it, in tokens. BadRequest if it cannot be."""
+def _tools(request: ChatCompletionRequest, model: ServedModel) -> ToolUse:
+    hides_unused = model.group.serving.exclude_tools_when_tool_choice_none
+    return tool_use(request, model.tool_parser, hides_unused=hides_unused)
+
+
+async def chat_prompt(
+    request: ChatCompletionRequest,
+    model: ServedModel,
+    tools: Sequence[dict[str, Any]] | None = None,
+) -> Prompt:
+    """The chat as the model's template writes it, in tokens. BadRequest if it cannot be.
+
+    tools: as the template is told of them.
+    """
     text = model.text
     for message in request.messages:
         check_encodable(text, message.content or "")
@@ -172,6 +195,7 @@ async def chat_prompt(request: ChatCompletionRequest, model: ServedModel) -> Pro
         documents=request.documents,
         own_template=request.chat_template,
         serving=model.group.serving,
+        tools=tools,
     )
     return await text_prompt(request, text, rendered, request.add_special_tokens, "messages")
 

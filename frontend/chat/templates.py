@@ -2,6 +2,7 @@
 written for (those of transformers)."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, NoReturn
@@ -15,6 +16,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from frontend.chat.content_format import takes_parts
 from frontend.errors import BadRequest
 
+_NONE = re.compile(r"\bnone\b", re.IGNORECASE)
+
 # Stands after the final message while a chat is rendered, so that its end can be found again. The
 # space tells whether the template has trimmed the message.
 _END_MARK = "\ue000HEADRACE-END-OF-FINAL-MESSAGE\ue000 "
@@ -25,10 +28,12 @@ class ChatTemplate:
 
     special_tokens: the variables bos_token, eos_token and so on.
     takes_parts: whether it expects the content of messages as lists of parts.
+    knows_none: whether it tells an absent content from an empty one.
     """
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
         self.source = source
+        self.knows_none = knows_none(source)
         self.special_tokens = dict(special_tokens)
         parsed = parse(source)
         self.takes_parts = takes_parts(parsed)
@@ -42,11 +47,12 @@ class ChatTemplate:
         continue_final_message: bool = False,
         variables: Mapping[str, Any] | None = None,
         documents: Sequence[Mapping[str, str]] | None = None,
+        tools: Sequence[dict[str, Any]] | None = None,
     ) -> str:
         """The chat as one text. BadRequest if the template refuses the messages, or fails on them.
 
         continue_final_message: the text ends where the final message does, so that the model goes
-        on with it. variables: further ones, from the request.
+        on with it. variables: further ones, from the request. tools: that the model may call.
         """
         chat = list(messages)
         if continue_final_message:
@@ -54,7 +60,7 @@ class ChatTemplate:
         values: dict[str, Any] = {**(variables or {}), **self.special_tokens}
         values.update(
             messages=chat,
-            tools=None,
+            tools=tools,
             documents=documents,
             add_generation_prompt=add_generation_prompt,
         )
@@ -68,6 +74,11 @@ class ChatTemplate:
             raise BadRequest(f"The chat template refuses these messages: {error}") from error
         except Exception as error:  # whatever a model's template does with unforeseen messages
             raise BadRequest("The chat template cannot render these messages.") from error
+
+
+def knows_none(source: str) -> bool:
+    """Whether a template tells an absent content from an empty one."""
+    return _NONE.search(source) is not None
 
 
 def parse(source: str) -> nodes.Template:

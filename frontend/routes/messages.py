@@ -4,6 +4,7 @@ from quart import Blueprint, Response
 from quart_schema import document_request, document_response
 
 from frontend.chat.run import chat_prompt, start_chat
+from frontend.chat.tools.use import shown_tools
 from frontend.context import Context
 from frontend.messages import errors
 from frontend.messages.answer import MessagesAnswer
@@ -41,7 +42,7 @@ def blueprint(context: Context) -> Blueprint:
         model = context.model(request.model)
         chat = chat_request(request)
         with naming_fields():
-            prompt = await chat_prompt(chat, model)
+            prompt = await chat_prompt(chat, model, shown_tools(chat.tools))
         return json_response({"input_tokens": len(prompt.token_ids)})
 
     @routes.errorhandler(Exception)

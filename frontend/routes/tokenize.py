@@ -7,6 +7,7 @@ from quart_schema import document_request, document_response
 from werkzeug.exceptions import NotFound
 
 from frontend.chat.prompts import render_chat
+from frontend.chat.tools.use import shown_tools
 from frontend.context import Context
 from frontend.generation.prompts import check_encodable, check_vocabulary
 from frontend.middleware.errors import json_response
@@ -83,6 +84,7 @@ async def _tokenize_chat(context: Context, request: TokenizeChatRequest) -> Resp
         variables=request.chat_template_kwargs or {},
         own_template=request.chat_template,
         serving=model.group.serving,
+        tools=shown_tools(request.tools),
     )
     check_encodable(text, rendered, "messages")
     token_ids = await text.encode(rendered, request.add_special_tokens)

@@ -35,6 +35,17 @@ class Usage(BaseModel):
     completion_tokens_details: CompletionTokensDetails | None = None
 
 
+class CalledFunction(BaseModel):
+    name: str
+    arguments: str
+
+
+class CalledTool(BaseModel):
+    id: str
+    type: str
+    function: CalledFunction
+
+
 class AssistantMessage(BaseModel):
     role: str
     content: str | None
@@ -42,6 +53,7 @@ class AssistantMessage(BaseModel):
     annotations: list[Any] | None
     audio: Any | None
     function_call: Any | None
+    tool_calls: list[CalledTool] | None = None
     reasoning: str | None
 
 

@@ -14,6 +14,7 @@ from frontend.schemas.fields import (
     wrong_type,
 )
 from frontend.schemas.generation import GenerationRequest, Logprobs
+from frontend.schemas.tools import ToolChoice, Tools
 
 MAX_MESSAGES = 10_000
 MAX_TOOL_CALLS = 128
@@ -122,7 +123,9 @@ Documents = Annotated[list[dict[str, str]], Field(max_length=MAX_DOCUMENTS), at_
 
 
 class ChatCompletionRequest(GenerationRequest):
-    """max_completion_tokens: goes before max_tokens; without either, what the context leaves."""
+    """max_completion_tokens: goes before max_tokens; without either, what the context leaves.
+    tool_choice: where it is not given and tools are, "auto".
+    """
 
     logprobs_field: ClassVar[str] = "top_logprobs"
 
@@ -139,6 +142,9 @@ class ChatCompletionRequest(GenerationRequest):
     chat_template_kwargs: dict[str, Any] | None = None
     documents: Documents | None = None
     return_prompt_text: bool | None = None
+    tools: Tools | None = None
+    tool_choice: ToolChoice = "none"
+    parallel_tool_calls: bool | None = True
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = (
         None
     )
@@ -150,11 +156,8 @@ class ChatCompletionRequest(GenerationRequest):
     media_io_kwargs: Annotated[Any, refused(None, {})] = None
     mm_processor_kwargs: Annotated[Any, refused(None, {})] = None
     modalities: Annotated[Any, refused(None, ["text"])] = None
-    tool_choice: Annotated[Any, refused(None, "none", "auto")] = "none"
-    tools: Annotated[Any, refused(None, [])] = None
     web_search_options: Annotated[Any, refused(None)] = None
 
-    parallel_tool_calls: bool | None = True
     prediction: Ignored = None
     verbosity: Ignored = None
 

@@ -6,6 +6,7 @@ from pydantic import BaseModel, BeforeValidator
 
 from frontend.schemas.chat import ChatTemplateText, Messages
 from frontend.schemas.fields import Name, RequestModel, bad_value, refused, wrong_type
+from frontend.schemas.tools import Tools
 
 MAX_TOKENS = 1_000_000
 
@@ -28,7 +29,7 @@ class TokenizeChatRequest(RequestModel):
     chat_template: ChatTemplateText | None = None
     media_io_kwargs: Annotated[Any, refused(None, {})] = None
     mm_processor_kwargs: Annotated[Any, refused(None, {})] = None
-    tools: Annotated[Any, refused(None, [])] = None
+    tools: Tools | None = None
 
 
 class TokenizeAnswer(BaseModel):

@@ -1,7 +1,7 @@
 """All that a frontend knows of a model: its tokenizer, its chat template, its limits."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -33,6 +33,7 @@ _NORMALIZER_SHRINKS = 4
 class TextModel:
     """The text side of one model, shared by all requests for it.
 
+    template, tool_template: of chats, and of chats with tools; None if the model has none.
     encodable_chars: a text longer than this has too many tokens for the context, whatever it says.
     """
 
@@ -42,9 +43,13 @@ class TextModel:
         self.info = info
         self.tokenizer = tokenizer
         self.special_tokens = _special_tokens(info)
-        self.template = _template(info, self.special_tokens)
+        default = info.chat_template or info.chat_templates.get("default")
+        for_tools = info.chat_templates.get("tool_use")
+        self.template = _template(default, self.special_tokens)
+        self.tool_template = _template(for_tools, self.special_tokens) or self.template
         self._pieces = pieces_of(tokenizer)
         added = tokenizer.get_added_tokens_decoder()
+        self._added = {token.content: id_ for id_, token in added.items()}
         self._special = frozenset(id_ for id_, token in added.items() if token.special)
         longest = max((len(token) for token in tokenizer.get_vocab()), default=1)
         self.encodable_chars = longest * info.max_model_len * _NORMALIZER_SHRINKS
@@ -100,6 +105,14 @@ class TextModel:
     def is_special(self, token_id: int) -> bool:
         return token_id in self._special
 
+    def special_ids(self, marks: Iterable[str]) -> frozenset[int]:
+        """The ids of those marks that are special tokens."""
+        return self._special & set(self.mark_ids(marks).values())
+
+    def mark_ids(self, marks: Iterable[str]) -> dict[str, int]:
+        """The ids of those marks that are tokens that the tokenizer makes of nothing else."""
+        return {mark: self._added[mark] for mark in marks if mark in self._added}
+
     def _detokenizer(
         self,
         skip_special_tokens: bool,
@@ -131,6 +144,5 @@ def _special_tokens(info: TextInfo) -> dict[str, str]:
     return {name: token for name, token in tokens.items() if token}
 
 
-def _template(info: TextInfo, special_tokens: dict[str, str]) -> ChatTemplate | None:
-    source = info.chat_template or info.chat_templates.get("default")
+def _template(source: str | None, special_tokens: dict[str, str]) -> ChatTemplate | None:
     return None if source is None else ChatTemplate(source, special_tokens)

@@ -14,8 +14,21 @@ from frontend.metrics import Metrics
 from frontend.text.model import TextModel
 from protocol.config import GroupConfig, PoolConfig
 from protocol.text import TextInfo
+from protocol.to_worker import Generate
 
-ANSWERS = {"chat": "The capital of France is Paris.", "completion": " Paris.\n\nThe answer"}
+ANSWERS = {
+    "chat": "The capital of France is Paris.",
+    "completion": " Paris.\n\nThe answer",
+    "arguments": '{"city": "Paris"}',
+    "calls": '[{"name": "get_weather", "parameters": {"city": "Paris"}}]',
+}
+
+
+def kind_of(request: Generate) -> str:
+    """Which of the answers a model would give."""
+    if request.grammar is not None and "city" in request.grammar.text:
+        return "calls" if "parameters" in request.grammar.text else "arguments"
+    return "chat" if EOS in request.prompt_token_ids else "completion"
 
 
 @pytest.fixture
@@ -36,12 +49,7 @@ def client(tmp_path: Path) -> Client:
     tokenizer.save(str(TextInfo.tokenizer_file(tmp_path)))
     text = TextModel(info, tokenizer)
     replies = {kind: text.tokenizer.encode(answer).ids for kind, answer in ANSWERS.items()}
-    pool = FakePool(
-        lambda request: [
-            *replies["chat" if EOS in request.prompt_token_ids else "completion"],
-            EOS,
-        ]
-    )
+    pool = FakePool(lambda request: [*replies[kind_of(request)], EOS])
     group = GroupConfig(
         name="main",
         model="/secret/smol",

@@ -121,6 +121,14 @@ class TestTextInfo:
         assert write(chat_template="{{ 1 }}").chat_template == "{{ 1 }}"
         assert write().chat_template is None
 
+    def test_the_operators_template_goes_before_all_of_the_models(
+        self, write: Callable[..., TextInfo], folder: Path
+    ) -> None:
+        named = [{"name": "default", "template": "a"}, {"name": "tool_use", "template": "b"}]
+        write_json(folder / "tokenizer_config.json", {"chat_template": named})
+        assert write().chat_templates == {"tool_use": "b"}
+        assert write(chat_template="{{ 1 }}").chat_templates == {}
+
 
 class TestChatTemplates:
     def test_one_in_the_tokenizer_config(self, tmp_path: Path) -> None:

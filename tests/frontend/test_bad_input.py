@@ -98,8 +98,6 @@ async def test_wrong_types_and_unknown_fields(client, field, value):
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("tools", [{"type": "function"}]),
-        ("tool_choice", "required"),
         ("modalities", ["text", "audio"]),
         ("watermarking", True),
         ("kv_transfer_params", {"a": 1}),

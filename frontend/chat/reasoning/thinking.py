@@ -129,7 +129,7 @@ async def thinking_of_chat(
         is_off = switch is not None and variables.get(switch) is False
         is_assumed = marks.format.assumed and not is_off
         beginning = Beginning.ASSUMED if is_assumed else Beginning.MARKED
-    return Thinking(marks, beginning, has_tools=bool(request.tools))
+    return Thinking(marks, beginning)
 
 
 async def thinking_of_completion(
