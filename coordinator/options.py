@@ -5,6 +5,7 @@ their configuration with (protocol/config.py), so that a key means the same wher
 """
 
 import argparse
+import importlib.util
 import json
 import re
 import tomllib
@@ -117,7 +118,20 @@ def parse(argv: Sequence[str]) -> tuple[PoolOptions, list[GroupOptions], Path | 
     pool = _validate(PoolOptions, file | pool_flags, "" if file else "--")
     if pool.uds is not None and {"host", "port"} & (file | pool_flags).keys():
         raise OptionError("--uds: excludes --host and --port")
+    _check_extras(pool)
     return pool, groups, None if run_dir is None else Path(run_dir)
+
+
+def _check_extras(pool: PoolOptions) -> None:
+    """What frontends would otherwise miss with the first request that needs it."""
+    is_postgresql = (pool.response_store_url or "").startswith("postgresql")
+    has_servers = any(name != "demo" for name in pool.tool_server)
+    for flag, is_needed, package, extra in (
+        ("--response-store-url", is_postgresql, "psycopg", "postgresql"),
+        ("--tool-server", has_servers, "mcp", "mcp"),
+    ):
+        if is_needed and importlib.util.find_spec(package) is None:
+            raise OptionError(f"{flag}: needs the package {package}: install headrace[{extra}]")
 
 
 def _groups(tables: Any, flags: dict[str, Any]) -> list[GroupOptions]:
@@ -164,6 +178,7 @@ _FLAGS = {
     "memory_utilization": "--gpu-memory-utilization",
     "shutdown_timeout_s": "--shutdown-timeout",
     "stall_timeout_s": "--stall-timeout",
+    "response_store_max_age_s": "--response-store-max-age",
 }
 
 
@@ -199,6 +214,17 @@ def _add_pool_flags(parser: argparse.ArgumentParser) -> None:
     add("--enable-tokenizer-info", action="store_true", help="serve /tokenizer_info")
     add("--shutdown-timeout", dest="shutdown_timeout_s", help="seconds to finish requests (30)")
     add("--stall-timeout", dest="stall_timeout_s", help="seconds without a step (10)")
+    add(
+        "--response-store-url", metavar="URL", help="of /v1/responses (a file in the run directory)"
+    )
+    add(
+        "--response-store-max-age",
+        dest="response_store_max_age_s",
+        metavar="S",
+        help="seconds that responses are kept (2592000)",
+    )
+    add("--response-store-max-count", metavar="N", help="responses that are kept (10000)")
+    add("--tool-server", help="tools that responses may use: demo, or host:port,... of MCP servers")
     add("--log-level", help="debug, info, warning or error (info)")
     add("--run-dir", help="for sockets and metrics (a new temporary folder)")
 

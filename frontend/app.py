@@ -18,6 +18,7 @@ from frontend.routes import (
     invocations,
     messages,
     models,
+    responses,
     status,
     tokenize,
 )
@@ -42,7 +43,7 @@ def create_app(
         swagger_ui_path=None,
     )
     context = Context(config, served_models(config, texts), pool, metrics, config.started_at)
-    generating = (chat_completions, chat_batch, completions, messages, invocations)
+    generating = (chat_completions, chat_batch, completions, messages, invocations, responses)
     for routes in (*generating, models, status, tokenize):
         app.register_blueprint(routes.blueprint(context))
     app.register_blueprint(docs.blueprint())

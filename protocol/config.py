@@ -3,6 +3,7 @@
 Unknown keys are refused; bad values raise pydantic's ValidationError, which names the key.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -36,6 +37,7 @@ RESERVED_NAMES = frozenset(
         "self",
     }
 )
+_TOOL_SERVER = re.compile(r"https?://[^/\s@]+(/\S*)?|(\[[0-9a-fA-F:]+\]|[\w.-]+):\d{1,5}")
 
 Positive = Annotated[int, Field(ge=1)]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -199,6 +201,10 @@ class PoolOptions(Frozen):
     stall_timeout_s: a worker with work and no step for so long is taken for dead.
     enable_log_requests, enable_log_outputs: frontends log what comes in, and what goes out.
     max_log_len: characters, or token ids, of a text in the log; None: all.
+    response_store_url: the database of /v1/responses, sqlite:///path or postgresql+psycopg://...;
+        None: a file in the run directory.
+    response_store_max_age_s, response_store_max_count: older responses, and more, are deleted.
+    tool_server: servers whose tools responses may use: "demo", "host:port" or a URL.
     """
 
     host: str = "127.0.0.1"
@@ -215,12 +221,42 @@ class PoolOptions(Frozen):
     enable_log_requests: bool = False
     enable_log_outputs: bool = False
     max_log_len: Annotated[int, Field(ge=0)] | None = None
+    response_store_url: str | None = None
+    response_store_max_age_s: Annotated[float, Field(gt=0)] = 30 * 24 * 3600.0
+    response_store_max_count: Annotated[int, Field(ge=0)] = 10_000
+    tool_server: tuple[str, ...] = ()
 
     @field_validator("enable_log_outputs")
     @classmethod
     def _log_outputs_with_requests(cls, value: bool, info: ValidationInfo) -> bool:
         if value and not info.data.get("enable_log_requests"):
             raise ValueError("needs enable_log_requests")
+        return value
+
+    @field_validator("response_store_url")
+    @classmethod
+    def _check_store(cls, value: str | None) -> str | None:
+        """The value may hold a password, and stays out of the error."""
+        if value is None or value.startswith("postgresql+psycopg://"):
+            return value
+        scheme, _, path = value.partition(":///")
+        if scheme != "sqlite" or not path or path.startswith((":", "file:")):
+            raise ValueError("must be sqlite:///path or postgresql+psycopg://user@host/database")
+        return f"sqlite:///{Path(path).absolute()}"
+
+    @field_validator("tool_server", mode="before")
+    @classmethod
+    def _one_by_one(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+
+    @field_validator("tool_server")
+    @classmethod
+    def _check_tool_servers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in value:
+            if entry != "demo" and not _TOOL_SERVER.fullmatch(entry):
+                raise ValueError(f"must be demo, host:port or a URL: {entry!r}")
         return value
 
     @field_validator("metrics_prefix", mode="before")
@@ -239,6 +275,11 @@ class PoolConfig(PoolOptions):
     run_dir: Path
     started_at: int = 0
     groups: Annotated[tuple[GroupConfig, ...], Field(min_length=1)]
+
+    @property
+    def response_store(self) -> str:
+        """Where responses are stored."""
+        return self.response_store_url or f"sqlite:///{(self.run_dir / 'responses.db').absolute()}"
 
     @property
     def metrics_dir(self) -> Path:

@@ -20,7 +20,7 @@ from frontend.generation.constraints import Constraints
 from frontend.generation.prompts import check_encodable, text_prompt
 from frontend.generation.run import Collected, Generation
 from frontend.generation.sampling import OutputLimit, sampling_params
-from frontend.generation.start import Prompt, start
+from frontend.generation.start import Cleanups, Prompt, start
 from frontend.schemas.chat import ChatCompletionRequest
 from frontend.structured.requested import compiled
 from protocol.sampling import SamplingParams, ThinkingBudget
@@ -122,8 +122,10 @@ class ChatRun:
         return answers
 
 
-async def start_chat(context: Context, request: ChatCompletionRequest) -> ChatRun:
-    """Put a chat to the pool. ApiError if it cannot be run."""
+async def start_chat(
+    context: Context, request: ChatCompletionRequest, *, cleanups: Cleanups | None = None
+) -> ChatRun:
+    """Put a chat to the pool. ApiError if it cannot be run. cleanups: see `start`."""
     model = context.model(request.model)
     if request.top_logprobs and not request.logprobs:
         raise BadRequest("top_logprobs needs logprobs to be true.", "top_logprobs")
@@ -135,17 +137,12 @@ async def start_chat(context: Context, request: ChatCompletionRequest) -> ChatRu
     constraints = await Constraints.of(request, model)
     sampling = _sampling(request, model, len(prompt.token_ids), budget)
     sampling = constraints.apply(sampling, request, model)
-    after = () if thinking is None else thinking.grammar_after
-    constraint = chat_constraint(request, tools, model.text)
-    grammar = None if constraint is None else await compiled(context, model, constraint, after)
-    kept = model.text.special_ids(tools.marks)
-    if thinking is not None:
-        kept |= thinking.marks.special_ids
+    kept = frozenset[int]() if thinking is None else thinking.marks.special_ids
     generation = start(
-        context, model, request, [prompt], [sampling], kept_tokens=kept, grammar=grammar
+        context, model, request, [prompt], [sampling], kept_tokens=kept, cleanups=cleanups
     )
-    readers = [_reader(request, thinking, tools.reader()) for _ in generation.choices]
-    return ChatRun(model, request, prompt, generation, readers, thinking, tools)
+    readers = [_reader(request, thinking, PlainReader()) for _ in generation.choices]
+    return ChatRun(model, request, prompt, generation, readers, thinking)
 
 
 async def _thinking(

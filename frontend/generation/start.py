@@ -1,7 +1,7 @@
 """Puts a request to the pool: one stream for each text that it asks for."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -39,6 +39,8 @@ NOT_WITH_BEAMS = (
     "structured_outputs",
 )
 
+Cleanups = list[Callable[[], None]]
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
@@ -65,13 +67,16 @@ def start(
     discard: bool = False,
     kept_tokens: frozenset[int] = frozenset(),
     grammar: Grammar | None = None,
+    cleanups: Cleanups | None = None,
 ) -> Generation:
     """The generation of all texts; samplings: one for each prompt. discard: only the prompts are to
     be run. kept_tokens: special tokens that texts show in any case. grammar: what the texts must
     conform to.
 
-    It is closed when the HTTP request ends, in whatever way. BadRequest if the request wants beam
-    search and something that this does not have.
+    BadRequest if the request wants beam search and something that this does not have.
+
+    cleanups: of its owner, who calls them in the end; they close it. Without them the HTTP request
+    owns it, and closes it when it ends, in whatever way.
     """
     check_named(request, len(prompts))
     by_beams = bool(request.use_beam_search) and not discard
@@ -99,7 +104,8 @@ def start(
     generation = Generation(choices, streams, _interval(request))
     if context.config.enable_log_requests:
         generation.log = RequestLog(context.config, prompts, samplings)
-    request_scope.current().cleanups.append(generation.close)
+    owned_by = request_scope.current().cleanups if cleanups is None else cleanups
+    owned_by.append(generation.close)
     return generation
 
 

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from quart import request
+from quart import has_request_context, request
 
 from frontend.metrics import Metrics
 
@@ -42,6 +42,11 @@ class RequestScope:
 def current() -> RequestScope:
     """The scope of the request that is being answered."""
     return cast(RequestScope, cast(Scope, request.scope)[KEY])
+
+
+def current_id() -> str:
+    """The id of the request that is being answered; "none" for work that outlives its own."""
+    return current().request_id if has_request_context() else "none"
 
 
 class RequestScopeMiddleware:

@@ -34,9 +34,6 @@ LATER = {
     "score_many_to_many": "scores and reranking",
     "score_one_to_many": "scores and reranking",
     "reset_prefix_cache": "administration of the pool",
-    "responses": "/v1/responses",
-    "responses_bad_id": "/v1/responses",
-    "responses_unknown": "/v1/responses",
 }
 
 

@@ -211,3 +211,53 @@ def test_a_wrong_reasoning_parser_is_named_in_one_line(value: str, named: str) -
         parse(["--reasoning-parser", value])
     assert str(caught.value).startswith("--reasoning-parser: ")
     assert "\n" not in str(caught.value)
+
+
+def test_where_responses_are_stored_and_whose_tools_they_use(tmp_path: Path) -> None:
+    pool, _, _ = parse([])
+    assert (pool.response_store_url, pool.tool_server) == (None, ())
+    url = "postgresql+psycopg://me:secret@db/headrace"
+    flags = ["--response-store-url", url, "--response-store-max-age", "60"]
+    tools = ["--tool-server", "demo, 127.0.0.1:9000,https://tools.example/mcp"]
+    pool, _, _ = parse([*flags, "--response-store-max-count", "5", *tools])
+    assert pool.response_store_url == url
+    assert (pool.response_store_max_age_s, pool.response_store_max_count) == (60, 5)
+    assert pool.tool_server == ("demo", "127.0.0.1:9000", "https://tools.example/mcp")
+    pool, _, _ = parse(["--response-store-url", "sqlite:///a/b.db"])
+    assert pool.response_store_url == f"sqlite:///{Path.cwd()}/a/b.db"
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--response-store-url", "mysql://me:secret@db/x"),
+        ("--response-store-url", "sqlite:///:memory:"),
+        ("--response-store-url", "sqlite://"),
+        ("--response-store-url", "secret"),
+        ("--response-store-max-age", "0"),
+        ("--response-store-max-count", "-1"),
+        ("--tool-server", "nonsense"),
+        ("--tool-server", "demo,ftp://x"),
+        ("--tool-server", "http://me:secret@host/"),
+    ],
+)
+def test_wrong_stores_and_tool_servers(flag: str, value: str) -> None:
+    with pytest.raises(OptionError, match=flag) as caught:
+        parse([flag, value])
+    assert flag == "--tool-server" or "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "extra"),
+    [
+        (["--response-store-url", "postgresql+psycopg://db/x"], "postgresql"),
+        (["--tool-server", "demo,host:1"], "mcp"),
+    ],
+)
+def test_an_extra_that_is_missing_is_named(
+    flags: list[str], extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(OptionError, match=rf"{flags[0]}.*\[{extra}\]"):
+        parse(flags)
+    parse(["--tool-server", "demo"])

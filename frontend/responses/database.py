@@ -1,0 +1,78 @@
+"""The database: one transaction at a time in a thread, and one error for all that can fail."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
+
+from frontend.errors import Unavailable
+from frontend.responses.tables import create_tables, make_engine, now, writing
+
+log = logging.getLogger(__name__)
+
+_THREADS = 4
+
+T = TypeVar("T")
+
+
+class StoreUnavailable(Unavailable):
+    def __init__(self) -> None:
+        super().__init__(
+            "The store of responses cannot be reached. Requests with store false do not need it."
+        )
+
+
+class Database:
+    """now: its clock, seconds since 1970."""
+
+    def __init__(self, url: str) -> None:
+        self._engine = make_engine(url)
+        self.now = now(self._engine)
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="store")
+        self._has_tables = False
+        # One frontend's transactions need not wait in the database for each other, nor meet there
+        # in a deadlock.
+        self._writing = asyncio.Lock()
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        """What `work` returns, in a transaction that may write. StoreUnavailable if the database
+        fails; then nothing is written."""
+
+        def do() -> T:
+            self._ensure_tables()
+            with writing(self._engine) as connection:
+                return work(connection)
+
+        async with self._writing:
+            return await self._in_thread(do)
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """What `work` returns, which only reads, and keeps nobody from writing."""
+
+        def do() -> T:
+            self._ensure_tables()
+            with self._engine.connect() as connection:
+                return work(connection)
+
+        return await self._in_thread(do)
+
+    def _ensure_tables(self) -> None:
+        if not self._has_tables:
+            create_tables(self._engine)
+            self._has_tables = True
+
+    async def _in_thread(self, do: Callable[[], T]) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, do)
+        except (SQLAlchemyError, OSError, ValueError) as error:
+            self._has_tables = False  # they may be gone with the file that they were in
+            log.error("the store of responses has failed: %s", error)
+            raise StoreUnavailable from error
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._engine.dispose()

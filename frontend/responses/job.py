@@ -1,0 +1,42 @@
+"""What has to be done for a response: enough to do it on any frontend."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from frontend.responses.body import Body
+from frontend.schemas.responses import Item, ResponsesRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """body: the response as it was when it was asked for. earlier: the items of the responses that
+    it goes on from. inputs: its own. seed: a definite one. fingerprint: of server and model.
+    """
+
+    body: Body
+    request: ResponsesRequest
+    earlier: Sequence[Item]
+    inputs: Sequence[Item]
+    seed: int
+    fingerprint: str
+
+    @property
+    def response_id(self) -> str:
+        return str(self.body["id"])
+
+    def stored(self) -> dict[str, Any]:
+        """What is stored besides body and items, as JSON."""
+        return {
+            "request": self.request.model_dump(by_alias=True, exclude_unset=True),
+            "seed": self.seed,
+            "fingerprint": self.fingerprint,
+        }
+
+    @classmethod
+    def read(
+        cls, body: Body, stored: dict[str, Any], earlier: Sequence[Item], inputs: Sequence[Item]
+    ) -> "Job":
+        """The inverse of `stored`."""
+        request = ResponsesRequest.model_validate(stored["request"])
+        return cls(body, request, earlier, inputs, stored["seed"], stored["fingerprint"])

@@ -1,0 +1,155 @@
+"""Keeps the store up to date: what runs here, what others have left, what is to go.
+
+While a response runs, its owner stores what has been added every few milliseconds and says once a
+second that it lives. Who has not said so for a while has died: its background responses are gone on
+with by whoever finds them first.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Sequence
+
+from frontend.context import Context
+from frontend.errors import ApiError, InternalError
+from frontend.middleware.errors import api_error
+from frontend.responses.body import FAILED, in_state
+from frontend.responses.database import StoreUnavailable
+from frontend.responses.events import Events
+from frontend.responses.job import Job
+from frontend.responses.journal import Journal
+from frontend.responses.live import Live
+from frontend.responses.ownership import Ownership
+from frontend.responses.requested_tools import read_tools
+from frontend.responses.rows import Batch, Stored
+from frontend.responses.runner import Runner
+from frontend.responses.store import ResponseStore
+from frontend.responses.tools.interface import ToolServer
+from frontend.schemas.responses import Item
+from frontend.vital import create_vital_task
+
+log = logging.getLogger(__name__)
+
+FLUSH_S = 0.05
+BEAT_S = 1.0
+# So long without a sign of life is death.
+STALE_S = 5.0
+PRUNE_S = 30.0
+# Frontends that may die of a response before it is given up.
+MAX_ATTEMPTS = 4
+
+INTERRUPTED = "The frontend that ran this response has ended."
+
+
+class Keeper:
+    """Of one frontend."""
+
+    def __init__(
+        self,
+        context: Context,
+        store: ResponseStore,
+        ownership: Ownership,
+        runner: Runner,
+        servers: Sequence[ToolServer],
+    ) -> None:
+        self._context = context
+        self._store = store
+        self._ownership = ownership
+        self._runner = runner
+        self._servers = servers
+        self._tasks: list[asyncio.Task[None]] = []
+        self._taken: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        self._tasks = [
+            create_vital_task(self._flush()),
+            create_vital_task(self._tend()),
+            create_vital_task(self._prune()),
+        ]
+
+    async def stop(self) -> None:
+        tasks = [*self._tasks, *self._taken]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._runner.stop()
+
+    async def _flush(self) -> None:
+        while True:
+            await self._runner.changed.wait()
+            self._runner.changed.clear()
+            try:
+                await self._runner.flush()
+            except StoreUnavailable:
+                self._runner.changed.set()
+                await asyncio.sleep(BEAT_S)
+            await asyncio.sleep(FLUSH_S)
+
+    async def _tend(self) -> None:
+        """Say that this frontend lives, and look for those that do not."""
+        while True:
+            await asyncio.sleep(BEAT_S * random.uniform(0.8, 1.2))
+            try:
+                await self._beat()
+                for stored in await self._ownership.take_over(self._runner.owner, STALE_S):
+                    task = asyncio.create_task(self._go_on(stored))
+                    self._taken.add(task)
+                    task.add_done_callback(self._taken.discard)
+            except StoreUnavailable:
+                continue  # it has been logged
+
+    async def _beat(self) -> None:
+        running = self._runner.running
+        if not running:
+            return
+        for response_id in running - await self._ownership.beat(self._runner.owner, running):
+            self._runner.drop(response_id)
+
+    async def _prune(self) -> None:
+        while True:
+            await asyncio.sleep(PRUNE_S * random.uniform(0.5, 1.5))
+            with contextlib.suppress(StoreUnavailable):
+                await self._store.prune()
+
+    # Go on with what others have left
+
+    async def _go_on(self, stored: Stored) -> None:
+        response_id = stored.body["id"]
+        try:
+            if not stored.background:
+                raise InternalError(INTERRUPTED)
+            if stored.attempts > MAX_ATTEMPTS:
+                raise InternalError("The frontends that ran this response have ended.")
+            log.warning("going on with %s, which its frontend has left", response_id)
+            await self._resume(stored)
+        except StoreUnavailable:
+            return  # it will be stale again
+        except Exception as error:
+            with contextlib.suppress(StoreUnavailable):
+                await self._give_up(stored, api_error(error))
+
+    async def _resume(self, stored: Stored) -> None:
+        """Run it again from its journal. ApiError if that cannot be."""
+        earlier: Sequence[Item] = ()
+        if stored.previous_id is not None:
+            earlier = await self._store.conversation(stored.previous_id)
+        job = Job.read(stored.body, stored.job, earlier, stored.inputs)
+        entries, events = await self._ownership.journal(job.response_id)
+        if entries and self._context.model(job.request.model).fingerprint != job.fingerprint:
+            raise InternalError("The model that ran this response is not served any more.")
+        live = Live(job, Journal(entries), base=events)
+        run = self._runner.new_run(live, read_tools(job.request, self._servers))
+        try:
+            await run.prepare()
+        except BaseException:
+            run.close()
+            raise
+        self._runner.go_on(live, run)
+
+    async def _give_up(self, stored: Stored, error: ApiError) -> None:
+        body = in_state(stored.body, FAILED, error=error)
+        _, first = await self._ownership.journal(body["id"])
+        told: list[str] = []
+        Events(told.append, first).lifecycle(FAILED, body)
+        await self._ownership.finish(self._runner.owner, Batch(body["id"], first, told, ()), body)

@@ -1,0 +1,199 @@
+"""What the routes of the Responses API do."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+
+from frontend.context import Context
+from frontend.errors import ApiError, BadRequest
+from frontend.middleware import request_scope
+from frontend.responses.body import Body, new_body
+from frontend.responses.database import Database
+from frontend.responses.ids import is_response_id, new_response_id, response_of
+from frontend.responses.input_items import read_items, references
+from frontend.responses.job import Job
+from frontend.responses.journal import Journal
+from frontend.responses.keeper import Keeper
+from frontend.responses.live import Live
+from frontend.responses.ownership import Ownership
+from frontend.responses.requested_tools import RequestedTools, read_tools
+from frontend.responses.retell import retold
+from frontend.responses.rows import Stored
+from frontend.responses.run import ResponseRun
+from frontend.responses.runner import Runner
+from frontend.responses.store import ResponseStore
+from frontend.responses.tools.servers import named_by_operator
+from frontend.schemas.responses import Item, ResponsesRequest
+
+MAX_REFERENCES = 256
+# How often another frontend's response is looked at.
+POLL_S = 0.1
+
+
+class ResponseNotFound(ApiError):
+    status = 404
+    kind = "invalid_request_error"
+
+    def __init__(self, param: str = "response_id") -> None:
+        super().__init__(f"{param}: there is no such response.", param)
+
+
+class ResponsesService:
+    """`start` it before use, and `stop` it in the end."""
+
+    def __init__(self, context: Context) -> None:
+        config = context.config
+        self._context = context
+        self._database = Database(config.response_store)
+        self._store = ResponseStore(
+            self._database, config.response_store_max_age_s, config.response_store_max_count
+        )
+        self._ownership = Ownership(self._database)
+        self._servers = named_by_operator(config.tool_server)
+        self._runner = Runner(context, self._store, self._ownership)
+        self._keeper = Keeper(context, self._store, self._ownership, self._runner, self._servers)
+
+    def start(self) -> None:
+        self._keeper.start()
+
+    async def stop(self) -> None:
+        await self._keeper.stop()
+        self._database.close()
+
+    # Create
+
+    async def create(self, request: ResponsesRequest) -> Body | AsyncIterator[str]:
+        """A response, or the events of one. ApiError if it cannot be had."""
+        if request.background and not request.is_stored:
+            raise BadRequest("background needs store to be true.", "background")
+        tools = read_tools(request, self._servers)
+        job = await self._job(request, tools)
+        if not (request.background or request.stream):
+            return await self._whole(job, tools)
+        live = Live(job, Journal())
+        run = self._runner.new_run(live, tools)
+        if not request.background:
+            await self._runner.start_stream(live, run)
+            return self._follow(live, 0)
+        await self._runner.start_background(live, run)
+        return self._follow(live, 0) if request.stream else job.body
+
+    async def _whole(self, job: Job, tools: RequestedTools) -> Body:
+        run = ResponseRun(self._context, job, tools, Journal(), None)
+        request_scope.current().cleanups.append(run.close)
+        await run.prepare()
+        run.begin()
+        body = await run.run()
+        if job.request.is_stored:
+            await self._store.create(job, None, body)
+        return body
+
+    async def _job(self, request: ResponsesRequest, tools: RequestedTools) -> Job:
+        model = self._context.model(request.model)
+        response_id = new_response_id()
+        earlier: Sequence[Item] = ()
+        if request.previous_response_id is not None:
+            earlier = await self._conversation(request.previous_response_id)
+        if not (request.input or earlier):
+            raise BadRequest("input: must not be empty.", "input")
+        referenced = await self._referenced(references(request.input))
+        return Job(
+            body=new_body(
+                response_id, int(time.time()), request, model.name, model.text.info, tools.echo
+            ),
+            request=request,
+            earlier=earlier,
+            inputs=read_items(request.input, response_id, referenced),
+            seed=model.seeds.next() if request.seed is None else request.seed,
+            fingerprint=model.fingerprint,
+        )
+
+    async def _conversation(self, response_id: str) -> Sequence[Item]:
+        stored = await self._get(response_id, "previous_response_id")
+        if stored.is_active:
+            raise BadRequest(
+                "previous_response_id: this response is not finished.", "previous_response_id"
+            )
+        return await self._store.conversation(response_id)
+
+    async def _referenced(self, item_ids: Sequence[str]) -> dict[str, Item]:
+        """The items of these ids, as far as they are stored."""
+        if len(item_ids) > MAX_REFERENCES:
+            raise BadRequest(f"input: holds more than {MAX_REFERENCES} references.", "input")
+        wanted = set(item_ids)
+        found: dict[str, Item] = {}
+        for response_id in {response_of(item_id) for item_id in wanted} - {None}:
+            stored = await self._store.get(response_id or "")
+            if stored is not None:
+                items = [*stored.inputs, *stored.body["output"]]
+                found |= {item["id"]: item for item in items if item["id"] in wanted}
+        return found
+
+    # What is stored
+
+    async def get(self, response_id: str) -> Body:
+        return (await self._get(response_id)).body
+
+    async def _get(self, response_id: str, param: str = "response_id") -> Stored:
+        stored = await self._store.get(response_id) if is_response_id(response_id) else None
+        if stored is None:
+            raise ResponseNotFound(param)
+        return stored
+
+    async def input_items(self, response_id: str) -> list[Item]:
+        return (await self._get(response_id)).inputs
+
+    async def cancel(self, response_id: str) -> Body:
+        """Cancel a background response; one that has ended stays as it is."""
+        stored = await self._get(response_id)
+        if not stored.background:
+            raise BadRequest("Only background responses can be cancelled.", "response_id")
+        cancelled = await self._store.cancel(response_id)
+        if cancelled is None:
+            raise ResponseNotFound
+        self._runner.drop(response_id)
+        return cancelled.body
+
+    async def delete(self, response_id: str) -> Body:
+        found = await self._store.delete(response_id) if is_response_id(response_id) else False
+        if not found:
+            raise ResponseNotFound
+        self._runner.drop(response_id)
+        return {"id": response_id, "object": "response", "deleted": True}
+
+    # Events
+
+    async def events(self, response_id: str, first: int) -> AsyncIterator[str]:
+        """The events of a stored response from a number on, to its end, whoever runs it."""
+        stored = await self._get(response_id)
+        live = self._runner.live(response_id)
+        if live is not None and first >= live.base:
+            return self._follow(live, first)
+        events, _ = await self._ownership.events(response_id, 0)
+        if not events and not stored.is_active:
+            return _once(await asyncio.to_thread(retold, stored.body), first)
+        return self._poll(response_id, first)
+
+    async def _follow(self, live: Live, first: int) -> AsyncIterator[str]:
+        place = first
+        async for events in live.follow(first):
+            place += len(events)
+            yield "".join(events)
+        if live.lost:
+            async for text in self._poll(live.job.response_id, place):
+                yield text
+
+    async def _poll(self, response_id: str, first: int) -> AsyncIterator[str]:
+        while True:
+            events, ended = await self._ownership.events(response_id, first)
+            first += len(events)
+            if events:
+                yield "".join(events)
+            elif ended:
+                return
+            else:
+                await asyncio.sleep(POLL_S)
+
+
+async def _once(events: list[str], first: int) -> AsyncIterator[str]:
+    yield "".join(events[first:])

@@ -1,0 +1,64 @@
+"""Tools of an MCP server, over streamable HTTP. Needs the extra `mcp`."""
+
+import json
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from mcp import Client
+from mcp.client.sse import sse_client
+from mcp.types import TextContent
+
+from frontend.responses.tools.interface import ToolFailure, ToolSpec
+
+log = logging.getLogger(__name__)
+
+MAX_TOOLS = 256
+_READ_TIMEOUT_S = 60.0
+
+
+class MCPSource:
+    """One server. A connection lasts for one question: nothing is kept that could go stale.
+
+    url: as the operator gave it; one that ends with /sse speaks the older transport.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    async def list_tools(self) -> list[ToolSpec]:
+        async with self._connected() as client:
+            tools: list[ToolSpec] = []
+            cursor = None
+            while True:
+                page = await client.list_tools(cursor=cursor)
+                tools += [
+                    ToolSpec(tool.name, tool.description or "", tool.input_schema)
+                    for tool in page.tools
+                ]
+                cursor = page.next_cursor
+                if cursor is None or len(tools) >= MAX_TOOLS:
+                    return tools[:MAX_TOOLS]
+
+    async def call(self, name: str, arguments: dict[str, Any]) -> str:
+        async with self._connected() as client:
+            result = await client.call_tool(name, arguments)
+        texts = [block.text for block in result.content if isinstance(block, TextContent)]
+        text = "\n".join(texts)
+        if not texts and result.structured_content is not None:
+            text = json.dumps(result.structured_content, ensure_ascii=False)
+        if result.is_error:
+            raise ToolFailure(text or "the tool has failed")
+        return text
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[Client]:
+        """A connection; whatever goes wrong with it or in it is a ToolFailure."""
+        server = sse_client(self._url) if self._url.endswith("/sse") else self._url
+        try:
+            async with Client(server, read_timeout_seconds=_READ_TIMEOUT_S) as client:
+                yield client
+        except Exception as error:
+            log.warning("a tool server has failed: %r", error)
+            raise ToolFailure("the tool server cannot be reached, or has failed") from error

@@ -1,0 +1,79 @@
+"""The tool servers that the operator has named; no other is ever contacted."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from frontend.errors import BadRequest, shortened
+from frontend.responses.tools.demo import DemoSource
+from frontend.responses.tools.interface import ToolFailure, ToolServer, ToolSource, ToolSpec
+
+LIST_TIMEOUT_S = 10.0
+CALL_TIMEOUT_S = 60.0
+MAX_RESULT_CHARS = 64 * 1024
+MAX_ARGUMENT_CHARS = 256 * 1024
+
+
+def named_by_operator(entries: Sequence[str]) -> list[ToolServer]:
+    """The servers of `--tool-server`: "demo", "host:port" or a URL."""
+    return [_server(entry) for entry in entries]
+
+
+def _server(entry: str) -> ToolServer:
+    if entry == "demo":
+        return ToolServer(entry, None, DemoSource())
+    url = entry if "://" in entry else f"http://{entry}/mcp"
+    # Takes half a second to import, and is an extra.
+    from frontend.responses.tools.mcp_source import MCPSource
+
+    return ToolServer(entry, urlsplit(url).netloc.lower(), MCPSource(url))
+
+
+def find(servers: Sequence[ToolServer], label: str, url: str | None, where: str) -> ToolServer:
+    """The server that a request means. BadRequest if the operator has named none like that.
+
+    What is contacted is the address that the operator gave, whatever else the request's has.
+    """
+    if url is None:
+        for server in servers:
+            if server.name == label:
+                return server
+        field, shown = "server_label", label
+    else:
+        for server in servers:
+            if server.netloc is not None and server.netloc == _netloc(url):
+                return server
+        field, shown = "server_url", url
+    raise BadRequest(
+        f"{where}.{field}: this server uses no tool server {shortened(shown)!r}.",
+        f"{where}.{field}",
+    )
+
+
+def _netloc(url: str) -> str | None:
+    try:
+        return urlsplit(url).netloc.lower()
+    except ValueError:
+        return None
+
+
+async def list_tools(source: ToolSource) -> list[ToolSpec]:
+    """In bounded time. ToolFailure if there is no list."""
+    try:
+        return await asyncio.wait_for(source.list_tools(), LIST_TIMEOUT_S)
+    except TimeoutError as error:
+        raise ToolFailure("the tool server does not answer") from error
+
+
+async def call(source: ToolSource, name: str, arguments: Any) -> str:
+    """A tool's result, in bounded time and of bounded length. ToolFailure if there is none."""
+    if not isinstance(arguments, dict):
+        raise ToolFailure("the arguments must be a JSON object")
+    try:
+        result = await asyncio.wait_for(source.call(name, arguments), CALL_TIMEOUT_S)
+    except TimeoutError as error:
+        raise ToolFailure(f"the tool took longer than {CALL_TIMEOUT_S:.0f} s") from error
+    if len(result) > MAX_RESULT_CHARS:
+        raise ToolFailure(f"the result has more than {MAX_RESULT_CHARS} characters")
+    return result

@@ -1,0 +1,145 @@
+"""POST /v1/responses: the request, and the queries of the routes beside it."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from frontend.schemas.chat import MAX_MESSAGES
+from frontend.schemas.fields import Ignored, Int, Name, RequestModel, at_most, refused
+from frontend.schemas.generation import Logprobs
+
+MAX_TOOLS = 1024
+MAX_METADATA = 16
+
+Item = dict[str, Any]
+
+INCLUDE_LOGPROBS = "message.output_text.logprobs"
+Include = Literal[
+    "message.output_text.logprobs",
+    # Reasoning is in the items as plain text, so that there is nothing to encrypt.
+    "reasoning.encrypted_content",
+    # Of tools and inputs that are not here; there is never anything to include.
+    "code_interpreter_call.outputs",
+    "computer_call_output.output.image_url",
+    "file_search_call.results",
+    "message.input_image.image_url",
+    "web_search_call.action.sources",
+    "web_search_call.results",
+]
+
+# What a chat has under the same name: checked by the chat's request (see responses.chat_request).
+PassedOn = Annotated[Any, Field(description="As in chat completions.")]
+
+
+class Reasoning(RequestModel):
+    """summary: accepted, without effect, as there is no summary, but the reasoning itself."""
+
+    effort: Any = None
+    summary: Literal["auto", "concise", "detailed"] | None = None
+    generate_summary: Literal["auto", "concise", "detailed"] | None = None
+
+
+class TextFormat(RequestModel):
+    """schema_: a JSON schema, for type json_schema."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    name: Annotated[str, Field(max_length=64)] | None = None
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    description: str | None = None
+    strict: bool | None = None
+
+
+class TextConfig(RequestModel):
+    format: TextFormat | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
+
+
+Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
+    Field(max_length=MAX_METADATA),
+]
+
+
+class PassedOnFields(RequestModel):
+    """Fields that a chat has under the same name."""
+
+    temperature: PassedOn = None
+    top_p: PassedOn = None
+    top_k: PassedOn = None
+    min_p: PassedOn = None
+    presence_penalty: PassedOn = None
+    frequency_penalty: PassedOn = None
+    repetition_penalty: PassedOn = None
+    logit_bias: PassedOn = None
+    seed: PassedOn = None
+    stop: PassedOn = None
+    stop_token_ids: PassedOn = None
+    ignore_eos: PassedOn = None
+    include_stop_str_in_output: PassedOn = None
+    skip_special_tokens: PassedOn = None
+    structured_outputs: PassedOn = None
+    include_reasoning: PassedOn = None
+    parallel_tool_calls: bool | None = True
+    priority: PassedOn = None
+    cache_salt: PassedOn = None
+    user: PassedOn = None
+    chat_template_kwargs: PassedOn = None
+    watermarking: PassedOn = None
+    session_id: PassedOn = None
+    media_io_kwargs: PassedOn = None
+    mm_processor_kwargs: PassedOn = None
+    mm_payload: PassedOn = None
+    return_mm_kwargs: PassedOn = None
+    vllm_xargs: PassedOn = None
+    kv_transfer_params: PassedOn = None
+    ec_transfer_params: PassedOn = None
+
+
+class ResponsesRequest(PassedOnFields):
+    """input: a user's text, or items of a conversation; they are read by responses.input_items.
+
+    max_tool_calls: of tools that this server runs.
+    """
+
+    input: str | Annotated[list[Item], Field(max_length=MAX_MESSAGES), at_most(MAX_MESSAGES)]
+    model: Name | None = None
+    instructions: str | None = None
+    previous_response_id: Annotated[str, Field(max_length=128)] | None = None
+    background: bool | None = False
+    store: bool | None = True
+    stream: bool | None = False
+    stream_options: Ignored = None
+    max_output_tokens: Annotated[Int, Field(ge=1)] | None = None
+    max_tool_calls: Annotated[Int, Field(ge=0)] | None = None
+    metadata: Metadata | None = None
+    include: Annotated[list[Include], Field(max_length=64), at_most(64)] | None = None
+    top_logprobs: Logprobs | None = None
+    reasoning: Reasoning | None = None
+    text: TextConfig | None = None
+    tools: Annotated[list[Item], Field(max_length=MAX_TOOLS), at_most(MAX_TOOLS)] | None = None
+    tool_choice: str | Item | None = None
+    truncation: Literal["auto", "disabled"] | None = "disabled"
+    service_tier: Literal["auto", "default", "flex", "scale", "priority"] | None = "auto"
+    prompt_cache_key: Ignored = None
+    prompt_cache_retention: Ignored = None
+    safety_identifier: Ignored = None
+    request_id: Ignored = None
+
+    prompt: Annotated[Any, refused(None)] = None
+    conversation: Annotated[Any, refused(None)] = None
+    enable_response_messages: Annotated[Any, refused(False, None)] = False
+    previous_input_messages: Annotated[Any, refused(None, [])] = None
+
+    @property
+    def is_stored(self) -> bool:
+        return self.store is not False
+
+    @property
+    def has_logprobs(self) -> bool:
+        return INCLUDE_LOGPROBS in (self.include or ())
+
+
+def passed_on(request: ResponsesRequest) -> dict[str, Any]:
+    """The fields of a chat that the request sets."""
+    names = request.model_fields_set & set(PassedOnFields.model_fields)
+    return {name: getattr(request, name) for name in names}

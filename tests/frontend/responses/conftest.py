@@ -1,0 +1,74 @@
+"""Applications that share a store, and models that say what a test wants."""
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+from fake_pool import FakePool
+from postgres import binaries, cluster
+from quart import Quart
+from quart.typing import TestClientProtocol as Client
+from scripted import Script, install
+from sqlalchemy import create_engine
+
+from frontend.responses import keeper, service
+from frontend.responses.tables import metadata
+from frontend.text.model import TextModel
+
+Serve = Callable[..., contextlib.AbstractAsyncContextManager[Client]]
+
+
+@pytest.fixture
+def serve(make_app: Callable[..., Quart]) -> Serve:
+    """`async with serve() as client`: a frontend from its start to its end. All of a test share the
+    store of the test's run directory."""
+
+    @contextlib.asynccontextmanager
+    async def run(**settings: object) -> AsyncIterator[Client]:
+        async with make_app(**settings).test_app() as app:
+            yield app.test_client()
+
+    return run
+
+
+@pytest.fixture
+async def client(serve: Serve) -> AsyncIterator[Client]:
+    async with serve() as client:
+        yield client
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits for seconds otherwise."""
+    monkeypatch.setattr(keeper, "BEAT_S", 0.05)
+    monkeypatch.setattr(keeper, "STALE_S", 0.3)
+    monkeypatch.setattr(service, "POLL_S", 0.02)
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch, pool: FakePool, text: TextModel) -> Script:
+    """A model that calls tools and thinks, as the test writes it."""
+    return install(monkeypatch, pool, text)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    programs = binaries()
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+    with cluster(programs) as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An empty database of each kind."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'store.db'}"
+        return
+    url = request.getfixturevalue("postgres")
+    yield url
+    engine = create_engine(url)
+    metadata.drop_all(engine)
+    engine.dispose()

@@ -1,0 +1,120 @@
+"""Items to messages."""
+
+import pytest
+
+from frontend.errors import BadRequest
+from frontend.responses.conversation import chat_messages
+from frontend.responses.input_items import MAX_PARTS, read_items
+
+ID = "resp_" + "0" * 32
+
+
+def messages(*items, instructions=None):
+    return chat_messages(instructions, read_items(list(items), ID, {}))
+
+
+def call(number, **fields):
+    return {
+        "type": "function_call",
+        "call_id": f"c{number}",
+        "name": "f",
+        "arguments": "{}",
+        **fields,
+    }
+
+
+def output(number, said="done"):
+    return {"type": "function_call_output", "call_id": f"c{number}", "output": said}
+
+
+def test_leading_system_messages_are_one():
+    told = messages(
+        {"role": "developer", "content": "b"},
+        {"role": "system", "content": [{"type": "input_text", "text": "c"}]},
+        {"role": "user", "content": "d"},
+        {"role": "developer", "content": "e"},
+        instructions="a",
+    )
+    assert told == [
+        {"role": "system", "content": "a\n\nb\n\nc"},
+        {"role": "user", "content": "d"},
+        {"role": "system", "content": "e"},
+    ]
+
+
+def test_calls_of_one_turn_are_one_message():
+    told = messages(
+        {"role": "user", "content": "x"},
+        {"type": "reasoning", "summary": [{"type": "summary_text", "text": "hm"}]},
+        call(1),
+        call(2),
+        output(2, [{"type": "input_text", "text": "two"}]),
+        output(1),
+        {"role": "assistant", "content": "so"},
+        call(3),
+    )
+    roles = [message["role"] for message in told]
+    assert roles == ["user", "assistant", "tool", "tool", "assistant"]
+    assert told[1]["reasoning"] == "hm"
+    assert [each["id"] for each in told[1]["tool_calls"]] == ["c1", "c2"]
+    assert (told[2]["tool_call_id"], told[2]["content"]) == ("c2", "two")
+    assert told[4]["content"] == "so"
+    assert told[4]["tool_calls"][0]["id"] == "c3"
+
+
+def test_two_answers_in_a_row_stay_two():
+    said = [{"role": "assistant", "content": text} for text in "ab"]
+    assert [message["content"] for message in messages(*said)] == ["a", "b"]
+
+
+def test_a_call_that_a_server_has_run_is_a_call_and_its_result():
+    told = messages(
+        {
+            "type": "mcp_call",
+            "id": "mcp_1",
+            "server_label": "s",
+            "name": "f",
+            "arguments": "{}",
+            "output": None,
+            "error": {"type": "mcp_tool_execution_error", "content": "broken"},
+        },
+        {"type": "mcp_list_tools", "server_label": "s", "tools": []},
+    )
+    assert [message["role"] for message in told] == ["assistant", "tool"]
+    assert told[1]["content"] == "Error: broken"
+
+
+def test_refusals_are_text():
+    part = {"type": "refusal", "refusal": "no"}
+    assert messages({"role": "assistant", "content": [part]})[0]["content"] == "no"
+
+
+def test_an_output_needs_its_call_before_it():
+    with pytest.raises(BadRequest, match="call_id"):
+        messages(output(1), call(1))
+
+
+def test_items_have_ids_of_their_own():
+    items = read_items([{"role": "user", "content": "x"}, call(1, id="mine")], ID, {})
+    assert items[1]["id"] == "mine"
+    assert items[0]["id"].startswith("msg_")
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"role": "user", "content": ["x"] * (MAX_PARTS + 1)},
+        call(1, call_id="x" * 300),
+        call(1, name=""),
+        call(1, arguments=None),
+        {"type": "reasoning", "summary": ["x"]},
+        {"type": 5, "role": "user", "content": "x"},
+        {"id": "x", "type": None},
+        {},
+    ],
+)
+def test_what_is_no_item(item):
+    with pytest.raises(BadRequest) as caught:
+        messages(item)
+    assert caught.value.param is not None
+    assert caught.value.param.startswith("input.0")

@@ -1,0 +1,250 @@
+"""The store, on each kind of database."""
+
+import asyncio
+import subprocess
+import sys
+
+import pytest
+
+from frontend.errors import BadRequest
+from frontend.responses.database import Database, StoreUnavailable
+from frontend.responses.job import Job
+from frontend.responses.ownership import Ownership
+from frontend.responses.rows import Batch
+from frontend.responses.store import MAX_CHAIN, ResponseStore
+from frontend.responses.tables import VERSION, create_tables, make_engine, versions
+from frontend.schemas.responses import ResponsesRequest
+
+
+def job(number, previous=None, background=True, text="Hello"):
+    body = {
+        "id": f"resp_{number:032x}",
+        "object": "response",
+        "status": "queued",
+        "background": background,
+        "created_at": 1,
+        "model": "smol",
+        "output": [],
+        "parallel_tool_calls": True,
+        "tool_choice": "none",
+        "tools": [],
+    }
+    request = ResponsesRequest(input=text, previous_response_id=previous)
+    item = {"id": f"msg_{number}", "type": "message", "role": "user", "content": []}
+    return Job(body, request, (), [item], seed=1, fingerprint="f")
+
+
+def done(work, status="completed"):
+    output = [{"id": f"out_{work.response_id}", "type": "message"}]
+    return {**work.body, "status": status, "output": output}
+
+
+@pytest.fixture
+def database(store_url):
+    database = Database(store_url)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def store(database):
+    return ResponseStore(database, max_age_s=1000, max_count=1000)
+
+
+@pytest.fixture
+def ownership(database):
+    return Ownership(database)
+
+
+async def test_what_is_created_can_be_read(store):
+    work = job(1, text="naïve \U0001f600 \x00")
+    await store.create(work, "me")
+    stored = await store.get(work.response_id)
+    assert stored.body == work.body
+    assert stored.inputs == list(work.inputs)
+    again = Job.read(stored.body, stored.job, (), stored.inputs)
+    assert (again.request, again.seed, again.fingerprint) == (work.request, 1, "f")
+    assert await store.get(job(2).response_id) is None
+
+
+async def test_events_and_journal_come_in_batches(store, ownership):
+    work = job(1)
+    await store.create(work, "me")
+    id_ = work.response_id
+    assert await ownership.events(id_, 0) == ([], False)
+    assert await ownership.add("me", [Batch(id_, 0, ["a", "b", "c"], [["value", "k", 1]])]) == set()
+    assert await ownership.add("me", [Batch(id_, 3, [], [["value", "l", 2]])]) == set()
+    assert await ownership.add("me", [Batch(id_, 3, ["d"], [])]) == set()
+    for first, expected in enumerate([list("abcd"), list("bcd"), list("cd"), ["d"], [], []]):
+        assert await ownership.events(id_, first) == (expected, False)
+    assert await ownership.journal(id_) == ([["value", "k", 1], ["value", "l", 2]], 4)
+    assert (await store.get(id_)).body["status"] == "in_progress"
+    assert await ownership.finish("me", Batch(id_, 4, ["e"], []), done(work))
+    assert await ownership.events(id_, 3) == (["d", "e"], True)
+    assert (await store.get(id_)).body == done(work)
+
+
+async def test_only_the_owner_writes(store, ownership):
+    work = job(1)
+    await store.create(work, "me")
+    batch = Batch(work.response_id, 0, ["a"], [])
+    assert await ownership.add("other", [batch]) == {work.response_id}
+    assert not await ownership.finish("other", batch, done(work))
+    assert await ownership.beat("other", {work.response_id}) == set()
+    assert await ownership.beat("me", {work.response_id}) == {work.response_id}
+    assert await ownership.events(work.response_id, 0) == ([], False)
+
+
+async def test_a_cancelled_response_is_lost_to_its_owner(store, ownership):
+    work = job(1)
+    await store.create(work, "me")
+    await ownership.add("me", [Batch(work.response_id, 0, ["a", "b"], [])])
+    assert (await store.cancel(work.response_id)).body["status"] == "cancelled"
+    late = Batch(work.response_id, 2, ["c"], [])
+    assert await ownership.add("me", [late]) == {work.response_id}
+    assert not await ownership.finish("me", late, done(work))
+    events, ended = await ownership.events(work.response_id, 0)
+    assert events[:2] == ["a", "b"]
+    assert '"sequence_number":2' in events[2]
+    assert ended
+    assert (await store.cancel(work.response_id)).body["status"] == "cancelled"
+    assert await store.cancel(job(9).response_id) is None
+
+
+async def test_a_stale_response_is_taken_over_once(store_url, store, ownership):
+    for number in range(20):
+        await store.create(job(number), "dead")
+    assert await ownership.take_over("a", stale_s=1000) == []
+    await ownership.release("dead")
+    databases = [Database(store_url) for _ in range(4)]
+    taken = await asyncio.gather(
+        *(Ownership(each).take_over(str(n), 1000) for n, each in enumerate(databases))
+    )
+    ids = [stored.body["id"] for each in taken for stored in each]
+    assert len(ids) == len(set(ids)) == 20
+    assert {stored.attempts for each in taken for stored in each} == {2}
+    for each in databases:
+        each.close()
+
+
+async def test_what_is_released_is_stale_at_once(store, ownership):
+    await store.create(job(1), "me")
+    await ownership.release("me")
+    assert len(await ownership.take_over("other", stale_s=10_000)) == 1
+
+
+async def test_conversations_are_walked_to_their_beginning(store, ownership):
+    previous = None
+    for number in range(5):
+        work = job(number, previous)
+        await store.create(work, "me", {**done(work)})
+        previous = work.response_id
+    items = await store.conversation(previous)
+    assert [item["id"] for item in items[::2]] == [f"msg_{number}" for number in range(5)]
+    await store.delete(job(0).response_id)
+    with pytest.raises(BadRequest, match="not stored any more"):
+        await store.conversation(previous)
+
+
+async def test_a_conversation_has_a_length(store, monkeypatch):
+    monkeypatch.setattr("frontend.responses.store.MAX_CHAIN", 2)
+    previous = None
+    for number in range(3):
+        await store.create(job(number, previous), None)
+        previous = job(number).response_id
+    with pytest.raises(BadRequest, match="too long"):
+        await store.conversation(previous)
+    assert MAX_CHAIN > 100
+
+
+async def test_the_oldest_go_first_and_their_events_with_them(database, ownership):
+    store = ResponseStore(database, max_age_s=1000, max_count=2)
+    for number in range(5):
+        work = job(number)
+        await store.create(work, "me")
+        await ownership.add("me", [Batch(work.response_id, 0, ["a"], [])])
+        if number < 4:
+            await ownership.finish("me", Batch(work.response_id, 1, ["b"], []), done(work))
+        await asyncio.sleep(0.002)
+    assert await store.prune() == 2
+    left = [await store.get(job(number).response_id) for number in range(5)]
+    assert [stored is not None for stored in left] == [False, False, True, True, True]
+    assert await ownership.events(job(0).response_id, 0) == ([], True)
+    aged = ResponseStore(database, max_age_s=0.001, max_count=100)
+    assert await aged.prune() == 2
+    assert await store.get(job(4).response_id) is not None  # it runs
+
+
+async def test_deleting_takes_events_along(store, ownership):
+    work = job(1)
+    await store.create(work, "me")
+    await ownership.add("me", [Batch(work.response_id, 0, ["a"], [])])
+    assert await store.delete(work.response_id)
+    assert await ownership.events(work.response_id, 0) == ([], True)
+    await store.create(work, "me")
+    assert await ownership.events(work.response_id, 0) == ([], False)
+
+
+def test_many_frontends_may_make_the_tables_at_once(store_url):
+    program = (
+        "import sys; from frontend.responses.tables import *;"
+        "engine = make_engine(sys.argv[1]); create_tables(engine); create_tables(engine)"
+    )
+    processes = [
+        subprocess.Popen([sys.executable, "-c", program, store_url], stderr=subprocess.PIPE)
+        for _ in range(3)
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors.decode()
+
+
+async def test_writers_wait_for_each_other(store_url):
+    databases = [Database(store_url) for _ in range(3)]
+    stores = [ResponseStore(each, 1000, 1000) for each in databases]
+    await asyncio.gather(
+        *(store.create(job(100 * n + m), "me") for n, store in enumerate(stores) for m in range(20))
+    )
+    for n in range(3):
+        assert await stores[0].get(job(100 * n + 19).response_id) is not None
+    for each in databases:
+        each.close()
+
+
+async def test_a_store_of_another_version_is_refused(store_url):
+    engine = make_engine(store_url)
+    create_tables(engine)
+    with engine.begin() as connection:
+        connection.execute(versions.update().values(version=VERSION + 1))
+    engine.dispose()
+    database = Database(store_url)
+    with pytest.raises(StoreUnavailable):
+        await ResponseStore(database, 1, 1).get("resp_x")
+    database.close()
+
+
+async def test_a_file_that_is_removed_is_made_again(tmp_path):
+    path = tmp_path / "store.db"
+    database = Database(f"sqlite:///{path}")
+    store = ResponseStore(database, 1000, 1000)
+    await store.create(job(1), None)
+    assert path.stat().st_mode & 0o077 == 0
+    for file in tmp_path.glob("store.db*"):
+        file.unlink()
+    for _ in range(20):  # connections that still hold the old file fail, and are replaced
+        try:
+            await store.create(job(2), None)
+            break
+        except StoreUnavailable:
+            continue
+    database.close()
+
+
+async def test_a_server_that_is_gone_is_an_error_and_no_secret_is_told():
+    url = "postgresql+psycopg://me:secret@127.0.0.1:1/none"
+    database = Database(url)
+    with pytest.raises(StoreUnavailable) as caught:
+        await ResponseStore(database, 1, 1).get("resp_x")
+    assert "secret" not in caught.value.message
+    assert "127.0.0.1" not in caught.value.message
+    database.close()

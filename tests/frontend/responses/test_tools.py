@@ -1,0 +1,239 @@
+"""Tools that the server runs: the loop around them, its bounds, and whom it asks."""
+
+import asyncio
+import socket
+import threading
+import time
+
+import pytest
+from asking import ask, follow, refusal, stream, text_of
+
+from frontend.responses.run import MAX_TURNS
+from frontend.responses.tools import servers
+from frontend.responses.tools.demo import calculate, current_time
+from frontend.responses.tools.interface import ToolFailure
+
+DEMO = {"type": "mcp", "server_label": "demo", "require_approval": "never"}
+FUNCTION = {"type": "function", "name": "look", "parameters": {"type": "object"}}
+CALCULATE = '<call calculate {"expression": "6*7"}>'
+
+
+@pytest.fixture
+async def client(serve):
+    async with serve(tool_server="demo") as client:
+        yield client
+
+
+async def test_a_tool_is_run_and_its_result_read(client, script):
+    script.says = [CALCULATE, "It is 42."]
+    events = await stream(client, tools=[DEMO], tool_choice="required")
+    listed, call, message = events[-1].data["response"]["output"]
+    assert [tool["name"] for tool in listed["tools"]] == ["current_time", "calculate"]
+    assert (call["name"], call["arguments"]) == ("calculate", '{"expression": "6*7"}')
+    assert (call["output"], call["error"], call["status"]) == ("42", None, "completed")
+    assert message["content"][0]["text"] == "It is 42."
+    assert script.chats[1]["messages"][-1]["content"] == "42"
+    assert (script.chats[0]["tool_choice"], script.chats[1]["tool_choice"]) == ("required", "auto")
+    of_call = [event.kind for event in events if event.data.get("output_index") == 1]
+    assert of_call == [
+        "output_item.added",
+        "mcp_call.in_progress",
+        "mcp_call_arguments.delta",
+        "mcp_call_arguments.delta",
+        "mcp_call_arguments.done",
+        "mcp_call.completed",
+        "output_item.done",
+    ]
+    usage = events[-1].data["response"]["usage"]
+    details = usage["output_tokens_details"]["output_tokens_per_turn"]
+    assert len(details) == 2
+    assert sum(details) == usage["output_tokens"]
+
+
+async def test_it_can_be_told_again_and_gone_on_with(client, script):
+    script.says = [CALCULATE, "It is 42.", "Yes."]
+    body = await ask(client, tools=[DEMO])
+    events = await follow(client, body["id"])
+    done = [event.data["item"] for event in events if event.kind == "output_item.done"]
+    assert done == body["output"]
+    await ask(client, tools=[DEMO], previous_response_id=body["id"], input="Sure?")
+    roles = [message["role"] for message in script.chats[-1]["messages"]]
+    assert roles == ["user", "assistant", "tool", "assistant", "user"]
+
+
+async def test_failures_are_told_to_the_model(client, script):
+    script.says = ['<call calculate {"expression": "1/0"}>', "It has no value."]
+    call = (await ask(client, tools=[DEMO]))["output"][1]
+    assert (call["status"], call["output"]) == ("failed", None)
+    assert call["error"]["content"] == "the expression has no value"
+    assert "no value" in script.chats[1]["messages"][-1]["content"]
+
+
+async def test_the_calls_of_one_response_are_bounded(client, script):
+    script.says = [CALCULATE, CALCULATE.replace("6", "5"), "Enough."]
+    body = await ask(client, tools=[DEMO], max_tool_calls=1)
+    calls = [item for item in body["output"] if item["type"] == "mcp_call"]
+    assert [call["status"] for call in calls] == ["completed", "failed"]
+    assert [chat["tool_choice"] for chat in script.chats] == ["auto", "none", "none"]
+
+
+async def test_the_turns_of_one_response_are_bounded(client, script):
+    script.says = [f'<call calculate {{"expression": "{turn}"}}>' for turn in range(MAX_TURNS + 9)]
+    body = await ask(client, tools=[DEMO])
+    assert sum(item["type"] == "mcp_call" for item in body["output"]) == MAX_TURNS
+
+
+async def test_output_tokens_are_bounded_over_all_turns(client, script, pool):
+    script.says = [CALCULATE, "a long answer that is cut somewhere"]
+    body = await ask(client, tools=[DEMO], max_output_tokens=40)
+    used = body["usage"]["output_tokens_details"]["output_tokens_per_turn"]
+    assert pool.requests[1].sampling.max_tokens == 40 - used[0]
+
+
+async def test_calls_of_functions_are_left_to_the_client(client, script):
+    script.says = [f'{CALCULATE}<call look {{"at": 1}}>']
+    body = await ask(client, tools=[DEMO, FUNCTION])
+    assert [item["type"] for item in body["output"]] == [
+        "mcp_list_tools",
+        "mcp_call",
+        "function_call",
+    ]
+    assert body["status"] == "completed"
+    assert body["output"][1]["output"] == "42"
+
+
+async def test_only_allowed_tools_are_offered(client, script):
+    script.says = ["No."]
+    await ask(client, tools=[{**DEMO, "allowed_tools": ["current_time"]}])
+    assert [tool["function"]["name"] for tool in script.chats[0]["tools"]] == ["current_time"]
+
+
+@pytest.mark.parametrize(
+    ("param", "tool"),
+    [
+        ("tools.0.server_label", {**DEMO, "server_label": "other"}),
+        ("tools.0.server_url", {**DEMO, "server_url": "http://169.254.169.254/mcp"}),
+        ("tools.0.server_url", {**DEMO, "server_url": "http://localhost\\@evil:80/"}),
+        ("tools.0.headers", {**DEMO, "headers": {"a": "b"}}),
+        ("tools.0.connector_id", {**DEMO, "connector_id": "x"}),
+        ("tools.0.allowed_tools", {**DEMO, "allowed_tools": [1]}),
+        ("tools", {"type": "function", "name": "calculate"}),
+    ],
+)
+async def test_what_the_operator_has_not_named_is_refused(client, script, param, tool):
+    script.says = ["No."]
+    tools = [tool, DEMO] if tool["type"] == "function" else [tool]
+    assert (await refusal(client, tools=tools))[0] == param
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"),
+    [("6*7", 42), ("2**10 - 1", 1023), ("-(3 + 4.5) / 2", -3.75), ("7 // 2 % 2", 1)],
+)
+def test_the_calculator(expression, value):
+    assert calculate(expression) == value
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "9**9**9",
+        "9" * 150 + "**99",
+        "1/0",
+        "1e308*10",
+        "__import__('os')",
+        "a",
+        "(" * 190,
+        "'a'*9",
+        "True+1",
+        "1" * 300,
+        None,
+        "[1][0]",
+        "1e400",
+    ],
+)
+def test_the_calculator_refuses(expression):
+    with pytest.raises(ToolFailure):
+        calculate(expression)
+
+
+def test_the_clock():
+    assert current_time("UTC").endswith("+00:00")
+    assert len(current_time("Europe/Vienna")) == len("2026-01-01T00:00:00+01:00")
+    for zone in ("../../etc/passwd", "Nowhere/Else", 5, "/etc/localtime"):
+        with pytest.raises(ToolFailure):
+            current_time(zone)
+
+
+async def test_a_call_has_a_deadline_and_its_result_a_size(monkeypatch):
+    class Source:
+        async def call(self, name, arguments):
+            await asyncio.sleep(0 if name == "long" else 60)
+            return "x" * (servers.MAX_RESULT_CHARS + 1)
+
+    monkeypatch.setattr(servers, "CALL_TIMEOUT_S", 0.01)
+    with pytest.raises(ToolFailure, match="longer than"):
+        await servers.call(Source(), "slow", {})
+    with pytest.raises(ToolFailure, match="characters"):
+        await servers.call(Source(), "long", {})
+    with pytest.raises(ToolFailure, match="object"):
+        await servers.call(Source(), "long", [])
+
+
+@pytest.fixture(params=["mcp", "sse"])
+def mcp_server(request):
+    """A real one, over HTTP in both ways; yields what an operator calls it, and its URL."""
+    pytest.importorskip("mcp")
+    import uvicorn
+    from mcp.server.mcpserver import MCPServer
+
+    server = MCPServer("weather")
+
+    @server.tool()
+    def weather(city: str) -> str:
+        """The weather in a city."""
+        if city == "Atlantis":
+            raise ValueError("there is no such city")
+        return f"It rains in {city}."
+
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    app = server.sse_app() if request.param == "sse" else server.streamable_http_app()
+    web = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=lambda: asyncio.run(web.serve(sockets=[listener])))
+    thread.start()
+    while not web.started:
+        time.sleep(0.01)
+    url = f"http://127.0.0.1:{port}/{request.param}"
+    yield (url if request.param == "sse" else f"127.0.0.1:{port}"), url
+    web.should_exit = True
+    thread.join()
+
+
+@pytest.mark.filterwarnings("ignore")  # of a server that is not ours
+async def test_a_server_of_the_operators(serve, script, mcp_server):
+    script.says = [
+        '<call weather {"city": "Vienna"}>',
+        '<call weather {"city": "Atlantis"}>',
+        "It rains.",
+    ]
+    named, url = mcp_server
+    tool = {**DEMO, "server_label": "w", "server_url": url}
+    async with serve(tool_server=f"demo,{named}") as client:
+        body = await ask(client, tools=[tool])
+    listed, first, second, _ = body["output"]
+    assert listed["tools"][0]["input_schema"]["required"] == ["city"]
+    assert (first["server_label"], first["output"]) == ("w", "It rains in Vienna.")
+    assert second["status"] == "failed"
+    assert text_of(body) == "It rains."
+
+
+async def test_a_server_that_does_not_answer(serve, script):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        async with serve(tool_server=address) as client:
+            error = (await ask(client, 503, tools=[{**DEMO, "server_label": address}]))["error"]
+    assert error["param"] == "tools"
+    assert "cannot be reached" in error["message"]
