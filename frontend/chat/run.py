@@ -137,12 +137,24 @@ async def start_chat(
     constraints = await Constraints.of(request, model)
     sampling = _sampling(request, model, len(prompt.token_ids), budget)
     sampling = constraints.apply(sampling, request, model)
-    kept = frozenset[int]() if thinking is None else thinking.marks.special_ids
+    after = () if thinking is None else thinking.grammar_after
+    constraint = chat_constraint(request, tools, model.text)
+    grammar = None if constraint is None else await compiled(context, model, constraint, after)
+    kept = model.text.special_ids(tools.marks)
+    if thinking is not None:
+        kept |= thinking.marks.special_ids
     generation = start(
-        context, model, request, [prompt], [sampling], kept_tokens=kept, cleanups=cleanups
+        context,
+        model,
+        request,
+        [prompt],
+        [sampling],
+        kept_tokens=kept,
+        grammar=grammar,
+        cleanups=cleanups,
     )
-    readers = [_reader(request, thinking, PlainReader()) for _ in generation.choices]
-    return ChatRun(model, request, prompt, generation, readers, thinking)
+    readers = [_reader(request, thinking, tools.reader()) for _ in generation.choices]
+    return ChatRun(model, request, prompt, generation, readers, thinking, tools)
 
 
 async def _thinking(
