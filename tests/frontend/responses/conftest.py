@@ -9,7 +9,7 @@ from fake_pool import FakePool
 from postgres import binaries, cluster
 from quart import Quart
 from quart.typing import TestClientProtocol as Client
-from scripted import Script, install
+from response_script import Script, install
 from sqlalchemy import create_engine
 
 from frontend.responses import keeper, service

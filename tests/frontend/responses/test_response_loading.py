@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from asking import ask
+from response_asking import ask
 
 HEAVY = {"openai", "sqlalchemy", "mcp", "psycopg"}
 

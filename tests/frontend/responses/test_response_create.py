@@ -1,7 +1,7 @@
 """POST /v1/responses in one piece: what is asked, what is answered, what is refused."""
 
 import pytest
-from asking import PATH, ask, get, refusal, text_of
+from response_asking import PATH, ask, get, refusal, text_of
 
 from frontend.pool.interface import PoolBusy
 

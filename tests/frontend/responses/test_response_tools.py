@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from asking import ask, follow, refusal, stream, text_of
+from response_asking import ask, follow, refusal, stream, text_of
 
 from frontend.responses.run import MAX_TURNS
 from frontend.responses.tools import servers

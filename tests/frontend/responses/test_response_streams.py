@@ -5,9 +5,9 @@ import itertools
 import httpx
 import pytest
 from asgi import Exchange, post
-from asking import PATH, ask, events_of, get, stream
 from openai import AsyncOpenAI
 from pydantic import BaseModel
+from response_asking import PATH, ask, events_of, get, stream
 
 from frontend.pool.interface import RequestLost
 

@@ -5,8 +5,8 @@ import asyncio
 import contextlib
 
 import pytest
-from asking import PATH, Event, ask, events_of, follow, get, stream, text_of, until
-from scripted import Script
+from response_asking import PATH, Event, ask, events_of, follow, get, stream, text_of, until
+from response_script import Script
 from sqlalchemy import select
 
 from frontend.pool.interface import PoolBusy
