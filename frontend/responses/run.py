@@ -9,7 +9,8 @@ from typing import Any
 from openai.types.responses import ResponseErrorEvent
 
 from frontend.answers.logprobs import TokenNames, chat_logprobs
-from frontend.chat.run import ChatRun, MessageDelta, start_chat
+from frontend.chat.run import ChatRun, MessageDelta
+from frontend.chat.start import start_chat
 from frontend.context import Context
 from frontend.errors import ApiError, BadRequest
 from frontend.generation.choice import Choice

@@ -8,7 +8,7 @@ from frontend.answers.common import head
 from frontend.answers.logprobs import TokenNames
 from frontend.answers.respond import check_stream, written
 from frontend.chat.batch import all_answers, joined
-from frontend.chat.run import start_chat
+from frontend.chat.start import start_chat
 from frontend.context import Context
 from frontend.generation.defaults import with_defaults
 from frontend.generation.start import check_named

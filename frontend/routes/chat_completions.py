@@ -7,7 +7,8 @@ from frontend.answers.chat import ChatAnswer
 from frontend.answers.common import head
 from frontend.answers.logprobs import TokenNames
 from frontend.answers.respond import check_stream, written
-from frontend.chat.run import ChatRun, start_chat
+from frontend.chat.run import ChatRun
+from frontend.chat.start import start_chat
 from frontend.context import Context
 from frontend.generation.defaults import with_defaults
 from frontend.middleware.in_flight import count_in_flight

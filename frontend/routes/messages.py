@@ -3,7 +3,8 @@
 from quart import Blueprint, Response
 from quart_schema import document_request, document_response
 
-from frontend.chat.run import chat_prompt, start_chat
+from frontend.chat.prompt import chat_prompt
+from frontend.chat.start import start_chat
 from frontend.chat.tools.use import shown_tools
 from frontend.context import Context
 from frontend.messages import errors

@@ -6,7 +6,7 @@ from quart import Blueprint, Response
 from quart_schema import document_request, document_response
 from werkzeug.exceptions import NotFound
 
-from frontend.chat.prompts import render_chat
+from frontend.chat.render import render_chat
 from frontend.chat.tools.use import shown_tools
 from frontend.context import Context
 from frontend.generation.prompts import check_encodable, check_vocabulary

@@ -95,8 +95,11 @@ class Checkers:
 
     def _own(self) -> "_Checker":
         checker: _Checker | None = getattr(self._local, "checker", None)
-        if checker is None or not checker.is_alive:
+        if checker is not None and not checker.is_alive:
             self._started.discard(checker)
+            checker.kill()  # it has died by itself: what leads to it is closed
+            checker = None
+        if checker is None:
             checker = self._local.checker = _Checker()
             self._started.add(checker)
         return checker

@@ -39,7 +39,7 @@ CASES: dict[str, tuple[tuple[str, str], int, str | None]] = {
         None,
     ),
     "unknown field": (chat(temprature=1), 400, "temprature"),
-    "unsupported field": (chat(use_beam_search=True), 400, "use_beam_search"),
+    "unsupported field": (chat(watermarking=True), 400, "watermarking"),
     "suffix": (text(suffix="x"), 400, "suffix"),
     "temperature below 0": (chat(temperature=-1), 400, "temperature"),
     "temperature NaN": ((CHAT, chat()[1][:-1] + ', "temperature": NaN}'), 400, "temperature"),

@@ -15,7 +15,7 @@ from tokenizers_for_tests import EOS
 
 from frontend.chat.message import MessagePart, ToolCallPart
 from frontend.chat.run import ChatRun
-from frontend.chat.run import start_chat as plain_start_chat
+from frontend.chat.start import start_chat as plain_start_chat
 from frontend.generation.choice import Choice
 from frontend.parsing import validate as plain_validate
 from frontend.responses import chat_request, run
