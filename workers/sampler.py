@@ -27,14 +27,19 @@ _COLDEST = 1e-5  # temperatures below are greedy: divided by them, near ties ove
 # Logits that a CPU looks at at a time: in cache, and too few for torch to split a sum over threads.
 _BLOCK_ELEMENTS = 1 << 15
 _RUN = 256  # tokens whose weights are summed first
-_IMPOSSIBLE = -1  # where no token can be chosen
-_NOT_FINITE = "the model gave numbers that are not finite"
+# Where no token can be chosen, and why.
+_NOT_FINITE, _IMPOSSIBLE = -1, -2
+_ERRORS = {
+    _NOT_FINITE: "the model gave numbers that are not finite",
+    _IMPOSSIBLE: "no token can follow: what the request allows excludes each other",
+}
 
 
 def sample(logits: torch.Tensor, sequences: Rows[Text]) -> list[ChunkResult]:
     """One result for each row of logits [rows, vocabulary], the next token of its sequence.
 
-    A row whose logits hold a NaN or an infinity above gets an error instead.
+    A row whose logits hold a NaN or an infinity above gets an error instead, and so does one where
+    grammar, allowed tokens and biases together leave no token.
     """
     sampling = Sampling(logits, sequences)
     return sampling.read(Download(sampling.columns).wait())
@@ -56,13 +61,14 @@ class Sampling:
         apply_masks(logits, sequences)
         if all(_is_plain(sampling) for sampling in samplings):
             tops, choices = _likeliest(logits)
-            finite = torch.isfinite(tops)
+            finite = possible = torch.isfinite(tops)
         else:
-            choices, finite = _choose_in_blocks(logits, sequences)
-            finite &= torch.isfinite(logits.amax(dim=-1))
+            choices, possible = _choose_in_blocks(logits, sequences)
+            finite = torch.isfinite(logits.amax(dim=-1))
         choices = force(choices, samplings, sequences)
         self.token_ids = choices
-        self.columns = [torch.where(finite, choices, _IMPOSSIBLE)]
+        shown = torch.where(possible, choices, _IMPOSSIBLE)
+        self.columns = [torch.where(finite, shown, _NOT_FINITE)]
         self._described: Described | None = None
         if self._asked:
             wanted = [
@@ -80,8 +86,8 @@ class Sampling:
             logprobs = dict(zip(self._asked, self._described.read(columns[1:]), strict=True))
         token_ids: list[int] = columns[0].tolist()
         return [
-            ChunkResult(error=_NOT_FINITE)
-            if token_id == _IMPOSSIBLE
+            ChunkResult(error=_ERRORS[token_id])
+            if token_id < 0
             else ChunkResult(token_id, logprobs.get(row))
             for row, token_id in enumerate(token_ids)
         ]

@@ -89,3 +89,17 @@ def test_ends_that_come_too_early_are_forbidden_among_what_is_allowed():
     ends = {"eos_token_ids": (5,), "min_tokens": 3}
     assert sample(logits.clone(), masked_texts([{5, 8}], 64, **ends))[0].token_id == 8
     assert sample(logits.clone(), masked_texts([{5}], 64, **ends))[0].token_id == 5
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_what_grammar_and_allowed_tokens_exclude_together_is_told_as_such(temperature):
+    """And not as a fault of the model's."""
+    fields = {"temperature": temperature, "allowed_token_ids": (4, 5)}
+    texts = masked_texts([{1, 2}, {5, 6}, {4}], 70, **fields)
+    logits = torch.randn(3, 70)
+    logits[2, 9] = math.nan
+    excluded, held, broken = sample(logits, texts)
+    assert excluded.token_id is None
+    assert "excludes each other" in str(excluded.error)
+    assert (held.token_id, held.error) == (5, None)
+    assert "not finite" in str(broken.error)
