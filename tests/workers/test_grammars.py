@@ -16,7 +16,7 @@ from protocol.grammar import MAX_AFTER_TOKENS, MAX_GRAMMAR_BYTES
 from protocol.grammar_compiler import compile_grammar, load_tokenizer
 from workers.errors import RequestRefused
 from workers.fake import FakeRunner
-from workers.grammars import masks
+from workers.grammars import compiling, masks
 
 CITY = {
     "type": "object",
@@ -227,6 +227,23 @@ def test_a_row_that_holds_all_others_up_ends_its_request(path, alone, monkeypatc
     assert slow
     assert all("too long" in a.outputs[-1].error for a in slow.values())
     assert all(a.tokens == alone[n].tokens[: len(a.tokens)] for n, a in slow.items())
+
+
+@pytest.mark.parametrize("fault", [OSError("no such file"), BaseException("a panic")])
+def test_a_grammar_whose_compilation_fails_unexpectedly_ends_its_request_alone(
+    path, alone, monkeypatch, fault
+):
+    def compile_some(tokenizer, text):
+        if "hostile" in text:
+            raise fault
+        return compile_grammar(tokenizer, text)
+
+    monkeypatch.setattr(compiling, "compile_grammar", compile_some)
+    script = [(0, held("hostile", 'start: "hostile"')), (0, requests()[0])]
+    answers = run(grammar_engine(path), script)
+    assert answers["hostile"].finish_reason == "error"
+    assert answers["hostile"].outputs[-1].error == "the grammar cannot be used"
+    assert answers["0"].tokens == alone["0"].tokens
 
 
 def test_a_request_can_be_aborted_while_its_grammar_is_compiled(path):

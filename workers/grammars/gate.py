@@ -1,10 +1,13 @@
 """Where requests wait until their grammars are compiled, so that no step waits for one."""
 
+import logging
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 
 from workers.grammars.compiling import Grammars
 from workers.grammars.state import GrammarState
 from workers.sequence import Sequence
+
+log = logging.getLogger(__name__)
 
 _WAIT_S = 0.02  # then others that may have come get their turn
 
@@ -38,8 +41,12 @@ class Gate:
         return [(sequence, self._admit(sequence)) for sequence in done]
 
     def _admit(self, sequence: Sequence) -> str | None:
-        try:
-            sequence.grammar = self._waiting.pop(sequence).result()
-        except ValueError as error:
+        future = self._waiting.pop(sequence)
+        error = future.exception()  # a compiler's panic, too, ends no more than its own request
+        if isinstance(error, ValueError):
             return f"the grammar cannot be used: {error}"
+        if error is not None:
+            log.error("a grammar could not be compiled", exc_info=error)
+            return "the grammar cannot be used"
+        sequence.grammar = future.result()
         return sequence.grammar.error
