@@ -313,6 +313,7 @@ class Engine:
             return "complete", None
         if sequence.num_outputs >= sampling.max_tokens or len(sequence.token_ids) >= self.max_len:
             return "length", None
-        if sequence.num_outputs >= sampling.min_tokens and sequence.repeats():
+        # Followed from the first token on, so that no step has to catch up with a long text.
+        if sequence.repeats() and sequence.num_outputs >= sampling.min_tokens:
             return "repetition", None
         return None, None

@@ -6,7 +6,8 @@ from protocol.sampling import RepetitionDetection
 
 
 class Repetition:
-    """Follows one text's output.
+    """Follows one text's output of at most max_tokens tokens: longer patterns than fit in there often
+    enough are not looked for.
 
     An output ends with a pattern of `size` tokens `count` times in a row if each of its last
     `size * (count - 1)` tokens equals the one `size` before it. So for each size it is enough to
@@ -14,10 +15,11 @@ class Repetition:
     among the tokens that a pattern can reach back to.
     """
 
-    __slots__ = ("_equal", "_next", "_params", "_repeats")
+    __slots__ = ("_equal", "_largest", "_next", "_params", "_repeats")
 
-    def __init__(self, params: RepetitionDetection) -> None:
+    def __init__(self, params: RepetitionDetection, max_tokens: int) -> None:
         self._params = params
+        self._largest = min(params.max_pattern_size, max_tokens // params.min_count)
         self._equal: dict[int, int] = {}  # size to tokens, where there are any
         self._next = 0
         self._repeats = False
@@ -33,7 +35,7 @@ class Repetition:
         params = self._params
         token_id = token_ids[place]
         self._repeats = False
-        start = max(num_prompt, place - params.max_pattern_size)
+        start = max(num_prompt, place - self._largest)
         stop = place - params.min_pattern_size + 1
         equal: dict[int, int] = {}
         while start < stop:

@@ -76,7 +76,7 @@ class Sequence:
         if params is None:
             return False
         if self.repetition is None:
-            self.repetition = Repetition(params)
+            self.repetition = Repetition(params, self.request.sampling.max_tokens)
         return self.repetition.follow(self.token_ids, self.num_prompt)
 
     @property

@@ -130,7 +130,7 @@ PARAMS = st.builds(
 @given(PARAMS, st.lists(st.integers(0, 1), max_size=60), st.integers(0, 5), st.data())
 def test_repetition_is_noticed_as_by_the_definition(params, output, num_prompt, data):
     text = [1] * num_prompt
-    following = Repetition(params)
+    following = Repetition(params, max_tokens=len(output))
     skipped = data.draw(st.integers(0, len(output)))  # a replay begins with some of the output
     text += output[:skipped]
     for end in range(skipped, len(output)):
@@ -152,10 +152,32 @@ def test_repetition_ends_a_text_but_not_before_min_tokens():
 def test_following_a_long_repetitive_text_costs_little_per_token():
     """Work is counted, not timed: only a token's own kind within reach is looked at."""
     params = RepetitionDetection(900, 1000, 50)
-    following = Repetition(params)
+    following = Repetition(params, max_tokens=100_000)
     text = [0] * 3000
     assert not following.follow(text, 0)
     assert len(following._equal) == 101
+
+
+def test_patterns_that_cannot_repeat_often_enough_are_not_looked_for():
+    following = Repetition(RepetitionDetection(1, 1000, 50), max_tokens=200)
+    text = [0] * 49
+    assert not following.follow(text, 0)
+    assert set(following._equal) == {1, 2, 3, 4}
+    assert following.follow([*text, 0], 0)
+    never = Repetition(RepetitionDetection(1, 1000, 2**31 - 1), max_tokens=200)
+    assert not never.follow(text, 0)
+    assert not never._equal
+
+
+def test_no_step_has_to_catch_up_with_a_text_that_had_to_be_long():
+    engine = fake_engine()
+    detection = RepetitionDetection(1, 2, 100)
+    engine.add(request("r", [1], max_tokens=50, min_tokens=40, repetition_detection=detection))
+    sequence = engine._sequences["r"]
+    for _ in range(9):
+        engine.step()
+    assert sequence.repetition is not None
+    assert sequence.repetition._next == len(sequence.token_ids)
 
 
 @pytest.mark.parametrize(
