@@ -6,6 +6,7 @@ memory is bounded. Imports neither torch nor the frontend's application.
 
 import argparse
 import json
+import logging
 import os
 import resource
 import sys
@@ -21,6 +22,8 @@ from protocol.grammar import MAX_GRAMMAR_BYTES
 from protocol.grammar_compiler import compile_grammar, load_tokenizer, reason_of, shown
 from protocol.process import become_child
 from protocol.text import TextInfo
+
+log = logging.getLogger(__name__)
 
 _MEMORY_BYTES = 1024**3  # for grammars, besides what the process and its tokenizers take
 _NICENESS = 5  # workers and frontends come first
@@ -43,6 +46,9 @@ class Checker:
             return {"text": self._check(self._tokenizers[job["model"]], job["constraint"])}
         except (ValueError, RecursionError, MemoryError) as error:
             return {"error": shown(str(error) or "it is too large")}
+        except Exception as error:  # a fault of ours: to start again would take a second
+            log.exception("a constraint could not be checked")
+            return {"error": f"it cannot be read ({type(error).__name__})"}
 
     def _load(self, model: str) -> None:
         """Read a text folder's tokenizer, and bound the memory beyond what that takes."""

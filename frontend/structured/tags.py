@@ -20,10 +20,14 @@ def tags_grammar(definition: Any) -> str:
     if definition.get("format") is not None:
         return _Tree().grammar(definition["format"])
     structures, triggers = definition.get("structures"), definition.get("triggers")
-    if not structures or not triggers:
-        raise ValueError("a structural tag needs a format, or structures and triggers")
+    if not (_is_filled(structures) and _is_filled(triggers)):
+        raise ValueError("a structural tag needs a format, or lists of structures and triggers")
     tags = [_struct_tag(structure, triggers) for structure in structures]
     return StructTag.to_grammar(tags, assume_special=False)
+
+
+def _is_filled(value: Any) -> bool:
+    return isinstance(value, list) and bool(value)
 
 
 def _struct_tag(structure: Any, triggers: Any) -> StructTag:

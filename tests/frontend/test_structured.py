@@ -13,14 +13,18 @@ import psutil
 import pytest
 from fake_pool import FakePool
 from quart.typing import TestClientProtocol as Client
+from tokenizers_for_tests import EOS
 
 from frontend.errors import BadRequest
 from frontend.schemas.structured import ResponseFormat, StructuredOutputs
 from frontend.structured import grammars as grammars_module
+from frontend.structured.checker import Checker
 from frontend.structured.checkers import Checkers, CheckersBroken, CheckFailed, CheckTooExpensive
 from frontend.structured.constraint import MAX_DEPTH, Constraint, constraint_of, json_schema
 from frontend.structured.grammars import Grammars
 from frontend.structured.normalise import grammar_text
+from protocol.grammar_compiler import load_tokenizer
+from protocol.text import TextInfo
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 CHAT = {"model": "smol", "messages": [{"role": "user", "content": "Paris?"}], "max_tokens": 9}
@@ -240,6 +244,14 @@ async def test_a_checker_that_is_killed_is_replaced(model: str, one_checker: Che
     os.kill(pid, signal.SIGKILL)
     assert await one_checker.check(model, regex("b"))
     assert pid not in checker_pids()
+
+
+def test_a_constraint_that_no_code_has_foreseen_is_an_error_and_the_checker_goes_on(model: str):
+    checker = Checker()
+    checker._tokenizers[model] = load_tokenizer(TextInfo.tokenizer_file(Path(model)), 520, [EOS])
+    odd = {"kind": "choice", "definition": "5", "field": "x"}
+    answer = checker.answer({"model": model, "constraint": odd})
+    assert answer == {"error": "it cannot be read (TypeError)"}
 
 
 async def test_a_checker_is_bounded_and_gives_way(model: str, one_checker: Checkers):
