@@ -123,9 +123,11 @@ def check_beams(request: GenerationRequest) -> None:
         raise BadRequest("use_beam_search cannot be streamed.", "use_beam_search")
     if request.choices_per_prompt > MAX_BEAMS:
         raise BadRequest(f"n must be at most {MAX_BEAMS} with use_beam_search.", "n")
-    for field in NOT_WITH_BEAMS:
-        if getattr(request, field):
-            raise BadRequest(f"{field} cannot be combined with use_beam_search.", field)
+    refused = [field for field in NOT_WITH_BEAMS if getattr(request, field)]
+    if request.thinking_token_budget not in (None, -1):
+        refused.append("thinking_token_budget")
+    for field in refused:
+        raise BadRequest(f"{field} cannot be combined with use_beam_search.", field)
 
 
 def _beams(

@@ -26,9 +26,17 @@ _NAMES = {
 _PATH = re.compile(r"(?:body\.)?(\w+(?:\.\w+)*)")
 
 
-def chat_request(request: CountTokensRequest) -> ChatCompletionRequest:
-    """The chat request. ApiError for what chats do not take."""
+def chat_request(
+    request: CountTokensRequest, *, holds_budget: bool = True
+) -> ChatCompletionRequest:
+    """The chat request. ApiError for what chats do not take.
+
+    holds_budget: whether the model's thinking can be bounded. Where it cannot, the budget is left
+    out: it is no choice of the client's, whose API has no thinking without one.
+    """
     fields = chat_fields(request)
+    if not holds_budget:
+        fields.pop("thinking_token_budget", None)
     with naming_fields():
         return validate(ChatCompletionRequest, fields)
 

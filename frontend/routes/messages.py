@@ -4,6 +4,7 @@ from quart import Blueprint, Response
 from quart_schema import document_request, document_response
 
 from frontend.chat.prompt import chat_prompt
+from frontend.chat.reasoning.thinking import reasoning_end_ids
 from frontend.chat.start import start_chat
 from frontend.chat.tools.use import shown_tools
 from frontend.context import Context
@@ -59,8 +60,8 @@ def blueprint(context: Context) -> Blueprint:
 
 
 async def _answer(context: Context, request: MessagesRequest) -> Response:
-    context.model(request.model)
-    chat = chat_request(request)
+    model = context.model(request.model)
+    chat = chat_request(request, holds_budget=bool(reasoning_end_ids(model)))
     with naming_fields():
         run = await start_chat(context, chat)
         answer = MessagesAnswer(run)

@@ -337,3 +337,11 @@ async def test_counts_as_in_flight_until_it_has_ended(make_app, pool):
     assert load == {"server_load": 0}
     metrics = await (await app.test_client().get("/metrics")).get_data(as_text=True)
     assert f'handler="{PATH}"' in metrics
+
+
+async def test_a_thinking_budget_that_cannot_be_held_is_no_error(anthropic, pool):
+    """Clients cannot turn thinking on without one, whatever the model."""
+    thinking = {"type": "enabled", "budget_tokens": 1024}
+    message = await both(anthropic, thinking=thinking)
+    assert message["content"] == [{"type": "text", "text": ANSWER}]
+    assert all(request.sampling.thinking_budget is None for request in pool.requests)

@@ -298,6 +298,28 @@ async def test_a_budget_needs_a_parser(chat, path, fields):
     assert status == 200
 
 
+@pytest.mark.parametrize("parser", ["qwen3", None])
+async def test_the_budget_of_messages_is_held_where_it_can_be(chat, parser):
+    served = chat(parser=FORMATS.get(parser))
+    fields = {
+        "model": "smol",
+        "max_tokens": 50,
+        "messages": QUESTION,
+        "thinking": {"type": "enabled", "budget_tokens": 7},
+    }
+    told = await budgets(served, "/v1/messages", **fields)
+    assert (told and told[0]) == (7 if parser else None)
+
+
+@pytest.mark.parametrize("tokens", [0, 5])
+async def test_texts_of_beam_search_have_no_budget(chat, tokens):
+    served = chat()
+    beams = {"use_beam_search": True, "max_tokens": 4}
+    status, body = await served.post(thinking_token_budget=tokens, **beams)
+    assert (status, body["error"]["param"]) == (400, "thinking_token_budget")
+    assert served.pool.requests == []
+
+
 @pytest.mark.parametrize("value", [-2, 2**31, 1.5, "5", True])
 async def test_budgets_that_are_none(chat, value):
     status, body = await chat().post(thinking_token_budget=value)
