@@ -6,7 +6,7 @@ from protocol.sampling import RepetitionDetection
 
 
 class Repetition:
-    """Follows one text's output of at most max_tokens tokens: longer patterns than fit in there often
+    """Follows one text's output of at most max_tokens tokens. Patterns that do not fit in there often
     enough are not looked for.
 
     An output ends with a pattern of `size` tokens `count` times in a row if each of its last

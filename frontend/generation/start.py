@@ -27,6 +27,8 @@ MAX_TEXTS = 1024
 MAX_BEAMS = 32
 # Tokens that biases and allowed tokens may name, over all texts: each text's worker gets them all.
 MAX_NAMED_TOKENS = 4_000_000
+# Characters of bad words, likewise. Each is some tokens, twice.
+MAX_BAD_CHARS = 1_000_000
 
 # Fields that would change which tokens come next, or what is told of them.
 NOT_WITH_BEAMS = (
@@ -112,6 +114,8 @@ def start(
 def check_named(request: GenerationRequest, prompts: int) -> None:
     """BadRequest if more tokens are named than may be, over the texts of so many prompts."""
     texts = prompts * request.choices_per_prompt
+    if texts * sum(map(len, request.bad_words)) > MAX_BAD_CHARS:
+        raise BadRequest(f"bad_words: too many words for {texts} texts.", "bad_words")
     for field in ("allowed_token_ids", "logit_bias"):
         if texts * len(getattr(request, field) or ()) > MAX_NAMED_TOKENS:
             raise BadRequest(f"{field}: too many tokens for {texts} texts.", field)

@@ -1,5 +1,7 @@
 """POST /v1/chat/completions/batch."""
 
+import asyncio
+
 from quart import Blueprint, Response
 from quart_schema import document_request, document_response
 
@@ -42,7 +44,10 @@ async def _answer(context: Context, asked: ChatBatchRequest) -> Response:
     top = head(request, model, "chatcmpl")
     names = TokenNames(model.text, bool(request.return_tokens_as_token_ids))
     # Nothing is run before all have turned out to be fit to be.
-    runs = [await start_chat(context, chat) for chat in request.conversations()]
+    runs = []
+    for chat in request.conversations():
+        runs.append(await start_chat(context, chat))
+        await asyncio.sleep(0)  # other requests are to have their turn
     chats = [ChatAnswer(top, run, names, echoed(run)) for run in runs]
     answers = await all_answers(runs)
     return await written(

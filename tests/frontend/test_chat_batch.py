@@ -1,10 +1,12 @@
 """POST /v1/chat/completions/batch."""
 
+import asyncio
 import re
 
 import pytest
 
 from frontend.pool.interface import RequestLost
+from frontend.routes import chat_batch
 
 PATH = "/v1/chat/completions/batch"
 SAID = ["What is the capital of France?", "Hello world", "The answer"]
@@ -52,6 +54,7 @@ async def test_answers_each_chat_in_order_as_it_is_answered_alone(client, echoin
         ({"messages": CHATS[0]}, "messages.0"),
         ({"messages": [CHATS[0], [{"role": "user", "content": 1}]]}, "messages.1.0.content"),
         ({"messages": [[]] * 1025}, "messages"),
+        ({"messages": CHATS[:1] * 1000, "bad_words": ["a" * 200] * 6}, "bad_words"),
         ({"messages": [CHATS[0], []]}, "messages"),
     ],
 )
@@ -87,3 +90,28 @@ async def test_one_that_fails_fails_all_and_frees_the_others(client, pool):
     assert body["error"]["message"] == "its workers have failed"
     assert len(pool.streams) == 3
     assert all(stream.cancelled for stream in pool.streams)
+
+
+async def test_others_have_their_turn_between_the_chats_of_a_batch(client, pool, monkeypatch):
+    """The first of many chats makes the others' work short, but not the sum of it."""
+    turns = 0
+
+    async def take_turns():
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    seen = []
+    start_chat = chat_batch.start_chat
+
+    async def start(context, request):
+        seen.append(turns)
+        return await start_chat(context, request)
+
+    monkeypatch.setattr(chat_batch, "start_chat", start)
+    other = asyncio.create_task(take_turns())
+    status, _ = await ask(client)
+    other.cancel()
+    assert status == 200
+    assert len(set(seen)) == len(CHATS)
