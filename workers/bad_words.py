@@ -1,5 +1,6 @@
 """Sequences of tokens that an output must not hold."""
 
+from array import array
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 
@@ -14,14 +15,15 @@ class BadWords:
 
     def __init__(self, words: Iterable[tuple[int, ...]]) -> None:
         self._single: set[int] = set()
-        # By the token before the last one, so that few are compared at each step.
-        self._by_last: dict[int, list[tuple[list[int], int]]] = defaultdict(list)
+        # By the token before the last one, so that few are compared at each step; as bytes, so that
+        # hundreds of long ones that all begin alike cost a text little there, too.
+        self._by_last: dict[int, list[tuple[bytes, int]]] = defaultdict(list)
         self.reach = 0
         for word in words:
             if len(word) == 1:
                 self._single.add(word[0])
             else:
-                self._by_last[word[-2]].append((list(word[:-1]), word[-1]))
+                self._by_last[word[-2]].append((_as_bytes(word[:-1]), word[-1]))
                 self.reach = max(self.reach, len(word) - 1)
 
     def banned(self, last: Sequence[int]) -> Collection[int]:
@@ -30,5 +32,9 @@ class BadWords:
         ending = self._by_last.get(last[-1]) if last else None
         if ending is None:
             return self._single
-        met = {end for start, end in ending if list(last[-len(start) :]) == start}
-        return self._single | met
+        text = _as_bytes(last)
+        return self._single | {end for start, end in ending if text.endswith(start)}
+
+
+def _as_bytes(token_ids: Sequence[int]) -> bytes:
+    return array("q", token_ids).tobytes()

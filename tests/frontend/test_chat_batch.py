@@ -93,7 +93,6 @@ async def test_one_that_fails_fails_all_and_frees_the_others(client, pool):
 
 
 async def test_others_have_their_turn_between_the_chats_of_a_batch(client, pool, monkeypatch):
-    """The first of many chats makes the others' work short, but not the sum of it."""
     turns = 0
 
     async def take_turns():
