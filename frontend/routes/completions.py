@@ -16,7 +16,7 @@ from frontend.generation.constraints import Constraints
 from frontend.generation.defaults import with_defaults
 from frontend.generation.prompts import completion_prompts
 from frontend.generation.sampling import OutputLimit, sampling_params
-from frontend.generation.start import Prompt, check_texts, start
+from frontend.generation.start import Prompt, check_named, check_texts, start
 from frontend.middleware.in_flight import count_in_flight
 from frontend.parsing import read
 from frontend.schemas.answers import Completion, ErrorAnswer
@@ -72,6 +72,7 @@ async def answer(context: Context, asked: CompletionRequest) -> Response:
 def _check(request: CompletionRequest) -> None:
     """What fields say only together. BadRequest if they do not fit."""
     check_texts(request, len(request.prompts))
+    check_named(request, len(request.prompts))  # before each prompt gets what is named
     if request.best_of not in (None, request.choices_per_prompt):
         raise BadRequest("best_of is not supported unless it equals n.", "best_of")
     if request.max_tokens == 0 and not request.echo:
