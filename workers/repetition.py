@@ -6,8 +6,8 @@ from protocol.sampling import RepetitionDetection
 
 
 class Repetition:
-    """Follows one text's output of at most max_tokens tokens. Patterns that do not fit in there often
-    enough are not looked for.
+    """Follows one text's output, which has at most max_tokens tokens. Patterns that do not fit in
+    there often enough are not looked for.
 
     An output ends with a pattern of `size` tokens `count` times in a row if each of its last
     `size * (count - 1)` tokens equals the one `size` before it. So for each size it is enough to

@@ -6,7 +6,7 @@ formats, of which those are read here that a grammar can say exactly.
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 from llguidance import StructTag
 
@@ -26,7 +26,7 @@ def tags_grammar(definition: Any) -> str:
     return StructTag.to_grammar(tags, assume_special=False)
 
 
-def _is_filled(value: Any) -> bool:
+def _is_filled(value: Any) -> TypeGuard[list[Any]]:
     return isinstance(value, list) and bool(value)
 
 
