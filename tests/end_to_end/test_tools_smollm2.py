@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from anthropic import Anthropic
 from openai import OpenAI
 from servers import Launch, Server
 
@@ -139,3 +140,67 @@ def test_a_parser_of_the_operators_own(launch: Launch, tmp_path: Path) -> None:
     assert call["function"]["name"] == "f"
     assert call["function"]["arguments"]
     assert answer["choices"][0]["message"]["content"] is None
+
+
+@pytest.fixture
+def anthropic(client: OpenAI) -> Iterator[Anthropic]:
+    url = str(client.base_url).removesuffix("/v1/")
+    with Anthropic(base_url=url, api_key="none", max_retries=0) as anthropic:
+        yield anthropic
+
+
+WEATHER = tools()[0]["function"]
+WEATHER_TOOL = {"name": WEATHER["name"], "input_schema": WEATHER["parameters"]}
+ASKED: dict[str, Any] = {
+    "model": "smol",
+    "max_tokens": 80,
+    "extra_body": {"temperature": 0},
+    "messages": QUESTION,
+}
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind"),
+    [
+        ({"tools": [WEATHER_TOOL], "tool_choice": {"type": "any"}}, "tool_use"),
+        (
+            {"tools": [WEATHER_TOOL], "tool_choice": {"type": "tool", "name": "get_weather"}},
+            "tool_use",
+        ),
+        (
+            {"output_config": {"format": {"type": "json_schema", "schema": WEATHER["parameters"]}}},
+            "text",
+        ),
+    ],
+    ids=["any", "tool", "form"],
+)
+def test_anthropics_client_has_what_it_demands(
+    anthropic: Anthropic, fields: dict[str, Any], kind: str
+) -> None:
+    whole = anthropic.messages.create(**ASKED, **fields)
+    with anthropic.messages.stream(**ASKED, **fields) as stream:
+        streamed = stream.get_final_message()
+    for message in (whole, streamed):
+        first = message.content[0]
+        assert first.type == kind
+        given = first.input if first.type == "tool_use" else json.loads(first.text)
+        assert set(given) == {"city", "days"}
+        assert given["city"] in CITY["enum"]
+        assert message.stop_reason == ("tool_use" if kind == "tool_use" else "end_turn")
+    told = [[block.model_dump(exclude={"id"}) for block in m.content] for m in (whole, streamed)]
+    assert told[0] == told[1]
+
+
+def test_anthropics_client_gives_the_result_back(anthropic: Anthropic) -> None:
+    message = anthropic.messages.create(**ASKED, tools=[WEATHER_TOOL], tool_choice={"type": "any"})
+    call = message.content[0]
+    result = {"type": "tool_result", "tool_use_id": call.id, "content": "Sunny."}
+    chat = [
+        *QUESTION,
+        {"role": "assistant", "content": message.content},
+        {"role": "user", "content": [result]},
+    ]
+    answer = anthropic.messages.create(
+        **ASKED | {"messages": chat}, tools=[WEATHER_TOOL], tool_choice={"type": "none"}
+    )
+    assert [block.type for block in answer.content] == ["text"]
