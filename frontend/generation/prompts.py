@@ -82,6 +82,9 @@ def _fitted(
         keep = text.info.max_model_len - 1 if wanted == -1 else wanted
         kept_left = request.truncation_side == "right"
         token_ids = token_ids[:keep] if kept_left else token_ids[max(0, len(token_ids) - keep) :]
+    if not token_ids and wanted == 0:
+        param = "truncate_prompt_tokens"
+        raise BadRequest(f"{param}: 0 leaves nothing of the prompt.", param)
     if not token_ids:
         raise BadRequest(f"{param}: the prompt must hold at least one token.", param)
     if len(token_ids) >= text.info.max_model_len:

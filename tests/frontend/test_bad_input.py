@@ -45,7 +45,7 @@ OUT_OF_RANGE = {
     "priority": [2**31],
     "cache_salt": ["", "x" * 1025],
     "request_id": ["", "x" * 129],
-    "truncate_prompt_tokens": [-2],
+    "truncate_prompt_tokens": [-2, 0],
     "prompt_logprobs": [21, -1],
 }
 
