@@ -14,6 +14,8 @@ from openai.types.responses import (
 )
 from pydantic import BaseModel
 
+from frontend.answers.common import encode_json
+
 Sink = Callable[[str], None]
 
 LIFECYCLE: dict[str, type[BaseModel]] = {
@@ -44,8 +46,10 @@ class Events:
             return
         made = event(type=_name(event), sequence_number=self._number, **fields)
         self._number += 1
-        data = made.model_dump_json(by_alias=True, exclude_unset=True)
-        self._sink(f"event: {_name(event)}\ndata: {data}\n\n")
+        data = made.model_dump(mode="json", by_alias=True, exclude_unset=True)
+        if "response" in data:  # the type's float; strict clients read it as an integer
+            data["response"]["created_at"] = int(data["response"]["created_at"])
+        self._sink(f"event: {_name(event)}\ndata: {encode_json(data)}\n\n")
 
     def lifecycle(self, status: str, body: dict[str, Any]) -> None:
         """The event that tells of a response's status. body: the response."""

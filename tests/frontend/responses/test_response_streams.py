@@ -47,6 +47,9 @@ async def test_the_events_of_a_text(client):
     text = "".join(event.data.get("delta", "") for event in events)
     assert events[-1].data["response"]["output"][0]["content"][0]["text"] == text
     assert events[0].data["response"]["status"] == "in_progress"
+    assert {type(event.data["response"]["created_at"]) for event in (events[0], events[-1])} == {
+        int
+    }
 
 
 async def test_streamed_and_whole_say_the_same(client):
