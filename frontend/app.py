@@ -22,14 +22,20 @@ from frontend.routes import (
     status,
     tokenize,
 )
+from frontend.structured.grammars import Grammars
 from frontend.text.model import TextModel
 from protocol.config import PoolConfig
 
 
 def create_app(
-    config: PoolConfig, texts: Mapping[str, TextModel], pool: Pool, metrics: Metrics
+    config: PoolConfig,
+    texts: Mapping[str, TextModel],
+    pool: Pool,
+    metrics: Metrics,
+    grammars: Grammars,
 ) -> Quart:
-    """An ASGI application that serves a pool. texts: by the groups' names."""
+    """An ASGI application that serves a pool. texts: by the groups' names. grammars: of structured
+    outputs."""
     app = Quart("headrace", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
@@ -42,7 +48,8 @@ def create_app(
         openapi_provider_class=OpenAPI,
         swagger_ui_path=None,
     )
-    context = Context(config, served_models(config, texts), pool, metrics, config.started_at)
+    models_by_name = served_models(config, texts)
+    context = Context(config, models_by_name, pool, metrics, config.started_at, grammars)
     generating = (chat_completions, chat_batch, completions, messages, invocations, responses)
     for routes in (*generating, models, status, tokenize):
         app.register_blueprint(routes.blueprint(context))

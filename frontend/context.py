@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -51,7 +51,7 @@ class Context:
     pool: Pool
     metrics: Metrics
     started_at: int
-    grammars: Grammars = field(default_factory=Grammars)
+    grammars: Grammars
 
     def model(self, name: str | None) -> ServedModel:
         """The model that a request names; without a name, the first. NotFound if there is none."""

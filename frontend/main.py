@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -11,11 +12,14 @@ from pathlib import Path
 
 import hypercorn.asyncio
 import hypercorn.config
+from quart import Quart
 
 from frontend.app import create_app
 from frontend.listener import ConnectionCounts, SharedLoop
 from frontend.metrics import Metrics
 from frontend.pool.client import PoolClient
+from frontend.structured.checkers import Checkers
+from frontend.structured.grammars import Grammars
 from frontend.text.model import TextModel
 from protocol.config import PoolConfig
 from protocol.process import become_child
@@ -34,18 +38,21 @@ async def serve(config: PoolConfig, frontend_id: str, http_fd: int) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     texts = {group.name: TextModel.load(group.text_path) for group in config.groups}
-    async with PoolClient(config, frontend_id) as pool:
-        app = create_app(config, texts, pool, Metrics(config))
-        _spare_collections()
-        try:
-            await hypercorn.asyncio.serve(
-                app, _hypercorn_config(config, http_fd), shutdown_trigger=stop.wait
-            )
-        except asyncio.CancelledError:
-            # So Hypercorn ends when requests outlast the time that they have to finish.
-            if not stop.is_set():
-                raise
-            log.warning("requests were cut off: the time to finish them is over")
+    with contextlib.closing(Checkers()) as checkers:
+        async with PoolClient(config, frontend_id) as pool:
+            app = create_app(config, texts, pool, Metrics(config), Grammars(checkers))
+            _spare_collections()
+            await _serve_http(app, _hypercorn_config(config, http_fd), stop)
+
+
+async def _serve_http(app: Quart, settings: hypercorn.config.Config, stop: asyncio.Event) -> None:
+    try:
+        await hypercorn.asyncio.serve(app, settings, shutdown_trigger=stop.wait)
+    except asyncio.CancelledError:
+        # So Hypercorn ends when requests outlast the time that they have to finish.
+        if not stop.is_set():
+            raise
+        log.warning("requests were cut off: the time to finish them is over")
 
 
 def _hypercorn_config(config: PoolConfig, http_fd: int) -> hypercorn.config.Config:

@@ -55,12 +55,22 @@ class Checkers:
     def __init__(self, size: int = CHECKERS, deadline_s: float = DEADLINE_S) -> None:
         self._threads = ThreadPoolExecutor(size, thread_name_prefix="checker")
         self._local = threading.local()
+        self._lock = threading.Lock()  # of the two that follow
         self._started: set[_Checker] = set()
+        self._is_closed = False
         self._deadline_s = deadline_s
 
     def close(self) -> None:
-        """End all checkers; what they are asked meanwhile fails."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        """End all checkers, and their threads; what they are asked meanwhile fails.
+
+        At the exit of the process it would be too late: Python waits for threads before all else,
+        and so for whatever is checked then.
+        """
+        with self._lock:
+            self._is_closed = True
+            for checker in self._started:
+                checker.end()
+        self._threads.shutdown(cancel_futures=True)  # none has anything left to wait for
         while self._started:
             self._started.pop().kill()
 
@@ -95,11 +105,15 @@ class Checkers:
 
     def _own(self) -> "_Checker":
         checker: _Checker | None = getattr(self._local, "checker", None)
-        if checker is not None and not checker.is_alive:
-            self._started.discard(checker)
+        if checker is not None and checker.is_alive:
+            return checker
+        if checker is not None:
             checker.kill()  # it has died by itself: what leads to it is closed
-            checker = None
-        if checker is None:
+        with self._lock:
+            if checker is not None:
+                self._started.discard(checker)
+            if self._is_closed:
+                raise CheckersBroken
             checker = self._local.checker = _Checker()
             self._started.add(checker)
         return checker
@@ -159,8 +173,13 @@ class _Checker:
         log.warning("a checker of grammars is ended, and another takes its place")
         self.kill()
 
-    def kill(self) -> None:
+    def end(self) -> None:
+        """End the process, from any thread; whoever waits for an answer sees that it is gone."""
         self._process.kill()
+
+    def kill(self) -> None:
+        """End the process and close what leads to it."""
+        self.end()
         with contextlib.suppress(OSError):
             self._process.stdin.close()  # type: ignore[union-attr]
         self._process.stdout.close()  # type: ignore[union-attr]

@@ -1,34 +1,48 @@
 """Grammars of requests: checked once, kept while there is room, shared by who asks meanwhile."""
 
 import asyncio
-import atexit
 import hashlib
+import time
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import astuple, replace
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass, replace
 
 from frontend.errors import BadRequest, TooBusy
-from frontend.structured.checkers import Checkers, CheckFailed, CheckTooExpensive
+from frontend.structured.checkers import CHECKERS, Checkers, CheckFailed, CheckTooExpensive
 from frontend.structured.constraint import Constraint
+from frontend.structured.turns import Turns, WaitedTooLong
 from protocol.grammar import Grammar
 
 KEPT_CHARS = 16 * 1024 * 1024
 KEPT_GRAMMARS = 2048
 MAX_WAITING = 256
+LONGEST_WAIT_S = 10.0
+RETRY_AFTER_S = 2
+# What was too expensive is so again, unless the machine was busy with something else.
+KEPT_EXPENSIVE = 1024
+KEPT_EXPENSIVE_S = 60.0
 
-# One set of processes for all that this frontend serves.
-_CHECKERS = Checkers()
-atexit.register(_CHECKERS.close)
+
+@dataclass(slots=True, eq=False)
+class _Check:
+    """waiters: requests that want its result. has_begun: it has left the queue."""
+
+    task: "asyncio.Task[Grammar | str]"
+    waiters: int = 0
+    has_begun: bool = False
 
 
 class Grammars:
-    """checkers: where constraints are compiled."""
+    """checkers: where constraints are compiled. clock: seconds."""
 
-    def __init__(self, checkers: Checkers = _CHECKERS) -> None:
+    def __init__(self, checkers: Checkers, clock: Callable[[], float] = time.monotonic) -> None:
         self._checkers = checkers
+        self._clock = clock
+        self._turns = Turns(CHECKERS, MAX_WAITING, LONGEST_WAIT_S)
         self._kept: OrderedDict[bytes, Grammar | str] = OrderedDict()
         self._kept_chars = 0
-        self._running: dict[bytes, asyncio.Task[Grammar | str]] = {}
+        self._expensive: OrderedDict[bytes, tuple[float, str]] = OrderedDict()
+        self._checks: dict[bytes, _Check] = {}
 
     async def compile(
         self, model: str, constraint: Constraint, after: Sequence[int] = ()
@@ -37,40 +51,74 @@ class Grammars:
 
         model: the text folder of the model. after: ids of the tokens after which it begins to hold.
         BadRequest, whose text names the constraint's field, if it cannot be followed; TooBusy if
-        too many others wait.
+        too many others are checked first.
         """
         key = _key(model, constraint)
-        found = self._kept.get(key)
+        found = self._known(key)
         if found is None:
-            # Shielded: who asked first may go away, others wait for the same.
-            found = await asyncio.shield(self._task(key, model, constraint))
-        else:
-            self._kept.move_to_end(key)
+            found = await self._checked(key, model, constraint)
         if isinstance(found, str):
             raise BadRequest(f"{constraint.field}: {found}.")
         return replace(found, after=tuple(after))
 
-    def _task(
-        self, key: bytes, model: str, constraint: Constraint
-    ) -> "asyncio.Task[Grammar | str]":
-        task = self._running.get(key)
-        if task is None:
-            if len(self._running) >= MAX_WAITING:
-                raise TooBusy("Too many grammars are being compiled.", None, {"Retry-After": "1"})
-            task = asyncio.get_running_loop().create_task(self._check(key, model, constraint))
-            self._running[key] = task
-            task.add_done_callback(lambda _: self._running.pop(key, None))
-        return task
+    def _known(self, key: bytes) -> Grammar | str | None:
+        found = self._kept.get(key)
+        if found is not None:
+            self._kept.move_to_end(key)
+            return found
+        until_s, reason = self._expensive.get(key, (0.0, ""))
+        return reason if self._clock() < until_s else None
+
+    async def _checked(self, key: bytes, model: str, constraint: Constraint) -> Grammar | str:
+        """What a check finds, together with all who want the same."""
+        check = self._checks.get(key)
+        if check is None:
+            running = self._check(key, model, constraint)
+            check = _Check(asyncio.get_running_loop().create_task(running))
+            self._checks[key] = check
+        check.waiters += 1
+        try:
+            # Shielded: who asked first may go away, others wait for the same.
+            return await asyncio.shield(check.task)
+        except WaitedTooLong:
+            wait = {"Retry-After": str(RETRY_AFTER_S)}
+            told = f"{constraint.field}: too many grammars are being compiled."
+            raise TooBusy(told, None, wait) from None
+        finally:
+            check.waiters -= 1
+            if not check.waiters and not check.has_begun:
+                self._forget(key, check)
+                check.task.cancel()
+
+    def _forget(self, key: bytes, check: _Check) -> None:
+        if self._checks.get(key) is check:
+            del self._checks[key]
 
     async def _check(self, key: bytes, model: str, constraint: Constraint) -> Grammar | str:
-        """The grammar, or why there is none; what may be a busy machine's fault is not kept."""
+        """The grammar, or why there is none. WaitedTooLong if no checker was free for it."""
+        check = self._checks[key]
+        try:
+            async with self._turns.turn():
+                check.has_begun = True
+                return await self._run(key, model, constraint)
+        finally:
+            self._forget(key, check)
+
+    async def _run(self, key: bytes, model: str, constraint: Constraint) -> Grammar | str:
         try:
             text = await self._checkers.check(model, constraint)
         except CheckTooExpensive as error:
-            return str(error)
+            return self._keep_expensive(key, str(error))
         except CheckFailed as error:
             return self._keep(key, str(error).rstrip("."))
         return self._keep(key, Grammar(constraint.kind, text))
+
+    def _keep_expensive(self, key: bytes, reason: str) -> str:
+        self._expensive.pop(key, None)
+        self._expensive[key] = (self._clock() + KEPT_EXPENSIVE_S, reason)
+        if len(self._expensive) > KEPT_EXPENSIVE:
+            self._expensive.popitem(last=False)
+        return reason
 
     def _keep(self, key: bytes, found: Grammar | str) -> Grammar | str:
         self._kept[key] = found

@@ -6,6 +6,7 @@ import pytest
 import replay
 from fake_pool import FakePool
 from quart.typing import TestClientProtocol as Client
+from shared_checkers import new_grammars
 from tokenizers_for_tests import CHAT_TEMPLATE, EOS, SPECIAL, byte_level
 from werkzeug.datastructures import Headers
 
@@ -58,7 +59,7 @@ def client(tmp_path: Path) -> Client:
         served_names=("smol",),
     )
     config = PoolConfig(run_dir=tmp_path, groups=(group,), enable_tokenizer_info=True)
-    return create_app(config, {"main": text}, pool, Metrics(config)).test_client()
+    return create_app(config, {"main": text}, pool, Metrics(config), new_grammars()).test_client()
 
 
 def caller(client: Client) -> replay.Call:

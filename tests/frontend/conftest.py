@@ -7,6 +7,7 @@ import pytest
 from fake_pool import FakePool
 from quart import Quart
 from quart.typing import TestClientProtocol as Client
+from shared_checkers import new_grammars
 from tokenizers_for_tests import CHAT_TEMPLATE, EOS, SPECIAL, byte_level
 
 from frontend.app import create_app
@@ -66,7 +67,7 @@ def make_app(text: TextModel, text_path: Path, pool: FakePool, tmp_path: Path) -
             serving=serving or ServingOptions(),
         )
         config = PoolConfig(run_dir=tmp_path, groups=(group,), **settings)
-        return create_app(config, {"main": model}, pool, Metrics(config))
+        return create_app(config, {"main": model}, pool, Metrics(config), new_grammars())
 
     return make
 

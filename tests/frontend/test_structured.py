@@ -15,7 +15,7 @@ from fake_pool import FakePool
 from quart.typing import TestClientProtocol as Client
 from tokenizers_for_tests import EOS
 
-from frontend.errors import BadRequest
+from frontend.errors import BadRequest, TooBusy
 from frontend.schemas.structured import ResponseFormat, StructuredOutputs
 from frontend.structured import grammars as grammars_module
 from frontend.structured.checker import Checker
@@ -23,6 +23,8 @@ from frontend.structured.checkers import Checkers, CheckersBroken, CheckFailed, 
 from frontend.structured.constraint import MAX_DEPTH, Constraint, constraint_of, json_schema
 from frontend.structured.grammars import Grammars
 from frontend.structured.normalise import grammar_text
+from frontend.structured.turns import Turns
+from protocol.grammar import Grammar
 from protocol.grammar_compiler import load_tokenizer
 from protocol.text import TextInfo
 
@@ -237,6 +239,25 @@ async def test_a_check_that_takes_too_long_is_given_up(model: str):
     checkers.close()
 
 
+async def test_checks_that_run_end_with_the_checkers(model: str):
+    """Nothing is started in their place, and no thread goes on, for which Python would wait."""
+    checkers = Checkers(1, deadline_s=600)
+    before = checker_pids()
+    await checkers.check(model, regex("a"))
+    (pid,) = checker_pids() - before
+    os.kill(pid, signal.SIGSTOP)
+    threads = list(checkers._threads._threads)
+    hanging = [asyncio.create_task(checkers.check(model, regex(one))) for one in "bc"]
+    while checkers._threads._work_queue.qsize() != 1:  # until one of them runs
+        await settled()
+    checkers.close()
+    assert not any(thread.is_alive() for thread in threads)
+    assert checker_pids() == before
+    found = await asyncio.gather(*hanging, return_exceptions=True)
+    assert isinstance(found[0], CheckersBroken)
+    assert isinstance(found[1], asyncio.CancelledError)
+
+
 async def test_a_checker_that_is_killed_is_replaced(model: str, one_checker: Checkers):
     before = checker_pids()
     await one_checker.check(model, regex("a"))
@@ -305,13 +326,122 @@ async def test_equal_constraints_are_compiled_once():
     assert counting.asked == ["a", "a"]
 
 
-async def test_refusals_are_remembered_unless_the_machine_was_at_fault():
-    counting = CountingCheckers()
-    compiler = Grammars(counting)
-    for definition in ("bad", "bad", "late", "late"):
+async def test_refusals_are_remembered_but_shortly_if_the_machine_may_be_at_fault():
+    counting, now = CountingCheckers(), [0.0]
+    compiler = Grammars(counting, clock=lambda: now[0])
+    for at_s, definition in ((0, "bad"), (1, "late"), (60, "late"), (62, "late"), (63, "bad")):
+        now[0] = at_s
         with pytest.raises(BadRequest, match=f"structured_outputs.regex: {definition}"):
             await compiler.compile("m", regex(definition))
     assert counting.asked == ["bad", "late", "late"]
+
+
+async def test_what_is_too_expensive_is_remembered_in_bounded_number(monkeypatch):
+    monkeypatch.setattr(grammars_module, "KEPT_EXPENSIVE", 2)
+    counting = CountingCheckers()
+    compiler = Grammars(counting)
+    for model in ("a", "b", "c", "b", "a"):
+        with pytest.raises(BadRequest):
+            await compiler.compile(model, regex("late"))
+    assert len(counting.asked) == 4  # of the first, twice
+
+
+class HeldCheckers(CountingCheckers):
+    """Ends no check before `release`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.release = asyncio.Event()
+
+    async def check(self, model: str, constraint: Constraint) -> str:
+        self.asked.append(constraint.definition)
+        await self.release.wait()
+        return constraint.definition
+
+
+def asking(compiler: Grammars, *definitions: str) -> list[asyncio.Task[Grammar]]:
+    return [asyncio.create_task(compiler.compile("m", regex(one))) for one in definitions]
+
+
+async def settled() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_the_newest_is_checked_next():
+    held = HeldCheckers()
+    compiler = Grammars(held)
+    tasks = asking(compiler, "1", "2", "3", "4", "5")
+    await settled()
+    assert held.asked == ["1", "2"]
+    held.release.set()
+    await asyncio.gather(*tasks)
+    assert held.asked == ["1", "2", "5", "4", "3"]
+
+
+async def test_what_nobody_waits_for_any_more_is_not_checked():
+    held = HeldCheckers()
+    compiler = Grammars(held)
+    tasks = asking(compiler, "1", "2", "gone", "wanted", "wanted", "asked again")
+    await settled()
+    for task in (tasks[0], tasks[2], tasks[3], tasks[5]):
+        task.cancel()
+    await settled()
+    again = asking(compiler, "asked again")
+    held.release.set()
+    await asyncio.gather(tasks[1], tasks[4], *again)
+    assert sorted(held.asked) == ["1", "2", "asked again", "wanted"]
+    await compiler.compile("m", regex("1"))  # begun, so it was brought to its end
+    assert held.asked.count("1") == 1
+    assert not compiler._checks
+
+
+async def test_a_wait_for_a_check_is_bounded(monkeypatch):
+    monkeypatch.setattr(grammars_module, "LONGEST_WAIT_S", 0.01)
+    held = HeldCheckers()
+    compiler = Grammars(held)
+    first = asking(compiler, "1", "2")
+    await settled()
+    with pytest.raises(TooBusy, match=r"structured_outputs\.regex: too many") as told:
+        await compiler.compile("m", regex("late"))
+    assert int(told.value.headers["Retry-After"]) >= 1
+    held.release.set()
+    await asyncio.gather(*first)
+    assert held.asked == ["1", "2"]
+    assert (await compiler.compile("m", regex("late"))).text == "late"
+
+
+async def test_of_too_many_the_oldest_gives_way(monkeypatch):
+    monkeypatch.setattr(grammars_module, "MAX_WAITING", 2)
+    held = HeldCheckers()
+    compiler = Grammars(held)
+    tasks = asking(compiler, "1", "2", "3", "4", "5")
+    with pytest.raises(TooBusy):
+        await tasks[2]
+    held.release.set()
+    await asyncio.gather(*tasks[:2], *tasks[3:])
+    assert "3" not in held.asked
+
+
+async def test_turns_are_not_lost_when_those_who_wait_are_cancelled():
+    turns = Turns(1, most_waiting=9, longest_s=60)
+    taken: list[int] = []
+
+    async def take(number: int) -> None:
+        async with turns.turn():
+            taken.append(number)
+            await asyncio.sleep(0)
+
+    for loser in range(6):
+        tasks = [asyncio.create_task(take(number)) for number in range(3)]
+        for _ in range(loser):
+            await asyncio.sleep(0)
+        tasks[2].cancel()  # before, as and after it gets its turn
+        await asyncio.gather(*tasks, return_exceptions=True)
+    taken.clear()
+    await asyncio.wait_for(take(9), 5)
+    assert taken == [9]
+    assert not turns._waiting
 
 
 async def test_what_is_remembered_is_bounded(monkeypatch):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from fake_pool import FakePool
 from quart.typing import TestClientProtocol as Client
+from shared_checkers import new_grammars
 from tokenizers import AddedToken
 from tokenizers_for_tests import CHAT_TEMPLATE, EOS, SPECIAL, byte_level
 
@@ -64,7 +65,7 @@ class Served:
             serving=ServingOptions(**serving),
         )
         config = PoolConfig(run_dir=folder, groups=(group,))
-        app = create_app(config, {"main": self.text}, self.pool, Metrics(config))
+        app = create_app(config, {"main": self.text}, self.pool, Metrics(config), new_grammars())
         self.client: Client = app.test_client()
 
     async def ask(self, **fields):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from fake_pool import FakePool
+from shared_checkers import new_grammars
 from tokenizers_for_tests import CHAT_TEMPLATE, EOS, SPECIAL, byte_level
 
 from frontend.app import create_app
@@ -55,7 +56,7 @@ class Chat:
             reasoning_parser=parser,
         )
         config = PoolConfig(run_dir=tmp_path, groups=(group,))
-        app = create_app(config, {"main": self.text}, self.pool, Metrics(config))
+        app = create_app(config, {"main": self.text}, self.pool, Metrics(config), new_grammars())
         self.client = app.test_client()
 
     def ids(self, text: str) -> list[int]:
