@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from frontend.responses.body import Body
+from frontend.responses.rows import Stored
 from frontend.schemas.responses import Item, ResponsesRequest
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """body: the response as it was when it was asked for. earlier: the items of the responses that
-    it goes on from. inputs: its own. seed: a definite one. fingerprint: of server and model.
+    it goes on from. inputs: its own. seed: a definite one. fingerprint: of those that can do it.
     """
 
     body: Body
@@ -30,13 +31,11 @@ class Job:
         return {
             "request": self.request.model_dump(by_alias=True, exclude_unset=True),
             "seed": self.seed,
-            "fingerprint": self.fingerprint,
         }
 
     @classmethod
-    def read(
-        cls, body: Body, stored: dict[str, Any], earlier: Sequence[Item], inputs: Sequence[Item]
-    ) -> "Job":
-        """The inverse of `stored`."""
-        request = ResponsesRequest.model_validate(stored["request"])
-        return cls(body, request, earlier, inputs, stored["seed"], stored["fingerprint"])
+    def read(cls, stored: Stored, earlier: Sequence[Item]) -> "Job":
+        """The inverse of `stored`. earlier: is stored with the responses that it is of."""
+        request = ResponsesRequest.model_validate(stored.job["request"])
+        seed = stored.job["seed"]
+        return cls(stored.body, request, earlier, stored.inputs, seed, stored.fingerprint)

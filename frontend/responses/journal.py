@@ -5,11 +5,13 @@ same items and events follow, so that a response whose frontend has died goes on
 events are made again from the journal up to where they end, and then from what is new.
 """
 
-from collections.abc import Awaitable, Callable, Iterable
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from frontend.pool.interface import OutputStream, Pool
+from frontend.pool.interface import OutputStream, Pool, PoolBusy, PoolUnavailable
 from protocol.state import PoolState
 from protocol.to_frontend import Admission, Logprobs, Output
 from protocol.to_worker import Generate
@@ -60,11 +62,15 @@ class Journal:
 
 class JournaledPool:
     """A Pool whose requests are turns of the response: what the journal knows of one is not run
-    again, and what is new is written down. turn: which one the next request is."""
+    again, and what is new is written down. turn: which one the next request is.
 
-    def __init__(self, pool: Pool, journal: Journal) -> None:
+    patience_s: for so long a request waits for a worker that takes it, or goes on with it.
+    """
+
+    def __init__(self, pool: Pool, journal: Journal, patience_s: float = 0.0) -> None:
         self._pool = pool
         self._journal = journal
+        self._patience_s = patience_s
         self.turn = 0
 
     @property
@@ -73,26 +79,50 @@ class JournaledPool:
 
     def generate(self, group: str, request: Generate) -> OutputStream:
         known = self._journal.outputs(self.turn)
-        tokens = tuple(token_id for output in known for token_id in output.token_ids)
-        stream = self._pool.generate(group, replace(request, output_token_ids=tokens))
-        return _JournaledStream(stream, self._journal, self.turn, known)
+
+        def generate(token_ids: Sequence[int]) -> OutputStream:
+            return self._pool.generate(group, replace(request, output_token_ids=tuple(token_ids)))
+
+        def note(output: Output, turn: int = self.turn) -> None:
+            self._journal.add_output(turn, output)
+
+        return _JournaledStream(generate, note, known, self._patience_s)
 
 
 class _JournaledStream:
+    """generate: runs the request again, after these tokens. note: takes what is new."""
+
     def __init__(
-        self, stream: OutputStream, journal: Journal, turn: int, known: list[Output]
+        self,
+        generate: Callable[[Sequence[int]], OutputStream],
+        note: Callable[[Output], None],
+        known: list[Output],
+        patience_s: float,
     ) -> None:
-        self._stream = stream
-        self._journal = journal
-        self._turn = turn
+        self._generate = generate
+        self._note = note
         self._known = list(reversed(known))
-        self._is_replay = bool(known)
+        self._token_ids = [token_id for output in known for token_id in output.token_ids]
+        self._has_begun = bool(known)
+        self._patience_s = patience_s
+        self._stream = generate(self._token_ids)
 
     def __aiter__(self) -> "_JournaledStream":
         return self
 
     async def __anext__(self) -> Output:
-        return self._known.pop() if self._known else self._noted(await self._stream.__anext__())
+        if self._known:
+            return self._known.pop()
+        deadline = time.monotonic() + self._patience_s
+        while True:
+            try:
+                return self._noted(await anext(self._stream))
+            except (PoolBusy, PoolUnavailable) as error:
+                if time.monotonic() >= deadline:
+                    raise
+                await asyncio.sleep(error.retry_after_s)
+            self._stream.cancel()
+            self._stream = self._generate(self._token_ids)
 
     def ready(self) -> Output | None:
         if self._known:
@@ -104,9 +134,11 @@ class _JournaledStream:
         self._stream.cancel()
 
     def _noted(self, output: Output) -> Output:
-        if self._is_replay:  # it was admitted when it was first run
+        if self._has_begun:  # it was admitted when it was first run
             output = replace(output, admission=None)
-        self._journal.add_output(self._turn, output)
+        self._has_begun = True
+        self._token_ids += output.token_ids
+        self._note(output)
         return output
 
 

@@ -17,6 +17,7 @@ from frontend.middleware.errors import api_error
 from frontend.responses.body import FAILED, in_state
 from frontend.responses.database import StoreUnavailable
 from frontend.responses.events import Events
+from frontend.responses.fingerprint import fingerprints
 from frontend.responses.job import Job
 from frontend.responses.journal import Journal
 from frontend.responses.live import Live
@@ -35,6 +36,8 @@ FLUSH_S = 0.05
 BEAT_S = 1.0
 # So long without a sign of life is death.
 STALE_S = 5.0
+# So long after that, nobody is left who could go on: its model is not served any more.
+ABANDONED_S = 600.0
 PRUNE_S = 30.0
 # Frontends that may die of a response before it is given up.
 MAX_ATTEMPTS = 4
@@ -59,7 +62,9 @@ class Keeper:
         self._runner = runner
         self._servers = servers
         self._tasks: list[asyncio.Task[None]] = []
-        self._taken: set[asyncio.Task[None]] = set()
+        self._fingerprints = fingerprints(context)
+        # What is being begun again, by the response's id.
+        self._taken: dict[str, asyncio.Task[None]] = {}
 
     def start(self) -> None:
         self._tasks = [
@@ -69,7 +74,7 @@ class Keeper:
         ]
 
     async def stop(self) -> None:
-        tasks = [*self._tasks, *self._taken]
+        tasks = [*self._tasks, *self._taken.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -92,19 +97,22 @@ class Keeper:
             await asyncio.sleep(BEAT_S * random.uniform(0.8, 1.2))
             try:
                 await self._beat()
-                for stored in await self._ownership.take_over(self._runner.owner, STALE_S):
-                    task = asyncio.create_task(self._go_on(stored))
-                    self._taken.add(task)
-                    task.add_done_callback(self._taken.discard)
+                taken = await self._ownership.take_over(
+                    self._runner.owner, STALE_S, self._fingerprints, ABANDONED_S
+                )
+                for stored in taken:
+                    self._taken[stored.body["id"]] = asyncio.create_task(self._go_on(stored))
             except StoreUnavailable:
                 continue  # it has been logged
 
     async def _beat(self) -> None:
-        running = self._runner.running
+        running = self._runner.running | set(self._taken)
         if not running:
             return
         for response_id in running - await self._ownership.beat(self._runner.owner, running):
             self._runner.drop(response_id)
+            if (task := self._taken.get(response_id)) is not None:
+                task.cancel()
 
     async def _prune(self) -> None:
         while True:
@@ -119,6 +127,8 @@ class Keeper:
         try:
             if not stored.background:
                 raise InternalError(INTERRUPTED)
+            if stored.fingerprint not in self._fingerprints:
+                raise InternalError("The model that ran this response is not served any more.")
             if stored.attempts > MAX_ATTEMPTS:
                 raise InternalError("The frontends that ran this response have ended.")
             log.warning("going on with %s, which its frontend has left", response_id)
@@ -128,16 +138,16 @@ class Keeper:
         except Exception as error:
             with contextlib.suppress(StoreUnavailable):
                 await self._give_up(stored, api_error(error))
+        finally:
+            self._taken.pop(response_id, None)
 
     async def _resume(self, stored: Stored) -> None:
         """Run it again from its journal. ApiError if that cannot be."""
         earlier: Sequence[Item] = ()
         if stored.previous_id is not None:
             earlier = await self._store.conversation(stored.previous_id)
-        job = Job.read(stored.body, stored.job, earlier, stored.inputs)
+        job = Job.read(stored, earlier)
         entries, events = await self._ownership.journal(job.response_id)
-        if entries and self._context.model(job.request.model).fingerprint != job.fingerprint:
-            raise InternalError("The model that ran this response is not served any more.")
         live = Live(job, Journal(entries), base=events)
         run = self._runner.new_run(live, read_tools(job.request, self._servers))
         try:

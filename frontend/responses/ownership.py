@@ -81,13 +81,24 @@ class Ownership:
     async def release(self, owner: str) -> None:
         """This owner ends: others may go on with what it has, at once."""
         mine = (responses.c.owner == owner) & responses.c.status.in_(ACTIVE)
-        statement = update(responses).where(mine).values(heartbeat=0.0)
+        statement = update(responses).where(mine).values(owner=None, heartbeat=self._database.now)
         await self._database.write(lambda connection: connection.execute(statement))
 
-    async def take_over(self, owner: str, stale_s: float) -> list[Stored]:
-        """Become the owner of responses whose owners have not been heard of for so long."""
-        stale = responses.c.status.in_(ACTIVE) & (
-            responses.c.heartbeat < self._database.now - stale_s
+    async def take_over(
+        self, owner: str, stale_s: float, fingerprints: Collection[str], abandoned_s: float
+    ) -> list[Stored]:
+        """Become the owner of responses whose owners have not been heard of for `stale_s`.
+
+        fingerprints: what this frontend can go on with. What it cannot is left to those who can;
+        if none has come after `abandoned_s`, it is taken as well, to be ended.
+        """
+        silent_s = self._database.now - responses.c.heartbeat
+        # One in the foreground is gone on with by nobody: whoever finds it may say so.
+        ours = responses.c.fingerprint.in_(fingerprints) | ~responses.c.background
+        stale = (
+            responses.c.status.in_(ACTIVE)
+            & (responses.c.owner.is_(None) | (silent_s > stale_s))
+            & (ours | (silent_s > abandoned_s))
         )
 
         def is_there(connection: Connection) -> bool:

@@ -21,6 +21,7 @@ class Stored(NamedTuple):
     inputs: list[Item]
     background: bool
     attempts: int
+    fingerprint: str
     previous_id: str | None
 
     @property
@@ -45,6 +46,7 @@ def stored_row(row: Row[Any]) -> Stored:
         json.loads(row.inputs),
         row.background,
         row.attempts,
+        row.fingerprint,
         row.previous_id,
     )
 

@@ -1,8 +1,6 @@
 """A response under way: turns of the model, and between them the tools that the server runs."""
 
-import asyncio
-import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,9 +11,7 @@ from frontend.chat.run import ChatRun, MessageDelta
 from frontend.chat.start import start_chat
 from frontend.context import Context
 from frontend.errors import ApiError, BadRequest
-from frontend.generation.choice import Choice
 from frontend.generation.start import Cleanups
-from frontend.pool.interface import PoolBusy, PoolUnavailable
 from frontend.responses.body import (
     CANCELLED,
     COMPLETED,
@@ -41,14 +37,12 @@ from frontend.responses.writer import OutputWriter, ServerCall
 # Turns of the model in one response, whatever the request allows.
 MAX_TURNS = 32
 
-Told = tuple[Choice, MessageDelta]
-
 
 class ResponseRun:
     """One response. `prepare`, then `begin`, then `run`, then `tell` what has become of it.
 
     sink: takes its events. journal: what an earlier run of it has left. patience_s: how long it
-    waits for a worker that takes it.
+    waits for a worker that takes it, or goes on with it.
     """
 
     def __init__(
@@ -60,8 +54,7 @@ class ResponseRun:
         sink: Sink | None,
         patience_s: float = 0.0,
     ) -> None:
-        self._pool = pool = JournaledPool(context.pool, journal)
-        self._patience_s = patience_s
+        self._pool = pool = JournaledPool(context.pool, journal, patience_s)
         self.cleanups: Cleanups = []
         self._context = replace(context, pool=pool)
         self._model = context.model(job.request.model)
@@ -165,24 +158,11 @@ class ResponseRun:
 
     async def _take_turn(self) -> str:
         """Write what the model says in one turn; returns why it has ended."""
-        deadline = time.monotonic() + self._patience_s
-        while True:
-            try:
-                first = await anext(deltas := self._chat.deltas())
-                return await self._take(first, deltas)
-            except (PoolBusy, PoolUnavailable) as error:
-                if time.monotonic() > deadline:
-                    raise
-                await asyncio.sleep(error.retry_after_s)
-                self._chat = await self._start_turn()
-
-    async def _take(self, first: Told, rest: AsyncIterator[Told]) -> str:
-        told: Told | None = first
-        while told is not None:
-            choice, delta = told
+        reason = None
+        async for _, delta in self._chat.deltas():
             self._writer.add(delta.part, self._logprobs(delta))
             reason = delta.finish_reason
-            told = await anext(rest, None)
+        choice = self._chat.generation.choices[0]
         tokens = len(self._chat.prompt.token_ids)
         reasoning = self._chat.reasoning_tokens(choice)
         self._usage.turns.append(

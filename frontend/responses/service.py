@@ -9,6 +9,7 @@ from frontend.errors import ApiError, BadRequest
 from frontend.middleware import request_scope
 from frontend.responses.body import Body, new_body
 from frontend.responses.database import Database
+from frontend.responses.fingerprint import fingerprint
 from frontend.responses.ids import is_response_id, new_response_id, response_of
 from frontend.responses.input_items import read_items, references
 from frontend.responses.job import Job
@@ -105,7 +106,7 @@ class ResponsesService:
             earlier=earlier,
             inputs=read_items(request.input, response_id, referenced),
             seed=model.seeds.next() if request.seed is None else request.seed,
-            fingerprint=model.fingerprint,
+            fingerprint=fingerprint(self._context, model),
         )
 
     async def _conversation(self, response_id: str) -> Sequence[Item]:

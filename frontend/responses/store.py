@@ -40,6 +40,7 @@ class ResponseStore:
                 owner=owner,
                 heartbeat=self._database.now,
                 attempts=1,
+                fingerprint=job.fingerprint,
                 previous_id=job.request.previous_response_id,
                 job=json.dumps(job.stored()),
                 inputs=json.dumps(list(job.inputs)),

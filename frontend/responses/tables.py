@@ -38,7 +38,7 @@ from sqlalchemy.sql.elements import ColumnElement
 log = logging.getLogger(__name__)
 
 # To be counted up with every change of the tables.
-VERSION = 1
+VERSION = 2
 BUSY_TIMEOUT_S = 10.0
 _ADVISORY_LOCK = 0x48656164
 
@@ -48,6 +48,7 @@ versions = Table("headrace_store", metadata, Column("version", Integer, primary_
 
 # created_at, heartbeat: seconds since 1970, by the database's clock.
 # owner: the frontend that runs it; null when nobody does. attempts: how many have begun to.
+# fingerprint: of what it was begun with; only frontends that have the same go on with it.
 # job, inputs, body: JSON, see frontend.responses.job.
 responses = Table(
     "headrace_responses",
@@ -59,6 +60,7 @@ responses = Table(
     Column("owner", String(64)),
     Column("heartbeat", Float, nullable=False),
     Column("attempts", Integer, nullable=False),
+    Column("fingerprint", String(64), nullable=False),
     Column("previous_id", String(64)),
     Column("job", Text, nullable=False),
     Column("inputs", Text, nullable=False),

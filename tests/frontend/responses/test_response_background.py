@@ -9,11 +9,13 @@ from response_asking import PATH, Event, ask, events_of, follow, get, stream, te
 from response_script import Script
 from sqlalchemy import select
 
-from frontend.pool.interface import PoolBusy
+from frontend.pool.interface import PoolBusy, PoolUnavailable
+from frontend.responses import keeper
 from frontend.responses.database import Database
 from frontend.responses.keeper import MAX_ATTEMPTS
 from frontend.responses.live import Live
 from frontend.responses.ownership import Ownership
+from frontend.responses.run import ResponseRun
 from frontend.responses.runner import Runner
 from frontend.responses.tables import responses
 
@@ -169,6 +171,60 @@ async def test_one_that_kills_its_frontends_is_given_up(serve, pool, dies, monke
     async with serve() as last:
         assert (await until(last, body["id"], "failed"))["error"]["code"] == "server_error"
     assert len(pool.streams) == MAX_ATTEMPTS
+
+
+async def test_it_is_left_to_those_who_serve_its_model(serve, pool, dies, monkeypatch):
+    """Two pools on one store: one that has another model neither runs nor ends it."""
+    monkeypatch.setattr(keeper, "ABANDONED_S", 1.0)
+    pool.hold_after = 0
+    async with serve() as first:
+        body = await ask(first, background=True)
+        await pool.wait_for_streams(1)
+        dies()
+    pool.hold_after = None
+    async with serve(tool_server="demo") as foreign:
+        await asyncio.sleep(0.5)  # it is stale by now
+        assert (await get(foreign, body["id"]))["status"] in ("queued", "in_progress")
+        assert len(pool.requests) == 1
+        failed = await until(foreign, body["id"], "failed", "completed")
+        assert "not served any more" in failed["error"]["message"]
+
+
+async def test_one_that_is_begun_again_slowly_is_not_taken_from_it(serve, pool, dies, monkeypatch):
+    pool.hold_after = 2
+    async with serve() as first:
+        body = await ask(first, background=True)
+        await pool.wait_for_streams(1)
+        dies()
+    prepare = ResponseRun.prepare
+
+    async def slowly(run):
+        await asyncio.sleep(1)
+        await prepare(run)
+
+    monkeypatch.setattr(ResponseRun, "prepare", slowly)
+    pool.hold_after = None
+    pool.reply = _rest_of(pool.reply)
+    async with serve() as second, serve():
+        assert text_of(await until(second, body["id"], "completed")) == ANSWER
+    assert len(pool.requests) == 2
+
+
+async def test_what_has_begun_waits_for_a_worker_too(serve, pool, dies):
+    """Frontend and worker are killed at once: the one is back before the other."""
+    reply = pool.reply
+    pool.hold_after = 4
+    async with serve() as first:
+        body = await ask(first, background=True)
+        await pool.wait_for_streams(1)
+        await asyncio.sleep(0.2)
+        dies()
+    pool.hold_after, pool.reply = None, _rest_of(reply)
+    pool.failure = PoolUnavailable("no worker is ready", retry_after_s=0.01)
+    async with serve() as second:
+        await pool.wait_for_streams(3)
+        pool.failure = None
+        assert text_of(await until(second, body["id"], "completed", "failed")) == ANSWER
 
 
 async def test_a_frontend_that_stops_hands_over_at_once(serve, pool, monkeypatch):

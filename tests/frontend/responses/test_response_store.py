@@ -34,6 +34,10 @@ def job(number, previous=None, background=True, text="Hello"):
     return Job(body, request, (), [item], seed=1, fingerprint="f")
 
 
+def take(ownership, owner, stale_s, fingerprints=("f",), abandoned_s=1e6):
+    return ownership.take_over(owner, stale_s, fingerprints, abandoned_s)
+
+
 def done(work, status="completed"):
     output = [{"id": f"out_{work.response_id}", "type": "message"}]
     return {**work.body, "status": status, "output": output}
@@ -62,7 +66,7 @@ async def test_what_is_created_can_be_read(store):
     stored = await store.get(work.response_id)
     assert stored.body == work.body
     assert stored.inputs == list(work.inputs)
-    again = Job.read(stored.body, stored.job, (), stored.inputs)
+    again = Job.read(stored, ())
     assert (again.request, again.seed, again.fingerprint) == (work.request, 1, "f")
     assert await store.get(job(2).response_id) is None
 
@@ -114,11 +118,11 @@ async def test_a_cancelled_response_is_lost_to_its_owner(store, ownership):
 async def test_a_stale_response_is_taken_over_once(store_url, store, ownership):
     for number in range(20):
         await store.create(job(number), "dead")
-    assert await ownership.take_over("a", stale_s=1000) == []
+    assert await take(ownership, "a", 1000) == []
     await ownership.release("dead")
     databases = [Database(store_url) for _ in range(4)]
     taken = await asyncio.gather(
-        *(Ownership(each).take_over(str(n), 1000) for n, each in enumerate(databases))
+        *(take(Ownership(each), str(n), 1000) for n, each in enumerate(databases))
     )
     ids = [stored.body["id"] for each in taken for stored in each]
     assert len(ids) == len(set(ids)) == 20
@@ -130,7 +134,19 @@ async def test_a_stale_response_is_taken_over_once(store_url, store, ownership):
 async def test_what_is_released_is_stale_at_once(store, ownership):
     await store.create(job(1), "me")
     await ownership.release("me")
-    assert len(await ownership.take_over("other", stale_s=10_000)) == 1
+    assert len(await take(ownership, "other", 10_000)) == 1
+
+
+async def test_what_other_models_have_begun_is_left_to_them(store, ownership):
+    await store.create(job(1), "me")
+    await store.create(job(2, background=False), "me")
+    await ownership.release("me")
+    others = await take(ownership, "other", 0, fingerprints=["g"])
+    assert [stored.body["id"] for stored in others] == [job(2).response_id]
+    own = await take(ownership, "another", 0, fingerprints=["g", "f"])
+    assert job(1).response_id in [stored.body["id"] for stored in own]
+    given_up = await take(ownership, "other", 0, fingerprints=[], abandoned_s=0)
+    assert job(1).response_id in [stored.body["id"] for stored in given_up]
 
 
 async def test_conversations_are_walked_to_their_beginning(store, ownership):
