@@ -30,9 +30,33 @@ class Attends : public Products<E> {
         const Span& span = spans()[tile.span];
         load_queries(i, plan, tile, span, scratch);
         float greatest[kMaxTileRows], total[kMaxTileRows * kLanes];
-        Sums sums = tile.partial >= 0
-                        ? partial_sums(plan, tile.partial)
-                        : Sums{greatest, total, scratch.values, plan.shape.value_dim};
+        const Sums whole{greatest, total, scratch.values, plan.shape.value_dim};
+        if (tile.partial >= 0) {
+            attend_part(i, tile, span, scratch, partial_sums(plan, tile.partial));
+        } else {
+            attend_parts(i, tile, span, scratch, whole);
+            store_tile(i, plan, tile, whole);
+        }
+    }
+
+    // A tile's parts one after another.
+    void attend_parts(const Instruction& i, const Tile& tile, const Span& span, Scratch& scratch,
+                      const Sums& all) {
+        float greatest[kMaxTileRows], total[kMaxTileRows * kLanes];
+        const Sums next{greatest, total, scratch.part, all.stride};
+        for (int64_t from = tile.begin; from < tile.end; from = part_end(from)) {
+            Tile part = tile;
+            part.begin = (int)from;
+            part.end = (int)std::min<int64_t>(part_end(from), tile.end);
+            const bool first = from == tile.begin;
+            attend_part(i, part, span, scratch, first ? all : next);
+            if (!first) merge(all, next, tile.rows(), (int)all.stride);
+        }
+    }
+
+    void attend_part(const Instruction& i, const Tile& tile, const Span& span,
+                     const Scratch& scratch, const Sums& sums) {
+        const Plan& plan = plans_[i.sizes[7]];
         std::fill_n(sums.greatest, tile.rows(), kLowest);
         std::fill_n(sums.total, tile.rows() * kLanes, 0.0f);
         std::fill_n(sums.values, tile.rows() * sums.stride, 0.0f);
@@ -43,7 +67,6 @@ class Attends : public Products<E> {
         attend<E>({tile, span, plan.shape, plan.sizes, scratch.queries, sums, all_from,
                    std::min<int64_t>(first, tile.end)},
                   groups_of(span), layers_[i.sizes[5]]);
-        if (tile.partial < 0) store_tile(i, plan, tile, sums);
     }
 
     void load_queries(const Instruction& i, const Plan& plan, const Tile& tile, const Span& span,
@@ -94,23 +117,10 @@ class Attends : public Products<E> {
     void finish_attend(const Instruction& i, int task) {
         Plan& plan = plans_[i.sizes[7]];
         const typename Plan::Whole& whole = plan.wholes[task];
-        Sums all = partial_sums(plan, whole.first_partial);
+        const Sums all = partial_sums(plan, whole.first_partial);
         for (int p = 1; p < whole.num_partials; ++p) {
-            const Sums part = partial_sums(plan, whole.first_partial + p);
-            for (int q = 0; q < whole.tile.rows(); ++q) {
-                const float now = std::max(all.greatest[q], part.greatest[q]);
-                const float before = std::exp2(all.greatest[q] - now);
-                const float added = std::exp2(part.greatest[q] - now);
-                all.greatest[q] = now;
-                for (int lane = q * kLanes; lane < (q + 1) * kLanes; ++lane) {
-                    all.total[lane] = all.total[lane] * before + part.total[lane] * added;
-                }
-                float* to = all.values + q * all.stride;
-                const float* from = part.values + q * part.stride;
-                for (int d = 0; d < plan.shape.value_dim; ++d) {
-                    to[d] = to[d] * before + from[d] * added;
-                }
-            }
+            merge(all, partial_sums(plan, whole.first_partial + p), whole.tile.rows(),
+                  plan.shape.value_dim);
         }
         store_tile(i, plan, whole.tile, all);
     }

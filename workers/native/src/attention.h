@@ -7,6 +7,10 @@
 // sum reads 16 dimensions at a time. A tile is up to 6 queries that read the same keys: the query
 // heads that share a key head, of one row or of neighbouring rows. Scores of 64 tokens are made at a
 // time, with a running maximum (Milakov and Gimelshein, 2018; Dao et al., "FlashAttention", 2022).
+//
+// What a row's attention is does not depend on what else is in the step, on how its text was cut into
+// steps or on the number of threads, to the last bit: sums are made of parts that begin and end at
+// fixed tokens, whoever makes them, and put together from the first to the last.
 #pragma once
 
 #include <algorithm>
@@ -24,6 +28,13 @@ constexpr int kMaxTileRows = 64;  // queries of all heads of a tile
 constexpr int kTileGroups = 4;
 constexpr int kTileTokens = kGroup * kTileGroups;
 constexpr int kMaxDim = 512;
+
+// Where the part of a text that holds `token` ends. Parts grow with a text, so that few are needed
+// and a step of one short text still has work for some threads.
+inline int64_t part_end(int64_t token) {
+    const int64_t length = token < 512 ? 64 : token < 1024 ? 128 : 256;
+    return (token / length + 1) * length;
+}
 
 // Sizes of one layer's cache, in words.
 struct CacheShape {
@@ -179,6 +190,45 @@ inline __attribute__((always_inline)) void weigh(const __m512 (&scores)[Groups],
     _mm512_storeu_ps(sums.total + q * kLanes, total);
 }
 
+// What the sums so far and those of a part are multiplied with for a maximum of both: one of them
+// by one.
+struct Shares {
+    float before[kMaxTileRows], added[kMaxTileRows];
+
+    Shares(float* greatest, const float* of_part, int rows) {
+        const __m512 one = _mm512_set1_ps(1.0f);
+        for (int q = 0; q < rows; q += kLanes) {
+            const __mmask16 some = lanes(q, rows);
+            const __m512 a = _mm512_maskz_loadu_ps(some, greatest + q);
+            const __m512 b = _mm512_maskz_loadu_ps(some, of_part + q);
+            const __m512 less = exp2<F32>(_mm512_sub_ps(_mm512_min_ps(a, b), _mm512_max_ps(a, b)));
+            const __mmask16 stays = _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ);
+            const __mmask16 rises = _mm512_cmp_ps_mask(a, b, _CMP_LE_OQ);
+            _mm512_storeu_ps(before + q, _mm512_mask_mov_ps(less, stays, one));
+            _mm512_storeu_ps(added + q, _mm512_mask_mov_ps(less, rises, one));
+            _mm512_mask_storeu_ps(greatest + q, some, _mm512_max_ps(a, b));
+        }
+    }
+};
+
+// Adds the sums of a part to those of all parts before it. A part that a query reads nothing of
+// changes nothing of the query's.
+inline void merge(const Sums& all, const Sums& part, int rows, int value_dim) {
+    const Shares shares(all.greatest, part.greatest, rows);
+    for (int q = 0; q < rows; ++q) {
+        const __m512 before = _mm512_set1_ps(shares.before[q]);
+        const __m512 added = _mm512_set1_ps(shares.added[q]);
+        const auto add = [&](float* to, const float* from) {
+            const __m512 scaled = _mm512_mul_ps(_mm512_loadu_ps(to), before);
+            _mm512_storeu_ps(to, _mm512_fmadd_ps(_mm512_loadu_ps(from), added, scaled));
+        };
+        add(all.total + q * kLanes, part.total + q * kLanes);
+        for (int d = 0; d < value_dim; d += kLanes) {
+            add(all.values + q * all.stride + d, part.values + q * part.stride + d);
+        }
+    }
+}
+
 // A tile's queries and what is known of them while it is attended.
 struct Reading {
     const Tile& tile;
@@ -258,10 +308,11 @@ void attend_head(const Reading& r, int64_t token, int count,
     }
 }
 
-// One layer's cache and one tile; the result is in `sums`, not yet divided by the total.
+// One layer's cache and one part of a tile; the result is in `sums`, not yet divided by the total.
 template <class E, int Queries>
 void attend_tile(const Reading& r, const Groups& groups, const uint32_t* cache) {
-    for (int64_t token = r.tile.begin / kGroup * kGroup; token < r.tile.end; token += kTileTokens) {
+    const int64_t first = r.tile.begin / kTileTokens * kTileTokens;  // 64 of the same for all rows
+    for (int64_t token = first; token < r.tile.end; token += kTileTokens) {
         const uint32_t *keys[kTileGroups], *values[kTileGroups];
         int count = 0;
         for (; count < kTileGroups && token + count * kGroup < r.tile.end; ++count) {

@@ -24,6 +24,11 @@ struct StoredPanel {
     const uint32_t* ahead;
 
     const uint32_t* words(int first, int) const { return start + (int64_t)first * kPanel; }
+    __m512i word(int k, int half) const {
+        const uint32_t* from = start + (int64_t)k * kPanel + half * kLanes;
+        _mm_prefetch((const char*)(from + 16 * kPanel), _MM_HINT_T0);
+        return _mm512_loadu_si512(from);
+    }
 };
 
 // Words made from weights in 8 bits; scratch: [kDepth, kPanel].
@@ -41,6 +46,10 @@ struct RoundedPanel {
             _mm512_store_si512(scratch + i * kLanes, E::widen(from + i * bytes));
         }
         return scratch;
+    }
+    __m512i word(int k, int half) const {
+        const int8_t* from = start + (int64_t)(2 * k + half) * kLanes * E::kPerWord;
+        return E::widen(from);
     }
 };
 
@@ -72,39 +81,19 @@ inline void tile_sums(const uint32_t* in, int64_t in_stride, const uint32_t* pan
     }
 }
 
-// One row reads each word of the weight once: four sums in turn hide the latency of each.
-template <class E>
-inline void row_sums(const uint32_t* in, const uint32_t* panel, int depth, __m512 (&sums)[1][2]) {
-    __m512 more[3][2];
-    for (auto& pair : more) pair[0] = pair[1] = _mm512_setzero_ps();
-    int k = 0;
-    for (; k + 4 <= depth; k += 4) {
-        const uint32_t* from = panel + (int64_t)k * kPanel;
-        _mm_prefetch((const char*)(from + 16 * kPanel), _MM_HINT_T0);
-        _mm_prefetch((const char*)(from + 16 * kPanel + 16), _MM_HINT_T0);
-        _mm_prefetch((const char*)(from + 17 * kPanel), _MM_HINT_T0);
-        _mm_prefetch((const char*)(from + 17 * kPanel + 16), _MM_HINT_T0);
-        _mm_prefetch((const char*)(from + 18 * kPanel), _MM_HINT_T0);
-        _mm_prefetch((const char*)(from + 18 * kPanel + 16), _MM_HINT_T0);
-        _mm_prefetch((const char*)(from + 19 * kPanel), _MM_HINT_T0);
-        _mm_prefetch((const char*)(from + 19 * kPanel + 16), _MM_HINT_T0);
-        for (int step = 0; step < 4; ++step) {
-            const __m512i a = broadcast_word(in + k + step);
-            __m512(&to)[2] = step == 0 ? sums[0] : more[step - 1];
-            to[0] = E::dot(to[0], _mm512_loadu_si512(from + step * kPanel), a);
-            to[1] = E::dot(to[1], _mm512_loadu_si512(from + step * kPanel + kLanes), a);
-        }
-    }
-    for (; k < depth; ++k) {
+// One row reads each word once, as the panel makes it. Words are added in the same order as those of
+// many rows: what a row's product is must not depend on how many there are.
+template <class E, class Panel, class Finish>
+void row_product(const uint32_t* in, const Panel& panel, int words, const Finish& finish,
+                 int64_t row) {
+    __m512 left = _mm512_setzero_ps(), right = _mm512_setzero_ps();
+#pragma GCC unroll 4
+    for (int k = 0; k < words; ++k) {
         const __m512i a = broadcast_word(in + k);
-        const uint32_t* from = panel + (int64_t)k * kPanel;
-        sums[0][0] = E::dot(sums[0][0], _mm512_loadu_si512(from), a);
-        sums[0][1] = E::dot(sums[0][1], _mm512_loadu_si512(from + kLanes), a);
+        left = E::dot(left, panel.word(k, 0), a);
+        right = E::dot(right, panel.word(k, 1), a);
     }
-    for (int half = 0; half < 2; ++half) {
-        const __m512 odd = E::add(more[0][half], more[2][half]);
-        sums[0][half] = E::add(E::add(sums[0][half], more[1][half]), odd);
-    }
+    finish(row, left, right);
 }
 
 template <class E, int Rows, class Finish>
@@ -117,11 +106,7 @@ void tile(const uint32_t* in, int64_t in_stride, const uint32_t* panel, int dept
                                   : _mm512_loadu_ps(partial + r * kPanel + half * kLanes);
         }
     }
-    if constexpr (Rows == 1) {
-        row_sums<E>(in, panel, depth, sums);
-    } else {
-        tile_sums<E, Rows>(in, in_stride, panel, depth, fetch, sums);
-    }
+    tile_sums<E, Rows>(in, in_stride, panel, depth, fetch, sums);
     for (int r = 0; r < Rows; ++r) {
         if (last) {
             finish(row + r, sums[r][0], sums[r][1]);
@@ -150,6 +135,9 @@ void panel_product(const uint32_t* in, int64_t in_stride, int64_t rows, const Pa
                    int words, float* partial, const Finish& finish) {
     for (int64_t block = 0; block < rows; block += kBlockRows) {
         const int64_t block_rows = std::min<int64_t>(kBlockRows, rows - block);
+        if (block_rows == 1) {
+            return row_product<E>(in + block * in_stride, panel, words, finish, block);
+        }
         const int64_t tiles = (block_rows + kTileRows - 1) / kTileRows;
         for (int k = 0; k < words; k += Panel::kDepth) {
             const int depth = std::min(Panel::kDepth, words - k);
@@ -166,7 +154,6 @@ void panel_product(const uint32_t* in, int64_t in_stride, int64_t rows, const Pa
     case n:                                                                                  \
         tile<E, n>(from, in_stride, weights, depth, fetch, sums, first, last, finish, block + row); \
         break;
-                    HEADRACE_TILE(1)
                     HEADRACE_TILE(2)
                     HEADRACE_TILE(3)
                     HEADRACE_TILE(4)

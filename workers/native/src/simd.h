@@ -30,7 +30,6 @@ struct Bf16 {
     static __m512 dot(__m512 sums, __m512i a, __m512i b) {
         return _mm512_dpbf16_ps(sums, (__m512bh)a, (__m512bh)b);
     }
-    static __m512 add(__m512 a, __m512 b) { return _mm512_add_ps(a, b); }
     // 16 words from integers of 8 bits, which bfloat16 holds exactly.
     static __m512i widen(const int8_t* from) {
         const __m512i wide = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i*)from));
@@ -59,7 +58,6 @@ struct F32 {
     static __m512 dot(__m512 sums, __m512i a, __m512i b) {
         return _mm512_fmadd_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), sums);
     }
-    static __m512 add(__m512 a, __m512 b) { return _mm512_add_ps(a, b); }
     static __m512i widen(const int8_t* from) {
         const __m512i wide = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)from));
         return _mm512_castps_si512(_mm512_cvtepi32_ps(wide));
@@ -83,10 +81,6 @@ struct Int8 {
 
     static __m512 dot(__m512 sums, __m512i b, __m512i a) {
         return _mm512_castsi512_ps(_mm512_dpbusd_epi32(_mm512_castps_si512(sums), a, b));
-    }
-    static __m512 add(__m512 a, __m512 b) {
-        return _mm512_castsi512_ps(
-            _mm512_add_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b)));
     }
 };
 

@@ -18,6 +18,7 @@ struct Scratch {
     alignas(64) uint32_t words[RoundedPanel<Bf16>::kDepth * kPanel];
     alignas(64) uint32_t queries[kTileQueries * kMaxDim];
     alignas(64) float values[kTileQueries * kMaxDim];
+    alignas(64) float part[kTileQueries * kMaxDim];
 };
 
 template <class E>

@@ -27,22 +27,21 @@ inline int64_t partial_size(const Plan& plan) {
     return plan.max_rows * ((int64_t)plan.shape.value_dim + kLanes + 1);
 }
 
-// Cuts tiles by tokens, if there are too few for all threads.
+// Gives the parts of tiles to several threads, if there are too few tiles for all.
 inline void split_tiles(Plan& plan, int64_t total, int threads) {
-    const int64_t fair = round_up(total / (6 * threads) + 1, kTileTokens);
+    const int64_t fair = total / (6 * threads) + 1;
     const size_t before = plan.tiles.size();
     if (threads == 1) return;
     for (size_t i = 0; i < before; ++i) {
         const Tile whole = plan.tiles[i];
-        const int64_t begin = whole.begin / kGroup * kGroup;
-        if (whole.end - begin <= fair * 3 / 2) continue;
+        if (whole.end - whole.begin <= fair * 3 / 2 || part_end(whole.begin) >= whole.end) continue;
         const int first_partial = plan.num_partials;
-        for (int64_t from = begin; from < whole.end; from += fair) {
+        for (int64_t from = whole.begin; from < whole.end; from = part_end(from)) {
             Tile part = whole;
-            part.begin = (int)std::max<int64_t>(from, whole.begin);
-            part.end = (int)std::min<int64_t>(from + fair, whole.end);
+            part.begin = (int)from;
+            part.end = (int)std::min<int64_t>(part_end(from), whole.end);
             part.partial = plan.num_partials++;
-            if (from == begin) {
+            if (from == whole.begin) {
                 plan.tiles[i] = part;
             } else {
                 plan.tiles.push_back(part);
