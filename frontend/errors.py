@@ -23,6 +23,7 @@ from frontend.pool.interface import (
     RequestLost,
     RequestRejected,
 )
+from protocol.to_frontend import Output
 
 FAILURE = "The server failed to answer this request."
 _MAX_SHOWN_CHARS = 200
@@ -112,6 +113,15 @@ def from_pool(error: PoolError) -> ApiError:
     if isinstance(error, RequestLost):
         return InternalError(str(error))
     return InternalError(FAILURE)
+
+
+def error_of(output: Output) -> ApiError | None:
+    """What a client is told of a text that cannot go on; None if it can, or has ended well."""
+    if output.finish_reason == "rejected":
+        return BadRequest(output.error or FAILURE)
+    if output.finish_reason == "error":
+        return InternalError(output.error or FAILURE)
+    return None
 
 
 def _retry_after(seconds: float) -> dict[str, str]:

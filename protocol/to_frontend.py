@@ -42,12 +42,14 @@ class Output:
     """What one engine step added to one request.
 
     position: how many output tokens came before `token_ids` (replayed ones included).
-    finish_reason: None while the request goes on; "stop", "length", "repetition", "complete" or
-        "error" end it. Of "stop" the last token is what ended the text; a "complete" text has
-        reached the end of its grammar with its last token.
+    finish_reason: None while the request goes on; "stop", "length", "repetition", "complete",
+        "rejected" or "error" end it. Of "stop" the last token is what ended the text; a "complete"
+        text has reached the end of its grammar with its last token; "rejected" is one that nobody
+        could go on with as the request asks.
     stop_token_id: which of the request's stop_token_ids ended it.
     logprobs: one for each of `token_ids`, if they were asked for.
-    error: what went wrong, when finish_reason is "error"; fit to be shown to a client.
+    error: what went wrong, when finish_reason is "rejected" or "error"; fit to be shown to
+        a client.
     """
 
     request_id: str

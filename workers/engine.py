@@ -21,7 +21,7 @@ from workers.overlap import Overlap
 from workers.requests import check_request
 from workers.runner import Runner
 from workers.scheduler import Scheduler
-from workers.sequence import Chunk, ChunkResult, Sequence
+from workers.sequence import Chunk, ChunkResult, Failure, Sequence
 
 if TYPE_CHECKING:  # pydantic is not needed to step
     from protocol.config import SpeculativeConfig
@@ -186,11 +186,12 @@ class Engine:
     def _let_in(self, gate: Gate) -> list[Output]:
         """Queue the requests whose grammars are compiled; the outputs of those that end there."""
         outputs = []
-        for sequence, error in gate.take(is_idle=len(gate) == len(self._sequences)):
+        for sequence, failure in gate.take(is_idle=len(gate) == len(self._sequences)):
             request_id, position = sequence.request.request_id, sequence.num_outputs
             self._scheduler.add(sequence)
-            if error is not None or (sequence.grammar is not None and sequence.grammar.is_complete):
-                reason = "complete" if error is None else "error"
+            grammar = sequence.grammar
+            if failure is not None or (grammar is not None and grammar.is_complete):
+                reason, error = failure or ("complete", None)
                 admission = self._admission(sequence)
                 self.abort(request_id)
                 outputs.append(
@@ -252,14 +253,14 @@ class Engine:
         request_id = sequence.request.request_id
         grammar = sequence.grammar
         if grammar is not None and grammar.error is not None:
-            result = ChunkResult(error=grammar.error)
+            result = ChunkResult(error=Failure("rejected", grammar.error))
         elif grammar is not None and grammar.is_complete:
             self.abort(request_id)
             return Output(request_id, (), position, "complete", admission=admission)
         if result.token_id is None:
             self.abort(request_id)
-            error = result.error or "no token could be chosen"
-            return Output(request_id, (), position, "error", admission=admission, error=error)
+            why, error = result.error or Failure("error", "no token could be chosen")
+            return Output(request_id, (), position, why, admission=admission, error=error)
         results = (result, *result.further)
         taken, reason, stop_token_id = self._append(sequence, results)
         self._scheduler.commit(chunk, accepted=len(taken) - 1)

@@ -20,7 +20,7 @@ from workers.native.draw import can_draw, draw
 from workers.noise import uniform
 from workers.nucleus import floors
 from workers.penalties import ends_of, forbid, force, penalise
-from workers.sequence import ChunkResult, Text
+from workers.sequence import ChunkResult, Failure, Text
 from workers.uploads import Download, upload
 
 _COLDEST = 1e-5  # temperatures below are greedy: divided by them, near ties overflow
@@ -30,8 +30,10 @@ _RUN = 256  # tokens whose weights are summed first
 # Where no token can be chosen, and why.
 _NOT_FINITE, _IMPOSSIBLE = -1, -2
 _ERRORS = {
-    _NOT_FINITE: "the model gave numbers that are not finite",
-    _IMPOSSIBLE: "no token can follow: what the request allows excludes each other",
+    _NOT_FINITE: Failure("error", "the model gave numbers that are not finite"),
+    _IMPOSSIBLE: Failure(
+        "rejected", "no token can follow: what the request allows excludes each other"
+    ),
 }
 
 
@@ -61,10 +63,10 @@ class Sampling:
         apply_masks(logits, sequences)
         if all(_is_plain(sampling) for sampling in samplings):
             tops, choices = _likeliest(logits)
-            finite = possible = torch.isfinite(tops)
+            finite, possible = tops < torch.inf, torch.isfinite(tops)
         else:
             choices, possible = _choose_in_blocks(logits, sequences)
-            finite = torch.isfinite(logits.amax(dim=-1))
+            finite = logits.amax(dim=-1) < torch.inf  # false for a NaN
         choices = force(choices, samplings, sequences)
         self.token_ids = choices
         shown = torch.where(possible, choices, _IMPOSSIBLE)

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from protocol.thinking import ThinkingBlock
 from protocol.to_frontend import Logprobs
@@ -189,6 +189,17 @@ class Chunk:
         return self.samples and self.end - self.start == 1
 
 
+class Failure(NamedTuple):
+    """Why a request cannot go on.
+
+    reason: the finish_reason of its last output: "rejected" if what it asks for is at fault, else
+        "error". text: fit to be shown to a client.
+    """
+
+    reason: Literal["rejected", "error"]
+    text: str
+
+
 @dataclass(frozen=True, slots=True)
 class ChunkResult:
     """What running a chunk gave.
@@ -203,5 +214,5 @@ class ChunkResult:
     token_id: int | None = None
     logprobs: Logprobs | None = None
     prompt_logprobs: tuple[Logprobs, ...] = ()
-    error: str | None = None
+    error: Failure | None = None
     further: tuple["ChunkResult", ...] = ()

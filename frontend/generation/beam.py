@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import NamedTuple
 
-from frontend.errors import FAILURE, InternalError
+from frontend.errors import FAILURE, InternalError, error_of
 from frontend.pool.interface import OutputStream
 from protocol.sampling import SamplingParams
 from protocol.to_frontend import Admission, Logprobs, Output
@@ -160,8 +160,9 @@ class BeamSearch:
 
     def _choices(self, output: Output) -> list[Logprobs]:
         """For each of the likeliest tokens what an answer tells that has it."""
-        if output.finish_reason == "error" or not output.logprobs:
-            raise InternalError(output.error or FAILURE)
+        error = error_of(output)
+        if error is not None or not output.logprobs:
+            raise error or InternalError(FAILURE)
         at = output.logprobs[0]
         shown = self._request.sampling.logprobs or 0
         top = at.top_token_ids[:shown], at.top_logprobs[:shown]

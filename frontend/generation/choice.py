@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from frontend.errors import FAILURE, InternalError
+from frontend.errors import error_of
 from frontend.metrics import RequestObserver
 from frontend.text.detokenizer import Detokenizer
 from frontend.text.stops import StopMatcher
@@ -62,9 +62,9 @@ class Choice:
         self._discard = discard
 
     def take(self, output: Output) -> Delta:
-        """What this output adds. InternalError if it says that the request has failed."""
-        if output.finish_reason == "error":
-            raise InternalError(output.error or FAILURE)
+        """What this output adds. ApiError if it says that the request cannot go on."""
+        if (error := error_of(output)) is not None:
+            raise error
         if output.admission is not None:
             self.cached_tokens = output.admission.cached_tokens
         text, used, stop = ("", 0, None) if self._discard else self._read(output)

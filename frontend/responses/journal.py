@@ -45,7 +45,7 @@ class Journal:
         return self._outputs.get(turn, [])
 
     def add_output(self, turn: int, output: Output) -> None:
-        if output.finish_reason != "error":
+        if output.error is None:
             self._new.append(_written(turn, output))
 
     def value(self, key: str, made: Any) -> Any:

@@ -131,17 +131,34 @@ def test_sampling_with_a_seed_is_the_same_on_any_worker_and_in_any_batch(server:
     with OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
         texts = {
             client.completions.create(
-                model="smol", prompt="Once upon a time", max_tokens=16, temperature=0.8, seed=7
+                model="smol", prompt="Once upon a time", max_tokens=64, temperature=1, seed=7
             )
             .choices[0]
             .text
             for _ in range(6)
         }
         other = client.completions.create(
-            model="smol", prompt="Once upon a time", max_tokens=16, temperature=0.8, seed=8
+            model="smol", prompt="Once upon a time", max_tokens=64, temperature=1, seed=8
         )
     assert len(texts) == 1
     assert other.choices[0].text not in texts
+
+
+def test_what_excludes_each_other_is_the_requests_fault(server: Server) -> None:
+    """In its turn no token can follow: that is known only when the worker looks for one."""
+    words = {"model": "smol", "prompt": "a b", "add_special_tokens": False}
+    allowed = httpx.post(f"{server.url}/tokenize", json=words, timeout=60).json()["tokens"]
+    for fields in ({}, {"stream": True}, {"n": 2, "temperature": 1}):
+        body = {
+            "model": "smol",
+            "messages": [{"role": "user", "content": "Hello"}],
+            "structured_outputs": {"regex": "[0-9]+"},
+            "allowed_token_ids": allowed,
+            **fields,
+        }
+        answer = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=60)
+        assert answer.status_code == 400, answer.text
+        assert "excludes each other" in answer.json()["error"]["message"]
 
 
 def test_second_turn_finds_the_first_in_the_cache(server: Server) -> None:

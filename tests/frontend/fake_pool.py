@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from frontend.pool.interface import PoolError
 from protocol.sampling import SamplingParams
@@ -34,7 +34,7 @@ class FakePool:
 
     fail_after: how many outputs come before `failure` is raised; None: no failure.
     hold_after: how many outputs come before nothing more does.
-    reason: why texts end, whatever their tokens say.
+    reason: why texts end, whatever their tokens say. error: what their last outputs say of it.
     """
 
     reply: Reply
@@ -43,6 +43,7 @@ class FakePool:
     fail_after: int = 0
     hold_after: int | None = None
     reason: str | None = None
+    error: str | None = None
     state: PoolState | None = field(default_factory=pool_state)
     requests: list[Generate] = field(default_factory=list)
     streams: list["FakeStream"] = field(default_factory=list)
@@ -90,9 +91,9 @@ class FakeStream:
             if number == pool.hold_after:
                 await asyncio.Event().wait()
             last = start + size >= len(tokens)
-            yield _output(
-                request, tokens[start : start + size], start, (reason, stop_token) if last else None
-            )
+            end = (reason, stop_token) if last else None
+            output = _output(request, tokens[start : start + size], start, end)
+            yield replace(output, error=pool.error if last else None)
 
 
 def _ended(tokens: list[int], sampling: SamplingParams) -> tuple[list[int], str, int | None]:

@@ -292,6 +292,28 @@ async def test_failures_before_the_first_token_have_a_status(client, pool, failu
             assert int(response.headers["Retry-After"]) >= 1
 
 
+ASKED_FOR = [{}, {"n": 2}, {"use_beam_search": True}]
+
+
+@pytest.mark.parametrize("fields", [*ASKED_FOR, {"stream": True}, {"n": 2, "stream": True}])
+@pytest.mark.parametrize(("reason", "status"), [("rejected", 400), ("error", 500)])
+async def test_texts_that_nothing_can_follow(client, pool, fields, reason, status):
+    """What the request asks for may be at fault, or the model."""
+    pool.reason, pool.error, pool.reply = reason, "no token can follow", lambda _: [7]
+    response, body = await ask(client, **fields)
+    assert response.status_code == status
+    assert body["error"]["message"] == "no token can follow"
+    assert body["error"]["code"] == status
+
+
+async def test_texts_that_nothing_can_follow_any_more(client, pool):
+    pool.reason, pool.error, pool.reply = "rejected", "no token can follow", lambda _: [7, 8, 9]
+    *_, last = await stream(client)
+    assert last["error"] == {
+        "message": "no token can follow", "type": "BadRequestError", "param": None, "code": 400
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("fields", [{}, {"n": 2}])
 async def test_failures_later_are_one_event(client, pool, fields):
     pool.failure, pool.fail_after = RequestLost("the workers died"), 3

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from workers.engine import Engine
 from workers.errors import EngineFailed, RequestRefused
 from workers.fake import FakeRunner
-from workers.sequence import ChunkResult
+from workers.sequence import ChunkResult, Failure
 
 VOCAB = 50
 MAX_LEN = 48
@@ -284,7 +284,9 @@ def test_a_chunk_that_went_wrong_ends_its_request_and_is_not_shared(monkeypatch)
     engine = fake_engine(max_num_batched_tokens=32)
     engine.add(request("r", range(20)))
     with monkeypatch.context() as patch:
-        patch.setattr(FakeRunner, "run", lambda self, chunks: [ChunkResult(error="bad")])
+        patch.setattr(
+            FakeRunner, "run", lambda self, chunks: [ChunkResult(error=Failure("error", "bad"))]
+        )
         (output,) = engine.step()
     assert (output.finish_reason, output.error, output.token_ids) == ("error", "bad", ())
     assert_empty(engine)

@@ -192,7 +192,7 @@ def test_min_tokens_keep_a_text_that_may_go_on(path, tokenizer):
 @pytest.mark.parametrize("text", ['start: "a" y', "nonsense", '{"grammars": [{"json_schema": 3}]}'])
 def test_a_grammar_that_is_none_ends_its_request_alone(path, alone, text):
     answers = run(grammar_engine(path), [(0, held("bad", text)), *((0, o) for o in requests())])
-    assert answers["bad"].finish_reason == "error"
+    assert answers["bad"].finish_reason == "rejected"
     assert answers["bad"].outputs[-1].error.startswith("the grammar cannot be used: ")
     assert "\n" not in answers["bad"].outputs[-1].error
     assert answers["2"].tokens == alone["2"].tokens
@@ -200,7 +200,7 @@ def test_a_grammar_that_is_none_ends_its_request_alone(path, alone, text):
 
 def test_a_replayed_text_that_the_grammar_does_not_allow_is_an_error(path):
     answer = run(grammar_engine(path), [(0, held("a", 'start: "Paris"', replayed=(9, 9)))])["a"]
-    assert answer.finish_reason == "error"
+    assert answer.finish_reason == "rejected"
     assert "the grammar cannot be followed: " in answer.outputs[-1].error
 
 
@@ -211,7 +211,7 @@ def test_a_row_beyond_the_limits_of_a_step_ends_its_request_alone(path, alone, m
     costly = f'start: "a" inner\ninner: {many}'
     script = [(0, held("costly", costly)), (0, requests()[0])]
     answers = run(grammar_engine(path), script)
-    assert answers["costly"].finish_reason == "error"
+    assert answers["costly"].finish_reason == "rejected"
     assert "the grammar cannot be followed" in answers["costly"].outputs[-1].error
     assert answers["0"].tokens == alone["0"].tokens
 
@@ -223,7 +223,7 @@ def test_a_row_that_holds_all_others_up_ends_its_request(path, alone, monkeypatc
     assert {n: answers[n].tokens for n in alone} == {n: alone[n].tokens for n in alone}
     monkeypatch.setattr(masks, "TOO_SLOW_S", -1.0)
     answers = run(grammar_engine(path), [(0, one) for one in requests()])
-    slow = {n: a for n, a in answers.items() if a.finish_reason == "error"}
+    slow = {n: a for n, a in answers.items() if a.finish_reason == "rejected"}
     assert slow
     assert all("too long" in a.outputs[-1].error for a in slow.values())
     assert all(a.tokens == alone[n].tokens[: len(a.tokens)] for n, a in slow.items())

@@ -12,7 +12,7 @@ from protocol.sampling import RepetitionDetection
 from workers.engine import Engine
 from workers.errors import EngineFailed
 from workers.fake import FakeRunner
-from workers.sequence import ChunkResult
+from workers.sequence import ChunkResult, Failure
 
 VOCAB, MAX_LEN = 50, 48
 
@@ -185,7 +185,7 @@ def test_a_row_that_went_wrong_ends_its_request_alone(monkeypatch):
 
     def spoilt(self, chunk):
         if chunk.sequence.request.request_id == "bad" and chunk.end == 6:
-            return ChunkResult(error="bad")
+            return ChunkResult(error=Failure("error", "bad"))
         return run_chunk(self, chunk)
 
     monkeypatch.setattr(LateRunner, "_run_chunk", spoilt)

@@ -316,7 +316,8 @@ def test_logits_that_are_not_finite_end_only_their_row(bad, temperature):
     logits[1, 4] = bad
     rows = [sequence(temperature=temperature, top_p=0.9, logprobs=1, seed=n) for n in range(4)]
     results = sample(logits.clone(), rows)
-    assert [result.error is None for result in results] == [True, False, False, True]
+    reasons = [result.error and result.error.reason for result in results]
+    assert reasons == [None, "error", "rejected", None]
     assert results[1].token_id is None
     assert results[3].token_id == tokens(LOGITS[None], [rows[3]])[0]
 

@@ -5,7 +5,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 
 from workers.grammars.compiling import Grammars
 from workers.grammars.state import GrammarState
-from workers.sequence import Sequence
+from workers.sequence import Failure, Sequence
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class Gate:
             future.cancel()
         return future is not None
 
-    def take(self, is_idle: bool) -> list[tuple[Sequence, str | None]]:
+    def take(self, is_idle: bool) -> list[tuple[Sequence, Failure | None]]:
         """The sequences whose grammars are there, in the order in which they came, or why one is
         not. is_idle: whether there is nothing better to do than to wait for a moment."""
         if is_idle and self._waiting:
@@ -40,13 +40,14 @@ class Gate:
         done = [sequence for sequence, future in self._waiting.items() if future.done()]
         return [(sequence, self._admit(sequence)) for sequence in done]
 
-    def _admit(self, sequence: Sequence) -> str | None:
+    def _admit(self, sequence: Sequence) -> Failure | None:
         future = self._waiting.pop(sequence)
         error = future.exception()  # a compiler's panic, too, ends no more than its own request
         if isinstance(error, ValueError):
-            return f"the grammar cannot be used: {error}"
+            return Failure("rejected", f"the grammar cannot be used: {error}")
         if error is not None:
             log.error("a grammar could not be compiled", exc_info=error)
-            return "the grammar cannot be used"
+            return Failure("error", "the grammar cannot be used")
         sequence.grammar = future.result()
-        return sequence.grammar.error
+        reason = sequence.grammar.error
+        return None if reason is None else Failure("rejected", reason)
