@@ -26,12 +26,9 @@ from frontend.responses.chat_request import chat_request, renamed
 from frontend.responses.events import Events, Sink
 from frontend.responses.job import Job
 from frontend.responses.journal import Journal, JournaledPool
-from frontend.responses.requested_tools import (
-    RequestedTools,
-    chat_tool_choice,
-    chat_tools,
-)
+from frontend.responses.requested_tools import RequestedTools, chat_tools
 from frontend.responses.server_tools import Result, ServerTools
+from frontend.responses.tool_choice import chat_tool_choice
 from frontend.responses.writer import OutputWriter, ServerCall
 
 # Turns of the model in one response, whatever the request allows.
