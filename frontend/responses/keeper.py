@@ -161,5 +161,8 @@ class Keeper:
         body = in_state(stored.body, FAILED, error=error)
         _, first = await self._ownership.journal(body["id"])
         told: list[str] = []
-        Events(told.append, first).lifecycle(FAILED, body)
+        try:
+            Events(told.append, first).lifecycle(FAILED, body)
+        except ValueError as untold:  # then it ends without a word, but it ends
+            log.error("the end of a response cannot be told of", exc_info=untold)
         await self._ownership.finish(self._runner.owner, Batch(body["id"], first, told, ()), body)

@@ -6,10 +6,10 @@ import logging
 import secrets
 
 from frontend.context import Context
-from frontend.errors import TooBusy
+from frontend.errors import FAILURE, InternalError, TooBusy
 from frontend.middleware import request_scope
 from frontend.middleware.errors import api_error
-from frontend.responses.body import Body
+from frontend.responses.body import FAILED, Body, in_state
 from frontend.responses.database import StoreUnavailable
 from frontend.responses.live import Live
 from frontend.responses.ownership import Ownership
@@ -130,7 +130,8 @@ class Runner:
             if body is not None:
                 await self._end(live, run, body)
         except Exception as error:  # such as events that cannot be written
-            log.error("a response cannot be ended", exc_info=error)
+            log.error("a response cannot be told of", exc_info=error)
+            await self._end_untold(live)
         finally:
             run.close()
             live.end(lost=live.lost or self._stopping)
@@ -185,6 +186,13 @@ class Runner:
                 live.stored(batch)
             else:
                 live.lost = True
+
+    async def _end_untold(self, live: Live) -> None:
+        """Its row at least is to say that it has failed, or others would begin it again."""
+        if live.is_stored:
+            body = in_state(live.job.body, FAILED, error=InternalError(FAILURE))
+            with contextlib.suppress(StoreUnavailable):
+                await self._ownership.finish(self.owner, live.batch(), body)
 
     async def flush(self) -> None:
         """Store what has been added to all responses."""

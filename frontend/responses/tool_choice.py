@@ -15,16 +15,19 @@ def read_tool_choice(choice: str | Item | None) -> str | Item:
     kind = choice.get("type")
     if isinstance(kind, str) and kind in _FIELDS:
         return {"type": kind, **{field: _name(choice, field) for field in _FIELDS[kind]}}
-    tools = choice.get("tools")
-    if kind == "allowed_tools" and choice.get("mode") in ("auto", "required"):
-        if isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools):
-            allowed = [{"type": _name(tool, "type"), "name": _name(tool, "name")} for tool in tools]
-            return {"type": kind, "mode": choice["mode"], "tools": allowed}
+    mode, tools = choice.get("mode"), choice.get("tools")
+    if kind == "allowed_tools" and mode in ("auto", "required") and _are_objects(tools):
+        allowed = [{"type": _name(tool, "type"), "name": _name(tool, "name")} for tool in tools]
+        return {"type": kind, "mode": mode, "tools": allowed}
     raise BadRequest(
         "tool_choice: must be none, auto, required, a function or a server's tool by its name, or"
         " allowed tools, with mode and tools.",
         "tool_choice",
     )
+
+
+def _are_objects(tools: Any) -> bool:
+    return isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)
 
 
 def _name(choice: Item, field: str) -> str:
