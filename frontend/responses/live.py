@@ -3,7 +3,9 @@
 import asyncio
 from collections.abc import AsyncIterator
 
+from frontend.errors import ApiError
 from frontend.responses.body import Body
+from frontend.responses.events import Events
 from frontend.responses.job import Job
 from frontend.responses.journal import Entry, Journal
 from frontend.responses.rows import Batch
@@ -63,9 +65,10 @@ class Live:
         self._holds = True
         self._before_end = len(self._events)
 
-    def drop_unseen(self) -> None:
-        """Forget what nobody has seen."""
+    def fail(self, error: ApiError) -> None:
+        """Its end cannot be kept: forget what nobody has seen, and tell of that instead."""
         del self._events[self._visible :]
+        Events(self._events.append, self._base + self._visible).error(error)
 
     # For the store
 

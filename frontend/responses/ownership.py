@@ -5,6 +5,7 @@ method is one transaction.
 """
 
 import json
+import time
 from collections.abc import Collection, Iterable
 from typing import Any
 
@@ -18,6 +19,7 @@ from frontend.responses.tables import batches, responses
 
 # Responses that a frontend takes over at once; it asks again soon.
 TAKEN_AT_ONCE = 64
+SLOW_S = 1.0
 
 
 class Ownership:
@@ -122,7 +124,11 @@ class Ownership:
             return taken
 
         # This is asked all the time, and reading keeps nobody from writing.
-        return await self._database.write(write) if await self._database.read(is_there) else []
+        asked = time.monotonic()
+        found = await self._database.read(is_there)
+        # A database that has kept us waiting may have kept signs of life waiting too.
+        is_slow = time.monotonic() - asked > SLOW_S
+        return await self._database.write(write) if found and not is_slow else []
 
     # Events
 

@@ -173,11 +173,12 @@ class Runner:
                 await self._finish(live, body)
                 return
             except StoreUnavailable as error:
-                if attempt == STORE_TRIES - 1:
-                    live.drop_unseen()
-                    run.tell_error(error)
-                else:
+                if attempt < STORE_TRIES - 1:
                     await asyncio.sleep(2.0**attempt / 4)
+                elif live.job.request.background:
+                    live.lost = True  # it is gone on with when the store is back
+                else:
+                    live.fail(error)
 
     async def _finish(self, live: Live, body: Body) -> None:
         async with self._lock:

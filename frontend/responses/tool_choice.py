@@ -15,7 +15,8 @@ def read_tool_choice(choice: str | Item | None) -> str | Item:
     kind = choice.get("type")
     if isinstance(kind, str) and kind in _FIELDS:
         return {"type": kind, **{field: _name(choice, field) for field in _FIELDS[kind]}}
-    mode, tools = choice.get("mode"), choice.get("tools")
+    mode = choice.get("mode")
+    tools: Any = choice.get("tools")
     if kind == "allowed_tools" and mode in ("auto", "required") and _are_objects(tools):
         allowed = [{"type": _name(tool, "type"), "name": _name(tool, "name")} for tool in tools]
         return {"type": kind, "mode": mode, "tools": allowed}
