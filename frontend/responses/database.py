@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from frontend.errors import Unavailable
-from frontend.responses.tables import create_tables, make_engine, now, writing
+from frontend.responses.tables import create_tables, identity, make_engine, now, store_file, writing
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,9 @@ class Database:
         self._engine = make_engine(url)
         self.now = now(self._engine)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="store")
-        self._has_tables = False
+        self._file = store_file(url)
+        # Where the tables have been made: a file may be removed, and another take its place.
+        self._tables_in: object = None
         # One frontend's transactions need not wait in the database for each other, nor meet there
         # in a deadlock.
         self._writing = asyncio.Lock()
@@ -61,15 +63,15 @@ class Database:
         return await self._in_thread(do)
 
     def _ensure_tables(self) -> None:
-        if not self._has_tables:
+        if self._tables_in is None or self._tables_in != identity(self._file):
             create_tables(self._engine)
-            self._has_tables = True
+            self._tables_in = identity(self._file)
 
     async def _in_thread(self, do: Callable[[], T]) -> T:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, do)
         except (SQLAlchemyError, OSError, ValueError) as error:
-            self._has_tables = False  # they may be gone with the file that they were in
+            self._tables_in = None
             log.error("the store of responses has failed: %s", error)
             raise StoreUnavailable from error
 

@@ -239,21 +239,42 @@ async def test_a_store_of_another_version_is_refused(store_url):
     database.close()
 
 
-async def test_a_file_that_is_removed_is_made_again(tmp_path):
+@pytest.mark.parametrize("kept", [(), ("-wal", "-shm")])
+async def test_a_file_that_is_removed_is_made_again(tmp_path, kept):
+    """Connections to the old one would still work, each frontend with a store of its own."""
     path = tmp_path / "store.db"
-    database = Database(f"sqlite:///{path}")
+    databases = [Database(f"sqlite:///{path}") for _ in range(2)]
+    one, other = stores = [ResponseStore(each, 1000, 1000) for each in databases]
+    for number, store in enumerate(stores):
+        await store.create(job(number), None)
+    for file in tmp_path.glob("store.db*"):
+        if not file.name.endswith(kept or " "):
+            file.unlink()
+    for number, store in enumerate(stores, start=2):
+        await store.create(job(number), None)
+    assert await other.get(job(2).response_id) is not None
+    assert await one.get(job(3).response_id) is not None
+    assert await one.get(job(0).response_id) is None
+    assert path.stat().st_mode & 0o077 == 0
+    for each in databases:
+        each.close()
+
+
+async def test_a_full_disk_is_an_error_until_there_is_room(database):
+    if database._engine.dialect.name != "sqlite":
+        pytest.skip("the other kind's disk is the server's")
     store = ResponseStore(database, 1000, 1000)
     await store.create(job(1), None)
-    assert path.stat().st_mode & 0o077 == 0
-    for file in tmp_path.glob("store.db*"):
-        file.unlink()
-    for _ in range(20):  # connections that still hold the old file fail, and are replaced
-        try:
-            await store.create(job(2), None)
-            break
-        except StoreUnavailable:
-            continue
-    database.close()
+
+    def limit(pages):
+        return lambda connection: connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
+
+    await database.read(limit(1))
+    with pytest.raises(StoreUnavailable):
+        await store.create(job(2, text="x" * 1_000_000), None)
+    assert (await store.get(job(1).response_id)) is not None
+    await database.read(limit(1_000_000))
+    await store.create(job(9), None)
 
 
 async def test_a_server_that_is_gone_is_an_error_and_no_secret_is_told():
