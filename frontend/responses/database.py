@@ -1,8 +1,9 @@
 """The database: one transaction at a time in a thread, and one error for all that can fail."""
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -15,6 +16,9 @@ from frontend.responses.tables import create_tables, identity, make_engine, now,
 log = logging.getLogger(__name__)
 
 _THREADS = 4
+# A database that does not answer at all, or whose queue is as long, is not waited for: the threads
+# are stuck, but no request is.
+DEADLINE_S = 20.0
 
 T = TypeVar("T")
 
@@ -42,14 +46,14 @@ class Database:
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         """What `work` returns, in a transaction that may write. StoreUnavailable if the database
-        fails; then nothing is written."""
+        fails; whether it is written is known only if it does not fail."""
 
         def do() -> T:
             self._ensure_tables()
             with writing(self._engine) as connection:
                 return work(connection)
 
-        async with self._writing:
+        async with _bounded(), self._writing:
             return await self._in_thread(do)
 
     async def read(self, work: Callable[[Connection], T]) -> T:
@@ -60,7 +64,8 @@ class Database:
             with self._engine.connect() as connection:
                 return work(connection)
 
-        return await self._in_thread(do)
+        async with _bounded():
+            return await self._in_thread(do)
 
     def _ensure_tables(self) -> None:
         if self._tables_in is None or self._tables_in != identity(self._file):
@@ -78,3 +83,13 @@ class Database:
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._engine.dispose()
+
+
+@contextlib.asynccontextmanager
+async def _bounded() -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            yield
+    except TimeoutError as error:
+        log.error("the store of responses does not answer")
+        raise StoreUnavailable from error

@@ -154,8 +154,8 @@ class Keeper:
         if stored.previous_id is not None:
             earlier = await self._store.conversation(stored.previous_id)
         job = Job.read(stored, earlier)
-        entries, events = await self._ownership.journal(job.response_id)
-        live = Live(job, Journal(entries), base=events)
+        entries, events, batches = await self._ownership.journal(job.response_id)
+        live = Live(job, Journal(entries), base=events, batches=batches)
         run = self._runner.new_run(live, read_tools(job.request, self._servers))
         try:
             await run.prepare()
@@ -166,7 +166,7 @@ class Keeper:
 
     async def _give_up(self, stored: Stored, error: ApiError) -> None:
         body = in_state(stored.body, FAILED, error=error)
-        _, first = await self._ownership.journal(body["id"])
+        _, first, _ = await self._ownership.journal(body["id"])
         told: list[str] = []
         try:
             Events(told.append, first).lifecycle(FAILED, body)

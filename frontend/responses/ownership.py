@@ -68,13 +68,18 @@ class Ownership:
 
         return await self._database.write(write)
 
-    async def finish(self, owner: str, last: Batch, body: Body) -> bool:
-        """The end of a response; false if this owner has lost it."""
+    async def finish(
+        self, owner: str, last: Batch, body: Body, before: Batch | None = None
+    ) -> bool:
+        """The end of a response; false if this owner has lost it. before: a batch that may not be
+        stored yet."""
 
         def write(connection: Connection) -> bool:
             values = {"status": body["status"], "body": json.dumps(body), "owner": None}
             if not self._update_own(connection, owner, last.response_id, values):
                 return False
+            if before is not None:
+                insert_batch(connection, before)
             insert_batch(connection, last)
             return True
 
@@ -158,20 +163,21 @@ class Ownership:
 
         return await self._database.read(read)
 
-    async def journal(self, response_id: str) -> tuple[list[Entry], int]:
-        """A response's journal, and how many events there are."""
+    async def journal(self, response_id: str) -> tuple[list[Entry], int, int]:
+        """A response's journal, and how many events and batches there are."""
 
-        def read(connection: Connection) -> tuple[list[Entry], int]:
+        def read(connection: Connection) -> tuple[list[Entry], int, int]:
             query = (
                 select(batches)
                 .where(batches.c.response_id == response_id)
                 .order_by(batches.c.number)
             )
             entries: list[Entry] = []
-            events = 0
+            events = count = 0
             for row in connection.execute(query):
                 entries += json.loads(row.journal)
                 events = row.first + len(json.loads(row.events))
-            return entries, events
+                count = row.number + 1
+            return entries, events, count
 
         return await self._database.read(read)

@@ -182,11 +182,13 @@ class Runner:
 
     async def _finish(self, live: Live, body: Body) -> None:
         async with self._lock:
-            batch = live.batch(to_end=True)
-            if await self._ownership.finish(self.owner, batch, body):
-                live.stored(batch)
-            else:
+            before, last = live.last_batches()
+            if not await self._ownership.finish(self.owner, last, body, before):
                 live.lost = True
+                return
+            for batch in (before, last):
+                if batch is not None:
+                    live.stored(batch)
 
     async def _end_untold(self, live: Live) -> None:
         """Its row at least is to say that it has failed, or others would begin it again."""

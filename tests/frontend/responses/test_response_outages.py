@@ -9,6 +9,7 @@ from sqlalchemy import select
 from frontend.pool.interface import PoolBusy
 from frontend.responses import following, keeper, runner
 from frontend.responses.database import Database, StoreUnavailable
+from frontend.responses.ownership import Ownership
 from frontend.responses.store import ResponseStore
 from frontend.responses.tables import responses
 
@@ -165,3 +166,28 @@ async def test_after_an_outage_the_living_keep_what_they_run(
             await asyncio.sleep(0.5)
             assert await the_one(database, "attempts") == 1
         telling.cancel()
+
+
+async def test_what_was_stored_by_a_write_that_seemed_to_fail_is_not_stored_twice(
+    client, pool, databases, database, monkeypatch
+):
+    """The database dies between a commit and its answer."""
+    working, failures = Ownership.add, []
+
+    async def add(self, owner, added):
+        lost = await working(self, owner, added)
+        if len(failures) < 3:
+            failures.append(added)
+            raise StoreUnavailable
+        return lost
+
+    monkeypatch.setattr(Ownership, "add", add)
+    monkeypatch.setattr(keeper, "BEAT_S", 0.02)
+    pool.hold_after = 4
+    body = await ask(client, background=True)
+    await wait_for(lambda: len(failures) == 3)
+    await asyncio.sleep(0.2)
+    entries, events, _ = await Ownership(database).journal(body["id"])
+    told, _ = await Ownership(database).events(body["id"], 0)
+    assert len(told) == len(set(told)) == events
+    assert len(entries) == 4
