@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from frontend.errors import ApiError, BadRequest, TooBusy
+from frontend.responses.tool_choice import read_tool_choice
 from frontend.schemas.responses import Item, ResponsesRequest
 from protocol.text import TextInfo
 
@@ -77,7 +78,7 @@ def new_body(
         "top_p": sampled("top_p", 1.0),
         "presence_penalty": sampled("presence_penalty", 0.0),
         "frequency_penalty": sampled("frequency_penalty", 0.0),
-        "tool_choice": (request.tool_choice or "auto") if tools else "none",
+        "tool_choice": read_tool_choice(request.tool_choice) if tools else "none",
         "tools": list(tools),
         "max_output_tokens": request.max_output_tokens,
         "max_tool_calls": request.max_tool_calls,

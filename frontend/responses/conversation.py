@@ -1,5 +1,6 @@
 """The items of a conversation to the messages of a chat."""
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -72,7 +73,7 @@ class _Writer:
 
     def _call(self, call_id: str, item: Item) -> None:
         self._calls.add(call_id)
-        function = {"name": item["name"], "arguments": item["arguments"]}
+        function = {"name": item["name"], "arguments": _arguments(item["arguments"])}
         call = {"id": call_id, "type": "function", "function": function}
         self._turn.setdefault("tool_calls", []).append(call)
 
@@ -87,6 +88,17 @@ class _Writer:
             # Many templates take a text for granted.
             self._messages.append({"role": "assistant", "content": "", **self._turn})
             self._turn = {}
+
+
+def _arguments(text: str) -> str:
+    """As templates can take them. A model may have been cut off, or have written no object: that
+    is what it said, and no reason to end the conversation."""
+    try:
+        if isinstance(json.loads(text or "{}"), dict):
+            return text
+    except (ValueError, RecursionError):
+        pass
+    return json.dumps({"arguments": text})
 
 
 def mcp_result(item: Item) -> str:

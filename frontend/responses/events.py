@@ -7,6 +7,7 @@ from typing import Any, get_args
 from openai.types.responses import (
     ResponseCompletedEvent,
     ResponseCreatedEvent,
+    ResponseErrorEvent,
     ResponseFailedEvent,
     ResponseIncompleteEvent,
     ResponseInProgressEvent,
@@ -15,6 +16,7 @@ from openai.types.responses import (
 from pydantic import BaseModel
 
 from frontend.answers.common import encode_json
+from frontend.errors import ApiError
 
 Sink = Callable[[str], None]
 
@@ -44,19 +46,24 @@ class Events:
         """Write the next event; its type and its number are filled in."""
         if self._sink is None:
             return
-        made = event(type=_name(event), sequence_number=self._number, **fields)
+        made = event(type=event_name(event), sequence_number=self._number, **fields)
         self._number += 1
         data = made.model_dump(mode="json", by_alias=True, exclude_unset=True)
         if "response" in data:  # the type's float; strict clients read it as an integer
             data["response"]["created_at"] = int(data["response"]["created_at"])
-        self._sink(f"event: {_name(event)}\ndata: {encode_json(data)}\n\n")
+        self._sink(f"event: {event_name(event)}\ndata: {encode_json(data)}\n\n")
 
     def lifecycle(self, status: str, body: dict[str, Any]) -> None:
         """The event that tells of a response's status. body: the response."""
         self.emit(LIFECYCLE[status], response=body)
 
+    def error(self, error: ApiError) -> None:
+        """A last event that is no response's."""
+        fields = {"message": error.message, "param": error.param}
+        self.emit(ResponseErrorEvent, code="server_error", **fields)
+
 
 @functools.cache
-def _name(event: type[BaseModel]) -> str:
+def event_name(event: type[BaseModel]) -> str:
     """The one value of the event's field `type`."""
     return str(get_args(event.model_fields["type"].annotation)[0])

@@ -147,9 +147,24 @@ def _mcp_call(item: Item, where: str) -> Item:
         "name": _name(item, "name", where),
         "arguments": _text(item, "arguments", where),
         "output": _optional_text(item, "output", where),
-        "error": item.get("error"),
+        "error": _call_error(item.get("error"), f"{where}.error"),
         "status": "completed",
     }
+
+
+def _call_error(error: Any, where: str) -> Item | None:
+    """As we write it. Others have a message, or the content in parts."""
+    if error is None:
+        return None
+    told = error
+    if isinstance(error, dict):
+        content, message = error.get("content"), error.get("message")
+        told = message if content is None else content
+    if isinstance(told, list):
+        told = "\n".join(_part(part, "input_text", where).get("text", "") for part in told)
+    if not isinstance(told, str):
+        raise BadRequest(f"{where}: must be a text, or an object with a content.", where)
+    return {"type": "mcp_tool_execution_error", "content": told}
 
 
 def _mcp_list_tools(item: Item, where: str) -> Item:

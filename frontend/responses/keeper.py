@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import time
 from collections.abc import Sequence
 
 from frontend.context import Context
@@ -93,17 +94,23 @@ class Keeper:
 
     async def _tend(self) -> None:
         """Say that this frontend lives, and look for those that do not."""
+        patient_until = 0.0
         while True:
             await asyncio.sleep(BEAT_S * random.uniform(0.8, 1.2))
             try:
                 await self._beat()
-                taken = await self._ownership.take_over(
-                    self._runner.owner, STALE_S, self._fingerprints, ABANDONED_S
-                )
-                for stored in taken:
-                    self._taken[stored.body["id"]] = asyncio.create_task(self._go_on(stored))
-            except StoreUnavailable:
-                continue  # it has been logged
+                if time.monotonic() >= patient_until:
+                    await self._take_over()
+            except StoreUnavailable:  # it has been logged
+                # Nobody could say that they live: they are to have the time for it.
+                patient_until = time.monotonic() + STALE_S
+
+    async def _take_over(self) -> None:
+        taken = await self._ownership.take_over(
+            self._runner.owner, STALE_S, self._fingerprints, ABANDONED_S
+        )
+        for stored in taken:
+            self._taken[stored.body["id"]] = asyncio.create_task(self._go_on(stored))
 
     async def _beat(self) -> None:
         running = self._runner.running | set(self._taken)
@@ -147,8 +154,8 @@ class Keeper:
         if stored.previous_id is not None:
             earlier = await self._store.conversation(stored.previous_id)
         job = Job.read(stored, earlier)
-        entries, events = await self._ownership.journal(job.response_id)
-        live = Live(job, Journal(entries), base=events)
+        entries, events, batches = await self._ownership.journal(job.response_id)
+        live = Live(job, Journal(entries), base=events, batches=batches)
         run = self._runner.new_run(live, read_tools(job.request, self._servers))
         try:
             await run.prepare()
@@ -159,7 +166,10 @@ class Keeper:
 
     async def _give_up(self, stored: Stored, error: ApiError) -> None:
         body = in_state(stored.body, FAILED, error=error)
-        _, first = await self._ownership.journal(body["id"])
+        _, first, _ = await self._ownership.journal(body["id"])
         told: list[str] = []
-        Events(told.append, first).lifecycle(FAILED, body)
+        try:
+            Events(told.append, first).lifecycle(FAILED, body)
+        except ValueError as untold:  # then it ends without a word, but it ends
+            log.error("the end of a response cannot be told of", exc_info=untold)
         await self._ownership.finish(self._runner.owner, Batch(body["id"], first, told, ()), body)

@@ -3,15 +3,17 @@
 import asyncio
 from collections.abc import AsyncIterator
 
+from frontend.errors import ApiError
 from frontend.responses.body import Body
+from frontend.responses.events import Events
 from frontend.responses.job import Job
 from frontend.responses.journal import Entry, Journal
 from frontend.responses.rows import Batch
 
 
 class Live:
-    """base: how many of its events are stored already, from an earlier run; they are made again,
-    and dropped.
+    """base: how many of its events are stored already, from an earlier run, in so many batches;
+    they are made again, and dropped.
 
     Followers of a background response see an event only when it is stored: should this frontend
     die, what they have seen stays true. For others the connection dies with it.
@@ -20,7 +22,7 @@ class Live:
     be cancelled if it is not to go on. changed: set when there is something to store.
     """
 
-    def __init__(self, job: Job, journal: Journal, base: int = 0) -> None:
+    def __init__(self, job: Job, journal: Journal, base: int = 0, batches: int = 0) -> None:
         self.job = job
         self.journal = journal
         self.is_stored = False
@@ -38,6 +40,8 @@ class Live:
         self._ended = False
         self._before_end: int | None = None
         self._entries: list[Entry] = []
+        self._batches = batches
+        self._tried: Batch | None = None
         self._news = asyncio.Event()
 
     @property
@@ -63,29 +67,47 @@ class Live:
         self._holds = True
         self._before_end = len(self._events)
 
-    def drop_unseen(self) -> None:
-        """Forget what nobody has seen."""
+    def fail(self, error: ApiError) -> None:
+        """Its end cannot be kept: forget what nobody has seen, and tell of that instead."""
         del self._events[self._visible :]
+        Events(self._events.append, self._base + self._visible).error(error)
 
     # For the store
 
-    def batch(self, *, to_end: bool = False) -> Batch:
-        """What is not stored yet. to_end: the end as well."""
+    def batch(self) -> Batch:
+        """What is not stored yet, without the end. The same again until it is `stored`: whom the
+        store has failed cannot know whether it has it."""
+        if self._tried is not None:
+            return self._tried
+        made = self._batch(self._flushed, self._before_end, 0, self._batches)
+        if made.events or made.journal:
+            self._tried = made
+        return made
+
+    def last_batches(self) -> tuple[Batch | None, Batch]:
+        """One that may be stored already, and all that comes after it, the end included."""
+        tried = self._tried
+        if tried is None:
+            return None, self._batch(self._flushed, None, 0, self._batches)
+        flushed = self._flushed + len(tried.events)
+        return tried, self._batch(flushed, None, len(tried.journal), self._batches + 1)
+
+    def _batch(self, start: int, end: int | None, entry: int, number: int) -> Batch:
         if self.job.request.background:  # others are not gone on with
             self._entries += self.journal.take()
-        return Batch(
-            self.job.response_id,
-            self._base + self._flushed,
-            self._events[self._flushed : None if to_end else self._before_end],
-            list(self._entries),
-        )
+        first, events, entries = self._base + start, self._events[start:end], self._entries[entry:]
+        return Batch(self.job.response_id, first, events, entries, number)
 
     def stored(self, batch: Batch) -> None:
         """The batch is in the store."""
         self._flushed += len(batch.events)
         del self._entries[: len(batch.journal)]
+        self._batches += 1
+        self._tried = None
         if self._holds:
             self._visible = max(self._visible, self._flushed)
+        if self.changed is not None and (self._entries or len(self._events) > self._flushed):
+            self.changed.set()  # it has come while the batch was tried
         self._tell()
 
     def stop(self, *, lost: bool = False) -> None:

@@ -5,6 +5,7 @@ method is one transaction.
 """
 
 import json
+import time
 from collections.abc import Collection, Iterable
 from typing import Any
 
@@ -18,6 +19,7 @@ from frontend.responses.tables import batches, responses
 
 # Responses that a frontend takes over at once; it asks again soon.
 TAKEN_AT_ONCE = 64
+SLOW_S = 1.0
 
 
 class Ownership:
@@ -66,13 +68,18 @@ class Ownership:
 
         return await self._database.write(write)
 
-    async def finish(self, owner: str, last: Batch, body: Body) -> bool:
-        """The end of a response; false if this owner has lost it."""
+    async def finish(
+        self, owner: str, last: Batch, body: Body, before: Batch | None = None
+    ) -> bool:
+        """The end of a response; false if this owner has lost it. before: a batch that may not be
+        stored yet."""
 
         def write(connection: Connection) -> bool:
             values = {"status": body["status"], "body": json.dumps(body), "owner": None}
             if not self._update_own(connection, owner, last.response_id, values):
                 return False
+            if before is not None:
+                insert_batch(connection, before)
             insert_batch(connection, last)
             return True
 
@@ -122,7 +129,11 @@ class Ownership:
             return taken
 
         # This is asked all the time, and reading keeps nobody from writing.
-        return await self._database.write(write) if await self._database.read(is_there) else []
+        asked = time.monotonic()
+        found = await self._database.read(is_there)
+        # A database that has kept us waiting may have kept signs of life waiting too.
+        is_slow = time.monotonic() - asked > SLOW_S
+        return await self._database.write(write) if found and not is_slow else []
 
     # Events
 
@@ -152,20 +163,21 @@ class Ownership:
 
         return await self._database.read(read)
 
-    async def journal(self, response_id: str) -> tuple[list[Entry], int]:
-        """A response's journal, and how many events there are."""
+    async def journal(self, response_id: str) -> tuple[list[Entry], int, int]:
+        """A response's journal, and how many events and batches there are."""
 
-        def read(connection: Connection) -> tuple[list[Entry], int]:
+        def read(connection: Connection) -> tuple[list[Entry], int, int]:
             query = (
                 select(batches)
                 .where(batches.c.response_id == response_id)
                 .order_by(batches.c.number)
             )
             entries: list[Entry] = []
-            events = 0
+            events = count = 0
             for row in connection.execute(query):
                 entries += json.loads(row.journal)
                 events = row.first + len(json.loads(row.events))
-            return entries, events
+                count = row.number + 1
+            return entries, events, count
 
         return await self._database.read(read)

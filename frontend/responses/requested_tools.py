@@ -8,6 +8,7 @@ from frontend.errors import BadRequest, shortened
 from frontend.responses.tools import servers
 from frontend.responses.tools.interface import ToolServer, ToolSource, ToolSpec
 from frontend.schemas.responses import Item, ResponsesRequest
+from frontend.structured.constraint import check_depth
 
 _FUNCTION_FIELDS = frozenset({"type", "name", "description", "parameters", "strict"})
 _MCP_FIELDS = frozenset(
@@ -66,16 +67,14 @@ def _function(tool: Item, where: str) -> Item:
     parameters = tool.get("parameters")
     if parameters is not None and not isinstance(parameters, dict):
         raise BadRequest(f"{where}.parameters: must be an object.", f"{where}.parameters")
+    check_depth(parameters, f"{where}.parameters")
     strict = tool.get("strict")
     if strict is not None and not isinstance(strict, bool):
         raise BadRequest(f"{where}.strict: must be a boolean.", f"{where}.strict")
-    description = tool.get("description")
-    if description is not None and not isinstance(description, str):
-        raise BadRequest(f"{where}.description: must be a string.", f"{where}.description")
     return {
         "type": "function",
         "name": _string(tool, "name", where),
-        "description": description,
+        "description": _text(tool, "description", where),
         "parameters": parameters,
         "strict": strict,
     }
@@ -88,6 +87,7 @@ def _server(tool: Item, where: str, known: Sequence[ToolServer]) -> RequestedSer
             f"{where}.require_approval: must be 'never', this server asks for no approvals.",
             f"{where}.require_approval",
         )
+    _text(tool, "server_description", where)
     label = _string(tool, "server_label", where)
     url = None if tool.get("server_url") is None else _string(tool, "server_url", where, 4096)
     server = servers.find(known, label, url, where)
@@ -115,6 +115,13 @@ def _check_fields(tool: Item, known: frozenset[str], where: str) -> None:
         if name not in known and tool[name] is not None:
             field = f"{where}.{shortened(name)}"
             raise BadRequest(f"{field}: is not supported by this server.", field)
+
+
+def _text(tool: Item, field: str, where: str) -> str | None:
+    value = tool.get(field)
+    if value is not None and not isinstance(value, str):
+        raise BadRequest(f"{where}.{field}: must be a string.", f"{where}.{field}")
+    return value
 
 
 def _string(tool: Item, field: str, where: str, longest: int = _MAX_NAME_CHARS) -> str:
@@ -149,32 +156,3 @@ def _chat_tool(
     optional = {"description": description, "parameters": parameters, "strict": strict}
     given = {field: value for field, value in optional.items() if value is not None}
     return {"type": "function", "function": {"name": name, **given}}
-
-
-def chat_tool_choice(
-    choice: str | Item | None, tools: list[dict[str, Any]]
-) -> tuple[Any, list[dict[str, Any]]]:
-    """The tool choice as a chat has it, and the tools that it leaves. BadRequest if it is none."""
-    if not tools and choice not in (None, "none", "auto"):
-        raise BadRequest("tool_choice: there are no tools to choose from.", "tool_choice")
-    if choice is None or isinstance(choice, str):
-        return choice or "auto", tools
-    kind = choice.get("type")
-    if kind in ("function", "mcp") and isinstance(choice.get("name"), str):
-        return {"type": "function", "function": {"name": choice["name"]}}, tools
-    if kind == "allowed_tools" and choice.get("mode") in ("auto", "required"):
-        names = _names(choice.get("tools"))
-        left = [tool for tool in tools if tool["function"]["name"] in names]
-        if left:
-            return choice["mode"], left
-    raise BadRequest(
-        "tool_choice: must be none, auto, required, a function by its name, or allowed tools that"
-        " are among the tools.",
-        "tool_choice",
-    )
-
-
-def _names(tools: Any) -> list[Any]:
-    if not isinstance(tools, list):
-        return []
-    return [tool.get("name") for tool in tools if isinstance(tool, dict)]

@@ -30,12 +30,17 @@ class Stored(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What has been added to a response since its last batch. first: number of the first event."""
+    """What has been added to a response since its last batch. first: number of the first event.
+
+    number: the batch's own; whatever is stored under it already is this batch, whose writer was
+    not told so. None: the next one.
+    """
 
     response_id: str
     first: int
     events: Sequence[str]
     journal: Sequence[Entry]
+    number: int | None = None
 
 
 def stored_row(row: Row[Any]) -> Stored:
@@ -54,10 +59,13 @@ def stored_row(row: Row[Any]) -> Stored:
 def insert_batch(connection: Connection, batch: Batch) -> None:
     of_response = batches.c.response_id == batch.response_id
     last = connection.execute(select(func.max(batches.c.number)).where(of_response)).scalar()
+    following = 0 if last is None else last + 1
+    if batch.number is not None and batch.number < following:
+        return
     connection.execute(
         insert(batches).values(
             response_id=batch.response_id,
-            number=0 if last is None else last + 1,
+            number=following,
             first=batch.first,
             events=json.dumps(list(batch.events)),
             journal=json.dumps(list(batch.journal)),

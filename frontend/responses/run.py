@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from openai.types.responses import ResponseErrorEvent
-
 from frontend.answers.logprobs import TokenNames, chat_logprobs
 from frontend.chat.run import ChatRun, MessageDelta
 from frontend.chat.start import start_chat
@@ -26,12 +24,9 @@ from frontend.responses.chat_request import chat_request, renamed
 from frontend.responses.events import Events, Sink
 from frontend.responses.job import Job
 from frontend.responses.journal import Journal, JournaledPool
-from frontend.responses.requested_tools import (
-    RequestedTools,
-    chat_tool_choice,
-    chat_tools,
-)
+from frontend.responses.requested_tools import RequestedTools, chat_tools
 from frontend.responses.server_tools import Result, ServerTools
+from frontend.responses.tool_choice import chat_tool_choice
 from frontend.responses.writer import OutputWriter, ServerCall
 
 # Turns of the model in one response, whatever the request allows.
@@ -204,12 +199,6 @@ class ResponseRun:
     def tell(self, body: Body) -> None:
         """The last event: how it has ended."""
         self._events.lifecycle(body["status"], body)
-
-    def tell_error(self, error: ApiError) -> None:
-        """A last event that is no response's: it could not be kept."""
-        self._events.emit(
-            ResponseErrorEvent, code="server_error", message=error.message, param=error.param
-        )
 
     def close(self) -> None:
         """Free what it holds in the pool; harmless when it has ended."""

@@ -6,10 +6,10 @@ import logging
 import secrets
 
 from frontend.context import Context
-from frontend.errors import TooBusy
+from frontend.errors import FAILURE, InternalError, TooBusy
 from frontend.middleware import request_scope
 from frontend.middleware.errors import api_error
-from frontend.responses.body import Body
+from frontend.responses.body import FAILED, Body, in_state
 from frontend.responses.database import StoreUnavailable
 from frontend.responses.live import Live
 from frontend.responses.ownership import Ownership
@@ -130,7 +130,8 @@ class Runner:
             if body is not None:
                 await self._end(live, run, body)
         except Exception as error:  # such as events that cannot be written
-            log.error("a response cannot be ended", exc_info=error)
+            log.error("a response cannot be told of", exc_info=error)
+            await self._end_untold(live)
         finally:
             run.close()
             live.end(lost=live.lost or self._stopping)
@@ -172,19 +173,29 @@ class Runner:
                 await self._finish(live, body)
                 return
             except StoreUnavailable as error:
-                if attempt == STORE_TRIES - 1:
-                    live.drop_unseen()
-                    run.tell_error(error)
-                else:
+                if attempt < STORE_TRIES - 1:
                     await asyncio.sleep(2.0**attempt / 4)
+                elif live.job.request.background:
+                    live.lost = True  # it is gone on with when the store is back
+                else:
+                    live.fail(error)
 
     async def _finish(self, live: Live, body: Body) -> None:
         async with self._lock:
-            batch = live.batch(to_end=True)
-            if await self._ownership.finish(self.owner, batch, body):
-                live.stored(batch)
-            else:
+            before, last = live.last_batches()
+            if not await self._ownership.finish(self.owner, last, body, before):
                 live.lost = True
+                return
+            for batch in (before, last):
+                if batch is not None:
+                    live.stored(batch)
+
+    async def _end_untold(self, live: Live) -> None:
+        """Its row at least is to say that it has failed, or others would begin it again."""
+        if live.is_stored:
+            body = in_state(live.job.body, FAILED, error=InternalError(FAILURE))
+            with contextlib.suppress(StoreUnavailable):
+                await self._ownership.finish(self.owner, live.batch(), body)
 
     async def flush(self) -> None:
         """Store what has been added to all responses."""

@@ -10,6 +10,7 @@ from frontend.middleware import request_scope
 from frontend.responses.body import Body, new_body
 from frontend.responses.database import Database
 from frontend.responses.fingerprint import fingerprint
+from frontend.responses.following import Following
 from frontend.responses.ids import is_response_id, new_response_id, response_of
 from frontend.responses.input_items import read_items, references
 from frontend.responses.job import Job
@@ -27,8 +28,6 @@ from frontend.responses.tools.servers import named_by_operator
 from frontend.schemas.responses import Item, ResponsesRequest
 
 MAX_REFERENCES = 256
-# How often another frontend's response is looked at.
-POLL_S = 0.1
 
 
 class ResponseNotFound(ApiError):
@@ -50,6 +49,7 @@ class ResponsesService:
             self._database, config.response_store_max_age_s, config.response_store_max_count
         )
         self._ownership = Ownership(self._database)
+        self._following = Following(self._store, self._ownership)
         self._servers = named_by_operator(config.tool_server)
         self._runner = Runner(context, self._store, self._ownership)
         self._keeper = Keeper(context, self._store, self._ownership, self._runner, self._servers)
@@ -75,9 +75,9 @@ class ResponsesService:
         run = self._runner.new_run(live, tools)
         if not request.background:
             await self._runner.start_stream(live, run)
-            return self._follow(live, 0)
+            return self._following.live(live, 0)
         await self._runner.start_background(live, run)
-        return self._follow(live, 0) if request.stream else job.body
+        return self._following.live(live, 0) if request.stream else job.body
 
     async def _whole(self, job: Job, tools: RequestedTools) -> Body:
         run = ResponseRun(self._context, job, tools, Journal(), None)
@@ -169,31 +169,11 @@ class ResponsesService:
         stored = await self._get(response_id)
         live = self._runner.live(response_id)
         if live is not None and first >= live.base:
-            return self._follow(live, first)
+            return self._following.live(live, first)
         events, _ = await self._ownership.events(response_id, 0)
         if not events and not stored.is_active:
             return _once(await asyncio.to_thread(retold, stored.body), first)
-        return self._poll(response_id, first)
-
-    async def _follow(self, live: Live, first: int) -> AsyncIterator[str]:
-        place = first
-        async for events in live.follow(first):
-            place += len(events)
-            yield "".join(events)
-        if live.lost:
-            async for text in self._poll(live.job.response_id, place):
-                yield text
-
-    async def _poll(self, response_id: str, first: int) -> AsyncIterator[str]:
-        while True:
-            events, ended = await self._ownership.events(response_id, first)
-            first += len(events)
-            if events:
-                yield "".join(events)
-            elif ended:
-                return
-            else:
-                await asyncio.sleep(POLL_S)
+        return self._following.stored(response_id, first)
 
 
 async def _once(events: list[str], first: int) -> AsyncIterator[str]:

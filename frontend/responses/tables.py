@@ -32,7 +32,7 @@ from sqlalchemy import (
     select,
     text,
 )
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DisconnectionError, OperationalError
 from sqlalchemy.sql.elements import ColumnElement
 
 log = logging.getLogger(__name__)
@@ -89,10 +89,10 @@ batches = Table(
 def make_engine(url: str) -> Engine:
     """The engine; connects to nothing yet."""
     if url.startswith("sqlite"):
-        _create_file(Path(url.partition(":///")[2]))
         engine = create_engine(
             url, hide_parameters=True, connect_args={"timeout": BUSY_TIMEOUT_S}, pool_size=4
         )
+        _watch_file(engine, store_file(url) or Path())
         event.listen(engine, "connect", _set_up_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
@@ -104,6 +104,40 @@ def make_engine(url: str) -> Engine:
         pool_pre_ping=True,
         connect_args={"connect_timeout": 5, "options": options},
     )
+
+
+def store_file(url: str) -> Path | None:
+    """The file of a SQLite database."""
+    return Path(url.partition(":///")[2]) if url.startswith("sqlite") else None
+
+
+def identity(path: Path | None) -> object:
+    """Another one for each file that there is under a path one after the other."""
+    if path is None:
+        return "a server"
+    with contextlib.suppress(OSError):
+        found = path.stat()
+        return found.st_dev, found.st_ino
+    return None
+
+
+def _watch_file(engine: Engine, path: Path) -> None:
+    """Connections to a file that has been removed work on as if nothing had happened, each
+    frontend's on a store that only it can see: they are replaced."""
+
+    def create(*_: Any) -> None:
+        _create_file(path)
+
+    def note(_connection: Any, record: Any) -> None:
+        record.info["file"] = identity(path)
+
+    def check(_connection: Any, record: Any, _proxy: Any) -> None:
+        if record.info["file"] != identity(path):
+            raise DisconnectionError
+
+    event.listen(engine, "do_connect", create)
+    event.listen(engine, "connect", note)
+    event.listen(engine, "checkout", check)
 
 
 def _create_file(path: Path) -> None:

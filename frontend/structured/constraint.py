@@ -117,9 +117,14 @@ def _parsed(value: Any, field: str) -> Any:
         raise BadRequest(f"{field} must be JSON.", field) from error
 
 
-def _dumped(value: Any, field: str) -> str:
+def check_depth(value: Any, field: str) -> None:
+    """BadRequest for JSON that its readers and writers would give up on."""
     if _depth(value) > MAX_DEPTH:
         raise BadRequest(f"{field}: nested more than {MAX_DEPTH} deep.", field)
+
+
+def _dumped(value: Any, field: str) -> str:
+    check_depth(value, field)
     return _bounded(json.dumps(value, ensure_ascii=False, separators=(",", ":")), field)
 
 

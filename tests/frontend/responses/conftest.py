@@ -12,7 +12,7 @@ from quart.typing import TestClientProtocol as Client
 from response_script import Script, install
 from sqlalchemy import create_engine
 
-from frontend.responses import keeper, service
+from frontend.responses import following, keeper
 from frontend.responses.tables import metadata
 from frontend.text.model import TextModel
 
@@ -43,7 +43,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits for seconds otherwise."""
     monkeypatch.setattr(keeper, "BEAT_S", 0.05)
     monkeypatch.setattr(keeper, "STALE_S", 0.3)
-    monkeypatch.setattr(service, "POLL_S", 0.02)
+    monkeypatch.setattr(following, "POLL_S", 0.02)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from sqlalchemy import select
 from frontend.pool.interface import PoolBusy, PoolUnavailable
 from frontend.responses import keeper
 from frontend.responses.database import Database
+from frontend.responses.events import Events
 from frontend.responses.keeper import MAX_ATTEMPTS
 from frontend.responses.live import Live
 from frontend.responses.ownership import Ownership
@@ -171,6 +172,25 @@ async def test_one_that_kills_its_frontends_is_given_up(serve, pool, dies, monke
     async with serve() as last:
         assert (await until(last, body["id"], "failed"))["error"]["code"] == "server_error"
     assert len(pool.streams) == MAX_ATTEMPTS
+
+
+async def test_one_that_cannot_be_told_of_ends(serve, monkeypatch, pool, dies):
+    """Whoever runs it, and whoever takes it over."""
+
+    def mute(events, status, body):
+        raise ValueError("no such event")
+
+    pool.hold_after = 2
+    async with serve() as first:
+        left = await ask(first, background=True)
+        await pool.wait_for_streams(1)
+        dies()
+    pool.hold_after = None
+    monkeypatch.setattr(Events, "lifecycle", mute)
+    async with serve() as second:
+        begun = await ask(second, background=True)
+        for body in (begun, left):
+            assert (await until(second, body["id"], "failed"))["error"]["code"] == "server_error"
 
 
 async def test_it_is_left_to_those_who_serve_its_model(serve, pool, dies, monkeypatch):

@@ -1,5 +1,7 @@
 """Items to messages."""
 
+import json
+
 import pytest
 
 from frontend.errors import BadRequest
@@ -118,3 +120,32 @@ def test_what_is_no_item(item):
         messages(item)
     assert caught.value.param is not None
     assert caught.value.param.startswith("input.0")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (None, "Error: the call has failed"),
+        ("no way", "Error: no way"),
+        ({"type": "mcp_tool_execution_error", "content": "no way"}, "Error: no way"),
+        ({"type": "http_error", "code": 500, "message": "no way"}, "Error: no way"),
+        ({"content": [{"type": "text", "text": "no way"}]}, "Error: no way"),
+    ],
+)
+def test_errors_of_calls_come_in_many_forms(error, told):
+    item = {"type": "mcp_call", "id": "i", "server_label": "s", "name": "n", "arguments": "{}"}
+    assert messages({**item, "error": error})[1]["content"] == told
+
+
+@pytest.mark.parametrize("error", [5, True, {}, {"content": 5}, [5], {"content": [[]]}])
+def test_errors_that_say_nothing_are_refused(error):
+    item = {"type": "mcp_call", "id": "i", "server_label": "s", "name": "n", "arguments": "{}"}
+    with pytest.raises(BadRequest, match=r"^input\.0\.error"):
+        messages({**item, "error": error})
+
+
+@pytest.mark.parametrize("arguments", ['{"city', "Paris", "[1]", "[" * 100_000])
+def test_arguments_are_an_object_for_every_template(arguments):
+    told = messages(call(1, arguments=arguments))
+    said = json.loads(told[0]["tool_calls"][0]["function"]["arguments"])
+    assert said == {"arguments": arguments}

@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -81,11 +82,24 @@ async def test_events_and_journal_come_in_batches(store, ownership):
     assert await ownership.add("me", [Batch(id_, 3, ["d"], [])]) == set()
     for first, expected in enumerate([list("abcd"), list("bcd"), list("cd"), ["d"], [], []]):
         assert await ownership.events(id_, first) == (expected, False)
-    assert await ownership.journal(id_) == ([["value", "k", 1], ["value", "l", 2]], 4)
+    assert await ownership.journal(id_) == ([["value", "k", 1], ["value", "l", 2]], 4, 3)
     assert (await store.get(id_)).body["status"] == "in_progress"
     assert await ownership.finish("me", Batch(id_, 4, ["e"], []), done(work))
     assert await ownership.events(id_, 3) == (["d", "e"], True)
     assert (await store.get(id_)).body == done(work)
+
+
+async def test_a_batch_that_comes_again_is_stored_once(store, ownership):
+    """Whoever is told that a write has failed cannot know that it has."""
+    work = job(1)
+    await store.create(work, "me")
+    batch = Batch(work.response_id, 0, ["a", "b"], [["value", "k", 1]], 0)
+    for _ in range(2):
+        assert await ownership.add("me", [batch]) == set()
+    last = Batch(work.response_id, 2, ["c"], [], 1)
+    assert await ownership.finish("me", last, done(work), before=batch)
+    assert await ownership.events(work.response_id, 0) == (["a", "b", "c"], True)
+    assert await ownership.journal(work.response_id) == ([["value", "k", 1]], 3, 2)
 
 
 async def test_only_the_owner_writes(store, ownership):
@@ -239,21 +253,58 @@ async def test_a_store_of_another_version_is_refused(store_url):
     database.close()
 
 
-async def test_a_file_that_is_removed_is_made_again(tmp_path):
+@pytest.mark.parametrize("kept", [(), ("-wal", "-shm")])
+async def test_a_file_that_is_removed_is_made_again(tmp_path, kept):
+    """Connections to the old one would still work, each frontend with a store of its own."""
     path = tmp_path / "store.db"
-    database = Database(f"sqlite:///{path}")
+    databases = [Database(f"sqlite:///{path}") for _ in range(2)]
+    one, other = stores = [ResponseStore(each, 1000, 1000) for each in databases]
+    for number, store in enumerate(stores):
+        await store.create(job(number), None)
+    for file in tmp_path.glob("store.db*"):
+        if not file.name.endswith(kept or " "):
+            file.unlink()
+    for number, store in enumerate(stores, start=2):
+        await store.create(job(number), None)
+    assert await other.get(job(2).response_id) is not None
+    assert await one.get(job(3).response_id) is not None
+    assert await one.get(job(0).response_id) is None
+    assert path.stat().st_mode & 0o077 == 0
+    for each in databases:
+        each.close()
+
+
+async def test_a_full_disk_is_an_error_until_there_is_room(database):
+    if database._engine.dialect.name != "sqlite":
+        pytest.skip("the other kind's disk is the server's")
     store = ResponseStore(database, 1000, 1000)
     await store.create(job(1), None)
-    assert path.stat().st_mode & 0o077 == 0
-    for file in tmp_path.glob("store.db*"):
-        file.unlink()
-    for _ in range(20):  # connections that still hold the old file fail, and are replaced
-        try:
-            await store.create(job(2), None)
-            break
-        except StoreUnavailable:
-            continue
-    database.close()
+
+    def limit(pages):
+        return lambda connection: connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
+
+    await database.read(limit(1))
+    with pytest.raises(StoreUnavailable):
+        await store.create(job(2, text="x" * 1_000_000), None)
+    assert (await store.get(job(1).response_id)) is not None
+    await database.read(limit(1_000_000))
+    await store.create(job(9), None)
+
+
+async def test_a_database_that_does_not_answer_is_an_error(database, monkeypatch):
+    """It keeps nobody waiting, and serves again when it is back."""
+    monkeypatch.setattr("frontend.responses.database.DEADLINE_S", 0.2)
+    store = ResponseStore(database, 1000, 1000)
+    frozen = threading.Event()
+    for _ in range(2):
+        stuck = [asyncio.create_task(database.read(lambda _: frozen.wait(5))) for _ in range(4)]
+        stuck.append(asyncio.create_task(store.create(job(1), None)))
+        for each in stuck:
+            with pytest.raises(StoreUnavailable):
+                await asyncio.wait_for(each, 1)
+    frozen.set()
+    await asyncio.sleep(0.1)
+    await store.create(job(2), None)
 
 
 async def test_a_server_that_is_gone_is_an_error_and_no_secret_is_told():

@@ -117,6 +117,7 @@ async def test_only_allowed_tools_are_offered(client, script):
         ("tools.0.headers", {**DEMO, "headers": {"a": "b"}}),
         ("tools.0.connector_id", {**DEMO, "connector_id": "x"}),
         ("tools.0.allowed_tools", {**DEMO, "allowed_tools": [1]}),
+        ("tools.0.server_description", {**DEMO, "server_description": 5}),
         ("tools", {"type": "function", "name": "calculate"}),
     ],
 )
@@ -124,6 +125,49 @@ async def test_what_the_operator_has_not_named_is_refused(client, script, param,
     script.says = ["No."]
     tools = [tool, DEMO] if tool["type"] == "function" else [tool]
     assert (await refusal(client, tools=tools))[0] == param
+
+
+async def test_arguments_that_are_no_json_fail_the_call_alone(client, script):
+    """Here and where the conversation goes on: models write what they write."""
+    script.says = ["<call calculate {6*7}>", "I cannot.", "Still not."]
+    body = await ask(client, tools=[DEMO])
+    assert (body["status"], text_of(body)) == ("completed", "I cannot.")
+    assert body["output"][1]["error"]["content"] == "the arguments are no JSON"
+    again = await ask(client, tools=[DEMO], previous_response_id=body["id"])
+    assert text_of(again) == "Still not."
+
+
+def _nested(depth):
+    return {"x": _nested(depth - 1)} if depth else {}
+
+
+@pytest.mark.parametrize(
+    ("choice", "shown"),
+    [
+        ({"type": "function", "name": "get_weather", "x": _nested(300)}, "function"),
+        ({"type": "mcp", "server_label": "demo", "name": "calculate"}, "mcp"),
+        ({"type": "mcp", "name": "calculate"}, None),
+        ({"type": ["function"], "name": "calculate"}, None),
+        ({"type": "allowed_tools", "mode": "auto", "tools": [FUNCTION]}, "allowed_tools"),
+        ({"type": "allowed_tools", "mode": "auto", "tools": [FUNCTION, 3]}, None),
+        ({"type": "allowed_tools", "mode": "auto", "tools": [FUNCTION, {}]}, None),
+        ({"type": "allowed_tools", "mode": ["auto"], "tools": [FUNCTION]}, None),
+    ],
+)
+async def test_a_choice_of_tools_is_shown_or_refused(client, script, choice, shown):
+    """A choice that the events could not show would fail a response that has begun."""
+    script.says = ["No."]
+    fields = {"tools": [DEMO, FUNCTION], "tool_choice": choice}
+    if shown is None:
+        assert (await refusal(client, **fields))[0] == "tool_choice"
+        return
+    events = await stream(client, **fields)
+    assert events[-1].data["response"]["tool_choice"]["type"] == shown
+
+
+async def test_parameters_that_are_nested_too_deeply_are_refused(client):
+    tool = {**FUNCTION, "parameters": _nested(200)}
+    assert (await refusal(client, tools=[tool], tool_choice="none"))[0] == "tools.0.parameters"
 
 
 @pytest.mark.parametrize(
