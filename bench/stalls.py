@@ -58,7 +58,9 @@ CASES: dict[str, Callable[[], tuple[str, bytes]]] = {
     "10,000 items of a response": lambda: asked(
         RESPONSES, input=[HELLO] * 10_000, max_output_tokens=1
     ),
-    "3,000 calls, Messages": lambda: asked(MESSAGES, messages=tool_uses(3000), max_tokens=1),
+    "3,000 calls, Messages": lambda: asked(
+        MESSAGES, model="SmolLM2-135M-Instruct", messages=tool_uses(3000), max_tokens=1
+    ),
     "500,000 keys": lambda: asked(
         CHAT, messages=[HELLO], metadata={f"key{number:06}": 1 for number in range(500_000)}
     ),
