@@ -329,7 +329,8 @@ def test_what_texts_leave_in_a_grammar_does_not_end_later_ones(path, tokenizer, 
         for char in first + "z" * 40:
             state.matcher.compute_bitmask()
             state.append(tokenizer.token_to_id(char))
-        assert state.error is None and not state.matcher.is_error()
+        assert state.error is None
+        assert not state.matcher.is_error()
 
 
 def test_tokens_of_texts_count_as_memory(path):
