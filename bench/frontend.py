@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,13 +53,15 @@ class Pool:
 
 
 @contextlib.contextmanager
-def pool(source: Path, model: str | None, step_s: float) -> Iterator[Pool]:
-    """A pool that runs a source folder's code."""
+def pool(
+    source: Path, model: str | None, step_s: float, flags: Sequence[str] = ()
+) -> Iterator[Pool]:
+    """A pool that runs a source folder's code. flags: further ones of headrace serve."""
     with tempfile.TemporaryDirectory(prefix="hr-") as folder:
         command = [sys.executable, "-m", "coordinator.cli", "serve"]
         command += ["--model", model] if model else []
         command += ["--engine", "fake", "--fake-step-s", str(step_s), "--frontends", "1"]
-        command += ["--workers", "1", "--port", "0", "--run-dir", f"{folder}/run"]
+        command += ["--workers", "1", "--port", "0", "--run-dir", f"{folder}/run", *flags]
         log = Path(folder, "log")
         with log.open("w") as out:
             environment = {**os.environ, "PYTHONPATH": str(source)}

@@ -9,15 +9,16 @@ import gc
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from quart import request
 
+from frontend.beside import LARGE_BYTES, beside
 from frontend.errors import ApiError, BadRequest, InvalidBody, UnsupportedMediaType, shortened
-from frontend.sizes import MAX_VALUES, check_sizes
+from frontend.sizes import MAX_VALUES, check_sizes, check_written
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -43,17 +44,29 @@ _UNFIT = re.compile("[\x00\ud800-\udfff]")
 
 async def read(model: type[Model]) -> Model:
     """The current request's body as a `model`; ApiError if it is none."""
-    return validate(model, await read_object())
+    data = await _body()
+    return await beside(lambda: validate(model, parse_object(data)), len(data) > LARGE_BYTES)
 
 
-async def read_object() -> dict[str, Any]:
-    """The current request's body, which must be a JSON object."""
+async def read_one(choose: Callable[[dict[str, Any]], type[Model]]) -> Model:
+    """The current request's body as the model that is chosen by it; ApiError if it is none."""
+    data = await _body()
+
+    def parse() -> Model:
+        parsed = parse_object(data)
+        return validate(choose(parsed), parsed)
+
+    return await beside(parse, len(data) > LARGE_BYTES)
+
+
+async def _body() -> bytes:
+    """The current request's body, which must say that it is JSON."""
     if not _is_json(request.mimetype):
         raise InvalidBody("The Content-Type must be application/json.")
     if request.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
         raise UnsupportedMediaType("Content-Encoding: bodies must not be compressed.")
     data = await request.get_data(as_text=False)
-    return parse_object(data if isinstance(data, bytes) else data.encode())
+    return data if isinstance(data, bytes) else data.encode()
 
 
 def _is_json(mimetype: str) -> bool:
@@ -65,6 +78,7 @@ def _is_json(mimetype: str) -> bool:
 def parse_object(data: bytes) -> dict[str, Any]:
     """A JSON object. InvalidBody for anything else; BadRequest for a value that is no number or no
     text, or for too many of them."""
+    check_written(data)
     numbers = _Numbers()
     with _collector_paused():
         parsed = _parse(data, numbers)

@@ -23,6 +23,9 @@ from protocol.sampling import SamplingParams
 from protocol.to_frontend import Admission, Logprobs, Output
 from protocol.to_worker import Generate
 
+# Tokens of beams that are sent in one turn of the event loop: to write a million takes 20 ms.
+_TOKENS_AT_ONCE = 64 * 1024
+
 Generator = Callable[[Generate], OutputStream]
 
 
@@ -129,9 +132,8 @@ class BeamSearch:
 
     async def _steps(self, beams: Sequence[Beam]) -> list[_Step]:
         """All beams with each of their likeliest next tokens."""
-        asked = [self._ask(beam) for beam in beams]
-        self._streams = [self._generate(request) for request in asked]
-        outputs = await _gather(self._streams)
+        self._streams = []
+        outputs = await self._gather(beams)
         if self.admission is None:
             self.admission = outputs[0].admission
         return [
@@ -139,6 +141,25 @@ class BeamSearch:
             for beam, output in zip(beams, outputs, strict=True)
             for known in self._choices(output)
         ]
+
+    async def _gather(self, beams: Sequence[Beam]) -> list[Output]:
+        """A token more of each beam; if one fails, the others are cancelled."""
+        tasks, unpaused = [], 0
+        try:
+            async with asyncio.TaskGroup() as group:
+                for beam in beams:
+                    request = self._ask(beam)
+                    self._streams.append(self._generate(request))
+                    tasks.append(group.create_task(_first(self._streams[-1])))
+                    unpaused += len(request.prompt_token_ids)
+                    if unpaused > _TOKENS_AT_ONCE:
+                        await asyncio.sleep(0)  # they are sent now, and others have their turn
+                        unpaused = 0
+        except* Exception as failed:
+            for stream in self._streams:
+                stream.cancel()
+            raise failed.exceptions[0] from None
+        return [task.result() for task in tasks]
 
     def _ask(self, beam: Beam) -> Generate:
         """The request for the token after a beam."""
@@ -185,18 +206,6 @@ class BeamSearch:
         longest = self._request.sampling.max_tokens
         divisor = max(self._divisor(length), self._divisor(longest))
         return beams[0].total / divisor <= self._score(kept[-1])
-
-
-async def _gather(streams: Sequence[OutputStream]) -> list[Output]:
-    """The first output of each; if one fails, the others are cancelled."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(_first(stream)) for stream in streams]
-    except* Exception as failed:
-        for stream in streams:
-            stream.cancel()
-        raise failed.exceptions[0] from None
-    return [task.result() for task in tasks]
 
 
 async def _first(stream: OutputStream) -> Output:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from frontend.beside import MANY_PARTS, beside
 from frontend.errors import ApiError, BadRequest
 from frontend.messages.translate import chat_messages, continues_last
 from frontend.parsing import validate
@@ -26,7 +27,7 @@ _NAMES = {
 _PATH = re.compile(r"(?:body\.)?(\w+(?:\.\w+)*)")
 
 
-def chat_request(
+async def chat_request(
     request: CountTokensRequest, *, holds_budget: bool = True
 ) -> ChatCompletionRequest:
     """The chat request. ApiError for what chats do not take.
@@ -34,11 +35,16 @@ def chat_request(
     holds_budget: whether the model's thinking can be bounded. Where it cannot, the budget is left
     out: it is no choice of the client's, whose API has no thinking without one.
     """
-    fields = chat_fields(request)
-    if not holds_budget:
-        fields.pop("thinking_token_budget", None)
-    with naming_fields():
-        return validate(ChatCompletionRequest, fields)
+
+    def translate() -> ChatCompletionRequest:
+        fields = chat_fields(request)
+        if not holds_budget:
+            fields.pop("thinking_token_budget", None)
+        with naming_fields():
+            return validate(ChatCompletionRequest, fields)
+
+    parts = sum(1 + len(message.content) for message in request.messages) + len(request.tools)
+    return await beside(translate, parts > MANY_PARTS)
 
 
 def chat_fields(request: CountTokensRequest) -> dict[str, Any]:

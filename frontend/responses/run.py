@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from frontend.answers.logprobs import TokenNames, chat_logprobs
+from frontend.beside import MANY_PARTS, beside
 from frontend.chat.run import ChatRun, MessageDelta
 from frontend.chat.start import start_chat
 from frontend.context import Context
@@ -125,15 +127,18 @@ class ResponseRun:
             return await self._start_chat(None)
 
     async def _start_chat(self, max_tokens: int | None) -> ChatRun:
-        request = chat_request(
+        items = [*self._job.earlier, *self._job.inputs, *self._writer.output]
+        translate = partial(
+            chat_request,
             self._job.request,
-            [*self._job.earlier, *self._job.inputs, *self._writer.output],
+            items,
             tools=self._offered,
             tool_choice=self._tool_choice(),
             max_tokens=max_tokens,
             seed=self._job.seed,
             max_model_len=self._model.text.info.max_model_len,
         )
+        request = await beside(translate, len(items) > MANY_PARTS)
         try:
             return await start_chat(self._context, request, cleanups=self.cleanups)
         except ApiError as error:

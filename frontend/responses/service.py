@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 
+from frontend.beside import MANY_PARTS, beside
 from frontend.context import Context
 from frontend.errors import ApiError, BadRequest
 from frontend.middleware import request_scope
@@ -97,14 +98,18 @@ class ResponsesService:
             earlier = await self._conversation(request.previous_response_id)
         if not (request.input or earlier):
             raise BadRequest("input: must not be empty.", "input")
-        referenced = await self._referenced(references(request.input))
+        is_long = isinstance(request.input, list) and len(request.input) > MANY_PARTS
+        referenced = await self._referenced(
+            await beside(lambda: references(request.input), is_long)
+        )
+        inputs = await beside(lambda: read_items(request.input, response_id, referenced), is_long)
         return Job(
             body=new_body(
                 response_id, int(time.time()), request, model.name, model.text.info, tools.echo
             ),
             request=request,
             earlier=earlier,
-            inputs=read_items(request.input, response_id, referenced),
+            inputs=inputs,
             seed=model.seeds.next() if request.seed is None else request.seed,
             fingerprint=fingerprint(self._context, model),
         )

@@ -1,12 +1,14 @@
 """POST /invocations: the one route that SageMaker knows, for requests of any kind."""
 
+from typing import Any
+
 from quart import Blueprint, Response
 from quart_schema import document_request, document_response
 
 from frontend.context import Context
 from frontend.errors import BadRequest
 from frontend.middleware.in_flight import count_in_flight
-from frontend.parsing import read_object, validate
+from frontend.parsing import read_one
 from frontend.routes import chat_completions, completions
 from frontend.schemas.answers import ErrorAnswer, Invocation
 from frontend.schemas.chat import ChatCompletionRequest
@@ -24,12 +26,17 @@ def blueprint(context: Context) -> Blueprint:
     async def invocations() -> Response:
         """Answer a chat or continue prompts, whichever the request's fields ask for."""
         count_in_flight(context.metrics)
-        body = await read_object()
-        if "messages" in body:
-            chat = validate(ChatCompletionRequest, body)
-            return await chat_completions.answer(context, chat)
-        if "prompt" in body:
-            return await completions.answer(context, validate(CompletionRequest, body))
-        raise BadRequest("The request must hold messages (a chat) or a prompt.", "prompt")
+        asked = await read_one(_kind)
+        if isinstance(asked, ChatCompletionRequest):
+            return await chat_completions.answer(context, asked)
+        return await completions.answer(context, asked)
 
     return routes
+
+
+def _kind(body: dict[str, Any]) -> type[ChatCompletionRequest] | type[CompletionRequest]:
+    if "messages" in body:
+        return ChatCompletionRequest
+    if "prompt" in body:
+        return CompletionRequest
+    raise BadRequest("The request must hold messages (a chat) or a prompt.", "prompt")

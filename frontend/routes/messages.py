@@ -42,7 +42,7 @@ def blueprint(context: Context) -> Blueprint:
         """The tokens of the prompt that a chat becomes."""
         request = await read(CountTokensRequest)
         model = context.model(request.model)
-        chat = chat_request(request)
+        chat = await chat_request(request)
         with naming_fields():
             prompt = await chat_prompt(chat, model, shown_tools(chat.tools))
         return json_response({"input_tokens": len(prompt.token_ids)})
@@ -61,7 +61,7 @@ def blueprint(context: Context) -> Blueprint:
 
 async def _answer(context: Context, request: MessagesRequest) -> Response:
     model = context.model(request.model)
-    chat = chat_request(request, holds_budget=bool(reasoning_end_ids(model)))
+    chat = await chat_request(request, holds_budget=bool(reasoning_end_ids(model)))
     with naming_fields():
         run = await start_chat(context, chat)
         answer = MessagesAnswer(run)

@@ -1,6 +1,7 @@
 """POST /tokenize and /detokenize, GET /tokenizer_info."""
 
 import asyncio
+from typing import Any
 
 from quart import Blueprint, Response
 from quart_schema import document_request, document_response
@@ -12,7 +13,7 @@ from frontend.context import Context
 from frontend.generation.prompts import check_encodable, check_vocabulary
 from frontend.middleware.errors import json_response
 from frontend.openapi import document_plain
-from frontend.parsing import read, read_object, validate
+from frontend.parsing import read, read_one
 from frontend.schemas.answers import ErrorAnswer
 from frontend.schemas.tokenize import (
     DetokenizeAnswer,
@@ -33,10 +34,10 @@ def blueprint(context: Context) -> Blueprint:
     @document_response(ErrorAnswer, 400)
     async def tokenize() -> Response:
         """The tokens of a prompt, or of messages as the chat template writes them."""
-        body = await read_object()
-        if "messages" in body:
-            return await _tokenize_chat(context, validate(TokenizeChatRequest, body))
-        return await _tokenize_prompt(context, validate(TokenizePromptRequest, body))
+        asked = await read_one(_kind)
+        if isinstance(asked, TokenizeChatRequest):
+            return await _tokenize_chat(context, asked)
+        return await _tokenize_prompt(context, asked)
 
     @routes.post("/detokenize")
     @document_request(DetokenizeRequest)
@@ -62,6 +63,10 @@ def blueprint(context: Context) -> Blueprint:
         return _tokenizer_info(context)
 
     return routes
+
+
+def _kind(body: dict[str, Any]) -> type[TokenizeChatRequest] | type[TokenizePromptRequest]:
+    return TokenizeChatRequest if "messages" in body else TokenizePromptRequest
 
 
 async def _tokenize_prompt(context: Context, request: TokenizePromptRequest) -> Response:

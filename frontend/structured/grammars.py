@@ -45,18 +45,19 @@ class Grammars:
         self._checks: dict[bytes, _Check] = {}
 
     async def compile(
-        self, model: str, constraint: Constraint, after: Sequence[int] = ()
+        self, model: str, constraint: Constraint, after: Sequence[int] = (), client: str = ""
     ) -> Grammar:
         """The grammar that workers are to follow.
 
         model: the text folder of the model. after: ids of the tokens after which it begins to hold.
+        client: whose turn at a check it takes.
         BadRequest, whose text names the constraint's field, if it cannot be followed; TooBusy if
         too many others are checked first.
         """
         key = _key(model, constraint)
         found = self._known(key)
         if found is None:
-            found = await self._checked(key, model, constraint)
+            found = await self._checked(key, model, constraint, client)
         if isinstance(found, str):
             raise BadRequest(f"{constraint.field}: {found}.")
         return replace(found, after=tuple(after))
@@ -69,11 +70,13 @@ class Grammars:
         until_s, reason = self._expensive.get(key, (0.0, ""))
         return reason if self._clock() < until_s else None
 
-    async def _checked(self, key: bytes, model: str, constraint: Constraint) -> Grammar | str:
+    async def _checked(
+        self, key: bytes, model: str, constraint: Constraint, client: str
+    ) -> Grammar | str:
         """What a check finds, together with all who want the same."""
         check = self._checks.get(key)
         if check is None:
-            running = self._check(key, model, constraint)
+            running = self._check(key, model, constraint, client)
             check = _Check(asyncio.get_running_loop().create_task(running))
             self._checks[key] = check
         check.waiters += 1
@@ -94,11 +97,13 @@ class Grammars:
         if self._checks.get(key) is check:
             del self._checks[key]
 
-    async def _check(self, key: bytes, model: str, constraint: Constraint) -> Grammar | str:
+    async def _check(
+        self, key: bytes, model: str, constraint: Constraint, client: str
+    ) -> Grammar | str:
         """The grammar, or why there is none. WaitedTooLong if no checker was free for it."""
         check = self._checks[key]
         try:
-            async with self._turns.turn():
+            async with self._turns.turn(client):
                 check.has_begun = True
                 return await self._run(key, model, constraint)
         finally:

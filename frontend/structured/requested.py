@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from quart import has_request_context, request
+
 from frontend.context import Context, ServedModel
 from frontend.schemas.generation import GenerationRequest
 from frontend.structured.constraint import Constraint, constraint_of
@@ -9,11 +11,11 @@ from protocol.grammar import Grammar
 
 
 async def requested_grammar(
-    context: Context, model: ServedModel, request: GenerationRequest, after: Sequence[int] = ()
+    context: Context, model: ServedModel, asked: GenerationRequest, after: Sequence[int] = ()
 ) -> Grammar | None:
     """What response_format and structured_outputs say; None if anything goes. BadRequest if they
     cannot be followed. after: token ids after which it begins to hold (of a reasoning's end)."""
-    constraint = constraint_of(request.response_format, request.structured_outputs)
+    constraint = constraint_of(asked.response_format, asked.structured_outputs)
     return None if constraint is None else await compiled(context, model, constraint, after)
 
 
@@ -22,4 +24,6 @@ async def compiled(
 ) -> Grammar:
     """The grammar of a constraint, for whoever makes one (tool calls, say). BadRequest, naming its
     field, if it cannot be followed."""
-    return await context.grammars.compile(str(model.group.text_path), constraint, after)
+    # What outlives its HTTP request has no client any more.
+    client = (request.remote_addr or "") if has_request_context() else ""
+    return await context.grammars.compile(str(model.group.text_path), constraint, after, client)

@@ -1,4 +1,4 @@
-"""Turns at something scarce: the newest first, none after a long wait."""
+"""Turns at something scarce: by client, of each the newest first, none after a long wait."""
 
 import asyncio
 from collections import deque
@@ -13,49 +13,69 @@ class WaitedTooLong(Exception):
 class Turns:
     """Under a flood the newest have a turn within one turn's time, and those before them are told
     to come again. In the order of arrival all would wait as long as anybody may, and then fail.
+    Clients take turns, so that a flood of one does not keep another from the next turn.
 
-    places: turns at once. most_waiting: the oldest of more gives up. longest_s: of a wait.
+    places: turns at once. most_waiting: of more, the oldest of the client that has most gives up.
+    longest_s: of a wait.
     """
 
     def __init__(self, places: int, most_waiting: int, longest_s: float) -> None:
         self._free = places
         self._most_waiting = most_waiting
         self._longest_s = longest_s
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        # By client, whoever had a turn last at the end; none of the lists is empty.
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
 
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
+    async def turn(self, client: str = "") -> AsyncIterator[None]:
         """Have a turn inside. WaitedTooLong if there is none to be had."""
-        await self._take()
+        await self._take(client)
         try:
             yield
         finally:
             self._pass_on()
 
-    async def _take(self) -> None:
+    async def _take(self, client: str) -> None:
         if self._free:
             self._free -= 1
             return
-        if len(self._waiting) >= self._most_waiting:
-            self._waiting.popleft().set_exception(WaitedTooLong)
         given: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(given)
+        self._waiting.setdefault(client, deque()).append(given)
+        if sum(map(len, self._waiting.values())) > self._most_waiting:
+            self._give_up_oldest()
         try:
             async with asyncio.timeout(self._longest_s):
                 await given
         except BaseException as error:
-            if given in self._waiting:
-                self._waiting.remove(given)
+            if given in self._waiting.get(client, ()):
+                self._remove(client, given)
             elif not given.cancelled() and given.exception() is None:
                 self._pass_on()  # it came as the wait was given up
             if isinstance(error, TimeoutError):
                 raise WaitedTooLong from None
             raise
 
+    def _give_up_oldest(self) -> None:
+        client = max(self._waiting, key=lambda client: len(self._waiting[client]))
+        given = self._waiting[client][0]
+        self._remove(client, given)
+        if not given.done():  # else it was cancelled
+            given.set_exception(WaitedTooLong)
+
+    def _remove(self, client: str, given: asyncio.Future[None]) -> None:
+        self._waiting[client].remove(given)
+        if not self._waiting[client]:
+            del self._waiting[client]
+
     def _pass_on(self) -> None:
-        """To the newest of those that still wait; cancelled ones have not been taken out yet."""
+        """To the newest that still waits of the client whose turn it is; cancelled ones have not
+        been taken out yet."""
         while self._waiting:
-            given = self._waiting.pop()
+            client, waiting = next(iter(self._waiting.items()))
+            given = waiting.pop()
+            del self._waiting[client]
+            if waiting:
+                self._waiting[client] = waiting  # after all others
             if not given.done():
                 given.set_result(None)
                 return

@@ -6,6 +6,7 @@ import pytest
 from asking import ask, complete, refused
 from fake_pool import FakePool
 
+from frontend.generation import beam
 from frontend.generation.beam import BeamSearch
 from frontend.generation.run import Generation
 from frontend.pool.interface import PoolBusy
@@ -108,3 +109,29 @@ async def test_a_client_that_goes_frees_all(counting):
     assert all(stream.cancelled for stream in counting.streams)
     with pytest.raises(asyncio.CancelledError):
         await search._task
+
+
+async def test_beams_of_long_texts_are_sent_with_turns_for_others_between(monkeypatch):
+    """Writing 32 times 128k tokens at once would hold all streams up."""
+    turns = [0]
+
+    async def others():
+        while True:
+            turns[0] += 1
+            await asyncio.sleep(0)
+
+    sent = []
+    pool = FakePool(lambda request: [300 + len(request.prompt_token_ids)])
+
+    def generate(request):
+        sent.append(turns[0])
+        return pool.generate("main", request)
+
+    monkeypatch.setattr(beam, "_TOKENS_AT_ONCE", 100)
+    request = Generate("r", tuple(range(60)), SamplingParams(seed=0, max_tokens=2, logprobs=None))
+    search = BeamSearch(request, 8, 1.0, generate, lambda: "b")
+    task = asyncio.create_task(others())
+    await search.found(0)
+    task.cancel()
+    assert len(sent) == 9
+    assert len(set(sent)) >= 5

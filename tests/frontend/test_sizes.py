@@ -6,9 +6,10 @@ import threading
 
 import pytest
 from asgi import Exchange
+from pydantic import BaseModel
 
-from frontend import parsing, sizes
-from frontend.errors import ApiError
+from frontend import beside, parsing, sizes
+from frontend.errors import ApiError, BadRequest
 from frontend.routes import tokenize
 from frontend.schemas.chat import ChatCompletionRequest
 
@@ -32,14 +33,14 @@ def unknown(count):
     ("fields", "param"),
     [
         ({"stop": [1] * 200_000}, "stop"),
-        ({"stop_token_ids": ["x"] * 200_000}, "stop_token_ids"),
-        ({"chat_template_kwargs": {"a": [[]] * 200_000}}, "chat_template_kwargs"),
-        ({"chat_template_kwargs": unknown(200_000)}, "chat_template_kwargs"),
+        ({"stop_token_ids": ["x"] * 200_000}, "body"),
+        ({"chat_template_kwargs": {"a": [[]] * 200_000}}, "body"),
+        ({"chat_template_kwargs": unknown(200_000)}, "body"),
         ({"metadata": {"a": [[[1] * 10] * 100] * 200}}, "metadata"),
         ({"messages": [1] * 200_000}, "messages"),
-        ({"messages": [{"role": "user", "content": ["a"] * 200_000}]}, "messages"),
+        ({"messages": [{"role": "user", "content": ["a"] * 200_000}]}, "body"),
         ({"messages": [{**MESSAGES[0], "tool_calls": [1] * 200_000}]}, "messages"),
-        ({"messages": [{**MESSAGES[0], **unknown(200_000)}]}, "messages"),
+        ({"messages": [{**MESSAGES[0], **unknown(200_000)}]}, "body"),
         (unknown(200_000), "body"),
         ({"\ud800": [1] * 200_000}, "?"),
     ],
@@ -93,14 +94,74 @@ async def test_token_ids_are_as_many_as_the_body_holds(client):
     assert error["param"] == "input_tokens"
     response = await client.post("/detokenize", json={"tokens": [5] * 200_000})
     assert response.status_code == 200
-    error = await refused(client, COMPLETIONS, {"prompt": [[]] * 200_000})
-    assert "200" not in error["message"]
+    error = await refused(client, COMPLETIONS, {"prompt": [[]] * 90_000})
+    assert "900" not in error["message"]
     assert error["param"] == "prompt"
 
 
 async def test_too_many_fractions(client, monkeypatch):
     monkeypatch.setattr(parsing, "MAX_VALUES", 3)
     assert (await refused(client, COMPLETIONS, {"prompt": [1.5] * 4}))["param"] == "body"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"metadata": unknown(100_001)},
+        {"a": [[]] * 100_002},
+        {"a": [{}] * 100_002},
+        {"a": ['\\"'] * 100_002},
+        {"a": ["\\" * 7, "x"] * 60_000},
+        {"prompt": [5] * 1_200_000},
+    ],
+    ids=lambda body: next(iter(body)),
+)
+def test_too_many_values_are_not_even_read(monkeypatch, body):
+    """Reading them is one call, in which nothing else of the process runs."""
+    monkeypatch.setattr(parsing.json, "loads", None)
+    with pytest.raises(BadRequest) as refusal:
+        parsing.parse_object(json.dumps(body).encode())
+    assert refusal.value.param == "body"
+
+
+@pytest.mark.parametrize("shift", range(4))
+def test_marks_in_strings_are_no_values(shift):
+    """However the pieces that are looked at cut the text."""
+    hard = ['[{",' * 100_000, "\\" * 200_001, '\\"[' * 100_000, '"' * 300_001, "x" * 65_536]
+    body = {"s" * (shift + 1): hard, "prompt": [5] * 900_000}
+    data = json.dumps(body).encode()
+    sizes.check_written(data)
+    assert parsing.parse_object(data) == body
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (CHAT, {"messages": MESSAGES * 2000}),
+        ("/invocations", {"messages": MESSAGES * 2000}),
+        ("/tokenize", {"messages": MESSAGES * 2000}),
+        ("/v1/messages", {"model": "smol", "max_tokens": 1, "messages": MESSAGES * 2000}),
+        ("/v1/responses", {"input": MESSAGES * 2000}),
+    ],
+)
+async def test_large_bodies_are_read_and_translated_in_a_thread(client, monkeypatch, path, body):
+    threads = []
+    validated = BaseModel.model_validate.__func__
+
+    def noted(cls, *given):
+        threads.append(threading.current_thread())
+        return validated(cls, *given)
+
+    monkeypatch.setattr(BaseModel, "model_validate", classmethod(noted))
+    await client.post(path, json=body)
+    assert threads
+    assert threading.main_thread() not in threads
+
+
+async def test_small_bodies_are_read_at_once(client, monkeypatch):
+    monkeypatch.setattr(beside, "_THREAD", None)
+    response = await client.post(CHAT, json={"messages": MESSAGES})
+    assert response.status_code == 200
 
 
 def test_ten_thousand_messages_fit():

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from asgi import post
 from fake_pool import FakePool
 from quart.typing import TestClientProtocol as Client
 from tokenizers_for_tests import EOS
@@ -23,7 +24,6 @@ from frontend.structured.checkers import Checkers, CheckersBroken, CheckFailed, 
 from frontend.structured.constraint import MAX_DEPTH, Constraint, constraint_of, json_schema
 from frontend.structured.grammars import Grammars
 from frontend.structured.normalise import grammar_text
-from frontend.structured.turns import Turns
 from protocol.grammar import Grammar
 from protocol.grammar_compiler import load_tokenizer
 from protocol.text import TextInfo
@@ -423,25 +423,38 @@ async def test_of_too_many_the_oldest_gives_way(monkeypatch):
     assert "3" not in held.asked
 
 
-async def test_turns_are_not_lost_when_those_who_wait_are_cancelled():
-    turns = Turns(1, most_waiting=9, longest_s=60)
-    taken: list[int] = []
+async def test_clients_take_turns_at_checks():
+    """However many others send, and however new theirs are."""
+    held = HeldCheckers()
+    compiler = Grammars(held)
 
-    async def take(number: int) -> None:
-        async with turns.turn():
-            taken.append(number)
-            await asyncio.sleep(0)
+    def asked_by(client: str, *definitions: str) -> list[asyncio.Task[Grammar]]:
+        return [
+            asyncio.create_task(compiler.compile("m", regex(one), client=client))
+            for one in definitions
+        ]
 
-    for loser in range(6):
-        tasks = [asyncio.create_task(take(number)) for number in range(3)]
-        for _ in range(loser):
-            await asyncio.sleep(0)
-        tasks[2].cancel()  # before, as and after it gets its turn
-        await asyncio.gather(*tasks, return_exceptions=True)
-    taken.clear()
-    await asyncio.wait_for(take(9), 5)
-    assert taken == [9]
-    assert not turns._waiting
+    tasks = asked_by("a", "a1", "a2", "a3", "a4") + asked_by("b", "b1", "b2") + asked_by("a", "a5")
+    await settled()
+    held.release.set()
+    await asyncio.gather(*tasks)
+    assert held.asked == ["a1", "a2", "a5", "b2", "a4", "b1", "a3"]
+
+
+async def test_the_client_is_the_address_that_a_request_comes_from(make_app, monkeypatch):
+    clients: list[str] = []
+    compiled = Grammars.compile
+
+    async def noted(self, *given):
+        clients.append(given[-1])
+        return await compiled(self, *given)
+
+    monkeypatch.setattr(Grammars, "compile", noted)
+    body = {**CHAT, "structured_outputs": {"choice": ["a", "b"]}}
+    exchange = post(make_app(), "/v1/chat/completions", body)
+    await exchange.finish()
+    assert exchange.status == 200
+    assert clients == ["127.0.0.1"]
 
 
 async def test_what_is_remembered_is_bounded(monkeypatch):

@@ -12,6 +12,7 @@ from frontend.chat.message import Message
 from frontend.chat.tools.available import find_parser
 from frontend.chat.tools.forced import ForcedCallsParser
 from frontend.chat.tools.parser import ToolParser, load_plugin, tool_parser
+from frontend.chat.tools.python_arguments import Arguments
 from frontend.chat.tools.reader import NamedReader, ToolReader
 
 CALLS, CALLS_END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
@@ -124,6 +125,10 @@ NO_CALLS = [
     ("pythonic", "[f(open('/etc/passwd'))]"),
     ("pythonic", "[f(a=__import__('os').system('true'))]"),
     ("pythonic", "[f(a=1, a=2)]"),
+    ("pythonic", "[f(}]"),
+    ("pythonic", '[f(a={"k":})]'),
+    ("pythonic", "[f(a=[,])]"),
+    ("pythonic", "[f(,)]"),
     ("pythonic", "[f(a=lambda: 1)]"),
     ("pythonic", "[f(a=" + "[" * 70 + "]" * 70 + ")]"),
     ("pythonic", "[f(a=" + "9" * 5000 + ")]"),
@@ -208,6 +213,26 @@ def test_python_literals_become_json():
         "f": 3,
         "ü": 0.5,
     }
+
+
+@pytest.mark.parametrize("unit", ["[],", "1,", '"x",', "(1, 2),"])
+def test_python_literals_are_read_while_they_come(monkeypatch, unit):
+    """So that the end of a long call is no more work than any piece before it."""
+    taken = 0
+    take = Arguments._take
+
+    def counted(self, kind, text):
+        nonlocal taken
+        taken += 1
+        take(self, kind, text)
+
+    monkeypatch.setattr(Arguments, "_take", counted)
+    reading, most = reader("pythonic"), 0
+    for char in f"[f(a=[{unit * 200}])]":
+        before, taken = taken, 0
+        reading.feed(char)
+        most = max(most, taken)
+    assert before < most <= 8
 
 
 def test_half_a_surrogate_pair_can_be_sent():

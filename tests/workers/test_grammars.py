@@ -16,7 +16,7 @@ from protocol.grammar import MAX_AFTER_TOKENS, MAX_GRAMMAR_BYTES
 from protocol.grammar_compiler import compile_grammar, load_tokenizer
 from workers.errors import RequestRefused
 from workers.fake import FakeRunner
-from workers.grammars import compiling, masks
+from workers.grammars import compiled, compiling, masks
 
 CITY = {
     "type": "object",
@@ -238,7 +238,7 @@ def test_a_grammar_whose_compilation_fails_unexpectedly_ends_its_request_alone(
             raise fault
         return compile_grammar(tokenizer, text)
 
-    monkeypatch.setattr(compiling, "compile_grammar", compile_some)
+    monkeypatch.setattr(compiled, "compile_grammar", compile_some)
     script = [(0, held("hostile", 'start: "hostile"')), (0, requests()[0])]
     answers = run(grammar_engine(path), script)
     assert answers["hostile"].finish_reason == "error"
@@ -286,7 +286,59 @@ def test_grammars_are_compiled_once_while_there_is_room(path):
     for number in range(200):
         known.begin(held(str(number), f'start: "{number % 150}"')).result()
     assert len(known._kept) <= 64
-    assert known._kept_bytes == sum(map(len, known._kept))
+    first, again = (known.begin(held(name, 'start: "149"')).result() for name in "ab")
+    assert first._compiled is again._compiled
+
+
+def taking(monkeypatch, size):
+    """Grammars that take so much memory, each."""
+    monkeypatch.setattr(compiled.Compiled, "bytes", size)
+
+
+def test_large_grammars_make_room_for_each_other(path, monkeypatch):
+    known = grammars(path)
+    taking(monkeypatch, compiling._KEPT_BYTES // 3)
+    for number in range(20):
+        known.begin(held(str(number), f'start: "{number}"')).result()
+    assert list(known._kept) == ['start: "17"', 'start: "18"', 'start: "19"']
+
+
+def test_grammars_in_use_take_no_more_than_there_is_for_them(path, monkeypatch):
+    known = grammars(path)
+    taking(monkeypatch, compiling._MOST_BYTES // 5)
+    in_use = [known.begin(held(str(n), f'start: "{n}"')).result() for n in range(5)]
+    with pytest.raises(ValueError, match="too much memory"):
+        known.begin(held("large", 'start: "large"')).result()
+    assert known.begin(held("same", 'start: "4"')).result().error is None
+    del in_use[:2]
+    assert known.begin(held("large", 'start: "large"')).result().error is None
+    taking(monkeypatch, compiling._SMALL_BYTES)
+    for number in range(100, 400):
+        in_use.append(known.begin(held("small", f'start: "{number}"')).result())
+
+
+def test_what_texts_leave_in_a_grammar_does_not_end_later_ones(path, tokenizer, monkeypatch):
+    """Its lexer has more states after each text, and may have so many."""
+    monkeypatch.setattr(compiled, "_RENEWED_AFTER_TOKENS", 40)
+    limits = LLParserLimits(max_lexer_states=300, verbose_errors=False)
+    monkeypatch.setattr(grammar_compiler, "parser_limits", lambda: limits)
+    known = grammars(path)
+    for first in "abcdefghij":
+        text = "|".join(f"{letter}[a-z]{{0,300}}{letter}" for letter in "abcdefghij")
+        state = known.begin(held(first, f"start: /{text}/")).result()
+        for char in first + "z" * 40:
+            state.matcher.compute_bitmask()
+            state.append(tokenizer.token_to_id(char))
+        assert state.error is None
+        assert not state.matcher.is_error()
+
+
+def test_tokens_of_texts_count_as_memory(path):
+    known = grammars(path)
+    state = known.begin(held("a", "start: /a*/", replayed=())).result()
+    before = state._compiled.bytes
+    state.append(9)
+    assert state._compiled.bytes > before
 
 
 def test_sentencepiece_tokens_are_read_as_the_text_that_they_make(tmp_path):

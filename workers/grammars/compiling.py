@@ -5,11 +5,12 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from weakref import WeakSet
 
-from llguidance import LLExecutor, LLMatcher, LLTokenizer
+from llguidance import LLExecutor, LLTokenizer
 
-from protocol.grammar_compiler import compile_grammar
 from protocol.to_worker import Generate
+from workers.grammars.compiled import Compiled
 from workers.grammars.masks import Masker, Place
 from workers.grammars.state import GrammarState
 from workers.sequence import Chunk
@@ -17,7 +18,10 @@ from workers.sequence import Chunk
 _COMPILING_THREADS = 2
 _MOST_MASKING_THREADS = 8
 _KEPT_GRAMMARS = 64
-_KEPT_BYTES = 8 * 1024 * 1024  # of their texts; compiled they are larger
+_KEPT_BYTES = 256 * 1024**2
+# Of all that texts follow, run or waiting, and that are kept; then only small ones are taken.
+_MOST_BYTES = 1024**3
+_SMALL_BYTES = 4 * 1024**2
 
 
 class Grammars:
@@ -31,8 +35,8 @@ class Grammars:
         self._vocab_size = vocab_size
         self._lock = threading.Lock()
         self._tokenizer: LLTokenizer | None = None
-        self._kept: OrderedDict[str, LLMatcher] = OrderedDict()
-        self._kept_bytes = 0
+        self._kept: OrderedDict[str, Compiled] = OrderedDict()
+        self._living: WeakSet[Compiled] = WeakSet()
         self._compiling = ThreadPoolExecutor(_COMPILING_THREADS, "grammar")
         self._masker: Masker | None = None
 
@@ -73,28 +77,34 @@ class Grammars:
 
     def _begin(self, request: Generate) -> GrammarState:
         assert request.grammar is not None
-        state = GrammarState(self._matcher(request.grammar.text), request.grammar.after)
+        state = GrammarState(self._compiled(request.grammar.text), request.grammar.after)
         for token_id in request.output_token_ids:
             state.append(token_id)
         return state
 
-    def _matcher(self, text: str) -> LLMatcher:
-        """A matcher of one's own, at the beginning of the grammar. ValueError if it is none."""
+    def _compiled(self, text: str) -> Compiled:
+        """The grammar of a text. ValueError if it is none, or if there is no room for it."""
         with self._lock:
             if self._tokenizer is None:
                 self._tokenizer = self._load()
             known = self._kept.get(text)
-            if known is not None:
+            if known is not None and not known.is_worn:
                 self._kept.move_to_end(text)
-                return known.deep_copy()
-        matcher = compile_grammar(self._tokenizer, text)
-        self._keep(text, matcher)
-        return matcher.deep_copy()
-
-    def _keep(self, text: str, matcher: LLMatcher) -> None:
+                return known
+        compiled = Compiled(self._tokenizer, text)
         with self._lock:
-            if text not in self._kept:
-                self._kept[text] = matcher
-                self._kept_bytes += len(text)
-            while len(self._kept) > _KEPT_GRAMMARS or self._kept_bytes > _KEPT_BYTES:
-                self._kept_bytes -= len(self._kept.popitem(last=False)[0])
+            return self._take(text, compiled)
+
+    def _take(self, text: str, compiled: Compiled) -> Compiled:
+        """Keep a grammar, in the place of those that were not asked for longest. ValueError if all
+        that are in use take too much memory; small ones always find room."""
+        living = sum(other.bytes for other in self._living)
+        if compiled.bytes > _SMALL_BYTES and living + compiled.bytes > _MOST_BYTES:
+            raise ValueError("the grammars of other requests take too much memory; try again later")
+        self._living.add(compiled)
+        self._kept.pop(text, None)
+        self._kept[text] = compiled
+        kept_bytes = sum(other.bytes for other in self._kept.values())
+        while len(self._kept) > _KEPT_GRAMMARS or kept_bytes > _KEPT_BYTES:
+            kept_bytes -= self._kept.popitem(last=False)[1].bytes
+        return compiled

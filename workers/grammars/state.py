@@ -3,9 +3,8 @@
 from collections import deque
 from collections.abc import Sequence
 
-from llguidance import LLMatcher
-
 from protocol.grammar_compiler import reason_of
+from workers.grammars.compiled import Compiled
 from workers.grammars.rows import Mask
 
 
@@ -20,14 +19,15 @@ class GrammarState:
         that follow. None: anything may come.
     """
 
-    __slots__ = ("_after", "_recent", "error", "has_ended", "holds", "mask", "matcher")
+    __slots__ = ("_after", "_compiled", "_recent", "error", "has_ended", "holds", "mask", "matcher")
 
-    def __init__(self, matcher: LLMatcher, after: Sequence[int] = ()) -> None:
-        self.matcher = matcher
+    def __init__(self, compiled: Compiled, after: Sequence[int] = ()) -> None:
+        self.matcher = compiled.matcher()
         self.holds = not after
         self.error: str | None = None
         self.has_ended = False
         self.mask: Mask | None = None
+        self._compiled = compiled
         self._after = tuple(after)
         self._recent: deque[int] = deque(maxlen=len(after))
 
@@ -43,7 +43,9 @@ class GrammarState:
         if not self.holds:
             self._recent.append(token_id)
             self.holds = tuple(self._recent) == self._after
-        elif self.error is None and not self.matcher.consume_token(token_id):
+            return
+        self._compiled.tokens += 1
+        if self.error is None and not self.matcher.consume_token(token_id):
             self.error = f"the grammar cannot be followed: {reason_of(self.matcher)}"
 
     def count_admissible(self, drafts: Sequence[int]) -> int:

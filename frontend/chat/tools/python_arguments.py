@@ -3,7 +3,8 @@
 import json
 import math
 import re
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 MAX_DEPTH = 64
 
@@ -18,6 +19,7 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _WORDS = {"True": True, "False": False, "None": None, "true": True, "false": False, "null": None}
+_ENDS = {"[": "]", "(": ")", "{": "}"}
 _ESCAPE = re.compile(
     r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|([0-7]{1,3})|(.))", re.DOTALL
 )
@@ -28,113 +30,153 @@ class _NoLiteral(Exception):
     pass
 
 
-class _Token(NamedTuple):
-    kind: str
-    text: str
+class _Open:
+    """A list, tuple or dictionary whose end has not come. key: of the value that comes next."""
+
+    __slots__ = ("end", "has_comma", "key", "values")
+
+    def __init__(self, end: str) -> None:
+        self.end = end
+        self.values: list[Any] | dict[str, Any] = {} if end == "}" else []
+        self.key: str | None = None
+        self.has_comma = False
+
+    def put(self, value: Any) -> None:
+        if isinstance(self.values, list):
+            self.values.append(value)
+        else:
+            assert self.key is not None
+            self.values[self.key] = value
+            self.key = None
+
+    def whole(self) -> Any:
+        """The value that it is; in parentheses without a comma that is what stands in them."""
+        if self.end == ")" and self.values and not self.has_comma:
+            assert isinstance(self.values, list)
+            return self.values[0]
+        return self.values
 
 
-def arguments_as_json(text: str) -> str | None:
-    """`city="Paris", days=3` as a JSON object; None for anything but named literals."""
-    try:
-        parsed = _Parser(text).arguments()
-    except _NoLiteral:
-        return None
-    written = json.dumps(parsed, ensure_ascii=False)
-    try:
-        written.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair
-        return json.dumps(parsed)
-    return written
+class Arguments:
+    """`city="Paris", days=3`, read while it comes: of a long call little is left to do at its end.
 
+    Each token goes to the method that says what may come next (`_next`), which names the one after.
+    """
 
-class _Parser:
-    def __init__(self, text: str) -> None:
-        self._text = text
-        self._at = 0
-        self._next = self._read()
+    def __init__(self) -> None:
+        self._found: dict[str, Any] = {}
+        self._name = ""
+        self._open: list[_Open] = []
+        self._strings: list[str] = []  # that stand right after each other: Python makes one of them
+        self._next: Callable[[str, str], None] = self._want_name
+        self._unread: list[str] = []
+        self._is_literal = True
 
-    def arguments(self) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        while self._next.kind != "end":
-            name = self._take()
-            if name.kind != "word" or name.text in found:
+    def feed(self, text: str) -> None:
+        """More of what stands between brackets and strings, cut anywhere."""
+        whole, comma, rest = text.rpartition(",")
+        if comma:
+            self.feed_whole(whole + comma)
+        self._unread.append(rest)
+
+    def feed_whole(self, text: str) -> None:
+        """Text that ends where a token does, as brackets and strings do."""
+        unread, at = "".join([*self._unread, text]), 0
+        self._unread = []
+        try:
+            while self._is_literal and at < len(unread):
+                match = _TOKEN.match(unread, at)
+                if match is None or match.lastgroup is None:
+                    raise _NoLiteral
+                self._take(match.lastgroup, match[match.lastgroup])
+                at = match.end()
+        except _NoLiteral:
+            self._is_literal = False
+
+    def as_json(self) -> str | None:
+        """All the arguments as a JSON object; None for anything but named literals."""
+        self.feed_whole(" ")
+        if not self._is_literal or self._open or self._next not in (self._want_name, self._follow):
+            return None
+        written = json.dumps(self._found, ensure_ascii=False)
+        try:
+            written.encode()
+        except UnicodeEncodeError:  # half of a surrogate pair
+            return json.dumps(self._found)
+        return written
+
+    def _take(self, kind: str, text: str) -> None:
+        if kind == "string":
+            if not self._strings and self._next not in (self._want_value, self._want_key):
                 raise _NoLiteral
-            self._expect("=")
-            found[name.text] = self._value(0)
-            if self._next.kind != "end":
-                self._expect(",")
-        return found
+            self._strings.append(_unquoted(text))
+            return
+        if self._strings:
+            joined, self._strings = "".join(self._strings), []
+            if self._next == self._want_key:
+                self._open[-1].key = joined
+                self._next = self._want_colon
+            else:
+                self._put(joined)
+        if kind != "end":
+            self._next(kind, text)
 
-    def _read(self) -> _Token:
-        match = _TOKEN.match(self._text, self._at)
-        if match is None or match.lastgroup is None:
+    def _put(self, value: Any) -> None:
+        if self._open:
+            self._open[-1].put(value)
+        else:
+            self._found[self._name] = value
+        self._next = self._follow
+
+    def _want_name(self, kind: str, text: str) -> None:
+        if kind != "word" or text in self._found:
             raise _NoLiteral
-        self._at = match.end()
-        return _Token(match.lastgroup, match[match.lastgroup])
+        self._name = text
+        self._next = self._want_equals
 
-    def _take(self) -> _Token:
-        token = self._next
-        if token.kind != "end":
-            self._next = self._read()
-        return token
+    def _want_equals(self, kind: str, text: str) -> None:
+        self._expect(text, "=")
+        self._next = self._want_value
 
-    def _is(self, mark: str) -> bool:
-        return self._next == _Token("mark", mark)
-
-    def _expect(self, mark: str) -> None:
-        if self._take() != _Token("mark", mark):
+    def _want_value(self, kind: str, text: str) -> None:
+        if kind == "number":
+            self._put(_number(text))
+        elif kind == "word" and text in _WORDS:
+            self._put(_WORDS[text])
+        elif self._open and text == self._open[-1].end and text != "}":  # a key has its value
+            self._close()
+        elif text in _ENDS and len(self._open) < MAX_DEPTH:
+            self._open.append(_Open(_ENDS[text]))
+            self._next = self._want_key if text == "{" else self._want_value
+        else:
             raise _NoLiteral
 
-    def _value(self, depth: int) -> Any:
-        token = self._take()
-        if token.kind == "string":
-            return self._strings(token.text)
-        if token.kind == "number":
-            return _number(token.text)
-        if token.kind == "word" and token.text in _WORDS:
-            return _WORDS[token.text]
-        if token.kind != "mark" or depth == MAX_DEPTH:
+    def _want_key(self, kind: str, text: str) -> None:
+        self._expect(text, "}")
+        self._close()
+
+    def _want_colon(self, kind: str, text: str) -> None:
+        self._expect(text, ":")
+        self._next = self._want_value
+
+    def _follow(self, kind: str, text: str) -> None:
+        """After a value."""
+        if not self._open:
+            self._expect(text, ",")
+            self._next = self._want_name
+        elif text == self._open[-1].end:
+            self._close()
+        else:
+            self._expect(text, ",")
+            self._open[-1].has_comma = True
+            self._next = self._want_key if self._open[-1].end == "}" else self._want_value
+
+    def _close(self) -> None:
+        self._put(self._open.pop().whole())
+
+    def _expect(self, text: str, mark: str) -> None:
+        if text != mark:
             raise _NoLiteral
-        if token.text == "[":
-            return self._items("]", depth)[0]
-        if token.text == "(":
-            items, has_comma = self._items(")", depth)
-            return items if has_comma or not items else items[0]
-        if token.text == "{":
-            return self._pairs(depth)
-        raise _NoLiteral
-
-    def _strings(self, first: str) -> str:
-        """A string, and those that stand right after it: Python makes one of them."""
-        parts = [_unquoted(first)]
-        while self._next.kind == "string":
-            parts.append(_unquoted(self._take().text))
-        return "".join(parts)
-
-    def _items(self, end: str, depth: int) -> tuple[list[Any], bool]:
-        """The values up to a bracket, and whether there was a comma."""
-        items: list[Any] = []
-        has_comma = False
-        while not self._is(end):
-            items.append(self._value(depth + 1))
-            if not self._is(end):
-                self._expect(",")
-                has_comma = True
-        self._take()
-        return items, has_comma
-
-    def _pairs(self, depth: int) -> dict[str, Any]:
-        pairs: dict[str, Any] = {}
-        while not self._is("}"):
-            if self._next.kind != "string":
-                raise _NoLiteral
-            key = self._strings(self._take().text)
-            self._expect(":")
-            pairs[key] = self._value(depth + 1)
-            if not self._is("}"):
-                self._expect(",")
-        self._take()
-        return pairs
 
 
 def _number(text: str) -> int | float:

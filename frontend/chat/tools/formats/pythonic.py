@@ -5,7 +5,7 @@ import re
 from frontend.chat.tools.json_calls import is_name
 from frontend.chat.tools.output import Output
 from frontend.chat.tools.parser import ToolParser, tool_parser
-from frontend.chat.tools.python_arguments import arguments_as_json
+from frontend.chat.tools.python_arguments import Arguments
 from frontend.chat.tools.source import Source, Step
 
 _START, _END = "<|python_start|>", "<|python_end|>"
@@ -46,10 +46,10 @@ class PythonicParser(ToolParser):
         name = yield from source.word(_NAME)
         if not is_name(name) or (yield from source.peek()) != "(":
             return False
-        parts: list[str] = []
-        if not (yield from _bracketed(source, parts)):
+        read = Arguments()
+        if not (yield from _bracketed(source, read)):
             return False
-        arguments = arguments_as_json("".join(parts)[1:-1])
+        arguments = read.as_json()
         if arguments is None:
             return False
         output.begin_call(name)
@@ -57,25 +57,29 @@ class PythonicParser(ToolParser):
         return True
 
 
-def _bracketed(source: Source, parts: list[str]) -> Step[bool]:
-    """Read up to the bracket that closes the one that is next. False if the text ends before."""
-    depth = 0
+def _bracketed(source: Source, read: Arguments) -> Step[bool]:
+    """Read what the bracket that is next holds, and its end. False if the text ends before."""
+    source.take(1)
+    depth = 1
     while True:
-        yield from source.run(_NESTED, parts.append)
+        yield from source.run(_NESTED, read.feed)
         char = yield from source.peek()
         if char == "":
             return False
-        parts.append(source.take(1))
         if char in _STRINGS:
-            yield from _string(source, char, parts)
+            yield from _string(source, read)
             continue
+        source.take(1)
         depth += 1 if char in "([{" else -1
         if depth == 0:
-            return True
+            return char == ")"
+        read.feed_whole(char)
 
 
-def _string(source: Source, quote: str, parts: list[str]) -> Step[None]:
-    """Read to the end of a string that has begun."""
+def _string(source: Source, read: Arguments) -> Step[None]:
+    """Read a string, as far as it goes."""
+    quote = source.take(1)
+    parts = [quote]
     while True:
         yield from source.run(_STRINGS[quote], parts.append)
         char = yield from source.peek()
@@ -83,6 +87,7 @@ def _string(source: Source, quote: str, parts: list[str]) -> Step[None]:
             return
         parts.append(source.take(1))
         if char == quote:
+            read.feed_whole("".join(parts))
             return
         if (yield from source.peek()):
             parts.append(source.take(1))
