@@ -62,7 +62,13 @@ class GroupOptions(EngineConfig, ServingOptions):
     def _one_or_several(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
 
-    @field_validator("kv_cache_bytes", "max_model_len", "max_num_batched_tokens", mode="before")
+    @field_validator(
+        "kv_cache_bytes",
+        "max_model_len",
+        "max_num_batched_tokens",
+        "max_queue_tokens",
+        mode="before",
+    )
     @classmethod
     def _with_unit(cls, value: Any) -> Any:
         return parse_size(value) if isinstance(value, str) else value
@@ -178,6 +184,7 @@ _FLAGS = {
     "memory_utilization": "--gpu-memory-utilization",
     "shutdown_timeout_s": "--shutdown-timeout",
     "stall_timeout_s": "--stall-timeout",
+    "request_timeout_s": "--request-timeout",
     "response_store_max_age_s": "--response-store-max-age",
 }
 
@@ -213,6 +220,12 @@ def _add_pool_flags(parser: argparse.ArgumentParser) -> None:
     add("--max-body-bytes", help="largest request body (8388608)")
     add("--enable-tokenizer-info", action="store_true", help="serve /tokenizer_info")
     add("--shutdown-timeout", dest="shutdown_timeout_s", help="seconds to finish requests (30)")
+    add(
+        "--request-timeout",
+        dest="request_timeout_s",
+        metavar="S",
+        help="seconds after which a request that is not answered is ended (never)",
+    )
     add("--stall-timeout", dest="stall_timeout_s", help="seconds without a step (10)")
     add(
         "--response-store-url", metavar="URL", help="of /v1/responses (a file in the run directory)"
@@ -278,6 +291,8 @@ def _add_group_flags(parser: argparse.ArgumentParser) -> None:
     add("--quantization", "-q", dest="quantization", help="int8 or int8_dynamic, on a CPU (none)")
     add("--max-model-len", help="tokens of prompt and output (the model's)")
     add("--max-num-seqs", help="requests in a batch (128)")
+    add("--max-queue-requests", help="that may wait in each worker; more get 429 (any number)")
+    add("--max-queue-tokens", help="prompt tokens that may wait in each worker (any number)")
     add("--max-num-batched-tokens", help="tokens in an engine step (CPU: 512, GPU: 8192)")
     add("--kv-cache-memory-bytes", dest="kv_cache_bytes", help="per worker (from free memory)")
     add("--gpu-memory-utilization", dest="memory_utilization", help="share of a GPU (0.9)")

@@ -8,7 +8,8 @@ ApiError                  status, type and param as the body of the answer shows
 ├── UnsupportedMediaType  415                       a body in a form that is not read
 ├── TooBusy               429                       every queue is full
 ├── InternalError         500 InternalServerError   our fault
-└── Unavailable           503                       no worker is there
+├── Unavailable           503                       no worker is there
+└── DeadlineExceeded      504                       it took longer than it may
 
 Errors of the pool are translated here, and nowhere else.
 """
@@ -94,6 +95,14 @@ class InternalError(ApiError):
 class Unavailable(ApiError):
     status = 503
     kind = "Service Unavailable"
+
+
+class DeadlineExceeded(ApiError):
+    status = 504
+    kind = "Gateway Timeout"
+
+    def __init__(self) -> None:
+        super().__init__("The request was not answered within its time limit.")
 
 
 def shortened(name: str) -> str:

@@ -93,6 +93,8 @@ class EngineConfig(Frozen):
     cpu_kernels: what runs a model on a CPU: compiled kernels ("native"), torch's operations, or
         the kernels wherever they can.
     threads: CPU threads of each worker; None: the machine's, shared out.
+    max_queue_requests: requests that may wait in each worker for a place in its batch; more are
+        refused. max_queue_tokens: prompt tokens that may. None: any number.
     speculative_config: None: no speculative decoding.
     seed: from which requests without a seed of their own get theirs; None: unpredictable.
     engine: "fake" needs no model: its tokens are a pure function of those before them.
@@ -115,6 +117,8 @@ class EngineConfig(Frozen):
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     cpu_kernels: Literal["auto", "native", "torch"] = "auto"
     threads: Positive | None = None
+    max_queue_requests: Annotated[int, Field(ge=0)] | None = None
+    max_queue_tokens: Positive | None = None
     fake_step_s: Annotated[float, Field(ge=0)] = 0.0
 
 
@@ -198,6 +202,7 @@ class PoolOptions(Frozen):
     """What an operator chooses for a pool as a whole.
 
     host, port, uds: where HTTP is served; uds excludes the other two.
+    request_timeout_s: requests that have not been answered by then are ended; None: never.
     stall_timeout_s: a worker with work and no step for so long is taken for dead.
     enable_log_requests, enable_log_outputs: frontends log what comes in, and what goes out.
     max_log_len: characters, or token ids, of a text in the log; None: all.
@@ -217,6 +222,7 @@ class PoolOptions(Frozen):
     root_path: str = ""
     shutdown_timeout_s: Annotated[float, Field(ge=0)] = 30.0
     stall_timeout_s: Annotated[float, Field(gt=0)] = 10.0
+    request_timeout_s: Annotated[float, Field(gt=0)] | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     enable_log_requests: bool = False
     enable_log_outputs: bool = False

@@ -81,6 +81,7 @@ class Refused:
 
     retry_elsewhere: true if another worker may take it (full, draining), false if the request
         itself is at fault.
+    retry_after_s: when this worker may have room again, as far as it knows; 0: it does not.
     """
 
     worker_id: str
@@ -88,6 +89,7 @@ class Refused:
     request_id: str
     reason: str
     retry_elsewhere: bool
+    retry_after_s: float = 0.0
 
 
 OUTPUTS = Codec({1: StepOutputs, 2: Refused})

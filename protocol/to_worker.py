@@ -19,6 +19,7 @@ class Generate:
     cache_salt: prefixes are shared only among requests of equal salt.
     adapter: name of a LoRA adapter, "" for the base model.
     tenant: whose request it is, for fairness.
+    is_replay: whether another worker has had it: it is never refused for want of room.
     grammar: what the output must conform to; None: anything goes.
     """
 
@@ -30,6 +31,7 @@ class Generate:
     cache_salt: str = ""
     adapter: str = ""
     tenant: str = ""
+    is_replay: bool = False
     grammar: Grammar | None = None
 
 

@@ -77,6 +77,10 @@ class EngineThread(threading.Thread):
             events.append(self._events.popleft())
         return events
 
+    def last_load(self) -> WorkerLoad:
+        """How busy the engine was after its last step; safe from any thread."""
+        return self._load
+
     def load(self) -> WorkerLoad:
         """How busy the engine is; safe from any thread."""
         load, since = self._load, self._busy_since

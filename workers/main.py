@@ -26,6 +26,7 @@ from workers.engine_thread import (
     Event,
 )
 from workers.metrics import WorkerMetrics
+from workers.queue_limits import QueueGuard, QueueLimits
 from workers.service import Service
 
 log = logging.getLogger("worker")
@@ -55,7 +56,12 @@ class Worker:
             text_path=group.text_path,
         )
         self._engine = EngineThread(build)
-        self._service = Service(worker_id, self._engine.submit, self._send)
+        engine = group.engine
+        limits = QueueLimits(
+            engine.max_num_seqs, engine.max_queue_requests, engine.max_queue_tokens
+        )
+        guard = QueueGuard(limits, self._engine.last_load)
+        self._service = Service(worker_id, self._engine.submit, self._send, guard)
         self._metrics = WorkerMetrics(pool.metrics_prefix, group.served_names[0], worker_id)
         self._ready = False
         self._stop_at: float | None = None

@@ -9,6 +9,7 @@ from workers.block_pool import BlockPool
 from workers.drafter import Drafter
 from workers.sequence import Chunk, Sequence
 from workers.step_budget import StepBudget
+from workers.waiting import WaitingQueue
 
 MAX_PROMPT_LOGPROBS = 256  # prompt tokens of one step: each takes a row of the whole vocabulary
 
@@ -27,9 +28,9 @@ class Scheduler:
 
     Each step has room for `max_num_batched_tokens`. Running sequences come first, those that need
     one token (decodes) before prompts, so that a long prompt fills what decodes leave and never
-    delays them by more than the step budget grants; then waiting ones are admitted, by priority and
-    arrival. When blocks run out, the running sequence of the lowest priority and latest arrival
-    gives its blocks back and waits to be run again (preemption by recompute).
+    delays them by more than the step budget grants; then waiting ones are admitted (in what order:
+    `waiting.py`). When blocks run out, the running sequence of the lowest priority and latest
+    arrival gives its blocks back and waits to be run again (preemption by recompute).
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class Scheduler:
         self._drafter = drafter
         self._caching = enable_prefix_caching
         self._running: list[Sequence] = []
-        self._waiting: list[Sequence] = []
+        self._waiting = WaitingQueue()
 
     @property
     def running(self) -> Iterable[Sequence]:
@@ -64,12 +65,14 @@ class Scheduler:
         return len(self._waiting)
 
     def add(self, sequence: Sequence) -> None:
-        insort(self._waiting, sequence, key=lambda other: other.order)
+        self._waiting.add(sequence)
 
     def remove(self, sequence: Sequence) -> None:
         """Forget a sequence, running or waiting, and free its blocks."""
-        queue = self._running if sequence in self._running else self._waiting
-        queue.remove(sequence)
+        if sequence in self._running:
+            self._running.remove(sequence)
+        else:
+            self._waiting.remove(sequence)
         self._free(sequence)
 
     def schedule(self) -> list[Chunk]:
@@ -91,6 +94,8 @@ class Scheduler:
         the others is written over by the tokens that come in their places.
         """
         sequence = chunk.sequence
+        if chunk.samples:
+            self._waiting.charge_outputs(sequence, 1 + accepted)
         sequence.num_computed = chunk.end + accepted
         if not self._caching:
             return
@@ -156,12 +161,13 @@ class Scheduler:
 
     def _admit(self, plan: "_Plan") -> None:
         while plan.room > 0 and self._waiting and len(self._running) < self._max_running:
-            sequence = self._waiting[0]
+            sequence = self._waiting.first()
             if not plan.has_room_for(sequence) or not self._take_blocks(sequence):
                 return
-            self._waiting.pop(0)
+            again = sequence.scheduled_s is not None  # its tenant has paid for the first time
+            self._waiting.admit(sequence, 0 if again else sequence.num_pending)
             insort(self._running, sequence, key=lambda other: other.order)
-            if sequence.scheduled_s is None:
+            if not again:
                 sequence.scheduled_s = time.monotonic()
             plan.put(sequence, plan.count_for(sequence))
 

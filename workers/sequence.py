@@ -67,6 +67,11 @@ class Sequence:
         return (self.request.priority, self.arrival)
 
     @property
+    def has_begun(self) -> bool:
+        """Whether it has been run before, here or by a worker that is lost."""
+        return self.scheduled_s is not None or self.request.is_replay
+
+    @property
     def num_outputs(self) -> int:
         return len(self.token_ids) - self.num_prompt
 

@@ -11,6 +11,7 @@ from protocol.codec import DecodeError
 from protocol.to_frontend import OUTPUTS, Output, Refused, StepOutputs
 from protocol.to_worker import REQUESTS, Abort, Generate
 from workers.errors import RequestRefused
+from workers.queue_limits import QueueGuard
 
 log = logging.getLogger(__name__)
 
@@ -23,12 +24,14 @@ Submit = Callable[[Generate | Abort], None]
 
 
 class Service:
-    """submit: passes a command to the engine. send: passes bytes to a frontend."""
+    """submit: passes a command to the engine. send: passes bytes to a frontend. guard: knows when
+    the queue is full."""
 
-    def __init__(self, worker_id: str, submit: Submit, send: Send) -> None:
+    def __init__(self, worker_id: str, submit: Submit, send: Send, guard: QueueGuard) -> None:
         self._worker_id = worker_id
         self._submit = submit
         self._send = send
+        self._guard = guard
         self._owners: dict[str, bytes] = {}
         self._numbers: defaultdict[bytes, int] = defaultdict(int)
         self._beats: dict[bytes, int] = {}
@@ -69,8 +72,10 @@ class Service:
             if owner is None:
                 continue  # aborted while the step ran
             batches[owner].append(output)
+            self._guard.answered(output.request_id)
             if output.finish_reason is not None:
                 del self._owners[output.request_id]
+                self._guard.ended()
         for frontend, batch in batches.items():
             number = self._next_number(frontend)
             self._deliver(frontend, StepOutputs(self._worker_id, number, tuple(batch)))
@@ -78,6 +83,7 @@ class Service:
     def on_refused(self, request_id: str, refusal: RequestRefused) -> None:
         """The engine does not take a request."""
         frontend = self._owners.pop(request_id, None)
+        self._guard.answered(request_id)
         if frontend is not None:
             self._refuse(frontend, request_id, refusal.reason, refusal.retry_elsewhere)
 
@@ -109,21 +115,43 @@ class Service:
             self._refuse(frontend, request.request_id, self._refusing, retry_elsewhere=True)
         elif request.request_id in self._owners:
             self._refuse(frontend, request.request_id, "duplicate request", retry_elsewhere=False)
+        elif not request.is_replay and self._is_full(frontend, request):
+            pass
         else:
             self._owners[request.request_id] = frontend
+            self._guard.taken(request)
             self._submit(request)
+
+    def _is_full(self, frontend: bytes, request: Generate) -> bool:
+        """Whether there is no room for a request, which is then refused."""
+        reason = self._guard.why_full(request, self.in_flight)
+        if reason is None:
+            return False
+        retry_after_s = self._guard.retry_after_s(self.in_flight)
+        self._refuse(frontend, request.request_id, reason, True, retry_after_s)
+        return True
 
     def _abort(self, request_ids: list[str]) -> None:
         for request_id in request_ids:
             del self._owners[request_id]
+            self._guard.answered(request_id)
+            self._guard.ended()
         if request_ids:
             self._submit(Abort(tuple(request_ids)))
 
-    def _refuse(self, frontend: bytes, request_id: str, reason: str, retry_elsewhere: bool) -> None:
+    def _refuse(
+        self,
+        frontend: bytes,
+        request_id: str,
+        reason: str,
+        retry_elsewhere: bool,
+        retry_after_s: float = 0.0,
+    ) -> None:
         number = self._next_number(frontend)
-        self._deliver(
-            frontend, Refused(self._worker_id, number, request_id, reason, retry_elsewhere)
+        refused = Refused(
+            self._worker_id, number, request_id, reason, retry_elsewhere, retry_after_s
         )
+        self._deliver(frontend, refused)
 
     def _next_number(self, frontend: bytes) -> int:
         number = self._numbers[frontend]

@@ -23,9 +23,13 @@ from protocol.sampling import SamplingParams, ThinkingBudget
 
 
 async def start_chat(
-    context: Context, request: ChatCompletionRequest, *, cleanups: Cleanups | None = None
+    context: Context,
+    request: ChatCompletionRequest,
+    *,
+    cleanups: Cleanups | None = None,
+    deadline: float | None = None,
 ) -> ChatRun:
-    """Put a chat to the pool. ApiError if it cannot be run. cleanups: see `start`."""
+    """Put a chat to the pool. ApiError if it cannot be run. cleanups, deadline: see `start`."""
     model = context.model(request.model)
     if request.top_logprobs and not request.logprobs:
         raise BadRequest("top_logprobs needs logprobs to be true.", "top_logprobs")
@@ -47,6 +51,7 @@ async def start_chat(
         kept_tokens=_kept_tokens(model, tools, thinking),
         grammar=grammar,
         cleanups=cleanups,
+        deadline=deadline,
     )
     readers = [_reader(request, thinking, tools.reader()) for _ in generation.choices]
     return ChatRun(model, request, prompt, generation, readers, thinking, tools)

@@ -1,11 +1,12 @@
 """The texts of one request, each from its own stream of the pool, as one sequence of events."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from frontend.errors import FAILURE, InternalError
+from frontend.errors import FAILURE, DeadlineExceeded, InternalError
 from frontend.generation.choice import Choice, Delta
 from frontend.generation.interval import Interval
 from frontend.pool.interface import OutputStream
@@ -35,11 +36,14 @@ class Generation:
         choices: Sequence[Choice],
         streams: Sequence[OutputStream],
         interval: Interval | None = None,
+        deadline: float | None = None,
     ) -> None:
-        """interval: None: each output is an event."""
+        """interval: None: each output is an event. deadline: on the clock of `time.monotonic`;
+        what has not ended by then raises DeadlineExceeded. None: never."""
         self.choices = choices
         self.log: DeltaLog | None = None
         self._interval = interval
+        self._deadline = deadline
         self._streams = streams
         self._unfinished = len(choices)
         self._queue: asyncio.Queue[tuple[int, Output | Exception]] | None = None
@@ -56,6 +60,18 @@ class Generation:
     async def __anext__(self) -> Event:
         if self._unfinished == 0:
             raise StopAsyncIteration
+        if self._deadline is None:
+            return await self._event()
+        wait = asyncio.timeout(self._deadline - time.monotonic())
+        try:
+            async with wait:
+                return await self._event()
+        except TimeoutError:
+            if wait.expired():
+                raise DeadlineExceeded from None
+            raise
+
+    async def _event(self) -> Event:
         while True:
             if len(self._streams) == 1:  # no queue and no task for the common case
                 event = self._take(0, await _next_of(self._streams[0]))
@@ -69,6 +85,8 @@ class Generation:
         iterating does."""
         if len(self._streams) > 1:
             return None
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            raise DeadlineExceeded
         while (output := self._streams[0].ready()) is not None:
             event = self._take(0, output)
             if event is not None:

@@ -15,6 +15,7 @@ from frontend.generation.run import Generation
 from frontend.generation.sampling import choice_seed
 from frontend.metrics import LongestOutput
 from frontend.middleware import request_scope
+from frontend.middleware.deadline import current_deadline
 from frontend.pool.interface import OutputStream
 from frontend.schemas.generation import GenerationRequest
 from frontend.text.stops import StopMatcher
@@ -70,6 +71,7 @@ def start(
     kept_tokens: frozenset[int] = frozenset(),
     grammar: Grammar | None = None,
     cleanups: Cleanups | None = None,
+    deadline: float | None = None,
 ) -> Generation:
     """The generation of all texts; samplings: one for each prompt. discard: only the prompts are to
     be run. kept_tokens: special tokens that texts show in any case. grammar: what the texts must
@@ -78,7 +80,7 @@ def start(
     BadRequest if the request wants beam search and something that this does not have.
 
     cleanups: of its owner, who calls them in the end; they close it. Without them the HTTP request
-    owns it, and closes it when it ends, in whatever way.
+    owns it, closes it when it ends, in whatever way, and has a deadline of its own.
     """
     check_named(request, len(prompts))
     by_beams = bool(request.use_beam_search) and not discard
@@ -103,7 +105,9 @@ def start(
             choices.append(
                 _choice(context, model, request, index, place, each, discard, longest, kept_tokens)
             )
-    generation = Generation(choices, streams, _interval(request))
+    if cleanups is None:
+        deadline = current_deadline(context.config.request_timeout_s)
+    generation = Generation(choices, streams, _interval(request), deadline)
     if context.config.enable_log_requests:
         generation.log = RequestLog(context.config, prompts, samplings)
     owned_by = request_scope.current().cleanups if cleanups is None else cleanups

@@ -30,11 +30,13 @@ Scope = dict[str, Any]
 class RequestScope:
     """What is kept of one HTTP request.
 
+    started: when it came, on the clock of `time.monotonic`.
     handler: the rule of its route, "none" if there is none.
     cleanups: called when the request has ended in whatever way; they neither fail nor block.
     """
 
     request_id: str
+    started: float
     handler: str = "none"
     cleanups: list[Callable[[], None]] = field(default_factory=list)
 
@@ -60,11 +62,10 @@ class RequestScopeMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        kept = RequestScope(_request_id(scope))
+        kept = RequestScope(_request_id(scope), time.monotonic())
         scope[KEY] = kept
         body = _Body(receive, expected=_has_body(scope))
         status = 500
-        started = time.monotonic()
 
         async def begin(message: Message) -> None:
             nonlocal status
@@ -82,7 +83,7 @@ class RequestScopeMiddleware:
         finally:
             for cleanup in kept.cleanups:
                 cleanup()
-            duration_s = time.monotonic() - started
+            duration_s = time.monotonic() - kept.started
             self._metrics.http_request(kept.handler, scope["method"], status, duration_s)
 
 

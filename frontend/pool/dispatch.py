@@ -5,6 +5,7 @@ message, the flight goes on elsewhere with the tokens that it has. It ends exact
 """
 
 import logging
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -117,6 +118,8 @@ class Dispatch:
             flight.fail(RequestRejected(message.reason))
             return
         flight.refused_by.add(worker_id)
+        if message.retry_after_s > 0:
+            flight.retry_after_s = min(flight.retry_after_s, message.retry_after_s)
         self._launch(flight)
 
     def _on_gap(self, worker_id: str) -> None:
@@ -146,7 +149,8 @@ class Dispatch:
                 return
             flight.refused_by.add(worker_id)
         if ready and not flight.has_begun:
-            flight.fail(PoolBusy("all workers are at their limit; try again later"))
+            retry_after_s = 1.0 if math.isinf(flight.retry_after_s) else flight.retry_after_s
+            flight.fail(PoolBusy("all workers are at their limit; try again later", retry_after_s))
         else:
             # The next news of the pool may be better, and who has refused may have room again.
             flight.refused_by.clear()

@@ -1,6 +1,7 @@
 """A request in flight: what came of it so far, and what is needed to run it elsewhere."""
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -31,6 +32,7 @@ class Flight:
         self.wire_id = request.request_id
         self.refused_by: set[str] = set()
         self.replays = 0
+        self.retry_after_s = math.inf  # the soonest that one who refused it may have room
         self.finished = False
         self._start: Callable[[Flight], None] | None = start
         self._end: Callable[[Flight], None] | None = end
@@ -53,6 +55,7 @@ class Flight:
             request_id=self.wire_id,
             sampling=sampling,
             output_token_ids=tuple(self._tokens),
+            is_replay=self.has_begun or bool(self._tokens),
         )
 
     @property

@@ -53,6 +53,7 @@ class ResponseRun:
     ) -> None:
         self._pool = pool = JournaledPool(context.pool, journal, patience_s)
         self.cleanups: Cleanups = []
+        self.deadline: float | None = None  # of its HTTP request, if that waits for it
         self._context = replace(context, pool=pool)
         self._model = context.model(job.request.model)
         self._job = job
@@ -140,7 +141,9 @@ class ResponseRun:
         )
         request = await beside(translate, len(items) > MANY_PARTS)
         try:
-            return await start_chat(self._context, request, cleanups=self.cleanups)
+            return await start_chat(
+                self._context, request, cleanups=self.cleanups, deadline=self.deadline
+            )
         except ApiError as error:
             raise renamed(error) from error
 

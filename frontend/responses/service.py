@@ -8,6 +8,7 @@ from frontend.beside import MANY_PARTS, beside
 from frontend.context import Context
 from frontend.errors import ApiError, BadRequest
 from frontend.middleware import request_scope
+from frontend.middleware.deadline import current_deadline
 from frontend.responses.body import Body, new_body
 from frontend.responses.database import Database
 from frontend.responses.fingerprint import fingerprint
@@ -75,6 +76,7 @@ class ResponsesService:
         live = Live(job, Journal())
         run = self._runner.new_run(live, tools)
         if not request.background:
+            run.deadline = self._deadline()
             await self._runner.start_stream(live, run)
             return self._following.live(live, 0)
         await self._runner.start_background(live, run)
@@ -82,6 +84,7 @@ class ResponsesService:
 
     async def _whole(self, job: Job, tools: RequestedTools) -> Body:
         run = ResponseRun(self._context, job, tools, Journal(), None)
+        run.deadline = self._deadline()
         request_scope.current().cleanups.append(run.close)
         await run.prepare()
         run.begin()
@@ -89,6 +92,9 @@ class ResponsesService:
         if job.request.is_stored:
             await self._store.create(job, None, body)
         return body
+
+    def _deadline(self) -> float | None:
+        return current_deadline(self._context.config.request_timeout_s)
 
     async def _job(self, request: ResponsesRequest, tools: RequestedTools) -> Job:
         model = self._context.model(request.model)

@@ -52,9 +52,15 @@ class Wire:
     def answer(self, worker_id: str, *outputs: Output) -> None:
         self.dispatch.on_message(worker_id, StepOutputs(worker_id, self._next(worker_id), outputs))
 
-    def refuse(self, worker_id: str, request_id: str, retry_elsewhere: bool = True) -> None:
+    def refuse(
+        self,
+        worker_id: str,
+        request_id: str,
+        retry_elsewhere: bool = True,
+        retry_after_s: float = 0.0,
+    ) -> None:
         number = self._next(worker_id)
-        refused = Refused(worker_id, number, request_id, "no room", retry_elsewhere)
+        refused = Refused(worker_id, number, request_id, "no room", retry_elsewhere, retry_after_s)
         self.dispatch.on_message(worker_id, refused)
 
     def lose(self, worker_id: str) -> None:
@@ -175,7 +181,7 @@ async def test_only_worker_runs_a_request_again_after_a_gap() -> None:
     wire.answer("a", Output("r", (7,), 2))
     assert [message for _, message in wire.sent[1:]] == [
         Abort(("r",)),
-        replace(request("r+1"), output_token_ids=(5,)),
+        replace(request("r+1"), output_token_ids=(5,), is_replay=True),
     ]
     wire.answer("a", Output("r", (8,), 3))  # said before the abort came: nobody listens
     wire.answer("a", Output("r+1", (6,), 1, "stop"))
@@ -238,12 +244,13 @@ async def test_refused_request_tries_the_others_then_fails_as_busy() -> None:
     wire.state(a=READY, b=READY)
     _, task = await begin(wire)
     first = wire.where("r")
-    wire.refuse(first, "r")
+    wire.refuse(first, "r", retry_after_s=9.0)
     second = wire.where("r")
     assert second != first
-    wire.refuse(second, "r")
-    with pytest.raises(PoolBusy):
+    wire.refuse(second, "r", retry_after_s=4.0)
+    with pytest.raises(PoolBusy) as busy:
         await task
+    assert busy.value.retry_after_s == 4.0
     assert wire.dispatch.in_flight == 0
 
 

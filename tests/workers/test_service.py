@@ -1,22 +1,28 @@
 """A worker's side of the data path, without sockets."""
 
 from protocol.sampling import SamplingParams
+from protocol.state import WorkerLoad
 from protocol.to_frontend import OUTPUTS, Output, Refused, StepOutputs
 from protocol.to_worker import REQUESTS, Abort, Generate
 from workers.errors import RequestRefused
+from workers.queue_limits import LEAST_RETRY_S, LONGEST_RETRY_S, QueueGuard, QueueLimits
 from workers.service import BEATS, Service
 
+NO_LIMITS = QueueLimits(4)
 ONE, TWO = b"frontend-0.0", b"frontend-1.0"
 
 
 class Wire:
     """A service with what it has submitted to the engine and sent to frontends."""
 
-    def __init__(self, ready: bool = True) -> None:
+    def __init__(self, ready: bool = True, limits: QueueLimits = NO_LIMITS) -> None:
         self.submitted: list[Generate | Abort] = []
         self.sent: list[tuple[bytes, StepOutputs | Refused]] = []
         self.unreachable: set[bytes] = set()
-        self.service = Service("w", self.submitted.append, self._send)
+        self.load = WorkerLoad(0, 0, 0.0, 0, 0.0)
+        self.now_s = 0.0
+        guard = QueueGuard(limits, lambda: self.load, lambda: self.now_s)
+        self.service = Service("w", self.submitted.append, self._send, guard)
         if ready:
             self.service.open()
 
@@ -26,8 +32,11 @@ class Wire:
         self.sent.append((frontend, OUTPUTS.decode(data)))
         return True
 
-    def generate(self, frontend: bytes, request_id: str) -> None:
-        request = Generate(request_id, (1,), SamplingParams(seed=0, max_tokens=1))
+    def generate(
+        self, frontend: bytes, request_id: str, prompt: int = 1, is_replay: bool = False
+    ) -> None:
+        sampling = SamplingParams(seed=0, max_tokens=1)
+        request = Generate(request_id, (1,) * prompt, sampling, is_replay=is_replay)
         self.service.on_message(frontend, REQUESTS.encode(request))
 
     def abort(self, frontend: bytes, request_id: str) -> None:
@@ -143,3 +152,74 @@ def test_what_is_no_message_is_counted_and_dropped() -> None:
         wire.service.on_message(ONE, data)
     assert wire.service.malformed == 4
     assert wire.submitted == []
+
+
+def refusals(wire: Wire) -> list[Refused]:
+    return [message for _, message in wire.sent if isinstance(message, Refused)]
+
+
+def test_places_are_filled_at_once_then_the_queue_and_no_more() -> None:
+    """From two frontends, before the engine has made any step."""
+    wire = Wire(limits=QueueLimits(places=4, max_requests=3))
+    for number in range(10):
+        wire.generate((ONE, TWO)[number % 2], str(number))
+    assert wire.service.in_flight == 4 + 3
+    assert [(one.request_id, one.retry_elsewhere) for one in refusals(wire)] == [
+        ("7", True), ("8", True), ("9", True)
+    ]  # fmt: skip
+
+
+def test_a_batch_that_the_cache_keeps_small_makes_the_queue_no_longer() -> None:
+    wire = Wire(limits=QueueLimits(places=4, max_requests=3))
+    for number in range(5):
+        wire.generate(ONE, str(number))
+    wire.load = WorkerLoad(2, 3, 1.0, 1, 0.0)
+    wire.generate(ONE, "late")
+    assert [one.request_id for one in refusals(wire)] == ["late"]
+    wire.abort(ONE, "4")
+    wire.generate(ONE, "later")
+    assert len(refusals(wire)) == 1
+
+
+def test_without_a_queue_only_places_are_filled() -> None:
+    wire = Wire(limits=QueueLimits(places=2, max_requests=0))
+    for name in "abc":
+        wire.generate(ONE, name)
+    assert [one.request_id for one in refusals(wire)] == ["c"]
+
+
+def test_prompt_tokens_that_wait_are_bounded_but_one_prompt_always_fits() -> None:
+    wire = Wire(limits=QueueLimits(places=9, max_tokens=100))
+    wire.generate(ONE, "huge", prompt=500)
+    wire.generate(ONE, "small")
+    assert [one.request_id for one in refusals(wire)] == ["small"]
+    wire.service.on_outputs([Output("huge", (1,), 0)])
+    wire.generate(ONE, "a", prompt=60)
+    wire.generate(TWO, "b", prompt=41)
+    wire.generate(TWO, "c", prompt=40)
+    assert [one.request_id for one in refusals(wire)] == ["small", "b"]
+
+
+def test_what_another_worker_has_begun_is_never_refused_for_want_of_room() -> None:
+    wire = Wire(limits=QueueLimits(places=1, max_requests=0, max_tokens=1))
+    for name in "abc":
+        wire.generate(ONE, name, is_replay=True)
+    assert refusals(wire) == []
+
+
+def test_whoever_is_refused_hears_when_the_queue_will_have_been_served() -> None:
+    wire = Wire(limits=QueueLimits(places=2, max_requests=8))
+    for number in range(10):
+        wire.generate(ONE, str(number))
+    wire.generate(ONE, "x")
+    assert refusals(wire)[-1].retry_after_s == LEAST_RETRY_S  # nothing is known yet
+    wire.load = WorkerLoad(2, 8, 1.0, 1, 0.0)
+    for number in range(3):  # one every two seconds
+        wire.now_s += 2.0
+        wire.service.on_outputs([Output(str(number), (1,), 0, "stop")])
+        wire.generate(ONE, f"y{number}")
+    wire.generate(ONE, "z")
+    assert refusals(wire)[-1].retry_after_s == 8 * 2.0
+    wire.now_s += 1000.0
+    wire.generate(ONE, "w")
+    assert refusals(wire)[-1].retry_after_s == LONGEST_RETRY_S

@@ -1,0 +1,144 @@
+"""Who is next: priorities that age, and fairness to tenants."""
+
+import random
+from dataclasses import replace
+
+import pytest
+from driving import request, run
+
+from workers import waiting
+from workers.engine import Engine
+from workers.fake import FakeRunner
+from workers.sequence import Sequence
+from workers.waiting import AGEING_S, WaitingQueue
+
+
+def owned(tenant, asked):
+    return replace(asked, tenant=tenant)
+
+
+class Queue(WaitingQueue):
+    """With a clock that a test turns, and names for sequences."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        super().__init__(lambda: self.now_s)
+        self._arrivals = 0
+
+    def come(self, tenant="", priority=0, prompt=4, **fields) -> Sequence:
+        self._arrivals += 1
+        asked = request(f"{tenant}{self._arrivals}", range(prompt))
+        asked = replace(asked, tenant=tenant, priority=priority, **fields)
+        sequence = Sequence.of(asked, self._arrivals, self.now_s)
+        self.add(sequence)
+        return sequence
+
+    def serve(self, outputs=0) -> Sequence:
+        """Admit who is next, and give it so many tokens."""
+        sequence = self.first()
+        self.admit(sequence, sequence.num_prompt)
+        self.charge_outputs(sequence, outputs)
+        return sequence
+
+    def order(self) -> list[Sequence]:
+        return [self.serve() for _ in range(len(self))]
+
+
+def test_one_tenants_requests_come_as_they_arrived():
+    queue = Queue()
+    arrived = [queue.come() for _ in range(5)]
+    assert queue.order() == arrived
+    with pytest.raises(IndexError):
+        queue.first()
+
+
+def test_lower_priorities_go_first():
+    queue = Queue()
+    late, soon, middle = queue.come(priority=3), queue.come(priority=-2), queue.come()
+    assert queue.order() == [soon, middle, late]
+
+
+def test_a_priority_that_gets_nothing_becomes_more_urgent():
+    queue = Queue()
+    slow = [queue.come(priority=2), queue.come(priority=2)]
+    served = []
+    for _ in range(8):
+        queue.come(priority=0)
+        served.append(queue.serve().request.priority)
+        queue.now_s += AGEING_S
+    assert served.count(2) == len(slow)  # and not both at once
+    assert 0 in served[served.index(2) + 1 : len(served) - served[::-1].index(2) - 1]
+
+
+def test_what_has_begun_goes_before_others_of_its_priority():
+    queue = Queue()
+    queue.come("busy")
+    replayed = queue.come("busy", is_replay=True)
+    urgent = queue.come("other", priority=-1)
+    assert queue.order()[:2] == [urgent, replayed]
+
+
+def test_a_tenant_with_little_need_not_wait_for_one_with_much():
+    queue = Queue()
+    for _ in range(100):
+        queue.come("much", prompt=10)
+    queue.serve(outputs=10)
+    little = queue.come("little")
+    assert queue.serve() is little
+
+
+def test_tenants_that_always_wait_are_served_alike_whatever_they_ask_for():
+    """The bound of the paper: twice what one request can cost."""
+    queue, rng = Queue(), random.Random(1)
+    served = dict.fromkeys("ab", 0)
+    waiting_of = dict.fromkeys("ab", 0)
+    sizes = {"a": (5, 60), "b": (200, 3)}
+    for _ in range(300):
+        for tenant, (prompt, _) in sizes.items():
+            while waiting_of[tenant] < 2:
+                queue.come(tenant, prompt=rng.randint(1, prompt))
+                waiting_of[tenant] += 1
+        outputs = rng.randint(1, sizes[queue.first().request.tenant][1])
+        one = queue.serve(outputs)
+        waiting_of[one.request.tenant] -= 1
+        served[one.request.tenant] += one.num_prompt + 2 * outputs
+        assert abs(served["a"] - served["b"]) <= 2 * (200 + 2 * 60)
+
+
+def test_a_pause_is_no_credit():
+    queue = Queue()
+    for _ in range(50):
+        queue.come("steady")
+    for _ in range(20):
+        queue.serve(outputs=50)
+    back = [queue.come("back") for _ in range(20)]
+    turns = [queue.serve(outputs=50) for _ in range(20)]
+    assert 8 <= sum(one in back for one in turns) <= 12
+
+
+def test_memory_of_tenants_is_bounded(monkeypatch):
+    monkeypatch.setattr(waiting, "MAX_TENANTS", 10)
+    queue = Queue()
+    stays = queue.come("stays")
+    for number in range(100):
+        gone = queue.come(f"t{number}")
+        queue.remove(gone)
+    assert len(queue.counters) <= 11
+    assert queue.order() == [stays]
+
+
+def test_a_flood_of_one_tenant_leaves_anothers_text_its_place():
+    engine = Engine(
+        FakeRunner(vocab_size=100, max_model_len=64, num_blocks=64, block_size=16),
+        max_num_seqs=2,
+        max_num_batched_tokens=32,
+    )
+    flood = [owned("flood", request(f"f{n}", range(3), max_tokens=10)) for n in range(40)]
+    small = owned("small", request("small", range(3), max_tokens=10))
+    steps: list[int] = []
+    answers = run(engine, [*((0, one) for one in flood), (15, small)], steps.append)
+    assert all(answer.finish_reason == "length" for answer in answers.values())
+    # In the next place that becomes free, and not after forty others.
+    first = {name: answer.outputs[0].admission.queue_s for name, answer in answers.items()}
+    after_it = [name for name in first if first[name] > first["small"]]
+    assert len(after_it) > 30
