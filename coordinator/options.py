@@ -226,6 +226,7 @@ def _add_pool_flags(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="seconds after which a request that is not answered is ended (never)",
     )
+    add("--max-replays", help="of a request whose workers fail (3)")
     add("--stall-timeout", dest="stall_timeout_s", help="seconds without a step (10)")
     add(
         "--response-store-url", metavar="URL", help="of /v1/responses (a file in the run directory)"

@@ -203,6 +203,7 @@ class PoolOptions(Frozen):
 
     host, port, uds: where HTTP is served; uds excludes the other two.
     request_timeout_s: requests that have not been answered by then are ended; None: never.
+    max_replays: how often a request goes on elsewhere after failures that it may be to blame for.
     stall_timeout_s: a worker with work and no step for so long is taken for dead.
     enable_log_requests, enable_log_outputs: frontends log what comes in, and what goes out.
     max_log_len: characters, or token ids, of a text in the log; None: all.
@@ -222,6 +223,7 @@ class PoolOptions(Frozen):
     root_path: str = ""
     shutdown_timeout_s: Annotated[float, Field(ge=0)] = 30.0
     stall_timeout_s: Annotated[float, Field(gt=0)] = 10.0
+    max_replays: Annotated[int, Field(ge=0)] = 3
     request_timeout_s: Annotated[float, Field(gt=0)] | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     enable_log_requests: bool = False

@@ -30,7 +30,7 @@ class PoolClient:
     def __init__(self, config: PoolConfig, frontend_id: str) -> None:
         self._config, self._id = config, frontend_id
         self._context = zmq.asyncio.Context()
-        self._dispatch = Dispatch(self._send)
+        self._dispatch = Dispatch(self._send, config.max_replays)
         self._state: PoolState | None = None
         self._workers: dict[str, Any] = {}
         self._tasks: set[asyncio.Task[None]] = set()

@@ -8,25 +8,25 @@ import logging
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from frontend.pool.flight import Flight
 from frontend.pool.interface import (
     PoolBusy,
-    PoolError,
     PoolUnavailable,
     RequestLost,
     RequestRejected,
 )
+from frontend.pool.probation import Probation
 from frontend.pool.routing import Candidate, choose
-from protocol.state import READY, STALLED, STARTING, PoolState, WorkerState
+from protocol.state import DRAINING, READY, STALLED, STARTING, PoolState, WorkerState
 from protocol.to_frontend import Refused, StepOutputs
 from protocol.to_worker import Abort, Generate
 
 log = logging.getLogger(__name__)
 
-MAX_REPLAYS = 3
+QUARANTINED = "Several workers failed while they ran this request; it is not tried again."
 # How long a request whose workers are all gone waits for one to come back.
 STRANDED_TIMEOUT_S = 60.0
 
@@ -37,8 +37,13 @@ Send = Callable[[str, Generate | Abort], bool]
 class Dispatch:
     """The flights of one frontend, by request id, and the workers that carry them."""
 
-    def __init__(self, send: Send, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, send: Send, max_replays: int = 3, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """max_replays: of one request for failures that it may be to blame for."""
         self._send = send
+        self._max_replays = max_replays
+        self._probation = Probation()
         self._clock = clock
         self._workers: dict[str, WorkerState] = {}
         self._has_news = False  # a frontend that has just started knows of no worker yet
@@ -49,7 +54,12 @@ class Dispatch:
 
     @property
     def in_flight(self) -> int:
-        return sum(len(flights) for flights in self._carried.values()) + len(self._stranded)
+        carried = sum(len(flights) for flights in self._carried.values())
+        return carried + len(self._stranded) + len(self._probation)
+
+    def carried_by(self, worker_id: str) -> Collection[str]:
+        """What a worker calls the requests that it has of this frontend."""
+        return self._carried.get(worker_id, {}).keys()
 
     def generate(self, group: str, request: Generate) -> Flight:
         """A stream that sends the request when its first output is asked for."""
@@ -64,6 +74,7 @@ class Dispatch:
         whoever has been ready stays so until it is said to drain, to be stalled or to be gone.
         """
         self._has_news = True
+        draining = {name for name, worker in self._workers.items() if worker.state == DRAINING}
         workers = tuple(self._merge(worker) for worker in state.workers)
         lost = set(self._workers) - {worker.worker_id for worker in workers}
         lost |= {worker.worker_id for worker in workers if worker.state == STALLED}
@@ -74,18 +85,20 @@ class Dispatch:
             own = len(self._carried.get(worker.worker_id, ()))
             self._others_load[worker.worker_id] = max(0, known - own)
         for worker_id in lost:
-            self.on_lost(worker_id)
+            self.on_lost(worker_id, has_failed=worker_id not in draining)
         self._resume_stranded()
         return replace(state, workers=workers)
 
-    def on_lost(self, worker_id: str) -> None:
-        """A worker answers no more: its requests go on elsewhere."""
+    def on_lost(self, worker_id: str, has_failed: bool = True) -> None:
+        """A worker answers no more: its requests go on elsewhere. has_failed: it did not end in
+        an orderly way, and something that ran in it may be why."""
         self._expected.pop(worker_id, None)
         flights = self._carried.pop(worker_id, {})
         if flights:
             log.warning("%s is lost: %d requests go on elsewhere", worker_id, len(flights))
+        blamed = self._probation.blamed(list(flights.values())) if has_failed else ()
         for flight in flights.values():
-            self._replay(flight)
+            self._replay(flight, is_blamed=flight in blamed)
 
     # Messages from workers
 
@@ -111,6 +124,8 @@ class Dispatch:
                 self._on_gap(worker_id)
                 return  # the flights have all moved away
             flight.put(output)
+            if self._probation.note(flight):
+                self._next_suspect()
 
     def _on_refused(self, worker_id: str, flight: Flight, message: Refused) -> None:
         flight.worker_id = None
@@ -128,7 +143,7 @@ class Dispatch:
         if flights:
             self._send(worker_id, Abort(tuple(flights)))
         for flight in flights.values():
-            self._replay(flight)
+            self._replay(flight, is_blamed=True)
 
     # The way of a flight
 
@@ -140,6 +155,8 @@ class Dispatch:
 
     def _launch(self, flight: Flight) -> None:
         """Send a flight to the best worker that has not refused it."""
+        if not self._probation.may_go(flight):
+            return
         ready = self._ready(flight.group)
         while candidates := [each for each in ready if each.worker_id not in flight.refused_by]:
             worker_id = choose(candidates, flight.request)
@@ -156,12 +173,18 @@ class Dispatch:
             flight.refused_by.clear()
             self._stranded[flight] = self._clock()
 
-    def _replay(self, flight: Flight) -> None:
+    def _replay(self, flight: Flight, is_blamed: bool) -> None:
         flight.begin_replay()
-        if flight.replays > MAX_REPLAYS:
-            error: PoolError = RequestLost("the workers that ran this request have failed")
-            flight.fail(error)
+        flight.failures += is_blamed
+        if flight.failures > self._max_replays:
+            log.error("request %s is given up: all workers that ran it failed", flight.wire_id)
+            flight.fail(RequestLost(QUARANTINED))
         else:
+            self._launch(flight)
+
+    def _next_suspect(self) -> None:
+        flight = self._probation.next()
+        if flight is not None:
             self._launch(flight)
 
     def _resume_stranded(self) -> None:
@@ -177,11 +200,12 @@ class Dispatch:
 
     def _end(self, flight: Flight) -> None:
         self._stranded.pop(flight, None)
-        if flight.worker_id is None:
-            return
-        self._carried[flight.worker_id].pop(flight.wire_id, None)
-        if not flight.finished:
-            self._send(flight.worker_id, Abort((flight.wire_id,)))
+        if flight.worker_id is not None:
+            self._carried[flight.worker_id].pop(flight.wire_id, None)
+            if not flight.finished:
+                self._send(flight.worker_id, Abort((flight.wire_id,)))
+        if self._probation.end(flight):
+            self._next_suspect()
 
     def _ready(self, group: str) -> list[Candidate]:
         return [

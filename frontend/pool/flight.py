@@ -14,6 +14,7 @@ from protocol.to_worker import Generate
 class Flight:
     """The OutputStream of one request.
 
+    replays: how often it has gone on elsewhere. failures: how many of them it may be to blame for.
     wire_id: what the worker that has it now calls it.
     start: called when the first output is asked for. end: called once, when the request has
     ended in whatever way; `finished` tells whether its worker knows that already.
@@ -32,6 +33,7 @@ class Flight:
         self.wire_id = request.request_id
         self.refused_by: set[str] = set()
         self.replays = 0
+        self.failures = 0
         self.retry_after_s = math.inf  # the soonest that one who refused it may have room
         self.finished = False
         self._start: Callable[[Flight], None] | None = start
