@@ -2,6 +2,7 @@
 
 import time
 from bisect import insort
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -80,6 +81,7 @@ class Scheduler:
 
         Empty only if there are no sequences, or none that has a token left to run.
         """
+        self._make_place()
         plan = _Plan(self._max_tokens)
         preemptions = self.counters.preemptions
         self._schedule_running(plan)
@@ -127,6 +129,23 @@ class Scheduler:
             rows = self._max_tokens - plan.room
             plan.room = min(plan.room, self._budget.prompt_room(rows))
         self._put_running(prefills, plan)
+
+    def _make_place(self) -> None:
+        """Let a tenant that has nothing in a full batch have a place of one that has several.
+
+        Places become free when texts end, which with long ones takes as long as they please. What
+        is preempted finds its keys and values in the cache again, unless memory is short.
+        """
+        if len(self._running) < self._max_running or not self._waiting:
+            return
+        first = self._waiting.first().request
+        places = Counter(sequence.request.tenant for sequence in self._running)
+        tenant, most = places.most_common(1)[0]
+        if first.tenant in places or most < 2:
+            return
+        victim = next(each for each in reversed(self._running) if each.request.tenant == tenant)
+        if victim.request.priority >= first.priority:
+            self._preempt(victim)
 
     def _put_drafts(self, drafter: Drafter, plan: "_Plan", room: int) -> None:
         """Add drafts to the decodes, where step and blocks have room for them."""

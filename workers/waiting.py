@@ -65,9 +65,9 @@ class VirtualCounters:
 class WaitingQueue:
     """The requests that wait for a place in the batch.
 
-    Lower priorities are more urgent. Within one, requests that have begun (preempted, or sent here
-    by a worker that is lost) go before all others, since somebody is reading them; then tenants
-    take turns by what they have been served (`counters`).
+    Lower priorities are more urgent. Within one, tenants take turns by what they have been served
+    (`counters`). Of a tenant's requests those that have begun (preempted, or sent here by a worker
+    that is lost) go before the others, since somebody is reading them.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -143,9 +143,9 @@ class _PriorityClass:
     def first(self, counters: VirtualCounters) -> Sequence:
         """Of equal counters that of the tenant with fewer requests: it has just come."""
 
-        def turn(head: Sequence) -> tuple[bool, int, int, int]:
+        def turn(head: Sequence) -> tuple[int, int, int]:
             tenant = head.request.tenant
-            return not head.has_begun, counters[tenant], len(self.tenants[tenant]), head.arrival
+            return counters[tenant], len(self.tenants[tenant]), head.arrival
 
         return min((queue[0] for queue in self.tenants.values()), key=turn)
 

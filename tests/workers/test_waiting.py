@@ -70,7 +70,7 @@ def test_a_priority_that_gets_nothing_becomes_more_urgent():
     assert 0 in served[served.index(2) + 1 : len(served) - served[::-1].index(2) - 1]
 
 
-def test_what_has_begun_goes_before_others_of_its_priority():
+def test_what_has_begun_goes_before_others_of_its_tenant():
     queue = Queue()
     queue.come("busy")
     replayed = queue.come("busy", is_replay=True)
@@ -142,3 +142,38 @@ def test_a_flood_of_one_tenant_leaves_anothers_text_its_place():
     first = {name: answer.outputs[0].admission.queue_s for name, answer in answers.items()}
     after_it = [name for name in first if first[name] > first["small"]]
     assert len(after_it) > 30
+
+
+def test_a_tenant_without_a_place_gets_one_of_a_full_batch_at_once():
+    """Of one that has several; what had to give way ends with the same text."""
+    runner = FakeRunner(vocab_size=100, max_model_len=256, num_blocks=64, block_size=16)
+    engine = Engine(runner, max_num_seqs=3, max_num_batched_tokens=32)
+    flood = [owned("flood", request(f"f{n}", range(n, n + 3), max_tokens=200)) for n in range(5)]
+    small = [owned(f"s{n}", request(f"s{n}", range(3), max_tokens=9)) for n in range(2)]
+    urgent = owned("urgent", request("urgent", range(5), max_tokens=9))
+    alone = {one.request_id: run(engine, [(0, one)])[one.request_id].tokens for one in flood}
+    begun: dict[str, int] = {}
+
+    def note(step):
+        begun.update({name: step for name in running(engine) if name not in begun})
+
+    script = [*((0, one) for one in flood), *((50, one) for one in small), (52, urgent)]
+    answers = run(engine, script, note)
+    assert {begun["s0"], begun["s1"]} <= {51, 52}
+    assert begun["urgent"] >= 58  # the one place that the flood has left stays its own
+    assert {name: answers[name].tokens for name in alone} == alone
+
+
+def test_more_urgent_requests_keep_their_places():
+    runner = FakeRunner(vocab_size=100, max_model_len=256, num_blocks=64, block_size=16)
+    engine = Engine(runner, max_num_seqs=2, max_num_batched_tokens=32)
+    first = [
+        replace(owned("much", request(f"m{n}", range(3), max_tokens=50)), priority=-1)
+        for n in range(2)
+    ]
+    run(engine, [*((0, one) for one in first), (5, owned("little", request("l", range(3))))])
+    assert engine.stats().preemptions == 0
+
+
+def running(engine: Engine) -> list[str]:
+    return [each.request.request_id for each in engine._scheduler.running]
