@@ -1,10 +1,13 @@
-"""Pools that the modules of this folder share."""
+"""Pools that the modules of this folder share. Starting one costs more than most tests: two seconds
+of CPU time with the fake engine, 15 with a model. Whoever kills a process needs a pool alone."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from servers import Launch, Server
+
+from coordinator.models import PreparedModel, PrepareOptions, prepare_model
 
 
 @pytest.fixture(scope="session")
@@ -27,3 +30,31 @@ def launch(fake_model: Path, cache_dir: Path) -> Iterator[Launch]:
     yield start
     for server in started:
         server.stop()
+
+
+@pytest.fixture(scope="package")
+def fake_pool(fake_model: Path, cache_dir: Path) -> Iterator[Server]:
+    """The fake engine, two frontends and two workers."""
+    model = ["--model", str(fake_model), "--served-model-name", "fake", "alias"]
+    pool = ["--engine", "fake", "--frontends", "2", "--workers", "2"]
+    started = Server([*model, *pool, "--max-body-bytes", "1000000"], cache_dir)
+    yield started
+    assert started.stop() == 0
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> PreparedModel:
+    """The default model, converted on a machine's first run."""
+    return prepare_model(None, PrepareOptions(text_path=tmp_path_factory.mktemp("text")))
+
+
+@pytest.fixture(scope="package")
+def smol_pool(prepared: PreparedModel) -> Iterator[Server]:
+    """The default model in float32, found by its folder; two frontends, two workers, and tools."""
+    model = ["--model", str(prepared.model_path), "--served-model-name", "smol"]
+    pool = ["--frontends", "2", "--workers", "2", "--enable-tokenizer-info"]
+    size = ["--dtype", "float32", "--max-model-len", "2048", "--kv-cache-memory-bytes", "512MiB"]
+    tools = ["--tool-server", "demo", "--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
+    started = Server([*model, *pool, *size, *tools])
+    yield started
+    assert started.stop() == 0

@@ -21,14 +21,15 @@ def complete(server: Server, number: int = 0, stream: bool = False, **fields: ob
     """The text of a completion; any failure raises."""
     request = {"prompt": f"hello {number}", "max_tokens": LENGTH, "ignore_eos": True, **fields}
     if not stream:
-        answer = httpx.post(f"{server.url}/v1/completions", json=request, timeout=60)
-        answer.raise_for_status()
+        with server.new_client() as client:
+            answer = client.post("/v1/completions", json=request).raise_for_status()
         text: str = answer.json()["choices"][0]["text"]
         return text
     pieces, ended = [], False
-    with httpx.stream(
-        "POST", f"{server.url}/v1/completions", json={**request, "stream": True}, timeout=60
-    ) as answer:
+    with (
+        server.new_client() as client,
+        client.stream("POST", "/v1/completions", json={**request, "stream": True}) as answer,
+    ):
         answer.raise_for_status()
         for line in answer.iter_lines():
             assert not ended or not line, "nothing follows [DONE]"
@@ -136,7 +137,7 @@ def test_killed_frontend_comes_back_and_counters_survive(server: Server) -> None
 
     def serves() -> bool:
         with contextlib.suppress(httpx.HTTPError):
-            return httpx.get(f"{server.url}/health").status_code == 200
+            return server.get("/health").status_code == 200
         return False
 
     wait_for(serves, "the new frontends serve")
@@ -193,7 +194,7 @@ def test_frozen_worker_is_unhealthy_then_replaced(launch: Launch) -> None:
     request = Background(server, 1)
     wait_for(lambda: running(server) == 1, "the request runs")
     worker.suspend()
-    health = lambda: httpx.get(f"{server.url}/health").status_code  # noqa: E731
+    health = lambda: server.get("/health").status_code  # noqa: E731
     wait_for(lambda: health() == 503, "health tells the truth", timeout_s=5)
     wait_for(lambda: health() == 200, "another worker is there")
     assert request.texts() == [expected]
@@ -205,7 +206,7 @@ def test_busy_pool_is_healthy(launch: Launch) -> None:
     requests = Background(server, 12, max_tokens=20)
     wait_for(lambda: running(server) == 2, "the pool is full")
     for _ in range(20):
-        assert httpx.get(f"{server.url}/health").status_code == 200
+        assert server.get("/health").status_code == 200
     assert all(isinstance(text, str) for text in requests.texts())
 
 
@@ -240,8 +241,7 @@ def test_wrong_start_says_so_in_one_line(
     assert named in line
 
 
-def test_taken_port_says_so_in_one_line(launch: Launch, fake_model: Path, cache_dir: Path) -> None:
-    server = launch("--frontends", "1", "--workers", "1")
+def test_taken_port_says_so_in_one_line(server: Server, fake_model: Path, cache_dir: Path) -> None:
     port = httpx.URL(server.url).port
     done = subprocess.run(
         [

@@ -3,17 +3,16 @@
 import json
 from typing import Any
 
-import httpx
 import pytest
-from servers import Launch, Server
+from servers import Server
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 MESSAGES = [{"role": "user", "content": "hello"}]
 
 
-@pytest.fixture(scope="module")
-def server(launch: Launch) -> Server:
-    return launch("--frontends", "2", "--workers", "2", "--max-body-bytes", "1000000")
+@pytest.fixture
+def server(fake_pool: Server) -> Server:
+    return fake_pool
 
 
 def chat(**fields: Any) -> tuple[str, str]:
@@ -100,8 +99,7 @@ def test_wrong_content_type(server: Server) -> None:
     assert answer.json()["error"]["code"] == 400
 
 
-def test_no_process_has_died_of_it(launch: Launch) -> None:
-    server = launch("--frontends", "2", "--workers", "2", "--max-body-bytes", "1000000")
+def test_no_process_has_died_of_it(server: Server) -> None:
     before = {process.pid for process in server.children()}
     for (path, body), _, _ in CASES.values():
         for stream in (b"true", b"false"):
@@ -109,7 +107,7 @@ def test_no_process_has_died_of_it(launch: Launch) -> None:
             if data.endswith(b"}"):
                 data = data[:-1] + b', "stream": ' + stream + b"}"
             headers = {"content-type": "application/json"}
-            answer = httpx.post(server.url + path, content=data, headers=headers)
+            answer = server.client.post(path, content=data, headers=headers)
             assert 400 <= answer.status_code < 500
     assert {process.pid for process in server.children()} == before
     answer = server.client.post(TEXT, json={"model": "fake", "prompt": "x", "max_tokens": 3})

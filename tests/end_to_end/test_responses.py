@@ -124,9 +124,10 @@ def test_a_background_response_survives_the_death_of_its_frontend(
     begun = one.ask("POST", "", **fields)
     other.until(begun["id"], "in_progress")
     seen: list[dict[str, Any]] = []
-    with httpx.stream(
-        "GET", f"{server.url}/v1/responses/{begun['id']}?stream=true", timeout=30
-    ) as stream:
+    with (
+        server.new_client() as client,
+        client.stream("GET", f"/v1/responses/{begun['id']}?stream=true") as stream,
+    ):
         for line in stream.iter_lines():
             if line.startswith("data: "):
                 seen.append(json.loads(line.removeprefix("data: ")))

@@ -38,14 +38,9 @@ class Person(BaseModel):
 
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[OpenAI]:
-    size = ["--dtype", "float32", "--max-model-len", "1024", "--kv-cache-memory-bytes", "256MiB"]
-    pool = ["--served-model-name", "smol", "--frontends", "2", "--workers", "1"]
-    tools = ["--tool-server", "demo", "--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
-    server = Server([*pool, *size, *tools])
-    with OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+def client(smol_pool: Server) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{smol_pool.url}/v1", api_key="none", max_retries=0) as client:
         yield client
-    assert server.stop() == 0
 
 
 def call_of(response: Any) -> ResponseFunctionToolCall:

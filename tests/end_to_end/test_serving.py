@@ -4,7 +4,6 @@ import asyncio
 import collections
 import json
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -15,9 +14,9 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from servers import Launch, Server, wait_for
 
 
-@pytest.fixture(scope="module")
-def server(launch: Launch) -> Iterator[Server]:
-    return launch("--frontends", "2", "--workers", "2", "--served-model-name", "fake", "alias")
+@pytest.fixture
+def server(fake_pool: Server) -> Server:
+    return fake_pool
 
 
 def body(**fields: object) -> dict[str, object]:
@@ -80,8 +79,7 @@ def test_any_frontend_gives_the_pools_totals(server: Server) -> None:
     seen = set()
     server.client.post("/v1/completions", json=body(max_tokens=7))
     for _ in range(8):
-        with httpx.Client(base_url=server.url) as fresh:
-            text = fresh.get("/metrics").text
+        text = server.get("/metrics").text
         lines = [line for line in text.splitlines() if line.startswith("headrace:")]
         stable = [line for line in lines if "generation_tokens" in line or "success" in line]
         assert stable
@@ -90,7 +88,7 @@ def test_any_frontend_gives_the_pools_totals(server: Server) -> None:
 
 
 def test_every_frontend_gives_the_same_list_of_models(server: Server) -> None:
-    answers = {httpx.get(f"{server.url}/v1/models").text for _ in range(8)}
+    answers = {server.get("/v1/models").text for _ in range(8)}
     assert len(answers) == 1
     assert [model["id"] for model in json.loads(answers.pop())["data"]] == ["fake", "alias"]
 
@@ -106,9 +104,9 @@ def test_disconnect_frees_the_slot(launch: Launch) -> None:
             head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n"
             connection.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + data)
             wait_for(lambda: running() == 1, "the request runs")
-            assert httpx.get(f"{server.url}/load").json() == {"server_load": 1}
+            assert server.get("/load").json() == {"server_load": 1}
         wait_for(lambda: running() == 0, "its slot is free", timeout_s=2)
-        assert httpx.get(f"{server.url}/load").json() == {"server_load": 0}
+        assert server.get("/load").json() == {"server_load": 0}
 
 
 def test_keep_alive_connections_spread_evenly_over_four_frontends(launch: Launch) -> None:
@@ -147,14 +145,14 @@ def test_unix_socket(launch: Launch, tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_two_groups_from_a_file(launch: Launch, fake_model: Path, tmp_path: Path) -> None:
+def test_two_groups_from_a_file(fake_model: Path, cache_dir: Path, tmp_path: Path) -> None:
     file = tmp_path / "headrace.toml"
     group = f'[[group]]\nmodel = "{fake_model}"\nengine = "fake"\nworkers = 1\n'
     file.write_text(
         f'{group}name = "one"\nserved_model_name = "first"\n'
         f'{group}name = "two"\nserved_model_name = ["second", "zweites"]\nmax_model_len = 64\n'
     )
-    server = Server(["--config", str(file)], tmp_path / "cache")
+    server = Server(["--config", str(file)], cache_dir)
     try:
         with OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
             models = {model.id: model.model_extra for model in client.models.list()}

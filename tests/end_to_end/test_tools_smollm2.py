@@ -3,10 +3,10 @@ what to say word by word."""
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from anthropic import Anthropic
 from openai import OpenAI
@@ -51,13 +51,9 @@ def tools(strict: bool | None = None) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[OpenAI]:
-    size = ["--dtype", "float32", "--max-model-len", "1024", "--kv-cache-memory-bytes", "256MiB"]
-    pool = ["--served-model-name", "smol", "--frontends", "1", "--workers", "1"]
-    server = Server([*pool, *size, "--enable-auto-tool-choice", "--tool-call-parser", "hermes"])
-    with OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
+def client(smol_pool: Server) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{smol_pool.url}/v1", api_key="none") as client:
         yield client
-    assert server.stop() == 0
 
 
 Asked = tuple[str, str | None, list[tuple[str, str]]]
@@ -66,12 +62,12 @@ Asked = tuple[str, str | None, list[tuple[str, str]]]
 def both(client: OpenAI, messages: list[dict[str, str]], **fields: Any) -> tuple[Asked, Asked]:
     """Finish reason, content and calls: as one answer, and as the client puts a stream together."""
     fields |= {"model": "smol", "messages": messages, "max_tokens": 80, "temperature": 0}
-    whole = client.chat.completions.create(**fields)
     kinds = set()
-    with client.chat.completions.stream(**fields) as stream:
+    with ThreadPoolExecutor(1) as thread, client.chat.completions.stream(**fields) as stream:
+        other = thread.submit(client.chat.completions.create, **fields)
         for event in stream:
             kinds.add(event.type)
-        streamed = stream.get_final_completion()
+        whole, streamed = other.result(), stream.get_final_completion()
     answers = []
     for completion in (whole, streamed):
         choice = completion.choices[0]
@@ -135,7 +131,7 @@ def test_a_parser_of_the_operators_own(launch: Launch, tmp_path: Path) -> None:
         *["--tool-call-parser", "all", "--tool-parser-plugin", str(plugin)],
     )
     body = {"messages": QUESTION, "max_tokens": 5, "tools": tools()}
-    answer = httpx.post(f"{server.url}/v1/chat/completions", json=body).raise_for_status().json()
+    answer = server.client.post("/v1/chat/completions", json=body).raise_for_status().json()
     (call,) = answer["choices"][0]["message"]["tool_calls"]
     assert call["function"]["name"] == "f"
     assert call["function"]["arguments"]
