@@ -178,6 +178,7 @@ _FLAGS = {
     "memory_utilization": "--gpu-memory-utilization",
     "shutdown_timeout_s": "--shutdown-timeout",
     "stall_timeout_s": "--stall-timeout",
+    "start_timeout_s": "--start-timeout",
     "response_store_max_age_s": "--response-store-max-age",
 }
 
@@ -214,6 +215,7 @@ def _add_pool_flags(parser: argparse.ArgumentParser) -> None:
     add("--enable-tokenizer-info", action="store_true", help="serve /tokenizer_info")
     add("--shutdown-timeout", dest="shutdown_timeout_s", help="seconds to finish requests (30)")
     add("--stall-timeout", dest="stall_timeout_s", help="seconds without a step (10)")
+    add("--start-timeout", dest="start_timeout_s", help="seconds until a worker is ready (600)")
     add(
         "--response-store-url", metavar="URL", help="of /v1/responses (a file in the run directory)"
     )

@@ -199,6 +199,7 @@ class PoolOptions(Frozen):
 
     host, port, uds: where HTTP is served; uds excludes the other two.
     stall_timeout_s: a worker with work and no step for so long is taken for dead.
+    start_timeout_s: a worker that is not ready so long after its start hangs: it is started again.
     enable_log_requests, enable_log_outputs: frontends log what comes in, and what goes out.
     max_log_len: characters, or token ids, of a text in the log; None: all.
     response_store_url: the database of /v1/responses, sqlite:///path or postgresql+psycopg://...;
@@ -217,6 +218,7 @@ class PoolOptions(Frozen):
     root_path: str = ""
     shutdown_timeout_s: Annotated[float, Field(ge=0)] = 30.0
     stall_timeout_s: Annotated[float, Field(gt=0)] = 10.0
+    start_timeout_s: Annotated[float, Field(gt=0)] = 600.0
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     enable_log_requests: bool = False
     enable_log_outputs: bool = False
