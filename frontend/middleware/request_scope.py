@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from quart import has_request_context, request
 
+from frontend.drain import Drain
 from frontend.metrics import Metrics
 
 KEY = "headrace.request"
@@ -32,11 +33,13 @@ class RequestScope:
 
     handler: the rule of its route, "none" if there is none.
     cleanups: called when the request has ended in whatever way; they neither fail nor block.
+    refusal: why it was refused, where its status does not say it.
     """
 
     request_id: str
     handler: str = "none"
     cleanups: list[Callable[[], None]] = field(default_factory=list)
+    refusal: str | None = None
 
 
 def current() -> RequestScope:
@@ -52,9 +55,10 @@ def current_id() -> str:
 class RequestScopeMiddleware:
     """Wraps an ASGI application."""
 
-    def __init__(self, app: Any, metrics: Metrics) -> None:
+    def __init__(self, app: Any, metrics: Metrics, drain: Drain) -> None:
         self._app = app
         self._metrics = metrics
+        self._drain = drain
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -65,11 +69,14 @@ class RequestScopeMiddleware:
         body = _Body(receive, expected=_has_body(scope))
         status = 500
         started = time.monotonic()
+        is_before_end = self._drain.enter()
 
         async def begin(message: Message) -> None:
             nonlocal status
             status = message["status"]
             headers = [*message["headers"], (b"x-request-id", kept.request_id.encode())]
+            if self._drain.has_begun and scope["http_version"].startswith("1"):
+                headers.append((b"connection", b"close"))
             await body.drain()
             await send({**message, "headers": headers})
 
@@ -80,6 +87,7 @@ class RequestScopeMiddleware:
         try:
             await self._app(scope, body.receive, send_with_id)
         finally:
+            self._drain.leave(is_before_end)
             for cleanup in kept.cleanups:
                 cleanup()
             duration_s = time.monotonic() - started
