@@ -40,8 +40,8 @@ async def serve(config: PoolConfig, frontend_id: str, http_fd: int) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     texts = {group.name: TextModel.load(group.text_path) for group in config.groups}
     with contextlib.closing(Checkers()) as checkers:
-        async with PoolClient(config, frontend_id) as pool:
-            drain, metrics = Drain(), Metrics(config)
+        drain, metrics = Drain(), Metrics(config)
+        async with PoolClient(config, frontend_id, metrics.replayed) as pool:
             app = create_app(config, texts, pool, metrics, Grammars(checkers), drain)
             _spare_collections()
             await _serve_http(app, _hypercorn_config(config, http_fd), stop, drain)

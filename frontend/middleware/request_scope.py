@@ -92,6 +92,7 @@ class RequestScopeMiddleware:
                 cleanup()
             duration_s = time.monotonic() - started
             self._metrics.http_request(kept.handler, scope["method"], status, duration_s)
+            self._metrics.refused(kept.handler, scope["method"], status, kept.refusal)
 
 
 class _Body:

@@ -36,8 +36,13 @@ Send = Callable[[str, Generate | Abort], bool]
 class Dispatch:
     """The flights of one frontend, by request id, and the workers that carry them."""
 
-    def __init__(self, send: Send, clock: Callable[[], float] = time.monotonic) -> None:
-        self._send = send
+    def __init__(
+        self,
+        send: Send,
+        clock: Callable[[], float] = time.monotonic,
+        on_replay: Callable[[str], None] = lambda group: None,
+    ) -> None:
+        self._send, self._on_replay = send, on_replay
         self._clock = clock
         self._workers: dict[str, WorkerState] = {}
         self._has_news = False  # a frontend that has just started knows of no worker yet
@@ -158,6 +163,7 @@ class Dispatch:
             error: PoolError = RequestLost("the workers that ran this request have failed")
             flight.fail(error)
         else:
+            self._on_replay(flight.group)
             self._launch(flight)
 
     def _resume_stranded(self) -> None:

@@ -24,7 +24,8 @@ class Wire:
         self.sent: list[tuple[str, Generate | Abort]] = []
         self.full: set[str] = set()
         self.now = 0.0
-        self.dispatch = Dispatch(self._send, clock=lambda: self.now)
+        self.replayed: list[str] = []
+        self.dispatch = Dispatch(self._send, lambda: self.now, on_replay=self.replayed.append)
         self._numbers: dict[str, int] = {}
         self._version = 0
 
@@ -156,6 +157,7 @@ async def test_request_of_a_lost_worker_goes_on_elsewhere_with_its_tokens(how: s
             wire.full.add(first)
             wire.answer(first, Output("r", (8,), 3))
     assert wire.where("r") == second
+    assert wire.replayed == ["g"]
     _, sent = wire.sent[-1]
     assert isinstance(sent, Generate)
     assert sent.output_token_ids == (5, 6)
@@ -231,6 +233,7 @@ async def test_request_that_loses_worker_after_worker_ends_with_an_error() -> No
     with pytest.raises(RequestLost):
         await task
     assert wire.dispatch.in_flight == 0
+    assert len(wire.replayed) == MAX_REPLAYS
 
 
 async def test_refused_request_tries_the_others_then_fails_as_busy() -> None:

@@ -12,6 +12,7 @@ from fake_pool import pool_state
 
 from frontend.context import served_models
 from frontend.drain import Drain
+from frontend.pool.interface import PoolBusy, PoolUnavailable
 from protocol.config import GroupConfig, PoolConfig
 from protocol.state import (
     FrontendLoad,
@@ -134,6 +135,8 @@ class TestStopping:
         body = await (await client.get("/health?verbose")).get_json()
         assert body["status"] == "stopping"
         refused = await client.post("/v1/chat/completions", json=QUESTION)
+        found = numbers(await (await client.get("/metrics")).get_data(as_text=True))
+        assert found['headrace:requests_refused_total{reason="stopping"}'] == 1
         assert refused.status_code == 503
         assert refused.headers["Retry-After"] == "1"
         assert not end.done()
@@ -344,6 +347,46 @@ async def test_the_longest_of_a_prompts_texts_is_counted_once(client, pool):
     found = numbers(text)
     assert found[f'{name}_count{{model_name="smol"}}'] == 2
     assert found[f'{name}_sum{{model_name="smol"}}'] == 8 + 6
+
+
+async def test_refusals_are_counted_by_reason(client, pool):
+    await client.post("/v1/chat/completions", json={**QUESTION, "temperature": -1})
+    await client.post("/v1/messages", json={"model": "smol"})
+    await client.post("/v1/completions", json={"prompt": "a", "model": "other"})
+    await client.post("/v1/completions", json={}, headers={"Content-Encoding": "gzip"})
+    for error in (PoolBusy("full"), PoolUnavailable("none is there")):
+        pool.failure = error
+        await client.post("/v1/completions", json={"prompt": "a"})
+    pool.state = None
+    await client.get("/health")
+    await client.post("/ping")
+    await client.post("/nowhere")
+    found = numbers(await (await client.get("/metrics")).get_data(as_text=True))
+    for reason, count in (
+        ("invalid", 2),
+        ("not_found", 1),
+        ("media_type", 1),
+        ("busy", 1),
+        ("unavailable", 1),
+        ("too_large", 0),
+        ("stopping", 0),
+    ):
+        assert found[f'headrace:requests_refused_total{{reason="{reason}"}}'] == count, reason
+
+
+async def test_series_are_there_before_the_first_request(client):
+    found = numbers(await (await client.get("/metrics")).get_data(as_text=True))
+    label = '{model_name="smol"}'
+    assert found[f"headrace:request_replays_total{label}"] == 0
+    assert found[f"headrace:e2e_request_latency_seconds_count{label}"] == 0
+    assert found['headrace:request_success_total{finished_reason="stop",model_name="smol"}'] == 0
+
+
+async def test_a_model_is_counted_under_one_name(client):
+    await client.post("/v1/chat/completions", json={**QUESTION, "model": "smol-alias"})
+    found = numbers(await (await client.get("/metrics")).get_data(as_text=True))
+    assert found['headrace:request_success_total{finished_reason="stop",model_name="smol"}'] == 1
+    assert not any("smol-alias" in name for name in found)
 
 
 async def test_the_metrics_prefix_can_be_vllms(make_app):
