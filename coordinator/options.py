@@ -179,6 +179,7 @@ _FLAGS = {
     "shutdown_timeout_s": "--shutdown-timeout",
     "stall_timeout_s": "--stall-timeout",
     "start_timeout_s": "--start-timeout",
+    "log_stats_interval_s": "--log-stats-interval",
     "response_store_max_age_s": "--response-store-max-age",
 }
 
@@ -232,7 +233,14 @@ def _add_pool_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_log_flags(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("what frontends log").add_argument
+    add = parser.add_argument_group("what is logged").add_argument
+    add("--disable-log-stats", action=argparse.BooleanOptionalAction, help="throughput (logged)")
+    add(
+        "--log-stats-interval",
+        dest="log_stats_interval_s",
+        metavar="S",
+        help="seconds between its lines while there is work (10)",
+    )
     add("--enable-log-requests", action=argparse.BooleanOptionalAction, help="prompts (off)")
     add("--enable-log-outputs", action="store_true", help="texts too")
     add("--max-log-len", help="characters or token ids of each (all)")

@@ -88,9 +88,13 @@ class Registry:
                 GroupState(group.name, group.workers, self._restarts[group.name].problem)
                 for group in self.config.groups
             ),
-            workers=tuple(worker.state for worker in self._workers.values()),
+            workers=self.workers(),
             frontends=tuple(self._frontends.values()),
         )
+
+    def workers(self) -> tuple[WorkerState, ...]:
+        """Those of the state as it is now; unlike `state`, this takes no note of its being told."""
+        return tuple(worker.state for worker in self._workers.values())
 
     def knows(self, process_id: str) -> bool:
         """Whether the process has said hello to this coordinator."""

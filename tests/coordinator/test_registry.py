@@ -18,6 +18,7 @@ from protocol.to_coordinator import (
     WorkerHeartbeat,
     WorkerHello,
     WorkerLeaving,
+    WorkerTotals,
 )
 from protocol.to_launcher import KillWorker, StartWorker
 
@@ -42,7 +43,8 @@ def hello(worker_id: str, ready: bool = True) -> WorkerHello:
 
 
 def beat(worker_id: str, step_age_s: float = 0.0, running: int = 0) -> WorkerHeartbeat:
-    return WorkerHeartbeat(worker_id, WorkerLoad(running, 0, 0.0, 5, step_age_s))
+    load = WorkerLoad(running, 0, 0.0, 5, step_age_s)
+    return WorkerHeartbeat(worker_id, load, WorkerTotals(0, 0, 0, 0))
 
 
 def states(registry: Registry) -> dict[str, str]:

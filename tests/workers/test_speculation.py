@@ -320,7 +320,7 @@ def test_metrics_have_the_counters():
     engine.add(request("r", [0, 0], max_tokens=50))
     while engine.has_work:
         engine.step()
-        metrics.stepped(engine.stats())
+        metrics.stepped(engine.stats(), 0.5)
     stats = engine.stats()
     for name, value in (
         ("drafts", stats.drafts),
