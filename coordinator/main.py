@@ -11,7 +11,9 @@ from typing import Any
 
 import zmq
 
+from coordinator.metrics import PoolMetrics
 from coordinator.registry import Order, Registry
+from coordinator.stats_log import StatsLog
 from protocol import PROTOCOL_VERSION, sockets, to_frontend, to_launcher, to_worker
 from protocol.codec import DecodeError
 from protocol.config import PoolConfig
@@ -44,6 +46,11 @@ class Coordinator:
         self._registry = Registry(config, epoch=secrets.token_hex(8))
         self._control = sockets.router(context, sockets.control_endpoint(config.run_dir))
         self._publisher = sockets.publisher(context, sockets.state_endpoint(config.run_dir))
+        self._metrics = PoolMetrics(config)
+        self._stats: StatsLog | None = None
+        if not config.disable_log_stats:
+            names = [group.name for group in config.groups]
+            self._stats = StatsLog(names, config.log_stats_interval_s, time.monotonic())
         self._published_at = 0.0
         self._stopping = False
 
@@ -60,7 +67,14 @@ class Coordinator:
                 tick_at = now + TICK_S
                 for order in self._registry.tick(now):
                     self._order(order)
+                self._metrics.show(self._registry.workers())
+                self._log_stats(now)
             self._publish(now)
+
+    def _log_stats(self, now: float) -> None:
+        if self._stats is not None:
+            for line in self._stats.lines(self._registry.workers(), now):
+                log.info("%s", line)
 
     def _publish(self, now: float) -> None:
         """What changes routing goes out at once, mere load with the next tick."""
@@ -89,6 +103,9 @@ class Coordinator:
             case WorkerHeartbeat():
                 self._ask_unknown(sender, to_worker.CONTROL.encode(to_worker.Introduce()))
                 registry.on_worker_heartbeat(message, now)
+                if self._stats is not None:
+                    group = message.worker_id.rpartition("-")[0]
+                    self._stats.on_totals(message.worker_id, group, message.totals)
             case FrontendHeartbeat():
                 self._ask_unknown(sender, to_frontend.CONTROL.encode(to_worker.Introduce()))
                 registry.on_frontend_heartbeat(message, now)
@@ -110,7 +127,7 @@ class Coordinator:
         self._registry.on_exit(message, now)
         if was_frontend:
             gone = to_worker.CONTROL.encode(to_worker.FrontendGone(message.process_id))
-            for worker in self._registry.state().workers:
+            for worker in self._registry.workers():
                 self._send(worker.worker_id, gone)
 
     def _ask_unknown(self, sender: str, introduce: bytes) -> None:
@@ -118,6 +135,8 @@ class Coordinator:
             self._send(sender, introduce)
 
     def _order(self, order: Order) -> None:
+        if isinstance(order, to_launcher.StartWorker):
+            self._metrics.started(order.worker_id)
         self._send(LAUNCHER, to_launcher.CONTROL.encode(order))
 
     def _send(self, receiver: str, data: bytes) -> None:

@@ -185,6 +185,8 @@ _FLAGS = {
     "shutdown_timeout_s": "--shutdown-timeout",
     "stall_timeout_s": "--stall-timeout",
     "request_timeout_s": "--request-timeout",
+    "start_timeout_s": "--start-timeout",
+    "log_stats_interval_s": "--log-stats-interval",
     "response_store_max_age_s": "--response-store-max-age",
 }
 
@@ -228,6 +230,7 @@ def _add_pool_flags(parser: argparse.ArgumentParser) -> None:
     )
     add("--max-replays", help="of a request whose workers fail (3)")
     add("--stall-timeout", dest="stall_timeout_s", help="seconds without a step (10)")
+    add("--start-timeout", dest="start_timeout_s", help="seconds until a worker is ready (600)")
     add(
         "--response-store-url", metavar="URL", help="of /v1/responses (a file in the run directory)"
     )
@@ -244,7 +247,14 @@ def _add_pool_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_log_flags(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("what frontends log").add_argument
+    add = parser.add_argument_group("what is logged").add_argument
+    add("--disable-log-stats", action=argparse.BooleanOptionalAction, help="throughput (logged)")
+    add(
+        "--log-stats-interval",
+        dest="log_stats_interval_s",
+        metavar="S",
+        help="seconds between its lines while there is work (10)",
+    )
     add("--enable-log-requests", action=argparse.BooleanOptionalAction, help="prompts (off)")
     add("--enable-log-outputs", action="store_true", help="texts too")
     add("--max-log-len", help="characters or token ids of each (all)")

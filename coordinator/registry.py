@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 IDLE = WorkerLoad(running=0, waiting=0, kv_usage=0.0, steps=0, step_age_s=0.0)
 
-# How long a worker that starts may be silent.
+# How long a worker that starts may be silent. How long it may beat and load is configured.
 START_SILENCE_S = 120.0
 KILL_AGAIN_S = 2.0
 
@@ -47,7 +47,10 @@ Order = to_launcher.StartWorker | to_launcher.KillWorker
 
 @dataclass
 class _Worker:
+    """expected_since: when it was started, as far as this coordinator knows."""
+
     state: WorkerState
+    expected_since: float
     heard_at: float
     killed_at: float | None = None
     failure: str = ""
@@ -85,9 +88,13 @@ class Registry:
                 GroupState(group.name, group.workers, self._restarts[group.name].problem)
                 for group in self.config.groups
             ),
-            workers=tuple(worker.state for worker in self._workers.values()),
+            workers=self.workers(),
             frontends=tuple(self._frontends.values()),
         )
+
+    def workers(self) -> tuple[WorkerState, ...]:
+        """Those of the state as it is now; unlike `state`, this takes no note of its being told."""
+        return tuple(worker.state for worker in self._workers.values())
 
     def knows(self, process_id: str) -> bool:
         """Whether the process has said hello to this coordinator."""
@@ -101,10 +108,11 @@ class Registry:
         """What is to be done because time has passed; call it a few times a second."""
         orders: list[Order] = []
         for worker_id, worker in self._workers.items():
-            if self._is_to_be_killed(worker, now):
-                log.error("%s makes no progress: it is killed", worker_id)
+            stalled = self._why_to_kill(worker, now)
+            if stalled:
+                log.error("%s %s: it is killed", worker_id, stalled)
                 self._put(worker, state=STALLED)
-                worker.killed_at = now
+                worker.killed_at, worker.failure = now, stalled
                 orders.append(to_launcher.KillWorker(worker_id))
         if self.launcher_known:
             orders.extend(self._missing(now))
@@ -148,12 +156,13 @@ class Registry:
         if known is not None and known.state.state in (DRAINING, STALLED):
             state = known.state.state
         load = IDLE if known is None else known.state.load
-        self._workers[message.worker_id] = _Worker(
-            WorkerState(
-                message.worker_id, message.group, message.pid, state, message.endpoint, load
-            ),
-            heard_at=now,
+        told = WorkerState(
+            message.worker_id, message.group, message.pid, state, message.endpoint, load
         )
+        if known is None:
+            self._workers[message.worker_id] = _Worker(told, expected_since=now, heard_at=now)
+        else:
+            self._workers[message.worker_id] = replace(known, state=told, heard_at=now)
         if state == READY and (known is None or known.state.state != READY):
             log.info("%s is ready (pid %d)", message.worker_id, message.pid)
             self._restarts[message.group].ready(now)
@@ -193,15 +202,21 @@ class Registry:
 
     # The rules behind them
 
-    def _is_to_be_killed(self, worker: _Worker, now: float) -> bool:
-        """A worker that is silent, or that has work and makes no step, for too long; once more
-        when it has not ended of it."""
+    def _why_to_kill(self, worker: _Worker, now: float) -> str:
+        """What is wrong with a worker that is silent, or that has work and makes no step, or that
+        loads, for too long; once more when it has not ended of being killed. "": nothing."""
         if worker.killed_at is not None:
-            return now - worker.killed_at > KILL_AGAIN_S
-        silent_s = now - worker.heard_at
+            return worker.failure if now - worker.killed_at > KILL_AGAIN_S else ""
+        silent_s, limit_s = now - worker.heard_at, self.config.stall_timeout_s
         if worker.state.state == STARTING:  # importing and loading can hold all its threads up
-            return silent_s > START_SILENCE_S
-        return max(silent_s, worker.state.load.step_age_s) > self.config.stall_timeout_s
+            limit_s = START_SILENCE_S
+            if now - worker.expected_since > self.config.start_timeout_s:
+                return f"was not ready within {self.config.start_timeout_s:g} s"
+        if silent_s > limit_s:
+            return f"has said nothing for {limit_s:g} s"
+        if worker.state.state != STARTING and worker.state.load.step_age_s > limit_s:
+            return f"has made no step for {limit_s:g} s"
+        return ""
 
     def _missing(self, now: float) -> Iterable[Order]:
         for group in self.config.groups:
@@ -217,7 +232,7 @@ class Registry:
         """Note a worker that has been started and not been heard of."""
         self._saw(worker_id)
         state = WorkerState(worker_id, _group(worker_id), 0, STARTING, "", IDLE)
-        self._workers[worker_id] = _Worker(state, heard_at=now)
+        self._workers[worker_id] = _Worker(state, expected_since=now, heard_at=now)
         self.dirty = self.urgent = True
 
     def _saw(self, worker_id: str) -> None:

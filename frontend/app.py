@@ -6,6 +6,7 @@ from quart import Quart, request
 from quart_schema import Info, QuartSchema
 
 from frontend.context import HEADRACE_VERSION, Context, served_models
+from frontend.drain import Drain
 from frontend.metrics import Metrics
 from frontend.middleware import address, errors, request_scope
 from frontend.openapi import OpenAPI
@@ -33,9 +34,10 @@ def create_app(
     pool: Pool,
     metrics: Metrics,
     grammars: Grammars,
+    drain: Drain | None = None,
 ) -> Quart:
     """An ASGI application that serves a pool. texts: by the groups' names. grammars: of structured
-    outputs."""
+    outputs. drain: where the process says that it is about to end."""
     app = Quart("headrace", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
@@ -49,7 +51,8 @@ def create_app(
         swagger_ui_path=None,
     )
     models_by_name = served_models(config, texts)
-    context = Context(config, models_by_name, pool, metrics, config.started_at, grammars)
+    drain = drain or Drain()
+    context = Context(config, models_by_name, pool, metrics, config.started_at, grammars, drain)
     generating = (chat_completions, chat_batch, completions, messages, invocations, responses)
     for routes in (*generating, models, status, tokenize):
         app.register_blueprint(routes.blueprint(context))
@@ -63,6 +66,6 @@ def create_app(
         address.refuse_if_marked()
 
     addressed = address.AddressMiddleware(app.asgi_app, config.root_path)
-    wrapped = request_scope.RequestScopeMiddleware(addressed, metrics)
+    wrapped = request_scope.RequestScopeMiddleware(addressed, metrics, drain)
     app.asgi_app = wrapped  # type: ignore[method-assign, assignment]
     return app

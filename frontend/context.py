@@ -2,12 +2,13 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
 from frontend.chat.reasoning.marks import ReasoningMarks
 from frontend.chat.tools.available import ToolParser, find_parser
+from frontend.drain import Drain
 from frontend.errors import NotFound
 from frontend.generation.seeds import Seeds
 from frontend.metrics import Metrics
@@ -44,6 +45,7 @@ class ServedModel:
 class Context:
     """started_at: seconds since 1970, given as the time of the models' creation.
     grammars: of structured outputs.
+    drain: whether the process is about to end.
     """
 
     config: PoolConfig
@@ -52,6 +54,7 @@ class Context:
     metrics: Metrics
     started_at: int
     grammars: Grammars
+    drain: Drain = field(default_factory=Drain)
 
     def model(self, name: str | None) -> ServedModel:
         """The model that a request names; without a name, the first. NotFound if there is none."""

@@ -15,6 +15,7 @@ import hypercorn.config
 from quart import Quart
 
 from frontend.app import create_app
+from frontend.drain import Drain
 from frontend.listener import ConnectionCounts, SharedLoop
 from frontend.metrics import Metrics
 from frontend.pool.client import PoolClient
@@ -39,15 +40,23 @@ async def serve(config: PoolConfig, frontend_id: str, http_fd: int) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     texts = {group.name: TextModel.load(group.text_path) for group in config.groups}
     with contextlib.closing(Checkers()) as checkers:
-        async with PoolClient(config, frontend_id) as pool:
-            app = create_app(config, texts, pool, Metrics(config), Grammars(checkers))
+        drain, metrics = Drain(), Metrics(config)
+        async with PoolClient(config, frontend_id, metrics.replayed) as pool:
+            app = create_app(config, texts, pool, metrics, Grammars(checkers), drain)
             _spare_collections()
-            await _serve_http(app, _hypercorn_config(config, http_fd), stop)
+            await _serve_http(app, _hypercorn_config(config, http_fd), stop, drain)
 
 
-async def _serve_http(app: Quart, settings: hypercorn.config.Config, stop: asyncio.Event) -> None:
+async def _serve_http(
+    app: Quart, settings: hypercorn.config.Config, stop: asyncio.Event, drain: Drain
+) -> None:
+    async def drained() -> None:
+        """Hypercorn closes the socket first thing, so it is told last."""
+        await stop.wait()
+        settings.graceful_timeout = await drain.finish(settings.graceful_timeout)
+
     try:
-        await hypercorn.asyncio.serve(app, settings, shutdown_trigger=stop.wait)
+        await hypercorn.asyncio.serve(app, settings, shutdown_trigger=drained)
     except asyncio.CancelledError:
         # So Hypercorn ends when requests outlast the time that they have to finish.
         if not stop.is_set():

@@ -205,6 +205,8 @@ class PoolOptions(Frozen):
     request_timeout_s: requests that have not been answered by then are ended; None: never.
     max_replays: how often a request goes on elsewhere after failures that it may be to blame for.
     stall_timeout_s: a worker with work and no step for so long is taken for dead.
+    start_timeout_s: a worker that is not ready so long after its start hangs: it is started again.
+    disable_log_stats, log_stats_interval_s: whether, and how often, the log says how much is done.
     enable_log_requests, enable_log_outputs: frontends log what comes in, and what goes out.
     max_log_len: characters, or token ids, of a text in the log; None: all.
     response_store_url: the database of /v1/responses, sqlite:///path or postgresql+psycopg://...;
@@ -225,7 +227,10 @@ class PoolOptions(Frozen):
     stall_timeout_s: Annotated[float, Field(gt=0)] = 10.0
     max_replays: Annotated[int, Field(ge=0)] = 3
     request_timeout_s: Annotated[float, Field(gt=0)] | None = None
+    start_timeout_s: Annotated[float, Field(gt=0)] = 600.0
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    disable_log_stats: bool = False
+    log_stats_interval_s: Annotated[float, Field(gt=0)] = 10.0
     enable_log_requests: bool = False
     enable_log_outputs: bool = False
     max_log_len: Annotated[int, Field(ge=0)] | None = None

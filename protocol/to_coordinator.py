@@ -20,9 +20,23 @@ class WorkerHello:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerTotals:
+    """What an engine has done since its start. prefix_queried, prefix_hits: prompt tokens looked up
+    and found in the cache."""
+
+    prompt_tokens: int
+    generated_tokens: int
+    prefix_queried: int
+    prefix_hits: int
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerHeartbeat:
+    """totals: not part of the load, which is published to all frontends."""
+
     worker_id: str
     load: WorkerLoad
+    totals: WorkerTotals
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,11 @@ class EngineReady:
 
 @dataclass(frozen=True)
 class EngineStepped:
+    """step_s: how long the step took."""
+
     outputs: list[Output]
     stats: EngineStats
+    step_s: float
 
 
 @dataclass(frozen=True)
@@ -107,13 +110,20 @@ class EngineThread(threading.Thread):
             self._load = engine.load()
             self._arrived.wait()
         self._arrived.clear()
-        self._busy_since = time.monotonic()
+        started = time.monotonic()
+        if self._busy_since is None:
+            self._busy_since = started
         while self._commands:
             self._obey(engine, self._commands.popleft())
         if engine.has_work:
+            before = self._load.steps
             outputs = engine.step()
             self._load = engine.load()
-            self._post(EngineStepped(outputs, engine.stats()))
+            ended = time.monotonic()
+            # A turn that runs nothing is no progress, unless all there is waits for its grammars.
+            if self._load.steps > before or self._load.running == 0:
+                self._busy_since = ended
+            self._post(EngineStepped(outputs, engine.stats(), ended - started))
 
     def _obey(self, engine: Engine, command: Generate | Abort) -> None:
         if isinstance(command, Abort):

@@ -63,6 +63,7 @@ class Worker:
         guard = QueueGuard(limits, self._engine.last_load)
         self._service = Service(worker_id, self._engine.submit, self._send, guard)
         self._metrics = WorkerMetrics(pool.metrics_prefix, group.served_names[0], worker_id)
+        self._totals = to_coordinator.WorkerTotals(0, 0, 0, 0)
         self._ready = False
         self._stop_at: float | None = None
         self._exit_status: int | None = None
@@ -106,9 +107,15 @@ class Worker:
 
     def _on_event(self, event: Event) -> None:
         match event:
-            case EngineStepped(outputs, stats):
+            case EngineStepped(outputs, stats, step_s):
                 self._service.on_outputs(outputs)
-                self._metrics.stepped(stats)
+                self._metrics.stepped(stats, step_s)
+                self._totals = to_coordinator.WorkerTotals(
+                    stats.prompt_tokens,
+                    stats.generated_tokens,
+                    stats.prefix_queried,
+                    stats.prefix_hits,
+                )
             case EngineRefused(request_id, refusal):
                 self._service.on_refused(request_id, refusal)
             case EngineReady():
@@ -147,7 +154,7 @@ class Worker:
     def _beat(self) -> None:
         load = self._engine.load()
         self._metrics.load(load)
-        self._tell(to_coordinator.WorkerHeartbeat(self._id, load))
+        self._tell(to_coordinator.WorkerHeartbeat(self._id, load, self._totals))
 
     def _tell(self, message: object) -> None:
         """To the coordinator; while it is away, what does not fit its queue is not missed."""

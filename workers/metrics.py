@@ -9,6 +9,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from protocol.state import WorkerLoad
 from workers.engine import EngineStats
 
+_STEP_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 
 
@@ -29,6 +30,7 @@ class WorkerMetrics:
         self._running = gauge("num_requests_running", "Requests in the engine's batch.")
         self._waiting = gauge("num_requests_waiting", "Requests waiting to be run.")
         self._usage = gauge("kv_cache_usage_perc", "Share of the KV cache in use, 0 to 1.")
+        self._age_s = gauge("engine_step_age_seconds", "Since the last step; 0 without work.")
         self._queries = counter("prefix_cache_queries", "Prompt tokens looked up in the cache.")
         self._hits = counter("prefix_cache_hits", "Prompt tokens found in the cache.")
         self._preemptions = counter("num_preemptions", "Requests preempted and recomputed.")
@@ -41,6 +43,9 @@ class WorkerMetrics:
             prefix + "iteration_tokens_total", "Tokens in an engine step.", names,
             buckets=_STEP_TOKENS,
         ).labels(*labels)  # fmt: skip
+        self._step_s = Histogram(
+            prefix + "engine_step_seconds", "Seconds of an engine step.", names, buckets=_STEP_S
+        ).labels(*labels)
         self._last: EngineStats | None = None
 
     def load(self, load: WorkerLoad) -> None:
@@ -48,9 +53,10 @@ class WorkerMetrics:
         self._running.set(load.running)
         self._waiting.set(load.waiting)
         self._usage.set(load.kv_usage)
+        self._age_s.set(load.step_age_s)
 
-    def stepped(self, stats: EngineStats) -> None:
-        """The engine has made a step; the fields of `stats` but the last step's are totals."""
+    def stepped(self, stats: EngineStats, step_s: float) -> None:
+        """The engine has made a turn; the fields of `stats` but the last step's are totals."""
         last = self._last
         self._queries.inc(stats.prefix_queried - (last.prefix_queried if last else 0))
         self._hits.inc(stats.prefix_hits - (last.prefix_hits if last else 0))
@@ -58,7 +64,9 @@ class WorkerMetrics:
         self._drafts.inc(stats.drafts - (last.drafts if last else 0))
         self._draft_tokens.inc(stats.draft_tokens - (last.draft_tokens if last else 0))
         self._accepted_tokens.inc(stats.accepted_tokens - (last.accepted_tokens if last else 0))
-        self._step_tokens.observe(stats.step_tokens)
+        if stats.steps > (last.steps if last else 0):  # else it ran nothing
+            self._step_tokens.observe(stats.step_tokens)
+            self._step_s.observe(step_s)
         self._last = stats
 
 

@@ -99,7 +99,9 @@ def start(
             streams += _beams(context, model, request, message)
         else:
             streams += [context.pool.generate(model.group.name, each) for each in messages]
-        longest = context.metrics.longest_output(model.name, request.choices_per_prompt)
+        longest = context.metrics.longest_output(
+            model.group.served_names[0], request.choices_per_prompt
+        )
         for each in messages:
             index = len(choices)
             choices.append(
@@ -189,7 +191,7 @@ def _choice(
     kept_tokens: frozenset[int],
 ) -> Choice:
     observer = context.metrics.request(
-        model.name,
+        model.group.served_names[0],
         len(message.prompt_token_ids),
         request.choices_per_prompt,
         message.sampling.max_tokens,

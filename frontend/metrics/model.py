@@ -22,6 +22,7 @@ REQUEST_BUCKETS_S = (
 )
 # fmt: on
 TOKEN_COUNT_BUCKETS = tuple(float(digit * 10**power) for power in range(6) for digit in (1, 2, 5))
+ENDS = ("stop", "length", "abort", "error")
 N_BUCKETS = (1.0, 2.0, 5.0, 10.0, 20.0)
 
 Kind = TypeVar("Kind", bound=Histogram)
@@ -42,6 +43,9 @@ class ModelMetrics:
         )
         self.prompt_tokens = self._counter("prompt_tokens_total", "Tokens of prompts.")
         self.generation_tokens = self._counter("generation_tokens_total", "Tokens generated.")
+        self.replays = self._counter(
+            "request_replays_total", "Requests sent to a worker again after the loss of one."
+        )
         self.first_token_s = self._histogram("time_to_first_token_seconds", FIRST_TOKEN_BUCKETS_S)
         self.inter_token_s = self._tallied("inter_token_latency_seconds", TOKEN_BUCKETS_S)
         self.per_token_s = self._histogram("request_time_per_output_token_seconds", TOKEN_BUCKETS_S)
@@ -57,6 +61,15 @@ class ModelMetrics:
         self.params_n = self._histogram("request_params_n", N_BUCKETS)
 
         self._tallies: dict[str, TokenTally] = {}
+
+    def begin(self, model_name: str) -> None:
+        """Show a model's metrics before anything has been counted: what appears with its first
+        count has no rate."""
+        for metric in vars(self).values():
+            if isinstance(metric, Counter | Histogram) and metric is not self.success:
+                metric.labels(model_name)
+        for reason in ENDS:
+            self.success.labels(model_name, reason)
 
     def tally(self, model_name: str) -> TokenTally:
         """Where the tokens of a model's texts are counted."""

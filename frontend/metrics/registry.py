@@ -21,6 +21,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from frontend.metrics.model import ModelMetrics
 from frontend.metrics.observer import LongestOutput, RequestObserver, TextObserver
+from frontend.metrics.refusals import REASONS, refusal_reason
 from protocol.config import PoolConfig
 
 _KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -37,6 +38,17 @@ class Metrics:
         self._multiprocess_dir = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
         self._registry = CollectorRegistry()
         self.models = ModelMetrics(prefix, self._registry)
+        self._names = {group.name: group.served_names[0] for group in config.groups}
+        for name in self._names.values():
+            self.models.begin(name)
+        self._refused = Counter(
+            f"{prefix}requests_refused",
+            "Requests that were answered with a status of 400 or more before they ran, by reason.",
+            ("reason",),
+            registry=self._registry,
+        )
+        for reason in REASONS:
+            self._refused.labels(reason)
         self._in_flight_name = f"{prefix}server_load"
         self._in_flight = Gauge(
             self._in_flight_name,
@@ -79,6 +91,17 @@ class Metrics:
         method = method if method in _KNOWN_METHODS else "OTHER"
         self._http_requests.labels(handler, method, f"{status // 100}xx").inc()
         self._http_duration.labels(handler, method).observe(duration_s)
+
+    def refused(self, handler: str, method: str, status: int, reason: str | None) -> None:
+        """An HTTP request has been answered; if refused, and for no known reason, its status is
+        taken for one."""
+        reason = reason or refusal_reason(handler, method, status)
+        if reason is not None:
+            self._refused.labels(reason).inc()
+
+    def replayed(self, group: str) -> None:
+        """A request of a group is sent to a worker again, with the tokens that it has."""
+        self.models.replays.labels(self._names[group]).inc()
 
     def enter(self) -> None:
         """A request for text is in flight; `leave` when it no longer is."""

@@ -1,10 +1,15 @@
-"""Counts the requests for text that are being answered."""
+"""Requests for text: counted while they are being answered, and not begun any more at the end."""
 
-from frontend.metrics import Metrics
+from frontend.context import Context
+from frontend.errors import Unavailable
 from frontend.middleware import request_scope
 
 
-def count_in_flight(metrics: Metrics) -> None:
-    """The current request is in flight, until it has ended in whatever way."""
-    metrics.enter()
-    request_scope.current().cleanups.append(metrics.leave)
+def count_in_flight(context: Context) -> None:
+    """The current request is in flight, until it has ended in whatever way. Unavailable if the
+    server is stopping."""
+    if context.drain.has_begun:
+        request_scope.current().refusal = "stopping"
+        raise Unavailable("The server is stopping.", headers={"Retry-After": "1"})
+    context.metrics.enter()
+    request_scope.current().cleanups.append(context.metrics.leave)

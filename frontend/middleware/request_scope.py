@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from quart import has_request_context, request
 
+from frontend.drain import Drain
 from frontend.metrics import Metrics
 
 KEY = "headrace.request"
@@ -33,12 +34,14 @@ class RequestScope:
     started: when it came, on the clock of `time.monotonic`.
     handler: the rule of its route, "none" if there is none.
     cleanups: called when the request has ended in whatever way; they neither fail nor block.
+    refusal: why it was refused, where its status does not say it.
     """
 
     request_id: str
     started: float
     handler: str = "none"
     cleanups: list[Callable[[], None]] = field(default_factory=list)
+    refusal: str | None = None
 
 
 def current() -> RequestScope:
@@ -54,9 +57,10 @@ def current_id() -> str:
 class RequestScopeMiddleware:
     """Wraps an ASGI application."""
 
-    def __init__(self, app: Any, metrics: Metrics) -> None:
+    def __init__(self, app: Any, metrics: Metrics, drain: Drain) -> None:
         self._app = app
         self._metrics = metrics
+        self._drain = drain
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -66,11 +70,14 @@ class RequestScopeMiddleware:
         scope[KEY] = kept
         body = _Body(receive, expected=_has_body(scope))
         status = 500
+        is_before_end = self._drain.enter()
 
         async def begin(message: Message) -> None:
             nonlocal status
             status = message["status"]
             headers = [*message["headers"], (b"x-request-id", kept.request_id.encode())]
+            if self._drain.has_begun and scope["http_version"].startswith("1"):
+                headers.append((b"connection", b"close"))
             await body.drain()
             await send({**message, "headers": headers})
 
@@ -81,10 +88,12 @@ class RequestScopeMiddleware:
         try:
             await self._app(scope, body.receive, send_with_id)
         finally:
+            self._drain.leave(is_before_end)
             for cleanup in kept.cleanups:
                 cleanup()
             duration_s = time.monotonic() - kept.started
             self._metrics.http_request(kept.handler, scope["method"], status, duration_s)
+            self._metrics.refused(kept.handler, scope["method"], status, kept.refusal)
 
 
 class _Body:

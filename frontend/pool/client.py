@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import os
+from collections.abc import Callable
 from typing import Any, Self
 
 import zmq.asyncio
@@ -25,12 +26,17 @@ MESSAGES_AT_ONCE = 64
 
 
 class PoolClient:
-    """The Pool of a real frontend; `async with` it for as long as requests are served."""
+    """The Pool of a real frontend; `async with` it for as long as requests are served.
 
-    def __init__(self, config: PoolConfig, frontend_id: str) -> None:
+    on_replay: told the group of each request that is sent again.
+    """
+
+    def __init__(
+        self, config: PoolConfig, frontend_id: str, on_replay: Callable[[str], None]
+    ) -> None:
         self._config, self._id = config, frontend_id
         self._context = zmq.asyncio.Context()
-        self._dispatch = Dispatch(self._send, config.max_replays)
+        self._dispatch = Dispatch(self._send, config.max_replays, on_replay=on_replay)
         self._state: PoolState | None = None
         self._workers: dict[str, Any] = {}
         self._tasks: set[asyncio.Task[None]] = set()

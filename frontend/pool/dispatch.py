@@ -39,10 +39,15 @@ class Dispatch:
     """The flights of one frontend, by request id, and the workers that carry them."""
 
     def __init__(
-        self, send: Send, max_replays: int = 3, clock: Callable[[], float] = time.monotonic
+        self,
+        send: Send,
+        max_replays: int = 3,
+        clock: Callable[[], float] = time.monotonic,
+        on_replay: Callable[[str], None] = lambda group: None,
     ) -> None:
-        """max_replays: of one request for failures that it may be to blame for."""
-        self._send = send
+        """max_replays: of one request for failures that it may be to blame for. on_replay: told the
+        group of each request that is sent again."""
+        self._send, self._on_replay = send, on_replay
         self._max_replays = max_replays
         self._probation = Probation()
         self._clock = clock
@@ -186,6 +191,7 @@ class Dispatch:
             log.error("request %s is given up: all workers that ran it failed", flight.wire_id)
             flight.fail(RequestLost(QUARANTINED))
         else:
+            self._on_replay(flight.group)
             self._launch(flight)
 
     def _next_suspect(self) -> None:

@@ -30,7 +30,7 @@ def blueprint(context: Context) -> Blueprint:
     @document_response(ErrorAnswer, 400)
     async def chat_batch() -> Response:
         """Answer several chats at once: a choice for each, in their order."""
-        count_in_flight(context.metrics)
+        count_in_flight(context)
         return await _answer(context, await read(ChatBatchRequest))
 
     return routes

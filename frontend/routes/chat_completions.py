@@ -27,7 +27,7 @@ def blueprint(context: Context) -> Blueprint:
     @document_response(ErrorAnswer, 400)
     async def chat_completions() -> Response:
         """Answer a chat, in one piece or as a stream of events."""
-        count_in_flight(context.metrics)
+        count_in_flight(context)
         return await answer(context, await read(ChatCompletionRequest))
 
     return routes

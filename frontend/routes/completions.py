@@ -37,7 +37,7 @@ def blueprint(context: Context) -> Blueprint:
     @document_response(ErrorAnswer, 400)
     async def completions() -> Response:
         """Continue prompts, in one piece or as a stream of events."""
-        count_in_flight(context.metrics)
+        count_in_flight(context)
         return await answer(context, await read(CompletionRequest))
 
     return routes

@@ -25,7 +25,7 @@ def blueprint(context: Context) -> Blueprint:
     @document_response(ErrorAnswer, 400)
     async def invocations() -> Response:
         """Answer a chat or continue prompts, whichever the request's fields ask for."""
-        count_in_flight(context.metrics)
+        count_in_flight(context)
         asked = await read_one(_kind)
         if isinstance(asked, ChatCompletionRequest):
             return await chat_completions.answer(context, asked)

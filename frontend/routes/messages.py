@@ -30,7 +30,7 @@ def blueprint(context: Context) -> Blueprint:
     @document_response(AnthropicErrorAnswer, 404)
     async def messages() -> Response:
         """Answer a chat in Anthropic's format, in one piece or as a stream of events."""
-        count_in_flight(context.metrics)
+        count_in_flight(context)
         return await _answer(context, await read(MessagesRequest))
 
     @routes.post("/v1/messages/count_tokens")

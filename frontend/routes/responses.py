@@ -33,7 +33,7 @@ def blueprint(context: Context) -> Blueprint:
     @document_response(ErrorAnswer, 400)
     async def create() -> Response:
         """Answer a conversation, in one piece, as a stream of events, or in the background."""
-        count_in_flight(context.metrics)
+        count_in_flight(context)
         body = await read(ResponsesRequest)
         created = await (await entry.service()).create(body)
         return json_response(created) if isinstance(created, dict) else _stream(created)

@@ -1,34 +1,21 @@
-"""GET /health, /ping, /version, /load and /metrics."""
+"""GET /health, /ping, /livez, /version, /load and /metrics."""
 
 import asyncio
 
 from prometheus_client import CONTENT_TYPE_LATEST
-from quart import Blueprint, Response
+from quart import Blueprint, Response, request
 from quart_schema import document_response
 
 from frontend.context import HEADRACE_VERSION, Context
+from frontend.health import health_body, is_ready, load_body
 from frontend.middleware.errors import json_response
 from frontend.openapi import document_plain
 from frontend.schemas.answers import ServerLoad, ServerVersion
-from protocol.state import READY
 
 
 def blueprint(context: Context) -> Blueprint:
     routes = Blueprint("status", __name__)
-
-    @routes.get("/health")
-    @document_plain("A worker is ready.")
-    @document_plain("No worker is ready.", 503)
-    async def health() -> Response:
-        """200 while a worker is ready, else 503."""
-        return _health(context)
-
-    @routes.route("/ping", methods=["GET", "POST"])
-    @document_plain("A worker is ready.")
-    @document_plain("No worker is ready.", 503)
-    async def ping() -> Response:
-        """The same as /health."""
-        return _health(context)
+    _add_health(routes, context)
 
     @routes.get("/version")
     @document_response(ServerVersion)
@@ -39,8 +26,11 @@ def blueprint(context: Context) -> Blueprint:
     @routes.get("/load")
     @document_response(ServerLoad)
     async def load() -> Response:
-        """Requests for text in flight in the whole pool."""
+        """Requests for text in flight in the whole pool; with ?verbose also what each group and
+        each worker has."""
         in_flight = await asyncio.to_thread(context.metrics.in_flight)
+        if _is_verbose():
+            return json_response(load_body(context.config, context.pool.state, in_flight))
         return json_response({"server_load": in_flight})
 
     @routes.get("/metrics")
@@ -53,9 +43,43 @@ def blueprint(context: Context) -> Blueprint:
     return routes
 
 
-def _health(context: Context) -> Response:
-    state = context.pool.state
-    ready = state is not None and any(worker.state == READY for worker in state.workers)
-    response = Response(b"", 200 if ready else 503)
+def _add_health(routes: Blueprint, context: Context) -> None:
+    @routes.get("/health")
+    @document_plain("A worker is ready.")
+    @document_plain("No worker is ready, or the server is stopping.", 503)
+    async def health() -> Response:
+        """200 while a worker is ready, else 503; with ?verbose the same with a body that names
+        groups and workers."""
+        return _health(context, _is_verbose())
+
+    @routes.route("/ping", methods=["GET", "POST"])
+    @document_plain("A worker is ready.")
+    @document_plain("No worker is ready, or the server is stopping.", 503)
+    async def ping() -> Response:
+        """The same as /health."""
+        return _health(context, verbose=False)
+
+    @routes.get("/livez")
+    @document_plain("This process answers.")
+    async def livez() -> Response:
+        """200, whatever the pool is able to do: who gets no answer may restart the server."""
+        return _empty(200)
+
+
+def _health(context: Context, verbose: bool) -> Response:
+    stopping, state = context.drain.has_begun, context.pool.state
+    status = 200 if is_ready(state) and not stopping else 503
+    if verbose:
+        return json_response(health_body(context.config, state, stopping), status)
+    return _empty(status)
+
+
+def _empty(status: int) -> Response:
+    response = Response(b"", status)
     del response.headers["Content-Type"]
     return response
+
+
+def _is_verbose() -> bool:
+    """A bare ?verbose says yes."""
+    return request.args.get("verbose", "0").lower() not in ("0", "false", "no")

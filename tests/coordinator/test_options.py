@@ -24,6 +24,14 @@ def test_vllm_spellings_mean_the_same() -> None:
     assert ours[1][0].workers == 4
 
 
+def test_stats_are_logged_unless_it_is_said() -> None:
+    pool, _, _ = parse([])
+    assert (pool.disable_log_stats, pool.log_stats_interval_s) == (False, 10.0)
+    pool, _, _ = parse(["--disable-log-stats", "--start-timeout", "900"])
+    assert pool.disable_log_stats
+    assert pool.start_timeout_s == 900
+
+
 def test_group_flags_reach_the_engine() -> None:
     _, (group,), _ = parse(
         "--model m --served-model-name a b --dtype float32 --max-model-len 1k --max-num-seqs 7"
@@ -58,6 +66,8 @@ def test_group_flags_reach_the_engine() -> None:
         ("--kv-cache-memory-bytes much", "--kv-cache-memory-bytes"),
         ("--gpu-memory-utilization 1.5", "--gpu-memory-utilization"),
         ("--stall-timeout 0", "--stall-timeout"),
+        ("--start-timeout 0", "--start-timeout"),
+        ("--log-stats-interval 0", "--log-stats-interval"),
         ("--metrics-prefix a-b", "--metrics-prefix"),
         ("--config /does/not/exist.toml", "--config"),
         ("--uds /tmp/x --port 1", "--uds"),

@@ -18,6 +18,7 @@ from protocol.to_coordinator import (
     WorkerHeartbeat,
     WorkerHello,
     WorkerLeaving,
+    WorkerTotals,
 )
 from protocol.to_launcher import KillWorker, StartWorker
 
@@ -31,7 +32,9 @@ def make_registry(workers: int = 2) -> Registry:
         served_names=("m",),
         workers=workers,
     )
-    config = PoolConfig(run_dir=Path("/r"), groups=(group,), stall_timeout_s=10)
+    config = PoolConfig(
+        run_dir=Path("/r"), groups=(group,), stall_timeout_s=10, start_timeout_s=300
+    )
     return Registry(config, epoch="e")
 
 
@@ -40,7 +43,8 @@ def hello(worker_id: str, ready: bool = True) -> WorkerHello:
 
 
 def beat(worker_id: str, step_age_s: float = 0.0, running: int = 0) -> WorkerHeartbeat:
-    return WorkerHeartbeat(worker_id, WorkerLoad(running, 0, 0.0, 5, step_age_s))
+    load = WorkerLoad(running, 0, 0.0, 5, step_age_s)
+    return WorkerHeartbeat(worker_id, load, WorkerTotals(0, 0, 0, 0))
 
 
 def states(registry: Registry) -> dict[str, str]:
@@ -151,6 +155,35 @@ def test_worker_that_loads_for_long_is_left_alone() -> None:
     registry.on_worker_hello(hello("chat-0.0", ready=False), 0.0)
     assert registry.tick(START_SILENCE_S - 1) == []
     assert registry.tick(START_SILENCE_S + 1) == [KillWorker("chat-0.0")]
+
+
+def test_worker_that_beats_and_never_is_ready_is_killed_in_the_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """An engine that hangs while it is loaded: the other thread goes on beating."""
+    registry = make_registry(workers=1)
+    registry.on_launcher(LauncherHello(1, (), (), ()), 0.0)
+    registry.tick(0.0)
+    for second in range(1, 301):
+        registry.on_worker_hello(hello("chat-0.0", ready=False), float(second))
+        registry.on_worker_heartbeat(beat("chat-0.0"), float(second))
+        assert registry.tick(float(second)) == []
+    registry.on_worker_heartbeat(beat("chat-0.0"), 300.5)
+    assert registry.tick(300.5) == [KillWorker("chat-0.0")]
+    assert states(registry) == {"chat-0.0": STALLED}
+    registry.on_worker_hello(hello("chat-0.0", ready=False), 300.6)
+    assert states(registry) == {"chat-0.0": STALLED}
+    assert registry.tick(300.6) == []
+    registry.on_exit(ChildExited("chat-0.0", "worker", -9), 301.0)
+    assert "ended (was not ready within 300 s)" in caplog.text
+    assert registry.tick(301.0) == [StartWorker("chat-0.1", "chat")]
+
+
+def test_worker_that_was_ready_in_time_may_live_on() -> None:
+    registry = make_registry(workers=1)
+    start_all(registry)
+    registry.on_worker_heartbeat(beat("chat-0.0"), 1000.0)
+    assert registry.tick(1000.0) == []
 
 
 def test_greeting_that_comes_after_the_end_revives_nobody() -> None:

@@ -11,6 +11,7 @@ from shared_checkers import new_grammars
 from tokenizers_for_tests import CHAT_TEMPLATE, EOS, SPECIAL, byte_level
 
 from frontend.app import create_app
+from frontend.drain import Drain
 from frontend.metrics import Metrics
 from frontend.text.model import TextModel
 from protocol.config import GroupConfig, PoolConfig, ServingOptions
@@ -56,7 +57,11 @@ def make_app(text: TextModel, text_path: Path, pool: FakePool, tmp_path: Path) -
     """The application; keywords go into its PoolConfig."""
 
     def make(
-        model: TextModel = text, serving: ServingOptions | None = None, **settings: object
+        model: TextModel = text,
+        serving: ServingOptions | None = None,
+        drain: Drain | None = None,
+        workers: int = 1,
+        **settings: object,
     ) -> Quart:
         group = GroupConfig(
             name="main",
@@ -64,10 +69,11 @@ def make_app(text: TextModel, text_path: Path, pool: FakePool, tmp_path: Path) -
             model_path=Path("/secret/models/smol"),
             text_path=text_path,
             served_names=("smol", "smol-alias"),
+            workers=workers,
             serving=serving or ServingOptions(),
         )
         config = PoolConfig(run_dir=tmp_path, groups=(group,), **settings)
-        return create_app(config, {"main": model}, pool, Metrics(config), new_grammars())
+        return create_app(config, {"main": model}, pool, Metrics(config), new_grammars(), drain)
 
     return make
 

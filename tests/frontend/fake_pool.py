@@ -14,7 +14,7 @@ Reply = Callable[[Generate], list[int]]
 
 
 def pool_state(worker_state: str = READY) -> PoolState:
-    worker = WorkerState("worker-0", "main", 1, worker_state, "", WorkerLoad(0, 0, 0.0, 0, 0.0))
+    worker = WorkerState("main-0.0", "main", 1, worker_state, "", WorkerLoad(0, 0, 0.0, 0, 0.0))
     return PoolState("epoch", 1, (GroupState("main", 1, ""),), (worker,), ())
 
 
@@ -33,7 +33,7 @@ class FakePool:
     """Answers every request with `reply(request)`, one output per token (`per_output` of them).
 
     fail_after: how many outputs come before `failure` is raised; None: no failure.
-    hold_after: how many outputs come before nothing more does.
+    hold_after: how many outputs come before nothing more does, until `release` is set.
     reason: why texts end, whatever their tokens say. error: what their last outputs say of it.
     """
 
@@ -47,6 +47,7 @@ class FakePool:
     state: PoolState | None = field(default_factory=pool_state)
     requests: list[Generate] = field(default_factory=list)
     streams: list["FakeStream"] = field(default_factory=list)
+    release: asyncio.Event = field(default_factory=asyncio.Event)
     _started: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def wait_for_streams(self, count: int) -> None:
@@ -89,7 +90,7 @@ class FakeStream:
             if pool.failure is not None and number == pool.fail_after:
                 raise pool.failure
             if number == pool.hold_after:
-                await asyncio.Event().wait()
+                await pool.release.wait()
             last = start + size >= len(tokens)
             end = (reason, stop_token) if last else None
             output = _output(request, tokens[start : start + size], start, end)

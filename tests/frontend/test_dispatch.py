@@ -25,7 +25,8 @@ class Wire:
         self.sent: list[tuple[str, Generate | Abort]] = []
         self.full: set[str] = set()
         self.now = 0.0
-        self.dispatch = Dispatch(self._send, clock=lambda: self.now)
+        self.replayed: list[str] = []
+        self.dispatch = Dispatch(self._send, lambda: self.now, on_replay=self.replayed.append)
         self._numbers: dict[str, int] = {}
         self._version = 0
 
@@ -173,6 +174,7 @@ async def test_request_of_a_lost_worker_goes_on_elsewhere_with_its_tokens(how: s
             wire.full.add(first)
             wire.answer(first, Output("r", (8,), 3))
     assert wire.where("r") == second
+    assert wire.replayed == ["g"]
     _, sent = wire.sent[-1]
     assert isinstance(sent, Generate)
     assert sent.output_token_ids == (5, 6)
@@ -248,6 +250,7 @@ async def test_request_that_loses_worker_after_worker_ends_with_an_error() -> No
     with pytest.raises(RequestLost, match="not tried again"):
         await task
     assert wire.dispatch.in_flight == 0
+    assert len(wire.replayed) == MAX_REPLAYS
 
 
 async def test_a_request_that_kills_workers_takes_no_other_with_it() -> None:

@@ -1,3 +1,4 @@
+import asyncio
 import json
 import re
 import subprocess
@@ -10,7 +11,17 @@ import pytest
 from fake_pool import pool_state
 
 from frontend.context import served_models
+from frontend.drain import Drain
+from frontend.pool.interface import PoolBusy, PoolUnavailable
 from protocol.config import GroupConfig, PoolConfig
+from protocol.state import (
+    FrontendLoad,
+    FrontendState,
+    GroupState,
+    PoolState,
+    WorkerLoad,
+    WorkerState,
+)
 
 QUESTION = {"messages": [{"role": "user", "content": "Hello"}]}
 
@@ -29,6 +40,127 @@ async def test_health_is_that_of_the_workers(client, pool, path, state, status):
 
 async def test_ping_takes_post(client):
     assert (await client.post("/ping")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("state", "status", "overall"),
+    [
+        ("ready", 200, "ready"),
+        ("starting", 503, "unavailable"),
+        ("stalled", 503, "unavailable"),
+        (None, 503, "unavailable"),
+    ],
+)
+async def test_verbose_health_names_groups_and_workers(client, pool, state, status, overall):
+    pool.state = None if state is None else verbose_state(state)
+    response = await client.get("/health?verbose")
+    assert response.status_code == status
+    body = await response.get_json()
+    assert body["status"] == overall
+    (group,) = body["groups"]
+    assert (group["name"], group["models"]) == ("main", ["smol", "smol-alias"])
+    assert (group["ready"], group["wanted"]) == (1 if state == "ready" else 0, 1)
+    assert group["status"] == overall
+    assert "/secret" not in json.dumps(body)
+    if state is not None:
+        assert group["is_crash_loop"]
+        assert group["workers"] == [
+            {
+                "name": "main-0.3",
+                "state": state,
+                "running": 2,
+                "waiting": 5,
+                "steps": 7,
+                "last_step_age_s": 0.25,
+                "restarts": 3,
+            }
+        ]
+
+
+async def test_health_is_degraded_while_a_worker_is_missing(make_app, pool):
+    pool.state = verbose_state("ready", "stalled")
+    response = await make_app(workers=2).test_client().get("/health?verbose")
+    assert response.status_code == 200
+    body = await response.get_json()
+    assert body["status"] == body["groups"][0]["status"] == "degraded"
+
+
+async def test_a_process_that_answers_is_live_whatever_the_pool_is(client, pool):
+    pool.state = None
+    response = await client.get("/livez")
+    assert response.status_code == 200
+    assert await response.get_data() == b""
+
+
+async def test_verbose_load_tells_of_groups_workers_and_frontends(client, pool):
+    pool.state = verbose_state("ready", "starting")
+    assert await (await client.get("/load")).get_json() == {"server_load": 0}
+    body = await (await client.get("/load?verbose=1")).get_json()
+    assert body["server_load"] == 0
+    assert body["frontends"] == [{"name": "frontend-0.0", "in_flight": 4}]
+    (group,) = body["groups"]
+    assert (group["name"], group["running"], group["waiting"]) == ("main", 4, 10)
+    assert group["workers"][0] == {
+        "name": "main-0.3",
+        "state": "ready",
+        "running": 2,
+        "waiting": 5,
+        "kv_cache_usage": 0.5,
+    }
+
+
+def verbose_state(*states: str) -> PoolState:
+    """A pool whose group has failed for a reason that is nobody's business."""
+    load = WorkerLoad(running=2, waiting=5, kv_usage=0.5, steps=7, step_age_s=0.25)
+    workers = tuple(
+        WorkerState(f"main-{place}.3", "main", 1, state, "", load)
+        for place, state in enumerate(states)
+    )
+    frontends = (FrontendState("frontend-0.0", 2, FrontendLoad(4)),)
+    return PoolState("epoch", 1, (GroupState("main", 1, "/secret is gone"),), workers, frontends)
+
+
+class TestStopping:
+    async def test_what_was_begun_is_finished_and_nothing_else_is_begun(self, stopping):
+        client, pool, drain = stopping
+        pool.hold_after = 1
+        begun = asyncio.create_task(client.post("/v1/chat/completions", json=QUESTION))
+        await pool.wait_for_streams(1)
+        end = asyncio.create_task(drain.finish(5))
+        await asyncio.sleep(0)
+        for path, status in (("/health", 503), ("/ping", 503), ("/livez", 200), ("/load", 200)):
+            response = await client.get(path)
+            assert (path, response.status_code) == (path, status)
+            assert response.headers["Connection"] == "close"
+        body = await (await client.get("/health?verbose")).get_json()
+        assert body["status"] == "stopping"
+        refused = await client.post("/v1/chat/completions", json=QUESTION)
+        found = numbers(await (await client.get("/metrics")).get_data(as_text=True))
+        assert found['headrace:requests_refused_total{reason="stopping"}'] == 1
+        assert refused.status_code == 503
+        assert refused.headers["Retry-After"] == "1"
+        assert not end.done()
+        pool.release.set()
+        assert (await begun).status_code == 200
+        assert await end > 0
+
+    async def test_the_time_to_finish_is_bounded(self, stopping):
+        client, pool, drain = stopping
+        pool.hold_after = 1
+        begun = asyncio.create_task(client.post("/v1/chat/completions", json=QUESTION))
+        await pool.wait_for_streams(1)
+        assert await drain.finish(0.05) == 0
+        pool.release.set()
+        await begun
+
+    async def test_nothing_to_finish_is_no_wait(self, stopping):
+        _, _, drain = stopping
+        assert await asyncio.wait_for(drain.finish(60), 1) > 59
+
+    @pytest.fixture
+    def stopping(self, make_app, pool):
+        drain = Drain()
+        return make_app(drain=drain).test_client(), pool, drain
 
 
 async def test_version(client):
@@ -215,6 +347,46 @@ async def test_the_longest_of_a_prompts_texts_is_counted_once(client, pool):
     found = numbers(text)
     assert found[f'{name}_count{{model_name="smol"}}'] == 2
     assert found[f'{name}_sum{{model_name="smol"}}'] == 8 + 6
+
+
+async def test_refusals_are_counted_by_reason(client, pool):
+    await client.post("/v1/chat/completions", json={**QUESTION, "temperature": -1})
+    await client.post("/v1/messages", json={"model": "smol"})
+    await client.post("/v1/completions", json={"prompt": "a", "model": "other"})
+    await client.post("/v1/completions", json={}, headers={"Content-Encoding": "gzip"})
+    for error in (PoolBusy("full"), PoolUnavailable("none is there")):
+        pool.failure = error
+        await client.post("/v1/completions", json={"prompt": "a"})
+    pool.state = None
+    await client.get("/health")
+    await client.post("/ping")
+    await client.post("/nowhere")
+    found = numbers(await (await client.get("/metrics")).get_data(as_text=True))
+    for reason, count in (
+        ("invalid", 2),
+        ("not_found", 1),
+        ("media_type", 1),
+        ("busy", 1),
+        ("unavailable", 1),
+        ("too_large", 0),
+        ("stopping", 0),
+    ):
+        assert found[f'headrace:requests_refused_total{{reason="{reason}"}}'] == count, reason
+
+
+async def test_series_are_there_before_the_first_request(client):
+    found = numbers(await (await client.get("/metrics")).get_data(as_text=True))
+    label = '{model_name="smol"}'
+    assert found[f"headrace:request_replays_total{label}"] == 0
+    assert found[f"headrace:e2e_request_latency_seconds_count{label}"] == 0
+    assert found['headrace:request_success_total{finished_reason="stop",model_name="smol"}'] == 0
+
+
+async def test_a_model_is_counted_under_one_name(client):
+    await client.post("/v1/chat/completions", json={**QUESTION, "model": "smol-alias"})
+    found = numbers(await (await client.get("/metrics")).get_data(as_text=True))
+    assert found['headrace:request_success_total{finished_reason="stop",model_name="smol"}'] == 1
+    assert not any("smol-alias" in name for name in found)
 
 
 async def test_the_metrics_prefix_can_be_vllms(make_app):

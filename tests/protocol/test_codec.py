@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from protocol.codec import MAX_MESSAGE_BYTES, Codec, DecodeError
 from protocol.sampling import SamplingParams
 from protocol.state import FrontendLoad, PoolState, WorkerLoad
-from protocol.to_coordinator import CONTROL, WorkerHeartbeat
+from protocol.to_coordinator import CONTROL, WorkerHeartbeat, WorkerTotals
 from protocol.to_frontend import OUTPUTS, Logprobs, Output, StepOutputs
 from protocol.to_worker import REQUESTS, Abort, Generate, Introduce
 
@@ -244,10 +244,11 @@ def test_whole_numbers_are_taken_for_floats() -> None:
 
 
 def test_true_is_no_number() -> None:
-    heartbeat = WorkerHeartbeat("w", WorkerLoad(1, 2, 0.5, 3, 0.0))
+    heartbeat = WorkerHeartbeat("w", WorkerLoad(1, 2, 0.5, 3, 0.0), WorkerTotals(1, 2, 3, 4))
     raw = msgpack.unpackb(CONTROL.encode(heartbeat))
     for place in range(5):
-        wrong = [*raw[:-1], [*raw[-1][:place], True, *raw[-1][place + 1 :]]]
+        load = [*raw[2][:place], True, *raw[2][place + 1 :]]
+        wrong = [*raw[:2], load, *raw[3:]]
         with pytest.raises(DecodeError):
             CONTROL.decode(msgpack.packb(wrong))
 
@@ -323,7 +324,7 @@ def test_a_wrong_message_is_refused_after_a_right_one_of_the_same_types():
 
 
 def test_whole_numbers_become_floats_every_time():
-    load = [2, "w", list(dataclasses.astuple(WorkerLoad(0, 0, 0.0, 0, 0.0)))]
+    load = [2, "w", list(dataclasses.astuple(WorkerLoad(0, 0, 0.0, 0, 0.0))), [0, 0, 0, 0]]
     load[2] = [int(value) if type(value) is float else value for value in load[2]]
     for _ in range(2):
         decoded = CONTROL.decode(msgpack.packb(load)).load

@@ -97,6 +97,33 @@ def test_age_grows_while_a_step_hangs_and_is_none_while_idle() -> None:
     assert ages[-1] > ages[0] > 0.0
 
 
+def test_turns_that_run_nothing_are_no_progress() -> None:
+    """Else an engine that can never run what it has would seem to be well."""
+    engines: list[Engine] = []
+
+    def build() -> Engine:
+        engines.append(fake_engine(step_s=0.005))
+        return engines[0]
+
+    thread = EngineThread(build)
+    thread.submit(request("a", max_tokens=60))
+    thread.start()
+    events_until(thread, lambda seen: len(outputs_of(seen)) > 2)
+    engines[0].step = lambda: []  # type: ignore[method-assign]
+    time.sleep(0.3)
+    assert thread.load().running == 1
+    assert thread.load().step_age_s > 0.2
+
+
+def test_steps_tell_how_long_they_took() -> None:
+    thread = EngineThread(lambda: fake_engine(step_s=0.02))
+    thread.submit(request("a"))
+    thread.start()
+    events = events_until(thread, lambda seen: any(o.finish_reason for o in outputs_of(seen)))
+    steps = [event.step_s for event in events if isinstance(event, EngineStepped)]
+    assert all(0.02 <= step_s < 1 for step_s in steps)
+
+
 def test_model_that_cannot_be_served_is_hopeless() -> None:
     def build() -> Engine:
         raise ModelUnsupported("it has wings")

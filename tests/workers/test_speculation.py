@@ -164,7 +164,7 @@ def test_an_error_after_a_right_draft_comes_with_the_next_step(monkeypatch):
 
     def fail_from_the_tenth(self, sequence, drafts):
         if len(sequence.token_ids) + len(drafts) >= 10:
-            return ChunkResult(error="not finite")
+            return ChunkResult(error=Failure("error", "not finite"))
         return choose(self, sequence, drafts)
 
     monkeypatch.setattr(FakeRunner, "_choose", fail_from_the_tenth)
@@ -320,7 +320,7 @@ def test_metrics_have_the_counters():
     engine.add(request("r", [0, 0], max_tokens=50))
     while engine.has_work:
         engine.step()
-        metrics.stepped(engine.stats())
+        metrics.stepped(engine.stats(), 0.5)
     stats = engine.stats()
     for name, value in (
         ("drafts", stats.drafts),

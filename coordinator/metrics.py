@@ -1,0 +1,50 @@
+"""What the coordinator counts: what workers cannot say of themselves, such as that they stall.
+
+The numbers lie in files as those of all processes (see workers/metrics.py): the counter outlives a
+coordinator that dies, the states go with it and come with the next one.
+"""
+
+from prometheus_client import Counter, Gauge
+
+from protocol.config import PoolConfig
+from protocol.state import DRAINING, READY, STALLED, STARTING, WorkerState
+
+_STATES = (STARTING, READY, DRAINING, STALLED)
+
+
+class PoolMetrics:
+    """The workers of a pool, by place: `engine` is the number in the group, for all its starts."""
+
+    def __init__(self, config: PoolConfig) -> None:
+        prefix, names = config.metrics_prefix, ("model_name", "engine")
+        state = Gauge(
+            f"{prefix}worker_state",
+            "1 for the state that the worker is in; 0 in all while none is in its place.",
+            (*names, "state"),
+            multiprocess_mode="livesum",
+        )
+        restarts = Counter(f"{prefix}worker_restarts", "Workers started again.", names)
+        self._restarts: dict[str, Counter] = {}
+        self._states: dict[str, dict[str, Gauge]] = {}
+        for group in config.groups:
+            for number in range(group.workers):
+                place, labels = f"{group.name}-{number}", (group.served_names[0], str(number))
+                self._restarts[place] = restarts.labels(*labels)
+                self._states[place] = {each: state.labels(*labels, each) for each in _STATES}
+        self._shown: dict[str, str] = {}
+
+    def started(self, worker_id: str) -> None:
+        """A worker has been ordered; the first start of a place is none again."""
+        place, _, start = worker_id.rpartition(".")
+        if int(start) > 0 and place in self._restarts:
+            self._restarts[place].inc()
+
+    def show(self, workers: tuple[WorkerState, ...]) -> None:
+        """The pool as it is now."""
+        now = {worker.worker_id.rpartition(".")[0]: worker.state for worker in workers}
+        if now == self._shown:
+            return
+        self._shown = now
+        for place, states in self._states.items():
+            for state, gauge in states.items():
+                gauge.set(now.get(place) == state)

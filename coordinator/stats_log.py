@@ -1,0 +1,98 @@
+"""The line that tells now and then in the log how much is done, in the words of vLLM's.
+
+It is the coordinator's, so that a group has one line however many workers it has. A group, not the
+pool: the cache usages and hit rates of different models say nothing as one number.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from protocol.state import WorkerState
+from protocol.to_coordinator import WorkerTotals
+
+NOTHING = WorkerTotals(prompt_tokens=0, generated_tokens=0, prefix_queried=0, prefix_hits=0)
+
+
+class StatsLog:
+    """`now`: seconds of a monotonic clock."""
+
+    def __init__(self, groups: Sequence[str], interval_s: float, now: float) -> None:
+        self._groups = {name: _Group(name) for name in groups}
+        self._interval_s = interval_s
+        self._since = now
+        self._last: dict[str, WorkerTotals] = {}
+
+    def on_totals(self, worker_id: str, group: str, totals: WorkerTotals) -> None:
+        """A worker's sums since its start. The first that are heard of are where counting begins:
+        who hears them may be younger than the worker."""
+        last = self._last.get(worker_id, totals)
+        self._last[worker_id] = totals
+        if group in self._groups:
+            self._groups[group].add(_difference(totals, last))
+
+    def lines(self, workers: Sequence[WorkerState], now: float) -> list[str]:
+        """What is to be logged now: a line for each group that had work since the last time, and
+        one when it has come to rest."""
+        elapsed_s = now - self._since
+        if elapsed_s < self._interval_s:
+            return []
+        self._since = now
+        ids = {worker.worker_id for worker in workers}
+        self._last = {each: totals for each, totals in self._last.items() if each in ids}
+        by_group: defaultdict[str, list[WorkerState]] = defaultdict(list)
+        for worker in workers:
+            by_group[worker.group].append(worker)
+        lines = (group.line(by_group[name], elapsed_s) for name, group in self._groups.items())
+        return [line for line in lines if line]
+
+
+class _Group:
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._done = NOTHING
+        self._hit_rate = 0.0
+        self._was_busy = False
+
+    def add(self, done: WorkerTotals) -> None:
+        self._done = _sum(self._done, done)
+
+    def line(self, workers: Sequence[WorkerState], elapsed_s: float) -> str:
+        """ "": there is nothing to say."""
+        done, self._done = self._done, NOTHING
+        running = sum(worker.load.running for worker in workers)
+        waiting = sum(worker.load.waiting for worker in workers)
+        usage = _mean(worker.load.kv_usage for worker in workers)
+        if done.prefix_queried:
+            self._hit_rate = done.prefix_hits / done.prefix_queried
+        was_busy, self._was_busy = self._was_busy, done != NOTHING or running + waiting > 0
+        if not (self._was_busy or was_busy):
+            return ""
+        return (
+            f"{self._name}: Avg prompt throughput: {done.prompt_tokens / elapsed_s:.1f} tokens/s, "
+            f"Avg generation throughput: {done.generated_tokens / elapsed_s:.1f} tokens/s, "
+            f"Running: {running} reqs, Waiting: {waiting} reqs, "
+            f"KV cache usage: {usage:.1%}, Prefix cache hit rate: {self._hit_rate:.1%}"
+        )
+
+
+def _mean(values: Iterable[float]) -> float:
+    known = list(values)
+    return sum(known) / len(known) if known else 0.0
+
+
+def _sum(one: WorkerTotals, other: WorkerTotals) -> WorkerTotals:
+    return WorkerTotals(
+        one.prompt_tokens + other.prompt_tokens,
+        one.generated_tokens + other.generated_tokens,
+        one.prefix_queried + other.prefix_queried,
+        one.prefix_hits + other.prefix_hits,
+    )
+
+
+def _difference(now: WorkerTotals, then: WorkerTotals) -> WorkerTotals:
+    return WorkerTotals(
+        now.prompt_tokens - then.prompt_tokens,
+        now.generated_tokens - then.generated_tokens,
+        now.prefix_queried - then.prefix_queried,
+        now.prefix_hits - then.prefix_hits,
+    )

@@ -1,0 +1,46 @@
+"""The end of a frontend: what it has begun it finishes, while it says that it takes no more.
+
+Its socket stays open meanwhile. A probe that finds no listener learns as much as from a 503, but a
+client that comes a moment before the balancer hears of it would be cut off instead of being told to
+try again.
+"""
+
+import asyncio
+import time
+
+
+class Drain:
+    """Knows which HTTP requests were begun before the end was."""
+
+    def __init__(self) -> None:
+        self.has_begun = False
+        self._before = 0
+        self._changed = asyncio.Event()
+
+    def enter(self) -> bool:
+        """An HTTP request begins. What this returns is to be given to `leave`."""
+        is_before = not self.has_begun
+        self._before += is_before
+        return is_before
+
+    def leave(self, is_before: bool) -> None:
+        """An HTTP request has ended in whatever way."""
+        self._before -= is_before
+        self._changed.set()
+
+    async def finish(self, timeout_s: float) -> float:
+        """Begin the end, and wait for what was begun before it. Returns the seconds that are left.
+
+        Requests that come after it are not waited for: with clients that ask again and again there
+        would be no end.
+        """
+        self.has_begun = True
+        ends_at = time.monotonic() + timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self._before:
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            return 0.0
+        return max(0.0, ends_at - time.monotonic())

@@ -1,0 +1,88 @@
+"""What the pool is able to do, from the coordinator's last news. Asks no worker anything.
+
+It says nothing of why a worker failed: such reasons may name files of this machine.
+"""
+
+from typing import Any
+
+from protocol.config import GroupConfig, PoolConfig
+from protocol.state import READY, PoolState, WorkerState
+
+OK, DEGRADED, UNAVAILABLE, STOPPING = "ready", "degraded", "unavailable", "stopping"
+
+
+def is_ready(state: PoolState | None) -> bool:
+    """Whether any worker of any group can make progress, however busy it is."""
+    return state is not None and any(worker.state == READY for worker in state.workers)
+
+
+def health_body(config: PoolConfig, state: PoolState | None, stopping: bool) -> dict[str, Any]:
+    """Groups and their workers, and what follows from these for the whole."""
+    groups = [_group(group, state) for group in config.groups]
+    status = DEGRADED
+    if stopping:
+        status = STOPPING
+    elif not is_ready(state):
+        status = UNAVAILABLE
+    elif all(group["status"] == OK for group in groups):
+        status = OK
+    return {"status": status, "groups": groups}
+
+
+def load_body(config: PoolConfig, state: PoolState | None, in_flight: int) -> dict[str, Any]:
+    """The pool's load, then each group's and each worker's."""
+    groups = []
+    for group in config.groups:
+        workers = [_load(worker) for worker in _workers(group, state)]
+        total = {key: sum(worker[key] for worker in workers) for key in ("running", "waiting")}
+        groups.append({"name": group.name, **total, "workers": workers})
+    frontends = [
+        {"name": frontend.frontend_id, "in_flight": frontend.load.in_flight}
+        for frontend in (() if state is None else state.frontends)
+    ]
+    return {"server_load": in_flight, "groups": groups, "frontends": frontends}
+
+
+def _group(group: GroupConfig, state: PoolState | None) -> dict[str, Any]:
+    workers = _workers(group, state)
+    ready = sum(worker.state == READY for worker in workers)
+    status = UNAVAILABLE if ready == 0 else OK if ready >= group.workers else DEGRADED
+    failing = state is not None and any(
+        each.name == group.name and each.problem for each in state.groups
+    )
+    return {
+        "name": group.name,
+        "models": list(group.served_names),
+        "status": status,
+        "ready": ready,
+        "wanted": group.workers,
+        "is_crash_loop": failing,
+        "workers": [_worker(worker) for worker in workers],
+    }
+
+
+def _worker(worker: WorkerState) -> dict[str, Any]:
+    load = worker.load
+    return {
+        "name": worker.worker_id,
+        "state": worker.state,
+        "running": load.running,
+        "waiting": load.waiting,
+        "steps": load.steps,
+        "last_step_age_s": round(load.step_age_s, 3),
+        "restarts": int(worker.worker_id.rpartition(".")[2]),
+    }
+
+
+def _load(worker: WorkerState) -> dict[str, Any]:
+    return {
+        "name": worker.worker_id,
+        "state": worker.state,
+        "running": worker.load.running,
+        "waiting": worker.load.waiting,
+        "kv_cache_usage": round(worker.load.kv_usage, 4),
+    }
+
+
+def _workers(group: GroupConfig, state: PoolState | None) -> list[WorkerState]:
+    return [] if state is None else [each for each in state.workers if each.group == group.name]
