@@ -1,0 +1,117 @@
+"""Clients: each asks for one thing after another and compares each answer with the right one."""
+
+import asyncio
+import random
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+from .answers import Outcome, Wrong
+from .asking import Broken, Refused, ask
+from .blows import Struck
+from .catalogue import Request
+from .watch import Watch
+
+# Only a request that hangs takes so long.
+ANSWER_TIMEOUT_S = 150.0
+PAUSE_S = 0.3
+# The workers of a request may be lost three times; the fourth time it fails (500).
+LOST_TOO_OFTEN = 4
+_HANGS_UP = 0.1
+# What had not yet been taken by a frontend when the server was told to stop is not answered.
+_UNTAKEN_S = 1.0
+
+
+@dataclass
+class Load:
+    """findings: what must not be. counts: how many requests ended how."""
+
+    address: tuple[str, int]
+    answers: dict[str, tuple[Request, Outcome]]
+    watch: Watch
+    struck: Struck
+    findings: list[str] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    found: asyncio.Event = field(default_factory=asyncio.Event)
+    over: bool = False
+    stopped_at: float = float("inf")
+
+    async def client(self, seed: str) -> None:
+        """Ask until the load is over, or something is found."""
+        chance = random.Random(seed)
+        while not self.over and not self.found.is_set():
+            request, right = chance.choice(list(self.answers.values()))
+            stream = chance.random() < 0.6
+            if chance.random() < _HANGS_UP:
+                await self._hang_up(request, stream, 1.5 * chance.random() ** 2)
+            else:
+                await self._answered(request, stream, right)
+
+    async def _hang_up(self, request: Request, stream: bool, after_s: float) -> None:
+        try:
+            async with asyncio.timeout(after_s):
+                await ask(*self.address, request, stream)
+        except TimeoutError:
+            self.counts["hung up"] += 1
+        except (Broken, Refused):
+            self.counts["failed before it hung up"] += 1
+        except Wrong as wrong:
+            self._find(request, stream, str(wrong))
+
+    async def _answered(self, request: Request, stream: bool, right: Outcome) -> None:
+        """Ask again for as long as the failures are such as may be."""
+        while not self.over:
+            if await self._is_settled(request, stream, right):
+                return
+            await asyncio.sleep(PAUSE_S)
+
+    async def _is_settled(self, request: Request, stream: bool, right: Outcome) -> bool:
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                outcome = await ask(*self.address, request, stream)
+        except (Broken, Refused) as failure:
+            what = self._excuse(failure, began)
+            if what is None:
+                self._find(request, stream, f"{failure} after {time.monotonic() - began:.2f} s")
+            self.counts[what or "failed"] += 1
+            return False
+        except (Wrong, TimeoutError, KeyError, ValueError) as error:
+            self._find(request, stream, f"{type(error).__name__}: {error}")
+            return True
+        for difference in right.differences(outcome):
+            self._find(request, stream, difference)
+        self.counts["right, streamed" if stream else "right"] += 1
+        return True
+
+    def _excuse(self, failure: Broken | Refused, began: float) -> str | None:
+        """Why a request may fail in this way; None if it may not."""
+        now = time.monotonic()
+        if isinstance(failure, Broken):
+            if failure.port in self.struck.broken_ports:
+                return "broken with its frontend"
+            untaken = began > self.stopped_at - _UNTAKEN_S
+            return "too late" if untaken else None
+        if failure.status == 503 and self.watch.was_out(began, now):
+            return "503 without workers"
+        if "have failed" in str(failure) and self.struck.losses(began, now) >= LOST_TOO_OFTEN:
+            return "500 after four workers"
+        return None
+
+    def _find(self, request: Request, stream: bool, what: str) -> None:
+        way = "streamed" if stream else "whole"
+        self.findings.append(f"{request.name!r} ({way}): {what}")
+        self.found.set()
+
+
+async def undisturbed(
+    address: tuple[str, int], requests: list[Request]
+) -> dict[str, tuple[Request, Outcome]]:
+    """The right answers, by name. AssertionError if it matters whether they are streamed."""
+    whole, streamed = [
+        await asyncio.gather(*(ask(*address, request, stream) for request in requests))
+        for stream in (False, True)
+    ]
+    for request, one, other in zip(requests, whole, streamed, strict=True):
+        assert not one.differences(other), (request.name, one.differences(other))
+    return {request.name: (request, one) for request, one in zip(requests, whole, strict=True)}
