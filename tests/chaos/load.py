@@ -16,7 +16,7 @@ from .watch import Watch
 ANSWER_TIMEOUT_S = 150.0
 PAUSE_S = 0.3
 # The workers of a request may be lost three times; the fourth time it fails (500).
-LOST_TOO_OFTEN = 4
+MOST_LOSSES = 4
 _HANGS_UP = 0.1
 # What had not yet been taken by a frontend when the server was told to stop is not answered.
 _UNTAKEN_S = 1.0
@@ -48,15 +48,14 @@ class Load:
                 await self._answered(request, stream, right)
 
     async def _hang_up(self, request: Request, stream: bool, after_s: float) -> None:
+        began = time.monotonic()
         try:
             async with asyncio.timeout(after_s):
                 await ask(*self.address, request, stream)
         except TimeoutError:
             self.counts["hung up"] += 1
-        except (Broken, Refused):
-            self.counts["failed before it hung up"] += 1
-        except Wrong as wrong:
-            self._find(request, stream, str(wrong))
+        except (Broken, Refused, Wrong) as failure:
+            self._fail(request, stream, failure, began)
 
     async def _answered(self, request: Request, stream: bool, right: Outcome) -> None:
         """Ask again for as long as the failures are such as may be."""
@@ -70,13 +69,10 @@ class Load:
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 outcome = await ask(*self.address, request, stream)
-        except (Broken, Refused) as failure:
-            what = self._excuse(failure, began)
-            if what is None:
-                self._find(request, stream, f"{failure} after {time.monotonic() - began:.2f} s")
-            self.counts[what or "failed"] += 1
+        except (Broken, Refused, Wrong) as failure:
+            self._fail(request, stream, failure, began)
             return False
-        except (Wrong, TimeoutError, KeyError, ValueError) as error:
+        except (TimeoutError, KeyError, ValueError) as error:
             self._find(request, stream, f"{type(error).__name__}: {error}")
             return True
         for difference in right.differences(outcome):
@@ -84,7 +80,15 @@ class Load:
         self.counts["right, streamed" if stream else "right"] += 1
         return True
 
-    def _excuse(self, failure: Broken | Refused, began: float) -> str | None:
+    def _fail(
+        self, request: Request, stream: bool, failure: Broken | Refused | Wrong, began: float
+    ) -> None:
+        excuse = self._excuse(failure, began)
+        self.counts[excuse or "failed"] += 1
+        if excuse is None:
+            self._find(request, stream, f"{failure} after {time.monotonic() - began:.2f} s")
+
+    def _excuse(self, failure: Broken | Refused | Wrong, began: float) -> str | None:
         """Why a request may fail in this way; None if it may not."""
         now = time.monotonic()
         if isinstance(failure, Broken):
@@ -92,9 +96,10 @@ class Load:
                 return "broken with its frontend"
             untaken = began > self.stopped_at - _UNTAKEN_S
             return "too late" if untaken else None
-        if failure.status == 503 and self.watch.was_out(began, now):
-            return "503 without workers"
-        if "have failed" in str(failure) and self.struck.losses(began, now) >= LOST_TOO_OFTEN:
+        if isinstance(failure, Refused) and failure.status == 503:
+            return "503 without workers" if self.watch.was_out(began, now) else None
+        lost_workers = "that ran this request have failed" in str(failure)
+        if lost_workers and self.struck.losses(began, now) >= MOST_LOSSES:
             return "500 after four workers"
         return None
 
