@@ -47,8 +47,11 @@ Order = to_launcher.StartWorker | to_launcher.KillWorker
 
 @dataclass
 class _Worker:
+    """greeted: it has said hello to this coordinator."""
+
     state: WorkerState
     heard_at: float
+    greeted: bool = False
     killed_at: float | None = None
     failure: str = ""
 
@@ -92,7 +95,7 @@ class Registry:
     def knows(self, process_id: str) -> bool:
         """Whether the process has said hello to this coordinator."""
         worker = self._workers.get(process_id)
-        return process_id in self._frontends or (worker is not None and worker.state.pid > 0)
+        return process_id in self._frontends or (worker is not None and worker.greeted)
 
     def frontend_ids(self) -> list[str]:
         return list(self._frontends)
@@ -117,9 +120,10 @@ class Registry:
         self.launcher_known = True
         for worker_id in message.last_workers:
             self._saw(worker_id)
+        published = {state.worker_id: state for state in message.published}
         for worker_id in message.workers:
             if worker_id not in self._workers:
-                self._expect(worker_id, now)
+                self._expect(worker_id, now, published.get(worker_id))
         for worker_id in set(self._workers) - set(message.workers):
             self._drop(worker_id)
         for frontend_id in set(self._frontends) - set(message.frontends):
@@ -153,6 +157,7 @@ class Registry:
                 message.worker_id, message.group, message.pid, state, message.endpoint, load
             ),
             heard_at=now,
+            greeted=True,
         )
         if state == READY and (known is None or known.state.state != READY):
             log.info("%s is ready (pid %d)", message.worker_id, message.pid)
@@ -198,6 +203,8 @@ class Registry:
         when it has not ended of it."""
         if worker.killed_at is not None:
             return now - worker.killed_at > KILL_AGAIN_S
+        if worker.state.state == STALLED:  # the order of a coordinator before may have been lost
+            return True
         silent_s = now - worker.heard_at
         if worker.state.state == STARTING:  # importing and loading can hold all its threads up
             return silent_s > START_SILENCE_S
@@ -213,10 +220,14 @@ class Registry:
                     self._expect(worker_id, now)
                     yield to_launcher.StartWorker(worker_id, group.name)
 
-    def _expect(self, worker_id: str, now: float) -> None:
-        """Note a worker that has been started and not been heard of."""
+    def _expect(self, worker_id: str, now: float, published: WorkerState | None = None) -> None:
+        """Note a worker that has been started and not been heard of, except perhaps by a
+        coordinator before this one."""
         self._saw(worker_id)
-        state = WorkerState(worker_id, _group(worker_id), 0, STARTING, "", IDLE)
+        if published is None:
+            state = WorkerState(worker_id, _group(worker_id), 0, STARTING, "", IDLE)
+        else:
+            state = replace(published, load=IDLE)
         self._workers[worker_id] = _Worker(state, heard_at=now)
         self.dirty = self.urgent = True
 

@@ -1,7 +1,8 @@
 """The launcher: parent of all processes of a pool on one host.
 
-It holds the HTTP socket and its children, and no other state: the coordinator decides which
-workers there are to be, and a restarted coordinator learns from it who runs.
+It holds the HTTP socket and its children, and no state of its own: the coordinator decides which
+workers there are to be, and a restarted coordinator learns from it who runs and what the one before
+has last said of them.
 """
 
 import asyncio
@@ -24,7 +25,7 @@ from protocol import PROTOCOL_VERSION, sockets, to_coordinator, to_launcher, to_
 from protocol.codec import DecodeError
 from protocol.config import PoolConfig
 from protocol.process import EX_CONFIG
-from protocol.state import READY, STATE, PoolState
+from protocol.state import READY, STATE, PoolState, WorkerState
 
 log = logging.getLogger("launcher")
 
@@ -43,6 +44,7 @@ class Supervisor:
         self._restarts: dict[str, Restarts] = {}
         self._stop = asyncio.Event()
         self._last_workers: dict[str, str] = {}  # newest id by place
+        self._published: tuple[WorkerState, ...] = ()
         self._exit_status = 0
         self._announced = False
         self._started_at = time.monotonic()
@@ -140,13 +142,14 @@ class Supervisor:
     # Running
 
     async def _greet(self) -> None:
-        children = self._children
+        workers = self._children.ids(WORKER)
         await self._tell(
             to_coordinator.LauncherHello(
                 PROTOCOL_VERSION,
-                children.ids(WORKER),
-                children.ids(FRONTEND),
+                workers,
+                self._children.ids(FRONTEND),
                 tuple(self._last_workers.values()),
+                tuple(worker for worker in self._published if worker.worker_id in workers),
             )
         )
 
@@ -181,10 +184,13 @@ class Supervisor:
             await self._tell(to_coordinator.ChildExited(order.worker_id, WORKER, 1))
 
     async def _watch_state(self) -> None:
-        """Say once when the pool is complete."""
-        while not self._announced:
+        """Keep what a next coordinator has to be told; say once when the pool is complete."""
+        while True:
             with contextlib.suppress(DecodeError):
-                self._announce_if_ready(STATE.decode(await self._state.recv()))
+                state = STATE.decode(await self._state.recv())
+                self._published = state.workers
+                if not self._announced:
+                    self._announce_if_ready(state)
 
     def _announce_if_ready(self, state: PoolState) -> None:
         ready = sum(worker.state == READY for worker in state.workers)

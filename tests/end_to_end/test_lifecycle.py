@@ -200,6 +200,19 @@ def test_frozen_worker_is_unhealthy_then_replaced(launch: Launch) -> None:
     assert not worker.is_running()
 
 
+def test_worker_that_is_frozen_while_the_coordinator_dies_is_replaced(launch: Launch) -> None:
+    server = launch("--frontends", "1", "--workers", "1", "--stall-timeout", "1.5", step_s=0.01)
+    expected = complete(server)
+    (worker,) = server.children("workers.main")
+    (coordinator,) = server.children("coordinator.main")
+    request = Background(server, 1)
+    wait_for(lambda: running(server) == 1, "the request runs")
+    worker.suspend()
+    coordinator.kill()
+    assert request.texts() == [expected]
+    assert not worker.is_running()
+
+
 def test_busy_pool_is_healthy(launch: Launch) -> None:
     server = launch("--frontends", "1", "--workers", "1", "--max-num-seqs", "2", step_s=0.02)
     requests = Background(server, 12, max_tokens=20)
