@@ -175,7 +175,12 @@ class Supervisor:
                         await self._tell(to_coordinator.ChildExited(worker_id, WORKER, 0))
 
     async def _try_to_start(self, order: to_launcher.StartWorker) -> None:
-        """A worker that cannot be started counts as one that has ended."""
+        """A worker that cannot be started counts as one that has ended.
+
+        A new coordinator, greeted before an order of the one before it was read, gives it again.
+        """
+        if order.worker_id in self._children.ids(WORKER):
+            return
         self._last_workers[order.worker_id.rpartition(".")[0]] = order.worker_id
         try:
             await self._start_worker(order)

@@ -1,5 +1,7 @@
 """What a pool's processes are doing, seen from outside: who there is, and who could serve."""
 
+import contextlib
+import os
 import re
 import threading
 import time
@@ -92,14 +94,12 @@ def _descendants(pid: int) -> Iterator[Member]:
 
 
 def _children(pid: int) -> list[Member]:
-    found = []
-    for path in Path("/proc", str(pid), "task").glob("*/children"):
-        try:
-            pids = path.read_text().split()
-        except OSError:  # the thread has ended
-            continue
-        found += [member for child in pids if (member := _member(int(child)))]
-    return found
+    pids: list[str] = []
+    with contextlib.suppress(OSError):  # it has ended
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(OSError):  # the thread has ended
+                pids += Path(f"/proc/{pid}/task/{task}/children").read_text().split()
+    return [member for child in pids if (member := _member(int(child)))]
 
 
 def _member(pid: int) -> Member | None:
