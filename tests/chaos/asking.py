@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from contextlib import closing
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
 
 from bench.load.http import Connection, Events, HTTPFailure, Response
 
@@ -28,6 +29,20 @@ class Refused(Exception):
 
 async def ask(host: str, port: int, request: Request, stream: bool) -> Outcome:
     """The answer. A client that is cancelled has hung up."""
+    async with _response(host, port, *_message(request, stream)) as response:
+        return await _read(response, stream)
+
+
+async def look(host: str, port: int, path: str) -> bytes:
+    """What a GET answers."""
+    head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    async with _response(host, port, head, b"") as response:
+        return await response.read()
+
+
+@asynccontextmanager
+async def _response(host: str, port: int, head: bytes, body: bytes) -> AsyncIterator[Response]:
+    """A response with status 200 to be read. Broken, whenever the connection breaks; Refused."""
     try:
         reader, writer = await asyncio.open_connection(host, port)
     except OSError as error:
@@ -35,10 +50,10 @@ async def ask(host: str, port: int, request: Request, stream: bool) -> Outcome:
     own_port = writer.get_extra_info("sockname")[1]
     with closing(writer):
         try:
-            response = await Connection(reader, writer).request(*_message(request, stream))
+            response = await Connection(reader, writer).request(head, body)
             if response.status != 200:
                 raise Refused(response.status, (await response.read()).decode())
-            return await _read(response, stream)
+            yield response
         except (OSError, HTTPFailure) as error:
             raise Broken(own_port, error) from error
 

@@ -75,6 +75,7 @@ class _Run:
         load = Load(self._address, answers, self._watch, self._struck, self._report.findings)
         seeds = [f"client {self._report.seed} {number}" for number in range(CLIENTS)]
         clients = [asyncio.create_task(load.client(seed)) for seed in seeds]
+        clients.append(asyncio.create_task(load.onlooker()))
         blows = carry_out(self._report.schedule, self._watch, self._struck)
         await asyncio.gather(blows, _pass(seconds, load))
         if self._report.schedule.ending == "loaded":

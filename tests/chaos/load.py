@@ -1,13 +1,14 @@
 """Clients: each asks for one thing after another and compares each answer with the right one."""
 
 import asyncio
+import itertools
 import random
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 
 from .answers import Outcome, Wrong
-from .asking import Broken, Refused, ask
+from .asking import Broken, Refused, ask, look
 from .blows import Struck
 from .catalogue import Request
 from .watch import Watch
@@ -47,6 +48,19 @@ class Load:
             else:
                 await self._answered(request, stream, right)
 
+    async def onlooker(self) -> None:
+        """Ask how the server is, again and again: it has to say, whatever has died."""
+        paths = itertools.cycle(["/health", "/metrics", "/load", "/v1/models"])
+        while not self.over and not self.found.is_set():
+            path, began = next(paths), time.monotonic()
+            try:
+                async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                    await look(*self.address, path)
+                self.counts["looks"] += 1
+            except (Broken, Refused, TimeoutError) as failure:
+                self._fail(path, failure, began)
+            await asyncio.sleep(PAUSE_S)
+
     async def _hang_up(self, request: Request, stream: bool, after_s: float) -> None:
         began = time.monotonic()
         try:
@@ -55,7 +69,7 @@ class Load:
         except TimeoutError:
             self.counts["hung up"] += 1
         except (Broken, Refused, Wrong) as failure:
-            self._fail(request, stream, failure, began)
+            self._fail(_name(request, stream), failure, began)
 
     async def _answered(self, request: Request, stream: bool, right: Outcome) -> None:
         """Ask again for as long as the failures are such as may be."""
@@ -69,26 +83,22 @@ class Load:
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 outcome = await ask(*self.address, request, stream)
-        except (Broken, Refused, Wrong) as failure:
-            self._fail(request, stream, failure, began)
+        except (Broken, Refused, Wrong, TimeoutError, KeyError, ValueError) as failure:
+            self._fail(_name(request, stream), failure, began)
             return False
-        except (TimeoutError, KeyError, ValueError) as error:
-            self._find(request, stream, f"{type(error).__name__}: {error}")
-            return True
         for difference in right.differences(outcome):
-            self._find(request, stream, difference)
+            self._find(_name(request, stream), difference)
         self.counts["right, streamed" if stream else "right"] += 1
         return True
 
-    def _fail(
-        self, request: Request, stream: bool, failure: Broken | Refused | Wrong, began: float
-    ) -> None:
+    def _fail(self, name: str, failure: Exception, began: float) -> None:
         excuse = self._excuse(failure, began)
         self.counts[excuse or "failed"] += 1
         if excuse is None:
-            self._find(request, stream, f"{failure} after {time.monotonic() - began:.2f} s")
+            kind, after_s = type(failure).__name__, time.monotonic() - began
+            self._find(name, f"{kind}: {failure} after {after_s:.2f} s")
 
-    def _excuse(self, failure: Broken | Refused | Wrong, began: float) -> str | None:
+    def _excuse(self, failure: Exception, began: float) -> str | None:
         """Why a request may fail in this way; None if it may not."""
         now = time.monotonic()
         if isinstance(failure, Broken):
@@ -103,10 +113,13 @@ class Load:
             return "500 after four workers"
         return None
 
-    def _find(self, request: Request, stream: bool, what: str) -> None:
-        way = "streamed" if stream else "whole"
-        self.findings.append(f"{request.name!r} ({way}): {what}")
+    def _find(self, name: str, what: str) -> None:
+        self.findings.append(f"{name}: {what}")
         self.found.set()
+
+
+def _name(request: Request, stream: bool) -> str:
+    return f"{request.name!r} ({'streamed' if stream else 'whole'})"
 
 
 async def undisturbed(
