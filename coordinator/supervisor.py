@@ -43,6 +43,7 @@ class Supervisor:
         self._children = Children(self._on_exit)
         self._restarts: dict[str, Restarts] = {}
         self._stop = asyncio.Event()
+        self._stops_workers = False  # they are replaced for as long as frontends have requests
         self._last_workers: dict[str, str] = {}  # newest id by place
         self._published: tuple[WorkerState, ...] = ()
         self._exit_status = 0
@@ -91,6 +92,8 @@ class Supervisor:
             {"TOKENIZERS_PARALLELISM": "false"},
             (self._listener.fileno(),),
         )
+        if self._stop.is_set():  # it was not yet there when the others were told
+            self._children.kill(process_id)
 
     async def _start_worker(self, order: to_launcher.StartWorker) -> None:
         arguments = ["--worker-id", order.worker_id, "--group", order.group]
@@ -101,6 +104,8 @@ class Supervisor:
             threads=group.engine.threads,
         )
         await self._start(order.worker_id, WORKER, "workers.main", arguments, environment)
+        if self._stops_workers:
+            self._children.kill(order.worker_id)
 
     def _place_on_host(self, worker_id: str) -> int:
         """The worker's number among the workers of all groups."""
@@ -168,7 +173,7 @@ class Supervisor:
             match order:
                 case to_worker.Introduce():
                     await self._greet()
-                case to_launcher.StartWorker() if not self._stop.is_set():
+                case to_launcher.StartWorker() if not self._stops_workers:
                     await self._try_to_start(order)
                 case to_launcher.KillWorker(worker_id):
                     if not self._children.kill(worker_id):
@@ -272,6 +277,7 @@ class Supervisor:
     def _on_signal(self) -> None:
         if self._stop.is_set():
             log.warning("second signal: all processes are killed")
+            self._stops_workers = True
             self._children.kill_all()
         self._stop.set()
 
@@ -280,6 +286,7 @@ class Supervisor:
         log.info("stopping")
         self._listener.close()
         await self._children.stop([FRONTEND], self._config.shutdown_timeout_s + 2.0)
+        self._stops_workers = True
         await self._children.stop([WORKER], WORKER_STOP_TIMEOUT_S)
         await self._children.stop([COORDINATOR], COORDINATOR_STOP_TIMEOUT_S)
         log.info("stopped")
