@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -19,6 +20,7 @@ def main() -> int:
     parser.add_argument("--logs", type=Path, help="folder for the logs of runs with findings")
     args = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that its pool ends, too
     failed = 0
     with tempfile.TemporaryDirectory(prefix="chaos-") as name:
         model = save_chaos_model(Path(name, "tiny"))
