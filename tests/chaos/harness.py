@@ -101,11 +101,9 @@ class _Run:
 
     def _is_complete(self) -> bool:
         """Each place is filled, once, and its worker is ready."""
-        counted = {role: len(self._watch.living(role)) for role in ("worker", "frontend")}
-        ready = [
-            f"(pid {worker.pid})" in self._server.log for worker in self._watch.living("worker")
-        ]
-        return counted == {"worker": WORKERS, "frontend": FRONTENDS} and all(ready)
+        workers, frontends = self._watch.living("worker"), self._watch.living("frontend")
+        ready = [worker.pid in self._watch.ready for worker in workers]
+        return (len(workers), len(frontends)) == (WORKERS, FRONTENDS) and all(ready)
 
     def _is_idle(self) -> bool:
         with contextlib.suppress(httpx.HTTPError):
