@@ -31,10 +31,13 @@ class Children:
     def __init__(self, on_exit: OnExit) -> None:
         self._on_exit = on_exit
         self._children: dict[str, Child] = {}
+        self._starting: dict[str, str] = {}  # role by id
         self._watchers: set[asyncio.Task[None]] = set()
 
     def ids(self, role: str) -> tuple[str, ...]:
-        return tuple(child.process_id for child in self._children.values() if child.role == role)
+        """Of those that live, and of those that are being started just now."""
+        roles = self._starting | {child.process_id: child.role for child in self._children.values()}
+        return tuple(process_id for process_id, has in roles.items() if has == role)
 
     async def start(
         self,
@@ -46,7 +49,25 @@ class Children:
         inherited_fds: Sequence[int] = (),
     ) -> None:
         """Run a Python module as a child."""
-        process = await asyncio.create_subprocess_exec(
+        self._starting[process_id] = role
+        try:
+            process = await self._spawn(module, arguments, environment, inherited_fds)
+        finally:
+            del self._starting[process_id]
+        child = Child(process_id, role, process)
+        self._children[process_id] = child
+        watcher = asyncio.create_task(self._watch(child))
+        self._watchers.add(watcher)
+        watcher.add_done_callback(self._watchers.discard)
+
+    async def _spawn(
+        self,
+        module: str,
+        arguments: Sequence[str],
+        environment: dict[str, str],
+        inherited_fds: Sequence[int],
+    ) -> Process:
+        return await asyncio.create_subprocess_exec(
             sys.executable,
             # -P: what lies in the current directory (a downloaded model, say) is not to be run.
             *("-P", "-m", module, *arguments, "--parent-pid", str(os.getpid())),
@@ -55,11 +76,6 @@ class Children:
             env={**os.environ, **environment},
             start_new_session=True,
         )
-        child = Child(process_id, role, process)
-        self._children[process_id] = child
-        watcher = asyncio.create_task(self._watch(child))
-        self._watchers.add(watcher)
-        watcher.add_done_callback(self._watchers.discard)
 
     def kill(self, process_id: str) -> bool:
         """End a child at once; false when there is none of that id."""

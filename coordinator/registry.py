@@ -47,11 +47,13 @@ Order = to_launcher.StartWorker | to_launcher.KillWorker
 
 @dataclass
 class _Worker:
-    """expected_since: when it was started, as far as this coordinator knows."""
+    """expected_since: when it was started, as far as this coordinator knows. greeted: it has said
+    hello to this coordinator."""
 
     state: WorkerState
     expected_since: float
     heard_at: float
+    greeted: bool = False
     killed_at: float | None = None
     failure: str = ""
 
@@ -99,7 +101,7 @@ class Registry:
     def knows(self, process_id: str) -> bool:
         """Whether the process has said hello to this coordinator."""
         worker = self._workers.get(process_id)
-        return process_id in self._frontends or (worker is not None and worker.state.pid > 0)
+        return process_id in self._frontends or (worker is not None and worker.greeted)
 
     def frontend_ids(self) -> list[str]:
         return list(self._frontends)
@@ -125,9 +127,10 @@ class Registry:
         self.launcher_known = True
         for worker_id in message.last_workers:
             self._saw(worker_id)
+        published = {state.worker_id: state for state in message.published}
         for worker_id in message.workers:
             if worker_id not in self._workers:
-                self._expect(worker_id, now)
+                self._expect(worker_id, now, published.get(worker_id))
         for worker_id in set(self._workers) - set(message.workers):
             self._drop(worker_id)
         for frontend_id in set(self._frontends) - set(message.frontends):
@@ -155,15 +158,15 @@ class Registry:
         state = READY if message.ready else STARTING
         if known is not None and known.state.state in (DRAINING, STALLED):
             state = known.state.state
+        was_ready = known is not None and known.state.state == READY
         load = IDLE if known is None else known.state.load
         told = WorkerState(
             message.worker_id, message.group, message.pid, state, message.endpoint, load
         )
         if known is None:
-            self._workers[message.worker_id] = _Worker(told, expected_since=now, heard_at=now)
-        else:
-            self._workers[message.worker_id] = replace(known, state=told, heard_at=now)
-        if state == READY and (known is None or known.state.state != READY):
+            known = _Worker(told, expected_since=now, heard_at=now)
+        self._workers[message.worker_id] = replace(known, state=told, heard_at=now, greeted=True)
+        if state == READY and not was_ready:
             log.info("%s is ready (pid %d)", message.worker_id, message.pid)
             self._restarts[message.group].ready(now)
         self.dirty = self.urgent = True
@@ -207,6 +210,8 @@ class Registry:
         loads, for too long; once more when it has not ended of being killed. "": nothing."""
         if worker.killed_at is not None:
             return worker.failure if now - worker.killed_at > KILL_AGAIN_S else ""
+        if worker.state.state == STALLED:  # the order of a coordinator before may have been lost
+            return "made no progress"
         silent_s, limit_s = now - worker.heard_at, self.config.stall_timeout_s
         if worker.state.state == STARTING:  # importing and loading can hold all its threads up
             limit_s = START_SILENCE_S
@@ -228,10 +233,14 @@ class Registry:
                     self._expect(worker_id, now)
                     yield to_launcher.StartWorker(worker_id, group.name)
 
-    def _expect(self, worker_id: str, now: float) -> None:
-        """Note a worker that has been started and not been heard of."""
+    def _expect(self, worker_id: str, now: float, published: WorkerState | None = None) -> None:
+        """Note a worker that has been started and not been heard of, except perhaps by a
+        coordinator before this one."""
         self._saw(worker_id)
-        state = WorkerState(worker_id, _group(worker_id), 0, STARTING, "", IDLE)
+        if published is None:
+            state = WorkerState(worker_id, _group(worker_id), 0, STARTING, "", IDLE)
+        else:
+            state = replace(published, load=IDLE)
         self._workers[worker_id] = _Worker(state, expected_since=now, heard_at=now)
         self.dirty = self.urgent = True
 

@@ -1,7 +1,8 @@
 """The launcher: parent of all processes of a pool on one host.
 
-It holds the HTTP socket and its children, and no other state: the coordinator decides which
-workers there are to be, and a restarted coordinator learns from it who runs.
+It holds the HTTP socket and its children, and no state of its own: the coordinator decides which
+workers there are to be, and a restarted coordinator learns from it who runs and what the one before
+has last said of them.
 """
 
 import asyncio
@@ -24,7 +25,7 @@ from protocol import PROTOCOL_VERSION, sockets, to_coordinator, to_launcher, to_
 from protocol.codec import DecodeError
 from protocol.config import PoolConfig
 from protocol.process import EX_CONFIG
-from protocol.state import READY, STATE, PoolState
+from protocol.state import READY, STATE, PoolState, WorkerState
 
 log = logging.getLogger("launcher")
 
@@ -42,7 +43,9 @@ class Supervisor:
         self._children = Children(self._on_exit)
         self._restarts: dict[str, Restarts] = {}
         self._stop = asyncio.Event()
+        self._stops_workers = False  # they are replaced for as long as frontends have requests
         self._last_workers: dict[str, str] = {}  # newest id by place
+        self._published: tuple[WorkerState, ...] = ()
         self._exit_status = 0
         self._announced = False
         self._started_at = time.monotonic()
@@ -89,6 +92,8 @@ class Supervisor:
             {"TOKENIZERS_PARALLELISM": "false"},
             (self._listener.fileno(),),
         )
+        if self._stop.is_set():  # it was not yet there when the others were told
+            self._children.kill(process_id)
 
     async def _start_worker(self, order: to_launcher.StartWorker) -> None:
         arguments = ["--worker-id", order.worker_id, "--group", order.group]
@@ -99,6 +104,8 @@ class Supervisor:
             threads=group.engine.threads,
         )
         await self._start(order.worker_id, WORKER, "workers.main", arguments, environment)
+        if self._stops_workers:
+            self._children.kill(order.worker_id)
 
     def _place_on_host(self, worker_id: str) -> int:
         """The worker's number among the workers of all groups."""
@@ -140,13 +147,14 @@ class Supervisor:
     # Running
 
     async def _greet(self) -> None:
-        children = self._children
+        workers = self._children.ids(WORKER)
         await self._tell(
             to_coordinator.LauncherHello(
                 PROTOCOL_VERSION,
-                children.ids(WORKER),
-                children.ids(FRONTEND),
+                workers,
+                self._children.ids(FRONTEND),
                 tuple(self._last_workers.values()),
+                tuple(worker for worker in self._published if worker.worker_id in workers),
             )
         )
 
@@ -165,14 +173,19 @@ class Supervisor:
             match order:
                 case to_worker.Introduce():
                     await self._greet()
-                case to_launcher.StartWorker() if not self._stop.is_set():
+                case to_launcher.StartWorker() if not self._stops_workers:
                     await self._try_to_start(order)
                 case to_launcher.KillWorker(worker_id):
                     if not self._children.kill(worker_id):
                         await self._tell(to_coordinator.ChildExited(worker_id, WORKER, 0))
 
     async def _try_to_start(self, order: to_launcher.StartWorker) -> None:
-        """A worker that cannot be started counts as one that has ended."""
+        """A worker that cannot be started counts as one that has ended.
+
+        A new coordinator, greeted before an order of the one before it was read, gives it again.
+        """
+        if order.worker_id in self._children.ids(WORKER):
+            return
         self._last_workers[order.worker_id.rpartition(".")[0]] = order.worker_id
         try:
             await self._start_worker(order)
@@ -181,10 +194,13 @@ class Supervisor:
             await self._tell(to_coordinator.ChildExited(order.worker_id, WORKER, 1))
 
     async def _watch_state(self) -> None:
-        """Say once when the pool is complete."""
-        while not self._announced:
+        """Keep what a next coordinator has to be told; say once when the pool is complete."""
+        while True:
             with contextlib.suppress(DecodeError):
-                self._announce_if_ready(STATE.decode(await self._state.recv()))
+                state = STATE.decode(await self._state.recv())
+                self._published = state.workers
+                if not self._announced:
+                    self._announce_if_ready(state)
 
     def _announce_if_ready(self, state: PoolState) -> None:
         ready = sum(worker.state == READY for worker in state.workers)
@@ -261,6 +277,7 @@ class Supervisor:
     def _on_signal(self) -> None:
         if self._stop.is_set():
             log.warning("second signal: all processes are killed")
+            self._stops_workers = True
             self._children.kill_all()
         self._stop.set()
 
@@ -269,6 +286,7 @@ class Supervisor:
         log.info("stopping")
         self._listener.close()
         await self._children.stop([FRONTEND], self._config.shutdown_timeout_s + 2.0)
+        self._stops_workers = True
         await self._children.stop([WORKER], WORKER_STOP_TIMEOUT_S)
         await self._children.stop([COORDINATOR], COORDINATOR_STOP_TIMEOUT_S)
         log.info("stopped")

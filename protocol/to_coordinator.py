@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from protocol.codec import Codec
-from protocol.state import FrontendLoad, WorkerLoad
+from protocol.state import FrontendLoad, WorkerLoad, WorkerState
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +73,15 @@ class LauncherHello:
 
     last_workers: the newest id in each place that has ever been filled, so that a restarted
         coordinator gives none of them again.
+    published: what the coordinator before has last said of these workers. One of them may be
+        frozen and unable to greet the new one.
     """
 
     version: int
     workers: tuple[str, ...]
     frontends: tuple[str, ...]
     last_workers: tuple[str, ...]
+    published: tuple[WorkerState, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

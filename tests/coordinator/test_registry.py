@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.registry import KILL_AGAIN_S, START_SILENCE_S, Registry
+from coordinator.registry import IDLE, KILL_AGAIN_S, START_SILENCE_S, Registry
 from protocol.config import GroupConfig, PoolConfig
 from protocol.process import EX_CONFIG
-from protocol.state import DRAINING, READY, STALLED, STARTING, FrontendLoad, WorkerLoad
+from protocol.state import DRAINING, READY, STALLED, STARTING, FrontendLoad, WorkerLoad, WorkerState
 from protocol.to_coordinator import (
     ChildExited,
     FrontendHeartbeat,
@@ -232,6 +232,33 @@ def test_new_coordinator_learns_who_runs_and_starts_only_what_is_missing() -> No
     assert registry.knows("chat-0.7")
     registry.on_exit(ChildExited("chat-0.7", "worker", -9), 0.2)
     assert StartWorker("chat-0.8", "chat") in registry.tick(0.2)
+
+
+def frozen_before_the_coordinator_died(state: str) -> Registry:
+    """A new coordinator that never hears of chat-0.0, which its launcher knew as `state`."""
+    registry = make_registry(workers=1)
+    worker = WorkerState("chat-0.0", "chat", 100, state, "ipc://chat-0.0", IDLE)
+    registry.on_launcher(LauncherHello(1, ("chat-0.0",), (), ("chat-0.0",), (worker,)), 0.0)
+    return registry
+
+
+def test_worker_that_is_frozen_when_the_coordinator_dies_is_replaced_as_any() -> None:
+    registry = frozen_before_the_coordinator_died(READY)
+    assert states(registry) == {"chat-0.0": READY}
+    assert not registry.knows("chat-0.0")
+    assert registry.tick(9.9) == []
+    assert registry.tick(10.1) == [KillWorker("chat-0.0")]
+
+
+def test_worker_that_was_to_be_killed_is_killed_by_the_next_coordinator() -> None:
+    assert frozen_before_the_coordinator_died(STALLED).tick(0.0) == [KillWorker("chat-0.0")]
+
+
+def test_worker_that_has_become_ready_meanwhile_is_asked_and_believed() -> None:
+    registry = frozen_before_the_coordinator_died(STARTING)
+    assert not registry.knows("chat-0.0")
+    registry.on_worker_hello(hello("chat-0.0"), 1.0)
+    assert states(registry) == {"chat-0.0": READY}
 
 
 def test_launcher_greeting_drops_whom_it_does_not_have() -> None:

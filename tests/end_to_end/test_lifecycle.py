@@ -164,6 +164,21 @@ def test_signal_finishes_requests_then_leaves_nothing(
     assert "Traceback" not in server.log
 
 
+def test_worker_that_dies_while_requests_finish_is_replaced(launch: Launch) -> None:
+    server = launch("--frontends", "1", "--workers", "1", step_s=0.01)
+    expected = complete(server)
+    request = Background(server, 1)
+    wait_for(lambda: running(server) == 1, "the request runs")
+    family = server.children()
+    server.process.send_signal(signal.SIGTERM)
+    wait_for(lambda: "stopping" in server.log, "the signal is taken")
+    server.children("workers.main")[0].kill()
+    assert request.texts() == [expected]
+    assert server.process.wait(20) == 0
+    assert not any(process.is_running() for process in family)
+    assert not server.run_dir.exists()
+
+
 def test_second_signal_ends_at_once(launch: Launch) -> None:
     server = launch("--frontends", "1", "--workers", "1", step_s=0.5)
     request = Background(server, 1)
@@ -197,6 +212,19 @@ def test_frozen_worker_is_unhealthy_then_replaced(launch: Launch) -> None:
     health = lambda: server.get("/health").status_code  # noqa: E731
     wait_for(lambda: health() == 503, "health tells the truth", timeout_s=5)
     wait_for(lambda: health() == 200, "another worker is there")
+    assert request.texts() == [expected]
+    assert not worker.is_running()
+
+
+def test_worker_that_is_frozen_while_the_coordinator_dies_is_replaced(launch: Launch) -> None:
+    server = launch("--frontends", "1", "--workers", "1", "--stall-timeout", "1.5", step_s=0.01)
+    expected = complete(server)
+    (worker,) = server.children("workers.main")
+    (coordinator,) = server.children("coordinator.main")
+    request = Background(server, 1)
+    wait_for(lambda: running(server) == 1, "the request runs")
+    worker.suspend()
+    coordinator.kill()
     assert request.texts() == [expected]
     assert not worker.is_running()
 

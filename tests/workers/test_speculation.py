@@ -19,7 +19,7 @@ from workers.loading import load_model
 from workers.metrics import WorkerMetrics
 from workers.model_runner import ModelRunner
 from workers.sampler import sample
-from workers.sequence import Chunk, ChunkResult, Sequence
+from workers.sequence import Chunk, ChunkResult, Failure, Sequence
 from workers.token_counts import TokenCounts
 from workers.verify import texts_to_sample
 

@@ -1,0 +1,65 @@
+"""Carries a schedule out on a running pool, and knows afterwards who was struck."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from dataclasses import dataclass, field
+
+import psutil
+
+from .schedule import Blow, Schedule
+from .watch import Member, Watch
+
+_SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "continue": signal.SIGCONT}
+
+
+@dataclass
+class Struck:
+    """broken_ports: clients' ports of the connections that killed frontends held.
+    worker_losses: when workers were killed or stopped. told: all of it, to be read."""
+
+    broken_ports: set[int] = field(default_factory=set)
+    worker_losses: list[float] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
+
+    def losses(self, since: float, until: float) -> int:
+        """How often a request of that time can have lost its worker; stalls are noticed late."""
+        return sum(since - 10.0 <= at <= until for at in self.worker_losses)
+
+
+async def carry_out(schedule: Schedule, watch: Watch, struck: Struck) -> None:
+    begun = time.monotonic()
+    for blow in schedule.blows:
+        await asyncio.sleep(max(0.0, begun + blow.at_s - time.monotonic()))
+        strike(blow, watch, struck)
+
+
+def strike(blow: Blow, watch: Watch, struck: Struck) -> None:
+    """Strike whoever is in that place now, if anybody is: even while it restarts."""
+    victims = [each for each in watch.living(blow.role) if each.place == blow.place]
+    struck.told.append(f"{blow.at_s:6.2f} s {blow.kind} {blow.role} {blow.place}: "
+                       f"{[victim.pid for victim in victims] or 'nobody there'}")  # fmt: skip
+    for victim in victims:
+        if blow.role == "frontend":
+            struck.broken_ports |= _held(victim)
+        if blow.role == "worker" and blow.kind != "continue":
+            struck.worker_losses.append(time.monotonic())
+        # One that is frozen while it loads its model may stay for two minutes.
+        loading = victim.pid not in watch.ready
+        _signal(victim, _SIGNALS["kill" if blow.kind == "stop" and loading else blow.kind])
+
+
+def _held(frontend: Member) -> set[int]:
+    """The clients' ports of its connections. It is stopped before, so that it gets no further."""
+    _signal(frontend, signal.SIGSTOP)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        connections = psutil.Process(frontend.pid).net_connections("tcp")
+        return {each.raddr.port for each in connections if each.raddr}
+    return set()
+
+
+def _signal(member: Member, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(member.pid, number)

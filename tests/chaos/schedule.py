@@ -1,0 +1,129 @@
+"""What is killed and stopped when: a pure function of a seed, so that a run can be repeated."""
+
+import random
+from collections import Counter
+from dataclasses import dataclass
+from typing import Literal
+
+FRONTENDS, WORKERS = 2, 3
+# A worker is killed by the coordinator when it has been stopped for so long.
+STALL_TIMEOUT_S = 3.0
+# Each further death of a place delays its next start, and long runs would only see a pool that
+# waits: a run that is to have more of them takes more seeds.
+MOST_BLOWS = {"worker": 6, "frontend": 6, "coordinator": 6}
+
+Role = Literal["worker", "frontend", "coordinator"]
+Kind = Literal["kill", "stop", "continue"]
+# How a run ends: when all has come back; while something restarts; while requests run.
+Ending = Literal["calm", "restarting", "loaded"]
+
+
+@dataclass(frozen=True, order=True)
+class Blow:
+    """place: which of the role's processes; whichever start of it lives then, if any does."""
+
+    at_s: float
+    kind: Kind
+    role: Role
+    place: int
+
+
+@dataclass(frozen=True)
+class Schedule:
+    blows: tuple[Blow, ...]
+    ending: Ending
+
+
+def make_schedule(seed: int, seconds: float) -> Schedule:
+    """Scenes one after another, closer or further apart, over so many seconds."""
+    chance = random.Random(f"schedule {seed}")
+    blows: list[Blow] = []
+    at_s = chance.uniform(0.3, 1.5)
+    while at_s < seconds - 1:
+        scene = chance.choice(_SCENES)
+        blows += [blow for blow in scene(chance, at_s) if blow.at_s < seconds]
+        at_s += chance.uniform(0.2, 4.0)
+    ending: Ending = chance.choice(["calm", "calm", "restarting", "loaded"])
+    return Schedule(tuple(_within_limits(sorted(blows))), ending)
+
+
+def _within_limits(blows: list[Blow]) -> list[Blow]:
+    seen: Counter[str] = Counter()
+    kept = []
+    for blow in blows:
+        seen[blow.role] += blow.kind != "continue"
+        if blow.kind == "continue" or seen[blow.role] <= MOST_BLOWS[blow.role]:
+            kept.append(blow)
+    return kept
+
+
+def _worker_dies(chance: random.Random, at_s: float) -> list[Blow]:
+    return [Blow(at_s, "kill", "worker", chance.randrange(WORKERS))]
+
+
+def _worker_freezes(chance: random.Random, at_s: float) -> list[Blow]:
+    return [Blow(at_s, "stop", "worker", chance.randrange(WORKERS))]
+
+
+def _worker_pauses(chance: random.Random, at_s: float) -> list[Blow]:
+    """It goes on before it is taken for dead, or just about then."""
+    place, pause_s = chance.randrange(WORKERS), chance.uniform(0.05, 1.1) * STALL_TIMEOUT_S
+    return [
+        Blow(at_s, "stop", "worker", place),
+        Blow(at_s + pause_s, "continue", "worker", place),
+    ]
+
+
+def _coordinator_dies(chance: random.Random, at_s: float) -> list[Blow]:
+    return [Blow(at_s, "kill", "coordinator", 0)]
+
+
+def _frontend_dies(chance: random.Random, at_s: float) -> list[Blow]:
+    return [Blow(at_s, "kill", "frontend", chance.randrange(FRONTENDS))]
+
+
+def _several_die(chance: random.Random, at_s: float) -> list[Blow]:
+    """Together, or each at some stage of what the one before has set in motion."""
+    blows = []
+    for _ in range(chance.randint(2, 4)):
+        single = chance.choice([_worker_dies, _worker_freezes, _coordinator_dies, _frontend_dies])
+        blows += single(chance, at_s)
+        at_s += _moment(chance)
+    return blows
+
+
+def _one_dies_again(chance: random.Random, at_s: float) -> list[Blow]:
+    """At any stage of its restart."""
+    role: Role = chance.choice(["worker", "frontend", "coordinator"])
+    place = {"worker": chance.randrange(WORKERS), "frontend": chance.randrange(FRONTENDS)}
+    again_s = [at_s, at_s + chance.uniform(0.0, 2.5), at_s + chance.uniform(0.0, 5.0)]
+    return [Blow(each, "kill", role, place.get(role, 0)) for each in again_s]
+
+
+def _all_workers_die(chance: random.Random, at_s: float) -> list[Blow]:
+    return [Blow(at_s + _moment(chance), "kill", "worker", place) for place in range(WORKERS)]
+
+
+def _worker_and_coordinator_die(chance: random.Random, at_s: float) -> list[Blow]:
+    """An order to start the worker may be given, on its way, or be carried out just then."""
+    worker = Blow(at_s, "kill", "worker", chance.randrange(WORKERS))
+    return [worker, Blow(at_s + _moment(chance), "kill", "coordinator", 0)]
+
+
+def _moment(chance: random.Random) -> float:
+    """Nothing, or a time between a millisecond and two seconds, each scale as likely."""
+    return chance.choice([0.0, 1.0, 1.0, 1.0]) * 0.001 * 2000 ** chance.random()
+
+
+_SCENES = (
+    _worker_dies,
+    _worker_freezes,
+    _worker_pauses,
+    _coordinator_dies,
+    _frontend_dies,
+    _several_die,
+    _several_die,
+    _one_dies_again,
+    _all_workers_die,
+    _worker_and_coordinator_die,
+)
