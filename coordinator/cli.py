@@ -5,12 +5,14 @@ import importlib.metadata
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from coordinator.activation import check_address, passed_socket, url_of
 from coordinator.hardware import gpu_ids
 from coordinator.listener import bind_http, listen
 from coordinator.models import ModelError, PrepareOptions, prepare_model
@@ -19,6 +21,7 @@ from coordinator.tool_parsers import check_tool_parser
 from protocol import sockets
 from protocol.config import GroupConfig, PoolConfig, PoolOptions
 from protocol.process import set_up_logging
+from protocol.sd_notify import Notifier
 
 USAGE = """usage: headrace serve [FLAGS]    serve a model (headrace serve --help lists the flags)
        headrace --version"""
@@ -45,18 +48,20 @@ def _serve(flags: list[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     run_dir: Path | None = None
     uds: Path | None = None
+    notifier = Notifier()
     try:
         pool, groups, chosen_dir = parse(flags)
         set_up_logging("launcher", pool.log_level)
         run_dir = _make_run_dir(chosen_dir)
-        listener, url = bind_http(pool)
+        listener, url = _http_socket(pool)
         uds = pool.uds
+        notifier.status("preparing models")
         config = _configure(run_dir, pool, groups)
         listen(listener)
         # Imported late: --help and a wrong flag need no event loop and no sockets.
         from coordinator.supervisor import supervise
 
-        return asyncio.run(supervise(config, listener, url))
+        return asyncio.run(supervise(config, listener, url, notifier))
     except (OptionError, ModelError) as error:
         print(f"headrace: error: {error}", file=sys.stderr)
         return 2
@@ -67,6 +72,15 @@ def _serve(flags: list[str]) -> int:
             shutil.rmtree(run_dir, ignore_errors=True)
         if uds is not None:
             uds.unlink(missing_ok=True)
+
+
+def _http_socket(pool: PoolOptions) -> tuple[socket.socket, str]:
+    """The socket that systemd passed, or else one of our own, and its URL."""
+    listener = passed_socket()
+    if listener is None:
+        return bind_http(pool)
+    check_address(pool)
+    return listener, url_of(listener)
 
 
 def _make_run_dir(chosen: Path | None) -> Path:

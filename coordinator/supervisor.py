@@ -19,12 +19,14 @@ from prometheus_client import multiprocess
 
 from coordinator.children import Child, Children
 from coordinator.hardware import worker_environment
+from coordinator.pool_status import is_complete, pool_status
 from coordinator.restarts import LONGEST_DELAY_S, Restarts
 from protocol import PROTOCOL_VERSION, sockets, to_coordinator, to_launcher, to_worker
 from protocol.codec import DecodeError
 from protocol.config import PoolConfig
 from protocol.process import EX_CONFIG
-from protocol.state import READY, STATE, PoolState
+from protocol.sd_notify import Notifier
+from protocol.state import STATE, PoolState
 
 log = logging.getLogger("launcher")
 
@@ -32,13 +34,18 @@ COORDINATOR, FRONTEND, WORKER = "coordinator", "frontend", "worker"
 # Workers are stopped when no frontend is left, so that they have nothing to finish.
 WORKER_STOP_TIMEOUT_S = 5.0
 COORDINATOR_STOP_TIMEOUT_S = 2.0
+# How often systemd is told how the pool does.
+STATUS_S = 1.0
 
 
 class Supervisor:
     """Runs a pool until a signal ends it. `listener` is the bound HTTP socket."""
 
-    def __init__(self, config: PoolConfig, listener: socket.socket, url: str) -> None:
+    def __init__(
+        self, config: PoolConfig, listener: socket.socket, url: str, notifier: Notifier
+    ) -> None:
         self._config, self._listener, self._url = config, listener, url
+        self._notifier = notifier
         self._children = Children(self._on_exit)
         self._restarts: dict[str, Restarts] = {}
         self._stop = asyncio.Event()
@@ -61,7 +68,8 @@ class Supervisor:
         for index in range(self._config.frontends):
             await self._start_frontend(f"frontend-{index}")
         await self._greet()
-        tasks = [asyncio.create_task(self._obey()), asyncio.create_task(self._watch_state())]
+        work = (self._obey(), self._watch_state(), self._feed_watchdog())
+        tasks = [asyncio.create_task(each) for each in work]
         for task in tasks:
             task.add_done_callback(self._on_task_done)
         await self._stop.wait()
@@ -181,26 +189,34 @@ class Supervisor:
             await self._tell(to_coordinator.ChildExited(order.worker_id, WORKER, 1))
 
     async def _watch_state(self) -> None:
-        """Say once when the pool is complete."""
-        while not self._announced:
+        """Say once when the pool is complete, and to systemd, if it listens, how it does."""
+        while not self._announced or self._notifier.is_heard:
             with contextlib.suppress(DecodeError):
-                self._announce_if_ready(STATE.decode(await self._state.recv()))
+                state = STATE.decode(await self._state.recv())
+                if not self._announced and is_complete(state, self._config):
+                    self._announce(state)
+                self._notifier.status(pool_status(state, self._config))
+            if self._announced:
+                await asyncio.sleep(STATUS_S)
 
-    def _announce_if_ready(self, state: PoolState) -> None:
-        ready = sum(worker.state == READY for worker in state.workers)
-        wanted = sum(group.wanted for group in state.groups)
-        if ready < wanted or len(state.frontends) < self._config.frontends:
-            return
+    def _announce(self, state: PoolState) -> None:
         self._announced = True
         seconds = time.monotonic() - self._started_at
         log.info(
             "ready after %.1f s: %d frontends, %d workers, serving %s",
             seconds,
             len(state.frontends),
-            ready,
+            len(state.workers),
             ", ".join(name for group in self._config.groups for name in group.served_names),
         )
         print(_how_to_call(self._url, self._config), flush=True)
+        self._notifier.ready(pool_status(state, self._config))
+
+    async def _feed_watchdog(self) -> None:
+        """The launcher lives while its loop turns; whether its children do, it sees itself."""
+        while self._notifier.beat_s is not None:
+            self._notifier.alive()
+            await asyncio.sleep(self._notifier.beat_s / 2)
 
     async def _on_exit(self, child: Child, exit_code: int) -> None:
         multiprocess.mark_process_dead(child.process.pid, str(self._config.metrics_dir))  # type: ignore[no-untyped-call]
@@ -267,6 +283,7 @@ class Supervisor:
     async def _stop_children(self) -> None:
         """Frontends first: they finish what they have; then nobody needs the workers."""
         log.info("stopping")
+        self._notifier.stopping("stopping: requests in flight finish")
         self._listener.close()
         await self._children.stop([FRONTEND], self._config.shutdown_timeout_s + 2.0)
         await self._children.stop([WORKER], WORKER_STOP_TIMEOUT_S)
@@ -276,7 +293,8 @@ class Supervisor:
 
 def _how_to_call(url: str, config: PoolConfig) -> str:
     model = config.groups[0].served_names[0]
-    where = f"--unix-socket {config.uds} http://localhost" if config.uds else url
+    path = url.removeprefix("unix:")
+    where = url if path == url else f"--unix-socket {path} http://localhost"
     body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
     return (
         f"Headrace serves {model} at {url}\n"
@@ -284,7 +302,9 @@ def _how_to_call(url: str, config: PoolConfig) -> str:
     )
 
 
-async def supervise(config: PoolConfig, listener: socket.socket, url: str) -> int:
+async def supervise(
+    config: PoolConfig, listener: socket.socket, url: str, notifier: Notifier
+) -> int:
     """Run a pool in this process and its children; returns the exit status."""
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(config.metrics_dir)
-    return await Supervisor(config, listener, url).run()
+    return await Supervisor(config, listener, url, notifier).run()
