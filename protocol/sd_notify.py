@@ -11,7 +11,8 @@ from collections.abc import MutableMapping
 
 log = logging.getLogger(__name__)
 
-# systemd reads quickly. One that does not must not hold up a server for long.
+# systemd may be slow to read (while it reloads its units, say). It is waited for only with what is
+# said once.
 SEND_TIMEOUT_S = 1.0
 
 
@@ -42,40 +43,40 @@ class Notifier:
 
     def ready(self, status: str) -> None:
         """This process serves, from now on."""
-        self._send(f"READY=1\nSTATUS={self._note(status)}")
+        self._send(f"READY=1\nSTATUS={_one_line(status)}", SEND_TIMEOUT_S)
 
     def stopping(self, status: str = "stopping") -> None:
         """This process is on its way to its end; what `status` says after that is not told."""
         if not self._stopping:
             self._stopping = True
-            self._send(f"STOPPING=1\nSTATUS={self._note(status)}")
+            self._send(f"STOPPING=1\nSTATUS={_one_line(status)}", SEND_TIMEOUT_S)
 
     def status(self, status: str) -> None:
         """One line for `systemctl status`, sent when it differs from the one before."""
-        if status != self._status and not self._stopping:
-            self._send(f"STATUS={self._note(status)}")
+        told = status == self._status or self._stopping
+        if not told and self._send(f"STATUS={_one_line(status)}"):
+            self._status = status
 
     def alive(self, now: float | None = None) -> None:
         """Feed the watchdog, if it is time to. Call it as often as you like while all is well."""
         now = time.monotonic() if now is None else now
-        if self._beat_s is not None and now >= self._beat_at:
+        if self._beat_s is not None and now >= self._beat_at and self._send("WATCHDOG=1"):
             self._beat_at = now + self._beat_s
-            self._send("WATCHDOG=1")
 
-    def _note(self, status: str) -> str:
-        self._status = status
-        return status.replace("\n", " ")
-
-    def _send(self, words: str) -> None:
-        """No failure here is worth a request: it is logged, and the process goes on."""
+    def _send(self, words: str, timeout_s: float = 0.0) -> bool:
+        """Whether it could be said. No failure here is worth a request: the process goes on."""
         if not self._address:
-            return
+            return False
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-                sender.settimeout(SEND_TIMEOUT_S)
+                sender.settimeout(timeout_s)
                 sender.sendto(words.encode(), self._address)
+        except BlockingIOError:
+            return False  # said with the next try
         except OSError as error:
             log.warning("systemd cannot be told %r: %s", words, error)
+            return False
+        return True
 
 
 def _address(name: str) -> str:
@@ -83,6 +84,10 @@ def _address(name: str) -> str:
     if name.startswith("@"):
         return "\0" + name[1:]
     return name if name.startswith("/") else ""
+
+
+def _one_line(status: str) -> str:
+    return status.replace("\n", " ")
 
 
 def _half(usec: str) -> float | None:

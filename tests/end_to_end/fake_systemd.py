@@ -1,9 +1,9 @@
 """systemd's side of sd_notify and of socket activation."""
 
-import contextlib
 import socket
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 from servers import wait_for
@@ -25,22 +25,23 @@ def passing(listener: socket.socket, command: list[str], count: int = 1) -> list
 
 
 class NotifySocket:
-    """A NOTIFY_SOCKET, and all that has been said to it (`words`, one for each line)."""
+    """A NOTIFY_SOCKET, and all that has been said to it (`words`, one for each line).
+
+    A thread reads it all the time: the kernel keeps only a few datagrams.
+    """
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="hr-notify-")
         self.path = Path(self._folder.name, "notify")
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(self.path))
-        self._socket.setblocking(False)
-        self._words: list[str] = []
+        self.words: list[str] = []
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
 
-    @property
-    def words(self) -> list[str]:
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                self._words += self._socket.recv(4096).decode().splitlines()
-        return self._words
+    def _read(self) -> None:
+        while data := self._socket.recv(4096):
+            self.words += data.decode().splitlines()
 
     @property
     def status(self) -> str:
@@ -52,8 +53,11 @@ class NotifySocket:
         wait_for(lambda: word in self.words, f"{word}; told: {self.words}", timeout_s)
 
     def forget(self) -> None:
-        self._words = []
+        self.words = []
 
     def close(self) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as last:
+            last.sendto(b"", str(self.path))
+        self._reader.join()
         self._socket.close()
         self._folder.cleanup()

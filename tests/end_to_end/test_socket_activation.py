@@ -75,7 +75,7 @@ def test_first_connection_starts_the_pool_and_is_served(
         children = psutil.Process(process.pid).children()
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
-        assert "STOPPING=1" in systemd.words
+        systemd.wait_for("STOPPING=1", timeout_s=1)
         assert systemd.status.startswith("stopping")
         assert not any(child.is_running() for child in children)
     finally:

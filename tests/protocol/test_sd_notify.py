@@ -2,6 +2,7 @@
 
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,6 +46,20 @@ def test_tells_from_start_to_end(systemd: tuple[str, socket.socket]) -> None:
         "READY=1\nSTATUS=two lines",
         "STOPPING=1\nSTATUS=finishing",
     ]
+
+
+def test_busy_systemd_holds_nobody_up(systemd: tuple[str, socket.socket]) -> None:
+    name, receiver = systemd
+    notifier = Notifier({"NOTIFY_SOCKET": name, "WATCHDOG_USEC": "1"})
+    begun = time.monotonic()
+    for number in range(2000):  # more than any queue takes
+        notifier.status(f"status {number}")
+        notifier.alive(float(number))
+    assert time.monotonic() - begun < 1.0
+    told(receiver)
+    notifier.status("status 1999")
+    notifier.alive(3000.0)
+    assert told(receiver) == ["STATUS=status 1999", "WATCHDOG=1"]
 
 
 def test_watchdog_is_fed_at_half_of_its_time(systemd: tuple[str, socket.socket]) -> None:
