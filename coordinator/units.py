@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from prometheus_client import multiprocess
 from pydantic import ValidationError
 
 from coordinator.activation import FIRST_FD, passed_socket
@@ -113,6 +112,9 @@ def _enter(config: PoolConfig, role: str, place: str) -> str:
 
 def clean_up_after(config: PoolConfig, member: Member) -> None:
     """Remove the socket and the gauges of a process that has ended."""
+    # Imported late: the command line needs none of it.
+    from prometheus_client import multiprocess
+
     multiprocess.mark_process_dead(member.pid, str(config.metrics_dir))  # type: ignore[no-untyped-call]
     sockets.remove(sockets.requests_endpoint(config.run_dir, member.process_id))
 

@@ -16,6 +16,8 @@ import pytest
 from fake_systemd import NotifySocket, passing
 from servers import wait_for
 
+from protocol.config import PoolOptions
+
 UNITS = Path(__file__).parents[2] / "systemd"
 INSTALLED = "/opt/headrace/bin/headrace"
 HEADRACE = str(Path(sys.executable).with_name("headrace"))
@@ -263,6 +265,13 @@ def test_no_folder_to_meet_in_says_so_in_one_line(pool: Pool) -> None:
     assert (
         done.stderr == "headrace: error: --run-dir: is needed where RUNTIME_DIRECTORY is not set\n"
     )
+
+
+def test_target_brings_as_many_as_are_asked_for_by_default() -> None:
+    text = (UNITS / "headrace.target").read_text()
+    wanted = re.findall(r"headrace-frontend@(\d+)\.service", text)
+    assert wanted == [str(number) for number in range(PoolOptions().frontends)]
+    assert re.findall(r"headrace-worker@(\d+)\.service", text) == ["0"]
 
 
 @pytest.mark.skipif(
