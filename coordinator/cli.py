@@ -62,7 +62,8 @@ def _serve(flags: list[str]) -> int:
         pool, groups, chosen_dir = parse(flags)
         set_up_logging("launcher", pool.log_level)
         run_dir = _make_run_dir(chosen_dir)
-        listener, url = _http_socket(pool)
+        passed = passed_socket()
+        listener, url = bind_http(pool) if passed is None else _take(passed, pool)
         uds = pool.uds
         notifier.status("preparing models")
         config = _configure(run_dir, pool, groups)
@@ -70,7 +71,7 @@ def _serve(flags: list[str]) -> int:
         # Imported late: --help and a wrong flag need no event loop and no sockets.
         from coordinator.supervisor import supervise
 
-        return asyncio.run(supervise(config, listener, url, notifier))
+        return asyncio.run(supervise(config, listener, url, notifier, passed is not None))
     except (OptionError, ModelError) as error:
         print(f"headrace: error: {error}", file=sys.stderr)
         return 2
@@ -114,13 +115,10 @@ def _become(role: str, arguments: list[str]) -> int:
         return 2
 
 
-def _http_socket(pool: PoolOptions) -> tuple[socket.socket, str]:
-    """The socket that systemd passed, or else one of our own, and its URL."""
-    listener = passed_socket()
-    if listener is None:
-        return bind_http(pool)
+def _take(passed: socket.socket, pool: PoolOptions) -> tuple[socket.socket, str]:
+    """The socket that systemd has bound, and its URL."""
     check_address(pool)
-    return listener, url_of(listener)
+    return passed, url_of(passed)
 
 
 def _make_run_dir(chosen: Path | None) -> Path:

@@ -20,6 +20,10 @@ def pool_status(state: PoolState, config: PoolConfig) -> str:
 
 def is_complete(state: PoolState, config: PoolConfig) -> bool:
     """Whether all workers and frontends that were asked for are there and ready."""
+    return has_all_workers(state) and len(state.frontends) >= config.frontends
+
+
+def has_all_workers(state: PoolState) -> bool:
+    """Whether all workers that were asked for are ready."""
     ready = sum(worker.state == READY for worker in state.workers)
-    wanted = sum(group.wanted for group in state.groups)
-    return ready >= wanted and len(state.frontends) >= config.frontends
+    return ready >= sum(group.wanted for group in state.groups)

@@ -19,7 +19,7 @@ from prometheus_client import multiprocess
 
 from coordinator.children import Child, Children
 from coordinator.hardware import worker_environment
-from coordinator.pool_status import is_complete, pool_status
+from coordinator.pool_status import has_all_workers, is_complete, pool_status
 from coordinator.restarts import LONGEST_DELAY_S, Restarts
 from protocol import PROTOCOL_VERSION, sockets, to_coordinator, to_launcher, to_worker
 from protocol.codec import DecodeError
@@ -39,13 +39,22 @@ STATUS_S = 1.0
 
 
 class Supervisor:
-    """Runs a pool until a signal ends it. `listener` is the bound HTTP socket."""
+    """Runs a pool until a signal ends it. `listener` is the bound HTTP socket.
+
+    frontends_last: start the frontends when the workers are ready. Until then connections wait in
+        the socket: the request that made systemd start the pool would otherwise get a 503.
+    """
 
     def __init__(
-        self, config: PoolConfig, listener: socket.socket, url: str, notifier: Notifier
+        self,
+        config: PoolConfig,
+        listener: socket.socket,
+        url: str,
+        notifier: Notifier,
+        frontends_last: bool,
     ) -> None:
         self._config, self._listener, self._url = config, listener, url
-        self._notifier = notifier
+        self._notifier, self._frontends_wait = notifier, frontends_last
         self._children = Children(self._on_exit)
         self._restarts: dict[str, Restarts] = {}
         self._stop = asyncio.Event()
@@ -65,8 +74,8 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
         await self._start_coordinator()
-        for index in range(self._config.frontends):
-            await self._start_frontend(f"frontend-{index}")
+        if not self._frontends_wait:
+            await self._start_frontends()
         await self._greet()
         work = (self._obey(), self._watch_state(), self._feed_watchdog())
         tasks = [asyncio.create_task(each) for each in work]
@@ -84,6 +93,11 @@ class Supervisor:
 
     async def _start_coordinator(self) -> None:
         await self._start(COORDINATOR, COORDINATOR, "coordinator.main", [], {})
+
+    async def _start_frontends(self) -> None:
+        self._frontends_wait = False
+        for index in range(self._config.frontends):
+            await self._start_frontend(f"frontend-{index}")
 
     async def _start_frontend(self, place: str) -> None:
         """A frontend's id tells its starts apart: the workers number messages by it."""
@@ -193,6 +207,8 @@ class Supervisor:
         while not self._announced or self._notifier.is_heard:
             with contextlib.suppress(DecodeError):
                 state = STATE.decode(await self._state.recv())
+                if self._frontends_wait and has_all_workers(state) and not self._stop.is_set():
+                    await self._start_frontends()
                 if not self._announced and is_complete(state, self._config):
                     self._announce(state)
                 self._notifier.status(pool_status(state, self._config))
@@ -303,8 +319,12 @@ def _how_to_call(url: str, config: PoolConfig) -> str:
 
 
 async def supervise(
-    config: PoolConfig, listener: socket.socket, url: str, notifier: Notifier
+    config: PoolConfig,
+    listener: socket.socket,
+    url: str,
+    notifier: Notifier,
+    frontends_last: bool = False,
 ) -> int:
     """Run a pool in this process and its children; returns the exit status."""
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(config.metrics_dir)
-    return await Supervisor(config, listener, url, notifier).run()
+    return await Supervisor(config, listener, url, notifier, frontends_last).run()

@@ -141,13 +141,15 @@ def pool(
     fake_model: Path, cache_dir: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Pool]:
     pool = Pool(tmp_path_factory.mktemp("units"), fake_model, cache_dir)
-    prepared = pool.prepare()
-    assert prepared.returncode == 0, prepared.stderr
-    assert "prepared 2 frontends and 2 workers" in prepared.stderr
-    pool.start(*ALL)
-    pool.wait_until_ready()
-    yield pool
-    pool.close()
+    try:
+        prepared = pool.prepare()
+        assert prepared.returncode == 0, prepared.stderr
+        assert "prepared 2 frontends and 2 workers" in prepared.stderr
+        pool.start(*ALL)
+        pool.wait_until_ready()
+        yield pool
+    finally:
+        pool.close()
 
 
 @pytest.fixture(scope="module")
