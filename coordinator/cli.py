@@ -5,12 +5,15 @@ import importlib.metadata
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from coordinator import units
+from coordinator.activation import check_address, passed_socket, url_of
 from coordinator.hardware import gpu_ids
 from coordinator.listener import bind_http, listen
 from coordinator.models import ModelError, PrepareOptions, prepare_model
@@ -19,9 +22,14 @@ from coordinator.tool_parsers import check_tool_parser
 from protocol import sockets
 from protocol.config import GroupConfig, PoolConfig, PoolOptions
 from protocol.process import set_up_logging
+from protocol.sd_notify import Notifier
 
 USAGE = """usage: headrace serve [FLAGS]    serve a model (headrace serve --help lists the flags)
-       headrace --version"""
+       headrace --version
+
+for systemd's units, which run each process of a pool by itself (docs/systemd.md):
+       headrace prepare [FLAGS OF serve]
+       headrace coordinator | frontend NUMBER | worker NUMBER"""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -30,6 +38,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     match arguments:
         case ["serve", *flags]:
             sys.exit(_serve(flags))
+        case ["prepare", *flags]:
+            sys.exit(_prepare(flags))
+        case ["coordinator" | "frontend" | "worker" as role, *rest]:
+            sys.exit(_become(role, rest))
         case ["--version"]:
             print(f"headrace {importlib.metadata.version('headrace')}")
         case ["--help"] | ["-h"]:
@@ -45,18 +57,21 @@ def _serve(flags: list[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     run_dir: Path | None = None
     uds: Path | None = None
+    notifier = Notifier()
     try:
         pool, groups, chosen_dir = parse(flags)
         set_up_logging("launcher", pool.log_level)
         run_dir = _make_run_dir(chosen_dir)
-        listener, url = bind_http(pool)
+        passed = passed_socket()
+        listener, url = bind_http(pool) if passed is None else _take(passed, pool)
         uds = pool.uds
+        notifier.status("preparing models")
         config = _configure(run_dir, pool, groups)
         listen(listener)
         # Imported late: --help and a wrong flag need no event loop and no sockets.
         from coordinator.supervisor import supervise
 
-        return asyncio.run(supervise(config, listener, url))
+        return asyncio.run(supervise(config, listener, url, notifier, passed is not None))
     except (OptionError, ModelError) as error:
         print(f"headrace: error: {error}", file=sys.stderr)
         return 2
@@ -67,6 +82,43 @@ def _serve(flags: list[str]) -> int:
             shutil.rmtree(run_dir, ignore_errors=True)
         if uds is not None:
             uds.unlink(missing_ok=True)
+
+
+def _prepare(flags: list[str]) -> int:
+    """Write into the run directory what the units of a pool start with."""
+    notifier = Notifier()
+    try:
+        pool, groups, chosen_dir = parse(flags)
+        check_address(pool)
+        run_dir = units.runtime_dir(chosen_dir)
+        units.check_idle(run_dir)
+        notifier.status("preparing models")
+        # Without this file, nothing starts on what is half prepared.
+        PoolConfig.file(run_dir).unlink(missing_ok=True)
+        for left in ("text", "metrics"):
+            shutil.rmtree(run_dir / left, ignore_errors=True)
+        config = _configure(run_dir, pool, groups)
+    except (OptionError, ModelError) as error:
+        print(f"headrace: error: {error}", file=sys.stderr)
+        return 2
+    workers = sum(group.workers for group in config.groups)
+    _say(f"prepared {config.frontends} frontends and {workers} workers")
+    return 0
+
+
+def _become(role: str, arguments: list[str]) -> int:
+    """Returns only if it cannot be: else this process becomes another."""
+    try:
+        units.become(role, arguments)
+    except OptionError as error:
+        print(f"headrace: error: {error}", file=sys.stderr)
+        return 2
+
+
+def _take(passed: socket.socket, pool: PoolOptions) -> tuple[socket.socket, str]:
+    """The socket that systemd has bound, and its URL."""
+    check_address(pool)
+    return passed, url_of(passed)
 
 
 def _make_run_dir(chosen: Path | None) -> Path:

@@ -12,12 +12,15 @@ from typing import Any
 import zmq
 
 from coordinator.metrics import PoolMetrics
+from coordinator.pool_status import pool_status
 from coordinator.registry import Order, Registry
+from coordinator.roll_call import RollCall
 from coordinator.stats_log import StatsLog
 from protocol import PROTOCOL_VERSION, sockets, to_frontend, to_launcher, to_worker
 from protocol.codec import DecodeError
 from protocol.config import PoolConfig
 from protocol.process import become_child
+from protocol.sd_notify import Notifier
 from protocol.state import STATE
 from protocol.to_coordinator import (
     CONTROL,
@@ -36,14 +39,22 @@ log = logging.getLogger("coordinator")
 LAUNCHER = "launcher"
 TICK_S = 0.05
 PUBLISH_AT_LEAST_EVERY_S = 1.0
+# How often systemd is told how the pool does.
+STATUS_S = 1.0
 
 
 class Coordinator:
-    """Takes messages, lets the registry judge, passes its orders on, publishes its state."""
+    """Takes messages, lets the registry judge, passes its orders on, publishes its state.
 
-    def __init__(self, config: PoolConfig) -> None:
+    roll_call: says who runs where no launcher does (systemd).
+    """
+
+    def __init__(self, config: PoolConfig, notifier: Notifier, roll_call: RollCall | None) -> None:
+        self._config, self._notifier, self._roll_call = config, notifier, roll_call
         context: zmq.Context[Any] = zmq.Context.instance()
-        self._registry = Registry(config, epoch=secrets.token_hex(8))
+        self._registry = Registry(
+            config, epoch=secrets.token_hex(8), starts_workers=roll_call is None
+        )
         self._control = sockets.router(context, sockets.control_endpoint(config.run_dir))
         self._publisher = sockets.publisher(context, sockets.state_endpoint(config.run_dir))
         self._metrics = PoolMetrics(config)
@@ -51,12 +62,13 @@ class Coordinator:
         if not config.disable_log_stats:
             names = [group.name for group in config.groups]
             self._stats = StatsLog(names, config.log_stats_interval_s, time.monotonic())
-        self._published_at = 0.0
+        self._published_at = self._told_at = 0.0
         self._stopping = False
 
     def run(self) -> None:
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher decides what Ctrl-C means
+        self._notifier.ready("waiting for workers and frontends")
         tick_at = 0.0
         while not self._stopping:
             self._control.poll(TICK_S * 1000)
@@ -65,11 +77,18 @@ class Coordinator:
             now = time.monotonic()
             if now >= tick_at:
                 tick_at = now + TICK_S
-                for order in self._registry.tick(now):
-                    self._order(order)
-                self._metrics.show(self._registry.workers())
-                self._log_stats(now)
+                self._tick(now)
             self._publish(now)
+        self._notifier.stopping()
+
+    def _tick(self, now: float) -> None:
+        for message in self._roll_call.news() if self._roll_call else ():
+            self._handle("roll", message, now)
+        for order in self._registry.tick(now):
+            self._order(order)
+        self._metrics.show(self._registry.workers())
+        self._log_stats(now)
+        self._notifier.alive(now)
 
     def _log_stats(self, now: float) -> None:
         if self._stats is not None:
@@ -82,8 +101,12 @@ class Coordinator:
             TICK_S if self._registry.dirty else PUBLISH_AT_LEAST_EVERY_S
         )
         if self._registry.launcher_known and (due or self._registry.urgent):
-            self._publisher.send(STATE.encode(self._registry.state()))
+            state = self._registry.state()
+            self._publisher.send(STATE.encode(state))
             self._published_at = now
+            if self._notifier.is_heard and now - self._told_at > STATUS_S:
+                self._notifier.status(pool_status(state, self._config))
+                self._told_at = now
 
     def _on_message(self, sender: str, data: bytes) -> None:
         try:
@@ -137,6 +160,9 @@ class Coordinator:
     def _order(self, order: Order) -> None:
         if isinstance(order, to_launcher.StartWorker):
             self._metrics.started(order.worker_id)
+        if self._roll_call is not None:
+            self._roll_call.obey(order)
+            return
         self._send(LAUNCHER, to_launcher.CONTROL.encode(order))
 
     def _send(self, receiver: str, data: bytes) -> None:
@@ -158,12 +184,13 @@ class Coordinator:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="headrace-coordinator")
     parser.add_argument("--run-dir", type=Path, required=True)
-    parser.add_argument("--parent-pid", type=int, required=True)
+    parser.add_argument("--parent-pid", type=int, help="the launcher; none under systemd")
     args = parser.parse_args()
     config = PoolConfig.load(args.run_dir)
     become_child("coordinator", args.parent_pid, config.log_level)
     log.debug("pid %d", os.getpid())
-    Coordinator(config).run()
+    roll_call = RollCall(config) if args.parent_pid is None else None
+    Coordinator(config, Notifier(), roll_call).run()
 
 
 if __name__ == "__main__":

@@ -57,6 +57,13 @@ class GroupOptions(EngineConfig, ServingOptions):
     generation_config: str = "auto"
     override_generation_config: dict[str, Any] = Field(default_factory=dict)
 
+    @field_validator("name")
+    @classmethod
+    def _unlike_frontends(cls, value: str) -> str:
+        if value == "frontend":  # its workers' ids would be those of frontends
+            raise ValueError("is what frontends are called")
+        return value
+
     @field_validator("served_model_name", mode="before")
     @classmethod
     def _one_or_several(cls, value: Any) -> Any:

@@ -64,10 +64,12 @@ class Registry:
 
     launcher_known: before the launcher has said who runs, a restarted coordinator's state would
         have frontends believe that all workers are gone: it is not to be published.
+    starts_workers: whether missing workers are to be ordered; systemd starts its own anew.
     """
 
     config: PoolConfig
     epoch: str
+    starts_workers: bool = True
     _workers: dict[str, _Worker] = field(default_factory=dict)
     _frontends: dict[str, FrontendState] = field(default_factory=dict)
     _restarts: dict[str, Restarts] = field(default_factory=dict)
@@ -106,6 +108,9 @@ class Registry:
     def frontend_ids(self) -> list[str]:
         return list(self._frontends)
 
+    def worker_ids(self) -> list[str]:
+        return list(self._workers)
+
     def tick(self, now: float) -> list[Order]:
         """What is to be done because time has passed; call it a few times a second."""
         orders: list[Order] = []
@@ -116,7 +121,7 @@ class Registry:
                 self._put(worker, state=STALLED)
                 worker.killed_at, worker.failure = now, stalled
                 orders.append(to_launcher.KillWorker(worker_id))
-        if self.launcher_known:
+        if self.launcher_known and self.starts_workers:
             orders.extend(self._missing(now))
         return orders
 
@@ -250,12 +255,13 @@ class Registry:
             restarts.saw(worker_id)
 
     def _note_exit(self, worker: _Worker, message: ChildExited, now: float) -> None:
-        if worker.state.state == DRAINING and message.exit_code == 0:
+        if worker.state.state == DRAINING and message.exit_code in (0, None):
             return
         reason = worker.failure or _describe(message.exit_code)
         restarts = self._restarts[worker.state.group]
         delay_s = restarts.failed(reason, now, hopeless=message.exit_code == EX_CONFIG)
-        log.error("%s ended (%s); the next start is in %.1f s", message.process_id, reason, delay_s)
+        then = f"; the next start is in {delay_s:.1f} s" if self.starts_workers else ""
+        log.error("%s ended (%s)%s", message.process_id, reason, then)
         if restarts.problem:
             log.error("group %s: %s", worker.state.group, restarts.problem)
 
@@ -277,5 +283,7 @@ def _group(worker_id: str) -> str:
     return _place(worker_id).rpartition("-")[0]
 
 
-def _describe(exit_code: int) -> str:
+def _describe(exit_code: int | None) -> str:
+    if exit_code is None:
+        return "its unit's status says why"
     return f"killed by signal {-exit_code}" if exit_code < 0 else f"exit status {exit_code}"

@@ -20,12 +20,14 @@ from prometheus_client import multiprocess
 
 from coordinator.children import Child, Children
 from coordinator.hardware import worker_environment
+from coordinator.pool_status import has_all_workers, is_complete, pool_status
 from coordinator.restarts import LONGEST_DELAY_S, Restarts
 from protocol import PROTOCOL_VERSION, sockets, to_coordinator, to_launcher, to_worker
 from protocol.codec import DecodeError
 from protocol.config import PoolConfig
 from protocol.process import EX_CONFIG
-from protocol.state import READY, STATE, PoolState, WorkerState
+from protocol.sd_notify import Notifier
+from protocol.state import STATE, PoolState, WorkerState
 
 log = logging.getLogger("launcher")
 
@@ -33,13 +35,27 @@ COORDINATOR, FRONTEND, WORKER = "coordinator", "frontend", "worker"
 # Workers are stopped when no frontend is left, so that they have nothing to finish.
 WORKER_STOP_TIMEOUT_S = 5.0
 COORDINATOR_STOP_TIMEOUT_S = 2.0
+# How often systemd is told how the pool does.
+STATUS_S = 1.0
 
 
 class Supervisor:
-    """Runs a pool until a signal ends it. `listener` is the bound HTTP socket."""
+    """Runs a pool until a signal ends it. `listener` is the bound HTTP socket.
 
-    def __init__(self, config: PoolConfig, listener: socket.socket, url: str) -> None:
+    frontends_last: start the frontends when the workers are ready. Until then connections wait in
+        the socket: the request that made systemd start the pool would otherwise get a 503.
+    """
+
+    def __init__(
+        self,
+        config: PoolConfig,
+        listener: socket.socket,
+        url: str,
+        notifier: Notifier,
+        frontends_last: bool,
+    ) -> None:
         self._config, self._listener, self._url = config, listener, url
+        self._notifier, self._frontends_wait = notifier, frontends_last
         self._children = Children(self._on_exit)
         self._restarts: dict[str, Restarts] = {}
         self._stop = asyncio.Event()
@@ -48,6 +64,7 @@ class Supervisor:
         self._published: tuple[WorkerState, ...] = ()
         self._exit_status = 0
         self._announced = False
+        self._status_at = 0.0
         self._started_at = time.monotonic()
         context = zmq.asyncio.Context.instance()
         self._control = sockets.dealer(
@@ -61,10 +78,11 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
         await self._start_coordinator()
-        for index in range(self._config.frontends):
-            await self._start_frontend(f"frontend-{index}")
+        if not self._frontends_wait:
+            await self._start_frontends()
         await self._greet()
-        tasks = [asyncio.create_task(self._obey()), asyncio.create_task(self._watch_state())]
+        work = (self._obey(), self._watch_state(), self._feed_watchdog())
+        tasks = [asyncio.create_task(each) for each in work]
         for task in tasks:
             task.add_done_callback(self._on_task_done)
         await self._stop.wait()
@@ -79,6 +97,11 @@ class Supervisor:
 
     async def _start_coordinator(self) -> None:
         await self._start(COORDINATOR, COORDINATOR, "coordinator.main", [], {})
+
+    async def _start_frontends(self) -> None:
+        self._frontends_wait = False
+        for index in range(self._config.frontends):
+            await self._start_frontend(f"frontend-{index}")
 
     async def _start_frontend(self, place: str) -> None:
         """A frontend's id tells its starts apart: the workers number messages by it."""
@@ -194,29 +217,38 @@ class Supervisor:
             await self._tell(to_coordinator.ChildExited(order.worker_id, WORKER, 1))
 
     async def _watch_state(self) -> None:
-        """Keep what a next coordinator has to be told; say once when the pool is complete."""
+        """Keep what a next coordinator has to be told; say once when the pool is complete, and
+        always to systemd, if it listens, how it does."""
         while True:
             with contextlib.suppress(DecodeError):
                 state = STATE.decode(await self._state.recv())
                 self._published = state.workers
-                if not self._announced:
-                    self._announce_if_ready(state)
+                if self._frontends_wait and has_all_workers(state) and not self._stop.is_set():
+                    await self._start_frontends()
+                if not self._announced and is_complete(state, self._config):
+                    self._announce(state)
+                if (now := time.monotonic()) >= self._status_at:
+                    self._status_at = now + STATUS_S
+                    self._notifier.status(pool_status(state, self._config))
 
-    def _announce_if_ready(self, state: PoolState) -> None:
-        ready = sum(worker.state == READY for worker in state.workers)
-        wanted = sum(group.wanted for group in state.groups)
-        if ready < wanted or len(state.frontends) < self._config.frontends:
-            return
+    def _announce(self, state: PoolState) -> None:
         self._announced = True
         seconds = time.monotonic() - self._started_at
         log.info(
             "ready after %.1f s: %d frontends, %d workers, serving %s",
             seconds,
             len(state.frontends),
-            ready,
+            len(state.workers),
             ", ".join(name for group in self._config.groups for name in group.served_names),
         )
         print(_how_to_call(self._url, self._config), flush=True)
+        self._notifier.ready(pool_status(state, self._config))
+
+    async def _feed_watchdog(self) -> None:
+        """The launcher lives while its loop turns; whether its children do, it sees itself."""
+        while self._notifier.beat_s is not None:
+            self._notifier.alive()
+            await asyncio.sleep(self._notifier.beat_s / 2)
 
     async def _on_exit(self, child: Child, exit_code: int) -> None:
         multiprocess.mark_process_dead(child.process.pid, str(self._config.metrics_dir))  # type: ignore[no-untyped-call]
@@ -284,6 +316,7 @@ class Supervisor:
     async def _stop_children(self) -> None:
         """Frontends first: they finish what they have; then nobody needs the workers."""
         log.info("stopping")
+        self._notifier.stopping("stopping: requests in flight finish")
         self._listener.close()
         await self._children.stop([FRONTEND], self._config.shutdown_timeout_s + 2.0)
         self._stops_workers = True
@@ -294,7 +327,8 @@ class Supervisor:
 
 def _how_to_call(url: str, config: PoolConfig) -> str:
     model = config.groups[0].served_names[0]
-    where = f"--unix-socket {config.uds} http://localhost" if config.uds else url
+    path = url.removeprefix("unix:")
+    where = url if path == url else f"--unix-socket {path} http://localhost"
     body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
     return (
         f"Headrace serves {model} at {url}\n"
@@ -302,7 +336,13 @@ def _how_to_call(url: str, config: PoolConfig) -> str:
     )
 
 
-async def supervise(config: PoolConfig, listener: socket.socket, url: str) -> int:
+async def supervise(
+    config: PoolConfig,
+    listener: socket.socket,
+    url: str,
+    notifier: Notifier,
+    frontends_last: bool = False,
+) -> int:
     """Run a pool in this process and its children; returns the exit status."""
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(config.metrics_dir)
-    return await Supervisor(config, listener, url).run()
+    return await Supervisor(config, listener, url, notifier, frontends_last).run()

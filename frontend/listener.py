@@ -178,8 +178,10 @@ class SharedLoop(uvloop.Loop):
     event loop, so it needs no change."""
 
     counts: ConnectionCounts
+    is_listening = False
 
     async def create_server(  # type: ignore[override]
         self, protocol_factory: Callable[[], asyncio.BaseProtocol], *_: Any, sock: Any, **__: Any
     ) -> SharedServer:
+        self.is_listening = True
         return SharedServer(self, sock, protocol_factory, self.counts)

@@ -19,11 +19,14 @@ from frontend.drain import Drain
 from frontend.listener import ConnectionCounts, SharedLoop
 from frontend.metrics import Metrics
 from frontend.pool.client import PoolClient
+from frontend.status_report import report
 from frontend.structured.checkers import Checkers
 from frontend.structured.grammars import Grammars
 from frontend.text.model import TextModel
+from frontend.vital import create_vital_task
 from protocol.config import PoolConfig
 from protocol.process import become_child
+from protocol.sd_notify import Notifier
 
 log = logging.getLogger("frontend")
 
@@ -34,15 +37,23 @@ YOUNG_OBJECTS = 10_000
 LARGEST_HEADERS_BYTES = 64 * 1024
 
 
-async def serve(config: PoolConfig, frontend_id: str, http_fd: int) -> None:
-    """Serve until SIGTERM, then finish the requests in flight."""
+async def serve(
+    config: PoolConfig, frontend_id: str, http_fd: int, loop: SharedLoop, notifier: Notifier
+) -> None:
+    """Serve on the running loop until SIGTERM, then finish the requests in flight."""
     stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+
+    def on_signal() -> None:
+        notifier.stopping("finishing requests")
+        stop.set()
+
+    loop.add_signal_handler(signal.SIGTERM, on_signal)
     texts = {group.name: TextModel.load(group.text_path) for group in config.groups}
     with contextlib.closing(Checkers()) as checkers:
         drain, metrics = Drain(), Metrics(config)
         async with PoolClient(config, frontend_id, metrics.replayed) as pool:
             app = create_app(config, texts, pool, metrics, Grammars(checkers), drain)
+            create_vital_task(report(notifier, loop, pool))
             _spare_collections()
             await _serve_http(app, _hypercorn_config(config, http_fd), stop, drain)
 
@@ -94,17 +105,18 @@ def main() -> None:
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--frontend-id", required=True)
     parser.add_argument("--http-fd", type=int, required=True)
-    parser.add_argument("--parent-pid", type=int, required=True)
+    parser.add_argument("--parent-pid", type=int, help="the launcher; none under systemd")
     args = parser.parse_args()
     config = PoolConfig.load(args.run_dir)
     become_child(args.frontend_id, args.parent_pid, config.log_level)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher decides what Ctrl-C means
     place = int(args.frontend_id.partition("-")[2].partition(".")[0])
+    notifier = Notifier()
     _raise_descriptor_limit()
     loop = SharedLoop()
     loop.counts = ConnectionCounts(config.run_dir / "connections", place, config.frontends)
     with asyncio.Runner(loop_factory=lambda: loop) as runner:
-        runner.run(serve(config, args.frontend_id, args.http_fd))
+        runner.run(serve(config, args.frontend_id, args.http_fd, loop, notifier))
     log.debug("pid %d ends", os.getpid())
 
 

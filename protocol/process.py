@@ -15,16 +15,18 @@ EX_CONFIG = 78
 LOG_FORMAT = "%(asctime)s %(levelname)-7s %(processName)-14s %(message)s"
 
 
-def become_child(name: str, parent_pid: int, log_level: str) -> None:
+def become_child(name: str, parent_pid: int | None, log_level: str) -> None:
     """Name this process in its logs and have the kernel kill it when its parent dies.
 
     parent_pid: who started it. If that process is no longer its parent, it exits at once: the
-    parent died before the kernel was told.
+    parent died before the kernel was told. None: systemd did, which needs no such help.
     """
+    set_up_logging(name, log_level)
+    if parent_pid is None:
+        return
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:
         sys.exit(1)
-    set_up_logging(name, log_level)
 
 
 def set_up_logging(name: str, log_level: str) -> None:

@@ -86,11 +86,12 @@ class LauncherHello:
 
 @dataclass(frozen=True, slots=True)
 class ChildExited:
-    """A process of the launcher's has ended. exit_code: negative for a signal."""
+    """A process of the pool has ended. exit_code: negative for a signal; None: only its parent
+    knows, and that is no launcher of ours."""
 
     process_id: str
     role: str
-    exit_code: int
+    exit_code: int | None
 
 
 CONTROL = Codec(

@@ -16,6 +16,7 @@ from protocol import PROTOCOL_VERSION, sockets, to_coordinator, to_worker
 from protocol.codec import DecodeError
 from protocol.config import GroupConfig, PoolConfig
 from protocol.process import EX_CONFIG, become_child
+from protocol.sd_notify import Notifier
 from workers.build import build_engine
 from workers.engine_thread import (
     EngineDied,
@@ -28,6 +29,7 @@ from workers.engine_thread import (
 from workers.metrics import WorkerMetrics
 from workers.queue_limits import QueueGuard, QueueLimits
 from workers.service import Service
+from workers.status_report import StatusReport
 
 log = logging.getLogger("worker")
 
@@ -40,7 +42,9 @@ LAST_WORDS_MS = 1000
 class Worker:
     """One worker from its start to its end; `run` returns the exit status."""
 
-    def __init__(self, worker_id: str, group: GroupConfig, pool: PoolConfig) -> None:
+    def __init__(
+        self, worker_id: str, group: GroupConfig, pool: PoolConfig, notifier: Notifier
+    ) -> None:
         self._id, self._pool, self._group = worker_id, pool, group
         self._endpoint = sockets.requests_endpoint(pool.run_dir, worker_id)
         context: zmq.Context[Any] = zmq.Context.instance()
@@ -64,6 +68,7 @@ class Worker:
         self._service = Service(worker_id, self._engine.submit, self._send, guard)
         self._metrics = WorkerMetrics(pool.metrics_prefix, group.served_names[0], worker_id)
         self._totals = to_coordinator.WorkerTotals(0, 0, 0, 0)
+        self._report = StatusReport(notifier, pool.stall_timeout_s)
         self._ready = False
         self._stop_at: float | None = None
         self._exit_status: int | None = None
@@ -122,6 +127,7 @@ class Worker:
                 self._ready = True
                 self._service.open()
                 self._say_hello()
+                self._report.ready()
             case EngineDied(reason, hopeless):
                 self._tell(to_coordinator.WorkerFailed(self._id, reason))
                 log.error("%s", reason)
@@ -144,6 +150,7 @@ class Worker:
         self._service.close()
         self._stop_at = time.monotonic() + drain_timeout_s
         self._tell(to_coordinator.WorkerLeaving(self._id))
+        self._report.leaving(self._service.in_flight)
 
     def _say_hello(self) -> None:
         hello = to_coordinator.WorkerHello(
@@ -154,6 +161,7 @@ class Worker:
     def _beat(self) -> None:
         load = self._engine.load()
         self._metrics.load(load)
+        self._report.beat(load)
         self._tell(to_coordinator.WorkerHeartbeat(self._id, load, self._totals))
 
     def _tell(self, message: object) -> None:
@@ -189,13 +197,14 @@ def main() -> None:
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--worker-id", required=True)
     parser.add_argument("--group", required=True)
-    parser.add_argument("--parent-pid", type=int, required=True)
+    parser.add_argument("--parent-pid", type=int, help="the launcher; none under systemd")
     args = parser.parse_args()
     pool = PoolConfig.load(args.run_dir)
     become_child(args.worker_id, args.parent_pid, pool.log_level)
+    notifier = Notifier()
     # The two threads take turns; the default of 5 ms would hold tokens back for as long.
     sys.setswitchinterval(0.0005)
-    status = Worker(args.worker_id, pool.group(args.group), pool).run()
+    status = Worker(args.worker_id, pool.group(args.group), pool, notifier).run()
     # The engine's thread may be deep in a forward pass: it ends with the process.
     os._exit(status)
 

@@ -47,6 +47,10 @@ class PoolClient:
     def state(self) -> PoolState | None:
         return self._state
 
+    @property
+    def in_flight(self) -> int:
+        return self._dispatch.in_flight
+
     def generate(self, group: str, request: Generate) -> Flight:
         return self._dispatch.generate(group, request)
 

@@ -271,3 +271,10 @@ def test_an_extra_that_is_missing_is_named(
     with pytest.raises(OptionError, match=rf"{flags[0]}.*\[{extra}\]"):
         parse(flags)
     parse(["--tool-server", "demo"])
+
+
+def test_group_is_not_called_as_frontends_are(tmp_path: Path) -> None:
+    file = tmp_path / "pool.toml"
+    file.write_text('[[group]]\nname = "frontend"\n')
+    with pytest.raises(OptionError, match=r"group 0: name: .*what frontends are called"):
+        parse(["--config", str(file)])

@@ -289,3 +289,17 @@ def test_worker_of_an_unknown_group_is_ignored() -> None:
     registry = make_registry()
     registry.on_worker_hello(WorkerHello(1, "x-0.0", "x", 1, "ipc://x", True), 0.0)
     assert states(registry) == {}
+
+
+def test_under_systemd_nothing_is_ordered_but_kills() -> None:
+    config = make_registry().config
+    registry = Registry(config, epoch="e", starts_workers=False)
+    registry.on_launcher(LauncherHello(1, ("chat-0.4",), (), ("chat-0.4",)), 0.0)
+    registry.on_worker_hello(hello("chat-0.4"), 0.0)
+    assert registry.tick(1.0) == []  # chat-1 is systemd's to start
+    assert registry.tick(11.0) == [KillWorker("chat-0.4")]
+    registry.on_exit(ChildExited("chat-0.4", "worker", None), 11.1)
+    assert registry.tick(11.2) == []
+    registry.on_launcher(LauncherHello(1, ("chat-0.5",), (), ("chat-0.5",)), 12.0)
+    registry.on_worker_hello(hello("chat-0.5"), 12.0)
+    assert states(registry) == {"chat-0.5": READY}

@@ -1,0 +1,29 @@
+"""The pool in one line, for `systemctl status`."""
+
+from protocol.config import PoolConfig
+from protocol.state import READY, PoolState
+
+
+def pool_status(state: PoolState, config: PoolConfig) -> str:
+    """What is there of what is to be, what there is to do, and what is wrong if something is."""
+    ready = sum(worker.state == READY for worker in state.workers)
+    in_flight = sum(frontend.load.in_flight for frontend in state.frontends)
+    problems = [f"{group.name}: {group.problem}" for group in state.groups if group.problem]
+    parts = (
+        f"{ready} of {sum(group.wanted for group in state.groups)} workers ready",
+        f"{len(state.frontends)} of {config.frontends} frontends",
+        f"{in_flight} requests in flight",
+        *problems,
+    )
+    return ", ".join(parts)
+
+
+def is_complete(state: PoolState, config: PoolConfig) -> bool:
+    """Whether all workers and frontends that were asked for are there and ready."""
+    return has_all_workers(state) and len(state.frontends) >= config.frontends
+
+
+def has_all_workers(state: PoolState) -> bool:
+    """Whether all workers that were asked for are ready."""
+    ready = sum(worker.state == READY for worker in state.workers)
+    return ready >= sum(group.wanted for group in state.groups)
