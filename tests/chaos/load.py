@@ -108,7 +108,7 @@ class Load:
             return "too late" if untaken else None
         if isinstance(failure, Refused) and failure.status == 503:
             return "503 without workers" if self.watch.was_out(began, now) else None
-        lost_workers = "that ran this request have failed" in str(failure)
+        lost_workers = "failed while they ran this request" in str(failure)
         if lost_workers and self.struck.losses(began, now) >= MOST_LOSSES:
             return "500 after four workers"
         return None
