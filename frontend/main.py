@@ -32,6 +32,9 @@ log = logging.getLogger("frontend")
 
 # Longer than the idle times of common proxies and client pools, so that they close first.
 KEEP_ALIVE_S = 75.0
+# Before the pool's state is known, /health could only say 503: connections are left to the other
+# frontends, or wait. A coordinator that restarts just then takes a second or two.
+FIRST_NEWS_S = 5.0
 # Objects made since the last look for garbage before the next one; Python's own number is 700.
 YOUNG_OBJECTS = 10_000
 LARGEST_HEADERS_BYTES = 64 * 1024
@@ -55,6 +58,7 @@ async def serve(
             app = create_app(config, texts, pool, metrics, Grammars(checkers), drain)
             create_vital_task(report(notifier, loop, pool))
             _spare_collections()
+            await pool.first_news(FIRST_NEWS_S)
             await _serve_http(app, _hypercorn_config(config, http_fd), stop, drain)
 
 

@@ -38,6 +38,7 @@ class PoolClient:
         self._context = zmq.asyncio.Context()
         self._dispatch = Dispatch(self._send, config.max_replays, on_replay=on_replay)
         self._state: PoolState | None = None
+        self._has_news = asyncio.Event()
         self._workers: dict[str, Any] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._readers: dict[str, asyncio.Task[None]] = {}
@@ -50,6 +51,11 @@ class PoolClient:
     @property
     def in_flight(self) -> int:
         return self._dispatch.in_flight
+
+    async def first_news(self, timeout_s: float) -> None:
+        """Wait until the state is known, or for so long."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._has_news.wait(), timeout_s)
 
     def generate(self, group: str, request: Generate) -> Flight:
         return self._dispatch.generate(group, request)
@@ -117,6 +123,7 @@ class PoolClient:
                 continue
             self._connect_new(state)
             self._state = self._dispatch.on_state(state)
+            self._has_news.set()
             self._disconnect_gone(state)
 
     async def _obey(self) -> None:

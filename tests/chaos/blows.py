@@ -18,11 +18,20 @@ _SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "continue": signal.S
 @dataclass
 class Struck:
     """broken_ports: clients' ports of the connections that killed frontends held.
-    worker_losses: when workers were killed or stopped. told: all of it, to be read."""
+    worker_losses: when workers were killed or stopped. told: all of it, to be read.
+    killed_at: when one of a role was killed last."""
 
     broken_ports: set[int] = field(default_factory=set)
     worker_losses: list[float] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
+    killed_at: dict[str, float] = field(default_factory=dict)
+
+    def nobody_knows(self, now: float) -> bool:
+        """Whether a frontend can have started while there was no coordinator to tell it of
+        workers."""
+        return all(
+            now - self.killed_at.get(role, -1e9) < 10 for role in ("frontend", "coordinator")
+        )
 
     def losses(self, since: float, until: float) -> int:
         """How often a request of that time can have lost its worker; stalls are noticed late."""
@@ -42,6 +51,8 @@ def strike(blow: Blow, watch: Watch, struck: Struck) -> None:
     struck.told.append(f"{blow.at_s:6.2f} s {blow.kind} {blow.role} {blow.place}: "
                        f"{[victim.pid for victim in victims] or 'nobody there'}")  # fmt: skip
     for victim in victims:
+        if blow.kind == "kill":
+            struck.killed_at[blow.role] = time.monotonic()
         if blow.role == "frontend":
             struck.broken_ports |= _held(victim)
         if blow.role == "worker" and blow.kind != "continue":

@@ -107,6 +107,8 @@ class Load:
             untaken = began > self.stopped_at - _UNTAKEN_S
             return "too late" if untaken else None
         if isinstance(failure, Refused) and failure.status == 503:
+            if self.struck.nobody_knows(now):
+                return "503 without news"
             return "503 without workers" if self.watch.was_out(began, now) else None
         lost_workers = "failed while they ran this request" in str(failure)
         if lost_workers and self.struck.losses(began, now) >= MOST_LOSSES:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import httpx
@@ -145,6 +146,18 @@ def test_killed_frontend_comes_back_and_counters_survive(server: Server) -> None
     assert server.metric("headrace:generation_tokens_total") >= tokens
     complete(server)
     assert server.metric("headrace:generation_tokens_total") >= tokens + LENGTH
+
+
+def test_frontend_that_restarts_before_the_coordinator_calls_nobody_unhealthy(
+    launch: Launch,
+) -> None:
+    server = launch("--frontends", "1", "--workers", "1")
+    (frontend,) = server.children("frontend.main")
+    frontend.kill()
+    wait_for(lambda: server.children("frontend.main") not in ([], [frontend]), "its next start")
+    time.sleep(0.2)
+    server.children("coordinator.main")[0].kill()
+    assert [httpx.get(f"{server.url}/health").status_code for _ in range(20)] == [200] * 20
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
