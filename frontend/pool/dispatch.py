@@ -19,7 +19,6 @@ from frontend.pool.interface import (
     RequestRejected,
 )
 from frontend.pool.probation import Probation
-from frontend.pool.recent import RecentSends
 from frontend.pool.routing import Candidate, choose
 from protocol.state import DRAINING, READY, STALLED, STARTING, PoolState, WorkerState
 from protocol.to_frontend import Refused, StepOutputs
@@ -55,7 +54,6 @@ class Dispatch:
         self._has_news = False  # a frontend that has just started knows of no worker yet
         self._others_load: dict[str, int] = {}
         self._other_frontends = 0
-        self._recent = RecentSends(clock)
         self._carried: defaultdict[str, dict[str, Flight]] = defaultdict(dict)
         self._expected: dict[str, int] = {}
         self._stranded: dict[Flight, float] = {}  # and since when
@@ -102,7 +100,6 @@ class Dispatch:
         """A worker answers no more: its requests go on elsewhere. has_failed: it did not end in
         an orderly way, and something that ran in it may be why."""
         self._expected.pop(worker_id, None)
-        self._recent.forget(worker_id)
         flights = self._carried.pop(worker_id, {})
         if flights:
             log.warning("%s is lost: %d requests go on elsewhere", worker_id, len(flights))
@@ -172,7 +169,6 @@ class Dispatch:
             worker_id = choose(candidates, flight.request)
             if self._send(worker_id, flight.to_send()):
                 flight.worker_id = worker_id
-                self._recent.note(worker_id)
                 self._carried[worker_id][flight.wire_id] = flight
                 return
             flight.refused_by.add(worker_id)
@@ -221,14 +217,14 @@ class Dispatch:
 
     def _ready(self, group: str) -> list[Candidate]:
         return [
-            Candidate(worker_id, self._load(worker_id))
+            self._candidate(worker_id)
             for worker_id, worker in self._workers.items()
             if worker.group == group and worker.state == READY
         ]
 
-    def _load(self, worker_id: str) -> int:
-        unseen = self._other_frontends * self._recent.count(worker_id)
-        return self._others_load[worker_id] + len(self._carried[worker_id]) + unseen
+    def _candidate(self, worker_id: str) -> Candidate:
+        others, own = self._others_load[worker_id], len(self._carried[worker_id])
+        return Candidate(worker_id, others + own, others + own * (1 + self._other_frontends))
 
     def _merge(self, worker: WorkerState) -> WorkerState:
         known = self._workers.get(worker.worker_id)

@@ -19,10 +19,18 @@ BUSY_FROM = 3
 
 @dataclass(frozen=True)
 class Candidate:
-    """A ready worker. load: requests that it has, as far as this frontend knows."""
+    """A ready worker.
+
+    load: requests that it has, as far as this frontend knows.
+    expected: what it probably has. What is known of others' requests is up to 0.3 s old; but all
+        frontends see the same and choose alike, so each takes the others to have sent a worker as
+        many as it has itself. Else all would send a burst to the worker that seemed least busy when
+        it began.
+    """
 
     worker_id: str
     load: int
+    expected: int
 
 
 def choose(candidates: Sequence[Candidate], request: Generate) -> str:
@@ -38,8 +46,8 @@ def choose(candidates: Sequence[Candidate], request: Generate) -> str:
         for each in sorted(candidates, key=lambda one: _weight(key, one.worker_id)):
             if each.load < max(BUSY_FROM, bound):
                 return each.worker_id
-    least = min(each.load for each in candidates)
-    return random.choice([each.worker_id for each in candidates if each.load == least])
+    least = min(each.expected for each in candidates)
+    return random.choice([each.worker_id for each in candidates if each.expected == least])
 
 
 def _prefix_key(request: Generate) -> bytes | None:

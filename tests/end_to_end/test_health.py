@@ -114,7 +114,7 @@ def test_load_is_the_pools_whichever_frontend_is_asked(server: Server) -> None:
 def test_readiness_ends_with_the_signal_while_requests_are_finished(server: Server) -> None:
     """Last of this module: it ends the pool."""
     with ThreadPoolExecutor(6) as threads:
-        requests = [threads.submit(complete, server, 300) for _ in range(6)]
+        requests = [threads.submit(complete, server, 600) for _ in range(6)]
         wait_for(lambda: server.metric("headrace:num_requests_running") == 6, "all run")
         statuses: list[int] = []
         server.process.terminate()

@@ -15,7 +15,7 @@ def request(start: int, length: int = AFFINITY_TOKENS, salt: str = "") -> Genera
 
 
 def idle(*names: str) -> list[Candidate]:
-    return [Candidate(name, 0) for name in names]
+    return [Candidate(name, 0, 0) for name in names]
 
 
 def test_long_prefix_finds_the_same_worker_in_any_order() -> None:
@@ -48,18 +48,18 @@ def test_salt_parts_prefixes() -> None:
 def test_request_that_has_just_ended_does_not_send_the_next_one_elsewhere() -> None:
     workers = idle("g-0.0", "g-1.0")
     favourite = choose(workers, request(0))
-    stale = [Candidate(each.worker_id, int(each.worker_id == favourite)) for each in workers]
+    stale = [Candidate(each.worker_id, *[int(each.worker_id == favourite)] * 2) for each in workers]
     assert choose(stale, request(0)) == favourite
 
 
 def test_affinity_ends_where_the_load_is_too_uneven() -> None:
     workers = idle("g-0.0", "g-1.0")
     favourite = choose(workers, request(0))
-    busy = [Candidate(each.worker_id, 9 * (each.worker_id == favourite)) for each in workers]
+    busy = [Candidate(each.worker_id, *[9 * (each.worker_id == favourite)] * 2) for each in workers]
     assert choose(busy, request(0)) != favourite
 
 
 def test_short_prompts_go_to_the_least_busy_and_ties_are_random() -> None:
-    workers = [Candidate("a.0", 2), Candidate("b.0", 1), Candidate("c.0", 1)]
+    workers = [Candidate("a.0", 2, 2), Candidate("b.0", 1, 1), Candidate("c.0", 1, 1)]
     chosen = {choose(workers, request(0, length=20)) for _ in range(100)}
     assert chosen == {"b.0", "c.0"}
