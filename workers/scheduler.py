@@ -131,7 +131,8 @@ class Scheduler:
         self._put_running(prefills, plan)
 
     def _make_place(self) -> None:
-        """Let a tenant that has nothing in a full batch have a place of one that has several.
+        """Let a tenant that has nothing in a full batch have a place of one that has several, and
+        has been served more: else what gives way would be next again.
 
         Places become free when texts end, which with long ones takes as long as they please. What
         is preempted finds its keys and values in the cache again, unless memory is short.
@@ -141,7 +142,8 @@ class Scheduler:
         first = self._waiting.first().request
         places = Counter(sequence.request.tenant for sequence in self._running)
         tenant, most = places.most_common(1)[0]
-        if first.tenant in places or most < 2:
+        served = self._waiting.counters
+        if first.tenant in places or most < 2 or served[first.tenant] >= served[tenant]:
             return
         victim = next(each for each in reversed(self._running) if each.request.tenant == tenant)
         if victim.request.priority >= first.priority:

@@ -159,7 +159,7 @@ def test_a_tenant_without_a_place_gets_one_of_a_full_batch_at_once():
 
     script = [*((0, one) for one in flood), *((50, one) for one in small), (52, urgent)]
     answers = run(engine, script, note)
-    assert {begun["s0"], begun["s1"]} <= {51, 52}
+    assert {begun["s0"], begun["s1"]} <= {51, 52, 53}
     assert begun["urgent"] >= 58  # the one place that the flood has left stays its own
     assert {name: answers[name].tokens for name in alone} == alone
 
@@ -172,6 +172,17 @@ def test_more_urgent_requests_keep_their_places():
         for n in range(2)
     ]
     run(engine, [*((0, one) for one in first), (5, owned("little", request("l", range(3))))])
+    assert engine.stats().preemptions == 0
+
+
+def test_a_tenant_that_has_had_more_takes_no_place():
+    """Else what it takes the place of would be next, and give way again in every step."""
+    runner = FakeRunner(vocab_size=100, max_model_len=2048, num_blocks=256, block_size=16)
+    engine = Engine(runner, max_num_seqs=2, max_num_batched_tokens=32)
+    run(engine, [(0, owned("served", request("s", range(3), max_tokens=500)))])
+    fresh = [owned("fresh", request(f"f{n}", range(3), max_tokens=60)) for n in range(2)]
+    again = owned("served", request("again", range(3), max_tokens=5))
+    run(engine, [*((0, one) for one in fresh), (5, again)])
     assert engine.stats().preemptions == 0
 
 
