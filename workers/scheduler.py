@@ -143,7 +143,7 @@ class Scheduler:
         places = Counter(sequence.request.tenant for sequence in self._running)
         tenant, most = places.most_common(1)[0]
         served = self._waiting.counters
-        if first.tenant in places or most < 2 or served[first.tenant] >= served[tenant]:
+        if first.tenant in places or most < 2 or served[first.tenant] > served[tenant]:
             return
         victim = next(each for each in reversed(self._running) if each.request.tenant == tenant)
         if victim.request.priority >= first.priority:

@@ -159,7 +159,7 @@ def test_a_tenant_without_a_place_gets_one_of_a_full_batch_at_once():
 
     script = [*((0, one) for one in flood), *((50, one) for one in small), (52, urgent)]
     answers = run(engine, script, note)
-    assert {begun["s0"], begun["s1"]} <= {51, 52, 53}
+    assert {begun["s0"], begun["s1"]} <= {51, 52}
     assert begun["urgent"] >= 58  # the one place that the flood has left stays its own
     assert {name: answers[name].tokens for name in alone} == alone
 
