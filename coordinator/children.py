@@ -85,6 +85,16 @@ class Children:
         _send(child, signal.SIGKILL)
         return True
 
+    def signal(self, process_id: str, number: signal.Signals) -> bool:
+        """Send a signal; false when there is none of that id. A stopped process goes on to hear
+        it."""
+        child = self._children.get(process_id)
+        if child is None:
+            return False
+        _send(child, number)
+        _send(child, signal.SIGCONT)
+        return True
+
     async def stop(self, roles: Iterable[str], timeout_s: float) -> None:
         """SIGTERM, and SIGKILL for those that are still there after the timeout."""
         chosen = [child for child in self._children.values() if child.role in set(roles)]

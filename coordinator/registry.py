@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 IDLE = WorkerLoad(running=0, waiting=0, kv_usage=0.0, steps=0, step_age_s=0.0)
 
+# Where others start workers (systemd), how long after one has left another is expected.
+SUCCESSOR_S = 10.0
 # How long a worker that starts may be silent. How long it may beat and load is configured.
 START_SILENCE_S = 120.0
 KILL_AGAIN_S = 2.0
@@ -73,6 +75,7 @@ class Registry:
     _workers: dict[str, _Worker] = field(default_factory=dict)
     _frontends: dict[str, FrontendState] = field(default_factory=dict)
     _restarts: dict[str, Restarts] = field(default_factory=dict)
+    _left: dict[str, float] = field(default_factory=dict)  # places to be filled again, since when
     launcher_known: bool = False
     _version: int = 0
     dirty: bool = True
@@ -89,7 +92,12 @@ class Registry:
             epoch=self.epoch,
             version=self._version,
             groups=tuple(
-                GroupState(group.name, group.workers, self._restarts[group.name].problem)
+                GroupState(
+                    group.name,
+                    group.workers,
+                    self._restarts[group.name].problem,
+                    self._is_replacing(group.name),
+                )
                 for group in self.config.groups
             ),
             workers=self.workers(),
@@ -123,6 +131,7 @@ class Registry:
                 orders.append(to_launcher.KillWorker(worker_id))
         if self.launcher_known and self.starts_workers:
             orders.extend(self._missing(now))
+        self._await_successors(now)
         return orders
 
     # What the launcher says
@@ -173,6 +182,7 @@ class Registry:
         self._workers[message.worker_id] = replace(known, state=told, heard_at=now, greeted=True)
         if state == READY and not was_ready:
             log.info("%s is ready (pid %d)", message.worker_id, message.pid)
+            self._left.pop(_place(message.worker_id), None)
             self._restarts[message.group].ready(now)
         self.dirty = self.urgent = True
 
@@ -255,8 +265,11 @@ class Registry:
             restarts.saw(worker_id)
 
     def _note_exit(self, worker: _Worker, message: ChildExited, now: float) -> None:
+        place = _place(message.process_id)
         if worker.state.state == DRAINING and message.exit_code in (0, None):
+            self._left[place] = now
             return
+        self._left.pop(place, None)
         reason = worker.failure or _describe(message.exit_code)
         restarts = self._restarts[worker.state.group]
         delay_s = restarts.failed(reason, now, hopeless=message.exit_code == EX_CONFIG)
@@ -264,6 +277,19 @@ class Registry:
         log.error("%s ended (%s)%s", message.process_id, reason, then)
         if restarts.problem:
             log.error("group %s: %s", worker.state.group, restarts.problem)
+
+    def _is_replacing(self, group: str) -> bool:
+        return any(_place_group(place) == group for place in self._left) or any(
+            each.group == group and each.state == DRAINING for each in self.workers()
+        )
+
+    def _await_successors(self, now: float) -> None:
+        """Nobody waits for a worker that nobody has started."""
+        started = {_place(worker_id) for worker_id in self._workers}
+        for place, since in list(self._left.items()):
+            if place not in started and now - since > SUCCESSOR_S:
+                del self._left[place]
+                self.dirty = self.urgent = True
 
     def _put(self, worker: _Worker, state: str) -> None:
         worker.state = replace(worker.state, state=state)
@@ -280,7 +306,11 @@ def _place(worker_id: str) -> str:
 
 
 def _group(worker_id: str) -> str:
-    return _place(worker_id).rpartition("-")[0]
+    return _place_group(_place(worker_id))
+
+
+def _place_group(place: str) -> str:
+    return place.rpartition("-")[0]
 
 
 def _describe(exit_code: int | None) -> str:

@@ -22,12 +22,13 @@ from coordinator.children import Child, Children
 from coordinator.hardware import worker_environment
 from coordinator.pool_status import has_all_workers, is_complete, pool_status
 from coordinator.restarts import LONGEST_DELAY_S, Restarts
+from coordinator.rolling import RollingFailed, Steps, roll
 from protocol import PROTOCOL_VERSION, sockets, to_coordinator, to_launcher, to_worker
 from protocol.codec import DecodeError
 from protocol.config import PoolConfig
 from protocol.process import EX_CONFIG
 from protocol.sd_notify import Notifier
-from protocol.state import STATE, PoolState, WorkerState
+from protocol.state import STATE, PoolState
 
 log = logging.getLogger("launcher")
 
@@ -61,7 +62,8 @@ class Supervisor:
         self._stop = asyncio.Event()
         self._stops_workers = False  # they are replaced for as long as frontends have requests
         self._last_workers: dict[str, str] = {}  # newest id by place
-        self._published: tuple[WorkerState, ...] = ()
+        self._published: PoolState | None = None
+        self._roll_wanted = asyncio.Event()
         self._exit_status = 0
         self._announced = False
         self._status_at = 0.0
@@ -77,6 +79,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
+        loop.add_signal_handler(signal.SIGHUP, self._roll_wanted.set)
         await self._start_coordinator()
         if not self._frontends_wait:
             await self._start_frontends()
@@ -85,7 +88,10 @@ class Supervisor:
         tasks = [asyncio.create_task(each) for each in work]
         for task in tasks:
             task.add_done_callback(self._on_task_done)
+        roller = asyncio.create_task(self._roll())
+        roller.add_done_callback(self._on_task_done)
         await self._stop.wait()
+        roller.cancel()
         await self._stop_children()
         for task in tasks:
             task.cancel()
@@ -103,8 +109,8 @@ class Supervisor:
         for index in range(self._config.frontends):
             await self._start_frontend(f"frontend-{index}")
 
-    async def _start_frontend(self, place: str) -> None:
-        """A frontend's id tells its starts apart: the workers number messages by it."""
+    async def _start_frontend(self, place: str) -> str:
+        """Returns its id, which tells its starts apart: the workers number messages by it."""
         process_id = self._next_id(place)
         arguments = ["--frontend-id", process_id, "--http-fd", str(self._listener.fileno())]
         await self._start(
@@ -117,6 +123,7 @@ class Supervisor:
         )
         if self._stop.is_set():  # it was not yet there when the others were told
             self._children.kill(process_id)
+        return process_id
 
     async def _start_worker(self, order: to_launcher.StartWorker) -> None:
         arguments = ["--worker-id", order.worker_id, "--group", order.group]
@@ -171,13 +178,14 @@ class Supervisor:
 
     async def _greet(self) -> None:
         workers = self._children.ids(WORKER)
+        published = () if self._published is None else self._published.workers
         await self._tell(
             to_coordinator.LauncherHello(
                 PROTOCOL_VERSION,
                 workers,
                 self._children.ids(FRONTEND),
                 tuple(self._last_workers.values()),
-                tuple(worker for worker in self._published if worker.worker_id in workers),
+                tuple(worker for worker in published if worker.worker_id in workers),
             )
         )
 
@@ -222,7 +230,7 @@ class Supervisor:
         while True:
             with contextlib.suppress(DecodeError):
                 state = STATE.decode(await self._state.recv())
-                self._published = state.workers
+                self._published = state
                 if self._frontends_wait and has_all_workers(state) and not self._stop.is_set():
                     await self._start_frontends()
                 if not self._announced and is_complete(state, self._config):
@@ -262,7 +270,7 @@ class Supervisor:
             self._give_up()
             return
         await self._tell(to_coordinator.ChildExited(child.process_id, child.role, exit_code))
-        if child.role != WORKER:
+        if child.role != WORKER and not self._is_replaced(child.process_id):
             await self._restart(child, exit_code)
 
     async def _restart(self, child: Child, exit_code: int) -> None:
@@ -293,6 +301,40 @@ class Supervisor:
         else:
             await self._start_coordinator()
             await self._greet()
+
+    # Rolling restarts
+
+    async def _roll(self) -> None:
+        """At each SIGHUP replace what runs then; one that comes meanwhile has its turn after."""
+        steps = Steps(
+            self._lives,
+            lambda: self._published,
+            lambda worker_id: self._children.signal(worker_id, signal.SIGTERM),
+            self._children.kill,
+            lambda frontend_id: self._start_frontend(frontend_id.rpartition(".")[0]),
+            lambda frontend_id: self._children.signal(frontend_id, signal.SIGHUP),
+        )
+        while True:
+            await self._roll_wanted.wait()
+            self._roll_wanted.clear()
+            log.info("rolling restart: workers, then frontends")
+            workers = self._children.ids(WORKER)
+            running = self._children.ids(FRONTEND)
+            frontends = [each for each in running if not self._is_replaced(each)]
+            limits = self._config.shutdown_timeout_s, self._config.start_timeout_s
+            try:
+                await roll(workers, frontends, steps, *limits)
+                log.info("rolling restart: done")
+            except (RollingFailed, OSError) as error:
+                log.error("rolling restart: given up: %s", error)
+
+    def _lives(self, process_id: str) -> bool:
+        return process_id in (*self._children.ids(WORKER), *self._children.ids(FRONTEND))
+
+    def _is_replaced(self, process_id: str) -> bool:
+        """Whether another frontend has been started in this one's place since."""
+        place, _, start = process_id.rpartition(".")
+        return place != "" and self._restarts[place].next_start(place) > int(start) + 1
 
     # Stopping
 

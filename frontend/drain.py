@@ -3,10 +3,19 @@
 Its socket stays open meanwhile. A probe that finds no listener learns as much as from a 503, but a
 client that comes a moment before the balancer hears of it would be cut off instead of being told to
 try again.
+
+A frontend whose successor accepts already (a rolling restart) refuses nothing: its clients are told
+to open another connection for what they ask next, and it ends when they have gone.
 """
 
 import asyncio
 import time
+from collections.abc import Callable
+
+# A connection that has not been used for so long is closed when the frontend leaves. Its client may
+# have taken it for open, so it is to be longer than the pauses of one that asks again and again.
+QUIET_S = 5.0
+_POLL_S = 0.1
 
 
 class Drain:
@@ -14,6 +23,7 @@ class Drain:
 
     def __init__(self) -> None:
         self.has_begun = False
+        self.is_leaving = False
         self._before = 0
         self._changed = asyncio.Event()
 
@@ -27,6 +37,23 @@ class Drain:
         """An HTTP request has ended in whatever way."""
         self._before -= is_before
         self._changed.set()
+
+    @property
+    def keeps_connections(self) -> bool:
+        """Whether clients may ask again on the connection that they have."""
+        return not self.has_begun and not self.is_leaving
+
+    async def leave_to_others(self, connections: Callable[[], int]) -> None:
+        """Wait until nobody needs this frontend, however long that takes. connections: how many
+        it still has."""
+        self.is_leaving = True
+        quiet_since = time.monotonic()
+        while connections():
+            if self._before:
+                quiet_since = time.monotonic()
+            elif time.monotonic() - quiet_since >= QUIET_S:
+                return
+            await asyncio.sleep(_POLL_S)
 
     async def finish(self, timeout_s: float) -> float:
         """Begin the end, and wait for what was begun before it. Returns the seconds that are left.

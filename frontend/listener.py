@@ -45,7 +45,17 @@ class ConnectionCounts:
             os.close(descriptor)
         self._index, self._total = index, total
         self._count = 0
+        self._has_left = False
         self.refresh()
+
+    @property
+    def held(self) -> int:
+        """Connections that this frontend has."""
+        return self._count
+
+    def leave(self) -> None:
+        """The slot is another's now, who has this one's place."""
+        self._has_left = True
 
     def add(self, change: int) -> None:
         self._count += change
@@ -53,6 +63,8 @@ class ConnectionCounts:
 
     def refresh(self) -> None:
         """Say that this frontend lives."""
+        if self._has_left:
+            return
         slot = (self._count, time.monotonic())
         _SLOT.pack_into(self._slots, self._index * _SLOT.size, *slot)
 
@@ -98,7 +110,9 @@ class SharedServer(asyncio.AbstractServer):
         return bool(self._tasks)
 
     def close(self) -> None:
-        """Accept no more; connections that are open go on."""
+        """Accept no more; connections that are open go on. Harmless a second time."""
+        if not self._tasks:
+            return
         for task in self._tasks:
             task.cancel()
         self._tasks = set()
@@ -179,9 +193,18 @@ class SharedLoop(uvloop.Loop):
 
     counts: ConnectionCounts
     is_listening = False
+    _servers: tuple[SharedServer, ...] = ()
+
+    def hand_over(self) -> None:
+        """Leave all new connections to other frontends, one of which has this one's place."""
+        self.counts.leave()
+        for server in self._servers:
+            server.close()
 
     async def create_server(  # type: ignore[override]
         self, protocol_factory: Callable[[], asyncio.BaseProtocol], *_: Any, sock: Any, **__: Any
     ) -> SharedServer:
         self.is_listening = True
-        return SharedServer(self, sock, protocol_factory, self.counts)
+        server = SharedServer(self, sock, protocol_factory, self.counts)
+        self._servers = (*self._servers, server)
+        return server

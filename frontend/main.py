@@ -43,14 +43,16 @@ LARGEST_HEADERS_BYTES = 64 * 1024
 async def serve(
     config: PoolConfig, frontend_id: str, http_fd: int, loop: SharedLoop, notifier: Notifier
 ) -> None:
-    """Serve on the running loop until SIGTERM, then finish the requests in flight."""
-    stop = asyncio.Event()
+    """Serve on the running loop until SIGTERM, then finish the requests in flight; or until SIGHUP,
+    when another serves in this one's place, and this one's clients have gone."""
+    stop, leave = asyncio.Event(), asyncio.Event()
 
     def on_signal() -> None:
         notifier.stopping("finishing requests")
         stop.set()
 
     loop.add_signal_handler(signal.SIGTERM, on_signal)
+    loop.add_signal_handler(signal.SIGHUP, leave.set)
     texts = {group.name: TextModel.load(group.text_path) for group in config.groups}
     with contextlib.closing(Checkers()) as checkers:
         drain, metrics = Drain(), Metrics(config)
@@ -59,7 +61,18 @@ async def serve(
             create_vital_task(report(notifier, loop, pool))
             _spare_collections()
             await pool.first_news(FIRST_NEWS_S)
+            create_vital_task(_leave_to_others(loop, drain, leave, stop))
             await _serve_http(app, _hypercorn_config(config, http_fd), stop, drain)
+
+
+async def _leave_to_others(
+    loop: SharedLoop, drain: Drain, leave: asyncio.Event, stop: asyncio.Event
+) -> None:
+    await leave.wait()
+    log.info("leaves its connections to others")
+    loop.hand_over()
+    await drain.leave_to_others(lambda: loop.counts.held)
+    stop.set()
 
 
 async def _serve_http(

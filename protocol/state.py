@@ -51,11 +51,14 @@ class FrontendState:
 @dataclass(frozen=True, slots=True)
 class GroupState:
     """wanted: workers that the group is to have.
-    problem: why it lacks some, if it does (a crash loop, say); "" if all is well."""
+    problem: why it lacks some, if it does (a crash loop, say); "" if all is well.
+    is_replacing: a worker leaves in good order, or has left, and another is to come: requests that
+        find none ready meanwhile may wait."""
 
     name: str
     wanted: int
     problem: str
+    is_replacing: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,7 @@ class RequestScopeMiddleware:
             nonlocal status
             status = message["status"]
             headers = [*message["headers"], (b"x-request-id", kept.request_id.encode())]
-            if self._drain.has_begun and scope["http_version"].startswith("1"):
+            if not self._drain.keeps_connections and scope["http_version"].startswith("1"):
                 headers.append((b"connection", b"close"))
             await body.drain()
             await send({**message, "headers": headers})

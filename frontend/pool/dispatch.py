@@ -20,14 +20,14 @@ from frontend.pool.interface import (
 )
 from frontend.pool.probation import Probation
 from frontend.pool.routing import Candidate, choose
-from protocol.state import DRAINING, READY, STALLED, STARTING, PoolState, WorkerState
+from protocol.state import DRAINING, READY, STALLED, STARTING, GroupState, PoolState, WorkerState
 from protocol.to_frontend import Refused, StepOutputs
 from protocol.to_worker import Abort, Generate
 
 log = logging.getLogger(__name__)
 
 QUARANTINED = "Several workers failed while they ran this request; it is not tried again."
-# How long a request whose workers are all gone waits for one to come back.
+# How long a request whose workers are all gone waits for one to come back; longer if one starts.
 STRANDED_TIMEOUT_S = 60.0
 
 # Delivers a message to a worker; false when its queue is full.
@@ -57,6 +57,7 @@ class Dispatch:
         self._carried: defaultdict[str, dict[str, Flight]] = defaultdict(dict)
         self._expected: dict[str, int] = {}
         self._stranded: dict[Flight, float] = {}  # and since when
+        self._groups: dict[str, GroupState] = {}
 
     @property
     def in_flight(self) -> int:
@@ -80,6 +81,7 @@ class Dispatch:
         whoever has been ready stays so until it is said to drain, to be stalled or to be gone.
         """
         self._has_news = True
+        self._groups = {group.name: group for group in state.groups}
         draining = {name for name, worker in self._workers.items() if worker.state == DRAINING}
         workers = tuple(self._merge(worker) for worker in state.workers)
         lost = set(self._workers) - {worker.worker_id for worker in workers}
@@ -142,6 +144,8 @@ class Dispatch:
         flight.refused_by.add(worker_id)
         if message.retry_after_s > 0:
             flight.retry_after_s = min(flight.retry_after_s, message.retry_after_s)
+        else:  # it is not full, it stops: the news of that is on its way
+            flight.met_stopping = True
         self._launch(flight)
 
     def _on_gap(self, worker_id: str) -> None:
@@ -155,7 +159,8 @@ class Dispatch:
     # The way of a flight
 
     def _start(self, flight: Flight) -> None:
-        if self._has_news and not self._ready(flight.group):
+        may_wait = not self._has_news or self._is_replacing(flight.group)
+        if not may_wait and not self._ready(flight.group):
             flight.fail(PoolUnavailable("no worker is ready to take the request"))
             return
         self._launch(flight)
@@ -172,12 +177,13 @@ class Dispatch:
                 self._carried[worker_id][flight.wire_id] = flight
                 return
             flight.refused_by.add(worker_id)
-        if ready and not flight.has_begun:
+        if ready and not flight.has_begun and not flight.met_stopping:
             retry_after_s = 1.0 if math.isinf(flight.retry_after_s) else flight.retry_after_s
             flight.fail(PoolBusy("all workers are at their limit; try again later", retry_after_s))
         else:
             # The next news of the pool may be better, and who has refused may have room again.
             flight.refused_by.clear()
+            flight.met_stopping = False
             self._stranded[flight] = self._clock()
 
     def _replay(self, flight: Flight, is_blamed: bool) -> None:
@@ -199,12 +205,25 @@ class Dispatch:
         """Flights that found no worker at all: one may have come back, or it has been too long."""
         stranded, self._stranded = self._stranded, {}
         for flight, since in stranded.items():
-            if self._clock() - since >= STRANDED_TIMEOUT_S:
+            waits_long = self._clock() - since >= STRANDED_TIMEOUT_S
+            if waits_long and not self._is_one_to_come(flight.group):
                 flight.fail(PoolUnavailable("no worker has come back to go on with the request"))
                 continue
             self._launch(flight)
             if flight in self._stranded:
                 self._stranded[flight] = since
+
+    def _is_one_to_come(self, group: str) -> bool:
+        """Whether a worker of the group starts, and it is not one of many that have failed."""
+        known = self._groups.get(group)
+        if known is not None and known.problem:
+            return False
+        return self._is_replacing(group) or any(
+            each.group == group and each.state == STARTING for each in self._workers.values()
+        )
+
+    def _is_replacing(self, group: str) -> bool:
+        return group in self._groups and self._groups[group].is_replacing
 
     def _end(self, flight: Flight) -> None:
         self._stranded.pop(flight, None)

@@ -35,6 +35,7 @@ class Flight:
         self.replays = 0
         self.failures = 0
         self.retry_after_s = math.inf  # the soonest that one who refused it may have room
+        self.met_stopping = False  # one who refused it takes nothing any more
         self.finished = False
         self._start: Callable[[Flight], None] | None = start
         self._end: Callable[[Flight], None] | None = end

@@ -47,19 +47,24 @@ async def carry_out(schedule: Schedule, watch: Watch, struck: Struck) -> None:
 
 def strike(blow: Blow, watch: Watch, struck: Struck) -> None:
     """Strike whoever is in that place now, if anybody is: even while it restarts."""
+    if blow.kind == "roll":
+        struck.told.append(f"{blow.at_s:6.2f} s roll")
+        watch.ask_launcher(signal.SIGHUP)
+        return
     victims = [each for each in watch.living(blow.role) if each.place == blow.place]
     struck.told.append(f"{blow.at_s:6.2f} s {blow.kind} {blow.role} {blow.place}: "
                        f"{[victim.pid for victim in victims] or 'nobody there'}")  # fmt: skip
     for victim in victims:
-        if blow.kind == "kill":
+        # A worker that is frozen while it loads its model may stay for two minutes.
+        loading = blow.role == "worker" and victim.pid not in watch.ready
+        kind = "kill" if blow.kind == "stop" and loading else blow.kind
+        if kind == "kill":
             struck.killed_at[blow.role] = time.monotonic()
-        if blow.role == "frontend":
+        if blow.role == "frontend" and kind == "kill":
             struck.broken_ports |= _held(victim)
-        if blow.role == "worker" and blow.kind != "continue":
+        if blow.role == "worker" and kind != "continue":
             struck.worker_losses.append(time.monotonic())
-        # One that is frozen while it loads its model may stay for two minutes.
-        loading = victim.pid not in watch.ready
-        _signal(victim, _SIGNALS["kill" if blow.kind == "stop" and loading else blow.kind])
+        _signal(victim, _SIGNALS[kind])
 
 
 def _held(frontend: Member) -> set[int]:

@@ -10,10 +10,11 @@ FRONTENDS, WORKERS = 2, 3
 STALL_TIMEOUT_S = 3.0
 # Each further death of a place delays its next start, and long runs would only see a pool that
 # waits: a run that is to have more of them takes more seeds.
-MOST_BLOWS = {"worker": 6, "frontend": 6, "coordinator": 6}
+MOST_BLOWS = {"worker": 6, "frontend": 6, "coordinator": 6, "launcher": 2}
 
-Role = Literal["worker", "frontend", "coordinator"]
-Kind = Literal["kill", "stop", "continue"]
+Role = Literal["worker", "frontend", "coordinator", "launcher"]
+# "roll" has the launcher replace all workers and frontends, one at a time.
+Kind = Literal["kill", "stop", "continue", "roll"]
 # How a run ends: when all has come back; while something restarts; while requests run.
 Ending = Literal["calm", "restarting", "loaded"]
 
@@ -82,6 +83,23 @@ def _frontend_dies(chance: random.Random, at_s: float) -> list[Blow]:
     return [Blow(at_s, "kill", "frontend", chance.randrange(FRONTENDS))]
 
 
+def _frontend_pauses(chance: random.Random, at_s: float) -> list[Blow]:
+    """Its clients wait, and what workers send to it waits too."""
+    place = chance.randrange(FRONTENDS)
+    return [
+        Blow(at_s, "stop", "frontend", place),
+        Blow(at_s + chance.uniform(0.05, 4.0), "continue", "frontend", place),
+    ]
+
+
+def _all_are_replaced(chance: random.Random, at_s: float) -> list[Blow]:
+    """In good order, unless somebody dies meanwhile."""
+    rolls = [Blow(at_s, "roll", "launcher", 0)]
+    if chance.random() < 0.5:
+        rolls += _several_die(chance, at_s + chance.uniform(0.0, 4.0))
+    return rolls
+
+
 def _several_die(chance: random.Random, at_s: float) -> list[Blow]:
     """Together, or each at some stage of what the one before has set in motion."""
     blows = []
@@ -121,8 +139,10 @@ _SCENES = (
     _worker_pauses,
     _coordinator_dies,
     _frontend_dies,
+    _frontend_pauses,
     _several_die,
     _several_die,
+    _all_are_replaced,
     _one_dies_again,
     _all_workers_die,
     _worker_and_coordinator_die,

@@ -57,6 +57,10 @@ class Watch:
         found = _children(self._server.process.pid)
         return [each for each in found if each.role == role and each.state()]
 
+    def ask_launcher(self, number: int) -> None:
+        """Send it a signal."""
+        self._server.process.send_signal(number)
+
     def was_out(self, since: float, until: float) -> bool:
         """Whether a frontend could have believed, at some time, that no worker was there."""
         return any(a <= until and since <= b + NEWS_S for a, b in list(self.outages))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.registry import IDLE, KILL_AGAIN_S, START_SILENCE_S, Registry
+from coordinator.registry import IDLE, KILL_AGAIN_S, START_SILENCE_S, SUCCESSOR_S, Registry
 from protocol.config import GroupConfig, PoolConfig
 from protocol.process import EX_CONFIG
 from protocol.state import DRAINING, READY, STALLED, STARTING, FrontendLoad, WorkerLoad, WorkerState
@@ -67,6 +67,48 @@ def test_starts_nothing_before_the_launcher_is_known() -> None:
     registry.on_launcher(LauncherHello(1, (), (), ()), 0.0)
     assert registry.tick(0.0) == [StartWorker("chat-0.0", "chat"), StartWorker("chat-1.0", "chat")]
     assert registry.tick(0.1) == []
+
+
+def is_replacing(registry: Registry) -> bool:
+    (group,) = registry.state().groups
+    return group.is_replacing
+
+
+def test_group_is_said_to_wait_for_the_successor_of_one_that_leaves_in_good_order() -> None:
+    registry = make_registry(workers=1)
+    start_all(registry)
+    assert not is_replacing(registry)
+    registry.on_worker_leaving(WorkerLeaving("chat-0.0"), 1.0)
+    assert is_replacing(registry)
+    registry.on_exit(ChildExited("chat-0.0", "worker", 0), 2.0)
+    assert registry.tick(2.0) == [StartWorker("chat-0.1", "chat")]
+    assert is_replacing(registry)
+    registry.tick(2.0 + SUCCESSOR_S + 1)  # it loads
+    assert is_replacing(registry)
+    registry.on_worker_hello(hello("chat-0.1"), 20.0)
+    assert not is_replacing(registry)
+
+
+def test_successor_that_fails_is_waited_for_no_more() -> None:
+    registry = make_registry(workers=1)
+    start_all(registry)
+    registry.on_worker_leaving(WorkerLeaving("chat-0.0"), 1.0)
+    registry.on_exit(ChildExited("chat-0.0", "worker", 0), 2.0)
+    registry.tick(2.0)
+    registry.on_exit(ChildExited("chat-0.1", "worker", 1), 3.0)
+    assert not is_replacing(registry)
+
+
+def test_successor_that_nobody_starts_is_not_waited_for_for_long() -> None:
+    registry = make_registry(workers=1)
+    start_all(registry)
+    registry.starts_workers = False
+    registry.on_worker_leaving(WorkerLeaving("chat-0.0"), 1.0)
+    registry.on_exit(ChildExited("chat-0.0", "worker", None), 2.0)
+    registry.tick(2.0)
+    assert is_replacing(registry)
+    registry.tick(2.0 + SUCCESSOR_S + 1)
+    assert not is_replacing(registry)
 
 
 def test_worker_goes_from_starting_to_ready_to_draining() -> None:

@@ -1,13 +1,28 @@
 """Pools that the modules of this folder share. Starting one costs more than most tests: two seconds
 of CPU time with the fake engine, 15 with a model. Whoever kills a process needs a pool alone."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 from servers import Launch, Server
 
 from coordinator.models import PreparedModel, PrepareOptions, prepare_model
+
+LAST_LOG_CHARS = 6000
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What the processes wrote belongs to a failure: the next run may not show it again."""
+    report = yield
+    if report.failed and isinstance(item, pytest.Function):
+        for name, value in item.funcargs.items():
+            if isinstance(value, Server):
+                report.sections.append((f"log of {name}", value.log[-LAST_LOG_CHARS:]))
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from protocol.state import (
     STARTING,
     FrontendLoad,
     FrontendState,
+    GroupState,
     PoolState,
     WorkerLoad,
     WorkerState,
@@ -35,6 +36,7 @@ class Wire:
         self.sent: list[tuple[str, Generate | Abort]] = []
         self.full: set[str] = set()
         self.now = 0.0
+        self.groups: tuple[GroupState, ...] = ()
         self.replayed: list[str] = []
         self.dispatch = Dispatch(self._send, clock=lambda: self.now, on_replay=self.replayed.append)
         self._numbers: dict[str, int] = {}
@@ -52,7 +54,7 @@ class Wire:
         pool = PoolState(
             "e",
             self._version,
-            (),
+            self.groups,
             tuple(
                 WorkerState(name, "g", 1, state, f"ipc://{name}", loads.get(name, IDLE))
                 for name, state in workers.items()
@@ -246,9 +248,52 @@ async def test_request_waits_for_a_worker_only_so_long() -> None:
     assert wire.dispatch.in_flight == 1
     wire.now = STRANDED_TIMEOUT_S
     wire.state(b=STARTING)
+    assert wire.dispatch.in_flight == 1  # large models take longer
+    wire.state()
     with pytest.raises(PoolUnavailable):
         await task
     assert wire.dispatch.in_flight == 0
+
+
+async def test_request_whose_workers_start_and_fail_again_and_again_is_given_up() -> None:
+    wire = Wire()
+    wire.state(a=READY)
+    _, task = await begin(wire)
+    wire.groups = (GroupState("g", 1, problem="3 in a row have failed"),)
+    wire.state(b=STARTING)
+    wire.now = STRANDED_TIMEOUT_S
+    wire.state(b=STARTING)
+    with pytest.raises(PoolUnavailable):
+        await task
+
+
+async def test_request_that_comes_while_the_only_worker_is_replaced_waits_for_the_other() -> None:
+    wire = Wire()
+    wire.groups = (GroupState("g", 1, "", is_replacing=True),)
+    wire.state(a=DRAINING)
+    _, task = await begin(wire)
+    wire.state()
+    wire.state(b=STARTING)
+    assert wire.sent == []
+    wire.groups = (GroupState("g", 1, ""),)
+    wire.state(b=READY)
+    wire.answer("b", Output("r", (5,), 0, "stop", admission=ADMISSION))
+    assert len(await task) == 1
+
+
+async def test_request_that_meets_a_worker_before_the_news_that_it_stops_waits() -> None:
+    wire = Wire()
+    wire.state(a=READY)
+    _, task = await begin(wire)
+    wire.refuse("a", "r")  # not for want of room
+    wire.groups = (GroupState("g", 1, "", is_replacing=True),)
+    wire.state(a=DRAINING)
+    assert wire.dispatch.in_flight == 1
+    wire.state(b=READY)
+    assert wire.where("r") == "b"
+    wire.refuse("b", "r", retry_after_s=2.0)  # full: that is final
+    with pytest.raises(PoolBusy):
+        await task
 
 
 async def test_request_that_loses_worker_after_worker_ends_with_an_error() -> None:
