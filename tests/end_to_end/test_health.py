@@ -124,7 +124,7 @@ def test_readiness_ends_with_the_signal_while_requests_are_finished(server: Serv
             return statuses[-4:] == [503] * 4
 
         wait_for(not_ready, "it says so", timeout_s=3)
-        assert not any(request.done() for request in requests)
+        assert [request.result() for request in requests if request.done()] == []
         assert httpx.get(f"{server.url}/livez").status_code == 200
         assert httpx.get(f"{server.url}/health?verbose").json()["status"] == "stopping"
         refused = complete(server)
