@@ -113,6 +113,9 @@ class Worker:
     def _on_event(self, event: Event) -> None:
         match event:
             case EngineStepped(outputs, stats, step_s):
+                load = self._engine.load()
+                if not load.running:  # who has had the last answer is not to see it run still
+                    self._metrics.load(load)
                 self._service.on_outputs(outputs)
                 self._metrics.stepped(stats, step_s)
                 self._totals = to_coordinator.WorkerTotals(

@@ -134,6 +134,14 @@ def test_all_frontends_tell_the_same_of_everything(server: Server, scrapes: Scra
         assert sum(series(numbers, name).values()) > 0, name
 
 
+def test_who_has_an_answer_sees_no_request_run(server: Server) -> None:
+    """Whole seconds of a scrape's interval would be told of a batch that is empty."""
+    wait_for(lambda: server.metric("headrace:num_requests_running") == 0, "nothing runs")
+    for _ in range(4):  # long enough for a heartbeat to tell of it meanwhile
+        assert complete(server, 60) == 200
+        assert server.metric("headrace:num_requests_running") == 0
+
+
 def test_worker_that_dies_takes_its_gauges_along_and_nothing_else(
     server: Server, scrapes: Scrapes
 ) -> None:
