@@ -39,7 +39,8 @@ class Admission:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What one engine step added to one request.
+    """What one engine step added to one request; or, of a replay and without any tokens, that its
+    worker has it.
 
     position: how many output tokens came before `token_ids` (replayed ones included).
     finish_reason: None while the request goes on; "stop", "length", "repetition", "complete",

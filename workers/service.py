@@ -121,6 +121,15 @@ class Service:
             self._owners[request.request_id] = frontend
             self._guard.taken(request)
             self._submit(request)
+            if request.is_replay:
+                self._acknowledge(frontend, request)
+
+    def _acknowledge(self, frontend: bytes, request: Generate) -> None:
+        """Say that a replay has come, before its first step. Should this worker die now, the replay may
+        be why; one that was sent to a dead worker is not to blame for it."""
+        taken = Output(request.request_id, (), len(request.output_token_ids))
+        number = self._next_number(frontend)
+        self._deliver(frontend, StepOutputs(self._worker_id, number, (taken,)))
 
     def _is_full(self, frontend: bytes, request: Generate) -> bool:
         """Whether there is no room for a request, which is then refused."""

@@ -27,6 +27,8 @@ from protocol.to_worker import Abort, Generate
 log = logging.getLogger(__name__)
 
 QUARANTINED = "Several workers failed while they ran this request; it is not tried again."
+# A worker that dies so fast that it does not say what it has must not be fed the same for ever.
+MOST_UNKNOWN_REPLAYS = 20
 # How long a request whose workers are all gone waits for one to come back; longer if one starts.
 STRANDED_TIMEOUT_S = 60.0
 
@@ -107,7 +109,7 @@ class Dispatch:
             log.warning("%s is lost: %d requests go on elsewhere", worker_id, len(flights))
         blamed = self._probation.blamed(list(flights.values())) if has_failed else ()
         for flight in flights.values():
-            self._replay(flight, is_blamed=flight in blamed)
+            self._replay(flight, is_blamed=flight in blamed and flight.reached_worker)
 
     # Messages from workers
 
@@ -189,7 +191,8 @@ class Dispatch:
     def _replay(self, flight: Flight, is_blamed: bool) -> None:
         flight.begin_replay()
         flight.failures += is_blamed
-        if flight.failures > self._max_replays:
+        is_endless = flight.replays > self._max_replays + MOST_UNKNOWN_REPLAYS
+        if flight.failures > self._max_replays or is_endless:
             log.error("request %s is given up: all workers that ran it failed", flight.wire_id)
             flight.fail(RequestLost(QUARANTINED))
         else:

@@ -15,6 +15,7 @@ class Flight:
     """The OutputStream of one request.
 
     replays: how often it has gone on elsewhere. failures: how many of them it may be to blame for.
+    reached_worker: false of a replay that may have been sent to a worker that was dead already.
     wire_id: what the worker that has it now calls it.
     start: called when the first output is asked for. end: called once, when the request has
     ended in whatever way; `finished` tells whether its worker knows that already.
@@ -34,6 +35,7 @@ class Flight:
         self.refused_by: set[str] = set()
         self.replays = 0
         self.failures = 0
+        self.reached_worker = True
         self.retry_after_s = math.inf  # the soonest that one who refused it may have room
         self.met_stopping = False  # one who refused it takes nothing any more
         self.finished = False
@@ -71,10 +73,14 @@ class Flight:
         self.replays += 1
         self.wire_id = f"{self.request.request_id}+{self.replays}"
         self.worker_id = None
+        self.reached_worker = False
         self.refused_by.clear()
 
     def put(self, output: Output) -> None:
         """An output from the worker, in order."""
+        self.reached_worker = True
+        if not output.token_ids and output.admission is None and output.finish_reason is None:
+            return  # the worker says that it has the replay
         self._tokens.extend(output.token_ids)
         if output.admission is not None:
             if self._admitted:  # a replay's admission tells of the replay, not of the request

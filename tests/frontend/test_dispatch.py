@@ -35,6 +35,8 @@ class Wire:
     def __init__(self) -> None:
         self.sent: list[tuple[str, Generate | Abort]] = []
         self.full: set[str] = set()
+        self.dead: set[str] = set()  # workers of which the frontend does not know it yet
+        self._arriving: list[tuple[str, Generate]] = []
         self.now = 0.0
         self.groups: tuple[GroupState, ...] = ()
         self.replayed: list[str] = []
@@ -46,9 +48,23 @@ class Wire:
         if worker_id in self.full:
             return False
         self.sent.append((worker_id, message))
+        if isinstance(message, Generate) and message.is_replay:
+            self._arriving.append((worker_id, message))
         return True
 
+    def _arrive(self) -> None:
+        """Living workers say of replays that they have them, before they do anything else."""
+        arriving, self._arriving = self._arriving, []
+        for worker_id, replay in arriving:
+            if worker_id not in self.dead:
+                taken = Output(replay.request_id, (), len(replay.output_token_ids))
+                self._deliver(worker_id, taken)
+
+    def _deliver(self, worker_id: str, *outputs: Output) -> None:
+        self.dispatch.on_message(worker_id, StepOutputs(worker_id, self._next(worker_id), outputs))
+
     def state(self, load: dict[str, WorkerLoad] | None = None, **workers: str) -> PoolState:
+        self._arrive()
         self._version += 1
         loads = load or {}
         pool = PoolState(
@@ -64,7 +80,8 @@ class Wire:
         return self.dispatch.on_state(pool)
 
     def answer(self, worker_id: str, *outputs: Output) -> None:
-        self.dispatch.on_message(worker_id, StepOutputs(worker_id, self._next(worker_id), outputs))
+        self._arrive()
+        self._deliver(worker_id, *outputs)
 
     def refuse(
         self,
@@ -73,6 +90,7 @@ class Wire:
         retry_elsewhere: bool = True,
         retry_after_s: float = 0.0,
     ) -> None:
+        self._arriving = [each for each in self._arriving if each[1].request_id != request_id]
         number = self._next(worker_id)
         refused = Refused(worker_id, number, request_id, "no room", retry_elsewhere, retry_after_s)
         self.dispatch.on_message(worker_id, refused)
@@ -306,6 +324,35 @@ async def test_request_that_loses_worker_after_worker_ends_with_an_error() -> No
         await task
     assert wire.dispatch.in_flight == 0
     assert len(wire.replayed) == 3
+
+
+async def test_replays_to_workers_that_are_dead_already_are_no_failures_of_the_request() -> None:
+    wire = Wire()
+    workers = [f"w{number}" for number in range(6)]
+    wire.state(**dict.fromkeys(workers, READY))
+    _, task = await begin(wire)
+    while (where := wire.where("r")) and len(workers) > 1:
+        wire.dead = set(workers)  # all have died together, and the news comes one by one
+        workers.remove(where)
+        wire.state(**dict.fromkeys(workers, READY))
+    wire.dead = set()
+    wire.answer(where, Output("r+5", (5,), 0, "stop"))
+    assert [output.token_ids for output in await task] == [(5,)]
+
+
+async def test_request_that_kills_workers_before_they_say_anything_is_given_up_too() -> None:
+    wire = Wire()
+    wire.state(w0=READY)
+    _, task = await begin(wire)
+    deaths = 0
+    while not task.done() and deaths < 100:
+        deaths += 1
+        wire.dead.add(f"w{deaths}")
+        wire.state(**{f"w{deaths}": READY})
+        await asyncio.sleep(0)
+    with pytest.raises(RequestLost):
+        await task
+    assert deaths < 40
 
 
 async def test_refused_request_tries_the_others_then_fails_as_busy() -> None:

@@ -200,6 +200,14 @@ def test_prompt_tokens_that_wait_are_bounded_but_one_prompt_always_fits() -> Non
     assert [one.request_id for one in refusals(wire)] == ["small", "b"]
 
 
+def test_a_replay_is_acknowledged_before_it_has_any_output() -> None:
+    wire = Wire()
+    wire.generate(ONE, "a")
+    assert wire.sent == []
+    wire.generate(ONE, "b", is_replay=True)
+    assert wire.sent == [(ONE, StepOutputs("w", 0, (Output("b", (), 0),)))]
+
+
 def test_what_another_worker_has_begun_is_never_refused_for_want_of_room() -> None:
     wire = Wire(limits=QueueLimits(places=1, max_requests=0, max_tokens=1))
     for name in "abc":
