@@ -196,6 +196,7 @@ def _choice(
         request.choices_per_prompt,
         message.sampling.max_tokens,
         longest,
+        message.tenant,
     )
     return Choice(
         index,

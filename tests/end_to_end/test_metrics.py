@@ -134,6 +134,19 @@ def test_all_frontends_tell_the_same_of_everything(server: Server, scrapes: Scra
         assert sum(series(numbers, name).values()) > 0, name
 
 
+def test_tenants_tokens_are_summed_over_frontends(server: Server, scrapes: Scrapes) -> None:
+    fields = {"prompt": "hello", "max_tokens": 5, "ignore_eos": True, "user": "ann"}
+    for _ in range(6):  # connections of their own, so that each frontend gets some
+        httpx.post(f"{server.url}/v1/completions", json=fields, timeout=60).raise_for_status()
+    wait_for(scrapes.agree, "they agree")
+    numbers = scrapes.all()[0]
+    hers = series(numbers, "tenant_tokens_total", tenant="ann")
+    assert sum(series(hers, "tenant_tokens_total", kind="generation").values()) == 30
+    assert sum(series(hers, "tenant_tokens_total", kind="prompt").values()) > 0
+    everyone = sum(series(numbers, "tenant_tokens_total", kind="generation").values())
+    assert everyone == sum(series(numbers, "generation_tokens_total").values())
+
+
 def test_worker_that_dies_takes_its_gauges_along_and_nothing_else(
     server: Server, scrapes: Scrapes
 ) -> None:
