@@ -2,12 +2,10 @@
 
 import asyncio
 import importlib.metadata
-import os
 import shutil
 import signal
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,8 +16,8 @@ from coordinator.hardware import gpu_ids
 from coordinator.listener import bind_http, listen
 from coordinator.models import ModelError, PrepareOptions, prepare_model
 from coordinator.options import GroupOptions, OptionError, parse
+from coordinator.run_dir import make_run_dir
 from coordinator.tool_parsers import check_tool_parser
-from protocol import sockets
 from protocol.config import GroupConfig, PoolConfig, PoolOptions
 from protocol.process import set_up_logging
 from protocol.sd_notify import Notifier
@@ -61,7 +59,7 @@ def _serve(flags: list[str]) -> int:
     try:
         pool, groups, chosen_dir = parse(flags)
         set_up_logging("launcher", pool.log_level)
-        run_dir = _make_run_dir(chosen_dir)
+        run_dir = make_run_dir(chosen_dir)
         passed = passed_socket()
         listener, url = bind_http(pool) if passed is None else _take(passed, pool)
         uds = pool.uds
@@ -119,41 +117,6 @@ def _take(passed: socket.socket, pool: PoolOptions) -> tuple[socket.socket, str]
     """The socket that systemd has bound, and its URL."""
     check_address(pool)
     return passed, url_of(passed)
-
-
-def _make_run_dir(chosen: Path | None) -> Path:
-    """A directory for this pool alone, which only its owner may enter."""
-    if chosen is None:
-        parent = _run_dir_parent()
-        _remove_left_behind(parent)
-        return Path(tempfile.mkdtemp(prefix=f"headrace-{os.getpid()}-", dir=parent))
-    if not sockets.fits(chosen.absolute()):
-        raise OptionError("--run-dir: too long for the paths of sockets")
-    try:
-        chosen.mkdir(mode=0o700, parents=True)
-    except FileExistsError as error:
-        raise OptionError(f"--run-dir: {chosen} exists already") from error
-    except OSError as error:
-        raise OptionError(f"--run-dir: {error.strerror}") from error
-    return chosen.absolute()
-
-
-def _run_dir_parent() -> Path:
-    """Where run directories are made: the first place that can be written to and whose path
-    leaves room for sockets."""
-    for place in (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"):
-        fits = place and sockets.fits(Path(place) / "headrace-1234567-12345678")
-        if place and fits and os.access(place, os.W_OK):
-            return Path(place)
-    raise OptionError("--run-dir: no temporary folder can be written to; name one")
-
-
-def _remove_left_behind(parent: Path) -> None:
-    """Remove the run directories of launchers that were killed; their names hold their pids."""
-    for folder in parent.glob("headrace-*-*"):
-        pid = folder.name.split("-")[1]
-        if pid.isdigit() and not Path("/proc", pid).exists():
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _configure(run_dir: Path, pool: PoolOptions, groups: list[GroupOptions]) -> PoolConfig:

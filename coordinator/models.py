@@ -6,6 +6,7 @@ is kept in a cache folder. Later starts only look at files.
 
 import importlib.metadata
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -159,6 +160,8 @@ def _run_prepare(what: str, source: Path, output: Path) -> None:
         what,
         str(source.absolute()),
         str(output),
+        "--parent-pid",
+        str(os.getpid()),
     ]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False)
     if done.returncode == 0:

@@ -33,6 +33,8 @@ from protocol.state import STATE, PoolState
 log = logging.getLogger("launcher")
 
 COORDINATOR, FRONTEND, WORKER = "coordinator", "frontend", "worker"
+# Beyond the time that requests have: their clients are told that they are not finished.
+FRONTEND_STOP_TIMEOUT_S = 4.0
 # Workers are stopped when no frontend is left, so that they have nothing to finish.
 WORKER_STOP_TIMEOUT_S = 5.0
 COORDINATOR_STOP_TIMEOUT_S = 2.0
@@ -360,7 +362,8 @@ class Supervisor:
         log.info("stopping")
         self._notifier.stopping("stopping: requests in flight finish")
         self._listener.close()
-        await self._children.stop([FRONTEND], self._config.shutdown_timeout_s + 2.0)
+        timeout_s = self._config.shutdown_timeout_s + FRONTEND_STOP_TIMEOUT_S
+        await self._children.stop([FRONTEND], timeout_s)
         self._stops_workers = True
         await self._children.stop([WORKER], WORKER_STOP_TIMEOUT_S)
         await self._children.stop([COORDINATOR], COORDINATOR_STOP_TIMEOUT_S)

@@ -9,6 +9,7 @@ ApiError                  status, type and param as the body of the answer shows
 ├── TooBusy               429                       every queue is full
 ├── InternalError         500 InternalServerError   our fault
 ├── Unavailable           503                       no worker is there
+│   └── Stopping          503                       the server ends
 └── DeadlineExceeded      504                       it took longer than it may
 
 Errors of the pool are translated here, and nowhere else.
@@ -95,6 +96,11 @@ class InternalError(ApiError):
 class Unavailable(ApiError):
     status = 503
     kind = "Service Unavailable"
+
+
+class Stopping(Unavailable):
+    def __init__(self) -> None:
+        super().__init__("The server is stopping.", headers={"Retry-After": "1"})
 
 
 class DeadlineExceeded(ApiError):

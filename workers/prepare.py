@@ -67,8 +67,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("what", choices=("gguf", "text"))
     parser.add_argument("source", type=Path)
     parser.add_argument("output", type=Path)
+    parser.add_argument("--parent-pid", type=int, help="the launcher, if one waits for this")
     options = parser.parse_args(arguments)
-    _die_with_parent()
+    _die_with_parent(options.parent_pid)
     _quiet_libraries()
     try:
         if options.what == "gguf":
@@ -209,9 +210,11 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
-def _die_with_parent() -> None:
-    """Nobody waits for the result of a preparation whose launcher is gone."""
+def _die_with_parent(parent_pid: int | None) -> None:
+    """Nobody waits for the result of a preparation whose launcher is gone, perhaps already."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if parent_pid is not None and os.getppid() != parent_pid:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

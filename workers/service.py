@@ -125,8 +125,8 @@ class Service:
                 self._acknowledge(frontend, request)
 
     def _acknowledge(self, frontend: bytes, request: Generate) -> None:
-        """Say that a replay has come, before its first step. Should this worker die now, the replay may
-        be why; one that was sent to a dead worker is not to blame for it."""
+        """Say that a replay has come. Should this worker die now, the replay may be why; one that
+        was sent to a dead worker is not to blame for it."""
         taken = Output(request.request_id, (), len(request.output_token_ids))
         number = self._next_number(frontend)
         self._deliver(frontend, StepOutputs(self._worker_id, number, (taken,)))

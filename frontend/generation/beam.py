@@ -93,7 +93,12 @@ class BeamSearch:
         """The `place`-th best text. Raises PoolError if the pool cannot run the search."""
         if self._task is None:
             self._task = asyncio.create_task(self._search())
-        beam = (await asyncio.shield(self._task))[place]
+        try:
+            beam = (await asyncio.shield(self._task))[place]
+        except asyncio.CancelledError:
+            if _is_cancelled_itself():
+                raise
+            raise InternalError(FAILURE) from None  # the search is
         ended = beam.ended_by is not None
         return Output(
             self._request.request_id,
@@ -206,6 +211,11 @@ class BeamSearch:
         longest = self._request.sampling.max_tokens
         divisor = max(self._divisor(length), self._divisor(longest))
         return beams[0].total / divisor <= self._score(kept[-1])
+
+
+def _is_cancelled_itself() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def _first(stream: OutputStream) -> Output:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from frontend.errors import FAILURE, DeadlineExceeded, InternalError
+from frontend.errors import FAILURE, ApiError, DeadlineExceeded, InternalError
 from frontend.generation.choice import Choice, Delta
 from frontend.generation.interval import Interval
 from frontend.pool.interface import OutputStream
@@ -46,6 +46,7 @@ class Generation:
         self._deadline = deadline
         self._streams = streams
         self._unfinished = len(choices)
+        self._interruption: ApiError | None = None
         self._queue: asyncio.Queue[tuple[int, Output | Exception]] | None = None
         self._pumps: list[asyncio.Task[None]] = []
 
@@ -60,6 +61,14 @@ class Generation:
     async def __anext__(self) -> Event:
         if self._unfinished == 0:
             raise StopAsyncIteration
+        try:
+            return await self._event_in_time()
+        except InternalError as error:  # so streams end that are cancelled while they are read
+            if self._interruption is None:
+                raise
+            raise self._interruption from error
+
+    async def _event_in_time(self) -> Event:
         if self._deadline is None:
             return await self._event()
         wait = asyncio.timeout(self._deadline - time.monotonic())
@@ -141,6 +150,12 @@ class Generation:
         except Exception as error:  # passed on, to be raised where the events are read
             if not choice.finished:
                 await queue.put((index, error))
+
+    def interrupt(self, error: ApiError) -> None:
+        """Have whoever reads this told that it is not gone on with; what has come is read first."""
+        self._interruption = error
+        for stream in self._streams:
+            stream.cancel()
 
     def fail(self) -> None:
         """Note that the request has failed; what is unfinished counts as an error."""

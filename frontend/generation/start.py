@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from frontend.context import Context, ServedModel
-from frontend.errors import BadRequest
+from frontend.errors import BadRequest, Stopping
 from frontend.generation.beam import BeamSearch, BeamStream
 from frontend.generation.choice import Choice
 from frontend.generation.interval import Interval
@@ -113,7 +113,7 @@ def start(
     if context.config.enable_log_requests:
         generation.log = RequestLog(context.config, prompts, samplings)
     owned_by = request_scope.current().cleanups if cleanups is None else cleanups
-    owned_by.append(generation.close)
+    owned_by += [generation.close, context.drain.watch(partial(generation.interrupt, Stopping()))]
     return generation
 
 
@@ -196,6 +196,7 @@ def _choice(
         request.choices_per_prompt,
         message.sampling.max_tokens,
         longest,
+        message.tenant,
     )
     return Choice(
         index,

@@ -6,6 +6,7 @@ from typing import Protocol
 from prometheus_client import Histogram
 
 from frontend.metrics.model import ModelMetrics
+from frontend.metrics.tenants import TenantTally
 from protocol.to_frontend import Admission
 
 
@@ -48,8 +49,10 @@ class TextObserver:
         n: int,
         max_tokens: int,
         longest: LongestOutput,
+        tenant: TenantTally,
     ) -> None:
         self._metrics = metrics
+        self._tenant = tenant
         self._longest = longest
         self._name = model_name
         self._tally = metrics.tally(model_name)
@@ -67,6 +70,7 @@ class TextObserver:
         now = time.monotonic()
         self._tokens += tokens
         self._tally.add(tokens, None if self._first is None else now - self._last)
+        self._tenant.generation.add(tokens)
         if admission is not None and self._prefill_s is None:
             self._prefill_s = admission.prefill_s
             self._metrics.queue_s.labels(self._name).observe(admission.queue_s)
@@ -74,6 +78,7 @@ class TextObserver:
         if self._first is None:
             self._first = now
             self._metrics.prompt_tokens.labels(self._name).inc(self._prompt_tokens)
+            self._tenant.prompt.add(self._prompt_tokens)
             self._metrics.first_token_s.labels(self._name).observe(now - self._started)
         self._last = now
 
@@ -83,6 +88,7 @@ class TextObserver:
             return
         self._finished = True
         self._tally.tell()  # so that what is told of the text's end is told of all its tokens
+        self._tenant.tell()
         metrics, name = self._metrics, self._name
         metrics.success.labels(name, reason).inc()
         self._longest.ended(self._tokens)

@@ -22,6 +22,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from frontend.metrics.model import ModelMetrics
 from frontend.metrics.observer import LongestOutput, RequestObserver, TextObserver
 from frontend.metrics.refusals import REASONS, refusal_reason
+from frontend.metrics.tenants import TenantTokens
 from protocol.config import PoolConfig
 
 _KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -38,6 +39,7 @@ class Metrics:
         self._multiprocess_dir = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
         self._registry = CollectorRegistry()
         self.models = ModelMetrics(prefix, self._registry)
+        self._tenants = TenantTokens(prefix, self._registry)
         self._names = {group.name: group.served_names[0] for group in config.groups}
         for name in self._names.values():
             self.models.begin(name)
@@ -76,11 +78,13 @@ class Metrics:
         n: int,
         max_tokens: int,
         longest: LongestOutput | None = None,
+        tenant: str = "",
     ) -> RequestObserver:
         """An observer for one text; its clock starts now. longest: what the texts of one prompt
-        share; None if there is but this one."""
+        share; None if there is but this one. tenant: whose it is."""
         longest = longest or self.longest_output(model_name, 1)
-        return TextObserver(self.models, model_name, prompt_tokens, n, max_tokens, longest)
+        whose = self._tenants.of(tenant)
+        return TextObserver(self.models, model_name, prompt_tokens, n, max_tokens, longest, whose)
 
     def longest_output(self, model_name: str, texts: int) -> LongestOutput:
         """To be shared by the observers of so many texts."""

@@ -58,3 +58,22 @@ class TokenTally:
     def _clear(self) -> None:
         self._tokens, self._total_s = 0, 0.0
         self._counts = [0] * len(self._bounds)
+
+
+class CountTally:
+    """What is to be added to a counter."""
+
+    def __init__(self, counter: Counter) -> None:
+        self._counter = counter
+        self._count = 0
+
+    def add(self, count: int) -> None:
+        if self._count == 0 and count > 0:
+            asyncio.get_running_loop().call_soon(self.tell)
+        self._count += count
+
+    def tell(self) -> None:
+        """Pass on what has been counted; harmless when there is nothing."""
+        count, self._count = self._count, 0
+        if count:
+            self._counter.inc(count)

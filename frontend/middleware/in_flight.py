@@ -1,15 +1,15 @@
 """Requests for text: counted while they are being answered, and not begun any more at the end."""
 
 from frontend.context import Context
-from frontend.errors import Unavailable
+from frontend.errors import Stopping
 from frontend.middleware import request_scope
 
 
 def count_in_flight(context: Context) -> None:
-    """The current request is in flight, until it has ended in whatever way. Unavailable if the
-    server is stopping."""
+    """The current request is in flight, until it has ended in whatever way. Stopping if the server
+    is."""
     if context.drain.has_begun:
         request_scope.current().refusal = "stopping"
-        raise Unavailable("The server is stopping.", headers={"Retry-After": "1"})
+        raise Stopping
     context.metrics.enter()
     request_scope.current().cleanups.append(context.metrics.leave)

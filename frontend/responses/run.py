@@ -10,6 +10,7 @@ from frontend.beside import MANY_PARTS, beside
 from frontend.chat.run import ChatRun, MessageDelta
 from frontend.chat.start import start_chat
 from frontend.context import Context
+from frontend.drain import Drain
 from frontend.errors import ApiError, BadRequest
 from frontend.generation.start import Cleanups
 from frontend.responses.body import (
@@ -54,7 +55,9 @@ class ResponseRun:
         self._pool = pool = JournaledPool(context.pool, journal, patience_s)
         self.cleanups: Cleanups = []
         self.deadline: float | None = None  # of its HTTP request, if that waits for it
-        self._context = replace(context, pool=pool)
+        # What runs in the background is not interrupted: another frontend goes on with it.
+        drain = Drain() if job.request.background else context.drain
+        self._context = replace(context, pool=pool, drain=drain)
         self._model = context.model(job.request.model)
         self._job = job
         self._requested = tools

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.cli import _make_run_dir
 from coordinator.options import OptionError
+from coordinator.run_dir import LOCK, make_run_dir
 
 
 @pytest.fixture(autouse=True)
@@ -19,13 +19,13 @@ def runtime_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_only_the_owner_may_enter(runtime_dir: Path) -> None:
-    made = _make_run_dir(None)
+    made = make_run_dir(None)
     assert made.parent == runtime_dir
     assert stat.S_IMODE(made.stat().st_mode) == 0o700
-    chosen = _make_run_dir(runtime_dir / "chosen")
+    chosen = make_run_dir(runtime_dir / "chosen")
     assert stat.S_IMODE(chosen.stat().st_mode) == 0o700
     with pytest.raises(OptionError, match="exists"):
-        _make_run_dir(chosen)
+        make_run_dir(chosen)
 
 
 def test_what_dead_launchers_left_is_removed_and_the_living_are_left_alone(
@@ -38,10 +38,43 @@ def test_what_dead_launchers_left_is_removed_and_the_living_are_left_alone(
     others = runtime_dir / "headrace-notes-abc"
     for folder in (dead, alive, others):
         folder.mkdir()
-    _make_run_dir(None)
+    make_run_dir(None)
     assert not dead.exists()
     assert alive.exists()
     assert others.exists()
+
+
+def test_named_folder_of_a_killed_launcher_is_taken_over(runtime_dir: Path) -> None:
+    chosen = runtime_dir / "chosen"
+    claim = f"from coordinator.run_dir import *; make_run_dir(Path({str(chosen)!r}))"
+    subprocess.run([sys.executable, "-c", f"{claim}; os.kill(os.getpid(), 9)"], check=False)
+    (chosen / "metrics").mkdir()
+    (chosen / "metrics" / "left.db").touch()
+    (chosen / "pool.json").touch()
+    assert make_run_dir(chosen) == chosen
+    assert [file.name for file in chosen.iterdir()] == [LOCK]
+    with pytest.raises(OptionError, match="exists"):  # it is in use now
+        make_run_dir(chosen)
+
+
+def test_folder_that_is_left_before_it_is_locked_is_taken_over(runtime_dir: Path) -> None:
+    chosen = runtime_dir / "chosen"
+    chosen.mkdir(mode=0o700)
+    assert make_run_dir(chosen) == chosen
+
+
+def test_folders_of_others_are_not_touched(runtime_dir: Path) -> None:
+    notes = runtime_dir / "notes"
+    notes.mkdir(mode=0o700)
+    (notes / "pool.json").touch()  # what `headrace prepare` has made, say
+    shared = runtime_dir / "shared"
+    shared.mkdir(mode=0o755)
+    link = runtime_dir / "link"
+    link.symlink_to(shared)
+    for folder in (notes, shared, link, notes / "pool.json"):
+        with pytest.raises(OptionError, match="exists"):
+            make_run_dir(folder)
+    assert (notes / "pool.json").exists()
 
 
 def test_folder_too_deep_for_sockets_is_passed_over(
@@ -50,8 +83,8 @@ def test_folder_too_deep_for_sockets_is_passed_over(
     deep = runtime_dir / ("d" * 100)
     deep.mkdir()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(deep))
-    made = _make_run_dir(None)
+    made = make_run_dir(None)
     assert deep not in made.parents
     made.rmdir()
     with pytest.raises(OptionError, match="--run-dir"):
-        _make_run_dir(deep / "chosen")
+        make_run_dir(deep / "chosen")

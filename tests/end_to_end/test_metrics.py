@@ -142,6 +142,19 @@ def test_who_has_an_answer_sees_no_request_run(server: Server) -> None:
         assert server.metric("headrace:num_requests_running") == 0
 
 
+def test_tenants_tokens_are_summed_over_frontends(server: Server, scrapes: Scrapes) -> None:
+    fields = {"prompt": "hello", "max_tokens": 5, "ignore_eos": True, "user": "ann"}
+    for _ in range(6):  # connections of their own, so that each frontend gets some
+        httpx.post(f"{server.url}/v1/completions", json=fields, timeout=60).raise_for_status()
+    wait_for(scrapes.agree, "they agree")
+    numbers = scrapes.all()[0]
+    hers = series(numbers, "tenant_tokens_total", tenant="ann")
+    assert sum(series(hers, "tenant_tokens_total", kind="generation").values()) == 30
+    assert sum(series(hers, "tenant_tokens_total", kind="prompt").values()) > 0
+    everyone = sum(series(numbers, "tenant_tokens_total", kind="generation").values())
+    assert everyone == sum(series(numbers, "generation_tokens_total").values())
+
+
 def test_worker_that_dies_takes_its_gauges_along_and_nothing_else(
     server: Server, scrapes: Scrapes
 ) -> None:

@@ -66,6 +66,7 @@ class FakePool:
 class FakeStream:
     def __init__(self, pool: FakePool, request: Generate) -> None:
         self.cancelled = False
+        self._left = asyncio.Event()
         self.request = request
         self._outputs = self._run(pool, request)
 
@@ -80,6 +81,16 @@ class FakeStream:
 
     def cancel(self) -> None:
         self.cancelled = True
+        self._left.set()
+
+    async def _released(self, pool: FakePool) -> None:
+        """Wait until the pool goes on, or nobody wants this any more."""
+        waits = [asyncio.ensure_future(event.wait()) for event in (pool.release, self._left)]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
 
     async def _run(self, pool: FakePool, request: Generate) -> AsyncIterator[Output]:
         tokens, reason, stop_token = _ended(pool.reply(request), request.sampling)
@@ -90,7 +101,9 @@ class FakeStream:
             if pool.failure is not None and number == pool.fail_after:
                 raise pool.failure
             if number == pool.hold_after:
-                await pool.release.wait()
+                await self._released(pool)
+                if self.cancelled:
+                    return
             last = start + size >= len(tokens)
             end = (reason, stop_token) if last else None
             output = _output(request, tokens[start : start + size], start, end)

@@ -11,7 +11,7 @@ import pytest
 from fake_pool import pool_state
 
 from frontend.context import served_models
-from frontend.drain import Drain
+from frontend.drain import LAST_WORDS_S, Drain
 from frontend.pool.interface import PoolBusy, PoolUnavailable
 from protocol.config import GroupConfig, PoolConfig
 from protocol.state import (
@@ -149,9 +149,58 @@ class TestStopping:
         pool.hold_after = 1
         begun = asyncio.create_task(client.post("/v1/chat/completions", json=QUESTION))
         await pool.wait_for_streams(1)
-        assert await drain.finish(0.05) == 0
+        assert await drain.finish(0.05) <= LAST_WORDS_S
+        answer = await begun
+        assert answer.status_code == 503
+        assert answer.headers["Retry-After"] == "1"
+        assert "stopping" in (await answer.get_json())["error"]["message"]
+        assert pool.streams[0].cancelled
+
+    async def test_a_stream_that_is_not_finished_in_time_ends_with_one_error(self, stopping):
+        client, pool, drain = stopping
+        pool.hold_after = 2
+        asked = client.post("/v1/chat/completions", json={**QUESTION, "stream": True})
+        begun = asyncio.create_task(asked)
+        await pool.wait_for_streams(1)
+        await asyncio.sleep(0.05)
+        await drain.finish(0)
+        events = (await (await begun).get_data(as_text=True)).strip().split("\n\n")
+        assert (await begun).status_code == 200
+        assert events[-1] == "data: [DONE]"
+        errors = [event for event in events if '"error"' in event]
+        assert errors == [events[-2]]
+        assert '"code":503' in errors[0]
+
+    @pytest.mark.parametrize("n", [1, 2])
+    async def test_a_beam_search_that_is_not_finished_in_time(self, stopping, n):
+        client, pool, drain = stopping
+        pool.hold_after = 0
+        fields = {"prompt": "Hello", "n": n, "use_beam_search": True, "max_tokens": 3}
+        begun = asyncio.create_task(client.post("/v1/completions", json=fields))
+        await pool.wait_for_streams(1)
+        await drain.finish(0)
+        assert (await begun).status_code == 503
+
+    async def test_what_runs_in_the_background_is_not_interrupted(self, stopping):
+        client, pool, drain = stopping
+        pool.hold_after = 1
+        asked = {"input": "Hello", "background": True}
+        begun = await (await client.post("/v1/responses", json=asked)).get_json()
+        await pool.wait_for_streams(1)
+        await drain.finish(0)
+        assert not pool.streams[0].cancelled
         pool.release.set()
-        await begun
+        events = await client.get(f"/v1/responses/{begun['id']}?stream=true")
+        assert "event: response.completed" in await events.get_data(as_text=True)
+
+    async def test_what_begins_when_the_time_is_over_is_interrupted_at_once(self):
+        drain = Drain()
+        leave = drain.enter()
+        await drain.finish(0)
+        told: list[bool] = []
+        drain.watch(lambda: told.append(True))()
+        assert told == [True]
+        drain.leave(leave)
 
     async def test_nothing_to_finish_is_no_wait(self, stopping):
         _, _, drain = stopping

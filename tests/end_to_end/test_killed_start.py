@@ -1,0 +1,149 @@
+"""A launcher that is killed while it starts: nothing of it stays, or is in the next one's way."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from servers import START_TIMEOUT_S, wait_for
+
+# A start takes about two seconds when the model has been prepared. Several at once take longer.
+KILLED_AFTER_S = (0.2, 0.5, 1.0, 1.5, 2.5)
+MARK = "HEADRACE_TEST_START"
+
+
+@dataclass
+class Start:
+    """One place to start a pool in, again and again. cache: where its model is prepared."""
+
+    folder: Path
+    model: Path
+    cache: Path
+    port: int = 0  # 0: a Unix socket
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def begin(self) -> subprocess.Popen[bytes]:
+        where = ["--port", str(self.port)] if self.port else ["--uds", str(self.folder / "socket")]
+        flags = ["--engine", "fake", "--model", str(self.model), "--frontends", "1", *where]
+        command = [str(Path(sys.executable).with_name("headrace")), "serve", *flags]
+        own = {"HF_HUB_OFFLINE": "1", "HEADRACE_CACHE": str(self.cache), MARK: str(self.folder)}
+        with (self.folder / "log").open("w") as log:
+            process = subprocess.Popen(
+                [*command, "--workers", "1", "--run-dir", str(self.folder / "run")],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=os.environ | own,
+                start_new_session=True,
+            )
+        self.processes.append(process)
+        return process
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+    def health(self) -> int:
+        uds = None if self.port else str(self.folder / "socket")
+        url = f"http://127.0.0.1:{self.port}/health" if self.port else "http://localhost/health"
+        with httpx.Client(transport=httpx.HTTPTransport(uds=uds), timeout=20) as client:
+            return client.get(url).status_code
+
+    def family(self) -> list[psutil.Process]:
+        """All that runs of it, whoever its parent is now."""
+        return [each for each in psutil.process_iter() if _environment(each) == str(self.folder)]
+
+    def wait_until_ready(self) -> None:
+        ended = self.processes[-1].poll
+        wait_for(
+            lambda: "Headrace serves" in self.log or ended() is not None, self.log, START_TIMEOUT_S
+        )
+        assert ended() is None, self.log
+
+    def end(self) -> int:
+        """The exit status of the last start."""
+        self.processes[-1].send_signal(signal.SIGTERM)
+        return self.processes[-1].wait(20)
+
+    def stop(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+
+def _environment(process: psutil.Process) -> str | None:
+    try:
+        return process.environ().get(MARK)
+    except psutil.Error:
+        return None
+
+
+@pytest.fixture(scope="module")
+def warm_cache(fake_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache in which a model has been prepared."""
+    folder = tmp_path_factory.mktemp("warm")
+    start = Start(folder, fake_model, folder / "cache")
+    start.begin()
+    try:
+        start.wait_until_ready()
+        assert start.end() == 0
+    finally:
+        start.stop()
+    return start.cache
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="module")
+def killed(
+    fake_model: Path, warm_cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Start]]:
+    """Starts that were killed, by their names, and that have been begun once more since."""
+
+    def folder() -> Path:
+        return tmp_path_factory.mktemp("k")
+
+    starts = {f"after {s} s": Start(folder(), fake_model, warm_cache) for s in KILLED_AFTER_S}
+    starts["on a port"] = Start(folder(), fake_model, warm_cache, free_port())
+    starts["while it prepares"] = Start(cold := folder(), fake_model, cold / "cache")
+    times = dict(zip(starts, [*KILLED_AFTER_S, KILLED_AFTER_S[-1], 1.2], strict=True))
+    begun_at = time.monotonic()
+    for start in starts.values():
+        start.begin()
+    for name in sorted(starts, key=times.__getitem__):
+        time.sleep(max(0.0, begun_at + times[name] - time.monotonic()))
+        starts[name].processes[0].kill()
+        starts[name].processes[0].wait()
+    for start in starts.values():
+        wait_for(lambda start=start: not start.family(), "nothing is left", timeout_s=5)
+    for start in starts.values():
+        start.begin()
+    yield starts
+    for start in starts.values():
+        start.stop()
+
+
+NAMES = [*(f"after {seconds} s" for seconds in KILLED_AFTER_S), "on a port", "while it prepares"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_next_start_works(name: str, killed: dict[str, Start]) -> None:
+    start = killed[name]
+    start.wait_until_ready()
+    assert start.health() == 200
+    assert start.end() == 0
+    assert not start.family()
+    assert not (start.folder / "run").exists()
+    assert not (start.folder / "socket").exists()
