@@ -2,8 +2,9 @@
 
 Only a worker knows whether it has room, but to ask it a request must be read, checked and
 tokenized, which costs more than all the rest of a refusal. Under a flood that is CPU time which the
-accepted ones lack. So a refusal is remembered for a moment: until this frontend sees a request of
-that worker end, or until somebody has to try again, since other frontends' requests end unseen.
+accepted ones lack. So a refusal is remembered for a moment. For each request that this frontend
+sees leave the worker another one may go there; other frontends' requests end unseen, and so after
+that moment somebody has to try again.
 """
 
 from collections.abc import Callable, Iterable
@@ -15,18 +16,20 @@ from protocol.to_frontend import QUEUE_FULL, Refused
 
 ALL_FULL = "all workers are at their limit; try again later"
 # How long a worker that was full is taken to be so still.
-REMEMBERED_S = 0.05
+REMEMBERED_S = 0.1
 # How long the others wait for what becomes of the one that tries again then.
 TRIAL_S = 0.02
 
 
 @dataclass(slots=True)
 class _Refusal:
-    """until: when it counts no more. is_tried: somebody has gone to see whether it still holds."""
+    """until: when it counts no more. is_tried: somebody has gone to see whether it still holds.
+    places: that have become free since, as far as is known, and that nobody has gone for."""
 
     until: float
     retry_after_s: float
     is_tried: bool = False
+    places: int = 0
 
 
 class Fullness:
@@ -55,7 +58,8 @@ class Fullness:
 
     def may_have_room(self, worker_id: str) -> None:
         """A request has left this worker."""
-        self._refusals.pop(worker_id, None)
+        if worker_id in self._refusals:
+            self._refusals[worker_id].places += 1
 
     def why_busy(self) -> PoolBusy | None:
         """What any request would fail with now, whatever its group; None if it is to be tried.
@@ -65,14 +69,22 @@ class Fullness:
         """
         if not self._refusals or len(self._refusals) < len(self._ready):
             return None
+        for refusal in self._refusals.values():
+            if refusal.places:
+                refusal.places -= 1
+                return None
+        if self._is_tried_now():
+            return None
+        return PoolBusy(ALL_FULL, min(each.retry_after_s for each in self._refusals.values()))
+
+    def _is_tried_now(self) -> bool:
+        """Whether whoever asks now is to try, because a refusal has become old."""
         now = self._clock()
         old = [name for name, refusal in self._refusals.items() if refusal.until <= now]
-        if not old:
-            return PoolBusy(ALL_FULL, min(each.retry_after_s for each in self._refusals.values()))
         for name in old:
             refusal = self._refusals[name]
             if refusal.is_tried:
                 del self._refusals[name]
             else:
                 refusal.until, refusal.is_tried = now + TRIAL_S, True
-        return None
+        return bool(old)

@@ -52,13 +52,23 @@ def test_a_pool_is_full_for_a_moment_once_all_workers_have_refused() -> None:
     assert not memory.is_busy
 
 
-def test_it_is_forgotten_when_a_request_leaves_a_worker() -> None:
+def test_as_many_may_come_as_have_left_a_worker() -> None:
     memory = Remembered(a0=READY, a1=READY)
+    memory.fullness.may_have_room("a1")  # nothing is known of it that this could change
     memory.refuse("a0")
     memory.refuse("a1")
     assert memory.is_busy
     memory.fullness.may_have_room("a1")
-    assert not any(memory.is_busy for _ in range(3))
+    memory.fullness.may_have_room("a0")
+    assert [memory.is_busy for _ in range(3)] == [False, False, True]
+
+
+def test_a_refusal_says_that_what_has_left_before_it_makes_no_room() -> None:
+    memory = Remembered(a0=READY)
+    memory.refuse("a0")
+    memory.fullness.may_have_room("a0")
+    memory.refuse("a0")
+    assert memory.is_busy
 
 
 def test_one_tries_again_while_the_others_wait_for_what_becomes_of_it() -> None:
