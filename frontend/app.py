@@ -8,7 +8,7 @@ from quart_schema import Info, QuartSchema
 from frontend.context import HEADRACE_VERSION, Context, served_models
 from frontend.drain import Drain
 from frontend.metrics import Metrics
-from frontend.middleware import address, errors, request_scope
+from frontend.middleware import address, errors, full, request_scope
 from frontend.openapi import OpenAPI
 from frontend.pool.interface import Pool
 from frontend.routes import (
@@ -65,7 +65,8 @@ def create_app(
             request_scope.current().handler = request.url_rule.rule
         address.refuse_if_marked()
 
-    addressed = address.AddressMiddleware(app.asgi_app, config.root_path)
+    refusing = full.FullMiddleware(app.asgi_app, pool, drain)
+    addressed = address.AddressMiddleware(refusing, config.root_path)
     wrapped = request_scope.RequestScopeMiddleware(addressed, metrics, drain)
     app.asgi_app = wrapped  # type: ignore[method-assign, assignment]
     return app

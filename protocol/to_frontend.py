@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from protocol.codec import Codec
 from protocol.to_worker import Introduce
 
+# Why a worker refuses that would refuse any other request just as well.
+QUEUE_FULL = "the queue is full"
+
 
 @dataclass(frozen=True, slots=True)
 class Logprobs:

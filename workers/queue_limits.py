@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from protocol.state import WorkerLoad
+from protocol.to_frontend import QUEUE_FULL
 from protocol.to_worker import Generate
 
 LEAST_RETRY_S, LONGEST_RETRY_S = 1.0, 60.0
@@ -46,7 +47,7 @@ class QueueGuard:
         """Why a request has to be refused, beside so many others; None if it can be taken."""
         limits = self._limits
         if limits.max_requests is not None and self._queued(in_flight + 1) > limits.max_requests:
-            return "the queue is full"
+            return QUEUE_FULL
         wanted = self._tokens + len(request.prompt_token_ids)
         # However long a prompt is, it can be run when there is no other.
         if limits.max_tokens is not None and self._tokens and wanted > limits.max_tokens:

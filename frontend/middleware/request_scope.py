@@ -116,7 +116,8 @@ class _Body:
         if self._ended.is_set():
             return
         try:
-            await asyncio.wait_for(self._ended.wait(), DRAIN_TIMEOUT_S)
+            async with asyncio.timeout(DRAIN_TIMEOUT_S):
+                await self._ended.wait()
         except TimeoutError:
             return
 

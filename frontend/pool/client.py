@@ -11,6 +11,7 @@ import zmq.asyncio
 
 from frontend.pool.dispatch import Dispatch
 from frontend.pool.flight import Flight
+from frontend.pool.interface import PoolBusy
 from frontend.vital import create_vital_task
 from protocol import PROTOCOL_VERSION, sockets, to_coordinator, to_frontend, to_worker
 from protocol.codec import DecodeError
@@ -59,6 +60,9 @@ class PoolClient:
 
     def generate(self, group: str, request: Generate) -> Flight:
         return self._dispatch.generate(group, request)
+
+    def why_busy(self) -> PoolBusy | None:
+        return self._dispatch.why_busy()
 
     async def __aenter__(self) -> Self:
         run_dir = self._config.run_dir

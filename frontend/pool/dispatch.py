@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from frontend.pool.flight import Flight
+from frontend.pool.fullness import ALL_FULL, Fullness
 from frontend.pool.interface import (
     PoolBusy,
     PoolUnavailable,
@@ -53,6 +54,7 @@ class Dispatch:
         self._probation = Probation()
         self._clock = clock
         self._workers: dict[str, WorkerState] = {}
+        self._fullness = Fullness(clock)
         self._has_news = False  # a frontend that has just started knows of no worker yet
         self._others_load: dict[str, int] = {}
         self._other_frontends = 0
@@ -74,6 +76,10 @@ class Dispatch:
         """A stream that sends the request when its first output is asked for."""
         return Flight(group, request, start=self._start, end=self._end)
 
+    def why_busy(self) -> PoolBusy | None:
+        """What any request would fail with now, as far as is known before it is looked at."""
+        return self._fullness.why_busy()
+
     # News of the pool
 
     def on_state(self, state: PoolState) -> PoolState:
@@ -89,6 +95,7 @@ class Dispatch:
         lost = set(self._workers) - {worker.worker_id for worker in workers}
         lost |= {worker.worker_id for worker in workers if worker.state == STALLED}
         self._workers = {worker.worker_id: worker for worker in workers}
+        self._fullness.on_workers(state, workers)
         self._others_load.clear()
         self._other_frontends = max(len(state.frontends) - 1, 0)
         for worker in workers:
@@ -123,6 +130,7 @@ class Dispatch:
             return
         if isinstance(message, Refused):
             flight = self._carried[worker_id].pop(message.request_id, None)
+            self._fullness.on_refused(worker_id, message)
             if flight is not None:
                 self._on_refused(worker_id, flight, message)
             return
@@ -181,7 +189,7 @@ class Dispatch:
             flight.refused_by.add(worker_id)
         if ready and not flight.has_begun and not flight.met_stopping:
             retry_after_s = 1.0 if math.isinf(flight.retry_after_s) else flight.retry_after_s
-            flight.fail(PoolBusy("all workers are at their limit; try again later", retry_after_s))
+            flight.fail(PoolBusy(ALL_FULL, retry_after_s))
         else:
             # The next news of the pool may be better, and who has refused may have room again.
             flight.refused_by.clear()
@@ -231,6 +239,7 @@ class Dispatch:
     def _end(self, flight: Flight) -> None:
         self._stranded.pop(flight, None)
         if flight.worker_id is not None:
+            self._fullness.may_have_room(flight.worker_id)
             self._carried[flight.worker_id].pop(flight.wire_id, None)
             if not flight.finished:
                 self._send(flight.worker_id, Abort((flight.wire_id,)))

@@ -61,6 +61,11 @@ class Pool(Protocol):
         """Send a request to a worker of the group. Nothing is sent before the first __anext__."""
         ...
 
+    def why_busy(self) -> PoolBusy | None:
+        """What any request would fail with now, whatever it asks for; None if it may be taken.
+        Whoever gets None is to go on with the request: it may be the one that tries."""
+        ...
+
     @property
     def state(self) -> PoolState | None:
         """The last known state of the pool; None before the first news."""

@@ -77,6 +77,9 @@ class JournaledPool:
     def state(self) -> PoolState | None:
         return self._pool.state
 
+    def why_busy(self) -> PoolBusy | None:
+        return self._pool.why_busy()
+
     def generate(self, group: str, request: Generate) -> OutputStream:
         known = self._journal.outputs(self.turn)
 

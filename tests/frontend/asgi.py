@@ -11,13 +11,21 @@ from quart import Quart
 class Exchange:
     """One request: what was sent back so far, and a way to disconnect."""
 
-    def __init__(self, app: Quart, path: str, body: bytes, headers: dict[str, str]) -> None:
+    def __init__(
+        self,
+        app: Quart,
+        path: str,
+        body: bytes,
+        headers: dict[str, str],
+        has_more: bool = False,
+    ) -> None:
+        """has_more: the body is longer, but no more of it comes."""
         self.status: int | None = None
         self.headers: dict[str, str] = {}
         self.chunks: list[bytes] = []
         self._incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._progress = asyncio.Event()
-        self._incoming.put_nowait({"type": "http.request", "body": body, "more_body": False})
+        self._incoming.put_nowait({"type": "http.request", "body": body, "more_body": has_more})
         scope = {
             "type": "http",
             "method": "POST",

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 
-from frontend.pool.interface import PoolError
+from frontend.pool.interface import PoolBusy, PoolError
 from protocol.sampling import SamplingParams
 from protocol.state import READY, GroupState, PoolState, WorkerLoad, WorkerState
 from protocol.to_frontend import Admission, Logprobs, Output
@@ -34,6 +34,7 @@ class FakePool:
 
     fail_after: how many outputs come before `failure` is raised; None: no failure.
     hold_after: how many outputs come before nothing more does, until `release` is set.
+    busy: what requests fail with before they are looked at.
     reason: why texts end, whatever their tokens say. error: what their last outputs say of it.
     """
 
@@ -42,6 +43,7 @@ class FakePool:
     failure: PoolError | Exception | None = None
     fail_after: int = 0
     hold_after: int | None = None
+    busy: PoolBusy | None = None
     reason: str | None = None
     error: str | None = None
     state: PoolState | None = field(default_factory=pool_state)
@@ -54,6 +56,9 @@ class FakePool:
         while len(self.streams) < count:
             self._started.clear()
             await asyncio.wait_for(self._started.wait(), 5)
+
+    def why_busy(self) -> PoolBusy | None:
+        return self.busy
 
     def generate(self, group: str, request: Generate) -> "FakeStream":
         self.requests.append(request)

@@ -22,7 +22,7 @@ from protocol.state import (
     WorkerLoad,
     WorkerState,
 )
-from protocol.to_frontend import Admission, Output, Refused, StepOutputs
+from protocol.to_frontend import QUEUE_FULL, Admission, Output, Refused, StepOutputs
 from protocol.to_worker import Abort, Generate
 
 IDLE = WorkerLoad(0, 0, 0.0, 0, 0.0)
@@ -89,10 +89,11 @@ class Wire:
         request_id: str,
         retry_elsewhere: bool = True,
         retry_after_s: float = 0.0,
+        reason: str = "no room",
     ) -> None:
         self._arriving = [each for each in self._arriving if each[1].request_id != request_id]
         number = self._next(worker_id)
-        refused = Refused(worker_id, number, request_id, "no room", retry_elsewhere, retry_after_s)
+        refused = Refused(worker_id, number, request_id, reason, retry_elsewhere, retry_after_s)
         self.dispatch.on_message(worker_id, refused)
 
     def lose(self, worker_id: str) -> None:
@@ -521,3 +522,21 @@ async def test_a_burst_is_spread_evenly_by_frontends_that_see_the_same() -> None
             await begin(wire, f"r{number}")
     sent = Counter(worker for wire in wires for worker, _ in wire.sent)
     assert max(sent.values()) - min(sent.values()) <= 4, sent
+
+
+async def test_what_leaves_a_full_worker_lets_another_request_pass() -> None:
+    wire = Wire()
+    wire.state(a=READY)
+    stream, task = await begin(wire, "taken")
+    _, refused = await begin(wire, "refused")
+    assert wire.dispatch.why_busy() is None
+    wire.refuse("a", "refused", reason=QUEUE_FULL, retry_after_s=4.0)
+    with pytest.raises(PoolBusy):
+        await refused
+    busy = wire.dispatch.why_busy()
+    assert busy is not None
+    assert busy.retry_after_s == 4.0
+    stream.cancel()
+    assert wire.dispatch.why_busy() is None
+    assert wire.dispatch.why_busy() is not None
+    task.cancel()
