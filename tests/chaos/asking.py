@@ -7,8 +7,22 @@ from contextlib import asynccontextmanager, closing
 
 from bench.load.http import Connection, Events, HTTPFailure, Response
 
-from .answers import Outcome, read_stream, read_whole
-from .catalogue import Request
+from . import answers, other_answers
+from .answers import Outcome
+from .catalogue import CHAT, COMPLETIONS, MESSAGES, RESPONSES, Request
+
+_READ_WHOLE = {
+    CHAT: answers.read_whole,
+    COMPLETIONS: answers.read_whole,
+    RESPONSES: other_answers.read_response,
+    MESSAGES: other_answers.read_message,
+}
+_READ_STREAM = {
+    CHAT: answers.read_stream,
+    COMPLETIONS: answers.read_stream,
+    RESPONSES: other_answers.read_response_stream,
+    MESSAGES: other_answers.read_message_stream,
+}
 
 
 class Broken(Exception):
@@ -29,8 +43,9 @@ class Refused(Exception):
 
 async def ask(host: str, port: int, request: Request, stream: bool) -> Outcome:
     """The answer. A client that is cancelled has hung up."""
+    stream = stream and request.can_stream
     async with _response(host, port, *_message(request, stream)) as response:
-        return await _read(response, stream)
+        return await _read(response, request.path, stream)
 
 
 async def look(host: str, port: int, path: str) -> bytes:
@@ -58,19 +73,21 @@ async def _response(host: str, port: int, head: bytes, body: bytes) -> AsyncIter
             raise Broken(own_port, error) from error
 
 
-async def _read(response: Response, stream: bool) -> Outcome:
+async def _read(response: Response, path: str, stream: bool) -> Outcome:
     if not stream:
-        return read_whole(await response.read())
+        return _READ_WHOLE[path](await response.read())
     cut, events = Events(), []
     async for part in response.parts():
         events += cut.feed(part)
-    return read_stream(events)
+    return _READ_STREAM[path](events)
 
 
 def _message(request: Request, stream: bool) -> tuple[bytes, bytes]:
     body = dict(request.body)
     if stream:
-        body |= {"stream": True, "stream_options": {"include_usage": True}}
+        body["stream"] = True
+        if request.path in (CHAT, COMPLETIONS):
+            body["stream_options"] = {"include_usage": True}
     data = json.dumps(body).encode()
     head = (
         f"POST {request.path} HTTP/1.1\r\nHost: localhost\r\n"

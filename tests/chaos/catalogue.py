@@ -3,11 +3,14 @@
 from dataclasses import dataclass
 from typing import Any
 
+from .models import SERVED_AS
+
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+RESPONSES, MESSAGES = "/v1/responses", "/v1/messages"
 
 _LORE = "The quick brown fox jumps over the lazy dog, and the user asks the system about Paris. "
 _SHARED = [{"role": "system", "content": _LORE * 9}]
-_CITY = {
+_CITY: dict[str, Any] = {
     "type": "object",
     "properties": {
         "city": {"enum": ["Paris", "Rome", "São Paulo"]},
@@ -16,7 +19,7 @@ _CITY = {
     "required": ["city", "inhabitants"],
     "additionalProperties": False,
 }
-_TOOL = {
+_TOOL: dict[str, Any] = {
     "type": "function",
     "function": {"name": "get_weather", "description": "Weather.", "parameters": _CITY},
 }
@@ -24,11 +27,16 @@ _TOOL = {
 
 @dataclass(frozen=True)
 class Request:
-    """body: without `stream`, which the client adds; that changes the answer's form only."""
+    """body: without `stream`, which the client adds if `can_stream`; that changes the answer's form
+    only."""
 
     name: str
     path: str
     body: dict[str, Any]
+
+    @property
+    def can_stream(self) -> bool:
+        return "use_beam_search" not in self.body
 
 
 def _completion(name: str, prompt: str | list[str], **fields: Any) -> Request:
@@ -41,6 +49,15 @@ def _chat(name: str, messages: list[dict[str, str]], **fields: Any) -> Request:
     return Request(name, CHAT, body | fields)
 
 
+def _response(name: str, text: str, **fields: Any) -> Request:
+    return Request(name, RESPONSES, {"input": text, "temperature": 0} | fields)
+
+
+def _message(name: str, text: str, **fields: Any) -> Request:
+    body = {"model": SERVED_AS, "messages": _user(text), "temperature": 0, "max_tokens": 400}
+    return Request(name, MESSAGES, body | fields)
+
+
 def _user(text: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": text}]
 
@@ -50,6 +67,14 @@ def make_requests() -> list[Request]:
     free = {"max_tokens": 400, "ignore_eos": True}
     drawn = {"temperature": 1, "seed": 11}
     schema = {"type": "json_schema", "json_schema": {"name": "city", "schema": _CITY}}
+    named = {"type": "function", **_TOOL["function"]}
+    # Short enough to be whole: in this API what a call says is an object, not text.
+    named_only = {
+        **_CITY,
+        "required": ["city"],
+        "properties": {"city": _CITY["properties"]["city"]},
+    }
+    used = {"name": "get_weather", "description": "Weather.", "input_schema": named_only}
     tight = {"structured_outputs": {"disable_any_whitespace": True}}
     return [
         _completion("short prompt", "hello", **free),
@@ -68,5 +93,12 @@ def make_requests() -> list[Request]:
         _chat("stop strings", _user("stop"), max_tokens=400, min_tokens=50, stop=["e", "über"]),
         _chat("schema", _user("city"), max_tokens=400, response_format=schema, **tight),
         _chat("drawn schema", _user("city"), max_tokens=400, response_format=schema, **drawn),
+        _completion("beams", "search", use_beam_search=True, n=2, max_tokens=40),
+        _response("response", "answer me", max_output_tokens=300),
+        _response("response, not kept", "again", max_output_tokens=200, store=False),
+        _response("response's tool", "weather", tools=[named], tool_choice="required",
+                  max_output_tokens=400, store=False),
+        _message("message", "write to me"),
+        _message("message's tool", "weather", tools=[used], tool_choice={"type": "any"}),
         _chat("tool", _user("weather"), max_tokens=400, tools=[_TOOL], tool_choice="required"),
     ]  # fmt: skip

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tests.conftest import CHAT_TEMPLATE, byte_level_tokenizer
 
+SERVED_AS = "chaos"
 _SIZES = {"vocab_size": 512, "max_position_embeddings": 2048, "eos_token_id": 2}
 _TOKENIZER = {
     "tokenizer_class": "PreTrainedTokenizerFast",
@@ -30,4 +31,5 @@ def model_flags(folder: Path, engine: str) -> list[str]:
     """engine: "tiny" computes; "fake" computes nothing and takes 5 ms for each step."""
     fake = ["--engine", "fake", "--fake-step-s", "0.005"]
     real = ["--dtype", "float32", "--threads", "1", "--kv-cache-memory-bytes", "16MiB"]
-    return ["--model", str(folder), *(fake if engine == "fake" else real)]
+    served = ["--model", str(folder), "--served-model-name", SERVED_AS]
+    return [*served, *(fake if engine == "fake" else real)]
