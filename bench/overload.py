@@ -89,11 +89,14 @@ async def main() -> None:
     parser.add_argument("--model", default=None)
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--places", type=int, default=16)
+    parser.add_argument("--threads", type=int, help="of the engine; leaves the other cores to us")
     args = parser.parse_args()
     queue = args.places // 2
     flags = ["--engine", args.engine, "--max-num-seqs", str(args.places)]
     if args.engine == "torch":
         flags += ["--kv-cache-memory-bytes", "1GiB"]
+    if args.threads:
+        flags += ["--threads", str(args.threads)]
     limit = ["--max-queue-requests", str(queue)]
     for what, more in (("overload", limit), ("fairness", [])):
         with pool(ROOT, args.model, args.step_s, [*flags, *more]) as served:

@@ -8,6 +8,7 @@ has last said of them.
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import signal
 import socket
@@ -38,6 +39,10 @@ FRONTEND_STOP_TIMEOUT_S = 4.0
 # Workers are stopped when no frontend is left, so that they have nothing to finish.
 WORKER_STOP_TIMEOUT_S = 5.0
 COORDINATOR_STOP_TIMEOUT_S = 2.0
+# A coordinator speaks every second, once it has its imports behind it. A silent one is replaced.
+COORDINATOR_START_S = 60.0
+LEAST_SILENCE_S = 3.0
+COORDINATOR_POLL_S = 0.5
 # How often systemd is told how the pool does.
 STATUS_S = 1.0
 
@@ -65,6 +70,7 @@ class Supervisor:
         self._stops_workers = False  # they are replaced for as long as frontends have requests
         self._last_workers: dict[str, str] = {}  # newest id by place
         self._published: PoolState | None = None
+        self._coordinator_due = math.inf  # by when it is to have spoken
         self._roll_wanted = asyncio.Event()
         self._exit_status = 0
         self._announced = False
@@ -86,7 +92,12 @@ class Supervisor:
         if not self._frontends_wait:
             await self._start_frontends()
         await self._greet()
-        work = (self._obey(), self._watch_state(), self._feed_watchdog())
+        work = (
+            self._obey(),
+            self._watch_state(),
+            self._watch_coordinator(),
+            self._feed_watchdog(),
+        )
         tasks = [asyncio.create_task(each) for each in work]
         for task in tasks:
             task.add_done_callback(self._on_task_done)
@@ -105,6 +116,7 @@ class Supervisor:
 
     async def _start_coordinator(self) -> None:
         await self._start(COORDINATOR, COORDINATOR, "coordinator.main", [], {})
+        self._coordinator_due = time.monotonic() + COORDINATOR_START_S
 
     async def _start_frontends(self) -> None:
         self._frontends_wait = False
@@ -233,6 +245,9 @@ class Supervisor:
             with contextlib.suppress(DecodeError):
                 state = STATE.decode(await self._state.recv())
                 self._published = state
+                self._coordinator_due = time.monotonic() + max(
+                    self._config.stall_timeout_s, LEAST_SILENCE_S
+                )
                 if self._frontends_wait and has_all_workers(state) and not self._stop.is_set():
                     await self._start_frontends()
                 if not self._announced and is_complete(state, self._config):
@@ -240,6 +255,15 @@ class Supervisor:
                 if (now := time.monotonic()) >= self._status_at:
                     self._status_at = now + STATUS_S
                     self._notifier.status(pool_status(state, self._config))
+
+    async def _watch_coordinator(self) -> None:
+        """One that is frozen notices no worker's death, and nobody but the launcher notices it."""
+        while True:
+            await asyncio.sleep(COORDINATOR_POLL_S)
+            if time.monotonic() >= self._coordinator_due:
+                self._coordinator_due = math.inf
+                if self._children.kill(COORDINATOR):
+                    log.error("the coordinator says nothing: it is killed")
 
     def _announce(self, state: PoolState) -> None:
         self._announced = True
@@ -266,6 +290,8 @@ class Supervisor:
         if self._stop.is_set():
             # Frontends may still wait for it.
             await self._tell(to_coordinator.ChildExited(child.process_id, child.role, exit_code))
+            if child.role == COORDINATOR and not self._stops_workers:
+                await self._start_place(COORDINATOR, COORDINATOR)
             return
         if exit_code == EX_CONFIG and not self._announced:
             # The child has said why; to start it again would say the same again.
@@ -289,7 +315,9 @@ class Supervisor:
             log.error("%s: %s", place, restarts.problem)
         await asyncio.sleep(delay_s)
         restarts.started(time.monotonic())
-        while not self._stop.is_set():
+        # Requests that are to be finished may need another coordinator, to replace their workers.
+        is_over = self._stop.is_set if child.role == FRONTEND else lambda: self._stops_workers
+        while not is_over():
             try:
                 await self._start_place(child.role, place)
                 return

@@ -58,7 +58,7 @@ def strike(blow: Blow, watch: Watch, struck: Struck) -> None:
         # A worker that is frozen while it loads its model may stay for two minutes.
         loading = blow.role == "worker" and victim.pid not in watch.ready
         kind = "kill" if blow.kind == "stop" and loading else blow.kind
-        if kind == "kill":
+        if kind == "kill" or (kind, blow.role) == ("stop", "coordinator"):
             struck.killed_at[blow.role] = time.monotonic()
         if blow.role == "frontend" and kind == "kill":
             struck.broken_ports |= _held(victim)

@@ -79,6 +79,14 @@ def _coordinator_dies(chance: random.Random, at_s: float) -> list[Blow]:
     return [Blow(at_s, "kill", "coordinator", 0)]
 
 
+def _coordinator_pauses(chance: random.Random, at_s: float) -> list[Blow]:
+    pause_s = chance.uniform(0.05, 1.5) * STALL_TIMEOUT_S
+    return [
+        Blow(at_s, "stop", "coordinator", 0),
+        Blow(at_s + pause_s, "continue", "coordinator", 0),
+    ]
+
+
 def _frontend_dies(chance: random.Random, at_s: float) -> list[Blow]:
     return [Blow(at_s, "kill", "frontend", chance.randrange(FRONTENDS))]
 
@@ -138,6 +146,7 @@ _SCENES = (
     _worker_freezes,
     _worker_pauses,
     _coordinator_dies,
+    _coordinator_pauses,
     _frontend_dies,
     _frontend_pauses,
     _several_die,

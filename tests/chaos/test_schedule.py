@@ -30,6 +30,7 @@ def test_everything_happens_to_everyone() -> None:
         happens[schedule.ending] += 1
     kinds = [("kill", "worker", place) for place in range(WORKERS)]
     kinds += [("stop", "worker", 0), ("continue", "worker", 0), ("kill", "coordinator", 0)]
+    kinds += [("stop", "coordinator", 0)]
     kinds += [("stop", "frontend", 1), ("continue", "frontend", 1), ("roll", "launcher", 0)]
     kinds += [("kill", "frontend", place) for place in range(FRONTENDS)]
     assert all(happens[kind] > 20 for kind in kinds)

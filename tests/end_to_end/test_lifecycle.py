@@ -124,6 +124,35 @@ def test_killed_coordinator_costs_no_request(server: Server, undisturbed: list[s
     wait_for(lambda: Background(server, 2).texts() == undisturbed[:2], "and the pool serves")
 
 
+def test_frozen_coordinator_is_replaced(launch: Launch) -> None:
+    server = launch("--workers", "2", "--stall-timeout", "3", step_s=0.01)
+    expected = Background(server, 2).texts()
+    (coordinator,) = server.children("coordinator.main")
+    coordinator.suspend()
+    wait_for(lambda: not coordinator.is_running(), "it is killed")
+    wait_for(lambda: server.children("coordinator.main"), "a new coordinator")
+    before = ready_workers(server)
+    server.children("workers.main")[0].kill()
+    wait_for(lambda: ready_workers(server) > before, "which has workers replaced")
+    assert Background(server, 2).texts() == expected
+
+
+def test_coordinator_that_dies_while_requests_finish_is_replaced(launch: Launch) -> None:
+    """It is needed still: workers may die meanwhile."""
+    server = launch("--workers", "1", step_s=0.02)
+    expected = Background(server, 1, max_tokens=400).texts()
+    request = Background(server, 1, max_tokens=400)
+    wait_for(lambda: running(server) == 1, "the request runs")
+    server.process.terminate()
+    (coordinator,) = server.children("coordinator.main")
+    coordinator.kill()
+    wait_for(lambda: [each for each in server.children("coordinator.main") if each != coordinator],
+             "a new coordinator")  # fmt: skip
+    server.children("workers.main")[0].kill()
+    assert request.texts() == expected
+    assert server.stop() == 0
+
+
 def test_killed_frontend_comes_back_and_counters_survive(server: Server) -> None:
     complete(server)
     tokens = server.metric("headrace:generation_tokens_total")
