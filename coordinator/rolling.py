@@ -13,12 +13,15 @@ log = logging.getLogger("launcher")
 POLL_S = 0.1
 # A worker that has had its time to finish and is still there after so much more is killed.
 LATE_S = 5.0
+# How long to wait for workers that a group lacks for another reason, before one more is taken away.
+WHOLE_S = 60.0
 # Until a frontend has read its tokenizers and has been heard of.
 FRONTEND_START_S = 60.0
 
 
 class RollingFailed(Exception):
-    """What was to take a process's place did not come: the rest stays as it is."""
+    """What was to take a process's place did not come, or others are missing: the rest stays as it
+    is."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +62,15 @@ async def roll(
 async def _replace_worker(worker_id: str, steps: Steps, drain_s: float, start_s: float) -> None:
     if not steps.lives(worker_id):
         return  # it has ended by itself: who is in its place is new
+    place = worker_id.rpartition(".")[0]
+    if not await _comes_true(lambda: _is_whole(steps.state(), place.rpartition("-")[0]), WHOLE_S):
+        raise RollingFailed(f"{worker_id} stays, since its group lacks workers already")
+    if not steps.lives(worker_id):
+        return
     steps.drain_worker(worker_id)
     if not await _comes_true(lambda: not steps.lives(worker_id), drain_s + LATE_S):
         log.warning("%s did not stop within %.0f s: killed", worker_id, drain_s + LATE_S)
         steps.kill_worker(worker_id)
-    place = worker_id.rpartition(".")[0]
 
     def has_successor() -> bool:
         state = steps.state()
@@ -81,6 +88,14 @@ async def _replace_worker(worker_id: str, steps: Steps, drain_s: float, start_s:
     await _comes_true(lambda: has_successor() or has_problem(), start_s + LATE_S)
     if not has_successor():
         raise RollingFailed(f"no worker has come in place of {worker_id}")
+
+
+def _is_whole(state: PoolState | None, group: str) -> bool:
+    """Whether all workers of a group are ready."""
+    if state is None:
+        return False
+    ready = sum(each.state == READY and each.group == group for each in state.workers)
+    return all(ready >= each.wanted for each in state.groups if each.name == group)
 
 
 async def _replace_frontend(frontend_id: str, steps: Steps) -> None:

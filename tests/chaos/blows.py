@@ -19,12 +19,14 @@ _SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "continue": signal.S
 class Struck:
     """broken_ports: clients' ports of the connections that killed frontends held.
     worker_losses: when workers were killed or stopped. told: all of it, to be read.
-    killed_at: when one of a role was killed last."""
+    killed_at: when one of a role was killed last. rolled_at: when all were last asked to be
+    replaced."""
 
     broken_ports: set[int] = field(default_factory=set)
     worker_losses: list[float] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
     killed_at: dict[str, float] = field(default_factory=dict)
+    rolled_at: float = float("-inf")
 
     def nobody_knows(self, now: float) -> bool:
         """Whether a frontend can have started while there was no coordinator to tell it of
@@ -50,6 +52,7 @@ def strike(blow: Blow, watch: Watch, struck: Struck) -> None:
     if blow.kind == "roll":
         struck.told.append(f"{blow.at_s:6.2f} s roll")
         watch.ask_launcher(signal.SIGHUP)
+        struck.rolled_at = time.monotonic()
         return
     victims = [each for each in watch.living(blow.role) if each.place == blow.place]
     struck.told.append(f"{blow.at_s:6.2f} s {blow.kind} {blow.role} {blow.place}: "

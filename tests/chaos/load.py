@@ -21,6 +21,8 @@ MOST_LOSSES = 4
 _HANGS_UP = 0.1
 # What had not yet been taken by a frontend when the server was told to stop is not answered.
 _UNTAKEN_S = 1.0
+# A roll takes no longer: it gives up when workers are missing.
+_ROLL_S = 60.0
 
 
 @dataclass
@@ -58,8 +60,17 @@ class Load:
                     await look(*self.address, path)
                 self.counts["looks"] += 1
             except (Broken, Refused, TimeoutError) as failure:
-                self._fail(path, failure, began)
+                if self._is_unready(path, failure):
+                    self.counts["unready while one leaves"] += 1
+                else:
+                    self._fail(path, failure, began)
             await asyncio.sleep(PAUSE_S)
+
+    def _is_unready(self, path: str, failure: Exception) -> bool:
+        """Whether this is what /health may say when others die while one is being replaced."""
+        rolls = time.monotonic() - self.struck.rolled_at < _ROLL_S
+        is_refusal = isinstance(failure, Refused) and failure.status == 503
+        return path == "/health" and rolls and is_refusal
 
     async def _hang_up(self, request: Request, stream: bool, after_s: float) -> None:
         began = time.monotonic()
@@ -109,6 +120,8 @@ class Load:
         if isinstance(failure, Refused) and failure.status == 503:
             if self.struck.nobody_knows(now):
                 return "503 without news"
+            if began > self.stopped_at - _UNTAKEN_S:
+                return "too late"
             return "503 without workers" if self.watch.was_out(began, now) else None
         lost_workers = "failed while they ran this request" in str(failure)
         if lost_workers and self.struck.losses(began, now) >= MOST_LOSSES:

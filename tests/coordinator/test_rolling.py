@@ -27,7 +27,7 @@ class Host:
         self.deaf: set[str] = set()
         self.broken: set[str] = set()
         self.told: list[str] = []
-        self.fewest_workers = len(self._workers())
+        self.fewest_workers = self.wanted = len(self._workers())
         self.problem = ""
 
     def steps(self) -> Steps:
@@ -40,7 +40,9 @@ class Host:
         frontends = tuple(
             FrontendState(each, 1, FrontendLoad(0)) for each in self.alive if "frontend" in each
         )
-        return PoolState("e", 1, (GroupState("chat", 2, self.problem),), workers, frontends)
+        return PoolState(
+            "e", 1, (GroupState("chat", self.wanted, self.problem),), workers, frontends
+        )
 
     def drain(self, worker_id: str) -> None:
         self.told.append(f"drain {worker_id}")
@@ -90,6 +92,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rolling, "POLL_S", 0.001)
     monkeypatch.setattr(rolling, "LATE_S", 0.05)
     monkeypatch.setattr(rolling, "FRONTEND_START_S", 0.05)
+    monkeypatch.setattr(rolling, "WHOLE_S", 0.05)
 
 
 WORKERS, FRONTENDS = ("chat-0.0", "chat-1.4"), ("frontend-0.0", "frontend-1.0")
@@ -114,6 +117,14 @@ async def test_who_has_ended_meanwhile_is_left_out() -> None:
     host = Host("chat-1.4", "frontend-1.0")
     await roll(WORKERS, FRONTENDS, host.steps(), 0.05, 1.0)
     assert host.told == ["drain chat-1.4", "replace frontend-1.0", "retire frontend-1.0"]
+
+
+async def test_no_worker_is_taken_from_a_group_that_lacks_some() -> None:
+    host = Host(*WORKERS, *FRONTENDS)
+    host.starting = {"chat-1.4"}
+    with pytest.raises(RollingFailed, match="lacks"):
+        await roll(WORKERS, FRONTENDS, host.steps(), 0.05, 1.0)
+    assert host.told == []
 
 
 async def test_worker_that_does_not_end_is_killed() -> None:
