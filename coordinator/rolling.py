@@ -62,8 +62,9 @@ async def roll(
 async def _replace_worker(worker_id: str, steps: Steps, drain_s: float, start_s: float) -> None:
     if not steps.lives(worker_id):
         return  # it has ended by itself: who is in its place is new
-    place = worker_id.rpartition(".")[0]
-    if not await _comes_true(lambda: _is_whole(steps.state(), place.rpartition("-")[0]), WHOLE_S):
+    place = _place(worker_id)
+    group = place.rpartition("-")[0]
+    if not await _comes_true(lambda: _is_whole(steps.state(), group), WHOLE_S):
         raise RollingFailed(f"{worker_id} stays, since its group lacks workers already")
     if not steps.lives(worker_id):
         return
@@ -80,7 +81,7 @@ async def _replace_worker(worker_id: str, steps: Steps, drain_s: float, start_s:
         )
 
     def has_problem() -> bool:
-        state, group = steps.state(), place.rpartition("-")[0]
+        state = steps.state()
         return state is not None and any(
             each.problem for each in state.groups if each.name == group
         )

@@ -1,5 +1,6 @@
 """SIGHUP to the launcher replaces all workers and frontends while clients ask on (fake engine)."""
 
+import json
 import signal
 import threading
 from collections import Counter
@@ -33,21 +34,34 @@ class Clients:
 
     def _ask(self, number: int) -> None:
         with self._server.new_client() as client:
+            body = _body(number)
+            expected = client.post("/v1/completions", json=body).json()["choices"][0]["text"]
             while not self._over.is_set():
-                self.outcomes[self._outcome(client, number)] += 1
+                self.outcomes[self._outcome(client, number, expected)] += 1
 
     @staticmethod
-    def _outcome(client: httpx.Client, number: int) -> str:
-        """The text's prompt and the text, or what went wrong."""
-        prompt = f"hello {number % PROMPTS}"
-        body = {"prompt": prompt, "max_tokens": LENGTH, "ignore_eos": True}
+    def _outcome(client: httpx.Client, number: int, expected: str) -> str:
+        """ "whole", or what went wrong."""
+        body = {**_body(number), "stream": bool(number % 2)}
         try:
-            answer = client.post("/v1/completions", json={**body, "stream": bool(number % 2)})
+            answer = client.post("/v1/completions", json=body)
         except httpx.HTTPError as error:
             return f"failed: {error!r}"
         if answer.status_code != 200 or '"error"' in answer.text:
             return f"failed: {answer.status_code} {answer.text[-200:]}"
-        return "whole" if not number % 2 or "[DONE]" in answer.text else "failed: cut"
+        text = _streamed(answer.text) if number % 2 else answer.json()["choices"][0]["text"]
+        return "whole" if text == expected else f"failed: {text!r} instead of {expected!r}"
+
+
+def _body(number: int) -> dict[str, object]:
+    return {"prompt": f"hello {number % PROMPTS}", "max_tokens": LENGTH, "ignore_eos": True}
+
+
+def _streamed(events: str) -> str:
+    """The text of a stream; something else if it has not ended."""
+    *chunks, end = [line[6:] for line in events.splitlines() if line.startswith("data: ")]
+    text = "".join(json.loads(chunk)["choices"][0]["text"] for chunk in chunks)
+    return text if end == "[DONE]" else f"{text} (no end)"
 
 
 @contextmanager

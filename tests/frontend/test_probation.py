@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from test_dispatch import Wire, begin
+from dispatching import Wire, begin
 
 from frontend.pool.interface import RequestLost
 from frontend.pool.probation import CLEARED_AFTER_TOKENS
