@@ -2,8 +2,9 @@
 
 Overload: the peak of tokens per second is measured with as many users as the pool takes; then
 requests come at 1 and at 10 times the rate of that peak, whatever has become of those before them.
-Goodput counts only requests that were answered in full. Fairness: one user alone, then beside
-another who keeps a hundred requests in flight.
+Goodput counts only requests that were answered in full. Fairness: one user with a request now and
+then, alone and then beside another who keeps a hundred in flight. (A user who sends the next
+request at once sends it into a step that has the prompt of whoever just got the free place.)
 
     HF_HUB_OFFLINE=1 python -m bench.overload [--engine fake] [--seconds 30] [--places 16]
 """
@@ -21,6 +22,8 @@ from bench.load.records import Record, Summary, spread, summarize
 from bench.load.schedule import Load, run
 
 MIX = Mix(kind="random", prompt_tokens=60, output_tokens=60)
+LIGHT_MIX = Mix(kind="random", prompt_tokens=60, output_tokens=16)
+LIGHT_RATE = 1.0  # requests per second
 HEAVY_USERS = 100
 
 
@@ -30,13 +33,14 @@ class Client:
 
     target: Target
     first_session: int = 0
+    mix: Mix = MIX
 
     async def load(self, load: Load) -> list[Record]:
         start = self.first_session
         self.first_session += 1_000_000
 
         def make(index: int) -> list[Planned]:
-            return session(MIX, "completions", start + index)
+            return session(self.mix, "completions", start + index)
 
         async def send(planned: Planned) -> Record:
             return await measure(self.target, planned)
@@ -65,15 +69,18 @@ async def overload(client: Client, places: int, queue: int, seconds: float) -> N
         refused = [record for record in records if record.error]
         print(line(f"{times} times its rate", found[times], refused), flush=True)
     goodput = found[10].output_tokens_per_s / peak.output_tokens_per_s
-    ttft = found[10].ttft_ms.p99 / found[1].ttft_ms.p99
-    print(f"at 10 times: goodput {goodput:.2f} of the peak, p99 TTFT {ttft:.2f} of that at once")
+    late, once = found[10].ttft_ms.p99, found[1].ttft_ms.p99
+    print(
+        f"at 10 times: goodput {goodput:.2f} of the peak, "
+        f"p99 TTFT {late / peak.ttft_ms.p99:.2f} of the peak's, {late / once:.2f} of that at once"
+    )
 
 
 async def fairness(light: Client, heavy: Client, seconds: float) -> None:
-    alone = summarize(await light.load(Load(concurrency=1, duration_s=seconds / 2)))
+    alone = summarize(await light.load(Load(rate=LIGHT_RATE, duration_s=seconds)))
     flood = asyncio.create_task(heavy.load(Load(concurrency=HEAVY_USERS, duration_s=seconds + 5)))
     await asyncio.sleep(5)
-    beside = summarize(await light.load(Load(concurrency=1, duration_s=seconds)))
+    beside = summarize(await light.load(Load(rate=LIGHT_RATE, duration_s=seconds)))
     for name, found in (("alone", alone), ("beside a hundred", beside)):
         print(f"{name}: TTFT p50 {found.ttft_ms.p50:.0f} p99 {found.ttft_ms.p99:.0f} ms")
     p50 = beside.ttft_ms.p50 / alone.ttft_ms.p50
@@ -107,11 +114,14 @@ async def main() -> None:
                     Client(Target(server, model, "completions")), args.places, queue, args.seconds
                 )
             else:
-                users = [
-                    Client(Target(server, model, "completions", extra={"user": user}), start)
-                    for start, user in ((10**9, "light"), (2 * 10**9, "heavy"))
-                ]
-                await fairness(users[0], users[1], args.seconds)
+                light, heavy = (
+                    Client(Target(server, model, "completions", extra={"user": user}), start, mix)
+                    for start, user, mix in (
+                        (10**9, "light", LIGHT_MIX),
+                        (2 * 10**9, "heavy", MIX),
+                    )
+                )
+                await fairness(light, heavy, args.seconds)
             await server.close()
 
 

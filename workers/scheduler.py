@@ -2,12 +2,12 @@
 
 import time
 from bisect import insort
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from workers.block_pool import BlockPool
 from workers.drafter import Drafter
+from workers.right_of_way import place_for, tenants_to_give_way
 from workers.sequence import Chunk, Sequence
 from workers.step_budget import StepBudget
 from workers.waiting import WaitingQueue
@@ -52,6 +52,7 @@ class Scheduler:
         self._caching = enable_prefix_caching
         self._running: list[Sequence] = []
         self._waiting = WaitingQueue()
+        self._gave_way = False
 
     @property
     def running(self) -> Iterable[Sequence]:
@@ -82,11 +83,14 @@ class Scheduler:
         Empty only if there are no sequences, or none that has a token left to run.
         """
         self._make_place()
-        plan = _Plan(self._max_tokens)
-        preemptions = self.counters.preemptions
-        self._schedule_running(plan)
-        if self.counters.preemptions == preemptions:
-            self._admit(plan)
+        giving_way = self._who_gives_way()
+        # Never their decodes in two steps in a row: their texts go on, if more slowly.
+        wait = frozenset[str]() if self._gave_way else giving_way
+        plan = self._plan(giving_way, wait)
+        if giving_way and not plan.chunks:  # there were no blocks for whom they gave way to
+            wait = frozenset()
+            plan = self._plan(wait, wait)
+        self._gave_way = bool(wait)
         return list(plan.chunks.values())
 
     def commit(self, chunk: Chunk, accepted: int = 0) -> None:
@@ -114,9 +118,20 @@ class Scheduler:
         prompt_tokens = sum(chunk.count for chunk in chunks) - decode_rows
         self._budget.observe(decode_rows, prompt_tokens, seconds)
 
-    def _schedule_running(self, plan: "_Plan") -> None:
-        decodes = [sequence for sequence in self._running if sequence.num_pending == 1]
-        prefills = [sequence for sequence in self._running if sequence.num_pending > 1]
+    def _plan(self, no_prompts: frozenset[str], no_decodes: frozenset[str]) -> "_Plan":
+        """A step without prompts of some tenants, and without decodes of some."""
+        plan = _Plan(self._max_tokens, no_prompts)
+        preemptions = self.counters.preemptions
+        self._schedule_running(plan, no_decodes)
+        if self.counters.preemptions == preemptions:
+            self._admit(plan)
+        return plan
+
+    def _schedule_running(self, plan: "_Plan", no_decodes: frozenset[str]) -> None:
+        going = [each for each in self._running if each.num_pending == 1]
+        decodes = [each for each in going if each.request.tenant not in no_decodes]
+        prefills = [each for each in self._running if each.num_pending > 1 and plan.may_run(each)]
+        prefills.sort(key=lambda sequence: not sequence.goes_before)
         self._put_running(decodes, plan)
         prompts_wait = bool(prefills or self._waiting)
         if (
@@ -127,27 +142,30 @@ class Scheduler:
             self._put_drafts(self._drafter, plan, plan.room // 2 if prompts_wait else plan.room)
         if prompts_wait:
             rows = self._max_tokens - plan.room
-            plan.room = min(plan.room, self._budget.prompt_room(rows))
+            left_out = len(going) - len(decodes)
+            plan.room = min(plan.room, self._budget.prompt_room(rows, left_out))
         self._put_running(prefills, plan)
 
     def _make_place(self) -> None:
-        """Let a tenant that has nothing in a full batch have a place of one that has several, and
-        has been served more: else what gives way would be next again.
-
-        Places become free when texts end, which with long ones takes as long as they please. What
-        is preempted finds its keys and values in the cache again, unless memory is short.
-        """
+        """Let whoever waits for a place of a full batch have one, if another should give way."""
         if len(self._running) < self._max_running or not self._waiting:
             return
-        first = self._waiting.first().request
-        places = Counter(sequence.request.tenant for sequence in self._running)
-        tenant, most = places.most_common(1)[0]
-        served = self._waiting.counters
-        if first.tenant in places or most < 2 or served[first.tenant] > served[tenant]:
-            return
-        victim = next(each for each in reversed(self._running) if each.request.tenant == tenant)
-        if victim.request.priority >= first.priority:
+        victim = place_for(self._waiting.first(), self._running, self._waiting.counters)
+        if victim is not None:
             self._preempt(victim)
+
+    def _who_gives_way(self) -> frozenset[str]:
+        """Tenants that leave the next step to prompts that go first."""
+        giving_way = frozenset[str]()
+        for sequence in self._running:
+            if sequence.num_pending > 1:
+                giving_way |= sequence.goes_before
+        if self._waiting and len(self._running) < self._max_running:
+            giving_way |= self._goes_before(self._waiting.first())
+        return giving_way
+
+    def _goes_before(self, newcomer: Sequence) -> frozenset[str]:
+        return tenants_to_give_way(newcomer, self._running, self._waiting.counters)
 
     def _put_drafts(self, drafter: Drafter, plan: "_Plan", room: int) -> None:
         """Add drafts to the decodes, where step and blocks have room for them."""
@@ -183,8 +201,9 @@ class Scheduler:
     def _admit(self, plan: "_Plan") -> None:
         while plan.room > 0 and self._waiting and len(self._running) < self._max_running:
             sequence = self._waiting.first()
-            if not plan.has_room_for(sequence) or not self._take_blocks(sequence):
+            if not plan.may_run(sequence) or not self._take_blocks(sequence):
                 return
+            sequence.goes_before = self._goes_before(sequence)
             again = sequence.scheduled_s is not None  # its tenant has paid for the first time
             self._waiting.admit(sequence, 0 if again else sequence.num_pending)
             insort(self._running, sequence, key=lambda other: other.order)
@@ -248,14 +267,21 @@ class Scheduler:
 
 
 class _Plan:
-    """A step in the making: its chunks, and for how many more tokens there is room."""
+    """A step in the making: its chunks, and for how many more tokens there is room.
 
-    def __init__(self, room: int) -> None:
+    no_prompts: tenants whose prompts have to wait.
+    """
+
+    def __init__(self, room: int, no_prompts: frozenset[str]) -> None:
         self.room = room
+        self._no_prompts = no_prompts
         self.chunks: dict[Sequence, Chunk] = {}
         self._prompt_logprob_room = MAX_PROMPT_LOGPROBS
 
-    def has_room_for(self, sequence: Sequence) -> bool:
+    def may_run(self, sequence: Sequence) -> bool:
+        """Whether a prompt may be in it."""
+        if sequence.request.tenant in self._no_prompts:
+            return False
         return not sequence.lacks_prompt_logprobs or self._prompt_logprob_room > 0
 
     def count_for(self, sequence: Sequence) -> int:

@@ -11,6 +11,9 @@ from workers.sequence import Sequence
 AGEING_S = 5.0
 # What a tenant is charged for each token, as in the VTC paper.
 PROMPT_WEIGHT, OUTPUT_WEIGHT = 1, 2
+# How far a tenant that comes back is put before those that wait: about a request or two. Without it
+# a tenant with little would be behind one of several with much whenever it has just been served.
+CREDIT = 1024
 MAX_TENANTS = 10_000  # that are remembered
 
 
@@ -18,8 +21,9 @@ class VirtualCounters:
     """What each tenant has been served, in weighted tokens.
 
     The virtual token counter of Sheng et al., "Fairness in Serving Large Language Models" (OSDI
-    2024): who has the smallest counter is next, and a tenant that comes back after a pause gets no
-    credit for it: its counter is lifted to the smallest of those that wait.
+    2024): who has the smallest counter is next, and a tenant that comes back after a pause gets
+    little credit for it: its counter is lifted to the smallest of those that wait, less CREDIT. (In
+    the paper it gets none. It stays far below what requests of any length make of the difference.)
     """
 
     def __init__(self) -> None:
@@ -41,7 +45,8 @@ class VirtualCounters:
         """One more request of the tenant waits."""
         if tenant not in self._waiting:
             others = [self[other] for other in self._waiting]
-            self._served[tenant] = max(self[tenant], min(others, default=self._floor))
+            smallest = min(others, default=self._floor)
+            self._served[tenant] = max(self[tenant], smallest - CREDIT)
             self._forget_some()
         self._waiting[tenant] += 1
 

@@ -43,14 +43,16 @@ engines = st.builds(
 # few different tokens, so that prefixes coincide
 prompts = st.lists(st.integers(0, 1), min_size=1, max_size=30)
 requests = st.builds(
-    lambda prompt, max_tokens, priority, prompt_logprobs: replace(
+    lambda prompt, max_tokens, priority, prompt_logprobs, tenant: replace(
         request("?", prompt, max_tokens=max_tokens, prompt_logprobs=prompt_logprobs),
         priority=priority,
+        tenant=tenant,
     ),
     prompts,
     st.integers(1, 30),
     st.integers(-1, 1),
     st.sampled_from([None, None, 0, 2]),
+    st.sampled_from(["much", "much", "much", "much", "little", "less"]),
 )
 scripts = st.lists(st.tuples(st.integers(0, 20), requests), min_size=1, max_size=12)
 

@@ -5,12 +5,8 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from simulated_machine import Machine
 
-from protocol.sampling import SamplingParams
-from protocol.to_worker import Generate
-from workers.block_pool import BlockPool
-from workers.scheduler import Scheduler
-from workers.sequence import Sequence
 from workers.step_budget import (
     FIRST_TOKENS,
     GROWTH,
@@ -21,48 +17,6 @@ from workers.step_budget import (
     SLOWDOWN,
     StepBudget,
 )
-
-
-class Machine:
-    """Runs a scheduler's steps in no time, each taking fixed_s plus some time for each row."""
-
-    def __init__(self, fixed_s, decode_s, prompt_s, max_tokens=512, noise=lambda: 1.0):
-        self.scheduler = Scheduler(
-            BlockPool(4000, 16),
-            max_num_seqs=64,
-            max_num_batched_tokens=max_tokens,
-            enable_prefix_caching=False,
-        )
-        self.fixed_s, self.decode_s, self.prompt_s = fixed_s, decode_s, prompt_s
-        self.noise = noise
-        self.sequences: list[Sequence] = []
-
-    def add(self, name, length, max_tokens):
-        params = SamplingParams(seed=0, max_tokens=max_tokens)
-        sequence = Sequence.of(Generate(name, (1,) * length, params), len(self.sequences), 0.0)
-        self.sequences.append(sequence)
-        self.scheduler.add(sequence)
-
-    def seconds(self, decodes, prompts) -> float:
-        return self.fixed_s + decodes * self.decode_s + prompts * self.prompt_s
-
-    def step(self) -> tuple[list[Sequence], int, float]:
-        """The sequences that decoded, the prompt tokens beside them, and the true duration."""
-        chunks = self.scheduler.schedule()
-        decodes = [chunk.sequence for chunk in chunks if chunk.is_decode]
-        prompts = sum(chunk.count for chunk in chunks) - len(decodes)
-        seconds = self.seconds(len(decodes), prompts)
-        self.scheduler.observe(chunks, seconds * self.noise())
-        for chunk in chunks:
-            sequence = chunk.sequence
-            if chunk.samples:
-                sequence.token_ids.append(1)
-            self.scheduler.commit(chunk)
-            if sequence.num_outputs == sequence.request.sampling.max_tokens:
-                self.scheduler.remove(sequence)
-                self.sequences.remove(sequence)
-        return decodes, prompts, seconds
-
 
 machines = st.tuples(
     st.floats(1e-4, 3.0), st.floats(0.0, 0.05), st.floats(1e-6, 0.2), st.sampled_from([8, 64, 512])
