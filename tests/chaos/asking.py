@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
+from typing import Any
 
 from bench.load.http import Connection, Events, HTTPFailure, Response
 
@@ -45,7 +46,7 @@ async def ask(host: str, port: int, request: Request, stream: bool) -> Outcome:
     """The answer. A client that is cancelled has hung up."""
     stream = stream and request.can_stream
     async with _response(host, port, *_message(request, stream)) as response:
-        return await _read(response, request.path, stream)
+        return await _read(response, request, stream)
 
 
 async def look(host: str, port: int, path: str) -> bytes:
@@ -73,22 +74,37 @@ async def _response(host: str, port: int, head: bytes, body: bytes) -> AsyncIter
             raise Broken(own_port, error) from error
 
 
-async def _read(response: Response, path: str, stream: bool) -> Outcome:
+async def _read(response: Response, request: Request, stream: bool) -> Outcome:
     if not stream:
-        return _READ_WHOLE[path](await response.read())
+        return read_whole(request, await response.read())
     cut, events = Events(), []
     async for part in response.parts():
         events += cut.feed(part)
-    return _READ_STREAM[path](events)
+    return read_stream(request, events)
 
 
-def _message(request: Request, stream: bool) -> tuple[bytes, bytes]:
+def body_of(request: Request, stream: bool) -> dict[str, Any]:
+    """The body to send. A stream is to tell its usage, too."""
     body = dict(request.body)
     if stream:
         body["stream"] = True
         if request.path in (CHAT, COMPLETIONS):
             body["stream_options"] = {"include_usage": True}
-    data = json.dumps(body).encode()
+    return body
+
+
+def read_whole(request: Request, body: bytes) -> Outcome:
+    """What an answer says that was not streamed."""
+    return _READ_WHOLE[request.path](body)
+
+
+def read_stream(request: Request, events: list[bytes]) -> Outcome:
+    """What a stream's events say. Wrong, if they are no whole answer."""
+    return _READ_STREAM[request.path](events)
+
+
+def _message(request: Request, stream: bool) -> tuple[bytes, bytes]:
+    data = json.dumps(body_of(request, stream)).encode()
     head = (
         f"POST {request.path} HTTP/1.1\r\nHost: localhost\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"

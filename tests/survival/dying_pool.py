@@ -1,0 +1,163 @@
+"""A pool whose workers are engines in this process, none of which lives for long."""
+
+import asyncio
+import contextlib
+import itertools
+import random
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+
+from frontend.pool.dispatch import Dispatch
+from frontend.pool.flight import Flight
+from frontend.pool.interface import PoolBusy
+from protocol.state import READY, GroupState, PoolState, WorkerLoad, WorkerState
+from protocol.to_frontend import Output, Refused, StepOutputs
+from protocol.to_worker import Abort, Generate
+from workers.engine import Engine
+from workers.errors import RequestRefused
+
+GROUP = "main"
+WORKERS = 2
+_IDLE = WorkerLoad(0, 0, 0.0, 0, 0.0)
+
+
+@dataclass
+class _Worker:
+    """steps_left: how many more it makes; None: any number. number: of its next message.
+    has_lost_one: and not sent a message since."""
+
+    engine: Engine
+    steps_left: int | None
+    number: int = 0
+    has_lost_one: bool = False
+    arrived: list[Generate | Abort] = field(default_factory=list)
+
+    def next_number(self) -> int:
+        self.number += 1
+        return self.number - 1
+
+
+class DyingPool:
+    """Some engines at a time. Each makes as many steps as `life` says and is lost, with or
+    without what its last step gave, or loses one message and lives on.
+
+    make_engine: of each of the places. life: None: workers live for ever.
+    """
+
+    def __init__(
+        self,
+        make_engine: Callable[[int], Engine],
+        rng: random.Random,
+        life: Callable[[random.Random], int] | None,
+    ) -> None:
+        self._make_engine, self._rng, self._life = make_engine, rng, life
+        self._dispatch = Dispatch(self._send, max_replays=1_000_000, on_replay=self._count)
+        self._versions = itertools.count()
+        self._starts: defaultdict[int, int] = defaultdict(int)
+        self._workers: dict[str, _Worker] = {}
+        self.replays = 0
+        for place in range(WORKERS):
+            self._start(place)
+        self._tell()
+
+    @property
+    def state(self) -> PoolState:
+        return self._state
+
+    @property
+    def in_flight(self) -> int:
+        return self._dispatch.in_flight
+
+    def generate(self, group: str, request: Generate) -> Flight:
+        return self._dispatch.generate(group, request)
+
+    def why_busy(self) -> PoolBusy | None:
+        return None
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        task = asyncio.create_task(self._run())
+        try:
+            yield
+            assert not task.done(), task.exception()
+        finally:
+            task.cancel()
+
+    async def _run(self) -> None:
+        while True:
+            for worker_id, worker in list(self._workers.items()):
+                self._step(worker_id, worker)
+            await asyncio.sleep(0)
+
+    def _step(self, worker_id: str, worker: _Worker) -> None:
+        for message in worker.arrived:
+            self._obey(worker_id, worker, message)
+        worker.arrived.clear()
+        if not worker.engine.has_work:
+            if worker.has_lost_one:  # workers always let something follow
+                self._deliver(worker_id, worker, [])
+            return
+        outputs = worker.engine.step()
+        if worker.steps_left is None or worker.steps_left > 0:
+            self._deliver(worker_id, worker, outputs)
+        if worker.steps_left is not None:
+            worker.steps_left -= 1
+            if worker.steps_left < 0:
+                self._strike(worker_id, worker, outputs)
+
+    def _strike(self, worker_id: str, worker: _Worker, outputs: list[Output]) -> None:
+        kind = self._rng.choice(["before it tells", "after it told", "a message is lost"])
+        if kind == "after it told":
+            self._deliver(worker_id, worker, outputs)
+        if kind == "a message is lost":
+            worker.next_number()
+            worker.has_lost_one = True
+            worker.steps_left = self._life(self._rng) if self._life else None
+        else:
+            del self._workers[worker_id]
+            self._start(int(worker_id.partition(".")[0].rpartition("-")[2]))
+            self._tell()
+
+    def _obey(self, worker_id: str, worker: _Worker, message: Generate | Abort) -> None:
+        if isinstance(message, Abort):
+            for request_id in message.request_ids:
+                worker.engine.abort(request_id)
+            return
+        try:
+            worker.engine.add(message)
+        except RequestRefused as refusal:
+            told = (message.request_id, refusal.reason, refusal.retry_elsewhere, 0.0)
+            self._dispatch.on_message(worker_id, Refused(worker_id, worker.next_number(), *told))
+            return
+        if message.is_replay:
+            taken = Output(message.request_id, (), len(message.output_token_ids))
+            self._deliver(worker_id, worker, [taken])
+
+    def _deliver(self, worker_id: str, worker: _Worker, outputs: list[Output]) -> None:
+        worker.has_lost_one = False
+        message = StepOutputs(worker_id, worker.next_number(), tuple(outputs))
+        self._dispatch.on_message(worker_id, message)
+
+    def _send(self, worker_id: str, message: Generate | Abort) -> bool:
+        worker = self._workers.get(worker_id)
+        if worker is not None:
+            worker.arrived.append(message)
+        return worker is not None
+
+    def _start(self, place: int) -> None:
+        worker_id = f"{GROUP}-{place}.{self._starts[place]}"
+        self._starts[place] += 1
+        life = None if self._life is None else self._life(self._rng)
+        self._workers[worker_id] = _Worker(self._make_engine(place), life)
+
+    def _tell(self) -> None:
+        workers = tuple(
+            WorkerState(name, GROUP, 1, READY, f"ipc://{name}", _IDLE) for name in self._workers
+        )
+        group = GroupState(GROUP, len(workers), "")
+        state = PoolState("epoch", next(self._versions), (group,), workers, ())
+        self._state = self._dispatch.on_state(state)
+
+    def _count(self, group: str) -> None:
+        self.replays += 1

@@ -1,0 +1,122 @@
+"""Every kind of request, over workers that die after a few tokens: the same answer to the token.
+
+The frontend is the real application, the workers are real engines on a tiny model; only the sockets
+between them are left out.
+"""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from shared_checkers import new_grammars
+
+from bench.load.http import Events
+from coordinator.models import PreparedModel, PrepareOptions, prepare_model
+from frontend.app import create_app
+from frontend.metrics import Metrics
+from frontend.text.model import TextModel
+from protocol.config import EngineConfig, GroupConfig, PoolConfig, ServingOptions, SpeculativeConfig
+from tests.chaos.answers import Outcome
+from tests.chaos.asking import body_of, read_stream, read_whole
+from tests.chaos.catalogue import Request, make_requests
+from tests.chaos.models import SERVED_AS, save_chaos_model
+from workers.build import build_engine
+from workers.engine import Engine
+
+from .dying_pool import GROUP, WORKERS, DyingPool
+
+Life = Callable[[random.Random], int] | None
+MakeEngine = Callable[[int], Engine]
+REQUESTS = {request.name: request for request in make_requests()}
+
+
+def few_steps(rng: random.Random) -> int:
+    return rng.choice([0, 0, 1, 2, 5, 11, 23])
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> PreparedModel:
+    folder = save_chaos_model(tmp_path_factory.mktemp("models") / "tiny")
+    return prepare_model(str(folder), PrepareOptions(tmp_path_factory.mktemp("text")), print)
+
+
+@pytest.fixture(scope="module", params=["plain", "prompt lookup"])
+def make_engine(request: pytest.FixtureRequest, model: PreparedModel) -> MakeEngine:
+    """Engines of one place share a model and what is in its cache, of which they know nothing."""
+    lookup = SpeculativeConfig(method="ngram", num_speculative_tokens=4)
+    speculative = lookup if request.param == "prompt lookup" else None
+    config = EngineConfig(
+        dtype="float32", threads=1, kv_cache_bytes=2**24, speculative_config=speculative
+    )
+    first = [
+        build_engine(model.model_path, config, 1, print, model.text_path) for _ in range(WORKERS)
+    ]
+
+    def make(place: int) -> Engine:
+        return Engine(
+            first[place]._runner,
+            max_num_seqs=config.max_num_seqs,
+            max_num_batched_tokens=512,
+            speculative_config=speculative,
+            grammars=first[place]._grammars,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def right(make_engine: MakeEngine) -> dict[str, Outcome]:
+    """The undisturbed answers, each asked for once."""
+    return {}
+
+
+async def answer(
+    pool: DyingPool, model: PreparedModel, folder: Path, request: Request, stream: bool
+) -> Outcome:
+    group = GroupConfig(
+        name=GROUP,
+        model=SERVED_AS,
+        model_path=model.model_path,
+        text_path=model.text_path,
+        served_names=(SERVED_AS,),
+        workers=WORKERS,
+        serving=ServingOptions(),
+    )
+    config = PoolConfig(run_dir=folder, groups=(group,))
+    texts = {GROUP: TextModel.load(model.text_path)}
+    app = create_app(config, texts, pool, Metrics(config), new_grammars())
+    async with pool.running(), app.test_app() as serving:
+        response = await serving.test_client().post(request.path, json=body_of(request, stream))
+        data = await response.get_data()
+    assert response.status_code == 200, data
+    assert pool.in_flight == 0
+    return read_stream(request, Events().feed(data)) if stream else read_whole(request, data)
+
+
+@pytest.mark.parametrize(
+    ("name", "stream"),
+    [
+        pytest.param(name, stream, id=f"{name}, {'streamed' if stream else 'whole'}")
+        for name, request in REQUESTS.items()
+        for stream in (False, True)
+        if request.can_stream or not stream
+    ],
+)
+async def test_an_answer_is_the_same_over_workers_that_die(
+    name: str,
+    stream: bool,
+    make_engine: MakeEngine,
+    model: PreparedModel,
+    right: dict[str, Outcome],
+    tmp_path: Path,
+) -> None:
+    request = REQUESTS[name]
+    rng = random.Random(name)
+    if name not in right:
+        calm = DyingPool(make_engine, rng, None)
+        right[name] = await answer(calm, model, tmp_path, request, False)
+    dying = DyingPool(make_engine, rng, few_steps)
+    got = await answer(dying, model, tmp_path, request, stream)
+    assert not right[name].differences(got)
+    assert dying.replays > 3
