@@ -10,10 +10,10 @@ from protocol.to_worker import Generate
 
 # A prefix shorter than this costs less to compute again than an uneven load does.
 AFFINITY_TOKENS = 256
-# How far above the mean a worker's load may be for it to be chosen for its cache.
+# How far above the mean a worker's load may be, with the request, if it is chosen for its cache.
+# Where the mean is small that is a part of a request, and no prefix would find its worker: so one
+# above the mean it may have anyway, and in a pool that is nearly idle two in all.
 LOAD_BOUND = 1.25
-# So many requests a worker may have for its cache whatever the mean is: in a pool that is nearly
-# idle the mean is a fraction of a request.
 NEVER_BUSY = 2
 
 
@@ -45,11 +45,10 @@ def choose(candidates: Sequence[Candidate], request: Generate) -> str:
         return random.choice([each.worker_id for each in candidates if each.expected == least])
     preferred = sorted(candidates, key=lambda one: _weight(key, one.worker_id))
     mean = (sum(each.load for each in candidates) + 1) / len(candidates)
-    bound = max(NEVER_BUSY, LOAD_BOUND * mean)
+    bound = max(NEVER_BUSY, mean + 1, LOAD_BOUND * mean)
     for each in preferred:
         if each.load + 1 <= bound:
             return each.worker_id
-    # Small whole numbers: all may have the same and be over the bound with one more.
     return min(preferred, key=lambda one: one.expected).worker_id
 
 

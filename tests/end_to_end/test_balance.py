@@ -1,12 +1,16 @@
 """How requests are spread over workers by several frontends."""
 
+import contextlib
 import random
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
 from servers import Launch, Server, wait_for
+
+from frontend.pool.shared_load import ROWS
 
 WORKERS = 4
 PREFIX_TOKENS = 512
@@ -40,25 +44,25 @@ def test_a_burst_of_equal_requests_is_spread_evenly(server: Server, spread_s: fl
         list(threads.map(lambda delay: ask(server, prompt, 600, delay), delays))
     after = sum(before) + requests * len(prompt)
     wait_for(lambda: sum(looked_up(server)) == after, "all counted")
-    got = [
-        (now - then) / len(prompt) for now, then in zip(looked_up(server), before, strict=True)
-    ]
+    differences = zip(looked_up(server), before, strict=True)
+    got = [(now - then) / len(prompt) for now, then in differences]
     assert max(got) - min(got) <= 2, got
 
 
 def ask_with_shared_prefixes(server: Server, workers: int) -> tuple[float, list[float]]:
-    """160 requests of 16 users with 8 prefixes, some far more popular than others.
+    """240 requests of 16 users with 8 prefixes, some far more popular than others. If all workers
+    computed all prefixes, as without affinity, fewer hits were found than the test asks for.
 
     Returns the share of prompt tokens that were found in caches, and how many requests each worker
     served. They are equally long.
     """
     rng = random.Random(5)
     prefixes = [[rng.randrange(5, 200) for _ in range(PREFIX_TOKENS)] for _ in range(8)]
-    chosen = rng.choices(prefixes, [1 / (rank + 1) for rank in range(8)], k=160)
+    chosen = rng.choices(prefixes, [1 / (rank + 1) for rank in range(8)], k=240)
     prompts = [[*one, *(rng.randrange(5, 200) for _ in range(SUFFIX_TOKENS))] for one in chosen]
     hits, queries = server.metric("headrace:prefix_cache_hits_total"), looked_up(server, workers)
     with ThreadPoolExecutor(16) as threads:
-        list(threads.map(lambda prompt: ask(server, prompt, 8), prompts))
+        list(threads.map(lambda prompt: ask(server, prompt, 40), prompts))
     served = [now - then for now, then in zip(looked_up(server, workers), queries, strict=True)]
     hits = server.metric("headrace:prefix_cache_hits_total") - hits
     return hits / sum(served), [tokens / (PREFIX_TOKENS + SUFFIX_TOKENS) for tokens in served]
@@ -74,3 +78,43 @@ def test_shared_prefixes_are_found_and_popular_ones_do_not_fill_one_worker(
     print(f"hits {hit_rate:.3f}, alone {alone:.3f}, served {served}")
     assert hit_rate >= 0.9 * alone, (hit_rate, alone)
     assert max(served) <= 1.25 * sum(served) / WORKERS, served
+
+
+def shared_counts(server: Server) -> list[int]:
+    """What all frontends have published of their requests in flight, by worker."""
+    files = sorted((server.run_dir / "load" / "workers").iterdir())
+    return [sum(memoryview(file.read_bytes()).cast("q")) for file in files]
+
+
+def test_nothing_is_counted_when_all_is_done(server: Server) -> None:
+    with ThreadPoolExecutor(16) as threads:
+        list(threads.map(lambda _: ask(server, [5, 6, 7], 20), range(16)))
+    wait_for(lambda: shared_counts(server) == [0] * WORKERS, "no request in flight")
+
+
+def test_requests_of_a_killed_frontend_are_counted_no_more(launch: Launch) -> None:
+    """Nor are those of the worker that is killed afterwards, or of clients that have gone."""
+    server = launch("--workers", "2", "--frontends", "2", step_s=0.01)
+    body = {"prompt": [5, 6, 7], "max_tokens": 2000, "ignore_eos": True, "stream": True}
+    with ThreadPoolExecutor(8) as threads:
+
+        def begin(_: int) -> None:
+            url = f"{server.url}/v1/completions"
+            with (
+                contextlib.suppress(httpx.TransportError),
+                httpx.stream("POST", url, json=body) as a,
+            ):
+                next(a.iter_lines())
+                wait_for(is_struck.is_set, "the blow")
+                time.sleep(0.5)  # then the client hangs up
+
+        is_struck = threading.Event()
+        waiting = threads.map(begin, range(8))
+        wait_for(lambda: sum(shared_counts(server)) == 8, "all begun")
+        server.children("frontend.main")[0].kill()
+        server.children("workers.main")[0].kill()
+        is_struck.set()
+        list(waiting)
+    wait_for(lambda: sum(shared_counts(server)) == 0, "no request in flight")
+    rows = memoryview((server.run_dir / "load" / "frontends").read_bytes()).cast("q")
+    assert sum(at > 0 for at in rows[:ROWS]) == 2  # the successor has taken the row
