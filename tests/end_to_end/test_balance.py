@@ -50,7 +50,7 @@ def test_a_burst_of_equal_requests_is_spread_evenly(server: Server, spread_s: fl
 
 
 def ask_with_shared_prefixes(server: Server, workers: int) -> tuple[float, list[float]]:
-    """240 requests of 16 users with 8 prefixes, some far more popular than others. If all workers
+    """240 requests of 24 users with 8 prefixes, some far more popular than others. If all workers
     computed all prefixes, as without affinity, fewer hits were found than the test asks for.
 
     Returns the share of prompt tokens that were found in caches, and how many requests each worker
@@ -61,7 +61,7 @@ def ask_with_shared_prefixes(server: Server, workers: int) -> tuple[float, list[
     chosen = rng.choices(prefixes, [1 / (rank + 1) for rank in range(8)], k=240)
     prompts = [[*one, *(rng.randrange(5, 200) for _ in range(SUFFIX_TOKENS))] for one in chosen]
     hits, queries = server.metric("headrace:prefix_cache_hits_total"), looked_up(server, workers)
-    with ThreadPoolExecutor(16) as threads:
+    with ThreadPoolExecutor(24) as threads:
         list(threads.map(lambda prompt: ask(server, prompt, 40), prompts))
     served = [now - then for now, then in zip(looked_up(server, workers), queries, strict=True)]
     hits = server.metric("headrace:prefix_cache_hits_total") - hits
@@ -92,29 +92,33 @@ def test_nothing_is_counted_when_all_is_done(server: Server) -> None:
     wait_for(lambda: shared_counts(server) == [0] * WORKERS, "no request in flight")
 
 
-def test_requests_of_a_killed_frontend_are_counted_no_more(launch: Launch) -> None:
-    """Nor are those of the worker that is killed afterwards, or of clients that have gone."""
-    server = launch("--workers", "2", "--frontends", "2", step_s=0.01)
+def rows_taken(server: Server) -> int:
+    rows = memoryview((server.run_dir / "load" / "frontends").read_bytes()).cast("q")
+    return sum(seen_at > 0 for seen_at in rows[:ROWS])
+
+
+def hold_stream(server: Server, until: threading.Event) -> None:
+    """A stream whose client hangs up a moment after an event, if it has not broken by then."""
     body = {"prompt": [5, 6, 7], "max_tokens": 2000, "ignore_eos": True, "stream": True}
+    url = f"{server.url}/v1/completions"
+    with contextlib.suppress(httpx.TransportError), httpx.stream("POST", url, json=body) as answer:
+        lines = answer.iter_lines()  # held, as its end would close the stream
+        next(lines)
+        until.wait(30)
+        time.sleep(0.5)
+
+
+def test_requests_of_a_killed_frontend_are_counted_no_more(launch: Launch) -> None:
+    """Nor are those of a worker that is killed with it, or of clients that have gone."""
+    server = launch("--workers", "2", "--frontends", "2", step_s=0.01)
+    is_struck = threading.Event()
     with ThreadPoolExecutor(8) as threads:
-
-        def begin(_: int) -> None:
-            url = f"{server.url}/v1/completions"
-            with (
-                contextlib.suppress(httpx.TransportError),
-                httpx.stream("POST", url, json=body) as a,
-            ):
-                next(a.iter_lines())
-                wait_for(is_struck.is_set, "the blow")
-                time.sleep(0.5)  # then the client hangs up
-
-        is_struck = threading.Event()
-        waiting = threads.map(begin, range(8))
+        streams = [threads.submit(hold_stream, server, is_struck) for _ in range(8)]
         wait_for(lambda: sum(shared_counts(server)) == 8, "all begun")
         server.children("frontend.main")[0].kill()
         server.children("workers.main")[0].kill()
         is_struck.set()
-        list(waiting)
+        for stream in streams:
+            stream.result()
     wait_for(lambda: sum(shared_counts(server)) == 0, "no request in flight")
-    rows = memoryview((server.run_dir / "load" / "frontends").read_bytes()).cast("q")
-    assert sum(at > 0 for at in rows[:ROWS]) == 2  # the successor has taken the row
+    wait_for(lambda: rows_taken(server) == 2, "the successor has the row")
