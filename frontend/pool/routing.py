@@ -13,7 +13,7 @@ AFFINITY_TOKENS = 256
 # How far above the mean a worker's load may be, with the request, if it is chosen for its cache.
 # Where the mean is small that is a part of a request, and no prefix would find its worker: so one
 # above the mean it may have anyway, and in a pool that is nearly idle two in all.
-LOAD_BOUND = 1.25
+LOAD_BOUND = 1.2
 NEVER_BUSY = 2
 
 

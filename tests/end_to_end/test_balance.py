@@ -50,7 +50,7 @@ def test_a_burst_of_equal_requests_is_spread_evenly(server: Server, spread_s: fl
 
 
 def ask_with_shared_prefixes(server: Server, workers: int) -> tuple[float, list[float]]:
-    """240 requests of 24 users with 8 prefixes, some far more popular than others. If all workers
+    """240 requests of 32 users with 8 prefixes, some far more popular than others. If all workers
     computed all prefixes, as without affinity, fewer hits were found than the test asks for.
 
     Returns the share of prompt tokens that were found in caches, and how many requests each worker
@@ -61,8 +61,8 @@ def ask_with_shared_prefixes(server: Server, workers: int) -> tuple[float, list[
     chosen = rng.choices(prefixes, [1 / (rank + 1) for rank in range(8)], k=240)
     prompts = [[*one, *(rng.randrange(5, 200) for _ in range(SUFFIX_TOKENS))] for one in chosen]
     hits, queries = server.metric("headrace:prefix_cache_hits_total"), looked_up(server, workers)
-    with ThreadPoolExecutor(24) as threads:
-        list(threads.map(lambda prompt: ask(server, prompt, 40), prompts))
+    with ThreadPoolExecutor(32) as threads:
+        list(threads.map(lambda prompt: ask(server, prompt, 80), prompts))
     served = [now - then for now, then in zip(looked_up(server, workers), queries, strict=True)]
     hits = server.metric("headrace:prefix_cache_hits_total") - hits
     return hits / sum(served), [tokens / (PREFIX_TOKENS + SUFFIX_TOKENS) for tokens in served]

@@ -65,11 +65,11 @@ def choose_again(*loads: int) -> bool:
         ((2, 0, 0, 0, 0, 0, 0, 0), False),
         ((2, 2, 2, 2), True),  # one more than the others does no harm
         ((3, 2, 2, 1), False),
-        ((9, 8, 7, 7), True),  # with it 10, of 8 in the mean
-        ((10, 7, 7, 7), False),
+        ((11, 10, 9, 9), True),  # with it 12, of 10 in the mean
+        ((12, 9, 9, 9), False),
     ],
 )
-def test_affinity_bears_a_quarter_more_than_the_mean_or_one_request(
+def test_affinity_bears_a_fifth_more_than_the_mean_or_one_request(
     loads: tuple[int, ...], is_found: bool
 ) -> None:
     assert choose_again(*loads) == is_found
