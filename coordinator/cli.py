@@ -93,7 +93,7 @@ def _prepare(flags: list[str]) -> int:
         notifier.status("preparing models")
         # Without this file, nothing starts on what is half prepared.
         PoolConfig.file(run_dir).unlink(missing_ok=True)
-        for left in ("text", "metrics"):
+        for left in ("text", "metrics", "load"):
             shutil.rmtree(run_dir / left, ignore_errors=True)
         config = _configure(run_dir, pool, groups)
     except (OptionError, ModelError) as error:

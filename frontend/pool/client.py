@@ -12,6 +12,7 @@ import zmq.asyncio
 from frontend.pool.dispatch import Dispatch
 from frontend.pool.flight import Flight
 from frontend.pool.interface import PoolBusy
+from frontend.pool.shared_load import open_shared_load
 from frontend.vital import create_vital_task
 from protocol import PROTOCOL_VERSION, sockets, to_coordinator, to_frontend, to_worker
 from protocol.codec import DecodeError
@@ -37,7 +38,10 @@ class PoolClient:
     ) -> None:
         self._config, self._id = config, frontend_id
         self._context = zmq.asyncio.Context()
-        self._dispatch = Dispatch(self._send, config.max_replays, on_replay=on_replay)
+        shared = open_shared_load(config.run_dir / "load", frontend_id)
+        self._dispatch = Dispatch(
+            self._send, config.max_replays, on_replay=on_replay, shared=shared
+        )
         self._state: PoolState | None = None
         self._has_news = asyncio.Event()
         self._workers: dict[str, Any] = {}
@@ -76,6 +80,7 @@ class PoolClient:
         for task in [*self._tasks, *self._readers.values()]:
             task.cancel()
         await asyncio.gather(*self._tasks, *self._readers.values(), return_exceptions=True)
+        self._dispatch.close()
         self._context.destroy(linger=0)
 
     # Workers
@@ -141,6 +146,7 @@ class PoolClient:
 
     async def _beat(self) -> None:
         while True:
+            self._dispatch.beat()
             load = FrontendLoad(self._dispatch.in_flight)
             self._tell(to_coordinator.FrontendHeartbeat(self._id, load))
             await asyncio.sleep(HEARTBEAT_S)

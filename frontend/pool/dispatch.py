@@ -7,7 +7,6 @@ message, the flight goes on elsewhere with the tokens that it has. It ends exact
 import logging
 import math
 import time
-from collections import defaultdict
 from collections.abc import Callable, Collection
 from dataclasses import replace
 
@@ -19,8 +18,10 @@ from frontend.pool.interface import (
     RequestLost,
     RequestRejected,
 )
+from frontend.pool.loads import Loads
 from frontend.pool.probation import Probation
 from frontend.pool.routing import Candidate, choose
+from frontend.pool.shared_load import SharedLoad
 from protocol.state import DRAINING, READY, STALLED, STARTING, GroupState, PoolState, WorkerState
 from protocol.to_frontend import Refused, StepOutputs
 from protocol.to_worker import Abort, Generate
@@ -46,9 +47,10 @@ class Dispatch:
         max_replays: int = 3,
         clock: Callable[[], float] = time.monotonic,
         on_replay: Callable[[str], None] = lambda group: None,
+        shared: SharedLoad | None = None,
     ) -> None:
         """max_replays: of one request for failures that it may be to blame for. on_replay: told the
-        group of each request that is sent again."""
+        group of each request that is sent again. shared: what other frontends have in flight."""
         self._send, self._on_replay = send, on_replay
         self._max_replays = max_replays
         self._probation = Probation()
@@ -56,21 +58,18 @@ class Dispatch:
         self._workers: dict[str, WorkerState] = {}
         self._fullness = Fullness(clock)
         self._has_news = False  # a frontend that has just started knows of no worker yet
-        self._others_load: dict[str, int] = {}
-        self._other_frontends = 0
-        self._carried: defaultdict[str, dict[str, Flight]] = defaultdict(dict)
+        self._loads = Loads(shared)
         self._expected: dict[str, int] = {}
         self._stranded: dict[Flight, float] = {}  # and since when
         self._groups: dict[str, GroupState] = {}
 
     @property
     def in_flight(self) -> int:
-        carried = sum(len(flights) for flights in self._carried.values())
-        return carried + len(self._stranded) + len(self._probation)
+        return len(self._loads) + len(self._stranded) + len(self._probation)
 
     def carried_by(self, worker_id: str) -> Collection[str]:
         """What a worker calls the requests that it has of this frontend."""
-        return self._carried.get(worker_id, {}).keys()
+        return self._loads.carried_by(worker_id).keys()
 
     def generate(self, group: str, request: Generate) -> Flight:
         """A stream that sends the request when its first output is asked for."""
@@ -79,6 +78,14 @@ class Dispatch:
     def why_busy(self) -> PoolBusy | None:
         """What any request would fail with now, as far as is known before it is looked at."""
         return self._fullness.why_busy()
+
+    def beat(self) -> None:
+        """Say to the other frontends that this one lives; to be called some times a second."""
+        self._loads.refresh()
+
+    def close(self) -> None:
+        """This frontend ends: the others count nothing of it any more."""
+        self._loads.close()
 
     # News of the pool
 
@@ -96,12 +103,7 @@ class Dispatch:
         lost |= {worker.worker_id for worker in workers if worker.state == STALLED}
         self._workers = {worker.worker_id: worker for worker in workers}
         self._fullness.on_workers(state, workers)
-        self._others_load.clear()
-        self._other_frontends = max(len(state.frontends) - 1, 0)
-        for worker in workers:
-            known = worker.load.running + worker.load.waiting
-            own = len(self._carried.get(worker.worker_id, ()))
-            self._others_load[worker.worker_id] = max(0, known - own)
+        self._loads.on_state(state, workers)
         for worker_id in lost:
             self.on_lost(worker_id, has_failed=worker_id not in draining)
         self._resume_stranded()
@@ -111,7 +113,7 @@ class Dispatch:
         """A worker answers no more: its requests go on elsewhere. has_failed: it did not end in
         an orderly way, and something that ran in it may be why."""
         self._expected.pop(worker_id, None)
-        flights = self._carried.pop(worker_id, {})
+        flights = self._loads.remove_all(worker_id)
         if flights:
             log.warning("%s is lost: %d requests go on elsewhere", worker_id, len(flights))
         blamed = self._probation.blamed(list(flights.values())) if has_failed else ()
@@ -129,12 +131,12 @@ class Dispatch:
             self._on_gap(worker_id)
             return
         if isinstance(message, Refused):
-            flight = self._carried[worker_id].pop(message.request_id, None)
+            flight = self._loads.remove(worker_id, message.request_id)
             self._fullness.on_refused(worker_id, message)
             if flight is not None:
                 self._on_refused(worker_id, flight, message)
             return
-        carried = self._carried[worker_id]
+        carried = self._loads.carried_by(worker_id)
         for output in message.outputs:
             flight = carried.get(output.request_id)
             if flight is None:
@@ -160,7 +162,7 @@ class Dispatch:
 
     def _on_gap(self, worker_id: str) -> None:
         log.error("a message from %s is missing", worker_id)
-        flights = self._carried.pop(worker_id, {})
+        flights = self._loads.remove_all(worker_id)
         if flights:
             self._send(worker_id, Abort(tuple(flights)))
         for flight in flights.values():
@@ -182,10 +184,11 @@ class Dispatch:
         ready = self._ready(flight.group)
         while candidates := [each for each in ready if each.worker_id not in flight.refused_by]:
             worker_id = choose(candidates, flight.request)
+            self._loads.add(worker_id, flight)  # at once: other frontends choose meanwhile
             if self._send(worker_id, flight.to_send()):
                 flight.worker_id = worker_id
-                self._carried[worker_id][flight.wire_id] = flight
                 return
+            self._loads.remove(worker_id, flight.wire_id)
             flight.refused_by.add(worker_id)
         if ready and not flight.has_begun and not flight.met_stopping:
             retry_after_s = 1.0 if math.isinf(flight.retry_after_s) else flight.retry_after_s
@@ -240,7 +243,7 @@ class Dispatch:
         self._stranded.pop(flight, None)
         if flight.worker_id is not None:
             self._fullness.may_have_room(flight.worker_id)
-            self._carried[flight.worker_id].pop(flight.wire_id, None)
+            self._loads.remove(flight.worker_id, flight.wire_id)
             if not flight.finished:
                 self._send(flight.worker_id, Abort((flight.wire_id,)))
         if self._probation.end(flight):
@@ -248,14 +251,10 @@ class Dispatch:
 
     def _ready(self, group: str) -> list[Candidate]:
         return [
-            self._candidate(worker_id)
+            self._loads.candidate(worker_id)
             for worker_id, worker in self._workers.items()
             if worker.group == group and worker.state == READY
         ]
-
-    def _candidate(self, worker_id: str) -> Candidate:
-        others, own = self._others_load[worker_id], len(self._carried[worker_id])
-        return Candidate(worker_id, others + own, others + own * (1 + self._other_frontends))
 
     def _merge(self, worker: WorkerState) -> WorkerState:
         known = self._workers.get(worker.worker_id)

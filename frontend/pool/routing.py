@@ -4,28 +4,27 @@ import hashlib
 import random
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from protocol.to_worker import Generate
 
 # A prefix shorter than this costs less to compute again than an uneven load does.
 AFFINITY_TOKENS = 256
-# How far above the mean a worker's load may be for it to be chosen for its cache.
-LOAD_BOUND = 1.25
-# A worker with fewer requests than this is not busy. What is known of others' loads is a heartbeat
-# old, so that a request that has just ended may still be counted.
-BUSY_FROM = 3
+# How far above the mean a worker's load may be, with the request, if it is chosen for its cache.
+# Where the mean is small that is a part of a request, and no prefix would find its worker: so one
+# above the mean it may have anyway, and in a pool that is nearly idle two in all.
+LOAD_BOUND = 1.2
+NEVER_BUSY = 2
 
 
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A ready worker.
 
     load: requests that it has, as far as this frontend knows.
-    expected: what it probably has. What is known of others' requests is up to 0.3 s old; but all
-        frontends see the same and choose alike, so each takes the others to have sent a worker as
-        many as it has itself. Else all would send a burst to the worker that seemed least busy when
-        it began.
+    expected: what it probably has, where some frontends' requests are known from heartbeats alone,
+        up to 0.3 s late. They know as little, and choose alike, so each is taken to have sent a
+        worker as many as this one has. Else all would send a burst to the worker that seemed least
+        busy when it began. Where all are seen it equals the load.
     """
 
     worker_id: str
@@ -34,20 +33,23 @@ class Candidate:
 
 
 def choose(candidates: Sequence[Candidate], request: Generate) -> str:
-    """The worker that is likely to have the prompt's beginning in its cache, unless it is too
-    busy; else one of the least busy, ties broken at random.
+    """The worker that is likely to have the prompt's beginning in its cache, unless it would become
+    too busy; for short prompts one of the least busy, ties broken at random.
 
     Affinity is rendezvous hashing with bounded loads (Mirrokni et al., "Consistent Hashing with
     Bounded Loads"): all frontends agree on the order without talking to each other.
     """
     key = _prefix_key(request)
-    if key is not None:
-        bound = LOAD_BOUND * (sum(each.load for each in candidates) + 1) / len(candidates)
-        for each in sorted(candidates, key=lambda one: _weight(key, one.worker_id)):
-            if each.load < max(BUSY_FROM, bound):
-                return each.worker_id
-    least = min(each.expected for each in candidates)
-    return random.choice([each.worker_id for each in candidates if each.expected == least])
+    if key is None:
+        least = min(each.expected for each in candidates)
+        return random.choice([each.worker_id for each in candidates if each.expected == least])
+    preferred = sorted(candidates, key=lambda one: _weight(key, one.worker_id))
+    mean = (sum(each.load for each in candidates) + 1) / len(candidates)
+    bound = max(NEVER_BUSY, mean + 1, LOAD_BOUND * mean)
+    for each in preferred:
+        if each.load + 1 <= bound:
+            return each.worker_id
+    return min(preferred, key=lambda one: one.expected).worker_id
 
 
 def _prefix_key(request: Generate) -> bytes | None:

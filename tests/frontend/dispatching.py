@@ -4,6 +4,7 @@ import asyncio
 
 from frontend.pool.dispatch import Dispatch
 from frontend.pool.flight import Flight
+from frontend.pool.shared_load import SharedLoad
 from protocol.sampling import SamplingParams
 from protocol.state import (
     GroupState,
@@ -21,7 +22,7 @@ ADMISSION = Admission(cached_tokens=0, queue_s=0.0, prefill_s=0.0)
 class Wire:
     """What a dispatch has sent, and numbered answers to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, shared: SharedLoad | None = None) -> None:
         self.sent: list[tuple[str, Generate | Abort]] = []
         self.full: set[str] = set()
         self.dead: set[str] = set()  # workers of which the frontend does not know it yet
@@ -29,7 +30,12 @@ class Wire:
         self.now = 0.0
         self.groups: tuple[GroupState, ...] = ()
         self.replayed: list[str] = []
-        self.dispatch = Dispatch(self._send, clock=lambda: self.now, on_replay=self.replayed.append)
+        self.dispatch = Dispatch(
+            self._send,
+            clock=lambda: self.now,
+            on_replay=self.replayed.append,
+            shared=shared,
+        )
         self._numbers: dict[str, int] = {}
         self._version = 0
 

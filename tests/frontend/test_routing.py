@@ -2,6 +2,8 @@
 
 from collections import Counter
 
+import pytest
+
 from frontend.pool.routing import AFFINITY_TOKENS, Candidate, choose
 from protocol.sampling import SamplingParams
 from protocol.to_worker import Generate
@@ -45,11 +47,32 @@ def test_salt_parts_prefixes() -> None:
     assert len({choose(workers, request(0, salt=str(salt))) for salt in range(50)}) > 1
 
 
-def test_request_that_has_just_ended_does_not_send_the_next_one_elsewhere() -> None:
-    workers = idle("g-0.0", "g-1.0")
+def choose_again(*loads: int) -> bool:
+    """Whether a prefix finds its first choice, which has the first of these loads."""
+    workers = idle(*(f"g-{number}.0" for number in range(len(loads))))
     favourite = choose(workers, request(0))
-    stale = [Candidate(each.worker_id, *[int(each.worker_id == favourite)] * 2) for each in workers]
-    assert choose(stale, request(0)) == favourite
+    others = [each.worker_id for each in workers if each.worker_id != favourite]
+    names = [favourite, *others]
+    busy = [Candidate(name, load, load) for name, load in zip(names, loads, strict=True)]
+    return choose(busy, request(0)) == favourite
+
+
+@pytest.mark.parametrize(
+    ("loads", "is_found"),
+    [
+        ((1, 0), True),  # nearly idle
+        ((1, 0, 0, 0, 0, 0, 0, 0), True),
+        ((2, 0, 0, 0, 0, 0, 0, 0), False),
+        ((2, 2, 2, 2), True),  # one more than the others does no harm
+        ((3, 2, 2, 1), False),
+        ((11, 10, 9, 9), True),  # with it 12, of 10 in the mean
+        ((12, 9, 9, 9), False),
+    ],
+)
+def test_affinity_bears_a_fifth_more_than_the_mean_or_one_request(
+    loads: tuple[int, ...], is_found: bool
+) -> None:
+    assert choose_again(*loads) == is_found
 
 
 def test_affinity_ends_where_the_load_is_too_uneven() -> None:
