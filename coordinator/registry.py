@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from coordinator.restarts import Restarts
 from protocol import to_launcher
-from protocol.config import PoolConfig
+from protocol.config import GroupConfig, PoolConfig
 from protocol.process import EX_CONFIG
 from protocol.state import (
     DRAINING,
@@ -74,7 +74,7 @@ class Registry:
     starts_workers: bool = True
     _workers: dict[str, _Worker] = field(default_factory=dict)
     _frontends: dict[str, FrontendState] = field(default_factory=dict)
-    _restarts: dict[str, Restarts] = field(default_factory=dict)
+    _restarts: dict[str, Restarts] = field(default_factory=dict)  # by place
     _left: dict[str, float] = field(default_factory=dict)  # places to be filled again, since when
     launcher_known: bool = False
     _version: int = 0
@@ -82,7 +82,9 @@ class Registry:
     urgent: bool = True
 
     def __post_init__(self) -> None:
-        self._restarts = {group.name: Restarts() for group in self.config.groups}
+        self._restarts = {
+            place: Restarts(place) for group in self.config.groups for place in _places(group)
+        }
 
     def state(self) -> PoolState:
         """The pool as it is now, under the next version number."""
@@ -95,7 +97,7 @@ class Registry:
                 GroupState(
                     group.name,
                     group.workers,
-                    self._restarts[group.name].problem,
+                    self._problem(group),
                     self._is_replacing(group.name),
                 )
                 for group in self.config.groups
@@ -163,8 +165,8 @@ class Registry:
     # What workers say
 
     def on_worker_hello(self, message: WorkerHello, now: float) -> None:
-        if message.group not in self._restarts:
-            log.error("%s is of an unknown group", message.worker_id)
+        if _place(message.worker_id) not in self._restarts:
+            log.error("%s is of no place in this pool", message.worker_id)
             return
         known = self._workers.get(message.worker_id)
         if known is None and self.launcher_known:
@@ -183,7 +185,7 @@ class Registry:
         if state == READY and not was_ready:
             log.info("%s is ready (pid %d)", message.worker_id, message.pid)
             self._left.pop(_place(message.worker_id), None)
-            self._restarts[message.group].ready(now)
+            self._restarts[_place(message.worker_id)].ready(now)
         self.dirty = self.urgent = True
 
     def on_worker_heartbeat(self, message: WorkerHeartbeat, now: float) -> None:
@@ -239,14 +241,12 @@ class Registry:
         return ""
 
     def _missing(self, now: float) -> Iterable[Order]:
-        for group in self.config.groups:
-            places = {_place(worker_id) for worker_id in self._workers}
-            for number in range(group.workers):
-                place = f"{group.name}-{number}"
-                if place not in places and self._restarts[group.name].allowed(now):
-                    worker_id = f"{place}.{self._restarts[group.name].next_start(place)}"
-                    self._expect(worker_id, now)
-                    yield to_launcher.StartWorker(worker_id, group.name)
+        filled = {_place(worker_id) for worker_id in self._workers}
+        for place, restarts in self._restarts.items():
+            if place not in filled and restarts.allowed(now):
+                worker_id = restarts.next_id()
+                self._expect(worker_id, now)
+                yield to_launcher.StartWorker(worker_id, _place_group(place))
 
     def _expect(self, worker_id: str, now: float, published: WorkerState | None = None) -> None:
         """Note a worker that has been started and not been heard of, except perhaps by a
@@ -260,7 +260,7 @@ class Registry:
         self.dirty = self.urgent = True
 
     def _saw(self, worker_id: str) -> None:
-        restarts = self._restarts.get(_group(worker_id))
+        restarts = self._restarts.get(_place(worker_id))
         if restarts is not None:
             restarts.saw(worker_id)
 
@@ -271,12 +271,17 @@ class Registry:
             return
         self._left.pop(place, None)
         reason = worker.failure or _describe(message.exit_code)
-        restarts = self._restarts[worker.state.group]
+        restarts = self._restarts[place]
         delay_s = restarts.failed(reason, now, hopeless=message.exit_code == EX_CONFIG)
         then = f"; the next start is in {delay_s:.1f} s" if self.starts_workers else ""
         log.error("%s ended (%s)%s", message.process_id, reason, then)
         if restarts.problem:
             log.error("group %s: %s", worker.state.group, restarts.problem)
+
+    def _problem(self, group: GroupConfig) -> str:
+        """What the first place says in which something is wrong."""
+        problems = (self._restarts[place].problem for place in _places(group))
+        return next(filter(None, problems), "")
 
     def _is_replacing(self, group: str) -> bool:
         return any(_place_group(place) == group for place in self._left) or any(
@@ -298,6 +303,10 @@ class Registry:
     def _drop(self, worker_id: str) -> None:
         self._workers.pop(worker_id, None)
         self.dirty = self.urgent = True
+
+
+def _places(group: GroupConfig) -> list[str]:
+    return [f"{group.name}-{number}" for number in range(group.workers)]
 
 
 def _place(worker_id: str) -> str:

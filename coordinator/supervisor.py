@@ -183,8 +183,8 @@ class Supervisor:
         log.debug("started %s", process_id)
 
     def _next_id(self, place: str) -> str:
-        restarts = self._restarts.setdefault(place, Restarts())
-        process_id = f"{place}.{restarts.next_start(place)}"
+        restarts = self._restarts.setdefault(place, Restarts(place))
+        process_id = restarts.next_id()
         restarts.saw(process_id)
         return process_id
 
@@ -304,7 +304,7 @@ class Supervisor:
     async def _restart(self, child: Child, exit_code: int) -> None:
         """Frontends and the coordinator are the launcher's to restart."""
         place = child.process_id.rpartition(".")[0] or child.process_id
-        restarts = self._restarts.setdefault(place, Restarts())
+        restarts = self._restarts.setdefault(place, Restarts(place))
         delay_s = restarts.failed(f"exit code {exit_code}", time.monotonic(), hopeless=False)
         if restarts.problem and not self._announced:
             log.error("%s cannot be started", place)
@@ -363,8 +363,8 @@ class Supervisor:
 
     def _is_replaced(self, process_id: str) -> bool:
         """Whether another frontend has been started in this one's place since."""
-        place, _, start = process_id.rpartition(".")
-        return place != "" and self._restarts[place].next_start(place) > int(start) + 1
+        place = process_id.rpartition(".")[0]
+        return place != "" and self._restarts[place].last_id != process_id
 
     # Stopping
 
