@@ -32,9 +32,9 @@ class Start:
     uds: Path | None = None
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
-    def begin(self) -> subprocess.Popen[bytes]:
+    def begin(self, *more: str) -> subprocess.Popen[bytes]:
         where = ["--port", str(self.port)] if self.port else ["--uds", str(self.socket)]
-        flags = ["--engine", "fake", "--model", str(self.model), "--frontends", "1", *where]
+        flags = ["--engine", "fake", "--model", str(self.model), "--frontends", "1", *where, *more]
         command = [str(Path(sys.executable).with_name("headrace")), "serve", *flags]
         own = {"HF_HUB_OFFLINE": "1", "HEADRACE_CACHE": str(self.cache), MARK: str(self.folder)}
         with (self.folder / "log").open("w") as log:
@@ -179,3 +179,23 @@ def test_socket_of_a_start_that_prepares_its_model_is_left_to_it(
     finally:
         first.stop()
         second.stop()
+
+
+def test_check_of_a_parser_ends_with_the_launcher(
+    fake_model: Path, warm_cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The plug-in is the operator's, and may run for long."""
+    start = Start(folder := tmp_path_factory.mktemp("k"), fake_model, warm_cache)
+    plugin, runs = folder / "plugin.py", folder / "runs"
+    plugin.write_text(f"import time\nopen({str(runs)!r}, 'w')\ntime.sleep(600)")
+    try:
+        start.begin("--tool-call-parser", "x", "--tool-parser-plugin", str(plugin))
+        wait_for(runs.exists, "the plug-in runs")
+        (check,) = psutil.Process(start.processes[0].pid).children()
+        start.stop()
+        _gone, alive = psutil.wait_procs([check], timeout=10)
+        assert not alive
+    finally:
+        start.stop()
+        for process in start.family():
+            process.kill()
