@@ -2,12 +2,12 @@
 
 import time
 from bisect import insort
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from workers.block_pool import BlockPool
 from workers.drafter import Drafter
-from workers.right_of_way import crowding_tenants, goes_first, place_for
 from workers.sequence import Chunk, Sequence
 from workers.step_budget import StepBudget
 from workers.waiting import WaitingQueue
@@ -52,7 +52,6 @@ class Scheduler:
         self._caching = enable_prefix_caching
         self._running: list[Sequence] = []
         self._waiting = WaitingQueue()
-        self._gave_way = False
 
     @property
     def running(self) -> Iterable[Sequence]:
@@ -83,12 +82,11 @@ class Scheduler:
         Empty only if there are no sequences, or none that has a token left to run.
         """
         self._make_place()
-        giving_way = self._tenants_that_give_way()
-        plan = self._plan(giving_way)
-        if giving_way and not plan.chunks:  # there were no blocks for whom they gave way to
-            giving_way = frozenset()
-            plan = self._plan(giving_way)
-        self._gave_way = bool(giving_way)
+        plan = _Plan(self._max_tokens)
+        preemptions = self.counters.preemptions
+        self._schedule_running(plan)
+        if self.counters.preemptions == preemptions:
+            self._admit(plan)
         return list(plan.chunks.values())
 
     def commit(self, chunk: Chunk, accepted: int = 0) -> None:
@@ -116,19 +114,9 @@ class Scheduler:
         prompt_tokens = sum(chunk.count for chunk in chunks) - decode_rows
         self._budget.observe(decode_rows, prompt_tokens, seconds)
 
-    def _plan(self, giving_way: frozenset[str]) -> "_Plan":
-        plan = _Plan(self._max_tokens, giving_way)
-        preemptions = self.counters.preemptions
-        self._schedule_running(plan)
-        if self.counters.preemptions == preemptions:
-            self._admit(plan)
-        return plan
-
     def _schedule_running(self, plan: "_Plan") -> None:
-        going = [each for each in self._running if each.request.tenant not in plan.giving_way]
-        decodes = [sequence for sequence in going if sequence.num_pending == 1]
-        prefills = [sequence for sequence in going if sequence.num_pending > 1]
-        prefills.sort(key=lambda sequence: not sequence.goes_first)
+        decodes = [sequence for sequence in self._running if sequence.num_pending == 1]
+        prefills = [sequence for sequence in self._running if sequence.num_pending > 1]
         self._put_running(decodes, plan)
         prompts_wait = bool(prefills or self._waiting)
         if (
@@ -139,30 +127,27 @@ class Scheduler:
             self._put_drafts(self._drafter, plan, plan.room // 2 if prompts_wait else plan.room)
         if prompts_wait:
             rows = self._max_tokens - plan.room
-            left_out = sum(each.num_pending == 1 for each in self._running) - len(decodes)
-            plan.room = min(plan.room, self._budget.prompt_room(rows, left_out))
+            plan.room = min(plan.room, self._budget.prompt_room(rows))
         self._put_running(prefills, plan)
 
     def _make_place(self) -> None:
-        """Let whoever waits for a place of a full batch have one, if another should give way."""
+        """Let a tenant that has nothing in a full batch have a place of one that has several, and
+        has been served more: else what gives way would be next again.
+
+        Places become free when texts end, which with long ones takes as long as they please. What
+        is preempted finds its keys and values in the cache again, unless memory is short.
+        """
         if len(self._running) < self._max_running or not self._waiting:
             return
-        victim = place_for(self._waiting.first(), self._running, self._waiting.counters)
-        if victim is not None:
+        first = self._waiting.first().request
+        places = Counter(sequence.request.tenant for sequence in self._running)
+        tenant, most = places.most_common(1)[0]
+        served = self._waiting.counters
+        if first.tenant in places or most < 2 or served[first.tenant] > served[tenant]:
+            return
+        victim = next(each for each in reversed(self._running) if each.request.tenant == tenant)
+        if victim.request.priority >= first.priority:
             self._preempt(victim)
-
-    def _tenants_that_give_way(self) -> frozenset[str]:
-        """Whose sequences are left out of the next step, so that it is short for a prompt that goes
-        first. Never of two steps in a row: their texts go on meanwhile, if more slowly."""
-        if self._gave_way:
-            return frozenset()
-        first = [each for each in self._running if each.goes_first and each.num_pending > 1]
-        if self._waiting and len(self._running) < self._max_running:
-            newcomer = self._waiting.first()
-            if goes_first(newcomer, self._running, self._waiting.counters):
-                first.append(newcomer)
-                return crowding_tenants([*self._running, newcomer])
-        return crowding_tenants(self._running) if first else frozenset()
 
     def _put_drafts(self, drafter: Drafter, plan: "_Plan", room: int) -> None:
         """Add drafts to the decodes, where step and blocks have room for them."""
@@ -198,11 +183,8 @@ class Scheduler:
     def _admit(self, plan: "_Plan") -> None:
         while plan.room > 0 and self._waiting and len(self._running) < self._max_running:
             sequence = self._waiting.first()
-            if sequence.request.tenant in plan.giving_way or not plan.has_room_for(sequence):
+            if not plan.has_room_for(sequence) or not self._take_blocks(sequence):
                 return
-            if not self._take_blocks(sequence):
-                return
-            sequence.goes_first = goes_first(sequence, self._running, self._waiting.counters)
             again = sequence.scheduled_s is not None  # its tenant has paid for the first time
             self._waiting.admit(sequence, 0 if again else sequence.num_pending)
             insort(self._running, sequence, key=lambda other: other.order)
@@ -266,14 +248,10 @@ class Scheduler:
 
 
 class _Plan:
-    """A step in the making: its chunks, and for how many more tokens there is room.
+    """A step in the making: its chunks, and for how many more tokens there is room."""
 
-    giving_way: tenants of which nothing is put in.
-    """
-
-    def __init__(self, room: int, giving_way: frozenset[str]) -> None:
+    def __init__(self, room: int) -> None:
         self.room = room
-        self.giving_way = giving_way
         self.chunks: dict[Sequence, Chunk] = {}
         self._prompt_logprob_room = MAX_PROMPT_LOGPROBS
 

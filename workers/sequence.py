@@ -24,7 +24,6 @@ class Sequence:
     num_prompt: how many of them are the prompt.
     arrival: counts requests; orders those of equal priority.
     num_computed: tokens whose keys and values are in the cache, all from the first on.
-    goes_first: its prompt is run before others, whose tenants crowd the batch.
     blocks: the cache's blocks that hold them, in order; the last ones may be empty yet.
     num_cached: prompt tokens found in the cache at first admission; None before.
     counts: of its tokens, up to some position; None until they are first asked for.
@@ -42,7 +41,6 @@ class Sequence:
     token_ids: list[int]
     num_prompt: int
     num_computed: int = 0
-    goes_first: bool = False
     blocks: list[int] = field(default_factory=list)
     num_cached: int | None = None
     scheduled_s: float | None = None

@@ -7,8 +7,6 @@ nothing, and are learnt while serving: no model or machine is known beforehand.
 
 - Beside decodes, prompts get as many tokens as keep the step within SLOWDOWN times the base, but
   never fewer than MIN_BESIDE_DECODES, so that they progress however slow the machine is.
-- If decodes are left out of the step for a prompt's sake, their next token may come as late as if
-  they were in: within SLOWDOWN times the base of all of them.
 - Without decodes, as many as keep it within LONGEST_PROMPT_STEP_S (or SLOWDOWN times the base, if
   that is longer), but never fewer than MIN_ALONE: a worker whose steps last as long as the pool's
   stall timeout would be taken for dead.
@@ -53,21 +51,20 @@ class StepBudget:
         self._per_token_s: float | None = None
         self._last_had_prompts = False
 
-    def prompt_room(self, decode_rows: int, left_out: int = 0) -> int:
+    def prompt_room(self, decode_rows: int) -> int:
         """Prompt tokens that the next step may have beside so many rows of decodes; 0 if it is to
-        be measured without any. left_out: decodes that wait for it to end."""
-        waiting_rows = decode_rows + left_out
-        least = MIN_BESIDE_DECODES if waiting_rows else MIN_ALONE
+        be measured without any."""
+        least = MIN_BESIDE_DECODES if decode_rows else MIN_ALONE
         most = min(self._max_tokens, self._largest * GROWTH)
         if most <= least:
             return most
-        if decode_rows and not left_out and self._last_had_prompts and self._is_stale(decode_rows):
+        if decode_rows and self._last_had_prompts and self._is_stale(decode_rows):
             return 0
+        base_s = self._base_s(decode_rows)
         if not self._per_token_s:  # nothing is known yet, or the clock stands still
             return most
-        shortest_s = SHORT_STEP_S if waiting_rows else LONGEST_PROMPT_STEP_S
-        longest_s = max(SLOWDOWN * self._base_s(waiting_rows), shortest_s)
-        left_s = longest_s - self._base_s(decode_rows)
+        shortest_s = SHORT_STEP_S if decode_rows else LONGEST_PROMPT_STEP_S
+        left_s = max(SLOWDOWN * base_s, shortest_s) - base_s
         return int(min(max(left_s / self._per_token_s, least), most))
 
     def observe(self, decode_rows: int, prompt_tokens: int, seconds: float) -> None:
