@@ -17,13 +17,14 @@ from typing import Any
 
 import zmq
 import zmq.asyncio
-from prometheus_client import multiprocess
 
 from coordinator.children import Child, Children
 from coordinator.hardware import worker_environment
 from coordinator.pool_status import has_all_workers, is_complete, pool_status
 from coordinator.restarts import LONGEST_DELAY_S, Restarts
+from coordinator.roll import Member
 from coordinator.rolling import RollingFailed, Steps, roll
+from coordinator.units import clean_up_after
 from protocol import PROTOCOL_VERSION, sockets, to_coordinator, to_launcher, to_worker
 from protocol.codec import DecodeError
 from protocol.config import PoolConfig
@@ -285,8 +286,7 @@ class Supervisor:
             await asyncio.sleep(self._notifier.beat_s / 2)
 
     async def _on_exit(self, child: Child, exit_code: int) -> None:
-        multiprocess.mark_process_dead(child.process.pid, str(self._config.metrics_dir))  # type: ignore[no-untyped-call]
-        sockets.remove(sockets.requests_endpoint(self._config.run_dir, child.process_id))
+        clean_up_after(self._config, Member(child.process_id, child.role, child.process.pid))
         if self._stop.is_set():
             # Frontends may still wait for it.
             await self._tell(to_coordinator.ChildExited(child.process_id, child.role, exit_code))

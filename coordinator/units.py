@@ -5,6 +5,7 @@
 """
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ from coordinator.options import OptionError
 from coordinator.roll import COORDINATOR, FRONTEND, WORKER, Member, PlaceTaken, Roll
 from protocol import sockets
 from protocol.config import PoolConfig
+
+log = logging.getLogger(__name__)
 
 ROLES = (COORDINATOR, FRONTEND, WORKER)
 
@@ -111,11 +114,14 @@ def _enter(config: PoolConfig, role: str, place: str) -> str:
 
 
 def clean_up_after(config: PoolConfig, member: Member) -> None:
-    """Remove the socket and the gauges of a process that has ended."""
+    """Remove the socket and the metrics' files of a process that has ended."""
     # Imported late: the command line needs none of it.
-    from prometheus_client import multiprocess
+    from protocol import metric_files
 
-    multiprocess.mark_process_dead(member.pid, str(config.metrics_dir))  # type: ignore[no-untyped-call]
+    try:
+        metric_files.forget(config.metrics_dir, member.pid)
+    except OSError as error:  # its numbers stay where they are, and count
+        log.warning("the metrics of %s cannot be added up: %s", member.process_id, error)
     sockets.remove(sockets.requests_endpoint(config.run_dir, member.process_id))
 
 
