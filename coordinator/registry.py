@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+from coordinator.frontends import Frontends
 from coordinator.restarts import Restarts
 from protocol import to_launcher
 from protocol.config import GroupConfig, PoolConfig
@@ -16,8 +17,6 @@ from protocol.state import (
     READY,
     STALLED,
     STARTING,
-    FrontendLoad,
-    FrontendState,
     GroupState,
     PoolState,
     WorkerLoad,
@@ -27,6 +26,7 @@ from protocol.to_coordinator import (
     ChildExited,
     FrontendHeartbeat,
     FrontendHello,
+    FrontendStarted,
     LauncherHello,
     WorkerFailed,
     WorkerHeartbeat,
@@ -44,7 +44,7 @@ SUCCESSOR_S = 10.0
 START_SILENCE_S = 120.0
 KILL_AGAIN_S = 2.0
 
-Order = to_launcher.StartWorker | to_launcher.KillWorker
+Order = to_launcher.StartWorker | to_launcher.KillWorker | to_launcher.KillFrontend
 
 
 @dataclass
@@ -62,7 +62,7 @@ class _Worker:
 
 @dataclass
 class Registry:
-    """`now` is in seconds of a monotonic clock, everywhere.
+    """`now` is in seconds of a monotonic clock that does not run while the coordinator does not.
 
     launcher_known: before the launcher has said who runs, a restarted coordinator's state would
         have frontends believe that all workers are gone: it is not to be published.
@@ -73,7 +73,6 @@ class Registry:
     epoch: str
     starts_workers: bool = True
     _workers: dict[str, _Worker] = field(default_factory=dict)
-    _frontends: dict[str, FrontendState] = field(default_factory=dict)
     _restarts: dict[str, Restarts] = field(default_factory=dict)  # by place
     _left: dict[str, float] = field(default_factory=dict)  # places to be filled again, since when
     launcher_known: bool = False
@@ -82,6 +81,7 @@ class Registry:
     urgent: bool = True
 
     def __post_init__(self) -> None:
+        self._frontends = Frontends(self.config.stall_timeout_s)
         self._restarts = {
             place: Restarts(place) for group in self.config.groups for place in _places(group)
         }
@@ -103,7 +103,7 @@ class Registry:
                 for group in self.config.groups
             ),
             workers=self.workers(),
-            frontends=tuple(self._frontends.values()),
+            frontends=self._frontends.states(),
         )
 
     def workers(self) -> tuple[WorkerState, ...]:
@@ -113,10 +113,10 @@ class Registry:
     def knows(self, process_id: str) -> bool:
         """Whether the process has said hello to this coordinator."""
         worker = self._workers.get(process_id)
-        return process_id in self._frontends or (worker is not None and worker.greeted)
+        return self._frontends.knows(process_id) or (worker is not None and worker.greeted)
 
     def frontend_ids(self) -> list[str]:
-        return list(self._frontends)
+        return self._frontends.ids()
 
     def worker_ids(self) -> list[str]:
         return list(self._workers)
@@ -131,6 +131,7 @@ class Registry:
                 self._put(worker, state=STALLED)
                 worker.killed_at, worker.failure = now, stalled
                 orders.append(to_launcher.KillWorker(worker_id))
+        orders.extend(map(to_launcher.KillFrontend, self._frontends.to_be_killed(now)))
         if self.launcher_known and self.starts_workers:
             orders.extend(self._missing(now))
         self._await_successors(now)
@@ -149,13 +150,15 @@ class Registry:
                 self._expect(worker_id, now, published.get(worker_id))
         for worker_id in set(self._workers) - set(message.workers):
             self._drop(worker_id)
-        for frontend_id in set(self._frontends) - set(message.frontends):
-            del self._frontends[frontend_id]
+        self._frontends.keep_only(message.frontends)
+        serving = {state.frontend_id: state for state in message.published_frontends}
+        for frontend_id in message.frontends:
+            self._frontends.expect(frontend_id, now, serving.get(frontend_id))
         self.dirty = self.urgent = True
 
     def on_exit(self, message: ChildExited, now: float) -> None:
         """A child has ended. A worker's place is filled again, later each time it fails."""
-        self._frontends.pop(message.process_id, None)
+        self._frontends.drop(message.process_id)
         worker = self._workers.get(message.process_id)
         if worker is not None:
             self._note_exit(worker, message, now)
@@ -207,17 +210,17 @@ class Registry:
         if worker is not None:
             self._put(worker, state=DRAINING)
 
-    # What frontends say
+    # What is said of frontends
+
+    def on_frontend_started(self, message: FrontendStarted, now: float) -> None:
+        self._frontends.expect(message.frontend_id, now)
 
     def on_frontend_hello(self, message: FrontendHello, now: float) -> None:
-        state = FrontendState(message.frontend_id, message.pid, FrontendLoad(in_flight=0))
-        self._frontends[message.frontend_id] = state
+        self._frontends.on_hello(message, now)
         self.dirty = self.urgent = True
 
     def on_frontend_heartbeat(self, message: FrontendHeartbeat, now: float) -> None:
-        frontend = self._frontends.get(message.frontend_id)
-        if frontend is not None and frontend.load != message.load:
-            self._frontends[message.frontend_id] = replace(frontend, load=message.load)
+        if self._frontends.on_heartbeat(message, now):
             self.dirty = True
 
     # The rules behind them

@@ -18,6 +18,7 @@ from typing import Any
 import zmq
 import zmq.asyncio
 
+from coordinator.awake_clock import AwakeClock
 from coordinator.children import Child, Children
 from coordinator.hardware import worker_environment
 from coordinator.pool_status import has_all_workers, is_complete, pool_status
@@ -71,7 +72,8 @@ class Supervisor:
         self._stops_workers = False  # they are replaced for as long as frontends have requests
         self._last_workers: dict[str, str] = {}  # newest id by place
         self._published: PoolState | None = None
-        self._coordinator_due = math.inf  # by when it is to have spoken
+        self._clock = AwakeClock(longest_turn_s=2 * COORDINATOR_POLL_S)
+        self._coordinator_due = math.inf  # by when, on that clock, it is to have spoken
         self._roll_wanted = asyncio.Event()
         self._exit_status = 0
         self._announced = False
@@ -117,7 +119,7 @@ class Supervisor:
 
     async def _start_coordinator(self) -> None:
         await self._start(COORDINATOR, COORDINATOR, "coordinator.main", [], {})
-        self._coordinator_due = time.monotonic() + COORDINATOR_START_S
+        self._coordinator_due = self._clock.now() + COORDINATOR_START_S
 
     async def _start_frontends(self) -> None:
         self._frontends_wait = False
@@ -136,6 +138,7 @@ class Supervisor:
             {"TOKENIZERS_PARALLELISM": "false"},
             (self._listener.fileno(),),
         )
+        await self._tell(to_coordinator.FrontendStarted(process_id))
         if self._stop.is_set():  # it was not yet there when the others were told
             self._children.kill(process_id)
         return process_id
@@ -192,15 +195,18 @@ class Supervisor:
     # Running
 
     async def _greet(self) -> None:
-        workers = self._children.ids(WORKER)
-        published = () if self._published is None else self._published.workers
+        workers, frontends = self._children.ids(WORKER), self._children.ids(FRONTEND)
+        state = self._published
         await self._tell(
             to_coordinator.LauncherHello(
                 PROTOCOL_VERSION,
                 workers,
-                self._children.ids(FRONTEND),
+                frontends,
                 tuple(self._last_workers.values()),
-                tuple(worker for worker in published if worker.worker_id in workers),
+                tuple(each for each in state.workers if each.worker_id in workers) if state else (),
+                tuple(each for each in state.frontends if each.frontend_id in frontends)
+                if state
+                else (),
             )
         )
 
@@ -222,8 +228,14 @@ class Supervisor:
                 case to_launcher.StartWorker() if not self._stops_workers:
                     await self._try_to_start(order)
                 case to_launcher.KillWorker(worker_id):
-                    if not self._children.kill(worker_id):
-                        await self._tell(to_coordinator.ChildExited(worker_id, WORKER, 0))
+                    await self._kill(worker_id, WORKER)
+                case to_launcher.KillFrontend(frontend_id):
+                    await self._kill(frontend_id, FRONTEND)
+
+    async def _kill(self, process_id: str, role: str) -> None:
+        """One that is not there has ended, and the coordinator has missed the news."""
+        if not self._children.kill(process_id):
+            await self._tell(to_coordinator.ChildExited(process_id, role, 0))
 
     async def _try_to_start(self, order: to_launcher.StartWorker) -> None:
         """A worker that cannot be started counts as one that has ended.
@@ -246,7 +258,7 @@ class Supervisor:
             with contextlib.suppress(DecodeError):
                 state = STATE.decode(await self._state.recv())
                 self._published = state
-                self._coordinator_due = time.monotonic() + max(
+                self._coordinator_due = self._clock.now() + max(
                     self._config.stall_timeout_s, LEAST_SILENCE_S
                 )
                 if self._frontends_wait and has_all_workers(state) and not self._stop.is_set():
@@ -261,7 +273,7 @@ class Supervisor:
         """One that is frozen notices no worker's death, and nobody but the launcher notices it."""
         while True:
             await asyncio.sleep(COORDINATOR_POLL_S)
-            if time.monotonic() >= self._coordinator_due:
+            if self._clock.now() >= self._coordinator_due:
                 self._coordinator_due = math.inf
                 if self._children.kill(COORDINATOR):
                     log.error("the coordinator says nothing: it is killed")
