@@ -5,9 +5,9 @@ Starting is systemd's part.
 
 import logging
 
+from coordinator.clean_up import clean_up_after
 from coordinator.registry import Order
 from coordinator.roll import FRONTEND, WORKER, Member, Roll
-from coordinator.units import clean_up_after
 from protocol import PROTOCOL_VERSION, to_launcher
 from protocol.config import PoolConfig
 from protocol.to_coordinator import ChildExited, LauncherHello

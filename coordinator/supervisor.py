@@ -20,12 +20,12 @@ import zmq.asyncio
 
 from coordinator.awake_clock import AwakeClock
 from coordinator.children import Child, Children
+from coordinator.clean_up import clean_up_after
 from coordinator.hardware import worker_environment
 from coordinator.pool_status import has_all_workers, is_complete, pool_status
-from coordinator.restarts import LONGEST_DELAY_S, Restarts
+from coordinator.restarts import Restarts
 from coordinator.roll import Member
 from coordinator.rolling import RollingFailed, Steps, roll
-from coordinator.units import clean_up_after
 from protocol import PROTOCOL_VERSION, sockets, to_coordinator, to_launcher, to_worker
 from protocol.codec import DecodeError
 from protocol.config import PoolConfig
@@ -45,6 +45,9 @@ COORDINATOR_STOP_TIMEOUT_S = 2.0
 COORDINATOR_START_S = 60.0
 LEAST_SILENCE_S = 3.0
 COORDINATOR_POLL_S = 0.5
+# How often to try again what the system refuses to start, and how often while requests wait for it.
+RETRY_S = 30.0
+STOPPING_RETRY_S = 0.5
 # How often systemd is told how the pool does.
 STATUS_S = 1.0
 
@@ -70,6 +73,7 @@ class Supervisor:
         self._restarts: dict[str, Restarts] = {}
         self._stop = asyncio.Event()
         self._stops_workers = False  # they are replaced for as long as frontends have requests
+        self._lacks_coordinator = False  # the system will not have it started
         self._last_workers: dict[str, str] = {}  # newest id by place
         self._published: PoolState | None = None
         self._clock = AwakeClock(longest_turn_s=2 * COORDINATOR_POLL_S)
@@ -120,6 +124,7 @@ class Supervisor:
     async def _start_coordinator(self) -> None:
         await self._start(COORDINATOR, COORDINATOR, "coordinator.main", [], {})
         self._coordinator_due = self._clock.now() + COORDINATOR_START_S
+        self._lacks_coordinator = False
 
     async def _start_frontends(self) -> None:
         self._frontends_wait = False
@@ -302,8 +307,8 @@ class Supervisor:
         if self._stop.is_set():
             # Frontends may still wait for it.
             await self._tell(to_coordinator.ChildExited(child.process_id, child.role, exit_code))
-            if child.role == COORDINATOR and not self._stops_workers:
-                await self._start_place(COORDINATOR, COORDINATOR)
+            if child.role == COORDINATOR:
+                await self._start_again(COORDINATOR, COORDINATOR)
             return
         if exit_code == EX_CONFIG and not self._announced:
             # The child has said why; to start it again would say the same again.
@@ -327,15 +332,28 @@ class Supervisor:
             log.error("%s: %s", place, restarts.problem)
         await asyncio.sleep(delay_s)
         restarts.started(time.monotonic())
-        # Requests that are to be finished may need another coordinator, to replace their workers.
-        is_over = self._stop.is_set if child.role == FRONTEND else lambda: self._stops_workers
+        await self._start_again(child.role, place)
+
+    async def _start_again(self, role: str, place: str) -> None:
+        """Try until it works, or until nobody needs it. Requests that are to be finished may need
+        another coordinator, to replace their workers."""
+        is_over = self._stop.is_set if role == FRONTEND else lambda: self._stops_workers
         while not is_over():
             try:
-                await self._start_place(child.role, place)
+                await self._start_place(role, place)
                 return
             except OSError as error:
                 log.error("%s cannot be started: %s", place, error)
-                await asyncio.sleep(LONGEST_DELAY_S)
+                self._lacks_coordinator |= role == COORDINATOR
+            await self._wait_to_try_again()
+
+    async def _wait_to_try_again(self) -> None:
+        """Less long from the signal on that ends the pool: requests wait to be finished."""
+        if self._stop.is_set():
+            await asyncio.sleep(STOPPING_RETRY_S)
+            return
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stop.wait(), RETRY_S)
 
     async def _start_place(self, role: str, place: str) -> None:
         if role == FRONTEND:
@@ -402,9 +420,13 @@ class Supervisor:
         log.info("stopping")
         self._notifier.stopping("stopping: requests in flight finish")
         self._listener.close()
+        finished_by = time.monotonic() + self._config.shutdown_timeout_s
         timeout_s = self._config.shutdown_timeout_s + FRONTEND_STOP_TIMEOUT_S
         await self._children.stop([FRONTEND], timeout_s)
         self._stops_workers = True
+        if self._lacks_coordinator and time.monotonic() >= finished_by:
+            log.critical("no coordinator could be started within the time to finish requests")
+            self._exit_status = 1
         await self._children.stop([WORKER], WORKER_STOP_TIMEOUT_S)
         await self._children.stop([COORDINATOR], COORDINATOR_STOP_TIMEOUT_S)
         log.info("stopped")

@@ -5,7 +5,6 @@
 """
 
 import argparse
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -17,11 +16,9 @@ from pydantic import ValidationError
 from coordinator.activation import FIRST_FD, passed_socket
 from coordinator.hardware import worker_environment
 from coordinator.options import OptionError
-from coordinator.roll import COORDINATOR, FRONTEND, WORKER, Member, PlaceTaken, Roll
+from coordinator.roll import COORDINATOR, FRONTEND, WORKER, PlaceTaken, Roll
 from protocol import sockets
 from protocol.config import PoolConfig
-
-log = logging.getLogger(__name__)
 
 ROLES = (COORDINATOR, FRONTEND, WORKER)
 
@@ -109,20 +106,11 @@ def _enter(config: PoolConfig, role: str, place: str) -> str:
     except OSError as error:
         raise OptionError(f"{config.run_dir}: cannot be written to: {error.strerror}") from error
     if before is not None:
+        # Imported late: the command line needs no metrics.
+        from coordinator.clean_up import clean_up_after
+
         clean_up_after(config, before)
     return name
-
-
-def clean_up_after(config: PoolConfig, member: Member) -> None:
-    """Remove the socket and the metrics' files of a process that has ended."""
-    # Imported late: the command line needs none of it.
-    from protocol import metric_files
-
-    try:
-        metric_files.forget(config.metrics_dir, member.pid)
-    except OSError as error:  # its numbers stay where they are, and count
-        log.warning("the metrics of %s cannot be added up: %s", member.process_id, error)
-    sockets.remove(sockets.requests_endpoint(config.run_dir, member.process_id))
 
 
 def _exec(
