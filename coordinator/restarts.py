@@ -41,12 +41,9 @@ class Restarts:
         """A process of this id has been started, by this coordinator or one before it."""
         self._last_start = max(self._last_start, int(process_id.rpartition(".")[2]))
 
-    def started(self, now: float) -> None:
-        """A process has been started, of those that never say that they are ready."""
-        self._ready_at = now
-
     def ready(self, now: float) -> None:
-        self.started(now)
+        """The place is filled; by one that never says that it is ready, from its start on."""
+        self._ready_at = now
         self.problem = ""
 
     def failed(self, reason: str, now: float, hopeless: bool) -> float:
