@@ -13,7 +13,7 @@ from pathlib import Path
 from coordinator import units
 from coordinator.activation import check_address, passed_socket, url_of
 from coordinator.hardware import gpu_ids
-from coordinator.listener import bind_http, listen
+from coordinator.listener import bind_http, listen, remove_unix
 from coordinator.models import ModelError, PrepareOptions, prepare_model
 from coordinator.options import GroupOptions, OptionError, parse
 from coordinator.run_dir import make_run_dir
@@ -79,7 +79,7 @@ def _serve(flags: list[str]) -> int:
         if run_dir is not None:
             shutil.rmtree(run_dir, ignore_errors=True)
         if uds is not None:
-            uds.unlink(missing_ok=True)
+            remove_unix(uds)
 
 
 def _prepare(flags: list[str]) -> int:

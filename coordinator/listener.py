@@ -1,6 +1,8 @@
 """The HTTP socket that all frontends accept on."""
 
 import errno
+import fcntl
+import os
 import socket
 import stat
 from pathlib import Path
@@ -37,12 +39,23 @@ def bind_http(options: PoolOptions) -> tuple[socket.socket, str]:
     return listener, f"http://{host}:{listener.getsockname()[1]}"
 
 
+def remove_unix(path: Path) -> None:
+    """Remove a socket's file that this process has bound, and then the lock that guards it."""
+    path.unlink(missing_ok=True)
+    _lock_file(path).unlink(missing_ok=True)
+
+
 def _bind_unix(path: Path) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        if _is_stale(path):
-            path.unlink()
-        listener.bind(str(path))
+        _lock(_lock_file(path))
+        try:
+            if _is_stale(path):
+                path.unlink()
+            listener.bind(str(path))
+        except OSError:
+            _lock_file(path).unlink(missing_ok=True)
+            raise
     except OSError as error:
         listener.close()
         raise OptionError(f"--uds: cannot listen on {path}: {error.strerror or error}") from error
@@ -57,8 +70,35 @@ def listen(listener: socket.socket) -> None:
         raise OptionError(f"--port: cannot listen: {error.strerror}") from error
 
 
+def _lock(file: Path) -> None:
+    """Keep others from the socket for as long as this process lives. While it prepares its model it
+    does not listen, and the socket would look like one that a killed process has left."""
+    while True:
+        # Never closed if it is locked, and inherited by no child.
+        lock = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(lock)
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE)) from error
+        if _is_file_of(lock, file):
+            return
+        os.close(lock)  # who had it has removed it meanwhile: the next one has another file
+
+
+def _is_file_of(descriptor: int, file: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), file.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _lock_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.lock")
+
+
 def _is_stale(path: Path) -> bool:
-    """Whether a socket file lies there that nobody listens on."""
+    """Whether a socket file lies there that nobody listens on; ask with the lock held."""
     if not path.exists() or not stat.S_ISSOCK(path.stat().st_mode):
         return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:

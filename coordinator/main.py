@@ -11,6 +11,7 @@ from typing import Any
 
 import zmq
 
+from coordinator.awake_clock import AwakeClock
 from coordinator.metrics import PoolMetrics
 from coordinator.pool_status import pool_status
 from coordinator.registry import Order, Registry
@@ -27,6 +28,7 @@ from protocol.to_coordinator import (
     ChildExited,
     FrontendHeartbeat,
     FrontendHello,
+    FrontendStarted,
     LauncherHello,
     WorkerFailed,
     WorkerHeartbeat,
@@ -62,6 +64,7 @@ class Coordinator:
         if not config.disable_log_stats:
             names = [group.name for group in config.groups]
             self._stats = StatsLog(names, config.log_stats_interval_s, time.monotonic())
+        self._clock = AwakeClock()
         self._published_at = self._told_at = 0.0
         self._stopping = False
 
@@ -74,7 +77,7 @@ class Coordinator:
             self._control.poll(TICK_S * 1000)
             while frames := self._receive():
                 self._on_message(frames[0].decode(errors="replace"), frames[-1])
-            now = time.monotonic()
+            now = self._clock.now()
             if now >= tick_at:
                 tick_at = now + TICK_S
                 self._tick(now)
@@ -87,12 +90,12 @@ class Coordinator:
         for order in self._registry.tick(now):
             self._order(order)
         self._metrics.show(self._registry.workers())
-        self._log_stats(now)
-        self._notifier.alive(now)
+        self._log_stats()
+        self._notifier.alive()
 
-    def _log_stats(self, now: float) -> None:
+    def _log_stats(self) -> None:
         if self._stats is not None:
-            for line in self._stats.lines(self._registry.workers(), now):
+            for line in self._stats.lines(self._registry.workers(), time.monotonic()):
                 log.info("%s", line)
 
     def _publish(self, now: float) -> None:
@@ -118,7 +121,7 @@ class Coordinator:
         if version != PROTOCOL_VERSION:
             log.error("%s speaks protocol %d, not %d: ignored", sender, version, PROTOCOL_VERSION)
             return
-        self._handle(sender, message, time.monotonic())
+        self._handle(sender, message, self._clock.now())
 
     def _handle(self, sender: str, message: object, now: float) -> None:
         registry = self._registry
@@ -140,6 +143,8 @@ class Coordinator:
                 registry.on_worker_leaving(message, now)
             case FrontendHello():
                 registry.on_frontend_hello(message, now)
+            case FrontendStarted():
+                registry.on_frontend_started(message, now)
             case LauncherHello():
                 registry.on_launcher(message, now)
             case ChildExited():

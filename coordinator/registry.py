@@ -7,17 +7,16 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+from coordinator.frontends import Frontends
 from coordinator.restarts import Restarts
 from protocol import to_launcher
-from protocol.config import PoolConfig
+from protocol.config import GroupConfig, PoolConfig
 from protocol.process import EX_CONFIG
 from protocol.state import (
     DRAINING,
     READY,
     STALLED,
     STARTING,
-    FrontendLoad,
-    FrontendState,
     GroupState,
     PoolState,
     WorkerLoad,
@@ -27,6 +26,7 @@ from protocol.to_coordinator import (
     ChildExited,
     FrontendHeartbeat,
     FrontendHello,
+    FrontendStarted,
     LauncherHello,
     WorkerFailed,
     WorkerHeartbeat,
@@ -44,7 +44,7 @@ SUCCESSOR_S = 10.0
 START_SILENCE_S = 120.0
 KILL_AGAIN_S = 2.0
 
-Order = to_launcher.StartWorker | to_launcher.KillWorker
+Order = to_launcher.StartWorker | to_launcher.KillWorker | to_launcher.KillFrontend
 
 
 @dataclass
@@ -62,7 +62,7 @@ class _Worker:
 
 @dataclass
 class Registry:
-    """`now` is in seconds of a monotonic clock, everywhere.
+    """`now` is in seconds of a monotonic clock that does not run while the coordinator does not.
 
     launcher_known: before the launcher has said who runs, a restarted coordinator's state would
         have frontends believe that all workers are gone: it is not to be published.
@@ -73,8 +73,7 @@ class Registry:
     epoch: str
     starts_workers: bool = True
     _workers: dict[str, _Worker] = field(default_factory=dict)
-    _frontends: dict[str, FrontendState] = field(default_factory=dict)
-    _restarts: dict[str, Restarts] = field(default_factory=dict)
+    _restarts: dict[str, Restarts] = field(default_factory=dict)  # by place
     _left: dict[str, float] = field(default_factory=dict)  # places to be filled again, since when
     launcher_known: bool = False
     _version: int = 0
@@ -82,7 +81,10 @@ class Registry:
     urgent: bool = True
 
     def __post_init__(self) -> None:
-        self._restarts = {group.name: Restarts() for group in self.config.groups}
+        self._frontends = Frontends(self.config.stall_timeout_s)
+        self._restarts = {
+            place: Restarts(place) for group in self.config.groups for place in _places(group)
+        }
 
     def state(self) -> PoolState:
         """The pool as it is now, under the next version number."""
@@ -95,13 +97,13 @@ class Registry:
                 GroupState(
                     group.name,
                     group.workers,
-                    self._restarts[group.name].problem,
+                    self._problem(group),
                     self._is_replacing(group.name),
                 )
                 for group in self.config.groups
             ),
             workers=self.workers(),
-            frontends=tuple(self._frontends.values()),
+            frontends=self._frontends.states(),
         )
 
     def workers(self) -> tuple[WorkerState, ...]:
@@ -111,10 +113,10 @@ class Registry:
     def knows(self, process_id: str) -> bool:
         """Whether the process has said hello to this coordinator."""
         worker = self._workers.get(process_id)
-        return process_id in self._frontends or (worker is not None and worker.greeted)
+        return self._frontends.knows(process_id) or (worker is not None and worker.greeted)
 
     def frontend_ids(self) -> list[str]:
-        return list(self._frontends)
+        return self._frontends.ids()
 
     def worker_ids(self) -> list[str]:
         return list(self._workers)
@@ -129,6 +131,7 @@ class Registry:
                 self._put(worker, state=STALLED)
                 worker.killed_at, worker.failure = now, stalled
                 orders.append(to_launcher.KillWorker(worker_id))
+        orders.extend(map(to_launcher.KillFrontend, self._frontends.to_be_killed(now)))
         if self.launcher_known and self.starts_workers:
             orders.extend(self._missing(now))
         self._await_successors(now)
@@ -147,13 +150,15 @@ class Registry:
                 self._expect(worker_id, now, published.get(worker_id))
         for worker_id in set(self._workers) - set(message.workers):
             self._drop(worker_id)
-        for frontend_id in set(self._frontends) - set(message.frontends):
-            del self._frontends[frontend_id]
+        self._frontends.keep_only(message.frontends)
+        serving = {state.frontend_id: state for state in message.published_frontends}
+        for frontend_id in message.frontends:
+            self._frontends.expect(frontend_id, now, serving.get(frontend_id))
         self.dirty = self.urgent = True
 
     def on_exit(self, message: ChildExited, now: float) -> None:
         """A child has ended. A worker's place is filled again, later each time it fails."""
-        self._frontends.pop(message.process_id, None)
+        self._frontends.drop(message.process_id)
         worker = self._workers.get(message.process_id)
         if worker is not None:
             self._note_exit(worker, message, now)
@@ -163,8 +168,8 @@ class Registry:
     # What workers say
 
     def on_worker_hello(self, message: WorkerHello, now: float) -> None:
-        if message.group not in self._restarts:
-            log.error("%s is of an unknown group", message.worker_id)
+        if _place(message.worker_id) not in self._restarts:
+            log.error("%s is of no place in this pool", message.worker_id)
             return
         known = self._workers.get(message.worker_id)
         if known is None and self.launcher_known:
@@ -183,7 +188,7 @@ class Registry:
         if state == READY and not was_ready:
             log.info("%s is ready (pid %d)", message.worker_id, message.pid)
             self._left.pop(_place(message.worker_id), None)
-            self._restarts[message.group].ready(now)
+            self._restarts[_place(message.worker_id)].ready(now)
         self.dirty = self.urgent = True
 
     def on_worker_heartbeat(self, message: WorkerHeartbeat, now: float) -> None:
@@ -205,17 +210,17 @@ class Registry:
         if worker is not None:
             self._put(worker, state=DRAINING)
 
-    # What frontends say
+    # What is said of frontends
+
+    def on_frontend_started(self, message: FrontendStarted, now: float) -> None:
+        self._frontends.expect(message.frontend_id, now)
 
     def on_frontend_hello(self, message: FrontendHello, now: float) -> None:
-        state = FrontendState(message.frontend_id, message.pid, FrontendLoad(in_flight=0))
-        self._frontends[message.frontend_id] = state
+        self._frontends.on_hello(message, now)
         self.dirty = self.urgent = True
 
     def on_frontend_heartbeat(self, message: FrontendHeartbeat, now: float) -> None:
-        frontend = self._frontends.get(message.frontend_id)
-        if frontend is not None and frontend.load != message.load:
-            self._frontends[message.frontend_id] = replace(frontend, load=message.load)
+        if self._frontends.on_heartbeat(message, now):
             self.dirty = True
 
     # The rules behind them
@@ -239,14 +244,12 @@ class Registry:
         return ""
 
     def _missing(self, now: float) -> Iterable[Order]:
-        for group in self.config.groups:
-            places = {_place(worker_id) for worker_id in self._workers}
-            for number in range(group.workers):
-                place = f"{group.name}-{number}"
-                if place not in places and self._restarts[group.name].allowed(now):
-                    worker_id = f"{place}.{self._restarts[group.name].next_start(place)}"
-                    self._expect(worker_id, now)
-                    yield to_launcher.StartWorker(worker_id, group.name)
+        filled = {_place(worker_id) for worker_id in self._workers}
+        for place, restarts in self._restarts.items():
+            if place not in filled and restarts.allowed(now):
+                worker_id = restarts.next_id()
+                self._expect(worker_id, now)
+                yield to_launcher.StartWorker(worker_id, _place_group(place))
 
     def _expect(self, worker_id: str, now: float, published: WorkerState | None = None) -> None:
         """Note a worker that has been started and not been heard of, except perhaps by a
@@ -260,7 +263,7 @@ class Registry:
         self.dirty = self.urgent = True
 
     def _saw(self, worker_id: str) -> None:
-        restarts = self._restarts.get(_group(worker_id))
+        restarts = self._restarts.get(_place(worker_id))
         if restarts is not None:
             restarts.saw(worker_id)
 
@@ -271,12 +274,17 @@ class Registry:
             return
         self._left.pop(place, None)
         reason = worker.failure or _describe(message.exit_code)
-        restarts = self._restarts[worker.state.group]
+        restarts = self._restarts[place]
         delay_s = restarts.failed(reason, now, hopeless=message.exit_code == EX_CONFIG)
         then = f"; the next start is in {delay_s:.1f} s" if self.starts_workers else ""
         log.error("%s ended (%s)%s", message.process_id, reason, then)
         if restarts.problem:
             log.error("group %s: %s", worker.state.group, restarts.problem)
+
+    def _problem(self, group: GroupConfig) -> str:
+        """What the first place says in which something is wrong."""
+        problems = (self._restarts[place].problem for place in _places(group))
+        return next(filter(None, problems), "")
 
     def _is_replacing(self, group: str) -> bool:
         return any(_place_group(place) == group for place in self._left) or any(
@@ -298,6 +306,10 @@ class Registry:
     def _drop(self, worker_id: str) -> None:
         self._workers.pop(worker_id, None)
         self.dirty = self.urgent = True
+
+
+def _places(group: GroupConfig) -> list[str]:
+    return [f"{group.name}-{number}" for number in range(group.workers)]
 
 
 def _place(worker_id: str) -> str:

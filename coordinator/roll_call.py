@@ -5,8 +5,9 @@ Starting is systemd's part.
 
 import logging
 
+from coordinator.clean_up import clean_up_after
+from coordinator.registry import Order
 from coordinator.roll import FRONTEND, WORKER, Member, Roll
-from coordinator.units import clean_up_after
 from protocol import PROTOCOL_VERSION, to_launcher
 from protocol.config import PoolConfig
 from protocol.to_coordinator import ChildExited, LauncherHello
@@ -34,13 +35,17 @@ class RollCall:
             news.append(self._hello(list(present.values())))
         return news
 
-    def obey(self, order: to_launcher.StartWorker | to_launcher.KillWorker) -> None:
-        member = (self._members or {}).get(order.worker_id)
-        if isinstance(order, to_launcher.KillWorker) and member is not None:
-            try:
+    def obey(self, order: Order) -> None:
+        match order:
+            case to_launcher.KillWorker(process_id) | to_launcher.KillFrontend(process_id):
+                member = (self._members or {}).get(process_id)
+            case _:
+                return
+        try:
+            if member is not None:
                 self._roll.kill(member)
-            except OSError as error:
-                log.error("%s cannot be killed: %s", order.worker_id, error)
+        except OSError as error:
+            log.error("%s cannot be killed: %s", process_id, error)
 
     def _hello(self, present: list[Member]) -> LauncherHello:
         ids = {

@@ -41,6 +41,40 @@ class Steps:
     retire_frontend: Callable[[str], object]
 
 
+class RollingRestarts:
+    """Replaces what runs each time that it is asked to; who asks meanwhile has his turn after.
+
+    workers, frontends: who runs (ids). drain_s, start_s: see `roll`.
+    """
+
+    def __init__(
+        self,
+        steps: Steps,
+        workers: Callable[[], Iterable[str]],
+        frontends: Callable[[], Iterable[str]],
+        drain_s: float,
+        start_s: float,
+    ) -> None:
+        self._steps, self._limits = steps, (drain_s, start_s)
+        self._workers, self._frontends = workers, frontends
+        self._is_wanted = asyncio.Event()
+
+    def ask(self) -> None:
+        self._is_wanted.set()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await self._is_wanted.wait()
+            self._is_wanted.clear()
+            log.info("rolling restart: workers, then frontends")
+            try:
+                await roll(self._workers(), self._frontends(), self._steps, *self._limits)
+                log.info("rolling restart: done")
+            except (RollingFailed, OSError) as error:
+                log.error("rolling restart: given up: %s", error)
+
+
 async def roll(
     workers: Iterable[str],
     frontends: Iterable[str],

@@ -1,5 +1,6 @@
 """Whether a group's calls of tools can be read, asked before anything is started for it."""
 
+import os
 import subprocess
 import sys
 
@@ -17,8 +18,9 @@ def check_tool_parser(group: GroupOptions) -> None:
         return
     plugin = [] if group.tool_parser_plugin is None else [str(group.tool_parser_plugin.absolute())]
     command = [sys.executable, "-P", "-m", "frontend.chat.tools.check"]
+    parent = ["--parent-pid", str(os.getpid())]
     done = subprocess.run(
-        [*command, group.tool_call_parser, *plugin],
+        [*command, *parent, "--", group.tool_call_parser, *plugin],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         check=False,

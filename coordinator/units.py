@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from coordinator.activation import FIRST_FD, passed_socket
 from coordinator.hardware import worker_environment
 from coordinator.options import OptionError
-from coordinator.roll import COORDINATOR, FRONTEND, WORKER, Member, PlaceTaken, Roll
+from coordinator.roll import COORDINATOR, FRONTEND, WORKER, PlaceTaken, Roll
 from protocol import sockets
 from protocol.config import PoolConfig
 
@@ -106,17 +106,11 @@ def _enter(config: PoolConfig, role: str, place: str) -> str:
     except OSError as error:
         raise OptionError(f"{config.run_dir}: cannot be written to: {error.strerror}") from error
     if before is not None:
+        # Imported late: the command line needs no metrics.
+        from coordinator.clean_up import clean_up_after
+
         clean_up_after(config, before)
     return name
-
-
-def clean_up_after(config: PoolConfig, member: Member) -> None:
-    """Remove the socket and the gauges of a process that has ended."""
-    # Imported late: the command line needs none of it.
-    from prometheus_client import multiprocess
-
-    multiprocess.mark_process_dead(member.pid, str(config.metrics_dir))  # type: ignore[no-untyped-call]
-    sockets.remove(sockets.requests_endpoint(config.run_dir, member.process_id))
 
 
 def _exec(

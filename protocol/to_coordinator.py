@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from protocol.codec import Codec
-from protocol.state import FrontendLoad, WorkerLoad, WorkerState
+from protocol.state import FrontendLoad, FrontendState, WorkerLoad, WorkerState
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +73,8 @@ class LauncherHello:
 
     last_workers: the newest id in each place that has ever been filled, so that a restarted
         coordinator gives none of them again.
-    published: what the coordinator before has last said of these workers. One of them may be
-        frozen and unable to greet the new one.
+    published, published_frontends: what the coordinator before has last said of these processes.
+        One of them may be frozen and unable to greet the new one.
     """
 
     version: int
@@ -82,6 +82,14 @@ class LauncherHello:
     frontends: tuple[str, ...]
     last_workers: tuple[str, ...]
     published: tuple[WorkerState, ...] = ()
+    published_frontends: tuple[FrontendState, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FrontendStarted:
+    """The launcher has started a frontend, which is to greet."""
+
+    frontend_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,5 +112,6 @@ CONTROL = Codec(
         6: FrontendHeartbeat,
         7: LauncherHello,
         8: ChildExited,
+        9: FrontendStarted,
     }
 )

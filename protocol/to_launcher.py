@@ -21,4 +21,11 @@ class KillWorker:
     worker_id: str
 
 
-CONTROL = Codec({1: Introduce, 2: StartWorker, 3: KillWorker})
+@dataclass(frozen=True, slots=True)
+class KillFrontend:
+    """End a frontend's process at once. Who restarts frontends starts another."""
+
+    frontend_id: str
+
+
+CONTROL = Codec({1: Introduce, 2: StartWorker, 3: KillWorker, 4: KillFrontend})

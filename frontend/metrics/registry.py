@@ -18,11 +18,13 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
 from frontend.metrics.model import ModelMetrics
 from frontend.metrics.observer import LongestOutput, RequestObserver, TextObserver
 from frontend.metrics.refusals import REASONS, refusal_reason
 from frontend.metrics.tenants import TenantTokens
+from protocol import metric_files
 from protocol.config import PoolConfig
 
 _KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -130,8 +132,18 @@ class Metrics:
         if self._multiprocess_dir is None:
             return generate_latest(self._registry)
         registry = CollectorRegistry()
-        MultiProcessCollector(registry, path=self._multiprocess_dir)  # type: ignore[no-untyped-call]
+        registry.register(_PoolCollector(Path(self._multiprocess_dir)))
         return generate_latest(registry)
+
+
+class _PoolCollector(Collector):
+    """What all processes of the pool have counted."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def collect(self) -> Iterable[Metric]:
+        return metric_files.read(self._folder)
 
 
 def _is_alive(path: str) -> bool:

@@ -17,7 +17,7 @@ _SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "continue": signal.S
 
 @dataclass
 class Struck:
-    """broken_ports: clients' ports of the connections that killed frontends held.
+    """broken_ports: clients' ports of the connections that killed or stopped frontends held.
     worker_losses: when workers were killed or stopped. told: all of it, to be read.
     killed_at: when one of a role was killed last. rolled_at: when all were last asked to be
     replaced."""
@@ -61,9 +61,10 @@ def strike(blow: Blow, watch: Watch, struck: Struck) -> None:
         # A worker that is frozen while it loads its model may stay for two minutes.
         loading = blow.role == "worker" and victim.pid not in watch.ready
         kind = "kill" if blow.kind == "stop" and loading else blow.kind
-        if kind == "kill" or (kind, blow.role) == ("stop", "coordinator"):
+        # Whoever is stopped may be killed for it.
+        if kind == "kill" or (kind == "stop" and blow.role != "worker"):
             struck.killed_at[blow.role] = time.monotonic()
-        if blow.role == "frontend" and kind == "kill":
+        if blow.role == "frontend" and kind != "continue":
             struck.broken_ports |= _held(victim)
         if blow.role == "worker" and kind != "continue":
             struck.worker_losses.append(time.monotonic())

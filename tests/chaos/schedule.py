@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 FRONTENDS, WORKERS = 2, 3
-# A worker is killed by the coordinator when it has been stopped for so long.
+# A worker or frontend is killed by the coordinator when it has been stopped for so long.
 STALL_TIMEOUT_S = 3.0
-# Each further death of a place delays its next start, and long runs would only see a pool that
-# waits: a run that is to have more of them takes more seeds.
+# Each further death of a place soon after a start delays its next, and long runs would only see a
+# pool that waits: a run that is to have more of them takes more seeds.
 MOST_BLOWS = {"worker": 6, "frontend": 6, "coordinator": 6, "launcher": 2}
 
 Role = Literal["worker", "frontend", "coordinator", "launcher"]
@@ -92,7 +92,7 @@ def _frontend_dies(chance: random.Random, at_s: float) -> list[Blow]:
 
 
 def _frontend_pauses(chance: random.Random, at_s: float) -> list[Blow]:
-    """Its clients wait, and what workers send to it waits too."""
+    """Its clients wait, and what workers send to it waits too; or it is taken for dead."""
     place = chance.randrange(FRONTENDS)
     return [
         Blow(at_s, "stop", "frontend", place),

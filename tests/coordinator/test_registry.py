@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from coordinator.registry import IDLE, KILL_AGAIN_S, START_SILENCE_S, SUCCESSOR_S, Registry
+from coordinator.restarts import STEADY_S
 from protocol.config import GroupConfig, PoolConfig
 from protocol.process import EX_CONFIG
 from protocol.state import DRAINING, READY, STALLED, STARTING, FrontendLoad, WorkerLoad, WorkerState
@@ -151,6 +152,43 @@ def test_crash_loop_backs_off_and_is_reported() -> None:
     assert "5 in a row" in problem
     assert "the disk is on fire" in problem
     registry.on_worker_hello(hello(worker_id), now)
+    assert registry.state().groups[0].problem == ""
+
+
+def fail(registry: Registry, worker_id: str, now: float) -> None:
+    registry.on_exit(ChildExited(worker_id, "worker", -9), now)
+
+
+def test_workers_that_die_together_are_no_crash_loop() -> None:
+    registry = make_registry(workers=3)
+    for worker_id in start_all(registry):
+        fail(registry, worker_id, 0.1)
+    assert [order.worker_id for order in registry.tick(0.1)] == ["chat-0.1", "chat-1.1", "chat-2.1"]
+    assert registry.state().groups[0].problem == ""
+
+
+def test_crash_loop_is_of_one_place_and_holds_up_no_other() -> None:
+    registry = make_registry(workers=2)
+    start_all(registry)
+    for start, now in enumerate((0.0, 1.0, 2.0)):
+        fail(registry, f"chat-0.{start}", now)
+        registry.tick(now + 0.5)
+    assert "chat-0: 3 in a row" in registry.state().groups[0].problem
+    fail(registry, "chat-1.0", 2.6)
+    assert registry.tick(2.6) == [StartWorker("chat-1.1", "chat")]
+    registry.on_worker_hello(hello("chat-1.1"), 2.7)
+    assert "chat-0" in registry.state().groups[0].problem
+
+
+def test_worker_that_has_served_is_replaced_at_once_each_time() -> None:
+    registry = make_registry(workers=1)
+    start_all(registry)
+    now = 0.0
+    for start in range(6):
+        now += STEADY_S
+        fail(registry, f"chat-0.{start}", now)
+        assert registry.tick(now) == [StartWorker(f"chat-0.{start + 1}", "chat")]
+        registry.on_worker_hello(hello(f"chat-0.{start + 1}"), now)
     assert registry.state().groups[0].problem == ""
 
 

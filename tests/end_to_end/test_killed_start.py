@@ -22,17 +22,19 @@ MARK = "HEADRACE_TEST_START"
 
 @dataclass
 class Start:
-    """One place to start a pool in, again and again. cache: where its model is prepared."""
+    """One place to start a pool in, again and again. cache: where its model is prepared. port, uds:
+    where it listens; on a Unix socket in the folder unless told otherwise."""
 
     folder: Path
     model: Path
     cache: Path
-    port: int = 0  # 0: a Unix socket
+    port: int = 0
+    uds: Path | None = None
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
-    def begin(self) -> subprocess.Popen[bytes]:
-        where = ["--port", str(self.port)] if self.port else ["--uds", str(self.folder / "socket")]
-        flags = ["--engine", "fake", "--model", str(self.model), "--frontends", "1", *where]
+    def begin(self, *more: str) -> subprocess.Popen[bytes]:
+        where = ["--port", str(self.port)] if self.port else ["--uds", str(self.socket)]
+        flags = ["--engine", "fake", "--model", str(self.model), "--frontends", "1", *where, *more]
         command = [str(Path(sys.executable).with_name("headrace")), "serve", *flags]
         own = {"HF_HUB_OFFLINE": "1", "HEADRACE_CACHE": str(self.cache), MARK: str(self.folder)}
         with (self.folder / "log").open("w") as log:
@@ -47,11 +49,15 @@ class Start:
         return process
 
     @property
+    def socket(self) -> Path:
+        return self.uds or self.folder / "socket"
+
+    @property
     def log(self) -> str:
         return (self.folder / "log").read_text()
 
     def health(self) -> int:
-        uds = None if self.port else str(self.folder / "socket")
+        uds = None if self.port else str(self.socket)
         url = f"http://127.0.0.1:{self.port}/health" if self.port else "http://localhost/health"
         with httpx.Client(transport=httpx.HTTPTransport(uds=uds), timeout=20) as client:
             return client.get(url).status_code
@@ -146,4 +152,50 @@ def test_the_next_start_works(name: str, killed: dict[str, Start]) -> None:
     assert start.end() == 0
     assert not start.family()
     assert not (start.folder / "run").exists()
-    assert not (start.folder / "socket").exists()
+    assert not start.socket.exists()
+    assert not list(start.folder.glob("*.lock"))
+
+
+def test_socket_of_a_start_that_prepares_its_model_is_left_to_it(
+    fake_model: Path, warm_cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("k")
+    first = Start(folder, fake_model, folder / "cache")
+    second = Start(tmp_path_factory.mktemp("k"), fake_model, warm_cache, uds=first.socket)
+    try:
+        first.begin()
+        wait_for(lambda: "preparing the tokenizer" in first.log, "it prepares", START_TIMEOUT_S)
+        assert second.begin().wait(START_TIMEOUT_S) == 2
+        assert "Headrace serves" not in first.log, "it has listened already: this shows nothing"
+        (line,) = second.log.splitlines()
+        assert f"--uds: cannot listen on {first.socket}: Address already in use" in line
+        first.wait_until_ready()
+        assert first.health() == 200
+        assert second.begin().wait(START_TIMEOUT_S) == 2, "nor is it taken when it serves"
+        assert first.end() == 0
+        second.begin()
+        second.wait_until_ready()
+        assert second.health() == 200
+    finally:
+        first.stop()
+        second.stop()
+
+
+def test_check_of_a_parser_ends_with_the_launcher(
+    fake_model: Path, warm_cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The plug-in is the operator's, and may run for long."""
+    start = Start(folder := tmp_path_factory.mktemp("k"), fake_model, warm_cache)
+    plugin, runs = folder / "plugin.py", folder / "runs"
+    plugin.write_text(f"import time\nopen({str(runs)!r}, 'w')\ntime.sleep(600)")
+    try:
+        start.begin("--tool-call-parser", "x", "--tool-parser-plugin", str(plugin))
+        wait_for(runs.exists, "the plug-in runs")
+        (check,) = psutil.Process(start.processes[0].pid).children()
+        start.stop()
+        _gone, alive = psutil.wait_procs([check], timeout=10)
+        assert not alive
+    finally:
+        start.stop()
+        for process in start.family():
+            process.kill()

@@ -105,6 +105,15 @@ def test_killed_worker_costs_no_request_and_comes_back(
     assert Background(server, 8).texts() == undisturbed
 
 
+def test_workers_that_are_killed_together_come_back_without_delay(launch: Launch) -> None:
+    server = launch("--frontends", "1", "--workers", "3")
+    for worker in server.children("workers.main"):
+        worker.kill()
+    wait_for(lambda: ready_workers(server) == 6, "all are back")
+    assert server.log.count("ended (killed by signal 9); the next start is in 0.0 s") == 3
+    assert "in a row" not in server.log
+
+
 def test_killed_coordinator_costs_no_request(server: Server, undisturbed: list[str]) -> None:
     requests = Background(server, 8)
     wait_for(lambda: running(server) == 8, "all requests run")

@@ -98,6 +98,12 @@ def _without_scrapes(numbers: Numbers) -> Numbers:
     return {name: value for name, value in numbers.items() if 'handler="/metrics"' not in name}
 
 
+def _files_of_the_dead(server: Server) -> list[str]:
+    alive = {str(process.pid) for process in server.children()}
+    files = (server.run_dir / "metrics").glob("*.db")
+    return [file.name for file in files if file.stem.rpartition("_")[2] not in alive]
+
+
 def series(numbers: Numbers, name: str, **labels: str) -> Numbers:
     wanted = [f'{key}="{value}"' for key, value in labels.items()]
     return {
@@ -212,6 +218,23 @@ def test_nothing_goes_back_when_frontends_and_the_coordinator_die(
         wait_for(after.agree, "they agree")
         assert complete(server) == 200
         after.all()
+    assert not _files_of_the_dead(server)
+
+
+def test_crash_loop_leaves_numbers_and_no_files(server: Server, scrapes: Scrapes) -> None:
+    restarts = sum(series(scrapes.all()[0], "worker_restarts_total").values())
+    for count in range(1, 5):
+        victim = server.children("workers.main")[-1]
+        victim.kill()
+        wait_for(lambda: not victim.is_running(), "it has ended")  # noqa: B023
+        told = lambda: series(scrapes.all()[0], "worker_restarts_total")  # noqa: E731
+        wait_for(lambda: sum(told().values()) == restarts + count, "another is started")  # noqa: B023
+        wait_for(lambda: len(server.children("workers.main")) == 2, "it runs")
+    assert not _files_of_the_dead(server)
+    wait_for(
+        lambda: set(series(scrapes.all()[0], "worker_state", state="ready").values()) == {1},
+        "both are ready",
+    )
 
 
 def test_the_log_tells_of_work_and_is_silent_at_rest(server: Server) -> None:

@@ -1,18 +1,26 @@
-"""Says whether a parser can be had: `python -m frontend.chat.tools.check NAME [PLUGIN.py]`.
+"""Says whether a parser can be had:
+`python -m frontend.chat.tools.check NAME [PLUGIN.py] --parent-pid PID`.
 
 Ends with status 0, or with 1 and one line on stdout that says why not.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
 from frontend.chat.tools.available import ParserError, find_parser
+from protocol.process import become_child
 
 
-def main(arguments: list[str]) -> int:
-    name, *plugin = arguments
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="headrace-check-parser")
+    parser.add_argument("name")
+    parser.add_argument("plugin", type=Path, nargs="?")
+    parser.add_argument("--parent-pid", type=int, required=True)
+    args = parser.parse_args()
+    become_child("check", args.parent_pid, "warning")  # a plug-in may run for ever
     try:
-        find_parser(name, Path(plugin[0]) if plugin else None)
+        find_parser(args.name, args.plugin)
     except ParserError as error:
         print(" ".join(str(error).split()))
         return 1
@@ -20,4 +28,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""The files in which all processes of a pool keep their metrics (prometheus_client's multiprocess
+mode), and what becomes of those of dead processes.
+
+Counters have to outlive their processes, but a file for each process that ever ran would make
+scrapes slower with each restart. So the counters of the dead are added to sums, which lie in a
+folder of their own beside a list of the files that are in them:
+
+    metrics/counter_71.db, histogram_71.db, gauge_livesum_71.db    of the process 71
+    metrics/sums -> sums.4                                         what counts now
+    metrics/sums.4/counter_sum.db, histogram_sum.db, in_sums.json
+
+Changing the link is all that happens as far as readers can tell, whenever the writer is killed:
+before it the files of a dead process count, and after it they are in the sums and do not count any
+more, whether or not they have been removed yet. Readers take no lock, so that nobody waits for one
+that is frozen: one that finds the link changed, or a file gone, reads again.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from prometheus_client import Metric
+from prometheus_client.mmap_dict import MmapedDict
+from prometheus_client.multiprocess import MultiProcessCollector
+
+# Of these only the sum over all processes is shown, so that it does not matter which had them.
+SUMMED = ("counter", "histogram")
+_LINK, _LIST, _LOCK = "sums", "in_sums.json", "sums.lock"
+# Each further one takes the death of a process in the milliseconds of a reading.
+_TRIES = 100
+
+
+def read(folder: Path) -> list[Metric]:
+    """The metrics of all processes, each number once."""
+    for _ in range(_TRIES):
+        try:
+            sums = _current(folder)
+            summed = _in_sums(sums)
+            files = [*_sum_files(sums), *_files_beside(folder, summed)]
+            metrics: Iterable[Metric] = MultiProcessCollector.merge(map(str, files))  # type: ignore[no-untyped-call]
+            if _current(folder) == sums and _in_sums(sums) == summed:
+                return list(metrics)
+        except FileNotFoundError:  # a process has died just now
+            continue
+    raise OSError(f"{folder}: the metrics change faster than they can be read")
+
+
+def forget(folder: Path, pid: int) -> None:
+    """A process has ended: its gauges count no longer, its counters go to the sums."""
+    for file in folder.glob(f"gauge_live*_{pid}.db"):
+        file.unlink(missing_ok=True)
+    with (folder / _LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _remove_summed(folder)
+        dead = [file for kind in SUMMED if _has_content(file := folder / f"{kind}_{pid}.db")]
+        if dead:
+            _add(folder, dead)
+            _remove_summed(folder)
+
+
+def _add(folder: Path, dead: list[Path]) -> None:
+    """Make the next sums of the current ones and these files."""
+    old = _current(folder)
+    new = folder / f"{_LINK}.{_number(old) + 1}"
+    new.mkdir()
+    for kind in SUMMED:
+        parts = [*_sum_files(old), *dead]
+        _write_sum(new / f"{kind}_sum.db", [each for each in parts if _kind(each) == kind])
+    (new / _LIST).write_text(json.dumps([file.name for file in dead]))
+    link = folder / f"{_LINK}.new"
+    link.symlink_to(new.name)
+    link.replace(folder / _LINK)
+
+
+def _write_sum(target: Path, files: Iterable[Path]) -> None:
+    totals: dict[str, float] = {}
+    for file in files:
+        for key, value, _, _ in MmapedDict.read_all_values_from_file(str(file)):  # type: ignore[no-untyped-call]
+            totals[key] = totals.get(key, 0.0) + value
+    written = MmapedDict(str(target))  # type: ignore[no-untyped-call]
+    for key, total in totals.items():
+        written.write_value(key, total, 0.0)  # type: ignore[no-untyped-call]
+    written.close()  # type: ignore[no-untyped-call]
+
+
+def _remove_summed(folder: Path) -> None:
+    """Remove what is in the sums, and what a killed writer has left; ask with the lock held.
+
+    Then the list is emptied: a later process may get the pid of a dead one.
+    """
+    current = _current(folder)
+    if current is not None and (summed := _in_sums(current)):
+        for file in summed:
+            (folder / file).unlink(missing_ok=True)
+        emptied = current / f"{_LIST}.new"
+        emptied.write_text("[]")
+        emptied.replace(current / _LIST)
+    for left in folder.glob(f"{_LINK}.[0-9]*"):
+        if left != current:
+            shutil.rmtree(left)
+    (folder / f"{_LINK}.new").unlink(missing_ok=True)
+
+
+def _files_beside(folder: Path, summed: frozenset[str]) -> list[Path]:
+    """The processes' files that are not in the sums. One without any content has no numbers yet,
+    and prometheus_client cannot read it."""
+    files = [file for file in folder.glob("*.db") if file.name not in summed]
+    return [file for file in files if file.stat().st_size]
+
+
+def _has_content(file: Path) -> bool:
+    return file.exists() and file.stat().st_size > 0
+
+
+def _sum_files(sums: Path | None) -> list[Path]:
+    return [] if sums is None else [sums / f"{kind}_sum.db" for kind in SUMMED]
+
+
+def _in_sums(sums: Path | None) -> frozenset[str]:
+    return frozenset() if sums is None else frozenset(json.loads((sums / _LIST).read_text()))
+
+
+def _current(folder: Path) -> Path | None:
+    with contextlib.suppress(FileNotFoundError):
+        return folder / os.readlink(folder / _LINK)
+    return None
+
+
+def _number(sums: Path | None) -> int:
+    return 0 if sums is None else int(sums.name.rpartition(".")[2])
+
+
+def _kind(file: Path) -> str:
+    return file.name.partition("_")[0]
