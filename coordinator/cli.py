@@ -150,6 +150,8 @@ def _prepare_group(run_dir: Path, group: GroupOptions) -> GroupConfig:
         model_path=prepared.model_path,
         text_path=prepared.text_path,
         served_names=group.served_model_name or (prepared.served_name,),
+        sleep_idle_seconds=group.sleep_idle_seconds,
+        sleep_idle_level=group.sleep_idle_level,
         workers=group.workers or max(1, len(gpu_ids())),
         engine=group.engine_config(),
         reasoning_parser=group.reasoning_parser,

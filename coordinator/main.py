@@ -12,24 +12,29 @@ from typing import Any
 import zmq
 
 from coordinator.awake_clock import AwakeClock
+from coordinator.calls import Calls
 from coordinator.metrics import PoolMetrics
 from coordinator.pool_status import pool_status
 from coordinator.registry import Order, Registry
 from coordinator.roll_call import RollCall
+from coordinator.sleeping import Sleeping
 from coordinator.stats_log import StatsLog
 from protocol import PROTOCOL_VERSION, sockets, to_frontend, to_launcher, to_worker
 from protocol.codec import DecodeError
 from protocol.config import PoolConfig
 from protocol.process import become_child
 from protocol.sd_notify import Notifier
-from protocol.state import STATE
+from protocol.state import READY, STARTING, STATE
 from protocol.to_coordinator import (
     CONTROL,
+    CallResult,
     ChildExited,
     FrontendHeartbeat,
     FrontendHello,
     FrontendStarted,
     LauncherHello,
+    PoolCall,
+    WakeWanted,
     WorkerFailed,
     WorkerHeartbeat,
     WorkerHello,
@@ -59,6 +64,8 @@ class Coordinator:
         )
         self._control = sockets.router(context, sockets.control_endpoint(config.run_dir))
         self._publisher = sockets.publisher(context, sockets.state_endpoint(config.run_dir))
+        self._calls = Calls()
+        self._sleeping = Sleeping(group.name for group in config.groups)
         self._metrics = PoolMetrics(config)
         self._stats: StatsLog | None = None
         if not config.disable_log_stats:
@@ -89,6 +96,7 @@ class Coordinator:
             self._handle("roll", message, now)
         for order in self._registry.tick(now):
             self._order(order)
+        self._answer(self._calls.tick(now))
         self._metrics.show(self._registry.workers())
         self._log_stats()
         self._notifier.alive()
@@ -136,13 +144,19 @@ class Coordinator:
                 self._ask_unknown(sender, to_frontend.CONTROL.encode(to_worker.Introduce()))
                 registry.on_frontend_heartbeat(message, now)
             case WorkerHello():
-                registry.on_worker_hello(message, now)
+                self._on_worker_hello(message, now)
             case WorkerFailed():
                 registry.on_worker_failed(message, now)
             case WorkerLeaving():
                 registry.on_worker_leaving(message, now)
             case FrontendHello():
                 registry.on_frontend_hello(message, now)
+            case CallResult():
+                self._answer(self._calls.on_result(message, now))
+            case PoolCall():
+                self._on_call(message, now)
+            case WakeWanted(group):
+                self._call(self._sleeping.on_wanted(group, registry.workers()))
             case FrontendStarted():
                 registry.on_frontend_started(message, now)
             case LauncherHello():
@@ -150,9 +164,32 @@ class Coordinator:
             case ChildExited():
                 self._on_exit(message, now)
 
+    def _on_worker_hello(self, message: WorkerHello, now: float) -> None:
+        states = {each.worker_id: each.state for each in self._registry.workers()}
+        self._registry.on_worker_hello(message, now)
+        for worker in self._registry.workers():
+            is_new = states.get(worker.worker_id) == STARTING and worker.state == READY
+            if is_new and worker.worker_id == message.worker_id:
+                self._call(self._sleeping.on_started(worker))
+
+    def _on_call(self, message: PoolCall, now: float) -> None:
+        self._sleeping.on_call(message)
+        calls, results = self._calls.on_call(message, self._registry.workers(), now)
+        self._call(calls)
+        self._answer(results)
+
+    def _call(self, calls: list[tuple[str, to_worker.Call]]) -> None:
+        for worker_id, call in calls:
+            self._send(worker_id, to_worker.CONTROL.encode(call))
+
+    def _answer(self, results: list[tuple[str, to_frontend.PoolResult]]) -> None:
+        for frontend_id, result in results:
+            self._send(frontend_id, to_frontend.CONTROL.encode(result))
+
     def _on_exit(self, message: ChildExited, now: float) -> None:
         was_frontend = message.process_id in self._registry.frontend_ids()
         self._registry.on_exit(message, now)
+        self._answer(self._calls.on_gone(message.process_id, now))
         if was_frontend:
             gone = to_worker.CONTROL.encode(to_worker.FrontendGone(message.process_id))
             for worker in self._registry.workers():

@@ -7,9 +7,9 @@ coordinator that dies, the states go with it and come with the next one.
 from prometheus_client import Counter, Gauge
 
 from protocol.config import PoolConfig
-from protocol.state import DRAINING, READY, STALLED, STARTING, WorkerState
+from protocol.state import DRAINING, READY, SLEEPING, STALLED, STARTING, WorkerState
 
-_STATES = (STARTING, READY, DRAINING, STALLED)
+_STATES = (STARTING, READY, DRAINING, STALLED, *SLEEPING)
 
 
 class PoolMetrics:

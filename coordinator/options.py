@@ -15,7 +15,14 @@ from typing import Annotated, Any, NoReturn
 
 from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 
-from protocol.config import EngineConfig, PoolOptions, Positive, ServingOptions
+from protocol.config import (
+    EngineConfig,
+    PoolOptions,
+    Positive,
+    ServingOptions,
+    SleepIdle,
+    SleepLevel,
+)
 from protocol.reasoning import ReasoningFormat, named_format
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kKmMgGtT])(i?)[bB]?)?")
@@ -36,11 +43,17 @@ class OptionError(Exception):
     """A flag, a key or a value that cannot be; the text is one line that names it."""
 
 
+def _number(value: Any) -> Any:
+    """Flags are text, which a choice of numbers does not take."""
+    return int(value) if isinstance(value, str) and value.isdigit() else value
+
+
 class GroupOptions(EngineConfig, ServingOptions):
     """A group as the operator describes it.
 
     model: folder, GGUF file or hub id; None: the default model.
     workers: None: one for each GPU, one on a CPU.
+    sleep_idle_seconds, sleep_idle_level: see protocol.config.GroupConfig.
     chat_template: a file's path, or the template itself.
     reasoning_parser: a format's name, or its tags as a JSON object.
     generation_config: where sampling defaults come from: "auto" the model, "vllm" nowhere, or a
@@ -52,6 +65,8 @@ class GroupOptions(EngineConfig, ServingOptions):
     model: str | None = None
     served_model_name: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     workers: Positive | None = None
+    sleep_idle_seconds: SleepIdle = None
+    sleep_idle_level: Annotated[SleepLevel, BeforeValidator(_number)] = 1
     chat_template: str | None = None
     reasoning_parser: Annotated[ReasoningFormat | None, BeforeValidator(named_format)] = None
     generation_config: str = "auto"
@@ -193,6 +208,7 @@ _FLAGS = {
     "stall_timeout_s": "--stall-timeout",
     "request_timeout_s": "--request-timeout",
     "start_timeout_s": "--start-timeout",
+    "wake_timeout_s": "--wake-timeout",
     "log_stats_interval_s": "--log-stats-interval",
     "response_store_max_age_s": "--response-store-max-age",
 }
@@ -238,6 +254,13 @@ def _add_pool_flags(parser: argparse.ArgumentParser) -> None:
     add("--max-replays", help="of a request whose workers fail (3)")
     add("--stall-timeout", dest="stall_timeout_s", help="seconds without a step (10)")
     add("--start-timeout", dest="start_timeout_s", help="seconds until a worker is ready (600)")
+    add(
+        "--wake-on-demand",
+        action=argparse.BooleanOptionalAction,
+        help="requests wake a pool that sleeps (on)",
+    )
+    add("--wake-timeout", dest="wake_timeout_s", help="seconds that they wait for it (120)")
+    add("--enable-admin", action="store_true", help="serve /sleep, /wake_up and such to everybody")
     add(
         "--response-store-url", metavar="URL", help="of /v1/responses (a file in the run directory)"
     )
@@ -302,6 +325,12 @@ def _add_group_flags(parser: argparse.ArgumentParser) -> None:
     add("--tool-parser-plugin", metavar="FILE.py", help="a file that registers further parsers")
     add("--exclude-tools-when-tool-choice-none", action="store_true", help="from prompts, that is")
     add("--workers", "--data-parallel-size", dest="workers", help="(one per GPU, one on a CPU)")
+    add(
+        "--sleep-idle-seconds",
+        metavar="S",
+        help="a worker without requests for so long sleeps (never)",
+    )
+    add("--sleep-idle-level", help="1: its cache goes, 2: its weights, too (1)")
     add("--cpu-kernels", choices=["auto", "native", "torch"], help="what runs it on a CPU (auto)")
     add("--threads", help="CPU threads of each worker (the CPUs shared out)")
     add("--device", help="auto, cpu or cuda (auto)")

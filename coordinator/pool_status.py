@@ -1,7 +1,7 @@
 """The pool in one line, for `systemctl status`."""
 
 from protocol.config import PoolConfig
-from protocol.state import READY, PoolState
+from protocol.state import READY, SERVING, SLEEPING, PoolState
 
 
 def pool_status(state: PoolState, config: PoolConfig) -> str:
@@ -9,8 +9,10 @@ def pool_status(state: PoolState, config: PoolConfig) -> str:
     ready = sum(worker.state == READY for worker in state.workers)
     in_flight = sum(frontend.load.in_flight for frontend in state.frontends)
     problems = [f"{group.name}: {group.problem}" for group in state.groups if group.problem]
+    asleep = sum(worker.state in SLEEPING for worker in state.workers)
     parts = (
         f"{ready} of {sum(group.wanted for group in state.groups)} workers ready",
+        *([f"{asleep} asleep"] if asleep else []),
         f"{len(state.frontends)} of {config.frontends} frontends",
         f"{in_flight} requests in flight",
         *problems,
@@ -24,6 +26,6 @@ def is_complete(state: PoolState, config: PoolConfig) -> bool:
 
 
 def has_all_workers(state: PoolState) -> bool:
-    """Whether all workers that were asked for are ready."""
-    ready = sum(worker.state == READY for worker in state.workers)
-    return ready >= sum(group.wanted for group in state.groups)
+    """Whether all workers that were asked for are ready, or sleep."""
+    serving = sum(worker.state in SERVING for worker in state.workers)
+    return serving >= sum(group.wanted for group in state.groups)

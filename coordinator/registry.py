@@ -14,9 +14,10 @@ from protocol.config import GroupConfig, PoolConfig
 from protocol.process import EX_CONFIG
 from protocol.state import (
     DRAINING,
-    READY,
+    SERVING,
     STALLED,
     STARTING,
+    WAKING,
     GroupState,
     PoolState,
     WorkerLoad,
@@ -174,18 +175,20 @@ class Registry:
         known = self._workers.get(message.worker_id)
         if known is None and self.launcher_known:
             return  # it has ended: its greeting came by another way than the news of its end
-        state = READY if message.ready else STARTING
+        state = message.state if message.state in SERVING else STARTING
         if known is not None and known.state.state in (DRAINING, STALLED):
             state = known.state.state
-        was_ready = known is not None and known.state.state == READY
+        was_there = known is not None and known.state.state in SERVING
         load = IDLE if known is None else known.state.load
         told = WorkerState(
             message.worker_id, message.group, message.pid, state, message.endpoint, load
         )
         if known is None:
             known = _Worker(told, expected_since=now, heard_at=now)
+        if state == WAKING and known.state.state != WAKING:
+            known.expected_since = now
         self._workers[message.worker_id] = replace(known, state=told, heard_at=now, greeted=True)
-        if state == READY and not was_ready:
+        if state in SERVING and not was_there:
             log.info("%s is ready (pid %d)", message.worker_id, message.pid)
             self._left.pop(_place(message.worker_id), None)
             self._restarts[_place(message.worker_id)].ready(now)
@@ -233,13 +236,13 @@ class Registry:
         if worker.state.state == STALLED:  # the order of a coordinator before may have been lost
             return "made no progress"
         silent_s, limit_s = now - worker.heard_at, self.config.stall_timeout_s
-        if worker.state.state == STARTING:  # importing and loading can hold all its threads up
+        if worker.state.state in (STARTING, WAKING):  # loading can hold all its threads up
             limit_s = START_SILENCE_S
             if now - worker.expected_since > self.config.start_timeout_s:
                 return f"was not ready within {self.config.start_timeout_s:g} s"
         if silent_s > limit_s:
             return f"has said nothing for {limit_s:g} s"
-        if worker.state.state != STARTING and worker.state.load.step_age_s > limit_s:
+        if worker.state.load.step_age_s > limit_s:
             return f"has made no step for {limit_s:g} s"
         return ""
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
-from protocol.state import READY, PoolState
+from protocol.state import SERVING, PoolState
 
 log = logging.getLogger("launcher")
 
@@ -110,7 +110,9 @@ async def _replace_worker(worker_id: str, steps: Steps, drain_s: float, start_s:
     def has_successor() -> bool:
         state = steps.state()
         return state is not None and any(
-            each.state == READY and each.worker_id != worker_id and _place(each.worker_id) == place
+            each.state in SERVING
+            and each.worker_id != worker_id
+            and _place(each.worker_id) == place
             for each in state.workers
         )
 
@@ -126,11 +128,11 @@ async def _replace_worker(worker_id: str, steps: Steps, drain_s: float, start_s:
 
 
 def _is_whole(state: PoolState | None, group: str) -> bool:
-    """Whether all workers of a group are ready."""
+    """Whether all workers of a group are ready, or sleep."""
     if state is None:
         return False
-    ready = sum(each.state == READY and each.group == group for each in state.workers)
-    return all(ready >= each.wanted for each in state.groups if each.name == group)
+    serving = sum(each.state in SERVING and each.group == group for each in state.workers)
+    return all(serving >= each.wanted for each in state.groups if each.name == group)
 
 
 async def _replace_frontend(frontend_id: str, steps: Steps) -> None:

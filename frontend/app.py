@@ -20,6 +20,7 @@ from frontend.routes import (
     messages,
     models,
     responses,
+    sleeping,
     status,
     tokenize,
 )
@@ -56,6 +57,8 @@ def create_app(
     generating = (chat_completions, chat_batch, completions, messages, invocations, responses)
     for routes in (*generating, models, status, tokenize):
         app.register_blueprint(routes.blueprint(context))
+    if config.enable_admin:
+        app.register_blueprint(sleeping.blueprint(context))
     app.register_blueprint(docs.blueprint())
     errors.install(app, config.max_body_bytes)
 

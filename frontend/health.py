@@ -6,23 +6,24 @@ It says nothing of why a worker failed: such reasons may name files of this mach
 from typing import Any
 
 from protocol.config import GroupConfig, PoolConfig
-from protocol.state import READY, PoolState, WorkerState
+from protocol.state import ASLEEP, READY, SLEEPING, PoolState, WorkerState
 
 OK, DEGRADED, UNAVAILABLE, STOPPING = "ready", "degraded", "unavailable", "stopping"
 
 
-def is_ready(state: PoolState | None) -> bool:
-    """Whether any worker of any group can make progress, however busy it is."""
-    return state is not None and any(worker.state == READY for worker in state.workers)
+def is_ready(config: PoolConfig, state: PoolState | None) -> bool:
+    """Whether any worker of any group can make progress, however busy it is; or sleeps, if requests
+    wake it."""
+    return state is not None and any(_serves(config, worker) for worker in state.workers)
 
 
 def health_body(config: PoolConfig, state: PoolState | None, stopping: bool) -> dict[str, Any]:
     """Groups and their workers, and what follows from these for the whole."""
-    groups = [_group(group, state) for group in config.groups]
+    groups = [_group(config, group, state) for group in config.groups]
     status = DEGRADED
     if stopping:
         status = STOPPING
-    elif not is_ready(state):
+    elif not is_ready(config, state):
         status = UNAVAILABLE
     elif all(group["status"] == OK for group in groups):
         status = OK
@@ -43,10 +44,15 @@ def load_body(config: PoolConfig, state: PoolState | None, in_flight: int) -> di
     return {"server_load": in_flight, "groups": groups, "frontends": frontends}
 
 
-def _group(group: GroupConfig, state: PoolState | None) -> dict[str, Any]:
+def _serves(config: PoolConfig, worker: WorkerState) -> bool:
+    return worker.state == READY or (config.wake_on_demand and worker.state in SLEEPING)
+
+
+def _group(config: PoolConfig, group: GroupConfig, state: PoolState | None) -> dict[str, Any]:
     workers = _workers(group, state)
     ready = sum(worker.state == READY for worker in workers)
-    status = UNAVAILABLE if ready == 0 else OK if ready >= group.workers else DEGRADED
+    serving = sum(_serves(config, worker) for worker in workers)
+    status = UNAVAILABLE if serving == 0 else OK if serving >= group.workers else DEGRADED
     failing = state is not None and any(
         each.name == group.name and each.problem for each in state.groups
     )
@@ -55,6 +61,7 @@ def _group(group: GroupConfig, state: PoolState | None) -> dict[str, Any]:
         "models": list(group.served_names),
         "status": status,
         "ready": ready,
+        "asleep": sum(worker.state == ASLEEP for worker in workers),
         "wanted": group.workers,
         "is_crash_loop": failing,
         "workers": [_worker(worker) for worker in workers],

@@ -3,4 +3,4 @@
 Imports neither Quart nor torch; it is the only thing that the processes share.
 """
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2

@@ -40,6 +40,8 @@ RESERVED_NAMES = frozenset(
 _TOOL_SERVER = re.compile(r"https?://[^/\s@]+(/\S*)?|(\[[0-9a-fA-F:]+\]|[\w.-]+):\d{1,5}")
 
 Positive = Annotated[int, Field(ge=1)]
+SleepIdle = Annotated[float, Field(gt=0)] | None
+SleepLevel = Literal[1, 2]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["int8", "int8_dynamic"]
 
@@ -183,6 +185,8 @@ class GroupConfig(Frozen):
     model: as the operator gave it. model_path: the folder that it was prepared into.
     served_names: what requests may call it; the first is what answers call it.
     text_path: folder with what frontends need of it (see protocol.text).
+    sleep_idle_seconds: a worker without requests for so long sleeps; None: it does not.
+    sleep_idle_level: 1 drops its cache, 2 also its weights.
     reasoning_parser: how reasoning is told from the rest of answers; None: it is not.
     """
 
@@ -193,6 +197,8 @@ class GroupConfig(Frozen):
     served_names: Annotated[tuple[str, ...], Field(min_length=1)]
     task: Literal["generate"] = "generate"
     workers: Positive = 1
+    sleep_idle_seconds: SleepIdle = None
+    sleep_idle_level: SleepLevel = 1
     engine: EngineConfig = EngineConfig()
     reasoning_parser: ReasoningFormat | None = None
     serving: ServingOptions = ServingOptions()
@@ -206,6 +212,9 @@ class PoolOptions(Frozen):
     max_replays: how often a request goes on elsewhere after failures that it may be to blame for.
     stall_timeout_s: a worker with work and no step for so long is taken for dead.
     start_timeout_s: a worker that is not ready so long after its start hangs: it is started again.
+    wake_on_demand: whether requests wake a worker when all of their group sleep.
+    wake_timeout_s: how long they wait for it.
+    enable_admin: whether the routes that act on the pool are served, to whoever reaches the server.
     disable_log_stats, log_stats_interval_s: whether, and how often, the log says how much is done.
     enable_log_requests, enable_log_outputs: frontends log what comes in, and what goes out.
     max_log_len: characters, or token ids, of a text in the log; None: all.
@@ -228,6 +237,9 @@ class PoolOptions(Frozen):
     max_replays: Annotated[int, Field(ge=0)] = 3
     request_timeout_s: Annotated[float, Field(gt=0)] | None = None
     start_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    wake_on_demand: bool = True
+    wake_timeout_s: Annotated[float, Field(gt=0)] = 120.0
+    enable_admin: bool = False
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     disable_log_stats: bool = False
     log_stats_interval_s: Annotated[float, Field(gt=0)] = 10.0

@@ -5,6 +5,11 @@ from dataclasses import dataclass
 from protocol.codec import Codec
 
 STARTING, READY, DRAINING, STALLED = "starting", "ready", "draining", "stalled"
+# What is to be released is still used by requests; has been released; is being brought back.
+FALLING_ASLEEP, ASLEEP, WAKING = "falling_asleep", "asleep", "waking"
+SLEEPING = (FALLING_ASLEEP, ASLEEP, WAKING)
+# Can serve, perhaps after being woken.
+SERVING = (READY, *SLEEPING)
 
 
 @dataclass(frozen=True, slots=True)

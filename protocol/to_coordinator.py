@@ -8,15 +8,15 @@ from protocol.state import FrontendLoad, FrontendState, WorkerLoad, WorkerState
 
 @dataclass(frozen=True, slots=True)
 class WorkerHello:
-    """A worker is there. `endpoint` is where its requests socket is bound; `ready` says whether
-    its engine has been loaded."""
+    """A worker is there, or its state is another. `endpoint` is where its requests socket is bound;
+    `state` one of protocol.state's: starting, ready, or one of sleeping."""
 
     version: int
     worker_id: str
     group: str
     pid: int
     endpoint: str
-    ready: bool
+    state: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,42 @@ class WorkerLeaving:
     """The worker drains: route nothing more to it."""
 
     worker_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallResult:
+    """What came of a call to a worker. value: JSON, "" if it failed. error: why, fit to be shown to
+    an operator; "" if it did not."""
+
+    call_id: str
+    worker_id: str
+    value: str
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolCall:
+    """From a frontend: have workers do something, and tell it what came of it.
+
+    method, arguments: as of to_worker.Call.
+    group: whose workers; "": of all groups. worker: one of them, by its id or its place; "": all.
+    timeout_s: after which workers that have not answered count as failed.
+    """
+
+    call_id: str
+    frontend_id: str
+    method: str
+    arguments: str
+    group: str
+    worker: str
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class WakeWanted:
+    """From a frontend: requests wait for the group's workers, and all of these sleep."""
+
+    group: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,5 +149,8 @@ CONTROL = Codec(
         7: LauncherHello,
         8: ChildExited,
         9: FrontendStarted,
+        10: CallResult,
+        11: PoolCall,
+        12: WakeWanted,
     }
 )

@@ -96,5 +96,41 @@ class Refused:
     retry_after_s: float = 0.0
 
 
-OUTPUTS = Codec({1: StepOutputs, 2: Refused})
-CONTROL = Codec({1: Introduce})
+@dataclass(frozen=True, slots=True)
+class Aborted:
+    """The worker has ended requests because an operator wanted it so; numbered with the others.
+
+    reason: fit to be shown to a client.
+    """
+
+    worker_id: str
+    number: int
+    request_ids: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerAnswer:
+    """What came of a call to one worker. value: JSON; error: "" if it did not fail. seconds: how
+    long it took."""
+
+    worker_id: str
+    value: str
+    error: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class PoolResult:
+    """From the coordinator: what came of a PoolCall, worker by worker.
+
+    error: why it was not even tried; "" if it was.
+    """
+
+    call_id: str
+    answers: tuple[WorkerAnswer, ...]
+    error: str = ""
+
+
+OUTPUTS = Codec({1: StepOutputs, 2: Refused, 3: Aborted})
+CONTROL = Codec({1: Introduce, 2: PoolResult})

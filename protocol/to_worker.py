@@ -54,5 +54,19 @@ class Introduce:
     """From a coordinator that does not know the sender: say hello again."""
 
 
+@dataclass(frozen=True, slots=True)
+class Call:
+    """From the coordinator: do something and say what came of it (to_coordinator.CallResult).
+
+    method: one of those that a worker has (workers/calls.py). arguments: a JSON object.
+    others_are_awake: whether another worker of the group could take this one's requests.
+    """
+
+    call_id: str
+    method: str
+    arguments: str
+    others_are_awake: bool
+
+
 REQUESTS = Codec({1: Generate, 2: Abort})
-CONTROL = Codec({1: Introduce, 2: FrontendGone})
+CONTROL = Codec({1: Introduce, 2: FrontendGone, 3: Call})

@@ -101,6 +101,11 @@ class BlockPool:
             self._block_of[name] = block
             self._hash_of[block] = name
 
+    def clear(self) -> None:
+        """Remember no block; those that are held stay so."""
+        self._block_of.clear()
+        self._hash_of.clear()
+
     def _forget(self, block: int) -> None:
         name = self._hash_of.pop(block, None)
         if name is not None:

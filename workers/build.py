@@ -30,12 +30,7 @@ def build_engine(
     log: takes lines for the operator.
     text_path: folder with its tokenizer, see protocol.text; None: it can follow no grammar.
     """
-    if config.engine == "fake":
-        runner: Runner = _fake_runner(group_model_path, config)
-    else:
-        from workers.load_runner import load_runner  # torch: seconds, and not needed by the fake
-
-        runner = load_runner(group_model_path, config, workers_on_host, log)
+    runner = build_runner(group_model_path, config, workers_on_host, log)
     log(f"K/V cache: {runner.num_blocks} blocks of {runner.block_size} tokens")
     return Engine(
         runner,
@@ -45,6 +40,20 @@ def build_engine(
         speculative_config=config.speculative_config,
         grammars=None if text_path is None else _grammars(text_path, runner.vocab_size),
     )
+
+
+def build_runner(
+    group_model_path: Path,
+    config: EngineConfig,
+    workers_on_host: int,
+    log: Callable[[str], None],
+) -> Runner:
+    """Load the model. ModelUnsupported if it cannot be served."""
+    if config.engine == "fake":
+        return _fake_runner(group_model_path, config)
+    from workers.load_runner import load_runner  # torch: seconds, and not needed by the fake
+
+    return load_runner(group_model_path, config, workers_on_host, log)
 
 
 def _grammars(text_path: Path, vocab_size: int) -> Grammars:

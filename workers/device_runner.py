@@ -42,8 +42,20 @@ class DeviceRunner(ModelRunner):
             make_backend=make_backend,
         )
         self._graphs: DecodeGraphs | None = None
+        self._recorded: tuple[Sequence[Bucket], Record] | None = None
         self._chosen: torch.Tensor | None = None  # by the launch before
         self._row_of: dict[EngineSequence, int] = {}
+
+    def release_cache(self) -> None:
+        """Recordings know where the cache and the weights lie: they go, too."""
+        self._graphs = self._chosen = None
+        self._row_of = {}
+        super().release_cache()
+
+    def restore_cache(self) -> None:
+        super().restore_cache()
+        if self._graphs is None and self._recorded is not None:
+            self.record_decodes(*self._recorded)
 
     @torch.inference_mode()
     def record_decodes(self, buckets: Sequence[Bucket], record: Record) -> None:
@@ -59,12 +71,15 @@ class DeviceRunner(ModelRunner):
             return self.logits(inputs.token_ids, inputs.positions, 0)
 
         self._graphs = DecodeGraphs(buckets, make_inputs, run, record)
+        self._recorded = buckets, record
 
     @torch.inference_mode()
     def launch(self, chunks: Sequence[Chunk]) -> PendingResults:
         rows = flatten(chunks)
         logits = self._replay(chunks, rows)
         if logits is None:
+            if self._backend is None:
+                raise RuntimeError("the cache has been released")
             self._backend.prepare(rows.batch)
             inputs = upload([rows.token_ids, rows.positions], torch.long, self._device)
             self._put_chosen(inputs[0], chunks, rows)

@@ -127,6 +127,40 @@ class Engine:
         self._scheduler.remove(sequence)
 
     @property
+    def runner(self) -> Runner:
+        return self._runner
+
+    def reset_prefix_cache(self) -> None:
+        """Find nothing of what has been run until now. Running requests go on."""
+        self._scheduler.forget_prefixes()
+
+    def release(self) -> None:
+        """Give the cache's memory back, and what an accelerator holds of the weights. Only without
+        requests, and none is to be added until all is restored."""
+        assert not self._sequences
+        while self.has_work:  # a step in flight, whose results are nobody's any more
+            self.step()
+        self._pool.clear()
+        self._runner.release_cache()
+        self._runner.offload_weights()
+
+    def restore_weights(self) -> None:
+        """MemoryError if there is no memory for them."""
+        self._runner.restore_weights()
+
+    def restore_cache(self) -> None:
+        """Have an empty cache again. MemoryError if there is no memory for it."""
+        self._runner.restore_cache()
+
+    def replace_runner(self, runner: Runner) -> None:
+        """Go on with another runner of the same model and the same size. Only without work."""
+        assert not self.has_work
+        self._pool.clear()
+        self._runner = runner
+        if self._overlap is not None:
+            self._overlap.replace_runner(runner)
+
+    @property
     def has_work(self) -> bool:
         return bool(self._sequences) or (self._overlap is not None and self._overlap.busy)
 

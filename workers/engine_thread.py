@@ -11,12 +11,15 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from protocol.state import WorkerLoad
 from protocol.to_frontend import Output
 from protocol.to_worker import Abort, Generate
 from workers.engine import Engine, EngineStats
 from workers.errors import ModelUnsupported, RequestRefused
+from workers.residence import Residence
+from workers.runner import Runner
 
 log = logging.getLogger(__name__)
 
@@ -49,23 +52,41 @@ class EngineDied:
     hopeless: bool
 
 
-Event = EngineReady | EngineStepped | EngineRefused | EngineDied
+@dataclass(frozen=True)
+class OperationDone:
+    """error: what it failed of; None if it did not. value: what it gave."""
+
+    call_id: str
+    value: Any = None
+    error: Exception | None = None
+
+
+@dataclass(frozen=True)
+class Operation:
+    """Something that the engine's thread is to do between two steps. Only one that is harmless when
+    it fails: the engine goes on."""
+
+    call_id: str
+    run: Callable[[Residence], Any]
+
+
+Event = EngineReady | EngineStepped | EngineRefused | EngineDied | OperationDone
 
 
 class EngineThread(threading.Thread):
     """Commands in by `submit`, events out by `take_events` whenever `wake_fd` is readable."""
 
-    def __init__(self, build: Callable[[], Engine]) -> None:
+    def __init__(self, build: Callable[[], Engine], load_runner: Callable[[], Runner]) -> None:
         super().__init__(name="engine", daemon=True)
         self.wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._build = build
-        self._commands: deque[Generate | Abort] = deque()
+        self._build, self._load_runner = build, load_runner
+        self._commands: deque[Generate | Abort | Operation] = deque()
         self._arrived = threading.Event()
         self._events: deque[Event] = deque()
         self._load = WorkerLoad(running=0, waiting=0, kv_usage=0.0, steps=0, step_age_s=0.0)
         self._busy_since: float | None = None
 
-    def submit(self, command: Generate | Abort) -> None:
+    def submit(self, command: Generate | Abort | Operation) -> None:
         self._commands.append(command)
         self._arrived.set()
 
@@ -93,18 +114,19 @@ class EngineThread(threading.Thread):
 
     def run(self) -> None:
         try:
-            engine = self._build()
+            residence = Residence(self._build(), self._load_runner)
             self._post(EngineReady())
             while True:
-                self._turn(engine)
+                self._turn(residence)
         except ModelUnsupported as error:
             self._post(EngineDied(str(error), hopeless=True))
         except Exception as error:
             log.exception("the engine failed")
             self._post(EngineDied(f"{type(error).__name__}: {error}", hopeless=False))
 
-    def _turn(self, engine: Engine) -> None:
+    def _turn(self, residence: Residence) -> None:
         """Wait for work, take the commands, make one step."""
+        engine = residence.engine
         if not engine.has_work:
             self._busy_since = None
             self._load = engine.load()
@@ -114,7 +136,7 @@ class EngineThread(threading.Thread):
         if self._busy_since is None:
             self._busy_since = started
         while self._commands:
-            self._obey(engine, self._commands.popleft())
+            self._obey(residence, self._commands.popleft())
         if engine.has_work:
             before = self._load.steps
             outputs = engine.step()
@@ -125,7 +147,11 @@ class EngineThread(threading.Thread):
                 self._busy_since = ended
             self._post(EngineStepped(outputs, engine.stats(), ended - started))
 
-    def _obey(self, engine: Engine, command: Generate | Abort) -> None:
+    def _obey(self, residence: Residence, command: Generate | Abort | Operation) -> None:
+        engine = residence.engine
+        if isinstance(command, Operation):
+            self._operate(residence, command)
+            return
         if isinstance(command, Abort):
             for request_id in command.request_ids:
                 engine.abort(request_id)
@@ -134,6 +160,16 @@ class EngineThread(threading.Thread):
             engine.add(command)
         except RequestRefused as refusal:
             self._post(EngineRefused(command.request_id, refusal))
+
+    def _operate(self, residence: Residence, operation: Operation) -> None:
+        self._busy_since = None  # however long it takes, it is no step that hangs
+        try:
+            done = OperationDone(operation.call_id, operation.run(residence))
+        except Exception as error:
+            log.exception("an operation on the engine failed")
+            done = OperationDone(operation.call_id, error=error)
+        self._busy_since = time.monotonic()
+        self._post(done)
 
     def _post(self, event: Event) -> None:
         self._events.append(event)

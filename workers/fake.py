@@ -57,11 +57,20 @@ class FakeRunner(StepwiseRunner):
         self.block_size = block_size
         self._step_s = step_s
         self._choices = choices or range(vocab_size)
+        self._has_cache = True
 
     def run(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
+        if not self._has_cache:
+            raise RuntimeError("the cache has been released")
         if self._step_s:
             time.sleep(self._step_s)
         return [self._run_chunk(chunk) for chunk in chunks]
+
+    def release_cache(self) -> None:
+        self._has_cache = False
+
+    def restore_cache(self) -> None:
+        self._has_cache = True
 
     def _run_chunk(self, chunk: Chunk) -> ChunkResult:
         sequence = chunk.sequence

@@ -17,8 +17,9 @@ from workers.largest_step import step_bytes
 from workers.linears import prepare_linears
 from workers.loading import choose_device, load_model, model_length
 from workers.make_runner import make_torch_runner, record_graphs
+from workers.memory import free_memory
 from workers.model_runner import ModelRunner, vocab_rows
-from workers.native.choose import compile_model, free_memory, release_weights
+from workers.native.choose import compile_model, release_weights
 from workers.native.program import Compiled
 from workers.native.runner import NativeRunner
 from workers.self_check import check_model

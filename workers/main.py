@@ -17,7 +17,8 @@ from protocol.codec import DecodeError
 from protocol.config import GroupConfig, PoolConfig
 from protocol.process import EX_CONFIG, become_child
 from protocol.sd_notify import Notifier
-from workers.build import build_engine
+from workers.build import build_engine, build_runner
+from workers.calls import Calls
 from workers.engine_thread import (
     EngineDied,
     EngineReady,
@@ -25,10 +26,12 @@ from workers.engine_thread import (
     EngineStepped,
     EngineThread,
     Event,
+    OperationDone,
 )
 from workers.metrics import WorkerMetrics
 from workers.queue_limits import QueueGuard, QueueLimits
 from workers.service import Service
+from workers.sleeper import Sleeper
 from workers.status_report import StatusReport
 
 log = logging.getLogger("worker")
@@ -59,17 +62,28 @@ class Worker:
             log.info,
             text_path=group.text_path,
         )
-        self._engine = EngineThread(build)
+        load_runner = partial(
+            build_runner, group.model_path, group.engine, workers_on_host, log.info
+        )
+        self._engine = EngineThread(build, load_runner)
         engine = group.engine
         limits = QueueLimits(
             engine.max_num_seqs, engine.max_queue_requests, engine.max_queue_tokens
         )
         guard = QueueGuard(limits, self._engine.last_load)
         self._service = Service(worker_id, self._engine.submit, self._send, guard)
+        self._calls = Calls(worker_id, self._engine.submit, self._tell)
+        self._sleeper = Sleeper(
+            self._service,
+            self._calls.operate_sleep,
+            self._on_state,
+            idle_s=group.sleep_idle_seconds,
+            idle_level=group.sleep_idle_level,
+        )
+        self._calls.sleeper = self._sleeper
         self._metrics = WorkerMetrics(pool.metrics_prefix, group.served_names[0], worker_id)
         self._totals = to_coordinator.WorkerTotals(0, 0, 0, 0)
         self._report = StatusReport(notifier, pool.stall_timeout_s)
-        self._ready = False
         self._stop_at: float | None = None
         self._exit_status: int | None = None
 
@@ -105,6 +119,8 @@ class Worker:
             self._service.on_message(frames[0], frames[-1])
         while frames := _receive(self._control):
             self._on_control(frames[-1])
+        if self._stop_at is None:
+            self._sleeper.turn(time.monotonic())
         if self._stop_at is not None and (
             self._service.in_flight == 0 or time.monotonic() >= self._stop_at
         ):
@@ -127,10 +143,10 @@ class Worker:
             case EngineRefused(request_id, refusal):
                 self._service.on_refused(request_id, refusal)
             case EngineReady():
-                self._ready = True
-                self._service.open()
-                self._say_hello()
+                self._sleeper.ready()
                 self._report.ready()
+            case OperationDone():
+                self._calls.on_done(event)
             case EngineDied(reason, hopeless):
                 self._tell(to_coordinator.WorkerFailed(self._id, reason))
                 log.error("%s", reason)
@@ -145,8 +161,15 @@ class Worker:
         match message:
             case to_worker.Introduce():
                 self._say_hello()
+            case to_worker.Call():
+                self._calls.on_call(message)
             case to_worker.FrontendGone(frontend_id):
                 self._service.forget(frontend_id.encode())
+
+    def _on_state(self, state: str) -> None:
+        log.info("%s", state.replace("_", " "))
+        if self._stop_at is None:
+            self._say_hello()
 
     def _leave(self, drain_timeout_s: float) -> None:
         """Refuse new requests, and exit when those in flight have ended."""
@@ -157,7 +180,12 @@ class Worker:
 
     def _say_hello(self) -> None:
         hello = to_coordinator.WorkerHello(
-            PROTOCOL_VERSION, self._id, self._group.name, os.getpid(), self._endpoint, self._ready
+            PROTOCOL_VERSION,
+            self._id,
+            self._group.name,
+            os.getpid(),
+            self._endpoint,
+            self._sleeper.state,
         )
         self._tell(hello)
 

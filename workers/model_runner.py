@@ -1,12 +1,13 @@
 """Runs a transformers model on a step's chunks: one flattened row of tokens, paged attention."""
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import cast
 
 import torch
 from transformers.modeling_utils import PreTrainedModel
 
-from workers.attention.backend import AttentionBatch, MakeBackend
+from workers.attention.backend import AttentionBackend, AttentionBatch, MakeBackend
 from workers.attention.hook import AttentionHook
 from workers.attention.sdpa import SdpaBackend
 from workers.runner import StepwiseRunner
@@ -41,8 +42,37 @@ class ModelRunner(StepwiseRunner):
         self.default_step_tokens = _CPU_STEP_TOKENS if on_cpu else _GPU_STEP_TOKENS
         self._model = model
         self._device = model.device
-        self._backend = make_backend(hook.layers, num_blocks, block_size, model.dtype, model.device)
-        hook.backend = self._backend
+        self._hook, self._make_backend = hook, make_backend
+        self._is_offloaded = False
+        self._backend: AttentionBackend | None = None
+        self.restore_cache()
+
+    def release_cache(self) -> None:
+        self._backend = self._hook.backend = None
+
+    def restore_cache(self) -> None:
+        if self._backend is None:
+            model, layers = self._model, self._hook.layers
+            self._backend = self._hook.backend = self._make_backend(
+                layers, self.num_blocks, self.block_size, model.dtype, self._device
+            )
+
+    def offload_weights(self) -> None:
+        if self._device.type == "cpu" or self._is_offloaded:
+            return
+        for tensor in chain(self._model.parameters(), self._model.buffers()):
+            # Pinned: what comes back is copied without a detour, and is never swapped out.
+            host = torch.empty_like(tensor, device="cpu", pin_memory=True)
+            tensor.data = host.copy_(tensor.data)
+        self._is_offloaded = True
+
+    def restore_weights(self) -> None:
+        if not self._is_offloaded:
+            return
+        for tensor in chain(self._model.parameters(), self._model.buffers()):
+            tensor.data = tensor.data.to(self._device, non_blocking=True)
+        torch.cuda.synchronize(self._device)
+        self._is_offloaded = False
 
     @torch.inference_mode()
     def run(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
@@ -59,6 +89,8 @@ class ModelRunner(StepwiseRunner):
         batch: AttentionBatch,
     ) -> torch.Tensor:
         """Logits [wanted rows, vocabulary] of a flattened batch, whose K/V go to the cache."""
+        if self._backend is None:
+            raise RuntimeError("the cache has been released")
         self._backend.prepare(batch)
         inputs = upload([token_ids, positions], torch.long, self._device)
         return self.logits(inputs[0], inputs[1], upload(wanted, torch.long, self._device))

@@ -53,6 +53,11 @@ class Overlap:
         self._max_len = max_len
         self._flight: _Flight | None = None
 
+    def replace_runner(self, runner: Runner) -> None:
+        """Only while no step is in flight."""
+        assert self._flight is None
+        self._runner = runner
+
     @property
     def busy(self) -> bool:
         """Whether a step is in flight."""

@@ -34,8 +34,7 @@ class Runner(Protocol):
     @property
     def max_model_len(self) -> int: ...
 
-    @property
-    def num_blocks(self) -> int: ...
+    num_blocks: int
 
     @property
     def block_size(self) -> int: ...
@@ -53,6 +52,23 @@ class Runner(Protocol):
         are asked for. The last token of a chunk may then be UNKNOWN_TOKEN, if its sequence was
         sampled in the step before. Steps touch the cache in the order of their launches.
         """
+        ...
+
+    def release_cache(self) -> None:
+        """Give the cache's memory back; nothing is run until `restore_cache`. Harmless twice."""
+        ...
+
+    def restore_cache(self) -> None:
+        """Have an empty cache again. MemoryError if there is no memory for it. Harmless twice."""
+        ...
+
+    def offload_weights(self) -> None:
+        """Move weights from an accelerator's memory to the host's, once there is no cache; nothing
+        on a CPU, whose memory is that already. Harmless twice."""
+        ...
+
+    def restore_weights(self) -> None:
+        """Move them back. MemoryError if there is no memory for them. Harmless twice."""
         ...
 
     def run(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
@@ -82,3 +98,11 @@ class StepwiseRunner(ABC):
 
     def launch(self, chunks: Sequence[Chunk]) -> Launched:
         return Finished(self.run(chunks))
+
+    def offload_weights(self) -> None:
+        """As on a CPU: they are in the host's memory already."""
+        return
+
+    def restore_weights(self) -> None:
+        """They are where they are run."""
+        return

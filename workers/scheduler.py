@@ -1,5 +1,6 @@
 """Which tokens of which requests the next step runs. Touches no tensors."""
 
+import sys
 import time
 from bisect import insort
 from collections.abc import Iterable
@@ -76,6 +77,13 @@ class Scheduler:
         else:
             self._waiting.remove(sequence)
         self._free(sequence)
+
+    def forget_prefixes(self) -> None:
+        """Find nothing of what has been run until now. Running sequences keep what is theirs, and
+        nothing of it is found by others."""
+        self.pool.clear()
+        for sequence in self._running:
+            sequence.num_remembered = sys.maxsize
 
     def schedule(self) -> list[Chunk]:
         """The next step's chunks, decodes first.

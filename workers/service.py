@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable
 
 from protocol.codec import DecodeError
-from protocol.to_frontend import OUTPUTS, Output, Refused, StepOutputs
+from protocol.to_frontend import OUTPUTS, Aborted, Output, Refused, StepOutputs
 from protocol.to_worker import REQUESTS, Abort, Generate
 from workers.errors import RequestRefused
 from workers.queue_limits import QueueGuard
@@ -47,9 +47,29 @@ class Service:
         """Take requests from now on."""
         self._refusing = None
 
-    def close(self) -> None:
+    def close(self, reason: str = "the worker is stopping") -> None:
         """Refuse new requests; those in flight go on."""
-        self._refusing = "the worker is stopping"
+        self._refusing = reason
+
+    def hand_back(self) -> None:
+        """Run nothing of what is in flight any more: frontends are to have it run elsewhere."""
+        for request_id, frontend in self._forget_all():
+            self._refuse(frontend, request_id, "the worker has handed it back", True)
+
+    def abort_all(self, reason: str) -> None:
+        """End what is in flight. reason: fit to be shown to clients."""
+        by_frontend: defaultdict[bytes, list[str]] = defaultdict(list)
+        for request_id, frontend in self._forget_all():
+            by_frontend[frontend].append(request_id)
+        for frontend, request_ids in by_frontend.items():
+            number = self._next_number(frontend)
+            self._deliver(frontend, Aborted(self._worker_id, number, tuple(request_ids), reason))
+
+    def _forget_all(self) -> list[tuple[str, bytes]]:
+        """All requests in flight and whose they are; they are no more."""
+        owners = list(self._owners.items())
+        self._abort([request_id for request_id, _ in owners])
+        return owners
 
     def on_message(self, frontend: bytes, data: bytes) -> None:
         """Bytes from a frontend; what is no message is counted and dropped."""
@@ -167,7 +187,7 @@ class Service:
         self._numbers[frontend] = number + 1
         return number
 
-    def _deliver(self, frontend: bytes, message: StepOutputs | Refused) -> None:
+    def _deliver(self, frontend: bytes, message: StepOutputs | Refused | Aborted) -> None:
         self._beats[frontend] = BEATS
         if not self._send(frontend, OUTPUTS.encode(message)):
             # Should it come back, the gap tells it that its requests are no longer run here.

@@ -9,15 +9,17 @@ from typing import Any, Self
 
 import zmq.asyncio
 
+from frontend.pool.calls import Calls
 from frontend.pool.dispatch import Dispatch
 from frontend.pool.flight import Flight
-from frontend.pool.interface import PoolBusy
+from frontend.pool.interface import PoolBusy, Scope
 from frontend.pool.shared_load import open_shared_load
 from frontend.vital import create_vital_task
 from protocol import PROTOCOL_VERSION, sockets, to_coordinator, to_frontend, to_worker
 from protocol.codec import DecodeError
 from protocol.config import PoolConfig
 from protocol.state import STATE, FrontendLoad, PoolState
+from protocol.to_frontend import PoolResult
 from protocol.to_worker import Abort, Generate
 
 log = logging.getLogger(__name__)
@@ -40,8 +42,14 @@ class PoolClient:
         self._context = zmq.asyncio.Context()
         shared = open_shared_load(config.run_dir / "load", frontend_id)
         self._dispatch = Dispatch(
-            self._send, config.max_replays, on_replay=on_replay, shared=shared
+            self._send,
+            config.max_replays,
+            on_replay=on_replay,
+            shared=shared,
+            wake=self._wake if config.wake_on_demand else None,
+            wake_timeout_s=config.wake_timeout_s,
         )
+        self._calls = Calls(frontend_id, self._tell)
         self._state: PoolState | None = None
         self._has_news = asyncio.Event()
         self._workers: dict[str, Any] = {}
@@ -67,6 +75,11 @@ class PoolClient:
 
     def why_busy(self) -> PoolBusy | None:
         return self._dispatch.why_busy()
+
+    async def call(
+        self, method: str, arguments: dict[str, Any], scope: Scope, timeout_s: float
+    ) -> PoolResult:
+        return await self._calls.call(method, arguments, scope, timeout_s)
 
     async def __aenter__(self) -> Self:
         run_dir = self._config.run_dir
@@ -136,13 +149,17 @@ class PoolClient:
             self._disconnect_gone(state)
 
     async def _obey(self) -> None:
-        """The coordinator has one thing to say to a frontend: introduce yourself."""
+        """The coordinator says what came of calls; or that it is new, and knows of none."""
         self._say_hello()
         while True:
             data = await self._control.recv()
             with contextlib.suppress(DecodeError):
-                to_frontend.CONTROL.decode(data)
-                self._say_hello()
+                message = to_frontend.CONTROL.decode(data)
+                if isinstance(message, PoolResult):
+                    self._calls.on_result(message)
+                else:
+                    self._say_hello()
+                    self._calls.repeat()
 
     async def _beat(self) -> None:
         while True:
@@ -150,6 +167,9 @@ class PoolClient:
             load = FrontendLoad(self._dispatch.in_flight)
             self._tell(to_coordinator.FrontendHeartbeat(self._id, load))
             await asyncio.sleep(HEARTBEAT_S)
+
+    def _wake(self, group: str) -> None:
+        self._tell(to_coordinator.WakeWanted(group))
 
     def _say_hello(self) -> None:
         self._tell(to_coordinator.FrontendHello(PROTOCOL_VERSION, self._id, os.getpid()))

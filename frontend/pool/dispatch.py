@@ -22,8 +22,17 @@ from frontend.pool.loads import Loads
 from frontend.pool.probation import Probation
 from frontend.pool.routing import Candidate, choose
 from frontend.pool.shared_load import SharedLoad
-from protocol.state import DRAINING, READY, STALLED, STARTING, GroupState, PoolState, WorkerState
-from protocol.to_frontend import Refused, StepOutputs
+from protocol.state import (
+    DRAINING,
+    READY,
+    SLEEPING,
+    STALLED,
+    STARTING,
+    GroupState,
+    PoolState,
+    WorkerState,
+)
+from protocol.to_frontend import Aborted, Refused, StepOutputs
 from protocol.to_worker import Abort, Generate
 
 log = logging.getLogger(__name__)
@@ -33,6 +42,9 @@ QUARANTINED = "Several workers failed while they ran this request; it is not tri
 MOST_UNKNOWN_REPLAYS = 20
 # How long a request whose workers are all gone waits for one to come back; longer if one starts.
 STRANDED_TIMEOUT_S = 60.0
+
+# After how long a client may try again whose request has not woken the pool in time.
+RETRY_SLEEPING_S = 10.0
 
 # Delivers a message to a worker; false when its queue is full.
 Send = Callable[[str, Generate | Abort], bool]
@@ -48,11 +60,16 @@ class Dispatch:
         clock: Callable[[], float] = time.monotonic,
         on_replay: Callable[[str], None] = lambda group: None,
         shared: SharedLoad | None = None,
+        wake: Callable[[str], None] | None = None,
+        wake_timeout_s: float = 120.0,
     ) -> None:
-        """max_replays: of one request for failures that it may be to blame for. on_replay: told the
+        """wake: told the group of requests that wait while all of it sleeps, again and again; None:
+        such requests fail. wake_timeout_s: how long they wait.
+        max_replays: of one request for failures that it may be to blame for. on_replay: told the
         group of each request that is sent again. shared: what other frontends have in flight."""
         self._send, self._on_replay = send, on_replay
         self._max_replays = max_replays
+        self._wake, self._wake_timeout_s = wake, wake_timeout_s
         self._probation = Probation()
         self._clock = clock
         self._workers: dict[str, WorkerState] = {}
@@ -122,7 +139,7 @@ class Dispatch:
 
     # Messages from workers
 
-    def on_message(self, worker_id: str, message: StepOutputs | Refused) -> None:
+    def on_message(self, worker_id: str, message: StepOutputs | Refused | Aborted) -> None:
         """A numbered message from a worker. A gap says that one is missing: the tokens in it
         cannot be had again, so what the worker carries is run again from what is known."""
         expected = self._expected.get(worker_id, 0)
@@ -135,6 +152,13 @@ class Dispatch:
             self._fullness.on_refused(worker_id, message)
             if flight is not None:
                 self._on_refused(worker_id, flight, message)
+            return
+        if isinstance(message, Aborted):
+            for request_id in message.request_ids:
+                flight = self._loads.remove(worker_id, request_id)
+                if flight is not None:
+                    flight.worker_id = None
+                    flight.fail(PoolUnavailable(message.reason))
             return
         carried = self._loads.carried_by(worker_id)
         for output in message.outputs:
@@ -172,6 +196,7 @@ class Dispatch:
 
     def _start(self, flight: Flight) -> None:
         may_wait = not self._has_news or self._is_replacing(flight.group)
+        may_wait = may_wait or self._sleeps(flight.group)
         if not may_wait and not self._ready(flight.group):
             flight.fail(PoolUnavailable("no worker is ready to take the request"))
             return
@@ -198,6 +223,8 @@ class Dispatch:
             flight.refused_by.clear()
             flight.met_stopping = False
             self._stranded[flight] = self._clock()
+            if self._wake is not None and self._sleeps(flight.group):
+                self._wake(flight.group)
 
     def _replay(self, flight: Flight, is_blamed: bool) -> None:
         flight.begin_replay()
@@ -219,6 +246,9 @@ class Dispatch:
         """Flights that found no worker at all: one may have come back, or it has been too long."""
         stranded, self._stranded = self._stranded, {}
         for flight, since in stranded.items():
+            if self._sleeps(flight.group) and self._clock() - since >= self._wake_timeout_s:
+                flight.fail(PoolUnavailable("no worker has woken up in time", RETRY_SLEEPING_S))
+                continue
             waits_long = self._clock() - since >= STRANDED_TIMEOUT_S
             if waits_long and not self._is_one_to_come(flight.group):
                 flight.fail(PoolUnavailable("no worker has come back to go on with the request"))
@@ -232,9 +262,18 @@ class Dispatch:
         known = self._groups.get(group)
         if known is not None and known.problem:
             return False
-        return self._is_replacing(group) or any(
+        if self._is_replacing(group) or self._sleeps(group):
+            return True
+        return any(
             each.group == group and each.state == STARTING for each in self._workers.values()
         )
+
+    def _sleeps(self, group: str) -> bool:
+        """Whether no worker of the group is ready, and some would be if they were woken."""
+        if self._wake is None:
+            return False
+        states = {each.state for each in self._workers.values() if each.group == group}
+        return READY not in states and not states.isdisjoint(SLEEPING)
 
     def _is_replacing(self, group: str) -> bool:
         return group in self._groups and self._groups[group].is_replacing

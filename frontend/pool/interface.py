@@ -8,10 +8,11 @@ PoolError
 """
 
 from collections.abc import AsyncIterator
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from protocol.state import PoolState
-from protocol.to_frontend import Output
+from protocol.to_frontend import Output, PoolResult
 from protocol.to_worker import Generate
 
 
@@ -39,6 +40,15 @@ class RequestLost(PoolError):
     pass
 
 
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """group: whose workers; "": of all groups. worker: one of them, by its id or its place, which
+    is "chat-0" of "chat-0.3"; "": all."""
+
+    group: str = ""
+    worker: str = ""
+
+
 class OutputStream(Protocol):
     """The outputs of one request, until one has a finish_reason; may raise PoolError."""
 
@@ -64,6 +74,13 @@ class Pool(Protocol):
     def why_busy(self) -> PoolBusy | None:
         """What any request would fail with now, whatever it asks for; None if it may be taken.
         Whoever gets None is to go on with the request: it may be the one that tries."""
+        ...
+
+    async def call(
+        self, method: str, arguments: dict[str, Any], scope: Scope, timeout_s: float
+    ) -> PoolResult:
+        """Have workers do something, and wait until all have answered. PoolUnavailable if the
+        coordinator does not answer."""
         ...
 
     @property

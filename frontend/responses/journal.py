@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from frontend.pool.interface import OutputStream, Pool, PoolBusy, PoolUnavailable
+from frontend.pool.interface import OutputStream, Pool, PoolBusy, PoolUnavailable, Scope
 from protocol.state import PoolState
-from protocol.to_frontend import Admission, Logprobs, Output
+from protocol.to_frontend import Admission, Logprobs, Output, PoolResult
 from protocol.to_worker import Generate
 
 # ["output", turn, tokens, finish reason, stop token, cached tokens, logprobs], ["value", key, it]
@@ -79,6 +79,11 @@ class JournaledPool:
 
     def why_busy(self) -> PoolBusy | None:
         return self._pool.why_busy()
+
+    async def call(
+        self, method: str, arguments: dict[str, Any], scope: Scope, timeout_s: float
+    ) -> PoolResult:
+        return await self._pool.call(method, arguments, scope, timeout_s)
 
     def generate(self, group: str, request: Generate) -> OutputStream:
         known = self._journal.outputs(self.turn)

@@ -68,7 +68,7 @@ def _add_health(routes: Blueprint, context: Context) -> None:
 
 def _health(context: Context, verbose: bool) -> Response:
     stopping, state = context.drain.has_begun, context.pool.state
-    status = 200 if is_ready(state) and not stopping else 503
+    status = 200 if is_ready(context.config, state) and not stopping else 503
     if verbose:
         return json_response(health_body(context.config, state, stopping), status)
     return _empty(status)

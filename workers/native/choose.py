@@ -1,15 +1,12 @@
 """Whether a loaded model runs on the compiled kernels."""
 
-import ctypes
-import gc
-from contextlib import suppress
-
 import torch
 from transformers.modeling_utils import PreTrainedModel
 
 from protocol.config import EngineConfig
 from workers.attention.hook import AttentionHook
 from workers.errors import ModelUnsupported
+from workers.memory import free_memory
 from workers.native.graph import NotStatic
 from workers.native.library import GROUP, why_not
 from workers.native.program import Compiled
@@ -50,10 +47,3 @@ def release_weights(model: PreTrainedModel, compiled: Compiled) -> None:
         if not compiled.reads(parameter):
             parameter.data = torch.empty(0, dtype=parameter.dtype)
     free_memory()
-
-
-def free_memory() -> None:
-    """Give back to the system what nothing refers to any more."""
-    gc.collect()
-    with suppress(OSError, AttributeError):  # glibc keeps what was freed in small pieces
-        ctypes.CDLL(None).malloc_trim(0)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from workers.attention.backend import AttentionBatch
-from workers.native.program import Compiled
+from workers.native.program import Compiled, Program
 from workers.runner import StepwiseRunner
 from workers.sequence import Chunk, ChunkResult
 from workers.step import collect, flatten
@@ -34,7 +34,15 @@ class NativeRunner(StepwiseRunner):
         self.max_model_len = max_model_len
         self.num_blocks = num_blocks
         self.block_size = block_size
-        self._program = compiled.start(num_blocks, block_size)
+        self._compiled = compiled
+        self._program: Program | None = compiled.start(num_blocks, block_size)
+
+    def release_cache(self) -> None:
+        self._program = None
+
+    def restore_cache(self) -> None:
+        if self._program is None:
+            self._program = self._compiled.start(self.num_blocks, self.block_size)
 
     @torch.inference_mode()
     def run(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
@@ -51,5 +59,7 @@ class NativeRunner(StepwiseRunner):
         batch: AttentionBatch,
     ) -> torch.Tensor:
         """Logits [wanted rows, vocabulary] of a flattened batch, whose K/V go to the cache."""
+        if self._program is None:
+            raise RuntimeError("the cache has been released")
         logits = self._program.forward(token_ids, positions, wanted, batch)
         return logits[:, : self.vocab_size]

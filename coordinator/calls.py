@@ -1,0 +1,107 @@
+"""Calls to the whole pool: passed on to the workers, and what came of them put together.
+
+No sockets and no clock of its own, as the registry.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from protocol.state import READY, WorkerState
+from protocol.to_coordinator import CallResult, PoolCall
+from protocol.to_frontend import PoolResult, WorkerAnswer
+from protocol.to_worker import Call
+
+NO_ANSWER = "it did not answer in time"
+# Answered without asking the workers: what is published reaches frontends a moment later.
+STATE = "state"
+
+ENDED = "it ended before it answered"
+
+
+@dataclass
+class _Pending:
+    """waiting: the workers that have not answered."""
+
+    call: PoolCall
+    begun_at: float
+    waiting: set[str]
+    answers: list[WorkerAnswer] = field(default_factory=list)
+
+
+class Calls:
+    """The calls that workers have not all answered yet."""
+
+    def __init__(self) -> None:
+        self._pending: dict[str, _Pending] = {}
+
+    def on_call(
+        self, call: PoolCall, workers: Iterable[WorkerState], now: float
+    ) -> tuple[list[tuple[str, Call]], list[tuple[str, PoolResult]]]:
+        """What is to be sent to workers, and to frontends. A call that is repeated, because a
+        coordinator may have lost it, is not made twice by this one."""
+        if call.call_id in self._pending:
+            return [], []
+        everybody = list(workers)
+        meant = [each for each in everybody if _is_meant(call, each)]
+        if not meant:
+            error = "there is no such worker" if call.worker else "no worker is there"
+            return [], [(call.frontend_id, PoolResult(call.call_id, (), error))]
+        if call.method == STATE:
+            told = tuple(
+                WorkerAnswer(each.worker_id, json.dumps({"state": each.state}), "", 0.0)
+                for each in meant
+            )
+            return [], [(call.frontend_id, PoolResult(call.call_id, told))]
+        chosen = {each.worker_id for each in meant}
+        self._pending[call.call_id] = _Pending(call, now, set(chosen))
+        stay_awake = {
+            each.group for each in everybody if each.state == READY and each.worker_id not in chosen
+        }
+        messages = [
+            (each.worker_id, Call(call.call_id, call.method, call.arguments, others))
+            for each in meant
+            for others in [each.group in stay_awake]
+        ]
+        return messages, []
+
+    def on_result(self, result: CallResult, now: float) -> list[tuple[str, PoolResult]]:
+        """A worker has answered."""
+        return self._take(result.call_id, result.worker_id, result.value, result.error, now)
+
+    def on_gone(self, worker_id: str, now: float) -> list[tuple[str, PoolResult]]:
+        """A worker has ended."""
+        results: list[tuple[str, PoolResult]] = []
+        for call_id in list(self._pending):
+            results += self._take(call_id, worker_id, "", ENDED, now)
+        return results
+
+    def tick(self, now: float) -> list[tuple[str, PoolResult]]:
+        """Time has passed."""
+        results: list[tuple[str, PoolResult]] = []
+        for call_id, pending in list(self._pending.items()):
+            if now - pending.begun_at > pending.call.timeout_s:
+                for worker_id in sorted(pending.waiting):
+                    results += self._take(call_id, worker_id, "", NO_ANSWER, now)
+        return results
+
+    def _take(
+        self, call_id: str, worker_id: str, value: str, error: str, now: float
+    ) -> list[tuple[str, PoolResult]]:
+        pending = self._pending.get(call_id)
+        if pending is None or worker_id not in pending.waiting:
+            return []
+        pending.waiting.remove(worker_id)
+        pending.answers.append(WorkerAnswer(worker_id, value, error, now - pending.begun_at))
+        if pending.waiting:
+            return []
+        del self._pending[call_id]
+        answers = tuple(sorted(pending.answers, key=lambda each: each.worker_id))
+        return [(pending.call.frontend_id, PoolResult(call_id, answers))]
+
+
+def _is_meant(call: PoolCall, worker: WorkerState) -> bool:
+    if call.group and worker.group != call.group:
+        return False
+    place = worker.worker_id.rpartition(".")[0]
+    return not call.worker or call.worker in (worker.worker_id, place)

@@ -1,0 +1,74 @@
+"""What routes share that act on the whole pool: their query, and the answers of the workers."""
+
+import json
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from quart import Response, request
+
+from frontend.context import Context
+from frontend.errors import ApiError, Unavailable
+from frontend.middleware.errors import json_response
+from frontend.parsing import validate
+from frontend.pool.interface import Scope
+from frontend.schemas.admin import PoolQuery
+from protocol.to_frontend import PoolResult, WorkerAnswer
+
+Query = TypeVar("Query", bound=PoolQuery)
+
+
+class PoolFailed(ApiError):
+    """Some workers have not done what was asked for."""
+
+    status = 500
+    kind = "InternalServerError"
+
+
+def read_query(model: type[Query]) -> Query:
+    """The request's query; BadRequest that names the parameter. A bare ?verbose says yes; what
+    nobody knows is ignored, as everywhere."""
+    values: dict[str, Any] = {}
+    for key in request.args:
+        field = model.model_fields.get(key)
+        if field is None:
+            continue
+        given = request.args.getlist(key)
+        is_list = str(field.annotation).startswith("list")
+        values[key] = given if is_list else given[-1]
+    if values.get("verbose") == "":
+        values["verbose"] = True
+    return validate(model, values)
+
+
+def scope_of(context: Context, query: PoolQuery) -> Scope:
+    """NotFound for a model that is not served."""
+    group = "" if query.model is None else context.model(query.model).group.name
+    return Scope(group, query.worker or "")
+
+
+def check(result: PoolResult) -> Sequence[WorkerAnswer]:
+    """The workers' answers; Unavailable if there are no workers, PoolFailed if one has failed."""
+    if result.error:
+        raise Unavailable(f"{result.error[0].upper()}{result.error[1:]}.")
+    failed = [f"{each.worker_id}: {each.error}" for each in result.answers if each.error]
+    if failed:
+        raise PoolFailed("; ".join(failed))
+    return result.answers
+
+
+def report(answers: Sequence[WorkerAnswer], query: PoolQuery) -> Response:
+    """An empty answer, or with ?verbose what came of it at each worker."""
+    if not query.verbose:
+        answer = Response(b"", 200)
+        del answer.headers["Content-Type"]
+        return answer
+    workers = [
+        {
+            "name": each.worker_id,
+            "error": each.error,
+            "seconds": round(each.seconds, 3),
+            "value": json.loads(each.value or "null"),
+        }
+        for each in answers
+    ]
+    return json_response({"workers": workers})

@@ -1,0 +1,63 @@
+"""POST /sleep and /wake_up, GET /is_sleeping: for the whole pool, answered when it is done."""
+
+import json
+
+from quart import Blueprint, Response
+from quart_schema import document_querystring, document_response
+
+from frontend.context import Context
+from frontend.middleware.errors import json_response
+from frontend.openapi import document_plain
+from frontend.operating import check, read_query, report, scope_of
+from frontend.schemas.admin import IsSleeping, PoolQuery, SleepQuery, WakeQuery
+from frontend.schemas.answers import ErrorAnswer
+from protocol.state import ASLEEP
+
+TAGS = ["weights", "kv_cache"]
+# For what comes after the requests in flight: giving memory back.
+RELEASE_S = 60.0
+STATE_S = 5.0
+
+
+def blueprint(context: Context) -> Blueprint:
+    routes = Blueprint("sleeping", __name__)
+
+    @routes.post("/sleep")
+    @document_querystring(SleepQuery)
+    @document_plain("All sleep; with ?verbose what came of it at each worker.")
+    @document_response(ErrorAnswer, 400)
+    async def sleep() -> Response:
+        """Put workers to sleep: memory is given back until they are woken."""
+        query = read_query(SleepQuery)
+        arguments = {"level": query.level, "mode": query.mode, "timeout_s": query.timeout}
+        scope, timeout_s = scope_of(context, query), query.timeout + RELEASE_S
+        result = await context.pool.call("sleep", arguments, scope, timeout_s)
+        return report(check(result), query)
+
+    @routes.post("/wake_up")
+    @document_querystring(WakeQuery)
+    @document_plain("All that was asked for is there; with ?verbose at each worker.")
+    @document_response(ErrorAnswer, 400)
+    async def wake_up() -> Response:
+        """Wake workers, or bring back a part of what they gave back."""
+        query = read_query(WakeQuery)
+        arguments = {"tags": query.tags or TAGS}
+        timeout_s = context.config.start_timeout_s
+        result = await context.pool.call("wake_up", arguments, scope_of(context, query), timeout_s)
+        return report(check(result), query)
+
+    @routes.get("/is_sleeping")
+    @document_querystring(PoolQuery)
+    @document_response(IsSleeping)
+    async def is_sleeping() -> Response:
+        """Whether all workers sleep; with ?verbose the state of each."""
+        query = read_query(PoolQuery)
+        result = await context.pool.call("state", {}, scope_of(context, query), STATE_S)
+        states = {each.worker_id: json.loads(each.value)["state"] for each in check(result)}
+        body = {"is_sleeping": all(state == ASLEEP for state in states.values())}
+        if query.verbose:
+            workers = [{"name": name, "state": state} for name, state in states.items()]
+            return json_response(body | {"workers": workers})
+        return json_response(body)
+
+    return routes

@@ -1,0 +1,110 @@
+"""What the coordinator may have a worker do: the methods by name, and their answers.
+
+Only what is listed here can be called. Arguments and values are JSON.
+"""
+
+import json
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from protocol.to_coordinator import CallResult
+from protocol.to_worker import Call
+from workers.engine_thread import Operation, OperationDone
+from workers.residence import Residence
+from workers.sleeper import Sleep, Sleeper, SleepFailed, Wake
+
+log = logging.getLogger(__name__)
+
+FAILED = "it failed; the worker's log says why"
+
+Method = Callable[[Call, dict[str, Any]], None]
+
+
+class Calls:
+    """submit: has the engine's thread do something. tell: sends a message to the coordinator.
+
+    The sleeper's own operations come back here, too: it is to be made with `operate_sleep`.
+    """
+
+    def __init__(
+        self,
+        worker_id: str,
+        submit: Callable[[Operation], None],
+        tell: Callable[[CallResult], None],
+    ) -> None:
+        self._worker_id, self._submit, self._tell = worker_id, submit, tell
+        self._operations = 0
+        self._waiting: dict[str, Callable[[OperationDone], None]] = {}
+        self.sleeper: Sleeper | None = None
+        self._methods: dict[str, Method] = {
+            "sleep": self._sleep,
+            "wake_up": self._wake,
+            "reset_prefix_cache": self._reset_prefix_cache,
+        }
+
+    def on_call(self, call: Call) -> None:
+        """Do it; the answer is told when it is done."""
+        method = self._methods.get(call.method)
+        if method is None:
+            self._answer(call, error=f"there is no method {call.method[:100]!r}")
+            return
+        try:
+            arguments = json.loads(call.arguments)
+            method(call, dict(arguments))
+        except (ValueError, TypeError, KeyError):
+            self._answer(call, error="its arguments are none that the method takes")
+
+    def on_done(self, done: OperationDone) -> None:
+        """An operation on the engine is over."""
+        self._waiting.pop(done.call_id)(done)
+
+    def operate(
+        self, act: Callable[[Residence], Any], then: Callable[[OperationDone], None]
+    ) -> None:
+        """Have the engine's thread do something between two steps, and be told of it."""
+        self._operations += 1
+        name = str(self._operations)
+        self._waiting[name] = then
+        self._submit(Operation(name, act))
+
+    def operate_sleep(self, act: Callable[[Residence], Any]) -> None:
+        """For the sleeper."""
+
+        def then(done: OperationDone) -> None:
+            assert self.sleeper is not None
+            self.sleeper.on_operated(done.value)
+
+        self.operate(act, then)
+
+    def _sleep(self, call: Call, arguments: dict[str, Any]) -> None:
+        assert self.sleeper is not None
+        wanted = Sleep(**arguments, others_are_awake=call.others_are_awake)
+        self.sleeper.ask(wanted, lambda error: self._answer_state(call, error))
+
+    def _wake(self, call: Call, arguments: dict[str, Any]) -> None:
+        assert self.sleeper is not None
+        wanted = Wake(tags=tuple(arguments["tags"]))
+        self.sleeper.ask(wanted, lambda error: self._answer_state(call, error))
+
+    def _reset_prefix_cache(self, call: Call, arguments: dict[str, Any]) -> None:
+        def act(residence: Residence) -> None:
+            residence.engine.reset_prefix_cache()
+
+        self.operate(act, lambda done: self._answer(call, None, _reason(done.error)))
+
+    def _answer_state(self, call: Call, error: Exception | None) -> None:
+        assert self.sleeper is not None
+        self._answer(call, {"state": self.sleeper.state}, _reason(error))
+
+    def _answer(self, call: Call, value: Any = None, error: str = "") -> None:
+        self._tell(CallResult(call.call_id, self._worker_id, json.dumps(value), error))
+
+
+def _reason(error: Exception | None) -> str:
+    """What an operator is told; paths and such stay in the log."""
+    if error is None:
+        return ""
+    if isinstance(error, SleepFailed):
+        return str(error)
+    return "there is not enough memory" if isinstance(error, MemoryError) else FAILED
