@@ -40,7 +40,8 @@ def make_registry(workers: int = 2) -> Registry:
 
 
 def hello(worker_id: str, ready: bool = True) -> WorkerHello:
-    return WorkerHello(1, worker_id, "chat", 100, f"ipc://{worker_id}", ready)
+    state = READY if ready else STARTING
+    return WorkerHello(1, worker_id, "chat", 100, f"ipc://{worker_id}", state)
 
 
 def beat(worker_id: str, step_age_s: float = 0.0, running: int = 0) -> WorkerHeartbeat:
@@ -367,7 +368,7 @@ def test_state_counts_versions_and_notes_what_changed() -> None:
 
 def test_worker_of_an_unknown_group_is_ignored() -> None:
     registry = make_registry()
-    registry.on_worker_hello(WorkerHello(1, "x-0.0", "x", 1, "ipc://x", True), 0.0)
+    registry.on_worker_hello(WorkerHello(1, "x-0.0", "x", 1, "ipc://x", READY), 0.0)
     assert states(registry) == {}
 
 

@@ -18,6 +18,11 @@ from workers.engine_thread import (
 )
 from workers.errors import ModelUnsupported
 from workers.fake import FakeRunner
+from workers.runner import Runner
+
+
+def no_runner() -> Runner:
+    raise AssertionError("nothing is loaded again")
 
 
 def fake_engine(step_s: float = 0.0) -> Engine:
@@ -47,7 +52,7 @@ def outputs_of(events: list[Event]) -> list[Output]:
 
 
 def test_loads_then_runs_what_is_submitted() -> None:
-    thread = EngineThread(fake_engine)
+    thread = EngineThread(fake_engine, no_runner)
     thread.submit(request("early"))
     thread.start()
     events = events_until(thread, lambda seen: any(o.finish_reason for o in outputs_of(seen)))
@@ -59,7 +64,7 @@ def test_loads_then_runs_what_is_submitted() -> None:
 
 
 def test_refusal_is_an_event_and_the_thread_goes_on() -> None:
-    thread = EngineThread(fake_engine)
+    thread = EngineThread(fake_engine, no_runner)
     thread.start()
     thread.submit(request("bad", prompt=(1000,)))
     thread.submit(request("good"))
@@ -70,7 +75,7 @@ def test_refusal_is_an_event_and_the_thread_goes_on() -> None:
 
 
 def test_abort_frees_the_place() -> None:
-    thread = EngineThread(lambda: fake_engine(step_s=0.005))
+    thread = EngineThread(lambda: fake_engine(step_s=0.005), no_runner)
     thread.start()
     thread.submit(request("a", max_tokens=60))
     events_until(thread, lambda seen: len(outputs_of(seen)) > 2)
@@ -84,7 +89,7 @@ def test_abort_frees_the_place() -> None:
 
 
 def test_age_grows_while_a_step_hangs_and_is_none_while_idle() -> None:
-    thread = EngineThread(lambda: fake_engine(step_s=1.0))
+    thread = EngineThread(lambda: fake_engine(step_s=1.0), no_runner)
     thread.start()
     events_until(thread, lambda seen: bool(seen))
     assert thread.load().step_age_s == 0.0
@@ -105,7 +110,7 @@ def test_turns_that_run_nothing_are_no_progress() -> None:
         engines.append(fake_engine(step_s=0.005))
         return engines[0]
 
-    thread = EngineThread(build)
+    thread = EngineThread(build, no_runner)
     thread.submit(request("a", max_tokens=60))
     thread.start()
     events_until(thread, lambda seen: len(outputs_of(seen)) > 2)
@@ -116,7 +121,7 @@ def test_turns_that_run_nothing_are_no_progress() -> None:
 
 
 def test_steps_tell_how_long_they_took() -> None:
-    thread = EngineThread(lambda: fake_engine(step_s=0.02))
+    thread = EngineThread(lambda: fake_engine(step_s=0.02), no_runner)
     thread.submit(request("a"))
     thread.start()
     events = events_until(thread, lambda seen: any(o.finish_reason for o in outputs_of(seen)))
@@ -128,7 +133,7 @@ def test_model_that_cannot_be_served_is_hopeless() -> None:
     def build() -> Engine:
         raise ModelUnsupported("it has wings")
 
-    thread = EngineThread(build)
+    thread = EngineThread(build, no_runner)
     thread.start()
     (event,) = events_until(thread, lambda seen: bool(seen))
     assert event == EngineDied("it has wings", hopeless=True)
@@ -143,7 +148,7 @@ def test_failing_step_ends_the_engine_with_its_reason() -> None:
         runner = Broken(vocab_size=100, max_model_len=64, num_blocks=64, block_size=4)
         return Engine(runner, max_num_seqs=8, max_num_batched_tokens=64)
 
-    thread = EngineThread(build)
+    thread = EngineThread(build, no_runner)
     thread.submit(request("a"))
     thread.start()
     events = events_until(thread, lambda seen: len(seen) == 2)
