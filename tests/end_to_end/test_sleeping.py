@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import psutil
 import pytest
 from servers import Launch, Server, wait_for
 
@@ -212,8 +213,21 @@ def test_a_worker_that_dies_asleep_comes_back_and_sleeps(server: Server) -> None
     assert ask(server)
 
 
-def workers(server: Server) -> list:
+def workers(server: Server) -> list[psutil.Process]:
     return server.children("workers.main")
+
+
+def test_a_coordinator_that_dies_forgets_no_call(server: Server) -> None:
+    text = ask(server, 400)
+    with ThreadPoolExecutor(2) as threads:
+        running = threads.submit(ask, server, 400)
+        wait_for(lambda: server.metric("headrace:num_requests_running") == 1, "running")
+        sleep = threads.submit(post, server, "/sleep?mode=wait")
+        wait_for(lambda: "falling_asleep" in states(server), "falling asleep")
+        server.children("coordinator.main")[0].kill()
+        assert running.result() == text
+        sleep.result()
+    assert seen(server) == [True] * 3
 
 
 def test_idle_workers_sleep_by_themselves_and_wake_on_demand(launch: Launch) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from servers import Server
+from servers import Server, wait_for
 
 from tests.chaos.models import model_flags, save_chaos_model
 
@@ -94,3 +94,21 @@ def test_fifty_cycles_at_both_levels_under_traffic(tiny: Server) -> None:
             over.set()
         assert sum(each.result() for each in users) > 50
     assert {prompt: ask(tiny, prompt, 60) for prompt in prompts} == texts
+
+
+def test_a_worker_that_dies_while_it_wakes_is_replaced(tiny: Server) -> None:
+    text = ask(tiny)
+    post(tiny, "/sleep?level=2")
+    with ThreadPoolExecutor(1) as threads:
+        waking = threads.submit(httpx.post, f"{tiny.url}/wake_up", timeout=120)
+        wait_for(lambda: "waking" in states(tiny), "waking")
+        tiny.children("workers.main")[0].kill()
+        assert ask(tiny) == text
+        assert waking.result().status_code in (200, 500)
+    wait_for(lambda: states(tiny) == ["ready", "ready"], "both are ready", 60)
+    assert ask(tiny) == text
+
+
+def states(server: Server) -> list[str]:
+    told = server.get("/is_sleeping?verbose").json()
+    return [worker["state"] for worker in told["workers"]]
