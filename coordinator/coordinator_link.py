@@ -51,6 +51,7 @@ class CoordinatorLink:
                 tuple(self._last_workers.values()),
                 tuple(each for each in published if each.worker_id in workers),
                 tuple(each for each in published_frontends if each.frontend_id in frontends),
+                {} if state is None else {each.name: each.wanted for each in state.groups},
             )
         )
 

@@ -17,6 +17,7 @@ from coordinator.metrics import PoolMetrics
 from coordinator.pool_status import pool_status
 from coordinator.registry import Order, Registry
 from coordinator.roll_call import RollCall
+from coordinator.scaling import IS_SCALING, SCALE, Scaling
 from coordinator.sleeping import Sleeping
 from coordinator.stats_log import StatsLog
 from protocol import PROTOCOL_VERSION, sockets, to_frontend, to_launcher, to_worker
@@ -65,6 +66,7 @@ class Coordinator:
         self._control = sockets.router(context, sockets.control_endpoint(config.run_dir))
         self._publisher = sockets.publisher(context, sockets.state_endpoint(config.run_dir))
         self._calls = Calls()
+        self._scaling = Scaling(self._registry.places, starts_workers=roll_call is None)
         self._sleeping = Sleeping(group.name for group in config.groups)
         self._metrics = PoolMetrics(config)
         self._stats: StatsLog | None = None
@@ -97,6 +99,7 @@ class Coordinator:
         for order in self._registry.tick(now):
             self._order(order)
         self._answer(self._calls.tick(now))
+        self._scale(now)
         self._metrics.show(self._registry.workers())
         self._log_stats()
         self._notifier.alive()
@@ -106,13 +109,13 @@ class Coordinator:
             for line in self._stats.lines(self._registry.workers(), time.monotonic()):
                 log.info("%s", line)
 
-    def _publish(self, now: float) -> None:
+    def _publish(self, now: float, at_once: bool = False) -> None:
         """What changes routing goes out at once, mere load with the next tick."""
         due = now - self._published_at > (
             TICK_S if self._registry.dirty else PUBLISH_AT_LEAST_EVERY_S
         )
-        if self._registry.launcher_known and (due or self._registry.urgent):
-            state = self._registry.state()
+        if self._registry.launcher_known and (due or at_once or self._registry.urgent):
+            state = self._registry.state(self._scaling.groups)
             self._publisher.send(STATE.encode(state))
             self._published_at = now
             if self._notifier.is_heard and now - self._told_at > STATUS_S:
@@ -172,7 +175,21 @@ class Coordinator:
             if is_new and worker.worker_id == message.worker_id:
                 self._call(self._sleeping.on_started(worker))
 
+    def _scale(self, now: float) -> None:
+        before = self._scaling.groups
+        messages, kills, answers = self._scaling.tick(self._registry.workers(), now)
+        for worker_id, leave in messages:
+            self._send(worker_id, to_worker.CONTROL.encode(leave))
+        for kill in kills:
+            self._order(kill)
+        if answers or before != self._scaling.groups:
+            self._publish(now, at_once=True)  # before who waits for it is told
+        self._answer(answers)
+
     def _on_call(self, message: PoolCall, now: float) -> None:
+        if message.method in (SCALE, IS_SCALING):
+            self._answer(self._scaling.on_call(message, now))
+            return
         self._sleeping.on_call(message)
         calls, results = self._calls.on_call(message, self._registry.workers(), now)
         self._call(calls)

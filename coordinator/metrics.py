@@ -24,18 +24,28 @@ class PoolMetrics:
             multiprocess_mode="livesum",
         )
         restarts = Counter(f"{prefix}worker_restarts", "Workers started again.", names)
+        self._all_states, self._all_restarts = state, restarts
+        self._models = {group.name: group.served_names[0] for group in config.groups}
         self._restarts: dict[str, Counter] = {}
         self._states: dict[str, dict[str, Gauge]] = {}
         for group in config.groups:
             for number in range(group.workers):
-                place, labels = f"{group.name}-{number}", (group.served_names[0], str(number))
-                self._restarts[place] = restarts.labels(*labels)
-                self._states[place] = {each: state.labels(*labels, each) for each in _STATES}
+                self._add(f"{group.name}-{number}")
         self._shown: dict[str, str] = {}
+
+    def _add(self, place: str) -> None:
+        """Count a place. Groups may grow."""
+        group, _, number = place.rpartition("-")
+        if place in self._states or group not in self._models:
+            return
+        labels = self._models[group], number
+        self._restarts[place] = self._all_restarts.labels(*labels)
+        self._states[place] = {each: self._all_states.labels(*labels, each) for each in _STATES}
 
     def started(self, worker_id: str) -> None:
         """A worker has been ordered; the first start of a place is none again."""
         place, _, start = worker_id.rpartition(".")
+        self._add(place)
         if int(start) > 0 and place in self._restarts:
             self._restarts[place].inc()
 
@@ -45,6 +55,8 @@ class PoolMetrics:
         if now == self._shown:
             return
         self._shown = now
+        for place in now:
+            self._add(place)
         for place, states in self._states.items():
             for state, gauge in states.items():
                 gauge.set(now.get(place) == state)

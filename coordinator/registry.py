@@ -4,13 +4,13 @@ No sockets and no clock of its own, so that every rule can be tested by a list o
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 
 from coordinator.frontends import Frontends
-from coordinator.restarts import Restarts
+from coordinator.places import Places, group_of, place_of
 from protocol import to_launcher
-from protocol.config import GroupConfig, PoolConfig
+from protocol.config import PoolConfig
 from protocol.process import EX_CONFIG
 from protocol.state import (
     DRAINING,
@@ -74,7 +74,6 @@ class Registry:
     epoch: str
     starts_workers: bool = True
     _workers: dict[str, _Worker] = field(default_factory=dict)
-    _restarts: dict[str, Restarts] = field(default_factory=dict)  # by place
     _left: dict[str, float] = field(default_factory=dict)  # places to be filled again, since when
     launcher_known: bool = False
     _version: int = 0
@@ -83,12 +82,11 @@ class Registry:
 
     def __post_init__(self) -> None:
         self._frontends = Frontends(self.config.stall_timeout_s)
-        self._restarts = {
-            place: Restarts(place) for group in self.config.groups for place in _places(group)
-        }
+        self.places = Places(self.config)
 
-    def state(self) -> PoolState:
-        """The pool as it is now, under the next version number."""
+    def state(self, scaling: Collection[str] = ()) -> PoolState:
+        """The pool as it is now, under the next version number. scaling: groups that become larger
+        or smaller."""
         self._version += 1
         self.dirty = self.urgent = False
         return PoolState(
@@ -96,12 +94,13 @@ class Registry:
             version=self._version,
             groups=tuple(
                 GroupState(
-                    group.name,
-                    group.workers,
-                    self._problem(group),
-                    self._is_replacing(group.name),
+                    group,
+                    wanted,
+                    self.places.problem(group),
+                    self._is_replacing(group),
+                    group in scaling,
                 )
-                for group in self.config.groups
+                for group, wanted in self.places.wanted.items()
             ),
             workers=self.workers(),
             frontends=self._frontends.states(),
@@ -143,6 +142,9 @@ class Registry:
     def on_launcher(self, message: LauncherHello, now: float) -> None:
         """The launcher's children are the truth: nobody else is in the pool."""
         self.launcher_known = True
+        for group, wanted in message.wanted.items():
+            if group in self.places.wanted:
+                self.places.resize(group, wanted)
         for worker_id in message.last_workers:
             self._saw(worker_id)
         published = {state.worker_id: state for state in message.published}
@@ -169,7 +171,7 @@ class Registry:
     # What workers say
 
     def on_worker_hello(self, message: WorkerHello, now: float) -> None:
-        if _place(message.worker_id) not in self._restarts:
+        if not self.places.is_known(place_of(message.worker_id)):
             log.error("%s is of no place in this pool", message.worker_id)
             return
         known = self._workers.get(message.worker_id)
@@ -190,8 +192,8 @@ class Registry:
         self._workers[message.worker_id] = replace(known, state=told, heard_at=now, greeted=True)
         if state in SERVING and not was_there:
             log.info("%s is ready (pid %d)", message.worker_id, message.pid)
-            self._left.pop(_place(message.worker_id), None)
-            self._restarts[_place(message.worker_id)].ready(now)
+            self._left.pop(place_of(message.worker_id), None)
+            self.places.restarts(place_of(message.worker_id)).ready(now)
         self.dirty = self.urgent = True
 
     def on_worker_heartbeat(self, message: WorkerHeartbeat, now: float) -> None:
@@ -247,56 +249,54 @@ class Registry:
         return ""
 
     def _missing(self, now: float) -> Iterable[Order]:
-        filled = {_place(worker_id) for worker_id in self._workers}
-        for place, restarts in self._restarts.items():
-            if place not in filled and restarts.allowed(now):
-                worker_id = restarts.next_id()
-                self._expect(worker_id, now)
-                yield to_launcher.StartWorker(worker_id, _place_group(place))
+        filled = [place_of(worker_id) for worker_id in self._workers]
+        on_host = sum(self.places.wanted.values())
+        for restarts in list(self.places.to_fill(filled, now)):
+            worker_id = restarts.next_id()
+            self._expect(worker_id, now)
+            yield to_launcher.StartWorker(worker_id, group_of(restarts.place), on_host)
 
     def _expect(self, worker_id: str, now: float, published: WorkerState | None = None) -> None:
         """Note a worker that has been started and not been heard of, except perhaps by a
         coordinator before this one."""
         self._saw(worker_id)
         if published is None:
-            state = WorkerState(worker_id, _group(worker_id), 0, STARTING, "", IDLE)
+            state = WorkerState(worker_id, group_of(place_of(worker_id)), 0, STARTING, "", IDLE)
         else:
             state = replace(published, load=IDLE)
         self._workers[worker_id] = _Worker(state, expected_since=now, heard_at=now)
         self.dirty = self.urgent = True
 
     def _saw(self, worker_id: str) -> None:
-        restarts = self._restarts.get(_place(worker_id))
-        if restarts is not None:
-            restarts.saw(worker_id)
+        self.places.note(place_of(worker_id))
+        if self.places.is_known(place_of(worker_id)):
+            self.places.restarts(place_of(worker_id)).saw(worker_id)
 
     def _note_exit(self, worker: _Worker, message: ChildExited, now: float) -> None:
-        place = _place(message.process_id)
+        place = place_of(message.process_id)
+        if not self.places.is_wanted(place):  # the group has become smaller
+            self._left.pop(place, None)
+            return
         if worker.state.state == DRAINING and message.exit_code in (0, None):
             self._left[place] = now
             return
         self._left.pop(place, None)
         reason = worker.failure or _describe(message.exit_code)
-        restarts = self._restarts[place]
+        restarts = self.places.restarts(place)
         delay_s = restarts.failed(reason, now, hopeless=message.exit_code == EX_CONFIG)
         then = f"; the next start is in {delay_s:.1f} s" if self.starts_workers else ""
         log.error("%s ended (%s)%s", message.process_id, reason, then)
         if restarts.problem:
             log.error("group %s: %s", worker.state.group, restarts.problem)
 
-    def _problem(self, group: GroupConfig) -> str:
-        """What the first place says in which something is wrong."""
-        problems = (self._restarts[place].problem for place in _places(group))
-        return next(filter(None, problems), "")
-
     def _is_replacing(self, group: str) -> bool:
-        return any(_place_group(place) == group for place in self._left) or any(
+        return any(group_of(place) == group for place in self._left) or any(
             each.group == group and each.state == DRAINING for each in self.workers()
         )
 
     def _await_successors(self, now: float) -> None:
         """Nobody waits for a worker that nobody has started."""
-        started = {_place(worker_id) for worker_id in self._workers}
+        started = {place_of(worker_id) for worker_id in self._workers}
         for place, since in list(self._left.items()):
             if place not in started and now - since > SUCCESSOR_S:
                 del self._left[place]
@@ -309,23 +309,6 @@ class Registry:
     def _drop(self, worker_id: str) -> None:
         self._workers.pop(worker_id, None)
         self.dirty = self.urgent = True
-
-
-def _places(group: GroupConfig) -> list[str]:
-    return [f"{group.name}-{number}" for number in range(group.workers)]
-
-
-def _place(worker_id: str) -> str:
-    """ "chat-0" of "chat-0.3": the place in the group, whichever start fills it."""
-    return worker_id.rpartition(".")[0]
-
-
-def _group(worker_id: str) -> str:
-    return _place_group(_place(worker_id))
-
-
-def _place_group(place: str) -> str:
-    return place.rpartition("-")[0]
 
 
 def _describe(exit_code: int | None) -> str:

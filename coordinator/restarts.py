@@ -25,6 +25,12 @@ class Restarts:
     _ready_at: float | None = None
     _last_start: int = -1
 
+    def forget_failures(self) -> None:
+        """The place is no more, or another time has begun for it."""
+        self.problem = ""
+        self._failures = 0
+        self._not_before = -math.inf
+
     def allowed(self, now: float) -> bool:
         """Whether a process may be started now."""
         return now >= self._not_before

@@ -17,6 +17,7 @@ class Spawner:
 
     def __init__(self, config: PoolConfig, children: Children, listener: socket.socket) -> None:
         self._config, self._children, self._listener = config, children, listener
+        self._numbers: dict[str, int] = {}  # by place
 
     async def coordinator(self) -> None:
         await self._start(COORDINATOR, COORDINATOR, "coordinator.main", [], {})
@@ -31,22 +32,18 @@ class Spawner:
 
     async def worker(self, order: to_launcher.StartWorker) -> None:
         arguments = ["--worker-id", order.worker_id, "--group", order.group]
+        arguments += ["--workers-on-host", str(order.workers_on_host)]
         environment = worker_environment(
             self._place_on_host(order.worker_id),
-            workers=sum(each.workers for each in self._config.groups),
+            workers=order.workers_on_host,
             threads=self._config.group(order.group).engine.threads,
         )
         await self._start(order.worker_id, WORKER, "workers.main", arguments, environment)
 
     def _place_on_host(self, worker_id: str) -> int:
-        """The worker's number among the workers of all groups."""
-        name, _, number = worker_id.rpartition(".")[0].rpartition("-")
-        before = 0
-        for group in self._config.groups:
-            if group.name == name:
-                break
-            before += group.workers
-        return before + int(number)
+        """The worker's number among the workers of all groups, in the order of their first starts:
+        groups may grow later. A place keeps its number, and so its GPU."""
+        return self._numbers.setdefault(worker_id.rpartition(".")[0], len(self._numbers))
 
     async def _start(
         self,

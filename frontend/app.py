@@ -20,6 +20,7 @@ from frontend.routes import (
     messages,
     models,
     responses,
+    scaling,
     sleeping,
     status,
     tokenize,
@@ -58,7 +59,8 @@ def create_app(
     for routes in (*generating, models, status, tokenize):
         app.register_blueprint(routes.blueprint(context))
     if config.enable_admin:
-        app.register_blueprint(sleeping.blueprint(context))
+        for operators in (sleeping, scaling):
+            app.register_blueprint(operators.blueprint(context))
     app.register_blueprint(docs.blueprint())
     errors.install(app, config.max_body_bytes)
 

@@ -6,7 +6,7 @@ It says nothing of why a worker failed: such reasons may name files of this mach
 from typing import Any
 
 from protocol.config import GroupConfig, PoolConfig
-from protocol.state import ASLEEP, READY, SLEEPING, PoolState, WorkerState
+from protocol.state import ASLEEP, READY, SLEEPING, GroupState, PoolState, WorkerState
 
 OK, DEGRADED, UNAVAILABLE, STOPPING = "ready", "degraded", "unavailable", "stopping"
 
@@ -52,7 +52,8 @@ def _group(config: PoolConfig, group: GroupConfig, state: PoolState | None) -> d
     workers = _workers(group, state)
     ready = sum(worker.state == READY for worker in workers)
     serving = sum(_serves(config, worker) for worker in workers)
-    status = UNAVAILABLE if serving == 0 else OK if serving >= group.workers else DEGRADED
+    wanted = _wanted(group, state)
+    status = UNAVAILABLE if serving == 0 else OK if serving >= wanted else DEGRADED
     failing = state is not None and any(
         each.name == group.name and each.problem for each in state.groups
     )
@@ -62,10 +63,20 @@ def _group(config: PoolConfig, group: GroupConfig, state: PoolState | None) -> d
         "status": status,
         "ready": ready,
         "asleep": sum(worker.state == ASLEEP for worker in workers),
-        "wanted": group.workers,
+        "wanted": wanted,
+        "is_scaling": any(each.is_scaling for each in _known(group, state)),
         "is_crash_loop": failing,
         "workers": [_worker(worker) for worker in workers],
     }
+
+
+def _wanted(group: GroupConfig, state: PoolState | None) -> int:
+    """Groups are scaled: the configuration has only how it began."""
+    return next((each.wanted for each in _known(group, state)), group.workers)
+
+
+def _known(group: GroupConfig, state: PoolState | None) -> list[GroupState]:
+    return [] if state is None else [each for each in state.groups if each.name == group.name]
 
 
 def _worker(worker: WorkerState) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from frontend.errors import ApiError, Unavailable
 from frontend.middleware.errors import json_response
 from frontend.parsing import validate
 from frontend.pool.interface import Scope
-from frontend.schemas.admin import PoolQuery
-from protocol.to_frontend import PoolResult, WorkerAnswer
+from frontend.schemas.admin import ModelQuery, PoolQuery
+from protocol.to_frontend import ABSENT, CONFLICT, FAILED, TIMEOUT, PoolResult, WorkerAnswer
 
-Query = TypeVar("Query", bound=PoolQuery)
+Query = TypeVar("Query", bound=ModelQuery)
 
 
 class PoolFailed(ApiError):
@@ -40,16 +40,43 @@ def read_query(model: type[Query]) -> Query:
     return validate(model, values)
 
 
-def scope_of(context: Context, query: PoolQuery) -> Scope:
+def scope_of(context: Context, query: ModelQuery) -> Scope:
     """NotFound for a model that is not served."""
     group = "" if query.model is None else context.model(query.model).group.name
-    return Scope(group, query.worker or "")
+    worker = query.worker if isinstance(query, PoolQuery) else None
+    return Scope(group, worker or "")
+
+
+class Conflict(ApiError):
+    """Something else is being done."""
+
+    status = 409
+    kind = "Conflict"
+
+
+class TookTooLong(ApiError):
+    status = 408
+    kind = "Request Timeout"
+
+
+_ERRORS: dict[str, type[ApiError]] = {
+    ABSENT: Unavailable,
+    TIMEOUT: TookTooLong,
+    CONFLICT: Conflict,
+    FAILED: PoolFailed,
+}
+
+
+def check_done(result: PoolResult) -> PoolResult:
+    """The result itself, if it is one; ApiError by its kind if it could not be done."""
+    if result.error:
+        raise _ERRORS.get(result.kind, PoolFailed)(f"{result.error[0].upper()}{result.error[1:]}.")
+    return result
 
 
 def check(result: PoolResult) -> Sequence[WorkerAnswer]:
     """The workers' answers; Unavailable if there are no workers, PoolFailed if one has failed."""
-    if result.error:
-        raise Unavailable(f"{result.error[0].upper()}{result.error[1:]}.")
+    check_done(result)
     failed = [f"{each.worker_id}: {each.error}" for each in result.answers if each.error]
     if failed:
         raise PoolFailed("; ".join(failed))

@@ -58,12 +58,14 @@ class GroupState:
     """wanted: workers that the group is to have.
     problem: why it lacks some, if it does (a crash loop, say); "" if all is well.
     is_replacing: a worker leaves in good order, or has left, and another is to come: requests that
-        find none ready meanwhile may wait."""
+        find none ready meanwhile may wait.
+    is_scaling: it becomes larger or smaller, and is not yet as it was asked for."""
 
     name: str
     wanted: int
     problem: str
     is_replacing: bool = False
+    is_scaling: bool = False
 
 
 @dataclass(frozen=True, slots=True)

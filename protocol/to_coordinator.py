@@ -1,6 +1,6 @@
 """Messages to the coordinator, on the control socket."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from protocol.codec import Codec
 from protocol.state import FrontendLoad, FrontendState, WorkerLoad, WorkerState
@@ -111,6 +111,7 @@ class LauncherHello:
         coordinator gives none of them again.
     published, published_frontends: what the coordinator before has last said of these processes.
         One of them may be frozen and unable to greet the new one.
+    wanted: how many workers each group was last to have, if that is known.
     """
 
     version: int
@@ -119,6 +120,7 @@ class LauncherHello:
     last_workers: tuple[str, ...]
     published: tuple[WorkerState, ...] = ()
     published_frontends: tuple[FrontendState, ...] = ()
+    wanted: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

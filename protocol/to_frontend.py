@@ -120,16 +120,24 @@ class WorkerAnswer:
     seconds: float
 
 
+# Kinds of errors: nobody was there to be called, it took too long, something else is being done, or
+# it could not be done.
+ABSENT, TIMEOUT, CONFLICT, FAILED = "absent", "timeout", "conflict", "failed"
+
+
 @dataclass(frozen=True, slots=True)
 class PoolResult:
     """From the coordinator: what came of a PoolCall, worker by worker.
 
-    error: why it was not even tried; "" if it was.
+    error: why it was not done, or not even tried; "" if it was. kind: of the error.
+    value: JSON, of calls that no worker answers.
     """
 
     call_id: str
     answers: tuple[WorkerAnswer, ...]
     error: str = ""
+    kind: str = ABSENT
+    value: str = ""
 
 
 OUTPUTS = Codec({1: StepOutputs, 2: Refused, 3: Aborted})

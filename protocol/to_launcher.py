@@ -8,10 +8,12 @@ from protocol.to_worker import Introduce
 
 @dataclass(frozen=True, slots=True)
 class StartWorker:
-    """Start a worker process for a group; its id is new for each start."""
+    """Start a worker process for a group; its id is new for each start. workers_on_host: how many
+    share the machine with it, itself included."""
 
     worker_id: str
     group: str
+    workers_on_host: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,5 +68,13 @@ class Call:
     others_are_awake: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """From the coordinator: the worker is needed no more. It ends as after SIGTERM; requests that
+    are not finished in time go on elsewhere."""
+
+    drain_timeout_s: float
+
+
 REQUESTS = Codec({1: Generate, 2: Abort})
-CONTROL = Codec({1: Introduce, 2: FrontendGone, 3: Call})
+CONTROL = Codec({1: Introduce, 2: FrontendGone, 3: Call, 4: Leave})

@@ -46,14 +46,18 @@ class Worker:
     """One worker from its start to its end; `run` returns the exit status."""
 
     def __init__(
-        self, worker_id: str, group: GroupConfig, pool: PoolConfig, notifier: Notifier
+        self,
+        worker_id: str,
+        group: GroupConfig,
+        pool: PoolConfig,
+        notifier: Notifier,
+        workers_on_host: int,
     ) -> None:
         self._id, self._pool, self._group = worker_id, pool, group
         self._endpoint = sockets.requests_endpoint(pool.run_dir, worker_id)
         context: zmq.Context[Any] = zmq.Context.instance()
         self._requests = sockets.router(context, self._endpoint)
         self._control = sockets.dealer(context, sockets.control_endpoint(pool.run_dir), worker_id)
-        workers_on_host = sum(each.workers for each in pool.groups)
         build = partial(
             build_engine,
             group.model_path,
@@ -163,6 +167,9 @@ class Worker:
                 self._say_hello()
             case to_worker.Call():
                 self._calls.on_call(message)
+            case to_worker.Leave(drain_timeout_s):
+                if self._stop_at is None:
+                    self._leave(drain_timeout_s)
             case to_worker.FrontendGone(frontend_id):
                 self._service.forget(frontend_id.encode())
 
@@ -229,13 +236,16 @@ def main() -> None:
     parser.add_argument("--worker-id", required=True)
     parser.add_argument("--group", required=True)
     parser.add_argument("--parent-pid", type=int, help="the launcher; none under systemd")
+    parser.add_argument("--workers-on-host", type=int, help="with itself (the pool's)")
     args = parser.parse_args()
     pool = PoolConfig.load(args.run_dir)
     become_child(args.worker_id, args.parent_pid, pool.log_level)
     notifier = Notifier()
     # The two threads take turns; the default of 5 ms would hold tokens back for as long.
     sys.setswitchinterval(0.0005)
-    status = Worker(args.worker_id, pool.group(args.group), pool, notifier).run()
+    workers_on_host = args.workers_on_host or sum(each.workers for each in pool.groups)
+    group = pool.group(args.group)
+    status = Worker(args.worker_id, group, pool, notifier, workers_on_host).run()
     # The engine's thread may be deep in a forward pass: it ends with the process.
     os._exit(status)
 

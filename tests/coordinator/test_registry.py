@@ -67,7 +67,10 @@ def test_starts_nothing_before_the_launcher_is_known() -> None:
     registry = make_registry()
     assert registry.tick(0.0) == []
     registry.on_launcher(LauncherHello(1, (), (), ()), 0.0)
-    assert registry.tick(0.0) == [StartWorker("chat-0.0", "chat"), StartWorker("chat-1.0", "chat")]
+    assert registry.tick(0.0) == [
+        StartWorker("chat-0.0", "chat", 2),
+        StartWorker("chat-1.0", "chat", 2),
+    ]
     assert registry.tick(0.1) == []
 
 
@@ -83,7 +86,7 @@ def test_group_is_said_to_wait_for_the_successor_of_one_that_leaves_in_good_orde
     registry.on_worker_leaving(WorkerLeaving("chat-0.0"), 1.0)
     assert is_replacing(registry)
     registry.on_exit(ChildExited("chat-0.0", "worker", 0), 2.0)
-    assert registry.tick(2.0) == [StartWorker("chat-0.1", "chat")]
+    assert registry.tick(2.0) == [StartWorker("chat-0.1", "chat", 1)]
     assert is_replacing(registry)
     registry.tick(2.0 + SUCCESSOR_S + 1)  # it loads
     assert is_replacing(registry)
@@ -132,7 +135,7 @@ def test_dead_worker_is_replaced_at_once_in_its_place_under_a_new_id() -> None:
     start_all(registry)
     registry.on_exit(ChildExited("chat-1.0", "worker", -9), 5.0)
     assert states(registry) == {"chat-0.0": READY}
-    assert registry.tick(5.0) == [StartWorker("chat-1.1", "chat")]
+    assert registry.tick(5.0) == [StartWorker("chat-1.1", "chat", 2)]
 
 
 def test_crash_loop_backs_off_and_is_reported() -> None:
@@ -176,7 +179,7 @@ def test_crash_loop_is_of_one_place_and_holds_up_no_other() -> None:
         registry.tick(now + 0.5)
     assert "chat-0: 3 in a row" in registry.state().groups[0].problem
     fail(registry, "chat-1.0", 2.6)
-    assert registry.tick(2.6) == [StartWorker("chat-1.1", "chat")]
+    assert registry.tick(2.6) == [StartWorker("chat-1.1", "chat", 2)]
     registry.on_worker_hello(hello("chat-1.1"), 2.7)
     assert "chat-0" in registry.state().groups[0].problem
 
@@ -188,7 +191,7 @@ def test_worker_that_has_served_is_replaced_at_once_each_time() -> None:
     for start in range(6):
         now += STEADY_S
         fail(registry, f"chat-0.{start}", now)
-        assert registry.tick(now) == [StartWorker(f"chat-0.{start + 1}", "chat")]
+        assert registry.tick(now) == [StartWorker(f"chat-0.{start + 1}", "chat", 1)]
         registry.on_worker_hello(hello(f"chat-0.{start + 1}"), now)
     assert registry.state().groups[0].problem == ""
 
@@ -212,7 +215,7 @@ def test_hopeless_failure_waits_long() -> None:
     start_all(registry)
     registry.on_exit(ChildExited("chat-0.0", "worker", EX_CONFIG), 0.0)
     assert registry.tick(29.0) == []
-    assert registry.tick(30.0) == [StartWorker("chat-0.1", "chat")]
+    assert registry.tick(30.0) == [StartWorker("chat-0.1", "chat", 1)]
 
 
 @pytest.mark.parametrize("silent", [True, False])
@@ -257,7 +260,7 @@ def test_worker_that_beats_and_never_is_ready_is_killed_in_the_end(
     assert registry.tick(300.6) == []
     registry.on_exit(ChildExited("chat-0.0", "worker", -9), 301.0)
     assert "ended (was not ready within 300 s)" in caplog.text
-    assert registry.tick(301.0) == [StartWorker("chat-0.1", "chat")]
+    assert registry.tick(301.0) == [StartWorker("chat-0.1", "chat", 1)]
 
 
 def test_worker_that_was_ready_in_time_may_live_on() -> None:
@@ -274,7 +277,7 @@ def test_greeting_that_comes_after_the_end_revives_nobody() -> None:
     registry.on_exit(ChildExited("chat-0.0", "worker", -9), 0.1)
     registry.on_worker_hello(hello("chat-0.0"), 0.2)
     assert states(registry) == {}
-    assert registry.tick(0.2) == [StartWorker("chat-0.1", "chat")]
+    assert registry.tick(0.2) == [StartWorker("chat-0.1", "chat", 1)]
 
 
 @pytest.mark.parametrize("greets_first", [True, False])
@@ -285,7 +288,10 @@ def test_new_coordinator_gives_no_id_twice(greets_first: bool) -> None:
     if greets_first:
         registry.on_worker_hello(hello("chat-0.4"), 0.0)
     registry.on_launcher(LauncherHello(1, (), (), ("chat-0.4", "chat-1.2")), 0.1)
-    assert registry.tick(0.1) == [StartWorker("chat-0.5", "chat"), StartWorker("chat-1.3", "chat")]
+    assert registry.tick(0.1) == [
+        StartWorker("chat-0.5", "chat", 2),
+        StartWorker("chat-1.3", "chat", 2),
+    ]
 
 
 def test_busy_worker_that_makes_steps_is_not_stalled() -> None:
@@ -307,12 +313,12 @@ def test_interpreter_that_never_speaks_is_killed_in_the_end() -> None:
 def test_new_coordinator_learns_who_runs_and_starts_only_what_is_missing() -> None:
     registry = make_registry()
     registry.on_launcher(LauncherHello(1, ("chat-0.7",), ("frontend-0.0",), ()), 0.0)
-    assert registry.tick(0.0) == [StartWorker("chat-1.0", "chat")]
+    assert registry.tick(0.0) == [StartWorker("chat-1.0", "chat", 2)]
     assert not registry.knows("chat-0.7")
     registry.on_worker_hello(hello("chat-0.7"), 0.1)
     assert registry.knows("chat-0.7")
     registry.on_exit(ChildExited("chat-0.7", "worker", -9), 0.2)
-    assert StartWorker("chat-0.8", "chat") in registry.tick(0.2)
+    assert StartWorker("chat-0.8", "chat", 2) in registry.tick(0.2)
 
 
 def frozen_before_the_coordinator_died(state: str) -> Registry:

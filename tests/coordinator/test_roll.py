@@ -10,6 +10,7 @@ import pytest
 
 from coordinator.roll import WORKER, Member, PlaceTaken, Roll
 from coordinator.roll_call import RollCall
+from protocol import PROTOCOL_VERSION
 from protocol.config import GroupConfig, PoolConfig
 from protocol.to_coordinator import ChildExited, LauncherHello
 from protocol.to_launcher import KillWorker
@@ -99,11 +100,11 @@ def test_roll_call_says_what_a_launcher_would(config: PoolConfig, started: list[
     run_dir = config.run_dir
     started.append(Process(run_dir, "chat-0"))
     roll_call = RollCall(config)
-    assert roll_call.news() == [LauncherHello(1, ("chat-0.0",), (), ("chat-0.0",))]
+    assert roll_call.news() == [LauncherHello(PROTOCOL_VERSION, ("chat-0.0",), (), ("chat-0.0",))]
     assert roll_call.news() == []
     started.append(Process(run_dir, "chat-1"))
     ids = ("chat-0.0", "chat-1.0")
-    assert roll_call.news() == [LauncherHello(1, ids, (), ids)]
+    assert roll_call.news() == [LauncherHello(PROTOCOL_VERSION, ids, (), ids)]
     (run_dir / "chat-0.0").touch()  # its socket
     roll_call.obey(KillWorker("chat-0.0"))
     started[0].process.wait(5)
@@ -116,5 +117,5 @@ def test_roll_call_says_what_a_launcher_would(config: PoolConfig, started: list[
 def test_restarted_coordinator_sees_who_runs(config: PoolConfig, started: list[Process]) -> None:
     started += [Process(config.run_dir, "chat-0"), Process(config.run_dir, "chat-1")]
     started[0].end()
-    hello = LauncherHello(1, ("chat-1.0",), (), ("chat-0.0", "chat-1.0"))
+    hello = LauncherHello(PROTOCOL_VERSION, ("chat-1.0",), (), ("chat-0.0", "chat-1.0"))
     assert RollCall(config).news() == [hello]

@@ -1,0 +1,171 @@
+"""Groups that grow and shrink while requests go on: who asked for it, and what came of it.
+
+No sockets and no clock of its own. The registry has workers started and replaced as the number of
+places says; here that number is changed, and watched until the pool is as it was asked for.
+"""
+
+import json
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from coordinator.places import Places, place_of
+from protocol import to_launcher
+from protocol.state import DRAINING, SERVING, WorkerState
+from protocol.to_coordinator import PoolCall
+from protocol.to_frontend import CONFLICT, FAILED, TIMEOUT, PoolResult
+from protocol.to_worker import Leave
+
+log = logging.getLogger(__name__)
+
+SCALE, IS_SCALING = "scale", "is_scaling"
+MOST_WORKERS = 1024  # of a group
+# A worker that is still there so long after its requests have had their time is killed.
+LATE_S = 5.0
+# What an order gets whose own times are forgotten.
+FORGOTTEN_DRAIN_S, START_S = 30.0, 600.0
+
+Message = tuple[str, Leave]
+Answer = tuple[str, PoolResult]
+
+
+@dataclass
+class _Resize:
+    """before: the size to return to if it fails. callers: who waits for it (frontend, call).
+    drain_timeout_s: what requests of workers that go have to end; then they go on elsewhere.
+    start_timeout_s: what workers that come have to be ready.
+    leaving: who has been told to go, and when.
+    """
+
+    before: int
+    wanted: int
+    begun_at: float
+    drain_timeout_s: float
+    start_timeout_s: float
+    callers: list[tuple[str, str]] = field(default_factory=list)
+    leaving: dict[str, float] = field(default_factory=dict)
+
+
+class Scaling:
+    """starts_workers: whether the coordinator has workers started; else no group can be scaled."""
+
+    def __init__(self, places: Places, starts_workers: bool) -> None:
+        self._places, self._starts_workers = places, starts_workers
+        self._resizes: dict[str, _Resize] = {}
+
+    @property
+    def groups(self) -> frozenset[str]:
+        """Those that are not yet as they were asked for."""
+        return frozenset(self._resizes)
+
+    def is_scaling(self, group: str = "") -> bool:
+        """Whether a group, or any, is not yet as it was asked for."""
+        return group in self._resizes if group else bool(self._resizes)
+
+    def on_call(self, call: PoolCall, now: float) -> list[Answer]:
+        """An operator wants a group to be of another size, or asks whether one becomes so."""
+        if call.method == IS_SCALING:
+            told = json.dumps(self.is_scaling(call.group))
+            return [(call.frontend_id, PoolResult(call.call_id, (), value=told))]
+        problem = self._refusal(call)
+        if problem is not None:
+            return [(call.frontend_id, PoolResult(call.call_id, (), *problem))]
+        wanted = json.loads(call.arguments)
+        resize = self._resizes.get(call.group)
+        if resize is None:
+            before, size = self._places.wanted[call.group], int(wanted["size"])
+            times = float(wanted["drain_timeout_s"]), float(wanted["start_timeout_s"])
+            resize = self._resizes[call.group] = _Resize(before, size, now, *times)
+            self._places.resize(call.group, size)
+            log.info("group %s: from %d to %d workers", call.group, before, size)
+        resize.callers.append((call.frontend_id, call.call_id))
+        return []
+
+    def _refusal(self, call: PoolCall) -> tuple[str, str] | None:
+        if not self._starts_workers:
+            return "workers are started by systemd here, not by this pool", FAILED
+        resize = self._resizes.get(call.group)
+        if resize is not None and resize.wanted != json.loads(call.arguments)["size"]:
+            return "the group is being scaled already", CONFLICT
+        return None
+
+    def tick(
+        self, workers: Iterable[WorkerState], now: float
+    ) -> tuple[list[Message], list[to_launcher.KillWorker], list[Answer]]:
+        """Time has passed: whom to tell to go, whom to kill, and what to answer."""
+        messages: list[Message] = []
+        kills: list[to_launcher.KillWorker] = []
+        answers: list[Answer] = []
+        everybody = list(workers)
+        self._note_forgotten(everybody, now)
+        for group, resize in list(self._resizes.items()):
+            mine = [each for each in everybody if each.group == group]
+            surplus = [
+                each for each in mine if not self._places.is_wanted(place_of(each.worker_id))
+            ]
+            told, killed = self._send_away(resize, surplus, now)
+            messages += told
+            kills += killed
+            answers += self._judge(group, resize, mine, bool(surplus), now)
+        return messages, kills, answers
+
+    def _note_forgotten(self, workers: list[WorkerState], now: float) -> None:
+        """A coordinator before this one may have begun to make a group smaller."""
+        for worker in workers:
+            is_surplus = not self._places.is_wanted(place_of(worker.worker_id))
+            if is_surplus and self._starts_workers and worker.group in self._places.wanted:
+                size = self._places.wanted[worker.group]
+                resize = _Resize(size, size, now, FORGOTTEN_DRAIN_S, START_S)
+                self._resizes.setdefault(worker.group, resize)
+
+    def _send_away(
+        self, resize: _Resize, surplus: list[WorkerState], now: float
+    ) -> tuple[list[Message], list[to_launcher.KillWorker]]:
+        messages: list[Message] = []
+        kills: list[to_launcher.KillWorker] = []
+        for worker in surplus:
+            told_at = resize.leaving.get(worker.worker_id)
+            if told_at is None or (worker.state != DRAINING and now - told_at > 1.0):
+                resize.leaving[worker.worker_id] = now if told_at is None else told_at
+                messages.append((worker.worker_id, Leave(resize.drain_timeout_s)))
+            elif now - told_at > resize.drain_timeout_s + LATE_S:
+                kills.append(to_launcher.KillWorker(worker.worker_id))
+        return messages, kills
+
+    def _judge(
+        self, group: str, resize: _Resize, workers: list[WorkerState], has_surplus: bool, now: float
+    ) -> list[Answer]:
+        """What can be said of a resize now: it is done, it has failed, or nothing yet."""
+        there = {place_of(each.worker_id) for each in workers if each.state in SERVING}
+        is_whole = there.issuperset(self._places.of_group(group))
+        if is_whole and not has_surplus:
+            del self._resizes[group]
+            log.info("group %s has %d workers", group, self._places.wanted[group])
+            return _answers(resize)
+        new = self._places.of_group(group)[resize.before :]
+        problems = [self._places.restarts(place).problem for place in new]
+        problem = next(filter(None, problems), "")
+        if problem:
+            # Reasons may name files of this machine, which are the log's.
+            told = "a worker could not be started, as the log says" if "/" in problem else problem
+            return self._return(group, resize, told, FAILED)
+        if new and not is_whole and now - resize.begun_at > resize.start_timeout_s:
+            text = f"workers were not ready within {resize.start_timeout_s:g} s"
+            return self._return(group, resize, text, TIMEOUT)
+        return []
+
+    def _return(self, group: str, resize: _Resize, error: str, kind: str) -> list[Answer]:
+        """Back to the size that it had: whoever has come goes again."""
+        log.error("group %s keeps its %d workers: %s", group, resize.before, error)
+        self._places.resize(group, resize.before)
+        answers = _answers(resize, error, kind)
+        resize.callers = []
+        resize.wanted = resize.before
+        return answers
+
+
+def _answers(resize: _Resize, error: str = "", kind: str = "") -> list[Answer]:
+    return [
+        (frontend_id, PoolResult(call_id, (), error, kind))
+        for frontend_id, call_id in resize.callers
+    ]
