@@ -77,6 +77,7 @@ async def overload(client: Client, places: int, queue: int, seconds: float) -> N
 
 
 async def fairness(light: Client, heavy: Client, seconds: float) -> None:
+    await heavy.load(Load(concurrency=4, requests=8))
     alone = summarize(await light.load(Load(rate=LIGHT_RATE, duration_s=seconds)))
     flood = asyncio.create_task(heavy.load(Load(concurrency=HEAVY_USERS, duration_s=seconds + 5)))
     await asyncio.sleep(5)

@@ -14,6 +14,7 @@ import hypercorn.asyncio
 import hypercorn.config
 from quart import Quart
 
+from frontend import connection
 from frontend.app import create_app
 from frontend.drain import Drain
 from frontend.listener import ConnectionCounts, SharedLoop
@@ -83,6 +84,7 @@ async def _serve_http(
         await stop.wait()
         settings.graceful_timeout = await drain.finish(settings.graceful_timeout)
 
+    connection.install()
     try:
         await hypercorn.asyncio.serve(app, settings, shutdown_trigger=drained)
     except asyncio.CancelledError:

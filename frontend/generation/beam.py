@@ -116,6 +116,8 @@ class BeamSearch:
         if self._open > 0:
             return
         if self._task is not None:
+            # Its streams end first, which it may take for a failure that somebody has to see.
+            self._task.add_done_callback(_pass_over)
             self._task.cancel()
         for stream in self._streams:
             stream.cancel()
@@ -216,6 +218,12 @@ class BeamSearch:
 def _is_cancelled_itself() -> bool:
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+def _pass_over(task: "asyncio.Task[list[Beam]]") -> None:
+    """Nobody waits for what a task has failed of."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def _first(stream: OutputStream) -> Output:

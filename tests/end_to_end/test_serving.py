@@ -163,3 +163,44 @@ def test_two_groups_from_a_file(fake_model: Path, cache_dir: Path, tmp_path: Pat
                 assert answer.model == model
     finally:
         assert server.stop() == 0
+
+
+def connections(server: Server) -> int:
+    """TCP connections that the frontends hold."""
+    return sum(
+        len([each for each in process.net_connections("tcp") if each.raddr])
+        for process in server.children("frontend.main")
+    )
+
+
+@pytest.mark.parametrize("kind", ["idle", "with a request", "after a stream", "half closed"])
+def test_a_connection_that_its_client_closes_is_freed(fake_pool: Server, kind: str) -> None:
+    """At once, and not when it has been idle for as long as it may."""
+    wait_for(lambda: connections(fake_pool) == 0, "those of others are closed", 90)
+    url = httpx.URL(fake_pool.url)
+    body = json.dumps({"model": "fake", "prompt": "a", "max_tokens": 5, "stream": True}).encode()
+    asked = (
+        b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Content-Length: %d\r\n\r\n" % len(body)
+    ) + body
+    opened = []
+    for _ in range(10):
+        client = socket.create_connection((url.host, url.port), timeout=10)
+        if kind == "with a request":
+            client.sendall(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert client.recv(65536).startswith(b"HTTP/1.1 200")
+        elif kind == "after a stream":
+            client.sendall(asked)
+            data = b""
+            while not data.endswith(b"0\r\n\r\n"):
+                data += client.recv(65536)
+        opened.append(client)
+    wait_for(lambda: connections(fake_pool) == 10, "they are taken")
+    for client in opened:
+        if kind == "half closed":
+            client.shutdown(socket.SHUT_WR)
+        else:
+            client.close()
+    wait_for(lambda: connections(fake_pool) == 0, "they are freed", 10)
+    for client in opened:
+        client.close()

@@ -1,9 +1,11 @@
 """Beam search by HTTP, and its end in whatever way."""
 
 import asyncio
+import gc
 
 import pytest
 from asking import ask, complete, refused
+from dispatching import Wire
 from fake_pool import FakePool
 
 from frontend.generation import beam
@@ -11,6 +13,7 @@ from frontend.generation.beam import BeamSearch
 from frontend.generation.run import Generation
 from frontend.pool.interface import PoolBusy
 from protocol.sampling import SamplingParams
+from protocol.state import READY
 from protocol.to_worker import Generate
 
 
@@ -109,6 +112,35 @@ async def test_a_client_that_goes_frees_all(counting):
     assert all(stream.cancelled for stream in counting.streams)
     with pytest.raises(asyncio.CancelledError):
         await search._task
+
+
+async def test_a_client_that_goes_is_no_error_that_nobody_has_seen():
+    """Just when the streams have been made, and before the first of them has been looked at."""
+    unseen = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: unseen.append(context))
+    wire = Wire()
+    wire.state(w=READY)
+
+    def leave():
+        waiting.cancel()
+        search.cancel()
+        search.cancel()
+
+    def generate(request):
+        loop.call_soon(leave)
+        return wire.dispatch.generate("g", request)
+
+    one = Generate("r", (1, 2, 3), SamplingParams(seed=0, max_tokens=5))
+    search = BeamSearch(one, 2, 1.0, generate, lambda: "x")
+    waiting = asyncio.create_task(search.found(0))
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    await asyncio.wait([search._task])
+    await asyncio.sleep(0)
+    search._task = None
+    gc.collect()
+    assert unseen == []
 
 
 async def test_beams_of_long_texts_are_sent_with_turns_for_others_between(monkeypatch):
