@@ -35,6 +35,7 @@ class _Resize:
     drain_timeout_s: what requests of workers that go have to end; then they go on elsewhere.
     start_timeout_s: what workers that come have to be ready.
     leaving: who has been told to go, and when.
+    error, kind: why it goes back to the size before; "" while it does not.
     """
 
     before: int
@@ -44,6 +45,8 @@ class _Resize:
     start_timeout_s: float
     callers: list[tuple[str, str]] = field(default_factory=list)
     leaving: dict[str, float] = field(default_factory=dict)
+    error: str = ""
+    kind: str = ""
 
 
 class Scaling:
@@ -142,30 +145,29 @@ class Scaling:
             del self._resizes[group]
             log.info("group %s has %d workers", group, self._places.wanted[group])
             return _answers(resize)
+        self._give_up_if_failed(group, resize, is_whole, now)
+        return []
+
+    def _give_up_if_failed(self, group: str, resize: _Resize, is_whole: bool, now: float) -> None:
+        """Go back to the size that it had, if workers do not come. Who waits is told when it is so."""
         new = self._places.of_group(group)[resize.before :]
         problems = [self._places.restarts(place).problem for place in new]
         problem = next(filter(None, problems), "")
         if problem:
             # Reasons may name files of this machine, which are the log's.
             told = "a worker could not be started, as the log says" if "/" in problem else problem
-            return self._return(group, resize, told, FAILED)
-        if new and not is_whole and now - resize.begun_at > resize.start_timeout_s:
-            text = f"workers were not ready within {resize.start_timeout_s:g} s"
-            return self._return(group, resize, text, TIMEOUT)
-        return []
-
-    def _return(self, group: str, resize: _Resize, error: str, kind: str) -> list[Answer]:
-        """Back to the size that it had: whoever has come goes again."""
-        log.error("group %s keeps its %d workers: %s", group, resize.before, error)
+            resize.error, resize.kind = told, FAILED
+        elif new and not is_whole and now - resize.begun_at > resize.start_timeout_s:
+            resize.error = f"workers were not ready within {resize.start_timeout_s:g} s"
+            resize.kind = TIMEOUT
+        else:
+            return
+        log.error("group %s keeps its %d workers: %s", group, resize.before, resize.error)
         self._places.resize(group, resize.before)
-        answers = _answers(resize, error, kind)
-        resize.callers = []
-        resize.wanted = resize.before
-        return answers
 
 
-def _answers(resize: _Resize, error: str = "", kind: str = "") -> list[Answer]:
+def _answers(resize: _Resize) -> list[Answer]:
     return [
-        (frontend_id, PoolResult(call_id, (), error, kind))
+        (frontend_id, PoolResult(call_id, (), resize.error, resize.kind))
         for frontend_id, call_id in resize.callers
     ]
