@@ -162,7 +162,8 @@ def _is_fast_in_bfloat16(device: torch.device) -> bool:
     flags = Path("/proc/cpuinfo")
     if not flags.exists():
         return False
-    line = next((line for line in flags.open() if line.startswith("flags")), "")
+    lines = flags.read_text().splitlines()
+    line = next((line for line in lines if line.startswith("flags")), "")
     return not {"avx512_bf16", "amx_bf16"}.isdisjoint(line.split())
 
 

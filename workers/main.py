@@ -29,6 +29,7 @@ from workers.engine_thread import (
 from workers.metrics import WorkerMetrics
 from workers.queue_limits import QueueGuard, QueueLimits
 from workers.service import Service
+from workers.start_phases import StartPhases
 from workers.status_report import StatusReport
 
 log = logging.getLogger("worker")
@@ -50,6 +51,7 @@ class Worker:
         context: zmq.Context[Any] = zmq.Context.instance()
         self._requests = sockets.router(context, self._endpoint)
         self._control = sockets.dealer(context, sockets.control_endpoint(pool.run_dir), worker_id)
+        self._phases = phases = StartPhases.of_process()
         workers_on_host = sum(each.workers for each in pool.groups)
         build = partial(
             build_engine,
@@ -58,6 +60,7 @@ class Worker:
             workers_on_host,
             log.info,
             text_path=group.text_path,
+            phases=phases,
         )
         self._engine = EngineThread(build)
         engine = group.engine
@@ -128,6 +131,8 @@ class Worker:
                 self._service.on_refused(request_id, refusal)
             case EngineReady():
                 self._ready = True
+                log.info("%s", self._phases.describe())
+                self._metrics.started(self._phases.seconds())
                 self._service.open()
                 self._say_hello()
                 self._report.ready()
