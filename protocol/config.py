@@ -206,6 +206,7 @@ class PoolOptions(Frozen):
     max_replays: how often a request goes on elsewhere after failures that it may be to blame for.
     stall_timeout_s: a worker with work and no step for so long is taken for dead.
     start_timeout_s: a worker that is not ready so long after its start hangs: it is started again.
+    warm_starts: whether workers are forked from a process that has imported what they need.
     disable_log_stats, log_stats_interval_s: whether, and how often, the log says how much is done.
     enable_log_requests, enable_log_outputs: frontends log what comes in, and what goes out.
     max_log_len: characters, or token ids, of a text in the log; None: all.
@@ -228,6 +229,7 @@ class PoolOptions(Frozen):
     max_replays: Annotated[int, Field(ge=0)] = 3
     request_timeout_s: Annotated[float, Field(gt=0)] | None = None
     start_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    warm_starts: bool = True
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     disable_log_stats: bool = False
     log_stats_interval_s: Annotated[float, Field(gt=0)] = 10.0

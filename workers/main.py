@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -200,13 +201,14 @@ def _receive(socket: Any) -> list[bytes] | None:
     return frames
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """arguments: what stands on the command line, unless that is another's."""
     parser = argparse.ArgumentParser(prog="headrace-worker")
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--worker-id", required=True)
     parser.add_argument("--group", required=True)
     parser.add_argument("--parent-pid", type=int, help="the launcher; none under systemd")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     pool = PoolConfig.load(args.run_dir)
     become_child(args.worker_id, args.parent_pid, pool.log_level)
     notifier = Notifier()
