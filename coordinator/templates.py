@@ -8,6 +8,7 @@ own, so there is one for each such set. What is read later (which GPU) each work
 
 import asyncio
 import logging
+import os
 import socket
 import sys
 from collections.abc import Mapping
@@ -61,7 +62,12 @@ class Templates:
         self._waits: set[asyncio.Task[None]] = set()
 
     async def keep(self, environment: Mapping[str, str]) -> None:
-        """Have a template for workers with this environment."""
+        """Have a template for workers with this environment, where the system can do it."""
+        try:
+            os.close(os.pidfd_open(os.getpid()))
+        except OSError as error:  # by which the launcher learns of the end of those it adopts
+            log.info("workers are started cold: pidfd_open: %s", error.strerror)
+            return
         self._children.adopt_orphans()
         key = _key(environment)
         if key not in self._keys:
@@ -97,9 +103,7 @@ class Templates:
         order = ForkWorker(arguments, command_line, dict(environment))
         try:
             return await self._fork(template, order)
-        except (OSError, ValueError) as error:
-            # TimeoutError is one of these. It may be stopped, and would fork when it goes on; the
-            # worker would find the launcher's end of its socket closed.
+        except OSError as error:  # TimeoutError is one: it may be stopped
             log.error("%s forks no worker: %r", template.template_id, error)
             self._children.kill(template.template_id)
             raise NoTemplate from error
@@ -113,13 +117,18 @@ class Templates:
         raise NoTemplate
 
     async def _fork(self, template: _Template, order: ForkWorker) -> AdoptedProcess:
+        """OSError if the template does not do it. Should it do so later, or the worker be slow to
+        say its pid, that will find the launcher's end of its socket closed, and end."""
         ours, theirs = _socketpair()
         with ours:
             with theirs:
                 socket.send_fds(template.orders, [order.encode()], [theirs.fileno()])
             async with asyncio.timeout(FORK_TIMEOUT_S):
                 pid = await asyncio.get_running_loop().sock_recv(ours, 64)
-            process = AdoptedProcess(int(pid))  # ValueError: it died before it could say
+            if not pid:
+                log.error("%s could not fork, or what it forked died", template.template_id)
+                raise NoTemplate
+            process = AdoptedProcess(int(pid))
             ours.send(GO)
         return process
 
@@ -154,10 +163,9 @@ class Templates:
                 is_ready = said == READY
         except OSError as error:
             log.error("%s does not get ready: %r", template.template_id, error)
+            self._children.kill(template.template_id)
         finally:
             template.ready.set_result(is_ready)
-        if not is_ready:
-            self._children.kill(template.template_id)
 
 
 def _key(environment: Mapping[str, str]) -> Key:
