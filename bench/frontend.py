@@ -70,7 +70,9 @@ def pool(
             )
         try:
             url = _wait(process, log)
-            yield Pool(url, _child(process.pid, "frontend.main"), _child(process.pid, "workers."))
+            yield Pool(
+                url, _child(process.pid, "frontend.main"), _child(process.pid, "workers.main")
+            )
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait()

@@ -10,14 +10,19 @@ from asyncio.subprocess import Process
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from coordinator.adopted import AdoptedProcess, adopt_orphans, reap_orphans
+
 log = logging.getLogger(__name__)
+
+# How long orphans that have ended wait for a child that is being started.
+REAP_LATER_S = 1.0
 
 
 @dataclass(frozen=True)
 class Child:
     process_id: str
     role: str
-    process: Process
+    process: Process | AdoptedProcess
 
 
 # Told of each child that has ended, with its exit code (negative: the signal that killed it).
@@ -32,6 +37,8 @@ class Children:
         self._on_exit = on_exit
         self._children: dict[str, Child] = {}
         self._starting: dict[str, str] = {}  # role by id
+        self._unwanted: set[str] = set()  # of these, who is to be killed as soon as it is there
+        self._adopts = False
         self._watchers: set[asyncio.Task[None]] = set()
 
     def ids(self, role: str) -> tuple[str, ...]:
@@ -49,9 +56,19 @@ class Children:
         inherited_fds: Sequence[int] = (),
     ) -> None:
         """Run a Python module as a child."""
+        spawning = self.spawn(module, arguments, environment, inherited_fds)
+        await self.add(process_id, role, spawning)
+
+    async def add(
+        self, process_id: str, role: str, starting: Awaitable[Process | AdoptedProcess]
+    ) -> None:
+        """Have a child that comes of `starting`, which may take its time."""
         self._starting[process_id] = role
         try:
-            process = await self._spawn(module, arguments, environment, inherited_fds)
+            process = await starting
+        except BaseException:
+            self._unwanted.discard(process_id)
+            raise
         finally:
             del self._starting[process_id]
         child = Child(process_id, role, process)
@@ -59,14 +76,32 @@ class Children:
         watcher = asyncio.create_task(self._watch(child))
         self._watchers.add(watcher)
         watcher.add_done_callback(self._watchers.discard)
+        if process_id in self._unwanted:
+            self._unwanted.discard(process_id)
+            _send(child, signal.SIGKILL)
 
-    async def _spawn(
+    def adopt_orphans(self) -> None:
+        """Have those who lose their parent as children. They are let go of when they end, unless
+        they are added."""
+        if not self._adopts:
+            self._adopts = True
+            adopt_orphans()
+            asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self._reap)
+
+    def _reap(self) -> None:
+        if self._starting:  # who has a pid already, but is not known by it
+            asyncio.get_running_loop().call_later(REAP_LATER_S, self._reap)
+        else:
+            reap_orphans([child.process.pid for child in self._children.values()])
+
+    async def spawn(
         self,
         module: str,
         arguments: Sequence[str],
         environment: dict[str, str],
         inherited_fds: Sequence[int],
     ) -> Process:
+        """A process that runs a Python module; `add` has to be told of it."""
         return await asyncio.create_subprocess_exec(
             sys.executable,
             # -P: what lies in the current directory (a downloaded model, say) is not to be run.
@@ -78,7 +113,10 @@ class Children:
         )
 
     def kill(self, process_id: str) -> bool:
-        """End a child at once; false when there is none of that id."""
+        """End a child at once, or as soon as it is there; false when there is none of that id."""
+        if process_id in self._starting:
+            self._unwanted.add(process_id)
+            return True
         child = self._children.get(process_id)
         if child is None:
             return False
@@ -87,7 +125,9 @@ class Children:
 
     def signal(self, process_id: str, number: signal.Signals) -> bool:
         """Send a signal; false when there is none of that id. A stopped process goes on to hear
-        it."""
+        it, and one that is being started has nothing to finish: it is killed."""
+        if process_id in self._starting:
+            return self.kill(process_id)
         child = self._children.get(process_id)
         if child is None:
             return False

@@ -1,6 +1,7 @@
 """The launcher's sockets to the coordinator: what it tells, what it is ordered, and what it hears
 of the pool."""
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -59,7 +60,12 @@ class CoordinatorLink:
         await self._control.send(to_coordinator.CONTROL.encode(message))
 
     async def obey(self) -> None:
-        """Do what the coordinator orders, until cancelled."""
+        """Do what the coordinator orders, until cancelled. A start may take seconds, and holds up
+        no other order."""
+        async with asyncio.TaskGroup() as starts:
+            await self._obey(starts)
+
+    async def _obey(self, starts: asyncio.TaskGroup) -> None:
         while True:
             data: Any = await self._control.recv()
             try:
@@ -71,7 +77,8 @@ class CoordinatorLink:
                 case to_worker.Introduce():
                     await self.greet()
                 case to_launcher.StartWorker():
-                    await self._try_to_start(order)
+                    starts.create_task(self._try_to_start(order))
+                    await asyncio.sleep(0)  # so that the next order finds it among the children
                 case to_launcher.KillWorker(worker_id):
                     await self._kill(worker_id, WORKER)
                 case to_launcher.KillFrontend(frontend_id):

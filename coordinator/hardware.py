@@ -31,6 +31,8 @@ def worker_environment(place: int, workers: int, threads: int | None) -> dict[st
     """
     count = str(threads or max(1, cpu_count() // workers))
     environment = {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count}
+    # numpy computes nothing in a worker, and its library would start threads when it is imported.
+    environment["OPENBLAS_NUM_THREADS"] = "1"
     if "OMP_WAIT_POLICY" not in os.environ:
         environment["GOMP_SPINCOUNT"] = os.environ.get("GOMP_SPINCOUNT", SPIN_COUNT)
     gpus = gpu_ids()

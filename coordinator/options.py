@@ -254,6 +254,7 @@ def _add_pool_flags(parser: argparse.ArgumentParser) -> None:
     add("--max-replays", help="of a request whose workers fail (3)")
     add("--stall-timeout", dest="stall_timeout_s", help="seconds without a step (10)")
     add("--start-timeout", dest="start_timeout_s", help="seconds until a worker is ready (600)")
+    add("--warm-starts", action=argparse.BooleanOptionalAction, help="fork workers (on)")
     add(
         "--wake-on-demand",
         action=argparse.BooleanOptionalAction,

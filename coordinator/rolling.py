@@ -28,11 +28,13 @@ class RollingFailed(Exception):
 class Steps:
     """What the launcher does for a rolling restart.
 
-    lives: whether a process is still there. drain_worker: ask a worker to finish and to end; the
-    coordinator has its place filled again. replace_frontend: start another in its place, and
-    return its id. retire_frontend: leave new connections to the others, finish, end.
+    renew: have what is started from now on take in what has changed. lives: whether a process is
+    still there. drain_worker: ask a worker to finish and to end; the coordinator has its place
+    filled again. replace_frontend: start another in its place, and return its id. retire_frontend:
+    leave new connections to the others, finish, end.
     """
 
+    renew: Callable[[], Awaitable[None]]
     lives: Callable[[str], bool]
     state: Callable[[], PoolState | None]
     drain_worker: Callable[[str], object]
@@ -87,6 +89,7 @@ async def roll(
 
     RollingFailed when a successor does not come.
     """
+    await steps.renew()
     for worker_id in workers:
         await _replace_worker(worker_id, steps, drain_s, start_s)
     for frontend_id in frontends:

@@ -149,7 +149,7 @@ class Scaling:
         return []
 
     def _give_up_if_failed(self, group: str, resize: _Resize, is_whole: bool, now: float) -> None:
-        """Go back to the size that it had, if workers do not come. Who waits is told when it is so."""
+        """Go back to the size that it had, if workers do not come; who waits is told later."""
         new = self._places.of_group(group)[resize.before :]
         problems = [self._places.restarts(place).problem for place in new]
         problem = next(filter(None, problems), "")

@@ -1,13 +1,17 @@
 """Starts the processes of a pool as the launcher's children, each with what it has to know."""
 
 import logging
+import os
 import socket
+from asyncio.subprocess import Process
 
+from coordinator.adopted import AdoptedProcess
 from coordinator.children import Children
 from coordinator.hardware import worker_environment
 from coordinator.roll import COORDINATOR, FRONTEND, WORKER
+from coordinator.templates import NoTemplate, Templates
 from protocol import to_launcher
-from protocol.config import PoolConfig
+from protocol.config import GroupConfig, PoolConfig
 
 log = logging.getLogger("launcher")
 
@@ -18,6 +22,14 @@ class Spawner:
     def __init__(self, config: PoolConfig, children: Children, listener: socket.socket) -> None:
         self._config, self._children, self._listener = config, children, listener
         self._numbers: dict[str, int] = {}  # by place
+        self.templates = Templates(config, children)
+
+    async def keep_templates(self) -> None:
+        """From now on have processes that workers can be forked from. The fake engine has nothing
+        to import that would take long."""
+        for group in self._config.groups:
+            if self._config.warm_starts and group.engine.engine != "fake":
+                await self.templates.keep(self._worker_environment(group, place=0))
 
     async def coordinator(self) -> None:
         await self._start(COORDINATOR, COORDINATOR, "coordinator.main", [], {})
@@ -31,14 +43,32 @@ class Spawner:
         )
 
     async def worker(self, order: to_launcher.StartWorker) -> None:
-        arguments = ["--worker-id", order.worker_id, "--group", order.group]
-        arguments += ["--workers-on-host", str(order.workers_on_host)]
-        environment = worker_environment(
-            self._place_on_host(order.worker_id),
-            workers=order.workers_on_host,
-            threads=self._config.group(order.group).engine.threads,
-        )
-        await self._start(order.worker_id, WORKER, "workers.main", arguments, environment)
+        """Forked by a template if there is one that can."""
+        group, place = self._config.group(order.group), self._place_on_host(order.worker_id)
+        run_dir = str(self._config.run_dir)
+        flags = ["--run-dir", run_dir, "--worker-id", order.worker_id, "--group", group.name]
+        flags += ["--workers-on-host", str(order.workers_on_host)]
+        starting = self._fork_or_spawn(flags, self._worker_environment(group, place))
+        await self._children.add(order.worker_id, WORKER, starting)
+        log.debug("started %s", order.worker_id)
+
+    async def _fork_or_spawn(
+        self, flags: list[str], environment: dict[str, str]
+    ) -> Process | AdoptedProcess:
+        try:
+            return await self.templates.fork(
+                [*flags, "--parent-pid", str(os.getpid())], environment
+            )
+        except NoTemplate:
+            return await self._children.spawn("workers.main", flags, environment, ())
+
+    def _worker_environment(self, group: GroupConfig, place: int) -> dict[str, str]:
+        workers = sum(each.workers for each in self._config.groups)
+        return self._shared | worker_environment(place, workers, group.engine.threads)
+
+    @property
+    def _shared(self) -> dict[str, str]:
+        return {"PROMETHEUS_MULTIPROC_DIR": str(self._config.metrics_dir)}
 
     def _place_on_host(self, worker_id: str) -> int:
         """The worker's number among the workers of all groups, in the order of their first starts:
@@ -54,7 +84,6 @@ class Spawner:
         environment: dict[str, str],
         fds: tuple[int, ...] = (),
     ) -> None:
-        shared = {"PROMETHEUS_MULTIPROC_DIR": str(self._config.metrics_dir)}
         flags = ["--run-dir", str(self._config.run_dir), *arguments]
-        await self._children.start(process_id, role, module, flags, shared | environment, fds)
+        await self._children.start(process_id, role, module, flags, self._shared | environment, fds)
         log.debug("started %s", process_id)

@@ -22,6 +22,7 @@ from coordinator.restarter import Restarter
 from coordinator.roll import COORDINATOR, FRONTEND, WORKER, Member
 from coordinator.rolling import RollingRestarts, Steps
 from coordinator.spawner import Spawner
+from coordinator.templates import TEMPLATE
 from protocol import to_coordinator, to_launcher
 from protocol.config import PoolConfig
 from protocol.process import EX_CONFIG
@@ -34,6 +35,7 @@ FRONTEND_STOP_TIMEOUT_S = 4.0
 # Workers are stopped when no frontend is left, so that they have nothing to finish.
 WORKER_STOP_TIMEOUT_S = 5.0
 COORDINATOR_STOP_TIMEOUT_S = 2.0
+TEMPLATE_STOP_TIMEOUT_S = 2.0
 
 
 class Supervisor:
@@ -72,6 +74,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
         loop.add_signal_handler(signal.SIGHUP, self._rolling.ask)
+        await self._spawner.keep_templates()
         await self._start_coordinator()
         if not self._frontends_wait:
             await self._start_frontends()
@@ -93,6 +96,8 @@ class Supervisor:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        # Only now does nobody wait for a template, who would start a worker without one.
+        await self._children.stop([TEMPLATE], TEMPLATE_STOP_TIMEOUT_S)
         self._link.close()
         return self._exit_status
 
@@ -152,6 +157,10 @@ class Supervisor:
             await asyncio.sleep(self._notifier.beat_s / 2)
 
     async def _on_exit(self, child: Child, exit_code: int) -> None:
+        if child.role == TEMPLATE:
+            if not self._is_over(WORKER):
+                await self._spawner.templates.ended(child.process_id)
+            return
         clean_up_after(self._config, Member(child.process_id, child.role, child.process.pid))
         if self._stop.is_set():
             # Frontends may still wait for it.
@@ -177,6 +186,7 @@ class Supervisor:
     def _make_rolling(self) -> RollingRestarts:
         children, config = self._children, self._config
         steps = Steps(
+            self._spawner.templates.renew,
             lambda each: each in (*children.ids(WORKER), *children.ids(FRONTEND)),
             lambda: self._link.published,
             lambda worker_id: children.signal(worker_id, signal.SIGTERM),

@@ -215,6 +215,7 @@ class PoolOptions(Frozen):
     wake_on_demand: whether requests wake a worker when all of their group sleep.
     wake_timeout_s: how long they wait for it.
     enable_admin: whether the routes that act on the pool are served, to whoever reaches the server.
+    warm_starts: whether workers are forked from a process that has imported what they need.
     disable_log_stats, log_stats_interval_s: whether, and how often, the log says how much is done.
     enable_log_requests, enable_log_outputs: frontends log what comes in, and what goes out.
     max_log_len: characters, or token ids, of a text in the log; None: all.
@@ -240,6 +241,7 @@ class PoolOptions(Frozen):
     wake_on_demand: bool = True
     wake_timeout_s: Annotated[float, Field(gt=0)] = 120.0
     enable_admin: bool = False
+    warm_starts: bool = True
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     disable_log_stats: bool = False
     log_stats_interval_s: Annotated[float, Field(gt=0)] = 10.0

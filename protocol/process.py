@@ -36,4 +36,5 @@ def set_up_logging(name: str, log_level: str) -> None:
         format=LOG_FORMAT.replace("%(processName)-14s", f"{name:14s}"),
         datefmt="%H:%M:%S",
         stream=sys.stderr,
+        force=True,  # a worker that was forked takes over from its template
     )

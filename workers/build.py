@@ -13,6 +13,7 @@ from workers.errors import ModelUnsupported
 from workers.fake import FakeRunner, read_choices, read_model_size
 from workers.grammars.compiling import Grammars
 from workers.runner import Runner
+from workers.start_phases import StartPhases
 
 _FAKE_BYTES_PER_TOKEN = 1024
 
@@ -23,14 +24,17 @@ def build_engine(
     workers_on_host: int,
     log: Callable[[str], None],
     text_path: Path | None = None,
+    phases: StartPhases | None = None,
 ) -> Engine:
     """Load the model and be ready to run. ModelUnsupported if it cannot be served.
 
     workers_on_host: how many workers share this machine's memory (or this card's).
     log: takes lines for the operator.
     text_path: folder with its tokenizer, see protocol.text; None: it can follow no grammar.
+    phases: takes the time of each.
     """
-    runner = build_runner(group_model_path, config, workers_on_host, log)
+    phases = phases or StartPhases()
+    runner = build_runner(group_model_path, config, workers_on_host, log, phases)
     log(f"K/V cache: {runner.num_blocks} blocks of {runner.block_size} tokens")
     return Engine(
         runner,
@@ -47,13 +51,17 @@ def build_runner(
     config: EngineConfig,
     workers_on_host: int,
     log: Callable[[str], None],
+    phases: StartPhases | None = None,
 ) -> Runner:
     """Load the model. ModelUnsupported if it cannot be served."""
+    phases = phases or StartPhases()
     if config.engine == "fake":
+        phases.end_imports()
         return _fake_runner(group_model_path, config)
     from workers.load_runner import load_runner  # torch: seconds, and not needed by the fake
 
-    return load_runner(group_model_path, config, workers_on_host, log)
+    phases.end_imports()
+    return load_runner(group_model_path, config, workers_on_host, log, phases)
 
 
 def _grammars(text_path: Path, vocab_size: int) -> Grammars:

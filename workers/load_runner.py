@@ -23,6 +23,7 @@ from workers.native.choose import compile_model, release_weights
 from workers.native.program import Compiled
 from workers.native.runner import NativeRunner
 from workers.self_check import check_model
+from workers.start_phases import StartPhases
 
 LoadedRunner = ModelRunner | NativeRunner
 
@@ -32,6 +33,7 @@ def load_runner(
     config: EngineConfig,
     workers_on_host: int,
     log: Callable[[str], None],
+    phases: StartPhases,
 ) -> LoadedRunner:
     """Load a model folder and check that it gives what transformers gives.
 
@@ -40,29 +42,34 @@ def load_runner(
     device = choose_device(config.device)
     threads = config.threads or max(1, _cpu_count() // max(1, workers_on_host))
     torch.set_num_threads(threads)
-    model = load_model(model_path, config.dtype, device)
+    with phases.phase("weights"):
+        model = load_model(model_path, config.dtype, device)
     log(f"{type(model).__name__} in {model.dtype} on {device}, {threads} threads")
     max_model_len = _choose_length(config, model_length(model))
     hook = AttentionHook()
-    with torch.inference_mode():
+    with phases.phase("compile"), torch.inference_mode():
         hook.probe(model)
-    compiled = _compile(model, hook, config, max_model_len, threads, log)
+    compiled = _compile(model, hook, config, max_model_len, threads, log, phases)
     if compiled is None:
-        prepare_linears(model, config, log)
+        with phases.phase("compile"):
+            prepare_linears(model, config, log)
     choice = choose_backend(hook, model.dtype, device, config.block_size)
     if choice.block_size != config.block_size:
         log(f"{choice.name}: blocks of {choice.block_size} tokens")
         config = config.model_copy(update={"block_size": choice.block_size})
     make_runner = _maker(model, hook, choice, compiled, config, max_model_len)
     if compiled is None:
-        check_model(model, make_runner, max_model_len, config.block_size)
+        with phases.phase("self-check"):
+            check_model(model, make_runner, max_model_len, config.block_size)
     else:
         release_weights(model, compiled)
-    blocks = _choose_num_blocks(model, hook, choice, config, max_model_len, workers_on_host)
-    runner = make_runner(blocks)
+    with phases.phase("cache"):
+        blocks = _choose_num_blocks(model, hook, choice, config, max_model_len, workers_on_host)
+        runner = make_runner(blocks)
     if not config.enforce_eager:
         limits = config.model_dump(include={"max_num_seqs", "max_num_batched_tokens"})
-        record_graphs(runner, hook, choice, log, **limits)
+        with phases.phase("compile"):
+            record_graphs(runner, hook, choice, log, **limits)
     return runner
 
 
@@ -73,14 +80,17 @@ def _compile(
     max_model_len: int,
     threads: int,
     log: Callable[[str], None],
+    phases: StartPhases,
 ) -> Compiled | None:
     """The model as a compiled program that has been checked; None if it is to run without one.
 
     ModelUnsupported if the operator wants one and there is none that gives the model's text.
     """
-    compiled, reason = compile_model(model, hook, config, threads)
+    with phases.phase("compile"):
+        compiled, reason = compile_model(model, hook, config, threads)
     if compiled is not None:
-        fault = _find_fault(model, compiled, config, max_model_len)
+        with phases.phase("self-check"):
+            fault = _find_fault(model, compiled, config, max_model_len)
         if fault and config.cpu_kernels == "native":
             raise ModelUnsupported(f"cpu_kernels is native, but compiled, {fault}")
         if fault:

@@ -49,6 +49,11 @@ def load_model(model_path: Path, dtype: Dtype, device: torch.device) -> PreTrain
     return loaded
 
 
+def read_model_class(model_path: Path) -> Any:
+    """The folder's class of transformers. ModelUnsupported if there is none that can be used."""
+    return _model_class(model_path, _read_config(model_path))
+
+
 def _read_weights(model_path: Path, model_class: Any, dtype: torch.dtype) -> Any:
     """The model with all the weights that its architecture needs, on the CPU."""
     try:
@@ -162,7 +167,8 @@ def _is_fast_in_bfloat16(device: torch.device) -> bool:
     flags = Path("/proc/cpuinfo")
     if not flags.exists():
         return False
-    line = next((line for line in flags.open() if line.startswith("flags")), "")
+    lines = flags.read_text().splitlines()
+    line = next((line for line in lines if line.startswith("flags")), "")
     return not {"avx512_bf16", "amx_bf16"}.isdisjoint(line.split())
 
 

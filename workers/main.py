@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,10 @@ from workers.engine_thread import (
 )
 from workers.metrics import WorkerMetrics
 from workers.queue_limits import QueueGuard, QueueLimits
+from workers.runner import Runner
 from workers.service import Service
 from workers.sleeper import Sleeper
+from workers.start_phases import StartPhases
 from workers.status_report import StatusReport
 
 log = logging.getLogger("worker")
@@ -58,6 +61,7 @@ class Worker:
         context: zmq.Context[Any] = zmq.Context.instance()
         self._requests = sockets.router(context, self._endpoint)
         self._control = sockets.dealer(context, sockets.control_endpoint(pool.run_dir), worker_id)
+        self._phases = phases = StartPhases.of_process()
         build = partial(
             build_engine,
             group.model_path,
@@ -65,11 +69,17 @@ class Worker:
             workers_on_host,
             log.info,
             text_path=group.text_path,
+            phases=phases,
         )
-        load_runner = partial(
-            build_runner, group.model_path, group.engine, workers_on_host, log.info
-        )
-        self._engine = EngineThread(build, load_runner)
+
+        def load_again() -> Runner:
+            """What has been dropped by a deep sleep."""
+            again = StartPhases()
+            runner = build_runner(group.model_path, group.engine, workers_on_host, log.info, again)
+            log.info("%s", again.describe())
+            return runner
+
+        self._engine = EngineThread(build, load_again)
         engine = group.engine
         limits = QueueLimits(
             engine.max_num_seqs, engine.max_queue_requests, engine.max_queue_tokens
@@ -147,6 +157,8 @@ class Worker:
             case EngineRefused(request_id, refusal):
                 self._service.on_refused(request_id, refusal)
             case EngineReady():
+                log.info("%s", self._phases.describe())
+                self._metrics.started(self._phases.seconds())
                 self._sleeper.ready()
                 self._report.ready()
             case OperationDone():
@@ -230,14 +242,15 @@ def _receive(socket: Any) -> list[bytes] | None:
     return frames
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """arguments: what stands on the command line, unless that is another's."""
     parser = argparse.ArgumentParser(prog="headrace-worker")
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--worker-id", required=True)
     parser.add_argument("--group", required=True)
     parser.add_argument("--parent-pid", type=int, help="the launcher; none under systemd")
     parser.add_argument("--workers-on-host", type=int, help="with itself (the pool's)")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     pool = PoolConfig.load(args.run_dir)
     become_child(args.worker_id, args.parent_pid, pool.log_level)
     notifier = Notifier()

@@ -46,7 +46,18 @@ class WorkerMetrics:
         self._step_s = Histogram(
             prefix + "engine_step_seconds", "Seconds of an engine step.", names, buckets=_STEP_S
         ).labels(*labels)
+        # Not a sum: while a worker is replaced, two have its place.
+        self._start_s = Gauge(
+            prefix + "worker_start_seconds", "Seconds of each phase of the worker's last start.",
+            (*names, "phase"), multiprocess_mode="livemostrecent",
+        )  # fmt: skip
+        self._labels = labels
         self._last: EngineStats | None = None
+
+    def started(self, seconds: dict[str, float]) -> None:
+        """The worker is ready; seconds: of each phase of its start."""
+        for phase, value in seconds.items():
+            self._start_s.labels(*self._labels, phase).set(value)
 
     def load(self, load: WorkerLoad) -> None:
         """A heartbeat's view of the load."""

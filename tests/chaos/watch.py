@@ -16,7 +16,12 @@ POLL_S = 0.03
 NEWS_S = 2.0
 _READY = re.compile(r" is ready \(pid (\d+)\)")
 _NAME = re.compile(r"(?:--worker-id|--frontend-id)\0[^\0]*?(\d+)\.\d+\0")
-_ROLES = {"workers.main": "worker", "frontend.main": "frontend", "coordinator.main": "coordinator"}
+_ROLES = {
+    "workers.main": "worker",
+    "frontend.main": "frontend",
+    "coordinator.main": "coordinator",
+    "workers.template": "template",
+}
 
 
 @dataclass(frozen=True)

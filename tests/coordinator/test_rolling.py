@@ -32,8 +32,17 @@ class Host:
 
     def steps(self) -> Steps:
         return Steps(
-            self.alive.__contains__, self.state, self.drain, self.kill, self.replace, self.retire
+            self.renew,
+            self.alive.__contains__,
+            self.state,
+            self.drain,
+            self.kill,
+            self.replace,
+            self.retire,
         )
+
+    async def renew(self) -> None:
+        self.told.append("renew")
 
     def state(self) -> PoolState:
         workers = tuple(self._worker(each) for each in self._workers())
@@ -104,6 +113,7 @@ async def test_one_is_replaced_when_the_one_before_it_is_there_again() -> None:
     assert host.alive == {"chat-0.1", "chat-1.5", "frontend-0.1", "frontend-1.1"}
     assert host.fewest_workers == 1
     assert host.told == [
+        "renew",
         "drain chat-0.0",
         "drain chat-1.4",
         "replace frontend-0.0",
@@ -116,7 +126,7 @@ async def test_one_is_replaced_when_the_one_before_it_is_there_again() -> None:
 async def test_who_has_ended_meanwhile_is_left_out() -> None:
     host = Host("chat-1.4", "frontend-1.0")
     await roll(WORKERS, FRONTENDS, host.steps(), 0.05, 1.0)
-    assert host.told == ["drain chat-1.4", "replace frontend-1.0", "retire frontend-1.0"]
+    assert host.told == ["renew", "drain chat-1.4", "replace frontend-1.0", "retire frontend-1.0"]
 
 
 async def test_no_worker_is_taken_from_a_group_that_lacks_some() -> None:
@@ -124,14 +134,14 @@ async def test_no_worker_is_taken_from_a_group_that_lacks_some() -> None:
     host.starting = {"chat-1.4"}
     with pytest.raises(RollingFailed, match="lacks"):
         await roll(WORKERS, FRONTENDS, host.steps(), 0.05, 1.0)
-    assert host.told == []
+    assert host.told == ["renew"]
 
 
 async def test_worker_that_does_not_end_is_killed() -> None:
     host = Host(*WORKERS)
     host.deaf = {"chat-0.0"}
     await roll(WORKERS, (), host.steps(), 0.01, 1.0)
-    assert host.told == ["drain chat-0.0", "kill chat-0.0", "drain chat-1.4"]
+    assert host.told == ["renew", "drain chat-0.0", "kill chat-0.0", "drain chat-1.4"]
 
 
 async def test_worker_whose_successor_fails_is_the_last() -> None:

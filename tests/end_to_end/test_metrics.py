@@ -125,6 +125,10 @@ def test_all_frontends_tell_the_same_of_everything(server: Server, scrapes: Scra
     numbers = scrapes.all()[0]
     refused = sum(series(numbers, "requests_refused_total", reason="invalid").values())
     assert refused == 1
+    starts = series(numbers, "worker_start_seconds", phase="imports")
+    assert len(starts) == 2
+    assert all(0 < seconds < 60 for seconds in starts.values())
+    assert server.log.count("ready after ") == 3, "two workers, and the pool"
     for name in (
         "time_to_first_token_seconds",
         "request_queue_time_seconds",
