@@ -66,6 +66,8 @@ class Coordinator:
         self._control = sockets.router(context, sockets.control_endpoint(config.run_dir))
         self._publisher = sockets.publisher(context, sockets.state_endpoint(config.run_dir))
         self._calls = Calls()
+        self._early: list[PoolCall] = []
+        self._unsent: list[tuple[str, to_worker.Call]] = []
         self._scaling = Scaling(self._registry.places, starts_workers=roll_call is None)
         self._sleeping = Sleeping(group.name for group in config.groups)
         self._metrics = PoolMetrics(config)
@@ -164,12 +166,18 @@ class Coordinator:
                 registry.on_frontend_started(message, now)
             case LauncherHello():
                 registry.on_launcher(message, now)
+                early, self._early = self._early, []
+                for call in early:
+                    self._on_call(call, now)
             case ChildExited():
                 self._on_exit(message, now)
 
     def _on_worker_hello(self, message: WorkerHello, now: float) -> None:
         states = {each.worker_id: each.state for each in self._registry.workers()}
         self._registry.on_worker_hello(message, now)
+        again, self._unsent = self._unsent, []
+        present = set(self._registry.worker_ids())
+        self._call([each for each in again if each[0] in present])
         for worker in self._registry.workers():
             is_new = states.get(worker.worker_id) == STARTING and worker.state == READY
             if is_new and worker.worker_id == message.worker_id:
@@ -187,6 +195,9 @@ class Coordinator:
         self._answer(answers)
 
     def _on_call(self, message: PoolCall, now: float) -> None:
+        if not self._registry.launcher_known:
+            self._early.append(message)  # it is not known yet who there is to be called
+            return
         if message.method in (SCALE, IS_SCALING):
             self._answer(self._scaling.on_call(message, now))
             return
@@ -197,7 +208,8 @@ class Coordinator:
 
     def _call(self, calls: list[tuple[str, to_worker.Call]]) -> None:
         for worker_id, call in calls:
-            self._send(worker_id, to_worker.CONTROL.encode(call))
+            if not self._send(worker_id, to_worker.CONTROL.encode(call)):
+                self._unsent.append((worker_id, call))  # it has not found a new coordinator yet
 
     def _answer(self, results: list[tuple[str, to_frontend.PoolResult]]) -> None:
         for frontend_id, result in results:
@@ -224,11 +236,14 @@ class Coordinator:
             return
         self._send(LAUNCHER, to_launcher.CONTROL.encode(order))
 
-    def _send(self, receiver: str, data: bytes) -> None:
+    def _send(self, receiver: str, data: bytes) -> bool:
+        """Whether it could be sent."""
         try:
             self._control.send_multipart([receiver.encode(), data], zmq.NOBLOCK)
         except zmq.ZMQError as error:
             log.warning("%s cannot be reached: %s", receiver, error)
+            return False
+        return True
 
     def _receive(self) -> Any:
         try:

@@ -1,6 +1,7 @@
 """Which groups are to sleep, and who wakes when requests come."""
 
 import json
+import time
 from collections.abc import Iterable
 
 from protocol.state import ASLEEP, READY, STARTING, WAKING, WorkerState
@@ -9,7 +10,7 @@ from protocol.to_worker import Call
 
 WAKE, SLEEP = "wake_up", "sleep"
 _ALL = ("weights", "kv_cache")
-# Nobody waits for the answers to the coordinator's own calls.
+# Of ids of the coordinator's own calls, to whose answers nobody waits.
 _OWN = "coordinator"
 
 
@@ -20,6 +21,7 @@ class Sleeping:
     def __init__(self, groups: Iterable[str]) -> None:
         self._groups = tuple(groups)
         self._sleeping: dict[str, str] = {}  # with what arguments
+        self._own = 0
 
     def on_call(self, call: PoolCall) -> None:
         """An operator has had workers sleep or wake; of single ones nothing is remembered."""
@@ -36,7 +38,7 @@ class Sleeping:
         arguments = self._sleeping.get(worker.group)
         if arguments is None:
             return []
-        return [(worker.worker_id, Call(_OWN, SLEEP, arguments, False))]
+        return [(worker.worker_id, self._call(SLEEP, arguments))]
 
     def on_wanted(self, group: str, workers: Iterable[WorkerState]) -> list[tuple[str, Call]]:
         """Requests wait for a group: whom to wake. Nobody, if one is awake or about to be. It is
@@ -48,4 +50,8 @@ class Sleeping:
         asleep = sorted(each for each, state in states.items() if state == ASLEEP)
         if not asleep:  # it falls asleep yet: it is woken when it has
             return []
-        return [(asleep[0], Call(_OWN, WAKE, json.dumps({"tags": _ALL}), False))]
+        return [(asleep[0], self._call(WAKE, json.dumps({"tags": _ALL})))]
+
+    def _call(self, method: str, arguments: str) -> Call:
+        self._own += 1
+        return Call(f"{_OWN}-{time.time_ns()}-{self._own}", method, arguments, False)

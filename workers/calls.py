@@ -35,6 +35,7 @@ class Calls:
     ) -> None:
         self._worker_id, self._submit, self._tell = worker_id, submit, tell
         self._operations = 0
+        self._unanswered: set[str] = set()
         self._waiting: dict[str, Callable[[OperationDone], None]] = {}
         self.sleeper: Sleeper | None = None
         self._methods: dict[str, Method] = {
@@ -44,7 +45,11 @@ class Calls:
         }
 
     def on_call(self, call: Call) -> None:
-        """Do it; the answer is told when it is done."""
+        """Do it; the answer is told when it is done. A new coordinator, which has been told of the
+        call by who waits for it, passes it on again."""
+        if call.call_id in self._unanswered:
+            return
+        self._unanswered.add(call.call_id)
         method = self._methods.get(call.method)
         if method is None:
             self._answer(call, error=f"there is no method {call.method[:100]!r}")
@@ -98,6 +103,7 @@ class Calls:
         self._answer(call, {"state": self.sleeper.state}, _reason(error))
 
     def _answer(self, call: Call, value: Any = None, error: str = "") -> None:
+        self._unanswered.discard(call.call_id)
         self._tell(CallResult(call.call_id, self._worker_id, json.dumps(value), error))
 
 

@@ -42,9 +42,9 @@ async def test_a_start_that_takes_long_holds_up_no_other_order(tmp_path: Path) -
     launcher, _ = await coordinator.recv_multipart()
     obeying = asyncio.create_task(link.obey())
     for order in (
-        to_launcher.StartWorker("chat-0.0", "chat"),
-        to_launcher.StartWorker("chat-0.0", "chat"),  # of a new coordinator
-        to_launcher.StartWorker("chat-1.0", "chat"),
+        to_launcher.StartWorker("chat-0.0", "chat", 2),
+        to_launcher.StartWorker("chat-0.0", "chat", 2),  # of a new coordinator
+        to_launcher.StartWorker("chat-1.0", "chat", 2),
         to_launcher.KillWorker("chat-0.0"),
     ):
         await coordinator.send_multipart([launcher, to_launcher.CONTROL.encode(order)])
