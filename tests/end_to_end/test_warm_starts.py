@@ -182,8 +182,8 @@ def test_workers_are_started_cold_on_demand(model: Path, cache_dir: Path) -> Non
 
 def test_model_that_cannot_be_served_ends_the_start(model: Path, cache_dir: Path) -> None:
     """The exit code of a forked worker reaches the launcher."""
+    flags = ("--max-model-len", "2048", "--kv-cache-memory-bytes", "1KiB")
     with pytest.raises(AssertionError, match="did not come up") as failed:
-        flags = ("--max-model-len", "2048", "--kv-cache-memory-bytes", "1KiB")
         start(model, cache_dir, *flags, workers=1)
     assert "holds" in str(failed.value)
     assert "Traceback" not in str(failed.value)
