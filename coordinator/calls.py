@@ -96,8 +96,14 @@ class Calls:
         if pending.waiting:
             return []
         del self._pending[call_id]
-        answers = tuple(sorted(pending.answers, key=lambda each: each.worker_id))
+        answers = tuple(sorted(pending.answers, key=lambda each: _order(each.worker_id)))
         return [(pending.call.frontend_id, PoolResult(call_id, answers))]
+
+
+def _order(worker_id: str) -> tuple[str, int]:
+    """By groups and in them by places, of which the tenth is not to follow the first."""
+    group, _, number = worker_id.rpartition(".")[0].rpartition("-")
+    return group, int(number) if number.isdecimal() else 0
 
 
 def _is_meant(call: PoolCall, worker: WorkerState) -> bool:

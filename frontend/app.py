@@ -19,6 +19,7 @@ from frontend.routes import (
     invocations,
     messages,
     models,
+    prefix_cache,
     responses,
     sleeping,
     status,
@@ -58,7 +59,8 @@ def create_app(
     for routes in (*generating, models, status, tokenize):
         app.register_blueprint(routes.blueprint(context))
     if config.enable_admin:
-        app.register_blueprint(sleeping.blueprint(context))
+        for routes in (sleeping, prefix_cache):
+            app.register_blueprint(routes.blueprint(context))
     app.register_blueprint(docs.blueprint())
     errors.install(app, config.max_body_bytes)
 

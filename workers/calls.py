@@ -88,8 +88,10 @@ class Calls:
         self.sleeper.ask(wanted, lambda error: self._answer_state(call, error))
 
     def _reset_prefix_cache(self, call: Call, arguments: dict[str, Any]) -> None:
+        recompute = bool(arguments.get("recompute_running", False))
+
         def act(residence: Residence) -> None:
-            residence.engine.reset_prefix_cache()
+            residence.engine.reset_prefix_cache(recompute)
 
         self.operate(act, lambda done: self._answer(call, None, _reason(done.error)))
 

@@ -34,6 +34,16 @@ class WakeQuery(PoolQuery):
     tags: Annotated[list[Literal["weights", "kv_cache"]], Field(max_length=10)] = []
 
 
+class ResetPrefixCacheQuery(PoolQuery):
+    """reset_running_requests: what runs is run again from its first token, so that nothing of
+    what was computed is used any more. device, reset_external: without effect, there is one cache.
+    """
+
+    reset_running_requests: bool = False
+    device: Annotated[str, Field(max_length=100)] | None = None
+    reset_external: bool = False
+
+
 class WorkerReport(BaseModel):
     """What came of it at one worker. error: "" if all went well. seconds: how long it took."""
 
@@ -45,6 +55,10 @@ class WorkerReport(BaseModel):
 
 class PoolReport(BaseModel):
     workers: list[WorkerReport]
+
+
+class Success(BaseModel):
+    success: bool
 
 
 class IsSleeping(BaseModel):

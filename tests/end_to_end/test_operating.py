@@ -1,0 +1,50 @@
+"""Operators' routes over real processes: whichever frontend takes the call, all workers obey."""
+
+from typing import Any
+
+import httpx
+import pytest
+from servers import Launch, Server
+
+PROMPT = list(range(3, 67))
+
+
+@pytest.fixture(scope="module")
+def server(launch: Launch) -> Server:
+    return launch("--workers", "2", "--frontends", "2", "--enable-admin", step_s=0.002)
+
+
+def call(server: Server, method: str, path: str, status: int = 200, **options: Any) -> Any:
+    """The answer's body; on a connection of its own, which any frontend may have."""
+    with server.new_client() as client:
+        answer = client.request(method, path, **options)
+    assert answer.status_code == status, answer.text
+    return answer.json()
+
+
+def cached_tokens(server: Server) -> int:
+    body = {"prompt": PROMPT, "max_tokens": 1}
+    answer = httpx.post(f"{server.url}/v1/completions", json=body).json()
+    return answer["usage"]["prompt_tokens_details"]["cached_tokens"]
+
+
+@pytest.mark.parametrize("query", ["", "?device=gpu&reset_running_requests=true"])
+def test_prefixes_are_forgotten_by_all_workers(server: Server, query: str) -> None:
+    for _ in range(4):
+        cached_tokens(server)
+    assert cached_tokens(server) > 0
+    for _ in range(2):
+        body = call(server, "POST", f"/reset_prefix_cache{query}")
+        assert body == {"success": True}
+        assert cached_tokens(server) == 0
+        call(server, "POST", "/reset_prefix_cache")
+    report = call(server, "POST", "/reset_prefix_cache?verbose&worker=default-1")
+    assert [each["name"] for each in report["workers"]] == ["default-1.0"]
+
+
+def test_bad_queries_are_named(server: Server) -> None:
+    for path in ("/reset_prefix_cache?reset_running_requests=maybe",):
+        message = call(server, "POST", path, 400)["error"]["message"]
+        assert "reset_running_requests" in message
+    assert "nobody" in str(call(server, "POST", "/reset_prefix_cache?model=nobody", 404))
+    assert call(server, "POST", "/reset_prefix_cache?worker=nobody", 503)
