@@ -11,9 +11,11 @@ from typing import Any
 
 import zmq
 
+from coordinator import pausing
 from coordinator.awake_clock import AwakeClock
-from coordinator.calls import Calls
+from coordinator.calls import OF_FRONTENDS, Calls
 from coordinator.metrics import PoolMetrics
+from coordinator.pausing import Pausing
 from coordinator.pool_status import pool_status
 from coordinator.registry import Order, Registry
 from coordinator.roll_call import RollCall
@@ -65,6 +67,9 @@ class Coordinator:
         self._control = sockets.router(context, sockets.control_endpoint(config.run_dir))
         self._publisher = sockets.publisher(context, sockets.state_endpoint(config.run_dir))
         self._calls = Calls()
+        self._pausing = Pausing(
+            (group.name for group in config.groups), config.run_dir / pausing.FILE
+        )
         self._sleeping = Sleeping(group.name for group in config.groups)
         self._metrics = PoolMetrics(config)
         self._stats: StatsLog | None = None
@@ -152,6 +157,7 @@ class Coordinator:
             case FrontendHello():
                 registry.on_frontend_hello(message, now)
             case CallResult():
+                self._pausing.on_result(message)
                 self._answer(self._calls.on_result(message, now))
             case PoolCall():
                 self._on_call(message, now)
@@ -170,9 +176,16 @@ class Coordinator:
         for worker in self._registry.workers():
             is_new = states.get(worker.worker_id) == STARTING and worker.state == READY
             if is_new and worker.worker_id == message.worker_id:
+                self._call(self._pausing.on_started(worker))
                 self._call(self._sleeping.on_started(worker))
 
     def _on_call(self, message: PoolCall, now: float) -> None:
+        if message.method in OF_FRONTENDS:
+            there = filter(self._registry.knows, self._registry.frontend_ids())
+            for frontend_id, call in self._calls.on_frontend_call(message, there, now):
+                self._send(frontend_id, to_frontend.CONTROL.encode(call))
+            return
+        self._pausing.on_call(message)
         self._sleeping.on_call(message)
         calls, results = self._calls.on_call(message, self._registry.workers(), now)
         self._call(calls)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from quart import Quart, request
 from quart_schema import Info, QuartSchema
 
+from frontend.abortable import Abortable
 from frontend.context import HEADRACE_VERSION, Context, served_models
 from frontend.drain import Drain
 from frontend.metrics import Metrics
@@ -12,15 +13,20 @@ from frontend.middleware import address, errors, full, request_scope
 from frontend.openapi import OpenAPI
 from frontend.pool.interface import Pool
 from frontend.routes import (
+    aborting,
     chat_batch,
     chat_completions,
+    collective_rpc,
     completions,
     docs,
     invocations,
     messages,
     models,
+    pausing,
     prefix_cache,
+    profiling,
     responses,
+    server_info,
     sleeping,
     status,
     tokenize,
@@ -37,9 +43,11 @@ def create_app(
     metrics: Metrics,
     grammars: Grammars,
     drain: Drain | None = None,
+    abortable: Abortable | None = None,
 ) -> Quart:
     """An ASGI application that serves a pool. texts: by the groups' names. grammars: of structured
-    outputs. drain: where the process says that it is about to end."""
+    outputs. drain: where the process says that it is about to end.
+    abortable: where it is told of what is under way."""
     app = Quart("headrace", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
@@ -54,12 +62,29 @@ def create_app(
     )
     models_by_name = served_models(config, texts)
     drain = drain or Drain()
-    context = Context(config, models_by_name, pool, metrics, config.started_at, grammars, drain)
+    context = Context(
+        config,
+        models_by_name,
+        pool,
+        metrics,
+        config.started_at,
+        grammars,
+        drain,
+        abortable or Abortable(),
+    )
     generating = (chat_completions, chat_batch, completions, messages, invocations, responses)
     for routes in (*generating, models, status, tokenize):
         app.register_blueprint(routes.blueprint(context))
     if config.enable_admin:
-        for routes in (sleeping, prefix_cache):
+        for routes in (
+            sleeping,
+            prefix_cache,
+            server_info,
+            profiling,
+            collective_rpc,
+            pausing,
+            aborting,
+        ):
             app.register_blueprint(routes.blueprint(context))
     app.register_blueprint(docs.blueprint())
     errors.install(app, config.max_body_bytes)

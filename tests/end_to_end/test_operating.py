@@ -48,3 +48,30 @@ def test_bad_queries_are_named(server: Server) -> None:
         assert "reset_running_requests" in message
     assert "nobody" in str(call(server, "POST", "/reset_prefix_cache?model=nobody", 404))
     assert call(server, "POST", "/reset_prefix_cache?worker=nobody", 503)
+
+
+def test_server_info_names_what_workers_run_on(server: Server) -> None:
+    body = call(server, "GET", "/server_info?config_format=json&verbose")
+    assert body["vllm_config"]["frontends"] == 2
+    assert body["vllm_config"]["groups"][0]["engine"]["engine"] == "fake"
+    told = [each["value"] for each in body["workers"]]
+    assert len({each["pid"] for each in told}) == 2
+    assert {each["engine"] for each in told} == {"fake"}
+    assert "config_format" in str(call(server, "GET", "/server_info?config_format=xml", 400))
+
+
+def test_methods_of_all_workers(server: Server) -> None:
+    def rpc(method: str, query: str = "", **more: Any) -> list[Any]:
+        body = {"method": method, **more}
+        return call(server, "POST", f"/collective_rpc{query}", json=body)["results"]
+
+    assert rpc("ping") == ["pong", "pong"]
+    assert rpc("ping", "?worker=default-1", timeout=5) == ["pong"]
+    for memory in rpc("memory"):
+        assert memory["resident_bytes"] > 2**20
+    assert all(stats["steps"] >= 0 for stats in rpc("stats"))
+    cached_tokens(server)
+    assert rpc("reset_prefix_cache", args=[True]) == [None, None]
+    assert cached_tokens(server) == 0
+    message = call(server, "POST", "/collective_rpc", 400, json={"method": "sleep"})
+    assert "ping" in message["error"]["message"]
