@@ -46,6 +46,8 @@ from protocol.to_coordinator import (
 log = logging.getLogger("coordinator")
 
 LAUNCHER = "launcher"
+# Its process has been started, and has not come as far as to listen.
+NOT_THERE = "it cannot be reached yet"
 TICK_S = 0.05
 PUBLISH_AT_LEAST_EVERY_S = 1.0
 # How often systemd is told how the pool does.
@@ -193,7 +195,9 @@ class Coordinator:
 
     def _call(self, calls: list[tuple[str, to_worker.Call]]) -> None:
         for worker_id, call in calls:
-            self._send(worker_id, to_worker.CONTROL.encode(call))
+            if not self._send(worker_id, to_worker.CONTROL.encode(call)):
+                unheard = CallResult(call.call_id, worker_id, "", NOT_THERE)
+                self._answer(self._calls.on_result(unheard, self._clock.now()))
 
     def _answer(self, results: list[tuple[str, to_frontend.PoolResult]]) -> None:
         for frontend_id, result in results:
@@ -220,11 +224,14 @@ class Coordinator:
             return
         self._send(LAUNCHER, to_launcher.CONTROL.encode(order))
 
-    def _send(self, receiver: str, data: bytes) -> None:
+    def _send(self, receiver: str, data: bytes) -> bool:
+        """Whether there is anybody who may receive it."""
         try:
             self._control.send_multipart([receiver.encode(), data], zmq.NOBLOCK)
         except zmq.ZMQError as error:
             log.warning("%s cannot be reached: %s", receiver, error)
+            return False
+        return True
 
     def _receive(self) -> Any:
         try:

@@ -4,9 +4,8 @@ import re
 from typing import Any
 
 MASK = "***"
-_SECRET = re.compile(
-    r"(^|_)(api_?key|key|token|secret|password|passwd|credentials?)$", re.IGNORECASE
-)
+# Anywhere in a name: better a harmless text too many than a secret too few.
+_SECRET = re.compile("key|token|secret|passw|credential|authorization", re.IGNORECASE)
 # Before a host. A password may hold any character, so the last @ is what ends it.
 _CREDENTIALS = re.compile(r"(\w[\w+.-]*://)\S*@")
 _PARAMETER = re.compile(
@@ -14,14 +13,17 @@ _PARAMETER = re.compile(
 )
 
 
-def masked(value: Any, name: str = "") -> Any:
-    """A JSON value in which secrets are masked. name: of the field that holds it."""
+def masked(value: Any, is_secret: bool = False) -> Any:
+    """A JSON value in which secrets are masked; all texts in it, if it is one itself."""
     if isinstance(value, dict):
-        return {str(key): masked(item, str(key)) for key, item in value.items()}
+        return {
+            str(key): masked(item, is_secret or _SECRET.search(str(key)) is not None)
+            for key, item in value.items()
+        }
     if isinstance(value, list | tuple):
-        return [masked(item, name) for item in value]
+        return [masked(item, is_secret) for item in value]
     if isinstance(value, str):
-        return MASK if value and _SECRET.search(name) else _without_credentials(value)
+        return MASK if value and is_secret else _without_credentials(value)
     return value
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import httpx
 import pytest
-from servers import Launch, Server
+from servers import Launch, Server, wait_for
 
 PROMPT = list(range(3, 67))
 
@@ -75,3 +75,20 @@ def test_methods_of_all_workers(server: Server) -> None:
     assert cached_tokens(server) == 0
     message = call(server, "POST", "/collective_rpc", 400, json={"method": "sleep"})
     assert "ping" in message["error"]["message"]
+
+
+def test_whoever_is_just_being_started_is_named_and_not_waited_for(server: Server) -> None:
+    victim = server.children("workers.main")[0]
+    victim.kill()
+    wait_for(lambda: not victim.is_running(), "gone")
+    with server.new_client() as client:
+        answer = client.post("/reset_prefix_cache")
+    if answer.status_code != 200:  # it has not come as far yet, or was not noticed to have ended
+        message = answer.json()["error"]["message"]
+        assert "cannot be reached yet" in message or "it ended" in message
+    wait_for(lambda: ready(server) == 2, "started again")
+    assert call(server, "POST", "/reset_prefix_cache") == {"success": True}
+
+
+def ready(server: Server) -> int:
+    return server.get("/health?verbose").json()["groups"][0]["ready"]

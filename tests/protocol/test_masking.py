@@ -17,7 +17,8 @@ from protocol.masking import masked
         ({"api_key": "abc", "max_tokens": 8}, {"api_key": "***", "max_tokens": 8}),
         ({"HF_TOKEN": "abc", "token": None}, {"HF_TOKEN": "***", "token": None}),
         ({"deep": [{"db_password": "x"}]}, {"deep": [{"db_password": "***"}]}),
-        ({"secret": ["y"], "tokens": "a"}, {"secret": ["***"], "tokens": "a"}),
+        ({"secret": ["y"], "port": "a"}, {"secret": ["***"], "port": "a"}),
+        ({"Api-Key": "x", "a_token": {"b": "c"}}, {"Api-Key": "***", "a_token": {"b": "***"}}),
         ({"password": ""}, {"password": ""}),
     ],
 )  # fmt: skip
