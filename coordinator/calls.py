@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 
 from protocol.state import READY, WorkerState
 from protocol.to_coordinator import CallResult, PoolCall
-from protocol.to_frontend import PoolResult, WorkerAnswer
+from protocol.to_frontend import FrontendCall, PoolResult, WorkerAnswer
 from protocol.to_worker import Call
 
 NO_ANSWER = "it did not answer in time"
 # Answered without asking the workers: what is published reaches frontends a moment later.
 STATE = "state"
+# What frontends do, and not workers.
+OF_FRONTENDS = frozenset({"abort_requests"})
 
 ENDED = "it ended before it answered"
 
@@ -48,10 +50,7 @@ class Calls:
             error = "there is no such worker" if call.worker else "no worker is there"
             return [], [(call.frontend_id, PoolResult(call.call_id, (), error))]
         if call.method == STATE:
-            told = tuple(
-                WorkerAnswer(each.worker_id, json.dumps({"state": each.state}), "", 0.0)
-                for each in meant
-            )
+            told = tuple(WorkerAnswer(each.worker_id, _state(each), "", 0.0) for each in meant)
             return [], [(call.frontend_id, PoolResult(call.call_id, told))]
         chosen = {each.worker_id for each in meant}
         self._pending[call.call_id] = _Pending(call, now, set(chosen))
@@ -65,12 +64,23 @@ class Calls:
         ]
         return messages, []
 
+    def on_frontend_call(
+        self, call: PoolCall, frontend_ids: Iterable[str], now: float
+    ) -> list[tuple[str, FrontendCall]]:
+        """The same for a call to all frontends."""
+        if call.call_id in self._pending:
+            return []
+        chosen = set(frontend_ids)
+        self._pending[call.call_id] = _Pending(call, now, set(chosen))
+        message = FrontendCall(call.call_id, call.method, call.arguments)
+        return [(each, message) for each in sorted(chosen)]
+
     def on_result(self, result: CallResult, now: float) -> list[tuple[str, PoolResult]]:
-        """A worker has answered."""
+        """A worker, or a frontend, has answered."""
         return self._take(result.call_id, result.worker_id, result.value, result.error, now)
 
     def on_gone(self, worker_id: str, now: float) -> list[tuple[str, PoolResult]]:
-        """A worker has ended."""
+        """A worker, or a frontend, has ended."""
         results: list[tuple[str, PoolResult]] = []
         for call_id in list(self._pending):
             results += self._take(call_id, worker_id, "", ENDED, now)
@@ -96,8 +106,18 @@ class Calls:
         if pending.waiting:
             return []
         del self._pending[call_id]
-        answers = tuple(sorted(pending.answers, key=lambda each: each.worker_id))
+        answers = tuple(sorted(pending.answers, key=lambda each: _order(each.worker_id)))
         return [(pending.call.frontend_id, PoolResult(call_id, answers))]
+
+
+def _state(worker: WorkerState) -> str:
+    return json.dumps({"state": worker.state, "is_paused": worker.is_paused})
+
+
+def _order(worker_id: str) -> tuple[str, int]:
+    """By groups and in them by places, of which the tenth is not to follow the first."""
+    group, _, number = worker_id.rpartition(".")[0].rpartition("-")
+    return group, int(number) if number.isdecimal() else 0
 
 
 def _is_meant(call: PoolCall, worker: WorkerState) -> bool:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from coordinator import units
+from coordinator import pausing, units
 from coordinator.activation import check_address, passed_socket, url_of
 from coordinator.hardware import gpu_ids
 from coordinator.listener import bind_http, listen, remove_unix
@@ -23,6 +23,7 @@ from protocol.process import set_up_logging
 from protocol.sd_notify import Notifier
 
 USAGE = """usage: headrace serve [FLAGS]    serve a model (headrace serve --help lists the flags)
+       headrace top [--url URL]   watch a running pool
        headrace --version
 
 for systemd's units, which run each process of a pool by itself (docs/systemd.md):
@@ -40,6 +41,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             sys.exit(_prepare(flags))
         case ["coordinator" | "frontend" | "worker" as role, *rest]:
             sys.exit(_become(role, rest))
+        case ["top", *flags]:
+            # Imported late: nothing else has tables.
+            from console.top import main as top
+
+            sys.exit(top(flags))
         case ["--version"]:
             print(f"headrace {importlib.metadata.version('headrace')}")
         case ["--help"] | ["-h"]:
@@ -93,6 +99,7 @@ def _prepare(flags: list[str]) -> int:
         notifier.status("preparing models")
         # Without this file, nothing starts on what is half prepared.
         PoolConfig.file(run_dir).unlink(missing_ok=True)
+        (run_dir / pausing.FILE).unlink(missing_ok=True)
         for left in ("text", "metrics", "load"):
             shutil.rmtree(run_dir / left, ignore_errors=True)
         config = _configure(run_dir, pool, groups)

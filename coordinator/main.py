@@ -11,9 +11,11 @@ from typing import Any
 
 import zmq
 
+from coordinator import pausing
 from coordinator.awake_clock import AwakeClock
-from coordinator.calls import Calls
+from coordinator.calls import OF_FRONTENDS, Calls
 from coordinator.metrics import PoolMetrics
+from coordinator.pausing import Pausing
 from coordinator.pool_status import pool_status
 from coordinator.registry import Order, Registry
 from coordinator.roll_call import RollCall
@@ -69,6 +71,9 @@ class Coordinator:
         self._early: list[PoolCall] = []
         self._unsent: list[tuple[str, to_worker.Call]] = []
         self._scaling = Scaling(self._registry.places, starts_workers=roll_call is None)
+        self._pausing = Pausing(
+            (group.name for group in config.groups), config.run_dir / pausing.FILE
+        )
         self._sleeping = Sleeping(group.name for group in config.groups)
         self._metrics = PoolMetrics(config)
         self._stats: StatsLog | None = None
@@ -157,6 +162,7 @@ class Coordinator:
             case FrontendHello():
                 registry.on_frontend_hello(message, now)
             case CallResult():
+                self._pausing.on_result(message)
                 self._answer(self._calls.on_result(message, now))
             case PoolCall():
                 self._on_call(message, now)
@@ -181,6 +187,7 @@ class Coordinator:
         for worker in self._registry.workers():
             is_new = states.get(worker.worker_id) == STARTING and worker.state == READY
             if is_new and worker.worker_id == message.worker_id:
+                self._call(self._pausing.on_started(worker))
                 self._call(self._sleeping.on_started(worker))
 
     def _scale(self, now: float) -> None:
@@ -201,6 +208,12 @@ class Coordinator:
         if message.method in (SCALE, IS_SCALING):
             self._answer(self._scaling.on_call(message, now))
             return
+        if message.method in OF_FRONTENDS:
+            there = filter(self._registry.knows, self._registry.frontend_ids())
+            for frontend_id, call in self._calls.on_frontend_call(message, there, now):
+                self._send(frontend_id, to_frontend.CONTROL.encode(call))
+            return
+        self._pausing.on_call(message)
         self._sleeping.on_call(message)
         calls, results = self._calls.on_call(message, self._registry.workers(), now)
         self._call(calls)
@@ -209,7 +222,9 @@ class Coordinator:
     def _call(self, calls: list[tuple[str, to_worker.Call]]) -> None:
         for worker_id, call in calls:
             if not self._send(worker_id, to_worker.CONTROL.encode(call)):
-                self._unsent.append((worker_id, call))  # it has not found a new coordinator yet
+                self._unsent.append(
+                    (worker_id, call)
+                )  # it has not come yet, or not found a new coordinator
 
     def _answer(self, results: list[tuple[str, to_frontend.PoolResult]]) -> None:
         for frontend_id, result in results:

@@ -262,6 +262,8 @@ def _add_pool_flags(parser: argparse.ArgumentParser) -> None:
     )
     add("--wake-timeout", dest="wake_timeout_s", help="seconds that they wait for it (120)")
     add("--enable-admin", action="store_true", help="serve /sleep, /wake_up and such to everybody")
+    add("--profile-dir", metavar="FOLDER", help="where /start_profile has traces written (nowhere)")
+    add("--profile-max-seconds", metavar="S", help="after which a profile ends by itself (60)")
     add(
         "--response-store-url", metavar="URL", help="of /v1/responses (a file in the run directory)"
     )

@@ -183,7 +183,13 @@ class Registry:
         was_there = known is not None and known.state.state in SERVING
         load = IDLE if known is None else known.state.load
         told = WorkerState(
-            message.worker_id, message.group, message.pid, state, message.endpoint, load
+            message.worker_id,
+            message.group,
+            message.pid,
+            state,
+            message.endpoint,
+            load,
+            message.is_paused,
         )
         if known is None:
             known = _Worker(told, expected_since=now, heard_at=now)

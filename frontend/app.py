@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from quart import Quart, request
 from quart_schema import Info, QuartSchema
 
+from frontend.abortable import Abortable
 from frontend.context import HEADRACE_VERSION, Context, served_models
 from frontend.drain import Drain
 from frontend.metrics import Metrics
@@ -12,15 +13,21 @@ from frontend.middleware import address, errors, full, request_scope
 from frontend.openapi import OpenAPI
 from frontend.pool.interface import Pool
 from frontend.routes import (
+    aborting,
     chat_batch,
     chat_completions,
+    collective_rpc,
     completions,
     docs,
     invocations,
     messages,
     models,
+    pausing,
+    prefix_cache,
+    profiling,
     responses,
     scaling,
+    server_info,
     sleeping,
     status,
     tokenize,
@@ -37,9 +44,11 @@ def create_app(
     metrics: Metrics,
     grammars: Grammars,
     drain: Drain | None = None,
+    abortable: Abortable | None = None,
 ) -> Quart:
     """An ASGI application that serves a pool. texts: by the groups' names. grammars: of structured
-    outputs. drain: where the process says that it is about to end."""
+    outputs. drain: where the process says that it is about to end.
+    abortable: where it is told of what is under way."""
     app = Quart("headrace", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
@@ -54,13 +63,31 @@ def create_app(
     )
     models_by_name = served_models(config, texts)
     drain = drain or Drain()
-    context = Context(config, models_by_name, pool, metrics, config.started_at, grammars, drain)
+    context = Context(
+        config,
+        models_by_name,
+        pool,
+        metrics,
+        config.started_at,
+        grammars,
+        drain,
+        abortable or Abortable(),
+    )
     generating = (chat_completions, chat_batch, completions, messages, invocations, responses)
     for routes in (*generating, models, status, tokenize):
         app.register_blueprint(routes.blueprint(context))
     if config.enable_admin:
-        for operators in (sleeping, scaling):
-            app.register_blueprint(operators.blueprint(context))
+        for routes in (
+            sleeping,
+            scaling,
+            prefix_cache,
+            server_info,
+            profiling,
+            collective_rpc,
+            pausing,
+            aborting,
+        ):
+            app.register_blueprint(routes.blueprint(context))
     app.register_blueprint(docs.blueprint())
     errors.install(app, config.max_body_bytes)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
+from frontend.abortable import Abortable
 from frontend.chat.reasoning.marks import ReasoningMarks
 from frontend.chat.tools.available import ToolParser, find_parser
 from frontend.drain import Drain
@@ -45,7 +46,7 @@ class ServedModel:
 class Context:
     """started_at: seconds since 1970, given as the time of the models' creation.
     grammars: of structured outputs.
-    drain: whether the process is about to end.
+    drain: whether the process is about to end. abortable: what an operator may end.
     """
 
     config: PoolConfig
@@ -55,6 +56,7 @@ class Context:
     started_at: int
     grammars: Grammars
     drain: Drain = field(default_factory=Drain)
+    abortable: Abortable = field(default_factory=Abortable)
 
     def model(self, name: str | None) -> ServedModel:
         """The model that a request names; without a name, the first. NotFound if there is none."""

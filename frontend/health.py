@@ -9,11 +9,13 @@ from protocol.config import GroupConfig, PoolConfig
 from protocol.state import ASLEEP, READY, SLEEPING, GroupState, PoolState, WorkerState
 
 OK, DEGRADED, UNAVAILABLE, STOPPING = "ready", "degraded", "unavailable", "stopping"
+PAUSED = "paused"
 
 
 def is_ready(config: PoolConfig, state: PoolState | None) -> bool:
     """Whether any worker of any group can make progress, however busy it is; or sleeps, if requests
-    wake it."""
+    wake it; or is paused: it takes requests, and a restart, which is what probes may lead to, would
+    not have it go on."""
     return state is not None and any(_serves(config, worker) for worker in state.workers)
 
 
@@ -25,6 +27,8 @@ def health_body(config: PoolConfig, state: PoolState | None, stopping: bool) -> 
         status = STOPPING
     elif not is_ready(config, state):
         status = UNAVAILABLE
+    elif state is not None and all(each.is_paused for each in state.workers):
+        status = PAUSED
     elif all(group["status"] == OK for group in groups):
         status = OK
     return {"status": status, "groups": groups}
@@ -62,6 +66,7 @@ def _group(config: PoolConfig, group: GroupConfig, state: PoolState | None) -> d
         "models": list(group.served_names),
         "status": status,
         "ready": ready,
+        "paused": sum(worker.is_paused for worker in workers),
         "asleep": sum(worker.state == ASLEEP for worker in workers),
         "wanted": wanted,
         "is_scaling": any(each.is_scaling for each in _known(group, state)),
@@ -84,6 +89,7 @@ def _worker(worker: WorkerState) -> dict[str, Any]:
     return {
         "name": worker.worker_id,
         "state": worker.state,
+        "is_paused": worker.is_paused,
         "running": load.running,
         "waiting": load.waiting,
         "steps": load.steps,

@@ -15,6 +15,7 @@ import hypercorn.config
 from quart import Quart
 
 from frontend import connection
+from frontend.abortable import Abortable
 from frontend.app import create_app
 from frontend.drain import Drain
 from frontend.listener import ConnectionCounts, SharedLoop
@@ -58,7 +59,12 @@ async def serve(
     with contextlib.closing(Checkers()) as checkers:
         drain, metrics = Drain(), Metrics(config)
         async with PoolClient(config, frontend_id, metrics.replayed) as pool:
-            app = create_app(config, texts, pool, metrics, Grammars(checkers), drain)
+            abortable = Abortable()
+            pool.methods["abort_requests"] = lambda told: abortable.abort(
+                told["request_ids"], told["group"]
+            )
+            grammars = Grammars(checkers)
+            app = create_app(config, texts, pool, metrics, grammars, drain, abortable)
             create_vital_task(report(notifier, loop, pool))
             _spare_collections()
             await pool.first_news(FIRST_NEWS_S)

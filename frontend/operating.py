@@ -25,8 +25,8 @@ class PoolFailed(ApiError):
 
 
 def read_query(model: type[Query]) -> Query:
-    """The request's query; BadRequest that names the parameter. A bare ?verbose says yes; what
-    nobody knows is ignored, as everywhere."""
+    """The request's query; BadRequest that names the parameter. A bare ?verbose says yes, as any
+    switch; what nobody knows is ignored, as everywhere."""
     values: dict[str, Any] = {}
     for key in request.args:
         field = model.model_fields.get(key)
@@ -35,8 +35,8 @@ def read_query(model: type[Query]) -> Query:
         given = request.args.getlist(key)
         is_list = str(field.annotation).startswith("list")
         values[key] = given if is_list else given[-1]
-    if values.get("verbose") == "":
-        values["verbose"] = True
+        if field.annotation is bool and values[key] == "":
+            values[key] = True
     return validate(model, values)
 
 
@@ -86,16 +86,32 @@ def check(result: PoolResult) -> Sequence[WorkerAnswer]:
 def report(answers: Sequence[WorkerAnswer], query: PoolQuery) -> Response:
     """An empty answer, or with ?verbose what came of it at each worker."""
     if not query.verbose:
-        answer = Response(b"", 200)
-        del answer.headers["Content-Type"]
-        return answer
-    workers = [
+        empty = Response(b"", 200)
+        del empty.headers["Content-Type"]
+        return empty
+    return json_response({"workers": worker_reports(answers)})
+
+
+def answer(body: dict[str, Any], answers: Sequence[WorkerAnswer], query: PoolQuery) -> Response:
+    """A body, and with ?verbose in it what came of it at each worker."""
+    if query.verbose:
+        body = body | {"workers": worker_reports(answers)}
+    return json_response(body)
+
+
+def worker_reports(answers: Sequence[WorkerAnswer]) -> list[dict[str, Any]]:
+    """What came of a call at each worker."""
+    return [
         {
             "name": each.worker_id,
             "error": each.error,
             "seconds": round(each.seconds, 3),
-            "value": json.loads(each.value or "null"),
+            "value": value_of(each),
         }
         for each in answers
     ]
-    return json_response({"workers": workers})
+
+
+def value_of(answer: WorkerAnswer) -> Any:
+    """What a worker has answered; None if it has failed."""
+    return json.loads(answer.value or "null")

@@ -216,6 +216,8 @@ class PoolOptions(Frozen):
     wake_timeout_s: how long they wait for it.
     enable_admin: whether the routes that act on the pool are served, to whoever reaches the server.
     warm_starts: whether workers are forked from a process that has imported what they need.
+    profile_dir: where profiles of workers are written; None: none are made.
+    profile_max_seconds: how long one may become.
     disable_log_stats, log_stats_interval_s: whether, and how often, the log says how much is done.
     enable_log_requests, enable_log_outputs: frontends log what comes in, and what goes out.
     max_log_len: characters, or token ids, of a text in the log; None: all.
@@ -242,6 +244,8 @@ class PoolOptions(Frozen):
     wake_timeout_s: Annotated[float, Field(gt=0)] = 120.0
     enable_admin: bool = False
     warm_starts: bool = True
+    profile_dir: Path | None = None
+    profile_max_seconds: Annotated[float, Field(gt=0)] = 60.0
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     disable_log_stats: bool = False
     log_stats_interval_s: Annotated[float, Field(gt=0)] = 10.0
@@ -259,6 +263,12 @@ class PoolOptions(Frozen):
         if value and not info.data.get("enable_log_requests"):
             raise ValueError("needs enable_log_requests")
         return value
+
+    @field_validator("profile_dir")
+    @classmethod
+    def _make_absolute(cls, value: Path | None) -> Path | None:
+        """Workers run elsewhere."""
+        return None if value is None else value.absolute()
 
     @field_validator("response_store_url")
     @classmethod

@@ -38,12 +38,15 @@ class FrontendLoad:
 
 @dataclass(frozen=True, slots=True)
 class WorkerState:
+    """is_paused: it takes requests, and starts none before it is told to go on."""
+
     worker_id: str
     group: str
     pid: int
     state: str
     endpoint: str
     load: WorkerLoad
+    is_paused: bool = False
 
 
 @dataclass(frozen=True, slots=True)

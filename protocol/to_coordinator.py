@@ -9,7 +9,8 @@ from protocol.state import FrontendLoad, FrontendState, WorkerLoad, WorkerState
 @dataclass(frozen=True, slots=True)
 class WorkerHello:
     """A worker is there, or its state is another. `endpoint` is where its requests socket is bound;
-    `state` one of protocol.state's: starting, ready, or one of sleeping."""
+    `state` one of protocol.state's: starting, ready, or one of sleeping. is_paused: it starts no
+    request."""
 
     version: int
     worker_id: str
@@ -17,6 +18,7 @@ class WorkerHello:
     pid: int
     endpoint: str
     state: str
+    is_paused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +58,8 @@ class WorkerLeaving:
 
 @dataclass(frozen=True, slots=True)
 class CallResult:
-    """What came of a call to a worker. value: JSON, "" if it failed. error: why, fit to be shown to
-    an operator; "" if it did not."""
+    """What came of a call. worker_id: of the worker, or the frontend. value: JSON, "" if it failed.
+    error: why, fit to be shown to an operator; "" if it did not."""
 
     call_id: str
     worker_id: str
@@ -67,7 +69,7 @@ class CallResult:
 
 @dataclass(frozen=True, slots=True)
 class PoolCall:
-    """From a frontend: have workers do something, and tell it what came of it.
+    """From a frontend: have workers do something, or all frontends, and tell it what came of it.
 
     method, arguments: as of to_worker.Call.
     group: whose workers; "": of all groups. worker: one of them, by its id or its place; "": all.

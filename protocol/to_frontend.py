@@ -111,8 +111,8 @@ class Aborted:
 
 @dataclass(frozen=True, slots=True)
 class WorkerAnswer:
-    """What came of a call to one worker. value: JSON; error: "" if it did not fail. seconds: how
-    long it took."""
+    """What came of a call to one worker, or one frontend. value: JSON; error: "" if it did not
+    fail. seconds: how long it took."""
 
     worker_id: str
     value: str
@@ -140,5 +140,17 @@ class PoolResult:
     value: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class FrontendCall:
+    """From the coordinator: do something and say what came of it (to_coordinator.CallResult).
+
+    method, arguments: as of to_worker.Call; the methods are the frontends' own.
+    """
+
+    call_id: str
+    method: str
+    arguments: str
+
+
 OUTPUTS = Codec({1: StepOutputs, 2: Refused, 3: Aborted})
-CONTROL = Codec({1: Introduce, 2: PoolResult})
+CONTROL = Codec({1: Introduce, 2: PoolResult, 3: FrontendCall})

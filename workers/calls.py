@@ -11,6 +11,8 @@ from typing import Any
 from protocol.to_coordinator import CallResult
 from protocol.to_worker import Call
 from workers.engine_thread import Operation, OperationDone
+from workers.pauser import PauseFailed
+from workers.profiler import ProfileFailed
 from workers.residence import Residence
 from workers.sleeper import Sleep, Sleeper, SleepFailed, Wake
 
@@ -44,6 +46,19 @@ class Calls:
             "reset_prefix_cache": self._reset_prefix_cache,
         }
 
+    def add(self, name: str, method: Method) -> None:
+        """Let a method be called. It is to `answer` once, now or later; ValueError, TypeError and
+        KeyError say that its arguments are wrong."""
+        self._methods[name] = method
+
+    def add_question(self, name: str, ask: Callable[[Residence], Any]) -> None:
+        """Let something be asked that the engine's thread answers, between two steps."""
+
+        def method(call: Call, arguments: dict[str, Any]) -> None:
+            self.operate(ask, lambda done: self.answer(call, done.value, reason(done.error)))
+
+        self._methods[name] = method
+
     def on_call(self, call: Call) -> None:
         """Do it; the answer is told when it is done. A new coordinator, which has been told of the
         call by who waits for it, passes it on again."""
@@ -52,13 +67,13 @@ class Calls:
         self._unanswered.add(call.call_id)
         method = self._methods.get(call.method)
         if method is None:
-            self._answer(call, error=f"there is no method {call.method[:100]!r}")
+            self.answer(call, error=f"there is no method {call.method[:100]!r}")
             return
         try:
             arguments = json.loads(call.arguments)
             method(call, dict(arguments))
         except (ValueError, TypeError, KeyError):
-            self._answer(call, error="its arguments are none that the method takes")
+            self.answer(call, error="its arguments are none that the method takes")
 
     def on_done(self, done: OperationDone) -> None:
         """An operation on the engine is over."""
@@ -93,24 +108,27 @@ class Calls:
         self.sleeper.ask(wanted, lambda error: self._answer_state(call, error))
 
     def _reset_prefix_cache(self, call: Call, arguments: dict[str, Any]) -> None:
-        def act(residence: Residence) -> None:
-            residence.engine.reset_prefix_cache()
+        recompute = bool(arguments.get("recompute_running", False))
 
-        self.operate(act, lambda done: self._answer(call, None, _reason(done.error)))
+        def act(residence: Residence) -> None:
+            residence.engine.reset_prefix_cache(recompute)
+
+        self.operate(act, lambda done: self.answer(call, None, reason(done.error)))
 
     def _answer_state(self, call: Call, error: Exception | None) -> None:
         assert self.sleeper is not None
-        self._answer(call, {"state": self.sleeper.state}, _reason(error))
+        self.answer(call, {"state": self.sleeper.state}, reason(error))
 
-    def _answer(self, call: Call, value: Any = None, error: str = "") -> None:
+    def answer(self, call: Call, value: Any = None, error: str = "") -> None:
+        """Say what came of a call; to be said once of each. error: fit for an operator."""
         self._unanswered.discard(call.call_id)
         self._tell(CallResult(call.call_id, self._worker_id, json.dumps(value), error))
 
 
-def _reason(error: Exception | None) -> str:
+def reason(error: Exception | None) -> str:
     """What an operator is told; paths and such stay in the log."""
     if error is None:
         return ""
-    if isinstance(error, SleepFailed):
+    if isinstance(error, SleepFailed | PauseFailed | ProfileFailed):
         return str(error)
     return "there is not enough memory" if isinstance(error, MemoryError) else FAILED

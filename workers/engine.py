@@ -102,6 +102,7 @@ class Engine:
         self._prompt_tokens = 0
         self._generated_tokens = 0
         self._last_step_tokens = 0
+        self._is_to_recompute = False
         self.failed = False
 
     def add(self, request: Generate) -> None:
@@ -130,9 +131,11 @@ class Engine:
     def runner(self) -> Runner:
         return self._runner
 
-    def reset_prefix_cache(self) -> None:
-        """Find nothing of what has been run until now. Running requests go on."""
+    def reset_prefix_cache(self, recompute_running: bool = False) -> None:
+        """Find nothing of what has been run until now. Running requests go on with what is theirs,
+        or with recompute_running are run again from their first token, from the next step on."""
         self._scheduler.forget_prefixes()
+        self._is_to_recompute |= recompute_running
 
     def release(self) -> None:
         """Give the cache's memory back, and what an accelerator holds of the weights. Only without
@@ -172,6 +175,9 @@ class Engine:
         """
         if self.failed:
             raise EngineFailed("the engine has failed")
+        if self._is_to_recompute and (self._overlap is None or not self._overlap.busy):
+            self._scheduler.preempt_all()
+            self._is_to_recompute = False
         ended = [] if self._gate is None else self._let_in(self._gate)
         if self._overlap is not None:
             started_s = self._clock()
@@ -257,7 +263,7 @@ class Engine:
     def _turn(self, overlap: Overlap) -> tuple[list[Chunk], list[ChunkResult]]:
         """Launch the next step; the chunks of the one before it, and their results."""
         try:
-            return overlap.turn(self._sequences)
+            return overlap.turn(self._sequences, may_launch=not self._is_to_recompute)
         except BaseException:
             self.failed = True
             raise

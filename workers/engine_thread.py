@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,7 +75,11 @@ Event = EngineReady | EngineStepped | EngineRefused | EngineDied | OperationDone
 
 
 class EngineThread(threading.Thread):
-    """Commands in by `submit`, events out by `take_events` whenever `wake_fd` is readable."""
+    """Commands in by `submit`, events out by `take_events` whenever `wake_fd` is readable.
+
+    is_frozen: no step is made, whatever there is to do. around_step: each step is made in what it
+        returns. Both are to be changed in this thread.
+    """
 
     def __init__(self, build: Callable[[], Engine], load_runner: Callable[[], Runner]) -> None:
         super().__init__(name="engine", daemon=True)
@@ -85,6 +90,8 @@ class EngineThread(threading.Thread):
         self._events: deque[Event] = deque()
         self._load = WorkerLoad(running=0, waiting=0, kv_usage=0.0, steps=0, step_age_s=0.0)
         self._busy_since: float | None = None
+        self.is_frozen = False
+        self.around_step: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     def submit(self, command: Generate | Abort | Operation) -> None:
         self._commands.append(command)
@@ -127,7 +134,7 @@ class EngineThread(threading.Thread):
     def _turn(self, residence: Residence) -> None:
         """Wait for work, take the commands, make one step."""
         engine = residence.engine
-        if not engine.has_work:
+        if self.is_frozen or not engine.has_work:
             self._busy_since = None
             self._load = engine.load()
             self._arrived.wait()
@@ -137,9 +144,10 @@ class EngineThread(threading.Thread):
             self._busy_since = started
         while self._commands:
             self._obey(residence, self._commands.popleft())
-        if engine.has_work:
+        if engine.has_work and not self.is_frozen:
             before = self._load.steps
-            outputs = engine.step()
+            with self.around_step():
+                outputs = engine.step()
             self._load = engine.load()
             ended = time.monotonic()
             # A turn that runs nothing is no progress, unless all there is waits for its grammars.

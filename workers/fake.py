@@ -66,6 +66,14 @@ class FakeRunner(StepwiseRunner):
             time.sleep(self._step_s)
         return [self._run_chunk(chunk) for chunk in chunks]
 
+    @property
+    def weight_bytes(self) -> int:
+        return 0
+
+    @property
+    def cache_bytes(self) -> int:
+        return 0
+
     def release_cache(self) -> None:
         self._has_cache = False
 

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from protocol.codec import DecodeError
 from protocol.config import GroupConfig, PoolConfig
 from protocol.process import EX_CONFIG, become_child
 from protocol.sd_notify import Notifier
+from workers import inquiries
 from workers.build import build_engine, build_runner
 from workers.calls import Calls
 from workers.engine_thread import (
@@ -30,6 +32,10 @@ from workers.engine_thread import (
     OperationDone,
 )
 from workers.metrics import WorkerMetrics
+from workers.pauser import Pauser
+from workers.pausing import Pausing
+from workers.profiler import Around, Profiler, start_torch
+from workers.profiling import Profiling
 from workers.queue_limits import QueueGuard, QueueLimits
 from workers.runner import Runner
 from workers.service import Service
@@ -41,6 +47,7 @@ log = logging.getLogger("worker")
 
 HEARTBEAT_S = 0.25
 SERVICE_BEAT_S = 1.0
+ENDED = "The operator of the server has ended this request."
 # How long the process stays to hand over its last messages.
 LAST_WORDS_MS = 1000
 
@@ -95,11 +102,43 @@ class Worker:
             idle_level=group.sleep_idle_level,
         )
         self._calls.sleeper = self._sleeper
+        self._pauser = self._new_pauser()
+        self._profiling = self._new_profiling()
+        self._add_questions()
         self._metrics = WorkerMetrics(pool.metrics_prefix, group.served_names[0], worker_id)
         self._totals = to_coordinator.WorkerTotals(0, 0, 0, 0)
         self._report = StatusReport(notifier, pool.stall_timeout_s)
         self._stop_at: float | None = None
         self._exit_status: int | None = None
+
+    def _new_pauser(self) -> Pauser:
+        def freeze(is_frozen: bool) -> None:
+            self._engine.is_frozen = is_frozen
+
+        pauser = Pauser(
+            self._service,
+            self._calls.operate,
+            freeze,
+            lambda: self._sleeper.state,
+            lambda is_paused: self._on_state("paused" if is_paused else "resumed"),
+        )
+        Pausing(self._calls, pauser)
+        return pauser
+
+    def _new_profiling(self) -> Profiling:
+        def mark_steps(around: Around) -> None:
+            self._engine.around_step = around
+
+        begin = None if self._group.engine.engine == "fake" else start_torch
+        profiler = Profiler(self._pool.profile_dir, self._id, mark_steps, begin)
+        return Profiling(self._calls, profiler, self._pool.profile_max_seconds)
+
+    def _add_questions(self) -> None:
+        calls = self._calls
+        for ask in (inquiries.ping, inquiries.stats, inquiries.memory):
+            calls.add_question(ask.__name__, ask)
+        calls.add("abort_all", lambda call, _: calls.answer(call, self._service.abort_all(ENDED)))
+        calls.add("info", lambda call, _: calls.answer(call, inquiries.info(self._group)))
 
     def run(self) -> int:
         signal.signal(signal.SIGTERM, lambda *_: self._leave(self._pool.shutdown_timeout_s))
@@ -129,10 +168,13 @@ class Worker:
         """Take what has arrived on any side."""
         for event in self._engine.take_events():
             self._on_event(event)
-        while frames := _receive(self._requests):
-            self._service.on_message(frames[0], frames[-1])
+        # Control first: a worker that is to be paused from its start begins nothing before.
         while frames := _receive(self._control):
             self._on_control(frames[-1])
+        while frames := _receive(self._requests):
+            self._service.on_message(frames[0], frames[-1])
+        self._pauser.turn(time.monotonic())
+        self._profiling.turn(time.monotonic())
         if self._stop_at is None:
             self._sleeper.turn(time.monotonic())
         if self._stop_at is not None and (
@@ -193,6 +235,8 @@ class Worker:
     def _leave(self, drain_timeout_s: float) -> None:
         """Refuse new requests, and exit when those in flight have ended."""
         self._service.close()
+        if self._pauser.is_holding:  # they would not end here
+            self._service.hand_back()
         self._stop_at = time.monotonic() + drain_timeout_s
         self._tell(to_coordinator.WorkerLeaving(self._id))
         self._report.leaving(self._service.in_flight)
@@ -205,11 +249,13 @@ class Worker:
             os.getpid(),
             self._endpoint,
             self._sleeper.state,
+            self._pauser.is_paused,
         )
         self._tell(hello)
 
     def _beat(self) -> None:
         load = self._engine.load()
+        load = replace(load, waiting=load.waiting + self._service.held)
         self._metrics.load(load)
         self._report.beat(load)
         self._tell(to_coordinator.WorkerHeartbeat(self._id, load, self._totals))

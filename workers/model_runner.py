@@ -47,6 +47,16 @@ class ModelRunner(StepwiseRunner):
         self._backend: AttentionBackend | None = None
         self.restore_cache()
 
+    @property
+    def weight_bytes(self) -> int:
+        return sum(each.nbytes for each in chain(self._model.parameters(), self._model.buffers()))
+
+    @property
+    def cache_bytes(self) -> int:
+        tokens = 0 if self._backend is None else self.num_blocks * self.block_size
+        elements = sum(layer.elements for layer in self._hook.layers)
+        return tokens * elements * self._model.dtype.itemsize
+
     def release_cache(self) -> None:
         self._backend = self._hook.backend = None
 

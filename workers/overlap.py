@@ -63,17 +63,19 @@ class Overlap:
         """Whether a step is in flight."""
         return self._flight is not None
 
-    def turn(self, sequences: Mapping[str, Sequence]) -> tuple[list[Chunk], list[ChunkResult]]:
+    def turn(
+        self, sequences: Mapping[str, Sequence], may_launch: bool = True
+    ) -> tuple[list[Chunk], list[ChunkResult]]:
         """Launch the next step, and return the chunks and results of the one before it.
 
         sequences: those that are still wanted, by request id; chunks of others are left out. If
         the next step has to wait for the results of this one, it is launched in the next turn.
-        Anything that the runner raises comes through.
+        Anything that the runner raises comes through. may_launch: else only the results are taken.
         """
         before, self._flight = self._flight, None
         wanted = [] if before is None else [c for c in before.chunks if _is_in(c, sequences)]
         with self._assumed(wanted):
-            if before is None or self._blocks_suffice():
+            if may_launch and (before is None or self._blocks_suffice()):
                 self._flight = self._launch()
         if before is None:
             return [], []

@@ -94,6 +94,14 @@ class _Dropped(StepwiseRunner):
     def run(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
         raise RuntimeError("the weights have been dropped")
 
+    @property
+    def weight_bytes(self) -> int:
+        return 0
+
+    @property
+    def cache_bytes(self) -> int:
+        return 0
+
     def release_cache(self) -> None:
         """It has none."""
 

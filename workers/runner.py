@@ -45,6 +45,16 @@ class Runner(Protocol):
     @property
     def overlaps(self) -> bool: ...
 
+    @property
+    def weight_bytes(self) -> int | None:
+        """Memory of the weights; None if it is not known."""
+        ...
+
+    @property
+    def cache_bytes(self) -> int | None:
+        """Memory of the cache, 0 without one; None if it is not known."""
+        ...
+
     def launch(self, chunks: Sequence[Chunk]) -> Launched:
         """Start a step and do not wait for it.
 
@@ -98,6 +108,14 @@ class StepwiseRunner(ABC):
 
     def launch(self, chunks: Sequence[Chunk]) -> Launched:
         return Finished(self.run(chunks))
+
+    @property
+    def weight_bytes(self) -> int | None:
+        return None
+
+    @property
+    def cache_bytes(self) -> int | None:
+        return None
 
     def offload_weights(self) -> None:
         """As on a CPU: they are in the host's memory already."""

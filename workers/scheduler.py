@@ -85,6 +85,11 @@ class Scheduler:
         for sequence in self._running:
             sequence.num_remembered = sys.maxsize
 
+    def preempt_all(self) -> None:
+        """Have all that runs wait, to be run again from the first token. Not while a step runs."""
+        for sequence in list(self._running):
+            self._preempt(sequence)
+
     def schedule(self) -> list[Chunk]:
         """The next step's chunks, decodes first.
 

@@ -33,6 +33,8 @@ class Service:
         self._send = send
         self._guard = guard
         self._owners: dict[str, bytes] = {}
+        self._is_holding = False
+        self._held: dict[str, Generate] = {}
         self._numbers: defaultdict[bytes, int] = defaultdict(int)
         self._beats: dict[bytes, int] = {}
         self._refusing: str | None = "the worker is loading its model"
@@ -42,6 +44,27 @@ class Service:
     def in_flight(self) -> int:
         """Requests that have been taken and not been ended."""
         return len(self._owners)
+
+    @property
+    def running(self) -> int:
+        """Those of them that the engine has got."""
+        return len(self._owners) - len(self._held)
+
+    @property
+    def held(self) -> int:
+        """Those of them that it is still to get."""
+        return len(self._held)
+
+    def hold(self) -> None:
+        """Give the engine no more requests; those that come wait here."""
+        self._is_holding = True
+
+    def let_go(self) -> None:
+        """Give it all that wait, and from now on those that come."""
+        self._is_holding = False
+        held, self._held = self._held, {}
+        for request in held.values():
+            self._pass_on(self._owners[request.request_id], request)
 
     def open(self) -> None:
         """Take requests from now on."""
@@ -53,22 +76,31 @@ class Service:
 
     def hand_back(self) -> None:
         """Run nothing of what is in flight any more: frontends are to have it run elsewhere."""
-        for request_id, frontend in self._forget_all():
+        for request_id, frontend in self._forget(list(self._owners)):
             self._refuse(frontend, request_id, "the worker has handed it back", True)
 
-    def abort_all(self, reason: str) -> None:
-        """End what is in flight. reason: fit to be shown to clients."""
-        by_frontend: defaultdict[bytes, list[str]] = defaultdict(list)
-        for request_id, frontend in self._forget_all():
-            by_frontend[frontend].append(request_id)
-        for frontend, request_ids in by_frontend.items():
-            number = self._next_number(frontend)
-            self._deliver(frontend, Aborted(self._worker_id, number, tuple(request_ids), reason))
+    def abort_all(self, reason: str) -> int:
+        """End what is in flight; how much that was. reason: fit to be shown to clients."""
+        count = self.in_flight
+        self._end(list(self._owners), reason)
+        return count
 
-    def _forget_all(self) -> list[tuple[str, bytes]]:
-        """All requests in flight and whose they are; they are no more."""
-        owners = list(self._owners.items())
-        self._abort([request_id for request_id, _ in owners])
+    def abort_running(self, reason: str) -> None:
+        """End what the engine has got; what waits goes on waiting."""
+        self._end([each for each in self._owners if each not in self._held], reason)
+
+    def _end(self, request_ids: list[str], reason: str) -> None:
+        by_frontend: defaultdict[bytes, list[str]] = defaultdict(list)
+        for request_id, frontend in self._forget(request_ids):
+            by_frontend[frontend].append(request_id)
+        for frontend, ended in by_frontend.items():
+            number = self._next_number(frontend)
+            self._deliver(frontend, Aborted(self._worker_id, number, tuple(ended), reason))
+
+    def _forget(self, request_ids: list[str]) -> list[tuple[str, bytes]]:
+        """Requests in flight and whose they are; they are no more."""
+        owners = [(each, self._owners[each]) for each in request_ids]
+        self._abort(request_ids)
         return owners
 
     def on_message(self, frontend: bytes, data: bytes) -> None:
@@ -140,9 +172,15 @@ class Service:
         else:
             self._owners[request.request_id] = frontend
             self._guard.taken(request)
-            self._submit(request)
-            if request.is_replay:
-                self._acknowledge(frontend, request)
+            if self._is_holding:
+                self._held[request.request_id] = request
+            else:
+                self._pass_on(frontend, request)
+
+    def _pass_on(self, frontend: bytes, request: Generate) -> None:
+        self._submit(request)
+        if request.is_replay:
+            self._acknowledge(frontend, request)
 
     def _acknowledge(self, frontend: bytes, request: Generate) -> None:
         """Say that a replay has come. Should this worker die now, the replay may be why; one that
@@ -165,8 +203,9 @@ class Service:
             del self._owners[request_id]
             self._guard.answered(request_id)
             self._guard.ended()
-        if request_ids:
-            self._submit(Abort(tuple(request_ids)))
+        passed_on = [each for each in request_ids if self._held.pop(each, None) is None]
+        if passed_on:
+            self._submit(Abort(tuple(passed_on)))
 
     def _refuse(
         self,

@@ -10,6 +10,7 @@ from typing import Any
 from frontend.context import ServedModel
 from frontend.generation.choice import Choice
 from frontend.generation.start import Prompt
+from frontend.middleware import request_scope
 from frontend.schemas.generation import GenerationRequest
 
 # Strings as JSON, non-ASCII text as it is; the encoder is made once, as streams call it per token.
@@ -33,7 +34,7 @@ class Head:
 def head(request: GenerationRequest, model: ServedModel, prefix: str) -> Head:
     """The head of the answer to a request. Its id has the client's request_id, if there is one."""
     return Head(
-        answer_id=f"{prefix}-{request.request_id or secrets.token_hex(8)}",
+        answer_id=request_scope.known_as(f"{prefix}-{request.request_id or secrets.token_hex(8)}"),
         created=int(time.time()),
         model=model.name,
         fingerprint=model.fingerprint,

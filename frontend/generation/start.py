@@ -113,7 +113,12 @@ def start(
     if context.config.enable_log_requests:
         generation.log = RequestLog(context.config, prompts, samplings)
     owned_by = request_scope.current().cleanups if cleanups is None else cleanups
-    owned_by += [generation.close, context.drain.watch(partial(generation.interrupt, Stopping()))]
+    scope = request_scope.current_or_none()
+    owned_by += [
+        generation.close,
+        context.drain.watch(partial(generation.interrupt, Stopping())),
+        context.abortable.watch(scope, model.group.name, generation.interrupt),
+    ]
     return generation
 
 

@@ -8,6 +8,7 @@ from frontend.answers.common import encode_json
 from frontend.chat.run import ChatRun, MessageDelta
 from frontend.generation.choice import Choice, Delta
 from frontend.messages.blocks import Blocks, Event
+from frontend.middleware import request_scope
 
 _STOP_REASONS = {"length": "max_tokens", "tool_calls": "tool_use"}
 
@@ -17,7 +18,7 @@ class MessagesAnswer:
 
     def __init__(self, run: ChatRun) -> None:
         self._run = run
-        self._id = f"msg_{secrets.token_hex(12)}"
+        self._id = request_scope.known_as(f"msg_{secrets.token_hex(12)}")
         self._choice = run.generation.choices[0]
         self._blocks = Blocks()
 

@@ -35,6 +35,7 @@ class RequestScope:
     handler: the rule of its route, "none" if there is none.
     cleanups: called when the request has ended in whatever way; they neither fail nor block.
     refusal: why it was refused, where its status does not say it.
+    names: what its client may call it: its id, and those of its answers.
     """
 
     request_id: str
@@ -42,11 +43,28 @@ class RequestScope:
     handler: str = "none"
     cleanups: list[Callable[[], None]] = field(default_factory=list)
     refusal: str | None = None
+    names: set[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.names = {self.request_id}
 
 
 def current() -> RequestScope:
     """The scope of the request that is being answered."""
     return cast(RequestScope, cast(Scope, request.scope)[KEY])
+
+
+def current_or_none() -> RequestScope | None:
+    """The same; None for work that outlives its request."""
+    return current() if has_request_context() else None
+
+
+def known_as(answer_id: str) -> str:
+    """The same; from now on the client may call its request so."""
+    scope = current_or_none()
+    if scope is not None:
+        scope.names.add(answer_id)
+    return answer_id
 
 
 def current_id() -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 from collections.abc import Callable
@@ -19,7 +20,8 @@ from protocol import PROTOCOL_VERSION, sockets, to_coordinator, to_frontend, to_
 from protocol.codec import DecodeError
 from protocol.config import PoolConfig
 from protocol.state import STATE, FrontendLoad, PoolState
-from protocol.to_frontend import PoolResult
+from protocol.to_coordinator import CallResult
+from protocol.to_frontend import FrontendCall, PoolResult
 from protocol.to_worker import Abort, Generate
 
 log = logging.getLogger(__name__)
@@ -33,6 +35,7 @@ class PoolClient:
     """The Pool of a real frontend; `async with` it for as long as requests are served.
 
     on_replay: told the group of each request that is sent again.
+    methods: what all frontends can be called to do, by name; arguments and values are JSON.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class PoolClient:
         self._workers: dict[str, Any] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._readers: dict[str, asyncio.Task[None]] = {}
+        self.methods: dict[str, Callable[[dict[str, Any]], Any]] = {}
         self.malformed = 0
 
     @property
@@ -157,9 +161,18 @@ class PoolClient:
                 message = to_frontend.CONTROL.decode(data)
                 if isinstance(message, PoolResult):
                     self._calls.on_result(message)
+                elif isinstance(message, FrontendCall):
+                    self._tell(self._answer(message))
                 else:
                     self._say_hello()
                     self._calls.repeat()
+
+    def _answer(self, call: FrontendCall) -> CallResult:
+        try:
+            value = self.methods[call.method](json.loads(call.arguments))
+        except (KeyError, ValueError, TypeError):
+            return CallResult(call.call_id, self._id, "", "it does not know how")
+        return CallResult(call.call_id, self._id, json.dumps(value))
 
     async def _beat(self) -> None:
         while True:

@@ -289,11 +289,14 @@ class Dispatch:
             self._next_suspect()
 
     def _ready(self, group: str) -> list[Candidate]:
-        return [
-            self._loads.candidate(worker_id)
-            for worker_id, worker in self._workers.items()
+        """Those that can take a request; paused ones, in which it would wait, only if all are."""
+        ready = [
+            worker
+            for worker in self._workers.values()
             if worker.group == group and worker.state == READY
         ]
+        going = [worker for worker in ready if not worker.is_paused] or ready
+        return [self._loads.candidate(worker.worker_id) for worker in going]
 
     def _merge(self, worker: WorkerState) -> WorkerState:
         known = self._workers.get(worker.worker_id)

@@ -57,7 +57,8 @@ class ResponseRun:
         self.deadline: float | None = None  # of its HTTP request, if that waits for it
         # What runs in the background is not interrupted: another frontend goes on with it.
         drain = Drain() if job.request.background else context.drain
-        self._context = replace(context, pool=pool, drain=drain)
+        abortable = context.abortable.named(job.response_id)
+        self._context = replace(context, pool=pool, drain=drain, abortable=abortable)
         self._model = context.model(job.request.model)
         self._job = job
         self._requested = tools

@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
+from frontend.schemas.fields import RequestModel
+
 MAX_TIMEOUT_S = 24 * 3600.0
 MOST_WORKERS = 1024
 
@@ -40,6 +42,70 @@ class WakeQuery(PoolQuery):
     tags: Annotated[list[Literal["weights", "kv_cache"]], Field(max_length=10)] = []
 
 
+class ResetPrefixCacheQuery(PoolQuery):
+    """reset_running_requests: what runs is run again from its first token, so that nothing of
+    what was computed is used any more. device, reset_external: without effect, there is one cache.
+    """
+
+    reset_running_requests: bool = False
+    device: Annotated[str, Field(max_length=100)] | None = None
+    reset_external: bool = False
+
+
+class ServerInfoQuery(PoolQuery):
+    """config_format: the configuration as lines of name=value, or as an object."""
+
+    config_format: Literal["text", "json"] = "text"
+
+
+class PauseQuery(PoolQuery):
+    """mode: what becomes of what runs: "abort": it is ended; "wait": it is finished; "keep": it
+    stops where it is, and goes on later. clear_cache: forget prefixes, not with "keep".
+    timeout: seconds that it has to be finished; after that, the worker is not paused.
+    wait_for_inflight_requests: the same as mode "wait".
+    """
+
+    mode: Literal["abort", "wait", "keep"] = "abort"
+    clear_cache: bool = True
+    timeout: Annotated[float, Field(ge=0, le=MAX_TIMEOUT_S, allow_inf_nan=False)] = 60.0
+    wait_for_inflight_requests: bool = False
+
+
+class AbortRequest(RequestModel):
+    """request_ids: X-Request-Ids, or the ids of answers ("cmpl-..."); "all": every one."""
+
+    request_ids: (
+        Annotated[
+            list[Annotated[str, Field(min_length=1, max_length=256)]], Field(max_length=10_000)
+        ]
+        | Literal["all"]
+    )
+
+
+class AbortReport(BaseModel):
+    """aborted: the ids that there were. unknown: those that nobody has; they may have ended.
+    count: of requests that were ended."""
+
+    aborted: list[str]
+    unknown: list[str]
+    count: int
+
+
+class RpcRequest(RequestModel):
+    """A method of the workers and its arguments. timeout: seconds that they have to answer."""
+
+    method: Annotated[str, Field(max_length=100)]
+    args: Annotated[list[Any], Field(max_length=16, default_factory=list)]
+    kwargs: Annotated[dict[str, Any], Field(max_length=16, default_factory=dict)]
+    timeout: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S, allow_inf_nan=False)] | None = None
+
+
+class RpcResults(BaseModel):
+    """results: one for each worker, in the order of groups and places."""
+
+    results: list[Any]
+
+
 class WorkerReport(BaseModel):
     """What came of it at one worker. error: "" if all went well. seconds: how long it took."""
 
@@ -51,6 +117,19 @@ class WorkerReport(BaseModel):
 
 class PoolReport(BaseModel):
     workers: list[WorkerReport]
+
+
+class Success(BaseModel):
+    success: bool
+
+
+class ServerInfo(BaseModel):
+    """vllm_config: text or an object. vllm_env: variables of the environment. system_env: versions.
+    The names are the reference's."""
+
+    vllm_config: str | dict[str, Any]
+    vllm_env: dict[str, str]
+    system_env: dict[str, str]
 
 
 class IsSleeping(BaseModel):
@@ -75,3 +154,15 @@ class IsScaling(BaseModel):
     """Whether the pool, or the model that was asked for, becomes larger or smaller."""
 
     is_scaling_elastic_ep: bool
+
+
+class PauseStatus(BaseModel):
+    """paused or resumed."""
+
+    status: str
+
+
+class IsPaused(BaseModel):
+    """Whether all the workers that were asked for are paused."""
+
+    is_paused: bool

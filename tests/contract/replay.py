@@ -33,7 +33,6 @@ LATER = {
     "rerank_v1_rerank": "scores and reranking",
     "score_many_to_many": "scores and reranking",
     "score_one_to_many": "scores and reranking",
-    "reset_prefix_cache": "administration of the pool",
 }
 
 

@@ -58,7 +58,9 @@ def client(tmp_path: Path) -> Client:
         text_path=tmp_path,
         served_names=("smol",),
     )
-    config = PoolConfig(run_dir=tmp_path, groups=(group,), enable_tokenizer_info=True)
+    config = PoolConfig(
+        run_dir=tmp_path, groups=(group,), enable_tokenizer_info=True, enable_admin=True
+    )
     return create_app(config, {"main": text}, pool, Metrics(config), new_grammars()).test_client()
 
 

@@ -10,6 +10,7 @@ from quart.typing import TestClientProtocol as Client
 from shared_checkers import new_grammars
 from tokenizers_for_tests import CHAT_TEMPLATE, EOS, SPECIAL, byte_level
 
+from frontend.abortable import Abortable
 from frontend.app import create_app
 from frontend.drain import Drain
 from frontend.metrics import Metrics
@@ -61,6 +62,7 @@ def make_app(text: TextModel, text_path: Path, pool: FakePool, tmp_path: Path) -
         serving: ServingOptions | None = None,
         drain: Drain | None = None,
         workers: int = 1,
+        abortable: Abortable | None = None,
         **settings: object,
     ) -> Quart:
         group = GroupConfig(
@@ -73,7 +75,8 @@ def make_app(text: TextModel, text_path: Path, pool: FakePool, tmp_path: Path) -
             serving=serving or ServingOptions(),
         )
         config = PoolConfig(run_dir=tmp_path, groups=(group,), **settings)
-        return create_app(config, {"main": model}, pool, Metrics(config), new_grammars(), drain)
+        texts, metrics = {"main": model}, Metrics(config)
+        return create_app(config, texts, pool, metrics, new_grammars(), drain, abortable)
 
     return make
 

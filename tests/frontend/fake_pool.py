@@ -1,13 +1,15 @@
 """A pool without workers: its tokens are a fixed text's, or whatever a test says."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-from frontend.pool.interface import PoolBusy, PoolError
+from frontend.pool.interface import PoolBusy, PoolError, Scope
 from protocol.sampling import SamplingParams
 from protocol.state import READY, GroupState, PoolState, WorkerLoad, WorkerState
-from protocol.to_frontend import Admission, Logprobs, Output
+from protocol.to_frontend import Admission, Logprobs, Output, PoolResult, WorkerAnswer
 from protocol.to_worker import Generate
 
 Reply = Callable[[Generate], list[int]]
@@ -35,6 +37,8 @@ class FakePool:
     fail_after: how many outputs come before `failure` is raised; None: no failure.
     hold_after: how many outputs come before nothing more does, until `release` is set.
     busy: what requests fail with before they are looked at.
+    calls: what workers were to do, its arguments, and for whom it was. values: what they answer,
+        by method.
     reason: why texts end, whatever their tokens say. error: what their last outputs say of it.
     """
 
@@ -47,6 +51,8 @@ class FakePool:
     reason: str | None = None
     error: str | None = None
     state: PoolState | None = field(default_factory=pool_state)
+    calls: list[tuple[str, dict[str, Any], Scope]] = field(default_factory=list)
+    values: dict[str, Any] = field(default_factory=dict)
     requests: list[Generate] = field(default_factory=list)
     streams: list["FakeStream"] = field(default_factory=list)
     release: asyncio.Event = field(default_factory=asyncio.Event)
@@ -59,6 +65,13 @@ class FakePool:
 
     def why_busy(self) -> PoolBusy | None:
         return self.busy
+
+    async def call(
+        self, method: str, arguments: dict[str, Any], scope: Scope, timeout_s: float
+    ) -> PoolResult:
+        self.calls.append((method, arguments, scope))
+        value = json.dumps(self.values.get(method))
+        return PoolResult("", (WorkerAnswer("main-0.0", value, "", 0.0),))
 
     def generate(self, group: str, request: Generate) -> "FakeStream":
         self.requests.append(request)

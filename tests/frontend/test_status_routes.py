@@ -68,6 +68,7 @@ async def test_verbose_health_names_groups_and_workers(client, pool, state, stat
             {
                 "name": "main-0.3",
                 "state": state,
+                "is_paused": False,
                 "running": 2,
                 "waiting": 5,
                 "steps": 7,

@@ -15,6 +15,8 @@ from workers.engine_thread import (
     EngineStepped,
     EngineThread,
     Event,
+    Operation,
+    OperationDone,
 )
 from workers.errors import ModelUnsupported
 from workers.fake import FakeRunner
@@ -155,3 +157,32 @@ def test_failing_step_ends_the_engine_with_its_reason() -> None:
     assert events[1] == EngineDied("RuntimeError: the device is gone", hopeless=False)
     thread.join(5)
     assert not thread.is_alive()
+
+
+def test_a_frozen_engine_makes_no_step_and_does_not_hang() -> None:
+    thread = EngineThread(lambda: fake_engine(step_s=0.002), no_runner)
+    thread.start()
+
+    def freeze(is_frozen: bool) -> None:
+        def act(residence) -> None:
+            thread.is_frozen = is_frozen
+
+        thread.submit(Operation("freeze", act))
+        events_until(thread, lambda seen: any(isinstance(e, OperationDone) for e in seen))
+
+    thread.submit(request("a", max_tokens=60))
+    events_until(thread, lambda seen: len(outputs_of(seen)) > 2)
+    freeze(True)
+    steps = thread.load().steps
+    thread.submit(request("b"))
+    time.sleep(0.05)
+    load = thread.load()
+    assert (load.steps, load.step_age_s) == (steps, 0.0)
+    freeze(False)
+    ended: set[str] = set()
+
+    def all_ended(seen: list[Event]) -> bool:
+        ended.update(each.request_id for each in outputs_of(seen) if each.finish_reason)
+        return ended == {"a", "b"}
+
+    events_until(thread, all_ended)

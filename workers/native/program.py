@@ -52,6 +52,8 @@ class Compiled:
         self.dtype = model.dtype
         self.is_bf16 = model.dtype == torch.bfloat16
         self.threads = threads
+        # What a token takes in the cache.
+        self.token_bytes = sum(layer.elements for layer in hook.layers) * model.dtype.itemsize
         graph = rewrite(capture(model, hook))
         lowered = lower(graph, 2 if self.is_bf16 else 1, quantization)
         self.tables = lowered.tables

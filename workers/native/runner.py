@@ -37,6 +37,16 @@ class NativeRunner(StepwiseRunner):
         self._compiled = compiled
         self._program: Program | None = compiled.start(num_blocks, block_size)
 
+    @property
+    def weight_bytes(self) -> int:
+        """Those that were packed; what is small, or read where it lies, is not counted."""
+        return self._compiled.weight_bytes
+
+    @property
+    def cache_bytes(self) -> int:
+        tokens = 0 if self._program is None else self.num_blocks * self.block_size
+        return tokens * self._compiled.token_bytes
+
     def release_cache(self) -> None:
         self._program = None
 

@@ -1,0 +1,102 @@
+"""A snapshot as tables."""
+
+from rich import box
+from rich.console import Group as Lines
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from console.snapshot import Group, Snapshot, Worker
+
+_COLOURS = {
+    "ready": "green",
+    "paused": "cyan",
+    "asleep": "blue",
+    "starting": "yellow",
+    "waking": "yellow",
+    "falling_asleep": "yellow",
+    "draining": "yellow",
+    "degraded": "yellow",
+    "stopping": "yellow",
+    "stalled": "red",
+    "unavailable": "red",
+}
+
+
+def frame(now: Snapshot, before: Snapshot | None, url: str, problem: str = "") -> RenderableType:
+    """before: an earlier one, against which rates are taken; None: there are none yet.
+    problem: why there is nothing newer."""
+    head = Text.assemble(url, "  ", _coloured(now.status), f"  {now.load} requests in flight")
+    parts: list[RenderableType] = [head]
+    parts += [Text(each, style="bold red") for each in (problem, *now.problems) if each]
+    parts += [_workers(group, now, before) for group in now.groups]
+    parts.append(_frontends(now))
+    return Lines(*parts)
+
+
+def _workers(group: Group, now: Snapshot, before: Snapshot | None) -> Table:
+    earlier = _group_of(before, group.name)
+    rate = _rate(group.generated, earlier.generated if earlier else None, now, before)
+    ready = sum(worker.state == "ready" for worker in group.workers)
+    title = Text.assemble(
+        f"{group.name} ({', '.join(group.models)})  {ready} of {group.wanted} workers ready  ",
+        f"{_number(rate)} generated tokens/s",
+    )
+    # As narrow as it can be: names are to be whole in a terminal of 80 columns.
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("worker", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    for name in ("run", "wait", "cache", "tokens/s", "prefix hits", "step", "restarts"):
+        table.add_column(name, justify="right")
+    known = {worker.name: worker for worker in earlier.workers} if earlier else {}
+    for worker in group.workers:
+        _add(table, worker, known.get(worker.name), now, before)
+    return table
+
+
+def _add(
+    table: Table, worker: Worker, earlier: Worker | None, now: Snapshot, before: Snapshot | None
+) -> None:
+    hits = worker.hit_rate
+    table.add_row(
+        worker.name,
+        _coloured(worker.state),
+        str(worker.running),
+        str(worker.waiting),
+        f"{worker.cache:.1%}",
+        _number(_rate(worker.tokens, earlier.tokens if earlier else None, now, before)),
+        "-" if hits is None else f"{hits:.1%}",
+        f"{worker.step_age_s:.1f} s" if worker.step_age_s >= 0.1 else "-",
+        str(worker.restarts),
+    )
+
+
+def _frontends(now: Snapshot) -> Table:
+    table = Table(title="frontends", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("frontend")
+    table.add_column("in flight", justify="right")
+    for name, in_flight in now.frontends:
+        table.add_row(name, str(in_flight))
+    return table
+
+
+def _group_of(snapshot: Snapshot | None, name: str) -> Group | None:
+    groups = () if snapshot is None else snapshot.groups
+    return next((group for group in groups if group.name == name), None)
+
+
+def _rate(
+    value: float, earlier: float | None, now: Snapshot, before: Snapshot | None
+) -> float | None:
+    """None if it is not known. A server that has been started again counts from 0."""
+    if earlier is None or before is None or now.at <= before.at or value < earlier:
+        return None
+    return (value - earlier) / (now.at - before.at)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}"
+
+
+def _coloured(state: str) -> Text:
+    return Text(state, style=_COLOURS.get(state, ""))

@@ -1,0 +1,123 @@
+"""A pool at one moment, out of what its routes say."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from console.client import Client, Unreachable
+
+# By model and engine ("0" of "chat-0.3"), or by model alone, with "" for the engine.
+Counters = Mapping[tuple[str, str], float]
+
+
+@dataclass(frozen=True)
+class Worker:
+    """cache: share in use. tokens: run since its start. queried, hits: prompt tokens looked up and
+    found in the prefix cache."""
+
+    name: str
+    state: str
+    running: int
+    waiting: int
+    cache: float
+    step_age_s: float
+    restarts: int
+    tokens: float
+    queried: float
+    hits: float
+
+    @property
+    def hit_rate(self) -> float | None:
+        return self.hits / self.queried if self.queried else None
+
+
+@dataclass(frozen=True)
+class Group:
+    """generated: tokens, since the start of the pool. wanted: workers that it is to have."""
+
+    name: str
+    models: tuple[str, ...]
+    status: str
+    wanted: int
+    generated: float
+    workers: tuple[Worker, ...]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """at: seconds on the clock of whoever took it. frontends: what each has in flight."""
+
+    at: float
+    status: str
+    load: int
+    groups: tuple[Group, ...]
+    frontends: tuple[tuple[str, int], ...] = ()
+    problems: tuple[str, ...] = field(default=())
+
+
+def take(client: Client, now: float) -> Snapshot:
+    """Ask for all that a frame shows. Unreachable if something of it cannot be had."""
+    health, load = client.json("/health?verbose"), client.json("/load?verbose")
+    try:
+        return read(health, load, counters(client.text("/metrics")), now)
+    except (KeyError, TypeError, ValueError) as error:
+        raise Unreachable(f"{client.url} answers, but not as this server does") from error
+
+
+def read(
+    health: dict[str, Any], load: dict[str, Any], counted: Mapping[str, Counters], now: float
+) -> Snapshot:
+    """The same out of the answers."""
+    loads = {each["name"]: each for group in load["groups"] for each in group["workers"]}
+    groups = tuple(_group(each, loads, counted) for each in health["groups"])
+    frontends = tuple((each["name"], each["in_flight"]) for each in load["frontends"])
+    failing = [each["name"] for each in health["groups"] if each["is_crash_loop"]]
+    problems = tuple(f"workers of {name} die again and again" for name in failing)
+    return Snapshot(now, health["status"], load["server_load"], groups, frontends, problems)
+
+
+def counters(text: str) -> dict[str, Counters]:
+    """Counters and sums in Prometheus' text format, by their names without the prefix."""
+    found: defaultdict[str, defaultdict[tuple[str, str], float]]
+    found = defaultdict(lambda: defaultdict(float))
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels = sample.labels
+            key = labels.get("model_name", ""), labels.get("engine", "")
+            found[sample.name.rpartition(":")[2]][key] += sample.value
+    return {name: dict(values) for name, values in found.items()}
+
+
+def _group(told: dict[str, Any], loads: dict[str, Any], counted: Mapping[str, Counters]) -> Group:
+    model = told["models"][0]
+    generated = counted.get("generation_tokens_total", {}).get((model, ""), 0.0)
+    workers = tuple(_worker(each, loads, counted, model) for each in told["workers"])
+    models = tuple(told["models"])
+    return Group(told["name"], models, told["status"], told["wanted"], generated, workers)
+
+
+def _worker(
+    told: dict[str, Any], loads: dict[str, Any], counted: Mapping[str, Counters], model: str
+) -> Worker:
+    name = told["name"]
+    engine = name.rpartition("-")[2].partition(".")[0]
+
+    def count(metric: str) -> float:
+        return counted.get(metric, {}).get((model, engine), 0.0)
+
+    return Worker(
+        name=name,
+        state="paused" if told["is_paused"] and told["state"] == "ready" else told["state"],
+        running=told["running"],
+        waiting=told["waiting"],
+        # The two answers may be of two moments, between which a worker has come.
+        cache=loads.get(name, {}).get("kv_cache_usage", 0.0),
+        step_age_s=told["last_step_age_s"],
+        restarts=told["restarts"],
+        tokens=count("iteration_tokens_total_sum"),
+        queried=count("prefix_cache_queries_total"),
+        hits=count("prefix_cache_hits_total"),
+    )

@@ -1,0 +1,76 @@
+"""`headrace top`: a pool in a terminal, refreshed every second."""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from console.client import Client, Unreachable
+from console.frame import frame
+from console.snapshot import Snapshot, take
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Show it until Ctrl-C; with --once one frame. The exit status."""
+    args = _parser().parse_args(argv)
+    view, console = View(Client(args.url)), Console()
+    if args.once:
+        console.print(view.next(time.monotonic()))
+        return 1 if view.problem else 0
+    try:
+        with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
+            while True:
+                live.update(view.next(time.monotonic()), refresh=True)
+                time.sleep(args.interval)
+    except KeyboardInterrupt:
+        return 0
+
+
+class View:
+    """What is shown, from one look to the next. problem: why the last one saw nothing."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._last: Snapshot | None = None
+        self._before: Snapshot | None = None
+        self.problem = ""
+
+    def next(self, now: float) -> RenderableType:
+        """Look again. While the server is away, what was seen last stays, with its age."""
+        try:
+            snapshot = take(self._client, now)
+        except Unreachable as error:
+            self.problem = str(error)
+        else:
+            self._before, self._last, self.problem = self._last, snapshot, ""
+        if self._last is None:
+            return Text(self.problem, style="bold red")
+        told = f"{self.problem}; this is {now - self._last.at:.0f} s old" if self.problem else ""
+        return frame(self._last, self._before, self._client.url, told)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="headrace top", description="Show a running pool.")
+    url = os.environ.get("HEADRACE_URL", DEFAULT_URL)
+    parser.add_argument("--url", default=url, help=f"of the server (HEADRACE_URL, {DEFAULT_URL})")
+    parser.add_argument("--interval", type=_seconds, default=1.0, help="seconds (1)")
+    parser.add_argument("--once", action="store_true", help="one frame, then end")
+    return parser
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0.1 <= value <= 3600:
+        raise ValueError
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,72 @@
+"""Requests for text under way in this frontend, by what their clients know them by."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from frontend.errors import ApiError, Unavailable
+from frontend.middleware.request_scope import RequestScope
+
+ABORTED = "The operator of the server has ended this request."
+Interrupt = Callable[[ApiError], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Watched:
+    """scope: of its HTTP request, which may get further names yet; None if it has outlived it."""
+
+    names: Sequence[str]
+    scope: RequestScope | None
+    group: str
+    interrupt: Interrupt
+
+    @property
+    def first_name(self) -> str:
+        """The one of its own, else the one that its HTTP request came with."""
+        return self.names[0] if self.names or self.scope is None else self.scope.request_id
+
+    def all_names(self) -> set[str]:
+        known = set(self.names)
+        return known if self.scope is None else known | self.scope.names
+
+
+@dataclass(frozen=True)
+class Abortable:
+    """names: by which whatever is watched is known, besides those of its HTTP request."""
+
+    names: tuple[str, ...] = ()
+    _watched: dict[object, _Watched] = field(default_factory=dict)
+
+    def named(self, name: str) -> "Abortable":
+        """The same for work that has a name of its own."""
+        return replace(self, names=(*self.names, name))
+
+    def watch(
+        self, scope: RequestScope | None, group: str, interrupt: Interrupt
+    ) -> Callable[[], None]:
+        """Have work interrupted when it is to be aborted. Returns what is to be called when it has
+        ended in whatever way."""
+        key = object()
+        self._watched[key] = _Watched(self.names, scope, group, interrupt)
+
+        def forget() -> None:
+            self._watched.pop(key, None)
+
+        return forget
+
+    def abort(self, request_ids: Iterable[str] | None, group: str = "") -> list[str]:
+        """End these requests, or all for None, of one group or of all for "". Which ones there
+        were; of all, one name of each."""
+        wanted = None if request_ids is None else set(request_ids)
+        found: set[str] = set()
+        for each in list(self._watched.values()):
+            if group and each.group != group:
+                continue
+            names = each.all_names()
+            if wanted is None:
+                found.add(each.first_name)
+            elif wanted.isdisjoint(names):
+                continue
+            else:
+                found |= wanted & names
+            each.interrupt(Unavailable(ABORTED))
+        return sorted(found)

@@ -1,0 +1,54 @@
+"""POST /start_profile and /stop_profile: what the workers' engines do, as traces in a folder."""
+
+from quart import Blueprint, Response
+from quart_schema import document_querystring, document_response
+
+from frontend.context import Context
+from frontend.errors import BadRequest
+from frontend.openapi import document_plain
+from frontend.operating import check, read_query, report, scope_of
+from frontend.pool.interface import Scope
+from frontend.schemas.admin import PoolQuery
+from frontend.schemas.answers import ErrorAnswer
+
+# A trace of a minute takes a while to be written.
+TIMEOUT_S = 300.0
+
+
+def blueprint(context: Context) -> Blueprint:
+    routes = Blueprint("profiling", __name__)
+
+    async def call(method: str) -> Response:
+        query = read_query(PoolQuery)
+        scope = scope_of(context, query)
+        _check_profiles(context, scope)
+        return report(check(await context.pool.call(method, {}, scope, TIMEOUT_S)), query)
+
+    @routes.post("/start_profile")
+    @document_querystring(PoolQuery)
+    @document_plain("All are profiled from now on; with ?verbose at which it was begun.")
+    @document_response(ErrorAnswer, 400)
+    async def start_profile() -> Response:
+        """Profile the workers until /stop_profile, or for --profile-max-seconds."""
+        return await call("start_profile")
+
+    @routes.post("/stop_profile")
+    @document_querystring(PoolQuery)
+    @document_plain("All traces are written; with ?verbose how each is called.")
+    @document_response(ErrorAnswer, 400)
+    async def stop_profile() -> Response:
+        """Write what was profiled, one file for each worker."""
+        return await call("stop_profile")
+
+    return routes
+
+
+def _check_profiles(context: Context, scope: Scope) -> None:
+    """BadRequest where there is nothing to profile, or nowhere to put it."""
+    if context.config.profile_dir is None:
+        raise BadRequest("Profiles need a folder: start the server with --profile-dir.")
+    place_group = scope.worker.partition(".")[0].rpartition("-")[0]
+    chosen = scope.group or place_group
+    groups = [each for each in context.config.groups if chosen in ("", each.name)]
+    if groups and all(each.engine.engine == "fake" for each in groups):
+        raise BadRequest("The fake engine runs nothing that could be profiled.")

@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# Operate a running pool over its HTTP routes. All but status and reload need --enable-admin.
+set -euo pipefail
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+python="${PYTHON:-$root/.venv/bin/python}"
+url="${HEADRACE_URL:-http://127.0.0.1:8000}"
+
+usage() {
+    cat <<'USAGE'
+usage: scripts/pool.sh [--url URL] COMMAND
+
+  status                        what each worker is doing
+  sleep [LEVEL] [QUERY]         give memory back (1: caches, 2: weights too); QUERY: mode=wait&model=...
+  wake [QUERY]                  bring it back
+  drain WORKER                  have one worker's requests go on elsewhere, and put it to sleep
+  pause [MODE] [QUERY]          start no requests: abort (ends what runs), wait or keep
+  resume [QUERY]                go on
+  reload RUN_DIR | PID          replace workers and frontends one at a time (SIGHUP to the launcher)
+
+The URL is that of --url, else of HEADRACE_URL, else http://127.0.0.1:8000.
+USAGE
+}
+
+# call METHOD PATH?QUERY: prints the answer as a table; fails if the server says so.
+call() {
+    local answer
+    # Sleeping and pausing are answered when they are done: no limit but the server's own.
+    answer="$(curl --silent --show-error --connect-timeout 5 --request "$1" \
+        --write-out '\n%{http_code}' "$url/$2")" || exit 1
+    printf '%s\n%s' "${answer##*$'\n'}" "${answer%$'\n'*}" |
+        PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" "$python" -m console.pool
+}
+
+# launcher_pid RUN_DIR|PID: the launcher's pid; fails if that is none.
+launcher_pid() {
+    PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" "$python" -m console.launcher "$1"
+}
+
+if [ "${1:-}" = "--url" ]; then
+    [ $# -ge 2 ] || { usage >&2; exit 2; }
+    url="${2%/}"
+    shift 2
+fi
+command="${1:-}"
+[ $# -gt 0 ] && shift
+case "$command" in
+status) call GET "health?verbose" ;;
+sleep) call POST "sleep?verbose&level=${1:-1}&${2:-}" ;;
+wake) call POST "wake_up?verbose&${1:-}" ;;
+drain)
+    [ $# -eq 1 ] || { usage >&2; exit 2; }
+    call POST "sleep?verbose&mode=drain&worker=$1"
+    ;;
+pause) call POST "pause?verbose&mode=${1:-abort}&${2:-}" ;;
+resume) call POST "resume?verbose&${1:-}" ;;
+reload)
+    [ $# -eq 1 ] || { usage >&2; exit 2; }
+    pid="$(launcher_pid "$1")"
+    kill -HUP "$pid"
+    echo "asked the launcher (pid $pid); its log says when all are replaced"
+    ;;
+-h | --help) usage ;;
+*)
+    usage >&2
+    exit 2
+    ;;
+esac

@@ -1,0 +1,105 @@
+"""What is shown of a pool, out of answers of its routes; and of a server that is not there."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from console.client import Client, Unreachable
+from console.frame import frame
+from console.snapshot import Snapshot, counters, read
+from console.top import View
+
+METRICS = """
+# TYPE headrace:iteration_tokens_total histogram
+headrace:iteration_tokens_total_bucket{model_name="m",engine="0",le="+Inf"} 2
+headrace:iteration_tokens_total_sum{model_name="m",engine="0"} %d
+headrace:iteration_tokens_total_count{model_name="m",engine="0"} 2
+# TYPE headrace:prefix_cache_queries counter
+headrace:prefix_cache_queries_total{model_name="m",engine="0"} 200
+# TYPE headrace:prefix_cache_hits counter
+headrace:prefix_cache_hits_total{model_name="m",engine="0"} 50
+# TYPE headrace:generation_tokens counter
+headrace:generation_tokens_total{model_name="m"} %d
+"""
+
+
+def worker(name: str, state: str = "ready", is_paused: bool = False) -> dict:
+    load = {"running": 3, "waiting": 4, "steps": 9, "last_step_age_s": 0.0, "restarts": 1}
+    return {"name": name, "state": state, "is_paused": is_paused, **load}
+
+
+HEALTH = {
+    "status": "degraded",
+    "groups": [
+        {
+            "name": "g",
+            "models": ["m"],
+            "status": "degraded",
+            "wanted": 2,
+            "is_crash_loop": True,
+            "workers": [worker("g-0.1"), worker("g-1.0", is_paused=True)],
+        }
+    ],
+}
+LOAD = {
+    "server_load": 7,
+    "groups": [{"name": "g", "workers": [{"name": "g-0.1", "kv_cache_usage": 0.25}]}],
+    "frontends": [{"name": "frontend-0.0", "in_flight": 7}],
+}
+
+
+def snapshot(at: float, tokens: int) -> Snapshot:
+    return read(HEALTH, LOAD, counters(METRICS % (10 * tokens, tokens)), at)
+
+
+def shown(*args, width: int = 140) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(frame(*args))
+    return console.file.getvalue()
+
+
+def test_a_frame_has_all_that_is_known() -> None:
+    text = shown(snapshot(12.0, 300), snapshot(10.0, 100), "http://here")
+    for part in ("degraded", "g-0.1", "paused", "25.0%", "frontend-0.0", "again and again"):
+        assert part in text
+    assert "100 generated tokens/s" in text
+    assert "1,000" in text
+
+
+def test_a_narrow_terminal_shows_names_whole() -> None:
+    text = shown(snapshot(12.0, 300), None, "http://here", width=80)
+    assert "g-0.1" in text
+    assert "frontend-0.0" in text
+    assert "…" not in text
+
+
+@pytest.mark.parametrize("before", [None, snapshot(12.0, 300), snapshot(10.0, 400)])
+def test_rates_that_are_not_known_are_not_shown(before: Snapshot | None) -> None:
+    assert "- generated tokens/s" in shown(snapshot(12.0, 300), before, "http://here")
+
+
+def test_what_was_seen_last_stays_when_the_server_is_gone(monkeypatch) -> None:
+    answers = [snapshot(1.0, 100), Unreachable("it does not answer"), snapshot(5.0, 500)]
+
+    def take(client, now: float) -> Snapshot:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr("console.top.take", take)
+    view, console = View(Client("http://here")), Console(file=io.StringIO(), width=140)
+    for now in (1.0, 3.0):
+        console.print(view.next(now))
+    text = console.file.getvalue()
+    assert "it does not answer; this is 2 s old" in text
+    assert text.count("g-0.1") == 2
+    console.print(view.next(5.0))
+    assert view.problem == ""
+
+
+def test_nobody_there_is_one_line() -> None:
+    view = View(Client("http://127.0.0.1:1"))
+    assert "does not answer" in str(view.next(0.0))
+    assert view.problem
