@@ -22,7 +22,7 @@ def main() -> int:
     if status != "200":
         print(f"pool.sh: error: {_error(told)} (status {status})", file=sys.stderr)
         return 1
-    console.print(table(told))
+    console.print(str(told["message"]) if "message" in told else table(told))
     return 0
 
 

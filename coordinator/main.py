@@ -222,9 +222,8 @@ class Coordinator:
     def _call(self, calls: list[tuple[str, to_worker.Call]]) -> None:
         for worker_id, call in calls:
             if not self._send(worker_id, to_worker.CONTROL.encode(call)):
-                self._unsent.append(
-                    (worker_id, call)
-                )  # it has not come yet, or not found a new coordinator
+                # It has only just been started, or not found a new coordinator yet.
+                self._unsent.append((worker_id, call))
 
     def _answer(self, results: list[tuple[str, to_frontend.PoolResult]]) -> None:
         for frontend_id, result in results:

@@ -261,6 +261,11 @@ def _add_pool_flags(parser: argparse.ArgumentParser) -> None:
         help="requests wake a pool that sleeps (on)",
     )
     add("--wake-timeout", dest="wake_timeout_s", help="seconds that they wait for it (120)")
+    add(
+        "--reject-while-scaling",
+        action="store_true",
+        help="503 for requests while workers are added or removed",
+    )
     add("--enable-admin", action="store_true", help="serve /sleep, /wake_up and such to everybody")
     add("--profile-dir", metavar="FOLDER", help="where /start_profile has traces written (nowhere)")
     add("--profile-max-seconds", metavar="S", help="after which a profile ends by itself (60)")

@@ -214,6 +214,7 @@ class PoolOptions(Frozen):
     start_timeout_s: a worker that is not ready so long after its start hangs: it is started again.
     wake_on_demand: whether requests wake a worker when all of their group sleep.
     wake_timeout_s: how long they wait for it.
+    reject_while_scaling: whether requests get 503 while their model becomes larger or smaller.
     enable_admin: whether the routes that act on the pool are served, to whoever reaches the server.
     warm_starts: whether workers are forked from a process that has imported what they need.
     profile_dir: where profiles of workers are written; None: none are made.
@@ -242,6 +243,7 @@ class PoolOptions(Frozen):
     start_timeout_s: Annotated[float, Field(gt=0)] = 600.0
     wake_on_demand: bool = True
     wake_timeout_s: Annotated[float, Field(gt=0)] = 120.0
+    reject_while_scaling: bool = False
     enable_admin: bool = False
     warm_starts: bool = True
     profile_dir: Path | None = None

@@ -15,17 +15,19 @@ usage: scripts/pool.sh [--url URL] COMMAND
   drain WORKER                  have one worker's requests go on elsewhere, and put it to sleep
   pause [MODE] [QUERY]          start no requests: abort (ends what runs), wait or keep
   resume [QUERY]                go on
+  scale N [QUERY]               have so many workers; QUERY: model=...
   reload RUN_DIR | PID          replace workers and frontends one at a time (SIGHUP to the launcher)
 
 The URL is that of --url, else of HEADRACE_URL, else http://127.0.0.1:8000.
 USAGE
 }
 
-# call METHOD PATH?QUERY: prints the answer as a table; fails if the server says so.
+# call METHOD PATH?QUERY [JSON]: prints the answer as a table; fails if the server says so.
 call() {
     local answer
     # Sleeping and pausing are answered when they are done: no limit but the server's own.
     answer="$(curl --silent --show-error --connect-timeout 5 --request "$1" \
+        ${3:+--header Content-Type:application/json --data "$3"} \
         --write-out '\n%{http_code}' "$url/$2")" || exit 1
     printf '%s\n%s' "${answer##*$'\n'}" "${answer%$'\n'*}" |
         PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" "$python" -m console.pool
@@ -53,6 +55,11 @@ drain)
     ;;
 pause) call POST "pause?verbose&mode=${1:-abort}&${2:-}" ;;
 resume) call POST "resume?verbose&${1:-}" ;;
+scale)
+    [[ "${1:-}" =~ ^[0-9]+$ ]] || { usage >&2; exit 2; }
+    call POST "scale_elastic_ep?${2:-}" "{\"new_data_parallel_size\": $1}"
+    call GET "health?verbose"
+    ;;
 reload)
     [ $# -eq 1 ] || { usage >&2; exit 2; }
     pid="$(launcher_pid "$1")"

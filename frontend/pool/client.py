@@ -51,6 +51,7 @@ class PoolClient:
             shared=shared,
             wake=self._wake if config.wake_on_demand else None,
             wake_timeout_s=config.wake_timeout_s,
+            reject_while_scaling=config.reject_while_scaling,
         )
         self._calls = Calls(frontend_id, self._tell)
         self._state: PoolState | None = None

@@ -62,14 +62,17 @@ class Dispatch:
         shared: SharedLoad | None = None,
         wake: Callable[[str], None] | None = None,
         wake_timeout_s: float = 120.0,
+        reject_while_scaling: bool = False,
     ) -> None:
         """wake: told the group of requests that wait while all of it sleeps, again and again; None:
         such requests fail. wake_timeout_s: how long they wait.
+        reject_while_scaling: whether new requests fail while their group is being scaled.
         max_replays: of one request for failures that it may be to blame for. on_replay: told the
         group of each request that is sent again. shared: what other frontends have in flight."""
         self._send, self._on_replay = send, on_replay
         self._max_replays = max_replays
         self._wake, self._wake_timeout_s = wake, wake_timeout_s
+        self._reject_while_scaling = reject_while_scaling
         self._probation = Probation()
         self._clock = clock
         self._workers: dict[str, WorkerState] = {}
@@ -195,6 +198,10 @@ class Dispatch:
     # The way of a flight
 
     def _start(self, flight: Flight) -> None:
+        group = self._groups.get(flight.group)
+        if self._reject_while_scaling and group is not None and group.is_scaling:
+            flight.fail(PoolUnavailable("the model is being scaled; try again later"))
+            return
         may_wait = not self._has_news or self._is_replacing(flight.group)
         may_wait = may_wait or self._sleeps(flight.group)
         if not may_wait and not self._ready(flight.group):

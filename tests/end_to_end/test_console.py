@@ -54,6 +54,15 @@ def test_a_pool_is_operated(server: Server) -> None:
     assert server.get("/is_paused").json() == {"is_paused": False}
 
 
+def test_a_pool_is_scaled(server: Server) -> None:
+    text = pool(server, "scale", "3")
+    assert "Scaled to 3" in text
+    assert "default-2.0" in text
+    assert "default-2" not in pool(server, "scale", "2", "model=fake")
+    assert "new_data_parallel_size" in pool(server, "scale", "0", status=1)
+    assert "usage" in pool(server, "scale", "many", status=2)
+
+
 def test_what_cannot_be_is_told(server: Server) -> None:
     assert "level" in pool(server, "sleep", "7", status=1)
     assert "no such worker" in pool(server, "drain", "nobody", status=1)

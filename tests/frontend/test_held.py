@@ -7,7 +7,7 @@ from dispatching import Wire, begin
 
 from frontend.pool.dispatch import Dispatch
 from frontend.pool.interface import PoolUnavailable
-from protocol.state import ASLEEP, FALLING_ASLEEP, READY, STARTING, WAKING
+from protocol.state import ASLEEP, FALLING_ASLEEP, READY, STARTING, WAKING, GroupState
 from protocol.to_frontend import Aborted, Output
 
 
@@ -124,3 +124,21 @@ async def test_aborted_requests_end_with_the_reason() -> None:
         task.result()
     assert wire.dispatch.in_flight == 0
     assert len(wire.sent) == 1  # the worker knows
+
+
+@pytest.mark.parametrize("rejects", [True, False])
+async def test_requests_may_be_refused_while_their_group_is_scaled(rejects: bool) -> None:
+    wire = Wire()
+    wire.dispatch = Dispatch(wire._send, reject_while_scaling=rejects)
+    wire.groups = (GroupState("g", 2, "", is_scaling=True),)
+    wire.state(w=READY)
+    _, task = await begin(wire)
+    await settle()
+    assert len(wire.sent) == (0 if rejects else 1)
+    assert task.done() == rejects
+    if rejects:
+        assert isinstance(task.exception(), PoolUnavailable)
+        wire.groups = (GroupState("g", 2, ""),)
+        wire.state(w=READY)
+        await begin(wire, "again")
+        assert len(wire.sent) == 1
