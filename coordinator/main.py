@@ -74,7 +74,9 @@ class Coordinator:
         self._pausing = Pausing(
             (group.name for group in config.groups), config.run_dir / pausing.FILE
         )
-        self._sleeping = Sleeping(group.name for group in config.groups)
+        # Half of its places: with more requests a worker's steps become long.
+        busy_from = {group.name: group.engine.max_num_seqs // 2 for group in config.groups}
+        self._sleeping = Sleeping(busy_from, config.wake_on_demand)
         self._metrics = PoolMetrics(config)
         self._stats: StatsLog | None = None
         if not config.disable_log_stats:
@@ -107,6 +109,7 @@ class Coordinator:
             self._order(order)
         self._answer(self._calls.tick(now))
         self._scale(now)
+        self._call(self._sleeping.tick(self._registry.workers(), now))
         self._metrics.show(self._registry.workers())
         self._log_stats()
         self._notifier.alive()

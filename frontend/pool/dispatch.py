@@ -72,6 +72,7 @@ class Dispatch:
         self._send, self._on_replay = send, on_replay
         self._max_replays = max_replays
         self._wake, self._wake_timeout_s = wake, wake_timeout_s
+        self._woken: set[str] = set()  # since the last news
         self._reject_while_scaling = reject_while_scaling
         self._probation = Probation()
         self._clock = clock
@@ -116,6 +117,7 @@ class Dispatch:
         whoever has been ready stays so until it is said to drain, to be stalled or to be gone.
         """
         self._has_news = True
+        self._woken.clear()
         self._groups = {group.name: group for group in state.groups}
         draining = {name for name, worker in self._workers.items() if worker.state == DRAINING}
         workers = tuple(self._merge(worker) for worker in state.workers)
@@ -231,7 +233,7 @@ class Dispatch:
             flight.met_stopping = False
             self._stranded[flight] = self._clock()
             if self._wake is not None and self._sleeps(flight.group):
-                self._wake(flight.group)
+                self._ask_to_wake(self._wake, flight.group)
 
     def _replay(self, flight: Flight, is_blamed: bool) -> None:
         flight.begin_replay()
@@ -274,6 +276,12 @@ class Dispatch:
         return any(
             each.group == group and each.state == STARTING for each in self._workers.values()
         )
+
+    def _ask_to_wake(self, wake: Callable[[str], None], group: str) -> None:
+        """Once for all requests, and again with each news: the first time may be lost."""
+        if group not in self._woken:
+            self._woken.add(group)
+            wake(group)
 
     def _sleeps(self, group: str) -> bool:
         """Whether no worker of the group is ready, and some would be if they were woken."""

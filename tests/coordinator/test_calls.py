@@ -5,13 +5,9 @@ import json
 import pytest
 
 from coordinator.calls import ENDED, NO_ANSWER, Calls
-from coordinator.sleeping import Sleeping
 from protocol.state import (
     ASLEEP,
-    DRAINING,
-    FALLING_ASLEEP,
     READY,
-    STARTING,
     WAKING,
     WorkerLoad,
     WorkerState,
@@ -111,51 +107,3 @@ def test_states_are_told_without_asking_anybody() -> None:
     assert frontend == "frontend-0.0"
     states = [json.loads(each.value)["state"] for each in result.answers]
     assert states == [ASLEEP, WAKING]
-
-
-def test_a_worker_that_is_started_while_its_group_sleeps_sleeps_too() -> None:
-    sleeping = Sleeping(["a", "b"])
-    assert sleeping.on_started(worker("a-0.1")) == []
-    sleeping.on_call(pool_call("sleep", group="a"))
-    ((worker_id, call),) = sleeping.on_started(worker("a-0.1"))
-    assert (worker_id, call.method) == ("a-0.1", "sleep")
-    assert sleeping.on_started(worker("b-0.1")) == []
-    sleeping.on_call(pool_call("wake_up"))
-    assert sleeping.on_started(worker("a-0.2")) == []
-
-
-def test_what_one_worker_is_told_is_no_wish_for_its_group() -> None:
-    sleeping = Sleeping(["a"])
-    sleeping.on_call(pool_call("sleep", worker="a-0"))
-    assert sleeping.on_started(worker("a-0.1")) == []
-    sleeping.on_call(pool_call("sleep"))
-    sleeping.on_call(pool_call("wake_up", worker="a-1"))
-    assert sleeping.on_started(worker("a-0.2"))
-
-
-@pytest.mark.parametrize(
-    ("states", "woken"),
-    [
-        ([ASLEEP, ASLEEP], "a-0.0"),
-        ([FALLING_ASLEEP, ASLEEP], "a-1.0"),
-        ([DRAINING, ASLEEP], "a-1.0"),
-        ([FALLING_ASLEEP, FALLING_ASLEEP], None),
-        ([READY, ASLEEP], None),
-        ([STARTING, ASLEEP], None),
-        ([WAKING, ASLEEP], None),
-        ([], None),
-    ],
-)
-def test_one_worker_is_woken_if_none_is_awake_or_about_to_be(
-    states: list[str], woken: str | None
-) -> None:
-    pool = [worker(f"a-{number}.0", state) for number, state in enumerate(states)]
-    messages = Sleeping(["a"]).on_wanted("a", [*pool, worker("b-0.0", ASLEEP)])
-    assert [worker_id for worker_id, _ in messages] == ([] if woken is None else [woken])
-
-
-def test_requests_end_the_wish_that_a_group_sleeps() -> None:
-    sleeping = Sleeping(["a"])
-    sleeping.on_call(pool_call("sleep"))
-    sleeping.on_wanted("a", [worker("a-0.0", ASLEEP)])
-    assert sleeping.on_started(worker("a-1.1")) == []

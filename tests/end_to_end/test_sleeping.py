@@ -239,6 +239,16 @@ def test_idle_workers_sleep_by_themselves_and_wake_on_demand(launch: Launch) -> 
         assert ask(server) == text
 
 
+def test_much_work_wakes_more_than_one(launch: Launch) -> None:
+    pool = ["--workers", "3", "--max-num-seqs", "4", "--sleep-idle-seconds", "0.5"]
+    server = launch("--enable-admin", *pool, step_s=0.01)
+    wait_for(lambda: states(server) == ["asleep"] * 3, "asleep")
+    with ThreadPoolExecutor(12) as threads:
+        running = [threads.submit(ask, server, 400) for _ in range(12)]
+        wait_for(lambda: states(server) == ["ready"] * 3, "all are awake")
+        assert len({each.result() for each in running}) == 1
+
+
 def test_without_wake_on_demand_requests_are_refused(launch: Launch) -> None:
     server = launch("--enable-admin", "--no-wake-on-demand")
     post(server, "/sleep")
