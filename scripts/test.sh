@@ -8,4 +8,5 @@ ensure_venv dev
 ensure_default_model
 # Tests use no model but those that packages carry, and nothing from a hub.
 export HF_HUB_OFFLINE=1
-exec "$venv/bin/python" -m pytest "$@"
+# Two files at a time: the tests of real processes mostly wait. -n 0 runs one after the other.
+exec "$venv/bin/python" -m pytest -n 2 --dist loadfile "$@"
