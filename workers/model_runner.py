@@ -45,7 +45,7 @@ class ModelRunner(StepwiseRunner):
         self._hook, self._make_backend = hook, make_backend
         self._is_offloaded = False
         self._backend: AttentionBackend | None = None
-        self.restore_cache()
+        self._make_cache()
 
     @property
     def weight_bytes(self) -> int:
@@ -61,6 +61,9 @@ class ModelRunner(StepwiseRunner):
         self._backend = self._hook.backend = None
 
     def restore_cache(self) -> None:
+        self._make_cache()
+
+    def _make_cache(self) -> None:
         if self._backend is None:
             model, layers = self._model, self._hook.layers
             self._backend = self._hook.backend = self._make_backend(

@@ -11,6 +11,8 @@ from protocol.to_worker import Generate
 
 LEAST_RETRY_S, LONGEST_RETRY_S = 1.0, 60.0
 _REMEMBERED_ENDS = 64
+# From this share of the cache in use on, a request may find no room for its prompt.
+SHORT_FROM = 0.5
 
 
 @dataclass(frozen=True)
@@ -76,5 +78,7 @@ class QueueGuard:
     def _queued(self, in_flight: int) -> int:
         """Requests that have no place, nor one that is free for them."""
         load = self._load()
-        free = 0 if load.waiting else max(self._limits.places - load.running, 0)
+        # With a queue beside free places, memory is short; or the batch takes nobody for one step.
+        is_short = load.waiting > 0 and load.kv_usage > SHORT_FROM
+        free = 0 if is_short else max(self._limits.places - load.running, 0)
         return max(in_flight - load.running - free, 0)

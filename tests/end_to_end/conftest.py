@@ -68,6 +68,7 @@ def smol_pool(prepared: PreparedModel) -> Iterator[Server]:
     """The default model in float32, found by its folder; two frontends, two workers, and tools."""
     model = ["--model", str(prepared.model_path), "--served-model-name", "smol"]
     pool = ["--frontends", "2", "--workers", "2", "--enable-tokenizer-info"]
+    pool += ["--enable-admin"]
     size = ["--dtype", "float32", "--max-model-len", "2048", "--kv-cache-memory-bytes", "512MiB"]
     tools = ["--tool-server", "demo", "--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
     started = Server([*model, *pool, *size, *tools])

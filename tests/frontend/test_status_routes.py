@@ -118,7 +118,8 @@ def verbose_state(*states: str) -> PoolState:
         for place, state in enumerate(states)
     )
     frontends = (FrontendState("frontend-0.0", 2, FrontendLoad(4)),)
-    return PoolState("epoch", 1, (GroupState("main", 1, "/secret is gone"),), workers, frontends)
+    group = GroupState("main", len(states), "/secret is gone")
+    return PoolState("epoch", 1, (group,), workers, frontends)
 
 
 class TestStopping:
