@@ -100,7 +100,7 @@ class Scheduler:
         # Never their decodes in two steps in a row: their texts go on, if more slowly.
         wait = frozenset[str]() if self._gave_way else giving_way
         plan = self._plan(giving_way, wait)
-        if giving_way and not plan.chunks:  # there were no blocks for whom they gave way to
+        if giving_way and not plan.has_prompts:  # no room for those to whom they gave way
             wait = frozenset()
             plan = self._plan(wait, wait)
         self._gave_way = bool(wait)
@@ -290,6 +290,10 @@ class _Plan:
         self._no_prompts = no_prompts
         self.chunks: dict[Sequence, Chunk] = {}
         self._prompt_logprob_room = MAX_PROMPT_LOGPROBS
+
+    @property
+    def has_prompts(self) -> bool:
+        return not all(chunk.is_decode for chunk in self.chunks.values())
 
     def may_run(self, sequence: Sequence) -> bool:
         """Whether a prompt may be in it."""

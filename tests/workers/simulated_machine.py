@@ -10,9 +10,11 @@ from workers.sequence import Sequence
 class Machine:
     """Runs a scheduler's steps in no time, each taking fixed_s plus some time for each row."""
 
-    def __init__(self, fixed_s, decode_s, prompt_s, max_tokens=512, noise=lambda: 1.0, places=64):
+    def __init__(
+        self, fixed_s, decode_s, prompt_s, max_tokens=512, noise=lambda: 1.0, places=64, blocks=4000
+    ):
         self.scheduler = Scheduler(
-            BlockPool(4000, 16),
+            BlockPool(blocks, 16),
             max_num_seqs=places,
             max_num_batched_tokens=max_tokens,
             enable_prefix_caching=False,

@@ -121,3 +121,22 @@ def test_who_gives_way(places, gives_way):
     assert tenants_to_give_way(newcomer, [*running, newcomer], served) == set(gives_way)
     served.charge("new", 1)
     assert tenants_to_give_way(newcomer, running, served) == set()
+
+
+def test_prompts_do_not_wait_for_one_that_has_no_room() -> None:
+    """A newcomer whose prompt does not fit the cache yet holds up nobody else's."""
+    simulated = Machine(0.012, 0.0006, 0.00055, places=PLACES, blocks=110)
+    for tenant in ("other", "much", "much", "much", "much", "much"):
+        simulated.add("", 16, 300, tenant)
+    while not all(each.num_outputs for each in simulated.sequences):
+        simulated.step()
+    long = simulated.add("", 1000, 5, "much")
+    simulated.step()
+    assert long.num_pending > 1
+    newcomer = simulated.add("", 800, 5, "little")
+    while not long.num_outputs:
+        assert len(simulated.sequences) == 8, "it waited for another's text to end"
+        simulated.step()
+    assert not newcomer.blocks
+    while not newcomer.num_outputs:
+        simulated.step()
