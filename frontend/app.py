@@ -73,22 +73,7 @@ def create_app(
         drain,
         abortable or Abortable(),
     )
-    generating = (chat_completions, chat_batch, completions, messages, invocations, responses)
-    for routes in (*generating, models, status, tokenize):
-        app.register_blueprint(routes.blueprint(context))
-    if config.enable_admin:
-        for routes in (
-            sleeping,
-            scaling,
-            prefix_cache,
-            server_info,
-            profiling,
-            collective_rpc,
-            pausing,
-            aborting,
-        ):
-            app.register_blueprint(routes.blueprint(context))
-    app.register_blueprint(docs.blueprint())
+    _register(app, context)
     errors.install(app, config.max_body_bytes)
 
     @app.before_request
@@ -102,3 +87,23 @@ def create_app(
     wrapped = request_scope.RequestScopeMiddleware(addressed, metrics, drain)
     app.asgi_app = wrapped  # type: ignore[method-assign, assignment]
     return app
+
+
+def _register(app: Quart, context: Context) -> None:
+    """All routes; those of operators only where they are wanted."""
+    generating = (chat_completions, chat_batch, completions, messages, invocations, responses)
+    for routes in (*generating, models, status, tokenize):
+        app.register_blueprint(routes.blueprint(context))
+    operators = (
+        sleeping,
+        scaling,
+        prefix_cache,
+        server_info,
+        profiling,
+        collective_rpc,
+        pausing,
+        aborting,
+    )
+    for routes in operators if context.config.enable_admin else ():
+        app.register_blueprint(routes.blueprint(context))
+    app.register_blueprint(docs.blueprint())

@@ -4,10 +4,13 @@ ApiError                  status, type and param as the body of the answer shows
 ├── BadRequest            400 BadRequestError       a value that cannot be served
 ├── InvalidBody           400 Bad Request           the body is no request at all
 ├── NotFound              404 NotFoundError         no such model
+├── TookTooLong           408                       it was not done in time
+├── Conflict              409                       something else is being done
 ├── BodyTooLarge          413                       more bytes than the server takes
 ├── UnsupportedMediaType  415                       a body in a form that is not read
 ├── TooBusy               429                       every queue is full
 ├── InternalError         500 InternalServerError   our fault
+├── PoolFailed            500 InternalServerError   workers have not done what an operator wanted
 ├── Unavailable           503                       no worker is there
 │   └── Stopping          503                       the server ends
 └── DeadlineExceeded      504                       it took longer than it may
@@ -74,6 +77,16 @@ class NotFound(ApiError):
     kind = "NotFoundError"
 
 
+class TookTooLong(ApiError):
+    status = 408
+    kind = "Request Timeout"
+
+
+class Conflict(ApiError):
+    status = 409
+    kind = "Conflict"
+
+
 class BodyTooLarge(ApiError):
     status = 413
     kind = "Request Entity Too Large"
@@ -90,6 +103,10 @@ class TooBusy(ApiError):
 
 
 class InternalError(ApiError):
+    pass
+
+
+class PoolFailed(ApiError):
     pass
 
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from quart import Response, request
 
 from frontend.context import Context
-from frontend.errors import ApiError, Unavailable
+from frontend.errors import ApiError, Conflict, PoolFailed, TookTooLong, Unavailable
 from frontend.middleware.errors import json_response
 from frontend.parsing import validate
 from frontend.pool.interface import Scope
@@ -15,13 +15,6 @@ from frontend.schemas.admin import ModelQuery, PoolQuery
 from protocol.to_frontend import ABSENT, CONFLICT, FAILED, TIMEOUT, PoolResult, WorkerAnswer
 
 Query = TypeVar("Query", bound=ModelQuery)
-
-
-class PoolFailed(ApiError):
-    """Some workers have not done what was asked for."""
-
-    status = 500
-    kind = "InternalServerError"
 
 
 def read_query(model: type[Query]) -> Query:
@@ -45,18 +38,6 @@ def scope_of(context: Context, query: ModelQuery) -> Scope:
     group = "" if query.model is None else context.model(query.model).group.name
     worker = query.worker if isinstance(query, PoolQuery) else None
     return Scope(group, worker or "")
-
-
-class Conflict(ApiError):
-    """Something else is being done."""
-
-    status = 409
-    kind = "Conflict"
-
-
-class TookTooLong(ApiError):
-    status = 408
-    kind = "Request Timeout"
 
 
 _ERRORS: dict[str, type[ApiError]] = {

@@ -181,6 +181,17 @@ def test_a_batch_that_the_cache_keeps_small_makes_the_queue_no_longer() -> None:
     assert len(refusals(wire)) == 1
 
 
+def test_a_step_that_takes_nobody_makes_the_queue_no_shorter() -> None:
+    """A place is free for a moment although somebody waits, and the cache has room."""
+    wire = Wire(limits=QueueLimits(places=2, max_requests=3))
+    for number in range(4):
+        wire.generate(ONE, str(number))
+    wire.load = WorkerLoad(1, 3, 0.1, 1, 0.0)
+    for name in ("fifth", "sixth"):
+        wire.generate(ONE, name)
+    assert [one.request_id for one in refusals(wire)] == ["sixth"]
+
+
 def test_without_a_queue_only_places_are_filled() -> None:
     wire = Wire(limits=QueueLimits(places=2, max_requests=0))
     for name in "abc":
