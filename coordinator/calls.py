@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from protocol.state import READY, WorkerState
+from protocol.state import DRAINING, READY, STALLED, WorkerState
 from protocol.to_coordinator import CallResult, PoolCall
 from protocol.to_frontend import FrontendCall, PoolResult, WorkerAnswer
 from protocol.to_worker import Call
@@ -79,11 +79,18 @@ class Calls:
         """A worker, or a frontend, has answered."""
         return self._take(result.call_id, result.worker_id, result.value, result.error, now)
 
-    def on_gone(self, worker_id: str, now: float) -> list[tuple[str, PoolResult]]:
-        """A worker, or a frontend, has ended."""
+    def on_gone(
+        self, worker_id: str, now: float, has_left: bool = False
+    ) -> list[tuple[str, PoolResult]]:
+        """A worker, or a frontend, has ended. has_left: in good order, so that nothing of the call
+        was left undone that is not its successor's."""
         results: list[tuple[str, PoolResult]] = []
-        for call_id in list(self._pending):
-            results += self._take(call_id, worker_id, "", ENDED, now)
+        for call_id, pending in list(self._pending.items()):
+            if not has_left:
+                results += self._take(call_id, worker_id, "", ENDED, now)
+            elif worker_id in pending.waiting:
+                pending.waiting.remove(worker_id)
+                results += self._end_if_answered(call_id, pending)
         return results
 
     def tick(self, now: float) -> list[tuple[str, PoolResult]]:
@@ -103,6 +110,9 @@ class Calls:
             return []
         pending.waiting.remove(worker_id)
         pending.answers.append(WorkerAnswer(worker_id, value, error, now - pending.begun_at))
+        return self._end_if_answered(call_id, pending)
+
+    def _end_if_answered(self, call_id: str, pending: _Pending) -> list[tuple[str, PoolResult]]:
         if pending.waiting:
             return []
         del self._pending[call_id]
@@ -121,6 +131,8 @@ def _order(worker_id: str) -> tuple[str, int]:
 
 
 def _is_meant(call: PoolCall, worker: WorkerState) -> bool:
+    if worker.state in (DRAINING, STALLED):  # it ends; its successor is told what is still to hold
+        return False
     if call.group and worker.group != call.group:
         return False
     place = worker.worker_id.rpartition(".")[0]

@@ -27,7 +27,7 @@ from protocol.codec import DecodeError
 from protocol.config import PoolConfig
 from protocol.process import become_child
 from protocol.sd_notify import Notifier
-from protocol.state import READY, STARTING, STATE
+from protocol.state import DRAINING, READY, STARTING, STATE
 from protocol.to_coordinator import (
     CONTROL,
     CallResult,
@@ -234,8 +234,12 @@ class Coordinator:
 
     def _on_exit(self, message: ChildExited, now: float) -> None:
         was_frontend = message.process_id in self._registry.frontend_ids()
+        has_left = any(
+            each.worker_id == message.process_id and each.state == DRAINING
+            for each in self._registry.workers()
+        )
         self._registry.on_exit(message, now)
-        self._answer(self._calls.on_gone(message.process_id, now))
+        self._answer(self._calls.on_gone(message.process_id, now, has_left))
         if was_frontend:
             gone = to_worker.CONTROL.encode(to_worker.FrontendGone(message.process_id))
             for worker in self._registry.workers():

@@ -5,13 +5,7 @@ import json
 import pytest
 
 from coordinator.calls import ENDED, NO_ANSWER, Calls
-from protocol.state import (
-    ASLEEP,
-    READY,
-    WAKING,
-    WorkerLoad,
-    WorkerState,
-)
+from protocol.state import ASLEEP, DRAINING, READY, STALLED, WAKING, WorkerLoad, WorkerState
 from protocol.to_coordinator import CallResult, PoolCall
 from protocol.to_frontend import PoolResult, WorkerAnswer
 from protocol.to_worker import Call
@@ -107,3 +101,20 @@ def test_states_are_told_without_asking_anybody() -> None:
     assert frontend == "frontend-0.0"
     states = [json.loads(each.value)["state"] for each in result.answers]
     assert states == [ASLEEP, WAKING]
+
+
+def test_workers_that_leave_in_good_order_are_no_failure() -> None:
+    leaving = [worker("a-0.0", DRAINING), worker("a-1.2"), worker("b-0.0", STALLED)]
+    calls = Calls()
+    messages, _ = calls.on_call(pool_call(), leaving, 0.0)
+    assert [worker_id for worker_id, _ in messages] == ["a-1.2"]
+    ((_, result),) = calls.on_gone("a-1.2", 1.0, has_left=True)
+    assert (result.answers, result.error) == ((), "")
+    calls.on_call(pool_call(name="d"), POOL, 0.0)
+    calls.on_gone("a-0.0", 1.0, has_left=True)
+    calls.on_result(CallResult("d", "b-0.0", "1"), 1.0)
+    ((_, result),) = calls.on_gone("a-1.2", 1.0)
+    assert [(each.worker_id, each.error) for each in result.answers] == [
+        ("a-1.2", ENDED),
+        ("b-0.0", ""),
+    ]
