@@ -92,9 +92,9 @@ def test_the_same_size_again_changes_nothing(server: Server) -> None:
 
 def test_long_requests_of_workers_that_go_are_replayed(server: Server) -> None:
     scale(server, 3)
-    text = ask(server, 600)
+    text = ask(server, 1500)
     with ThreadPoolExecutor(6) as threads:
-        running = [threads.submit(ask, server, 600) for _ in range(6)]
+        running = [threads.submit(ask, server, 1500) for _ in range(6)]
         wait_for(lambda: server.metric("headrace:num_requests_running") == 6, "running")
         scale(server, 1, drain_timeout=0.1)
         assert not all(each.done() for each in running)
@@ -142,7 +142,7 @@ def test_bad_bodies_are_told_as_the_reference_does(server: Server, body: dict) -
 def test_a_second_size_meanwhile_is_a_conflict(server: Server) -> None:
     scale(server, 2)
     with ThreadPoolExecutor(2) as threads:
-        running = [threads.submit(ask, server, 400) for _ in range(2)]
+        running = [threads.submit(ask, server, 1500) for _ in range(2)]
         wait_for(lambda: server.metric("headrace:num_requests_running") == 2, "running")
         first = threads.submit(scale, server, 1)
         wait_for(lambda: is_scaling(server), "scaling")
@@ -156,7 +156,7 @@ def test_a_second_size_meanwhile_is_a_conflict(server: Server) -> None:
 def test_a_coordinator_that_dies_goes_on_with_it(server: Server) -> None:
     scale(server, 2)
     with ThreadPoolExecutor(3) as threads:
-        running = [threads.submit(ask, server, 400) for _ in range(2)]
+        running = [threads.submit(ask, server, 1500) for _ in range(2)]
         wait_for(lambda: server.metric("headrace:num_requests_running") == 2, "running")
         scaled = threads.submit(scale, server, 1)
         wait_for(lambda: is_scaling(server), "scaling")

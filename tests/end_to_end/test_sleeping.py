@@ -141,14 +141,12 @@ def test_work_in_flight_is_finished(server: Server) -> None:
 
 
 def test_work_in_flight_goes_on_in_a_worker_that_stays_awake(server: Server) -> None:
-    text = ask(server, 400)
+    text = ask(server, 1500)
     with ThreadPoolExecutor(4) as threads:
-        running = [threads.submit(ask, server, 400) for _ in range(4)]
+        running = [threads.submit(ask, server, 1500) for _ in range(4)]
         wait_for(lambda: server.metric("headrace:num_requests_running") == 4, "running")
-        began = time.monotonic()
         post(server, "/sleep?mode=drain&worker=default-0")
         assert not any(each.done() for each in running)
-        assert time.monotonic() - began < 2  # 400 tokens take longer
         assert [each.result() for each in running] == [text] * 4
 
 
@@ -174,7 +172,7 @@ def test_work_in_flight_is_aborted_and_told_so(server: Server) -> None:
 
 def test_a_worker_with_too_much_work_stays_awake(server: Server) -> None:
     with ThreadPoolExecutor(1) as threads:
-        running = threads.submit(ask, server, 300)
+        running = threads.submit(ask, server, 1500)
         wait_for(lambda: server.metric("headrace:num_requests_running") == 1, "running")
         answer = post(server, "/sleep?mode=wait&timeout=0.1", 500)
         assert "1 requests were still running" in answer.json()["error"]["message"]
@@ -218,9 +216,9 @@ def workers(server: Server) -> list[psutil.Process]:
 
 
 def test_a_coordinator_that_dies_forgets_no_call(server: Server) -> None:
-    text = ask(server, 400)
+    text = ask(server, 1500)
     with ThreadPoolExecutor(2) as threads:
-        running = threads.submit(ask, server, 400)
+        running = threads.submit(ask, server, 1500)
         wait_for(lambda: server.metric("headrace:num_requests_running") == 1, "running")
         sleep = threads.submit(post, server, "/sleep?mode=wait")
         wait_for(lambda: "falling_asleep" in states(server), "falling asleep")
