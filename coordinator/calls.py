@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from protocol.adapters import AWAIT_SHOWN, AWAIT_UNUSED
 from protocol.state import DRAINING, READY, STALLED, WorkerState
 from protocol.to_coordinator import CallResult, PoolCall
 from protocol.to_frontend import FrontendCall, PoolResult, WorkerAnswer
@@ -16,7 +17,7 @@ NO_ANSWER = "it did not answer in time"
 # Answered without asking the workers: what is published reaches frontends a moment later.
 STATE = "state"
 # What frontends do, and not workers.
-OF_FRONTENDS = frozenset({"abort_requests"})
+OF_FRONTENDS = frozenset({"abort_requests", AWAIT_SHOWN, AWAIT_UNUSED})
 
 ENDED = "it ended before it answered"
 
@@ -97,6 +98,7 @@ class Calls:
         """Time has passed."""
         results: list[tuple[str, PoolResult]] = []
         for call_id, pending in list(self._pending.items()):
+            results += self._end_if_answered(call_id, pending)  # there may be nobody to be called
             if now - pending.begun_at > pending.call.timeout_s:
                 for worker_id in sorted(pending.waiting):
                     results += self._take(call_id, worker_id, "", NO_ANSWER, now)

@@ -14,10 +14,12 @@ from coordinator import pausing, units
 from coordinator.activation import check_address, passed_socket, url_of
 from coordinator.hardware import gpu_ids
 from coordinator.listener import bind_http, listen, remove_unix
+from coordinator.lora_modules import keep_lora_modules
 from coordinator.models import ModelError, PrepareOptions, prepare_model
 from coordinator.options import GroupOptions, OptionError, parse
 from coordinator.run_dir import make_run_dir
 from coordinator.tool_parsers import check_tool_parser
+from protocol.adapters import forget_all_adapters
 from protocol.config import GroupConfig, PoolConfig, PoolOptions
 from protocol.process import set_up_logging
 from protocol.sd_notify import Notifier
@@ -100,6 +102,7 @@ def _prepare(flags: list[str]) -> int:
         # Without this file, nothing starts on what is half prepared.
         PoolConfig.file(run_dir).unlink(missing_ok=True)
         (run_dir / pausing.FILE).unlink(missing_ok=True)
+        forget_all_adapters(run_dir)
         for left in ("text", "metrics", "load"):
             shutil.rmtree(run_dir / left, ignore_errors=True)
         config = _configure(run_dir, pool, groups)
@@ -137,6 +140,7 @@ def _configure(run_dir: Path, pool: PoolOptions, groups: list[GroupOptions]) -> 
         run_dir=run_dir, started_at=int(time.time()), groups=configs, **pool.model_dump()
     )
     config.metrics_dir.mkdir()
+    keep_lora_modules(run_dir, groups, configs)
     config.save()
     return config
 

@@ -6,12 +6,14 @@ import os
 import secrets
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import zmq
 
-from coordinator import pausing
+from coordinator import adapters, pausing
+from coordinator.adapters import Adapters
 from coordinator.awake_clock import AwakeClock
 from coordinator.calls import OF_FRONTENDS, Calls
 from coordinator.metrics import PoolMetrics
@@ -77,6 +79,7 @@ class Coordinator:
         # Half of its places: with more requests a worker's steps become long.
         busy_from = {group.name: group.engine.max_num_seqs // 2 for group in config.groups}
         self._sleeping = Sleeping(busy_from, config.wake_on_demand)
+        self._adapters = Adapters(config)
         self._metrics = PoolMetrics(config)
         self._stats: StatsLog | None = None
         if not config.disable_log_stats:
@@ -125,7 +128,7 @@ class Coordinator:
             TICK_S if self._registry.dirty else PUBLISH_AT_LEAST_EVERY_S
         )
         if self._registry.launcher_known and (due or at_once or self._registry.urgent):
-            state = self._registry.state(self._scaling.groups)
+            state = self._adapters.shown_in(self._registry.state(self._scaling.groups))
             self._publisher.send(STATE.encode(state))
             self._published_at = now
             if self._notifier.is_heard and now - self._told_at > STATUS_S:
@@ -175,6 +178,7 @@ class Coordinator:
                 registry.on_frontend_started(message, now)
             case LauncherHello():
                 registry.on_launcher(message, now)
+                self._follow(self._adapters.resume(), now)
                 early, self._early = self._early, []
                 for call in early:
                     self._on_call(call, now)
@@ -188,6 +192,8 @@ class Coordinator:
         present = set(self._registry.worker_ids())
         self._call([each for each in again if each[0] in present])
         for worker in self._registry.workers():
+            if worker.worker_id == message.worker_id:
+                self._call(self._adapters.on_hello(worker, present))
             is_new = states.get(worker.worker_id) == STARTING and worker.state == READY
             if is_new and worker.worker_id == message.worker_id:
                 self._call(self._pausing.on_started(worker))
@@ -207,6 +213,9 @@ class Coordinator:
     def _on_call(self, message: PoolCall, now: float) -> None:
         if not self._registry.launcher_known:
             self._early.append(message)  # it is not known yet who there is to be called
+            return
+        if message.method in adapters.METHODS:
+            self._follow(self._adapters.on_call(message), now)
             return
         if message.method in (SCALE, IS_SCALING):
             self._answer(self._scaling.on_call(message, now))
@@ -228,8 +237,18 @@ class Coordinator:
                 # It has only just been started, or not found a new coordinator yet.
                 self._unsent.append((worker_id, call))
 
-    def _answer(self, results: list[tuple[str, to_frontend.PoolResult]]) -> None:
+    def _follow(self, steps: adapters.Steps, now: float) -> None:
+        if steps.publish:
+            self._publish(now, at_once=True)
+        for call in steps.calls:
+            self._on_call(call, now)
+        self._answer(steps.answers)
+
+    def _answer(self, results: Sequence[tuple[str, to_frontend.PoolResult]]) -> None:
         for frontend_id, result in results:
+            if frontend_id == adapters.OWN:
+                self._follow(self._adapters.on_result(result), self._clock.now())
+                continue
             self._send(frontend_id, to_frontend.CONTROL.encode(result))
 
     def _on_exit(self, message: ChildExited, now: float) -> None:

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from coordinator import model_hub
 from coordinator.model_cache import Progress, cached, default_cache_dir, file_digest, joint_digest
 from coordinator.model_folder import ModelError, check_folder
 from coordinator.text_folder import TextOverrides, text_key, write_text_folder
+from protocol import hub
 from protocol.text import TextInfo
 
 DEFAULT_MODEL = "SmolLM2-135M-Instruct"
@@ -91,13 +91,19 @@ def _locate(model: str | None, progress: Progress) -> tuple[Path, str]:
         return path, path.resolve().name
     if path.exists():
         return path, path.stem
-    hub_id = model_hub.HUB_ID.fullmatch(model)
+    hub_id = hub.HUB_ID.fullmatch(model)
     if hub_id is None or model.startswith(("./", "../", "~/")) or path.suffix == ".gguf":
         raise ModelError(
             f"{model}: no such file or folder, and no hub id (organisation/name, or with @revision)"
         )
     progress(f"looking for {model} on the Hugging Face hub")
-    return model_hub.fetch(hub_id["repo"], hub_id["revision"]), hub_id["repo"]
+    try:
+        folder = hub.fetch(hub_id["repo"], hub_id["revision"], hub.MODEL_FILES)
+    except hub.HubError as error:
+        raise ModelError(
+            f"{hub_id['repo']} (no folder of that name, so taken for a hub id): {error}"
+        ) from error
+    return folder, hub_id["repo"]
 
 
 def _default_model() -> Path:

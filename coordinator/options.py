@@ -5,15 +5,25 @@ their configuration with (protocol/config.py), so that a key means the same wher
 """
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, Self
 
-from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from protocol.config import (
     EngineConfig,
@@ -48,12 +58,23 @@ def _number(value: Any) -> Any:
     return int(value) if isinstance(value, str) and value.isdigit() else value
 
 
+class LoraModule(BaseModel):
+    """path: a folder, or a hub id. base_model_name: without effect, the group says it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[str, Field(min_length=1, max_length=256)]
+    path: Annotated[str, Field(min_length=1)]
+    base_model_name: str | None = None
+
+
 class GroupOptions(EngineConfig, ServingOptions):
     """A group as the operator describes it.
 
     model: folder, GGUF file or hub id; None: the default model.
     workers: None: one for each GPU, one on a CPU.
     sleep_idle_seconds, sleep_idle_level: see protocol.config.GroupConfig.
+    lora_modules: adapters that are served from the start.
     chat_template: a file's path, or the template itself.
     reasoning_parser: a format's name, or its tags as a JSON object.
     generation_config: where sampling defaults come from: "auto" the model, "vllm" nowhere, or a
@@ -67,6 +88,7 @@ class GroupOptions(EngineConfig, ServingOptions):
     workers: Positive | None = None
     sleep_idle_seconds: SleepIdle = None
     sleep_idle_level: Annotated[SleepLevel, BeforeValidator(_number)] = 1
+    lora_modules: tuple[LoraModule, ...] = ()
     chat_template: str | None = None
     reasoning_parser: Annotated[ReasoningFormat | None, BeforeValidator(named_format)] = None
     generation_config: str = "auto"
@@ -83,6 +105,22 @@ class GroupOptions(EngineConfig, ServingOptions):
     @classmethod
     def _one_or_several(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
+
+    @field_validator("lora_modules", mode="before")
+    @classmethod
+    def _lora_modules(cls, value: Any) -> Any:
+        return tuple(map(_lora_module, value)) if isinstance(value, list | tuple) else value
+
+    @model_validator(mode="after")
+    def _enabled(self) -> Self:
+        if self.lora_modules and not self.enable_lora:
+            raise ValueError("lora_modules needs enable_lora")
+        return self
+
+    @field_validator("max_lora_rank", mode="before")
+    @classmethod
+    def _rank(cls, value: Any) -> Any:
+        return _number(value)
 
     @field_validator(
         "kv_cache_bytes",
@@ -116,6 +154,19 @@ class GroupOptions(EngineConfig, ServingOptions):
     def serving_options(self) -> ServingOptions:
         names = set(ServingOptions.model_fields)
         return ServingOptions.model_validate(self.model_dump(include=names))
+
+
+def _lora_module(value: Any) -> Any:
+    """From "name=path", or a JSON object."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("{"):
+        with contextlib.suppress(ValueError, RecursionError):
+            return json.loads(value)
+    name, _, path = value.partition("=")
+    if not name or not path:
+        raise ValueError(f"must be name=path, or a JSON object with name and path: {value!r}")
+    return {"name": name, "path": path}
 
 
 def parse_size(text: str) -> int:
@@ -267,6 +318,7 @@ def _add_pool_flags(parser: argparse.ArgumentParser) -> None:
         help="503 for requests while workers are added or removed",
     )
     add("--enable-admin", action="store_true", help="serve /sleep, /wake_up and such to everybody")
+    add("--lora-dir", metavar="FOLDER", help="where adapters lie that are loaded later (anywhere)")
     add("--profile-dir", metavar="FOLDER", help="where /start_profile has traces written (nowhere)")
     add("--profile-max-seconds", metavar="S", help="after which a profile ends by itself (60)")
     add(
@@ -339,6 +391,15 @@ def _add_group_flags(parser: argparse.ArgumentParser) -> None:
         help="a worker without requests for so long sleeps (never)",
     )
     add("--sleep-idle-level", help="1: its cache goes, 2: its weights, too (1)")
+    add("--enable-lora", action=argparse.BooleanOptionalAction, help="take LoRA adapters (off)")
+    add(
+        "--lora-modules",
+        nargs="+",
+        metavar="NAME=PATH",
+        help="adapters served from the start: folders or hub ids",
+    )
+    add("--max-loras", help="adapters in one engine step (8)")
+    add("--max-lora-rank", help="the largest of an adapter (16)")
     add("--cpu-kernels", choices=["auto", "native", "torch"], help="what runs it on a CPU (auto)")
     add("--threads", help="CPU threads of each worker (the CPUs shared out)")
     add("--device", help="auto, cpu or cuda (auto)")

@@ -190,6 +190,7 @@ class Registry:
             message.endpoint,
             load,
             message.is_paused,
+            message.adapters,
         )
         if known is None:
             known = _Worker(told, expected_since=now, heard_at=now)

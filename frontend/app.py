@@ -6,6 +6,7 @@ from quart import Quart, request
 from quart_schema import Info, QuartSchema
 
 from frontend.abortable import Abortable
+from frontend.adapters import AdapterUse
 from frontend.context import HEADRACE_VERSION, Context, served_models
 from frontend.drain import Drain
 from frontend.metrics import Metrics
@@ -14,6 +15,7 @@ from frontend.openapi import OpenAPI
 from frontend.pool.interface import Pool
 from frontend.routes import (
     aborting,
+    adapters,
     chat_batch,
     chat_completions,
     collective_rpc,
@@ -45,10 +47,11 @@ def create_app(
     grammars: Grammars,
     drain: Drain | None = None,
     abortable: Abortable | None = None,
+    adapter_use: AdapterUse | None = None,
 ) -> Quart:
     """An ASGI application that serves a pool. texts: by the groups' names. grammars: of structured
     outputs. drain: where the process says that it is about to end.
-    abortable: where it is told of what is under way."""
+    abortable, adapter_use: where it is told of what is under way, and of the adapters in use."""
     app = Quart("headrace", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
@@ -72,6 +75,7 @@ def create_app(
         grammars,
         drain,
         abortable or Abortable(),
+        adapter_use or AdapterUse(),
     )
     _register(app, context)
     errors.install(app, config.max_body_bytes)
@@ -103,6 +107,7 @@ def _register(app: Quart, context: Context) -> None:
         collective_rpc,
         pausing,
         aborting,
+        adapters,
     )
     for routes in operators if context.config.enable_admin else ():
         app.register_blueprint(routes.blueprint(context))

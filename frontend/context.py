@@ -1,18 +1,20 @@
 """What the routes are given: one frozen object instead of globals."""
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
 from frontend.abortable import Abortable
+from frontend.adapters import AdapterUse, adapters_of
 from frontend.chat.reasoning.marks import ReasoningMarks
 from frontend.chat.tools.available import ToolParser, find_parser
 from frontend.drain import Drain
 from frontend.errors import NotFound
 from frontend.generation.seeds import Seeds
 from frontend.metrics import Metrics
+from frontend.middleware import request_scope
 from frontend.pool.interface import Pool
 from frontend.structured.grammars import Grammars
 from frontend.text.model import TextModel
@@ -28,6 +30,8 @@ class ServedModel:
     root: what it is, without telling where it lies on this machine.
     fingerprint: changes when the server or the model does.
     seeds: for requests that bring none.
+    parent, adapter: of which model it is a LoRA adapter, and what workers call it; None and "" for
+        a model itself.
     reasoning: how its reasoning is marked; None if it is not told from the rest.
     tool_parser: reads calls of tools in answers; None if they are not told from text.
     """
@@ -40,6 +44,8 @@ class ServedModel:
     seeds: Seeds
     reasoning: ReasoningMarks | None = None
     tool_parser: ToolParser | None = None
+    parent: str | None = None
+    adapter: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,8 @@ class Context:
     """started_at: seconds since 1970, given as the time of the models' creation.
     grammars: of structured outputs.
     drain: whether the process is about to end. abortable: what an operator may end.
+    adapter_use: which adapters requests use. kept: models that stay what they are for as long as
+        this context is used, by name.
     """
 
     config: PoolConfig
@@ -57,15 +65,51 @@ class Context:
     grammars: Grammars
     drain: Drain = field(default_factory=Drain)
     abortable: Abortable = field(default_factory=Abortable)
+    adapter_use: AdapterUse = field(default_factory=AdapterUse)
+    kept: Mapping[str, ServedModel] = field(default_factory=dict)
 
     def model(self, name: str | None) -> ServedModel:
-        """The model that a request names; without a name, the first. NotFound if there is none."""
+        """The model that a request names; without a name, the first. NotFound if there is none.
+
+        An adapter is in use until the HTTP request ends, or whoever has called `keep`.
+        """
         if name is None:
             return next(iter(self.models.values()))
-        served = self.models.get(name)
-        if served is None:
-            raise NotFound(f"The model {name[:100]!r} does not exist.", "model")
-        return served
+        served = self.kept.get(name) or self.models.get(name)
+        if served is not None:
+            return served
+        for served in self.adapters():
+            if served.name == name:
+                scope = request_scope.current_or_none()
+                if scope is not None:
+                    scope.cleanups.append(self.adapter_use.hold(served.adapter))
+                return served
+        raise NotFound(f"The model {name[:100]!r} does not exist.", "model")
+
+    def adapters(self) -> Iterator[ServedModel]:
+        """The LoRA adapters, each a model as its parent in all but the name."""
+        for group, adapter in adapters_of(self.pool.state):
+            parent = self._first_of(group)
+            if parent is not None:
+                yield replace(
+                    parent,
+                    name=adapter.name,
+                    root=adapter.root,
+                    fingerprint=f"{parent.fingerprint}-{adapter.adapter_id[:8]}",
+                    parent=parent.name,
+                    adapter=adapter.adapter_id,
+                )
+
+    def keep(self, model: ServedModel) -> tuple["Context", list[Callable[[], None]]]:
+        """A context in which the model's name goes on to mean this one, and what is to be called
+        when that has ended. For work that outlives its HTTP request."""
+        if not model.adapter:
+            return self, []
+        kept = replace(self, kept={**self.kept, model.name: model})
+        return kept, [self.adapter_use.hold(model.adapter)]
+
+    def _first_of(self, group: str) -> ServedModel | None:
+        return next((each for each in self.models.values() if each.group.name == group), None)
 
 
 def served_models(config: PoolConfig, texts: Mapping[str, TextModel]) -> dict[str, ServedModel]:

@@ -16,6 +16,7 @@ from quart import Quart
 
 from frontend import connection
 from frontend.abortable import Abortable
+from frontend.adapters import AdapterNews, AdapterUse
 from frontend.app import create_app
 from frontend.drain import Drain
 from frontend.listener import ConnectionCounts, SharedLoop
@@ -26,6 +27,7 @@ from frontend.structured.checkers import Checkers
 from frontend.structured.grammars import Grammars
 from frontend.text.model import TextModel
 from frontend.vital import create_vital_task
+from protocol.adapters import AWAIT_SHOWN, AWAIT_UNUSED
 from protocol.config import PoolConfig
 from protocol.process import become_child
 from protocol.sd_notify import Notifier
@@ -63,8 +65,12 @@ async def serve(
             pool.methods["abort_requests"] = lambda told: abortable.abort(
                 told["request_ids"], told["group"]
             )
+            use = AdapterUse()
+            news = AdapterNews(lambda: pool.state, use)
+            pool.methods[AWAIT_SHOWN] = news.await_shown
+            pool.methods[AWAIT_UNUSED] = news.await_unused
             grammars = Grammars(checkers)
-            app = create_app(config, texts, pool, metrics, grammars, drain, abortable)
+            app = create_app(config, texts, pool, metrics, grammars, drain, abortable, use)
             create_vital_task(report(notifier, loop, pool))
             _spare_collections()
             await pool.first_news(FIRST_NEWS_S)

@@ -7,12 +7,29 @@ from typing import Any, TypeVar
 from quart import Response, request
 
 from frontend.context import Context
-from frontend.errors import ApiError, Conflict, PoolFailed, TookTooLong, Unavailable
+from frontend.errors import (
+    ApiError,
+    BadRequest,
+    Conflict,
+    NotFound,
+    PoolFailed,
+    TookTooLong,
+    Unavailable,
+)
 from frontend.middleware.errors import json_response
 from frontend.parsing import validate
 from frontend.pool.interface import Scope
 from frontend.schemas.admin import ModelQuery, PoolQuery
-from protocol.to_frontend import ABSENT, CONFLICT, FAILED, TIMEOUT, PoolResult, WorkerAnswer
+from protocol.to_frontend import (
+    ABSENT,
+    CONFLICT,
+    FAILED,
+    INVALID,
+    MISSING,
+    TIMEOUT,
+    PoolResult,
+    WorkerAnswer,
+)
 
 Query = TypeVar("Query", bound=ModelQuery)
 
@@ -45,6 +62,8 @@ _ERRORS: dict[str, type[ApiError]] = {
     TIMEOUT: TookTooLong,
     CONFLICT: Conflict,
     FAILED: PoolFailed,
+    INVALID: BadRequest,
+    MISSING: NotFound,
 }
 
 

@@ -83,6 +83,9 @@ class SpeculativeConfig(Frozen):
         return value
 
 
+LoraRank = Literal[1, 8, 16, 32, 64, 128, 256, 320, 512]
+
+
 class EngineConfig(Frozen):
     """How a worker of a group runs its model.
 
@@ -99,6 +102,8 @@ class EngineConfig(Frozen):
         refused. max_queue_tokens: prompt tokens that may. None: any number.
     speculative_config: None: no speculative decoding.
     seed: from which requests without a seed of their own get theirs; None: unpredictable.
+    enable_lora: whether LoRA adapters can be loaded. max_loras: how many of them one step may use.
+    max_lora_rank: the largest that one may have.
     engine: "fake" needs no model: its tokens are a pure function of those before them.
     fake_step_s: how long a step of the fake engine takes.
     """
@@ -121,6 +126,9 @@ class EngineConfig(Frozen):
     threads: Positive | None = None
     max_queue_requests: Annotated[int, Field(ge=0)] | None = None
     max_queue_tokens: Positive | None = None
+    enable_lora: bool = False
+    max_loras: Positive = 8
+    max_lora_rank: LoraRank = 16
     fake_step_s: Annotated[float, Field(ge=0)] = 0.0
 
 
@@ -217,6 +225,7 @@ class PoolOptions(Frozen):
     reject_while_scaling: whether requests get 503 while their model becomes larger or smaller.
     enable_admin: whether the routes that act on the pool are served, to whoever reaches the server.
     warm_starts: whether workers are forked from a process that has imported what they need.
+    lora_dir: the folder in which adapters lie that are loaded while the pool runs; None: anywhere.
     profile_dir: where profiles of workers are written; None: none are made.
     profile_max_seconds: how long one may become.
     disable_log_stats, log_stats_interval_s: whether, and how often, the log says how much is done.
@@ -246,6 +255,7 @@ class PoolOptions(Frozen):
     reject_while_scaling: bool = False
     enable_admin: bool = False
     warm_starts: bool = True
+    lora_dir: Path | None = None
     profile_dir: Path | None = None
     profile_max_seconds: Annotated[float, Field(gt=0)] = 60.0
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -266,10 +276,10 @@ class PoolOptions(Frozen):
             raise ValueError("needs enable_log_requests")
         return value
 
-    @field_validator("profile_dir")
+    @field_validator("lora_dir", "profile_dir")
     @classmethod
     def _make_absolute(cls, value: Path | None) -> Path | None:
-        """Workers run elsewhere."""
+        """Other processes run elsewhere."""
         return None if value is None else value.absolute()
 
     @field_validator("response_store_url")

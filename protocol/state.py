@@ -37,8 +37,24 @@ class FrontendLoad:
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterState:
+    """A LoRA adapter of a group, under a name that requests use.
+
+    adapter_id: names what is in its files; workers know it by this.
+    root: what it is, without telling where it lies.
+    is_leaving: it takes no new requests, and is unloaded when those that it has are over.
+    """
+
+    name: str
+    adapter_id: str
+    root: str
+    is_leaving: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerState:
-    """is_paused: it takes requests, and starts none before it is told to go on."""
+    """is_paused: it takes requests, and starts none before it is told to go on.
+    adapters: ids of the LoRA adapters that it has."""
 
     worker_id: str
     group: str
@@ -47,6 +63,7 @@ class WorkerState:
     endpoint: str
     load: WorkerLoad
     is_paused: bool = False
+    adapters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +79,15 @@ class GroupState:
     problem: why it lacks some, if it does (a crash loop, say); "" if all is well.
     is_replacing: a worker leaves in good order, or has left, and another is to come: requests that
         find none ready meanwhile may wait.
-    is_scaling: it becomes larger or smaller, and is not yet as it was asked for."""
+    is_scaling: it becomes larger or smaller, and is not yet as it was asked for.
+    adapters: its LoRA adapters, those that leave among them."""
 
     name: str
     wanted: int
     problem: str
     is_replacing: bool = False
     is_scaling: bool = False
+    adapters: tuple[AdapterState, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from protocol.state import FrontendLoad, FrontendState, WorkerLoad, WorkerState
 class WorkerHello:
     """A worker is there, or its state is another. `endpoint` is where its requests socket is bound;
     `state` one of protocol.state's: starting, ready, or one of sleeping. is_paused: it starts no
-    request."""
+    request. adapters: ids of the LoRA adapters that it has."""
 
     version: int
     worker_id: str
@@ -19,6 +19,7 @@ class WorkerHello:
     endpoint: str
     state: str
     is_paused: bool = False
+    adapters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

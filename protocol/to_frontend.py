@@ -120,9 +120,10 @@ class WorkerAnswer:
     seconds: float
 
 
-# Kinds of errors: nobody was there to be called, it took too long, something else is being done, or
-# it could not be done.
+# Kinds of errors: nobody was there to be called, it took too long, something else is being done, it
+# could not be done; or what was asked for can never be done, or there is no such thing.
 ABSENT, TIMEOUT, CONFLICT, FAILED = "absent", "timeout", "conflict", "failed"
+INVALID, MISSING = "invalid", "missing"
 
 
 @dataclass(frozen=True, slots=True)

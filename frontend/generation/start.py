@@ -93,7 +93,7 @@ def start(
     choices: list[Choice] = []
     streams: list[OutputStream] = []
     for place, (prompt, sampling) in enumerate(zip(prompts, samplings, strict=True)):
-        message = _message(request, prompt, sampling, grammar)
+        message = _message(model, request, prompt, sampling, grammar)
         messages = [_seeded(message, number) for number in range(request.choices_per_prompt)]
         if by_beams:
             streams += _beams(context, model, request, message)
@@ -164,7 +164,11 @@ def _interval(request: GenerationRequest) -> Interval | None:
 
 
 def _message(
-    request: GenerationRequest, prompt: Prompt, sampling: SamplingParams, grammar: Grammar | None
+    model: ServedModel,
+    request: GenerationRequest,
+    prompt: Prompt,
+    sampling: SamplingParams,
+    grammar: Grammar | None,
 ) -> Generate:
     return Generate(
         request_id=_new_id(),
@@ -172,6 +176,7 @@ def _message(
         sampling=sampling,
         priority=request.priority,
         cache_salt=request.cache_salt or "",
+        adapter=model.adapter,
         tenant=request.user or "",
         grammar=grammar,
     )

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import inspect
 import json
 import logging
 import os
@@ -35,7 +36,8 @@ class PoolClient:
     """The Pool of a real frontend; `async with` it for as long as requests are served.
 
     on_replay: told the group of each request that is sent again.
-    methods: what all frontends can be called to do, by name; arguments and values are JSON.
+    methods: what all frontends can be called to do, by name; arguments and values are JSON. One
+        that gives an awaitable is answered when that has a value.
     """
 
     def __init__(
@@ -163,17 +165,27 @@ class PoolClient:
                 if isinstance(message, PoolResult):
                     self._calls.on_result(message)
                 elif isinstance(message, FrontendCall):
-                    self._tell(self._answer(message))
+                    self._answer(message)
                 else:
                     self._say_hello()
                     self._calls.repeat()
 
-    def _answer(self, call: FrontendCall) -> CallResult:
+    def _answer(self, call: FrontendCall) -> None:
         try:
             value = self.methods[call.method](json.loads(call.arguments))
         except (KeyError, ValueError, TypeError):
-            return CallResult(call.call_id, self._id, "", "it does not know how")
-        return CallResult(call.call_id, self._id, json.dumps(value))
+            self._tell(CallResult(call.call_id, self._id, "", "it does not know how"))
+            return
+        if not inspect.isawaitable(value):
+            self._tell(CallResult(call.call_id, self._id, json.dumps(value)))
+            return
+
+        async def answer_later() -> None:
+            self._tell(CallResult(call.call_id, self._id, json.dumps(await value)))
+
+        task = create_vital_task(answer_later())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _beat(self) -> None:
         while True:

@@ -206,7 +206,8 @@ class Dispatch:
             return
         may_wait = not self._has_news or self._is_replacing(flight.group)
         may_wait = may_wait or self._sleeps(flight.group)
-        if not may_wait and not self._ready(flight.group):
+        # Who has just started has the group's adapters a moment later.
+        if not may_wait and not self._is_ready(flight.group):
             flight.fail(PoolUnavailable("no worker is ready to take the request"))
             return
         self._launch(flight)
@@ -215,7 +216,7 @@ class Dispatch:
         """Send a flight to the best worker that has not refused it."""
         if not self._probation.may_go(flight):
             return
-        ready = self._ready(flight.group)
+        ready = self._ready(flight)
         while candidates := [each for each in ready if each.worker_id not in flight.refused_by]:
             worker_id = choose(candidates, flight.request)
             self._loads.add(worker_id, flight)  # at once: other frontends choose meanwhile
@@ -303,12 +304,19 @@ class Dispatch:
         if self._probation.end(flight):
             self._next_suspect()
 
-    def _ready(self, group: str) -> list[Candidate]:
+    def _is_ready(self, group: str) -> bool:
+        """Whether any worker of the group is."""
+        workers = self._workers.values()
+        return any(each.group == group and each.state == READY for each in workers)
+
+    def _ready(self, flight: Flight) -> list[Candidate]:
         """Those that can take a request; paused ones, in which it would wait, only if all are."""
+        adapter = flight.request.adapter
         ready = [
             worker
             for worker in self._workers.values()
-            if worker.group == group and worker.state == READY
+            if worker.group == flight.group and worker.state == READY
+            if not adapter or adapter in worker.adapters
         ]
         going = [worker for worker in ready if not worker.is_paused] or ready
         return [self._loads.candidate(worker.worker_id) for worker in going]

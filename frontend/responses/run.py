@@ -53,13 +53,14 @@ class ResponseRun:
         patience_s: float = 0.0,
     ) -> None:
         self._pool = pool = JournaledPool(context.pool, journal, patience_s)
-        self.cleanups: Cleanups = []
+        self._model = context.model(job.request.model)
+        context, held = context.keep(self._model)
+        self.cleanups: Cleanups = [*held]
         self.deadline: float | None = None  # of its HTTP request, if that waits for it
         # What runs in the background is not interrupted: another frontend goes on with it.
         drain = Drain() if job.request.background else context.drain
         abortable = context.abortable.named(job.response_id)
         self._context = replace(context, pool=pool, drain=drain, abortable=abortable)
-        self._model = context.model(job.request.model)
         self._job = job
         self._requested = tools
         self._journal = journal

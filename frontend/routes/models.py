@@ -16,8 +16,8 @@ def blueprint(context: Context) -> Blueprint:
     @routes.get("/v1/models")
     @document_response(ModelList)
     async def list_models() -> Response:
-        """The models by every name that they are served under."""
-        cards = [_card(context, model) for model in context.models.values()]
+        """The models by every name that they are served under, and their LoRA adapters."""
+        cards = [_card(context, model) for model in (*context.models.values(), *context.adapters())]
         return json_response({"object": "list", "data": cards})
 
     @routes.get("/v1/models/<path:model_id>")
@@ -37,7 +37,7 @@ def _card(context: Context, model: ServedModel) -> dict[str, Any]:
         "created": context.started_at,
         "owned_by": "headrace",
         "root": model.root,
-        "parent": None,
+        "parent": model.parent,
         "max_model_len": model.text.info.max_model_len,
         "permission": [
             {

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from frontend.schemas.fields import RequestModel
+from frontend.schemas.fields import MAX_NAME_CHARS, Ignored, RequestModel, refused
 
 MAX_TIMEOUT_S = 24 * 3600.0
 MOST_WORKERS = 1024
@@ -144,6 +144,35 @@ class ScaleRequest(BaseModel):
 
     new_data_parallel_size: Annotated[int, Field(ge=1, le=MOST_WORKERS)]
     drain_timeout: Annotated[float, Field(ge=0, le=MAX_TIMEOUT_S, allow_inf_nan=False)] = 120.0
+
+
+class AdapterQuery(ModelQuery):
+    """timeout: seconds that workers have to load it, or requests that use it to end; after that, it
+    is unloaded when they are over."""
+
+    timeout: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S, allow_inf_nan=False)] = 300.0
+
+
+AdapterName = Annotated[
+    str, Field(min_length=1, max_length=MAX_NAME_CHARS, pattern=r"^[^\x00-\x1f\x7f]+$")
+]
+
+
+class LoadAdapter(RequestModel):
+    """lora_path: a folder of the server's machine with the adapter in PEFT's format, or its id on
+    the Hugging Face hub. load_inplace: take the place of an adapter of that name."""
+
+    lora_name: AdapterName
+    lora_path: Annotated[str, Field(min_length=1, max_length=4096)]
+    load_inplace: bool = False
+    is_3d_lora_weight: Annotated[bool, refused(False)] = False
+
+
+class UnloadAdapter(RequestModel):
+    """lora_int_id: without effect."""
+
+    lora_name: AdapterName
+    lora_int_id: Ignored = None
 
 
 class Scaled(BaseModel):

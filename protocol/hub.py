@@ -1,13 +1,12 @@
-"""Models from the Hugging Face hub: downloaded once, into the hub's own cache."""
+"""Models and adapters from the Hugging Face hub: downloaded once, into the hub's own cache."""
 
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from coordinator.model_folder import ModelError
-
 HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?", re.ASCII)
-WANTED = [
+MODEL_FILES = [
     "*.json",
     "*.safetensors",
     "*.jinja",
@@ -22,11 +21,15 @@ WANTED = [
 UNWANTED = ["*.bin", "*.pt", "*.py", "original/*", "consolidated*", "onnx/*", "metal/*"]
 
 
-def fetch(repo: str, revision: str | None) -> Path:
-    """The folder with a snapshot of the repository, downloaded if need be; ModelError if not.
+class HubError(Exception):
+    """Why something cannot be had, in one line that is fit to be shown to an operator."""
 
-    Only data is fetched: no pickled weights and no code. HF_HUB_OFFLINE, HF_TOKEN and HF_HOME
-    mean what they mean everywhere.
+
+def fetch(repo: str, revision: str | None, wanted: Sequence[str]) -> Path:
+    """The folder with a snapshot of the repository, downloaded if need be; HubError if not.
+
+    wanted: patterns of files. Of these only data is fetched: no pickled weights and no code.
+    HF_HUB_OFFLINE, HF_TOKEN and HF_HOME mean what they mean everywhere.
     """
     import huggingface_hub  # a sixth of a second, which local models need not pay
     from huggingface_hub.utils.tqdm import disable_progress_bars
@@ -35,13 +38,10 @@ def fetch(repo: str, revision: str | None) -> Path:
         disable_progress_bars()
     try:
         folder = huggingface_hub.snapshot_download(
-            repo, revision=revision, allow_patterns=WANTED, ignore_patterns=UNWANTED
+            repo, revision=revision, allow_patterns=list(wanted), ignore_patterns=UNWANTED
         )
     except (OSError, ValueError) as error:
-        raise ModelError(
-            f"{repo} (no folder of that name, so taken for a hub id): "
-            f"{_explain(error, repo, revision)}"
-        ) from error
+        raise HubError(_explain(error, repo, revision)) from error
     return Path(folder)
 
 
@@ -55,9 +55,9 @@ def _explain(error: Exception, repo: str, revision: str | None) -> str:
                 f"https://huggingface.co/{repo} and set HF_TOKEN"
             )
         case errors.RepositoryNotFoundError():
-            return "no such model on the hub, or a private one (then set HF_TOKEN)"
+            return "no such repository on the hub, or a private one (then set HF_TOKEN)"
         case errors.RevisionNotFoundError():
-            return f"the model has no revision {revision!r}"
+            return f"the repository has no revision {revision!r}"
         case errors.OfflineModeIsEnabled() | errors.LocalEntryNotFoundError():
             return (
                 "is not in the hub's cache and cannot be downloaded: "

@@ -1,0 +1,104 @@
+"""POST /v1/load_lora_adapter and /v1/unload_lora_adapter."""
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from quart import Blueprint, Response
+from quart_schema import document_querystring, document_request, document_response
+
+from frontend.context import Context
+from frontend.errors import ApiError, BadRequest, NotFound, shortened
+from frontend.operating import check_done, read_query, scope_of
+from frontend.parsing import read
+from frontend.pool.interface import Scope
+from frontend.schemas.admin import AdapterQuery, LoadAdapter, UnloadAdapter
+from frontend.schemas.answers import ErrorAnswer
+from protocol.adapter_source import locate_adapter
+from protocol.adapters import LOAD, UNLOAD, AdapterUnusable, keep_adapter
+
+
+def blueprint(context: Context) -> Blueprint:
+    routes = Blueprint("adapters", __name__)
+
+    @routes.post("/v1/load_lora_adapter")
+    @document_querystring(AdapterQuery)
+    @document_request(LoadAdapter)
+    @document_response(ErrorAnswer, 400)
+    @document_response(ErrorAnswer, 404)
+    async def load() -> Response:
+        """Serve an adapter under a name; answered when all workers have it and all frontends
+        show it."""
+        query, wanted = read_query(AdapterQuery), await read(LoadAdapter)
+        scope = _scope(context, query)
+        lora_dir, run_dir = context.config.lora_dir, context.config.run_dir
+
+        def fetch() -> tuple[str, str | None]:
+            folder, hub_id = locate_adapter(wanted.lora_path, lora_dir)
+            return keep_adapter(Path(folder), run_dir), hub_id
+
+        with _told():
+            adapter_id, hub_id = await asyncio.to_thread(fetch)
+        arguments = {
+            "name": wanted.lora_name,
+            "adapter_id": adapter_id,
+            "root": hub_id or wanted.lora_name,
+            "in_place": wanted.load_inplace,
+        }
+        with _about(wanted.lora_name):
+            check_done(await context.pool.call(LOAD, arguments, scope, query.timeout))
+        return _success(wanted.lora_name, "added")
+
+    @routes.post("/v1/unload_lora_adapter")
+    @document_querystring(AdapterQuery)
+    @document_request(UnloadAdapter)
+    @document_response(ErrorAnswer, 404)
+    @document_response(ErrorAnswer, 408)
+    async def unload() -> Response:
+        """Serve it no more; answered when the last request that uses it has ended."""
+        query, wanted = read_query(AdapterQuery), await read(UnloadAdapter)
+        arguments = {"name": wanted.lora_name}
+        scope = scope_of(context, query)
+        with _about(wanted.lora_name):
+            check_done(await context.pool.call(UNLOAD, arguments, scope, query.timeout))
+        return _success(wanted.lora_name, "removed")
+
+    return routes
+
+
+def _scope(context: Context, query: AdapterQuery) -> Scope:
+    """The group of the model that is named; else of the only one that takes adapters."""
+    if query.model is not None:
+        return scope_of(context, query)
+    groups = [group.name for group in context.config.groups if group.engine.enable_lora]
+    if len(groups) > 1:
+        raise BadRequest("model: say which, there are several.", "model")
+    return Scope(groups[0] if groups else context.config.groups[0].name)
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """What is wrong with the place of an adapter becomes an error about that field."""
+    try:
+        yield
+    except AdapterUnusable as error:
+        kind = NotFound if error.is_missing else BadRequest
+        raise kind(f"lora_path: {error}.", "lora_path") from error
+
+
+@contextlib.contextmanager
+def _about(name: str) -> Iterator[None]:
+    """Errors of the pool say which adapter they are about."""
+    try:
+        yield
+    except ApiError as error:
+        text = error.message[:1].lower() + error.message[1:]
+        raise type(error)(
+            f"The lora adapter {shortened(name)!r}: {text}", "lora_name", error.headers
+        ) from error
+
+
+def _success(name: str, done: str) -> Response:
+    text = f"Success: LoRA adapter {shortened(name)!r} {done} successfully."
+    return Response(text, 200, mimetype="text/plain")
