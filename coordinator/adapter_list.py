@@ -46,12 +46,9 @@ class AdapterList:
         self.put(after)
 
     def remove(self, adapter: ServedAdapter) -> None:
-        """Workers that start do not get it any more."""
+        """Nobody is to have it any more, nor to read its files."""
         if self._served.pop(adapter.adapter_id, None) is not None:
             self._save()
-
-    def delete_files(self, adapter: ServedAdapter) -> None:
-        """Nobody reads them any more."""
         forget_adapter(self._run_dir, adapter.adapter_id)
 
     def _all(self, name: str) -> list[ServedAdapter]:

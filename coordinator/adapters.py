@@ -115,9 +115,10 @@ class Adapters:
         if worker.state not in SERVING or worker.worker_id in self._known:
             return []
         self._known.add(worker.worker_id)
-        coming = [change.adapter for change in self._changes.values() if change.is_loading]
-        known = [*self._list.of_group(worker.group), *coming]
-        wanted = {each.adapter_id for each in known if each.group == worker.group}
+        changes = self._changes.values()
+        known = [*self._list.of_group(worker.group), *(c.adapter for c in changes if c.is_loading)]
+        removed = {each.adapter.adapter_id for each in changes if each.method == REMOVE}
+        wanted = {each.adapter_id for each in known if each.group == worker.group} - removed
         has = set(worker.adapters)
         return [
             (worker.worker_id, Call(OWN, method, _arguments(adapter_id), False))
@@ -148,7 +149,7 @@ class Adapters:
             return Steps(answers=(_answer(caller),))  # whoever did it has not lived to say so
         refusal = self._why_not_load(wanted, served, in_place)
         if refusal is not None:
-            self._list.delete_files(wanted)
+            self._list.remove(wanted)
             return Steps(answers=(_answer(caller, *refusal),))
         log.info("adapter %s is loaded for %s", wanted.name, wanted.group)
         change = _Change(wanted, True, [caller], replaced=served)
@@ -224,18 +225,18 @@ class Adapters:
         if any(uses) or any(each.error == NO_ANSWER for each in result.answers):
             answers = tuple(_answer(caller, IN_USE, TIMEOUT) for caller in change.callers)
             return Steps(calls=(self._await_unused(change.adapter),), answers=answers)
-        self._list.remove(change.adapter)
-        return Steps(publish=True, calls=(self._call(change, REMOVE, REMOVED_S),))
+        return Steps(calls=(self._call(change, REMOVE, REMOVED_S),))
 
     def _on_removed(self, change: _Change, result: PoolResult) -> Steps:
         for each in result.answers:
             if each.error:
                 log.warning("%s may keep an adapter in memory: %s", each.worker_id, each.error)
-        self._list.delete_files(change.adapter)
+        # Last of all: what a coordinator has not brought to an end, its successor does again.
+        self._list.remove(change.adapter)
         self._unloaded |= {call_id: None for _, call_id in change.callers}
         for call_id in list(self._unloaded)[:-_REMEMBERED]:
             del self._unloaded[call_id]
-        return Steps(answers=tuple(map(_answer, change.callers)))
+        return Steps(publish=True, answers=tuple(map(_answer, change.callers)))
 
     def _coming(self, name: str) -> bool:
         """Whether one is being loaded under a name."""

@@ -20,6 +20,7 @@ from protocol.config import GroupConfig, PoolConfig
 from protocol.process import EX_CONFIG, become_child
 from protocol.sd_notify import Notifier
 from workers import inquiries
+from workers.adapters import WorkerAdapters, with_adapters
 from workers.build import build_engine, build_runner
 from workers.calls import Calls
 from workers.engine_thread import (
@@ -86,7 +87,8 @@ class Worker:
             log.info("%s", again.describe())
             return runner
 
-        self._engine = EngineThread(build, load_again)
+        self._adapters = WorkerAdapters(pool.run_dir, group.name, self._say_hello)
+        self._engine = EngineThread(with_adapters(build, self._adapters), load_again)
         engine = group.engine
         limits = QueueLimits(
             engine.max_num_seqs, engine.max_queue_requests, engine.max_queue_tokens
@@ -102,6 +104,7 @@ class Worker:
             idle_level=group.sleep_idle_level,
         )
         self._calls.sleeper = self._sleeper
+        self._adapters.add_to(self._calls)
         self._pauser = self._new_pauser()
         self._profiling = self._new_profiling()
         self._add_questions()
@@ -250,6 +253,7 @@ class Worker:
             self._endpoint,
             self._sleeper.state,
             self._pauser.is_paused,
+            self._adapters.ids,
         )
         self._tell(hello)
 

@@ -1,0 +1,304 @@
+"""LoRA adapters that come and go, by lists of events."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coordinator.adapters import OWN, Adapters, Steps
+from coordinator.calls import ENDED, NO_ANSWER
+from protocol.adapters import ADD, AWAIT_SHOWN, AWAIT_UNUSED, REMOVE, adapter_folder
+from protocol.config import EngineConfig, GroupConfig, PoolConfig
+from protocol.state import ASLEEP, READY, STARTING, GroupState, PoolState, WorkerLoad, WorkerState
+from protocol.to_coordinator import PoolCall
+from protocol.to_frontend import (
+    CONFLICT,
+    FAILED,
+    INVALID,
+    MISSING,
+    TIMEOUT,
+    PoolResult,
+    WorkerAnswer,
+)
+from protocol.to_worker import Call
+
+IDLE = WorkerLoad(0, 0, 0.0, 0, 0.0)
+ASKER = "frontend-0.0"
+
+
+def group(name: str, takes_adapters: bool) -> GroupConfig:
+    here = Path("/m")
+    return GroupConfig(
+        name=name,
+        model="m",
+        model_path=here,
+        text_path=here,
+        served_names=(name,),
+        engine=EngineConfig(enable_lora=takes_adapters),
+    )
+
+
+class Pool:
+    """Groups a and b, which take adapters, and c, which does not."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+        groups = (group("a", True), group("b", True), group("c", False))
+        self.config = PoolConfig(run_dir=run_dir, groups=groups)
+        self.adapters = Adapters(self.config)
+
+    def restart(self) -> Steps:
+        """Another coordinator takes over, which knows only what has been written."""
+        self.adapters = Adapters(self.config)
+        return self.adapters.resume()
+
+    def load(
+        self, name: str, adapter_id: str, call: str = "l", of: str = "a", in_place: bool = False
+    ) -> Steps:
+        adapter_folder(self.run_dir, adapter_id).mkdir(parents=True, exist_ok=True)
+        told = {"name": name, "adapter_id": adapter_id, "root": name, "in_place": in_place}
+        return self.adapters.on_call(
+            PoolCall(call, ASKER, "load_adapter", json.dumps(told), of, "", 60.0)
+        )
+
+    def unload(self, name: str, call: str = "u", of: str = "") -> Steps:
+        told = json.dumps({"name": name})
+        return self.adapters.on_call(PoolCall(call, ASKER, "unload_adapter", told, of, "", 30.0))
+
+    def loaded(self, name: str, adapter_id: str, call: str = "l", in_place: bool = False) -> Steps:
+        """It is served by now; the last steps."""
+        steps = self.load(name, adapter_id, call, in_place=in_place)
+        steps = self.answer(steps, ADD, None)
+        return self.answer(steps, AWAIT_SHOWN, True)
+
+    def answer(self, steps: Steps, method: str, *values: Any, errors: tuple[str, ...] = ()) -> Steps:
+        """Everybody has answered the one call of these steps."""
+        (call,) = steps.calls
+        assert (call.method, call.frontend_id) == (method, OWN)
+        answers = [WorkerAnswer(f"a-{n}.0", json.dumps(v), "", 0) for n, v in enumerate(values)]
+        answers += [WorkerAnswer(f"x-{n}.0", "", error, 0) for n, error in enumerate(errors)]
+        return self.adapters.on_result(PoolResult(call.call_id, tuple(answers)))
+
+    def shown(self, of: str = "a") -> dict[str, str]:
+        """Adapters that take requests: names and ids."""
+        states = tuple(GroupState(each.name, 1, "") for each in self.config.groups)
+        state = self.adapters.shown_in(PoolState("e", 1, states, (), ()))
+        (found,) = [each for each in state.groups if each.name == of]
+        return {each.name: each.adapter_id for each in found.adapters if not each.is_leaving}
+
+    def hello(self, worker_id: str, *adapters: str, state: str = READY) -> list[tuple[str, Call]]:
+        worker = WorkerState(worker_id, worker_id[0], 1, state, "", IDLE, adapters=adapters)
+        return self.adapters.on_hello(worker, [worker_id])
+
+    def kept(self) -> set[str]:
+        """Ids of the adapters whose files are there."""
+        folder = adapter_folder(self.run_dir, "x").parent
+        return {each.name for each in folder.iterdir()}
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Pool:
+    return Pool(tmp_path)
+
+
+def done(call: str = "l") -> tuple[tuple[str, PoolResult], ...]:
+    return ((ASKER, PoolResult(call, (), "", "")),)
+
+
+def refusal(steps: Steps) -> tuple[str, str]:
+    ((_, result),) = steps.answers
+    return result.error, result.kind
+
+
+def test_workers_have_it_before_frontends_show_it_and_they_before_it_is_done(pool: Pool) -> None:
+    steps = pool.load("sql", "1")
+    assert (steps.answers, steps.publish, pool.shown()) == ((), False, {})
+    (call,) = steps.calls
+    assert (call.group, json.loads(call.arguments)["adapter_id"]) == ("a", "1")
+    steps = pool.answer(steps, ADD, None, None)
+    assert (steps.answers, steps.publish, pool.shown()) == ((), True, {"sql": "1"})
+    assert pool.shown("b") == {}
+    assert pool.answer(steps, AWAIT_SHOWN, True, True) == Steps(answers=done())
+
+
+def test_what_one_worker_refuses_no_worker_keeps(pool: Pool) -> None:
+    steps = pool.answer(pool.load("sql", "1"), ADD, None, "its rank is 64, above 16")
+    assert refusal(steps) == ("its rank is 64, above 16", INVALID)
+    pool.answer(steps, REMOVE, None, None)
+    assert pool.shown() == {}
+    assert pool.kept() == set()
+    assert refusal(pool.unload("sql"))[1] == MISSING
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"), [("there is not enough memory", FAILED), (NO_ANSWER, TIMEOUT)]
+)
+def test_what_one_worker_cannot_have_no_worker_keeps(pool: Pool, error: str, kind: str) -> None:
+    steps = pool.answer(pool.load("sql", "1"), ADD, None, errors=(error,))
+    assert refusal(steps) == (error, kind)
+    assert [call.method for call in steps.calls] == [REMOVE]
+
+
+def test_a_worker_that_ends_meanwhile_is_not_missed_unless_there_is_no_other(pool: Pool) -> None:
+    steps = pool.answer(pool.load("sql", "1"), ADD, None, errors=(ENDED,))
+    assert steps.publish
+    pool.answer(steps, AWAIT_SHOWN, True)
+    steps = pool.answer(pool.load("css", "2", "m"), ADD, errors=(ENDED, ENDED))
+    assert refusal(steps)[1] == FAILED
+
+
+def test_nobody_there_to_load_it(pool: Pool) -> None:
+    (call,) = pool.load("sql", "1").calls
+    steps = pool.adapters.on_result(PoolResult(call.call_id, (), "no worker is there"))
+    assert refusal(steps) == ("no worker is there", "absent")
+
+
+def test_names_that_are_taken(pool: Pool) -> None:
+    pool.loaded("sql", "1")
+    for name, of, error in (
+        ("sql", "a", "it has already been loaded"),
+        ("sql", "b", "a model has this name"),
+        ("a", "a", "a model has this name"),
+        ("c", "a", "a model has this name"),
+    ):
+        assert refusal(pool.load(name, "2", "m", of=of)) == (error, INVALID)
+    assert pool.kept() == {"1"}
+    assert "--enable-lora" in refusal(pool.load("css", "2", "m", of="c"))[0]
+
+
+def test_one_change_at_a_time_under_a_name(pool: Pool) -> None:
+    first = pool.load("sql", "1")
+    assert refusal(pool.load("sql", "2", "m"))[1] == CONFLICT
+    assert refusal(pool.unload("sql"))[1] == CONFLICT
+    other = pool.load("css", "3", "n")
+    assert pool.answer(other, ADD, None).publish
+    assert pool.answer(first, ADD, None).publish
+    assert pool.shown() == {"css": "3", "sql": "1"}
+
+
+def test_one_that_goes_takes_no_requests_and_is_removed_when_none_is_left(pool: Pool) -> None:
+    pool.loaded("sql", "1")
+    steps = pool.unload("sql")
+    assert (steps.publish, steps.answers, pool.shown()) == (True, (), {})
+    steps = pool.answer(steps, AWAIT_UNUSED, True, errors=(ENDED,))
+    assert steps.answers == ()
+    assert pool.kept() == {"1"}
+    assert pool.answer(steps, REMOVE, None).answers == done("u")
+    assert pool.kept() == set()
+
+
+@pytest.mark.parametrize("errors", [(), (NO_ANSWER,)])
+def test_one_that_is_used_for_too_long_goes_later(pool: Pool, errors: tuple[str, ...]) -> None:
+    pool.loaded("sql", "1")
+    values = (True,) if errors else (True, False)
+    steps = pool.answer(pool.unload("sql"), AWAIT_UNUSED, *values, errors=errors)
+    assert refusal(steps)[1] == TIMEOUT
+    assert pool.shown() == {}
+    assert pool.unload("sql", "v") == Steps()  # it waits with the first
+    steps = pool.answer(steps, AWAIT_UNUSED, True)
+    assert pool.answer(steps, REMOVE, None) .answers == done("v")
+
+
+def test_a_name_is_free_while_the_last_requests_of_its_adapter_go_on(pool: Pool) -> None:
+    pool.loaded("sql", "1")
+    leaving = pool.unload("sql")
+    pool.loaded("sql", "2", "m")
+    assert pool.shown() == {"sql": "2"}
+    pool.answer(pool.answer(leaving, AWAIT_UNUSED, True), REMOVE, None)
+    assert pool.shown() == {"sql": "2"}
+    assert pool.kept() == {"2"}
+
+
+def test_one_in_place_of_another(pool: Pool) -> None:
+    pool.loaded("sql", "1")
+    steps = pool.loaded("sql", "2", "m", in_place=True)
+    assert steps.answers == done("m")
+    assert pool.shown() == {"sql": "2"}
+    left = pool.answer(steps, AWAIT_UNUSED, True)
+    assert json.loads(left.calls[0].arguments)["adapter_id"] == "1"
+    assert pool.answer(left, REMOVE, None).answers == ()
+    assert pool.kept() == {"2"}
+
+
+def test_one_in_place_of_another_that_does_not_come(pool: Pool) -> None:
+    pool.loaded("sql", "1")
+    steps = pool.load("sql", "2", "m", in_place=True)
+    assert refusal(pool.answer(steps, ADD, "broken"))[1] == INVALID
+    assert pool.shown() == {"sql": "1"}
+
+
+class TestAnotherCoordinator:
+    def test_knows_what_is_served(self, pool: Pool) -> None:
+        pool.loaded("sql", "1")
+        assert pool.restart() == Steps()
+        assert pool.shown() == {"sql": "1"}
+
+    def test_is_asked_again_for_what_has_been_done(self, pool: Pool) -> None:
+        pool.loaded("sql", "1")
+        pool.restart()
+        assert pool.load("sql", "1") == Steps(answers=done())
+        assert pool.kept() == {"1"}
+
+    def test_begins_again_what_has_been_begun(self, pool: Pool) -> None:
+        pool.load("sql", "1")
+        pool.restart()
+        steps = pool.answer(pool.load("sql", "1"), ADD, None)
+        assert pool.answer(steps, AWAIT_SHOWN, True).answers == done()
+
+    def test_goes_on_with_what_goes(self, pool: Pool) -> None:
+        pool.loaded("sql", "1")
+        pool.unload("sql")
+        steps = pool.restart()
+        assert pool.unload("sql") == Steps()  # whoever waits asks again
+        steps = pool.answer(steps, AWAIT_UNUSED, True)
+        assert pool.answer(steps, REMOVE, None).answers == done("u")
+
+    def test_removes_what_the_one_before_was_about_to_remove(self, pool: Pool) -> None:
+        pool.loaded("sql", "1")
+        pool.answer(pool.unload("sql"), AWAIT_UNUSED, True)
+        steps = pool.answer(pool.restart(), AWAIT_UNUSED, True)
+        pool.answer(steps, REMOVE, None)
+        assert pool.kept() == set()
+
+    def test_an_unload_that_is_over_is_not_done_twice(self, pool: Pool) -> None:
+        pool.loaded("sql", "1")
+        steps = pool.answer(pool.unload("sql"), AWAIT_UNUSED, True)
+        pool.answer(steps, REMOVE, None)
+        assert pool.unload("sql") == Steps(answers=done("u"))
+        assert refusal(pool.unload("sql", "v"))[1] == MISSING
+
+
+class TestAWorkerThatStarts:
+    def test_gets_what_has_come_since_it_began(self, pool: Pool) -> None:
+        pool.loaded("sql", "1")
+        pool.load("css", "2", "m")
+        assert pool.hello("a-1.0", state=STARTING) == []
+        told = pool.hello("a-1.0", "9")
+        assert [(each.method, json.loads(each.arguments)["adapter_id"]) for _, each in told] == [
+            (ADD, "1"),
+            (ADD, "2"),
+            (REMOVE, "9"),
+        ]
+        assert {worker_id for worker_id, _ in told} == {"a-1.0"}
+
+    def test_is_told_once(self, pool: Pool) -> None:
+        pool.loaded("sql", "1")
+        assert len(pool.hello("a-1.0", state=ASLEEP)) == 1
+        assert pool.hello("a-1.0") == []
+        pool.hello("a-2.0")
+        assert len(pool.hello("a-1.0")) == 1  # it has been gone meanwhile
+
+    def test_is_not_left_with_what_all_others_remove(self, pool: Pool) -> None:
+        pool.loaded("sql", "1")
+        pool.answer(pool.unload("sql"), AWAIT_UNUSED, True)
+        (told,) = pool.hello("a-1.0", "1")
+        assert told[1].method == REMOVE
+
+    def test_of_another_group_gets_nothing(self, pool: Pool) -> None:
+        pool.loaded("sql", "1")
+        assert pool.hello("b-0.0") == []
+
+    def test_has_all(self, pool: Pool) -> None:
+        pool.loaded("sql", "1")
+        assert pool.hello("a-1.0", "1") == []
