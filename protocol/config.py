@@ -44,6 +44,7 @@ SleepIdle = Annotated[float, Field(gt=0)] | None
 SleepLevel = Literal[1, 2]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["int8", "int8_dynamic"]
+LoraRank = Literal[1, 8, 16, 32, 64, 128, 256, 320, 512]
 
 
 class Frozen(BaseModel):
@@ -101,6 +102,9 @@ class EngineConfig(Frozen):
     max_queue_requests: requests that may wait in each worker for a place in its batch; more are
         refused. max_queue_tokens: prompt tokens that may. None: any number.
     speculative_config: None: no speculative decoding.
+    enable_lora: whether requests may name LoRA adapters, which are added while the worker runs.
+    max_loras: adapters that one step may have, at most; requests with others wait.
+    max_lora_rank: of one adapter, at most.
     seed: from which requests without a seed of their own get theirs; None: unpredictable.
     enable_lora: whether LoRA adapters can be loaded. max_loras: how many of them one step may use.
     max_lora_rank: the largest that one may have.
@@ -121,6 +125,9 @@ class EngineConfig(Frozen):
     enable_prefix_caching: bool = True
     enforce_eager: bool = False
     speculative_config: SpeculativeConfig | None = None
+    enable_lora: bool = False
+    max_loras: Positive = 8
+    max_lora_rank: LoraRank = 16
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     cpu_kernels: Literal["auto", "native", "torch"] = "auto"
     threads: Positive | None = None

@@ -42,6 +42,8 @@ def build_engine(
         max_num_batched_tokens=config.max_num_batched_tokens or runner.default_step_tokens,
         enable_prefix_caching=config.enable_prefix_caching,
         speculative_config=config.speculative_config,
+        adapters=runner.new_adapters(config.max_lora_rank) if config.enable_lora else None,
+        max_loras=config.max_loras,
         grammars=None if text_path is None else _grammars(text_path, runner.vocab_size),
     )
 

@@ -9,6 +9,7 @@ from workers.attention.backend import MakeBackend, Span
 from workers.attention.hook import AttentionHook
 from workers.attention.varlen import VarlenBackend
 from workers.graphs import Bucket, DecodeGraphs, DecodeInputs, Record
+from workers.lora.slots import Slots
 from workers.model_runner import ModelRunner
 from workers.pending import PendingResults
 from workers.runner import UNKNOWN_TOKEN
@@ -32,6 +33,7 @@ class DeviceRunner(ModelRunner):
         num_blocks: int,
         block_size: int,
         make_backend: MakeBackend,
+        slots: Slots | None = None,
     ) -> None:
         super().__init__(
             model,
@@ -40,6 +42,7 @@ class DeviceRunner(ModelRunner):
             num_blocks=num_blocks,
             block_size=block_size,
             make_backend=make_backend,
+            slots=slots,
         )
         self._graphs: DecodeGraphs | None = None
         self._recorded: tuple[Sequence[Bucket], Record] | None = None
@@ -84,7 +87,8 @@ class DeviceRunner(ModelRunner):
             inputs = upload([rows.token_ids, rows.positions], torch.long, self._device)
             self._put_chosen(inputs[0], chunks, rows)
             wanted = upload(rows.wanted, torch.long, self._device)
-            logits = self.logits(inputs[0], inputs[1], wanted)
+            with self._adapted(chunks, rows):
+                logits = self.logits(inputs[0], inputs[1], wanted)
         pending = PendingResults(chunks, rows.order, logits)
         self._chosen, self._row_of = pending.token_ids, pending.row_of()
         return pending
@@ -93,11 +97,16 @@ class DeviceRunner(ModelRunner):
         return self.launch(chunks).results()
 
     def _replay(self, chunks: Sequence[Chunk], rows: Rows) -> torch.Tensor | None:
-        """Logits [rows, vocabulary] of a step of decodes that all sample; None if it is another."""
+        """Logits [rows, vocabulary] of a step of decodes that all sample; None if it is another.
+
+        Recordings have no adapters: which they are, and their ranks, differ from step to step.
+        """
         spans = rows.batch.decodes
         if self._graphs is None or rows.batch.prefills or len(rows.wanted) != len(spans):
             return None
         if any(chunk.prompt_logprob_positions for chunk in chunks):
+            return None
+        if any(chunk.sequence.request.adapter for chunk in chunks):
             return None
         found = self._graphs.find(len(spans), max(span.length for span in spans))
         if found is None:

@@ -7,6 +7,7 @@ runner has been checked by `add`.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from protocol.state import WorkerLoad
@@ -14,9 +15,10 @@ from protocol.to_frontend import Admission, Output
 from protocol.to_worker import Generate
 from workers.block_pool import BlockPool
 from workers.drafter import DraftCounters, Drafter
-from workers.errors import EngineFailed, RequestRefused
+from workers.errors import AdapterError, EngineFailed, RequestRefused
 from workers.grammars.compiling import Grammars
 from workers.grammars.gate import Gate
+from workers.lora.adapters import Adapters
 from workers.overlap import Overlap
 from workers.requests import check_request
 from workers.runner import Runner
@@ -70,9 +72,12 @@ class Engine:
         enable_prefix_caching: bool = True,
         speculative_config: "SpeculativeConfig | None" = None,
         grammars: Grammars | None = None,
+        adapters: Adapters | None = None,
+        max_loras: int = 1,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """grammars: None: requests with a grammar are refused.
+        """adapters: None: requests with an adapter are refused. max_loras: of one step, at most.
+        grammars: None: requests with a grammar are refused.
         clock: seconds, by which steps are measured; what they hold depends on it.
         """
         self._runner = runner
@@ -82,6 +87,9 @@ class Engine:
         )
         self._grammars = grammars
         self._gate = None if grammars is None else Gate(grammars)
+        self._adapters = adapters
+        if adapters is not None:
+            runner.use_adapters(adapters)
         self._pool = BlockPool(runner.num_blocks, runner.block_size)
         self._scheduler = Scheduler(
             self._pool,
@@ -89,6 +97,7 @@ class Engine:
             max_num_batched_tokens=max_num_batched_tokens,
             enable_prefix_caching=enable_prefix_caching,
             drafter=self._drafter,
+            max_loras=None if adapters is None else max_loras,
         )
         self._overlap: Overlap | None = None
         if runner.overlaps and self._drafter is None:  # drafts need the tokens before them
@@ -109,7 +118,8 @@ class Engine:
         """Queue a request. RequestRefused if it cannot be run; nothing is kept of it then."""
         if self.failed:
             raise EngineFailed("the engine has failed")
-        check_request(request, self._sequences, self._runner.vocab_size, self.max_len)
+        adapter_ids = None if self._adapters is None else self._adapters.ids
+        check_request(request, self._sequences, self._runner.vocab_size, self.max_len, adapter_ids)
         self._arrivals += 1
         sequence = Sequence.of(request, self._arrivals, time.monotonic())
         if request.grammar is None:
@@ -126,6 +136,29 @@ class Engine:
         if sequence is None or (self._gate is not None and self._gate.discard(sequence)):
             return
         self._scheduler.remove(sequence)
+
+    @property
+    def adapter_ids(self) -> frozenset[str]:
+        """The adapters that requests can name."""
+        return frozenset() if self._adapters is None else self._adapters.ids
+
+    def add_adapter(self, adapter_id: str, folder: Path) -> None:
+        """Let requests name the adapter in a folder that PEFT wrote, also while the engine sleeps.
+
+        AdapterError if there is none that fits the model. Harmless if the id is there: it stands
+        for one adapter for ever, by which prefixes in the cache are told apart.
+        """
+        if self._adapters is None:
+            raise AdapterError("this model takes no adapters")
+        self._adapters.add(adapter_id, folder)
+
+    def remove_adapter(self, adapter_id: str) -> None:
+        """Forget an adapter, also while the engine sleeps. AdapterError if a request has it.
+        Harmless if it is not there."""
+        if any(each.request.adapter == adapter_id for each in self._sequences.values()):
+            raise AdapterError("the adapter is in use")
+        if self._adapters is not None:
+            self._adapters.remove(adapter_id)
 
     @property
     def runner(self) -> Runner:
@@ -160,6 +193,8 @@ class Engine:
         assert not self.has_work
         self._pool.clear()
         self._runner = runner
+        if self._adapters is not None:
+            runner.use_adapters(self._adapters)
         if self._overlap is not None:
             self._overlap.replace_runner(runner)
 

@@ -2,6 +2,7 @@
 
 WorkerError
 ├── RequestRefused     one request cannot be taken; the engine goes on
+├── AdapterError       an adapter cannot be added or removed; the engine goes on
 ├── ModelUnsupported   the model cannot be served; the worker does not start
 └── EngineFailed       an engine whose step raised is asked to go on
 """
@@ -21,6 +22,14 @@ class RequestRefused(WorkerError):
         super().__init__(reason)
         self.reason = reason
         self.retry_elsewhere = retry_elsewhere
+
+
+class AdapterError(WorkerError):
+    """An adapter cannot be added or removed. `reason` is one line, fit to be shown to a client."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 class ModelUnsupported(WorkerError):

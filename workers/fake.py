@@ -1,14 +1,14 @@
 """A runner without a model: the next token is a pure function of those before it.
 
 For tests, and for measuring everything but the model. The next token is chosen by a checksum of the
-last eight tokens and of their position, among the tokens that make text of their own where a
-tokenizer says which those are (a token that is a part of a character would make none, and streams
-would show fewer events than tokens), else among all. EOS is never chosen (the choice after it is
-taken instead), so texts end by max_tokens, by the context, or by a token that the request names
-among its stop_token_ids, which is not chosen before min_tokens either. Where a grammar holds, the
-choices that it does not allow are passed over; if none is left, the first allowed token of the
-vocabulary is taken, from a place that the checksum says. A spent thinking budget goes before all
-that. Allowed tokens and bad words are heeded, biases are not.
+last eight tokens, of their position and of the adapter, among the tokens that make text of their
+own where a tokenizer says which those are (a token that is a part of a character would make none,
+and streams would show fewer events than tokens), else among all. EOS is never chosen (the choice
+after it is taken instead), so texts end by max_tokens, by the context, or by a token that the
+request names among its stop_token_ids, which is not chosen before min_tokens either. Where a
+grammar holds, the choices that it does not allow are passed over; if none is left, the first
+allowed token of the vocabulary is taken, from a place that the checksum says. A spent thinking
+budget goes before all that. Allowed tokens and bad words are heeded, biases are not.
 """
 
 import json
@@ -26,6 +26,8 @@ from tokenizers import Tokenizer
 from protocol.context_length import context_length
 from protocol.to_frontend import Logprobs
 from workers.errors import ModelUnsupported
+from workers.lora.adapters import Adapters
+from workers.lora.fake import FakeAdapters
 from workers.runner import StepwiseRunner
 from workers.sequence import Chunk, ChunkResult, DraftedText
 from workers.sequence import Sequence as EngineSequence
@@ -51,6 +53,7 @@ class FakeRunner(StepwiseRunner):
         step_s: float = 0.0,
         choices: Sequence[int] = (),
     ) -> None:
+        self._adapters = FakeAdapters()
         self.vocab_size = vocab_size
         self.max_model_len = max_model_len
         self.num_blocks = num_blocks
@@ -79,6 +82,13 @@ class FakeRunner(StepwiseRunner):
 
     def restore_cache(self) -> None:
         self._has_cache = True
+
+    def new_adapters(self, max_rank: int) -> FakeAdapters:
+        return FakeAdapters()
+
+    def use_adapters(self, adapters: Adapters) -> None:
+        assert isinstance(adapters, FakeAdapters)
+        self._adapters = adapters
 
     def _run_chunk(self, chunk: Chunk) -> ChunkResult:
         sequence = chunk.sequence
@@ -110,7 +120,8 @@ class FakeRunner(StepwiseRunner):
         sampling = sequence.request.sampling
         length = len(sequence.token_ids) + len(drafts)
         seen = [*sequence.token_ids[-_SEEN:], *drafts][-_SEEN:]
-        first = crc32(array("q", [*seen, length]))
+        adapter = self._adapters.checksum(sequence.request.adapter)
+        first = crc32(array("q", [*seen, length]), adapter)
         avoided = set(sampling.eos_token_ids)
         if length - sequence.num_prompt < sampling.min_tokens:
             avoided.update(sampling.stop_token_ids)

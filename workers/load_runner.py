@@ -15,10 +15,11 @@ from workers.choose_backend import BackendChoice, choose_backend
 from workers.errors import ModelUnsupported
 from workers.largest_step import step_bytes
 from workers.linears import prepare_linears
-from workers.loading import choose_device, load_model, model_length
+from workers.loading import choose_device, load_model, model_length, vocab_rows
+from workers.lora.slots import Slots
 from workers.make_runner import make_torch_runner, record_graphs
 from workers.memory import free_memory
-from workers.model_runner import ModelRunner, vocab_rows
+from workers.model_runner import ModelRunner
 from workers.native.choose import compile_model, release_weights
 from workers.native.program import Compiled
 from workers.native.runner import NativeRunner
@@ -49,22 +50,26 @@ def load_runner(
     hook = AttentionHook()
     with phases.phase("compile"), torch.inference_mode():
         hook.probe(model)
+    slots: Slots | None = None
     compiled = _compile(model, hook, config, max_model_len, threads, log, phases)
     if compiled is None:
         with phases.phase("compile"):
             prepare_linears(model, config, log)
+            slots = Slots.of(model, config.max_loras) if config.enable_lora else None
     choice = choose_backend(hook, model.dtype, device, config.block_size)
     if choice.block_size != config.block_size:
         log(f"{choice.name}: blocks of {choice.block_size} tokens")
         config = config.model_copy(update={"block_size": choice.block_size})
-    make_runner = _maker(model, hook, choice, compiled, config, max_model_len)
+    make_runner = _maker(model, hook, choice, compiled, config, max_model_len, slots)
     if compiled is None:
         with phases.phase("self-check"):
             check_model(model, make_runner, max_model_len, config.block_size)
     else:
         release_weights(model, compiled)
     with phases.phase("cache"):
-        blocks = _choose_num_blocks(model, hook, choice, config, max_model_len, workers_on_host)
+        blocks = _choose_num_blocks(
+            model, hook, choice, config, max_model_len, workers_on_host, slots
+        )
         runner = make_runner(blocks)
     if not config.enforce_eager:
         limits = config.model_dump(include={"max_num_seqs", "max_num_batched_tokens"})
@@ -126,6 +131,7 @@ def _maker(
     compiled: Compiled | None,
     config: EngineConfig,
     max_model_len: int,
+    slots: Slots | None,
 ) -> Callable[[int], LoadedRunner]:
     """What makes runners with a cache of so many blocks."""
     vocab_size = vocab_rows(model)
@@ -142,6 +148,7 @@ def _maker(
             max_model_len=max_model_len,
             num_blocks=num_blocks,
             speculates=config.speculative_config is not None,
+            slots=slots,
         )
 
     return make_runner
@@ -166,10 +173,13 @@ def _choose_num_blocks(
     config: EngineConfig,
     max_model_len: int,
     workers_on_host: int,
+    slots: Slots | None,
 ) -> int:
     activation_bytes = 0
     if model.device.type == "cuda" and config.kv_cache_bytes is None:
         activation_bytes = step_bytes(model, hook, config, max_model_len, choice.make)
+        if slots is not None:
+            activation_bytes += slots.largest_bytes(config.max_lora_rank)
     return choose_num_blocks(
         config,
         hook.layers,

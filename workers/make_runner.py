@@ -10,6 +10,7 @@ from workers.choose_backend import BackendChoice
 from workers.cuda_graphs import CudaRecorder
 from workers.device_runner import DeviceRunner, record_or_not
 from workers.graphs import choose_buckets
+from workers.lora.slots import Slots
 from workers.model_runner import ModelRunner
 from workers.runner import Runner
 
@@ -24,9 +25,11 @@ def make_torch_runner(
     max_model_len: int,
     num_blocks: int,
     speculates: bool = False,
+    slots: Slots | None = None,
 ) -> ModelRunner:
     """A runner on torch's operations with an empty cache of so many blocks of `choice.block_size`.
 
+    slots: for its adapters; None: it runs none.
     speculates: chunks may hold drafts, which takes steps one after the other.
     """
     kind = DeviceRunner if choice.overlaps and not speculates else ModelRunner
@@ -37,6 +40,7 @@ def make_torch_runner(
         num_blocks=num_blocks,
         block_size=choice.block_size,
         make_backend=choice.make,
+        slots=slots,
     )
 
 

@@ -1,8 +1,8 @@
 """Runs a transformers model on a step's chunks: one flattened row of tokens, paged attention."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
-from typing import cast
 
 import torch
 from transformers.modeling_utils import PreTrainedModel
@@ -10,9 +10,13 @@ from transformers.modeling_utils import PreTrainedModel
 from workers.attention.backend import AttentionBackend, AttentionBatch, MakeBackend
 from workers.attention.hook import AttentionHook
 from workers.attention.sdpa import SdpaBackend
+from workers.loading import vocab_rows
+from workers.lora.adapters import Adapters
+from workers.lora.slots import Slots
+from workers.lora.store import AdapterStore
 from workers.runner import StepwiseRunner
 from workers.sequence import Chunk, ChunkResult
-from workers.step import collect, flatten
+from workers.step import Rows, collect, flatten
 from workers.uploads import upload
 
 # A step is what decodes wait for while a prompt is run: about as long on either device. It also
@@ -22,7 +26,7 @@ _GPU_STEP_TOKENS = 8192
 
 
 class ModelRunner(StepwiseRunner):
-    """A model with its cache; see workers.runner.Runner."""
+    """A model with its cache; see workers.runner.Runner. slots: None: it runs no adapters."""
 
     def __init__(
         self,
@@ -33,6 +37,7 @@ class ModelRunner(StepwiseRunner):
         num_blocks: int,
         block_size: int,
         make_backend: MakeBackend = SdpaBackend,
+        slots: Slots | None = None,
     ) -> None:
         self.vocab_size: int = vocab_rows(model)
         self.max_model_len = max_model_len
@@ -43,6 +48,7 @@ class ModelRunner(StepwiseRunner):
         self._model = model
         self._device = model.device
         self._hook, self._make_backend = hook, make_backend
+        self._slots = slots
         self._is_offloaded = False
         self._backend: AttentionBackend | None = None
         self._make_cache()
@@ -59,6 +65,8 @@ class ModelRunner(StepwiseRunner):
 
     def release_cache(self) -> None:
         self._backend = self._hook.backend = None
+        if self._slots is not None:
+            self._slots.clear()
 
     def restore_cache(self) -> None:
         self._make_cache()
@@ -87,10 +95,23 @@ class ModelRunner(StepwiseRunner):
         torch.cuda.synchronize(self._device)
         self._is_offloaded = False
 
+    def new_adapters(self, max_rank: int) -> AdapterStore | None:
+        return None if self._slots is None else AdapterStore(self._slots.shapes, max_rank)
+
+    def use_adapters(self, adapters: Adapters) -> None:
+        assert self._slots is not None
+        assert isinstance(adapters, AdapterStore)
+        self._slots.store = adapters
+
+    def _adapted(self, chunks: Sequence[Chunk], rows: Rows) -> AbstractContextManager[None]:
+        """Within, the model has the chunks' adapters."""
+        return nullcontext() if self._slots is None else self._slots.applied(chunks, rows.order)
+
     @torch.inference_mode()
     def run(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
         rows = flatten(chunks)
-        logits = self.forward(rows.token_ids, rows.positions, rows.wanted, rows.batch)
+        with self._adapted(chunks, rows):
+            logits = self.forward(rows.token_ids, rows.positions, rows.wanted, rows.batch)
         return collect(chunks, rows.order, logits)
 
     @torch.inference_mode()
@@ -123,8 +144,3 @@ class ModelRunner(StepwiseRunner):
         )
         logits: torch.Tensor = output.logits[0, :, : self.vocab_size]
         return logits
-
-
-def vocab_rows(model: PreTrainedModel) -> int:
-    """Rows of the model's embedding: token ids are below it."""
-    return cast(torch.Tensor, model.get_input_embeddings().weight).shape[0]

@@ -18,11 +18,16 @@ _LONGEST_PATTERN = 1024
 
 
 def check_request(
-    request: Generate, running_ids: Container[str], vocab_size: int, max_len: int
+    request: Generate,
+    running_ids: Container[str],
+    vocab_size: int,
+    max_len: int,
+    adapter_ids: Container[str] | None = None,
 ) -> None:
     """RequestRefused, naming the field, unless the engine can run the request to its end.
 
     max_len: tokens of prompt and output together, at most.
+    adapter_ids: of the adapters that there are; None: the engine takes none.
     """
     if request.request_id in running_ids:
         _refuse("request_id is in use")
@@ -31,7 +36,7 @@ def check_request(
     _check_ids("prompt_token_ids", request.prompt_token_ids, vocab_size)
     _check_ids("output_token_ids", request.output_token_ids, vocab_size)
     _check_lengths(request, max_len)
-    _check_adapter(request.adapter)
+    _check_adapter(request.adapter, adapter_ids)
     if request.grammar is not None:
         _check_grammar(request.grammar, vocab_size)
     _check_sampling(request.sampling, vocab_size)
@@ -54,9 +59,10 @@ def _check_lengths(request: Generate, max_len: int) -> None:
         _refuse("max_tokens must be more than the tokens that there are")
 
 
-def _check_adapter(adapter: str) -> None:
-    if adapter:
-        _refuse("adapter is not loaded")
+def _check_adapter(adapter: str, adapter_ids: Container[str] | None) -> None:
+    """Where adapters can be added, another worker may have it already."""
+    if adapter and (adapter_ids is None or adapter not in adapter_ids):
+        raise RequestRefused("adapter is not loaded", retry_elsewhere=adapter_ids is not None)
 
 
 def _check_grammar(grammar: Grammar, vocab_size: int) -> None:

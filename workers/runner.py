@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Protocol
 
+from workers.lora.adapters import Adapters
 from workers.sequence import Chunk, ChunkResult
 
 # Stands for a token that is known only to the device yet: the one that the launch before chose.
@@ -81,6 +82,14 @@ class Runner(Protocol):
         """Move them back. MemoryError if there is no memory for them. Harmless twice."""
         ...
 
+    def new_adapters(self, max_rank: int) -> Adapters | None:
+        """An empty store of adapters for this model; None if it can have none."""
+        ...
+
+    def use_adapters(self, adapters: Adapters) -> None:
+        """Find the requests' adapters there from now on."""
+        ...
+
     def run(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
         """One result for each chunk. May raise anything when the device fails; never for a
         request that the engine let in."""
@@ -123,4 +132,11 @@ class StepwiseRunner(ABC):
 
     def restore_weights(self) -> None:
         """They are where they are run."""
+        return
+
+    def new_adapters(self, max_rank: int) -> Adapters | None:
+        return None
+
+    def use_adapters(self, adapters: Adapters) -> None:
+        """It runs none."""
         return

@@ -43,13 +43,16 @@ class Scheduler:
         max_num_batched_tokens: int,
         enable_prefix_caching: bool,
         drafter: Drafter | None = None,
+        max_loras: int | None = None,
     ) -> None:
+        """max_loras: different adapters of the running sequences, at most; None: any number."""
         self.pool = pool
         self.counters = SchedulerCounters()
         self._max_running = min(max_num_seqs, max_num_batched_tokens)  # each gets a token a step
         self._max_tokens = max_num_batched_tokens
         self._budget = StepBudget(max_num_batched_tokens)
         self._drafter = drafter
+        self._max_loras = max_loras
         self._caching = enable_prefix_caching
         self._running: list[Sequence] = []
         self._waiting = WaitingQueue()
@@ -161,9 +164,10 @@ class Scheduler:
 
     def _make_place(self) -> None:
         """Let whoever waits for a place of a full batch have one, if another should give way."""
-        if len(self._running) < self._max_running or not self._waiting:
+        newcomer = self._next()
+        if len(self._running) < self._max_running or newcomer is None:
             return
-        victim = place_for(self._waiting.first(), self._running, self._waiting.counters)
+        victim = place_for(newcomer, self._running, self._waiting.counters)
         if victim is not None:
             self._preempt(victim)
 
@@ -173,9 +177,34 @@ class Scheduler:
         for sequence in self._running:
             if sequence.num_pending > 1:
                 giving_way |= sequence.goes_before
-        if self._waiting and len(self._running) < self._max_running:
-            giving_way |= self._goes_before(self._waiting.first())
+        newcomer = self._next()
+        if newcomer is not None and len(self._running) < self._max_running:
+            giving_way |= self._goes_before(newcomer)
         return giving_way
+
+    def _next(self) -> Sequence | None:
+        """Who of those that wait is the next to run, if any can.
+
+        An adapter may be one too many for the batch. Then only requests without one pass its
+        request: those of other adapters, also of adapters that are in the batch, queue behind it,
+        so that some adapter's texts come to an end.
+        """
+        if not self._waiting:
+            return None
+        first = self._waiting.first()
+        if self._may_join(first):
+            return first
+        try:
+            return self._waiting.first(without_adapter=True)
+        except IndexError:
+            return None
+
+    def _may_join(self, sequence: Sequence) -> bool:
+        """Whether the batch would have no more adapters with it than it may."""
+        if self._max_loras is None or not sequence.request.adapter:
+            return True
+        running = {each.request.adapter for each in self._running} - {""}
+        return len(running | {sequence.request.adapter}) <= self._max_loras
 
     def _goes_before(self, newcomer: Sequence) -> frozenset[str]:
         return tenants_to_give_way(newcomer, self._running, self._waiting.counters)
@@ -212,13 +241,15 @@ class Scheduler:
                 plan.put(sequence, count)
 
     def _admit(self, plan: "_Plan") -> None:
-        while plan.room > 0 and self._waiting and len(self._running) < self._max_running:
-            sequence = self._waiting.first()
-            if not plan.may_run(sequence) or not self._take_blocks(sequence):
+        while plan.room > 0 and len(self._running) < self._max_running:
+            sequence = self._next()
+            if sequence is None or not plan.may_run(sequence) or not self._take_blocks(sequence):
                 return
+            out_of_turn = sequence is not self._waiting.first()
             sequence.goes_before = self._goes_before(sequence)
             again = sequence.scheduled_s is not None  # its tenant has paid for the first time
-            self._waiting.admit(sequence, 0 if again else sequence.num_pending)
+            prompt_tokens = 0 if again else sequence.num_pending
+            self._waiting.admit(sequence, prompt_tokens, out_of_turn)
             insort(self._running, sequence, key=lambda other: other.order)
             if not again:
                 sequence.scheduled_s = time.monotonic()

@@ -104,9 +104,14 @@ class WaitingQueue:
         self.counters.leave(sequence.request.tenant)
         self._length -= 1
 
-    def first(self) -> Sequence:
-        """Who is next. IndexError if nobody waits."""
-        if not self._classes:
+    def first(self, without_adapter: bool = False) -> Sequence:
+        """Who is next. IndexError if nobody waits. without_adapter: of those that have none."""
+        classes = {
+            priority: of_class
+            for priority, of_class in self._classes.items()
+            if not without_adapter or of_class.num_without_adapter
+        }
+        if not classes:
             raise IndexError("nobody waits")
         now = self._clock()
 
@@ -114,11 +119,15 @@ class WaitingQueue:
             priority, of_class = item
             return priority - int((now - of_class.since_s) / AGEING_S), priority
 
-        return min(self._classes.items(), key=urgency)[1].first(self.counters)
+        return min(classes.items(), key=urgency)[1].first(self.counters, without_adapter)
 
-    def admit(self, sequence: Sequence, prompt_tokens: int) -> None:
-        """Take a sequence out, to be run; prompt_tokens: what it costs its tenant."""
-        self._classes[sequence.request.priority].since_s = self._clock()
+    def admit(self, sequence: Sequence, prompt_tokens: int, out_of_turn: bool = False) -> None:
+        """Take a sequence out, to be run; prompt_tokens: what it costs its tenant.
+
+        out_of_turn: whoever is before it cannot be run yet, and its class goes on ageing.
+        """
+        if not out_of_turn:
+            self._classes[sequence.request.priority].since_s = self._clock()
         self.remove(sequence)
         self.counters.charge(sequence.request.tenant, PROMPT_WEIGHT * prompt_tokens)
 
@@ -133,26 +142,35 @@ class _PriorityClass:
 
     def __init__(self, since_s: float) -> None:
         self.since_s = since_s
+        self.num_without_adapter = 0
         self.tenants: dict[str, list[Sequence]] = {}
 
     def add(self, sequence: Sequence) -> None:
         queue = self.tenants.setdefault(sequence.request.tenant, [])
         insort(queue, sequence, key=_turn)
+        self.num_without_adapter += not sequence.request.adapter
 
     def remove(self, sequence: Sequence) -> None:
         queue = self.tenants.get(sequence.request.tenant, [])
         queue.remove(sequence)
+        self.num_without_adapter -= not sequence.request.adapter
         if not queue:
             del self.tenants[sequence.request.tenant]
 
-    def first(self, counters: VirtualCounters) -> Sequence:
+    def first(self, counters: VirtualCounters, without_adapter: bool) -> Sequence:
         """Of equal counters that of the tenant with fewer requests: it has just come."""
 
         def turn(head: Sequence) -> tuple[int, int, int]:
             tenant = head.request.tenant
             return counters[tenant], len(self.tenants[tenant]), head.arrival
 
-        return min((queue[0] for queue in self.tenants.values()), key=turn)
+        if not without_adapter:
+            return min((queue[0] for queue in self.tenants.values()), key=turn)
+        heads = (
+            next((each for each in queue if not each.request.adapter), None)
+            for queue in self.tenants.values()
+        )
+        return min((head for head in heads if head is not None), key=turn)
 
 
 def _turn(sequence: Sequence) -> tuple[bool, int]:

@@ -34,6 +34,8 @@ def compile_model(
 def _obstacle(model: PreTrainedModel, config: EngineConfig) -> str:
     if model.device.type != "cpu":
         return "they are for CPUs"
+    if config.enable_lora:
+        return "LoRA adapters need torch's operations"
     if config.cpu_kernels == "torch":
         return "cpu_kernels is torch"
     if config.block_size % GROUP:

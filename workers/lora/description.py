@@ -1,0 +1,181 @@
+"""An adapter's adapter_config.json, as PEFT writes it. Imports no torch."""
+
+import json
+import math
+import re
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from workers.errors import AdapterError
+
+CONFIG_FILE = "adapter_config.json"
+_MAX_CONFIG_BYTES = 1024 * 1024
+_LARGEST_ALPHA = 1e6
+# Fields that ask for more than two low-rank matrices beside a linear layer, if set to anything.
+_UNSUPPORTED = (
+    "use_dora",
+    "lora_bias",
+    "modules_to_save",
+    "trainable_token_indices",
+    "layer_replication",
+    "target_parameters",
+    "alora_invocation_tokens",
+    "use_qalora",
+    "use_bdlora",
+    "arrow_config",
+    "kasa_config",
+    "monteclora_config",
+)
+_PLAIN = re.compile(r"[\w.-]*")
+_QUANTIFIER = re.compile(r"[*+?{]")
+_MAX_PATTERN = 200  # characters
+_MAX_ELABORATE = 8  # patterns that are not plain names
+_MAX_EFFORT = 6
+
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """How an adapter's matrices are to be read.
+
+    rank, alpha: of layers that no pattern names. rank_pattern, alpha_pattern: of those that one
+    does: regular expressions that match the end of a layer's name, after a dot; the first counts.
+    uses_rslora: whether alpha is divided by the root of the rank ("rank-stabilized", Kalajdzievski
+    2023) instead of the rank.
+    """
+
+    rank: int
+    alpha: float
+    rank_pattern: Mapping[str, int]
+    alpha_pattern: Mapping[str, float]
+    uses_rslora: bool
+
+    def rank_of(self, layer: str) -> int:
+        return _find(self.rank_pattern, layer, self.rank)
+
+    def scale_of(self, layer: str) -> float:
+        """What the product of the layer's two matrices is multiplied with."""
+        rank = self.rank_of(layer)
+        alpha = _find(self.alpha_pattern, layer, self.alpha)
+        return alpha / math.sqrt(rank) if self.uses_rslora else alpha / rank
+
+
+def read_object(folder: Path) -> dict[str, Any]:
+    """The JSON object in the folder's adapter_config.json. AdapterError if there is none."""
+    text = read_file(folder / CONFIG_FILE, _MAX_CONFIG_BYTES)
+    try:
+        config = json.loads(text)
+    except (ValueError, RecursionError):
+        _refuse("is not JSON")
+    if not isinstance(config, dict):
+        _refuse("is not a JSON object")
+    return config
+
+
+def read_file(path: Path, max_bytes: int) -> bytes:
+    """A file's bytes. AdapterError if it is missing, cannot be read, or is larger than that."""
+    try:
+        info = path.stat()
+        if not stat.S_ISREG(info.st_mode):
+            raise AdapterError(f"{path.name} is not a file")
+        if info.st_size > max_bytes:
+            raise AdapterError(f"{path.name} is larger than {max_bytes} bytes")
+        with path.open("rb") as file:
+            data = file.read(max_bytes + 1)
+    except FileNotFoundError as error:
+        raise AdapterError(f"the adapter has no {path.name}") from error
+    except (OSError, ValueError) as error:
+        raise AdapterError(f"{path.name} cannot be read") from error
+    if len(data) > max_bytes:
+        raise AdapterError(f"{path.name} is larger than {max_bytes} bytes")
+    return data
+
+
+def describe(config: dict[str, Any], max_rank: int) -> Description:
+    """What the object says. AdapterError for what is not supported, and for wrong types."""
+    if config.get("peft_type") != "LORA":
+        _refuse(f"peft_type must be LORA, not {_shown(config.get('peft_type'))}")
+    for name in _UNSUPPORTED:
+        if config.get(name):
+            _refuse(f"{name} is not supported")
+    if config.get("bias", "none") != "none":
+        _refuse("bias must be none")
+    uses_rslora = config.get("use_rslora", False)
+    if not isinstance(uses_rslora, bool):
+        _refuse("use_rslora must be true or false")
+    ranks = _pattern(config, "rank_pattern")
+    return Description(
+        rank=_rank("r", config.get("r"), max_rank),
+        alpha=_alpha("lora_alpha", config.get("lora_alpha")),
+        rank_pattern={key: _rank("rank_pattern", ranks[key], max_rank) for key in ranks},
+        alpha_pattern={
+            key: _alpha("alpha_pattern", value)
+            for key, value in _pattern(config, "alpha_pattern").items()
+        },
+        uses_rslora=uses_rslora,
+    )
+
+
+def _rank(name: str, value: Any, max_rank: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        _refuse(f"{name} must be a positive integer")
+    if value > max_rank:
+        _refuse(f"{name} is {_shown(value)}, which is more than max_lora_rank, {max_rank}")
+    return value
+
+
+def _alpha(name: str, value: Any) -> float:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not abs(value) <= _LARGEST_ALPHA:  # a NaN is not
+        _refuse(f"{name} must be a number up to {_LARGEST_ALPHA:.0f}")
+    return float(value)
+
+
+def _pattern(config: dict[str, Any], name: str) -> dict[str, Any]:
+    pattern = config.get(name) or {}
+    if not isinstance(pattern, dict):
+        _refuse(f"{name} must be an object")
+    if sum(not _PLAIN.fullmatch(key) for key in pattern) > _MAX_ELABORATE:
+        _refuse(f"{name} has more than {_MAX_ELABORATE} regular expressions")
+    for key in pattern:
+        _check_key(name, key)
+    return pattern
+
+
+def _check_key(name: str, key: str) -> None:
+    """Some regular expressions take longer than the universe lasts. Those that can are made of
+    quantifiers and alternatives, of which layers' names need few."""
+    effort = 2 * len(_QUANTIFIER.findall(key)) + key.count("|")
+    is_nested = re.search(r"\)[*+?{]", key) is not None
+    if len(key) > _MAX_PATTERN or effort > _MAX_EFFORT or is_nested:
+        _refuse(f"{name} has a key that is too elaborate: {_shown(key)}")
+    try:
+        re.compile(key)
+        re.compile(_around(key))
+    except (re.error, RecursionError):
+        _refuse(f"{name} has a key that is no regular expression: {_shown(key)}")
+
+
+def _find(pattern: Mapping[str, _Value], layer: str, default: _Value) -> _Value:
+    for key, value in pattern.items():
+        if re.match(_around(key), layer):
+            return value
+    return default
+
+
+def _around(key: str) -> str:
+    return rf"(.*\.)?({key})$"
+
+
+def _shown(value: Any) -> str:
+    """A value in a line for clients."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
+
+
+def _refuse(reason: str) -> NoReturn:
+    raise AdapterError(f"{CONFIG_FILE}: {reason}")

@@ -1,0 +1,31 @@
+"""Adapters of the fake engine. Imports no torch."""
+
+from pathlib import Path
+from zlib import crc32
+
+from workers.lora.description import CONFIG_FILE, read_object
+
+
+class FakeAdapters:
+    """See workers.lora.adapters.Adapters. An adapter is the checksum of its adapter_config.json,
+    whose fields are looked at by nobody."""
+
+    def __init__(self) -> None:
+        self._checksums: dict[str, int] = {}
+
+    @property
+    def ids(self) -> frozenset[str]:
+        return frozenset(self._checksums)
+
+    def add(self, adapter_id: str, folder: Path) -> None:
+        if adapter_id not in self._checksums:
+            config = read_object(folder)
+            text = f"{CONFIG_FILE}:{sorted(config.items(), key=lambda item: item[0])}"
+            self._checksums[adapter_id] = crc32(text.encode(errors="replace")) or 1
+
+    def remove(self, adapter_id: str) -> None:
+        self._checksums.pop(adapter_id, None)
+
+    def checksum(self, adapter_id: str) -> int:
+        """The same in all workers for the same adapter; 0 for none."""
+        return self._checksums[adapter_id] if adapter_id else 0

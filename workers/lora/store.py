@@ -1,0 +1,29 @@
+"""The adapters of an engine, in the host's memory: they outlast any runner, and sleep."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from workers.lora.files import Adapter, LayerShape, read_adapter
+
+
+class AdapterStore:
+    """See workers.lora.adapters.Adapters. layers: those of the model that adapters may change."""
+
+    def __init__(self, layers: Mapping[str, LayerShape], max_rank: int) -> None:
+        self._layers = layers
+        self._max_rank = max_rank
+        self._adapters: dict[str, Adapter] = {}
+
+    @property
+    def ids(self) -> frozenset[str]:
+        return frozenset(self._adapters)
+
+    def __getitem__(self, adapter_id: str) -> Adapter:
+        return self._adapters[adapter_id]
+
+    def add(self, adapter_id: str, folder: Path) -> None:
+        if adapter_id not in self._adapters:
+            self._adapters[adapter_id] = read_adapter(folder, self._layers, self._max_rank)
+
+    def remove(self, adapter_id: str) -> None:
+        self._adapters.pop(adapter_id, None)
