@@ -26,7 +26,7 @@ from protocol.adapters import (
 from protocol.config import PoolConfig
 from protocol.state import SERVING, PoolState, WorkerState
 from protocol.to_coordinator import PoolCall
-from protocol.to_frontend import CONFLICT, FAILED, INVALID, MISSING, TIMEOUT, PoolResult
+from protocol.to_frontend import CONFLICT, FAILED, INVALID, MISSING, TIMEOUT, UNFIT, PoolResult
 from protocol.to_worker import Call
 
 log = logging.getLogger(__name__)
@@ -41,8 +41,9 @@ REMOVED_S = 60.0
 # After so long without an answer, frontends are asked again whether an adapter is in use.
 UNUSED_S = 3600.0
 LATE_S = 10.0
-BUSY = "it is being loaded or unloaded already"
-IN_USE = "requests still use it; it takes no new ones, and is unloaded when they are over"
+NOT_LOADED = "cannot be loaded: "
+BUSY = "is being loaded or unloaded already"
+IN_USE = "is still used by requests; it takes no new ones, and is unloaded when they are over"
 _REMEMBERED = 64
 
 _Caller = tuple[str, str]  # a frontend, and what it calls its call
@@ -159,14 +160,14 @@ class Adapters:
         self, wanted: ServedAdapter, served: ServedAdapter | None, in_place: bool
     ) -> tuple[str, str] | None:
         if not self._takes[wanted.group]:
-            return "the model takes no adapters: it was started without --enable-lora", INVALID
+            return "cannot be loaded: the model was started without --enable-lora", INVALID
         is_other_model = served is not None and served.group != wanted.group
         if wanted.name in self._models or is_other_model:
-            return "a model has this name", INVALID
+            return "has the name of a model", INVALID
         if self._coming(wanted.name):
             return BUSY, CONFLICT
         if served is not None and not in_place:
-            return "it has already been loaded", INVALID
+            return "has already been loaded", INVALID
         return None
 
     def _on_added(self, change: _Change, result: PoolResult) -> Steps:
@@ -195,7 +196,7 @@ class Adapters:
         served = self._list.named(name) or self._list.leaving_named(name)
         if served is None or (call.group and served.group != call.group):
             is_coming = self._coming(name)
-            told = (BUSY, CONFLICT) if is_coming else ("there is no such adapter", MISSING)
+            told = (BUSY, CONFLICT) if is_coming else ("cannot be found", MISSING)
             return Steps(answers=(_answer(caller, *told),))
         if self._coming(name):
             return Steps(answers=(_answer(caller, BUSY, CONFLICT),))
@@ -264,17 +265,17 @@ def _arguments(adapter_id: str, **others: Any) -> str:
 def _why_not_added(result: PoolResult) -> tuple[str, str] | None:
     """What is wrong with an adapter (workers say so in their value), or why workers have failed."""
     if result.error:
-        return result.error, result.kind
+        return f"{NOT_LOADED}{result.error}", result.kind
     for each in result.answers:
         refusal = json.loads(each.value or "null")
         if refusal is not None:
-            return refusal, INVALID
+            return f"{NOT_LOADED}{refusal}", UNFIT
     # A worker that has ended is followed by one that gets what is served by then.
     errors = [each.error for each in result.answers if each.error and each.error != ENDED]
     if errors:
-        return errors[0], TIMEOUT if errors[0] == NO_ANSWER else FAILED
+        return f"{NOT_LOADED}{errors[0]}", TIMEOUT if errors[0] == NO_ANSWER else FAILED
     if all(each.error for each in result.answers):
-        return "the workers ended while they loaded it", FAILED
+        return "has not been loaded: the workers ended meanwhile", FAILED
     return None
 
 

@@ -27,6 +27,7 @@ from protocol.to_frontend import (
     INVALID,
     MISSING,
     TIMEOUT,
+    UNFIT,
     PoolResult,
     WorkerAnswer,
 )
@@ -64,13 +65,18 @@ _ERRORS: dict[str, type[ApiError]] = {
     FAILED: PoolFailed,
     INVALID: BadRequest,
     MISSING: NotFound,
+    UNFIT: BadRequest,
 }
 
 
-def check_done(result: PoolResult) -> PoolResult:
-    """The result itself, if it is one; ApiError by its kind if it could not be done."""
+def check_done(result: PoolResult, about: str = "", param: str | None = None) -> PoolResult:
+    """The result itself, if it is one; ApiError by its kind if it could not be done.
+
+    about: what the error is said of. param: the field that is at fault.
+    """
     if result.error:
-        raise _ERRORS.get(result.kind, PoolFailed)(f"{result.error[0].upper()}{result.error[1:]}.")
+        text = f"{about} {result.error}".strip()
+        raise _ERRORS.get(result.kind, PoolFailed)(f"{text[0].upper()}{text[1:]}.", param)
     return result
 
 

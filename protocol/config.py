@@ -84,9 +84,6 @@ class SpeculativeConfig(Frozen):
         return value
 
 
-LoraRank = Literal[1, 8, 16, 32, 64, 128, 256, 320, 512]
-
-
 class EngineConfig(Frozen):
     """How a worker of a group runs its model.
 
@@ -106,8 +103,6 @@ class EngineConfig(Frozen):
     max_loras: adapters that one step may have, at most; requests with others wait.
     max_lora_rank: of one adapter, at most.
     seed: from which requests without a seed of their own get theirs; None: unpredictable.
-    enable_lora: whether LoRA adapters can be loaded. max_loras: how many of them one step may use.
-    max_lora_rank: the largest that one may have.
     engine: "fake" needs no model: its tokens are a pure function of those before them.
     fake_step_s: how long a step of the fake engine takes.
     """
@@ -133,9 +128,6 @@ class EngineConfig(Frozen):
     threads: Positive | None = None
     max_queue_requests: Annotated[int, Field(ge=0)] | None = None
     max_queue_tokens: Positive | None = None
-    enable_lora: bool = False
-    max_loras: Positive = 8
-    max_lora_rank: LoraRank = 16
     fake_step_s: Annotated[float, Field(ge=0)] = 0.0
 
 

@@ -121,9 +121,10 @@ class WorkerAnswer:
 
 
 # Kinds of errors: nobody was there to be called, it took too long, something else is being done, it
-# could not be done; or what was asked for can never be done, or there is no such thing.
+# could not be done; or what was asked for can never be done, there is no such thing, or it is not
+# fit for that.
 ABSENT, TIMEOUT, CONFLICT, FAILED = "absent", "timeout", "conflict", "failed"
-INVALID, MISSING = "invalid", "missing"
+INVALID, MISSING, UNFIT = "invalid", "missing", "unfit"
 
 
 @dataclass(frozen=True, slots=True)

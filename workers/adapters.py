@@ -50,13 +50,16 @@ class WorkerAdapters:
     def _add(self, calls: Calls, call: Call, adapter_id: str) -> None:
         folder = self._folder(adapter_id)
 
-        def act(residence: Residence) -> tuple[str, ...]:
-            residence.engine.add_adapter(adapter_id, folder)
+        def act(residence: Residence) -> tuple[str, ...] | str:
+            try:
+                residence.engine.add_adapter(adapter_id, folder)
+            except AdapterError as error:
+                return error.reason  # it would be refused everywhere
             return tuple(residence.engine.adapter_ids)
 
         def then(done: OperationDone) -> None:
-            if isinstance(done.error, AdapterError):
-                calls.answer(call, str(done.error))  # it would be refused everywhere
+            if isinstance(done.value, str):
+                calls.answer(call, done.value)
             else:
                 self._end(calls, call, done)
 

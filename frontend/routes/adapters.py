@@ -9,7 +9,7 @@ from quart import Blueprint, Response
 from quart_schema import document_querystring, document_request, document_response
 
 from frontend.context import Context
-from frontend.errors import ApiError, BadRequest, NotFound, shortened
+from frontend.errors import BadRequest, NotFound, shortened
 from frontend.operating import check_done, read_query, scope_of
 from frontend.parsing import read
 from frontend.pool.interface import Scope
@@ -17,6 +17,7 @@ from frontend.schemas.admin import AdapterQuery, LoadAdapter, UnloadAdapter
 from frontend.schemas.answers import ErrorAnswer
 from protocol.adapter_source import locate_adapter
 from protocol.adapters import LOAD, UNLOAD, AdapterUnusable, keep_adapter
+from protocol.to_frontend import UNFIT
 
 
 def blueprint(context: Context) -> Blueprint:
@@ -46,8 +47,9 @@ def blueprint(context: Context) -> Blueprint:
             "root": hub_id or wanted.lora_name,
             "in_place": wanted.load_inplace,
         }
-        with _about(wanted.lora_name):
-            check_done(await context.pool.call(LOAD, arguments, scope, query.timeout))
+        result = await context.pool.call(LOAD, arguments, scope, query.timeout)
+        param = "lora_path" if result.kind == UNFIT else "lora_name"
+        check_done(result, _named(wanted.lora_name), param)
         return _success(wanted.lora_name, "added")
 
     @routes.post("/v1/unload_lora_adapter")
@@ -60,8 +62,8 @@ def blueprint(context: Context) -> Blueprint:
         query, wanted = read_query(AdapterQuery), await read(UnloadAdapter)
         arguments = {"name": wanted.lora_name}
         scope = scope_of(context, query)
-        with _about(wanted.lora_name):
-            check_done(await context.pool.call(UNLOAD, arguments, scope, query.timeout))
+        result = await context.pool.call(UNLOAD, arguments, scope, query.timeout)
+        check_done(result, _named(wanted.lora_name), "lora_name")
         return _success(wanted.lora_name, "removed")
 
     return routes
@@ -87,16 +89,8 @@ def _told() -> Iterator[None]:
         raise kind(f"lora_path: {error}.", "lora_path") from error
 
 
-@contextlib.contextmanager
-def _about(name: str) -> Iterator[None]:
-    """Errors of the pool say which adapter they are about."""
-    try:
-        yield
-    except ApiError as error:
-        text = error.message[:1].lower() + error.message[1:]
-        raise type(error)(
-            f"The lora adapter {shortened(name)!r}: {text}", "lora_name", error.headers
-        ) from error
+def _named(name: str) -> str:
+    return f"The lora adapter {shortened(name)!r}"
 
 
 def _success(name: str, done: str) -> Response:

@@ -18,6 +18,7 @@ from protocol.to_frontend import (
     INVALID,
     MISSING,
     TIMEOUT,
+    UNFIT,
     PoolResult,
     WorkerAnswer,
 )
@@ -72,7 +73,9 @@ class Pool:
         steps = self.answer(steps, ADD, None)
         return self.answer(steps, AWAIT_SHOWN, True)
 
-    def answer(self, steps: Steps, method: str, *values: Any, errors: tuple[str, ...] = ()) -> Steps:
+    def answer(
+        self, steps: Steps, method: str, *values: Any, errors: tuple[str, ...] = ()
+    ) -> Steps:
         """Everybody has answered the one call of these steps."""
         (call,) = steps.calls
         assert (call.method, call.frontend_id) == (method, OWN)
@@ -124,7 +127,7 @@ def test_workers_have_it_before_frontends_show_it_and_they_before_it_is_done(poo
 
 def test_what_one_worker_refuses_no_worker_keeps(pool: Pool) -> None:
     steps = pool.answer(pool.load("sql", "1"), ADD, None, "its rank is 64, above 16")
-    assert refusal(steps) == ("its rank is 64, above 16", INVALID)
+    assert refusal(steps) == ("cannot be loaded: its rank is 64, above 16", UNFIT)
     pool.answer(steps, REMOVE, None, None)
     assert pool.shown() == {}
     assert pool.kept() == set()
@@ -136,7 +139,7 @@ def test_what_one_worker_refuses_no_worker_keeps(pool: Pool) -> None:
 )
 def test_what_one_worker_cannot_have_no_worker_keeps(pool: Pool, error: str, kind: str) -> None:
     steps = pool.answer(pool.load("sql", "1"), ADD, None, errors=(error,))
-    assert refusal(steps) == (error, kind)
+    assert refusal(steps) == (f"cannot be loaded: {error}", kind)
     assert [call.method for call in steps.calls] == [REMOVE]
 
 
@@ -151,16 +154,16 @@ def test_a_worker_that_ends_meanwhile_is_not_missed_unless_there_is_no_other(poo
 def test_nobody_there_to_load_it(pool: Pool) -> None:
     (call,) = pool.load("sql", "1").calls
     steps = pool.adapters.on_result(PoolResult(call.call_id, (), "no worker is there"))
-    assert refusal(steps) == ("no worker is there", "absent")
+    assert refusal(steps) == ("cannot be loaded: no worker is there", "absent")
 
 
 def test_names_that_are_taken(pool: Pool) -> None:
     pool.loaded("sql", "1")
     for name, of, error in (
-        ("sql", "a", "it has already been loaded"),
-        ("sql", "b", "a model has this name"),
-        ("a", "a", "a model has this name"),
-        ("c", "a", "a model has this name"),
+        ("sql", "a", "has already been loaded"),
+        ("sql", "b", "has the name of a model"),
+        ("a", "a", "has the name of a model"),
+        ("c", "a", "has the name of a model"),
     ):
         assert refusal(pool.load(name, "2", "m", of=of)) == (error, INVALID)
     assert pool.kept() == {"1"}
@@ -197,7 +200,7 @@ def test_one_that_is_used_for_too_long_goes_later(pool: Pool, errors: tuple[str,
     assert pool.shown() == {}
     assert pool.unload("sql", "v") == Steps()  # it waits with the first
     steps = pool.answer(steps, AWAIT_UNUSED, True)
-    assert pool.answer(steps, REMOVE, None) .answers == done("v")
+    assert pool.answer(steps, REMOVE, None).answers == done("v")
 
 
 def test_a_name_is_free_while_the_last_requests_of_its_adapter_go_on(pool: Pool) -> None:
@@ -224,7 +227,7 @@ def test_one_in_place_of_another(pool: Pool) -> None:
 def test_one_in_place_of_another_that_does_not_come(pool: Pool) -> None:
     pool.loaded("sql", "1")
     steps = pool.load("sql", "2", "m", in_place=True)
-    assert refusal(pool.answer(steps, ADD, "broken"))[1] == INVALID
+    assert refusal(pool.answer(steps, ADD, "broken"))[1] == UNFIT
     assert pool.shown() == {"sql": "1"}
 
 
