@@ -54,8 +54,7 @@ class ResponseRun:
     ) -> None:
         self._pool = pool = JournaledPool(context.pool, journal, patience_s)
         self._model = context.model(job.request.model)
-        context, held = context.keep(self._model)
-        self.cleanups: Cleanups = [*held]
+        self.cleanups: Cleanups = []
         self.deadline: float | None = None  # of its HTTP request, if that waits for it
         # What runs in the background is not interrupted: another frontend goes on with it.
         drain = Drain() if job.request.background else context.drain
@@ -71,6 +70,8 @@ class ResponseRun:
 
     async def prepare(self) -> None:
         """Everything up to the first token. ApiError if it cannot be run."""
+        self._context, held = self._context.keep(self._model)
+        self.cleanups += held
         self._tools = ServerTools(self._requested, self._journal)
         await self._tools.ask()
         choice = self._job.request.tool_choice

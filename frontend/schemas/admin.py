@@ -2,9 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 
-from frontend.schemas.fields import MAX_NAME_CHARS, Ignored, RequestModel, refused
+from frontend.schemas.fields import MAX_NAME_CHARS, Ignored, RequestModel, bad_value, refused
 
 MAX_TIMEOUT_S = 24 * 3600.0
 MOST_WORKERS = 1024
@@ -153,8 +153,14 @@ class AdapterQuery(ModelQuery):
     timeout: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S, allow_inf_nan=False)] = 300.0
 
 
+def _printable(name: str) -> str:
+    if not name.isprintable():
+        raise bad_value("must not hold control characters")
+    return name
+
+
 AdapterName = Annotated[
-    str, Field(min_length=1, max_length=MAX_NAME_CHARS, pattern=r"^[^\x00-\x1f\x7f]+$")
+    str, Field(min_length=1, max_length=MAX_NAME_CHARS), AfterValidator(_printable)
 ]
 
 

@@ -11,11 +11,12 @@ from shared_checkers import new_grammars
 from tokenizers_for_tests import CHAT_TEMPLATE, EOS, SPECIAL, byte_level
 
 from frontend.abortable import Abortable
+from frontend.adapters import AdapterUse
 from frontend.app import create_app
 from frontend.drain import Drain
 from frontend.metrics import Metrics
 from frontend.text.model import TextModel
-from protocol.config import GroupConfig, PoolConfig, ServingOptions
+from protocol.config import EngineConfig, GroupConfig, PoolConfig, ServingOptions
 from protocol.text import TextInfo
 
 ANSWER = "The capital of France is Paris."
@@ -63,6 +64,8 @@ def make_app(text: TextModel, text_path: Path, pool: FakePool, tmp_path: Path) -
         drain: Drain | None = None,
         workers: int = 1,
         abortable: Abortable | None = None,
+        use: AdapterUse | None = None,
+        engine: EngineConfig | None = None,
         **settings: object,
     ) -> Quart:
         group = GroupConfig(
@@ -73,10 +76,11 @@ def make_app(text: TextModel, text_path: Path, pool: FakePool, tmp_path: Path) -
             served_names=("smol", "smol-alias"),
             workers=workers,
             serving=serving or ServingOptions(),
+            engine=engine or EngineConfig(),
         )
         config = PoolConfig(run_dir=tmp_path, groups=(group,), **settings)
         texts, metrics = {"main": model}, Metrics(config)
-        return create_app(config, texts, pool, metrics, new_grammars(), drain, abortable)
+        return create_app(config, texts, pool, metrics, new_grammars(), drain, abortable, use)
 
     return make
 

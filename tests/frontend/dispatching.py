@@ -36,6 +36,7 @@ class Wire:
             on_replay=self.replayed.append,
             shared=shared,
         )
+        self.adapters: dict[str, tuple[str, ...]] = {}  # of workers
         self._numbers: dict[str, int] = {}
         self._version = 0
 
@@ -67,7 +68,15 @@ class Wire:
             self._version,
             self.groups,
             tuple(
-                WorkerState(name, "g", 1, state, f"ipc://{name}", loads.get(name, IDLE))
+                WorkerState(
+                    name,
+                    "g",
+                    1,
+                    state,
+                    f"ipc://{name}",
+                    loads.get(name, IDLE),
+                    adapters=self.adapters.get(name, ()),
+                )
                 for name, state in workers.items()
             ),
             (),
@@ -119,12 +128,15 @@ class Wire:
         )
 
 
-def request(request_id: str, prompt: tuple[int, ...] = (1, 2)) -> Generate:
-    return Generate(request_id, prompt, SamplingParams(seed=1, max_tokens=9))
+def request(request_id: str, prompt: tuple[int, ...] = (1, 2), adapter: str = "") -> Generate:
+    sampling = SamplingParams(seed=1, max_tokens=9)
+    return Generate(request_id, prompt, sampling, adapter=adapter)
 
 
-async def begin(wire: Wire, request_id: str = "r") -> tuple[Flight, "asyncio.Task[list[Output]]"]:
-    flight = wire.dispatch.generate("g", request(request_id))
+async def begin(
+    wire: Wire, request_id: str = "r", adapter: str = ""
+) -> tuple[Flight, "asyncio.Task[list[Output]]"]:
+    flight = wire.dispatch.generate("g", request(request_id, adapter=adapter))
 
     async def read() -> list[Output]:
         return [output async for output in flight]

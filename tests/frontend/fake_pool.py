@@ -8,16 +8,16 @@ from typing import Any
 
 from frontend.pool.interface import PoolBusy, PoolError, Scope
 from protocol.sampling import SamplingParams
-from protocol.state import READY, GroupState, PoolState, WorkerLoad, WorkerState
+from protocol.state import READY, AdapterState, GroupState, PoolState, WorkerLoad, WorkerState
 from protocol.to_frontend import Admission, Logprobs, Output, PoolResult, WorkerAnswer
 from protocol.to_worker import Generate
 
 Reply = Callable[[Generate], list[int]]
 
 
-def pool_state(worker_state: str = READY) -> PoolState:
+def pool_state(worker_state: str = READY, adapters: tuple[AdapterState, ...] = ()) -> PoolState:
     worker = WorkerState("main-0.0", "main", 1, worker_state, "", WorkerLoad(0, 0, 0.0, 0, 0.0))
-    return PoolState("epoch", 1, (GroupState("main", 1, ""),), (worker,), ())
+    return PoolState("epoch", 1, (GroupState("main", 1, "", adapters=adapters),), (worker,), ())
 
 
 def logprobs_of(token_id: int, top: int, named: tuple[int, ...] = ()) -> Logprobs:
@@ -38,7 +38,7 @@ class FakePool:
     hold_after: how many outputs come before nothing more does, until `release` is set.
     busy: what requests fail with before they are looked at.
     calls: what workers were to do, its arguments, and for whom it was. values: what they answer,
-        by method.
+        by method. errors: why it cannot be done, and of which kind that is.
     reason: why texts end, whatever their tokens say. error: what their last outputs say of it.
     """
 
@@ -53,6 +53,7 @@ class FakePool:
     state: PoolState | None = field(default_factory=pool_state)
     calls: list[tuple[str, dict[str, Any], Scope]] = field(default_factory=list)
     values: dict[str, Any] = field(default_factory=dict)
+    errors: dict[str, tuple[str, str]] = field(default_factory=dict)
     requests: list[Generate] = field(default_factory=list)
     streams: list["FakeStream"] = field(default_factory=list)
     release: asyncio.Event = field(default_factory=asyncio.Event)
@@ -70,6 +71,8 @@ class FakePool:
         self, method: str, arguments: dict[str, Any], scope: Scope, timeout_s: float
     ) -> PoolResult:
         self.calls.append((method, arguments, scope))
+        if method in self.errors:
+            return PoolResult("", (), *self.errors[method])
         value = json.dumps(self.values.get(method))
         return PoolResult("", (WorkerAnswer("main-0.0", value, "", 0.0),))
 
