@@ -46,7 +46,14 @@ BUSY = "is being loaded or unloaded already"
 IN_USE = "is still used by requests; it takes no new ones, and is unloaded when they are over"
 _REMEMBERED = 64
 
-_Caller = tuple[str, str]  # a frontend, and what it calls its call
+
+@dataclass(frozen=True)
+class _Caller:
+    """Who waits, for the answer to which call, and until when."""
+
+    frontend_id: str
+    call_id: str
+    ends_at: float
 
 
 @dataclass(frozen=True)
@@ -91,12 +98,12 @@ class Adapters:
 
     def resume(self) -> Steps:
         """Go on with what a coordinator before this one has begun."""
-        return Steps(calls=tuple(map(self._await_unused, self._list.leaving())))
+        return Steps(calls=tuple(self._await_unused(each) for each in self._list.leaving()))
 
-    def on_call(self, call: PoolCall) -> Steps:
+    def on_call(self, call: PoolCall, now: float) -> Steps:
         """An operator wants an adapter loaded or unloaded."""
         arguments = json.loads(call.arguments)
-        caller = (call.frontend_id, call.call_id)
+        caller = _Caller(call.frontend_id, call.call_id, now + call.timeout_s)
         if call.method == UNLOAD:
             return self._on_unload(arguments["name"], call, caller)
         wanted = ServedAdapter(
@@ -107,6 +114,15 @@ class Adapters:
             call_id=call.call_id,
         )
         return self._on_load(wanted, bool(arguments["in_place"]), call.timeout_s, caller)
+
+    def tick(self, now: float) -> Steps:
+        """Time has passed: who has waited for long enough until an adapter was in use no more."""
+        late: list[_Caller] = []
+        for change in self._changes.values():
+            if change.method == AWAIT_UNUSED:
+                late += [each for each in change.callers if now >= each.ends_at]
+                change.callers = [each for each in change.callers if now < each.ends_at]
+        return Steps(answers=tuple(_answer(caller, IN_USE, TIMEOUT) for caller in late))
 
     def on_hello(self, worker: WorkerState, present: Collection[str]) -> list[tuple[str, Call]]:
         """A worker has greeted. The first time that it can serve, it is told what is not as it is
@@ -203,29 +219,23 @@ class Adapters:
         going = (each for each in self._changes.values() if each.adapter == served)
         change = next(going, None)
         if change is not None:
-            if caller not in change.callers:
-                change.callers.append(caller)
+            change.callers.append(caller)
             return Steps()
         log.info("adapter %s is unloaded from %s", served.name, served.group)
         leaving = served.model_copy(update={"is_leaving": True})
         self._list.put(leaving)
-        call_then = self._await_unused(leaving, call.timeout_s, [caller])
-        return Steps(publish=True, calls=(call_then,))
+        return Steps(publish=True, calls=(self._await_unused(leaving, [caller]),))
 
     def _await_unused(
-        self,
-        adapter: ServedAdapter,
-        timeout_s: float = UNUSED_S,
-        callers: list[_Caller] | None = None,
+        self, adapter: ServedAdapter, callers: list[_Caller] | None = None
     ) -> PoolCall:
-        return self._call(_Change(adapter, False, callers or []), AWAIT_UNUSED, timeout_s)
+        return self._call(_Change(adapter, False, callers or []), AWAIT_UNUSED, UNUSED_S)
 
     def _on_unused(self, change: _Change, result: PoolResult) -> Steps:
         """The frontends have said whether they use it; of one that has died, nothing is left."""
         uses = (json.loads(each.value or "true") is False for each in result.answers)
         if any(uses) or any(each.error == NO_ANSWER for each in result.answers):
-            answers = tuple(_answer(caller, IN_USE, TIMEOUT) for caller in change.callers)
-            return Steps(calls=(self._await_unused(change.adapter),), answers=answers)
+            return Steps(calls=(self._await_unused(change.adapter, change.callers),))
         return Steps(calls=(self._call(change, REMOVE, REMOVED_S),))
 
     def _on_removed(self, change: _Change, result: PoolResult) -> Steps:
@@ -234,7 +244,7 @@ class Adapters:
                 log.warning("%s may keep an adapter in memory: %s", each.worker_id, each.error)
         # Last of all: what a coordinator has not brought to an end, its successor does again.
         self._list.remove(change.adapter)
-        self._unloaded |= {call_id: None for _, call_id in change.callers}
+        self._unloaded |= {caller.call_id: None for caller in change.callers}
         for call_id in list(self._unloaded)[:-_REMEMBERED]:
             del self._unloaded[call_id]
         return Steps(publish=True, answers=tuple(map(_answer, change.callers)))
@@ -280,5 +290,4 @@ def _why_not_added(result: PoolResult) -> tuple[str, str] | None:
 
 
 def _answer(caller: _Caller, error: str = "", kind: str = "") -> tuple[str, PoolResult]:
-    frontend_id, call_id = caller
-    return frontend_id, PoolResult(call_id, (), error, kind)
+    return caller.frontend_id, PoolResult(caller.call_id, (), error, kind)

@@ -111,6 +111,7 @@ class Coordinator:
         for order in self._registry.tick(now):
             self._order(order)
         self._answer(self._calls.tick(now))
+        self._follow(self._adapters.tick(now), now)
         self._scale(now)
         self._call(self._sleeping.tick(self._registry.workers(), now))
         self._metrics.show(self._registry.workers())
@@ -215,7 +216,7 @@ class Coordinator:
             self._early.append(message)  # it is not known yet who there is to be called
             return
         if message.method in adapters.METHODS:
-            self._follow(self._adapters.on_call(message), now)
+            self._follow(self._adapters.on_call(message, now), now)
             return
         if message.method in (SCALE, IS_SCALING):
             self._answer(self._scaling.on_call(message, now))

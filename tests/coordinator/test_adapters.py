@@ -44,7 +44,7 @@ class Pool:
     """Groups a and b, which take adapters, and c, which does not."""
 
     def __init__(self, run_dir: Path) -> None:
-        self.run_dir = run_dir
+        self.run_dir, self.now = run_dir, 0.0
         groups = (group("a", True), group("b", True), group("c", False))
         self.config = PoolConfig(run_dir=run_dir, groups=groups)
         self.adapters = Adapters(self.config)
@@ -60,12 +60,14 @@ class Pool:
         adapter_folder(self.run_dir, adapter_id).mkdir(parents=True, exist_ok=True)
         told = {"name": name, "adapter_id": adapter_id, "root": name, "in_place": in_place}
         return self.adapters.on_call(
-            PoolCall(call, ASKER, "load_adapter", json.dumps(told), of, "", 60.0)
+            PoolCall(call, ASKER, "load_adapter", json.dumps(told), of, "", 60.0), self.now
         )
 
     def unload(self, name: str, call: str = "u", of: str = "") -> Steps:
         told = json.dumps({"name": name})
-        return self.adapters.on_call(PoolCall(call, ASKER, "unload_adapter", told, of, "", 30.0))
+        return self.adapters.on_call(
+            PoolCall(call, ASKER, "unload_adapter", told, of, "", 30.0), self.now
+        )
 
     def loaded(self, name: str, adapter_id: str, call: str = "l", in_place: bool = False) -> Steps:
         """It is served by now; the last steps."""
@@ -194,11 +196,15 @@ def test_one_that_goes_takes_no_requests_and_is_removed_when_none_is_left(pool: 
 @pytest.mark.parametrize("errors", [(), (NO_ANSWER,)])
 def test_one_that_is_used_for_too_long_goes_later(pool: Pool, errors: tuple[str, ...]) -> None:
     pool.loaded("sql", "1")
-    values = (True,) if errors else (True, False)
-    steps = pool.answer(pool.unload("sql"), AWAIT_UNUSED, *values, errors=errors)
-    assert refusal(steps)[1] == TIMEOUT
-    assert pool.shown() == {}
+    steps = pool.unload("sql")
+    pool.now = 20.0
+    assert pool.adapters.tick(pool.now) == Steps()
     assert pool.unload("sql", "v") == Steps()  # it waits with the first
+    assert refusal(pool.adapters.tick(30.5))[1] == TIMEOUT
+    assert pool.adapters.tick(30.6) == Steps()
+    assert pool.shown() == {}
+    values = (True,) if errors else (True, False)
+    steps = pool.answer(steps, AWAIT_UNUSED, *values, errors=errors)  # they are asked again
     steps = pool.answer(steps, AWAIT_UNUSED, True)
     assert pool.answer(steps, REMOVE, None).answers == done("v")
 
