@@ -103,6 +103,8 @@ class Adapters:
     def on_call(self, call: PoolCall, now: float) -> Steps:
         """An operator wants an adapter loaded or unloaded."""
         arguments = json.loads(call.arguments)
+        if any(call.call_id == each.call_id for c in self._changes.values() for each in c.callers):
+            return Steps()  # it is repeated, as a coordinator may have lost it: this one has not
         caller = _Caller(call.frontend_id, call.call_id, now + call.timeout_s)
         if call.method == UNLOAD:
             return self._on_unload(arguments["name"], call, caller)

@@ -255,6 +255,16 @@ class TestAnotherCoordinator:
         steps = pool.answer(pool.load("sql", "1"), ADD, None)
         assert pool.answer(steps, AWAIT_SHOWN, True).answers == done()
 
+    def test_may_be_asked_twice(self, pool: Pool) -> None:
+        steps = pool.load("sql", "1")
+        assert pool.load("sql", "1") == Steps()
+        steps = pool.answer(pool.answer(steps, ADD, None), AWAIT_SHOWN, True)
+        assert steps.answers == done()
+        steps = pool.unload("sql")
+        assert pool.unload("sql") == Steps()
+        steps = pool.answer(pool.answer(steps, AWAIT_UNUSED, True), REMOVE, None)
+        assert steps.answers == done("u")
+
     def test_goes_on_with_what_goes(self, pool: Pool) -> None:
         pool.loaded("sql", "1")
         pool.unload("sql")

@@ -115,4 +115,19 @@ def wait_for(condition: Callable[[], object], what: str, timeout_s: float = 20.0
     raise AssertionError(f"not within {timeout_s} s: {what}")
 
 
+def kill_workers(server: Server, timeout_s: float = 60.0) -> None:
+    """Kill all workers, and wait until as many others are ready."""
+    before = server.children("workers.main")
+    for worker in before:
+        worker.kill()
+    gone = {worker.pid for worker in before}
+
+    def are_replaced() -> bool:
+        now = {worker.pid for worker in server.children("workers.main")}
+        ready = sum(group["ready"] for group in server.get("/health?verbose").json()["groups"])
+        return len(now) == ready == len(before) and not now & gone
+
+    wait_for(are_replaced, "other workers", timeout_s)
+
+
 Launch = Callable[..., Server]

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from servers import Launch, Server, wait_for
+from servers import Launch, Server, kill_workers, wait_for
 
 PROMPT = [5, 6, 7, 8]
 
@@ -137,13 +137,7 @@ def test_workers_that_are_started_again_have_it_though_its_folder_is_gone(
     with adapter(server, "a", folder):
         text = ask(server, "a")
         shutil.rmtree(folder)
-        before = {each.pid for each in workers(server)}
-        for worker in workers(server):
-            worker.kill()
-        wait_for(
-            lambda: are_ready(server) and before.isdisjoint(w.pid for w in workers(server)),
-            "other workers",
-        )
+        kill_workers(server)
         assert [ask(server, "a") for _ in range(8)] == [text] * 8
 
 
