@@ -20,6 +20,7 @@ from frontend.pool.interface import (
 )
 from frontend.pool.loads import Loads
 from frontend.pool.probation import Probation
+from frontend.pool.rebalance import moves
 from frontend.pool.routing import Candidate, choose
 from frontend.pool.shared_load import SharedLoad
 from protocol.state import (
@@ -129,6 +130,7 @@ class Dispatch:
         for worker_id in lost:
             self.on_lost(worker_id, has_failed=worker_id not in draining)
         self._resume_stranded()
+        self._rebalance()
         return replace(state, workers=workers)
 
     def on_lost(self, worker_id: str, has_failed: bool = True) -> None:
@@ -218,13 +220,8 @@ class Dispatch:
             return
         ready = self._ready(flight)
         while candidates := [each for each in ready if each.worker_id not in flight.refused_by]:
-            worker_id = choose(candidates, flight.request)
-            self._loads.add(worker_id, flight)  # at once: other frontends choose meanwhile
-            if self._send(worker_id, flight.to_send()):
-                flight.worker_id = worker_id
+            if self._send_to(choose(candidates, flight.request), flight):
                 return
-            self._loads.remove(worker_id, flight.wire_id)
-            flight.refused_by.add(worker_id)
         if ready and not flight.has_begun and not flight.met_stopping:
             retry_after_s = 1.0 if math.isinf(flight.retry_after_s) else flight.retry_after_s
             flight.fail(PoolBusy(ALL_FULL, retry_after_s))
@@ -235,6 +232,24 @@ class Dispatch:
             self._stranded[flight] = self._clock()
             if self._wake is not None and self._sleeps(flight.group):
                 self._ask_to_wake(self._wake, flight.group)
+
+    def _send_to(self, worker_id: str, flight: Flight) -> bool:
+        self._loads.add(worker_id, flight)  # at once: other frontends choose meanwhile
+        if self._send(worker_id, flight.to_send()):
+            flight.worker_id, flight.sent_at = worker_id, self._clock()
+            return True
+        self._loads.remove(worker_id, flight.wire_id)
+        flight.refused_by.add(worker_id)
+        return False
+
+    def _rebalance(self) -> None:
+        """What waits in a busy worker goes to one that has room."""
+        for flight, source, target in moves(self._workers.values(), self._loads, self._clock()):
+            self._loads.remove(source, flight.wire_id)
+            self._send(source, Abort((flight.wire_id,)))
+            flight.begin_move()
+            if not self._send_to(target, flight):
+                self._launch(flight)
 
     def _replay(self, flight: Flight, is_blamed: bool) -> None:
         flight.begin_replay()

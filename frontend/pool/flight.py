@@ -16,7 +16,8 @@ class Flight:
 
     replays: how often it has gone on elsewhere. failures: how many of them it may be to blame for.
     reached_worker: false of a replay that may have been sent to a worker that was dead already.
-    wire_id: what the worker that has it now calls it.
+    wire_id: what the worker that has it now calls it. sent_at: when it was sent to that.
+    moves: how often it has left a worker in which it waited.
     start: called when the first output is asked for. end: called once, when the request has
     ended in whatever way; `finished` tells whether its worker knows that already.
     """
@@ -33,7 +34,8 @@ class Flight:
         self.worker_id: str | None = None
         self.wire_id = request.request_id
         self.refused_by: set[str] = set()
-        self.replays = 0
+        self.sent_at = 0.0
+        self.replays = self.moves = 0
         self.failures = 0
         self.reached_worker = True
         self.retry_after_s = math.inf  # the soonest that one who refused it may have room
@@ -69,11 +71,20 @@ class Flight:
         return self.replays > 0 or self._admitted
 
     def begin_replay(self) -> None:
-        """Take another id, so that what a former worker may still say of it is not mistaken."""
+        """It is run again, with the tokens that it has."""
         self.replays += 1
-        self.wire_id = f"{self.request.request_id}+{self.replays}"
-        self.worker_id = None
         self.reached_worker = False
+        self._leave()
+
+    def begin_move(self) -> None:
+        """It goes elsewhere, before anything has come of it."""
+        self.moves += 1
+        self._leave()
+
+    def _leave(self) -> None:
+        """Take another id, so that what a former worker may still say of it is not mistaken."""
+        self.wire_id = f"{self.request.request_id}+{self.replays + self.moves}"
+        self.worker_id = None
         self.refused_by.clear()
 
     def put(self, output: Output) -> None:
