@@ -12,12 +12,17 @@ Interrupt = Callable[[ApiError], None]
 
 @dataclass(frozen=True, slots=True)
 class _Watched:
-    """scope: of its HTTP request, which may get further names yet; None if it has outlived it."""
+    """scope: of its HTTP request, which may get further names yet; None if it has outlived it.
+    group: "" if only the scope will know it."""
 
     names: Sequence[str]
     scope: RequestScope | None
     group: str
     interrupt: Interrupt
+
+    def is_of(self, group: str) -> bool:
+        known = self.group or (self.scope.group if self.scope is not None else "")
+        return not group or known == group
 
     @property
     def first_name(self) -> str:
@@ -43,7 +48,8 @@ class Abortable:
     def watch(
         self, scope: RequestScope | None, group: str, interrupt: Interrupt
     ) -> Callable[[], None]:
-        """Have work interrupted when it is to be aborted. Returns what is to be called when it has
+        """Have work interrupted when it is to be aborted. group: whose workers do it; "": as its
+        scope will say. Returns what is to be called when it has
         ended in whatever way."""
         key = object()
         self._watched[key] = _Watched(self.names, scope, group, interrupt)
@@ -57,16 +63,15 @@ class Abortable:
         """End these requests, or all for None, of one group or of all for "". Which ones there
         were; of all, one name of each."""
         wanted = None if request_ids is None else set(request_ids)
-        found: set[str] = set()
+        found: dict[object, set[str]] = {}  # by what is one request to its client
         for each in list(self._watched.values()):
-            if group and each.group != group:
-                continue
             names = each.all_names()
-            if wanted is None:
-                found.add(each.first_name)
-            elif wanted.isdisjoint(names):
+            if not each.is_of(group) or (wanted is not None and wanted.isdisjoint(names)):
                 continue
-            else:
-                found |= wanted & names
+            request = each.first_name if each.scope is None else id(each.scope)
+            if wanted is not None:
+                found.setdefault(request, set()).update(wanted & names)
+            elif each.names or request not in found:
+                found[request] = {each.first_name}
             each.interrupt(Unavailable(ABORTED))
-        return sorted(found)
+        return sorted(set().union(*found.values()))

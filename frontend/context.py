@@ -73,18 +73,21 @@ class Context:
 
         An adapter is in use until the HTTP request ends, or whoever has called `keep`.
         """
-        if name is None:
-            return next(iter(self.models.values()))
+        served = next(iter(self.models.values())) if name is None else self._named(name)
+        scope = request_scope.current_or_none()
+        if scope is not None:
+            scope.group = served.group.name
+            if served.adapter:
+                scope.cleanups.append(self.adapter_use.hold(served.adapter))
+        return served
+
+    def _named(self, name: str) -> ServedModel:
         served = self.kept.get(name) or self.models.get(name)
-        if served is not None:
-            return served
-        for served in self.adapters():
-            if served.name == name:
-                scope = request_scope.current_or_none()
-                if scope is not None:
-                    scope.cleanups.append(self.adapter_use.hold(served.adapter))
-                return served
-        raise NotFound(f"The model {name[:100]!r} does not exist.", "model")
+        if served is None:
+            served = next((each for each in self.adapters() if each.name == name), None)
+        if served is None:
+            raise NotFound(f"The model {name[:100]!r} does not exist.", "model")
+        return served
 
     def adapters(self) -> Iterator[ServedModel]:
         """The LoRA adapters, each a model as its parent in all but the name."""

@@ -82,6 +82,9 @@ def start(
     cleanups: of its owner, who calls them in the end; they close it. Without them the HTTP request
     owns it, closes it when it ends, in whatever way, and has a deadline of its own.
     """
+    scope = request_scope.current_or_none()
+    if scope is not None and scope.interruption is not None:
+        raise scope.interruption
     check_named(request, len(prompts))
     by_beams = bool(request.use_beam_search) and not discard
     if by_beams:
@@ -113,7 +116,6 @@ def start(
     if context.config.enable_log_requests:
         generation.log = RequestLog(context.config, prompts, samplings)
     owned_by = request_scope.current().cleanups if cleanups is None else cleanups
-    scope = request_scope.current_or_none()
     owned_by += [
         generation.close,
         context.drain.watch(partial(generation.interrupt, Stopping())),

@@ -12,4 +12,9 @@ def count_in_flight(context: Context) -> None:
         request_scope.current().refusal = "stopping"
         raise Stopping
     context.metrics.enter()
-    request_scope.current().cleanups.append(context.metrics.leave)
+    scope = request_scope.current()
+    # A text that has begun is interrupted itself; until then, its prompt may take long to be read.
+    scope.cleanups += [
+        context.metrics.leave,
+        context.abortable.watch(scope, "", scope.interrupt),
+    ]

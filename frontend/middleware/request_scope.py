@@ -14,6 +14,7 @@ from typing import Any, cast
 from quart import has_request_context, request
 
 from frontend.drain import Drain
+from frontend.errors import ApiError
 from frontend.metrics import Metrics
 
 KEY = "headrace.request"
@@ -35,6 +36,8 @@ class RequestScope:
     handler: the rule of its route, "none" if there is none.
     cleanups: called when the request has ended in whatever way; they neither fail nor block.
     refusal: why it was refused, where its status does not say it.
+    group: whose workers it is for, once that is known.
+    interruption: why it is not to begin a text any more; None if it may.
     names: what its client may call it: its id, and those of its answers.
     """
 
@@ -43,10 +46,16 @@ class RequestScope:
     handler: str = "none"
     cleanups: list[Callable[[], None]] = field(default_factory=list)
     refusal: str | None = None
+    group: str = ""
+    interruption: ApiError | None = None
     names: set[str] = field(init=False)
 
     def __post_init__(self) -> None:
         self.names = {self.request_id}
+
+    def interrupt(self, error: ApiError) -> None:
+        """Have it end with this error before it begins a text."""
+        self.interruption = error
 
 
 def current() -> RequestScope:

@@ -13,6 +13,7 @@ from frontend.context import Context
 from frontend.drain import Drain
 from frontend.errors import ApiError, BadRequest
 from frontend.generation.start import Cleanups
+from frontend.middleware import request_scope
 from frontend.responses.body import (
     CANCELLED,
     COMPLETED,
@@ -67,11 +68,16 @@ class ResponseRun:
         self._usage = Usage()
         self._names = TokenNames(self._model.text, as_ids=False)
         self._server_calls = 0
+        self._interruption: ApiError | None = None
 
     async def prepare(self) -> None:
         """Everything up to the first token. ApiError if it cannot be run."""
         self._context, held = self._context.keep(self._model)
-        self.cleanups += held
+        abortable, scope = self._context.abortable, request_scope.current_or_none()
+        self.cleanups += [
+            *held,
+            abortable.watch(scope, self._model.group.name, self._interrupt),
+        ]
         self._tools = ServerTools(self._requested, self._journal)
         await self._tools.ask()
         choice = self._job.request.tool_choice
@@ -81,6 +87,10 @@ class ResponseRun:
             self._job.response_id, self._events, self._tools.labels, self._call_id
         )
         self._chat = await self._start_turn()
+
+    def _interrupt(self, error: ApiError) -> None:
+        """It is not to go on after the turn that it is in, which is interrupted by itself."""
+        self._interruption = error
 
     def _call_id(self, index: int, given: str) -> str:
         return str(self._journal.value(f"call_id/{index}", given))
@@ -119,6 +129,8 @@ class ResponseRun:
     # Turns
 
     async def _start_turn(self) -> ChatRun:
+        if self._interruption is not None:
+            raise self._interruption
         self._pool.turn = len(self._usage.turns)
         if not self._usage.turns:
             return await self._start_chat(self._left())

@@ -1,5 +1,6 @@
 """Requests that an operator ends over real processes, whichever frontend has them."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -65,6 +66,38 @@ def test_by_the_id_of_an_answer(server: Server) -> None:
     said = [line for line in lines if line]
     assert said[-1] == "data: [DONE]"
     assert sum('"error"' in line and TOLD in line for line in said) == 1
+
+
+def test_a_response_in_the_background(server: Server) -> None:
+    body = {"input": "Hi", "max_output_tokens": 1500, "background": True}
+    with server.new_client() as client:
+        begun = client.post("/v1/responses", json=body).json()
+    wait_running(server, 1)
+    name = begun["id"]
+    assert abort(server, [name]) == {"aborted": [name], "unknown": [], "count": 1}
+
+    def stored() -> dict[str, Any]:
+        return server.get(f"/v1/responses/{name}").json()
+
+    wait_for(lambda: stored()["status"] != "in_progress", "its end")
+    assert stored()["status"] == "failed"
+    assert TOLD in stored()["error"]["message"]
+    wait_running(server, 0)
+
+
+def test_a_response_that_is_streamed(server: Server) -> None:
+    body = {"input": "Hi", "max_output_tokens": 1500, "stream": True}
+    url, kinds = f"{server.url}/v1/responses", []
+    with httpx.stream("POST", url, json=body, timeout=60) as answer:
+        for line in answer.iter_lines():
+            if line.startswith("data: {"):
+                event = json.loads(line[6:])
+                kinds.append(event["type"])
+                if len(kinds) == 5:
+                    name = next(iter(abort(server, "all")["aborted"]))
+                    assert name.startswith("resp_")
+    assert kinds[-1] == "response.failed"
+    assert TOLD in event["response"]["error"]["message"]
 
 
 def test_what_one_worker_has(server: Server) -> None:

@@ -9,7 +9,9 @@ from fake_pool import FakePool
 
 from frontend.abortable import ABORTED, Abortable
 from frontend.errors import Unavailable
+from frontend.generation.prompts import completion_prompts
 from frontend.middleware.request_scope import RequestScope
+from frontend.routes import completions
 
 
 def test_names_of_a_request_and_of_its_answer() -> None:
@@ -55,3 +57,26 @@ async def test_a_whole_answer_becomes_an_error(
     assert exchange.status == Unavailable.status
     assert json.loads(b"".join(exchange.chunks))["error"]["message"] == ABORTED
     assert all(stream.cancelled for stream in pool.streams)
+
+
+async def test_a_request_whose_prompt_is_still_being_read(
+    make_app, pool: FakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(*args: object) -> list[object]:
+        reads.set()
+        await goes_on.wait()
+        return await completion_prompts(*args)
+
+    monkeypatch.setattr(completions, "completion_prompts", slow)
+    abortable = Abortable()
+    exchange = post(make_app(abortable=abortable), "/v1/completions", {"prompt": "Hi"})
+    await reads.wait()
+    assert abortable.abort(None, group="another") == []
+    assert len(abortable.abort(None, group="main")) == 1
+    goes_on.set()
+    await exchange.finish()
+    assert exchange.status == Unavailable.status
+    assert pool.requests == []
+    assert abortable.abort(None) == []
