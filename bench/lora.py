@@ -10,7 +10,7 @@ mixed      requests take turns at 8 adapters
 few        one request of the batch has an adapter
 
 Adapters are random, of one rank, on all linear layers of the model, as PEFT writes them. Decode
-is a step of so many streams at a context of about 160 tokens; prefill is 8 prompts of 64 tokens
+is a step of so many streams at a context of about 64 tokens; prefill is 8 prompts of 64 tokens
 until their first tokens. All take turns; figures are ratios to `torch` of the same round, medians.
 """
 
@@ -37,7 +37,7 @@ from workers.lora.files import LayerShape
 from workers.model_runner import ModelRunner
 
 ADAPTERS = 8
-CONTEXT = 160
+CONTEXT = 64
 PROMPTS, PROMPT_TOKENS = 8, 64
 FIRST_TOKEN_ID = 1000  # below are special tokens and single bytes
 
@@ -71,7 +71,7 @@ class Variant:
 
     def decode(self, streams: int, steps: int) -> float:
         """Seconds of a step, the median of so many."""
-        self._start(streams, CONTEXT - steps // 2, max_tokens=4 * CONTEXT)
+        self._start(streams, CONTEXT - steps // 2, max_tokens=1000)
         times = []
         for _ in range(steps):
             started_s = time.perf_counter()
@@ -152,7 +152,7 @@ def main() -> None:
         variants = make_variants(prepared.model_path, folder, options)
         measures: dict[str, Callable[[Variant], float]] = {
             f"decode, batch {streams}": lambda each, n=streams: each.decode(n, options.steps)
-            for streams in (1, 8, 32)
+            for streams in (1, 8, 16)
         }
         measures[f"prefill, {PROMPTS} x {PROMPT_TOKENS}"] = Variant.prefill
         for title, measure in measures.items():

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tiny_models import save_model, save_tiny
 from workers.engine import Engine
 from workers.errors import AdapterError
 from workers.fake import FakeRunner
+from workers.lora.files import read_adapter
 
 Change = Callable[[Path], None]
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -244,13 +246,16 @@ def test_a_larger_rank_is_a_matter_of_the_configuration(tmp_path: Path) -> None:
     tiny.check("large", asked.prompt_token_ids, answers["r"].tokens)
 
 
-def test_a_value_that_overflows_the_models_dtype_is_refused(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_value_that_overflows_16_bits_is_refused_where_they_are_used(
+    tiny: Tiny, tmp_path: Path
+) -> None:
     shutil.copytree(tiny.adapters["usual"], tmp_path, dirs_exist_ok=True)
     tensors(lambda some: some[ITS_OTHER].fill_(5e4))(tmp_path)
-    tiny.engine().add_adapter("good", tmp_path)
-    engine = Tiny(tiny.path, {}).engine(dtype="float16")
+    layers = tiny.engine().runner.adapter_layers
+    assert read_adapter(tmp_path, layers, 16).pairs
+    halves = {name: replace(shape, dtype=torch.float16) for name, shape in layers.items()}
     with pytest.raises(AdapterError, match=r"not finite in torch.float16"):
-        engine.add_adapter("bad", tmp_path)
+        read_adapter(tmp_path, halves, 16)
 
 
 def test_adding_twice_and_removing_what_is_not_there_is_harmless(engine: Engine) -> None:
