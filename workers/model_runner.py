@@ -12,6 +12,7 @@ from workers.attention.hook import AttentionHook
 from workers.attention.sdpa import SdpaBackend
 from workers.loading import vocab_rows
 from workers.lora.adapters import Adapters
+from workers.lora.files import LayerShape
 from workers.lora.slots import Slots
 from workers.lora.store import AdapterStore
 from workers.runner import StepwiseRunner
@@ -95,8 +96,13 @@ class ModelRunner(StepwiseRunner):
         torch.cuda.synchronize(self._device)
         self._is_offloaded = False
 
+    @property
+    def adapter_layers(self) -> dict[str, LayerShape]:
+        """The layers that adapters may change, by their names in the model."""
+        return {} if self._slots is None else self._slots.shapes
+
     def new_adapters(self, max_rank: int) -> AdapterStore | None:
-        return None if self._slots is None else AdapterStore(self._slots.shapes, max_rank)
+        return None if self._slots is None else AdapterStore(self.adapter_layers, max_rank)
 
     def use_adapters(self, adapters: Adapters) -> None:
         assert self._slots is not None

@@ -6,13 +6,14 @@ import pytest
 import torch
 from adapters import tensors_of
 from driving import run
-from lora_engines import KINDS, Tiny, adapted, make_prompts, make_tiny, reference
+from lora_engines import KINDS, NEW, Tiny, adapted, make_prompts, make_tiny, reference
 from safetensors.torch import save_file
 
 from protocol.config import EngineConfig
 from workers.attention.backend import AttentionBatch, Span
 from workers.errors import ModelUnsupported, RequestRefused
-from workers.lora.layers import LoraLinear
+from workers.lora.layers import add_products
+from workers.lora.slots import split_rows
 from workers.sequence import Chunk, Sequence
 
 NAMES = ("", *KINDS)
@@ -141,7 +142,7 @@ def test_adapters_need_torchs_operations(llama: Tiny) -> None:
 def test_a_step_without_adapters_does_not_touch_them(llama: Tiny, monkeypatch) -> None:
     engine, prompt = llama.engine(), (1, 2, 3)
     check_all(llama, engine, [(0, adapted("a", prompt, "wide"))])
-    monkeypatch.setattr("torch.addmm", None)
+    monkeypatch.setattr("workers.lora.layers.add_products", None)
     check_all(llama, engine, [(0, adapted("b", prompt))])
 
 
@@ -149,10 +150,10 @@ def test_a_failed_step_leaves_no_adapter_behind(llama: Tiny, monkeypatch) -> Non
     engine = llama.engine()
     engine.add(adapted("a", (1, 2, 3), "wide"))
     with monkeypatch.context() as patch:
-        patch.setattr("torch.addmm", None)
+        patch.setattr("workers.lora.layers.add_products", None)
         with pytest.raises(TypeError):
             engine.step()
-    assert engine.runner._slots._step.others is None
+    assert engine.runner._slots._step.parts is None
 
 
 def test_what_overflows_in_one_adapter_stays_there(llama: Tiny) -> None:
@@ -171,14 +172,32 @@ def test_what_overflows_in_one_adapter_stays_there(llama: Tiny) -> None:
             llama.check(one.adapter, one.prompt_token_ids, tokens)
 
 
-def test_only_as_much_is_multiplied_as_the_step_needs(llama: Tiny) -> None:
+def test_only_as_much_is_multiplied_as_the_step_needs(llama: Tiny, monkeypatch) -> None:
+    """Also of a step with a prompt of one adapter beside decodes of another and of none."""
     engine = llama.engine()
     check_all(llama, engine, mixed(llama, 10))
+    products: list[tuple[int, int]] = []
+
+    def spy(results, rows, down, up, not_own) -> None:
+        products.append((len(rows), len(down)))
+        add_products(results, rows, down, up, not_own)
+
+    monkeypatch.setattr("workers.lora.layers.add_products", spy)
     check_all(llama, engine, [(0, adapted("r", (1, 2, 3), "stable"))])
-    layers = [each for each in engine.runner._model.modules() if isinstance(each, LoraLinear)]
-    used = {each._in_use[1].shape[0] for each in layers if each._in_use is not None}
-    assert used == {4}
-    assert sum(each._in_use is None for each in layers) == 2 * 5
+    assert {rank for _, rank in products} == {4}
+    assert len(products) == NEW * 2 * 2  # two layers of both kinds
+    products.clear()
+    prompt = make_prompts(1, 40)[0]
+    arrivals = [(0, adapted("a", (1, 2), "usual")), (2, adapted("b", prompt, max_tokens=1))]
+    check_all(llama, engine, [*arrivals, (4, adapted("c", prompt, "wide", max_tokens=1))])
+    assert {rows for rows, rank in products if rank == 16} == {40}
+    assert {rows for rows, rank in products if rank == 8} == {1, 2}
+
+
+def test_rows_in_parts() -> None:
+    runs = [(0, 1), (-1, 2), (3, 1), (-1, 20), (-1, 3), (-1, 9), (2, 10), (2, 10), (1, 4)]
+    assert list(split_rows(runs)) == [(0, [0, -1, -1, 3]), (36, [2] * 20), (56, [1] * 4)]
+    assert list(split_rows([(-1, 5), (-1, 40)])) == []
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

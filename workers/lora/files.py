@@ -27,7 +27,7 @@ _HEADER_BYTES = 16 * 1024 * 1024  # of names and shapes, at most
 
 @dataclass(frozen=True, slots=True)
 class LayerShape:
-    """A layer [inputs] → [outputs] that adapters may change, and the dtype that it computes in."""
+    """A layer [inputs] → [outputs] that adapters may change. dtype: of adapters' matrices there."""
 
     inputs: int
     outputs: int
@@ -39,7 +39,7 @@ class Pair:
     """What an adapter adds to a layer's output: rows [n, inputs] @ down.T @ up.
 
     down: [rank, inputs]. up: [rank, outputs], with the adapter's scale in it. (Hu et al. 2021,
-    arXiv 2106.09685, call them A and B, with B transposed.) Both in the layer's dtype.
+    arXiv 2106.09685, call them A and B, with B transposed.)
     """
 
     down: Tensor

@@ -1,6 +1,7 @@
 """A model's linear layers, wrapped so that each row of a step may have an adapter of its own."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
@@ -17,39 +18,48 @@ from workers.siblings import watch
 
 _PROBE_TOKENS = 13
 
-Ranks = tuple[int, ...]
+Ranks = tuple[int, ...]  # of the adapters in a layer's slots, 0 for none
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """Consecutive rows of a step, and the slots of their adapters: from `first` to before `end`.
+
+    others: for the ranks that layers have, the columns of these slots that are not of a row's own
+        adapter, [rows, sum of ranks] of bools. None: all rows have the only adapter.
+    """
+
+    rows: slice
+    first: int
+    end: int
+    others: Mapping[Ranks, Tensor] | None
 
 
 class Step:
-    """What all layers know of the step that is being run.
-
-    others: for each tuple of ranks that layers have in the slots in use, the columns that are not
-        of a row's own adapter, [rows, sum of ranks] of bools; None: all of them are of all rows'.
-        None instead of a mapping: no row has an adapter.
-    """
+    """What all layers know of the step that is being run. parts: rows in none of them have no
+    adapter; None: no row has one."""
 
     def __init__(self) -> None:
-        self.others: dict[Ranks, Tensor | None] | None = None
+        self.parts: Sequence[Part] | None = None
 
 
 class LoraLinear(nn.Module):
     """A linear layer and what the adapters in some slots add to it.
 
     The slots' matrices lie one below the other, each with the rank that its adapter has, so that
-    one product serves all rows: rows [n, K] are multiplied with the matrices [R, K] of all slots
-    in use, what is not of a row's own adapter becomes zero, and the rest is multiplied with their
-    other matrices [R, N].
+    one product serves rows of many adapters: rows [n, K] are multiplied with the matrices [R, K] of
+    all slots in use, what is not of a row's own adapter becomes zero, and the rest is multiplied
+    with their other matrices [R, N].
     """
 
     def __init__(self, base: nn.Module, step: Step, num_slots: int) -> None:
         super().__init__()
         self.base = base
         self.shape = _shape(base)
-        self.ranks = [0] * num_slots
         self._step = step
         self._down: Tensor | None = None  # [sum of ranks, K]
         self._up: Tensor | None = None  # [sum of ranks, N]
-        self._in_use: tuple[Ranks, Tensor, Tensor] | None = None
+        self._set_ranks([0] * num_slots)
 
     @property
     def weight(self) -> Tensor:
@@ -62,56 +72,66 @@ class LoraLinear(nn.Module):
     def bias(self) -> object:
         return getattr(self.base, "bias", None)
 
+    @property
+    def ranks(self) -> Ranks:
+        return self._ranks
+
     def put(self, slot: int, pair: Pair | None) -> None:
         """Let a slot have an adapter's matrices, which are on the layer's device; None: none."""
-        if pair is None and not self.ranks[slot]:
+        if pair is None and not self._ranks[slot]:
             return
-        device = self.weight.device
-        ends = (self.shape.inputs, self.shape.outputs)
-        old = [
-            torch.empty((0, end), dtype=self.shape.dtype, device=device) if all_ is None else all_
-            for all_, end in zip((self._down, self._up), ends, strict=True)
-        ]
-        new = [each[:0] for each in old] if pair is None else [pair.down, pair.up]
-        for all_, own in zip(old, new, strict=True):
-            if own.shape[1] != all_.shape[1]:
-                raise ValueError("the matrix is of another layer")
-        self._down, self._up = (
-            _with_part(all_, self.ranks, slot, own) for all_, own in zip(old, new, strict=True)
-        )
-        self.ranks[slot] = new[0].shape[0]
-        self._in_use = None
-
-    def use(self, first: int, end: int) -> Ranks | None:
-        """Run the slots from `first` to before `end` in the next steps: their ranks, if any."""
-        ranks = tuple(self.ranks[first:end])
-        if self._down is None or self._up is None or not any(ranks):
-            self._in_use = None
-            return None
-        start = sum(self.ranks[:first])
-        rows = slice(start, start + sum(ranks))
-        self._in_use = ranks, self._down[rows], self._up[rows]
-        return ranks
+        down, up = self._down, self._up
+        if down is None or up is None:
+            empty = torch.empty(0, dtype=self.shape.dtype, device=self.weight.device)
+            down, up = empty.view(0, self.shape.inputs), empty.view(0, self.shape.outputs)
+        new = Pair(down[:0], up[:0]) if pair is None else pair
+        start, end = self._starts[slot : slot + 2]
+        self._down = torch.cat([down[:start], new.down, down[end:]])
+        self._up = torch.cat([up[:start], new.up, up[end:]])
+        ranks = list(self._ranks)
+        ranks[slot] = new.down.shape[0]
+        self._set_ranks(ranks)
 
     def clear(self) -> None:
-        """Give the memory of all slots back."""
-        self.ranks = [0] * len(self.ranks)
-        self._down = self._up = self._in_use = None
+        """Have nothing in any slot, and give their memory back."""
+        self._down = self._up = None
+        self._set_ranks([0] * len(self._ranks))
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., K] → [..., N]."""
         output: Tensor = self.base(input)
-        others = self._step.others
-        if others is None or self._in_use is None:
+        parts = self._step.parts
+        if parts is None or self._down is None or self._up is None:
             return output
-        ranks, down, up = self._in_use
-        inner = functional.linear(input.reshape(-1, input.shape[-1]), down)
-        not_own = others[ranks]
-        if not_own is not None:
-            # Not multiplied by zero: what overflows in one adapter's product would become NaN in
-            # the rows of others.
-            inner = inner.masked_fill_(not_own, 0.0)
-        return torch.addmm(output.reshape(-1, output.shape[-1]), inner, up).view(output.shape)
+        rows = input.reshape(-1, self.shape.inputs)
+        results = output.view(-1, self.shape.outputs)  # written to: must be no copy
+        for part in parts:
+            columns = slice(self._starts[part.first], self._starts[part.end])
+            if columns.start < columns.stop:
+                not_own = None if part.others is None else part.others[self._ranks]
+                down, up = self._down[columns], self._up[columns]
+                add_products(results[part.rows], rows[part.rows], down, up, not_own)
+        return output
+
+    def _set_ranks(self, ranks: Sequence[int]) -> None:
+        self._ranks: Ranks = tuple(ranks)
+        self._starts = list(accumulate(ranks, initial=0))
+
+
+def add_products(
+    results: Tensor, rows: Tensor, down: Tensor, up: Tensor, not_own: Tensor | None
+) -> None:
+    """Add rows [n, K] @ down.T [K, R] @ up [R, N] to the results [n, N], in between without what
+    `not_own` [n, R] marks."""
+    inner = functional.linear(rows.to(down.dtype), down)
+    if not_own is not None:
+        # Not multiplied by zero: what overflows in one adapter's product would become NaN in the
+        # rows of others.
+        inner.masked_fill_(not_own, 0.0)
+    if results.dtype == up.dtype:
+        results.addmm_(inner, up)
+    else:
+        results.add_(inner @ up)
 
 
 def wrap_layers(model: PreTrainedModel, step: Step, num_slots: int) -> dict[str, LoraLinear]:
@@ -137,11 +157,6 @@ def wrap_layers(model: PreTrainedModel, step: Step, num_slots: int) -> dict[str,
     return wrapped
 
 
-def slot_columns(ranks: Sequence[int], first: int) -> list[int]:
-    """Whose slot each column of the slots from `first` on is."""
-    return [first + number for number, rank in enumerate(ranks) for _ in range(rank)]
-
-
 def _candidates(model: PreTrainedModel) -> Iterator[tuple[str, nn.Module]]:
     inside = tuple(
         f"{name}." for name, module in model.named_modules() if isinstance(module, nn.ModuleList)
@@ -155,10 +170,7 @@ def _shape(layer: nn.Module) -> LayerShape:
     weight = layer.weight
     assert isinstance(weight, Tensor)
     outputs, inputs = weight.t().shape if isinstance(layer, Conv1D) else weight.shape
-    return LayerShape(inputs, outputs, weight.dtype)
-
-
-def _with_part(all_: Tensor, sizes: Sequence[int], number: int, part: Tensor) -> Tensor:
-    """A copy of a tensor [sum of sizes, ...] with one of its parts replaced."""
-    start, end = list(accumulate(sizes, initial=0))[number : number + 2]
-    return torch.cat([all_[:start], part, all_[end:]])
+    # On CPUs a product with so few columns is several times faster in 32 bits: what oneDNN does
+    # before one in 16 bits takes longer than the product.
+    dtype = torch.float32 if weight.device.type == "cpu" else weight.dtype
+    return LayerShape(inputs, outputs, dtype)

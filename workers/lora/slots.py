@@ -8,15 +8,19 @@ are brought to the device when a step needs them.
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Items
 from contextlib import contextmanager
+from itertools import groupby
 
 import torch
 from transformers.modeling_utils import PreTrainedModel
 
 from workers.lora.files import Adapter, LayerShape, Pair
-from workers.lora.layers import LoraLinear, Ranks, Step, slot_columns, wrap_layers
+from workers.lora.layers import LoraLinear, Part, Ranks, Step, wrap_layers
 from workers.lora.store import AdapterStore
 from workers.sequence import Chunk
 from workers.uploads import send, upload
+
+NONE = -1  # the slot of rows without adapter
+LONG_RUN = 16  # rows
 
 
 class Slots:
@@ -32,8 +36,7 @@ class Slots:
         self._held: list[Adapter | None] = [None] * num_slots
         self._used: list[int] = [0] * num_slots  # in which step, counted by _steps
         self._steps = 0
-        self._range: tuple[int, int] | None = None  # of slots that the layers use
-        self._columns: dict[Ranks, torch.Tensor] = {}  # whose each column is, in that range
+        self._columns: dict[Ranks, torch.Tensor] = {}  # whose slot each column of layers is
 
     @classmethod
     def of(cls, model: PreTrainedModel, num_slots: int) -> "Slots":
@@ -57,7 +60,7 @@ class Slots:
         for layer in self._layers.values():
             layer.clear()
         self._held = [None] * len(self._held)
-        self._forget_range()
+        self._columns = {}
 
     @contextmanager
     def applied(self, chunks: Items[Chunk], order: Items[int]) -> Iterator[None]:
@@ -69,14 +72,11 @@ class Slots:
         try:
             slots = self._bring(sorted({name for name in names if name}))
             counts = [chunks[number].count for number in order]
-            rows = [
-                slots.get(name, -1) for name, n in zip(names, counts, strict=True) for _ in range(n)
-            ]
-            self._use(min(slots.values()), max(slots.values()) + 1)
-            self._step.others = self._others(rows, is_one=len(set(rows)) == 1)
+            runs = [(slots.get(name, NONE), n) for name, n in zip(names, counts, strict=True)]
+            self._step.parts = [self._part(*some) for some in split_rows(runs)]
             yield
         finally:
-            self._step.others = None
+            self._step.parts = None
 
     def _bring(self, names: list[str]) -> dict[str, int]:
         """The adapters' slots, with them in these."""
@@ -101,9 +101,7 @@ class Slots:
         return slot
 
     def _fill(self, slot: int, adapter: Adapter) -> None:
-        # Should this raise, the slot holds neither.
-        self._held[slot] = None
-        self._forget_range()
+        self._held[slot] = None  # should this raise, it is filled again
         for name, layer in self._layers.items():
             pair = adapter.pairs.get(name)
             if pair is not None:
@@ -112,28 +110,49 @@ class Slots:
             layer.put(slot, pair)
         self._held[slot] = adapter
         self._used[slot] = self._steps
+        self._note_columns()
 
-    def _forget_range(self) -> None:
-        self._range = None
+    def _note_columns(self) -> None:
         self._columns = {}
-
-    def _use(self, first: int, end: int) -> None:
-        """Have the layers run the slots of a range: those in use, and what is between them."""
-        if self._range == (first, end):
-            return
-        self._forget_range()
         for layer in self._layers.values():
-            ranks = layer.use(first, end)
-            if ranks is not None and ranks not in self._columns:
-                columns = slot_columns(ranks, first)
-                self._columns[ranks] = upload(columns, torch.long, layer.weight.device)
-        self._range = first, end
+            if layer.ranks not in self._columns:
+                owners = [slot for slot, rank in enumerate(layer.ranks) for _ in range(rank)]
+                columns = upload(owners, torch.long, layer.weight.device)
+                self._columns[layer.ranks] = columns
 
-    def _others(self, rows: list[int], is_one: bool) -> dict[Ranks, torch.Tensor | None]:
-        """See Step.others. rows: the slot of each, -1 for none. is_one: all have the same."""
-        if is_one:
-            return dict.fromkeys(self._columns)
-        others: dict[Ranks, torch.Tensor | None] = {}
+    def _part(self, start: int, slots: list[int]) -> Part:
+        """Of rows from `start` on, by the slot of each."""
+        rows = slice(start, start + len(slots))
+        used = {slot for slot in slots if slot != NONE}
+        first, end = min(used), max(used) + 1
+        if len(set(slots)) == 1:
+            return Part(rows, first, end, None)
+        others = {}
         for ranks, columns in self._columns.items():
-            others[ranks] = upload(rows, torch.long, columns.device).unsqueeze(1) != columns
-        return others
+            of_range = columns[sum(ranks[:first]) : sum(ranks[:end])]
+            of_rows = upload(slots, torch.long, columns.device).unsqueeze(1)
+            others[ranks] = of_rows != of_range
+        return Part(rows, first, end, others)
+
+
+def split_rows(runs: Items[tuple[int, int]]) -> Iterator[tuple[int, list[int]]]:
+    """A step's rows in parts: the first row of each, and the slots of its rows.
+
+    runs: slots and for how many rows each. A long run, as of a prompt, is a part of its own, so
+    that its rows are multiplied with one adapter instead of all; without an adapter, it is in no
+    part. Short ones, as of decodes, share a part: a product for each would take longer.
+    """
+    start, short = 0, list[int]()
+    for slot, group in groupby(runs, key=lambda run: run[0]):
+        count = sum(n for _, n in group)
+        if count < LONG_RUN:
+            short += [slot] * count
+            continue
+        if any(each != NONE for each in short):
+            yield start, short
+        start += len(short)
+        if slot != NONE:
+            yield start, [slot] * count
+        start, short = start + count, []
+    if any(each != NONE for each in short):
+        yield start, short
