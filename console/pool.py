@@ -19,6 +19,8 @@ def main() -> int:
         told = json.loads(body)
     except ValueError:
         told = {"detail": body[:200] or "the server has said nothing"}
+        if status == "200" and body:  # adapters are told of in plain words
+            told = {"message": body}
     if status != "200":
         print(f"pool.sh: error: {_error(told)} (status {status})", file=sys.stderr)
         return 1
@@ -27,10 +29,13 @@ def main() -> int:
 
 
 def table(told: dict[str, Any]) -> Table:
-    """Of /health?verbose, or of what came of a call at each worker."""
+    """Of /health?verbose, of /v1/models, or of what came of a call at each worker."""
     if "groups" in told:
         workers = [each for group in told["groups"] for each in group["workers"]]
         return _table(workers, f"{told['status']}")
+    if "data" in told:
+        shown = ("id", "root", "parent", "max_model_len")
+        return _table([{key: each[key] for key in shown} for each in told["data"]], "models")
     return _table([_flat(each) for each in told.get("workers", [])], "done")
 
 

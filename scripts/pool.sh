@@ -16,6 +16,8 @@ usage: scripts/pool.sh [--url URL] COMMAND
   pause [MODE] [QUERY]          start no requests: abort (ends what runs), wait or keep
   resume [QUERY]                go on
   scale N [QUERY]               have so many workers; QUERY: model=...
+  models                        what requests may name: models and LoRA adapters
+  load NAME PATH [QUERY]        serve a LoRA adapter; unload NAME: when its requests have ended, no more
   reload RUN_DIR | PID          replace workers and frontends one at a time (SIGHUP to the launcher)
 
 The URL is that of --url, else of HEADRACE_URL, else http://127.0.0.1:8000.
@@ -31,6 +33,11 @@ call() {
         --write-out '\n%{http_code}' "$url/$2")" || exit 1
     printf '%s\n%s' "${answer##*$'\n'}" "${answer%$'\n'*}" |
         PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" "$python" -m console.pool
+}
+
+# object KEY VALUE...: a JSON object.
+object() {
+    "$python" -c 'import json, sys; a = sys.argv[1:]; print(json.dumps(dict(zip(a[::2], a[1::2]))))' "$@"
 }
 
 # launcher_pid RUN_DIR|PID: the launcher's pid; fails if that is none.
@@ -59,6 +66,15 @@ scale)
     [[ "${1:-}" =~ ^[0-9]+$ ]] || { usage >&2; exit 2; }
     call POST "scale_elastic_ep?${2:-}" "{\"new_data_parallel_size\": $1}"
     call GET "health?verbose"
+    ;;
+models) call GET "v1/models" ;;
+load)
+    [ $# -ge 2 ] || { usage >&2; exit 2; }
+    call POST "v1/load_lora_adapter?${3:-}" "$(object lora_name "$1" lora_path "$2")"
+    ;;
+unload)
+    [ $# -ge 1 ] || { usage >&2; exit 2; }
+    call POST "v1/unload_lora_adapter?${2:-}" "$(object lora_name "$1")"
     ;;
 reload)
     [ $# -eq 1 ] || { usage >&2; exit 2; }

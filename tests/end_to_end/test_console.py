@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def server(launch: Launch) -> Server:
-    return launch("--workers", "2", "--frontends", "2", "--enable-admin")
+    return launch("--workers", "2", "--frontends", "2", "--enable-admin", "--enable-lora")
 
 
 def run(command: list[str], url: str, status: int = 0) -> str:
@@ -61,6 +61,16 @@ def test_a_pool_is_scaled(server: Server) -> None:
     assert "default-2" not in pool(server, "scale", "2", "model=fake")
     assert "new_data_parallel_size" in pool(server, "scale", "0", status=1)
     assert "usage" in pool(server, "scale", "many", status=2)
+
+
+def test_adapters_come_and_go(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    assert "'a \"b\"' added" in pool(server, "load", 'a "b"', str(tmp_path))
+    assert 'a "b"' in pool(server, "models")
+    assert "already been loaded" in pool(server, "load", 'a "b"', str(tmp_path), status=1)
+    assert "removed" in pool(server, "unload", 'a "b"', "timeout=9")
+    assert 'a "b"' not in pool(server, "models")
 
 
 def test_what_cannot_be_is_told(server: Server) -> None:
