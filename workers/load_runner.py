@@ -20,6 +20,7 @@ from workers.lora.slots import Slots
 from workers.make_runner import make_torch_runner, record_graphs
 from workers.memory import free_memory
 from workers.model_runner import ModelRunner
+from workers.native.adapters import NativeSlots
 from workers.native.choose import compile_model, release_weights
 from workers.native.program import Compiled
 from workers.native.runner import NativeRunner
@@ -138,8 +139,9 @@ def _maker(
 
     def make_runner(num_blocks: int) -> LoadedRunner:
         if compiled is not None:
+            room = compiled.new_slots(config.max_loras) if config.enable_lora else None
             return _native_runner(
-                compiled, vocab_size, max_model_len, config.block_size, num_blocks
+                compiled, vocab_size, max_model_len, config.block_size, num_blocks, room
             )
         return make_torch_runner(
             model,
@@ -155,7 +157,12 @@ def _maker(
 
 
 def _native_runner(
-    compiled: Compiled, vocab_size: int, max_model_len: int, block_size: int, num_blocks: int
+    compiled: Compiled,
+    vocab_size: int,
+    max_model_len: int,
+    block_size: int,
+    num_blocks: int,
+    slots: NativeSlots | None = None,
 ) -> NativeRunner:
     return NativeRunner(
         compiled,
@@ -163,6 +170,7 @@ def _native_runner(
         max_model_len=max_model_len,
         num_blocks=num_blocks,
         block_size=block_size,
+        slots=slots,
     )
 
 

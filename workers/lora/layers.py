@@ -55,7 +55,7 @@ class LoraLinear(nn.Module):
     def __init__(self, base: nn.Module, step: Step, num_slots: int) -> None:
         super().__init__()
         self.base = base
-        self.shape = _shape(base)
+        self.shape = shape_of(base)
         self._step = step
         self._down: Tensor | None = None  # [sum of ranks, K]
         self._up: Tensor | None = None  # [sum of ranks, N]
@@ -140,7 +140,7 @@ def wrap_layers(model: PreTrainedModel, step: Step, num_slots: int) -> dict[str,
     These are inside the model's repeated layers, and run once in a forward pass for each token: an
     expert of a mixture, which gets some of the tokens, is not among them.
     """
-    found = dict(_candidates(model))
+    found = dict(candidates(model))
     with torch.no_grad(), attention_of(model, "eager"), watch(found.values()) as calls:
         token_ids = torch.arange(_PROBE_TOKENS, device=model.device) % vocab_rows(model)
         model(input_ids=token_ids.unsqueeze(0), use_cache=False)
@@ -157,7 +157,8 @@ def wrap_layers(model: PreTrainedModel, step: Step, num_slots: int) -> dict[str,
     return wrapped
 
 
-def _candidates(model: PreTrainedModel) -> Iterator[tuple[str, nn.Module]]:
+def candidates(model: PreTrainedModel) -> Iterator[tuple[str, nn.Module]]:
+    """The linear layers inside a model's repeated layers, by name."""
     inside = tuple(
         f"{name}." for name, module in model.named_modules() if isinstance(module, nn.ModuleList)
     )
@@ -166,7 +167,8 @@ def _candidates(model: PreTrainedModel) -> Iterator[tuple[str, nn.Module]]:
             yield name, module
 
 
-def _shape(layer: nn.Module) -> LayerShape:
+def shape_of(layer: nn.Module) -> LayerShape:
+    """What adapters of a linear layer are to be like."""
     weight = layer.weight
     assert isinstance(weight, Tensor)
     outputs, inputs = weight.t().shape if isinstance(layer, Conv1D) else weight.shape

@@ -15,6 +15,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from workers.lora.files import Adapter, LayerShape, Pair
 from workers.lora.layers import LoraLinear, Part, Ranks, Step, wrap_layers
+from workers.lora.least_used import LeastUsed
 from workers.lora.store import AdapterStore
 from workers.sequence import Chunk
 from workers.uploads import send, upload
@@ -33,9 +34,7 @@ class Slots:
         self.store: AdapterStore | None = None
         self._layers = layers
         self._step = step
-        self._held: list[Adapter | None] = [None] * num_slots
-        self._used: list[int] = [0] * num_slots  # in which step, counted by _steps
-        self._steps = 0
+        self._places = LeastUsed[Adapter](num_slots, self._fill)
         self._columns: dict[Ranks, torch.Tensor] = {}  # whose slot each column of layers is
 
     @classmethod
@@ -53,13 +52,13 @@ class Slots:
         """Memory of the slots when all hold as much as they may."""
         shapes = self.shapes.values()
         width = sum((each.inputs + each.outputs) * each.dtype.itemsize for each in shapes)
-        return width * max_rank * len(self._held)
+        return width * max_rank * len(self._places)
 
     def clear(self) -> None:
         """Give their memory back; they fill again as they are needed."""
         for layer in self._layers.values():
             layer.clear()
-        self._held = [None] * len(self._held)
+        self._places.clear()
         self._columns = {}
 
     @contextmanager
@@ -82,34 +81,15 @@ class Slots:
         """The adapters' slots, with them in these."""
         if self.store is None:
             raise RuntimeError("there are no adapters")
-        self._steps += 1
-        wanted = {name: self.store[name] for name in names}
-        slots = {}
-        for name, adapter in wanted.items():
-            if adapter in self._held:
-                slots[name] = self._held.index(adapter)
-                self._used[slots[name]] = self._steps
-        for name in wanted.keys() - slots.keys():
-            slots[name] = self._oldest()
-            self._fill(slots[name], wanted[name])
-        return slots
-
-    def _oldest(self) -> int:
-        slot = min(range(len(self._held)), key=self._used.__getitem__)
-        if self._used[slot] == self._steps:
-            raise RuntimeError(f"a step has more than {len(self._held)} adapters")
-        return slot
+        return self._places.bring({name: self.store[name] for name in names})
 
     def _fill(self, slot: int, adapter: Adapter) -> None:
-        self._held[slot] = None  # should this raise, it is filled again
         for name, layer in self._layers.items():
             pair = adapter.pairs.get(name)
             if pair is not None:
                 device = layer.weight.device
                 pair = Pair(send(pair.down, device), send(pair.up, device))
             layer.put(slot, pair)
-        self._held[slot] = adapter
-        self._used[slot] = self._steps
         self._note_columns()
 
     def _note_columns(self) -> None:

@@ -6,6 +6,7 @@ from transformers.modeling_utils import PreTrainedModel
 from protocol.config import EngineConfig
 from workers.attention.hook import AttentionHook
 from workers.errors import ModelUnsupported
+from workers.lora.layers import candidates
 from workers.memory import free_memory
 from workers.native.graph import NotStatic
 from workers.native.library import GROUP, why_not
@@ -23,7 +24,8 @@ def compile_model(
     compiled = None
     if not reason:
         try:
-            compiled = Compiled(model, hook, threads, config.quantization)
+            adaptable = dict(candidates(model)) if config.enable_lora else None
+            compiled = Compiled(model, hook, threads, config.quantization, adaptable)
         except NotStatic as error:
             reason = f"{type(model).__name__} has no fixed program: {error}"
     if compiled is None and config.cpu_kernels == "native":
@@ -34,8 +36,6 @@ def compile_model(
 def _obstacle(model: PreTrainedModel, config: EngineConfig) -> str:
     if model.device.type != "cpu":
         return "they are for CPUs"
-    if config.enable_lora:
-        return "LoRA adapters need torch's operations"
     if config.cpu_kernels == "torch":
         return "cpu_kernels is torch"
     if config.block_size % GROUP:

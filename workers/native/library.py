@@ -15,7 +15,7 @@ import torch
 
 OPERATIONS = (
     "embed", "norm", "linear", "convert", "rotate", "write", "attend", "finish_attend", "combine",
-    "gather", "round",
+    "gather", "round", "shrink",
 )  # fmt: skip
 
 PANEL = 32  # outputs of a weight that lie together
@@ -44,6 +44,14 @@ class CBuffer(ctypes.Structure):
     _fields_ = (("width", ctypes.c_int32), ("kind", ctypes.c_int32))
 
 
+class CAdapter(ctypes.Structure):
+    _fields_ = (
+        ("rank", ctypes.c_int32),
+        ("down", ctypes.c_void_p),
+        ("up", ctypes.c_void_p),
+    )
+
+
 class CStep(ctypes.Structure):
     _fields_ = (
         ("rows", ctypes.c_int32),
@@ -56,6 +64,10 @@ class CStep(ctypes.Structure):
         ("blocks", ctypes.c_void_p),
         ("tables", ctypes.c_void_p),
         ("output", ctypes.c_void_p),
+        ("slots", ctypes.c_void_p),
+        ("adapters", ctypes.c_void_p),
+        ("num_slots", ctypes.c_int32),
+        ("max_rank", ctypes.c_int32),
     )
 
 

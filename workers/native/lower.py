@@ -4,6 +4,7 @@ A node's value gets a buffer of its own width, in float32, or in the type of the
 products read it. Buffers whose values are no longer needed are used again.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,21 +51,29 @@ class Lowered:
     """Instructions, the buffers that exist at the same time, and which tables a step has to bring.
 
     tables: (call, place among its outputs) and width of each.
+    adapted: the products that adapters may change, in the order of their numbers.
     """
 
     ops: tuple[Op, ...]
     buffers: tuple[Buffer, ...]
     tables: tuple[tuple[tuple[int, int], int], ...]
     num_layers: int
+    adapted: tuple[Op, ...] = ()
 
 
-def lower(graph: Graph, pair: int, quantization: Quantization | None = None) -> Lowered:
+def lower(
+    graph: Graph,
+    pair: int,
+    quantization: Quantization | None = None,
+    adaptable: Collection[int] = (),
+) -> Lowered:
     """pair: how many numbers of a packed buffer make a word of 32 bits (2 for bfloat16).
+    adaptable: ids of the weights that adapters may change.
 
     The head is spared the rounding of its rows: that is where a token is chosen.
     NotStatic if there is a node that no instruction does.
     """
-    lowering = _Lowering(graph, pair, quantization)
+    lowering = _Lowering(graph, pair, quantization, adaptable)
     for node in graph.nodes:
         lowering.emit(node)
     return Lowered(
@@ -72,12 +81,21 @@ def lower(graph: Graph, pair: int, quantization: Quantization | None = None) -> 
         tuple(_share_buffers(lowering.ops)),
         tuple(lowering.tables.items()),
         lowering.num_layers,
+        tuple(lowering.adapted),
     )
 
 
 class _Lowering:
-    def __init__(self, graph: Graph, pair: int, quantization: Quantization | None) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        pair: int,
+        quantization: Quantization | None,
+        adaptable: Collection[int],
+    ) -> None:
         self.ops: list[Op] = []
+        self.adapted: list[Op] = []
+        self._adaptable = adaptable
         self.tables: dict[tuple[int, int], int] = {}
         self.num_layers = 0
         self._pair = pair
@@ -229,8 +247,22 @@ class _Lowering:
     ) -> None:  # fmt: skip
         form = self._form_for(node)
         words = -(-node.inputs[0].width // (4 if form == INTEGERS else self._pair))
-        sizes = {1: words, 2: mode, 4: form}
+        is_adapted = all(id(part["weight"]) in self._adaptable for part in parts_of(data))
+        if is_adapted:
+            self._shrink(node, source[0])
+        sizes = {1: words, 2: mode, 4: form, 5: len(self.adapted) if is_adapted else -1}
         self._op("linear", node, source, out, sizes=sizes, numbers=(by,), data=data)
+        if is_adapted:
+            self.ops[-1].data["inputs"] = node.inputs[0].width
+            self.adapted.append(self.ops[-1])
+
+    def _shrink(self, node: Node, source: Place) -> None:
+        """What adapters make of a product's rows; those of a product of bytes are read before they
+        are rounded."""
+        is_bytes = source.buffer is not None and source.buffer.kind == BYTES
+        place = self._at(node.inputs[0]) if is_bytes else source
+        sizes = {0: node.inputs[0].width, 5: len(self.adapted)}
+        self._op("shrink", node, (place,), place, sizes=sizes)
 
     def _rotate(self, node: Node) -> None:
         x, cos, sin = node.inputs
@@ -294,6 +326,11 @@ class _Lowering:
 
     def _cat(self, node: Node) -> None:
         raise NotStatic("it joins values")
+
+
+def parts_of(data: dict[str, Any]) -> list[dict[str, Any]]:
+    """The layers whose outputs a product gives, one after another."""
+    return [data["gate"], data["partner"]] if "gate" in data else list(data["parts"])
 
 
 def _siblings(graph: Graph) -> dict[Node, list[Node]]:

@@ -108,10 +108,10 @@ class Panels:
                 torch.zeros(len(weight)) if bias is None else bias.float()
                 for weight, bias in zip(weights, biases, strict=True)
             ]
-            panels.bias = panels._in_panels(torch.cat(given)).contiguous()
+            panels.bias = panels.in_panels(torch.cat(given)).contiguous()
         return panels
 
-    def _in_panels(self, values: torch.Tensor) -> torch.Tensor:
+    def in_panels(self, values: torch.Tensor) -> torch.Tensor:
         """[outputs, ...] in the order of the panels, [panels * PANEL, ...], zeros where none is."""
         padding = self.num_panels * PANEL - values.shape[0]
         rest = values.shape[1:]
@@ -136,8 +136,8 @@ class Panels:
     def _put_bytes(self, weight: torch.Tensor, per_word: int, words: int, form: int) -> None:
         values, scales = quantize_weight(weight)
         padding = words * per_word - values.shape[1]
-        values = self._in_panels(torch.nn.functional.pad(values, (0, padding)))
-        self.scales = self._in_panels(scales)
+        values = self.in_panels(torch.nn.functional.pad(values, (0, padding)))
+        self.scales = self.in_panels(scales)
         if form == INTEGERS:  # rows come 128 too large, so as to be unsigned
             excess = values.sum(dim=1, dtype=torch.int32) * 128
             self.scales = torch.cat([self.scales, excess.view(torch.float32)])

@@ -6,17 +6,20 @@ also has a cache and threads.
 
 import ctypes
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
+from torch import nn
 from transformers.modeling_utils import PreTrainedModel
 
 from protocol.config import Quantization
 from workers.attention.backend import AttentionBatch, Span
 from workers.attention.hook import AttentionHook
+from workers.lora.layers import shape_of
 from workers.native.activations import FUNCTIONS
+from workers.native.adapters import AdaptedLinear, NativeSlots, Piece
 from workers.native.capture import capture
 from workers.native.graph import NotStatic, TableCall
 from workers.native.library import (
@@ -29,7 +32,7 @@ from workers.native.library import (
     CStep,
     kernels,
 )
-from workers.native.lower import WORDS, Lowered, Op, Place, lower
+from workers.native.lower import WORDS, Lowered, Op, Place, lower, parts_of
 from workers.native.panels import Panels, WeightMemory
 from workers.native.rewrite import rewrite
 
@@ -48,14 +51,17 @@ class Compiled:
         hook: AttentionHook,
         threads: int,
         quantization: Quantization | None = None,
+        adaptable: Mapping[str, nn.Module] | None = None,
     ) -> None:
+        """adaptable: the layers that LoRA adapters may change, by their names; None: none."""
         self.dtype = model.dtype
         self.is_bf16 = model.dtype == torch.bfloat16
         self.threads = threads
         # What a token takes in the cache.
         self.token_bytes = sum(layer.elements for layer in hook.layers) * model.dtype.itemsize
         graph = rewrite(capture(model, hook))
-        lowered = lower(graph, 2 if self.is_bf16 else 1, quantization)
+        names = {id(layer.weight): name for name, layer in (adaptable or {}).items()}
+        lowered = lower(graph, 2 if self.is_bf16 else 1, quantization, names.keys())
         self.tables = lowered.tables
         self.calls = graph.tables
         self.vocab_size = graph.output.width
@@ -65,6 +71,10 @@ class Compiled:
         with ThreadPoolExecutor(threads) as pool:
             packed = list(pool.map(self._pack, lowered.ops))
         self._heads = dict(_heads(lowered.ops, packed))
+        self.adapted = list(_adapted(lowered, packed, names))
+        of_program = {piece.layer for linear in self.adapted for piece in linear.pieces}
+        layers = (adaptable or {}).items()
+        self._shapes = {name: shape_of(layer) for name, layer in layers if name in of_program}
         operations = [self._instruction(*pair) for pair in zip(lowered.ops, packed, strict=True)]
         self.instructions = (CInstruction * len(operations))(*operations)
         shapes = [CBuffer(buffer.width, buffer.kind) for buffer in lowered.buffers]
@@ -79,6 +89,10 @@ class Compiled:
         """Whether a parameter of the model is read where it lies."""
         return any(parameter is kept for kept in self._kept)
 
+    def new_slots(self, num_slots: int) -> NativeSlots:
+        """Room for adapters, all of it empty."""
+        return NativeSlots(self.adapted, self._shapes, num_slots)
+
     def start(self, num_blocks: int, block_size: int) -> "Program":
         """A program with a cache of its own. MemoryError if there is none left."""
         return Program(self, num_blocks, block_size)
@@ -87,8 +101,7 @@ class Compiled:
         if op.kind != "linear":
             return None
         halves = "gate" in op.data
-        parts = [op.data["gate"], op.data["partner"]] if halves else op.data["parts"]
-        return Panels.of(parts, self.dtype, op.sizes[4], halves, self._memory)
+        return Panels.of(parts_of(op.data), self.dtype, op.sizes[4], halves, self._memory)
 
     def _instruction(self, op: Op, panels: Panels | None) -> CInstruction:
         instruction = CInstruction(operation=OPERATIONS.index(op.kind), wanted=op.wanted)
@@ -169,9 +182,14 @@ class Program:
         positions: Sequence[int],
         wanted: Sequence[int],
         batch: AttentionBatch,
+        slots: torch.Tensor | None = None,
+        adapters: NativeSlots | None = None,
     ) -> torch.Tensor:
         """Logits [wanted rows, vocabulary], float32, of a flattened batch; valid until the next
-        call, which writes them to the same memory: fresh pages would cost a millisecond a step."""
+        call, which writes them to the same memory: fresh pages would cost a millisecond a step.
+
+        slots: each row's place among the adapters [rows]; None: no row has one.
+        """
         ids = torch.tensor([token_ids, positions], dtype=torch.int32)
         chosen = torch.tensor(wanted, dtype=torch.int32)
         spans, blocks = _describe([*batch.decodes, *batch.prefills])
@@ -190,6 +208,9 @@ class Program:
             tables=ctypes.addressof(addresses),
             output=output.data_ptr(),
         )
+        if slots is not None and adapters is not None:
+            step.slots, step.adapters = slots.data_ptr(), adapters.table
+            step.num_slots, step.max_rank = adapters.num_slots, adapters.max_rank
         if self._run(self._compiled.is_bf16, self._handle, ctypes.byref(step)):
             raise MemoryError("no memory for a step")
         return output
@@ -207,6 +228,23 @@ class Program:
             made[call][place].float().reshape(-1, width).contiguous()
             for (call, place), width in compiled.tables
         ]
+
+
+def _adapted(
+    lowered: Lowered, packed: Sequence[Panels | None], names: Mapping[int, str]
+) -> Iterator[AdaptedLinear]:
+    """The products that adapters may change, by their numbers."""
+    panels = {id(op): each for op, each in zip(lowered.ops, packed, strict=True)}
+    for op in lowered.adapted:
+        pieces = []
+        for part in parts_of(op.data):
+            weight = part["weight"]
+            outputs = weight.shape[1 if part["transposed"] else 0]
+            first = part.get("first", 0)
+            pieces.append(Piece(names[id(weight)], first, part.get("count", outputs)))
+        of_op = panels[id(op)]
+        assert of_op is not None
+        yield AdaptedLinear(tuple(pieces), op.data["inputs"], of_op)
 
 
 def _heads(ops: Sequence[Op], packed: Sequence[Panels | None]) -> Iterator[tuple[int, Panels]]:

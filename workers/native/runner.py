@@ -5,6 +5,9 @@ from collections.abc import Sequence
 import torch
 
 from workers.attention.backend import AttentionBatch
+from workers.lora.adapters import Adapters
+from workers.lora.store import AdapterStore
+from workers.native.adapters import NativeSlots
 from workers.native.program import Compiled, Program
 from workers.runner import StepwiseRunner
 from workers.sequence import Chunk, ChunkResult
@@ -17,6 +20,7 @@ class NativeRunner(StepwiseRunner):
     """A compiled model with its cache. MemoryError if there is no memory for that.
 
     vocab_size: token ids are below it; the logits of further rows of the head are left out.
+    slots: for its adapters; None: it runs none.
     """
 
     default_step_tokens = _STEP_TOKENS
@@ -29,12 +33,14 @@ class NativeRunner(StepwiseRunner):
         max_model_len: int,
         num_blocks: int,
         block_size: int,
+        slots: NativeSlots | None = None,
     ) -> None:
         self.vocab_size = vocab_size
         self.max_model_len = max_model_len
         self.num_blocks = num_blocks
         self.block_size = block_size
         self._compiled = compiled
+        self._slots = slots
         self._program: Program | None = compiled.start(num_blocks, block_size)
 
     @property
@@ -49,15 +55,26 @@ class NativeRunner(StepwiseRunner):
 
     def release_cache(self) -> None:
         self._program = None
+        if self._slots is not None:
+            self._slots.clear()
 
     def restore_cache(self) -> None:
         if self._program is None:
             self._program = self._compiled.start(self.num_blocks, self.block_size)
 
+    def new_adapters(self, max_rank: int) -> AdapterStore | None:
+        return None if self._slots is None else AdapterStore(self._slots.shapes, max_rank)
+
+    def use_adapters(self, adapters: Adapters) -> None:
+        assert self._slots is not None
+        assert isinstance(adapters, AdapterStore)
+        self._slots.store = adapters
+
     @torch.inference_mode()
     def run(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
         rows = flatten(chunks)
-        logits = self.forward(rows.token_ids, rows.positions, rows.wanted, rows.batch)
+        slots = None if self._slots is None else self._slots.slots_of(chunks, rows.order)
+        logits = self.forward(rows.token_ids, rows.positions, rows.wanted, rows.batch, slots)
         return collect(chunks, rows.order, logits)
 
     @torch.inference_mode()
@@ -67,9 +84,11 @@ class NativeRunner(StepwiseRunner):
         positions: Sequence[int],
         wanted: Sequence[int],
         batch: AttentionBatch,
+        slots: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Logits [wanted rows, vocabulary] of a flattened batch, whose K/V go to the cache."""
+        """Logits [wanted rows, vocabulary] of a flattened batch, whose K/V go to the cache.
+        slots: which adapter is each row's [rows]; None: no row has one."""
         if self._program is None:
             raise RuntimeError("the cache has been released")
-        logits = self._program.forward(token_ids, positions, wanted, batch)
+        logits = self._program.forward(token_ids, positions, wanted, batch, slots, self._slots)
         return logits[:, : self.vocab_size]

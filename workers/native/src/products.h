@@ -1,14 +1,14 @@
 // Products with weights, and what is done to their sums before they are stored.
 #pragma once
 
-#include "row_operations.h"
+#include "adapters.h"
 
 namespace headrace {
 
 template <class E>
-class Products : public RowOperations<E> {
+class Products : public Adapters<E> {
   protected:
-    using Base = RowOperations<E>;
+    using Base = Adapters<E>;
     using typename Base::Element;
     using Base::arena_;
     using Base::buffers_;
@@ -19,7 +19,8 @@ class Products : public RowOperations<E> {
     using Base::Base;
 
     // sizes: outputs, words of inputs, kind, activation, form of the weight. data: panels, bias,
-    // what 8 bits need. Kinds: 0 out = activation(product); 1 out += product * numbers[0]; 2 the
+    // what 8 bits need. sizes[5]: its number among those that adapters may change, -1: they may not.
+    // Kinds: 0 out = activation(product); 1 out += product * numbers[0]; 2 the
     // panels hold 16 outputs of a gate and 16 of its partner, out = activation(gate) * partner.
     // Forms: 0 words; 1 integers of 8 bits, data[2] holds each output's scale; 2 integers that rows
     // of bytes (see `round`) are multiplied with, data[2] holds scales and then what is to be
@@ -100,7 +101,9 @@ class Products : public RowOperations<E> {
         const __m512 bias_left = bias ? _mm512_loadu_ps(bias) : _mm512_setzero_ps();
         const __m512 bias_right = bias ? _mm512_loadu_ps(bias + kLanes) : _mm512_setzero_ps();
         const __m512 scale = _mm512_set1_ps(i.numbers[0]);
+        const bool adapts = this->has_adapters(i);
         multiply(i, rows, panel, scratch, [&](int64_t row, __m512 a, __m512 b) {
+            if (adapts) this->expand(i, row, panel, a, b);
             auto* to = this->template out_row<Out>(i, row, first);
             a = _mm512_add_ps(a, bias_left);
             b = _mm512_add_ps(b, bias_right);
@@ -121,7 +124,9 @@ class Products : public RowOperations<E> {
         const int64_t first = (int64_t)panel * kLanes;
         const __mmask16 some = lanes(first, i.sizes[0] / 2);
         const float* bias = i.data[1] ? (const float*)i.data[1] + (int64_t)panel * kPanel : nullptr;
+        const bool adapts = this->has_adapters(i);
         multiply(i, rows, panel, scratch, [&](int64_t row, __m512 gate, __m512 partner) {
+            if (adapts) this->expand(i, row, panel, gate, partner);
             if (bias) {
                 gate = _mm512_add_ps(gate, _mm512_loadu_ps(bias));
                 partner = _mm512_add_ps(partner, _mm512_loadu_ps(bias + kLanes));

@@ -31,6 +31,7 @@ class Program : Attends<E> {
         step_ = &step;
         this->place_buffers();
         this->plan_tiles();
+        this->place_inner();
         for (auto& progress : progress_) {
             progress.taken.store(0, std::memory_order_relaxed);
             progress.done.store(0, std::memory_order_relaxed);
@@ -93,6 +94,9 @@ class Program : Attends<E> {
                 return (int)plans_[instruction.sizes[7]].tiles.size();
             case kFinishAttend:
                 return (int)plans_[instruction.sizes[7]].wholes.size();
+            case kShrink:
+                if (!step_->slots) return 0;
+                [[fallthrough]];
             default:  // rows, in as many parts as keep all threads busy
                 return rows <= 4 ? (rows > 0) : std::min(rows, threads_.count() * 4);
         }
@@ -140,6 +144,8 @@ class Program : Attends<E> {
                 return this->gather(instruction, row);
             case kRound:
                 return this->round(instruction, row);
+            case kShrink:
+                return this->shrink(instruction, row);
         }
     }
 

@@ -18,6 +18,7 @@ enum Operation : int32_t {
     kCombine,
     kGather,
     kRound,
+    kShrink,
 };
 
 // Where a value lies in a row of a buffer. buffer: -1 none, -2 the step's output.
@@ -42,7 +43,17 @@ struct Buffer {
     int32_t width, kind;
 };
 
+// What a LoRA adapter adds to the product of a linear: rows @ down.T @ up. down: [rank, inputs]. up:
+// [panels, rank, 32], outputs as in the weight's panels.
+struct Adapter {
+    int32_t rank;
+    const float* down;
+    const float* up;
+};
+
 // One step. positions, token_ids: [rows]. wanted: [num_wanted] rows. tables: [rows, width] each.
+// slots: [rows], which adapter is each row's, -1 for none; null if no row has one. adapters:
+// [linears, num_slots]. max_rank: the greatest of theirs.
 struct Step {
     int32_t rows, num_wanted, num_spans;
     const int32_t* token_ids;
@@ -52,6 +63,9 @@ struct Step {
     const int32_t* blocks;
     const float* const* tables;
     float* output;
+    const int32_t* slots;
+    const Adapter* adapters;
+    int32_t num_slots, max_rank;
 };
 
 }  // namespace headrace
