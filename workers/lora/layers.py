@@ -12,8 +12,8 @@ from transformers.pytorch_utils import Conv1D
 
 from workers.attention.hook import attention_of
 from workers.linears import FastLinear
-from workers.loading import vocab_rows
 from workers.lora.files import LayerShape, Pair
+from workers.model_runner import vocab_rows
 from workers.siblings import watch
 
 _PROBE_TOKENS = 13

@@ -26,7 +26,8 @@ LONG_RUN = 16  # rows
 class Slots:
     """Room for some adapters on a model's device; who has not been used for longest goes first.
 
-    Slots are filled when a step needs their adapter. store: where that is found.
+    Slots are filled when a step needs their adapter, and keep it until another takes its place,
+    even if it has been removed meanwhile. store: where adapters are found.
     """
 
     def __init__(self, layers: Mapping[str, LoraLinear], step: Step, num_slots: int) -> None:
