@@ -2,16 +2,17 @@
 
     GOMP_SPINCOUNT=10000 HF_HUB_OFFLINE=1 python -m bench.lora
 
-compiled   the base model on the compiled CPU kernels, as it runs without --enable-lora
-torch      the base model on torch's operations, without LoRA
+compiled   without LoRA, on the compiled CPU kernels
 none       with --enable-lora, no request with an adapter
 one        all requests with the same adapter
 mixed      requests take turns at 8 adapters
 few        one request of the batch has an adapter
+torch      without LoRA, on torch's operations; torch-mixed: as mixed
 
 Adapters are random, of one rank, on all linear layers of the model, as PEFT writes them. Decode
 is a step of so many streams at a context of about 64 tokens; prefill is 8 prompts of 64 tokens
-until their first tokens. All take turns; figures are ratios to `torch` of the same round, medians.
+until their first tokens. All take turns; figures are ratios to `compiled` of the same round,
+medians.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -35,7 +37,9 @@ from workers.build import build_engine
 from workers.engine import Engine
 from workers.lora.files import LayerShape
 from workers.model_runner import ModelRunner
+from workers.native.runner import NativeRunner
 
+BASE = "compiled"
 ADAPTERS = 8
 CONTEXT = 64
 PROMPTS, PROMPT_TOKENS = 8, 64
@@ -70,7 +74,7 @@ class Variant:
         self._count = 0
 
     def decode(self, streams: int, steps: int) -> float:
-        """Seconds of a step, the median of so many."""
+        """Seconds of a step, the fastest of so many: others use the machine, too."""
         self._start(streams, CONTEXT - steps // 2, max_tokens=1000)
         times = []
         for _ in range(steps):
@@ -78,7 +82,7 @@ class Variant:
             self._engine.step()
             times.append(time.perf_counter() - started_s)
         self._stop()
-        return statistics.median(times)
+        return min(times)
 
     def prefill(self) -> float:
         """Seconds from the arrival of some prompts to the last of their first tokens."""
@@ -127,20 +131,26 @@ def make_variants(
         )
         return build_engine(model_path, config, 1, print)
 
-    with_lora = build(enable_lora=True)
-    runner = with_lora.runner
-    assert isinstance(runner, ModelRunner)
-    layers = runner.adapter_layers
-    for number in range(ADAPTERS):
-        path = write_adapter(folder / f"adapter{number}", layers, options.rank, number)
-        with_lora.add_adapter(f"a{number}", path)
+    def with_adapters(kernels: str) -> Engine:
+        engine = build(enable_lora=True, cpu_kernels=kernels)
+        runner = engine.runner
+        assert isinstance(runner, ModelRunner | NativeRunner)
+        for number in range(ADAPTERS):
+            path = folder / f"adapter{number}"
+            if not path.exists():
+                write_adapter(path, runner.adapter_layers, options.rank, number)
+            engine.add_adapter(f"a{number}", path)
+        return engine
+
+    compiled, on_torch = with_adapters("native"), with_adapters("torch")
     return {
+        BASE: Variant(build()),
+        "none": Variant(compiled),
+        "one": Variant(compiled, lambda number: "a3"),
+        "mixed": Variant(compiled, lambda number: f"a{number % ADAPTERS}"),
+        "few": Variant(compiled, lambda number: "a3" if number == 0 else ""),
         "torch": Variant(build(cpu_kernels="torch")),
-        "compiled": Variant(build()),
-        "none": Variant(with_lora),
-        "one": Variant(with_lora, lambda number: "a3"),
-        "mixed": Variant(with_lora, lambda number: f"a{number % ADAPTERS}"),
-        "few": Variant(with_lora, lambda number: "a3" if number == 0 else ""),
+        "torch-mixed": Variant(on_torch, lambda number: f"a{number % ADAPTERS}"),
     }
 
 
@@ -151,8 +161,10 @@ def main() -> None:
         prepared = prepare_model(options.model, PrepareOptions(text_path=folder / "text"))
         variants = make_variants(prepared.model_path, folder, options)
         measures: dict[str, Callable[[Variant], float]] = {
-            f"decode, batch {streams}": lambda each, n=streams: each.decode(n, options.steps)
-            for streams in (1, 8, 16)
+            f"decode, batch {streams}": partial(
+                Variant.decode, streams=streams, steps=options.steps
+            )
+            for streams in options.streams
         }
         measures[f"prefill, {PROMPTS} x {PROMPT_TOKENS}"] = Variant.prefill
         for title, measure in measures.items():
@@ -160,16 +172,16 @@ def main() -> None:
 
 
 def report(variants: dict[str, Variant], measure: Callable[[Variant], float], rounds: int) -> str:
-    """Each variant's time as a multiple of `torch`'s, and that in ms."""
+    """Each variant's time as a multiple of BASE's, and that in ms."""
     for variant in variants.values():  # what the first run pays for
         measure(variant)
     times = [{name: measure(each) for name, each in variants.items()} for _ in range(rounds)]
-    base_ms = statistics.median(each["torch"] for each in times) * 1000
+    base_ms = statistics.median(each[BASE] for each in times) * 1000
     ratios = {
-        name: statistics.median(each[name] / each["torch"] for each in times) for name in variants
+        name: statistics.median(each[name] / each[BASE] for each in times) for name in variants
     }
-    return f"torch {base_ms:.1f} ms; " + ", ".join(
-        f"{name} {ratio:.2f}" for name, ratio in ratios.items() if name != "torch"
+    return f"{BASE} {base_ms:.1f} ms; " + ", ".join(
+        f"{name} {ratio:.2f}" for name, ratio in ratios.items() if name != BASE
     )
 
 
@@ -179,6 +191,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rank", type=int, choices=(8, 16, 32, 64), default=16)
+    parser.add_argument("--streams", type=int, nargs="+", default=(1, 8, 32))
     parser.add_argument("--steps", type=int, default=12, help="decode steps of each turn")
     parser.add_argument("--rounds", type=int, default=5)
     return parser.parse_args()

@@ -1,6 +1,7 @@
 """Runs a model on a GPU without waiting for it: launches overlap, decodes are replayed graphs."""
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from transformers.modeling_utils import PreTrainedModel
@@ -9,7 +10,6 @@ from workers.attention.backend import MakeBackend, Span
 from workers.attention.hook import AttentionHook
 from workers.attention.varlen import VarlenBackend
 from workers.graphs import Bucket, DecodeGraphs, DecodeInputs, Record
-from workers.lora.slots import Slots
 from workers.model_runner import ModelRunner
 from workers.pending import PendingResults
 from workers.runner import UNKNOWN_TOKEN
@@ -17,6 +17,9 @@ from workers.sequence import Chunk, ChunkResult
 from workers.sequence import Sequence as EngineSequence
 from workers.step import Rows, flatten
 from workers.uploads import upload
+
+if TYPE_CHECKING:  # pydantic is not needed to run a model
+    from workers.lora.slots import Slots
 
 
 class DeviceRunner(ModelRunner):
@@ -33,7 +36,7 @@ class DeviceRunner(ModelRunner):
         num_blocks: int,
         block_size: int,
         make_backend: MakeBackend,
-        slots: Slots | None = None,
+        slots: "Slots | None" = None,
     ) -> None:
         super().__init__(
             model,

@@ -15,7 +15,8 @@ from transformers.pytorch_utils import Conv1D
 from protocol.config import EngineConfig
 from workers.attention.hook import attention_of
 from workers.errors import ModelUnsupported
-from workers.loading import model_length, vocab_rows
+from workers.loading import model_length
+from workers.model_runner import vocab_rows
 from workers.products import Product, make_product
 from workers.siblings import Siblings, find_groups, spaced_outputs, watch
 

@@ -15,11 +15,11 @@ from workers.choose_backend import BackendChoice, choose_backend
 from workers.errors import ModelUnsupported
 from workers.largest_step import step_bytes
 from workers.linears import prepare_linears
-from workers.loading import choose_device, load_model, model_length, vocab_rows
+from workers.loading import choose_device, load_model, model_length
 from workers.lora.slots import Slots
 from workers.make_runner import make_torch_runner, record_graphs
 from workers.memory import free_memory
-from workers.model_runner import ModelRunner
+from workers.model_runner import ModelRunner, vocab_rows
 from workers.native.adapters import NativeSlots
 from workers.native.choose import compile_model, release_weights
 from workers.native.program import Compiled

@@ -7,7 +7,7 @@ model's folder is ever run.
 import inspect
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -102,11 +102,6 @@ def model_length(model: PreTrainedModel) -> int:
     if length is None:
         raise ModelUnsupported("config.json gives no max_position_embeddings")
     return length
-
-
-def vocab_rows(model: PreTrainedModel) -> int:
-    """Rows of the model's embedding: token ids are below it."""
-    return cast(torch.Tensor, model.get_input_embeddings().weight).shape[0]
 
 
 def _read_config(model_path: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A runner with the attention that was chosen for the model."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from transformers.modeling_utils import PreTrainedModel
@@ -10,9 +11,11 @@ from workers.choose_backend import BackendChoice
 from workers.cuda_graphs import CudaRecorder
 from workers.device_runner import DeviceRunner, record_or_not
 from workers.graphs import choose_buckets
-from workers.lora.slots import Slots
 from workers.model_runner import ModelRunner
 from workers.runner import Runner
+
+if TYPE_CHECKING:  # pydantic is not needed to run a model
+    from workers.lora.slots import Slots
 
 _WAVES = 2  # thread blocks for each multiprocessor that keep a card busy
 
@@ -25,7 +28,7 @@ def make_torch_runner(
     max_model_len: int,
     num_blocks: int,
     speculates: bool = False,
-    slots: Slots | None = None,
+    slots: "Slots | None" = None,
 ) -> ModelRunner:
     """A runner on torch's operations with an empty cache of so many blocks of `choice.block_size`.
 

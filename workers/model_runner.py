@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
+from typing import TYPE_CHECKING, cast
 
 import torch
 from transformers.modeling_utils import PreTrainedModel
@@ -10,15 +11,16 @@ from transformers.modeling_utils import PreTrainedModel
 from workers.attention.backend import AttentionBackend, AttentionBatch, MakeBackend
 from workers.attention.hook import AttentionHook
 from workers.attention.sdpa import SdpaBackend
-from workers.loading import vocab_rows
 from workers.lora.adapters import Adapters
 from workers.lora.files import LayerShape
-from workers.lora.slots import Slots
 from workers.lora.store import AdapterStore
 from workers.runner import StepwiseRunner
 from workers.sequence import Chunk, ChunkResult
 from workers.step import Rows, collect, flatten
 from workers.uploads import upload
+
+if TYPE_CHECKING:  # pydantic is not needed to run a model
+    from workers.lora.slots import Slots
 
 # A step is what decodes wait for while a prompt is run: about as long on either device. It also
 # has to stay far below the time after which a worker counts as stalled.
@@ -38,7 +40,7 @@ class ModelRunner(StepwiseRunner):
         num_blocks: int,
         block_size: int,
         make_backend: MakeBackend = SdpaBackend,
-        slots: Slots | None = None,
+        slots: "Slots | None" = None,
     ) -> None:
         self.vocab_size: int = vocab_rows(model)
         self.max_model_len = max_model_len
@@ -150,3 +152,8 @@ class ModelRunner(StepwiseRunner):
         )
         logits: torch.Tensor = output.logits[0, :, : self.vocab_size]
         return logits
+
+
+def vocab_rows(model: PreTrainedModel) -> int:
+    """Rows of the model's embedding: token ids are below it."""
+    return cast(torch.Tensor, model.get_input_embeddings().weight).shape[0]

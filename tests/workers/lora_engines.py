@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from adapters import load_with_adapter, make_adapter
 from driving import request
@@ -15,6 +16,7 @@ from protocol.config import EngineConfig
 from protocol.to_worker import Generate
 from workers.build import build_engine
 from workers.engine import Engine
+from workers.native.library import why_not
 
 NEW = 10
 NEAR = 1e-4  # logits closer than this are equal but for float32's rounding
@@ -36,10 +38,11 @@ GPT2_TARGETS = {"o_proj": "c_proj", "up_proj": "c_fc", "q_proj": "c_attn", "down
 
 @dataclass
 class Tiny:
-    """A tiny model's folder, and adapters for it by their kinds."""
+    """A tiny model's folder, and adapters for it by their kinds. kernels: what runs it."""
 
     path: Path
     adapters: dict[str, Path]
+    kernels: str = "auto"
 
     def engine(self, **options: Any) -> Engine:
         """An engine that has the adapters, by the names of their kinds."""
@@ -56,6 +59,7 @@ class Tiny:
             "kv_cache_bytes": 2**20,
             "max_num_seqs": 16,
             "enable_lora": True,
+            "cpu_kernels": self.kernels,
             **options,
         }
         return EngineConfig(**settings)
@@ -69,14 +73,25 @@ class Tiny:
             assert our == their, f"adapter {name!r}, token {place}"
 
 
-def make_tiny(folder: Path, model: str, kinds: dict[str, dict[str, Any]] = KINDS) -> Tiny:
+def make_tiny(
+    folder: Path,
+    model: str,
+    kinds: dict[str, dict[str, Any]] = KINDS,
+    kernels: str = "auto",
+) -> Tiny:
     path = folder / "model"
     save_tiny(path, model)
     adapters = {}
     for seed, (name, kind) in enumerate(kinds.items()):
         options = _for_gpt2(kind) if model == "gpt2" else kind
         adapters[name] = make_adapter(folder / name, path, seed=seed, **options)
-    return Tiny(path, adapters)
+    return Tiny(path, adapters, kernels)
+
+
+def skip_without_kernels(dtype: torch.dtype = torch.float32) -> None:
+    reason = why_not(dtype)
+    if reason:
+        pytest.skip(reason)
 
 
 def make_prompts(count: int, shortest: int = 1, longest: int = 40) -> list[tuple[int, ...]]:

@@ -14,8 +14,8 @@ from protocol.config import EngineConfig
 from workers.attention.hook import AttentionHook
 from workers.engine import Engine
 from workers.linears import prepare_linears
-from workers.loading import load_model, model_length, vocab_rows
-from workers.model_runner import ModelRunner
+from workers.loading import load_model, model_length
+from workers.model_runner import ModelRunner, vocab_rows
 from workers.native.library import why_not
 from workers.native.program import Compiled
 from workers.native.runner import NativeRunner

@@ -12,8 +12,8 @@ from transformers.pytorch_utils import Conv1D
 
 from workers.attention.hook import attention_of
 from workers.linears import FastLinear
-from workers.loading import vocab_rows
 from workers.lora.files import LayerShape, Pair
+from workers.model_runner import vocab_rows
 from workers.siblings import watch
 
 _PROBE_TOKENS = 13
@@ -75,6 +75,10 @@ class LoraLinear(nn.Module):
     @property
     def ranks(self) -> Ranks:
         return self._ranks
+
+    @property
+    def is_empty(self) -> bool:
+        return self._down is None and self._up is None
 
     def put(self, slot: int, pair: Pair | None) -> None:
         """Let a slot have an adapter's matrices, which are on the layer's device; None: none."""

@@ -27,7 +27,8 @@ LONG_RUN = 16  # rows
 class Slots:
     """Room for some adapters on a model's device; who has not been used for longest goes first.
 
-    Slots are filled when a step needs their adapter. store: where that is found.
+    Slots are filled when a step needs their adapter, and keep it until another takes its place,
+    even if it has been removed meanwhile. store: where adapters are found.
     """
 
     def __init__(self, layers: Mapping[str, LoraLinear], step: Step, num_slots: int) -> None:
@@ -47,6 +48,11 @@ class Slots:
     def shapes(self) -> dict[str, LayerShape]:
         """The layers that adapters may change."""
         return {name: layer.shape for name, layer in self._layers.items()}
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing of any adapter is on the device."""
+        return all(layer.is_empty for layer in self._layers.values())
 
     def largest_bytes(self, max_rank: int) -> int:
         """Memory of the slots when all hold as much as they may."""

@@ -77,6 +77,11 @@ class NativeSlots:
         self.num_slots, self.max_rank = num_slots, 0
 
     @property
+    def is_empty(self) -> bool:
+        """Whether nothing of any adapter is in memory, besides what the store has."""
+        return not any(self._kept)
+
+    @property
     def table(self) -> int:
         """The address of what the kernels read: [linears, slots]."""
         return ctypes.addressof(self._table)

@@ -6,6 +6,7 @@ import torch
 
 from workers.attention.backend import AttentionBatch
 from workers.lora.adapters import Adapters
+from workers.lora.files import LayerShape
 from workers.lora.store import AdapterStore
 from workers.native.adapters import NativeSlots
 from workers.native.program import Compiled, Program
@@ -62,8 +63,13 @@ class NativeRunner(StepwiseRunner):
         if self._program is None:
             self._program = self._compiled.start(self.num_blocks, self.block_size)
 
+    @property
+    def adapter_layers(self) -> dict[str, LayerShape]:
+        """The layers that adapters may change, by their names in the model."""
+        return {} if self._slots is None else self._slots.shapes
+
     def new_adapters(self, max_rank: int) -> AdapterStore | None:
-        return None if self._slots is None else AdapterStore(self._slots.shapes, max_rank)
+        return None if self._slots is None else AdapterStore(self.adapter_layers, max_rank)
 
     def use_adapters(self, adapters: Adapters) -> None:
         assert self._slots is not None
