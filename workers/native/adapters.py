@@ -33,11 +33,11 @@ class Piece:
 @dataclass(frozen=True, slots=True)
 class AdaptedLinear:
     """One product of the program. pieces: whose outputs it gives, one after another.
-    inputs: numbers in a row. panels: its weight, whose order the outputs take."""
+    panels: its weight, whose order the outputs take. dtype: of the products."""
 
     pieces: tuple[Piece, ...]
-    inputs: int
     panels: Panels
+    dtype: torch.dtype
 
     def matrices(self, adapter: Adapter) -> tuple[Tensor, Tensor] | None:
         """What an adapter adds to it: down [rank, inputs], up [panels, rank, PANEL]; None: nothing.
@@ -51,8 +51,8 @@ class AdaptedLinear:
         ups = [torch.cat([self._up(adapter, piece, layer) for piece in self.pieces], dim=1)
                for layer in layers]  # fmt: skip
         outputs = self.panels.in_panels(torch.cat(ups).t())
-        up = outputs.view(-1, PANEL, outputs.shape[1]).transpose(1, 2).contiguous()
-        return torch.cat(downs).contiguous(), up
+        up = outputs.view(-1, PANEL, outputs.shape[1]).transpose(1, 2)
+        return torch.cat(downs).to(self.dtype).contiguous(), up.to(self.dtype).contiguous()
 
     def _up(self, adapter: Adapter, piece: Piece, layer: str) -> Tensor:
         """What a layer's matrix adds to a piece: nothing, if that is another's."""

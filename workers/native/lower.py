@@ -253,7 +253,6 @@ class _Lowering:
         sizes = {1: words, 2: mode, 4: form, 5: len(self.adapted) if is_adapted else -1}
         self._op("linear", node, source, out, sizes=sizes, numbers=(by,), data=data)
         if is_adapted:
-            self.ops[-1].data["inputs"] = node.inputs[0].width
             self.adapted.append(self.ops[-1])
 
     def _shrink(self, node: Node, source: Place) -> None:

@@ -71,7 +71,7 @@ class Compiled:
         with ThreadPoolExecutor(threads) as pool:
             packed = list(pool.map(self._pack, lowered.ops))
         self._heads = dict(_heads(lowered.ops, packed))
-        self.adapted = list(_adapted(lowered, packed, names))
+        self.adapted = list(_adapted(lowered, packed, names, self.dtype))
         of_program = {piece.layer for linear in self.adapted for piece in linear.pieces}
         layers = (adaptable or {}).items()
         self._shapes = {name: shape_of(layer) for name, layer in layers if name in of_program}
@@ -231,7 +231,10 @@ class Program:
 
 
 def _adapted(
-    lowered: Lowered, packed: Sequence[Panels | None], names: Mapping[int, str]
+    lowered: Lowered,
+    packed: Sequence[Panels | None],
+    names: Mapping[int, str],
+    dtype: torch.dtype,
 ) -> Iterator[AdaptedLinear]:
     """The products that adapters may change, by their numbers."""
     panels = {id(op): each for op, each in zip(lowered.ops, packed, strict=True)}
@@ -244,7 +247,7 @@ def _adapted(
             pieces.append(Piece(names[id(weight)], first, part.get("count", outputs)))
         of_op = panels[id(op)]
         assert of_op is not None
-        yield AdaptedLinear(tuple(pieces), op.data["inputs"], of_op)
+        yield AdaptedLinear(tuple(pieces), of_op, dtype)
 
 
 def _heads(ops: Sequence[Op], packed: Sequence[Panels | None]) -> Iterator[tuple[int, Panels]]:

@@ -12,6 +12,7 @@ template <class E>
 class Adapters : public RowOperations<E> {
   protected:
     using Base = RowOperations<E>;
+    using typename Base::Element;
     using Base::Base;
     using Base::packed_row;
     using Base::row_of;
@@ -24,16 +25,22 @@ class Adapters : public RowOperations<E> {
         if (inner_.size() < size) inner_.resize(size);
     }
 
+    // A few rows keep all threads busy only if the ranks of each are shared out.
+    int shrink_tasks(int rows, int threads) const {
+        if (!step_->slots) return 0;
+        return rows <= kFewRows ? rows * rank_parts() : std::min(rows, threads * 4);
+    }
+
     // in[0]: a linear's rows, in the products' type if `packed`. sizes: their width, and in
-    // sizes[5] the linear's number. The row times `down` of its adapter.
-    void shrink(const Instruction& i, int64_t row) {
-        const Adapter* adapter = adapter_of(i, row);
-        if (!adapter) return;
-        float* to = inner_.data() + row * step_->max_rank;
-        if (i.packed) {
-            products<E>(*adapter, packed_row(i.in[0], row), i.sizes[0], to);
-        } else {
-            products<F32>(*adapter, row_of(i.in[0], row), i.sizes[0], to);
+    // sizes[5] the linear's number. Some rows times `down` of their adapters.
+    void shrink(const Instruction& i, int rows, int task, int tasks) {
+        if (rows <= kFewRows) {
+            const int first = task % rank_parts() * kRankPart;
+            return shrink_row(i, task / rank_parts(), first, first + kRankPart);
+        }
+        const int64_t last = (int64_t)rows * (task + 1) / tasks;
+        for (int64_t row = (int64_t)rows * task / tasks; row < last; ++row) {
+            shrink_row(i, row, 0, step_->max_rank);
         }
     }
 
@@ -45,11 +52,11 @@ class Adapters : public RowOperations<E> {
         const Adapter* adapter = adapter_of(i, row);
         if (!adapter) return;
         const float* inner = inner_.data() + row * step_->max_rank;
-        const float* up = adapter->up + (int64_t)panel * adapter->rank * kPanel;
+        const auto* up = (const Element*)adapter->up + (int64_t)panel * adapter->rank * kPanel;
         for (int32_t r = 0; r < adapter->rank; ++r, up += kPanel) {
             const __m512 x = _mm512_set1_ps(inner[r]);
-            left = _mm512_fmadd_ps(x, _mm512_loadu_ps(up), left);
-            right = _mm512_fmadd_ps(x, _mm512_loadu_ps(up + kLanes), right);
+            left = _mm512_fmadd_ps(x, E::load(up, 0xFFFF), left);
+            right = _mm512_fmadd_ps(x, E::load(up + kLanes, 0xFFFF), right);
         }
     }
 
@@ -62,18 +69,37 @@ class Adapters : public RowOperations<E> {
         return adapter->rank ? adapter : nullptr;
     }
 
+    static constexpr int kFewRows = 4, kRankPart = 8;
+
+    int rank_parts() const { return (step_->max_rank + kRankPart - 1) / kRankPart; }
+
+    // A row times what its adapter has of `down` in [first, last).
+    void shrink_row(const Instruction& i, int64_t row, int first, int last) {
+        const Adapter* adapter = adapter_of(i, row);
+        if (!adapter) return;
+        last = std::min(last, adapter->rank);
+        float* to = inner_.data() + row * step_->max_rank;
+        if (i.packed) {
+            products<E>(*adapter, packed_row(i.in[0], row), i.sizes[0], first, last, to);
+        } else {
+            products<F32>(*adapter, row_of(i.in[0], row), i.sizes[0], first, last, to);
+        }
+    }
+
     template <class In>
     static void products(const Adapter& adapter, const typename In::Element* row, int64_t width,
-                         float* to) {
-        int32_t r = 0;
-        for (; r + 4 <= adapter.rank; r += 4) {  // each read of the row serves four
-            dots<In, 4>(adapter.down + r * width, row, width, to + r);
+                         int first, int last, float* to) {
+        const auto* down = (const Element*)adapter.down;
+        int r = first;
+        for (; r + 4 <= last; r += 4) {  // each read of the row serves four
+            dots<In, 4>(down + r * width, row, width, to + r);
         }
-        for (; r < adapter.rank; ++r) dots<In, 1>(adapter.down + r * width, row, width, to + r);
+        for (; r < last; ++r) dots<In, 1>(down + r * width, row, width, to + r);
     }
 
     template <class In, int Count>
-    static void dots(const float* down, const typename In::Element* row, int64_t width, float* to) {
+    static void dots(const Element* down, const typename In::Element* row, int64_t width,
+                     float* to) {
         __m512 sums[Count];
         for (int n = 0; n < Count; ++n) sums[n] = _mm512_setzero_ps();
         for (int64_t d = 0; d < width; d += kLanes) {
@@ -81,8 +107,7 @@ class Adapters : public RowOperations<E> {
             const __m512 x = In::load(row + d, some);
 #pragma GCC unroll 4
             for (int n = 0; n < Count; ++n) {
-                const __m512 y = _mm512_maskz_loadu_ps(some, down + n * width + d);
-                sums[n] = _mm512_fmadd_ps(x, y, sums[n]);
+                sums[n] = _mm512_fmadd_ps(x, E::load(down + n * width + d, some), sums[n]);
             }
         }
         for (int n = 0; n < Count; ++n) to[n] = _mm512_reduce_add_ps(sums[n]);

@@ -95,8 +95,7 @@ class Program : Attends<E> {
             case kFinishAttend:
                 return (int)plans_[instruction.sizes[7]].wholes.size();
             case kShrink:
-                if (!step_->slots) return 0;
-                [[fallthrough]];
+                return this->shrink_tasks(rows, threads_.count());
             default:  // rows, in as many parts as keep all threads busy
                 return rows <= 4 ? (rows > 0) : std::min(rows, threads_.count() * 4);
         }
@@ -116,6 +115,8 @@ class Program : Attends<E> {
                 return this->attend_one(instruction, task, scratch_[thread]);
             case kFinishAttend:
                 return this->finish_attend(instruction, task);
+            case kShrink:
+                return this->shrink(instruction, rows, task, tasks);
             default: {
                 const int64_t first = (int64_t)rows * task / tasks;
                 const int64_t last = (int64_t)rows * (task + 1) / tasks;
@@ -144,8 +145,6 @@ class Program : Attends<E> {
                 return this->gather(instruction, row);
             case kRound:
                 return this->round(instruction, row);
-            case kShrink:
-                return this->shrink(instruction, row);
         }
     }
 

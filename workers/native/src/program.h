@@ -44,11 +44,11 @@ struct Buffer {
 };
 
 // What a LoRA adapter adds to the product of a linear: rows @ down.T @ up. down: [rank, inputs]. up:
-// [panels, rank, 32], outputs as in the weight's panels.
+// [panels, rank, 32], outputs as in the weight's panels. Both in the type of the products.
 struct Adapter {
     int32_t rank;
-    const float* down;
-    const float* up;
+    const void* down;
+    const void* up;
 };
 
 // One step. positions, token_ids: [rows]. wanted: [num_wanted] rows. tables: [rows, width] each.
