@@ -15,10 +15,11 @@ from typing import Annotated, Any, NoReturn
 
 from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 
+from coordinator.autoscale_options import Impossible, check_sizes
+from protocol.autoscaling import AutoscalingOptions, Workers
 from protocol.config import (
     EngineConfig,
     PoolOptions,
-    Positive,
     ServingOptions,
     SleepIdle,
     SleepLevel,
@@ -48,7 +49,7 @@ def _number(value: Any) -> Any:
     return int(value) if isinstance(value, str) and value.isdigit() else value
 
 
-class GroupOptions(EngineConfig, ServingOptions):
+class GroupOptions(EngineConfig, ServingOptions, AutoscalingOptions):
     """A group as the operator describes it.
 
     model: folder, GGUF file or hub id; None: the default model.
@@ -64,7 +65,7 @@ class GroupOptions(EngineConfig, ServingOptions):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")] = "default"
     model: str | None = None
     served_model_name: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    workers: Positive | None = None
+    workers: Workers | None = None
     sleep_idle_seconds: SleepIdle = None
     sleep_idle_level: Annotated[SleepLevel, BeforeValidator(_number)] = 1
     chat_template: str | None = None
@@ -147,7 +148,17 @@ def parse(argv: Sequence[str]) -> tuple[PoolOptions, list[GroupOptions], Path | 
     if pool.uds is not None and {"host", "port"} & (file | pool_flags).keys():
         raise OptionError("--uds: excludes --host and --port")
     _check_extras(pool)
+    _check_autoscaling(groups, pool.wake_on_demand, is_file=tables is not None)
     return pool, groups, None if run_dir is None else Path(run_dir)
+
+
+def _check_autoscaling(groups: list[GroupOptions], wakes: bool, is_file: bool) -> None:
+    for number, group in enumerate(groups):
+        try:
+            check_sizes(group, group.workers, wakes)
+        except Impossible as error:
+            name = f"group {number}: {error.key}" if is_file else _flag(error.key)
+            raise OptionError(f"{name}: {error}") from error
 
 
 def _check_extras(pool: PoolOptions) -> None:
@@ -210,6 +221,8 @@ _FLAGS = {
     "start_timeout_s": "--start-timeout",
     "wake_timeout_s": "--wake-timeout",
     "log_stats_interval_s": "--log-stats-interval",
+    "scale_up_window_s": "--scale-up-window",
+    "scale_down_window_s": "--scale-down-window",
     "response_store_max_age_s": "--response-store-max-age",
 }
 
@@ -229,6 +242,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_pool_flags(parser)
     _add_log_flags(parser)
     _add_group_flags(parser)
+    _add_autoscaling_flags(parser)
     _add_answer_flags(parser)
     return parser
 
@@ -321,6 +335,26 @@ def _add_answer_flags(parser: argparse.ArgumentParser) -> None:
         help="cached tokens in the usage (on)",
     )
     add("--enable-force-include-usage", action="store_true", help="usage at the end of all streams")
+
+
+def _add_autoscaling_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("how many workers it has").add_argument
+    add("--min-workers", help="with a changing load; 0: none without requests (1)")
+    add("--max-workers", help="at most (what --workers says)")
+    add("--scale-target-requests", metavar="N", help="in each worker (0.7 of --max-num-seqs)")
+    add("--scale-target-tokens", metavar="N", help="of prompts that wait in each (any number)")
+    add(
+        "--scale-up-window",
+        dest="scale_up_window_s",
+        metavar="S",
+        help="seconds for which more must be needed (10)",
+    )
+    add(
+        "--scale-down-window",
+        dest="scale_down_window_s",
+        metavar="S",
+        help="seconds for which fewer must do (300)",
+    )
 
 
 def _add_group_flags(parser: argparse.ArgumentParser) -> None:
