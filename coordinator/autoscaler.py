@@ -14,7 +14,6 @@ from coordinator.sleeping import Sleeping
 from protocol.config import PoolConfig
 from protocol.state import (
     ASLEEP,
-    DRAINING,
     READY,
     STALLED,
     STARTING,
@@ -114,8 +113,7 @@ class Autoscaler:
         counted = [
             each.load
             for each in workers
-            if each.state != STALLED
-            and (each.state != DRAINING or self._places.is_wanted(place_of(each.worker_id)))
+            if each.state != STALLED and self._places.is_wanted(place_of(each.worker_id))
         ]
         held = sum(each.load.held.get(group, 0) for each in frontends)
         if now - self._wanted_at.get(group, -WANTED_S) < WANTED_S:
