@@ -4,7 +4,7 @@ What is looked at is how many workers the load needs: requests in flight (runnin
 frontends) over what each worker is to have, or waiting prompt tokens over theirs, whichever needs
 more. That is an absolute number: workers that start already count as soon as they are wanted, and
 nothing is ordered twice. A group grows when the load has needed more for the whole up window, and
-shrinks to the most that it has needed in the down window.
+shrinks, step by step, to the most that it has needed in the down window.
 """
 
 import math
@@ -17,6 +17,10 @@ from protocol.autoscaling import Autoscaling
 TOLERANCE = 0.1
 # When so many times its size is needed, it grows after this share of the up window.
 BURST, BURST_SHARE = 2.0, 0.2
+# A group shrinks by this share of its size, or one worker, at once, and again after this share of the
+# down window. With fewer workers each has larger batches and longer steps, so that the same requests
+# stay longer and need more workers than they seemed to: that has to be seen before the next step.
+STEP, STEP_SHARE = 0.1, 0.1
 # After workers could not be started: when it is tried again, and at the latest after many times.
 BACKOFF_S, LONGEST_BACKOFF_S = 30.0, 600.0
 # Why a size is another one.
@@ -63,6 +67,7 @@ class Policy:
         self._up, self._burst = Window(options.up_window_s, min), Window(burst_s, min)
         self._down = Window(options.down_window_s, max)
         self._burst_s = burst_s
+        self._shrunk_at = -math.inf
         self._failures = 0
         self._ceiling: tuple[int, float] | None = None  # no more than this, until then
 
@@ -122,9 +127,16 @@ class Policy:
             return _up(burst), kind, self._burst_s
         if up is not None and up > seen.size * (1 + TOLERANCE):
             return _up(up), kind, self.options.up_window_s
-        if down is not None and _up(down) < seen.size:
-            return _up(down), IDLE, self.options.down_window_s
+        if down is not None and self._may_shrink(seen, down):
+            # Without any request there is nothing to be seen.
+            step = max(1, int(STEP * seen.size)) if down > 0 else seen.size
+            self._shrunk_at = seen.at
+            return max(_up(down), seen.size - step), IDLE, self.options.down_window_s
         return seen.size, "", 0.0
+
+    def _may_shrink(self, seen: Observation, down: float) -> bool:
+        pause_s = STEP_SHARE * self.options.down_window_s
+        return _up(down) < seen.size and seen.at - self._shrunk_at >= pause_s
 
     def _allowed(self, size: int, seen: Observation, held: str) -> tuple[int, str]:
         """How far it may grow, beside workers that do not come."""

@@ -341,7 +341,7 @@ def _add_autoscaling_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("how many workers it has").add_argument
     add("--min-workers", help="with a changing load; 0: none without requests (1)")
     add("--max-workers", help="at most (what --workers says)")
-    add("--scale-target-requests", metavar="N", help="in each worker (0.7 of --max-num-seqs)")
+    add("--scale-target-requests", metavar="N", help="in each worker (0.6 of --max-num-seqs)")
     add("--scale-target-tokens", metavar="N", help="of prompts that wait in each (any number)")
     add(
         "--scale-up-window",

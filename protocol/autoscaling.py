@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 # Chosen by bench/autoscale_sim.py: see docs/autoscaling.md.
 UP_WINDOW_S, DOWN_WINDOW_S = 10.0, 300.0
 # Requests that each worker is to have, as a share of those that it runs at once.
-TARGET_SHARE = 0.7
+TARGET_SHARE = 0.6
 MOST_WORKERS = 1024  # of a group
 
 Workers = Annotated[int, Field(ge=0)]

@@ -45,7 +45,7 @@ def test_targets_and_windows() -> None:
     _, (group,), _ = parse(["--max-workers", "4"])
     _, chosen = resolve(group, None, 1, 100)
     assert chosen is not None
-    assert (chosen.target_requests, chosen.target_tokens) == (70, None)
+    assert (chosen.target_requests, chosen.target_tokens) == (60, None)
     assert (chosen.up_window_s, chosen.down_window_s) == (UP_WINDOW_S, DOWN_WINDOW_S)
     flags = "--scale-target-requests 2.5 --scale-target-tokens 4000 --scale-up-window 0"
     _, (group,), _ = parse(f"--max-workers 4 {flags} --scale-down-window 7".split())

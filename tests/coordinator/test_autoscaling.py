@@ -84,14 +84,34 @@ def test_a_burst_is_answered_after_a_part_of_the_window() -> None:
     assert "for 2 s" in group.reasons[0]
 
 
-def test_it_shrinks_to_the_most_that_was_needed_in_the_window() -> None:
+def test_it_shrinks_step_by_step_to_the_most_that_was_needed_in_the_window() -> None:
     group = Group(size=8)
     group.see(80, seconds=5)
     group.play([25] * 30 + [39] + [5] * 29)
     assert group.size == 8
-    group.see(5, seconds=6)
-    assert group.size == 4
-    assert group.last.cause == "" or group.reasons[-1].startswith("that was enough for 60 s")
+    group.see(5)
+    assert group.size == 7
+    assert group.reasons == ["that was enough for 60 s; 5 requests, target 10 a worker"]
+    group.see(5, seconds=5)
+    assert group.size == 7
+    group.see(5, seconds=20)
+    assert group.size == 4  # the 39 are still to be seen
+    group.see(5, seconds=60)
+    assert (group.size, group.sizes) == (1, [8, 7, 6, 5, 4, 3, 2, 1])
+
+
+def test_a_large_group_shrinks_by_a_tenth_at_once() -> None:
+    group = Group(size=1000, max_workers=1000)
+    group.see(5000, seconds=61)
+    assert group.size == 900
+    group.see(5000, seconds=60)
+    assert group.size == 500
+
+
+def test_without_any_request_it_shrinks_at_once() -> None:
+    group = Group(size=1000, max_workers=1000, min_workers=2)
+    group.see(0, seconds=61)
+    assert group.size == 2
 
 
 def test_it_never_leaves_its_limits() -> None:
@@ -176,7 +196,7 @@ def test_a_size_that_somebody_chose_holds_for_a_window() -> None:
     group.policy.restart()
     assert group.see(5, seconds=60) == 6
     group.see(5)
-    assert group.size == 1
+    assert group.size == 5
 
 
 def test_a_new_coordinator_shrinks_nothing_before_it_has_seen_a_window() -> None:
