@@ -75,38 +75,63 @@ class _Workers:
         self.starting += count
 
 
+class _Requests:
+    """Those that wait, and those that run; `leaving` of these in workers that go."""
+
+    def __init__(self, engine: Engine, seconds: int):
+        self._engine, self._lengths = engine, engine.lengths()
+        steps = seconds / engine.step_s / QUANTUM
+        self._ends = np.zeros(int(steps) + len(self._lengths) + 2)  # how many, by the mark
+        self._mark = 0.0  # tokens of a request that has run all the time
+        self.waiting = self.running = self.leaving = 0.0
+
+    def begin(self, ready: int) -> float:
+        """As many as find a place, and time for their prompts."""
+        free = ready * self._engine.slots - (self.running - self.leaving)
+        begun = max(0.0, min(self.waiting, free, ready * self._engine.starts_per_s()))
+        self.waiting -= begun
+        self.running += begun
+        first = round(self._mark / QUANTUM) + 1
+        self._ends[first : first + len(self._lengths)] += begun * self._lengths
+        return begun
+
+    def run(self, ready: int, begun: float) -> None:
+        """For a second."""
+        engine, here, first = self._engine, max(ready, 1e-9), int(self._mark / QUANTUM) + 1
+        batch = min((self.running - self.leaving) / here, engine.slots)
+        self._mark += engine.tokens_per_s(batch, begun / here)
+        ended = float(self._ends[first : int(self._mark / QUANTUM) + 1].sum())
+        if self.running > 0:
+            self.leaving -= self.leaving * min(ended / self.running, 1.0)
+        self.running = max(0.0, self.running - ended)
+
+
 def play(
-    came: Floats, engine: Engine, policy: Policy | None, size: int, signal: str = "all", seed: int = 0
+    came: Floats,
+    engine: Engine,
+    policy: Policy | None,
+    size: int,
+    line: float = 1.0,
+    counts_running: bool = True,
+    seed: int = 0,
 ) -> Day:
-    """A day with a policy, or with a size that stays (None). signal: "waiting" shows it only what
-    waits, which is what should not be done."""
+    """A day with a policy, or with a size that stays (None). line: what share of the requests that
+    wait the policy is shown; counts_running: whether it is shown those that run."""
     day = Day(came)
     workers = _Workers(engine, len(came), size, np.random.default_rng(seed))
-    lengths = engine.lengths()
-    ends = np.zeros(int(len(came) / engine.step_s / QUANTUM) + len(lengths) + 2)
-    waiting = running = leaving = mark = 0.0
+    requests = _Requests(engine, len(came))
     for now, arrived in enumerate(came):
         workers.pass_second(now)
-        waiting += arrived
-        here = max(workers.ready, 1e-9)
-        free = workers.ready * engine.slots - (running - leaving)
-        begun = max(0.0, min(waiting, free, workers.ready * engine.starts_per_s()))
-        waiting -= begun
-        running += begun
-        first = int(mark / QUANTUM) + 1
-        ends[first : first + len(lengths)] += begun * lengths
-        batch = min((running - leaving) / here, engine.slots)
-        mark += engine.tokens_per_s(batch, begun / here)
-        ended = float(ends[first : int(mark / QUANTUM) + 1].sum())
-        leaving -= leaving * min(ended / running, 1.0) if running else 0.0
-        running = max(0.0, running - ended)
-        day.begun[now], day.running[now], day.waiting[now] = begun, running, waiting
+        requests.waiting += arrived
+        day.begun[now] = requests.begin(workers.ready)
+        requests.run(workers.ready, day.begun[now])
         if policy is not None:
-            asked = waiting if signal == "waiting" else waiting + running - leaving
-            seen = Observation(now, size, round(asked), round(waiting * engine.prompt_tokens))
-            size = policy.observe(seen).size
-            before = workers.ready
-            leaving += (running - leaving) * workers.resize(size, now) / max(before, 1)
+            here = requests.running - requests.leaving
+            shown = line * requests.waiting + (here if counts_running else 0.0)
+            size = policy.observe(Observation(now, size, round(shown))).size
+            before = max(workers.ready, 1)
+            requests.leaving += here * workers.resize(size, now) / before
+        day.running[now], day.waiting[now] = requests.running, requests.waiting
         day.size[now], day.ready[now] = size, workers.ready
         day.paid[now] = workers.ready + workers.starting + workers.going
     return day

@@ -1,5 +1,6 @@
 """What a day was like, in numbers."""
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,7 +38,7 @@ class Waits:
         return np.array(
             [
                 Waits(self.came_at[a:b], self.seconds[a:b], self.weight[a:b]).quantile(share)
-                for a, b in zip(bounds, bounds[1:], strict=False)
+                for a, b in itertools.pairwise(bounds)
                 if b > a
             ]
         )
