@@ -50,6 +50,7 @@ SETTINGS = [
     Setting("no tolerance", constants={"TOLERANCE": 0.0}),
     Setting("shrinks all at once", constants={"STEP": 1.0}),
     Setting("shrinks all at once, target 0.7", target=0.7, constants={"STEP": 1.0}),
+    Setting("shrinks all at once, starts of 240 s", start_s=240.0, constants={"STEP": 1.0}),
     Setting("half of those that wait count", line=0.5),
     Setting("half of them, starts of 240 s", line=0.5, start_s=240.0),
     Setting("waiting requests alone count", target=4 / 64, counts_running=False),
