@@ -17,8 +17,8 @@ from protocol.autoscaling import Autoscaling
 TOLERANCE = 0.1
 # When so many times its size is needed, it grows after this share of the up window.
 BURST, BURST_SHARE = 2.0, 0.2
-# A group shrinks by this share of its size, or one worker, at once, and again after this share of the
-# down window. With fewer workers each has larger batches and longer steps, so that the same requests
+# A group shrinks by this share of its size, or one worker, and again after this share of the down
+# window. With fewer workers each has larger batches and longer steps, so that the same requests
 # stay longer and need more workers than they seemed to: that has to be seen before the next step.
 STEP, STEP_SHARE = 0.1, 0.1
 # After workers could not be started: when it is tried again, and at the latest after many times.

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -143,3 +144,33 @@ def test_a_request_is_answered_though_the_coordinator_dies_while_it_is_held(empt
         empty.children("coordinator.main")[0].kill()
         assert asked.result()
     has(empty, 0)
+
+
+def test_workers_that_cannot_be_started_are_given_up_and_nothing_fails(
+    launch: Launch, fake_model: Path
+) -> None:
+    """The model is gone when the next worker wants to read it."""
+    limits = ["--min-workers", "1", "--max-workers", "3", "--scale-target-requests", "2"]
+    server = launch("--workers", "1", *limits, *QUICK, step_s=0.005)
+    config = fake_model / "config.json"
+    text = config.read_text()
+    config.unlink()
+    try:
+        with users(server, 8):
+            wait_for(lambda: "keeps its 1 workers" in server.log, "it gives up", PATIENCE_S)
+            wait_for(lambda: "tried again in" in server.log, "it says so", PATIENCE_S)
+            assert group(server)["wanted"] == 1
+    finally:
+        config.write_text(text)
+    assert server.metric("headrace:autoscale_failures_total") >= 1
+    has(server, 1)
+
+
+def test_workers_that_sleep_are_let_go_and_the_last_is_woken(launch: Launch) -> None:
+    limits = ["--min-workers", "1", "--max-workers", "2", "--scale-target-requests", "2"]
+    idle = ["--sleep-idle-seconds", "0.5"]
+    server = launch("--workers", "2", *limits, *QUICK, *idle, step_s=0.005)
+    wait_for(lambda: len(group(server)["workers"]) == 1, "one is let go", PATIENCE_S)
+    wait_for(lambda: group(server)["asleep"] == 1, "the other sleeps", PATIENCE_S)
+    with users(server, 8):
+        has(server, 2)
