@@ -32,7 +32,8 @@ WANTED_S = 2.0
 
 class Autoscaler:
     """The groups of a pool that have `autoscaling`. What operators order goes before: nothing is
-    decided for a group until that is done, and their size then holds for a down window."""
+    decided for a group until that is done, or while all of it is paused, and its size then holds
+    for a down window."""
 
     def __init__(
         self,
@@ -78,7 +79,9 @@ class Autoscaler:
         calls = []
         for group, policy in self._policies.items():
             mine = [each for each in everybody if each.group == group]
-            if group in self._scaling.groups:
+            # Paused workers only collect requests; more of them would do so, too.
+            is_paused = bool(mine) and all(each.is_paused for each in mine)
+            if group in self._scaling.groups or is_paused:
                 policy.restart()
                 self._sizes.pop(group, None)
                 continue

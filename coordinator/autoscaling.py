@@ -99,9 +99,8 @@ class Policy:
         held = ""
         if size > options.max_workers:
             size, held = options.max_workers, f"--max-workers is {options.max_workers}"
-        if not options.min_workers <= size:
-            size = options.min_workers
-        if cause == "" and size != seen.size:
+        size = max(size, options.min_workers)
+        if not options.min_workers <= seen.size <= options.max_workers:
             cause = LIMITS
         if size > seen.size:
             size, held = self._allowed(size, seen, held)

@@ -58,7 +58,7 @@ class Pool:
         )
         self.states = {f"a-{number}.0": READY for number in range(workers)}
         self.loads: dict[str, WorkerLoad] = {}
-        self.held = 0
+        self.held, self.paused = 0, False
         self.silent: set[str] = set()
         self.now = 0.0
         self.left: list[str] = []
@@ -70,7 +70,7 @@ class Pool:
 
     def workers(self) -> list[WorkerState]:
         return [
-            WorkerState(name, "a", 1, state, "", self.loads.get(name, IDLE))
+            WorkerState(name, "a", 1, state, "", self.loads.get(name, IDLE), self.paused)
             for name, state in self.states.items()
         ]
 
@@ -183,6 +183,15 @@ def test_what_an_operator_orders_is_obeyed_and_holds_for_a_window() -> None:
     assert len(pool.order(4)) == 0  # goes before what the policy has in hand
     ((_, result),) = pool.order(5)
     assert result.kind == CONFLICT
+
+
+def test_a_paused_group_stays_as_it_is() -> None:
+    pool = Pool(2)
+    pool.paused = True
+    pool.run(90, 90)
+    assert pool.pass_time(10) == 2
+    pool.paused = False
+    assert pool.pass_time(3) == 8
 
 
 def test_an_order_that_is_done_at_once_holds_too() -> None:
