@@ -12,6 +12,7 @@ from pathlib import Path
 
 from coordinator import pausing, units
 from coordinator.activation import check_address, passed_socket, url_of
+from coordinator.autoscale_options import resolve
 from coordinator.hardware import gpu_ids
 from coordinator.listener import bind_http, listen, remove_unix
 from coordinator.lora_modules import keep_lora_modules
@@ -96,6 +97,7 @@ def _prepare(flags: list[str]) -> int:
     try:
         pool, groups, chosen_dir = parse(flags)
         check_address(pool)
+        units.check_sizes(groups)
         run_dir = units.runtime_dir(chosen_dir)
         units.check_idle(run_dir)
         notifier.status("preparing models")
@@ -155,6 +157,8 @@ def _prepare_group(run_dir: Path, group: GroupOptions) -> GroupConfig:
         override_generation_config=group.override_generation_config,
     )
     prepared = prepare_model(group.model, options, progress=_say)
+    places, engine = max(1, len(gpu_ids())), group.engine_config()
+    workers, autoscaling = resolve(group, group.workers, places, engine.max_num_seqs)
     return GroupConfig(
         name=group.name,
         model=group.model or prepared.served_name,
@@ -163,8 +167,9 @@ def _prepare_group(run_dir: Path, group: GroupOptions) -> GroupConfig:
         served_names=group.served_model_name or (prepared.served_name,),
         sleep_idle_seconds=group.sleep_idle_seconds,
         sleep_idle_level=group.sleep_idle_level,
-        workers=group.workers or max(1, len(gpu_ids())),
-        engine=group.engine_config(),
+        workers=workers,
+        autoscaling=autoscaling,
+        engine=engine,
         reasoning_parser=group.reasoning_parser,
         serving=group.serving_options(),
     )

@@ -14,6 +14,8 @@ import zmq
 
 from coordinator import adapters, pausing
 from coordinator.adapters import Adapters
+from coordinator.autoscale_metrics import AutoscaleMetrics
+from coordinator.autoscaler import Autoscaler
 from coordinator.awake_clock import AwakeClock
 from coordinator.calls import OF_FRONTENDS, Calls
 from coordinator.metrics import PoolMetrics
@@ -72,7 +74,8 @@ class Coordinator:
         self._calls = Calls()
         self._early: list[PoolCall] = []
         self._unsent: list[tuple[str, to_worker.Call]] = []
-        self._scaling = Scaling(self._registry.places, starts_workers=roll_call is None)
+        places, elastic = self._registry.places, [g.name for g in config.groups if g.autoscaling]
+        self._scaling = Scaling(places, starts_workers=roll_call is None, elastic=elastic)
         self._pausing = Pausing(
             (group.name for group in config.groups), config.run_dir / pausing.FILE
         )
@@ -81,6 +84,9 @@ class Coordinator:
         self._sleeping = Sleeping(busy_from, config.wake_on_demand)
         self._adapters = Adapters(config)
         self._metrics = PoolMetrics(config)
+        self._autoscaler = Autoscaler(
+            config, places, self._scaling, self._sleeping, AutoscaleMetrics(config)
+        )
         self._stats: StatsLog | None = None
         if not config.disable_log_stats:
             names = [group.name for group in config.groups]
@@ -112,6 +118,7 @@ class Coordinator:
             self._order(order)
         self._answer(self._calls.tick(now))
         self._follow(self._adapters.tick(now), now)
+        self._autoscale(now)
         self._scale(now)
         self._call(self._sleeping.tick(self._registry.workers(), now))
         self._metrics.show(self._registry.workers())
@@ -174,6 +181,7 @@ class Coordinator:
             case PoolCall():
                 self._on_call(message, now)
             case WakeWanted(group):
+                self._autoscaler.on_wanted(group, now)
                 self._call(self._sleeping.on_wanted(group, registry.workers()))
             case FrontendStarted():
                 registry.on_frontend_started(message, now)
@@ -199,6 +207,12 @@ class Coordinator:
             if is_new and worker.worker_id == message.worker_id:
                 self._call(self._pausing.on_started(worker))
                 self._call(self._sleeping.on_started(worker))
+
+    def _autoscale(self, now: float) -> None:
+        registry = self._registry
+        if registry.launcher_known and registry.starts_workers:
+            workers, frontends = registry.workers(), registry.frontends()
+            self._call(self._autoscaler.tick(workers, frontends, registry.silent(now), now))
 
     def _scale(self, now: float) -> None:
         before = self._scaling.groups

@@ -18,6 +18,7 @@ from protocol.state import (
     STALLED,
     STARTING,
     WAKING,
+    FrontendState,
     GroupState,
     PoolState,
     WorkerLoad,
@@ -43,6 +44,8 @@ IDLE = WorkerLoad(running=0, waiting=0, kv_usage=0.0, steps=0, step_age_s=0.0)
 SUCCESSOR_S = 10.0
 # How long a worker that starts may be silent. How long it may beat and load is configured.
 START_SILENCE_S = 120.0
+# Workers beat some times a second: what one said longer ago is not its load now.
+SILENT_S = 2.0
 KILL_AGAIN_S = 2.0
 
 Order = to_launcher.StartWorker | to_launcher.KillWorker | to_launcher.KillFrontend
@@ -51,12 +54,13 @@ Order = to_launcher.StartWorker | to_launcher.KillWorker | to_launcher.KillFront
 @dataclass
 class _Worker:
     """expected_since: when it was started, as far as this coordinator knows. greeted: it has said
-    hello to this coordinator."""
+    hello to this coordinator. is_load_known: it has said to it how busy it is."""
 
     state: WorkerState
     expected_since: float
     heard_at: float
     greeted: bool = False
+    is_load_known: bool = False
     killed_at: float | None = None
     failure: str = ""
 
@@ -83,6 +87,14 @@ class Registry:
     def __post_init__(self) -> None:
         self._frontends = Frontends(self.config.stall_timeout_s)
         self.places = Places(self.config)
+        self._on_demand = {
+            group.name
+            for group in self.config.groups
+            if group.autoscaling is not None
+            and group.autoscaling.min_workers == 0
+            and self.config.wake_on_demand
+            and self.starts_workers
+        }
 
     def state(self, scaling: Collection[str] = ()) -> PoolState:
         """The pool as it is now, under the next version number. scaling: groups that become larger
@@ -99,6 +111,7 @@ class Registry:
                     self.places.problem(group),
                     self._is_replacing(group),
                     group in scaling,
+                    group in self._on_demand,
                 )
                 for group, wanted in self.places.wanted.items()
             ),
@@ -117,6 +130,18 @@ class Registry:
 
     def frontend_ids(self) -> list[str]:
         return self._frontends.ids()
+
+    def silent(self, now: float) -> set[str]:
+        """Workers whose load is not known, or that have not spoken of it for a while."""
+        return {
+            worker_id
+            for worker_id, worker in self._workers.items()
+            if not worker.is_load_known or now - worker.heard_at > SILENT_S
+        }
+
+    def frontends(self) -> tuple[FrontendState, ...]:
+        """Those that serve."""
+        return self._frontends.states()
 
     def worker_ids(self) -> list[str]:
         return list(self._workers)
@@ -207,7 +232,7 @@ class Registry:
         worker = self._workers.get(message.worker_id)
         if worker is None:
             return
-        worker.heard_at = now
+        worker.heard_at, worker.is_load_known = now, True
         if worker.state.load != message.load:
             worker.state = replace(worker.state, load=message.load)
             self.dirty = True

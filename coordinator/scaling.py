@@ -4,9 +4,10 @@ No sockets and no clock of its own. The registry has workers started and replace
 places says; here that number is changed, and watched until the pool is as it was asked for.
 """
 
+import itertools
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from coordinator.places import Places, place_of
@@ -19,7 +20,6 @@ from protocol.to_worker import Leave
 log = logging.getLogger(__name__)
 
 SCALE, IS_SCALING = "scale", "is_scaling"
-MOST_WORKERS = 1024  # of a group
 # A worker that is still there so long after its requests have had their time is killed.
 LATE_S = 5.0
 # What an order gets whose own times are forgotten.
@@ -36,6 +36,7 @@ class _Resize:
     start_timeout_s: what workers that come have to be ready.
     leaving: who has been told to go, and when.
     error, kind: why it goes back to the size before; "" while it does not.
+    is_own: the group's own policy wants it, and may want another size at any time.
     """
 
     before: int
@@ -47,23 +48,50 @@ class _Resize:
     leaving: dict[str, float] = field(default_factory=dict)
     error: str = ""
     kind: str = ""
+    is_own: bool = False
 
 
 class Scaling:
-    """starts_workers: whether the coordinator has workers started; else no group can be scaled."""
+    """starts_workers: whether the coordinator has workers started; else no group can be scaled.
+    elastic: groups whose size a policy decides where no operator does."""
 
-    def __init__(self, places: Places, starts_workers: bool) -> None:
-        self._places, self._starts_workers = places, starts_workers
+    def __init__(self, places: Places, starts_workers: bool, elastic: Collection[str] = ()) -> None:
+        self._places, self._starts_workers, self._elastic = places, starts_workers, elastic
         self._resizes: dict[str, _Resize] = {}
+        self._failed: dict[str, str] = {}
 
     @property
     def groups(self) -> frozenset[str]:
-        """Those that are not yet as they were asked for."""
-        return frozenset(self._resizes)
+        """Those that are not yet as an operator has asked for."""
+        return frozenset(group for group, resize in self._resizes.items() if not resize.is_own)
 
     def is_scaling(self, group: str = "") -> bool:
-        """Whether a group, or any, is not yet as it was asked for."""
-        return group in self._resizes if group else bool(self._resizes)
+        """Whether a group, or any, is not yet as an operator has asked for."""
+        return group in self.groups if group else bool(self.groups)
+
+    def is_settled(self, group: str) -> bool:
+        """Whether a group has all workers that it is to have, and no others."""
+        return group not in self._resizes
+
+    def aim(self, group: str, size: int, now: float, times: tuple[float, float]) -> None:
+        """A group's policy wants another size: instead of the one that it wanted before, if that is
+        not reached yet. Not to be called while an operator's is in hand (see `groups`).
+
+        times: seconds for requests of workers that go, and for workers that come to be ready.
+        """
+        before = self._places.wanted[group]
+        known = self._resizes.get(group)
+        if known is None:
+            self._resizes[group] = _Resize(before, size, now, *times, is_own=True)
+        else:
+            known.wanted, known.begun_at, known.error = size, now, ""
+            known.before = min(known.before, size)
+        self._places.resize(group, size)
+
+    def take_failure(self, group: str) -> str:
+        """Why the last size that the policy wanted was not reached; "" if it was, and once it has
+        been told."""
+        return self._failed.pop(group, "")
 
     def on_call(self, call: PoolCall, now: float) -> list[Answer]:
         """An operator wants a group to be of another size, or asks whether one becomes so."""
@@ -75,8 +103,9 @@ class Scaling:
             return [(call.frontend_id, PoolResult(call.call_id, (), *problem))]
         wanted = json.loads(call.arguments)
         resize = self._resizes.get(call.group)
-        if resize is None:
+        if resize is None or resize.is_own:
             before, size = self._places.wanted[call.group], int(wanted["size"])
+            before = before if resize is None else min(before, resize.before)
             times = float(wanted["drain_timeout_s"]), float(wanted["start_timeout_s"])
             resize = self._resizes[call.group] = _Resize(before, size, now, *times)
             self._places.resize(call.group, size)
@@ -88,7 +117,9 @@ class Scaling:
         if not self._starts_workers:
             return "workers are started by systemd here, not by this pool", FAILED
         resize = self._resizes.get(call.group)
-        if resize is not None and resize.wanted != json.loads(call.arguments)["size"]:
+        if resize is None or resize.is_own:
+            return None
+        if resize.wanted != json.loads(call.arguments)["size"]:
             return "the group is being scaled already", CONFLICT
         return None
 
@@ -119,6 +150,7 @@ class Scaling:
             if is_surplus and self._starts_workers and worker.group in self._places.wanted:
                 size = self._places.wanted[worker.group]
                 resize = _Resize(size, size, now, FORGOTTEN_DRAIN_S, START_S)
+                resize.is_own = worker.group in self._elastic
                 self._resizes.setdefault(worker.group, resize)
 
     def _send_away(
@@ -145,10 +177,10 @@ class Scaling:
             del self._resizes[group]
             log.info("group %s has %d workers", group, self._places.wanted[group])
             return _answers(resize)
-        self._give_up_if_failed(group, resize, is_whole, now)
+        self._give_up_if_failed(group, resize, there, now)
         return []
 
-    def _give_up_if_failed(self, group: str, resize: _Resize, is_whole: bool, now: float) -> None:
+    def _give_up_if_failed(self, group: str, resize: _Resize, there: set[str], now: float) -> None:
         """Go back to the size that it had, if workers do not come; who waits is told later."""
         new = self._places.of_group(group)[resize.before :]
         problems = [self._places.restarts(place).problem for place in new]
@@ -157,13 +189,20 @@ class Scaling:
             # Reasons may name files of this machine, which are the log's.
             told = "a worker could not be started, as the log says" if "/" in problem else problem
             resize.error, resize.kind = told, FAILED
-        elif new and not is_whole and now - resize.begun_at > resize.start_timeout_s:
+        elif not there.issuperset(new) and now - resize.begun_at > resize.start_timeout_s:
             resize.error = f"workers were not ready within {resize.start_timeout_s:g} s"
             resize.kind = TIMEOUT
         else:
             return
-        log.error("group %s keeps its %d workers: %s", group, resize.before, resize.error)
-        self._places.resize(group, resize.before)
+        kept = resize.before
+        if resize.is_own:  # whoever is ready is needed
+            kept += len(list(itertools.takewhile(there.__contains__, new)))
+            # An empty pool would look as if it were so on purpose.
+            kept = max(kept, 1)
+            self._failed[group] = resize.error
+            resize.before = resize.wanted = kept
+        log.error("group %s keeps its %d workers: %s", group, kept, resize.error)
+        self._places.resize(group, kept)
 
 
 def _answers(resize: _Resize) -> list[Answer]:

@@ -79,6 +79,12 @@ class Sleeping:
                 messages += self._wake_one(asleep)
         return messages
 
+    def wake(self, workers: Iterable[WorkerState], count: int) -> list[tuple[str, Call]]:
+        """So many of these, at most, are needed. Nobody that an operator wants to sleep."""
+        asleep = [each for each in workers if each.state == ASLEEP and not self._is_kept(each)]
+        chosen = sorted(asleep, key=lambda each: each.worker_id)[:count] if self._wakes else []
+        return [call for each in chosen for call in self._wake_one([each])]
+
     def _are_all_busy(self, group: str, workers: Iterable[WorkerState]) -> bool:
         """Whether those that are awake have much to do, and nobody is about to help them."""
         if any(each.state in (STARTING, WAKING) for each in workers):

@@ -63,7 +63,7 @@ class Spawner:
             return await self._children.spawn("workers.main", flags, environment, ())
 
     def _worker_environment(self, group: GroupConfig, place: int) -> dict[str, str]:
-        workers = sum(each.workers for each in self._config.groups)
+        workers = max(1, sum(each.workers for each in self._config.groups))
         return self._shared | worker_environment(place, workers, group.engine.threads)
 
     @property

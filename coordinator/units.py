@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from coordinator.activation import FIRST_FD, passed_socket
 from coordinator.hardware import worker_environment
-from coordinator.options import OptionError
+from coordinator.options import GroupOptions, OptionError
 from coordinator.roll import COORDINATOR, FRONTEND, WORKER, PlaceTaken, Roll
 from protocol import sockets
 from protocol.config import PoolConfig
@@ -34,6 +34,16 @@ def runtime_dir(chosen: Path | None) -> Path:
     if not sockets.fits(folder):
         raise OptionError("--run-dir: too long for the paths of sockets")
     return folder
+
+
+def check_sizes(groups: Sequence[GroupOptions]) -> None:
+    """OptionError for groups that are to become larger and smaller by themselves: there is a unit
+    for each worker, and nobody here starts or stops any."""
+    for group in groups:
+        for key in ("min_workers", "max_workers"):
+            if getattr(group, key) is not None:
+                flag = "--" + key.replace("_", "-")
+                raise OptionError(f"{flag}: systemd's units say how many workers there are")
 
 
 def check_idle(run_dir: Path) -> None:

@@ -14,9 +14,12 @@ PAUSED = "paused"
 
 def is_ready(config: PoolConfig, state: PoolState | None) -> bool:
     """Whether any worker of any group can make progress, however busy it is; or sleeps, if requests
-    wake it; or is paused: it takes requests, and a restart, which is what probes may lead to, would
-    not have it go on."""
-    return state is not None and any(_serves(config, worker) for worker in state.workers)
+    wake it; or would be started for them; or is paused: it takes requests, and a restart, which is
+    what probes may lead to, would not have it go on."""
+    if state is None:
+        return False
+    is_any = any(_serves(config, worker) for worker in state.workers)
+    return is_any or any(_starts(group) for group in state.groups)
 
 
 def health_body(config: PoolConfig, state: PoolState | None, stopping: bool) -> dict[str, Any]:
@@ -27,7 +30,7 @@ def health_body(config: PoolConfig, state: PoolState | None, stopping: bool) -> 
         status = STOPPING
     elif not is_ready(config, state):
         status = UNAVAILABLE
-    elif state is not None and all(each.is_paused for each in state.workers):
+    elif state is not None and state.workers and all(each.is_paused for each in state.workers):
         status = PAUSED
     elif all(group["status"] == OK for group in groups):
         status = OK
@@ -52,12 +55,20 @@ def _serves(config: PoolConfig, worker: WorkerState) -> bool:
     return worker.state == READY or (config.wake_on_demand and worker.state in SLEEPING)
 
 
+def _starts(group: GroupState) -> bool:
+    """Whether requests have a worker started, as far as is known one that will come."""
+    return group.starts_on_demand and not group.problem
+
+
 def _group(config: PoolConfig, group: GroupConfig, state: PoolState | None) -> dict[str, Any]:
     workers = _workers(group, state)
     ready = sum(worker.state == READY for worker in workers)
     serving = sum(_serves(config, worker) for worker in workers)
     wanted = _wanted(group, state)
-    status = UNAVAILABLE if serving == 0 else OK if serving >= wanted else DEGRADED
+    starts = any(_starts(each) for each in _known(group, state))
+    status = DEGRADED if serving or starts else UNAVAILABLE
+    if serving >= wanted and (serving or starts):
+        status = OK
     failing = state is not None and any(
         each.name == group.name and each.problem for each in state.groups
     )
@@ -69,10 +80,16 @@ def _group(config: PoolConfig, group: GroupConfig, state: PoolState | None) -> d
         "paused": sum(worker.is_paused for worker in workers),
         "asleep": sum(worker.state == ASLEEP for worker in workers),
         "wanted": wanted,
+        **_limits(group),
         "is_scaling": any(each.is_scaling for each in _known(group, state)),
         "is_crash_loop": failing,
         "workers": [_worker(worker) for worker in workers],
     }
+
+
+def _limits(group: GroupConfig) -> dict[str, int]:
+    limits = group.autoscaling
+    return {} if limits is None else {"min": limits.min_workers, "max": limits.max_workers}
 
 
 def _wanted(group: GroupConfig, state: PoolState | None) -> int:

@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from protocol.autoscaling import Autoscaling, Workers
 from protocol.reasoning import ReasoningFormat
 
 # What a chat template is given anyway; what else it is given must not replace it.
@@ -192,6 +193,8 @@ class GroupConfig(Frozen):
     model: as the operator gave it. model_path: the folder that it was prepared into.
     served_names: what requests may call it; the first is what answers call it.
     text_path: folder with what frontends need of it (see protocol.text).
+    workers: how many it begins with. autoscaling: by what it has more or fewer; None: by what
+        operators say alone.
     sleep_idle_seconds: a worker without requests for so long sleeps; None: it does not.
     sleep_idle_level: 1 drops its cache, 2 also its weights.
     reasoning_parser: how reasoning is told from the rest of answers; None: it is not.
@@ -203,12 +206,22 @@ class GroupConfig(Frozen):
     text_path: Path
     served_names: Annotated[tuple[str, ...], Field(min_length=1)]
     task: Literal["generate"] = "generate"
-    workers: Positive = 1
+    autoscaling: Autoscaling | None = None
+    workers: Workers = 1
     sleep_idle_seconds: SleepIdle = None
     sleep_idle_level: SleepLevel = 1
     engine: EngineConfig = EngineConfig()
     reasoning_parser: ReasoningFormat | None = None
     serving: ServingOptions = ServingOptions()
+
+    @field_validator("workers")
+    @classmethod
+    def _within_limits(cls, value: int, info: ValidationInfo) -> int:
+        limits = info.data.get("autoscaling")
+        least, most = (1, value) if limits is None else (limits.min_workers, limits.max_workers)
+        if not least <= value <= most:
+            raise ValueError(f"must be at least {least} and at most {most}")
+        return value
 
 
 class PoolOptions(Frozen):

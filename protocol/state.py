@@ -1,6 +1,6 @@
 """The state of the pool, as the coordinator publishes it: on change and once a second."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from protocol.codec import Codec
 
@@ -20,6 +20,7 @@ class WorkerLoad:
     kv_usage: share of the cache's blocks in use, 0 to 1.
     steps: engine steps since the start.
     step_age_s: seconds that the step in hand has taken so far; 0 while there is no work.
+    waiting_tokens: of the prompts of requests that have had no token yet.
     """
 
     running: int
@@ -27,13 +28,16 @@ class WorkerLoad:
     kv_usage: float
     steps: int
     step_age_s: float
+    waiting_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class FrontendLoad:
-    """in_flight: requests that the frontend has taken and not yet answered."""
+    """in_flight: requests that the frontend has taken and not yet answered.
+    held: those of them that no worker has, by group."""
 
     in_flight: int
+    held: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,7 @@ class GroupState:
     is_replacing: a worker leaves in good order, or has left, and another is to come: requests that
         find none ready meanwhile may wait.
     is_scaling: it becomes larger or smaller, and is not yet as it was asked for.
+    starts_on_demand: it may have no worker at all, and requests have one started.
     adapters: its LoRA adapters, those that leave among them."""
 
     name: str
@@ -87,6 +92,7 @@ class GroupState:
     problem: str
     is_replacing: bool = False
     is_scaling: bool = False
+    starts_on_demand: bool = False
     adapters: tuple[AdapterState, ...] = ()
 
 

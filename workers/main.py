@@ -259,7 +259,8 @@ class Worker:
 
     def _beat(self) -> None:
         load = self._engine.load()
-        load = replace(load, waiting=load.waiting + self._service.held)
+        waiting = load.waiting + self._service.held
+        load = replace(load, waiting=waiting, waiting_tokens=self._service.waiting_tokens)
         self._metrics.load(load)
         self._report.beat(load)
         self._tell(to_coordinator.WorkerHeartbeat(self._id, load, self._totals))

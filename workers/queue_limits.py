@@ -45,6 +45,11 @@ class QueueGuard:
         self._tokens = 0
         self._ends: deque[float] = deque(maxlen=_REMEMBERED_ENDS)
 
+    @property
+    def waiting_tokens(self) -> int:
+        """Of the prompts of requests that have got no token yet."""
+        return self._tokens
+
     def why_full(self, request: Generate, in_flight: int) -> str | None:
         """Why a request has to be refused, beside so many others; None if it can be taken."""
         limits = self._limits

@@ -55,6 +55,11 @@ class Service:
         """Those of them that it is still to get."""
         return len(self._held)
 
+    @property
+    def waiting_tokens(self) -> int:
+        """Of the prompts of those that have had no token yet."""
+        return self._guard.waiting_tokens
+
     def hold(self) -> None:
         """Give the engine no more requests; those that come wait here."""
         self._is_holding = True

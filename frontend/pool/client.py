@@ -190,7 +190,7 @@ class PoolClient:
     async def _beat(self) -> None:
         while True:
             self._dispatch.beat()
-            load = FrontendLoad(self._dispatch.in_flight)
+            load = FrontendLoad(self._dispatch.in_flight, self._dispatch.held)
             self._tell(to_coordinator.FrontendHeartbeat(self._id, load))
             await asyncio.sleep(HEARTBEAT_S)
 

@@ -7,6 +7,7 @@ message, the flight goes on elsewhere with the tokens that it has. It ends exact
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import replace
 
@@ -88,6 +89,11 @@ class Dispatch:
     @property
     def in_flight(self) -> int:
         return len(self._loads) + len(self._stranded) + len(self._probation)
+
+    @property
+    def held(self) -> dict[str, int]:
+        """How many of them no worker has, by group."""
+        return dict(Counter(flight.group for flight in self._stranded))
 
     def carried_by(self, worker_id: str) -> Collection[str]:
         """What a worker calls the requests that it has of this frontend."""
@@ -272,7 +278,9 @@ class Dispatch:
         stranded, self._stranded = self._stranded, {}
         for flight, since in stranded.items():
             if self._sleeps(flight.group) and self._clock() - since >= self._wake_timeout_s:
-                flight.fail(PoolUnavailable("no worker has woken up in time", RETRY_SLEEPING_S))
+                flight.fail(
+                    PoolUnavailable("no worker has been woken or started in time", RETRY_SLEEPING_S)
+                )
                 continue
             waits_long = self._clock() - since >= STRANDED_TIMEOUT_S
             if waits_long and not self._is_one_to_come(flight.group):
@@ -300,11 +308,16 @@ class Dispatch:
             wake(group)
 
     def _sleeps(self, group: str) -> bool:
-        """Whether no worker of the group is ready, and some would be if they were woken."""
+        """Whether no worker of the group is ready, and some would be if they were woken, or one
+        started."""
         if self._wake is None:
             return False
         states = {each.state for each in self._workers.values() if each.group == group}
-        return READY not in states and not states.isdisjoint(SLEEPING)
+        if READY in states:
+            return False
+        known = self._groups.get(group)
+        starts = known is not None and known.starts_on_demand and not known.problem
+        return starts or not states.isdisjoint(SLEEPING)
 
     def _is_replacing(self, group: str) -> bool:
         return group in self._groups and self._groups[group].is_replacing

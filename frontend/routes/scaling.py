@@ -13,6 +13,8 @@ from frontend.parsing import read
 from frontend.pool.interface import Scope
 from frontend.schemas.admin import IsScaling, ModelQuery, Scaled, ScaleRequest
 from frontend.schemas.answers import ErrorAnswer
+from protocol.autoscaling import MOST_WORKERS
+from protocol.config import GroupConfig
 
 ASK_S = 5.0
 # Beyond what workers have to come and to go.
@@ -31,11 +33,12 @@ def blueprint(context: Context) -> Blueprint:
     async def scale() -> Response:
         """Start or drain workers until the model has so many; requests go on meanwhile."""
         wanted = await _read()
+        scope = _scope(context, read_query(ModelQuery))
+        _check_size(context.config.group(scope.group), wanted.new_data_parallel_size)
         size, drain_s = wanted.new_data_parallel_size, wanted.drain_timeout
         start_s = context.config.start_timeout_s
         arguments = {"size": size, "drain_timeout_s": drain_s, "start_timeout_s": start_s}
         timeout_s = start_s + drain_s + LATE_S
-        scope = _scope(context, read_query(ModelQuery))
         check_done(await context.pool.call("scale", arguments, scope, timeout_s))
         return json_response({"message": f"Scaled to {size} data parallel engines"})
 
@@ -58,6 +61,20 @@ async def _read() -> ScaleRequest:
         return await read(ScaleRequest)
     except ApiError as error:
         raise InvalidBody(error.message) from None
+
+
+def _check_size(group: GroupConfig, size: int) -> None:
+    """InvalidBody for a size that the group never has."""
+    limits = group.autoscaling
+    if limits is None:
+        least, most, because = 1, MOST_WORKERS, ""
+    else:
+        least, most = limits.min_workers, limits.max_workers
+        because = ", which min_workers and max_workers allow"
+    if not least <= size <= most:
+        raise InvalidBody(
+            f"new_data_parallel_size: must be at least {least} and at most {most}{because}."
+        )
 
 
 def _scope(context: Context, query: ModelQuery) -> Scope:

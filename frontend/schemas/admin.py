@@ -5,9 +5,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, Field
 
 from frontend.schemas.fields import MAX_NAME_CHARS, Ignored, RequestModel, bad_value, refused
+from protocol.autoscaling import MOST_WORKERS
 
 MAX_TIMEOUT_S = 24 * 3600.0
-MOST_WORKERS = 1024
 
 
 class ModelQuery(BaseModel):
@@ -142,7 +142,7 @@ class ScaleRequest(BaseModel):
     """new_data_parallel_size: workers that the model is to have. drain_timeout: seconds in which
     requests of workers that go may end; what is left of them goes on elsewhere."""
 
-    new_data_parallel_size: Annotated[int, Field(ge=1, le=MOST_WORKERS)]
+    new_data_parallel_size: Annotated[int, Field(ge=0, le=MOST_WORKERS)]
     drain_timeout: Annotated[float, Field(ge=0, le=MAX_TIMEOUT_S, allow_inf_nan=False)] = 120.0
 
 

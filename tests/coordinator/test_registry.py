@@ -5,8 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.registry import IDLE, KILL_AGAIN_S, START_SILENCE_S, SUCCESSOR_S, Registry
+from coordinator.registry import (
+    IDLE,
+    KILL_AGAIN_S,
+    SILENT_S,
+    START_SILENCE_S,
+    SUCCESSOR_S,
+    Registry,
+)
 from coordinator.restarts import STEADY_S
+from protocol.autoscaling import Autoscaling
 from protocol.config import GroupConfig, PoolConfig
 from protocol.process import EX_CONFIG
 from protocol.state import DRAINING, READY, STALLED, STARTING, FrontendLoad, WorkerLoad, WorkerState
@@ -390,3 +398,37 @@ def test_under_systemd_nothing_is_ordered_but_kills() -> None:
     registry.on_launcher(LauncherHello(1, ("chat-0.5",), (), ("chat-0.5",)), 12.0)
     registry.on_worker_hello(hello("chat-0.5"), 12.0)
     assert states(registry) == {"chat-0.5": READY}
+
+
+def test_who_has_not_said_how_busy_it_is_is_silent() -> None:
+    """A worker of a coordinator before this one is not idle because it has said nothing yet."""
+    registry = make_registry()
+    start_all(registry)
+    assert registry.silent(0.0) == {"chat-0.0", "chat-1.0"}
+    registry.on_worker_heartbeat(beat("chat-0.0"), 1.0)
+    registry.on_worker_heartbeat(beat("chat-1.0"), 2.5)
+    assert registry.silent(2.5) == set()
+    assert registry.silent(1.1 + SILENT_S) == {"chat-0.0"}
+
+
+@pytest.mark.parametrize(
+    ("least", "wakes", "starts_workers", "expected"),
+    [
+        (0, True, True, True),
+        (1, True, True, False),
+        (0, False, True, False),
+        (0, True, False, False),
+        (None, True, True, False),
+    ],
+)
+def test_groups_that_may_be_empty_say_that_requests_start_workers(
+    least: int | None, wakes: bool, starts_workers: bool, expected: bool
+) -> None:
+    group = make_registry().config.groups[0]
+    if least is not None:
+        limits = Autoscaling(min_workers=least, max_workers=4, target_requests=1.0)
+        group = group.model_copy(update={"autoscaling": limits})
+    config = PoolConfig(run_dir=Path("/r"), groups=(group,), wake_on_demand=wakes)
+    registry = Registry(config, epoch="e", starts_workers=starts_workers)
+    (told,) = registry.state().groups
+    assert told.starts_on_demand == expected

@@ -142,3 +142,43 @@ async def test_requests_may_be_refused_while_their_group_is_scaled(rejects: bool
         wire.state(w=READY)
         await begin(wire, "again")
         assert len(wire.sent) == 1
+
+
+@pytest.mark.parametrize("state", [{}, {"w": STARTING}])
+async def test_a_group_without_workers_that_starts_some_on_demand_holds(state: dict) -> None:
+    wire = Sleepers()
+    wire.groups = (GroupState("g", 0, "", starts_on_demand=True),)
+    wire.state(**state)
+    _, task = await begin(wire)
+    assert (wire.sent, wire.woken) == ([], ["g"])
+    assert wire.dispatch.held == {"g": 1}
+    wire.now = 29.0
+    wire.state(w=STARTING)
+    wire.state(w=READY)
+    assert wire.where("r") == "w"
+    assert wire.dispatch.held == {}
+    wire.answer("w", Output("r", (1,), 0, "stop"))
+    await settle()
+    assert task.done()
+
+
+async def test_a_worker_that_is_not_started_in_time_is_told() -> None:
+    wire = Sleepers()
+    wire.groups = (GroupState("g", 1, "", starts_on_demand=True),)
+    wire.state()
+    _, task = await begin(wire)
+    wire.now = 30.5
+    wire.state(w=STARTING)
+    await settle()
+    with pytest.raises(PoolUnavailable, match="in time") as raised:
+        task.result()
+    assert raised.value.retry_after_s > 0
+
+
+async def test_a_group_whose_first_worker_keeps_failing_is_unavailable() -> None:
+    wire = Sleepers()
+    wire.groups = (GroupState("g", 1, "g-0: 3 in a row have failed", starts_on_demand=True),)
+    wire.state()
+    _, task = await begin(wire)
+    await settle()
+    assert isinstance(task.exception(), PoolUnavailable)

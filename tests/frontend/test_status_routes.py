@@ -122,6 +122,24 @@ def verbose_state(*states: str) -> PoolState:
     return PoolState("epoch", 1, (group,), workers, frontends)
 
 
+@pytest.mark.parametrize(
+    ("wanted", "problem", "status", "overall"),
+    [
+        (0, "", 200, "ready"),
+        (1, "", 200, "degraded"),  # the first one starts
+        (1, "main-0: 3 in a row have failed", 503, "unavailable"),
+    ],
+)
+async def test_health_of_a_group_that_may_have_no_worker(
+    client, pool, wanted, problem, status, overall
+):
+    group = GroupState("main", wanted, problem, starts_on_demand=True)
+    pool.state = PoolState("epoch", 1, (group,), (), ())
+    assert (await client.get("/health")).status_code == status
+    body = await (await client.get("/health?verbose")).get_json()
+    assert (body["status"], body["groups"][0]["wanted"]) == (overall, wanted)
+
+
 class TestStopping:
     async def test_what_was_begun_is_finished_and_nothing_else_is_begun(self, stopping):
         client, pool, drain = stopping

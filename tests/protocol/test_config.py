@@ -18,6 +18,7 @@ GROUP: dict[str, Any] = {
     "text_path": "/run/headrace/text",
     "served_names": ["some", "other"],
 }
+ELASTIC = GROUP | {"autoscaling": {"min_workers": 0, "max_workers": 4, "target_requests": 1}}
 POOL: dict[str, Any] = {"run_dir": "/run/headrace", "groups": [GROUP]}
 TEXT: dict[str, Any] = {"max_model_len": 10, "vocab_size": 20}
 
@@ -68,6 +69,7 @@ WRONG: list[tuple[type[Any], dict[str, Any], dict[str, Any], str]] = [
     (GroupConfig, GROUP, {"name": "a\n"}, "name"),
     (GroupConfig, GROUP, {"served_names": []}, "served_names"),
     (GroupConfig, GROUP, {"workers": 0}, "workers"),
+    (GroupConfig, ELASTIC | {"workers": 0}, {"workers": 5}, "workers"),
     (GroupConfig, GROUP, {"task": "paint"}, "task"),
     (GroupConfig, GROUP, {"engine": {"threads": 0}}, "engine.threads"),
     (PoolConfig, POOL, {"port": 65536}, "port"),

@@ -211,6 +211,17 @@ def test_prompt_tokens_that_wait_are_bounded_but_one_prompt_always_fits() -> Non
     assert [one.request_id for one in refusals(wire)] == ["small", "b"]
 
 
+def test_prompt_tokens_wait_until_their_first_answer() -> None:
+    wire = Wire()
+    wire.generate(ONE, "a", prompt=60)
+    wire.generate(TWO, "b", prompt=41)
+    assert wire.service.waiting_tokens == 101
+    wire.service.on_outputs([Output("a", (1,), 0)])
+    assert wire.service.waiting_tokens == 41
+    wire.abort(TWO, "b")
+    assert wire.service.waiting_tokens == 0
+
+
 def test_a_replay_is_acknowledged_before_it_has_any_output() -> None:
     wire = Wire()
     wire.generate(ONE, "a")

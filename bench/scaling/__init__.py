@@ -1,0 +1,1 @@
+"""What bench.autoscale_sim is made of."""

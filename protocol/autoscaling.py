@@ -1,0 +1,50 @@
+"""How many workers a group may have, and what decides how many it has: an operator's options."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+# Chosen by bench/autoscale_sim.py: see docs/autoscaling.md.
+UP_WINDOW_S, DOWN_WINDOW_S = 10.0, 300.0
+# Requests that each worker is to have, as a share of those that it runs at once.
+TARGET_SHARE = 0.6
+MOST_WORKERS = 1024  # of a group
+
+Workers = Annotated[int, Field(ge=0)]
+Target = Annotated[float, Field(gt=0)]
+Window = Annotated[float, Field(ge=0, le=24 * 3600)]
+
+
+class AutoscalingOptions(BaseModel):
+    """As an operator gives them, for a group. None: not given.
+
+    min_workers, max_workers: with either of them the group's size follows its load; without both
+        it is what operators say.
+    scale_target_requests: requests, running and waiting, that each worker is to have.
+    scale_target_tokens: prompt tokens that wait for their first answer in each worker.
+    scale_up_window_s: for how long more workers must have been needed before they are started.
+    scale_down_window_s: for how long fewer must have been enough before some are drained.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    min_workers: Workers | None = None
+    max_workers: Annotated[int, Field(ge=1)] | None = None
+    scale_target_requests: Target | None = None
+    scale_target_tokens: Target | None = None
+    scale_up_window_s: Window | None = None
+    scale_down_window_s: Window | None = None
+
+
+class Autoscaling(BaseModel):
+    """The same with every value known, for a group whose size follows its load. Without
+    target_tokens (None) the requests decide alone."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    min_workers: Workers
+    max_workers: Annotated[int, Field(ge=1)]
+    target_requests: Target
+    target_tokens: Target | None = None
+    up_window_s: Window = UP_WINDOW_S
+    down_window_s: Window = DOWN_WINDOW_S
