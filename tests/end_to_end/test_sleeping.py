@@ -23,6 +23,8 @@ def server(launch: Launch) -> Server:
 def awake(server: Server) -> Iterator[None]:
     yield
     post(server, "/wake_up")
+    # Metrics are a heartbeat old: the next test is not to take these requests for its own.
+    wait_for(lambda: server.metric("headrace:num_requests_running") == 0, "nothing to run")
 
 
 def post(server: Server, path: str, status: int = 200) -> httpx.Response:
