@@ -5,8 +5,10 @@ Only what is listed here can be called. Arguments and values are JSON.
 
 import json
 import logging
+import threading
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from protocol.to_coordinator import CallResult
 from protocol.to_worker import Call
@@ -20,6 +22,7 @@ log = logging.getLogger(__name__)
 
 FAILED = "it failed; the worker's log says why"
 
+T = TypeVar("T")
 Method = Callable[[Call, dict[str, Any]], None]
 
 
@@ -83,10 +86,33 @@ class Calls:
         self, act: Callable[[Residence], Any], then: Callable[[OperationDone], None]
     ) -> None:
         """Have the engine's thread do something between two steps, and be told of it."""
+        self._submit(Operation(self._register(then), act))
+
+    def _register(self, then: Callable[[OperationDone], None]) -> str:
         self._operations += 1
         name = str(self._operations)
         self._waiting[name] = then
-        self._submit(Operation(name, act))
+        return name
+
+    def operate_after(
+        self,
+        prepare: Callable[[], T],
+        act: Callable[[Residence, T], Any],
+        then: Callable[[OperationDone], None],
+    ) -> None:
+        """The same, after something that is done in a thread of its own, while the engine steps.
+        What it raises the operation fails of."""
+        name = self._register(then)
+
+        def work() -> None:
+            try:
+                prepared = prepare()
+            except Exception as error:
+                self._submit(Operation(name, partial(_fail, error)))
+            else:
+                self._submit(Operation(name, lambda residence: act(residence, prepared)))
+
+        threading.Thread(target=work, name="prepare", daemon=True).start()
 
     def operate_sleep(self, act: Callable[[Residence], Any]) -> None:
         """For the sleeper."""
@@ -123,6 +149,10 @@ class Calls:
         """Say what came of a call; to be said once of each. error: fit for an operator."""
         self._unanswered.discard(call.call_id)
         self._tell(CallResult(call.call_id, self._worker_id, json.dumps(value), error))
+
+
+def _fail(error: Exception, residence: Residence) -> None:
+    raise error
 
 
 def reason(error: Exception | None) -> str:

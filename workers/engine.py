@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from protocol.state import WorkerLoad
 from protocol.to_frontend import Admission, Output
@@ -148,9 +148,20 @@ class Engine:
         AdapterError if there is none that fits the model. Harmless if the id is there: it stands
         for one adapter for ever, by which prefixes in the cache are told apart.
         """
+        if adapter_id not in self.adapter_ids:
+            self.put_adapter(adapter_id, self.read_adapter(folder))
+
+    def read_adapter(self, folder: Path) -> Any:
+        """The first half of that, which takes long: it may be done in any thread, while the engine
+        steps."""
         if self._adapters is None:
             raise AdapterError("this model takes no adapters")
-        self._adapters.add(adapter_id, folder)
+        return self._adapters.read(folder)
+
+    def put_adapter(self, adapter_id: str, adapter: Any) -> None:
+        """The second half."""
+        assert self._adapters is not None
+        self._adapters.put(adapter_id, adapter)
 
     def remove_adapter(self, adapter_id: str) -> None:
         """Forget an adapter, also while the engine sleeps. AdapterError if a request has it.

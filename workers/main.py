@@ -178,6 +178,7 @@ class Worker:
             self._service.on_message(frames[0], frames[-1])
         self._pauser.turn(time.monotonic())
         self._profiling.turn(time.monotonic())
+        self._adapters.turn(time.monotonic())
         if self._stop_at is None:
             self._sleeper.turn(time.monotonic())
         if self._stop_at is not None and (

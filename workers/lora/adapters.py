@@ -1,7 +1,7 @@
 """What an engine needs of whatever keeps its adapters. Imports no torch."""
 
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Adapters(Protocol):
@@ -10,9 +10,13 @@ class Adapters(Protocol):
     @property
     def ids(self) -> frozenset[str]: ...
 
-    def add(self, adapter_id: str, folder: Path) -> None:
-        """Keep what a folder holds. AdapterError if it is no adapter of the model; nothing is kept
-        of it then. Harmless if the id is there."""
+    def read(self, folder: Path) -> Any:
+        """What a folder holds, to be kept. AdapterError if it is no adapter of the model. May take
+        long, and be called in any thread."""
+        ...
+
+    def put(self, adapter_id: str, adapter: Any) -> None:
+        """Keep what has been read. Harmless if the id is there."""
         ...
 
     def remove(self, adapter_id: str) -> None:

@@ -17,11 +17,13 @@ class FakeAdapters:
     def ids(self) -> frozenset[str]:
         return frozenset(self._checksums)
 
-    def add(self, adapter_id: str, folder: Path) -> None:
-        if adapter_id not in self._checksums:
-            config = read_object(folder)
-            text = f"{CONFIG_FILE}:{sorted(config.items(), key=lambda item: item[0])}"
-            self._checksums[adapter_id] = crc32(text.encode(errors="replace")) or 1
+    def read(self, folder: Path) -> int:
+        config = read_object(folder)
+        text = f"{CONFIG_FILE}:{sorted(config.items(), key=lambda item: item[0])}"
+        return crc32(text.encode(errors="replace")) or 1
+
+    def put(self, adapter_id: str, adapter: int) -> None:
+        self._checksums.setdefault(adapter_id, adapter)
 
     def remove(self, adapter_id: str) -> None:
         self._checksums.pop(adapter_id, None)

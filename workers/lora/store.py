@@ -21,9 +21,11 @@ class AdapterStore:
     def __getitem__(self, adapter_id: str) -> Adapter:
         return self._adapters[adapter_id]
 
-    def add(self, adapter_id: str, folder: Path) -> None:
-        if adapter_id not in self._adapters:
-            self._adapters[adapter_id] = read_adapter(folder, self._layers, self._max_rank)
+    def read(self, folder: Path) -> Adapter:
+        return read_adapter(folder, self._layers, self._max_rank)
+
+    def put(self, adapter_id: str, adapter: Adapter) -> None:
+        self._adapters.setdefault(adapter_id, adapter)
 
     def remove(self, adapter_id: str) -> None:
         self._adapters.pop(adapter_id, None)
