@@ -56,6 +56,12 @@ async def look(host: str, port: int, path: str) -> bytes:
         return await response.read()
 
 
+async def order(host: str, port: int, path: str, body: dict[str, Any]) -> None:
+    """Have an operator's call done. Refused, Broken."""
+    async with _response(host, port, *_post(path, body)) as response:
+        await response.read()
+
+
 @asynccontextmanager
 async def _response(host: str, port: int, head: bytes, body: bytes) -> AsyncIterator[Response]:
     """A response with status 200 to be read. Broken, whenever the connection breaks; Refused."""
@@ -104,9 +110,13 @@ def read_stream(request: Request, events: list[bytes]) -> Outcome:
 
 
 def _message(request: Request, stream: bool) -> tuple[bytes, bytes]:
-    data = json.dumps(body_of(request, stream)).encode()
+    return _post(request.path, body_of(request, stream))
+
+
+def _post(path: str, body: dict[str, Any]) -> tuple[bytes, bytes]:
+    data = json.dumps(body).encode()
     head = (
-        f"POST {request.path} HTTP/1.1\r\nHost: localhost\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
     )
     return head.encode(), data

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from .models import SERVED_AS
+from .models import ADAPTER, SERVED_AS, VISITOR
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 RESPONSES, MESSAGES = "/v1/responses", "/v1/messages"
@@ -100,5 +100,13 @@ def make_requests() -> list[Request]:
                   max_output_tokens=400, store=False),
         _message("message", "write to me"),
         _message("message's tool", "weather", tools=[used], tool_choice={"type": "any"}),
+        _completion("adapter", "hello", model=ADAPTER, **free),
+        _chat("adapter, shared", [*_SHARED, *_user("Question 0")], model=ADAPTER, **free),
+        _response("adapter's response", "answer me", model=ADAPTER, max_output_tokens=200),
         _chat("tool", _user("weather"), max_tokens=400, tools=[_TOOL], tool_choice="required"),
     ]  # fmt: skip
+
+
+def visitor_request() -> Request:
+    """For the adapter that comes and goes."""
+    return _completion("visitor", "hello", model=VISITOR, max_tokens=60, ignore_eos=True)

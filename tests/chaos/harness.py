@@ -15,7 +15,8 @@ from tests.end_to_end.servers import Server, wait_for
 from .blows import Struck, carry_out, strike
 from .catalogue import make_requests
 from .load import Load, undisturbed
-from .models import model_flags
+from .models import ADAPTER, model_flags, save_chaos_adapter
+from .operator import first_answer, operate
 from .schedule import FRONTENDS, STALL_TIMEOUT_S, WORKERS, Blow, Schedule, make_schedule
 from .watch import Watch
 
@@ -48,11 +49,13 @@ def run(seed: int, seconds: float, folder: Path, engine: str, cache_dir: Path) -
     """Start a pool, disturb it for so long, stop it."""
     pool = ["--frontends", str(FRONTENDS), "--workers", str(WORKERS)]
     stall = ["--stall-timeout", str(STALL_TIMEOUT_S)]
-    server = Server([*model_flags(folder, engine), *pool, *stall], cache_dir)
+    adapter = save_chaos_adapter(cache_dir.with_name(f"adapter-{seed}"), folder, engine)
+    lora = ["--enable-lora", "--lora-modules", f"{ADAPTER}={adapter}", "--enable-admin"]
+    server = Server([*model_flags(folder, engine), *pool, *stall, *lora], cache_dir)
     report = Report(seed, make_schedule(seed, seconds))
     watch = Watch(server)
     try:
-        asyncio.run(_Run(server, watch, report).whole(seconds))
+        asyncio.run(_Run(server, watch, report, adapter).whole(seconds))
     except Exception as error:
         report.findings.append(f"{type(error).__name__}: {error}")
     finally:
@@ -64,18 +67,21 @@ def run(seed: int, seconds: float, folder: Path, engine: str, cache_dir: Path) -
 
 
 class _Run:
-    def __init__(self, server: Server, watch: Watch, report: Report) -> None:
+    def __init__(self, server: Server, watch: Watch, report: Report, adapter: Path) -> None:
         self._server, self._watch, self._report = server, watch, report
+        self._adapter = adapter
         self._struck = Struck(told=report.told)
         url = httpx.URL(server.url)
         self._address = (url.host, url.port or 80)
 
     async def whole(self, seconds: float) -> None:
         answers = await undisturbed(self._address, make_requests())
+        of_visitor = await first_answer(self._address, self._adapter)
         load = Load(self._address, answers, self._watch, self._struck, self._report.findings)
         seeds = [f"client {self._report.seed} {number}" for number in range(CLIENTS)]
         clients = [asyncio.create_task(load.client(seed)) for seed in seeds]
         clients.append(asyncio.create_task(load.onlooker()))
+        clients.append(asyncio.create_task(operate(load, self._adapter, of_visitor)))
         blows = carry_out(self._report.schedule, self._watch, self._struck)
         await asyncio.gather(blows, _pass(seconds, load))
         if self._report.schedule.ending == "loaded":

@@ -48,7 +48,7 @@ class Load:
             if chance.random() < _HANGS_UP:
                 await self._hang_up(request, stream, 1.5 * chance.random() ** 2)
             else:
-                await self._answered(request, stream, right)
+                await self.answered(request, stream, right)
 
     async def onlooker(self) -> None:
         """Ask how the server is, again and again: it has to say, whatever has died."""
@@ -82,7 +82,7 @@ class Load:
         except (Broken, Refused, Wrong) as failure:
             self._fail(_name(request, stream), failure, began)
 
-    async def _answered(self, request: Request, stream: bool, right: Outcome) -> None:
+    async def answered(self, request: Request, stream: bool, right: Outcome) -> None:
         """Ask again for as long as the failures are such as may be."""
         while not self.over:
             if await self._is_settled(request, stream, right):
@@ -98,7 +98,7 @@ class Load:
             self._fail(_name(request, stream), failure, began)
             return False
         for difference in right.differences(outcome):
-            self._find(_name(request, stream), difference)
+            self.find(_name(request, stream), difference)
         self.counts["right, streamed" if stream else "right"] += 1
         return True
 
@@ -107,7 +107,7 @@ class Load:
         self.counts[excuse or "failed"] += 1
         if excuse is None:
             kind, after_s = type(failure).__name__, time.monotonic() - began
-            self._find(name, f"{kind}: {failure} after {after_s:.2f} s")
+            self.find(name, f"{kind}: {failure} after {after_s:.2f} s")
 
     def _excuse(self, failure: Exception, began: float) -> str | None:
         """Why a request may fail in this way; None if it may not."""
@@ -128,7 +128,8 @@ class Load:
             return "500 after four workers"
         return None
 
-    def _find(self, name: str, what: str) -> None:
+    def find(self, name: str, what: str) -> None:
+        """Something is wrong: the run ends."""
         self.findings.append(f"{name}: {what}")
         self.found.set()
 
