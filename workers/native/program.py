@@ -7,7 +7,6 @@ also has a cache and threads.
 import ctypes
 import weakref
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -30,14 +29,17 @@ from workers.native.library import (
     kernels,
 )
 from workers.native.lower import WORDS, Lowered, Op, Place, lower
-from workers.native.panels import Panels, WeightMemory
+from workers.native.panels import Panels
 from workers.native.rewrite import rewrite
+from workers.native.weight_memory import SharedWeights, WeightMemory
 
 _OUTPUT = -2
 
 
 class Compiled:
     """A model's instructions and its packed weights.
+
+    shared: where other workers have the same weights, or will. memory: where they are.
 
     NotStatic if the model's forward pass is not one fixed program.
     """
@@ -48,6 +50,7 @@ class Compiled:
         hook: AttentionHook,
         threads: int,
         quantization: Quantization | None = None,
+        shared: SharedWeights | None = None,
     ) -> None:
         self.dtype = model.dtype
         self.is_bf16 = model.dtype == torch.bfloat16
@@ -60,10 +63,9 @@ class Compiled:
         self.calls = graph.tables
         self.vocab_size = graph.output.width
         self._kept: list[Any] = []  # whatever instructions point to
-        self._memory = WeightMemory()
         _check_sizes(lowered)
-        with ThreadPoolExecutor(threads) as pool:
-            packed = list(pool.map(self._pack, lowered.ops))
+        packed = [self._plan(op) for op in lowered.ops]
+        self.memory = WeightMemory([each for each in packed if each is not None], threads, shared)
         self._heads = dict(_heads(lowered.ops, packed))
         operations = [self._instruction(*pair) for pair in zip(lowered.ops, packed, strict=True)]
         self.instructions = (CInstruction * len(operations))(*operations)
@@ -72,8 +74,8 @@ class Compiled:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of packed weights."""
-        return self._memory.num_bytes
+        """Bytes of packed weights, whether shared or not."""
+        return self.memory.num_bytes
 
     def reads(self, parameter: torch.Tensor) -> bool:
         """Whether a parameter of the model is read where it lies."""
@@ -83,12 +85,12 @@ class Compiled:
         """A program with a cache of its own. MemoryError if there is none left."""
         return Program(self, num_blocks, block_size)
 
-    def _pack(self, op: Op) -> Panels | None:
+    def _plan(self, op: Op) -> Panels | None:
         if op.kind != "linear":
             return None
         halves = "gate" in op.data
         parts = [op.data["gate"], op.data["partner"]] if halves else op.data["parts"]
-        return Panels.of(parts, self.dtype, op.sizes[4], halves, self._memory)
+        return Panels(parts, self.dtype, op.sizes[4], halves)
 
     def _instruction(self, op: Op, panels: Panels | None) -> CInstruction:
         instruction = CInstruction(operation=OPERATIONS.index(op.kind), wanted=op.wanted)
@@ -115,7 +117,7 @@ class Compiled:
             instruction.sizes[3] = activation
             instruction.data[0] = panels.address
             instruction.data[1] = None if panels.bias is None else panels.bias.data_ptr()
-            instruction.data[2] = None if panels.scales is None else panels.scales.data_ptr()
+            instruction.data[2] = panels.scales_address
             self._kept.append(panels)
         return instruction
 
