@@ -186,7 +186,7 @@ class Supervisor:
     def _make_rolling(self) -> RollingRestarts:
         children, config = self._children, self._config
         steps = Steps(
-            self._spawner.templates.renew,
+            self._spawner.renew,
             lambda each: each in (*children.ids(WORKER), *children.ids(FRONTEND)),
             lambda: self._link.published,
             lambda worker_id: children.signal(worker_id, signal.SIGTERM),
