@@ -5,12 +5,13 @@ them (see workers/native/shared_file.py). A file ends with the last process that
 is left of a pool, however it ends.
 """
 
+import contextlib
 import logging
 import os
 from pathlib import Path
 
 from protocol.config import GroupConfig
-from protocol.shared_weights import memory_file_name
+from protocol.shared_weights import empty_unless_used, memory_file_name
 
 log = logging.getLogger("launcher")
 
@@ -32,6 +33,13 @@ class SharedWeightFiles:
                 log.warning("%s: weights are not shared: %s", group.name, error.strerror)
                 return None
         return Path(f"/proc/{os.getpid()}/fd/{self._fds[group.name]}")
+
+    def empty_unused(self) -> None:
+        """Give the memory back of what no worker uses. A worker that exits cannot: its engine may
+        still compute."""
+        for fd in self._fds.values():
+            with contextlib.suppress(OSError):  # no such locks here: nothing is shared, either
+                empty_unless_used(fd)
 
     def renew(self) -> None:
         """Other files for workers that start from now on; who uses the old ones keeps them."""

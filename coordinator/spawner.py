@@ -24,7 +24,7 @@ class Spawner:
         self._config, self._children, self._listener = config, children, listener
         self._numbers: dict[str, int] = {}  # by place
         self.templates = Templates(config, children)
-        self._shared_weights = SharedWeightFiles()
+        self.shared_weights = SharedWeightFiles()
 
     async def keep_templates(self) -> None:
         """From now on have processes that workers can be forked from. The fake engine has nothing
@@ -35,7 +35,7 @@ class Spawner:
 
     async def renew(self) -> None:
         """Let workers that start from now on share nothing with those before."""
-        self._shared_weights.renew()
+        self.shared_weights.renew()
         await self.templates.renew()
 
     async def coordinator(self) -> None:
@@ -55,7 +55,7 @@ class Spawner:
         run_dir = str(self._config.run_dir)
         flags = ["--run-dir", run_dir, "--worker-id", order.worker_id, "--group", group.name]
         flags += ["--workers-on-host", str(order.workers_on_host)]
-        shared_weights = self._shared_weights.path(group)
+        shared_weights = self.shared_weights.path(group)
         if shared_weights is not None:
             flags += ["--shared-weights", str(shared_weights)]
         starting = self._fork_or_spawn(flags, self._worker_environment(group, place))

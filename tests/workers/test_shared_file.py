@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from workers.native import huge_mapping, shared_file
+from protocol.shared_weights import FILLING, held
+from workers.native import huge_mapping
 from workers.native.shared_file import SharedFile, SharedMapping
 
 NAME = "headrace-weights-test"
@@ -245,7 +246,7 @@ def test_who_leaves_does_not_wait_for_who_comes(shared):
     """Objects end whenever the collector finds them: perhaps in a thread that is coming itself."""
     mapping = shared.map()
     coming = os.open(shared.path, os.O_RDWR)
-    with shared_file._held(coming, shared_file.FILLING):
+    with held(coming, FILLING):
         del mapping
         assert shared.blocks == 0
     os.close(coming)

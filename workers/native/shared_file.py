@@ -14,23 +14,20 @@ The header is written last: a file whose filler was killed is as good as empty. 
 killed process's mappings away before its locks, so that nobody is left without the pages it reads.
 """
 
-import contextlib
 import errno
 import fcntl
 import hashlib
 import os
-import struct
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from protocol.shared_weights import FILLING, USING, empty_unless_used, held, lock, try_lock
 from workers.native.huge_mapping import make_pages, make_read_only, map_file, unmap, whole_pages
 
 HEADER_BYTES = 4096
-FILLING, USING = 0, 1  # the bytes that are locked
 _MAGIC = b"headrace packed weights\n"
-_FLOCK = "hhqqi4x"  # struct flock of 64-bit Linux
 
 
 @dataclass(eq=False)
@@ -67,12 +64,12 @@ class SharedFile:
             return f"{self._path}: {error.strerror}"
         mapping: SharedMapping | str = "interrupted"
         try:
-            with _held(fd, FILLING):
+            with held(fd, FILLING):
                 try:
                     mapping = _map(fd, num_bytes, _header(num_bytes, key), fill)
                 finally:
                     if isinstance(mapping, str):
-                        _empty_unless_used(fd)
+                        empty_unless_used(fd)
         except OSError as error:
             mapping = f"no huge pages: {error.strerror}"
         finally:
@@ -94,13 +91,13 @@ def _map(
 ) -> SharedMapping | str:
     """Only while FILLING is held. USING is held afterwards, if only by the file's being open."""
     size = whole_pages(HEADER_BYTES + num_bytes)
-    _lock(fd, USING, fcntl.F_RDLCK)  # waits for one that empties the file just now
+    lock(fd, USING, fcntl.F_RDLCK)  # waits for one that empties the file just now
     was_full = os.pread(fd, len(header), 0) == header
     if was_full:
         address = map_file(fd, size, writable=False)
-    elif _try_lock(fd, USING, fcntl.F_WRLCK):
+    elif try_lock(fd, USING, fcntl.F_WRLCK):
         address = _fill(fd, size, header, fill)
-        _lock(fd, USING, fcntl.F_RDLCK)
+        lock(fd, USING, fcntl.F_RDLCK)
     else:
         return "others use it with other weights"
     mapping = SharedMapping(address + HEADER_BYTES, was_full)
@@ -128,40 +125,10 @@ def _leave(fd: int, address: int, size: int) -> None:
     """Waits for nothing: it is called wherever an object happens to end, perhaps amid `map`."""
     unmap(address, size)
     try:
-        _empty_unless_used(fd)
+        empty_unless_used(fd)
     finally:
         os.close(fd)
 
 
-def _empty_unless_used(fd: int) -> None:
-    """Of several that leave at once, one finds the others gone: each lets go before it tries."""
-    _lock(fd, USING, fcntl.F_UNLCK)
-    if _try_lock(fd, USING, fcntl.F_WRLCK):
-        os.ftruncate(fd, 0)
-
-
 def _header(num_bytes: int, key: str) -> bytes:
     return _MAGIC + hashlib.sha256(f"{num_bytes} {key}".encode()).digest()
-
-
-@contextlib.contextmanager
-def _held(fd: int, place: int) -> Iterator[None]:
-    """Hold a lock that nobody else has meanwhile."""
-    _lock(fd, place, fcntl.F_WRLCK)
-    try:
-        yield
-    finally:
-        _lock(fd, place, fcntl.F_UNLCK)
-
-
-def _lock(fd: int, place: int, kind: int) -> None:
-    fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, struct.pack(_FLOCK, kind, os.SEEK_SET, place, 1, 0))
-
-
-def _try_lock(fd: int, place: int, kind: int) -> bool:
-    """Whether it is held now: nobody else has one against it."""
-    try:
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack(_FLOCK, kind, os.SEEK_SET, place, 1, 0))
-    except (BlockingIOError, PermissionError):  # EAGAIN or EACCES
-        return False
-    return True
