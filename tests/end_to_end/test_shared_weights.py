@@ -135,6 +135,16 @@ def test_rolling_restart_takes_another_file(server: Server) -> None:
     assert [ask(server) for _ in range(4)] == [text] * 4
 
 
+def test_last_one_awake_is_scaled_away(server: Server) -> None:
+    text = ask(server)
+    post(server, "/sleep?level=2&worker=default-0")
+    assert file_bytes(server) > WEIGHTS
+    body = {"new_data_parallel_size": 1}
+    httpx.post(f"{server.url}/scale_elastic_ep", json=body, timeout=120).raise_for_status()
+    wait_for(lambda: file_bytes(server) == 0, "the memory is given back")
+    assert ask(server) == text  # wakes the other
+
+
 def test_nothing_stays_when_the_launcher_is_killed(server: Server) -> None:
     inode, held = memory_file(server).st_ino, workers(server)
     assert holders(inode) == {str(each) for each in (server.process.pid, *(w.pid for w in held))}
