@@ -9,6 +9,7 @@ from coordinator.adopted import AdoptedProcess
 from coordinator.children import Children
 from coordinator.hardware import worker_environment
 from coordinator.roll import COORDINATOR, FRONTEND, WORKER
+from coordinator.shared_weights import SharedWeightFiles
 from coordinator.templates import NoTemplate, Templates
 from protocol import to_launcher
 from protocol.config import GroupConfig, PoolConfig
@@ -23,6 +24,7 @@ class Spawner:
         self._config, self._children, self._listener = config, children, listener
         self._numbers: dict[str, int] = {}  # by place
         self.templates = Templates(config, children)
+        self.shared_weights = SharedWeightFiles()
 
     async def keep_templates(self) -> None:
         """From now on have processes that workers can be forked from. The fake engine has nothing
@@ -30,6 +32,11 @@ class Spawner:
         for group in self._config.groups:
             if self._config.warm_starts and group.engine.engine != "fake":
                 await self.templates.keep(self._worker_environment(group, place=0))
+
+    async def renew(self) -> None:
+        """Let workers that start from now on share nothing with those before."""
+        self.shared_weights.renew()
+        await self.templates.renew()
 
     async def coordinator(self) -> None:
         await self._start(COORDINATOR, COORDINATOR, "coordinator.main", [], {})
@@ -48,6 +55,9 @@ class Spawner:
         run_dir = str(self._config.run_dir)
         flags = ["--run-dir", run_dir, "--worker-id", order.worker_id, "--group", group.name]
         flags += ["--workers-on-host", str(order.workers_on_host)]
+        shared_weights = self.shared_weights.path(group)
+        if shared_weights is not None:
+            flags += ["--shared-weights", str(shared_weights)]
         starting = self._fork_or_spawn(flags, self._worker_environment(group, place))
         await self._children.add(order.worker_id, WORKER, starting)
         log.debug("started %s", order.worker_id)

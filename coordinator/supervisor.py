@@ -161,6 +161,8 @@ class Supervisor:
             if not self._is_over(WORKER):
                 await self._spawner.templates.ended(child.process_id)
             return
+        if child.role == WORKER and exit_code == 0:  # after a crash the next one takes them over
+            self._spawner.shared_weights.empty_unused()
         clean_up_after(self._config, Member(child.process_id, child.role, child.process.pid))
         if self._stop.is_set():
             # Frontends may still wait for it.
@@ -186,7 +188,7 @@ class Supervisor:
     def _make_rolling(self) -> RollingRestarts:
         children, config = self._children, self._config
         steps = Steps(
-            self._spawner.templates.renew,
+            self._spawner.renew,
             lambda each: each in (*children.ids(WORKER), *children.ids(FRONTEND)),
             lambda: self._link.published,
             lambda worker_id: children.signal(worker_id, signal.SIGTERM),

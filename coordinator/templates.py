@@ -28,7 +28,7 @@ READ_LATER = frozenset({"CUDA_VISIBLE_DEVICES"})
 IMPORT_TIMEOUT_S = 60.0
 FORK_TIMEOUT_S = 5.0
 # More than a worker's command line can need beyond what both have.
-ROOM = " " * 160
+ROOM = " " * 224
 
 Key = tuple[tuple[str, str], ...]
 

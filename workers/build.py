@@ -12,6 +12,7 @@ from workers.engine import Engine
 from workers.errors import ModelUnsupported
 from workers.fake import FakeRunner, read_choices, read_model_size
 from workers.grammars.compiling import Grammars
+from workers.native.shared_file import SharedFile
 from workers.runner import Runner
 from workers.start_phases import StartPhases
 
@@ -25,6 +26,7 @@ def build_engine(
     log: Callable[[str], None],
     text_path: Path | None = None,
     phases: StartPhases | None = None,
+    shared_file: SharedFile | None = None,
 ) -> Engine:
     """Load the model and be ready to run. ModelUnsupported if it cannot be served.
 
@@ -32,9 +34,10 @@ def build_engine(
     log: takes lines for the operator.
     text_path: folder with its tokenizer, see protocol.text; None: it can follow no grammar.
     phases: takes the time of each.
+    shared_file: where the group's workers share packed weights.
     """
     phases = phases or StartPhases()
-    runner = build_runner(group_model_path, config, workers_on_host, log, phases)
+    runner = build_runner(group_model_path, config, workers_on_host, log, phases, shared_file)
     log(f"K/V cache: {runner.num_blocks} blocks of {runner.block_size} tokens")
     return Engine(
         runner,
@@ -54,6 +57,7 @@ def build_runner(
     workers_on_host: int,
     log: Callable[[str], None],
     phases: StartPhases | None = None,
+    shared_file: SharedFile | None = None,
 ) -> Runner:
     """Load the model. ModelUnsupported if it cannot be served."""
     phases = phases or StartPhases()
@@ -63,7 +67,7 @@ def build_runner(
     from workers.load_runner import load_runner  # torch: seconds, and not needed by the fake
 
     phases.end_imports()
-    return load_runner(group_model_path, config, workers_on_host, log, phases)
+    return load_runner(group_model_path, config, workers_on_host, log, phases, shared_file)
 
 
 def _grammars(text_path: Path, vocab_size: int) -> Grammars:

@@ -21,7 +21,8 @@ def stats(residence: Residence) -> dict[str, Any]:
 
 
 def memory(residence: Residence) -> dict[str, int | None]:
-    """In bytes. resident: of the process. weights, cache: None where a runner does not know."""
+    """In bytes, with what others share. resident: of the process. weights, cache: None where a
+    runner does not know."""
     runner = residence.engine.runner
     return {
         "resident_bytes": _resident_bytes(),

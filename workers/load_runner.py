@@ -24,6 +24,8 @@ from workers.native.adapters import NativeSlots
 from workers.native.choose import compile_model, release_weights
 from workers.native.program import Compiled
 from workers.native.runner import NativeRunner
+from workers.native.shared_file import SharedFile
+from workers.native.weight_memory import SharedWeights, identify
 from workers.self_check import check_model
 from workers.start_phases import StartPhases
 
@@ -36,23 +38,29 @@ def load_runner(
     workers_on_host: int,
     log: Callable[[str], None],
     phases: StartPhases,
+    shared_file: SharedFile | None = None,
 ) -> LoadedRunner:
     """Load a model folder and check that it gives what transformers gives.
+
+    shared_file: where the group's workers share packed weights.
 
     ModelUnsupported, with one line for the operator, if it cannot be served.
     """
     device = choose_device(config.device)
     threads = config.threads or max(1, _cpu_count() // max(1, workers_on_host))
     torch.set_num_threads(threads)
+    shared = None if shared_file is None else SharedWeights(shared_file, identify(model_path))
     with phases.phase("weights"):
         model = load_model(model_path, config.dtype, device)
+    if shared is not None and identify(model_path) != shared.identity:
+        shared = None  # changed meanwhile: what has been read is neither
     log(f"{type(model).__name__} in {model.dtype} on {device}, {threads} threads")
     max_model_len = _choose_length(config, model_length(model))
     hook = AttentionHook()
     with phases.phase("compile"), torch.inference_mode():
         hook.probe(model)
     slots: Slots | None = None
-    compiled = _compile(model, hook, config, max_model_len, threads, log, phases)
+    compiled = _compile(model, hook, config, max_model_len, threads, log, phases, shared)
     if compiled is None:
         with phases.phase("compile"):
             prepare_linears(model, config, log)
@@ -87,13 +95,14 @@ def _compile(
     threads: int,
     log: Callable[[str], None],
     phases: StartPhases,
+    shared: SharedWeights | None,
 ) -> Compiled | None:
     """The model as a compiled program that has been checked; None if it is to run without one.
 
     ModelUnsupported if the operator wants one and there is none that gives the model's text.
     """
     with phases.phase("compile"):
-        compiled, reason = compile_model(model, hook, config, threads)
+        compiled, reason = compile_model(model, hook, config, threads, shared)
     if compiled is not None:
         with phases.phase("self-check"):
             fault = _find_fault(model, compiled, config, max_model_len)
@@ -106,7 +115,8 @@ def _compile(
         log(f"torch's operations: {reason}")
     else:
         size = f"{compiled.weight_bytes / 2**20:.0f} MiB of weights"
-        log(f"compiled kernels, {size} in {config.quantization or model.dtype}")
+        kind = config.quantization or model.dtype
+        log(f"compiled kernels, {size} in {kind}, {compiled.memory.note}")
     return compiled
 
 

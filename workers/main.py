@@ -19,6 +19,7 @@ from protocol.codec import DecodeError
 from protocol.config import GroupConfig, PoolConfig
 from protocol.process import EX_CONFIG, become_child
 from protocol.sd_notify import Notifier
+from protocol.shared_weights import memory_file_name
 from workers import inquiries
 from workers.adapters import WorkerAdapters, with_adapters
 from workers.build import build_engine, build_runner
@@ -33,6 +34,7 @@ from workers.engine_thread import (
     OperationDone,
 )
 from workers.metrics import WorkerMetrics
+from workers.native.shared_file import SharedFile
 from workers.pauser import Pauser
 from workers.pausing import Pausing
 from workers.profiler import Around, Profiler, start_torch
@@ -63,6 +65,7 @@ class Worker:
         pool: PoolConfig,
         notifier: Notifier,
         workers_on_host: int,
+        shared_file: SharedFile | None = None,
     ) -> None:
         self._id, self._pool, self._group = worker_id, pool, group
         self._endpoint = sockets.requests_endpoint(pool.run_dir, worker_id)
@@ -78,12 +81,15 @@ class Worker:
             log.info,
             text_path=group.text_path,
             phases=phases,
+            shared_file=shared_file,
         )
 
         def load_again() -> Runner:
             """What has been dropped by a deep sleep."""
             again = StartPhases()
-            runner = build_runner(group.model_path, group.engine, workers_on_host, log.info, again)
+            runner = build_runner(
+                group.model_path, group.engine, workers_on_host, log.info, again, shared_file
+            )
             log.info("%s", again.describe())
             return runner
 
@@ -302,6 +308,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--group", required=True)
     parser.add_argument("--parent-pid", type=int, help="the launcher; none under systemd")
     parser.add_argument("--workers-on-host", type=int, help="with itself (the pool's)")
+    parser.add_argument("--shared-weights", type=Path, help="a memory file of the launcher's")
     args = parser.parse_args(arguments)
     pool = PoolConfig.load(args.run_dir)
     become_child(args.worker_id, args.parent_pid, pool.log_level)
@@ -310,7 +317,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.setswitchinterval(0.0005)
     workers_on_host = args.workers_on_host or sum(each.workers for each in pool.groups)
     group = pool.group(args.group)
-    status = Worker(args.worker_id, group, pool, notifier, workers_on_host).run()
+    shared_file = None
+    if args.shared_weights is not None:
+        shared_file = SharedFile(args.shared_weights, memory_file_name(group.name))
+    status = Worker(args.worker_id, group, pool, notifier, workers_on_host, shared_file).run()
     # The engine's thread may be deep in a forward pass: it ends with the process.
     os._exit(status)
 

@@ -114,7 +114,7 @@ def test_the_check_finds_wrong_attention(llama, monkeypatch):
 @pytest.mark.skipif(bool(why_not(torch.float32)), reason="no compiled kernels here")
 def test_a_wrong_program_is_left_for_torchs_operations(llama, monkeypatch):
     def forward(program, *args):
-        memory.append(weakref.ref(program._compiled._memory))
+        memory.append(weakref.ref(program._compiled.memory))
         return right(program, *args) * 1.01
 
     memory: list[weakref.ref] = []

@@ -11,12 +11,19 @@ from workers.memory import free_memory
 from workers.native.graph import NotStatic
 from workers.native.library import GROUP, why_not
 from workers.native.program import Compiled
+from workers.native.weight_memory import SharedWeights
 
 
 def compile_model(
-    model: PreTrainedModel, hook: AttentionHook, config: EngineConfig, threads: int
+    model: PreTrainedModel,
+    hook: AttentionHook,
+    config: EngineConfig,
+    threads: int,
+    shared: SharedWeights | None = None,
 ) -> tuple[Compiled | None, str]:
     """The compiled model, or None and why it runs on torch's operations instead.
+
+    shared: where other workers have the same weights, or will.
 
     ModelUnsupported if the operator wants the kernels and they cannot run it.
     """
@@ -25,7 +32,7 @@ def compile_model(
     if not reason:
         try:
             adaptable = dict(candidates(model)) if config.enable_lora else None
-            compiled = Compiled(model, hook, threads, config.quantization, adaptable)
+            compiled = Compiled(model, hook, threads, config.quantization, shared, adaptable)
         except NotStatic as error:
             reason = f"{type(model).__name__} has no fixed program: {error}"
     if compiled is None and config.cpu_kernels == "native":

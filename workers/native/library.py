@@ -99,7 +99,12 @@ _NEEDED_LEVEL = {torch.float32: 1, torch.bfloat16: 2}
 
 
 class Kernels:
-    """The library's functions, each under its name without the prefix."""
+    """The library's functions, each under its name without the prefix.
+
+    build: tells builds apart.
+    """
+
+    build: str
 
     level: Callable[[], int]
     allocate: Callable[[int], int | None]
@@ -112,6 +117,8 @@ class Kernels:
     draw: Callable[..., int]
 
     def __init__(self, path: Path) -> None:
+        found = path.stat()
+        self.build = f"{found.st_size}-{found.st_mtime_ns}"
         library = ctypes.CDLL(str(path))
         for name, (arguments, result) in _SIGNATURES.items():
             function = getattr(library, f"headrace_{name}")

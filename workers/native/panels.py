@@ -1,8 +1,6 @@
 """Weights packed into panels for the kernels (see src/gemm.h)."""
 
 import ctypes
-import threading
-import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,104 +10,84 @@ from workers.native.library import PANEL, kernels
 from workers.native.lower import INTEGERS, WORDS
 from workers.quantization import quantize_weight
 
+ALIGNMENT = 64  # of panels, and of their scales, in bytes
 _HALF = PANEL // 2
 
 
-class WeightMemory:
-    """Memory for packed weights, taken from the system in large pieces; freed with this object.
-
-    A piece for each weight would waste half a huge page on each.
-    """
-
-    _PIECE_BYTES = 64 * 1024 * 1024
-    _ALIGNMENT = 64
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._next = self._end = 0
-        self.num_bytes = 0
-
-    def take(self, num_bytes: int) -> int:
-        """The address of so many zeroed bytes. MemoryError if there are none."""
-        size = -(-num_bytes // self._ALIGNMENT) * self._ALIGNMENT
-        with self._lock:
-            if self._next + size > self._end:
-                self._add_piece(max(size, self._PIECE_BYTES))
-            address = self._next
-            self._next += size
-            self.num_bytes += num_bytes
-        return address
-
-    def _add_piece(self, num_bytes: int) -> None:
-        library = kernels()
-        assert library is not None
-        address = library.allocate(num_bytes)
-        if not address:
-            raise MemoryError("no memory for the weights")
-        weakref.finalize(self, library.free, address, num_bytes)
-        self._next, self._end = address, address + num_bytes
-
-
 class Panels:
-    """One packed weight.
+    """One packed weight: planned first, then put where there is room for it.
 
+    num_bytes: what it needs, with its scales. Addresses are valid from `place` on.
     form: WORDS, or one of the two kinds of 8-bit weights (see workers.native.lower).
     outputs: of the product; for a gate and its partner, of both.
     bias: [outputs in whole panels], in the order of the panels; None if there is none.
-    scales: of 8-bit weights, as the kernels read them; None for others.
+    scales_address: of 8-bit weights, where the kernels read their scales; None for others.
     """
 
     def __init__(
-        self,
-        weight: torch.Tensor,
-        dtype: torch.dtype,
-        form: int,
-        halves: bool,
-        memory: WeightMemory,
+        self, parts: Sequence[dict[str, Any]], dtype: torch.dtype, form: int, halves: bool
     ) -> None:
-        """weight [outputs, inputs]; halves: first all of a gate, then all of its partner."""
-        library = kernels()
-        assert library is not None
-        self._library = library
-        self._halves = halves
-        self.outputs = weight.shape[0]
-        self.num_panels = -(-weight.shape[0] // 2 // _HALF if halves else -weight.shape[0] // PANEL)
-        self.bias: torch.Tensor | None = None
-        self.scales: torch.Tensor | None = None
-        per_word = 4 if form == INTEGERS else 2 if dtype == torch.bfloat16 else 1
-        words = -(-weight.shape[1] // per_word)
-        self.num_bytes = self.num_panels * PANEL * words * (per_word if form else 4)
-        self.address = memory.take(self.num_bytes)
-        if form == WORDS:
-            self._put_words(weight.to(dtype).contiguous())
-        else:
-            self._put_bytes(weight, per_word, words, form)
-
-    @classmethod
-    def of(
-        cls,
-        parts: Sequence[dict[str, Any]],
-        dtype: torch.dtype,
-        form: int,
-        halves: bool,
-        memory: WeightMemory,
-    ) -> "Panels":
-        """Several linears that read the same inputs, their outputs one after another.
+        """parts: linears that read the same inputs, their outputs one after another.
 
         halves: these are a gate and its partner; panels then hold 16 outputs of one and the same 16
         of the other.
         """
+        self._parts, self._dtype, self._form, self._halves = parts, dtype, form, halves
         weights = [_weight(part) for part in parts]
+        self.outputs = sum(len(weight) for weight in weights)
+        self._inputs = weights[0].shape[1]
+        self.num_panels = -(-self.outputs // 2 // _HALF if halves else -self.outputs // PANEL)
+        self._per_word = 4 if form == INTEGERS else 2 if dtype == torch.bfloat16 else 1
+        self._words = -(-self._inputs // self._per_word)
+        word_bytes = self._per_word if form else 4
+        self._panel_bytes = self.num_panels * PANEL * self._words * word_bytes
+        scales = {WORDS: 0, INTEGERS: 2}.get(form, 1)  # integers also have what is to be taken off
+        self._scale_bytes = self.num_panels * PANEL * 4 * scales
+        self._scales_at = -(-self._panel_bytes // ALIGNMENT) * ALIGNMENT
+        self.num_bytes = self._panel_bytes
+        if scales:
+            self.num_bytes = self._scales_at + self._scale_bytes
+        self.address = 0
+        self.scales_address: int | None = None
+        self.bias = self._bias(weights)
+
+    @property
+    def plan(self) -> tuple[object, ...]:
+        """All that the packed bytes depend on but the numbers in the weights."""
+        parts = [
+            (tuple(part["weight"].shape), part["transposed"], part.get("first"), part.get("count"))
+            for part in self._parts
+        ]
+        return (parts, str(self._dtype), self._form, self._halves, self.num_bytes)
+
+    def place(self, address: int) -> None:
+        """Where it lies: num_bytes of memory, on a multiple of 64."""
+        self.address = address
+        if self._scale_bytes:
+            self.scales_address = address + self._scales_at
+
+    def pack(self) -> None:
+        """Write it to where it has been placed, which is zeroed."""
+        weights = [_weight(part) for part in self._parts]
         whole = weights[0] if len(weights) == 1 else torch.cat(weights)
-        panels = cls(whole, dtype, form, halves, memory)
-        biases = [_bias(part) for part in parts]
-        if any(bias is not None for bias in biases):
-            given = [
-                torch.zeros(len(weight)) if bias is None else bias.float()
-                for weight, bias in zip(weights, biases, strict=True)
-            ]
-            panels.bias = panels.in_panels(torch.cat(given)).contiguous()
-        return panels
+        if self._form == WORDS:
+            self._put_words(whole.to(self._dtype).contiguous())
+        else:
+            self._put_bytes(whole)
+
+    def release(self) -> None:
+        """Let go of the weights that it was to be packed from."""
+        self._parts = ()
+
+    def _bias(self, weights: Sequence[torch.Tensor]) -> torch.Tensor | None:
+        biases = [_bias(part) for part in self._parts]
+        if all(bias is None for bias in biases):
+            return None
+        given = [
+            torch.zeros(len(weight)) if bias is None else bias.float()
+            for weight, bias in zip(weights, biases, strict=True)
+        ]
+        return self.in_panels(torch.cat(given)).contiguous()
 
     def in_panels(self, values: torch.Tensor) -> torch.Tensor:
         """[outputs, ...] in the order of the panels, [panels * PANEL, ...], zeros where none is."""
@@ -125,24 +103,30 @@ class Panels:
     def _put_words(self, weight: torch.Tensor) -> None:
         outputs, inputs = weight.shape
         is_bf16 = weight.dtype == torch.bfloat16
+        library = kernels()
+        assert library is not None
         count, lanes = (2, _HALF) if self._halves else (1, PANEL)
         for half in range(count):
             part = weight[half * outputs // count : (half + 1) * outputs // count]
-            self._library.pack(
+            library.pack(
                 is_bf16, part.data_ptr(), part.shape[0], inputs, inputs, 0, half * lanes, lanes,
                 self.address,
             )  # fmt: skip
 
-    def _put_bytes(self, weight: torch.Tensor, per_word: int, words: int, form: int) -> None:
+    def _put_bytes(self, weight: torch.Tensor) -> None:
         values, scales = quantize_weight(weight)
-        padding = words * per_word - values.shape[1]
-        values = self.in_panels(torch.nn.functional.pad(values, (0, padding)))
-        self.scales = self.in_panels(scales)
-        if form == INTEGERS:  # rows come 128 too large, so as to be unsigned
+        words, per_word = self._words, self._per_word
+        values = self.in_panels(
+            torch.nn.functional.pad(values, (0, words * per_word - self._inputs))
+        )
+        scales = self.in_panels(scales)
+        if self._form == INTEGERS:  # rows come 128 too large, so as to be unsigned
             excess = values.sum(dim=1, dtype=torch.int32) * 128
-            self.scales = torch.cat([self.scales, excess.view(torch.float32)])
+            scales = torch.cat([scales, excess.view(torch.float32)])
         panels = values.view(self.num_panels, PANEL, words, per_word).transpose(1, 2).contiguous()
-        ctypes.memmove(self.address, panels.data_ptr(), self.num_bytes)
+        ctypes.memmove(self.address, panels.data_ptr(), self._panel_bytes)
+        assert self.scales_address is not None
+        ctypes.memmove(self.scales_address, scales.data_ptr(), self._scale_bytes)
 
 
 def _weight(part: dict[str, Any]) -> torch.Tensor:

@@ -7,7 +7,6 @@ also has a cache and threads.
 import ctypes
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -33,14 +32,17 @@ from workers.native.library import (
     kernels,
 )
 from workers.native.lower import WORDS, Lowered, Op, Place, lower, parts_of
-from workers.native.panels import Panels, WeightMemory
+from workers.native.panels import Panels
 from workers.native.rewrite import rewrite
+from workers.native.weight_memory import SharedWeights, WeightMemory
 
 _OUTPUT = -2
 
 
 class Compiled:
     """A model's instructions and its packed weights.
+
+    shared: where other workers have the same weights, or will. memory: where they are.
 
     NotStatic if the model's forward pass is not one fixed program.
     """
@@ -51,6 +53,7 @@ class Compiled:
         hook: AttentionHook,
         threads: int,
         quantization: Quantization | None = None,
+        shared: SharedWeights | None = None,
         adaptable: Mapping[str, nn.Module] | None = None,
     ) -> None:
         """adaptable: the layers that LoRA adapters may change, by their names; None: none."""
@@ -66,10 +69,9 @@ class Compiled:
         self.calls = graph.tables
         self.vocab_size = graph.output.width
         self._kept: list[Any] = []  # whatever instructions point to
-        self._memory = WeightMemory()
         _check_sizes(lowered)
-        with ThreadPoolExecutor(threads) as pool:
-            packed = list(pool.map(self._pack, lowered.ops))
+        packed = [self._plan(op) for op in lowered.ops]
+        self.memory = WeightMemory([each for each in packed if each is not None], threads, shared)
         self._heads = dict(_heads(lowered.ops, packed))
         self.adapted = list(_adapted(lowered, packed, names, self.dtype))
         of_program = {piece.layer for linear in self.adapted for piece in linear.pieces}
@@ -82,8 +84,8 @@ class Compiled:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of packed weights."""
-        return self._memory.num_bytes
+        """Bytes of packed weights, whether shared or not."""
+        return self.memory.num_bytes
 
     def reads(self, parameter: torch.Tensor) -> bool:
         """Whether a parameter of the model is read where it lies."""
@@ -97,11 +99,11 @@ class Compiled:
         """A program with a cache of its own. MemoryError if there is none left."""
         return Program(self, num_blocks, block_size)
 
-    def _pack(self, op: Op) -> Panels | None:
+    def _plan(self, op: Op) -> Panels | None:
         if op.kind != "linear":
             return None
         halves = "gate" in op.data
-        return Panels.of(parts_of(op.data), self.dtype, op.sizes[4], halves, self._memory)
+        return Panels(parts_of(op.data), self.dtype, op.sizes[4], halves)
 
     def _instruction(self, op: Op, panels: Panels | None) -> CInstruction:
         instruction = CInstruction(operation=OPERATIONS.index(op.kind), wanted=op.wanted)
@@ -128,7 +130,7 @@ class Compiled:
             instruction.sizes[3] = activation
             instruction.data[0] = panels.address
             instruction.data[1] = None if panels.bias is None else panels.bias.data_ptr()
-            instruction.data[2] = None if panels.scales is None else panels.scales.data_ptr()
+            instruction.data[2] = panels.scales_address
             self._kept.append(panels)
         return instruction
 
