@@ -312,7 +312,7 @@ class TestHub:
         ("error", "complaint"),
         [
             (errors.GatedRepoError, "only on request"),
-            (errors.RepositoryNotFoundError, "no such model"),
+            (errors.RepositoryNotFoundError, "no such repository"),
             (errors.RevisionNotFoundError, "no revision 'v9'"),
             (errors.LocalEntryNotFoundError, "out of reach"),
             (errors.OfflineModeIsEnabled, "HF_HUB_OFFLINE"),

@@ -11,13 +11,15 @@ from dataclasses import dataclass, field
 from frontend.pool.dispatch import Dispatch
 from frontend.pool.flight import Flight
 from frontend.pool.interface import PoolBusy
-from protocol.state import READY, GroupState, PoolState, WorkerLoad, WorkerState
+from protocol.state import READY, AdapterState, GroupState, PoolState, WorkerLoad, WorkerState
 from protocol.to_frontend import Output, Refused, StepOutputs
 from protocol.to_worker import Abort, Generate
+from tests.chaos.models import ADAPTER
 from workers.engine import Engine
 from workers.errors import RequestRefused
 
 GROUP = "main"
+ADAPTER_ID = "1f"  # of the only adapter, which all engines have
 WORKERS = 2
 _IDLE = WorkerLoad(0, 0, 0.0, 0, 0.0)
 
@@ -153,9 +155,11 @@ class DyingPool:
 
     def _tell(self) -> None:
         workers = tuple(
-            WorkerState(name, GROUP, 1, READY, f"ipc://{name}", _IDLE) for name in self._workers
+            WorkerState(name, GROUP, 1, READY, f"ipc://{name}", _IDLE, adapters=(ADAPTER_ID,))
+            for name in self._workers
         )
-        group = GroupState(GROUP, len(workers), "")
+        adapter = AdapterState(ADAPTER, ADAPTER_ID, ADAPTER)
+        group = GroupState(GROUP, len(workers), "", adapters=(adapter,))
         state = PoolState("epoch", next(self._versions), (group,), workers, ())
         self._state = self._dispatch.on_state(state)
 

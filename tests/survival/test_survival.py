@@ -20,11 +20,11 @@ from protocol.config import EngineConfig, GroupConfig, PoolConfig, ServingOption
 from tests.chaos.answers import Outcome
 from tests.chaos.asking import body_of, read_stream, read_whole
 from tests.chaos.catalogue import Request, make_requests
-from tests.chaos.models import SERVED_AS, save_chaos_model
+from tests.chaos.models import SERVED_AS, save_chaos_adapter, save_chaos_model
 from workers.build import build_engine
 from workers.engine import Engine
 
-from .dying_pool import GROUP, WORKERS, DyingPool
+from .dying_pool import ADAPTER_ID, GROUP, WORKERS, DyingPool
 
 Life = Callable[[random.Random], int] | None
 MakeEngine = Callable[[int], Engine]
@@ -42,16 +42,27 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> PreparedModel:
 
 
 @pytest.fixture(scope="module", params=["plain", "prompt lookup"])
-def make_engine(request: pytest.FixtureRequest, model: PreparedModel) -> MakeEngine:
+def make_engine(
+    request: pytest.FixtureRequest,
+    model: PreparedModel,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> MakeEngine:
     """Engines of one place share a model and what is in its cache, of which they know nothing."""
     lookup = SpeculativeConfig(method="ngram", num_speculative_tokens=4)
     speculative = lookup if request.param == "prompt lookup" else None
     config = EngineConfig(
-        dtype="float32", threads=1, kv_cache_bytes=2**24, speculative_config=speculative
+        dtype="float32",
+        threads=1,
+        kv_cache_bytes=2**24,
+        speculative_config=speculative,
+        enable_lora=True,
     )
+    adapter = save_chaos_adapter(tmp_path_factory.mktemp("a") / "a", model.model_path, "tiny")
     first = [
         build_engine(model.model_path, config, 1, print, model.text_path) for _ in range(WORKERS)
     ]
+    for engine in first:
+        engine.add_adapter(ADAPTER_ID, adapter)
 
     def make(place: int) -> Engine:
         return Engine(
@@ -60,6 +71,8 @@ def make_engine(request: pytest.FixtureRequest, model: PreparedModel) -> MakeEng
             max_num_batched_tokens=512,
             speculative_config=speculative,
             grammars=first[place]._grammars,
+            adapters=first[place]._adapters,
+            max_loras=config.max_loras,
         )
 
     return make
