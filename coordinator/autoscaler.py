@@ -63,6 +63,13 @@ class Autoscaler:
                 self._observed_at = None  # at once
             self._wanted_at[group] = now
 
+    def awaits_first(self, group: str, workers: Iterable[WorkerState]) -> bool:
+        """Whether a group has no worker, and would have one if it were wanted."""
+        policy = self._policies.get(group)
+        is_elastic = policy is not None and policy.options.min_workers == 0
+        is_empty = not any(each.group == group for each in workers)
+        return is_elastic and is_empty and not self._places.problem(group)
+
     def tick(
         self,
         workers: Iterable[WorkerState],

@@ -18,6 +18,7 @@ from coordinator.autoscale_metrics import AutoscaleMetrics
 from coordinator.autoscaler import Autoscaler
 from coordinator.awake_clock import AwakeClock
 from coordinator.calls import OF_FRONTENDS, Calls
+from coordinator.held_calls import HeldCalls
 from coordinator.metrics import PoolMetrics
 from coordinator.pausing import Pausing
 from coordinator.pool_status import pool_status
@@ -27,6 +28,7 @@ from coordinator.scaling import IS_SCALING, SCALE, Scaling
 from coordinator.sleeping import Sleeping
 from coordinator.stats_log import StatsLog
 from protocol import PROTOCOL_VERSION, sockets, to_frontend, to_launcher, to_worker
+from protocol.adapters import LOAD
 from protocol.codec import DecodeError
 from protocol.config import PoolConfig
 from protocol.process import become_child
@@ -73,6 +75,7 @@ class Coordinator:
         self._publisher = sockets.publisher(context, sockets.state_endpoint(config.run_dir))
         self._calls = Calls()
         self._early: list[PoolCall] = []
+        self._held = HeldCalls()
         self._unsent: list[tuple[str, to_worker.Call]] = []
         places, elastic = self._registry.places, [g.name for g in config.groups if g.autoscaling]
         self._scaling = Scaling(places, starts_workers=roll_call is None, elastic=elastic)
@@ -118,6 +121,10 @@ class Coordinator:
             self._order(order)
         self._answer(self._calls.tick(now))
         self._follow(self._adapters.tick(now), now)
+        again, late = self._held.take(now)
+        for call in again:
+            self._on_call(call, now)
+        self._answer(late)
         self._autoscale(now)
         self._scale(now)
         self._call(self._sleeping.tick(self._registry.workers(), now))
@@ -230,7 +237,7 @@ class Coordinator:
             self._early.append(message)  # it is not known yet who there is to be called
             return
         if message.method in adapters.METHODS:
-            self._follow(self._adapters.on_call(message, now), now)
+            self._on_adapter_call(message, now)
             return
         if message.method in (SCALE, IS_SCALING):
             self._answer(self._scaling.on_call(message, now))
@@ -245,6 +252,16 @@ class Coordinator:
         calls, results = self._calls.on_call(message, self._registry.workers(), now)
         self._call(calls)
         self._answer(results)
+
+    def _on_adapter_call(self, message: PoolCall, now: float) -> None:
+        """Only a worker can tell whether an adapter is fit: one is started, if there is none."""
+        workers = self._registry.workers()
+        if message.method == LOAD and self._autoscaler.awaits_first(message.group, workers):
+            self._autoscaler.on_wanted(message.group, now)
+            self._held.hold(message, now)
+            return
+        self._held.release(message)
+        self._follow(self._adapters.on_call(message, now), now)
 
     def _call(self, calls: list[tuple[str, to_worker.Call]]) -> None:
         for worker_id, call in calls:

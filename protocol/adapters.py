@@ -73,8 +73,9 @@ def keep_adapter(source: Path, run_dir: Path) -> str:
     AdapterUnusable if there is none, or it is in no format that is read. What is in the files is
     not looked at.
     """
-    for name in (CONFIG, WEIGHTS):
-        _check_file(source, name)
+    size = sum(_size(source, name) for name in (CONFIG, WEIGHTS))
+    if size > shutil.disk_usage(run_dir).free // 2:  # others write there, too
+        raise AdapterUnusable("there is no room for a copy of it")
     adapter_id = secrets.token_hex(8)
     folder = adapter_folder(run_dir, adapter_id)
     try:
@@ -113,7 +114,8 @@ def write_served(run_dir: Path, served: Iterable[ServedAdapter]) -> None:
     os.replace(begun, run_dir / _LIST)
 
 
-def _check_file(source: Path, name: str) -> None:
+def _size(source: Path, name: str) -> int:
+    """Of a file, in bytes. AdapterUnusable if it is none that can be read."""
     try:
         status = (source / name).stat()
     except (OSError, ValueError) as error:
@@ -127,3 +129,4 @@ def _check_file(source: Path, name: str) -> None:
         raise AdapterUnusable(f"{name} is no file")
     if name == CONFIG and status.st_size > MAX_CONFIG_BYTES:
         raise AdapterUnusable(f"{CONFIG} is larger than {MAX_CONFIG_BYTES} bytes")
+    return status.st_size

@@ -26,7 +26,7 @@ def busy(launch: Launch) -> Server:
 def empty(launch: Launch) -> Server:
     """None or one worker; it has none when it starts."""
     limits = ["--min-workers", "0", "--max-workers", "1"]
-    return launch("--workers", "0", "--frontends", "2", *limits, *QUICK)
+    return launch("--workers", "0", "--frontends", "2", "--enable-lora", *limits, *QUICK)
 
 
 def ask(server: Server, tokens: int = 20) -> str:
@@ -135,6 +135,25 @@ def test_requests_start_the_first_worker_and_are_all_answered(empty: Server) -> 
     has(empty, 0)
     assert "no request for 3 s" in empty.log
     assert empty.metric("headrace:autoscale_decisions_total", reason="first") == 2
+
+
+def test_an_adapter_is_loaded_by_a_worker_that_is_started_for_it(
+    empty: Server, tmp_path: Path
+) -> None:
+    has(empty, 0)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    body = {"lora_name": "a", "lora_path": str(tmp_path)}
+    with empty.new_client() as client:
+        answer = client.post("/v1/load_lora_adapter", json=body)
+        assert answer.status_code == 200, answer.text
+        has(empty, 0)  # and the next one has it from its start
+        asked = {"model": "a", "prompt": PROMPT, "max_tokens": 5}
+        assert client.post("/v1/completions", json=asked).status_code == 200
+        has(empty, 0)
+        answer = client.post("/v1/unload_lora_adapter", json={"lora_name": "a"})
+        assert answer.status_code == 200, answer.text
+    assert group(empty)["wanted"] == 0
 
 
 def test_a_request_is_answered_though_the_coordinator_dies_while_it_is_held(empty: Server) -> None:

@@ -1,6 +1,7 @@
 """LoRA adapters as a frontend shows and uses them."""
 
 import asyncio
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,15 @@ class TestLoading:
         assert "pickled" in (await load(admin, 400, lora_path=str(folder)))["message"]
         weights.mkdir()
         assert "no file" in (await load(admin, 400, lora_path=str(folder)))["message"]
+
+    async def test_no_room_for_a_copy(
+        self, admin: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder = write_adapter(tmp_path / "new")
+        usage = shutil.disk_usage(tmp_path)._replace(free=2)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+        assert "no room" in (await load(admin, 400, lora_path=str(folder)))["message"]
+        assert not (tmp_path / "adapters").exists()
 
     async def test_only_what_lies_in_the_folder_for_them(
         self, make_app, pool: FakePool, tmp_path: Path
