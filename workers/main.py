@@ -37,7 +37,15 @@ from workers.metrics import WorkerMetrics
 from workers.native.shared_file import SharedFile
 from workers.pauser import Pauser
 from workers.pausing import Pausing
-from workers.profiler import Around, Profiler, start_torch
+from workers.profiler import (
+    STACKS,
+    TORCH,
+    Around,
+    Begin,
+    Profiler,
+    start_stacks,
+    start_torch,
+)
 from workers.profiling import Profiling
 from workers.queue_limits import QueueGuard, QueueLimits
 from workers.runner import Runner
@@ -138,7 +146,9 @@ class Worker:
         def mark_steps(around: Around) -> None:
             self._engine.around_step = around
 
-        begin = None if self._group.engine.engine == "fake" else start_torch
+        begin: dict[str, Begin] = {STACKS: start_stacks}
+        if self._group.engine.engine != "fake":
+            begin[TORCH] = start_torch
         profiler = Profiler(self._pool.profile_dir, self._id, mark_steps, begin)
         return Profiling(self._calls, profiler, self._pool.profile_max_seconds)
 

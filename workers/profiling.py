@@ -6,7 +6,7 @@ from typing import Any
 from protocol.to_worker import Call
 from workers.calls import Calls, reason
 from workers.engine_thread import OperationDone
-from workers.profiler import Profiler
+from workers.profiler import TORCH, Profiler
 from workers.residence import Residence
 
 log = logging.getLogger(__name__)
@@ -31,8 +31,10 @@ class Profiling:
             self._calls.operate(lambda residence: self._profiler.stop(), lambda done: None)
 
     def _start(self, call: Call, arguments: dict[str, Any]) -> None:
+        kind = str(arguments.get("mode", TORCH))
+
         def act(residence: Residence) -> bool:
-            return self._profiler.start()
+            return self._profiler.start(kind)
 
         def then(done: OperationDone) -> None:
             if done.value:

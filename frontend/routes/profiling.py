@@ -8,7 +8,7 @@ from frontend.errors import BadRequest
 from frontend.openapi import document_plain
 from frontend.operating import check, read_query, report, scope_of
 from frontend.pool.interface import Scope
-from frontend.schemas.admin import PoolQuery
+from frontend.schemas.admin import PoolQuery, StartProfileQuery
 from frontend.schemas.answers import ErrorAnswer
 
 # A trace of a minute takes a while to be written.
@@ -18,19 +18,22 @@ TIMEOUT_S = 300.0
 def blueprint(context: Context) -> Blueprint:
     routes = Blueprint("profiling", __name__)
 
-    async def call(method: str) -> Response:
-        query = read_query(PoolQuery)
+    async def call(method: str, query: PoolQuery, **arguments: str) -> Response:
         scope = scope_of(context, query)
-        _check_profiles(context, scope)
-        return report(check(await context.pool.call(method, {}, scope, TIMEOUT_S)), query)
+        if context.config.profile_dir is None:
+            raise BadRequest("Profiles need a folder: start the server with --profile-dir.")
+        if arguments.get("mode") == "torch":
+            _check_torch(context, scope)
+        return report(check(await context.pool.call(method, arguments, scope, TIMEOUT_S)), query)
 
     @routes.post("/start_profile")
-    @document_querystring(PoolQuery)
+    @document_querystring(StartProfileQuery)
     @document_plain("All are profiled from now on; with ?verbose at which it was begun.")
     @document_response(ErrorAnswer, 400)
     async def start_profile() -> Response:
         """Profile the workers until /stop_profile, or for --profile-max-seconds."""
-        return await call("start_profile")
+        query = read_query(StartProfileQuery)
+        return await call("start_profile", query, mode=query.mode)
 
     @routes.post("/stop_profile")
     @document_querystring(PoolQuery)
@@ -38,17 +41,15 @@ def blueprint(context: Context) -> Blueprint:
     @document_response(ErrorAnswer, 400)
     async def stop_profile() -> Response:
         """Write what was profiled, one file for each worker."""
-        return await call("stop_profile")
+        return await call("stop_profile", read_query(PoolQuery))
 
     return routes
 
 
-def _check_profiles(context: Context, scope: Scope) -> None:
-    """BadRequest where there is nothing to profile, or nowhere to put it."""
-    if context.config.profile_dir is None:
-        raise BadRequest("Profiles need a folder: start the server with --profile-dir.")
+def _check_torch(context: Context, scope: Scope) -> None:
+    """BadRequest where there is nothing that torch runs."""
     place_group = scope.worker.partition(".")[0].rpartition("-")[0]
     chosen = scope.group or place_group
     groups = [each for each in context.config.groups if chosen in ("", each.name)]
     if groups and all(each.engine.engine == "fake" for each in groups):
-        raise BadRequest("The fake engine runs nothing that could be profiled.")
+        raise BadRequest("mode: the fake engine runs nothing of torch.", "mode")

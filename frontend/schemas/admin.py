@@ -58,6 +58,13 @@ class ServerInfoQuery(PoolQuery):
     config_format: Literal["text", "json"] = "text"
 
 
+class StartProfileQuery(PoolQuery):
+    """mode: "torch": what torch ran and when; "stacks": where all threads were in Python, sampled a
+    hundred times a second."""
+
+    mode: Literal["torch", "stacks"] = "torch"
+
+
 class PauseQuery(PoolQuery):
     """mode: what becomes of what runs: "abort": it is ended; "wait": it is finished; "keep": it
     stops where it is, and goes on later. clear_cache: forget prefixes, not with "keep".

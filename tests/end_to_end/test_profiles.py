@@ -68,5 +68,10 @@ def test_what_cannot_be_profiled_is_refused(launch: Launch, tmp_path: Path) -> N
     fake = launch("--enable-admin")
     assert "--profile-dir" in post(fake, "/start_profile", 400).text
     named = launch("--enable-admin", "--profile-dir", str(tmp_path))
-    for path in ("/start_profile", "/stop_profile"):
-        assert "fake engine" in post(named, path, 400).text
+    assert "fake engine" in post(named, "/start_profile", 400).text
+    assert "mode" in post(named, "/start_profile?mode=none", 400).text
+    post(named, "/start_profile?mode=stacks")
+    ask(named, "the fox")
+    post(named, "/stop_profile")
+    (file,) = tmp_path.iterdir()
+    assert "engine;" in file.read_text()

@@ -1,5 +1,7 @@
 """When a profile is made and where it is written, with a recorder that records nothing."""
 
+import json
+import threading
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -9,12 +11,14 @@ from protocol.to_coordinator import CallResult
 from protocol.to_worker import Call
 from workers.calls import Calls
 from workers.engine_thread import Operation, OperationDone
-from workers.profiler import Profiler
+from workers.profiler import Profiler, start_stacks
 from workers.profiling import Profiling
 
 
 class Recorder:
     """broken: what writing fails of."""
+
+    suffix = ".json"
 
     def __init__(self) -> None:
         self.running, self.broken = False, None
@@ -26,7 +30,7 @@ class Recorder:
     def stop(self) -> None:
         self.running = False
 
-    def export_chrome_trace(self, path: str) -> None:
+    def export(self, path: str) -> None:
         if self.broken:
             raise self.broken
         Path(path).write_text("{}")
@@ -38,7 +42,7 @@ class Desk:
     def __init__(self, folder: Path | None, **options) -> None:
         self.recorder, self.told, self.around = Recorder(), [], nullcontext
         self.calls = Calls("w-0.1", self._operate, self.told.append)
-        begin = options.pop("begin", self.recorder.begin)
+        begin = options.pop("begin", {"torch": self.recorder.begin, "stacks": start_stacks})
         profiler = Profiler(folder, "w-0.1", self._mark, begin)
         self.profiling = Profiling(self.calls, profiler, max_s=60.0)
 
@@ -52,8 +56,8 @@ class Desk:
             done = OperationDone(operation.call_id, error=error)
         self.calls.on_done(done)
 
-    def call(self, method: str) -> CallResult:
-        self.calls.on_call(Call("c", method, "{}", False))
+    def call(self, method: str, **arguments: str) -> CallResult:
+        self.calls.on_call(Call("c", method, json.dumps(arguments), False))
         return self.told.pop()
 
 
@@ -87,7 +91,7 @@ def test_a_forgotten_profile_ends(tmp_path: Path) -> None:
     assert desk.recorder.running  # the time of the one before does not count
 
 
-@pytest.mark.parametrize(("folder", "begin"), [(None, Recorder().begin), ("x", None)])
+@pytest.mark.parametrize(("folder", "begin"), [(None, {"torch": Recorder().begin}), ("x", {})])
 def test_what_cannot_be_profiled_says_why(tmp_path: Path, folder, begin) -> None:
     desk = Desk(folder and tmp_path / folder, begin=begin)
     assert "profile" in desk.call("start_profile").error
@@ -106,3 +110,33 @@ def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
     assert "could not be written" in desk.call("stop_profile").error
     assert list((tmp_path / "full").iterdir()) == []
     assert desk.call("start_profile").error == ""
+
+
+def test_stacks_of_all_threads(tmp_path: Path) -> None:
+    over = threading.Event()
+
+    def busy_with_waiting() -> None:
+        over.wait(30)
+
+    thread = threading.Thread(target=busy_with_waiting, name="somebody; else")
+    thread.start()
+    desk = Desk(tmp_path)
+    desk.call("start_profile", mode="stacks")
+    try:
+        while not any("busy_with_waiting" in line for line in sampled(desk)):
+            over.wait(0.02)
+    finally:
+        over.set()
+        thread.join()
+    name = json.loads(desk.call("stop_profile").value)["trace"]
+    assert name.endswith(".folded")
+    lines = (tmp_path / name).read_text().splitlines()
+    (line,) = [each for each in lines if "busy_with_waiting" in each][:1]
+    frames, _, count = line.rpartition(" ")
+    assert int(count) > 0
+    assert frames.split(";")[-1].startswith("Condition.wait (threading.py:")
+    assert str(tmp_path.parent) not in "".join(lines)
+
+
+def sampled(desk: Desk) -> list[str]:
+    return [";".join(stack) for stack in list(desk.profiling._profiler._recording._stacks)]
