@@ -11,7 +11,7 @@ import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 from pydantic import (
     BaseModel,
@@ -21,7 +21,6 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
-    model_validator,
 )
 
 from coordinator.autoscale_options import Impossible, check_sizes
@@ -107,11 +106,12 @@ class GroupOptions(EngineConfig, ServingOptions, AutoscalingOptions):
     def _lora_modules(cls, value: Any) -> Any:
         return tuple(map(_lora_module, value)) if isinstance(value, list | tuple) else value
 
-    @model_validator(mode="after")
-    def _enabled(self) -> Self:
-        if self.lora_modules and not self.enable_lora:
-            raise ValueError("lora_modules needs enable_lora")
-        return self
+    @field_validator("lora_modules")
+    @classmethod
+    def _enabled(cls, value: Any, info: ValidationInfo) -> Any:
+        if value and not info.data.get("enable_lora"):
+            raise ValueError("needs enable_lora")
+        return value
 
     @field_validator("max_lora_rank", mode="before")
     @classmethod

@@ -278,3 +278,42 @@ def test_group_is_not_called_as_frontends_are(tmp_path: Path) -> None:
     file.write_text('[[group]]\nname = "frontend"\n')
     with pytest.raises(OptionError, match=r"group 0: name: .*what frontends are called"):
         parse(["--config", str(file)])
+
+
+class TestAdapters:
+    def test_from_flags(self) -> None:
+        modules = ["sql=/a/sql", '{"name": "css", "path": "org/css", "base_model_name": "m"}']
+        flags = ["--enable-lora", "--lora-modules", *modules, "--max-lora-rank", "64"]
+        _, (group,), _ = parse([*flags, "--max-loras", "3", "--lora-dir", "adapters"])
+        assert [(each.name, each.path) for each in group.lora_modules] == [
+            ("sql", "/a/sql"),
+            ("css", "org/css"),
+        ]
+        engine = group.engine_config()
+        assert (engine.enable_lora, engine.max_loras, engine.max_lora_rank) == (True, 3, 64)
+
+    def test_from_a_file(self, tmp_path: Path) -> None:
+        file = tmp_path / "pool.toml"
+        file.write_text(
+            'lora_dir = "/adapters"\n[[group]]\nenable_lora = true\nmax_lora_rank = 8\n'
+            'lora_modules = ["sql=/a/sql", {name = "css", path = "/a/css"}]\n'
+        )
+        pool, (group,), _ = parse(["--config", str(file)])
+        assert pool.lora_dir == Path("/adapters")
+        assert [each.name for each in group.lora_modules] == ["sql", "css"]
+
+    @pytest.mark.parametrize(
+        ("flags", "said"),
+        [
+            (["--enable-lora", "--lora-modules", "sql"], "must be name=path"),
+            (["--enable-lora", "--lora-modules", "=x"], "must be name=path"),
+            (["--enable-lora", "--lora-modules", '{"name": "a"}'], "path"),
+            (["--enable-lora", "--lora-modules", '{"name": "a", "path": "b", "c": 1}'], "c"),
+            (["--lora-modules", "sql=/a"], "--lora-modules: .*needs enable_lora"),
+            (["--enable-lora", "--max-lora-rank", "7"], "--max-lora-rank"),
+            (["--enable-lora", "--max-loras", "0"], "--max-loras"),
+        ],
+    )
+    def test_that_cannot_be(self, flags: list[str], said: str) -> None:
+        with pytest.raises(OptionError, match=said):
+            parse(flags)

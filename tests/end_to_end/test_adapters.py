@@ -281,7 +281,7 @@ class TestStart:
         [
             ("one", ["--enable-lora"], "must be name=path"),
             ("one=/nowhere", ["--enable-lora"], "no adapter is there"),
-            ("one={here}", [], "lora_modules needs enable_lora"),
+            ("one={here}", [], "--lora-modules: .*needs enable_lora"),
             ("base={here}", ["--enable-lora"], "'base' is used twice"),
         ],
     )

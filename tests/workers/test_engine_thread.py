@@ -163,12 +163,12 @@ def test_a_frozen_engine_makes_no_step_and_does_not_hang() -> None:
     thread = EngineThread(lambda: fake_engine(step_s=0.002), no_runner)
     thread.start()
 
-    def freeze(is_frozen: bool) -> None:
+    def freeze(is_frozen: bool) -> list[Event]:
         def act(residence) -> None:
             thread.is_frozen = is_frozen
 
         thread.submit(Operation("freeze", act))
-        events_until(thread, lambda seen: any(isinstance(e, OperationDone) for e in seen))
+        return events_until(thread, lambda seen: any(isinstance(e, OperationDone) for e in seen))
 
     thread.submit(request("a", max_tokens=60))
     events_until(thread, lambda seen: len(outputs_of(seen)) > 2)
@@ -178,11 +178,10 @@ def test_a_frozen_engine_makes_no_step_and_does_not_hang() -> None:
     time.sleep(0.05)
     load = thread.load()
     assert (load.steps, load.step_age_s) == (steps, 0.0)
-    freeze(False)
-    ended: set[str] = set()
+    before = freeze(False)  # they may end at once
 
     def all_ended(seen: list[Event]) -> bool:
-        ended.update(each.request_id for each in outputs_of(seen) if each.finish_reason)
-        return ended == {"a", "b"}
+        outputs = outputs_of([*before, *seen])
+        return {each.request_id for each in outputs if each.finish_reason} == {"a", "b"}
 
     events_until(thread, all_ended)
