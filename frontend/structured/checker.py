@@ -103,8 +103,11 @@ def main() -> None:
     checker = Checker()
     for line in sys.stdin.buffer:
         answer = checker.answer(json.loads(line))
-        sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n")
-        sys.stdout.buffer.flush()
+        try:
+            sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n")
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:  # its frontend has been killed, as this process is about to be
+            os._exit(0)  # without another try to write what is left
 
 
 if __name__ == "__main__":

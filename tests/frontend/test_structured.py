@@ -5,6 +5,8 @@ import json
 import os
 import resource
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -468,3 +470,18 @@ async def test_what_is_remembered_is_bounded(monkeypatch):
     assert len(compiler._kept) == 20
     await compiler.compile("m", regex("x" * 90))
     assert compiler._kept_chars == sum(len(g.text) for g in compiler._kept.values()) <= 1000
+
+
+def test_a_checker_whose_frontend_has_been_killed_ends_in_silence(text_path: Path) -> None:
+    module = [sys.executable, "-m", "frontend.structured.checker"]
+    checker = subprocess.Popen(
+        [*module, "--parent-pid", str(os.getpid())],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert checker.stdout is not None
+    checker.stdout.close()
+    job = json.dumps({"load": str(text_path)}).encode() + b"\n"
+    _, complaint = checker.communicate(job, timeout=60)
+    assert (checker.returncode, complaint) == (0, b"")
