@@ -11,7 +11,7 @@ from .answers import Outcome, Wrong
 from .asking import Broken, Refused, ask, look
 from .blows import Struck
 from .catalogue import Request
-from .watch import Watch
+from .watch import POLL_S, Watch
 
 # Only a request that hangs takes so long.
 ANSWER_TIMEOUT_S = 150.0
@@ -63,7 +63,7 @@ class Load:
                 if self._is_unready(path, failure):
                     self.counts["unready while one leaves"] += 1
                 else:
-                    self._fail(path, failure, began)
+                    await self._fail(path, failure, began)
             await asyncio.sleep(PAUSE_S)
 
     def _is_unready(self, path: str, failure: Exception) -> bool:
@@ -80,7 +80,7 @@ class Load:
         except TimeoutError:
             self.counts["hung up"] += 1
         except (Broken, Refused, Wrong) as failure:
-            self._fail(_name(request, stream), failure, began)
+            await self._fail(_name(request, stream), failure, began)
 
     async def answered(self, request: Request, stream: bool, right: Outcome) -> None:
         """Ask again for as long as the failures are such as may be."""
@@ -95,23 +95,24 @@ class Load:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 outcome = await ask(*self.address, request, stream)
         except (Broken, Refused, Wrong, TimeoutError, KeyError, ValueError) as failure:
-            self._fail(_name(request, stream), failure, began)
+            await self._fail(_name(request, stream), failure, began)
             return False
         for difference in right.differences(outcome):
             self.find(_name(request, stream), difference)
         self.counts["right, streamed" if stream else "right"] += 1
         return True
 
-    def _fail(self, name: str, failure: Exception, began: float) -> None:
-        excuse = self._excuse(failure, began)
+    async def _fail(self, name: str, failure: Exception, began: float) -> None:
+        now = time.monotonic()
+        await asyncio.sleep(2 * POLL_S)  # who watches the processes may see a moment later
+        excuse = self._excuse(failure, began, now)
         self.counts[excuse or "failed"] += 1
         if excuse is None:
-            kind, after_s = type(failure).__name__, time.monotonic() - began
+            kind, after_s = type(failure).__name__, now - began
             self.find(name, f"{kind}: {failure} after {after_s:.2f} s")
 
-    def _excuse(self, failure: Exception, began: float) -> str | None:
+    def _excuse(self, failure: Exception, began: float, now: float) -> str | None:
         """Why a request may fail in this way; None if it may not."""
-        now = time.monotonic()
         if isinstance(failure, Broken):
             if failure.port in self.struck.broken_ports:
                 return "broken with its frontend"
