@@ -80,29 +80,9 @@ class Worker:
         context: zmq.Context[Any] = zmq.Context.instance()
         self._requests = sockets.router(context, self._endpoint)
         self._control = sockets.dealer(context, sockets.control_endpoint(pool.run_dir), worker_id)
-        self._phases = phases = StartPhases.of_process()
-        build = partial(
-            build_engine,
-            group.model_path,
-            group.engine,
-            workers_on_host,
-            log.info,
-            text_path=group.text_path,
-            phases=phases,
-            shared_file=shared_file,
-        )
-
-        def load_again() -> Runner:
-            """What has been dropped by a deep sleep."""
-            again = StartPhases()
-            runner = build_runner(
-                group.model_path, group.engine, workers_on_host, log.info, again, shared_file
-            )
-            log.info("%s", again.describe())
-            return runner
-
+        self._phases = StartPhases.of_process()
         self._adapters = WorkerAdapters(pool.run_dir, group.name, self._say_hello)
-        self._engine = EngineThread(with_adapters(build, self._adapters), load_again)
+        self._engine = self._new_engine(workers_on_host, shared_file)
         engine = group.engine
         limits = QueueLimits(
             engine.max_num_seqs, engine.max_queue_requests, engine.max_queue_tokens
@@ -127,6 +107,30 @@ class Worker:
         self._report = StatusReport(notifier, pool.stall_timeout_s)
         self._stop_at: float | None = None
         self._exit_status: int | None = None
+
+    def _new_engine(self, workers_on_host: int, shared_file: SharedFile | None) -> EngineThread:
+        group = self._group
+        build = partial(
+            build_engine,
+            group.model_path,
+            group.engine,
+            workers_on_host,
+            log.info,
+            text_path=group.text_path,
+            phases=self._phases,
+            shared_file=shared_file,
+        )
+
+        def load_again() -> Runner:
+            """What has been dropped by a deep sleep."""
+            again = StartPhases()
+            runner = build_runner(
+                group.model_path, group.engine, workers_on_host, log.info, again, shared_file
+            )
+            log.info("%s", again.describe())
+            return runner
+
+        return EngineThread(with_adapters(build, self._adapters), load_again)
 
     def _new_pauser(self) -> Pauser:
         def freeze(is_frozen: bool) -> None:
