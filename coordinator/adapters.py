@@ -26,7 +26,16 @@ from protocol.adapters import (
 from protocol.config import PoolConfig
 from protocol.state import SERVING, PoolState, WorkerState
 from protocol.to_coordinator import PoolCall
-from protocol.to_frontend import CONFLICT, FAILED, INVALID, MISSING, TIMEOUT, UNFIT, PoolResult
+from protocol.to_frontend import (
+    CONFLICT,
+    FAILED,
+    INVALID,
+    MISSING,
+    TIMEOUT,
+    UNFIT,
+    PoolResult,
+    WorkerAnswer,
+)
 from protocol.to_worker import Call
 
 log = logging.getLogger(__name__)
@@ -68,13 +77,15 @@ class Steps:
 @dataclass
 class _Change:
     """An adapter that comes, or goes. method: of the call whose result is waited for.
-    replaced: what it takes the place of. callers: who is to be told of the end."""
+    replaced: what it takes the place of. callers: who is to be told of the end. answers: of the
+    workers that have added it."""
 
     adapter: ServedAdapter
     is_loading: bool
     callers: list[_Caller] = field(default_factory=list)
     replaced: ServedAdapter | None = None
     method: str = ""
+    answers: tuple[WorkerAnswer, ...] = ()
 
 
 class Adapters:
@@ -196,6 +207,7 @@ class Adapters:
             answers = tuple(_answer(caller, *refusal) for caller in change.callers)
             undo = self._call(_Change(change.adapter, False), REMOVE, REMOVED_S)
             return Steps(calls=(undo,), answers=answers)
+        change.answers = result.answers
         if change.replaced is None:
             self._list.put(change.adapter)
         else:
@@ -204,7 +216,7 @@ class Adapters:
 
     def _on_shown(self, change: _Change, result: PoolResult) -> Steps:
         calls = () if change.replaced is None else (self._await_unused(change.replaced),)
-        return Steps(calls=calls, answers=tuple(map(_answer, change.callers)))
+        return Steps(calls=calls, answers=_done(change.callers, change.answers))
 
     # One goes
 
@@ -249,7 +261,7 @@ class Adapters:
         self._unloaded |= {caller.call_id: None for caller in change.callers}
         for call_id in list(self._unloaded)[:-_REMEMBERED]:
             del self._unloaded[call_id]
-        return Steps(publish=True, answers=tuple(map(_answer, change.callers)))
+        return Steps(publish=True, answers=_done(change.callers, result.answers))
 
     def _coming(self, name: str) -> bool:
         """Whether one is being loaded under a name."""
@@ -289,6 +301,13 @@ def _why_not_added(result: PoolResult) -> tuple[str, str] | None:
     if all(each.error for each in result.answers):
         return "has not been loaded: the workers ended meanwhile", FAILED
     return None
+
+
+def _done(
+    callers: list[_Caller], answers: tuple[WorkerAnswer, ...]
+) -> tuple[tuple[str, PoolResult], ...]:
+    """It is done, and by whom."""
+    return tuple((each.frontend_id, PoolResult(each.call_id, answers, "", "")) for each in callers)
 
 
 def _answer(caller: _Caller, error: str = "", kind: str = "") -> tuple[str, PoolResult]:

@@ -10,14 +10,16 @@ from quart_schema import document_querystring, document_request, document_respon
 
 from frontend.context import Context
 from frontend.errors import BadRequest, NotFound, shortened
-from frontend.operating import check_done, read_query, scope_of
+from frontend.middleware.errors import json_response
+from frontend.openapi import document_plain
+from frontend.operating import check_done, read_query, scope_of, worker_reports
 from frontend.parsing import read
 from frontend.pool.interface import Scope
 from frontend.schemas.admin import AdapterQuery, LoadAdapter, UnloadAdapter
 from frontend.schemas.answers import ErrorAnswer
 from protocol.adapter_source import locate_adapter
 from protocol.adapters import LOAD, UNLOAD, AdapterUnusable, keep_adapter
-from protocol.to_frontend import UNFIT
+from protocol.to_frontend import UNFIT, PoolResult
 
 
 def blueprint(context: Context) -> Blueprint:
@@ -26,6 +28,7 @@ def blueprint(context: Context) -> Blueprint:
     @routes.post("/v1/load_lora_adapter")
     @document_querystring(AdapterQuery)
     @document_request(LoadAdapter)
+    @document_plain("It is served; with ?verbose as JSON, and what came of it at each worker.")
     @document_response(ErrorAnswer, 400)
     @document_response(ErrorAnswer, 404)
     async def load() -> Response:
@@ -50,11 +53,12 @@ def blueprint(context: Context) -> Blueprint:
         result = await context.pool.call(LOAD, arguments, scope, query.timeout)
         param = "lora_path" if result.kind == UNFIT else "lora_name"
         check_done(result, _named(wanted.lora_name), param)
-        return _success(wanted.lora_name, "added")
+        return _success(wanted.lora_name, "added", result, query)
 
     @routes.post("/v1/unload_lora_adapter")
     @document_querystring(AdapterQuery)
     @document_request(UnloadAdapter)
+    @document_plain("It is gone; with ?verbose as JSON, and what came of it at each worker.")
     @document_response(ErrorAnswer, 404)
     @document_response(ErrorAnswer, 408)
     async def unload() -> Response:
@@ -64,7 +68,7 @@ def blueprint(context: Context) -> Blueprint:
         scope = scope_of(context, query)
         result = await context.pool.call(UNLOAD, arguments, scope, query.timeout)
         check_done(result, _named(wanted.lora_name), "lora_name")
-        return _success(wanted.lora_name, "removed")
+        return _success(wanted.lora_name, "removed", result, query)
 
     return routes
 
@@ -93,6 +97,8 @@ def _named(name: str) -> str:
     return f"The lora adapter {shortened(name)!r}"
 
 
-def _success(name: str, done: str) -> Response:
+def _success(name: str, done: str, result: PoolResult, query: AdapterQuery) -> Response:
     text = f"Success: LoRA adapter {shortened(name)!r} {done} successfully."
+    if query.verbose:
+        return json_response({"message": text, "workers": worker_reports(result.answers)})
     return Response(text, 200, mimetype="text/plain")

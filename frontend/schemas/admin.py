@@ -155,8 +155,9 @@ class ScaleRequest(BaseModel):
 
 class AdapterQuery(ModelQuery):
     """timeout: seconds that workers have to load it, or requests that use it to end; after that, it
-    is unloaded when they are over."""
+    is unloaded when they are over. verbose: what came of it at each worker."""
 
+    verbose: bool = False
     timeout: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S, allow_inf_nan=False)] = 300.0
 
 

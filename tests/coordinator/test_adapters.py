@@ -1,6 +1,7 @@
 """LoRA adapters that come and go, by lists of events."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ class Pool:
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir, self.now = run_dir, 0.0
+        self.told: list[tuple[WorkerAnswer, ...]] = []  # what came of a call at each worker
         groups = (group("a", True), group("b", True), group("c", False))
         self.config = PoolConfig(run_dir=run_dir, groups=groups)
         self.adapters = Adapters(self.config)
@@ -83,7 +85,10 @@ class Pool:
         assert (call.method, call.frontend_id) == (method, OWN)
         answers = [WorkerAnswer(f"a-{n}.0", json.dumps(v), "", 0) for n, v in enumerate(values)]
         answers += [WorkerAnswer(f"x-{n}.0", "", error, 0) for n, error in enumerate(errors)]
-        return self.adapters.on_result(PoolResult(call.call_id, tuple(answers)))
+        steps = self.adapters.on_result(PoolResult(call.call_id, tuple(answers)))
+        self.told = [result.answers for _, result in steps.answers]
+        stripped = [(name, replace(result, answers=())) for name, result in steps.answers]
+        return replace(steps, answers=tuple(stripped))
 
     def shown(self, of: str = "a") -> dict[str, str]:
         """Adapters that take requests: names and ids."""
@@ -125,6 +130,18 @@ def test_workers_have_it_before_frontends_show_it_and_they_before_it_is_done(poo
     assert (steps.answers, steps.publish, pool.shown()) == ((), True, {"sql": "1"})
     assert pool.shown("b") == {}
     assert pool.answer(steps, AWAIT_SHOWN, True, True) == Steps(answers=done())
+
+
+def test_what_came_of_it_at_each_worker_is_told(pool: Pool) -> None:
+    steps = pool.answer(pool.load("sql", "1"), ADD, None, None, errors=(ENDED,))
+    pool.answer(steps, AWAIT_SHOWN, True)
+    assert [(each.worker_id, each.error) for each in pool.told[0]] == [
+        ("a-0.0", ""),
+        ("a-1.0", ""),
+        ("x-0.0", ENDED),
+    ]
+    steps = pool.answer(pool.answer(pool.unload("sql"), AWAIT_UNUSED, True), REMOVE, None)
+    assert [each.worker_id for each in pool.told[0]] == ["a-0.0"]
 
 
 def test_what_one_worker_refuses_no_worker_keeps(pool: Pool) -> None:

@@ -216,6 +216,12 @@ class TestUnloading:
         assert text == "Success: LoRA adapter 'sql' removed successfully."
         assert pool.calls[0][:2] == ("unload_adapter", {"name": "sql"})
 
+    async def test_what_came_of_it_at_each_worker(self, admin: Client) -> None:
+        answer = await admin.post("/v1/unload_lora_adapter?verbose", json={"lora_name": "sql"})
+        body = await answer.get_json()
+        assert body["message"] == "Success: LoRA adapter 'sql' removed successfully."
+        assert [each["name"] for each in body["workers"]] == ["main-0.0"]
+
     async def test_one_that_there_is_not(self, admin: Client, pool: FakePool) -> None:
         pool.errors["unload_adapter"] = ("cannot be found", MISSING)
         answer = await admin.post("/v1/unload_lora_adapter", json={"lora_name": "x"})
