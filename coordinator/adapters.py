@@ -176,7 +176,9 @@ class Adapters:
     ) -> Steps:
         served = self._list.named(wanted.name)
         if served is not None and served.call_id == wanted.call_id:
-            return Steps(answers=(_answer(caller),))  # whoever did it has not lived to say so
+            # Whoever did it has not lived to say so, nor perhaps to have all frontends see it.
+            shown = _Change(served, True, [caller])
+            return Steps(publish=True, calls=(self._call(shown, AWAIT_SHOWN, SEEN_S),))
         refusal = self._why_not_load(wanted, served, in_place)
         if refusal is not None:
             self._list.remove(wanted)

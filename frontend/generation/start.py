@@ -83,8 +83,7 @@ def start(
     owns it, closes it when it ends, in whatever way, and has a deadline of its own.
     """
     scope = request_scope.current_or_none()
-    if scope is not None and scope.interruption is not None:
-        raise scope.interruption
+    _check_wanted(scope)
     check_named(request, len(prompts))
     by_beams = bool(request.use_beam_search) and not discard
     if by_beams:
@@ -122,6 +121,12 @@ def start(
         context.abortable.watch(scope, model.group.name, generation.interrupt),
     ]
     return generation
+
+
+def _check_wanted(scope: request_scope.RequestScope | None) -> None:
+    """Raise what an operator has ended the request with while its prompt was read."""
+    if scope is not None and scope.interruption is not None:
+        raise scope.interruption
 
 
 def check_named(request: GenerationRequest, prompts: int) -> None:

@@ -263,7 +263,10 @@ class TestAnotherCoordinator:
     def test_is_asked_again_for_what_has_been_done(self, pool: Pool) -> None:
         pool.loaded("sql", "1")
         pool.restart()
-        assert pool.load("sql", "1") == Steps(answers=done())
+        steps = pool.load("sql", "1")
+        assert (steps.publish, steps.answers) == (True, ())  # frontends may not have seen it
+        assert pool.answer(steps, AWAIT_SHOWN, True).answers == done()
+        assert pool.shown() == {"sql": "1"}
         assert pool.kept() == {"1"}
 
     def test_begins_again_what_has_been_begun(self, pool: Pool) -> None:
