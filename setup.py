@@ -7,7 +7,7 @@ from setuptools import Extension, setup
 setup(
     ext_modules=[
         Extension(
-            "workers.native.kernels",
+            "headrace.workers.native.kernels",
             sources=["workers/native/src/program.cpp", "workers/native/src/draw.cpp"],
             depends=sorted(str(path) for path in Path("workers/native/src").glob("*.h")),
             # Used only on processors that have these instructions: see workers/native/library.py.

@@ -22,8 +22,8 @@ from bench.scaling import trace
 from bench.scaling.pool import Day, Floats, play
 from bench.scaling.results import Waits, oracle, turns, waits
 from bench.scaling.settings import DEFAULT, SETTINGS, SMALL, Setting
-from coordinator import autoscaling
-from protocol.autoscaling import TARGET_SHARE, Autoscaling
+from headrace.coordinator import autoscale_policy as autoscaling
+from headrace.protocol.autoscaling import TARGET_SHARE, Autoscaling
 
 # A pool whose policy is never held back by its limits: they are an operator's choice.
 ROOM = 2.5

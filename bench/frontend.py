@@ -58,7 +58,7 @@ def pool(
 ) -> Iterator[Pool]:
     """A pool that runs a source folder's code. flags: further ones of headrace serve."""
     with tempfile.TemporaryDirectory(prefix="hr-") as folder:
-        command = [sys.executable, "-m", "coordinator.cli", "serve"]
+        command = [sys.executable, "-m", "headrace.launcher.command.cli", "serve"]
         command += ["--model", model] if model else []
         command += ["--engine", "fake", "--fake-step-s", str(step_s), "--frontends", "1"]
         command += ["--workers", "1", "--port", "0", "--run-dir", f"{folder}/run", *flags]
@@ -71,7 +71,9 @@ def pool(
         try:
             url = _wait(process, log)
             yield Pool(
-                url, _child(process.pid, "frontend.main"), _child(process.pid, "workers.main")
+                url,
+                _child(process.pid, "headrace.frontend.main"),
+                _child(process.pid, "headrace.workers.main"),
             )
         finally:
             process.send_signal(signal.SIGTERM)

@@ -26,10 +26,10 @@ from bench.gpu_model import (
     measure_ceilings,
     prefill_flops,
 )
-from workers.attention.hook import AttentionHook
-from workers.choose_backend import choose_backend
-from workers.engine import Engine
-from workers.make_runner import make_torch_runner, record_graphs
+from headrace.workers.attention.hook import AttentionHook
+from headrace.workers.engine.engine import Engine
+from headrace.workers.torch_runner.choose_backend import choose_backend
+from headrace.workers.torch_runner.make_runner import make_torch_runner, record_graphs
 
 _BLOCK_SIZE = 16  # as of the server; the attention may need more
 _STEP_TOKENS = 8192

@@ -7,9 +7,9 @@ import torch
 from transformers import GenerationConfig, LlamaForCausalLM
 
 from bench.gpu_model import synchronize
-from protocol.sampling import SamplingParams
-from protocol.to_worker import Generate
-from workers.engine import Engine
+from headrace.protocol.sampling import SamplingParams
+from headrace.protocol.to_worker import Generate
+from headrace.workers.engine.engine import Engine
 
 
 def prompt_ids(number: int, length: int, vocab: int) -> list[int]:

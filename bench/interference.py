@@ -13,13 +13,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from coordinator.models import PrepareOptions, prepare_model
-from protocol.config import EngineConfig
-from protocol.sampling import SamplingParams
-from protocol.to_worker import Generate
-from workers.build import build_engine
-from workers.engine import Engine
-from workers.step_budget import StepBudget
+from headrace.launcher.models.models import PrepareOptions, prepare_model
+from headrace.protocol.config import EngineConfig
+from headrace.protocol.sampling import SamplingParams
+from headrace.protocol.to_worker import Generate
+from headrace.workers.build import build_engine
+from headrace.workers.engine.engine import Engine
+from headrace.workers.engine.step_budget import StepBudget
 
 
 class NoBudget(StepBudget):

@@ -29,15 +29,15 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from coordinator.models import PrepareOptions, prepare_model
-from protocol.config import EngineConfig
-from protocol.sampling import SamplingParams
-from protocol.to_worker import Generate
-from workers.build import build_engine
-from workers.engine import Engine
-from workers.lora.files import LayerShape
-from workers.model_runner import ModelRunner
-from workers.native.runner import NativeRunner
+from headrace.launcher.models.models import PrepareOptions, prepare_model
+from headrace.protocol.config import EngineConfig
+from headrace.protocol.sampling import SamplingParams
+from headrace.protocol.to_worker import Generate
+from headrace.workers.build import build_engine
+from headrace.workers.engine.engine import Engine
+from headrace.workers.lora.files import LayerShape
+from headrace.workers.native.runner import NativeRunner
+from headrace.workers.torch_runner.model_runner import ModelRunner
 
 BASE = "compiled"
 ADAPTERS = 8

@@ -42,7 +42,7 @@ async def one_round(target: Target, number: int, launcher: psutil.Process) -> tu
     plans = [session(MIX, "completions", number * STREAMS + each)[0] for each in range(STREAMS)]
     streams = [asyncio.create_task(measure(target, plan)) for plan in plans]
     await asyncio.sleep(RUNNING_S)
-    victim = next(each for each in launcher.children() if "workers.main" in each.cmdline())
+    victim = next(each for each in launcher.children() if "headrace.workers.main" in each.cmdline())
     os.kill(victim.pid, signal.SIGKILL)
     killed_s = time.monotonic()
     await until_ready(target.server, 1)

@@ -35,10 +35,10 @@ from bench.roof.floor import Floor, ModelSizes, read_sizes
 from bench.roof.memory import memory
 from bench.roof.overhead import overhead
 from bench.roof.rounds import Outcome
-from coordinator.models import PrepareOptions, prepare_model
-from coordinator.options import parse_size
-from protocol.config import EngineConfig
-from workers.build import build_engine
+from headrace.launcher.command.options import parse_size
+from headrace.launcher.models.models import PrepareOptions, prepare_model
+from headrace.protocol.config import EngineConfig
+from headrace.workers.build import build_engine
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 CHECKS: dict[str, Callable[[checks.Bench], list[Outcome]]] = {

@@ -13,11 +13,11 @@ from itertools import product
 
 import torch
 
-from protocol.sampling import SamplingParams
-from protocol.to_worker import Generate
-from workers import sampler
-from workers.native.draw import can_draw
-from workers.sequence import Sequence
+from headrace.protocol.sampling import SamplingParams
+from headrace.protocol.to_worker import Generate
+from headrace.workers.native.draw import can_draw
+from headrace.workers.sampling import sampler
+from headrace.workers.sequence.sequence import Sequence
 
 SETTINGS: dict[str, dict[str, float]] = {
     "greedy": {"temperature": 0.0},

@@ -11,12 +11,12 @@ import tempfile
 from pathlib import Path
 
 from bench.roof.driver import Driver
-from coordinator.models import PrepareOptions, prepare_model
-from protocol.config import EngineConfig
-from protocol.sampling import SamplingParams
-from protocol.to_worker import Generate
-from workers.build import build_engine
-from workers.engine import Engine
+from headrace.launcher.models.models import PrepareOptions, prepare_model
+from headrace.protocol.config import EngineConfig
+from headrace.protocol.sampling import SamplingParams
+from headrace.protocol.to_worker import Generate
+from headrace.workers.build import build_engine
+from headrace.workers.engine.engine import Engine
 
 
 def requests(driver: Driver, texts: int, tokens: int) -> list[Generate]:

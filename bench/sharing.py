@@ -28,10 +28,10 @@ from bench.roof.driver import Driver
 from bench.roof.floor import read_sizes
 from bench.roof.rounds import Turn, alternate, repeated
 from bench.starting import Form, memory_mib
-from coordinator.models import PrepareOptions, prepare_model
-from protocol.config import EngineConfig
-from workers.build import build_engine
-from workers.native.shared_file import SharedFile
+from headrace.launcher.models.models import PrepareOptions, prepare_model
+from headrace.protocol.config import EngineConfig
+from headrace.workers.build import build_engine
+from headrace.workers.native.shared_file import SharedFile
 
 FORMS = ("shared by it", "shared with it")
 CONTEXT = 160
@@ -89,7 +89,7 @@ async def pools(workers: int, options: argparse.Namespace) -> None:
             forms.append(Form(name, 0.0, Server(served.url, {}), launcher))
             await until_ready(forms[-1].server, workers)
         for form in forms:
-            pids = [each.pid for each in form.processes("workers.main")]
+            pids = [each.pid for each in form.processes("headrace.workers.main")]
             pss = [memory_mib(pid)[1] for pid in pids]
             print(f"{workers} workers, {form.name}: {sum(pss)} MiB, each {pss}", flush=True)
         taken: dict[str, list[float]] = {form.name: [] for form in forms}

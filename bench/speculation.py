@@ -13,12 +13,12 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from coordinator.models import PrepareOptions, prepare_model
-from protocol.config import EngineConfig, SpeculativeConfig
-from protocol.sampling import SamplingParams
-from protocol.to_worker import Generate
-from workers.build import build_engine
-from workers.engine import Engine
+from headrace.launcher.models.models import PrepareOptions, prepare_model
+from headrace.protocol.config import EngineConfig, SpeculativeConfig
+from headrace.protocol.sampling import SamplingParams
+from headrace.protocol.to_worker import Generate
+from headrace.workers.build import build_engine
+from headrace.workers.engine.engine import Engine
 
 CODE = """def total_price(items, discount):
     total = 0.0

@@ -22,12 +22,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from bench.frontend import ROOT, pool
-from frontend.chat.tools.formats.pythonic import PythonicParser
-from frontend.chat.tools.reader import ToolReader
-from frontend.generation.beam import BeamSearch
-from protocol.sampling import SamplingParams
-from protocol.to_frontend import Logprobs, Output
-from protocol.to_worker import REQUESTS, Generate
+from headrace.frontend.chat.tools.formats.pythonic import PythonicParser
+from headrace.frontend.chat.tools.reader import ToolReader
+from headrace.frontend.generation.beam import BeamSearch
+from headrace.protocol.sampling import SamplingParams
+from headrace.protocol.to_frontend import Logprobs, Output
+from headrace.protocol.to_worker import REQUESTS, Generate
 
 CHAT, COMPLETIONS, MESSAGES = "/v1/chat/completions", "/v1/completions", "/v1/messages"
 RESPONSES = "/v1/responses"

@@ -42,7 +42,7 @@ class Form:
 
     async def replace_worker(self, workers: int) -> float:
         """Seconds from the death of one until all are ready again."""
-        os.kill(self.processes("workers.main")[0].pid, signal.SIGKILL)
+        os.kill(self.processes("headrace.workers.main")[0].pid, signal.SIGKILL)
         begun = time.monotonic()
         await until_ready(self.server, workers - 1)
         await until_ready(self.server, workers)
@@ -59,7 +59,7 @@ def memory_mib(pid: int) -> list[int]:
 def show_memory(form: Form) -> None:
     print("".join(f"{cell:>18}" for cell in (f"{form.name}, MiB", *HEAD[1:])))
     total = 0
-    for module in ("workers.template", "workers.main"):
+    for module in ("headrace.workers.fork_server", "headrace.workers.main"):
         for process in form.processes(module):
             cells = memory_mib(process.pid)
             total += cells[1]

@@ -16,14 +16,14 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from coordinator.models import PrepareOptions, prepare_model
-from protocol.config import EngineConfig
-from protocol.grammar import Grammar
-from protocol.sampling import SamplingParams
-from protocol.text import TextInfo
-from protocol.to_worker import Generate
-from workers.build import build_engine
-from workers.engine import Engine
+from headrace.launcher.models.models import PrepareOptions, prepare_model
+from headrace.protocol.config import EngineConfig
+from headrace.protocol.grammar import Grammar
+from headrace.protocol.sampling import SamplingParams
+from headrace.protocol.text import TextInfo
+from headrace.protocol.to_worker import Generate
+from headrace.workers.build import build_engine
+from headrace.workers.engine.engine import Engine
 
 PROMPT = (
     "<|im_start|>user\nList some people, real or made up, with name, age, city, hobbies and a"

@@ -6,7 +6,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from console.snapshot import Group, Snapshot, Worker
+from headrace.console.snapshot import Group, Snapshot, Worker
 
 _COLOURS = {
     "ready": "green",

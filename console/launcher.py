@@ -4,7 +4,7 @@ import re
 import sys
 from pathlib import Path
 
-LOCK = "launcher.lock"  # as coordinator/run_dir.py has it
+LOCK = "launcher.lock"  # as launcher/command/run_dir.py has it
 _OWN_DIR = re.compile(r"headrace-(\d+)-")
 
 
@@ -36,7 +36,9 @@ def _is_launcher(pid: int) -> bool:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
         return False
-    is_headrace = any(Path(word).name == "headrace" or "coordinator.cli" in word for word in words)
+    is_headrace = any(
+        Path(word).name == "headrace" or "headrace.launcher.command.cli" in word for word in words
+    )
     return is_headrace and "serve" in words
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from console.client import Client, Unreachable
+from headrace.console.client import Client, Unreachable
 
 # By model and engine ("0" of "chat-0.3"), or by model alone, with "" for the engine.
 Counters = Mapping[tuple[str, str], float]

@@ -10,9 +10,9 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from console.client import Client, Unreachable
-from console.frame import frame
-from console.snapshot import Snapshot, take
+from headrace.console.client import Client, Unreachable
+from headrace.console.frame import frame
+from headrace.console.snapshot import Snapshot, take
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 

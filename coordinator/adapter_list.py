@@ -3,8 +3,13 @@
 import logging
 from pathlib import Path
 
-from protocol.adapters import ServedAdapter, forget_adapter, read_served, write_served
-from protocol.state import AdapterState
+from headrace.protocol.common.adapters import (
+    ServedAdapter,
+    forget_adapter,
+    read_served,
+    write_served,
+)
+from headrace.protocol.state import AdapterState
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from coordinator.adapter_list import AdapterList
-from coordinator.calls import ENDED, NO_ANSWER
-from protocol.adapters import (
+from headrace.coordinator.adapter_list import AdapterList
+from headrace.coordinator.calls import ENDED, NO_ANSWER
+from headrace.protocol.common.adapters import (
     ADD,
     AWAIT_SHOWN,
     AWAIT_UNUSED,
@@ -23,10 +23,10 @@ from protocol.adapters import (
     UNLOAD,
     ServedAdapter,
 )
-from protocol.config import PoolConfig
-from protocol.state import SERVING, PoolState, WorkerState
-from protocol.to_coordinator import PoolCall
-from protocol.to_frontend import (
+from headrace.protocol.config import PoolConfig
+from headrace.protocol.state import SERVING, PoolState, WorkerState
+from headrace.protocol.to_coordinator import PoolCall
+from headrace.protocol.to_frontend import (
     CONFLICT,
     FAILED,
     INVALID,
@@ -36,7 +36,7 @@ from protocol.to_frontend import (
     PoolResult,
     WorkerAnswer,
 )
-from protocol.to_worker import Call
+from headrace.protocol.to_worker import Call
 
 log = logging.getLogger(__name__)
 

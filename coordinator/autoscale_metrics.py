@@ -5,9 +5,9 @@ from typing import Literal
 
 from prometheus_client import Counter, Gauge
 
-from coordinator.autoscaling import Decision, Observation
-from protocol.autoscaling import Autoscaling
-from protocol.config import PoolConfig
+from headrace.coordinator.autoscale_policy import Decision, Observation
+from headrace.protocol.autoscaling import Autoscaling
+from headrace.protocol.config import PoolConfig
 
 
 class AutoscaleMetrics:

@@ -6,13 +6,13 @@ import logging
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 
-from coordinator.autoscale_metrics import AutoscaleMetrics
-from coordinator.autoscaling import Decision, Observation, Policy
-from coordinator.places import Places, place_of
-from coordinator.scaling import Scaling
-from coordinator.sleeping import Sleeping
-from protocol.config import PoolConfig
-from protocol.state import (
+from headrace.coordinator.autoscale_metrics import AutoscaleMetrics
+from headrace.coordinator.autoscale_policy import Decision, Observation, Policy
+from headrace.coordinator.replica_slots import Places, place_of
+from headrace.coordinator.scaling import Scaling
+from headrace.coordinator.sleeping import Sleeping
+from headrace.protocol.config import PoolConfig
+from headrace.protocol.state import (
     ASLEEP,
     READY,
     STALLED,
@@ -21,7 +21,7 @@ from protocol.state import (
     FrontendState,
     WorkerState,
 )
-from protocol.to_worker import Call
+from headrace.protocol.to_worker import Call
 
 log = logging.getLogger(__name__)
 

@@ -7,11 +7,11 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from protocol.adapters import AWAIT_SHOWN, AWAIT_UNUSED
-from protocol.state import DRAINING, READY, STALLED, WorkerState
-from protocol.to_coordinator import CallResult, PoolCall
-from protocol.to_frontend import FrontendCall, PoolResult, WorkerAnswer
-from protocol.to_worker import Call
+from headrace.protocol.common.adapters import AWAIT_SHOWN, AWAIT_UNUSED
+from headrace.protocol.state import DRAINING, READY, STALLED, WorkerState
+from headrace.protocol.to_coordinator import CallResult, PoolCall
+from headrace.protocol.to_frontend import FrontendCall, PoolResult, WorkerAnswer
+from headrace.protocol.to_worker import Call
 
 NO_ANSWER = "it did not answer in time"
 # Answered without asking the workers: what is published reaches frontends a moment later.

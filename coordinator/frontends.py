@@ -5,8 +5,8 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from protocol.state import FrontendLoad, FrontendState
-from protocol.to_coordinator import FrontendHeartbeat, FrontendHello
+from headrace.protocol.state import FrontendLoad, FrontendState
+from headrace.protocol.to_coordinator import FrontendHeartbeat, FrontendHello
 
 log = logging.getLogger(__name__)
 

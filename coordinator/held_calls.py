@@ -1,7 +1,7 @@
 """Calls that wait for a group's first worker, which they have had started."""
 
-from protocol.to_coordinator import PoolCall
-from protocol.to_frontend import TIMEOUT, PoolResult
+from headrace.protocol.to_coordinator import PoolCall
+from headrace.protocol.to_frontend import TIMEOUT, PoolResult
 
 NOBODY = "no worker has come in time"
 

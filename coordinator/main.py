@@ -12,29 +12,29 @@ from typing import Any
 
 import zmq
 
-from coordinator import adapters, pausing
-from coordinator.adapters import Adapters
-from coordinator.autoscale_metrics import AutoscaleMetrics
-from coordinator.autoscaler import Autoscaler
-from coordinator.awake_clock import AwakeClock
-from coordinator.calls import OF_FRONTENDS, Calls
-from coordinator.held_calls import HeldCalls
-from coordinator.metrics import PoolMetrics
-from coordinator.pausing import Pausing
-from coordinator.pool_status import pool_status
-from coordinator.registry import Order, Registry
-from coordinator.roll_call import RollCall
-from coordinator.scaling import IS_SCALING, SCALE, Scaling
-from coordinator.sleeping import Sleeping
-from coordinator.stats_log import StatsLog
-from protocol import PROTOCOL_VERSION, sockets, to_frontend, to_launcher, to_worker
-from protocol.adapters import LOAD
-from protocol.codec import DecodeError
-from protocol.config import PoolConfig
-from protocol.process import become_child
-from protocol.sd_notify import Notifier
-from protocol.state import DRAINING, READY, STARTING, STATE
-from protocol.to_coordinator import (
+from headrace.coordinator import adapters, pausing
+from headrace.coordinator.adapters import Adapters
+from headrace.coordinator.autoscale_metrics import AutoscaleMetrics
+from headrace.coordinator.autoscaler import Autoscaler
+from headrace.coordinator.awake_clock import AwakeClock
+from headrace.coordinator.calls import OF_FRONTENDS, Calls
+from headrace.coordinator.held_calls import HeldCalls
+from headrace.coordinator.metrics import PoolMetrics
+from headrace.coordinator.pausing import Pausing
+from headrace.coordinator.pool_status import pool_status
+from headrace.coordinator.registry import Order, Registry
+from headrace.coordinator.scaling import IS_SCALING, SCALE, Scaling
+from headrace.coordinator.sleeping import Sleeping
+from headrace.coordinator.stats_log import StatsLog
+from headrace.coordinator.unit_processes import RollCall
+from headrace.protocol import PROTOCOL_VERSION, sockets, to_frontend, to_launcher, to_worker
+from headrace.protocol.codec import DecodeError
+from headrace.protocol.common.adapters import LOAD
+from headrace.protocol.common.process import become_child
+from headrace.protocol.common.sd_notify import Notifier
+from headrace.protocol.config import PoolConfig
+from headrace.protocol.state import DRAINING, READY, STARTING, STATE
+from headrace.protocol.to_coordinator import (
     CONTROL,
     CallResult,
     ChildExited,

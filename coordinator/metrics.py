@@ -1,13 +1,13 @@
 """What the coordinator counts: what workers cannot say of themselves, such as that they stall.
 
-The numbers lie in files as those of all processes (see workers/metrics.py): the counter outlives a
-coordinator that dies, the states go with it and come with the next one.
+The numbers lie in files as those of all processes (see workers/process/metrics.py): the counter
+outlives a coordinator that dies, the states go with it and come with the next one.
 """
 
 from prometheus_client import Counter, Gauge
 
-from protocol.config import PoolConfig
-from protocol.state import DRAINING, READY, SLEEPING, STALLED, STARTING, WorkerState
+from headrace.protocol.config import PoolConfig
+from headrace.protocol.state import DRAINING, READY, SLEEPING, STALLED, STARTING, WorkerState
 
 _STATES = (STARTING, READY, DRAINING, STALLED, *SLEEPING)
 

@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from protocol.state import WorkerState
-from protocol.to_coordinator import CallResult, PoolCall
-from protocol.to_worker import Call
+from headrace.protocol.state import WorkerState
+from headrace.protocol.to_coordinator import CallResult, PoolCall
+from headrace.protocol.to_worker import Call
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """The pool in one line, for `systemctl status`."""
 
-from protocol.config import PoolConfig
-from protocol.state import READY, SERVING, SLEEPING, PoolState
+from headrace.protocol.config import PoolConfig
+from headrace.protocol.state import READY, SERVING, SLEEPING, PoolState
 
 
 def pool_status(state: PoolState, config: PoolConfig) -> str:

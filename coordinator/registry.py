@@ -7,12 +7,12 @@ import logging
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 
-from coordinator.frontends import Frontends
-from coordinator.places import Places, group_of, place_of
-from protocol import to_launcher
-from protocol.config import PoolConfig
-from protocol.process import EX_CONFIG
-from protocol.state import (
+from headrace.coordinator.frontends import Frontends
+from headrace.coordinator.replica_slots import Places, group_of, place_of
+from headrace.protocol import to_launcher
+from headrace.protocol.common.process import EX_CONFIG
+from headrace.protocol.config import PoolConfig
+from headrace.protocol.state import (
     DRAINING,
     SERVING,
     STALLED,
@@ -24,7 +24,7 @@ from protocol.state import (
     WorkerLoad,
     WorkerState,
 )
-from protocol.to_coordinator import (
+from headrace.protocol.to_coordinator import (
     ChildExited,
     FrontendHeartbeat,
     FrontendHello,

@@ -10,12 +10,12 @@ import logging
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
-from coordinator.places import Places, place_of
-from protocol import to_launcher
-from protocol.state import DRAINING, SERVING, WorkerState
-from protocol.to_coordinator import PoolCall
-from protocol.to_frontend import CONFLICT, FAILED, TIMEOUT, PoolResult
-from protocol.to_worker import Leave
+from headrace.coordinator.replica_slots import Places, place_of
+from headrace.protocol import to_launcher
+from headrace.protocol.state import DRAINING, SERVING, WorkerState
+from headrace.protocol.to_coordinator import PoolCall
+from headrace.protocol.to_frontend import CONFLICT, FAILED, TIMEOUT, PoolResult
+from headrace.protocol.to_worker import Leave
 
 log = logging.getLogger(__name__)
 

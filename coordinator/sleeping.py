@@ -4,10 +4,10 @@ import json
 import time
 from collections.abc import Iterable, Mapping
 
-from coordinator.places import group_of, place_of
-from protocol.state import ASLEEP, READY, STARTING, WAKING, WorkerState
-from protocol.to_coordinator import PoolCall
-from protocol.to_worker import Call
+from headrace.coordinator.replica_slots import group_of, place_of
+from headrace.protocol.state import ASLEEP, READY, STARTING, WAKING, WorkerState
+from headrace.protocol.to_coordinator import PoolCall
+from headrace.protocol.to_worker import Call
 
 WAKE, SLEEP = "wake_up", "sleep"
 # For how long the workers that are awake have to be busy before another is woken.

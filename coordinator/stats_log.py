@@ -7,8 +7,8 @@ pool: the cache usages and hit rates of different models say nothing as one numb
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from protocol.state import WorkerState
-from protocol.to_coordinator import WorkerTotals
+from headrace.protocol.state import WorkerState
+from headrace.protocol.to_coordinator import WorkerTotals
 
 NOTHING = WorkerTotals(prompt_tokens=0, generated_tokens=0, prefix_queried=0, prefix_hits=0)
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from frontend.errors import ApiError, Unavailable
-from frontend.middleware.request_scope import RequestScope
+from headrace.frontend.errors import ApiError, Unavailable
+from headrace.frontend.middleware.request_scope import RequestScope
 
 ABORTED = "The operator of the server has ended this request."
 Interrupt = Callable[[ApiError], None]

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from protocol.state import AdapterState, PoolState
+from headrace.protocol.state import AdapterState, PoolState
 
 _LOOK_AGAIN_S = 0.02
 

@@ -5,15 +5,15 @@ from collections.abc import Mapping
 from quart import Quart, request
 from quart_schema import Info, QuartSchema
 
-from frontend.abortable import Abortable
-from frontend.adapters import AdapterUse
-from frontend.context import HEADRACE_VERSION, Context, served_models
-from frontend.drain import Drain
-from frontend.metrics import Metrics
-from frontend.middleware import address, errors, full, request_scope
-from frontend.openapi import OpenAPI
-from frontend.pool.interface import Pool
-from frontend.routes import (
+from headrace.frontend.abortable import Abortable
+from headrace.frontend.adapters import AdapterUse
+from headrace.frontend.context import HEADRACE_VERSION, Context, served_models
+from headrace.frontend.http.openapi import OpenAPI
+from headrace.frontend.metrics import Metrics
+from headrace.frontend.middleware import address, errors, full, request_scope
+from headrace.frontend.pool.interface import Pool
+from headrace.frontend.process.drain import Drain
+from headrace.frontend.routes import (
     aborting,
     adapters,
     chat_batch,
@@ -34,9 +34,9 @@ from frontend.routes import (
     status,
     tokenize,
 )
-from frontend.structured.grammars import Grammars
-from frontend.text.model import TextModel
-from protocol.config import PoolConfig
+from headrace.frontend.structured.grammars import Grammars
+from headrace.frontend.text.model import TextModel
+from headrace.protocol.config import PoolConfig
 
 
 def create_app(

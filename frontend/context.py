@@ -6,19 +6,19 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
-from frontend.abortable import Abortable
-from frontend.adapters import AdapterUse, adapters_of
-from frontend.chat.reasoning.marks import ReasoningMarks
-from frontend.chat.tools.available import ToolParser, find_parser
-from frontend.drain import Drain
-from frontend.errors import NotFound
-from frontend.generation.seeds import Seeds
-from frontend.metrics import Metrics
-from frontend.middleware import request_scope
-from frontend.pool.interface import Pool
-from frontend.structured.grammars import Grammars
-from frontend.text.model import TextModel
-from protocol.config import GroupConfig, PoolConfig
+from headrace.frontend.abortable import Abortable
+from headrace.frontend.adapters import AdapterUse, adapters_of
+from headrace.frontend.chat.reasoning.marks import ReasoningMarks
+from headrace.frontend.chat.tools.available import ToolParser, find_parser
+from headrace.frontend.errors import NotFound
+from headrace.frontend.generation.seeds import Seeds
+from headrace.frontend.metrics import Metrics
+from headrace.frontend.middleware import request_scope
+from headrace.frontend.pool.interface import Pool
+from headrace.frontend.process.drain import Drain
+from headrace.frontend.structured.grammars import Grammars
+from headrace.frontend.text.model import TextModel
+from headrace.protocol.config import GroupConfig, PoolConfig
 
 HEADRACE_VERSION = version("headrace")
 

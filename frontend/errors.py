@@ -21,14 +21,14 @@ Errors of the pool are translated here, and nowhere else.
 import math
 from typing import Any
 
-from frontend.pool.interface import (
+from headrace.frontend.pool.interface import (
     PoolBusy,
     PoolError,
     PoolUnavailable,
     RequestLost,
     RequestRejected,
 )
-from protocol.to_frontend import Output
+from headrace.protocol.to_frontend import Output
 
 FAILURE = "The server failed to answer this request."
 _MAX_SHOWN_CHARS = 200

@@ -14,23 +14,23 @@ import hypercorn.asyncio
 import hypercorn.config
 from quart import Quart
 
-from frontend import connection
-from frontend.abortable import Abortable
-from frontend.adapters import AdapterNews, AdapterUse
-from frontend.app import create_app
-from frontend.drain import Drain
-from frontend.listener import ConnectionCounts, SharedLoop
-from frontend.metrics import Metrics
-from frontend.pool.client import PoolClient
-from frontend.status_report import report
-from frontend.structured.checkers import Checkers
-from frontend.structured.grammars import Grammars
-from frontend.text.model import TextModel
-from frontend.vital import create_vital_task
-from protocol.adapters import AWAIT_SHOWN, AWAIT_UNUSED
-from protocol.config import PoolConfig
-from protocol.process import become_child
-from protocol.sd_notify import Notifier
+from headrace.frontend.abortable import Abortable
+from headrace.frontend.adapters import AdapterNews, AdapterUse
+from headrace.frontend.app import create_app
+from headrace.frontend.critical_task import create_vital_task
+from headrace.frontend.metrics import Metrics
+from headrace.frontend.pool.client import PoolClient
+from headrace.frontend.process import connection
+from headrace.frontend.process.drain import Drain
+from headrace.frontend.process.listener import ConnectionCounts, SharedLoop
+from headrace.frontend.process.status_report import report
+from headrace.frontend.structured.checkers import Checkers
+from headrace.frontend.structured.grammars import Grammars
+from headrace.frontend.text.model import TextModel
+from headrace.protocol.common.adapters import AWAIT_SHOWN, AWAIT_UNUSED
+from headrace.protocol.common.process import become_child
+from headrace.protocol.common.sd_notify import Notifier
+from headrace.protocol.config import PoolConfig
 
 log = logging.getLogger("frontend")
 

@@ -9,11 +9,11 @@ from typing import NamedTuple, Protocol
 
 from quart import Response
 
-from frontend.answers.common import encode_json
-from frontend.errors import ApiError
-from frontend.generation.choice import Choice, Delta
-from frontend.generation.run import Event, Generation
-from frontend.middleware.errors import api_error
+from headrace.frontend.errors import ApiError
+from headrace.frontend.generation.choice import Choice, Delta
+from headrace.frontend.generation.run import Event, Generation
+from headrace.frontend.middleware.errors import api_error
+from headrace.frontend.openai_api.common import encode_json
 
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 

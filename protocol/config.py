@@ -16,8 +16,8 @@ from pydantic import (
     model_validator,
 )
 
-from protocol.autoscaling import Autoscaling, Workers
-from protocol.reasoning import ReasoningFormat
+from headrace.protocol.autoscaling import Autoscaling, Workers
+from headrace.protocol.reasoning import ReasoningFormat
 
 # What a chat template is given anyway; what else it is given must not replace it.
 RESERVED_NAMES = frozenset(
@@ -192,7 +192,7 @@ class GroupConfig(Frozen):
 
     model: as the operator gave it. model_path: the folder that it was prepared into.
     served_names: what requests may call it; the first is what answers call it.
-    text_path: folder with what frontends need of it (see protocol.text).
+    text_path: folder with what frontends need of it (see headrace.protocol.text).
     workers: how many it begins with. autoscaling: by what it has more or fewer; None: by what
         operators say alone.
     sleep_idle_seconds: a worker without requests for so long sleeps; None: it does not.

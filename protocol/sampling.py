@@ -7,7 +7,7 @@ from dataclasses import dataclass
 class ThinkingBudget:
     """Ends a model's thinking: after so many tokens of it, the first end mark's follow.
 
-    tokens: of thinking at most, marks not among them (see protocol.thinking).
+    tokens: of thinking at most, marks not among them (see headrace.protocol.common.thinking).
     start_ids: the mark that may stand at the beginning of the output; () where the prompt ends
         with it.
     end_ids: the marks that end thinking; the first is the one that is forced.

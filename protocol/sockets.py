@@ -9,7 +9,7 @@ from typing import Any
 
 import zmq
 
-from protocol.codec import MAX_MESSAGE_BYTES
+from headrace.protocol.codec import MAX_MESSAGE_BYTES
 
 # Messages that may wait for a peer that reads slowly. A step's outputs are one message per
 # frontend, so this is minutes of a frontend that reads nothing; after that the messages are lost,

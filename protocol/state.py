@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from protocol.codec import Codec
+from headrace.protocol.codec import Codec
 
 STARTING, READY, DRAINING, STALLED = "starting", "ready", "draining", "stalled"
 # What is to be released is still used by requests; has been released; is being brought back.

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from protocol.config import Frozen
+from headrace.protocol.config import Frozen
 
 
 class TextInfo(Frozen):

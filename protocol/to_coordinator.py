@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from protocol.codec import Codec
-from protocol.state import FrontendLoad, FrontendState, WorkerLoad, WorkerState
+from headrace.protocol.codec import Codec
+from headrace.protocol.state import FrontendLoad, FrontendState, WorkerLoad, WorkerState
 
 
 @dataclass(frozen=True, slots=True)

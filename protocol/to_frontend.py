@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from protocol.codec import Codec
-from protocol.to_worker import Introduce
+from headrace.protocol.codec import Codec
+from headrace.protocol.to_worker import Introduce
 
 # Why a worker refuses that would refuse any other request just as well.
 QUEUE_FULL = "the queue is full"

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from protocol.codec import Codec
-from protocol.to_worker import Introduce
+from headrace.protocol.codec import Codec
+from headrace.protocol.to_worker import Introduce
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from protocol.codec import Codec
-from protocol.grammar import Grammar
-from protocol.sampling import SamplingParams
+from headrace.protocol.codec import Codec
+from headrace.protocol.grammar import Grammar
+from headrace.protocol.sampling import SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Introduce:
 class Call:
     """From the coordinator: do something and say what came of it (to_coordinator.CallResult).
 
-    method: one of those that a worker has (workers/calls.py). arguments: a JSON object.
+    method: one of those that a worker has (workers/process/calls.py). arguments: a JSON object.
     others_are_awake: whether another worker of the group could take this one's requests.
     """
 

@@ -7,4 +7,4 @@ cd "$root"
 ensure_venv dev
 "$venv/bin/ruff" check .
 "$venv/bin/ruff" format --check .
-"$venv/bin/mypy" protocol frontend coordinator workers console
+"$venv/bin/mypy" -p headrace

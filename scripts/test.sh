@@ -9,4 +9,5 @@ ensure_default_model
 # Tests use no model but those that packages carry, and nothing from a hub.
 export HF_HUB_OFFLINE=1
 # Two files at a time: the tests of real processes mostly wait. -n 0 runs one after the other.
-exec "$venv/bin/python" -m pytest -n 2 --dist loadfile "$@"
+# Not `python -m pytest`, which would put the repository root on the path.
+exec "$venv/bin/pytest" -n 2 --dist loadfile "$@"

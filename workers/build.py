@@ -5,16 +5,16 @@ from pathlib import Path
 
 from llguidance import LLTokenizer
 
-from protocol.config import EngineConfig
-from protocol.grammar_compiler import load_tokenizer
-from protocol.text import TextInfo
-from workers.engine import Engine
-from workers.errors import ModelUnsupported
-from workers.fake import FakeRunner, read_choices, read_model_size
-from workers.grammars.compiling import Grammars
-from workers.native.shared_file import SharedFile
-from workers.runner import Runner
-from workers.start_phases import StartPhases
+from headrace.protocol.common.grammar_compiler import load_tokenizer
+from headrace.protocol.config import EngineConfig
+from headrace.protocol.text import TextInfo
+from headrace.workers.engine.engine import Engine
+from headrace.workers.engine.fake import FakeRunner, read_choices, read_model_size
+from headrace.workers.engine.runner import Runner
+from headrace.workers.errors import ModelUnsupported
+from headrace.workers.grammars.compiling import Grammars
+from headrace.workers.native.shared_file import SharedFile
+from headrace.workers.start_phases import StartPhases
 
 _FAKE_BYTES_PER_TOKEN = 1024
 
@@ -64,7 +64,9 @@ def build_runner(
     if config.engine == "fake":
         phases.end_imports()
         return _fake_runner(group_model_path, config)
-    from workers.load_runner import load_runner  # torch: seconds, and not needed by the fake
+    from headrace.workers.load_runner import (
+        load_runner,  # torch: seconds, and not needed by the fake
+    )
 
     phases.end_imports()
     return load_runner(group_model_path, config, workers_on_host, log, phases, shared_file)

@@ -8,26 +8,26 @@ from pathlib import Path
 import torch
 from transformers.modeling_utils import PreTrainedModel
 
-from protocol.config import EngineConfig
-from workers.attention.hook import AttentionHook
-from workers.cache_size import choose_num_blocks
-from workers.choose_backend import BackendChoice, choose_backend
-from workers.errors import ModelUnsupported
-from workers.largest_step import step_bytes
-from workers.linears import prepare_linears
-from workers.loading import choose_device, load_model, model_length
-from workers.lora.slots import Slots
-from workers.make_runner import make_torch_runner, record_graphs
-from workers.memory import free_memory
-from workers.model_runner import ModelRunner, vocab_rows
-from workers.native.adapters import NativeSlots
-from workers.native.choose import compile_model, release_weights
-from workers.native.program import Compiled
-from workers.native.runner import NativeRunner
-from workers.native.shared_file import SharedFile
-from workers.native.weight_memory import SharedWeights, identify
-from workers.self_check import check_model
-from workers.start_phases import StartPhases
+from headrace.protocol.config import EngineConfig
+from headrace.workers.attention.hook import AttentionHook, vocab_rows
+from headrace.workers.errors import ModelUnsupported
+from headrace.workers.linear.linears import prepare_linears
+from headrace.workers.lora.slots import Slots
+from headrace.workers.memory import free_memory
+from headrace.workers.native.adapters import NativeSlots
+from headrace.workers.native.choose import compile_model, release_weights
+from headrace.workers.native.program import Compiled
+from headrace.workers.native.runner import NativeRunner
+from headrace.workers.native.shared_file import SharedFile
+from headrace.workers.native.weight_memory import SharedWeights, identify
+from headrace.workers.start_phases import StartPhases
+from headrace.workers.torch_runner.cache_size import choose_num_blocks
+from headrace.workers.torch_runner.choose_backend import BackendChoice, choose_backend
+from headrace.workers.torch_runner.largest_step import step_bytes
+from headrace.workers.torch_runner.loading import choose_device, load_model, model_length
+from headrace.workers.torch_runner.make_runner import make_torch_runner, record_graphs
+from headrace.workers.torch_runner.model_runner import ModelRunner
+from headrace.workers.torch_runner.self_check import check_model
 
 LoadedRunner = ModelRunner | NativeRunner
 

@@ -14,17 +14,19 @@ from typing import Any
 
 import zmq
 
-from protocol import PROTOCOL_VERSION, sockets, to_coordinator, to_worker
-from protocol.codec import DecodeError
-from protocol.config import GroupConfig, PoolConfig
-from protocol.process import EX_CONFIG, become_child
-from protocol.sd_notify import Notifier
-from protocol.shared_weights import memory_file_name
-from workers import inquiries
-from workers.adapters import WorkerAdapters, with_adapters
-from workers.build import build_engine, build_runner
-from workers.calls import Calls
-from workers.engine_thread import (
+from headrace.protocol import PROTOCOL_VERSION, sockets, to_coordinator, to_worker
+from headrace.protocol.codec import DecodeError
+from headrace.protocol.common.process import EX_CONFIG, become_child
+from headrace.protocol.common.sd_notify import Notifier
+from headrace.protocol.common.shared_weights import memory_file_name
+from headrace.protocol.config import GroupConfig, PoolConfig
+from headrace.workers.build import build_engine, build_runner
+from headrace.workers.engine.runner import Runner
+from headrace.workers.native.shared_file import SharedFile
+from headrace.workers.process import inquiries
+from headrace.workers.process.adapters import WorkerAdapters, with_adapters
+from headrace.workers.process.calls import Calls
+from headrace.workers.process.engine_thread import (
     EngineDied,
     EngineReady,
     EngineRefused,
@@ -33,11 +35,10 @@ from workers.engine_thread import (
     Event,
     OperationDone,
 )
-from workers.metrics import WorkerMetrics
-from workers.native.shared_file import SharedFile
-from workers.pauser import Pauser
-from workers.pausing import Pausing
-from workers.profiler import (
+from headrace.workers.process.metrics import WorkerMetrics
+from headrace.workers.process.pauser import Pauser
+from headrace.workers.process.pausing import Pausing
+from headrace.workers.process.profiler import (
     STACKS,
     TORCH,
     Around,
@@ -46,13 +47,12 @@ from workers.profiler import (
     start_stacks,
     start_torch,
 )
-from workers.profiling import Profiling
-from workers.queue_limits import QueueGuard, QueueLimits
-from workers.runner import Runner
-from workers.service import Service
-from workers.sleeper import Sleeper
-from workers.start_phases import StartPhases
-from workers.status_report import StatusReport
+from headrace.workers.process.profiling import Profiling
+from headrace.workers.process.queue_limits import QueueGuard, QueueLimits
+from headrace.workers.process.service import Service
+from headrace.workers.process.sleeper import Sleeper
+from headrace.workers.process.status_report import StatusReport
+from headrace.workers.start_phases import StartPhases
 
 log = logging.getLogger("worker")
 

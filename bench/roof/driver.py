@@ -4,10 +4,10 @@ import random
 import time
 from dataclasses import dataclass, field
 
-from protocol.sampling import SamplingParams
-from protocol.to_frontend import Output
-from protocol.to_worker import Generate
-from workers.engine import Engine
+from headrace.protocol.sampling import SamplingParams
+from headrace.protocol.to_frontend import Output
+from headrace.protocol.to_worker import Generate
+from headrace.workers.engine.engine import Engine
 
 FIRST_TOKEN_ID = 1000  # below are special tokens and single bytes
 

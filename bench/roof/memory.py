@@ -74,7 +74,7 @@ def _worker_memory(launcher: int) -> Resident:
     workers = [
         process
         for process in psutil.Process(launcher).children(recursive=True)
-        if "workers.main" in process.cmdline()
+        if "headrace.workers.main" in process.cmdline()
     ]
     if len(workers) != 1:
         raise RuntimeError(f"{len(workers)} workers run instead of one")

@@ -33,7 +33,15 @@ class Pool:
 @contextlib.contextmanager
 def running_pool(flags: list[str]) -> Iterator[Pool]:
     """`headrace serve` with these flags, until the end of the block."""
-    command = [sys.executable, "-m", "coordinator.cli", "serve", "--port", "0", *flags]
+    command = [
+        sys.executable,
+        "-m",
+        "headrace.launcher.command.cli",
+        "serve",
+        "--port",
+        "0",
+        *flags,
+    ]
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         try:

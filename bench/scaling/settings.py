@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from bench.scaling.engines import Engine
-from protocol.autoscaling import DOWN_WINDOW_S, TARGET_SHARE, UP_WINDOW_S
+from headrace.protocol.autoscaling import DOWN_WINDOW_S, TARGET_SHARE, UP_WINDOW_S
 
 
 @dataclass(frozen=True)
 class Setting:
     """target: as a share of the requests that a worker runs at once. fixed: workers, as a quantile
     of what a perfect oracle has over the day; None: autoscaling. line, counts_running: see
-    pool.play. constants: of coordinator.autoscaling, in whose stead others are tried."""
+    pool.play. constants: of coordinator.autoscale_policy, in whose stead others are tried."""
 
     name: str
     up_s: float = UP_WINDOW_S

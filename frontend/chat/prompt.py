@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from frontend.chat.render import render_chat
-from frontend.context import ServedModel
-from frontend.generation.prompts import check_encodable, text_prompt
-from frontend.generation.start import Prompt
-from frontend.schemas.chat import ChatCompletionRequest
+from headrace.frontend.chat.render import render_chat
+from headrace.frontend.context import ServedModel
+from headrace.frontend.generation.prompts import check_encodable, text_prompt
+from headrace.frontend.generation.start import Prompt
+from headrace.frontend.schemas.chat import ChatCompletionRequest
 
 
 async def chat_prompt(

@@ -5,13 +5,13 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from frontend.chat.content_format import takes_parts
-from frontend.chat.templates import knows_none, parse
-from frontend.chat.untrusted import render_untrusted
-from frontend.errors import BadRequest
-from frontend.schemas.chat import ChatMessage, ToolCall
-from frontend.text.model import THREAD_FROM_CHARS, TextModel
-from protocol.config import RESERVED_NAMES, ServingOptions
+from headrace.frontend.chat.content_format import takes_parts
+from headrace.frontend.chat.templates import knows_none, parse
+from headrace.frontend.chat.untrusted import render_untrusted
+from headrace.frontend.errors import BadRequest
+from headrace.frontend.schemas.chat import ChatMessage, ToolCall
+from headrace.frontend.text.model import THREAD_FROM_CHARS, TextModel
+from headrace.protocol.config import RESERVED_NAMES, ServingOptions
 
 THREAD_FROM_MESSAGES = 50
 

@@ -4,15 +4,15 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from frontend.chat.message import NOTHING, Message, MessagePart, MessageReader, PlainReader
-from frontend.chat.reasoning.count import ReasoningCounts
-from frontend.chat.reasoning.thinking import Thinking
-from frontend.chat.tools.use import NO_TOOLS, ToolUse
-from frontend.context import ServedModel
-from frontend.generation.choice import Choice, Delta
-from frontend.generation.run import Collected, Generation
-from frontend.generation.start import Prompt
-from frontend.schemas.chat import ChatCompletionRequest
+from headrace.frontend.chat.message import NOTHING, Message, MessagePart, MessageReader, PlainReader
+from headrace.frontend.chat.reasoning.count import ReasoningCounts
+from headrace.frontend.chat.reasoning.thinking import Thinking
+from headrace.frontend.chat.tools.use import NO_TOOLS, ToolUse
+from headrace.frontend.context import ServedModel
+from headrace.frontend.generation.choice import Choice, Delta
+from headrace.frontend.generation.run import Collected, Generation
+from headrace.frontend.generation.start import Prompt
+from headrace.frontend.schemas.chat import ChatCompletionRequest
 
 
 class MessageDelta(NamedTuple):

@@ -5,21 +5,21 @@ All APIs that answer chats start here; they differ in how they write what comes 
 
 from dataclasses import replace
 
-from frontend.chat.message import MessageReader
-from frontend.chat.prompt import chat_prompt, template_variables
-from frontend.chat.reasoning.thinking import Thinking, check_budget, thinking_of_chat
-from frontend.chat.run import ChatRun
-from frontend.chat.tools.constraint import chat_constraint
-from frontend.chat.tools.use import ToolUse, tool_use
-from frontend.context import Context, ServedModel
-from frontend.errors import BadRequest
-from frontend.generation.constraints import Constraints
-from frontend.generation.sampling import OutputLimit, sampling_params
-from frontend.generation.start import Cleanups, Prompt, start
-from frontend.schemas.chat import ChatCompletionRequest
-from frontend.structured.requested import compiled
-from protocol.grammar import Grammar
-from protocol.sampling import SamplingParams, ThinkingBudget
+from headrace.frontend.chat.message import MessageReader
+from headrace.frontend.chat.prompt import chat_prompt, template_variables
+from headrace.frontend.chat.reasoning.thinking import Thinking, check_budget, thinking_of_chat
+from headrace.frontend.chat.run import ChatRun
+from headrace.frontend.chat.tools.constraint import chat_constraint
+from headrace.frontend.chat.tools.use import ToolUse, tool_use
+from headrace.frontend.context import Context, ServedModel
+from headrace.frontend.errors import BadRequest
+from headrace.frontend.generation.constraints import Constraints
+from headrace.frontend.generation.sampling import OutputLimit, sampling_params
+from headrace.frontend.generation.start import Cleanups, Prompt, start
+from headrace.frontend.schemas.chat import ChatCompletionRequest
+from headrace.frontend.structured.requested import compiled
+from headrace.protocol.grammar import Grammar
+from headrace.protocol.sampling import SamplingParams, ThinkingBudget
 
 
 async def start_chat(

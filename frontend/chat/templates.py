@@ -13,8 +13,8 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from frontend.chat.content_format import takes_parts
-from frontend.errors import BadRequest
+from headrace.frontend.chat.content_format import takes_parts
+from headrace.frontend.errors import BadRequest
 
 _NONE = re.compile(r"\bnone\b", re.IGNORECASE)
 

@@ -12,8 +12,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from frontend.chat.templates import ChatTemplate
-from frontend.errors import BadRequest
+from headrace.frontend.chat.templates import ChatTemplate
+from headrace.frontend.errors import BadRequest
 
 DEADLINE_S = 5.0
 CPU_S = 5

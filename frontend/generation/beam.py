@@ -17,11 +17,11 @@ from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import NamedTuple
 
-from frontend.errors import FAILURE, InternalError, error_of
-from frontend.pool.interface import OutputStream
-from protocol.sampling import SamplingParams
-from protocol.to_frontend import Admission, Logprobs, Output
-from protocol.to_worker import Generate
+from headrace.frontend.errors import FAILURE, InternalError, error_of
+from headrace.frontend.pool.interface import OutputStream
+from headrace.protocol.sampling import SamplingParams
+from headrace.protocol.to_frontend import Admission, Logprobs, Output
+from headrace.protocol.to_worker import Generate
 
 # Tokens of beams that are sent in one turn of the event loop: to write a million takes 20 ms.
 _TOKENS_AT_ONCE = 64 * 1024
@@ -233,7 +233,7 @@ async def _first(stream: OutputStream) -> Output:
 
 
 class BeamStream:
-    """One of the texts of a search; see frontend.pool.interface.OutputStream."""
+    """One of the texts of a search; see headrace.frontend.pool.interface.OutputStream."""
 
     def __init__(self, search: BeamSearch, place: int) -> None:
         self._search = search

@@ -2,11 +2,11 @@
 
 from typing import NamedTuple
 
-from frontend.errors import error_of
-from frontend.metrics import RequestObserver
-from frontend.text.detokenizer import Detokenizer
-from frontend.text.stops import StopMatcher
-from protocol.to_frontend import Admission, Logprobs, Output
+from headrace.frontend.errors import error_of
+from headrace.frontend.metrics import RequestObserver
+from headrace.frontend.text.detokenizer import Detokenizer
+from headrace.frontend.text.stops import StopMatcher
+from headrace.protocol.to_frontend import Admission, Logprobs, Output
 
 # The stop reason of a text that was ended because it repeated itself.
 REPETITION = "repetition_detected"

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from frontend.context import ServedModel
-from frontend.errors import BadRequest
-from frontend.generation.prompts import check_vocabulary
-from frontend.schemas.generation import GenerationRequest
-from frontend.text.model import TextModel
-from protocol.sampling import RepetitionDetection, SamplingParams
+from headrace.frontend.context import ServedModel
+from headrace.frontend.errors import BadRequest
+from headrace.frontend.generation.prompts import check_vocabulary
+from headrace.frontend.schemas.generation import GenerationRequest
+from headrace.frontend.text.model import TextModel
+from headrace.protocol.sampling import RepetitionDetection, SamplingParams
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,8 @@
 
 from typing import TypeVar
 
-from frontend.context import ServedModel
-from frontend.schemas.generation import GenerationRequest, StreamOptions
+from headrace.frontend.context import ServedModel
+from headrace.frontend.schemas.generation import GenerationRequest, StreamOptions
 
 Request = TypeVar("Request", bound=GenerationRequest)
 

@@ -1,6 +1,6 @@
 """Tokens of a stream that go into one chunk (the field stream_interval)."""
 
-from frontend.generation.choice import Choice, Delta
+from headrace.frontend.generation.choice import Choice, Delta
 
 
 class Interval:

@@ -3,11 +3,11 @@
 import asyncio
 from collections.abc import Sequence
 
-from frontend.errors import BadRequest
-from frontend.generation.start import Prompt
-from frontend.schemas.completion import CompletionRequest
-from frontend.schemas.generation import GenerationRequest
-from frontend.text.model import TextModel
+from headrace.frontend.errors import BadRequest
+from headrace.frontend.generation.start import Prompt
+from headrace.frontend.schemas.completion import CompletionRequest
+from headrace.frontend.schemas.generation import GenerationRequest
+from headrace.frontend.text.model import TextModel
 
 
 async def completion_prompts(request: CompletionRequest, text: TextModel) -> list[Prompt]:

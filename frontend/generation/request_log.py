@@ -8,10 +8,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Protocol
 
-from frontend.generation.choice import Choice, Delta
-from frontend.middleware import request_scope
-from protocol.config import PoolOptions
-from protocol.sampling import SamplingParams
+from headrace.frontend.generation.choice import Choice, Delta
+from headrace.frontend.middleware import request_scope
+from headrace.protocol.config import PoolOptions
+from headrace.protocol.sampling import SamplingParams
 
 # Of the sampling parameters, which can hold as many tokens as the vocabulary.
 MAX_PARAMS_CHARS = 2000

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from frontend.errors import FAILURE, ApiError, DeadlineExceeded, InternalError
-from frontend.generation.choice import Choice, Delta
-from frontend.generation.interval import Interval
-from frontend.pool.interface import OutputStream
-from protocol.to_frontend import Logprobs, Output
+from headrace.frontend.errors import FAILURE, ApiError, DeadlineExceeded, InternalError
+from headrace.frontend.generation.choice import Choice, Delta
+from headrace.frontend.generation.interval import Interval
+from headrace.frontend.pool.interface import OutputStream
+from headrace.protocol.to_frontend import Logprobs, Output
 
 # Outputs that wait for a client that reads slowly, beyond those that wait in the pool's streams.
 QUEUE_OUTPUTS = 64

@@ -3,11 +3,11 @@
 import hashlib
 from dataclasses import dataclass
 
-from frontend.errors import BadRequest
-from frontend.generation.seeds import Seeds
-from frontend.schemas.generation import GenerationRequest
-from protocol.sampling import SamplingParams, ThinkingBudget
-from protocol.text import TextInfo
+from headrace.frontend.errors import BadRequest
+from headrace.frontend.generation.seeds import Seeds
+from headrace.frontend.schemas.generation import GenerationRequest
+from headrace.protocol.sampling import SamplingParams, ThinkingBudget
+from headrace.protocol.text import TextInfo
 
 # Below this, dividing logits by the temperature says no more than taking the largest.
 GREEDY_BELOW = 1e-5
@@ -89,7 +89,9 @@ def _or_default(value: float | None, info: TextInfo, name: str, default: float) 
 
 
 def _max_tokens(info: TextInfo, prompt_tokens: int, limit: OutputLimit) -> int:
-    left = info.max_model_len - prompt_tokens  # at least 1, see frontend.generation.prompts
+    left = (
+        info.max_model_len - prompt_tokens
+    )  # at least 1, see headrace.frontend.generation.prompts
     if limit.asked is None:
         model_limit = info.generation_defaults.get("max_new_tokens")
         candidates = [left, limit.otherwise, None if model_limit is None else int(model_limit)]

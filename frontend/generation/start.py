@@ -5,23 +5,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from frontend.context import Context, ServedModel
-from frontend.errors import BadRequest, Stopping
-from frontend.generation.beam import BeamSearch, BeamStream
-from frontend.generation.choice import Choice
-from frontend.generation.interval import Interval
-from frontend.generation.request_log import RequestLog
-from frontend.generation.run import Generation
-from frontend.generation.sampling import choice_seed
-from frontend.metrics import LongestOutput
-from frontend.middleware import request_scope
-from frontend.middleware.deadline import current_deadline
-from frontend.pool.interface import OutputStream
-from frontend.schemas.generation import GenerationRequest
-from frontend.text.stops import StopMatcher
-from protocol.grammar import Grammar
-from protocol.sampling import SamplingParams
-from protocol.to_worker import Generate
+from headrace.frontend.context import Context, ServedModel
+from headrace.frontend.errors import BadRequest, Stopping
+from headrace.frontend.generation.beam import BeamSearch, BeamStream
+from headrace.frontend.generation.choice import Choice
+from headrace.frontend.generation.interval import Interval
+from headrace.frontend.generation.request_log import RequestLog
+from headrace.frontend.generation.run import Generation
+from headrace.frontend.generation.sampling import choice_seed
+from headrace.frontend.metrics import LongestOutput
+from headrace.frontend.middleware import request_scope
+from headrace.frontend.middleware.deadline import current_deadline
+from headrace.frontend.pool.interface import OutputStream
+from headrace.frontend.schemas.generation import GenerationRequest
+from headrace.frontend.text.stops import StopMatcher
+from headrace.protocol.grammar import Grammar
+from headrace.protocol.sampling import SamplingParams
+from headrace.protocol.to_worker import Generate
 
 # Texts that one request may ask for, over all its prompts.
 MAX_TEXTS = 1024

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from frontend.metrics.tally import TalliedHistogram, TokenTally
+from headrace.frontend.metrics.tally import TalliedHistogram, TokenTally
 
 # fmt: off
 FIRST_TOKEN_BUCKETS_S = (

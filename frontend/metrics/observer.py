@@ -5,9 +5,9 @@ from typing import Protocol
 
 from prometheus_client import Histogram
 
-from frontend.metrics.model import ModelMetrics
-from frontend.metrics.tenants import TenantTally
-from protocol.to_frontend import Admission
+from headrace.frontend.metrics.model import ModelMetrics
+from headrace.frontend.metrics.tenants import TenantTally
+from headrace.protocol.to_frontend import Admission
 
 
 class RequestObserver(Protocol):

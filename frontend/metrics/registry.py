@@ -20,12 +20,12 @@ from prometheus_client import (
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from frontend.metrics.model import ModelMetrics
-from frontend.metrics.observer import LongestOutput, RequestObserver, TextObserver
-from frontend.metrics.refusals import REASONS, refusal_reason
-from frontend.metrics.tenants import TenantTokens
-from protocol import metric_files
-from protocol.config import PoolConfig
+from headrace.frontend.metrics.model import ModelMetrics
+from headrace.frontend.metrics.observer import LongestOutput, RequestObserver, TextObserver
+from headrace.frontend.metrics.refusals import REASONS, refusal_reason
+from headrace.frontend.metrics.tenants import TenantTokens
+from headrace.protocol.common import metric_files
+from headrace.protocol.config import PoolConfig
 
 _KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 

@@ -9,7 +9,7 @@ import hashlib
 
 from prometheus_client import CollectorRegistry, Counter
 
-from frontend.metrics.tally import CountTally
+from headrace.frontend.metrics.tally import CountTally
 
 # Tenants with labels of their own in one process; each label is there until the process ends.
 MAX_TENANTS = 100

@@ -6,7 +6,7 @@ from typing import Any, cast
 from quart import request
 from werkzeug.exceptions import NotFound
 
-from frontend.errors import BadRequest
+from headrace.frontend.errors import BadRequest
 
 KEY = "headrace.refusal"
 

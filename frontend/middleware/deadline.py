@@ -2,8 +2,8 @@
 
 from quart import request
 
-from frontend.errors import BadRequest
-from frontend.middleware import request_scope
+from headrace.frontend.errors import BadRequest
+from headrace.frontend.middleware import request_scope
 
 HEADER = "X-Request-Timeout-Ms"
 _LONGEST_MS = 7 * 24 * 3600 * 1000

@@ -8,8 +8,8 @@ from typing import Any
 from quart import Quart, Response
 from werkzeug.exceptions import HTTPException
 
-from frontend.errors import FAILURE, ApiError, BodyTooLarge, InternalError, from_pool
-from frontend.pool.interface import PoolError
+from headrace.frontend.errors import FAILURE, ApiError, BodyTooLarge, InternalError, from_pool
+from headrace.frontend.pool.interface import PoolError
 
 log = logging.getLogger(__name__)
 

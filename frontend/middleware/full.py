@@ -9,12 +9,12 @@ import json
 from collections.abc import Callable
 from typing import Any, cast
 
-from frontend.drain import Drain
-from frontend.errors import ApiError, from_pool
-from frontend.messages import errors as messages_errors
-from frontend.middleware import address
-from frontend.middleware.request_scope import KEY, RequestScope
-from frontend.pool.interface import Pool
+from headrace.frontend.anthropic_api import errors as messages_errors
+from headrace.frontend.errors import ApiError, from_pool
+from headrace.frontend.middleware import address
+from headrace.frontend.middleware.request_scope import KEY, RequestScope
+from headrace.frontend.pool.interface import Pool
+from headrace.frontend.process.drain import Drain
 
 Scope = dict[str, Any]
 Body = Callable[[ApiError, str], dict[str, Any]]

@@ -1,8 +1,8 @@
 """Requests for text: counted while they are being answered, and not begun any more at the end."""
 
-from frontend.context import Context
-from frontend.errors import Stopping
-from frontend.middleware import request_scope
+from headrace.frontend.context import Context
+from headrace.frontend.errors import Stopping
+from headrace.frontend.middleware import request_scope
 
 
 def count_in_flight(context: Context) -> None:

@@ -13,9 +13,9 @@ from typing import Any, cast
 
 from quart import has_request_context, request
 
-from frontend.drain import Drain
-from frontend.errors import ApiError
-from frontend.metrics import Metrics
+from headrace.frontend.errors import ApiError
+from headrace.frontend.metrics import Metrics
+from headrace.frontend.process.drain import Drain
 
 KEY = "headrace.request"
 MAX_ID_CHARS = 128

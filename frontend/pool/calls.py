@@ -6,9 +6,9 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
-from frontend.pool.interface import PoolUnavailable, Scope
-from protocol.to_coordinator import PoolCall
-from protocol.to_frontend import PoolResult
+from headrace.frontend.pool.interface import PoolUnavailable, Scope
+from headrace.protocol.to_coordinator import PoolCall
+from headrace.protocol.to_frontend import PoolResult
 
 # The coordinator answers when a call's time is over, and it may have to be started again.
 LATE_S = 10.0

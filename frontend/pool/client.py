@@ -11,19 +11,19 @@ from typing import Any, Self
 
 import zmq.asyncio
 
-from frontend.pool.calls import Calls
-from frontend.pool.dispatch import Dispatch
-from frontend.pool.flight import Flight
-from frontend.pool.interface import PoolBusy, Scope
-from frontend.pool.shared_load import open_shared_load
-from frontend.vital import create_vital_task
-from protocol import PROTOCOL_VERSION, sockets, to_coordinator, to_frontend, to_worker
-from protocol.codec import DecodeError
-from protocol.config import PoolConfig
-from protocol.state import STATE, FrontendLoad, PoolState
-from protocol.to_coordinator import CallResult
-from protocol.to_frontend import FrontendCall, PoolResult
-from protocol.to_worker import Abort, Generate
+from headrace.frontend.critical_task import create_vital_task
+from headrace.frontend.pool.calls import Calls
+from headrace.frontend.pool.dispatch import Dispatch
+from headrace.frontend.pool.flight import Flight
+from headrace.frontend.pool.interface import PoolBusy, Scope
+from headrace.frontend.pool.shared_load import open_shared_load
+from headrace.protocol import PROTOCOL_VERSION, sockets, to_coordinator, to_frontend, to_worker
+from headrace.protocol.codec import DecodeError
+from headrace.protocol.config import PoolConfig
+from headrace.protocol.state import STATE, FrontendLoad, PoolState
+from headrace.protocol.to_coordinator import CallResult
+from headrace.protocol.to_frontend import FrontendCall, PoolResult
+from headrace.protocol.to_worker import Abort, Generate
 
 log = logging.getLogger(__name__)
 

@@ -11,20 +11,15 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import replace
 
-from frontend.pool.flight import Flight
-from frontend.pool.fullness import ALL_FULL, Fullness
-from frontend.pool.interface import (
-    PoolBusy,
-    PoolUnavailable,
-    RequestLost,
-    RequestRejected,
-)
-from frontend.pool.loads import Loads
-from frontend.pool.probation import Probation
-from frontend.pool.rebalance import moves
-from frontend.pool.routing import Candidate, choose
-from frontend.pool.shared_load import SharedLoad
-from protocol.state import (
+from headrace.frontend.pool.flight import Flight
+from headrace.frontend.pool.fullness import ALL_FULL, Fullness
+from headrace.frontend.pool.interface import PoolBusy, PoolUnavailable, RequestLost, RequestRejected
+from headrace.frontend.pool.loads import Loads
+from headrace.frontend.pool.probation import Probation
+from headrace.frontend.pool.rebalance import moves
+from headrace.frontend.pool.routing import Candidate, choose
+from headrace.frontend.pool.shared_load import SharedLoad
+from headrace.protocol.state import (
     DRAINING,
     READY,
     SLEEPING,
@@ -34,8 +29,8 @@ from protocol.state import (
     PoolState,
     WorkerState,
 )
-from protocol.to_frontend import Aborted, Refused, StepOutputs
-from protocol.to_worker import Abort, Generate
+from headrace.protocol.to_frontend import Aborted, Refused, StepOutputs
+from headrace.protocol.to_worker import Abort, Generate
 
 log = logging.getLogger(__name__)
 

@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
-from frontend.pool.interface import PoolError
-from protocol.to_frontend import Output
-from protocol.to_worker import Generate
+from headrace.frontend.pool.interface import PoolError
+from headrace.protocol.to_frontend import Output
+from headrace.protocol.to_worker import Generate
 
 
 class Flight:

@@ -10,9 +10,9 @@ that moment somebody has to try again.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from frontend.pool.interface import PoolBusy
-from protocol.state import READY, PoolState, WorkerState
-from protocol.to_frontend import QUEUE_FULL, Refused
+from headrace.frontend.pool.interface import PoolBusy
+from headrace.protocol.state import READY, PoolState, WorkerState
+from headrace.protocol.to_frontend import QUEUE_FULL, Refused
 
 ALL_FULL = "all workers are at their limit; try again later"
 # How long a worker that was full is taken to be so still.

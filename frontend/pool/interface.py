@@ -11,9 +11,9 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from protocol.state import PoolState
-from protocol.to_frontend import Output, PoolResult
-from protocol.to_worker import Generate
+from headrace.protocol.state import PoolState
+from headrace.protocol.to_frontend import Output, PoolResult
+from headrace.protocol.to_worker import Generate
 
 
 class PoolError(Exception):

@@ -3,10 +3,10 @@
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 
-from frontend.pool.flight import Flight
-from frontend.pool.routing import Candidate
-from frontend.pool.shared_load import SharedLoad
-from protocol.state import PoolState, WorkerState
+from headrace.frontend.pool.flight import Flight
+from headrace.frontend.pool.routing import Candidate
+from headrace.frontend.pool.shared_load import SharedLoad
+from headrace.protocol.state import PoolState, WorkerState
 
 
 class Loads:

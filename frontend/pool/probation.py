@@ -9,7 +9,7 @@ if a worker dies meanwhile, the one on probation is to blame and no other.
 from collections import deque
 from collections.abc import Collection
 
-from frontend.pool.flight import Flight
+from headrace.frontend.pool.flight import Flight
 
 SUSPECT_FROM = 2  # workers that died with it
 CLEARED_AFTER_TOKENS = 16

@@ -6,9 +6,9 @@ started because the others have a queue, would see nothing of that queue.
 
 from collections.abc import Iterable, Iterator
 
-from frontend.pool.flight import Flight
-from frontend.pool.loads import Loads
-from protocol.state import READY, WorkerState
+from headrace.frontend.pool.flight import Flight
+from headrace.frontend.pool.loads import Loads
+from headrace.protocol.state import READY, WorkerState
 
 # Longer than heartbeats take to say that somebody waits; what has just been sent is about to run.
 PATIENCE_S = 0.5

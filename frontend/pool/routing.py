@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from protocol.to_worker import Generate
+from headrace.protocol.to_worker import Generate
 
 # A prefix shorter than this costs less to compute again than an uneven load does.
 AFFINITY_TOKENS = 256

@@ -8,12 +8,12 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from frontend.context import Context
-from frontend.vital import create_vital_task
-from protocol.config import PoolConfig
+from headrace.frontend.context import Context
+from headrace.frontend.critical_task import create_vital_task
+from headrace.protocol.config import PoolConfig
 
 if TYPE_CHECKING:
-    from frontend.responses.service import ResponsesService
+    from headrace.frontend.responses.service import ResponsesService
 
 # How often it is looked whether another frontend has begun to store responses.
 LOOK_S = 1.0
@@ -45,7 +45,7 @@ class ResponsesEntry:
             return self._service
 
     def _load(self) -> "ResponsesService":
-        from frontend.responses.service import ResponsesService
+        from headrace.frontend.responses.service import ResponsesService
 
         return ResponsesService(self._context)
 

@@ -3,12 +3,12 @@
 import json
 from typing import Any
 
-from frontend.errors import Unavailable
-from frontend.responses.journal import Journal
-from frontend.responses.requested_tools import RequestedServer, RequestedTools
-from frontend.responses.tools import servers
-from frontend.responses.tools.interface import ToolFailure, ToolSource, ToolSpec
-from frontend.responses.writer import ServerCall
+from headrace.frontend.errors import Unavailable
+from headrace.frontend.responses.output.writer import ServerCall
+from headrace.frontend.responses.request.requested_tools import RequestedServer, RequestedTools
+from headrace.frontend.responses.store.journal import Journal
+from headrace.frontend.responses.tools import servers
+from headrace.frontend.responses.tools.interface import ToolFailure, ToolSource, ToolSpec
 
 # Output of a call, or why there is none.
 Result = tuple[str | None, str | None]

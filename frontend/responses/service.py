@@ -4,30 +4,30 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 
-from frontend.beside import MANY_PARTS, beside
-from frontend.context import Context
-from frontend.errors import ApiError, BadRequest
-from frontend.middleware import request_scope
-from frontend.middleware.deadline import current_deadline
-from frontend.responses.body import Body, new_body
-from frontend.responses.database import Database
-from frontend.responses.fingerprint import fingerprint
-from frontend.responses.following import Following
-from frontend.responses.ids import is_response_id, new_response_id, response_of
-from frontend.responses.input_items import read_items, references
-from frontend.responses.job import Job
-from frontend.responses.journal import Journal
-from frontend.responses.keeper import Keeper
-from frontend.responses.live import Live
-from frontend.responses.ownership import Ownership
-from frontend.responses.requested_tools import RequestedTools, read_tools
-from frontend.responses.retell import retold
-from frontend.responses.rows import Stored
-from frontend.responses.run import ResponseRun
-from frontend.responses.runner import Runner
-from frontend.responses.store import ResponseStore
-from frontend.responses.tools.servers import named_by_operator
-from frontend.schemas.responses import Item, ResponsesRequest
+from headrace.frontend.context import Context
+from headrace.frontend.errors import ApiError, BadRequest
+from headrace.frontend.middleware import request_scope
+from headrace.frontend.middleware.deadline import current_deadline
+from headrace.frontend.process.worker_thread import MANY_PARTS, beside
+from headrace.frontend.responses.execution.following import Following
+from headrace.frontend.responses.execution.job import Job
+from headrace.frontend.responses.execution.live import Live
+from headrace.frontend.responses.execution.maintenance import Keeper
+from headrace.frontend.responses.execution.replay_events import retold
+from headrace.frontend.responses.execution.run import ResponseRun
+from headrace.frontend.responses.execution.runner import Runner
+from headrace.frontend.responses.output.body import Body, new_body
+from headrace.frontend.responses.output.ids import is_response_id, new_response_id, response_of
+from headrace.frontend.responses.request.input_items import read_items, references
+from headrace.frontend.responses.request.requested_tools import RequestedTools, read_tools
+from headrace.frontend.responses.store.database import Database
+from headrace.frontend.responses.store.fingerprint import fingerprint
+from headrace.frontend.responses.store.journal import Journal
+from headrace.frontend.responses.store.ownership import Ownership
+from headrace.frontend.responses.store.rows import Stored
+from headrace.frontend.responses.store.store import ResponseStore
+from headrace.frontend.responses.tools.servers import named_by_operator
+from headrace.frontend.schemas.responses import Item, ResponsesRequest
 
 MAX_REFERENCES = 256
 

@@ -8,18 +8,18 @@ from pathlib import Path
 from quart import Blueprint, Response
 from quart_schema import document_querystring, document_request, document_response
 
-from frontend.context import Context
-from frontend.errors import BadRequest, NotFound, shortened
-from frontend.middleware.errors import json_response
-from frontend.openapi import document_plain
-from frontend.operating import check_done, read_query, scope_of, worker_reports
-from frontend.parsing import read
-from frontend.pool.interface import Scope
-from frontend.schemas.admin import AdapterQuery, LoadAdapter, UnloadAdapter
-from frontend.schemas.answers import ErrorAnswer
-from protocol.adapter_source import locate_adapter
-from protocol.adapters import LOAD, UNLOAD, AdapterUnusable, keep_adapter
-from protocol.to_frontend import UNFIT, PoolResult
+from headrace.frontend.admin.pool_answers import check_done, read_query, scope_of, worker_reports
+from headrace.frontend.context import Context
+from headrace.frontend.errors import BadRequest, NotFound, shortened
+from headrace.frontend.http.openapi import document_plain
+from headrace.frontend.http.parsing import read
+from headrace.frontend.middleware.errors import json_response
+from headrace.frontend.pool.interface import Scope
+from headrace.frontend.schemas.admin import AdapterQuery, LoadAdapter, UnloadAdapter
+from headrace.frontend.schemas.answers import ErrorAnswer
+from headrace.protocol.common.adapter_source import locate_adapter
+from headrace.protocol.common.adapters import LOAD, UNLOAD, AdapterUnusable, keep_adapter
+from headrace.protocol.to_frontend import UNFIT, PoolResult
 
 
 def blueprint(context: Context) -> Blueprint:

@@ -5,20 +5,20 @@ import asyncio
 from quart import Blueprint, Response
 from quart_schema import document_request, document_response
 
-from frontend.answers.chat import ChatAnswer
-from frontend.answers.common import head
-from frontend.answers.logprobs import TokenNames
-from frontend.answers.respond import check_stream, written
-from frontend.chat.batch import all_answers, joined
-from frontend.chat.start import start_chat
-from frontend.context import Context
-from frontend.generation.defaults import with_defaults
-from frontend.generation.start import check_named
-from frontend.middleware.in_flight import count_in_flight
-from frontend.parsing import read
-from frontend.routes.chat_completions import echoed
-from frontend.schemas.answers import ChatCompletion, ErrorAnswer
-from frontend.schemas.chat_batch import ChatBatchRequest
+from headrace.frontend.chat.batch import all_answers, joined
+from headrace.frontend.chat.start import start_chat
+from headrace.frontend.context import Context
+from headrace.frontend.generation.defaults import with_defaults
+from headrace.frontend.generation.start import check_named
+from headrace.frontend.http.parsing import read
+from headrace.frontend.middleware.in_flight import count_in_flight
+from headrace.frontend.openai_api.chat import ChatAnswer
+from headrace.frontend.openai_api.common import head
+from headrace.frontend.openai_api.logprobs import TokenNames
+from headrace.frontend.openai_api.serialize import check_stream, written
+from headrace.frontend.routes.chat_completions import echoed
+from headrace.frontend.schemas.answers import ChatCompletion, ErrorAnswer
+from headrace.frontend.schemas.chat_batch import ChatBatchRequest
 
 
 def blueprint(context: Context) -> Blueprint:

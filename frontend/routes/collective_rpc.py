@@ -3,12 +3,12 @@
 from quart import Blueprint, Response
 from quart_schema import document_querystring, document_request, document_response
 
-from frontend.context import Context
-from frontend.operating import answer, check, read_query, scope_of, value_of
-from frontend.parsing import read
-from frontend.rpc import worker_arguments
-from frontend.schemas.admin import PoolQuery, RpcRequest, RpcResults
-from frontend.schemas.answers import ErrorAnswer
+from headrace.frontend.admin.pool_answers import answer, check, read_query, scope_of, value_of
+from headrace.frontend.admin.rpc import worker_arguments
+from headrace.frontend.context import Context
+from headrace.frontend.http.parsing import read
+from headrace.frontend.schemas.admin import PoolQuery, RpcRequest, RpcResults
+from headrace.frontend.schemas.answers import ErrorAnswer
 
 TIMEOUT_S = 60.0
 

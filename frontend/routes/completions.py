@@ -5,25 +5,25 @@ from collections.abc import Sequence
 from quart import Blueprint, Response
 from quart_schema import document_request, document_response
 
-from frontend.answers.common import head
-from frontend.answers.completion import CompletionAnswer
-from frontend.answers.logprobs import TokenNames
-from frontend.answers.respond import check_stream, respond
-from frontend.chat.reasoning.thinking import check_budget, thinking_of_completion
-from frontend.context import Context, ServedModel
-from frontend.errors import BadRequest
-from frontend.generation.constraints import Constraints
-from frontend.generation.defaults import with_defaults
-from frontend.generation.prompts import completion_prompts
-from frontend.generation.sampling import OutputLimit, sampling_params
-from frontend.generation.start import Prompt, check_named, check_texts, start
-from frontend.middleware.in_flight import count_in_flight
-from frontend.parsing import read
-from frontend.schemas.answers import Completion, ErrorAnswer
-from frontend.schemas.completion import CompletionRequest
-from frontend.structured.requested import requested_grammar
-from frontend.text.model import TextModel
-from protocol.sampling import SamplingParams, ThinkingBudget
+from headrace.frontend.chat.reasoning.thinking import check_budget, thinking_of_completion
+from headrace.frontend.context import Context, ServedModel
+from headrace.frontend.errors import BadRequest
+from headrace.frontend.generation.constraints import Constraints
+from headrace.frontend.generation.defaults import with_defaults
+from headrace.frontend.generation.prompts import completion_prompts
+from headrace.frontend.generation.sampling import OutputLimit, sampling_params
+from headrace.frontend.generation.start import Prompt, check_named, check_texts, start
+from headrace.frontend.http.parsing import read
+from headrace.frontend.middleware.in_flight import count_in_flight
+from headrace.frontend.openai_api.common import head
+from headrace.frontend.openai_api.completion import CompletionAnswer
+from headrace.frontend.openai_api.logprobs import TokenNames
+from headrace.frontend.openai_api.serialize import check_stream, respond
+from headrace.frontend.schemas.answers import Completion, ErrorAnswer
+from headrace.frontend.schemas.completion import CompletionRequest
+from headrace.frontend.structured.requested import requested_grammar
+from headrace.frontend.text.model import TextModel
+from headrace.protocol.sampling import SamplingParams, ThinkingBudget
 
 DEFAULT_MAX_TOKENS = 16
 

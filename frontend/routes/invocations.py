@@ -5,15 +5,15 @@ from typing import Any
 from quart import Blueprint, Response
 from quart_schema import document_request, document_response
 
-from frontend.context import Context
-from frontend.errors import BadRequest
-from frontend.middleware.in_flight import count_in_flight
-from frontend.parsing import read_one
-from frontend.routes import chat_completions, completions
-from frontend.schemas.answers import ErrorAnswer, Invocation
-from frontend.schemas.chat import ChatCompletionRequest
-from frontend.schemas.completion import CompletionRequest
-from frontend.schemas.invocations import InvocationRequest
+from headrace.frontend.context import Context
+from headrace.frontend.errors import BadRequest
+from headrace.frontend.http.parsing import read_one
+from headrace.frontend.middleware.in_flight import count_in_flight
+from headrace.frontend.routes import chat_completions, completions
+from headrace.frontend.schemas.answers import ErrorAnswer, Invocation
+from headrace.frontend.schemas.chat import ChatCompletionRequest
+from headrace.frontend.schemas.completion import CompletionRequest
+from headrace.frontend.schemas.invocations import InvocationRequest
 
 
 def blueprint(context: Context) -> Blueprint:

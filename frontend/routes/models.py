@@ -5,9 +5,9 @@ from typing import Any
 from quart import Blueprint, Response
 from quart_schema import document_response
 
-from frontend.context import Context, ServedModel
-from frontend.middleware.errors import json_response
-from frontend.schemas.answers import ErrorAnswer, Model, ModelList
+from headrace.frontend.context import Context, ServedModel
+from headrace.frontend.middleware.errors import json_response
+from headrace.frontend.schemas.answers import ErrorAnswer, Model, ModelList
 
 
 def blueprint(context: Context) -> Blueprint:

@@ -3,11 +3,11 @@
 from quart import Blueprint, Response
 from quart_schema import document_querystring, document_response
 
-from frontend.context import Context
-from frontend.middleware.errors import json_response
-from frontend.operating import answer, check, read_query, scope_of, value_of
-from frontend.schemas.admin import IsPaused, PauseQuery, PauseStatus, PoolQuery
-from frontend.schemas.answers import ErrorAnswer
+from headrace.frontend.admin.pool_answers import answer, check, read_query, scope_of, value_of
+from headrace.frontend.context import Context
+from headrace.frontend.middleware.errors import json_response
+from headrace.frontend.schemas.admin import IsPaused, PauseQuery, PauseStatus, PoolQuery
+from headrace.frontend.schemas.answers import ErrorAnswer
 
 # For what comes after the requests in flight: the step in hand.
 STEP_S = 60.0

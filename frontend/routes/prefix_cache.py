@@ -3,11 +3,11 @@
 from quart import Blueprint, Response
 from quart_schema import document_querystring, document_response
 
-from frontend.context import Context
-from frontend.openapi import document_plain
-from frontend.operating import answer, check, read_query, scope_of
-from frontend.schemas.admin import ResetPrefixCacheQuery, Success
-from frontend.schemas.answers import ErrorAnswer
+from headrace.frontend.admin.pool_answers import answer, check, read_query, scope_of
+from headrace.frontend.context import Context
+from headrace.frontend.http.openapi import document_plain
+from headrace.frontend.schemas.admin import ResetPrefixCacheQuery, Success
+from headrace.frontend.schemas.answers import ErrorAnswer
 
 # It is done between two steps, and one step may take a while.
 TIMEOUT_S = 60.0

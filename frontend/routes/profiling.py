@@ -3,13 +3,13 @@
 from quart import Blueprint, Response
 from quart_schema import document_querystring, document_response
 
-from frontend.context import Context
-from frontend.errors import BadRequest
-from frontend.openapi import document_plain
-from frontend.operating import check, read_query, report, scope_of
-from frontend.pool.interface import Scope
-from frontend.schemas.admin import PoolQuery, StartProfileQuery
-from frontend.schemas.answers import ErrorAnswer
+from headrace.frontend.admin.pool_answers import check, read_query, report, scope_of
+from headrace.frontend.context import Context
+from headrace.frontend.errors import BadRequest
+from headrace.frontend.http.openapi import document_plain
+from headrace.frontend.pool.interface import Scope
+from headrace.frontend.schemas.admin import PoolQuery, StartProfileQuery
+from headrace.frontend.schemas.answers import ErrorAnswer
 
 # A trace of a minute takes a while to be written.
 TIMEOUT_S = 300.0

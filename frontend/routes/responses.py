@@ -6,17 +6,17 @@ from typing import Any
 from quart import Blueprint, Response, request
 from quart_schema import document_request, document_response
 
-from frontend.context import Context
-from frontend.errors import BadRequest, shortened
-from frontend.middleware.errors import json_response
-from frontend.middleware.in_flight import count_in_flight
-from frontend.openapi import document_plain
-from frontend.parsing import read
-from frontend.responses.entry import ResponsesEntry
-from frontend.responses.pages import page
-from frontend.schemas.answers import ErrorAnswer
-from frontend.schemas.responses import ResponsesRequest
-from frontend.streaming import HEADERS
+from headrace.frontend.context import Context
+from headrace.frontend.errors import BadRequest, shortened
+from headrace.frontend.http.openapi import document_plain
+from headrace.frontend.http.parsing import read
+from headrace.frontend.middleware.errors import json_response
+from headrace.frontend.middleware.in_flight import count_in_flight
+from headrace.frontend.responses.entry import ResponsesEntry
+from headrace.frontend.responses.output.pages import page
+from headrace.frontend.schemas.answers import ErrorAnswer
+from headrace.frontend.schemas.responses import ResponsesRequest
+from headrace.frontend.streaming import HEADERS
 
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 

@@ -5,16 +5,16 @@ import json
 from quart import Blueprint, Response
 from quart_schema import document_querystring, document_request, document_response
 
-from frontend.context import Context
-from frontend.errors import ApiError, BadRequest, InvalidBody
-from frontend.middleware.errors import json_response
-from frontend.operating import check_done, read_query, scope_of
-from frontend.parsing import read
-from frontend.pool.interface import Scope
-from frontend.schemas.admin import IsScaling, ModelQuery, Scaled, ScaleRequest
-from frontend.schemas.answers import ErrorAnswer
-from protocol.autoscaling import MOST_WORKERS
-from protocol.config import GroupConfig
+from headrace.frontend.admin.pool_answers import check_done, read_query, scope_of
+from headrace.frontend.context import Context
+from headrace.frontend.errors import ApiError, BadRequest, InvalidBody
+from headrace.frontend.http.parsing import read
+from headrace.frontend.middleware.errors import json_response
+from headrace.frontend.pool.interface import Scope
+from headrace.frontend.schemas.admin import IsScaling, ModelQuery, Scaled, ScaleRequest
+from headrace.frontend.schemas.answers import ErrorAnswer
+from headrace.protocol.autoscaling import MOST_WORKERS
+from headrace.protocol.config import GroupConfig
 
 ASK_S = 5.0
 # Beyond what workers have to come and to go.

@@ -3,11 +3,11 @@
 from quart import Blueprint, Response
 from quart_schema import document_querystring, document_response
 
-from frontend.context import Context
-from frontend.operating import answer, check, read_query, scope_of
-from frontend.schemas.admin import ServerInfo, ServerInfoQuery
-from frontend.schemas.answers import ErrorAnswer
-from frontend.server_info import as_text, configuration, environment, versions
+from headrace.frontend.admin.pool_answers import answer, check, read_query, scope_of
+from headrace.frontend.admin.server_info import as_text, configuration, environment, versions
+from headrace.frontend.context import Context
+from headrace.frontend.schemas.admin import ServerInfo, ServerInfoQuery
+from headrace.frontend.schemas.answers import ErrorAnswer
 
 TIMEOUT_S = 10.0
 

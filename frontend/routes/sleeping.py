@@ -5,13 +5,13 @@ import json
 from quart import Blueprint, Response
 from quart_schema import document_querystring, document_response
 
-from frontend.context import Context
-from frontend.middleware.errors import json_response
-from frontend.openapi import document_plain
-from frontend.operating import check, read_query, report, scope_of
-from frontend.schemas.admin import IsSleeping, PoolQuery, SleepQuery, WakeQuery
-from frontend.schemas.answers import ErrorAnswer
-from protocol.state import ASLEEP
+from headrace.frontend.admin.pool_answers import check, read_query, report, scope_of
+from headrace.frontend.context import Context
+from headrace.frontend.http.openapi import document_plain
+from headrace.frontend.middleware.errors import json_response
+from headrace.frontend.schemas.admin import IsSleeping, PoolQuery, SleepQuery, WakeQuery
+from headrace.frontend.schemas.answers import ErrorAnswer
+from headrace.protocol.state import ASLEEP
 
 TAGS = ["weights", "kv_cache"]
 # For what comes after the requests in flight: giving memory back.

@@ -6,11 +6,11 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from quart import Blueprint, Response, request
 from quart_schema import document_response
 
-from frontend.context import HEADRACE_VERSION, Context
-from frontend.health import health_body, is_ready, load_body
-from frontend.middleware.errors import json_response
-from frontend.openapi import document_plain
-from frontend.schemas.answers import ServerLoad, ServerVersion
+from headrace.frontend.admin.health import health_body, is_ready, load_body
+from headrace.frontend.context import HEADRACE_VERSION, Context
+from headrace.frontend.http.openapi import document_plain
+from headrace.frontend.middleware.errors import json_response
+from headrace.frontend.schemas.answers import ServerLoad, ServerVersion
 
 
 def blueprint(context: Context) -> Blueprint:

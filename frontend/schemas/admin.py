@@ -4,8 +4,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field
 
-from frontend.schemas.fields import MAX_NAME_CHARS, Ignored, RequestModel, bad_value, refused
-from protocol.autoscaling import MOST_WORKERS
+from headrace.frontend.schemas.fields import (
+    MAX_NAME_CHARS,
+    Ignored,
+    RequestModel,
+    bad_value,
+    refused,
+)
+from headrace.protocol.autoscaling import MOST_WORKERS
 
 MAX_TIMEOUT_S = 24 * 3600.0
 

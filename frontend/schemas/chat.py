@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, FailFast, Field
 
-from frontend.schemas.fields import (
+from headrace.frontend.schemas.fields import (
     Ignored,
     Int,
     RequestModel,
@@ -13,8 +13,8 @@ from frontend.schemas.fields import (
     refused,
     wrong_type,
 )
-from frontend.schemas.generation import GenerationRequest, Logprobs
-from frontend.schemas.tools import ToolChoice, Tools
+from headrace.frontend.schemas.generation import GenerationRequest, Logprobs
+from headrace.frontend.schemas.tools import ToolChoice, Tools
 
 MAX_MESSAGES = 10_000
 MAX_TOOL_CALLS = 128

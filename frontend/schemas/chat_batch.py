@@ -4,8 +4,8 @@ from typing import Annotated, Any
 
 from pydantic import FailFast, Field
 
-from frontend.schemas.chat import ChatCompletionRequest, Messages
-from frontend.schemas.fields import at_most, refused
+from headrace.frontend.schemas.chat import ChatCompletionRequest, Messages
+from headrace.frontend.schemas.fields import at_most, refused
 
 MAX_CONVERSATIONS = 1024
 

@@ -4,8 +4,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from frontend.schemas.fields import Int, bad_value, refused, wrong_type
-from frontend.schemas.generation import GenerationRequest, Logprobs
+from headrace.frontend.schemas.fields import Int, bad_value, refused, wrong_type
+from headrace.frontend.schemas.generation import GenerationRequest, Logprobs
 
 MAX_PROMPTS = 1024
 

@@ -5,7 +5,14 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from frontend.schemas.fields import Int, RequestModel, TokenId, at_most, bad_value, wrong_type
+from headrace.frontend.schemas.fields import (
+    Int,
+    RequestModel,
+    TokenId,
+    at_most,
+    bad_value,
+    wrong_type,
+)
 
 MAX_BIASES = 16_384
 MAX_BIAS = 100.0

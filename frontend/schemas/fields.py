@@ -1,6 +1,7 @@
 """The types of request fields. All are strict: a bool is no number, a string of digits neither.
 
-Two kinds of errors come of them (see `frontend.parsing`): a wrong type, and a value out of range.
+Two kinds of errors come of them (see `frontend.http.parsing`): a wrong type, and a value out of
+range.
 """
 
 from typing import Annotated, Any

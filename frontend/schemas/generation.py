@@ -4,8 +4,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from frontend.schemas.constraints import ConstraintFields
-from frontend.schemas.fields import (
+from headrace.frontend.schemas.constraints import ConstraintFields
+from headrace.frontend.schemas.fields import (
     INT64,
     Float,
     Ignored,
@@ -16,7 +16,7 @@ from frontend.schemas.fields import (
     StopTokenIds,
     refused,
 )
-from frontend.schemas.structured import ResponseFormat, StructuredOutputs
+from headrace.frontend.schemas.structured import ResponseFormat, StructuredOutputs
 
 MAX_N = 128
 

@@ -2,8 +2,8 @@
 
 from pydantic import RootModel
 
-from frontend.schemas.chat import ChatCompletionRequest
-from frontend.schemas.completion import CompletionRequest
+from headrace.frontend.schemas.chat import ChatCompletionRequest
+from headrace.frontend.schemas.completion import CompletionRequest
 
 
 class InvocationRequest(RootModel[ChatCompletionRequest | CompletionRequest]):

@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, FailFast, Field
 
-from frontend.schemas.chat import MAX_MESSAGES
-from frontend.schemas.fields import (
+from headrace.frontend.schemas.chat import MAX_MESSAGES
+from headrace.frontend.schemas.fields import (
     MAX_STOP_CHARS,
     MAX_STOPS,
     Float,
@@ -18,7 +18,7 @@ from frontend.schemas.fields import (
     refused,
     wrong_type,
 )
-from frontend.schemas.generation import MAX_TEMPERATURE
+from headrace.frontend.schemas.generation import MAX_TEMPERATURE
 
 MAX_BLOCKS = 10_000
 MAX_TOOLS = 1024

@@ -4,9 +4,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from frontend.schemas.chat import MAX_MESSAGES
-from frontend.schemas.fields import Ignored, Int, Name, RequestModel, at_most, refused
-from frontend.schemas.generation import Logprobs
+from headrace.frontend.schemas.chat import MAX_MESSAGES
+from headrace.frontend.schemas.fields import Ignored, Int, Name, RequestModel, at_most, refused
+from headrace.frontend.schemas.generation import Logprobs
 
 MAX_TOOLS = 1024
 MAX_METADATA = 16

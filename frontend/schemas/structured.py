@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from frontend.schemas.fields import Name, RequestModel, at_most, refused
+from headrace.frontend.schemas.fields import Name, RequestModel, at_most, refused
 
 MAX_CHOICES = 16_384
 MAX_TAGS = 1024

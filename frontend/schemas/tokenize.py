@@ -4,9 +4,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator
 
-from frontend.schemas.chat import ChatTemplateText, Messages
-from frontend.schemas.fields import Name, RequestModel, bad_value, refused, wrong_type
-from frontend.schemas.tools import Tools
+from headrace.frontend.schemas.chat import ChatTemplateText, Messages
+from headrace.frontend.schemas.fields import Name, RequestModel, bad_value, refused, wrong_type
+from headrace.frontend.schemas.tools import Tools
 
 MAX_TOKENS = 1_000_000
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from frontend.schemas.fields import Name, RequestModel, at_most, bad_value, wrong_type
+from headrace.frontend.schemas.fields import Name, RequestModel, at_most, bad_value, wrong_type
 
 MAX_TOOLS = 512
 NAME_PATTERN = r"^[a-zA-Z0-9_.:/-]{1,128}$"

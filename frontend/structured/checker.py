@@ -16,12 +16,17 @@ from typing import Any
 
 from llguidance import LLMatcher, LLTokenizer
 
-from frontend.structured.constraint import Constraint
-from frontend.structured.normalise import grammar_text
-from protocol.grammar import MAX_GRAMMAR_BYTES
-from protocol.grammar_compiler import compile_grammar, load_tokenizer, reason_of, shown
-from protocol.process import become_child
-from protocol.text import TextInfo
+from headrace.frontend.structured.constraint import Constraint
+from headrace.frontend.structured.normalise import grammar_text
+from headrace.protocol.common.grammar_compiler import (
+    compile_grammar,
+    load_tokenizer,
+    reason_of,
+    shown,
+)
+from headrace.protocol.common.process import become_child
+from headrace.protocol.grammar import MAX_GRAMMAR_BYTES
+from headrace.protocol.text import TextInfo
 
 log = logging.getLogger(__name__)
 

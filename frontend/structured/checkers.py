@@ -18,14 +18,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
 
-from frontend.structured.constraint import Constraint
+from headrace.frontend.structured.constraint import Constraint
 
 log = logging.getLogger(__name__)
 
 CHECKERS = 2
 DEADLINE_S = 3.0
 _LOAD_DEADLINE_S = 60.0  # a tokenizer takes a second; a busy machine takes longer
-_MODULE = "frontend.structured.checker"
+_MODULE = "headrace.frontend.structured.checker"
 _ATTEMPTS = 2  # a checker may die of something else than its job
 
 

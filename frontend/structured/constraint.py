@@ -4,8 +4,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from frontend.errors import BadRequest
-from frontend.schemas.structured import (
+from headrace.frontend.errors import BadRequest
+from headrace.frontend.schemas.structured import (
     MAX_DEFINITION_CHARS,
     ResponseFormat,
     StructuredOutputs,

@@ -7,11 +7,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, replace
 
-from frontend.errors import BadRequest, TooBusy
-from frontend.structured.checkers import CHECKERS, Checkers, CheckFailed, CheckTooExpensive
-from frontend.structured.constraint import Constraint
-from frontend.structured.turns import Turns, WaitedTooLong
-from protocol.grammar import Grammar
+from headrace.frontend.errors import BadRequest, TooBusy
+from headrace.frontend.structured.checkers import CHECKERS, Checkers, CheckFailed, CheckTooExpensive
+from headrace.frontend.structured.constraint import Constraint
+from headrace.frontend.structured.turns import Turns, WaitedTooLong
+from headrace.protocol.grammar import Grammar
 
 KEPT_CHARS = 16 * 1024 * 1024
 KEPT_GRAMMARS = 2048

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from quart import has_request_context, request
 
-from frontend.context import Context, ServedModel
-from frontend.schemas.generation import GenerationRequest
-from frontend.structured.constraint import Constraint, constraint_of
-from protocol.grammar import Grammar
+from headrace.frontend.context import Context, ServedModel
+from headrace.frontend.schemas.generation import GenerationRequest
+from headrace.frontend.structured.constraint import Constraint, constraint_of
+from headrace.protocol.grammar import Grammar
 
 
 async def requested_grammar(

@@ -7,16 +7,16 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from frontend.chat.templates import ChatTemplate
-from frontend.text.detokenizer import (
+from headrace.frontend.chat.templates import ChatTemplate
+from headrace.frontend.text.detokenizer import (
     Detokenizer,
     PieceDetokenizer,
     WindowDetokenizer,
     after_prompt,
     join,
 )
-from frontend.text.pieces import pieces_of
-from protocol.text import TextInfo
+from headrace.frontend.text.pieces import pieces_of
+from headrace.protocol.text import TextInfo
 
 # Longer texts are rendered and tokenized in a thread, so that the event loop goes on meanwhile.
 THREAD_FROM_CHARS = 4000

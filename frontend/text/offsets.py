@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from frontend.text.detokenizer import Detokenizer, join
-from frontend.text.model import TextModel
-from frontend.text.pieces import whole_text
+from headrace.frontend.text.detokenizer import Detokenizer, join
+from headrace.frontend.text.model import TextModel
+from headrace.frontend.text.pieces import whole_text
 
 
 class TextOffsets:

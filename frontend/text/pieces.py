@@ -6,7 +6,7 @@ wherever it occurs, so that text can be made of tokens one by one:
 - byte-level BPE (GPT-2): each character of a token stands for one byte;
 - SentencePiece (Metaspace, byte fallback): "▁" stands for a space, "<0xE4>" for the byte E4.
 
-A decoder of another kind has no such table; see `frontend.text.detokenizer`.
+A decoder of another kind has no such table; see `headrace.frontend.text.detokenizer`.
 """
 
 import json

@@ -3,15 +3,14 @@
 import asyncio
 import json
 import math
-import multiprocessing
 import socket
-import time
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from small_server import Answer, stream
 
 from bench import compare
 from bench.load.duel import Turn, Verdict, count_short
@@ -19,6 +18,7 @@ from bench.load.options import parse
 from bench.load.processes import ServerProcesses, parse_listening
 from bench.load.records import Record, summarize
 from bench.load.schedule import Load
+from tests.bench.small_server import Answer, stream
 
 TABLE = """\
   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
@@ -82,14 +82,16 @@ class TestVerdict:
         assert count_short(records, options) == 1
 
 
-def _listen_and_work(port: Any, seconds: float) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port.put(listener.getsockname()[1])
-        end_s = time.process_time() + seconds
-        while time.process_time() < end_s:
-            pass
-        port.put(0)
-        time.sleep(60)
+_LISTEN_AND_WORK = """
+import socket, time
+with socket.create_server(("127.0.0.1", 0)) as listener:
+    print(listener.getsockname()[1], flush=True)
+    end_s = time.process_time() + 0.5
+    while time.process_time() < end_s:
+        pass
+    print("done", flush=True)
+    time.sleep(60)
+"""
 
 
 class TestProcesses:
@@ -98,18 +100,14 @@ class TestProcesses:
         assert parse_listening(TABLE, 80) == set()
 
     def test_the_cpu_time_of_a_server(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        queue = context.Queue()
-        process = context.Process(target=_listen_and_work, args=(queue, 0.5), daemon=True)
-        process.start()
-        try:
-            processes = ServerProcesses(f"http://127.0.0.1:{queue.get(timeout=60)}")
+        command = [sys.executable, "-c", _LISTEN_AND_WORK]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            processes = ServerProcesses(f"http://127.0.0.1:{int(process.stdout.readline())}")
             assert processes.found
-            assert queue.get(timeout=60) == 0
+            assert process.stdout.readline() == "done\n"
             assert processes.cpu_s() >= 0.4
-        finally:
-            process.terminate()
-            process.join()
+            process.kill()
         with pytest.raises(RuntimeError, match=str(process.pid)):
             processes.cpu_s()
 

@@ -20,8 +20,8 @@ from bench.roof.floor import Floor, ModelSizes, read_sizes
 from bench.roof.memory import Resident, memory_outcome, parse_rollup
 from bench.roof.overhead import overhead, overhead_outcome
 from bench.roof.rounds import Outcome, Timed, alternate, percentile, repeated, settle
-from workers.engine import Engine
-from workers.fake import FakeRunner
+from headrace.workers.engine.engine import Engine
+from headrace.workers.engine.fake import FakeRunner
 
 VOCAB = 512
 

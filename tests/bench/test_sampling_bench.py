@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from bench import sampling
-from workers import sampler
-from workers.native.draw import can_draw
+from headrace.workers.native.draw import can_draw
+from headrace.workers.sampling import sampler
 
 needs_kernels = pytest.mark.skipif(not can_draw(torch.device("cpu")), reason="no kernels here")
 

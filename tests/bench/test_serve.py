@@ -4,7 +4,6 @@ import asyncio
 import itertools
 import json
 import math
-import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from small_server import Answer, chunk, plain, stream
-
 from bench.load.cli import _main
 from bench.load.client import StreamError
 from bench.load.http import Body, Events, HTTPFailure, Server, parse_head
@@ -25,6 +20,7 @@ from bench.load.options import parse
 from bench.load.prompts import Mix, Planned, session, turns
 from bench.load.records import Record, percentile, spread, summarize
 from bench.load.schedule import Load, arrivals, run
+from tests.bench.small_server import Answer, chunk, plain, stream
 
 CUTS = st.lists(st.integers(0, 400), max_size=12)
 

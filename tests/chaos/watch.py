@@ -17,10 +17,10 @@ NEWS_S = 2.0
 _READY = re.compile(r" is ready \(pid (\d+)\)")
 _NAME = re.compile(r"(?:--worker-id|--frontend-id)\0[^\0]*?(\d+)\.\d+\0")
 _ROLES = {
-    "workers.main": "worker",
-    "frontend.main": "frontend",
-    "coordinator.main": "coordinator",
-    "workers.template": "template",
+    "headrace.workers.main": "worker",
+    "headrace.frontend.main": "frontend",
+    "headrace.coordinator.main": "coordinator",
+    "headrace.workers.fork_server": "template",
 }
 
 

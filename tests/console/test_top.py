@@ -5,10 +5,10 @@ import io
 import pytest
 from rich.console import Console
 
-from console.client import Client, Unreachable
-from console.frame import frame
-from console.snapshot import Snapshot, counters, read
-from console.top import View
+from headrace.console.client import Client, Unreachable
+from headrace.console.frame import frame
+from headrace.console.snapshot import Snapshot, counters, read
+from headrace.console.top import View
 
 METRICS = """
 # TYPE headrace:iteration_tokens_total histogram
@@ -88,7 +88,7 @@ def test_what_was_seen_last_stays_when_the_server_is_gone(monkeypatch) -> None:
             raise answer
         return answer
 
-    monkeypatch.setattr("console.top.take", take)
+    monkeypatch.setattr("headrace.console.top.take", take)
     view, console = View(Client("http://here")), Console(file=io.StringIO(), width=140)
     for now in (1.0, 3.0):
         console.print(view.next(now))

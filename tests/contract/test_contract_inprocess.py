@@ -3,19 +3,19 @@
 from pathlib import Path
 
 import pytest
-import replay
-from fake_pool import FakePool
 from quart.typing import TestClientProtocol as Client
-from shared_checkers import new_grammars
-from tokenizers_for_tests import CHAT_TEMPLATE, EOS, SPECIAL, byte_level
 from werkzeug.datastructures import Headers
 
-from frontend.app import create_app
-from frontend.metrics import Metrics
-from frontend.text.model import TextModel
-from protocol.config import GroupConfig, PoolConfig
-from protocol.text import TextInfo
-from protocol.to_worker import Generate
+from headrace.frontend.app import create_app
+from headrace.frontend.metrics import Metrics
+from headrace.frontend.text.model import TextModel
+from headrace.protocol.config import GroupConfig, PoolConfig
+from headrace.protocol.text import TextInfo
+from headrace.protocol.to_worker import Generate
+from tests.contract import replay
+from tests.frontend.fake_pool import FakePool
+from tests.frontend.structured.shared_checkers import new_grammars
+from tests.frontend.text.tokenizers_for_tests import CHAT_TEMPLATE, EOS, SPECIAL, byte_level
 
 ANSWERS = {
     "chat": "The capital of France is Paris.",

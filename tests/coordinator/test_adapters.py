@@ -7,13 +7,21 @@ from typing import Any
 
 import pytest
 
-from coordinator.adapters import OWN, Adapters, Steps
-from coordinator.calls import ENDED, NO_ANSWER
-from protocol.adapters import ADD, AWAIT_SHOWN, AWAIT_UNUSED, REMOVE, adapter_folder
-from protocol.config import EngineConfig, GroupConfig, PoolConfig
-from protocol.state import ASLEEP, READY, STARTING, GroupState, PoolState, WorkerLoad, WorkerState
-from protocol.to_coordinator import PoolCall
-from protocol.to_frontend import (
+from headrace.coordinator.adapters import OWN, Adapters, Steps
+from headrace.coordinator.calls import ENDED, NO_ANSWER
+from headrace.protocol.common.adapters import ADD, AWAIT_SHOWN, AWAIT_UNUSED, REMOVE, adapter_folder
+from headrace.protocol.config import EngineConfig, GroupConfig, PoolConfig
+from headrace.protocol.state import (
+    ASLEEP,
+    READY,
+    STARTING,
+    GroupState,
+    PoolState,
+    WorkerLoad,
+    WorkerState,
+)
+from headrace.protocol.to_coordinator import PoolCall
+from headrace.protocol.to_frontend import (
     CONFLICT,
     FAILED,
     INVALID,
@@ -23,7 +31,7 @@ from protocol.to_frontend import (
     PoolResult,
     WorkerAnswer,
 )
-from protocol.to_worker import Call
+from headrace.protocol.to_worker import Call
 
 IDLE = WorkerLoad(0, 0, 0.0, 0, 0.0)
 ASKER = "frontend-0.0"

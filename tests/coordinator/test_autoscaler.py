@@ -6,17 +6,16 @@ from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
-from test_calls import pool_call
 
-from coordinator.autoscale_metrics import AutoscaleMetrics
-from coordinator.autoscaler import Autoscaler
-from coordinator.autoscaling import BACKOFF_S
-from coordinator.places import Places
-from coordinator.scaling import Scaling
-from coordinator.sleeping import Sleeping
-from protocol.autoscaling import Autoscaling
-from protocol.config import GroupConfig, PoolConfig
-from protocol.state import (
+from headrace.coordinator.autoscale_metrics import AutoscaleMetrics
+from headrace.coordinator.autoscale_policy import BACKOFF_S
+from headrace.coordinator.autoscaler import Autoscaler
+from headrace.coordinator.replica_slots import Places
+from headrace.coordinator.scaling import Scaling
+from headrace.coordinator.sleeping import Sleeping
+from headrace.protocol.autoscaling import Autoscaling
+from headrace.protocol.config import GroupConfig, PoolConfig
+from headrace.protocol.state import (
     ASLEEP,
     DRAINING,
     READY,
@@ -27,7 +26,8 @@ from protocol.state import (
     WorkerLoad,
     WorkerState,
 )
-from protocol.to_frontend import CONFLICT
+from headrace.protocol.to_frontend import CONFLICT
+from tests.coordinator.test_calls import pool_call
 
 IDLE = WorkerLoad(0, 0, 0.0, 0, 0.0)
 PREFIXES = iter(range(1000))

@@ -1,8 +1,8 @@
 """Calls to the whole pool, by a list of events."""
 
-from coordinator.calls import Calls
-from protocol.state import READY, WorkerLoad, WorkerState
-from protocol.to_coordinator import CallResult, PoolCall
+from headrace.coordinator.calls import Calls
+from headrace.protocol.state import READY, WorkerLoad, WorkerState
+from headrace.protocol.to_coordinator import CallResult, PoolCall
 
 
 def worker(name: str) -> WorkerState:

@@ -4,11 +4,19 @@ import json
 
 import pytest
 
-from coordinator.calls import ENDED, NO_ANSWER, Calls
-from protocol.state import ASLEEP, DRAINING, READY, STALLED, WAKING, WorkerLoad, WorkerState
-from protocol.to_coordinator import CallResult, PoolCall
-from protocol.to_frontend import PoolResult, WorkerAnswer
-from protocol.to_worker import Call
+from headrace.coordinator.calls import ENDED, NO_ANSWER, Calls
+from headrace.protocol.state import (
+    ASLEEP,
+    DRAINING,
+    READY,
+    STALLED,
+    WAKING,
+    WorkerLoad,
+    WorkerState,
+)
+from headrace.protocol.to_coordinator import CallResult, PoolCall
+from headrace.protocol.to_frontend import PoolResult, WorkerAnswer
+from headrace.protocol.to_worker import Call
 
 IDLE = WorkerLoad(0, 0, 0.0, 0, 0.0)
 

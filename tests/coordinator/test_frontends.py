@@ -2,19 +2,19 @@
 
 from pathlib import Path
 
-from coordinator.awake_clock import AwakeClock
-from coordinator.frontends import KILL_AGAIN_S, START_SILENCE_S
-from coordinator.registry import Registry
-from protocol.config import GroupConfig, PoolConfig
-from protocol.state import FrontendLoad, FrontendState
-from protocol.to_coordinator import (
+from headrace.coordinator.awake_clock import AwakeClock
+from headrace.coordinator.frontends import KILL_AGAIN_S, START_SILENCE_S
+from headrace.coordinator.registry import Registry
+from headrace.protocol.config import GroupConfig, PoolConfig
+from headrace.protocol.state import FrontendLoad, FrontendState
+from headrace.protocol.to_coordinator import (
     ChildExited,
     FrontendHeartbeat,
     FrontendHello,
     FrontendStarted,
     LauncherHello,
 )
-from protocol.to_launcher import KillFrontend
+from headrace.protocol.to_launcher import KillFrontend
 
 NAME = "frontend-0.0"
 HELLO = FrontendHello(1, NAME, 7)

@@ -1,8 +1,8 @@
 """Calls that wait for a group's first worker."""
 
-from coordinator.held_calls import NOBODY, HeldCalls
-from protocol.to_coordinator import PoolCall
-from protocol.to_frontend import TIMEOUT, PoolResult
+from headrace.coordinator.held_calls import NOBODY, HeldCalls
+from headrace.protocol.to_coordinator import PoolCall
+from headrace.protocol.to_frontend import TIMEOUT, PoolResult
 
 CALL = PoolCall("c", "frontend-0.0", "load_adapter", "{}", "g", "", 10.0)
 

@@ -3,9 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
-from coordinator.pausing import PAUSE, RESUME, Pausing
-from protocol.state import READY, WorkerLoad, WorkerState
-from protocol.to_coordinator import CallResult, PoolCall
+from headrace.coordinator.pausing import PAUSE, RESUME, Pausing
+from headrace.protocol.state import READY, WorkerLoad, WorkerState
+from headrace.protocol.to_coordinator import CallResult, PoolCall
 
 
 def worker(name: str, is_paused: bool = False) -> WorkerState:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from prometheus_client import REGISTRY
 
-from coordinator.metrics import PoolMetrics
-from protocol.config import GroupConfig, PoolConfig
-from protocol.state import READY, STALLED, WorkerLoad, WorkerState
+from headrace.coordinator.metrics import PoolMetrics
+from headrace.protocol.config import GroupConfig, PoolConfig
+from headrace.protocol.state import READY, STALLED, WorkerLoad, WorkerState
 
 
 def value(name: str, **labels: str) -> float | None:

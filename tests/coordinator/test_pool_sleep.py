@@ -3,10 +3,9 @@
 from dataclasses import replace
 
 import pytest
-from test_calls import IDLE, pool_call, worker
 
-from coordinator.sleeping import BUSY_S, Sleeping
-from protocol.state import (
+from headrace.coordinator.sleeping import BUSY_S, Sleeping
+from headrace.protocol.state import (
     ASLEEP,
     DRAINING,
     FALLING_ASLEEP,
@@ -16,6 +15,7 @@ from protocol.state import (
     WorkerLoad,
     WorkerState,
 )
+from tests.coordinator.test_calls import IDLE, pool_call, worker
 
 GROUPS = {"a": 4, "b": 4}
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.registry import (
+from headrace.coordinator.registry import (
     IDLE,
     KILL_AGAIN_S,
     SILENT_S,
@@ -13,12 +13,20 @@ from coordinator.registry import (
     SUCCESSOR_S,
     Registry,
 )
-from coordinator.restarts import STEADY_S
-from protocol.autoscaling import Autoscaling
-from protocol.config import GroupConfig, PoolConfig
-from protocol.process import EX_CONFIG
-from protocol.state import DRAINING, READY, STALLED, STARTING, FrontendLoad, WorkerLoad, WorkerState
-from protocol.to_coordinator import (
+from headrace.protocol.autoscaling import Autoscaling
+from headrace.protocol.common.process import EX_CONFIG
+from headrace.protocol.common.restarts import STEADY_S
+from headrace.protocol.config import GroupConfig, PoolConfig
+from headrace.protocol.state import (
+    DRAINING,
+    READY,
+    STALLED,
+    STARTING,
+    FrontendLoad,
+    WorkerLoad,
+    WorkerState,
+)
+from headrace.protocol.to_coordinator import (
     ChildExited,
     FrontendHeartbeat,
     FrontendHello,
@@ -29,7 +37,7 @@ from protocol.to_coordinator import (
     WorkerLeaving,
     WorkerTotals,
 )
-from protocol.to_launcher import KillWorker, StartWorker
+from headrace.protocol.to_launcher import KillWorker, StartWorker
 
 
 def make_registry(workers: int = 2) -> Registry:

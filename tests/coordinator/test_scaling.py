@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.places import Places
-from coordinator.scaling import LATE_S, Scaling
-from protocol.config import GroupConfig, PoolConfig
-from protocol.state import ASLEEP, DRAINING, READY, STARTING, WorkerLoad, WorkerState
-from protocol.to_coordinator import PoolCall
-from protocol.to_frontend import CONFLICT, FAILED, TIMEOUT, PoolResult
-from protocol.to_launcher import KillWorker
-from protocol.to_worker import Leave
+from headrace.coordinator.replica_slots import Places
+from headrace.coordinator.scaling import LATE_S, Scaling
+from headrace.protocol.config import GroupConfig, PoolConfig
+from headrace.protocol.state import ASLEEP, DRAINING, READY, STARTING, WorkerLoad, WorkerState
+from headrace.protocol.to_coordinator import PoolCall
+from headrace.protocol.to_frontend import CONFLICT, FAILED, TIMEOUT, PoolResult
+from headrace.protocol.to_launcher import KillWorker
+from headrace.protocol.to_worker import Leave
 
 IDLE = WorkerLoad(0, 0, 0.0, 0, 0.0)
 DRAIN_S, START_S = 10.0, 60.0

@@ -1,8 +1,8 @@
 """The log's line of throughput, by lists of events and without a clock."""
 
-from coordinator.stats_log import StatsLog
-from protocol.state import READY, WorkerLoad, WorkerState
-from protocol.to_coordinator import WorkerTotals
+from headrace.coordinator.stats_log import StatsLog
+from headrace.protocol.state import READY, WorkerLoad, WorkerState
+from headrace.protocol.to_coordinator import WorkerTotals
 
 QUIET = WorkerLoad(0, 0, 0.0, 0, 0.0)
 

@@ -5,9 +5,9 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
-from servers import Launch, Server
 
-from coordinator.models import PreparedModel, PrepareOptions, prepare_model
+from headrace.launcher.models.models import PreparedModel, PrepareOptions, prepare_model
+from tests.end_to_end.servers import Launch, Server
 
 LAST_LOG_CHARS = 6000
 

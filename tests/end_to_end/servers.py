@@ -67,7 +67,7 @@ class Server:
         raise AssertionError(f"the server did not come up:\n{self.log}")
 
     def children(self, module: str = "") -> list[psutil.Process]:
-        """The launcher's processes that run a module ("workers.main", say), oldest first."""
+        """The launcher's processes, oldest first; module: those that run it alone."""
         processes = psutil.Process(self.process.pid).children()
         chosen = []
         for process in processes:
@@ -117,13 +117,13 @@ def wait_for(condition: Callable[[], object], what: str, timeout_s: float = 20.0
 
 def kill_workers(server: Server, timeout_s: float = 60.0) -> None:
     """Kill all workers, and wait until as many others are ready."""
-    before = server.children("workers.main")
+    before = server.children("headrace.workers.main")
     for worker in before:
         worker.kill()
     gone = {worker.pid for worker in before}
 
     def are_replaced() -> bool:
-        now = {worker.pid for worker in server.children("workers.main")}
+        now = {worker.pid for worker in server.children("headrace.workers.main")}
         ready = sum(group["ready"] for group in server.get("/health?verbose").json()["groups"])
         return len(now) == ready == len(before) and not now & gone
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from servers import Server
+from tests.end_to_end.servers import Server
 
 
 class Told:

@@ -4,20 +4,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fake_pool import FakePool
 from quart import Quart
 from quart.typing import TestClientProtocol as Client
-from shared_checkers import new_grammars
-from tokenizers_for_tests import CHAT_TEMPLATE, EOS, SPECIAL, byte_level
 
-from frontend.abortable import Abortable
-from frontend.adapters import AdapterUse
-from frontend.app import create_app
-from frontend.drain import Drain
-from frontend.metrics import Metrics
-from frontend.text.model import TextModel
-from protocol.config import EngineConfig, GroupConfig, PoolConfig, ServingOptions
-from protocol.text import TextInfo
+from headrace.frontend.abortable import Abortable
+from headrace.frontend.adapters import AdapterUse
+from headrace.frontend.app import create_app
+from headrace.frontend.metrics import Metrics
+from headrace.frontend.process.drain import Drain
+from headrace.frontend.text.model import TextModel
+from headrace.protocol.config import EngineConfig, GroupConfig, PoolConfig, ServingOptions
+from headrace.protocol.text import TextInfo
+from tests.frontend.fake_pool import FakePool
+from tests.frontend.structured.shared_checkers import new_grammars
+from tests.frontend.text.tokenizers_for_tests import CHAT_TEMPLATE, EOS, SPECIAL, byte_level
 
 ANSWER = "The capital of France is Paris."
 MAKE_APP = Callable[..., Quart]

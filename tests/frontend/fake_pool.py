@@ -6,11 +6,18 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from frontend.pool.interface import PoolBusy, PoolError, Scope
-from protocol.sampling import SamplingParams
-from protocol.state import READY, AdapterState, GroupState, PoolState, WorkerLoad, WorkerState
-from protocol.to_frontend import Admission, Logprobs, Output, PoolResult, WorkerAnswer
-from protocol.to_worker import Generate
+from headrace.frontend.pool.interface import PoolBusy, PoolError, Scope
+from headrace.protocol.sampling import SamplingParams
+from headrace.protocol.state import (
+    READY,
+    AdapterState,
+    GroupState,
+    PoolState,
+    WorkerLoad,
+    WorkerState,
+)
+from headrace.protocol.to_frontend import Admission, Logprobs, Output, PoolResult, WorkerAnswer
+from headrace.protocol.to_worker import Generate
 
 Reply = Callable[[Generate], list[int]]
 

@@ -15,19 +15,19 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from protocol.codec import MAX_MESSAGE_BYTES, Codec, DecodeError
-from protocol.sampling import SamplingParams
-from protocol.state import FrontendLoad, PoolState, WorkerLoad
-from protocol.to_coordinator import CONTROL, WorkerHeartbeat, WorkerTotals
-from protocol.to_frontend import OUTPUTS, Logprobs, Output, StepOutputs
-from protocol.to_worker import REQUESTS, Abort, Generate, Introduce
+from headrace.protocol.codec import MAX_MESSAGE_BYTES, Codec, DecodeError
+from headrace.protocol.sampling import SamplingParams
+from headrace.protocol.state import FrontendLoad, PoolState, WorkerLoad
+from headrace.protocol.to_coordinator import CONTROL, WorkerHeartbeat, WorkerTotals
+from headrace.protocol.to_frontend import OUTPUTS, Logprobs, Output, StepOutputs
+from headrace.protocol.to_worker import REQUESTS, Abort, Generate, Introduce
 
 
 def find_codecs() -> dict[str, Codec]:
     """All codecs of the package, so that one which is added later is tested, too."""
     codecs = {}
     folder = str(Path(inspect.getfile(Codec)).parent)
-    for module_info in pkgutil.iter_modules([folder], "protocol."):
+    for module_info in pkgutil.walk_packages([folder], "headrace.protocol."):
         module = importlib.import_module(module_info.name)
         for name, value in vars(module).items():
             if isinstance(value, Codec):

@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from protocol.config import EngineConfig, GroupConfig, PoolConfig, SpeculativeConfig
-from protocol.text import TextInfo
+from headrace.protocol.config import EngineConfig, GroupConfig, PoolConfig, SpeculativeConfig
+from headrace.protocol.text import TextInfo
 
 GROUP: dict[str, Any] = {
     "name": "main",

@@ -1,8 +1,8 @@
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from protocol.config import GroupConfig
-from protocol.reasoning import FORMATS, ReasoningFormat, named_format
+from headrace.protocol.config import GroupConfig
+from headrace.protocol.reasoning import FORMATS, ReasoningFormat, named_format
 
 OF = TypeAdapter(ReasoningFormat)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import zmq.asyncio
 
-from protocol.sockets import Arrived, dealer, router
+from headrace.protocol.sockets import Arrived, dealer, router
 
 
 @pytest.fixture

@@ -8,15 +8,22 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
-from frontend.pool.dispatch import Dispatch
-from frontend.pool.flight import Flight
-from frontend.pool.interface import PoolBusy
-from protocol.state import READY, AdapterState, GroupState, PoolState, WorkerLoad, WorkerState
-from protocol.to_frontend import Output, Refused, StepOutputs
-from protocol.to_worker import Abort, Generate
+from headrace.frontend.pool.dispatch import Dispatch
+from headrace.frontend.pool.flight import Flight
+from headrace.frontend.pool.interface import PoolBusy
+from headrace.protocol.state import (
+    READY,
+    AdapterState,
+    GroupState,
+    PoolState,
+    WorkerLoad,
+    WorkerState,
+)
+from headrace.protocol.to_frontend import Output, Refused, StepOutputs
+from headrace.protocol.to_worker import Abort, Generate
+from headrace.workers.engine.engine import Engine
+from headrace.workers.errors import RequestRefused
 from tests.chaos.models import ADAPTER
-from workers.engine import Engine
-from workers.errors import RequestRefused
 
 GROUP = "main"
 ADAPTER_ID = "1f"  # of the only adapter, which all engines have

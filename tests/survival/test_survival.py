@@ -9,20 +9,26 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from shared_checkers import new_grammars
 
 from bench.load.http import Events
-from coordinator.models import PreparedModel, PrepareOptions, prepare_model
-from frontend.app import create_app
-from frontend.metrics import Metrics
-from frontend.text.model import TextModel
-from protocol.config import EngineConfig, GroupConfig, PoolConfig, ServingOptions, SpeculativeConfig
+from headrace.frontend.app import create_app
+from headrace.frontend.metrics import Metrics
+from headrace.frontend.text.model import TextModel
+from headrace.launcher.models.models import PreparedModel, PrepareOptions, prepare_model
+from headrace.protocol.config import (
+    EngineConfig,
+    GroupConfig,
+    PoolConfig,
+    ServingOptions,
+    SpeculativeConfig,
+)
+from headrace.workers.build import build_engine
+from headrace.workers.engine.engine import Engine
 from tests.chaos.answers import Outcome
 from tests.chaos.asking import body_of, read_stream, read_whole
 from tests.chaos.catalogue import Request, make_requests
 from tests.chaos.models import SERVED_AS, save_chaos_adapter, save_chaos_model
-from workers.build import build_engine
-from workers.engine import Engine
+from tests.frontend.structured.shared_checkers import new_grammars
 
 from .dying_pool import ADAPTER_ID, GROUP, WORKERS, DyingPool
 

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from protocol.sampling import SamplingParams
-from protocol.to_frontend import Output
-from protocol.to_worker import Generate
-from workers.engine import Engine
+from headrace.protocol.sampling import SamplingParams
+from headrace.protocol.to_frontend import Output
+from headrace.protocol.to_worker import Generate
+from headrace.workers.engine.engine import Engine
 
 
 @dataclass

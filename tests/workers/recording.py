@@ -2,7 +2,7 @@
 
 import torch
 
-from workers.graphs import Recording
+from headrace.workers.torch_runner.graphs import Recording
 
 
 class Rerun:

@@ -4,12 +4,12 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny_models import MODELS, save_model
 
-from protocol.config import EngineConfig
-from workers import start_phases
-from workers.build import build_engine
-from workers.start_phases import StartPhases
+from headrace.protocol.config import EngineConfig
+from headrace.workers import start_phases
+from headrace.workers.build import build_engine
+from headrace.workers.start_phases import StartPhases
+from tests.workers.tiny_models import MODELS, save_model
 
 
 class Clock:

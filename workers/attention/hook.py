@@ -9,13 +9,13 @@ that nothing is guessed from a model's configuration.
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 
-from workers.attention.backend import AttentionBackend, AttentionOptions, LayerShape
-from workers.errors import ModelUnsupported
+from headrace.workers.attention.backend import AttentionBackend, AttentionOptions, LayerShape
+from headrace.workers.errors import ModelUnsupported
 
 _numbers = itertools.count()
 _HARMLESS_TENSORS = frozenset({"position_ids", "cache_position"})
@@ -137,3 +137,8 @@ def _check_call(
     for name, value in others.items():
         if isinstance(value, torch.Tensor) and name not in _HARMLESS_TENSORS:
             raise ModelUnsupported(f"its attention needs {name}, which paged attention lacks")
+
+
+def vocab_rows(model: PreTrainedModel) -> int:
+    """Rows of the model's embedding: token ids are below it."""
+    return cast(torch.Tensor, model.get_input_embeddings().weight).shape[0]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from workers.attention.backend import AttentionBatch, AttentionOptions, LayerShape, Span
+from headrace.workers.attention.backend import AttentionBatch, AttentionOptions, LayerShape, Span
 
 _PADDING_WORTH_A_GROUP = 128  # tokens; below it one more call costs more than the padding
 _MAX_SCORES = 16 * 1024 * 1024  # elements that scores may take at once where they are made plainly

@@ -15,7 +15,7 @@ import torch
 import triton  # type: ignore[import-not-found]
 import triton.language as tl  # type: ignore[import-not-found]
 
-from workers.attention.varlen_call import Lengths, Pages, torch_varlen
+from headrace.workers.attention.varlen_call import Lengths, Pages, torch_varlen
 
 _TILE = 8192  # numbers of keys in one turn of a program: with stages in flight they fit on chip
 _MOST_PARTS = 32

@@ -16,9 +16,9 @@ from itertools import accumulate
 
 import torch
 
-from workers.attention.backend import AttentionBatch, AttentionOptions, LayerShape, Span
-from workers.attention.varlen_call import Lengths, Pages, VarlenAttention, torch_varlen
-from workers.uploads import send, upload
+from headrace.workers.attention.backend import AttentionBatch, AttentionOptions, LayerShape, Span
+from headrace.workers.attention.varlen_call import Lengths, Pages, VarlenAttention, torch_varlen
+from headrace.workers.uploads import send, upload
 
 PAGE_SIZE = 256  # the kernel takes multiples of it
 _GATHERED_KEYS = 64 * 1024  # of one call at most, unless one sequence alone has more

@@ -11,15 +11,15 @@ from subprocess import SubprocessError
 
 import torch
 
-from workers.attention.backend import (
+from headrace.workers.attention.backend import (
     AttentionBatch,
     AttentionOptions,
     LayerShape,
     MakeBackend,
     Span,
 )
-from workers.attention.varlen import PAGE_SIZE, VarlenBackend
-from workers.attention.varlen_call import VarlenAttention
+from headrace.workers.attention.varlen import PAGE_SIZE, VarlenBackend
+from headrace.workers.attention.varlen_call import VarlenAttention
 
 _DECODES = (1500, 1, 700)  # lengths of texts, with their last rows
 _CHUNKS = ((0, 90), (600, 40))  # contexts and rows after them

@@ -5,8 +5,8 @@ from functools import cache
 
 import torch
 
-from workers.sequence import Text
-from workers.uploads import send, upload
+from headrace.workers.sequence.sequence import Text
+from headrace.workers.uploads import send, upload
 
 
 def apply_masks(logits: torch.Tensor, texts: Rows[Text]) -> None:

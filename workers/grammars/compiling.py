@@ -9,11 +9,11 @@ from weakref import WeakSet
 
 from llguidance import LLExecutor, LLTokenizer
 
-from protocol.to_worker import Generate
-from workers.grammars.compiled import Compiled
-from workers.grammars.masks import Masker, Place
-from workers.grammars.state import GrammarState
-from workers.sequence import Chunk
+from headrace.protocol.to_worker import Generate
+from headrace.workers.grammars.masks import Masker, Place
+from headrace.workers.sequence.compiled_grammar import Compiled
+from headrace.workers.sequence.grammar_state import GrammarState
+from headrace.workers.sequence.sequence import Chunk
 
 _COMPILING_THREADS = 2
 _MOST_MASKING_THREADS = 8

@@ -3,9 +3,9 @@
 import logging
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 
-from workers.grammars.compiling import Grammars
-from workers.grammars.state import GrammarState
-from workers.sequence import Failure, Sequence
+from headrace.workers.grammars.compiling import Grammars
+from headrace.workers.sequence.grammar_state import GrammarState
+from headrace.workers.sequence.sequence import Failure, Sequence
 
 log = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from llguidance import LLExecutor
 
-from protocol.grammar_compiler import reason_of
-from workers.grammars.rows import Mask, MaskRows
-from workers.grammars.state import GrammarState
+from headrace.protocol.common.grammar_compiler import reason_of
+from headrace.workers.sequence.grammar_state import GrammarState
+from headrace.workers.sequence.mask import Mask, MaskRows
 
 _EVERYTHING = 0xFF
 SUSPICIOUS_S = 0.1  # of a step's masks; then each text's is timed in the next step

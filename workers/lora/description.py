@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from workers.errors import AdapterError
+from headrace.workers.errors import AdapterError
 
 CONFIG_FILE = "adapter_config.json"
 _MAX_CONFIG_BYTES = 1024 * 1024

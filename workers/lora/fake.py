@@ -3,12 +3,12 @@
 from pathlib import Path
 from zlib import crc32
 
-from workers.lora.description import CONFIG_FILE, read_object
+from headrace.workers.lora.description import CONFIG_FILE, read_object
 
 
 class FakeAdapters:
-    """See workers.lora.adapters.Adapters. An adapter is the checksum of its adapter_config.json,
-    whose fields are looked at by nobody."""
+    """See workers.sequence.adapters.Adapters. An adapter is the checksum of its
+    adapter_config.json, whose fields are looked at by nobody."""
 
     def __init__(self) -> None:
         self._checksums: dict[str, int] = {}

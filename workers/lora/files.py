@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from workers.errors import AdapterError
-from workers.lora.description import Description, describe, read_file, read_object
+from headrace.workers.errors import AdapterError
+from headrace.workers.lora.description import Description, describe, read_file, read_object
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 _PICKLE_FILE = "adapter_model.bin"

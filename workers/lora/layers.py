@@ -10,11 +10,10 @@ from torch.nn import functional
 from transformers.modeling_utils import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from workers.attention.hook import attention_of
-from workers.linears import FastLinear
-from workers.lora.files import LayerShape, Pair
-from workers.model_runner import vocab_rows
-from workers.siblings import watch
+from headrace.workers.attention.hook import attention_of, vocab_rows
+from headrace.workers.linear.linears import FastLinear
+from headrace.workers.linear.siblings import watch
+from headrace.workers.lora.files import LayerShape, Pair
 
 _PROBE_TOKENS = 13
 

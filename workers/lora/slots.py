@@ -13,12 +13,12 @@ from itertools import groupby
 import torch
 from transformers.modeling_utils import PreTrainedModel
 
-from workers.lora.files import Adapter, LayerShape, Pair
-from workers.lora.layers import LoraLinear, Part, Ranks, Step, wrap_layers
-from workers.lora.least_used import LeastUsed
-from workers.lora.store import AdapterStore
-from workers.sequence import Chunk
-from workers.uploads import send, upload
+from headrace.workers.lora.files import Adapter, LayerShape, Pair
+from headrace.workers.lora.layers import LoraLinear, Part, Ranks, Step, wrap_layers
+from headrace.workers.lora.least_used import LeastUsed
+from headrace.workers.lora.store import AdapterStore
+from headrace.workers.sequence.sequence import Chunk
+from headrace.workers.uploads import send, upload
 
 NONE = -1  # the slot of rows without adapter
 LONG_RUN = 16  # rows

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from workers.lora.files import Adapter, LayerShape, read_adapter
+from headrace.workers.lora.files import Adapter, LayerShape, read_adapter
 
 
 class AdapterStore:
-    """See workers.lora.adapters.Adapters. layers: those of the model that adapters may change."""
+    """See workers.sequence.adapters.Adapters. layers: those of the model that adapters may
+    change."""
 
     def __init__(self, layers: Mapping[str, LayerShape], max_rank: int) -> None:
         self._layers = layers

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from workers.lora.files import Adapter, LayerShape
-from workers.lora.least_used import LeastUsed
-from workers.lora.store import AdapterStore
-from workers.native.library import PANEL, CAdapter
-from workers.native.panels import Panels
-from workers.sequence import Chunk
+from headrace.workers.lora.files import Adapter, LayerShape
+from headrace.workers.lora.least_used import LeastUsed
+from headrace.workers.lora.store import AdapterStore
+from headrace.workers.native.library import PANEL, CAdapter
+from headrace.workers.native.panels import Panels
+from headrace.workers.sequence.sequence import Chunk
 
 NONE = -1  # the slot of rows without adapter
 

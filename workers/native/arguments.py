@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from workers.native.graph import NotStatic
+from headrace.workers.native.graph import NotStatic
 
 # By operation, what is looked at where the node is made, or has no part in the numbers.
 _TAKEN = {

@@ -17,12 +17,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.modeling_utils import PreTrainedModel
 
-from workers.attention.backend import AttentionBatch, AttentionOptions
-from workers.attention.hook import AttentionHook
-from workers.native.activations import which
-from workers.native.arguments import check_arguments, the_only
-from workers.native.graph import Graph, Node, NotStatic, TableCall, View, merged
-from workers.native.norms import Norm, recognise
+from headrace.workers.attention.backend import AttentionBatch, AttentionOptions
+from headrace.workers.attention.hook import AttentionHook
+from headrace.workers.native.activations import which
+from headrace.workers.native.arguments import check_arguments, the_only
+from headrace.workers.native.graph import Graph, Node, NotStatic, TableCall, View, merged
+from headrace.workers.native.norms import Norm, recognise
 
 # Rows and wanted rows that are tried. Two captures are needed; a number of rows that is also the
 # size of another dimension tells nothing.

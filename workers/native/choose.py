@@ -3,15 +3,15 @@
 import torch
 from transformers.modeling_utils import PreTrainedModel
 
-from protocol.config import EngineConfig
-from workers.attention.hook import AttentionHook
-from workers.errors import ModelUnsupported
-from workers.lora.layers import candidates
-from workers.memory import free_memory
-from workers.native.graph import NotStatic
-from workers.native.library import GROUP, why_not
-from workers.native.program import Compiled
-from workers.native.weight_memory import SharedWeights
+from headrace.protocol.config import EngineConfig
+from headrace.workers.attention.hook import AttentionHook
+from headrace.workers.errors import ModelUnsupported
+from headrace.workers.lora.layers import candidates
+from headrace.workers.memory import free_memory
+from headrace.workers.native.graph import NotStatic
+from headrace.workers.native.library import GROUP, why_not
+from headrace.workers.native.program import Compiled
+from headrace.workers.native.weight_memory import SharedWeights
 
 
 def compile_model(

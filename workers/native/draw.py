@@ -1,6 +1,7 @@
 """Draws tokens by a compiled kernel (src/draw.h): all rows of a batch in one call, over threads.
 
-It makes the same choice as workers.sampler does with torch's operations. Weights and their sums are
+It makes the same choice as workers.sampling.sampler does with torch's operations. Weights and
+their sums are
 rounded differently, so the two part where a uniform number or a cut is within about a millionth of
 a token's bounds.
 """
@@ -10,8 +11,8 @@ from collections.abc import Sequence
 
 import torch
 
-from protocol.sampling import SamplingParams
-from workers.native.library import CDraw, kernels, why_not
+from headrace.protocol.sampling import SamplingParams
+from headrace.workers.native.library import CDraw, kernels, why_not
 
 
 def can_draw(device: torch.device) -> bool:

@@ -142,7 +142,7 @@ class Graph:
 
 @dataclass(frozen=True, slots=True)
 class TableCall:
-    """A module that is called with a step's positions; see workers.native.tables."""
+    """A module that is called with a step's positions; see headrace.workers.native.tables."""
 
     module: Any
     args: tuple[Any, ...]

@@ -8,8 +8,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from protocol.config import Quantization
-from workers.native.graph import Graph, Node, NotStatic, View
+from headrace.protocol.config import Quantization
+from headrace.workers.native.graph import Graph, Node, NotStatic, View
 
 FLOATS, PACKED, BYTES = range(3)  # float32, the type of the products, 8 bits
 WORDS, ROUNDED, INTEGERS = range(3)  # how a weight is stored and multiplied: see src/program.cpp

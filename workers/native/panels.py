@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from workers.native.library import PANEL, kernels
-from workers.native.lower import INTEGERS, WORDS
-from workers.quantization import quantize_weight
+from headrace.workers.linear.quantization import quantize_weight
+from headrace.workers.native.library import PANEL, kernels
+from headrace.workers.native.lower import INTEGERS, WORDS
 
 ALIGNMENT = 64  # of panels, and of their scales, in bytes
 _HALF = PANEL // 2
@@ -18,7 +18,7 @@ class Panels:
     """One packed weight: planned first, then put where there is room for it.
 
     num_bytes: what it needs, with its scales. Addresses are valid from `place` on.
-    form: WORDS, or one of the two kinds of 8-bit weights (see workers.native.lower).
+    form: WORDS, or one of the two kinds of 8-bit weights (see headrace.workers.native.lower).
     outputs: of the product; for a gate and its partner, of both.
     bias: [outputs in whole panels], in the order of the panels; None if there is none.
     scales_address: of 8-bit weights, where the kernels read their scales; None for others.

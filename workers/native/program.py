@@ -13,15 +13,15 @@ import torch
 from torch import nn
 from transformers.modeling_utils import PreTrainedModel
 
-from protocol.config import Quantization
-from workers.attention.backend import AttentionBatch, Span
-from workers.attention.hook import AttentionHook
-from workers.lora.layers import shape_of
-from workers.native.activations import FUNCTIONS
-from workers.native.adapters import AdaptedLinear, NativeSlots, Piece
-from workers.native.capture import capture
-from workers.native.graph import NotStatic, TableCall
-from workers.native.library import (
+from headrace.protocol.config import Quantization
+from headrace.workers.attention.backend import AttentionBatch, Span
+from headrace.workers.attention.hook import AttentionHook
+from headrace.workers.lora.layers import shape_of
+from headrace.workers.native.activations import FUNCTIONS
+from headrace.workers.native.adapters import AdaptedLinear, NativeSlots, Piece
+from headrace.workers.native.capture import capture
+from headrace.workers.native.graph import NotStatic, TableCall
+from headrace.workers.native.library import (
     GROUP,
     MAX_DIM,
     OPERATIONS,
@@ -31,10 +31,10 @@ from workers.native.library import (
     CStep,
     kernels,
 )
-from workers.native.lower import WORDS, Lowered, Op, Place, lower, parts_of
-from workers.native.panels import Panels
-from workers.native.rewrite import rewrite
-from workers.native.weight_memory import SharedWeights, WeightMemory
+from headrace.workers.native.lower import WORDS, Lowered, Op, Place, lower, parts_of
+from headrace.workers.native.panels import Panels
+from headrace.workers.native.rewrite import rewrite
+from headrace.workers.native.weight_memory import SharedWeights, WeightMemory
 
 _OUTPUT = -2
 

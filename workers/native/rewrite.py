@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from workers.native.graph import Graph, Node, NotStatic, View, merged
+from headrace.workers.native.graph import Graph, Node, NotStatic, View, merged
 
 Nodes = list[Node]
 

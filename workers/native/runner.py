@@ -1,20 +1,20 @@
-"""Runs a compiled model on a step's chunks; see workers.runner.Runner."""
+"""Runs a compiled model on a step's chunks; see headrace.workers.engine.runner.Runner."""
 
 from collections.abc import Sequence
 
 import torch
 
-from workers.attention.backend import AttentionBatch
-from workers.lora.adapters import Adapters
-from workers.lora.files import LayerShape
-from workers.lora.store import AdapterStore
-from workers.native.adapters import NativeSlots
-from workers.native.program import Compiled, Program
-from workers.runner import StepwiseRunner
-from workers.sequence import Chunk, ChunkResult
-from workers.step import collect, flatten
+from headrace.workers.attention.backend import AttentionBatch
+from headrace.workers.engine.runner import StepwiseRunner
+from headrace.workers.lora.files import LayerShape
+from headrace.workers.lora.store import AdapterStore
+from headrace.workers.native.adapters import NativeSlots
+from headrace.workers.native.program import Compiled, Program
+from headrace.workers.sampling.batch import collect, flatten
+from headrace.workers.sequence.adapters import Adapters
+from headrace.workers.sequence.sequence import Chunk, ChunkResult
 
-_STEP_TOKENS = 512  # as for any model on a CPU: see workers.model_runner
+_STEP_TOKENS = 512  # as for any model on a CPU: see headrace.workers.torch_runner.model_runner
 
 
 class NativeRunner(StepwiseRunner):

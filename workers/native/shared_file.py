@@ -23,8 +23,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from protocol.shared_weights import FILLING, USING, empty_unless_used, held, lock, try_lock
-from workers.native.huge_mapping import make_pages, make_read_only, map_file, unmap, whole_pages
+from headrace.protocol.common.shared_weights import (
+    FILLING,
+    USING,
+    empty_unless_used,
+    held,
+    lock,
+    try_lock,
+)
+from headrace.workers.native.huge_mapping import (
+    make_pages,
+    make_read_only,
+    map_file,
+    unmap,
+    whole_pages,
+)
 
 HEADER_BYTES = 4096
 _MAGIC = b"headrace packed weights\n"
@@ -44,7 +57,7 @@ class SharedMapping:
 class SharedFile:
     """The file at a path of the launcher's; it may be gone, or no longer be the one of that name.
 
-    name: what it was made as, see protocol.shared_weights.
+    name: what it was made as, see headrace.protocol.common.shared_weights.
     """
 
     def __init__(self, path: Path, name: str) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-from workers.native.library import kernels
-from workers.native.panels import ALIGNMENT, Panels
-from workers.native.shared_file import SharedFile, SharedMapping
+from headrace.workers.native.library import kernels
+from headrace.workers.native.panels import ALIGNMENT, Panels
+from headrace.workers.native.shared_file import SharedFile, SharedMapping
 
 _LAYOUT = 1  # to be counted up when panels or their order change without the kernels
 _PIECE_BYTES = 64 * 1024 * 1024

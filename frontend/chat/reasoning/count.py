@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 
-from frontend.chat.message import MessageReader
-from frontend.chat.reasoning.reader import ReasoningReader
-from frontend.chat.reasoning.thinking import Thinking
-from protocol.thinking import ThinkingBlock
+from headrace.frontend.chat.message import MessageReader
+from headrace.frontend.chat.reasoning.reader import ReasoningReader
+from headrace.frontend.chat.reasoning.thinking import Thinking
+from headrace.protocol.common.thinking import ThinkingBlock
 
 
 class ReasoningCounts:
-    """The rule is protocol.thinking's, the one by which workers hold a thinking budget: tokens
+    """The rule is protocol.common.thinking's, the one by which workers hold a thinking budget:
+    tokens
     before the first end mark in tokens, a start mark not among them. A model may write its end mark
     in other tokens than the tokenizer would; then those count that came before the reader saw it.
     """

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from frontend.text.detokenizer import join
-from frontend.text.model import TextModel
-from protocol.reasoning import ReasoningFormat
+from headrace.frontend.text.detokenizer import join
+from headrace.frontend.text.model import TextModel
+from headrace.protocol.reasoning import ReasoningFormat
 
 
 @dataclass(frozen=True, slots=True)

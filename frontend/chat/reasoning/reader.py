@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from frontend.chat.message import NOTHING, MessagePart, MessageReader
+from headrace.frontend.chat.message import NOTHING, MessagePart, MessageReader
 
 
 class ReasoningReader:

@@ -5,17 +5,17 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
-from frontend.chat.message import MessageReader
-from frontend.chat.reasoning.marks import ReasoningMarks
-from frontend.chat.reasoning.reader import ReasoningReader
-from frontend.context import ServedModel
-from frontend.errors import BadRequest
-from frontend.generation.start import Prompt
-from frontend.schemas.chat import ChatCompletionRequest
-from frontend.schemas.generation import GenerationRequest
-from frontend.text.model import TextModel
-from protocol.sampling import ThinkingBudget
-from protocol.thinking import ThinkingBlock
+from headrace.frontend.chat.message import MessageReader
+from headrace.frontend.chat.reasoning.marks import ReasoningMarks
+from headrace.frontend.chat.reasoning.reader import ReasoningReader
+from headrace.frontend.context import ServedModel
+from headrace.frontend.errors import BadRequest
+from headrace.frontend.generation.start import Prompt
+from headrace.frontend.schemas.chat import ChatCompletionRequest
+from headrace.frontend.schemas.generation import GenerationRequest
+from headrace.frontend.text.model import TextModel
+from headrace.protocol.common.thinking import ThinkingBlock
+from headrace.protocol.sampling import ThinkingBudget
 
 # Of a prompt's end, enough for a mark and the white space after it.
 _END_CHARS = 256

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 # Importing them registers them.
-from frontend.chat.tools.formats import deepseek, llama, mistral, pythonic, tagged
-from frontend.chat.tools.parser import ParserError, ToolParser, load_plugin, make
+from headrace.frontend.chat.tools.formats import deepseek, llama, mistral, pythonic, tagged
+from headrace.frontend.chat.tools.parser import ParserError, ToolParser, load_plugin, make
 
 __all__ = [
     "ParserError",

@@ -1,5 +1,5 @@
 """Says whether a parser can be had:
-`python -m frontend.chat.tools.check NAME [PLUGIN.py] --parent-pid PID`.
+`python -m headrace.frontend.chat.tools.check NAME [PLUGIN.py] --parent-pid PID`.
 
 Ends with status 0, or with 1 and one line on stdout that says why not.
 """
@@ -8,8 +8,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from frontend.chat.tools.available import ParserError, find_parser
-from protocol.process import become_child
+from headrace.frontend.chat.tools.available import ParserError, find_parser
+from headrace.protocol.common.process import become_child
 
 
 def main() -> int:

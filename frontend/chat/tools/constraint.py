@@ -1,11 +1,11 @@
 """What a request's tools demand of the text."""
 
-from frontend.chat.tools.grammars import forced_arguments, forced_calls, strict_calls
-from frontend.chat.tools.use import ToolUse
-from frontend.errors import BadRequest
-from frontend.schemas.generation import GenerationRequest
-from frontend.structured.constraint import Constraint, constraint_of, lark
-from frontend.text.model import TextModel
+from headrace.frontend.chat.tools.grammars import forced_arguments, forced_calls, strict_calls
+from headrace.frontend.chat.tools.use import ToolUse
+from headrace.frontend.errors import BadRequest
+from headrace.frontend.schemas.generation import GenerationRequest
+from headrace.frontend.structured.constraint import Constraint, constraint_of, lark
+from headrace.frontend.text.model import TextModel
 
 
 def chat_constraint(request: GenerationRequest, use: ToolUse, text: TextModel) -> Constraint | None:

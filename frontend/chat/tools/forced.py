@@ -1,9 +1,9 @@
 """The calls of a text that a grammar holds to JSON, because the request demands a call."""
 
-from frontend.chat.tools.json_calls import Keys, calls
-from frontend.chat.tools.output import Output
-from frontend.chat.tools.parser import ToolParser
-from frontend.chat.tools.source import Source, Step
+from headrace.frontend.chat.tools.json_calls import Keys, calls
+from headrace.frontend.chat.tools.output import Output
+from headrace.frontend.chat.tools.parser import ToolParser
+from headrace.frontend.chat.tools.source import Source, Step
 
 NAME, ARGUMENTS = "name", "parameters"
 

@@ -5,9 +5,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from frontend.chat.tools.forced import ARGUMENTS, NAME
-from frontend.chat.tools.parser import CallTag
-from frontend.schemas.tools import FunctionDefinition
+from headrace.frontend.chat.tools.forced import ARGUMENTS, NAME
+from headrace.frontend.chat.tools.parser import CallTag
+from headrace.frontend.schemas.tools import FunctionDefinition
 
 _FREE = "TEXT: /(.|\\n)*/"
 _FREE_UNLESS_CALL = "TEXT: /[ \\t\\r\\n]*([^{ \\t\\r\\n](.|\\n)*)?/"

@@ -5,8 +5,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from frontend.chat.tools.output import Output
-from frontend.chat.tools.source import Source, Step
+from headrace.frontend.chat.tools.output import Output
+from headrace.frontend.chat.tools.source import Source, Step
 
 MAX_NAME_CHARS = 256
 

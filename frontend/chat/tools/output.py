@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from frontend.chat.message import NOTHING, MessagePart, ToolCallPart
+from headrace.frontend.chat.message import NOTHING, MessagePart, ToolCallPart
 
 
 class Output:

@@ -2,7 +2,7 @@
 
 A plug-in is a class:
 
-    from frontend.chat.tools.parser import ToolParser, tool_parser
+    from headrace.frontend.chat.tools.parser import ToolParser, tool_parser
 
     @tool_parser("mine")
     class MyParser(ToolParser):
@@ -18,8 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from frontend.chat.tools.output import Output
-from frontend.chat.tools.source import Source, Step
+from headrace.frontend.chat.tools.output import Output
+from headrace.frontend.chat.tools.source import Source, Step
 
 
 class ParserError(Exception):

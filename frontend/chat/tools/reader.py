@@ -3,12 +3,12 @@
 import logging
 from collections.abc import Callable
 
-from frontend.chat.message import MessagePart, ToolCallPart
-from frontend.chat.tools.output import Output
-from frontend.chat.tools.parser import ToolParser
-from frontend.chat.tools.source import Source
+from headrace.frontend.chat.message import MessagePart, ToolCallPart
+from headrace.frontend.chat.tools.output import Output
+from headrace.frontend.chat.tools.parser import ToolParser
+from headrace.frontend.chat.tools.source import Source
 
-log = logging.getLogger("frontend.tools")
+log = logging.getLogger("headrace.frontend.tools")
 
 
 class ToolReader:

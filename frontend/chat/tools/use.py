@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from frontend.chat.message import MessageReader, PlainReader
-from frontend.chat.tools.forced import ForcedCallsParser
-from frontend.chat.tools.parser import ToolParser
-from frontend.chat.tools.reader import NamedReader, ToolReader
-from frontend.errors import BadRequest
-from frontend.schemas.chat import ChatCompletionRequest
-from frontend.schemas.tools import AllowedToolChoice, NamedTool, Tool
+from headrace.frontend.chat.message import MessageReader, PlainReader
+from headrace.frontend.chat.tools.forced import ForcedCallsParser
+from headrace.frontend.chat.tools.parser import ToolParser
+from headrace.frontend.chat.tools.reader import NamedReader, ToolReader
+from headrace.frontend.errors import BadRequest
+from headrace.frontend.schemas.chat import ChatCompletionRequest
+from headrace.frontend.schemas.tools import AllowedToolChoice, NamedTool, Tool
 
 ToolMode = Literal["none", "auto", "required", "named"]
 

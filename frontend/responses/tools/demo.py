@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from frontend.responses.tools.interface import ToolFailure, ToolSpec
+from headrace.frontend.responses.tools.interface import ToolFailure, ToolSpec
 
 MAX_EXPRESSION_CHARS = 200
 _MAX_BITS = 4096

@@ -10,7 +10,7 @@ from mcp import Client
 from mcp.client.sse import sse_client
 from mcp.types import TextContent
 
-from frontend.responses.tools.interface import ToolFailure, ToolSpec
+from headrace.frontend.responses.tools.interface import ToolFailure, ToolSpec
 
 log = logging.getLogger(__name__)
 

@@ -5,9 +5,14 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from frontend.errors import BadRequest, shortened
-from frontend.responses.tools.demo import DemoSource
-from frontend.responses.tools.interface import ToolFailure, ToolServer, ToolSource, ToolSpec
+from headrace.frontend.errors import BadRequest, shortened
+from headrace.frontend.responses.tools.demo import DemoSource
+from headrace.frontend.responses.tools.interface import (
+    ToolFailure,
+    ToolServer,
+    ToolSource,
+    ToolSpec,
+)
 
 LIST_TIMEOUT_S = 10.0
 CALL_TIMEOUT_S = 60.0
@@ -25,7 +30,7 @@ def _server(entry: str) -> ToolServer:
         return ToolServer(entry, None, DemoSource())
     url = entry if "://" in entry else f"http://{entry}/mcp"
     # Takes half a second to import, and is an extra.
-    from frontend.responses.tools.mcp_source import MCPSource
+    from headrace.frontend.responses.tools.mcp_source import MCPSource
 
     return ToolServer(entry, urlsplit(url).netloc.lower(), MCPSource(url))
 

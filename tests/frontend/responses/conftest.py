@@ -5,16 +5,17 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
-from fake_pool import FakePool
-from postgres import binaries, cluster
 from quart import Quart
 from quart.typing import TestClientProtocol as Client
-from response_script import Script, install
 from sqlalchemy import create_engine
 
-from frontend.responses import following, keeper
-from frontend.responses.tables import metadata
-from frontend.text.model import TextModel
+from headrace.frontend.responses.execution import following
+from headrace.frontend.responses.execution import maintenance as keeper
+from headrace.frontend.responses.store.tables import metadata
+from headrace.frontend.text.model import TextModel
+from tests.frontend.fake_pool import FakePool
+from tests.frontend.responses.postgres import binaries, cluster
+from tests.frontend.responses.response_script import Script, install
 
 Serve = Callable[..., contextlib.AbstractAsyncContextManager[Client]]
 

@@ -10,16 +10,17 @@ import re
 from typing import Any
 
 import pytest
-from fake_pool import FakePool
-from tokenizers_for_tests import EOS
 
-from frontend.chat.message import MessagePart, ToolCallPart
-from frontend.chat.run import ChatRun
-from frontend.chat.start import start_chat as plain_start_chat
-from frontend.generation.choice import Choice
-from frontend.parsing import validate as plain_validate
-from frontend.responses import chat_request, run
-from frontend.text.model import TextModel
+from headrace.frontend.chat.message import MessagePart, ToolCallPart
+from headrace.frontend.chat.run import ChatRun
+from headrace.frontend.chat.start import start_chat as plain_start_chat
+from headrace.frontend.generation.choice import Choice
+from headrace.frontend.http.parsing import validate as plain_validate
+from headrace.frontend.responses.execution import run
+from headrace.frontend.responses.request import chat_request
+from headrace.frontend.text.model import TextModel
+from tests.frontend.fake_pool import FakePool
+from tests.frontend.text.tokenizers_for_tests import EOS
 
 _MARK = re.compile(r"<think>(.*?)</think>|<call (\S+) (\{.*?\})>", re.DOTALL)
 

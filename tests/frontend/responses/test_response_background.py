@@ -5,20 +5,30 @@ import asyncio
 import contextlib
 
 import pytest
-from response_asking import PATH, Event, ask, events_of, follow, get, stream, text_of, until
-from response_script import Script
 from sqlalchemy import select
 
-from frontend.pool.interface import PoolBusy, PoolUnavailable
-from frontend.responses import keeper
-from frontend.responses.database import Database
-from frontend.responses.events import Events
-from frontend.responses.keeper import MAX_ATTEMPTS
-from frontend.responses.live import Live
-from frontend.responses.ownership import Ownership
-from frontend.responses.run import ResponseRun
-from frontend.responses.runner import Runner
-from frontend.responses.tables import responses
+from headrace.frontend.pool.interface import PoolBusy, PoolUnavailable
+from headrace.frontend.responses.execution import maintenance as keeper
+from headrace.frontend.responses.execution.live import Live
+from headrace.frontend.responses.execution.maintenance import MAX_ATTEMPTS
+from headrace.frontend.responses.execution.run import ResponseRun
+from headrace.frontend.responses.execution.runner import Runner
+from headrace.frontend.responses.output.events import Events
+from headrace.frontend.responses.store.database import Database
+from headrace.frontend.responses.store.ownership import Ownership
+from headrace.frontend.responses.store.tables import responses
+from tests.frontend.responses.response_asking import (
+    PATH,
+    Event,
+    ask,
+    events_of,
+    follow,
+    get,
+    stream,
+    text_of,
+    until,
+)
+from tests.frontend.responses.response_script import Script
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -248,7 +258,7 @@ async def test_what_has_begun_waits_for_a_worker_too(serve, pool, dies):
 
 
 async def test_a_frontend_that_stops_hands_over_at_once(serve, pool, monkeypatch):
-    monkeypatch.setattr("frontend.responses.keeper.STALE_S", 1000)
+    monkeypatch.setattr("headrace.frontend.responses.execution.maintenance.STALE_S", 1000)
     pool.hold_after = 4
     async with serve() as first:
         body = await ask(first, background=True)

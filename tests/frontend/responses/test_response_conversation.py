@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from frontend.errors import BadRequest
-from frontend.responses.conversation import chat_messages
-from frontend.responses.input_items import MAX_PARTS, read_items
+from headrace.frontend.errors import BadRequest
+from headrace.frontend.responses.request.conversation import chat_messages
+from headrace.frontend.responses.request.input_items import MAX_PARTS, read_items
 
 ID = "resp_" + "0" * 32
 

@@ -1,9 +1,9 @@
 """POST /v1/responses in one piece: what is asked, what is answered, what is refused."""
 
 import pytest
-from response_asking import PATH, ask, get, refusal, text_of
 
-from frontend.pool.interface import PoolBusy
+from headrace.frontend.pool.interface import PoolBusy
+from tests.frontend.responses.response_asking import PATH, ask, get, refusal, text_of
 
 ANSWER = "The capital of France is Paris."
 

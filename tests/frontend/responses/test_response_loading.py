@@ -3,13 +3,13 @@
 import subprocess
 import sys
 
-from response_asking import ask
+from tests.frontend.responses.response_asking import ask
 
 HEAVY = {"openai", "sqlalchemy", "mcp", "psycopg"}
 
 
 def test_a_frontend_starts_without_it():
-    program = f"import sys, frontend.main; print({HEAVY!r} & set(sys.modules))"
+    program = f"import sys, headrace.frontend.main; print({HEAVY!r} & set(sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )

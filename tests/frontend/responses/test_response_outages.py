@@ -3,15 +3,16 @@
 import asyncio
 
 import pytest
-from response_asking import PATH, ask, follow, stream, until
 from sqlalchemy import select
 
-from frontend.pool.interface import PoolBusy
-from frontend.responses import following, keeper, runner
-from frontend.responses.database import Database, StoreUnavailable
-from frontend.responses.ownership import Ownership
-from frontend.responses.store import ResponseStore
-from frontend.responses.tables import responses
+from headrace.frontend.pool.interface import PoolBusy
+from headrace.frontend.responses.execution import following, runner
+from headrace.frontend.responses.execution import maintenance as keeper
+from headrace.frontend.responses.store.database import Database, StoreUnavailable
+from headrace.frontend.responses.store.ownership import Ownership
+from headrace.frontend.responses.store.store import ResponseStore
+from headrace.frontend.responses.store.tables import responses
+from tests.frontend.responses.response_asking import PATH, ask, follow, stream, until
 
 pytestmark = pytest.mark.usefixtures("quick")
 

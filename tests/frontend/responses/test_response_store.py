@@ -7,14 +7,14 @@ import threading
 
 import pytest
 
-from frontend.errors import BadRequest
-from frontend.responses.database import Database, StoreUnavailable
-from frontend.responses.job import Job
-from frontend.responses.ownership import Ownership
-from frontend.responses.rows import Batch
-from frontend.responses.store import MAX_CHAIN, ResponseStore
-from frontend.responses.tables import VERSION, create_tables, make_engine, versions
-from frontend.schemas.responses import ResponsesRequest
+from headrace.frontend.errors import BadRequest
+from headrace.frontend.responses.execution.job import Job
+from headrace.frontend.responses.store.database import Database, StoreUnavailable
+from headrace.frontend.responses.store.ownership import Ownership
+from headrace.frontend.responses.store.rows import Batch
+from headrace.frontend.responses.store.store import MAX_CHAIN, ResponseStore
+from headrace.frontend.responses.store.tables import VERSION, create_tables, make_engine, versions
+from headrace.frontend.schemas.responses import ResponsesRequest
 
 
 def job(number, previous=None, background=True, text="Hello"):
@@ -177,7 +177,7 @@ async def test_conversations_are_walked_to_their_beginning(store, ownership):
 
 
 async def test_a_conversation_has_a_length(store, monkeypatch):
-    monkeypatch.setattr("frontend.responses.store.MAX_CHAIN", 2)
+    monkeypatch.setattr("headrace.frontend.responses.store.store.MAX_CHAIN", 2)
     previous = None
     for number in range(3):
         await store.create(job(number, previous), None)
@@ -217,7 +217,7 @@ async def test_deleting_takes_events_along(store, ownership):
 
 def test_many_frontends_may_make_the_tables_at_once(store_url):
     program = (
-        "import sys; from frontend.responses.tables import *;"
+        "import sys; from headrace.frontend.responses.store.tables import *;"
         "engine = make_engine(sys.argv[1]); create_tables(engine); create_tables(engine)"
     )
     processes = [
@@ -293,7 +293,7 @@ async def test_a_full_disk_is_an_error_until_there_is_room(database):
 
 async def test_a_database_that_does_not_answer_is_an_error(database, monkeypatch):
     """It keeps nobody waiting, and serves again when it is back."""
-    monkeypatch.setattr("frontend.responses.database.DEADLINE_S", 0.2)
+    monkeypatch.setattr("headrace.frontend.responses.store.database.DEADLINE_S", 0.2)
     store = ResponseStore(database, 1000, 1000)
     frozen = threading.Event()
     for _ in range(2):

@@ -1,7 +1,8 @@
 """What is stored of responses, through the routes."""
 
 import pytest
-from response_asking import PATH, ask, follow, get, stream, text_of
+
+from tests.frontend.responses.response_asking import PATH, ask, follow, get, stream, text_of
 
 
 async def test_a_response_can_be_read_on_another_frontend(client, serve):

@@ -4,12 +4,12 @@ import itertools
 
 import httpx
 import pytest
-from asgi import Exchange, post
 from openai import AsyncOpenAI
 from pydantic import BaseModel
-from response_asking import PATH, ask, events_of, get, stream
 
-from frontend.pool.interface import RequestLost
+from headrace.frontend.pool.interface import RequestLost
+from tests.frontend.asgi import Exchange, post
+from tests.frontend.responses.response_asking import PATH, ask, events_of, get, stream
 
 FUNCTION = {"type": "function", "name": "look", "parameters": {"type": "object"}}
 

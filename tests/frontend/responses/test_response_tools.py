@@ -6,12 +6,12 @@ import threading
 import time
 
 import pytest
-from response_asking import ask, follow, refusal, stream, text_of
 
-from frontend.responses.run import MAX_TURNS
-from frontend.responses.tools import servers
-from frontend.responses.tools.demo import calculate, current_time
-from frontend.responses.tools.interface import ToolFailure
+from headrace.frontend.responses.execution.run import MAX_TURNS
+from headrace.frontend.responses.tools import servers
+from headrace.frontend.responses.tools.demo import calculate, current_time
+from headrace.frontend.responses.tools.interface import ToolFailure
+from tests.frontend.responses.response_asking import ask, follow, refusal, stream, text_of
 
 DEMO = {"type": "mcp", "server_label": "demo", "require_approval": "never"}
 FUNCTION = {"type": "function", "name": "look", "parameters": {"type": "object"}}

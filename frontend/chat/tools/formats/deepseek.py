@@ -2,10 +2,10 @@
 
 import re
 
-from frontend.chat.tools.json_calls import is_name, value
-from frontend.chat.tools.output import Output
-from frontend.chat.tools.parser import ToolParser, tool_parser
-from frontend.chat.tools.source import Marks, Source, Step
+from headrace.frontend.chat.tools.json_calls import is_name, value
+from headrace.frontend.chat.tools.output import Output
+from headrace.frontend.chat.tools.parser import ToolParser, tool_parser
+from headrace.frontend.chat.tools.source import Marks, Source, Step
 
 _CALLS, _CALLS_END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
 _CALL, _CALL_END = "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>"

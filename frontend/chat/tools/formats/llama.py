@@ -2,10 +2,10 @@
 
 import json
 
-from frontend.chat.tools.json_calls import Keys, call
-from frontend.chat.tools.output import Output
-from frontend.chat.tools.parser import CallTag, ToolParser, tool_parser
-from frontend.chat.tools.source import Marks, Source, Step
+from headrace.frontend.chat.tools.json_calls import Keys, call
+from headrace.frontend.chat.tools.output import Output
+from headrace.frontend.chat.tools.parser import CallTag, ToolParser, tool_parser
+from headrace.frontend.chat.tools.source import Marks, Source, Step
 
 _TAG = "<|python_tag|>"
 _MARKS = Marks(_TAG)

@@ -4,10 +4,10 @@ import re
 import secrets
 import string
 
-from frontend.chat.tools.json_calls import Keys, calls, is_name, value
-from frontend.chat.tools.output import Output
-from frontend.chat.tools.parser import ToolParser, tool_parser
-from frontend.chat.tools.source import Marks, Source, Step
+from headrace.frontend.chat.tools.json_calls import Keys, calls, is_name, value
+from headrace.frontend.chat.tools.output import Output
+from headrace.frontend.chat.tools.parser import ToolParser, tool_parser
+from headrace.frontend.chat.tools.source import Marks, Source, Step
 
 _CALLS, _CALL_ID, _ARGUMENTS = "[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"
 _MARKS = Marks(_CALLS)

@@ -2,11 +2,11 @@
 
 import re
 
-from frontend.chat.tools.json_calls import is_name
-from frontend.chat.tools.output import Output
-from frontend.chat.tools.parser import ToolParser, tool_parser
-from frontend.chat.tools.python_arguments import Arguments
-from frontend.chat.tools.source import Source, Step
+from headrace.frontend.chat.tools.json_calls import is_name
+from headrace.frontend.chat.tools.output import Output
+from headrace.frontend.chat.tools.parser import ToolParser, tool_parser
+from headrace.frontend.chat.tools.python_arguments import Arguments
+from headrace.frontend.chat.tools.source import Source, Step
 
 _START, _END = "<|python_start|>", "<|python_end|>"
 _NAME = re.compile(r"[\w.-]*")

@@ -5,10 +5,10 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from frontend.chat.tools.json_calls import Keys, calls
-from frontend.chat.tools.output import Output
-from frontend.chat.tools.parser import CallTag, ParserError, ToolParser, tool_parser
-from frontend.chat.tools.source import Marks, Source, Step
+from headrace.frontend.chat.tools.json_calls import Keys, calls
+from headrace.frontend.chat.tools.output import Output
+from headrace.frontend.chat.tools.parser import CallTag, ParserError, ToolParser, tool_parser
+from headrace.frontend.chat.tools.source import Marks, Source, Step
 
 
 class TaggedParser(ToolParser):

@@ -1,0 +1,1 @@
+"""What the admin routes share: the pool's answers, calls by name, health."""

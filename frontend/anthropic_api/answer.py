@@ -1,0 +1,91 @@
+"""The answers of /v1/messages."""
+
+import secrets
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from headrace.frontend.anthropic_api.blocks import Blocks, Event
+from headrace.frontend.chat.run import ChatRun, MessageDelta
+from headrace.frontend.generation.choice import Choice, Delta
+from headrace.frontend.middleware import request_scope
+from headrace.frontend.openai_api.common import encode_json
+
+_STOP_REASONS = {"length": "max_tokens", "tool_calls": "tool_use"}
+
+
+class MessagesAnswer:
+    """The answer to one request, whole or as events."""
+
+    def __init__(self, run: ChatRun) -> None:
+        self._run = run
+        self._id = request_scope.known_as(f"msg_{secrets.token_hex(12)}")
+        self._choice = run.generation.choices[0]
+        self._blocks = Blocks()
+
+    async def whole(self) -> dict[str, Any]:
+        """The message in one piece. Raises what the generation raises."""
+        stop: dict[str, Any] = {}
+        async for _, read in self._run.deltas():
+            self._blocks.add(read.part)
+            if read.finish_reason is not None:
+                self._blocks.finish()
+                stop = self._stop(read)
+        message = self._message(self._blocks.content, self._usage(self._choice.completion_tokens))
+        return {**message, **stop}
+
+    def _message(self, content: list[dict[str, Any]], usage: dict[str, int]) -> dict[str, Any]:
+        return {
+            "id": self._id,
+            "type": "message",
+            "role": "assistant",
+            "model": self._run.model.name,
+            "content": content,
+            "stop_reason": None,
+            "stop_sequence": None,
+            "stop_details": None,
+            "usage": usage,
+        }
+
+    def _usage(self, output_tokens: int) -> dict[str, int]:
+        """Tokens of the prompt count either as read from the cache or as input."""
+        cached = self._choice.cached_tokens
+        return {
+            "input_tokens": len(self._run.prompt.token_ids) - cached,
+            "cache_creation_input_tokens": 0,
+            "cache_read_input_tokens": cached,
+            "output_tokens": output_tokens,
+        }
+
+    def _stop(self, read: MessageDelta) -> dict[str, Any]:
+        """Why the message has ended. Not all chats that call tools say so in their reason."""
+        matched = read.delta.stop_reason
+        if read.delta.finish_reason == "stop" and matched in self._run.request.stop:
+            return {"stop_reason": "stop_sequence", "stop_sequence": matched}
+        reason = _STOP_REASONS.get(read.finish_reason or "", "end_turn")
+        if reason == "end_turn" and self._blocks.has_calls:
+            reason = "tool_use"
+        return {"stop_reason": reason, "stop_sequence": None}
+
+    # Events
+
+    def first(self, choices: Sequence[Choice]) -> str:
+        message = self._message([], self._usage(output_tokens=0))
+        return written([{"type": "message_start", "message": message}])
+
+    def chunk(self, choices: Sequence[Choice], choice: Choice, delta: Delta) -> str:
+        """The events of a delta; "" if there is nothing to tell yet."""
+        read = self._run.read(choice, delta)
+        events = self._blocks.add(read.part)
+        if read.finish_reason is not None:
+            events += self._blocks.finish()
+            usage = self._usage(choice.completion_tokens)
+            events.append({"type": "message_delta", "delta": self._stop(read), "usage": usage})
+        return written(events)
+
+    def last(self, choices: Sequence[Choice]) -> str:
+        return written([{"type": "message_stop"}])
+
+
+def written(events: Iterable[Event]) -> str:
+    """Events as text; each says its type twice."""
+    return "".join(f"event: {event['type']}\ndata: {encode_json(event)}\n\n" for event in events)

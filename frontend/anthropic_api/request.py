@@ -1,0 +1,160 @@
+"""A Messages request as the chat request that asks for the same."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from headrace.frontend.anthropic_api.translate import chat_messages, continues_last
+from headrace.frontend.errors import ApiError, BadRequest
+from headrace.frontend.http.parsing import validate
+from headrace.frontend.process.worker_thread import MANY_PARTS, beside
+from headrace.frontend.schemas.chat import ChatCompletionRequest
+from headrace.frontend.schemas.messages import CountTokensRequest, MessagesRequest, Tool
+
+_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
+
+# What fields of a chat are called here: errors name the field that the client has sent.
+_NAMES = {
+    "include_reasoning": "thinking.display",
+    "parallel_tool_calls": "tool_choice.disable_parallel_tool_use",
+    "reasoning_effort": "output_config.effort",
+    "response_format": "output_config.format",
+    "stop": "stop_sequences",
+    "thinking_token_budget": "thinking.budget_tokens",
+    "user": "metadata.user_id",
+}
+_PATH = re.compile(r"(?:body\.)?(\w+(?:\.\w+)*)")
+
+
+async def chat_request(
+    request: CountTokensRequest, *, holds_budget: bool = True
+) -> ChatCompletionRequest:
+    """The chat request. ApiError for what chats do not take.
+
+    holds_budget: whether the model's thinking can be bounded. Where it cannot, the budget is left
+    out: it is no choice of the client's, whose API has no thinking without one.
+    """
+
+    def translate() -> ChatCompletionRequest:
+        fields = chat_fields(request)
+        if not holds_budget:
+            fields.pop("thinking_token_budget", None)
+        with naming_fields():
+            return validate(ChatCompletionRequest, fields)
+
+    parts = sum(1 + len(message.content) for message in request.messages) + len(request.tools)
+    return await beside(translate, parts > MANY_PARTS)
+
+
+def chat_fields(request: CountTokensRequest) -> dict[str, Any]:
+    """The body of the chat request, not validated yet. BadRequest for what fits no chat."""
+    fields: dict[str, Any] = {
+        "model": request.model,
+        "messages": chat_messages(request),
+        "chat_template_kwargs": _template_variables(request),
+        **_continuation(request),
+        **_tools(request),
+    }
+    if request.output_config is not None and request.output_config.effort is not None:
+        fields["reasoning_effort"] = request.output_config.effort
+    if isinstance(request, MessagesRequest):
+        fields |= _generation(request)
+    return fields
+
+
+@contextmanager
+def naming_fields() -> Iterator[None]:
+    """Errors about the chat tell which field of the Messages request they are about."""
+    try:
+        yield
+    except ApiError as error:
+        found = _PATH.match(error.message)
+        if found is not None and (path := _renamed(found[1])) != found[1]:
+            error.message = path + error.message[found.end() :]
+        raise
+
+
+def _renamed(path: str) -> str:
+    field, dot, rest = path.partition(".")
+    if field == "tools":
+        rest = rest.replace(".function.parameters", ".input_schema").replace(".function", "")
+    return f"{_NAMES.get(field, field)}{dot}{rest}"
+
+
+def _template_variables(request: CountTokensRequest) -> dict[str, Any] | None:
+    """What the client asks of the template itself goes before what follows from `thinking`."""
+    variables: dict[str, Any] = {}
+    if request.thinking is not None and request.thinking.type != "adaptive":
+        variables["enable_thinking"] = request.thinking.type == "enabled"
+    return {**variables, **(request.chat_template_kwargs or {})} or None
+
+
+def _continuation(request: CountTokensRequest) -> dict[str, Any]:
+    """An answer that the client has begun is gone on with."""
+    if not continues_last(request.messages):
+        return {}
+    return {"add_generation_prompt": False, "continue_final_message": True}
+
+
+def _generation(request: MessagesRequest) -> dict[str, Any]:
+    """What the prompt does not depend on."""
+    fields: dict[str, Any] = {
+        "max_tokens": request.max_tokens,
+        "stream": request.stream,
+        "stop": request.stop_sequences,
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "top_k": request.top_k or None,  # 0: all tokens, as without it
+        "cache_salt": request.cache_salt,
+        "user": None if request.metadata is None else request.metadata.user_id,
+    }
+    thinking = request.thinking
+    if thinking is not None:
+        if thinking.type == "enabled":
+            fields["thinking_token_budget"] = _budget(thinking.budget_tokens)
+        if thinking.display == "omitted":
+            fields["include_reasoning"] = False
+    if request.output_config is not None and request.output_config.format is not None:
+        schema = request.output_config.format.json_schema
+        wanted = {"name": "output", "schema": schema, "strict": True}
+        fields["response_format"] = {"type": "json_schema", "json_schema": wanted}
+    return fields
+
+
+def _budget(tokens: int | None) -> int:
+    if tokens is None:
+        raise BadRequest("thinking.budget_tokens: needed where thinking is enabled.", "thinking")
+    return tokens
+
+
+def _tools(request: CountTokensRequest) -> dict[str, Any]:
+    tools, choice = request.tools, request.tool_choice
+    if not tools:
+        if choice is not None and choice.type != "none":
+            raise BadRequest("tool_choice: needs tools.", "tool_choice")
+        return {}
+    fields: dict[str, Any] = {"tools": [_tool(tool) for tool in tools], "tool_choice": "auto"}
+    if choice is None:
+        return fields
+    if choice.disable_parallel_tool_use:
+        fields["parallel_tool_calls"] = False
+    if choice.type == "tool":
+        if choice.name not in [tool.name for tool in tools]:
+            raise BadRequest("tool_choice.name: must be the name of one of the tools.")
+        fields["tool_choice"] = {"type": "function", "function": {"name": choice.name}}
+    else:
+        fields["tool_choice"] = _CHOICES[choice.type]
+    return fields
+
+
+def _tool(tool: Tool) -> dict[str, Any]:
+    function: dict[str, Any] = {
+        "name": tool.name,
+        "parameters": {"type": "object", **tool.input_schema},
+    }
+    if tool.description is not None:
+        function["description"] = tool.description
+    if tool.strict is not None:
+        function["strict"] = tool.strict
+    return {"type": "function", "function": function}

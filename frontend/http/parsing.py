@@ -1,0 +1,205 @@
+"""From the bytes of a request's body to a validated request, or an error that names the field.
+
+Python's JSON takes more than JSON allows (NaN, Infinity) and less than a server must survive (deep
+nesting, endless numbers); lone surrogates and NUL characters are legal JSON, and no text.
+"""
+
+import contextlib
+import gc
+import json
+import math
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+from quart import request
+
+from headrace.frontend.errors import (
+    ApiError,
+    BadRequest,
+    InvalidBody,
+    UnsupportedMediaType,
+    shortened,
+)
+from headrace.frontend.http.sizes import MAX_VALUES, check_sizes, check_written
+from headrace.frontend.process.worker_thread import LARGE_BYTES, beside
+
+Model = TypeVar("Model", bound=BaseModel)
+
+# Errors about a value; all others are about the body's shape. The reference tells them apart by
+# the error's type and by how the field is named.
+_VALUE_ERRORS = frozenset(
+    {
+        "bad_value",
+        "greater_than",
+        "greater_than_equal",
+        "less_than",
+        "less_than_equal",
+        "too_long",
+        "too_short",
+        "string_too_long",
+        "string_too_short",
+    }
+)
+
+_SUSPECT_ESCAPE = re.compile(rb"\\u(?:[dD][89a-fA-F]|0000)")
+_UNFIT = re.compile("[\x00\ud800-\udfff]")
+
+
+async def read(model: type[Model]) -> Model:
+    """The current request's body as a `model`; ApiError if it is none."""
+    data = await _body()
+    return await beside(lambda: validate(model, parse_object(data)), len(data) > LARGE_BYTES)
+
+
+async def read_one(choose: Callable[[dict[str, Any]], type[Model]]) -> Model:
+    """The current request's body as the model that is chosen by it; ApiError if it is none."""
+    data = await _body()
+
+    def parse() -> Model:
+        parsed = parse_object(data)
+        return validate(choose(parsed), parsed)
+
+    return await beside(parse, len(data) > LARGE_BYTES)
+
+
+async def _body() -> bytes:
+    """The current request's body, which must say that it is JSON."""
+    if not _is_json(request.mimetype):
+        raise InvalidBody("The Content-Type must be application/json.")
+    if request.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
+        raise UnsupportedMediaType("Content-Encoding: bodies must not be compressed.")
+    data = await request.get_data(as_text=False)
+    return data if isinstance(data, bytes) else data.encode()
+
+
+def _is_json(mimetype: str) -> bool:
+    return mimetype == "application/json" or (
+        mimetype.startswith("application/") and mimetype.endswith("+json")
+    )
+
+
+def parse_object(data: bytes) -> dict[str, Any]:
+    """A JSON object. InvalidBody for anything else; BadRequest for a value that is no number or no
+    text, or for too many of them."""
+    check_written(data)
+    numbers = _Numbers()
+    with _collector_paused():
+        parsed = _parse(data, numbers)
+        check_sizes(parsed)
+    if numbers.non_finite:
+        _refuse_if(parsed, _is_non_finite, "must be a finite number")
+    if _SUSPECT_ESCAPE.search(data):
+        _refuse_if(parsed, _is_unfit, "must not hold NUL characters or lone surrogates")
+    return parsed
+
+
+@contextlib.contextmanager
+def _collector_paused() -> Iterator[None]:
+    """While millions of lists are made, Python's collector would go over all of them many times,
+    and multiply the time that this takes."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _parse(data: bytes, numbers: "_Numbers") -> dict[str, Any]:
+    try:
+        parsed = json.loads(
+            data.decode(), parse_float=numbers.parse, parse_constant=numbers.constant
+        )
+    except UnicodeDecodeError as error:
+        raise InvalidBody("The body is not UTF-8.", f"body.{error.start}") from error
+    except json.JSONDecodeError as error:
+        raise InvalidBody(f"The body is not JSON: {error.msg}.", f"body.{error.pos}") from error
+    except RecursionError as error:
+        raise InvalidBody("The body is nested too deeply.", "body") from error
+    except ValueError as error:  # an integer of thousands of digits
+        raise InvalidBody("The body holds a number with too many digits.", "body") from error
+    if not isinstance(parsed, dict):
+        raise InvalidBody("The body must be a JSON object.", "body")
+    return parsed
+
+
+class _Numbers:
+    """Notes whether there was a number that is none, so that only then it is looked for."""
+
+    def __init__(self) -> None:
+        self.non_finite = False
+        self._count = 0
+
+    def parse(self, digits: str) -> float:
+        self._count += 1
+        if self._count > MAX_VALUES:
+            raise InvalidBody(f"The body holds more than {MAX_VALUES} fractions.", "body")
+        number = float(digits)
+        self.non_finite |= math.isinf(number)
+        return number
+
+    def constant(self, name: str) -> float:
+        self.non_finite = True
+        return float(name)
+
+
+def _is_non_finite(value: Any) -> bool:
+    return type(value) is float and not math.isfinite(value)
+
+
+def _is_unfit(value: Any) -> bool:
+    return type(value) is str and _UNFIT.search(value) is not None
+
+
+def _refuse_if(parsed: dict[str, Any], is_bad: Any, reason: str) -> None:
+    for key, value in parsed.items():
+        if is_bad(key):
+            raise BadRequest(f"The names of fields {reason}.")
+        if any(is_bad(leaf) for leaf in _leaves(value)):
+            raise BadRequest(f"{shortened(key)}: {reason}.", shortened(key))
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """All strings and numbers in a JSON value, keys included; no recursion, whatever its depth."""
+    pending = [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, dict):
+            pending.extend(item)
+            pending.extend(item.values())
+        elif isinstance(item, list):
+            if set(map(type, item)) != {int}:  # token ids, as many as there may be
+                pending.extend(item)
+        else:
+            yield item
+
+
+def validate(model: type[Model], parsed: dict[str, Any]) -> Model:
+    """The parsed body as a `model`; ApiError, naming the first field at fault."""
+    if len(parsed) > len(model.model_fields):  # pydantic would make an error of each
+        unknown = shortened(next(name for name in parsed if name not in model.model_fields))
+        raise InvalidBody(f"body.{unknown}: this field is unknown.", f"body.{unknown}")
+    try:
+        return model.model_validate(parsed)
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_context=False, include_input=False)
+        raise _first_error(details) from error
+    except RecursionError as error:
+        raise InvalidBody("The body is nested too deeply.", "body") from error
+
+
+def _first_error(details: list[ErrorDetails]) -> ApiError:
+    """Errors of shape go first: a value says little in a body of the wrong shape."""
+    shape = [detail for detail in details if detail["type"] not in _VALUE_ERRORS]
+    detail = (shape or details)[0]
+    field = shortened(".".join(str(part) for part in detail["loc"]))
+    reason = detail["msg"].rstrip(".")
+    if shape:
+        if detail["type"] == "extra_forbidden":
+            reason = "this field is unknown"
+        return InvalidBody(f"body.{field}: {reason}.", f"body.{field}")
+    return BadRequest(f"{field}: {reason}.", field)

@@ -1,0 +1,46 @@
+"""The end of the way that all requests for text go: from a generation to a response."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from quart import Response
+
+from headrace.frontend.errors import BadRequest
+from headrace.frontend.generation.run import Collected, Generation, collect
+from headrace.frontend.middleware.errors import json_response
+from headrace.frontend.schemas.generation import GenerationRequest
+from headrace.frontend.streaming import Chunks, stream_response
+
+
+class Answer(Chunks, Protocol):
+    """An API's way to write an answer, as a stream or in one piece."""
+
+    def whole(self, texts: Sequence[Collected]) -> dict[str, Any]: ...
+
+
+def check_stream(request: GenerationRequest) -> None:
+    """BadRequest if the request asks for what only the other kind of answer has."""
+    if request.stream_options is not None and not request.stream:
+        raise BadRequest("stream_options needs stream to be true.", "stream_options")
+    if request.prompt_logprobs is not None and request.stream:
+        raise BadRequest("prompt_logprobs cannot be streamed.", "prompt_logprobs")
+
+
+async def respond(
+    request: GenerationRequest, generation: Generation, answer: Answer, *, in_thread: bool
+) -> Response:
+    """The answer as the request wants it. in_thread: see `written`."""
+    if request.stream:
+        return await stream_response(generation, answer)
+    texts = await collect(generation)
+    return await written(lambda: answer.whole(texts), in_thread=in_thread)
+
+
+async def written(body: Callable[[], dict[str, Any]], *, in_thread: bool) -> Response:
+    """A body as a response. in_thread: it is large, and other requests are to go on meanwhile."""
+
+    def write() -> Response:
+        return json_response(body())
+
+    return await asyncio.to_thread(write) if in_thread else write()

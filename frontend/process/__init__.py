@@ -1,0 +1,1 @@
+"""The frontend as a process: accepting, draining, threads, status."""

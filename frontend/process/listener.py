@@ -1,0 +1,210 @@
+"""Accepting on one socket together with other processes, evenly.
+
+All frontends inherit the same listening socket. Left to themselves, whichever process is awake
+takes all that waits, so that under a burst one has everything and the others nothing. Here each
+publishes how many connections it holds in a few shared bytes, and one that holds more than
+another leaves a new connection to that other for a moment before it takes it itself.
+"""
+
+import asyncio
+import logging
+import mmap
+import os
+import socket
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from headrace.frontend.critical_task import create_vital_task
+
+log = logging.getLogger(__name__)
+
+# Another frontend that does not take its turn within this time is busy: then it is ours.
+TURN_S = 0.02
+# After a failure to accept, which tends to be one of resources, the next try is so much later.
+RETRY_S = 0.1
+_POLL_S = 0.001
+# A frontend whose slot is older than this is gone or stopped, and nobody waits for it.
+_FRESH_S = 0.5
+_SLOT = struct.Struct("<qd")
+
+
+class ConnectionCounts:
+    """Connections per frontend, in a file that all map: (count, time of last sign of life)."""
+
+    def __init__(self, path: Path, index: int, total: int) -> None:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.ftruncate(descriptor, max(os.fstat(descriptor).st_size, total * _SLOT.size))
+            self._slots = mmap.mmap(descriptor, total * _SLOT.size)
+        finally:
+            os.close(descriptor)
+        self._index, self._total = index, total
+        self._count = 0
+        self._has_left = False
+        self.refresh()
+
+    @property
+    def held(self) -> int:
+        """Connections that this frontend has."""
+        return self._count
+
+    def leave(self) -> None:
+        """The slot is another's now, who has this one's place."""
+        self._has_left = True
+
+    def add(self, change: int) -> None:
+        self._count += change
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Say that this frontend lives."""
+        if self._has_left:
+            return
+        slot = (self._count, time.monotonic())
+        _SLOT.pack_into(self._slots, self._index * _SLOT.size, *slot)
+
+    def is_our_turn(self) -> bool:
+        """Whether no living frontend holds fewer connections than this one."""
+        now = time.monotonic()
+        for index in range(self._total):
+            count, seen_at = _SLOT.unpack_from(self._slots, index * _SLOT.size)
+            if index != self._index and count < self._count and now - seen_at < _FRESH_S:
+                return False
+        return True
+
+
+class SharedServer(asyncio.AbstractServer):
+    """An asyncio server that accepts one connection at a time, when it is its turn."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        listener: socket.socket,
+        make_protocol: Callable[[], asyncio.BaseProtocol],
+        counts: ConnectionCounts,
+    ) -> None:
+        listener.setblocking(False)
+        self._loop, self._listener = loop, listener
+        self._make_protocol, self._counts = make_protocol, counts
+        self._tasks = {create_vital_task(self._accept_all()), create_vital_task(self._live())}
+
+    @property
+    def sockets(self) -> tuple[socket.socket, ...]:
+        return (self._listener,)
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        return self._loop
+
+    async def start_serving(self) -> None:
+        """It serves from the start."""
+
+    async def serve_forever(self) -> None:
+        await asyncio.gather(*self._tasks)
+
+    def is_serving(self) -> bool:
+        return bool(self._tasks)
+
+    def close(self) -> None:
+        """Accept no more; connections that are open go on. Harmless a second time."""
+        if not self._tasks:
+            return
+        for task in self._tasks:
+            task.cancel()
+        self._tasks = set()
+        self._loop.remove_reader(self._listener.fileno())
+        self._listener.close()
+
+    async def wait_closed(self) -> None:
+        await asyncio.sleep(0)
+
+    async def _accept_all(self) -> None:
+        while True:
+            await self._readable()
+            await self._wait_for_turn()
+            try:
+                connection, _ = self._listener.accept()
+                await self._serve(connection)
+            except (BlockingIOError, ConnectionError):
+                continue  # another frontend has taken it, or the client has gone
+            except OSError as error:  # out of descriptors or of memory
+                log.error("cannot accept a connection: %s", error)
+                await asyncio.sleep(RETRY_S)
+
+    async def _serve(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        if connection.family != socket.AF_UNIX:
+            # Tokens are small; they are to leave at once.
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._counts.add(1)
+        try:
+            await self._loop.connect_accepted_socket(self._counted_protocol, connection)
+        except OSError:
+            self._counts.add(-1)
+            connection.close()
+
+    def _counted_protocol(self) -> Any:
+        """Hypercorn's protocol, made to count itself out when its connection is lost."""
+        protocol: Any = self._make_protocol()
+        connection_lost = protocol.connection_lost
+
+        def count_out(error: Exception | None) -> None:
+            self._counts.add(-1)
+            connection_lost(error)
+
+        protocol.connection_lost = count_out
+        return protocol
+
+    async def _readable(self) -> None:
+        ready: asyncio.Future[None] = self._loop.create_future()
+        descriptor = self._listener.fileno()
+        self._loop.add_reader(descriptor, _wake, ready)
+        try:
+            await ready
+        finally:
+            self._loop.remove_reader(descriptor)
+
+    async def _wait_for_turn(self) -> None:
+        """Leave the connection to a frontend with fewer, but not for long."""
+        give_up_at = time.monotonic() + TURN_S
+        while time.monotonic() < give_up_at:
+            if self._counts.is_our_turn():
+                return
+            await asyncio.sleep(_POLL_S)
+
+    async def _live(self) -> None:
+        while True:
+            self._counts.refresh()
+            await asyncio.sleep(_FRESH_S / 5)
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+class SharedLoop(uvloop.Loop):
+    """An event loop whose servers accept by turns. Hypercorn makes its servers through its
+    event loop, so it needs no change."""
+
+    counts: ConnectionCounts
+    is_listening = False
+    _servers: tuple[SharedServer, ...] = ()
+
+    def hand_over(self) -> None:
+        """Leave all new connections to other frontends, one of which has this one's place."""
+        self.counts.leave()
+        for server in self._servers:
+            server.close()
+
+    async def create_server(  # type: ignore[override]
+        self, protocol_factory: Callable[[], asyncio.BaseProtocol], *_: Any, sock: Any, **__: Any
+    ) -> SharedServer:
+        self.is_listening = True
+        server = SharedServer(self, sock, protocol_factory, self.counts)
+        self._servers = (*self._servers, server)
+        return server

@@ -1,0 +1,1 @@
+"""Running responses: here, in the background, and after a takeover."""

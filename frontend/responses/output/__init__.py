@@ -1,0 +1,1 @@
+"""The response object, its items and its events."""

@@ -1,0 +1,1 @@
+"""A Responses request, translated to a chat request."""

@@ -1,0 +1,212 @@
+"""The items of a request's input: read, checked and brought into their full form.
+
+Clients send back what they were answered, with whatever their libraries add; only what is known of
+an item is kept.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from headrace.frontend.errors import BadRequest, shortened
+from headrace.frontend.responses.output.ids import PREFIXES, input_id
+from headrace.frontend.schemas.responses import Item
+
+MAX_PARTS = 10_000
+_MAX_NAME_CHARS = 256
+_ROLES = ("user", "assistant", "system", "developer")
+_TEXT_PARTS = frozenset({"input_text", "output_text", "text"})
+
+
+def references(value: str | list[Item]) -> list[str]:
+    """The ids of stored items that the input refers to."""
+    if isinstance(value, str):
+        return []
+    return [
+        _text(item, "id", f"input.{place}")
+        for place, item in enumerate(value)
+        if _kind(item, f"input.{place}") == "item_reference"
+    ]
+
+
+def read_items(
+    value: str | list[Item], response_id: str, referenced: Mapping[str, Item]
+) -> list[Item]:
+    """The items in full. BadRequest, naming the field, for one that is none.
+
+    referenced: stored items by their ids, as far as they were found.
+    """
+    if isinstance(value, str):
+        value = [{"role": "user", "content": value}]
+    return [
+        _read(item, f"input.{place}", response_id, place, referenced)
+        for place, item in enumerate(value)
+    ]
+
+
+def _read(
+    item: Item, where: str, response_id: str, place: int, referenced: Mapping[str, Item]
+) -> Item:
+    kind = _kind(item, where)
+    if kind == "item_reference":
+        wanted = _text(item, "id", where)
+        found = referenced.get(wanted)
+        if found is None:
+            shown = shortened(wanted)
+            raise BadRequest(f"{where}.id: no item {shown!r} is stored.", f"{where}.id")
+        return found
+    read = _READERS.get(kind)
+    if read is None:
+        raise BadRequest(
+            f"{where}.type: items of type {shortened(kind)!r} are not supported.", f"{where}.type"
+        )
+    given = _optional_text(item, "id", where)
+    item_id = given or input_id(response_id, kind, place)
+    return {"id": item_id, "type": kind, **read(item, where)}
+
+
+def _kind(item: Item, where: str) -> str:
+    """Items without a type are messages, unless they are references, which may lack it too."""
+    kind = item.get("type")
+    if kind is None:
+        return "item_reference" if set(item) <= {"id", "type"} else "message"
+    return _text(item, "type", where)
+
+
+def _message(item: Item, where: str) -> Item:
+    role = _text(item, "role", where)
+    if role not in _ROLES:
+        raise BadRequest(f"{where}.role: must be one of {', '.join(_ROLES)}.", f"{where}.role")
+    kind = "output_text" if role == "assistant" else "input_text"
+    content = item.get("content")
+    parts = [content] if isinstance(content, str) else _list(item, "content", where)
+    read = [
+        _part(part, kind, f"{where}.content.{place}" if isinstance(content, list) else where)
+        for place, part in enumerate(parts)
+    ]
+    return {"role": role, "status": "completed", "content": read}
+
+
+def _part(part: Any, kind: str, where: str) -> Item:
+    if isinstance(part, str):
+        part = {"type": kind, "text": part}
+    if not isinstance(part, dict):
+        raise BadRequest(f"{where}: must be an object.", where)
+    given = _text(part, "type", where)
+    if given == "refusal":
+        return {"type": "refusal", "refusal": _text(part, "refusal", where)}
+    if given not in _TEXT_PARTS:
+        raise BadRequest(
+            f"{where}.type: this model takes text, no {shortened(given)!r}.", f"{where}.type"
+        )
+    text = {"type": kind, "text": _text(part, "text", where)}
+    return {**text, "annotations": []} if kind == "output_text" else text
+
+
+def _function_call(item: Item, where: str) -> Item:
+    return {
+        "call_id": _name(item, "call_id", where),
+        "name": _name(item, "name", where),
+        "arguments": _text(item, "arguments", where),
+        "status": "completed",
+    }
+
+
+def _function_call_output(item: Item, where: str) -> Item:
+    output = item.get("output")
+    if not isinstance(output, str):
+        parts = _list(item, "output", where)
+        output = "".join(
+            _part(part, "input_text", f"{where}.output.{place}").get("text", "")
+            for place, part in enumerate(parts)
+        )
+    call_id = _name(item, "call_id", where)
+    return {"call_id": call_id, "output": output, "status": "completed"}
+
+
+def _reasoning(item: Item, where: str) -> Item:
+    """Its text is where we have written it; else its summary is what is left of it."""
+    read: Item = {"summary": _texts(item, "summary", where, "summary_text")}
+    if item.get("content") is not None:
+        read["content"] = _texts(item, "content", where, "reasoning_text")
+    return {**read, "status": "completed"}
+
+
+def _texts(item: Item, field: str, where: str, kind: str) -> list[Item]:
+    parts = [] if item.get(field) is None else _list(item, field, where)
+    read = []
+    for place, part in enumerate(parts):
+        if not isinstance(part, dict):
+            raise BadRequest(f"{where}.{field}.{place}: must be an object.", f"{where}.{field}")
+        read.append({"type": kind, "text": _text(part, "text", f"{where}.{field}.{place}")})
+    return read
+
+
+def _mcp_call(item: Item, where: str) -> Item:
+    return {
+        "server_label": _name(item, "server_label", where),
+        "name": _name(item, "name", where),
+        "arguments": _text(item, "arguments", where),
+        "output": _optional_text(item, "output", where),
+        "error": _call_error(item.get("error"), f"{where}.error"),
+        "status": "completed",
+    }
+
+
+def _call_error(error: Any, where: str) -> Item | None:
+    """As we write it. Others have a message, or the content in parts."""
+    if error is None:
+        return None
+    told = error
+    if isinstance(error, dict):
+        content, message = error.get("content"), error.get("message")
+        told = message if content is None else content
+    if isinstance(told, list):
+        told = "\n".join(_part(part, "input_text", where).get("text", "") for part in told)
+    if not isinstance(told, str):
+        raise BadRequest(f"{where}: must be a text, or an object with a content.", where)
+    return {"type": "mcp_tool_execution_error", "content": told}
+
+
+def _mcp_list_tools(item: Item, where: str) -> Item:
+    """What tools there are is asked again; the item only keeps its place."""
+    return {"server_label": _name(item, "server_label", where), "tools": []}
+
+
+_READERS: dict[str, Callable[[Item, str], Item]] = {
+    "message": _message,
+    "function_call": _function_call,
+    "function_call_output": _function_call_output,
+    "reasoning": _reasoning,
+    "mcp_call": _mcp_call,
+    "mcp_list_tools": _mcp_list_tools,
+}
+assert set(_READERS) == set(PREFIXES)
+
+
+def _text(item: Item, field: str, where: str) -> str:
+    value = item.get(field)
+    if not isinstance(value, str):
+        raise BadRequest(f"{where}.{field}: must be a string.", f"{where}.{field}")
+    return value
+
+
+def _optional_text(item: Item, field: str, where: str) -> str | None:
+    return None if item.get(field) is None else _name(item, field, where, None)
+
+
+def _name(item: Item, field: str, where: str, longest: int | None = _MAX_NAME_CHARS) -> str:
+    value = _text(item, field, where)
+    if longest is not None and not 0 < len(value) <= longest:
+        raise BadRequest(
+            f"{where}.{field}: must have 1 to {longest} characters.", f"{where}.{field}"
+        )
+    return value
+
+
+def _list(item: Item, field: str, where: str) -> list[Any]:
+    value = item.get(field)
+    if not isinstance(value, list):
+        raise BadRequest(f"{where}.{field}: must be a string or a list.", f"{where}.{field}")
+    if len(value) > MAX_PARTS:
+        raise BadRequest(f"{where}.{field}: holds more than {MAX_PARTS}.", f"{where}.{field}")
+    return value

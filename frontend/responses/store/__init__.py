@@ -1,0 +1,1 @@
+"""Responses in a database."""

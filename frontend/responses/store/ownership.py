@@ -1,0 +1,183 @@
+"""Responses that run, as the store knows them: whose they are, and what has come of them so far.
+
+Whoever writes about a response that runs must own it; one that no longer does is told so. Each
+method is one transaction.
+"""
+
+import json
+import time
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from sqlalchemy import Connection, func, select, update
+
+from headrace.frontend.responses.output.body import ACTIVE, IN_PROGRESS, Body
+from headrace.frontend.responses.store.database import Database
+from headrace.frontend.responses.store.journal import Entry
+from headrace.frontend.responses.store.rows import Batch, Stored, insert_batch, stored_row
+from headrace.frontend.responses.store.tables import batches, responses
+
+# Responses that a frontend takes over at once; it asks again soon.
+TAKEN_AT_ONCE = 64
+SLOW_S = 1.0
+
+
+class Ownership:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add(self, owner: str, added: Iterable[Batch]) -> set[str]:
+        """Store what has been added to responses. Returns those that this owner has lost: they
+        are cancelled, deleted, or another's."""
+
+        def write(connection: Connection) -> set[str]:
+            return {
+                batch.response_id
+                for batch in sorted(added)
+                if not self._add(connection, owner, batch)
+            }
+
+        return await self._database.write(write)
+
+    def _add(self, connection: Connection, owner: str, batch: Batch) -> bool:
+        values = {"heartbeat": self._database.now, "status": IN_PROGRESS}
+        if not self._update_own(connection, owner, batch.response_id, values):
+            return False
+        insert_batch(connection, batch)
+        return True
+
+    def _update_own(
+        self, connection: Connection, owner: str, response_id: str, values: dict[str, Any]
+    ) -> bool:
+        statement = (
+            update(responses)
+            .where(responses.c.id == response_id, responses.c.owner == owner)
+            .where(responses.c.status.in_(ACTIVE))
+            .values(**values)
+        )
+        return connection.execute(statement).rowcount > 0
+
+    async def beat(self, owner: str, running: Collection[str]) -> set[str]:
+        """This owner runs these responses. Returns those that it still owns."""
+
+        def write(connection: Connection) -> set[str]:
+            mine = responses.c.id.in_(running) & (responses.c.owner == owner)
+            mine &= responses.c.status.in_(ACTIVE)
+            connection.execute(update(responses).where(mine).values(heartbeat=self._database.now))
+            return set(connection.execute(select(responses.c.id).where(mine)).scalars())
+
+        return await self._database.write(write)
+
+    async def finish(
+        self, owner: str, last: Batch, body: Body, before: Batch | None = None
+    ) -> bool:
+        """The end of a response; false if this owner has lost it. before: a batch that may not be
+        stored yet."""
+
+        def write(connection: Connection) -> bool:
+            values = {"status": body["status"], "body": json.dumps(body), "owner": None}
+            if not self._update_own(connection, owner, last.response_id, values):
+                return False
+            if before is not None:
+                insert_batch(connection, before)
+            insert_batch(connection, last)
+            return True
+
+        return await self._database.write(write)
+
+    async def release(self, owner: str) -> None:
+        """This owner ends: others may go on with what it has, at once."""
+        mine = (responses.c.owner == owner) & responses.c.status.in_(ACTIVE)
+        statement = update(responses).where(mine).values(owner=None, heartbeat=self._database.now)
+        await self._database.write(lambda connection: connection.execute(statement))
+
+    async def take_over(
+        self, owner: str, stale_s: float, fingerprints: Collection[str], abandoned_s: float
+    ) -> list[Stored]:
+        """Become the owner of responses whose owners have not been heard of for `stale_s`.
+
+        fingerprints: what this frontend can go on with. What it cannot is left to those who can;
+        if none has come after `abandoned_s`, it is taken as well, to be ended.
+        """
+        silent_s = self._database.now - responses.c.heartbeat
+        # One in the foreground is gone on with by nobody: whoever finds it may say so.
+        ours = responses.c.fingerprint.in_(fingerprints) | ~responses.c.background
+        stale = (
+            responses.c.status.in_(ACTIVE)
+            & (responses.c.owner.is_(None) | (silent_s > stale_s))
+            & (ours | (silent_s > abandoned_s))
+        )
+
+        def is_there(connection: Connection) -> bool:
+            return (
+                connection.execute(select(responses.c.id).where(stale).limit(1)).first() is not None
+            )
+
+        def write(connection: Connection) -> list[Stored]:
+            taken = []
+            for row in connection.execute(
+                select(responses).where(stale).order_by(responses.c.id).limit(TAKEN_AT_ONCE)
+            ).all():
+                is_same = (responses.c.owner == row.owner) & (responses.c.attempts == row.attempts)
+                statement = (
+                    update(responses)
+                    .where(responses.c.id == row.id, is_same, stale)
+                    .values(owner=owner, heartbeat=self._database.now, attempts=row.attempts + 1)
+                )
+                if connection.execute(statement).rowcount:
+                    taken.append(stored_row(row)._replace(attempts=row.attempts + 1))
+            return taken
+
+        # This is asked all the time, and reading keeps nobody from writing.
+        asked = time.monotonic()
+        found = await self._database.read(is_there)
+        # A database that has kept us waiting may have kept signs of life waiting too.
+        is_slow = time.monotonic() - asked > SLOW_S
+        return await self._database.write(write) if found and not is_slow else []
+
+    # Events
+
+    async def events(self, response_id: str, first: int) -> tuple[list[str], bool]:
+        """The events from a number on, and whether there will be no more. A response that is gone
+        has none."""
+
+        def read(connection: Connection) -> tuple[list[str], bool]:
+            this = select(responses.c.status).where(responses.c.id == response_id)
+            status = connection.execute(this).scalar()
+            start = (
+                select(func.max(batches.c.first))
+                .where(batches.c.response_id == response_id, batches.c.first <= first)
+                .scalar_subquery()
+            )
+            query = (
+                select(batches.c.first, batches.c.events)
+                .where(batches.c.response_id == response_id)
+                .where(batches.c.first >= func.coalesce(start, 0))
+                .order_by(batches.c.number)
+            )
+            events: list[str] = []
+            for row in connection.execute(query):
+                told = json.loads(row.events)
+                events += told[max(0, first - row.first) :]
+            return events, status not in ACTIVE
+
+        return await self._database.read(read)
+
+    async def journal(self, response_id: str) -> tuple[list[Entry], int, int]:
+        """A response's journal, and how many events and batches there are."""
+
+        def read(connection: Connection) -> tuple[list[Entry], int, int]:
+            query = (
+                select(batches)
+                .where(batches.c.response_id == response_id)
+                .order_by(batches.c.number)
+            )
+            entries: list[Entry] = []
+            events = count = 0
+            for row in connection.execute(query):
+                entries += json.loads(row.journal)
+                events = row.first + len(json.loads(row.events))
+                count = row.number + 1
+            return entries, events, count
+
+        return await self._database.read(read)

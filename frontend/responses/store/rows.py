@@ -1,0 +1,90 @@
+"""Rows of the store, in and out."""
+
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, Row, func, insert, select
+
+from headrace.frontend.responses.output.body import ACTIVE, Body
+from headrace.frontend.responses.output.events import Events
+from headrace.frontend.responses.store.journal import Entry
+from headrace.frontend.responses.store.tables import batches
+from headrace.frontend.schemas.responses import Item
+
+
+class Stored(NamedTuple):
+    """A response as it is stored. body: with its present status."""
+
+    body: Body
+    job: dict[str, Any]
+    inputs: list[Item]
+    background: bool
+    attempts: int
+    fingerprint: str
+    previous_id: str | None
+
+    @property
+    def is_active(self) -> bool:
+        return self.body["status"] in ACTIVE
+
+
+class Batch(NamedTuple):
+    """What has been added to a response since its last batch. first: number of the first event.
+
+    number: the batch's own; whatever is stored under it already is this batch, whose writer was
+    not told so. None: the next one.
+    """
+
+    response_id: str
+    first: int
+    events: Sequence[str]
+    journal: Sequence[Entry]
+    number: int | None = None
+
+
+def stored_row(row: Row[Any]) -> Stored:
+    body = {**json.loads(row.body), "status": row.status}
+    return Stored(
+        body,
+        json.loads(row.job),
+        json.loads(row.inputs),
+        row.background,
+        row.attempts,
+        row.fingerprint,
+        row.previous_id,
+    )
+
+
+def insert_batch(connection: Connection, batch: Batch) -> None:
+    of_response = batches.c.response_id == batch.response_id
+    last = connection.execute(select(func.max(batches.c.number)).where(of_response)).scalar()
+    following = 0 if last is None else last + 1
+    if batch.number is not None and batch.number < following:
+        return
+    connection.execute(
+        insert(batches).values(
+            response_id=batch.response_id,
+            number=following,
+            first=batch.first,
+            events=json.dumps(list(batch.events)),
+            journal=json.dumps(list(batch.journal)),
+        )
+    )
+
+
+def end_events(connection: Connection, response_id: str, body: Body) -> None:
+    """Add the event that tells of the end, if there are events at all."""
+    query = (
+        select(batches.c.first, batches.c.events)
+        .where(batches.c.response_id == response_id)
+        .order_by(batches.c.number.desc())
+        .limit(1)
+    )
+    row = connection.execute(query).first()
+    if row is None:
+        return
+    first = row.first + len(json.loads(row.events))
+    told: list[str] = []
+    Events(told.append, first).lifecycle(body["status"], body)
+    insert_batch(connection, Batch(response_id, first, told, ()))

@@ -1,0 +1,139 @@
+"""The store of responses, shared by all frontends. Each method is one transaction."""
+
+import json
+from collections.abc import Callable
+
+from sqlalchemy import Connection, Select, delete, insert, select, update
+
+from headrace.frontend.errors import BadRequest
+from headrace.frontend.responses.execution.job import Job
+from headrace.frontend.responses.output.body import ACTIVE, CANCELLED, Body, in_state
+from headrace.frontend.responses.store.database import Database
+from headrace.frontend.responses.store.rows import Stored, end_events, stored_row
+from headrace.frontend.responses.store.tables import responses
+from headrace.frontend.schemas.responses import Item
+
+# A conversation that is longer than this is not gone on with.
+MAX_CHAIN = 1000
+MAX_CHAIN_CHARS = 32 * 1024 * 1024
+# Rows that are deleted in one transaction.
+PRUNED_AT_ONCE = 200
+
+
+class ResponseStore:
+    """max_age_s, max_count: what is beyond them is deleted by `prune`, the oldest first."""
+
+    def __init__(self, database: Database, max_age_s: float, max_count: int) -> None:
+        self._database = database
+        self._max_age_s, self._max_count = max_age_s, max_count
+
+    async def create(self, job: Job, owner: str | None, body: Body | None = None) -> None:
+        """Store a response. owner: who runs it. body: as it is now, if that is not as it began."""
+        body = body or job.body
+
+        def write(connection: Connection) -> None:
+            statement = insert(responses).values(
+                id=job.response_id,
+                created_at=self._database.now,
+                status=body["status"],
+                background=body["background"],
+                owner=owner,
+                heartbeat=self._database.now,
+                attempts=1,
+                fingerprint=job.fingerprint,
+                previous_id=job.request.previous_response_id,
+                job=json.dumps(job.stored()),
+                inputs=json.dumps(list(job.inputs)),
+                body=json.dumps(body),
+            )
+            connection.execute(statement)
+
+        await self._database.write(write)
+
+    async def get(self, response_id: str) -> Stored | None:
+        query = select(responses).where(responses.c.id == response_id)
+
+        def read(connection: Connection) -> Stored | None:
+            row = connection.execute(query).first()
+            return None if row is None else stored_row(row)
+
+        return await self._database.read(read)
+
+    async def delete(self, response_id: str) -> bool:
+        """Whether there was such a response."""
+        statement = delete(responses).where(responses.c.id == response_id)
+        return (
+            await self._database.write(lambda connection: connection.execute(statement).rowcount)
+            > 0
+        )
+
+    async def conversation(self, response_id: str) -> list[Item]:
+        """All items up to a response, its output included. BadRequest if the first are gone."""
+
+        def walk(connection: Connection) -> list[Item]:
+            turns: list[list[Item]] = []
+            size = 0
+            following: str | None = response_id
+            while following is not None:
+                query = select(responses).where(responses.c.id == following)
+                row = connection.execute(query).first()
+                if row is None:
+                    raise BadRequest(
+                        "previous_response_id: the beginning of the conversation is not stored any"
+                        " more.",
+                        "previous_response_id",
+                    )
+                size += len(row.inputs) + len(row.body)
+                if len(turns) >= MAX_CHAIN or size > MAX_CHAIN_CHARS:
+                    raise BadRequest(
+                        "previous_response_id: the conversation is too long.",
+                        "previous_response_id",
+                    )
+                turns.append(json.loads(row.inputs) + json.loads(row.body)["output"])
+                following = row.previous_id
+            return [item for turn in reversed(turns) for item in turn]
+
+        return await self._database.read(walk)
+
+    async def cancel(self, response_id: str) -> Stored | None:
+        """End a response that runs, whoever owns it; returns it as it is then."""
+
+        def write(connection: Connection) -> Stored | None:
+            query = select(responses).where(responses.c.id == response_id).with_for_update()
+            row = connection.execute(query).first()
+            if row is None or row.status not in ACTIVE:
+                return None if row is None else stored_row(row)
+            body = in_state(json.loads(row.body), CANCELLED)
+            values = {"status": CANCELLED, "body": json.dumps(body), "owner": None}
+            this = responses.c.id == response_id
+            connection.execute(update(responses).where(this).values(**values))
+            end_events(connection, response_id, body)
+            return stored_row(row)._replace(body=body)
+
+        return await self._database.write(write)
+
+    async def prune(self) -> int:
+        """Delete what is too old or too much; returns how many."""
+        ended = responses.c.status.not_in(ACTIVE)
+        old = (
+            select(responses.c.id)
+            .where(ended, responses.c.created_at < self._database.now - self._max_age_s)
+            .limit(PRUNED_AT_ONCE)
+        )
+        excess = (
+            select(responses.c.id)
+            .where(ended)
+            .order_by(responses.c.created_at.desc())
+            .offset(self._max_count)
+            .limit(PRUNED_AT_ONCE)
+        )
+
+        def write(query: Select[tuple[str]]) -> Callable[[Connection], int]:
+            statement = delete(responses).where(responses.c.id.in_(query))
+            return lambda connection: connection.execute(statement).rowcount
+
+        deleted = 0
+        for query in (old, excess):
+            while (count := await self._database.write(write(query))) > 0:
+                deleted += count
+        return deleted

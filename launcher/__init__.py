@@ -1,0 +1,1 @@
+"""The launcher: starts every other process, holds the HTTP socket, and restarts what ends."""

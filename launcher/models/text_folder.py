@@ -1,0 +1,146 @@
+"""Writes the folder that frontends read: tokenizer.json and text.json (see headrace.protocol.text).
+
+What transformers has to be asked (workers.prepare.prepare did, once) lies in a facts folder:
+tokenizer.json as transformers would use it, and facts.json with the completed configuration and
+the special tokens. The rest are plain files of the model.
+"""
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from headrace.launcher.models.chat_templates import model_templates, override_template
+from headrace.launcher.models.generation_config import generation_defaults
+from headrace.launcher.models.model_cache import file_digest, joint_digest
+from headrace.launcher.models.model_folder import ModelError, read_json_object
+from headrace.protocol.common.context_length import context_length
+from headrace.protocol.text import TextInfo
+
+# What a tokenizer is made from, in any of its forms.
+TOKENIZER_FILES = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tekken.json",
+)
+LONGEST_CONTEXT = 100_000_000  # tokenizers without a limit of their own say 1e30
+
+
+@dataclass(frozen=True, slots=True)
+class TextOverrides:
+    """What the operator wants otherwise than the model's authors (see PrepareOptions)."""
+
+    max_model_len: int | None = None
+    chat_template: str | None = None
+    generation_config: str = "auto"
+    override_generation_config: Mapping[str, Any] = field(default_factory=dict)
+
+
+def text_key(model: Path) -> str:
+    """A name for all that the facts of a model folder depend on."""
+    files = [model / name for name in TOKENIZER_FILES] + sorted(model.glob("*.tiktoken"))
+    return joint_digest([file_digest(file) for file in files if file.is_file()])
+
+
+def write_text_folder(
+    model: Path, facts_path: Path, text_path: Path, overrides: TextOverrides
+) -> TextInfo:
+    """Write `text_path` for the model folder `model`; ModelError if an override does not fit."""
+    facts = read_json_object(facts_path / "facts.json", required=True)
+    try:
+        info = _text_info(model, facts, overrides)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise ModelError(f"{model}: {field}: {first['msg']}") from error
+    try:
+        text_path.mkdir(parents=True, exist_ok=True)
+        _place(facts_path / "tokenizer.json", TextInfo.tokenizer_file(text_path))
+        TextInfo.file(text_path).write_text(info.model_dump_json(indent=1), encoding="utf-8")
+    except OSError as error:
+        raise ModelError(f"{text_path}: cannot be written: {error.strerror}") from error
+    return info
+
+
+def _place(source: Path, target: Path) -> None:
+    """A hard link where the file system allows it: large tokenizers have tens of megabytes."""
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _text_info(model: Path, facts: dict[str, Any], overrides: TextOverrides) -> TextInfo:
+    config, generation = facts["config"], read_json_object(model / "generation_config.json")
+    template, templates = model_templates(model)
+    if overrides.chat_template is not None:
+        template, templates = override_template(overrides.chat_template), {}
+    if not isinstance(config.get("vocab_size"), int):
+        raise ModelError(f"{model}: its config.json gives no vocab_size")
+    return TextInfo(
+        max_model_len=_context_length(model, facts, overrides.max_model_len),
+        vocab_size=config["vocab_size"],
+        eos_token_ids=_eos_token_ids(config, generation, facts, overrides),
+        chat_template=template,
+        chat_templates=templates,
+        generation_defaults=generation_defaults(
+            model, overrides.generation_config, overrides.override_generation_config
+        ),
+        tokenizer_class=facts["tokenizer_class"],
+        added_tokens=facts["added_tokens"],
+        **facts["special_tokens"],
+    )
+
+
+def _context_length(model: Path, facts: dict[str, Any], wanted: int | None) -> int:
+    """The tokens that the model can handle, or fewer if the operator wants so."""
+    own = _own_context_length(facts)
+    if wanted is None:
+        if own is None:
+            raise ModelError(f"{model}: does not say how long its context is: give --max-model-len")
+        return own
+    if wanted < 1:
+        raise ModelError(f"--max-model-len {wanted}: must be at least 1")
+    if own is not None and wanted > own:
+        raise ModelError(f"--max-model-len {wanted}: is more than the model's own {own} tokens")
+    return wanted
+
+
+def _own_context_length(facts: dict[str, Any]) -> int | None:
+    """From the configuration, else from the tokenizer; None if neither says."""
+    own = context_length(facts["config"])
+    limit = facts.get("model_max_length")
+    if own is None and limit and 0 < limit <= LONGEST_CONTEXT:
+        return int(limit)
+    return own
+
+
+def _eos_token_ids(
+    config: dict[str, Any],
+    generation: dict[str, Any],
+    facts: dict[str, Any],
+    overrides: TextOverrides,
+) -> tuple[int, ...]:
+    """The ids that end a text according to any of the files, in ascending order; or those that the
+    operator names."""
+    ids: set[int] = set()
+    override = overrides.override_generation_config
+    sources = [override] if "eos_token_id" in override else [config, generation, facts]
+    for source in sources:
+        value = source.get("eos_token_id")
+        ids.update(value if isinstance(value, list) else [value] if value is not None else [])
+    return tuple(sorted(i for i in ids if isinstance(i, int) and 0 <= i < config["vocab_size"]))

@@ -1,0 +1,1 @@
+"""What several processes share besides messages and configuration."""

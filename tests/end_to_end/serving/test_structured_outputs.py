@@ -1,0 +1,85 @@
+"""Structured outputs through real processes, some of which die."""
+
+import json
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jsonschema
+import pytest
+
+from tests.end_to_end.servers import Launch, Server, wait_for
+
+NUMBERS = {
+    "type": "array",
+    "items": {"type": "integer", "minimum": 0, "maximum": 99},
+    "minItems": 20,
+    "maxItems": 20,
+}
+EXPLODING = {"allOf": [{"type": "string", "pattern": f"(a|b)*a(a|b){{{n}}}"} for n in range(1, 20)]}
+
+
+def body(server: Server, schema: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "model": server.client.get("/v1/models").json()["data"][0]["id"],
+        "messages": [{"role": "user", "content": "Numbers, please."}],
+        "max_tokens": 400,
+        "temperature": 0,
+        "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}},
+        "structured_outputs": {"disable_any_whitespace": True},
+    }
+
+
+def stream(server: Server, kill_after: int | None = None) -> tuple[str, str | None]:
+    """The text and why it ended. kill_after: events after which the oldest worker dies."""
+    text, reason, events = "", None, 0
+    request = {**body(server, NUMBERS), "stream": True}
+    with server.client.stream("POST", "/v1/chat/completions", json=request) as response:
+        for line in response.iter_lines():
+            if not line.startswith("data: {"):
+                continue
+            choice = json.loads(line.removeprefix("data: "))["choices"][0]
+            text += choice["delta"].get("content") or ""
+            reason = choice["finish_reason"] or reason
+            events += 1
+            if events == kill_after:
+                server.children("headrace.workers.main")[0].send_signal(signal.SIGKILL)
+    return text, reason
+
+
+@pytest.fixture(scope="module")
+def server(launch: Launch) -> Server:
+    return launch("--workers", "1", "--frontends", "1", step_s=0.01)
+
+
+def test_a_schema_that_explodes_is_refused_while_others_are_served(server: Server) -> None:
+    before = [process.pid for process in server.children()]
+    with ThreadPoolExecutor(1) as thread:
+        hostile = thread.submit(
+            server.client.post, "/v1/chat/completions", json=body(server, EXPLODING)
+        )
+        answer = server.client.post("/v1/chat/completions", json=body(server, NUMBERS))
+        assert answer.status_code == 200
+        assert server.client.get("/health").status_code == 200
+        refused = hostile.result()
+    assert refused.status_code == 400
+    assert refused.json()["error"]["message"].startswith("response_format: it takes too")
+    assert [process.pid for process in server.children()] == before
+
+
+def test_a_text_keeps_to_its_schema_though_its_worker_dies(server: Server) -> None:
+    plain, reason = stream(server)
+    assert reason == "stop"
+    jsonschema.validate(json.loads(plain), NUMBERS)
+    worker = server.children("headrace.workers.main")[0].pid
+    assert stream(server, kill_after=8) == (plain, reason)
+    assert server.children("headrace.workers.main")[0].pid != worker
+
+
+def test_checkers_die_with_their_frontend(server: Server) -> None:
+    server.client.post("/v1/chat/completions", json=body(server, NUMBERS))
+    frontend = server.children("headrace.frontend.main")[0]
+    checkers = frontend.children()
+    assert checkers
+    frontend.kill()
+    wait_for(lambda: not any(each.is_running() for each in checkers), "the checkers' end")

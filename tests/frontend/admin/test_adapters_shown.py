@@ -1,0 +1,296 @@
+"""LoRA adapters as a frontend shows and uses them."""
+
+import asyncio
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from quart.typing import TestClientProtocol as Client
+
+from headrace.frontend.adapters import AdapterNews, AdapterUse
+from headrace.frontend.pool.interface import PoolUnavailable
+from headrace.protocol.config import EngineConfig
+from headrace.protocol.state import READY, STARTING, AdapterState, PoolState
+from headrace.protocol.to_frontend import CONFLICT, INVALID, MISSING, TIMEOUT, UNFIT, Output
+from tests.frontend.fake_pool import FakePool, pool_state
+from tests.frontend.pool.dispatching import Wire, begin
+
+SQL = AdapterState("sql", "1f", "org/sql")
+LEAVING = AdapterState("css", "2f", "css", is_leaving=True)
+ASK = {"model": "sql", "prompt": "hi", "max_tokens": 2}
+
+
+@pytest.fixture
+def use() -> AdapterUse:
+    return AdapterUse()
+
+
+@pytest.fixture
+def admin(make_app, use: AdapterUse, pool: FakePool) -> Client:
+    pool.state = pool_state(adapters=(SQL, LEAVING))
+    engine = EngineConfig(enable_lora=True)
+    return make_app(enable_admin=True, use=use, engine=engine).test_client()
+
+
+def write_adapter(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text("{}")
+    (folder / "adapter_model.safetensors").write_bytes(b"x")
+    return folder
+
+
+async def load(client: Client, status: int, **fields: Any) -> Any:
+    answer = await client.post("/v1/load_lora_adapter", json={"lora_name": "new", **fields})
+    text = (await answer.get_data()).decode()
+    assert answer.status_code == status, text
+    return text if status == 200 else (await answer.get_json())["error"]
+
+
+class TestModels:
+    async def test_adapters_are_models_with_a_parent(self, admin: Client) -> None:
+        cards = (await (await admin.get("/v1/models")).get_json())["data"]
+        shown = [(each["id"], each["root"], each["parent"]) for each in cards]
+        assert shown[-1] == ("sql", "org/sql", "smol")
+        assert [parent for *_, parent in shown[:-1]] == [None, None]
+        card = await (await admin.get("/v1/models/sql")).get_json()
+        assert card == cards[-1]
+        assert (await admin.get("/v1/models/css")).status_code == 404
+
+    async def test_requests_use_them(self, admin: Client, pool: FakePool, use: AdapterUse) -> None:
+        answer = await (await admin.post("/v1/completions", json=ASK)).get_json()
+        assert answer["model"] == "sql"
+        assert pool.requests[0].adapter == "1f"
+        base = await (await admin.post("/v1/completions", json=ASK | {"model": "smol"})).get_json()
+        assert pool.requests[1].adapter == ""
+        assert base["system_fingerprint"] != answer["system_fingerprint"]
+        assert not use.is_used("1f")
+
+    async def test_one_that_leaves_takes_no_requests(self, admin: Client) -> None:
+        answer = await admin.post("/v1/completions", json=ASK | {"model": "css"})
+        assert answer.status_code == 404
+
+    async def test_an_adapter_is_used_until_the_answer_has_ended(
+        self, admin: Client, pool: FakePool, use: AdapterUse
+    ) -> None:
+        pool.hold_after = 1
+        asked = asyncio.create_task(admin.post("/v1/completions", json=ASK))
+        await pool.wait_for_streams(1)
+        assert use.is_used("1f")
+        pool.release.set()
+        await asked
+        assert not use.is_used("1f")
+
+    async def test_a_response_keeps_its_adapter_through_all_its_turns(
+        self, admin: Client, pool: FakePool, use: AdapterUse
+    ) -> None:
+        pool.hold_after = 1
+        body = {"model": "sql", "input": "hi", "background": True, "max_output_tokens": 3}
+        begun = await (await admin.post("/v1/responses", json=body)).get_json()
+        pool.state = pool_state()  # the name is nobody's now
+        assert use.is_used("1f")
+        pool.release.set()
+        news = AdapterNews(lambda: pool.state, use)
+        assert await news.await_unused({"adapter_id": "1f", "timeout_s": 20})
+        ended = await (await admin.get(f"/v1/responses/{begun['id']}")).get_json()
+        assert ended["status"] in ("incomplete", "completed"), ended
+
+
+class TestLoading:
+    async def test_its_files_are_copied_and_the_pool_told(
+        self, admin: Client, pool: FakePool, tmp_path: Path
+    ) -> None:
+        folder = write_adapter(tmp_path / "new")
+        text = await load(admin, 200, lora_path=str(folder))
+        assert text == "Success: LoRA adapter 'new' added successfully."
+        ((method, arguments, scope),) = pool.calls
+        adapter_id = arguments.pop("adapter_id")
+        assert (method, scope.group) == ("load_adapter", "main")
+        assert arguments == {"name": "new", "root": "new", "in_place": False}
+        kept = tmp_path / "adapters" / adapter_id
+        assert (kept / "adapter_model.safetensors").read_bytes() == b"x"
+        await load(admin, 200, lora_path=str(folder), load_inplace=True)
+        assert pool.calls[1][1]["in_place"]
+        assert pool.calls[1][1]["adapter_id"] != adapter_id
+
+    @pytest.mark.parametrize(
+        ("path", "status"),
+        [
+            ("/tmp/../etc", 400),
+            ("../etc", 400),
+            ("org/../../etc", 400),
+            ("relative", 400),
+            ("~/adapter", 400),
+            ("file:///etc", 400),
+            ("/nowhere/at/all", 404),
+            ("/etc", 404),
+            ("/dev/stdin", 404),
+            ("org/nothing", 404),
+            ("", 400),
+            ("a" * 5000, 400),
+        ],
+    )
+    async def test_places_where_none_is(
+        self, admin: Client, pool: FakePool, path: str, status: int
+    ) -> None:
+        error = await load(admin, status, lora_path=path)
+        assert error["param"] == "lora_path"
+        assert "/nowhere" not in error["message"]
+        assert not pool.calls
+
+    async def test_files_that_are_not_read(self, admin: Client, tmp_path: Path) -> None:
+        folder = write_adapter(tmp_path / "new")
+        weights = folder / "adapter_model.safetensors"
+        weights.rename(folder / "adapter_model.bin")
+        assert "pickled" in (await load(admin, 400, lora_path=str(folder)))["message"]
+        weights.mkdir()
+        assert "no file" in (await load(admin, 400, lora_path=str(folder)))["message"]
+
+    async def test_no_room_for_a_copy(
+        self, admin: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder = write_adapter(tmp_path / "new")
+        usage = shutil.disk_usage(tmp_path)._replace(free=2)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+        assert "no room" in (await load(admin, 400, lora_path=str(folder)))["message"]
+        assert not (tmp_path / "adapters").exists()
+
+    async def test_only_what_lies_in_the_folder_for_them(
+        self, make_app, pool: FakePool, tmp_path: Path
+    ) -> None:
+        root = tmp_path / "root"
+        root.mkdir()
+        write_adapter(root / "mine")
+        outside = write_adapter(tmp_path / "outside")
+        (root / "link").symlink_to(outside)
+        linked = write_adapter(root / "linked")
+        (linked / "adapter_model.safetensors").unlink()
+        (linked / "adapter_model.safetensors").symlink_to(outside / "adapter_model.safetensors")
+        engine = EngineConfig(enable_lora=True)
+        client = make_app(enable_admin=True, engine=engine, lora_dir=root).test_client()
+        for path in ("mine", str(root / "mine")):
+            await load(client, 200, lora_path=path)
+        for path in (str(outside), "/nowhere", "link", "linked", "/etc"):
+            error = await load(client, 400, lora_path=path)
+            assert "must lie in the folder" in error["message"], path
+        assert (await load(client, 404, lora_path="nothing"))["param"] == "lora_path"
+
+    @pytest.mark.parametrize(
+        ("kind", "status", "param"),
+        [
+            (INVALID, 400, "lora_name"),
+            (UNFIT, 400, "lora_path"),
+            (CONFLICT, 409, "lora_name"),
+            (TIMEOUT, 408, "lora_name"),
+        ],
+    )
+    async def test_what_the_pool_refuses(
+        self, admin: Client, pool: FakePool, tmp_path: Path, kind: str, status: int, param: str
+    ) -> None:
+        folder = write_adapter(tmp_path / "new")
+        pool.errors["load_adapter"] = ("has already been loaded", kind)
+        error = await load(admin, status, lora_path=str(folder))
+        assert error["message"] == "The lora adapter 'new' has already been loaded."
+        assert error["param"] == param
+
+    async def test_bad_fields(self, admin: Client) -> None:
+        for fields, param in (
+            ({"lora_name": ""}, "lora_name"),
+            ({"lora_name": "a\nb"}, "lora_name"),
+            ({"lora_name": "x" * 300}, "lora_name"),
+            ({"lora_name": 5}, "body.lora_name"),
+            ({"load_inplace": "yes"}, "body.load_inplace"),
+        ):
+            error = await load(admin, 400, **{"lora_path": "/x", **fields})
+            assert error["param"] == param, error
+
+    async def test_only_for_operators(self, client: Client) -> None:
+        for path in ("/v1/load_lora_adapter", "/v1/unload_lora_adapter"):
+            assert (await client.post(path, json={})).status_code == 404
+
+
+class TestUnloading:
+    async def test_the_pool_is_told(self, admin: Client, pool: FakePool) -> None:
+        answer = await admin.post("/v1/unload_lora_adapter", json={"lora_name": "sql"})
+        text = (await answer.get_data()).decode()
+        assert text == "Success: LoRA adapter 'sql' removed successfully."
+        assert pool.calls[0][:2] == ("unload_adapter", {"name": "sql"})
+
+    async def test_what_came_of_it_at_each_worker(self, admin: Client) -> None:
+        answer = await admin.post("/v1/unload_lora_adapter?verbose", json={"lora_name": "sql"})
+        body = await answer.get_json()
+        assert body["message"] == "Success: LoRA adapter 'sql' removed successfully."
+        assert [each["name"] for each in body["workers"]] == ["main-0.0"]
+
+    async def test_one_that_there_is_not(self, admin: Client, pool: FakePool) -> None:
+        pool.errors["unload_adapter"] = ("cannot be found", MISSING)
+        answer = await admin.post("/v1/unload_lora_adapter", json={"lora_name": "x"})
+        error = (await answer.get_json())["error"]
+        assert (answer.status_code, error["type"]) == (404, "NotFoundError")
+        assert error["message"] == "The lora adapter 'x' cannot be found."
+
+
+class TestNews:
+    async def test_an_adapter_is_shown_as_soon_as_the_state_says_so(self) -> None:
+        states: list[PoolState | None] = [None]
+        news = AdapterNews(lambda: states[-1], AdapterUse())
+        shown = asyncio.create_task(news.await_shown({"adapter_id": "1f", "timeout_s": 20}))
+        await asyncio.sleep(0.05)
+        assert not shown.done()
+        states.append(pool_state(adapters=(SQL,)))
+        assert await shown
+
+    async def test_one_that_leaves_is_not(self) -> None:
+        news = AdapterNews(lambda: pool_state(adapters=(LEAVING,)), AdapterUse())
+        assert not await news.await_shown({"adapter_id": "2f", "timeout_s": 0.01})
+
+    async def test_an_adapter_is_unused_when_nobody_finds_it_nor_uses_it(self) -> None:
+        use = AdapterUse()
+        state = [pool_state(adapters=(SQL,))]
+        news = AdapterNews(lambda: state[-1], use)
+        assert not await news.await_unused({"adapter_id": "1f", "timeout_s": 0.01})
+        first, second = use.hold("1f"), use.hold("1f")
+        state.append(pool_state())
+        first()
+        assert not await news.await_unused({"adapter_id": "1f", "timeout_s": 0.01})
+        unused = asyncio.create_task(news.await_unused({"adapter_id": "1f", "timeout_s": 20}))
+        await asyncio.sleep(0.05)
+        second()
+        assert await unused
+
+
+class TestDispatch:
+    async def test_only_workers_that_have_the_adapter_get_its_requests(self) -> None:
+        wire = Wire()
+        wire.adapters = {"w": ("1f",)}
+        wire.state(v=READY, w=READY, u=READY)
+        for number in range(5):
+            await begin(wire, f"r{number}", adapter="1f")
+        assert len(wire.running("w")) == 5
+
+    async def test_it_goes_on_in_another_that_has_it(self) -> None:
+        wire = Wire()
+        wire.adapters = {"w": ("1f",), "v": ("1f",)}
+        wire.state(w=READY)
+        await begin(wire, adapter="1f")
+        wire.state(w=READY, u=READY, v=READY)
+        wire.state(u=READY, v=READY)
+        assert wire.where("r") == "v"
+
+    async def test_a_worker_that_has_just_started_gets_it_a_moment_later(self) -> None:
+        wire = Wire()
+        wire.state(w=READY)
+        _, task = await begin(wire, adapter="1f")
+        assert wire.sent == []
+        wire.adapters = {"w": ("1f",)}
+        wire.state(w=READY)
+        assert wire.where("r") == "w"
+        wire.answer("w", Output("r", (1,), 0, "stop"))
+        assert [each.token_ids for each in await task] == [(1,)]
+
+    async def test_without_a_worker_it_fails_as_others_do(self) -> None:
+        wire = Wire()
+        wire.state(w=STARTING)
+        _, task = await begin(wire, adapter="1f")
+        with pytest.raises(PoolUnavailable):
+            await task

@@ -1,0 +1,92 @@
+"""Content blocks of a message in the making."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headrace.frontend.anthropic_api.blocks import Blocks
+from headrace.frontend.chat.message import MessagePart, ToolCallPart
+from tests.frontend.chat.marked_reader import MarkedReader
+
+
+def made(parts):
+    """The blocks as a whole answer shows them, and as a client reads them from the events."""
+    blocks = Blocks()
+    events = [event for part in parts for event in blocks.add(part)] + blocks.finish()
+    read, is_open = [], False
+    for event in events:
+        if event["type"] == "content_block_start":
+            assert not is_open
+            assert event["index"] == len(read)
+            is_open = True
+            read.append({**event["content_block"], "json": ""})
+            continue
+        assert is_open
+        assert event["index"] == len(read) - 1
+        if event["type"] == "content_block_stop":
+            is_open = False
+            continue
+        for field, value in event["delta"].items():
+            if field == "partial_json":
+                read[-1]["json"] += value
+            elif field != "type":
+                read[-1][field] += value
+    assert not is_open
+    return blocks.content, read
+
+
+def without(block, field):
+    return {name: value for name, value in block.items() if name != field}
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(["~r", "~c", "~t", "a", " ", "\n", "{}", "é"]), max_size=40))
+def test_events_join_to_the_whole_and_lose_nothing(words):
+    said = "".join(words)
+    reader = MarkedReader()
+    parts = [reader.feed(char) for char in said]
+    whole, read = made(parts)
+    assert [without(block, "input") for block in whole] == [
+        without(without(block, "json"), "input") for block in read
+    ]
+    thoughts = "".join(block["thinking"] for block in whole if block["type"] == "thinking")
+    assert "".join(thoughts.split()) == "".join("".join(part.reasoning for part in parts).split())
+    text = "".join(block["text"] for block in whole if block["type"] == "text")
+    assert "".join(text.split()) == "".join("".join(part.content for part in parts).split())
+    calls = [block["json"] for block in read if block["type"] == "tool_use"]
+    names = [call for part in parts for call in part.tool_calls if call.name]
+    assert len(calls) == len(names)
+    arguments = "".join(call.arguments for part in parts for call in part.tool_calls)
+    assert "".join(calls) == arguments
+    assert all(block[kind].strip() for block in whole if (kind := block["type"]) != "tool_use")
+
+
+def test_the_rest_of_a_call_comes_before_text_that_came_with_it():
+    begun = MessagePart(tool_calls=(ToolCallPart(0, "id", "f", '{"a":'),))
+    rest = MessagePart(
+        content="Done.",
+        tool_calls=(ToolCallPart(0, None, None, " 1}"), ToolCallPart(1, "b", "g", "{}")),
+    )
+    whole, _ = made([begun, rest])
+    assert [block["type"] for block in whole] == ["tool_use", "text", "tool_use"]
+    assert whole[0]["input"] == {"a": 1}
+
+
+@pytest.mark.parametrize("arguments", ["", "nonsense", '{"a": NaN}', '{"a":' * 10_000])
+def test_arguments_that_are_no_json_are_empty(arguments):
+    whole, _ = made([MessagePart(tool_calls=(ToolCallPart(0, "id", "f", arguments),))])
+    assert whole[0]["input"] == {}
+
+
+def test_empty_thoughts_are_no_block():
+    whole, _ = made([MessagePart(reasoning="\n"), MessagePart("So", reasoning="\n")])
+    assert whole == [{"type": "text", "text": "So"}]
+    whole, _ = made([MessagePart(reasoning="\n"), MessagePart(reasoning="a \n"), MessagePart("b")])
+    assert [block.get("thinking") for block in whole] == ["\na \n", None]
+
+
+def test_text_alone_keeps_its_spaces():
+    said = "  a \n\n b\n "
+    for size in (1, 2, 5, 100):
+        pieces = [said[start : start + size] for start in range(0, len(said), size)]
+        assert made([MessagePart(piece) for piece in pieces])[0] == [{"type": "text", "text": said}]

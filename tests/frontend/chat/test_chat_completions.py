@@ -1,0 +1,326 @@
+import json
+
+import pytest
+
+from headrace.frontend.pool.interface import PoolBusy, PoolUnavailable, RequestLost, RequestRejected
+from tests.frontend.fake_pool import logprobs_of
+from tests.frontend.text.tokenizers_for_tests import EOS
+
+PATH = "/v1/chat/completions"
+QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+ANSWER = "The capital of France is Paris."
+
+
+async def ask(client, **fields):
+    response = await client.post(PATH, json={"messages": QUESTION, **fields})
+    return response, await response.get_json()
+
+
+async def stream(client, **fields):
+    """The stream's events, [DONE] left out."""
+    response = await client.post(PATH, json={"messages": QUESTION, "stream": True, **fields})
+    assert response.status_code == 200, await response.get_data(as_text=True)
+    lines = (await response.get_data(as_text=True)).strip().split("\n\n")
+    assert lines[-1] == "data: [DONE]"
+    assert lines.count("data: [DONE]") == 1
+    return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+
+
+def text_of(events, index=0):
+    choices = [choice for event in events for choice in event["choices"]]
+    return "".join(c["delta"].get("content", "") for c in choices if c["index"] == index)
+
+
+async def test_answers_in_one_piece(client, pool):
+    response, body = await ask(client)
+    assert response.status_code == 200
+    assert body["choices"][0]["message"]["content"] == ANSWER
+    assert body["choices"][0]["finish_reason"] == "stop"
+    assert body["usage"]["prompt_tokens"] == len(pool.requests[0].prompt_token_ids)
+    assert body["usage"]["completion_tokens"] == 8
+    assert body["model"] == "smol"
+
+
+async def test_streams_role_then_text_then_end_then_usage(client):
+    events = await stream(client, stream_options={"include_usage": True})
+    assert events[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert text_of(events) == ANSWER
+    reasons = [event["choices"][0]["finish_reason"] for event in events[:-1]]
+    assert reasons == [None] * (len(events) - 2) + ["stop"]
+    assert events[-1]["choices"] == []
+    assert events[-1]["usage"]["completion_tokens"] == 8
+
+
+async def test_tokens_that_come_together_go_in_one_chunk(client, pool):
+    pool.per_output = 100
+    events = await stream(client)
+    assert len(events) == 2
+    assert text_of(events) == ANSWER
+
+
+async def test_usage_in_every_chunk(client):
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    events = await stream(client, stream_options=options)
+    counts = [event["usage"]["completion_tokens"] for event in events]
+    assert counts[-3:] == [7, 8, 8]
+
+
+async def test_the_prompt_is_the_rendered_chat(client, pool, text):
+    await ask(client, messages=[{"role": "system", "content": "S"}, *QUESTION])
+    prompt = text.tokenizer.decode(pool.requests[0].prompt_token_ids, skip_special_tokens=False)
+    assert prompt == (
+        "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nWhat is the capital of France?"
+        "<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+async def test_text_parts_are_joined(client, pool, text):
+    parts = [{"type": "text", "text": "Hello"}, {"type": "text", "text": "world"}]
+    await ask(client, messages=[{"role": "user", "content": parts}])
+    prompt = text.tokenizer.decode(pool.requests[0].prompt_token_ids)
+    assert "user\nHello\nworld\n" in prompt
+
+
+async def test_an_answer_can_be_sent_back_as_a_message(client):
+    _, body = await ask(client)
+    message = body["choices"][0]["message"]
+    response, _ = await ask(client, messages=[*QUESTION, message, *QUESTION])
+    assert response.status_code == 200
+
+
+async def test_the_context_is_the_default_limit(client, pool):
+    await ask(client)
+    request = pool.requests[0]
+    assert request.sampling.max_tokens == 2048 - len(request.prompt_token_ids)
+
+
+async def test_max_completion_tokens_goes_first(client, pool):
+    _, body = await ask(client, max_tokens=5, max_completion_tokens=2)
+    assert pool.requests[0].sampling.max_tokens == 2
+    assert body["choices"][0]["finish_reason"] == "length"
+    assert body["choices"][0]["message"]["content"] == "The capital"
+
+
+@pytest.mark.parametrize("stop", ["Paris", ["Nowhere", "ance is Pa"], ["s Paris.", "Paris"]])
+@pytest.mark.parametrize("include", [True, False])
+async def test_stop_strings_end_the_text(client, pool, stop, include):
+    _, body = await ask(client, stop=stop, include_stop_str_in_output=include)
+    choice = body["choices"][0]
+    met = choice["stop_reason"]
+    end = ANSWER.index(met) + (len(met) if include else 0)
+    assert choice["message"]["content"] == ANSWER[:end]
+    assert choice["finish_reason"] == "stop"
+    assert body["usage"]["completion_tokens"] == 6 + (met == "s Paris.")
+    assert pool.streams[0].cancelled
+    events = await stream(client, stop=stop, include_stop_str_in_output=include)
+    assert text_of(events) == ANSWER[:end]
+    assert events[-1]["choices"][0]["stop_reason"] == met
+
+
+async def test_text_that_only_might_have_been_a_stop_is_shown(client):
+    events = await stream(client, stop=["Paris. And"])
+    assert text_of(events) == ANSWER
+
+
+async def test_stop_strings_count_from_min_tokens_on(client):
+    _, body = await ask(client, stop="capital", min_tokens=2)
+    assert body["choices"][0]["message"]["content"] == ANSWER
+    _, body = await ask(client, stop="capital", min_tokens=1)
+    assert body["choices"][0]["message"]["content"] == "The "
+
+
+async def test_stop_tokens_are_named_and_not_shown(client, text):
+    token_id = text.tokenizer.encode(" France").ids[0]
+    _, body = await ask(client, stop_token_ids=[token_id])
+    choice = body["choices"][0]
+    assert choice["message"]["content"] == "The capital of"
+    assert (choice["finish_reason"], choice["stop_reason"]) == ("stop", token_id)
+
+
+async def test_ignore_eos(client, pool):
+    pool.reply = lambda request: [EOS, 300, EOS]
+    _, body = await ask(client, ignore_eos=True, skip_special_tokens=False)
+    assert pool.requests[0].sampling.eos_token_ids == ()
+    assert body["choices"][0]["message"]["content"].count("<|im_end|>") == 2
+
+
+async def test_special_tokens_are_skipped_unless_wanted(client, pool):
+    pool.reply = lambda request: [1, EOS]
+    _, body = await ask(client)
+    assert body["choices"][0]["message"]["content"] == ""
+    _, body = await ask(client, skip_special_tokens=False)
+    assert body["choices"][0]["message"]["content"] == "<|im_start|>"
+
+
+async def test_choices_differ_by_seed_only(client, pool):
+    _, body = await ask(client, n=3, temperature=1, seed=7)
+    assert [choice["index"] for choice in body["choices"]] == [0, 1, 2]
+    seeds = [request.sampling.seed for request in pool.requests]
+    assert seeds[0] == 7
+    assert len(set(seeds)) == 3
+    assert body["usage"]["completion_tokens"] == 24
+    await ask(client, n=3, temperature=1, seed=7)
+    assert [request.sampling.seed for request in pool.requests[3:]] == seeds
+    events = await stream(client, n=3, temperature=1)
+    assert [text_of(events, index) for index in range(3)] == [ANSWER] * 3
+    ends = [event for event in events if event["choices"][0]["finish_reason"]]
+    assert len(ends) == 3
+
+
+async def test_seeds_are_definite_and_random_without_one(client, pool):
+    await ask(client)
+    await ask(client)
+    await ask(client, seed=-1)
+    seeds = [request.sampling.seed for request in pool.requests]
+    assert seeds[0] != seeds[1]
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+async def test_sampling_fields_reach_the_worker(client, pool):
+    fields = {
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "top_k": 5,
+        "min_p": 0.1,
+        "repetition_penalty": 1.1,
+        "presence_penalty": 0.25,
+        "frequency_penalty": -0.25,
+        "min_tokens": 2,
+        "max_tokens": 9.0,
+        "seed": 2**63 - 1,
+    }
+    await ask(client, **fields, priority=3, cache_salt="salt", user="tenant")
+    request = pool.requests[0]
+    for name, value in fields.items():
+        assert getattr(request.sampling, name) == value
+    assert (request.priority, request.cache_salt, request.tenant) == (3, "salt", "tenant")
+
+
+async def test_log_probabilities(client, text):
+    _, body = await ask(client, logprobs=True, top_logprobs=2, max_tokens=2)
+    content = body["choices"][0]["logprobs"]["content"]
+    assert [entry["token"] for entry in content] == ["The", " capital"]
+    first = text.tokenizer.encode("The").ids[0]
+    assert content[0]["logprob"] == logprobs_of(first, 2).logprob
+    assert content[0]["bytes"] == list(b"The")
+    assert len(content[0]["top_logprobs"]) == 2
+    events = await stream(client, logprobs=True, top_logprobs=2, max_tokens=2)
+    streamed = [e["choices"][0]["logprobs"] for e in events if e["choices"][0]["logprobs"]]
+    assert [entry for part in streamed for entry in part["content"]] == content
+
+
+async def test_log_probabilities_of_impossible_tokens_are_json(client, pool, monkeypatch):
+    lowest = logprobs_of(5, 1).__class__(5, float("-inf"), 9, (5,), (float("-inf"),))
+    monkeypatch.setattr("tests.frontend.fake_pool.logprobs_of", lambda token_id, top, named: lowest)
+    _, body = await ask(client, logprobs=True, top_logprobs=1, max_tokens=1)
+    assert body["choices"][0]["logprobs"]["content"][0]["logprob"] == -9999.0
+
+
+async def test_token_ids_are_returned(client, pool, text):
+    _, body = await ask(client, return_token_ids=True, return_prompt_text=True)
+    assert body["prompt_token_ids"] == list(pool.requests[0].prompt_token_ids)
+    assert body["choices"][0]["token_ids"] == [*text.tokenizer.encode(ANSWER).ids, EOS]
+    assert body["prompt_text"].endswith("<|im_start|>assistant\n")
+    events = await stream(client, return_token_ids=True)
+    assert events[0]["prompt_token_ids"] == body["prompt_token_ids"]
+    ids = [id_ for event in events[1:] for id_ in event["choices"][0]["token_ids"]]
+    assert ids == body["choices"][0]["token_ids"]
+
+
+async def test_a_final_message_is_continued_and_echoed(client, pool, text):
+    messages = [*QUESTION, {"role": "assistant", "content": "Well: "}]
+    fields = {
+        "messages": messages,
+        "continue_final_message": True,
+        "add_generation_prompt": False,
+        "echo": True,
+    }
+    _, body = await ask(client, **fields)
+    prompt = text.tokenizer.decode(pool.requests[0].prompt_token_ids, skip_special_tokens=False)
+    assert prompt.endswith("<|im_start|>assistant\nWell: ")
+    assert body["choices"][0]["message"]["content"] == "Well: " + ANSWER
+    assert text_of(await stream(client, **fields)) == "Well: " + ANSWER
+
+
+async def test_template_variables(make_app, text, pool):
+    info = text.info.model_copy(update={"chat_template": "{{ mood }}{{ reasoning_effort }}"})
+    client = make_app(type(text)(info, text.tokenizer)).test_client()
+    response, _ = await ask(client, chat_template_kwargs={"mood": "M"}, reasoning_effort="low")
+    assert response.status_code == 200
+    assert text.tokenizer.decode(pool.requests[0].prompt_token_ids) == "Mlow"
+    response, body = await ask(client, chat_template_kwargs={"messages": []})
+    assert response.status_code == 400
+    assert body["error"]["param"] == "chat_template_kwargs"
+
+
+async def test_models_without_a_template_take_no_chats(make_app, text):
+    info = text.info.model_copy(update={"chat_template": None})
+    response, body = await ask(make_app(type(text)(info, text.tokenizer)).test_client())
+    assert response.status_code == 400
+    assert "chat template" in body["error"]["message"]
+
+
+async def test_the_models_own_sampling_defaults(make_app, text, pool):
+    defaults = {"temperature": 0.0, "top_k": 50.0, "max_new_tokens": 3.0}
+    info = text.info.model_copy(update={"generation_defaults": defaults})
+    client = make_app(type(text)(info, text.tokenizer)).test_client()
+    await ask(client)
+    await ask(client, temperature=1.0, top_k=-1, max_tokens=7)
+    first, second = (request.sampling for request in pool.requests)
+    assert (first.temperature, first.top_k, first.max_tokens) == (0.0, 50, 3)
+    assert (second.temperature, second.top_k, second.max_tokens) == (1.0, 0, 7)
+
+
+@pytest.mark.parametrize(
+    ("failure", "status", "kind"),
+    [
+        (PoolUnavailable("none is ready", 2.5), 503, "Service Unavailable"),
+        (PoolBusy("all are full"), 429, "Too Many Requests"),
+        (RequestRejected("too odd"), 400, "BadRequestError"),
+        (RequestLost("lost"), 500, "InternalServerError"),
+        (RuntimeError("/secret 0x7f00"), 500, "InternalServerError"),
+    ],
+)
+async def test_failures_before_the_first_token_have_a_status(client, pool, failure, status, kind):
+    pool.failure = failure
+    for fields in ({}, {"stream": True}, {"n": 2}, {"n": 2, "stream": True}):
+        response, body = await ask(client, **fields)
+        assert response.status_code == status
+        assert body["error"]["type"] == kind
+        assert "secret" not in body["error"]["message"]
+        if status in (429, 503):
+            assert int(response.headers["Retry-After"]) >= 1
+
+
+ASKED_FOR = [{}, {"n": 2}, {"use_beam_search": True}]
+
+
+@pytest.mark.parametrize("fields", [*ASKED_FOR, {"stream": True}, {"n": 2, "stream": True}])
+@pytest.mark.parametrize(("reason", "status"), [("rejected", 400), ("error", 500)])
+async def test_texts_that_nothing_can_follow(client, pool, fields, reason, status):
+    """What the request asks for may be at fault, or the model."""
+    pool.reason, pool.error, pool.reply = reason, "no token can follow", lambda _: [7]
+    response, body = await ask(client, **fields)
+    assert response.status_code == status
+    assert body["error"]["message"] == "no token can follow"
+    assert body["error"]["code"] == status
+
+
+async def test_texts_that_nothing_can_follow_any_more(client, pool):
+    pool.reason, pool.error, pool.reply = "rejected", "no token can follow", lambda _: [7, 8, 9]
+    *_, last = await stream(client)
+    assert last["error"] == {
+        "message": "no token can follow", "type": "BadRequestError", "param": None, "code": 400
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("fields", [{}, {"n": 2}])
+async def test_failures_later_are_one_event(client, pool, fields):
+    pool.failure, pool.fail_after = RequestLost("the workers died"), 3
+    events = await stream(client, **fields)
+    errors = [event for event in events if "error" in event]
+    assert errors == events[-1:]
+    assert errors[0]["error"]["message"] == "the workers died"
+    assert errors[0]["error"]["code"] == 500
+    response, _ = await ask(client, **fields)
+    assert response.status_code == 500

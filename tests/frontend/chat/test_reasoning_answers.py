@@ -1,0 +1,343 @@
+"""Chats of models that reason, in one piece and streamed, on a pool that says what a test wants."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from headrace.frontend.app import create_app
+from headrace.frontend.metrics import Metrics
+from headrace.frontend.text.model import TextModel
+from headrace.protocol.config import GroupConfig, PoolConfig
+from headrace.protocol.reasoning import FORMATS, ReasoningFormat
+from headrace.protocol.text import TextInfo
+from tests.frontend.fake_pool import FakePool
+from tests.frontend.structured.shared_checkers import new_grammars
+from tests.frontend.text.tokenizers_for_tests import CHAT_TEMPLATE, EOS, SPECIAL, byte_level
+
+QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+THOUGHT, ANSWER = "\nHello world. The capital?\n", "\n\nParis is the answer."
+WHOLE = f"<think>{THOUGHT}</think>{ANSWER}"
+# As Qwen3's: thinking can be switched off, and the template itself then closes the block.
+SWITCHED = CHAT_TEMPLATE + (
+    "{% if enable_thinking is defined and not enable_thinking %}"
+    "{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+)
+OPENED = CHAT_TEMPLATE + "{{ '<think>\n' }}"
+EFFORT = CHAT_TEMPLATE + "{{ '[' ~ reasoning_effort ~ ' ' ~ enable_thinking ~ ']' }}"
+TAGS = ReasoningFormat(start="<think>", end="</think>")
+
+
+class Chat:
+    """An application that serves one model, whose texts are `reply`."""
+
+    def __init__(self, tmp_path: Path, template: str, parser: ReasoningFormat | None, **marks):
+        tokenizer = byte_level()
+        tokenizer.add_tokens(marks.get("added", []))
+        tokenizer.add_special_tokens(marks.get("special", []))
+        info = TextInfo(
+            max_model_len=2048,
+            vocab_size=tokenizer.get_vocab_size(),
+            eos_token_ids=(EOS,),
+            chat_template=template,
+            added_tokens=dict(enumerate(SPECIAL)),
+        )
+        info.save(tmp_path)
+        tokenizer.save(str(TextInfo.tokenizer_file(tmp_path)))
+        self.text = TextModel(info, tokenizer)
+        self.pool = FakePool(lambda request: [*self.ids(self.reply), EOS])
+        self.reply = WHOLE
+        group = GroupConfig(
+            name="main",
+            model="smol",
+            model_path=Path("/smol"),
+            text_path=tmp_path,
+            served_names=("smol",),
+            reasoning_parser=parser,
+        )
+        config = PoolConfig(run_dir=tmp_path, groups=(group,))
+        app = create_app(config, {"main": self.text}, self.pool, Metrics(config), new_grammars())
+        self.client = app.test_client()
+
+    def ids(self, text: str) -> list[int]:
+        return self.text.tokenizer.encode(text, add_special_tokens=False).ids
+
+    async def post(self, path="/v1/chat/completions", **fields):
+        body = {"messages": QUESTION, **fields} if "chat" in path else fields
+        response = await self.client.post(path, json=body)
+        if fields.get("stream") and response.status_code == 200:
+            data = await response.get_data(as_text=True)
+            lines = data.strip().split("\n\n")[:-1]
+            return 200, [json.loads(line.removeprefix("data: ")) for line in lines]
+        return response.status_code, await response.get_json()
+
+    async def message(self, **fields):
+        """(reasoning, content) of an answer; a stream must say the same."""
+        status, body = await self.post(**fields)
+        assert status == 200, body
+        whole = body["choices"][0]["message"]
+        _, events = await self.post(stream=True, **fields)
+        deltas = [event["choices"][0]["delta"] for event in events]
+        parts = [
+            "".join(delta.get(key, "") for delta in deltas) for key in ("reasoning", "content")
+        ]
+        assert parts == [whole["reasoning"] or "", whole["content"] or ""]
+        assert all(set(delta) <= {"role", "content", "reasoning"} for delta in deltas)
+        assert not any("" in delta.values() for delta in deltas[1:-1])
+        return whole["reasoning"], whole["content"]
+
+
+@pytest.fixture
+def chat(tmp_path):
+    def make(template=CHAT_TEMPLATE, parser=FORMATS["qwen3"], **marks):
+        return Chat(tmp_path, template, parser, **marks)
+
+    return make
+
+
+MARKS = [{}, {"added": ["<think>", "</think>"]}, {"special": ["<think>", "</think>"]}]
+
+
+@pytest.mark.parametrize("marks", MARKS, ids=["several tokens", "one token", "special"])
+@pytest.mark.parametrize("size", [1, 3, 100])
+async def test_reasoning_and_content_are_told_apart(chat, marks, size):
+    served = chat(**marks)
+    served.pool.per_output = size
+    assert await served.message() == (THOUGHT, ANSWER)
+    _, body = await served.post(n=2)
+    assert [one["message"]["reasoning"] for one in body["choices"]] == [THOUGHT] * 2
+    assert body["choices"][0]["finish_reason"] == "stop"
+
+
+async def test_without_a_parser_all_is_content(chat):
+    assert await chat(parser=None).message() == (None, WHOLE)
+
+
+@pytest.mark.parametrize("marks", MARKS, ids=["several tokens", "one token", "special"])
+async def test_reasoning_that_is_not_wanted_is_counted_and_left_out(chat, marks):
+    served = chat(**marks)
+    assert await served.message(include_reasoning=False) == (None, ANSWER)
+    _, body = await served.post(include_reasoning=False)
+    assert body["usage"]["completion_tokens"] == len(served.ids(WHOLE)) + 1
+    served.reply = THOUGHT
+    assert await served.message(include_reasoning=False) == (None, None)
+
+
+@pytest.mark.parametrize("include", [True, False])
+@pytest.mark.parametrize("n", [1, 3])
+async def test_usage_tells_the_tokens_of_reasoning(chat, include, n):
+    served = chat(added=["<think>", "</think>"])
+    fields = {"include_reasoning": include, "n": n}
+    _, body = await served.post(**fields)
+    details = {"reasoning_tokens": n * len(served.ids(THOUGHT))}
+    assert body["usage"]["completion_tokens_details"] == details
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    _, events = await served.post(stream=True, stream_options=options, **fields)
+    assert events[-1]["usage"] == body["usage"]
+    so_far = [event["usage"]["completion_tokens_details"]["reasoning_tokens"] for event in events]
+    assert so_far == sorted(so_far)
+    off = {"chat_template_kwargs": {"enable_thinking": False}}
+    served.reply = "Hello"
+    _, body = await served.post(**off)
+    assert body["usage"]["completion_tokens_details"] == {"reasoning_tokens": 0}
+    _, body = await chat(parser=None).post()
+    assert "completion_tokens_details" not in body["usage"]
+
+
+# What the model writes, and what is made of it where the prompt says nothing.
+PLAIN = "Hello world."
+ENDED = f"{THOUGHT}</think>{ANSWER}"
+
+
+@pytest.mark.parametrize(
+    ("parser", "reply", "expected"),
+    [
+        (FORMATS["deepseek_r1"], WHOLE, (THOUGHT, ANSWER)),
+        (FORMATS["deepseek_r1"], ENDED, (THOUGHT, ANSWER)),
+        (FORMATS["deepseek_r1"], PLAIN, (PLAIN, None)),
+        (FORMATS["qwen3"], ENDED, (THOUGHT, ANSWER)),
+        (FORMATS["qwen3"], PLAIN, (PLAIN, None)),
+        (FORMATS["qwen3"], f"{THOUGHT}<tool_call>x", (f"{THOUGHT}<tool_call>x", None)),
+        (TAGS, WHOLE, (THOUGHT, ANSWER)),
+        (TAGS, ENDED, (None, ENDED)),
+        (TAGS, PLAIN, (None, PLAIN)),
+    ],
+)
+async def test_how_an_answer_begins(chat, parser, reply, expected):
+    served = chat(parser=parser)
+    served.reply = reply
+    assert await served.message() == expected
+
+
+@pytest.mark.parametrize("parser", [*FORMATS.values(), TAGS])
+@pytest.mark.parametrize("added", [[], ["<think>", "</think>"]])
+async def test_the_prompt_can_have_begun_the_reasoning(chat, parser, added):
+    served = chat(OPENED, parser, added=added)
+    served.reply = ENDED
+    assert await served.message() == (THOUGHT, ANSWER)
+    # As many tokens as there are, so that nothing is cut off but the text cannot be relied on.
+    assert await served.message(truncate_prompt_tokens=2000) == (THOUGHT, ANSWER)
+    served.reply = PLAIN
+    assert await served.message() == (PLAIN, None)
+
+
+@pytest.mark.parametrize("parser", [*FORMATS.values(), TAGS])
+async def test_the_prompt_can_have_ended_the_reasoning(chat, parser):
+    served = chat(SWITCHED, parser)
+    served.reply = PLAIN
+    assert await served.message(chat_template_kwargs={"enable_thinking": False}) == (None, PLAIN)
+    assert await served.message(reasoning_effort="none") == (None, PLAIN)
+
+
+async def test_thinking_that_is_switched_off_is_not_assumed(chat):
+    """Though the template does not know the switch. What is marked is still reasoning."""
+    served = chat()
+    off = {"chat_template_kwargs": {"enable_thinking": False}}
+    assert await served.message(**off) == (THOUGHT, ANSWER)
+    served.reply = PLAIN
+    assert await served.message(**off) == (None, PLAIN)
+
+
+@pytest.mark.parametrize("said", ["</think>", "<think>"])
+async def test_marks_that_a_user_writes_change_nothing(chat, said):
+    served = chat(parser=TAGS)
+    served.reply = ENDED
+    messages = [{"role": "user", "content": f"{said} What is {said}"}]
+    assert await served.message(messages=messages) == (None, ENDED)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("The answer", (None, ENDED)),
+        ("<think>\nHello", (THOUGHT, ANSWER)),
+        ("<think>\nHello</think>The", (None, ENDED)),
+    ],
+)
+@pytest.mark.parametrize("parser", [*FORMATS.values(), TAGS])
+async def test_a_final_message_that_is_continued(chat, parser, content, expected):
+    served = chat(parser=parser)
+    served.reply = ENDED
+    messages = [*QUESTION, {"role": "assistant", "content": content}]
+    fields = {"continue_final_message": True, "add_generation_prompt": False}
+    assert await served.message(messages=messages, **fields) == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "shown"),
+    [
+        ({"reasoning_effort": "low"}, "[low True]"),
+        ({"reasoning_effort": "none"}, "[none False]"),
+        (
+            {"reasoning_effort": "low", "chat_template_kwargs": {"enable_thinking": False}},
+            "[low False]",
+        ),
+        ({"chat_template_kwargs": {"reasoning_effort": "max"}}, "[max ]"),
+    ],
+)
+async def test_templates_are_told_the_effort(chat, fields, shown):
+    _, body = await chat(EFFORT).post(return_prompt_text=True, **fields)
+    assert body["prompt_text"].endswith(shown)
+
+
+# Budgets
+
+
+async def budgets(served, path="/v1/chat/completions", **fields):
+    """What a worker was told, as (tokens, start, ends, is_open)."""
+    status, body = await served.post(path, **fields)
+    assert status == 200, body
+    sent = served.pool.requests[-1].sampling.thinking_budget
+    return sent and (sent.tokens, sent.start_ids, sent.end_ids, sent.is_open)
+
+
+async def test_a_worker_is_told_the_budget_and_the_marks(chat):
+    served = chat()
+    start, end = tuple(served.ids("<think>")), tuple(served.ids("</think>"))
+    assert len(end) > 1
+    assert await budgets(served, thinking_token_budget=7) == (7, start, (end,), True)
+    assert await budgets(served, thinking_token_budget=0) == (0, start, (end,), True)
+    assert await budgets(served, thinking_token_budget=-1) is None
+    assert await budgets(served, thinking_token_budget=None) is None
+    assert await budgets(served) is None
+    off = {"chat_template_kwargs": {"enable_thinking": False}}
+    assert await budgets(served, thinking_token_budget=7, **off) == (7, start, (end,), False)
+
+
+async def test_the_budget_of_a_prompt_that_begins_or_ends_reasoning(chat):
+    opened = chat(OPENED, TAGS)
+    end = tuple(opened.ids("</think>"))
+    assert await budgets(opened, thinking_token_budget=7) == (7, (), (end,), True)
+    switched = chat(SWITCHED)
+    assert await budgets(switched, thinking_token_budget=7, reasoning_effort="none") is None
+
+
+@pytest.mark.parametrize(
+    ("prompt", "is_open"),
+    [("Hello <think>\nworld", True), ("<think>a</think>b", False), ("Hello", False)],
+)
+async def test_the_budget_of_completions(chat, prompt, is_open):
+    served = chat()
+    start, end = tuple(served.ids("<think>")), tuple(served.ids("</think>"))
+    expected = (5, () if is_open else start, (end,), is_open)
+    for form in (prompt, served.ids(prompt)):
+        fields = {"prompt": form, "thinking_token_budget": 5}
+        assert await budgets(served, "/v1/completions", **fields) == expected
+    assert await budgets(served, "/v1/completions", prompt=prompt) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"), [("/v1/chat/completions", {}), ("/v1/completions", {"prompt": "Hello"})]
+)
+async def test_a_budget_needs_a_parser(chat, path, fields):
+    served = chat(parser=None)
+    status, body = await served.post(path, thinking_token_budget=5, **fields)
+    assert (status, body["error"]["param"]) == (400, "thinking_token_budget")
+    assert "--reasoning-parser" in body["error"]["message"]
+    assert served.pool.requests == []
+    status, _ = await served.post(path, thinking_token_budget=-1, **fields)
+    assert status == 200
+
+
+@pytest.mark.parametrize("parser", ["qwen3", None])
+async def test_the_budget_of_messages_is_held_where_it_can_be(chat, parser):
+    served = chat(parser=FORMATS.get(parser))
+    fields = {
+        "model": "smol",
+        "max_tokens": 50,
+        "messages": QUESTION,
+        "thinking": {"type": "enabled", "budget_tokens": 7},
+    }
+    told = await budgets(served, "/v1/messages", **fields)
+    assert (told and told[0]) == (7 if parser else None)
+
+
+@pytest.mark.parametrize("tokens", [0, 5])
+async def test_texts_of_beam_search_have_no_budget(chat, tokens):
+    served = chat()
+    beams = {"use_beam_search": True, "max_tokens": 4}
+    status, body = await served.post(thinking_token_budget=tokens, **beams)
+    assert (status, body["error"]["param"]) == (400, "thinking_token_budget")
+    assert served.pool.requests == []
+
+
+@pytest.mark.parametrize("value", [-2, 2**31, 1.5, "5", True])
+async def test_budgets_that_are_none(chat, value):
+    status, body = await chat().post(thinking_token_budget=value)
+    assert status == 400
+    assert body["error"]["param"].removeprefix("body.") == "thinking_token_budget"
+
+
+@pytest.mark.parametrize(
+    ("template", "parser", "is_after"),
+    [(OPENED, "qwen3", True), (CHAT_TEMPLATE, "qwen3", True), (SWITCHED, "qwen3", False)],
+)
+async def test_the_form_of_an_answer_holds_after_its_reasoning(chat, template, parser, is_after):
+    served = chat(template, FORMATS[parser])
+    fields = {"structured_outputs": {"choice": ["Paris", "London"]}}
+    if template is SWITCHED:
+        fields["chat_template_kwargs"] = {"enable_thinking": False}
+    status, body = await served.post(**fields)
+    assert status == 200, body
+    expected = tuple(served.ids("</think>")) if is_after else ()
+    assert served.pool.requests[0].grammar.after == expected

@@ -1,0 +1,142 @@
+"""Reasoning is told from the rest alike however its text is cut, and nothing of it is lost."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headrace.frontend.chat.message import Message, MessagePart, PlainReader
+from headrace.frontend.chat.reasoning.reader import ReasoningReader
+
+START, END, CALL = "<think>", "</think>", "<tool_call>"
+LONG, SHORT = 1_000_000, 100_000  # characters
+
+
+class Counting(PlainReader):
+    """Shows which text it was given, and how often it was finished."""
+
+    def __init__(self) -> None:
+        self.given: list[str] = []
+        self.finished = 0
+
+    def feed(self, text: str) -> MessagePart:
+        self.given.append(text)
+        return super().feed(text)
+
+    def finish(self) -> MessagePart:
+        self.finished += 1
+        return MessagePart(content="$")
+
+    def finish_reason(self, reason: str) -> str:
+        return f"the rest's {reason}"
+
+
+def make(rest=None, *, is_open=True, include=True, ends_before=()):
+    return ReasoningReader(
+        rest or PlainReader(),
+        start=START,
+        end=END,
+        ends_before=ends_before,
+        is_open=is_open,
+        include=include,
+    )
+
+
+def read(pieces, **options):
+    """(reasoning, content) of pieces."""
+    message, reader = Message(), make(**options)
+    for piece in pieces:
+        message.add(reader.feed(piece))
+    message.add(reader.finish())
+    return message.reasoning, message.content
+
+
+def by_definition(text, is_open, ends_before=()):
+    """The same with all of the text there."""
+    blank = text[: len(text) - len(text.lstrip())]
+    if text.lstrip().startswith(START):
+        text, before = text.lstrip()[len(START) :], blank
+    elif is_open:
+        before = ""
+    else:
+        return "", text
+    places = [(text.find(mark), mark) for mark in (END, *ends_before) if mark in text]
+    if not places:
+        return before + text, ""
+    place, mark = min(places)
+    return before + text[:place], text[place + (len(END) if mark == END else 0) :]
+
+
+words = st.sampled_from(
+    ["a", " ", "\n", "<", "</", "think", ">", START, END, CALL, "<tool", "_call>", "好", "<<think>"]
+)
+texts = st.lists(words, max_size=12).map("".join)
+
+
+@settings(max_examples=500)
+@given(texts, st.booleans(), st.booleans(), st.data())
+def test_any_cut_gives_the_same_message_and_loses_nothing(text, is_open, has_tools, data):
+    ends_before = (CALL,) if has_tools else ()
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
+    pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+    expected = by_definition(text, is_open, ends_before)
+    for cut in (pieces, [text], list(text)):
+        assert read(cut, is_open=is_open, ends_before=ends_before) == expected
+    reasoning, content = expected
+    marks = len(text) - len(reasoning) - len(content)
+    assert marks in (0, len(START), len(END), len(START + END))
+
+
+@given(texts, st.booleans())
+def test_reasoning_that_is_not_wanted_is_left_out_alone(text, is_open):
+    _, content = read(list(text), is_open=is_open)
+    assert read(list(text), is_open=is_open, include=False) == ("", content)
+
+
+def test_what_is_no_mark_any_more_is_given_at_once():
+    reader = make()
+    assert reader.feed("a</th") == MessagePart(reasoning="a")
+    assert reader.feed("i") == MessagePart()
+    assert reader.feed("s b") == MessagePart(reasoning="</this b")
+    assert reader.feed(f"c{END}d") == MessagePart(content="d", reasoning="c")
+    assert reader.feed(END) == MessagePart(content=END)
+
+
+def test_the_rest_goes_to_the_other_reader_which_is_finished_once():
+    rest = Counting()
+    reader = make(rest)
+    for piece in ("<thi", "nk>so", "</think", ">1", "2"):
+        reader.feed(piece)
+    assert reader.finish() == MessagePart(content="$")
+    assert (rest.given, rest.finished) == (["1", "2"], 1)
+    assert reader.finish_reason("stop") == "the rest's stop"
+
+
+def test_a_text_that_ends_in_a_part_of_a_mark_keeps_it():
+    assert read(["so</thi"]) == ("so</thi", "")
+    assert read(["<thi"], is_open=False) == ("", "<thi")
+    assert read(["\n\n"], is_open=False) == ("", "\n\n")
+    assert read(["\n<thi"]) == ("\n<thi", "")
+
+
+def test_a_start_mark_later_is_text():
+    assert read([f"I write {START} here{END}x"], is_open=False) == (
+        "",
+        f"I write {START} here{END}x",
+    )
+    assert read([f"{START}a{START}b{END}{END}"]) == (f"a{START}b", END)
+
+
+@pytest.mark.parametrize(
+    ("text", "marks"),
+    [
+        ("</think" * (LONG // 7), 0),
+        (" " * SHORT, 0),
+        ("<" * SHORT, 0),
+        (START + "<tool_cal" * (SHORT // 9), len(START)),
+        (START + END + "</think" * (SHORT // 7), len(START + END)),
+    ],
+)
+def test_hostile_text_one_character_at_a_time(text, marks):
+    """A reader that looked at all of its text again with each piece would not end here."""
+    reasoning, content = read(text, is_open="<t" not in text, ends_before=(CALL,))
+    assert len(reasoning) + len(content) + marks == len(text)

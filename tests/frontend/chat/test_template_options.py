@@ -1,0 +1,158 @@
+"""Documents, content formats, and templates that requests bring."""
+
+import asyncio
+import time
+
+import jinja2
+import pytest
+
+from headrace.frontend.chat import untrusted
+from headrace.frontend.chat.content_format import takes_parts
+from headrace.frontend.chat.templates import ChatTemplate
+from headrace.frontend.text.model import TextModel
+from headrace.protocol.config import ServingOptions
+from tests.frontend.asking import QUESTION, ask, refused
+
+SHOW = "{% for m in messages %}{{ m.role }}={{ m.content | tojson }};{% endfor %}"
+PARTS = "{% for m in messages %}{% for p in m['content'] %}[{{ p.text }}]{% endfor %}{% endfor %}"
+TWO_PARTS = [{"role": "user", "content": [{"type": "text", "text": t} for t in ("one", "two")]}]
+TRUSTING = ServingOptions(trust_request_chat_template=True)
+
+
+def with_template(text: TextModel, source: str) -> TextModel:
+    info = text.info.model_copy(update={"chat_template": source})
+    return TextModel(info, text.tokenizer)
+
+
+async def shown(client, **fields) -> str:
+    """The chat as its template has written it."""
+    response, body = await ask(client, return_prompt_text=True, **fields)
+    assert response.status_code == 200, body
+    return body["prompt_text"]
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (SHOW, False),
+        (PARTS, True),
+        ("{% for m in messages %}{% for p in m.content %}{% endfor %}{% endfor %}", True),
+        (
+            "{% for m in messages %}{% set c = m.content %}{% for p in c %}{% endfor %}"
+            "{% endfor %}",
+            True,
+        ),
+        ("{% for p in messages[0]['content'] | list %}{{ p }}{% endfor %}", True),
+        ("{% for p in m.tool_calls %}{{ p.content }}{% endfor %}", False),
+        ("{% set c = m.content %}{{ c }}{% for m in messages[1:] %}{% endfor %}", False),
+    ],
+)
+def test_a_template_shows_what_it_takes(source, expected):
+    assert takes_parts(jinja2.Environment().parse(source)) == expected
+    assert ChatTemplate(source, {}).takes_parts == expected
+
+
+@pytest.mark.parametrize(
+    ("source", "form", "expected"),
+    [
+        (SHOW, "auto", 'user="one\\ntwo";'),
+        (SHOW, "string", 'user="one\\ntwo";'),
+        (PARTS, "auto", "[one][two]"),
+        (PARTS, "openai", "[one][two]"),
+        (SHOW, "openai", None),
+    ],
+)
+async def test_parts_as_the_template_takes_them(make_app, text, source, form, expected):
+    serving = ServingOptions(chat_template_content_format=form)
+    client = make_app(with_template(text, source), serving).test_client()
+    written = await shown(client, messages=TWO_PARTS)
+    if expected is None:
+        expected = 'user=[{"type": "text", "text": "one"}, {"type": "text", "text": "two"}];'
+    assert written == expected
+
+
+async def test_a_text_is_one_part_for_a_template_that_takes_parts(make_app, text):
+    client = make_app(with_template(text, PARTS)).test_client()
+    assert await shown(client) == f"[{QUESTION[0]['content']}]"
+    final = {"role": "assistant", "content": [{"type": "text", "text": "a"}] * 2}
+    fields = {"continue_final_message": True, "add_generation_prompt": False}
+    assert await shown(client, messages=[*QUESTION, final], **fields) == (
+        f"[{QUESTION[0]['content']}][a][a"
+    )
+
+
+async def test_documents_reach_the_template(make_app, text):
+    source = "{% for d in documents or [] %}({{ d.title }}: {{ d.text }}){% endfor %}."
+    client = make_app(with_template(text, source)).test_client()
+    assert await shown(client, documents=[{"title": "T", "text": "x"}]) == "(T: x)."
+    assert await shown(client, documents=[]) == "."
+    assert await shown(client) == "."
+    assert (await refused(client, documents=[{"title": 1}]))["param"].startswith("body.documents")
+    assert (await refused(client, documents=[{}] * 2000))["param"] == "documents"
+
+
+async def test_the_operators_variables_give_way_to_the_requests(make_app, text):
+    serving = ServingOptions(default_chat_template_kwargs={"a": 1, "b": [2]})
+    client = make_app(with_template(text, "{{ a }} {{ b }} {{ c }}"), serving).test_client()
+    assert await shown(client) == "1 [2] "
+    assert await shown(client, chat_template_kwargs={"a": 5, "c": 6}) == "5 [2] 6"
+    with pytest.raises(ValueError, match="messages"):
+        ServingOptions(default_chat_template_kwargs={"messages": []})
+
+
+async def test_a_requests_template_needs_the_operators_trust(client, pool, make_app):
+    error = await refused(client, chat_template="{{ 1 }}")
+    assert error["param"] == "chat_template"
+    response = await client.post(
+        "/tokenize", json={"messages": QUESTION, "chat_template": "{{ 1 }}"}
+    )
+    assert response.status_code == 400
+    trusting = make_app(serving=TRUSTING).test_client()
+    source = "{{ bos_token }}|{{ x }}|{{ documents[0].t }}|" + SHOW
+    fields = {"chat_template_kwargs": {"x": "ü"}, "documents": [{"t": "d"}]}
+    written = await shown(trusting, chat_template=source, **fields)
+    assert written == f'<|im_start|>|ü|d|user="{QUESTION[0]["content"]}";'
+    assert await shown(trusting, chat_template=PARTS, messages=TWO_PARTS) == "[one][two]"
+    body = {"messages": QUESTION, "chat_template": "Hello", "return_token_strs": True}
+    answer = await (await trusting.post("/tokenize", json=body)).get_json()
+    assert answer["token_strs"] == ["Hello"]
+
+
+ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        ENDLESS,
+        "{{ 'a' * 10**10 }}",
+        "{{ (10 ** (10 ** 9)) % 7 }}",
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ cycler.__init__.__globals__ }}",
+        "{% include '/etc/passwd' %}",
+        "{% if %}",
+        "{{ " + "(" * 30_000 + " }}",
+        "{{ raise_exception('no') }}",
+    ],
+    ids=lambda source: source[:30],
+)
+async def test_hostile_templates_end_and_tell_nothing(make_app, monkeypatch, source):
+    monkeypatch.setattr(untrusted, "DEADLINE_S", 1.5)
+    client = make_app(serving=TRUSTING).test_client()
+    error = await refused(client, chat_template=source)
+    assert error["param"] == "chat_template"
+    assert "/" not in error["message"]
+    assert "0x" not in error["message"]
+
+
+async def test_others_are_answered_meanwhile(make_app, monkeypatch):
+    monkeypatch.setattr(untrusted, "DEADLINE_S", 1.0)
+    client = make_app(serving=TRUSTING).test_client()
+    hostile = asyncio.create_task(refused(client, chat_template=ENDLESS))
+    answered = 0
+    started = time.monotonic()
+    while not hostile.done() and time.monotonic() < started + 30:
+        response, _ = await ask(client)
+        answered += response.status_code == 200
+    await hostile
+    assert answered > 2

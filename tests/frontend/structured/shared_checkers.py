@@ -1,0 +1,13 @@
+"""The processes that check grammars, once for all tests; each application has its own grammars."""
+
+import atexit
+
+from headrace.frontend.structured.checkers import Checkers
+from headrace.frontend.structured.grammars import Grammars
+
+CHECKERS = Checkers()
+atexit.register(CHECKERS.close)
+
+
+def new_grammars() -> Grammars:
+    return Grammars(CHECKERS)

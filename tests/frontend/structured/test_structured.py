@@ -1,0 +1,497 @@
+"""Structured outputs: from a request's fields to the grammar that a worker gets."""
+
+import asyncio
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+from quart.typing import TestClientProtocol as Client
+
+from headrace.frontend.errors import BadRequest, TooBusy
+from headrace.frontend.schemas.structured import ResponseFormat, StructuredOutputs
+from headrace.frontend.structured import grammars as grammars_module
+from headrace.frontend.structured.checker import Checker
+from headrace.frontend.structured.checkers import (
+    Checkers,
+    CheckersBroken,
+    CheckFailed,
+    CheckTooExpensive,
+)
+from headrace.frontend.structured.constraint import (
+    MAX_DEPTH,
+    Constraint,
+    constraint_of,
+    json_schema,
+)
+from headrace.frontend.structured.grammars import Grammars
+from headrace.frontend.structured.normalise import grammar_text
+from headrace.protocol.common.grammar_compiler import load_tokenizer
+from headrace.protocol.grammar import Grammar
+from headrace.protocol.text import TextInfo
+from tests.frontend.asgi import post
+from tests.frontend.fake_pool import FakePool
+from tests.frontend.text.tokenizers_for_tests import EOS
+
+CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+CHAT = {"model": "smol", "messages": [{"role": "user", "content": "Paris?"}], "max_tokens": 9}
+# Its parts are each harmless; all of them at once take a computer longer than anyone waits.
+EXPLODING = {"allOf": [{"type": "string", "pattern": f"(a|b)*a(a|b){{{n}}}"} for n in range(1, 20)]}
+
+
+def regex(pattern: str) -> Constraint:
+    return Constraint("regex", pattern, "structured_outputs.regex")
+
+
+@pytest.fixture
+def one_checker() -> Iterator[Checkers]:
+    started = Checkers(1)
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def model(text_path: Path) -> str:
+    return str(text_path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind"),
+    [
+        ({"response_format": {"type": "json_object"}}, "json_object"),
+        (
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "x", "schema": CITY, "strict": True},
+                }
+            },
+            "json_schema",
+        ),
+        ({"structured_outputs": {"json": CITY}}, "json_schema"),
+        ({"structured_outputs": {"json": json.dumps(CITY)}}, "json_schema"),
+        ({"structured_outputs": {"json_object": True}}, "json_object"),
+        ({"structured_outputs": {"regex": r"^\d{3}$"}}, "regex"),
+        ({"structured_outputs": {"choice": ["a", "b\n", '"']}}, "choice"),
+        ({"structured_outputs": {"grammar": 'start: "a" | "b"'}}, "grammar"),
+        ({"structured_outputs": {"grammar": 'root ::= "a" b\nb ::= "b" | "c"'}}, "grammar"),
+        (
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "x", "schema": CITY},
+                },
+                "structured_outputs": {"disable_any_whitespace": True},
+            },
+            "json_schema",
+        ),
+        (
+            {
+                "response_format": {
+                    "type": "structural_tag",
+                    "structures": [{"begin": "<f=a>", "schema": CITY, "end": "</f>"}],
+                    "triggers": ["<f="],
+                }
+            },
+            "structural_tag",
+        ),
+        (
+            {
+                "response_format": {
+                    "type": "structural_tag",
+                    "format": {"type": "const_string", "value": "Paris"},
+                }
+            },
+            "structural_tag",
+        ),
+    ],
+)
+@pytest.mark.parametrize("route", ["chat/completions", "completions"])
+async def test_the_worker_is_given_a_grammar(client: Client, pool: FakePool, fields, kind, route):
+    body = {**CHAT, "prompt": "Paris?"}
+    del body["messages" if route == "completions" else "prompt"]
+    answer = await client.post(f"/v1/{route}", json={**body, **fields})
+    assert answer.status_code == 200, await answer.get_data()
+    grammar = pool.requests[0].grammar
+    assert grammar is not None
+    assert grammar.kind == kind
+    assert grammar.after == ()
+
+
+@pytest.mark.parametrize("fields", [{}, {"response_format": {"type": "text"}}])
+async def test_without_a_constraint_anything_goes(client: Client, pool: FakePool, fields):
+    answer = await client.post("/v1/chat/completions", json={**CHAT, **fields})
+    assert answer.status_code == 200
+    assert pool.requests[0].grammar is None
+
+
+async def test_all_choices_are_given_the_same_grammar(client: Client, pool: FakePool):
+    fields = {"n": 3, "temperature": 1, "structured_outputs": {"regex": "a|b"}}
+    await client.post("/v1/chat/completions", json={**CHAT, **fields})
+    assert len({one.grammar for one in pool.requests}) == 1
+    assert len(pool.requests) == 3
+
+
+async def test_a_text_that_is_complete_ends_with_its_last_token(
+    client: Client, pool: FakePool, text
+):
+    tokens = text.tokenizer.encode("Paris", add_special_tokens=False).ids
+    pool.reply, pool.reason = lambda request: list(tokens), "complete"
+    answer = await client.post("/v1/chat/completions", json=CHAT)
+    choice = (await answer.get_json())["choices"][0]
+    assert choice["message"]["content"] == "Paris"
+    assert (choice["finish_reason"], choice["stop_reason"]) == ("stop", None)
+
+
+BAD = [
+    ({"response_format": {"type": "xml"}}, "response_format"),
+    ({"response_format": {"type": "json_schema"}}, "response_format"),
+    ({"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}}, "response_format"),
+    (
+        {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "x", "schema": {"type": "nonsense"}},
+            }
+        },
+        "response_format: Invalid type: nonsense",
+    ),
+    ({"response_format": {"type": "structural_tag"}}, "response_format"),
+    ({"structured_outputs": {}}, "structured_outputs"),
+    ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs"),
+    (
+        {"structured_outputs": {"regex": "a"}, "response_format": {"type": "json_object"}},
+        "structured_outputs",
+    ),
+    ({"structured_outputs": {"regex": "(a"}}, "structured_outputs.regex"),
+    ({"structured_outputs": {"regex": "(?=a)b"}}, "structured_outputs.regex"),
+    ({"structured_outputs": {"regex": 3}}, "structured_outputs.regex"),
+    ({"structured_outputs": {"regex": ""}}, "structured_outputs.regex"),
+    ({"structured_outputs": {"regex": "(a{1000}){1000}"}}, "structured_outputs.regex"),
+    ({"structured_outputs": {"choice": []}}, "structured_outputs.choice"),
+    ({"structured_outputs": {"choice": [1]}}, "structured_outputs.choice"),
+    ({"structured_outputs": {"choice": ["a"] * 20_000}}, "structured_outputs.choice"),
+    ({"structured_outputs": {"grammar": "start: x"}}, "structured_outputs.grammar"),
+    ({"structured_outputs": {"grammar": "no rules"}}, "structured_outputs.grammar"),
+    ({"structured_outputs": {"json": "{"}}, "structured_outputs.json"),
+    ({"structured_outputs": {"json": {"type": "array", "uniqueItems": True}}}, "uniqueItems"),
+    ({"structured_outputs": {"json": {"$ref": "http://127.0.0.1:1/x"}}}, "structured_outputs.json"),
+    ({"structured_outputs": {"json": {"$ref": "file:///etc/passwd"}}}, "structured_outputs.json"),
+    ({"structured_outputs": {"json": {"$ref": "#"}}}, "structured_outputs.json"),
+    ({"structured_outputs": {"json": {"x" * 600_000: 1}}}, "structured_outputs.json"),
+    ({"structured_outputs": {"structural_tag": '{"format": {"type": "no"}}'}}, "'no'"),
+    ({"structured_outputs": {"nothing": 1}}, "structured_outputs"),
+]
+
+
+@pytest.mark.parametrize(("fields", "named"), BAD)
+async def test_what_cannot_be_followed_is_named(client: Client, pool: FakePool, fields, named):
+    answer = await client.post("/v1/chat/completions", json={**CHAT, **fields})
+    error = (await answer.get_json())["error"]
+    assert answer.status_code == 400, error
+    assert named in error["message"]
+    assert len(error["message"]) < 500
+    assert not any(leak in error["message"] for leak in ("Traceback", "/work", "0x", "\n", ".rs"))
+    assert not pool.requests
+
+
+async def test_deep_schemas_are_refused_before_anybody_reads_them():
+    deep: dict = {}
+    for _ in range(5000):
+        deep = {"items": deep}
+    with pytest.raises(BadRequest, match=f"more than {MAX_DEPTH} deep"):
+        json_schema(deep, "response_format")
+
+
+def test_options_go_with_either_field():
+    asked = ResponseFormat.model_validate({"type": "json_object"})
+    options = {"disable_any_whitespace": True, "disable_additional_properties": True}
+    found = constraint_of(asked, StructuredOutputs.model_validate(options))
+    assert found is not None
+    assert (found.kind, found.any_whitespace, found.is_closed) == ("json_object", False, True)
+
+
+def test_closed_objects_have_no_more_properties_than_are_named():
+    schema = {"properties": {"a": CITY, "b": {"additionalProperties": True, "properties": {}}}}
+    text = grammar_text(replace(json_schema(schema, "x"), is_closed=True))
+    closed = json.loads(text)["grammars"][0]["json_schema"]
+    assert closed["additionalProperties"] is False
+    assert closed["properties"]["a"]["additionalProperties"] is False
+    assert closed["properties"]["b"]["additionalProperties"] is True
+
+
+async def test_a_constraint_that_explodes_is_refused_and_harms_no_other(model: str):
+    checkers = Checkers(2)
+    compiler = Grammars(checkers)
+    hostile = asyncio.create_task(compiler.compile(model, json_schema(EXPLODING, "hostile")))
+    others = await asyncio.gather(*(compiler.compile(model, regex(f"a{n}")) for n in range(8)))
+    assert len(others) == 8
+    with pytest.raises(BadRequest, match=r"hostile: it takes too (long|much memory)"):
+        await hostile
+    assert (await compiler.compile(model, regex("after"))).kind == "regex"
+    checkers.close()
+
+
+async def test_a_check_that_takes_too_long_is_given_up(model: str):
+    checkers = Checkers(1, deadline_s=0.2)
+    before = checker_pids()
+    await checkers.check(model, regex("a"))
+    (pid,) = checker_pids() - before
+    os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(CheckTooExpensive, match="too long"):
+        await checkers.check(model, regex("b"))
+    assert pid not in checker_pids()
+    checkers.close()
+
+
+async def test_checks_that_run_end_with_the_checkers(model: str):
+    """Nothing is started in their place, and no thread goes on, for which Python would wait."""
+    checkers = Checkers(1, deadline_s=600)
+    before = checker_pids()
+    await checkers.check(model, regex("a"))
+    (pid,) = checker_pids() - before
+    os.kill(pid, signal.SIGSTOP)
+    threads = list(checkers._threads._threads)
+    hanging = [asyncio.create_task(checkers.check(model, regex(one))) for one in "bc"]
+    while checkers._threads._work_queue.qsize() != 1:  # until one of them runs
+        await settled()
+    checkers.close()
+    assert not any(thread.is_alive() for thread in threads)
+    assert checker_pids() == before
+    found = await asyncio.gather(*hanging, return_exceptions=True)
+    assert isinstance(found[0], CheckersBroken)
+    assert isinstance(found[1], asyncio.CancelledError)
+
+
+async def test_a_checker_that_is_killed_is_replaced(model: str, one_checker: Checkers):
+    before = checker_pids()
+    await one_checker.check(model, regex("a"))
+    (pid,) = checker_pids() - before
+    os.kill(pid, signal.SIGKILL)
+    assert await one_checker.check(model, regex("b"))
+    assert pid not in checker_pids()
+
+
+def test_a_constraint_that_no_code_has_foreseen_is_an_error_and_the_checker_goes_on(model: str):
+    checker = Checker()
+    checker._tokenizers[model] = load_tokenizer(TextInfo.tokenizer_file(Path(model)), 520, [EOS])
+    odd = {"kind": "choice", "definition": "5", "field": "x"}
+    answer = checker.answer({"model": model, "constraint": odd})
+    assert answer == {"error": "it cannot be read (TypeError)"}
+
+
+async def test_a_checker_is_bounded_and_gives_way(model: str, one_checker: Checkers):
+    before = checker_pids()
+    await one_checker.check(model, regex("a"))
+    (pid,) = checker_pids() - before
+    soft, _ = resource.prlimit(pid, resource.RLIMIT_AS)
+    assert 0 < soft < 8 * 1024**3
+    assert os.getpriority(os.PRIO_PROCESS, pid) > os.getpriority(os.PRIO_PROCESS, 0)
+
+
+def checker_pids() -> set[int]:
+    children = psutil.Process().children()
+    return {p.pid for p in children if "headrace.frontend.structured.checker" in p.cmdline()}
+
+
+async def test_a_model_that_cannot_be_read_is_nobodys_bad_request(
+    tmp_path: Path, one_checker: Checkers
+):
+    with pytest.raises(CheckersBroken):
+        await one_checker.check(str(tmp_path), regex("a"))
+
+
+class CountingCheckers(Checkers):
+    """Compiles nothing, slowly."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def check(self, model: str, constraint: Constraint) -> str:
+        self.asked.append(constraint.definition)
+        await asyncio.sleep(0.01)
+        if constraint.definition == "late":
+            raise CheckTooExpensive("late")
+        if constraint.definition == "bad":
+            raise CheckFailed("bad")
+        return constraint.definition * 10
+
+
+async def test_equal_constraints_are_compiled_once():
+    counting = CountingCheckers()
+    compiler = Grammars(counting)
+    first = asyncio.create_task(compiler.compile("m", regex("a")))
+    found = asyncio.gather(*(compiler.compile("m", regex("a"), (n,)) for n in range(9)))
+    await asyncio.sleep(0)
+    first.cancel()  # whoever asked first has gone
+    assert [grammar.after for grammar in await found] == [(n,) for n in range(9)]
+    await compiler.compile("m", replace(regex("a"), field="other"))
+    assert counting.asked == ["a"]
+    await compiler.compile("other model", regex("a"))
+    assert counting.asked == ["a", "a"]
+
+
+async def test_refusals_are_remembered_but_shortly_if_the_machine_may_be_at_fault():
+    counting, now = CountingCheckers(), [0.0]
+    compiler = Grammars(counting, clock=lambda: now[0])
+    for at_s, definition in ((0, "bad"), (1, "late"), (60, "late"), (62, "late"), (63, "bad")):
+        now[0] = at_s
+        with pytest.raises(BadRequest, match=f"structured_outputs.regex: {definition}"):
+            await compiler.compile("m", regex(definition))
+    assert counting.asked == ["bad", "late", "late"]
+
+
+async def test_what_is_too_expensive_is_remembered_in_bounded_number(monkeypatch):
+    monkeypatch.setattr(grammars_module, "KEPT_EXPENSIVE", 2)
+    counting = CountingCheckers()
+    compiler = Grammars(counting)
+    for model in ("a", "b", "c", "b", "a"):
+        with pytest.raises(BadRequest):
+            await compiler.compile(model, regex("late"))
+    assert len(counting.asked) == 4  # of the first, twice
+
+
+class HeldCheckers(CountingCheckers):
+    """Ends no check before `release`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.release = asyncio.Event()
+
+    async def check(self, model: str, constraint: Constraint) -> str:
+        self.asked.append(constraint.definition)
+        await self.release.wait()
+        return constraint.definition
+
+
+def asking(compiler: Grammars, *definitions: str) -> list[asyncio.Task[Grammar]]:
+    return [asyncio.create_task(compiler.compile("m", regex(one))) for one in definitions]
+
+
+async def settled() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_the_newest_is_checked_next():
+    held = HeldCheckers()
+    compiler = Grammars(held)
+    tasks = asking(compiler, "1", "2", "3", "4", "5")
+    await settled()
+    assert held.asked == ["1", "2"]
+    held.release.set()
+    await asyncio.gather(*tasks)
+    assert held.asked == ["1", "2", "5", "4", "3"]
+
+
+async def test_what_nobody_waits_for_any_more_is_not_checked():
+    held = HeldCheckers()
+    compiler = Grammars(held)
+    tasks = asking(compiler, "1", "2", "gone", "wanted", "wanted", "asked again")
+    await settled()
+    for task in (tasks[0], tasks[2], tasks[3], tasks[5]):
+        task.cancel()
+    await settled()
+    again = asking(compiler, "asked again")
+    held.release.set()
+    await asyncio.gather(tasks[1], tasks[4], *again)
+    assert sorted(held.asked) == ["1", "2", "asked again", "wanted"]
+    await compiler.compile("m", regex("1"))  # begun, so it was brought to its end
+    assert held.asked.count("1") == 1
+    assert not compiler._checks
+
+
+async def test_a_wait_for_a_check_is_bounded(monkeypatch):
+    monkeypatch.setattr(grammars_module, "LONGEST_WAIT_S", 0.01)
+    held = HeldCheckers()
+    compiler = Grammars(held)
+    first = asking(compiler, "1", "2")
+    await settled()
+    with pytest.raises(TooBusy, match=r"structured_outputs\.regex: too many") as told:
+        await compiler.compile("m", regex("late"))
+    assert int(told.value.headers["Retry-After"]) >= 1
+    held.release.set()
+    await asyncio.gather(*first)
+    assert held.asked == ["1", "2"]
+    assert (await compiler.compile("m", regex("late"))).text == "late"
+
+
+async def test_of_too_many_the_oldest_gives_way(monkeypatch):
+    monkeypatch.setattr(grammars_module, "MAX_WAITING", 2)
+    held = HeldCheckers()
+    compiler = Grammars(held)
+    tasks = asking(compiler, "1", "2", "3", "4", "5")
+    with pytest.raises(TooBusy):
+        await tasks[2]
+    held.release.set()
+    await asyncio.gather(*tasks[:2], *tasks[3:])
+    assert "3" not in held.asked
+
+
+async def test_clients_take_turns_at_checks():
+    """However many others send, and however new theirs are."""
+    held = HeldCheckers()
+    compiler = Grammars(held)
+
+    def asked_by(client: str, *definitions: str) -> list[asyncio.Task[Grammar]]:
+        return [
+            asyncio.create_task(compiler.compile("m", regex(one), client=client))
+            for one in definitions
+        ]
+
+    tasks = asked_by("a", "a1", "a2", "a3", "a4") + asked_by("b", "b1", "b2") + asked_by("a", "a5")
+    await settled()
+    held.release.set()
+    await asyncio.gather(*tasks)
+    assert held.asked == ["a1", "a2", "a5", "b2", "a4", "b1", "a3"]
+
+
+async def test_the_client_is_the_address_that_a_request_comes_from(make_app, monkeypatch):
+    clients: list[str] = []
+    compiled = Grammars.compile
+
+    async def noted(self, *given):
+        clients.append(given[-1])
+        return await compiled(self, *given)
+
+    monkeypatch.setattr(Grammars, "compile", noted)
+    body = {**CHAT, "structured_outputs": {"choice": ["a", "b"]}}
+    exchange = post(make_app(), "/v1/chat/completions", body)
+    await exchange.finish()
+    assert exchange.status == 200
+    assert clients == ["127.0.0.1"]
+
+
+async def test_what_is_remembered_is_bounded(monkeypatch):
+    monkeypatch.setattr(grammars_module, "KEPT_GRAMMARS", 20)
+    monkeypatch.setattr(grammars_module, "KEPT_CHARS", 1000)
+    compiler = Grammars(CountingCheckers())
+    for start in range(0, 100, 10):
+        await asyncio.gather(
+            *(compiler.compile("m", regex(f"{n}")) for n in range(start, start + 10))
+        )
+    assert len(compiler._kept) == 20
+    await compiler.compile("m", regex("x" * 90))
+    assert compiler._kept_chars == sum(len(g.text) for g in compiler._kept.values()) <= 1000
+
+
+def test_a_checker_whose_frontend_has_been_killed_ends_in_silence(text_path: Path) -> None:
+    module = [sys.executable, "-m", "headrace.frontend.structured.checker"]
+    checker = subprocess.Popen(
+        [*module, "--parent-pid", str(os.getpid())],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert checker.stdout is not None
+    checker.stdout.close()
+    job = json.dumps({"load": str(text_path)}).encode() + b"\n"
+    _, complaint = checker.communicate(job, timeout=60)
+    assert (checker.returncode, complaint) == (0, b"")

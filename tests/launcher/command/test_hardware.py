@@ -1,0 +1,38 @@
+"""What a worker's process is told of the machine."""
+
+import pytest
+
+from headrace.launcher.command import hardware
+from headrace.launcher.command.hardware import gpu_ids, worker_environment
+
+
+@pytest.fixture(autouse=True)
+def eight_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "cpu_count", lambda: 8)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("workers", "threads", "count"), [(1, None, "8"), (3, None, "2"), (20, None, "1"), (4, 5, "5")]
+)
+def test_cpus_are_shared_out(workers: int, threads: int | None, count: str) -> None:
+    environment = worker_environment(0, workers, threads)
+    assert environment["OMP_NUM_THREADS"] == count
+    assert "CUDA_VISIBLE_DEVICES" not in environment
+
+
+def test_each_worker_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    assert gpu_ids() == ["2", "5"]
+    given = [worker_environment(place, 3, None)["CUDA_VISIBLE_DEVICES"] for place in range(3)]
+    assert given == ["2", "5", "2"]
+
+
+def test_operators_own_spinning_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert worker_environment(0, 1, None)["GOMP_SPINCOUNT"] == hardware.SPIN_COUNT
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    assert worker_environment(0, 1, None)["GOMP_SPINCOUNT"] == "7"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    assert "GOMP_SPINCOUNT" not in worker_environment(0, 1, None)

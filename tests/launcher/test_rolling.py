@@ -1,0 +1,160 @@
+"""The order of a rolling restart, with processes that are only names."""
+
+import asyncio
+
+import pytest
+
+from headrace.coordinator.registry import IDLE
+from headrace.launcher import rolling
+from headrace.launcher.rolling import RollingFailed, Steps, roll
+from headrace.protocol.state import (
+    READY,
+    STARTING,
+    FrontendLoad,
+    FrontendState,
+    GroupState,
+    PoolState,
+    WorkerState,
+)
+
+
+class Host:
+    """Processes that do as they are told, unless they are among the `deaf` or the `broken`."""
+
+    def __init__(self, *process_ids: str) -> None:
+        self.alive = set(process_ids)
+        self.starting: set[str] = set()
+        self.deaf: set[str] = set()
+        self.broken: set[str] = set()
+        self.told: list[str] = []
+        self.fewest_workers = self.wanted = len(self._workers())
+        self.problem = ""
+
+    def steps(self) -> Steps:
+        return Steps(
+            self.renew,
+            self.alive.__contains__,
+            self.state,
+            self.drain,
+            self.kill,
+            self.replace,
+            self.retire,
+        )
+
+    async def renew(self) -> None:
+        self.told.append("renew")
+
+    def state(self) -> PoolState:
+        workers = tuple(self._worker(each) for each in self._workers())
+        frontends = tuple(
+            FrontendState(each, 1, FrontendLoad(0)) for each in self.alive if "frontend" in each
+        )
+        return PoolState(
+            "e", 1, (GroupState("chat", self.wanted, self.problem),), workers, frontends
+        )
+
+    def drain(self, worker_id: str) -> None:
+        self.told.append(f"drain {worker_id}")
+        if worker_id not in self.deaf:
+            self._succeed(worker_id)
+
+    def kill(self, worker_id: str) -> None:
+        self.told.append(f"kill {worker_id}")
+        self._succeed(worker_id)
+
+    async def replace(self, frontend_id: str) -> str:
+        self.told.append(f"replace {frontend_id}")
+        if _next(frontend_id) not in self.broken:
+            self.alive.add(_next(frontend_id))
+        return _next(frontend_id)
+
+    def retire(self, frontend_id: str) -> None:
+        self.told.append(f"retire {frontend_id}")
+        self.alive.remove(frontend_id)
+
+    def _succeed(self, worker_id: str) -> None:
+        self.alive.remove(worker_id)
+        if _next(worker_id) in self.broken:
+            self.problem = "3 in a row have failed"
+            return
+        self.alive.add(_next(worker_id))
+        self.starting.add(_next(worker_id))
+        self.fewest_workers = min(self.fewest_workers, len(self._workers()) - len(self.starting))
+        loop = asyncio.get_running_loop()
+        loop.call_later(0.01, self.starting.discard, _next(worker_id))
+
+    def _workers(self) -> list[str]:
+        return [each for each in self.alive if "chat" in each]
+
+    def _worker(self, name: str) -> WorkerState:
+        state = STARTING if name in self.starting else READY
+        return WorkerState(name, "chat", 1, state, "", IDLE)
+
+
+def _next(process_id: str) -> str:
+    place, _, start = process_id.rpartition(".")
+    return f"{place}.{int(start) + 1}"
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rolling, "POLL_S", 0.001)
+    monkeypatch.setattr(rolling, "LATE_S", 0.05)
+    monkeypatch.setattr(rolling, "FRONTEND_START_S", 0.05)
+    monkeypatch.setattr(rolling, "WHOLE_S", 0.05)
+
+
+WORKERS, FRONTENDS = ("chat-0.0", "chat-1.4"), ("frontend-0.0", "frontend-1.0")
+
+
+async def test_one_is_replaced_when_the_one_before_it_is_there_again() -> None:
+    host = Host(*WORKERS, *FRONTENDS)
+    await roll(WORKERS, FRONTENDS, host.steps(), 0.05, 1.0)
+    assert host.alive == {"chat-0.1", "chat-1.5", "frontend-0.1", "frontend-1.1"}
+    assert host.fewest_workers == 1
+    assert host.told == [
+        "renew",
+        "drain chat-0.0",
+        "drain chat-1.4",
+        "replace frontend-0.0",
+        "retire frontend-0.0",
+        "replace frontend-1.0",
+        "retire frontend-1.0",
+    ]
+
+
+async def test_who_has_ended_meanwhile_is_left_out() -> None:
+    host = Host("chat-1.4", "frontend-1.0")
+    await roll(WORKERS, FRONTENDS, host.steps(), 0.05, 1.0)
+    assert host.told == ["renew", "drain chat-1.4", "replace frontend-1.0", "retire frontend-1.0"]
+
+
+async def test_no_worker_is_taken_from_a_group_that_lacks_some() -> None:
+    host = Host(*WORKERS, *FRONTENDS)
+    host.starting = {"chat-1.4"}
+    with pytest.raises(RollingFailed, match="lacks"):
+        await roll(WORKERS, FRONTENDS, host.steps(), 0.05, 1.0)
+    assert host.told == ["renew"]
+
+
+async def test_worker_that_does_not_end_is_killed() -> None:
+    host = Host(*WORKERS)
+    host.deaf = {"chat-0.0"}
+    await roll(WORKERS, (), host.steps(), 0.01, 1.0)
+    assert host.told == ["renew", "drain chat-0.0", "kill chat-0.0", "drain chat-1.4"]
+
+
+async def test_worker_whose_successor_fails_is_the_last() -> None:
+    host = Host(*WORKERS, *FRONTENDS)
+    host.broken = {"chat-0.1"}
+    with pytest.raises(RollingFailed, match=r"chat-0\.0"):
+        await roll(WORKERS, FRONTENDS, host.steps(), 0.05, 5.0)
+    assert host.alive == {"chat-1.4", *FRONTENDS}
+
+
+async def test_frontend_whose_successor_does_not_come_stays() -> None:
+    host = Host(*FRONTENDS)
+    host.broken = {"frontend-0.1"}
+    with pytest.raises(RollingFailed, match=r"frontend-0\.0"):
+        await roll((), FRONTENDS, host.steps(), 0.05, 1.0)
+    assert host.alive == set(FRONTENDS)

@@ -1,0 +1,361 @@
+"""Texts keep to their grammars, however they are run."""
+
+import re
+from dataclasses import replace
+
+import pytest
+from llguidance import LLParserLimits
+from tokenizers import Tokenizer
+
+from headrace.protocol.common import grammar_compiler
+from headrace.protocol.common.grammar_compiler import compile_grammar, load_tokenizer
+from headrace.protocol.config import SpeculativeConfig
+from headrace.protocol.grammar import MAX_AFTER_TOKENS, MAX_GRAMMAR_BYTES
+from headrace.workers.engine.fake import FakeRunner
+from headrace.workers.errors import RequestRefused
+from headrace.workers.grammars import compiling, masks
+from headrace.workers.sequence import compiled_grammar as compiled
+from tests.frontend.text.tokenizers_for_tests import byte_fallback
+from tests.workers.driving import request, run
+from tests.workers.grammars.grammar_engines import EOS, ROWS, grammar_engine, grammars, held, schema
+
+CITY = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "maxLength": 6}, "size": {"enum": [1, 22, 333]}},
+    "required": ["city", "size"],
+    "additionalProperties": False,
+}
+GRAMMARS = [
+    'start: "Paris" | "London"',
+    "start: /[ab]{3,9}c/",
+    schema(CITY),
+    schema({"type": "array", "items": {"type": "integer"}, "minItems": 3, "maxItems": 6}),
+    'start: word+\nword: "fox " | "dog " | "x"',
+]
+NGRAM = SpeculativeConfig(
+    method="ngram", num_speculative_tokens=4, prompt_lookup_max=3, prompt_lookup_min=1
+)
+
+
+@pytest.fixture(scope="module")
+def path(fake_model):
+    return fake_model / "tokenizer.json"
+
+
+@pytest.fixture(scope="module")
+def tokenizer(path):
+    return Tokenizer.from_file(str(path))
+
+
+def requests(**params):
+    return [held(str(n), text, (5, 6, n), **params) for n, text in enumerate(GRAMMARS)]
+
+
+@pytest.fixture(scope="module")
+def alone(path):
+    """What each of the requests gets in an engine of its own."""
+    return {
+        one.request_id: run(grammar_engine(path), [(0, one)])[one.request_id] for one in requests()
+    }
+
+
+def test_a_text_that_may_not_go_on_ends_without_a_token_more(path, tokenizer):
+    answer = run(grammar_engine(path), [(0, held("a", 'start: "Paris" | "London"'))])["a"]
+    assert tokenizer.decode(answer.tokens) in ("Paris", "London")
+    assert answer.finish_reason == "complete"
+    assert EOS not in answer.tokens
+
+
+def test_a_text_that_may_go_on_ends_by_eos_or_by_its_limit(path, tokenizer):
+    answer = run(grammar_engine(path), [(0, held("a", "start: /(fox )+/", max_tokens=9))])["a"]
+    assert re.fullmatch("(fox )+", tokenizer.decode(answer.tokens)) or len(answer.tokens) == 9
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_blocks": 32, "max_num_batched_tokens": 7},
+        {"speculative_config": NGRAM, "clock": lambda: 0.0},
+        {"late": True},
+        {"max_num_seqs": 2, "enable_prefix_caching": False},
+    ],
+    ids=["few tokens", "speculation", "overlap", "few at once"],
+)
+def test_texts_are_the_same_however_they_are_run(path, alone, options):
+    plain = request("plain", (5, 6, 7), max_tokens=40)
+    script = [(n, one) for n, one in enumerate([*requests(), plain])]
+    answers = run(grammar_engine(path, **options), script)
+    for name, expected in alone.items():
+        assert answers[name].tokens == expected.tokens
+        assert answers[name].finish_reason == expected.finish_reason
+    assert len(answers["plain"].tokens) == 40
+
+
+def test_preempted_texts_go_on_as_they_were(path, alone):
+    engine = grammar_engine(path, num_blocks=32, enable_prefix_caching=False)
+    others = [(0, request(f"other {n}", (9,) * 17, max_tokens=120)) for n in range(4)]
+    tight = run(engine, others + [(n, one) for n, one in enumerate(requests())])
+    assert engine.stats().preemptions > 0
+    assert {n: tight[n].tokens for n in alone} == {n: alone[n].tokens for n in alone}
+
+
+def test_replayed_texts_go_on_as_they_were(path, alone):
+    for one in requests():
+        text = alone[one.request_id].tokens
+        for cut in range(len(text)):
+            replayed = replace(one, output_token_ids=tuple(text[:cut]))
+            answer = run(grammar_engine(path), [(0, replayed)])[one.request_id]
+            assert answer.tokens == text[cut:]
+            assert answer.outputs[0].position == cut
+
+
+def test_a_whole_text_replayed_ends_at_once(path, alone):
+    one = requests()[2]
+    text = tuple(alone["2"].tokens)
+    answer = run(grammar_engine(path), [(0, replace(one, output_token_ids=text))])["2"]
+    assert (answer.tokens, answer.finish_reason) == ([], "complete")
+
+
+def test_drafts_are_taken_where_the_grammar_allows_them(path, tokenizer):
+    """What the prompt repeats is guessed, cut where the grammar says otherwise."""
+    text = tokenizer.encode("fox fox fox fox dog x").ids
+    engine = grammar_engine(path, speculative_config=NGRAM, clock=lambda: 0.0)
+    one = held("a", 'start: "fox fox fox fox fox fox fox fox "', text)
+    answer = run(engine, [(0, one)])["a"]
+    assert tokenizer.decode(answer.tokens) == "fox " * 8
+    assert engine.stats().accepted_tokens > 0
+    assert len(answer.outputs) < len(answer.tokens)
+
+
+def test_before_its_mark_a_text_is_free(path, tokenizer):
+    """The fake's own text, of which some tokens in the middle are the mark."""
+    free = run(grammar_engine(path), [(0, request("a", (5, 6, 7), max_tokens=12))])["a"].tokens
+    mark = tuple(free[4:6])
+    for options in ({}, {"speculative_config": NGRAM, "clock": lambda: 0.0}, {"late": True}):
+        one = held("a", 'start: "Paris"', after=mark)
+        answer = run(grammar_engine(path, **options), [(0, one)])["a"]
+        assert answer.tokens[:6] == free[:6]
+        assert tokenizer.decode(answer.tokens[6:]) == "Paris"
+        assert answer.finish_reason == "complete"
+        replayed = replace(one, output_token_ids=tuple(free[:5]))
+        assert run(grammar_engine(path), [(0, replayed)])["a"].tokens == answer.tokens[5:]
+
+
+def masks_after(path, text, tokens, **params) -> tuple[set[int], bool]:
+    """Tokens that may follow, and whether the text has ended."""
+    one = held("a", text, **params)
+    engine = grammar_engine(path)
+    state = engine._grammars.begin(one).result()
+    for token_id in tokens:
+        state.append(token_id)
+    seen = []
+
+    class Spy(FakeRunner):
+        def run(self, chunks):
+            mask = chunks[0].sequence.mask
+            seen.append({t for t in range(ROWS) if mask.rows.allows(mask.row, t)})
+            return super().run(chunks)
+
+    engine._runner.__class__ = Spy
+    run(engine, [(0, replace(one, output_token_ids=tuple(tokens)))])
+    return (seen[0] if seen else set()), state.is_complete
+
+
+def test_eos_is_allowed_only_where_a_text_may_end(path, tokenizer):
+    a, b = tokenizer.encode("a").ids, tokenizer.encode("b").ids
+    assert EOS not in masks_after(path, "start: /a[ab]{1,3}/", a)[0]
+    assert EOS in masks_after(path, "start: /a[ab]{1,3}/", [*a, *b])[0]
+    ignoring = {"eos_token_ids": ()}
+    assert EOS not in masks_after(path, "start: /a[ab]{1,3}/", [*a, *b], **ignoring)[0]
+    assert masks_after(path, "start: /a[ab]{1,3}/", [*a, *b, *b, *b]) == (set(), True)
+
+
+def test_ids_that_are_no_tokens_are_not_allowed(path, tokenizer):
+    allowed, _ = masks_after(path, r"start: /(.|\n)*/", [])
+    assert len(allowed) > 200
+    assert max(allowed) < tokenizer.get_vocab_size() < ROWS
+    assert not allowed & {0, 1}  # special tokens are no text
+
+
+def test_a_text_whose_ends_are_ignored_goes_on_and_then_ends(path, tokenizer):
+    one = held("a", "start: /[ab]{1,30}/", eos_token_ids=(), max_tokens=60)
+    answer = run(grammar_engine(path), [(0, one)])["a"]
+    assert len(tokenizer.decode(answer.tokens)) == 30
+    assert answer.finish_reason == "complete"
+
+
+def test_min_tokens_keep_a_text_that_may_go_on(path, tokenizer):
+    eager = grammar_engine(path, choices=[EOS])
+    one = held("a", "start: /[ab]{1,30}/", min_tokens=5)
+    assert len(run(eager, [(0, one)])["a"].tokens) >= 5
+
+
+@pytest.mark.parametrize("text", ['start: "a" y', "nonsense", '{"grammars": [{"json_schema": 3}]}'])
+def test_a_grammar_that_is_none_ends_its_request_alone(path, alone, text):
+    answers = run(grammar_engine(path), [(0, held("bad", text)), *((0, o) for o in requests())])
+    assert answers["bad"].finish_reason == "rejected"
+    assert answers["bad"].outputs[-1].error.startswith("the grammar cannot be used: ")
+    assert "\n" not in answers["bad"].outputs[-1].error
+    assert answers["2"].tokens == alone["2"].tokens
+
+
+def test_a_replayed_text_that_the_grammar_does_not_allow_is_an_error(path):
+    answer = run(grammar_engine(path), [(0, held("a", 'start: "Paris"', replayed=(9, 9)))])["a"]
+    assert answer.finish_reason == "rejected"
+    assert "the grammar cannot be followed: " in answer.outputs[-1].error
+
+
+def test_a_row_beyond_the_limits_of_a_step_ends_its_request_alone(path, alone, monkeypatch):
+    small = LLParserLimits(step_max_items=60, verbose_errors=False)
+    monkeypatch.setattr(grammar_compiler, "parser_limits", lambda: small)
+    many = " | ".join(f'"{n}" "x"' for n in range(100))
+    costly = f'start: "a" inner\ninner: {many}'
+    script = [(0, held("costly", costly)), (0, requests()[0])]
+    answers = run(grammar_engine(path), script)
+    assert answers["costly"].finish_reason == "rejected"
+    assert "the grammar cannot be followed" in answers["costly"].outputs[-1].error
+    assert answers["0"].tokens == alone["0"].tokens
+
+
+def test_a_row_that_holds_all_others_up_ends_its_request(path, alone, monkeypatch):
+    """Whether it does is a matter of time: here any is too much, and there none is."""
+    monkeypatch.setattr(masks, "SUSPICIOUS_S", -1.0)
+    answers = run(grammar_engine(path), [(0, one) for one in requests()])
+    assert {n: answers[n].tokens for n in alone} == {n: alone[n].tokens for n in alone}
+    monkeypatch.setattr(masks, "TOO_SLOW_S", -1.0)
+    answers = run(grammar_engine(path), [(0, one) for one in requests()])
+    slow = {n: a for n, a in answers.items() if a.finish_reason == "rejected"}
+    assert slow
+    assert all("too long" in a.outputs[-1].error for a in slow.values())
+    assert all(a.tokens == alone[n].tokens[: len(a.tokens)] for n, a in slow.items())
+
+
+@pytest.mark.parametrize("fault", [OSError("no such file"), BaseException("a panic")])
+def test_a_grammar_whose_compilation_fails_unexpectedly_ends_its_request_alone(
+    path, alone, monkeypatch, fault
+):
+    def compile_some(tokenizer, text):
+        if "hostile" in text:
+            raise fault
+        return compile_grammar(tokenizer, text)
+
+    monkeypatch.setattr(compiled, "compile_grammar", compile_some)
+    script = [(0, held("hostile", 'start: "hostile"')), (0, requests()[0])]
+    answers = run(grammar_engine(path), script)
+    assert answers["hostile"].finish_reason == "error"
+    assert answers["hostile"].outputs[-1].error == "the grammar cannot be used"
+    assert answers["0"].tokens == alone["0"].tokens
+
+
+def test_a_request_can_be_aborted_while_its_grammar_is_compiled(path):
+    engine = grammar_engine(path)
+    engine.add(held("a", GRAMMARS[0]))
+    assert engine.load().waiting == 1
+    engine.abort("a")
+    assert not engine.has_work
+    answer = run(engine, [(0, held("a", GRAMMARS[0]))])["a"]
+    assert answer.finish_reason == "complete"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"text": "x" * (MAX_GRAMMAR_BYTES + 1)},
+        {"after": (1,) * (MAX_AFTER_TOKENS + 1)},
+        {"after": (ROWS,)},
+        {"after": (-1,)},
+    ],
+)
+def test_grammars_out_of_bounds_are_refused(path, change):
+    one = held("a", GRAMMARS[0])
+    with pytest.raises(RequestRefused, match="grammar"):
+        grammar_engine(path).add(replace(one, grammar=replace(one.grammar, **change)))
+
+
+def test_an_engine_without_a_tokenizer_refuses_grammars():
+    from headrace.workers.engine.engine import Engine
+
+    runner = FakeRunner(vocab_size=ROWS, max_model_len=64, num_blocks=8, block_size=16)
+    engine = Engine(runner, max_num_seqs=4, max_num_batched_tokens=64)
+    with pytest.raises(RequestRefused, match="grammar"):
+        engine.add(held("a", GRAMMARS[0]))
+    assert not engine.has_work
+
+
+def test_grammars_are_compiled_once_while_there_is_room(path):
+    known = grammars(path)
+    for number in range(200):
+        known.begin(held(str(number), f'start: "{number % 150}"')).result()
+    assert len(known._kept) <= 64
+    first, again = (known.begin(held(name, 'start: "149"')).result() for name in "ab")
+    assert first._compiled is again._compiled
+
+
+def taking(monkeypatch, size):
+    """Grammars that take so much memory, each."""
+    monkeypatch.setattr(compiled.Compiled, "bytes", size)
+
+
+def test_large_grammars_make_room_for_each_other(path, monkeypatch):
+    known = grammars(path)
+    taking(monkeypatch, compiling._KEPT_BYTES // 3)
+    for number in range(20):
+        known.begin(held(str(number), f'start: "{number}"')).result()
+    assert list(known._kept) == ['start: "17"', 'start: "18"', 'start: "19"']
+
+
+def test_grammars_in_use_take_no_more_than_there_is_for_them(path, monkeypatch):
+    known = grammars(path)
+    taking(monkeypatch, compiling._MOST_BYTES // 5)
+    in_use = [known.begin(held(str(n), f'start: "{n}"')).result() for n in range(5)]
+    with pytest.raises(ValueError, match="too much memory"):
+        known.begin(held("large", 'start: "large"')).result()
+    assert known.begin(held("same", 'start: "4"')).result().error is None
+    del in_use[:2]
+    assert known.begin(held("large", 'start: "large"')).result().error is None
+    taking(monkeypatch, compiling._SMALL_BYTES)
+    for number in range(100, 400):
+        in_use.append(known.begin(held("small", f'start: "{number}"')).result())
+
+
+def test_what_texts_leave_in_a_grammar_does_not_end_later_ones(path, tokenizer, monkeypatch):
+    """Its lexer has more states after each text, and may have so many."""
+    monkeypatch.setattr(compiled, "_RENEWED_AFTER_TOKENS", 40)
+    limits = LLParserLimits(max_lexer_states=300, verbose_errors=False)
+    monkeypatch.setattr(grammar_compiler, "parser_limits", lambda: limits)
+    known = grammars(path)
+    for first in "abcdefghij":
+        text = "|".join(f"{letter}[a-z]{{0,300}}{letter}" for letter in "abcdefghij")
+        state = known.begin(held(first, f"start: /{text}/")).result()
+        for char in first + "z" * 40:
+            state.matcher.compute_bitmask()
+            state.append(tokenizer.token_to_id(char))
+        assert state.error is None
+        assert not state.matcher.is_error()
+
+
+def test_tokens_of_texts_count_as_memory(path):
+    known = grammars(path)
+    state = known.begin(held("a", "start: /a*/", replayed=())).result()
+    before = state._compiled.bytes
+    state.append(9)
+    assert state._compiled.bytes > before
+
+
+def test_sentencepiece_tokens_are_read_as_the_text_that_they_make(tmp_path):
+    tokenizer = byte_fallback(strip=False)
+    file = tmp_path / "tokenizer.json"
+    tokenizer.save(str(file))
+    llama = load_tokenizer(file, tokenizer.get_vocab_size(), [2])
+    matcher = compile_grammar(llama, 'start: "the " /[a-c]/ "好~"')
+    ids = [tokenizer.token_to_id(t) for t in ("th", "e", "▁", "a", "好", "<0x7E>")]
+    assert matcher.validate_tokens(ids) == len(ids)
+    assert matcher.consume_tokens(ids)
+    assert matcher.is_stopped()
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_has_rows(path, tokenizer):
+    small = load_tokenizer(path, 300, [EOS])
+    assert small.vocab_size == tokenizer.get_vocab_size() > 300
+    assert small.eos_tokens == [EOS]
+    assert load_tokenizer(path, ROWS, []).vocab_size == ROWS

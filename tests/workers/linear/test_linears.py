@@ -1,0 +1,250 @@
+"""Replaced linear layers: the model's text stays, siblings are computed once, memory is freed."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional
+from transformers.pytorch_utils import Conv1D
+
+from headrace.protocol.config import EngineConfig
+from headrace.workers.errors import ModelUnsupported
+from headrace.workers.linear import linears, products
+from headrace.workers.linear.linears import FastLinear, prepare_linears
+from headrace.workers.linear.products import PackedProduct, make_product
+from headrace.workers.linear.siblings import Siblings, find_groups, watch
+from headrace.workers.torch_runner.loading import load_model
+from tests.workers.tiny_models import MODELS, save_model, save_tiny
+
+CPU = torch.device("cpu")
+TOKENS = torch.arange(3, 27).unsqueeze(0)
+
+
+def prepare(model, quantization=None) -> list[str]:
+    lines: list[str] = []
+    prepare_linears(model, EngineConfig(quantization=quantization), lines.append)
+    return lines
+
+
+@torch.inference_mode()
+def logits(model) -> torch.Tensor:
+    return model(input_ids=TOKENS, use_cache=False).logits[0].float()
+
+
+def change(before: torch.Tensor, after: torch.Tensor) -> float:
+    """Root mean square of the change over the spread, at the median token."""
+    errors = (after - before).square().mean(dim=1).sqrt() / before.std(dim=1)
+    return float(errors.median())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "quantization", "bound"),
+    [
+        ("float32", None, 1e-5),
+        ("bfloat16", None, 0.05),
+        ("bfloat16", "int8", 0.1),
+        ("bfloat16", "int8_dynamic", 0.15),
+        ("float16", "int8", 0.05),
+    ],
+)
+@pytest.mark.parametrize("name", list(MODELS))
+def test_logits_stay(tmp_path, name, dtype, quantization, bound):
+    save_tiny(tmp_path, name)
+    model = load_model(tmp_path, dtype, CPU)
+    before = logits(model)
+    prepare(model, quantization)
+    after = logits(model)
+    assert change(before, after) < bound
+    assert torch.equal(after, logits(model)), "nothing may be left over from one pass to the next"
+    if quantization is not None:
+        assert not torch.equal(before, after)
+
+
+def test_siblings_are_found_by_what_they_read(tmp_path):
+    save_tiny(tmp_path, "qwen2")
+    model = load_model(tmp_path, "bfloat16", CPU)
+    prepare(model)
+    layer = model.model.layers[0]
+    attention, mlp = layer.self_attn, layer.mlp
+    together = {id(one._siblings) for one in (attention.q_proj, attention.k_proj, attention.v_proj)}
+    assert len(together) == 1
+    assert mlp.gate_proj._siblings is mlp.up_proj._siblings
+    assert len({id(one._siblings) for one in (mlp.gate_proj, mlp.down_proj, attention.o_proj)}) == 3
+    assert attention.q_proj._siblings is not model.model.layers[1].self_attn.q_proj._siblings
+
+
+class Reader(nn.Module):
+    """Layers on one tensor, with what must keep them apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = (nn.Linear(8, 16) for _ in range(3))
+        self.twice = nn.Linear(8, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        total = self.first(x) + self.second(x) + self.twice(x) + self.twice(x)
+        x += 1
+        return total + self.third(x) + self.second.in_features
+
+
+def test_written_inputs_and_repeated_layers_are_not_fused():
+    reader = Reader()
+    layers = [reader.first, reader.second, reader.third, reader.twice]
+    with torch.no_grad(), watch(layers) as calls:
+        reader(torch.randn(2, 8))
+    assert find_groups(calls, lambda _: 0) == [
+        [reader.first, reader.second],
+        [reader.third],
+        [reader.twice],
+    ]
+    assert find_groups(calls, lambda layer: layer is reader.first)[:2] == [
+        [reader.first],
+        [reader.second],
+    ]
+
+
+SIZES = [3, 5, 2]
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3), st.booleans()), max_size=30))
+def test_shares_are_right_in_every_order_of_calls(calls):
+    """Also when tensors die and others take their place, and when a call is repeated."""
+    weight = torch.randn((sum(SIZES), 4), generator=torch.Generator().manual_seed(1))
+    siblings = Siblings(lambda rows: functional.linear(rows, weight), SIZES)
+    tensors = [torch.randn(2, 4) for _ in range(4)]
+    for number, which, renew in calls:
+        if renew:
+            tensors[which] = torch.randn(2, 4)
+        share = siblings.take(number, tensors[which])
+        whole = functional.linear(tensors[which], weight)
+        assert torch.equal(share, whole.split(SIZES, dim=-1)[number])
+
+
+def test_siblings_compute_once_and_let_go():
+    computed = []
+    siblings = Siblings(lambda rows: computed.append(1) or torch.cat([rows] * 3, dim=-1), [4] * 3)
+    rows = torch.randn(2, 4)
+    for number in (1, 0, 2):
+        assert torch.equal(siblings.take(number, rows), rows)
+    assert len(computed) == 1
+    gone = weakref.ref(rows)
+    del rows
+    gc.collect()
+    assert gone() is None
+
+
+def test_weights_are_freed(tmp_path):
+    save_tiny(tmp_path, "mistral")
+    model = load_model(tmp_path, "bfloat16", CPU)
+    weights = [
+        weakref.ref(module.weight) for module in model.modules() if isinstance(module, nn.Linear)
+    ]
+    prepare(model)
+    gc.collect()
+    assert len(weights) == 15
+    assert [weight() for weight in weights] == [None] * 15
+
+
+def test_tied_embeddings_keep_their_weight(tmp_path):
+    config, model_class, options = MODELS["llama"]
+    save_model(tmp_path, config, model_class, {**options, "tie_word_embeddings": True})
+    model = load_model(tmp_path, "bfloat16", CPU)
+    embedding = model.get_input_embeddings().weight
+    before = embedding.clone()
+    prepare(model, "int8")
+    assert isinstance(model.lm_head, FastLinear)
+    assert torch.equal(model.get_input_embeddings().weight, before)
+
+
+def test_a_replaced_layer_tells_its_weights_dtype_and_shape(tmp_path):
+    save_tiny(tmp_path, "llama")
+    model = load_model(tmp_path, "bfloat16", CPU)
+    shape = model.model.layers[0].mlp.up_proj.weight.shape
+    prepare(model)
+    weight = model.model.layers[0].mlp.up_proj.weight
+    assert (weight.dtype, weight.device, weight.shape) == (torch.bfloat16, CPU, shape)
+    assert weight.isnan().all()
+    assert weight.untyped_storage().nbytes() == 2
+
+
+def test_models_that_cannot_take_gaps_are_not_fused(tmp_path, monkeypatch):
+    save_tiny(tmp_path, "mistral")
+    model = load_model(tmp_path, "bfloat16", CPU)
+    before = logits(model)
+    mlp = model.model.layers[0].mlp
+
+    def forward(self, x):
+        gated = self.act_fn(self.gate_proj(x)) * self.up_proj(x).view(-1).view(*x.shape[:-1], -1)
+        return self.down_proj(gated)
+
+    monkeypatch.setattr(type(mlp), "forward", forward)
+    prepare(model)
+    assert isinstance(mlp.gate_proj, FastLinear)
+    assert mlp.gate_proj._siblings is not mlp.up_proj._siblings
+    assert change(before, logits(model)) < 0.05
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("quantization", [None, "int8", "int8_dynamic"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_products_take_any_shape(dtype, quantization, bias):
+    torch.manual_seed(0)
+    weight, added = torch.randn(24, 40, dtype=dtype), torch.randn(24, dtype=dtype)
+    product = make_product(weight, added if bias else None, quantization)
+    assert product is not None
+    for shape in [(40,), (0, 40), (1, 40), (1, 7, 40), (2, 3, 40)]:
+        rows = torch.randn(shape, dtype=dtype)
+        expected = functional.linear(rows, weight, added if bias else None)
+        assert product(rows).shape == expected.shape
+        assert product(rows).dtype == dtype
+        torch.testing.assert_close(product(rows), expected, rtol=0.05, atol=0.3)
+
+
+def test_conv1d_is_replaced_too(tmp_path):
+    save_tiny(tmp_path, "gpt2")
+    model = load_model(tmp_path, "bfloat16", CPU)
+    prepare(model)
+    assert not any(isinstance(module, (Conv1D, nn.Linear)) for module in model.modules())
+
+
+def test_a_wrong_packed_product_is_left_out(tmp_path, monkeypatch):
+    save_tiny(tmp_path, "llama")
+    model = load_model(tmp_path, "bfloat16", CPU)
+    call = PackedProduct.__call__
+    monkeypatch.setattr(PackedProduct, "__call__", lambda self, rows: call(self, rows) * 1.1)
+    assert prepare(model) == []
+    assert not any(isinstance(module, FastLinear) for module in model.modules())
+
+
+def test_a_wrong_integer_product_is_refused(tmp_path, monkeypatch):
+    save_tiny(tmp_path, "llama")
+    model = load_model(tmp_path, "bfloat16", CPU)
+    wrong = {**products.INT8_PRODUCTS, "int8": lambda rows, values, _: rows @ values.t().to(rows)}
+    monkeypatch.setattr(products, "INT8_PRODUCTS", wrong)
+    with pytest.raises(ModelUnsupported, match="quantization is int8, but"):
+        prepare(model, "int8")
+
+
+def test_other_text_is_refused(tmp_path, monkeypatch):
+    save_tiny(tmp_path, "llama")
+    model = load_model(tmp_path, "bfloat16", CPU)
+    monkeypatch.setattr(
+        linears.FastLinear,
+        "forward",
+        lambda self, input: input[..., :1].expand(*input.shape[:-1], len(self.weight)),
+    )
+    with pytest.raises(ModelUnsupported, match="other text with packed weights"):
+        prepare(model)
+
+
+def test_quantization_is_refused_away_from_cpus(tmp_path):
+    save_tiny(tmp_path, "llama")
+    model = load_model(tmp_path, "bfloat16", CPU).to("meta")
+    prepare(model)
+    with pytest.raises(ModelUnsupported, match="quantization is int8, which needs device cpu"):
+        prepare(model, "int8")

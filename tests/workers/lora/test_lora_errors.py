@@ -1,0 +1,283 @@
+"""What is no adapter of the model is refused with a line that says why; nothing is kept of it."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from headrace.workers.engine.engine import Engine
+from headrace.workers.engine.fake import FakeRunner
+from headrace.workers.errors import AdapterError
+from headrace.workers.lora.files import read_adapter
+from tests.lora_adapters import make_adapter, tensors_of
+from tests.workers.driving import run
+from tests.workers.lora.lora_engines import Tiny, adapted, make_tiny
+from tests.workers.tiny_models import save_model, save_tiny
+
+Change = Callable[[Path], None]
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+FIRST = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+ITS_OTHER = FIRST.replace("lora_A", "lora_B")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> Tiny:
+    return make_tiny(tmp_path_factory.mktemp("llama"), "llama", {"usual": {"rank": 8}})
+
+
+@pytest.fixture(scope="module")
+def engine(tiny: Tiny) -> Engine:
+    return tiny.engine()
+
+
+def config(**fields: Any) -> Change:
+    def change(folder: Path) -> None:
+        written = json.loads((folder / CONFIG).read_text())
+        (folder / CONFIG).write_text(json.dumps(written | fields))
+
+    return change
+
+
+def config_is(text: str) -> Change:
+    return lambda folder: void((folder / CONFIG).write_text(text))
+
+
+def tensors(change: Callable[[dict[str, torch.Tensor]], object]) -> Change:
+    def apply(folder: Path) -> None:
+        found = tensors_of(folder)
+        change(found)
+        save_file({name: each.contiguous() for name, each in found.items()}, folder / WEIGHTS)
+
+    return apply
+
+
+def rename(tensors: dict[str, torch.Tensor], old: str, new: str) -> None:
+    for name in list(tensors):
+        if old in name:
+            tensors[name.replace(old, new)] = tensors.pop(name)
+
+
+def cut_off(folder: Path) -> None:
+    os.truncate(folder / WEIGHTS, (folder / WEIGHTS).stat().st_size - 40)
+
+
+def pickle_only(folder: Path) -> None:
+    (folder / WEIGHTS).rename(folder / "adapter_model.bin")
+
+
+def too_large(name: str) -> Change:
+    def change(folder: Path) -> None:
+        with (folder / name).open("ab") as file:
+            file.truncate(2**30)
+
+    return change
+
+
+def instead(name: str) -> Change:
+    def change(folder: Path) -> None:
+        (folder / name).unlink()
+        (folder / name).mkdir()
+
+    return change
+
+
+def void(value: object) -> None:
+    """For what is done for its effect."""
+
+
+CASES: dict[str, Change] = {
+    "the adapter has no adapter_config.json": lambda folder: (folder / CONFIG).unlink(),
+    "the adapter has no adapter_model.safetensors": lambda folder: (folder / WEIGHTS).unlink(),
+    "adapter_model.bin is pickle, which is not read": pickle_only,
+    "adapter_config.json is not a file": instead(CONFIG),
+    "adapter_model.safetensors is not a file": instead(WEIGHTS),
+    "adapter_config.json is larger than 1048576 bytes": too_large(CONFIG),
+    r"adapter_model.safetensors is larger than \d+ bytes": too_large(WEIGHTS),
+    "adapter_config.json: is not JSON": config_is("{"),
+    "adapter_config.json: is not JSON*": config_is("[" * 100_000),
+    "adapter_config.json: is not a JSON object": config_is("[]"),
+    "peft_type must be LORA, not 'IA3'": config(peft_type="IA3"),
+    "peft_type must be LORA, not None": config_is("{}"),
+    "r must be a positive integer": config(r="8"),
+    "r must be a positive integer$": config(r=True),
+    ": r must be a positive integer": config(r=0),
+    "r is 17, which is more than max_lora_rank, 16": config(r=17),
+    "rank_pattern must be a positive integer": config(rank_pattern={"q_proj": -1}),
+    "rank_pattern is 99, which is more": config(rank_pattern={"q_proj": 99}),
+    "rank_pattern must be an object": config(rank_pattern=[1]),
+    "alpha_pattern must be an object": config(alpha_pattern="q_proj"),
+    "alpha_pattern must be a number": config(alpha_pattern={"q_proj": "1"}),
+    "lora_alpha must be a number": config(lora_alpha=None),
+    "lora_alpha must be a number up to 1000000": config(lora_alpha=float("nan")),
+    "use_rslora must be true or false": config(use_rslora=1),
+    r"rank_pattern has a key that is too elaborate: '\(a": config(rank_pattern={"(a+)+": 8}),
+    "too elaborate: '.*.*.*.*'": config(alpha_pattern={".*.*.*.*": 8}),
+    "too elaborate: 'qqq": config(alpha_pattern={"q" * 201: 8}),
+    r"no regular expression: '\[": config(alpha_pattern={"[": 8}),
+    "no regular expression: ": config(alpha_pattern={"a)(b": 8}),
+    "more than 8 regular expressions": config(rank_pattern={f"a{n}|b": 8 for n in range(9)}),
+    "use_dora is not supported": config(use_dora=True),
+    "lora_bias is not supported": config(lora_bias=True),
+    "modules_to_save is not supported": config(modules_to_save=["lm_head"]),
+    "trainable_token_indices is not supported": config(trainable_token_indices=[1]),
+    "layer_replication is not supported": config(layer_replication=[[0, 1]]),
+    "target_parameters is not supported": config(target_parameters=["experts"]),
+    "alora_invocation_tokens is not": config(alora_invocation_tokens=[3]),
+    "bias must be none": config(bias="all"),
+    "is no safetensors file, or is damaged": lambda folder: void(
+        (folder / WEIGHTS).write_bytes(b"not safetensors")
+    ),
+    "no safetensors file, or is damaged": cut_off,
+    "adapter_model.safetensors: there is no matrix of LoRA in it": tensors(dict.clear),
+    "lm_head.weight' is no matrix of LoRA": tensors(
+        lambda some: some.update({"base_model.model.lm_head.weight": torch.ones(2, 2)})
+    ),
+    "lora_magnitude_vector' is no matrix of LoRA": tensors(
+        lambda some: some.update(
+            {FIRST.replace("lora_A.weight", "lora_magnitude_vector"): torch.ones(2)}
+        )
+    ),
+    "the model has no layer 'model.layers.7.self_attn": tensors(
+        lambda some: rename(some, "layers.1", "layers.7")
+    ),
+    "the model has no layer 'lm_head'": tensors(
+        lambda some: rename(some, "model.layers.0.self_attn.q_proj", "lm_head")
+    ),
+    "the model has no layer 'model.embed_tokens'": tensors(
+        lambda some: rename(some, "layers.0.self_attn.q_proj", "embed_tokens")
+    ),
+    "the model has no layer 'q_proj'": tensors(
+        lambda some: rename(some, "model.layers.0.self_attn.q_proj", "q_proj")
+    ),
+    "one layer has two names in it": tensors(
+        lambda some: some.update(
+            {
+                FIRST.replace("model.model.", "model."): some[FIRST].clone(),
+                ITS_OTHER.replace("model.model.", "model."): some[ITS_OTHER].clone(),
+            }
+        )
+    ),
+    "has two matrices A": tensors(
+        lambda some: some.update({FIRST.replace("weight", "default.weight"): some[FIRST].clone()})
+    ),
+    "has one matrix of two": tensors(lambda some: some.pop(FIRST)),
+    r"has matrices \[8, 31\] and \[32, 8\]; model and adapter_config.json make them \[8, 32\]": (
+        tensors(lambda some: some.update({FIRST: torch.ones(8, 31)}))
+    ),
+    r"has matrices \[4, 32\] and \[32, 4\]": tensors(
+        lambda some: some.update({FIRST: torch.ones(4, 32), ITS_OTHER: torch.ones(32, 4)})
+    ),
+    r"has matrices \[8, 32\] and \[32, 9\]": tensors(
+        lambda some: some.update({ITS_OTHER: torch.ones(32, 9)})
+    ),
+    "is no matrix of 16 or 32 bit floats": tensors(
+        lambda some: some.update({FIRST: torch.ones(8)})
+    ),
+    "no matrix of 16 or 32 bit floats": tensors(
+        lambda some: some.update({FIRST: torch.ones(8, 32, dtype=torch.int32)})
+    ),
+    "has values that are not finite in torch.float32": tensors(
+        lambda some: some[FIRST].fill_(float("nan"))
+    ),
+    "has values that are not finite": tensors(lambda some: some[ITS_OTHER][3].fill_(float("inf"))),
+    "values that are not finite": tensors(lambda some: some[ITS_OTHER].fill_(3e38)),
+}
+
+
+@pytest.mark.parametrize("reason", CASES)
+def test_it_is_refused(tiny: Tiny, engine: Engine, tmp_path: Path, reason: str) -> None:
+    folder = tmp_path / "secret"
+    shutil.copytree(tiny.adapters["usual"], folder)
+    CASES[reason](folder)
+    with pytest.raises(AdapterError, match=reason) as caught:
+        engine.add_adapter("bad", folder)
+    assert "\n" not in caught.value.reason
+    assert "secret" not in caught.value.reason
+    assert len(caught.value.reason) < 500
+    assert engine.adapter_ids == {"usual"}
+
+
+def test_it_is_refused_for_another_base(tiny: Tiny, engine: Engine, tmp_path: Path) -> None:
+    name, model_class, _ = "LlamaConfig", "LlamaForCausalLM", None
+    save_model(tmp_path / "larger", name, model_class, {"hidden_size": 64})
+    folder = make_adapter(tmp_path / "adapter", tmp_path / "larger")
+    with pytest.raises(AdapterError, match=r"has matrices \[8, 64\]"):
+        engine.add_adapter("bad", folder)
+
+
+def test_experts_of_a_mixture_are_no_layers(tmp_path: Path) -> None:
+    tiny = make_tiny(tmp_path, "qwen3_moe", {"usual": {}})
+    path = tiny.adapters["usual"]
+    tensors(lambda some: rename(some, "self_attn.q_proj", "mlp.experts.0.up_proj"))(path)
+    with pytest.raises(AdapterError, match=r"no layer 'model.layers.\d.mlp.experts.0.up_proj'"):
+        tiny.engine()
+
+
+def test_the_head_is_no_layer(tiny: Tiny, engine: Engine, tmp_path: Path) -> None:
+    folder = make_adapter(tmp_path, tiny.path, targets=["lm_head"])
+    with pytest.raises(AdapterError, match="lm_head"):
+        engine.add_adapter("bad", folder)
+
+
+def test_another_name_of_the_base_is_no_matter(tiny: Tiny, engine: Engine, tmp_path: Path) -> None:
+    shutil.copytree(tiny.adapters["usual"], tmp_path, dirs_exist_ok=True)
+    config(base_model_name_or_path="somebody/else", unknown_field={"x": 1})(tmp_path)
+    engine.add_adapter("good", tmp_path)
+    assert engine.adapter_ids == {"usual", "good"}
+    engine.remove_adapter("good")
+    assert engine.adapter_ids == {"usual"}
+
+
+def test_a_larger_rank_is_a_matter_of_the_configuration(tmp_path: Path) -> None:
+    save_tiny(tmp_path / "model", "llama")
+    folder = make_adapter(tmp_path / "adapter", tmp_path / "model", rank=20)
+    tiny = Tiny(tmp_path / "model", {"large": folder})
+    with pytest.raises(AdapterError, match="max_lora_rank, 16"):
+        tiny.engine()
+    asked = adapted("r", (1, 2, 3), "large")
+    answers = run(tiny.engine(max_lora_rank=32), [(0, asked)])
+    tiny.check("large", asked.prompt_token_ids, answers["r"].tokens)
+
+
+def test_a_value_that_overflows_16_bits_is_refused_where_they_are_used(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny.adapters["usual"], tmp_path, dirs_exist_ok=True)
+    tensors(lambda some: some[ITS_OTHER].fill_(5e4))(tmp_path)
+    layers = tiny.engine().runner.adapter_layers
+    assert read_adapter(tmp_path, layers, 16).pairs
+    halves = {name: replace(shape, dtype=torch.float16) for name, shape in layers.items()}
+    with pytest.raises(AdapterError, match=r"not finite in torch.float16"):
+        read_adapter(tmp_path, halves, 16)
+
+
+def test_adding_twice_and_removing_what_is_not_there_is_harmless(engine: Engine) -> None:
+    engine.add_adapter("usual", Path("nowhere"))
+    engine.remove_adapter("unknown")
+    assert engine.adapter_ids == {"usual"}
+
+
+def test_an_adapter_in_use_is_not_removed(tiny: Tiny, engine: Engine) -> None:
+    engine.add(adapted("r", (1, 2, 3), "usual"))
+    with pytest.raises(AdapterError, match="the adapter is in use"):
+        engine.remove_adapter("usual")
+    engine.abort("r")
+    other = tiny.engine()
+    other.remove_adapter("usual")
+    assert not other.adapter_ids
+
+
+def test_an_engine_without_lora_takes_none(tiny: Tiny) -> None:
+    runner = FakeRunner(vocab_size=9, max_model_len=9, num_blocks=9, block_size=1)
+    engine = Engine(runner, max_num_seqs=1, max_num_batched_tokens=9)
+    with pytest.raises(AdapterError, match="this model takes no adapters"):
+        engine.add_adapter("usual", tiny.adapters["usual"])
+    assert engine.adapter_ids == frozenset()
+    engine.remove_adapter("usual")

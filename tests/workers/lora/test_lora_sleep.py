@@ -1,0 +1,87 @@
+"""Adapters of an engine that sleeps: they stay, come and go, and take no memory of the device."""
+
+import shutil
+
+import pytest
+
+from headrace.workers.build import build_runner
+from headrace.workers.errors import AdapterError
+from headrace.workers.process.engine_memory import TAGS, Residence
+from tests.workers.driving import run
+from tests.workers.lora.lora_engines import (
+    Tiny,
+    adapted,
+    make_prompts,
+    make_tiny,
+    skip_without_kernels,
+)
+
+KINDS = {"usual": {"rank": 8}, "wide": {"rank": 16, "targets": "all-linear"}}
+PROMPT = make_prompts(1, 20)[0]
+
+
+@pytest.fixture(scope="module", params=["native", "torch"])
+def tiny(request, tmp_path_factory) -> Tiny:
+    if request.param == "native":
+        skip_without_kernels()
+    return make_tiny(tmp_path_factory.mktemp("llama"), "llama", KINDS, request.param)
+
+
+def residence(tiny: Tiny) -> Residence:
+    config = tiny.config()
+    return Residence(tiny.engine(), lambda: build_runner(tiny.path, config, 1, lambda line: None))
+
+
+def check(tiny: Tiny, sleeper: Residence, *names: str) -> None:
+    arrivals = [(0, adapted(name, PROMPT, name)) for name in ("", *names)]
+    answers = run(sleeper.engine, arrivals)
+    for _, one in arrivals:
+        tiny.check(one.adapter, PROMPT, answers[one.request_id].tokens)
+
+
+def test_adapters_outlast_any_sleep(tiny: Tiny) -> None:
+    sleeper = residence(tiny)
+    for level in (1, 2, 1):
+        check(tiny, sleeper, *KINDS)
+        sleeper.sleep(level)
+        sleeper.wake(TAGS)
+        assert sleeper.engine.adapter_ids == set(KINDS)
+    check(tiny, sleeper, *KINDS)
+
+
+def test_slots_are_given_back(tiny: Tiny) -> None:
+    sleeper = residence(tiny)
+    check(tiny, sleeper, *KINDS)
+    slots = sleeper.engine.runner._slots
+    assert not slots.is_empty
+    sleeper.sleep(1)
+    assert slots.is_empty
+
+
+@pytest.mark.parametrize("level", [1, 2])
+def test_they_come_and_go_meanwhile(tiny: Tiny, level: int, tmp_path) -> None:
+    sleeper = residence(tiny)
+    engine = sleeper.engine
+    engine.remove_adapter("wide")
+    check(tiny, sleeper, "usual")
+    sleeper.sleep(level)
+    engine.remove_adapter("usual")
+    engine.add_adapter("wide", tiny.adapters["wide"])
+    with pytest.raises(AdapterError, match=r"has no adapter_config\.json"):
+        engine.add_adapter("none", tmp_path)
+    assert engine.adapter_ids == {"wide"}
+    sleeper.wake(TAGS)
+    check(tiny, sleeper, "wide")
+    engine.add_adapter("usual", tiny.adapters["usual"])
+    check(tiny, sleeper, *KINDS)
+
+
+def test_its_folder_may_go_once_it_is_there(tiny: Tiny, tmp_path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny.adapters["usual"], copy)
+    sleeper = residence(Tiny(tiny.path, {}))
+    sleeper.engine.add_adapter("usual", copy)
+    shutil.rmtree(copy)
+    sleeper.sleep(2)
+    sleeper.wake(TAGS)
+    check(tiny, sleeper, "usual")

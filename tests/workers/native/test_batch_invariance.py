@@ -1,0 +1,83 @@
+"""A text's logits are the same to the last bit whatever else its steps did.
+
+What a seed draws, what a replay goes on with and what a prefix hit leaves out then stays the same
+too: none of them may change a text.
+"""
+
+import itertools
+
+import pytest
+import torch
+
+from headrace.workers.native.program import Compiled
+from tests.workers.native.test_native import SHAPES, blocks_of, load, needs_bfloat16, run, tokens_of
+
+WINDOW = {"config": "MistralConfig", "model": "MistralForCausalLM"}
+KINDS = [
+    ("float32", None),
+    ("bfloat16", None),
+    ("bfloat16", "int8"),
+    ("float32", "int8_dynamic"),
+    ("bfloat16", "int8_dynamic"),
+]
+
+
+def alone(compiled, tokens, start):
+    """Logits of the rows from `start` on, of one step for each."""
+    program = compiled.start(300, 16)
+    blocks = blocks_of(len(tokens))
+    run(program, [(tokens, 0, start, blocks)])
+    rows = range(start, len(tokens))
+    return torch.cat([run(program, [(tokens, row, row + 1, blocks)]) for row in rows])
+
+
+def in_company(compiled, tokens, start):
+    """The same rows of steps cut elsewhere, each with those of other texts before and behind."""
+    program = compiled.start(300, 16)
+    length = len(tokens)
+    blocks = blocks_of(length, 40)
+    others = [tokens_of(n, n) for n in (9, 70, 333)]
+    firsts = (0, 10, 200)
+    found = []
+    cuts = [0, 1, start // 3, start // 3 + 7, start, start + 3, length]
+    for step, (begin, end) in enumerate(itertools.pairwise(cuts)):
+        around = [
+            (text, step, len(text) - 6 + step, blocks_of(len(text), first))
+            for text, first in zip(others, firsts, strict=True)
+        ]
+        at = sum(stop - go for _, go, stop, _ in around[:2])
+        logits = run(program, [*around[:2], (tokens, begin, end, blocks), around[2]])
+        found.append(logits[at : at + end - begin])
+    return torch.cat(found)[start:]
+
+
+def assert_same(folder, length, start, kind, options, **architecture):
+    dtype, quantization = kind
+    model, hook = load(folder, {**options, "max_position_embeddings": 4096}, dtype, **architecture)
+    tokens = tokens_of(length)
+    one = Compiled(model, hook, 1, quantization)
+    expected = alone(one, tokens, start)
+    assert torch.equal(in_company(one, tokens, start), expected)
+    three = Compiled(model, hook, 3, quantization)
+    assert torch.equal(alone(three, tokens, start), expected)
+    assert torch.equal(in_company(three, tokens, start), expected)
+
+
+@needs_bfloat16
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("shape", ["deep and odd", "many queries to a key", "scores far apart"])
+def test_whatever_the_batch_the_cuts_and_the_threads(tmp_path, shape, kind):
+    assert_same(tmp_path, 701, 690, kind, SHAPES[shape])
+
+
+@needs_bfloat16
+@pytest.mark.parametrize("kind", KINDS[:2], ids=str)
+def test_over_parts_of_all_lengths(tmp_path, kind):
+    assert_same(tmp_path, 2400, 2380, kind, {"num_hidden_layers": 1})
+
+
+@needs_bfloat16
+@pytest.mark.parametrize("kind", KINDS[:2], ids=str)
+@pytest.mark.parametrize("window", [5, 100, 700])
+def test_with_windows(tmp_path, window, kind):
+    assert_same(tmp_path, 901, 880, kind, {"sliding_window": window}, **WINDOW)

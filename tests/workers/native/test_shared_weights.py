@@ -1,0 +1,133 @@
+"""Compiled programs whose weights other workers share: the same numbers, packed once."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from headrace.protocol.config import EngineConfig
+from headrace.workers.build import build_runner
+from headrace.workers.memory import free_memory
+from headrace.workers.native import huge_mapping
+from headrace.workers.native.panels import Panels
+from headrace.workers.native.program import Compiled
+from headrace.workers.native.shared_file import SharedFile
+from headrace.workers.native.weight_memory import SharedWeights, identify
+from tests.workers.native.test_native import (
+    SHAPES,
+    blocks_of,
+    load,
+    needs_bfloat16,
+    needs_kernels,
+    run,
+    tokens_of,
+)
+from tests.workers.native.test_shared_file import NAME, needs_huge_pages
+
+FORMS = [
+    pytest.param("float32", None, marks=needs_kernels),
+    *(
+        pytest.param("bfloat16", each, marks=needs_bfloat16)
+        for each in (None, "int8", "int8_dynamic")
+    ),
+]
+pytestmark = needs_huge_pages
+
+
+@pytest.fixture
+def memory():
+    fd = os.memfd_create(NAME)
+    yield fd
+    free_memory()
+    assert os.fstat(fd).st_blocks == 0
+    os.close(fd)
+
+
+@pytest.fixture
+def file(memory):
+    return SharedFile(Path(f"/proc/self/fd/{memory}"), NAME)
+
+
+@pytest.fixture
+def packed(monkeypatch):
+    """The panels that have been packed."""
+    done = []
+    pack = Panels.pack
+
+    def count(panels):
+        done.append(panels)
+        pack(panels)
+
+    monkeypatch.setattr(Panels, "pack", count)
+    yield done
+    done.clear()
+
+
+def logits(compiled: Compiled) -> torch.Tensor:
+    tokens = tokens_of(70)
+    program = compiled.start(8, 16)
+    blocks = blocks_of(len(tokens))
+    parts = [run(program, [(tokens, *cut, blocks)]) for cut in ((0, 64), (64, 69), (69, 70))]
+    return torch.cat(parts)
+
+
+@pytest.mark.parametrize(("dtype", "quantization"), FORMS)
+@pytest.mark.parametrize("shape", ["deep and odd", "biases", "tied"])
+def test_same_numbers_and_packed_once(tmp_path, file, packed, shape, dtype, quantization):
+    model, hook = load(tmp_path, SHAPES[shape], dtype)
+    private = Compiled(model, hook, 2, quantization)
+    count = len(packed)
+    weights = SharedWeights(file, identify(tmp_path))
+    first = Compiled(model, hook, 2, quantization, weights)
+    assert (first.memory.note, len(packed)) == ("shared", 2 * count)
+    second = Compiled(model, hook, 2, quantization, weights)
+    assert (second.memory.note, len(packed)) == ("shared, packed before", 2 * count)
+    assert private.weight_bytes == first.weight_bytes == second.weight_bytes
+    expected = logits(private)
+    assert torch.equal(logits(first), expected)
+    del first
+    packed.clear()
+    assert torch.equal(logits(second), expected)
+
+
+@needs_kernels
+def test_other_weights_are_not_taken_for_these(tmp_path, file):
+    model, hook = load(tmp_path, {})
+    before = identify(tmp_path)
+    kept = Compiled(model, hook, 1, None, SharedWeights(file, before))
+    assert kept.memory.is_shared
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes())
+    assert identify(tmp_path) != before
+    other = Compiled(model, hook, 1, None, SharedWeights(file, identify(tmp_path)))
+    assert other.memory.note == "not shared: others use it with other weights"
+    assert torch.equal(logits(other), logits(kept))
+
+
+@needs_kernels
+def test_without_huge_pages_a_worker_has_weights_of_its_own(tmp_path, file, monkeypatch):
+    monkeypatch.setattr(huge_mapping, "_advise", lambda *_: -1)
+    model, hook = load(tmp_path, {})
+    compiled = Compiled(model, hook, 1, None, SharedWeights(file, identify(tmp_path)))
+    assert not compiled.memory.is_shared
+    assert torch.equal(logits(compiled), logits(Compiled(model, hook, 1)))
+
+
+@needs_kernels
+def test_runner_says_what_it_shares_and_takes_it_along(tmp_path, file, memory):
+    load(tmp_path, {})
+    config, lines = EngineConfig(kv_cache_bytes=2**20, dtype="float32"), []
+    runner = build_runner(tmp_path, config, 1, lines.append, shared_file=file)
+    assert any(line.endswith("torch.float32, shared") for line in lines)
+    assert os.fstat(memory).st_blocks * 512 >= runner.weight_bytes > 0
+
+
+@needs_kernels
+def test_weights_that_change_while_they_are_read_are_not_shared(tmp_path, file, monkeypatch):
+    load(tmp_path, {})
+    stamps = iter("ab")
+    monkeypatch.setattr("headrace.workers.load_runner.identify", lambda _: next(stamps))
+    config, lines = EngineConfig(kv_cache_bytes=2**20, dtype="float32"), []
+    build_runner(tmp_path, config, 1, lines.append, shared_file=file)
+    assert any(line.endswith("torch.float32, not shared") for line in lines)

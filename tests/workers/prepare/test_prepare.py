@@ -1,0 +1,209 @@
+"""GGUF files become folders that hold the same weights and tokenizer; bad ones are refused."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load_file
+
+from headrace.workers.prepare.gguf_header import GGUFError, read_gguf_header
+
+HEADS, HEAD_SIZE, HIDDEN, INNER, VOCAB = 2, 16, 32, 64, 260
+QUANTIZED = gguf.GGMLQuantizationType.Q8_0
+
+
+def write_gguf(file: Path, **extra: int) -> dict[str, np.ndarray]:
+    """A one-layer Llama with a byte-level vocabulary; returns its tensors, dequantized."""
+    writer = gguf.GGUFWriter(file, "llama")
+    writer.add_context_length(128)
+    writer.add_embedding_length(HIDDEN)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(INNER)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(HEADS)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(HEAD_SIZE)
+    writer.add_vocab_size(VOCAB)
+    for key, value in extra.items():
+        writer.add_uint16(key.replace("__", "."), value)
+    letters = [*"abcdefgh", "ab", *map(chr, range(256, 256 + VOCAB - 12))]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(["<unk>", "<s>", "</s>", *letters])
+    writer.add_token_types([3, 3, 3] + [1] * len(letters))
+    writer.add_token_merges(["a b"])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    tensors = _add_tensors(writer)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return tensors
+
+
+def _add_tensors(writer: gguf.GGUFWriter) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(0)
+    shapes = {
+        "token_embd.weight": (VOCAB, HIDDEN),
+        "output.weight": (VOCAB, HIDDEN),
+        "output_norm.weight": (HIDDEN,),
+        "blk.0.attn_norm.weight": (HIDDEN,),
+        "blk.0.ffn_norm.weight": (HIDDEN,),
+        "blk.0.attn_q.weight": (HIDDEN, HIDDEN),
+        "blk.0.attn_k.weight": (HIDDEN, HIDDEN),
+        "blk.0.attn_v.weight": (HIDDEN, HIDDEN),
+        "blk.0.attn_output.weight": (HIDDEN, HIDDEN),
+        "blk.0.ffn_gate.weight": (INNER, HIDDEN),
+        "blk.0.ffn_up.weight": (INNER, HIDDEN),
+        "blk.0.ffn_down.weight": (HIDDEN, INNER),
+    }
+    plain = {}
+    for name, shape in shapes.items():
+        values = random.standard_normal(shape).astype(np.float32)
+        if len(shape) == 1:
+            writer.add_tensor(name, values)
+            plain[name] = values
+        else:
+            packed = gguf.quantize(values, QUANTIZED)
+            writer.add_tensor(name, packed, raw_dtype=QUANTIZED)
+            plain[name] = gguf.dequantize(packed, QUANTIZED)
+    return plain
+
+
+def prepare(what: str, source: Path, output: Path) -> subprocess.CompletedProcess[str]:
+    output.mkdir(exist_ok=True)
+    return subprocess.run(
+        [sys.executable, "-m", "headrace.workers.prepare.prepare", what, str(source), str(output)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+
+
+def test_a_converted_file_holds_the_dequantized_weights(tmp_path: Path) -> None:
+    tensors = write_gguf(tmp_path / "tiny.gguf")
+    done = prepare("gguf", tmp_path / "tiny.gguf", tmp_path / "model")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout == ""
+    assert "\r" not in done.stderr, "a bar where stderr is no terminal"
+    assert "weights" in done.stderr
+
+    saved = load_file(tmp_path / "model" / "model.safetensors")
+    assert {value.dtype for value in saved.values()} == {np.dtype(np.float32)}
+    layer = "model.layers.0"
+    same = {
+        "model.embed_tokens.weight": "token_embd.weight",
+        "lm_head.weight": "output.weight",
+        "model.norm.weight": "output_norm.weight",
+        f"{layer}.self_attn.v_proj.weight": "blk.0.attn_v.weight",
+        f"{layer}.self_attn.o_proj.weight": "blk.0.attn_output.weight",
+        f"{layer}.mlp.down_proj.weight": "blk.0.ffn_down.weight",
+    }
+    for name, original in same.items():
+        np.testing.assert_array_equal(saved[name], tensors[original])
+    # llama.cpp pairs neighbouring dimensions for rotary embedding, transformers the two halves
+    query = tensors["blk.0.attn_q.weight"].reshape(HEADS, HEAD_SIZE // 2, 2, HIDDEN)
+    np.testing.assert_array_equal(
+        saved[f"{layer}.self_attn.q_proj.weight"],
+        query.swapaxes(1, 2).reshape(HIDDEN, HIDDEN),
+    )
+    written = {file.name for file in (tmp_path / "model").iterdir()}
+    assert {"config.json", "generation_config.json", "tokenizer.json"} <= written
+
+
+def test_a_refused_file_is_one_line_and_status_1(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "tiny.gguf")
+    whole = (tmp_path / "tiny.gguf").read_bytes()
+    (tmp_path / "short.gguf").write_bytes(whole[:-1000])
+    done = prepare("gguf", tmp_path / "short.gguf", tmp_path / "model")
+    assert done.returncode == 1
+    assert done.stdout.count("\n") == 1
+    assert "cut short" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_that_transformers_does_not_know_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "no_such_model"}')
+    (tmp_path / "tokenizer.json").write_text("{}")
+    done = prepare("text", tmp_path, tmp_path / "out")
+    assert done.returncode == 1
+    assert done.stdout.startswith("transformers cannot read it: ")
+    assert "no_such_model" in done.stdout
+    assert done.stdout.count("\n") == 1
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    done = prepare("text", tmp_path, tmp_path / "out")
+    assert (done.returncode, done.stdout) == (1, "no tokenizer in this folder\n")
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("sentencepiece") is not None, reason="sentencepiece is installed"
+)
+def test_a_tokenizer_that_needs_another_package_names_it(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / "tokenizer.model").write_bytes(b"")
+    done = prepare("text", tmp_path, tmp_path / "out")
+    assert done.returncode == 1
+    assert "tokenizer.model, which needs: pip install sentencepiece" in done.stdout
+
+
+def test_the_header_says_what_the_file_holds(tmp_path: Path) -> None:
+    tensors = write_gguf(tmp_path / "tiny.gguf", split__count=3)
+    header = read_gguf_header(tmp_path / "tiny.gguf")
+    assert header.architecture == "llama"
+    assert header.parameters == sum(values.size for values in tensors.values())
+    assert header.splits == 3
+    size = (tmp_path / "tiny.gguf").stat().st_size
+    assert size - 32 < header.size_bytes <= size
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"", "not a GGUF"),
+        (b"PK\x03\x04", "not a GGUF"),
+        (b"GGUF", "cut short"),
+        (b"GGUF\x01\x00\x00\x00" + bytes(16), "version 1"),
+        (b"GGUF\x00\x00\x00\x03" + bytes(16), "version"),
+        (b"GGUF\x03\x00\x00\x00" + b"\xff" * 16, "cut short"),
+    ],
+)
+def test_what_is_no_gguf_is_refused(tmp_path: Path, content: bytes, complaint: str) -> None:
+    (tmp_path / "bad.gguf").write_bytes(content)
+    with pytest.raises(GGUFError, match=complaint):
+        read_gguf_header(tmp_path / "bad.gguf")
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    file = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
+    write_gguf(file)
+    return file.read_bytes()[:9000]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    at=st.integers(0, 8999),
+    change=st.binary(min_size=1, max_size=12),
+    cut=st.integers(0, 9000),
+)
+def test_no_damage_to_a_header_crashes_the_reader(
+    tmp_path_factory: pytest.TempPathFactory, head: bytes, at: int, change: bytes, cut: int
+) -> None:
+    file = tmp_path_factory.getbasetemp() / "damaged.gguf"
+    file.write_bytes((head[:at] + change + head[at + len(change) :])[:cut])
+    try:
+        header = read_gguf_header(file)
+    except GGUFError:
+        return
+    assert header.parameters >= 0

@@ -1,0 +1,142 @@
+"""When a profile is made and where it is written, with a recorder that records nothing."""
+
+import json
+import threading
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+
+from headrace.protocol.to_coordinator import CallResult
+from headrace.protocol.to_worker import Call
+from headrace.workers.process.calls import Calls
+from headrace.workers.process.engine_thread import Operation, OperationDone
+from headrace.workers.process.profiler import Profiler, start_stacks
+from headrace.workers.process.profiling import Profiling
+
+
+class Recorder:
+    """broken: what writing fails of."""
+
+    suffix = ".json"
+
+    def __init__(self) -> None:
+        self.running, self.broken = False, None
+
+    def begin(self):
+        self.running = True
+        return self, lambda: nullcontext("marked")
+
+    def stop(self) -> None:
+        self.running = False
+
+    def export(self, path: str) -> None:
+        if self.broken:
+            raise self.broken
+        Path(path).write_text("{}")
+
+
+class Desk:
+    """Calls to a worker whose engine's thread does at once what it is asked to."""
+
+    def __init__(self, folder: Path | None, **options) -> None:
+        self.recorder, self.told, self.around = Recorder(), [], nullcontext
+        self.calls = Calls("w-0.1", self._operate, self.told.append)
+        begin = options.pop("begin", {"torch": self.recorder.begin, "stacks": start_stacks})
+        profiler = Profiler(folder, "w-0.1", self._mark, begin)
+        self.profiling = Profiling(self.calls, profiler, max_s=60.0)
+
+    def _mark(self, around) -> None:
+        self.around = around
+
+    def _operate(self, operation: Operation) -> None:
+        try:
+            done = OperationDone(operation.call_id, operation.run(None))
+        except Exception as error:
+            done = OperationDone(operation.call_id, error=error)
+        self.calls.on_done(done)
+
+    def call(self, method: str, **arguments: str) -> CallResult:
+        self.calls.on_call(Call("c", method, json.dumps(arguments), False))
+        return self.told.pop()
+
+
+def test_each_profile_is_a_file_of_its_own(tmp_path: Path) -> None:
+    desk = Desk(tmp_path / "new" / "folder")
+    for count in (1, 2, 3):
+        assert desk.call("start_profile").value == '{"started": true}'
+        assert desk.call("start_profile").value == '{"started": false}'
+        assert desk.around().enter_result == "marked"
+        assert desk.call("stop_profile").error == ""
+        assert desk.call("stop_profile").value == '{"trace": null}'
+        assert desk.around is nullcontext
+        names = [path.name for path in (tmp_path / "new" / "folder").iterdir()]
+        assert len(names) == count
+        assert all(name.startswith("w-0.1-") and name.endswith(".json") for name in names)
+
+
+def test_a_forgotten_profile_ends(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.profiling.turn(100.0)
+    desk.call("start_profile")
+    desk.profiling.turn(159.9)
+    assert desk.recorder.running
+    desk.profiling.turn(160.0)
+    assert not desk.recorder.running
+    assert len(list(tmp_path.iterdir())) == 1
+    desk.call("start_profile")
+    desk.call("stop_profile")
+    desk.call("start_profile")
+    desk.profiling.turn(219.9)
+    assert desk.recorder.running  # the time of the one before does not count
+
+
+@pytest.mark.parametrize(("folder", "begin"), [(None, {"torch": Recorder().begin}), ("x", {})])
+def test_what_cannot_be_profiled_says_why(tmp_path: Path, folder, begin) -> None:
+    desk = Desk(folder and tmp_path / folder, begin=begin)
+    assert "profile" in desk.call("start_profile").error
+    assert desk.call("stop_profile").error == ""
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    desk = Desk(tmp_path / "file" / "folder")
+    error = desk.call("start_profile").error
+    assert "folder" in error
+    assert str(tmp_path) not in error
+    desk = Desk(tmp_path / "full")
+    desk.recorder.broken = OSError("disk full")
+    desk.call("start_profile")
+    assert "could not be written" in desk.call("stop_profile").error
+    assert list((tmp_path / "full").iterdir()) == []
+    assert desk.call("start_profile").error == ""
+
+
+def test_stacks_of_all_threads(tmp_path: Path) -> None:
+    over = threading.Event()
+
+    def busy_with_waiting() -> None:
+        over.wait(30)
+
+    thread = threading.Thread(target=busy_with_waiting, name="somebody; else")
+    thread.start()
+    desk = Desk(tmp_path)
+    desk.call("start_profile", mode="stacks")
+    try:
+        while not any("busy_with_waiting" in line for line in sampled(desk)):
+            over.wait(0.02)
+    finally:
+        over.set()
+        thread.join()
+    name = json.loads(desk.call("stop_profile").value)["trace"]
+    assert name.endswith(".folded")
+    lines = (tmp_path / name).read_text().splitlines()
+    (line,) = [each for each in lines if "busy_with_waiting" in each][:1]
+    frames, _, count = line.rpartition(" ")
+    assert int(count) > 0
+    assert frames.split(";")[-1].startswith("Condition.wait (threading.py:")
+    assert str(tmp_path.parent) not in "".join(lines)
+
+
+def sampled(desk: Desk) -> list[str]:
+    return [";".join(stack) for stack in list(desk.profiling._profiler._recording._stacks)]

@@ -1,0 +1,220 @@
+"""When a worker sleeps and wakes, by a list of events."""
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from headrace.protocol.state import ASLEEP, FALLING_ASLEEP, READY, WAKING
+from headrace.protocol.to_frontend import Aborted, Refused
+from headrace.workers.process.engine_memory import TAGS
+from headrace.workers.process.sleeper import ABORTED, Sleep, Sleeper, Wake
+from tests.workers.process.test_service import ONE, Wire
+
+ALL = frozenset(TAGS)
+
+
+@dataclass
+class Residence:
+    """Remembers what was done to it. broken: what waking fails of."""
+
+    missing: frozenset = frozenset()
+    done: list = field(default_factory=list)
+    broken: Exception | None = None
+
+    def sleep(self, level: int) -> None:
+        self.done.append(level)
+        self.missing = ALL
+
+    def wake(self, tags) -> None:
+        if self.broken is not None:
+            raise self.broken
+        self.done.append(set(tags))
+        self.missing = self.missing - set(tags)
+
+
+class Bed:
+    """A sleeper whose operations end when the test says so."""
+
+    def __init__(self, **options) -> None:
+        self.wire, self.residence = Wire(ready=False), Residence()
+        self.states: list[str] = []
+        self.answers: list[str] = []
+        self._operations: list = []
+        self.now = 0.0
+        self.sleeper = Sleeper(
+            self.wire.service, self._operations.append, self.states.append, **options
+        )
+        self.sleeper.ready()
+
+    def ask(self, name: str, call: Sleep | Wake) -> None:
+        def answer(error) -> None:
+            self.answers.append(name if error is None else f"{name}: {error}")
+
+        self.sleeper.ask(call, answer)
+        self.turn()
+
+    def turn(self, seconds: float = 0.0) -> None:
+        self.now += seconds
+        self.sleeper.turn(self.now)
+
+    def operate(self) -> None:
+        """The engine's thread does what it was asked to."""
+        self.sleeper.on_operated(self._operations.pop(0)(self.residence))
+        self.turn()
+
+    @property
+    def is_operating(self) -> bool:
+        return bool(self._operations)
+
+
+def test_an_idle_worker_sleeps_and_wakes() -> None:
+    bed = Bed()
+    bed.ask("sleep", Sleep(level=1))
+    assert bed.answers == []
+    bed.operate()
+    bed.ask("wake", Wake())
+    bed.operate()
+    assert bed.answers == ["sleep", "wake"]
+    assert bed.states == [READY, FALLING_ASLEEP, ASLEEP, WAKING, READY]
+    assert bed.residence.done == [1, set(TAGS)]
+
+
+def test_what_is_done_already_is_not_done_again() -> None:
+    bed = Bed()
+    bed.ask("wake", Wake())
+    assert bed.answers == ["wake"]
+    bed.ask("sleep", Sleep(level=2))
+    bed.operate()
+    for level in (1, 2):
+        bed.ask(f"sleep {level}", Sleep(level=level))
+    assert bed.answers == ["wake", "sleep", "sleep 1", "sleep 2"]
+    assert bed.residence.done == [2]
+    assert not bed.is_operating
+
+
+def test_sleep_can_become_deeper() -> None:
+    bed = Bed()
+    bed.ask("light", Sleep(level=1))
+    bed.operate()
+    bed.ask("deep", Sleep(level=2))
+    bed.operate()
+    assert bed.residence.done == [1, 2]
+    assert bed.sleeper.state == ASLEEP
+
+
+def test_requests_in_flight_are_finished_first() -> None:
+    bed = Bed()
+    bed.wire.generate(ONE, "a")
+    bed.ask("sleep", Sleep(mode="wait"))
+    bed.turn(1.0)
+    assert not bed.is_operating
+    assert bed.sleeper.state == FALLING_ASLEEP
+    bed.wire.generate(ONE, "b")
+    assert isinstance(bed.wire.sent[-1][1], Refused)
+    assert bed.wire.sent[-1][1].retry_elsewhere
+    bed.wire.abort(ONE, "a")
+    bed.turn()
+    bed.operate()
+    assert bed.answers == ["sleep"]
+
+
+@pytest.mark.parametrize("others_are_awake", [True, False])
+def test_draining_hands_requests_to_those_who_stay_awake(others_are_awake: bool) -> None:
+    bed = Bed()
+    bed.wire.generate(ONE, "a")
+    bed.ask("sleep", Sleep(mode="drain", others_are_awake=others_are_awake))
+    assert bed.is_operating == others_are_awake
+    told = [message for _, message in bed.wire.sent if isinstance(message, Refused)]
+    assert [each.request_id for each in told] == (["a"] if others_are_awake else [])
+    assert all(each.retry_elsewhere for each in told)
+
+
+def test_aborted_requests_are_told_so() -> None:
+    bed = Bed()
+    for name in ("a", "b"):
+        bed.wire.generate(ONE, name)
+    bed.ask("sleep", Sleep(mode="abort"))
+    assert bed.wire.sent[-1] == (ONE, Aborted("w", 0, ("a", "b"), ABORTED))
+    assert bed.is_operating
+
+
+def test_who_waits_too_long_stays_awake() -> None:
+    bed = Bed()
+    bed.wire.generate(ONE, "a")
+    bed.ask("sleep", Sleep(mode="wait", timeout_s=5.0))
+    bed.turn(4.9)
+    assert bed.answers == []
+    bed.turn(0.2)
+    assert bed.answers == ["sleep: 1 requests were still running"]
+    assert bed.sleeper.state == READY
+    bed.wire.generate(ONE, "b")
+    assert bed.wire.service.in_flight == 2
+
+
+def test_waking_need_not_wait_for_requests_to_end() -> None:
+    bed = Bed()
+    bed.wire.generate(ONE, "a")
+    bed.ask("sleep", Sleep(mode="wait"))
+    bed.ask("wake", Wake())
+    assert bed.answers == ["sleep: it was woken before it slept", "wake"]
+    assert bed.sleeper.state == READY
+    assert bed.residence.done == []
+
+
+def test_calls_during_an_operation_wait_for_it() -> None:
+    bed = Bed()
+    bed.ask("sleep", Sleep())
+    bed.ask("wake", Wake())
+    bed.ask("again", Sleep(level=2))
+    for _ in range(3):
+        bed.operate()
+    assert bed.answers == ["sleep", "wake", "again"]
+    assert bed.residence.done == [1, set(TAGS), 2]
+
+
+@pytest.mark.parametrize(("first", "second"), [TAGS, TAGS[::-1]])
+def test_it_wakes_step_by_step(first: str, second: str) -> None:
+    bed = Bed()
+    bed.ask("sleep", Sleep())
+    bed.operate()
+    bed.ask("first", Wake((first,)))
+    bed.operate()
+    assert bed.sleeper.state == ASLEEP
+    bed.ask("first again", Wake((first,)))
+    bed.ask("second", Wake((second,)))
+    bed.operate()
+    assert bed.sleeper.state == READY
+    assert bed.answers == ["sleep", "first", "first again", "second"]
+
+
+def test_what_cannot_be_woken_stays_asleep_and_may_be_tried_again() -> None:
+    bed = Bed()
+    bed.ask("sleep", Sleep())
+    bed.operate()
+    bed.residence.broken = MemoryError("no room")
+    bed.ask("wake", Wake())
+    bed.operate()
+    assert bed.answers[-1] == "wake: no room"
+    assert bed.sleeper.state == ASLEEP
+    bed.residence.broken = None
+    bed.ask("wake", Wake())
+    bed.operate()
+    assert bed.sleeper.state == READY
+
+
+def test_an_idle_worker_sleeps_by_itself() -> None:
+    bed = Bed(idle_s=10.0, idle_level=2)
+    bed.turn(0.0)
+    bed.turn(9.0)
+    bed.wire.generate(ONE, "a")
+    bed.turn(5.0)
+    bed.wire.abort(ONE, "a")
+    bed.turn(1.0)
+    bed.turn(9.9)
+    assert not bed.is_operating
+    bed.turn(0.2)
+    bed.turn()
+    bed.operate()
+    assert bed.residence.done == [2]
+    bed.turn(100.0)
+    assert not bed.is_operating

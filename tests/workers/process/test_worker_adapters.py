@@ -1,0 +1,189 @@
+"""A worker's adapters: added while its engine steps, removed when its requests have ended."""
+
+import json
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from headrace.protocol.common.adapters import ServedAdapter, adapter_folder, write_served
+from headrace.protocol.to_coordinator import CallResult
+from headrace.protocol.to_worker import Call
+from headrace.workers.errors import AdapterError, ModelUnsupported
+from headrace.workers.process.adapters import TRIES, TRY_AGAIN_S, WorkerAdapters, with_adapters
+from headrace.workers.process.calls import Calls
+from headrace.workers.process.engine_thread import Operation, OperationDone
+
+
+class FakeEngine:
+    """used: adapters that its requests have. gate: what reading waits for."""
+
+    def __init__(self) -> None:
+        self.adapter_ids: set[str] = set()
+        self.used: set[str] = set()
+        self.gate: threading.Event | None = None
+
+    def read_adapter(self, folder: Path) -> str:
+        if self.gate is not None:
+            assert self.gate.wait(10)
+        if not (folder / "adapter").exists():
+            raise AdapterError("no adapter is there")
+        return folder.name
+
+    def put_adapter(self, adapter_id: str, adapter: str) -> None:
+        assert adapter == adapter_id
+        self.adapter_ids.add(adapter_id)
+
+    def add_adapter(self, adapter_id: str, folder: Path) -> None:
+        self.put_adapter(adapter_id, self.read_adapter(folder))
+
+    def remove_adapter(self, adapter_id: str) -> None:
+        if adapter_id in self.used:
+            raise AdapterError("the adapter is in use")
+        self.adapter_ids.discard(adapter_id)
+
+
+class Worker:
+    """The messaging thread's half; `step` is what the engine's thread does between two steps."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir, self.engine, self.now = run_dir, FakeEngine(), 0.0
+        self.answers: dict[str, tuple[Any, str]] = {}
+        self.shown: list[tuple[str, ...]] = []
+        self._arrived = threading.Condition()
+        self._submitted: list[Operation] = []
+        self.calls = Calls("w", self._submit, self._tell)
+        self.adapters = WorkerAdapters(run_dir, "g", lambda: self.shown.append(self.adapters.ids))
+        self.adapters.add_to(self.calls)
+
+    def _submit(self, operation: Any) -> None:
+        with self._arrived:
+            self._submitted.append(operation)
+            self._arrived.notify()
+
+    def _tell(self, result: CallResult) -> None:
+        self.answers[result.call_id] = (json.loads(result.value), result.error)
+
+    def folder(self, adapter_id: str) -> Path:
+        folder = adapter_folder(self.run_dir, adapter_id)
+        folder.mkdir(parents=True)
+        (folder / "adapter").touch()
+        return folder
+
+    def call(self, method: str, adapter_id: str, name: str = "c") -> None:
+        self.calls.on_call(Call(name, method, json.dumps({"adapter_id": adapter_id}), False))
+
+    def step(self) -> None:
+        """Wait for an operation, and run it."""
+        with self._arrived:
+            assert self._arrived.wait_for(lambda: self._submitted, 10)
+            operation = self._submitted.pop(0)
+        try:
+            done = OperationDone(
+                operation.call_id, operation.run(SimpleNamespace(engine=self.engine))
+            )
+        except Exception as error:
+            done = OperationDone(operation.call_id, error=error)
+        self.calls.on_done(done)
+
+    def pass_time(self, seconds: float = TRY_AGAIN_S) -> None:
+        self.now += seconds
+        self.adapters.turn(self.now)
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Worker:
+    return Worker(tmp_path)
+
+
+def test_an_adapter_is_read_beside_the_steps_and_shown_before_the_answer(worker: Worker) -> None:
+    worker.folder("1f")
+    worker.engine.gate = threading.Event()
+    worker.call("add_adapter", "1f")
+    worker.step()
+    assert worker.answers == {}
+    worker.engine.gate.set()
+    worker.step()
+    assert worker.shown == [("1f",)]
+    assert worker.answers == {"c": (None, "")}
+
+
+def test_what_is_no_adapter_is_refused_in_words(worker: Worker) -> None:
+    worker.call("add_adapter", "2f")
+    worker.step()
+    worker.step()
+    assert worker.answers == {"c": ("no adapter is there", "")}
+    assert worker.shown == []
+
+
+@pytest.mark.parametrize("adapter_id", ["..", "a/b", "", "1f/../2f"])
+def test_ids_lead_nowhere_else(worker: Worker, adapter_id: str) -> None:
+    for method in ("add_adapter", "remove_adapter"):
+        worker.call(method, adapter_id, method)
+    assert worker.answers["add_adapter"][1] != ""
+
+
+def test_one_in_use_is_removed_when_it_is_not(worker: Worker) -> None:
+    worker.engine.adapter_ids = worker.engine.used = {"1f"}
+    worker.call("remove_adapter", "1f")
+    worker.step()
+    assert worker.answers == {}
+    worker.engine.used = set()
+    worker.pass_time()
+    worker.step()
+    assert worker.engine.adapter_ids == set()
+    assert worker.answers == {"c": (None, "")}
+
+
+def test_one_that_stays_in_use_is_told_of(worker: Worker) -> None:
+    worker.engine.adapter_ids = worker.engine.used = {"1f"}
+    worker.call("remove_adapter", "1f")
+    worker.step()
+    for _ in range(TRIES):
+        worker.pass_time()
+        worker.step()
+    assert worker.answers["c"][1] != ""
+
+
+def test_one_that_is_still_being_read_is_removed_afterwards(worker: Worker) -> None:
+    worker.folder("1f")
+    worker.engine.gate = threading.Event()
+    worker.call("add_adapter", "1f", "add")
+    worker.step()
+    worker.call("remove_adapter", "1f", "remove")
+    worker.pass_time()
+    worker.engine.gate.set()
+    worker.step()
+    assert worker.engine.adapter_ids == {"1f"}
+    worker.pass_time()
+    worker.step()
+    assert worker.engine.adapter_ids == set()
+    assert worker.shown == [("1f",), ()]
+    assert set(worker.answers) == {"add", "remove"}
+
+
+def served(adapter_id: str, group: str = "g", call_id: str = "") -> ServedAdapter:
+    return ServedAdapter(
+        group=group, name=adapter_id, adapter_id=adapter_id, root="r", call_id=call_id
+    )
+
+
+def test_a_worker_starts_with_those_of_its_group(worker: Worker) -> None:
+    for adapter_id in ("1", "2", "3"):
+        worker.folder(adapter_id)
+    write_served(worker.run_dir, [served("2"), served("1"), served("3", "other")])
+    with_adapters(lambda: worker.engine, worker.adapters)()
+    assert worker.adapters.ids == ("1", "2")
+
+
+def test_what_came_with_the_start_must_be_fit_and_what_came_later_is_missed(
+    worker: Worker, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_served(worker.run_dir, [served("1", call_id="c")])
+    worker.adapters.load_served(worker.engine)
+    assert "missing" in caplog.text
+    write_served(worker.run_dir, [served("1")])
+    with pytest.raises(ModelUnsupported, match="no adapter is there"):
+        worker.adapters.load_served(worker.engine)

@@ -1,0 +1,199 @@
+"""A thinking budget holds exactly, and alike however its tokens are come by."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headrace.protocol.common.thinking import ThinkingBlock
+from headrace.protocol.config import SpeculativeConfig
+from headrace.protocol.sampling import ThinkingBudget
+from headrace.workers.engine.engine import Engine
+from headrace.workers.engine.fake import FakeRunner
+from headrace.workers.errors import RequestRefused
+from headrace.workers.sampling.sampler import sample
+from headrace.workers.sequence.sequence import DraftedText, Sequence
+from tests.workers.driving import request, run
+from tests.workers.engine.overlapping import overlapping_engine
+
+VOCAB, MAX_LEN = 4, 48  # few tokens, so that marks come by themselves and drafts are right
+NGRAM = SpeculativeConfig(
+    method="ngram", num_speculative_tokens=4, prompt_lookup_max=3, prompt_lookup_min=1
+)
+
+
+def engine(speculative_config=None, num_blocks=64, **options) -> Engine:
+    runner = FakeRunner(
+        vocab_size=VOCAB, max_model_len=MAX_LEN, num_blocks=num_blocks, block_size=4
+    )
+    limits = {"max_num_seqs": 8, "max_num_batched_tokens": 24, "clock": lambda: 0.0, **options}
+    return Engine(runner, speculative_config=speculative_config, **limits)
+
+
+def alone(one) -> list[int]:
+    return run(engine(enable_prefix_caching=False), [(0, one)])[one.request_id].tokens
+
+
+marks = st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=3).map(tuple)
+budgets = st.builds(
+    ThinkingBudget,
+    st.integers(0, 12),
+    marks | st.just(()),
+    st.lists(marks, min_size=1, max_size=2).map(tuple),
+    st.booleans(),
+)
+requests = st.builds(
+    lambda prompt, priority, params: replace(request("?", prompt, **params), priority=priority),
+    st.lists(st.integers(0, 1), min_size=1, max_size=24),
+    st.integers(-1, 1),
+    st.fixed_dictionaries(
+        {
+            "max_tokens": st.integers(1, 30),
+            "thinking_budget": budgets,
+            "logprobs": st.sampled_from([None, 1]),
+            "presence_penalty": st.sampled_from([0.0, 1.0]),
+            "stop_token_ids": st.sampled_from([(), (3,)]),
+        }
+    ),
+)
+scripts = st.lists(st.tuples(st.integers(0, 15), requests), min_size=1, max_size=8).map(
+    lambda script: [(step, replace(one, request_id=str(n))) for n, (step, one) in enumerate(script)]
+)
+
+
+def is_ordinary(budget: ThinkingBudget) -> bool:
+    """Whether no end mark is part of the start mark or of another, as in marks of any use."""
+    first = budget.end_ids[0]
+    return not set(budget.start_ids) & set(first) and len(budget.end_ids) == 1
+
+
+@settings(max_examples=150)
+@given(requests)
+def test_no_text_thinks_longer_than_its_budget(one):
+    budget = one.sampling.thinking_budget
+    block = ThinkingBlock(budget.start_ids, budget.end_ids, budget.is_open)
+    output = alone(one)
+    block.feed(output)
+    if is_ordinary(budget):
+        beginning = len(budget.start_ids) + len(budget.end_ids[0])
+        assert block.num_tokens <= budget.tokens + (0 if block.is_over else beginning)
+        if budget.is_open and len(output) > budget.tokens + beginning:
+            assert block.is_over
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.one_of(
+        st.builds(engine, st.just(NGRAM), num_blocks=st.integers(12, 40)),
+        st.builds(engine, num_blocks=st.integers(12, 20), max_num_batched_tokens=st.integers(1, 9)),
+        st.builds(overlapping_engine, vocab_size=st.just(VOCAB), num_blocks=st.integers(12, 40)),
+    ),
+    scripts,
+)
+def test_drafts_preemptions_and_steps_in_flight_change_no_token(busy, script):
+    answers = run(busy, script)
+    for _, one in script:
+        assert answers[one.request_id].tokens == alone(one)
+
+
+@settings(max_examples=150)
+@given(requests, st.integers(1, 29))
+def test_a_replay_goes_on_alike(one, done):
+    tokens = alone(one)
+    if done < len(tokens):
+        rest = alone(replace(one, output_token_ids=tuple(tokens[:done])))
+        assert rest == tokens[done:]
+
+
+START, END, CALL, OTHER = (5, 6), (7, 8), (9,), 1
+
+
+def budget_of(tokens, start=(), is_open=True):
+    return ThinkingBudget(tokens, start, (END, CALL), is_open)
+
+
+def next_token(budget, outputs, drafts=(), **params):
+    """What is sampled where the model would always say OTHER."""
+    one = request("r", [0], replayed=outputs, thinking_budget=budget, max_tokens=99, **params)
+    sequence = Sequence.of(one, 0, 0.0)
+    logits = torch.zeros(1, 10)
+    logits[0, OTHER] = 10.0
+    text = DraftedText(sequence, tuple(drafts)) if drafts else sequence
+    return sample(logits, [text])[0]
+
+
+@pytest.mark.parametrize(
+    ("budget", "outputs", "expected"),
+    [
+        (budget_of(2), (), OTHER),
+        (budget_of(2), (1,), OTHER),
+        (budget_of(2), (1, 1), 7),
+        (budget_of(2), (1, 1, 7), 8),
+        (budget_of(2), (1, 1, 7, 8), OTHER),
+        (budget_of(2), (1, 1, 7, 8, 5, 6, 1, 1, 1), OTHER),
+        (budget_of(2), (1, 7), 8),  # the mark that has begun is completed
+        (budget_of(2), (1, 9, 1, 1), OTHER),
+        (budget_of(0), (), 7),
+        (budget_of(0, START), (), 5),
+        (budget_of(0, START), (5,), 6),
+        (budget_of(0, START), (5, 6), 7),
+        (budget_of(1, START), (5,), 6),
+        (budget_of(1, START), (1,), 7),
+        (budget_of(2, START), (5, 6, 1), OTHER),
+        (budget_of(2, START), (5, 6, 1, 1), 7),
+        (budget_of(0, START, is_open=False), (), OTHER),
+        (budget_of(0, START, is_open=False), (5,), OTHER),
+        (budget_of(0, START, is_open=False), (5, 6), 7),
+        (budget_of(1, START, is_open=False), (1, 5, 6, 1), OTHER),
+    ],
+)
+def test_what_must_follow(budget, outputs, expected):
+    assert next_token(budget, outputs).token_id == expected
+    if outputs:
+        assert next_token(budget, outputs[:-1], outputs[-1:]).token_id == expected
+        assert next_token(budget, (), outputs).token_id == expected
+
+
+def test_a_forced_token_goes_before_all_else_and_keeps_its_probability():
+    params = {"min_tokens": 50, "stop_token_ids": (7,), "temperature": 1.0, "logprobs": 1}
+    result = next_token(budget_of(1), (1,), **params)
+    assert (result.token_id, result.logprobs.token_id) == (7, 7)
+    assert result.logprobs.top_token_ids[0] == OTHER
+    assert result.logprobs.logprob == pytest.approx(-10, abs=0.01)
+
+
+def test_rows_without_a_budget_are_as_ever():
+    bounded = request("a", [0], thinking_budget=budget_of(0), max_tokens=9)
+    free = request("b", [0], max_tokens=9)
+    logits = torch.zeros(3, 10)
+    logits[:, OTHER] = 1.0
+    sequences = [Sequence.of(one, 0, 0.0) for one in (free, bounded, free)]
+    assert [result.token_id for result in sample(logits, sequences)] == [OTHER, 7, OTHER]
+
+
+def test_a_step_in_flight_waits_only_where_a_mark_may_be_due():
+    one = request(
+        "r", [1, 2], max_tokens=30, thinking_budget=ThinkingBudget(10, (), ((49,),), True)
+    )
+    overlapping = overlapping_engine()
+    tokens = run(overlapping, [(0, one)])["r"].tokens
+    assert tokens[10] == 49
+    # The step after the tenth token waits for it, and the one after the mark.
+    assert overlapping._runner.num_overlapped >= 25
+
+
+@pytest.mark.parametrize(
+    "budget",
+    [
+        ThinkingBudget(-1, (), ((1,),), True),
+        ThinkingBudget(1, (), (), True),
+        ThinkingBudget(1, (), ((),), True),
+        ThinkingBudget(1, (), ((VOCAB,),), True),
+        ThinkingBudget(1, (-1,), ((1,),), True),
+    ],
+)
+def test_a_budget_that_cannot_be_held_is_refused(budget):
+    with pytest.raises(RequestRefused, match="thinking_budget"):
+        engine().add(request("r", [1], thinking_budget=budget))

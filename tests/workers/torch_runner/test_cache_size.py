@@ -1,0 +1,94 @@
+"""How large the cache becomes on a GPU. torch's counts of the card's memory are made up here."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from headrace.protocol.config import EngineConfig
+from headrace.workers.attention.backend import LayerShape
+from headrace.workers.attention.hook import AttentionHook
+from headrace.workers.errors import ModelUnsupported
+from headrace.workers.torch_runner.cache_size import choose_num_blocks
+from headrace.workers.torch_runner.largest_step import largest_prefill, largest_sampling, step_bytes
+from headrace.workers.torch_runner.loading import load_model
+from headrace.workers.torch_runner.model_runner import ModelRunner
+from tests.workers.tiny_models import save_tiny
+
+LAYERS = [LayerShape(kv_heads=1, key_dim=8, value_dim=8)] * 2
+BLOCK_BYTES = 2 * 16 * 4 * 16  # layers, elements, float32, tokens
+CUDA = torch.device("cuda")
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """A card of 1,000 blocks' bytes; the test sets what is free and what the worker holds."""
+    card = SimpleNamespace(total=1000 * BLOCK_BYTES, free=900 * BLOCK_BYTES, own=100 * BLOCK_BYTES)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (card.free, card.total))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: card.own)
+    return card
+
+
+def blocks(utilization: float, activation_blocks: int = 0, **options) -> int:
+    config = EngineConfig(memory_utilization=utilization, max_num_seqs=10_000, **options)
+    activation_bytes = activation_blocks * BLOCK_BYTES
+    return choose_num_blocks(config, LAYERS, torch.float32, CUDA, 16, 1, activation_bytes)
+
+
+def test_half_of_a_card_is_the_same_beside_another_worker(card):
+    alone = blocks(0.5)
+    assert alone == 400 // 2  # two of the two layers may be gathered beside the cache
+    card.free = 410 * BLOCK_BYTES
+    assert blocks(0.5) == alone
+
+
+def test_no_more_than_is_free(card):
+    card.free = 40 * BLOCK_BYTES
+    assert blocks(0.9) == 40 // 2
+
+
+def test_a_step_keeps_its_room(card):
+    assert blocks(0.5, 100) == 300 // 2
+    with pytest.raises(ModelUnsupported, match="fewer than one request"):
+        blocks(0.5, 400)
+    assert blocks(0.5, 400, kv_cache_bytes=7 * BLOCK_BYTES) == 7
+
+
+@pytest.mark.parametrize("step_tokens", [1, 20, 128, 300])
+def test_the_largest_prefill_fills_the_step_and_can_be_run(tmp_path, step_tokens):
+    save_tiny(tmp_path, "llama")
+    runner = small_runner(tmp_path)
+    chunks = largest_prefill(step_tokens, 128, 16)
+    assert sum(chunk.count for chunk in chunks) == step_tokens
+    assert {chunk.end for chunk in chunks} == {128}
+    results = runner.run(chunks)
+    assert len(results[0].prompt_logprobs) == min(step_tokens, 128) - 1
+    assert len(runner.run(largest_sampling(7))) == 7
+
+
+def test_the_peak_is_that_of_the_steps(tmp_path, monkeypatch):
+    save_tiny(tmp_path, "llama")
+    model, hook = probed(tmp_path)
+    rows = []
+    run = ModelRunner.run
+    monkeypatch.setattr(
+        ModelRunner, "run", lambda self, chunks: rows.append(len(chunks)) or run(self, chunks)
+    )
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 1000)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 1000 + sum(rows))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: rows.clear())
+    config = EngineConfig(max_num_batched_tokens=200, max_num_seqs=5)
+    assert step_bytes(model, hook, config, 128) == 2 + 5
+
+
+def probed(folder):
+    model = load_model(folder, "float32", torch.device("cpu"))
+    hook = AttentionHook()
+    with torch.inference_mode():
+        hook.probe(model)
+    return model, hook
+
+
+def small_runner(folder) -> ModelRunner:
+    model, hook = probed(folder)
+    return ModelRunner(model, hook, max_model_len=128, num_blocks=1, block_size=16)

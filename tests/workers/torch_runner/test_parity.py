@@ -1,0 +1,195 @@
+"""Token by token against transformers' own greedy generation, in float32, for each architecture."""
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import GenerationConfig
+
+from headrace.protocol.config import EngineConfig
+from headrace.workers.attention.hook import AttentionHook, vocab_rows
+from headrace.workers.engine.engine import Engine
+from headrace.workers.linear.linears import prepare_linears
+from headrace.workers.native.library import why_not
+from headrace.workers.native.program import Compiled
+from headrace.workers.native.runner import NativeRunner
+from headrace.workers.torch_runner.loading import load_model, model_length
+from headrace.workers.torch_runner.model_runner import ModelRunner
+from headrace.workers.torch_runner.self_check import check_model
+from tests.workers.driving import request, run
+from tests.workers.tiny_models import MODELS, VOCAB, save_tiny
+
+LENGTHS = (1, 2, 3, 4, 5, 9, 16, 23, 40)
+NEW = 14
+NEAR = 1e-4  # logits closer than this are equal but for float32's rounding
+# Routing by the tokens themselves makes no fixed program: these run on torch's operations alone.
+EXPERTS = ("mixtral", "qwen2_moe", "qwen3_moe")
+PATHS = [
+    *((name, "torch") for name in MODELS),
+    *((name, "native") for name in MODELS if name not in EXPERTS),
+]
+
+
+@dataclass
+class Loaded:
+    model: torch.nn.Module
+    hook: AttentionHook
+    compiled: Compiled | None
+    prompts: list[list[int]]
+    texts: list[list[int]]
+    gaps: list[list[float]]
+
+    @property
+    def block_size(self) -> int:
+        return 4 if self.compiled is None else 16
+
+    def runner(self, num_blocks: int, block_size: int) -> ModelRunner | NativeRunner:
+        sizes = {"max_model_len": 128, "num_blocks": num_blocks, "block_size": block_size}
+        if self.compiled is None:
+            return ModelRunner(self.model, self.hook, **sizes)
+        return NativeRunner(self.compiled, vocab_size=vocab_rows(self.model), **sizes)
+
+    def engine(self, tokens: int = 800, block_size: int | None = None, **options) -> Engine:
+        size = block_size or self.block_size
+        runner = self.runner(tokens // size, size)
+        limits = {"max_num_seqs": 16, "max_num_batched_tokens": 64, **options}
+        return Engine(runner, **limits)
+
+    def check(self, number: int, tokens: list[int], start: int = 0) -> None:
+        """Tokens must be the reference's from `start` on, up to its first near tie."""
+        for place, (ours, theirs) in enumerate(
+            zip(tokens, self.texts[number][start:], strict=True), start
+        ):
+            if self.gaps[number][place] < NEAR:
+                return
+            assert ours == theirs, f"prompt {number}, token {place}"
+
+
+def make_prompts() -> list[list[int]]:
+    """Of all lengths; the last three share a beginning of some blocks with the longest."""
+    rng = random.Random(5)
+    prompts = [[rng.randrange(VOCAB) for _ in range(length)] for length in LENGTHS]
+    longest = prompts[-1]
+    prompts += [longest[:20], [*longest[:13], 7, 8, 9], list(longest)]
+    return prompts
+
+
+@torch.inference_mode()
+def reference(model, prompts) -> tuple[list[list[int]], list[list[float]]]:
+    """transformers' texts, and how far apart the two best logits were at each token."""
+    texts, gaps = [], []
+    settings = GenerationConfig(
+        do_sample=False,
+        max_new_tokens=NEW,
+        pad_token_id=0,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    for prompt in prompts:
+        result = model.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones((1, len(prompt)), dtype=torch.long),
+            generation_config=settings,
+        )
+        texts.append(result.sequences[0, len(prompt) :].tolist())
+        best = [logits[0].topk(2).values for logits in result.logits]
+        gaps.append([float(two[0] - two[1]) for two in best])
+    return texts, gaps
+
+
+@pytest.fixture(scope="module", params=PATHS, ids="-".join)
+def loaded(request, tmp_path_factory) -> Loaded:
+    name, path = request.param
+    if path == "native" and (reason := why_not(torch.float32)):
+        pytest.skip(reason)
+    folder: Path = tmp_path_factory.mktemp(name)
+    save_tiny(folder, name)
+    model = load_model(folder, "float32", torch.device("cpu"))
+    assert model.config._attn_implementation == "eager"
+    prompts = make_prompts()
+    texts, gaps = reference(model, prompts)
+    assert len({tuple(text) for text in texts}) > 6, "the texts must differ to tell anything"
+    assert sum(gap > NEAR for some in gaps for gap in some) > 0.95 * NEW * len(prompts)
+    hook = AttentionHook()
+    with torch.inference_mode():
+        hook.probe(model)
+    compiled = Compiled(model, hook, threads=2) if path == "native" else None
+    if compiled is None:
+        prepare_linears(model, EngineConfig(), print)
+    loaded = Loaded(model, hook, compiled, prompts, texts, gaps)
+    size = loaded.block_size
+    check_model(model, lambda blocks: loaded.runner(blocks, size), model_length(model), size)
+    return loaded
+
+
+def arrivals(loaded: Loaded, spread: int):
+    return [
+        (number * spread, request(str(number), prompt, max_tokens=NEW))
+        for number, prompt in enumerate(loaded.prompts)
+    ]
+
+
+def check_all(loaded: Loaded, answers) -> None:
+    for number in range(len(loaded.prompts)):
+        answer = answers[str(number)]
+        loaded.check(number, answer.tokens)
+        assert answer.finish_reason == "length"
+
+
+def test_batch_arriving_at_once(loaded):
+    engine = loaded.engine(max_num_batched_tokens=256, block_size=16, enable_prefix_caching=False)
+    check_all(loaded, run(engine, arrivals(loaded, 0)))
+    assert engine.stats().prefix_hits == 0
+
+
+def test_arrivals_over_time_in_chunks_with_prefix_hits(loaded):
+    engine = loaded.engine(max_num_batched_tokens=18)
+    answers = run(engine, arrivals(loaded, 2))
+    check_all(loaded, answers)
+    assert answers["9"].outputs[0].admission.cached_tokens >= 8
+    whole_blocks = (LENGTHS[-1] - 1) // loaded.block_size * loaded.block_size
+    assert answers["11"].outputs[0].admission.cached_tokens == whole_blocks
+
+
+def test_preemption(loaded):
+    engine = loaded.engine(tokens=88, max_num_batched_tokens=24)
+    check_all(loaded, run(engine, arrivals(loaded, 1)))
+    assert engine.stats().preemptions > 0
+    assert engine.stats().blocks_used == 0
+
+
+def test_replay_from_the_middle(loaded):
+    engine = loaded.engine(max_num_batched_tokens=20)
+    done = {number: (3 * number) % NEW for number in range(len(loaded.prompts))}
+    answers = run(
+        engine,
+        [
+            (0, request(str(n), prompt, replayed=loaded.texts[n][: done[n]], max_tokens=NEW))
+            for n, prompt in enumerate(loaded.prompts)
+        ],
+    )
+    for number, start in done.items():
+        loaded.check(number, answers[str(number)].tokens, start)
+        assert answers[str(number)].outputs[0].position == start
+
+
+def test_prompt_logprobs(loaded):
+    prompt = loaded.prompts[LENGTHS.index(23)]
+    engine = loaded.engine(max_num_batched_tokens=7)
+    answers = run(engine, [(0, request("r", prompt, prompt_logprobs=2, logprobs=1))])
+    loaded.model.set_attn_implementation("eager")
+    with torch.inference_mode():
+        expected = loaded.model(torch.tensor([prompt])).logits[0].float().log_softmax(-1)
+    loaded.model.set_attn_implementation(loaded.hook.name)
+    described = answers["r"].outputs[0].admission.prompt_logprobs
+    assert [one.token_id for one in described] == prompt[1:]
+    for row, one in zip(expected, described, strict=False):
+        assert one.logprob == pytest.approx(float(row[one.token_id]), abs=1e-3)
+        above, near = row > row[one.token_id] + NEAR, row > row[one.token_id] - NEAR
+        assert int(above.sum()) + 1 <= one.rank <= int(near.sum())
+        assert list(one.top_logprobs) == pytest.approx(row.topk(2).values.tolist(), abs=1e-3)
+    first = answers["r"].outputs[0]
+    best = float(expected[-1].max())
+    assert first.logprobs[0].logprob == pytest.approx(best, abs=1e-3)

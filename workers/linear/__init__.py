@@ -1,0 +1,1 @@
+"""Linear layers packed, fused and quantized for CPUs."""

@@ -1,0 +1,120 @@
+"""What takes the place of a linear layer's weight on a CPU: the same product, faster.
+
+torch's plain product reads a weight as it lies in memory. oneDNN has layouts of its own, in which
+it reads each cache line once; int8 weights are a half or a quarter of the bytes.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from headrace.workers.linear.quantization import (
+    Int8Product,
+    dequantize_weight,
+    int8_dynamic_product,
+    int8_product,
+    quantize_weight,
+)
+
+INT8_PRODUCTS: dict[str, Int8Product] = {
+    "int8": int8_product,
+    "int8_dynamic": int8_dynamic_product,
+}
+_CHECK_ROWS = 5
+# The largest error of a right product, as a share of the spread that its results can have.
+_TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 0.02, torch.float16: 0.02}
+_INT8_TOLERANCE = 0.05
+
+
+class Product(Protocol):
+    """Multiplies with one weight [N, K] and adds its bias.
+
+    nbytes: that the weight takes in memory.
+    """
+
+    nbytes: int
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """[..., K] → [..., N], in the dtype of `rows`."""
+        ...
+
+
+class PackedProduct:
+    """A weight in oneDNN's layout, in its own dtype."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.nbytes = weight.nbytes
+        self._bias = bias
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), None)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(
+            rows, self._weight, self._bias, "none", [], ""
+        )
+        return product
+
+
+class QuantizedProduct:
+    """A weight of 8-bit integers; see headrace.workers.linear.quantization."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, quantization: str) -> None:
+        self._values, self._scales = quantize_weight(weight)
+        self.nbytes = self._values.nbytes + self._scales.nbytes
+        self._bias = bias
+        self._product = INT8_PRODUCTS[quantization]
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        product = self._product(rows.reshape(-1, rows.shape[-1]), self._values, self._scales)
+        if self._bias is not None:
+            product += self._bias
+        return product.to(rows.dtype).reshape(*rows.shape[:-1], len(self._scales))
+
+    def weight(self) -> Tensor:
+        """The float32 weight [N, K] that is multiplied with."""
+        return dequantize_weight(self._values, self._scales)
+
+
+def can_pack(dtype: torch.dtype) -> bool:
+    """Whether this CPU has packed products of the dtype."""
+    if not torch._C._has_mkldnn:
+        return False
+    if dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return dtype == torch.float32
+
+
+def make_product(weight: Tensor, bias: Tensor | None, quantization: str | None) -> Product | None:
+    """The fastest product with that weight [N, K]; None if torch's plain one has to stay.
+
+    Each is tried against the plain one. ValueError if a quantized product is wrong on this CPU.
+    """
+    if quantization is not None:
+        quantized = QuantizedProduct(weight, bias, quantization)
+        rounded = quantized.weight().to(weight.dtype)
+        if not is_right(quantized, rounded, bias, _INT8_TOLERANCE):
+            raise ValueError("8-bit integer products are wrong on this CPU")
+        return quantized
+    if not can_pack(weight.dtype):
+        return None
+    packed = PackedProduct(weight, bias)
+    return packed if is_right(packed, weight, bias, _TOLERANCES[weight.dtype]) else None
+
+
+def is_right(product: Product, weight: Tensor, bias: Tensor | None, tolerance: float) -> bool:
+    """Whether one row and several give what torch's plain product gives."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn((_CHECK_ROWS, weight.shape[1]), generator=generator).to(weight.dtype)
+    return all(_is_near(product(some), some, weight, bias, tolerance) for some in (rows[:1], rows))
+
+
+def _is_near(
+    ours: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None, tolerance: float
+) -> bool:
+    plain = functional.linear(rows, weight, bias).float()
+    if ours.shape != plain.shape or ours.dtype != rows.dtype:
+        return False
+    error = (ours.float() - plain).square().mean().sqrt()
+    spread = weight.float().square().sum(dim=1).mean().sqrt()  # of unit normal rows
+    return bool(error <= tolerance * spread)

@@ -1,0 +1,100 @@
+"""Linear layers that read the same tensor, found by watching a forward pass, computed at once.
+
+A model calls its query, key and value projections one after the other on one tensor. The first of
+them computes all and keeps the others' shares until they are asked for: the model's code stays as
+it is, and a product with one tall weight takes the place of several small ones.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from torch import Tensor, nn, split_with_sizes
+
+from headrace.workers.linear.products import Product
+
+
+class Siblings:
+    """One product for several layers.
+
+    Shares are given out only for the very tensor object that they were computed from. It is held
+    until all are taken, so that no other object can have its identity meanwhile.
+    """
+
+    def __init__(self, product: Product, sizes: Sequence[int]) -> None:
+        self._product = product
+        self._sizes = list(sizes)
+        self._input: Tensor | None = None
+        self._shares: list[Tensor | None] = [None] * len(self._sizes)
+
+    def take(self, number: int, rows: Tensor) -> Tensor:
+        """The share [..., sizes[number]] of layer `number` for rows [..., K]."""
+        share = self._shares[number] if rows is self._input else None
+        if share is None:
+            self._shares = [*split_with_sizes(self._product(rows), self._sizes, -1)]
+            self._input = rows
+            share = self._shares[number]
+            assert share is not None
+        self._shares[number] = None
+        if all(other is None for other in self._shares):
+            self._input = None
+        return share
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """A layer's call. version: how often its input had been written to in place."""
+
+    layer: nn.Module
+    rows: Tensor
+    version: int
+
+
+@contextmanager
+def watch(layers: Iterable[nn.Module]) -> Iterator[list[Call]]:
+    """Collects the layers' calls, in their order. Inference mode has no versions, so not there."""
+    calls: list[Call] = []
+
+    def note(layer: nn.Module, arguments: tuple[Any, ...]) -> None:
+        if len(arguments) == 1 and isinstance(arguments[0], Tensor):
+            calls.append(Call(layer, arguments[0], arguments[0]._version))
+
+    with ExitStack() as stack:
+        for layer in layers:
+            stack.callback(layer.register_forward_pre_hook(note).remove)
+        yield calls
+
+
+def find_groups(
+    calls: Sequence[Call], alike: Callable[[nn.Module], object]
+) -> list[list[nn.Module]]:
+    """The called layers, each once, those together that can be computed at once.
+
+    These are called one after the other, and once only, on the same tensor in the same state; and
+    `alike` is equal for them.
+    """
+    counts: dict[nn.Module, int] = {}
+    for call in calls:
+        counts[call.layer] = counts.get(call.layer, 0) + 1
+    groups: list[list[nn.Module]] = []
+    for _, some in groupby(calls, lambda call: (id(call.rows), call.version, alike(call.layer))):
+        layers = [call.layer for call in some]
+        once = [layer for layer in layers if counts[layer] == 1]
+        groups += [once] if once else []
+    return groups + [[layer] for layer, count in counts.items() if count > 1]
+
+
+@contextmanager
+def spaced_outputs(layers: Iterable[nn.Module]) -> Iterator[None]:
+    """Layers give their outputs as shares of a wider tensor would lie: with gaps between rows."""
+
+    def space(_layer: nn.Module, _arguments: Any, output: Tensor) -> Tensor:
+        wide = output.new_empty((*output.shape[:-1], 2 * output.shape[-1]))
+        return wide[..., : output.shape[-1]].copy_(output)
+
+    with ExitStack() as stack:
+        for layer in layers:
+            stack.callback(layer.register_forward_hook(space).remove)
+        yield

@@ -1,0 +1,222 @@
+"""`python -m workers.prepare.prepare gguf|text SOURCE OUTPUT`: what the launcher needs
+transformers for.
+
+gguf: turns a GGUF file into a folder in Hugging Face layout, weights unpacked to float32.
+text: writes, for a folder in Hugging Face layout, tokenizer.json as transformers would use it
+    and facts.json: the completed configuration and the special tokens.
+
+Progress goes to stderr, a bar where that is a terminal and plain lines elsewhere. When it cannot
+be done, the reason is one line on stdout and the exit status is 1.
+"""
+
+import argparse
+import ctypes
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from headrace.workers.prepare.gguf_header import GGUFError, GGUFHeader, read_gguf_header
+
+PR_SET_PDEATHSIG = 1
+FLOAT32_BYTES = 4
+SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+VOCABULARY_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "tekken.json")
+SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
+
+
+class PrepareError(Exception):
+    """It cannot be done; the text is one line for the operator."""
+
+
+class Stages:
+    """Shows how far the preparation is: `total` stages, each as long as its weight says."""
+
+    def __init__(self, title: str, total: int) -> None:
+        from tqdm import tqdm  # type: ignore[import-untyped]
+
+        self._title = title
+        self._bar = tqdm(
+            total=total,
+            desc=title,
+            disable=not sys.stderr.isatty(),
+            bar_format="{desc}: {percentage:3.0f}% |{bar}| {elapsed}{postfix}",
+        )
+
+    @contextmanager
+    def stage(self, name: str, weight: int = 1) -> Iterator[None]:
+        started_s = time.monotonic()
+        self._bar.set_postfix_str(name)
+        yield
+        self._bar.update(weight)
+        if self._bar.disable:
+            print(f"{self._title}: {name}: {time.monotonic() - started_s:.1f} s", file=sys.stderr)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="headrace.workers.prepare.prepare", description=__doc__)
+    parser.add_argument("what", choices=("gguf", "text"))
+    parser.add_argument("source", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--parent-pid", type=int, help="the launcher, if one waits for this")
+    options = parser.parse_args(arguments)
+    _die_with_parent(options.parent_pid)
+    _quiet_libraries()
+    try:
+        if options.what == "gguf":
+            convert_gguf(options.source, options.output)
+        else:
+            write_facts(options.source, options.output)
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:  # the boundary: transformers raises anything on a bad model
+        print(_one_line(error))
+        return 1
+    return 0
+
+
+def convert_gguf(source: Path, output: Path) -> None:
+    """Write config, float32 safetensors and tokenizer of the GGUF file `source` to `output`."""
+    header = _check(source, output)
+    stages = Stages(f"preparing {source.name}", total=12)
+    with stages.stage("loading torch"):
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    where = {"gguf_file": source.name, "local_files_only": True}
+    with stages.stage(f"reading {header.architecture}", weight=2):
+        config = AutoConfig.from_pretrained(source.parent, **where)
+    with stages.stage("tokenizer", weight=2):
+        tokenizer = AutoTokenizer.from_pretrained(source.parent, config=config, **where)
+        tokenizer.save_pretrained(output)
+    with stages.stage("weights", weight=6), torch.no_grad():
+        model = AutoModelForCausalLM.from_pretrained(
+            source.parent,
+            config=config,
+            dtype=torch.float32,
+            quantization_config=GgufConfig(dequantize=True),
+            **where,
+        )
+    with stages.stage("writing"):
+        model.save_pretrained(output)
+    stages.close()
+
+
+def write_facts(source: Path, output: Path) -> None:
+    """Write tokenizer.json and facts.json of the model folder `source` to `output`."""
+    _check_vocabulary(source)
+    stages = Stages(f"preparing the tokenizer of {source.name}", total=4)
+    with stages.stage("loading transformers", weight=2):
+        from transformers import AutoConfig, AutoTokenizer
+    with stages.stage("tokenizer"):
+        config = AutoConfig.from_pretrained(source, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            raise PrepareError(f"{type(tokenizer).__name__} has no form that tokenizers can read")
+    with stages.stage("writing"):
+        backend.no_truncation()
+        backend.no_padding()
+        backend.save(str(output / "tokenizer.json"), pretty=False)
+        facts = _facts(config, tokenizer)
+        (output / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
+    stages.close()
+
+
+def _facts(config: Any, tokenizer: Any) -> dict[str, Any]:
+    text_config = config.get_text_config(decoder=True)
+    added = {index: str(token) for index, token in tokenizer.added_tokens_decoder.items()}
+    return {
+        "config": json.loads(text_config.to_json_string(use_diff=False)),
+        "special_tokens": {name: _text(getattr(tokenizer, name)) for name in SPECIAL_TOKENS},
+        "eos_token_id": tokenizer.eos_token_id,
+        "model_max_length": tokenizer.model_max_length,
+        "tokenizer_class": type(tokenizer).__name__,
+        "added_tokens": added,
+    }
+
+
+def _check_vocabulary(source: Path) -> None:
+    """transformers makes an empty tokenizer where there is none, and misnames what it lacks."""
+    if any((source / name).is_file() for name in VOCABULARY_FILES) or any(
+        source.glob("*.tiktoken")
+    ):
+        return
+    pieces = [name for name in SENTENCEPIECE_FILES if (source / name).is_file()]
+    if not pieces:
+        raise PrepareError("no tokenizer in this folder")
+    missing = [
+        package
+        for package, module in (("sentencepiece", "sentencepiece"), ("protobuf", "google.protobuf"))
+        if not _is_installed(module)
+    ]
+    if missing:
+        raise PrepareError(
+            f"its only tokenizer is {pieces[0]}, which needs: pip install {' '.join(missing)}"
+        )
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package that it would be part of
+        return False
+
+
+def _text(token: Any) -> str | None:
+    return None if token is None else str(token)
+
+
+def _check(source: Path, output: Path) -> GGUFHeader:
+    """Refuse, before anything slow, a file that cannot be converted or for which room lacks."""
+    header = read_gguf_header(source)
+    if header.splits > 1:
+        raise GGUFError(f"is one of {header.splits} parts of a split GGUF: join them first")
+    size_bytes = source.stat().st_size
+    if size_bytes < header.size_bytes:
+        raise GGUFError(f"is cut short: {size_bytes} bytes of {header.size_bytes}")
+    needed, free = header.parameters * FLOAT32_BYTES, shutil.disk_usage(output).free
+    if free < needed:
+        raise PrepareError(
+            f"needs {needed / 1e9:.1f} GB in the cache folder, where {free / 1e9:.1f} GB are free"
+        )
+    return header
+
+
+def _one_line(error: Exception) -> str:
+    """What went wrong, without the library's advice that follows in further lines."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    if isinstance(error, (GGUFError, PrepareError)):
+        return text
+    if not isinstance(error, (ValueError, OSError)):  # a KeyError's text, say, is only the key
+        text = f"{type(error).__name__}: {text}"
+    return f"transformers cannot read it: {text}"
+
+
+def _quiet_libraries() -> None:
+    """Only our own bar is shown, and nothing is fetched."""
+    os.environ["TQDM_DISABLE"] = "1"
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
+def _die_with_parent(parent_pid: int | None) -> None:
+    """Nobody waits for the result of a preparation whose launcher is gone, perhaps already."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if parent_pid is not None and os.getppid() != parent_pid:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

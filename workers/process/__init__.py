@@ -1,0 +1,1 @@
+"""The worker process around an engine: messages, calls, sleep, pause, profiles."""

@@ -1,0 +1,184 @@
+"""The thread that loads the engine and steps it.
+
+It shares nothing with the thread that does the messaging but two queues and a few numbers, so
+that a long forward pass delays no heartbeat, and a frozen engine cannot look alive.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from headrace.protocol.state import WorkerLoad
+from headrace.protocol.to_frontend import Output
+from headrace.protocol.to_worker import Abort, Generate
+from headrace.workers.engine.engine import Engine, EngineStats
+from headrace.workers.engine.runner import Runner
+from headrace.workers.errors import ModelUnsupported, RequestRefused
+from headrace.workers.process.engine_memory import Residence
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EngineReady:
+    """The engine has been loaded."""
+
+
+@dataclass(frozen=True)
+class EngineStepped:
+    """step_s: how long the step took."""
+
+    outputs: list[Output]
+    stats: EngineStats
+    step_s: float
+
+
+@dataclass(frozen=True)
+class EngineRefused:
+    request_id: str
+    refusal: RequestRefused
+
+
+@dataclass(frozen=True)
+class EngineDied:
+    """The engine is no more. hopeless: a new start would fail alike."""
+
+    reason: str
+    hopeless: bool
+
+
+@dataclass(frozen=True)
+class OperationDone:
+    """error: what it failed of; None if it did not. value: what it gave."""
+
+    call_id: str
+    value: Any = None
+    error: Exception | None = None
+
+
+@dataclass(frozen=True)
+class Operation:
+    """Something that the engine's thread is to do between two steps. Only one that is harmless when
+    it fails: the engine goes on."""
+
+    call_id: str
+    run: Callable[[Residence], Any]
+
+
+Event = EngineReady | EngineStepped | EngineRefused | EngineDied | OperationDone
+
+
+class EngineThread(threading.Thread):
+    """Commands in by `submit`, events out by `take_events` whenever `wake_fd` is readable.
+
+    is_frozen: no step is made, whatever there is to do. around_step: each step is made in what it
+        returns. Both are to be changed in this thread.
+    """
+
+    def __init__(self, build: Callable[[], Engine], load_runner: Callable[[], Runner]) -> None:
+        super().__init__(name="engine", daemon=True)
+        self.wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._build, self._load_runner = build, load_runner
+        self._commands: deque[Generate | Abort | Operation] = deque()
+        self._arrived = threading.Event()
+        self._events: deque[Event] = deque()
+        self._load = WorkerLoad(running=0, waiting=0, kv_usage=0.0, steps=0, step_age_s=0.0)
+        self._busy_since: float | None = None
+        self.is_frozen = False
+        self.around_step: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+    def submit(self, command: Generate | Abort | Operation) -> None:
+        self._commands.append(command)
+        self._arrived.set()
+
+    def take_events(self) -> list[Event]:
+        """All events since the last call."""
+        try:
+            os.eventfd_read(self.wake_fd)
+        except BlockingIOError:
+            return []
+        events = []
+        while self._events:
+            events.append(self._events.popleft())
+        return events
+
+    def last_load(self) -> WorkerLoad:
+        """How busy the engine was after its last step; safe from any thread."""
+        return self._load
+
+    def load(self) -> WorkerLoad:
+        """How busy the engine is; safe from any thread."""
+        load, since = self._load, self._busy_since
+        age_s = 0.0 if since is None else time.monotonic() - since
+        waiting = load.waiting + len(self._commands)
+        return WorkerLoad(load.running, waiting, load.kv_usage, load.steps, age_s)
+
+    def run(self) -> None:
+        try:
+            residence = Residence(self._build(), self._load_runner)
+            self._post(EngineReady())
+            while True:
+                self._turn(residence)
+        except ModelUnsupported as error:
+            self._post(EngineDied(str(error), hopeless=True))
+        except Exception as error:
+            log.exception("the engine failed")
+            self._post(EngineDied(f"{type(error).__name__}: {error}", hopeless=False))
+
+    def _turn(self, residence: Residence) -> None:
+        """Wait for work, take the commands, make one step."""
+        engine = residence.engine
+        if self.is_frozen or not engine.has_work:
+            self._busy_since = None
+            self._load = engine.load()
+            self._arrived.wait()
+        self._arrived.clear()
+        started = time.monotonic()
+        if self._busy_since is None:
+            self._busy_since = started
+        while self._commands:
+            self._obey(residence, self._commands.popleft())
+        if engine.has_work and not self.is_frozen:
+            before = self._load.steps
+            with self.around_step():
+                outputs = engine.step()
+            self._load = engine.load()
+            ended = time.monotonic()
+            # A turn that runs nothing is no progress, unless all there is waits for its grammars.
+            if self._load.steps > before or self._load.running == 0:
+                self._busy_since = ended
+            self._post(EngineStepped(outputs, engine.stats(), ended - started))
+
+    def _obey(self, residence: Residence, command: Generate | Abort | Operation) -> None:
+        engine = residence.engine
+        if isinstance(command, Operation):
+            self._operate(residence, command)
+            return
+        if isinstance(command, Abort):
+            for request_id in command.request_ids:
+                engine.abort(request_id)
+            return
+        try:
+            engine.add(command)
+        except RequestRefused as refusal:
+            self._post(EngineRefused(command.request_id, refusal))
+
+    def _operate(self, residence: Residence, operation: Operation) -> None:
+        self._busy_since = None  # however long it takes, it is no step that hangs
+        try:
+            done = OperationDone(operation.call_id, operation.run(residence))
+        except Exception as error:
+            log.exception("an operation on the engine failed")
+            done = OperationDone(operation.call_id, error=error)
+        self._busy_since = time.monotonic()
+        self._post(done)
+
+    def _post(self, event: Event) -> None:
+        self._events.append(event)
+        os.eventfd_write(self.wake_fd, 1)

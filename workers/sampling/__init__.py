@@ -1,0 +1,1 @@
+"""Choosing the next tokens of a batch from its logits."""

@@ -1,0 +1,74 @@
+"""Log probabilities as requests ask for them: the model's own, before penalties and temperature."""
+
+from collections.abc import Sequence as Rows
+
+import torch
+
+from headrace.protocol.to_frontend import Logprobs
+from headrace.workers.uploads import upload
+
+# How many of the likeliest tokens are wanted, or which tokens.
+Wanted = int | tuple[int, ...]
+
+
+class Described:
+    """Log probabilities of one token of each row, and of other ones, on the device.
+
+    logits: [rows, vocabulary]. token_ids: [rows]. wanted: the others, of each row.
+    columns: what `read` needs on the host.
+    """
+
+    def __init__(self, logits: torch.Tensor, token_ids: torch.Tensor, wanted: Rows[Wanted]) -> None:
+        self._wanted = wanted
+        logprobs = torch.log_softmax(logits.float(), dim=-1)
+        chosen = logprobs.gather(1, token_ids.unsqueeze(1))
+        ranks = (logprobs > chosen).sum(dim=-1) + 1
+        number = max((one for one in wanted if isinstance(one, int)), default=0)
+        largest = logprobs.topk(min(number, logprobs.shape[1]), dim=-1)
+        self.columns = [token_ids, chosen.squeeze(1), ranks, largest.indices, largest.values]
+        most = max(0 if isinstance(one, int) else len(one) for one in wanted)
+        if most:
+            padded = [_padded(one, most) for one in wanted]
+            named = upload(padded, torch.long, logits.device)
+            self.columns.append(logprobs.gather(1, named))
+
+    def read(self, columns: Rows[torch.Tensor]) -> list[Logprobs]:
+        """What is known of each row, from the columns on the host."""
+        rows = zip(self._wanted, *(column.tolist() for column in columns), strict=True)
+        return [_logprobs(*row) for row in rows]
+
+
+def _padded(wanted: Wanted, length: int) -> list[int]:
+    named = [] if isinstance(wanted, int) else [*wanted]
+    return named + [0] * (length - len(named))
+
+
+def _logprobs(
+    wanted: Wanted,
+    token_id: int,
+    logprob: float,
+    rank: int,
+    likeliest: list[int],
+    values: list[float],
+    named: Rows[float] = (),
+) -> Logprobs:
+    if isinstance(wanted, int):
+        return Logprobs(token_id, logprob, rank, tuple(likeliest[:wanted]), tuple(values[:wanted]))
+    return Logprobs(token_id, logprob, rank, wanted, tuple(named[: len(wanted)]))
+
+
+def describe(
+    logits: torch.Tensor, wanted: Rows[tuple[int, int, int | None]]
+) -> dict[int, Logprobs]:
+    """Log probabilities by row of logits [rows, vocabulary].
+
+    wanted: (row, token id, how many of the likeliest); rows with None are left out.
+    """
+    asked = [(row, token_id, top) for row, token_id, top in wanted if top is not None]
+    if not asked:
+        return {}
+    rows, token_ids, tops = zip(*asked, strict=True)
+    index = upload(rows, torch.long, logits.device)
+    chosen = upload(token_ids, torch.long, logits.device)
+    described = Described(logits[index], chosen, tops)
+    return dict(zip(rows, described.read(described.columns), strict=True))

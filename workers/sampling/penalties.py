@@ -1,0 +1,98 @@
+"""Penalties on tokens that are there already, and tokens that are forbidden or forced for now.
+
+Repetition divides positive logits and multiplies negative ones, for tokens of prompt and output
+(Keskar et al., "CTRL", 2019). Presence and frequency subtract from the logits of output tokens,
+once and by count, as OpenAI's API defines them.
+"""
+
+from collections.abc import Collection
+from collections.abc import Sequence as Rows
+
+import torch
+
+from headrace.protocol.sampling import SamplingParams
+from headrace.workers.sequence.sequence import Text
+from headrace.workers.sequence.thinking import forced_token
+from headrace.workers.uploads import send, upload
+
+
+def penalise(logits: torch.Tensor, rows: Rows[int], sequences: Rows[Text]) -> None:
+    """Change these rows of logits [rows, vocabulary], contiguous, in place.
+
+    Only the columns of tokens that a row has are touched.
+    """
+    if not rows:
+        return
+    row_of, token_ids, in_output = _present(logits, rows, sequences)
+    samplings = [sequences[row].request.sampling for row in rows]
+    strengths = upload(
+        [(s.repetition_penalty, s.frequency_penalty, s.presence_penalty) for s in samplings],
+        logits.dtype,
+        logits.device,
+    )
+    repetition, frequency, presence = strengths[row_of].unbind(dim=1)
+    index = upload(rows, torch.long, logits.device)[row_of] * logits.shape[1] + token_ids
+    flat = logits.view(-1)
+    changed = flat.index_select(0, index)
+    changed = torch.where(changed > 0, changed / repetition, changed * repetition)
+    changed -= in_output * frequency
+    changed -= (in_output > 0) * presence
+    flat.index_copy_(0, index, changed)
+
+
+def forbid(logits: torch.Tensor, rows: Rows[int], forbidden: Rows[Collection[int]]) -> None:
+    """Make tokens impossible in these rows, in place. forbidden: of each of them.
+
+    A row in which nothing else is possible stays as it is: its text goes on with such a token.
+    """
+    size = logits.shape[1]
+    pairs = [
+        (place, row, token_id)
+        for place, (row, token_ids) in enumerate(zip(rows, forbidden, strict=True))
+        for token_id in token_ids
+        if 0 <= token_id < size
+    ]
+    if not pairs:
+        return
+    columns = upload(list(zip(*pairs, strict=True)), torch.long, logits.device)
+    place_of, row_of, token_ids = columns.unbind()
+    before = logits[row_of, token_ids]
+    logits[row_of, token_ids] = float("-inf")
+    kept = logits
+    if len(rows) < len(logits):
+        kept = logits.index_select(0, upload(rows, torch.long, logits.device))
+    emptied = kept.amax(dim=1) == float("-inf")
+    logits[row_of, token_ids] = torch.where(emptied[place_of], before, float("-inf"))
+
+
+def force(
+    choices: torch.Tensor, samplings: Rows[SamplingParams], sequences: Rows[Text]
+) -> torch.Tensor:
+    """The choices [rows], where budgets are spent replaced by what must follow."""
+    bounded = [row for row, sampling in enumerate(samplings) if sampling.thinking_budget]
+    tokens = {row: forced_token(sequences[row]) for row in bounded}
+    forced = [(row, token_id) for row, token_id in tokens.items() if token_id is not None]
+    if not forced:
+        return choices
+    columns = upload(list(zip(*forced, strict=True)), torch.long, choices.device)
+    return choices.index_copy(0, columns[0], columns[1].to(choices.dtype))
+
+
+def ends_of(text: Text) -> set[int]:
+    """The tokens that would end a text."""
+    sampling = text.request.sampling
+    return {*sampling.eos_token_ids, *sampling.stop_token_ids}
+
+
+def _present(
+    logits: torch.Tensor, rows: Rows[int], sequences: Rows[Text]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The distinct tokens of all texts in one list: place among `rows`, id, count in the output."""
+    counts = [sequences[row].token_counts() for row in rows]
+    lengths = torch.tensor([len(count.token_ids) for count in counts])
+    row_of = torch.repeat_interleave(torch.arange(len(rows)), lengths)
+    # Copied by `cat` before the arrays grow again.
+    token_ids = torch.cat([torch.frombuffer(c.token_ids, dtype=torch.long) for c in counts])
+    in_output = torch.cat([torch.frombuffer(c.in_output, dtype=torch.float32) for c in counts])
+    device = logits.device
+    return send(row_of, device), send(token_ids, device), send(in_output.to(logits.dtype), device)

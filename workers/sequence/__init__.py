@@ -1,0 +1,1 @@
+"""The state of one sequence of tokens, without a tensor."""

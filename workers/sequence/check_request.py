@@ -1,0 +1,131 @@
+"""Checks of requests as they come in. The frontend has made them too; the worker relies on none."""
+
+import math
+from collections.abc import Container
+
+from headrace.protocol.grammar import MAX_AFTER_TOKENS, MAX_GRAMMAR_BYTES, Grammar
+from headrace.protocol.sampling import RepetitionDetection, SamplingParams
+from headrace.protocol.to_worker import Generate
+from headrace.workers.errors import RequestRefused
+
+_LARGEST_SEED = 2**64 - 1
+# Beyond these, no text is better and logits leave the range of 32-bit floats.
+_HOTTEST = 1e4
+_REPETITION_PENALTIES = (1e-3, 1e3)
+_LARGEST_PENALTY = 1e4
+_LARGEST_BIAS = 100.0
+_LONGEST_PATTERN = 1024
+
+
+def check_request(
+    request: Generate,
+    running_ids: Container[str],
+    vocab_size: int,
+    max_len: int,
+    adapter_ids: Container[str] | None = None,
+) -> None:
+    """RequestRefused, naming the field, unless the engine can run the request to its end.
+
+    max_len: tokens of prompt and output together, at most.
+    adapter_ids: of the adapters that there are; None: the engine takes none.
+    """
+    if request.request_id in running_ids:
+        _refuse("request_id is in use")
+    if not request.prompt_token_ids:
+        _refuse("prompt_token_ids is empty")
+    _check_ids("prompt_token_ids", request.prompt_token_ids, vocab_size)
+    _check_ids("output_token_ids", request.output_token_ids, vocab_size)
+    _check_lengths(request, max_len)
+    _check_adapter(request.adapter, adapter_ids)
+    if request.grammar is not None:
+        _check_grammar(request.grammar, vocab_size)
+    _check_sampling(request.sampling, vocab_size)
+    _check_thinking(request.sampling, vocab_size)
+    _check_named_tokens(request.sampling, vocab_size)
+    if request.sampling.repetition_detection is not None:
+        _check_repetition(request.sampling.repetition_detection)
+
+
+def _check_ids(name: str, token_ids: tuple[int, ...], vocab_size: int) -> None:
+    if token_ids and not (min(token_ids) >= 0 and max(token_ids) < vocab_size):
+        _refuse(f"{name} has an id that is not from 0 to {vocab_size - 1}")
+
+
+def _check_lengths(request: Generate, max_len: int) -> None:
+    length = len(request.prompt_token_ids) + len(request.output_token_ids)
+    if length >= max_len:
+        _refuse(f"prompt_token_ids: {length} tokens leave no room in a context of {max_len}")
+    if request.sampling.max_tokens <= len(request.output_token_ids):
+        _refuse("max_tokens must be more than the tokens that there are")
+
+
+def _check_adapter(adapter: str, adapter_ids: Container[str] | None) -> None:
+    """Where adapters can be added, another worker may have it already."""
+    if adapter and (adapter_ids is None or adapter not in adapter_ids):
+        raise RequestRefused("adapter is not loaded", retry_elsewhere=adapter_ids is not None)
+
+
+def _check_grammar(grammar: Grammar, vocab_size: int) -> None:
+    if len(grammar.text.encode(errors="replace")) > MAX_GRAMMAR_BYTES:
+        _refuse(f"grammar must not be longer than {MAX_GRAMMAR_BYTES} bytes")
+    if len(grammar.after) > MAX_AFTER_TOKENS:
+        _refuse(f"grammar: it can begin to hold after {MAX_AFTER_TOKENS} tokens at most")
+    _check_ids("grammar", grammar.after, vocab_size)
+
+
+def _check_sampling(sampling: SamplingParams, vocab_size: int) -> None:
+    ranges: tuple[tuple[str, float, float, float], ...] = (
+        ("seed", sampling.seed, 0, _LARGEST_SEED),
+        ("temperature", sampling.temperature, 0.0, _HOTTEST),
+        ("top_p", sampling.top_p, 0.0, 1.0),
+        ("top_k", sampling.top_k, 0, math.inf),
+        ("min_p", sampling.min_p, 0.0, 1.0),
+        ("repetition_penalty", sampling.repetition_penalty, *_REPETITION_PENALTIES),
+        ("presence_penalty", sampling.presence_penalty, -_LARGEST_PENALTY, _LARGEST_PENALTY),
+        ("frequency_penalty", sampling.frequency_penalty, -_LARGEST_PENALTY, _LARGEST_PENALTY),
+        ("min_tokens", sampling.min_tokens, 0, math.inf),
+        ("logprobs", sampling.logprobs or 0, 0, vocab_size),
+        ("prompt_logprobs", sampling.prompt_logprobs or 0, 0, vocab_size),
+    )
+    for name, value, lowest, highest in ranges:
+        if not lowest <= value <= highest:  # a NaN is in no range
+            limit = f"at least {lowest}" if highest == math.inf else f"from {lowest} to {highest}"
+            _refuse(f"{name} must be {limit}")
+
+
+def _check_thinking(sampling: SamplingParams, vocab_size: int) -> None:
+    budget = sampling.thinking_budget
+    if budget is None:
+        return
+    if budget.tokens < 0:
+        _refuse("thinking_budget must be at least 0")
+    if not budget.end_ids or not all(budget.end_ids):
+        _refuse("thinking_budget has no end mark")
+    for mark in (budget.start_ids, *budget.end_ids):
+        _check_ids("thinking_budget", mark, vocab_size)
+
+
+def _check_named_tokens(sampling: SamplingParams, vocab_size: int) -> None:
+    """The tokens that a request names to be treated in some way."""
+    _check_ids("logit_bias", sampling.biased_token_ids, vocab_size)
+    if len(sampling.biases) != len(sampling.biased_token_ids):
+        _refuse("logit_bias must have one value for each token")
+    if not all(-_LARGEST_BIAS <= bias <= _LARGEST_BIAS for bias in sampling.biases):
+        _refuse(f"logit_bias must be from {-_LARGEST_BIAS} to {_LARGEST_BIAS}")
+    _check_ids("allowed_token_ids", sampling.allowed_token_ids, vocab_size)
+    _check_ids("logprob_token_ids", sampling.logprob_token_ids, vocab_size)
+    for word in sampling.bad_words:
+        if not word:
+            _refuse("bad_words must not be empty")
+        _check_ids("bad_words", word, vocab_size)
+
+
+def _check_repetition(params: RepetitionDetection) -> None:
+    if not 1 <= params.min_pattern_size <= params.max_pattern_size <= _LONGEST_PATTERN:
+        _refuse(f"repetition_detection must have pattern sizes from 1 to {_LONGEST_PATTERN}")
+    if params.min_count < 2:
+        _refuse("repetition_detection must have a min_count of at least 2")
+
+
+def _refuse(reason: str) -> None:
+    raise RequestRefused(reason, retry_elsewhere=False)

@@ -1,0 +1,1 @@
+"""Forward passes by transformers' own model classes, on CPUs and GPUs."""

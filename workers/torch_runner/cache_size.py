@@ -1,0 +1,81 @@
+"""How many blocks the paged cache gets."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from headrace.protocol.config import EngineConfig
+from headrace.workers.attention.backend import LayerShape
+from headrace.workers.errors import ModelUnsupported
+
+# Of the memory that is available once the model is loaded, for all workers' caches.
+_CPU_SHARE = 0.4
+# Decodes gather the keys and values of one layer at a time, padded to at most twice their length:
+# on a GPU, so much of the cache's bytes has to stay free beside it.
+_GATHERED_LAYERS = 2
+
+
+def choose_num_blocks(
+    config: EngineConfig,
+    layers: Sequence[LayerShape],
+    dtype: torch.dtype,
+    device: torch.device,
+    max_model_len: int,
+    workers_on_host: int,
+    activation_bytes: int = 0,
+    gathers: bool = True,
+) -> int:
+    """Blocks of the cache; ModelUnsupported if one request of max_model_len does not fit.
+
+    The bytes are `kv_cache_bytes` if given; on a CPU, a share of the available memory divided
+    among the host's workers; on a GPU, `memory_utilization` of the card less what this worker
+    uses already and less `activation_bytes`, for a step, and less what decodes gather if the
+    attention `gathers` for them. Workers that share a card cannot see each
+    other: their `memory_utilization` has to be set so that it fits as many times as there are.
+    Never more than max_num_seqs requests of max_model_len can fill.
+    """
+    token_bytes = sum(layer.elements for layer in layers) * dtype.itemsize
+    block_bytes = token_bytes * config.block_size
+    blocks_per_request = -(-max_model_len // config.block_size)
+    free = config.kv_cache_bytes
+    if free is None and device.type == "cuda":
+        free = _card_bytes(config, device, activation_bytes)
+        if gathers:
+            free = free * len(layers) // (len(layers) + _GATHERED_LAYERS)
+    elif free is None:
+        free = int(_available_bytes() * _CPU_SHARE) // max(1, workers_on_host)
+    num_blocks = min(free // block_bytes, blocks_per_request * config.max_num_seqs)
+    if num_blocks < blocks_per_request:
+        raise ModelUnsupported(
+            f"a K/V cache of {free} bytes holds {max(0, num_blocks) * config.block_size} tokens, "
+            f"fewer than one request of max_model_len {max_model_len} "
+            f"({blocks_per_request * block_bytes} bytes)"
+        )
+    return num_blocks
+
+
+def _card_bytes(config: EngineConfig, device: torch.device, activation_bytes: int) -> int:
+    """Of this worker's share of the card, what is neither in use nor needed by a step."""
+    free, total = torch.cuda.mem_get_info(device)
+    share = int(total * config.memory_utilization) - torch.cuda.memory_reserved(device)
+    return max(0, min(share, free) - activation_bytes)
+
+
+def _available_bytes() -> int:
+    """Memory that can be had without swapping: the machine's, or the container's if less."""
+    sizes = [_meminfo_available()]
+    limit, current = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.exists() and current.exists():
+        text = limit.read_text().strip()
+        if text.isdigit():
+            sizes.append(int(text) - int(current.read_text()))
+    return max(0, min(sizes))
+
+
+def _meminfo_available() -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,107 @@
+"""Which attention a model gets on its device, and the blocks that suit it."""
+
+import importlib.util
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from headrace.workers.attention.backend import MakeBackend
+from headrace.workers.attention.hook import AttentionHook
+from headrace.workers.attention.sdpa import SdpaBackend
+from headrace.workers.attention.varlen import PAGE_SIZE, VarlenBackend
+from headrace.workers.attention.varlen_call import VarlenAttention, has_block_tables, torch_varlen
+from headrace.workers.attention.varlen_check import LayerKind, answers_rightly
+
+_OLDEST_CARD = (8, 0)  # FlashAttention 2 needs Ampere
+_WIDEST_HEAD = 256
+_OWN_PAGE = 64  # tokens: our kernel reads any, but tables of small ones are long
+
+
+@dataclass(frozen=True, slots=True)
+class BackendChoice:
+    """How a model attends.
+
+    name: for the operator. block_size: of the cache, in tokens.
+    overlaps: whether the backend never waits for the device.
+    graphs: whether its decodes can be captured in CUDA graphs.
+    plans_by_length: whether a captured decode is slow for texts much shorter than its longest.
+    """
+
+    name: str
+    make: MakeBackend
+    block_size: int
+    overlaps: bool = False
+    graphs: bool = False
+    plans_by_length: bool = False
+
+
+def choose_backend(
+    hook: AttentionHook,
+    dtype: torch.dtype,
+    device: torch.device,
+    block_size: int,
+    attention: VarlenAttention = torch_varlen,
+) -> BackendChoice:
+    """The fastest backend that does all that the model's layers need, on this device.
+
+    block_size: as configured; where the kernel reads pages it is rounded up to what that takes.
+    """
+    plain = BackendChoice("SDPA over gathered keys", SdpaBackend, block_size)
+    if not _is_card_for_varlen(device) or not suits_varlen(hook, dtype):
+        return plain
+    return choose_varlen(hook, dtype, device, block_size, attention) or plain
+
+
+def choose_varlen(
+    hook: AttentionHook,
+    dtype: torch.dtype,
+    device: torch.device,
+    block_size: int,
+    attention: VarlenAttention,
+) -> BackendChoice | None:
+    """Variable-length attention as far as it gives right answers here; None if it does not.
+
+    Decodes read pages by torch's attention, else by a kernel of our own, else keys are gathered.
+    """
+    kinds = set(map(LayerKind, hook.heads, hook.layers, hook.options))
+
+    def choice(name: str, call: VarlenAttention, page: int, *, paged: bool) -> BackendChoice | None:
+        size = -(-block_size // page) * page
+        for kind in kinds:
+            if not answers_rightly(kind, dtype, device, call, paged=paged, page_size=size):
+                return None
+        make = partial(VarlenBackend, paged=paged, attention=call)
+        return BackendChoice(name, make, size, True, paged, paged and call is not own)
+
+    own = own_decode()
+    found = None
+    if has_block_tables():
+        found = choice("torch's varlen attention over pages", attention, PAGE_SIZE, paged=True)
+    if found is None and own is not None:
+        found = choice("varlen attention, Triton over pages", own, _OWN_PAGE, paged=True)
+    return found or choice("varlen attention over gathered keys", attention, 1, paged=False)
+
+
+def own_decode() -> VarlenAttention | None:
+    """The decode kernel in Triton, where Triton is installed (torch brings it along for CUDA)."""
+    if importlib.util.find_spec("triton") is None:
+        return None
+    from headrace.workers.attention.triton_decode import triton_decode
+
+    return triton_decode
+
+
+def suits_varlen(hook: AttentionHook, dtype: torch.dtype) -> bool:
+    """Whether FlashAttention has what the layers need: 16-bit floats, head sizes, no softcap."""
+    return dtype in (torch.float16, torch.bfloat16) and all(
+        shape.key_dim == shape.value_dim
+        and shape.key_dim % 8 == 0
+        and shape.key_dim <= _WIDEST_HEAD
+        and options.softcap is None
+        for shape, options in zip(hook.layers, hook.options, strict=True)
+    )
+
+
+def _is_card_for_varlen(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= _OLDEST_CARD

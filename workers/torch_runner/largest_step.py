@@ -1,0 +1,71 @@
+"""What a GPU needs beside weights and cache, measured on the largest steps that can come."""
+
+import torch
+from transformers.modeling_utils import PreTrainedModel
+
+from headrace.protocol.config import EngineConfig
+from headrace.protocol.sampling import SamplingParams
+from headrace.protocol.to_worker import Generate
+from headrace.workers.attention.backend import MakeBackend
+from headrace.workers.attention.hook import AttentionHook
+from headrace.workers.attention.sdpa import SdpaBackend
+from headrace.workers.engine.scheduler import MAX_PROMPT_LOGPROBS
+from headrace.workers.sequence.sequence import Chunk, Sequence
+from headrace.workers.torch_runner.model_runner import ModelRunner
+
+
+def step_bytes(
+    model: PreTrainedModel,
+    hook: AttentionHook,
+    config: EngineConfig,
+    max_model_len: int,
+    make_backend: MakeBackend = SdpaBackend,
+) -> int:
+    """Bytes that a step allocates on the model's GPU at its peak, the cache itself left out.
+
+    The keys and values that decodes gather are left out too: they grow with the cache.
+    """
+    runner = ModelRunner(
+        model,
+        hook,
+        max_model_len=max_model_len,
+        num_blocks=1,
+        block_size=config.block_size,
+        make_backend=make_backend,
+    )
+    step_tokens = config.max_num_batched_tokens or runner.default_step_tokens
+    before = torch.cuda.memory_allocated(model.device)
+    torch.cuda.reset_peak_memory_stats(model.device)
+    runner.run(largest_prefill(step_tokens, max_model_len, config.block_size))
+    speculation = config.speculative_config
+    places = 1 + (speculation.num_speculative_tokens if speculation else 0)
+    runner.run(largest_sampling(min(config.max_num_seqs * places, step_tokens)))
+    peak = torch.cuda.max_memory_allocated(model.device) - before
+    torch.cuda.empty_cache()
+    return peak
+
+
+def largest_prefill(step_tokens: int, max_model_len: int, block_size: int) -> list[Chunk]:
+    """The ends of texts as long as can be, with as many prompt log probabilities as can be."""
+    chunks: list[Chunk] = []
+    while step_tokens > 0:
+        count = min(step_tokens, max_model_len)
+        start = max_model_len - count
+        wanted = 0 if chunks else min(MAX_PROMPT_LOGPROBS, count - 1)
+        sequence = _sequence(max_model_len, -(-max_model_len // block_size))
+        chunks.append(Chunk(sequence, start, count, True, range(start, start + wanted)))
+        step_tokens -= count
+    return chunks
+
+
+def largest_sampling(num_rows: int) -> list[Chunk]:
+    """So many decodes, each to be drawn from a distribution of which all is looked at."""
+    return [Chunk(_sequence(1, 1), 0, 1, True) for _ in range(num_rows)]
+
+
+def _sequence(length: int, num_blocks: int) -> Sequence:
+    """All its blocks are the first: only sizes matter here."""
+    params = SamplingParams(seed=0, max_tokens=1, top_p=0.9, prompt_logprobs=0)
+    sequence = Sequence.of(Generate("largest-step", (0,) * length, params), 0, 0.0)
+    sequence.blocks = [0] * num_blocks
+    return sequence

@@ -1,0 +1,180 @@
+"""A transformers model out of a folder, or a clear reason why not.
+
+Only safetensors are read and only transformers' own classes are used: neither pickle nor code of a
+model's folder is ever run.
+"""
+
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers.modeling_utils import PreTrainedModel
+
+from headrace.protocol.common.context_length import context_length
+from headrace.protocol.config import Dtype
+from headrace.workers.errors import ModelUnsupported
+
+_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "F32": torch.float32,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+}
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The device of that name; "auto" is a GPU where there is one."""
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ModelUnsupported("device is cuda, but torch finds no CUDA device")
+    return torch.device(wanted)
+
+
+def load_model(model_path: Path, dtype: Dtype, device: torch.device) -> PreTrainedModel:
+    """The folder's model, in evaluation mode on the device. ModelUnsupported if it cannot be."""
+    config = _read_config(model_path)
+    model_class = _model_class(model_path, config)
+    weights = _weight_files(model_path)
+    _silence_transformers()
+    model = _read_weights(model_path, model_class, choose_dtype(dtype, config, weights[0], device))
+    model.eval()
+    model.requires_grad_(False)
+    loaded: PreTrainedModel = model.to(device)
+    return loaded
+
+
+def read_model_class(model_path: Path) -> Any:
+    """The folder's class of transformers. ModelUnsupported if there is none that can be used."""
+    return _model_class(model_path, _read_config(model_path))
+
+
+def _read_weights(model_path: Path, model_class: Any, dtype: torch.dtype) -> Any:
+    """The model with all the weights that its architecture needs, on the CPU."""
+    try:
+        model, report = model_class.from_pretrained(
+            model_path,
+            dtype=dtype,
+            attn_implementation="eager",
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelUnsupported(f"{model_path} cannot be loaded: {first_line}") from error
+    lacking = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
+    if lacking:
+        raise ModelUnsupported(
+            f"{model_path} lacks {len(lacking)} weights that its architecture needs, "
+            f"among them {lacking[0]}"
+        )
+    return model
+
+
+def choose_dtype(
+    wanted: Dtype, config: dict[str, Any], weights: Path, device: torch.device
+) -> torch.dtype:
+    """The dtype to compute in.
+
+    "auto" is the checkpoint's own, but for float32 checkpoints bfloat16 where the device computes
+    in it natively: half the bytes for each token's weights.
+    """
+    if wanted != "auto":
+        return _DTYPES[wanted]
+    text = config.get("text_config") or {}
+    names = (config.get("dtype"), config.get("torch_dtype"), text.get("dtype"))
+    name = next((name for name in names if name in _DTYPES), None)
+    own = _DTYPES[name] if name else _stored_dtype(weights)
+    if own == torch.float32 and _is_fast_in_bfloat16(device):
+        return torch.bfloat16
+    return own
+
+
+def model_length(model: PreTrainedModel) -> int:
+    """How many tokens the model can attend over. ModelUnsupported if it does not say."""
+    length = context_length(model.config.get_text_config(decoder=True).to_dict())
+    if length is None:
+        raise ModelUnsupported("config.json gives no max_position_embeddings")
+    return length
+
+
+def _read_config(model_path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((model_path / "config.json").read_text())
+    except FileNotFoundError as error:
+        raise ModelUnsupported(f"{model_path} has no config.json") from error
+    except (OSError, ValueError) as error:
+        raise ModelUnsupported(f"{model_path / 'config.json'} cannot be read") from error
+    if not isinstance(config, dict):
+        raise ModelUnsupported(f"{model_path / 'config.json'} is not a JSON object")
+    return config
+
+
+def _model_class(model_path: Path, config: dict[str, Any]) -> Any:
+    """The class that config.json names, imported alone: transformers has hundreds."""
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    if config.get("auto_map"):
+        raise ModelUnsupported(f"{model_path} needs code of its own (auto_map), which is not run")
+    names = config.get("architectures")
+    if not isinstance(names, list) or not names or not isinstance(names[0], str):
+        raise ModelUnsupported(f"{model_path / 'config.json'} names no architecture")
+    known = {
+        name
+        for value in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+        for name in ((value,) if isinstance(value, str) else value)
+    }
+    if names[0] not in known:
+        raise ModelUnsupported(f"{names[0]} is no text generation model of transformers")
+    model_class = getattr(transformers, names[0])
+    if "logits_to_keep" not in inspect.signature(model_class.forward).parameters:
+        raise ModelUnsupported(f"{names[0]} cannot compute the logits of chosen positions alone")
+    return model_class
+
+
+def _weight_files(model_path: Path) -> list[Path]:
+    files = sorted(model_path.glob("*.safetensors"))
+    if files:
+        return files
+    if any(model_path.glob("*.bin")) or any(model_path.glob("*.pt*")):
+        raise ModelUnsupported(
+            f"{model_path} has its weights in pickle files only; see safetensors"
+        )
+    raise ModelUnsupported(f"{model_path} has no weights (*.safetensors)")
+
+
+def _stored_dtype(weights: Path) -> torch.dtype:
+    """The dtype of a file's first tensor; float32 for those that are no floats of ours."""
+    try:
+        with safe_open(weights, framework="pt") as file:
+            name = next(iter(file.keys()), None)
+            stored = file.get_slice(name).get_dtype() if name is not None else ""
+    except (OSError, SafetensorError) as error:
+        raise ModelUnsupported(f"{weights} is no safetensors file") from error
+    return _DTYPES.get(stored, torch.float32)
+
+
+def _is_fast_in_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    flags = Path("/proc/cpuinfo")
+    if not flags.exists():
+        return False
+    lines = flags.read_text().splitlines()
+    line = next((line for line in lines if line.startswith("flags")), "")
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(line.split())
+
+
+def _silence_transformers() -> None:
+    """No progress bars and no advice on standard error: refusals say what matters."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]

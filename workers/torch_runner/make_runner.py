@@ -1,0 +1,71 @@
+"""A runner with the attention that was chosen for the model."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from transformers.modeling_utils import PreTrainedModel
+
+from headrace.workers.attention.hook import AttentionHook
+from headrace.workers.engine.runner import Runner
+from headrace.workers.torch_runner.choose_backend import BackendChoice
+from headrace.workers.torch_runner.cuda_graphs import CudaRecorder
+from headrace.workers.torch_runner.device_runner import DeviceRunner, record_or_not
+from headrace.workers.torch_runner.graphs import choose_buckets
+from headrace.workers.torch_runner.model_runner import ModelRunner
+
+if TYPE_CHECKING:  # pydantic is not needed to run a model
+    from headrace.workers.lora.slots import Slots
+
+_WAVES = 2  # thread blocks for each multiprocessor that keep a card busy
+
+
+def make_torch_runner(
+    model: PreTrainedModel,
+    hook: AttentionHook,
+    choice: BackendChoice,
+    *,
+    max_model_len: int,
+    num_blocks: int,
+    speculates: bool = False,
+    slots: "Slots | None" = None,
+) -> ModelRunner:
+    """A runner on torch's operations with an empty cache of so many blocks of `choice.block_size`.
+
+    slots: for its adapters; None: it runs none.
+    speculates: chunks may hold drafts, which takes steps one after the other.
+    """
+    kind = DeviceRunner if choice.overlaps and not speculates else ModelRunner
+    return kind(
+        model,
+        hook,
+        max_model_len=max_model_len,
+        num_blocks=num_blocks,
+        block_size=choice.block_size,
+        make_backend=choice.make,
+        slots=slots,
+    )
+
+
+def record_graphs(
+    runner: Runner,
+    hook: AttentionHook,
+    choice: BackendChoice,
+    log: Callable[[str], None],
+    *,
+    max_num_seqs: int,
+    max_num_batched_tokens: int | None = None,
+) -> None:
+    """Record the decodes of a runner on a GPU as CUDA graphs, where its attention allows it."""
+    if not isinstance(runner, DeviceRunner) or not choice.graphs:
+        return
+    step_tokens = max_num_batched_tokens or runner.default_step_tokens
+    card = torch.cuda.get_device_properties(torch.cuda.current_device())
+    kv_heads = min(layer.kv_heads for layer in hook.layers)
+    enough_rows = -(-_WAVES * card.multi_processor_count // kv_heads)
+    if not choice.plans_by_length:
+        enough_rows = 1
+    max_rows = min(max_num_seqs, step_tokens)
+    max_length = min(runner.max_model_len, runner.num_blocks * runner.block_size)
+    buckets = choose_buckets(max_rows, max_length, enough_rows)
+    record_or_not(runner, buckets, CudaRecorder(), log)

@@ -1,0 +1,91 @@
+"""The results of a launched step: chosen on the device, read on the host when asked for."""
+
+import dataclasses
+from collections.abc import Sequence as Items
+
+import torch
+
+from headrace.workers.sampling.logprobs import Described
+from headrace.workers.sampling.sampler import Sampling
+from headrace.workers.sequence.sequence import Chunk, ChunkResult, Sequence
+from headrace.workers.uploads import Download, upload
+
+
+class PendingResults:
+    """Of chunks without drafts, from the logits [wanted rows, vocabulary] of `step.flatten`.
+
+    order: the chunks' numbers, in the order of their rows.
+
+    All that depends on the sequences is read off them here: they may change before `results`.
+    """
+
+    def __init__(self, chunks: Items[Chunk], order: Items[int], logits: torch.Tensor) -> None:
+        self._num_chunks = len(chunks)
+        self._sampled = [number for number in order if chunks[number].samples]
+        self._sequences = [chunks[number].sequence for number in self._sampled]
+        self._described = [n for n in order if chunks[n].prompt_logprob_positions]
+        sample_rows, prompt_rows = _wanted_rows(chunks, order)
+        self._sampling: Sampling | None = None
+        columns: list[torch.Tensor] = []
+        if self._sampled:
+            chosen = logits
+            if prompt_rows:
+                chosen = logits[upload(sample_rows, torch.long, logits.device)]
+            self._sampling = Sampling(chosen, self._sequences)
+            columns += self._sampling.columns
+        self._prompts: list[Described] = []
+        for number in self._described:
+            self._prompts.append(_describe(chunks[number], logits, prompt_rows[number]))
+            columns += self._prompts[-1].columns
+        self._download = Download(columns)
+
+    @property
+    def token_ids(self) -> torch.Tensor | None:
+        """The chosen tokens on the device, placed as `row_of` says; None if none were."""
+        return None if self._sampling is None else self._sampling.token_ids
+
+    def row_of(self) -> dict[Sequence, int]:
+        """Where in `token_ids` each sequence's next token is."""
+        return {sequence: row for row, sequence in enumerate(self._sequences)}
+
+    def results(self) -> list[ChunkResult]:
+        """One result for each chunk; see headrace.workers.engine.runner.Launched."""
+        columns = self._download.wait()
+        results = [ChunkResult()] * self._num_chunks
+        if self._sampling is not None:
+            count = len(self._sampling.columns)
+            sampled = self._sampling.read(columns[:count])
+            columns = columns[count:]
+            for number, result in zip(self._sampled, sampled, strict=True):
+                results[number] = result
+        for number, described in zip(self._described, self._prompts, strict=True):
+            count = len(described.columns)
+            known = tuple(described.read(columns[:count]))
+            columns = columns[count:]
+            results[number] = dataclasses.replace(results[number], prompt_logprobs=known)
+        return results
+
+
+def _wanted_rows(chunks: Items[Chunk], order: Items[int]) -> tuple[list[int], dict[int, range]]:
+    """Rows of the logits: those that tokens are chosen from, and of each chunk its prompt's."""
+    samples: list[int] = []
+    prompts: dict[int, range] = {}
+    row = 0
+    for number in order:
+        count = len(chunks[number].prompt_logprob_positions)
+        if count:
+            prompts[number] = range(row, row + count)
+            row += count
+        if chunks[number].samples:
+            samples.append(row)
+            row += 1
+    return samples, prompts
+
+
+def _describe(chunk: Chunk, logits: torch.Tensor, rows: range) -> Described:
+    """Of the tokens that follow the chunk's prompt positions."""
+    sequence = chunk.sequence
+    following = [sequence.token_ids[place + 1] for place in chunk.prompt_logprob_positions]
+    token_ids = upload(following, torch.long, logits.device)
+    number = sequence.request.sampling.prompt_logprobs or 0
+    return Described(logits[rows.start : rows.stop], token_ids, [number] * len(rows))
