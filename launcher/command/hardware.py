@@ -5,7 +5,7 @@ from pathlib import Path
 
 # How often an OpenMP thread looks for work before it sleeps. By default that is milliseconds, in
 # which it takes a core from the frontends and from the very thread that it waits for; with none at
-# all, each of a step's hundreds of small operations pays for a wake-up. See docs/decisions.md.
+# all, each of a step's hundreds of small operations pays for a wake-up. See docs/decisions/.
 SPIN_COUNT = "10000"
 
 
