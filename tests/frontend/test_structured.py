@@ -7,19 +7,23 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import psutil
 import pytest
 from asgi import post
 from fake_pool import FakePool
+from llguidance import LLMatcher
 from quart.typing import TestClientProtocol as Client
+from stand_ins.sitecustomize import ALLOCATES, DIES, SLEEPS, python_path
 from tokenizers_for_tests import EOS
 
 from frontend.errors import BadRequest, TooBusy
 from frontend.schemas.structured import ResponseFormat, StructuredOutputs
+from frontend.structured import checker as checker_module
 from frontend.structured import grammars as grammars_module
 from frontend.structured.checker import Checker
 from frontend.structured.checkers import Checkers, CheckersBroken, CheckFailed, CheckTooExpensive
@@ -32,8 +36,6 @@ from protocol.text import TextInfo
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 CHAT = {"model": "smol", "messages": [{"role": "user", "content": "Paris?"}], "max_tokens": 9}
-# Its parts are each harmless; all of them at once take a computer longer than anyone waits.
-EXPLODING = {"allOf": [{"type": "string", "pattern": f"(a|b)*a(a|b){{{n}}}"} for n in range(1, 20)]}
 
 
 def regex(pattern: str) -> Constraint:
@@ -164,7 +166,6 @@ BAD = [
     ({"structured_outputs": {"regex": "(?=a)b"}}, "structured_outputs.regex"),
     ({"structured_outputs": {"regex": 3}}, "structured_outputs.regex"),
     ({"structured_outputs": {"regex": ""}}, "structured_outputs.regex"),
-    ({"structured_outputs": {"regex": "(a{1000}){1000}"}}, "structured_outputs.regex"),
     ({"structured_outputs": {"choice": []}}, "structured_outputs.choice"),
     ({"structured_outputs": {"choice": [1]}}, "structured_outputs.choice"),
     ({"structured_outputs": {"choice": ["a"] * 20_000}}, "structured_outputs.choice"),
@@ -217,16 +218,69 @@ def test_closed_objects_have_no_more_properties_than_are_named():
     assert closed["properties"]["b"]["additionalProperties"] is True
 
 
-async def test_a_constraint_that_explodes_is_refused_and_harms_no_other(model: str):
-    checkers = Checkers(2)
+@pytest.mark.parametrize(
+    ("text", "deadline_s", "reason"),
+    [
+        (SLEEPS, 1.5, "it takes too long to compile"),
+        (ALLOCATES, 60, "it is too large"),
+        (DIES, 60, "it takes too much memory to compile"),
+    ],
+)
+async def test_a_compiler_that_takes_too_much_is_given_up_and_harms_no_other(
+    model: str, monkeypatch, text, deadline_s, reason
+):
+    """The compiler is a stand-in that does as a grammar says (tests/stand_ins)."""
+    monkeypatch.setenv("PYTHONPATH", python_path())
+    checkers = Checkers(2, deadline_s)
     compiler = Grammars(checkers)
-    hostile = asyncio.create_task(compiler.compile(model, json_schema(EXPLODING, "hostile")))
+    costly = asyncio.create_task(compiler.compile(model, json_schema({"const": text}, "costly")))
     others = await asyncio.gather(*(compiler.compile(model, regex(f"a{n}")) for n in range(8)))
     assert len(others) == 8
-    with pytest.raises(BadRequest, match=r"hostile: it takes too (long|much memory)"):
-        await hostile
+    with pytest.raises(BadRequest, match=f"costly: {reason}"):
+        await costly
     assert (await compiler.compile(model, regex("after"))).kind == "regex"
     checkers.close()
+
+
+class SlowMatcher:
+    """Takes processor time for each mask, and allows one token."""
+
+    def __init__(self, seconds: float, is_in_error: bool = False) -> None:
+        self._seconds, self._is_in_error = seconds, is_in_error
+
+    def compute_bitmask(self) -> bytes:
+        until_s = time.thread_time() + self._seconds
+        while time.thread_time() < until_s:
+            pass
+        return b"\x00\x01"
+
+    def is_error(self) -> bool:
+        return self._is_in_error
+
+    def get_error(self) -> str:
+        return "nothing may come next"
+
+    def consume_token(self, token_id: int) -> None:
+        assert token_id == 8
+
+    def is_stopped(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("matcher", "answer"),
+    [
+        (SlowMatcher(0.0), {"text": LLMatcher.grammar_from_regex("a")}),
+        (SlowMatcher(0.15), {"error": "it is too expensive to follow"}),
+        (SlowMatcher(0.0, True), {"error": "no text conforms to it: nothing may come next"}),
+    ],
+    ids=["cheap", "expensive", "in error"],
+)
+def test_a_text_is_begun_to_see_what_its_masks_cost(monkeypatch, matcher, answer):
+    monkeypatch.setattr(checker_module, "compile_grammar", lambda *_: matcher)
+    checker = Checker()
+    checker._tokenizers["m"] = object()
+    assert checker.answer({"model": "m", "constraint": asdict(regex("a"))}) == answer
 
 
 async def test_a_check_that_takes_too_long_is_given_up(model: str):
