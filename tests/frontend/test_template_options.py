@@ -157,9 +157,9 @@ OUT_OF_MEMORY = "chat_template: The chat template cannot render these messages."
 async def test_time_memory_and_output_are_bounded(
     make_app, monkeypatch, misbehaving, source, deadline_s, message
 ):
-    monkeypatch.setattr(untrusted, "DEADLINE_S", deadline_s)
     client = make_app(serving=TRUSTING).test_client()
     assert await shown(client, chat_template="harmless") == "harmless"
+    monkeypatch.setattr(untrusted, "DEADLINE_S", deadline_s)
     error = await refused(client, chat_template=source)
     assert (error["param"], error["message"]) == ("chat_template", message)
 
