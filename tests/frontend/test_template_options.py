@@ -151,8 +151,12 @@ OUT_OF_MEMORY = "chat_template: The chat template cannot render these messages."
 
 @pytest.mark.parametrize(
     ("source", "deadline_s", "message"),
-    [(SLEEPS, 1.5, TOO_MUCH), (ALLOCATES, 60, OUT_OF_MEMORY), (DIES, 60, TOO_MUCH)]
-    + [(WRITES, 60, TOO_MUCH)],
+    [
+        (SLEEPS, 1.5, TOO_MUCH),
+        (ALLOCATES, 60, OUT_OF_MEMORY),
+        (DIES, 60, TOO_MUCH),
+        (WRITES, 60, TOO_MUCH),
+    ],
 )
 async def test_time_memory_and_output_are_bounded(
     make_app, monkeypatch, misbehaving, source, deadline_s, message

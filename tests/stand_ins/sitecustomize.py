@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,25 +45,25 @@ def misbehave(text: str) -> str:
 
 
 def _change_compiler() -> None:
+    from llguidance import LLMatcher
+
     from protocol import grammar_compiler
 
-    compile_text = grammar_compiler.LLMatcher
+    def stand_in(tokenizer: Any, text: str, **options: Any) -> LLMatcher:
+        return LLMatcher(tokenizer, misbehave(text), **options)
 
-    def stand_in(tokenizer: Any, text: str, **options: Any) -> Any:
-        return compile_text(tokenizer, misbehave(text), **options)
-
-    setattr(grammar_compiler, "LLMatcher", stand_in)  # noqa: B010 (a class for mypy)
+    vars(grammar_compiler)["LLMatcher"] = stand_in
 
 
 def _change_templates() -> None:
     import jinja2
 
-    render: Callable[..., str] = jinja2.Template.render
+    render = jinja2.Template.render
 
     def stand_in(self: jinja2.Template, *values: Any, **named: Any) -> str:
         return misbehave(render(self, *values, **named))
 
-    setattr(jinja2.Template, "render", stand_in)  # noqa: B010 (a method for mypy)
+    jinja2.Template.render = stand_in  # type: ignore[method-assign]
 
 
 if any(each.endswith("structured.checker") for each in sys.orig_argv):

@@ -9,8 +9,7 @@ import pytest
 from response_asking import ask, follow, refusal, stream, text_of
 
 from frontend.responses.run import MAX_TURNS
-from frontend.responses.tools import servers
-from frontend.responses.tools import demo
+from frontend.responses.tools import demo, servers
 from frontend.responses.tools.demo import calculate, current_time
 from frontend.responses.tools.interface import ToolFailure
 
