@@ -82,7 +82,7 @@ def knows_none(source: str) -> bool:
 
 
 def parse(source: str) -> nodes.Template:
-    """A template's syntax; nothing of it is evaluated, as compiling it would evaluate constants.
+    """A template's syntax; it is not compiled, and nothing of it is evaluated.
     Raises ValueError if it has none."""
     try:
         return _ENVIRONMENT.parse(source)

@@ -1,4 +1,4 @@
-"""A process that compiles clients' grammars, so that one made to explode harms nothing else.
+"""A process that compiles clients' grammars, so that one that takes too much harms nothing else.
 
 A line of JSON in, a line out, one at a time. Whoever started it bounds the time of each; here the
 memory is bounded. Imports neither torch nor the frontend's application.

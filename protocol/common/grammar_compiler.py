@@ -1,9 +1,8 @@
 """Grammars over the tokens of a model: the same limits wherever one is checked or followed.
 
-A grammar is the client's, and its rules may be made to explode. llguidance counts what it does and
-gives up beyond the limits here; what it does not count (the building of some regular expressions)
-is bounded by time and memory where grammars are first checked: in a process of its own, beside each
-frontend.
+A grammar is the client's, and may take any time and memory. llguidance counts what it does and
+gives up beyond the limits here; what it does not count is bounded by time and memory where grammars
+are first checked: in a process of its own, beside each frontend.
 """
 
 from collections.abc import Sequence

@@ -147,8 +147,8 @@ def _pattern(config: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _check_key(name: str, key: str) -> None:
-    """Some regular expressions take longer than the universe lasts. Those that can are made of
-    quantifiers and alternatives, of which layers' names need few."""
+    """Refuse a regular expression that might take too long: layers' names need few quantifiers
+    and alternatives."""
     effort = 2 * len(_QUANTIFIER.findall(key)) + key.count("|")
     is_nested = re.search(r"\)[*+?{]", key) is not None
     if len(key) > _MAX_PATTERN or effort > _MAX_EFFORT or is_nested:

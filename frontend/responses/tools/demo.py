@@ -95,7 +95,7 @@ _OPERATORS: dict[type[ast.operator], Callable[[Number, Number], Number]] = {
 
 
 def _power(base: Number, exponent: Number) -> Number:
-    """Looked at before it is computed: 9**9**9 would take for ever."""
+    """Looked at before it is computed: a large one would take longer than anybody waits."""
     if isinstance(base, int) and isinstance(exponent, int) and exponent >= 0:
         if base.bit_length() * exponent > _MAX_BITS:
             raise OverflowError

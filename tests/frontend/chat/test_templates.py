@@ -104,11 +104,11 @@ def test_what_the_template_raises_is_told() -> None:
 @pytest.mark.parametrize(
     "source",
     [
-        "{{ messages.__class__.__mro__ }}",
+        "{{ messages.__class__.x }}",
         "{{ messages.append(1) }}",
         "{{ messages[0]['content'] + 1 }}",
         "{{ nothing.at.all }}",
-        "{{ raise_exception.__globals__['json'] }}",
+        "{{ raise_exception.__globals__.x }}",
     ],
 )
 def test_what_a_template_must_not_do_is_a_bad_request(source: str) -> None:

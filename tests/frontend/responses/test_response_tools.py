@@ -8,7 +8,7 @@ import time
 import pytest
 
 from headrace.frontend.responses.execution.run import MAX_TURNS
-from headrace.frontend.responses.tools import servers
+from headrace.frontend.responses.tools import demo, servers
 from headrace.frontend.responses.tools.demo import calculate, current_time
 from headrace.frontend.responses.tools.interface import ToolFailure
 from tests.frontend.responses.response_asking import ask, follow, refusal, stream, text_of
@@ -113,7 +113,7 @@ async def test_only_allowed_tools_are_offered(client, script):
     [
         ("tools.0.server_label", {**DEMO, "server_label": "other"}),
         ("tools.0.server_url", {**DEMO, "server_url": "http://169.254.169.254/mcp"}),
-        ("tools.0.server_url", {**DEMO, "server_url": "http://localhost\\@evil:80/"}),
+        ("tools.0.server_url", {**DEMO, "server_url": "http://elsewhere:80/"}),
         ("tools.0.headers", {**DEMO, "headers": {"a": "b"}}),
         ("tools.0.connector_id", {**DEMO, "connector_id": "x"}),
         ("tools.0.allowed_tools", {**DEMO, "allowed_tools": [1]}),
@@ -181,7 +181,7 @@ def test_the_calculator(expression, value):
 @pytest.mark.parametrize(
     "expression",
     [
-        "9**9**9",
+        "2**5000",
         "9" * 150 + "**99",
         "1/0",
         "1e308*10",
@@ -199,6 +199,18 @@ def test_the_calculator(expression, value):
 def test_the_calculator_refuses(expression):
     with pytest.raises(ToolFailure):
         calculate(expression)
+
+
+class Uncomputed(int):
+    """Whoever takes a power of it has not looked at how large that is."""
+
+    def __pow__(self, exponent, modulo=None):
+        raise AssertionError("computed")
+
+
+def test_a_power_is_looked_at_before_it_is_computed():
+    with pytest.raises(OverflowError):
+        demo._power(Uncomputed(2), 5000)
 
 
 def test_the_clock():

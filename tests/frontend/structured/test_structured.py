@@ -7,16 +7,20 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from dataclasses import replace
+from contextlib import closing
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import psutil
 import pytest
+from llguidance import LLMatcher
 from quart.typing import TestClientProtocol as Client
 
 from headrace.frontend.errors import BadRequest, TooBusy
 from headrace.frontend.schemas.structured import ResponseFormat, StructuredOutputs
+from headrace.frontend.structured import checker as checker_module
 from headrace.frontend.structured import grammars as grammars_module
 from headrace.frontend.structured.checker import Checker
 from headrace.frontend.structured.checkers import (
@@ -39,11 +43,10 @@ from headrace.protocol.text import TextInfo
 from tests.frontend.asgi import post
 from tests.frontend.fake_pool import FakePool
 from tests.frontend.text.tokenizers_for_tests import EOS
+from tests.stand_ins.sitecustomize import ALLOCATES, DIES, SLEEPS, python_path
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 CHAT = {"model": "smol", "messages": [{"role": "user", "content": "Paris?"}], "max_tokens": 9}
-# Its parts are each harmless; all of them at once take a computer longer than anyone waits.
-EXPLODING = {"allOf": [{"type": "string", "pattern": f"(a|b)*a(a|b){{{n}}}"} for n in range(1, 20)]}
 
 
 def regex(pattern: str) -> Constraint:
@@ -174,7 +177,6 @@ BAD = [
     ({"structured_outputs": {"regex": "(?=a)b"}}, "structured_outputs.regex"),
     ({"structured_outputs": {"regex": 3}}, "structured_outputs.regex"),
     ({"structured_outputs": {"regex": ""}}, "structured_outputs.regex"),
-    ({"structured_outputs": {"regex": "(a{1000}){1000}"}}, "structured_outputs.regex"),
     ({"structured_outputs": {"choice": []}}, "structured_outputs.choice"),
     ({"structured_outputs": {"choice": [1]}}, "structured_outputs.choice"),
     ({"structured_outputs": {"choice": ["a"] * 20_000}}, "structured_outputs.choice"),
@@ -227,16 +229,69 @@ def test_closed_objects_have_no_more_properties_than_are_named():
     assert closed["properties"]["b"]["additionalProperties"] is True
 
 
-async def test_a_constraint_that_explodes_is_refused_and_harms_no_other(model: str):
-    checkers = Checkers(2)
-    compiler = Grammars(checkers)
-    hostile = asyncio.create_task(compiler.compile(model, json_schema(EXPLODING, "hostile")))
-    others = await asyncio.gather(*(compiler.compile(model, regex(f"a{n}")) for n in range(8)))
-    assert len(others) == 8
-    with pytest.raises(BadRequest, match=r"hostile: it takes too (long|much memory)"):
-        await hostile
-    assert (await compiler.compile(model, regex("after"))).kind == "regex"
-    checkers.close()
+@pytest.mark.parametrize(
+    ("text", "deadline_s", "reason"),
+    [
+        (SLEEPS, 3, "it takes too long to compile"),
+        (ALLOCATES, 60, "it is too large"),
+        (DIES, 60, "it takes too much memory to compile"),
+    ],
+)
+async def test_a_compiler_that_takes_too_much_is_given_up_and_harms_no_other(
+    model: str, monkeypatch, text, deadline_s, reason
+):
+    """The compiler is a stand-in that does as a grammar says (tests/stand_ins)."""
+    monkeypatch.setenv("PYTHONPATH", python_path())
+    costly = json_schema({"const": text}, "costly")
+    with closing(Checkers(2, deadline_s)) as checkers:
+        compiler = Grammars(checkers)
+        asked = asyncio.create_task(compiler.compile(model, costly))
+        others = await asyncio.gather(*(compiler.compile(model, regex(f"a{n}")) for n in range(8)))
+        assert len(others) == 8
+        with pytest.raises(BadRequest, match=f"costly: {reason}"):
+            await asked
+        assert (await compiler.compile(model, regex("after"))).kind == "regex"
+
+
+class SlowMatcher:
+    """Takes processor time for each mask, and allows one token."""
+
+    def __init__(self, seconds: float, is_in_error: bool = False) -> None:
+        self._seconds, self._is_in_error = seconds, is_in_error
+
+    def compute_bitmask(self) -> bytes:
+        until_s = time.thread_time() + self._seconds
+        while time.thread_time() < until_s:
+            pass
+        return b"\x00\x01"
+
+    def is_error(self) -> bool:
+        return self._is_in_error
+
+    def get_error(self) -> str:
+        return "nothing may come next"
+
+    def consume_token(self, token_id: int) -> None:
+        assert token_id == 8
+
+    def is_stopped(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("matcher", "answer"),
+    [
+        (SlowMatcher(0.0), {"text": LLMatcher.grammar_from_regex("a")}),
+        (SlowMatcher(0.15), {"error": "it is too expensive to follow"}),
+        (SlowMatcher(0.0, True), {"error": "no text conforms to it: nothing may come next"}),
+    ],
+    ids=["cheap", "expensive", "in error"],
+)
+def test_a_text_is_begun_to_see_what_its_masks_cost(monkeypatch, matcher, answer):
+    monkeypatch.setattr(checker_module, "compile_grammar", lambda *_: matcher)
+    checker = Checker()
+    checker._tokenizers["m"] = object()
+    assert checker.answer({"model": "m", "constraint": asdict(regex("a"))}) == answer
 
 
 async def test_a_check_that_takes_too_long_is_given_up(model: str):

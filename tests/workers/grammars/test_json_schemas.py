@@ -12,7 +12,7 @@ from headrace.frontend.structured.constraint import json_schema
 from headrace.protocol.text import TextInfo
 from tests.workers.driving import run
 from tests.workers.grammars.grammar_engines import EOS, grammar_engine, held
-from tests.workers.grammars.json_schemas import all_schemas, hostile
+from tests.workers.grammars.json_schemas import all_schemas, odd
 
 DEADLINE_S = 1.5
 # What texts consist of where their schemas leave a choice, so that they come to an end.
@@ -33,7 +33,7 @@ def test_outputs_conform_or_the_schema_is_refused_in_time(fake_model, tmp_path):
     TextInfo(max_model_len=512, vocab_size=520, eos_token_ids=(EOS,)).save(tmp_path)
     schemas = all_schemas()
     assert len(schemas) >= 200
-    benign = len(schemas) - len(hostile())
+    benign = len(schemas) - len(odd())
     checkers = Checkers(1, DEADLINE_S)
     found = []
     try:
