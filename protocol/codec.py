@@ -6,9 +6,10 @@ returns a message or raises DecodeError: receivers count such bytes and drop the
 """
 
 import dataclasses
+import functools
 import typing
 from types import UnionType
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import msgspec
 
@@ -22,6 +23,24 @@ class DecodeError(ValueError):
     """The bytes are not a message for this receiver."""
 
 
+class _DataclassFields:
+    """Lets dataclasses.replace, fields, asdict and astuple take a Message; all else is msgspec's.
+
+    Made when first asked for: in __init_subclass__ a Struct is not yet fit to be looked at.
+    """
+
+    def __get__(self, message: object, cls: type["Message"]) -> "dict[str, dataclasses.Field[Any]]":
+        return _dataclass_fields(cls)
+
+
+@functools.cache
+def _dataclass_fields(cls: type["Message"]) -> "dict[str, dataclasses.Field[Any]]":
+    hints = [(field.name, field.type) for field in msgspec.structs.fields(cls)]
+    twin = dataclasses.make_dataclass(cls.__name__, hints)
+    fields: dict[str, dataclasses.Field[Any]] = vars(twin)["__dataclass_fields__"]
+    return fields
+
+
 @typing.dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
 class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """Base of messages and of their parts: a frozen dataclass with slots that msgspec knows.
@@ -31,12 +50,7 @@ class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     that does not know them may leave them out. Unknown further fields are an error.
     """
 
-    if TYPE_CHECKING:
-        __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
-
-    def __init_subclass__(cls) -> None:
-        """Let dataclasses.replace, fields, asdict and astuple work; all else is msgspec's."""
-        dataclasses.dataclass(init=False, repr=False, eq=False, match_args=False)(cls)
+    __dataclass_fields__: ClassVar[_DataclassFields] = _DataclassFields()
 
 
 class Codec(Generic[T]):
