@@ -85,4 +85,4 @@ def _to_plain(value: object) -> object:
     for plain in (str, int, float):
         if isinstance(value, plain):
             return plain(value)
-    raise TypeError(f"no message can hold a {type(value).__name__}")
+    raise TypeError(f"{type(value).__name__} cannot be sent")

@@ -43,7 +43,7 @@ MESSAGES = [
 ]
 
 INTS = st.integers(-(2**63), 2**64 - 1)
-TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=30) | st.sampled_from(
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=30) | st.sampled_from(
     ["", "\0", "\ufeff", "\U0010ffff", "e\u0301", "\u202e abc", "\U0001f468\u200d\U0001f469"]
 )
 SCALARS: dict[Any, st.SearchStrategy[Any]] = {
@@ -277,7 +277,7 @@ def test_a_message_for_somebody_else_is_not_sent() -> None:
 
 def form(value: Any) -> Any:
     """What another implementation of msgpack packs to the same bytes."""
-    if dataclasses.is_dataclass(value):
+    if isinstance(value, Message):
         tag = type(value).__struct_config__.tag
         fields = [form(getattr(value, field.name)) for field in dataclasses.fields(value)]
         return fields if tag is None else [tag, *fields]
@@ -445,8 +445,8 @@ def test_subclasses_of_plain_types_are_sent_as_these() -> None:
     assert decoded == StepOutputs(
         "w", 0, (Output("a", (1,), 0, logprobs=(Logprobs(5, -0.5, 1, (7,), (0.25,)),)),)
     )
-    with pytest.raises(TypeError, match="no message can hold a set"):
-        OUTPUTS.encode(StepOutputs("w", 0, typing.cast(Any, {1})))
+    with pytest.raises(TypeError, match="object cannot be sent"):
+        OUTPUTS.encode(StepOutputs("w", 0, typing.cast(Any, object())))
 
 
 def test_what_is_wrong_is_told_in_one_short_line() -> None:
