@@ -1,6 +1,6 @@
 """Decode and prefill on a GPU beside what the card allows, and beside transformers' own batching.
 
-Weights are random, so that nothing has to be downloaded; torch, transformers and msgpack are all
+Weights are random, so that nothing has to be downloaded; torch, transformers and msgspec are all
 that is needed. Each line says what share of a ceiling measured in the same run was reached:
 of the copy bandwidth for decodes (weights, keys and values read once), of the rate of a large
 product for prompts. Usage: python -m bench.gpu [--shape 1B,8B] [--batch 1,16,64,256]

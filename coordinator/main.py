@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 import zmq
 
@@ -38,6 +38,7 @@ from headrace.protocol.to_coordinator import (
     CONTROL,
     CallResult,
     ChildExited,
+    ControlMessage,
     FrontendHeartbeat,
     FrontendHello,
     FrontendStarted,
@@ -156,13 +157,17 @@ class Coordinator:
         except DecodeError as error:
             log.warning("dropped a malformed message: %s", error)
             return
-        version = getattr(message, "version", PROTOCOL_VERSION)
-        if version != PROTOCOL_VERSION:
-            log.error("%s speaks protocol %d, not %d: ignored", sender, version, PROTOCOL_VERSION)
-            return
-        self._handle(sender, message, self._clock.now())
+        match message:
+            case WorkerHello(version) | FrontendHello(version) | LauncherHello(version) if (
+                version != PROTOCOL_VERSION
+            ):
+                log.error(
+                    "%s speaks protocol %d, not %d: ignored", sender, version, PROTOCOL_VERSION
+                )
+            case _:
+                self._handle(sender, message, self._clock.now())
 
-    def _handle(self, sender: str, message: object, now: float) -> None:
+    def _handle(self, sender: str, message: ControlMessage, now: float) -> None:
         registry = self._registry
         match message:
             case WorkerHeartbeat():
@@ -200,6 +205,8 @@ class Coordinator:
                     self._on_call(call, now)
             case ChildExited():
                 self._on_exit(message, now)
+            case _:
+                assert_never(message)
 
     def _on_worker_hello(self, message: WorkerHello, now: float) -> None:
         states = {each.worker_id: each.state for each in self._registry.workers()}

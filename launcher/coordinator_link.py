@@ -4,7 +4,7 @@ of the pool."""
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, assert_never
 
 import zmq.asyncio
 
@@ -56,7 +56,7 @@ class CoordinatorLink:
             )
         )
 
-    async def tell(self, message: object) -> None:
+    async def tell(self, message: to_coordinator.ControlMessage) -> None:
         await self._control.send(to_coordinator.CONTROL.encode(message))
 
     async def obey(self) -> None:
@@ -83,6 +83,8 @@ class CoordinatorLink:
                     await self._kill(worker_id, WORKER)
                 case to_launcher.KillFrontend(frontend_id):
                     await self._kill(frontend_id, FRONTEND)
+                case _:
+                    assert_never(order)
 
     async def next_state(self) -> PoolState:
         """What the coordinator publishes next."""

@@ -1,13 +1,12 @@
 """What a text must conform to, as frontends describe it to workers."""
 
-from dataclasses import dataclass
+from headrace.protocol.codec import Message
 
 MAX_GRAMMAR_BYTES = 1024 * 1024
 MAX_AFTER_TOKENS = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Grammar:
+class Grammar(Message):
     """The rules that the tokens of a text must keep to.
 
     kind: what the request called it: json_schema, json_object, regex, choice, grammar or

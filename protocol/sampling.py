@@ -1,10 +1,9 @@
 """How the tokens of a request are chosen."""
 
-from dataclasses import dataclass
+from headrace.protocol.codec import Message
 
 
-@dataclass(frozen=True, slots=True)
-class ThinkingBudget:
+class ThinkingBudget(Message):
     """Ends a model's thinking: after so many tokens of it, the first end mark's follow.
 
     tokens: of thinking at most, marks not among them (see headrace.protocol.common.thinking).
@@ -20,8 +19,7 @@ class ThinkingBudget:
     is_open: bool
 
 
-@dataclass(frozen=True, slots=True)
-class RepetitionDetection:
+class RepetitionDetection(Message):
     """Ends a text whose output ends with one pattern of tokens, `min_count` times in a row.
 
     min_pattern_size, max_pattern_size: tokens in such a pattern, both at least 1.
@@ -32,8 +30,7 @@ class RepetitionDetection:
     min_count: int
 
 
-@dataclass(frozen=True, slots=True)
-class SamplingParams:
+class SamplingParams(Message):
     """Everything that a worker needs to choose tokens; the frontend has validated it.
 
     seed: 64 bits; the noise at a position is a pure function of seed and position, so that a

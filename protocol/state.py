@@ -1,8 +1,8 @@
 """The state of the pool, as the coordinator publishes it: on change and once a second."""
 
-from dataclasses import dataclass, field
+import msgspec
 
-from headrace.protocol.codec import Codec
+from headrace.protocol.codec import Codec, Message
 
 STARTING, READY, DRAINING, STALLED = "starting", "ready", "draining", "stalled"
 # What is to be released is still used by requests; has been released; is being brought back.
@@ -12,8 +12,7 @@ SLEEPING = (FALLING_ASLEEP, ASLEEP, WAKING)
 SERVING = (READY, *SLEEPING)
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerLoad:
+class WorkerLoad(Message):
     """How busy a worker is and whether it makes progress.
 
     running, waiting: requests in the batch and in the queue.
@@ -31,17 +30,15 @@ class WorkerLoad:
     waiting_tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class FrontendLoad:
+class FrontendLoad(Message):
     """in_flight: requests that the frontend has taken and not yet answered.
     held: those of them that no worker has, by group."""
 
     in_flight: int
-    held: dict[str, int] = field(default_factory=dict)
+    held: dict[str, int] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class AdapterState:
+class AdapterState(Message):
     """A LoRA adapter of a group, under a name that requests use.
 
     adapter_id: names what is in its files; workers know it by this.
@@ -55,8 +52,7 @@ class AdapterState:
     is_leaving: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerState:
+class WorkerState(Message):
     """is_paused: it takes requests, and starts none before it is told to go on.
     adapters: ids of the LoRA adapters that it has."""
 
@@ -70,15 +66,13 @@ class WorkerState:
     adapters: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class FrontendState:
+class FrontendState(Message):
     frontend_id: str
     pid: int
     load: FrontendLoad
 
 
-@dataclass(frozen=True, slots=True)
-class GroupState:
+class GroupState(Message):
     """wanted: workers that the group is to have.
     problem: why it lacks some, if it does (a crash loop, say); "" if all is well.
     is_replacing: a worker leaves in good order, or has left, and another is to come: requests that
@@ -96,8 +90,7 @@ class GroupState:
     adapters: tuple[AdapterState, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class PoolState:
+class PoolState(Message, tag=1):
     """epoch names the coordinator that speaks (a restarted one has another); version counts."""
 
     epoch: str
@@ -107,4 +100,4 @@ class PoolState:
     frontends: tuple[FrontendState, ...]
 
 
-STATE = Codec({1: PoolState})
+STATE = Codec[PoolState](PoolState)

@@ -1,13 +1,12 @@
 """Messages to the coordinator, on the control socket."""
 
-from dataclasses import dataclass, field
+import msgspec
 
-from headrace.protocol.codec import Codec
+from headrace.protocol.codec import Codec, Message
 from headrace.protocol.state import FrontendLoad, FrontendState, WorkerLoad, WorkerState
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerHello:
+class WorkerHello(Message, tag=1):
     """A worker is there, or its state is another. `endpoint` is where its requests socket is bound;
     `state` one of protocol.state's: starting, ready, or one of sleeping. is_paused: it starts no
     request. adapters: ids of the LoRA adapters that it has."""
@@ -22,8 +21,7 @@ class WorkerHello:
     adapters: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerTotals:
+class WorkerTotals(Message):
     """What an engine has done since its start. prefix_queried, prefix_hits: prompt tokens looked up
     and found in the cache."""
 
@@ -33,8 +31,7 @@ class WorkerTotals:
     prefix_hits: int
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerHeartbeat:
+class WorkerHeartbeat(Message, tag=2):
     """totals: not part of the load, which is published to all frontends."""
 
     worker_id: str
@@ -42,23 +39,20 @@ class WorkerHeartbeat:
     totals: WorkerTotals
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerFailed:
+class WorkerFailed(Message, tag=3):
     """The worker cannot serve (a model that will not load, say) and exits."""
 
     worker_id: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerLeaving:
+class WorkerLeaving(Message, tag=4):
     """The worker drains: route nothing more to it."""
 
     worker_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class CallResult:
+class CallResult(Message, tag=10):
     """What came of a call. worker_id: of the worker, or the frontend. value: JSON, "" if it failed.
     error: why, fit to be shown to an operator; "" if it did not."""
 
@@ -68,8 +62,7 @@ class CallResult:
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class PoolCall:
+class PoolCall(Message, tag=11):
     """From a frontend: have workers do something, or all frontends, and tell it what came of it.
 
     method, arguments: as of to_worker.Call.
@@ -86,28 +79,24 @@ class PoolCall:
     timeout_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class WakeWanted:
+class WakeWanted(Message, tag=12):
     """From a frontend: requests wait for the group's workers, and all of these sleep."""
 
     group: str
 
 
-@dataclass(frozen=True, slots=True)
-class FrontendHello:
+class FrontendHello(Message, tag=5):
     version: int
     frontend_id: str
     pid: int
 
 
-@dataclass(frozen=True, slots=True)
-class FrontendHeartbeat:
+class FrontendHeartbeat(Message, tag=6):
     frontend_id: str
     load: FrontendLoad
 
 
-@dataclass(frozen=True, slots=True)
-class LauncherHello:
+class LauncherHello(Message, tag=7):
     """The launcher is there, with these workers and frontends running (ids).
 
     last_workers: the newest id in each place that has ever been filled, so that a restarted
@@ -123,18 +112,16 @@ class LauncherHello:
     last_workers: tuple[str, ...]
     published: tuple[WorkerState, ...] = ()
     published_frontends: tuple[FrontendState, ...] = ()
-    wanted: dict[str, int] = field(default_factory=dict)
+    wanted: dict[str, int] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class FrontendStarted:
+class FrontendStarted(Message, tag=9):
     """The launcher has started a frontend, which is to greet."""
 
     frontend_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class ChildExited:
+class ChildExited(Message, tag=8):
     """A process of the pool has ended. exit_code: negative for a signal; None: only its parent
     knows, and that is no launcher of ours."""
 
@@ -143,19 +130,19 @@ class ChildExited:
     exit_code: int | None
 
 
-CONTROL = Codec(
-    {
-        1: WorkerHello,
-        2: WorkerHeartbeat,
-        3: WorkerFailed,
-        4: WorkerLeaving,
-        5: FrontendHello,
-        6: FrontendHeartbeat,
-        7: LauncherHello,
-        8: ChildExited,
-        9: FrontendStarted,
-        10: CallResult,
-        11: PoolCall,
-        12: WakeWanted,
-    }
+ControlMessage = (
+    WorkerHello
+    | WorkerHeartbeat
+    | WorkerFailed
+    | WorkerLeaving
+    | FrontendHello
+    | FrontendHeartbeat
+    | LauncherHello
+    | ChildExited
+    | FrontendStarted
+    | CallResult
+    | PoolCall
+    | WakeWanted
 )
+
+CONTROL = Codec[ControlMessage](ControlMessage)

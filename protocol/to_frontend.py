@@ -1,16 +1,13 @@
 """Messages to a frontend: tokens from workers, calls from the coordinator."""
 
-from dataclasses import dataclass
-
-from headrace.protocol.codec import Codec
+from headrace.protocol.codec import Codec, Message
 from headrace.protocol.to_worker import Introduce
 
 # Why a worker refuses that would refuse any other request just as well.
 QUEUE_FULL = "the queue is full"
 
 
-@dataclass(frozen=True, slots=True)
-class Logprobs:
+class Logprobs(Message):
     """Log probabilities at one position.
 
     token_id, logprob, rank: of the token that stands there (rank 1 is the likeliest).
@@ -25,8 +22,7 @@ class Logprobs:
     top_logprobs: tuple[float, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
+class Admission(Message):
     """What is known once a request's prompt has been run; sent with its first output.
 
     cached_tokens: how many of the prompt's tokens came from the prefix cache.
@@ -40,8 +36,7 @@ class Admission:
     prompt_logprobs: tuple[Logprobs, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
+class Output(Message):
     """What one engine step added to one request; or, of a replay and without any tokens, that its
     worker has it.
 
@@ -66,8 +61,7 @@ class Output:
     error: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class StepOutputs:
+class StepOutputs(Message, tag=1):
     """All that one engine step produced for one frontend.
 
     number: counts the messages from this worker to this frontend, from 0; a gap means that one
@@ -79,8 +73,7 @@ class StepOutputs:
     outputs: tuple[Output, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(Message, tag=2):
     """The worker does not take the request; numbered with the StepOutputs.
 
     retry_elsewhere: true if another worker may take it (full, draining), false if the request
@@ -96,8 +89,7 @@ class Refused:
     retry_after_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Aborted:
+class Aborted(Message, tag=3):
     """The worker has ended requests because an operator wanted it so; numbered with the others.
 
     reason: fit to be shown to a client.
@@ -109,8 +101,7 @@ class Aborted:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerAnswer:
+class WorkerAnswer(Message):
     """What came of a call to one worker, or one frontend. value: JSON; error: "" if it did not
     fail. seconds: how long it took."""
 
@@ -127,8 +118,7 @@ ABSENT, TIMEOUT, CONFLICT, FAILED = "absent", "timeout", "conflict", "failed"
 INVALID, MISSING, UNFIT = "invalid", "missing", "unfit"
 
 
-@dataclass(frozen=True, slots=True)
-class PoolResult:
+class PoolResult(Message, tag=2):
     """From the coordinator: what came of a PoolCall, worker by worker.
 
     error: why it was not done, or not even tried; "" if it was. kind: of the error.
@@ -142,8 +132,7 @@ class PoolResult:
     value: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class FrontendCall:
+class FrontendCall(Message, tag=3):
     """From the coordinator: do something and say what came of it (to_coordinator.CallResult).
 
     method, arguments: as of to_worker.Call; the methods are the frontends' own.
@@ -154,5 +143,8 @@ class FrontendCall:
     arguments: str
 
 
-OUTPUTS = Codec({1: StepOutputs, 2: Refused, 3: Aborted})
-CONTROL = Codec({1: Introduce, 2: PoolResult, 3: FrontendCall})
+OutputMessage = StepOutputs | Refused | Aborted
+ControlMessage = Introduce | PoolResult | FrontendCall
+
+OUTPUTS = Codec[OutputMessage](OutputMessage)
+CONTROL = Codec[ControlMessage](ControlMessage)

@@ -1,13 +1,10 @@
 """Messages to the launcher, on the control socket."""
 
-from dataclasses import dataclass
-
-from headrace.protocol.codec import Codec
+from headrace.protocol.codec import Codec, Message
 from headrace.protocol.to_worker import Introduce
 
 
-@dataclass(frozen=True, slots=True)
-class StartWorker:
+class StartWorker(Message, tag=2):
     """Start a worker process for a group; its id is new for each start. workers_on_host: how many
     share the machine with it, itself included."""
 
@@ -16,18 +13,18 @@ class StartWorker:
     workers_on_host: int
 
 
-@dataclass(frozen=True, slots=True)
-class KillWorker:
+class KillWorker(Message, tag=3):
     """End a worker's process at once."""
 
     worker_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class KillFrontend:
+class KillFrontend(Message, tag=4):
     """End a frontend's process at once. Who restarts frontends starts another."""
 
     frontend_id: str
 
 
-CONTROL = Codec({1: Introduce, 2: StartWorker, 3: KillWorker, 4: KillFrontend})
+ControlMessage = Introduce | StartWorker | KillWorker | KillFrontend
+
+CONTROL = Codec[ControlMessage](ControlMessage)

@@ -1,14 +1,11 @@
 """Messages to a worker: from frontends on its requests socket, from the coordinator on control."""
 
-from dataclasses import dataclass
-
-from headrace.protocol.codec import Codec
+from headrace.protocol.codec import Codec, Message
 from headrace.protocol.grammar import Grammar
 from headrace.protocol.sampling import SamplingParams
 
 
-@dataclass(frozen=True, slots=True)
-class Generate:
+class Generate(Message, tag=1):
     """Run a request.
 
     request_id: unique in the pool; outputs and aborts name it.
@@ -35,27 +32,23 @@ class Generate:
     grammar: Grammar | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Abort:
+class Abort(Message, tag=2):
     """Forget these requests: their slots are free in the next step, and no more is sent of them."""
 
     request_ids: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class FrontendGone:
+class FrontendGone(Message, tag=2):
     """From the coordinator: this frontend has died, forget all its requests."""
 
     frontend_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Introduce:
+class Introduce(Message, tag=1):
     """From a coordinator that does not know the sender: say hello again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Message, tag=3):
     """From the coordinator: do something and say what came of it (to_coordinator.CallResult).
 
     method: one of those that a worker has (workers/process/calls.py). arguments: a JSON object.
@@ -68,13 +61,15 @@ class Call:
     others_are_awake: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Leave:
+class Leave(Message, tag=4):
     """From the coordinator: the worker is needed no more. It ends as after SIGTERM; requests that
     are not finished in time go on elsewhere."""
 
     drain_timeout_s: float
 
 
-REQUESTS = Codec({1: Generate, 2: Abort})
-CONTROL = Codec({1: Introduce, 2: FrontendGone, 3: Call, 4: Leave})
+RequestMessage = Generate | Abort
+ControlMessage = Introduce | FrontendGone | Call | Leave
+
+REQUESTS = Codec[RequestMessage](RequestMessage)
+CONTROL = Codec[ControlMessage](ControlMessage)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 import zmq
 
@@ -250,6 +250,8 @@ class Worker:
                     self._leave(drain_timeout_s)
             case to_worker.FrontendGone(frontend_id):
                 self._service.forget(frontend_id.encode())
+            case _:
+                assert_never(message)
 
     def _on_state(self, state: str) -> None:
         log.info("%s", state.replace("_", " "))
@@ -286,7 +288,7 @@ class Worker:
         self._report.beat(load)
         self._tell(to_coordinator.WorkerHeartbeat(self._id, load, self._totals))
 
-    def _tell(self, message: object) -> None:
+    def _tell(self, message: to_coordinator.ControlMessage) -> None:
         """To the coordinator; while it is away, what does not fit its queue is not missed."""
         try:
             self._control.send(to_coordinator.CONTROL.encode(message), zmq.NOBLOCK)

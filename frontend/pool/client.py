@@ -7,7 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, Self, assert_never
 
 import zmq.asyncio
 
@@ -23,7 +23,7 @@ from headrace.protocol.config import PoolConfig
 from headrace.protocol.state import STATE, FrontendLoad, PoolState
 from headrace.protocol.to_coordinator import CallResult
 from headrace.protocol.to_frontend import FrontendCall, PoolResult
-from headrace.protocol.to_worker import Abort, Generate
+from headrace.protocol.to_worker import Generate, Introduce, RequestMessage
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ class PoolClient:
 
     # Workers
 
-    def _send(self, worker_id: str, message: Generate | Abort) -> bool:
+    def _send(self, worker_id: str, message: RequestMessage) -> bool:
         socket = self._workers.get(worker_id)
         return socket is not None and sockets.send_now(socket, to_worker.REQUESTS.encode(message))
 
@@ -162,13 +162,16 @@ class PoolClient:
             data = await self._control.recv()
             with contextlib.suppress(DecodeError):
                 message = to_frontend.CONTROL.decode(data)
-                if isinstance(message, PoolResult):
-                    self._calls.on_result(message)
-                elif isinstance(message, FrontendCall):
-                    self._answer(message)
-                else:
-                    self._say_hello()
-                    self._calls.repeat()
+                match message:
+                    case PoolResult():
+                        self._calls.on_result(message)
+                    case FrontendCall():
+                        self._answer(message)
+                    case Introduce():
+                        self._say_hello()
+                        self._calls.repeat()
+                    case _:
+                        assert_never(message)
 
     def _answer(self, call: FrontendCall) -> None:
         try:
@@ -200,6 +203,6 @@ class PoolClient:
     def _say_hello(self) -> None:
         self._tell(to_coordinator.FrontendHello(PROTOCOL_VERSION, self._id, os.getpid()))
 
-    def _tell(self, message: object) -> None:
+    def _tell(self, message: to_coordinator.ControlMessage) -> None:
         """To the coordinator; while it is away, what does not fit its queue is not missed."""
         sockets.send_now(self._control, to_coordinator.CONTROL.encode(message))

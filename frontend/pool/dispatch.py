@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from typing import assert_never
 
 from headrace.frontend.pool.flight import Flight
 from headrace.frontend.pool.fullness import ALL_FULL, Fullness
@@ -29,7 +30,7 @@ from headrace.protocol.state import (
     PoolState,
     WorkerState,
 )
-from headrace.protocol.to_frontend import Aborted, Refused, StepOutputs
+from headrace.protocol.to_frontend import Aborted, OutputMessage, Refused, StepOutputs
 from headrace.protocol.to_worker import Abort, Generate
 
 log = logging.getLogger(__name__)
@@ -147,7 +148,7 @@ class Dispatch:
 
     # Messages from workers
 
-    def on_message(self, worker_id: str, message: StepOutputs | Refused | Aborted) -> None:
+    def on_message(self, worker_id: str, message: OutputMessage) -> None:
         """A numbered message from a worker. A gap says that one is missing: the tokens in it
         cannot be had again, so what the worker carries is run again from what is known."""
         expected = self._expected.get(worker_id, 0)
@@ -155,19 +156,20 @@ class Dispatch:
         if message.number != expected:
             self._on_gap(worker_id)
             return
-        if isinstance(message, Refused):
-            flight = self._loads.remove(worker_id, message.request_id)
-            self._fullness.on_refused(worker_id, message)
-            if flight is not None:
-                self._on_refused(worker_id, flight, message)
-            return
-        if isinstance(message, Aborted):
-            for request_id in message.request_ids:
-                flight = self._loads.remove(worker_id, request_id)
+        match message:
+            case StepOutputs():
+                self._on_outputs(worker_id, message)
+            case Refused():
+                flight = self._loads.remove(worker_id, message.request_id)
+                self._fullness.on_refused(worker_id, message)
                 if flight is not None:
-                    flight.worker_id = None
-                    flight.fail(PoolUnavailable(message.reason))
-            return
+                    self._on_refused(worker_id, flight, message)
+            case Aborted():
+                self._on_aborted(worker_id, message)
+            case _:
+                assert_never(message)
+
+    def _on_outputs(self, worker_id: str, message: StepOutputs) -> None:
         carried = self._loads.carried_by(worker_id)
         for output in message.outputs:
             flight = carried.get(output.request_id)
@@ -179,6 +181,13 @@ class Dispatch:
             flight.put(output)
             if self._probation.note(flight):
                 self._next_suspect()
+
+    def _on_aborted(self, worker_id: str, message: Aborted) -> None:
+        for request_id in message.request_ids:
+            flight = self._loads.remove(worker_id, request_id)
+            if flight is not None:
+                flight.worker_id = None
+                flight.fail(PoolUnavailable(message.reason))
 
     def _on_refused(self, worker_id: str, flight: Flight, message: Refused) -> None:
         flight.worker_id = None

@@ -6,9 +6,17 @@ It knows whose each request is, and numbers what it sends to each frontend.
 import logging
 from collections import defaultdict
 from collections.abc import Callable
+from typing import assert_never
 
 from headrace.protocol.codec import DecodeError
-from headrace.protocol.to_frontend import OUTPUTS, Aborted, Output, Refused, StepOutputs
+from headrace.protocol.to_frontend import (
+    OUTPUTS,
+    Aborted,
+    Output,
+    OutputMessage,
+    Refused,
+    StepOutputs,
+)
 from headrace.protocol.to_worker import REQUESTS, Abort, Generate
 from headrace.workers.errors import RequestRefused
 from headrace.workers.process.queue_limits import QueueGuard
@@ -116,10 +124,13 @@ class Service:
             self.malformed += 1
             log.warning("dropped a malformed message: %s", error)
             return
-        if isinstance(message, Generate):
-            self._on_generate(frontend, message)
-        else:
-            self._abort([rid for rid in message.request_ids if self._owners.get(rid) == frontend])
+        match message:
+            case Generate():
+                self._on_generate(frontend, message)
+            case Abort(request_ids):
+                self._abort([each for each in request_ids if self._owners.get(each) == frontend])
+            case _:
+                assert_never(message)
 
     def on_outputs(self, outputs: list[Output]) -> None:
         """The outputs of an engine step: one message for each frontend that has some."""
@@ -231,7 +242,7 @@ class Service:
         self._numbers[frontend] = number + 1
         return number
 
-    def _deliver(self, frontend: bytes, message: StepOutputs | Refused | Aborted) -> None:
+    def _deliver(self, frontend: bytes, message: OutputMessage) -> None:
         self._beats[frontend] = BEATS
         if not self._send(frontend, OUTPUTS.encode(message)):
             # Should it come back, the gap tells it that its requests are no longer run here.

@@ -368,7 +368,7 @@ def test_coordinator_and_worker_that_die_together_cost_no_request(launch: Launch
 def test_code_in_the_current_directory_is_not_run(
     launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("msgpack", "quart", "tokenizers"):
+    for name in ("msgspec", "quart", "tokenizers"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('planted code ran')")
     monkeypatch.chdir(tmp_path)
     server = launch("--frontends", "1", "--workers", "1")
