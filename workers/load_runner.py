@@ -69,7 +69,7 @@ def load_runner(
     if choice.block_size != config.block_size:
         log(f"{choice.name}: blocks of {choice.block_size} tokens")
         config = config.model_copy(update={"block_size": choice.block_size})
-    make_runner = _runner_factory(model, hook, choice, compiled, config, max_model_len, slots)
+    make_runner = _maker(model, hook, choice, compiled, config, max_model_len, slots)
     if compiled is None:
         with phases.phase("self-check"):
             check_model(model, make_runner, max_model_len, config.block_size)
@@ -105,7 +105,7 @@ def _compile(
         compiled, reason = compile_model(model, hook, config, threads, shared)
     if compiled is not None:
         with phases.phase("self-check"):
-            fault = _self_check_error(model, compiled, config, max_model_len)
+            fault = _find_fault(model, compiled, config, max_model_len)
         if fault and config.cpu_kernels == "native":
             raise ModelUnsupported(f"cpu_kernels is native, but compiled, {fault}")
         if fault:
@@ -120,7 +120,7 @@ def _compile(
     return compiled
 
 
-def _self_check_error(
+def _find_fault(
     model: PreTrainedModel, compiled: Compiled, config: EngineConfig, max_model_len: int
 ) -> str:
     """What the self-check says against the program; nothing if it gives what the model gives."""
@@ -135,7 +135,7 @@ def _self_check_error(
     return ""
 
 
-def _runner_factory(
+def _maker(
     model: PreTrainedModel,
     hook: AttentionHook,
     choice: BackendChoice,
@@ -149,9 +149,9 @@ def _runner_factory(
 
     def make_runner(num_blocks: int) -> LoadedRunner:
         if compiled is not None:
-            adapter_slots = compiled.new_adapter_slots(config.max_loras) if config.enable_lora else None
+            room = compiled.new_slots(config.max_loras) if config.enable_lora else None
             return _native_runner(
-                compiled, vocab_size, max_model_len, config.block_size, num_blocks, adapter_slots
+                compiled, vocab_size, max_model_len, config.block_size, num_blocks, room
             )
         return make_torch_runner(
             model,
@@ -197,7 +197,7 @@ def _choose_num_blocks(
     if model.device.type == "cuda" and config.kv_cache_bytes is None:
         activation_bytes = step_bytes(model, hook, config, max_model_len, choice.make)
         if slots is not None:
-            activation_bytes += slots.max_bytes(config.max_lora_rank)
+            activation_bytes += slots.largest_bytes(config.max_lora_rank)
     return choose_num_blocks(
         config,
         hook.layers,

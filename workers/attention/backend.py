@@ -93,7 +93,7 @@ class AttentionBackend(Protocol):
         ...
 
 
-class BackendFactory(Protocol):
+class MakeBackend(Protocol):
     """Makes a backend with an empty cache; SdpaBackend is one such."""
 
     def __call__(

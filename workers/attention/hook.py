@@ -82,7 +82,7 @@ class AttentionHook:
         options = AttentionOptions(scaling, sliding_window, softcap)
         if self.backend is None:
             _check_call(module, query, key, attention_mask, others)
-            return self._probe_layer(module, query, key, value, options), None
+            return self._note(module, query, key, value, options), None
         layer = self._numbers[module]
         rows_query = query[0].transpose(0, 1)
         rows_key = key[0].transpose(0, 1)
@@ -91,7 +91,7 @@ class AttentionHook:
         output = self.backend.attend(layer, rows_query, rows_key, rows_value, options)
         return output.unsqueeze(0), None
 
-    def _probe_layer(
+    def _note(
         self,
         module: torch.nn.Module,
         query: torch.Tensor,

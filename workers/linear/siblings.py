@@ -87,7 +87,7 @@ def find_groups(
 
 
 @contextmanager
-def strided_outputs(layers: Iterable[nn.Module]) -> Iterator[None]:
+def spaced_outputs(layers: Iterable[nn.Module]) -> Iterator[None]:
     """Layers give their outputs as shares of a wider tensor would lie: with gaps between rows."""
 
     def space(_layer: nn.Module, _arguments: Any, output: Tensor) -> Tensor:

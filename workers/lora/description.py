@@ -39,7 +39,7 @@ _Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True, slots=True)
-class AdapterConfig:
+class Description:
     """How an adapter's matrices are to be read.
 
     rank, alpha: of layers that no pattern names. rank_pattern, alpha_pattern: of those that one
@@ -64,15 +64,15 @@ class AdapterConfig:
         return alpha / math.sqrt(rank) if self.uses_rslora else alpha / rank
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_object(folder: Path) -> dict[str, Any]:
     """The JSON object in the folder's adapter_config.json. AdapterError if there is none."""
     text = read_file(folder / CONFIG_FILE, _MAX_CONFIG_BYTES)
     try:
         config = json.loads(text)
     except (ValueError, RecursionError):
-        _reject("is not JSON")
+        _refuse("is not JSON")
     if not isinstance(config, dict):
-        _reject("is not a JSON object")
+        _refuse("is not a JSON object")
     return config
 
 
@@ -95,20 +95,20 @@ def read_file(path: Path, max_bytes: int) -> bytes:
     return data
 
 
-def parse_config(config: dict[str, Any], max_rank: int) -> AdapterConfig:
+def describe(config: dict[str, Any], max_rank: int) -> Description:
     """What the object says. AdapterError for what is not supported, and for wrong types."""
     if config.get("peft_type") != "LORA":
-        _reject(f"peft_type must be LORA, not {_quoted(config.get('peft_type'))}")
+        _refuse(f"peft_type must be LORA, not {_shown(config.get('peft_type'))}")
     for name in _UNSUPPORTED:
         if config.get(name):
-            _reject(f"{name} is not supported")
+            _refuse(f"{name} is not supported")
     if config.get("bias", "none") != "none":
-        _reject("bias must be none")
+        _refuse("bias must be none")
     uses_rslora = config.get("use_rslora", False)
     if not isinstance(uses_rslora, bool):
-        _reject("use_rslora must be true or false")
+        _refuse("use_rslora must be true or false")
     ranks = _pattern(config, "rank_pattern")
-    return AdapterConfig(
+    return Description(
         rank=_rank("r", config.get("r"), max_rank),
         alpha=_alpha("lora_alpha", config.get("lora_alpha")),
         rank_pattern={key: _rank("rank_pattern", ranks[key], max_rank) for key in ranks},
@@ -122,25 +122,25 @@ def parse_config(config: dict[str, Any], max_rank: int) -> AdapterConfig:
 
 def _rank(name: str, value: Any, max_rank: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        _reject(f"{name} must be a positive integer")
+        _refuse(f"{name} must be a positive integer")
     if value > max_rank:
-        _reject(f"{name} is {_quoted(value)}, which is more than max_lora_rank, {max_rank}")
+        _refuse(f"{name} is {_shown(value)}, which is more than max_lora_rank, {max_rank}")
     return value
 
 
 def _alpha(name: str, value: Any) -> float:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not abs(value) <= _LARGEST_ALPHA:  # a NaN is not
-        _reject(f"{name} must be a number up to {_LARGEST_ALPHA:.0f}")
+        _refuse(f"{name} must be a number up to {_LARGEST_ALPHA:.0f}")
     return float(value)
 
 
 def _pattern(config: dict[str, Any], name: str) -> dict[str, Any]:
     pattern = config.get(name) or {}
     if not isinstance(pattern, dict):
-        _reject(f"{name} must be an object")
+        _refuse(f"{name} must be an object")
     if sum(not _PLAIN.fullmatch(key) for key in pattern) > _MAX_ELABORATE:
-        _reject(f"{name} has more than {_MAX_ELABORATE} regular expressions")
+        _refuse(f"{name} has more than {_MAX_ELABORATE} regular expressions")
     for key in pattern:
         _check_key(name, key)
     return pattern
@@ -152,12 +152,12 @@ def _check_key(name: str, key: str) -> None:
     effort = 2 * len(_QUANTIFIER.findall(key)) + key.count("|")
     is_nested = re.search(r"\)[*+?{]", key) is not None
     if len(key) > _MAX_PATTERN or effort > _MAX_EFFORT or is_nested:
-        _reject(f"{name} has a key that is too elaborate: {_quoted(key)}")
+        _refuse(f"{name} has a key that is too elaborate: {_shown(key)}")
     try:
         re.compile(key)
         re.compile(_around(key))
     except (re.error, RecursionError):
-        _reject(f"{name} has a key that is no regular expression: {_quoted(key)}")
+        _refuse(f"{name} has a key that is no regular expression: {_shown(key)}")
 
 
 def _find(pattern: Mapping[str, _Value], layer: str, default: _Value) -> _Value:
@@ -171,11 +171,11 @@ def _around(key: str) -> str:
     return rf"(.*\.)?({key})$"
 
 
-def _quoted(value: Any) -> str:
+def _shown(value: Any) -> str:
     """A value in a line for clients."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:80]}..."
 
 
-def _reject(reason: str) -> NoReturn:
+def _refuse(reason: str) -> NoReturn:
     raise AdapterError(f"{CONFIG_FILE}: {reason}")

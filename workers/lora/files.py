@@ -15,7 +15,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from headrace.workers.errors import AdapterError
-from headrace.workers.lora.description import AdapterConfig, parse_config, read_file, read_config
+from headrace.workers.lora.description import Description, describe, read_file, read_object
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 _PICKLE_FILE = "adapter_model.bin"
@@ -35,7 +35,7 @@ class LayerShape:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class LoraMatrices:
+class Pair:
     """What an adapter adds to a layer's output: rows [n, inputs] @ down.T @ up.
 
     down: [rank, inputs]. up: [rank, outputs], with the adapter's scale in it. (Hu et al. 2021,
@@ -50,16 +50,16 @@ class LoraMatrices:
 class Adapter:
     """pairs: by the names of the layers that it changes. In the host's memory."""
 
-    pairs: Mapping[str, LoraMatrices]
+    pairs: Mapping[str, Pair]
 
 
 def read_adapter(folder: Path, layers: Mapping[str, LayerShape], max_rank: int) -> Adapter:
     """The folder's adapter, checked against the layers of the model. AdapterError if it has none,
     if it is for another model, or if it changes what adapters cannot change here."""
-    description = parse_config(read_config(folder), max_rank)
+    description = describe(read_object(folder), max_rank)
     matrices = _by_layer(_read_tensors(folder, layers, max_rank))
     if not matrices:
-        _reject("there is no matrix of LoRA in it")
+        _refuse("there is no matrix of LoRA in it")
     names = _resolve(matrices, layers)
     return Adapter(
         {
@@ -89,15 +89,15 @@ def _by_layer(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     for name, tensor in tensors.items():
         found = _NAME.fullmatch(name)
         if found is None:
-            _reject(f"{_quoted(name)} is no matrix of LoRA")
+            _refuse(f"{_shown(name)} is no matrix of LoRA")
         if tensor.ndim != 2 or tensor.dtype not in _FLOATS:
-            _reject(f"{_quoted(name)} is no matrix of 16 or 32 bit floats")
+            _refuse(f"{_shown(name)} is no matrix of 16 or 32 bit floats")
         layer, which = found.groups()
         if layers.setdefault(layer, {}).setdefault(which, tensor) is not tensor:
-            _reject(f"{_quoted(layer)} has two matrices {which}")
+            _refuse(f"{_shown(layer)} has two matrices {which}")
     for layer, matrices in layers.items():
         if len(matrices) != 2:
-            _reject(f"{_quoted(layer)} has one matrix of two")
+            _refuse(f"{_shown(layer)} has one matrix of two")
     return layers
 
 
@@ -109,39 +109,39 @@ def _resolve(given: Mapping[str, object], layers: Mapping[str, LayerShape]) -> d
     """
     names = {name: name if name in layers else _with_end(name, layers) for name in given}
     if len(set(names.values())) != len(names):
-        _reject("one layer has two names in it")
+        _refuse("one layer has two names in it")
     return names
 
 
 def _with_end(name: str, layers: Mapping[str, LayerShape]) -> str:
     found = [layer for layer in layers if layer.endswith(f".{name}")]
     if len(found) != 1:
-        _reject(f"the model has no layer {_quoted(name)} that adapters can change")
+        _refuse(f"the model has no layer {_shown(name)} that adapters can change")
     return found[0]
 
 
 def _pair(
-    name: str, matrices: Mapping[str, Tensor], shape: LayerShape, description: AdapterConfig
-) -> LoraMatrices:
+    name: str, matrices: Mapping[str, Tensor], shape: LayerShape, description: Description
+) -> Pair:
     down, up = matrices["A"], matrices["B"]
     rank = description.rank_of(name)
     expected = [rank, shape.inputs], [shape.outputs, rank]
     if (list(down.shape), list(up.shape)) != expected:
-        _reject(
-            f"{_quoted(name)} has matrices {list(down.shape)} and {list(up.shape)}; "
+        _refuse(
+            f"{_shown(name)} has matrices {list(down.shape)} and {list(up.shape)}; "
             f"model and adapter_config.json make them {expected[0]} and {expected[1]}"
         )
     scaled = up.float().t() * description.scale_of(name)
-    pair = LoraMatrices(down.to(shape.dtype).contiguous(), scaled.to(shape.dtype).contiguous())
+    pair = Pair(down.to(shape.dtype).contiguous(), scaled.to(shape.dtype).contiguous())
     if not (pair.down.isfinite().all() and pair.up.isfinite().all()):
-        _reject(f"{_quoted(name)} has values that are not finite in {shape.dtype}")
+        _refuse(f"{_shown(name)} has values that are not finite in {shape.dtype}")
     return pair
 
 
-def _quoted(name: str) -> str:
+def _shown(name: str) -> str:
     """A name in a line for clients."""
     return repr(name if len(name) <= 120 else f"{name[:120]}...")
 
 
-def _reject(reason: str) -> NoReturn:
+def _refuse(reason: str) -> NoReturn:
     raise AdapterError(f"{WEIGHTS_FILE}: {reason}")

@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class LruSlots(Generic[T]):
+class LeastUsed(Generic[T]):
     """Slots that are filled when a step needs what is not in one.
 
     fill: puts something into a slot in place of what it held; should it raise, the slot is empty.

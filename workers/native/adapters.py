@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from headrace.workers.lora.files import Adapter, LayerShape
-from headrace.workers.lora.least_used import LruSlots
+from headrace.workers.lora.least_used import LeastUsed
 from headrace.workers.lora.store import AdapterStore
-from headrace.workers.native.library import PANEL_OUTPUTS, CAdapter
+from headrace.workers.native.library import PANEL, CAdapter
 from headrace.workers.native.panels import Panels
 from headrace.workers.sequence.sequence import Chunk
 
@@ -22,7 +22,7 @@ NONE = -1  # the slot of rows without adapter
 
 
 @dataclass(frozen=True, slots=True)
-class LayerSlice:
+class Piece:
     """Outputs of a layer of the model: `count` of them from `first` on."""
 
     layer: str
@@ -35,7 +35,7 @@ class AdaptedLinear:
     """One product of the program. pieces: whose outputs it gives, one after another.
     panels: its weight, whose order the outputs take. dtype: of the products."""
 
-    pieces: tuple[LayerSlice, ...]
+    pieces: tuple[Piece, ...]
     panels: Panels
     dtype: torch.dtype
 
@@ -50,11 +50,11 @@ class AdaptedLinear:
         downs = [adapter.pairs[layer].down for layer in layers]
         ups = [torch.cat([self._up(adapter, piece, layer) for piece in self.pieces], dim=1)
                for layer in layers]  # fmt: skip
-        outputs = self.panels.to_panel_order(torch.cat(ups).t())
-        up = outputs.view(-1, PANEL_OUTPUTS, outputs.shape[1]).transpose(1, 2)
+        outputs = self.panels.in_panels(torch.cat(ups).t())
+        up = outputs.view(-1, PANEL, outputs.shape[1]).transpose(1, 2)
         return torch.cat(downs).to(self.dtype).contiguous(), up.to(self.dtype).contiguous()
 
-    def _up(self, adapter: Adapter, piece: LayerSlice, layer: str) -> Tensor:
+    def _up(self, adapter: Adapter, piece: Piece, layer: str) -> Tensor:
         """What a layer's matrix adds to a piece: nothing, if that is another's."""
         up = adapter.pairs[layer].up
         if piece.layer != layer:
@@ -71,7 +71,7 @@ class NativeSlots:
         self.store: AdapterStore | None = None
         self.shapes = dict(shapes)
         self._linears = linears
-        self._places = LruSlots[Adapter](num_slots, self._fill)
+        self._places = LeastUsed[Adapter](num_slots, self._fill)
         self._kept: list[list[Tensor]] = [[] for _ in range(num_slots)]  # what the table points to
         self._table = (CAdapter * (len(linears) * num_slots))()
         self.num_slots, self.max_rank = num_slots, 0

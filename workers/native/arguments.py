@@ -48,7 +48,7 @@ def check_arguments(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> N
             raise NotStatic(f"it uses {func} with {name}={given[name]}")
 
 
-def single_tensor(module: torch.nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> torch.Tensor:
+def the_only(module: torch.nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> torch.Tensor:
     """The tensor that a module is called with. NotStatic if there is more, or something else."""
     values = (*args, *kwargs.values())
     if len(values) != 1 or not isinstance(values[0], torch.Tensor):

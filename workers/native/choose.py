@@ -9,7 +9,7 @@ from headrace.workers.errors import ModelUnsupported
 from headrace.workers.lora.layers import candidates
 from headrace.workers.memory import free_memory
 from headrace.workers.native.graph import NotStatic
-from headrace.workers.native.library import GROUP_TOKENS, why_not
+from headrace.workers.native.library import GROUP, why_not
 from headrace.workers.native.program import Compiled
 from headrace.workers.native.weight_memory import SharedWeights
 
@@ -45,8 +45,8 @@ def _obstacle(model: PreTrainedModel, config: EngineConfig) -> str:
         return "they are for CPUs"
     if config.cpu_kernels == "torch":
         return "cpu_kernels is torch"
-    if config.block_size % GROUP_TOKENS:
-        return f"block_size is no multiple of {GROUP_TOKENS}"
+    if config.block_size % GROUP:
+        return f"block_size is no multiple of {GROUP}"
     return why_not(model.dtype) or ""
 
 

@@ -73,15 +73,15 @@ class View:
         )
 
 
-def merge_dims(dims: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+def merged(dims: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
     """Neighbouring dimensions that are one run of numbers become one."""
-    merge_dims: list[tuple[int, int]] = []
+    merged: list[tuple[int, int]] = []
     for size, stride in dims:
-        if merge_dims and merge_dims[-1][1] == size * stride:
-            merge_dims[-1] = (merge_dims[-1][0] * size, stride)
+        if merged and merged[-1][1] == size * stride:
+            merged[-1] = (merged[-1][0] * size, stride)
         else:
-            merge_dims.append((size, stride))
-    return tuple(merge_dims)
+            merged.append((size, stride))
+    return tuple(merged)
 
 
 @dataclass(eq=False, slots=True)

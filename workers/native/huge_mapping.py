@@ -18,7 +18,7 @@ _FIXED = 0x10  # MAP_FIXED
 _FAILED = ctypes.c_void_p(-1).value
 # Pages that another thread or process uses just now can be collapsed a moment later.
 _BUSY = (errno.EAGAIN, errno.EBUSY)
-_ATTEMPTS = 5
+_TRIES = 5
 _PAUSE_S = 0.01
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -26,8 +26,8 @@ _libc.mmap.argtypes = (
     ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64,
 )  # fmt: skip
 _libc.mmap.restype = ctypes.c_void_p
-for _name, _extra_types in (("munmap", ()), ("mprotect", (ctypes.c_int,)), ("madvise", (ctypes.c_int,))):
-    getattr(_libc, _name).argtypes = (ctypes.c_void_p, ctypes.c_size_t, *_extra_types)
+for _name, _rest in (("munmap", ()), ("mprotect", (ctypes.c_int,)), ("madvise", (ctypes.c_int,))):
+    getattr(_libc, _name).argtypes = (ctypes.c_void_p, ctypes.c_size_t, *_rest)
 
 
 def whole_pages(num_bytes: int) -> int:
@@ -52,7 +52,7 @@ def map_file(fd: int, num_bytes: int, writable: bool) -> int:
     access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
     try:
         if _libc.mmap(address, num_bytes, access, mmap.MAP_SHARED | _FIXED, fd, 0) == _FAILED:
-            _raise_errno()
+            _fail()
         _collapse(address, num_bytes)
     except BaseException:
         unmap(address, num_bytes)
@@ -63,7 +63,7 @@ def map_file(fd: int, num_bytes: int, writable: bool) -> int:
 def make_read_only(address: int, num_bytes: int) -> None:
     """OSError if the system will not have it."""
     if _libc.mprotect(address, num_bytes, mmap.PROT_READ):
-        _raise_errno()
+        _fail()
 
 
 def unmap(address: int, num_bytes: int) -> None:
@@ -77,7 +77,7 @@ def _reserve(num_bytes: int) -> int:
     kind = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     start = _libc.mmap(None, size, 0, kind, -1, 0)
     if start == _FAILED:
-        _raise_errno()
+        _fail()
     address = whole_pages(start)
     if address > start:
         unmap(start, address - start)
@@ -86,11 +86,11 @@ def _reserve(num_bytes: int) -> int:
 
 
 def _collapse(address: int, num_bytes: int) -> None:
-    for attempts_left in reversed(range(_ATTEMPTS)):
+    for tries_left in reversed(range(_TRIES)):
         if not _advise(address, num_bytes, _COLLAPSE):
             return
-        if ctypes.get_errno() not in _BUSY or not attempts_left:
-            _raise_errno()
+        if ctypes.get_errno() not in _BUSY or not tries_left:
+            _fail()
         time.sleep(_PAUSE_S)
 
 
@@ -99,6 +99,6 @@ def _advise(address: int, num_bytes: int, advice: int) -> int:
     return result
 
 
-def _raise_errno() -> None:
+def _fail() -> None:
     number = ctypes.get_errno()
     raise OSError(number, os.strerror(number))

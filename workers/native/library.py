@@ -18,12 +18,12 @@ OPERATIONS = (
     "gather", "round", "shrink",
 )  # fmt: skip
 
-PANEL_OUTPUTS = 32  # outputs of a weight that lie together
-GROUP_TOKENS = 16  # tokens of the cache that lie together
-MAX_HEAD_DIM = 512  # of a head
+PANEL = 32  # outputs of a weight that lie together
+GROUP = 16  # tokens of the cache that lie together
+MAX_DIM = 512  # of a head
 
 
-class COperand(ctypes.Structure):
+class CPlace(ctypes.Structure):
     _fields_ = (("buffer", ctypes.c_int32), ("at", ctypes.c_int32))
 
 
@@ -31,8 +31,8 @@ class CInstruction(ctypes.Structure):
     _fields_ = (
         ("operation", ctypes.c_int32),
         ("wanted", ctypes.c_int32),
-        ("inputs", COperand * 3),
-        ("out", COperand),
+        ("inputs", CPlace * 3),
+        ("out", CPlace),
         ("packed", ctypes.c_int32),
         ("sizes", ctypes.c_int32 * 8),
         ("numbers", ctypes.c_float * 3),

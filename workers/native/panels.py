@@ -7,11 +7,11 @@ from typing import Any
 import torch
 
 from headrace.workers.linear.quantization import quantize_weight
-from headrace.workers.native.library import PANEL_OUTPUTS, kernels
+from headrace.workers.native.library import PANEL, kernels
 from headrace.workers.native.lower import INTEGERS, WORDS
 
 ALIGNMENT = 64  # of panels, and of their scales, in bytes
-_HALF = PANEL_OUTPUTS // 2
+_HALF = PANEL // 2
 
 
 class Panels:
@@ -36,13 +36,13 @@ class Panels:
         weights = [_weight(part) for part in parts]
         self.outputs = sum(len(weight) for weight in weights)
         self._inputs = weights[0].shape[1]
-        self.num_panels = -(-self.outputs // 2 // _HALF if halves else -self.outputs // PANEL_OUTPUTS)
+        self.num_panels = -(-self.outputs // 2 // _HALF if halves else -self.outputs // PANEL)
         self._per_word = 4 if form == INTEGERS else 2 if dtype == torch.bfloat16 else 1
         self._words = -(-self._inputs // self._per_word)
         word_bytes = self._per_word if form else 4
-        self._panel_bytes = self.num_panels * PANEL_OUTPUTS * self._words * word_bytes
+        self._panel_bytes = self.num_panels * PANEL * self._words * word_bytes
         scales = {WORDS: 0, INTEGERS: 2}.get(form, 1)  # integers also have what is to be taken off
-        self._scale_bytes = self.num_panels * PANEL_OUTPUTS * 4 * scales
+        self._scale_bytes = self.num_panels * PANEL * 4 * scales
         self._scales_at = -(-self._panel_bytes // ALIGNMENT) * ALIGNMENT
         self.num_bytes = self._panel_bytes
         if scales:
@@ -87,25 +87,25 @@ class Panels:
             torch.zeros(len(weight)) if bias is None else bias.float()
             for weight, bias in zip(weights, biases, strict=True)
         ]
-        return self.to_panel_order(torch.cat(given)).contiguous()
+        return self.in_panels(torch.cat(given)).contiguous()
 
-    def to_panel_order(self, values: torch.Tensor) -> torch.Tensor:
+    def in_panels(self, values: torch.Tensor) -> torch.Tensor:
         """[outputs, ...] in the order of the panels, [panels * PANEL, ...], zeros where none is."""
-        padding = self.num_panels * PANEL_OUTPUTS - values.shape[0]
+        padding = self.num_panels * PANEL - values.shape[0]
         rest = values.shape[1:]
         if not self._halves:
             return torch.cat([values, values.new_zeros((padding, *rest))])
         both = values.view(2, -1, *rest)
         both = torch.cat([both, both.new_zeros((2, padding // 2, *rest))], dim=1)
         panels = both.view(2, self.num_panels, _HALF, *rest).transpose(0, 1)
-        return panels.reshape(self.num_panels * PANEL_OUTPUTS, *rest)
+        return panels.reshape(self.num_panels * PANEL, *rest)
 
     def _put_words(self, weight: torch.Tensor) -> None:
         outputs, inputs = weight.shape
         is_bf16 = weight.dtype == torch.bfloat16
         library = kernels()
         assert library is not None
-        count, lanes = (2, _HALF) if self._halves else (1, PANEL_OUTPUTS)
+        count, lanes = (2, _HALF) if self._halves else (1, PANEL)
         for half in range(count):
             part = weight[half * outputs // count : (half + 1) * outputs // count]
             library.pack(
@@ -116,14 +116,14 @@ class Panels:
     def _put_bytes(self, weight: torch.Tensor) -> None:
         values, scales = quantize_weight(weight)
         words, per_word = self._words, self._per_word
-        values = self.to_panel_order(
+        values = self.in_panels(
             torch.nn.functional.pad(values, (0, words * per_word - self._inputs))
         )
-        scales = self.to_panel_order(scales)
+        scales = self.in_panels(scales)
         if self._form == INTEGERS:  # rows come 128 too large, so as to be unsigned
             excess = values.sum(dim=1, dtype=torch.int32) * 128
             scales = torch.cat([scales, excess.view(torch.float32)])
-        panels = values.view(self.num_panels, PANEL_OUTPUTS, words, per_word).transpose(1, 2).contiguous()
+        panels = values.view(self.num_panels, PANEL, words, per_word).transpose(1, 2).contiguous()
         ctypes.memmove(self.address, panels.data_ptr(), self._panel_bytes)
         assert self.scales_address is not None
         ctypes.memmove(self.scales_address, scales.data_ptr(), self._scale_bytes)

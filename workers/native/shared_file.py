@@ -114,8 +114,8 @@ def _map(
     else:
         return "others use it with other weights"
     mapping = SharedMapping(address + HEADER_BYTES, was_full)
-    finalizer = weakref.finalize(mapping, _release_mapping, fd, address, size)
-    finalizer.atexit = False  # a step may still run then
+    leaving = weakref.finalize(mapping, _leave, fd, address, size)
+    leaving.atexit = False  # a step may still run then
     return mapping
 
 
@@ -134,7 +134,7 @@ def _fill(fd: int, size: int, header: bytes, fill: Callable[[int], None]) -> int
     return address
 
 
-def _release_mapping(fd: int, address: int, size: int) -> None:
+def _leave(fd: int, address: int, size: int) -> None:
     """Waits for nothing: it is called wherever an object happens to end, perhaps amid `map`."""
     unmap(address, size)
     try:

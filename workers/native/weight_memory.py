@@ -13,8 +13,8 @@ from headrace.workers.native.library import kernels
 from headrace.workers.native.panels import ALIGNMENT, Panels
 from headrace.workers.native.shared_file import SharedFile, SharedMapping
 
-_LAYOUT_VERSION = 1  # to be counted up when panels or their order change without the kernels
-_CHUNK_BYTES = 64 * 1024 * 1024
+_LAYOUT = 1  # to be counted up when panels or their order change without the kernels
+_PIECE_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class WeightMemory:
         self._mapping: SharedMapping | None = None
         self.note = "not shared"
         if shared is None or not self._share(shared):
-            self._allocate_chunks()
+            self._place_in_pieces()
             self._pack()
         for each in panels:
             each.release()
@@ -52,7 +52,7 @@ class WeightMemory:
 
     def _share(self, shared: SharedWeights) -> bool:
         """Whether the panels are in the group's file now."""
-        offsets = [0, *accumulate(_align(each.num_bytes) for each in self._panels)]
+        offsets = [0, *accumulate(_aligned(each.num_bytes) for each in self._panels)]
 
         def place(address: int) -> None:
             for each, offset in zip(self._panels, offsets, strict=False):
@@ -71,19 +71,19 @@ class WeightMemory:
         self.note = "shared, packed before" if found.was_full else "shared"
         return True
 
-    def _allocate_chunks(self) -> None:
+    def _place_in_pieces(self) -> None:
         """In few large pieces: one for each weight would waste half a huge page on each."""
         place = end = 0
         for each in self._panels:
-            size = _align(each.num_bytes)
+            size = _aligned(each.num_bytes)
             if place + size > end:
-                piece = max(size, _CHUNK_BYTES)
-                place = self._allocate(piece)
+                piece = max(size, _PIECE_BYTES)
+                place = self._take(piece)
                 end = place + piece
             each.place(place)
             place += size
 
-    def _allocate(self, num_bytes: int) -> int:
+    def _take(self, num_bytes: int) -> int:
         library = kernels()
         assert library is not None
         address = library.allocate(num_bytes)
@@ -101,10 +101,10 @@ class WeightMemory:
 def identify(model_path: Path) -> str:
     """Which weights a folder has now, told by its files' stamps: other weights, another text."""
     files = sorted([*model_path.glob("*.safetensors"), model_path / "config.json"])
-    return repr([(str(file.resolve()), *_file_stamp(file)) for file in files])
+    return repr([(str(file.resolve()), *_stamps(file)) for file in files])
 
 
-def _file_stamp(file: Path) -> tuple[int, ...]:
+def _stamps(file: Path) -> tuple[int, ...]:
     try:
         found = file.stat()
     except OSError:
@@ -117,8 +117,8 @@ def _key(shared: SharedWeights, panels: Sequence[Panels]) -> str:
     library = kernels()
     assert library is not None
     plans = [each.plan for each in panels]
-    return repr((_LAYOUT_VERSION, torch.__version__, library.build, shared.identity, plans))
+    return repr((_LAYOUT, torch.__version__, library.build, shared.identity, plans))
 
 
-def _align(num_bytes: int) -> int:
+def _aligned(num_bytes: int) -> int:
     return -(-num_bytes // ALIGNMENT) * ALIGNMENT

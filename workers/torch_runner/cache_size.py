@@ -41,7 +41,7 @@ def choose_num_blocks(
     blocks_per_request = -(-max_model_len // config.block_size)
     free = config.kv_cache_bytes
     if free is None and device.type == "cuda":
-        free = _gpu_bytes(config, device, activation_bytes)
+        free = _card_bytes(config, device, activation_bytes)
         if gathers:
             free = free * len(layers) // (len(layers) + _GATHERED_LAYERS)
     elif free is None:
@@ -56,7 +56,7 @@ def choose_num_blocks(
     return num_blocks
 
 
-def _gpu_bytes(config: EngineConfig, device: torch.device, activation_bytes: int) -> int:
+def _card_bytes(config: EngineConfig, device: torch.device, activation_bytes: int) -> int:
     """Of this worker's share of the card, what is neither in use nor needed by a step."""
     free, total = torch.cuda.mem_get_info(device)
     share = int(total * config.memory_utilization) - torch.cuda.memory_reserved(device)

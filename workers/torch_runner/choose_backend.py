@@ -6,16 +6,16 @@ from functools import partial
 
 import torch
 
-from headrace.workers.attention.backend import BackendFactory
+from headrace.workers.attention.backend import MakeBackend
 from headrace.workers.attention.hook import AttentionHook
 from headrace.workers.attention.sdpa import SdpaBackend
 from headrace.workers.attention.varlen import PAGE_SIZE, VarlenBackend
 from headrace.workers.attention.varlen_call import VarlenAttention, has_block_tables, torch_varlen
 from headrace.workers.attention.varlen_check import LayerKind, answers_rightly
 
-_MIN_CAPABILITY = (8, 0)  # FlashAttention 2 needs Ampere
-_MAX_HEAD_DIM = 256
-_TRITON_PAGE = 64  # tokens: our kernel reads any, but tables of small ones are long
+_OLDEST_CARD = (8, 0)  # FlashAttention 2 needs Ampere
+_WIDEST_HEAD = 256
+_OWN_PAGE = 64  # tokens: our kernel reads any, but tables of small ones are long
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class BackendChoice:
     """
 
     name: str
-    make: BackendFactory
+    make: MakeBackend
     block_size: int
     overlaps: bool = False
     graphs: bool = False
@@ -48,7 +48,7 @@ def choose_backend(
     block_size: as configured; where the kernel reads pages it is rounded up to what that takes.
     """
     plain = BackendChoice("SDPA over gathered keys", SdpaBackend, block_size)
-    if not _supports_flash_attention(device) or not suits_varlen(hook, dtype):
+    if not _is_card_for_varlen(device) or not suits_varlen(hook, dtype):
         return plain
     return choose_varlen(hook, dtype, device, block_size, attention) or plain
 
@@ -72,14 +72,14 @@ def choose_varlen(
             if not answers_rightly(kind, dtype, device, call, paged=paged, page_size=size):
                 return None
         make = partial(VarlenBackend, paged=paged, attention=call)
-        return BackendChoice(name, make, size, True, paged, paged and call is not triton)
+        return BackendChoice(name, make, size, True, paged, paged and call is not own)
 
-    triton = own_decode()
+    own = own_decode()
     found = None
     if has_block_tables():
         found = choice("torch's varlen attention over pages", attention, PAGE_SIZE, paged=True)
-    if found is None and triton is not None:
-        found = choice("varlen attention, Triton over pages", triton, _TRITON_PAGE, paged=True)
+    if found is None and own is not None:
+        found = choice("varlen attention, Triton over pages", own, _OWN_PAGE, paged=True)
     return found or choice("varlen attention over gathered keys", attention, 1, paged=False)
 
 
@@ -97,11 +97,11 @@ def suits_varlen(hook: AttentionHook, dtype: torch.dtype) -> bool:
     return dtype in (torch.float16, torch.bfloat16) and all(
         shape.key_dim == shape.value_dim
         and shape.key_dim % 8 == 0
-        and shape.key_dim <= _MAX_HEAD_DIM
+        and shape.key_dim <= _WIDEST_HEAD
         and options.softcap is None
         for shape, options in zip(hook.layers, hook.options, strict=True)
     )
 
 
-def _supports_flash_attention(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= _MIN_CAPABILITY
+def _is_card_for_varlen(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= _OLDEST_CARD

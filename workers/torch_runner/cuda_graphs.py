@@ -18,7 +18,7 @@ class CudaRecorder:
 
     def __call__(self, function: Callable[[], torch.Tensor]) -> Recording:
         """RuntimeError if the function waits for the device, which no graph can."""
-        _check_no_sync(function)
+        _run_without_waiting(function)
         graph = torch.cuda.CUDAGraph()
         # Of this thread alone: what others do meanwhile is no part of it, nor an error.
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
@@ -26,7 +26,7 @@ class CudaRecorder:
         return Recording(graph.replay, output)
 
 
-def _check_no_sync(function: Callable[[], torch.Tensor]) -> None:
+def _run_without_waiting(function: Callable[[], torch.Tensor]) -> None:
     """Run once, so that libraries set themselves up, and find waits before they spoil a capture.
 
     On a stream of its own, as captures are: workspaces belong to streams.

@@ -91,16 +91,16 @@ class DecodeGraphs:
         buckets: Sequence[Bucket],
         make_inputs: Callable[[Bucket], DecodeInputs],
         run: Callable[[DecodeInputs], torch.Tensor],
-        capture: Record,
+        record: Record,
     ) -> None:
         """Record `run` on each bucket's inputs, the largest first: the others fit into its memory.
 
         run: gives logits [rows, vocabulary]. What `record` raises comes through.
         """
-        self._captured: dict[Bucket, tuple[DecodeInputs, Recording]] = {}
+        self._recorded: dict[Bucket, tuple[DecodeInputs, Recording]] = {}
         for bucket in sorted(buckets, key=lambda one: (-one.num_rows, -one.longest)):
             inputs = make_inputs(bucket)
-            self._captured[bucket] = inputs, capture(lambda inputs=inputs: run(inputs))  # type: ignore[misc]
+            self._recorded[bucket] = inputs, record(lambda inputs=inputs: run(inputs))  # type: ignore[misc]
         self._sizes = sorted({bucket.num_rows for bucket in buckets})
         self._lengths = {
             size: sorted(one.longest for one in buckets if one.num_rows == size)
@@ -116,13 +116,13 @@ class DecodeGraphs:
         at = bisect_left(lengths, longest)
         if at == len(lengths):
             return None
-        return self._captured[Bucket(self._sizes[place], lengths[at])]
+        return self._recorded[Bucket(self._sizes[place], lengths[at])]
 
 
-def choose_buckets(max_rows: int, max_length: int, saturating_rows: int) -> list[Bucket]:
+def choose_buckets(max_rows: int, max_length: int, enough_rows: int) -> list[Bucket]:
     """Buckets for steps of up to max_rows decodes of texts of up to max_length tokens.
 
-    saturating_rows: from so many on a step keeps the device busy without cutting up long texts; how
+    enough_rows: from so many on a step keeps the device busy without cutting up long texts; how
     finely they are cut up is recorded with the greatest length, so that below it there are several.
     """
     sizes = [2**power for power in range(_FINE.bit_length()) if 2**power < max_rows]
@@ -137,5 +137,5 @@ def choose_buckets(max_rows: int, max_length: int, saturating_rows: int) -> list
     return [
         Bucket(size, longest)
         for size in sizes
-        for longest in (lengths if size >= saturating_rows else [*ladder, max_length])
+        for longest in (lengths if size >= enough_rows else [*ladder, max_length])
     ]

@@ -6,7 +6,7 @@ from transformers.modeling_utils import PreTrainedModel
 from headrace.protocol.config import EngineConfig
 from headrace.protocol.sampling import SamplingParams
 from headrace.protocol.to_worker import Generate
-from headrace.workers.attention.backend import BackendFactory
+from headrace.workers.attention.backend import MakeBackend
 from headrace.workers.attention.hook import AttentionHook
 from headrace.workers.attention.sdpa import SdpaBackend
 from headrace.workers.engine.scheduler import MAX_PROMPT_LOGPROBS
@@ -19,7 +19,7 @@ def step_bytes(
     hook: AttentionHook,
     config: EngineConfig,
     max_model_len: int,
-    make_backend: BackendFactory = SdpaBackend,
+    make_backend: MakeBackend = SdpaBackend,
 ) -> int:
     """Bytes that a step allocates on the model's GPU at its peak, the cache itself left out.
 

@@ -62,10 +62,10 @@ def record_graphs(
     step_tokens = max_num_batched_tokens or runner.default_step_tokens
     card = torch.cuda.get_device_properties(torch.cuda.current_device())
     kv_heads = min(layer.kv_heads for layer in hook.layers)
-    saturating_rows = -(-_WAVES * card.multi_processor_count // kv_heads)
+    enough_rows = -(-_WAVES * card.multi_processor_count // kv_heads)
     if not choice.plans_by_length:
-        saturating_rows = 1
+        enough_rows = 1
     max_rows = min(max_num_seqs, step_tokens)
     max_length = min(runner.max_model_len, runner.num_blocks * runner.block_size)
-    buckets = choose_buckets(max_rows, max_length, saturating_rows)
+    buckets = choose_buckets(max_rows, max_length, enough_rows)
     record_or_not(runner, buckets, CudaRecorder(), log)

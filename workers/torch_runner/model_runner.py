@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from transformers.modeling_utils import PreTrainedModel
 
-from headrace.workers.attention.backend import AttentionBackend, AttentionBatch, BackendFactory
+from headrace.workers.attention.backend import AttentionBackend, AttentionBatch, MakeBackend
 from headrace.workers.attention.hook import AttentionHook, vocab_rows
 from headrace.workers.attention.sdpa import SdpaBackend
 from headrace.workers.engine.runner import StepwiseRunner
@@ -40,7 +40,7 @@ class ModelRunner(StepwiseRunner):
         max_model_len: int,
         num_blocks: int,
         block_size: int,
-        make_backend: BackendFactory = SdpaBackend,
+        make_backend: MakeBackend = SdpaBackend,
         slots: "Slots | None" = None,
     ) -> None:
         self.vocab_size: int = vocab_rows(model)
@@ -112,14 +112,14 @@ class ModelRunner(StepwiseRunner):
         assert isinstance(adapters, AdapterStore)
         self._slots.store = adapters
 
-    def _with_adapters(self, chunks: Sequence[Chunk], rows: Rows) -> AbstractContextManager[None]:
+    def _adapted(self, chunks: Sequence[Chunk], rows: Rows) -> AbstractContextManager[None]:
         """Within, the model has the chunks' adapters."""
         return nullcontext() if self._slots is None else self._slots.applied(chunks, rows.order)
 
     @torch.inference_mode()
     def run(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
         rows = flatten(chunks)
-        with self._with_adapters(chunks, rows):
+        with self._adapted(chunks, rows):
             logits = self.forward(rows.token_ids, rows.positions, rows.wanted, rows.batch)
         return collect(chunks, rows.order, logits)
 
