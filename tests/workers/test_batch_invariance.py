@@ -8,7 +8,8 @@ import itertools
 
 import pytest
 import torch
-from test_native import SHAPES, blocks_of, load, needs_bfloat16, run, tokens_of
+from processors import needs_bfloat16
+from test_native import SHAPES, blocks_of, load, run, tokens_of
 
 from workers.native.program import Compiled
 

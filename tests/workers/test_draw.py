@@ -5,15 +5,15 @@ import math
 import pytest
 import torch
 from driving import request
+from processors import needs_kernels
 
 from workers import sampler
 from workers.native import draw as drawing
 from workers.native.draw import draw
-from workers.native.library import why_not
 from workers.sampler import sample
 from workers.sequence import Sequence
 
-pytestmark = pytest.mark.skipif(bool(why_not(torch.float32)), reason="no compiled kernels here")
+pytestmark = needs_kernels
 
 # What rounding may do to a probability or to the sum of some.
 NEAR = 1e-6

@@ -6,6 +6,7 @@ import weakref
 import pytest
 import torch
 from driving import request, run
+from processors import needs_int8, needs_kernels
 from safetensors.torch import load_file, save_file
 from tiny_models import MODELS, save_model, save_tiny
 
@@ -15,7 +16,6 @@ from workers.attention.sdpa import SdpaBackend
 from workers.build import build_engine
 from workers.errors import ModelUnsupported
 from workers.loading import choose_dtype
-from workers.native.library import why_not
 from workers.native.program import Program
 
 CACHE = 8 * 1024 * 1024
@@ -59,6 +59,7 @@ def test_rounded_dtypes_pass_the_check(tmp_path, dtype):
         build_engine(tmp_path / name, config(dtype=dtype), 1, print)
 
 
+@needs_int8
 @pytest.mark.parametrize("quantization", ["int8", "int8_dynamic"])
 @pytest.mark.parametrize("name", ["llama", "gpt2", "qwen2_moe"])
 def test_quantized_models_pass_the_check_and_say_so(tmp_path, name, quantization):
@@ -111,7 +112,7 @@ def test_the_check_finds_wrong_attention(llama, monkeypatch):
     build_engine(llama, config(cpu_kernels="torch"), 1, print)
 
 
-@pytest.mark.skipif(bool(why_not(torch.float32)), reason="no compiled kernels here")
+@needs_kernels
 def test_a_wrong_program_is_left_for_torchs_operations(llama, monkeypatch):
     def forward(program, *args):
         memory.append(weakref.ref(program._compiled.memory))
@@ -131,7 +132,7 @@ def test_a_wrong_program_is_left_for_torchs_operations(llama, monkeypatch):
     assert found["r"].tokens == expected["r"].tokens
 
 
-@pytest.mark.skipif(bool(why_not(torch.float32)), reason="no compiled kernels here")
+@needs_kernels
 def test_a_wrong_program_is_refused_where_it_is_asked_for(llama, monkeypatch):
     forward = Program.forward
     monkeypatch.setattr(Program, "forward", lambda *args: forward(*args) * 1.01)

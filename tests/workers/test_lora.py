@@ -16,6 +16,7 @@ from lora_engines import (
     reference,
     skip_without_kernels,
 )
+from processors import needs_int8
 from safetensors.torch import save_file
 
 from protocol.config import EngineConfig
@@ -272,7 +273,7 @@ def test_rows_in_parts() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("quantization", [None, "int8"])
+@pytest.mark.parametrize("quantization", [None, pytest.param("int8", marks=needs_int8)])
 @pytest.mark.parametrize("kernels", ["auto", "torch"])
 def test_other_dtypes(
     torch_llama: Tiny, dtype: str, quantization: str | None, kernels: str

@@ -3,9 +3,11 @@
 import itertools
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
+from processors import needs_bfloat16, needs_kernels
 from tiny_models import VOCAB, save_model, save_tiny
 
 from protocol.config import EngineConfig
@@ -18,14 +20,11 @@ from workers.native import choose, library
 from workers.native.activations import FUNCTIONS, which
 from workers.native.choose import release_weights
 from workers.native.graph import Graph, Node, NotStatic
-from workers.native.library import why_not
 from workers.native.norms import recognise
 from workers.native.program import Compiled, Program
 from workers.native.rewrite import rewrite
 from workers.quantization import dequantize_weight, quantize_weight
 
-needs_kernels = pytest.mark.skipif(bool(why_not(torch.float32)), reason="no compiled kernels here")
-needs_bfloat16 = pytest.mark.skipif(bool(why_not(torch.bfloat16)), reason="no bfloat16 kernels")
 
 
 def load(folder, options, dtype="float32", config="LlamaConfig", model="LlamaForCausalLM"):
@@ -246,6 +245,16 @@ def test_without_kernels_torch_runs_it(tmp_path, monkeypatch):
     with pytest.raises(ModelUnsupported, match="were not built"):
         build(tmp_path, cpu_kernels="native")
     library.kernels.cache_clear()
+
+
+def test_without_avx512_torch_runs_it(tmp_path, monkeypatch):
+    save_tiny(tmp_path, "llama")
+    monkeypatch.setattr(library, "kernels", lambda: SimpleNamespace(level=lambda: 0))
+    assert "torch's operations: the processor lacks AVX-512" in build(tmp_path)
+    with pytest.raises(ModelUnsupported, match="the processor lacks AVX-512"):
+        build(tmp_path, cpu_kernels="native")
+    monkeypatch.setattr(library, "kernels", lambda: SimpleNamespace(level=lambda: 1))
+    assert "AVX-512 with bfloat16" in (library.why_not(torch.bfloat16) or "")
 
 
 def test_a_dtype_without_kernels_runs_on_torch():

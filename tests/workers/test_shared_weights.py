@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_native import SHAPES, blocks_of, load, needs_bfloat16, needs_kernels, run, tokens_of
+from processors import needs_bfloat16, needs_kernels
+from test_native import SHAPES, blocks_of, load, run, tokens_of
 from test_shared_file import NAME, needs_huge_pages
 
 from protocol.config import EngineConfig
