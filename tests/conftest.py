@@ -18,7 +18,7 @@ settings.load_profile("untimed")
 def pytest_collection_finish() -> None:
     """Let the garbage collector leave out what lasts: modules and the tests themselves.
 
-    Workers collect when they free memory, and a whole collection of all that is a third of a second.
+    Workers collect when they free memory: all that would be a third of a second each time.
     """
     gc.collect()
     gc.freeze()

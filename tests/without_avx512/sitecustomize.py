@@ -1,22 +1,17 @@
 """Let each Python process run as on a processor that has AVX2 and no AVX-512.
 
-A process takes this module with its folder in PYTHONPATH, and so do those that it starts (see
-docs/testing.md). What is asked what the processor can do: torch and oneDNN, which read the
-environment; torch's check for bfloat16 in oneDNN, our kernels' `level` and the flags in
-/proc/cpuinfo, whose answers are replaced.
+Python imports this module at its start if its folder is in PYTHONPATH, and so does each process
+that it starts (docs/testing.md). torch and oneDNN read the environment; the answers of our kernels'
+`level` and of /proc/cpuinfo are replaced.
 """
 
-import builtins
 import ctypes
-import importlib
-import importlib.util
 import os
 import pathlib
-import sys
-from importlib.machinery import ModuleSpec
+import re
 
 os.environ["ATEN_CPU_CAPABILITY"] = "avx2"
-os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX2"
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
 
 
 class CDLL(ctypes.CDLL):
@@ -37,7 +32,7 @@ def _read_text_without_avx512(self: pathlib.Path, *args: object, **options: obje
     text = _read_text(self, *args, **options)  # type: ignore[arg-type]
     if str(self) != "/proc/cpuinfo":
         return text
-    return " ".join(each for each in text.split(" ") if not each.startswith(("avx512", "amx")))
+    return re.sub(r" (avx512|amx)\w*", "", text)
 
 
 pathlib.Path.read_text = _read_text_without_avx512  # type: ignore[method-assign,assignment]

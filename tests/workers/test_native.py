@@ -26,7 +26,6 @@ from workers.native.rewrite import rewrite
 from workers.quantization import dequantize_weight, quantize_weight
 
 
-
 def load(folder, options, dtype="float32", config="LlamaConfig", model="LlamaForCausalLM"):
     save_model(folder, config, model, {"max_position_embeddings": 2048, **options})
     loaded = load_model(folder, dtype, torch.device("cpu"))
