@@ -4,6 +4,7 @@ of CPU time with the fake engine, 15 with a model. Whoever kills a process needs
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
+import certifi
 import pytest
 
 from headrace.launcher.models.models import PreparedModel, PrepareOptions, prepare_model
@@ -23,6 +24,18 @@ def pytest_runtest_makereport(
             if isinstance(value, Server):
                 report.sections.append((f"log of {name}", value.log[-LAST_LOG_CHARS:]))
     return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_certificate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let clients read one certificate: nothing here is encrypted, and with all of them a client of
+    one request takes ten times as long as the request."""
+    first, end, _ = Path(certifi.where()).read_text().partition("-----END CERTIFICATE-----\n")
+    file = tmp_path_factory.mktemp("certificates") / "one.pem"
+    file.write_text(first + end)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_CERT_FILE", str(file))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -42,6 +42,10 @@ class _Worker:
     has_lost_one: bool = False
     arrived: list[Generate | Abort] = field(default_factory=list)
 
+    @property
+    def has_work(self) -> bool:
+        return bool(self.arrived) or self.engine.has_work or self.has_lost_one
+
     def next_number(self) -> int:
         self.number += 1
         return self.number - 1
@@ -65,6 +69,7 @@ class DyingPool:
         self._versions = itertools.count()
         self._starts: defaultdict[int, int] = defaultdict(int)
         self._workers: dict[str, _Worker] = {}
+        self._has_work = asyncio.Event()
         self.replays = 0
         for place in range(WORKERS):
             self._start(place)
@@ -97,6 +102,9 @@ class DyingPool:
         while True:
             for worker_id, worker in list(self._workers.items()):
                 self._step(worker_id, worker)
+            if not any(worker.has_work for worker in self._workers.values()):
+                self._has_work.clear()
+                await self._has_work.wait()
             await asyncio.sleep(0)
 
     def _step(self, worker_id: str, worker: _Worker) -> None:
@@ -152,6 +160,7 @@ class DyingPool:
         worker = self._workers.get(worker_id)
         if worker is not None:
             worker.arrived.append(message)
+            self._has_work.set()
         return worker is not None
 
     def _start(self, place: int) -> None:

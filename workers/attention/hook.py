@@ -7,6 +7,7 @@ that nothing is guessed from a model's configuration.
 """
 
 import itertools
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -35,7 +36,7 @@ class AttentionHook:
         self.heads: list[int] = []
         self.backend: AttentionBackend | None = None
         self._numbers: dict[torch.nn.Module, int] = {}
-        ALL_ATTENTION_FUNCTIONS.register(self.name, self._attend)
+        _register(self)
 
     def probe(self, model: PreTrainedModel) -> None:
         """Learn the model's attention layers from a forward of two tokens.
@@ -107,6 +108,21 @@ class AttentionHook:
         _, heads, rows, _ = query.shape
         self.heads.append(heads)
         return query.new_zeros((1, rows, heads, value.shape[3]))
+
+
+def _register(hook: AttentionHook) -> None:
+    """Let transformers find the hook by its name for as long as something else keeps it.
+
+    The registry lives as long as the process; what it holds would keep the model and its cache.
+    """
+    attend = weakref.WeakMethod(hook._attend)
+
+    def call(*args: Any, **options: Any) -> tuple[torch.Tensor, None]:
+        method = attend()
+        assert method is not None, "the model has outlived its hook"
+        return method(*args, **options)
+
+    ALL_ATTENTION_FUNCTIONS.register(hook.name, call)
 
 
 @contextmanager

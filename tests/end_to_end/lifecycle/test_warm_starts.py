@@ -30,13 +30,15 @@ def start(model: Path, cache_dir: Path, *flags: str, workers: int = 2) -> Server
 
 @pytest.fixture
 def server(model: Path, cache_dir: Path) -> Iterator[Server]:
-    started = start(model, cache_dir)
+    """One that a test ends or leaves without a template. A start takes 10 s of CPU time."""
+    started = start(model, cache_dir, workers=1)
     yield started
     started.stop()
 
 
 @pytest.fixture(scope="module")
 def shared(model: Path, cache_dir: Path) -> Iterator[Server]:
+    """One that each test leaves as it was, if with other processes."""
     started = start(model, cache_dir)
     yield started
     assert started.stop() == 0
@@ -105,29 +107,31 @@ def test_a_template_has_one_thread_and_a_death_leaves_no_zombie(shared: Server) 
     assert psutil.STATUS_ZOMBIE not in [each.status() for each in family]
 
 
-def test_killed_template_is_started_again_and_its_workers_live(server: Server) -> None:
-    workers, old = living(server, WORKER), template(server)
+def test_killed_template_is_started_again_and_its_workers_live(shared: Server) -> None:
+    workers, old = living(shared, WORKER), template(shared)
+    before = len(shared.log)
     old.kill()
-    wait_for(lambda: living(server, TEMPLATE) not in ([], [old]), "another template")
-    assert living(server, WORKER) == workers
-    assert complete(server)
-    replace_worker(server)  # by the new one, as soon as that can
-    assert template(server) != old
-    assert "started cold" not in server.log
+    wait_for(lambda: living(shared, TEMPLATE) not in ([], [old]), "another template")
+    assert living(shared, WORKER) == workers
+    assert complete(shared)
+    replace_worker(shared)  # by the new one, as soon as that can
+    assert template(shared) != old
+    assert "started cold" not in shared.log[before:]
 
 
-def test_template_that_dies_before_it_can_fork_is_done_without(server: Server) -> None:
-    old = template(server)
+def test_template_that_dies_before_it_can_fork_is_done_without(shared: Server) -> None:
+    old = template(shared)
+    before = len(shared.log)
     old.kill()
-    wait_for(lambda: living(server, TEMPLATE) not in ([], [old]), "another template")
-    template(server).kill()
-    wait_for(lambda: "workers are started cold" in server.log, "it is given up")
-    replace_worker(server)
-    assert not living(server, TEMPLATE)
-    assert complete(server)
-    server.process.send_signal(signal.SIGHUP)
-    wait_for(lambda: "rolling restart: done" in server.log, "all is replaced", timeout_s=90)
-    assert template(server).is_running(), "a rolling restart tries it again"
+    wait_for(lambda: living(shared, TEMPLATE) not in ([], [old]), "another template")
+    template(shared).kill()
+    wait_for(lambda: "workers are started cold" in shared.log[before:], "it is given up")
+    replace_worker(shared)
+    assert not living(shared, TEMPLATE)
+    assert complete(shared)
+    shared.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: "rolling restart: done" in shared.log[before:], "all is replaced", 90)
+    assert template(shared).is_running(), "a rolling restart tries it again"
 
 
 def test_template_that_is_frozen_is_done_without(server: Server) -> None:
@@ -137,15 +141,16 @@ def test_template_that_is_frozen_is_done_without(server: Server) -> None:
     assert complete(server)
 
 
-def test_rolling_restart_replaces_the_template_first(server: Server) -> None:
-    old, workers = template(server), set(living(server, WORKER))
-    server.process.send_signal(signal.SIGHUP)
-    wait_for(lambda: "rolling restart: done" in server.log, "it is done", timeout_s=90)
-    assert template(server).create_time() > old.create_time()
-    assert not workers & set(living(server, WORKER))
-    new_since = template(server).create_time()
-    assert all(each.create_time() > new_since for each in living(server, WORKER))
-    assert complete(server)
+def test_rolling_restart_replaces_the_template_first(shared: Server) -> None:
+    old, workers = template(shared), set(living(shared, WORKER))
+    before = len(shared.log)
+    shared.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: "rolling restart: done" in shared.log[before:], "it is done", timeout_s=90)
+    assert template(shared).create_time() > old.create_time()
+    assert not workers & set(living(shared, WORKER))
+    new_since = template(shared).create_time()
+    assert all(each.create_time() > new_since for each in living(shared, WORKER))
+    assert complete(shared)
 
 
 @pytest.mark.parametrize("module", [TEMPLATE, WORKER, ""])

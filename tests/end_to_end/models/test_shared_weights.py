@@ -11,15 +11,21 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+import torch
 
 from headrace.launcher.models.models import PreparedModel
+from headrace.workers.native.library import why_not
 from tests.end_to_end.servers import Server, kill_workers, wait_for
 from tests.workers.native.test_shared_file import can_share
 
 WEIGHTS = 134_515_008 * 4
 FLAGS = ["--dtype", "float32", "--max-model-len", "1024", "--kv-cache-memory-bytes", "64MiB"]
 POOL = ["--workers", "2", "--frontends", "1", "--enable-admin"]
-pytestmark = pytest.mark.skipif(not can_share(), reason="no huge pages of memory files here")
+KERNELS_LACK = why_not(torch.float32)  # only packed weights are shared, which they read
+needs_sharing = pytest.mark.skipif(
+    bool(KERNELS_LACK) or not can_share(),
+    reason=f"nothing is shared: {KERNELS_LACK or 'no huge pages of memory files here'}",
+)
 
 
 @pytest.fixture
@@ -96,6 +102,7 @@ def _opens(link: Path, inode: int) -> bool:
     return False
 
 
+@needs_sharing
 def test_weights_are_there_once_and_workers_come_back_to_them(server: Server) -> None:
     text = ask(server)
     found = [mapped(each) for each in workers(server)]
@@ -121,6 +128,7 @@ def test_weights_are_there_once_and_workers_come_back_to_them(server: Server) ->
     assert [ask(server) for _ in range(4)] == [text] * 4
 
 
+@needs_sharing
 def test_rolling_restart_takes_another_file(server: Server) -> None:
     text = ask(server)
     before = {each.pid for each in workers(server)}
@@ -135,6 +143,7 @@ def test_rolling_restart_takes_another_file(server: Server) -> None:
     assert [ask(server) for _ in range(4)] == [text] * 4
 
 
+@needs_sharing
 def test_last_one_awake_is_scaled_away(server: Server) -> None:
     text = ask(server)
     post(server, "/sleep?level=2&worker=default-0")
@@ -145,8 +154,17 @@ def test_last_one_awake_is_scaled_away(server: Server) -> None:
     assert ask(server) == text  # wakes the other
 
 
+@needs_sharing
 def test_nothing_stays_when_the_launcher_is_killed(server: Server) -> None:
     inode, held = memory_file(server).st_ino, workers(server)
     assert holders(inode) == {str(each) for each in (server.process.pid, *(w.pid for w in held))}
     server.process.kill()
     wait_for(lambda: not holders(inode), "nobody has the file", 30)
+
+
+@pytest.mark.skipif(not KERNELS_LACK, reason="the compiled kernels run here, and share")
+def test_without_kernels_nothing_is_shared_and_the_log_says_why(server: Server) -> None:
+    assert ask(server)
+    assert server.log.count(f"torch's operations: {KERNELS_LACK}\n") == len(workers(server))
+    assert file_bytes(server) == 0
+    assert [mapped(each)["size"] for each in workers(server)] == [0, 0]

@@ -72,7 +72,8 @@ def test_memory_is_given_back_and_the_text_is_the_same(smollm2: Server) -> None:
     assert ask(smollm2) == text
 
 
-def test_fifty_cycles_at_both_levels_under_traffic(tiny: Server) -> None:
+def test_cycles_at_both_levels_under_traffic(tiny: Server) -> None:
+    """Fewer than of the fake engine (test_sleeping.py): each loads the weights again."""
     prompts = [f"{number} says the dog" for number in range(4)]
     texts = {prompt: ask(tiny, prompt, 60) for prompt in prompts}
     over = threading.Event()
@@ -87,12 +88,12 @@ def test_fifty_cycles_at_both_levels_under_traffic(tiny: Server) -> None:
     with ThreadPoolExecutor(4) as threads:
         users = [threads.submit(user, prompt) for prompt in prompts]
         try:
-            for cycle in range(50):
+            for cycle in range(20):
                 post(tiny, f"/sleep?level={1 + cycle % 2}")
                 post(tiny, "/wake_up")
         finally:
             over.set()
-        assert sum(each.result() for each in users) > 50
+        assert sum(each.result() for each in users) > 20
     assert {prompt: ask(tiny, prompt, 60) for prompt in prompts} == texts
 
 

@@ -15,13 +15,17 @@ from headrace.protocol.config import EngineConfig
 from headrace.workers.errors import ModelUnsupported
 from headrace.workers.linear import linears, products
 from headrace.workers.linear.linears import FastLinear, prepare_linears
-from headrace.workers.linear.products import PackedProduct, make_product
+from headrace.workers.linear.products import PackedProduct, can_pack, make_product
 from headrace.workers.linear.siblings import Siblings, find_groups, watch
 from headrace.workers.torch_runner.loading import load_model
+from tests.workers.processors import PACKED, needs_int8
 from tests.workers.tiny_models import MODELS, save_model, save_tiny
 
 CPU = torch.device("cpu")
 TOKENS = torch.arange(3, 27).unsqueeze(0)
+needs_packed_bfloat16 = pytest.mark.skipif(
+    not can_pack(torch.bfloat16), reason="torch packs bfloat16 only where there is AVX-512"
+)
 
 
 def prepare(model, quantization=None) -> list[str]:
@@ -46,9 +50,9 @@ def change(before: torch.Tensor, after: torch.Tensor) -> float:
     [
         ("float32", None, 1e-5),
         ("bfloat16", None, 0.05),
-        ("bfloat16", "int8", 0.1),
-        ("bfloat16", "int8_dynamic", 0.15),
-        ("float16", "int8", 0.05),
+        pytest.param("bfloat16", "int8", 0.1, marks=needs_int8),
+        pytest.param("bfloat16", "int8_dynamic", 0.15, marks=needs_int8),
+        pytest.param("float16", "int8", 0.05, marks=needs_int8),
     ],
 )
 @pytest.mark.parametrize("name", list(MODELS))
@@ -66,7 +70,7 @@ def test_logits_stay(tmp_path, name, dtype, quantization, bound):
 
 def test_siblings_are_found_by_what_they_read(tmp_path):
     save_tiny(tmp_path, "qwen2")
-    model = load_model(tmp_path, "bfloat16", CPU)
+    model = load_model(tmp_path, PACKED, CPU)
     prepare(model)
     layer = model.model.layers[0]
     attention, mlp = layer.self_attn, layer.mlp
@@ -140,7 +144,7 @@ def test_siblings_compute_once_and_let_go():
 
 def test_weights_are_freed(tmp_path):
     save_tiny(tmp_path, "mistral")
-    model = load_model(tmp_path, "bfloat16", CPU)
+    model = load_model(tmp_path, PACKED, CPU)
     weights = [
         weakref.ref(module.weight) for module in model.modules() if isinstance(module, nn.Linear)
     ]
@@ -150,6 +154,7 @@ def test_weights_are_freed(tmp_path):
     assert [weight() for weight in weights] == [None] * 15
 
 
+@needs_int8
 def test_tied_embeddings_keep_their_weight(tmp_path):
     config, model_class, options = MODELS["llama"]
     save_model(tmp_path, config, model_class, {**options, "tie_word_embeddings": True})
@@ -163,18 +168,18 @@ def test_tied_embeddings_keep_their_weight(tmp_path):
 
 def test_a_replaced_layer_tells_its_weights_dtype_and_shape(tmp_path):
     save_tiny(tmp_path, "llama")
-    model = load_model(tmp_path, "bfloat16", CPU)
+    model = load_model(tmp_path, PACKED, CPU)
     shape = model.model.layers[0].mlp.up_proj.weight.shape
     prepare(model)
     weight = model.model.layers[0].mlp.up_proj.weight
-    assert (weight.dtype, weight.device, weight.shape) == (torch.bfloat16, CPU, shape)
+    assert (weight.dtype, weight.device, weight.shape) == (getattr(torch, PACKED), CPU, shape)
     assert weight.isnan().all()
-    assert weight.untyped_storage().nbytes() == 2
+    assert weight.untyped_storage().nbytes() == weight.element_size()
 
 
 def test_models_that_cannot_take_gaps_are_not_fused(tmp_path, monkeypatch):
     save_tiny(tmp_path, "mistral")
-    model = load_model(tmp_path, "bfloat16", CPU)
+    model = load_model(tmp_path, PACKED, CPU)
     before = logits(model)
     mlp = model.model.layers[0].mlp
 
@@ -190,8 +195,18 @@ def test_models_that_cannot_take_gaps_are_not_fused(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("quantization", [None, "int8", "int8_dynamic"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("dtype", "quantization"),
+    [
+        (torch.float32, None),
+        pytest.param(torch.bfloat16, None, marks=needs_packed_bfloat16),
+        *(
+            pytest.param(dtype, quantization, marks=needs_int8)
+            for dtype in (torch.float32, torch.bfloat16)
+            for quantization in ("int8", "int8_dynamic")
+        ),
+    ],
+)
 def test_products_take_any_shape(dtype, quantization, bias):
     torch.manual_seed(0)
     weight, added = torch.randn(24, 40, dtype=dtype), torch.randn(24, dtype=dtype)
@@ -205,16 +220,33 @@ def test_products_take_any_shape(dtype, quantization, bias):
         torch.testing.assert_close(product(rows), expected, rtol=0.05, atol=0.3)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_dtype_that_cannot_be_packed_stays_as_it_is(tmp_path, monkeypatch, dtype):
+    """As bfloat16 on a processor without AVX-512."""
+    monkeypatch.setattr(products, "can_pack", lambda dtype: dtype == torch.float32)
+    save_tiny(tmp_path, "llama")
+    model = load_model(tmp_path, dtype, CPU)
+    before = logits(model)
+    assert prepare(model) == []
+    assert not any(isinstance(module, FastLinear) for module in model.modules())
+    assert torch.equal(logits(model), before)
+
+
+@pytest.mark.skipif(can_pack(torch.bfloat16), reason="this processor packs bfloat16")
+def test_without_avx512_bfloat16_is_not_packed():
+    assert make_product(torch.randn(24, 40, dtype=torch.bfloat16), None, None) is None
+
+
 def test_conv1d_is_replaced_too(tmp_path):
     save_tiny(tmp_path, "gpt2")
-    model = load_model(tmp_path, "bfloat16", CPU)
+    model = load_model(tmp_path, PACKED, CPU)
     prepare(model)
     assert not any(isinstance(module, (Conv1D, nn.Linear)) for module in model.modules())
 
 
 def test_a_wrong_packed_product_is_left_out(tmp_path, monkeypatch):
     save_tiny(tmp_path, "llama")
-    model = load_model(tmp_path, "bfloat16", CPU)
+    model = load_model(tmp_path, PACKED, CPU)
     call = PackedProduct.__call__
     monkeypatch.setattr(PackedProduct, "__call__", lambda self, rows: call(self, rows) * 1.1)
     assert prepare(model) == []
@@ -232,7 +264,7 @@ def test_a_wrong_integer_product_is_refused(tmp_path, monkeypatch):
 
 def test_other_text_is_refused(tmp_path, monkeypatch):
     save_tiny(tmp_path, "llama")
-    model = load_model(tmp_path, "bfloat16", CPU)
+    model = load_model(tmp_path, PACKED, CPU)
     monkeypatch.setattr(
         linears.FastLinear,
         "forward",

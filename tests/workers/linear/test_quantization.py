@@ -11,6 +11,7 @@ from headrace.workers.linear.quantization import (
     int8_product,
     quantize_weight,
 )
+from tests.workers.processors import needs_int8
 
 SIZES = st.integers(1, 70)
 SEEDS = st.integers(0, 2**32 - 1)
@@ -43,6 +44,7 @@ def test_channels_of_zeros_stay_zero():
     assert not int8_product(torch.ones(2, 5), values, scales).any()
 
 
+@needs_int8
 @pytest.mark.parametrize("product", [int8_product, int8_dynamic_product])
 @settings(deadline=None, max_examples=60)
 @given(seed=SEEDS, rows=st.integers(0, 40), outputs=SIZES, inputs=st.integers(2, 70))
@@ -61,6 +63,7 @@ def test_products_are_those_of_the_dequantized_weight(product, seed, rows, outpu
     assert bool(((ours - exact).abs() <= bound).all())
 
 
+@needs_int8
 @pytest.mark.parametrize("product", [int8_product, int8_dynamic_product])
 def test_a_row_does_not_depend_on_the_others(product):
     rows, weight = tensors(3, 33, 48, 64)
@@ -71,6 +74,7 @@ def test_a_row_does_not_depend_on_the_others(product):
     assert torch.equal(together, alone)
 
 
+@needs_int8
 def test_many_rows_in_bfloat16_give_what_few_give():
     rows, weight = tensors(4, 70, 300, 64)
     rows = rows.bfloat16()
@@ -87,6 +91,7 @@ def test_rows_of_zeros_give_zeros():
         assert not product(torch.zeros(2, 32), *quantize_weight(weight)).any()
 
 
+@needs_int8
 def test_of_the_rows_16_bits_are_kept():
     rows, weight = tensors(2, 8, 64, 576)
     values, scales = quantize_weight(weight)

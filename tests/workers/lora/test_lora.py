@@ -25,6 +25,7 @@ from tests.workers.lora.lora_engines import (
     reference,
     skip_without_kernels,
 )
+from tests.workers.processors import needs_int8
 
 NAMES = ("", *KINDS)
 
@@ -272,7 +273,7 @@ def test_rows_in_parts() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("quantization", [None, "int8"])
+@pytest.mark.parametrize("quantization", [None, pytest.param("int8", marks=needs_int8)])
 @pytest.mark.parametrize("kernels", ["auto", "torch"])
 def test_other_dtypes(
     torch_llama: Tiny, dtype: str, quantization: str | None, kernels: str

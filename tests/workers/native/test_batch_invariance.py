@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from headrace.workers.native.program import Compiled
-from tests.workers.native.test_native import SHAPES, blocks_of, load, needs_bfloat16, run, tokens_of
+from tests.workers.native.test_native import SHAPES, blocks_of, load, run, tokens_of
+from tests.workers.processors import needs_bfloat16
 
 WINDOW = {"config": "MistralConfig", "model": "MistralForCausalLM"}
 KINDS = [

@@ -3,6 +3,7 @@
 import itertools
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,15 +18,12 @@ from headrace.workers.native import choose, library
 from headrace.workers.native.activations import FUNCTIONS, which
 from headrace.workers.native.choose import release_weights
 from headrace.workers.native.graph import Graph, Node, NotStatic
-from headrace.workers.native.library import why_not
 from headrace.workers.native.norms import recognise
 from headrace.workers.native.program import Compiled, Program
 from headrace.workers.native.rewrite import rewrite
 from headrace.workers.torch_runner.loading import load_model
+from tests.workers.processors import needs_bfloat16, needs_kernels
 from tests.workers.tiny_models import VOCAB, save_model, save_tiny
-
-needs_kernels = pytest.mark.skipif(bool(why_not(torch.float32)), reason="no compiled kernels here")
-needs_bfloat16 = pytest.mark.skipif(bool(why_not(torch.bfloat16)), reason="no bfloat16 kernels")
 
 
 def load(folder, options, dtype="float32", config="LlamaConfig", model="LlamaForCausalLM"):
@@ -246,6 +244,16 @@ def test_without_kernels_torch_runs_it(tmp_path, monkeypatch):
     with pytest.raises(ModelUnsupported, match="were not built"):
         build(tmp_path, cpu_kernels="native")
     library.kernels.cache_clear()
+
+
+def test_without_avx512_torch_runs_it(tmp_path, monkeypatch):
+    save_tiny(tmp_path, "llama")
+    monkeypatch.setattr(library, "kernels", lambda: SimpleNamespace(level=lambda: 0))
+    assert "torch's operations: the processor lacks AVX-512" in build(tmp_path)
+    with pytest.raises(ModelUnsupported, match="the processor lacks AVX-512"):
+        build(tmp_path, cpu_kernels="native")
+    monkeypatch.setattr(library, "kernels", lambda: SimpleNamespace(level=lambda: 1))
+    assert "AVX-512 with bfloat16" in (library.why_not(torch.bfloat16) or "")
 
 
 def test_a_dtype_without_kernels_runs_on_torch():

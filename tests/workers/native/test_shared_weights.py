@@ -18,12 +18,11 @@ from tests.workers.native.test_native import (
     SHAPES,
     blocks_of,
     load,
-    needs_bfloat16,
-    needs_kernels,
     run,
     tokens_of,
 )
 from tests.workers.native.test_shared_file import NAME, needs_huge_pages
+from tests.workers.processors import needs_bfloat16, needs_kernels
 
 FORMS = [
     pytest.param("float32", None, marks=needs_kernels),

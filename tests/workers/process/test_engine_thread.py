@@ -1,8 +1,13 @@
 """The engine's thread: commands in, events out, and how it ends."""
 
+import contextlib
+import os
 import select
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+
+import pytest
 
 from headrace.protocol.sampling import SamplingParams
 from headrace.protocol.to_frontend import Output
@@ -25,6 +30,35 @@ from headrace.workers.process.engine_thread import (
 
 def no_runner() -> Runner:
     raise AssertionError("nothing is loaded again")
+
+
+class Thread(EngineThread):
+    """One that an operation can end."""
+
+    def run(self) -> None:
+        with contextlib.suppress(SystemExit):
+            super().run()
+
+
+MakeThread = Callable[[Callable[[], Engine]], EngineThread]
+
+
+@pytest.fixture
+def make_thread() -> Iterator[MakeThread]:
+    """Makes threads that end with the test: one that goes on takes time from all tests after it,
+    and its events, which nothing takes any more, fill the memory."""
+    made: list[EngineThread] = []
+
+    def make(build: Callable[[], Engine]) -> EngineThread:
+        made.append(Thread(build, no_runner))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.submit(Operation("end", lambda residence: sys.exit()))
+        each.join(10)
+        assert not each.is_alive()
+        os.close(each.wake_fd)
 
 
 def fake_engine(step_s: float = 0.0) -> Engine:
@@ -53,8 +87,8 @@ def outputs_of(events: list[Event]) -> list[Output]:
     return [out for event in events if isinstance(event, EngineStepped) for out in event.outputs]
 
 
-def test_loads_then_runs_what_is_submitted() -> None:
-    thread = EngineThread(fake_engine, no_runner)
+def test_loads_then_runs_what_is_submitted(make_thread: MakeThread) -> None:
+    thread = make_thread(fake_engine)
     thread.submit(request("early"))
     thread.start()
     events = events_until(thread, lambda seen: any(o.finish_reason for o in outputs_of(seen)))
@@ -65,8 +99,8 @@ def test_loads_then_runs_what_is_submitted() -> None:
     assert {output.request_id for output in outputs_of(events)} == {"late"}
 
 
-def test_refusal_is_an_event_and_the_thread_goes_on() -> None:
-    thread = EngineThread(fake_engine, no_runner)
+def test_refusal_is_an_event_and_the_thread_goes_on(make_thread: MakeThread) -> None:
+    thread = make_thread(fake_engine)
     thread.start()
     thread.submit(request("bad", prompt=(1000,)))
     thread.submit(request("good"))
@@ -76,8 +110,8 @@ def test_refusal_is_an_event_and_the_thread_goes_on() -> None:
     assert {output.request_id for output in outputs_of(events)} == {"good"}
 
 
-def test_abort_frees_the_place() -> None:
-    thread = EngineThread(lambda: fake_engine(step_s=0.005), no_runner)
+def test_abort_frees_the_place(make_thread: MakeThread) -> None:
+    thread = make_thread(lambda: fake_engine(step_s=0.005))
     thread.start()
     thread.submit(request("a", max_tokens=60))
     events_until(thread, lambda seen: len(outputs_of(seen)) > 2)
@@ -90,8 +124,8 @@ def test_abort_frees_the_place() -> None:
     assert thread.load().step_age_s == 0.0
 
 
-def test_age_grows_while_a_step_hangs_and_is_none_while_idle() -> None:
-    thread = EngineThread(lambda: fake_engine(step_s=1.0), no_runner)
+def test_age_grows_while_a_step_hangs_and_is_none_while_idle(make_thread: MakeThread) -> None:
+    thread = make_thread(lambda: fake_engine(step_s=1.0))
     thread.start()
     events_until(thread, lambda seen: bool(seen))
     assert thread.load().step_age_s == 0.0
@@ -104,7 +138,7 @@ def test_age_grows_while_a_step_hangs_and_is_none_while_idle() -> None:
     assert ages[-1] > ages[0] > 0.0
 
 
-def test_turns_that_run_nothing_are_no_progress() -> None:
+def test_turns_that_run_nothing_are_no_progress(make_thread: MakeThread) -> None:
     """Else an engine that can never run what it has would seem to be well."""
     engines: list[Engine] = []
 
@@ -112,7 +146,7 @@ def test_turns_that_run_nothing_are_no_progress() -> None:
         engines.append(fake_engine(step_s=0.005))
         return engines[0]
 
-    thread = EngineThread(build, no_runner)
+    thread = make_thread(build)
     thread.submit(request("a", max_tokens=60))
     thread.start()
     events_until(thread, lambda seen: len(outputs_of(seen)) > 2)
@@ -122,8 +156,8 @@ def test_turns_that_run_nothing_are_no_progress() -> None:
     assert thread.load().step_age_s > 0.2
 
 
-def test_steps_tell_how_long_they_took() -> None:
-    thread = EngineThread(lambda: fake_engine(step_s=0.02), no_runner)
+def test_steps_tell_how_long_they_took(make_thread: MakeThread) -> None:
+    thread = make_thread(lambda: fake_engine(step_s=0.02))
     thread.submit(request("a"))
     thread.start()
     events = events_until(thread, lambda seen: any(o.finish_reason for o in outputs_of(seen)))
@@ -131,17 +165,17 @@ def test_steps_tell_how_long_they_took() -> None:
     assert all(0.02 <= step_s < 1 for step_s in steps)
 
 
-def test_model_that_cannot_be_served_is_hopeless() -> None:
+def test_model_that_cannot_be_served_is_hopeless(make_thread: MakeThread) -> None:
     def build() -> Engine:
         raise ModelUnsupported("it has wings")
 
-    thread = EngineThread(build, no_runner)
+    thread = make_thread(build)
     thread.start()
     (event,) = events_until(thread, lambda seen: bool(seen))
     assert event == EngineDied("it has wings", hopeless=True)
 
 
-def test_failing_step_ends_the_engine_with_its_reason() -> None:
+def test_failing_step_ends_the_engine_with_its_reason(make_thread: MakeThread) -> None:
     class Broken(FakeRunner):
         def run(self, chunks):  # type: ignore[no-untyped-def]
             raise RuntimeError("the device is gone")
@@ -150,7 +184,7 @@ def test_failing_step_ends_the_engine_with_its_reason() -> None:
         runner = Broken(vocab_size=100, max_model_len=64, num_blocks=64, block_size=4)
         return Engine(runner, max_num_seqs=8, max_num_batched_tokens=64)
 
-    thread = EngineThread(build, no_runner)
+    thread = make_thread(build)
     thread.submit(request("a"))
     thread.start()
     events = events_until(thread, lambda seen: len(seen) == 2)
@@ -159,8 +193,8 @@ def test_failing_step_ends_the_engine_with_its_reason() -> None:
     assert not thread.is_alive()
 
 
-def test_a_frozen_engine_makes_no_step_and_does_not_hang() -> None:
-    thread = EngineThread(lambda: fake_engine(step_s=0.002), no_runner)
+def test_a_frozen_engine_makes_no_step_and_does_not_hang(make_thread: MakeThread) -> None:
+    thread = make_thread(lambda: fake_engine(step_s=0.002))
     thread.start()
 
     def freeze(is_frozen: bool) -> list[Event]:

@@ -25,7 +25,7 @@ def path(request, monkeypatch):
     if request.param == "torch":
         monkeypatch.setattr(sampler, "can_draw", lambda device: False)
     elif why_not(torch.float32):
-        pytest.skip("no compiled kernels here")
+        pytest.skip(f"no compiled kernels: {why_not(torch.float32)}")
 
 
 def sequence(prompt=(1,), outputs=(), **params) -> Sequence:

@@ -11,11 +11,11 @@ from headrace.protocol.config import EngineConfig
 from headrace.workers.attention.sdpa import SdpaBackend
 from headrace.workers.build import build_engine
 from headrace.workers.errors import ModelUnsupported
-from headrace.workers.native.library import why_not
 from headrace.workers.native.program import Program
 from headrace.workers.torch_runner import self_check
 from headrace.workers.torch_runner.loading import choose_dtype
 from tests.workers.driving import request, run
+from tests.workers.processors import needs_int8, needs_kernels
 from tests.workers.tiny_models import MODELS, save_model, save_tiny
 
 CACHE = 8 * 1024 * 1024
@@ -59,6 +59,7 @@ def test_rounded_dtypes_pass_the_check(tmp_path, dtype):
         build_engine(tmp_path / name, config(dtype=dtype), 1, print)
 
 
+@needs_int8
 @pytest.mark.parametrize("quantization", ["int8", "int8_dynamic"])
 @pytest.mark.parametrize("name", ["llama", "gpt2", "qwen2_moe"])
 def test_quantized_models_pass_the_check_and_say_so(tmp_path, name, quantization):
@@ -111,7 +112,7 @@ def test_the_check_finds_wrong_attention(llama, monkeypatch):
     build_engine(llama, config(cpu_kernels="torch"), 1, print)
 
 
-@pytest.mark.skipif(bool(why_not(torch.float32)), reason="no compiled kernels here")
+@needs_kernels
 def test_a_wrong_program_is_left_for_torchs_operations(llama, monkeypatch):
     def forward(program, *args):
         memory.append(weakref.ref(program._compiled.memory))
@@ -131,7 +132,7 @@ def test_a_wrong_program_is_left_for_torchs_operations(llama, monkeypatch):
     assert found["r"].tokens == expected["r"].tokens
 
 
-@pytest.mark.skipif(bool(why_not(torch.float32)), reason="no compiled kernels here")
+@needs_kernels
 def test_a_wrong_program_is_refused_where_it_is_asked_for(llama, monkeypatch):
     forward = Program.forward
     monkeypatch.setattr(Program, "forward", lambda *args: forward(*args) * 1.01)

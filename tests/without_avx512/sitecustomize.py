@@ -1,0 +1,38 @@
+"""Let each Python process run as on a processor that has AVX2 and no AVX-512.
+
+Python imports this module at its start if its folder is in PYTHONPATH, and so does each process
+that it starts (docs/testing.md). torch and oneDNN read the environment; the answers of our kernels'
+`level` and of /proc/cpuinfo are replaced.
+"""
+
+import ctypes
+import os
+import pathlib
+import re
+
+os.environ["ATEN_CPU_CAPABILITY"] = "avx2"
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
+
+
+class CDLL(ctypes.CDLL):
+    """A library that says of the processor, if it is our kernels, that it can run none of them."""
+
+    def __getattr__(self, name: str) -> object:
+        if name == "headrace_level":
+            return ctypes.CFUNCTYPE(ctypes.c_int32)(lambda: 0)
+        return super().__getattr__(name)
+
+
+ctypes.CDLL = CDLL  # type: ignore[misc]
+
+_read_text = pathlib.Path.read_text
+
+
+def _read_text_without_avx512(self: pathlib.Path, *args: object, **options: object) -> str:
+    text = _read_text(self, *args, **options)  # type: ignore[arg-type]
+    if str(self) != "/proc/cpuinfo":
+        return text
+    return re.sub(r" (avx512|amx)\w*", "", text)
+
+
+pathlib.Path.read_text = _read_text_without_avx512  # type: ignore[method-assign,assignment]

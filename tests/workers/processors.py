@@ -1,0 +1,32 @@
+"""What the processor that tests run on can do, and marks for tests of what some cannot."""
+
+import pytest
+import torch
+
+from headrace.workers.linear.products import can_pack, make_product
+from headrace.workers.native.library import why_not
+
+# A dtype that torch's packed products take here: it is bfloat16 that models come in.
+PACKED = "bfloat16" if can_pack(torch.bfloat16) else "float32"
+
+
+def why_not_int8() -> str:
+    """Why torch's operations cannot run 8-bit weights here; empty if they can.
+
+    Where a processor has AVX2 without VNNI, oneDNN adds products of 8 bits in 16, which overflow.
+    """
+    weight = torch.randn((64, 256), generator=torch.Generator().manual_seed(0))
+    try:
+        make_product(weight, None, "int8")
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+needs_kernels = pytest.mark.skipif(
+    bool(why_not(torch.float32)), reason=f"no compiled kernels: {why_not(torch.float32)}"
+)
+needs_bfloat16 = pytest.mark.skipif(
+    bool(why_not(torch.bfloat16)), reason=f"no bfloat16 kernels: {why_not(torch.bfloat16)}"
+)
+needs_int8 = pytest.mark.skipif(bool(why_not_int8()), reason=why_not_int8())
