@@ -19,7 +19,7 @@ class ThinkingBudget(Message):
     is_open: bool
 
 
-class RepetitionDetection(Message):
+class RepetitionRule(Message):
     """Ends a text whose output ends with one pattern of tokens, `min_count` times in a row.
 
     min_pattern_size, max_pattern_size: tokens in such a pattern, both at least 1.
@@ -72,4 +72,4 @@ class SamplingParams(Message):
     allowed_token_ids: tuple[int, ...] = ()
     bad_words: tuple[tuple[int, ...], ...] = ()
     logprob_token_ids: tuple[int, ...] = ()
-    repetition_detection: RepetitionDetection | None = None
+    repetition_detection: RepetitionRule | None = None

@@ -3,7 +3,7 @@
 from jinja2 import nodes
 
 
-def takes_parts(template: nodes.Template) -> bool:
+def expects_parts(template: nodes.Template) -> bool:
     """Whether the template loops over the content of messages, under that name or another."""
     names = {
         target.name

@@ -6,7 +6,7 @@ from typing import Any
 from headrace.frontend.chat.render import render_chat
 from headrace.frontend.context import ServedModel
 from headrace.frontend.generation.prompts import check_encodable, text_prompt
-from headrace.frontend.generation.start import Prompt
+from headrace.frontend.generation.start_generation import Prompt
 from headrace.frontend.schemas.chat import ChatCompletionRequest
 
 
@@ -30,7 +30,7 @@ async def chat_prompt(
         continue_final_message=request.continue_final_message,
         variables=template_variables(request, model),
         documents=request.documents,
-        own_template=request.chat_template,
+        request_template=request.chat_template,
         serving=model.group.serving,
         tools=tools,
     )

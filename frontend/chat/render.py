@@ -5,26 +5,26 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from headrace.frontend.chat.content_format import takes_parts
+from headrace.frontend.chat.content_format import expects_parts
 from headrace.frontend.chat.templates import knows_none, parse
-from headrace.frontend.chat.untrusted import render_untrusted
+from headrace.frontend.chat.untrusted_template import render_untrusted
 from headrace.frontend.errors import BadRequest
 from headrace.frontend.schemas.chat import ChatMessage, ToolCall
-from headrace.frontend.text.model import THREAD_FROM_CHARS, TextModel
+from headrace.frontend.text.model_tokenizer import THREAD_FROM_CHARS, ModelTokenizer
 from headrace.protocol.config import RESERVED_NAMES, ServingOptions
 
 THREAD_FROM_MESSAGES = 50
 
 
 async def render_chat(
-    text: TextModel,
+    text: ModelTokenizer,
     messages: Sequence[ChatMessage],
     *,
     add_generation_prompt: bool,
     continue_final_message: bool,
     variables: Mapping[str, Any],
     documents: Sequence[Mapping[str, str]] | None = None,
-    own_template: str | None = None,
+    request_template: str | None = None,
     serving: ServingOptions,
     tools: Sequence[dict[str, Any]] | None = None,
 ) -> str:
@@ -51,12 +51,12 @@ async def render_chat(
         "documents": documents,
         "tools": tools,
     }
-    if own_template is not None:
-        return await _render_own(text, messages, own_template, arguments, serving)
+    if request_template is not None:
+        return await _render_own(text, messages, request_template, arguments, serving)
     template = text.tool_template if tools else text.template
     if template is None:
         raise BadRequest("This model has no chat template, so it takes completions only.")
-    as_parts = _wants_parts(serving, template.takes_parts)
+    as_parts = _wants_parts(serving, template.expects_parts)
 
     def render() -> str:
         plain = _plain_all(messages, as_parts, template.knows_none)
@@ -68,7 +68,7 @@ async def render_chat(
 
 
 async def _render_own(
-    text: TextModel,
+    text: ModelTokenizer,
     messages: Sequence[ChatMessage],
     source: str,
     arguments: Mapping[str, Any],
@@ -87,7 +87,7 @@ async def _render_own(
 
 def _takes_parts(source: str) -> bool:
     try:
-        return takes_parts(parse(source))
+        return expects_parts(parse(source))
     except (ValueError, RecursionError) as error:
         raise BadRequest("chat_template: it cannot be parsed.", "chat_template") from error
 

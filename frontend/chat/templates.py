@@ -13,7 +13,7 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from headrace.frontend.chat.content_format import takes_parts
+from headrace.frontend.chat.content_format import expects_parts
 from headrace.frontend.errors import BadRequest
 
 _NONE = re.compile(r"\bnone\b", re.IGNORECASE)
@@ -27,7 +27,7 @@ class ChatTemplate:
     """A template, compiled once. Raises ValueError if it cannot be.
 
     special_tokens: the variables bos_token, eos_token and so on.
-    takes_parts: whether it expects the content of messages as lists of parts.
+    expects_parts: whether it expects the content of messages as lists of parts.
     knows_none: whether it tells an absent content from an empty one.
     """
 
@@ -36,7 +36,7 @@ class ChatTemplate:
         self.knows_none = knows_none(source)
         self.special_tokens = dict(special_tokens)
         parsed = parse(source)
-        self.takes_parts = takes_parts(parsed)
+        self.expects_parts = expects_parts(parsed)
         self._template = _ENVIRONMENT.from_string(parsed)
 
     def render(

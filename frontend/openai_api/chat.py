@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from headrace.frontend.chat.chat_run import AnsweredChoice, ChatRun, MessageDelta
 from headrace.frontend.chat.message import Message, MessagePart, ToolCallPart
-from headrace.frontend.chat.run import Answered, ChatRun, MessageDelta
 from headrace.frontend.generation.choice import Choice, Delta
 from headrace.frontend.openai_api.common import Head, encode_json, usage
 from headrace.frontend.openai_api.frame import ChunkFrame, encode_text
@@ -31,7 +31,7 @@ class ChatAnswer:
 
     # A whole answer
 
-    def whole(self, answers: Sequence[Answered]) -> dict[str, Any]:
+    def whole(self, answers: Sequence[AnsweredChoice]) -> dict[str, Any]:
         """The body of an answer in one piece."""
         first = answers[0].text.prompt_logprobs
         return {
@@ -54,7 +54,7 @@ class ChatAnswer:
             "prompt_text": prompt.text if request.return_prompt_text else None,
         }
 
-    def _choice(self, answer: Answered) -> dict[str, Any]:
+    def _choice(self, answer: AnsweredChoice) -> dict[str, Any]:
         text = answer.text
         return {
             "index": text.choice.index,
@@ -69,7 +69,7 @@ class ChatAnswer:
         calls, content = message.tool_calls, self._prefix + message.content
         # Where all of an answer was reasoning, or calls that the model has made of its own accord,
         # there is no content, not an empty one.
-        may_be_absent = self._run.thinking or (calls and self._run.tools.mode == "auto")
+        may_be_absent = self._run.reasoning or (calls and self._run.tools.mode == "auto")
         written: dict[str, Any] = {
             "role": self._role,
             "content": (content or None) if may_be_absent else content,
@@ -97,7 +97,7 @@ class ChatAnswer:
         if counted["prompt_tokens_details"] is not None:
             # The reference's chats have this key, always 0: what goes into the cache is not told.
             counted["prompt_tokens_details"]["created_cache_tokens"] = 0
-        if self._run.thinking is not None:
+        if self._run.reasoning is not None:
             tokens = sum(self._run.reasoning_tokens(choice) for choice in choices)
             counted["completion_tokens_details"] = {"reasoning_tokens": tokens}
         return counted

@@ -7,7 +7,7 @@ from quart_schema import document_response
 
 from headrace.frontend.context import Context, ServedModel
 from headrace.frontend.middleware.errors import json_response
-from headrace.frontend.schemas.answers import ErrorAnswer, Model, ModelList
+from headrace.frontend.schemas.response_bodies import ErrorAnswer, Model, ModelList
 
 
 def blueprint(context: Context) -> Blueprint:
@@ -38,7 +38,7 @@ def _card(context: Context, model: ServedModel) -> dict[str, Any]:
         "owned_by": "headrace",
         "root": model.root,
         "parent": model.parent,
-        "max_model_len": model.text.info.max_model_len,
+        "max_model_len": model.tokenizer.info.max_model_len,
         "permission": [
             {
                 "id": f"modelperm-{model.fingerprint.rpartition('-')[2]}",

@@ -57,7 +57,7 @@ class _Open:
         return self.values
 
 
-class Arguments:
+class PythonArguments:
     """`city="Paris", days=3`, read while it comes: of a long call little is left to do at its end.
 
     Each token goes to the method that says what may come next (`_next`), which names the one after.

@@ -5,9 +5,9 @@ import gc
 
 import pytest
 
-from headrace.frontend.generation import beam
-from headrace.frontend.generation.beam import BeamSearch
-from headrace.frontend.generation.run import Generation
+from headrace.frontend.generation import beam_search as beam
+from headrace.frontend.generation.beam_search import BeamSearch
+from headrace.frontend.generation.generation import Generation
 from headrace.frontend.pool.interface import PoolBusy
 from headrace.protocol.sampling import SamplingParams
 from headrace.protocol.state import READY
@@ -55,7 +55,7 @@ async def test_completions_with_log_probabilities_and_several_prompts(client, co
 
 
 async def test_the_length_penalty_and_the_end_decide(client, counting, text):
-    stop = 300 + 1 + len(text.tokenizer.encode("Hello").ids)
+    stop = 300 + 1 + len(text.backend.encode("Hello").ids)
     fields = {"prompt": "Hello", "use_beam_search": True, "max_tokens": 8, "logprobs": 0}
     _, body = await complete(client, stop_token_ids=[stop], length_penalty=0, **fields)
     assert body["choices"][0]["finish_reason"] == "stop"
@@ -133,7 +133,7 @@ async def test_a_client_that_goes_is_no_error_that_nobody_has_seen():
 
     one = Generate("r", (1, 2, 3), SamplingParams(seed=0, max_tokens=5))
     search = BeamSearch(one, 2, 1.0, generate, lambda: "x")
-    waiting = asyncio.create_task(search.found(0))
+    waiting = asyncio.create_task(search.result(0))
     with pytest.raises(asyncio.CancelledError):
         await waiting
     await asyncio.wait([search._task])
@@ -159,11 +159,11 @@ async def test_beams_of_long_texts_are_sent_with_turns_for_others_between(monkey
         sent.append(turns[0])
         return pool.generate("main", request)
 
-    monkeypatch.setattr(beam, "_TOKENS_AT_ONCE", 100)
+    monkeypatch.setattr(beam, "_MAX_TOKENS_WITHOUT_PAUSE", 100)
     request = Generate("r", tuple(range(60)), SamplingParams(seed=0, max_tokens=2, logprobs=None))
     search = BeamSearch(request, 8, 1.0, generate, lambda: "b")
     task = asyncio.create_task(others())
-    await search.found(0)
+    await search.result(0)
     task.cancel()
     assert len(sent) == 9
     assert len(set(sent)) >= 5

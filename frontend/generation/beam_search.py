@@ -24,7 +24,7 @@ from headrace.protocol.to_frontend import Admission, Logprobs, Output
 from headrace.protocol.to_worker import Generate
 
 # Tokens of beams that are sent in one turn of the event loop: to write a million takes 20 ms.
-_TOKENS_AT_ONCE = 64 * 1024
+_MAX_TOKENS_WITHOUT_PAUSE = 64 * 1024
 
 Generator = Callable[[Generate], OutputStream]
 
@@ -159,7 +159,7 @@ class BeamSearch:
                     self._streams.append(self._generate(request))
                     tasks.append(group.create_task(_first(self._streams[-1])))
                     unpaused += len(request.prompt_token_ids)
-                    if unpaused > _TOKENS_AT_ONCE:
+                    if unpaused > _MAX_TOKENS_WITHOUT_PAUSE:
                         await asyncio.sleep(0)  # they are sent now, and others have their turn
                         unpaused = 0
         except* Exception as failed:
