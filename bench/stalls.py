@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 from bench.frontend import ROOT, pool
 from headrace.frontend.chat.tools.formats.pythonic import PythonicParser
 from headrace.frontend.chat.tools.reader import ToolReader
-from headrace.frontend.generation.beam import BeamSearch
+from headrace.frontend.generation.beam_search import BeamSearch
 from headrace.protocol.sampling import SamplingParams
 from headrace.protocol.to_frontend import Logprobs, Output
 from headrace.protocol.to_worker import REQUESTS, Generate

@@ -34,8 +34,8 @@ from headrace.frontend.routes import (
     status,
     tokenize,
 )
-from headrace.frontend.structured.grammars import Grammars
-from headrace.frontend.text.model import TextModel
+from headrace.frontend.structured.grammar_cache import Grammars
+from headrace.frontend.text.model_tokenizer import TextModel
 from headrace.protocol.config import PoolConfig
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from headrace.frontend.abortable import Abortable
 from headrace.frontend.adapters import AdapterUse, adapters_of
-from headrace.frontend.chat.reasoning.marks import ReasoningMarks
+from headrace.frontend.chat.reasoning.delimiters import ReasoningMarks
 from headrace.frontend.chat.tools.available import ToolParser, find_parser
 from headrace.frontend.errors import NotFound
 from headrace.frontend.generation.seeds import Seeds
@@ -16,8 +16,8 @@ from headrace.frontend.metrics import Metrics
 from headrace.frontend.middleware import request_scope
 from headrace.frontend.pool.interface import Pool
 from headrace.frontend.process.drain import Drain
-from headrace.frontend.structured.grammars import Grammars
-from headrace.frontend.text.model import TextModel
+from headrace.frontend.structured.grammar_cache import Grammars
+from headrace.frontend.text.model_tokenizer import TextModel
 from headrace.protocol.config import GroupConfig, PoolConfig
 
 HEADRACE_VERSION = version("headrace")

@@ -24,9 +24,9 @@ from headrace.frontend.process import connection
 from headrace.frontend.process.drain import Drain
 from headrace.frontend.process.listener import ConnectionCounts, SharedLoop
 from headrace.frontend.process.status_report import report
-from headrace.frontend.structured.checkers import Checkers
-from headrace.frontend.structured.grammars import Grammars
-from headrace.frontend.text.model import TextModel
+from headrace.frontend.structured.checker_pool import Checkers
+from headrace.frontend.structured.grammar_cache import Grammars
+from headrace.frontend.text.model_tokenizer import TextModel
 from headrace.protocol.common.adapters import AWAIT_SHOWN, AWAIT_UNUSED
 from headrace.protocol.common.process import become_child
 from headrace.protocol.common.sd_notify import Notifier

@@ -11,7 +11,7 @@ from quart import Response
 
 from headrace.frontend.errors import ApiError
 from headrace.frontend.generation.choice import Choice, Delta
-from headrace.frontend.generation.run import Event, Generation
+from headrace.frontend.generation.generation import Event, Generation
 from headrace.frontend.middleware.errors import api_error
 from headrace.frontend.openai_api.common import encode_json
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from headrace.frontend.anthropic_api.blocks import Blocks, Event
-from headrace.frontend.chat.run import ChatRun, MessageDelta
+from headrace.frontend.chat.chat_run import ChatRun, MessageDelta
 from headrace.frontend.generation.choice import Choice, Delta
 from headrace.frontend.middleware import request_scope
 from headrace.frontend.openai_api.common import encode_json

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from headrace.frontend.chat.run import Answered, ChatRun
+from headrace.frontend.chat.chat_run import Answered, ChatRun
 
 
 async def all_answers(runs: Sequence[ChatRun]) -> list[list[Answered]]:

@@ -6,7 +6,7 @@ from typing import Any
 from headrace.frontend.chat.render import render_chat
 from headrace.frontend.context import ServedModel
 from headrace.frontend.generation.prompts import check_encodable, text_prompt
-from headrace.frontend.generation.start import Prompt
+from headrace.frontend.generation.start_generation import Prompt
 from headrace.frontend.schemas.chat import ChatCompletionRequest
 
 

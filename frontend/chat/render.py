@@ -7,10 +7,10 @@ from typing import Any
 
 from headrace.frontend.chat.content_format import takes_parts
 from headrace.frontend.chat.templates import knows_none, parse
-from headrace.frontend.chat.untrusted import render_untrusted
+from headrace.frontend.chat.untrusted_template import render_untrusted
 from headrace.frontend.errors import BadRequest
 from headrace.frontend.schemas.chat import ChatMessage, ToolCall
-from headrace.frontend.text.model import THREAD_FROM_CHARS, TextModel
+from headrace.frontend.text.model_tokenizer import THREAD_FROM_CHARS, TextModel
 from headrace.protocol.config import RESERVED_NAMES, ServingOptions
 
 THREAD_FROM_MESSAGES = 50

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from headrace.frontend.errors import error_of
 from headrace.frontend.metrics import RequestObserver
 from headrace.frontend.text.detokenizer import Detokenizer
-from headrace.frontend.text.stops import StopMatcher
+from headrace.frontend.text.stop_strings import StopMatcher
 from headrace.protocol.to_frontend import Admission, Logprobs, Output
 
 # The stop reason of a text that was ended because it repeated itself.

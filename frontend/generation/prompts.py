@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Sequence
 
 from headrace.frontend.errors import BadRequest
-from headrace.frontend.generation.start import Prompt
+from headrace.frontend.generation.start_generation import Prompt
 from headrace.frontend.schemas.completion import CompletionRequest
 from headrace.frontend.schemas.generation import GenerationRequest
-from headrace.frontend.text.model import TextModel
+from headrace.frontend.text.model_tokenizer import TextModel
 
 
 async def completion_prompts(request: CompletionRequest, text: TextModel) -> list[Prompt]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from headrace.frontend.chat.message import Message, MessagePart, ToolCallPart
-from headrace.frontend.chat.run import Answered, ChatRun, MessageDelta
+from headrace.frontend.chat.chat_run import Answered, ChatRun, MessageDelta
 from headrace.frontend.generation.choice import Choice, Delta
 from headrace.frontend.openai_api.common import Head, encode_json, usage
 from headrace.frontend.openai_api.frame import ChunkFrame, encode_text

@@ -9,7 +9,7 @@ from typing import Any
 
 from headrace.frontend.context import ServedModel
 from headrace.frontend.generation.choice import Choice
-from headrace.frontend.generation.start import Prompt
+from headrace.frontend.generation.start_generation import Prompt
 from headrace.frontend.middleware import request_scope
 from headrace.frontend.schemas.generation import GenerationRequest
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from headrace.frontend.generation.choice import Choice, Delta
-from headrace.frontend.generation.run import Collected
-from headrace.frontend.generation.start import Prompt
+from headrace.frontend.generation.generation import Collected
+from headrace.frontend.generation.start_generation import Prompt
 from headrace.frontend.openai_api.common import Head, encode_json, usage
 from headrace.frontend.openai_api.frame import ChunkFrame, encode_text
 from headrace.frontend.openai_api.logprobs import CompletionLogprobs, TokenNames, prompt_logprobs

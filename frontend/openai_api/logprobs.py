@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from headrace.frontend.text.model import TextModel
+from headrace.frontend.text.model_tokenizer import TextModel
 from headrace.frontend.text.offsets import TextOffsets
 from headrace.protocol.to_frontend import Logprobs
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from quart import Response
 
 from headrace.frontend.errors import BadRequest
-from headrace.frontend.generation.run import Collected, Generation, collect
+from headrace.frontend.generation.generation import Collected, Generation, collect
 from headrace.frontend.middleware.errors import json_response
 from headrace.frontend.schemas.generation import GenerationRequest
 from headrace.frontend.streaming import Chunks, stream_response

@@ -8,7 +8,7 @@ from headrace.frontend.context import Context
 from headrace.frontend.errors import BadRequest
 from headrace.frontend.http.parsing import read
 from headrace.frontend.schemas.admin import AbortReport, AbortRequest, PoolQuery
-from headrace.frontend.schemas.answers import ErrorAnswer
+from headrace.frontend.schemas.response_bodies import ErrorAnswer
 
 TIMEOUT_S = 5.0
 

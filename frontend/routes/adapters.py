@@ -16,7 +16,7 @@ from headrace.frontend.http.parsing import read
 from headrace.frontend.middleware.errors import json_response
 from headrace.frontend.pool.interface import Scope
 from headrace.frontend.schemas.admin import AdapterQuery, LoadAdapter, UnloadAdapter
-from headrace.frontend.schemas.answers import ErrorAnswer
+from headrace.frontend.schemas.response_bodies import ErrorAnswer
 from headrace.protocol.common.adapter_source import locate_adapter
 from headrace.protocol.common.adapters import LOAD, UNLOAD, AdapterUnusable, keep_adapter
 from headrace.protocol.to_frontend import UNFIT, PoolResult

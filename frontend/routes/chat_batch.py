@@ -6,10 +6,10 @@ from quart import Blueprint, Response
 from quart_schema import document_request, document_response
 
 from headrace.frontend.chat.batch import all_answers, joined
-from headrace.frontend.chat.start import start_chat
+from headrace.frontend.chat.start_chat import start_chat
 from headrace.frontend.context import Context
-from headrace.frontend.generation.defaults import with_defaults
-from headrace.frontend.generation.start import check_named
+from headrace.frontend.generation.operator_defaults import with_defaults
+from headrace.frontend.generation.start_generation import check_named
 from headrace.frontend.http.parsing import read
 from headrace.frontend.middleware.in_flight import count_in_flight
 from headrace.frontend.openai_api.chat import ChatAnswer
@@ -17,7 +17,7 @@ from headrace.frontend.openai_api.common import head
 from headrace.frontend.openai_api.logprobs import TokenNames
 from headrace.frontend.openai_api.serialize import check_stream, written
 from headrace.frontend.routes.chat_completions import echoed
-from headrace.frontend.schemas.answers import ChatCompletion, ErrorAnswer
+from headrace.frontend.schemas.response_bodies import ChatCompletion, ErrorAnswer
 from headrace.frontend.schemas.chat_batch import ChatBatchRequest
 
 

@@ -3,17 +3,17 @@
 from quart import Blueprint, Response
 from quart_schema import document_request, document_response
 
-from headrace.frontend.chat.run import ChatRun
-from headrace.frontend.chat.start import start_chat
+from headrace.frontend.chat.chat_run import ChatRun
+from headrace.frontend.chat.start_chat import start_chat
 from headrace.frontend.context import Context
-from headrace.frontend.generation.defaults import with_defaults
+from headrace.frontend.generation.operator_defaults import with_defaults
 from headrace.frontend.http.parsing import read
 from headrace.frontend.middleware.in_flight import count_in_flight
 from headrace.frontend.openai_api.chat import ChatAnswer
 from headrace.frontend.openai_api.common import head
 from headrace.frontend.openai_api.logprobs import TokenNames
 from headrace.frontend.openai_api.serialize import check_stream, written
-from headrace.frontend.schemas.answers import ChatCompletion, ErrorAnswer
+from headrace.frontend.schemas.response_bodies import ChatCompletion, ErrorAnswer
 from headrace.frontend.schemas.chat import ChatCompletionRequest
 from headrace.frontend.streaming import stream_response
 

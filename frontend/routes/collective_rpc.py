@@ -8,7 +8,7 @@ from headrace.frontend.admin.rpc import worker_arguments
 from headrace.frontend.context import Context
 from headrace.frontend.http.parsing import read
 from headrace.frontend.schemas.admin import PoolQuery, RpcRequest, RpcResults
-from headrace.frontend.schemas.answers import ErrorAnswer
+from headrace.frontend.schemas.response_bodies import ErrorAnswer
 
 TIMEOUT_S = 60.0
 

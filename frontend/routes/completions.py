@@ -5,24 +5,24 @@ from collections.abc import Sequence
 from quart import Blueprint, Response
 from quart_schema import document_request, document_response
 
-from headrace.frontend.chat.reasoning.thinking import check_budget, thinking_of_completion
+from headrace.frontend.chat.reasoning.plan import check_budget, thinking_of_completion
 from headrace.frontend.context import Context, ServedModel
 from headrace.frontend.errors import BadRequest
-from headrace.frontend.generation.constraints import Constraints
-from headrace.frontend.generation.defaults import with_defaults
+from headrace.frontend.generation.token_constraints import Constraints
+from headrace.frontend.generation.operator_defaults import with_defaults
 from headrace.frontend.generation.prompts import completion_prompts
 from headrace.frontend.generation.sampling import OutputLimit, sampling_params
-from headrace.frontend.generation.start import Prompt, check_named, check_texts, start
+from headrace.frontend.generation.start_generation import Prompt, check_named, check_texts, start
 from headrace.frontend.http.parsing import read
 from headrace.frontend.middleware.in_flight import count_in_flight
 from headrace.frontend.openai_api.common import head
 from headrace.frontend.openai_api.completion import CompletionAnswer
 from headrace.frontend.openai_api.logprobs import TokenNames
 from headrace.frontend.openai_api.serialize import check_stream, respond
-from headrace.frontend.schemas.answers import Completion, ErrorAnswer
+from headrace.frontend.schemas.response_bodies import Completion, ErrorAnswer
 from headrace.frontend.schemas.completion import CompletionRequest
-from headrace.frontend.structured.requested import requested_grammar
-from headrace.frontend.text.model import TextModel
+from headrace.frontend.structured.request_grammar import requested_grammar
+from headrace.frontend.text.model_tokenizer import TextModel
 from headrace.protocol.sampling import SamplingParams, ThinkingBudget
 
 DEFAULT_MAX_TOKENS = 16

@@ -7,15 +7,15 @@ from headrace.frontend.anthropic_api import errors
 from headrace.frontend.anthropic_api.answer import MessagesAnswer
 from headrace.frontend.anthropic_api.request import chat_request, naming_fields
 from headrace.frontend.chat.prompt import chat_prompt
-from headrace.frontend.chat.reasoning.thinking import reasoning_end_ids
-from headrace.frontend.chat.start import start_chat
-from headrace.frontend.chat.tools.use import shown_tools
+from headrace.frontend.chat.reasoning.plan import reasoning_end_ids
+from headrace.frontend.chat.start_chat import start_chat
+from headrace.frontend.chat.tools.tool_use import shown_tools
 from headrace.frontend.context import Context
 from headrace.frontend.http.parsing import read
 from headrace.frontend.middleware import request_scope
 from headrace.frontend.middleware.errors import json_response
 from headrace.frontend.middleware.in_flight import count_in_flight
-from headrace.frontend.schemas.answers import AnthropicErrorAnswer, AnthropicMessage, TokenCount
+from headrace.frontend.schemas.response_bodies import AnthropicErrorAnswer, AnthropicMessage, TokenCount
 from headrace.frontend.schemas.messages import CountTokensRequest, MessagesRequest
 from headrace.frontend.streaming import stream_response
 

@@ -7,7 +7,7 @@ from quart_schema import document_response
 
 from headrace.frontend.context import Context, ServedModel
 from headrace.frontend.middleware.errors import json_response
-from headrace.frontend.schemas.answers import ErrorAnswer, Model, ModelList
+from headrace.frontend.schemas.response_bodies import ErrorAnswer, Model, ModelList
 
 
 def blueprint(context: Context) -> Blueprint:

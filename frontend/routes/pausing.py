@@ -7,7 +7,7 @@ from headrace.frontend.admin.pool_answers import answer, check, read_query, scop
 from headrace.frontend.context import Context
 from headrace.frontend.middleware.errors import json_response
 from headrace.frontend.schemas.admin import IsPaused, PauseQuery, PauseStatus, PoolQuery
-from headrace.frontend.schemas.answers import ErrorAnswer
+from headrace.frontend.schemas.response_bodies import ErrorAnswer
 
 # For what comes after the requests in flight: the step in hand.
 STEP_S = 60.0

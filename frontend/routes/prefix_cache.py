@@ -7,7 +7,7 @@ from headrace.frontend.admin.pool_answers import answer, check, read_query, scop
 from headrace.frontend.context import Context
 from headrace.frontend.http.openapi import document_plain
 from headrace.frontend.schemas.admin import ResetPrefixCacheQuery, Success
-from headrace.frontend.schemas.answers import ErrorAnswer
+from headrace.frontend.schemas.response_bodies import ErrorAnswer
 
 # It is done between two steps, and one step may take a while.
 TIMEOUT_S = 60.0

@@ -9,7 +9,7 @@ from headrace.frontend.errors import BadRequest
 from headrace.frontend.http.openapi import document_plain
 from headrace.frontend.pool.interface import Scope
 from headrace.frontend.schemas.admin import PoolQuery, StartProfileQuery
-from headrace.frontend.schemas.answers import ErrorAnswer
+from headrace.frontend.schemas.response_bodies import ErrorAnswer
 
 # A trace of a minute takes a while to be written.
 TIMEOUT_S = 300.0

@@ -14,7 +14,7 @@ from headrace.frontend.middleware.errors import json_response
 from headrace.frontend.middleware.in_flight import count_in_flight
 from headrace.frontend.responses.entry import ResponsesEntry
 from headrace.frontend.responses.output.pages import page
-from headrace.frontend.schemas.answers import ErrorAnswer
+from headrace.frontend.schemas.response_bodies import ErrorAnswer
 from headrace.frontend.schemas.responses import ResponsesRequest
 from headrace.frontend.streaming import HEADERS
 

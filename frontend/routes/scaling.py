@@ -12,7 +12,7 @@ from headrace.frontend.http.parsing import read
 from headrace.frontend.middleware.errors import json_response
 from headrace.frontend.pool.interface import Scope
 from headrace.frontend.schemas.admin import IsScaling, ModelQuery, Scaled, ScaleRequest
-from headrace.frontend.schemas.answers import ErrorAnswer
+from headrace.frontend.schemas.response_bodies import ErrorAnswer
 from headrace.protocol.autoscaling import MOST_WORKERS
 from headrace.protocol.config import GroupConfig
 

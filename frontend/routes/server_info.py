@@ -7,7 +7,7 @@ from headrace.frontend.admin.pool_answers import answer, check, read_query, scop
 from headrace.frontend.admin.server_info import as_text, configuration, environment, versions
 from headrace.frontend.context import Context
 from headrace.frontend.schemas.admin import ServerInfo, ServerInfoQuery
-from headrace.frontend.schemas.answers import ErrorAnswer
+from headrace.frontend.schemas.response_bodies import ErrorAnswer
 
 TIMEOUT_S = 10.0
 

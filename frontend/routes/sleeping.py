@@ -10,7 +10,7 @@ from headrace.frontend.context import Context
 from headrace.frontend.http.openapi import document_plain
 from headrace.frontend.middleware.errors import json_response
 from headrace.frontend.schemas.admin import IsSleeping, PoolQuery, SleepQuery, WakeQuery
-from headrace.frontend.schemas.answers import ErrorAnswer
+from headrace.frontend.schemas.response_bodies import ErrorAnswer
 from headrace.protocol.state import ASLEEP
 
 TAGS = ["weights", "kv_cache"]

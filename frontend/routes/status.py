@@ -10,7 +10,7 @@ from headrace.frontend.admin.health import health_body, is_ready, load_body
 from headrace.frontend.context import HEADRACE_VERSION, Context
 from headrace.frontend.http.openapi import document_plain
 from headrace.frontend.middleware.errors import json_response
-from headrace.frontend.schemas.answers import ServerLoad, ServerVersion
+from headrace.frontend.schemas.response_bodies import ServerLoad, ServerVersion
 
 
 def blueprint(context: Context) -> Blueprint:

@@ -8,13 +8,13 @@ from quart_schema import document_request, document_response
 from werkzeug.exceptions import NotFound
 
 from headrace.frontend.chat.render import render_chat
-from headrace.frontend.chat.tools.use import shown_tools
+from headrace.frontend.chat.tools.tool_use import shown_tools
 from headrace.frontend.context import Context
 from headrace.frontend.generation.prompts import check_encodable, check_vocabulary
 from headrace.frontend.http.openapi import document_plain
 from headrace.frontend.http.parsing import read, read_one
 from headrace.frontend.middleware.errors import json_response
-from headrace.frontend.schemas.answers import ErrorAnswer
+from headrace.frontend.schemas.response_bodies import ErrorAnswer
 from headrace.frontend.schemas.tokenize import (
     DetokenizeAnswer,
     DetokenizeRequest,
@@ -22,7 +22,7 @@ from headrace.frontend.schemas.tokenize import (
     TokenizeChatRequest,
     TokenizePromptRequest,
 )
-from headrace.frontend.text.model import THREAD_FROM_CHARS, TextModel
+from headrace.frontend.text.model_tokenizer import THREAD_FROM_CHARS, TextModel
 
 
 def blueprint(context: Context) -> Blueprint:

@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from headrace.frontend.schemas.constraints import ConstraintFields
+from headrace.frontend.schemas.token_constraints import ConstraintFields
 from headrace.frontend.schemas.fields import (
     INT64,
     Float,

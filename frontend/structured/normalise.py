@@ -10,7 +10,7 @@ from llguidance import LLMatcher
 from llguidance.gbnf_to_lark import any_to_lark
 
 from headrace.frontend.structured.constraint import Constraint
-from headrace.frontend.structured.tags import tags_grammar
+from headrace.frontend.structured.structural_tags import tags_grammar
 
 # Between the parts of JSON. Models that are at a loss repeat whitespace, so that it has an end.
 WHITESPACE = r"[\x20\x0A\x0D\x09]{1,32}"

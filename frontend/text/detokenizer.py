@@ -10,7 +10,7 @@ from typing import Protocol
 
 from tokenizers import Tokenizer
 
-from headrace.frontend.text.pieces import Pieces
+from headrace.frontend.text.token_bytes import Pieces
 
 # Tokens of the prompt that may hold the first bytes of the output's first character.
 CONTEXT_TOKENS = 8

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from headrace.frontend.text.detokenizer import Detokenizer, join
-from headrace.frontend.text.model import TextModel
-from headrace.frontend.text.pieces import whole_text
+from headrace.frontend.text.model_tokenizer import TextModel
+from headrace.frontend.text.token_bytes import whole_text
 
 
 class TextOffsets:

@@ -17,7 +17,7 @@ def check_tool_parser(group: GroupOptions) -> None:
             raise OptionError("--tool-parser-plugin: needs --tool-call-parser")
         return
     plugin = [] if group.tool_parser_plugin is None else [str(group.tool_parser_plugin.absolute())]
-    command = [sys.executable, "-P", "-m", "headrace.frontend.chat.tools.check"]
+    command = [sys.executable, "-P", "-m", "headrace.frontend.chat.tools.check_parser"]
     parent = ["--parent-pid", str(os.getpid())]
     done = subprocess.run(
         [*command, *parent, "--", group.tool_call_parser, *plugin],

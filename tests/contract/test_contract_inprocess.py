@@ -8,7 +8,7 @@ from werkzeug.datastructures import Headers
 
 from headrace.frontend.app import create_app
 from headrace.frontend.metrics import Metrics
-from headrace.frontend.text.model import TextModel
+from headrace.frontend.text.model_tokenizer import TextModel
 from headrace.protocol.config import GroupConfig, PoolConfig
 from headrace.protocol.text import TextInfo
 from headrace.protocol.to_worker import Generate

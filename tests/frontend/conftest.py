@@ -12,7 +12,7 @@ from headrace.frontend.adapters import AdapterUse
 from headrace.frontend.app import create_app
 from headrace.frontend.metrics import Metrics
 from headrace.frontend.process.drain import Drain
-from headrace.frontend.text.model import TextModel
+from headrace.frontend.text.model_tokenizer import TextModel
 from headrace.protocol.config import EngineConfig, GroupConfig, PoolConfig, ServingOptions
 from headrace.protocol.text import TextInfo
 from tests.frontend.fake_pool import FakePool

@@ -1,11 +1,11 @@
 """What a request's tools demand of the text."""
 
 from headrace.frontend.chat.tools.grammars import forced_arguments, forced_calls, strict_calls
-from headrace.frontend.chat.tools.use import ToolUse
+from headrace.frontend.chat.tools.tool_use import ToolUse
 from headrace.frontend.errors import BadRequest
 from headrace.frontend.schemas.generation import GenerationRequest
 from headrace.frontend.structured.constraint import Constraint, constraint_of, lark
-from headrace.frontend.text.model import TextModel
+from headrace.frontend.text.model_tokenizer import TextModel
 
 
 def chat_constraint(request: GenerationRequest, use: ToolUse, text: TextModel) -> Constraint | None:

@@ -1,7 +1,7 @@
 """The calls of a text that a grammar holds to JSON, because the request demands a call."""
 
 from headrace.frontend.chat.tools.json_calls import Keys, calls
-from headrace.frontend.chat.tools.output import Output
+from headrace.frontend.chat.tools.parser_output import Output
 from headrace.frontend.chat.tools.parser import ToolParser
 from headrace.frontend.chat.tools.source import Source, Step
 

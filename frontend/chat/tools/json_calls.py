@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from headrace.frontend.chat.tools.output import Output
+from headrace.frontend.chat.tools.parser_output import Output
 from headrace.frontend.chat.tools.source import Source, Step
 
 MAX_NAME_CHARS = 256

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from headrace.frontend.chat.tools.output import Output
+from headrace.frontend.chat.tools.parser_output import Output
 from headrace.frontend.chat.tools.source import Source, Step
 
 

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable
 
 from headrace.frontend.chat.message import MessagePart, ToolCallPart
-from headrace.frontend.chat.tools.output import Output
+from headrace.frontend.chat.tools.parser_output import Output
 from headrace.frontend.chat.tools.parser import ToolParser
 from headrace.frontend.chat.tools.source import Source
 

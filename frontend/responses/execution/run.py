@@ -5,11 +5,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from headrace.frontend.chat.run import ChatRun, MessageDelta
-from headrace.frontend.chat.start import start_chat
+from headrace.frontend.chat.chat_run import ChatRun, MessageDelta
+from headrace.frontend.chat.start_chat import start_chat
 from headrace.frontend.context import Context
 from headrace.frontend.errors import ApiError, BadRequest
-from headrace.frontend.generation.start import Cleanups
+from headrace.frontend.generation.start_generation import Cleanups
 from headrace.frontend.middleware import request_scope
 from headrace.frontend.openai_api.logprobs import TokenNames, chat_logprobs
 from headrace.frontend.process.drain import Drain

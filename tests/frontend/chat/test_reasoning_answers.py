@@ -7,7 +7,7 @@ import pytest
 
 from headrace.frontend.app import create_app
 from headrace.frontend.metrics import Metrics
-from headrace.frontend.text.model import TextModel
+from headrace.frontend.text.model_tokenizer import TextModel
 from headrace.protocol.config import GroupConfig, PoolConfig
 from headrace.protocol.reasoning import FORMATS, ReasoningFormat
 from headrace.protocol.text import TextInfo

@@ -3,10 +3,10 @@
 import pytest
 
 from headrace.frontend.chat.message import PlainReader
-from headrace.frontend.chat.reasoning.count import ReasoningCounts
-from headrace.frontend.chat.reasoning.marks import ReasoningMarks
-from headrace.frontend.chat.reasoning.thinking import Beginning, Thinking
-from headrace.frontend.text.model import TextModel
+from headrace.frontend.chat.reasoning.token_counter import ReasoningCounts
+from headrace.frontend.chat.reasoning.delimiters import ReasoningMarks
+from headrace.frontend.chat.reasoning.plan import Beginning, Thinking
+from headrace.frontend.text.model_tokenizer import TextModel
 from headrace.protocol.reasoning import FORMATS
 from tests.frontend.text.tokenizers_for_tests import byte_level
 

@@ -6,10 +6,10 @@ import time
 import jinja2
 import pytest
 
-from headrace.frontend.chat import untrusted
+from headrace.frontend.chat import untrusted_template as untrusted
 from headrace.frontend.chat.content_format import takes_parts
 from headrace.frontend.chat.templates import ChatTemplate
-from headrace.frontend.text.model import TextModel
+from headrace.frontend.text.model_tokenizer import TextModel
 from headrace.protocol.config import ServingOptions
 from tests.frontend.asking import QUESTION, ask, refused
 from tests.stand_ins.sitecustomize import ALLOCATES, DIES, SLEEPS, WRITES, python_path

@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerFast
 
 from headrace.frontend.chat.templates import ChatTemplate
 from headrace.frontend.errors import BadRequest
-from headrace.frontend.text.model import TextModel
+from headrace.frontend.text.model_tokenizer import TextModel
 from tests.frontend.text.tokenizers_for_tests import CHAT_TEMPLATE, SPECIAL
 
 BOS_AND_ALTERNATION = """{{ bos_token }}

@@ -9,7 +9,7 @@ from tokenizers import AddedToken
 
 from headrace.frontend.app import create_app
 from headrace.frontend.metrics import Metrics
-from headrace.frontend.text.model import TextModel
+from headrace.frontend.text.model_tokenizer import TextModel
 from headrace.protocol.config import GroupConfig, PoolConfig, ServingOptions
 from headrace.protocol.reasoning import named_format
 from headrace.protocol.text import TextInfo

@@ -5,9 +5,9 @@ import gc
 
 import pytest
 
-from headrace.frontend.generation import beam
-from headrace.frontend.generation.beam import BeamSearch
-from headrace.frontend.generation.run import Generation
+from headrace.frontend.generation import beam_search as beam
+from headrace.frontend.generation.beam_search import BeamSearch
+from headrace.frontend.generation.generation import Generation
 from headrace.frontend.pool.interface import PoolBusy
 from headrace.protocol.sampling import SamplingParams
 from headrace.protocol.state import READY

@@ -3,8 +3,8 @@
 import pytest
 
 from headrace.frontend.generation.choice import Choice
-from headrace.frontend.generation.constraints import Constraints
-from headrace.frontend.text.stops import StopMatcher
+from headrace.frontend.generation.token_constraints import Constraints
+from headrace.frontend.text.stop_strings import StopMatcher
 from headrace.protocol.config import ServingOptions
 from headrace.protocol.sampling import RepetitionDetection
 from headrace.protocol.to_frontend import Output

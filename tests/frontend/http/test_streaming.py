@@ -7,14 +7,14 @@ from typing import cast
 import pytest
 
 from headrace.frontend.generation.choice import Choice, Delta
-from headrace.frontend.generation.run import Generation
+from headrace.frontend.generation.generation import Generation
 from headrace.frontend.metrics import RequestObserver
 from headrace.frontend.pool.flight import Flight
 from headrace.frontend.pool.interface import RequestLost
 from headrace.frontend.streaming import MAX_EVENTS, stream_response
 from headrace.frontend.text.detokenizer import PieceDetokenizer
-from headrace.frontend.text.pieces import Pieces, pieces_of
-from headrace.frontend.text.stops import StopMatcher
+from headrace.frontend.text.token_bytes import Pieces, pieces_of
+from headrace.frontend.text.stop_strings import StopMatcher
 from headrace.protocol.sampling import SamplingParams
 from headrace.protocol.to_frontend import Admission, Output
 from headrace.protocol.to_worker import Generate

@@ -12,7 +12,7 @@ from sqlalchemy import create_engine
 from headrace.frontend.responses.execution import following
 from headrace.frontend.responses.execution import maintenance as keeper
 from headrace.frontend.responses.store.tables import metadata
-from headrace.frontend.text.model import TextModel
+from headrace.frontend.text.model_tokenizer import TextModel
 from tests.frontend.fake_pool import FakePool
 from tests.frontend.responses.postgres import binaries, cluster
 from tests.frontend.responses.response_script import Script, install

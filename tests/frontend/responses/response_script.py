@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from headrace.frontend.chat.message import MessagePart, ToolCallPart
-from headrace.frontend.chat.run import ChatRun
-from headrace.frontend.chat.start import start_chat as plain_start_chat
+from headrace.frontend.chat.chat_run import ChatRun
+from headrace.frontend.chat.start_chat import start_chat as plain_start_chat
 from headrace.frontend.generation.choice import Choice
 from headrace.frontend.http.parsing import validate as plain_validate
 from headrace.frontend.responses.execution import run
 from headrace.frontend.responses.request import chat_request
-from headrace.frontend.text.model import TextModel
+from headrace.frontend.text.model_tokenizer import TextModel
 from tests.frontend.fake_pool import FakePool
 from tests.frontend.text.tokenizers_for_tests import EOS
 

@@ -2,8 +2,8 @@
 
 import atexit
 
-from headrace.frontend.structured.checkers import Checkers
-from headrace.frontend.structured.grammars import Grammars
+from headrace.frontend.structured.checker_pool import Checkers
+from headrace.frontend.structured.grammar_cache import Grammars
 
 CHECKERS = Checkers()
 atexit.register(CHECKERS.close)

@@ -21,9 +21,9 @@ from quart.typing import TestClientProtocol as Client
 from headrace.frontend.errors import BadRequest, TooBusy
 from headrace.frontend.schemas.structured import ResponseFormat, StructuredOutputs
 from headrace.frontend.structured import checker as checker_module
-from headrace.frontend.structured import grammars as grammars_module
+from headrace.frontend.structured import grammar_cache as grammars_module
 from headrace.frontend.structured.checker import Checker
-from headrace.frontend.structured.checkers import (
+from headrace.frontend.structured.checker_pool import (
     Checkers,
     CheckersBroken,
     CheckFailed,
@@ -35,7 +35,7 @@ from headrace.frontend.structured.constraint import (
     constraint_of,
     json_schema,
 )
-from headrace.frontend.structured.grammars import Grammars
+from headrace.frontend.structured.grammar_cache import Grammars
 from headrace.frontend.structured.normalise import grammar_text
 from headrace.protocol.common.grammar_compiler import load_tokenizer
 from headrace.protocol.grammar import Grammar

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from headrace.frontend.structured.turns import Turns, WaitedTooLong
+from headrace.frontend.structured.fair_semaphore import Turns, WaitedTooLong
 
 
 async def test_of_too_many_those_of_the_client_that_has_most_give_way():

@@ -9,7 +9,7 @@ from headrace.frontend.text.detokenizer import (
     after_prompt,
     join,
 )
-from headrace.frontend.text.pieces import Pieces, pieces_of
+from headrace.frontend.text.token_bytes import Pieces, pieces_of
 from tests.frontend.text.tokenizers_for_tests import byte_fallback, byte_level
 
 BYTE_LEVEL = byte_level()

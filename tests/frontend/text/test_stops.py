@@ -3,7 +3,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.frontend.text.stops import StopMatcher
+from headrace.frontend.text.stop_strings import StopMatcher
 
 LETTERS = st.text("ab", max_size=30)
 STOPS = st.lists(st.text("ab", min_size=1, max_size=6), max_size=4).map(tuple)

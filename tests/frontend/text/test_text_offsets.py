@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from headrace.frontend.text.model import TextModel
+from headrace.frontend.text.model_tokenizer import TextModel
 from headrace.frontend.text.offsets import output_offsets, prompt_offsets
 from headrace.protocol.text import TextInfo
 from tests.frontend.text.tokenizers_for_tests import EOS, byte_fallback

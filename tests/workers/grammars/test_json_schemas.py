@@ -7,7 +7,7 @@ import jsonschema
 from tokenizers import Tokenizer
 
 from headrace.frontend.errors import BadRequest
-from headrace.frontend.structured.checkers import Checkers, CheckFailed
+from headrace.frontend.structured.checker_pool import Checkers, CheckFailed
 from headrace.frontend.structured.constraint import json_schema
 from headrace.protocol.text import TextInfo
 from tests.workers.driving import run

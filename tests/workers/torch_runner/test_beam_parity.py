@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from headrace.frontend.generation.beam import BeamSearch
+from headrace.frontend.generation.beam_search import BeamSearch
 from headrace.workers.attention.hook import AttentionHook
 from headrace.workers.engine.engine import Engine
 from headrace.workers.torch_runner.loading import load_model

@@ -3,7 +3,7 @@
 import re
 
 from headrace.frontend.chat.tools.json_calls import is_name, value
-from headrace.frontend.chat.tools.output import Output
+from headrace.frontend.chat.tools.parser_output import Output
 from headrace.frontend.chat.tools.parser import ToolParser, tool_parser
 from headrace.frontend.chat.tools.source import Marks, Source, Step
 

@@ -3,7 +3,7 @@
 import json
 
 from headrace.frontend.chat.tools.json_calls import Keys, call
-from headrace.frontend.chat.tools.output import Output
+from headrace.frontend.chat.tools.parser_output import Output
 from headrace.frontend.chat.tools.parser import CallTag, ToolParser, tool_parser
 from headrace.frontend.chat.tools.source import Marks, Source, Step
 

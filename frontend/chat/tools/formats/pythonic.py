@@ -3,7 +3,7 @@
 import re
 
 from headrace.frontend.chat.tools.json_calls import is_name
-from headrace.frontend.chat.tools.output import Output
+from headrace.frontend.chat.tools.parser_output import Output
 from headrace.frontend.chat.tools.parser import ToolParser, tool_parser
 from headrace.frontend.chat.tools.python_arguments import Arguments
 from headrace.frontend.chat.tools.source import Source, Step

@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from headrace.frontend.chat.tools.json_calls import Keys, calls
-from headrace.frontend.chat.tools.output import Output
+from headrace.frontend.chat.tools.parser_output import Output
 from headrace.frontend.chat.tools.parser import CallTag, ParserError, ToolParser, tool_parser
 from headrace.frontend.chat.tools.source import Marks, Source, Step
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from headrace.frontend.chat.message import MessageReader
 from headrace.frontend.chat.reasoning.reader import ReasoningReader
-from headrace.frontend.chat.reasoning.thinking import Thinking
+from headrace.frontend.chat.reasoning.plan import Thinking
 from headrace.protocol.common.thinking import ThinkingBlock
 
 

@@ -1,5 +1,5 @@
 """Says whether a parser can be had:
-`python -m headrace.frontend.chat.tools.check NAME [PLUGIN.py] --parent-pid PID`.
+`python -m headrace.frontend.chat.tools.check_parser NAME [PLUGIN.py] --parent-pid PID`.
 
 Ends with status 0, or with 1 and one line on stdout that says why not.
 """

@@ -15,7 +15,7 @@ from headrace.frontend.text.detokenizer import (
     after_prompt,
     join,
 )
-from headrace.frontend.text.pieces import pieces_of
+from headrace.frontend.text.token_bytes import pieces_of
 from headrace.protocol.text import TextInfo
 
 # Longer texts are rendered and tokenized in a thread, so that the event loop goes on meanwhile.

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from headrace.frontend.text.detokenizer import join
-from headrace.frontend.text.model import TextModel
+from headrace.frontend.text.model_tokenizer import TextModel
 from headrace.protocol.reasoning import ReasoningFormat
 
 

@@ -7,7 +7,7 @@ from headrace.frontend.context import ServedModel
 from headrace.frontend.errors import BadRequest
 from headrace.frontend.generation.prompts import check_vocabulary
 from headrace.frontend.schemas.generation import GenerationRequest
-from headrace.frontend.text.model import TextModel
+from headrace.frontend.text.model_tokenizer import TextModel
 from headrace.protocol.sampling import RepetitionDetection, SamplingParams
 
 

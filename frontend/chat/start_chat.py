@@ -7,17 +7,17 @@ from dataclasses import replace
 
 from headrace.frontend.chat.message import MessageReader
 from headrace.frontend.chat.prompt import chat_prompt, template_variables
-from headrace.frontend.chat.reasoning.thinking import Thinking, check_budget, thinking_of_chat
-from headrace.frontend.chat.run import ChatRun
+from headrace.frontend.chat.reasoning.plan import Thinking, check_budget, thinking_of_chat
+from headrace.frontend.chat.chat_run import ChatRun
 from headrace.frontend.chat.tools.constraint import chat_constraint
-from headrace.frontend.chat.tools.use import ToolUse, tool_use
+from headrace.frontend.chat.tools.tool_use import ToolUse, tool_use
 from headrace.frontend.context import Context, ServedModel
 from headrace.frontend.errors import BadRequest
-from headrace.frontend.generation.constraints import Constraints
+from headrace.frontend.generation.token_constraints import Constraints
 from headrace.frontend.generation.sampling import OutputLimit, sampling_params
-from headrace.frontend.generation.start import Cleanups, Prompt, start
+from headrace.frontend.generation.start_generation import Cleanups, Prompt, start
 from headrace.frontend.schemas.chat import ChatCompletionRequest
-from headrace.frontend.structured.requested import compiled
+from headrace.frontend.structured.request_grammar import compiled
 from headrace.protocol.grammar import Grammar
 from headrace.protocol.sampling import SamplingParams, ThinkingBudget
 

@@ -6,14 +6,14 @@ from enum import Enum, auto
 from typing import Any
 
 from headrace.frontend.chat.message import MessageReader
-from headrace.frontend.chat.reasoning.marks import ReasoningMarks
+from headrace.frontend.chat.reasoning.delimiters import ReasoningMarks
 from headrace.frontend.chat.reasoning.reader import ReasoningReader
 from headrace.frontend.context import ServedModel
 from headrace.frontend.errors import BadRequest
-from headrace.frontend.generation.start import Prompt
+from headrace.frontend.generation.start_generation import Prompt
 from headrace.frontend.schemas.chat import ChatCompletionRequest
 from headrace.frontend.schemas.generation import GenerationRequest
-from headrace.frontend.text.model import TextModel
+from headrace.frontend.text.model_tokenizer import TextModel
 from headrace.protocol.common.thinking import ThinkingBlock
 from headrace.protocol.sampling import ThinkingBudget
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from headrace.frontend.errors import FAILURE, ApiError, DeadlineExceeded, InternalError
 from headrace.frontend.generation.choice import Choice, Delta
-from headrace.frontend.generation.interval import Interval
+from headrace.frontend.generation.stream_interval import Interval
 from headrace.frontend.pool.interface import OutputStream
 from headrace.protocol.to_frontend import Logprobs, Output
 

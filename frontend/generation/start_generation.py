@@ -7,18 +7,18 @@ from functools import partial
 
 from headrace.frontend.context import Context, ServedModel
 from headrace.frontend.errors import BadRequest, Stopping
-from headrace.frontend.generation.beam import BeamSearch, BeamStream
+from headrace.frontend.generation.beam_search import BeamSearch, BeamStream
 from headrace.frontend.generation.choice import Choice
-from headrace.frontend.generation.interval import Interval
+from headrace.frontend.generation.stream_interval import Interval
 from headrace.frontend.generation.request_log import RequestLog
-from headrace.frontend.generation.run import Generation
+from headrace.frontend.generation.generation import Generation
 from headrace.frontend.generation.sampling import choice_seed
 from headrace.frontend.metrics import LongestOutput
 from headrace.frontend.middleware import request_scope
 from headrace.frontend.middleware.deadline import current_deadline
 from headrace.frontend.pool.interface import OutputStream
 from headrace.frontend.schemas.generation import GenerationRequest
-from headrace.frontend.text.stops import StopMatcher
+from headrace.frontend.text.stop_strings import StopMatcher
 from headrace.protocol.grammar import Grammar
 from headrace.protocol.sampling import SamplingParams
 from headrace.protocol.to_worker import Generate

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, replace
 
 from headrace.frontend.errors import BadRequest, TooBusy
-from headrace.frontend.structured.checkers import CHECKERS, Checkers, CheckFailed, CheckTooExpensive
+from headrace.frontend.structured.checker_pool import CHECKERS, Checkers, CheckFailed, CheckTooExpensive
 from headrace.frontend.structured.constraint import Constraint
-from headrace.frontend.structured.turns import Turns, WaitedTooLong
+from headrace.frontend.structured.fair_semaphore import Turns, WaitedTooLong
 from headrace.protocol.grammar import Grammar
 
 KEPT_CHARS = 16 * 1024 * 1024

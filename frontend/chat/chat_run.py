@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from headrace.frontend.chat.message import NOTHING, Message, MessagePart, MessageReader, PlainReader
-from headrace.frontend.chat.reasoning.count import ReasoningCounts
-from headrace.frontend.chat.reasoning.thinking import Thinking
-from headrace.frontend.chat.tools.use import NO_TOOLS, ToolUse
+from headrace.frontend.chat.reasoning.token_counter import ReasoningCounts
+from headrace.frontend.chat.reasoning.plan import Thinking
+from headrace.frontend.chat.tools.tool_use import NO_TOOLS, ToolUse
 from headrace.frontend.context import ServedModel
 from headrace.frontend.generation.choice import Choice, Delta
-from headrace.frontend.generation.run import Collected, Generation
-from headrace.frontend.generation.start import Prompt
+from headrace.frontend.generation.generation import Collected, Generation
+from headrace.frontend.generation.start_generation import Prompt
 from headrace.frontend.schemas.chat import ChatCompletionRequest
 
 
