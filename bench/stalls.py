@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 from bench.frontend import ROOT, pool
 from headrace.frontend.chat.tools.formats.pythonic import PythonicParser
-from headrace.frontend.chat.tools.reader import ToolReader
+from headrace.frontend.chat.tools.reader import ToolCallReader
 from headrace.frontend.generation.beam_search import BeamSearch
 from headrace.protocol.sampling import SamplingParams
 from headrace.protocol.to_frontend import Logprobs, Output
@@ -120,7 +120,7 @@ def stall(url: str, path: str, body: bytes) -> tuple[float, float, int]:
 def slowest_piece(values: str) -> float:
     """Seconds of the piece that a parser of calls takes longest for."""
     text = f"[call(a=[{values}])]"
-    reader, slowest = ToolReader(PythonicParser()), 0.0
+    reader, slowest = ToolCallReader(PythonicParser()), 0.0
     for start in range(0, len(text), 8):
         started = time.perf_counter()
         reader.feed(text[start : start + 8])

@@ -34,17 +34,17 @@ from headrace.frontend.routes import (
     status,
     tokenize,
 )
-from headrace.frontend.structured.grammar_cache import Grammars
-from headrace.frontend.text.model_tokenizer import TextModel
+from headrace.frontend.structured.grammar_cache import GrammarCache
+from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from headrace.protocol.config import PoolConfig
 
 
 def create_app(
     config: PoolConfig,
-    texts: Mapping[str, TextModel],
+    texts: Mapping[str, ModelTokenizer],
     pool: Pool,
     metrics: Metrics,
-    grammars: Grammars,
+    grammars: GrammarCache,
     drain: Drain | None = None,
     abortable: Abortable | None = None,
     adapter_use: AdapterUse | None = None,

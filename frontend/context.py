@@ -8,7 +8,7 @@ from pathlib import Path
 
 from headrace.frontend.abortable import Abortable
 from headrace.frontend.adapters import AdapterUse, adapters_of
-from headrace.frontend.chat.reasoning.delimiters import ReasoningMarks
+from headrace.frontend.chat.reasoning.delimiters import ReasoningDelimiters
 from headrace.frontend.chat.tools.available import ToolParser, find_parser
 from headrace.frontend.errors import NotFound
 from headrace.frontend.generation.seeds import Seeds
@@ -16,8 +16,8 @@ from headrace.frontend.metrics import Metrics
 from headrace.frontend.middleware import request_scope
 from headrace.frontend.pool.interface import Pool
 from headrace.frontend.process.drain import Drain
-from headrace.frontend.structured.grammar_cache import Grammars
-from headrace.frontend.text.model_tokenizer import TextModel
+from headrace.frontend.structured.grammar_cache import GrammarCache
+from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from headrace.protocol.config import GroupConfig, PoolConfig
 
 HEADRACE_VERSION = version("headrace")
@@ -38,11 +38,11 @@ class ServedModel:
 
     name: str
     group: GroupConfig
-    text: TextModel
+    tokenizer: ModelTokenizer
     root: str
     fingerprint: str
     seeds: Seeds
-    reasoning: ReasoningMarks | None = None
+    reasoning: ReasoningDelimiters | None = None
     tool_parser: ToolParser | None = None
     parent: str | None = None
     adapter: str = ""
@@ -62,7 +62,7 @@ class Context:
     pool: Pool
     metrics: Metrics
     started_at: int
-    grammars: Grammars
+    grammars: GrammarCache
     drain: Drain = field(default_factory=Drain)
     abortable: Abortable = field(default_factory=Abortable)
     adapter_use: AdapterUse = field(default_factory=AdapterUse)
@@ -115,14 +115,14 @@ class Context:
         return next((each for each in self.models.values() if each.group.name == group), None)
 
 
-def served_models(config: PoolConfig, texts: Mapping[str, TextModel]) -> dict[str, ServedModel]:
+def served_models(config: PoolConfig, tokenizers: Mapping[str, ModelTokenizer]) -> dict[str, ServedModel]:
     """The models by every name that they are served under. texts: by the groups' names."""
     models: dict[str, ServedModel] = {}
     for group in config.groups:
         seeds = Seeds(group.engine.seed)
-        text = texts[group.name]
+        tokenizer = tokenizers[group.name]
         parser = group.reasoning_parser
-        reasoning = None if parser is None else ReasoningMarks.of(parser, text)
+        reasoning = None if parser is None else ReasoningDelimiters.of(parser, tokenizer)
         tool_parser = None
         serving = group.serving
         if serving.enable_auto_tool_choice and serving.tool_call_parser is not None:
@@ -131,7 +131,7 @@ def served_models(config: PoolConfig, texts: Mapping[str, TextModel]) -> dict[st
             models[name] = ServedModel(
                 name=name,
                 group=group,
-                text=text,
+                tokenizer=tokenizer,
                 root=_root(group),
                 fingerprint=_fingerprint(group),
                 seeds=seeds,

@@ -24,9 +24,9 @@ from headrace.frontend.process import connection
 from headrace.frontend.process.drain import Drain
 from headrace.frontend.process.listener import ConnectionCounts, SharedLoop
 from headrace.frontend.process.status_report import report
-from headrace.frontend.structured.checker_pool import Checkers
-from headrace.frontend.structured.grammar_cache import Grammars
-from headrace.frontend.text.model_tokenizer import TextModel
+from headrace.frontend.structured.checker_pool import CheckerPool
+from headrace.frontend.structured.grammar_cache import GrammarCache
+from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from headrace.protocol.common.adapters import AWAIT_SHOWN, AWAIT_UNUSED
 from headrace.protocol.common.process import become_child
 from headrace.protocol.common.sd_notify import Notifier
@@ -57,8 +57,8 @@ async def serve(
 
     loop.add_signal_handler(signal.SIGTERM, on_signal)
     loop.add_signal_handler(signal.SIGHUP, leave.set)
-    texts = {group.name: TextModel.load(group.text_path) for group in config.groups}
-    with contextlib.closing(Checkers()) as checkers:
+    texts = {group.name: ModelTokenizer.load(group.text_path) for group in config.groups}
+    with contextlib.closing(CheckerPool()) as checkers:
         drain, metrics = Drain(), Metrics(config)
         async with PoolClient(config, frontend_id, metrics.replayed) as pool:
             abortable = Abortable()
@@ -69,7 +69,7 @@ async def serve(
             news = AdapterNews(lambda: pool.state, use)
             pool.methods[AWAIT_SHOWN] = news.await_shown
             pool.methods[AWAIT_UNUSED] = news.await_unused
-            grammars = Grammars(checkers)
+            grammars = GrammarCache(checkers)
             app = create_app(config, texts, pool, metrics, grammars, drain, abortable, use)
             create_vital_task(report(notifier, loop, pool))
             _spare_collections()

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-MAX_MARK_CHARS = 64
+MAX_DELIMITER_CHARS = 64
 
 
 def _not_blank(mark: str) -> str:
@@ -17,7 +17,7 @@ def _not_blank(mark: str) -> str:
     return mark
 
 
-Mark = Annotated[str, Field(min_length=1, max_length=MAX_MARK_CHARS), AfterValidator(_not_blank)]
+Delimiter = Annotated[str, Field(min_length=1, max_length=MAX_DELIMITER_CHARS), AfterValidator(_not_blank)]
 
 
 class ReasoningFormat(BaseModel):
@@ -32,11 +32,11 @@ class ReasoningFormat(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    start: Mark
-    end: Mark
+    start: Delimiter
+    end: Delimiter
     assumed: bool = False
     switch: str | None = None
-    ends_before: tuple[Mark, ...] = ()
+    ends_before: tuple[Delimiter, ...] = ()
 
     @model_validator(mode="after")
     def _check_marks(self) -> "ReasoningFormat":
@@ -62,7 +62,7 @@ FORMATS = {
 _EXAMPLE = '{"start": "<think>", "end": "</think>"}'
 
 
-def named_format(value: Any) -> Any:
+def parse_format(value: Any) -> Any:
     """A format by its name, or the object of a text in JSON; anything else as it is.
 
     ValueError for a text that is neither.

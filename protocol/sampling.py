@@ -21,7 +21,7 @@ class ThinkingBudget:
 
 
 @dataclass(frozen=True, slots=True)
-class RepetitionDetection:
+class RepetitionRule:
     """Ends a text whose output ends with one pattern of tokens, `min_count` times in a row.
 
     min_pattern_size, max_pattern_size: tokens in such a pattern, both at least 1.
@@ -75,4 +75,4 @@ class SamplingParams:
     allowed_token_ids: tuple[int, ...] = ()
     bad_words: tuple[tuple[int, ...], ...] = ()
     logprob_token_ids: tuple[int, ...] = ()
-    repetition_detection: RepetitionDetection | None = None
+    repetition_detection: RepetitionRule | None = None

@@ -7,7 +7,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from headrace.protocol.common.redact import masked
+from headrace.protocol.common.redact import redact
 from headrace.protocol.config import PoolConfig
 
 # Where the server keeps its own files on this machine: nobody has chosen them.
@@ -20,14 +20,14 @@ def configuration(config: PoolConfig, groups: Collection[str]) -> dict[str, Any]
     """What the operator has chosen, and of these groups what follows from it; without secrets."""
     told: dict[str, Any] = config.model_dump(mode="json", exclude=_OWN_PATHS)
     told["groups"] = [group for group in told["groups"] if group["name"] in groups]
-    shown: dict[str, Any] = masked(told)
+    shown: dict[str, Any] = redact(told)
     return shown
 
 
 def environment() -> dict[str, str]:
     """The variables that choose something. Secrets are masked."""
     chosen = {name: value for name, value in os.environ.items() if name.startswith(_ENVIRONMENT)}
-    shown: dict[str, str] = masked(dict(sorted(chosen.items())))
+    shown: dict[str, str] = redact(dict(sorted(chosen.items())))
     return shown
 
 

@@ -10,7 +10,7 @@ from headrace.frontend.errors import ApiError, BadRequest
 from headrace.frontend.http.parsing import validate
 from headrace.frontend.process.worker_thread import MANY_PARTS, beside
 from headrace.frontend.schemas.chat import ChatCompletionRequest
-from headrace.frontend.schemas.messages import CountTokensRequest, MessagesRequest, Tool
+from headrace.frontend.schemas.messages import CountTokensRequest, MessagesRequest, AnthropicTool
 
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
@@ -148,7 +148,7 @@ def _tools(request: CountTokensRequest) -> dict[str, Any]:
     return fields
 
 
-def _tool(tool: Tool) -> dict[str, Any]:
+def _tool(tool: AnthropicTool) -> dict[str, Any]:
     function: dict[str, Any] = {
         "name": tool.name,
         "parameters": {"type": "object", **tool.input_schema},

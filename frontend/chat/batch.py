@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from headrace.frontend.chat.chat_run import Answered, ChatRun
+from headrace.frontend.chat.chat_run import AnsweredChoice, ChatRun
 
 
-async def all_answers(runs: Sequence[ChatRun]) -> list[list[Answered]]:
+async def gather_answers(runs: Sequence[ChatRun]) -> list[list[AnsweredChoice]]:
     """The answers of each run. Raises what the first that fails does; the others end then."""
     tasks = [asyncio.create_task(run.answers()) for run in runs]
     try:
@@ -17,7 +17,7 @@ async def all_answers(runs: Sequence[ChatRun]) -> list[list[Answered]]:
             task.cancel()
 
 
-def joined(bodies: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def join_answers(bodies: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The whole answers of chats as one: a choice for each, and all tokens together.
 
     What is told of a prompt besides is left out, as it would be that of one chat only.

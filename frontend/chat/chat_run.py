@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from headrace.frontend.chat.message import NOTHING, Message, MessagePart, MessageReader, PlainReader
-from headrace.frontend.chat.reasoning.token_counter import ReasoningCounts
-from headrace.frontend.chat.reasoning.plan import Thinking
+from headrace.frontend.chat.reasoning.token_counter import ReasoningTokenCounter
+from headrace.frontend.chat.reasoning.plan import ReasoningPlan
 from headrace.frontend.chat.tools.tool_use import NO_TOOLS, ToolUse
 from headrace.frontend.context import ServedModel
 from headrace.frontend.generation.choice import Choice, Delta
-from headrace.frontend.generation.generation import Collected, Generation
+from headrace.frontend.generation.generation import CollectedChoice, Generation
 from headrace.frontend.generation.start_generation import Prompt
 from headrace.frontend.schemas.chat import ChatCompletionRequest
 
@@ -27,13 +27,13 @@ class MessageDelta(NamedTuple):
 
 
 @dataclass(slots=True)
-class Answered:
+class AnsweredChoice:
     """A whole choice: its text, and what that says as a message.
 
     reasoning_tokens: see ChatRun.
     """
 
-    text: Collected
+    text: CollectedChoice
     message: Message
     finish_reason: str | None = None
     reasoning_tokens: int = 0
@@ -52,7 +52,7 @@ class ChatRun:
         prompt: Prompt,
         generation: Generation,
         readers: Sequence[MessageReader],
-        thinking: Thinking | None = None,
+        thinking: ReasoningPlan | None = None,
         tools: ToolUse = NO_TOOLS,
     ) -> None:
         self.model = model
@@ -63,7 +63,7 @@ class ChatRun:
         self.is_plain = all(isinstance(reader, PlainReader) for reader in readers)
         self.thinking = thinking
         self._readers = readers
-        self._counts = ReasoningCounts(readers, thinking)
+        self._counts = ReasoningTokenCounter(readers, thinking)
 
     @property
     def role(self) -> str:
@@ -99,9 +99,9 @@ class ChatRun:
             self.generation.fail()
             raise
 
-    async def answers(self) -> list[Answered]:
+    async def answers(self) -> list[AnsweredChoice]:
         """All choices, whole."""
-        answers = [Answered(Collected(choice), Message()) for choice in self.generation.choices]
+        answers = [AnsweredChoice(CollectedChoice(choice), Message()) for choice in self.generation.choices]
         async for choice, delta in self.deltas():
             answer = answers[choice.index]
             answer.text.add(delta.delta)

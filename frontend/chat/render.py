@@ -10,14 +10,14 @@ from headrace.frontend.chat.templates import knows_none, parse
 from headrace.frontend.chat.untrusted_template import render_untrusted
 from headrace.frontend.errors import BadRequest
 from headrace.frontend.schemas.chat import ChatMessage, ToolCall
-from headrace.frontend.text.model_tokenizer import THREAD_FROM_CHARS, TextModel
+from headrace.frontend.text.model_tokenizer import THREAD_FROM_CHARS, ModelTokenizer
 from headrace.protocol.config import RESERVED_NAMES, ServingOptions
 
 THREAD_FROM_MESSAGES = 50
 
 
 async def render_chat(
-    text: TextModel,
+    text: ModelTokenizer,
     messages: Sequence[ChatMessage],
     *,
     add_generation_prompt: bool,
@@ -68,7 +68,7 @@ async def render_chat(
 
 
 async def _render_own(
-    text: TextModel,
+    text: ModelTokenizer,
     messages: Sequence[ChatMessage],
     source: str,
     arguments: Mapping[str, Any],

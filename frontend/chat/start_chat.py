@@ -7,17 +7,17 @@ from dataclasses import replace
 
 from headrace.frontend.chat.message import MessageReader
 from headrace.frontend.chat.prompt import chat_prompt, template_variables
-from headrace.frontend.chat.reasoning.plan import Thinking, check_budget, thinking_of_chat
+from headrace.frontend.chat.reasoning.plan import ReasoningPlan, check_thinking_budget, plan_chat_reasoning
 from headrace.frontend.chat.chat_run import ChatRun
 from headrace.frontend.chat.tools.constraint import chat_constraint
 from headrace.frontend.chat.tools.tool_use import ToolUse, tool_use
 from headrace.frontend.context import Context, ServedModel
 from headrace.frontend.errors import BadRequest
-from headrace.frontend.generation.token_constraints import Constraints
+from headrace.frontend.generation.token_constraints import TokenConstraints
 from headrace.frontend.generation.sampling import OutputLimit, sampling_params
-from headrace.frontend.generation.start_generation import Cleanups, Prompt, start
+from headrace.frontend.generation.start_generation import Cleanups, Prompt, start_generation
 from headrace.frontend.schemas.chat import ChatCompletionRequest
-from headrace.frontend.structured.request_grammar import compiled
+from headrace.frontend.structured.request_grammar import compile_constraint
 from headrace.protocol.grammar import Grammar
 from headrace.protocol.sampling import SamplingParams, ThinkingBudget
 
@@ -33,16 +33,16 @@ async def start_chat(
     model = context.model(request.model)
     if request.top_logprobs and not request.logprobs:
         raise BadRequest("top_logprobs needs logprobs to be true.", "top_logprobs")
-    check_budget(request, model.reasoning)
+    check_thinking_budget(request, model.reasoning)
     tools = _tools(request, model)
     prompt = await chat_prompt(request, model, tools.shown)
     thinking = await _thinking(request, model, prompt, may_call=tools.mode == "auto")
     budget = None if thinking is None else thinking.budget(request.thinking_token_budget)
-    constraints = await Constraints.of(request, model)
+    constraints = await TokenConstraints.of(request, model)
     sampling = _sampling(request, model, len(prompt.token_ids), budget)
     sampling = constraints.apply(sampling, request, model)
     grammar = await _grammar(context, request, model, tools, thinking)
-    generation = start(
+    generation = start_generation(
         context,
         model,
         request,
@@ -59,12 +59,12 @@ async def start_chat(
 
 async def _thinking(
     request: ChatCompletionRequest, model: ServedModel, prompt: Prompt, *, may_call: bool
-) -> Thinking | None:
+) -> ReasoningPlan | None:
     """may_call: whether a call of a tool may come at any time, and end reasoning."""
     if model.reasoning is None:
         return None
     variables = template_variables(request, model)
-    thinking = await thinking_of_chat(request, model.text, model.reasoning, prompt, variables)
+    thinking = await plan_chat_reasoning(request, model.text, model.reasoning, prompt, variables)
     return replace(thinking, has_tools=may_call)
 
 
@@ -73,24 +73,24 @@ async def _grammar(
     request: ChatCompletionRequest,
     model: ServedModel,
     tools: ToolUse,
-    thinking: Thinking | None,
+    thinking: ReasoningPlan | None,
 ) -> Grammar | None:
     """What the answer must conform to, after its reasoning; None if it is free."""
     constraint = chat_constraint(request, tools, model.text)
     if constraint is None:
         return None
     after = () if thinking is None else thinking.grammar_after
-    return await compiled(context, model, constraint, after)
+    return await compile_constraint(context, model, constraint, after)
 
 
-def _kept_tokens(model: ServedModel, tools: ToolUse, thinking: Thinking | None) -> frozenset[int]:
+def _kept_tokens(model: ServedModel, tools: ToolUse, thinking: ReasoningPlan | None) -> frozenset[int]:
     """Special tokens that the readers need to see."""
     kept = model.text.special_ids(tools.marks)
     return kept if thinking is None else kept | thinking.marks.special_ids
 
 
 def _reader(
-    request: ChatCompletionRequest, thinking: Thinking | None, rest: MessageReader
+    request: ChatCompletionRequest, thinking: ReasoningPlan | None, rest: MessageReader
 ) -> MessageReader:
     """rest: reads what comes after reasoning."""
     if thinking is None:

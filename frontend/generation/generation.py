@@ -8,7 +8,7 @@ from typing import Protocol
 
 from headrace.frontend.errors import FAILURE, ApiError, DeadlineExceeded, InternalError
 from headrace.frontend.generation.choice import Choice, Delta
-from headrace.frontend.generation.stream_interval import Interval
+from headrace.frontend.generation.stream_interval import StreamInterval
 from headrace.frontend.pool.interface import OutputStream
 from headrace.protocol.to_frontend import Logprobs, Output
 
@@ -35,7 +35,7 @@ class Generation:
         self,
         choices: Sequence[Choice],
         streams: Sequence[OutputStream],
-        interval: Interval | None = None,
+        interval: StreamInterval | None = None,
         deadline: float | None = None,
     ) -> None:
         """interval: None: each output is an event. deadline: on the clock of `time.monotonic`;
@@ -183,7 +183,7 @@ async def _next_of(stream: OutputStream) -> Output:
 
 
 @dataclass(slots=True)
-class Collected:
+class CollectedChoice:
     """A whole text, for an answer in one piece."""
 
     choice: Choice
@@ -208,9 +208,9 @@ class Collected:
         return "".join(self.parts)
 
 
-async def collect(generation: Generation) -> list[Collected]:
+async def collect(generation: Generation) -> list[CollectedChoice]:
     """All texts of a generation, in the order of its choices."""
-    collected = [Collected(choice) for choice in generation.choices]
+    collected = [CollectedChoice(choice) for choice in generation.choices]
     try:
         async for choice, delta in generation:
             collected[choice.index].add(delta)

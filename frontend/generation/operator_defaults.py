@@ -8,7 +8,7 @@ from headrace.frontend.schemas.generation import GenerationRequest, StreamOption
 Request = TypeVar("Request", bound=GenerationRequest)
 
 
-def with_defaults(request: Request, model: ServedModel) -> Request:
+def apply_operator_defaults(request: Request, model: ServedModel) -> Request:
     """The request as if its client had asked for what the operator wants answers to have."""
     serving = model.group.serving
     changed: dict[str, object] = {}

@@ -7,10 +7,10 @@ from headrace.frontend.errors import BadRequest
 from headrace.frontend.generation.start_generation import Prompt
 from headrace.frontend.schemas.completion import CompletionRequest
 from headrace.frontend.schemas.generation import GenerationRequest
-from headrace.frontend.text.model_tokenizer import TextModel
+from headrace.frontend.text.model_tokenizer import ModelTokenizer
 
 
-async def completion_prompts(request: CompletionRequest, text: TextModel) -> list[Prompt]:
+async def completion_prompts(request: CompletionRequest, text: ModelTokenizer) -> list[Prompt]:
     """The prompts of a completion. BadRequest for one that cannot be run."""
     if not request.prompts:
         raise BadRequest("prompt: a prompt is required.", "prompt")
@@ -28,7 +28,7 @@ async def completion_prompts(request: CompletionRequest, text: TextModel) -> lis
 
 async def text_prompt(
     request: GenerationRequest,
-    text: TextModel,
+    text: ModelTokenizer,
     prompt: str,
     add_special_tokens: bool,
     param: str = "prompt",
@@ -39,7 +39,7 @@ async def text_prompt(
 
 async def _text_prompts(
     request: GenerationRequest,
-    text: TextModel,
+    text: ModelTokenizer,
     texts: Sequence[str],
     add_special_tokens: bool,
     param: str,
@@ -54,7 +54,7 @@ async def _text_prompts(
     ]
 
 
-def check_encodable(text: TextModel, prompt: str, param: str = "input_tokens") -> None:
+def check_encodable(text: ModelTokenizer, prompt: str, param: str = "input_tokens") -> None:
     """BadRequest for a text that is too long however it is tokenized; tokenizing it to find that
     out would take seconds and a gigabyte. Holds even for a text that is to be cut afterwards."""
     if len(prompt) > text.encodable_chars:
@@ -65,7 +65,7 @@ def check_encodable(text: TextModel, prompt: str, param: str = "input_tokens") -
         )
 
 
-def check_vocabulary(token_ids: Sequence[int], text: TextModel, param: str) -> None:
+def check_vocabulary(token_ids: Sequence[int], text: ModelTokenizer, param: str) -> None:
     """BadRequest for ids that the model has no embedding for."""
     size = text.info.vocab_size
     if token_ids and not (min(token_ids) >= 0 and max(token_ids) < size):
@@ -73,7 +73,7 @@ def check_vocabulary(token_ids: Sequence[int], text: TextModel, param: str) -> N
 
 
 def _fitted(
-    request: GenerationRequest, text: TextModel, token_ids: list[int], param: str
+    request: GenerationRequest, text: ModelTokenizer, token_ids: list[int], param: str
 ) -> tuple[int, ...]:
     """The ids that are kept of a prompt: the last ones, unless the right side is to be cut.
     BadRequest if there are none, or more than leave room for output."""

@@ -9,7 +9,7 @@ from headrace.frontend.context import Context, ServedModel
 from headrace.frontend.errors import BadRequest, Stopping
 from headrace.frontend.generation.beam_search import BeamSearch, BeamStream
 from headrace.frontend.generation.choice import Choice
-from headrace.frontend.generation.stream_interval import Interval
+from headrace.frontend.generation.stream_interval import StreamInterval
 from headrace.frontend.generation.request_log import RequestLog
 from headrace.frontend.generation.generation import Generation
 from headrace.frontend.generation.sampling import choice_seed
@@ -54,13 +54,13 @@ class Prompt:
     text: str | None
 
 
-def check_texts(request: GenerationRequest, prompts: int) -> None:
+def check_choice_count(request: GenerationRequest, prompts: int) -> None:
     """BadRequest if a request asks for more texts than it may; before anything is made for them."""
     if prompts * request.choices_per_prompt > MAX_TEXTS:
         raise BadRequest(f"A request may ask for {MAX_TEXTS} texts at most (prompts times n).", "n")
 
 
-def start(
+def start_generation(
     context: Context,
     model: ServedModel,
     request: GenerationRequest,
@@ -84,7 +84,7 @@ def start(
     """
     scope = request_scope.current_or_none()
     _check_wanted(scope)
-    check_named(request, len(prompts))
+    check_token_lists(request, len(prompts))
     by_beams = bool(request.use_beam_search) and not discard
     if by_beams:
         check_beams(request)
@@ -129,7 +129,7 @@ def _check_wanted(scope: request_scope.RequestScope | None) -> None:
         raise scope.interruption
 
 
-def check_named(request: GenerationRequest, prompts: int) -> None:
+def check_token_lists(request: GenerationRequest, prompts: int) -> None:
     """BadRequest if more tokens are named than may be, over the texts of so many prompts."""
     texts = prompts * request.choices_per_prompt
     if texts * sum(map(len, request.bad_words)) > MAX_BAD_CHARS:
@@ -165,9 +165,9 @@ def _new_id() -> str:
     return secrets.token_hex(12)
 
 
-def _interval(request: GenerationRequest) -> Interval | None:
+def _interval(request: GenerationRequest) -> StreamInterval | None:
     tokens = request.stream_interval or 1
-    return Interval(tokens) if request.stream and tokens > 1 else None
+    return StreamInterval(tokens) if request.stream and tokens > 1 else None
 
 
 def _message(

@@ -3,7 +3,7 @@
 from headrace.frontend.generation.choice import Choice, Delta
 
 
-class Interval:
+class StreamInterval:
     """Holds deltas of each choice back until they have so many tokens; a choice's first and last
     are never held back."""
 

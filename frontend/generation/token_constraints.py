@@ -7,19 +7,19 @@ from headrace.frontend.context import ServedModel
 from headrace.frontend.errors import BadRequest
 from headrace.frontend.generation.prompts import check_vocabulary
 from headrace.frontend.schemas.generation import GenerationRequest
-from headrace.frontend.text.model_tokenizer import TextModel
-from headrace.protocol.sampling import RepetitionDetection, SamplingParams
+from headrace.frontend.text.model_tokenizer import ModelTokenizer
+from headrace.protocol.sampling import RepetitionRule, SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
-class Constraints:
+class TokenConstraints:
     """What a request says of tokens, for all of its prompts."""
 
     biases: dict[int, float]
     allowed_token_ids: tuple[int, ...]
     bad_words: tuple[tuple[int, ...], ...]
     logprob_token_ids: tuple[int, ...]
-    repetition_detection: RepetitionDetection | None
+    repetition_detection: RepetitionRule | None
 
     @classmethod
     async def of(cls, request: GenerationRequest, model: ServedModel) -> "Constraints":
@@ -71,7 +71,7 @@ def _counted(
     )
 
 
-async def bad_words(words: Sequence[str], text: TextModel) -> tuple[tuple[int, ...], ...]:
+async def bad_words(words: Sequence[str], text: ModelTokenizer) -> tuple[tuple[int, ...], ...]:
     """The tokens of each word, as it stands at a text's start and after a space."""
     if not words:
         return ()
@@ -83,9 +83,9 @@ async def bad_words(words: Sequence[str], text: TextModel) -> tuple[tuple[int, .
     return tuple(dict.fromkeys(tuple(token_ids) for token_ids in encoded if token_ids))
 
 
-def _repetition(request: GenerationRequest) -> RepetitionDetection | None:
+def _repetition(request: GenerationRequest) -> RepetitionRule | None:
     asked = request.repetition_detection
     if asked is None or asked.max_pattern_size == 0:
         return None
     least = max(1, asked.min_pattern_size)
-    return RepetitionDetection(least, asked.max_pattern_size, asked.min_count)
+    return RepetitionRule(least, asked.max_pattern_size, asked.min_count)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from headrace.frontend.chat.message import Message, MessagePart, ToolCallPart
-from headrace.frontend.chat.chat_run import Answered, ChatRun, MessageDelta
+from headrace.frontend.chat.chat_run import AnsweredChoice, ChatRun, MessageDelta
 from headrace.frontend.generation.choice import Choice, Delta
 from headrace.frontend.openai_api.common import Head, encode_json, usage
 from headrace.frontend.openai_api.frame import ChunkFrame, encode_text
@@ -31,7 +31,7 @@ class ChatAnswer:
 
     # A whole answer
 
-    def whole(self, answers: Sequence[Answered]) -> dict[str, Any]:
+    def whole(self, answers: Sequence[AnsweredChoice]) -> dict[str, Any]:
         """The body of an answer in one piece."""
         first = answers[0].text.prompt_logprobs
         return {
@@ -54,7 +54,7 @@ class ChatAnswer:
             "prompt_text": prompt.text if request.return_prompt_text else None,
         }
 
-    def _choice(self, answer: Answered) -> dict[str, Any]:
+    def _choice(self, answer: AnsweredChoice) -> dict[str, Any]:
         text = answer.text
         return {
             "index": text.choice.index,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from headrace.frontend.generation.choice import Choice, Delta
-from headrace.frontend.generation.generation import Collected
+from headrace.frontend.generation.generation import CollectedChoice
 from headrace.frontend.generation.start_generation import Prompt
 from headrace.frontend.openai_api.common import Head, encode_json, usage
 from headrace.frontend.openai_api.frame import ChunkFrame, encode_text
@@ -43,7 +43,7 @@ class CompletionAnswer:
 
     # A whole answer
 
-    def whole(self, texts: Sequence[Collected]) -> dict[str, Any]:
+    def whole(self, texts: Sequence[CollectedChoice]) -> dict[str, Any]:
         """The body of an answer in one piece."""
         return {
             "id": self._head.answer_id,
@@ -59,7 +59,7 @@ class CompletionAnswer:
     def _usage(self, choices: Sequence[Choice]) -> dict[str, Any]:
         return usage(self._prompts, choices, self._head)
 
-    def _choice(self, text: Collected) -> dict[str, Any]:
+    def _choice(self, text: CollectedChoice) -> dict[str, Any]:
         request = self._request
         prompt = self._prompts[text.choice.prompt]
         of_prompt = text.prompt_logprobs

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from headrace.frontend.text.model_tokenizer import TextModel
+from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from headrace.frontend.text.offsets import TextOffsets
 from headrace.protocol.to_frontend import Logprobs
 
@@ -14,7 +14,7 @@ LOWEST = -9999.0
 class TokenNames:
     """What tokens are called in an answer: their text, or "token_id:5" if the request wants ids."""
 
-    def __init__(self, text: TextModel, as_ids: bool) -> None:
+    def __init__(self, text: ModelTokenizer, as_ids: bool) -> None:
         self.text = text
         self._as_ids = as_ids
 

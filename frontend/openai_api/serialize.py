@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from quart import Response
 
 from headrace.frontend.errors import BadRequest
-from headrace.frontend.generation.generation import Collected, Generation, collect
+from headrace.frontend.generation.generation import CollectedChoice, Generation, collect
 from headrace.frontend.middleware.errors import json_response
 from headrace.frontend.schemas.generation import GenerationRequest
 from headrace.frontend.streaming import Chunks, stream_response
@@ -16,7 +16,7 @@ from headrace.frontend.streaming import Chunks, stream_response
 class Answer(Chunks, Protocol):
     """An API's way to write an answer, as a stream or in one piece."""
 
-    def whole(self, texts: Sequence[Collected]) -> dict[str, Any]: ...
+    def whole(self, texts: Sequence[CollectedChoice]) -> dict[str, Any]: ...
 
 
 def check_stream(request: GenerationRequest) -> None:

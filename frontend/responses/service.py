@@ -111,7 +111,7 @@ class ResponsesService:
         inputs = await beside(lambda: read_items(request.input, response_id, referenced), is_long)
         return Job(
             body=new_body(
-                response_id, int(time.time()), request, model.name, model.text.info, tools.echo
+                response_id, int(time.time()), request, model.name, model.tokenizer.info, tools.echo
             ),
             request=request,
             earlier=earlier,

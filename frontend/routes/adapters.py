@@ -15,7 +15,7 @@ from headrace.frontend.http.openapi import document_plain
 from headrace.frontend.http.parsing import read
 from headrace.frontend.middleware.errors import json_response
 from headrace.frontend.pool.interface import Scope
-from headrace.frontend.schemas.admin import AdapterQuery, LoadAdapter, UnloadAdapter
+from headrace.frontend.schemas.admin import AdapterQuery, LoadAdapterRequest, UnloadAdapterRequest
 from headrace.frontend.schemas.response_bodies import ErrorAnswer
 from headrace.protocol.common.adapter_source import locate_adapter
 from headrace.protocol.common.adapters import LOAD, UNLOAD, AdapterUnusable, keep_adapter
@@ -27,14 +27,14 @@ def blueprint(context: Context) -> Blueprint:
 
     @routes.post("/v1/load_lora_adapter")
     @document_querystring(AdapterQuery)
-    @document_request(LoadAdapter)
+    @document_request(LoadAdapterRequest)
     @document_plain("It is served; with ?verbose as JSON, and what came of it at each worker.")
     @document_response(ErrorAnswer, 400)
     @document_response(ErrorAnswer, 404)
     async def load() -> Response:
         """Serve an adapter under a name; answered when all workers have it and all frontends
         show it."""
-        query, wanted = read_query(AdapterQuery), await read(LoadAdapter)
+        query, wanted = read_query(AdapterQuery), await read(LoadAdapterRequest)
         scope = _scope(context, query)
         lora_dir, run_dir = context.config.lora_dir, context.config.run_dir
 
@@ -57,13 +57,13 @@ def blueprint(context: Context) -> Blueprint:
 
     @routes.post("/v1/unload_lora_adapter")
     @document_querystring(AdapterQuery)
-    @document_request(UnloadAdapter)
+    @document_request(UnloadAdapterRequest)
     @document_plain("It is gone; with ?verbose as JSON, and what came of it at each worker.")
     @document_response(ErrorAnswer, 404)
     @document_response(ErrorAnswer, 408)
     async def unload() -> Response:
         """Serve it no more; answered when the last request that uses it has ended."""
-        query, wanted = read_query(AdapterQuery), await read(UnloadAdapter)
+        query, wanted = read_query(AdapterQuery), await read(UnloadAdapterRequest)
         arguments = {"name": wanted.lora_name}
         scope = scope_of(context, query)
         result = await context.pool.call(UNLOAD, arguments, scope, query.timeout)

@@ -5,11 +5,11 @@ import asyncio
 from quart import Blueprint, Response
 from quart_schema import document_request, document_response
 
-from headrace.frontend.chat.batch import all_answers, joined
+from headrace.frontend.chat.batch import gather_answers, join_answers
 from headrace.frontend.chat.start_chat import start_chat
 from headrace.frontend.context import Context
-from headrace.frontend.generation.operator_defaults import with_defaults
-from headrace.frontend.generation.start_generation import check_named
+from headrace.frontend.generation.operator_defaults import apply_operator_defaults
+from headrace.frontend.generation.start_generation import check_token_lists
 from headrace.frontend.http.parsing import read
 from headrace.frontend.middleware.in_flight import count_in_flight
 from headrace.frontend.openai_api.chat import ChatAnswer
@@ -38,19 +38,19 @@ def blueprint(context: Context) -> Blueprint:
 
 async def _answer(context: Context, asked: ChatBatchRequest) -> Response:
     model = context.model(asked.model)
-    request = with_defaults(asked, model)
+    request = apply_operator_defaults(asked, model)
     check_stream(request)
-    check_named(request, len(request.messages))
+    check_token_lists(request, len(request.messages))
     top = head(request, model, "chatcmpl")
-    names = TokenNames(model.text, bool(request.return_tokens_as_token_ids))
+    names = TokenNames(model.tokenizer, bool(request.return_tokens_as_token_ids))
     # Nothing is run before all have turned out to be fit to be.
     runs = []
     for chat in request.conversations():
         runs.append(await start_chat(context, chat))
         await asyncio.sleep(0)  # other requests are to have their turn
     chats = [ChatAnswer(top, run, names, echoed(run)) for run in runs]
-    answers = await all_answers(runs)
+    answers = await gather_answers(runs)
     return await written(
-        lambda: joined([chat.whole(of_one) for chat, of_one in zip(chats, answers, strict=True)]),
+        lambda: join_answers([chat.whole(of_one) for chat, of_one in zip(chats, answers, strict=True)]),
         in_thread=request.has_logprobs,
     )

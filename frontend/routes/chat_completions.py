@@ -6,7 +6,7 @@ from quart_schema import document_request, document_response
 from headrace.frontend.chat.chat_run import ChatRun
 from headrace.frontend.chat.start_chat import start_chat
 from headrace.frontend.context import Context
-from headrace.frontend.generation.operator_defaults import with_defaults
+from headrace.frontend.generation.operator_defaults import apply_operator_defaults
 from headrace.frontend.http.parsing import read
 from headrace.frontend.middleware.in_flight import count_in_flight
 from headrace.frontend.openai_api.chat import ChatAnswer
@@ -35,10 +35,10 @@ def blueprint(context: Context) -> Blueprint:
 
 async def answer(context: Context, asked: ChatCompletionRequest) -> Response:
     model = context.model(asked.model)
-    request = with_defaults(asked, model)
+    request = apply_operator_defaults(asked, model)
     check_stream(request)
     run = await start_chat(context, request)
-    names = TokenNames(model.text, bool(request.return_tokens_as_token_ids))
+    names = TokenNames(model.tokenizer, bool(request.return_tokens_as_token_ids))
     answer = ChatAnswer(head(request, model, "chatcmpl"), run, names, echoed(run))
     if request.stream:
         return await stream_response(run.generation, answer)

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from quart import Blueprint, Response
 from quart_schema import document_request, document_response
 
-from headrace.frontend.chat.reasoning.plan import check_budget, thinking_of_completion
+from headrace.frontend.chat.reasoning.plan import check_thinking_budget, plan_completion_reasoning
 from headrace.frontend.context import Context, ServedModel
 from headrace.frontend.errors import BadRequest
-from headrace.frontend.generation.token_constraints import Constraints
-from headrace.frontend.generation.operator_defaults import with_defaults
+from headrace.frontend.generation.token_constraints import TokenConstraints
+from headrace.frontend.generation.operator_defaults import apply_operator_defaults
 from headrace.frontend.generation.prompts import completion_prompts
 from headrace.frontend.generation.sampling import OutputLimit, sampling_params
-from headrace.frontend.generation.start_generation import Prompt, check_named, check_texts, start
+from headrace.frontend.generation.start_generation import Prompt, check_token_lists, check_choice_count, start_generation
 from headrace.frontend.http.parsing import read
 from headrace.frontend.middleware.in_flight import count_in_flight
 from headrace.frontend.openai_api.common import head
@@ -22,7 +22,7 @@ from headrace.frontend.openai_api.serialize import check_stream, respond
 from headrace.frontend.schemas.response_bodies import Completion, ErrorAnswer
 from headrace.frontend.schemas.completion import CompletionRequest
 from headrace.frontend.structured.request_grammar import requested_grammar
-from headrace.frontend.text.model_tokenizer import TextModel
+from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from headrace.protocol.sampling import SamplingParams, ThinkingBudget
 
 DEFAULT_MAX_TOKENS = 16
@@ -45,11 +45,11 @@ def blueprint(context: Context) -> Blueprint:
 
 async def answer(context: Context, asked: CompletionRequest) -> Response:
     model = context.model(asked.model)
-    request = with_defaults(asked, model)
+    request = apply_operator_defaults(asked, model)
     _check(request)
-    check_budget(request, model.reasoning)
-    prompts = await completion_prompts(request, model.text)
-    constraints = await Constraints.of(request, model)
+    check_thinking_budget(request, model.reasoning)
+    prompts = await completion_prompts(request, model.tokenizer)
+    constraints = await TokenConstraints.of(request, model)
     samplings = [
         constraints.apply(
             _sampling(request, model, len(prompt.token_ids), await _budget(request, model, prompt)),
@@ -58,11 +58,11 @@ async def answer(context: Context, asked: CompletionRequest) -> Response:
         )
         for prompt in prompts
     ]
-    names = TokenNames(model.text, bool(request.return_tokens_as_token_ids))
+    names = TokenNames(model.tokenizer, bool(request.return_tokens_as_token_ids))
     discard = request.max_tokens == 0
-    echoes = await _echoes(request, model.text, prompts)
+    echoes = await _echoes(request, model.tokenizer, prompts)
     grammar = await requested_grammar(context, model, request)
-    generation = start(
+    generation = start_generation(
         context, model, request, prompts, samplings, discard=discard, grammar=grammar
     )
     answer = CompletionAnswer(head(request, model, "cmpl"), request, prompts, names, echoes)
@@ -71,8 +71,8 @@ async def answer(context: Context, asked: CompletionRequest) -> Response:
 
 def _check(request: CompletionRequest) -> None:
     """What fields say only together. BadRequest if they do not fit."""
-    check_texts(request, len(request.prompts))
-    check_named(request, len(request.prompts))  # before each prompt gets what is named
+    check_choice_count(request, len(request.prompts))
+    check_token_lists(request, len(request.prompts))  # before each prompt gets what is named
     if request.best_of not in (None, request.choices_per_prompt):
         raise BadRequest("best_of is not supported unless it equals n.", "best_of")
     if request.max_tokens == 0 and not request.echo:
@@ -86,7 +86,7 @@ async def _budget(
     if model.reasoning is None or request.thinking_token_budget is None:
         return None
     is_cut = request.truncate_prompt_tokens is not None
-    thinking = await thinking_of_completion(model.text, model.reasoning, prompt, is_cut)
+    thinking = await plan_completion_reasoning(model.tokenizer, model.reasoning, prompt, is_cut)
     return thinking.budget(request.thinking_token_budget)
 
 
@@ -101,7 +101,7 @@ def _sampling(
         prompt_logprobs = request.logprobs
     return sampling_params(
         request,
-        model.text.info,
+        model.tokenizer.info,
         model.seeds,
         prompt_tokens=prompt_tokens,
         limit=OutputLimit(request.max_tokens, "max_tokens", DEFAULT_MAX_TOKENS),
@@ -112,13 +112,13 @@ def _sampling(
 
 
 async def _echoes(
-    request: CompletionRequest, text: TextModel, prompts: Sequence[Prompt]
+    request: CompletionRequest, tokenizer: ModelTokenizer, prompts: Sequence[Prompt]
 ) -> list[str]:
     """What the completions of each prompt begin with."""
     if not request.echo:
         return [""] * len(prompts)
     return [
-        await text.decode(prompt.token_ids, request.skip_special_tokens)
+        await tokenizer.decode(prompt.token_ids, request.skip_special_tokens)
         if prompt.text is None
         else prompt.text
         for prompt in prompts

@@ -9,7 +9,7 @@ from headrace.frontend.anthropic_api.request import chat_request, naming_fields
 from headrace.frontend.chat.prompt import chat_prompt
 from headrace.frontend.chat.reasoning.plan import reasoning_end_ids
 from headrace.frontend.chat.start_chat import start_chat
-from headrace.frontend.chat.tools.tool_use import shown_tools
+from headrace.frontend.chat.tools.tool_use import tools_for_template
 from headrace.frontend.context import Context
 from headrace.frontend.http.parsing import read
 from headrace.frontend.middleware import request_scope
@@ -44,7 +44,7 @@ def blueprint(context: Context) -> Blueprint:
         model = context.model(request.model)
         chat = await chat_request(request)
         with naming_fields():
-            prompt = await chat_prompt(chat, model, shown_tools(chat.tools))
+            prompt = await chat_prompt(chat, model, tools_for_template(chat.tools))
         return json_response({"input_tokens": len(prompt.token_ids)})
 
     @routes.errorhandler(Exception)

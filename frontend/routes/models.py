@@ -38,7 +38,7 @@ def _card(context: Context, model: ServedModel) -> dict[str, Any]:
         "owned_by": "headrace",
         "root": model.root,
         "parent": model.parent,
-        "max_model_len": model.text.info.max_model_len,
+        "max_model_len": model.tokenizer.info.max_model_len,
         "permission": [
             {
                 "id": f"modelperm-{model.fingerprint.rpartition('-')[2]}",

@@ -8,7 +8,7 @@ from quart_schema import document_request, document_response
 from werkzeug.exceptions import NotFound
 
 from headrace.frontend.chat.render import render_chat
-from headrace.frontend.chat.tools.tool_use import shown_tools
+from headrace.frontend.chat.tools.tool_use import tools_for_template
 from headrace.frontend.context import Context
 from headrace.frontend.generation.prompts import check_encodable, check_vocabulary
 from headrace.frontend.http.openapi import document_plain
@@ -22,7 +22,7 @@ from headrace.frontend.schemas.tokenize import (
     TokenizeChatRequest,
     TokenizePromptRequest,
 )
-from headrace.frontend.text.model_tokenizer import THREAD_FROM_CHARS, TextModel
+from headrace.frontend.text.model_tokenizer import THREAD_FROM_CHARS, ModelTokenizer
 
 
 def blueprint(context: Context) -> Blueprint:
@@ -46,9 +46,9 @@ def blueprint(context: Context) -> Blueprint:
     async def detokenize() -> Response:
         """The text of tokens, special ones included."""
         request = await read(DetokenizeRequest)
-        text = context.model(request.model).text
-        check_vocabulary(request.tokens, text, "tokens")
-        decoded = await text.decode(request.tokens, skip_special_tokens=False)
+        tokenizer = context.model(request.model).tokenizer
+        check_vocabulary(request.tokens, tokenizer, "tokens")
+        decoded = await tokenizer.decode(request.tokens, skip_special_tokens=False)
         if len(decoded) > THREAD_FROM_CHARS:
             return await asyncio.to_thread(json_response, {"prompt": decoded})
         return json_response({"prompt": decoded})
@@ -70,46 +70,46 @@ def _kind(body: dict[str, Any]) -> type[TokenizeChatRequest] | type[TokenizeProm
 
 
 async def _tokenize_prompt(context: Context, request: TokenizePromptRequest) -> Response:
-    text = context.model(request.model).text
-    check_encodable(text, request.prompt, "prompt")
-    token_ids = await text.encode(request.prompt, request.add_special_tokens)
-    return await _answer(text, token_ids, bool(request.return_token_strs))
+    tokenizer = context.model(request.model).tokenizer
+    check_encodable(tokenizer, request.prompt, "prompt")
+    token_ids = await tokenizer.encode(request.prompt, request.add_special_tokens)
+    return await _answer(tokenizer, token_ids, bool(request.return_token_strs))
 
 
 async def _tokenize_chat(context: Context, request: TokenizeChatRequest) -> Response:
     model = context.model(request.model)
-    text = model.text
+    tokenizer = model.tokenizer
     for message in request.messages:
-        check_encodable(text, message.content or "", "messages")
+        check_encodable(tokenizer, message.content or "", "messages")
     rendered = await render_chat(
-        text,
+        tokenizer,
         request.messages,
         add_generation_prompt=request.add_generation_prompt,
         continue_final_message=request.continue_final_message,
         variables=request.chat_template_kwargs or {},
         own_template=request.chat_template,
         serving=model.group.serving,
-        tools=shown_tools(request.tools),
+        tools=tools_for_template(request.tools),
     )
-    check_encodable(text, rendered, "messages")
-    token_ids = await text.encode(rendered, request.add_special_tokens)
-    return await _answer(text, token_ids, bool(request.return_token_strs))
+    check_encodable(tokenizer, rendered, "messages")
+    token_ids = await tokenizer.encode(rendered, request.add_special_tokens)
+    return await _answer(tokenizer, token_ids, bool(request.return_token_strs))
 
 
-async def _answer(text: TextModel, token_ids: list[int], with_strings: bool) -> Response:
+async def _answer(tokenizer: ModelTokenizer, token_ids: list[int], with_strings: bool) -> Response:
     if len(token_ids) > THREAD_FROM_CHARS:
-        return await asyncio.to_thread(_tokens_response, text, token_ids, with_strings)
-    return _tokens_response(text, token_ids, with_strings)
+        return await asyncio.to_thread(_tokens_response, tokenizer, token_ids, with_strings)
+    return _tokens_response(tokenizer, token_ids, with_strings)
 
 
-def _tokens_response(text: TextModel, token_ids: list[int], with_strings: bool) -> Response:
+def _tokens_response(tokenizer: ModelTokenizer, token_ids: list[int], with_strings: bool) -> Response:
     strings = None
     if with_strings:
-        strings = [text.tokenizer.id_to_token(token_id) for token_id in token_ids]
+        strings = [tokenizer.backend.id_to_token(token_id) for token_id in token_ids]
     return json_response(
         {
             "count": len(token_ids),
-            "max_model_len": text.info.max_model_len,
+            "max_model_len": tokenizer.info.max_model_len,
             "tokens": token_ids,
             "token_strs": strings,
         }
@@ -118,8 +118,8 @@ def _tokens_response(text: TextModel, token_ids: list[int], with_strings: bool) 
 
 def _tokenizer_info(context: Context) -> Response:
     model = context.model(None)
-    info = model.text.info
-    template = model.text.template
+    info = model.tokenizer.info
+    template = model.tokenizer.template
     return json_response(
         {
             "tokenizer_class": info.tokenizer_class,

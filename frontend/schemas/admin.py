@@ -9,7 +9,7 @@ from headrace.frontend.schemas.fields import (
     Ignored,
     RequestModel,
     bad_value,
-    refused,
+    unsupported,
 )
 from headrace.protocol.autoscaling import MOST_WORKERS
 
@@ -178,17 +178,17 @@ AdapterName = Annotated[
 ]
 
 
-class LoadAdapter(RequestModel):
+class LoadAdapterRequest(RequestModel):
     """lora_path: a folder of the server's machine with the adapter in PEFT's format, or its id on
     the Hugging Face hub. load_inplace: take the place of an adapter of that name."""
 
     lora_name: AdapterName
     lora_path: Annotated[str, Field(min_length=1, max_length=4096)]
     load_inplace: bool = False
-    is_3d_lora_weight: Annotated[bool, refused(False)] = False
+    is_3d_lora_weight: Annotated[bool, unsupported(False)] = False
 
 
-class UnloadAdapter(RequestModel):
+class UnloadAdapterRequest(RequestModel):
     """lora_int_id: without effect."""
 
     lora_name: AdapterName

@@ -10,10 +10,10 @@ from headrace.frontend.schemas.fields import (
     RequestModel,
     at_most,
     bad_value,
-    refused,
+    unsupported,
     wrong_type,
 )
-from headrace.frontend.schemas.generation import GenerationRequest, Logprobs
+from headrace.frontend.schemas.generation import GenerationRequest, LogprobCount
 from headrace.frontend.schemas.tools import ToolChoice, Tools
 
 MAX_MESSAGES = 10_000
@@ -87,8 +87,8 @@ class ChatMessage(RequestModel):
     reasoning_content: str | None = None
     refusal: str | None = None
     annotations: Ignored = None
-    audio: Annotated[Any, refused(None)] = None
-    function_call: Annotated[Any, refused(None)] = None
+    audio: Annotated[Any, unsupported(None)] = None
+    function_call: Annotated[Any, unsupported(None)] = None
 
     @property
     def content(self) -> str | None:
@@ -133,7 +133,7 @@ class ChatCompletionRequest(GenerationRequest):
     max_tokens: Annotated[Int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[Int, Field(ge=1)] | None = None
     logprobs: bool | None = False
-    top_logprobs: Logprobs | None = 0
+    top_logprobs: LogprobCount | None = 0
     echo: bool = False
     add_generation_prompt: bool = True
     continue_final_message: bool = False
@@ -150,13 +150,13 @@ class ChatCompletionRequest(GenerationRequest):
     )
     include_reasoning: bool | None = True
 
-    audio: Annotated[Any, refused(None)] = None
-    function_call: Annotated[Any, refused(None, "none", "auto")] = None
-    functions: Annotated[Any, refused(None, [])] = None
-    media_io_kwargs: Annotated[Any, refused(None, {})] = None
-    mm_processor_kwargs: Annotated[Any, refused(None, {})] = None
-    modalities: Annotated[Any, refused(None, ["text"])] = None
-    web_search_options: Annotated[Any, refused(None)] = None
+    audio: Annotated[Any, unsupported(None)] = None
+    function_call: Annotated[Any, unsupported(None, "none", "auto")] = None
+    functions: Annotated[Any, unsupported(None, [])] = None
+    media_io_kwargs: Annotated[Any, unsupported(None, {})] = None
+    mm_processor_kwargs: Annotated[Any, unsupported(None, {})] = None
+    modalities: Annotated[Any, unsupported(None, ["text"])] = None
+    web_search_options: Annotated[Any, unsupported(None)] = None
 
     prediction: Ignored = None
     verbosity: Ignored = None

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import FailFast, Field
 
 from headrace.frontend.schemas.chat import ChatCompletionRequest, Messages
-from headrace.frontend.schemas.fields import at_most, refused
+from headrace.frontend.schemas.fields import at_most, unsupported
 
 MAX_CONVERSATIONS = 1024
 
@@ -19,10 +19,10 @@ class ChatBatchRequest(ChatCompletionRequest):
         Field(min_length=1, max_length=MAX_CONVERSATIONS),
         at_most(MAX_CONVERSATIONS),
     ]
-    n: Annotated[Any, refused(None, 1)] = 1
-    stream: Annotated[Any, refused(None, False)] = False
-    tools: Annotated[Any, refused(None, [])] = None
-    use_beam_search: Annotated[Any, refused(None, False)] = False
+    n: Annotated[Any, unsupported(None, 1)] = 1
+    stream: Annotated[Any, unsupported(None, False)] = False
+    tools: Annotated[Any, unsupported(None, [])] = None
+    use_beam_search: Annotated[Any, unsupported(None, False)] = False
 
     def conversations(self) -> list[ChatCompletionRequest]:
         """A request for each conversation."""

@@ -4,13 +4,13 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from headrace.frontend.schemas.fields import Int, bad_value, refused, wrong_type
-from headrace.frontend.schemas.generation import GenerationRequest, Logprobs
+from headrace.frontend.schemas.fields import Int, bad_value, unsupported, wrong_type
+from headrace.frontend.schemas.generation import GenerationRequest, LogprobCount
 
 MAX_PROMPTS = 1024
 
 # A prompt as text or as token ids.
-Prompt = str | list[int]
+PromptInput = str | list[int]
 
 
 def _prompts(value: Any) -> Any:
@@ -49,15 +49,15 @@ class CompletionRequest(GenerationRequest):
 
     prompt: Prompts = None
     max_tokens: Annotated[Int, Field(ge=0)] | None = None
-    logprobs: Logprobs | None = None
+    logprobs: LogprobCount | None = None
     echo: bool | None = False
     add_special_tokens: bool = True
 
     best_of: Annotated[Int, Field(ge=1)] | None = None
-    prompt_embeds: Annotated[Any, refused(None)] = None
-    suffix: Annotated[Any, refused(None, "")] = None
+    prompt_embeds: Annotated[Any, unsupported(None)] = None
+    suffix: Annotated[Any, unsupported(None, "")] = None
 
     @property
-    def prompts(self) -> list[Prompt]:
-        prompts: list[Prompt] = self.prompt or []
+    def prompts(self) -> list[PromptInput]:
+        prompts: list[PromptInput] = self.prompt or []
         return prompts

@@ -54,7 +54,7 @@ def _integral(value: Any) -> Any:
     return int(value) if type(value) is float and value.is_integer() else value
 
 
-def refused(*accepted: Any) -> AfterValidator:
+def unsupported(*accepted: Any) -> AfterValidator:
     """A field of the reference that this server does not have: only values without effect pass."""
 
     def check(value: Any) -> Any:

@@ -14,7 +14,7 @@ from headrace.frontend.schemas.fields import (
     RequestModel,
     Stops,
     StopTokenIds,
-    refused,
+    unsupported,
 )
 from headrace.frontend.schemas.structured import ResponseFormat, StructuredOutputs
 
@@ -25,7 +25,7 @@ MAX_N = 128
 MAX_TEMPERATURE = 1e4
 
 # -1: of all tokens. How many there may be at most is the operator's choice.
-Logprobs = Annotated[Int, Field(ge=-1, lt=2**31)]
+LogprobCount = Annotated[Int, Field(ge=-1, lt=2**31)]
 
 
 class StreamOptions(RequestModel):
@@ -53,21 +53,21 @@ class SamplingFields(RequestModel):
     ignore_eos: bool = False
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
-    prompt_logprobs: Logprobs | None = None
+    prompt_logprobs: LogprobCount | None = None
     thinking_token_budget: Annotated[Int, Field(ge=-1, lt=2**31)] | None = None
 
 
 class UnsupportedFields(RequestModel):
     """Fields of the reference for features that are not here: their defaults pass."""
 
-    watermarking: Annotated[Any, refused(None, False)] = None
-    session_id: Annotated[Any, refused(None)] = None
-    routed_experts_prompt_start: Annotated[Any, refused(0, None)] = 0
-    mm_payload: Annotated[Any, refused("tensors", None)] = "tensors"
-    return_mm_kwargs: Annotated[Any, refused(None, False)] = None
-    kv_transfer_params: Annotated[Any, refused(None)] = None
-    ec_transfer_params: Annotated[Any, refused(None)] = None
-    vllm_xargs: Annotated[Any, refused(None, {})] = None
+    watermarking: Annotated[Any, unsupported(None, False)] = None
+    session_id: Annotated[Any, unsupported(None)] = None
+    routed_experts_prompt_start: Annotated[Any, unsupported(0, None)] = 0
+    mm_payload: Annotated[Any, unsupported("tensors", None)] = "tensors"
+    return_mm_kwargs: Annotated[Any, unsupported(None, False)] = None
+    kv_transfer_params: Annotated[Any, unsupported(None)] = None
+    ec_transfer_params: Annotated[Any, unsupported(None)] = None
+    vllm_xargs: Annotated[Any, unsupported(None, {})] = None
 
 
 class IgnoredFields(RequestModel):

@@ -15,7 +15,7 @@ from headrace.frontend.schemas.fields import (
     RequestModel,
     at_most,
     bad_value,
-    refused,
+    unsupported,
     wrong_type,
 )
 from headrace.frontend.schemas.generation import MAX_TEMPERATURE
@@ -127,7 +127,7 @@ class InputMessage(RequestModel):
     content: ContentBlocks
 
 
-class Tool(RequestModel):
+class AnthropicTool(RequestModel):
     """A function that the client runs. Tools that Anthropic's servers run are not here."""
 
     type: Literal["custom"] | None = None
@@ -137,7 +137,7 @@ class Tool(RequestModel):
     strict: bool | None = None
     cache_control: Ignored = None
     allowed_callers: Ignored = None
-    defer_loading: Annotated[Any, refused(None, False)] = None
+    defer_loading: Annotated[Any, unsupported(None, False)] = None
     eager_input_streaming: Ignored = None
     input_examples: Ignored = None
 
@@ -149,7 +149,7 @@ def _for_clients(tool: Any) -> Any:
     return tool
 
 
-class ToolChoice(RequestModel):
+class AnthropicToolChoice(RequestModel):
     """name: of the tool, where the type is "tool"."""
 
     type: Literal["auto", "any", "tool", "none"]
@@ -157,7 +157,7 @@ class ToolChoice(RequestModel):
     disable_parallel_tool_use: bool | None = False
 
 
-class Thinking(RequestModel):
+class ThinkingConfig(RequestModel):
     """budget_tokens: needed where it is enabled. adaptive: as the model does by itself."""
 
     type: Literal["enabled", "disabled", "adaptive"]
@@ -186,7 +186,7 @@ InputMessages = Annotated[
     Field(min_length=1, max_length=MAX_MESSAGES),
     at_most(MAX_MESSAGES),
 ]
-Tools = Annotated[list[Tool], FailFast(), Field(max_length=MAX_TOOLS), at_most(MAX_TOOLS)]
+Tools = Annotated[list[AnthropicTool], FailFast(), Field(max_length=MAX_TOOLS), at_most(MAX_TOOLS)]
 StopSequences = Annotated[
     list[Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]],
     Field(max_length=MAX_STOPS),
@@ -201,15 +201,15 @@ class CountTokensRequest(RequestModel):
     messages: InputMessages
     system: TextBlocks = Field(default_factory=list)
     tools: Tools = Field(default_factory=list)
-    tool_choice: ToolChoice | None = None
-    thinking: Thinking | None = None
+    tool_choice: AnthropicToolChoice | None = None
+    thinking: ThinkingConfig | None = None
     output_config: OutputConfig | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
     cache_control: Ignored = None
     context_management: Ignored = None
     speed: Ignored = None
-    mcp_servers: Annotated[Any, refused(None, [])] = None
+    mcp_servers: Annotated[Any, unsupported(None, [])] = None
 
 
 class MessagesRequest(CountTokensRequest):
@@ -222,16 +222,16 @@ class MessagesRequest(CountTokensRequest):
     metadata: Metadata | None = None
     cache_salt: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
 
-    container: Annotated[Any, refused(None)] = None
+    container: Annotated[Any, unsupported(None)] = None
     diagnostics: Ignored = None
     inference_geo: Ignored = None
     service_tier: Ignored = None
     user_profile_id: Ignored = None
     workspace_id: Ignored = None
 
-    ec_transfer_params: Annotated[Any, refused(None)] = None
-    kv_transfer_params: Annotated[Any, refused(None)] = None
-    mm_payload: Annotated[Any, refused("tensors", None)] = "tensors"
-    return_mm_kwargs: Annotated[Any, refused(None, False)] = None
-    vllm_xargs: Annotated[Any, refused(None, {})] = None
-    watermarking: Annotated[Any, refused(None, False)] = None
+    ec_transfer_params: Annotated[Any, unsupported(None)] = None
+    kv_transfer_params: Annotated[Any, unsupported(None)] = None
+    mm_payload: Annotated[Any, unsupported("tensors", None)] = "tensors"
+    return_mm_kwargs: Annotated[Any, unsupported(None, False)] = None
+    vllm_xargs: Annotated[Any, unsupported(None, {})] = None
+    watermarking: Annotated[Any, unsupported(None, False)] = None

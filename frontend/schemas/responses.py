@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from headrace.frontend.schemas.chat import MAX_MESSAGES
-from headrace.frontend.schemas.fields import Ignored, Int, Name, RequestModel, at_most, refused
-from headrace.frontend.schemas.generation import Logprobs
+from headrace.frontend.schemas.fields import Ignored, Int, Name, RequestModel, at_most, unsupported
+from headrace.frontend.schemas.generation import LogprobCount
 
 MAX_TOOLS = 1024
 MAX_METADATA = 16
@@ -113,7 +113,7 @@ class ResponsesRequest(PassedOnFields):
     max_tool_calls: Annotated[Int, Field(ge=0)] | None = None
     metadata: Metadata | None = None
     include: Annotated[list[Include], Field(max_length=64), at_most(64)] | None = None
-    top_logprobs: Logprobs | None = None
+    top_logprobs: LogprobCount | None = None
     reasoning: Reasoning | None = None
     text: TextConfig | None = None
     tools: Annotated[list[Item], Field(max_length=MAX_TOOLS), at_most(MAX_TOOLS)] | None = None
@@ -125,10 +125,10 @@ class ResponsesRequest(PassedOnFields):
     safety_identifier: Ignored = None
     request_id: Ignored = None
 
-    prompt: Annotated[Any, refused(None)] = None
-    conversation: Annotated[Any, refused(None)] = None
-    enable_response_messages: Annotated[Any, refused(False, None)] = False
-    previous_input_messages: Annotated[Any, refused(None, [])] = None
+    prompt: Annotated[Any, unsupported(None)] = None
+    conversation: Annotated[Any, unsupported(None)] = None
+    enable_response_messages: Annotated[Any, unsupported(False, None)] = False
+    previous_input_messages: Annotated[Any, unsupported(None, [])] = None
 
     @property
     def is_stored(self) -> bool:

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from headrace.frontend.schemas.fields import Name, RequestModel, at_most, refused
+from headrace.frontend.schemas.fields import Name, RequestModel, at_most, unsupported
 
 MAX_CHOICES = 16_384
 MAX_TAGS = 1024
@@ -60,5 +60,5 @@ class StructuredOutputs(RequestModel):
     whitespace_pattern: Annotated[str, Field(max_length=1024)] | None = None
     disable_any_whitespace: bool = False
     disable_additional_properties: bool = False
-    backend: Annotated[Any, refused(None), Field(alias="_backend")] = None
+    backend: Annotated[Any, unsupported(None), Field(alias="_backend")] = None
     backend_was_auto: Annotated[bool, Field(alias="_backend_was_auto")] = False

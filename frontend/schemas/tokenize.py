@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator
 
 from headrace.frontend.schemas.chat import ChatTemplateText, Messages
-from headrace.frontend.schemas.fields import Name, RequestModel, bad_value, refused, wrong_type
+from headrace.frontend.schemas.fields import Name, RequestModel, bad_value, unsupported, wrong_type
 from headrace.frontend.schemas.tools import Tools
 
 MAX_TOKENS = 1_000_000
@@ -27,8 +27,8 @@ class TokenizeChatRequest(RequestModel):
     return_token_strs: bool | None = False
     chat_template_kwargs: dict[str, Any] | None = None
     chat_template: ChatTemplateText | None = None
-    media_io_kwargs: Annotated[Any, refused(None, {})] = None
-    mm_processor_kwargs: Annotated[Any, refused(None, {})] = None
+    media_io_kwargs: Annotated[Any, unsupported(None, {})] = None
+    mm_processor_kwargs: Annotated[Any, unsupported(None, {})] = None
     tools: Tools | None = None
 
 

@@ -21,8 +21,8 @@ from headrace.frontend.structured.normalise import grammar_text
 from headrace.protocol.common.grammar_compiler import (
     compile_grammar,
     load_tokenizer,
-    reason_of,
-    shown,
+    matcher_error,
+    clean_reason,
 )
 from headrace.protocol.common.process import become_child
 from headrace.protocol.grammar import MAX_GRAMMAR_BYTES
@@ -50,7 +50,7 @@ class Checker:
         try:
             return {"text": self._check(self._tokenizers[job["model"]], job["constraint"])}
         except (ValueError, RecursionError, MemoryError) as error:
-            return {"error": shown(str(error) or "it is too large")}
+            return {"error": clean_reason(str(error) or "it is too large")}
         except Exception as error:  # a fault of ours: to start again would take a second
             log.exception("a constraint could not be checked")
             return {"error": f"it cannot be read ({type(error).__name__})"}
@@ -82,7 +82,7 @@ def _begin(matcher: LLMatcher) -> None:
     started_s = time.thread_time()
     mask = matcher.compute_bitmask()
     if matcher.is_error():
-        raise ValueError(f"no text conforms to it: {reason_of(matcher)}")
+        raise ValueError(f"no text conforms to it: {matcher_error(matcher)}")
     if time.thread_time() - started_s > _MASK_S:
         raise ValueError("it is too expensive to follow")
     place = next(place for place, bits in enumerate(mask) if bits)

@@ -37,7 +37,7 @@ class CheckTooExpensive(CheckFailed):
     """Checking it took more time or memory than there is for one."""
 
 
-class CheckersBroken(Exception):
+class CheckerUnavailable(Exception):
     """No checker can be started for the model."""
 
 
@@ -49,7 +49,7 @@ class _Late(Exception):
     """The checker has not answered in time."""
 
 
-class Checkers:
+class CheckerPool:
     """size: processes at most. deadline_s: of one check."""
 
     def __init__(self, size: int = CHECKERS, deadline_s: float = DEADLINE_S) -> None:
@@ -95,13 +95,13 @@ class Checkers:
         raise CheckTooExpensive("it takes too much memory to compile")
 
     def _loaded(self, model: str) -> "_Checker":
-        """This thread's checker, with the model's tokenizer. CheckersBroken if that fails."""
+        """This thread's checker, with the model's tokenizer. CheckerUnavailable if that fails."""
         for _ in range(_ATTEMPTS):
             checker = self._own()
             with contextlib.suppress(_Gone, _Late):
                 checker.load(model)
                 return checker
-        raise CheckersBroken
+        raise CheckerUnavailable
 
     def _own(self) -> "_Checker":
         checker: _Checker | None = getattr(self._local, "checker", None)
@@ -113,7 +113,7 @@ class Checkers:
             if checker is not None:
                 self._started.discard(checker)
             if self._is_closed:
-                raise CheckersBroken
+                raise CheckerUnavailable
             checker = self._local.checker = _Checker()
             self._started.add(checker)
         return checker

@@ -41,12 +41,12 @@ def json_schema(schema: Any, field: str, any_whitespace: bool = True) -> Constra
     return Constraint("json_schema", _dumped(schema, field), field, any_whitespace)
 
 
-def lark(grammar: str, field: str) -> Constraint:
+def lark_constraint(grammar: str, field: str) -> Constraint:
     """A text of a grammar in Lark or GBNF. BadRequest if that is too long."""
     return Constraint("grammar", _bounded(grammar, field), field)
 
 
-def constraint_of(
+def request_constraint(
     response_format: ResponseFormat | None, structured: StructuredOutputs | None
 ) -> Constraint | None:
     """What a request's two fields say; None if anything goes. BadRequest if they do not fit."""

@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 
-class WaitedTooLong(Exception):
+class WaitTimeout(Exception):
     """No turn came in time, or too many newer ones wait."""
 
 
-class Turns:
+class FairSemaphore:
     """Under a flood the newest have a turn within one turn's time, and those before them are told
     to come again. In the order of arrival all would wait as long as anybody may, and then fail.
     Clients take turns, so that a flood of one does not keep another from the next turn.
@@ -27,8 +27,8 @@ class Turns:
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
 
     @asynccontextmanager
-    async def turn(self, client: str = "") -> AsyncIterator[None]:
-        """Have a turn inside. WaitedTooLong if there is none to be had."""
+    async def acquire(self, client: str = "") -> AsyncIterator[None]:
+        """Have a turn inside. WaitTimeout if there is none to be had."""
         await self._take(client)
         try:
             yield
@@ -52,7 +52,7 @@ class Turns:
             elif not given.cancelled() and given.exception() is None:
                 self._pass_on()  # it came as the wait was given up
             if isinstance(error, TimeoutError):
-                raise WaitedTooLong from None
+                raise WaitTimeout from None
             raise
 
     def _give_up_oldest(self) -> None:
@@ -60,7 +60,7 @@ class Turns:
         given = self._waiting[client][0]
         self._remove(client, given)
         if not given.done():  # else it was cancelled
-            given.set_exception(WaitedTooLong)
+            given.set_exception(WaitTimeout)
 
     def _remove(self, client: str, given: asyncio.Future[None]) -> None:
         self._waiting[client].remove(given)

@@ -8,19 +8,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, replace
 
 from headrace.frontend.errors import BadRequest, TooBusy
-from headrace.frontend.structured.checker_pool import CHECKERS, Checkers, CheckFailed, CheckTooExpensive
+from headrace.frontend.structured.checker_pool import CHECKERS, CheckerPool, CheckFailed, CheckTooExpensive
 from headrace.frontend.structured.constraint import Constraint
-from headrace.frontend.structured.fair_semaphore import Turns, WaitedTooLong
+from headrace.frontend.structured.fair_semaphore import FairSemaphore, WaitTimeout
 from headrace.protocol.grammar import Grammar
 
-KEPT_CHARS = 16 * 1024 * 1024
-KEPT_GRAMMARS = 2048
+MAX_CACHED_CHARS = 16 * 1024 * 1024
+MAX_CACHED_GRAMMARS = 2048
 MAX_WAITING = 256
-LONGEST_WAIT_S = 10.0
+MAX_WAIT_S = 10.0
 RETRY_AFTER_S = 2
 # What was too expensive is so again, unless the machine was busy with something else.
-KEPT_EXPENSIVE = 1024
-KEPT_EXPENSIVE_S = 60.0
+MAX_CACHED_TOO_EXPENSIVE = 1024
+TOO_EXPENSIVE_TTL_S = 60.0
 
 
 @dataclass(slots=True, eq=False)
@@ -32,13 +32,13 @@ class _Check:
     has_begun: bool = False
 
 
-class Grammars:
+class GrammarCache:
     """checkers: where constraints are compiled. clock: seconds."""
 
-    def __init__(self, checkers: Checkers, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, checkers: CheckerPool, clock: Callable[[], float] = time.monotonic) -> None:
         self._checkers = checkers
         self._clock = clock
-        self._turns = Turns(CHECKERS, MAX_WAITING, LONGEST_WAIT_S)
+        self._turns = FairSemaphore(CHECKERS, MAX_WAITING, MAX_WAIT_S)
         self._kept: OrderedDict[bytes, Grammar | str] = OrderedDict()
         self._kept_chars = 0
         self._expensive: OrderedDict[bytes, tuple[float, str]] = OrderedDict()
@@ -83,7 +83,7 @@ class Grammars:
         try:
             # Shielded: who asked first may go away, others wait for the same.
             return await asyncio.shield(check.task)
-        except WaitedTooLong:
+        except WaitTimeout:
             wait = {"Retry-After": str(RETRY_AFTER_S)}
             told = f"{constraint.field}: too many grammars are being compiled."
             raise TooBusy(told, None, wait) from None
@@ -100,10 +100,10 @@ class Grammars:
     async def _check(
         self, key: bytes, model: str, constraint: Constraint, client: str
     ) -> Grammar | str:
-        """The grammar, or why there is none. WaitedTooLong if no checker was free for it."""
+        """The grammar, or why there is none. WaitTimeout if no checker was free for it."""
         check = self._checks[key]
         try:
-            async with self._turns.turn(client):
+            async with self._turns.acquire(client):
                 check.has_begun = True
                 return await self._run(key, model, constraint)
         finally:
@@ -120,15 +120,15 @@ class Grammars:
 
     def _keep_expensive(self, key: bytes, reason: str) -> str:
         self._expensive.pop(key, None)
-        self._expensive[key] = (self._clock() + KEPT_EXPENSIVE_S, reason)
-        if len(self._expensive) > KEPT_EXPENSIVE:
+        self._expensive[key] = (self._clock() + TOO_EXPENSIVE_TTL_S, reason)
+        if len(self._expensive) > MAX_CACHED_TOO_EXPENSIVE:
             self._expensive.popitem(last=False)
         return reason
 
     def _keep(self, key: bytes, found: Grammar | str) -> Grammar | str:
         self._kept[key] = found
         self._kept_chars += _size(found)
-        while len(self._kept) > KEPT_GRAMMARS or self._kept_chars > KEPT_CHARS:
+        while len(self._kept) > MAX_CACHED_GRAMMARS or self._kept_chars > MAX_CACHED_CHARS:
             self._kept_chars -= _size(self._kept.popitem(last=False)[1])
         return found
 

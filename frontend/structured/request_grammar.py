@@ -6,7 +6,7 @@ from quart import has_request_context, request
 
 from headrace.frontend.context import Context, ServedModel
 from headrace.frontend.schemas.generation import GenerationRequest
-from headrace.frontend.structured.constraint import Constraint, constraint_of
+from headrace.frontend.structured.constraint import Constraint, request_constraint
 from headrace.protocol.grammar import Grammar
 
 
@@ -15,11 +15,11 @@ async def requested_grammar(
 ) -> Grammar | None:
     """What response_format and structured_outputs say; None if anything goes. BadRequest if they
     cannot be followed. after: token ids after which it begins to hold (of a reasoning's end)."""
-    constraint = constraint_of(asked.response_format, asked.structured_outputs)
-    return None if constraint is None else await compiled(context, model, constraint, after)
+    constraint = request_constraint(asked.response_format, asked.structured_outputs)
+    return None if constraint is None else await compile_constraint(context, model, constraint, after)
 
 
-async def compiled(
+async def compile_constraint(
     context: Context, model: ServedModel, constraint: Constraint, after: Sequence[int] = ()
 ) -> Grammar:
     """The grammar of a constraint, for whoever makes one (tool calls, say). BadRequest, naming its

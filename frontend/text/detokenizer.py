@@ -10,7 +10,7 @@ from typing import Protocol
 
 from tokenizers import Tokenizer
 
-from headrace.frontend.text.token_bytes import Pieces
+from headrace.frontend.text.token_bytes import TokenBytes
 
 # Tokens of the prompt that may hold the first bytes of the output's first character.
 CONTEXT_TOKENS = 8
@@ -32,14 +32,14 @@ class Detokenizer(Protocol):
         ...
 
 
-class PieceDetokenizer:
+class ByteDetokenizer:
     """Joins the tokens' bytes. Its work per token does not depend on what came before.
 
     skip: tokens that leave no text. at_start: the text begins here, so that a space that only the
     tokenizer put there is left out.
     """
 
-    def __init__(self, pieces: Pieces, skip: frozenset[int], at_start: bool = False) -> None:
+    def __init__(self, pieces: TokenBytes, skip: frozenset[int], at_start: bool = False) -> None:
         self._pieces = pieces
         self._skip = skip
         self._decoder = _UTF8("replace")

@@ -10,12 +10,12 @@ from tokenizers import Tokenizer
 from headrace.frontend.chat.templates import ChatTemplate
 from headrace.frontend.text.detokenizer import (
     Detokenizer,
-    PieceDetokenizer,
+    ByteDetokenizer,
     WindowDetokenizer,
     after_prompt,
     join,
 )
-from headrace.frontend.text.token_bytes import pieces_of
+from headrace.frontend.text.token_bytes import token_bytes_of
 from headrace.protocol.text import TextInfo
 
 # Longer texts are rendered and tokenized in a thread, so that the event loop goes on meanwhile.
@@ -30,7 +30,7 @@ _LONG_ENCODES = ThreadPoolExecutor(2, thread_name_prefix="tokenize")
 _NORMALIZER_SHRINKS = 4
 
 
-class TextModel:
+class ModelTokenizer:
     """The text side of one model, shared by all requests for it.
 
     template, tool_template: of chats, and of chats with tools; None if the model has none.
@@ -47,7 +47,7 @@ class TextModel:
         for_tools = info.chat_templates.get("tool_use")
         self.template = _template(default, self.special_tokens)
         self.tool_template = _template(for_tools, self.special_tokens) or self.template
-        self._pieces = pieces_of(tokenizer)
+        self._pieces = token_bytes_of(tokenizer)
         added = tokenizer.get_added_tokens_decoder()
         self._added = {token.content: id_ for id_, token in added.items()}
         self._special = frozenset(id_ for id_, token in added.items() if token.special)
@@ -55,7 +55,7 @@ class TextModel:
         self.encodable_chars = longest * info.max_model_len * _NORMALIZER_SHRINKS
 
     @classmethod
-    def load(cls, text_path: Path) -> "TextModel":
+    def load(cls, text_path: Path) -> "ModelTokenizer":
         """Read a folder that `protocol.text` describes. ValueError if it cannot be used."""
         info = TextInfo.load(text_path)
         return cls(info, Tokenizer.from_file(str(TextInfo.tokenizer_file(text_path))))
@@ -124,7 +124,7 @@ class TextModel:
             skip -= kept
         if self._pieces is None:
             return WindowDetokenizer(self.tokenizer, skip)
-        return PieceDetokenizer(self._pieces, skip, at_start)
+        return ByteDetokenizer(self._pieces, skip, at_start)
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that a token stands for; a part of a character, perhaps."""

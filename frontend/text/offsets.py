@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from headrace.frontend.text.detokenizer import Detokenizer, join
-from headrace.frontend.text.model_tokenizer import TextModel
+from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from headrace.frontend.text.token_bytes import whole_text
 
 
@@ -14,7 +14,7 @@ class TextOffsets:
     text, where the next one does. Offsets never decrease. end: the length of the text so far.
     """
 
-    def __init__(self, text: TextModel, detokenizer: Detokenizer, start: int = 0) -> None:
+    def __init__(self, text: ModelTokenizer, detokenizer: Detokenizer, start: int = 0) -> None:
         self._text = text
         self._detokenizer = detokenizer
         self.end = start
@@ -30,13 +30,13 @@ class TextOffsets:
 
 
 def output_offsets(
-    text: TextModel, skip_special_tokens: bool, prompt_token_ids: Sequence[int], start: int
+    text: ModelTokenizer, skip_special_tokens: bool, prompt_token_ids: Sequence[int], start: int
 ) -> TextOffsets:
     """For the tokens that are added to a prompt. start: characters that go before them."""
     return TextOffsets(text, text.detokenizer(skip_special_tokens, prompt_token_ids), start)
 
 
-def prompt_offsets(text: TextModel, token_ids: Sequence[int], echo: str) -> list[int]:
+def prompt_offsets(text: ModelTokenizer, token_ids: Sequence[int], echo: str) -> list[int]:
     """The offsets of a prompt's tokens in `echo`, the prompt as an answer shows it.
 
     Special tokens count where the echo shows them. Of a prompt that was cut, the tokens are those

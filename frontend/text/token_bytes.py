@@ -21,7 +21,7 @@ ToBytes = Callable[[str], bytes]
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
-class Pieces:
+class TokenBytes:
     """The bytes of each token, found when first asked for.
 
     strips_first_space: whether a text's first space belongs to the tokenizer and not to the text.
@@ -61,21 +61,21 @@ def whole_text(piece: bytes) -> str | None:
         return None
 
 
-def pieces_of(tokenizer: Tokenizer) -> Pieces | None:
+def token_bytes_of(tokenizer: Tokenizer) -> TokenBytes | None:
     """The tokens' bytes, or None where a token's text depends on those around it."""
     decoder = json.loads(tokenizer.to_str())["decoder"]
     steps = _flatten(decoder)
     kinds = [step["type"] for step in steps]
     if kinds and set(kinds) <= {"ByteLevel", "Fuse"}:
-        return Pieces(tokenizer, _byte_level, strips_first_space=False)
+        return TokenBytes(tokenizer, _byte_level, strips_first_space=False)
     if kinds == ["Metaspace"]:
         space = steps[0]["replacement"]
         strips = steps[0].get("prepend_scheme", "always") != "never"
-        return Pieces(tokenizer, lambda token: token.replace(space, " ").encode(), strips)
+        return TokenBytes(tokenizer, lambda token: token.replace(space, " ").encode(), strips)
     return _sentencepiece(tokenizer, steps)
 
 
-def _sentencepiece(tokenizer: Tokenizer, steps: list[dict[str, Any]]) -> Pieces | None:
+def _sentencepiece(tokenizer: Tokenizer, steps: list[dict[str, Any]]) -> TokenBytes | None:
     """Replacements, then byte fallback, then perhaps the first space stripped."""
     replacements: list[tuple[str, str]] = []
     strips = False
@@ -98,7 +98,7 @@ def _sentencepiece(tokenizer: Tokenizer, steps: list[dict[str, Any]]) -> Pieces 
         match = _BYTE_TOKEN.fullmatch(token)
         return bytes([int(match[1], 16)]) if match else token.encode()
 
-    return Pieces(tokenizer, to_bytes, strips)
+    return TokenBytes(tokenizer, to_bytes, strips)
 
 
 def _strips_one_space(step: dict[str, Any]) -> bool:

@@ -33,7 +33,7 @@ from headrace.protocol.config import (
     SleepIdle,
     SleepLevel,
 )
-from headrace.protocol.reasoning import ReasoningFormat, named_format
+from headrace.protocol.reasoning import ReasoningFormat, parse_format
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kKmMgGtT])(i?)[bB]?)?")
 _JSON_EXAMPLES = {
@@ -85,7 +85,7 @@ class GroupOptions(EngineConfig, ServingOptions, AutoscalingOptions):
     sleep_idle_level: Annotated[SleepLevel, BeforeValidator(_number)] = 1
     lora_modules: tuple[LoraModule, ...] = ()
     chat_template: str | None = None
-    reasoning_parser: Annotated[ReasoningFormat | None, BeforeValidator(named_format)] = None
+    reasoning_parser: Annotated[ReasoningFormat | None, BeforeValidator(parse_format)] = None
     generation_config: str = "auto"
     override_generation_config: dict[str, Any] = Field(default_factory=dict)
 

@@ -106,7 +106,7 @@ def _locate(model: str | None, progress: Progress) -> tuple[Path, str]:
         )
     progress(f"looking for {model} on the Hugging Face hub")
     try:
-        folder = hub.fetch(hub_id["repo"], hub_id["revision"], hub.MODEL_FILES)
+        folder = hub.download(hub_id["repo"], hub_id["revision"], hub.MODEL_FILES)
     except hub.HubError as error:
         raise ModelError(
             f"{hub_id['repo']} (no folder of that name, so taken for a hub id): {error}"

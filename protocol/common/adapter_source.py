@@ -46,6 +46,6 @@ def _from_hub(hub_id: str) -> tuple[Path, str]:
         reason = "it is no absolute path, and no hub id (organisation/name, or with @revision)"
         raise AdapterUnusable(reason)
     try:
-        return hub.fetch(match["repo"], match["revision"], [CONFIG, WEIGHTS]), match["repo"]
+        return hub.download(match["repo"], match["revision"], [CONFIG, WEIGHTS]), match["repo"]
     except hub.HubError as error:
         raise AdapterUnusable(f"{match['repo']}: {error}", is_missing=True) from error

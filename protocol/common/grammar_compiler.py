@@ -44,16 +44,16 @@ def compile_grammar(tokenizer: LLTokenizer, text: str) -> LLMatcher:
     """A matcher at the beginning of the grammar. ValueError, with the reason, if it is none."""
     matcher = LLMatcher(tokenizer, text, log_level=0, limits=parser_limits())
     if matcher.is_error():
-        raise ValueError(reason_of(matcher))
+        raise ValueError(matcher_error(matcher))
     return matcher
 
 
-def reason_of(matcher: LLMatcher) -> str:
+def matcher_error(matcher: LLMatcher) -> str:
     """Why a matcher is in error: one line, fit to be shown to a client."""
-    return shown(matcher.get_error())
+    return clean_reason(matcher.get_error())
 
 
-def shown(reason: str) -> str:
+def clean_reason(reason: str) -> str:
     """What an error of llguidance says, without what it adds about its own state: the first line,
     or of several the one that is marked as the error."""
     lines = reason.strip().replace("<non-verbose/>", "").splitlines()

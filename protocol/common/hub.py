@@ -25,7 +25,7 @@ class HubError(Exception):
     """Why something cannot be had, in one line that is fit to be shown to an operator."""
 
 
-def fetch(repo: str, revision: str | None, wanted: Sequence[str]) -> Path:
+def download(repo: str, revision: str | None, wanted: Sequence[str]) -> Path:
     """The folder with a snapshot of the repository, downloaded if need be; HubError if not.
 
     wanted: patterns of files. Of these only data is fetched: no pickled weights and no code.

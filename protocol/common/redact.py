@@ -13,15 +13,15 @@ _PARAMETER = re.compile(
 )
 
 
-def masked(value: Any, is_secret: bool = False) -> Any:
+def redact(value: Any, is_secret: bool = False) -> Any:
     """A JSON value in which secrets are masked; all texts in it, if it is one itself."""
     if isinstance(value, dict):
         return {
-            str(key): masked(item, is_secret or _SECRET.search(str(key)) is not None)
+            str(key): redact(item, is_secret or _SECRET.search(str(key)) is not None)
             for key, item in value.items()
         }
     if isinstance(value, list | tuple):
-        return [masked(item, is_secret) for item in value]
+        return [redact(item, is_secret) for item in value]
     if isinstance(value, str):
         return MASK if value and is_secret else _without_credentials(value)
     return value

@@ -8,7 +8,7 @@ from werkzeug.datastructures import Headers
 
 from headrace.frontend.app import create_app
 from headrace.frontend.metrics import Metrics
-from headrace.frontend.text.model_tokenizer import TextModel
+from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from headrace.protocol.config import GroupConfig, PoolConfig
 from headrace.protocol.text import TextInfo
 from headrace.protocol.to_worker import Generate
@@ -34,7 +34,7 @@ def kind_of(request: Generate) -> str:
 
 @pytest.fixture
 def client(tmp_path: Path) -> Client:
-    tokenizer = byte_level()
+    backend = byte_level()
     info = TextInfo(
         max_model_len=2048,
         vocab_size=49152,  # the model's that was recorded; a sample holds its ids
@@ -47,9 +47,9 @@ def client(tmp_path: Path) -> Client:
         added_tokens=dict(enumerate(SPECIAL)),
     )
     info.save(tmp_path)
-    tokenizer.save(str(TextInfo.tokenizer_file(tmp_path)))
-    text = TextModel(info, tokenizer)
-    replies = {kind: text.tokenizer.encode(answer).ids for kind, answer in ANSWERS.items()}
+    backend.save(str(TextInfo.tokenizer_file(tmp_path)))
+    text = ModelTokenizer(info, backend)
+    replies = {kind: text.backend.encode(answer).ids for kind, answer in ANSWERS.items()}
     pool = FakePool(lambda request: [*replies[kind_of(request)], EOS])
     group = GroupConfig(
         name="main",

@@ -12,7 +12,7 @@ from headrace.frontend.adapters import AdapterUse
 from headrace.frontend.app import create_app
 from headrace.frontend.metrics import Metrics
 from headrace.frontend.process.drain import Drain
-from headrace.frontend.text.model_tokenizer import TextModel
+from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from headrace.protocol.config import EngineConfig, GroupConfig, PoolConfig, ServingOptions
 from headrace.protocol.text import TextInfo
 from tests.frontend.fake_pool import FakePool
@@ -27,11 +27,11 @@ MAKE_APP = Callable[..., Quart]
 def text_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as the launcher prepares it."""
     folder = tmp_path_factory.mktemp("text")
-    tokenizer = byte_level()
-    tokenizer.save(str(TextInfo.tokenizer_file(folder)))
+    backend = byte_level()
+    backend.save(str(TextInfo.tokenizer_file(folder)))
     TextInfo(
         max_model_len=2048,
-        vocab_size=tokenizer.get_vocab_size() + 8,  # models often have more rows than tokens
+        vocab_size=backend.get_vocab_size() + 8,  # models often have more rows than tokens
         bos_token=SPECIAL[1],
         eos_token=SPECIAL[2],
         pad_token=SPECIAL[2],
@@ -44,22 +44,22 @@ def text_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def text(text_path: Path) -> TextModel:
-    return TextModel.load(text_path)
+def text(text_path: Path) -> ModelTokenizer:
+    return ModelTokenizer.load(text_path)
 
 
 @pytest.fixture
-def pool(text: TextModel) -> FakePool:
-    answer = text.tokenizer.encode(ANSWER, add_special_tokens=False).ids
+def pool(text: ModelTokenizer) -> FakePool:
+    answer = text.backend.encode(ANSWER, add_special_tokens=False).ids
     return FakePool(lambda request: [*answer, EOS])
 
 
 @pytest.fixture
-def make_app(text: TextModel, text_path: Path, pool: FakePool, tmp_path: Path) -> MAKE_APP:
+def make_app(text: ModelTokenizer, text_path: Path, pool: FakePool, tmp_path: Path) -> MAKE_APP:
     """The application; keywords go into its PoolConfig."""
 
     def make(
-        model: TextModel = text,
+        model: ModelTokenizer = text,
         serving: ServingOptions | None = None,
         drain: Drain | None = None,
         workers: int = 1,

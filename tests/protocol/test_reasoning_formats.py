@@ -2,23 +2,23 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from headrace.protocol.config import GroupConfig
-from headrace.protocol.reasoning import FORMATS, ReasoningFormat, named_format
+from headrace.protocol.reasoning import FORMATS, ReasoningFormat, parse_format
 
 OF = TypeAdapter(ReasoningFormat)
 
 
 def test_names_and_objects():
-    assert named_format("deepseek_r1") is FORMATS["deepseek_r1"]
-    assert OF.validate_python(named_format('{"start": "[a]", "end": "[/a]"}')) == ReasoningFormat(
+    assert parse_format("deepseek_r1") is FORMATS["deepseek_r1"]
+    assert OF.validate_python(parse_format('{"start": "[a]", "end": "[/a]"}')) == ReasoningFormat(
         start="[a]", end="[/a]"
     )
-    assert named_format(None) is None
+    assert parse_format(None) is None
 
 
 @pytest.mark.parametrize("text", ["deepseek_r2", "", "[1]", "{", "[" * 100_000])
 def test_other_texts_name_what_there_is(text):
     with pytest.raises(ValueError, match="deepseek_r1, qwen3"):
-        named_format(text)
+        parse_format(text)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 from bench.load.http import Events
 from headrace.frontend.app import create_app
 from headrace.frontend.metrics import Metrics
-from headrace.frontend.text.model_tokenizer import TextModel
+from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from headrace.launcher.models.models import PreparedModel, PrepareOptions, prepare_model
 from headrace.protocol.config import (
     EngineConfig,
@@ -103,7 +103,7 @@ async def answer(
         serving=ServingOptions(),
     )
     config = PoolConfig(run_dir=folder, groups=(group,))
-    texts = {GROUP: TextModel.load(model.text_path)}
+    texts = {GROUP: ModelTokenizer.load(model.text_path)}
     app = create_app(config, texts, pool, Metrics(config), new_grammars())
     async with pool.running(), app.test_app() as serving:
         response = await serving.test_client().post(request.path, json=body_of(request, stream))

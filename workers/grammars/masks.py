@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from llguidance import LLExecutor
 
-from headrace.protocol.common.grammar_compiler import reason_of
+from headrace.protocol.common.grammar_compiler import matcher_error
 from headrace.workers.sequence.grammar_state import GrammarState
 from headrace.workers.sequence.mask import Mask, MaskRows
 
@@ -84,7 +84,7 @@ class Masker:
         that a token can be chosen, which nobody gets to see."""
         state = place.state
         if state.error is None and state.matcher.is_error():
-            state.error = f"the grammar cannot be followed: {reason_of(state.matcher)}"
+            state.error = f"the grammar cannot be followed: {matcher_error(state.matcher)}"
         for row in range(first, first + 1 + len(place.drafts)):
             start = row * self._row_bytes
             for token_id in place.refused:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Container
 
 from headrace.protocol.grammar import MAX_AFTER_TOKENS, MAX_GRAMMAR_BYTES, Grammar
-from headrace.protocol.sampling import RepetitionDetection, SamplingParams
+from headrace.protocol.sampling import RepetitionRule, SamplingParams
 from headrace.protocol.to_worker import Generate
 from headrace.workers.errors import RequestRefused
 
@@ -120,7 +120,7 @@ def _check_named_tokens(sampling: SamplingParams, vocab_size: int) -> None:
         _check_ids("bad_words", word, vocab_size)
 
 
-def _check_repetition(params: RepetitionDetection) -> None:
+def _check_repetition(params: RepetitionRule) -> None:
     if not 1 <= params.min_pattern_size <= params.max_pattern_size <= _LONGEST_PATTERN:
         _refuse(f"repetition_detection must have pattern sizes from 1 to {_LONGEST_PATTERN}")
     if params.min_count < 2:

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Sequence
 
-from headrace.protocol.common.grammar_compiler import reason_of
+from headrace.protocol.common.grammar_compiler import matcher_error
 from headrace.workers.sequence.compiled_grammar import Compiled
 from headrace.workers.sequence.mask import Mask
 
@@ -46,7 +46,7 @@ class GrammarState:
             return
         self._compiled.tokens += 1
         if self.error is None and not self.matcher.consume_token(token_id):
-            self.error = f"the grammar cannot be followed: {reason_of(self.matcher)}"
+            self.error = f"the grammar cannot be followed: {matcher_error(self.matcher)}"
 
     def count_admissible(self, drafts: Sequence[int]) -> int:
         """How many of the drafts, from the first on, may follow the text.

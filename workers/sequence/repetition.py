@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from headrace.protocol.sampling import RepetitionDetection
+from headrace.protocol.sampling import RepetitionRule
 
 
 class Repetition:
@@ -17,7 +17,7 @@ class Repetition:
 
     __slots__ = ("_equal", "_largest", "_next", "_params", "_repeats")
 
-    def __init__(self, params: RepetitionDetection, max_tokens: int) -> None:
+    def __init__(self, params: RepetitionRule, max_tokens: int) -> None:
         self._params = params
         self._largest = min(params.max_pattern_size, max_tokens // params.min_count)
         self._equal: dict[int, int] = {}  # size to tokens, where there are any

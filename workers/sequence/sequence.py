@@ -4,7 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from headrace.protocol.common.thinking import ThinkingBlock
+from headrace.protocol.common.thinking import ThinkingTracker
 from headrace.protocol.to_frontend import Logprobs
 from headrace.protocol.to_worker import Generate
 from headrace.workers.sequence.bad_words import BadWords
@@ -52,7 +52,7 @@ class Sequence:
     num_remembered: int = 0
     counts: TokenCounts | None = None
     drafting: Drafting | None = None
-    thinking: ThinkingBlock | None = None
+    thinking: ThinkingTracker | None = None
     bad_words: BadWords | None = None
     repetition: Repetition | None = None
     fixed_bias: Any = None

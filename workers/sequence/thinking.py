@@ -4,7 +4,7 @@ A pure function of the output's tokens, so that it is the same with drafts, afte
 on another worker.
 """
 
-from headrace.protocol.common.thinking import ThinkingBlock
+from headrace.protocol.common.thinking import ThinkingTracker
 from headrace.workers.sequence.sequence import DraftedText, Sequence, Text
 
 
@@ -34,23 +34,23 @@ def needs_next_token(sequence: Sequence) -> bool:
     return not _block(sequence).is_over
 
 
-def _next_of(block: ThinkingBlock, budget: int) -> int | None:
+def _next_of(block: ThinkingTracker, budget: int) -> int | None:
     if block.is_over:
         return None
-    start = block.rest_of_start
+    start = block.missing_start
     if start:  # begun, it is completed, so that the end mark does not fall into it
-        return start[0] if block.is_open and block.num_seen >= budget else None
-    return block.rest_of_end[0] if block.num_tokens >= budget else None
+        return start[0] if block.is_open and block.num_fed >= budget else None
+    return block.missing_end[0] if block.num_tokens >= budget else None
 
 
-def _block(sequence: Sequence) -> ThinkingBlock:
+def _block(sequence: Sequence) -> ThinkingTracker:
     """Where the sequence's thinking is by now; its tokens must all be known, or thinking over."""
     block = sequence.thinking
     if block is None:
         budget = sequence.request.sampling.thinking_budget
         assert budget is not None
-        block = ThinkingBlock(budget.start_ids, budget.end_ids, budget.is_open)
+        block = ThinkingTracker(budget.start_ids, budget.end_ids, budget.is_open)
         sequence.thinking = block
     if not block.is_over:
-        block.feed(sequence.token_ids[sequence.num_prompt + block.num_seen :])
+        block.feed(sequence.token_ids[sequence.num_prompt + block.num_fed :])
     return block

@@ -6,15 +6,15 @@ from enum import Enum, auto
 from typing import Any
 
 from headrace.frontend.chat.message import MessageReader
-from headrace.frontend.chat.reasoning.delimiters import ReasoningMarks
+from headrace.frontend.chat.reasoning.delimiters import ReasoningDelimiters
 from headrace.frontend.chat.reasoning.reader import ReasoningReader
 from headrace.frontend.context import ServedModel
 from headrace.frontend.errors import BadRequest
 from headrace.frontend.generation.start_generation import Prompt
 from headrace.frontend.schemas.chat import ChatCompletionRequest
 from headrace.frontend.schemas.generation import GenerationRequest
-from headrace.frontend.text.model_tokenizer import TextModel
-from headrace.protocol.common.thinking import ThinkingBlock
+from headrace.frontend.text.model_tokenizer import ModelTokenizer
+from headrace.protocol.common.thinking import ThinkingTracker
 from headrace.protocol.sampling import ThinkingBudget
 
 # Of a prompt's end, enough for a mark and the white space after it.
@@ -22,28 +22,28 @@ _END_CHARS = 256
 _END_TOKENS = 128
 
 
-class Beginning(Enum):
+class ReasoningStart(Enum):
     """How an answer begins. OPEN: with reasoning, whose start mark is in the prompt. ASSUMED: with
     reasoning, start mark or not. MARKED: with reasoning if the start mark is there. CLOSED: with no
     reasoning, which the prompt has ended."""
 
     OPEN = auto()
     ASSUMED = auto()
-    MARKED = auto()
+    OPTIONAL = auto()
     CLOSED = auto()
 
 
 @dataclass(frozen=True, slots=True)
-class Thinking:
+class ReasoningPlan:
     """beginning: of the answer. has_tools: whether calls of tools may end reasoning."""
 
-    marks: ReasoningMarks
-    beginning: Beginning
+    marks: ReasoningDelimiters
+    beginning: ReasoningStart
     has_tools: bool = False
 
     def reader(self, rest: MessageReader, *, include: bool) -> MessageReader:
         """Reads reasoning, and what comes after it with `rest`; each text needs its own."""
-        if self.beginning is Beginning.CLOSED:
+        if self.beginning is ReasoningStart.CLOSED:
             return rest
         format_ = self.marks.format
         return ReasoningReader(
@@ -55,11 +55,11 @@ class Thinking:
             include=include,
         )
 
-    def block(self) -> ThinkingBlock | None:
+    def block(self) -> ThinkingTracker | None:
         """What follows reasoning in a text's tokens; None if that cannot be done."""
-        if self.beginning is Beginning.CLOSED or not self.marks.end_ids:
+        if self.beginning is ReasoningStart.CLOSED or not self.marks.end_ids:
             return None
-        return ThinkingBlock(self._start_ids, self._ends, self._is_open)
+        return ThinkingTracker(self._start_ids, self._ends, self._is_open)
 
     def budget(self, tokens: int | None) -> ThinkingBudget | None:
         """What a worker is told, so that reasoning has so many tokens at most; None if nothing.
@@ -74,7 +74,7 @@ class Thinking:
                 " ends reasoning.",
                 "thinking_token_budget",
             )
-        if self.beginning is Beginning.CLOSED:
+        if self.beginning is ReasoningStart.CLOSED:
             return None
         return ThinkingBudget(tokens, self._start_ids, self._ends, self._is_open)
 
@@ -86,11 +86,11 @@ class Thinking:
 
     @property
     def _is_open(self) -> bool:
-        return self.beginning in (Beginning.OPEN, Beginning.ASSUMED)
+        return self.beginning in (ReasoningStart.OPEN, ReasoningStart.ASSUMED)
 
     @property
     def _start_ids(self) -> tuple[int, ...]:
-        return () if self.beginning is Beginning.OPEN else self.marks.start_ids
+        return () if self.beginning is ReasoningStart.OPEN else self.marks.start_ids
 
     @property
     def _ends(self) -> tuple[tuple[int, ...], ...]:
@@ -103,7 +103,7 @@ def reasoning_end_ids(model: ServedModel) -> tuple[int, ...]:
     return () if model.reasoning is None else model.reasoning.end_ids
 
 
-def check_budget(request: GenerationRequest, marks: ReasoningMarks | None) -> None:
+def check_thinking_budget(request: GenerationRequest, marks: ReasoningDelimiters | None) -> None:
     """BadRequest for a thinking budget where nothing is known of the model's reasoning."""
     if marks is None and request.thinking_token_budget not in (None, -1):
         raise BadRequest(
@@ -112,13 +112,13 @@ def check_budget(request: GenerationRequest, marks: ReasoningMarks | None) -> No
         )
 
 
-async def thinking_of_chat(
+async def plan_chat_reasoning(
     request: ChatCompletionRequest,
-    text: TextModel,
-    marks: ReasoningMarks,
+    text: ModelTokenizer,
+    marks: ReasoningDelimiters,
     prompt: Prompt,
     variables: Mapping[str, Any],
-) -> Thinking:
+) -> ReasoningPlan:
     """variables: what the request has given to the chat template."""
     end = await _end(request, text, prompt)
     beginning = _by_end(marks, end)
@@ -128,13 +128,13 @@ async def thinking_of_chat(
         switch = marks.format.switch
         is_off = switch is not None and variables.get(switch) is False
         is_assumed = marks.format.assumed and not is_off
-        beginning = Beginning.ASSUMED if is_assumed else Beginning.MARKED
-    return Thinking(marks, beginning)
+        beginning = ReasoningStart.ASSUMED if is_assumed else ReasoningStart.OPTIONAL
+    return ReasoningPlan(marks, beginning)
 
 
-async def thinking_of_completion(
-    text: TextModel, marks: ReasoningMarks, prompt: Prompt, is_cut: bool
-) -> Thinking:
+async def plan_completion_reasoning(
+    text: ModelTokenizer, marks: ReasoningDelimiters, prompt: Prompt, is_cut: bool
+) -> ReasoningPlan:
     """All of a completion's prompt is its client's own: its last mark counts, wherever it stands.
 
     is_cut: whether the prompt's tokens are only a part of its text.
@@ -143,29 +143,29 @@ async def thinking_of_completion(
     if whole is None or is_cut:
         whole = await text.decode(prompt.token_ids, skip_special_tokens=False)
     start, end = whole.rfind(marks.format.start), whole.rfind(marks.format.end)
-    return Thinking(marks, Beginning.OPEN if start > end else Beginning.MARKED)
+    return ReasoningPlan(marks, ReasoningStart.OPEN if start > end else ReasoningStart.OPTIONAL)
 
 
-async def _end(request: ChatCompletionRequest, text: TextModel, prompt: Prompt) -> str:
+async def _end(request: ChatCompletionRequest, text: ModelTokenizer, prompt: Prompt) -> str:
     """The end of a prompt, as it is run."""
     if prompt.text is not None and request.truncate_prompt_tokens is None:
         return prompt.text[-_END_CHARS:]
     return await text.decode(prompt.token_ids[-_END_TOKENS:], skip_special_tokens=False)
 
 
-def _by_end(marks: ReasoningMarks, end: str) -> Beginning | None:
+def _by_end(marks: ReasoningDelimiters, end: str) -> ReasoningStart | None:
     """What a mark at the end of the prompt says. Marks before it may be a user's words."""
     end = end.rstrip()
     if end.endswith(marks.format.end):
-        return Beginning.CLOSED
-    return Beginning.OPEN if end.endswith(marks.format.start) else None
+        return ReasoningStart.CLOSED
+    return ReasoningStart.OPEN if end.endswith(marks.format.start) else None
 
 
-def _by_message(marks: ReasoningMarks, request: ChatCompletionRequest) -> Beginning | None:
+def _by_message(marks: ReasoningDelimiters, request: ChatCompletionRequest) -> ReasoningStart | None:
     """What the final message says, where the answer goes on with it; it is content, unless it
     shows otherwise."""
     content = request.messages[-1].content
     if not content:
         return None
     is_open = content.rfind(marks.format.start) > content.rfind(marks.format.end)
-    return Beginning.OPEN if is_open else Beginning.CLOSED
+    return ReasoningStart.OPEN if is_open else ReasoningStart.CLOSED

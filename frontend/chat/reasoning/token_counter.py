@@ -4,19 +4,19 @@ from collections.abc import Sequence
 
 from headrace.frontend.chat.message import MessageReader
 from headrace.frontend.chat.reasoning.reader import ReasoningReader
-from headrace.frontend.chat.reasoning.plan import Thinking
-from headrace.protocol.common.thinking import ThinkingBlock
+from headrace.frontend.chat.reasoning.plan import ReasoningPlan
+from headrace.protocol.common.thinking import ThinkingTracker
 
 
-class ReasoningCounts:
+class ReasoningTokenCounter:
     """The rule is protocol.common.thinking's, the one by which workers hold a thinking budget:
     tokens
     before the first end mark in tokens, a start mark not among them. A model may write its end mark
     in other tokens than the tokenizer would; then those count that came before the reader saw it.
     """
 
-    def __init__(self, readers: Sequence[MessageReader], thinking: Thinking | None) -> None:
-        self._followed: list[tuple[ReasoningReader, ThinkingBlock] | None] = [
+    def __init__(self, readers: Sequence[MessageReader], thinking: ReasoningPlan | None) -> None:
+        self._followed: list[tuple[ReasoningReader, ThinkingTracker] | None] = [
             _followed(reader, thinking) for reader in readers
         ]
 
@@ -32,7 +32,7 @@ class ReasoningCounts:
 
 
 def _followed(
-    reader: MessageReader, thinking: Thinking | None
-) -> tuple[ReasoningReader, ThinkingBlock] | None:
+    reader: MessageReader, thinking: ReasoningPlan | None
+) -> tuple[ReasoningReader, ThinkingTracker] | None:
     block = None if thinking is None else thinking.block()
     return (reader, block) if block is not None and isinstance(reader, ReasoningReader) else None

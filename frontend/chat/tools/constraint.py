@@ -4,11 +4,11 @@ from headrace.frontend.chat.tools.grammars import forced_arguments, forced_calls
 from headrace.frontend.chat.tools.tool_use import ToolUse
 from headrace.frontend.errors import BadRequest
 from headrace.frontend.schemas.generation import GenerationRequest
-from headrace.frontend.structured.constraint import Constraint, constraint_of, lark
-from headrace.frontend.text.model_tokenizer import TextModel
+from headrace.frontend.structured.constraint import Constraint, request_constraint, lark_constraint
+from headrace.frontend.text.model_tokenizer import ModelTokenizer
 
 
-def chat_constraint(request: GenerationRequest, use: ToolUse, text: TextModel) -> Constraint | None:
+def chat_constraint(request: GenerationRequest, use: ToolUse, text: ModelTokenizer) -> Constraint | None:
     """What the text of a chat must conform to; None if anything goes. BadRequest if its fields do
     not fit.
 
@@ -21,7 +21,7 @@ def chat_constraint(request: GenerationRequest, use: ToolUse, text: TextModel) -
             "structured_outputs",
         )
     asked = (
-        None if is_forced else constraint_of(request.response_format, request.structured_outputs)
+        None if is_forced else request_constraint(request.response_format, request.structured_outputs)
     )
     if asked is not None:
         return asked
@@ -31,10 +31,10 @@ def chat_constraint(request: GenerationRequest, use: ToolUse, text: TextModel) -
         raise BadRequest("tools: a schema is nested too deeply.", "tools") from error
     if grammar is not None and request.use_beam_search:
         raise BadRequest("use_beam_search: calls cannot be held to a form.", "use_beam_search")
-    return None if grammar is None else lark(grammar, "tools")
+    return None if grammar is None else lark_constraint(grammar, "tools")
 
 
-def _grammar(use: ToolUse, text: TextModel) -> str | None:
+def _grammar(use: ToolUse, text: ModelTokenizer) -> str | None:
     functions = [tool.function for tool in use.tools]
     if use.mode == "named":
         return forced_arguments(functions[0])

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from headrace.frontend.chat.tools.parser_output import Output
+from headrace.frontend.chat.tools.parser_output import ParserOutput
 from headrace.frontend.chat.tools.source import Source, Step
 
 MAX_NAME_CHARS = 256
@@ -91,7 +91,7 @@ def text_of_string(source: Source) -> Step[str | None]:
     return text if isinstance(text, str) else None
 
 
-def call(source: Source, output: Output, keys: Keys) -> Step[bool]:
+def call(source: Source, output: ParserOutput, keys: Keys) -> Step[bool]:
     """Read an object as a call. False where it turns out to be none, or to be unfinished.
 
     What is read is recorded, so that the caller can make it content if this is no call; from where
@@ -101,7 +101,7 @@ def call(source: Source, output: Output, keys: Keys) -> Step[bool]:
     return (yield from reading.read())
 
 
-def calls(source: Source, output: Output, keys: Keys) -> Step[bool]:
+def calls(source: Source, output: ParserOutput, keys: Keys) -> Step[bool]:
     """Read one object, or an array of them, as calls; as `call` does."""
     if (yield from source.peek()) != "[":
         return (yield from call(source, output, keys))
@@ -112,14 +112,14 @@ def calls(source: Source, output: Output, keys: Keys) -> Step[bool]:
             return False
         yield from source.space()
         if (yield from source.accept("]")):
-            source.record()
+            source.start_recording()
             return True
         if not (yield from source.accept(",")):
             return False
 
 
 class _Object:
-    def __init__(self, source: Source, output: Output, keys: Keys) -> None:
+    def __init__(self, source: Source, output: ParserOutput, keys: Keys) -> None:
         self._source, self._output, self._keys = source, output, keys
         self._name: str | None = None
         self._arguments: list[str] | None = None  # that came before the name
@@ -164,7 +164,7 @@ class _Object:
         self._name = name
         if self._arguments is not None:
             self._begin("".join(self._arguments))
-            self._source.record()
+            self._source.start_recording()
         return True
 
     def _read_arguments(self) -> Step[bool]:
@@ -175,20 +175,20 @@ class _Object:
             return (yield from value(self._source, self._arguments.append))
         self._begin("")
         is_whole = yield from value(self._source, self._output.arguments)
-        self._source.record()
+        self._source.start_recording()
         return is_whole
 
     def _begin(self, arguments: str) -> None:
         assert self._name is not None
         self._is_begun = True
-        self._source.forget()
+        self._source.stop_recording()
         self._output.begin_call(self._name)
         self._output.arguments(arguments)
 
     def _end(self) -> bool:
         if self._is_begun:
-            self._source.record()
+            self._source.start_recording()
         elif self._name is not None and not self._keys.needs_arguments:
             self._begin("{}")
-            self._source.record()
+            self._source.start_recording()
         return self._is_begun

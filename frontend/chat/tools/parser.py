@@ -2,9 +2,9 @@
 
 A plug-in is a class:
 
-    from headrace.frontend.chat.tools.parser import ToolParser, tool_parser
+    from headrace.frontend.chat.tools.parser import ToolParser, register_tool_parser
 
-    @tool_parser("mine")
+    @register_tool_parser("mine")
     class MyParser(ToolParser):
         def read(self, source, output):
             ...
@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from headrace.frontend.chat.tools.parser_output import Output
+from headrace.frontend.chat.tools.parser_output import ParserOutput
 from headrace.frontend.chat.tools.source import Source, Step
 
 
@@ -58,7 +58,7 @@ class ToolParser:
         if settings:
             raise ParserError("this parser takes no settings")
 
-    def read(self, source: Source, output: Output) -> Step[None]:
+    def read(self, source: Source, output: ParserOutput) -> Step[None]:
         """Read one text from its beginning: what is no call goes to `output` as content. Text that
         is left when this returns is content too."""
         raise NotImplementedError
@@ -73,7 +73,7 @@ _PARSERS: dict[str, type[ToolParser]] = {}
 P = TypeVar("P", bound=type[ToolParser])
 
 
-def tool_parser(*names: str) -> Callable[[P], P]:
+def register_tool_parser(*names: str) -> Callable[[P], P]:
     """Register a parser under the names that --tool-call-parser may give; a later one replaces an
     earlier one of the same name."""
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from headrace.frontend.chat.message import NOTHING, MessagePart, ToolCallPart
 
 
-class Output:
+class ParserOutput:
     """Collects what one piece of text adds.
 
     White space next to a call is how the model sets its calls off, and no content: it is held back

@@ -4,14 +4,14 @@ import logging
 from collections.abc import Callable
 
 from headrace.frontend.chat.message import MessagePart, ToolCallPart
-from headrace.frontend.chat.tools.parser_output import Output
+from headrace.frontend.chat.tools.parser_output import ParserOutput
 from headrace.frontend.chat.tools.parser import ToolParser
 from headrace.frontend.chat.tools.source import Source
 
 log = logging.getLogger("headrace.frontend.tools")
 
 
-class ToolReader:
+class ToolCallReader:
     """Reads one choice with a parser. only_first: all calls but the first are dropped. new_id: for
     other ids of calls than the parser's."""
 
@@ -22,7 +22,7 @@ class ToolReader:
         new_id: Callable[[], str] | None = None,
     ) -> None:
         self._source = Source()
-        self._output = Output(new_id or parser.new_id, only_first)
+        self._output = ParserOutput(new_id or parser.new_id, only_first)
         self._steps = parser.read(self._source, self._output)
 
     def feed(self, text: str) -> MessagePart:
@@ -50,12 +50,12 @@ class ToolReader:
         return self._output.take()
 
     def _go_on_plainly(self) -> None:
-        self._output.content(self._source.recorded())
+        self._output.content(self._source.take_recording())
         self._steps = self._source.rest(self._output.content)
         next(self._steps, None)
 
 
-class NamedReader:
+class ForcedArgumentsReader:
     """The whole text is the arguments of one call."""
 
     def __init__(self, name: str, call_id: str) -> None:

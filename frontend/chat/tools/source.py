@@ -15,7 +15,7 @@ Step = Generator[None, None, T]
 _SPACE = re.compile(r"\s*")
 
 
-class Marks:
+class Delimiters:
     """Strings to look for at once. None of them may be the beginning of another."""
 
     def __init__(self, *marks: str) -> None:
@@ -62,16 +62,16 @@ class Source:
 
     # What has been read
 
-    def record(self) -> None:
+    def start_recording(self) -> None:
         """Keep all that is read from here on."""
         self._recorded = []
 
-    def recorded(self) -> str:
+    def take_recording(self) -> str:
         """What has been read since; it is kept no longer."""
-        recorded, self._recorded = self._recorded, None
-        return "".join(recorded or ())
+        take_recording, self._recorded = self._recorded, None
+        return "".join(take_recording or ())
 
-    def forget(self) -> None:
+    def stop_recording(self) -> None:
         """Keep no more of what is read."""
         self._recorded = None
 
@@ -127,7 +127,7 @@ class Source:
         """Read white space."""
         yield from self.run(_SPACE, lambda _: None)
 
-    def until(self, marks: Marks, emit: Callable[[str], object]) -> Step[str]:
+    def until(self, marks: Delimiters, emit: Callable[[str], object]) -> Step[str]:
         """Pass on the text up to the first mark, and return that, unread; "" if there is none."""
         while True:
             found = marks.search(self._text, self._at)

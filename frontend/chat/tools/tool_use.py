@@ -7,7 +7,7 @@ from typing import Any, Literal
 from headrace.frontend.chat.message import MessageReader, PlainReader
 from headrace.frontend.chat.tools.forced import ForcedCallsParser
 from headrace.frontend.chat.tools.parser import ToolParser
-from headrace.frontend.chat.tools.reader import NamedReader, ToolReader
+from headrace.frontend.chat.tools.reader import ForcedArgumentsReader, ToolCallReader
 from headrace.frontend.errors import BadRequest
 from headrace.frontend.schemas.chat import ChatCompletionRequest
 from headrace.frontend.schemas.tools import AllowedToolChoice, NamedTool, Tool
@@ -35,11 +35,11 @@ class ToolUse:
         """For one choice."""
         own = self.parser or ToolParser()
         if self.mode == "required":
-            return ToolReader(ForcedCallsParser(), not self.is_parallel, own.new_id)
+            return ToolCallReader(ForcedCallsParser(), not self.is_parallel, own.new_id)
         if self.mode == "named":
-            return NamedReader(self.tools[0].function.name, own.new_id())
+            return ForcedArgumentsReader(self.tools[0].function.name, own.new_id())
         if self.mode == "auto":
-            return ToolReader(own, not self.is_parallel)
+            return ToolCallReader(own, not self.is_parallel)
         return PlainReader()
 
     @property
@@ -71,7 +71,7 @@ def tool_use(
     return ToolUse(mode, _callable(request, allowed), shown or None, parser, _is_parallel(request))
 
 
-def shown_tools(tools: Sequence[Tool] | None) -> list[dict[str, Any]] | None:
+def tools_for_template(tools: Sequence[Tool] | None) -> list[dict[str, Any]] | None:
     """Tools as chat templates get them: as the client has written them."""
     return [_plain(tool) for tool in tools] if tools else None
 

@@ -66,7 +66,7 @@ class ResponseRun:
         self._journal = journal
         self._events = Events(sink)
         self._usage = Usage()
-        self._names = TokenNames(self._model.text, as_ids=False)
+        self._names = TokenNames(self._model.tokenizer, as_ids=False)
         self._server_calls = 0
         self._interruption: ApiError | None = None
 
@@ -155,7 +155,7 @@ class ResponseRun:
             tool_choice=self._tool_choice(),
             max_tokens=max_tokens,
             seed=self._job.seed,
-            max_model_len=self._model.text.info.max_model_len,
+            max_model_len=self._model.tokenizer.info.max_model_len,
         )
         request = await beside(translate, len(items) > MANY_PARTS)
         try:

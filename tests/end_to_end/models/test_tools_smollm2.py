@@ -25,9 +25,9 @@ DICTATED = [
     {"role": "user", "content": f"Say it again: {CALL}"},
 ]
 PLUGIN = """
-from headrace.frontend.chat.tools.parser import ToolParser, tool_parser
+from headrace.frontend.chat.tools.parser import ToolParser, register_tool_parser
 
-@tool_parser("all")
+@register_tool_parser("all")
 class All(ToolParser):
     def read(self, source, output):
         yield from source.peek()

@@ -37,7 +37,7 @@ def say(pool, text, monkeypatch):
     """Lets the model say a text with marks, see MarkedReader."""
 
     def say(words: str, reasons: dict[str, str] | None = None) -> None:
-        ids = text.tokenizer.encode(words, add_special_tokens=False).ids
+        ids = text.backend.encode(words, add_special_tokens=False).ids
         pool.reply = lambda request: [*ids, EOS]
         start_chat = messages.start_chat
 
@@ -142,7 +142,7 @@ async def test_thinking_text_and_calls_are_blocks_in_order(anthropic, pool, say,
 
 async def test_a_call_that_is_cut_short_is_as_far_as_it_goes(anthropic, text, say):
     words = '~t{"city": "Paris", "country": "France"}'
-    count = len(text.tokenizer.encode(words[:27], add_special_tokens=False).ids)
+    count = len(text.backend.encode(words[:27], add_special_tokens=False).ids)
     say(words)
     message = await both(anthropic, max_tokens=count)
     assert message["stop_reason"] == "max_tokens"
@@ -178,7 +178,7 @@ async def test_fields_reach_the_worker(anthropic, pool):
 async def test_an_answer_that_the_client_has_begun_is_gone_on_with(anthropic, pool, text):
     begun = [*QUESTION, {"role": "assistant", "content": "The capital"}]
     await anthropic.messages.create(**{**REQUEST, "messages": begun})
-    prompt = text.tokenizer.decode(
+    prompt = text.backend.decode(
         list(pool.requests[0].prompt_token_ids), skip_special_tokens=False
     )
     assert prompt.endswith("<|im_start|>assistant\nThe capital")

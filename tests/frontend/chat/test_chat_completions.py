@@ -67,7 +67,7 @@ async def test_usage_in_every_chunk(client):
 
 async def test_the_prompt_is_the_rendered_chat(client, pool, text):
     await ask(client, messages=[{"role": "system", "content": "S"}, *QUESTION])
-    prompt = text.tokenizer.decode(pool.requests[0].prompt_token_ids, skip_special_tokens=False)
+    prompt = text.backend.decode(pool.requests[0].prompt_token_ids, skip_special_tokens=False)
     assert prompt == (
         "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nWhat is the capital of France?"
         "<|im_end|>\n<|im_start|>assistant\n"
@@ -77,7 +77,7 @@ async def test_the_prompt_is_the_rendered_chat(client, pool, text):
 async def test_text_parts_are_joined(client, pool, text):
     parts = [{"type": "text", "text": "Hello"}, {"type": "text", "text": "world"}]
     await ask(client, messages=[{"role": "user", "content": parts}])
-    prompt = text.tokenizer.decode(pool.requests[0].prompt_token_ids)
+    prompt = text.backend.decode(pool.requests[0].prompt_token_ids)
     assert "user\nHello\nworld\n" in prompt
 
 
@@ -130,7 +130,7 @@ async def test_stop_strings_count_from_min_tokens_on(client):
 
 
 async def test_stop_tokens_are_named_and_not_shown(client, text):
-    token_id = text.tokenizer.encode(" France").ids[0]
+    token_id = text.backend.encode(" France").ids[0]
     _, body = await ask(client, stop_token_ids=[token_id])
     choice = body["choices"][0]
     assert choice["message"]["content"] == "The capital of"
@@ -200,7 +200,7 @@ async def test_log_probabilities(client, text):
     _, body = await ask(client, logprobs=True, top_logprobs=2, max_tokens=2)
     content = body["choices"][0]["logprobs"]["content"]
     assert [entry["token"] for entry in content] == ["The", " capital"]
-    first = text.tokenizer.encode("The").ids[0]
+    first = text.backend.encode("The").ids[0]
     assert content[0]["logprob"] == logprobs_of(first, 2).logprob
     assert content[0]["bytes"] == list(b"The")
     assert len(content[0]["top_logprobs"]) == 2
@@ -219,7 +219,7 @@ async def test_log_probabilities_of_impossible_tokens_are_json(client, pool, mon
 async def test_token_ids_are_returned(client, pool, text):
     _, body = await ask(client, return_token_ids=True, return_prompt_text=True)
     assert body["prompt_token_ids"] == list(pool.requests[0].prompt_token_ids)
-    assert body["choices"][0]["token_ids"] == [*text.tokenizer.encode(ANSWER).ids, EOS]
+    assert body["choices"][0]["token_ids"] == [*text.backend.encode(ANSWER).ids, EOS]
     assert body["prompt_text"].endswith("<|im_start|>assistant\n")
     events = await stream(client, return_token_ids=True)
     assert events[0]["prompt_token_ids"] == body["prompt_token_ids"]
@@ -236,7 +236,7 @@ async def test_a_final_message_is_continued_and_echoed(client, pool, text):
         "echo": True,
     }
     _, body = await ask(client, **fields)
-    prompt = text.tokenizer.decode(pool.requests[0].prompt_token_ids, skip_special_tokens=False)
+    prompt = text.backend.decode(pool.requests[0].prompt_token_ids, skip_special_tokens=False)
     assert prompt.endswith("<|im_start|>assistant\nWell: ")
     assert body["choices"][0]["message"]["content"] == "Well: " + ANSWER
     assert text_of(await stream(client, **fields)) == "Well: " + ANSWER
@@ -244,10 +244,10 @@ async def test_a_final_message_is_continued_and_echoed(client, pool, text):
 
 async def test_template_variables(make_app, text, pool):
     info = text.info.model_copy(update={"chat_template": "{{ mood }}{{ reasoning_effort }}"})
-    client = make_app(type(text)(info, text.tokenizer)).test_client()
+    client = make_app(type(text)(info, text.backend)).test_client()
     response, _ = await ask(client, chat_template_kwargs={"mood": "M"}, reasoning_effort="low")
     assert response.status_code == 200
-    assert text.tokenizer.decode(pool.requests[0].prompt_token_ids) == "Mlow"
+    assert text.backend.decode(pool.requests[0].prompt_token_ids) == "Mlow"
     response, body = await ask(client, chat_template_kwargs={"messages": []})
     assert response.status_code == 400
     assert body["error"]["param"] == "chat_template_kwargs"
@@ -255,7 +255,7 @@ async def test_template_variables(make_app, text, pool):
 
 async def test_models_without_a_template_take_no_chats(make_app, text):
     info = text.info.model_copy(update={"chat_template": None})
-    response, body = await ask(make_app(type(text)(info, text.tokenizer)).test_client())
+    response, body = await ask(make_app(type(text)(info, text.backend)).test_client())
     assert response.status_code == 400
     assert "chat template" in body["error"]["message"]
 
@@ -263,7 +263,7 @@ async def test_models_without_a_template_take_no_chats(make_app, text):
 async def test_the_models_own_sampling_defaults(make_app, text, pool):
     defaults = {"temperature": 0.0, "top_k": 50.0, "max_new_tokens": 3.0}
     info = text.info.model_copy(update={"generation_defaults": defaults})
-    client = make_app(type(text)(info, text.tokenizer)).test_client()
+    client = make_app(type(text)(info, text.backend)).test_client()
     await ask(client)
     await ask(client, temperature=1.0, top_k=-1, max_tokens=7)
     first, second = (request.sampling for request in pool.requests)

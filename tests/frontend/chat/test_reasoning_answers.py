@@ -7,7 +7,7 @@ import pytest
 
 from headrace.frontend.app import create_app
 from headrace.frontend.metrics import Metrics
-from headrace.frontend.text.model_tokenizer import TextModel
+from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from headrace.protocol.config import GroupConfig, PoolConfig
 from headrace.protocol.reasoning import FORMATS, ReasoningFormat
 from headrace.protocol.text import TextInfo
@@ -32,19 +32,19 @@ class Chat:
     """An application that serves one model, whose texts are `reply`."""
 
     def __init__(self, tmp_path: Path, template: str, parser: ReasoningFormat | None, **marks):
-        tokenizer = byte_level()
-        tokenizer.add_tokens(marks.get("added", []))
-        tokenizer.add_special_tokens(marks.get("special", []))
+        backend = byte_level()
+        backend.add_tokens(marks.get("added", []))
+        backend.add_special_tokens(marks.get("special", []))
         info = TextInfo(
             max_model_len=2048,
-            vocab_size=tokenizer.get_vocab_size(),
+            vocab_size=backend.get_vocab_size(),
             eos_token_ids=(EOS,),
             chat_template=template,
             added_tokens=dict(enumerate(SPECIAL)),
         )
         info.save(tmp_path)
-        tokenizer.save(str(TextInfo.tokenizer_file(tmp_path)))
-        self.text = TextModel(info, tokenizer)
+        backend.save(str(TextInfo.tokenizer_file(tmp_path)))
+        self.text = ModelTokenizer(info, backend)
         self.pool = FakePool(lambda request: [*self.ids(self.reply), EOS])
         self.reply = WHOLE
         group = GroupConfig(
@@ -60,7 +60,7 @@ class Chat:
         self.client = app.test_client()
 
     def ids(self, text: str) -> list[int]:
-        return self.text.tokenizer.encode(text, add_special_tokens=False).ids
+        return self.text.backend.encode(text, add_special_tokens=False).ids
 
     async def post(self, path="/v1/chat/completions", **fields):
         body = {"messages": QUESTION, **fields} if "chat" in path else fields

@@ -3,10 +3,10 @@
 import pytest
 
 from headrace.frontend.chat.message import PlainReader
-from headrace.frontend.chat.reasoning.token_counter import ReasoningCounts
-from headrace.frontend.chat.reasoning.delimiters import ReasoningMarks
-from headrace.frontend.chat.reasoning.plan import Beginning, Thinking
-from headrace.frontend.text.model_tokenizer import TextModel
+from headrace.frontend.chat.reasoning.token_counter import ReasoningTokenCounter
+from headrace.frontend.chat.reasoning.delimiters import ReasoningDelimiters
+from headrace.frontend.chat.reasoning.plan import ReasoningStart, ReasoningPlan
+from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from headrace.protocol.reasoning import FORMATS
 from tests.frontend.text.tokenizers_for_tests import byte_level
 
@@ -15,13 +15,13 @@ THOUGHT, ANSWER = "\nHello world. The capital?\n", "\n\nParis is the answer."
 
 @pytest.fixture(scope="module")
 def marks(text):
-    return ReasoningMarks.of(FORMATS["qwen3"], text)
+    return ReasoningDelimiters.of(FORMATS["qwen3"], text)
 
 
 def count(text, marks, beginning, token_ids, size):
-    thinking = Thinking(marks, beginning)
+    thinking = ReasoningPlan(marks, beginning)
     reader = thinking.reader(PlainReader(), include=False)
-    counts = ReasoningCounts([reader], thinking)
+    counts = ReasoningTokenCounter([reader], thinking)
     detokenizer = text.detokenizer(skip_special_tokens=True)
     for place in range(0, len(token_ids), size):
         counts.add(0, token_ids[place : place + size])
@@ -30,45 +30,45 @@ def count(text, marks, beginning, token_ids, size):
 
 
 def ids(text, written):
-    return text.tokenizer.encode(written, add_special_tokens=False).ids
+    return text.backend.encode(written, add_special_tokens=False).ids
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 1000])
 def test_marks_and_content_do_not_count(text, marks, size):
     thought = ids(text, THOUGHT)
     written = [*marks.start_ids, *thought, *marks.end_ids, *ids(text, ANSWER)]
-    for beginning in (Beginning.ASSUMED, Beginning.MARKED):
+    for beginning in (ReasoningStart.ASSUMED, ReasoningStart.OPTIONAL):
         assert count(text, marks, beginning, written, size) == len(thought)
     rest = written[len(marks.start_ids) :]
-    for beginning in (Beginning.OPEN, Beginning.ASSUMED):
+    for beginning in (ReasoningStart.OPEN, ReasoningStart.ASSUMED):
         assert count(text, marks, beginning, rest, size) == len(thought)
-    assert count(text, marks, Beginning.MARKED, rest, size) == 0
-    assert count(text, marks, Beginning.CLOSED, written, size) == 0
-    assert count(text, marks, Beginning.OPEN, thought, size) == len(thought)
+    assert count(text, marks, ReasoningStart.OPTIONAL, rest, size) == 0
+    assert count(text, marks, ReasoningStart.CLOSED, written, size) == 0
+    assert count(text, marks, ReasoningStart.OPEN, thought, size) == len(thought)
 
 
 def test_an_end_mark_in_other_tokens_ends_the_count(text):
-    tokenizer = byte_level()
-    tokenizer.add_tokens(["</think>"])
-    model = TextModel(text.info, tokenizer)
-    marks = ReasoningMarks.of(FORMATS["qwen3"], model)
+    backend = byte_level()
+    backend.add_tokens(["</think>"])
+    model = ModelTokenizer(text.info, backend)
+    marks = ReasoningDelimiters.of(FORMATS["qwen3"], model)
     assert len(marks.end_ids) == 1
     other = [token for character in "</think>" for token in ids(model, character)]
     written = [*ids(model, THOUGHT), *other, *ids(model, ANSWER)]
-    counted = count(model, marks, Beginning.OPEN, written, 1)
+    counted = count(model, marks, ReasoningStart.OPEN, written, 1)
     assert counted == len(ids(model, THOUGHT)) + len(other)
 
 
 def test_grammars_wait_for_the_end_of_reasoning_that_is_certain(marks):
-    after = {beginning: Thinking(marks, beginning).grammar_after for beginning in Beginning}
-    assert after[Beginning.OPEN] == after[Beginning.ASSUMED] == marks.end_ids
-    assert after[Beginning.MARKED] == after[Beginning.CLOSED] == ()
+    after = {beginning: ReasoningPlan(marks, beginning).grammar_after for beginning in ReasoningStart}
+    assert after[ReasoningStart.OPEN] == after[ReasoningStart.ASSUMED] == marks.end_ids
+    assert after[ReasoningStart.OPTIONAL] == after[ReasoningStart.CLOSED] == ()
 
 
 def test_calls_of_tools_end_reasoning_where_there_are_tools(marks):
     text = "so<tool_call>x"
     for has_tools, expected in ((True, ("so", "<tool_call>x")), (False, (text, ""))):
-        thinking = Thinking(marks, Beginning.OPEN, has_tools)
+        thinking = ReasoningPlan(marks, ReasoningStart.OPEN, has_tools)
         reader = thinking.reader(PlainReader(), include=True)
         part = reader.feed(text)
         assert (part.reasoning, part.content) == expected

@@ -9,7 +9,7 @@ import pytest
 from headrace.frontend.chat import untrusted_template as untrusted
 from headrace.frontend.chat.content_format import takes_parts
 from headrace.frontend.chat.templates import ChatTemplate
-from headrace.frontend.text.model_tokenizer import TextModel
+from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from headrace.protocol.config import ServingOptions
 from tests.frontend.asking import QUESTION, ask, refused
 from tests.stand_ins.sitecustomize import ALLOCATES, DIES, SLEEPS, WRITES, python_path
@@ -20,9 +20,9 @@ TWO_PARTS = [{"role": "user", "content": [{"type": "text", "text": t} for t in (
 TRUSTING = ServingOptions(trust_request_chat_template=True)
 
 
-def with_template(text: TextModel, source: str) -> TextModel:
+def with_template(text: ModelTokenizer, source: str) -> ModelTokenizer:
     info = text.info.model_copy(update={"chat_template": source})
-    return TextModel(info, text.tokenizer)
+    return ModelTokenizer(info, text.backend)
 
 
 async def shown(client, **fields) -> str:

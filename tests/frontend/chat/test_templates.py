@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerFast
 
 from headrace.frontend.chat.templates import ChatTemplate
 from headrace.frontend.errors import BadRequest
-from headrace.frontend.text.model_tokenizer import TextModel
+from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from tests.frontend.text.tokenizers_for_tests import CHAT_TEMPLATE, SPECIAL
 
 BOS_AND_ALTERNATION = """{{ bos_token }}
@@ -67,7 +67,7 @@ def ours(source: str) -> ChatTemplate:
 @pytest.mark.parametrize("chat", CHATS)
 @pytest.mark.parametrize("generation_prompt", [True, False])
 async def test_token_ids_equal_those_of_transformers(
-    source: str, chat: list, generation_prompt: bool, reference: object, text: TextModel
+    source: str, chat: list, generation_prompt: bool, reference: object, text: ModelTokenizer
 ) -> None:
     variables = {"enable_thinking": False}
     rendered = ours(source).render(

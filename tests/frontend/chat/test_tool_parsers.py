@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from headrace.frontend.chat.message import Message
 from headrace.frontend.chat.tools.available import find_parser
 from headrace.frontend.chat.tools.forced import ForcedCallsParser
-from headrace.frontend.chat.tools.parser import ToolParser, load_plugin, tool_parser
+from headrace.frontend.chat.tools.parser import ToolParser, load_plugin, register_tool_parser
 from headrace.frontend.chat.tools.python_arguments import Arguments
-from headrace.frontend.chat.tools.reader import NamedReader, ToolReader
+from headrace.frontend.chat.tools.reader import ForcedArgumentsReader, ToolCallReader
 
 CALLS, CALLS_END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
 CALL, CALL_END, SEPARATOR = "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", "<｜tool▁sep｜>"
@@ -22,8 +22,8 @@ GENERIC = 'generic:{"start": "<<", "end": ">>", "name": "tool", "arguments": "ar
 
 def reader(spec):
     if spec == "forced":
-        return ToolReader(ForcedCallsParser())
-    return NamedReader("f", "id") if spec == "named" else ToolReader(find_parser(spec))
+        return ToolCallReader(ForcedCallsParser())
+    return ForcedArgumentsReader("f", "id") if spec == "named" else ToolCallReader(find_parser(spec))
 
 
 def read(spec, pieces, reason="stop"):
@@ -242,7 +242,7 @@ def test_half_a_surrogate_pair_can_be_sent():
 
 def test_only_the_first_call_where_one_is_wanted():
     text = WELL_WRITTEN[0][1]
-    one, message = ToolReader(find_parser("hermes"), only_first=True), Message()
+    one, message = ToolCallReader(find_parser("hermes"), only_first=True), Message()
     for piece in text:
         message.add(one.feed(piece))
     message.add(one.finish())
@@ -256,10 +256,10 @@ def test_a_named_function_is_called_even_with_nothing():
 
 
 def test_a_plugin_that_fails_loses_no_text(caplog):
-    @tool_parser("failing")
+    @register_tool_parser("failing")
     class Failing(ToolParser):
         def read(self, source, output):
-            source.record()
+            source.start_recording()
             yield from source.accept("ab")
             raise KeyError("x")
 
@@ -268,10 +268,10 @@ def test_a_plugin_that_fails_loses_no_text(caplog):
 
 
 def test_a_plugin_that_waits_for_ever_loses_no_text():
-    @tool_parser("waiting")
+    @register_tool_parser("waiting")
     class Waiting(ToolParser):
         def read(self, source, output):
-            source.record()
+            source.start_recording()
             source.take(1)
             while True:
                 yield

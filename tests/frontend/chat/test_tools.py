@@ -9,9 +9,9 @@ from tokenizers import AddedToken
 
 from headrace.frontend.app import create_app
 from headrace.frontend.metrics import Metrics
-from headrace.frontend.text.model_tokenizer import TextModel
+from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from headrace.protocol.config import GroupConfig, PoolConfig, ServingOptions
-from headrace.protocol.reasoning import named_format
+from headrace.protocol.reasoning import parse_format
 from headrace.protocol.text import TextInfo
 from tests.frontend.fake_pool import FakePool
 from tests.frontend.structured.shared_checkers import new_grammars
@@ -40,21 +40,21 @@ class Served:
 
     def __init__(self, folder: Path, reasoning_parser=None, **options: object) -> None:
         serving = {"enable_auto_tool_choice": True, "tool_call_parser": "hermes", **options}
-        tokenizer = byte_level()
-        tokenizer.add_tokens([AddedToken(token, special=True) for token in SPECIALS])
-        tokenizer.save(str(TextInfo.tokenizer_file(folder)))
+        backend = byte_level()
+        backend.add_tokens([AddedToken(token, special=True) for token in SPECIALS])
+        backend.save(str(TextInfo.tokenizer_file(folder)))
         info = TextInfo(
             max_model_len=4096,
-            vocab_size=tokenizer.get_vocab_size(),
+            vocab_size=backend.get_vocab_size(),
             eos_token=SPECIAL[EOS],
             eos_token_ids=(EOS,),
             chat_template=CHAT_TEMPLATE,
             chat_templates={"tool_use": TOOL_TEMPLATE},
         )
         info.save(folder)
-        self.text = TextModel(info, tokenizer)
+        self.text = ModelTokenizer(info, backend)
         self.says = ""
-        self.pool = FakePool(lambda _: [*tokenizer.encode(self.says).ids, EOS])
+        self.pool = FakePool(lambda _: [*backend.encode(self.says).ids, EOS])
         group = GroupConfig(
             name="main",
             model="m",
@@ -89,7 +89,7 @@ class Served:
 
     def prompt(self) -> str:
         ids = self.pool.requests[-1].prompt_token_ids
-        return self.text.tokenizer.decode(ids, skip_special_tokens=False)
+        return self.text.backend.decode(ids, skip_special_tokens=False)
 
     def grammar(self) -> str:
         return self.pool.requests[-1].grammar.text
@@ -155,7 +155,7 @@ async def test_every_choice_has_calls_of_its_own(served):
     assert [len(calls) for calls in made] == [2, 2]
     assert len({call["id"] for calls in made for call in calls}) == 4
     # Tokens are told of even where their text is a part of a call.
-    tokens = len(served.text.tokenizer.encode(TWO).ids) + 1
+    tokens = len(served.text.backend.encode(TWO).ids) + 1
     assert [len(choice["logprobs"]["content"]) for choice in body["choices"]] == [tokens] * 2
 
 
@@ -169,7 +169,7 @@ async def test_an_answer_without_calls(served):
 
 async def test_a_call_that_is_cut_short(served):
     served.says = ONE
-    limit = len(served.text.tokenizer.encode(ONE).ids) - 8
+    limit = len(served.text.backend.encode(ONE).ids) - 8
     choice = await served.choice(tools=TOOLS, max_tokens=limit)
     assert choice["finish_reason"] == "length"
     (call,) = choice["message"]["tool_calls"]
@@ -357,7 +357,7 @@ async def test_models_may_not_choose_to_call_where_no_parser_can_tell(tmp_path, 
 
 
 async def test_reasoning_then_calls(tmp_path):
-    served = Served(tmp_path, reasoning_parser=named_format("qwen3"))
+    served = Served(tmp_path, reasoning_parser=parse_format("qwen3"))
     served.says = f"<think>\nI could look.\n</think>\n\n{ONE}"
     choice = await served.choice(tools=TOOLS)
     assert "look." in choice["message"]["reasoning"]
@@ -368,12 +368,12 @@ async def test_reasoning_then_calls(tmp_path):
 
 
 async def test_a_demanded_call_comes_after_reasoning(tmp_path):
-    served = Served(tmp_path, reasoning_parser=named_format("deepseek_r1"))
+    served = Served(tmp_path, reasoning_parser=parse_format("deepseek_r1"))
     served.says = f"Let me <tool_call> see.</think>{FORCED}"
     choice = await served.choice(tools=TOOLS, tool_choice="required")
     assert choice["message"]["reasoning"] == "Let me <tool_call> see."
     assert choice["message"]["tool_calls"][0]["function"]["name"] == "get_weather"
-    end = served.text.tokenizer.encode("</think>").ids
+    end = served.text.backend.encode("</think>").ids
     assert served.pool.requests[-1].grammar.after == tuple(end)
 
 

@@ -55,7 +55,7 @@ async def test_completions_with_log_probabilities_and_several_prompts(client, co
 
 
 async def test_the_length_penalty_and_the_end_decide(client, counting, text):
-    stop = 300 + 1 + len(text.tokenizer.encode("Hello").ids)
+    stop = 300 + 1 + len(text.backend.encode("Hello").ids)
     fields = {"prompt": "Hello", "use_beam_search": True, "max_tokens": 8, "logprobs": 0}
     _, body = await complete(client, stop_token_ids=[stop], length_penalty=0, **fields)
     assert body["choices"][0]["finish_reason"] == "stop"

@@ -22,7 +22,7 @@ async def stream(client, **fields):
 
 
 async def test_all_kinds_of_prompts(client, pool, text):
-    hello = text.tokenizer.encode("Hello").ids
+    hello = text.backend.encode("Hello").ids
     for prompt, count in (("Hello", 1), (["Hello", "Hello"], 2), (hello, 1), ([hello] * 3, 3)):
         pool.requests.clear()
         response, body = await complete(client, prompt=prompt)
@@ -62,7 +62,7 @@ async def test_echo_in_one_piece_and_streamed(client):
 
 
 async def test_echo_of_token_ids(client, text):
-    ids = text.tokenizer.encode("Hello 你好").ids
+    ids = text.backend.encode("Hello 你好").ids
     _, body = await complete(client, prompt=ids, echo=True)
     assert body["choices"][0]["text"] == "Hello 你好" + ANSWER
 
@@ -114,7 +114,7 @@ async def test_tokens_as_ids(client, text):
     _, body = await complete(
         client, prompt="Hello", logprobs=0, max_tokens=1, return_tokens_as_token_ids=True
     )
-    token_id = text.tokenizer.encode("The").ids[0]
+    token_id = text.backend.encode("The").ids[0]
     assert body["choices"][0]["logprobs"]["tokens"] == [f"token_id:{token_id}"]
 
 
@@ -132,7 +132,7 @@ async def test_prompts_are_truncated_on_demand(client, pool, fields, kept):
 
 
 async def test_characters_split_over_prompt_and_output(client, pool, text):
-    first, *rest = text.tokenizer.encode("é").ids
+    first, *rest = text.backend.encode("é").ids
     pool.reply = lambda request: [*rest, EOS]
     _, body = await complete(client, prompt=[first])
     assert rest
@@ -140,7 +140,7 @@ async def test_characters_split_over_prompt_and_output(client, pool, text):
 
 
 async def test_an_unfinished_character_is_shown_at_the_end(client, pool, text):
-    first = text.tokenizer.encode("é").ids[0]
+    first = text.backend.encode("é").ids[0]
     pool.reply = lambda request: [first, EOS]
     _, body = await complete(client, prompt="Hello")
     assert body["choices"][0]["text"] == "\ufffd"

@@ -3,10 +3,10 @@
 import pytest
 
 from headrace.frontend.generation.choice import Choice
-from headrace.frontend.generation.token_constraints import Constraints
+from headrace.frontend.generation.token_constraints import TokenConstraints
 from headrace.frontend.text.stop_strings import StopMatcher
 from headrace.protocol.config import ServingOptions
-from headrace.protocol.sampling import RepetitionDetection
+from headrace.protocol.sampling import RepetitionRule
 from headrace.protocol.to_frontend import Output
 from tests.frontend.asking import QUESTION, ask, complete, refused
 from tests.frontend.fake_pool import FakePool
@@ -27,7 +27,7 @@ async def test_allowed_tokens_and_repetition_reach_the_worker(client, pool):
     await ask(client, allowed_token_ids=[9, 5, 9], repetition_detection=asked)
     sampling = pool.requests[0].sampling
     assert sorted(sampling.allowed_token_ids) == [5, 9]
-    assert sampling.repetition_detection == RepetitionDetection(1, 4, 3)
+    assert sampling.repetition_detection == RepetitionRule(1, 4, 3)
     await ask(client, repetition_detection={"min_count": 3})
     assert pool.requests[1].sampling.repetition_detection is None
 
@@ -35,7 +35,7 @@ async def test_allowed_tokens_and_repetition_reach_the_worker(client, pool):
 async def test_bad_words_are_tokens_at_the_start_and_after_a_space(client, pool, text):
     await complete(client, prompt=["Hello", "world"], bad_words=["Paris", " capital city"])
     spellings = ["Paris", " Paris", "capital city", " capital city"]
-    expected = [tuple(text.tokenizer.encode(s, add_special_tokens=False).ids) for s in spellings]
+    expected = [tuple(text.backend.encode(s, add_special_tokens=False).ids) for s in spellings]
     for request in pool.requests:
         assert list(request.sampling.bad_words) == expected
     assert any(len(word) > 1 for word in expected)
@@ -123,7 +123,7 @@ def test_a_text_that_repeats_itself_says_so(text):
 
     observer = Observer()
     choice = Choice(0, 0, text.detokenizer(True), StopMatcher((), False), observer)
-    ids = tuple(text.tokenizer.encode("ha ha").ids)
+    ids = tuple(text.backend.encode("ha ha").ids)
     delta = choice.take(Output("r", ids, 0, "repetition"))
     assert (delta.text, delta.finish_reason) == ("ha ha", "repetition")
     assert delta.stop_reason == "repetition_detected"
@@ -151,7 +151,7 @@ async def test_long_lists_do_not_go_with_many_texts(client, pool, monkeypatch):
     async def never(request, model):
         raise AssertionError("something was made for each of them")
 
-    monkeypatch.setattr(Constraints, "of", never)
+    monkeypatch.setattr(TokenConstraints, "of", never)
     fields = {"prompt": ["Hello"] * 8, "n": 100, "temperature": 1}
     response, body = await complete(client, allowed_token_ids=[5] * 10_000, **fields)
     assert (response.status_code, body["error"]["param"]) == (400, "allowed_token_ids")

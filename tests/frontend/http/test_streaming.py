@@ -12,8 +12,8 @@ from headrace.frontend.metrics import RequestObserver
 from headrace.frontend.pool.flight import Flight
 from headrace.frontend.pool.interface import RequestLost
 from headrace.frontend.streaming import MAX_EVENTS, stream_response
-from headrace.frontend.text.detokenizer import PieceDetokenizer
-from headrace.frontend.text.token_bytes import Pieces, pieces_of
+from headrace.frontend.text.detokenizer import ByteDetokenizer
+from headrace.frontend.text.token_bytes import TokenBytes, token_bytes_of
 from headrace.frontend.text.stop_strings import StopMatcher
 from headrace.protocol.sampling import SamplingParams
 from headrace.protocol.to_frontend import Admission, Output
@@ -21,7 +21,7 @@ from headrace.protocol.to_worker import Generate
 from tests.frontend.text.tokenizers_for_tests import byte_level
 
 TOKENIZER = byte_level()
-PIECES = cast(Pieces, pieces_of(TOKENIZER))
+PIECES = cast(TokenBytes, token_bytes_of(TOKENIZER))
 A = TOKENIZER.encode("a").ids[0]
 DONE = "data: [DONE]\n\n"
 
@@ -54,7 +54,7 @@ class Stream:
         self.flight = Flight("g", request, start=lambda _: None, end=lambda _: None)
         observer: RequestObserver = Observer()
         choice = Choice(
-            0, 0, PieceDetokenizer(PIECES, frozenset()), StopMatcher(stops, False), observer
+            0, 0, ByteDetokenizer(PIECES, frozenset()), StopMatcher(stops, False), observer
         )
         self._generation = Generation([choice], [self.flight])
         self._position = 0

@@ -12,7 +12,7 @@ from sqlalchemy import create_engine
 from headrace.frontend.responses.execution import following
 from headrace.frontend.responses.execution import maintenance as keeper
 from headrace.frontend.responses.store.tables import metadata
-from headrace.frontend.text.model_tokenizer import TextModel
+from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from tests.frontend.fake_pool import FakePool
 from tests.frontend.responses.postgres import binaries, cluster
 from tests.frontend.responses.response_script import Script, install
@@ -48,7 +48,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch, pool: FakePool, text: TextModel) -> Script:
+def script(monkeypatch: pytest.MonkeyPatch, pool: FakePool, text: ModelTokenizer) -> Script:
     """A model that calls tools and thinks, as the test writes it."""
     return install(monkeypatch, pool, text)
 

@@ -18,7 +18,7 @@ from headrace.frontend.generation.choice import Choice
 from headrace.frontend.http.parsing import validate as plain_validate
 from headrace.frontend.responses.execution import run
 from headrace.frontend.responses.request import chat_request
-from headrace.frontend.text.model_tokenizer import TextModel
+from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from tests.frontend.fake_pool import FakePool
 from tests.frontend.text.tokenizers_for_tests import EOS
 
@@ -77,11 +77,11 @@ class Script:
         self.chats: list[dict[str, Any]] = []
 
 
-def install(monkeypatch: pytest.MonkeyPatch, pool: FakePool, text: TextModel) -> Script:
+def install(monkeypatch: pytest.MonkeyPatch, pool: FakePool, text: ModelTokenizer) -> Script:
     script = Script()
 
     def encode(said: str) -> list[int]:
-        return text.tokenizer.encode(said).ids
+        return text.backend.encode(said).ids
 
     def validate(model: Any, fields: dict[str, Any]) -> Any:
         script.chats.append(fields)

@@ -9,7 +9,7 @@ ANSWER = "The capital of France is Paris."
 
 
 def prompt(pool, text, number=-1):
-    return text.tokenizer.decode(pool.requests[number].prompt_token_ids, skip_special_tokens=False)
+    return text.backend.decode(pool.requests[number].prompt_token_ids, skip_special_tokens=False)
 
 
 async def test_a_text_is_answered(client, pool, text):

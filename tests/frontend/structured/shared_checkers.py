@@ -2,12 +2,12 @@
 
 import atexit
 
-from headrace.frontend.structured.checker_pool import Checkers
-from headrace.frontend.structured.grammar_cache import Grammars
+from headrace.frontend.structured.checker_pool import CheckerPool
+from headrace.frontend.structured.grammar_cache import GrammarCache
 
-CHECKERS = Checkers()
+CHECKERS = CheckerPool()
 atexit.register(CHECKERS.close)
 
 
-def new_grammars() -> Grammars:
-    return Grammars(CHECKERS)
+def new_grammars() -> GrammarCache:
+    return GrammarCache(CHECKERS)

@@ -24,18 +24,18 @@ from headrace.frontend.structured import checker as checker_module
 from headrace.frontend.structured import grammar_cache as grammars_module
 from headrace.frontend.structured.checker import Checker
 from headrace.frontend.structured.checker_pool import (
-    Checkers,
-    CheckersBroken,
+    CheckerPool,
+    CheckerUnavailable,
     CheckFailed,
     CheckTooExpensive,
 )
 from headrace.frontend.structured.constraint import (
     MAX_DEPTH,
     Constraint,
-    constraint_of,
+    request_constraint,
     json_schema,
 )
-from headrace.frontend.structured.grammar_cache import Grammars
+from headrace.frontend.structured.grammar_cache import GrammarCache
 from headrace.frontend.structured.normalise import grammar_text
 from headrace.protocol.common.grammar_compiler import load_tokenizer
 from headrace.protocol.grammar import Grammar
@@ -54,8 +54,8 @@ def regex(pattern: str) -> Constraint:
 
 
 @pytest.fixture
-def one_checker() -> Iterator[Checkers]:
-    started = Checkers(1)
+def one_checker() -> Iterator[CheckerPool]:
+    started = CheckerPool(1)
     yield started
     started.close()
 
@@ -145,7 +145,7 @@ async def test_all_choices_are_given_the_same_grammar(client: Client, pool: Fake
 async def test_a_text_that_is_complete_ends_with_its_last_token(
     client: Client, pool: FakePool, text
 ):
-    tokens = text.tokenizer.encode("Paris", add_special_tokens=False).ids
+    tokens = text.backend.encode("Paris", add_special_tokens=False).ids
     pool.reply, pool.reason = lambda request: list(tokens), "complete"
     answer = await client.post("/v1/chat/completions", json=CHAT)
     choice = (await answer.get_json())["choices"][0]
@@ -215,7 +215,7 @@ async def test_deep_schemas_are_refused_before_anybody_reads_them():
 def test_options_go_with_either_field():
     asked = ResponseFormat.model_validate({"type": "json_object"})
     options = {"disable_any_whitespace": True, "disable_additional_properties": True}
-    found = constraint_of(asked, StructuredOutputs.model_validate(options))
+    found = request_constraint(asked, StructuredOutputs.model_validate(options))
     assert found is not None
     assert (found.kind, found.any_whitespace, found.is_closed) == ("json_object", False, True)
 
@@ -243,8 +243,8 @@ async def test_a_compiler_that_takes_too_much_is_given_up_and_harms_no_other(
     """The compiler is a stand-in that does as a grammar says (tests/stand_ins)."""
     monkeypatch.setenv("PYTHONPATH", python_path())
     costly = json_schema({"const": text}, "costly")
-    with closing(Checkers(2, deadline_s)) as checkers:
-        compiler = Grammars(checkers)
+    with closing(CheckerPool(2, deadline_s)) as checkers:
+        compiler = GrammarCache(checkers)
         asked = asyncio.create_task(compiler.compile(model, costly))
         others = await asyncio.gather(*(compiler.compile(model, regex(f"a{n}")) for n in range(8)))
         assert len(others) == 8
@@ -295,7 +295,7 @@ def test_a_text_is_begun_to_see_what_its_masks_cost(monkeypatch, matcher, answer
 
 
 async def test_a_check_that_takes_too_long_is_given_up(model: str):
-    checkers = Checkers(1, deadline_s=0.2)
+    checkers = CheckerPool(1, deadline_s=0.2)
     before = checker_pids()
     await checkers.check(model, regex("a"))
     (pid,) = checker_pids() - before
@@ -308,7 +308,7 @@ async def test_a_check_that_takes_too_long_is_given_up(model: str):
 
 async def test_checks_that_run_end_with_the_checkers(model: str):
     """Nothing is started in their place, and no thread goes on, for which Python would wait."""
-    checkers = Checkers(1, deadline_s=600)
+    checkers = CheckerPool(1, deadline_s=600)
     before = checker_pids()
     await checkers.check(model, regex("a"))
     (pid,) = checker_pids() - before
@@ -321,11 +321,11 @@ async def test_checks_that_run_end_with_the_checkers(model: str):
     assert not any(thread.is_alive() for thread in threads)
     assert checker_pids() == before
     found = await asyncio.gather(*hanging, return_exceptions=True)
-    assert isinstance(found[0], CheckersBroken)
+    assert isinstance(found[0], CheckerUnavailable)
     assert isinstance(found[1], asyncio.CancelledError)
 
 
-async def test_a_checker_that_is_killed_is_replaced(model: str, one_checker: Checkers):
+async def test_a_checker_that_is_killed_is_replaced(model: str, one_checker: CheckerPool):
     before = checker_pids()
     await one_checker.check(model, regex("a"))
     (pid,) = checker_pids() - before
@@ -342,7 +342,7 @@ def test_a_constraint_that_no_code_has_foreseen_is_an_error_and_the_checker_goes
     assert answer == {"error": "it cannot be read (TypeError)"}
 
 
-async def test_a_checker_is_bounded_and_gives_way(model: str, one_checker: Checkers):
+async def test_a_checker_is_bounded_and_gives_way(model: str, one_checker: CheckerPool):
     before = checker_pids()
     await one_checker.check(model, regex("a"))
     (pid,) = checker_pids() - before
@@ -357,13 +357,13 @@ def checker_pids() -> set[int]:
 
 
 async def test_a_model_that_cannot_be_read_is_nobodys_bad_request(
-    tmp_path: Path, one_checker: Checkers
+    tmp_path: Path, one_checker: CheckerPool
 ):
-    with pytest.raises(CheckersBroken):
+    with pytest.raises(CheckerUnavailable):
         await one_checker.check(str(tmp_path), regex("a"))
 
 
-class CountingCheckers(Checkers):
+class CountingCheckers(CheckerPool):
     """Compiles nothing, slowly."""
 
     def __init__(self) -> None:
@@ -381,7 +381,7 @@ class CountingCheckers(Checkers):
 
 async def test_equal_constraints_are_compiled_once():
     counting = CountingCheckers()
-    compiler = Grammars(counting)
+    compiler = GrammarCache(counting)
     first = asyncio.create_task(compiler.compile("m", regex("a")))
     found = asyncio.gather(*(compiler.compile("m", regex("a"), (n,)) for n in range(9)))
     await asyncio.sleep(0)
@@ -395,7 +395,7 @@ async def test_equal_constraints_are_compiled_once():
 
 async def test_refusals_are_remembered_but_shortly_if_the_machine_may_be_at_fault():
     counting, now = CountingCheckers(), [0.0]
-    compiler = Grammars(counting, clock=lambda: now[0])
+    compiler = GrammarCache(counting, clock=lambda: now[0])
     for at_s, definition in ((0, "bad"), (1, "late"), (60, "late"), (62, "late"), (63, "bad")):
         now[0] = at_s
         with pytest.raises(BadRequest, match=f"structured_outputs.regex: {definition}"):
@@ -404,9 +404,9 @@ async def test_refusals_are_remembered_but_shortly_if_the_machine_may_be_at_faul
 
 
 async def test_what_is_too_expensive_is_remembered_in_bounded_number(monkeypatch):
-    monkeypatch.setattr(grammars_module, "KEPT_EXPENSIVE", 2)
+    monkeypatch.setattr(grammars_module, "MAX_CACHED_TOO_EXPENSIVE", 2)
     counting = CountingCheckers()
-    compiler = Grammars(counting)
+    compiler = GrammarCache(counting)
     for model in ("a", "b", "c", "b", "a"):
         with pytest.raises(BadRequest):
             await compiler.compile(model, regex("late"))
@@ -426,7 +426,7 @@ class HeldCheckers(CountingCheckers):
         return constraint.definition
 
 
-def asking(compiler: Grammars, *definitions: str) -> list[asyncio.Task[Grammar]]:
+def asking(compiler: GrammarCache, *definitions: str) -> list[asyncio.Task[Grammar]]:
     return [asyncio.create_task(compiler.compile("m", regex(one))) for one in definitions]
 
 
@@ -437,7 +437,7 @@ async def settled() -> None:
 
 async def test_the_newest_is_checked_next():
     held = HeldCheckers()
-    compiler = Grammars(held)
+    compiler = GrammarCache(held)
     tasks = asking(compiler, "1", "2", "3", "4", "5")
     await settled()
     assert held.asked == ["1", "2"]
@@ -448,7 +448,7 @@ async def test_the_newest_is_checked_next():
 
 async def test_what_nobody_waits_for_any_more_is_not_checked():
     held = HeldCheckers()
-    compiler = Grammars(held)
+    compiler = GrammarCache(held)
     tasks = asking(compiler, "1", "2", "gone", "wanted", "wanted", "asked again")
     await settled()
     for task in (tasks[0], tasks[2], tasks[3], tasks[5]):
@@ -464,9 +464,9 @@ async def test_what_nobody_waits_for_any_more_is_not_checked():
 
 
 async def test_a_wait_for_a_check_is_bounded(monkeypatch):
-    monkeypatch.setattr(grammars_module, "LONGEST_WAIT_S", 0.01)
+    monkeypatch.setattr(grammars_module, "MAX_WAIT_S", 0.01)
     held = HeldCheckers()
-    compiler = Grammars(held)
+    compiler = GrammarCache(held)
     first = asking(compiler, "1", "2")
     await settled()
     with pytest.raises(TooBusy, match=r"structured_outputs\.regex: too many") as told:
@@ -481,7 +481,7 @@ async def test_a_wait_for_a_check_is_bounded(monkeypatch):
 async def test_of_too_many_the_oldest_gives_way(monkeypatch):
     monkeypatch.setattr(grammars_module, "MAX_WAITING", 2)
     held = HeldCheckers()
-    compiler = Grammars(held)
+    compiler = GrammarCache(held)
     tasks = asking(compiler, "1", "2", "3", "4", "5")
     with pytest.raises(TooBusy):
         await tasks[2]
@@ -493,7 +493,7 @@ async def test_of_too_many_the_oldest_gives_way(monkeypatch):
 async def test_clients_take_turns_at_checks():
     """However many others send, and however new theirs are."""
     held = HeldCheckers()
-    compiler = Grammars(held)
+    compiler = GrammarCache(held)
 
     def asked_by(client: str, *definitions: str) -> list[asyncio.Task[Grammar]]:
         return [
@@ -510,13 +510,13 @@ async def test_clients_take_turns_at_checks():
 
 async def test_the_client_is_the_address_that_a_request_comes_from(make_app, monkeypatch):
     clients: list[str] = []
-    compiled = Grammars.compile
+    compiled = GrammarCache.compile
 
     async def noted(self, *given):
         clients.append(given[-1])
         return await compiled(self, *given)
 
-    monkeypatch.setattr(Grammars, "compile", noted)
+    monkeypatch.setattr(GrammarCache, "compile", noted)
     body = {**CHAT, "structured_outputs": {"choice": ["a", "b"]}}
     exchange = post(make_app(), "/v1/chat/completions", body)
     await exchange.finish()
@@ -525,9 +525,9 @@ async def test_the_client_is_the_address_that_a_request_comes_from(make_app, mon
 
 
 async def test_what_is_remembered_is_bounded(monkeypatch):
-    monkeypatch.setattr(grammars_module, "KEPT_GRAMMARS", 20)
-    monkeypatch.setattr(grammars_module, "KEPT_CHARS", 1000)
-    compiler = Grammars(CountingCheckers())
+    monkeypatch.setattr(grammars_module, "MAX_CACHED_GRAMMARS", 20)
+    monkeypatch.setattr(grammars_module, "MAX_CACHED_CHARS", 1000)
+    compiler = GrammarCache(CountingCheckers())
     for start in range(0, 100, 10):
         await asyncio.gather(
             *(compiler.compile("m", regex(f"{n}")) for n in range(start, start + 10))

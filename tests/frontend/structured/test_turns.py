@@ -2,31 +2,31 @@
 
 import asyncio
 
-from headrace.frontend.structured.fair_semaphore import Turns, WaitedTooLong
+from headrace.frontend.structured.fair_semaphore import FairSemaphore, WaitTimeout
 
 
 async def test_of_too_many_those_of_the_client_that_has_most_give_way():
-    turns = Turns(1, most_waiting=3, longest_s=60)
+    turns = FairSemaphore(1, most_waiting=3, longest_s=60)
     taken: list[str] = []
 
     async def take(client: str) -> None:
-        async with turns.turn(client):
+        async with turns.acquire(client):
             taken.append(client)
             await asyncio.sleep(0)
 
     tasks = [asyncio.create_task(take(client)) for client in "abaaacaa"]
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     assert sorted(taken) == ["a", "a", "b", "c"]
-    assert sum(isinstance(outcome, WaitedTooLong) for outcome in outcomes) == 4
+    assert sum(isinstance(outcome, WaitTimeout) for outcome in outcomes) == 4
     assert not turns._waiting
 
 
 async def test_turns_are_not_lost_when_those_who_wait_are_cancelled():
-    turns = Turns(1, most_waiting=9, longest_s=60)
+    turns = FairSemaphore(1, most_waiting=9, longest_s=60)
     taken: list[int] = []
 
     async def take(number: int) -> None:
-        async with turns.turn():
+        async with turns.acquire():
             taken.append(number)
             await asyncio.sleep(0)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from headrace.frontend.text.model_tokenizer import TextModel
+from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from headrace.frontend.text.offsets import output_offsets, prompt_offsets
 from headrace.protocol.text import TextInfo
 from tests.frontend.text.tokenizers_for_tests import EOS, byte_fallback
@@ -51,7 +51,7 @@ async def answer(client, **fields):
 @ON_A_CLIENT
 @given(TEXTS, TEXTS, st.booleans(), st.booleans(), st.booleans(), st.booleans())
 async def test_of_text_prompts(client, pool, text, prompt, output, echo, stream, as_ids, skip):
-    answered = text.tokenizer.encode(output).ids
+    answered = text.backend.encode(output).ids
     pool.reply = lambda request: [*answered, EOS]
     shown, offsets = await answer(
         client,
@@ -64,7 +64,7 @@ async def test_of_text_prompts(client, pool, text, prompt, output, echo, stream,
         skip_special_tokens=skip,
     )
     assert shown == (prompt if echo else "") + output
-    prompt_ids = text.tokenizer.encode(prompt).ids if echo else []
+    prompt_ids = text.backend.encode(prompt).ids if echo else []
     check(text, [*prompt_ids, *answered, EOS], offsets, shown)
 
 
@@ -73,7 +73,7 @@ async def test_of_text_prompts(client, pool, text, prompt, output, echo, stream,
 async def test_of_any_ids(client, pool, text, prompt, output):
     """Halves of characters and special tokens anywhere."""
     pool.reply = lambda request: [*output, EOS]
-    size = text.tokenizer.get_vocab_size()
+    size = text.backend.get_vocab_size()
     prompt = [token_id % size for token_id in prompt]
     output = [3 + token_id % (size - 3) for token_id in output]
     fields = {"prompt": prompt, "logprobs": 0, "max_tokens": 200}
@@ -88,7 +88,7 @@ async def test_of_any_ids(client, pool, text, prompt, output):
 @pytest.mark.parametrize("side", ["left", "right"])
 async def test_of_a_cut_prompt(client, text, side):
     prompt = "é The 你好 capital"
-    ids = text.tokenizer.encode(prompt).ids
+    ids = text.backend.encode(prompt).ids
     kept = ids[-2:] if side == "left" else ids[:2]
     fields = {"prompt": prompt, "echo": True, "logprobs": 0, "max_tokens": 1}
     shown, offsets = await answer(client, **fields, truncate_prompt_tokens=2, truncation_side=side)
@@ -98,9 +98,9 @@ async def test_of_a_cut_prompt(client, text, side):
 
 @given(st.lists(st.sampled_from(["the", " the", "好", "你", "é", " a", "b"]), min_size=1))
 def test_of_a_sentencepiece(words):
-    text = TextModel(TextInfo(max_model_len=100, vocab_size=400), byte_fallback())
+    text = ModelTokenizer(TextInfo(max_model_len=100, vocab_size=400), byte_fallback())
     written = "".join(words)
-    ids = text.tokenizer.encode(written, add_special_tokens=False).ids
+    ids = text.backend.encode(written, add_special_tokens=False).ids
     offsets = prompt_offsets(text, [1, *ids], written)
     assert offsets[0] == 0
     check(text, ids[1:], offsets[2:], written)

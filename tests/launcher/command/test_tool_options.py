@@ -19,8 +19,8 @@ def test_parsers_that_there_are(tmp_path: Path) -> None:
     check("--tool-call-parser", 'generic:{"start": "<call>", "end": "</call>"}')
     plugin = tmp_path / "plugin.py"
     plugin.write_text(
-        "from headrace.frontend.chat.tools.parser import ToolParser, tool_parser\n"
-        "tool_parser('mine')(ToolParser)\n"
+        "from headrace.frontend.chat.tools.parser import ToolParser, register_tool_parser\n"
+        "register_tool_parser('mine')(ToolParser)\n"
     )
     check("--tool-call-parser", "mine", "--tool-parser-plugin", str(plugin))
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from headrace.protocol.common.redact import masked
+from headrace.protocol.common.redact import redact
 
 
 @pytest.mark.parametrize(
@@ -23,4 +23,4 @@ from headrace.protocol.common.redact import masked
     ],
 )  # fmt: skip
 def test_secrets_are_masked(given: object, shown: object) -> None:
-    assert masked(given) == shown
+    assert redact(given) == shown

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.protocol.common.thinking import ThinkingBlock
+from headrace.protocol.common.thinking import ThinkingTracker
 
 tokens = st.integers(0, 3)
 marks = st.lists(tokens, min_size=1, max_size=3).map(tuple)
@@ -28,7 +28,7 @@ def by_definition(start, ends, is_open, output):
 @given(marks | st.just(()), st.lists(marks, min_size=1, max_size=2), st.booleans(), outputs)
 def test_counts_are_those_of_a_search(start, ends, is_open, output):
     undecided = len(output) < len(start) and output == start[: len(output)]
-    block = ThinkingBlock(start, ends, is_open)
+    block = ThinkingTracker(start, ends, is_open)
     block.feed(output)
     # Tokens that may turn out to be the start mark's count as thinking so far.
     if not (undecided and is_open):
@@ -43,7 +43,7 @@ def test_counts_are_those_of_a_search(start, ends, is_open, output):
     st.integers(0, 14),
 )
 def test_pieces_and_copies_change_nothing(start, ends, is_open, output, cut):
-    whole, parts = (ThinkingBlock(start, ends, is_open) for _ in range(2))
+    whole, parts = (ThinkingTracker(start, ends, is_open) for _ in range(2))
     whole.feed(output)
     parts.feed(output[:cut])
     copy = parts.copy()
@@ -51,27 +51,27 @@ def test_pieces_and_copies_change_nothing(start, ends, is_open, output, cut):
     for token_id in output[cut:]:
         copy.feed([token_id])
     seen = [
-        (b.num_tokens, b.num_seen, b.is_over or b.rest_of_end, b.rest_of_start)
+        (b.num_tokens, b.num_fed, b.is_over or b.missing_end, b.missing_start)
         for b in (whole, copy)
     ]
     assert seen[0] == seen[1]
 
 
 def test_an_end_mark_that_has_begun_is_completed():
-    block = ThinkingBlock((), ((7, 8, 7, 9),), True)
-    assert block.rest_of_end == (7, 8, 7, 9)
+    block = ThinkingTracker((), ((7, 8, 7, 9),), True)
+    assert block.missing_end == (7, 8, 7, 9)
     block.feed((7, 8, 7))
-    assert block.rest_of_end == (9,)
+    assert block.missing_end == (9,)
     block.feed((8,))
-    assert block.rest_of_end == (7, 9)
+    assert block.missing_end == (7, 9)
     block.feed((5,))
-    assert block.rest_of_end == (7, 8, 7, 9)
+    assert block.missing_end == (7, 8, 7, 9)
 
 
 def test_a_start_mark_that_has_begun():
-    block = ThinkingBlock((5, 6), ((9,),), True)
-    assert block.rest_of_start == (5, 6)
+    block = ThinkingTracker((5, 6), ((9,),), True)
+    assert block.missing_start == (5, 6)
     block.feed((5,))
-    assert block.rest_of_start == (6,)
+    assert block.missing_start == (6,)
     block.feed((6, 1, 2))
-    assert (block.num_tokens, block.rest_of_start) == (2, ())
+    assert (block.num_tokens, block.missing_start) == (2, ())

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.protocol.sampling import RepetitionDetection
+from headrace.protocol.sampling import RepetitionRule
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.fake import FakeRunner
 from headrace.workers.errors import EngineFailed
@@ -54,7 +54,7 @@ requests = st.builds(
     min_tokens=st.sampled_from([0, 3]),
     allowed_token_ids=st.sampled_from([(), (), (1, 2, 3)]),
     bad_words=st.sampled_from([(), (), ((1,),), ((1, 2), (3, 1, 3), (2, 2))]),
-    repetition_detection=st.sampled_from([None, RepetitionDetection(1, 4, 2)]),
+    repetition_detection=st.sampled_from([None, RepetitionRule(1, 4, 2)]),
 )
 scripts = st.lists(st.tuples(st.integers(0, 20), requests), min_size=1, max_size=12)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
 from headrace.protocol.config import SpeculativeConfig
-from headrace.protocol.sampling import RepetitionDetection
+from headrace.protocol.sampling import RepetitionRule
 from headrace.workers.attention.hook import AttentionHook
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.fake import FakeRunner
@@ -68,7 +68,7 @@ requests = st.builds(
                 [(), (), ((0, 1),), ((0,), (2, 1, 2)), ((1, 1, 1), (2, 2))]
             ),
             "allowed_token_ids": st.sampled_from([(), (), (0, 2)]),
-            "repetition_detection": st.sampled_from([None, None, RepetitionDetection(1, 4, 3)]),
+            "repetition_detection": st.sampled_from([None, None, RepetitionRule(1, 4, 3)]),
         }
     ),
 )

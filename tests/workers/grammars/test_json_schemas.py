@@ -7,7 +7,7 @@ import jsonschema
 from tokenizers import Tokenizer
 
 from headrace.frontend.errors import BadRequest
-from headrace.frontend.structured.checker_pool import Checkers, CheckFailed
+from headrace.frontend.structured.checker_pool import CheckerPool, CheckFailed
 from headrace.frontend.structured.constraint import json_schema
 from headrace.protocol.text import TextInfo
 from tests.workers.driving import run
@@ -19,7 +19,7 @@ DEADLINE_S = 1.5
 SHORT = ['"', '"', "}", "]", "1", "a", ",", "b", "0", "-", ":", "{", "["]
 
 
-def refused_or_grammar(checkers: Checkers, model: str, schema) -> tuple[str | None, str | None]:
+def refused_or_grammar(checkers: CheckerPool, model: str, schema) -> tuple[str | None, str | None]:
     """The reason, or the grammar."""
     try:
         return None, checkers._check(model, json_schema(schema, "x"))
@@ -34,7 +34,7 @@ def test_outputs_conform_or_the_schema_is_refused_in_time(fake_model, tmp_path):
     schemas = all_schemas()
     assert len(schemas) >= 200
     benign = len(schemas) - len(odd())
-    checkers = Checkers(1, DEADLINE_S)
+    checkers = CheckerPool(1, DEADLINE_S)
     found = []
     try:
         refused_or_grammar(checkers, str(tmp_path), {})  # starts it

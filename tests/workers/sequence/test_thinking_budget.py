@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.protocol.common.thinking import ThinkingBlock
+from headrace.protocol.common.thinking import ThinkingTracker
 from headrace.protocol.config import SpeculativeConfig
 from headrace.protocol.sampling import ThinkingBudget
 from headrace.workers.engine.engine import Engine
@@ -73,7 +73,7 @@ def is_ordinary(budget: ThinkingBudget) -> bool:
 @given(requests)
 def test_no_text_thinks_longer_than_its_budget(one):
     budget = one.sampling.thinking_budget
-    block = ThinkingBlock(budget.start_ids, budget.end_ids, budget.is_open)
+    block = ThinkingTracker(budget.start_ids, budget.end_ids, budget.is_open)
     output = alone(one)
     block.feed(output)
     if is_ordinary(budget):

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.protocol.sampling import RepetitionDetection
+from headrace.protocol.sampling import RepetitionRule
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.fake import FakeRunner
 from headrace.workers.errors import RequestRefused
@@ -116,7 +116,7 @@ def test_banned_is_what_would_end_a_word(words, output):
     assert set(bad.banned(last)) == expected
 
 
-def repeats(output: list[int], params: RepetitionDetection) -> bool:
+def repeats(output: list[int], params: RepetitionRule) -> bool:
     for size in range(params.min_pattern_size, params.max_pattern_size + 1):
         pattern = output[-size:]
         if (
@@ -128,7 +128,7 @@ def repeats(output: list[int], params: RepetitionDetection) -> bool:
 
 
 PARAMS = st.builds(
-    lambda least, more, count: RepetitionDetection(least, least + more, count),
+    lambda least, more, count: RepetitionRule(least, least + more, count),
     st.integers(1, 4),
     st.integers(0, 4),
     st.integers(2, 4),
@@ -148,7 +148,7 @@ def test_repetition_is_noticed_as_by_the_definition(params, output, num_prompt, 
 
 def test_repetition_ends_a_text_but_not_before_min_tokens():
     fields = {"allowed_token_ids": (4,), "max_tokens": 100}
-    one = request("r", [1], repetition_detection=RepetitionDetection(1, 3, 5), **fields)
+    one = request("r", [1], repetition_detection=RepetitionRule(1, 3, 5), **fields)
     answer = run(fake_engine(), [(0, one)])["r"]
     assert (answer.tokens, answer.finish_reason) == ([4] * 5, "repetition")
     longer = replace(one, sampling=replace(one.sampling, min_tokens=9))
@@ -159,7 +159,7 @@ def test_repetition_ends_a_text_but_not_before_min_tokens():
 
 def test_following_a_long_repetitive_text_costs_little_per_token():
     """Work is counted, not timed: only a token's own kind within reach is looked at."""
-    params = RepetitionDetection(900, 1000, 50)
+    params = RepetitionRule(900, 1000, 50)
     following = Repetition(params, max_tokens=100_000)
     text = [0] * 3000
     assert not following.follow(text, 0)
@@ -167,19 +167,19 @@ def test_following_a_long_repetitive_text_costs_little_per_token():
 
 
 def test_patterns_that_cannot_repeat_often_enough_are_not_looked_for():
-    following = Repetition(RepetitionDetection(1, 1000, 50), max_tokens=200)
+    following = Repetition(RepetitionRule(1, 1000, 50), max_tokens=200)
     text = [0] * 49
     assert not following.follow(text, 0)
     assert set(following._equal) == {1, 2, 3, 4}
     assert following.follow([*text, 0], 0)
-    never = Repetition(RepetitionDetection(1, 1000, 2**31 - 1), max_tokens=200)
+    never = Repetition(RepetitionRule(1, 1000, 2**31 - 1), max_tokens=200)
     assert not never.follow(text, 0)
     assert not never._equal
 
 
 def test_no_step_has_to_catch_up_with_a_text_that_had_to_be_long():
     engine = fake_engine()
-    detection = RepetitionDetection(1, 2, 100)
+    detection = RepetitionRule(1, 2, 100)
     engine.add(request("r", [1], max_tokens=50, min_tokens=40, repetition_detection=detection))
     sequence = engine._sequences["r"]
     for _ in range(9):
@@ -198,10 +198,10 @@ def test_no_step_has_to_catch_up_with_a_text_that_had_to_be_long():
         {"bad_words": ((1, SIZE),)},
         {"bad_words": ((),)},
         {"logprob_token_ids": (SIZE,)},
-        {"repetition_detection": RepetitionDetection(0, 1, 2)},
-        {"repetition_detection": RepetitionDetection(3, 2, 2)},
-        {"repetition_detection": RepetitionDetection(1, 10**9, 2)},
-        {"repetition_detection": RepetitionDetection(1, 2, 1)},
+        {"repetition_detection": RepetitionRule(0, 1, 2)},
+        {"repetition_detection": RepetitionRule(3, 2, 2)},
+        {"repetition_detection": RepetitionRule(1, 10**9, 2)},
+        {"repetition_detection": RepetitionRule(1, 2, 1)},
     ],
     ids=str,
 )

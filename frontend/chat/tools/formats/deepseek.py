@@ -3,34 +3,34 @@
 import re
 
 from headrace.frontend.chat.tools.json_calls import is_name, value
-from headrace.frontend.chat.tools.parser_output import Output
-from headrace.frontend.chat.tools.parser import ToolParser, tool_parser
-from headrace.frontend.chat.tools.source import Marks, Source, Step
+from headrace.frontend.chat.tools.parser_output import ParserOutput
+from headrace.frontend.chat.tools.parser import ToolParser, register_tool_parser
+from headrace.frontend.chat.tools.source import Delimiters, Source, Step
 
 _CALLS, _CALLS_END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
 _CALL, _CALL_END = "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>"
 _SEPARATOR = "<｜tool▁sep｜>"
-_MARKS = Marks(_CALLS, _CALL)
+_MARKS = Delimiters(_CALLS, _CALL)
 _HEAD = re.compile(r"[^<\n`{]*")
 
 
-@tool_parser("deepseek", "deepseek_v3", "deepseek_v31")
+@register_tool_parser("deepseek", "deepseek_v3", "deepseek_v31")
 class DeepSeekParser(ToolParser):
     """In V3 `function SEPARATOR name`, and the arguments as a Markdown block; in V3.1 `name
     SEPARATOR arguments`."""
 
     marks = (_CALLS, _CALLS_END, _CALL, _CALL_END, _SEPARATOR)
 
-    def read(self, source: Source, output: Output) -> Step[None]:
+    def read(self, source: Source, output: ParserOutput) -> Step[None]:
         while mark := (yield from source.until(_MARKS, output.content)):
-            source.record()
+            source.start_recording()
             if mark == _CALLS:
                 source.take(len(_CALLS))
                 yield from source.space()
             yield from self._calls(source, output)
-            output.content(source.recorded())
+            output.content(source.take_recording())
 
-    def _calls(self, source: Source, output: Output) -> Step[None]:
+    def _calls(self, source: Source, output: ParserOutput) -> Step[None]:
         """Read calls for as long as there are any; what is left recorded is content."""
         has_calls = False
         while (yield from source.accept(_CALL)):
@@ -39,9 +39,9 @@ class DeepSeekParser(ToolParser):
             has_calls = True
             yield from source.space()
         if has_calls and (yield from source.accept(_CALLS_END, or_cut=True)):
-            source.forget()
+            source.stop_recording()
 
-    def _call(self, source: Source, output: Output) -> Step[bool]:
+    def _call(self, source: Source, output: ParserOutput) -> Step[bool]:
         head = yield from source.word(_HEAD)
         if not (yield from source.accept(_SEPARATOR)):
             return False
@@ -54,19 +54,19 @@ class DeepSeekParser(ToolParser):
         yield from source.space()
         if not is_name(head.strip()) or (yield from source.peek()) != "{":
             return False
-        source.forget()
+        source.stop_recording()
         output.begin_call(head.strip())
         if not (yield from value(source, output.arguments)):
             return False
         return (yield from self._end(source, is_block))
 
     def _end(self, source: Source, is_block: bool) -> Step[bool]:
-        source.record()
+        source.start_recording()
         yield from source.space()
         if is_block:
             yield from source.accept("```", or_cut=True)
             yield from source.space()
         if not (yield from source.accept(_CALL_END, or_cut=True)):
             return False
-        source.record()
+        source.start_recording()
         return True

@@ -3,17 +3,17 @@
 import json
 
 from headrace.frontend.chat.tools.json_calls import Keys, call
-from headrace.frontend.chat.tools.parser_output import Output
-from headrace.frontend.chat.tools.parser import CallTag, ToolParser, tool_parser
-from headrace.frontend.chat.tools.source import Marks, Source, Step
+from headrace.frontend.chat.tools.parser_output import ParserOutput
+from headrace.frontend.chat.tools.parser import CallTag, ToolParser, register_tool_parser
+from headrace.frontend.chat.tools.source import Delimiters, Source, Step
 
 _TAG = "<|python_tag|>"
-_MARKS = Marks(_TAG)
+_MARKS = Delimiters(_TAG)
 # Llama writes "parameters"; an object without them is JSON that was asked for.
 _KEYS = Keys(arguments=("parameters", "arguments"), needs_arguments=True)
 
 
-@tool_parser("llama3_json", "llama4_json")
+@register_tool_parser("llama3_json", "llama4_json")
 class LlamaParser(ToolParser):
     """{"name": …, "parameters": {…}}; several are separated by semicolons. They stand at the
     beginning of the text or after <|python_tag|>."""
@@ -23,23 +23,23 @@ class LlamaParser(ToolParser):
         _TAG, lambda name: f'{{"name": {json.dumps(name)}, "parameters": ', "}", is_whole_text=True
     )
 
-    def read(self, source: Source, output: Output) -> Step[None]:
-        source.record()
+    def read(self, source: Source, output: ParserOutput) -> Step[None]:
+        source.start_recording()
         yield from source.space()
         if (yield from source.peek()) == "{":
             yield from self._calls(source, output)
-        output.content(source.recorded())
+        output.content(source.take_recording())
         while (yield from source.until(_MARKS, output.content)):
-            source.record()
+            source.start_recording()
             source.take(len(_TAG))
             yield from source.space()
             yield from self._calls(source, output)
-            output.content(source.recorded())
+            output.content(source.take_recording())
 
-    def _calls(self, source: Source, output: Output) -> Step[None]:
+    def _calls(self, source: Source, output: ParserOutput) -> Step[None]:
         """Read calls for as long as there are any; what is left recorded is content."""
         while (yield from call(source, output, _KEYS)):
-            source.record()
+            source.start_recording()
             yield from source.space()
             if (yield from source.accept(";")):
                 yield from source.space()

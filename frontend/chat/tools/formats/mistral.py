@@ -5,38 +5,38 @@ import secrets
 import string
 
 from headrace.frontend.chat.tools.json_calls import Keys, calls, is_name, value
-from headrace.frontend.chat.tools.parser_output import Output
-from headrace.frontend.chat.tools.parser import ToolParser, tool_parser
-from headrace.frontend.chat.tools.source import Marks, Source, Step
+from headrace.frontend.chat.tools.parser_output import ParserOutput
+from headrace.frontend.chat.tools.parser import ToolParser, register_tool_parser
+from headrace.frontend.chat.tools.source import Delimiters, Source, Step
 
 _CALLS, _CALL_ID, _ARGUMENTS = "[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"
-_MARKS = Marks(_CALLS)
+_MARKS = Delimiters(_CALLS)
 _NAME = re.compile(r"[\w.:/-]*")
 _ID = re.compile(r"[A-Za-z0-9]*")
 _ID_CHARS = 9  # neither more nor fewer: its templates insist
 _ALPHABET = string.ascii_letters + string.digits
 
 
-@tool_parser("mistral")
+@register_tool_parser("mistral")
 class MistralParser(ToolParser):
     """[TOOL_CALLS][{"name": …, "arguments": {…}}, …], or for each call [TOOL_CALLS]name{…}, or
     [TOOL_CALLS]name[ARGS]{…}, with [CALL_ID]id after the name or without."""
 
     marks = (_CALLS, _CALL_ID, _ARGUMENTS)
 
-    def read(self, source: Source, output: Output) -> Step[None]:
+    def read(self, source: Source, output: ParserOutput) -> Step[None]:
         while (yield from source.until(_MARKS, output.content)):
-            source.record()
+            source.start_recording()
             source.take(len(_CALLS))
             if (yield from self._calls(source, output)):
-                source.forget()
+                source.stop_recording()
             else:
-                output.content(source.recorded())
+                output.content(source.take_recording())
 
     def new_id(self) -> str:
         return "".join(secrets.choice(_ALPHABET) for _ in range(_ID_CHARS))
 
-    def _calls(self, source: Source, output: Output) -> Step[bool]:
+    def _calls(self, source: Source, output: ParserOutput) -> Step[bool]:
         yield from source.space()
         if (yield from source.peek()) in ("[", "{"):
             return (yield from calls(source, output, Keys()))
@@ -51,6 +51,6 @@ class MistralParser(ToolParser):
         yield from source.space()
         if (yield from source.peek()) != "{":
             return False
-        source.forget()
+        source.stop_recording()
         output.begin_call(name, call_id if call_id and len(call_id) == _ID_CHARS else None)
         return (yield from value(source, output.arguments))

@@ -3,8 +3,8 @@
 import re
 
 from headrace.frontend.chat.tools.json_calls import is_name
-from headrace.frontend.chat.tools.parser_output import Output
-from headrace.frontend.chat.tools.parser import ToolParser, tool_parser
+from headrace.frontend.chat.tools.parser_output import ParserOutput
+from headrace.frontend.chat.tools.parser import ToolParser, register_tool_parser
 from headrace.frontend.chat.tools.python_arguments import Arguments
 from headrace.frontend.chat.tools.source import Source, Step
 
@@ -14,35 +14,35 @@ _NESTED = re.compile(r"""[^"'()\[\]{}]*""")
 _STRINGS = {"'": re.compile(r"[^'\\]*"), '"': re.compile(r'[^"\\]*')}
 
 
-@tool_parser("pythonic", "llama4_pythonic")
+@register_tool_parser("pythonic", "llama4_pythonic")
 class PythonicParser(ToolParser):
     """[first(city="Paris", days=3), second()]: the whole answer is this. Arguments are literals;
     they are told when a call is whole, as JSON."""
 
     marks = (_START, _END)
 
-    def read(self, source: Source, output: Output) -> Step[None]:
-        source.record()
+    def read(self, source: Source, output: ParserOutput) -> Step[None]:
+        source.start_recording()
         yield from source.space()
         yield from source.accept(_START)
         if (yield from source.accept("[")) and (yield from self._calls(source, output)):
-            source.record()
+            source.start_recording()
             yield from source.space()
             if (yield from source.accept(_END, or_cut=True)):
-                source.forget()
-        output.content(source.recorded())
+                source.stop_recording()
+        output.content(source.take_recording())
 
-    def _calls(self, source: Source, output: Output) -> Step[bool]:
+    def _calls(self, source: Source, output: ParserOutput) -> Step[bool]:
         while True:
             yield from source.space()
             if not (yield from self._call(source, output)):
                 return False
-            source.record()
+            source.start_recording()
             yield from source.space()
             if not (yield from source.accept(",")):
                 return (yield from source.accept("]"))
 
-    def _call(self, source: Source, output: Output) -> Step[bool]:
+    def _call(self, source: Source, output: ParserOutput) -> Step[bool]:
         name = yield from source.word(_NAME)
         if not is_name(name) or (yield from source.peek()) != "(":
             return False

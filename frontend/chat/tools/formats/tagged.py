@@ -6,9 +6,9 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from headrace.frontend.chat.tools.json_calls import Keys, calls
-from headrace.frontend.chat.tools.parser_output import Output
-from headrace.frontend.chat.tools.parser import CallTag, ParserError, ToolParser, tool_parser
-from headrace.frontend.chat.tools.source import Marks, Source, Step
+from headrace.frontend.chat.tools.parser_output import ParserOutput
+from headrace.frontend.chat.tools.parser import CallTag, ParserError, ToolParser, register_tool_parser
+from headrace.frontend.chat.tools.source import Delimiters, Source, Step
 
 
 class TaggedParser(ToolParser):
@@ -17,18 +17,18 @@ class TaggedParser(ToolParser):
     def __init__(self, start: str, end: str, keys: Keys) -> None:
         super().__init__()
         self._start, self._end, self._keys = start, end, keys
-        self._marks = Marks(start)
+        self._marks = Delimiters(start)
 
-    def read(self, source: Source, output: Output) -> Step[None]:
+    def read(self, source: Source, output: ParserOutput) -> Step[None]:
         while (yield from source.until(self._marks, output.content)):
-            source.record()
+            source.start_recording()
             source.take(len(self._start))
             if (yield from self._calls(source, output)):
-                source.forget()
+                source.stop_recording()
             else:
-                output.content(source.recorded())
+                output.content(source.take_recording())
 
-    def _calls(self, source: Source, output: Output) -> Step[bool]:
+    def _calls(self, source: Source, output: ParserOutput) -> Step[bool]:
         yield from source.space()
         if not (yield from calls(source, output, self._keys)):
             return False
@@ -37,7 +37,7 @@ class TaggedParser(ToolParser):
         return bool(self._end) and (yield from source.accept(self._end, or_cut=True))
 
 
-@tool_parser("hermes")
+@register_tool_parser("hermes")
 class HermesParser(TaggedParser):
     """<tool_call> {"name": …, "arguments": {…}} </tool_call>"""
 
@@ -67,7 +67,7 @@ class GenericSettings(BaseModel):
     arguments: Annotated[Mark, Field(min_length=1)] = "arguments"
 
 
-@tool_parser("generic")
+@register_tool_parser("generic")
 class GenericParser(TaggedParser):
     """As its settings say: generic:{"start": "<call>", "end": "</call>", "arguments": "args"}."""
 
