@@ -122,7 +122,7 @@ def served_models(config: PoolConfig, tokenizers: Mapping[str, ModelTokenizer]) 
         seeds = Seeds(group.engine.seed)
         tokenizer = tokenizers[group.name]
         parser = group.reasoning_parser
-        reasoning = None if parser is None else ReasoningDelimiters.of(parser, tokenizer)
+        reasoning = None if parser is None else ReasoningDelimiters.encode(parser, tokenizer)
         tool_parser = None
         serving = group.serving
         if serving.enable_auto_tool_choice and serving.tool_call_parser is not None:

@@ -87,7 +87,7 @@ async def _tokenize_chat(context: Context, request: TokenizeChatRequest) -> Resp
         add_generation_prompt=request.add_generation_prompt,
         continue_final_message=request.continue_final_message,
         variables=request.chat_template_kwargs or {},
-        own_template=request.chat_template,
+        request_template=request.chat_template,
         serving=model.group.serving,
         tools=tools_for_template(request.tools),
     )

@@ -15,7 +15,7 @@ THOUGHT, ANSWER = "\nHello world. The capital?\n", "\n\nParis is the answer."
 
 @pytest.fixture(scope="module")
 def marks(text):
-    return ReasoningDelimiters.of(FORMATS["qwen3"], text)
+    return ReasoningDelimiters.encode(FORMATS["qwen3"], text)
 
 
 def count(text, marks, beginning, token_ids, size):
@@ -51,7 +51,7 @@ def test_an_end_mark_in_other_tokens_ends_the_count(text):
     backend = byte_level()
     backend.add_tokens(["</think>"])
     model = ModelTokenizer(text.info, backend)
-    marks = ReasoningDelimiters.of(FORMATS["qwen3"], model)
+    marks = ReasoningDelimiters.encode(FORMATS["qwen3"], model)
     assert len(marks.end_ids) == 1
     other = [token for character in "</think>" for token in ids(model, character)]
     written = [*ids(model, THOUGHT), *other, *ids(model, ANSWER)]
@@ -72,4 +72,4 @@ def test_calls_of_tools_end_reasoning_where_there_are_tools(marks):
         reader = thinking.reader(PlainReader(), include=True)
         part = reader.feed(text)
         assert (part.reasoning, part.content) == expected
-        assert thinking.budget(5).end_ids == (marks.end_ids, *marks.before_ids)[: 1 + has_tools]
+        assert thinking.budget(5).end_ids == (marks.end_ids, *marks.ends_before_ids)[: 1 + has_tools]

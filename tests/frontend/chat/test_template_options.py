@@ -7,7 +7,7 @@ import jinja2
 import pytest
 
 from headrace.frontend.chat import untrusted_template as untrusted
-from headrace.frontend.chat.content_format import takes_parts
+from headrace.frontend.chat.content_format import expects_parts
 from headrace.frontend.chat.templates import ChatTemplate
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from headrace.protocol.config import ServingOptions
@@ -49,8 +49,8 @@ async def shown(client, **fields) -> str:
     ],
 )
 def test_a_template_shows_what_it_takes(source, expected):
-    assert takes_parts(jinja2.Environment().parse(source)) == expected
-    assert ChatTemplate(source, {}).takes_parts == expected
+    assert expects_parts(jinja2.Environment().parse(source)) == expected
+    assert ChatTemplate(source, {}).expects_parts == expected
 
 
 @pytest.mark.parametrize(
