@@ -129,17 +129,17 @@ def _template_message(message: ChatMessage, as_parts: bool, distinguishes_none: 
     if as_parts and content is not None:
         parts = message.raw_content if isinstance(message.raw_content, list) else [content]
         content = [{"type": "text", "text": part} for part in parts]
-    rendered: dict[str, Any] = {"role": message.role, "content": content}
+    result: dict[str, Any] = {"role": message.role, "content": content}
     if message.name is not None:
-        rendered["name"] = message.name
+        result["name"] = message.name
     if message.tool_call_id is not None:
-        rendered["tool_call_id"] = message.tool_call_id
+        result["tool_call_id"] = message.tool_call_id
     if message.tool_calls:
-        rendered["tool_calls"] = [_template_call(call) for call in message.tool_calls]
+        result["tool_calls"] = [_template_call(call) for call in message.tool_calls]
     reasoning = message.reasoning_content or message.reasoning
     if reasoning is not None:
-        rendered["reasoning_content"] = rendered["reasoning"] = rendered["thinking"] = reasoning
-    return rendered
+        result["reasoning_content"] = result["reasoning"] = result["thinking"] = reasoning
+    return result
 
 
 def _template_call(call: ToolCall) -> dict[str, Any]:
@@ -151,10 +151,10 @@ def _template_call(call: ToolCall) -> dict[str, Any]:
             raise BadRequest(
                 "messages: the arguments of a tool call must be JSON.", "messages"
             ) from error
-    rendered: dict[str, Any] = {
+    template_call: dict[str, Any] = {
         "type": "function",
         "function": {"name": call.function.name, "arguments": arguments or {}},
     }
     if call.id is not None:
-        rendered["id"] = call.id
-    return rendered
+        template_call["id"] = call.id
+    return template_call

@@ -41,7 +41,7 @@ async def start_chat(
     prompt = await chat_prompt(request, model, tools.template_tools)
     reasoning = await _reasoning(request, model, prompt, may_call=tools.mode == "auto")
     budget = None if reasoning is None else reasoning.budget(request.thinking_token_budget)
-    constraints = await TokenConstraints.of(request, model)
+    constraints = await TokenConstraints.resolve(request, model)
     sampling = _sampling(request, model, len(prompt.token_ids), budget)
     sampling = constraints.apply(sampling, request, model)
     grammar = await _grammar(context, request, model, tools, reasoning)

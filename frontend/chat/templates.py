@@ -51,20 +51,20 @@ class ChatTemplate:
         documents: Sequence[Mapping[str, str]] | None = None,
         tools: Sequence[dict[str, Any]] | None = None,
     ) -> str:
-        """Render the chat as one text. Raises BadRequest if the template rejects the messages or
-        fails.
+        """Return the chat as text. Raises BadRequest if the template rejects it or fails.
 
         continue_final_message: end the text where the final message ends, so that the model
             continues it.
         variables: further variables from the request.
         tools: the tools that the model may call.
         """
-        rendered_messages = list(messages)
+        prepared = list(messages)
         if continue_final_message:
-            rendered_messages[-1] = {**rendered_messages[-1], "content": _with_sentinel(rendered_messages[-1].get("content"))}
+            final = prepared[-1]
+            prepared[-1] = {**final, "content": _with_sentinel(final.get("content"))}
         values: dict[str, Any] = {**(variables or {}), **self.special_tokens}
         values.update(
-            messages=rendered_messages,
+            messages=prepared,
             tools=tools,
             documents=documents,
             add_generation_prompt=add_generation_prompt,
@@ -76,7 +76,7 @@ class ChatTemplate:
         try:
             return self._template.render(values)
         except jinja2.TemplateError as error:
-            raise BadRequest(f"The chat template refuses these messages: {error}") from error
+            raise BadRequest(f"The chat template rejects these messages: {error}") from error
         except Exception as error:  # a model's template may fail in any way on unforeseen messages
             raise BadRequest("The chat template cannot render these messages.") from error
 

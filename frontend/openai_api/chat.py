@@ -69,7 +69,7 @@ class ChatAnswer:
         calls, content = message.tool_calls, self._prefix + message.content
         # Where all of an answer was reasoning, or calls that the model has made of its own accord,
         # there is no content, not an empty one.
-        may_be_absent = self._run.thinking or (calls and self._run.tools.mode == "auto")
+        may_be_absent = self._run.reasoning or (calls and self._run.tools.mode == "auto")
         written: dict[str, Any] = {
             "role": self._role,
             "content": (content or None) if may_be_absent else content,
@@ -97,7 +97,7 @@ class ChatAnswer:
         if counted["prompt_tokens_details"] is not None:
             # The reference's chats have this key, always 0: what goes into the cache is not told.
             counted["prompt_tokens_details"]["created_cache_tokens"] = 0
-        if self._run.thinking is not None:
+        if self._run.reasoning is not None:
             tokens = sum(self._run.reasoning_tokens(choice) for choice in choices)
             counted["completion_tokens_details"] = {"reasoning_tokens": tokens}
         return counted

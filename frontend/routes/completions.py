@@ -49,7 +49,7 @@ async def answer(context: Context, asked: CompletionRequest) -> Response:
     _check(request)
     check_thinking_budget(request, model.reasoning)
     prompts = await completion_prompts(request, model.tokenizer)
-    constraints = await TokenConstraints.of(request, model)
+    constraints = await TokenConstraints.resolve(request, model)
     samplings = [
         constraints.apply(
             _sampling(request, model, len(prompt.token_ids), await _budget(request, model, prompt)),

@@ -12,7 +12,7 @@ from headrace.frontend.chat.message import Message
 from headrace.frontend.chat.tools.available import find_parser
 from headrace.frontend.chat.tools.forced import ForcedCallsParser
 from headrace.frontend.chat.tools.parser import ToolParser, load_plugin, register_tool_parser
-from headrace.frontend.chat.tools.python_arguments import Arguments
+from headrace.frontend.chat.tools.python_arguments import PythonArguments
 from headrace.frontend.chat.tools.reader import ForcedArgumentsReader, ToolCallReader
 
 CALLS, CALLS_END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
@@ -219,14 +219,14 @@ def test_python_literals_become_json():
 def test_python_literals_are_read_while_they_come(monkeypatch, unit):
     """So that the end of a long call is no more work than any piece before it."""
     taken = 0
-    take = Arguments._take
+    take = PythonArguments._take
 
     def counted(self, kind, text):
         nonlocal taken
         taken += 1
         take(self, kind, text)
 
-    monkeypatch.setattr(Arguments, "_take", counted)
+    monkeypatch.setattr(PythonArguments, "_take", counted)
     reading, most = reader("pythonic"), 0
     for char in f"[f(a=[{unit * 200}])]":
         before, taken = taken, 0

@@ -133,7 +133,7 @@ async def test_a_client_that_goes_is_no_error_that_nobody_has_seen():
 
     one = Generate("r", (1, 2, 3), SamplingParams(seed=0, max_tokens=5))
     search = BeamSearch(one, 2, 1.0, generate, lambda: "x")
-    waiting = asyncio.create_task(search.found(0))
+    waiting = asyncio.create_task(search.result(0))
     with pytest.raises(asyncio.CancelledError):
         await waiting
     await asyncio.wait([search._task])
@@ -163,7 +163,7 @@ async def test_beams_of_long_texts_are_sent_with_turns_for_others_between(monkey
     request = Generate("r", tuple(range(60)), SamplingParams(seed=0, max_tokens=2, logprobs=None))
     search = BeamSearch(request, 8, 1.0, generate, lambda: "b")
     task = asyncio.create_task(others())
-    await search.found(0)
+    await search.result(0)
     task.cancel()
     assert len(sent) == 9
     assert len(set(sent)) >= 5

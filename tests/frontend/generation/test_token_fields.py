@@ -124,7 +124,7 @@ def test_a_text_that_repeats_itself_says_so(text):
     observer = Observer()
     choice = Choice(0, 0, text.detokenizer(True), StopMatcher((), False), observer)
     ids = tuple(text.backend.encode("ha ha").ids)
-    delta = choice.take(Output("r", ids, 0, "repetition"))
+    delta = choice.apply(Output("r", ids, 0, "repetition"))
     assert (delta.text, delta.finish_reason) == ("ha ha", "repetition")
     assert delta.stop_reason == "repetition_detected"
     assert observer.reason == "repetition"
@@ -151,7 +151,7 @@ async def test_long_lists_do_not_go_with_many_texts(client, pool, monkeypatch):
     async def never(request, model):
         raise AssertionError("something was made for each of them")
 
-    monkeypatch.setattr(TokenConstraints, "of", never)
+    monkeypatch.setattr(TokenConstraints, "resolve", never)
     fields = {"prompt": ["Hello"] * 8, "n": 100, "temperature": 1}
     response, body = await complete(client, allowed_token_ids=[5] * 10_000, **fields)
     assert (response.status_code, body["error"]["param"]) == (400, "allowed_token_ids")
