@@ -154,13 +154,13 @@ async def beams_stall(beams: int, tokens: int) -> float:
     """The longest time between turns of another task during a beam search."""
     request = Generate("b", (5,) * tokens, SamplingParams(seed=0, max_tokens=3))
     search = BeamSearch(request, beams, 1.0, Answering, lambda: "b")
-    found = asyncio.create_task(search.found(0))
+    result = asyncio.create_task(search.result(0))
     longest, before = 0.0, time.perf_counter()
-    while not found.done():
+    while not result.done():
         await asyncio.sleep(0)
         now = time.perf_counter()
         longest, before = max(longest, now - before), now
-    await found
+    await result
     return longest
 
 
@@ -170,8 +170,8 @@ def measure(source: Path, rounds: int, only: str) -> None:
             if only not in name:
                 continue
             path, body = make()
-            found = [stall(started.url, path, body) for _ in range(rounds)]
-            stalls, took, statuses = zip(*found, strict=True)
+            result = [stall(started.url, path, body) for _ in range(rounds)]
+            stalls, took, statuses = zip(*result, strict=True)
             print(
                 f"{name:30}{len(body) / 1e6:7.2f} MB {statuses[0]}: longest stall, median of"
                 f" {rounds} {statistics.median(stalls) * 1e3:6.0f} ms, worst"

@@ -21,8 +21,7 @@ async def gather_answers(runs: Sequence[ChatRun]) -> list[list[AnsweredChoice]]:
 
 
 def join_answers(bodies: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Join the answers of several chats into one: a choice for each chat, and the sum of all
-    tokens.
+    """Join the answers of several chats: a choice for each chat, and the sum of their tokens.
 
     Fields that describe a single prompt are None.
     """

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from headrace.frontend.chat.message import NOTHING, Message, MessagePart, MessageReader, PlainReader
-from headrace.frontend.chat.reasoning.token_counter import ReasoningTokenCounter
 from headrace.frontend.chat.reasoning.plan import ReasoningPlan
+from headrace.frontend.chat.reasoning.token_counter import ReasoningTokenCounter
 from headrace.frontend.chat.tools.tool_use import NO_TOOLS, ToolUse
 from headrace.frontend.context import ServedModel
 from headrace.frontend.generation.choice import Choice, Delta
@@ -94,8 +94,10 @@ class ChatRun:
         return self._token_counter.tokens(choice.index)
 
     async def deltas(self) -> AsyncIterator[tuple[Choice, MessageDelta]]:
-        """Yield what is added to the messages until all have ended. Raises what the generation
-        raises."""
+        """Yield what is added to the messages, until all have ended.
+
+        Raises what the generation raises.
+        """
         try:
             async for choice, delta in self.generation:
                 yield choice, self.read(choice, delta)
@@ -105,7 +107,9 @@ class ChatRun:
 
     async def answers(self) -> list[AnsweredChoice]:
         """Run all choices to their end and return them."""
-        answers = [AnsweredChoice(CollectedChoice(choice), Message()) for choice in self.generation.choices]
+        answers = [
+            AnsweredChoice(CollectedChoice(choice), Message()) for choice in self.generation.choices
+        ]
         async for choice, delta in self.deltas():
             answer = answers[choice.index]
             answer.text.add(delta.delta)

@@ -56,7 +56,9 @@ async def render_chat(
         "tools": tools,
     }
     if request_template is not None:
-        return await _render_request_template(tokenizer, messages, request_template, arguments, serving)
+        return await _render_request_template(
+            tokenizer, messages, request_template, arguments, serving
+        )
     template = tokenizer.tool_template if tools else tokenizer.template
     if template is None:
         raise BadRequest("This model has no chat template, so it takes completions only.")
@@ -85,7 +87,9 @@ async def _render_request_template(
         )
     tokens = tokenizer.special_tokens
     as_parts = _use_parts(serving, await asyncio.to_thread(_expects_parts, source))
-    rendered = await asyncio.to_thread(_template_messages, messages, as_parts, distinguishes_none(source))
+    rendered = await asyncio.to_thread(
+        _template_messages, messages, as_parts, distinguishes_none(source)
+    )
     return await render_untrusted(source, tokens, {"messages": rendered, **arguments})
 
 
@@ -118,7 +122,9 @@ def _template_messages(
     return [_template_message(message, as_parts, distinguishes_none) for message in messages]
 
 
-def _template_message(message: ChatMessage, as_parts: bool, distinguishes_none: bool) -> dict[str, Any]:
+def _template_message(
+    message: ChatMessage, as_parts: bool, distinguishes_none: bool
+) -> dict[str, Any]:
     """Return a message as templates expect it: set fields only, call arguments as objects.
 
     distinguishes_none: whether the template handles a message that holds only tool calls.

@@ -5,17 +5,21 @@ All APIs that answer chats start here; they differ in how they serialize the ans
 
 from dataclasses import replace
 
+from headrace.frontend.chat.chat_run import ChatRun
 from headrace.frontend.chat.message import MessageReader
 from headrace.frontend.chat.prompt import chat_prompt, template_variables
-from headrace.frontend.chat.reasoning.plan import ReasoningPlan, check_thinking_budget, plan_chat_reasoning
-from headrace.frontend.chat.chat_run import ChatRun
+from headrace.frontend.chat.reasoning.plan import (
+    ReasoningPlan,
+    check_thinking_budget,
+    plan_chat_reasoning,
+)
 from headrace.frontend.chat.tools.constraint import chat_constraint
 from headrace.frontend.chat.tools.tool_use import ToolUse, resolve_tools
 from headrace.frontend.context import Context, ServedModel
 from headrace.frontend.errors import BadRequest
-from headrace.frontend.generation.token_constraints import TokenConstraints
 from headrace.frontend.generation.sampling import OutputLimit, sampling_params
 from headrace.frontend.generation.start_generation import Cleanups, Prompt, start_generation
+from headrace.frontend.generation.token_constraints import TokenConstraints
 from headrace.frontend.schemas.chat import ChatCompletionRequest
 from headrace.frontend.structured.request_grammar import compile_constraint
 from headrace.protocol.grammar import Grammar
@@ -70,7 +74,9 @@ async def _reasoning(
     if model.reasoning is None:
         return None
     variables = template_variables(request, model)
-    reasoning = await plan_chat_reasoning(request, model.tokenizer, model.reasoning, prompt, variables)
+    reasoning = await plan_chat_reasoning(
+        request, model.tokenizer, model.reasoning, prompt, variables
+    )
     return replace(reasoning, has_tools=may_call)
 
 
@@ -89,7 +95,9 @@ async def _grammar(
     return await compile_constraint(context, model, constraint, after)
 
 
-def _visible_token_ids(model: ServedModel, tools: ToolUse, reasoning: ReasoningPlan | None) -> frozenset[int]:
+def _visible_token_ids(
+    model: ServedModel, tools: ToolUse, reasoning: ReasoningPlan | None
+) -> frozenset[int]:
     """Return the special tokens that the readers need to see."""
     visible = model.tokenizer.special_token_ids(tools.delimiters)
     return visible if reasoning is None else visible | reasoning.delimiters.special_token_ids

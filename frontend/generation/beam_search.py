@@ -136,7 +136,9 @@ class BeamSearch:
         ends = {*sampling.eos_token_ids, *sampling.stop_token_ids}
         beams, finished = [Beam()], list[Beam]()
         for length in range(1, sampling.max_tokens + 1):
-            candidates = sorted(await self._extend(beams), key=attrgetter("logprob_sum"), reverse=True)
+            candidates = sorted(
+                await self._extend(beams), key=attrgetter("logprob_sum"), reverse=True
+            )
             ended = [each for each in candidates if each.token_id in ends][: self._width]
             finished += [candidate.to_beam(ended=True) for candidate in ended]
             finished = sorted(finished, key=self._score, reverse=True)[: self._width]

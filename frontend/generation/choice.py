@@ -64,8 +64,7 @@ class Choice:
         self._discard = discard
 
     def apply(self, output: Output) -> Delta:
-        """Apply an output and return what it adds. Raises ApiError if the output reports a failure.
-        """
+        """Apply an output and return what it adds. Raises ApiError if it reports a failure."""
         if (error := error_of(output)) is not None:
             raise error
         if output.admission is not None:

@@ -159,8 +159,7 @@ class Generation:
                 await queue.put((index, error))
 
     def interrupt(self, error: ApiError) -> None:
-        """Cancel the streams, and raise this error to the reader after the events that have come.
-        """
+        """Cancel the streams, and raise this error to the reader after the pending events."""
         self._interruption = error
         for stream in self._streams:
             stream.cancel()

@@ -81,16 +81,20 @@ def check_vocabulary(token_ids: Sequence[int], tokenizer: ModelTokenizer, field:
 def _fit(
     request: GenerationRequest, tokenizer: ModelTokenizer, token_ids: list[int], field: str
 ) -> tuple[int, ...]:
-    """Truncate a prompt as the request says: keep its end, or its beginning for truncation_side
-    "right".
+    """Truncate a prompt as its request says.
 
-    Raises BadRequest if no token is left, or if the tokens leave no room for output.
+    Keeps the end, or the beginning for truncation_side "right". Raises BadRequest if no token is
+    left, or if the tokens leave no room for output.
     """
     truncate_to = request.truncate_prompt_tokens
     if truncate_to is not None:
         max_tokens = tokenizer.info.max_model_len - 1 if truncate_to == -1 else truncate_to
         keeps_left = request.truncation_side == "right"
-        token_ids = token_ids[:max_tokens] if keeps_left else token_ids[max(0, len(token_ids) - max_tokens) :]
+        token_ids = (
+            token_ids[:max_tokens]
+            if keeps_left
+            else token_ids[max(0, len(token_ids) - max_tokens) :]
+        )
     if not token_ids and truncate_to == 0:
         field = "truncate_prompt_tokens"
         raise BadRequest(f"{field}: 0 leaves nothing of the prompt.", field)

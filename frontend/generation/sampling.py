@@ -106,8 +106,8 @@ def _max_tokens(info: TextInfo, prompt_tokens: int, limit: OutputLimit) -> int:
         return min(max(1, bound) for bound in candidates if bound is not None)
     if limit.requested > available:
         raise BadRequest(
-            f"{limit.field} is {limit.requested}, but the prompt's {prompt_tokens} tokens leave {available}"
-            f" of the context of {info.max_model_len} tokens.",
+            f"{limit.field} is {limit.requested}, but the prompt's {prompt_tokens} tokens leave"
+            f" {available} of the context of {info.max_model_len} tokens.",
             limit.field,
         )
     return max(1, limit.requested)

@@ -9,10 +9,10 @@ from headrace.frontend.context import Context, ServedModel
 from headrace.frontend.errors import BadRequest, Stopping
 from headrace.frontend.generation.beam_search import BeamSearch, BeamStream
 from headrace.frontend.generation.choice import Choice
-from headrace.frontend.generation.stream_interval import StreamInterval
-from headrace.frontend.generation.request_log import RequestLog
 from headrace.frontend.generation.generation import Generation
+from headrace.frontend.generation.request_log import RequestLog
 from headrace.frontend.generation.sampling import choice_seed
+from headrace.frontend.generation.stream_interval import StreamInterval
 from headrace.frontend.metrics import RequestObserver
 from headrace.frontend.middleware import request_scope
 from headrace.frontend.middleware.deadline import current_deadline
@@ -140,7 +140,10 @@ def _choices_and_streams(
         if uses_beam_search:
             streams += _beam_streams(context, model, request, message)
         else:
-            streams += [context.pool.generate(model.group.name, choice_message) for choice_message in choice_messages]
+            streams += [
+                context.pool.generate(model.group.name, choice_message)
+                for choice_message in choice_messages
+            ]
         for observer in _observers(context, model, request, choice_messages):
             choices.append(
                 Choice(

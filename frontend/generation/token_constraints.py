@@ -23,8 +23,10 @@ class TokenConstraints:
 
     @classmethod
     async def resolve(cls, request: GenerationRequest, model: ServedModel) -> "TokenConstraints":
-        """Resolve a request's fields. Raises BadRequest, naming the field, if one does not fit the
-        model."""
+        """Resolve a request's fields.
+
+        Raises BadRequest, naming the field, if one does not fit the model.
+        """
         logprob_ids = tuple(request.logprob_token_ids or ())
         allowed = tuple(set(request.allowed_token_ids or ()))
         check_vocabulary(tuple(request.logit_bias), model.tokenizer, "logit_bias")

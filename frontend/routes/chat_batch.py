@@ -17,8 +17,8 @@ from headrace.frontend.openai_api.common import head
 from headrace.frontend.openai_api.logprobs import TokenNames
 from headrace.frontend.openai_api.serialize import check_stream, written
 from headrace.frontend.routes.chat_completions import echoed
-from headrace.frontend.schemas.response_bodies import ChatCompletion, ErrorAnswer
 from headrace.frontend.schemas.chat_batch import ChatBatchRequest
+from headrace.frontend.schemas.response_bodies import ChatCompletion, ErrorAnswer
 
 
 def blueprint(context: Context) -> Blueprint:

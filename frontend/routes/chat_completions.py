@@ -13,8 +13,8 @@ from headrace.frontend.openai_api.chat import ChatAnswer
 from headrace.frontend.openai_api.common import head
 from headrace.frontend.openai_api.logprobs import TokenNames
 from headrace.frontend.openai_api.serialize import check_stream, written
-from headrace.frontend.schemas.response_bodies import ChatCompletion, ErrorAnswer
 from headrace.frontend.schemas.chat import ChatCompletionRequest
+from headrace.frontend.schemas.response_bodies import ChatCompletion, ErrorAnswer
 from headrace.frontend.streaming import stream_response
 
 

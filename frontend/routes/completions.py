@@ -8,19 +8,24 @@ from quart_schema import document_request, document_response
 from headrace.frontend.chat.reasoning.plan import check_thinking_budget, plan_completion_reasoning
 from headrace.frontend.context import Context, ServedModel
 from headrace.frontend.errors import BadRequest
-from headrace.frontend.generation.token_constraints import TokenConstraints
 from headrace.frontend.generation.operator_defaults import apply_operator_defaults
 from headrace.frontend.generation.prompts import completion_prompts
 from headrace.frontend.generation.sampling import OutputLimit, sampling_params
-from headrace.frontend.generation.start_generation import Prompt, check_token_lists, check_choice_count, start_generation
+from headrace.frontend.generation.start_generation import (
+    Prompt,
+    check_choice_count,
+    check_token_lists,
+    start_generation,
+)
+from headrace.frontend.generation.token_constraints import TokenConstraints
 from headrace.frontend.http.parsing import read
 from headrace.frontend.middleware.in_flight import count_in_flight
 from headrace.frontend.openai_api.common import head
 from headrace.frontend.openai_api.completion import CompletionAnswer
 from headrace.frontend.openai_api.logprobs import TokenNames
 from headrace.frontend.openai_api.serialize import check_stream, respond
-from headrace.frontend.schemas.response_bodies import Completion, ErrorAnswer
 from headrace.frontend.schemas.completion import CompletionRequest
+from headrace.frontend.schemas.response_bodies import Completion, ErrorAnswer
 from headrace.frontend.structured.request_grammar import requested_grammar
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from headrace.protocol.sampling import SamplingParams, ThinkingBudget

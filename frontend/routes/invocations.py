@@ -10,10 +10,10 @@ from headrace.frontend.errors import BadRequest
 from headrace.frontend.http.parsing import read_one
 from headrace.frontend.middleware.in_flight import count_in_flight
 from headrace.frontend.routes import chat_completions, completions
-from headrace.frontend.schemas.response_bodies import ErrorAnswer, Invocation
 from headrace.frontend.schemas.chat import ChatCompletionRequest
 from headrace.frontend.schemas.completion import CompletionRequest
 from headrace.frontend.schemas.invocations import InvocationRequest
+from headrace.frontend.schemas.response_bodies import ErrorAnswer, Invocation
 
 
 def blueprint(context: Context) -> Blueprint:

@@ -15,8 +15,12 @@ from headrace.frontend.http.parsing import read
 from headrace.frontend.middleware import request_scope
 from headrace.frontend.middleware.errors import json_response
 from headrace.frontend.middleware.in_flight import count_in_flight
-from headrace.frontend.schemas.response_bodies import AnthropicErrorAnswer, AnthropicMessage, TokenCount
 from headrace.frontend.schemas.messages import CountTokensRequest, MessagesRequest
+from headrace.frontend.schemas.response_bodies import (
+    AnthropicErrorAnswer,
+    AnthropicMessage,
+    TokenCount,
+)
 from headrace.frontend.streaming import stream_response
 
 

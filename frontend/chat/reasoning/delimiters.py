@@ -26,7 +26,10 @@ class ReasoningDelimiters:
     @classmethod
     def encode(cls, format_: ReasoningFormat, tokenizer: ModelTokenizer) -> "ReasoningDelimiters":
         """Encode the delimiters of a format."""
-        start_ids, end_ids = _token_ids(tokenizer, format_.start), _token_ids(tokenizer, format_.end)
+        start_ids, end_ids = (
+            _token_ids(tokenizer, format_.start),
+            _token_ids(tokenizer, format_.end),
+        )
         special = filter(tokenizer.is_special, (*start_ids, *end_ids))
         return cls(
             format_,

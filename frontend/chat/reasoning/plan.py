@@ -117,7 +117,9 @@ def reasoning_end_ids(model: ServedModel) -> tuple[int, ...]:
     return () if model.reasoning is None else model.reasoning.end_ids
 
 
-def check_thinking_budget(request: GenerationRequest, delimiters: ReasoningDelimiters | None) -> None:
+def check_thinking_budget(
+    request: GenerationRequest, delimiters: ReasoningDelimiters | None
+) -> None:
     """Raise BadRequest for a thinking budget if the model has no reasoning parser."""
     if delimiters is None and request.thinking_token_budget not in (None, -1):
         raise BadRequest(
@@ -165,7 +167,9 @@ async def plan_completion_reasoning(
     return ReasoningPlan(delimiters, ReasoningStart.OPEN if is_open else ReasoningStart.OPTIONAL)
 
 
-async def _prompt_end(request: ChatCompletionRequest, tokenizer: ModelTokenizer, prompt: Prompt) -> str:
+async def _prompt_end(
+    request: ChatCompletionRequest, tokenizer: ModelTokenizer, prompt: Prompt
+) -> str:
     """Return the end of a prompt as it is run."""
     if prompt.text is not None and request.truncate_prompt_tokens is None:
         return prompt.text[-_PROMPT_END_CHARS:]
@@ -180,7 +184,9 @@ def _start_by_prompt(delimiters: ReasoningDelimiters, end: str) -> ReasoningStar
     return ReasoningStart.OPEN if end.endswith(delimiters.format.start) else None
 
 
-def _start_by_message(delimiters: ReasoningDelimiters, request: ChatCompletionRequest) -> ReasoningStart | None:
+def _start_by_message(
+    delimiters: ReasoningDelimiters, request: ChatCompletionRequest
+) -> ReasoningStart | None:
     """Return what the final message tells if the answer continues it; None if it is empty.
 
     Such a message is content unless it holds an open start delimiter.

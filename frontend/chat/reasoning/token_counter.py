@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from headrace.frontend.chat.message import MessageReader
-from headrace.frontend.chat.reasoning.reader import ReasoningReader
 from headrace.frontend.chat.reasoning.plan import ReasoningPlan
+from headrace.frontend.chat.reasoning.reader import ReasoningReader
 from headrace.protocol.common.thinking import ThinkingTracker
 
 
@@ -38,4 +38,6 @@ def _tracker(
 ) -> tuple[ReasoningReader, ThinkingTracker] | None:
     """Return the reader with a tracker of its tokens; None if there is no reasoning to count."""
     tracker = None if plan is None else plan.tracker()
-    return (reader, tracker) if tracker is not None and isinstance(reader, ReasoningReader) else None
+    return (
+        (reader, tracker) if tracker is not None and isinstance(reader, ReasoningReader) else None
+    )

@@ -4,11 +4,13 @@ from headrace.frontend.chat.tools.grammars import forced_arguments, forced_calls
 from headrace.frontend.chat.tools.tool_use import ToolUse
 from headrace.frontend.errors import BadRequest
 from headrace.frontend.schemas.generation import GenerationRequest
-from headrace.frontend.structured.constraint import Constraint, request_constraint, lark_constraint
+from headrace.frontend.structured.constraint import Constraint, lark_constraint, request_constraint
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
 
 
-def chat_constraint(request: GenerationRequest, tools: ToolUse, tokenizer: ModelTokenizer) -> Constraint | None:
+def chat_constraint(
+    request: GenerationRequest, tools: ToolUse, tokenizer: ModelTokenizer
+) -> Constraint | None:
     """Return what the output of a chat must conform to; None if it is free.
 
     A required tool call takes precedence over response_format, which is for answers without calls.
@@ -21,7 +23,9 @@ def chat_constraint(request: GenerationRequest, tools: ToolUse, tokenizer: Model
             "structured_outputs",
         )
     requested = (
-        None if is_forced else request_constraint(request.response_format, request.structured_outputs)
+        None
+        if is_forced
+        else request_constraint(request.response_format, request.structured_outputs)
     )
     if requested is not None:
         return requested
@@ -30,7 +34,9 @@ def chat_constraint(request: GenerationRequest, tools: ToolUse, tokenizer: Model
     except RecursionError as error:
         raise BadRequest("tools: a schema is nested too deeply.", "tools") from error
     if grammar is not None and request.use_beam_search:
-        raise BadRequest("use_beam_search cannot be combined with a grammar for tool calls.", "use_beam_search")
+        raise BadRequest(
+            "use_beam_search cannot be combined with a grammar for tool calls.", "use_beam_search"
+        )
     return None if grammar is None else lark_constraint(grammar, "tools")
 
 

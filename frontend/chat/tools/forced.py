@@ -1,9 +1,9 @@
 """Read the calls of an output that a grammar restricts to JSON because a call is required."""
 
 from headrace.frontend.chat.tools.json_calls import CallKeys, read_calls
-from headrace.frontend.chat.tools.parser_output import ParserOutput
 from headrace.frontend.chat.tools.parser import ToolParser
-from headrace.frontend.chat.tools.source import Source, Incremental
+from headrace.frontend.chat.tools.parser_output import ParserOutput
+from headrace.frontend.chat.tools.source import Incremental, Source
 
 NAME, ARGUMENTS = "name", "parameters"
 

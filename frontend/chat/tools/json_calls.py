@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from headrace.frontend.chat.tools.parser_output import ParserOutput
-from headrace.frontend.chat.tools.source import Source, Incremental
+from headrace.frontend.chat.tools.source import Incremental, Source
 
 MAX_NAME_CHARS = 256
 

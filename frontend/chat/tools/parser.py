@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from headrace.frontend.chat.tools.parser_output import ParserOutput
-from headrace.frontend.chat.tools.source import Source, Incremental
+from headrace.frontend.chat.tools.source import Incremental, Source
 
 
 class ParserError(Exception):

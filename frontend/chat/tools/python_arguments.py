@@ -18,7 +18,14 @@ _TOKEN = re.compile(
     )""",
     re.VERBOSE | re.DOTALL,
 )
-_CONSTANTS = {"True": True, "False": False, "None": None, "true": True, "false": False, "null": None}
+_CONSTANTS = {
+    "True": True,
+    "False": False,
+    "None": None,
+    "true": True,
+    "false": False,
+    "null": None,
+}
 _CLOSING = {"[": "]", "(": ")", "{": "}"}
 _ESCAPE = re.compile(
     r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|([0-7]{1,3})|(.))", re.DOTALL
@@ -106,7 +113,11 @@ class PythonArguments:
         Returns None if they are not keyword arguments with literal values.
         """
         self.feed_whole(" ")
-        if not self._is_literal or self._open or self._next not in (self._expect_name, self._expect_separator):
+        if (
+            not self._is_literal
+            or self._open
+            or self._next not in (self._expect_name, self._expect_separator)
+        ):
             return None
         serialized = json.dumps(self._values, ensure_ascii=False)
         try:

@@ -4,8 +4,8 @@ import logging
 from collections.abc import Callable
 
 from headrace.frontend.chat.message import MessagePart, ToolCallPart
-from headrace.frontend.chat.tools.parser_output import ParserOutput
 from headrace.frontend.chat.tools.parser import ToolParser
+from headrace.frontend.chat.tools.parser_output import ParserOutput
 from headrace.frontend.chat.tools.source import Source
 
 log = logging.getLogger("headrace.frontend.tools")

@@ -117,7 +117,9 @@ class Source:
                 return or_cut and left > 0
             yield
 
-    def emit_while(self, pattern: re.Pattern[str], emit: Callable[[str], object]) -> Incremental[None]:
+    def emit_while(
+        self, pattern: re.Pattern[str], emit: Callable[[str], object]
+    ) -> Incremental[None]:
         """Pass characters to `emit` while they match.
 
         pattern: any number of characters of one class.

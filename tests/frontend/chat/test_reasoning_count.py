@@ -3,9 +3,9 @@
 import pytest
 
 from headrace.frontend.chat.message import PlainReader
-from headrace.frontend.chat.reasoning.token_counter import ReasoningTokenCounter
 from headrace.frontend.chat.reasoning.delimiters import ReasoningDelimiters
-from headrace.frontend.chat.reasoning.plan import ReasoningStart, ReasoningPlan
+from headrace.frontend.chat.reasoning.plan import ReasoningPlan, ReasoningStart
+from headrace.frontend.chat.reasoning.token_counter import ReasoningTokenCounter
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from headrace.protocol.reasoning import FORMATS
 from tests.frontend.text.tokenizers_for_tests import byte_level

@@ -13,8 +13,8 @@ from headrace.frontend.pool.flight import Flight
 from headrace.frontend.pool.interface import RequestLost
 from headrace.frontend.streaming import MAX_EVENTS, stream_response
 from headrace.frontend.text.detokenizer import ByteDetokenizer
-from headrace.frontend.text.token_bytes import TokenBytes, token_bytes_of
 from headrace.frontend.text.stop_strings import StopMatcher
+from headrace.frontend.text.token_bytes import TokenBytes, token_bytes_of
 from headrace.protocol.sampling import SamplingParams
 from headrace.protocol.to_frontend import Admission, Output
 from headrace.protocol.to_worker import Generate

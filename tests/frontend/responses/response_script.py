@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from headrace.frontend.chat.message import MessagePart, ToolCallPart
 from headrace.frontend.chat.chat_run import ChatRun
+from headrace.frontend.chat.message import MessagePart, ToolCallPart
 from headrace.frontend.chat.start_chat import start_chat as plain_start_chat
 from headrace.frontend.generation.choice import Choice
 from headrace.frontend.http.parsing import validate as plain_validate

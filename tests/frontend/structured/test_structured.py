@@ -32,8 +32,8 @@ from headrace.frontend.structured.checker_pool import (
 from headrace.frontend.structured.constraint import (
     MAX_DEPTH,
     Constraint,
-    request_constraint,
     json_schema,
+    request_constraint,
 )
 from headrace.frontend.structured.grammar_cache import GrammarCache
 from headrace.frontend.structured.normalise import grammar_text
@@ -532,9 +532,9 @@ async def test_what_is_remembered_is_bounded(monkeypatch):
         await asyncio.gather(
             *(compiler.compile("m", regex(f"{n}")) for n in range(start, start + 10))
         )
-    assert len(compiler._kept) == 20
+    assert len(compiler._cache) == 20
     await compiler.compile("m", regex("x" * 90))
-    assert compiler._kept_chars == sum(len(g.text) for g in compiler._kept.values()) <= 1000
+    assert compiler._cached_chars == sum(len(g.text) for g in compiler._cache.values()) <= 1000
 
 
 def test_a_checker_whose_frontend_has_been_killed_ends_in_silence(text_path: Path) -> None:

@@ -6,7 +6,7 @@ from headrace.frontend.structured.fair_semaphore import FairSemaphore, WaitTimeo
 
 
 async def test_of_too_many_those_of_the_client_that_has_most_give_way():
-    turns = FairSemaphore(1, most_waiting=3, longest_s=60)
+    turns = FairSemaphore(1, max_waiting=3, max_wait_s=60)
     taken: list[str] = []
 
     async def take(client: str) -> None:
@@ -22,7 +22,7 @@ async def test_of_too_many_those_of_the_client_that_has_most_give_way():
 
 
 async def test_turns_are_not_lost_when_those_who_wait_are_cancelled():
-    turns = FairSemaphore(1, most_waiting=9, longest_s=60)
+    turns = FairSemaphore(1, max_waiting=9, max_wait_s=60)
     taken: list[int] = []
 
     async def take(number: int) -> None:

@@ -6,7 +6,7 @@ from headrace.frontend.text.detokenizer import (
     CONTEXT_TOKENS,
     ByteDetokenizer,
     WindowDetokenizer,
-    after_prompt,
+    feed_prompt,
     join,
 )
 from headrace.frontend.text.token_bytes import TokenBytes, token_bytes_of
@@ -84,14 +84,14 @@ def test_endless_invalid_bytes_are_shown_as_they_come():
 
 def test_the_first_space_is_the_texts_own_after_a_prompt():
     tokens = FALLBACK.encode("the", add_special_tokens=False).ids
-    after = after_prompt(ByteDetokenizer(pieces(FALLBACK), NONE), tokens)
+    after = feed_prompt(ByteDetokenizer(pieces(FALLBACK), NONE), tokens)
     assert join(after, tokens) == " the"
     assert join(ByteDetokenizer(pieces(FALLBACK), NONE, at_start=True), tokens) == "the"
 
 
 def test_a_character_may_begin_in_the_prompt():
     first, *rest = [byte + 3 for byte in "好".encode()]
-    detokenizer = after_prompt(ByteDetokenizer(pieces(FALLBACK), NONE), [first])
+    detokenizer = feed_prompt(ByteDetokenizer(pieces(FALLBACK), NONE), [first])
     assert join(detokenizer, rest) == "好"
 
 

@@ -2,10 +2,10 @@
 
 import re
 
-from headrace.frontend.chat.tools.json_calls import is_function_name, emit_json_value
-from headrace.frontend.chat.tools.parser_output import ParserOutput
+from headrace.frontend.chat.tools.json_calls import emit_json_value, is_function_name
 from headrace.frontend.chat.tools.parser import ToolParser, register_tool_parser
-from headrace.frontend.chat.tools.source import Delimiters, Source, Incremental
+from headrace.frontend.chat.tools.parser_output import ParserOutput
+from headrace.frontend.chat.tools.source import Delimiters, Incremental, Source
 
 _CALLS, _CALLS_END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
 _CALL, _CALL_END = "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>"

@@ -3,9 +3,9 @@
 import json
 
 from headrace.frontend.chat.tools.json_calls import CallKeys, read_call
-from headrace.frontend.chat.tools.parser_output import ParserOutput
 from headrace.frontend.chat.tools.parser import CallSyntax, ToolParser, register_tool_parser
-from headrace.frontend.chat.tools.source import Delimiters, Source, Incremental
+from headrace.frontend.chat.tools.parser_output import ParserOutput
+from headrace.frontend.chat.tools.source import Delimiters, Incremental, Source
 
 _TAG = "<|python_tag|>"
 _DELIMITERS = Delimiters(_TAG)

@@ -4,10 +4,15 @@ import re
 import secrets
 import string
 
-from headrace.frontend.chat.tools.json_calls import CallKeys, read_calls, is_function_name, emit_json_value
-from headrace.frontend.chat.tools.parser_output import ParserOutput
+from headrace.frontend.chat.tools.json_calls import (
+    CallKeys,
+    emit_json_value,
+    is_function_name,
+    read_calls,
+)
 from headrace.frontend.chat.tools.parser import ToolParser, register_tool_parser
-from headrace.frontend.chat.tools.source import Delimiters, Source, Incremental
+from headrace.frontend.chat.tools.parser_output import ParserOutput
+from headrace.frontend.chat.tools.source import Delimiters, Incremental, Source
 
 _CALLS, _CALL_ID, _ARGUMENTS = "[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"
 _DELIMITERS = Delimiters(_CALLS)

@@ -3,10 +3,10 @@
 import re
 
 from headrace.frontend.chat.tools.json_calls import is_function_name
-from headrace.frontend.chat.tools.parser_output import ParserOutput
 from headrace.frontend.chat.tools.parser import ToolParser, register_tool_parser
+from headrace.frontend.chat.tools.parser_output import ParserOutput
 from headrace.frontend.chat.tools.python_arguments import PythonArguments
-from headrace.frontend.chat.tools.source import Source, Incremental
+from headrace.frontend.chat.tools.source import Incremental, Source
 
 _START, _END = "<|python_start|>", "<|python_end|>"
 _NAME = re.compile(r"[\w.-]*")

@@ -6,9 +6,14 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from headrace.frontend.chat.tools.json_calls import CallKeys, read_calls
+from headrace.frontend.chat.tools.parser import (
+    CallSyntax,
+    ParserError,
+    ToolParser,
+    register_tool_parser,
+)
 from headrace.frontend.chat.tools.parser_output import ParserOutput
-from headrace.frontend.chat.tools.parser import CallSyntax, ParserError, ToolParser, register_tool_parser
-from headrace.frontend.chat.tools.source import Delimiters, Source, Incremental
+from headrace.frontend.chat.tools.source import Delimiters, Incremental, Source
 
 
 class TaggedParser(ToolParser):
