@@ -66,7 +66,10 @@ def decode_complete(data: bytes) -> str | None:
 
 
 def token_bytes_of(tokenizer: Tokenizer) -> TokenBytes | None:
-    """Return the bytes of a tokenizer's tokens; None if a token's text depends on its neighbours."""
+    """Return the bytes of a tokenizer's tokens.
+
+    Returns None if a token's text depends on its neighbours.
+    """
     decoder = json.loads(tokenizer.to_str())["decoder"]
     steps = _flatten(decoder)
     types = [step["type"] for step in steps]

@@ -219,14 +219,14 @@ def test_python_literals_become_json():
 def test_python_literals_are_read_while_they_come(monkeypatch, unit):
     """So that the end of a long call is no more work than any piece before it."""
     taken = 0
-    take = PythonArguments._take
+    take = PythonArguments._handle_token
 
     def counted(self, kind, text):
         nonlocal taken
         taken += 1
         take(self, kind, text)
 
-    monkeypatch.setattr(PythonArguments, "_take", counted)
+    monkeypatch.setattr(PythonArguments, "_handle_token", counted)
     reading, most = reader("pythonic"), 0
     for char in f"[f(a=[{unit * 200}])]":
         before, taken = taken, 0

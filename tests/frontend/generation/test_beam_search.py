@@ -159,7 +159,7 @@ async def test_beams_of_long_texts_are_sent_with_turns_for_others_between(monkey
         sent.append(turns[0])
         return pool.generate("main", request)
 
-    monkeypatch.setattr(beam, "_TOKENS_AT_ONCE", 100)
+    monkeypatch.setattr(beam, "_MAX_TOKENS_WITHOUT_PAUSE", 100)
     request = Generate("r", tuple(range(60)), SamplingParams(seed=0, max_tokens=2, logprobs=None))
     search = BeamSearch(request, 8, 1.0, generate, lambda: "b")
     task = asyncio.create_task(others())
