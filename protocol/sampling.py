@@ -41,8 +41,8 @@ class SamplingParams:
     temperature: 0 is greedy.
     top_k: 0 is off. top_p: 1 is off. min_p: 0 is off.
     eos_token_ids: end the output with reason "stop" (empty if EOS is ignored).
-    stop_token_ids: likewise, and are returned as the stop reason.
-    min_tokens: neither kind can be sampled before so many output tokens.
+    stop_token_ids: also end the output, and are returned as the stop reason.
+    min_tokens: neither kind can be sampled before this many output tokens.
     logprobs: log probabilities of each output token and of the N likeliest (None: none).
     prompt_logprobs: the same for the tokens of the prompt.
     thinking_budget: None: reasoning is not limited.

@@ -1,6 +1,6 @@
 """What frontends need of a model: a text folder with `tokenizer.json` and `text.json` (TextInfo).
 
-The launcher writes it once, in whatever form the model came, so that a frontend never needs
+The launcher writes it once, whatever the format of the model, so that a frontend never needs
 transformers.
 """
 

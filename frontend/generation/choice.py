@@ -34,7 +34,7 @@ class Choice:
 
     index: its index in the answer.
     prompt_index: which of the request's prompts it continues.
-    min_tokens: stop strings are searched for after so many tokens.
+    min_tokens: output tokens before stop strings are searched for.
     include_stop: whether a stop string, or the token that ended the choice, is shown.
     discard: whether the output is dropped because only the prompt must be run.
     """

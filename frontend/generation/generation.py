@@ -28,7 +28,7 @@ class Generation:
     """Iterates over what is added to the choices, until all have ended.
 
     Raises ApiError or PoolError if one of them fails; the request has then failed as a whole.
-    `close` must be called in the end, whatever happens; it releases unfinished choices.
+    `close` must always be called in the end; it releases unfinished choices.
     """
 
     def __init__(

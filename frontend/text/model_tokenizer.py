@@ -36,7 +36,7 @@ class ModelTokenizer:
     info: special tokens, limits and recommended sampling parameters.
     backend: the tokenizer of the `tokenizers` library.
     template, tool_template: for chats, and for chats with tools; None if the model has none.
-    encodable_chars: a longer text has too many tokens for the context, whatever it says.
+    encodable_chars: any longer text has too many tokens for the context.
     """
 
     def __init__(self, info: TextInfo, backend: Tokenizer) -> None:
