@@ -1,22 +1,25 @@
-"""What a text must conform to, as frontends describe it to workers."""
+"""What an output must conform to, as frontends describe it to workers."""
+
+from typing import Literal
 
 from headrace.protocol.codec import Message
 
 MAX_GRAMMAR_BYTES = 1024 * 1024
 MAX_AFTER_TOKENS = 64
 
+GrammarKind = Literal["json_schema", "json_object", "regex", "choice", "grammar", "structural_tag"]
+
 
 class Grammar(Message):
-    """The rules that the tokens of a text must keep to.
+    """The grammar of an output.
 
-    kind: what the request called it: json_schema, json_object, regex, choice, grammar or
-        structural_tag.
-    text: the rules as llguidance reads them: Lark, or JSON with a list of grammars. At most
+    kind: the kind of constraint in the request.
+    text: the grammar as llguidance reads it: Lark, or JSON with a list of grammars. At most
         MAX_GRAMMAR_BYTES in UTF-8.
-    after: token ids after which the rules begin to hold, at most MAX_AFTER_TOKENS; what comes
-        before is free. Empty: they hold from the first output token on.
+    after: token ids after which the grammar applies, at most MAX_AFTER_TOKENS; the output before
+        them is free. Empty: it applies from the first output token on.
     """
 
-    kind: str
+    kind: GrammarKind
     text: str
     after: tuple[int, ...] = ()

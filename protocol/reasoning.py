@@ -1,6 +1,6 @@
-"""How a model marks its reasoning: an operator's `--reasoning-parser`.
+"""The delimiters of a model's reasoning: an operator's `--reasoning-parser`.
 
-A format is chosen by a name, for models whose marks are known, or described by its tags.
+A format is chosen by its name, or described by its delimiters.
 """
 
 import json
@@ -11,25 +11,26 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 MAX_DELIMITER_CHARS = 64
 
 
-def _not_blank(mark: str) -> str:
-    if mark.strip() != mark:
+def _check_no_outer_space(text: str) -> str:
+    if text.strip() != text:
         raise ValueError("must not begin or end with white space")
-    return mark
+    return text
 
 
 Delimiter = Annotated[
-    str, Field(min_length=1, max_length=MAX_DELIMITER_CHARS), AfterValidator(_not_blank)
+    str, Field(min_length=1, max_length=MAX_DELIMITER_CHARS), AfterValidator(_check_no_outer_space)
 ]
 
 
 class ReasoningFormat(BaseModel):
-    """start, end: the marks around reasoning, which stands at the beginning of an answer.
+    """start, end: the delimiters around reasoning, which comes at the beginning of an answer.
 
-    assumed: whether an answer begins with reasoning even where neither its prompt nor its text
-        shows the start mark.
-    switch: the variable of the chat template that turns reasoning off when it is false; nothing is
-        assumed then. None: there is none.
-    ends_before: what ends reasoning too, in requests with tools, and belongs to what follows.
+    assumed: whether an answer begins with reasoning even if neither its prompt nor its text has the
+        start delimiter.
+    switch: the variable of the chat template that turns reasoning off if it is false; reasoning is
+        not assumed then. None: there is none.
+    ends_before: delimiters that also end reasoning, in requests with tools, and belong to what
+        follows.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,12 +42,12 @@ class ReasoningFormat(BaseModel):
     ends_before: tuple[Delimiter, ...] = ()
 
     @model_validator(mode="after")
-    def _check_marks(self) -> "ReasoningFormat":
+    def _check_delimiters(self) -> "ReasoningFormat":
         if self.start == self.end:
             raise ValueError("start and end must differ")
         ends = (self.end, *self.ends_before)
-        if any(one in other for one in ends for other in ends if one is not other):
-            raise ValueError("no mark that ends reasoning may be part of another")
+        if any(end in other for end in ends for other in ends if end is not other):
+            raise ValueError("no delimiter that ends reasoning may be part of another")
         return self
 
 
@@ -65,9 +66,10 @@ _EXAMPLE = '{"start": "<think>", "end": "</think>"}'
 
 
 def parse_format(value: Any) -> Any:
-    """A format by its name, or the object of a text in JSON; anything else as it is.
+    """Return the format of this name, or the object that a JSON text describes.
 
-    ValueError for a text that is neither.
+    Returns a value that is not a string unchanged. Raises ValueError for a string that is neither a
+    name nor a JSON object.
     """
     if not isinstance(value, str):
         return value
@@ -75,9 +77,9 @@ def parse_format(value: Any) -> Any:
     if known is not None:
         return known
     try:
-        described = json.loads(value)
+        parsed = json.loads(value)
     except (ValueError, RecursionError):
-        described = None
-    if not isinstance(described, dict):
+        parsed = None
+    if not isinstance(parsed, dict):
         raise ValueError(f"must be {', '.join(FORMATS)} or a JSON object such as {_EXAMPLE}")
-    return described
+    return parsed

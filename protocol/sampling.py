@@ -1,16 +1,15 @@
-"""How the tokens of a request are chosen."""
+"""How the tokens of a request are sampled."""
 
 from headrace.protocol.codec import Message
 
 
 class ThinkingBudget(Message):
-    """Ends a model's thinking: after so many tokens of it, the first end mark's follow.
+    """A limit on reasoning: after `tokens` of it, the first end delimiter is forced.
 
-    tokens: of thinking at most, marks not among them (see headrace.protocol.common.thinking).
-    start_ids: the mark that may stand at the beginning of the output; () where the prompt ends
-        with it.
-    end_ids: the marks that end thinking; the first is the one that is forced.
-    is_open: whether the output begins with thinking, start mark or not.
+    tokens: reasoning tokens at most, without delimiters (see headrace.protocol.common.thinking).
+    start_ids: the delimiter that may begin the output; () where the prompt ends with it.
+    end_ids: the delimiters that end reasoning; the first is the one that is forced.
+    is_open: whether the output begins with reasoning, with or without the start delimiter.
     """
 
     tokens: int
@@ -20,7 +19,7 @@ class ThinkingBudget(Message):
 
 
 class RepetitionRule(Message):
-    """Ends a text whose output ends with one pattern of tokens, `min_count` times in a row.
+    """Ends an output that ends with one pattern of tokens, `min_count` times in a row.
 
     min_pattern_size, max_pattern_size: tokens in such a pattern, both at least 1.
     """
@@ -31,25 +30,25 @@ class RepetitionRule(Message):
 
 
 class SamplingParams(Message):
-    """Everything that a worker needs to choose tokens; the frontend has validated it.
+    """Everything that a worker needs to sample tokens; the frontend has validated it.
 
     seed: 64 bits; the noise at a position is a pure function of seed and position, so that a
         request continues alike on any worker and in any batch.
     max_tokens: output tokens at most.
     temperature: 0 is greedy.
-    top_k: 0 is off.  top_p: 1 is off.  min_p: 0 is off.
-    eos_token_ids: end the text with reason "stop" (empty when EOS is to be ignored).
-    stop_token_ids: likewise, and are named as the stop reason.
-    min_tokens: neither kind can be sampled before so many output tokens.
+    top_k: 0 is off. top_p: 1 is off. min_p: 0 is off.
+    eos_token_ids: end the output with reason "stop" (empty if EOS is ignored).
+    stop_token_ids: also end the output, and are returned as the stop reason.
+    min_tokens: neither kind can be sampled before this many output tokens.
     logprobs: log probabilities of each output token and of the N likeliest (None: none).
     prompt_logprobs: the same for the tokens of the prompt.
-    thinking_budget: None: the model thinks as long as it will.
-    biased_token_ids, biases: what is added to the logits of these tokens, before all else.
+    thinking_budget: None: reasoning is not limited.
+    biased_token_ids, biases: added to the logits of these tokens, before everything else.
     allowed_token_ids: no other token can be sampled; empty: any can.
     bad_words: sequences of tokens that the output must not hold: the last token of one cannot be
-        sampled where those before it stand.
-    logprob_token_ids: log probabilities are given of these tokens instead of the likeliest ones.
-    repetition_detection: None: texts may repeat themselves.
+        sampled after the tokens before it.
+    logprob_token_ids: log probabilities are returned of these tokens instead of the likeliest ones.
+    repetition_detection: None: outputs may repeat themselves.
     """
 
     seed: int

@@ -1,6 +1,6 @@
-"""What frontends need of a model: a folder with `tokenizer.json` and `text.json` (TextInfo).
+"""What frontends need of a model: a text folder with `tokenizer.json` and `text.json` (TextInfo).
 
-The launcher writes it once, whatever form the model came in, so that a frontend never needs
+The launcher writes it once, whatever the format of the model, so that a frontend never needs
 transformers.
 """
 
@@ -13,11 +13,13 @@ from headrace.protocol.config import Frozen
 
 
 class TextInfo(Frozen):
-    """max_model_len: tokens of prompt and output together, at most.
+    """The special tokens, chat templates and limits of a model.
+
+    max_model_len: tokens of prompt and output together, at most.
     vocab_size: rows of the model's embedding; token ids are below it.
     chat_template: Jinja source, None if the model has none.
-    chat_templates: further templates by name ("tool_use", say).
-    eos_token_ids: each of them ends a text.
+    chat_templates: further templates by name, such as "tool_use".
+    eos_token_ids: each of them ends an output.
     generation_defaults: sampling parameters that the model's authors recommend.
     """
 
@@ -44,7 +46,9 @@ class TextInfo(Frozen):
 
     @classmethod
     def load(cls, text_path: Path) -> "TextInfo":
+        """Load the TextInfo of a text folder."""
         return cls.model_validate_json(cls.file(text_path).read_text())
 
     def save(self, text_path: Path) -> None:
+        """Write the TextInfo of a text folder."""
         self.file(text_path).write_text(self.model_dump_json(indent=1))

@@ -1,4 +1,4 @@
-"""Several chats of one request, side by side, and their answers as one."""
+"""Run several chats of one request side by side, and join their answers."""
 
 import asyncio
 from collections.abc import Sequence
@@ -8,7 +8,10 @@ from headrace.frontend.chat.chat_run import AnsweredChoice, ChatRun
 
 
 async def gather_answers(runs: Sequence[ChatRun]) -> list[list[AnsweredChoice]]:
-    """The answers of each run. Raises what the first that fails does; the others end then."""
+    """Return the choices of each run.
+
+    Raises the error of the first run that fails, and cancels the others.
+    """
     tasks = [asyncio.create_task(run.answers()) for run in runs]
     try:
         return await asyncio.gather(*tasks)
@@ -18,27 +21,30 @@ async def gather_answers(runs: Sequence[ChatRun]) -> list[list[AnsweredChoice]]:
 
 
 def join_answers(bodies: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The whole answers of chats as one: a choice for each, and all tokens together.
+    """Join the answers of several chats: a choice for each chat, and the sum of their tokens.
 
-    What is told of a prompt besides is left out, as it would be that of one chat only.
+    Fields that describe a single prompt are None.
     """
     choices = [
-        {**choice, "index": place}
-        for place, body in enumerate(bodies)
+        {**choice, "index": index}
+        for index, body in enumerate(bodies)
         for choice in body["choices"]
     ]
-    usage = _summed([body["usage"] for body in bodies])
-    of_prompts = {"prompt_logprobs": None, "prompt_token_ids": None, "prompt_text": None}
-    return {**bodies[0], **of_prompts, "choices": choices, "usage": usage}
+    usage = _sum_usages([body["usage"] for body in bodies])
+    prompt_fields = {"prompt_logprobs": None, "prompt_token_ids": None, "prompt_text": None}
+    return {**bodies[0], **prompt_fields, "choices": choices, "usage": usage}
 
 
-def _summed(usages: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Numbers added up, at all depths. All have the same keys, and None in the same places."""
+def _sum_usages(usages: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Add up numbers at all depths.
+
+    All usages must have the same keys, with None in the same fields.
+    """
     total: dict[str, Any] = {}
     for key, value in usages[0].items():
         values = [usage[key] for usage in usages]
         if value is None:
             total[key] = None
         else:
-            total[key] = _summed(values) if isinstance(value, dict) else sum(values)
+            total[key] = _sum_usages(values) if isinstance(value, dict) else sum(values)
     return total

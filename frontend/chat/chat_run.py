@@ -1,4 +1,4 @@
-"""A chat request under way: what its texts say as messages."""
+"""A running chat request: the outputs of its choices, parsed as messages."""
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -16,8 +16,9 @@ from headrace.frontend.schemas.chat import ChatCompletionRequest
 
 
 class MessageDelta(NamedTuple):
-    """What one output adds to a message. delta: the same as text, with all else that it says.
+    """What one output of the generation adds to a message.
 
+    delta: the same addition as text, with its token ids, log probabilities and so on.
     finish_reason: None while the message goes on.
     """
 
@@ -28,9 +29,9 @@ class MessageDelta(NamedTuple):
 
 @dataclass(slots=True)
 class AnsweredChoice:
-    """A whole choice: its text, and what that says as a message.
+    """A complete choice: its output and the message parsed from it.
 
-    reasoning_tokens: see ChatRun.
+    reasoning_tokens: see ChatRun.reasoning_tokens.
     """
 
     text: CollectedChoice
@@ -40,9 +41,11 @@ class AnsweredChoice:
 
 
 class ChatRun:
-    """is_plain: whether all text of the choices is content, so that nothing needs to be read.
-    thinking: how the choices begin; None if the model's reasoning is not told from the rest.
-    tools: what the request says of them.
+    """A chat request while it runs.
+
+    is_plain: whether the outputs are content only, so that they need no parsing.
+    reasoning: how the choices begin; None if the model's reasoning is not separated from content.
+    tools: which tools may be called, and how.
     """
 
     def __init__(
@@ -52,7 +55,7 @@ class ChatRun:
         prompt: Prompt,
         generation: Generation,
         readers: Sequence[MessageReader],
-        thinking: ReasoningPlan | None = None,
+        reasoning: ReasoningPlan | None = None,
         tools: ToolUse = NO_TOOLS,
     ) -> None:
         self.model = model
@@ -61,21 +64,21 @@ class ChatRun:
         self.generation = generation
         self.tools = tools
         self.is_plain = all(isinstance(reader, PlainReader) for reader in readers)
-        self.thinking = thinking
+        self.reasoning = reasoning
         self._readers = readers
-        self._counts = ReasoningTokenCounter(readers, thinking)
+        self._token_counter = ReasoningTokenCounter(readers, reasoning)
 
     @property
     def role(self) -> str:
-        """Whose message the answer is."""
+        """Return the role of the answer's author."""
         if self.request.add_generation_prompt:
             return self.model.group.serving.response_role
         return self.request.messages[-1].role
 
     def read(self, choice: Choice, delta: Delta) -> MessageDelta:
-        """What an output of the generation adds. Each is to be read once, in order."""
+        """Return what an output adds to its message. Call it once for each output, in order."""
         reader = self._readers[choice.index]
-        self._counts.add(choice.index, delta.token_ids)
+        self._token_counter.add(choice.index, delta.token_ids)
         part = reader.feed(delta.text) if delta.text else NOTHING
         reason = delta.finish_reason
         if reason is not None:
@@ -84,14 +87,17 @@ class ChatRun:
         return MessageDelta(part, delta, reason)
 
     def reasoning_tokens(self, choice: Choice) -> int:
-        """Tokens of reasoning that have been read by now, marks not among them; given out or not.
+        """Return how many reasoning tokens the choice has so far, without delimiters.
 
-        They are those that a thinking budget counts.
+        Counts them whether or not they are returned to the client, as a thinking budget does.
         """
-        return self._counts.tokens(choice.index)
+        return self._token_counter.tokens(choice.index)
 
     async def deltas(self) -> AsyncIterator[tuple[Choice, MessageDelta]]:
-        """What is added to the messages, until all have ended. Raises what the generation does."""
+        """Yield what is added to the messages, until all have ended.
+
+        Raises what the generation raises.
+        """
         try:
             async for choice, delta in self.generation:
                 yield choice, self.read(choice, delta)
@@ -100,7 +106,7 @@ class ChatRun:
             raise
 
     async def answers(self) -> list[AnsweredChoice]:
-        """All choices, whole."""
+        """Run all choices to their end and return them."""
         answers = [
             AnsweredChoice(CollectedChoice(choice), Message()) for choice in self.generation.choices
         ]

@@ -1,29 +1,31 @@
-"""Whether a template takes a message's content as one text or as a list of parts."""
+"""Detect whether a template expects message content as a string or as a list of parts."""
 
 from jinja2 import nodes
 
 
 def expects_parts(template: nodes.Template) -> bool:
-    """Whether the template loops over the content of messages, under that name or another."""
-    names = {
+    """Return whether the template loops over the content of messages, under any name."""
+    aliases = {
         target.name
         for assign in template.find_all(nodes.Assign)
         if isinstance(target := assign.target, nodes.Name) and _is_content(assign.node, set())
     }
-    return any(_is_content(loop.iter, names) for loop in template.find_all(nodes.For))
+    return any(_is_content(loop.iter, aliases) for loop in template.find_all(nodes.For))
 
 
-def _is_content(node: nodes.Node | None, names: set[str]) -> bool:
-    """Whether an expression is `message.content`, `message["content"]`, or one of these names;
-    filters and slices make no difference."""
+def _is_content(node: nodes.Node | None, aliases: set[str]) -> bool:
+    """Return whether an expression is `message.content`, `message["content"]` or an alias of it.
+
+    Filters and slices make no difference.
+    """
     while isinstance(node, nodes.Filter):
         node = node.node
     if isinstance(node, nodes.Name):
-        return node.name in names
+        return node.name in aliases
     if isinstance(node, nodes.Getattr):
         return node.attr == "content"
     if isinstance(node, nodes.Getitem):
         if isinstance(node.arg, nodes.Slice):
-            return _is_content(node.node, names)
+            return _is_content(node.node, aliases)
         return isinstance(node.arg, nodes.Const) and node.arg.value == "content"
     return False

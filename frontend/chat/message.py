@@ -1,34 +1,35 @@
-"""What a model's text says as a message: content, reasoning and calls of tools.
+"""Parse a model's output as a message: content, reasoning and tool calls.
 
-A reader takes the text of one choice as it comes, in pieces of any size, and tells what each piece
-adds. However the text is cut into pieces, the parts of all of them join to the same message.
+A reader takes the output of one choice in pieces of any size and returns what each piece adds. The
+parts add up to the same message however the output is cut into pieces.
 """
 
 from typing import NamedTuple, Protocol
 
 
 class ToolCallPart(NamedTuple):
-    """A part of one call. index: which of the message's calls, from 0.
+    """A part of one tool call.
 
-    call_id, name: in the first part of a call, None in those that follow.
-    arguments: to be appended to the call's arguments, which are JSON when they are whole.
+    index: position of the call in the message, from 0.
+    call_id, name: set in the first part of a call, None in the parts that follow.
+    arguments: a piece to append to the call's arguments; JSON once they are complete.
     """
 
-    index: int  # type: ignore[assignment]  # hides a method of tuples that nobody needs
+    index: int  # type: ignore[assignment]  # hides tuple.index
     call_id: str | None
     name: str | None
     arguments: str
 
 
 class MessagePart(NamedTuple):
-    """What a piece of text adds to a message; each is to be appended."""
+    """What a piece of output adds to a message; each field is appended to the previous ones."""
 
     content: str = ""
     reasoning: str = ""
     tool_calls: tuple[ToolCallPart, ...] = ()
 
     def then(self, other: "MessagePart") -> "MessagePart":
-        """Both parts, one after the other."""
+        """Return this part followed by the other one."""
         return MessagePart(
             self.content + other.content,
             self.reasoning + other.reasoning,
@@ -40,23 +41,32 @@ NOTHING = MessagePart()
 
 
 class MessageReader(Protocol):
-    """Reads one choice. Never raises, whatever the text: what is no call is content."""
+    """Reads the output of one choice.
+
+    Never raises, whatever the output: text that is not a tool call is content.
+    """
 
     def feed(self, text: str) -> MessagePart:
-        """What more text adds; may be less than it says, while it can be the start of a mark."""
+        """Return what this piece of output adds.
+
+        The part may hold less than the piece while its end may be the beginning of a delimiter.
+        """
         ...
 
     def finish(self) -> MessagePart:
-        """What is still held back, when the text has ended. Called once."""
+        """Return what is still held back at the end of the output. Called once."""
         ...
 
     def finish_reason(self, reason: str) -> str:
-        """What the client is told, where the text ended for this reason ("tool_calls", say)."""
+        """Return the finish reason to show for an output that ended for `reason`.
+
+        "tool_calls" replaces "stop" where the message holds calls.
+        """
         ...
 
 
 class PlainReader:
-    """All text is content."""
+    """Reads output that is content only."""
 
     def feed(self, text: str) -> MessagePart:
         return MessagePart(text)
@@ -68,8 +78,11 @@ class PlainReader:
         return reason
 
 
-class ToolCall(NamedTuple):
-    """A whole call. arguments: as the model wrote them; JSON unless the text was cut short."""
+class ParsedToolCall(NamedTuple):
+    """A complete tool call.
+
+    arguments: as the model wrote them; JSON unless the output was cut short.
+    """
 
     call_id: str
     name: str
@@ -77,7 +90,7 @@ class ToolCall(NamedTuple):
 
 
 class Message:
-    """A message in the making."""
+    """A message that is assembled from its parts."""
 
     def __init__(self) -> None:
         self._content: list[str] = []
@@ -85,6 +98,7 @@ class Message:
         self._calls: list[tuple[str, str, list[str]]] = []
 
     def add(self, part: MessagePart) -> None:
+        """Append a part."""
         self._content.append(part.content)
         self._reasoning.append(part.reasoning)
         for call in part.tool_calls:
@@ -101,5 +115,5 @@ class Message:
         return "".join(self._reasoning)
 
     @property
-    def tool_calls(self) -> list[ToolCall]:
-        return [ToolCall(id_, name, "".join(parts)) for id_, name, parts in self._calls]
+    def tool_calls(self) -> list[ParsedToolCall]:
+        return [ParsedToolCall(id_, name, "".join(parts)) for id_, name, parts in self._calls]

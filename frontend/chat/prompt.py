@@ -1,4 +1,4 @@
-"""A chat request to the prompt that a worker gets."""
+"""Turn a chat request into the prompt that a worker gets."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,17 +15,17 @@ async def chat_prompt(
     model: ServedModel,
     tools: Sequence[dict[str, Any]] | None = None,
 ) -> Prompt:
-    """The chat as the model's template writes it, in tokens. BadRequest if it cannot be.
+    """Render the chat with the model's template and tokenize it. Raises BadRequest if that fails.
 
-    tools: as the template is told of them.
+    tools: as the template gets them.
     """
-    text = model.text
+    tokenizer = model.tokenizer
     for message in request.messages:
-        check_encodable(text, message.content or "")
+        check_encodable(tokenizer, message.content or "")
     rendered = await render_chat(
-        text,
+        tokenizer,
         request.messages,
-        # The final message is continued only where no new one is begun.
+        # render_chat rejects both flags together.
         add_generation_prompt=request.add_generation_prompt,
         continue_final_message=request.continue_final_message,
         variables=template_variables(request, model),
@@ -34,12 +34,14 @@ async def chat_prompt(
         serving=model.group.serving,
         tools=tools,
     )
-    return await text_prompt(request, text, rendered, request.add_special_tokens, "messages")
+    return await text_prompt(request, tokenizer, rendered, request.add_special_tokens, "messages")
 
 
 def template_variables(request: ChatCompletionRequest, model: ServedModel) -> dict[str, Any]:
-    """What the request gives to the chat template, else the operator. An effort turns thinking on
-    or off, too, where templates have a switch for it."""
+    """Return the variables for the chat template: the request's, else the operator's defaults.
+
+    A reasoning effort also sets `enable_thinking`, the switch that many templates have.
+    """
     variables = dict(request.chat_template_kwargs or {})
     if request.reasoning_effort is not None:
         variables["reasoning_effort"] = request.reasoning_effort

@@ -1,4 +1,4 @@
-"""A chat's messages to the text that the model goes on with."""
+"""Render the messages of a chat as the text of its prompt."""
 
 import asyncio
 import json
@@ -6,18 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from headrace.frontend.chat.content_format import expects_parts
-from headrace.frontend.chat.templates import knows_none, parse
+from headrace.frontend.chat.templates import distinguishes_none, parse
 from headrace.frontend.chat.untrusted_template import render_untrusted
 from headrace.frontend.errors import BadRequest
 from headrace.frontend.schemas.chat import ChatMessage, ToolCall
 from headrace.frontend.text.model_tokenizer import THREAD_FROM_CHARS, ModelTokenizer
 from headrace.protocol.config import RESERVED_NAMES, ServingOptions
 
+# Chats with more messages are rendered in a thread.
 THREAD_FROM_MESSAGES = 50
 
 
 async def render_chat(
-    text: ModelTokenizer,
+    tokenizer: ModelTokenizer,
     messages: Sequence[ChatMessage],
     *,
     add_generation_prompt: bool,
@@ -28,9 +29,12 @@ async def render_chat(
     serving: ServingOptions,
     tools: Sequence[dict[str, Any]] | None = None,
 ) -> str:
-    """The chat as the model's template writes it, or the request's own. BadRequest if it cannot be.
+    """Render the chat with the model's template, or with the request's own.
 
-    variables: what the request adds to the template's own. tools: that the model may call.
+    Raises BadRequest if that fails.
+
+    variables: the request's variables for the template.
+    tools: the tools that the model may call.
     """
     if not messages:
         raise BadRequest("messages must hold at least one message.")
@@ -52,90 +56,99 @@ async def render_chat(
         "tools": tools,
     }
     if request_template is not None:
-        return await _render_own(text, messages, request_template, arguments, serving)
-    template = text.tool_template if tools else text.template
+        return await _render_request_template(
+            tokenizer, messages, request_template, arguments, serving
+        )
+    template = tokenizer.tool_template if tools else tokenizer.template
     if template is None:
         raise BadRequest("This model has no chat template, so it takes completions only.")
-    as_parts = _wants_parts(serving, template.expects_parts)
+    as_parts = _use_parts(serving, template.expects_parts)
 
     def render() -> str:
-        plain = _plain_all(messages, as_parts, template.knows_none)
-        return template.render(plain, **arguments)
+        rendered = _template_messages(messages, as_parts, template.distinguishes_none)
+        return template.render(rendered, **arguments)
 
     if tools or _is_long(messages):
         return await asyncio.to_thread(render)
     return render()
 
 
-async def _render_own(
-    text: ModelTokenizer,
+async def _render_request_template(
+    tokenizer: ModelTokenizer,
     messages: Sequence[ChatMessage],
     source: str,
     arguments: Mapping[str, Any],
     serving: ServingOptions,
 ) -> str:
-    """The chat as a template of the request's writes it."""
+    """Render the chat with a template that the request brings."""
     if not serving.trust_request_chat_template:
         raise BadRequest(
             "chat_template: this server takes no templates from requests.", "chat_template"
         )
-    tokens = text.special_tokens
-    as_parts = _wants_parts(serving, await asyncio.to_thread(_takes_parts, source))
-    plain = await asyncio.to_thread(_plain_all, messages, as_parts, knows_none(source))
-    return await render_untrusted(source, tokens, {"messages": plain, **arguments})
+    tokens = tokenizer.special_tokens
+    as_parts = _use_parts(serving, await asyncio.to_thread(_expects_parts, source))
+    rendered = await asyncio.to_thread(
+        _template_messages, messages, as_parts, distinguishes_none(source)
+    )
+    return await render_untrusted(source, tokens, {"messages": rendered, **arguments})
 
 
-def _takes_parts(source: str) -> bool:
+def _expects_parts(source: str) -> bool:
     try:
         return expects_parts(parse(source))
     except (ValueError, RecursionError) as error:
         raise BadRequest("chat_template: it cannot be parsed.", "chat_template") from error
 
 
-def _wants_parts(serving: ServingOptions, detected: bool) -> bool:
+def _use_parts(serving: ServingOptions, detected: bool) -> bool:
     if serving.chat_template_content_format == "auto":
         return detected
     return serving.chat_template_content_format == "openai"
 
 
 def _is_long(messages: Sequence[ChatMessage]) -> bool:
-    """Whether rendering may take long; what the arguments of calls hold is not looked into."""
+    """Return whether rendering may take long.
+
+    Any tool call counts as long: its arguments are not measured.
+    """
     if len(messages) > THREAD_FROM_MESSAGES or any(message.tool_calls for message in messages):
         return True
     return sum(len(message.content or "") for message in messages) > THREAD_FROM_CHARS
 
 
-def _plain_all(
-    messages: Sequence[ChatMessage], as_parts: bool, knows_none: bool
+def _template_messages(
+    messages: Sequence[ChatMessage], as_parts: bool, distinguishes_none: bool
 ) -> list[dict[str, Any]]:
-    return [_plain(message, as_parts, knows_none) for message in messages]
+    return [_template_message(message, as_parts, distinguishes_none) for message in messages]
 
 
-def _plain(message: ChatMessage, as_parts: bool, knows_none: bool) -> dict[str, Any]:
-    """A message as templates expect it: only what is there, calls' arguments as objects.
+def _template_message(
+    message: ChatMessage, as_parts: bool, distinguishes_none: bool
+) -> dict[str, Any]:
+    """Return a message as templates expect it: set fields only, call arguments as objects.
 
-    knows_none: whether the template minds a message of nothing but calls.
+    distinguishes_none: whether the template handles a message that holds only tool calls.
     """
     content: Any = message.content
-    if content is None and not (message.tool_calls and knows_none):
+    if content is None and not (message.tool_calls and distinguishes_none):
         content = ""
     if as_parts and content is not None:
-        given = message.given if isinstance(message.given, list) else [content]
-        content = [{"type": "text", "text": part} for part in given]
-    plain: dict[str, Any] = {"role": message.role, "content": content}
+        parts = message.raw_content if isinstance(message.raw_content, list) else [content]
+        content = [{"type": "text", "text": part} for part in parts]
+    result: dict[str, Any] = {"role": message.role, "content": content}
     if message.name is not None:
-        plain["name"] = message.name
+        result["name"] = message.name
     if message.tool_call_id is not None:
-        plain["tool_call_id"] = message.tool_call_id
+        result["tool_call_id"] = message.tool_call_id
     if message.tool_calls:
-        plain["tool_calls"] = [_plain_call(call) for call in message.tool_calls]
+        result["tool_calls"] = [_template_call(call) for call in message.tool_calls]
     reasoning = message.reasoning_content or message.reasoning
     if reasoning is not None:
-        plain["reasoning_content"] = plain["reasoning"] = plain["thinking"] = reasoning
-    return plain
+        result["reasoning_content"] = result["reasoning"] = result["thinking"] = reasoning
+    return result
 
 
-def _plain_call(call: ToolCall) -> dict[str, Any]:
+def _template_call(call: ToolCall) -> dict[str, Any]:
     arguments = call.function.arguments
     if isinstance(arguments, str):
         try:
@@ -144,10 +157,10 @@ def _plain_call(call: ToolCall) -> dict[str, Any]:
             raise BadRequest(
                 "messages: the arguments of a tool call must be JSON.", "messages"
             ) from error
-    plain: dict[str, Any] = {
+    template_call: dict[str, Any] = {
         "type": "function",
         "function": {"name": call.function.name, "arguments": arguments or {}},
     }
     if call.id is not None:
-        plain["id"] = call.id
-    return plain
+        template_call["id"] = call.id
+    return template_call

@@ -1,6 +1,6 @@
-"""Puts a chat to the pool: the way from its messages to the run that answers it.
+"""Start a chat: from its messages to the run that answers it.
 
-All APIs that answer chats start here; they differ in how they write what comes of it.
+All APIs that answer chats start here; they differ in how they serialize the answer.
 """
 
 from dataclasses import replace
@@ -14,7 +14,7 @@ from headrace.frontend.chat.reasoning.plan import (
     plan_chat_reasoning,
 )
 from headrace.frontend.chat.tools.constraint import chat_constraint
-from headrace.frontend.chat.tools.tool_use import ToolUse, tool_use
+from headrace.frontend.chat.tools.tool_use import ToolUse, resolve_tools
 from headrace.frontend.context import Context, ServedModel
 from headrace.frontend.errors import BadRequest
 from headrace.frontend.generation.sampling import OutputLimit, sampling_params
@@ -33,43 +33,51 @@ async def start_chat(
     cleanups: Cleanups | None = None,
     deadline: float | None = None,
 ) -> ChatRun:
-    """Put a chat to the pool. ApiError if it cannot be run. cleanups, deadline: see `start`."""
+    """Submit a chat to the pool. Raises ApiError if it cannot be run.
+
+    cleanups, deadline: see `start_generation`.
+    """
     model = context.model(request.model)
     if request.top_logprobs and not request.logprobs:
         raise BadRequest("top_logprobs needs logprobs to be true.", "top_logprobs")
     check_thinking_budget(request, model.reasoning)
     tools = _tools(request, model)
-    prompt = await chat_prompt(request, model, tools.shown)
-    thinking = await _thinking(request, model, prompt, may_call=tools.mode == "auto")
-    budget = None if thinking is None else thinking.budget(request.thinking_token_budget)
+    prompt = await chat_prompt(request, model, tools.template_tools)
+    reasoning = await _reasoning(request, model, prompt, may_call=tools.mode == "auto")
+    budget = None if reasoning is None else reasoning.budget(request.thinking_token_budget)
     constraints = await TokenConstraints.resolve(request, model)
     sampling = _sampling(request, model, len(prompt.token_ids), budget)
     sampling = constraints.apply(sampling, request, model)
-    grammar = await _grammar(context, request, model, tools, thinking)
+    grammar = await _grammar(context, request, model, tools, reasoning)
     generation = start_generation(
         context,
         model,
         request,
         [prompt],
         [sampling],
-        kept_tokens=_kept_tokens(model, tools, thinking),
+        visible_token_ids=_visible_token_ids(model, tools, reasoning),
         grammar=grammar,
         cleanups=cleanups,
         deadline=deadline,
     )
-    readers = [_reader(request, thinking, tools.reader()) for _ in generation.choices]
-    return ChatRun(model, request, prompt, generation, readers, thinking, tools)
+    readers = [_reader(request, reasoning, tools.reader()) for _ in generation.choices]
+    return ChatRun(model, request, prompt, generation, readers, reasoning, tools)
 
 
-async def _thinking(
+async def _reasoning(
     request: ChatCompletionRequest, model: ServedModel, prompt: Prompt, *, may_call: bool
 ) -> ReasoningPlan | None:
-    """may_call: whether a call of a tool may come at any time, and end reasoning."""
+    """Return how the answer's reasoning begins and ends; None if the model has no reasoning parser.
+
+    may_call: whether the model may call a tool at any time, and so end its reasoning.
+    """
     if model.reasoning is None:
         return None
     variables = template_variables(request, model)
-    thinking = await plan_chat_reasoning(request, model.text, model.reasoning, prompt, variables)
-    return replace(thinking, has_tools=may_call)
+    reasoning = await plan_chat_reasoning(
+        request, model.tokenizer, model.reasoning, prompt, variables
+    )
+    return replace(reasoning, has_tools=may_call)
 
 
 async def _grammar(
@@ -77,36 +85,39 @@ async def _grammar(
     request: ChatCompletionRequest,
     model: ServedModel,
     tools: ToolUse,
-    thinking: ReasoningPlan | None,
+    reasoning: ReasoningPlan | None,
 ) -> Grammar | None:
-    """What the answer must conform to, after its reasoning; None if it is free."""
-    constraint = chat_constraint(request, tools, model.text)
+    """Return the grammar of the answer after its reasoning; None if the answer is free."""
+    constraint = chat_constraint(request, tools, model.tokenizer)
     if constraint is None:
         return None
-    after = () if thinking is None else thinking.grammar_after
+    after = () if reasoning is None else reasoning.grammar_after
     return await compile_constraint(context, model, constraint, after)
 
 
-def _kept_tokens(
-    model: ServedModel, tools: ToolUse, thinking: ReasoningPlan | None
+def _visible_token_ids(
+    model: ServedModel, tools: ToolUse, reasoning: ReasoningPlan | None
 ) -> frozenset[int]:
-    """Special tokens that the readers need to see."""
-    kept = model.text.special_ids(tools.marks)
-    return kept if thinking is None else kept | thinking.marks.special_ids
+    """Return the special tokens that the readers need to see."""
+    visible = model.tokenizer.special_token_ids(tools.delimiters)
+    return visible if reasoning is None else visible | reasoning.delimiters.special_token_ids
 
 
 def _reader(
-    request: ChatCompletionRequest, thinking: ReasoningPlan | None, rest: MessageReader
+    request: ChatCompletionRequest, reasoning: ReasoningPlan | None, content_reader: MessageReader
 ) -> MessageReader:
-    """rest: reads what comes after reasoning."""
-    if thinking is None:
-        return rest
-    return thinking.reader(rest, include=request.include_reasoning is not False)
+    """Return the reader of one choice.
+
+    content_reader: reads what follows the reasoning.
+    """
+    if reasoning is None:
+        return content_reader
+    return reasoning.reader(content_reader, include=request.include_reasoning is not False)
 
 
 def _tools(request: ChatCompletionRequest, model: ServedModel) -> ToolUse:
     hides_unused = model.group.serving.exclude_tools_when_tool_choice_none
-    return tool_use(request, model.tool_parser, hides_unused=hides_unused)
+    return resolve_tools(request, model.tool_parser, hides_unused=hides_unused)
 
 
 def _sampling(
@@ -115,13 +126,13 @@ def _sampling(
     prompt_tokens: int,
     budget: ThinkingBudget | None,
 ) -> SamplingParams:
-    asked, field = request.output_limit
+    limit, field = request.output_limit
     return sampling_params(
         request,
-        model.text.info,
+        model.tokenizer.info,
         model.seeds,
         prompt_tokens=prompt_tokens,
-        limit=OutputLimit(asked, field),
+        limit=OutputLimit(limit, field),
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
         prompt_logprobs=_prompt_logprobs(request),
         thinking_budget=budget,
@@ -129,8 +140,10 @@ def _sampling(
 
 
 def _prompt_logprobs(request: ChatCompletionRequest) -> int | None:
-    """With an echo, what is asked of the answer's tokens is told of the prompt's, too; streams have
-    no place for it."""
+    """Return how many log probabilities each prompt token gets.
+
+    With an echo, the prompt's tokens get as many as the answer's; streams have no field for them.
+    """
     if request.prompt_logprobs is None and request.echo and request.logprobs and not request.stream:
         return request.top_logprobs or 0
     return request.prompt_logprobs

@@ -1,5 +1,7 @@
-"""A model's chat template: Jinja2 in a sandbox, with the filters and functions that templates are
-written for (those of transformers)."""
+"""A model's chat template: Jinja2 in a sandbox.
+
+It has the filters and functions that transformers gives to chat templates.
+"""
 
 import json
 import re
@@ -18,22 +20,22 @@ from headrace.frontend.errors import BadRequest
 
 _NONE = re.compile(r"\bnone\b", re.IGNORECASE)
 
-# Stands after the final message while a chat is rendered, so that its end can be found again. The
-# space tells whether the template has trimmed the message.
-_END_MARK = "\ue000HEADRACE-END-OF-FINAL-MESSAGE\ue000 "
+# Follows the final message while a chat is rendered, so that its end can be found in the result.
+# The trailing space shows whether the template has trimmed the message.
+_END_SENTINEL = "\ue000HEADRACE-END-OF-FINAL-MESSAGE\ue000 "
 
 
 class ChatTemplate:
-    """A template, compiled once. Raises ValueError if it cannot be.
+    """A template, compiled once. Raises ValueError if it cannot be compiled.
 
     special_tokens: the variables bos_token, eos_token and so on.
     expects_parts: whether it expects the content of messages as lists of parts.
-    knows_none: whether it tells an absent content from an empty one.
+    distinguishes_none: whether it distinguishes missing content from empty content.
     """
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
         self.source = source
-        self.knows_none = knows_none(source)
+        self.distinguishes_none = distinguishes_none(source)
         self.special_tokens = dict(special_tokens)
         parsed = parse(source)
         self.expects_parts = expects_parts(parsed)
@@ -49,67 +51,75 @@ class ChatTemplate:
         documents: Sequence[Mapping[str, str]] | None = None,
         tools: Sequence[dict[str, Any]] | None = None,
     ) -> str:
-        """The chat as one text. BadRequest if the template refuses the messages, or fails on them.
+        """Return the chat as text. Raises BadRequest if the template rejects it or fails.
 
-        continue_final_message: the text ends where the final message does, so that the model goes
-        on with it. variables: further ones, from the request. tools: that the model may call.
+        continue_final_message: end the text where the final message ends, so that the model
+            continues it.
+        variables: further variables from the request.
+        tools: the tools that the model may call.
         """
-        chat = list(messages)
+        prepared = list(messages)
         if continue_final_message:
-            chat[-1] = {**chat[-1], "content": _marked(chat[-1].get("content"))}
+            final = prepared[-1]
+            prepared[-1] = {**final, "content": _with_sentinel(final.get("content"))}
         values: dict[str, Any] = {**(variables or {}), **self.special_tokens}
         values.update(
-            messages=chat,
+            messages=prepared,
             tools=tools,
             documents=documents,
             add_generation_prompt=add_generation_prompt,
         )
         text = self._render(values)
-        return _cut_at_mark(text) if continue_final_message else text
+        return _cut_at_sentinel(text) if continue_final_message else text
 
     def _render(self, values: dict[str, Any]) -> str:
         try:
             return self._template.render(values)
         except jinja2.TemplateError as error:
-            raise BadRequest(f"The chat template refuses these messages: {error}") from error
-        except Exception as error:  # whatever a model's template does with unforeseen messages
+            raise BadRequest(f"The chat template rejects these messages: {error}") from error
+        except Exception as error:  # a model's template may fail in any way on unforeseen messages
             raise BadRequest("The chat template cannot render these messages.") from error
 
 
-def knows_none(source: str) -> bool:
-    """Whether a template tells an absent content from an empty one."""
+def distinguishes_none(source: str) -> bool:
+    """Return whether a template distinguishes missing content from empty content."""
     return _NONE.search(source) is not None
 
 
 def parse(source: str) -> nodes.Template:
-    """A template's syntax; it is not compiled, and nothing of it is evaluated.
-    Raises ValueError if it has none."""
+    """Parse a template without compiling or evaluating it.
+
+    Raises ValueError if its syntax is invalid.
+    """
     try:
         return _ENVIRONMENT.parse(source)
     except jinja2.TemplateSyntaxError as error:
         raise ValueError(f"chat template, line {error.lineno}: {error.message}") from error
 
 
-def _marked(content: str | list[dict[str, str]] | None) -> str | list[dict[str, str]]:
+def _with_sentinel(content: str | list[dict[str, str]] | None) -> str | list[dict[str, str]]:
     if not isinstance(content, list):
-        return (content or "") + _END_MARK
+        return (content or "") + _END_SENTINEL
     *before, last = content or [{"type": "text", "text": ""}]
-    return [*before, {**last, "text": last["text"] + _END_MARK}]
+    return [*before, {**last, "text": last["text"] + _END_SENTINEL}]
 
 
-def _cut_at_mark(text: str) -> str:
-    end = text.rfind(_END_MARK.rstrip())
+def _cut_at_sentinel(text: str) -> str:
+    end = text.rfind(_END_SENTINEL.rstrip())
     if end < 0:
         raise BadRequest(
             "continue_final_message: the chat template does not show the final message.",
             "continue_final_message",
         )
-    kept = text[:end]
-    return kept if text.startswith(_END_MARK, end) else kept.rstrip()
+    continued = text[:end]
+    return continued if text.startswith(_END_SENTINEL, end) else continued.rstrip()
 
 
 class _GenerationTag(Extension):
-    """`{% generation %}` marks the assistant's words for training; here it has no effect."""
+    """`{% generation %}`, without effect here.
+
+    Templates mark the assistant's messages with it for training.
+    """
 
     tags = {"generation"}  # noqa: RUF012 (an attribute of jinja2's)
 
@@ -122,8 +132,8 @@ def _raise_exception(message: str) -> NoReturn:
     raise jinja2.TemplateError(message)
 
 
-def _strftime_now(form: str) -> str:
-    return datetime.now().strftime(form)
+def _strftime_now(format_: str) -> str:
+    return datetime.now().strftime(format_)
 
 
 def _to_json(
@@ -133,7 +143,7 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Unlike Jinja2's own filter, escapes nothing for HTML."""
+    """Serialize a value as JSON. Unlike Jinja2's own filter, escape nothing for HTML."""
     return json.dumps(
         value,
         ensure_ascii=ensure_ascii,
@@ -143,7 +153,7 @@ def _to_json(
     )
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
+def _make_environment() -> ImmutableSandboxedEnvironment:
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True,
         lstrip_blocks=True,
@@ -155,4 +165,4 @@ def _environment() -> ImmutableSandboxedEnvironment:
     return environment
 
 
-_ENVIRONMENT = _environment()
+_ENVIRONMENT = _make_environment()

@@ -1,7 +1,7 @@
-"""Templates that requests bring: programs of clients, run in a process of their own.
+"""Render templates that requests bring, in a process of their own.
 
-The sandbox keeps them from everything but their variables, but not from running or growing without
-end. That is what the process is for: it has a deadline and little memory, and its end harms nobody.
+The sandbox restricts such a program to its variables but not in time or memory. The process has a
+deadline and a memory limit, and its end harms nothing else.
 """
 
 import asyncio
@@ -16,25 +16,27 @@ from headrace.frontend.chat.templates import ChatTemplate
 from headrace.frontend.errors import BadRequest
 
 DEADLINE_S = 5.0
-CPU_S = 5
-MEMORY_BYTES = 1 << 30
+MAX_CPU_S = 5
+MAX_MEMORY_BYTES = 1 << 30
 MAX_OUTPUT_BYTES = 16 << 20
-PROCESSES = 2  # at once, of one frontend
+MAX_PROCESSES = 2  # at once, for each frontend
 
 _FIELD = "chat_template"
-_slots = asyncio.Semaphore(PROCESSES)
+_slots = asyncio.Semaphore(MAX_PROCESSES)
 
 
 async def render_untrusted(
     source: str, special_tokens: Mapping[str, str], arguments: Mapping[str, Any]
 ) -> str:
-    """What ChatTemplate.render gives for these arguments. BadRequest if it takes too long, or more
-    memory than it may, or fails."""
-    task = json.dumps(
+    """Return what ChatTemplate.render returns for these arguments.
+
+    Raises BadRequest if rendering fails, or takes too long or too much memory.
+    """
+    job = json.dumps(
         {"source": source, "special_tokens": dict(special_tokens), "arguments": dict(arguments)}
     )
     async with _slots:
-        output = await _run(task.encode())
+        output = await _run_process(job.encode())
     if output is None:
         raise BadRequest(f"{_FIELD}: rendering takes too long or too much memory.", _FIELD)
     answer = json.loads(output)
@@ -44,43 +46,43 @@ async def render_untrusted(
     return text
 
 
-async def _run(task: bytes) -> bytes | None:
-    """What the process writes; None if it does not come to its end."""
-    kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+async def _run_process(job: bytes) -> bytes | None:
+    """Return the process's output; None if it does not finish."""
+    environment = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-m", __spec__.name),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
-        env=kept,
+        env=environment,
     )
     try:
-        output, _ = await asyncio.wait_for(process.communicate(task), DEADLINE_S)
+        output, _ = await asyncio.wait_for(process.communicate(job), DEADLINE_S)
     except TimeoutError:
         return None
     finally:
-        if process.returncode is None:  # also when the client has gone
+        if process.returncode is None:  # also when the client has disconnected
             process.kill()
             await process.wait()
     return output if process.returncode == 0 else None
 
 
 def main() -> None:
-    """Read a task, write its answer."""
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    task = json.load(sys.stdin)
+    """Read a job from stdin and write its answer to stdout."""
+    resource.setrlimit(resource.RLIMIT_CPU, (MAX_CPU_S, MAX_CPU_S))
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
+    job = json.load(sys.stdin)
     try:
-        template = ChatTemplate(task["source"], task["special_tokens"])
-        answer = {"text": template.render(**task["arguments"])}
+        template = ChatTemplate(job["source"], job["special_tokens"])
+        answer = {"text": template.render(**job["arguments"])}
     except BadRequest as error:
         answer = {"error": error.message}
     except (ValueError, RecursionError) as error:
         answer = {"error": str(error)}
-    written = json.dumps(answer)
-    if len(written) > MAX_OUTPUT_BYTES:
+    serialized = json.dumps(answer)
+    if len(serialized) > MAX_OUTPUT_BYTES:
         sys.exit(1)
-    sys.stdout.write(written)
+    sys.stdout.write(serialized)
 
 
 if __name__ == "__main__":

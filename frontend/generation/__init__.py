@@ -1,1 +1,1 @@
-"""From a validated request to texts: what the workers are asked, and what becomes of it."""
+"""From a validated request to its choices: submit it to workers, and collect their outputs."""

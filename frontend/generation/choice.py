@@ -1,4 +1,4 @@
-"""One text in the making: tokens in, text out, until a stop string, a stop token or the limit."""
+"""One choice in progress: from tokens to text, until a stop string, a stop token or the limit."""
 
 from typing import NamedTuple
 
@@ -8,16 +8,17 @@ from headrace.frontend.text.detokenizer import Detokenizer
 from headrace.frontend.text.stop_strings import StopMatcher
 from headrace.protocol.to_frontend import Admission, Logprobs, Output
 
-# The stop reason of a text that was ended because it repeated itself.
-REPETITION = "repetition_detected"
+# The stop reason of a choice that ended because it repeated itself.
+REPETITION_STOP_REASON = "repetition_detected"
 
 
 class Delta(NamedTuple):
-    """What one output adds to a text.
+    """What one output adds to a choice.
 
-    text: to be shown; may be less than the tokens say, while they may be part of a stop string.
-    token_ids, logprobs: of all tokens, shown or not, up to the one that ended the text.
-    finish_reason: None while the text goes on. stop_reason: the stop string or token that ended it.
+    text: the text to show; it may lag behind the tokens while they may be part of a stop string.
+    token_ids, logprobs: of all tokens, shown or not, up to the one that ended the choice.
+    finish_reason: None while the choice goes on.
+    stop_reason: the stop string or stop token that ended it.
     """
 
     text: str
@@ -29,18 +30,19 @@ class Delta(NamedTuple):
 
 
 class Choice:
-    """One of the texts of a request.
+    """One of the choices of a request.
 
-    index: its place in the answer. prompt: which of the request's prompts it continues.
-    min_tokens: stop strings are looked for after so many tokens.
-    include_stop: whether a stop string, or the token that ended the text, is shown.
-    discard: no text is wanted, only that the prompt is run.
+    index: its index in the answer.
+    prompt_index: which of the request's prompts it continues.
+    min_tokens: output tokens before stop strings are searched for.
+    include_stop: whether a stop string, or the token that ended the choice, is shown.
+    discard: whether the output is dropped because only the prompt must be run.
     """
 
     def __init__(
         self,
         index: int,
-        prompt: int,
+        prompt_index: int,
         detokenizer: Detokenizer,
         matcher: StopMatcher,
         observer: RequestObserver,
@@ -50,7 +52,7 @@ class Choice:
         discard: bool = False,
     ) -> None:
         self.index = index
-        self.prompt = prompt
+        self.prompt = prompt_index
         self.completion_tokens = 0
         self.cached_tokens = 0
         self.finished = False
@@ -61,61 +63,61 @@ class Choice:
         self._include_stop = include_stop
         self._discard = discard
 
-    def take(self, output: Output) -> Delta:
-        """What this output adds. ApiError if it says that the request cannot go on."""
+    def apply(self, output: Output) -> Delta:
+        """Apply an output and return what it adds. Raises ApiError if it reports a failure."""
         if (error := error_of(output)) is not None:
             raise error
         if output.admission is not None:
             self.cached_tokens = output.admission.cached_tokens
-        text, used, stop = ("", 0, None) if self._discard else self._read(output)
-        self.completion_tokens += used
-        self._observer.output(used, output.admission)
+        text, num_tokens, stop = ("", 0, None) if self._discard else self._read(output)
+        self.completion_tokens += num_tokens
+        self._observer.output(num_tokens, output.admission)
         reason = "stop" if output.finish_reason == "complete" else output.finish_reason
         stop_reason: str | int | None = output.stop_token_id
         if self._discard and reason is not None:
             reason, stop_reason = "length", None
         if reason is not None and stop is None:
-            rest, stop = self._rest()
+            rest, stop = self._flush()
             text += rest
         if stop is not None:
             reason = "stop"
         elif reason == "repetition":
-            stop_reason = REPETITION
+            stop_reason = REPETITION_STOP_REASON
         if reason is not None:
             self.finish(reason)
         return Delta(
             text,
-            output.token_ids[:used],
-            (output.logprobs or ())[:used],
+            output.token_ids[:num_tokens],
+            (output.logprobs or ())[:num_tokens],
             reason,
             stop_reason if stop is None else stop,
             output.admission,
         )
 
     def _read(self, output: Output) -> tuple[str, int, str | None]:
-        """The text of an output's tokens, how many of them count, and the stop string met."""
+        """Return the text of an output, how many of its tokens count, and the stop string found."""
         token_ids = output.token_ids
         ends_with_token = output.finish_reason == "stop" and not self._include_stop
-        shown = len(token_ids) - 1 if ends_with_token else len(token_ids)
+        num_shown = len(token_ids) - 1 if ends_with_token else len(token_ids)
         if self._matcher.is_empty:
-            pieces = [self._detokenizer.feed(token_id) for token_id in token_ids[:shown]]
+            pieces = [self._detokenizer.feed(token_id) for token_id in token_ids[:num_shown]]
             return "".join(pieces), len(token_ids), None
         parts = []
-        for place, token_id in enumerate(token_ids[:shown], start=1):
+        for count, token_id in enumerate(token_ids[:num_shown], start=1):
             piece = self._detokenizer.feed(token_id)
             if not piece:
                 continue
-            if self.completion_tokens + place <= self._min_tokens:
+            if self.completion_tokens + count <= self._min_tokens:
                 parts.append(piece)
                 continue
             match = self._matcher.feed(piece)
             parts.append(match.text)
             if match.stop is not None:
-                return "".join(parts), place, match.stop
+                return "".join(parts), count, match.stop
         return "".join(parts), len(token_ids), None
 
-    def _rest(self) -> tuple[str, str | None]:
-        """What has been held back, at the end of the text."""
+    def _flush(self) -> tuple[str, str | None]:
+        """Return the text that is still held back, and the stop string found in it."""
         if self._discard:
             return "", None
         match = self._matcher.feed(self._detokenizer.flush())
@@ -124,6 +126,6 @@ class Choice:
         return match.text + self._matcher.flush(), None
 
     def finish(self, reason: str) -> None:
-        """Note that the text has ended; only the first reason counts."""
+        """Record the end of the choice. Only the first reason counts."""
         self.finished = True
         self._observer.finish(reason)

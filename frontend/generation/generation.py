@@ -1,4 +1,4 @@
-"""The texts of one request, each from its own stream of the pool, as one sequence of events."""
+"""Merge the output streams of a request's choices into one stream of events."""
 
 import asyncio
 import time
@@ -12,23 +12,23 @@ from headrace.frontend.generation.stream_interval import StreamInterval
 from headrace.frontend.pool.interface import OutputStream
 from headrace.protocol.to_frontend import Logprobs, Output
 
-# Outputs that wait for a client that reads slowly, beyond those that wait in the pool's streams.
-QUEUE_OUTPUTS = 64
+# Outputs that wait for a slow client, besides those that wait in the pool's streams.
+MAX_QUEUED_OUTPUTS = 64
 
 Event = tuple[Choice, Delta]
 
 
 class DeltaLog(Protocol):
-    """Is told of what is added to the texts of a generation."""
+    """Gets every delta of a generation, for logging."""
 
     def add(self, choice: Choice, delta: Delta) -> None: ...
 
 
 class Generation:
-    """Iterates over what is added to the texts, until all have ended. Raises ApiError or PoolError
-    if one of them fails; then the request has failed as a whole.
+    """Iterates over what is added to the choices, until all have ended.
 
-    `close` must be called in the end, whatever happens; it frees the slots of unfinished texts.
+    Raises ApiError or PoolError if one of them fails; the request has then failed as a whole.
+    `close` must always be called in the end; it releases unfinished choices.
     """
 
     def __init__(
@@ -38,8 +38,13 @@ class Generation:
         interval: StreamInterval | None = None,
         deadline: float | None = None,
     ) -> None:
-        """interval: None: each output is an event. deadline: on the clock of `time.monotonic`;
-        what has not ended by then raises DeadlineExceeded. None: never."""
+        """Create a generation.
+
+        choices, streams: each choice with its stream.
+        interval: joins deltas into larger events; None: each output is an event.
+        deadline: on the clock of `time.monotonic`; after it, iterating raises DeadlineExceeded.
+            None: no deadline.
+        """
         self.choices = choices
         self.log: DeltaLog | None = None
         self._interval = interval
@@ -52,7 +57,7 @@ class Generation:
 
     @property
     def ended(self) -> bool:
-        """Whether there are no more events."""
+        """Return whether there are no more events."""
         return self._unfinished == 0
 
     def __aiter__(self) -> "Generation":
@@ -62,53 +67,55 @@ class Generation:
         if self._unfinished == 0:
             raise StopAsyncIteration
         try:
-            return await self._event_in_time()
-        except InternalError as error:  # so streams end that are cancelled while they are read
+            return await self._next_event_in_time()
+        except InternalError as error:  # a stream that is cancelled while it is read ends like this
             if self._interruption is None:
                 raise
             raise self._interruption from error
 
-    async def _event_in_time(self) -> Event:
+    async def _next_event_in_time(self) -> Event:
         if self._deadline is None:
-            return await self._event()
-        wait = asyncio.timeout(self._deadline - time.monotonic())
+            return await self._next_event()
+        timeout = asyncio.timeout(self._deadline - time.monotonic())
         try:
-            async with wait:
-                return await self._event()
+            async with timeout:
+                return await self._next_event()
         except TimeoutError:
-            if wait.expired():
+            if timeout.expired():
                 raise DeadlineExceeded from None
             raise
 
-    async def _event(self) -> Event:
+    async def _next_event(self) -> Event:
         while True:
-            if len(self._streams) == 1:  # no queue and no task for the common case
-                event = self._take(0, await _next_of(self._streams[0]))
+            if len(self._streams) == 1:  # the common case needs neither queue nor tasks
+                event = self._apply(0, await _next_from(self._streams[0]))
             else:
-                event = self._take(*await self._next())
+                event = self._apply(*await self._next_output())
             if event is not None:
                 return event
 
     def ready(self) -> Event | None:
-        """The next event if it has come already; None if it has to be waited for. Raises as
-        iterating does."""
+        """Return the next event if it has already come; None if it must be waited for.
+
+        Raises what iterating raises.
+        """
         if len(self._streams) > 1:
             return None
         if self._deadline is not None and time.monotonic() >= self._deadline:
             raise DeadlineExceeded
         while (output := self._streams[0].ready()) is not None:
-            event = self._take(0, output)
+            event = self._apply(0, output)
             if event is not None:
                 return event
         return None
 
-    def _take(self, index: int, output: Output) -> Event | None:
-        """The event that an output makes; None if it is held back."""
+    def _apply(self, index: int, output: Output) -> Event | None:
+        """Return the event that an output makes; None if it is held back."""
         choice = self.choices[index]
-        delta = choice.take(output)
+        delta = choice.apply(output)
         if delta.finish_reason is not None:
             self._unfinished -= 1
-            if output.finish_reason is None:  # a stop string: the worker does not know yet
+            if output.finish_reason is None:  # a stop string, which the worker does not know of
                 self._streams[index].cancel()
         if self.log is not None:
             self.log.add(choice, delta)
@@ -117,17 +124,17 @@ class Generation:
         due = self._interval.add(choice, delta)
         return None if due is None else (choice, due)
 
-    async def _next(self) -> tuple[int, Output]:
+    async def _next_output(self) -> tuple[int, Output]:
         while True:
-            index, output = await self._merged().get()
+            index, output = await self._merged_queue().get()
             if isinstance(output, Exception):
                 raise output
             if not self.choices[index].finished:
                 return index, output
 
-    def _merged(self) -> asyncio.Queue[tuple[int, Output | Exception]]:
+    def _merged_queue(self) -> asyncio.Queue[tuple[int, Output | Exception]]:
         if self._queue is None:
-            self._queue = asyncio.Queue(QUEUE_OUTPUTS)
+            self._queue = asyncio.Queue(MAX_QUEUED_OUTPUTS)
             self._pumps = [
                 asyncio.create_task(self._pump(index, stream, self._queue))
                 for index, stream in enumerate(self._streams)
@@ -143,28 +150,28 @@ class Generation:
         choice = self.choices[index]
         try:
             while not choice.finished:
-                output = await _next_of(stream)
+                output = await _next_from(stream)
                 await queue.put((index, output))
                 if output.finish_reason is not None:
                     return
-        except Exception as error:  # passed on, to be raised where the events are read
+        except Exception as error:  # raised where the events are read
             if not choice.finished:
                 await queue.put((index, error))
 
     def interrupt(self, error: ApiError) -> None:
-        """Have whoever reads this told that it is not gone on with; what has come is read first."""
+        """Cancel the streams, and raise this error to the reader after the pending events."""
         self._interruption = error
         for stream in self._streams:
             stream.cancel()
 
     def fail(self) -> None:
-        """Note that the request has failed; what is unfinished counts as an error."""
+        """Record that the request has failed: unfinished choices count as errors."""
         for choice in self.choices:
             if not choice.finished:
                 choice.finish("error")
 
     def close(self) -> None:
-        """Free everything; harmless when all has ended, and a second time."""
+        """Release everything. Has no effect after the end, or when called again."""
         for pump in self._pumps:
             pump.cancel()
         for choice, stream in zip(self.choices, self._streams, strict=True):
@@ -175,16 +182,16 @@ class Generation:
         self._unfinished = 0
 
 
-async def _next_of(stream: OutputStream) -> Output:
+async def _next_from(stream: OutputStream) -> Output:
     try:
         return await stream.__anext__()
-    except StopAsyncIteration as error:  # a stream must not end without a finish reason
+    except StopAsyncIteration as error:  # streams must not end without a finish reason
         raise InternalError(FAILURE) from error
 
 
 @dataclass(slots=True)
 class CollectedChoice:
-    """A whole text, for an answer in one piece."""
+    """A choice whose deltas are collected, for an answer in one piece."""
 
     choice: Choice
     parts: list[str] = field(default_factory=list)
@@ -209,7 +216,7 @@ class CollectedChoice:
 
 
 async def collect(generation: Generation) -> list[CollectedChoice]:
-    """All texts of a generation, in the order of its choices."""
+    """Run a generation to its end and return its choices."""
     collected = [CollectedChoice(choice) for choice in generation.choices]
     try:
         async for choice, delta in generation:

@@ -1,4 +1,4 @@
-"""What requests leave open and the operator has decided."""
+"""Apply what the operator has set for fields that requests leave out."""
 
 from typing import TypeVar
 
@@ -9,7 +9,7 @@ Request = TypeVar("Request", bound=GenerationRequest)
 
 
 def apply_operator_defaults(request: Request, model: ServedModel) -> Request:
-    """The request as if its client had asked for what the operator wants answers to have."""
+    """Return the request with the operator's defaults for fields that it leaves out."""
     serving = model.group.serving
     changed: dict[str, object] = {}
     if request.return_tokens_as_token_ids is None and serving.return_tokens_as_token_ids:

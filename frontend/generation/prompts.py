@@ -1,4 +1,4 @@
-"""Prompts as requests give them to prompts as workers take them."""
+"""Turn the prompts of requests into the prompts that workers get."""
 
 import asyncio
 from collections.abc import Sequence
@@ -10,87 +10,100 @@ from headrace.frontend.schemas.generation import GenerationRequest
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
 
 
-async def completion_prompts(request: CompletionRequest, text: ModelTokenizer) -> list[Prompt]:
-    """The prompts of a completion. BadRequest for one that cannot be run."""
+async def completion_prompts(request: CompletionRequest, tokenizer: ModelTokenizer) -> list[Prompt]:
+    """Return the prompts of a completion. Raises BadRequest if one cannot be run."""
     if not request.prompts:
         raise BadRequest("prompt: a prompt is required.", "prompt")
     texts = [prompt for prompt in request.prompts if isinstance(prompt, str)]
-    if texts:  # prompts are all texts, or all token ids
-        return await _text_prompts(request, text, texts, request.add_special_tokens, "prompt")
+    if texts:  # either all prompts are texts, or all are token ids
+        return await _text_prompts(request, tokenizer, texts, request.add_special_tokens, "prompt")
     prompts = []
     for prompt in [prompt for prompt in request.prompts if not isinstance(prompt, str)]:
-        token_ids = _fitted(request, text, prompt, "prompt")
-        check_vocabulary(token_ids, text, "prompt")
+        token_ids = _fit(request, tokenizer, prompt, "prompt")
+        check_vocabulary(token_ids, tokenizer, "prompt")
         prompts.append(Prompt(token_ids, None))
-        await asyncio.sleep(0)  # a million ids take a while, so that others get their turn
+        await asyncio.sleep(0)  # a million ids take a while: let other requests run
     return prompts
 
 
 async def text_prompt(
     request: GenerationRequest,
-    text: ModelTokenizer,
+    tokenizer: ModelTokenizer,
     prompt: str,
     add_special_tokens: bool,
-    param: str = "prompt",
+    field: str = "prompt",
 ) -> Prompt:
-    """A prompt that is text. param: the field that it comes from."""
-    return (await _text_prompts(request, text, [prompt], add_special_tokens, param))[0]
+    """Tokenize a prompt that is text.
+
+    field: the field that it comes from, for errors.
+    """
+    return (await _text_prompts(request, tokenizer, [prompt], add_special_tokens, field))[0]
 
 
 async def _text_prompts(
     request: GenerationRequest,
-    text: ModelTokenizer,
+    tokenizer: ModelTokenizer,
     texts: Sequence[str],
     add_special_tokens: bool,
-    param: str,
+    field: str,
 ) -> list[Prompt]:
-    is_cut = request.truncate_prompt_tokens is not None
+    is_truncated = request.truncate_prompt_tokens is not None
     for prompt in texts:
-        check_encodable(text, prompt, param if is_cut else "input_tokens")
-    encoded = await text.encode_all(texts, add_special_tokens)
+        check_encodable(tokenizer, prompt, field if is_truncated else "input_tokens")
+    encoded = await tokenizer.encode_all(texts, add_special_tokens)
     return [
-        Prompt(_fitted(request, text, token_ids, param), prompt)
+        Prompt(_fit(request, tokenizer, token_ids, field), prompt)
         for prompt, token_ids in zip(texts, encoded, strict=True)
     ]
 
 
-def check_encodable(text: ModelTokenizer, prompt: str, param: str = "input_tokens") -> None:
-    """BadRequest for a text that is too long however it is tokenized; tokenizing it to find that
-    out would take seconds and a gigabyte. Holds even for a text that is to be cut afterwards."""
-    if len(prompt) > text.encodable_chars:
+def check_encodable(tokenizer: ModelTokenizer, prompt: str, field: str = "input_tokens") -> None:
+    """Raise BadRequest for a text that is too long however it is tokenized.
+
+    Tokenizing it to find out would take seconds and a gigabyte. Applies also to a text that would
+    be truncated afterwards.
+    """
+    if len(prompt) > tokenizer.encodable_chars:
         raise BadRequest(
             f"The prompt has {len(prompt)} characters, more than fit into the context of"
-            f" {text.info.max_model_len} tokens.",
-            param,
+            f" {tokenizer.info.max_model_len} tokens.",
+            field,
         )
 
 
-def check_vocabulary(token_ids: Sequence[int], text: ModelTokenizer, param: str) -> None:
-    """BadRequest for ids that the model has no embedding for."""
-    size = text.info.vocab_size
+def check_vocabulary(token_ids: Sequence[int], tokenizer: ModelTokenizer, field: str) -> None:
+    """Raise BadRequest for token ids that the model has no embedding for."""
+    size = tokenizer.info.vocab_size
     if token_ids and not (min(token_ids) >= 0 and max(token_ids) < size):
-        raise BadRequest(f"{param}: token ids must be at least 0 and below {size}.", param)
+        raise BadRequest(f"{field}: token ids must be at least 0 and below {size}.", field)
 
 
-def _fitted(
-    request: GenerationRequest, text: ModelTokenizer, token_ids: list[int], param: str
+def _fit(
+    request: GenerationRequest, tokenizer: ModelTokenizer, token_ids: list[int], field: str
 ) -> tuple[int, ...]:
-    """The ids that are kept of a prompt: the last ones, unless the right side is to be cut.
-    BadRequest if there are none, or more than leave room for output."""
-    wanted = request.truncate_prompt_tokens
-    if wanted is not None:
-        keep = text.info.max_model_len - 1 if wanted == -1 else wanted
-        kept_left = request.truncation_side == "right"
-        token_ids = token_ids[:keep] if kept_left else token_ids[max(0, len(token_ids) - keep) :]
-    if not token_ids and wanted == 0:
-        param = "truncate_prompt_tokens"
-        raise BadRequest(f"{param}: 0 leaves nothing of the prompt.", param)
+    """Truncate a prompt as its request says.
+
+    Keeps the end, or the beginning for truncation_side "right". Raises BadRequest if no token is
+    left, or if the tokens leave no room for output.
+    """
+    truncate_to = request.truncate_prompt_tokens
+    if truncate_to is not None:
+        max_tokens = tokenizer.info.max_model_len - 1 if truncate_to == -1 else truncate_to
+        keeps_left = request.truncation_side == "right"
+        token_ids = (
+            token_ids[:max_tokens]
+            if keeps_left
+            else token_ids[max(0, len(token_ids) - max_tokens) :]
+        )
+    if not token_ids and truncate_to == 0:
+        field = "truncate_prompt_tokens"
+        raise BadRequest(f"{field}: 0 leaves nothing of the prompt.", field)
     if not token_ids:
-        raise BadRequest(f"{param}: the prompt must hold at least one token.", param)
-    if len(token_ids) >= text.info.max_model_len:
+        raise BadRequest(f"{field}: the prompt must hold at least one token.", field)
+    if len(token_ids) >= tokenizer.info.max_model_len:
         raise BadRequest(
             f"The prompt has {len(token_ids)} tokens; with at least one token of output that is"
-            f" more than the context of {text.info.max_model_len} tokens.",
+            f" more than the context of {tokenizer.info.max_model_len} tokens.",
             "input_tokens",
         )
     return tuple(token_ids)

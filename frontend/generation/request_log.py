@@ -1,6 +1,6 @@
-"""What an operator who asks for it finds in the log of each request: its prompts, and its texts.
+"""Log the prompts and outputs of requests, for operators who enable it.
 
-Texts are written as Python writes strings: on one line, whatever they hold.
+Texts are logged as Python literals, so that each entry is one line.
 """
 
 import logging
@@ -13,13 +13,15 @@ from headrace.frontend.middleware import request_scope
 from headrace.protocol.config import PoolOptions
 from headrace.protocol.sampling import SamplingParams
 
-# Of the sampling parameters, which can hold as many tokens as the vocabulary.
+# Of the sampling parameters, which may hold as many token ids as the vocabulary.
 MAX_PARAMS_CHARS = 2000
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("headrace.frontend.requests")
 
 
 class LoggedPrompt(Protocol):
+    """What the log needs of a prompt."""
+
     @property
     def token_ids(self) -> tuple[int, ...]: ...
 
@@ -28,7 +30,7 @@ class LoggedPrompt(Protocol):
 
 
 class RequestLog:
-    """Logs a request's prompts at once, and each text when it has ended, if that is wanted."""
+    """Logs the prompts of a request at once, and each choice when it has ended, if enabled."""
 
     def __init__(
         self,
@@ -37,22 +39,22 @@ class RequestLog:
         samplings: Sequence[SamplingParams],
     ) -> None:
         self._request_id = request_scope.current_id()
-        self._with_outputs = config.enable_log_outputs
-        self._longest = config.max_log_len
+        self._logs_outputs = config.enable_log_outputs
+        self._max_len = config.max_log_len
         self._texts: defaultdict[int, list[str]] = defaultdict(list)
         self._token_ids: defaultdict[int, list[int]] = defaultdict(list)
         for prompt, sampling in zip(prompts, samplings, strict=True):
             log.info(
                 "received %s: prompt: %r, prompt_token_ids: %s, %s",
                 self._request_id,
-                None if prompt.text is None else prompt.text[: self._longest],
-                list(prompt.token_ids[: self._longest]),
+                None if prompt.text is None else prompt.text[: self._max_len],
+                list(prompt.token_ids[: self._max_len]),
                 repr(sampling)[:MAX_PARAMS_CHARS],
             )
 
     def add(self, choice: Choice, delta: Delta) -> None:
-        """What has been added to one of the texts."""
-        if not self._with_outputs:
+        """Collect what was added to a choice, and log the choice at its end."""
+        if not self._logs_outputs:
             return
         texts, token_ids = self._texts[choice.index], self._token_ids[choice.index]
         texts.append(delta.text)
@@ -62,7 +64,7 @@ class RequestLog:
                 "answered %s: choice %d: %r, token_ids: %s, finish_reason: %s",
                 self._request_id,
                 choice.index,
-                "".join(texts)[: self._longest],
-                token_ids[: self._longest],
+                "".join(texts)[: self._max_len],
+                token_ids[: self._max_len],
                 delta.finish_reason,
             )

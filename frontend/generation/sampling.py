@@ -1,4 +1,4 @@
-"""The sampling parameters of a request: its own, else the model's, else the field's default."""
+"""Derive a request's sampling parameters: its own, else the model's, else the field's default."""
 
 import hashlib
 from dataclasses import dataclass
@@ -9,18 +9,23 @@ from headrace.frontend.schemas.generation import GenerationRequest
 from headrace.protocol.sampling import SamplingParams, ThinkingBudget
 from headrace.protocol.text import TextInfo
 
-# Below this, dividing logits by the temperature says no more than taking the largest.
-GREEDY_BELOW = 1e-5
+# Below this temperature, sampling always picks the largest logit.
+MIN_TEMPERATURE = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
 class OutputLimit:
-    """asked: tokens at most, as the request says it, in the field `field`; None if it does not.
-    otherwise: the limit then, as far as the context allows; None for all that it leaves."""
+    """The limit on a request's output.
 
-    asked: int | None
+    requested: tokens at most, as the request sets it; None if it does not.
+    field: the field that sets it.
+    fallback: the limit for a request without one, as far as the context allows; None: the rest of
+        the context.
+    """
+
+    requested: int | None
     field: str
-    otherwise: int | None = None
+    fallback: int | None = None
 
 
 def sampling_params(
@@ -34,7 +39,10 @@ def sampling_params(
     prompt_logprobs: int | None,
     thinking_budget: ThinkingBudget | None = None,
 ) -> SamplingParams:
-    """What a worker is told for the first choice. BadRequest where the fields do not fit."""
+    """Return the sampling parameters of the first choice.
+
+    Raises BadRequest if the fields exclude each other or exceed the model's limits.
+    """
     max_tokens = _max_tokens(info, prompt_tokens, limit)
     temperature = _temperature(request, info)
     if temperature == 0 and request.choices_per_prompt > 1 and not request.use_beam_search:
@@ -69,8 +77,10 @@ def sampling_params(
 
 
 def choice_seed(seed: int, choice: int) -> int:
-    """The seed of one of a prompt's choices, of 63 bits. The first has the request's own, so that
-    asking for more choices does not change it."""
+    """Return the seed of one of a prompt's choices, of 63 bits.
+
+    The first choice has the request's own seed, so that asking for more choices does not change it.
+    """
     if choice == 0:
         return seed
     digest = hashlib.blake2b(f"{seed}/{choice}".encode(), digest_size=8).digest()
@@ -79,7 +89,7 @@ def choice_seed(seed: int, choice: int) -> int:
 
 def _temperature(request: GenerationRequest, info: TextInfo) -> float:
     temperature = _or_default(request.temperature, info, "temperature", 1.0)
-    return 0.0 if temperature < GREEDY_BELOW else temperature
+    return 0.0 if temperature < MIN_TEMPERATURE else temperature
 
 
 def _or_default(value: float | None, info: TextInfo, name: str, default: float) -> float:
@@ -89,17 +99,15 @@ def _or_default(value: float | None, info: TextInfo, name: str, default: float) 
 
 
 def _max_tokens(info: TextInfo, prompt_tokens: int, limit: OutputLimit) -> int:
-    left = (
-        info.max_model_len - prompt_tokens
-    )  # at least 1, see headrace.frontend.generation.prompts
-    if limit.asked is None:
+    available = info.max_model_len - prompt_tokens  # at least 1, see generation.prompts
+    if limit.requested is None:
         model_limit = info.generation_defaults.get("max_new_tokens")
-        candidates = [left, limit.otherwise, None if model_limit is None else int(model_limit)]
+        candidates = [available, limit.fallback, None if model_limit is None else int(model_limit)]
         return min(max(1, bound) for bound in candidates if bound is not None)
-    if limit.asked > left:
+    if limit.requested > available:
         raise BadRequest(
-            f"{limit.field} is {limit.asked}, but the prompt's {prompt_tokens} tokens leave {left}"
-            f" of the context of {info.max_model_len} tokens.",
+            f"{limit.field} is {limit.requested}, but the prompt's {prompt_tokens} tokens leave"
+            f" {available} of the context of {info.max_model_len} tokens.",
             limit.field,
         )
-    return max(1, limit.asked)
+    return max(1, limit.requested)

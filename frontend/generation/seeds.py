@@ -1,14 +1,17 @@
-"""Seeds for requests that bring none."""
+"""Seeds for requests without one."""
 
 import random
 
 
 class Seeds:
-    """Unpredictable ones, or, from a seed of the operator's, the same sequence after each start."""
+    """A sequence of seeds.
+
+    They are unpredictable, or, with a seed from the operator, the same after each start.
+    """
 
     def __init__(self, seed: int | None) -> None:
         self._random = random.SystemRandom() if seed is None else random.Random(seed)
 
     def next(self) -> int:
-        """The next seed, of 63 bits."""
+        """Return the next seed, of 63 bits."""
         return self._random.getrandbits(63)

@@ -1,4 +1,4 @@
-"""Puts a request to the pool: one stream for each text that it asks for."""
+"""Submit a request to the pool: one stream for each of its choices."""
 
 import secrets
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from headrace.frontend.generation.generation import Generation
 from headrace.frontend.generation.request_log import RequestLog
 from headrace.frontend.generation.sampling import choice_seed
 from headrace.frontend.generation.stream_interval import StreamInterval
-from headrace.frontend.metrics import LongestOutput
+from headrace.frontend.metrics import RequestObserver
 from headrace.frontend.middleware import request_scope
 from headrace.frontend.middleware.deadline import current_deadline
 from headrace.frontend.pool.interface import OutputStream
@@ -23,16 +23,16 @@ from headrace.protocol.grammar import Grammar
 from headrace.protocol.sampling import SamplingParams
 from headrace.protocol.to_worker import Generate
 
-# Texts that one request may ask for, over all its prompts.
-MAX_TEXTS = 1024
+# Choices of one request, over all its prompts.
+MAX_CHOICES = 1024
 MAX_BEAMS = 32
-# Tokens that biases and allowed tokens may name, over all texts: each text's worker gets them all.
-MAX_NAMED_TOKENS = 4_000_000
-# Characters of bad words, likewise. Each is some tokens, twice.
-MAX_BAD_CHARS = 1_000_000
+# Tokens in logit_bias or allowed_token_ids, over all choices: the worker of each choice gets all.
+MAX_LISTED_TOKENS = 4_000_000
+# Characters of bad words, over all choices. Each word is some tokens, twice.
+MAX_BAD_WORD_CHARS = 1_000_000
 
-# Fields that would change which tokens come next, or what is told of them.
-NOT_WITH_BEAMS = (
+# Fields that would change which tokens come next, or their log probabilities.
+EXCLUDED_BY_BEAM_SEARCH = (
     "allowed_token_ids",
     "bad_words",
     "logit_bias",
@@ -47,17 +47,21 @@ Cleanups = list[Callable[[], None]]
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt as the workers get it. text: as the client wrote it or the template made it; None
-    if it came as token ids."""
+    """A prompt as the workers get it.
+
+    text: as the client wrote it or the template rendered it; None if it came as token ids.
+    """
 
     token_ids: tuple[int, ...]
     text: str | None
 
 
 def check_choice_count(request: GenerationRequest, prompts: int) -> None:
-    """BadRequest if a request asks for more texts than it may; before anything is made for them."""
-    if prompts * request.choices_per_prompt > MAX_TEXTS:
-        raise BadRequest(f"A request may ask for {MAX_TEXTS} texts at most (prompts times n).", "n")
+    """Raise BadRequest if a request has too many choices; call it before any work for them."""
+    if prompts * request.choices_per_prompt > MAX_CHOICES:
+        raise BadRequest(
+            f"A request may have at most {MAX_CHOICES} choices (prompts times n).", "n"
+        )
 
 
 def start_generation(
@@ -68,50 +72,45 @@ def start_generation(
     samplings: Sequence[SamplingParams],
     *,
     discard: bool = False,
-    kept_tokens: frozenset[int] = frozenset(),
+    visible_token_ids: frozenset[int] = frozenset(),
     grammar: Grammar | None = None,
     cleanups: Cleanups | None = None,
     deadline: float | None = None,
 ) -> Generation:
-    """The generation of all texts; samplings: one for each prompt. discard: only the prompts are to
-    be run. kept_tokens: special tokens that texts show in any case. grammar: what the texts must
-    conform to.
+    """Submit a request and return the generation of all its choices.
 
-    BadRequest if the request wants beam search and something that this does not have.
+    samplings: one for each prompt.
+    discard: whether only the prompts must be run, without output.
+    visible_token_ids: special tokens that outputs show in any case.
+    grammar: what the outputs must conform to.
+    cleanups: the owner's list of callbacks, which close the generation; the owner must call them in
+        the end. None: the HTTP request owns the generation, closes it when it ends, and sets the
+        deadline.
+    deadline: see Generation; for an owner other than the HTTP request.
 
-    cleanups: of its owner, who calls them in the end; they close it. Without them the HTTP request
-    owns it, closes it when it ends, in whatever way, and has a deadline of its own.
+    Raises BadRequest if the request combines beam search with a field that it excludes.
     """
     scope = request_scope.current_or_none()
-    _check_wanted(scope)
+    _raise_interruption(scope)
     check_token_lists(request, len(prompts))
-    by_beams = bool(request.use_beam_search) and not discard
-    if by_beams:
-        _check_beam_search(request)
-        if grammar is not None:
-            raise BadRequest(
-                "use_beam_search cannot be combined with structured outputs.", "use_beam_search"
-            )
-    choices: list[Choice] = []
-    streams: list[OutputStream] = []
-    for place, (prompt, sampling) in enumerate(zip(prompts, samplings, strict=True)):
-        message = _message(model, request, prompt, sampling, grammar)
-        messages = [_seeded(message, number) for number in range(request.choices_per_prompt)]
-        if by_beams:
-            streams += _beams(context, model, request, message)
-        else:
-            streams += [context.pool.generate(model.group.name, each) for each in messages]
-        longest = context.metrics.longest_output(
-            model.group.served_names[0], request.choices_per_prompt
-        )
-        for each in messages:
-            index = len(choices)
-            choices.append(
-                _choice(context, model, request, index, place, each, discard, longest, kept_tokens)
-            )
+    uses_beam_search = bool(request.use_beam_search) and not discard
+    if uses_beam_search:
+        _check_beam_search(request, grammar)
+    choices, streams = _choices_and_streams(
+        context,
+        model,
+        request,
+        [
+            _make_message(model, request, prompt, sampling, grammar)
+            for prompt, sampling in zip(prompts, samplings, strict=True)
+        ],
+        uses_beam_search=uses_beam_search,
+        discard=discard,
+        visible_token_ids=visible_token_ids,
+    )
     if cleanups is None:
         deadline = current_deadline(context.config.request_timeout_s)
-    generation = Generation(choices, streams, _interval(request), deadline)
+    generation = Generation(choices, streams, _stream_interval(request), deadline)
     if context.config.enable_log_requests:
         generation.log = RequestLog(context.config, prompts, samplings)
     owned_by = request_scope.current().cleanups if cleanups is None else cleanups
@@ -123,36 +122,83 @@ def start_generation(
     return generation
 
 
-def _check_wanted(scope: request_scope.RequestScope | None) -> None:
-    """Raise what an operator has ended the request with while its prompt was read."""
+def _choices_and_streams(
+    context: Context,
+    model: ServedModel,
+    request: GenerationRequest,
+    messages: Sequence[Generate],
+    *,
+    uses_beam_search: bool,
+    discard: bool,
+    visible_token_ids: frozenset[int],
+) -> tuple[list[Choice], list[OutputStream]]:
+    """Submit each prompt's message to the pool, once for each of its choices."""
+    choices: list[Choice] = []
+    streams: list[OutputStream] = []
+    for prompt_index, message in enumerate(messages):
+        choice_messages = [_with_choice_seed(message, n) for n in range(request.choices_per_prompt)]
+        if uses_beam_search:
+            streams += _beam_streams(context, model, request, message)
+        else:
+            streams += [
+                context.pool.generate(model.group.name, choice_message)
+                for choice_message in choice_messages
+            ]
+        for observer in _observers(context, model, request, choice_messages):
+            choices.append(
+                Choice(
+                    len(choices),
+                    prompt_index,
+                    model.tokenizer.detokenizer(
+                        request.skip_special_tokens, message.prompt_token_ids, visible_token_ids
+                    ),
+                    StopMatcher(tuple(request.stop), request.include_stop_str_in_output),
+                    observer,
+                    min_tokens=request.min_tokens,
+                    include_stop=request.include_stop_str_in_output,
+                    discard=discard,
+                )
+            )
+    return choices, streams
+
+
+def _raise_interruption(scope: request_scope.RequestScope | None) -> None:
+    """Raise the error with which an operator aborted the request while its prompt was read."""
     if scope is not None and scope.interruption is not None:
         raise scope.interruption
 
 
 def check_token_lists(request: GenerationRequest, prompts: int) -> None:
-    """BadRequest if more tokens are named than may be, over the texts of so many prompts."""
-    texts = prompts * request.choices_per_prompt
-    if texts * sum(map(len, request.bad_words)) > MAX_BAD_CHARS:
-        raise BadRequest(f"bad_words: too many words for {texts} texts.", "bad_words")
+    """Raise BadRequest if the request lists too many tokens or words over all its choices.
+
+    prompts: how many prompts the request has.
+    """
+    num_choices = prompts * request.choices_per_prompt
+    if num_choices * sum(map(len, request.bad_words)) > MAX_BAD_WORD_CHARS:
+        raise BadRequest(f"bad_words: too many words for {num_choices} choices.", "bad_words")
     for field in ("allowed_token_ids", "logit_bias"):
-        if texts * len(getattr(request, field) or ()) > MAX_NAMED_TOKENS:
-            raise BadRequest(f"{field}: too many tokens for {texts} texts.", field)
+        if num_choices * len(getattr(request, field) or ()) > MAX_LISTED_TOKENS:
+            raise BadRequest(f"{field}: too many tokens for {num_choices} choices.", field)
 
 
-def _check_beam_search(request: GenerationRequest) -> None:
-    """BadRequest for what texts found by beam search cannot have."""
+def _check_beam_search(request: GenerationRequest, grammar: Grammar | None) -> None:
+    """Raise BadRequest for fields that beam search excludes."""
     if request.stream:
         raise BadRequest("use_beam_search cannot be streamed.", "use_beam_search")
     if request.choices_per_prompt > MAX_BEAMS:
         raise BadRequest(f"n must be at most {MAX_BEAMS} with use_beam_search.", "n")
-    refused = [field for field in NOT_WITH_BEAMS if getattr(request, field)]
+    excluded = [field for field in EXCLUDED_BY_BEAM_SEARCH if getattr(request, field)]
     if request.thinking_token_budget not in (None, -1):
-        refused.append("thinking_token_budget")
-    for field in refused:
+        excluded.append("thinking_token_budget")
+    for field in excluded:
         raise BadRequest(f"{field} cannot be combined with use_beam_search.", field)
+    if grammar is not None:
+        raise BadRequest(
+            "use_beam_search cannot be combined with structured outputs.", "use_beam_search"
+        )
 
 
-def _beams(
+def _beam_streams(
     context: Context, model: ServedModel, request: GenerationRequest, message: Generate
 ) -> list[BeamStream]:
     penalty = 1.0 if request.length_penalty is None else request.length_penalty
@@ -165,12 +211,12 @@ def _new_id() -> str:
     return secrets.token_hex(12)
 
 
-def _interval(request: GenerationRequest) -> StreamInterval | None:
+def _stream_interval(request: GenerationRequest) -> StreamInterval | None:
     tokens = request.stream_interval or 1
     return StreamInterval(tokens) if request.stream and tokens > 1 else None
 
 
-def _message(
+def _make_message(
     model: ServedModel,
     request: GenerationRequest,
     prompt: Prompt,
@@ -189,39 +235,27 @@ def _message(
     )
 
 
-def _seeded(message: Generate, number: int) -> Generate:
-    """The request for one of a prompt's choices."""
-    seed = choice_seed(message.sampling.seed, number)
+def _with_choice_seed(message: Generate, choice: int) -> Generate:
+    """Return the message for one of a prompt's choices."""
+    seed = choice_seed(message.sampling.seed, choice)
     sampling = replace(message.sampling, seed=seed)
     return replace(message, request_id=_new_id(), sampling=sampling)
 
 
-def _choice(
-    context: Context,
-    model: ServedModel,
-    request: GenerationRequest,
-    index: int,
-    place: int,
-    message: Generate,
-    discard: bool,
-    longest: LongestOutput,
-    kept_tokens: frozenset[int],
-) -> Choice:
-    observer = context.metrics.request(
-        model.group.served_names[0],
-        len(message.prompt_token_ids),
-        request.choices_per_prompt,
-        message.sampling.max_tokens,
-        longest,
-        message.tenant,
-    )
-    return Choice(
-        index,
-        place,
-        model.text.detokenizer(request.skip_special_tokens, message.prompt_token_ids, kept_tokens),
-        StopMatcher(tuple(request.stop), request.include_stop_str_in_output),
-        observer,
-        min_tokens=request.min_tokens,
-        include_stop=request.include_stop_str_in_output,
-        discard=discard,
-    )
+def _observers(
+    context: Context, model: ServedModel, request: GenerationRequest, messages: Sequence[Generate]
+) -> list[RequestObserver]:
+    """Return the metrics observers of one prompt's choices."""
+    name = model.group.served_names[0]
+    longest = context.metrics.longest_output(name, request.choices_per_prompt)
+    return [
+        context.metrics.request(
+            name,
+            len(message.prompt_token_ids),
+            request.choices_per_prompt,
+            message.sampling.max_tokens,
+            longest,
+            message.tenant,
+        )
+        for message in messages
+    ]

@@ -1,4 +1,4 @@
-"""What a request says of single tokens, in its sampling parameters."""
+"""The constraints of a request on single tokens, for its sampling parameters."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from headrace.protocol.sampling import RepetitionRule, SamplingParams
 
 @dataclass(frozen=True, slots=True)
 class TokenConstraints:
-    """What a request says of tokens, for all of its prompts."""
+    """What a request says about single tokens, for all of its prompts."""
 
     biases: dict[int, float]
     allowed_token_ids: tuple[int, ...]
@@ -22,22 +22,27 @@ class TokenConstraints:
     repetition_detection: RepetitionRule | None
 
     @classmethod
-    async def of(cls, request: GenerationRequest, model: ServedModel) -> "Constraints":
-        """BadRequest, naming the field, for what does not fit the model."""
-        named = tuple(request.logprob_token_ids or ())
+    async def resolve(cls, request: GenerationRequest, model: ServedModel) -> "TokenConstraints":
+        """Resolve a request's fields.
+
+        Raises BadRequest, naming the field, if one does not fit the model.
+        """
+        logprob_ids = tuple(request.logprob_token_ids or ())
         allowed = tuple(set(request.allowed_token_ids or ()))
-        check_vocabulary(tuple(request.logit_bias), model.text, "logit_bias")
-        check_vocabulary(allowed, model.text, "allowed_token_ids")
-        check_vocabulary(named, model.text, "logprob_token_ids")
-        words = await bad_words(request.bad_words, model.text)
-        return cls(request.logit_bias, allowed, words, named, _repetition(request))
+        check_vocabulary(tuple(request.logit_bias), model.tokenizer, "logit_bias")
+        check_vocabulary(allowed, model.tokenizer, "allowed_token_ids")
+        check_vocabulary(logprob_ids, model.tokenizer, "logprob_token_ids")
+        words = await bad_words(request.bad_words, model.tokenizer)
+        return cls(request.logit_bias, allowed, words, logprob_ids, _repetition(request))
 
     def apply(
         self, sampling: SamplingParams, request: GenerationRequest, model: ServedModel
     ) -> SamplingParams:
-        """The parameters with these constraints. BadRequest for what does not fit together, or the
-        operator's limits."""
-        sampling = _counted(sampling, request, model)
+        """Return the sampling parameters with these constraints.
+
+        Raises BadRequest if fields exclude each other or exceed the operator's limits.
+        """
+        sampling = _resolve_counts(sampling, request, model)
         if self.logprob_token_ids and sampling.logprobs is None:
             raise BadRequest("logprob_token_ids needs logprobs.", "logprob_token_ids")
         return replace(
@@ -51,41 +56,41 @@ class TokenConstraints:
         )
 
 
-def _counted(
+def _resolve_counts(
     sampling: SamplingParams, request: GenerationRequest, model: ServedModel
 ) -> SamplingParams:
-    """With counts of log probabilities that workers know: -1 stands for all tokens."""
-    size, most = model.text.info.vocab_size, model.group.serving.max_logprobs
-    most = size if most == -1 else most
+    """Replace a count of -1 log probabilities, which stands for all tokens, by the actual count."""
+    vocab_size, limit = model.tokenizer.info.vocab_size, model.group.serving.max_logprobs
+    limit = vocab_size if limit == -1 else limit
 
-    def counted(count: int | None, field: str) -> int | None:
-        count = size if count == -1 else count
-        if count is not None and count > most:
-            raise BadRequest(f"{field} must be at most {most}.", field)
+    def resolve(count: int | None, field: str) -> int | None:
+        count = vocab_size if count == -1 else count
+        if count is not None and count > limit:
+            raise BadRequest(f"{field} must be at most {limit}.", field)
         return count
 
     return replace(
         sampling,
-        logprobs=counted(sampling.logprobs, request.logprobs_field),
-        prompt_logprobs=counted(sampling.prompt_logprobs, "prompt_logprobs"),
+        logprobs=resolve(sampling.logprobs, request.logprobs_field),
+        prompt_logprobs=resolve(sampling.prompt_logprobs, "prompt_logprobs"),
     )
 
 
-async def bad_words(words: Sequence[str], text: ModelTokenizer) -> tuple[tuple[int, ...], ...]:
-    """The tokens of each word, as it stands at a text's start and after a space."""
+async def bad_words(words: Sequence[str], tokenizer: ModelTokenizer) -> tuple[tuple[int, ...], ...]:
+    """Return the tokens of each word, at the beginning of a text and after a space."""
     if not words:
         return ()
     stripped = [word.lstrip() for word in words]
     if not all(stripped):
-        raise BadRequest("bad_words must not hold words of spaces alone.", "bad_words")
+        raise BadRequest("bad_words must not hold words that are only white space.", "bad_words")
     spellings = [prefix + word for word in stripped for prefix in ("", " ")]
-    encoded = await text.encode_all(spellings, add_special_tokens=False)
+    encoded = await tokenizer.encode_all(spellings, add_special_tokens=False)
     return tuple(dict.fromkeys(tuple(token_ids) for token_ids in encoded if token_ids))
 
 
 def _repetition(request: GenerationRequest) -> RepetitionRule | None:
-    asked = request.repetition_detection
-    if asked is None or asked.max_pattern_size == 0:
+    requested = request.repetition_detection
+    if requested is None or requested.max_pattern_size == 0:
         return None
-    least = max(1, asked.min_pattern_size)
-    return RepetitionRule(least, asked.max_pattern_size, asked.min_count)
+    min_size = max(1, requested.min_pattern_size)
+    return RepetitionRule(min_size, requested.max_pattern_size, requested.min_count)

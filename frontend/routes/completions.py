@@ -124,7 +124,7 @@ async def _echoes(
         return [""] * len(prompts)
     return [
         await tokenizer.decode(prompt.token_ids, request.skip_special_tokens)
-        if prompt.tokenizer is None
-        else prompt.tokenizer
+        if prompt.text is None
+        else prompt.text
         for prompt in prompts
     ]

@@ -1,4 +1,4 @@
-"""What operators' routes take in their query, and what they answer."""
+"""The queries, bodies and responses of the admin routes."""
 
 from typing import Annotated, Any, Literal
 
@@ -17,24 +17,24 @@ MAX_TIMEOUT_S = 24 * 3600.0
 
 
 class ModelQuery(BaseModel):
-    """model: a served name: only the workers of its group."""
+    """model: a served name; only the workers of its group."""
 
     model: str | None = None
 
 
 class PoolQuery(ModelQuery):
-    """worker: only this one, by its name in
-    /health?verbose or without the number of its start. verbose: what came of it at each worker."""
+    """worker: only this worker, by its name in /health?verbose, with or without its restart number.
+    verbose: return the result of each worker."""
 
     worker: Annotated[str, Field(max_length=100)] | None = None
     verbose: bool = False
 
 
 class SleepQuery(PoolQuery):
-    """level: 1 gives back the caches and what accelerators hold of weights, 2 also the weights.
-    mode: what becomes of requests in flight: "drain": they go on in workers that stay awake, if
-    there are any, and are finished else; "wait": they are finished; "abort": they are ended.
-    timeout: seconds that they have to be finished; after that, the worker stays awake.
+    """level: 1 releases the caches and the accelerator's copy of the weights, 2 also the weights.
+    mode: what happens to requests in flight: "drain": they move to workers that stay awake, or
+        finish if there are none; "wait": they finish; "abort": they are aborted.
+    timeout: seconds for them to finish; after that, the worker stays awake.
     """
 
     level: Annotated[int, Field(ge=1, le=2)] = 1
@@ -43,14 +43,15 @@ class SleepQuery(PoolQuery):
 
 
 class WakeQuery(PoolQuery):
-    """tags: what to bring back; none: all."""
+    """tags: what to restore; empty: everything."""
 
     tags: Annotated[list[Literal["weights", "kv_cache"]], Field(max_length=10)] = []
 
 
 class ResetPrefixCacheQuery(PoolQuery):
-    """reset_running_requests: what runs is run again from its first token, so that nothing of
-    what was computed is used any more. device, reset_external: without effect, there is one cache.
+    """reset_running_requests: recompute running requests from their first token, so that nothing
+    computed before is used any more.
+    device, reset_external: without effect; there is one cache.
     """
 
     reset_running_requests: bool = False
@@ -65,16 +66,17 @@ class ServerInfoQuery(PoolQuery):
 
 
 class StartProfileQuery(PoolQuery):
-    """mode: "torch": what torch ran and when; "stacks": where all threads were in Python, sampled a
+    """mode: "torch" records what torch runs; "stacks" samples the Python stacks of all threads a
     hundred times a second."""
 
     mode: Literal["torch", "stacks"] = "torch"
 
 
 class PauseQuery(PoolQuery):
-    """mode: what becomes of what runs: "abort": it is ended; "wait": it is finished; "keep": it
-    stops where it is, and goes on later. clear_cache: forget prefixes, not with "keep".
-    timeout: seconds that it has to be finished; after that, the worker is not paused.
+    """mode: what happens to running requests: "abort": they are aborted; "wait": they finish;
+    "keep": they stop where they are and continue later.
+    clear_cache: clear the prefix cache; not with "keep".
+    timeout: seconds for requests to finish; after that, the worker is not paused.
     wait_for_inflight_requests: the same as mode "wait".
     """
 
@@ -85,7 +87,7 @@ class PauseQuery(PoolQuery):
 
 
 class AbortRequest(RequestModel):
-    """request_ids: X-Request-Ids, or the ids of answers ("cmpl-..."); "all": every one."""
+    """request_ids: X-Request-Ids, or the ids of answers ("cmpl-..."); "all": every request."""
 
     request_ids: (
         Annotated[
@@ -96,8 +98,10 @@ class AbortRequest(RequestModel):
 
 
 class AbortReport(BaseModel):
-    """aborted: the ids that there were. unknown: those that nobody has; they may have ended.
-    count: of requests that were ended."""
+    """aborted: the ids that were found.
+    unknown: the ids that were not found; their requests may have ended.
+    count: how many requests were aborted.
+    """
 
     aborted: list[str]
     unknown: list[str]
@@ -105,7 +109,10 @@ class AbortReport(BaseModel):
 
 
 class RpcRequest(RequestModel):
-    """A method of the workers and its arguments. timeout: seconds that they have to answer."""
+    """A method of the workers and its arguments.
+
+    timeout: seconds for the workers to answer.
+    """
 
     method: Annotated[str, Field(max_length=100)]
     args: Annotated[list[Any], Field(max_length=16, default_factory=list)]
@@ -114,13 +121,17 @@ class RpcRequest(RequestModel):
 
 
 class RpcResults(BaseModel):
-    """results: one for each worker, in the order of groups and places."""
+    """results: one for each worker, in the order of groups and replica slots."""
 
     results: list[Any]
 
 
 class WorkerReport(BaseModel):
-    """What came of it at one worker. error: "" if all went well. seconds: how long it took."""
+    """The result of a call at one worker.
+
+    error: "" on success.
+    seconds: how long the call took.
+    """
 
     name: str
     error: str
@@ -137,8 +148,12 @@ class Success(BaseModel):
 
 
 class ServerInfo(BaseModel):
-    """vllm_config: text or an object. vllm_env: variables of the environment. system_env: versions.
-    The names are the reference's."""
+    """The field names are the reference's.
+
+    vllm_config: text or an object.
+    vllm_env: environment variables.
+    system_env: versions.
+    """
 
     vllm_config: str | dict[str, Any]
     vllm_env: dict[str, str]
@@ -146,22 +161,26 @@ class ServerInfo(BaseModel):
 
 
 class IsSleeping(BaseModel):
-    """Whether all the workers that were asked for sleep."""
+    """Whether all selected workers are asleep."""
 
     is_sleeping: bool
 
 
 class ScaleRequest(BaseModel):
-    """new_data_parallel_size: workers that the model is to have. drain_timeout: seconds in which
-    requests of workers that go may end; what is left of them goes on elsewhere."""
+    """new_data_parallel_size: the number of workers that the model must have.
+    drain_timeout: seconds for requests of draining workers to finish; the rest move to other
+        workers.
+    """
 
     new_data_parallel_size: Annotated[int, Field(ge=0, le=MOST_WORKERS)]
     drain_timeout: Annotated[float, Field(ge=0, le=MAX_TIMEOUT_S, allow_inf_nan=False)] = 120.0
 
 
 class AdapterQuery(ModelQuery):
-    """timeout: seconds that workers have to load it, or requests that use it to end; after that, it
-    is unloaded when they are over. verbose: what came of it at each worker."""
+    """timeout: seconds for workers to load the adapter, or for requests that use it to finish;
+    after that, it is unloaded as soon as they have ended.
+    verbose: return the result of each worker.
+    """
 
     verbose: bool = False
     timeout: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S, allow_inf_nan=False)] = 300.0
@@ -179,8 +198,10 @@ AdapterName = Annotated[
 
 
 class LoadAdapterRequest(RequestModel):
-    """lora_path: a folder of the server's machine with the adapter in PEFT's format, or its id on
-    the Hugging Face hub. load_inplace: take the place of an adapter of that name."""
+    """lora_path: a folder on the server's machine with the adapter in PEFT's format, or its id on
+    the Hugging Face hub.
+    load_inplace: replace an adapter of the same name.
+    """
 
     lora_name: AdapterName
     lora_path: Annotated[str, Field(min_length=1, max_length=4096)]
@@ -200,18 +221,18 @@ class Scaled(BaseModel):
 
 
 class IsScaling(BaseModel):
-    """Whether the pool, or the model that was asked for, becomes larger or smaller."""
+    """Whether the pool, or the selected model, is being scaled."""
 
     is_scaling_elastic_ep: bool
 
 
 class PauseStatus(BaseModel):
-    """paused or resumed."""
+    """status: "paused" or "resumed"."""
 
     status: str
 
 
 class IsPaused(BaseModel):
-    """Whether all the workers that were asked for are paused."""
+    """Whether all selected workers are paused."""
 
     is_paused: bool

@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions: the request."""
+"""The request of POST /v1/chat/completions."""
 
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -28,31 +28,31 @@ class TextPart(RequestModel):
     text: str
 
 
-def _texts(content: Any) -> Any:
-    """A list of text parts as a list of their texts."""
+def _part_texts(content: Any) -> Any:
+    """Return the texts of a list of text parts."""
     if not isinstance(content, list):
         return content
-    return [_text_of(part) for part in content]
+    return [_part_text(part) for part in content]
 
 
-def _text_of(part: Any) -> str:
+def _part_text(part: Any) -> str:
     if isinstance(part, str):
         return part
     if not isinstance(part, dict):
         raise wrong_type("a content part must be an object")
-    kind = part.get("type")
-    if kind not in ("text", "refusal"):
-        shown = repr(kind)[:40]
+    part_type = part.get("type")
+    if part_type not in ("text", "refusal"):
+        shown = repr(part_type)[:40]
         raise bad_value(f"content parts must be of type 'text', this model takes no {shown}")
-    text = part.get(kind)
+    text = part.get(part_type)
     if not isinstance(text, str):
-        raise wrong_type(f"a content part of type {kind!r} must hold a string '{kind}'")
+        raise wrong_type(f"a content part of type {part_type!r} must hold a string '{part_type}'")
     return text
 
 
 Content = Annotated[
     str | list[str] | None,
-    BeforeValidator(_texts, json_schema_input_type=str | list[TextPart] | None),
+    BeforeValidator(_part_texts, json_schema_input_type=str | list[TextPart] | None),
 ]
 
 
@@ -62,7 +62,7 @@ class FunctionCall(RequestModel):
 
 
 class ToolCall(RequestModel):
-    """A call that the model has made earlier in the chat."""
+    """A call that the model made earlier in the chat."""
 
     id: str | None = None
     type: Literal["function"] = "function"
@@ -71,13 +71,10 @@ class ToolCall(RequestModel):
 
 
 class ChatMessage(RequestModel):
-    """A message as a client writes it, or as this server has answered it.
-
-    given: the content, in one text or in several parts.
-    """
+    """A message as a client writes it, or as this server has answered it."""
 
     role: Annotated[str, Field(min_length=1, max_length=64)]
-    given: Annotated[Content, Field(alias="content")] = None
+    raw_content: Annotated[Content, Field(alias="content")] = None
     name: Annotated[str, Field(max_length=256)] | None = None
     tool_calls: (
         Annotated[list[ToolCall], Field(max_length=MAX_TOOL_CALLS), at_most(MAX_TOOL_CALLS)] | None
@@ -92,39 +89,45 @@ class ChatMessage(RequestModel):
 
     @property
     def content(self) -> str | None:
-        """The content in one text, its parts on lines of their own."""
-        return "\n".join(self.given) if isinstance(self.given, list) else self.given
+        """Return the content as one text, with its parts on separate lines."""
+        return (
+            "\n".join(self.raw_content) if isinstance(self.raw_content, list) else self.raw_content
+        )
 
 
-def _has_few_calls(messages: Any) -> Any:
-    """Validating calls takes longest of all, and there can be some in each message."""
+def _limit_tool_calls(messages: Any) -> Any:
+    """Limit the tool calls of all messages together.
+
+    They take the longest to validate, and each message may hold some.
+    """
     if isinstance(messages, list):
         calls = [item.get("tool_calls") for item in messages if isinstance(item, dict)]
-        if sum(len(of_one) for of_one in calls if isinstance(of_one, list)) > (
+        if sum(len(message_calls) for message_calls in calls if isinstance(message_calls, list)) > (
             MAX_TOOL_CALLS_IN_CHAT
         ):
             raise bad_value(f"must hold at most {MAX_TOOL_CALLS_IN_CHAT} tool calls")
     return messages
 
 
-# The first message at fault ends the validation: only one error is told.
+# Validation stops at the first invalid message: only one error is reported.
 Messages = Annotated[
     list[ChatMessage],
     FailFast(),
     Field(max_length=MAX_MESSAGES),
-    BeforeValidator(_has_few_calls),
+    BeforeValidator(_limit_tool_calls),
     at_most(MAX_MESSAGES),
 ]
 
 
-# A program of the client's, where the operator lets clients send one.
+# A Jinja2 template of the client, if the operator trusts requests with one.
 ChatTemplateText = Annotated[str, Field(min_length=1, max_length=MAX_TEMPLATE_CHARS)]
 Documents = Annotated[list[dict[str, str]], Field(max_length=MAX_DOCUMENTS), at_most(MAX_DOCUMENTS)]
 
 
 class ChatCompletionRequest(GenerationRequest):
-    """max_completion_tokens: goes before max_tokens; without either, what the context leaves.
-    tool_choice: where it is not given and tools are, "auto".
+    """max_completion_tokens: takes precedence over max_tokens; without either, the rest of the
+    context.
+    tool_choice: "auto" if it is missing and there are tools.
     """
 
     logprobs_field: ClassVar[str] = "top_logprobs"
@@ -163,7 +166,7 @@ class ChatCompletionRequest(GenerationRequest):
 
     @property
     def output_limit(self) -> tuple[int | None, str]:
-        """The limit on output tokens, and the field that sets it."""
+        """Return the limit on output tokens, and the field that sets it."""
         if self.max_completion_tokens is not None:
             return self.max_completion_tokens, "max_completion_tokens"
         return self.max_tokens, "max_tokens"

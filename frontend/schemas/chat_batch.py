@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions/batch: the request."""
+"""The request of POST /v1/chat/completions/batch."""
 
 from typing import Annotated, Any
 
@@ -11,7 +11,7 @@ MAX_CONVERSATIONS = 1024
 
 
 class ChatBatchRequest(ChatCompletionRequest):
-    """As for one chat, but for what is not to be had for several at once."""
+    """A chat request for several conversations, without the fields that apply only to one."""
 
     messages: Annotated[  # type: ignore[assignment]
         list[Messages],
@@ -25,5 +25,5 @@ class ChatBatchRequest(ChatCompletionRequest):
     use_beam_search: Annotated[Any, unsupported(None, False)] = False
 
     def conversations(self) -> list[ChatCompletionRequest]:
-        """A request for each conversation."""
+        """Return a chat request for each conversation."""
         return [self.model_copy(update={"messages": messages}) for messages in self.messages]

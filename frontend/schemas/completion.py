@@ -1,4 +1,4 @@
-"""POST /v1/completions: the request."""
+"""The request of POST /v1/completions."""
 
 from typing import Annotated, Any
 
@@ -14,24 +14,24 @@ PromptInput = str | list[int]
 
 
 def _prompts(value: Any) -> Any:
-    """One prompt or several, always as a list of them.
+    """Return one prompt or several as a list.
 
-    Lists of ids can be long, so that their types are checked without a loop in Python.
+    Lists of ids can be long, so their types are checked without a loop in Python.
     """
     if value is None or isinstance(value, str):
         return None if value is None else [value]
     if not isinstance(value, list):
         raise wrong_type("must be a string, a list of strings, token ids, or a list of these")
-    kinds = set(map(type, value))
-    if kinds == {int}:
+    types = set(map(type, value))
+    if types == {int}:
         return [value]
     if not value:
         raise bad_value("must not be empty")
     if len(value) > MAX_PROMPTS:
         raise bad_value(f"must hold at most {MAX_PROMPTS} prompts")
-    if kinds == {str}:
+    if types == {str}:
         return value
-    if kinds != {list} or any(set(map(type, ids)) - {int} for ids in value):
+    if types != {list} or any(set(map(type, ids)) - {int} for ids in value):
         raise wrong_type("must be a string, a list of strings, token ids, or a list of these")
     return value
 
@@ -45,7 +45,7 @@ Prompts = Annotated[
 
 
 class CompletionRequest(GenerationRequest):
-    """logprobs: of each output token and of that many likeliest ones."""
+    """logprobs: how many of the likeliest tokens to return at each output token."""
 
     prompt: Prompts = None
     max_tokens: Annotated[Int, Field(ge=0)] | None = None

@@ -1,4 +1,4 @@
-"""Fields that chat completions and completions share."""
+"""Request fields that chat completions and completions share."""
 
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -20,23 +20,24 @@ from headrace.frontend.schemas.token_constraints import ConstraintFields
 
 MAX_N = 128
 
-# Workers compute in float32, where much larger values are infinite; at this one, all tokens are
-# equally likely already.
+# Workers compute in float32, where much larger values are infinite. At this temperature all tokens
+# are equally likely already.
 MAX_TEMPERATURE = 1e4
 
-# -1: of all tokens. How many there may be at most is the operator's choice.
+# -1 stands for all tokens. The operator sets the maximum.
 LogprobCount = Annotated[Int, Field(ge=-1, lt=2**31)]
 
 
 class StreamOptions(RequestModel):
-    """include_usage: a last chunk with the usage. continuous_usage_stats: it is in every chunk."""
+    """include_usage: end the stream with a chunk that holds the usage.
+    continuous_usage_stats: put the usage into every chunk."""
 
     include_usage: bool | None = False
     continuous_usage_stats: bool | None = False
 
 
 class SamplingFields(RequestModel):
-    """How tokens are chosen and where the text ends. None: the model's own default."""
+    """How tokens are sampled and where outputs end. None stands for the model's default."""
 
     temperature: Annotated[Float, Field(ge=0, le=MAX_TEMPERATURE)] | None = None
     top_p: Annotated[Float, Field(gt=0, le=1)] | None = None
@@ -58,7 +59,7 @@ class SamplingFields(RequestModel):
 
 
 class UnsupportedFields(RequestModel):
-    """Fields of the reference for features that are not here: their defaults pass."""
+    """Fields of the reference for unsupported features; their default values are accepted."""
 
     watermarking: Annotated[Any, unsupported(None, False)] = None
     session_id: Annotated[Any, unsupported(None)] = None
@@ -71,9 +72,12 @@ class UnsupportedFields(RequestModel):
 
 
 class IgnoredFields(RequestModel):
-    """Fields that have no effect: those of the OpenAI API that concern no text; spaces between
-    special tokens, which only tokenizers written in Python would put there; and offsets of the
-    prompt's tokens, which the reference shows in no answer of these routes either."""
+    """Fields without effect.
+
+    They are fields of the OpenAI API that do not affect the output; spaces between special tokens,
+    which only tokenizers written in Python insert; and offsets of the prompt's tokens, which the
+    reference does not return on these routes either.
+    """
 
     metadata: Ignored = None
     prompt_cache_key: Ignored = None
@@ -86,7 +90,7 @@ class IgnoredFields(RequestModel):
 
 
 class BeamFields(RequestModel):
-    """use_beam_search: n texts by beam search, which is as wide."""
+    """use_beam_search: generate n outputs by a beam search of width n."""
 
     use_beam_search: bool | None = False
     length_penalty: Annotated[Float, Field(ge=-10, le=10)] | None = 1.0
@@ -95,7 +99,7 @@ class BeamFields(RequestModel):
 class GenerationRequest(
     SamplingFields, ConstraintFields, BeamFields, UnsupportedFields, IgnoredFields
 ):
-    """What a request for text holds, chat or not.
+    """The fields of a request for generation, chat or not.
 
     stream_interval: tokens in a chunk of a stream, except its first and last.
     """
@@ -120,7 +124,7 @@ class GenerationRequest(
 
     @property
     def has_logprobs(self) -> bool:
-        """Whether the answer holds log probabilities, which can be many."""
+        """Return whether the answer holds log probabilities, which can be many."""
         return bool(self.logprobs) or self.prompt_logprobs is not None
 
     @property
@@ -129,12 +133,12 @@ class GenerationRequest(
 
     @property
     def usage_in_stream(self) -> bool:
-        """Whether a stream ends with a usage chunk."""
+        """Return whether a stream ends with a usage chunk."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
     @property
     def usage_in_chunks(self) -> bool:
-        """Whether every chunk of a stream holds the usage so far."""
+        """Return whether every chunk of a stream holds the usage so far."""
         return self.usage_in_stream and bool(
             self.stream_options and self.stream_options.continuous_usage_stats
         )

@@ -1,4 +1,4 @@
-"""POST /invocations: the requests of the routes that it stands for."""
+"""The request of POST /invocations: that of the route that it stands for."""
 
 from pydantic import RootModel
 
@@ -7,4 +7,4 @@ from headrace.frontend.schemas.completion import CompletionRequest
 
 
 class InvocationRequest(RootModel[ChatCompletionRequest | CompletionRequest]):
-    """For the API's description; requests are validated as what they are."""
+    """For the API's description only; requests are validated as chat completions or completions."""

@@ -1,4 +1,4 @@
-"""POST /v1/messages and /v1/messages/count_tokens: the requests."""
+"""The requests of POST /v1/messages and /v1/messages/count_tokens."""
 
 from typing import Annotated, Any, Literal
 
@@ -27,7 +27,7 @@ Id = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class Block(RequestModel):
-    """What all kinds of content blocks may have. Prompts are cached without being asked to."""
+    """The common fields of content blocks. Prompts are cached without being asked to."""
 
     cache_control: Ignored = None
 
@@ -39,7 +39,10 @@ class TextBlock(Block):
 
 
 class ThinkingBlock(Block):
-    """What the model thought earlier. signature: as it was answered; nothing hangs on it."""
+    """Thinking of an earlier answer.
+
+    signature: as it was in that answer; it is not checked.
+    """
 
     type: Literal["thinking"]
     thinking: str
@@ -47,7 +50,7 @@ class ThinkingBlock(Block):
 
 
 class RedactedThinkingBlock(Block):
-    """Thoughts that only the server of another model can read."""
+    """Thinking that only another model's server can read."""
 
     type: Literal["redacted_thinking"]
     data: Ignored = None
@@ -62,41 +65,44 @@ class ToolUseBlock(Block):
     toolset_name: Ignored = None
 
 
-def _of_kinds(*kinds: str) -> BeforeValidator:
-    """Blocks of other kinds are told apart from malformed ones: most are fine in Anthropic's API,
-    but not for this model."""
+def _of_types(*types: str) -> BeforeValidator:
+    """Return a validator for the types of content blocks.
+
+    Blocks of another type are valid in Anthropic's API, so they get another error than malformed
+    ones.
+    """
 
     def check(block: Any) -> Any:
         if not isinstance(block, dict):
             raise wrong_type("a content block must be an object")
-        kind = block.get("type")
-        if not isinstance(kind, str):
+        block_type = block.get("type")
+        if not isinstance(block_type, str):
             raise wrong_type("a content block must have a type")
-        if kind not in kinds:
-            known = ", ".join(kinds)
-            raise bad_value(f"this model takes no {kind[:40]!r} blocks here, only {known}")
+        if block_type not in types:
+            known = ", ".join(types)
+            raise bad_value(f"this model takes no {block_type[:40]!r} blocks here, only {known}")
         return block
 
     return BeforeValidator(check)
 
 
-def _blocks(content: Any) -> Any:
-    """Text alone is one block of text."""
+def _text_as_blocks(content: Any) -> Any:
+    """Convert a plain text to one text block."""
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
-def _empty_without(value: Any) -> Any:
+def _none_as_empty(value: Any) -> Any:
     return [] if value is None else value
 
 
-# What is text only: the system prompt, and what tools have answered.
+# Text-only content: the system prompt, and the results of tools.
 TextBlocks = Annotated[
-    list[Annotated[TextBlock, _of_kinds("text")]],
+    list[Annotated[TextBlock, _of_types("text")]],
     FailFast(),
     Field(max_length=MAX_BLOCKS),
     at_most(MAX_BLOCKS),
-    BeforeValidator(_blocks),
-    BeforeValidator(_empty_without, json_schema_input_type=str | list[TextBlock] | None),
+    BeforeValidator(_text_as_blocks),
+    BeforeValidator(_none_as_empty, json_schema_input_type=str | list[TextBlock] | None),
 ]
 
 
@@ -111,14 +117,14 @@ class ToolResultBlock(Block):
 ContentBlock = Annotated[
     TextBlock | ThinkingBlock | RedactedThinkingBlock | ToolUseBlock | ToolResultBlock,
     Field(discriminator="type"),
-    _of_kinds("text", "thinking", "redacted_thinking", "tool_use", "tool_result"),
+    _of_types("text", "thinking", "redacted_thinking", "tool_use", "tool_result"),
 ]
 ContentBlocks = Annotated[
     list[ContentBlock],
     FailFast(),
     Field(max_length=MAX_BLOCKS),
     at_most(MAX_BLOCKS),
-    BeforeValidator(_blocks, json_schema_input_type=str | list[ContentBlock]),
+    BeforeValidator(_text_as_blocks, json_schema_input_type=str | list[ContentBlock]),
 ]
 
 
@@ -128,7 +134,7 @@ class InputMessage(RequestModel):
 
 
 class AnthropicTool(RequestModel):
-    """A function that the client runs. Tools that Anthropic's servers run are not here."""
+    """A function that the client runs. Tools that run on Anthropic's servers are not supported."""
 
     type: Literal["custom"] | None = None
     name: Id
@@ -142,15 +148,8 @@ class AnthropicTool(RequestModel):
     input_examples: Ignored = None
 
 
-def _for_clients(tool: Any) -> Any:
-    kind = tool.get("type") if isinstance(tool, dict) else None
-    if isinstance(kind, str) and kind != "custom":
-        raise bad_value(f"this server has no tools of type {kind[:40]!r}, only the client's own")
-    return tool
-
-
 class AnthropicToolChoice(RequestModel):
-    """name: of the tool, where the type is "tool"."""
+    """name: the name of the tool, if the type is "tool"."""
 
     type: Literal["auto", "any", "tool", "none"]
     name: Id | None = None
@@ -158,7 +157,10 @@ class AnthropicToolChoice(RequestModel):
 
 
 class Thinking(RequestModel):
-    """budget_tokens: needed where it is enabled. adaptive: as the model does by itself."""
+    """Whether the model thinks.
+
+    budget_tokens: required if the type is "enabled". "adaptive": the model decides.
+    """
 
     type: Literal["enabled", "disabled", "adaptive"]
     budget_tokens: Annotated[Int, Field(ge=1, lt=2**31)] | None = None
@@ -179,7 +181,7 @@ class Metadata(RequestModel):
     user_id: Annotated[str, Field(max_length=1024)] | None = None
 
 
-# The first message at fault ends the validation: only one error is told.
+# Validation stops at the first invalid message: only one error is reported.
 InputMessages = Annotated[
     list[InputMessage],
     FailFast(),
@@ -195,7 +197,7 @@ StopSequences = Annotated[
 
 
 class CountTokensRequest(RequestModel):
-    """All that the prompt is made of."""
+    """The fields that the prompt is made of."""
 
     model: Name
     messages: InputMessages

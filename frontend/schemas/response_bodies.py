@@ -1,4 +1,4 @@
-"""The shapes of answers, for the API's description; answers are not built from these models."""
+"""The shapes of responses, for the API's description; responses are not built from these models."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ class CompletionTokensDetails(BaseModel):
 
 
 class Usage(BaseModel):
-    """completion_tokens_details: of chats with a model whose reasoning is told from content."""
+    """completion_tokens_details: for chats with a model that has a reasoning parser."""
 
     prompt_tokens: int
     total_tokens: int

@@ -1,4 +1,4 @@
-"""POST /v1/responses: the request, and the queries of the routes beside it."""
+"""The request of POST /v1/responses."""
 
 from typing import Annotated, Any, Literal
 
@@ -16,9 +16,9 @@ Item = dict[str, Any]
 INCLUDE_LOGPROBS = "message.output_text.logprobs"
 Include = Literal[
     "message.output_text.logprobs",
-    # Reasoning is in the items as plain text, so that there is nothing to encrypt.
+    # The items hold reasoning as plain text, so that there is nothing to encrypt.
     "reasoning.encrypted_content",
-    # Of tools and inputs that are not here; there is never anything to include.
+    # For tools and inputs that are not supported; there is never anything to include.
     "code_interpreter_call.outputs",
     "computer_call_output.output.image_url",
     "file_search_call.results",
@@ -27,12 +27,12 @@ Include = Literal[
     "web_search_call.results",
 ]
 
-# What a chat has under the same name: checked by the chat's request (see responses.chat_request).
+# A field that chat requests have under the same name; ChatCompletionRequest validates it.
 PassedOn = Annotated[Any, Field(description="As in chat completions.")]
 
 
 class Reasoning(RequestModel):
-    """summary: accepted, without effect, as there is no summary, but the reasoning itself."""
+    """summary: accepted without effect: the answer holds the reasoning itself, not a summary."""
 
     effort: Any = None
     summary: Literal["auto", "concise", "detailed"] | None = None
@@ -61,7 +61,7 @@ Metadata = Annotated[
 
 
 class PassedOnFields(RequestModel):
-    """Fields that a chat has under the same name."""
+    """Fields that chat requests have under the same name."""
 
     temperature: PassedOn = None
     top_p: PassedOn = None
@@ -96,10 +96,8 @@ class PassedOnFields(RequestModel):
 
 
 class ResponsesRequest(PassedOnFields):
-    """input: a user's text, or items of a conversation; they are read by responses.input_items.
-
-    max_tool_calls: of tools that this server runs.
-    """
+    """input: a text of the user, or the items of a conversation.
+    max_tool_calls: calls of tools that this server runs."""
 
     input: str | Annotated[list[Item], Field(max_length=MAX_MESSAGES), at_most(MAX_MESSAGES)]
     model: Name | None = None
@@ -140,6 +138,6 @@ class ResponsesRequest(PassedOnFields):
 
 
 def passed_on(request: ResponsesRequest) -> dict[str, Any]:
-    """The fields of a chat that the request sets."""
+    """Return the fields of a chat request that this request sets."""
     names = request.model_fields_set & set(PassedOnFields.model_fields)
     return {name: getattr(request, name) for name in names}

@@ -1,4 +1,4 @@
-"""Fields that say what form the output must have."""
+"""Request fields for the form of the output."""
 
 from typing import Annotated, Any, Literal
 
@@ -14,7 +14,7 @@ _Definition = Annotated[str, Field(min_length=1, max_length=MAX_DEFINITION_CHARS
 
 
 class JsonSchemaFormat(RequestModel):
-    """strict: has no effect, the output always conforms."""
+    """strict: without effect; the output always conforms."""
 
     model_config = ConfigDict(populate_by_name=False)
 
@@ -25,7 +25,7 @@ class JsonSchemaFormat(RequestModel):
 
 
 class Structure(RequestModel):
-    """What a tag of the older form holds, and between what."""
+    """A tag of the older form of structural tags: its content, and what begins and ends it."""
 
     model_config = ConfigDict(populate_by_name=False)
 
@@ -35,7 +35,7 @@ class Structure(RequestModel):
 
 
 class ResponseFormat(RequestModel):
-    """structures, triggers, format: of structural tags, in their older and their newer form."""
+    """structures, triggers, format: of structural tags, in their older and newer form."""
 
     type: Literal["text", "json_object", "json_schema", "structural_tag"]
     json_schema: JsonSchemaFormat | None = None
@@ -45,8 +45,7 @@ class ResponseFormat(RequestModel):
 
 
 class StructuredOutputs(RequestModel):
-    """One of json, regex, choice, grammar, json_object and structural_tag; the others say how JSON
-    is to be written."""
+    """One of json, regex, choice, grammar, json_object and structural_tag, and options for JSON."""
 
     json_definition: Annotated[_Definition | dict[str, Any] | None, Field(alias="json")] = None
     regex: _Definition | None = None

@@ -1,4 +1,4 @@
-"""Fields that say which tokens a text may hold, and which are described."""
+"""Request fields that restrict tokens, or select tokens for log probabilities."""
 
 import math
 from typing import Annotated, Any
@@ -16,15 +16,18 @@ from headrace.frontend.schemas.fields import (
 
 MAX_BIASES = 16_384
 MAX_BIAS = 100.0
-MAX_ALLOWED = 1_000_000
-MAX_NAMED = 128
+MAX_ALLOWED_TOKEN_IDS = 1_000_000
+MAX_LOGPROB_TOKEN_IDS = 128
 MAX_BAD_WORDS = 512
 MAX_BAD_WORD_CHARS = 256
 MAX_PATTERN_SIZE = 1024
 
 
-def _biases(value: Any) -> Any:
-    """Biases by token id. Values beyond the range count as its ends, as in the reference."""
+def _logit_bias(value: Any) -> Any:
+    """Return the biases by token id.
+
+    Values outside the range are clamped, as in the reference.
+    """
     if value is None:
         return {}
     if not isinstance(value, dict):
@@ -49,32 +52,32 @@ def _bias(bias: Any) -> float:
     return min(MAX_BIAS, max(-MAX_BIAS, float(bias)))
 
 
-def _allowed(value: Any) -> Any:
-    """The list can be as long as the vocabulary: its types are checked without a loop in Python."""
+def _allowed_token_ids(value: Any) -> Any:
+    """Check the types of a list as long as the vocabulary without a loop in Python."""
     if value is None:
         return None
     if not isinstance(value, list) or set(map(type, value)) - {int}:
         raise wrong_type("must be a list of token ids")
     if not value:
         raise bad_value("must not be empty")
-    if len(value) > MAX_ALLOWED:
-        raise bad_value(f"must hold at most {MAX_ALLOWED} token ids")
+    if len(value) > MAX_ALLOWED_TOKEN_IDS:
+        raise bad_value(f"must hold at most {MAX_ALLOWED_TOKEN_IDS} token ids")
     return value
 
 
-def _no_words(value: Any) -> Any:
+def _none_as_empty(value: Any) -> Any:
     return [] if value is None else value
 
 
 class RepetitionDetection(RequestModel):
-    """max_pattern_size: 0 turns it off. min_pattern_size: 0 stands for 1."""
+    """max_pattern_size: 0 turns detection off. min_pattern_size: 0 stands for 1."""
 
     max_pattern_size: Annotated[Int, Field(ge=0, le=MAX_PATTERN_SIZE)] = 0
     min_pattern_size: Annotated[Int, Field(ge=0, le=MAX_PATTERN_SIZE)] = 0
     min_count: Annotated[Int, Field(ge=0, lt=2**31)] = 0
 
     @model_validator(mode="after")
-    def _fits(self) -> "RepetitionDetection":
+    def _check_sizes(self) -> "RepetitionDetection":
         if self.min_pattern_size > self.max_pattern_size:
             raise bad_value("min_pattern_size must not be more than max_pattern_size")
         if self.max_pattern_size and self.min_count < 2:
@@ -82,23 +85,31 @@ class RepetitionDetection(RequestModel):
         return self
 
 
-LogitBias = Annotated[Any, BeforeValidator(_biases, json_schema_input_type=dict[str, float] | None)]
-AllowedTokenIds = Annotated[Any, BeforeValidator(_allowed, json_schema_input_type=list[int] | None)]
-NamedTokenIds = Annotated[list[TokenId], Field(max_length=MAX_NAMED), at_most(MAX_NAMED)]
+LogitBias = Annotated[
+    Any, BeforeValidator(_logit_bias, json_schema_input_type=dict[str, float] | None)
+]
+AllowedTokenIds = Annotated[
+    Any, BeforeValidator(_allowed_token_ids, json_schema_input_type=list[int] | None)
+]
+LogprobTokenIds = Annotated[
+    list[TokenId], Field(max_length=MAX_LOGPROB_TOKEN_IDS), at_most(MAX_LOGPROB_TOKEN_IDS)
+]
 BadWords = Annotated[
     list[Annotated[str, Field(min_length=1, max_length=MAX_BAD_WORD_CHARS)]],
     Field(max_length=MAX_BAD_WORDS),
     at_most(MAX_BAD_WORDS),
-    BeforeValidator(_no_words, json_schema_input_type=list[str] | None),
+    BeforeValidator(_none_as_empty, json_schema_input_type=list[str] | None),
 ]
 
 
 class ConstraintFields(RequestModel):
-    """logit_bias: values by token id. allowed_token_ids: None: all.
-    logprob_token_ids: whose log probabilities are shown, in place of the likeliest tokens'."""
+    """logit_bias: biases by token id.
+    allowed_token_ids: None: all tokens are allowed.
+    logprob_token_ids: tokens whose log probabilities are returned, instead of the likeliest tokens.
+    """
 
     logit_bias: LogitBias = Field(default_factory=dict)
     allowed_token_ids: AllowedTokenIds = None
     bad_words: BadWords = Field(default_factory=list)
-    logprob_token_ids: NamedTokenIds | None = None
+    logprob_token_ids: LogprobTokenIds | None = None
     repetition_detection: RepetitionDetection | None = None

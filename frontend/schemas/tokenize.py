@@ -1,4 +1,4 @@
-"""POST /tokenize and /detokenize: requests and answers."""
+"""The requests and responses of POST /tokenize and /detokenize."""
 
 from typing import Annotated, Any
 
@@ -40,7 +40,7 @@ class TokenizeAnswer(BaseModel):
 
 
 def _token_ids(value: Any) -> Any:
-    """The list can be long, so its types are checked without a loop in Python."""
+    """Check the types of a list, which may be long, without a loop in Python."""
     if not isinstance(value, list) or set(map(type, value)) - {int}:
         raise wrong_type("must be a list of token ids")
     if len(value) > MAX_TOKENS:

@@ -1,4 +1,4 @@
-"""Tools that a model may call, and which of them it is to call."""
+"""Tools that a model may call, and the choice among them."""
 
 from typing import Annotated, Any, Literal
 
@@ -10,16 +10,18 @@ MAX_TOOLS = 512
 NAME_PATTERN = r"^[a-zA-Z0-9_.:/-]{1,128}$"
 
 
-def _only_functions(tool: Any) -> Any:
-    kind = tool.get("type", "function") if isinstance(tool, dict) else "function"
-    if kind != "function":
-        raise bad_value(f"must be of type 'function', this server has no {str(kind)[:40]!r}")
+def _check_function_type(tool: Any) -> Any:
+    type_ = tool.get("type", "function") if isinstance(tool, dict) else "function"
+    if type_ != "function":
+        raise bad_value(f"must be of type 'function', this server has no {str(type_)[:40]!r}")
     return tool
 
 
 class FunctionDefinition(BaseModel):
-    """parameters: a JSON schema of the arguments; None: there are none. strict: whether calls are
-    held to it. Templates may know further fields."""
+    """parameters: a JSON schema of the arguments; None if there are none.
+    strict: whether calls must conform to it.
+    Further fields are passed to the chat template.
+    """
 
     model_config = ConfigDict(strict=True, extra="allow", frozen=True)
 
@@ -43,10 +45,10 @@ class NamedTool(RequestModel):
     function: FunctionName
 
 
-FunctionTool = Annotated[Tool, BeforeValidator(_only_functions)]
+FunctionTool = Annotated[Tool, BeforeValidator(_check_function_type)]
 Tools = Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS), at_most(MAX_TOOLS)]
 NamedTools = Annotated[
-    list[Annotated[NamedTool, BeforeValidator(_only_functions)]],
+    list[Annotated[NamedTool, BeforeValidator(_check_function_type)]],
     Field(min_length=1, max_length=MAX_TOOLS),
     at_most(MAX_TOOLS),
 ]
@@ -58,30 +60,32 @@ class AllowedTools(RequestModel):
 
 
 class AllowedToolChoice(RequestModel):
-    """Only some of the tools may be called."""
+    """Restrict the choice to some of the tools."""
 
     type: Literal["allowed_tools"]
     allowed_tools: AllowedTools
 
 
-def _choice(value: Any) -> Any:
-    """Which of the forms a choice has is told by its type; errors are then about that form."""
+def _tool_choice(value: Any) -> Any:
+    """Validate a tool choice by its type, so that errors are about the form that was meant."""
     if value is None or value in ("none", "auto", "required"):
         return value
     if isinstance(value, str):
         raise bad_value("must be 'none', 'auto', 'required' or an object that names a function")
     if not isinstance(value, dict):
         raise wrong_type("must be a string or an object")
-    kind = value.get("type", "function")
-    if kind == "function":
+    type_ = value.get("type", "function")
+    if type_ == "function":
         return NamedTool.model_validate(value)
-    if kind == "allowed_tools":
+    if type_ == "allowed_tools":
         return AllowedToolChoice.model_validate(value)
-    raise bad_value(f"must be of type 'function' or 'allowed_tools', not {str(kind)[:40]!r}")
+    raise bad_value(f"must be of type 'function' or 'allowed_tools', not {str(type_)[:40]!r}")
 
 
-Mode = Literal["none", "auto", "required"]
+ToolChoiceMode = Literal["none", "auto", "required"]
 ToolChoice = Annotated[
-    Mode | NamedTool | AllowedToolChoice | None,
-    BeforeValidator(_choice, json_schema_input_type=Mode | NamedTool | AllowedToolChoice | None),
+    ToolChoiceMode | NamedTool | AllowedToolChoice | None,
+    BeforeValidator(
+        _tool_choice, json_schema_input_type=ToolChoiceMode | NamedTool | AllowedToolChoice | None
+    ),
 ]

@@ -1,1 +1,1 @@
-"""What form an output must have: from a request's fields to a grammar that a worker follows."""
+"""Structured outputs: from a request's fields to the grammar that a worker enforces."""

@@ -1,7 +1,8 @@
-"""A process that compiles clients' grammars, so that one that takes too much harms nothing else.
+"""A process that compiles clients' grammars, so that an expensive one harms nothing else.
 
-A line of JSON in, a line out, one at a time. Whoever started it bounds the time of each; here the
-memory is bounded. Imports neither torch nor the frontend's application.
+Reads a job as a line of JSON and answers with a line of JSON, one at a time. The parent process
+limits the time of each job; this process limits its memory. Imports neither torch nor the
+frontend's application.
 """
 
 import argparse
@@ -28,17 +29,18 @@ from headrace.protocol.common.process import become_child
 from headrace.protocol.grammar import MAX_GRAMMAR_BYTES
 from headrace.protocol.text import TextInfo
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("headrace.frontend.checkers")
 
-_MEMORY_BYTES = 1024**3  # for grammars, besides what the process and its tokenizers take
+_MAX_GRAMMAR_MEMORY_BYTES = 1024**3  # for grammars, besides the process itself and its tokenizers
 _NICENESS = 5  # workers and frontends come first
-# A text is begun to see whether it can be, and what its masks cost in seconds of one thread.
-_BEGUN_TOKENS = 24
-_MASK_S = 0.1
+# The first tokens of an output are tried, to see whether there are any and what their masks cost:
+# seconds of one thread.
+_TRIAL_TOKENS = 24
+_MAX_MASK_S = 0.1
 
 
 class Checker:
-    """Answers jobs; keeps the tokenizers that it has read."""
+    """Answers jobs, and keeps the tokenizers that it has loaded."""
 
     def __init__(self) -> None:
         self._tokenizers: dict[str, LLTokenizer] = {}
@@ -51,50 +53,53 @@ class Checker:
             return {"text": self._check(self._tokenizers[job["model"]], job["constraint"])}
         except (ValueError, RecursionError, MemoryError) as error:
             return {"error": clean_reason(str(error) or "it is too large")}
-        except Exception as error:  # a fault of ours: to start again would take a second
-            log.exception("a constraint could not be checked")
+        except Exception as error:  # a bug here: restarting the process would take a second
+            log.exception("checking a constraint failed")
             return {"error": f"it cannot be read ({type(error).__name__})"}
 
     def _load(self, model: str) -> None:
-        """Read a text folder's tokenizer, and bound the memory beyond what that takes."""
+        """Load a text folder's tokenizer, and limit the memory that may be used besides it."""
         if model not in self._tokenizers:
             info = TextInfo.load(Path(model))
             path = TextInfo.tokenizer_file(Path(model))
             _limit_memory(resource.RLIM_INFINITY)
             self._tokenizers[model] = load_tokenizer(path, info.vocab_size, info.eos_token_ids)
-            _limit_memory(_own_bytes() + _MEMORY_BYTES)
+            _limit_memory(_address_space_bytes() + _MAX_GRAMMAR_MEMORY_BYTES)
 
     def _check(self, tokenizer: LLTokenizer, constraint: dict[str, Any]) -> str:
-        """The constraint's grammar, which compiles and allows a text to begin."""
+        """Return the constraint's grammar, after checking that an output can begin with it."""
         text = grammar_text(Constraint(**constraint))
         if len(text.encode()) > MAX_GRAMMAR_BYTES:
             raise ValueError("as a grammar it is too long")
         matcher = compile_grammar(tokenizer, text)
-        for _ in range(_BEGUN_TOKENS):
-            _begin(matcher)
+        for _ in range(_TRIAL_TOKENS):
+            _try_token(matcher)
             if matcher.is_stopped():
                 break
         return text
 
 
-def _begin(matcher: LLMatcher) -> None:
-    """Take the first token that may come next. ValueError if there is none, or at what price."""
+def _try_token(matcher: LLMatcher) -> None:
+    """Append the first token that may come next.
+
+    Raises ValueError if there is none, or if finding it is too expensive.
+    """
     started_s = time.thread_time()
     mask = matcher.compute_bitmask()
     if matcher.is_error():
         raise ValueError(f"no text conforms to it: {matcher_error(matcher)}")
-    if time.thread_time() - started_s > _MASK_S:
+    if time.thread_time() - started_s > _MAX_MASK_S:
         raise ValueError("it is too expensive to follow")
-    place = next(place for place, bits in enumerate(mask) if bits)
-    bits = mask[place]
-    matcher.consume_token(place * 8 + (bits & -bits).bit_length() - 1)
+    byte = next(byte for byte, bits in enumerate(mask) if bits)
+    bits = mask[byte]
+    matcher.consume_token(byte * 8 + (bits & -bits).bit_length() - 1)
 
 
 def _limit_memory(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
 
 
-def _own_bytes() -> int:
+def _address_space_bytes() -> int:
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     return pages * resource.getpagesize()
 
@@ -111,8 +116,8 @@ def main() -> None:
         try:
             sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n")
             sys.stdout.buffer.flush()
-        except BrokenPipeError:  # its frontend has been killed, as this process is about to be
-            os._exit(0)  # without another try to write what is left
+        except BrokenPipeError:  # the frontend was killed, and this process is about to be
+            os._exit(0)  # skips flushing what is left
 
 
 if __name__ == "__main__":

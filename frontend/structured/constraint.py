@@ -1,4 +1,4 @@
-"""What form an output must have, as its request says it."""
+"""The constraint that a request puts on the form of its outputs."""
 
 import json
 from dataclasses import dataclass
@@ -10,25 +10,26 @@ from headrace.frontend.schemas.structured import (
     ResponseFormat,
     StructuredOutputs,
 )
+from headrace.protocol.grammar import GrammarKind
 
-MAX_DEPTH = 96  # of JSON within JSON; the reader of schemas gives up at 128
-_KINDS = ("json_definition", "regex", "choice", "grammar", "json_object", "structural_tag")
+MAX_DEPTH = 96  # of nested JSON; the schema compiler gives up at 128
+_OUTPUT_FIELDS = ("json_definition", "regex", "choice", "grammar", "json_object", "structural_tag")
 _ANY_OBJECT = '{"type":"object"}'
 
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """kind: json_schema, json_object, regex, choice, grammar or structural_tag.
+    """What an output must conform to.
 
-    definition: the schema as JSON, the regular expression, the choices as a list in JSON, a grammar
-        in Lark or GBNF, or the tags as JSON.
+    definition: the schema as JSON, the regular expression, the choices as a JSON list, a grammar in
+        Lark or GBNF, or the structural tags as JSON.
+    field: the request's field, for errors.
     any_whitespace: whether JSON may have whitespace between its parts.
     whitespace_pattern: a regular expression that each such whitespace must match.
-    is_closed: whether objects have only the properties that their schemas name.
-    field: what errors call it.
+    is_closed: whether objects may have only the properties that their schemas name.
     """
 
-    kind: str
+    kind: GrammarKind
     definition: str
     field: str
     any_whitespace: bool = True
@@ -37,78 +38,88 @@ class Constraint:
 
 
 def json_schema(schema: Any, field: str, any_whitespace: bool = True) -> Constraint:
-    """A text that conforms to a JSON schema. BadRequest if that is too large or too deep."""
-    return Constraint("json_schema", _dumped(schema, field), field, any_whitespace)
+    """Return the constraint of a JSON schema.
+
+    Raises BadRequest if it is too long or nested too deeply.
+    """
+    return Constraint("json_schema", _to_json(schema, field), field, any_whitespace)
 
 
 def lark_constraint(grammar: str, field: str) -> Constraint:
-    """A text of a grammar in Lark or GBNF. BadRequest if that is too long."""
-    return Constraint("grammar", _bounded(grammar, field), field)
+    """Return the constraint of a Lark or GBNF grammar. Raises BadRequest if it is too long."""
+    return Constraint("grammar", _check_length(grammar, field), field)
 
 
 def request_constraint(
-    response_format: ResponseFormat | None, structured: StructuredOutputs | None
+    response_format: ResponseFormat | None, outputs: StructuredOutputs | None
 ) -> Constraint | None:
-    """What a request's two fields say; None if anything goes. BadRequest if they do not fit."""
-    by_format = None if response_format is None else _of_format(response_format)
-    if structured is None:
-        return by_format
-    given = [kind for kind in _KINDS if getattr(structured, kind) not in (None, False)]
-    if len(given) > 1 or (given and by_format is not None):
+    """Return the constraint of a request's two fields; None if the output is free.
+
+    Raises BadRequest if the fields exclude each other.
+    """
+    format_constraint = None if response_format is None else _format_constraint(response_format)
+    if outputs is None:
+        return format_constraint
+    set_fields = [name for name in _OUTPUT_FIELDS if getattr(outputs, name) not in (None, False)]
+    if len(set_fields) > 1 or (set_fields and format_constraint is not None):
         raise BadRequest(
-            "structured_outputs: only one kind of constraint can be used, response_format"
-            " included.",
+            "structured_outputs: only one constraint can be used, including response_format.",
             "structured_outputs",
         )
-    if not given and by_format is None:
-        if response_format is not None:  # "text", with options that have no effect then
+    if not set_fields and format_constraint is None:
+        if response_format is not None:  # "text": the options have no effect
             return None
-        names = ", ".join(kind.removesuffix("_definition") for kind in _KINDS)
+        names = ", ".join(name.removesuffix("_definition") for name in _OUTPUT_FIELDS)
         raise BadRequest(f"structured_outputs needs one of {names}.", "structured_outputs")
-    found = by_format or _of_outputs(structured, given[0])
+    constraint = format_constraint or _outputs_constraint(outputs, set_fields[0])
     return Constraint(
-        found.kind,
-        found.definition,
-        found.field,
-        not structured.disable_any_whitespace,
-        structured.whitespace_pattern,
-        structured.disable_additional_properties,
+        constraint.kind,
+        constraint.definition,
+        constraint.field,
+        not outputs.disable_any_whitespace,
+        outputs.whitespace_pattern,
+        outputs.disable_additional_properties,
     )
 
 
-def _of_format(given: ResponseFormat) -> Constraint | None:
+def _format_constraint(response_format: ResponseFormat) -> Constraint | None:
     field = "response_format"
-    match given.type:
+    match response_format.type:
         case "text":
             return None
         case "json_object":
             return Constraint("json_object", _ANY_OBJECT, field)
         case "json_schema":
-            if given.json_schema is None or given.json_schema.definition is None:
+            if (
+                response_format.json_schema is None
+                or response_format.json_schema.definition is None
+            ):
                 raise BadRequest(f"{field}: json_schema must hold a schema.", field)
-            return json_schema(given.json_schema.definition, field)
+            return json_schema(response_format.json_schema.definition, field)
         case _:
-            tags = given.model_dump(by_alias=True, exclude_none=True)
-            return Constraint("structural_tag", _dumped(tags, field), field)
+            tags = response_format.model_dump(by_alias=True, exclude_none=True)
+            return Constraint("structural_tag", _to_json(tags, field), field)
 
 
-def _of_outputs(given: StructuredOutputs, kind: str) -> Constraint:
-    value = getattr(given, kind)
-    field = "structured_outputs." + kind.removesuffix("_definition")
-    match kind:
+def _outputs_constraint(outputs: StructuredOutputs, field_name: str) -> Constraint:
+    value = getattr(outputs, field_name)
+    field = "structured_outputs." + field_name.removesuffix("_definition")
+    match field_name:
         case "json_definition":
-            return json_schema(_parsed(value, field), field)
+            return json_schema(_from_json(value, field), field)
         case "json_object":
             return Constraint("json_object", _ANY_OBJECT, field)
         case "choice":
-            return Constraint("choice", _dumped(value, field), field)
+            return Constraint("choice", _to_json(value, field), field)
+        case "grammar":
+            return lark_constraint(value, field)
         case "structural_tag":
-            return Constraint("structural_tag", _dumped(_parsed(value, field), field), field)
+            return Constraint("structural_tag", _to_json(_from_json(value, field), field), field)
         case _:
-            return Constraint(kind, _bounded(value, field), field)
+            return Constraint("regex", _check_length(value, field), field)
 
 
-def _parsed(value: Any, field: str) -> Any:
+def _from_json(value: Any, field: str) -> Any:
     if not isinstance(value, str):
         return value
     try:
@@ -118,32 +129,32 @@ def _parsed(value: Any, field: str) -> Any:
 
 
 def check_depth(value: Any, field: str) -> None:
-    """BadRequest for JSON that its readers and writers would give up on."""
-    if _depth(value) > MAX_DEPTH:
+    """Raise BadRequest for JSON that is nested too deeply for parsers and serializers."""
+    if _nesting_depth(value) > MAX_DEPTH:
         raise BadRequest(f"{field}: nested more than {MAX_DEPTH} deep.", field)
 
 
-def _dumped(value: Any, field: str) -> str:
+def _to_json(value: Any, field: str) -> str:
     check_depth(value, field)
-    return _bounded(json.dumps(value, ensure_ascii=False, separators=(",", ":")), field)
+    return _check_length(json.dumps(value, ensure_ascii=False, separators=(",", ":")), field)
 
 
-def _bounded(text: str, field: str) -> str:
+def _check_length(text: str, field: str) -> str:
     if len(text) > MAX_DEFINITION_CHARS:
         raise BadRequest(f"{field}: longer than {MAX_DEFINITION_CHARS} characters.", field)
     return text
 
 
-def _depth(value: Any) -> int:
-    """How deep lists and objects are nested; no recursion, and no further than it matters."""
+def _nesting_depth(value: Any) -> int:
+    """Return how deep lists and objects are nested, up to MAX_DEPTH + 1, without recursion."""
     level, depth = [value], 0
     while level and depth <= MAX_DEPTH:
-        inner: list[Any] = []
+        children: list[Any] = []
         for item in level:
             if isinstance(item, dict):
-                inner.extend(item.values())
+                children.extend(item.values())
             elif isinstance(item, list):
-                inner.extend(item)
+                children.extend(item)
         depth += 1
-        level = [item for item in inner if isinstance(item, (dict, list))]
+        level = [item for item in children if isinstance(item, (dict, list))]
     return depth

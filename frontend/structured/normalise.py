@@ -1,6 +1,6 @@
-"""All kinds of constraints as grammars in one form: what llguidance reads.
+"""Convert all kinds of constraints to grammars in one form, which llguidance reads.
 
-Runs where a client's schema can do no harm: in a checker.
+Runs only in a checker, where a client's schema can do no harm.
 """
 
 import json
@@ -12,26 +12,26 @@ from llguidance.gbnf_to_lark import any_to_lark
 from headrace.frontend.structured.constraint import Constraint
 from headrace.frontend.structured.structural_tags import tags_grammar
 
-# Between the parts of JSON. Models that are at a loss repeat whitespace, so that it has an end.
+# Between the parts of JSON. Bounded, because confused models repeat whitespace without end.
 WHITESPACE = r"[\x20\x0A\x0D\x09]{1,32}"
 
 
 def grammar_text(constraint: Constraint) -> str:
-    """The constraint's grammar; ValueError, with a reason, if there is none."""
+    """Return the constraint's grammar. Raises ValueError, with the reason, if there is none."""
     match constraint.kind:
         case "json_schema" | "json_object":
             return _json_grammar(constraint)
         case "regex":
             return LLMatcher.grammar_from_regex(constraint.definition)
         case "choice":
-            literals = " | ".join(map(_literal, json.loads(constraint.definition)))
+            literals = " | ".join(map(_quoted, json.loads(constraint.definition)))
             return LLMatcher.grammar_from_lark(f"start: CHOICE\nCHOICE: {literals}\n")
         case "grammar":
-            return LLMatcher.grammar_from_lark(_lark(constraint.definition))
+            return LLMatcher.grammar_from_lark(_to_lark(constraint.definition))
         case "structural_tag":
             return tags_grammar(json.loads(constraint.definition))
         case _:
-            raise ValueError(f"no such kind of constraint: {constraint.kind}")
+            raise ValueError(f"unknown kind of constraint: {constraint.kind}")
 
 
 def _json_grammar(constraint: Constraint) -> str:
@@ -52,7 +52,7 @@ def _json_grammar(constraint: Constraint) -> str:
 
 
 def _close(schema: dict[str, Any]) -> None:
-    """Let objects have only the properties that are named, unless the schema says otherwise."""
+    """Forbid properties that a schema does not name, unless it says otherwise."""
     pending: list[Any] = [schema]
     while pending:
         item = pending.pop()
@@ -65,14 +65,14 @@ def _close(schema: dict[str, Any]) -> None:
                 item.setdefault("additionalProperties", False)
 
 
-def _lark(grammar: str) -> str:
+def _to_lark(grammar: str) -> str:
     try:
         return any_to_lark(grammar)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
-    except Exception as error:  # the library raises nothing narrower
+    except Exception as error:  # the library raises no narrower class
         raise ValueError(f"it is neither Lark nor GBNF: {error}") from error
 
 
-def _literal(text: str) -> str:
+def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""The grammar that a request asks for."""
+"""Compile the grammar that a request asks for."""
 
 from collections.abc import Sequence
 
@@ -11,11 +11,19 @@ from headrace.protocol.grammar import Grammar
 
 
 async def requested_grammar(
-    context: Context, model: ServedModel, asked: GenerationRequest, after: Sequence[int] = ()
+    context: Context,
+    model: ServedModel,
+    generation_request: GenerationRequest,
+    after: Sequence[int] = (),
 ) -> Grammar | None:
-    """What response_format and structured_outputs say; None if anything goes. BadRequest if they
-    cannot be followed. after: token ids after which it begins to hold (of a reasoning's end)."""
-    constraint = request_constraint(asked.response_format, asked.structured_outputs)
+    """Return the grammar of response_format and structured_outputs; None if the output is free.
+
+    after: ids of the tokens after which it applies, such as the end of reasoning.
+    Raises BadRequest if it cannot be compiled.
+    """
+    constraint = request_constraint(
+        generation_request.response_format, generation_request.structured_outputs
+    )
     return (
         None if constraint is None else await compile_constraint(context, model, constraint, after)
     )
@@ -24,8 +32,10 @@ async def requested_grammar(
 async def compile_constraint(
     context: Context, model: ServedModel, constraint: Constraint, after: Sequence[int] = ()
 ) -> Grammar:
-    """The grammar of a constraint, for whoever makes one (tool calls, say). BadRequest, naming its
-    field, if it cannot be followed."""
-    # What outlives its HTTP request has no client any more.
+    """Return the grammar of any constraint, such as that of tool calls.
+
+    Raises BadRequest, naming the constraint's field, if it cannot be compiled.
+    """
+    # Work that outlives its HTTP request has no client.
     client = (request.remote_addr or "") if has_request_context() else ""
     return await context.grammars.compile(str(model.group.text_path), constraint, after, client)

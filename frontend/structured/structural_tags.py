@@ -1,7 +1,7 @@
-"""Structural tags: free text in which what stands between certain marks has to keep to a schema.
+"""Structural tags: free text in which the text between certain tags must conform to a schema.
 
-The older form lists structures (begin, schema, end) and triggers; the newer one is a tree of
-formats, of which those are read here that a grammar can say exactly.
+The older form lists structures (begin, schema, end) and triggers. The newer form is a tree of
+formats; the formats that a grammar can express exactly are supported.
 """
 
 import json
@@ -14,24 +14,27 @@ _ANY_TEXT = r"/(.|\n)*/"
 
 
 def tags_grammar(definition: Any) -> str:
-    """The grammar of a structural tag. ValueError, with a reason, if it is none."""
+    """Return the grammar of a structural tag.
+
+    Raises ValueError, with the reason, if it is invalid.
+    """
     if not isinstance(definition, dict):
         raise ValueError("a structural tag must be an object")
     if definition.get("format") is not None:
-        return _Tree().grammar(definition["format"])
+        return _FormatTree().grammar(definition["format"])
     structures, triggers = definition.get("structures"), definition.get("triggers")
-    if not (_is_filled(structures) and _is_filled(triggers)):
+    if not (_is_nonempty_list(structures) and _is_nonempty_list(triggers)):
         raise ValueError("a structural tag needs a format, or lists of structures and triggers")
     tags = [_struct_tag(structure, triggers) for structure in structures]
     return StructTag.to_grammar(tags, assume_special=False)
 
 
-def _is_filled(value: Any) -> TypeGuard[list[Any]]:
+def _is_nonempty_list(value: Any) -> TypeGuard[list[Any]]:
     return isinstance(value, list) and bool(value)
 
 
 def _struct_tag(structure: Any, triggers: Any) -> StructTag:
-    begin, end = _text(structure, "begin"), _text(structure, "end")
+    begin, end = _string_field(structure, "begin"), _string_field(structure, "end")
     matching = [t for t in triggers if isinstance(t, str) and t and begin.startswith(t)]
     if not matching:
         raise ValueError("each structure must begin with a trigger")
@@ -44,20 +47,22 @@ def _struct_tag(structure: Any, triggers: Any) -> StructTag:
     )
 
 
-class _Tree:
-    """Writes the formats of a tree as rules of one Lark grammar."""
+class _FormatTree:
+    """Writes a tree of formats as the rules of one Lark grammar."""
 
     def __init__(self) -> None:
         self._rules: list[str] = []
         self._write: dict[str, Callable[[dict[str, Any]], str]] = {
-            "const_string": lambda node: _quoted(_text(node, "value")),
+            "const_string": lambda node: _quoted(_string_field(node, "value")),
             "json_schema": lambda node: "%json " + json.dumps(_field(node, "json_schema", dict)),
-            "regex": lambda node: self._terminal(f"/{_escaped(_text(node, 'pattern'))}/"),
+            "regex": lambda node: self._terminal(
+                f"/{_escape_slashes(_string_field(node, 'pattern'))}/"
+            ),
             "any_text": lambda node: self._terminal(_ANY_TEXT),
-            "sequence": lambda node: " ".join(self._inner(node, "elements")) or '""',
-            "or": lambda node: "(" + " | ".join(self._inner(node, "elements")) + ")",
+            "sequence": lambda node: " ".join(self._child_rules(node, "elements")) or '""',
+            "or": lambda node: "(" + " | ".join(self._child_rules(node, "elements")) + ")",
             "tag": self._tag,
-            "triggered_tags": self._triggered,
+            "triggered_tags": self._triggered_tags,
         }
 
     def grammar(self, root: Any) -> str:
@@ -65,7 +70,7 @@ class _Tree:
         return "%llguidance {}\n" + "\n".join([f"start: {start}", *self._rules]) + "\n"
 
     def _node(self, node: Any) -> str:
-        """The name of a rule for a format."""
+        """Write a format as a rule and return the name of the rule."""
         kind = node.get("type") if isinstance(node, dict) else None
         write = self._write.get(kind) if isinstance(kind, str) else None
         if write is None:
@@ -82,41 +87,41 @@ class _Tree:
         self._rules.append(f"{name}: {body}")
         return name
 
-    def _inner(self, node: dict[str, Any], field: str) -> list[str]:
-        return [self._node(each) for each in _field(node, field, list)]
+    def _child_rules(self, node: dict[str, Any], field: str) -> list[str]:
+        return [self._node(child) for child in _field(node, field, list)]
 
     def _tag(self, node: dict[str, Any]) -> str:
-        """begin, content, end. Free text goes on to the first end."""
-        return f"{_quoted(_text(node, 'begin'))} {self._ended(node)}"
+        """Return a rule body: begin, content and end. Free text ends at the first end tag."""
+        return f"{_quoted(_string_field(node, 'begin'))} {self._content_and_end(node)}"
 
-    def _ended(self, node: dict[str, Any]) -> str:
-        content, end = _field(node, "content", dict), _text(node, "end")
+    def _content_and_end(self, node: dict[str, Any]) -> str:
+        content, end = _field(node, "content", dict), _string_field(node, "end")
         if content.get("type") != "any_text" or not end:
             return f"{self._node(content)} {_quoted(end)}"
         return self._rule(_ANY_TEXT, f"[suffix={_quoted(end)}]")
 
-    def _triggered(self, node: dict[str, Any]) -> str:
-        """Free text, in which each trigger begins one of the tags."""
+    def _triggered_tags(self, node: dict[str, Any]) -> str:
+        """Return a rule body: free text in which each trigger begins one of the tags."""
         triggers, tags = _field(node, "triggers", list), _field(node, "tags", list)
-        calls = []
+        alternatives = []
         for trigger in triggers:
             if not isinstance(trigger, str) or not trigger:
                 raise ValueError("triggers must be strings")
-            rests = [
-                f"{_quoted(_text(tag, 'begin')[len(trigger) :])} {self._ended(tag)}"
+            continuations = [
+                f"{_quoted(begin[len(trigger) :])} {self._content_and_end(tag)}"
                 for tag in tags
-                if _text(tag, "begin").startswith(trigger)
+                if (begin := _string_field(tag, "begin")).startswith(trigger)
             ]
-            if rests:
+            if continuations:
                 lead = self._rule(f"TEXT {_quoted(trigger)}", "[lazy]")
-                calls.append(f"{lead} ({' | '.join(rests)})")
-        if not calls:
+                alternatives.append(f"{lead} ({' | '.join(continuations)})")
+        if not alternatives:
             raise ValueError("no tag begins with a trigger")
         if "TEXT: " + _ANY_TEXT not in self._rules:
             self._rules.append("TEXT: " + _ANY_TEXT)
-        wanted = f"({' | '.join(calls)})"
-        repeated = f"{wanted}+" if node.get("at_least_one") else f"{wanted}*"
-        return wanted if node.get("stop_after_first") else f"{repeated} TEXT"
+        any_tag = f"({' | '.join(alternatives)})"
+        repeated = f"{any_tag}+" if node.get("at_least_one") else f"{any_tag}*"
+        return any_tag if node.get("stop_after_first") else f"{repeated} TEXT"
 
 
 def _field(node: Any, name: str, kind: type) -> Any:
@@ -126,7 +131,7 @@ def _field(node: Any, name: str, kind: type) -> Any:
     return value
 
 
-def _text(node: Any, name: str) -> str:
+def _string_field(node: Any, name: str) -> str:
     value: str = _field(node, name, str)
     return value
 
@@ -135,6 +140,6 @@ def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _escaped(pattern: str) -> str:
-    """A regular expression as it stands between slashes."""
+def _escape_slashes(pattern: str) -> str:
+    """Return a regular expression as it is written between slashes."""
     return pattern.replace("\\/", "/").replace("/", "\\/").replace("\n", "\\n")

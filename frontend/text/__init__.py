@@ -1,1 +1,1 @@
-"""Text to tokens and tokens to text, by the `tokenizers` library alone."""
+"""Convert text to tokens and tokens to text, with the `tokenizers` library alone."""

@@ -1,7 +1,7 @@
-"""Tokens to text, one by one, as they come from a worker.
+"""Convert tokens to text, one by one, as they come from a worker.
 
 The pieces, joined, are the text of all tokens. A character whose bytes come in several tokens is
-held back until it is whole; bytes that are no UTF-8 become U+FFFD, as WHATWG's decoder does it.
+held back until it is complete; invalid UTF-8 becomes U+FFFD, as in the WHATWG decoder.
 """
 
 import codecs
@@ -12,74 +12,82 @@ from tokenizers import Tokenizer
 
 from headrace.frontend.text.token_bytes import TokenBytes
 
-# Tokens of the prompt that may hold the first bytes of the output's first character.
+# Tokens at the end of a prompt that may hold the first bytes of the output's first character.
 CONTEXT_TOKENS = 8
 
-# A character has at most four bytes, so a text that has not become whole after so many tokens
-# never will.
+# A character has at most four bytes, so text that is still incomplete after so many tokens stays
+# incomplete.
 _MAX_HELD_TOKENS = 8
 
 _UTF8 = codecs.getincrementaldecoder("utf-8")
 
 
 class Detokenizer(Protocol):
+    """Converts the tokens of one text to text."""
+
     def feed(self, token_id: int) -> str:
-        """The text that this token completes, perhaps none."""
+        """Return the text that this token completes; it may be empty."""
         ...
 
     def flush(self) -> str:
-        """What is held back at the end: U+FFFD for an unfinished character, else nothing."""
+        """Return what is held back at the end: U+FFFD for an unfinished character, or ""."""
         ...
 
 
 class ByteDetokenizer:
-    """Joins the tokens' bytes. Its work per token does not depend on what came before.
+    """Joins the bytes of the tokens. The work for a token does not depend on the tokens before it.
 
-    skip: tokens that leave no text. at_start: the text begins here, so that a space that only the
-    tokenizer put there is left out.
+    hidden: tokens that leave no text.
+    at_start: whether the text begins here, so that a space that the tokenizer has added is left
+        out.
     """
 
-    def __init__(self, pieces: TokenBytes, skip: frozenset[int], at_start: bool = False) -> None:
-        self._pieces = pieces
-        self._skip = skip
+    def __init__(
+        self, token_bytes: TokenBytes, hidden: frozenset[int], at_start: bool = False
+    ) -> None:
+        self._token_bytes = token_bytes
+        self._hidden = hidden
         self._decoder = _UTF8("replace")
-        self._strip = at_start and pieces.strips_first_space
-        self._is_between = not self._strip  # characters: a whole one follows as it is
+        self._strips_space = at_start and token_bytes.strips_first_space
+        # Whether a character may begin here: then a token that is complete text is shown as it is.
+        self._is_at_boundary = not self._strips_space
 
     def feed(self, token_id: int) -> str:
-        if token_id in self._skip:
+        if token_id in self._hidden:
             return ""
-        if self._is_between:
-            text = self._pieces.whole(token_id)
+        if self._is_at_boundary:
+            text = self._token_bytes.text_of(token_id)
             if text is not None:
                 return text
-        text = self._decode(self._pieces[token_id])
+        text = self._decode(self._token_bytes[token_id])
         held, _ = self._decoder.getstate()
-        self._is_between = not (self._strip or held)
+        self._is_at_boundary = not (self._strips_space or held)
         return text
 
-    def _decode(self, piece: bytes) -> str:
-        if self._strip and piece:
-            self._strip = False
-            piece = piece.removeprefix(b" ")
-        return self._decoder.decode(piece)
+    def _decode(self, data: bytes) -> str:
+        if self._strips_space and data:
+            self._strips_space = False
+            data = data.removeprefix(b" ")
+        return self._decoder.decode(data)
 
     def flush(self) -> str:
         return self._decoder.decode(b"", final=True)
 
 
 class WindowDetokenizer:
-    """For decoders whose tokens have no text of their own: decodes a short window twice, without
-    and with the new tokens, and takes the difference."""
+    """Converts tokens that have no text of their own.
 
-    def __init__(self, tokenizer: Tokenizer, skip: frozenset[int]) -> None:
+    Decodes a short window twice, without and with the new tokens, and returns the difference.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, hidden: frozenset[int]) -> None:
         self._tokenizer = tokenizer
-        self._skip = skip
+        self._hidden = hidden
         self._context: list[int] = []
         self._held: list[int] = []
 
     def feed(self, token_id: int) -> str:
-        if token_id in self._skip:
+        if token_id in self._hidden:
             return ""
         self._held.append(token_id)
         text = self._difference()
@@ -101,12 +109,12 @@ class WindowDetokenizer:
 
 
 def join(detokenizer: Detokenizer, token_ids: Iterable[int]) -> str:
-    """The text of all the tokens, the unfinished end included."""
+    """Return the text of all the tokens, including the unfinished end."""
     return "".join([detokenizer.feed(token_id) for token_id in token_ids]) + detokenizer.flush()
 
 
 def feed_prompt(detokenizer: Detokenizer, prompt_token_ids: Sequence[int]) -> Detokenizer:
-    """The same detokenizer, with the end of a prompt behind it."""
+    """Feed the end of a prompt to a detokenizer and return it."""
     for token_id in prompt_token_ids[-CONTEXT_TOKENS:]:
         detokenizer.feed(token_id)
     return detokenizer

@@ -1,4 +1,4 @@
-"""All that a frontend knows of a model: its tokenizer, its chat template, its limits."""
+"""The tokenizer, chat templates and limits of a model: all that a frontend knows of it."""
 
 import asyncio
 from collections.abc import Iterable, Sequence
@@ -18,72 +18,77 @@ from headrace.frontend.text.detokenizer import (
 from headrace.frontend.text.token_bytes import token_bytes_of
 from headrace.protocol.text import TextInfo
 
-# Longer texts are rendered and tokenized in a thread, so that the event loop goes on meanwhile.
+# Longer texts are rendered and tokenized in a thread, off the event loop.
 THREAD_FROM_CHARS = 4000
 THREAD_FROM_TEXTS = 50
 
-# Threads that tokenize long texts: each text takes a few hundred times its size in memory, and
-# more threads than these would take the processor from the event loop.
-_LONG_ENCODES = ThreadPoolExecutor(2, thread_name_prefix="tokenize")
+# Threads that tokenize long texts. They are few: each text takes a few hundred times its size in
+# memory, and more threads would take the processor from the event loop.
+_ENCODE_THREADS = ThreadPoolExecutor(2, thread_name_prefix="tokenize")
 
-# Normalizers (NFC, say) may shorten a text before it is cut into tokens, if by less than this.
-_NORMALIZER_SHRINKS = 4
+# Normalizers such as NFC may shorten a text before it is tokenized, by less than this factor.
+_MAX_NORMALIZER_SHRINKAGE = 4
 
 
 class ModelTokenizer:
-    """The text side of one model, shared by all requests for it.
+    """The tokenizer, chat templates and limits of one model, shared by all requests for it.
 
-    template, tool_template: of chats, and of chats with tools; None if the model has none.
-    encodable_chars: a text longer than this has too many tokens for the context, whatever it says.
+    info: special tokens, limits and recommended sampling parameters.
+    backend: the tokenizer of the `tokenizers` library.
+    template, tool_template: for chats, and for chats with tools; None if the model has none.
+    encodable_chars: any longer text has too many tokens for the context.
     """
 
-    def __init__(self, info: TextInfo, tokenizer: Tokenizer) -> None:
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
+    def __init__(self, info: TextInfo, backend: Tokenizer) -> None:
+        backend.no_truncation()
+        backend.no_padding()
         self.info = info
-        self.tokenizer = tokenizer
+        self.backend = backend
         self.special_tokens = _special_tokens(info)
         default = info.chat_template or info.chat_templates.get("default")
         for_tools = info.chat_templates.get("tool_use")
         self.template = _template(default, self.special_tokens)
         self.tool_template = _template(for_tools, self.special_tokens) or self.template
-        self._pieces = token_bytes_of(tokenizer)
-        added = tokenizer.get_added_tokens_decoder()
-        self._added = {token.content: id_ for id_, token in added.items()}
-        self._special = frozenset(id_ for id_, token in added.items() if token.special)
-        longest = max((len(token) for token in tokenizer.get_vocab()), default=1)
-        self.encodable_chars = longest * info.max_model_len * _NORMALIZER_SHRINKS
+        self._token_bytes = token_bytes_of(backend)
+        added = backend.get_added_tokens_decoder()
+        self._added_token_ids = {token.content: id_ for id_, token in added.items()}
+        self._special_ids = frozenset(id_ for id_, token in added.items() if token.special)
+        max_token_chars = max((len(token) for token in backend.get_vocab()), default=1)
+        self.encodable_chars = max_token_chars * info.max_model_len * _MAX_NORMALIZER_SHRINKAGE
 
     @classmethod
     def load(cls, text_path: Path) -> "ModelTokenizer":
-        """Read a folder that `protocol.text` describes. ValueError if it cannot be used."""
+        """Load a text folder, as `protocol.text` describes it.
+
+        Raises ValueError if it cannot be used.
+        """
         info = TextInfo.load(text_path)
         return cls(info, Tokenizer.from_file(str(TextInfo.tokenizer_file(text_path))))
 
     async def encode(self, text: str, add_special_tokens: bool) -> list[int]:
-        """The token ids of a text."""
+        """Return the token ids of a text."""
         return (await self.encode_all([text], add_special_tokens))[0]
 
     async def encode_all(self, texts: Sequence[str], add_special_tokens: bool) -> list[list[int]]:
-        """The token ids of each text; long ones, or many, wait for one of a few threads."""
+        """Return the token ids of each text. Long or many texts wait for one of a few threads."""
         if len(texts) <= THREAD_FROM_TEXTS and sum(map(len, texts)) <= THREAD_FROM_CHARS:
             return [self._encode(text, add_special_tokens) for text in texts]
 
         def encode() -> list[list[int]]:
             return [self._encode_long(text, add_special_tokens) for text in texts]
 
-        return await asyncio.get_running_loop().run_in_executor(_LONG_ENCODES, encode)
+        return await asyncio.get_running_loop().run_in_executor(_ENCODE_THREADS, encode)
 
     def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
-        return self.tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+        return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
 
     def _encode_long(self, text: str, add_special_tokens: bool) -> list[int]:
-        # Of the tokenizer's methods, only those for batches let other threads run meanwhile.
-        batch = self.tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+        # Of the tokenizer's methods, only those for batches release the GIL.
+        batch = self.backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
         return batch[0].ids
 
     async def decode(self, token_ids: Sequence[int], skip_special_tokens: bool) -> str:
-        """The text of all the tokens, from its start."""
+        """Return the text of all the tokens, as the beginning of a text."""
         detokenizer = self._detokenizer(skip_special_tokens, at_start=True)
         if len(token_ids) > THREAD_FROM_CHARS:
             return await asyncio.to_thread(join, detokenizer, token_ids)
@@ -93,48 +98,58 @@ class ModelTokenizer:
         self,
         skip_special_tokens: bool,
         prompt_token_ids: Sequence[int] = (),
-        kept: frozenset[int] = frozenset(),
+        visible: frozenset[int] = frozenset(),
     ) -> Detokenizer:
-        """For the tokens that a model adds to a prompt. kept: special ones that are not skipped."""
-        return feed_prompt(self._detokenizer(skip_special_tokens, kept=kept), prompt_token_ids)
+        """Return a detokenizer of the tokens that follow a prompt.
+
+        visible: special tokens that are shown even where special tokens are skipped.
+        """
+        return feed_prompt(
+            self._detokenizer(skip_special_tokens, visible=visible), prompt_token_ids
+        )
 
     def start_detokenizer(self) -> Detokenizer:
-        """For all the tokens of a text, special ones included."""
+        """Return a detokenizer of a whole text, which shows special tokens."""
         return self._detokenizer(skip_special_tokens=False, at_start=True)
 
     def is_special(self, token_id: int) -> bool:
-        return token_id in self._special
+        return token_id in self._special_ids
 
-    def special_ids(self, marks: Iterable[str]) -> frozenset[int]:
-        """The ids of those marks that are special tokens."""
-        return self._special & set(self.mark_ids(marks).values())
+    def special_token_ids(self, texts: Iterable[str]) -> frozenset[int]:
+        """Return the ids of those texts that are special tokens."""
+        return self._special_ids & set(self.added_token_ids(texts).values())
 
-    def mark_ids(self, marks: Iterable[str]) -> dict[str, int]:
-        """The ids of those marks that are tokens that the tokenizer makes of nothing else."""
-        return {mark: self._added[mark] for mark in marks if mark in self._added}
+    def added_token_ids(self, texts: Iterable[str]) -> dict[str, int]:
+        """Return the ids of those texts that are added tokens.
+
+        The tokenizer makes an added token of its text alone, never of a part of another text.
+        """
+        return {
+            text: self._added_token_ids[text] for text in texts if text in self._added_token_ids
+        }
 
     def _detokenizer(
         self,
         skip_special_tokens: bool,
         at_start: bool = False,
-        kept: frozenset[int] = frozenset(),
+        visible: frozenset[int] = frozenset(),
     ) -> Detokenizer:
-        skip = self._special if skip_special_tokens else frozenset[int]()
-        if kept:
-            skip -= kept
-        if self._pieces is None:
-            return WindowDetokenizer(self.tokenizer, skip)
-        return ByteDetokenizer(self._pieces, skip, at_start)
+        hidden = self._special_ids if skip_special_tokens else frozenset[int]()
+        if visible:
+            hidden -= visible
+        if self._token_bytes is None:
+            return WindowDetokenizer(self.backend, hidden)
+        return ByteDetokenizer(self._token_bytes, hidden, at_start)
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The bytes that a token stands for; a part of a character, perhaps."""
-        if self._pieces is not None:
-            return self._pieces[token_id]
-        return self.tokenizer.decode([token_id], skip_special_tokens=False).encode()
+        """Return the bytes of a token; they may be a part of a character."""
+        if self._token_bytes is not None:
+            return self._token_bytes[token_id]
+        return self.backend.decode([token_id], skip_special_tokens=False).encode()
 
 
 def _special_tokens(info: TextInfo) -> dict[str, str]:
-    """What templates call bos_token, eos_token and so on."""
+    """Return the variables bos_token, eos_token and so on of chat templates."""
     tokens = {
         "bos_token": info.bos_token,
         "eos_token": info.eos_token,

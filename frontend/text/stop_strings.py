@@ -1,7 +1,7 @@
-"""Where a text meets a stop string, however the text is split into pieces.
+"""Find stop strings in a text, however the text is split into pieces.
 
-Each stop string is followed by a Knuth–Morris–Pratt automaton, one character at a time: linear in
-the text, whatever the strings are, and blind to where a piece ends.
+Each stop string has a Knuth–Morris–Pratt automaton, which takes one character at a time: it is
+linear in the text, whatever the strings are, and independent of where pieces end.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class StopMatch:
-    """text: what may still be shown. stop: the string that was met, None if none was."""
+    """The result of matching a piece of text.
+
+    text: what may be shown.
+    stop: the stop string that was found, or None.
+    """
 
     text: str
     stop: str | None = None
@@ -18,8 +22,9 @@ class StopMatch:
 class StopMatcher:
     """Passes text on, and holds back only what may be the beginning of a stop string.
 
-    The first stop string to be complete ends the text; of several that end at the same character,
-    the longest. include_stop: whether it is shown itself.
+    The first stop string to be complete ends the text; if several end at the same character, the
+    longest.
+    include_stop: whether the stop string itself is shown.
     """
 
     def __init__(self, stops: tuple[str, ...], include_stop: bool) -> None:
@@ -31,25 +36,25 @@ class StopMatcher:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there are no stop strings to look for, so that all text passes."""
+        """Return whether there are no stop strings, so that all text passes."""
         return not self._automata
 
     def feed(self, text: str) -> StopMatch:
-        """What can be shown now. After a match the matcher is spent."""
+        """Return the text that can be shown now. Must not be called after a match."""
         if not self._automata:
             return StopMatch(text)
         buffer = self._held + text
         for end, character in enumerate(text, start=len(self._held) + 1):
-            met = [automaton for automaton in self._automata if automaton.step(character)]
-            if met:
-                stop = met[0].stop
+            completed = [automaton for automaton in self._automata if automaton.step(character)]
+            if completed:
+                stop = completed[0].stop
                 return StopMatch(buffer[: end if self._include_stop else end - len(stop)], stop)
         held = max(automaton.matched for automaton in self._automata)
         self._held = buffer[len(buffer) - held :]
         return StopMatch(buffer[: len(buffer) - held])
 
     def flush(self) -> str:
-        """What was held back, at the end of the text."""
+        """Return what is held back at the end of the text."""
         held, self._held = self._held, ""
         for automaton in self._automata:
             automaton.matched = 0
@@ -57,7 +62,10 @@ class StopMatcher:
 
 
 class _Automaton:
-    """matched: how many characters of the stop string the text now ends with."""
+    """The automaton of one stop string.
+
+    matched: how many characters of the stop string the text now ends with.
+    """
 
     def __init__(self, stop: str) -> None:
         self.stop = stop
@@ -65,7 +73,7 @@ class _Automaton:
         self._fallback = _borders(stop)
 
     def step(self, character: str) -> bool:
-        """Whether the string is complete with this character."""
+        """Take a character, and return whether it completes the stop string."""
         matched = self.matched
         while matched and self.stop[matched] != character:
             matched = self._fallback[matched - 1]
@@ -76,7 +84,7 @@ class _Automaton:
 
 
 def _borders(stop: str) -> list[int]:
-    """For each prefix, the length of its longest proper prefix that is also its suffix."""
+    """Return, for each prefix, the length of its longest proper prefix that is also its suffix."""
     borders = [0] * len(stop)
     length = 0
     for index in range(1, len(stop)):

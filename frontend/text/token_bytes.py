@@ -1,12 +1,12 @@
-"""The bytes that a token stands for, read off the decoder in tokenizer.json.
+"""Find the bytes of each token, from the decoder in tokenizer.json.
 
-Two families cover nearly every language model, and in both a token stands for the same bytes
-wherever it occurs, so that text can be made of tokens one by one:
+Two families cover nearly every language model. In both, a token stands for the same bytes wherever
+it occurs, so that text can be made of tokens one by one:
 
 - byte-level BPE (GPT-2): each character of a token stands for one byte;
 - SentencePiece (Metaspace, byte fallback): "▁" stands for a space, "<0xE4>" for the byte E4.
 
-A decoder of another kind has no such table; see `headrace.frontend.text.detokenizer`.
+Other decoders have no such table; see `headrace.frontend.text.detokenizer`.
 """
 
 import json
@@ -22,63 +22,75 @@ _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 class TokenBytes:
-    """The bytes of each token, found when first asked for.
+    """The bytes of each token, computed when first needed.
 
-    strips_first_space: whether a text's first space belongs to the tokenizer and not to the text.
+    strips_first_space: whether the first space of a text belongs to the tokenizer and not to the
+        text.
     """
 
     def __init__(self, tokenizer: Tokenizer, to_bytes: ToBytes, strips_first_space: bool) -> None:
         self._tokenizer = tokenizer
         self._to_bytes = to_bytes
         self._cache: dict[int, bytes] = {}
-        self._whole: dict[int, str | None] = {}
+        self._texts: dict[int, str | None] = {}
         self.strips_first_space = strips_first_space
 
     def __getitem__(self, token_id: int) -> bytes:
-        """The bytes of a token; none for an id that the tokenizer does not know (models have more
-        embeddings than tokens)."""
-        piece = self._cache.get(token_id)
-        if piece is None:
-            token = self._tokenizer.id_to_token(token_id)
-            piece = b"" if token is None else self._to_bytes(token)
-            self._cache[token_id] = piece
-        return piece
+        """Return the bytes of a token.
 
-    def whole(self, token_id: int) -> str | None:
-        """The text of a token by itself; None if it holds a part of a character."""
+        An id that the tokenizer does not know has none: models may have more embeddings than
+        tokens.
+        """
+        data = self._cache.get(token_id)
+        if data is None:
+            token = self._tokenizer.id_to_token(token_id)
+            data = b"" if token is None else self._to_bytes(token)
+            self._cache[token_id] = data
+        return data
+
+    def text_of(self, token_id: int) -> str | None:
+        """Return the text of a single token; None if it holds a part of a character."""
         try:
-            return self._whole[token_id]
+            return self._texts[token_id]
         except KeyError:
-            text = self._whole[token_id] = whole_text(self[token_id])
+            text = self._texts[token_id] = decode_complete(self[token_id])
             return text
 
 
-def whole_text(piece: bytes) -> str | None:
-    """The text of a token's bytes; None if they hold a part of a character."""
+def decode_complete(data: bytes) -> str | None:
+    """Decode the bytes of a token; None if they hold a part of a character."""
     try:
-        return piece.decode()
+        return data.decode()
     except UnicodeDecodeError:
         return None
 
 
 def token_bytes_of(tokenizer: Tokenizer) -> TokenBytes | None:
-    """The tokens' bytes, or None where a token's text depends on those around it."""
+    """Return the bytes of a tokenizer's tokens.
+
+    Returns None if a token's text depends on its neighbours.
+    """
     decoder = json.loads(tokenizer.to_str())["decoder"]
     steps = _flatten(decoder)
-    kinds = [step["type"] for step in steps]
-    if kinds and set(kinds) <= {"ByteLevel", "Fuse"}:
+    types = [step["type"] for step in steps]
+    if types and set(types) <= {"ByteLevel", "Fuse"}:
         return TokenBytes(tokenizer, _byte_level, strips_first_space=False)
-    if kinds == ["Metaspace"]:
+    if types == ["Metaspace"]:
         space = steps[0]["replacement"]
-        strips = steps[0].get("prepend_scheme", "always") != "never"
-        return TokenBytes(tokenizer, lambda token: token.replace(space, " ").encode(), strips)
+        strips_first_space = steps[0].get("prepend_scheme", "always") != "never"
+        return TokenBytes(
+            tokenizer, lambda token: token.replace(space, " ").encode(), strips_first_space
+        )
     return _sentencepiece(tokenizer, steps)
 
 
 def _sentencepiece(tokenizer: Tokenizer, steps: list[dict[str, Any]]) -> TokenBytes | None:
-    """Replacements, then byte fallback, then perhaps the first space stripped."""
+    """Return the bytes of a SentencePiece tokenizer's tokens; None if it is not one.
+
+    Its decoder makes replacements, then byte fallback, and may then strip the first space.
+    """
     replacements: list[tuple[str, str]] = []
-    strips = False
+    strips_first_space = False
     fused = False
     for step in steps:
         if step["type"] == "Replace" and "String" in step["pattern"] and not fused:
@@ -86,7 +98,7 @@ def _sentencepiece(tokenizer: Tokenizer, steps: list[dict[str, Any]]) -> TokenBy
         elif step["type"] == "Fuse":
             fused = True
         elif step["type"] == "Strip" and fused and _strips_one_space(step):
-            strips = True
+            strips_first_space = True
         elif step["type"] != "ByteFallback" or fused:
             return None
     if not any(step["type"] == "ByteFallback" for step in steps):
@@ -98,7 +110,7 @@ def _sentencepiece(tokenizer: Tokenizer, steps: list[dict[str, Any]]) -> TokenBy
         match = _BYTE_TOKEN.fullmatch(token)
         return bytes([int(match[1], 16)]) if match else token.encode()
 
-    return TokenBytes(tokenizer, to_bytes, strips)
+    return TokenBytes(tokenizer, to_bytes, strips_first_space)
 
 
 def _strips_one_space(step: dict[str, Any]) -> bool:
@@ -114,8 +126,11 @@ def _flatten(decoder: dict[str, Any] | None) -> list[dict[str, Any]]:
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """GPT-2's alphabet: printable Latin-1 bytes stand for themselves, the others, in order, for the
-    characters from U+0100 on."""
+    """Return GPT-2's alphabet, as bytes by character.
+
+    Printable Latin-1 bytes stand for themselves; characters from U+0100 on stand for the other
+    bytes, in order.
+    """
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = [byte for byte in range(256) if byte not in printable]
     alphabet = {chr(byte): byte for byte in printable}
@@ -127,7 +142,10 @@ _ALPHABET = _byte_alphabet()
 
 
 def _byte_level(token: str) -> bytes:
-    """A token with a character outside the alphabet (an added one) stands for its own text."""
+    """Return the bytes of a byte-level token.
+
+    A token with a character outside the alphabet, such as an added token, stands for its own text.
+    """
     try:
         return bytes([_ALPHABET[character] for character in token])
     except KeyError:

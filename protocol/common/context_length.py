@@ -1,10 +1,10 @@
-"""How many tokens a model can attend over, by its configuration: one rule for every process."""
+"""Find a model's context length in its configuration: one rule for all processes."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-# The same number under the names that different architectures give it.
-_NAMES = (
+# The names that different architectures give the same number.
+_MAX_POSITION_NAMES = (
     "max_position_embeddings",
     "n_positions",
     "max_sequence_length",
@@ -12,48 +12,50 @@ _NAMES = (
     "seq_length",
     "n_ctx",
 )
-_SWITCHED = ("longrope", "su")  # the second is what the first was called in older files
+_SWITCHING_ROPE_TYPES = ("longrope", "su")  # "su" is the name of longrope in older files
 
 
 def context_length(config: Mapping[str, Any]) -> int | None:
-    """Tokens of prompt and output together; None if the configuration does not say.
+    """Return the context length in tokens, prompt and output together; None if it is unknown.
 
-    config: config.json as an object, or transformers' completion of it; that of the text model
-        may be nested under "text_config".
+    config: config.json as an object, or transformers' completion of it; that of the text model may
+        be nested under "text_config".
 
-    The rule is max_position_embeddings (or what the architecture calls it), except for two kinds
-    of rotary embedding, found under "rope_parameters" or, in older files, "rope_scaling":
+    The rule is max_position_embeddings (or what the architecture calls it), except for two kinds of
+    rotary embedding, found under "rope_parameters" or, in older files, "rope_scaling":
 
     - yarn (Peng et al., 2023) stretches original_max_position_embeddings by `factor`. Some files
       give the stretched length as max_position_embeddings (DeepSeek V2), some the original one
       (Qwen 2.5), so the larger of max_position_embeddings and original * factor counts. Without an
-      original length, max_position_embeddings is taken as it, as transformers does.
+      original length, max_position_embeddings stands for it, as in transformers.
     - longrope (Ding et al., 2024) has other frequencies beyond the original length, and
-      transformers switches all rows of a batch at once: a long request would change its
-      neighbours' text and invalidate its own cache. Its context ends at the original length.
+      transformers switches all rows of a batch at once: a long request would change its neighbours'
+      outputs and invalidate its own cache. Its context ends at the original length.
 
     All others stay at max_position_embeddings: llama3 and Gemma 3's linear scaling include their
     factor in it; other linear files may or may not, and the shorter length is never wrong; dynamic
     scaling changes its frequencies only beyond it, which again would change them for a whole batch.
     """
-    text = config.get("text_config")
-    config = text if isinstance(text, Mapping) else config
-    longest = next((length for name in _NAMES if (length := _length(config.get(name)))), None)
-    if longest is None:
+    text_config = config.get("text_config")
+    config = text_config if isinstance(text_config, Mapping) else config
+    max_positions = next(
+        (length for name in _MAX_POSITION_NAMES if (length := _length(config.get(name)))), None
+    )
+    if max_positions is None:
         return None
     ropes = list(_ropes(config))
-    outer = _length(config.get("original_max_position_embeddings"))
-    switches = [
-        outer or _length(rope.get("original_max_position_embeddings")) or longest
+    outer_original = _length(config.get("original_max_position_embeddings"))
+    switch_lengths = [
+        outer_original or _length(rope.get("original_max_position_embeddings")) or max_positions
         for rope in ropes
-        if _rope_type(rope) in _SWITCHED
+        if _rope_type(rope) in _SWITCHING_ROPE_TYPES
     ]
-    stretched = [_stretched(rope, longest) for rope in ropes if _rope_type(rope) == "yarn"]
-    return min([max([longest, *stretched]), *switches])
+    stretched = [_stretched(rope, max_positions) for rope in ropes if _rope_type(rope) == "yarn"]
+    return min([max([max_positions, *stretched]), *switch_lengths])
 
 
 def _ropes(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The rotary embeddings' parameters: one set, or one for each kind of layer."""
+    """Yield the parameters of the rotary embeddings: one set, or one for each kind of layer."""
     parameters = config.get("rope_parameters") or config.get("rope_scaling")
     if not isinstance(parameters, Mapping):
         return
@@ -65,11 +67,11 @@ def _rope_type(rope: Mapping[str, Any]) -> Any:
     return rope.get("rope_type") or rope.get("type")
 
 
-def _stretched(rope: Mapping[str, Any], longest: int) -> int:
+def _stretched(rope: Mapping[str, Any], max_positions: int) -> int:
     factor = rope.get("factor")
     if isinstance(factor, bool) or not isinstance(factor, int | float) or not 1 <= factor < 1e6:
-        return longest
-    return int((_length(rope.get("original_max_position_embeddings")) or longest) * factor)
+        return max_positions
+    return int((_length(rope.get("original_max_position_embeddings")) or max_positions) * factor)
 
 
 def _length(value: Any) -> int | None:

@@ -1,4 +1,4 @@
-"""Models and adapters from the Hugging Face hub: downloaded once, into the hub's own cache."""
+"""Download models and adapters from the Hugging Face hub, once, into the hub's own cache."""
 
 import re
 import sys
@@ -18,27 +18,28 @@ MODEL_FILES = [
     "merges.txt",
     "vocab.txt",
 ]
-UNWANTED = ["*.bin", "*.pt", "*.py", "original/*", "consolidated*", "onnx/*", "metal/*"]
+EXCLUDED_FILES = ["*.bin", "*.pt", "*.py", "original/*", "consolidated*", "onnx/*", "metal/*"]
 
 
 class HubError(Exception):
-    """Why something cannot be had, in one line that is fit to be shown to an operator."""
+    """A download failed; the message says why, in one line for the operator."""
 
 
-def download(repo: str, revision: str | None, wanted: Sequence[str]) -> Path:
-    """The folder with a snapshot of the repository, downloaded if need be; HubError if not.
+def download(repo: str, revision: str | None, patterns: Sequence[str]) -> Path:
+    """Return the folder with a snapshot of the repository, downloading it if necessary.
 
-    wanted: patterns of files. Of these only data is fetched: no pickled weights and no code.
-    HF_HUB_OFFLINE, HF_TOKEN and HF_HOME mean what they mean everywhere.
+    patterns: of the files to download. Only data is downloaded: no pickled weights and no code. The
+        environment variables HF_HUB_OFFLINE, HF_TOKEN and HF_HOME have their usual meaning.
+    Raises HubError if the download fails.
     """
-    import huggingface_hub  # a sixth of a second, which local models need not pay
+    import huggingface_hub  # takes a sixth of a second, which local models do not need
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     if not sys.stderr.isatty():
         disable_progress_bars()
     try:
         folder = huggingface_hub.snapshot_download(
-            repo, revision=revision, allow_patterns=list(wanted), ignore_patterns=UNWANTED
+            repo, revision=revision, allow_patterns=list(patterns), ignore_patterns=EXCLUDED_FILES
         )
     except (OSError, ValueError) as error:
         raise HubError(_explain(error, repo, revision)) from error
@@ -64,7 +65,7 @@ def _explain(error: Exception, repo: str, revision: str | None) -> str:
                 "the hub is out of reach, or HF_HUB_OFFLINE is set"
             )
         case errors.HfHubHTTPError() | ConnectionError():
-            return f"the hub does not answer as it should: {_first_line(error)}"
+            return f"the request to the hub failed: {_first_line(error)}"
         case errors.HFValidationError():
             return "is not a hub id of the form organisation/name"
     return f"cannot be downloaded: {_first_line(error)}"

@@ -68,5 +68,5 @@ def _change_templates() -> None:
 
 if any(each.endswith("structured.checker") for each in sys.orig_argv):
     _change_compiler()
-if any(each.endswith("chat.untrusted") for each in sys.orig_argv):
+if any(each.endswith("chat.untrusted_template") for each in sys.orig_argv):
     _change_templates()

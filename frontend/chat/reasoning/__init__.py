@@ -1,1 +1,1 @@
-"""Reasoning: told from the content of answers, and counted."""
+"""Separate reasoning from the content of answers, and count its tokens."""

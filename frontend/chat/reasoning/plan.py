@@ -1,4 +1,4 @@
-"""Whether the answer to a request begins with reasoning, and all that follows from that."""
+"""How the reasoning of an answer begins and ends, and what follows from that."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,15 +17,19 @@ from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from headrace.protocol.common.thinking import ThinkingTracker
 from headrace.protocol.sampling import ThinkingBudget
 
-# Of a prompt's end, enough for a mark and the white space after it.
-_END_CHARS = 256
-_END_TOKENS = 128
+# The end of a prompt that is searched: room for a delimiter and the white space after it.
+_PROMPT_END_CHARS = 256
+_PROMPT_END_TOKENS = 128
 
 
 class ReasoningStart(Enum):
-    """How an answer begins. OPEN: with reasoning, whose start mark is in the prompt. ASSUMED: with
-    reasoning, start mark or not. MARKED: with reasoning if the start mark is there. CLOSED: with no
-    reasoning, which the prompt has ended."""
+    """How an answer begins.
+
+    OPEN: with reasoning, because the prompt ends with the start delimiter.
+    ASSUMED: with reasoning, with or without a start delimiter.
+    OPTIONAL: with reasoning only if the answer begins with the start delimiter.
+    CLOSED: without reasoning, because the prompt ends with the end delimiter.
+    """
 
     OPEN = auto()
     ASSUMED = auto()
@@ -35,19 +39,26 @@ class ReasoningStart(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ReasoningPlan:
-    """beginning: of the answer. has_tools: whether calls of tools may end reasoning."""
+    """How the reasoning of an answer begins and ends.
 
-    marks: ReasoningDelimiters
-    beginning: ReasoningStart
+    has_tools: whether tool calls may end reasoning.
+    """
+
+    delimiters: ReasoningDelimiters
+    start: ReasoningStart
     has_tools: bool = False
 
-    def reader(self, rest: MessageReader, *, include: bool) -> MessageReader:
-        """Reads reasoning, and what comes after it with `rest`; each text needs its own."""
-        if self.beginning is ReasoningStart.CLOSED:
-            return rest
-        format_ = self.marks.format
+    def reader(self, content_reader: MessageReader, *, include: bool) -> MessageReader:
+        """Return a reader of reasoning; what follows is read by `content_reader`.
+
+        Each choice needs readers of its own.
+        include: whether the reader returns reasoning or drops it.
+        """
+        if self.start is ReasoningStart.CLOSED:
+            return content_reader
+        format_ = self.delimiters.format
         return ReasoningReader(
-            rest,
+            content_reader,
             start=format_.start,
             end=format_.end,
             ends_before=format_.ends_before if self.has_tools else (),
@@ -55,57 +66,62 @@ class ReasoningPlan:
             include=include,
         )
 
-    def block(self) -> ThinkingTracker | None:
-        """What follows reasoning in a text's tokens; None if that cannot be done."""
-        if self.beginning is ReasoningStart.CLOSED or not self.marks.end_ids:
+    def tracker(self) -> ThinkingTracker | None:
+        """Return a tracker of reasoning tokens; None if there is nothing to track."""
+        if self.start is ReasoningStart.CLOSED or not self.delimiters.end_ids:
             return None
         return ThinkingTracker(self._start_ids, self._ends, self._is_open)
 
     def budget(self, tokens: int | None) -> ThinkingBudget | None:
-        """What a worker is told, so that reasoning has so many tokens at most; None if nothing.
+        """Return the budget that a worker enforces; None for no limit.
 
-        BadRequest if it cannot be held.
+        tokens: reasoning tokens at most; None or -1 for no limit.
+        Raises BadRequest if the limit cannot be enforced.
         """
         if tokens is None or tokens == -1:
             return None
-        if not self.marks.end_ids:
+        if not self.delimiters.end_ids:
             raise BadRequest(
-                "thinking_token_budget: this model's tokenizer has no tokens for the mark that"
+                "thinking_token_budget: this model's tokenizer has no tokens for the delimiter that"
                 " ends reasoning.",
                 "thinking_token_budget",
             )
-        if self.beginning is ReasoningStart.CLOSED:
+        if self.start is ReasoningStart.CLOSED:
             return None
         return ThinkingBudget(tokens, self._start_ids, self._ends, self._is_open)
 
     @property
     def grammar_after(self) -> tuple[int, ...]:
-        """The tokens after which a grammar for the answer begins to hold; () if it does at once, as
-        where reasoning is not certain: then the grammar leaves none."""
-        return self.marks.end_ids if self._is_open else ()
+        """Return the tokens after which a grammar applies; () if it applies at once.
+
+        It applies at once also where reasoning is not certain; the grammar then excludes reasoning.
+        """
+        return self.delimiters.end_ids if self._is_open else ()
 
     @property
     def _is_open(self) -> bool:
-        return self.beginning in (ReasoningStart.OPEN, ReasoningStart.ASSUMED)
+        return self.start in (ReasoningStart.OPEN, ReasoningStart.ASSUMED)
 
     @property
     def _start_ids(self) -> tuple[int, ...]:
-        return () if self.beginning is ReasoningStart.OPEN else self.marks.start_ids
+        return () if self.start is ReasoningStart.OPEN else self.delimiters.start_ids
 
     @property
     def _ends(self) -> tuple[tuple[int, ...], ...]:
-        before = self.marks.ends_before_ids if self.has_tools else ()
-        return (self.marks.end_ids, *filter(None, before))
+        ends_before = self.delimiters.ends_before_ids if self.has_tools else ()
+        return (self.delimiters.end_ids, *filter(None, ends_before))
 
 
 def reasoning_end_ids(model: ServedModel) -> tuple[int, ...]:
-    """The tokens of the mark that ends a model's reasoning; () if nothing is known of that."""
+    """Return the token ids of the delimiter that ends a model's reasoning; () if it is unknown."""
     return () if model.reasoning is None else model.reasoning.end_ids
 
 
-def check_thinking_budget(request: GenerationRequest, marks: ReasoningDelimiters | None) -> None:
-    """BadRequest for a thinking budget where nothing is known of the model's reasoning."""
-    if marks is None and request.thinking_token_budget not in (None, -1):
+def check_thinking_budget(
+    request: GenerationRequest, delimiters: ReasoningDelimiters | None
+) -> None:
+    """Raise BadRequest for a thinking budget if the model has no reasoning parser."""
+    if delimiters is None and request.thinking_token_budget not in (None, -1):
         raise BadRequest(
             "thinking_token_budget needs a model that is served with --reasoning-parser.",
             "thinking_token_budget",
@@ -114,60 +130,69 @@ def check_thinking_budget(request: GenerationRequest, marks: ReasoningDelimiters
 
 async def plan_chat_reasoning(
     request: ChatCompletionRequest,
-    text: ModelTokenizer,
-    marks: ReasoningDelimiters,
+    tokenizer: ModelTokenizer,
+    delimiters: ReasoningDelimiters,
     prompt: Prompt,
     variables: Mapping[str, Any],
 ) -> ReasoningPlan:
-    """variables: what the request has given to the chat template."""
-    end = await _end(request, text, prompt)
-    beginning = _by_end(marks, end)
-    if beginning is None and request.continue_final_message:
-        beginning = _by_message(marks, request)
-    if beginning is None:
-        switch = marks.format.switch
+    """Return how the answer to a chat begins.
+
+    variables: the variables of the chat template.
+    """
+    end = await _prompt_end(request, tokenizer, prompt)
+    start = _start_by_prompt(delimiters, end)
+    if start is None and request.continue_final_message:
+        start = _start_by_message(delimiters, request)
+    if start is None:
+        switch = delimiters.format.switch
         is_off = switch is not None and variables.get(switch) is False
-        is_assumed = marks.format.assumed and not is_off
-        beginning = ReasoningStart.ASSUMED if is_assumed else ReasoningStart.OPTIONAL
-    return ReasoningPlan(marks, beginning)
+        is_assumed = delimiters.format.assumed and not is_off
+        start = ReasoningStart.ASSUMED if is_assumed else ReasoningStart.OPTIONAL
+    return ReasoningPlan(delimiters, start)
 
 
 async def plan_completion_reasoning(
-    text: ModelTokenizer, marks: ReasoningDelimiters, prompt: Prompt, is_cut: bool
+    tokenizer: ModelTokenizer, delimiters: ReasoningDelimiters, prompt: Prompt, is_truncated: bool
 ) -> ReasoningPlan:
-    """All of a completion's prompt is its client's own: its last mark counts, wherever it stands.
+    """Return how a completion begins.
 
-    is_cut: whether the prompt's tokens are only a part of its text.
+    A completion's whole prompt is the client's own text, so the last delimiter in it counts.
+    is_truncated: whether the prompt's tokens are only a part of its text.
     """
-    whole = prompt.text
-    if whole is None or is_cut:
-        whole = await text.decode(prompt.token_ids, skip_special_tokens=False)
-    start, end = whole.rfind(marks.format.start), whole.rfind(marks.format.end)
-    return ReasoningPlan(marks, ReasoningStart.OPEN if start > end else ReasoningStart.OPTIONAL)
+    prompt_text = prompt.text
+    if prompt_text is None or is_truncated:
+        prompt_text = await tokenizer.decode(prompt.token_ids, skip_special_tokens=False)
+    start, end = delimiters.format.start, delimiters.format.end
+    is_open = prompt_text.rfind(start) > prompt_text.rfind(end)
+    return ReasoningPlan(delimiters, ReasoningStart.OPEN if is_open else ReasoningStart.OPTIONAL)
 
 
-async def _end(request: ChatCompletionRequest, text: ModelTokenizer, prompt: Prompt) -> str:
-    """The end of a prompt, as it is run."""
+async def _prompt_end(
+    request: ChatCompletionRequest, tokenizer: ModelTokenizer, prompt: Prompt
+) -> str:
+    """Return the end of a prompt as it is run."""
     if prompt.text is not None and request.truncate_prompt_tokens is None:
-        return prompt.text[-_END_CHARS:]
-    return await text.decode(prompt.token_ids[-_END_TOKENS:], skip_special_tokens=False)
+        return prompt.text[-_PROMPT_END_CHARS:]
+    return await tokenizer.decode(prompt.token_ids[-_PROMPT_END_TOKENS:], skip_special_tokens=False)
 
 
-def _by_end(marks: ReasoningDelimiters, end: str) -> ReasoningStart | None:
-    """What a mark at the end of the prompt says. Marks before it may be a user's words."""
+def _start_by_prompt(delimiters: ReasoningDelimiters, end: str) -> ReasoningStart | None:
+    """Return what a delimiter at the end of the prompt tells; earlier ones may be a user's text."""
     end = end.rstrip()
-    if end.endswith(marks.format.end):
+    if end.endswith(delimiters.format.end):
         return ReasoningStart.CLOSED
-    return ReasoningStart.OPEN if end.endswith(marks.format.start) else None
+    return ReasoningStart.OPEN if end.endswith(delimiters.format.start) else None
 
 
-def _by_message(
-    marks: ReasoningDelimiters, request: ChatCompletionRequest
+def _start_by_message(
+    delimiters: ReasoningDelimiters, request: ChatCompletionRequest
 ) -> ReasoningStart | None:
-    """What the final message says, where the answer goes on with it; it is content, unless it
-    shows otherwise."""
+    """Return what the final message tells if the answer continues it; None if it is empty.
+
+    Such a message is content unless it holds an open start delimiter.
+    """
     content = request.messages[-1].content
     if not content:
         return None
-    is_open = content.rfind(marks.format.start) > content.rfind(marks.format.end)
+    is_open = content.rfind(delimiters.format.start) > content.rfind(delimiters.format.end)
     return ReasoningStart.OPEN if is_open else ReasoningStart.CLOSED

@@ -1,4 +1,4 @@
-"""Tells reasoning from what follows it, in text that comes in pieces of any size."""
+"""Separate reasoning from what follows it, in text that comes in pieces of any size."""
 
 from collections.abc import Sequence
 
@@ -6,20 +6,23 @@ from headrace.frontend.chat.message import NOTHING, MessagePart, MessageReader
 
 
 class ReasoningReader:
-    """Reads reasoning at the beginning of a text; another reader reads what comes after it.
+    """Reads reasoning at the beginning of an output; another reader reads what comes after it.
 
-    Reasoning ends at the first of its end marks; all of the text is reasoning if there is none.
-    White space around marks is kept: without its marks, the text is reasoning and then the rest.
+    Reasoning ends at the first end delimiter; without one, the whole output is reasoning. White
+    space around delimiters is kept: without its delimiters, the output is the reasoning followed by
+    the rest.
 
-    start: a mark that the text may begin with, after white space.
-    end: ends reasoning and is left out. ends_before: end it too, and are read by `rest`.
-    is_open: whether the text begins with reasoning even without the start mark.
-    include: whether reasoning is given, or left out.
+    content_reader: reads what follows the reasoning.
+    start: the delimiter that the output may begin with, after white space.
+    end: ends reasoning and is dropped.
+    ends_before: further delimiters that end reasoning and are passed on to `content_reader`.
+    is_open: whether the output begins with reasoning even without the start delimiter.
+    include: whether reasoning is returned or dropped.
     """
 
     def __init__(
         self,
-        rest: MessageReader,
+        content_reader: MessageReader,
         *,
         start: str,
         end: str,
@@ -27,23 +30,23 @@ class ReasoningReader:
         is_open: bool,
         include: bool,
     ) -> None:
-        self._rest = rest
+        self._content_reader = content_reader
         self._start = start
         self._end = end
         self._ends = (end, *ends_before)
         self._is_open = is_open
         self._include = include
-        self._blank: list[str] = []  # white space before anything else
+        self._blank: list[str] = []  # leading white space
         self._held = ""
         self._has_begun = False
         self.is_over = False
 
     def feed(self, text: str) -> MessagePart:
         if self.is_over:
-            return self._rest.feed(text)
+            return self._content_reader.feed(text)
         if not self._has_begun:
-            return self._begin(text)
-        return self._think(text)
+            return self._find_start(text)
+        return self._find_end(text)
 
     def finish(self) -> MessagePart:
         held = "".join(self._blank) + self._held
@@ -53,18 +56,18 @@ class ReasoningReader:
         elif self._is_open or self._has_begun:
             part = self._reasoning(held)
         else:
-            part = self._rest.feed(held)
-        return part.then(self._rest.finish())
+            part = self._content_reader.feed(held)
+        return part.then(self._content_reader.finish())
 
     def finish_reason(self, reason: str) -> str:
-        return self._rest.finish_reason(reason)
+        return self._content_reader.finish_reason(reason)
 
-    def _begin(self, text: str) -> MessagePart:
-        """Wait for what is not white space, and until it can be told from the start mark."""
+    def _find_start(self, text: str) -> MessagePart:
+        """Hold text back until it differs from white space and from the start delimiter."""
         if not self._held:
-            shown = text.lstrip()
-            self._blank.append(text[: len(text) - len(shown)])
-            text = shown
+            stripped = text.lstrip()
+            self._blank.append(text[: len(text) - len(stripped)])
+            text = stripped
         self._held += text
         if self._start.startswith(self._held) and self._held != self._start:
             return NOTHING
@@ -72,35 +75,36 @@ class ReasoningReader:
         self._blank, self._held = [], ""
         if held.startswith(self._start):
             self._has_begun = True
-            return self._reasoning(blank).then(self._think(held[len(self._start) :]))
+            return self._reasoning(blank).then(self._find_end(held[len(self._start) :]))
         if self._is_open:
             self._has_begun = True
-            return self._think(blank + held)
+            return self._find_end(blank + held)
         self.is_over = True
-        return self._rest.feed(blank + held)
+        return self._content_reader.feed(blank + held)
 
-    def _think(self, text: str) -> MessagePart:
+    def _find_end(self, text: str) -> MessagePart:
+        """Return reasoning up to the first end delimiter."""
         buffer = self._held + text
-        found = [(place, end) for end in self._ends if (place := buffer.find(end)) >= 0]
+        found = [(position, end) for end in self._ends if (position := buffer.find(end)) >= 0]
         if not found:
-            held = max(_begun(buffer, end) for end in self._ends)
+            held = max(_delimiter_prefix(buffer, end) for end in self._ends)
             self._held = buffer[len(buffer) - held :]
             return self._reasoning(buffer[: len(buffer) - held])
-        place, end = min(found)
+        position, end = min(found)
         self.is_over, self._held = True, ""
-        after = buffer[place + len(end) if end == self._end else place :]
-        part = self._reasoning(buffer[:place])
-        return part.then(self._rest.feed(after)) if after else part
+        rest = buffer[position + len(end) if end == self._end else position :]
+        part = self._reasoning(buffer[:position])
+        return part.then(self._content_reader.feed(rest)) if rest else part
 
     def _reasoning(self, text: str) -> MessagePart:
         return MessagePart(reasoning=text) if text and self._include else NOTHING
 
 
-def _begun(text: str, mark: str) -> int:
-    """How much of a mark, short of all, the text ends with."""
-    place = text.find(mark[0], max(0, len(text) - len(mark) + 1))
-    while place >= 0:
-        if mark.startswith(text[place:]):
-            return len(text) - place
-        place = text.find(mark[0], place + 1)
+def _delimiter_prefix(text: str, delimiter: str) -> int:
+    """Return the length of the longest proper prefix of the delimiter that the text ends with."""
+    position = text.find(delimiter[0], max(0, len(text) - len(delimiter) + 1))
+    while position >= 0:
+        if delimiter.startswith(text[position:]):
+            return len(text) - position
+        position = text.find(delimiter[0], position + 1)
     return 0

@@ -1,4 +1,4 @@
-"""Counts the tokens of reasoning in the choices of a request."""
+"""Count the reasoning tokens in the choices of a request."""
 
 from collections.abc import Sequence
 
@@ -9,30 +9,35 @@ from headrace.protocol.common.thinking import ThinkingTracker
 
 
 class ReasoningTokenCounter:
-    """The rule is protocol.common.thinking's, the one by which workers hold a thinking budget:
-    tokens
-    before the first end mark in tokens, a start mark not among them. A model may write its end mark
-    in other tokens than the tokenizer would; then those count that came before the reader saw it.
+    """Counts the reasoning tokens of each choice by the rule of protocol.common.thinking.
+
+    Workers enforce thinking budgets by the same rule: it counts the tokens before the first end
+    delimiter, without a start delimiter. A model may write its end delimiter in other tokens than
+    the tokenizer would; then the tokens that came before the reader found it in the text count.
     """
 
-    def __init__(self, readers: Sequence[MessageReader], thinking: ReasoningPlan | None) -> None:
-        self._followed: list[tuple[ReasoningReader, ThinkingTracker] | None] = [
-            _followed(reader, thinking) for reader in readers
+    def __init__(self, readers: Sequence[MessageReader], plan: ReasoningPlan | None) -> None:
+        self._trackers: list[tuple[ReasoningReader, ThinkingTracker] | None] = [
+            _tracker(reader, plan) for reader in readers
         ]
 
-    def add(self, choice: int, token_ids: Sequence[int]) -> None:
-        """More of a choice's tokens; before its reader has their text."""
-        followed = self._followed[choice]
-        if followed is not None and not followed[0].is_over:
-            followed[1].feed(token_ids)
+    def add(self, index: int, token_ids: Sequence[int]) -> None:
+        """Count more tokens of a choice. Call it before the choice's reader gets their text."""
+        tracked = self._trackers[index]
+        if tracked is not None and not tracked[0].is_over:
+            tracked[1].feed(token_ids)
 
-    def tokens(self, choice: int) -> int:
-        followed = self._followed[choice]
-        return 0 if followed is None else followed[1].num_tokens
+    def tokens(self, index: int) -> int:
+        """Return how many reasoning tokens a choice has so far."""
+        tracked = self._trackers[index]
+        return 0 if tracked is None else tracked[1].num_tokens
 
 
-def _followed(
-    reader: MessageReader, thinking: ReasoningPlan | None
+def _tracker(
+    reader: MessageReader, plan: ReasoningPlan | None
 ) -> tuple[ReasoningReader, ThinkingTracker] | None:
-    block = None if thinking is None else thinking.block()
-    return (reader, block) if block is not None and isinstance(reader, ReasoningReader) else None
+    """Return the reader with a tracker of its tokens; None if there is no reasoning to count."""
+    tracker = None if plan is None else plan.tracker()
+    return (
+        (reader, tracker) if tracker is not None and isinstance(reader, ReasoningReader) else None
+    )

@@ -1,1 +1,1 @@
-"""Tools: what a request says of them, how models write their calls, and how those are read."""
+"""Tools: which ones a request offers, how models write calls of them, and how calls are parsed."""

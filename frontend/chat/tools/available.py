@@ -1,10 +1,10 @@
-"""The parsers that an operator can choose."""
+"""Find the parser that an operator has chosen."""
 
 from pathlib import Path
 
-# Importing them registers them.
+# Importing these modules registers their parsers.
 from headrace.frontend.chat.tools.formats import deepseek, llama, mistral, pythonic, tagged
-from headrace.frontend.chat.tools.parser import ParserError, ToolParser, load_plugin, make
+from headrace.frontend.chat.tools.parser import ParserError, ToolParser, load_plugin, make_parser
 
 __all__ = [
     "ParserError",
@@ -19,8 +19,11 @@ __all__ = [
 
 
 def find_parser(spec: str, plugin: Path | None = None) -> ToolParser:
-    """The parser of a --tool-call-parser, after running the file of a --tool-parser-plugin, which
-    may register it. ParserError says in one line why there is none."""
+    """Return the parser for --tool-call-parser, after loading the plug-in that may register it.
+
+    spec: "NAME" or "NAME:SETTINGS". plugin: the file of --tool-parser-plugin.
+    Raises ParserError, with the reason in one line, if the parser is not available.
+    """
     if plugin is not None:
         load_plugin(plugin)
-    return make(spec)
+    return make_parser(spec)

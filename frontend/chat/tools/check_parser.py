@@ -1,7 +1,7 @@
-"""Says whether a parser can be had:
+"""Check that a tool parser exists:
 `python -m headrace.frontend.chat.tools.check_parser NAME [PLUGIN.py] --parent-pid PID`.
 
-Ends with status 0, or with 1 and one line on stdout that says why not.
+Exits with status 0, or with status 1 and the reason in one line on stdout.
 """
 
 import argparse
@@ -18,7 +18,7 @@ def main() -> int:
     parser.add_argument("plugin", type=Path, nargs="?")
     parser.add_argument("--parent-pid", type=int, required=True)
     args = parser.parse_args()
-    become_child("check", args.parent_pid, "warning")  # a plug-in may run for ever
+    become_child("check", args.parent_pid, "warning")  # a plug-in may run forever
     try:
         find_parser(args.name, args.plugin)
     except ParserError as error:

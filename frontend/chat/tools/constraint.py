@@ -1,4 +1,4 @@
-"""What a request's tools demand of the text."""
+"""Derive the constraint on a chat's output from the request's tools and formats."""
 
 from headrace.frontend.chat.tools.grammars import forced_arguments, forced_calls, strict_calls
 from headrace.frontend.chat.tools.tool_use import ToolUse
@@ -9,42 +9,45 @@ from headrace.frontend.text.model_tokenizer import ModelTokenizer
 
 
 def chat_constraint(
-    request: GenerationRequest, use: ToolUse, text: ModelTokenizer
+    request: GenerationRequest, tools: ToolUse, tokenizer: ModelTokenizer
 ) -> Constraint | None:
-    """What the text of a chat must conform to; None if anything goes. BadRequest if its fields do
-    not fit.
+    """Return what the output of a chat must conform to; None if it is free.
 
-    A call that is demanded goes before response_format, which is for answers without one.
+    A required tool call takes precedence over response_format, which is for answers without calls.
+    Raises BadRequest if the fields exclude each other.
     """
-    is_forced = use.mode in ("required", "named")
+    is_forced = tools.mode in ("required", "named")
     if is_forced and request.structured_outputs is not None:
         raise BadRequest(
-            "structured_outputs cannot be used where tool_choice demands a call.",
+            "structured_outputs cannot be used where tool_choice requires a call.",
             "structured_outputs",
         )
-    asked = (
+    requested = (
         None
         if is_forced
         else request_constraint(request.response_format, request.structured_outputs)
     )
-    if asked is not None:
-        return asked
+    if requested is not None:
+        return requested
     try:
-        grammar = _grammar(use, text)
+        grammar = _grammar(tools, tokenizer)
     except RecursionError as error:
         raise BadRequest("tools: a schema is nested too deeply.", "tools") from error
     if grammar is not None and request.use_beam_search:
-        raise BadRequest("use_beam_search: calls cannot be held to a form.", "use_beam_search")
+        raise BadRequest(
+            "use_beam_search cannot be combined with a grammar for tool calls.", "use_beam_search"
+        )
     return None if grammar is None else lark_constraint(grammar, "tools")
 
 
-def _grammar(use: ToolUse, text: ModelTokenizer) -> str | None:
-    functions = [tool.function for tool in use.tools]
-    if use.mode == "named":
+def _grammar(tools: ToolUse, tokenizer: ModelTokenizer) -> str | None:
+    functions = [tool.function for tool in tools.callable_tools]
+    if tools.mode == "named":
         return forced_arguments(functions[0])
-    if use.mode == "required":
-        return forced_calls(functions, parallel=use.is_parallel)
-    tag = None if use.parser is None else use.parser.tag
-    if use.mode != "auto" or tag is None or not any(function.strict for function in functions):
+    if tools.mode == "required":
+        return forced_calls(functions, parallel=tools.is_parallel)
+    syntax = None if tools.parser is None else tools.parser.call_syntax
+    if tools.mode != "auto" or syntax is None or not any(function.strict for function in functions):
         return None
-    return strict_calls(functions, tag, text.mark_ids(use.marks), parallel=use.is_parallel)
+    token_ids = tokenizer.added_token_ids(tools.delimiters)
+    return strict_calls(functions, syntax, token_ids, parallel=tools.is_parallel)

@@ -1,6 +1,7 @@
-"""The plug-ins that know how models write calls of tools, and where they are registered.
+"""The base class of tool parsers, and their registry.
 
-A plug-in is a class:
+A plug-in is a Python file that the operator passes with --tool-parser-plugin. It registers
+subclasses of ToolParser:
 
     from headrace.frontend.chat.tools.parser import ToolParser, register_tool_parser
 
@@ -9,7 +10,7 @@ A plug-in is a class:
         def read(self, source, output):
             ...
 
-in a file that the operator names with --tool-parser-plugin.
+docs/tools.md has a complete example.
 """
 
 import importlib.util
@@ -19,21 +20,21 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from headrace.frontend.chat.tools.parser_output import ParserOutput
-from headrace.frontend.chat.tools.source import Source, Step
+from headrace.frontend.chat.tools.source import Incremental, Source
 
 
 class ParserError(Exception):
-    """A parser that cannot be had; the text is one line that says why."""
+    """A parser is not available; the message says why in one line."""
 
 
-class CallTag(NamedTuple):
-    """How a model writes a call, for those that write its arguments as JSON.
+class CallSyntax(NamedTuple):
+    """How a model writes a call, for models that write its arguments as JSON.
 
-    start: what stands before a call; text that is no call does not hold it.
-    begin: what stands between `start` and the arguments, by the function's name.
-    end: what stands after them.
-    is_whole_text: whether calls are all of a text; then `start` may be missing, and text that does
-        not begin with it or with a brace is free.
+    start: the text at the beginning of a call; free text does not contain it.
+    begin: a function from the called function's name to the text between `start` and the arguments.
+    end: the text after the arguments.
+    is_whole_text: whether calls are the whole output; `start` is then optional, and text that
+        begins neither with it nor with a brace is free.
     """
 
     start: str
@@ -43,28 +44,36 @@ class CallTag(NamedTuple):
 
 
 class ToolParser:
-    """Reads the calls in one model's texts. One object serves all requests, so it keeps nothing.
+    """Reads tool calls in the outputs of one model.
 
-    marks: tokens that `read` has to see. They come in the text even though they are special.
-    tag: for grammars that hold calls to their functions' schemas; None: this parser has none.
+    One object serves all requests, so it must not keep state.
+
+    delimiters: texts that `read` must see; special tokens among them are kept in the output.
+    call_syntax: for grammars that restrict calls to their functions' schemas; None: not supported.
     """
 
-    marks: tuple[str, ...] = ()
-    tag: CallTag | None = None
+    delimiters: tuple[str, ...] = ()
+    call_syntax: CallSyntax | None = None
 
     def __init__(self, settings: str = "") -> None:
-        """settings: what follows the parser's name and a colon in --tool-call-parser. ParserError
-        for those that it does not know."""
+        """Create a parser.
+
+        settings: what follows the parser's name and a colon in --tool-call-parser.
+        Raises ParserError for settings that the parser does not support.
+        """
         if settings:
             raise ParserError("this parser takes no settings")
 
-    def read(self, source: Source, output: ParserOutput) -> Step[None]:
-        """Read one text from its beginning: what is no call goes to `output` as content. Text that
-        is left when this returns is content too."""
+    def read(self, source: Source, output: ParserOutput) -> Incremental[None]:
+        """Read one output from its beginning, as a generator.
+
+        Passes calls, and the text that is not a call, to `output`. Text that is not read when this
+        returns is content too.
+        """
         raise NotImplementedError
 
     def new_id(self) -> str:
-        """The id of a call."""
+        """Return a new id for a call."""
         return f"chatcmpl-tool-{secrets.token_hex(8)}"
 
 
@@ -74,8 +83,10 @@ P = TypeVar("P", bound=type[ToolParser])
 
 
 def register_tool_parser(*names: str) -> Callable[[P], P]:
-    """Register a parser under the names that --tool-call-parser may give; a later one replaces an
-    earlier one of the same name."""
+    """Register the decorated parser under the names that --tool-call-parser accepts for it.
+
+    It replaces an earlier parser of the same name.
+    """
 
     def register(parser: P) -> P:
         _PARSERS.update(dict.fromkeys(names, parser))
@@ -84,29 +95,35 @@ def register_tool_parser(*names: str) -> Callable[[P], P]:
     return register
 
 
-def names() -> list[str]:
-    """The names of all parsers that are registered."""
+def parser_names() -> list[str]:
+    """Return the names of all registered parsers."""
     return sorted(_PARSERS)
 
 
-def make(spec: str) -> ToolParser:
-    """The parser that "NAME" or "NAME:SETTINGS" means. ParserError if there is none."""
+def make_parser(spec: str) -> ToolParser:
+    """Return the parser that "NAME" or "NAME:SETTINGS" describes.
+
+    Raises ParserError if there is none of that name, or if it rejects the settings.
+    """
     name, _, settings = spec.partition(":")
     parser = _PARSERS.get(name)
     if parser is None:
-        raise ParserError(f"{name[:100]!r} is none of {', '.join(names())}")
+        raise ParserError(f"{name[:100]!r} is not one of {', '.join(parser_names())}")
     return parser(settings)
 
 
 def load_plugin(path: Path) -> None:
-    """Run a file that registers parsers. ParserError if it cannot be run or registers none."""
+    """Run a file that registers parsers.
+
+    Raises ParserError if it fails or registers none.
+    """
     before = dict(_PARSERS)
     spec = importlib.util.spec_from_file_location(f"headrace_tool_parser_{path.stem}", path)
     if spec is None or spec.loader is None:
-        raise ParserError(f"{path}: is no Python file")
+        raise ParserError(f"{path}: not a Python file")
     try:
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
-    except Exception as error:  # it is not our code
+    except Exception as error:  # a plug-in may raise anything
         raise ParserError(f"{path}: {type(error).__name__}: {error}") from error
     if before == _PARSERS:
         raise ParserError(f"{path}: registers no parser (see frontend/chat/tools/parser.py)")

@@ -1,4 +1,4 @@
-"""Readers of messages that may hold calls."""
+"""Readers of outputs that may hold tool calls."""
 
 import logging
 from collections.abc import Callable
@@ -12,8 +12,11 @@ log = logging.getLogger("headrace.frontend.tools")
 
 
 class ToolCallReader:
-    """Reads one choice with a parser. only_first: all calls but the first are dropped. new_id: for
-    other ids of calls than the parser's."""
+    """Reads one output with a parser.
+
+    only_first: whether all calls but the first are dropped.
+    new_id: makes the ids of calls; None for the parser's own ids.
+    """
 
     def __init__(
         self,
@@ -23,7 +26,7 @@ class ToolCallReader:
     ) -> None:
         self._source = Source()
         self._output = ParserOutput(new_id or parser.new_id, only_first)
-        self._steps = parser.read(self._source, self._output)
+        self._parsing = parser.read(self._source, self._output)
 
     def feed(self, text: str) -> MessagePart:
         self._source.feed(text)
@@ -32,31 +35,31 @@ class ToolCallReader:
     def finish(self) -> MessagePart:
         self._source.end()
         part = self._read()
-        self._go_on_plainly()  # a plug-in may still wait for more
+        self._read_as_content()  # a plug-in may still wait for more text
         self._output.end()
-        return part.then(self._output.take())
+        return part.then(self._output.take_part())
 
     def finish_reason(self, reason: str) -> str:
         return "tool_calls" if reason == "stop" and self._output.has_calls else reason
 
     def _read(self) -> MessagePart:
         try:
-            next(self._steps)
+            next(self._parsing)
         except StopIteration:
-            self._go_on_plainly()
-        except Exception:  # a plug-in's fault costs the calls, not the answer
-            log.exception("a tool parser failed; what it has not read is content")
-            self._go_on_plainly()
-        return self._output.take()
+            self._read_as_content()
+        except Exception:  # a failing plug-in loses the calls, not the answer
+            log.exception("a tool parser failed; the text that it has not read is content")
+            self._read_as_content()
+        return self._output.take_part()
 
-    def _go_on_plainly(self) -> None:
+    def _read_as_content(self) -> None:
         self._output.content(self._source.take_recording())
-        self._steps = self._source.rest(self._output.content)
-        next(self._steps, None)
+        self._parsing = self._source.emit_rest(self._output.content)
+        next(self._parsing, None)
 
 
 class ForcedArgumentsReader:
-    """The whole text is the arguments of one call."""
+    """Reads an output that is the arguments of one call, because a grammar forces it."""
 
     def __init__(self, name: str, call_id: str) -> None:
         self._name: str | None = name

@@ -1,4 +1,4 @@
-"""What a request says of tools, and all that follows from that."""
+"""Resolve a request's tools and tool choice."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,66 +17,70 @@ ToolMode = Literal["none", "auto", "required", "named"]
 
 @dataclass(frozen=True, slots=True)
 class ToolUse:
-    """mode: whether the model may, must or must not call; "named": one certain function.
+    """How a request uses tools.
 
-    tools: that may be called; in mode "named" that one.
-    shown: as the chat template gets them; None if it gets none.
-    parser: of the model; None if calls are not told from text.
-    is_parallel: whether there may be several calls.
+    mode: whether the model must not, may or must call a tool; "named": it must call one given
+        function.
+    callable_tools: tools that may be called; in mode "named" only the named one.
+    template_tools: tools as the chat template gets them; None if it gets none.
+    parser: the model's parser; None if calls are not recognized in its output.
+    is_parallel: whether an answer may hold several calls.
     """
 
     mode: ToolMode
-    tools: Sequence[Tool] = ()
-    shown: Sequence[dict[str, Any]] | None = None
+    callable_tools: Sequence[Tool] = ()
+    template_tools: Sequence[dict[str, Any]] | None = None
     parser: ToolParser | None = None
     is_parallel: bool = True
 
     def reader(self) -> MessageReader:
-        """For one choice."""
-        own = self.parser or ToolParser()
+        """Return a reader for one choice."""
+        parser = self.parser or ToolParser()
         if self.mode == "required":
-            return ToolCallReader(ForcedCallsParser(), not self.is_parallel, own.new_id)
+            return ToolCallReader(ForcedCallsParser(), not self.is_parallel, parser.new_id)
         if self.mode == "named":
-            return ForcedArgumentsReader(self.tools[0].function.name, own.new_id())
+            return ForcedArgumentsReader(self.callable_tools[0].function.name, parser.new_id())
         if self.mode == "auto":
-            return ToolCallReader(own, not self.is_parallel)
+            return ToolCallReader(parser, not self.is_parallel)
         return PlainReader()
 
     @property
-    def marks(self) -> Sequence[str]:
-        """What the reader has to see even where special tokens are not shown."""
-        return self.parser.marks if self.mode == "auto" and self.parser is not None else ()
+    def delimiters(self) -> Sequence[str]:
+        """Return the texts that the reader must see even where special tokens are hidden."""
+        return self.parser.delimiters if self.mode == "auto" and self.parser is not None else ()
 
 
 NO_TOOLS = ToolUse("none")
 
 
-def tool_use(
+def resolve_tools(
     request: ChatCompletionRequest, parser: ToolParser | None, *, hides_unused: bool = False
 ) -> ToolUse:
-    """What the request's tools come to. BadRequest if they do not fit.
+    """Return how the request uses tools. Raises BadRequest if its fields exclude each other.
 
-    parser: of the model; None if it has none. hides_unused: the chat template is not told of tools
-    that must not be called.
+    parser: the model's parser; None if it has none.
+    hides_unused: whether the chat template gets no tools that must not be called.
     """
     tools = request.tools or []
-    mode, allowed = _mode(request), _allowed(request, tools)
-    shown = None if mode == "none" and hides_unused else [_plain(tool) for tool in allowed]
+    mode, allowed = _mode(request), _allowed_tools(request, tools)
+    hides_all = mode == "none" and hides_unused
+    template_tools = None if hides_all else tools_for_template(allowed)
     if mode == "auto" and parser is None:
         raise BadRequest(
             'tool_choice "auto", which is the default where there are tools, needs a server that'
             " was started with --enable-auto-tool-choice and --tool-call-parser.",
             "tool_choice",
         )
-    return ToolUse(mode, _callable(request, allowed), shown or None, parser, _is_parallel(request))
+    callable_tools = _callable_tools(request, allowed)
+    return ToolUse(mode, callable_tools, template_tools, parser, _is_parallel(request))
 
 
 def tools_for_template(tools: Sequence[Tool] | None) -> list[dict[str, Any]] | None:
-    """Tools as chat templates get them: as the client has written them."""
-    return [_plain(tool) for tool in tools] if tools else None
+    """Return tools as chat templates get them: as the client has written them."""
+    return [_template_tool(tool) for tool in tools] if tools else None
 
 
-def _plain(tool: Tool) -> dict[str, Any]:
+def _template_tool(tool: Tool) -> dict[str, Any]:
     return {"type": "function", "function": tool.function.model_dump(exclude_unset=True)}
 
 
@@ -99,26 +103,26 @@ def _mode(request: ChatCompletionRequest) -> ToolMode:
     return choice.allowed_tools.mode if isinstance(choice, AllowedToolChoice) else choice
 
 
-def _allowed(request: ChatCompletionRequest, tools: Sequence[Tool]) -> Sequence[Tool]:
-    """The tools that the choice leaves."""
+def _allowed_tools(request: ChatCompletionRequest, tools: Sequence[Tool]) -> Sequence[Tool]:
+    """Return the tools that the tool choice allows."""
     choice = request.tool_choice
     if not isinstance(choice, AllowedToolChoice):
         return tools
     names = {tool.function.name for tool in choice.allowed_tools.tools}
     for name in names - {tool.function.name for tool in tools}:
-        raise _unknown(name)
+        raise _unknown_tool(name)
     return [tool for tool in tools if tool.function.name in names]
 
 
-def _callable(request: ChatCompletionRequest, allowed: Sequence[Tool]) -> Sequence[Tool]:
+def _callable_tools(request: ChatCompletionRequest, allowed: Sequence[Tool]) -> Sequence[Tool]:
     choice = request.tool_choice
     if not isinstance(choice, NamedTool):
         return allowed
-    named = [tool for tool in allowed if tool.function.name == choice.function.name]
-    if not named:
-        raise _unknown(choice.function.name)
-    return named
+    matching = [tool for tool in allowed if tool.function.name == choice.function.name]
+    if not matching:
+        raise _unknown_tool(choice.function.name)
+    return matching
 
 
-def _unknown(name: str) -> BadRequest:
+def _unknown_tool(name: str) -> BadRequest:
     return BadRequest(f"tool_choice: there is no tool {name[:100]!r} among tools.", "tool_choice")

@@ -32,7 +32,7 @@ class All(ToolParser):
     def read(self, source, output):
         yield from source.peek()
         output.begin_call("f")
-        yield from source.rest(output.arguments)
+        yield from source.emit_rest(output.arguments)
 """
 
 

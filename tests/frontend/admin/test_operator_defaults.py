@@ -54,7 +54,7 @@ async def test_details_of_the_usage_can_be_turned_off(make_app, client):
 
 @pytest.fixture
 def logged(caplog):
-    caplog.set_level(logging.INFO, logger="headrace.frontend.generation.request_log")
+    caplog.set_level(logging.INFO, logger="headrace.frontend.requests")
     return lambda: [record.getMessage() for record in caplog.records]
 
 

@@ -228,7 +228,7 @@ def test_python_literals_are_read_while_they_come(monkeypatch, unit):
         taken += 1
         take(self, kind, text)
 
-    monkeypatch.setattr(PythonArguments, "_take", counted)
+    monkeypatch.setattr(PythonArguments, "_handle_token", counted)
     reading, most = reader("pythonic"), 0
     for char in f"[f(a=[{unit * 200}])]":
         before, taken = taken, 0

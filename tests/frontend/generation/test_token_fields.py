@@ -151,7 +151,7 @@ async def test_long_lists_do_not_go_with_many_texts(client, pool, monkeypatch):
     async def never(request, model):
         raise AssertionError("something was made for each of them")
 
-    monkeypatch.setattr(TokenConstraints, "of", never)
+    monkeypatch.setattr(TokenConstraints, "resolve", never)
     fields = {"prompt": ["Hello"] * 8, "n": 100, "temperature": 1}
     response, body = await complete(client, allowed_token_ids=[5] * 10_000, **fields)
     assert (response.status_code, body["error"]["param"]) == (400, "allowed_token_ids")

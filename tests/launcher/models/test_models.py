@@ -317,8 +317,8 @@ class TestHub:
             (errors.RevisionNotFoundError, "no revision 'v9'"),
             (errors.LocalEntryNotFoundError, "out of reach"),
             (errors.OfflineModeIsEnabled, "HF_HUB_OFFLINE"),
-            (errors.HfHubHTTPError, "does not answer as it should: line one"),
-            (ConnectionError, "does not answer as it should: line one"),
+            (errors.HfHubHTTPError, "the request to the hub failed: line one"),
+            (ConnectionError, "the request to the hub failed: line one"),
             (PermissionError, "cannot be downloaded: line one"),
         ],
     )

@@ -1,1 +1,1 @@
-"""The parsers that come with the server, by the formats that they read."""
+"""The built-in parsers, by the formats that they read."""

@@ -1,55 +1,57 @@
-"""Calls written as a Python list of them, as Llama 3.2 and 4 do."""
+"""Calls written as a Python list, as Llama 3.2 and 4 do."""
 
 import re
 
-from headrace.frontend.chat.tools.json_calls import is_name
+from headrace.frontend.chat.tools.json_calls import is_function_name
 from headrace.frontend.chat.tools.parser import ToolParser, register_tool_parser
 from headrace.frontend.chat.tools.parser_output import ParserOutput
 from headrace.frontend.chat.tools.python_arguments import PythonArguments
-from headrace.frontend.chat.tools.source import Source, Step
+from headrace.frontend.chat.tools.source import Incremental, Source
 
 _START, _END = "<|python_start|>", "<|python_end|>"
 _NAME = re.compile(r"[\w.-]*")
-_NESTED = re.compile(r"""[^"'()\[\]{}]*""")
-_STRINGS = {"'": re.compile(r"[^'\\]*"), '"': re.compile(r'[^"\\]*')}
+_NESTED_CHARS = re.compile(r"""[^"'()\[\]{}]*""")
+_STRING_CHARS = {"'": re.compile(r"[^'\\]*"), '"': re.compile(r'[^"\\]*')}
 
 
 @register_tool_parser("pythonic", "llama4_pythonic")
 class PythonicParser(ToolParser):
-    """[first(city="Paris", days=3), second()]: the whole answer is this. Arguments are literals;
-    they are told when a call is whole, as JSON."""
+    """Reads [first(city="Paris", days=3), second()] as the whole output.
 
-    marks = (_START, _END)
+    Arguments must be literals; they are returned as JSON when a call is complete.
+    """
 
-    def read(self, source: Source, output: ParserOutput) -> Step[None]:
+    delimiters = (_START, _END)
+
+    def read(self, source: Source, output: ParserOutput) -> Incremental[None]:
         source.start_recording()
-        yield from source.space()
+        yield from source.skip_space()
         yield from source.accept(_START)
         if (yield from source.accept("[")) and (yield from self._calls(source, output)):
             source.start_recording()
-            yield from source.space()
+            yield from source.skip_space()
             if (yield from source.accept(_END, or_cut=True)):
                 source.stop_recording()
         output.content(source.take_recording())
 
-    def _calls(self, source: Source, output: ParserOutput) -> Step[bool]:
+    def _calls(self, source: Source, output: ParserOutput) -> Incremental[bool]:
         while True:
-            yield from source.space()
+            yield from source.skip_space()
             if not (yield from self._call(source, output)):
                 return False
             source.start_recording()
-            yield from source.space()
+            yield from source.skip_space()
             if not (yield from source.accept(",")):
                 return (yield from source.accept("]"))
 
-    def _call(self, source: Source, output: ParserOutput) -> Step[bool]:
-        name = yield from source.word(_NAME)
-        if not is_name(name) or (yield from source.peek()) != "(":
+    def _call(self, source: Source, output: ParserOutput) -> Incremental[bool]:
+        name = yield from source.read_while(_NAME)
+        if not is_function_name(name) or (yield from source.peek()) != "(":
             return False
-        read = PythonArguments()
-        if not (yield from _bracketed(source, read)):
+        parsed = PythonArguments()
+        if not (yield from _read_bracketed(source, parsed)):
             return False
-        arguments = read.as_json()
+        arguments = parsed.as_json()
         if arguments is None:
             return False
         output.begin_call(name)
@@ -57,37 +59,37 @@ class PythonicParser(ToolParser):
         return True
 
 
-def _bracketed(source: Source, read: PythonArguments) -> Step[bool]:
-    """Read what the bracket that is next holds, and its end. False if the text ends before."""
+def _read_bracketed(source: Source, parsed: PythonArguments) -> Incremental[bool]:
+    """Read the bracket that comes next, up to its end. Returns False if the text ends before."""
     source.take(1)
     depth = 1
     while True:
-        yield from source.run(_NESTED, read.feed)
+        yield from source.emit_while(_NESTED_CHARS, parsed.feed)
         char = yield from source.peek()
         if char == "":
             return False
-        if char in _STRINGS:
-            yield from _string(source, read)
+        if char in _STRING_CHARS:
+            yield from _read_string(source, parsed)
             continue
         source.take(1)
         depth += 1 if char in "([{" else -1
         if depth == 0:
             return char == ")"
-        read.feed_whole(char)
+        parsed.feed_whole(char)
 
 
-def _string(source: Source, read: PythonArguments) -> Step[None]:
-    """Read a string, as far as it goes."""
+def _read_string(source: Source, parsed: PythonArguments) -> Incremental[None]:
+    """Read a string, as far as it has come before the end of the text."""
     quote = source.take(1)
     parts = [quote]
     while True:
-        yield from source.run(_STRINGS[quote], parts.append)
+        yield from source.emit_while(_STRING_CHARS[quote], parts.append)
         char = yield from source.peek()
         if char == "":
             return
         parts.append(source.take(1))
         if char == quote:
-            read.feed_whole("".join(parts))
+            parsed.feed_whole("".join(parts))
             return
         if (yield from source.peek()):
             parts.append(source.take(1))
