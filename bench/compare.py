@@ -19,7 +19,7 @@ from pathlib import Path
 
 from bench.load import client
 from bench.load.cli import SESSIONS_OF_A_RUN, connect, run_loop
-from bench.load.duel import Side, Verdict, fight
+from bench.load.comparison import Comparison, Side, fight
 from bench.load.http import HTTPFailure, Server
 from bench.load.options import Options, parse
 from bench.load.processes import ServerProcesses
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     return int(any(verdict.failed_requests for verdict in verdicts))
 
 
-async def _compare(options: Options, bars: list[float | None]) -> list[Verdict]:
+async def _compare(options: Options, bars: list[float | None]) -> list[Comparison]:
     """Each load's verdict, printed as soon as it is there."""
     async with contextlib.AsyncExitStack() as stack:
         sides = []
@@ -50,7 +50,7 @@ async def _compare(options: Options, bars: list[float | None]) -> list[Verdict]:
             target = await connect(server, options)
             sides.append(Side(target, ServerProcesses(url)))
             print(f"{name}: {target.model} at {url}", flush=True)
-        verdicts: list[Verdict] = []
+        verdicts: list[Comparison] = []
         for number, (load, bar) in enumerate(zip(options.loads, bars, strict=True)):
             first_session = (number * options.rounds + 1) * SESSIONS_OF_A_RUN
             verdicts.append(await fight((sides[0], sides[1]), load, options, first_session, bar))

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.load.http import Events, HTTPFailure, Response, Server
+from bench.load.http import EventParser, HTTPFailure, Response, Server
 from bench.load.prompts import Planned
 from bench.load.records import Record
 
@@ -82,7 +82,7 @@ async def measure(target: Target, planned: Planned) -> Record:
 async def _read(response: Response, record: Record) -> None:
     if response.status != 200:
         raise StreamError(f"HTTP {response.status}: {_message(await response.read())}")
-    events, done = Events(), False
+    events, done = EventParser(), False
     async for part in response.parts():
         now_s = time.perf_counter()
         for payload in events.feed(part):

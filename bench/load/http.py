@@ -21,7 +21,7 @@ class StaleConnection(HTTPFailure):
     """The server ended a kept connection just as it was used again; it has seen no request."""
 
 
-class Events:
+class EventParser:
     """Cuts a stream of bytes into the payloads of server-sent events."""
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class Events:
         return payloads
 
 
-class Body:
+class BodyDecoder:
     """Decodes the body of one response: chunked, of a given length, or until the end.
 
     length: bytes; None: until the connection ends. `done` says that the body is complete.
@@ -120,7 +120,7 @@ class Response:
         self._connection = connection
         length = headers.get("content-length")
         chunked = headers.get("transfer-encoding", "").lower() == "chunked"
-        self._body = Body(chunked, int(length) if length and length.isdigit() else None)
+        self._body = BodyDecoder(chunked, int(length) if length and length.isdigit() else None)
 
     async def parts(self) -> AsyncIterator[bytes]:
         while not self._body.done:

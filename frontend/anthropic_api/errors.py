@@ -5,7 +5,7 @@ from typing import Any
 from quart import Response
 from werkzeug.exceptions import HTTPException
 
-from headrace.frontend.anthropic_api.answer import written
+from headrace.frontend.anthropic_api.messages_serializer import serialize_events
 from headrace.frontend.errors import ApiError
 from headrace.frontend.middleware import request_scope
 from headrace.frontend.middleware.errors import api_error, http_error, json_response
@@ -45,4 +45,4 @@ def response(error: Exception, max_body_bytes: int) -> Response:
 def ending() -> Ending:
     """Of the current request's stream: one that fails ends with its error, and no other event."""
     request_id = request_scope.current().request_id
-    return Ending(error=lambda error: written([body(error, request_id)]), done="")
+    return Ending(error=lambda error: serialize_events([body(error, request_id)]), done="")

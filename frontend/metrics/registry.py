@@ -20,9 +20,13 @@ from prometheus_client import (
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from headrace.frontend.metrics.model import ModelMetrics
-from headrace.frontend.metrics.observer import LongestOutput, RequestObserver, TextObserver
-from headrace.frontend.metrics.refusals import REASONS, refusal_reason
+from headrace.frontend.metrics.model_metrics import ModelMetrics
+from headrace.frontend.metrics.rejections import REASONS, rejection_reason
+from headrace.frontend.metrics.request_observer import (
+    ChoiceObserver,
+    LongestOutput,
+    RequestObserver,
+)
 from headrace.frontend.metrics.tenants import TenantTokens
 from headrace.protocol.common import metric_files
 from headrace.protocol.config import PoolConfig
@@ -44,7 +48,7 @@ class Metrics:
         self._tenants = TenantTokens(prefix, self._registry)
         self._names = {group.name: group.served_names[0] for group in config.groups}
         for name in self._names.values():
-            self.models.begin(name)
+            self.models.create_series(name)
         self._refused = Counter(
             f"{prefix}requests_refused",
             "Requests that were answered with a status of 400 or more before they ran, by reason.",
@@ -86,26 +90,26 @@ class Metrics:
         share; None if there is but this one. tenant: whose it is."""
         longest = longest or self.longest_output(model_name, 1)
         whose = self._tenants.of(tenant)
-        return TextObserver(self.models, model_name, prompt_tokens, n, max_tokens, longest, whose)
+        return ChoiceObserver(self.models, model_name, prompt_tokens, n, max_tokens, longest, whose)
 
     def longest_output(self, model_name: str, texts: int) -> LongestOutput:
         """To be shared by the observers of so many texts."""
         return LongestOutput(self.models.max_generation_tokens.labels(model_name), texts)
 
-    def http_request(self, handler: str, method: str, status: int, duration_s: float) -> None:
+    def count_http_request(self, handler: str, method: str, status: int, duration_s: float) -> None:
         """An HTTP request has been answered. handler: the route's rule, never the path itself."""
         method = method if method in _KNOWN_METHODS else "OTHER"
         self._http_requests.labels(handler, method, f"{status // 100}xx").inc()
         self._http_duration.labels(handler, method).observe(duration_s)
 
-    def refused(self, handler: str, method: str, status: int, reason: str | None) -> None:
+    def count_rejection(self, handler: str, method: str, status: int, reason: str | None) -> None:
         """An HTTP request has been answered; if refused, and for no known reason, its status is
         taken for one."""
-        reason = reason or refusal_reason(handler, method, status)
+        reason = reason or rejection_reason(handler, method, status)
         if reason is not None:
             self._refused.labels(reason).inc()
 
-    def replayed(self, group: str) -> None:
+    def count_replay(self, group: str) -> None:
         """A request of a group is sent to a worker again, with the tokens that it has."""
         self.models.replays.labels(self._names[group]).inc()
 

@@ -40,13 +40,13 @@ class TokenTally:
         """An output has come. gap_s: since the one before it; None for a text's first."""
         if self._told:
             self._told = False
-            asyncio.get_running_loop().call_soon(self.tell)
+            asyncio.get_running_loop().call_soon(self.flush)
         self._tokens += tokens
         if gap_s is not None:
             self._counts[bisect_left(self._bounds, gap_s)] += 1
             self._total_s += gap_s
 
-    def tell(self) -> None:
+    def flush(self) -> None:
         """Pass on what has been counted; harmless when there is nothing."""
         if self._told:
             return
@@ -69,10 +69,10 @@ class CountTally:
 
     def add(self, count: int) -> None:
         if self._count == 0 and count > 0:
-            asyncio.get_running_loop().call_soon(self.tell)
+            asyncio.get_running_loop().call_soon(self.flush)
         self._count += count
 
-    def tell(self) -> None:
+    def flush(self) -> None:
         """Pass on what has been counted; harmless when there is nothing."""
         count, self._count = self._count, 0
         if count:

@@ -57,10 +57,10 @@ class TenantTally:
     def __init__(self, prompt: CountTally, generation: CountTally) -> None:
         self.prompt, self.generation = prompt, generation
 
-    def tell(self) -> None:
+    def flush(self) -> None:
         """Pass on what has been counted."""
-        self.prompt.tell()
-        self.generation.tell()
+        self.prompt.flush()
+        self.generation.flush()
 
 
 def _label(tenant: str) -> str:

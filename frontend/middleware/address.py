@@ -21,7 +21,7 @@ Scope = dict[str, Any]
 
 class AddressMiddleware:
     """Wraps an ASGI application. Requests whose address is none are marked, to be refused by
-    `refuse_if_marked` once there is a request to answer.
+    `reject_if_flagged` once there is a request to answer.
 
     root_path: the prefix under which a proxy offers this server. The application sees paths
     without it, whether the proxy leaves it there or not.
@@ -53,7 +53,7 @@ class AddressMiddleware:
         return path
 
 
-def refuse_if_marked() -> None:
+def reject_if_flagged() -> None:
     """Raise what the current request is to be refused with, if anything."""
     refusal = cast(Scope, request.scope).get(KEY)
     if refusal is not None:

@@ -30,7 +30,7 @@ def api_error(error: Exception) -> ApiError:
     return InternalError(FAILURE)
 
 
-def install(app: Quart, max_body_bytes: int) -> None:
+def install_error_handlers(app: Quart, max_body_bytes: int) -> None:
     """Answer every exception of the routes."""
 
     async def on_error(error: Exception) -> Response:

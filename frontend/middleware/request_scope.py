@@ -68,7 +68,7 @@ def current_or_none() -> RequestScope | None:
     return current() if has_request_context() else None
 
 
-def known_as(answer_id: str) -> str:
+def register_response_id(answer_id: str) -> str:
     """The same; from now on the client may call its request so."""
     scope = current_or_none()
     if scope is not None:
@@ -76,7 +76,7 @@ def known_as(answer_id: str) -> str:
     return answer_id
 
 
-def current_id() -> str:
+def current_request_id() -> str:
     """The id of the request that is being answered; "none" for work that outlives its own."""
     return current().request_id if has_request_context() else "none"
 
@@ -119,8 +119,8 @@ class RequestScopeMiddleware:
             for cleanup in kept.cleanups:
                 cleanup()
             duration_s = time.monotonic() - kept.started
-            self._metrics.http_request(kept.handler, scope["method"], status, duration_s)
-            self._metrics.refused(kept.handler, scope["method"], status, kept.refusal)
+            self._metrics.count_http_request(kept.handler, scope["method"], status, duration_s)
+            self._metrics.count_rejection(kept.handler, scope["method"], status, kept.refusal)
 
 
 class _Body:

@@ -18,7 +18,7 @@ encode_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class ResponseHead:
     """What stands at the top of an answer and of each chunk. created: seconds since 1970.
 
     has_details: whether usage says how much of the prompt came from the cache.
@@ -31,10 +31,12 @@ class Head:
     has_details: bool = True
 
 
-def head(request: GenerationRequest, model: ServedModel, prefix: str) -> Head:
+def head(request: GenerationRequest, model: ServedModel, prefix: str) -> ResponseHead:
     """The head of the answer to a request. Its id has the client's request_id, if there is one."""
-    return Head(
-        answer_id=request_scope.known_as(f"{prefix}-{request.request_id or secrets.token_hex(8)}"),
+    return ResponseHead(
+        answer_id=request_scope.register_response_id(
+            f"{prefix}-{request.request_id or secrets.token_hex(8)}"
+        ),
         created=int(time.time()),
         model=model.name,
         fingerprint=model.fingerprint,
@@ -42,7 +44,9 @@ def head(request: GenerationRequest, model: ServedModel, prefix: str) -> Head:
     )
 
 
-def usage(prompts: Sequence[Prompt], choices: Sequence[Choice], head: Head) -> dict[str, Any]:
+def count_usage(
+    prompts: Sequence[Prompt], choices: Sequence[Choice], head: ResponseHead
+) -> dict[str, Any]:
     """Tokens in and out. A prompt counts once, however many texts continue it."""
     prompt_tokens = sum(len(prompt.token_ids) for prompt in prompts)
     completion_tokens = sum(choice.completion_tokens for choice in choices)

@@ -13,10 +13,10 @@ from headrace.frontend.schemas.generation import GenerationRequest
 from headrace.frontend.streaming import Chunks, stream_response
 
 
-class Answer(Chunks, Protocol):
+class Serializer(Chunks, Protocol):
     """An API's way to write an answer, as a stream or in one piece."""
 
-    def whole(self, texts: Sequence[CollectedChoice]) -> dict[str, Any]: ...
+    def full_body(self, texts: Sequence[CollectedChoice]) -> dict[str, Any]: ...
 
 
 def check_stream(request: GenerationRequest) -> None:
@@ -28,16 +28,16 @@ def check_stream(request: GenerationRequest) -> None:
 
 
 async def respond(
-    request: GenerationRequest, generation: Generation, answer: Answer, *, in_thread: bool
+    request: GenerationRequest, generation: Generation, answer: Serializer, *, in_thread: bool
 ) -> Response:
     """The answer as the request wants it. in_thread: see `written`."""
     if request.stream:
         return await stream_response(generation, answer)
     texts = await collect(generation)
-    return await written(lambda: answer.whole(texts), in_thread=in_thread)
+    return await serialize_response(lambda: answer.full_body(texts), in_thread=in_thread)
 
 
-async def written(body: Callable[[], dict[str, Any]], *, in_thread: bool) -> Response:
+async def serialize_response(body: Callable[[], dict[str, Any]], *, in_thread: bool) -> Response:
     """A body as a response. in_thread: it is large, and other requests are to go on meanwhile."""
 
     def write() -> Response:

@@ -4,10 +4,10 @@ import json
 from typing import Any
 
 from headrace.frontend.errors import Unavailable
-from headrace.frontend.responses.output.writer import ServerCall
+from headrace.frontend.responses.output.output_writer import ServerToolCall
 from headrace.frontend.responses.request.requested_tools import RequestedServer, RequestedTools
 from headrace.frontend.responses.store.journal import Journal
-from headrace.frontend.responses.tools import servers
+from headrace.frontend.responses.tools import tool_servers as servers
 from headrace.frontend.responses.tools.interface import ToolFailure, ToolSource, ToolSpec
 
 # Output of a call, or why there is none.
@@ -46,7 +46,7 @@ class ServerTools:
         specs = [ToolSpec(*spec) for spec in listed]
         return [spec for spec in specs if server.allowed is None or spec.name in server.allowed]
 
-    async def call(self, call: ServerCall) -> Result:
+    async def call(self, call: ServerToolCall) -> Result:
         """A result; failures are results too, for the model to see."""
 
         async def ask() -> Any:

@@ -9,24 +9,24 @@ from headrace.frontend.errors import ApiError, BadRequest
 from headrace.frontend.middleware import request_scope
 from headrace.frontend.middleware.deadline import current_deadline
 from headrace.frontend.process.worker_thread import MANY_PARTS, beside
-from headrace.frontend.responses.execution.following import Following
+from headrace.frontend.responses.execution.event_streams import EventStreams
 from headrace.frontend.responses.execution.job import Job
-from headrace.frontend.responses.execution.live import Live
-from headrace.frontend.responses.execution.maintenance import Keeper
-from headrace.frontend.responses.execution.replay_events import retold
-from headrace.frontend.responses.execution.run import ResponseRun
-from headrace.frontend.responses.execution.runner import Runner
-from headrace.frontend.responses.output.body import Body, new_body
-from headrace.frontend.responses.output.ids import is_response_id, new_response_id, response_of
+from headrace.frontend.responses.execution.live_response import LiveResponse
+from headrace.frontend.responses.execution.replay_events import replay_events
+from headrace.frontend.responses.execution.response_run import ResponseRun
+from headrace.frontend.responses.execution.response_runner import ResponseRunner
+from headrace.frontend.responses.execution.store_maintenance import StoreMaintenance
+from headrace.frontend.responses.output.ids import is_response_id, new_response_id, response_id_of
+from headrace.frontend.responses.output.response_body import ResponseBody, new_body
 from headrace.frontend.responses.request.input_items import read_items, references
 from headrace.frontend.responses.request.requested_tools import RequestedTools, read_tools
 from headrace.frontend.responses.store.database import Database
 from headrace.frontend.responses.store.fingerprint import fingerprint
 from headrace.frontend.responses.store.journal import Journal
-from headrace.frontend.responses.store.ownership import Ownership
-from headrace.frontend.responses.store.rows import Stored
-from headrace.frontend.responses.store.store import ResponseStore
-from headrace.frontend.responses.tools.servers import named_by_operator
+from headrace.frontend.responses.store.ownership import ResponseOwnership
+from headrace.frontend.responses.store.response_store import ResponseStore
+from headrace.frontend.responses.store.rows import StoredResponse
+from headrace.frontend.responses.tools.tool_servers import configured_servers
 from headrace.frontend.schemas.responses import Item, ResponsesRequest
 
 MAX_REFERENCES = 256
@@ -50,11 +50,13 @@ class ResponsesService:
         self._store = ResponseStore(
             self._database, config.response_store_max_age_s, config.response_store_max_count
         )
-        self._ownership = Ownership(self._database)
-        self._following = Following(self._store, self._ownership)
-        self._servers = named_by_operator(config.tool_server)
-        self._runner = Runner(context, self._store, self._ownership)
-        self._keeper = Keeper(context, self._store, self._ownership, self._runner, self._servers)
+        self._ownership = ResponseOwnership(self._database)
+        self._following = EventStreams(self._store, self._ownership)
+        self._servers = configured_servers(config.tool_server)
+        self._runner = ResponseRunner(context, self._store, self._ownership)
+        self._keeper = StoreMaintenance(
+            context, self._store, self._ownership, self._runner, self._servers
+        )
 
     def start(self) -> None:
         self._keeper.start()
@@ -65,7 +67,7 @@ class ResponsesService:
 
     # Create
 
-    async def create(self, request: ResponsesRequest) -> Body | AsyncIterator[str]:
+    async def create(self, request: ResponsesRequest) -> ResponseBody | AsyncIterator[str]:
         """A response, or the events of one. ApiError if it cannot be had."""
         if request.background and not request.is_stored:
             raise BadRequest("background needs store to be true.", "background")
@@ -73,7 +75,7 @@ class ResponsesService:
         job = await self._job(request, tools)
         if not (request.background or request.stream):
             return await self._whole(job, tools)
-        live = Live(job, Journal())
+        live = LiveResponse(job, Journal())
         run = self._runner.new_run(live, tools)
         if not request.background:
             run.deadline = self._deadline()
@@ -82,7 +84,7 @@ class ResponsesService:
         await self._runner.start_background(live, run)
         return self._following.live(live, 0) if request.stream else job.body
 
-    async def _whole(self, job: Job, tools: RequestedTools) -> Body:
+    async def _whole(self, job: Job, tools: RequestedTools) -> ResponseBody:
         run = ResponseRun(self._context, job, tools, Journal(), None)
         run.deadline = self._deadline()
         request_scope.current().cleanups.append(run.close)
@@ -134,7 +136,7 @@ class ResponsesService:
             raise BadRequest(f"input: holds more than {MAX_REFERENCES} references.", "input")
         wanted = set(item_ids)
         found: dict[str, Item] = {}
-        for response_id in {response_of(item_id) for item_id in wanted} - {None}:
+        for response_id in {response_id_of(item_id) for item_id in wanted} - {None}:
             stored = await self._store.get(response_id or "")
             if stored is not None:
                 items = [*stored.inputs, *stored.body["output"]]
@@ -143,10 +145,10 @@ class ResponsesService:
 
     # What is stored
 
-    async def get(self, response_id: str) -> Body:
+    async def get(self, response_id: str) -> ResponseBody:
         return (await self._get(response_id)).body
 
-    async def _get(self, response_id: str, param: str = "response_id") -> Stored:
+    async def _get(self, response_id: str, param: str = "response_id") -> StoredResponse:
         stored = await self._store.get(response_id) if is_response_id(response_id) else None
         if stored is None:
             raise ResponseNotFound(param)
@@ -155,7 +157,7 @@ class ResponsesService:
     async def input_items(self, response_id: str) -> list[Item]:
         return (await self._get(response_id)).inputs
 
-    async def cancel(self, response_id: str) -> Body:
+    async def cancel(self, response_id: str) -> ResponseBody:
         """Cancel a background response; one that has ended stays as it is."""
         stored = await self._get(response_id)
         if not stored.background:
@@ -166,7 +168,7 @@ class ResponsesService:
         self._runner.drop(response_id)
         return cancelled.body
 
-    async def delete(self, response_id: str) -> Body:
+    async def delete(self, response_id: str) -> ResponseBody:
         found = await self._store.delete(response_id) if is_response_id(response_id) else False
         if not found:
             raise ResponseNotFound
@@ -183,7 +185,7 @@ class ResponsesService:
             return self._following.live(live, first)
         events, _ = await self._ownership.events(response_id, 0)
         if not events and not stored.is_active:
-            return _once(await asyncio.to_thread(retold, stored.body), first)
+            return _once(await asyncio.to_thread(replay_events, stored.body), first)
         return self._following.stored(response_id, first)
 
 

@@ -20,8 +20,8 @@ from headrace.frontend.generation.start_generation import (
 from headrace.frontend.generation.token_constraints import TokenConstraints
 from headrace.frontend.http.parsing import read
 from headrace.frontend.middleware.in_flight import count_in_flight
-from headrace.frontend.openai_api.common import head
-from headrace.frontend.openai_api.completion import CompletionAnswer
+from headrace.frontend.openai_api.common import response_head
+from headrace.frontend.openai_api.completion_serializer import CompletionSerializer
 from headrace.frontend.openai_api.logprobs import TokenNames
 from headrace.frontend.openai_api.serialize import check_stream, respond
 from headrace.frontend.schemas.completion import CompletionRequest
@@ -70,7 +70,9 @@ async def answer(context: Context, asked: CompletionRequest) -> Response:
     generation = start_generation(
         context, model, request, prompts, samplings, discard=discard, grammar=grammar
     )
-    answer = CompletionAnswer(head(request, model, "cmpl"), request, prompts, names, echoes)
+    answer = CompletionSerializer(
+        response_head(request, model, "cmpl"), request, prompts, names, echoes
+    )
     return await respond(request, generation, answer, in_thread=request.has_logprobs)
 
 

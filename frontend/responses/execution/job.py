@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from headrace.frontend.responses.output.body import Body
-from headrace.frontend.responses.store.rows import Stored
+from headrace.frontend.responses.output.response_body import ResponseBody
+from headrace.frontend.responses.store.rows import StoredResponse
 from headrace.frontend.schemas.responses import Item, ResponsesRequest
 
 
@@ -15,7 +15,7 @@ class Job:
     it goes on from. inputs: its own. seed: a definite one. fingerprint: of those that can do it.
     """
 
-    body: Body
+    body: ResponseBody
     request: ResponsesRequest
     earlier: Sequence[Item]
     inputs: Sequence[Item]
@@ -34,7 +34,7 @@ class Job:
         }
 
     @classmethod
-    def read(cls, stored: Stored, earlier: Sequence[Item]) -> "Job":
+    def read(cls, stored: StoredResponse, earlier: Sequence[Item]) -> "Job":
         """The inverse of `stored`. earlier: is stored with the responses that it is of."""
         request = ResponsesRequest.model_validate(stored.job["request"])
         seed = stored.job["seed"]

@@ -3,17 +3,17 @@
 from typing import Any
 
 from headrace.frontend.chat.message import MessagePart, ToolCallPart
-from headrace.frontend.responses.output.body import IN_PROGRESS, Body, in_state
-from headrace.frontend.responses.output.events import Events
-from headrace.frontend.responses.output.writer import OutputWriter
+from headrace.frontend.responses.output.event_writer import EventWriter
+from headrace.frontend.responses.output.output_writer import OutputWriter
+from headrace.frontend.responses.output.response_body import IN_PROGRESS, ResponseBody, with_status
 from headrace.frontend.schemas.responses import Item
 
 
-def retold(body: Body) -> list[str]:
+def replay_events(body: ResponseBody) -> list[str]:
     """The events of a finished response, each of its texts in one piece."""
     told: list[str] = []
-    events = Events(told.append)
-    begun = {**in_state(body, IN_PROGRESS), "usage": None, "incomplete_details": None}
+    events = EventWriter(told.append)
+    begun = {**with_status(body, IN_PROGRESS), "usage": None, "incomplete_details": None}
     events.lifecycle("created", begun)
     events.lifecycle("in_progress", begun)
     ids = [item.get("call_id", "") for item in body["output"]]

@@ -39,7 +39,7 @@ def input_id(response_id: str, kind: str, index: int) -> str:
     return f"{PREFIXES[kind]}_{response_id.removeprefix('resp_')}i{index:04x}"
 
 
-def response_of(item_id: str) -> str | None:
+def response_id_of(item_id: str) -> str | None:
     """The id of the response that an item belongs to; None if it is not one of our ids."""
     match = _ITEM.fullmatch(item_id)
     return None if match is None else f"resp_{match[1]}"

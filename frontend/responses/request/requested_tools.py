@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from headrace.frontend.errors import BadRequest, shortened
-from headrace.frontend.responses.tools import servers
+from headrace.frontend.responses.tools import tool_servers as servers
 from headrace.frontend.responses.tools.interface import ToolServer, ToolSource, ToolSpec
 from headrace.frontend.schemas.responses import Item, ResponsesRequest
 from headrace.frontend.structured.constraint import check_depth

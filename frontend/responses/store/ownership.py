@@ -11,10 +11,15 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select, update
 
-from headrace.frontend.responses.output.body import ACTIVE, IN_PROGRESS, Body
+from headrace.frontend.responses.output.response_body import ACTIVE, IN_PROGRESS, ResponseBody
 from headrace.frontend.responses.store.database import Database
 from headrace.frontend.responses.store.journal import Entry
-from headrace.frontend.responses.store.rows import Batch, Stored, insert_batch, stored_row
+from headrace.frontend.responses.store.rows import (
+    EventBatch,
+    StoredResponse,
+    insert_batch,
+    read_row,
+)
 from headrace.frontend.responses.store.tables import batches, responses
 
 # Responses that a frontend takes over at once; it asks again soon.
@@ -22,11 +27,11 @@ TAKEN_AT_ONCE = 64
 SLOW_S = 1.0
 
 
-class Ownership:
+class ResponseOwnership:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def add(self, owner: str, added: Iterable[Batch]) -> set[str]:
+    async def add(self, owner: str, added: Iterable[EventBatch]) -> set[str]:
         """Store what has been added to responses. Returns those that this owner has lost: they
         are cancelled, deleted, or another's."""
 
@@ -39,7 +44,7 @@ class Ownership:
 
         return await self._database.write(write)
 
-    def _add(self, connection: Connection, owner: str, batch: Batch) -> bool:
+    def _add(self, connection: Connection, owner: str, batch: EventBatch) -> bool:
         values = {"heartbeat": self._database.now, "status": IN_PROGRESS}
         if not self._update_own(connection, owner, batch.response_id, values):
             return False
@@ -57,7 +62,7 @@ class Ownership:
         )
         return connection.execute(statement).rowcount > 0
 
-    async def beat(self, owner: str, running: Collection[str]) -> set[str]:
+    async def renew_heartbeats(self, owner: str, running: Collection[str]) -> set[str]:
         """This owner runs these responses. Returns those that it still owns."""
 
         def write(connection: Connection) -> set[str]:
@@ -69,7 +74,7 @@ class Ownership:
         return await self._database.write(write)
 
     async def finish(
-        self, owner: str, last: Batch, body: Body, before: Batch | None = None
+        self, owner: str, last: EventBatch, body: ResponseBody, before: EventBatch | None = None
     ) -> bool:
         """The end of a response; false if this owner has lost it. before: a batch that may not be
         stored yet."""
@@ -93,7 +98,7 @@ class Ownership:
 
     async def take_over(
         self, owner: str, stale_s: float, fingerprints: Collection[str], abandoned_s: float
-    ) -> list[Stored]:
+    ) -> list[StoredResponse]:
         """Become the owner of responses whose owners have not been heard of for `stale_s`.
 
         fingerprints: what this frontend can go on with. What it cannot is left to those who can;
@@ -113,7 +118,7 @@ class Ownership:
                 connection.execute(select(responses.c.id).where(stale).limit(1)).first() is not None
             )
 
-        def write(connection: Connection) -> list[Stored]:
+        def write(connection: Connection) -> list[StoredResponse]:
             taken = []
             for row in connection.execute(
                 select(responses).where(stale).order_by(responses.c.id).limit(TAKEN_AT_ONCE)
@@ -125,7 +130,7 @@ class Ownership:
                     .values(owner=owner, heartbeat=self._database.now, attempts=row.attempts + 1)
                 )
                 if connection.execute(statement).rowcount:
-                    taken.append(stored_row(row)._replace(attempts=row.attempts + 1))
+                    taken.append(read_row(row)._replace(attempts=row.attempts + 1))
             return taken
 
         # This is asked all the time, and reading keeps nobody from writing.

@@ -6,17 +6,17 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, func, insert, select
 
-from headrace.frontend.responses.output.body import ACTIVE, Body
-from headrace.frontend.responses.output.events import Events
+from headrace.frontend.responses.output.event_writer import EventWriter
+from headrace.frontend.responses.output.response_body import ACTIVE, ResponseBody
 from headrace.frontend.responses.store.journal import Entry
 from headrace.frontend.responses.store.tables import batches
 from headrace.frontend.schemas.responses import Item
 
 
-class Stored(NamedTuple):
+class StoredResponse(NamedTuple):
     """A response as it is stored. body: with its present status."""
 
-    body: Body
+    body: ResponseBody
     job: dict[str, Any]
     inputs: list[Item]
     background: bool
@@ -29,7 +29,7 @@ class Stored(NamedTuple):
         return self.body["status"] in ACTIVE
 
 
-class Batch(NamedTuple):
+class EventBatch(NamedTuple):
     """What has been added to a response since its last batch. first: number of the first event.
 
     number: the batch's own; whatever is stored under it already is this batch, whose writer was
@@ -43,9 +43,9 @@ class Batch(NamedTuple):
     number: int | None = None
 
 
-def stored_row(row: Row[Any]) -> Stored:
+def read_row(row: Row[Any]) -> StoredResponse:
     body = {**json.loads(row.body), "status": row.status}
-    return Stored(
+    return StoredResponse(
         body,
         json.loads(row.job),
         json.loads(row.inputs),
@@ -56,7 +56,7 @@ def stored_row(row: Row[Any]) -> Stored:
     )
 
 
-def insert_batch(connection: Connection, batch: Batch) -> None:
+def insert_batch(connection: Connection, batch: EventBatch) -> None:
     of_response = batches.c.response_id == batch.response_id
     last = connection.execute(select(func.max(batches.c.number)).where(of_response)).scalar()
     following = 0 if last is None else last + 1
@@ -73,7 +73,7 @@ def insert_batch(connection: Connection, batch: Batch) -> None:
     )
 
 
-def end_events(connection: Connection, response_id: str, body: Body) -> None:
+def append_end_event(connection: Connection, response_id: str, body: ResponseBody) -> None:
     """Add the event that tells of the end, if there are events at all."""
     query = (
         select(batches.c.first, batches.c.events)
@@ -86,5 +86,5 @@ def end_events(connection: Connection, response_id: str, body: Body) -> None:
         return
     first = row.first + len(json.loads(row.events))
     told: list[str] = []
-    Events(told.append, first).lifecycle(body["status"], body)
-    insert_batch(connection, Batch(response_id, first, told, ()))
+    EventWriter(told.append, first).lifecycle(body["status"], body)
+    insert_batch(connection, EventBatch(response_id, first, told, ()))

@@ -7,9 +7,10 @@ import time
 
 import pytest
 
-from headrace.frontend.responses.execution.run import MAX_TURNS
-from headrace.frontend.responses.tools import demo, servers
-from headrace.frontend.responses.tools.demo import calculate, current_time
+from headrace.frontend.responses.execution.response_run import MAX_TURNS
+from headrace.frontend.responses.tools import demo_source as demo
+from headrace.frontend.responses.tools import tool_servers as servers
+from headrace.frontend.responses.tools.demo_source import calculate, current_time
 from headrace.frontend.responses.tools.interface import ToolFailure
 from tests.frontend.responses.response_asking import ask, follow, refusal, stream, text_of
 

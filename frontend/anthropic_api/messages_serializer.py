@@ -4,7 +4,7 @@ import secrets
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from headrace.frontend.anthropic_api.blocks import Blocks, Event
+from headrace.frontend.anthropic_api.content_blocks import ContentBlockBuilder, Event
 from headrace.frontend.chat.chat_run import ChatRun, MessageDelta
 from headrace.frontend.generation.choice import Choice, Delta
 from headrace.frontend.middleware import request_scope
@@ -13,16 +13,16 @@ from headrace.frontend.openai_api.common import encode_json
 _STOP_REASONS = {"length": "max_tokens", "tool_calls": "tool_use"}
 
 
-class MessagesAnswer:
+class MessagesSerializer:
     """The answer to one request, whole or as events."""
 
     def __init__(self, run: ChatRun) -> None:
         self._run = run
-        self._id = request_scope.known_as(f"msg_{secrets.token_hex(12)}")
+        self._id = request_scope.register_response_id(f"msg_{secrets.token_hex(12)}")
         self._choice = run.generation.choices[0]
-        self._blocks = Blocks()
+        self._blocks = ContentBlockBuilder()
 
-    async def whole(self) -> dict[str, Any]:
+    async def full_body(self) -> dict[str, Any]:
         """The message in one piece. Raises what the generation raises."""
         stop: dict[str, Any] = {}
         async for _, read in self._run.deltas():
@@ -70,7 +70,7 @@ class MessagesAnswer:
 
     def first(self, choices: Sequence[Choice]) -> str:
         message = self._message([], self._usage(output_tokens=0))
-        return written([{"type": "message_start", "message": message}])
+        return serialize_events([{"type": "message_start", "message": message}])
 
     def chunk(self, choices: Sequence[Choice], choice: Choice, delta: Delta) -> str:
         """The events of a delta; "" if there is nothing to tell yet."""
@@ -80,12 +80,12 @@ class MessagesAnswer:
             events += self._blocks.finish()
             usage = self._usage(choice.completion_tokens)
             events.append({"type": "message_delta", "delta": self._stop(read), "usage": usage})
-        return written(events)
+        return serialize_events(events)
 
     def last(self, choices: Sequence[Choice]) -> str:
-        return written([{"type": "message_stop"}])
+        return serialize_events([{"type": "message_stop"}])
 
 
-def written(events: Iterable[Event]) -> str:
+def serialize_events(events: Iterable[Event]) -> str:
     """Events as text; each says its type twice."""
     return "".join(f"event: {event['type']}\ndata: {encode_json(event)}\n\n" for event in events)

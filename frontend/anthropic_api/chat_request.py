@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from headrace.frontend.anthropic_api.translate import chat_messages, continues_last
+from headrace.frontend.anthropic_api.chat_messages import chat_messages, continues_last
 from headrace.frontend.errors import ApiError, BadRequest
 from headrace.frontend.http.parsing import validate
 from headrace.frontend.process.worker_thread import MANY_PARTS, beside
@@ -28,19 +28,19 @@ _PATH = re.compile(r"(?:body\.)?(\w+(?:\.\w+)*)")
 
 
 async def chat_request(
-    request: CountTokensRequest, *, holds_budget: bool = True
+    request: CountTokensRequest, *, supports_thinking_budget: bool = True
 ) -> ChatCompletionRequest:
     """The chat request. ApiError for what chats do not take.
 
-    holds_budget: whether the model's thinking can be bounded. Where it cannot, the budget is left
+    supports_thinking_budget: whether the model's thinking can be bounded. Where it cannot, the budget is left
     out: it is no choice of the client's, whose API has no thinking without one.
     """
 
     def translate() -> ChatCompletionRequest:
         fields = chat_fields(request)
-        if not holds_budget:
+        if not supports_thinking_budget:
             fields.pop("thinking_token_budget", None)
-        with naming_fields():
+        with rename_error_fields():
             return validate(ChatCompletionRequest, fields)
 
     parts = sum(1 + len(message.content) for message in request.messages) + len(request.tools)
@@ -64,7 +64,7 @@ def chat_fields(request: CountTokensRequest) -> dict[str, Any]:
 
 
 @contextmanager
-def naming_fields() -> Iterator[None]:
+def rename_error_fields() -> Iterator[None]:
     """Errors about the chat tell which field of the Messages request they are about."""
     try:
         yield

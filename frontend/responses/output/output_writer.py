@@ -20,16 +20,16 @@ from openai.types.responses import (
 )
 
 from headrace.frontend.chat.message import MessagePart, ToolCallPart
-from headrace.frontend.responses.output.events import Events
+from headrace.frontend.responses.output.event_writer import EventWriter
 from headrace.frontend.responses.output.ids import output_id
-from headrace.frontend.responses.output.texts import TEXTS, OpenText
+from headrace.frontend.responses.output.text_items import TEXT_ITEMS, TextItem
 from headrace.frontend.schemas.responses import Item
 
 Logprobs = Sequence[dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class ServerCall:
+class ServerToolCall:
     """A call of a tool that the server runs. index: of its item in the output."""
 
     index: int
@@ -48,7 +48,7 @@ class OutputWriter:
     def __init__(
         self,
         response_id: str,
-        events: Events,
+        events: EventWriter,
         labels: Mapping[str, str],
         call_id: Callable[[int, str], str],
     ) -> None:
@@ -58,11 +58,11 @@ class OutputWriter:
         self._events = events
         self._labels = labels
         self._call_id = call_id
-        self._text: OpenText | None = None
+        self._text: TextItem | None = None
         self._call: int | None = None  # index of the item whose arguments come
         self._arguments: list[str] = []
         self._logprobs: list[dict[str, Any]] = []
-        self._to_run: list[ServerCall] = []
+        self._to_run: list[ServerToolCall] = []
         self._turn_start = 0
 
     # What a model says
@@ -77,7 +77,7 @@ class OutputWriter:
         for call in part.tool_calls:
             self._add_call(call)
 
-    def end_turn(self, is_cut: bool) -> list[ServerCall]:
+    def end_turn(self, is_cut: bool) -> list[ServerToolCall]:
         """The model has ended, or was cut off. Returns the calls that the server is to run."""
         if len(self.output) == self._turn_start:  # it has said nothing: that is its message
             self._text = self._begin("message")
@@ -103,10 +103,10 @@ class OutputWriter:
             self._text = self._begin(kind)
         self._text.add(text, logprobs)
 
-    def _begin(self, kind: str) -> OpenText:
+    def _begin(self, kind: str) -> TextItem:
         index = len(self.output)
         item_id = output_id(self._response_id, kind, index)
-        opened = TEXTS[kind](item_id, index, self._events)
+        opened = TEXT_ITEMS[kind](item_id, index, self._events)
         self.output.append(opened.item("in_progress"))
         return opened
 
@@ -160,7 +160,7 @@ class OutputWriter:
             self._done(index)
         else:
             item["status"] = "calling"
-            self._to_run.append(ServerCall(index, item["name"], arguments))
+            self._to_run.append(ServerToolCall(index, item["name"], arguments))
 
     def end_server_call(self, index: int, output: str | None, error: str | None) -> None:
         """What has become of a call that the server has run."""

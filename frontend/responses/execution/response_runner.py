@@ -9,13 +9,13 @@ from headrace.frontend.context import Context
 from headrace.frontend.errors import FAILURE, InternalError, TooBusy
 from headrace.frontend.middleware import request_scope
 from headrace.frontend.middleware.errors import api_error
-from headrace.frontend.responses.execution.live import Live
-from headrace.frontend.responses.execution.run import ResponseRun
-from headrace.frontend.responses.output.body import FAILED, Body, in_state
+from headrace.frontend.responses.execution.live_response import LiveResponse
+from headrace.frontend.responses.execution.response_run import ResponseRun
+from headrace.frontend.responses.output.response_body import FAILED, ResponseBody, with_status
 from headrace.frontend.responses.request.requested_tools import RequestedTools
 from headrace.frontend.responses.store.database import StoreUnavailable
-from headrace.frontend.responses.store.ownership import Ownership
-from headrace.frontend.responses.store.store import ResponseStore
+from headrace.frontend.responses.store.ownership import ResponseOwnership
+from headrace.frontend.responses.store.response_store import ResponseStore
 
 log = logging.getLogger(__name__)
 
@@ -25,17 +25,19 @@ STORE_TRIES = 5
 PATIENCE_S = 600.0
 
 
-class Runner:
+class ResponseRunner:
     """Of one frontend. owner: what it is called in the store. changed: set when there is something
     to be stored, by `flush`."""
 
-    def __init__(self, context: Context, store: ResponseStore, ownership: Ownership) -> None:
+    def __init__(
+        self, context: Context, store: ResponseStore, ownership: ResponseOwnership
+    ) -> None:
         self.owner = secrets.token_hex(8)
         self.changed = asyncio.Event()
         self._context = context
         self._store = store
         self._ownership = ownership
-        self._live: dict[str, Live] = {}
+        self._live: dict[str, LiveResponse] = {}
         self._drives: set[asyncio.Task[None]] = set()
         self._lock = asyncio.Lock()
         self._stopping = False
@@ -56,7 +58,7 @@ class Runner:
                 await self.flush()
                 await self._ownership.release(self.owner)
 
-    def live(self, response_id: str) -> Live | None:
+    def live(self, response_id: str) -> LiveResponse | None:
         return self._live.get(response_id)
 
     def drop(self, response_id: str) -> None:
@@ -67,13 +69,13 @@ class Runner:
 
     # Begin
 
-    def new_run(self, live: Live, tools: RequestedTools) -> ResponseRun:
+    def new_run(self, live: LiveResponse, tools: RequestedTools) -> ResponseRun:
         patience_s = PATIENCE_S if live.job.request.background else 0.0
         return ResponseRun(
             self._context, live.job, tools, live.journal, live.sink, patience_s=patience_s
         )
 
-    async def start_stream(self, live: Live, run: ResponseRun) -> None:
+    async def start_stream(self, live: LiveResponse, run: ResponseRun) -> None:
         """Run a response for the HTTP request that is being answered, and that it ends with.
         Waits for the first output; raises what keeps it from coming."""
         cleanups = request_scope.current().cleanups
@@ -85,7 +87,7 @@ class Runner:
         cleanups.append(live.stop)
         await live.started
 
-    async def start_background(self, live: Live, run: ResponseRun) -> None:
+    async def start_background(self, live: LiveResponse, run: ResponseRun) -> None:
         """Run a response that outlives the HTTP request."""
         running = sum(bool(each.job.request.background) for each in self._live.values())
         if running >= MAX_BACKGROUND:
@@ -98,21 +100,21 @@ class Runner:
             raise
         self._drive_soon(live, run)
 
-    async def _register(self, live: Live) -> None:
+    async def _register(self, live: LiveResponse) -> None:
         await self._store.create(live.job, self.owner)
         self._keep(live)
 
-    def go_on(self, live: Live, run: ResponseRun) -> None:
+    def go_on(self, live: LiveResponse, run: ResponseRun) -> None:
         """Run a response that is stored, and this frontend's."""
         self._keep(live)
         self._drive_soon(live, run)
 
-    def _keep(self, live: Live) -> None:
+    def _keep(self, live: LiveResponse) -> None:
         live.is_stored = True
         live.changed = self.changed
         self._live[live.job.response_id] = live
 
-    def _drive_soon(self, live: Live, run: ResponseRun) -> None:
+    def _drive_soon(self, live: LiveResponse, run: ResponseRun) -> None:
         live.work = asyncio.create_task(_work(live, run))
         drive = asyncio.create_task(self._drive(live, run, live.work))
         self._drives.add(drive)
@@ -120,7 +122,9 @@ class Runner:
 
     # Run
 
-    async def _drive(self, live: Live, run: ResponseRun, work: asyncio.Task[Body]) -> None:
+    async def _drive(
+        self, live: LiveResponse, run: ResponseRun, work: asyncio.Task[ResponseBody]
+    ) -> None:
         """See a response to its end."""
         in_background = bool(live.job.request.background)
         if in_background:
@@ -140,7 +144,9 @@ class Runner:
             if in_background:
                 self._context.metrics.leave()
 
-    async def _outcome(self, live: Live, run: ResponseRun, work: asyncio.Task[Body]) -> Body | None:
+    async def _outcome(
+        self, live: LiveResponse, run: ResponseRun, work: asyncio.Task[ResponseBody]
+    ) -> ResponseBody | None:
         """How a response has ended; None if that is not ours to say."""
         try:
             return await work
@@ -155,13 +161,13 @@ class Runner:
             live.started.exception()  # it may be that nobody waits any more
             return None
 
-    async def _forget(self, live: Live) -> None:
+    async def _forget(self, live: LiveResponse) -> None:
         """Nobody has been told of this response."""
         if live.is_stored:
             with contextlib.suppress(StoreUnavailable):
                 await self._store.delete(live.job.response_id)
 
-    async def _end(self, live: Live, run: ResponseRun, body: Body) -> None:
+    async def _end(self, live: LiveResponse, run: ResponseRun, body: ResponseBody) -> None:
         """Store the end, and only then tell of it: who knows of it may ask any frontend."""
         if not live.is_stored:
             run.tell(body)
@@ -180,7 +186,7 @@ class Runner:
                 else:
                     live.fail(error)
 
-    async def _finish(self, live: Live, body: Body) -> None:
+    async def _finish(self, live: LiveResponse, body: ResponseBody) -> None:
         async with self._lock:
             before, last = live.last_batches()
             if not await self._ownership.finish(self.owner, last, body, before):
@@ -190,10 +196,10 @@ class Runner:
                 if batch is not None:
                     live.stored(batch)
 
-    async def _end_untold(self, live: Live) -> None:
+    async def _end_untold(self, live: LiveResponse) -> None:
         """Its row at least is to say that it has failed, or others would begin it again."""
         if live.is_stored:
-            body = in_state(live.job.body, FAILED, error=InternalError(FAILURE))
+            body = with_status(live.job.body, FAILED, error=InternalError(FAILURE))
             with contextlib.suppress(StoreUnavailable):
                 await self._ownership.finish(self.owner, live.batch(), body)
 
@@ -213,7 +219,7 @@ class Runner:
             self.drop(response_id)
 
 
-async def _work(live: Live, run: ResponseRun) -> Body:
+async def _work(live: LiveResponse, run: ResponseRun) -> ResponseBody:
     run.begin()
     live.has_begun = True
     return await run.run()

@@ -11,11 +11,11 @@ from collections.abc import AsyncIterator
 from openai.types.responses import ResponseErrorEvent
 
 from headrace.frontend.errors import ApiError, NotFound
-from headrace.frontend.responses.execution.live import Live
-from headrace.frontend.responses.output.events import LIFECYCLE, Events, event_name
+from headrace.frontend.responses.execution.live_response import LiveResponse
+from headrace.frontend.responses.output.event_writer import LIFECYCLE, EventWriter, event_name
 from headrace.frontend.responses.store.database import StoreUnavailable
-from headrace.frontend.responses.store.ownership import Ownership
-from headrace.frontend.responses.store.store import ResponseStore
+from headrace.frontend.responses.store.ownership import ResponseOwnership
+from headrace.frontend.responses.store.response_store import ResponseStore
 
 # How often another frontend's response is looked at.
 POLL_S = 0.1
@@ -32,14 +32,14 @@ _ENDS = tuple(
 )
 
 
-class Following:
+class EventStreams:
     """Reads what the frontends of a store tell."""
 
-    def __init__(self, store: ResponseStore, ownership: Ownership) -> None:
+    def __init__(self, store: ResponseStore, ownership: ResponseOwnership) -> None:
         self._store = store
         self._ownership = ownership
 
-    async def live(self, live: Live, first: int) -> AsyncIterator[str]:
+    async def live(self, live: LiveResponse, first: int) -> AsyncIterator[str]:
         """Of a response that this frontend runs, and perhaps loses."""
         place, last = first, ""
         async for events in live.follow(first):
@@ -89,11 +89,11 @@ class Following:
         if stored is None:
             return _error(NotFound("The response has been deleted."), place)
         told: list[str] = []
-        Events(told.append, place).lifecycle(stored.body["status"], stored.body)
+        EventWriter(told.append, place).lifecycle(stored.body["status"], stored.body)
         return told[0]
 
 
 def _error(error: ApiError, number: int) -> str:
     told: list[str] = []
-    Events(told.append, number).error(error)
+    EventWriter(told.append, number).error(error)
     return told[0]

@@ -26,7 +26,7 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class ServerRun:
     """One run of the load on one server while the other had nothing to do.
 
     short: outputs with fewer tokens than were asked for.
@@ -39,14 +39,14 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Comparison:
     """ratios: of each round, the first server's output tokens per second over the second's.
     bar: what their median is to be at least; None: no bar.
     """
 
     load: Load
-    first: list[Turn]
-    second: list[Turn]
+    first: list[ServerRun]
+    second: list[ServerRun]
     bar: float | None
 
     @property
@@ -97,7 +97,7 @@ class Verdict:
         }
 
     @property
-    def _sides(self) -> tuple[list[Turn], list[Turn]]:
+    def _sides(self) -> tuple[list[ServerRun], list[ServerRun]]:
         return self.first, self.second
 
     def _notes(self) -> list[str]:
@@ -115,26 +115,26 @@ class Verdict:
         return notes
 
 
-async def fight(
+async def alternate(
     sides: tuple[Side, Side], load: Load, options: Options, first_session: int, bar: float | None
-) -> Verdict:
+) -> Comparison:
     """Run the load `options.rounds` times on each server, in turn; which is first alternates."""
-    turns: tuple[list[Turn], list[Turn]] = ([], [])
+    turns: tuple[list[ServerRun], list[ServerRun]] = ([], [])
     for number in range(options.rounds):
         start = first_session + number * SESSIONS_OF_A_RUN
         for place in (0, 1) if number % 2 == 0 else (1, 0):
             await asyncio.sleep(REST_S)  # what the other still had to put away
             turn = await _turn(sides[place], sides[1 - place], load, options, start)
             turns[place].append(turn)
-    return Verdict(load, *turns, bar)
+    return Comparison(load, *turns, bar)
 
 
-async def _turn(side: Side, idle: Side, load: Load, options: Options, start: int) -> Turn:
+async def _turn(side: Side, idle: Side, load: Load, options: Options, start: int) -> ServerRun:
     cpu_s, started_s = idle.processes.cpu_s(), time.monotonic()
     records, client_cpu_s = await measure(side.target, load, options, start)
     used_s, passed_s = idle.processes.cpu_s() - cpu_s, time.monotonic() - started_s
     idle_cpu = used_s / passed_s if idle.processes.found else None
-    return Turn(summarize(records, client_cpu_s), count_short(records, options), idle_cpu)
+    return ServerRun(summarize(records, client_cpu_s), count_short(records, options), idle_cpu)
 
 
 def count_short(records: list[Record], options: Options) -> int:

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from headrace.frontend.errors import ApiError
 from headrace.frontend.openai_api.common import encode_json
 
-Sink = Callable[[str], None]
+EventSink = Callable[[str], None]
 
 LIFECYCLE: dict[str, type[BaseModel]] = {
     "created": ResponseCreatedEvent,
@@ -32,13 +32,13 @@ LIFECYCLE: dict[str, type[BaseModel]] = {
 }
 
 
-class Events:
+class EventWriter:
     """sink: takes each event as text. None: nobody wants them, and none is made.
 
     first: the number of the first one.
     """
 
-    def __init__(self, sink: Sink | None, first: int = 0) -> None:
+    def __init__(self, sink: EventSink | None, first: int = 0) -> None:
         self._sink = sink
         self._number = first
 

@@ -9,7 +9,7 @@ from headrace.frontend.responses.request.tool_choice import read_tool_choice
 from headrace.frontend.schemas.responses import Item, ResponsesRequest
 from headrace.protocol.text import TextInfo
 
-Body = dict[str, Any]
+ResponseBody = dict[str, Any]
 
 QUEUED, IN_PROGRESS = "queued", "in_progress"
 COMPLETED, INCOMPLETE, FAILED, CANCELLED = "completed", "incomplete", "failed", "cancelled"
@@ -17,7 +17,7 @@ ACTIVE = (QUEUED, IN_PROGRESS)
 
 
 @dataclass(slots=True)
-class Usage:
+class ResponseUsage:
     """Tokens, of each turn: in, of them cached, out, of them reasoning."""
 
     turns: list[tuple[int, int, int, int]] = field(default_factory=list)
@@ -26,7 +26,7 @@ class Usage:
     def output_tokens(self) -> int:
         return sum(turn[2] for turn in self.turns)
 
-    def body(self) -> Body:
+    def body(self) -> ResponseBody:
         inputs, cached, outputs, reasoning = [list(each) for each in zip(*self.turns, strict=True)]
         several = len(self.turns) > 1
         return {
@@ -55,7 +55,7 @@ def new_body(
     model: str,
     info: TextInfo,
     tools: Sequence[Item],
-) -> Body:
+) -> ResponseBody:
     """A response that has just been asked for. tools: as the answer shows them."""
 
     def sampled(name: str, default: float) -> float:
@@ -98,15 +98,15 @@ def _plain(model: Any) -> Any:
     return None if model is None else model.model_dump(by_alias=True, exclude_unset=True)
 
 
-def in_state(
+def with_status(
     body: Mapping[str, Any],
     status: str,
     output: Sequence[Item] = (),
-    usage: Usage | None = None,
+    usage: ResponseUsage | None = None,
     error: Exception | None = None,
-) -> Body:
+) -> ResponseBody:
     """A response in another state. error: why it has failed."""
-    changed: Body = {**body, "status": status, "output": list(output)}
+    changed: ResponseBody = {**body, "status": status, "output": list(output)}
     if usage is not None and usage.turns:
         changed["usage"] = usage.body()
     if status == INCOMPLETE:

@@ -35,7 +35,7 @@ _BODIES: dict[str, Body] = {
 }
 
 
-class FullMiddleware:
+class FullPoolMiddleware:
     """Wraps an ASGI application; to be wrapped by those that know a request's scope and address."""
 
     def __init__(self, app: Any, pool: Pool, drain: Drain) -> None:

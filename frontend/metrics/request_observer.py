@@ -5,7 +5,7 @@ from typing import Protocol
 
 from prometheus_client import Histogram
 
-from headrace.frontend.metrics.model import ModelMetrics
+from headrace.frontend.metrics.model_metrics import ModelMetrics
 from headrace.frontend.metrics.tenants import TenantTally
 from headrace.protocol.to_frontend import Admission
 
@@ -38,7 +38,7 @@ class LongestOutput:
             self._histogram.observe(self._tokens)
 
 
-class TextObserver:
+class ChoiceObserver:
     """Turns what happens to one request into numbers."""
 
     def __init__(
@@ -87,8 +87,8 @@ class TextObserver:
         if self._finished:
             return
         self._finished = True
-        self._tally.tell()  # so that what is told of the text's end is told of all its tokens
-        self._tenant.tell()
+        self._tally.flush()  # so that what is told of the text's end is told of all its tokens
+        self._tenant.flush()
         metrics, name = self._metrics, self._name
         metrics.success.labels(name, reason).inc()
         self._longest.ended(self._tokens)

@@ -5,13 +5,13 @@ from collections.abc import AsyncIterator
 
 from headrace.frontend.errors import ApiError
 from headrace.frontend.responses.execution.job import Job
-from headrace.frontend.responses.output.body import Body
-from headrace.frontend.responses.output.events import Events
+from headrace.frontend.responses.output.event_writer import EventWriter
+from headrace.frontend.responses.output.response_body import ResponseBody
 from headrace.frontend.responses.store.journal import Entry, Journal
-from headrace.frontend.responses.store.rows import Batch
+from headrace.frontend.responses.store.rows import EventBatch
 
 
-class Live:
+class LiveResponse:
     """base: how many of its events are stored already, from an earlier run, in so many batches;
     they are made again, and dropped.
 
@@ -27,7 +27,7 @@ class Live:
         self.journal = journal
         self.is_stored = False
         self.lost = False
-        self.work: asyncio.Task[Body] | None = None
+        self.work: asyncio.Task[ResponseBody] | None = None
         self.has_begun = False
         self.started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.changed: asyncio.Event | None = None
@@ -41,7 +41,7 @@ class Live:
         self._before_end: int | None = None
         self._entries: list[Entry] = []
         self._batches = batches
-        self._tried: Batch | None = None
+        self._tried: EventBatch | None = None
         self._news = asyncio.Event()
 
     @property
@@ -70,11 +70,11 @@ class Live:
     def fail(self, error: ApiError) -> None:
         """Its end cannot be kept: forget what nobody has seen, and tell of that instead."""
         del self._events[self._visible :]
-        Events(self._events.append, self._base + self._visible).error(error)
+        EventWriter(self._events.append, self._base + self._visible).error(error)
 
     # For the store
 
-    def batch(self) -> Batch:
+    def batch(self) -> EventBatch:
         """What is not stored yet, without the end. The same again until it is `stored`: whom the
         store has failed cannot know whether it has it."""
         if self._tried is not None:
@@ -84,7 +84,7 @@ class Live:
             self._tried = made
         return made
 
-    def last_batches(self) -> tuple[Batch | None, Batch]:
+    def last_batches(self) -> tuple[EventBatch | None, EventBatch]:
         """One that may be stored already, and all that comes after it, the end included."""
         tried = self._tried
         if tried is None:
@@ -92,13 +92,13 @@ class Live:
         flushed = self._flushed + len(tried.events)
         return tried, self._batch(flushed, None, len(tried.journal), self._batches + 1)
 
-    def _batch(self, start: int, end: int | None, entry: int, number: int) -> Batch:
+    def _batch(self, start: int, end: int | None, entry: int, number: int) -> EventBatch:
         if self.job.request.background:  # others are not gone on with
             self._entries += self.journal.take()
         first, events, entries = self._base + start, self._events[start:end], self._entries[entry:]
-        return Batch(self.job.response_id, first, events, entries, number)
+        return EventBatch(self.job.response_id, first, events, entries, number)
 
-    def stored(self, batch: Batch) -> None:
+    def stored(self, batch: EventBatch) -> None:
         """The batch is in the store."""
         self._flushed += len(batch.events)
         del self._entries[: len(batch.journal)]

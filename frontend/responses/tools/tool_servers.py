@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from headrace.frontend.errors import BadRequest, shortened
-from headrace.frontend.responses.tools.demo import DemoSource
+from headrace.frontend.responses.tools.demo_source import DemoSource
 from headrace.frontend.responses.tools.interface import (
     ToolFailure,
     ToolServer,
@@ -20,7 +20,7 @@ MAX_RESULT_CHARS = 64 * 1024
 MAX_ARGUMENT_CHARS = 256 * 1024
 
 
-def named_by_operator(entries: Sequence[str]) -> list[ToolServer]:
+def configured_servers(entries: Sequence[str]) -> list[ToolServer]:
     """The servers of `--tool-server`: "demo", "host:port" or a URL."""
     return [_server(entry) for entry in entries]
 

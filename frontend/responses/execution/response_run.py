@@ -15,18 +15,18 @@ from headrace.frontend.openai_api.logprobs import TokenNames, chat_logprobs
 from headrace.frontend.process.drain import Drain
 from headrace.frontend.process.worker_thread import MANY_PARTS, beside
 from headrace.frontend.responses.execution.job import Job
-from headrace.frontend.responses.output.body import (
+from headrace.frontend.responses.output.event_writer import EventSink, EventWriter
+from headrace.frontend.responses.output.output_writer import OutputWriter, ServerToolCall
+from headrace.frontend.responses.output.response_body import (
     CANCELLED,
     COMPLETED,
     FAILED,
     IN_PROGRESS,
     INCOMPLETE,
-    Body,
-    Usage,
-    in_state,
+    ResponseBody,
+    ResponseUsage,
+    with_status,
 )
-from headrace.frontend.responses.output.events import Events, Sink
-from headrace.frontend.responses.output.writer import OutputWriter, ServerCall
 from headrace.frontend.responses.request.chat_request import chat_request, renamed
 from headrace.frontend.responses.request.requested_tools import RequestedTools, chat_tools
 from headrace.frontend.responses.request.tool_choice import chat_tool_choice
@@ -50,7 +50,7 @@ class ResponseRun:
         job: Job,
         tools: RequestedTools,
         journal: Journal,
-        sink: Sink | None,
+        sink: EventSink | None,
         patience_s: float = 0.0,
     ) -> None:
         self._pool = pool = JournaledPool(context.pool, journal, patience_s)
@@ -64,8 +64,8 @@ class ResponseRun:
         self._job = job
         self._requested = tools
         self._journal = journal
-        self._events = Events(sink)
-        self._usage = Usage()
+        self._events = EventWriter(sink)
+        self._usage = ResponseUsage()
         self._names = TokenNames(self._model.tokenizer, as_ids=False)
         self._server_calls = 0
         self._interruption: ApiError | None = None
@@ -101,7 +101,7 @@ class ResponseRun:
         self._events.lifecycle("created", body)
         if self._job.request.background:
             self._events.lifecycle("queued", body)
-        self._events.lifecycle("in_progress", in_state(body, IN_PROGRESS))
+        self._events.lifecycle("in_progress", with_status(body, IN_PROGRESS))
         for label, specs in self._tools.listed.items():
             shown = [
                 {"name": name, "description": description, "input_schema": schema}
@@ -109,7 +109,7 @@ class ResponseRun:
             ]
             self._writer.list_tools(label, shown)
 
-    async def run(self) -> Body:
+    async def run(self) -> ResponseBody:
         """The finished response. Raises what the generation does."""
         for turn in range(MAX_TURNS):
             if turn:
@@ -198,7 +198,7 @@ class ResponseRun:
 
     # Tools
 
-    async def _run_tool(self, call: ServerCall) -> None:
+    async def _run_tool(self, call: ServerToolCall) -> None:
         self._server_calls += 1
         limit = self._job.request.max_tool_calls
         if limit is not None and self._server_calls > limit:
@@ -209,20 +209,20 @@ class ResponseRun:
 
     # The end
 
-    def _ended(self, status: str, error: ApiError | None = None) -> Body:
-        return in_state(self._job.body, status, self._writer.output, self._usage, error)
+    def _ended(self, status: str, error: ApiError | None = None) -> ResponseBody:
+        return with_status(self._job.body, status, self._writer.output, self._usage, error)
 
-    def failed(self, error: ApiError) -> Body:
+    def failed(self, error: ApiError) -> ResponseBody:
         """It cannot go on."""
         self._writer.abandon()
         return self._ended(FAILED, error)
 
-    def cancelled(self) -> Body:
+    def cancelled(self) -> ResponseBody:
         """It is not to go on."""
         self._writer.abandon()
         return self._ended(CANCELLED)
 
-    def tell(self, body: Body) -> None:
+    def tell(self, body: ResponseBody) -> None:
         """The last event: how it has ended."""
         self._events.lifecycle(body["status"], body)
 

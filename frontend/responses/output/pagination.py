@@ -7,7 +7,7 @@ from headrace.frontend.errors import BadRequest
 from headrace.frontend.schemas.responses import Item
 
 
-def page(items: Sequence[Item], limit: int, after: str | None) -> dict[str, Any]:
+def paginate(items: Sequence[Item], limit: int, after: str | None) -> dict[str, Any]:
     """A list's page: `limit` items, those after the item of an id. BadRequest if there is none."""
     start = 0
     if after is not None:

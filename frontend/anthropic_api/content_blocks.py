@@ -17,7 +17,7 @@ _DELTAS = {THINKING: "thinking_delta", TEXT: "text_delta", TOOL_USE: "input_json
 _FIELDS = {THINKING: "thinking", TEXT: "text", TOOL_USE: "partial_json"}
 
 
-class Blocks:
+class ContentBlockBuilder:
     """content: the blocks that are finished, as a whole answer shows them.
 
     Nothing but the rest of a call is to come between its parts.

@@ -6,15 +6,15 @@ from typing import Any
 from headrace.frontend.generation.choice import Choice, Delta
 from headrace.frontend.generation.generation import CollectedChoice
 from headrace.frontend.generation.start_generation import Prompt
-from headrace.frontend.openai_api.common import Head, encode_json, usage
-from headrace.frontend.openai_api.frame import ChunkFrame, encode_text
+from headrace.frontend.openai_api.chunk_frame import ChunkFrame, encode_text
+from headrace.frontend.openai_api.common import ResponseHead, encode_json, usage
 from headrace.frontend.openai_api.logprobs import CompletionLogprobs, TokenNames, prompt_logprobs
 from headrace.frontend.schemas.completion import CompletionRequest
 from headrace.frontend.text.offsets import output_offsets, prompt_offsets
 from headrace.protocol.to_frontend import Logprobs
 
 
-class CompletionAnswer:
+class CompletionSerializer:
     """The answer to one request, whole or in chunks.
 
     echoes: for each prompt, the text that its completions begin with; "" if none is wanted.
@@ -22,7 +22,7 @@ class CompletionAnswer:
 
     def __init__(
         self,
-        head: Head,
+        head: ResponseHead,
         request: CompletionRequest,
         prompts: Sequence[Prompt],
         names: TokenNames,
@@ -43,7 +43,7 @@ class CompletionAnswer:
 
     # A whole answer
 
-    def whole(self, texts: Sequence[CollectedChoice]) -> dict[str, Any]:
+    def full_body(self, texts: Sequence[CollectedChoice]) -> dict[str, Any]:
         """The body of an answer in one piece."""
         return {
             "id": self._head.answer_id,

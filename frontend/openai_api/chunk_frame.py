@@ -8,7 +8,7 @@ from json.encoder import encode_basestring
 from typing import Any
 
 from headrace.frontend.generation.choice import Choice
-from headrace.frontend.openai_api.common import Head, encode_json
+from headrace.frontend.openai_api.common import ResponseHead, encode_json
 from headrace.frontend.schemas.generation import GenerationRequest
 
 __all__ = ["ChunkFrame", "encode_text"]
@@ -25,7 +25,7 @@ class ChunkFrame:
 
     def __init__(
         self,
-        head: Head,
+        head: ResponseHead,
         kind: str,
         request: GenerationRequest,
         usage: Callable[[Sequence[Choice]], dict[str, Any]],

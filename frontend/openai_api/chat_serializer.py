@@ -6,18 +6,18 @@ from typing import Any
 from headrace.frontend.chat.chat_run import AnsweredChoice, ChatRun, MessageDelta
 from headrace.frontend.chat.message import Message, MessagePart, ToolCallPart
 from headrace.frontend.generation.choice import Choice, Delta
-from headrace.frontend.openai_api.common import Head, encode_json, usage
-from headrace.frontend.openai_api.frame import ChunkFrame, encode_text
+from headrace.frontend.openai_api.chunk_frame import ChunkFrame, encode_text
+from headrace.frontend.openai_api.common import ResponseHead, encode_json, usage
 from headrace.frontend.openai_api.logprobs import TokenNames, chat_logprobs, prompt_logprobs
 
 
-class ChatAnswer:
+class ChatSerializer:
     """The answer to one request, whole or in chunks.
 
     prefix: text that each answer begins with (the echoed message), "" if none.
     """
 
-    def __init__(self, head: Head, run: ChatRun, names: TokenNames, prefix: str) -> None:
+    def __init__(self, head: ResponseHead, run: ChatRun, names: TokenNames, prefix: str) -> None:
         self._head = head
         self._run = run
         self._request = request = run.request
@@ -31,7 +31,7 @@ class ChatAnswer:
 
     # A whole answer
 
-    def whole(self, answers: Sequence[AnsweredChoice]) -> dict[str, Any]:
+    def full_body(self, answers: Sequence[AnsweredChoice]) -> dict[str, Any]:
         """The body of an answer in one piece."""
         first = answers[0].text.prompt_logprobs
         return {

@@ -15,6 +15,6 @@ _PROBES = frozenset({"none", "/ping"})
 REASONS = (*dict.fromkeys(_REASONS.values()), "stopping")
 
 
-def refusal_reason(handler: str, method: str, status: int) -> str | None:
+def rejection_reason(handler: str, method: str, status: int) -> str | None:
     """None if it is no refusal: what is refused are requests that ask for something to be done."""
     return _REASONS.get(status) if method == "POST" and handler not in _PROBES else None

@@ -7,9 +7,14 @@ from sqlalchemy import Connection, Select, delete, insert, select, update
 
 from headrace.frontend.errors import BadRequest
 from headrace.frontend.responses.execution.job import Job
-from headrace.frontend.responses.output.body import ACTIVE, CANCELLED, Body, in_state
+from headrace.frontend.responses.output.response_body import (
+    ACTIVE,
+    CANCELLED,
+    ResponseBody,
+    with_status,
+)
 from headrace.frontend.responses.store.database import Database
-from headrace.frontend.responses.store.rows import Stored, end_events, stored_row
+from headrace.frontend.responses.store.rows import StoredResponse, append_end_event, read_row
 from headrace.frontend.responses.store.tables import responses
 from headrace.frontend.schemas.responses import Item
 
@@ -27,7 +32,7 @@ class ResponseStore:
         self._database = database
         self._max_age_s, self._max_count = max_age_s, max_count
 
-    async def create(self, job: Job, owner: str | None, body: Body | None = None) -> None:
+    async def create(self, job: Job, owner: str | None, body: ResponseBody | None = None) -> None:
         """Store a response. owner: who runs it. body: as it is now, if that is not as it began."""
         body = body or job.body
 
@@ -50,12 +55,12 @@ class ResponseStore:
 
         await self._database.write(write)
 
-    async def get(self, response_id: str) -> Stored | None:
+    async def get(self, response_id: str) -> StoredResponse | None:
         query = select(responses).where(responses.c.id == response_id)
 
-        def read(connection: Connection) -> Stored | None:
+        def read(connection: Connection) -> StoredResponse | None:
             row = connection.execute(query).first()
-            return None if row is None else stored_row(row)
+            return None if row is None else read_row(row)
 
         return await self._database.read(read)
 
@@ -95,20 +100,20 @@ class ResponseStore:
 
         return await self._database.read(walk)
 
-    async def cancel(self, response_id: str) -> Stored | None:
+    async def cancel(self, response_id: str) -> StoredResponse | None:
         """End a response that runs, whoever owns it; returns it as it is then."""
 
-        def write(connection: Connection) -> Stored | None:
+        def write(connection: Connection) -> StoredResponse | None:
             query = select(responses).where(responses.c.id == response_id).with_for_update()
             row = connection.execute(query).first()
             if row is None or row.status not in ACTIVE:
-                return None if row is None else stored_row(row)
-            body = in_state(json.loads(row.body), CANCELLED)
+                return None if row is None else read_row(row)
+            body = with_status(json.loads(row.body), CANCELLED)
             values = {"status": CANCELLED, "body": json.dumps(body), "owner": None}
             this = responses.c.id == response_id
             connection.execute(update(responses).where(this).values(**values))
-            end_events(connection, response_id, body)
-            return stored_row(row)._replace(body=body)
+            append_end_event(connection, response_id, body)
+            return read_row(row)._replace(body=body)
 
         return await self._database.write(write)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 LOOK_S = 1.0
 
 
-class ResponsesEntry:
+class LazyResponsesService:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._service: ResponsesService | None = None

@@ -17,17 +17,17 @@ from headrace.frontend.critical_task import create_vital_task
 from headrace.frontend.errors import ApiError, InternalError
 from headrace.frontend.middleware.errors import api_error
 from headrace.frontend.responses.execution.job import Job
-from headrace.frontend.responses.execution.live import Live
-from headrace.frontend.responses.execution.runner import Runner
-from headrace.frontend.responses.output.body import FAILED, in_state
-from headrace.frontend.responses.output.events import Events
+from headrace.frontend.responses.execution.live_response import LiveResponse
+from headrace.frontend.responses.execution.response_runner import ResponseRunner
+from headrace.frontend.responses.output.event_writer import EventWriter
+from headrace.frontend.responses.output.response_body import FAILED, with_status
 from headrace.frontend.responses.request.requested_tools import read_tools
 from headrace.frontend.responses.store.database import StoreUnavailable
 from headrace.frontend.responses.store.fingerprint import fingerprints
 from headrace.frontend.responses.store.journal import Journal
-from headrace.frontend.responses.store.ownership import Ownership
-from headrace.frontend.responses.store.rows import Batch, Stored
-from headrace.frontend.responses.store.store import ResponseStore
+from headrace.frontend.responses.store.ownership import ResponseOwnership
+from headrace.frontend.responses.store.response_store import ResponseStore
+from headrace.frontend.responses.store.rows import EventBatch, StoredResponse
 from headrace.frontend.responses.tools.interface import ToolServer
 from headrace.frontend.schemas.responses import Item
 
@@ -46,15 +46,15 @@ MAX_ATTEMPTS = 4
 INTERRUPTED = "The frontend that ran this response has ended."
 
 
-class Keeper:
+class StoreMaintenance:
     """Of one frontend."""
 
     def __init__(
         self,
         context: Context,
         store: ResponseStore,
-        ownership: Ownership,
-        runner: Runner,
+        ownership: ResponseOwnership,
+        runner: ResponseRunner,
         servers: Sequence[ToolServer],
     ) -> None:
         self._context = context
@@ -116,7 +116,9 @@ class Keeper:
         running = self._runner.running | set(self._taken)
         if not running:
             return
-        for response_id in running - await self._ownership.beat(self._runner.owner, running):
+        for response_id in running - await self._ownership.renew_heartbeats(
+            self._runner.owner, running
+        ):
             self._runner.drop(response_id)
             if (task := self._taken.get(response_id)) is not None:
                 task.cancel()
@@ -129,7 +131,7 @@ class Keeper:
 
     # Go on with what others have left
 
-    async def _go_on(self, stored: Stored) -> None:
+    async def _go_on(self, stored: StoredResponse) -> None:
         response_id = stored.body["id"]
         try:
             if not stored.background:
@@ -148,14 +150,14 @@ class Keeper:
         finally:
             self._taken.pop(response_id, None)
 
-    async def _resume(self, stored: Stored) -> None:
+    async def _resume(self, stored: StoredResponse) -> None:
         """Run it again from its journal. ApiError if that cannot be."""
         earlier: Sequence[Item] = ()
         if stored.previous_id is not None:
             earlier = await self._store.conversation(stored.previous_id)
         job = Job.read(stored, earlier)
         entries, events, batches = await self._ownership.journal(job.response_id)
-        live = Live(job, Journal(entries), base=events, batches=batches)
+        live = LiveResponse(job, Journal(entries), base=events, batches=batches)
         run = self._runner.new_run(live, read_tools(job.request, self._servers))
         try:
             await run.prepare()
@@ -164,12 +166,14 @@ class Keeper:
             raise
         self._runner.go_on(live, run)
 
-    async def _give_up(self, stored: Stored, error: ApiError) -> None:
-        body = in_state(stored.body, FAILED, error=error)
+    async def _give_up(self, stored: StoredResponse, error: ApiError) -> None:
+        body = with_status(stored.body, FAILED, error=error)
         _, first, _ = await self._ownership.journal(body["id"])
         told: list[str] = []
         try:
-            Events(told.append, first).lifecycle(FAILED, body)
+            EventWriter(told.append, first).lifecycle(FAILED, body)
         except ValueError as untold:  # then it ends without a word, but it ends
             log.error("the end of a response cannot be told of", exc_info=untold)
-        await self._ownership.finish(self._runner.owner, Batch(body["id"], first, told, ()), body)
+        await self._ownership.finish(
+            self._runner.owner, EventBatch(body["id"], first, told, ()), body
+        )

@@ -22,7 +22,7 @@ REQUEST_BUCKETS_S = (
 )
 # fmt: on
 TOKEN_COUNT_BUCKETS = tuple(float(digit * 10**power) for power in range(6) for digit in (1, 2, 5))
-ENDS = ("stop", "length", "abort", "error")
+FINISH_REASONS = ("stop", "length", "abort", "error")
 N_BUCKETS = (1.0, 2.0, 5.0, 10.0, 20.0)
 
 Kind = TypeVar("Kind", bound=Histogram)
@@ -62,13 +62,13 @@ class ModelMetrics:
 
         self._tallies: dict[str, TokenTally] = {}
 
-    def begin(self, model_name: str) -> None:
+    def create_series(self, model_name: str) -> None:
         """Show a model's metrics before anything has been counted: what appears with its first
         count has no rate."""
         for metric in vars(self).values():
             if isinstance(metric, Counter | Histogram) and metric is not self.success:
                 metric.labels(model_name)
-        for reason in ENDS:
+        for reason in FINISH_REASONS:
             self.success.labels(model_name, reason)
 
     def tally(self, model_name: str) -> TokenTally:

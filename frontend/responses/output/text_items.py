@@ -14,13 +14,13 @@ from openai.types.responses import (
     ResponseTextDoneEvent,
 )
 
-from headrace.frontend.responses.output.events import Events
+from headrace.frontend.responses.output.event_writer import EventWriter
 from headrace.frontend.schemas.responses import Item
 
 Logprobs = Sequence[dict[str, Any]]
 
 
-class OpenText:
+class TextItem:
     """An item with one part, a text. Its beginning is told when it is made.
 
     kind: the item's type. index: its place in the output.
@@ -30,7 +30,7 @@ class OpenText:
     delta_event: type[Any]
     done_event: type[Any]
 
-    def __init__(self, item_id: str, index: int, events: Events) -> None:
+    def __init__(self, item_id: str, index: int, events: EventWriter) -> None:
         self.item_id = item_id
         self.index = index
         self._events = events
@@ -74,7 +74,7 @@ class OpenText:
         raise NotImplementedError
 
 
-class MessageText(OpenText):
+class MessageItem(TextItem):
     kind = "message"
     delta_event = ResponseTextDeltaEvent
     done_event = ResponseTextDoneEvent
@@ -97,7 +97,7 @@ class MessageText(OpenText):
         }
 
 
-class ReasoningText(OpenText):
+class ReasoningItem(TextItem):
     kind = "reasoning"
     delta_event = ResponseReasoningTextDeltaEvent
     done_event = ResponseReasoningTextDoneEvent
@@ -119,4 +119,4 @@ class ReasoningText(OpenText):
         }
 
 
-TEXTS: dict[str, type[OpenText]] = {"message": MessageText, "reasoning": ReasoningText}
+TEXT_ITEMS: dict[str, type[TextItem]] = {"message": MessageItem, "reasoning": ReasoningItem}
