@@ -10,7 +10,8 @@ from headrace.frontend.adapters import AdapterUse
 from headrace.frontend.context import HEADRACE_VERSION, Context, served_models
 from headrace.frontend.http.openapi import OpenAPI
 from headrace.frontend.metrics import Metrics
-from headrace.frontend.middleware import address, errors, full, request_scope
+from headrace.frontend.middleware import address, errors, request_scope
+from headrace.frontend.middleware import full_pool as full
 from headrace.frontend.pool.interface import Pool
 from headrace.frontend.process.drain import Drain
 from headrace.frontend.routes import (
@@ -78,15 +79,15 @@ def create_app(
         adapter_use or AdapterUse(),
     )
     _register(app, context)
-    errors.install(app, config.max_body_bytes)
+    errors.install_error_handlers(app, config.max_body_bytes)
 
     @app.before_request
     async def note_route() -> None:
         if request.url_rule is not None:
             request_scope.current().handler = request.url_rule.rule
-        address.refuse_if_marked()
+        address.reject_if_flagged()
 
-    refusing = full.FullMiddleware(app.asgi_app, pool, drain)
+    refusing = full.FullPoolMiddleware(app.asgi_app, pool, drain)
     addressed = address.AddressMiddleware(refusing, config.root_path)
     wrapped = request_scope.RequestScopeMiddleware(addressed, metrics, drain)
     app.asgi_app = wrapped  # type: ignore[method-assign, assignment]

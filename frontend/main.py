@@ -60,7 +60,7 @@ async def serve(
     texts = {group.name: TextModel.load(group.text_path) for group in config.groups}
     with contextlib.closing(Checkers()) as checkers:
         drain, metrics = Drain(), Metrics(config)
-        async with PoolClient(config, frontend_id, metrics.replayed) as pool:
+        async with PoolClient(config, frontend_id, metrics.count_replay) as pool:
             abortable = Abortable()
             pool.methods["abort_requests"] = lambda told: abortable.abort(
                 told["request_ids"], told["group"]

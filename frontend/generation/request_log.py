@@ -36,7 +36,7 @@ class RequestLog:
         prompts: Sequence[LoggedPrompt],
         samplings: Sequence[SamplingParams],
     ) -> None:
-        self._request_id = request_scope.current_id()
+        self._request_id = request_scope.current_request_id()
         self._with_outputs = config.enable_log_outputs
         self._longest = config.max_log_len
         self._texts: defaultdict[int, list[str]] = defaultdict(list)

@@ -12,10 +12,10 @@ from headrace.frontend.generation.defaults import with_defaults
 from headrace.frontend.generation.start import check_named
 from headrace.frontend.http.parsing import read
 from headrace.frontend.middleware.in_flight import count_in_flight
-from headrace.frontend.openai_api.chat import ChatAnswer
-from headrace.frontend.openai_api.common import head
+from headrace.frontend.openai_api.chat_serializer import ChatSerializer
+from headrace.frontend.openai_api.common import response_head
 from headrace.frontend.openai_api.logprobs import TokenNames
-from headrace.frontend.openai_api.serialize import check_stream, written
+from headrace.frontend.openai_api.serialize import check_stream, serialize_response
 from headrace.frontend.routes.chat_completions import echoed
 from headrace.frontend.schemas.answers import ChatCompletion, ErrorAnswer
 from headrace.frontend.schemas.chat_batch import ChatBatchRequest
@@ -41,16 +41,16 @@ async def _answer(context: Context, asked: ChatBatchRequest) -> Response:
     request = with_defaults(asked, model)
     check_stream(request)
     check_named(request, len(request.messages))
-    top = head(request, model, "chatcmpl")
+    top = response_head(request, model, "chatcmpl")
     names = TokenNames(model.text, bool(request.return_tokens_as_token_ids))
     # Nothing is run before all have turned out to be fit to be.
     runs = []
     for chat in request.conversations():
         runs.append(await start_chat(context, chat))
         await asyncio.sleep(0)  # other requests are to have their turn
-    chats = [ChatAnswer(top, run, names, echoed(run)) for run in runs]
+    chats = [ChatSerializer(top, run, names, echoed(run)) for run in runs]
     answers = await all_answers(runs)
-    return await written(
-        lambda: joined([chat.whole(of_one) for chat, of_one in zip(chats, answers, strict=True)]),
+    return await serialize_response(
+        lambda: joined([chat.full_body(of_one) for chat, of_one in zip(chats, answers, strict=True)]),
         in_thread=request.has_logprobs,
     )

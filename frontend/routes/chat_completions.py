@@ -9,10 +9,10 @@ from headrace.frontend.context import Context
 from headrace.frontend.generation.defaults import with_defaults
 from headrace.frontend.http.parsing import read
 from headrace.frontend.middleware.in_flight import count_in_flight
-from headrace.frontend.openai_api.chat import ChatAnswer
-from headrace.frontend.openai_api.common import head
+from headrace.frontend.openai_api.chat_serializer import ChatSerializer
+from headrace.frontend.openai_api.common import response_head
 from headrace.frontend.openai_api.logprobs import TokenNames
-from headrace.frontend.openai_api.serialize import check_stream, written
+from headrace.frontend.openai_api.serialize import check_stream, serialize_response
 from headrace.frontend.schemas.answers import ChatCompletion, ErrorAnswer
 from headrace.frontend.schemas.chat import ChatCompletionRequest
 from headrace.frontend.streaming import stream_response
@@ -39,11 +39,11 @@ async def answer(context: Context, asked: ChatCompletionRequest) -> Response:
     check_stream(request)
     run = await start_chat(context, request)
     names = TokenNames(model.text, bool(request.return_tokens_as_token_ids))
-    answer = ChatAnswer(head(request, model, "chatcmpl"), run, names, echoed(run))
+    answer = ChatSerializer(response_head(request, model, "chatcmpl"), run, names, echoed(run))
     if request.stream:
         return await stream_response(run.generation, answer)
     answers = await run.answers()
-    return await written(lambda: answer.whole(answers), in_thread=request.has_logprobs)
+    return await serialize_response(lambda: answer.full_body(answers), in_thread=request.has_logprobs)
 
 
 def echoed(run: ChatRun) -> str:

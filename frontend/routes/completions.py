@@ -15,8 +15,8 @@ from headrace.frontend.generation.sampling import OutputLimit, sampling_params
 from headrace.frontend.generation.start import Prompt, check_named, check_texts, start
 from headrace.frontend.http.parsing import read
 from headrace.frontend.middleware.in_flight import count_in_flight
-from headrace.frontend.openai_api.common import head
-from headrace.frontend.openai_api.completion import CompletionAnswer
+from headrace.frontend.openai_api.common import response_head
+from headrace.frontend.openai_api.completion_serializer import CompletionSerializer
 from headrace.frontend.openai_api.logprobs import TokenNames
 from headrace.frontend.openai_api.serialize import check_stream, respond
 from headrace.frontend.schemas.answers import Completion, ErrorAnswer
@@ -65,7 +65,7 @@ async def answer(context: Context, asked: CompletionRequest) -> Response:
     generation = start(
         context, model, request, prompts, samplings, discard=discard, grammar=grammar
     )
-    answer = CompletionAnswer(head(request, model, "cmpl"), request, prompts, names, echoes)
+    answer = CompletionSerializer(response_head(request, model, "cmpl"), request, prompts, names, echoes)
     return await respond(request, generation, answer, in_thread=request.has_logprobs)
 
 

@@ -4,8 +4,8 @@ from quart import Blueprint, Response
 from quart_schema import document_request, document_response
 
 from headrace.frontend.anthropic_api import errors
-from headrace.frontend.anthropic_api.answer import MessagesAnswer
-from headrace.frontend.anthropic_api.request import chat_request, naming_fields
+from headrace.frontend.anthropic_api.messages_serializer import MessagesSerializer
+from headrace.frontend.anthropic_api.chat_request import chat_request, rename_error_fields
 from headrace.frontend.chat.prompt import chat_prompt
 from headrace.frontend.chat.reasoning.thinking import reasoning_end_ids
 from headrace.frontend.chat.start import start_chat
@@ -43,7 +43,7 @@ def blueprint(context: Context) -> Blueprint:
         request = await read(CountTokensRequest)
         model = context.model(request.model)
         chat = await chat_request(request)
-        with naming_fields():
+        with rename_error_fields():
             prompt = await chat_prompt(chat, model, shown_tools(chat.tools))
         return json_response({"input_tokens": len(prompt.token_ids)})
 
@@ -61,10 +61,10 @@ def blueprint(context: Context) -> Blueprint:
 
 async def _answer(context: Context, request: MessagesRequest) -> Response:
     model = context.model(request.model)
-    chat = await chat_request(request, holds_budget=bool(reasoning_end_ids(model)))
-    with naming_fields():
+    chat = await chat_request(request, supports_thinking_budget=bool(reasoning_end_ids(model)))
+    with rename_error_fields():
         run = await start_chat(context, chat)
-        answer = MessagesAnswer(run)
+        answer = MessagesSerializer(run)
         if request.stream:
             return await stream_response(run.generation, answer, errors.ending())
-        return json_response(await answer.whole())
+        return json_response(await answer.full_body())

@@ -12,8 +12,8 @@ from headrace.frontend.http.openapi import document_plain
 from headrace.frontend.http.parsing import read
 from headrace.frontend.middleware.errors import json_response
 from headrace.frontend.middleware.in_flight import count_in_flight
-from headrace.frontend.responses.entry import ResponsesEntry
-from headrace.frontend.responses.output.pages import page
+from headrace.frontend.responses.lazy_service import LazyResponsesService
+from headrace.frontend.responses.output.pagination import paginate
 from headrace.frontend.schemas.answers import ErrorAnswer
 from headrace.frontend.schemas.responses import ResponsesRequest
 from headrace.frontend.streaming import HEADERS
@@ -23,7 +23,7 @@ _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 def blueprint(context: Context) -> Blueprint:
     routes = Blueprint("responses", __name__)
-    entry = ResponsesEntry(context)
+    entry = LazyResponsesService(context)
     routes.before_app_serving(entry.start)
     routes.after_app_serving(entry.stop)
 
@@ -77,7 +77,7 @@ def blueprint(context: Context) -> Blueprint:
         items = await (await entry.service()).input_items(response_id)
         if order == "desc":
             items = items[::-1]
-        return json_response(page(items, limit, request.args.get("after")))
+        return json_response(paginate(items, limit, request.args.get("after")))
 
     return routes
 

@@ -4,14 +4,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.frontend.anthropic_api.blocks import Blocks
+from headrace.frontend.anthropic_api.content_blocks import ContentBlockBuilder
 from headrace.frontend.chat.message import MessagePart, ToolCallPart
 from tests.frontend.chat.marked_reader import MarkedReader
 
 
 def made(parts):
     """The blocks as a whole answer shows them, and as a client reads them from the events."""
-    blocks = Blocks()
+    blocks = ContentBlockBuilder()
     events = [event for part in parts for event in blocks.add(part)] + blocks.finish()
     read, is_open = [], False
     for event in events:

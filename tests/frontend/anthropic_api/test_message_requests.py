@@ -2,7 +2,7 @@
 
 import pytest
 
-from headrace.frontend.anthropic_api.request import chat_fields, naming_fields
+from headrace.frontend.anthropic_api.chat_request import chat_fields, rename_error_fields
 from headrace.frontend.errors import BadRequest
 from headrace.frontend.schemas.messages import CountTokensRequest, MessagesRequest
 
@@ -219,6 +219,6 @@ def test_what_is_counted_is_what_the_prompt_hangs_on():
     ],
 )
 def test_errors_name_the_fields_of_messages(told, shown):
-    with pytest.raises(BadRequest) as caught, naming_fields():
+    with pytest.raises(BadRequest) as caught, rename_error_fields():
         raise BadRequest(told)
     assert caught.value.message == shown

@@ -60,8 +60,8 @@ async def test_they_are_told_when_the_turn_ends_or_when_asked() -> None:
     await asyncio.sleep(0)
     assert numbers(registry)["tokens_total", ""] == 3
     tally.add(4, 0.5)
-    tally.tell()
-    tally.tell()
+    tally.flush()
+    tally.flush()
     assert numbers(registry)["tokens_total", ""] == 7
     await asyncio.sleep(0)
     assert numbers(registry)["tokens_total", ""] == 7

@@ -35,7 +35,7 @@ async def test_each_tenant_has_its_own_counters():
     tokens.of("bob").generation.add(1)
     tokens.of("ann").generation.add(1)
     for name in ("ann", "bob"):
-        tokens.of(name).tell()
+        tokens.of(name).flush()
     found = {key: value for key, value in counted(registry).items() if value}
     assert found == {("ann", "prompt"): 5, ("ann", "generation"): 3, ("bob", "generation"): 1}
 
@@ -44,12 +44,12 @@ async def test_tenants_beyond_the_bound_count_together():
     registry, tokens = made()
     for number in range(MAX_TENANTS + 50):
         tokens.of(f"tenant {number}").generation.add(1)
-        tokens.of(f"tenant {number}").tell()
+        tokens.of(f"tenant {number}").flush()
     found = counted(registry)
     assert len({tenant for tenant, _ in found} - {"", OTHERS}) == MAX_TENANTS
     assert found[OTHERS, "generation"] == 50
     tokens.of("tenant 0").generation.add(1)  # who has a label keeps it
-    tokens.of("tenant 0").tell()
+    tokens.of("tenant 0").flush()
     assert counted(registry)["tenant 0", "generation"] == 2
 
 

@@ -16,7 +16,7 @@ from headrace.frontend.chat.run import ChatRun
 from headrace.frontend.chat.start import start_chat as plain_start_chat
 from headrace.frontend.generation.choice import Choice
 from headrace.frontend.http.parsing import validate as plain_validate
-from headrace.frontend.responses.execution import run
+from headrace.frontend.responses.execution import response_run as run
 from headrace.frontend.responses.request import chat_request
 from headrace.frontend.text.model import TextModel
 from tests.frontend.fake_pool import FakePool

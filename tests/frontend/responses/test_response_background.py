@@ -8,14 +8,14 @@ import pytest
 from sqlalchemy import select
 
 from headrace.frontend.pool.interface import PoolBusy, PoolUnavailable
-from headrace.frontend.responses.execution import maintenance as keeper
-from headrace.frontend.responses.execution.live import Live
-from headrace.frontend.responses.execution.maintenance import MAX_ATTEMPTS
-from headrace.frontend.responses.execution.run import ResponseRun
-from headrace.frontend.responses.execution.runner import Runner
-from headrace.frontend.responses.output.events import Events
+from headrace.frontend.responses.execution import store_maintenance as keeper
+from headrace.frontend.responses.execution.live_response import LiveResponse
+from headrace.frontend.responses.execution.store_maintenance import MAX_ATTEMPTS
+from headrace.frontend.responses.execution.response_run import ResponseRun
+from headrace.frontend.responses.execution.response_runner import ResponseRunner
+from headrace.frontend.responses.output.event_writer import EventWriter
 from headrace.frontend.responses.store.database import Database
-from headrace.frontend.responses.store.ownership import Ownership
+from headrace.frontend.responses.store.ownership import ResponseOwnership
 from headrace.frontend.responses.store.tables import responses
 from tests.frontend.responses.response_asking import (
     PATH,
@@ -55,7 +55,7 @@ def dies(monkeypatch):
                 live.work.cancel()
             await asyncio.gather(*runner._drives, return_exceptions=True)
 
-        monkeypatch.setattr(Runner, "stop", vanish)
+        monkeypatch.setattr(ResponseRunner, "stop", vanish)
 
     return die
 
@@ -155,7 +155,7 @@ async def test_a_foreground_stream_whose_frontend_died_has_failed(
     serve, pool, dies, database, monkeypatch
 ):
     pool.hold_after = 4
-    monkeypatch.setattr(Live, "stop", lambda live, **_: None)  # it does not notice either
+    monkeypatch.setattr(LiveResponse, "stop", lambda live, **_: None)  # it does not notice either
     async with serve() as first:
         waiting = asyncio.create_task(stream(first))
         await pool.wait_for_streams(1)
@@ -196,7 +196,7 @@ async def test_one_that_cannot_be_told_of_ends(serve, monkeypatch, pool, dies):
         await pool.wait_for_streams(1)
         dies()
     pool.hold_after = None
-    monkeypatch.setattr(Events, "lifecycle", mute)
+    monkeypatch.setattr(EventWriter, "lifecycle", mute)
     async with serve() as second:
         begun = await ask(second, background=True)
         for body in (begun, left):
@@ -258,7 +258,7 @@ async def test_what_has_begun_waits_for_a_worker_too(serve, pool, dies):
 
 
 async def test_a_frontend_that_stops_hands_over_at_once(serve, pool, monkeypatch):
-    monkeypatch.setattr("headrace.frontend.responses.execution.maintenance.STALE_S", 1000)
+    monkeypatch.setattr("headrace.frontend.responses.execution.store_maintenance.STALE_S", 1000)
     pool.hold_after = 4
     async with serve() as first:
         body = await ask(first, background=True)
@@ -278,7 +278,7 @@ def _rest_of(reply):
 async def _stored(database, response_id, count) -> list[Event]:
     """The events that are stored, as soon as there are so many."""
     for _ in range(500):
-        events, _ = await Ownership(database).events(response_id, 0)
+        events, _ = await ResponseOwnership(database).events(response_id, 0)
         if len(events) >= count:
             return events_of("".join(events))
         await asyncio.sleep(0.01)

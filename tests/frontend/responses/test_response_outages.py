@@ -6,11 +6,12 @@ import pytest
 from sqlalchemy import select
 
 from headrace.frontend.pool.interface import PoolBusy
-from headrace.frontend.responses.execution import following, runner
-from headrace.frontend.responses.execution import maintenance as keeper
+from headrace.frontend.responses.execution import response_runner as runner
+from headrace.frontend.responses.execution import event_streams as following
+from headrace.frontend.responses.execution import store_maintenance as keeper
 from headrace.frontend.responses.store.database import Database, StoreUnavailable
-from headrace.frontend.responses.store.ownership import Ownership
-from headrace.frontend.responses.store.store import ResponseStore
+from headrace.frontend.responses.store.ownership import ResponseOwnership
+from headrace.frontend.responses.store.response_store import ResponseStore
 from headrace.frontend.responses.store.tables import responses
 from tests.frontend.responses.response_asking import PATH, ask, follow, stream, until
 
@@ -111,7 +112,7 @@ async def test_followers_in_the_background_wait_for_the_store(serve, pool, datab
 
 
 async def test_a_store_that_stays_away_ends_a_followers_stream(serve, pool, databases, monkeypatch):
-    monkeypatch.setattr(following, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(following, "STORE_TIMEOUT_S", 0.1)
     pool.hold_after = 4
     async with serve() as first, serve() as second:
         body = await ask(first, background=True)
@@ -173,7 +174,7 @@ async def test_what_was_stored_by_a_write_that_seemed_to_fail_is_not_stored_twic
     client, pool, databases, database, monkeypatch
 ):
     """The database dies between a commit and its answer."""
-    working, failures = Ownership.add, []
+    working, failures = ResponseOwnership.add, []
 
     async def add(self, owner, added):
         lost = await working(self, owner, added)
@@ -182,13 +183,13 @@ async def test_what_was_stored_by_a_write_that_seemed_to_fail_is_not_stored_twic
             raise StoreUnavailable
         return lost
 
-    monkeypatch.setattr(Ownership, "add", add)
-    monkeypatch.setattr(keeper, "BEAT_S", 0.02)
+    monkeypatch.setattr(ResponseOwnership, "add", add)
+    monkeypatch.setattr(keeper, "HEARTBEAT_S", 0.02)
     pool.hold_after = 4
     body = await ask(client, background=True)
     await wait_for(lambda: len(failures) == 3)
     await asyncio.sleep(0.2)
-    entries, events, _ = await Ownership(database).journal(body["id"])
-    told, _ = await Ownership(database).events(body["id"], 0)
+    entries, events, _ = await ResponseOwnership(database).journal(body["id"])
+    told, _ = await ResponseOwnership(database).events(body["id"], 0)
     assert len(told) == len(set(told)) == events
     assert len(entries) == 4

@@ -10,9 +10,9 @@ import pytest
 from headrace.frontend.errors import BadRequest
 from headrace.frontend.responses.execution.job import Job
 from headrace.frontend.responses.store.database import Database, StoreUnavailable
-from headrace.frontend.responses.store.ownership import Ownership
-from headrace.frontend.responses.store.rows import Batch
-from headrace.frontend.responses.store.store import MAX_CHAIN, ResponseStore
+from headrace.frontend.responses.store.ownership import ResponseOwnership
+from headrace.frontend.responses.store.rows import EventBatch
+from headrace.frontend.responses.store.response_store import MAX_CHAIN, ResponseStore
 from headrace.frontend.responses.store.tables import VERSION, create_tables, make_engine, versions
 from headrace.frontend.schemas.responses import ResponsesRequest
 
@@ -58,7 +58,7 @@ def store(database):
 
 @pytest.fixture
 def ownership(database):
-    return Ownership(database)
+    return ResponseOwnership(database)
 
 
 async def test_what_is_created_can_be_read(store):
@@ -67,7 +67,7 @@ async def test_what_is_created_can_be_read(store):
     stored = await store.get(work.response_id)
     assert stored.body == work.body
     assert stored.inputs == list(work.inputs)
-    again = Job.read(stored, ())
+    again = Job.from_stored(stored, ())
     assert (again.request, again.seed, again.fingerprint) == (work.request, 1, "f")
     assert await store.get(job(2).response_id) is None
 
@@ -77,14 +77,14 @@ async def test_events_and_journal_come_in_batches(store, ownership):
     await store.create(work, "me")
     id_ = work.response_id
     assert await ownership.events(id_, 0) == ([], False)
-    assert await ownership.add("me", [Batch(id_, 0, ["a", "b", "c"], [["value", "k", 1]])]) == set()
-    assert await ownership.add("me", [Batch(id_, 3, [], [["value", "l", 2]])]) == set()
-    assert await ownership.add("me", [Batch(id_, 3, ["d"], [])]) == set()
+    assert await ownership.add("me", [EventBatch(id_, 0, ["a", "b", "c"], [["value", "k", 1]])]) == set()
+    assert await ownership.add("me", [EventBatch(id_, 3, [], [["value", "l", 2]])]) == set()
+    assert await ownership.add("me", [EventBatch(id_, 3, ["d"], [])]) == set()
     for first, expected in enumerate([list("abcd"), list("bcd"), list("cd"), ["d"], [], []]):
         assert await ownership.events(id_, first) == (expected, False)
     assert await ownership.journal(id_) == ([["value", "k", 1], ["value", "l", 2]], 4, 3)
     assert (await store.get(id_)).body["status"] == "in_progress"
-    assert await ownership.finish("me", Batch(id_, 4, ["e"], []), done(work))
+    assert await ownership.finish("me", EventBatch(id_, 4, ["e"], []), done(work))
     assert await ownership.events(id_, 3) == (["d", "e"], True)
     assert (await store.get(id_)).body == done(work)
 
@@ -93,10 +93,10 @@ async def test_a_batch_that_comes_again_is_stored_once(store, ownership):
     """Whoever is told that a write has failed cannot know that it has."""
     work = job(1)
     await store.create(work, "me")
-    batch = Batch(work.response_id, 0, ["a", "b"], [["value", "k", 1]], 0)
+    batch = EventBatch(work.response_id, 0, ["a", "b"], [["value", "k", 1]], 0)
     for _ in range(2):
         assert await ownership.add("me", [batch]) == set()
-    last = Batch(work.response_id, 2, ["c"], [], 1)
+    last = EventBatch(work.response_id, 2, ["c"], [], 1)
     assert await ownership.finish("me", last, done(work), before=batch)
     assert await ownership.events(work.response_id, 0) == (["a", "b", "c"], True)
     assert await ownership.journal(work.response_id) == ([["value", "k", 1]], 3, 2)
@@ -105,20 +105,20 @@ async def test_a_batch_that_comes_again_is_stored_once(store, ownership):
 async def test_only_the_owner_writes(store, ownership):
     work = job(1)
     await store.create(work, "me")
-    batch = Batch(work.response_id, 0, ["a"], [])
+    batch = EventBatch(work.response_id, 0, ["a"], [])
     assert await ownership.add("other", [batch]) == {work.response_id}
     assert not await ownership.finish("other", batch, done(work))
-    assert await ownership.beat("other", {work.response_id}) == set()
-    assert await ownership.beat("me", {work.response_id}) == {work.response_id}
+    assert await ownership.renew_heartbeats("other", {work.response_id}) == set()
+    assert await ownership.renew_heartbeats("me", {work.response_id}) == {work.response_id}
     assert await ownership.events(work.response_id, 0) == ([], False)
 
 
 async def test_a_cancelled_response_is_lost_to_its_owner(store, ownership):
     work = job(1)
     await store.create(work, "me")
-    await ownership.add("me", [Batch(work.response_id, 0, ["a", "b"], [])])
+    await ownership.add("me", [EventBatch(work.response_id, 0, ["a", "b"], [])])
     assert (await store.cancel(work.response_id)).body["status"] == "cancelled"
-    late = Batch(work.response_id, 2, ["c"], [])
+    late = EventBatch(work.response_id, 2, ["c"], [])
     assert await ownership.add("me", [late]) == {work.response_id}
     assert not await ownership.finish("me", late, done(work))
     events, ended = await ownership.events(work.response_id, 0)
@@ -136,7 +136,7 @@ async def test_a_stale_response_is_taken_over_once(store_url, store, ownership):
     await ownership.release("dead")
     databases = [Database(store_url) for _ in range(4)]
     taken = await asyncio.gather(
-        *(take(Ownership(each), str(n), 1000) for n, each in enumerate(databases))
+        *(take(ResponseOwnership(each), str(n), 1000) for n, each in enumerate(databases))
     )
     ids = [stored.body["id"] for each in taken for stored in each]
     assert len(ids) == len(set(ids)) == 20
@@ -177,7 +177,7 @@ async def test_conversations_are_walked_to_their_beginning(store, ownership):
 
 
 async def test_a_conversation_has_a_length(store, monkeypatch):
-    monkeypatch.setattr("headrace.frontend.responses.store.store.MAX_CHAIN", 2)
+    monkeypatch.setattr("headrace.frontend.responses.store.response_store.MAX_CHAIN", 2)
     previous = None
     for number in range(3):
         await store.create(job(number, previous), None)
@@ -192,9 +192,9 @@ async def test_the_oldest_go_first_and_their_events_with_them(database, ownershi
     for number in range(5):
         work = job(number)
         await store.create(work, "me")
-        await ownership.add("me", [Batch(work.response_id, 0, ["a"], [])])
+        await ownership.add("me", [EventBatch(work.response_id, 0, ["a"], [])])
         if number < 4:
-            await ownership.finish("me", Batch(work.response_id, 1, ["b"], []), done(work))
+            await ownership.finish("me", EventBatch(work.response_id, 1, ["b"], []), done(work))
         await asyncio.sleep(0.002)
     assert await store.prune() == 2
     left = [await store.get(job(number).response_id) for number in range(5)]
@@ -208,7 +208,7 @@ async def test_the_oldest_go_first_and_their_events_with_them(database, ownershi
 async def test_deleting_takes_events_along(store, ownership):
     work = job(1)
     await store.create(work, "me")
-    await ownership.add("me", [Batch(work.response_id, 0, ["a"], [])])
+    await ownership.add("me", [EventBatch(work.response_id, 0, ["a"], [])])
     assert await store.delete(work.response_id)
     assert await ownership.events(work.response_id, 0) == ([], True)
     await store.create(work, "me")

@@ -7,9 +7,10 @@ import time
 
 import pytest
 
-from headrace.frontend.responses.execution.run import MAX_TURNS
-from headrace.frontend.responses.tools import demo, servers
-from headrace.frontend.responses.tools.demo import calculate, current_time
+from headrace.frontend.responses.execution.response_run import MAX_TURNS
+from headrace.frontend.responses.tools import tool_servers as servers
+from headrace.frontend.responses.tools import demo_source as demo
+from headrace.frontend.responses.tools.demo_source import calculate, current_time
 from headrace.frontend.responses.tools.interface import ToolFailure
 from tests.frontend.responses.response_asking import ask, follow, refusal, stream, text_of
 
@@ -132,7 +133,7 @@ async def test_arguments_that_are_no_json_fail_the_call_alone(client, script):
     script.says = ["<call calculate {6*7}>", "I cannot.", "Still not."]
     body = await ask(client, tools=[DEMO])
     assert (body["status"], text_of(body)) == ("completed", "I cannot.")
-    assert body["output"][1]["error"]["content"] == "the arguments are no JSON"
+    assert body["output"][1]["error"]["content"] == "the arguments are not valid JSON"
     again = await ask(client, tools=[DEMO], previous_response_id=body["id"])
     assert text_of(again) == "Still not."
 
