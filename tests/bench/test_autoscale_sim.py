@@ -9,7 +9,7 @@ from bench import autoscale_sim
 from bench.scaling import trace
 from bench.scaling.engines import QUANTUM, Engine
 from bench.scaling.pool import play
-from bench.scaling.results import oracle, turns, waits
+from bench.scaling.results import oracle, count_changes, waits
 from bench.scaling.settings import DEFAULT, Setting
 
 
@@ -28,9 +28,9 @@ def test_a_recorded_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_a_trace_is_that_of_its_seed() -> None:
-    one, other = trace.made(50, 900, seed=3), trace.made(50, 900, seed=3)
+    one, other = trace.generate(50, 900, seed=3), trace.generate(50, 900, seed=3)
     assert all(np.array_equal(*pair) for pair in zip(one, other, strict=True))
-    assert not np.array_equal(one[1], trace.made(50, 900, seed=4)[1])
+    assert not np.array_equal(one[1], trace.generate(50, 900, seed=4)[1])
 
 
 def test_a_fixed_pool_that_is_large_enough_lets_nobody_wait_and_loses_nobody() -> None:
@@ -70,12 +70,12 @@ def test_answers_have_their_mean_length() -> None:
 
 
 def test_changes_and_turns() -> None:
-    assert turns(np.array([1.0, 1, 2, 4, 4, 3, 3, 5])) == (4, 2)
+    assert count_changes(np.array([1.0, 1, 2, 4, 4, 3, 3, 5])) == (4, 2)
 
 
 def test_pictures(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    expected, came = trace.made(30, 1500, seed=1)
+    expected, came = trace.generate(30, 1500, seed=1)
     run = autoscale_sim.simulate(DEFAULT, expected, came, seed=1)
     autoscale_sim.draw(tmp_path, [run], expected)
     assert sorted(each.name for each in tmp_path.iterdir()) == [

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bench import compare
-from bench.load.duel import Turn, Verdict, count_short
+from bench.load.comparison import ServerRun, Comparison, count_short
 from bench.load.options import parse
 from bench.load.processes import ServerProcesses, parse_listening
 from bench.load.records import Record, summarize
@@ -31,17 +31,17 @@ TABLE = """\
 
 def turn(
     tokens_per_s: float, idle_cpu: float | None = 0.0, error: str = "", short: int = 0
-) -> Turn:
+) -> ServerRun:
     good = Record(0.0, 1.0, [0.5], output_tokens=int(tokens_per_s))
     records = [good] + ([Record(0.0, 1.0, error=error)] if error else [])
-    return Turn(summarize(records), short, idle_cpu)
+    return ServerRun(summarize(records), short, idle_cpu)
 
 
 class TestVerdict:
     def test_the_ratio_is_the_median_of_the_rounds(self) -> None:
         # Both are four times faster in the second round.
         first, second = [turn(150), turn(640), turn(130)], [turn(100), turn(400), turn(100)]
-        verdict = Verdict(Load(concurrency=16), first, second, 1.5)
+        verdict = Comparison(Load(concurrency=16), first, second, 1.5)
         assert verdict.ratios == [1.5, 1.6, 1.3]
         assert verdict.passed
         line = verdict.line()
@@ -50,15 +50,15 @@ class TestVerdict:
         assert "\n" not in line
 
     def test_a_missed_bar_shows(self) -> None:
-        verdict = Verdict(Load(concurrency=1), [turn(70)], [turn(100)], 0.75)
+        verdict = Comparison(Load(concurrency=1), [turn(70)], [turn(100)], 0.75)
         assert not verdict.passed
         assert "(bar 0.75: MISSED)" in verdict.line()
-        assert "bar" not in Verdict(Load(concurrency=1), [turn(7)], [turn(10)], None).line()
+        assert "bar" not in Comparison(Load(concurrency=1), [turn(7)], [turn(10)], None).line()
 
     def test_what_makes_it_doubtful(self) -> None:
         first = [turn(10, idle_cpu=0.3), turn(10, error="HTTP 500: no")]
         second = [turn(10, idle_cpu=None), turn(10, short=2)]
-        verdict = Verdict(Load(concurrency=1), first, second, None)
+        verdict = Comparison(Load(concurrency=1), first, second, None)
         notes = verdict.line().split("\n")[1:]
         assert [note.strip() for note in notes] == [
             "B, idle while A ran, used 30% of a core",
@@ -68,7 +68,7 @@ class TestVerdict:
         assert verdict.failed_requests == 3
 
     def test_a_server_that_answers_nothing(self) -> None:
-        verdict = Verdict(Load(concurrency=1), [turn(10)], [turn(0)], 1.0)
+        verdict = Comparison(Load(concurrency=1), [turn(10)], [turn(0)], 1.0)
         assert math.isnan(verdict.ratio)
         assert not verdict.passed
 

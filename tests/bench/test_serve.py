@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from bench.load.cli import _main
 from bench.load.client import StreamError
-from bench.load.http import Body, Events, HTTPFailure, Server, parse_head
+from bench.load.http import BodyDecoder, EventParser, HTTPFailure, Server, parse_head
 from bench.load.options import parse
 from bench.load.prompts import Mix, Planned, session, turns
 from bench.load.records import Record, percentile, spread, summarize
@@ -76,34 +76,34 @@ class TestParsers:
             b': a comment\n\ndata: {"a": 1}\n\ndata:two\r\n\r\nevent: x\ndata: lines\ndata: of one'
             b"\n\n\n\ndata: \xe4\xbd\xa0\n\ndata: [DONE]\n\ndata: unfinished"
         )
-        events = Events()
+        events = EventParser()
         payloads = [payload for part in pieces(stream, cuts) for payload in events.feed(part)]
         assert payloads == [b'{"a": 1}', b"two", b"lines\nof one", b"\xe4\xbd\xa0", b"[DONE]"]
 
     @given(CUTS)
     def test_chunks_do_not_depend_on_where_they_are_cut(self, cuts: list[int]) -> None:
         stream = b"5\r\nhello\r\nA;x=y\r\n\r\n world\r\n\r\n1\r\n!\r\n0\r\nTrailer: t\r\n\r\n"
-        body = Body(chunked=True, length=None)
+        body = BodyDecoder(chunked=True, length=None)
         parts = pieces(stream, cuts)
         assert b"".join(body.feed(part) for part in parts) == b"hello\r\n world\r\n!"
         assert body.done
 
     @pytest.mark.parametrize("cut", range(1, 12))
     def test_an_unfinished_body_is_a_failure(self, cut: int) -> None:
-        body = Body(chunked=True, length=None)
+        body = BodyDecoder(chunked=True, length=None)
         body.feed(b"2\r\nab\r\n0\r\n\r\n"[:cut])
         assert not body.done
         with pytest.raises(HTTPFailure):
             body.end()
 
     def test_a_body_of_given_length(self) -> None:
-        body = Body(chunked=False, length=5)
+        body = BodyDecoder(chunked=False, length=5)
         assert body.feed(b"abc") + body.feed(b"defg") == b"abcde"
         assert body.done
-        assert Body(chunked=False, length=0).done
+        assert BodyDecoder(chunked=False, length=0).done
 
     def test_a_body_without_length_ends_with_the_connection(self) -> None:
-        body = Body(chunked=False, length=None)
+        body = BodyDecoder(chunked=False, length=None)
         assert body.feed(b"abc") == b"abc"
         assert not body.done
         body.end()
@@ -116,7 +116,7 @@ class TestParsers:
 
     def test_a_malformed_chunk(self) -> None:
         with pytest.raises(HTTPFailure):
-            Body(chunked=True, length=None).feed(b"zz\r\n")
+            BodyDecoder(chunked=True, length=None).feed(b"zz\r\n")
 
 
 class TestMixes:

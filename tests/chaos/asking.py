@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from typing import Any
 
-from bench.load.http import Connection, Events, HTTPFailure, Response
+from bench.load.http import Connection, EventParser, HTTPFailure, Response
 
 from . import answers, other_answers
 from .answers import Outcome
@@ -83,7 +83,7 @@ async def _response(host: str, port: int, head: bytes, body: bytes) -> AsyncIter
 async def _read(response: Response, request: Request, stream: bool) -> Outcome:
     if not stream:
         return read_whole(request, await response.read())
-    cut, events = Events(), []
+    cut, events = EventParser(), []
     async for part in response.parts():
         events += cut.feed(part)
     return read_stream(request, events)

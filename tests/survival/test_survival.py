@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.load.http import Events
+from bench.load.http import EventParser
 from headrace.frontend.app import create_app
 from headrace.frontend.metrics import Metrics
 from headrace.frontend.text.model import TextModel
@@ -110,7 +110,7 @@ async def answer(
         data = await response.get_data()
     assert response.status_code == 200, data
     assert pool.in_flight == 0
-    return read_stream(request, Events().feed(data)) if stream else read_whole(request, data)
+    return read_stream(request, EventParser().feed(data)) if stream else read_whole(request, data)
 
 
 @pytest.mark.parametrize(

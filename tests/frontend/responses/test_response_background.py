@@ -53,7 +53,7 @@ def dies(monkeypatch):
             runner._stopping = True
             for live in runner._live.values():
                 live.work.cancel()
-            await asyncio.gather(*runner._drives, return_exceptions=True)
+            await asyncio.gather(*runner._run_tasks, return_exceptions=True)
 
         monkeypatch.setattr(ResponseRunner, "stop", vanish)
 

@@ -78,7 +78,7 @@ async def begun(client, pool, **fields):
 async def test_an_end_that_cannot_be_stored_is_told_as_an_error(
     client, pool, databases, monkeypatch
 ):
-    monkeypatch.setattr(runner, "STORE_TRIES", 1)
+    monkeypatch.setattr(runner, "STORE_ATTEMPTS", 1)
     reply = pool.reply
 
     def break_and_reply(request):
@@ -93,7 +93,7 @@ async def test_an_end_that_cannot_be_stored_is_told_as_an_error(
 
 async def test_followers_in_the_background_wait_for_the_store(serve, pool, databases, monkeypatch):
     """On the frontend that runs it and on another, with one end for both."""
-    monkeypatch.setattr(runner, "STORE_TRIES", 1)
+    monkeypatch.setattr(runner, "STORE_ATTEMPTS", 1)
     async with serve() as first, serve() as second:
         pool.failure = PoolBusy("all workers are at their limit", retry_after_s=0.01)
         body = await ask(first, background=True)

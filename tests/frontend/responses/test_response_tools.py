@@ -230,11 +230,11 @@ async def test_a_call_has_a_deadline_and_its_result_a_size(monkeypatch):
 
     monkeypatch.setattr(servers, "CALL_TIMEOUT_S", 0.01)
     with pytest.raises(ToolFailure, match="longer than"):
-        await servers.call(Source(), "slow", {})
+        await servers.call_tool(Source(), "slow", {})
     with pytest.raises(ToolFailure, match="characters"):
-        await servers.call(Source(), "long", {})
+        await servers.call_tool(Source(), "long", {})
     with pytest.raises(ToolFailure, match="object"):
-        await servers.call(Source(), "long", [])
+        await servers.call_tool(Source(), "long", [])
 
 
 @pytest.fixture(params=["mcp", "sse"])
