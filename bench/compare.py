@@ -63,7 +63,7 @@ async def _compare(options: Options, bars: list[float | None]) -> list[Compariso
 
 
 def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namespace, Options]:
-    """Parse the arguments; return them, `bars` with an entry for each load, and the load's options."""
+    """Parse the arguments; return them, with `bars` for each load, and the load's options."""
     parser = argparse.ArgumentParser(
         prog="bench/compare.py", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )

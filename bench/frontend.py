@@ -1,4 +1,4 @@
-"""Measure the streamed tokens per second of one frontend process and their CPU time, without a model.
+"""Measure the streamed tokens/s of one frontend process and their CPU time, without a model.
 
 Starts a pool of the fake engine with one frontend and one worker, keeps a number of streams open,
 and counts the events with text and the CPU time of each process. All of a frontend's work is in it:

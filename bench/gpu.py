@@ -116,7 +116,7 @@ def measure(
 
 
 def steps_of(batch: int, length: int) -> int:
-    """Return an upper bound of the steps of the prefill, in which the first outputs grow already."""
+    """Return an upper bound of the prefill steps, in which the first outputs grow already."""
     return 2 * batch * length // _STEP_TOKENS + 8
 
 

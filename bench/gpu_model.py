@@ -50,8 +50,8 @@ def make_model(shape: str, max_length: int, device: torch.device) -> LlamaForCau
     finally:
         torch.set_default_dtype(before)
     torch.nn.Module.to(model, device, torch.bfloat16)
-    model.eval().requires_grad_(False)
-    return model
+    torch.nn.Module.eval(model)
+    return model.requires_grad_(False)
 
 
 def decode_bytes(model: LlamaForCausalLM, batch: int, context: float) -> float:
@@ -75,8 +75,10 @@ def prefill_flops(model: LlamaForCausalLM, batch: int, prompt: int) -> float:
 def kv_bytes(model: LlamaForCausalLM) -> int:
     """Return the bytes of one token's keys and values in all layers."""
     config = model.config
-    dim = config.hidden_size // config.num_attention_heads
-    return 2 * 2 * config.num_hidden_layers * config.num_key_value_heads * dim
+    heads = config.num_attention_heads
+    kv_heads = config.num_key_value_heads or heads
+    dim = config.hidden_size // heads
+    return 2 * 2 * config.num_hidden_layers * kv_heads * dim
 
 
 def _weight_bytes(model: LlamaForCausalLM) -> int:

@@ -1,8 +1,9 @@
 """Measure how a long prompt slows down decoding streams.
 
 Eight streams decode; a prompt of 4,000 tokens arrives. The times between their tokens are measured
-over the whole run, with and without the step budget, in turn. Do not run this at real-time priority:
-Linux then stops it for 50 ms of every second, which would be the p99.
+over the whole run, with and without the step budget, in turn. Do not run this at real-time
+priority: Linux then stops it for 50 ms of every second, which would be the p99.
+
 Usage: python -m bench.interference [--streams 8] [--prompt 4000]
 """
 

@@ -74,7 +74,7 @@ class Variant:
         self._count = 0
 
     def decode(self, streams: int, steps: int) -> float:
-        """Return the seconds of the fastest of so many steps: other processes use the machine, too."""
+        """Return the seconds of the fastest step: other processes use the machine, too."""
         self._start(streams, CONTEXT - steps // 2, max_tokens=1000)
         times = []
         for _ in range(steps):

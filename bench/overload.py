@@ -3,8 +3,8 @@
 Overload: the peak rate in tokens/s is measured with as many users as the pool takes; then requests
 arrive at 1 and at 10 times the rate of that peak, whatever became of earlier ones. Goodput counts
 only requests that were answered in full. Fairness: one user with an occasional request, alone and
-then with another user who keeps a hundred in flight. (A user who sends the next request at once sends
-it into a step that holds the prompt of the request that just got the free slot.)
+then with another user who keeps a hundred in flight. (A user who sends the next request at once
+sends it into a step that holds the prompt of the request that just got the free slot.)
 
     HF_HUB_OFFLINE=1 python -m bench.overload [--engine fake] [--seconds 30] [--places 16]
 """
@@ -56,7 +56,8 @@ def line(name: str, summary: Summary, rejected: list[Record]) -> str:
     return (
         f"{name}: {summary.output_tokens_per_s:.0f} tokens/s of {summary.ok} requests, "
         f"TTFT p50 {summary.ttft_ms.p50:.0f} p99 {summary.ttft_ms.p99:.0f} ms; "
-        f"{len(rejected)} rejected, in p50 {latency.p50:.0f} p99 {latency.p99:.0f} ms {summary.errors}"
+        f"{len(rejected)} rejected, in p50 {latency.p50:.0f} p99 {latency.p99:.0f} ms "
+        f"{summary.errors}"
     )
 
 

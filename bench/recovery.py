@@ -41,7 +41,7 @@ async def until_ready(server: Server, count: int) -> None:
 
 
 async def one_round(target: Target, number: int, launcher: psutil.Process) -> tuple[float, float]:
-    """Kill a worker; return the longest gap of any stream and the time until both are ready, in s."""
+    """Kill a worker; return the longest gap of a stream and the seconds until both are ready."""
     first = number * STREAMS
     plans = [session(MIX, "completions", first + index)[0] for index in range(STREAMS)]
     streams = [asyncio.create_task(measure(target, plan)) for plan in plans]

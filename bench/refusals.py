@@ -1,9 +1,9 @@
 """Measure the CPU time that a rejection costs a frontend and a worker while the pool is full.
 
-Starts a pool of the fake engine with capacity for three requests, its queue included, keeps it full,
-and sends requests; the CPU time of the pool without them is measured before and subtracted. `--than`
-names another checkout (of either layout, see bench/layouts.py): both are measured in turn, and the
-medians of the rounds' ratios are printed.
+Starts a pool of the fake engine with capacity for three requests, its queue included, keeps it
+full, and sends requests; the CPU time of the pool without them is measured before and subtracted.
+`--than` names another checkout (of either layout, see bench/layouts.py): both are measured in turn,
+and the medians of the rounds' ratios are printed.
 
     python -m bench.refusals [--than FOLDER] [--requests 800]
 """

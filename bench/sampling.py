@@ -1,7 +1,9 @@
 """Measure sampling on a CPU: the compiled kernel against torch's operations.
 
-Both sample the same rows in turn; a line gives the median time of each and the median of the rounds'
-ratios. Rows are random (a nucleus of most of the vocabulary) or peaked (a nucleus of a few tokens).
+Both sample the same rows in turn; a line gives the median time of each and the median of the
+rounds' ratios. Rows are random (a nucleus of most of the vocabulary) or peaked (a nucleus of a few
+tokens).
+
 Usage: python -m bench.sampling [--rows 1 16 64] [--threads 2]
 """
 

@@ -4,8 +4,8 @@ Steps: one process has the model three times, with private weights, with weights
 with weights that another shares with it, and runs them in turn. Ratios are to the first; 1 means no
 difference.
 
-Starts and memory: pools of this checkout and of another (`--than`, whose workers share nothing) with
-so many workers each; in each round one worker of each pool is killed.
+Starts and memory: pools of this checkout and of another (`--than`, whose workers share nothing)
+with so many workers each; in each round one worker of each pool is killed.
 
     GOMP_SPINCOUNT=10000 HF_HUB_OFFLINE=1 python -m bench.sharing [--dtype float32] [--than FOLDER]
 """

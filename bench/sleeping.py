@@ -1,7 +1,7 @@
 """Measure how long a worker takes to sleep, to wake up and to answer while asleep; and its memory.
 
-In each round the K/V cache is filled and the pool sleeps and wakes up, at both levels in turn, and a
-request is sent while it is asleep. Then the pool scales to two workers and back.
+In each round the K/V cache is filled and the pool sleeps and wakes up, at both levels in turn, and
+a request is sent while it is asleep. Then the pool scales to two workers and back.
 
     HF_HUB_OFFLINE=1 python -m bench.sleeping [--rounds 5] [--model FOLDER]
 """

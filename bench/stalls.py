@@ -1,10 +1,11 @@
 """Measure how long one request blocks a frontend's event loop.
 
 Each case is sent to a pool of the fake engine with one frontend, while another connection requests
-/version without a pause: the slowest of its responses is the longest time for which the frontend did
-nothing else. The last cases cannot be run on the fake engine and run here, without a pool: a parser
-of tool calls, fed in pieces of 8 characters, and beams longer than the default model's context.
-`--than` names another checkout (of either layout, see bench/layouts.py), which is measured first.
+/version without a pause: the slowest of its responses is the longest time for which the frontend
+did nothing else. The last cases cannot be run on the fake engine and run here, without a pool: a
+parser of tool calls, fed in pieces of 8 characters, and beams longer than the default model's
+context. `--than` names another checkout (of either layout, see bench/layouts.py), which is measured
+first.
 
 Usage: python -m bench.stalls [--than FOLDER] [--rounds 3] [--only NAME]
 """
@@ -107,7 +108,7 @@ class Prober:
 
 
 def send_and_probe(url: str, path: str, body: bytes) -> tuple[float, float, int]:
-    """Send a request; return the slowest probe meanwhile and its own latency, in s, and its status."""
+    """Send a request; return the slowest probe and the latency, in seconds, and the status."""
     address = urlsplit(url).netloc
     with contextlib.closing(http.client.HTTPConnection(address, timeout=120)) as connection:
         with Prober(url) as prober:

@@ -81,7 +81,7 @@ async def _run_load(
 
 
 async def connect(server: Server, options: Options) -> client.Target:
-    """Return a server and the fields of its requests. Raises StreamError if it cannot be reached."""
+    """Return a server with the fields of its requests. Raises StreamError if unreachable."""
     try:
         model = options.model or await client.first_model(server)
     except OSError as error:

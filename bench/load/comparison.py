@@ -122,7 +122,7 @@ class Comparison:
 async def alternate(
     sides: tuple[Side, Side], load: Load, options: Options, first_session: int, bar: float | None
 ) -> Comparison:
-    """Run the load `options.rounds` times on each server in turn; each is first in every other round."""
+    """Run the load `options.rounds` times on each server, in turn and in alternating order."""
     runs: tuple[list[ServerRun], list[ServerRun]] = ([], [])
     for number in range(options.rounds):
         start = first_session + number * SESSIONS_PER_RUN

@@ -29,7 +29,7 @@ class EventParser:
         self._data: list[bytes] = []
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Return the payloads that `data` completes; data lines of one event are joined by newlines."""
+        """Return the payloads that `data` completes; newlines join the data lines of an event."""
         lines = (self._buffer + data).split(b"\n")
         self._buffer = lines.pop()
         payloads = []
@@ -228,7 +228,7 @@ class Server:
                 await connection.close()
 
     async def _send(self, head: bytes, body: bytes) -> tuple[Connection, Response]:
-        """Send a request; retry while keep-alive connections turn out to be closed by the server."""
+        """Send a request; retry while the server has closed the keep-alive connection."""
         while True:
             connection = await self._connection()
             try:

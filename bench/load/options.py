@@ -32,7 +32,7 @@ class Options:
     extra: dict[str, Any]
 
     def with_requests(self, per_stream: int, least: int) -> "Options":
-        """Return options with so many requests for each stream, and at least `least` in each load."""
+        """Return options with `per_stream` requests a stream, and at least `least` in each load."""
         loads = tuple(
             replace(load, requests=max(least, per_stream * (load.concurrency or 1)))
             for load in self.loads

@@ -10,7 +10,8 @@ sharegpt  lengths and turns as in chats of humans. Prompts and outputs are log-n
     (sigma 1.0) and the caps are our own choice. A turn's prompt begins with all turns before it;
     the answers in it are made up, so that the load does not depend on a server's outputs.
 
-Every session begins with words of its own, so that no prefix cache helps between sessions unless --shared-prefix-tokens asks for it.
+Every session begins with words of its own, so that no prefix cache helps between sessions unless
+--shared-prefix-tokens asks for it.
 """
 
 import math

@@ -42,7 +42,7 @@ def compare_checkouts(other: Path, flags: Sequence[str], runs: int) -> list[dict
 
 
 def compare_runs(this_runs: Sequence[Ratios], other_runs: Sequence[Ratios]) -> list[dict[str, Any]]:
-    """Return for each outcome of both checkouts the medians and the median of the rounds' ratios."""
+    """Return the medians and the median of the rounds' ratios for each common outcome."""
     compared: list[dict[str, Any]] = []
     for name in this_runs[0]:
         if name not in other_runs[0]:

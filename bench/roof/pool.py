@@ -65,7 +65,7 @@ async def _send_all(url: str, mix: Mix, load: Load) -> list[Record]:
 
 
 def _wait(process: subprocess.Popen[bytes], log: int) -> str:
-    """Return the URL once the pool serves. Raises RuntimeError with its log if it does not start."""
+    """Return the URL once the pool serves. Raises RuntimeError, with its log, if it fails."""
     deadline_s = time.monotonic() + START_TIMEOUT_S
     text = ""
     while time.monotonic() < deadline_s and process.poll() is None:

@@ -43,7 +43,7 @@ class Engine:
         return shares
 
     def tokens_per_s(self, batch: float, prefilled: float) -> float:
-        """Return the rate of each request. batch: requests in a worker. prefilled: new this second."""
+        """Return the rate of a request. batch: in a worker. prefilled: started this second."""
         share = min(prefilled * self.prompt_tokens / self.prefill, self.prefill_share)
         return (1.0 - share) / (self.step_s + self.row_s * batch)
 

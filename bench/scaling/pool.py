@@ -1,8 +1,8 @@
 """Simulate a day of a pool, second by second, with the coordinator's own policy.
 
 Requests wait in one queue, as routing by load makes it, and are spread evenly over the workers. All
-requests advance at one rate, so the end of each is known in tokens when it starts; those that end in
-a second lie between two positions in tokens. A second then costs the same however many requests
+requests advance at one rate, so the end of each is known in tokens when it starts; those that end
+in a second lie between two positions in tokens. A second then costs the same however many requests
 there are.
 """
 
@@ -55,7 +55,7 @@ class _Workers:
         self.draining -= self._gone_at[now]
 
     def resize(self, size: int, now: int) -> int:
-        """Start or drain workers; return how many ready ones drain. Starting ones are dropped first."""
+        """Start or drain workers, starting ones first; return how many ready ones drain."""
         more = size - self.ready - self.starting
         if more > 0:
             self._start(more, now)

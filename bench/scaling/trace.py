@@ -14,10 +14,10 @@ SHORT_BURSTS = 40
 def generate(peak: float, seconds: int, seed: int) -> tuple[Floats, Floats]:
     """Return the expected requests of each second, and those that arrived.
 
-    The day has a night, slow noise, short bursts, a flash crowd in the morning that doubles the load
-    within half a minute, and an evening outage in front of the pool after which all waiting clients
-    return at once. Fewer seconds make a shorter day: bursts and noise last as long as in a full
-    day, and there are fewer bursts.
+    The day has a night, slow noise, short bursts, a flash crowd in the morning that doubles the
+    load within half a minute, and an evening outage in front of the pool after which all waiting
+    clients return at once. Fewer seconds make a shorter day: bursts and noise last as long as in a
+    full day, and there are fewer bursts.
     peak: requests per second at noon, before all that.
     """
     random = np.random.default_rng(seed)
@@ -38,7 +38,7 @@ def generate(peak: float, seconds: int, seed: int) -> tuple[Floats, Floats]:
 
 
 def read(file: Path) -> tuple[Floats, Floats]:
-    """Read a recorded trace, with a line for each second: the number of requests that arrived in it.
+    """Read a recorded trace: a line for each second with the number of requests that arrived.
 
     The expected requests are their mean over a minute.
     """
@@ -54,7 +54,7 @@ def _noise(random: np.random.Generator, seconds: int) -> Floats:
 
 
 def _flash_crowd(seconds: int, at: int) -> Floats:
-    """Return factors that double the load within half a minute and decay in a quarter of an hour."""
+    """Return factors that double the load within half a minute and decay in 15 minutes."""
     since = np.arange(seconds) - at
     rise = np.clip(since / 30.0, 0.0, 1.0)
     return 1.0 + rise * np.exp(-np.clip(since - 30, 0, None) / 900.0)
