@@ -29,7 +29,7 @@ from bench.layouts import ROOT, environment, layout_of
 from bench.load.client import Target, first_model, measure
 from bench.load.http import Server
 from bench.load.prompts import Mix, session
-from bench.load.records import Record, Summary, summarize
+from bench.load.records import Record, Summary, ratio, summarize
 from bench.load.schedule import Load, run
 
 START_TIMEOUT_S = 60.0
@@ -172,10 +172,10 @@ def show_ratios(step_s: float, this: Sequence[Run], other: Sequence[Run]) -> Non
     rounds = list(zip(this, other, strict=True))
     ratios = {
         "events/s": [
-            a.summary.content_events_per_s / b.summary.content_events_per_s for a, b in rounds
+            ratio(a.summary.content_events_per_s, b.summary.content_events_per_s) for a, b in rounds
         ],
-        "µs/event": [a.us_per_event / b.us_per_event for a, b in rounds],
-        "TPOT": [a.summary.tpot_ms.p50 / b.summary.tpot_ms.p50 for a, b in rounds],
+        "µs/event": [ratio(a.us_per_event, b.us_per_event) for a, b in rounds],
+        "TPOT": [ratio(a.summary.tpot_ms.p50, b.summary.tpot_ms.p50) for a, b in rounds],
     }
     shown = [
         f"{name} {statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})"

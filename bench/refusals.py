@@ -21,7 +21,7 @@ from bench.layouts import ROOT
 from bench.load.client import Target, first_model, measure
 from bench.load.http import Server
 from bench.load.prompts import Mix, Planned, session
-from bench.load.records import Spread, spread
+from bench.load.records import Spread, ratio, spread
 
 FLAGS = ["--max-num-seqs", "2", "--max-queue-requests", "1"]
 STEP_S = 0.05
@@ -85,10 +85,10 @@ def show_ratios(this: Sequence[Cost], other: Sequence[Cost]) -> None:
     """Print the medians of the rounds' ratios of this checkout to the other one."""
     rounds = list(zip(this, other, strict=True))
     ratios = {
-        f"CPU time of {name}": [a.cpu_s[index] / b.cpu_s[index] for a, b in rounds]
+        f"CPU time of {name}": [ratio(a.cpu_s[index], b.cpu_s[index]) for a, b in rounds]
         for index, name in enumerate(PROCESSES)
     }
-    ratios["latency p50"] = [a.latency_ms.p50 / b.latency_ms.p50 for a, b in rounds]
+    ratios["latency p50"] = [ratio(a.latency_ms.p50, b.latency_ms.p50) for a, b in rounds]
     shown = [f"{name} {statistics.median(values):.3f}" for name, values in ratios.items()]
     print(f"this over that: {', '.join(shown)}", flush=True)
 

@@ -10,7 +10,7 @@ from bench.load.cli import SESSIONS_PER_RUN, measure
 from bench.load.client import Target
 from bench.load.options import Options
 from bench.load.processes import ServerProcesses
-from bench.load.records import Record, Summary, summarize
+from bench.load.records import Record, Summary, ratio, summarize
 from bench.load.schedule import Load
 
 IDLE_CPU_LIMIT = 0.02  # of a core; above it the idle server has slowed down the loaded one
@@ -51,7 +51,7 @@ class Comparison:
     def ratios(self) -> list[float]:
         """The first server's output tokens/s over the second's, of each round."""
         rates = [[turn.summary.output_tokens_per_s for turn in turns] for turns in self._sides]
-        return [a / b if b else float("nan") for a, b in zip(*rates, strict=True)]
+        return [ratio(a, b) for a, b in zip(*rates, strict=True)]
 
     @property
     def ratio(self) -> float:

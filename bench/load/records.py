@@ -131,6 +131,11 @@ def percentile(ordered: Sequence[float], percent: float) -> float:
     return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
 
 
+def ratio(value: float, base: float) -> float:
+    """Return the ratio of a value to a base; NaN if the base is 0."""
+    return value / base if base else math.nan
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}

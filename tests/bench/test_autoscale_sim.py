@@ -9,7 +9,7 @@ from bench import autoscale_sim
 from bench.scaling import trace
 from bench.scaling.engines import QUANTUM, Engine
 from bench.scaling.pool import play
-from bench.scaling.results import oracle, count_changes, waits
+from bench.scaling.results import count_changes, oracle, waits
 from bench.scaling.settings import DEFAULT, Setting
 
 
