@@ -1,8 +1,8 @@
-"""A day of autoscaling in a minute: the coordinator's own policy on a pool of thousands of workers.
+"""Simulate a day of autoscaling in a minute: the coordinator's own policy on thousands of workers.
 
-The trace is made from a seed or read from a file (a line for each second: the requests that came in
-it). Each setting is compared with a perfect oracle, who knows what comes, starts workers in no time
-and has each of them run as many requests as the default target says, and with a fixed number.
+The trace is generated from a seed or read from a file (a line for each second: the requests that
+arrived in it). Each setting is compared with a perfect oracle, which knows what arrives, starts
+workers at once and gives each as many requests as the default target, and with a fixed size.
 
     python -m bench.autoscale_sim [--plots docs/autoscaling] [--trace FILE] [--peak 6000]
 
@@ -20,13 +20,13 @@ import numpy as np
 
 from bench.scaling import trace
 from bench.scaling.pool import Day, Floats, play
-from bench.scaling.results import Waits, oracle, turns, waits
+from bench.scaling.results import Waits, count_changes, oracle, waits
 from bench.scaling.settings import DEFAULT, SETTINGS, SMALL, Setting
 from headrace.coordinator import autoscale_policy as autoscaling
 from headrace.protocol.autoscaling import TARGET_SHARE, Autoscaling
 
-# A pool whose policy is never held back by its limits: they are an operator's choice.
-ROOM = 2.5
+# max_workers over the oracle's peak: the limits must not constrain the policy.
+HEADROOM = 2.5
 HEADER = (
     "| setting | worker hours | over the oracle's | waiting: p50 | p99 | > 1 s | > 10 s"
     " | changes | turns |\n|---|---|---|---|---|---|---|---|---|"
@@ -35,7 +35,7 @@ HEADER = (
 
 @dataclass(frozen=True)
 class Run:
-    """A setting's day. needed: the oracle's workers in each second."""
+    """The day of a setting. needed: the oracle's workers in each second."""
 
     setting: Setting
     day: Day
@@ -44,10 +44,12 @@ class Run:
 
     @property
     def cost(self) -> float:
+        """The worker hours over the oracle's."""
         return float(self.day.paid.sum() / self.needed.sum())
 
     def row(self) -> str:
-        changes, reversals = turns(self.day.size)
+        """Return the row of the table."""
+        changes, reversals = count_changes(self.day.size)
         cells = (
             self.setting.name,
             f"{self.day.paid.sum() / 3600:,.0f}",
@@ -63,7 +65,7 @@ class Run:
 
 
 def simulate(setting: Setting, expected: Floats, came: Floats, seed: int) -> Run:
-    """One setting on one trace."""
+    """Simulate one setting on one trace."""
     engine = setting.engine()
     needed = oracle(expected, engine, TARGET_SHARE)
     first = int(needed[0])
@@ -72,7 +74,7 @@ def simulate(setting: Setting, expected: Floats, came: Floats, seed: int) -> Run
         if setting.fixed is None:
             options = Autoscaling(
                 min_workers=1,
-                max_workers=max(int(ROOM * needed.max()), 4),
+                max_workers=max(int(HEADROOM * needed.max()), 4),
                 target_requests=setting.target * engine.slots,
                 up_window_s=setting.up_s,
                 down_window_s=setting.down_s,
@@ -80,13 +82,13 @@ def simulate(setting: Setting, expected: Floats, came: Floats, seed: int) -> Run
             policy = autoscaling.Policy(options)
         else:
             first = int(np.ceil(np.quantile(needed, setting.fixed)))
-        shown = setting.line, setting.counts_running
-        day = play(came, engine, policy, first, *shown, seed)
+        seen = setting.queue_share, setting.counts_running
+        day = play(came, engine, policy, first, *seen, seed)
     return Run(setting, day, waits(day), needed)
 
 
 def compare(settings: Sequence[Setting], expected: Floats, came: Floats, seed: int) -> list[Run]:
-    """Prints a row for each."""
+    """Simulate the settings and print a row for each."""
     needed = oracle(expected, DEFAULT.engine(), TARGET_SHARE)
     print(
         f"{came.sum():,.0f} requests in {len(came):,} s, at most {came.max():,.0f} in one;"
@@ -102,8 +104,8 @@ def compare(settings: Sequence[Setting], expected: Floats, came: Floats, seed: i
 
 
 def draw(folder: Path, runs: Sequence[Run], expected: Floats) -> None:
-    """The pictures of docs/autoscaling.md."""
-    from bench.scaling import plots  # needs what nothing else does
+    """Plot the pictures of docs/autoscaling.md."""
+    from bench.scaling import plots  # needs matplotlib
 
     folder.mkdir(parents=True, exist_ok=True)
     first = runs[0]
@@ -114,24 +116,25 @@ def draw(folder: Path, runs: Sequence[Run], expected: Floats) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Compare the settings on a large pool, and some of them on a small one."""
     parser = argparse.ArgumentParser(prog="bench.autoscale_sim")
     parser.add_argument("--peak", type=float, default=6000.0, help="requests per second at noon")
     parser.add_argument("--small-peak", type=float, default=20.0, help="of a small pool")
     parser.add_argument("--seconds", type=int, default=trace.DAY_S, help="of the day")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--trace", type=Path, help="file with the requests of each second")
-    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="where pictures go (nowhere)")
+    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="write plots there")
     args = parser.parse_args(argv)
     started = time.perf_counter()
     if args.trace:
         expected, came = trace.read(args.trace)
     else:
-        expected, came = trace.made(args.peak, args.seconds, args.seed)
+        expected, came = trace.generate(args.peak, args.seconds, args.seed)
     runs = compare(SETTINGS, expected, came, args.seed)
     if args.plots:
         draw(args.plots, runs, expected)
     if not args.trace and args.small_peak:
-        compare(SMALL, *trace.made(args.small_peak, args.seconds, args.seed), args.seed)
+        compare(SMALL, *trace.generate(args.small_peak, args.seconds, args.seed), args.seed)
     print(f"{time.perf_counter() - started:.0f} s")
 
 

@@ -1,14 +1,14 @@
-"""Two servers of the same model, side by side: the ratio of their output tokens per second.
+"""Compare two servers of the same model: the ratio of their output tokens per second.
 
     python -m bench.compare URL_A URL_B --bars 0.75,1.6,1.8
 
 Starts no server. Both run all the time, and in each round the same load (prompts of 128 random
 tokens, outputs of 64, EOS ignored) goes first to the one and then to the other: machines are
-shared and their speed changes by the minute, so that only ratios of one round mean something. The
-result is the median of the rounds' ratios. For servers on this machine it says if the one that had
-nothing to do took CPU from the other. No prompt is sent twice to a server.
+shared and their speed changes by the minute, so only ratios of one round mean something. The result
+is the median of the rounds' ratios. For servers on this machine it reports if the idle one took CPU
+from the other. No prompt is sent twice to a server.
 
-Exits with status 1 if a request failed or was answered too shortly.
+Exits with status 1 if a request failed or an output was too short.
 """
 
 import argparse
@@ -18,8 +18,8 @@ import sys
 from pathlib import Path
 
 from bench.load import client
-from bench.load.cli import SESSIONS_OF_A_RUN, connect, run_loop
-from bench.load.comparison import Comparison, Side, fight
+from bench.load.cli import SESSIONS_PER_RUN, connect, run_loop
+from bench.load.comparison import Comparison, Side, alternate
 from bench.load.http import HTTPFailure, Server
 from bench.load.options import Options, parse
 from bench.load.processes import ServerProcesses
@@ -29,19 +29,22 @@ MIN_REQUESTS = 4
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Compare the servers; return the exit status, 2 if one cannot be used at all."""
     try:
         given, options = parse_arguments(arguments)
-        verdicts = run_loop(_compare(options, given.bars))
+        comparisons = run_loop(_compare(options, given.bars))
     except (OSError, HTTPFailure, client.StreamError, RuntimeError, ValueError) as error:
         print(f"bench/compare.py: {error}", file=sys.stderr)
         return 2
     if given.json is not None:
-        given.json.write_text(json.dumps([v.as_json() for v in verdicts], indent=1) + "\n")
-    return int(any(verdict.failed_requests for verdict in verdicts))
+        given.json.write_text(
+            json.dumps([comparison.as_json() for comparison in comparisons], indent=1) + "\n"
+        )
+    return int(any(comparison.failed_requests for comparison in comparisons))
 
 
 async def _compare(options: Options, bars: list[float | None]) -> list[Comparison]:
-    """Each load's verdict, printed as soon as it is there."""
+    """Run the loads; print each comparison as soon as it is made."""
     async with contextlib.AsyncExitStack() as stack:
         sides = []
         for name, url in zip("AB", options.urls, strict=True):
@@ -50,23 +53,24 @@ async def _compare(options: Options, bars: list[float | None]) -> list[Compariso
             target = await connect(server, options)
             sides.append(Side(target, ServerProcesses(url)))
             print(f"{name}: {target.model} at {url}", flush=True)
-        verdicts: list[Comparison] = []
+        comparisons: list[Comparison] = []
         for number, (load, bar) in enumerate(zip(options.loads, bars, strict=True)):
-            first_session = (number * options.rounds + 1) * SESSIONS_OF_A_RUN
-            verdicts.append(await fight((sides[0], sides[1]), load, options, first_session, bar))
-            print(verdicts[-1].line(), flush=True)
-    return verdicts
+            first_session = (number * options.rounds + 1) * SESSIONS_PER_RUN
+            pair = sides[0], sides[1]
+            comparisons.append(await alternate(pair, load, options, first_session, bar))
+            print(comparisons[-1].line(), flush=True)
+    return comparisons
 
 
 def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namespace, Options]:
-    """What was given, `bars` with one entry for each load, and the load generator's options."""
+    """Parse the arguments; return them, with `bars` for each load, and the load's options."""
     parser = argparse.ArgumentParser(
         prog="bench/compare.py", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
     add("urls", nargs=2, metavar="URL", help="the servers A and B")
     add("--concurrency", default=LOADS, help="streams at once, one load for each number")
-    add("--bars", type=_bars, help="for each load, what A/B is to be at least")
+    add("--bars", type=_bars, help="for each load, the least A/B")
     add("--rounds", default="5", help="how often each load is run on each server")
     add("--requests-per-stream", type=_positive, default=2, help="in each run, at least 4 in all")
     add("--prompt-tokens", default="128", help="of every prompt")
@@ -76,7 +80,7 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namesp
     loads = given.concurrency.split(",")
     given.bars = given.bars or [None] * len(loads)
     if len(given.bars) != len(loads):
-        parser.error("--bars: there must be as many as there are loads")
+        parser.error("--bars: must have one for each load")
     passed = ["--url", given.urls[0], "--compare", given.urls[1], "--rounds", given.rounds]
     passed += ["--prompt-tokens", given.prompt_tokens, "--output-tokens", given.output_tokens]
     options = parse([*passed, "--concurrency", given.concurrency])
@@ -92,7 +96,7 @@ def _bars(text: str) -> list[float | None]:
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
     return int(text)
 
 

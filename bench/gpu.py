@@ -1,9 +1,9 @@
-"""Decode and prefill on a GPU beside what the card allows, and beside transformers' own batching.
+"""Measure decode and prefill on a GPU against its limits and transformers' continuous batching.
 
-Weights are random, so that nothing has to be downloaded; torch, transformers and msgspec are all
-that is needed. Each line says what share of a ceiling measured in the same run was reached:
-of the copy bandwidth for decodes (weights, keys and values read once), of the rate of a large
-product for prompts. Usage: python -m bench.gpu [--shape 1B,8B] [--batch 1,16,64,256]
+Weights are random, so that nothing has to be downloaded; only torch, transformers and msgspec are
+needed. Each line gives the share of a ceiling measured in the same run: of the copy bandwidth for
+decodes (weights, keys and values read once), of the rate of a large matrix product for prompts.
+Usage: python -m bench.gpu [--shape 1B,8B] [--batch 1,16,64,256]
 [--prompt 128,1024,4096] [--skip-transformers]. On a CPU, to try it: --device cpu --shape tiny.
 """
 
@@ -31,13 +31,15 @@ from headrace.workers.engine.engine import Engine
 from headrace.workers.torch_runner.choose_backend import choose_backend
 from headrace.workers.torch_runner.make_runner import make_torch_runner, record_graphs
 
-_BLOCK_SIZE = 16  # as of the server; the attention may need more
+_BLOCK_SIZE = 16  # as in the server; the attention backend may need more
 _STEP_TOKENS = 8192
-_CACHE_SHARE = 0.8  # of the memory that is free once the model is there
+_CACHE_SHARE = 0.8  # of the memory that is free after loading the model
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
+    """The options of the command line. bandwidth: in bytes/s; None to measure it."""
+
     shapes: list[str]
     batches: list[int]
     prompts: list[int]
@@ -51,6 +53,7 @@ class Options:
 def make_engine(
     model: LlamaForCausalLM, hook: AttentionHook, options: Options, max_length: int
 ) -> Engine:
+    """Return an engine on the model, with CUDA graphs unless the options forbid them."""
     with torch.inference_mode():
         hook.probe(model)
     choice = choose_backend(hook, model.dtype, options.device, _BLOCK_SIZE)
@@ -73,7 +76,7 @@ def make_engine(
 def cache_tokens(
     model: LlamaForCausalLM, options: Options, max_length: int, block_size: int
 ) -> int:
-    """As many as are asked for, and two blocks more for each text; or as fit."""
+    """Return the cache size: for all sequences and two blocks more each, or as much as fits."""
     wanted = max(options.batches) * (max_length + 2 * block_size)
     if options.device.type == "cpu":
         return wanted
@@ -84,7 +87,7 @@ def cache_tokens(
 def measure(
     engine: Engine, model: LlamaForCausalLM, options: Options, ceilings: Ceilings
 ) -> Iterator[list[str]]:
-    """A row of the table for each batch and prompt that the cache holds."""
+    """Yield a row of the table for each batch and prompt length that the cache holds."""
     vocab = model.config.vocab_size
     block_size = engine._runner.block_size
     for length in options.prompts:
@@ -113,7 +116,7 @@ def measure(
 
 
 def steps_of(batch: int, length: int) -> int:
-    """Steps that the prompts take, in which the first texts grow already; generously."""
+    """Return an upper bound of the prefill steps, in which the first outputs grow already."""
     return 2 * batch * length // _STEP_TOKENS + 8
 
 
@@ -124,6 +127,7 @@ COLUMNS = (
 
 
 def measure_shape(shape: str, options: Options, ceilings: Ceilings) -> None:
+    """Print the tables of one model shape."""
     longest = max(options.prompts)
     max_length = longest + options.new_tokens + steps_of(max(options.batches), longest) + 1
     model = make_model(shape, max_length, options.device)
@@ -142,7 +146,7 @@ def measure_shape(shape: str, options: Options, ceilings: Ceilings) -> None:
 
 
 def compare(model: LlamaForCausalLM, rows: list[list[str]], options: Options) -> None:
-    """The time of generate_batch for the same loads, over ours."""
+    """Print the times of transformers' generate_batch for the same loads, over the engine's."""
     table = []
     for batch, length, *ours in rows:
         if len(ours) == 1:
@@ -159,12 +163,14 @@ def compare(model: LlamaForCausalLM, rows: list[list[str]], options: Options) ->
 
 
 def release(device: torch.device) -> None:
+    """Free the memory of deleted objects."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
 def print_table(names: list[str], rows: list[list[str]]) -> None:
+    """Print a Markdown table."""
     print("\n| " + " | ".join(names) + " |\n|" + "---|" * len(names))
     for row in rows:
         print("| " + " | ".join([*row, *[""] * (len(names) - len(row))]) + " |")
@@ -172,6 +178,8 @@ def print_table(names: list[str], rows: list[list[str]]) -> None:
 
 
 def read_options() -> Options:
+    """Parse the command line."""
+
     def numbers(text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
 
@@ -194,6 +202,7 @@ def read_options() -> Options:
 
 
 def main(show: Callable[[str], None] = print) -> None:
+    """Measure the ceilings, then each shape."""
     for name in ("transformers", "ContinuousBatchingLogger"):
         logging.getLogger(name).setLevel(logging.ERROR)
     options = read_options()

@@ -1,4 +1,4 @@
-"""Models of random weights, what a step of one must at least move and compute, and the ceilings."""
+"""Make models of random weights, count what their steps must move and compute, measure ceilings."""
 
 import statistics
 import time
@@ -19,14 +19,14 @@ _REPEATS = 10
 
 @dataclass(frozen=True, slots=True)
 class Ceilings:
-    """Of the device: bytes and floating-point operations a second."""
+    """The rates of the device: bytes and floating-point operations per second."""
 
     bytes_per_s: float
     flops_per_s: float
 
 
 def make_model(shape: str, max_length: int, device: torch.device) -> LlamaForCausalLM:
-    """A Llama of that shape in bfloat16, of random weights, the same ones each time."""
+    """Return a Llama of that shape in bfloat16, with random weights from a fixed seed."""
     hidden, intermediate, layers, heads, kv_heads, vocab, tied = SHAPES[shape]
     config = LlamaConfig(
         hidden_size=hidden,
@@ -49,16 +49,21 @@ def make_model(shape: str, max_length: int, device: torch.device) -> LlamaForCau
             model = LlamaForCausalLM(config)
     finally:
         torch.set_default_dtype(before)
-    return model.to(device, torch.bfloat16).eval().requires_grad_(False)
+    torch.nn.Module.to(model, device, torch.bfloat16)
+    torch.nn.Module.eval(model)
+    return model.requires_grad_(False)
 
 
 def decode_bytes(model: LlamaForCausalLM, batch: int, context: float) -> float:
-    """Bytes that a decode step has to read: all matrices once, and the keys and values."""
+    """Return the bytes that a decode step reads: all matrices once, and the keys and values."""
     return _weight_bytes(model) + batch * context * kv_bytes(model)
 
 
 def prefill_flops(model: LlamaForCausalLM, batch: int, prompt: int) -> float:
-    """Operations of a prefill: two a weight and token, the head for one row a prompt, attention."""
+    """Return the operations of a prefill.
+
+    Two for each weight and token, the head for one row of each prompt, and attention.
+    """
     config = model.config
     head = config.vocab_size * config.hidden_size
     weights = _weight_bytes(model) // 2 - head
@@ -68,26 +73,28 @@ def prefill_flops(model: LlamaForCausalLM, batch: int, prompt: int) -> float:
 
 
 def kv_bytes(model: LlamaForCausalLM) -> int:
-    """Bytes of one token's keys and values in all layers."""
+    """Return the bytes of one token's keys and values in all layers."""
     config = model.config
-    dim = config.hidden_size // config.num_attention_heads
-    return 2 * 2 * config.num_hidden_layers * config.num_key_value_heads * dim
+    heads = config.num_attention_heads
+    kv_heads = config.num_key_value_heads or heads
+    dim = config.hidden_size // heads
+    return 2 * 2 * config.num_hidden_layers * kv_heads * dim
 
 
 def _weight_bytes(model: LlamaForCausalLM) -> int:
-    """Of the matrices that every step reads: the embedding only where it is the head too."""
+    """Return the bytes that every step reads: the embedding only counts if it is the head, too."""
     linears = [m.weight for m in model.modules() if isinstance(m, torch.nn.Linear)]
     return sum(weight.numel() * weight.element_size() for weight in linears)
 
 
 def measure_ceilings(device: torch.device) -> Ceilings:
-    """By a large copy and a large product of random numbers."""
+    """Measure the ceilings by a large copy and a large product of random numbers."""
     size, side = (2**32, 8192) if device.type == "cuda" else (2**24, 256)
     return Ceilings(_copy_rate(size, device), _product_rate(side, device))
 
 
 def _copy_rate(size: int, device: torch.device) -> float:
-    """Bytes read and bytes written a second."""
+    """Return the bytes read and written per second."""
     source = torch.empty(size, dtype=torch.uint8, device=device).random_()
     target = torch.empty_like(source)
     return 2 * size / median_s(lambda: target.copy_(source), device)
@@ -100,7 +107,7 @@ def _product_rate(side: int, device: torch.device) -> float:
 
 
 def median_s(function: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call, device work and all."""
+    """Return the median seconds of a call, with its work on the device."""
     times = []
     for _ in range(_REPEATS + 2):
         synchronize(device)
@@ -112,5 +119,6 @@ def median_s(function: Callable[[], object], device: torch.device) -> float:
 
 
 def synchronize(device: torch.device) -> None:
+    """Wait for the work on the device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,8 +1,9 @@
-"""What a long prompt does to the texts that are being written beside it.
+"""Measure how a long prompt slows down decoding streams.
 
-Eight streams decode; a prompt of 4,000 tokens arrives. Measured are the times between their tokens,
-over the whole run, with the step budget and without it, in turn. Not to be run at real-time
-priority: Linux then holds it up for 50 ms of every second, and that is the p99.
+Eight streams decode; a prompt of 4,000 tokens arrives. The times between their tokens are measured
+over the whole run, with and without the step budget, in turn. Do not run this at real-time
+priority: Linux then stops it for 50 ms of every second, which would be the p99.
+
 Usage: python -m bench.interference [--streams 8] [--prompt 4000]
 """
 
@@ -23,28 +24,32 @@ from headrace.workers.engine.step_budget import StepBudget
 
 
 class NoBudget(StepBudget):
-    """Every step is filled up."""
+    """A budget that lets prompts fill every step."""
 
-    def prompt_room(self, decode_rows: int) -> int:
+    def prompt_room(self, decode_rows: int, left_out: int = 0) -> int:
         return self._max_tokens
 
 
 def request(name: str, length: int, max_tokens: int, salt: int) -> Generate:
-    prompt = tuple(5 + (salt * 7919 + place * 31) % 40000 for place in range(length))
+    """Return a request; prompts of different salts share no prefix."""
+    prompt = tuple(5 + (salt * 7919 + index * 31) % 40000 for index in range(length))
     return Generate(name, prompt, SamplingParams(0, max_tokens, temperature=0.0))
 
 
 def gaps_of(
     engine: Engine, streams: int, prompt: int, tokens: int
 ) -> tuple[list[float], int, float]:
-    """Seconds between tokens of each stream, all together; how many of them were before the prompt
-    arrived; seconds to its first token."""
+    """Run streams and a long prompt among them.
+
+    Returns the seconds between tokens of all streams, how many of these gaps came before the prompt
+    arrived, and the seconds to its first token.
+    """
     for number in range(streams):
         engine.add(request(f"s{number}", 32, tokens, number))
     last: dict[str, float] = {}
     gaps: list[float] = []
     arrived = first = 0.0
-    calm = 0
+    undisturbed = 0
     while engine.has_work:
         outputs = engine.step()
         now = time.perf_counter()
@@ -59,17 +64,18 @@ def gaps_of(
         if not arrived and len(gaps) >= 20 * streams:
             engine.add(request("long", prompt, 1, 99))
             arrived = now
-            calm = len(gaps)
-    return gaps, calm, first - arrived
+            undisturbed = len(gaps)
+    return gaps, undisturbed, first - arrived
 
 
 def main() -> None:
+    """Measure in turn and print the gaps."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", help="as of headrace serve (the default model)")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--streams", type=int, default=8)
     parser.add_argument("--prompt", type=int, default=4000)
-    parser.add_argument("--tokens", type=int, default=200, help="that each stream writes")
+    parser.add_argument("--tokens", type=int, default=200, help="of each stream")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     args = parser.parse_args()
@@ -86,9 +92,9 @@ def main() -> None:
     for number in range(args.rounds):
         for name, budget in (("without", without), ("with", with_budget)):
             scheduler._budget = budget
-            gaps, calm, first_s = gaps_of(engine, args.streams, args.prompt, args.tokens)
+            gaps, undisturbed, first_s = gaps_of(engine, args.streams, args.prompt, args.tokens)
             median = statistics.median(gaps)
-            before = statistics.median(gaps[:calm])
+            before = statistics.median(gaps[:undisturbed])
             p99 = statistics.quantiles(gaps, n=100)[98]
             print(
                 f"round {number}, {name} budget: median {median * 1000:.1f} ms, "

@@ -1,18 +1,18 @@
-"""What adapters cost: the same steps without LoRA, with it switched on, and with adapters in use.
+"""Measure what LoRA adapters cost: the same steps without LoRA, with it enabled, and with adapters.
 
     GOMP_SPINCOUNT=10000 HF_HUB_OFFLINE=1 python -m bench.lora
 
 compiled   without LoRA, on the compiled CPU kernels
 none       with --enable-lora, no request with an adapter
 one        all requests with the same adapter
-mixed      requests take turns at 8 adapters
+mixed      requests use 8 adapters in turn
 few        one request of the batch has an adapter
 torch      without LoRA, on torch's operations; torch-mixed: as mixed
 
 Adapters are random, of one rank, on all linear layers of the model, as PEFT writes them. Decode
 is a step of so many streams at a context of about 64 tokens; prefill is 8 prompts of 64 tokens
-until their first tokens. All take turns; figures are ratios to `compiled` of the same round,
-medians.
+until their first tokens. All variants take turns; figures are medians of the ratios to `compiled`
+in the same round.
 """
 
 import argparse
@@ -45,11 +45,11 @@ CONTEXT = 64
 PROMPTS, PROMPT_TOKENS = 8, 64
 FIRST_TOKEN_ID = 1000  # below are special tokens and single bytes
 
-Choose = Callable[[int], str]  # the adapter of the request of that number
+ChooseAdapter = Callable[[int], str]  # returns the adapter of a request by its number
 
 
 def write_adapter(folder: Path, layers: dict[str, LayerShape], rank: int, seed: int) -> Path:
-    """A random adapter for these layers, as PEFT writes it; the folder."""
+    """Write a random adapter for these layers, as PEFT does; return the folder."""
     folder.mkdir()
     config = {"peft_type": "LORA", "r": rank, "lora_alpha": rank}
     (folder / "adapter_config.json").write_text(json.dumps(config))
@@ -66,15 +66,15 @@ def write_adapter(folder: Path, layers: dict[str, LayerShape], rank: int, seed: 
 
 
 class Variant:
-    """An engine, and which adapters its requests have."""
+    """An engine, and the adapters of its requests."""
 
-    def __init__(self, engine: Engine, choose: Choose = lambda number: "") -> None:
+    def __init__(self, engine: Engine, choose: ChooseAdapter = lambda number: "") -> None:
         self._engine, self._choose = engine, choose
         self._rng = random.Random(0)
         self._count = 0
 
     def decode(self, streams: int, steps: int) -> float:
-        """Seconds of a step, the fastest of so many: others use the machine, too."""
+        """Return the seconds of the fastest step: other processes use the machine, too."""
         self._start(streams, CONTEXT - steps // 2, max_tokens=1000)
         times = []
         for _ in range(steps):
@@ -85,7 +85,7 @@ class Variant:
         return min(times)
 
     def prefill(self) -> float:
-        """Seconds from the arrival of some prompts to the last of their first tokens."""
+        """Return the seconds from the arrival of the prompts to the last of their first tokens."""
         started_s = time.perf_counter()
         self._start(PROMPTS, PROMPT_TOKENS, max_tokens=2)
         seconds = time.perf_counter() - started_s
@@ -93,7 +93,7 @@ class Variant:
         return seconds
 
     def _start(self, streams: int, prompt_tokens: int, max_tokens: int) -> None:
-        """Run prompts until each has its first token."""
+        """Run prompts until all have their first token."""
         waiting = set()
         self._names = []
         vocab_size = self._engine.runner.vocab_size
@@ -117,6 +117,8 @@ class Variant:
 def make_variants(
     model_path: Path, folder: Path, options: argparse.Namespace
 ) -> dict[str, Variant]:
+    """Return the variants to compare, by name."""
+
     def build(**settings: object) -> Engine:
         config = EngineConfig.model_validate(
             {
@@ -155,6 +157,7 @@ def make_variants(
 
 
 def main() -> None:
+    """Print a line for each measurement."""
     options = parse()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -172,13 +175,13 @@ def main() -> None:
 
 
 def report(variants: dict[str, Variant], measure: Callable[[Variant], float], rounds: int) -> str:
-    """Each variant's time as a multiple of BASE's, and that in ms."""
-    for variant in variants.values():  # what the first run pays for
+    """Return the time of BASE and the ratios of the other variants to it, as text."""
+    for variant in variants.values():  # warm-up
         measure(variant)
-    times = [{name: measure(each) for name, each in variants.items()} for _ in range(rounds)]
-    base_ms = statistics.median(each[BASE] for each in times) * 1000
+    times = [{name: measure(variant) for name, variant in variants.items()} for _ in range(rounds)]
+    base_ms = statistics.median(timed[BASE] for timed in times) * 1000
     ratios = {
-        name: statistics.median(each[name] / each[BASE] for each in times) for name in variants
+        name: statistics.median(timed[name] / timed[BASE] for timed in times) for name in variants
     }
     return f"{BASE} {base_ms:.1f} ms; " + ", ".join(
         f"{name} {ratio:.2f}" for name, ratio in ratios.items() if name != BASE
@@ -186,6 +189,7 @@ def report(variants: dict[str, Variant], measure: Callable[[Variant], float], ro
 
 
 def parse() -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="bench/lora.py")
     parser.add_argument("--model", help="as of headrace serve (default: the default model)")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")

@@ -1,7 +1,7 @@
-"""How long a killed worker is felt: kill -9 while eight texts stream from two workers.
+"""Measure the recovery from a killed worker: SIGKILL while eight requests stream from two workers.
 
-The longest gap in a text is what a client of the killed worker sees of it; until two workers are
-ready again, the pool does with one.
+The longest gap in a stream is what a client of the killed worker sees of the failover; until two
+workers are ready again, the pool serves with one.
 
     HF_HUB_OFFLINE=1 python -m bench.recovery [--engine fake] [--rounds 5]
 """
@@ -15,7 +15,8 @@ import time
 
 import psutil
 
-from bench.frontend import ROOT, pool
+from bench.frontend import pool
+from bench.layouts import CURRENT, ROOT
 from bench.load.client import Target, first_model, measure
 from bench.load.http import Server
 from bench.load.prompts import Mix, session
@@ -28,21 +29,24 @@ POLL_S = 0.02
 
 
 async def ready_workers(server: Server) -> int:
+    """Return how many workers of the first group are ready."""
     async with server.request("GET", "/health?verbose") as response:
         return int(json.loads(await response.read())["groups"][0]["ready"])
 
 
 async def until_ready(server: Server, count: int) -> None:
-    while await ready_workers(server) != count:  # noqa: ASYNC110 - another process's news
+    """Wait until exactly so many workers are ready."""
+    while await ready_workers(server) != count:  # noqa: ASYNC110 - no event tells it
         await asyncio.sleep(POLL_S)
 
 
 async def one_round(target: Target, number: int, launcher: psutil.Process) -> tuple[float, float]:
-    """(longest gap of any text, time until all workers are ready again), in seconds."""
-    plans = [session(MIX, "completions", number * STREAMS + each)[0] for each in range(STREAMS)]
+    """Kill a worker; return the longest gap of a stream and the seconds until both are ready."""
+    first = number * STREAMS
+    plans = [session(MIX, "completions", first + index)[0] for index in range(STREAMS)]
     streams = [asyncio.create_task(measure(target, plan)) for plan in plans]
     await asyncio.sleep(RUNNING_S)
-    victim = next(each for each in launcher.children() if "headrace.workers.main" in each.cmdline())
+    victim = next(child for child in launcher.children() if CURRENT.worker in child.cmdline())
     os.kill(victim.pid, signal.SIGKILL)
     killed_s = time.monotonic()
     await until_ready(target.server, 1)
@@ -56,6 +60,7 @@ async def one_round(target: Target, number: int, launcher: psutil.Process) -> tu
 
 
 async def main() -> None:
+    """Kill one worker in each round and print how long the recovery took."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--engine", choices=["torch", "fake"], default="torch")
     parser.add_argument("--rounds", type=int, default=5)

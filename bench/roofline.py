@@ -1,20 +1,23 @@
-"""How near the engine comes to what the machine allows: ratios, each beside its bar.
+"""Measure how close the engine comes to the limits of the machine: ratios, each with its bar.
 
     GOMP_SPINCOUNT=10000 HF_HUB_OFFLINE=1 python -m bench.roofline [--only decode,prefill]
 
-GOMP_SPINCOUNT is what workers are started with. The floor of decode and prefill is the time of
-the model's bare matrix products (`torch.nn.functional.linear` on weights as they are, in the same
-process with the same number of threads); the head runs once for each sampled row. Both sides of a
-ratio are timed in turn, and only the ratios of one run compare: machines are shared, and their
-speed changes by the minute.
+Workers are started with this GOMP_SPINCOUNT. The floor of decode and prefill is the time of the
+model's bare matrix products (`torch.nn.functional.linear` on unpacked weights, in the same process
+with the same number of threads); the head runs once for each sampled row. Both sides of a ratio are
+timed in turn, and only the ratios of one run compare: machines are shared, and their speed changes
+by the minute.
 
 decode    a step at batch 1, 16 and 64, context 160, over the products
 prefill   a prompt of 512 tokens over the products
 context   decode at context 2,000 over context 160, batch 16
-arrival   a prompt of 4,000 tokens among 8 streams: p99 between tokens over the median alone
+arrival   a prompt of 4,000 tokens among 8 streams: p99 between tokens over the median before it
 turn      second turn of a chat of 2,000 tokens over the first, until the first token
 memory    resident memory of a real worker over weights and cache
 overhead  what frontend, queue and engine loop add to a token at batch 1
+
+`--than FOLDER` runs another checkout's bench.roofline (of either layout, see bench/layouts.py) in
+turn with this one, each in processes of its own, and prints the ratios of their results.
 
 Exits with status 1 if a bar is missed and --strict is given.
 """
@@ -30,6 +33,7 @@ from pathlib import Path
 import torch
 
 from bench.roof import checks
+from bench.roof.comparison import compare_checkouts
 from bench.roof.driver import Driver
 from bench.roof.floor import Floor, ModelSizes, read_sizes
 from bench.roof.memory import memory
@@ -52,7 +56,10 @@ NAMES = (*CHECKS, "memory", "overhead")
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the measurements; return the exit status."""
     options = parse(arguments)
+    if options.than is not None:
+        return _compare(options)
     with tempfile.TemporaryDirectory() as folder:
         prepare = PrepareOptions(text_path=Path(folder) / "text")
         model_path = prepare_model(options.model, prepare).model_path
@@ -68,9 +75,21 @@ def main(arguments: list[str] | None = None) -> int:
     return int(options.strict and not all(outcome.passed for outcome in outcomes))
 
 
+def _compare(options: argparse.Namespace) -> int:
+    """Run the measurements in this checkout and in another, in turn; return the exit status."""
+    flags = ["--only", ",".join(options.only), "--dtype", options.dtype]
+    flags += ["--model", options.model] if options.model else []
+    for name in ("threads", "rounds", "repeats", "kv_cache_bytes"):
+        flags += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
+    compared = compare_checkouts(options.than, flags, options.runs)
+    if options.json is not None:
+        options.json.write_text(json.dumps(compared, indent=1) + "\n")
+    return 0
+
+
 def _measure(options: argparse.Namespace, model_path: Path, sizes: ModelSizes) -> Iterator[Outcome]:
     dtype = DTYPES[options.dtype]
-    if "memory" in options.only:  # first: what follows takes a gigabyte or two itself
+    if "memory" in options.only:  # first: the engine below takes a gigabyte or two itself
         yield memory(options.model, options.dtype, sizes, dtype.itemsize)
     if "overhead" in options.only:
         yield overhead(options.model, sizes.vocab_size, options.rounds)
@@ -95,7 +114,7 @@ def _report(options: argparse.Namespace, outcomes: list[Outcome]) -> dict[str, o
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The options; a wrong one exits with a line that names it."""
+    """Return the options; an invalid one exits with a line that names it."""
     parser = argparse.ArgumentParser(
         prog="bench/roofline.py", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -109,6 +128,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--kv-cache-bytes", type=_size, default="1.5GiB", help="of the engine")
     add("--json", type=Path, metavar="FILE", help="write the results there, too")
     add("--strict", action="store_true", help="exit with status 1 if a bar is missed")
+    add("--than", type=Path, metavar="FOLDER", help="another checkout, to compare with")
+    add("--runs", type=_positive, default=3, help="with --than: of each checkout")
     return parser.parse_args(arguments)
 
 
@@ -116,13 +137,13 @@ def _names(text: str) -> tuple[str, ...]:
     names = tuple(text.split(","))
     for name in names:
         if name not in NAMES:
-            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(NAMES)}")
+            raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join(NAMES)}")
     return names
 
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
     return int(text)
 
 

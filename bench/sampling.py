@@ -1,7 +1,9 @@
-"""What choosing the next tokens costs on a CPU: the compiled kernel beside torch's operations.
+"""Measure sampling on a CPU: the compiled kernel against torch's operations.
 
-Both choose for the same rows in turn; a line gives each one's median time and the median of the
-rounds' ratios. Rows are random (a nucleus of most of the vocabulary) or peaked (of a few tokens).
+Both sample the same rows in turn; a line gives the median time of each and the median of the
+rounds' ratios. Rows are random (a nucleus of most of the vocabulary) or peaked (a nucleus of a few
+tokens).
+
 Usage: python -m bench.sampling [--rows 1 16 64] [--threads 2]
 """
 
@@ -10,6 +12,7 @@ import os
 import statistics
 import time
 from itertools import product
+from unittest import mock
 
 import torch
 
@@ -30,33 +33,36 @@ SETTINGS: dict[str, dict[str, float]] = {
 SPREADS = {"random": 1.0, "peaked": 6.0}
 
 
-def texts(count: int, settings: dict[str, float]) -> list[Sequence]:
+def make_sequences(count: int, settings: dict[str, float]) -> list[Sequence]:
+    """Return sequences with these sampling parameters, one for each row."""
     params = {"temperature": 1.0, **settings}
     samplings = [SamplingParams(seed, 99, **params) for seed in range(count)]  # type: ignore[arg-type]
-    return [Sequence.of(Generate("r", (1,), one), 0, 0.0) for one in samplings]
+    return [Sequence.of(Generate("r", (1,), sampling), 0, 0.0) for sampling in samplings]
 
 
 def seconds_of(logits: torch.Tensor, sequences: list[Sequence], *, compiled: bool) -> float:
-    """Of one choice."""
-    sampler.can_draw = can_draw if compiled else lambda device: False
-    try:
+    """Return the seconds of sampling all rows once."""
+    with mock.patch.object(sampler, "can_draw", can_draw if compiled else _cannot_draw):
         start = time.perf_counter()
         sampler.sample(logits, sequences)
         return time.perf_counter() - start
-    finally:
-        sampler.can_draw = can_draw
+
+
+def _cannot_draw(device: torch.device) -> bool:
+    return False
 
 
 def pair_of(
     logits: torch.Tensor, sequences: list[Sequence], kernel_first: bool
 ) -> tuple[float, float]:
-    """Seconds of the kernel, and of torch's operations."""
+    """Return the seconds of the kernel and of torch's operations."""
     order = (True, False) if kernel_first else (False, True)
-    times = {kind: seconds_of(logits, sequences, compiled=kind) for kind in order}
+    times = {compiled: seconds_of(logits, sequences, compiled=compiled) for compiled in order}
     return times[True], times[False]
 
 
 def main() -> None:
+    """Print a line for each setting and kind of row."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 16, 64])
     parser.add_argument("--vocabulary", type=int, default=49152)
@@ -70,7 +76,7 @@ def main() -> None:
     for rows, (kind, spread) in product(args.rows, SPREADS.items()):
         logits = torch.randn((rows, args.vocabulary), generator=generator) * spread
         for name, settings in SETTINGS.items():
-            sequences = texts(rows, settings)
+            sequences = make_sequences(rows, settings)
             seconds_of(logits, sequences, compiled=True)
             pairs = [pair_of(logits, sequences, number % 2 == 0) for number in range(args.rounds)]
             ours, theirs = (statistics.median(times) * 1000 for times in zip(*pairs, strict=True))

@@ -1,7 +1,7 @@
-"""How many texts with a seed come out the same alone and in a crowd, at temperature 1.
+"""Count the seeded outputs that are the same alone and in a large batch, at temperature 1.
 
-Each text runs first with nothing beside it, then all at once with drafts by prompt lookup, other
-prompts coming in between, and its own prompt in the cache.
+Each request runs first alone, then all run at once, with drafts by prompt lookup, other prompts
+arriving meanwhile, and its own prompt in the prefix cache.
 
     HF_HUB_OFFLINE=1 python -m bench.seeds [--dtype bfloat16] [--quantization int8] [--texts 32]
 """
@@ -19,24 +19,24 @@ from headrace.workers.build import build_engine
 from headrace.workers.engine.engine import Engine
 
 
-def requests(driver: Driver, texts: int, tokens: int) -> list[Generate]:
-    """Prompts of 20 to 300 tokens, one seed each."""
+def requests(driver: Driver, count: int, tokens: int) -> list[Generate]:
+    """Return requests of 20 to 300 prompt tokens, with a seed each."""
     return [
         Generate(
-            f"text {seed}",
-            driver.prompt(20 + 280 * seed // texts),
+            f"request {seed}",
+            driver.prompt(20 + 280 * seed // count),
             SamplingParams(seed=seed, max_tokens=tokens, temperature=1.0),
         )
-        for seed in range(texts)
+        for seed in range(count)
     ]
 
 
 def run(
-    engine: Engine, wanted: list[Generate], driver: Driver | None = None
+    engine: Engine, seeded: list[Generate], driver: Driver | None = None
 ) -> dict[str, list[int]]:
-    """All texts at once; with a driver a further prompt comes every tenth step."""
-    found: dict[str, list[int]] = {request.request_id: [] for request in wanted}
-    for request in wanted:
+    """Run all requests at once and return their tokens; a driver adds a prompt every tenth step."""
+    found: dict[str, list[int]] = {request.request_id: [] for request in seeded}
+    for request in seeded:
         engine.add(request)
     steps = 0
     while engine.has_work:
@@ -51,7 +51,7 @@ def run(
 
 
 def main() -> None:
-    """Print how many of the texts were the same."""
+    """Print how many of the outputs were the same."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--quantization", default=None)
@@ -65,13 +65,13 @@ def main() -> None:
     )
     engine = build_engine(path, config, 1, lambda *_: None)
     driver = Driver(engine, 49_152)
-    wanted = requests(driver, args.texts, args.tokens)
+    seeded = requests(driver, args.texts, args.tokens)
     alone: dict[str, list[int]] = {}
-    for request in wanted:
+    for request in seeded:
         alone |= run(engine, [request])
-    crowded = run(engine, wanted, driver)
+    crowded = run(engine, seeded, driver)
     same = sum(crowded[name] == tokens for name, tokens in alone.items())
-    print(f"{args.dtype} {args.quantization or ''}: {same} of {len(wanted)} texts the same")
+    print(f"{args.dtype} {args.quantization or ''}: {same} of {len(seeded)} outputs the same")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A load generator for any server with OpenAI's HTTP API.
+"""Generate load for any server with OpenAI's HTTP API.
 
     python bench/serve.py --url http://127.0.0.1:8000 --concurrency 1,16,64
     python bench/serve.py --compare http://127.0.0.1:8001 --rate 4 --duration 60 --mix sharegpt

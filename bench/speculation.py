@@ -1,6 +1,6 @@
-"""Tokens a second with drafts from the text (prompt lookup) and without, in turn, in one run.
+"""Measure the tokens/s with and without drafts by prompt lookup, in turn, in one run.
 
-Two kinds of chats: one asks for a piece of code again with a small change, the other for free text.
+Two kinds of chats: one asks to repeat code with a small change, the other for free text.
 Usage: python -m bench.speculation [--streams 1,4] [--tokens 200]
 """
 
@@ -38,7 +38,7 @@ def average_price(items):
         total = total + item["price"]
     return round(total / len(items), 2)
 """
-# Each a message of the user, and how the answer begins.
+# A user message and the beginning of the output.
 CHATS = {
     "repeats": (
         f"Repeat this code, but with the name `discount` changed to `rebate`.\n```\n{CODE}```",
@@ -51,13 +51,13 @@ CHATS = {
 }
 
 
-def chat(message: str, answer: str) -> str:
-    """In the default model's format."""
-    return f"<|im_start|>user\n{message}<|im_end|>\n<|im_start|>assistant\n{answer}"
+def chat(message: str, output: str) -> str:
+    """Return a prompt in the default model's chat format."""
+    return f"<|im_start|>user\n{message}<|im_end|>\n<|im_start|>assistant\n{output}"
 
 
 def speed(engine: Engine, prompt: tuple[int, ...], streams: int, tokens: int) -> float:
-    """Tokens a second from the first on, over all streams."""
+    """Return the tokens/s of all streams together, from the first token on."""
     for number in range(streams):
         sampling = SamplingParams(number, tokens, temperature=0.0 if streams == 1 else 0.3)
         engine.add(Generate(f"r{number}", prompt, sampling))
@@ -71,6 +71,7 @@ def speed(engine: Engine, prompt: tuple[int, ...], streams: int, tokens: int) ->
 
 
 def main() -> None:
+    """Measure each kind of chat with each number of streams."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", help="as of headrace serve (the default model)")
     parser.add_argument("--dtype", default="bfloat16")
@@ -102,22 +103,22 @@ def main() -> None:
 def compare(
     engine: Engine, prompt: tuple[int, ...], name: str, streams: int, args: argparse.Namespace
 ) -> None:
-    """Measure in turn and print the ratio."""
+    """Measure in turn, with and without drafts, and print the ratio."""
     drafter = engine._drafter
     before = engine.stats()
-    found: dict[bool, list[float]] = {False: [], True: []}
+    rates: dict[bool, list[float]] = {False: [], True: []}
     for _ in range(args.rounds):
         for speculate in (False, True):
             engine._scheduler._drafter = drafter if speculate else None
-            found[speculate].append(speed(engine, prompt, streams, args.tokens))
+            rates[speculate].append(speed(engine, prompt, streams, args.tokens))
     engine._scheduler._drafter = drafter
-    plain, drafted = (statistics.median(found[speculate]) for speculate in (False, True))
+    plain, drafted = (statistics.median(rates[speculate]) for speculate in (False, True))
     stats = engine.stats()
     tokens = stats.draft_tokens - before.draft_tokens
     accepted = stats.accepted_tokens - before.accepted_tokens
     print(
         f"{streams} streams, {name}: {plain:.1f} tokens/s without, {drafted:.1f} with, "
-        f"{drafted / plain:.2f} x; {tokens} drafted, {accepted} right",
+        f"{drafted / plain:.2f} x; {tokens} drafted, {accepted} accepted",
         flush=True,
     )
 

@@ -1,9 +1,9 @@
-"""What a JSON schema costs: tokens per second of many streams with one, over those without.
+"""Measure what a JSON schema costs: tokens/s of many streams with one, over tokens/s without.
 
     python -m bench.structured --streams 16
 
-Both answer the same prompts with as many tokens each: the schema's texts cannot end earlier, the
-others ignore where they would. Measured in turn, on one engine, without HTTP.
+Both generate as many tokens for the same prompts: outputs of the schema cannot end earlier, the
+others ignore EOS. Measured in turn, on one engine, without HTTP.
 """
 
 import argparse
@@ -49,13 +49,16 @@ def speed(
     engine: Engine,
     prompt: tuple[int, ...],
     grammar: Grammar | None,
-    ends: tuple[int, ...],
+    eos_token_ids: tuple[int, ...],
     args: argparse.Namespace,
 ) -> float:
-    """Tokens per second of all streams together, from when all prompts have been run."""
+    """Return the tokens/s of all streams together, from the end of the prefill on."""
     for number in range(args.streams):
         sampling = SamplingParams(
-            seed=number, max_tokens=args.tokens, temperature=args.temperature, eos_token_ids=ends
+            seed=number,
+            max_tokens=args.tokens,
+            temperature=args.temperature,
+            eos_token_ids=eos_token_ids,
         )
         engine.add(Generate(f"{time.monotonic()}-{number}", prompt, sampling, grammar=grammar))
     generated = engine.stats().generated_tokens
@@ -70,6 +73,7 @@ def speed(
 
 
 def main() -> None:
+    """Measure in turn and print the ratio of the medians."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", help="as of headrace serve (the default model)")
     parser.add_argument("--dtype", default="bfloat16")
@@ -86,20 +90,26 @@ def main() -> None:
         config = EngineConfig(
             dtype=args.dtype, threads=args.threads, kv_cache_bytes=2**29, device=args.device
         )
-        ends = TextInfo.load(model.text_path).eos_token_ids
+        eos_token_ids = TextInfo.load(model.text_path).eos_token_ids
         engine = build_engine(model.model_path, config, 1, print, text_path=model.text_path)
         prompt = tuple(tokenizer.encode(PROMPT).ids)
         grammar = Grammar("json_schema", json.dumps({"grammars": [{"json_schema": SCHEMA}]}))
-        found: dict[bool, list[float]] = {False: [], True: []}
+        rates: dict[bool, list[float]] = {False: [], True: []}
         for number in range(2 * (args.rounds + 1)):  # the first of each warms up
-            held = number % 2 == 1
-            rate = speed(engine, prompt, *((grammar, ends) if held else (None, ())), args)
+            has_schema = number % 2 == 1
+            rate = speed(
+                engine,
+                prompt,
+                grammar if has_schema else None,
+                eos_token_ids if has_schema else (),
+                args,
+            )
             if number > 1:
-                found[held].append(rate)
-    plain, held_to = (statistics.median(found[held]) for held in (False, True))
+                rates[has_schema].append(rate)
+    plain, structured = (statistics.median(rates[has_schema]) for has_schema in (False, True))
     print(
         f"{args.streams} streams of {args.tokens} tokens: {plain:.1f} tokens/s without a schema,"
-        f" {held_to:.1f} with, {held_to / plain:.2f} x"
+        f" {structured:.1f} with, {structured / plain:.2f} x"
     )
 
 

@@ -1,1 +1,1 @@
-"""The parts of the load generator (bench/serve.py)."""
+"""Generate load and measure servers (bench/serve.py)."""

@@ -1,4 +1,4 @@
-"""Runs the loads that the command line asks for, and reports."""
+"""Run the loads of the command line and report."""
 
 import asyncio
 import contextlib
@@ -17,11 +17,11 @@ from bench.load.records import Record, Summary, summarize
 from bench.load.schedule import Load, run
 
 T = TypeVar("T")
-SESSIONS_OF_A_RUN = 1_000_000  # runs draw from ranges of their own: none meets cached prompts
+SESSIONS_PER_RUN = 1_000_000  # each run has its own range: no prompt is in a prefix cache
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status: 0, 1 if a request failed, 2 if a server cannot be used at all."""
+    """Return the exit status: 0, 1 if a request failed, 2 if a server cannot be used at all."""
     try:
         options = parse(arguments)
         return run_loop(_main(options))
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run_loop(main: Coroutine[Any, Any, T]) -> T:
-    """Run it on uvloop where that is installed: the servers need the CPU more."""
+    """Run a coroutine, on uvloop if it is installed, which leaves more CPU time to the servers."""
     try:
         import uvloop
     except ImportError:
@@ -54,7 +54,7 @@ async def _run_all(targets: list[client.Target], options: Options) -> int:
         print(f"{name}: {target.model} at {target.server.url}", flush=True)
     results: list[dict[str, object]] = []
     for number, load in enumerate(options.loads):
-        first_session = (number * options.rounds + 1) * SESSIONS_OF_A_RUN
+        first_session = (number * options.rounds + 1) * SESSIONS_PER_RUN
         summaries = await _run_load(targets, load, options, first_session)
         print("\n" + report.table(_title(load, options), names, summaries), flush=True)
         results += [_result(load, t, s) for t, s in zip(targets, summaries, strict=True)]
@@ -67,21 +67,21 @@ async def _run_all(targets: list[client.Target], options: Options) -> int:
 async def _run_load(
     targets: list[client.Target], load: Load, options: Options, first_session: int
 ) -> list[Summary]:
-    """One load on every server, in turn: the machine's moods then meet each of them alike."""
+    """Run one load on every server in turn, so that other load on the machine affects all alike."""
     records: list[list[Record]] = [[] for _ in targets]
     cpu_s = [0.0] * len(targets)
-    for turn in range(options.rounds):
-        start = first_session + turn * SESSIONS_OF_A_RUN
-        places = list(range(len(targets)))
-        for place in places if turn % 2 == 0 else reversed(places):
-            made, used_s = await measure(targets[place], load, options, start)
-            records[place] += _after(records[place], made)
-            cpu_s[place] += used_s
-    return [summarize(made, used_s) for made, used_s in zip(records, cpu_s, strict=True)]
+    for round_number in range(options.rounds):
+        start = first_session + round_number * SESSIONS_PER_RUN
+        order = list(range(len(targets)))
+        for index in order if round_number % 2 == 0 else reversed(order):
+            new, used_s = await measure(targets[index], load, options, start)
+            records[index] += _shift_after(records[index], new)
+            cpu_s[index] += used_s
+    return [summarize(all_, used_s) for all_, used_s in zip(records, cpu_s, strict=True)]
 
 
 async def connect(server: Server, options: Options) -> client.Target:
-    """A server and what its requests are to say. StreamError if it is not there."""
+    """Return a server with the fields of its requests. Raises StreamError if unreachable."""
     try:
         model = options.model or await client.first_model(server)
     except OSError as error:
@@ -94,13 +94,13 @@ async def connect(server: Server, options: Options) -> client.Target:
 async def measure(
     target: client.Target, load: Load, options: Options, first_session: int
 ) -> tuple[list[Record], float]:
-    """The records of one run after its warm-up, and the CPU seconds that this program used."""
+    """Return the records of one run after its warm-up, and the CPU seconds of this program."""
 
     def make_session(index: int) -> list[Planned]:
         return session(options.mix, options.endpoint, first_session + index)
 
     def make_warmup(index: int) -> list[Planned]:
-        return make_session(SESSIONS_OF_A_RUN // 2 + index)
+        return make_session(SESSIONS_PER_RUN // 2 + index)
 
     async def send(planned: Planned) -> Record:
         return await client.measure(target, planned)
@@ -112,8 +112,8 @@ async def measure(
     return records, time.process_time() - cpu_s
 
 
-def _after(earlier: list[Record], records: list[Record]) -> list[Record]:
-    """The records moved in time to follow the earlier ones, as if there were no pause between."""
+def _shift_after(earlier: list[Record], records: list[Record]) -> list[Record]:
+    """Shift records in time so that they follow the earlier ones without a pause."""
     if not earlier or not records:
         return records
     shift_s = max(r.ended_s for r in earlier) - min(r.started_s for r in records)

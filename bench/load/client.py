@@ -1,4 +1,4 @@
-"""Sends one request and measures its stream."""
+"""Send one request and measure its stream."""
 
 import asyncio
 import json
@@ -16,10 +16,10 @@ PATHS = {"chat": "/v1/chat/completions", "completions": "/v1/completions"}
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A server, and what every request to it says besides its prompt.
+    """A server, and the fields of every request to it besides the prompt.
 
-    ignore_eos: outputs go on to their full length (vLLM, llama.cpp and Headrace know it).
-    extra: further fields of the body.
+    ignore_eos: outputs get their full length (vLLM, llama.cpp and Headrace know the field).
+    extra: more fields of the body.
     """
 
     server: Server
@@ -30,6 +30,7 @@ class Target:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def body(self, planned: Planned) -> bytes:
+        """Return the body of a request."""
         fields = {
             "model": self.model,
             **planned.prompt,
@@ -44,11 +45,11 @@ class Target:
 
 
 class StreamError(Exception):
-    """The server answered with an error, or with a stream that is not as it should be."""
+    """The server answered with an error or a malformed stream."""
 
 
 async def first_model(server: Server) -> str:
-    """The first of /v1/models; StreamError if there is none."""
+    """Return the first of /v1/models. Raises StreamError if there is none."""
     async with server.request("GET", "/v1/models") as response:
         body = await response.read()
     try:
@@ -58,7 +59,7 @@ async def first_model(server: Server) -> str:
 
 
 async def measure(target: Target, planned: Planned) -> Record:
-    """Send the request; whatever happens to it is in the record."""
+    """Send a request; its result or its error is in the record."""
     body = target.body(planned)
     record = Record(started_s=time.perf_counter())
     try:
@@ -89,13 +90,13 @@ async def _read(response: Response, record: Record) -> None:
             if payload == b"[DONE]":
                 done = True
             else:
-                _take(payload, record, now_s)
+                _add_event(payload, record, now_s)
     if not done:
         raise StreamError("the stream ended without [DONE]")
 
 
-def _take(payload: bytes, record: Record, now_s: float) -> None:
-    """Note what one event of the stream says."""
+def _add_event(payload: bytes, record: Record, now_s: float) -> None:
+    """Add one event of the stream to the record."""
     try:
         event = json.loads(payload)
         if "error" in event:
@@ -113,7 +114,7 @@ def _take(payload: bytes, record: Record, now_s: float) -> None:
 
 
 def _is_output(choice: dict[str, Any]) -> bool:
-    """Whether a choice carries output, rather than only the role or the reason of the end."""
+    """Return whether a choice holds output, not only a role or a finish reason."""
     delta = choice.get("delta")
     if delta is None:
         return bool(choice.get("text")) or choice.get("finish_reason") is None
@@ -128,7 +129,7 @@ def _has_text(choice: dict[str, Any]) -> bool:
 
 
 def _message(body: bytes) -> str:
-    """The message of an error in OpenAI's shape, shortened; else the start of the body."""
+    """Return the message of an error in OpenAI's format, or the start of the body, shortened."""
     try:
         value = json.loads(body)
         error = value.get("error", value)

@@ -1,4 +1,4 @@
-"""Two servers under the same load, in turn: the ratio of their output tokens per second."""
+"""Compare two servers under the same load, in turn: the ratio of their output tokens/s."""
 
 import asyncio
 import statistics
@@ -6,20 +6,20 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bench.load.cli import SESSIONS_OF_A_RUN, measure
+from bench.load.cli import SESSIONS_PER_RUN, measure
 from bench.load.client import Target
 from bench.load.options import Options
 from bench.load.processes import ServerProcesses
-from bench.load.records import Record, Summary, summarize
+from bench.load.records import Record, Summary, ratio, summarize
 from bench.load.schedule import Load
 
-IDLE_CPU_LIMIT = 0.02  # of a core: more, and the idle server has slowed the loaded one
+IDLE_CPU_LIMIT = 0.02  # of a core; above it the idle server has slowed down the loaded one
 REST_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """A server and its processes on this machine, if they are."""
+    """A server and its processes, if they run on this machine."""
 
     target: Target
     processes: ServerProcesses
@@ -27,10 +27,10 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class ServerRun:
-    """One run of the load on one server while the other had nothing to do.
+    """One run of the load on one server while the other was idle.
 
-    short: outputs with fewer tokens than were asked for.
-    idle_cpu: share of a core that the other server used meanwhile; None if it is not ours to see.
+    short: outputs with fewer tokens than requested.
+    idle_cpu: share of a core that the idle server used meanwhile; None if it is unknown.
     """
 
     summary: Summary
@@ -40,9 +40,7 @@ class ServerRun:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """ratios: of each round, the first server's output tokens per second over the second's.
-    bar: what their median is to be at least; None: no bar.
-    """
+    """The runs of one load on two servers. bar: the least median ratio; None for no bar."""
 
     load: Load
     first: list[ServerRun]
@@ -51,22 +49,27 @@ class Comparison:
 
     @property
     def ratios(self) -> list[float]:
+        """The first server's output tokens/s over the second's, of each round."""
         rates = [[turn.summary.output_tokens_per_s for turn in turns] for turns in self._sides]
-        return [a / b if b else float("nan") for a, b in zip(*rates, strict=True)]
+        return [ratio(a, b) for a, b in zip(*rates, strict=True)]
 
     @property
     def ratio(self) -> float:
+        """The median of the rounds' ratios."""
         return statistics.median(self.ratios)
 
     @property
     def passed(self) -> bool:
+        """Whether the ratio reaches the bar."""
         return self.bar is None or self.ratio >= self.bar
 
     @property
     def failed_requests(self) -> int:
+        """Requests that failed or whose output was too short."""
         return sum(turn.summary.failed + turn.short for turns in self._sides for turn in turns)
 
     def line(self) -> str:
+        """Return the comparison as text."""
         a, b = (
             statistics.median(turn.summary.output_tokens_per_s for turn in turns)
             for turns in self._sides
@@ -82,6 +85,7 @@ class Comparison:
         )
 
     def as_json(self) -> dict[str, Any]:
+        """Return the comparison as JSON values."""
         sides = [
             [asdict(turn) | {"summary": turn.summary.as_json()} for turn in turns]
             for turns in self._sides
@@ -101,7 +105,7 @@ class Comparison:
         return self.first, self.second
 
     def _notes(self) -> list[str]:
-        """What makes the ratio doubtful."""
+        """Return what makes the ratio doubtful."""
         notes = []
         for name, other, turns in (("A", "B", self.first), ("B", "A", self.second)):
             idle = [turn.idle_cpu for turn in turns if turn.idle_cpu is not None]
@@ -109,7 +113,7 @@ class Comparison:
                 notes.append(f"{other}, idle while {name} ran, used {max(idle):.0%} of a core")
             short = sum(turn.short for turn in turns)
             if short:
-                notes.append(f"{name}: {short} outputs are shorter than asked for")
+                notes.append(f"{name}: {short} outputs are shorter than requested")
             for turn in turns:
                 notes += [f"{name}: {n} × {error}" for error, n in turn.summary.errors.items()]
         return notes
@@ -118,18 +122,18 @@ class Comparison:
 async def alternate(
     sides: tuple[Side, Side], load: Load, options: Options, first_session: int, bar: float | None
 ) -> Comparison:
-    """Run the load `options.rounds` times on each server, in turn; which is first alternates."""
-    turns: tuple[list[ServerRun], list[ServerRun]] = ([], [])
+    """Run the load `options.rounds` times on each server, in turn and in alternating order."""
+    runs: tuple[list[ServerRun], list[ServerRun]] = ([], [])
     for number in range(options.rounds):
-        start = first_session + number * SESSIONS_OF_A_RUN
-        for place in (0, 1) if number % 2 == 0 else (1, 0):
-            await asyncio.sleep(REST_S)  # what the other still had to put away
-            turn = await _turn(sides[place], sides[1 - place], load, options, start)
-            turns[place].append(turn)
-    return Comparison(load, *turns, bar)
+        start = first_session + number * SESSIONS_PER_RUN
+        for index in (0, 1) if number % 2 == 0 else (1, 0):
+            await asyncio.sleep(REST_S)  # the other server may still clean up
+            run = await _run_on(sides[index], sides[1 - index], load, options, start)
+            runs[index].append(run)
+    return Comparison(load, *runs, bar)
 
 
-async def _turn(side: Side, idle: Side, load: Load, options: Options, start: int) -> ServerRun:
+async def _run_on(side: Side, idle: Side, load: Load, options: Options, start: int) -> ServerRun:
     cpu_s, started_s = idle.processes.cpu_s(), time.monotonic()
     records, client_cpu_s = await measure(side.target, load, options, start)
     used_s, passed_s = idle.processes.cpu_s() - cpu_s, time.monotonic() - started_s
@@ -138,6 +142,6 @@ async def _turn(side: Side, idle: Side, load: Load, options: Options, start: int
 
 
 def count_short(records: list[Record], options: Options) -> int:
-    """Outputs that ended before their length, which a fixed mix knows: they did less work."""
-    wanted = options.mix.output_tokens
-    return sum(not record.error and record.output_tokens < wanted for record in records)
+    """Count the outputs that are shorter than those of the fixed mix: they took less work."""
+    expected = options.mix.output_tokens
+    return sum(not record.error and record.output_tokens < expected for record in records)

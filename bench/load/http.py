@@ -1,4 +1,4 @@
-"""Just enough HTTP/1.1 to read event streams with little CPU: the server needs it more.
+"""Read event streams over HTTP/1.1 with little CPU time, which the server needs.
 
 A streamed event costs 10 µs of CPU here and 34 µs with httpx (JSON included, same machine).
 """
@@ -14,24 +14,24 @@ MAX_HEAD_BYTES = 64 * 1024
 
 
 class HTTPFailure(Exception):
-    """The server broke the protocol or the connection."""
+    """The server violated the protocol or closed the connection."""
 
 
 class StaleConnection(HTTPFailure):
-    """The server ended a kept connection just as it was used again; it has seen no request."""
+    """The server closed a keep-alive connection before it received the request."""
 
 
 class EventParser:
-    """Cuts a stream of bytes into the payloads of server-sent events."""
+    """Parses a stream of bytes into the payloads of server-sent events."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._buffer = b""
         self._data: list[bytes] = []
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The payloads that `data` completes; data lines of one event are joined by newlines."""
-        lines = (self._rest + data).split(b"\n")
-        self._rest = lines.pop()
+        """Return the payloads that `data` completes; newlines join the data lines of an event."""
+        lines = (self._buffer + data).split(b"\n")
+        self._buffer = lines.pop()
         payloads = []
         for line in lines:
             line = line.removesuffix(b"\r")
@@ -46,17 +46,18 @@ class EventParser:
 class BodyDecoder:
     """Decodes the body of one response: chunked, of a given length, or until the end.
 
-    length: bytes; None: until the connection ends. `done` says that the body is complete.
+    length: in bytes; None: until the connection ends. done: whether the body is complete.
     """
 
     def __init__(self, chunked: bool, length: int | None) -> None:
         self._chunked = chunked
         self._left = length
-        self._rest = b""
+        self._buffer = b""
         self._trailer = False
         self.done = not chunked and length == 0
 
     def feed(self, data: bytes) -> bytes:
+        """Return the part of the body in `data`."""
         if self._chunked:
             return self._feed_chunks(data)
         if self._left is None:
@@ -67,13 +68,13 @@ class BodyDecoder:
         return taken
 
     def end(self) -> None:
-        """The connection has ended; HTTPFailure if the body has not."""
+        """Note the end of the connection. Raises HTTPFailure if the body is incomplete."""
         if self._chunked or self._left is not None:
             raise HTTPFailure("connection closed within a response")
         self.done = True
 
     def _feed_chunks(self, data: bytes) -> bytes:
-        rest, parts = self._rest + data, []
+        rest, parts = self._buffer + data, []
         while rest and not self.done:
             line, newline, after = rest.partition(b"\r\n")
             if not newline:
@@ -89,7 +90,7 @@ class BodyDecoder:
                 break
             parts.append(after[:size])
             rest = after[size + 2 :]
-        self._rest = rest
+        self._buffer = rest
         return b"".join(parts)
 
 
@@ -102,7 +103,7 @@ def _chunk_size(line: bytes) -> int:
 
 
 def parse_head(head: bytes) -> tuple[int, dict[str, str]]:
-    """Status and headers (names in lower case) of a response, from the bytes before its body."""
+    """Parse the head of a response: status, and headers with names in lower case."""
     first, *lines = head.decode("latin-1").split("\r\n")
     parts = first.split(" ", 2)
     if len(parts) < 2 or not parts[0].startswith("HTTP/1.") or not parts[1].isdigit():
@@ -112,7 +113,7 @@ def parse_head(head: bytes) -> tuple[int, dict[str, str]]:
 
 
 class Response:
-    """status, headers, and a body that is read once."""
+    """A response; its body can be read once."""
 
     def __init__(self, status: int, headers: dict[str, str], connection: "Connection") -> None:
         self.status = status
@@ -123,6 +124,7 @@ class Response:
         self._body = BodyDecoder(chunked, int(length) if length and length.isdigit() else None)
 
     async def parts(self) -> AsyncIterator[bytes]:
+        """Yield the body as it arrives."""
         while not self._body.done:
             data = await self._connection.receive()
             if not data:
@@ -132,11 +134,12 @@ class Response:
         self._connection.reusable = self.headers.get("connection", "").lower() != "close"
 
     async def read(self) -> bytes:
+        """Return the whole body."""
         return b"".join([part async for part in self.parts()])
 
 
 class Connection:
-    """One connection, one request at a time. reusable: the last response was read wholly."""
+    """A connection for one request at a time. reusable: the last response was read to its end."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
@@ -147,14 +150,14 @@ class Connection:
     async def request(self, head: bytes, body: bytes) -> Response:
         """Send a request and read the head of its response.
 
-        StaleConnection if it is not the first one here and nothing comes back.
+        Raises StaleConnection if it is not the first request and nothing comes back.
         """
         self.reusable = False
-        kept, self._used = self._used, True
+        is_reused, self._used = self._used, True
         self._writer.write(head + body)
         received = b""
         while (end := received.find(b"\r\n\r\n")) < 0:
-            data = await self._read(kept and not received)
+            data = await self._read(is_reused and not received)
             if not data:
                 raise HTTPFailure("connection closed before a response")
             received += data
@@ -172,10 +175,11 @@ class Connection:
                 raise StaleConnection(str(error)) from error
             raise
         if not data and may_be_stale:
-            raise StaleConnection("a kept connection was closed")
+            raise StaleConnection("a keep-alive connection was closed")
         return data
 
     async def receive(self) -> bytes:
+        """Return the next bytes; b"" at the end of the connection."""
         if self._pending:
             data, self._pending = self._pending, b""
             return data
@@ -183,16 +187,17 @@ class Connection:
 
     @property
     def ended(self) -> bool:
+        """Whether the connection is closed."""
         return self._reader.at_eof() or self._writer.is_closing()
 
     async def close(self) -> None:
         self._writer.close()
-        with contextlib.suppress(OSError):  # what the other side broke is closed, too
+        with contextlib.suppress(OSError):  # a broken connection is closed, too
             await self._writer.wait_closed()
 
 
 class Server:
-    """A server's address and the idle connections to it."""
+    """A server and the idle connections to it."""
 
     def __init__(self, url: str, headers: dict[str, str] | None = None) -> None:
         parts = urlsplit(url)
@@ -208,7 +213,7 @@ class Server:
 
     @contextlib.asynccontextmanager
     async def request(self, method: str, path: str, body: bytes = b"") -> AsyncIterator[Response]:
-        """The response to a request; its connection is kept if the body was read to its end."""
+        """Send a request; the connection is kept if the response is read to its end."""
         head = (
             f"{method} {self._path}{path} HTTP/1.1\r\nHost: {self._netloc}\r\n{self._headers}"
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -223,8 +228,7 @@ class Server:
                 await connection.close()
 
     async def _send(self, head: bytes, body: bytes) -> tuple[Connection, Response]:
-        """Send a request, on another connection as long as kept ones turn out to be closed:
-        some servers say that they keep one and do not."""
+        """Send a request; retry while the server has closed the keep-alive connection."""
         while True:
             connection = await self._connection()
             try:

@@ -1,4 +1,4 @@
-"""The load generator's command line."""
+"""Parse the load generator's command line."""
 
 import argparse
 import json
@@ -16,7 +16,7 @@ MIN_REQUESTS = 8
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """urls: one server, or two to be compared. loads: run one after the other."""
+    """The options of a run. urls: one server, or two to compare. loads: run one after the other."""
 
     urls: tuple[str, ...]
     model: str | None
@@ -32,7 +32,7 @@ class Options:
     extra: dict[str, Any]
 
     def with_requests(self, per_stream: int, least: int) -> "Options":
-        """The same with so many requests in each load, for loads of a set concurrency."""
+        """Return options with `per_stream` requests a stream, and at least `least` in each load."""
         loads = tuple(
             replace(load, requests=max(least, per_stream * (load.concurrency or 1)))
             for load in self.loads
@@ -41,7 +41,7 @@ class Options:
 
 
 def parse(arguments: list[str] | None = None) -> Options:
-    """The options that the arguments give; a wrong one exits with a line that names it."""
+    """Return the options; an invalid one exits with a line that names it."""
     parser = _parser()
     given = parser.parse_args(arguments)
     if given.requests is None and given.duration is None and given.rate is not None:
@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--url", default="http://127.0.0.1:8000", help="the server")
     add("--compare", metavar="URL", help="a second server: the same load alternates between them")
     add("--rounds", type=_positive, default=1, help="how often each load is run on each server")
-    add("--model", help="what requests name (default: the first of /v1/models)")
+    add("--model", help="the model of requests (default: the first of /v1/models)")
     add("--endpoint", choices=("chat", "completions"), default="completions", help="which API")
     _add_load(parser)
     _add_mix(parser)
@@ -107,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--api-key", help="bearer token (default: $OPENAI_API_KEY)")
     add("--timeout", type=_above_zero, default=600.0, help="seconds until a request has failed")
     add("--stop-at-eos", action="store_true", help="let outputs end before their full length")
-    add("--extra-body", default="{}", metavar="JSON", help="further fields of every request")
+    add("--extra-body", default="{}", metavar="JSON", help="more fields of every request")
     return parser
 
 
@@ -115,7 +115,10 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("load")
     how = group.add_mutually_exclusive_group()
     how.add_argument(
-        "--concurrency", type=_positives, default=(1, 16), help="requests in flight: 1,16,64, say"
+        "--concurrency",
+        type=_positives,
+        default=(1, 16),
+        help="requests in flight, such as 1,16,64",
     )
     how.add_argument("--rate", type=_above_zero, help="requests per second, as a Poisson process")
     group.add_argument(
@@ -130,7 +133,7 @@ def _add_mix(parser: argparse.ArgumentParser) -> None:
     add("--mix", choices=("fixed", "random", "sharegpt"), default="fixed", help="lengths")
     add("--prompt-tokens", type=_positive, default=128, help="length, or middle of random ones")
     add("--output-tokens", type=_positive, default=64, help="length, or middle of random ones")
-    add("--shared-prefix-tokens", type=_count, default=0, help="every prompt begins with the same")
+    add("--shared-prefix-tokens", type=_count, default=0, help="tokens that all prompts begin with")
     add("--vocab-size", type=_vocab, default=30_000, help="token ids of prompts are below")
     add("--context", type=_context, default=8192, help="tokens of prompt and output at most")
     add("--seed", type=int, default=0, help="of prompts, lengths and arrivals")

@@ -1,20 +1,17 @@
-"""The CPU time of a server on this machine, found by the port on which it listens."""
+"""Measure the CPU time of a server on this machine, found by the port that it listens on."""
 
 import contextlib
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 LISTEN = "0A"
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 class ServerProcesses:
-    """All processes that hold a server's listening socket, and what they have started.
-
-    `found` is false for a server on another machine, or of another user.
-    """
+    """All processes that hold a server's listening socket, and their children."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -27,10 +24,11 @@ class ServerProcesses:
 
     @property
     def found(self) -> bool:
+        """Whether there are any: not for a server on another machine or of another user."""
         return bool(self._processes)
 
     def cpu_s(self) -> float:
-        """Seconds of CPU that they have used so far. RuntimeError if one has ended."""
+        """Return their CPU time so far, in seconds. Raises RuntimeError if one has ended."""
         try:
             times = [process.cpu_times() for process in self._processes]
         except psutil.NoSuchProcess as error:
@@ -39,7 +37,7 @@ class ServerProcesses:
 
 
 def parse_listening(table: str, port: int) -> set[str]:
-    """Inodes of the sockets that listen on the port, of a table such as /proc/net/tcp."""
+    """Return the inodes of the sockets that listen on a port, from a table like /proc/net/tcp."""
     inodes = set()
     for line in table.splitlines()[1:]:
         fields = line.split()
@@ -59,7 +57,7 @@ def _listening_inodes(port: int) -> set[str]:
 
 
 def _holders(inodes: set[str]) -> set[int]:
-    """Processes that have one of these sockets open; those of other users cannot be seen."""
+    """Return the processes that have one of these sockets open; other users' cannot be seen."""
     names = {f"socket:[{inode}]" for inode in inodes}
     return {
         int(folder.name)
@@ -70,7 +68,7 @@ def _holders(inodes: set[str]) -> set[int]:
 
 def _open_files(process: Path) -> set[str]:
     targets = set()
-    with contextlib.suppress(OSError):  # the process has ended, or is not ours
+    with contextlib.suppress(OSError):  # the process has ended or is another user's
         for link in (process / "fd").iterdir():
             with contextlib.suppress(OSError):  # closed meanwhile
                 targets.add(str(link.readlink()))

@@ -1,17 +1,17 @@
-"""What is asked of a server: sessions of one or more requests, the same for the same seed.
+"""Make sessions of one or more requests; a seed always makes the same ones.
 
 Mixes:
-fixed     every prompt and every output has the length asked for.
-random    lengths are uniform between a half and one and a half of those asked for.
-sharegpt  lengths and turns as in chats with people. Prompts and outputs are log-normal with the
+fixed     every prompt and every output has the given length.
+random    lengths are uniform between a half and one and a half of the given ones.
+sharegpt  lengths and turns as in chats of humans. Prompts and outputs are log-normal with the
     means of ShareGPT that Kwon et al. give ("Efficient Memory Management for Large Language Model
     Serving with PagedAttention", 2023, figure 11): 161 and 338 tokens. The number of turns is
     geometric with the mean of LMSYS-Chat-1M (Zheng et al., 2023): 2.0. The width of the log-normal
     (sigma 1.0) and the caps are our own choice. A turn's prompt begins with all turns before it;
-    the answers in it are made up, so that the load does not depend on what a server says.
+    the answers in it are made up, so that the load does not depend on a server's outputs.
 
-Every session begins with words that no other has, so that a prefix cache gains nothing from
-another session unless --shared-prefix-tokens asks for it.
+Every session begins with words of its own, so that no prefix cache helps between sessions unless
+--shared-prefix-tokens asks for it.
 """
 
 import math
@@ -29,7 +29,7 @@ FIRST_TOKEN_ID = 1000  # below are special tokens and single bytes
 
 Segment = tuple[str, Any]  # a role and its words or token ids
 
-# Each is one token, with the space before it, in the vocabularies of most models.
+# Each is one token, with a leading space, in the vocabularies of most models.
 WORDS = (
     "time year people way day man thing woman life child world school state family student group "
     "country problem hand part place case week company system program question work government "
@@ -48,7 +48,9 @@ WORDS = (
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """prompt_tokens, output_tokens: what is asked for (fixed) or the middle (random).
+    """The lengths of prompts and outputs.
+
+    prompt_tokens, output_tokens: the length (fixed) or the mean (random).
     shared_prefix_tokens: that every prompt begins with, on top of its own length.
     vocab_size: token ids of prompts are below it.
     context: tokens that a prompt and its output may have at most; longer ones are cut.
@@ -64,12 +66,13 @@ class Mix:
 
     @property
     def mean_turns(self) -> float:
+        """The mean number of requests of a session."""
         return SHAREGPT_TURNS if self.kind == "sharegpt" else 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """How long one prompt, without the turns before it, and its output are to be."""
+    """The lengths of one prompt, without the turns before it, and of its output."""
 
     prompt_tokens: int
     output_tokens: int
@@ -77,9 +80,9 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """One request: the part of its body that holds the prompt, and its lengths in tokens.
+    """One request: the fields of its prompt, and its lengths in tokens.
 
-    Of a chat's prompt, every word counts as a token; the template's own come on top.
+    Every word of a chat counts as a token; the chat template's tokens come on top.
     """
 
     prompt: dict[str, Any]
@@ -88,7 +91,7 @@ class Planned:
 
 
 def turns(mix: Mix, index: int) -> list[Turn]:
-    """The lengths of session `index`."""
+    """Return the lengths of session `index`."""
     rng = _rng(mix, "lengths", index)
     if mix.kind == "fixed":
         return [Turn(mix.prompt_tokens, mix.output_tokens)]
@@ -107,9 +110,9 @@ def turns(mix: Mix, index: int) -> list[Turn]:
 
 
 def session(mix: Mix, endpoint: str, index: int) -> list[Planned]:
-    """The requests of session `index`, to be sent one after the other.
+    """Return the requests of session `index`, which must be sent one after the other.
 
-    A turn that would go beyond the context ends the session; a first one is cut.
+    A turn that would exceed the context ends the session; a first turn is truncated.
     """
     rng = _rng(mix, "text", index)
     text = _words if endpoint == "chat" else _token_ids
@@ -132,7 +135,7 @@ def session(mix: Mix, endpoint: str, index: int) -> list[Planned]:
 
 
 def _prompt(endpoint: str, history: list[Segment]) -> dict[str, Any]:
-    """The part of a request's body that holds the prompt."""
+    """Return the fields of a request's prompt."""
     if endpoint == "chat":
         return {"messages": [{"role": role, "content": content} for role, content in history]}
     return {"prompt": [token_id for _, token_ids in history for token_id in token_ids]}
@@ -157,11 +160,11 @@ def _around(rng: random.Random, middle: int) -> int:
 
 
 def _log_normal(rng: random.Random, mean: float, most: int) -> int:
-    """A length whose distribution has that mean before it is capped."""
+    """Draw a length of a distribution that has this mean before it is capped."""
     value = rng.lognormvariate(math.log(mean) - SHAREGPT_SIGMA**2 / 2, SHAREGPT_SIGMA)
     return max(1, min(most, round(value)))
 
 
 def _rng(mix: Mix, purpose: str, index: int) -> random.Random:
-    """Of its own for every session, so that none depends on which were asked for before."""
+    """Return a generator for one session, so that sessions do not depend on each other."""
     return random.Random(f"{mix.seed}/{purpose}/{index}")

@@ -1,4 +1,4 @@
-"""What was measured, and what it comes to."""
+"""Record requests and summarize them."""
 
 import math
 from collections import Counter
@@ -11,12 +11,12 @@ PERCENTILES = (50, 90, 99)
 
 @dataclass(slots=True)
 class Record:
-    """One request. Times are in seconds of one clock.
+    """The measurements of one request; times are in seconds of one clock.
 
-    chunk_times_s: when each piece of the output came.
-    content_events: events of the stream that held text; a token that is a part of a character
-        makes none, and tokens may share one.
-    error: what kind of failure it was; "" if it succeeded.
+    chunk_times_s: when each chunk of the output arrived.
+    content_events: events with text; a token that is a part of a character makes none, and several
+        tokens may share one.
+    error: the kind of failure; "" if it succeeded.
     """
 
     started_s: float
@@ -41,7 +41,7 @@ class Record:
 
     @property
     def gaps_s(self) -> list[float]:
-        """Inter-token latencies: between one piece of the output and the next."""
+        """Inter-token latencies: the times between the chunks of the output."""
         return [b - a for a, b in zip(self.chunk_times_s, self.chunk_times_s[1:], strict=False)]
 
 
@@ -57,10 +57,10 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What one run of a load on one server came to.
+    """The results of one load on one server.
 
-    duration_s: from the first request to the last answer.
-    client_cpu: share of a core that this program used; near 1, it has been the bottleneck.
+    duration_s: from the first request to the last response.
+    client_cpu: share of a core that this program used; near 1 it was the bottleneck.
     """
 
     ok: int
@@ -81,12 +81,12 @@ class Summary:
     client_cpu: float
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values; NaN, which JSON lacks, becomes None."""
+        """Return JSON values; NaN, which JSON lacks, becomes None."""
         return {name: _plain(value) for name, value in asdict(self).items()}
 
 
 def summarize(records: Sequence[Record], client_cpu_s: float = 0.0) -> Summary:
-    """Sum up the requests of one run."""
+    """Summarize the requests of one load. client_cpu_s: CPU seconds of this program."""
     good = [record for record in records if not record.error]
     start_s = min((record.started_s for record in records), default=0.0)
     duration_s = max((record.ended_s for record in records), default=0.0) - start_s
@@ -115,7 +115,7 @@ def summarize(records: Sequence[Record], client_cpu_s: float = 0.0) -> Summary:
 
 
 def spread(seconds: Sequence[float]) -> Spread:
-    """Mean and percentiles of times in seconds, as milliseconds."""
+    """Return mean and percentiles, in milliseconds, of times in seconds."""
     if not seconds:
         return Spread(math.nan, math.nan, math.nan, math.nan)
     ordered = sorted(seconds)
@@ -124,11 +124,16 @@ def spread(seconds: Sequence[float]) -> Spread:
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float:
-    """Of values in ascending order, interpolated linearly between neighbours as NumPy does."""
+    """Return a percentile of ascending values, with linear interpolation as in NumPy."""
     position = (len(ordered) - 1) * percent / 100
     below = math.floor(position)
     above = min(below + 1, len(ordered) - 1)
     return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
+
+
+def ratio(value: float, base: float) -> float:
+    """Return the ratio of a value to a base; NaN if the base is 0."""
+    return value / base if base else math.nan
 
 
 def _plain(value: Any) -> Any:

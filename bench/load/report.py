@@ -1,4 +1,4 @@
-"""Results as text: one column for each server, and their ratio where there are two."""
+"""Format results: a column for each server, and their ratio if there are two."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ BUSY_CLIENT = 0.7
 
 
 def table(title: str, names: Sequence[str], summaries: Sequence[Summary]) -> str:
-    """The summaries of one load side by side. The ratio is the first server's over the second's."""
+    """Return the summaries of one load as a table; the ratio is the first over the second."""
     rows = [
         ["", *names],
         ["requests ok", *(str(summary.ok) for summary in summaries)],

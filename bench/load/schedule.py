@@ -1,4 +1,4 @@
-"""When requests are sent: by a number of users who wait for each answer, or as they come."""
+"""Schedule requests: closed loop (a number of users) or open loop (a Poisson process)."""
 
 import asyncio
 import random
@@ -15,9 +15,11 @@ MakeSession = Callable[[int], list[Planned]]
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """concurrency: requests in flight at once, or None: `rate` requests start per second.
-    requests, duration_s: when to stop starting new ones; requests in flight are waited for.
-    mean_turns: requests of a session, on average.
+    """One load.
+
+    concurrency: requests in flight at once; None: `rate` requests start per second.
+    requests, duration_s: when to stop starting requests; those in flight are finished.
+    mean_turns: mean number of requests of a session.
     """
 
     concurrency: int | None = None
@@ -29,13 +31,14 @@ class Load:
 
     @property
     def label(self) -> str:
+        """The name of the load in reports."""
         if self.concurrency is not None:
             return f"concurrency {self.concurrency}"
         return f"rate {self.rate:g}/s"
 
 
 async def run(load: Load, make_session: MakeSession, send: Send) -> list[Record]:
-    """Run the load; `make_session(i)` gives the requests of the i-th session, sent in turn."""
+    """Run the load; `make_session(i)` returns the requests of session i, sent one after another."""
     running = _Run(load, make_session, send)
     await (running.closed() if load.concurrency is not None else running.open())
     return running.records
@@ -50,13 +53,13 @@ class _Run:
         self._start_s = time.monotonic()
 
     async def closed(self) -> None:
-        """As many users as the concurrency, each with one request in flight."""
+        """Run as many users as the concurrency, each with one request in flight."""
         async with asyncio.TaskGroup() as tasks:
             for _ in range(self._load.concurrency or 0):
                 tasks.create_task(self._user())
 
     async def open(self) -> None:
-        """Sessions begin when they are due, however many are in flight."""
+        """Start sessions when they are due, however many are in flight."""
         async with asyncio.TaskGroup() as tasks:
             for due_s in arrivals(self._load):
                 await asyncio.sleep(self._start_s + due_s - time.monotonic())
@@ -84,7 +87,7 @@ class _Run:
 
 
 def arrivals(load: Load) -> Iterator[float]:
-    """When sessions begin, in seconds from the start: a Poisson process, without end."""
+    """Yield when sessions begin, in seconds from the start: an endless Poisson process."""
     rng = random.Random(f"{load.seed}/arrivals")
     due_s = 0.0
     while True:

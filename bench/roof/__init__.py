@@ -1,1 +1,1 @@
-"""The measurements of bench/roofline.py."""
+"""Measure an engine against the limits of the machine (bench/roofline.py)."""

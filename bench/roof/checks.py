@@ -1,4 +1,4 @@
-"""What is measured of an engine, each with the bar that it is to keep."""
+"""Measure an engine, each measurement with its bar."""
 
 import statistics
 from collections.abc import Callable
@@ -27,7 +27,10 @@ TURN_BAR = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """rounds: how often the two sides of a ratio take turns. repeats: timings of each turn."""
+    """What is measured, and how often.
+
+    rounds: how often the two sides of a ratio take turns. repeats: timings in each turn.
+    """
 
     driver: Driver
     floor: Floor
@@ -36,13 +39,13 @@ class Bench:
 
 
 def decode(bench: Bench) -> list[Outcome]:
-    """A decode step over the products of its rows, at a context of 160 tokens."""
+    """Time a decode step over the products of its rows, at a context of 160 tokens."""
     return [_decode(bench, batch, bar) for batch, bar in DECODE_BARS.items()]
 
 
 def _decode(bench: Bench, batch: int, bar: float) -> Outcome:
     steps = bench.rounds * (bench.repeats + 1)
-    # The middle one of all steps is to find the context asked for.
+    # The middle step has exactly this context.
     tokens = max(1, CONTEXT - steps // 2)
     bench.driver.start([bench.driver.prompt(tokens) for _ in range(batch)])
     timed = alternate(
@@ -56,7 +59,7 @@ def _decode(bench: Bench, batch: int, bar: float) -> Outcome:
 
 
 def prefill(bench: Bench) -> list[Outcome]:
-    """A prompt of 512 tokens to its first token over the products of its rows."""
+    """Time a prompt of 512 tokens to its first token over the products of its rows."""
     driver, floor = bench.driver, bench.floor
     timed = alternate(
         repeated(lambda: driver.first_token(driver.prompt(PREFILL_TOKENS))),
@@ -69,7 +72,7 @@ def prefill(bench: Bench) -> list[Outcome]:
 
 
 def context(bench: Bench) -> list[Outcome]:
-    """A decode step of 16 streams at a context of 2,000 tokens over one at 160."""
+    """Time a decode step of 16 streams at a context of 2,000 tokens over one at 160."""
     timed = alternate(
         _decode_turn(bench.driver, LONG_CONTEXT),
         _decode_turn(bench.driver, CONTEXT),
@@ -81,7 +84,7 @@ def context(bench: Bench) -> list[Outcome]:
 
 
 def _decode_turn(driver: Driver, tokens: int) -> Callable[[int], list[float]]:
-    """Turns of decode steps; each turn starts its streams anew, out of the prefix cache."""
+    """Return turns of decode steps; each turn restarts its streams from the prefix cache."""
     prompts = [driver.prompt(tokens) for _ in range(LONG_BATCH)]
     driver.start(prompts)
     driver.stop()
@@ -96,10 +99,10 @@ def _decode_turn(driver: Driver, tokens: int) -> Callable[[int], list[float]]:
 
 
 def arrival(bench: Bench) -> list[Outcome]:
-    """A long prompt arrives among streams: the 99th percentile of the times between their tokens
-    until its first token, over the median of those times before it came.
+    """Time streams while a long prompt arrives: the p99 between their tokens until its first token,
+    over the median before it arrived.
 
-    Stricter than both over one window, in which the undisturbed steps would thin out the others.
+    Stricter than both over one window, in which undisturbed steps would dilute the others.
     """
     driver, rounds = bench.driver, []
     for _ in range(bench.rounds):
@@ -114,7 +117,7 @@ def arrival(bench: Bench) -> list[Outcome]:
 
 
 def arrival_outcome(rounds: list[Gaps]) -> Outcome:
-    """The median of the rounds' ratios, and what is behind it."""
+    """Return the median of the rounds' ratios, and the figures behind it."""
     ratios = [percentile(gaps.disturbed, 99) / statistics.median(gaps.plain) for gaps in rounds]
     plain = [gap for gaps in rounds for gap in gaps.plain]
     disturbed = [gap for gaps in rounds for gap in gaps.disturbed]
@@ -130,7 +133,7 @@ def arrival_outcome(rounds: list[Gaps]) -> Outcome:
 
 
 def turn(bench: Bench) -> list[Outcome]:
-    """The second turn of a chat over its first, each until the first token."""
+    """Time the second turn of a chat over its first, each until the first token."""
     driver = bench.driver
     first, second = [], []
     for _ in range(bench.rounds):

@@ -1,4 +1,4 @@
-"""Requests of random tokens on an engine, and the times of its steps."""
+"""Run requests of random tokens on an engine and time its steps."""
 
 import random
 import time
@@ -16,8 +16,8 @@ FIRST_TOKEN_ID = 1000  # below are special tokens and single bytes
 class Gaps:
     """Times between one token of a stream and its next, in seconds.
 
-    plain: with nothing else in the engine. disturbed: from the arrival of the long prompt on
-    until its first token.
+    plain: with nothing else in the engine.
+    disturbed: from the arrival of the long prompt to its first token.
     """
 
     plain: list[float] = field(default_factory=list)
@@ -25,7 +25,7 @@ class Gaps:
 
 
 class Driver:
-    """Drives one engine; each method leaves it without requests but for `start`."""
+    """Drives one engine; every method but `start` leaves it without requests."""
 
     def __init__(self, engine: Engine, vocab_size: int) -> None:
         self._engine = engine
@@ -35,17 +35,17 @@ class Driver:
         self._streams: list[str] = []
 
     def prompt(self, tokens: int) -> tuple[int, ...]:
-        """Random token ids, never those of an earlier prompt."""
+        """Return random token ids, different for every prompt."""
         first = min(FIRST_TOKEN_ID, self._vocab_size // 2)
         return tuple(self._rng.choices(range(first, self._vocab_size), k=tokens))
 
     def start(self, prompts: list[tuple[int, ...]]) -> None:
-        """Run the prompts and leave their streams decoding, all in one batch."""
+        """Run the prompts and leave their requests decoding, all in one batch."""
         self._streams = [self._add(prompt, self._engine.max_len) for prompt in prompts]
         self.step()
 
     def step(self) -> float:
-        """Seconds until every stream has its next token."""
+        """Step until every stream has its next token; return the seconds."""
         waiting = set(self._streams)
         started_s = time.perf_counter()
         while waiting:
@@ -59,44 +59,44 @@ class Driver:
         self._streams = []
 
     def first_token(self, prompt: tuple[int, ...]) -> float:
-        """Seconds from a prompt's arrival to its first token."""
+        """Return the seconds from a prompt's arrival to its first token."""
         return self.answer(prompt, 1)[0]
 
     def answer(self, prompt: tuple[int, ...], tokens: int) -> tuple[float, tuple[int, ...]]:
-        """Seconds to the first token, and all tokens of an answer of that length."""
+        """Generate so many tokens; return the seconds to the first token, and the tokens."""
         started_s = time.perf_counter()
         request_id = self._add(prompt, tokens)
-        answer: tuple[int, ...] = ()
+        token_ids: tuple[int, ...] = ()
         first_s = 0.0
         while self._engine.has_work:
             for output in self._outputs():
                 if output.request_id == request_id:
                     first_s = first_s or time.perf_counter() - started_s
-                    answer += output.token_ids
-        if len(answer) != tokens:
-            raise RuntimeError(f"the engine gave {len(answer)} tokens of {tokens}")
-        return first_s, answer
+                    token_ids += output.token_ids
+        if len(token_ids) != tokens:
+            raise RuntimeError(f"the engine gave {len(token_ids)} tokens of {tokens}")
+        return first_s, token_ids
 
     def disturb(self, prompt: tuple[int, ...], gaps: Gaps, plain_steps: int) -> None:
-        """Let a prompt arrive among the streams; the times between their tokens go to `gaps`."""
+        """Add a prompt to the running streams; append the times between their tokens to `gaps`."""
         for _ in range(plain_steps):
             gaps.plain.append(self.step())
         last_s = dict.fromkeys(self._streams, time.perf_counter())
-        newcomer, answered = self._add(prompt, 1), False
-        while not answered:
+        prompt_id, has_token = self._add(prompt, 1), False
+        while not has_token:
             outputs = self._outputs()
             now_s = time.perf_counter()
             for output in outputs:
-                if output.request_id == newcomer:
-                    answered = True
+                if output.request_id == prompt_id:
+                    has_token = True
                 elif output.request_id in last_s:
                     gaps.disturbed.append(now_s - last_s[output.request_id])
                     last_s[output.request_id] = now_s
-        # A stream that the last of these steps left out has waited, too.
+        # A stream that the last step left out has waited, too.
         gaps.disturbed += [now_s - then_s for then_s in last_s.values() if then_s < now_s]
 
     def _outputs(self) -> list[Output]:
-        """What one step gives. RuntimeError for a request that fails: its times mean nothing."""
+        """Run a step. Raises RuntimeError if a request fails: its times mean nothing."""
         outputs = self._engine.step()
         for output in outputs:
             if output.finish_reason == "error":

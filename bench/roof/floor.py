@@ -1,7 +1,7 @@
-"""The least that a forward pass costs in torch: its model's matrix products, and nothing else.
+"""Time the minimum of a forward pass in torch: the model's matrix products and nothing else.
 
-The weights are tensors of their own with random values, in the shapes of the model's linear
-layers: an engine may pack its weights, or free those that it was loaded with.
+The weights are separate tensors of random values, in the shapes of the model's linear layers: an
+engine may pack its weights and free the ones that it was loaded with.
 """
 
 import time
@@ -18,12 +18,12 @@ Shape = tuple[int, int]  # outputs, inputs
 
 @dataclass(frozen=True, slots=True)
 class ModelSizes:
-    """What a model is made of.
+    """The sizes of a model.
 
     products: shapes of the linear layers that run for every token.
-    head: shape of the language model's head, which runs once for each sampled row.
-    parameters: elements of all its weights, those that are shared counted once.
-    cache_elements: of keys and values, for one token.
+    head: shape of the language model head, which runs once for each sampled row.
+    parameters: elements of all weights; shared ones count once.
+    cache_elements: keys and values of one token.
     vocab_size: token ids are below it.
     """
 
@@ -35,7 +35,10 @@ class ModelSizes:
 
 
 def read_sizes(model_path: Path) -> ModelSizes:
-    """The sizes of a model folder, without its weights' values. ValueError if it has no head."""
+    """Return the sizes of a model folder, without loading weights.
+
+    Raises ValueError if the model has no language model head.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(model_path, local_files_only=True)
@@ -45,6 +48,7 @@ def read_sizes(model_path: Path) -> ModelSizes:
 
 
 def sizes_of(model: Any, text_config: Any, parameters: int) -> ModelSizes:
+    """Return the sizes of a model. text_config: of its decoder."""
     head = model.get_output_embeddings()
     if head is None:
         raise ValueError(f"{type(model).__name__} has no language model head")
@@ -62,7 +66,7 @@ def sizes_of(model: Any, text_config: Any, parameters: int) -> ModelSizes:
 
 
 def stored_elements(model_path: Path) -> int:
-    """Elements of all tensors in the folder's safetensors."""
+    """Return the elements of all tensors in a folder's safetensors files."""
     total = 0
     for path in sorted(model_path.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
@@ -72,7 +76,7 @@ def stored_elements(model_path: Path) -> int:
 
 
 class Floor:
-    """Plain `linear` products on as many rows as asked for."""
+    """The `linear` products of a model on random weights."""
 
     def __init__(self, sizes: ModelSizes, dtype: torch.dtype) -> None:
         self._dtype = dtype
@@ -81,7 +85,7 @@ class Floor:
         self._inputs: dict[tuple[int, int], torch.Tensor] = {}
 
     def run(self, rows: int, sampled_rows: int) -> float:
-        """Seconds of one forward's products: all layers on `rows`, the head on `sampled_rows`."""
+        """Return the seconds of all layers on `rows` rows and the head on `sampled_rows`."""
         inputs = {size: self._input(rows, size) for size in {w.shape[1] for w in self._weights}}
         last = self._input(sampled_rows, self._head.shape[1])
         started_s = time.perf_counter()
@@ -91,7 +95,7 @@ class Floor:
         return time.perf_counter() - started_s
 
     def _input(self, rows: int, size: int) -> torch.Tensor:
-        """Kept: only the products are timed."""
+        """Return inputs, made once: only the products are timed."""
         if (rows, size) not in self._inputs:
             self._inputs[rows, size] = self._random((rows, size))
         return self._inputs[rows, size]

@@ -1,11 +1,12 @@
-"""The resident memory of a real worker process over its weights and its cache."""
+"""Measure the resident memory of a worker process over its weights and its K/V cache."""
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
+from bench.layouts import CURRENT
 from bench.load.prompts import Mix
 from bench.load.schedule import Load
 from bench.roof.floor import ModelSizes
@@ -17,28 +18,27 @@ MAX_MODEL_LEN = 4096
 PROMPT_TOKENS = 256
 OUTPUT_TOKENS = 8
 STREAMS = 32
-FILLED = 1.25  # how often the requests' tokens fill the cache
+FILL_FACTOR = 1.25  # how often the requests' tokens fill the cache
 BAR_MB = 600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Resident:
-    """A process's memory in bytes: all that is resident, and with shared pages divided among
-    those who share them."""
+    """A process's memory in bytes. pss: shared pages divided among the processes."""
 
     rss: int
     pss: int
 
 
 def memory(model: str | None, dtype: str, sizes: ModelSizes, dtype_bytes: int) -> Outcome:
-    """Start a pool, fill its cache's every block, and read the worker's memory.
+    """Start a pool, fill every block of its cache, and read the worker's memory.
 
-    Pages are resident only once they are written to: a cache that is not full would look small.
+    Pages become resident only when they are written: a partly filled cache would look small.
     """
     flags = ["--dtype", dtype, "--kv-cache-memory-bytes", str(CACHE_BYTES)]
     flags += ["--max-model-len", str(MAX_MODEL_LEN)] + (["--model", model] if model else [])
     cache_tokens = CACHE_BYTES // (sizes.cache_elements * dtype_bytes)
-    count = int(cache_tokens * FILLED) // (PROMPT_TOKENS + OUTPUT_TOKENS) + 1
+    count = int(cache_tokens * FILL_FACTOR) // (PROMPT_TOKENS + OUTPUT_TOKENS) + 1
     mix = Mix(
         prompt_tokens=PROMPT_TOKENS,
         output_tokens=OUTPUT_TOKENS,
@@ -51,7 +51,7 @@ def memory(model: str | None, dtype: str, sizes: ModelSizes, dtype_bytes: int) -
 
 
 def memory_outcome(resident: Resident, weight_bytes: int, cache_bytes: int) -> Outcome:
-    """What is over weights and cache, in MB (10^6 bytes)."""
+    """Return the memory over weights and cache, in MB (10^6 bytes)."""
     facts = {
         "resident MB": resident.rss / 1e6,
         "proportional MB": resident.pss / 1e6,
@@ -63,7 +63,7 @@ def memory_outcome(resident: Resident, weight_bytes: int, cache_bytes: int) -> O
 
 
 def parse_rollup(text: str) -> Resident:
-    """Of /proc/PID/smaps_rollup. ValueError if it lacks a line."""
+    """Parse /proc/PID/smaps_rollup. Raises ValueError if it lacks a line."""
     found = dict(re.findall(r"^(Rss|Pss): +(\d+) kB$", text, re.MULTILINE))
     if len(found) != 2:
         raise ValueError("smaps_rollup lacks Rss or Pss")
@@ -74,7 +74,7 @@ def _worker_memory(launcher: int) -> Resident:
     workers = [
         process
         for process in psutil.Process(launcher).children(recursive=True)
-        if "headrace.workers.main" in process.cmdline()
+        if CURRENT.worker in process.cmdline()
     ]
     if len(workers) != 1:
         raise RuntimeError(f"{len(workers)} workers run instead of one")

@@ -1,4 +1,4 @@
-"""What frontend, queue and engine loop add to a token, by an engine whose step is a sleep."""
+"""Measure what frontend, queue and engine loop add to a token, on an engine that only sleeps."""
 
 import statistics
 import time
@@ -15,10 +15,10 @@ BAR_MS = 2.0
 
 
 def overhead(model: str | None, vocab_size: int, rounds: int) -> Outcome:
-    """One stream of the fake engine: time per output token over a bare sleep of a step's length.
+    """Time one stream of the fake engine: time per output token over a sleep of a step's length.
 
-    The sleep is timed in this process, in turn with the requests: how late a process is woken
-    depends on how busy the machine is.
+    The sleep is timed in this process, in turn with the requests: how late a process wakes up
+    depends on the load of the machine.
     """
     flags = ["--engine", "fake", "--fake-step-s", str(STEP_S), "--frontends", "1"]
     flags += ["--model", model] if model else []
@@ -32,7 +32,7 @@ def overhead(model: str | None, vocab_size: int, rounds: int) -> Outcome:
 
 
 def overhead_outcome(tokens_s: list[list[float]], sleeps_s: list[list[float]]) -> Outcome:
-    """The median over the rounds of what a round's mean token takes more than its mean sleep."""
+    """Return the median over the rounds of the mean token time minus the mean sleep."""
     pairs = zip(tokens_s, sleeps_s, strict=True)
     added = [(statistics.fmean(a) - statistics.fmean(b)) * 1e3 for a, b in pairs]
     facts = {
@@ -45,7 +45,7 @@ def overhead_outcome(tokens_s: list[list[float]], sleeps_s: list[list[float]]) -
 
 
 def _token_times(url: str, vocab_size: int, seed: int) -> list[float]:
-    """Time per output token after the first, of one request."""
+    """Return the time per output token after the first, of one request."""
     mix = Mix(
         prompt_tokens=PROMPT_TOKENS,
         output_tokens=OUTPUT_TOKENS,

@@ -1,4 +1,4 @@
-"""Real processes to measure: `headrace serve`, and requests to it."""
+"""Run `headrace serve` and send requests to it."""
 
 import asyncio
 import contextlib
@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from bench.layouts import CURRENT
 from bench.load import client
 from bench.load.http import Server
 from bench.load.prompts import Mix, Planned, session
@@ -24,7 +25,7 @@ STOP_TIMEOUT_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """url: where it serves. launcher: process id of the parent of all."""
+    """A running pool. launcher: the id of its launcher process."""
 
     url: str
     launcher: int
@@ -32,16 +33,8 @@ class Pool:
 
 @contextlib.contextmanager
 def running_pool(flags: list[str]) -> Iterator[Pool]:
-    """`headrace serve` with these flags, until the end of the block."""
-    command = [
-        sys.executable,
-        "-m",
-        "headrace.launcher.command.cli",
-        "serve",
-        "--port",
-        "0",
-        *flags,
-    ]
+    """Run `headrace serve` with these flags until the end of the block."""
+    command = [sys.executable, "-m", CURRENT.command, "serve", "--port", "0", *flags]
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         try:
@@ -51,7 +44,7 @@ def running_pool(flags: list[str]) -> Iterator[Pool]:
 
 
 def send_all(url: str, mix: Mix, load: Load) -> list[Record]:
-    """Run a load on the first model there. RuntimeError if a request fails."""
+    """Run a load on the server's first model. Raises RuntimeError if a request fails."""
     records = asyncio.run(_send_all(url, mix, load))
     for record in records:
         if record.error:
@@ -72,7 +65,7 @@ async def _send_all(url: str, mix: Mix, load: Load) -> list[Record]:
 
 
 def _wait(process: subprocess.Popen[bytes], log: int) -> str:
-    """The URL, once the pool serves there. RuntimeError with its log if it does not come up."""
+    """Return the URL once the pool serves. Raises RuntimeError, with its log, if it fails."""
     deadline_s = time.monotonic() + START_TIMEOUT_S
     text = ""
     while time.monotonic() < deadline_s and process.poll() is None:
@@ -81,7 +74,7 @@ def _wait(process: subprocess.Popen[bytes], log: int) -> str:
         if found:
             return found[1]
         time.sleep(0.1)
-    raise RuntimeError(f"the pool did not come up:\n{text}")
+    raise RuntimeError(f"the pool did not start:\n{text}")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -1,1 +1,1 @@
-"""What bench.autoscale_sim is made of."""
+"""Simulate autoscaling (bench.autoscale_sim)."""

@@ -1,6 +1,6 @@
-"""Pictures of days. matplotlib is imported here alone, and only if somebody wants pictures."""
+"""Plot simulated days. Only this module imports matplotlib, and only if plots are asked for."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,12 @@ from bench.scaling.results import Waits
 
 Floats = NDArray[np.float64]
 
-FARTHEST = 2.6  # worker hours over the oracle's: what is beyond stands at the edge
+MAX_COST = 2.6  # worker hours over the oracle's; what is beyond is drawn at the edge
 LEVELS = [0, 1, 10, 100, 1000]
 
 
 def plot_day(file: Path, day: Day, expected: Floats, needed: Floats, waited: Waits) -> None:
-    """Load, workers and latency of a whole day, by the minute."""
+    """Plot load, workers and latency of a whole day, by the minute."""
     figure, (load, workers, latency) = _panels(3)
     minutes = _minutes(day.came)
     hours = np.arange(len(minutes)) * 24 / len(minutes)
@@ -30,17 +30,17 @@ def plot_day(file: Path, day: Day, expected: Floats, needed: Floats, waited: Wai
     latency.plot(hours[: len(slow)], slow, color="tab:red", label="99th percentile of a minute")
     latency.set_yscale("symlog", linthresh=1.0)
     latency.set_yticks(LEVELS, [f"{level} s" for level in LEVELS])
-    latency.set_title("waiting for a place in a batch (0: less than a second)")
+    latency.set_title("waiting for a slot in a batch (0: less than a second)")
     latency.set_xlabel("hour")
     _save(figure, file, (load, workers, latency))
 
 
 def plot_flash(file: Path, day: Day, needed: Floats) -> None:
-    """The flash crowd, by the second."""
+    """Plot the flash crowd, by the second."""
     start = len(day.came) * 10 // 24
     part = slice(max(0, start - 120), start + 1680)
     figure, (load, workers) = _panels(2)
-    seconds = np.arange(part.start, min(part.stop, len(day.came))) - start
+    seconds = np.arange(part.start, min(part.stop, len(day.came)), dtype=float) - start
     load.plot(seconds, day.came[part], label="requests per second", color="tab:blue")
     load.plot(seconds, day.waiting[part] / 10, label="waiting / 10", color="tab:red")
     load.set_title("a flash crowd")
@@ -50,13 +50,13 @@ def plot_flash(file: Path, day: Day, needed: Floats) -> None:
 
 
 def plot_choices(file: Path, choices: Sequence[tuple[str, float, float]]) -> None:
-    """What each setting costs (worker hours over the oracle's) and what it is worth (share of
+    """Plot the cost of each setting (worker hours over the oracle's) against its latency (share of
     requests that waited longer than a second)."""
     figure, (axes,) = _panels(1)
     for number, (name, cost, share) in enumerate(choices, start=1):
-        where = min(cost, FARTHEST), max(share * 100, 0.01)
-        axes.scatter(*where, s=14, label=f"{number} {name} ({cost:.2f}, {share:.2%})")
-        axes.annotate(f"{number}", where, fontsize=7, xytext=(3, 3), textcoords="offset points")
+        point = min(cost, MAX_COST), max(share * 100, 0.01)
+        axes.scatter(*point, s=14, label=f"{number} {name} ({cost:.2f}, {share:.2%})")
+        axes.annotate(f"{number}", point, fontsize=7, xytext=(3, 3), textcoords="offset points")
     axes.set_yscale("log")
     axes.legend(fontsize=6, ncols=1, loc="center left", bbox_to_anchor=(1.0, 0.5))
     axes.set_xlabel("worker hours over those of a perfect oracle")
@@ -66,20 +66,22 @@ def plot_choices(file: Path, choices: Sequence[tuple[str, float, float]]) -> Non
 
 def _panels(count: int) -> tuple[Figure, Sequence[Any]]:
     figure = Figure(figsize=(9, 2.6 * count if count > 1 else 5), layout="constrained")
-    axes = figure.subplots(count, 1, squeeze=False)[:, 0]
+    axes: Sequence[Any] = list(figure.subplots(count, 1, squeeze=False)[:, 0])
     return figure, axes
 
 
-def _workers(axes: Any, at: Floats, day: Day, needed: Floats, part: Any) -> None:
-    axes.plot(at, part(day.size), label="wanted", color="tab:orange")
+def _workers(
+    axes: Any, at: Floats, day: Day, needed: Floats, part: Callable[[Floats], Floats]
+) -> None:
+    axes.plot(at, part(day.size), label="target", color="tab:orange")
     axes.plot(at, part(day.ready), label="ready", color="tab:green")
     axes.plot(at, part(needed), label="perfect oracle", color="black", linewidth=0.8)
     axes.set_title("workers")
 
 
 def _minutes(values: Floats) -> Floats:
-    whole = len(values) // 60 * 60
-    means: Floats = values[:whole].reshape(-1, 60).mean(axis=1)
+    full = len(values) // 60 * 60
+    means: Floats = values[:full].reshape(-1, 60).mean(axis=1)
     return means
 
 

@@ -1,4 +1,4 @@
-"""What a day was like, in numbers."""
+"""Summarize a simulated day."""
 
 import itertools
 from dataclasses import dataclass
@@ -14,25 +14,28 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Waits:
-    """For each piece of the line of requests: when they came, how long they waited for a place (in
-    whole seconds: 0 is less than one), and how many they are."""
+    """The waiting times of a day's requests, in pieces that arrived and started together.
+
+    came_at: second of the arrival. seconds: waited for a slot (whole seconds, 0: less than one).
+    weight: how many requests.
+    """
 
     came_at: NDArray[np.int64]
     seconds: NDArray[np.int64]
     weight: Floats
 
     def quantile(self, share: float) -> float:
-        """So many of all requests waited no longer."""
+        """Return the waiting time that this share of all requests did not exceed."""
         order = np.argsort(self.seconds, kind="stable")
         sums = np.cumsum(self.weight[order])
         return float(self.seconds[order][np.searchsorted(sums, share * sums[-1])])
 
     def share_over(self, seconds: float) -> float:
-        """Of all requests, those that waited longer."""
+        """Return the share of requests that waited longer."""
         return float(self.weight[self.seconds > seconds].sum() / self.weight.sum())
 
     def by_minute(self, share: float) -> Floats:
-        """The quantile of those that came in each minute."""
+        """Return the quantile for the requests that arrived in each minute."""
         minutes = self.came_at // 60
         bounds = np.searchsorted(minutes, np.arange(minutes[-1] + 2))
         return np.array(
@@ -45,8 +48,10 @@ class Waits:
 
 
 def waits(day: Day) -> Waits:
-    """First come, first served: the n-th to come is the n-th to begin. Those that have not begun
-    when the day ends have waited until then."""
+    """Return the waiting times, first come, first served: the n-th to arrive is the n-th to start.
+
+    Requests that have not started when the day ends have waited until then.
+    """
     came, begun = np.cumsum(day.came), np.cumsum(day.begun)
     ends = np.unique(np.concatenate([came, begun, [came[-1]]]))
     middles, weight = (ends + np.concatenate([[0.0], ends[:-1]])) / 2, np.diff(ends, prepend=0.0)
@@ -57,14 +62,16 @@ def waits(day: Day) -> Waits:
 
 
 def oracle(expected: Floats, engine: Engine, target: float) -> Floats:
-    """Workers that would have done in each second with the target's batch in each, for one who
-    knows what comes and has workers that start at once."""
+    """Return the workers that a perfect oracle has in each second, each with the target's batch.
+
+    It knows the expected requests, and its workers start at once.
+    """
     needed: Floats = np.maximum(1, np.ceil(expected / engine.requests_per_s(target * engine.slots)))
     return needed
 
 
-def turns(size: Floats) -> tuple[int, int]:
-    """Changes of size, and how many of them went the other way than the one before."""
+def count_changes(size: Floats) -> tuple[int, int]:
+    """Return the number of size changes, and how many of them reversed the one before."""
     steps = np.diff(size)
     signs = np.sign(steps[steps != 0])
     return len(signs), int((np.diff(signs) != 0).sum())

@@ -1,4 +1,4 @@
-"""How many requests come in each second of a day: made from a seed, or read from a file."""
+"""Make the requests of each second of a day from a seed, or read them from a file."""
 
 from pathlib import Path
 
@@ -11,13 +11,14 @@ DAY_S = 86_400
 SHORT_BURSTS = 40
 
 
-def made(peak: float, seconds: int, seed: int) -> tuple[Floats, Floats]:
-    """The expected requests of each second, and those that came.
+def generate(peak: float, seconds: int, seed: int) -> tuple[Floats, Floats]:
+    """Return the expected requests of each second, and those that arrived.
 
-    A day with a night, a slow noise, short bursts, a flash crowd in the morning that doubles the
-    load within half a minute, and an evening outage in front of the pool after which all who waited
-    come at once. peak: requests per second at noon, before all that. Fewer seconds are a day in
-    short: bursts and noise are as long as in a day, and there are fewer bursts.
+    The day has a night, slow noise, short bursts, a flash crowd in the morning that doubles the
+    load within half a minute, and an evening outage in front of the pool after which all waiting
+    clients return at once. Fewer seconds make a shorter day: bursts and noise last as long as in a
+    full day, and there are fewer bursts.
+    peak: requests per second at noon, before all that.
     """
     random = np.random.default_rng(seed)
     hour = np.arange(seconds) * 24 / seconds
@@ -37,21 +38,23 @@ def made(peak: float, seconds: int, seed: int) -> tuple[Floats, Floats]:
 
 
 def read(file: Path) -> tuple[Floats, Floats]:
-    """A recorded trace: a line for each second with the number of requests that came in it. What
-    was to be expected is their mean over a minute."""
+    """Read a recorded trace: a line for each second with the number of requests that arrived.
+
+    The expected requests are their mean over a minute.
+    """
     came = np.loadtxt(file, dtype=float, ndmin=1)
     return np.convolve(came, np.ones(60) / 60, mode="same"), came
 
 
 def _noise(random: np.random.Generator, seconds: int) -> Floats:
-    """Around 1, by 4 %, with a memory of some minutes."""
+    """Return factors around 1, with a deviation of 4 % and a correlation over some minutes."""
     steps = random.normal(size=seconds // 60 + 12)
     smooth = np.convolve(steps, np.ones(10) / np.sqrt(10), mode="valid")
     return np.exp(0.04 * np.interp(np.arange(seconds) / 60, np.arange(len(smooth)), smooth))
 
 
 def _flash_crowd(seconds: int, at: int) -> Floats:
-    """Twice the load within half a minute; it goes in a quarter of an hour."""
+    """Return factors that double the load within half a minute and decay in 15 minutes."""
     since = np.arange(seconds) - at
     rise = np.clip(since / 30.0, 0.0, 1.0)
     return 1.0 + rise * np.exp(-np.clip(since - 30, 0, None) / 900.0)

@@ -1,1 +1,1 @@
-"""Anthropic's Messages API: its requests as chats, and what chats answer in its shapes."""
+"""Translate Anthropic's Messages API: its requests to chats, chat responses to its messages."""

@@ -1,7 +1,7 @@
-"""The messages of a Messages request as those of a chat.
+"""Translate the messages of a Messages request to those of a chat.
 
-Messages hold blocks of many kinds; a chat has a message for each tool's result, and one text for
-all that is said.
+A message here holds blocks of many types; a chat has a message of its own for each tool result, and
+one text for all text blocks.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,29 +18,29 @@ from headrace.frontend.schemas.messages import (
     ToolUseBlock,
 )
 
-# A client's note to Anthropic's own servers that stands among the system's blocks. It differs from
-# request to request, so that no prompt would be found in the cache.
+# A client's note to Anthropic's own servers, in a system block. It differs from request to request,
+# so that no prompt would be found in the prefix cache.
 _BILLING_NOTE = "x-anthropic-billing-header"
 
 Turn = tuple[str, list[ContentBlock]]
 
 
 def chat_messages(request: CountTokensRequest) -> list[dict[str, Any]]:
-    """The chat's messages. BadRequest for blocks that do not go with their message's role."""
+    """Return the chat's messages. Raises BadRequest if a block does not fit its message's role."""
     system = list(request.system)
-    rest = list(request.messages)
-    while rest and rest[0].role == "system":
-        system += [block for block in rest.pop(0).content if isinstance(block, TextBlock)]
-    said = _joined(system)
-    messages: list[dict[str, Any]] = [{"role": "system", "content": said}] if said else []
+    conversation = list(request.messages)
+    while conversation and conversation[0].role == "system":
+        system += [block for block in conversation.pop(0).content if isinstance(block, TextBlock)]
+    text = _join_text(system)
+    messages: list[dict[str, Any]] = [{"role": "system", "content": text}] if text else []
     _check_roles(request.messages)
-    for role, blocks in _turns(rest):
+    for role, blocks in _turns(conversation):
         messages += _assistant(blocks) if role == "assistant" else _user(blocks)
     return messages
 
 
 def continues_last(messages: Sequence[InputMessage]) -> bool:
-    """Whether the last message is the beginning of an answer, which is to be gone on with."""
+    """Return whether the last message is the beginning of an output, to be continued."""
     last = messages[-1]
     if last.role != "assistant" or not last.content:
         return False
@@ -49,9 +49,9 @@ def continues_last(messages: Sequence[InputMessage]) -> bool:
 
 
 def _check_roles(messages: Sequence[InputMessage]) -> None:
-    """BadRequest, naming the block, if a message holds what its author cannot say."""
+    """Check the blocks of each message. Raises BadRequest if one does not fit its role."""
     for number, message in enumerate(messages):
-        for place, block in enumerate(message.content):
+        for index, block in enumerate(message.content):
             if message.role == "assistant":
                 fits = not isinstance(block, ToolResultBlock)
             elif message.role == "user":
@@ -60,18 +60,18 @@ def _check_roles(messages: Sequence[InputMessage]) -> None:
                 fits = isinstance(block, TextBlock)
             if not fits:
                 raise BadRequest(
-                    f"messages.{number}.content.{place}: a message of the role {message.role!r}"
+                    f"messages.{number}.content.{index}: a message of the role {message.role!r}"
                     f" holds no {block.type!r} blocks.",
                     "messages",
                 )
 
 
 def _turns(messages: Iterable[InputMessage]) -> list[Turn]:
-    """Messages that follow each other in one role are one turn.
+    """Merge consecutive messages of one role into turns.
 
-    What the system says within a chat counts to the user's turn there: most templates have no
-    place for it, and moving it to the front would change the prompt's beginning each time, so
-    that nothing of it were found in the cache.
+    A system message within the conversation joins the user's turn: most templates take none there,
+    and moving it to the front would change the beginning of the prompt each time, so that nothing
+    of it would be found in the prefix cache.
     """
     turns: list[Turn] = []
     for message in messages:
@@ -83,23 +83,23 @@ def _turns(messages: Iterable[InputMessage]) -> list[Turn]:
 
 
 def _user(blocks: Sequence[ContentBlock]) -> list[dict[str, Any]]:
-    """The results of tools, which follow right after the calls; then what the user says."""
+    """Return a user's turn: the tool results, right after their calls, then the text."""
     messages: list[dict[str, Any]] = [
-        {"role": "tool", "tool_call_id": block.tool_use_id, "content": _joined(block.content)}
+        {"role": "tool", "tool_call_id": block.tool_use_id, "content": _join_text(block.content)}
         for block in blocks
         if isinstance(block, ToolResultBlock)
     ]
-    text = _joined(blocks)
+    text = _join_text(blocks)
     if text or not messages:
         messages.append({"role": "user", "content": text})
     return messages
 
 
 def _assistant(blocks: Sequence[ContentBlock]) -> list[dict[str, Any]]:
-    message: dict[str, Any] = {"role": "assistant", "content": _joined(blocks)}
-    thoughts = [block.thinking for block in blocks if isinstance(block, ThinkingBlock)]
-    if thoughts:
-        message["reasoning"] = "\n".join(thoughts)
+    message: dict[str, Any] = {"role": "assistant", "content": _join_text(blocks)}
+    reasoning = [block.thinking for block in blocks if isinstance(block, ThinkingBlock)]
+    if reasoning:
+        message["reasoning"] = "\n".join(reasoning)
     calls = [_call(block) for block in blocks if isinstance(block, ToolUseBlock)]
     if calls:
         message["tool_calls"] = calls
@@ -112,7 +112,7 @@ def _call(block: ToolUseBlock) -> dict[str, Any]:
     return {"id": block.id, "type": "function", "function": function}
 
 
-def _joined(blocks: Iterable[ContentBlock]) -> str:
-    """The text of blocks, on lines of their own, as the parts of a chat's message are."""
+def _join_text(blocks: Iterable[ContentBlock]) -> str:
+    """Join the text of blocks by newlines, as the parts of a chat message are."""
     texts = [block.text for block in blocks if isinstance(block, TextBlock)]
     return "\n".join(text for text in texts if text and not text.startswith(_BILLING_NOTE))

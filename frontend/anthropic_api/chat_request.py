@@ -1,4 +1,4 @@
-"""A Messages request as the chat request that asks for the same."""
+"""Translate a Messages request to a chat request."""
 
 import re
 from collections.abc import Iterator
@@ -12,10 +12,10 @@ from headrace.frontend.process.worker_thread import MANY_PARTS, beside
 from headrace.frontend.schemas.chat import ChatCompletionRequest
 from headrace.frontend.schemas.messages import AnthropicTool, CountTokensRequest, MessagesRequest
 
-_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
+_TOOL_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
-# What fields of a chat are called here: errors name the field that the client has sent.
-_NAMES = {
+# Chat fields by their names in this API: errors must name the field that the client sent.
+_FIELD_NAMES = {
     "include_reasoning": "thinking.display",
     "parallel_tool_calls": "tool_choice.disable_parallel_tool_use",
     "reasoning_effort": "output_config.effort",
@@ -24,16 +24,17 @@ _NAMES = {
     "thinking_token_budget": "thinking.budget_tokens",
     "user": "metadata.user_id",
 }
-_PATH = re.compile(r"(?:body\.)?(\w+(?:\.\w+)*)")
+_FIELD_PATH = re.compile(r"(?:body\.)?(\w+(?:\.\w+)*)")
 
 
 async def chat_request(
     request: CountTokensRequest, *, supports_thinking_budget: bool = True
 ) -> ChatCompletionRequest:
-    """The chat request. ApiError for what chats do not take.
+    """Return the chat request, translated off the event loop if it is long.
 
-    supports_thinking_budget: whether the model's thinking can be bounded. Where it cannot, the budget is left
-    out: it is no choice of the client's, whose API has no thinking without one.
+    supports_thinking_budget: whether the model's reasoning can be bounded. If not, the budget is
+        dropped: the client had no choice, as this API has no thinking without one.
+    Raises ApiError if a field does not fit a chat.
     """
 
     def translate() -> ChatCompletionRequest:
@@ -48,7 +49,10 @@ async def chat_request(
 
 
 def chat_fields(request: CountTokensRequest) -> dict[str, Any]:
-    """The body of the chat request, not validated yet. BadRequest for what fits no chat."""
+    """Return the body of the chat request, not validated yet.
+
+    Raises BadRequest if a field does not fit a chat.
+    """
     fields: dict[str, Any] = {
         "model": request.model,
         "messages": chat_messages(request),
@@ -65,25 +69,25 @@ def chat_fields(request: CountTokensRequest) -> dict[str, Any]:
 
 @contextmanager
 def rename_error_fields() -> Iterator[None]:
-    """Errors about the chat tell which field of the Messages request they are about."""
+    """Make errors about a chat's fields name the fields of the Messages request."""
     try:
         yield
     except ApiError as error:
-        found = _PATH.match(error.message)
-        if found is not None and (path := _renamed(found[1])) != found[1]:
-            error.message = path + error.message[found.end() :]
+        match = _FIELD_PATH.match(error.message)
+        if match is not None and (path := _rename_path(match[1])) != match[1]:
+            error.message = path + error.message[match.end() :]
         raise
 
 
-def _renamed(path: str) -> str:
+def _rename_path(path: str) -> str:
     field, dot, rest = path.partition(".")
     if field == "tools":
         rest = rest.replace(".function.parameters", ".input_schema").replace(".function", "")
-    return f"{_NAMES.get(field, field)}{dot}{rest}"
+    return f"{_FIELD_NAMES.get(field, field)}{dot}{rest}"
 
 
 def _template_variables(request: CountTokensRequest) -> dict[str, Any] | None:
-    """What the client asks of the template itself goes before what follows from `thinking`."""
+    """Return chat_template_kwargs; the client's own take precedence over those of `thinking`."""
     variables: dict[str, Any] = {}
     if request.thinking is not None and request.thinking.type != "adaptive":
         variables["enable_thinking"] = request.thinking.type == "enabled"
@@ -91,21 +95,21 @@ def _template_variables(request: CountTokensRequest) -> dict[str, Any] | None:
 
 
 def _continuation(request: CountTokensRequest) -> dict[str, Any]:
-    """An answer that the client has begun is gone on with."""
+    """Return the fields to continue an output that the client has begun, if it has."""
     if not continues_last(request.messages):
         return {}
     return {"add_generation_prompt": False, "continue_final_message": True}
 
 
 def _generation(request: MessagesRequest) -> dict[str, Any]:
-    """What the prompt does not depend on."""
+    """Return the fields that do not change the prompt."""
     fields: dict[str, Any] = {
         "max_tokens": request.max_tokens,
         "stream": request.stream,
         "stop": request.stop_sequences,
         "temperature": request.temperature,
         "top_p": request.top_p,
-        "top_k": request.top_k or None,  # 0: all tokens, as without it
+        "top_k": request.top_k or None,  # 0 means all tokens, as does None
         "cache_salt": request.cache_salt,
         "user": None if request.metadata is None else request.metadata.user_id,
     }
@@ -117,8 +121,8 @@ def _generation(request: MessagesRequest) -> dict[str, Any]:
             fields["include_reasoning"] = False
     if request.output_config is not None and request.output_config.format is not None:
         schema = request.output_config.format.json_schema
-        wanted = {"name": "output", "schema": schema, "strict": True}
-        fields["response_format"] = {"type": "json_schema", "json_schema": wanted}
+        json_schema = {"name": "output", "schema": schema, "strict": True}
+        fields["response_format"] = {"type": "json_schema", "json_schema": json_schema}
     return fields
 
 
@@ -144,7 +148,7 @@ def _tools(request: CountTokensRequest) -> dict[str, Any]:
             raise BadRequest("tool_choice.name: must be the name of one of the tools.")
         fields["tool_choice"] = {"type": "function", "function": {"name": choice.name}}
     else:
-        fields["tool_choice"] = _CHOICES[choice.type]
+        fields["tool_choice"] = _TOOL_CHOICES[choice.type]
     return fields
 
 

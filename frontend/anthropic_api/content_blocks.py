@@ -1,69 +1,77 @@
-"""A message in the making, as content blocks: one open at a time, in the order in which they come.
+"""Build a message's content blocks, one open at a time, in the order in which they come.
 
-Whole answers and streams are both made of these events, so that they hold the same blocks.
+Full bodies and streams are both made of these events, so that they hold the same blocks.
 """
 
 import hashlib
-from typing import Any
+from typing import Any, Final, Literal
 
 from pydantic_core import from_json
 
 from headrace.frontend.chat.message import MessagePart, ToolCallPart
 
 Event = dict[str, Any]
+BlockType = Literal["thinking", "text", "tool_use"]
 
-THINKING, TEXT, TOOL_USE = "thinking", "text", "tool_use"
-_DELTAS = {THINKING: "thinking_delta", TEXT: "text_delta", TOOL_USE: "input_json_delta"}
-_FIELDS = {THINKING: "thinking", TEXT: "text", TOOL_USE: "partial_json"}
+THINKING: Final = "thinking"
+TEXT: Final = "text"
+TOOL_USE: Final = "tool_use"
+_DELTA_TYPES: dict[BlockType, str] = {
+    THINKING: "thinking_delta",
+    TEXT: "text_delta",
+    TOOL_USE: "input_json_delta",
+}
+_DELTA_FIELDS: dict[BlockType, str] = {THINKING: "thinking", TEXT: "text", TOOL_USE: "partial_json"}
 
 
 class ContentBlockBuilder:
-    """content: the blocks that are finished, as a whole answer shows them.
+    """Turns the parts of a message into content blocks and the events of their stream.
 
-    Nothing but the rest of a call is to come between its parts.
+    content: the finished blocks, as a full body shows them.
+    The parts of a tool call must follow each other.
     """
 
     def __init__(self) -> None:
         self.content: list[dict[str, Any]] = []
         self._open: dict[str, Any] | None = None
         self._pieces: list[str] = []
-        self._spaces: list[str] = []  # of text, until more of it comes
-        self._silence: list[str] = []  # of thoughts, until the first
+        self._pending_space: list[str] = []  # trailing white space of text, until more text comes
+        self._blank_reasoning: list[str] = []  # white space before the first reasoning
 
     @property
     def has_calls(self) -> bool:
-        """Whether a finished block is a call."""
+        """Whether a finished block is a tool call."""
         return any(block["type"] == TOOL_USE for block in self.content)
 
     def add(self, part: MessagePart) -> list[Event]:
-        """The events that tell of what is added to the message."""
+        """Add a part of the message and return its events."""
         events: list[Event] = []
         if part.reasoning:
-            events += self._thoughts(part.reasoning)
+            events += self._add_reasoning(part.reasoning)
         calls = list(part.tool_calls)
-        while calls and calls[0].name is None:  # of a call that is open: before other text
+        while calls and calls[0].name is None:  # the rest of the open call, before other text
             events += self._append(calls.pop(0).arguments)
         if part.content:
-            events += self._text(part.content)
+            events += self._add_text(part.content)
         for call in calls:
-            events += self._call(call)
+            events += self._add_call(call)
         return events
 
     def finish(self) -> list[Event]:
-        """The events that end the message."""
-        events = self._append("".join(self._spaces)) if self._kind() == TEXT else []
+        """Close the last block and return its events."""
+        events = self._append("".join(self._pending_space)) if self._open_type() == TEXT else []
         return [*events, *self._close()]
 
     def _close(self) -> list[Event]:
-        """The events that end the open block, if there is one."""
-        self._spaces = []
+        """Close the open block, if there is one, and return its events."""
+        self._pending_space = []
         block = self._open
         if block is None:
             return []
         index, text = len(self.content), "".join(self._pieces)
         events: list[Event] = []
         if block["type"] == TOOL_USE:
-            block = {**block, "input": _parsed(text)}
+            block = {**block, "input": _parse_arguments(text)}
         elif block["type"] == THINKING:
             block = {**block, "thinking": text, "signature": _signature(text)}
             delta = {"type": "signature_delta", "signature": block["signature"]}
@@ -74,29 +82,35 @@ class ContentBlockBuilder:
         self._open, self._pieces = None, []
         return [*events, {"type": "content_block_stop", "index": index}]
 
-    def _thoughts(self, text: str) -> list[Event]:
-        """Models that do not think often mark an empty line as their thoughts: that is no block."""
-        if self._kind() != THINKING:
-            self._silence.append(text)
+    def _add_reasoning(self, text: str) -> list[Event]:
+        """Add reasoning; white space alone makes no block.
+
+        Models that do not think often output an empty line between the reasoning delimiters.
+        """
+        if self._open_type() != THINKING:
+            self._blank_reasoning.append(text)
             if text.isspace():
                 return []
-            text, self._silence = "".join(self._silence), []
+            text, self._blank_reasoning = "".join(self._blank_reasoning), []
         block = {"type": THINKING, "thinking": "", "signature": ""}
-        return [*self._more(block), *self._append(text)]
+        return [*self._open_block(block), *self._append(text)]
 
-    def _text(self, text: str) -> list[Event]:
-        """Spaces wait until text follows, so that around calls, where they say nothing, they make
-        no blocks: clients would send those back, and other servers refuse them."""
-        self._spaces.append(text)
+    def _add_text(self, text: str) -> list[Event]:
+        """Add text; white space waits until text follows.
+
+        White space around tool calls thus makes no blocks of its own: clients would send those
+        back, and other servers reject them.
+        """
+        self._pending_space.append(text)
         if text.isspace():
             return []
-        text, self._spaces = "".join(self._spaces), []
+        text, self._pending_space = "".join(self._pending_space), []
         shown = text.rstrip()
-        events = [*self._more({"type": TEXT, "text": ""}), *self._append(shown)]
-        self._spaces = [text[len(shown) :]]
+        events = [*self._open_block({"type": TEXT, "text": ""}), *self._append(shown)]
+        self._pending_space = [text[len(shown) :]]
         return events
 
-    def _call(self, call: ToolCallPart) -> list[Event]:
+    def _add_call(self, call: ToolCallPart) -> list[Event]:
         events: list[Event] = []
         if call.name is not None:
             events = self._close()
@@ -106,12 +120,12 @@ class ContentBlockBuilder:
                 "name": call.name,
                 "input": {},
             }
-            events += self._more(block)
+            events += self._open_block(block)
         return [*events, *self._append(call.arguments)]
 
-    def _more(self, block: dict[str, Any]) -> list[Event]:
-        """An open block of this kind: the one there is, or this new one."""
-        if self._kind() == block["type"]:
+    def _open_block(self, block: dict[str, Any]) -> list[Event]:
+        """Open a block, unless one of its type is open, and return the events."""
+        if self._open_type() == block["type"]:
             return []
         events = self._close()
         self._open = block
@@ -119,26 +133,25 @@ class ContentBlockBuilder:
         return [*events, start]
 
     def _append(self, text: str) -> list[Event]:
-        kind = self._kind()
-        if not text or kind is None:
+        block_type = self._open_type()
+        if not text or block_type is None:
             return []
         self._pieces.append(text)
-        delta = {"type": _DELTAS[kind], _FIELDS[kind]: text}
+        delta = {"type": _DELTA_TYPES[block_type], _DELTA_FIELDS[block_type]: text}
         return [{"type": "content_block_delta", "index": len(self.content), "delta": delta}]
 
-    def _kind(self) -> str | None:
+    def _open_type(self) -> BlockType | None:
         return None if self._open is None else self._open["type"]
 
 
-def _parsed(arguments: str) -> Any:
-    """A call's arguments; as far as they go, where the text was cut short. Clients read them from
-    a stream in the same way."""
+def _parse_arguments(arguments: str) -> Any:
+    """Parse a call's arguments; of truncated JSON, what is complete, as streaming clients do."""
     try:
         return from_json(arguments, allow_inf_nan=False, allow_partial=True) if arguments else {}
     except ValueError:
         return {}
 
 
-def _signature(thoughts: str) -> str:
-    """Clients expect one, and send it back; it says no more than that the text is whole."""
-    return hashlib.blake2b(thoughts.encode("utf-8", "replace"), digest_size=24).hexdigest()
+def _signature(reasoning: str) -> str:
+    """Return a checksum as the signature of a thinking block: clients expect one, and return it."""
+    return hashlib.blake2b(reasoning.encode("utf-8", "replace"), digest_size=24).hexdigest()

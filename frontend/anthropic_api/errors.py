@@ -1,4 +1,4 @@
-"""Errors in the shape of Anthropic's API."""
+"""Serialize errors as Anthropic's API does."""
 
 from typing import Any
 
@@ -22,27 +22,27 @@ _TYPES = {
 
 
 def body(error: ApiError, request_id: str) -> dict[str, Any]:
-    """An error's answer, or what the event that ends a stream says."""
-    other = "invalid_request_error" if error.status < 500 else "api_error"
-    kind = _TYPES.get(error.status, other)
+    """Return the body of an error response, which is also the data of a stream's error event."""
+    default = "invalid_request_error" if error.status < 500 else "api_error"
+    error_type = _TYPES.get(error.status, default)
     return {
         "type": "error",
-        "error": {"type": kind, "message": error.message},
+        "error": {"type": error_type, "message": error.message},
         "request_id": request_id,
     }
 
 
 def response(error: Exception, max_body_bytes: int) -> Response:
-    """The answer to any exception of a route."""
+    """Return the response to any exception of a route."""
     if isinstance(error, HTTPException):
-        told = http_error(error, max_body_bytes)
+        shown = http_error(error, max_body_bytes)
     else:
-        told = api_error(error)
+        shown = api_error(error)
     request_id = request_scope.current().request_id
-    return json_response(body(told, request_id), told.status, told.headers)
+    return json_response(body(shown, request_id), shown.status, shown.headers)
 
 
 def ending() -> Ending:
-    """Of the current request's stream: one that fails ends with its error, and no other event."""
+    """Return how the current request's stream ends: on failure with an error event."""
     request_id = request_scope.current().request_id
     return Ending(error=lambda error: serialize_events([body(error, request_id)]), done="")

@@ -1,4 +1,4 @@
-"""The answers of /v1/messages."""
+"""Serialize the responses of /v1/messages."""
 
 import secrets
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ _STOP_REASONS = {"length": "max_tokens", "tool_calls": "tool_use"}
 
 
 class MessagesSerializer:
-    """The answer to one request, whole or as events."""
+    """Serializes the response to one request, as a full body or as events."""
 
     def __init__(self, run: ChatRun) -> None:
         self._run = run
@@ -23,13 +23,13 @@ class MessagesSerializer:
         self._blocks = ContentBlockBuilder()
 
     async def full_body(self) -> dict[str, Any]:
-        """The message in one piece. Raises what the generation raises."""
+        """Run the chat and return the message. Raises the generation's errors."""
         stop: dict[str, Any] = {}
-        async for _, read in self._run.deltas():
-            self._blocks.add(read.part)
-            if read.finish_reason is not None:
+        async for _, message_delta in self._run.deltas():
+            self._blocks.add(message_delta.part)
+            if message_delta.finish_reason is not None:
                 self._blocks.finish()
-                stop = self._stop(read)
+                stop = self._stop_fields(message_delta)
         message = self._message(self._blocks.content, self._usage(self._choice.completion_tokens))
         return {**message, **stop}
 
@@ -47,7 +47,7 @@ class MessagesSerializer:
         }
 
     def _usage(self, output_tokens: int) -> dict[str, int]:
-        """Tokens of the prompt count either as read from the cache or as input."""
+        """Return the usage; a prompt token counts either as read from the cache or as input."""
         cached = self._choice.cached_tokens
         return {
             "input_tokens": len(self._run.prompt.token_ids) - cached,
@@ -56,12 +56,15 @@ class MessagesSerializer:
             "output_tokens": output_tokens,
         }
 
-    def _stop(self, read: MessageDelta) -> dict[str, Any]:
-        """Why the message has ended. Not all chats that call tools say so in their reason."""
-        matched = read.delta.stop_reason
-        if read.delta.finish_reason == "stop" and matched in self._run.request.stop:
+    def _stop_fields(self, message_delta: MessageDelta) -> dict[str, Any]:
+        """Return the fields that say why the message ended.
+
+        A chat with tool calls need not finish with "tool_calls", hence the look at its blocks.
+        """
+        matched = message_delta.delta.stop_reason
+        if message_delta.delta.finish_reason == "stop" and matched in self._run.request.stop:
             return {"stop_reason": "stop_sequence", "stop_sequence": matched}
-        reason = _STOP_REASONS.get(read.finish_reason or "", "end_turn")
+        reason = _STOP_REASONS.get(message_delta.finish_reason or "", "end_turn")
         if reason == "end_turn" and self._blocks.has_calls:
             reason = "tool_use"
         return {"stop_reason": reason, "stop_sequence": None}
@@ -69,23 +72,26 @@ class MessagesSerializer:
     # Events
 
     def first(self, choices: Sequence[Choice]) -> str:
+        """Return the event that begins the message."""
         message = self._message([], self._usage(output_tokens=0))
         return serialize_events([{"type": "message_start", "message": message}])
 
     def chunk(self, choices: Sequence[Choice], choice: Choice, delta: Delta) -> str:
-        """The events of a delta; "" if there is nothing to tell yet."""
-        read = self._run.read(choice, delta)
-        events = self._blocks.add(read.part)
-        if read.finish_reason is not None:
+        """Return the events of a delta; "" if nothing can be sent yet."""
+        message_delta = self._run.read(choice, delta)
+        events = self._blocks.add(message_delta.part)
+        if message_delta.finish_reason is not None:
             events += self._blocks.finish()
+            stop = self._stop_fields(message_delta)
             usage = self._usage(choice.completion_tokens)
-            events.append({"type": "message_delta", "delta": self._stop(read), "usage": usage})
+            events.append({"type": "message_delta", "delta": stop, "usage": usage})
         return serialize_events(events)
 
     def last(self, choices: Sequence[Choice]) -> str:
+        """Return the event that ends the message."""
         return serialize_events([{"type": "message_stop"}])
 
 
 def serialize_events(events: Iterable[Event]) -> str:
-    """Events as text; each says its type twice."""
+    """Encode events as server-sent events; the type is in the event line and in the data."""
     return "".join(f"event: {event['type']}\ndata: {encode_json(event)}\n\n" for event in events)

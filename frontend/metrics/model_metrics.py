@@ -1,4 +1,4 @@
-"""The metrics that have a model's name as their label."""
+"""Define the metrics that are labelled with a model's name."""
 
 from collections.abc import Sequence
 from typing import TypeVar
@@ -25,11 +25,11 @@ TOKEN_COUNT_BUCKETS = tuple(float(digit * 10**power) for power in range(6) for d
 FINISH_REASONS = ("stop", "length", "abort", "error")
 N_BUCKETS = (1.0, 2.0, 5.0, 10.0, 20.0)
 
-Kind = TypeVar("Kind", bound=Histogram)
+HistogramT = TypeVar("HistogramT", bound=Histogram)
 
 
 class ModelMetrics:
-    """All metrics of texts; what is observed per token goes through a tally."""
+    """The metrics of choices; observations per token go through a tally."""
 
     def __init__(self, prefix: str, registry: CollectorRegistry) -> None:
         self._prefix = prefix
@@ -63,8 +63,10 @@ class ModelMetrics:
         self._tallies: dict[str, TokenTally] = {}
 
     def create_series(self, model_name: str) -> None:
-        """Show a model's metrics before anything has been counted: what appears with its first
-        count has no rate."""
+        """Create a model's time series before anything is counted.
+
+        Prometheus computes no rate for the first count of a series that did not exist before.
+        """
         for metric in vars(self).values():
             if isinstance(metric, Counter | Histogram) and metric is not self.success:
                 metric.labels(model_name)
@@ -72,7 +74,7 @@ class ModelMetrics:
             self.success.labels(model_name, reason)
 
     def tally(self, model_name: str) -> TokenTally:
-        """Where the tokens of a model's texts are counted."""
+        """Return the tally of a model's generated tokens."""
         tally = self._tallies.get(model_name)
         if tally is None:
             tokens = self.generation_tokens.labels(model_name)
@@ -84,13 +86,15 @@ class ModelMetrics:
         return Counter(f"{self._prefix}{name}", text, ("model_name",), registry=self._registry)
 
     def _histogram(self, name: str, buckets: Sequence[float]) -> Histogram:
-        return self._made(Histogram, name, buckets)
+        return self._create(Histogram, name, buckets)
 
     def _tallied(self, name: str, buckets: Sequence[float]) -> TalliedHistogram:
-        return self._made(TalliedHistogram, name, buckets)
+        return self._create(TalliedHistogram, name, buckets)
 
-    def _made(self, kind: type[Kind], name: str, buckets: Sequence[float]) -> Kind:
-        return kind(
+    def _create(
+        self, histogram: type[HistogramT], name: str, buckets: Sequence[float]
+    ) -> HistogramT:
+        return histogram(
             f"{self._prefix}{name}",
             f"{name.replace('_', ' ').capitalize()}.",
             ("model_name",),

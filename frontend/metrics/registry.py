@@ -1,7 +1,7 @@
-"""All metrics of a frontend, and those of the pool.
+"""Register all metrics of a frontend, and expose those of the whole pool.
 
-With PROMETHEUS_MULTIPROC_DIR set, the numbers of all processes lie in that folder and any frontend
-shows their sums; without it (one process, tests) they are this process's own.
+With PROMETHEUS_MULTIPROC_DIR set, all processes write their metrics to that folder and any frontend
+exposes the sums; without it (one process, tests) a frontend exposes its own.
 """
 
 import glob
@@ -21,7 +21,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from headrace.frontend.metrics.model_metrics import ModelMetrics
-from headrace.frontend.metrics.rejections import REASONS, rejection_reason
+from headrace.frontend.metrics.rejections import REASONS, RejectionReason, rejection_reason
 from headrace.frontend.metrics.request_observer import (
     ChoiceObserver,
     LongestOutput,
@@ -35,9 +35,9 @@ _KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OP
 
 
 class Metrics:
-    """All metrics of a frontend, their names beginning with the configured prefix ("headrace:").
+    """All metrics of a frontend, named with the configured prefix ("headrace:").
 
-    Those of HTTP have none, as in the reference.
+    HTTP metrics have no prefix, as in vLLM.
     """
 
     def __init__(self, config: PoolConfig) -> None:
@@ -46,17 +46,17 @@ class Metrics:
         self._registry = CollectorRegistry()
         self.models = ModelMetrics(prefix, self._registry)
         self._tenants = TenantTokens(prefix, self._registry)
-        self._names = {group.name: group.served_names[0] for group in config.groups}
-        for name in self._names.values():
+        self._model_names = {group.name: group.served_names[0] for group in config.groups}
+        for name in self._model_names.values():
             self.models.create_series(name)
-        self._refused = Counter(
+        self._rejections = Counter(
             f"{prefix}requests_refused",
             "Requests that were answered with a status of 400 or more before they ran, by reason.",
             ("reason",),
             registry=self._registry,
         )
         for reason in REASONS:
-            self._refused.labels(reason)
+            self._rejections.labels(reason)
         self._in_flight_name = f"{prefix}server_load"
         self._in_flight = Gauge(
             self._in_flight_name,
@@ -86,42 +86,49 @@ class Metrics:
         longest: LongestOutput | None = None,
         tenant: str = "",
     ) -> RequestObserver:
-        """An observer for one text; its clock starts now. longest: what the texts of one prompt
-        share; None if there is but this one. tenant: whose it is."""
-        longest = longest or self.longest_output(model_name, 1)
-        whose = self._tenants.of(tenant)
-        return ChoiceObserver(self.models, model_name, prompt_tokens, n, max_tokens, longest, whose)
+        """Return an observer for one choice; its clock starts now.
 
-    def longest_output(self, model_name: str, texts: int) -> LongestOutput:
-        """To be shared by the observers of so many texts."""
-        return LongestOutput(self.models.max_generation_tokens.labels(model_name), texts)
+        longest: shared by the choices of one prompt; None if there is only this one.
+        """
+        longest = longest or self.longest_output(model_name, 1)
+        tally = self._tenants.of(tenant)
+        return ChoiceObserver(self.models, model_name, prompt_tokens, n, max_tokens, longest, tally)
+
+    def longest_output(self, model_name: str, choices: int) -> LongestOutput:
+        """Return what the observers of one prompt's choices must share."""
+        return LongestOutput(self.models.max_generation_tokens.labels(model_name), choices)
 
     def count_http_request(self, handler: str, method: str, status: int, duration_s: float) -> None:
-        """An HTTP request has been answered. handler: the route's rule, never the path itself."""
+        """Count an answered HTTP request. handler: the rule of the route, never the path itself."""
         method = method if method in _KNOWN_METHODS else "OTHER"
         self._http_requests.labels(handler, method, f"{status // 100}xx").inc()
         self._http_duration.labels(handler, method).observe(duration_s)
 
-    def count_rejection(self, handler: str, method: str, status: int, reason: str | None) -> None:
-        """An HTTP request has been answered; if refused, and for no known reason, its status is
-        taken for one."""
+    def count_rejection(
+        self, handler: str, method: str, status: int, reason: RejectionReason | None
+    ) -> None:
+        """Count an answered HTTP request if it was rejected.
+
+        reason: "stopping" or another that the status does not show; None to derive it.
+        """
         reason = reason or rejection_reason(handler, method, status)
         if reason is not None:
-            self._refused.labels(reason).inc()
+            self._rejections.labels(reason).inc()
 
     def count_replay(self, group: str) -> None:
-        """A request of a group is sent to a worker again, with the tokens that it has."""
-        self.models.replays.labels(self._names[group]).inc()
+        """Count a request of a group that is replayed on another worker."""
+        self.models.replays.labels(self._model_names[group]).inc()
 
     def enter(self) -> None:
-        """A request for text is in flight; `leave` when it no longer is."""
+        """Count a generating request as in flight until `leave` is called."""
         self._in_flight.inc()
 
     def leave(self) -> None:
+        """Count a generating request as no longer in flight."""
         self._in_flight.dec()
 
     def in_flight(self) -> int:
-        """Requests in flight in the whole pool. Reads files."""
+        """Return the requests in flight in the whole pool. Blocks: it reads files."""
         if self._multiprocess_dir is None:
             return _sum_of(self._in_flight_name, self._registry.collect())
         files = [
@@ -132,7 +139,7 @@ class Metrics:
         return _sum_of(self._in_flight_name, _merge(files))
 
     def exposition(self) -> bytes:
-        """All metrics of the pool in Prometheus' text format. Reads files."""
+        """Return all metrics of the pool in Prometheus' text format. Blocks: it reads files."""
         if self._multiprocess_dir is None:
             return generate_latest(self._registry)
         registry = CollectorRegistry()
@@ -141,7 +148,7 @@ class Metrics:
 
 
 class _PoolCollector(Collector):
-    """What all processes of the pool have counted."""
+    """Collects the metrics that all processes of the pool have written."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -151,7 +158,7 @@ class _PoolCollector(Collector):
 
 
 def _is_alive(path: str) -> bool:
-    """Whether the process still lives that wrote this file; its name ends with the process's id."""
+    """Return whether the process that wrote a metric file runs; the file name ends with its id."""
     return Path("/proc", Path(path).stem.rpartition("_")[2]).exists()
 
 

@@ -1,6 +1,13 @@
-"""Why requests are refused, as far as the status of the answer says it."""
+"""Derive why a request was rejected from the status of its response."""
 
-_REASONS = {
+from typing import Literal, get_args
+
+RejectionReason = Literal[
+    "invalid", "not_found", "too_large", "media_type", "busy", "unavailable", "stopping"
+]
+REASONS: tuple[RejectionReason, ...] = get_args(RejectionReason)
+
+_REASONS: dict[int, RejectionReason] = {
     400: "invalid",
     404: "not_found",
     413: "too_large",
@@ -9,12 +16,14 @@ _REASONS = {
     429: "busy",
     503: "unavailable",
 }
-# A probe that is answered with 503 has been told what it asked.
-_PROBES = frozenset({"none", "/ping"})
-
-REASONS = (*dict.fromkeys(_REASONS.values()), "stopping")
+# A 503 is the result that a health probe asks for, not a rejection.
+_PROBE_ROUTES = frozenset({"none", "/ping"})
 
 
-def rejection_reason(handler: str, method: str, status: int) -> str | None:
-    """None if it is no refusal: what is refused are requests that ask for something to be done."""
-    return _REASONS.get(status) if method == "POST" and handler not in _PROBES else None
+def rejection_reason(handler: str, method: str, status: int) -> RejectionReason | None:
+    """Return the reason of a rejection; None if the response is not one.
+
+    Only POST requests can be rejected: others ask for no work.
+    handler: the rule of the route.
+    """
+    return _REASONS.get(status) if method == "POST" and handler not in _PROBE_ROUTES else None

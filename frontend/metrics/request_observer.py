@@ -1,4 +1,4 @@
-"""What becomes of one text, as numbers."""
+"""Observe one choice from its arrival to its end, and record its metrics."""
 
 import time
 from typing import Protocol
@@ -11,35 +11,35 @@ from headrace.protocol.to_frontend import Admission
 
 
 class RequestObserver(Protocol):
-    """Hooks into the life of one generated text; the request path knows no more of metrics."""
+    """The hooks that the request path calls for one choice; it knows nothing else of metrics."""
 
     def output(self, tokens: int, admission: Admission | None) -> None:
-        """Some tokens have come; admission with the first of them."""
+        """Count new tokens. admission: given with the first of them."""
         ...
 
     def finish(self, reason: str) -> None:
-        """The text has ended: "stop", "length", "abort" or "error"."""
+        """Record the end: "stop", "length", "abort" or "error"."""
         ...
 
 
 class LongestOutput:
-    """The most tokens that any text of one prompt has, told when the last of them has ended."""
+    """The longest output of one prompt's choices, observed when the last of them has ended."""
 
-    def __init__(self, histogram: Histogram, texts: int) -> None:
+    def __init__(self, histogram: Histogram, choices: int) -> None:
         self._histogram = histogram
-        self._unfinished = texts
-        self._tokens = 0
+        self._unfinished = choices
+        self._longest_tokens = 0
 
-    def ended(self, tokens: int) -> None:
-        """One of the texts has ended, with so many tokens; 0 if it was never run."""
-        self._tokens = max(self._tokens, tokens)
+    def finish_choice(self, tokens: int) -> None:
+        """Note that a choice has ended with so many tokens; 0 if it was never run."""
+        self._longest_tokens = max(self._longest_tokens, tokens)
         self._unfinished -= 1
-        if self._unfinished == 0 and self._tokens:
-            self._histogram.observe(self._tokens)
+        if self._unfinished == 0 and self._longest_tokens:
+            self._histogram.observe(self._longest_tokens)
 
 
 class ChoiceObserver:
-    """Turns what happens to one request into numbers."""
+    """Records the metrics of one choice; its clock starts when it is made."""
 
     def __init__(
         self,
@@ -54,11 +54,11 @@ class ChoiceObserver:
         self._metrics = metrics
         self._tenant = tenant
         self._longest = longest
-        self._name = model_name
+        self._model_name = model_name
         self._tally = metrics.tally(model_name)
-        self._started = time.monotonic()
-        self._first: float | None = None
-        self._last = 0.0
+        self._started_s = time.monotonic()
+        self._first_s: float | None = None
+        self._last_s = 0.0
         self._tokens = 0
         self._prefill_s: float | None = None
         self._finished = False
@@ -69,33 +69,33 @@ class ChoiceObserver:
     def output(self, tokens: int, admission: Admission | None) -> None:
         now = time.monotonic()
         self._tokens += tokens
-        self._tally.add(tokens, None if self._first is None else now - self._last)
+        self._tally.add(tokens, None if self._first_s is None else now - self._last_s)
         self._tenant.generation.add(tokens)
         if admission is not None and self._prefill_s is None:
             self._prefill_s = admission.prefill_s
-            self._metrics.queue_s.labels(self._name).observe(admission.queue_s)
-            self._metrics.prefill_s.labels(self._name).observe(admission.prefill_s)
-        if self._first is None:
-            self._first = now
-            self._metrics.prompt_tokens.labels(self._name).inc(self._prompt_tokens)
+            self._metrics.queue_s.labels(self._model_name).observe(admission.queue_s)
+            self._metrics.prefill_s.labels(self._model_name).observe(admission.prefill_s)
+        if self._first_s is None:
+            self._first_s = now
+            self._metrics.prompt_tokens.labels(self._model_name).inc(self._prompt_tokens)
             self._tenant.prompt.add(self._prompt_tokens)
-            self._metrics.first_token_s.labels(self._name).observe(now - self._started)
-        self._last = now
+            self._metrics.first_token_s.labels(self._model_name).observe(now - self._started_s)
+        self._last_s = now
 
     def finish(self, reason: str) -> None:
-        """Only the first call counts."""
+        """Record the end; only the first call counts."""
         if self._finished:
             return
         self._finished = True
-        self._tally.flush()  # so that what is told of the text's end is told of all its tokens
+        self._tally.flush()  # metrics that show the end also show all of its tokens
         self._tenant.flush()
-        metrics, name = self._metrics, self._name
+        metrics, name = self._metrics, self._model_name
         metrics.success.labels(name, reason).inc()
-        self._longest.ended(self._tokens)
-        if self._first is None:  # never run: it would blur the numbers of those that were
+        self._longest.finish_choice(self._tokens)
+        if self._first_s is None:  # never run: it would distort the latencies of choices that were
             return
-        decode_s = self._last - self._first
-        metrics.e2e_s.labels(name).observe(time.monotonic() - self._started)
+        decode_s = self._last_s - self._first_s
+        metrics.e2e_s.labels(name).observe(time.monotonic() - self._started_s)
         metrics.decode_s.labels(name).observe(decode_s)
         metrics.inference_s.labels(name).observe(decode_s + (self._prefill_s or 0.0))
         if self._tokens > 1:

@@ -1,7 +1,7 @@
-"""Counting tokens: the metrics are told once for each turn of the event loop.
+"""Count tokens in memory and update the metrics once for each iteration of the event loop.
 
-A step of the engine brings a token for each of many texts, and telling a metric that other
-processes see costs as much for one token as for a hundred.
+An engine step brings a token for each of many choices, and updating a metric that is shared between
+processes costs as much for one token as for a hundred.
 """
 
 import asyncio
@@ -12,15 +12,15 @@ from prometheus_client import Counter, Histogram
 
 
 class TalliedHistogram(Histogram):
-    """A histogram that also takes observations that have been sorted into its buckets already."""
+    """A histogram that also takes observations already counted by bucket."""
 
     @property
     def bounds(self) -> Sequence[float]:
-        """The buckets' upper bounds, the last of them infinite."""
+        """The upper bounds of the buckets; the last is infinite."""
         return self._upper_bounds
 
-    def observe_sorted(self, counts: Sequence[int], total: float) -> None:
-        """counts: of the observations in each bucket. total: the sum of the observations."""
+    def observe_counts(self, counts: Sequence[int], total: float) -> None:
+        """Add observations. counts: of each bucket. total: the sum of the observations."""
         self._sum.inc(total)
         for bucket, count in zip(self._buckets, counts, strict=True):
             if count:
@@ -28,18 +28,18 @@ class TalliedHistogram(Histogram):
 
 
 class TokenTally:
-    """The tokens of one model, and the seconds between the outputs that brought them."""
+    """Counts the tokens of one model, and the seconds between its outputs."""
 
     def __init__(self, tokens: Counter, gaps_s: TalliedHistogram) -> None:
         self._counter, self._histogram = tokens, gaps_s
         self._bounds = gaps_s.bounds
-        self._told = True
+        self._is_flushed = True
         self._clear()
 
     def add(self, tokens: int, gap_s: float | None) -> None:
-        """An output has come. gap_s: since the one before it; None for a text's first."""
-        if self._told:
-            self._told = False
+        """Count an output. gap_s: seconds since the choice's last output; None for its first."""
+        if self._is_flushed:
+            self._is_flushed = False
             asyncio.get_running_loop().call_soon(self.flush)
         self._tokens += tokens
         if gap_s is not None:
@@ -47,12 +47,12 @@ class TokenTally:
             self._total_s += gap_s
 
     def flush(self) -> None:
-        """Pass on what has been counted; harmless when there is nothing."""
-        if self._told:
+        """Update the metrics; does nothing if nothing has been counted since."""
+        if self._is_flushed:
             return
-        self._told = True
+        self._is_flushed = True
         self._counter.inc(self._tokens)
-        self._histogram.observe_sorted(self._counts, self._total_s)
+        self._histogram.observe_counts(self._counts, self._total_s)
         self._clear()
 
     def _clear(self) -> None:
@@ -61,7 +61,7 @@ class TokenTally:
 
 
 class CountTally:
-    """What is to be added to a counter."""
+    """Counts in memory what the next flush adds to a counter."""
 
     def __init__(self, counter: Counter) -> None:
         self._counter = counter
@@ -73,7 +73,7 @@ class CountTally:
         self._count += count
 
     def flush(self) -> None:
-        """Pass on what has been counted; harmless when there is nothing."""
+        """Update the metrics; does nothing if nothing has been counted since."""
         count, self._count = self._count, 0
         if count:
             self._counter.inc(count)

@@ -1,8 +1,8 @@
-"""Tokens by tenant, for whoever has to know whose they were.
+"""Count tokens by tenant.
 
-Who a tenant is, clients say themselves (`user`), so what labels can become is bounded here: how
-many there are, and how long one is. A tenant that is told from a secret, such as an API key, must
-come here under another name: labels are shown to all who may read metrics.
+Clients name their tenant themselves (`user`), so the number and the length of labels are bounded
+here. A tenant that is identified by a secret, such as an API key, must come here under another
+name: everybody who may read metrics sees the labels.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from headrace.frontend.metrics.tally import CountTally
 
-# Tenants with labels of their own in one process; each label is there until the process ends.
+# Tenants with labels of their own in one process; a label stays until the process ends.
 MAX_TENANTS = 100
 MAX_LABEL_CHARS = 64
 _DIGEST_CHARS = 8
@@ -19,8 +19,10 @@ OTHERS = "other"
 
 
 class TenantTokens:
-    """Counters of each tenant: of prompts, and of what was generated. Requests without a tenant
-    count under "", so that the sum over tenants is the pool's."""
+    """Counts the prompt tokens and the generated tokens of each tenant.
+
+    Requests without a tenant count under "", so that the sum over tenants is the pool's.
+    """
 
     def __init__(self, prefix: str, registry: CollectorRegistry) -> None:
         self._counter = Counter(
@@ -34,12 +36,12 @@ class TenantTokens:
         self.of("")
 
     def of(self, tenant: str) -> "TenantTally":
-        """Where a tenant's tokens are counted."""
+        """Return the tally of a tenant's tokens."""
         label = _label(tenant)
         tally = self._tallies.get(label)
         if tally is not None:
             return tally
-        if len(self._tallies) > MAX_TENANTS:  # "" takes no tenant's place
+        if len(self._tallies) > MAX_TENANTS:  # + 1 for ""
             self._others = self._others or self._tally(OTHERS)
             return self._others
         self._tallies[label] = tally = self._tally(label)
@@ -52,19 +54,19 @@ class TenantTokens:
 
 
 class TenantTally:
-    """The tokens of one label."""
+    """Counts the tokens of one label."""
 
     def __init__(self, prompt: CountTally, generation: CountTally) -> None:
         self.prompt, self.generation = prompt, generation
 
     def flush(self) -> None:
-        """Pass on what has been counted."""
+        """Update the metrics."""
         self.prompt.flush()
         self.generation.flush()
 
 
 def _label(tenant: str) -> str:
-    """A long name is cut; what it is cut by tells it from others that begin alike."""
+    """Return the label of a tenant; long names are cut and end with a digest, to stay distinct."""
     if len(tenant) <= MAX_LABEL_CHARS:
         return tenant
     digest = hashlib.sha256(tenant.encode()).hexdigest()[:_DIGEST_CHARS]

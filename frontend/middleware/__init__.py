@@ -1,1 +1,1 @@
-"""What happens to every request, whatever its route."""
+"""Process every request before and after its route: address, scope, deadline, errors."""

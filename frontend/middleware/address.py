@@ -1,14 +1,15 @@
-"""Where a request is sent to: its Host header and its path, before any route sees them."""
+"""Check the Host header and the path of a request before its route sees them."""
 
 import re
-from typing import Any, cast
+from typing import cast
 
 from quart import request
 from werkzeug.exceptions import NotFound
 
 from headrace.frontend.errors import BadRequest
+from headrace.frontend.middleware.asgi import ASGIApp, ASGIScope, Receive, Send
 
-KEY = "headrace.refusal"
+REJECTION_KEY = "headrace.rejection"  # in the ASGI scope: the error to answer with
 
 # RFC 3986: a name or an IPv4 address of unreserved characters, sub-delimiters and percent
 # escapes, or an IP literal in brackets; then perhaps a port.
@@ -16,22 +17,20 @@ _HOST = re.compile(
     rb"(?:\[[0-9A-Fa-fvV:.]+\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]{0,5})?"
 )
 
-Scope = dict[str, Any]
-
 
 class AddressMiddleware:
-    """Wraps an ASGI application. Requests whose address is none are marked, to be refused by
-    `reject_if_flagged` once there is a request to answer.
+    """Wraps an ASGI application and flags requests with an invalid address.
 
+    `reject_if_flagged` rejects them once there is a request to answer.
     root_path: the prefix under which a proxy offers this server. The application sees paths
-    without it, whether the proxy leaves it there or not.
+        without it, whether the proxy strips it or not.
     """
 
-    def __init__(self, app: Any, root_path: str) -> None:
+    def __init__(self, app: ASGIApp, root_path: str) -> None:
         self._app = app
         self._root_path = root_path.rstrip("/")
 
-    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -41,9 +40,11 @@ class AddressMiddleware:
         if len(hosts) > 1 or not all(_HOST.fullmatch(host) for host in hosts):
             others = [item for item in scope["headers"] if item[0].lower() != b"host"]
             scope["headers"] = [*others, (b"host", b"")]
-            scope[KEY] = BadRequest("Host: must be one name or address, perhaps with a port.")
-        elif path.startswith("//"):  # the router would take it for the path without them
-            scope[KEY] = NotFound()
+            scope[REJECTION_KEY] = BadRequest(
+                "Host: must be one name or address, perhaps with a port."
+            )
+        elif path.startswith("//"):  # the router would take it for the path with one slash
+            scope[REJECTION_KEY] = NotFound()
         await self._app(scope, receive, send)
 
     def _without_root(self, path: str) -> str:
@@ -54,14 +55,14 @@ class AddressMiddleware:
 
 
 def reject_if_flagged() -> None:
-    """Raise what the current request is to be refused with, if anything."""
-    refusal = cast(Scope, request.scope).get(KEY)
-    if refusal is not None:
-        raise refusal
+    """Raise the error that the current request must be rejected with, if it was flagged."""
+    error = cast(ASGIScope, request.scope).get(REJECTION_KEY)
+    if error is not None:
+        raise error
 
 
 def _path_only(target: str) -> str:
-    """A request may name a whole URL; its path counts."""
+    """Return the path of a request target, which may be a full URL."""
     if target.startswith("/") or "://" not in target:
         return target
     return "/" + target.partition("://")[2].partition("/")[2]

@@ -1,4 +1,4 @@
-"""Until when a request is to be answered."""
+"""Compute when a request must have been answered."""
 
 from quart import request
 
@@ -6,24 +6,24 @@ from headrace.frontend.errors import BadRequest
 from headrace.frontend.middleware import request_scope
 
 HEADER = "X-Request-Timeout-Ms"
-_LONGEST_MS = 7 * 24 * 3600 * 1000
+_MAX_MS = 7 * 24 * 3600 * 1000
 
 
 def current_deadline(timeout_s: float | None) -> float | None:
-    """When the request that is being answered has to have ended, on the clock of
-    `time.monotonic`; None: never. timeout_s: what the operator allows any request.
+    """Return the deadline of the current request, by `time.monotonic`; None if it has none.
 
-    BadRequest if the client's own limit is none.
+    timeout_s: the operator's limit for every request; the client's header may set a lower one.
+    Raises BadRequest if the header is invalid.
     """
-    allowed = [each for each in (timeout_s, _asked_s()) if each is not None]
-    return request_scope.current().started + min(allowed) if allowed else None
+    limits_s = [limit_s for limit_s in (timeout_s, _client_limit_s()) if limit_s is not None]
+    return request_scope.current().started + min(limits_s) if limits_s else None
 
 
-def _asked_s() -> float | None:
+def _client_limit_s() -> float | None:
     text = request.headers.get(HEADER)
     if text is None:
         return None
     milliseconds = int(text) if text.isascii() and text.isdecimal() and len(text) < 12 else 0
-    if not 1 <= milliseconds <= _LONGEST_MS:
-        raise BadRequest(f"{HEADER} must be an integer from 1 to {_LONGEST_MS}.", HEADER)
+    if not 1 <= milliseconds <= _MAX_MS:
+        raise BadRequest(f"{HEADER} must be an integer from 1 to {_MAX_MS}.", HEADER)
     return milliseconds / 1000

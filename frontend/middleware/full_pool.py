@@ -1,7 +1,7 @@
-"""Requests for text that need not be looked at, because the pool is full.
+"""Reject generating requests unread while the pool is full.
 
-Sits outside Quart, on ASGI itself: a refusal that costs next to nothing leaves its time to the
-requests that were taken.
+Sits outside Quart, on ASGI itself: rejections that cost next to nothing leave the CPU time to the
+accepted requests.
 """
 
 import asyncio
@@ -12,74 +12,74 @@ from typing import Any, cast
 from headrace.frontend.anthropic_api import errors as messages_errors
 from headrace.frontend.errors import ApiError, from_pool
 from headrace.frontend.middleware import address
+from headrace.frontend.middleware.asgi import ASGIApp, ASGIScope, Receive, Send
 from headrace.frontend.middleware.request_scope import KEY, RequestScope
 from headrace.frontend.pool.interface import Pool
 from headrace.frontend.process.drain import Drain
 
-Scope = dict[str, Any]
-Body = Callable[[ApiError, str], dict[str, Any]]
+ErrorBody = Callable[[ApiError, str], dict[str, Any]]
 
 
-def _plain(error: ApiError, request_id: str) -> dict[str, Any]:
+def _openai_body(error: ApiError, request_id: str) -> dict[str, Any]:
     return error.body()
 
 
-# The bodies of refusals, by the rules of routes; a rule without variables is its path. Responses
-# are not among them: one in the background is not refused, but waits for room.
-_BODIES: dict[str, Body] = {
-    "/v1/chat/completions": _plain,
-    "/v1/chat/completions/batch": _plain,
-    "/v1/completions": _plain,
-    "/invocations": _plain,
+# The error bodies of generating routes, by path (a rule without variables is its path). Without
+# /v1/responses: a background response is not rejected but waits for capacity.
+_BODIES: dict[str, ErrorBody] = {
+    "/v1/chat/completions": _openai_body,
+    "/v1/chat/completions/batch": _openai_body,
+    "/v1/completions": _openai_body,
+    "/invocations": _openai_body,
     "/v1/messages": messages_errors.body,
 }
 
 
 class FullPoolMiddleware:
-    """Wraps an ASGI application; to be wrapped by those that know a request's scope and address."""
+    """Wraps an ASGI application; the scope and address middleware must wrap it in turn."""
 
-    def __init__(self, app: Any, pool: Pool, drain: Drain) -> None:
+    def __init__(self, app: ASGIApp, pool: Pool, drain: Drain) -> None:
         self._app, self._pool, self._drain = app, pool, drain
 
-    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
-        refusal = self._refusal(scope)
-        if refusal is None:
+    async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
+        error = self._rejection(scope)
+        if error is None:
             await self._app(scope, receive, send)
             return
-        kept = cast(RequestScope, scope[KEY])
-        kept.handler = scope["path"]
-        reading = asyncio.create_task(_drop(receive))  # who refuses waits until all has come
+        request_scope = cast(RequestScope, scope[KEY])
+        request_scope.handler = scope["path"]
+        reading = asyncio.create_task(_discard(receive))  # the response waits for the whole body
         try:
-            await _answer(send, refusal, kept)
+            await _send_error(send, error, request_scope)
         finally:
             reading.cancel()
 
-    def _refusal(self, scope: Scope) -> ApiError | None:
-        """Why a request is not even looked at; None if it is."""
+    def _rejection(self, scope: ASGIScope) -> ApiError | None:
+        """Return the error to reject a request with, None to pass it on."""
         if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in _BODIES:
             return None
-        if self._drain.has_begun or address.KEY in scope:  # others refuse it, for another reason
+        if self._drain.has_begun or address.REJECTION_KEY in scope:  # rejected later
             return None
         busy = self._pool.why_busy()
         return None if busy is None else from_pool(busy)
 
 
-async def _drop(receive: Any) -> None:
-    """The request's body, read and forgotten."""
+async def _discard(receive: Receive) -> None:
+    """Read the request's body and drop it."""
     while (await receive()).get("more_body", False):
         pass
 
 
-async def _answer(send: Any, error: ApiError, kept: RequestScope) -> None:
-    told = _BODIES[kept.handler](error, kept.request_id)
-    body = json.dumps(told, separators=(",", ":")).encode()
+async def _send_error(send: Send, error: ApiError, request_scope: RequestScope) -> None:
+    error_body = _BODIES[request_scope.handler](error, request_scope.request_id)
+    body = json.dumps(error_body, separators=(",", ":")).encode()
     headers = {
         "content-type": "application/json",
         "content-length": str(len(body)),
         **error.headers,
     }
-    if kept.handler == "/v1/messages":
-        headers["request-id"] = kept.request_id
+    if request_scope.handler == "/v1/messages":
+        headers["request-id"] = request_scope.request_id
     pairs = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": error.status, "headers": pairs})
     await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -1,4 +1,4 @@
-"""Requests for text: counted while they are being answered, and not begun any more at the end."""
+"""Count generating requests in flight, and reject them once the frontend drains."""
 
 from headrace.frontend.context import Context
 from headrace.frontend.errors import Stopping
@@ -6,14 +6,16 @@ from headrace.frontend.middleware import request_scope
 
 
 def count_in_flight(context: Context) -> None:
-    """The current request is in flight, until it has ended in whatever way. Stopping if the server
-    is."""
+    """Count the current request as in flight until it ends, and make it abortable.
+
+    Raises Stopping if the frontend drains.
+    """
     if context.drain.has_begun:
-        request_scope.current().refusal = "stopping"
+        request_scope.current().rejection_reason = "stopping"
         raise Stopping
     context.metrics.enter()
     scope = request_scope.current()
-    # A text that has begun is interrupted itself; until then, its prompt may take long to be read.
+    # A running generation is interrupted itself; before that, reading its prompt may take long.
     scope.cleanups += [
         context.metrics.leave,
         context.abortable.watch(scope, "", scope.interrupt),

@@ -1,1 +1,1 @@
-"""The shapes of answers: whole ones, and the chunks of streams."""
+"""Serialize generations as OpenAI's API does: full bodies and the chunks of streams."""

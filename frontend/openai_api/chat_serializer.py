@@ -1,4 +1,4 @@
-"""The answers of /v1/chat/completions."""
+"""Serialize the responses of /v1/chat/completions."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,14 +7,14 @@ from headrace.frontend.chat.chat_run import AnsweredChoice, ChatRun, MessageDelt
 from headrace.frontend.chat.message import Message, MessagePart, ToolCallPart
 from headrace.frontend.generation.choice import Choice, Delta
 from headrace.frontend.openai_api.chunk_frame import ChunkFrame, encode_text
-from headrace.frontend.openai_api.common import ResponseHead, encode_json, usage
+from headrace.frontend.openai_api.common import ResponseHead, count_usage, encode_json
 from headrace.frontend.openai_api.logprobs import TokenNames, chat_logprobs, prompt_logprobs
 
 
 class ChatSerializer:
-    """The answer to one request, whole or in chunks.
+    """Serializes the response to one request, as a full body or in chunks.
 
-    prefix: text that each answer begins with (the echoed message), "" if none.
+    prefix: text that every choice begins with (the echoed message), "" if there is none.
     """
 
     def __init__(self, head: ResponseHead, run: ChatRun, names: TokenNames, prefix: str) -> None:
@@ -29,10 +29,10 @@ class ChatSerializer:
         self._shows_tokens = bool(request.logprobs or request.return_token_ids)
         self._is_plain = run.is_plain and not (self._shows_tokens or self._frame.usage_in_chunks)
 
-    # A whole answer
+    # Full bodies
 
     def full_body(self, answers: Sequence[AnsweredChoice]) -> dict[str, Any]:
-        """The body of an answer in one piece."""
+        """Return the body of a response that is not streamed."""
         first = answers[0].text.prompt_logprobs
         return {
             "id": self._head.answer_id,
@@ -44,10 +44,10 @@ class ChatSerializer:
             "system_fingerprint": self._head.fingerprint,
             "usage": self._usage([answer.text.choice for answer in answers]),
             "prompt_logprobs": None if first is None else prompt_logprobs(self._names, first),
-            **self._about_prompt(),
+            **self._prompt_fields(),
         }
 
-    def _about_prompt(self) -> dict[str, Any]:
+    def _prompt_fields(self) -> dict[str, Any]:
         request, prompt = self._request, self._run.prompt
         return {
             "prompt_token_ids": prompt.token_ids if request.return_token_ids else None,
@@ -67,19 +67,19 @@ class ChatSerializer:
 
     def _message(self, message: Message) -> dict[str, Any]:
         calls, content = message.tool_calls, self._prefix + message.content
-        # Where all of an answer was reasoning, or calls that the model has made of its own accord,
-        # there is no content, not an empty one.
-        may_be_absent = self._run.reasoning or (calls and self._run.tools.mode == "auto")
-        written: dict[str, Any] = {
+        # A message that is all reasoning, or all tool calls under tool_choice "auto", has null
+        # content, not an empty string.
+        is_nullable = self._run.reasoning or (calls and self._run.tools.mode == "auto")
+        body: dict[str, Any] = {
             "role": self._role,
-            "content": (content or None) if may_be_absent else content,
+            "content": (content or None) if is_nullable else content,
             "refusal": None,
             "annotations": None,
             "audio": None,
             "function_call": None,
         }
         if calls:
-            written["tool_calls"] = [
+            body["tool_calls"] = [
                 {
                     "id": call.call_id,
                     "type": "function",
@@ -87,15 +87,15 @@ class ChatSerializer:
                 }
                 for call in calls
             ]
-        return {**written, "reasoning": message.reasoning or None}
+        return {**body, "reasoning": message.reasoning or None}
 
     def _logprobs(self, logprobs: Sequence[Any]) -> dict[str, Any] | None:
         return chat_logprobs(self._names, logprobs) if self._has_logprobs else None
 
     def _usage(self, choices: Sequence[Choice]) -> dict[str, Any]:
-        counted = usage([self._run.prompt], choices, self._head)
+        counted = count_usage([self._run.prompt], choices, self._head)
         if counted["prompt_tokens_details"] is not None:
-            # The reference's chats have this key, always 0: what goes into the cache is not told.
+            # vLLM's chats have this key, always 0: tokens written to the cache are not reported.
             counted["prompt_tokens_details"]["created_cache_tokens"] = 0
         if self._run.reasoning is not None:
             tokens = sum(self._run.reasoning_tokens(choice) for choice in choices)
@@ -105,8 +105,8 @@ class ChatSerializer:
     # Chunks
 
     def first(self, choices: Sequence[Choice]) -> str:
-        """The chunks that come before any text: each choice's role, then what is echoed."""
-        end = "]," + encode_json(self._about_prompt())[1:-1] + self._frame.end(choices)
+        """Return the chunks before any text: the role of each choice, then the echoed message."""
+        end = "]," + encode_json(self._prompt_fields())[1:-1] + self._frame.end(choices)
         role = (
             f'"delta":{{"role":{encode_json(self._role)},"content":""}}'
             ',"logprobs":null,"finish_reason":null'
@@ -116,55 +116,61 @@ class ChatSerializer:
         ]
         if self._prefix:
             echo = MessageDelta(MessagePart(self._prefix), Delta("", (), ()), None)
-            chunks += [self._full(choices, choice, echo) for choice in choices]
+            chunks += [self._full_chunk(choices, choice, echo) for choice in choices]
         return "".join(chunks)
 
     def chunk(self, choices: Sequence[Choice], choice: Choice, delta: Delta) -> str:
-        """The chunk of a delta; "" if there is nothing to tell yet."""
-        if self._is_plain and delta.finish_reason is None:  # nearly all chunks of nearly all
-            return self._plain(choice, delta.text) if delta.text else ""
-        return self._full(choices, choice, self._run.read(choice, delta))
+        """Return the chunk of a delta; "" if nothing can be sent yet."""
+        if self._is_plain and delta.finish_reason is None:  # nearly all chunks
+            return self._plain_chunk(choice, delta.text) if delta.text else ""
+        return self._full_chunk(choices, choice, self._run.read(choice, delta))
 
-    def _plain(self, choice: Choice, text: str) -> str:
+    def _plain_chunk(self, choice: Choice, text: str) -> str:
         return (
             f'{self._frame.start}{{"index":{choice.index},"delta":{{"content":{encode_text(text)}}}'
             ',"logprobs":null,"finish_reason":null,"token_ids":null}]}\n\n'
         )
 
-    def _full(self, choices: Sequence[Choice], choice: Choice, read: MessageDelta) -> str:
-        added = _delta(read.part)
-        ended = read.finish_reason is not None
+    def _full_chunk(
+        self, choices: Sequence[Choice], choice: Choice, message_delta: MessageDelta
+    ) -> str:
+        added = _delta_fields(message_delta.part)
+        ended = message_delta.finish_reason is not None
         if not (added or ended or self._shows_tokens):
             return ""
-        delta, request = read.delta, self._request
+        delta, request = message_delta.delta, self._request
         logprobs = encode_json(self._logprobs(delta.logprobs)) if self._has_logprobs else "null"
         token_ids = encode_json(delta.token_ids) if request.return_token_ids else "null"
         reason = "null"
         if ended:
-            reason = f'"{read.finish_reason}","stop_reason":{encode_json(delta.stop_reason)}'
+            stop_reason = encode_json(delta.stop_reason)
+            reason = f'"{message_delta.finish_reason}","stop_reason":{stop_reason}'
         return (
             f'{self._frame.start}{{"index":{choice.index},"delta":{{{added}}},"logprobs":{logprobs}'
             f',"finish_reason":{reason},"token_ids":{token_ids}}}]{self._frame.end(choices, ended)}'
         )
 
     def last(self, choices: Sequence[Choice]) -> str:
+        """Return the chunk after all choices: the usage, if the request asks for it."""
         return self._frame.last(choices)
 
 
-def _delta(part: MessagePart) -> str:
-    """The fields of a chunk's delta; "" if there are none."""
+def _delta_fields(part: MessagePart) -> str:
+    """Return the JSON members of a chunk's delta; "" if there are none."""
     fields = []
     if part.reasoning:
         fields.append(f'"reasoning":{encode_text(part.reasoning)}')
     if part.content:
         fields.append(f'"content":{encode_text(part.content)}')
     if part.tool_calls:
-        fields.append(f'"tool_calls":{encode_json([_call(call) for call in part.tool_calls])}')
+        fields.append(
+            f'"tool_calls":{encode_json([_call_delta(call) for call in part.tool_calls])}'
+        )
     return ",".join(fields)
 
 
-def _call(part: ToolCallPart) -> dict[str, Any]:
-    """The first part of a call says whose it is; all say what is added to its arguments."""
+def _call_delta(part: ToolCallPart) -> dict[str, Any]:
+    """Return the delta of a tool call: id and name in its first part, arguments in all parts."""
     if part.name is None:
         return {"index": part.index, "function": {"arguments": part.arguments}}
     return {

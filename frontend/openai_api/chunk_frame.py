@@ -1,6 +1,6 @@
-"""What the chunks of one stream have in common, as JSON that is ready to be sent.
+"""Encode once what all chunks of a stream share.
 
-Chunks are put together from such parts; per token only its text is encoded.
+A chunk is assembled from these parts; for each token only its text is encoded.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,22 +17,23 @@ encode_text: Callable[[str], str] = encode_basestring  # non-ASCII text as it is
 
 
 class ChunkFrame:
-    """start: how each chunk begins, up to its choices.
+    """The JSON around the choices of every chunk of a stream.
 
-    kind: of object, "chat.completion.chunk" say.
-    usage: tokens in and out of these choices so far.
+    start: the beginning of each chunk, up to its choices.
+    object_type: the field `object`, such as "chat.completion.chunk".
+    usage: returns the usage of choices so far.
     """
 
     def __init__(
         self,
         head: ResponseHead,
-        kind: str,
+        object_type: str,
         request: GenerationRequest,
         usage: Callable[[Sequence[Choice]], dict[str, Any]],
     ) -> None:
         start = {
             "id": head.answer_id,
-            "object": kind,
+            "object": object_type,
             "created": head.created,
             "model": head.model,
         }
@@ -43,13 +44,13 @@ class ChunkFrame:
         self._usage = usage
 
     def end(self, choices: Sequence[Choice], ended: bool = False) -> str:
-        """What follows the choices of a chunk. ended: the chunk is its choice's last."""
+        """Return what follows the choices of a chunk. ended: it is the last of its choice."""
         so_far = f',"usage":{encode_json(self._usage(choices))}' if self.usage_in_chunks else ""
         fingerprint = self._fingerprint if ended and not self._usage_in_stream else ""
         return f"{so_far}{fingerprint}}}\n\n"
 
     def last(self, choices: Sequence[Choice]) -> str:
-        """The chunk after all texts: the usage, if it was asked for."""
+        """Return the chunk after all choices: the usage, if the request asks for it."""
         if not self._usage_in_stream:
             return ""
         counted = encode_json(self._usage(choices))

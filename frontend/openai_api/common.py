@@ -1,4 +1,4 @@
-"""What the answers of all APIs have in common."""
+"""Build what the responses of all generating APIs share: head, usage and JSON encoding."""
 
 import json
 import secrets
@@ -13,15 +13,16 @@ from headrace.frontend.generation.start_generation import Prompt
 from headrace.frontend.middleware import request_scope
 from headrace.frontend.schemas.generation import GenerationRequest
 
-# Strings as JSON, non-ASCII text as it is; the encoder is made once, as streams call it per token.
+# Non-ASCII text stays as it is. The encoder is made once: streams call it for every token.
 encode_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 @dataclass(frozen=True, slots=True)
 class ResponseHead:
-    """What stands at the top of an answer and of each chunk. created: seconds since 1970.
+    """The fields at the top of a response and of each chunk.
 
-    has_details: whether usage says how much of the prompt came from the cache.
+    created: seconds since 1970.
+    has_details: whether usage shows how many prompt tokens were found in the prefix cache.
     """
 
     answer_id: str
@@ -31,8 +32,11 @@ class ResponseHead:
     has_details: bool = True
 
 
-def head(request: GenerationRequest, model: ServedModel, prefix: str) -> ResponseHead:
-    """The head of the answer to a request. Its id has the client's request_id, if there is one."""
+def response_head(request: GenerationRequest, model: ServedModel, prefix: str) -> ResponseHead:
+    """Return the head of the response to a request; its id holds the client's request_id, if any.
+
+    prefix: of the id, "chatcmpl" or "cmpl".
+    """
     return ResponseHead(
         answer_id=request_scope.register_response_id(
             f"{prefix}-{request.request_id or secrets.token_hex(8)}"
@@ -47,7 +51,7 @@ def head(request: GenerationRequest, model: ServedModel, prefix: str) -> Respons
 def count_usage(
     prompts: Sequence[Prompt], choices: Sequence[Choice], head: ResponseHead
 ) -> dict[str, Any]:
-    """Tokens in and out. A prompt counts once, however many texts continue it."""
+    """Count the tokens of prompts and outputs; a prompt counts once, whatever n is."""
     prompt_tokens = sum(len(prompt.token_ids) for prompt in prompts)
     completion_tokens = sum(choice.completion_tokens for choice in choices)
     cached: dict[int, int] = {}

@@ -1,4 +1,4 @@
-"""The answers of /v1/completions."""
+"""Serialize the responses of /v1/completions."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from headrace.frontend.generation.choice import Choice, Delta
 from headrace.frontend.generation.generation import CollectedChoice
 from headrace.frontend.generation.start_generation import Prompt
 from headrace.frontend.openai_api.chunk_frame import ChunkFrame, encode_text
-from headrace.frontend.openai_api.common import ResponseHead, encode_json, usage
+from headrace.frontend.openai_api.common import ResponseHead, count_usage, encode_json
 from headrace.frontend.openai_api.logprobs import CompletionLogprobs, TokenNames, prompt_logprobs
 from headrace.frontend.schemas.completion import CompletionRequest
 from headrace.frontend.text.offsets import output_offsets, prompt_offsets
@@ -15,9 +15,9 @@ from headrace.protocol.to_frontend import Logprobs
 
 
 class CompletionSerializer:
-    """The answer to one request, whole or in chunks.
+    """Serializes the response to one request, as a full body or in chunks.
 
-    echoes: for each prompt, the text that its completions begin with; "" if none is wanted.
+    echoes: for each prompt, the text that its completions begin with; "" without echo.
     """
 
     def __init__(
@@ -34,109 +34,111 @@ class CompletionSerializer:
         self._names = names
         self._echoes = echoes
         self._logprobs: dict[int, CompletionLogprobs] = {}
-        self._begun: set[int] = set()
+        self._started: set[int] = set()
         self._frame = ChunkFrame(head, "text_completion", request, self._usage)
         has_logprobs = request.logprobs is not None
         self._is_plain = not (
             has_logprobs or request.return_token_ids or self._frame.usage_in_chunks
         )
 
-    # A whole answer
+    # Full bodies
 
-    def full_body(self, texts: Sequence[CollectedChoice]) -> dict[str, Any]:
-        """The body of an answer in one piece."""
+    def full_body(self, outputs: Sequence[CollectedChoice]) -> dict[str, Any]:
+        """Return the body of a response that is not streamed."""
         return {
             "id": self._head.answer_id,
             "object": "text_completion",
             "created": self._head.created,
             "model": self._head.model,
-            "choices": [self._choice(text) for text in texts],
+            "choices": [self._choice(output) for output in outputs],
             "service_tier": None,
             "system_fingerprint": self._head.fingerprint,
-            "usage": self._usage([text.choice for text in texts]),
+            "usage": self._usage([output.choice for output in outputs]),
         }
 
     def _usage(self, choices: Sequence[Choice]) -> dict[str, Any]:
-        return usage(self._prompts, choices, self._head)
+        return count_usage(self._prompts, choices, self._head)
 
-    def _choice(self, text: CollectedChoice) -> dict[str, Any]:
-        request = self._request
-        prompt = self._prompts[text.choice.prompt]
-        of_prompt = text.prompt_logprobs
-        ids_wanted = request.return_token_ids
+    def _choice(self, output: CollectedChoice) -> dict[str, Any]:
+        choice, of_prompt = output.choice, output.prompt_logprobs
+        prompt = self._prompts[choice.prompt]
+        shows_ids = self._request.return_token_ids
         return {
-            "index": text.choice.index,
-            "text": self._echoes[text.choice.prompt] + text.text,
-            "logprobs": self._shape(text.choice, text.logprobs, of_prompt, first=True),
-            "finish_reason": text.finish_reason,
-            "stop_reason": text.stop_reason,
-            "token_ids": text.token_ids if ids_wanted else None,
+            "index": choice.index,
+            "text": self._echoes[choice.prompt] + output.text,
+            "logprobs": self._logprobs_field(choice, output.logprobs, of_prompt, is_first=True),
+            "finish_reason": output.finish_reason,
+            "stop_reason": output.stop_reason,
+            "token_ids": output.token_ids if shows_ids else None,
             "prompt_logprobs": (
                 None if of_prompt is None else prompt_logprobs(self._names, of_prompt)
             ),
-            "prompt_token_ids": prompt.token_ids if ids_wanted else None,
+            "prompt_token_ids": prompt.token_ids if shows_ids else None,
         }
 
-    def _shape(
+    def _logprobs_field(
         self,
         choice: Choice,
         logprobs: Sequence[Logprobs],
         of_prompt: Sequence[Logprobs] | None,
-        first: bool,
+        is_first: bool,
     ) -> dict[str, Any] | None:
-        """The logprobs of what an answer or a chunk shows; first: the prompt's go before them."""
+        """Return `logprobs` of a choice or a chunk.
+
+        is_first: the tokens of an echoed prompt come before those of the output.
+        """
         if self._request.logprobs is None:
             return None
         text = self._names.text
         prompt, echo = self._prompts[choice.prompt], self._echoes[choice.prompt]
-        shapes = self._logprobs.get(choice.index)
-        if shapes is None:
+        serializer = self._logprobs.get(choice.index)
+        if serializer is None:
             skip = self._request.skip_special_tokens
             offsets = output_offsets(text, skip, prompt.token_ids, len(echo))
-            shapes = CompletionLogprobs(self._names, offsets)
-            self._logprobs[choice.index] = shapes
+            serializer = CompletionLogprobs(self._names, offsets)
+            self._logprobs[choice.index] = serializer
         echoed = None
-        if first and self._request.echo:
-            places = prompt_offsets(text, prompt.token_ids, echo)
-            echoed = shapes.of_prompt(prompt.token_ids, of_prompt, places)
-        return shapes.of_output(logprobs, echoed)
+        if is_first and self._request.echo:
+            echo_offsets = prompt_offsets(text, prompt.token_ids, echo)
+            echoed = serializer.of_prompt(prompt.token_ids, of_prompt, echo_offsets)
+        return serializer.of_output(logprobs, echoed)
 
     # Chunks
 
     def first(self, choices: Sequence[Choice]) -> str:
-        """A completion's stream begins with its text."""
+        """Return "": a stream of completions has no chunk before its text."""
         return ""
 
     def chunk(self, choices: Sequence[Choice], choice: Choice, delta: Delta) -> str:
-        """The chunk of a delta; "" if there is nothing to tell yet."""
+        """Return the chunk of a delta; "" if nothing can be sent yet."""
         ended = delta.finish_reason is not None
-        begins = choice.index not in self._begun
-        if self._is_plain and not ended and not begins:  # nearly all chunks of nearly all streams
-            return self._plain(choice, delta.text) if delta.text else ""
-        return self._full(choices, choice, delta, ended, begins)
+        is_first = choice.index not in self._started
+        if self._is_plain and not ended and not is_first:  # nearly all chunks
+            return self._plain_chunk(choice, delta.text) if delta.text else ""
+        return self._full_chunk(choices, choice, delta, ended, is_first)
 
-    def _plain(self, choice: Choice, text: str) -> str:
+    def _plain_chunk(self, choice: Choice, text: str) -> str:
         return (
             f'{self._frame.start}{{"index":{choice.index},"text":{encode_text(text)},'
             '"logprobs":null,"finish_reason":null,"stop_reason":null,'
             '"prompt_token_ids":null,"token_ids":null}]}\n\n'
         )
 
-    def _full(
-        self, choices: Sequence[Choice], choice: Choice, delta: Delta, ended: bool, begins: bool
+    def _full_chunk(
+        self, choices: Sequence[Choice], choice: Choice, delta: Delta, ended: bool, is_first: bool
     ) -> str:
         request = self._request
-        text = self._echoes[choice.prompt] + delta.text if begins else delta.text
+        text = self._echoes[choice.prompt] + delta.text if is_first else delta.text
         if not (text or ended or request.logprobs is not None or request.return_token_ids):
             return ""
-        self._begun.add(choice.index)
+        self._started.add(choice.index)
         of_prompt = None if delta.admission is None else delta.admission.prompt_logprobs
-        logprobs = self._shape(choice, delta.logprobs, of_prompt, begins)
+        logprobs = self._logprobs_field(choice, delta.logprobs, of_prompt, is_first)
         reason = f'"{delta.finish_reason}"' if ended else "null"
         prompt_ids, token_ids = "null", "null"
         if request.return_token_ids:
             token_ids = encode_json(delta.token_ids)
-            if begins:
+            if is_first:
                 prompt_ids = encode_json(self._prompts[choice.prompt].token_ids)
         return (
             f'{self._frame.start}{{"index":{choice.index},"text":{encode_text(text)},'
@@ -147,4 +149,5 @@ class CompletionSerializer:
         )
 
     def last(self, choices: Sequence[Choice]) -> str:
+        """Return the chunk after all choices: the usage, if the request asks for it."""
         return self._frame.last(choices)

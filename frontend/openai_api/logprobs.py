@@ -1,4 +1,4 @@
-"""Log probabilities in the shapes of the three places that show them."""
+"""Serialize log probabilities for chats, completions and prompts."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -7,33 +7,35 @@ from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from headrace.frontend.text.offsets import TextOffsets
 from headrace.protocol.to_frontend import Logprobs
 
-# JSON knows no minus infinity, which is what a token that cannot be chosen has.
-LOWEST = -9999.0
+# Stands for minus infinity, which JSON lacks: the logprob of a token that cannot be drawn.
+MIN_LOGPROB = -9999.0
 
 
 class TokenNames:
-    """What tokens are called in an answer: their text, or "token_id:5" if the request wants ids."""
+    """The names of tokens in a response: their text, or "token_id:5" if the request wants ids."""
 
     def __init__(self, text: ModelTokenizer, as_ids: bool) -> None:
         self.text = text
         self._as_ids = as_ids
 
     def name(self, token_id: int) -> str:
+        """Return the name of a token; bytes that are not UTF-8 become U+FFFD."""
         if self._as_ids:
             return f"token_id:{token_id}"
         return self.text.token_bytes(token_id).decode("utf-8", "replace")
 
     def bytes(self, token_id: int) -> list[int]:
+        """Return the UTF-8 bytes of a token."""
         return list(self.text.token_bytes(token_id))
 
 
 def chat_logprobs(names: TokenNames, logprobs: Iterable[Logprobs]) -> dict[str, Any]:
-    """`choices[].logprobs` of a chat."""
+    """Return `choices[].logprobs` of a chat: an entry for each output token."""
     content = []
     for at in logprobs:
-        likeliest = zip(at.top_token_ids, at.top_logprobs, strict=True)
+        top_tokens = zip(at.top_token_ids, at.top_logprobs, strict=True)
         entry = _chat_token(names, at.token_id, at.logprob)
-        entry["top_logprobs"] = [_chat_token(names, *token) for token in likeliest]
+        entry["top_logprobs"] = [_chat_token(names, *token) for token in top_tokens]
         content.append(entry)
     return {"content": content}
 
@@ -41,16 +43,16 @@ def chat_logprobs(names: TokenNames, logprobs: Iterable[Logprobs]) -> dict[str, 
 def _chat_token(names: TokenNames, token_id: int, logprob: float) -> dict[str, Any]:
     return {
         "token": names.name(token_id),
-        "logprob": max(logprob, LOWEST),
+        "logprob": max(logprob, MIN_LOGPROB),
         "bytes": names.bytes(token_id),
     }
 
 
 class CompletionLogprobs:
-    """`choices[].logprobs` of a completion, in one piece or over the chunks of a stream: the
-    offsets go on from one to the next.
+    """Serializes `choices[].logprobs` of a completion, at once or chunk by chunk.
 
-    offsets: of the output's tokens in the text of the choice, what is echoed included.
+    offsets: of the output tokens in the choice's text, which includes the echoed prompt; they
+        continue from chunk to chunk.
     """
 
     def __init__(self, names: TokenNames, offsets: TextOffsets) -> None:
@@ -63,54 +65,56 @@ class CompletionLogprobs:
         logprobs: Sequence[Logprobs] | None,
         offsets: Sequence[int],
     ) -> dict[str, Any]:
-        """For an echoed prompt; logprobs: from its second token on."""
-        known = (None, *(logprobs or ()))
-        shape = _empty()
-        for token_id, at, offset in zip(token_ids, known, offsets, strict=False):
-            self._add(shape, token_id, at, offset)
-        return shape
+        """Return the logprobs of an echoed prompt. logprobs: from its second token on."""
+        of_tokens = (None, *(logprobs or ()))
+        lists = _empty_lists()
+        for token_id, at, offset in zip(token_ids, of_tokens, offsets, strict=False):
+            self._append(lists, token_id, at, offset)
+        return lists
 
     def of_output(
-        self, logprobs: Iterable[Logprobs], onto: dict[str, Any] | None = None
+        self, logprobs: Iterable[Logprobs], echoed: dict[str, Any] | None = None
     ) -> dict[str, Any]:
-        """For output tokens; onto: what they are appended to."""
-        shape = _empty() if onto is None else onto
+        """Return the logprobs of output tokens, appended to those of an echoed prompt, if any."""
+        lists = _empty_lists() if echoed is None else echoed
         for at in logprobs:
-            self._add(shape, at.token_id, at, self._offsets.next(at.token_id))
-        return shape
+            self._append(lists, at.token_id, at, self._offsets.next(at.token_id))
+        return lists
 
-    def _add(self, shape: dict[str, Any], token_id: int, at: Logprobs | None, offset: int) -> None:
+    def _append(
+        self, lists: dict[str, Any], token_id: int, at: Logprobs | None, offset: int
+    ) -> None:
         name = self._names.name(token_id)
-        shape["text_offset"].append(offset)
-        shape["tokens"].append(name)
-        shape["token_logprobs"].append(None if at is None else max(at.logprob, LOWEST))
-        shape["top_logprobs"].append(None if at is None else self._likeliest(name, at))
+        lists["text_offset"].append(offset)
+        lists["tokens"].append(name)
+        lists["token_logprobs"].append(None if at is None else max(at.logprob, MIN_LOGPROB))
+        lists["top_logprobs"].append(None if at is None else self._top_logprobs(name, at))
 
-    def _likeliest(self, name: str, at: Logprobs) -> dict[str, float]:
-        """The token itself, then the others; tokens of equal text show the first of them."""
-        shown = {name: max(at.logprob, LOWEST)}
+    def _top_logprobs(self, name: str, at: Logprobs) -> dict[str, float]:
+        """Return the token itself, then the top tokens; of tokens with one name, the first."""
+        shown = {name: max(at.logprob, MIN_LOGPROB)}
         for token_id, logprob in zip(at.top_token_ids, at.top_logprobs, strict=True):
-            shown.setdefault(self._names.name(token_id), max(logprob, LOWEST))
+            shown.setdefault(self._names.name(token_id), max(logprob, MIN_LOGPROB))
         return shown
 
 
-def _empty() -> dict[str, Any]:
+def _empty_lists() -> dict[str, Any]:
     return {"text_offset": [], "token_logprobs": [], "tokens": [], "top_logprobs": []}
 
 
 def prompt_logprobs(
     names: TokenNames, logprobs: Sequence[Logprobs]
 ) -> list[dict[str, dict[str, Any]] | None]:
-    """`prompt_logprobs`: by token id; nothing is known of the first token."""
+    """Return `prompt_logprobs`: for each prompt token, entries by token id; None for the first."""
     shown: list[dict[str, dict[str, Any]] | None] = [None]
     for at in logprobs:
         ranked = [(at.token_id, at.logprob, at.rank)]
         tops = zip(at.top_token_ids, at.top_logprobs, strict=True)
-        ranked += [(token_id, lp, rank) for rank, (token_id, lp) in enumerate(tops, start=1)]
+        ranked += [(token_id, value, rank) for rank, (token_id, value) in enumerate(tops, start=1)]
         entry: dict[str, dict[str, Any]] = {}
         for token_id, logprob, rank in ranked:
             value = {
-                "logprob": max(logprob, LOWEST),
+                "logprob": max(logprob, MIN_LOGPROB),
                 "rank": rank,
                 "decoded_token": names.name(token_id),
             }

@@ -1,4 +1,4 @@
-"""The end of the way that all requests for text go: from a generation to a response."""
+"""Turn a generation into an HTTP response, streamed or with a full body."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -14,13 +14,13 @@ from headrace.frontend.streaming import Chunks, stream_response
 
 
 class Serializer(Chunks, Protocol):
-    """An API's way to write an answer, as a stream or in one piece."""
+    """Serializes one response of an API, as a stream or as a full body."""
 
-    def full_body(self, texts: Sequence[CollectedChoice]) -> dict[str, Any]: ...
+    def full_body(self, outputs: Sequence[CollectedChoice]) -> dict[str, Any]: ...
 
 
 def check_stream(request: GenerationRequest) -> None:
-    """BadRequest if the request asks for what only the other kind of answer has."""
+    """Check that the request's fields fit its `stream`. Raises BadRequest if not."""
     if request.stream_options is not None and not request.stream:
         raise BadRequest("stream_options needs stream to be true.", "stream_options")
     if request.prompt_logprobs is not None and request.stream:
@@ -28,19 +28,25 @@ def check_stream(request: GenerationRequest) -> None:
 
 
 async def respond(
-    request: GenerationRequest, generation: Generation, answer: Serializer, *, in_thread: bool
+    request: GenerationRequest, generation: Generation, serializer: Serializer, *, in_thread: bool
 ) -> Response:
-    """The answer as the request wants it. in_thread: see `written`."""
+    """Return the response, streamed if the request asks for it.
+
+    in_thread: see `serialize_response`.
+    """
     if request.stream:
-        return await stream_response(generation, answer)
-    texts = await collect(generation)
-    return await serialize_response(lambda: answer.full_body(texts), in_thread=in_thread)
+        return await stream_response(generation, serializer)
+    outputs = await collect(generation)
+    return await serialize_response(lambda: serializer.full_body(outputs), in_thread=in_thread)
 
 
 async def serialize_response(body: Callable[[], dict[str, Any]], *, in_thread: bool) -> Response:
-    """A body as a response. in_thread: it is large, and other requests are to go on meanwhile."""
+    """Build a body and return it as a JSON response.
 
-    def write() -> Response:
+    in_thread: do it off the event loop, because the body is large.
+    """
+
+    def serialize() -> Response:
         return json_response(body())
 
-    return await asyncio.to_thread(write) if in_thread else write()
+    return await asyncio.to_thread(serialize) if in_thread else serialize()

@@ -1,1 +1,1 @@
-"""The Responses API: from a request to a chat, its answer as items and events, and their store."""
+"""Serve the Responses API: requests run as chats, output as items and events, a store of both."""

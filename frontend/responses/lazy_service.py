@@ -1,7 +1,7 @@
-"""The way to the service of the Responses API, which is loaded when it is needed.
+"""Load the service of the Responses API when it is first needed.
 
-The types of the `openai` package take 0.4 s to import, the database's package 0.1 s more: a
-frontend is to serve before that, and streams are to go on meanwhile.
+The types of the `openai` package take 0.4 s to import, the database package 0.1 s more: a frontend
+must serve before that, and streams must continue meanwhile.
 """
 
 import asyncio
@@ -15,28 +15,32 @@ from headrace.protocol.config import PoolConfig
 if TYPE_CHECKING:
     from headrace.frontend.responses.service import ResponsesService
 
-# How often it is looked whether another frontend has begun to store responses.
-LOOK_S = 1.0
+# How often to check whether another frontend has begun to store responses.
+CHECK_S = 1.0
 
 
 class LazyResponsesService:
+    """Makes the ResponsesService at the first request, or when the store may hold work."""
+
     def __init__(self, context: Context) -> None:
         self._context = context
         self._service: ResponsesService | None = None
         self._lock = asyncio.Lock()
-        self._look: asyncio.Task[None] | None = None
+        self._check: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Serve, and go on with what other frontends have left."""
-        self._look = create_vital_task(self._load_when_needed())
+        """Watch for responses of other frontends, which this one may have to take over."""
+        self._check = create_vital_task(self._load_when_needed())
 
     async def stop(self) -> None:
-        if self._look is not None:
-            self._look.cancel()
+        """Stop the service, if it was loaded."""
+        if self._check is not None:
+            self._check.cancel()
         if self._service is not None:
             await self._service.stop()
 
     async def service(self) -> "ResponsesService":
+        """Return the service; load it in a thread at the first call."""
         async with self._lock:
             if self._service is None:
                 service = await asyncio.to_thread(self._load)
@@ -51,12 +55,12 @@ class LazyResponsesService:
 
     async def _load_when_needed(self) -> None:
         while self._service is None:
-            if _may_hold_work(self._context.config):
+            if _may_hold_responses(self._context.config):
                 await self.service()
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(CHECK_S)
 
 
-def _may_hold_work(config: PoolConfig) -> bool:
-    """Whether there may be responses in the store. A file that is not there holds none."""
+def _may_hold_responses(config: PoolConfig) -> bool:
+    """Return whether the store may hold responses: a SQLite file that is absent holds none."""
     scheme, _, path = config.response_store.partition(":///")
     return scheme != "sqlite" or Path(path).exists()

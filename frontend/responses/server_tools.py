@@ -1,4 +1,4 @@
-"""The tools of a response that the server runs: listed once, called as the model asks for them."""
+"""List and call the tools of a response that the server runs."""
 
 import json
 from typing import Any
@@ -7,17 +7,18 @@ from headrace.frontend.errors import Unavailable
 from headrace.frontend.responses.output.output_writer import ServerToolCall
 from headrace.frontend.responses.request.requested_tools import RequestedServer, RequestedTools
 from headrace.frontend.responses.store.journal import Journal
-from headrace.frontend.responses.tools import tool_servers as servers
+from headrace.frontend.responses.tools import tool_servers
 from headrace.frontend.responses.tools.interface import ToolFailure, ToolSource, ToolSpec
 
-# Output of a call, or why there is none.
-Result = tuple[str | None, str | None]
+# The output of a call and None, or None and the error.
+ToolResult = tuple[str | None, str | None]
 
 
 class ServerTools:
-    """listed: the tools of each server, by its label. labels: the label for each tool's name.
+    """The tools of one response.
 
-    The journal knows what an earlier run has been told: that is not asked again.
+    listed: the tools of each server, by label. labels: the label of each tool's server, by name.
+    What the journal of an earlier run has recorded is not requested again.
     """
 
     def __init__(self, requested: RequestedTools, journal: Journal) -> None:
@@ -27,8 +28,8 @@ class ServerTools:
         self._requested = requested
         self._journal = journal
 
-    async def ask(self) -> None:
-        """Ask all servers. Unavailable if one does not answer."""
+    async def list_all(self) -> None:
+        """List the tools of all servers. Raises Unavailable if one fails."""
         for server in self._requested.servers:
             specs = await self._list(server)
             self.listed[server.label] = specs
@@ -36,34 +37,35 @@ class ServerTools:
             self._sources |= {spec.name: server.source for spec in specs}
 
     async def _list(self, server: RequestedServer) -> list[ToolSpec]:
-        async def ask() -> Any:
-            return [list(spec) for spec in await servers.list_tools(server.source)]
+        async def request() -> Any:
+            return [list(spec) for spec in await tool_servers.list_tools(server.source)]
 
         try:
-            listed = await self._journal.asked(f"tools/{server.label}", ask)
+            listed = await self._journal.get_or_request(f"tools/{server.label}", request)
         except ToolFailure as error:
             raise Unavailable(f"tools: {error} ({server.label[:100]!r}).", "tools") from error
         specs = [ToolSpec(*spec) for spec in listed]
         return [spec for spec in specs if server.allowed is None or spec.name in server.allowed]
 
-    async def call(self, call: ServerToolCall) -> Result:
-        """A result; failures are results too, for the model to see."""
+    async def call(self, call: ServerToolCall) -> ToolResult:
+        """Call a tool; a failure is a result too, for the model to see."""
 
-        async def ask() -> Any:
+        async def request() -> Any:
             try:
                 source = self._sources[call.name]
-                return [await servers.call(source, call.name, _arguments(call.arguments)), None]
+                arguments = _parse_arguments(call.arguments)
+                return [await tool_servers.call_tool(source, call.name, arguments), None]
             except ToolFailure as error:
-                return [None, str(error)[: servers.MAX_RESULT_CHARS]]
+                return [None, str(error)[: tool_servers.MAX_RESULT_CHARS]]
 
-        output, error = await self._journal.asked(f"result/{call.index}", ask)
+        output, error = await self._journal.get_or_request(f"result/{call.index}", request)
         return output, error
 
 
-def _arguments(text: str) -> Any:
-    if len(text) > servers.MAX_ARGUMENT_CHARS:
+def _parse_arguments(text: str) -> Any:
+    if len(text) > tool_servers.MAX_ARGUMENT_CHARS:
         raise ToolFailure("the arguments are too long")
     try:
         return json.loads(text or "{}")
     except (ValueError, RecursionError) as error:
-        raise ToolFailure("the arguments are no JSON") from error
+        raise ToolFailure("the arguments are not valid JSON") from error

@@ -1,8 +1,9 @@
-"""What the routes of the Responses API do."""
+"""Implement the routes of the Responses API."""
 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 from headrace.frontend.context import Context
 from headrace.frontend.errors import ApiError, BadRequest
@@ -41,7 +42,7 @@ class ResponseNotFound(ApiError):
 
 
 class ResponsesService:
-    """`start` it before use, and `stop` it in the end."""
+    """Creates, runs, stores and streams responses; needs `start` before use and `stop` after it."""
 
     def __init__(self, context: Context) -> None:
         config = context.config
@@ -51,40 +52,45 @@ class ResponsesService:
             self._database, config.response_store_max_age_s, config.response_store_max_count
         )
         self._ownership = ResponseOwnership(self._database)
-        self._following = EventStreams(self._store, self._ownership)
+        self._event_streams = EventStreams(self._store, self._ownership)
         self._servers = configured_servers(config.tool_server)
         self._runner = ResponseRunner(context, self._store, self._ownership)
-        self._keeper = StoreMaintenance(
+        self._maintenance = StoreMaintenance(
             context, self._store, self._ownership, self._runner, self._servers
         )
 
     def start(self) -> None:
-        self._keeper.start()
+        """Start to maintain the store."""
+        self._maintenance.start()
 
     async def stop(self) -> None:
-        await self._keeper.stop()
+        """Leave running responses to other frontends and close the store."""
+        await self._maintenance.stop()
         self._database.close()
 
     # Create
 
     async def create(self, request: ResponsesRequest) -> ResponseBody | AsyncIterator[str]:
-        """A response, or the events of one. ApiError if it cannot be had."""
+        """Create a response; return it, or its events if it is streamed.
+
+        Raises ApiError if it cannot be created.
+        """
         if request.background and not request.is_stored:
             raise BadRequest("background needs store to be true.", "background")
         tools = read_tools(request, self._servers)
-        job = await self._job(request, tools)
+        job = await self._new_job(request, tools)
         if not (request.background or request.stream):
-            return await self._whole(job, tools)
+            return await self._run_unstreamed(job, tools)
         live = LiveResponse(job, Journal())
         run = self._runner.new_run(live, tools)
         if not request.background:
             run.deadline = self._deadline()
             await self._runner.start_stream(live, run)
-            return self._following.live(live, 0)
+            return self._event_streams.follow_live(live, 0)
         await self._runner.start_background(live, run)
-        return self._following.live(live, 0) if request.stream else job.body
+        return self._event_streams.follow_live(live, 0) if request.stream else job.body
 
-    async def _whole(self, job: Job, tools: RequestedTools) -> ResponseBody:
+    async def _run_unstreamed(self, job: Job, tools: RequestedTools) -> ResponseBody:
         run = ResponseRun(self._context, job, tools, Journal(), None)
         run.deadline = self._deadline()
         request_scope.current().cleanups.append(run.close)
@@ -98,7 +104,7 @@ class ResponsesService:
     def _deadline(self) -> float | None:
         return current_deadline(self._context.config.request_timeout_s)
 
-    async def _job(self, request: ResponsesRequest, tools: RequestedTools) -> Job:
+    async def _new_job(self, request: ResponsesRequest, tools: RequestedTools) -> Job:
         model = self._context.model(request.model)
         response_id = new_response_id()
         earlier: Sequence[Item] = ()
@@ -131,21 +137,22 @@ class ResponsesService:
         return await self._store.conversation(response_id)
 
     async def _referenced(self, item_ids: Sequence[str]) -> dict[str, Item]:
-        """The items of these ids, as far as they are stored."""
+        """Return the stored items among these ids."""
         if len(item_ids) > MAX_REFERENCES:
             raise BadRequest(f"input: holds more than {MAX_REFERENCES} references.", "input")
-        wanted = set(item_ids)
+        wanted_ids = set(item_ids)
         found: dict[str, Item] = {}
-        for response_id in {response_id_of(item_id) for item_id in wanted} - {None}:
+        for response_id in {response_id_of(item_id) for item_id in wanted_ids} - {None}:
             stored = await self._store.get(response_id or "")
             if stored is not None:
                 items = [*stored.inputs, *stored.body["output"]]
-                found |= {item["id"]: item for item in items if item["id"] in wanted}
+                found |= {item["id"]: item for item in items if item["id"] in wanted_ids}
         return found
 
-    # What is stored
+    # Stored responses
 
     async def get(self, response_id: str) -> ResponseBody:
+        """Return a stored response. Raises ResponseNotFound if there is none."""
         return (await self._get(response_id)).body
 
     async def _get(self, response_id: str, param: str = "response_id") -> StoredResponse:
@@ -155,39 +162,47 @@ class ResponsesService:
         return stored
 
     async def input_items(self, response_id: str) -> list[Item]:
+        """Return the input items of a stored response. Raises ResponseNotFound if there is none."""
         return (await self._get(response_id)).inputs
 
     async def cancel(self, response_id: str) -> ResponseBody:
-        """Cancel a background response; one that has ended stays as it is."""
+        """Cancel a background response and return it; one that has ended stays as it is.
+
+        Raises BadRequest or ResponseNotFound if it is not a stored background response.
+        """
         stored = await self._get(response_id)
         if not stored.background:
             raise BadRequest("Only background responses can be cancelled.", "response_id")
         cancelled = await self._store.cancel(response_id)
         if cancelled is None:
             raise ResponseNotFound
-        self._runner.drop(response_id)
+        self._runner.lose(response_id)
         return cancelled.body
 
-    async def delete(self, response_id: str) -> ResponseBody:
+    async def delete(self, response_id: str) -> dict[str, Any]:
+        """Delete a stored response and stop its run. Raises ResponseNotFound if there is none."""
         found = await self._store.delete(response_id) if is_response_id(response_id) else False
         if not found:
             raise ResponseNotFound
-        self._runner.drop(response_id)
+        self._runner.lose(response_id)
         return {"id": response_id, "object": "response", "deleted": True}
 
     # Events
 
     async def events(self, response_id: str, first: int) -> AsyncIterator[str]:
-        """The events of a stored response from a number on, to its end, whoever runs it."""
+        """Stream the events of a stored response, from number `first` to its end.
+
+        Raises ResponseNotFound if there is none.
+        """
         stored = await self._get(response_id)
         live = self._runner.live(response_id)
         if live is not None and first >= live.base:
-            return self._following.live(live, first)
+            return self._event_streams.follow_live(live, first)
         events, _ = await self._ownership.events(response_id, 0)
         if not events and not stored.is_active:
-            return _once(await asyncio.to_thread(replay_events, stored.body), first)
-        return self._following.stored(response_id, first)
+            return _yield_from(await asyncio.to_thread(replay_events, stored.body), first)
+        return self._event_streams.follow_stored(response_id, first)
 
 
-async def _once(events: list[str], first: int) -> AsyncIterator[str]:
+async def _yield_from(events: list[str], first: int) -> AsyncIterator[str]:
     yield "".join(events[first:])

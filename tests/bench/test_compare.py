@@ -63,7 +63,7 @@ class TestVerdict:
         assert [note.strip() for note in notes] == [
             "B, idle while A ran, used 30% of a core",
             "A: 1 × HTTP 500: no",
-            "B: 2 outputs are shorter than asked for",
+            "B: 2 outputs are shorter than requested",
         ]
         assert verdict.failed_requests == 3
 
@@ -165,7 +165,7 @@ class TestRun:
         urls = [await serve(stream), await serve(short)]
         options = [*urls, "--concurrency", "1", "--rounds", "1", "--output-tokens", "3"]
         assert await asyncio.to_thread(compare.main, options) == 1
-        assert "B: 4 outputs are shorter than asked for" in capsys.readouterr().out
+        assert "B: 4 outputs are shorter than requested" in capsys.readouterr().out
 
     def test_a_server_that_is_not_there(self, capsys: pytest.CaptureFixture[str]) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -17,7 +17,7 @@ def test_each_side_runs_on_its_own_path(monkeypatch):
     calls = []
     draw = sampler.draw
     monkeypatch.setattr(sampler, "draw", lambda *args: calls.append(1) or draw(*args))
-    logits, texts = torch.randn((3, 500)), sampling.texts(3, {"top_p": 0.9})
+    logits, texts = torch.randn((3, 500)), sampling.make_sequences(3, {"top_p": 0.9})
     sampling.seconds_of(logits, texts, compiled=False)
     assert not calls
     sampling.seconds_of(logits, texts, compiled=True)

@@ -1,1 +1,1 @@
-"""Running responses: here, in the background, and after a takeover."""
+"""Run responses: for a request, in the background, and after a takeover."""

@@ -1,7 +1,7 @@
-"""The events of a response, from a number on and to its end, whoever runs it.
+"""Stream the events of a response from a sequence number to its end, whichever frontend runs it.
 
-A stream ends with one event that tells of an end, whatever happens to the response, its frontend or
-the store meanwhile.
+A stream ends with exactly one terminal event, whatever happens to the response, its frontend or the
+store meanwhile.
 """
 
 import asyncio
@@ -12,68 +12,79 @@ from openai.types.responses import ResponseErrorEvent
 
 from headrace.frontend.errors import ApiError, NotFound
 from headrace.frontend.responses.execution.live_response import LiveResponse
-from headrace.frontend.responses.output.event_writer import LIFECYCLE, EventWriter, event_name
+from headrace.frontend.responses.output.event_writer import (
+    LIFECYCLE_EVENTS,
+    EventWriter,
+    event_name,
+)
 from headrace.frontend.responses.store.database import StoreUnavailable
 from headrace.frontend.responses.store.ownership import ResponseOwnership
 from headrace.frontend.responses.store.response_store import ResponseStore
 
-# How often another frontend's response is looked at.
+# How often the store is polled for another frontend's response.
 POLL_S = 0.1
 # How long a stream waits for a store that cannot be reached.
-PATIENCE_S = 30.0
+STORE_TIMEOUT_S = 30.0
 
-_BEGUN = ("created", "queued", "in_progress")
-_ENDS = tuple(
+_NOT_TERMINAL = ("created", "queued", "in_progress")
+_TERMINAL_PREFIXES = tuple(
     f"event: {name}\n"
     for name in [
-        *(event_name(event) for kind, event in LIFECYCLE.items() if kind not in _BEGUN),
+        *(
+            event_name(event)
+            for kind, event in LIFECYCLE_EVENTS.items()
+            if kind not in _NOT_TERMINAL
+        ),
         event_name(ResponseErrorEvent),
     ]
 )
 
 
 class EventStreams:
-    """Reads what the frontends of a store tell."""
+    """Streams of events, live from this frontend or read from the store."""
 
     def __init__(self, store: ResponseStore, ownership: ResponseOwnership) -> None:
         self._store = store
         self._ownership = ownership
 
-    async def live(self, live: LiveResponse, first: int) -> AsyncIterator[str]:
-        """Of a response that this frontend runs, and perhaps loses."""
-        place, last = first, ""
+    async def follow_live(self, live: LiveResponse, first: int) -> AsyncIterator[str]:
+        """Stream the events of a response that this frontend runs, from number `first`.
+
+        Continues from the store if this frontend loses the response.
+        """
+        number, last = first, ""
         async for events in live.follow(first):
-            place, last = place + len(events), events[-1]
+            number, last = number + len(events), events[-1]
             yield "".join(events)
-        if not live.lost or last.startswith(_ENDS):
+        if not live.lost or last.startswith(_TERMINAL_PREFIXES):
             return
-        async for text in self._stored(live.job.response_id, place, is_begun=True):
+        async for text in self._poll(live.job.response_id, number, must_end=True):
             yield text
 
-    def stored(self, response_id: str, first: int) -> AsyncIterator[str]:
-        """Of one that others run."""
-        return self._stored(response_id, first, is_begun=False)
+    def follow_stored(self, response_id: str, first: int) -> AsyncIterator[str]:
+        """Stream the events of a response that another frontend runs, from number `first`."""
+        return self._poll(response_id, first, must_end=False)
 
-    async def _stored(self, response_id: str, place: int, is_begun: bool) -> AsyncIterator[str]:
-        """is_begun: somebody has seen events and no end, so that there is to be one."""
+    async def _poll(self, response_id: str, number: int, must_end: bool) -> AsyncIterator[str]:
+        """Poll the store. must_end: the client has seen events and needs a terminal one."""
         last = ""
         try:
             while True:
-                events, ended = await self._read(response_id, place)
+                events, ended = await self._read(response_id, number)
                 if events:
-                    place, last = place + len(events), events[-1]
+                    number, last = number + len(events), events[-1]
                     yield "".join(events)
                 elif ended:
                     break
                 else:
                     await asyncio.sleep(POLL_S)
-            if (is_begun or last) and not last.startswith(_ENDS):
-                yield await self._end(response_id, place)
+            if (must_end or last) and not last.startswith(_TERMINAL_PREFIXES):
+                yield await self._terminal_event(response_id, number)
         except StoreUnavailable as error:
-            yield _error(error, place)
+            yield _error_event(error, number)
 
     async def _read(self, response_id: str, first: int) -> tuple[list[str], bool]:
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + STORE_TIMEOUT_S
         while True:
             try:
                 return await self._ownership.events(response_id, first)
@@ -82,18 +93,21 @@ class EventStreams:
                     raise
                 await asyncio.sleep(1.0)
 
-    async def _end(self, response_id: str, place: int) -> str:
-        """What has become of a response whose stored events do not tell it from here on: whoever
-        ended it knew of fewer events than this stream's client, or it is deleted."""
+    async def _terminal_event(self, response_id: str, number: int) -> str:
+        """Return a terminal event for a response whose stored events have none from here on.
+
+        Either the frontend that ended it knew fewer events than this stream's client, or it has
+        been deleted.
+        """
         stored = await self._store.get(response_id)
         if stored is None:
-            return _error(NotFound("The response has been deleted."), place)
-        told: list[str] = []
-        EventWriter(told.append, place).lifecycle(stored.body["status"], stored.body)
-        return told[0]
+            return _error_event(NotFound("The response has been deleted."), number)
+        events: list[str] = []
+        EventWriter(events.append, number).lifecycle(stored.body["status"], stored.body)
+        return events[0]
 
 
-def _error(error: ApiError, number: int) -> str:
-    told: list[str] = []
-    EventWriter(told.append, number).error(error)
-    return told[0]
+def _error_event(error: ApiError, number: int) -> str:
+    events: list[str] = []
+    EventWriter(events.append, number).error(error)
+    return events[0]

@@ -1,4 +1,4 @@
-"""What has to be done for a response: enough to do it on any frontend."""
+"""Describe the work of a response, so that any frontend can run it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +11,12 @@ from headrace.frontend.schemas.responses import Item, ResponsesRequest
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """body: the response as it was when it was asked for. earlier: the items of the responses that
-    it goes on from. inputs: its own. seed: a definite one. fingerprint: of those that can do it.
+    """The work of one response.
+
+    body: the response as it was created.
+    earlier: the items of the previous responses that it continues. inputs: its own input items.
+    seed: the request's or one that was chosen for it.
+    fingerprint: frontends with the same one can run it.
     """
 
     body: ResponseBody
@@ -26,16 +30,16 @@ class Job:
     def response_id(self) -> str:
         return str(self.body["id"])
 
-    def stored(self) -> dict[str, Any]:
-        """What is stored besides body and items, as JSON."""
+    def to_json(self) -> dict[str, Any]:
+        """Return what the store keeps besides body and items."""
         return {
             "request": self.request.model_dump(by_alias=True, exclude_unset=True),
             "seed": self.seed,
         }
 
     @classmethod
-    def read(cls, stored: StoredResponse, earlier: Sequence[Item]) -> "Job":
-        """The inverse of `stored`. earlier: is stored with the responses that it is of."""
+    def from_stored(cls, stored: StoredResponse, earlier: Sequence[Item]) -> "Job":
+        """Restore a job. earlier: comes from the rows of the previous responses."""
         request = ResponsesRequest.model_validate(stored.job["request"])
         seed = stored.job["seed"]
         return cls(stored.body, request, earlier, stored.inputs, seed, stored.fingerprint)

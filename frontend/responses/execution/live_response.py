@@ -1,4 +1,4 @@
-"""A response that this frontend runs, and those who follow its events."""
+"""Hold the events of a response that this frontend runs, for the store and for followers."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,14 +12,17 @@ from headrace.frontend.responses.store.rows import EventBatch
 
 
 class LiveResponse:
-    """base: how many of its events are stored already, from an earlier run, in so many batches;
-    they are made again, and dropped.
+    """A response that runs here: its events, what of them is stored, and what followers may see.
 
-    Followers of a background response see an event only when it is stored: should this frontend
-    die, what they have seen stays true. For others the connection dies with it.
+    base, batches: how many events an earlier run has stored, in how many batches; this run makes
+        those events again, and they are dropped.
+    is_stored: whether there is a row in the store.
+    lost: whether another frontend owns it now, or nobody (cancelled, deleted).
+    work: the task to cancel if it must stop.
+    changed: set when there is something to store.
 
-    is_stored: whether there is a row in the store. lost: it is not ours any more. work: what is to
-    be cancelled if it is not to go on. changed: set when there is something to store.
+    Followers of a background response see an event only once it is stored: should this frontend
+    die, what they have seen stays true. Other responses end with their connection.
     """
 
     def __init__(self, job: Job, journal: Journal, base: int = 0, batches: int = 0) -> None:
@@ -32,60 +35,64 @@ class LiveResponse:
         self.started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.changed: asyncio.Event | None = None
         self._base = base
-        self._made = 0
+        self._event_count = 0
         self._events: list[str] = []
         self._flushed = 0
         self._visible = 0
-        self._holds = bool(job.request.background)
+        self._is_hidden = bool(job.request.background)
         self._ended = False
         self._before_end: int | None = None
         self._entries: list[Entry] = []
         self._batches = batches
         self._tried: EventBatch | None = None
-        self._news = asyncio.Event()
+        self._advanced = asyncio.Event()
 
     @property
     def base(self) -> int:
+        """The number of the first event that this run keeps."""
         return self._base
 
-    def sink(self, event: str) -> None:
-        """Take an event."""
-        number, self._made = self._made, self._made + 1
+    def add_event(self, event: str) -> None:
+        """Append an event, or drop it if an earlier run has stored it."""
+        number, self._event_count = self._event_count, self._event_count + 1
         if number < self._base:
             return
         self._events.append(event)
-        if not self._holds:
+        if not self._is_hidden:
             self._visible = len(self._events)
-            self._tell()
+            self._notify()
         if self.changed is not None:
             self.changed.set()
         if self.has_begun and not self.started.done():
             self.started.set_result(None)
 
-    def hold(self) -> None:
-        """What comes now is the end; it is not to be seen before it is stored."""
-        self._holds = True
+    def hide_end(self) -> None:
+        """Hide the events that follow, which are the end, until they are stored."""
+        self._is_hidden = True
         self._before_end = len(self._events)
 
-    def fail(self, error: ApiError) -> None:
-        """Its end cannot be kept: forget what nobody has seen, and tell of that instead."""
+    def replace_end(self, error: ApiError) -> None:
+        """Replace the events that nobody has seen by an error event: the end cannot be stored."""
         del self._events[self._visible :]
         EventWriter(self._events.append, self._base + self._visible).error(error)
 
     # For the store
 
-    def batch(self) -> EventBatch:
-        """What is not stored yet, without the end. The same again until it is `stored`: whom the
-        store has failed cannot know whether it has it."""
+    def pending_batch(self) -> EventBatch:
+        """Return what is not stored yet, without the end.
+
+        Returns the same batch until `mark_stored`: after a failure of the store it is unknown
+        whether the batch was stored.
+        """
         if self._tried is not None:
             return self._tried
-        made = self._batch(self._flushed, self._before_end, 0, self._batches)
-        if made.events or made.journal:
-            self._tried = made
-        return made
+        batch = self._batch(self._flushed, self._before_end, 0, self._batches)
+        if batch.events or batch.journal:
+            self._tried = batch
+        return batch
 
-    def last_batches(self) -> tuple[EventBatch | None, EventBatch]:
-        """One that may be stored already, and all that comes after it, the end included."""
+    def final_batches(self) -> tuple[EventBatch | None, EventBatch]:
+        """Return a batch that may be stored already, and all that follows it, with the end."""
         tried = self._tried
         if tried is None:
             return None, self._batch(self._flushed, None, 0, self._batches)
@@ -93,55 +100,55 @@ class LiveResponse:
         return tried, self._batch(flushed, None, len(tried.journal), self._batches + 1)
 
     def _batch(self, start: int, end: int | None, entry: int, number: int) -> EventBatch:
-        if self.job.request.background:  # others are not gone on with
-            self._entries += self.journal.take()
+        if self.job.request.background:  # only these can be resumed
+            self._entries += self.journal.drain()
         first, events, entries = self._base + start, self._events[start:end], self._entries[entry:]
         return EventBatch(self.job.response_id, first, events, entries, number)
 
-    def stored(self, batch: EventBatch) -> None:
-        """The batch is in the store."""
+    def mark_stored(self, batch: EventBatch) -> None:
+        """Note that the store has a batch, and show its events."""
         self._flushed += len(batch.events)
         del self._entries[: len(batch.journal)]
         self._batches += 1
         self._tried = None
-        if self._holds:
+        if self._is_hidden:
             self._visible = max(self._visible, self._flushed)
         if self.changed is not None and (self._entries or len(self._events) > self._flushed):
-            self.changed.set()  # it has come while the batch was tried
-        self._tell()
+            self.changed.set()  # came while the batch was being stored
+        self._notify()
 
     def stop(self, *, lost: bool = False) -> None:
-        """It is not to go on. lost: here."""
+        """Cancel the work. lost: this frontend does not own the response any more."""
         self.lost |= lost
         if self.work is not None:
             self.work.cancel()
 
-    def end(self, *, lost: bool = False) -> None:
-        """There will be no more. lost: not from this frontend."""
+    def finish(self, *, lost: bool = False) -> None:
+        """End the stream of events. lost: only this frontend's part of it."""
         self.lost |= lost
         if not lost:
             self._visible = len(self._events)
         self._ended = True
-        self._tell()
+        self._notify()
         if not self.started.done():
             self.started.set_result(None)
 
     # For followers
 
     async def follow(self, first: int) -> AsyncIterator[list[str]]:
-        """The events from a number on, that must be at least `base`, as they come."""
-        place = first - self._base
+        """Yield events as they come, from number `first`, which must be at least `base`."""
+        index = first - self._base
         while True:
-            news = self._news
-            if place < self._visible:
-                events = self._events[place : self._visible]
-                place = self._visible
+            advanced = self._advanced
+            if index < self._visible:
+                events = self._events[index : self._visible]
+                index = self._visible
                 yield events
             elif self._ended:
                 return
             else:
-                await news.wait()
+                await advanced.wait()
 
-    def _tell(self) -> None:
-        news, self._news = self._news, asyncio.Event()
-        news.set()
+    def _notify(self) -> None:
+        advanced, self._advanced = self._advanced, asyncio.Event()
+        advanced.set()

@@ -1,4 +1,4 @@
-"""The stream of a response that was not streamed when it was made: from what it is now."""
+"""Make the events of a response that ran without a stream, from its finished body."""
 
 from typing import Any
 
@@ -10,24 +10,24 @@ from headrace.frontend.schemas.responses import Item
 
 
 def replay_events(body: ResponseBody) -> list[str]:
-    """The events of a finished response, each of its texts in one piece."""
-    told: list[str] = []
-    events = EventWriter(told.append)
-    begun = {**with_status(body, IN_PROGRESS), "usage": None, "incomplete_details": None}
-    events.lifecycle("created", begun)
-    events.lifecycle("in_progress", begun)
+    """Return the events of a finished response; each text comes in one delta."""
+    written: list[str] = []
+    events = EventWriter(written.append)
+    started = {**with_status(body, IN_PROGRESS), "usage": None, "incomplete_details": None}
+    events.lifecycle("created", started)
+    events.lifecycle("in_progress", started)
     ids = [item.get("call_id", "") for item in body["output"]]
     labels = {
         item["name"]: item["server_label"] for item in body["output"] if item["type"] == "mcp_call"
     }
     writer = OutputWriter(body["id"], events, labels, lambda index, _: ids[index])
     for index, item in enumerate(body["output"]):
-        _retell(writer, index, item)
+        _replay_item(writer, index, item)
     events.lifecycle(body["status"], body)
-    return told
+    return written
 
 
-def _retell(writer: OutputWriter, index: int, item: Item) -> None:
+def _replay_item(writer: OutputWriter, index: int, item: Item) -> None:
     match item["type"]:
         case "message":
             part: dict[str, Any] = item["content"][0]

@@ -1,4 +1,4 @@
-"""A response under way: turns of the model, and between them the tools that the server runs."""
+"""Run a response: turns of the model, with the tools that the server runs in between."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,13 +24,15 @@ from headrace.frontend.responses.output.response_body import (
     IN_PROGRESS,
     INCOMPLETE,
     ResponseBody,
+    ResponseStatus,
     ResponseUsage,
+    TurnUsage,
     with_status,
 )
-from headrace.frontend.responses.request.chat_request import chat_request, renamed
+from headrace.frontend.responses.request.chat_request import chat_request, rename_fields
 from headrace.frontend.responses.request.requested_tools import RequestedTools, chat_tools
 from headrace.frontend.responses.request.tool_choice import chat_tool_choice
-from headrace.frontend.responses.server_tools import Result, ServerTools
+from headrace.frontend.responses.server_tools import ServerTools, ToolResult
 from headrace.frontend.responses.store.journal import Journal, JournaledPool
 
 # Turns of the model in one response, whatever the request allows.
@@ -38,10 +40,11 @@ MAX_TURNS = 32
 
 
 class ResponseRun:
-    """One response. `prepare`, then `begin`, then `run`, then `tell` what has become of it.
+    """The run of one response; call `prepare`, `begin`, `run` and `emit_end` in this order.
 
-    sink: takes its events. journal: what an earlier run of it has left. patience_s: how long it
-    waits for a worker that takes it, or goes on with it.
+    journal: what an earlier run has recorded; empty for a new response.
+    sink: receives the events.
+    patience_s: how long to wait for a worker that accepts the request, or continues it.
     """
 
     def __init__(
@@ -56,8 +59,10 @@ class ResponseRun:
         self._pool = pool = JournaledPool(context.pool, journal, patience_s)
         self._model = context.model(job.request.model)
         self.cleanups: Cleanups = []
-        self.deadline: float | None = None  # of its HTTP request, if that waits for it
-        # What runs in the background is not interrupted: another frontend goes on with it.
+        self.deadline: float | None = (
+            None  # of the HTTP request that waits for the response, if any
+        )
+        # A background response is not interrupted by draining: another frontend resumes it.
         drain = Drain() if job.request.background else context.drain
         abortable = context.abortable.named(job.response_id)
         self._context = replace(context, pool=pool, drain=drain, abortable=abortable)
@@ -67,11 +72,11 @@ class ResponseRun:
         self._events = EventWriter(sink)
         self._usage = ResponseUsage()
         self._names = TokenNames(self._model.tokenizer, as_ids=False)
-        self._server_calls = 0
+        self._server_call_count = 0
         self._interruption: ApiError | None = None
 
     async def prepare(self) -> None:
-        """Everything up to the first token. ApiError if it cannot be run."""
+        """List the tools and start the first turn. Raises ApiError if the request cannot be run."""
         self._context, held = self._context.keep(self._model)
         abortable, scope = self._context.abortable, request_scope.current_or_none()
         self.cleanups += [
@@ -79,52 +84,52 @@ class ResponseRun:
             abortable.watch(scope, self._model.group.name, self._interrupt),
         ]
         self._tools = ServerTools(self._requested, self._journal)
-        await self._tools.ask()
+        await self._tools.list_all()
         choice = self._job.request.tool_choice
         offered = chat_tools(self._requested, self._tools.listed)
-        self._choice, self._offered = chat_tool_choice(choice, offered)
+        self._tool_choice, self._offered_tools = chat_tool_choice(choice, offered)
         self._writer = OutputWriter(
             self._job.response_id, self._events, self._tools.labels, self._call_id
         )
         self._chat = await self._start_turn()
 
     def _interrupt(self, error: ApiError) -> None:
-        """It is not to go on after the turn that it is in, which is interrupted by itself."""
+        """Stop the run after the current turn; the generation is interrupted by itself."""
         self._interruption = error
 
-    def _call_id(self, index: int, given: str) -> str:
-        return str(self._journal.value(f"call_id/{index}", given))
+    def _call_id(self, index: int, proposed: str) -> str:
+        return str(self._journal.get_or_record(f"call_id/{index}", proposed))
 
     def begin(self) -> None:
-        """Tell that it has begun."""
+        """Emit the events that begin the response."""
         body = self._job.body
         self._events.lifecycle("created", body)
         if self._job.request.background:
             self._events.lifecycle("queued", body)
         self._events.lifecycle("in_progress", with_status(body, IN_PROGRESS))
         for label, specs in self._tools.listed.items():
-            shown = [
+            tools = [
                 {"name": name, "description": description, "input_schema": schema}
                 for name, description, schema in specs
             ]
-            self._writer.list_tools(label, shown)
+            self._writer.list_tools(label, tools)
 
     async def run(self) -> ResponseBody:
-        """The finished response. Raises what the generation does."""
+        """Return the finished response. Raises the generation's errors."""
         for turn in range(MAX_TURNS):
             if turn:
                 self._chat = await self._start_turn()
-            reason = await self._take_turn()
-            calls = self._writer.end_turn(is_cut=reason == "length")
+            reason = await self._run_turn()
+            calls = self._writer.end_turn(is_truncated=reason == "length")
             if reason == "length":
-                return self._ended(INCOMPLETE)
+                return self._end_body(INCOMPLETE)
             for call in calls:
                 await self._run_tool(call)
-            if not calls or self._writer.asks_client:
+            if not calls or self._writer.has_client_calls:
                 break
-            if self._left() == 0:
-                return self._ended(INCOMPLETE)
-        return self._ended(COMPLETED)
+            if self._tokens_left() == 0:
+                return self._end_body(INCOMPLETE)
+        return self._end_body(COMPLETED)
 
     # Turns
 
@@ -133,14 +138,14 @@ class ResponseRun:
             raise self._interruption
         self._pool.turn = len(self._usage.turns)
         if not self._usage.turns:
-            return await self._start_chat(self._left())
+            return await self._start_chat(self._tokens_left())
         try:
-            return await self._start_chat(self._left())
+            return await self._start_chat(self._tokens_left())
         except BadRequest as error:
-            # What is left of the response's tokens may be more than what is left of the context;
-            # and a model that is free to call tools may need what one that has to does not.
+            # max_output_tokens may leave more tokens than the context does; and tool_choice "auto"
+            # may need a tool parser, which a required call does not.
             if error.param == "tool_choice":
-                self._choice = "none"
+                self._tool_choice = "none"
             elif error.param != "max_output_tokens":
                 raise
             return await self._start_chat(None)
@@ -151,8 +156,8 @@ class ResponseRun:
             chat_request,
             self._job.request,
             items,
-            tools=self._offered,
-            tool_choice=self._tool_choice(),
+            tools=self._offered_tools,
+            tool_choice=self._turn_tool_choice(),
             max_tokens=max_tokens,
             seed=self._job.seed,
             max_model_len=self._model.tokenizer.info.max_model_len,
@@ -163,22 +168,24 @@ class ResponseRun:
                 self._context, request, cleanups=self.cleanups, deadline=self.deadline
             )
         except ApiError as error:
-            raise renamed(error) from error
+            raise rename_fields(error) from error
 
-    def _tool_choice(self) -> Any:
-        """A call that was required has been made by the end of the first turn."""
+    def _turn_tool_choice(self) -> Any:
+        """Return the tool choice of the next turn; a required call was made in the first turn."""
         limit = self._job.request.max_tool_calls
-        if limit is not None and self._server_calls >= limit and self._tools.labels:
+        if limit is not None and self._server_call_count >= limit and self._tools.labels:
             return "none"
-        return self._choice if not self._usage.turns or self._choice == "none" else "auto"
+        if self._usage.turns and self._tool_choice != "none":
+            return "auto"
+        return self._tool_choice
 
-    def _left(self) -> int | None:
-        """Output tokens that the request still allows."""
+    def _tokens_left(self) -> int | None:
+        """Return how many output tokens the request still allows; None if it has no limit."""
         limit = self._job.request.max_output_tokens
         return None if limit is None else max(0, limit - self._usage.output_tokens)
 
-    async def _take_turn(self) -> str:
-        """Write what the model says in one turn; returns why it has ended."""
+    async def _run_turn(self) -> str:
+        """Write the output of one turn; return its finish reason."""
         reason = None
         async for _, delta in self._chat.deltas():
             self._writer.add(delta.part, self._logprobs(delta))
@@ -187,7 +194,7 @@ class ResponseRun:
         tokens = len(self._chat.prompt.token_ids)
         reasoning = self._chat.reasoning_tokens(choice)
         self._usage.turns.append(
-            (tokens, choice.cached_tokens, choice.completion_tokens, reasoning)
+            TurnUsage(tokens, choice.cached_tokens, choice.completion_tokens, reasoning)
         )
         return reason or ""
 
@@ -199,34 +206,34 @@ class ResponseRun:
     # Tools
 
     async def _run_tool(self, call: ServerToolCall) -> None:
-        self._server_calls += 1
+        self._server_call_count += 1
         limit = self._job.request.max_tool_calls
-        if limit is not None and self._server_calls > limit:
-            result: Result = (None, f"not run: only {limit} calls of tools are allowed")
+        if limit is not None and self._server_call_count > limit:
+            result: ToolResult = (None, f"not run: only {limit} calls of tools are allowed")
         else:
             result = await self._tools.call(call)
         self._writer.end_server_call(call.index, *result)
 
-    # The end
+    # End
 
-    def _ended(self, status: str, error: ApiError | None = None) -> ResponseBody:
+    def _end_body(self, status: ResponseStatus, error: ApiError | None = None) -> ResponseBody:
         return with_status(self._job.body, status, self._writer.output, self._usage, error)
 
     def failed(self, error: ApiError) -> ResponseBody:
-        """It cannot go on."""
+        """Close the open items and return the failed response."""
         self._writer.abandon()
-        return self._ended(FAILED, error)
+        return self._end_body(FAILED, error)
 
     def cancelled(self) -> ResponseBody:
-        """It is not to go on."""
+        """Close the open items and return the cancelled response."""
         self._writer.abandon()
-        return self._ended(CANCELLED)
+        return self._end_body(CANCELLED)
 
-    def tell(self, body: ResponseBody) -> None:
-        """The last event: how it has ended."""
+    def emit_end(self, body: ResponseBody) -> None:
+        """Emit the terminal event."""
         self._events.lifecycle(body["status"], body)
 
     def close(self) -> None:
-        """Free what it holds in the pool; harmless when it has ended."""
+        """Release what it holds in the pool; does nothing if it has ended."""
         for cleanup in self.cleanups:
             cleanup()

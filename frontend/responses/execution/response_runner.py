@@ -1,4 +1,4 @@
-"""Runs the responses that are streamed or in the background, and stores what comes of them."""
+"""Run streamed and background responses, and store their events and results."""
 
 import asyncio
 import contextlib
@@ -17,17 +17,20 @@ from headrace.frontend.responses.store.database import StoreUnavailable
 from headrace.frontend.responses.store.ownership import ResponseOwnership
 from headrace.frontend.responses.store.response_store import ResponseStore
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("headrace.frontend.responses")
 
 MAX_BACKGROUND = 1000
-STORE_TRIES = 5
-# How long a background response waits for a worker that takes it.
-PATIENCE_S = 600.0
+STORE_ATTEMPTS = 5
+# How long a background response waits for a worker that accepts it.
+BACKGROUND_PATIENCE_S = 600.0
 
 
 class ResponseRunner:
-    """Of one frontend. owner: what it is called in the store. changed: set when there is something
-    to be stored, by `flush`."""
+    """Runs the responses of one frontend.
+
+    owner: its name in the store.
+    changed: set when `flush` has something to store.
+    """
 
     def __init__(
         self, context: Context, store: ResponseStore, ownership: ResponseOwnership
@@ -38,58 +41,62 @@ class ResponseRunner:
         self._store = store
         self._ownership = ownership
         self._live: dict[str, LiveResponse] = {}
-        self._drives: set[asyncio.Task[None]] = set()
+        self._run_tasks: set[asyncio.Task[None]] = set()
         self._lock = asyncio.Lock()
         self._stopping = False
 
     @property
     def running(self) -> set[str]:
-        """The stored responses that run here."""
+        """The ids of the stored responses that run here."""
         return set(self._live)
 
     async def stop(self) -> None:
-        """What runs is left to others."""
+        """Stop all runs and release them to other frontends."""
         self._stopping = True
         for live in list(self._live.values()):
             live.stop()
-        await asyncio.gather(*self._drives, return_exceptions=True)
+        await asyncio.gather(*self._run_tasks, return_exceptions=True)
         if self._live:
             with contextlib.suppress(StoreUnavailable):
                 await self.flush()
                 await self._ownership.release(self.owner)
 
     def live(self, response_id: str) -> LiveResponse | None:
+        """Return a stored response that runs here; None if it does not."""
         return self._live.get(response_id)
 
-    def drop(self, response_id: str) -> None:
-        """A response is not ours any more, if it was."""
+    def lose(self, response_id: str) -> None:
+        """Stop running a response that this frontend does not own any more, if it runs here."""
         live = self._live.get(response_id)
         if live is not None:
             live.stop(lost=True)
 
-    # Begin
+    # Start
 
     def new_run(self, live: LiveResponse, tools: RequestedTools) -> ResponseRun:
-        patience_s = PATIENCE_S if live.job.request.background else 0.0
+        """Return a run whose events go to the live response."""
+        patience_s = BACKGROUND_PATIENCE_S if live.job.request.background else 0.0
         return ResponseRun(
-            self._context, live.job, tools, live.journal, live.sink, patience_s=patience_s
+            self._context, live.job, tools, live.journal, live.add_event, patience_s=patience_s
         )
 
     async def start_stream(self, live: LiveResponse, run: ResponseRun) -> None:
-        """Run a response for the HTTP request that is being answered, and that it ends with.
-        Waits for the first output; raises what keeps it from coming."""
+        """Run a response for the current HTTP request; it ends when that does.
+
+        Waits for the first output and raises the error that prevents it.
+        """
         cleanups = request_scope.current().cleanups
         cleanups.append(run.close)
         await run.prepare()
         if live.job.request.is_stored:
             await self._register(live)
-        self._drive_soon(live, run)
+        self._spawn(live, run)
         cleanups.append(live.stop)
         await live.started
 
     async def start_background(self, live: LiveResponse, run: ResponseRun) -> None:
-        """Run a response that outlives the HTTP request."""
-        running = sum(bool(each.job.request.background) for each in self._live.values())
+        """Run a response that outlives the current HTTP request."""
+        running = sum(bool(other.job.request.background) for other in self._live.values())
         if running >= MAX_BACKGROUND:
             raise TooBusy(f"{running} background responses are running; try again later.")
         try:
@@ -98,34 +105,34 @@ class ResponseRunner:
         except BaseException:
             run.close()
             raise
-        self._drive_soon(live, run)
+        self._spawn(live, run)
 
     async def _register(self, live: LiveResponse) -> None:
         await self._store.create(live.job, self.owner)
-        self._keep(live)
+        self._track(live)
 
-    def go_on(self, live: LiveResponse, run: ResponseRun) -> None:
-        """Run a response that is stored, and this frontend's."""
-        self._keep(live)
-        self._drive_soon(live, run)
+    def resume(self, live: LiveResponse, run: ResponseRun) -> None:
+        """Run a response that is stored already and that this frontend owns now."""
+        self._track(live)
+        self._spawn(live, run)
 
-    def _keep(self, live: LiveResponse) -> None:
+    def _track(self, live: LiveResponse) -> None:
         live.is_stored = True
         live.changed = self.changed
         self._live[live.job.response_id] = live
 
-    def _drive_soon(self, live: LiveResponse, run: ResponseRun) -> None:
-        live.work = asyncio.create_task(_work(live, run))
-        drive = asyncio.create_task(self._drive(live, run, live.work))
-        self._drives.add(drive)
-        drive.add_done_callback(self._drives.discard)
+    def _spawn(self, live: LiveResponse, run: ResponseRun) -> None:
+        live.work = asyncio.create_task(_begin_and_run(live, run))
+        task = asyncio.create_task(self._run_to_end(live, run, live.work))
+        self._run_tasks.add(task)
+        task.add_done_callback(self._run_tasks.discard)
 
     # Run
 
-    async def _drive(
+    async def _run_to_end(
         self, live: LiveResponse, run: ResponseRun, work: asyncio.Task[ResponseBody]
     ) -> None:
-        """See a response to its end."""
+        """Wait for the work of a response, store its end and clean up."""
         in_background = bool(live.job.request.background)
         if in_background:
             self._context.metrics.enter()
@@ -133,12 +140,12 @@ class ResponseRunner:
             body = await self._outcome(live, run, work)
             if body is not None:
                 await self._end(live, run, body)
-        except Exception as error:  # such as events that cannot be written
-            log.error("a response cannot be told of", exc_info=error)
-            await self._end_untold(live)
+        except Exception as error:  # such as an event that cannot be serialized
+            log.error("cannot end a response", exc_info=error)
+            await self._end_without_event(live)
         finally:
             run.close()
-            live.end(lost=live.lost or self._stopping)
+            live.finish(lost=live.lost or self._stopping)
             if not self._stopping:
                 self._live.pop(live.job.response_id, None)
             if in_background:
@@ -147,66 +154,66 @@ class ResponseRunner:
     async def _outcome(
         self, live: LiveResponse, run: ResponseRun, work: asyncio.Task[ResponseBody]
     ) -> ResponseBody | None:
-        """How a response has ended; None if that is not ours to say."""
+        """Return the ended response; None if this frontend must not record an end."""
         try:
             return await work
         except asyncio.CancelledError:
             return None if live.lost or self._stopping else run.cancelled()
         except Exception as error:
-            told = api_error(error)
+            shown = api_error(error)
             if live.job.request.background or live.started.done():
-                return run.failed(told)
-            await self._forget(live)
-            live.started.set_exception(told)
-            live.started.exception()  # it may be that nobody waits any more
+                return run.failed(shown)
+            await self._delete(live)
+            live.started.set_exception(shown)
+            live.started.exception()  # marks it as retrieved: its waiter may be gone
             return None
 
-    async def _forget(self, live: LiveResponse) -> None:
-        """Nobody has been told of this response."""
+    async def _delete(self, live: LiveResponse) -> None:
+        """Delete a response of which the client has seen nothing."""
         if live.is_stored:
             with contextlib.suppress(StoreUnavailable):
                 await self._store.delete(live.job.response_id)
 
     async def _end(self, live: LiveResponse, run: ResponseRun, body: ResponseBody) -> None:
-        """Store the end, and only then tell of it: who knows of it may ask any frontend."""
+        """Store the end, then show it: a client that has seen it may ask any frontend."""
         if not live.is_stored:
-            run.tell(body)
+            run.emit_end(body)
             return
-        live.hold()
-        run.tell(body)
-        for attempt in range(STORE_TRIES):
+        live.hide_end()
+        run.emit_end(body)
+        for attempt in range(STORE_ATTEMPTS):
             try:
                 await self._finish(live, body)
                 return
             except StoreUnavailable as error:
-                if attempt < STORE_TRIES - 1:
+                if attempt < STORE_ATTEMPTS - 1:
                     await asyncio.sleep(2.0**attempt / 4)
                 elif live.job.request.background:
-                    live.lost = True  # it is gone on with when the store is back
+                    live.lost = True  # resumed by some frontend when the store is back
                 else:
-                    live.fail(error)
+                    live.replace_end(error)
 
     async def _finish(self, live: LiveResponse, body: ResponseBody) -> None:
         async with self._lock:
-            before, last = live.last_batches()
+            before, last = live.final_batches()
             if not await self._ownership.finish(self.owner, last, body, before):
                 live.lost = True
                 return
             for batch in (before, last):
                 if batch is not None:
-                    live.stored(batch)
+                    live.mark_stored(batch)
 
-    async def _end_untold(self, live: LiveResponse) -> None:
-        """Its row at least is to say that it has failed, or others would begin it again."""
+    async def _end_without_event(self, live: LiveResponse) -> None:
+        """Store that a response has failed, or other frontends would run it again."""
         if live.is_stored:
             body = with_status(live.job.body, FAILED, error=InternalError(FAILURE))
             with contextlib.suppress(StoreUnavailable):
-                await self._ownership.finish(self.owner, live.batch(), body)
+                await self._ownership.finish(self.owner, live.pending_batch(), body)
 
     async def flush(self) -> None:
         """Store what has been added to all responses."""
         async with self._lock:
-            batches = {id_: live.batch() for id_, live in self._live.items()}
+            batches = {id_: live.pending_batch() for id_, live in self._live.items()}
             added = [batch for batch in batches.values() if batch.events or batch.journal]
             if not added:
                 return
@@ -214,12 +221,12 @@ class ResponseRunner:
             for batch in added:
                 live = self._live.get(batch.response_id)
                 if live is not None and batch.response_id not in lost:
-                    live.stored(batch)
+                    live.mark_stored(batch)
         for response_id in lost:
-            self.drop(response_id)
+            self.lose(response_id)
 
 
-async def _work(live: LiveResponse, run: ResponseRun) -> ResponseBody:
+async def _begin_and_run(live: LiveResponse, run: ResponseRun) -> ResponseBody:
     run.begin()
     live.has_begun = True
     return await run.run()

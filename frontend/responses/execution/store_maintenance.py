@@ -1,8 +1,8 @@
-"""Keeps the store up to date: what runs here, what others have left, what is to go.
+"""Maintain the store: flush running responses, send heartbeats, take over, prune.
 
-While a response runs, its owner stores what has been added every few milliseconds and says once a
-second that it lives. Who has not said so for a while has died: its background responses are gone on
-with by whoever finds them first.
+While a response runs, its owner stores what has been added every few milliseconds and renews a
+heartbeat once a second. An owner without a heartbeat for a while has died: the first frontend that
+finds its background responses resumes them.
 """
 
 import asyncio
@@ -31,23 +31,23 @@ from headrace.frontend.responses.store.rows import EventBatch, StoredResponse
 from headrace.frontend.responses.tools.interface import ToolServer
 from headrace.frontend.schemas.responses import Item
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("headrace.frontend.responses")
 
 FLUSH_S = 0.05
-BEAT_S = 1.0
-# So long without a sign of life is death.
+HEARTBEAT_S = 1.0
+# An owner without a heartbeat for this long has died.
 STALE_S = 5.0
-# So long after that, nobody is left who could go on: its model is not served any more.
+# After this long no frontend is left that could resume: the model is not served any more.
 ABANDONED_S = 600.0
 PRUNE_S = 30.0
-# Frontends that may die of a response before it is given up.
+# Runs of a response whose frontends may die before it is given up.
 MAX_ATTEMPTS = 4
 
 INTERRUPTED = "The frontend that ran this response has ended."
 
 
 class StoreMaintenance:
-    """Of one frontend."""
+    """The periodic tasks of one frontend on the store."""
 
     def __init__(
         self,
@@ -64,24 +64,26 @@ class StoreMaintenance:
         self._servers = servers
         self._tasks: list[asyncio.Task[None]] = []
         self._fingerprints = fingerprints(context)
-        # What is being begun again, by the response's id.
-        self._taken: dict[str, asyncio.Task[None]] = {}
+        # Responses being resumed, by id.
+        self._resuming: dict[str, asyncio.Task[None]] = {}
 
     def start(self) -> None:
+        """Start the tasks; the process ends if one fails."""
         self._tasks = [
-            create_vital_task(self._flush()),
-            create_vital_task(self._tend()),
-            create_vital_task(self._prune()),
+            create_vital_task(self._flush_loop()),
+            create_vital_task(self._heartbeat_loop()),
+            create_vital_task(self._prune_loop()),
         ]
 
     async def stop(self) -> None:
-        tasks = [*self._tasks, *self._taken.values()]
+        """Stop the tasks and leave running responses to other frontends."""
+        tasks = [*self._tasks, *self._resuming.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._runner.stop()
 
-    async def _flush(self) -> None:
+    async def _flush_loop(self) -> None:
         while True:
             await self._runner.changed.wait()
             self._runner.changed.clear()
@@ -89,49 +91,49 @@ class StoreMaintenance:
                 await self._runner.flush()
             except StoreUnavailable:
                 self._runner.changed.set()
-                await asyncio.sleep(BEAT_S)
+                await asyncio.sleep(HEARTBEAT_S)
             await asyncio.sleep(FLUSH_S)
 
-    async def _tend(self) -> None:
-        """Say that this frontend lives, and look for those that do not."""
-        patient_until = 0.0
+    async def _heartbeat_loop(self) -> None:
+        """Renew the heartbeats of what runs here, and take over what dead frontends ran."""
+        takeovers_from = 0.0
         while True:
-            await asyncio.sleep(BEAT_S * random.uniform(0.8, 1.2))
+            await asyncio.sleep(HEARTBEAT_S * random.uniform(0.8, 1.2))
             try:
-                await self._beat()
-                if time.monotonic() >= patient_until:
+                await self._renew_heartbeats()
+                if time.monotonic() >= takeovers_from:
                     await self._take_over()
             except StoreUnavailable:  # it has been logged
-                # Nobody could say that they live: they are to have the time for it.
-                patient_until = time.monotonic() + STALE_S
+                # No frontend could renew its heartbeats: allow the time for it.
+                takeovers_from = time.monotonic() + STALE_S
 
     async def _take_over(self) -> None:
         taken = await self._ownership.take_over(
             self._runner.owner, STALE_S, self._fingerprints, ABANDONED_S
         )
         for stored in taken:
-            self._taken[stored.body["id"]] = asyncio.create_task(self._go_on(stored))
+            self._resuming[stored.body["id"]] = asyncio.create_task(self._resume_or_fail(stored))
 
-    async def _beat(self) -> None:
-        running = self._runner.running | set(self._taken)
+    async def _renew_heartbeats(self) -> None:
+        running = self._runner.running | set(self._resuming)
         if not running:
             return
         for response_id in running - await self._ownership.renew_heartbeats(
             self._runner.owner, running
         ):
-            self._runner.drop(response_id)
-            if (task := self._taken.get(response_id)) is not None:
+            self._runner.lose(response_id)
+            if (task := self._resuming.get(response_id)) is not None:
                 task.cancel()
 
-    async def _prune(self) -> None:
+    async def _prune_loop(self) -> None:
         while True:
             await asyncio.sleep(PRUNE_S * random.uniform(0.5, 1.5))
             with contextlib.suppress(StoreUnavailable):
                 await self._store.prune()
 
-    # Go on with what others have left
+    # Takeover
 
-    async def _go_on(self, stored: StoredResponse) -> None:
+    async def _resume_or_fail(self, stored: StoredResponse) -> None:
         response_id = stored.body["id"]
         try:
             if not stored.background:
@@ -140,22 +142,22 @@ class StoreMaintenance:
                 raise InternalError("The model that ran this response is not served any more.")
             if stored.attempts > MAX_ATTEMPTS:
                 raise InternalError("The frontends that ran this response have ended.")
-            log.warning("going on with %s, which its frontend has left", response_id)
+            log.warning("resuming response %s, whose frontend has ended", response_id)
             await self._resume(stored)
         except StoreUnavailable:
-            return  # it will be stale again
+            return  # its heartbeat will be stale again
         except Exception as error:
             with contextlib.suppress(StoreUnavailable):
-                await self._give_up(stored, api_error(error))
+                await self._fail(stored, api_error(error))
         finally:
-            self._taken.pop(response_id, None)
+            self._resuming.pop(response_id, None)
 
     async def _resume(self, stored: StoredResponse) -> None:
-        """Run it again from its journal. ApiError if that cannot be."""
+        """Run a response again from its journal. Raises ApiError if that is impossible."""
         earlier: Sequence[Item] = ()
         if stored.previous_id is not None:
             earlier = await self._store.conversation(stored.previous_id)
-        job = Job.read(stored, earlier)
+        job = Job.from_stored(stored, earlier)
         entries, events, batches = await self._ownership.journal(job.response_id)
         live = LiveResponse(job, Journal(entries), base=events, batches=batches)
         run = self._runner.new_run(live, read_tools(job.request, self._servers))
@@ -164,16 +166,16 @@ class StoreMaintenance:
         except BaseException:
             run.close()
             raise
-        self._runner.go_on(live, run)
+        self._runner.resume(live, run)
 
-    async def _give_up(self, stored: StoredResponse, error: ApiError) -> None:
+    async def _fail(self, stored: StoredResponse, error: ApiError) -> None:
+        """Store that a response has failed."""
         body = with_status(stored.body, FAILED, error=error)
         _, first, _ = await self._ownership.journal(body["id"])
-        told: list[str] = []
+        events: list[str] = []
         try:
-            EventWriter(told.append, first).lifecycle(FAILED, body)
-        except ValueError as untold:  # then it ends without a word, but it ends
-            log.error("the end of a response cannot be told of", exc_info=untold)
-        await self._ownership.finish(
-            self._runner.owner, EventBatch(body["id"], first, told, ()), body
-        )
+            EventWriter(events.append, first).lifecycle(FAILED, body)
+        except ValueError as invalid:  # the response must end all the same
+            log.error("cannot write the terminal event of a response", exc_info=invalid)
+        batch = EventBatch(body["id"], first, events, ())
+        await self._ownership.finish(self._runner.owner, batch, body)

@@ -1,1 +1,1 @@
-"""The response object, its items and its events."""
+"""Build the response object, its items and its events."""

@@ -1,4 +1,4 @@
-"""Events of a response's stream: numbered, and written as server-sent events."""
+"""Write the events of a response's stream: numbered, as server-sent events."""
 
 import functools
 from collections.abc import Callable
@@ -20,22 +20,23 @@ from headrace.frontend.openai_api.common import encode_json
 
 EventSink = Callable[[str], None]
 
-LIFECYCLE: dict[str, type[BaseModel]] = {
+LIFECYCLE_EVENTS: dict[str, type[BaseModel]] = {
     "created": ResponseCreatedEvent,
     "queued": ResponseQueuedEvent,
     "in_progress": ResponseInProgressEvent,
     "completed": ResponseCompletedEvent,
     "incomplete": ResponseIncompleteEvent,
     "failed": ResponseFailedEvent,
-    # There is no event of its own for this; the response in it says what it is.
+    # The API has no event for this; the response in the event has the status.
     "cancelled": ResponseIncompleteEvent,
 }
 
 
 class EventWriter:
-    """sink: takes each event as text. None: nobody wants them, and none is made.
+    """Numbers events and passes them to a sink as text.
 
-    first: the number of the first one.
+    sink: None to make no events.
+    first: the sequence number of the first event.
     """
 
     def __init__(self, sink: EventSink | None, first: int = 0) -> None:
@@ -43,27 +44,27 @@ class EventWriter:
         self._number = first
 
     def emit(self, event: type[BaseModel], **fields: Any) -> None:
-        """Write the next event; its type and its number are filled in."""
+        """Write the next event; its type and its sequence number are filled in."""
         if self._sink is None:
             return
-        made = event(type=event_name(event), sequence_number=self._number, **fields)
+        filled = event(type=event_name(event), sequence_number=self._number, **fields)
         self._number += 1
-        data = made.model_dump(mode="json", by_alias=True, exclude_unset=True)
-        if "response" in data:  # the type's float; strict clients read it as an integer
+        data = filled.model_dump(mode="json", by_alias=True, exclude_unset=True)
+        if "response" in data:  # a float in the type, but strict clients expect an integer
             data["response"]["created_at"] = int(data["response"]["created_at"])
         self._sink(f"event: {event_name(event)}\ndata: {encode_json(data)}\n\n")
 
     def lifecycle(self, status: str, body: dict[str, Any]) -> None:
-        """The event that tells of a response's status. body: the response."""
-        self.emit(LIFECYCLE[status], response=body)
+        """Write the event of a response's status. body: the response."""
+        self.emit(LIFECYCLE_EVENTS[status], response=body)
 
     def error(self, error: ApiError) -> None:
-        """A last event that is no response's."""
+        """Write an error event, which ends the stream without a response."""
         fields = {"message": error.message, "param": error.param}
         self.emit(ResponseErrorEvent, code="server_error", **fields)
 
 
 @functools.cache
 def event_name(event: type[BaseModel]) -> str:
-    """The one value of the event's field `type`."""
+    """Return the only value of the event's field `type`."""
     return str(get_args(event.model_fields["type"].annotation)[0])

@@ -1,7 +1,7 @@
-"""Ids of responses and of their items.
+"""Make the ids of responses and of their items.
 
-An item's id holds its response's, so that a reference to it tells where it is stored, and is a
-function of its place, so that a response which is run again gives its items the same ids.
+An item's id holds the id of its response, so that a reference shows where the item is stored, and
+depends only on its index, so that a response that is run again gives its items the same ids.
 """
 
 import re
@@ -21,25 +21,26 @@ PREFIXES = {
 
 
 def new_response_id() -> str:
-    """Unguessable: whoever knows it may read the response."""
+    """Return a new id; it is unguessable, as anyone who knows it may read the response."""
     return f"resp_{secrets.token_hex(16)}"
 
 
 def is_response_id(text: str) -> bool:
+    """Return whether a text has the form of a response id."""
     return _RESPONSE.fullmatch(text) is not None
 
 
 def output_id(response_id: str, kind: str, index: int) -> str:
-    """Of the item at a place of the response's output."""
+    """Return the id of an output item. kind: its type. index: in the output."""
     return f"{PREFIXES[kind]}_{response_id.removeprefix('resp_')}{index:04x}"
 
 
 def input_id(response_id: str, kind: str, index: int) -> str:
-    """Of the item at a place of the request's input, if the client has not named it."""
+    """Return the id of an input item without one. kind: its type. index: in the input."""
     return f"{PREFIXES[kind]}_{response_id.removeprefix('resp_')}i{index:04x}"
 
 
 def response_id_of(item_id: str) -> str | None:
-    """The id of the response that an item belongs to; None if it is not one of our ids."""
+    """Return the id of the response that an item belongs to; None if the id is not ours."""
     match = _ITEM.fullmatch(item_id)
     return None if match is None else f"resp_{match[1]}"

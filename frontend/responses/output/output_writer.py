@@ -1,5 +1,4 @@
-"""What a model says, as it comes, to the items of a response's output and the events that tell of
-them."""
+"""Turn the parts of messages into the items of a response's output and their events."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,15 +21,19 @@ from openai.types.responses import (
 from headrace.frontend.chat.message import MessagePart, ToolCallPart
 from headrace.frontend.responses.output.event_writer import EventWriter
 from headrace.frontend.responses.output.ids import output_id
-from headrace.frontend.responses.output.text_items import TEXT_ITEMS, TextItem
+from headrace.frontend.responses.output.text_items import (
+    TEXT_ITEMS,
+    ItemStatus,
+    Logprobs,
+    TextItem,
+    TextItemType,
+)
 from headrace.frontend.schemas.responses import Item
-
-Logprobs = Sequence[dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class ServerToolCall:
-    """A call of a tool that the server runs. index: of its item in the output."""
+    """A call of a tool that the server runs. index: of the item in the output."""
 
     index: int
     name: str
@@ -38,11 +41,11 @@ class ServerToolCall:
 
 
 class OutputWriter:
-    """asks_client: whether the last turn has calls that the client is to run.
+    """Writes the output of a response.
 
-    labels: for tools that the server runs, the label of their server by the tool's name.
-
-    call_id: gives a function call its id; is told the item's index and what the parser calls it.
+    has_client_calls: whether the last turn has calls that the client must run.
+    labels: of tools that the server runs, the label of their tool server by tool name.
+    call_id: returns the id of a function call, given the item's index and the parser's id.
     """
 
     def __init__(
@@ -53,99 +56,99 @@ class OutputWriter:
         call_id: Callable[[int, str], str],
     ) -> None:
         self.output: list[Item] = []
-        self.asks_client = False
+        self.has_client_calls = False
         self._response_id = response_id
         self._events = events
         self._labels = labels
         self._call_id = call_id
-        self._text: TextItem | None = None
-        self._call: int | None = None  # index of the item whose arguments come
+        self._open_text: TextItem | None = None
+        self._open_call: int | None = None  # index of the item whose arguments come
         self._arguments: list[str] = []
         self._logprobs: list[dict[str, Any]] = []
-        self._to_run: list[ServerToolCall] = []
+        self._pending_calls: list[ServerToolCall] = []
         self._turn_start = 0
 
-    # What a model says
+    # Messages
 
     def add(self, part: MessagePart, logprobs: Logprobs = ()) -> None:
-        """A part of a message. logprobs: of the tokens that it comes from."""
+        """Add a part of a message. logprobs: of its tokens."""
         self._logprobs += logprobs
         if part.reasoning:
-            self._say("reasoning", part.reasoning)
+            self._add_text("reasoning", part.reasoning)
         if part.content:
-            self._say("message", part.content)
+            self._add_text("message", part.content)
         for call in part.tool_calls:
             self._add_call(call)
 
-    def end_turn(self, is_cut: bool) -> list[ServerToolCall]:
-        """The model has ended, or was cut off. Returns the calls that the server is to run."""
-        if len(self.output) == self._turn_start:  # it has said nothing: that is its message
-            self._text = self._begin("message")
-        self._close("incomplete" if is_cut else "completed")
-        said = self.output[self._turn_start :]
-        self.asks_client = any(item["type"] == "function_call" for item in said)
+    def end_turn(self, is_truncated: bool) -> list[ServerToolCall]:
+        """End a turn of the model and return the calls that the server must run."""
+        if len(self.output) == self._turn_start:  # no output: the turn is an empty message
+            self._open_text = self._begin("message")
+        self._close("incomplete" if is_truncated else "completed")
+        items = self.output[self._turn_start :]
+        self.has_client_calls = any(item["type"] == "function_call" for item in items)
         self._turn_start = len(self.output)
-        to_run, self._to_run = self._to_run, []
-        return to_run
+        calls, self._pending_calls = self._pending_calls, []
+        return calls
 
     def abandon(self) -> None:
-        """There will be no more: what is open stays incomplete."""
+        """End the output early; open items become incomplete."""
         self._close("incomplete")
         for index, item in enumerate(self.output):
             if item.get("status") == "calling":
                 item["status"] = "incomplete"
                 self._done(index)
 
-    def _say(self, kind: str, text: str) -> None:
+    def _add_text(self, kind: TextItemType, text: str) -> None:
         logprobs, self._logprobs = self._logprobs, []
-        if self._text is None or self._text.kind != kind:
+        if self._open_text is None or self._open_text.kind != kind:
             self._close()
-            self._text = self._begin(kind)
-        self._text.add(text, logprobs)
+            self._open_text = self._begin(kind)
+        self._open_text.add(text, logprobs)
 
-    def _begin(self, kind: str) -> TextItem:
+    def _begin(self, kind: TextItemType) -> TextItem:
         index = len(self.output)
         item_id = output_id(self._response_id, kind, index)
-        opened = TEXT_ITEMS[kind](item_id, index, self._events)
-        self.output.append(opened.item("in_progress"))
-        return opened
+        text_item = TEXT_ITEMS[kind](item_id, index, self._events)
+        self.output.append(text_item.item("in_progress"))
+        return text_item
 
-    def _close(self, status: str = "completed") -> None:
-        """End the item that is being written, if there is one."""
-        if self._text is not None:
-            self._text.close(status, self._logprobs)
-            self.output[self._text.index] = self._text.item(status)
-            self._text = None
-        if self._call is not None:
-            self._end_call(self._call, status)
+    def _close(self, status: ItemStatus = "completed") -> None:
+        """Close the open item, if there is one."""
+        if self._open_text is not None:
+            self._open_text.close(status, self._logprobs)
+            self.output[self._open_text.index] = self._open_text.item(status)
+            self._open_text = None
+        if self._open_call is not None:
+            self._end_call(self._open_call, status)
         self._logprobs = []
 
     # Calls
 
     def _add_call(self, part: ToolCallPart) -> None:
         if part.name is not None:
-            self._logprobs = []  # no item of this kind has any
+            self._logprobs = []  # calls have no logprobs
             self._close()
             self._begin_call(part.name, part.call_id or "")
-        if self._call is not None and part.arguments:
+        if self._open_call is not None and part.arguments:
             self._arguments.append(part.arguments)
-            delta, _ = _ARGUMENT_EVENTS[self.output[self._call]["type"]]
-            self._events.emit(delta, delta=part.arguments, **self._place(self._call))
+            delta, _ = _ARGUMENT_EVENTS[self.output[self._open_call]["type"]]
+            self._events.emit(delta, delta=part.arguments, **self._location(self._open_call))
 
-    def _begin_call(self, name: str, given_id: str) -> None:
-        index = self._call = len(self.output)
+    def _begin_call(self, name: str, parser_id: str) -> None:
+        index = self._open_call = len(self.output)
         self._arguments = []
         if name in self._labels:
             item = self._item(index, "mcp_call", server_label=self._labels[name], name=name)
             item |= {"arguments": "", "output": None, "error": None}
         else:
-            call_id = self._call_id(index, given_id)
+            call_id = self._call_id(index, parser_id)
             item = self._item(index, "function_call", call_id=call_id, name=name, arguments="")
         self._added({**item, "status": "in_progress"})
         if name in self._labels:
-            self._events.emit(ResponseMcpCallInProgressEvent, **self._place(index))
+            self._events.emit(ResponseMcpCallInProgressEvent, **self._location(index))
 
-    def _end_call(self, index: int, status: str) -> None:
+    def _end_call(self, index: int, status: ItemStatus) -> None:
         arguments = "".join(self._arguments)
         item = self.output[index] = {
             **self.output[index],
@@ -154,31 +157,33 @@ class OutputWriter:
         }
         _, done = _ARGUMENT_EVENTS[item["type"]]
         name = {"name": item["name"]} if item["type"] == "function_call" else {}
-        self._events.emit(done, arguments=arguments, **name, **self._place(index))
-        self._call = None
+        self._events.emit(done, arguments=arguments, **name, **self._location(index))
+        self._open_call = None
         if item["type"] == "function_call" or status != "completed":
             self._done(index)
         else:
             item["status"] = "calling"
-            self._to_run.append(ServerToolCall(index, item["name"], arguments))
+            self._pending_calls.append(ServerToolCall(index, item["name"], arguments))
 
     def end_server_call(self, index: int, output: str | None, error: str | None) -> None:
-        """What has become of a call that the server has run."""
-        told = None if error is None else {"type": "mcp_tool_execution_error", "content": error}
+        """Write the result of a call that the server has run."""
+        shown_error = (
+            None if error is None else {"type": "mcp_tool_execution_error", "content": error}
+        )
         status = "failed" if error is not None else "completed"
-        self.output[index] |= {"output": output, "error": told, "status": status}
+        self.output[index] |= {"output": output, "error": shown_error, "status": status}
         event = ResponseMcpCallCompletedEvent if error is None else ResponseMcpCallFailedEvent
-        self._events.emit(event, **self._place(index))
+        self._events.emit(event, **self._location(index))
         self._done(index)
 
     def list_tools(self, label: str, tools: Sequence[Item]) -> None:
-        """The item that tells which tools a server has."""
+        """Write the item that lists the tools of a server. label: of the server."""
         index = len(self.output)
         item = self._item(index, "mcp_list_tools", server_label=label, tools=[])
         self._added(item)
-        self._events.emit(ResponseMcpListToolsInProgressEvent, **self._place(index))
+        self._events.emit(ResponseMcpListToolsInProgressEvent, **self._location(index))
         item["tools"] = list(tools)
-        self._events.emit(ResponseMcpListToolsCompletedEvent, **self._place(index))
+        self._events.emit(ResponseMcpListToolsCompletedEvent, **self._location(index))
         self._done(index)
         self._turn_start = len(self.output)
 
@@ -187,7 +192,7 @@ class OutputWriter:
     def _item(self, index: int, kind: str, **fields: Any) -> Item:
         return {"id": output_id(self._response_id, kind, index), "type": kind, **fields}
 
-    def _place(self, index: int) -> dict[str, Any]:
+    def _location(self, index: int) -> dict[str, Any]:
         return {"item_id": self.output[index]["id"], "output_index": index}
 
     def _added(self, item: Item) -> None:

@@ -1,8 +1,8 @@
-"""The response object itself, in every state that it goes through."""
+"""Build the response object in each of its statuses."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final, Literal, NamedTuple
 
 from headrace.frontend.errors import ApiError, BadRequest, TooBusy
 from headrace.frontend.responses.request.tool_choice import read_tool_choice
@@ -11,37 +11,53 @@ from headrace.protocol.text import TextInfo
 
 ResponseBody = dict[str, Any]
 
-QUEUED, IN_PROGRESS = "queued", "in_progress"
-COMPLETED, INCOMPLETE, FAILED, CANCELLED = "completed", "incomplete", "failed", "cancelled"
-ACTIVE = (QUEUED, IN_PROGRESS)
+ResponseStatus = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
+QUEUED: Final = "queued"
+IN_PROGRESS: Final = "in_progress"
+COMPLETED: Final = "completed"
+INCOMPLETE: Final = "incomplete"
+FAILED: Final = "failed"
+CANCELLED: Final = "cancelled"
+ACTIVE: tuple[ResponseStatus, ...] = (QUEUED, IN_PROGRESS)
+
+
+class TurnUsage(NamedTuple):
+    """The tokens of one turn of the model. cached, reasoning: of the input, of the output."""
+
+    input_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
 
 
 @dataclass(slots=True)
 class ResponseUsage:
-    """Tokens, of each turn: in, of them cached, out, of them reasoning."""
+    """The tokens of a response, turn by turn."""
 
-    turns: list[tuple[int, int, int, int]] = field(default_factory=list)
+    turns: list[TurnUsage] = field(default_factory=list)
 
     @property
     def output_tokens(self) -> int:
-        return sum(turn[2] for turn in self.turns)
+        return sum(turn.output_tokens for turn in self.turns)
 
-    def body(self) -> ResponseBody:
-        inputs, cached, outputs, reasoning = [list(each) for each in zip(*self.turns, strict=True)]
-        several = len(self.turns) > 1
+    def to_json(self) -> dict[str, Any]:
+        """Return `usage` of the response; there must be a turn."""
+        columns = [list(column) for column in zip(*self.turns, strict=True)]
+        inputs, cached, outputs, reasoning = columns
+        has_turns = len(self.turns) > 1
         return {
             "input_tokens": sum(inputs),
             "input_tokens_details": {
                 "cached_tokens": sum(cached),
                 "cache_write_tokens": 0,
-                "input_tokens_per_turn": inputs if several else [],
-                "cached_tokens_per_turn": cached if several else [],
+                "input_tokens_per_turn": inputs if has_turns else [],
+                "cached_tokens_per_turn": cached if has_turns else [],
             },
             "output_tokens": sum(outputs),
             "output_tokens_details": {
                 "reasoning_tokens": sum(reasoning),
                 "tool_output_tokens": 0,
-                "output_tokens_per_turn": outputs if several else [],
+                "output_tokens_per_turn": outputs if has_turns else [],
                 "tool_output_tokens_per_turn": [],
             },
             "total_tokens": sum(inputs) + sum(outputs),
@@ -56,9 +72,9 @@ def new_body(
     info: TextInfo,
     tools: Sequence[Item],
 ) -> ResponseBody:
-    """A response that has just been asked for. tools: as the answer shows them."""
+    """Return a response as it is created. tools: as the response shows them."""
 
-    def sampled(name: str, default: float) -> float:
+    def sampling_value(name: str, default: float) -> float:
         value = getattr(request, name)
         return value if value is not None else info.generation_defaults.get(name, default)
 
@@ -74,18 +90,18 @@ def new_body(
         "model": model,
         "output": [],
         "parallel_tool_calls": request.parallel_tool_calls is not False,
-        "temperature": sampled("temperature", 1.0),
-        "top_p": sampled("top_p", 1.0),
-        "presence_penalty": sampled("presence_penalty", 0.0),
-        "frequency_penalty": sampled("frequency_penalty", 0.0),
+        "temperature": sampling_value("temperature", 1.0),
+        "top_p": sampling_value("top_p", 1.0),
+        "presence_penalty": sampling_value("presence_penalty", 0.0),
+        "frequency_penalty": sampling_value("frequency_penalty", 0.0),
         "tool_choice": read_tool_choice(request.tool_choice) if tools else "none",
         "tools": list(tools),
         "max_output_tokens": request.max_output_tokens,
         "max_tool_calls": request.max_tool_calls,
         "previous_response_id": request.previous_response_id,
         "prompt": None,
-        "reasoning": _plain(request.reasoning),
-        "text": _plain(request.text),
+        "reasoning": _dump(request.reasoning),
+        "text": _dump(request.text),
         "service_tier": request.service_tier or "auto",
         "top_logprobs": request.top_logprobs,
         "truncation": request.truncation or "disabled",
@@ -94,29 +110,29 @@ def new_body(
     }
 
 
-def _plain(model: Any) -> Any:
+def _dump(model: Any) -> Any:
     return None if model is None else model.model_dump(by_alias=True, exclude_unset=True)
 
 
 def with_status(
     body: Mapping[str, Any],
-    status: str,
+    status: ResponseStatus,
     output: Sequence[Item] = (),
     usage: ResponseUsage | None = None,
     error: Exception | None = None,
 ) -> ResponseBody:
-    """A response in another state. error: why it has failed."""
+    """Return a copy of a response with another status. error: why it has failed."""
     changed: ResponseBody = {**body, "status": status, "output": list(output)}
     if usage is not None and usage.turns:
-        changed["usage"] = usage.body()
+        changed["usage"] = usage.to_json()
     if status == INCOMPLETE:
         changed["incomplete_details"] = {"reason": "max_output_tokens"}
     if isinstance(error, ApiError):
-        changed["error"] = {"code": _code(error), "message": error.message}
+        changed["error"] = {"code": _error_code(error), "message": error.message}
     return changed
 
 
-def _code(error: ApiError) -> str:
+def _error_code(error: ApiError) -> str:
     if isinstance(error, BadRequest):
         return "invalid_prompt"
     return "rate_limit_exceeded" if isinstance(error, TooBusy) else "server_error"

@@ -1,7 +1,7 @@
-"""Items that are a text in the making: messages and reasoning."""
+"""Build the items that stream text: messages and reasoning."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from openai.types.responses import (
     ResponseContentPartAddedEvent,
@@ -18,15 +18,17 @@ from headrace.frontend.responses.output.event_writer import EventWriter
 from headrace.frontend.schemas.responses import Item
 
 Logprobs = Sequence[dict[str, Any]]
+TextItemType = Literal["message", "reasoning"]
+ItemStatus = Literal["in_progress", "completed", "incomplete"]
 
 
 class TextItem:
-    """An item with one part, a text. Its beginning is told when it is made.
+    """An item with one text part, under construction; making it emits its first events.
 
-    kind: the item's type. index: its place in the output.
+    kind: the item's type. index: its index in the output.
     """
 
-    kind: str
+    kind: TextItemType
     delta_event: type[Any]
     done_event: type[Any]
 
@@ -36,12 +38,12 @@ class TextItem:
         self._events = events
         self._texts: list[str] = []
         self.logprobs: list[dict[str, Any]] = []
-        begun = self.item("in_progress", is_empty=True)
-        events.emit(ResponseOutputItemAddedEvent, item=begun, output_index=index)
-        events.emit(ResponseContentPartAddedEvent, part=self.part(), **self._place)
+        started = self.item("in_progress", is_empty=True)
+        events.emit(ResponseOutputItemAddedEvent, item=started, output_index=index)
+        events.emit(ResponseContentPartAddedEvent, part=self.part(), **self._location)
 
     @property
-    def _place(self) -> dict[str, Any]:
+    def _location(self) -> dict[str, Any]:
         return {"item_id": self.item_id, "output_index": self.index, "content_index": 0}
 
     @property
@@ -49,44 +51,51 @@ class TextItem:
         return "".join(self._texts)
 
     def add(self, text: str, logprobs: Logprobs) -> None:
+        """Append text and emit its delta."""
         self._texts.append(text)
         self.logprobs += logprobs
-        self._events.emit(self.delta_event, delta=text, **self._place, **self.told(logprobs))
+        self._events.emit(
+            self.delta_event, delta=text, **self._location, **self.logprob_fields(logprobs)
+        )
 
-    def close(self, status: str, logprobs: Logprobs) -> None:
-        """logprobs: of tokens that have added no text."""
+    def close(self, status: ItemStatus, logprobs: Logprobs) -> None:
+        """Emit the events that end the item. logprobs: of tokens that have added no text."""
         self.logprobs += logprobs
-        told = self.told(self.logprobs)
-        self._events.emit(self.done_event, text=self.text, **self._place, **told)
-        self._events.emit(ResponseContentPartDoneEvent, part=self.part(), **self._place)
+        fields = self.logprob_fields(self.logprobs)
+        self._events.emit(self.done_event, text=self.text, **self._location, **fields)
+        self._events.emit(ResponseContentPartDoneEvent, part=self.part(), **self._location)
         self._events.emit(
             ResponseOutputItemDoneEvent, item=self.item(status), output_index=self.index
         )
 
-    def told(self, logprobs: Logprobs) -> dict[str, Any]:
-        """The fields about log probabilities in events of this kind."""
+    def logprob_fields(self, logprobs: Logprobs) -> dict[str, Any]:
+        """Return the fields for log probabilities in the events of this type."""
         raise NotImplementedError
 
     def part(self) -> Item:
+        """Return the text part as it is now."""
         raise NotImplementedError
 
-    def item(self, status: str, is_empty: bool = False) -> Item:
+    def item(self, status: ItemStatus, is_empty: bool = False) -> Item:
+        """Return the item as it is now. is_empty: without the text part."""
         raise NotImplementedError
 
 
 class MessageItem(TextItem):
-    kind = "message"
+    """A message of the assistant."""
+
+    kind: TextItemType = "message"
     delta_event = ResponseTextDeltaEvent
     done_event = ResponseTextDoneEvent
 
-    def told(self, logprobs: Logprobs) -> dict[str, Any]:
+    def logprob_fields(self, logprobs: Logprobs) -> dict[str, Any]:
         return {"logprobs": list(logprobs)}
 
     def part(self) -> Item:
         logprobs = self.logprobs or None
         return {"type": "output_text", "annotations": [], "text": self.text, "logprobs": logprobs}
 
-    def item(self, status: str, is_empty: bool = False) -> Item:
+    def item(self, status: ItemStatus, is_empty: bool = False) -> Item:
         return {
             "id": self.item_id,
             "type": "message",
@@ -98,17 +107,19 @@ class MessageItem(TextItem):
 
 
 class ReasoningItem(TextItem):
-    kind = "reasoning"
+    """Reasoning, which has no log probabilities."""
+
+    kind: TextItemType = "reasoning"
     delta_event = ResponseReasoningTextDeltaEvent
     done_event = ResponseReasoningTextDoneEvent
 
-    def told(self, logprobs: Logprobs) -> dict[str, Any]:
+    def logprob_fields(self, logprobs: Logprobs) -> dict[str, Any]:
         return {}
 
     def part(self) -> Item:
         return {"type": "reasoning_text", "text": self.text}
 
-    def item(self, status: str, is_empty: bool = False) -> Item:
+    def item(self, status: ItemStatus, is_empty: bool = False) -> Item:
         return {
             "id": self.item_id,
             "type": "reasoning",
@@ -119,4 +130,7 @@ class ReasoningItem(TextItem):
         }
 
 
-TEXT_ITEMS: dict[str, type[TextItem]] = {"message": MessageItem, "reasoning": ReasoningItem}
+TEXT_ITEMS: dict[TextItemType, type[TextItem]] = {
+    "message": MessageItem,
+    "reasoning": ReasoningItem,
+}

@@ -1,1 +1,1 @@
-"""A Responses request, translated to a chat request."""
+"""Translate a Responses request to a chat request."""

@@ -1,4 +1,4 @@
-"""A responses request as the chat request that it comes to."""
+"""Translate a Responses request to a chat request, and chat errors back to its field names."""
 
 import re
 from collections.abc import Sequence
@@ -10,18 +10,18 @@ from headrace.frontend.responses.request.conversation import chat_messages
 from headrace.frontend.schemas.chat import ChatCompletionRequest
 from headrace.frontend.schemas.responses import Item, ResponsesRequest, passed_on
 
-# Output tokens that a prompt leaves room for when it may be cut and nothing says how many.
-_ROOM = 1024
+# Output tokens that a truncated prompt leaves room for if the request does not say how many.
+_DEFAULT_OUTPUT_TOKENS = 1024
 
-# A chat's fields that are called otherwise here.
-_NAMES = {
+# Chat fields by their names in this API.
+_FIELD_NAMES = {
     "messages": "input",
     "max_completion_tokens": "max_output_tokens",
     "response_format": "text.format",
     "reasoning_effort": "reasoning.effort",
     "truncate_prompt_tokens": "truncation",
 }
-_LEADING_NAME = re.compile(rf"^(?:body\.)?({'|'.join(_NAMES)})\b")
+_LEADING_NAME = re.compile(rf"^(?:body\.)?({'|'.join(_FIELD_NAMES)})\b")
 
 
 def chat_request(
@@ -34,7 +34,11 @@ def chat_request(
     seed: int,
     max_model_len: int,
 ) -> ChatCompletionRequest:
-    """The chat that has come so far. ApiError, in this API's names, if it cannot be one."""
+    """Return the chat so far.
+
+    items: of the conversation, the output of this response included.
+    Raises ApiError, which names this API's fields, if a field does not fit a chat.
+    """
     fields: dict[str, Any] = {
         **passed_on(request),
         "messages": chat_messages(request.instructions, items),
@@ -51,31 +55,31 @@ def chat_request(
     if (response_format := _response_format(request)) is not None:
         fields["response_format"] = response_format
     if request.truncation == "auto":
-        room = max_tokens or min(_ROOM, max_model_len // 4)
-        fields["truncate_prompt_tokens"] = max(1, max_model_len - room)
+        output_tokens = max_tokens or min(_DEFAULT_OUTPUT_TOKENS, max_model_len // 4)
+        fields["truncate_prompt_tokens"] = max(1, max_model_len - output_tokens)
     try:
         return validate(ChatCompletionRequest, fields)
     except ApiError as error:
-        raise renamed(error) from error
+        raise rename_fields(error) from error
 
 
 def _response_format(request: ResponsesRequest) -> dict[str, Any] | None:
-    chosen = None if request.text is None else request.text.format
-    if chosen is None or chosen.type == "text":
+    text_format = None if request.text is None else request.text.format
+    if text_format is None or text_format.type == "text":
         return None
-    if chosen.type == "json_object":
+    if text_format.type == "json_object":
         return {"type": "json_object"}
-    given = chosen.model_dump(by_alias=True, exclude={"type"}, exclude_none=True)
-    return {"type": "json_schema", "json_schema": given}
+    json_schema = text_format.model_dump(by_alias=True, exclude={"type"}, exclude_none=True)
+    return {"type": "json_schema", "json_schema": json_schema}
 
 
-def renamed(error: ApiError) -> ApiError:
-    """An error about a chat, told in the names that the client has used."""
-    named = _LEADING_NAME.match(error.message)
-    message = _renamed(error.message)
-    param = _NAMES[named[1]] if named and error.param is None else error.param
-    return type(error)(message, None if param is None else _renamed(param), error.headers)
+def rename_fields(error: ApiError) -> ApiError:
+    """Return an error about a chat with the field names that the client used."""
+    match = _LEADING_NAME.match(error.message)
+    message = _rename_leading(error.message)
+    param = _FIELD_NAMES[match[1]] if match and error.param is None else error.param
+    return type(error)(message, None if param is None else _rename_leading(param), error.headers)
 
 
-def _renamed(text: str) -> str:
-    return _LEADING_NAME.sub(lambda match: _NAMES[match[1]], text, count=1)
+def _rename_leading(text: str) -> str:
+    return _LEADING_NAME.sub(lambda match: _FIELD_NAMES[match[1]], text, count=1)

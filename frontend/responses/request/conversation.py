@@ -1,4 +1,4 @@
-"""The items of a conversation to the messages of a chat."""
+"""Translate the items of a conversation to the messages of a chat."""
 
 import json
 from collections.abc import Iterable
@@ -11,39 +11,39 @@ Message = dict[str, Any]
 
 
 def chat_messages(instructions: str | None, items: Iterable[Item]) -> list[Message]:
-    """The messages. BadRequest if an output belongs to no call.
+    """Return the messages; the reasoning, text and calls of one turn are one message.
 
-    What a model has said in one turn (its reasoning, text and calls) is one message.
+    Raises BadRequest if a tool output has no call before it.
     """
-    writer = _Writer(instructions)
+    builder = _MessageBuilder(instructions)
     for item in items:
-        writer.add(item)
-    return writer.finish()
+        builder.add(item)
+    return builder.finish()
 
 
-class _Writer:
+class _MessageBuilder:
     def __init__(self, instructions: str | None) -> None:
-        # Many templates know one system message only, and only at the beginning.
+        # Many chat templates take a single system message, at the beginning only.
         self._system = [] if instructions is None else [instructions]
         self._messages: list[Message] = []
         self._turn: Message = {}
-        self._calls: set[str] = set()
+        self._call_ids: set[str] = set()
 
     def add(self, item: Item) -> None:
         match item["type"]:
             case "message" if item["role"] == "assistant":
-                self._say(item)
+                self._add_assistant_text(item)
             case "message":
-                self._hear(item)
+                self._add_message(item)
             case "reasoning":
-                self._think(item)
+                self._add_reasoning(item)
             case "function_call":
-                self._call(item["call_id"], item)
+                self._add_call(item["call_id"], item)
             case "function_call_output":
-                self._result(item["call_id"], item["output"])
+                self._add_result(item["call_id"], item["output"])
             case "mcp_call":
-                self._call(item["id"], item)
-                self._result(item["id"], mcp_result(item))
+                self._add_call(item["id"], item)
+                self._add_result(item["id"], mcp_result(item))
 
     def finish(self) -> list[Message]:
         self._end_turn()
@@ -52,47 +52,49 @@ class _Writer:
         system = {"role": "system", "content": "\n\n".join(self._system)}
         return [system, *self._messages]
 
-    def _hear(self, item: Item) -> None:
+    def _add_message(self, item: Item) -> None:
         self._end_turn()
         role = "system" if item["role"] == "developer" else item["role"]
         if role == "system" and not self._messages:
-            self._system.append(_text_of(item))
+            self._system.append(_join_text(item))
         else:
-            self._messages.append({"role": role, "content": _text_of(item)})
+            self._messages.append({"role": role, "content": _join_text(item)})
 
-    def _say(self, item: Item) -> None:
+    def _add_assistant_text(self, item: Item) -> None:
         if "content" in self._turn or "tool_calls" in self._turn:
             self._end_turn()
-        self._turn["content"] = _text_of(item)
+        self._turn["content"] = _join_text(item)
 
-    def _think(self, item: Item) -> None:
+    def _add_reasoning(self, item: Item) -> None:
         if "content" in self._turn or "tool_calls" in self._turn:
             self._end_turn()
         parts = item.get("content") or item["summary"]
         self._turn["reasoning"] = "".join(part["text"] for part in parts)
 
-    def _call(self, call_id: str, item: Item) -> None:
-        self._calls.add(call_id)
-        function = {"name": item["name"], "arguments": _arguments(item["arguments"])}
+    def _add_call(self, call_id: str, item: Item) -> None:
+        self._call_ids.add(call_id)
+        function = {"name": item["name"], "arguments": _as_object(item["arguments"])}
         call = {"id": call_id, "type": "function", "function": function}
         self._turn.setdefault("tool_calls", []).append(call)
 
-    def _result(self, call_id: str, output: str) -> None:
-        if call_id not in self._calls:
+    def _add_result(self, call_id: str, output: str) -> None:
+        if call_id not in self._call_ids:
             raise BadRequest("input: an output's call_id is that of no call before it.", "input")
         self._end_turn()
         self._messages.append({"role": "tool", "tool_call_id": call_id, "content": output})
 
     def _end_turn(self) -> None:
         if self._turn:
-            # Many templates take a text for granted.
+            # Many chat templates fail without content.
             self._messages.append({"role": "assistant", "content": "", **self._turn})
             self._turn = {}
 
 
-def _arguments(text: str) -> str:
-    """As templates can take them. A model may have been cut off, or have written no object: that
-    is what it said, and no reason to end the conversation."""
+def _as_object(text: str) -> str:
+    """Return arguments that chat templates can read: a JSON object.
+
+    A truncated or malformed call must not end the conversation, so its text is wrapped.
+    """
     try:
         if isinstance(json.loads(text or "{}"), dict):
             return text
@@ -102,7 +104,7 @@ def _arguments(text: str) -> str:
 
 
 def mcp_result(item: Item) -> str:
-    """What the model is told that a call has come to."""
+    """Return the result of a call as the model sees it."""
     if item.get("output") is not None:
         return str(item["output"])
     error = item.get("error")
@@ -110,5 +112,5 @@ def mcp_result(item: Item) -> str:
     return f"Error: {message or 'the call has failed'}"
 
 
-def _text_of(item: Item) -> str:
+def _join_text(item: Item) -> str:
     return "\n".join(part.get("text", part.get("refusal", "")) for part in item["content"])

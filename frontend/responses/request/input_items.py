@@ -1,7 +1,7 @@
-"""The items of a request's input: read, checked and brought into their full form.
+"""Parse the items of a request's input: check them and complete their fields.
 
-Clients send back what they were answered, with whatever their libraries add; only what is known of
-an item is kept.
+Clients send back the items of earlier responses, with fields that their libraries add; unknown
+fields are dropped.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,54 +18,54 @@ _TEXT_PARTS = frozenset({"input_text", "output_text", "text"})
 
 
 def references(value: str | list[Item]) -> list[str]:
-    """The ids of stored items that the input refers to."""
+    """Return the ids of stored items that the input refers to."""
     if isinstance(value, str):
         return []
     return [
-        _text(item, "id", f"input.{place}")
-        for place, item in enumerate(value)
-        if _kind(item, f"input.{place}") == "item_reference"
+        _text(item, "id", f"input.{index}")
+        for index, item in enumerate(value)
+        if _kind(item, f"input.{index}") == "item_reference"
     ]
 
 
 def read_items(
     value: str | list[Item], response_id: str, referenced: Mapping[str, Item]
 ) -> list[Item]:
-    """The items in full. BadRequest, naming the field, for one that is none.
+    """Return the complete items.
 
-    referenced: stored items by their ids, as far as they were found.
+    referenced: the stored items that were found, by id.
+    Raises BadRequest, which names the field, if an item is invalid.
     """
     if isinstance(value, str):
         value = [{"role": "user", "content": value}]
     return [
-        _read(item, f"input.{place}", response_id, place, referenced)
-        for place, item in enumerate(value)
+        _parse_item(item, f"input.{index}", response_id, index, referenced)
+        for index, item in enumerate(value)
     ]
 
 
-def _read(
-    item: Item, where: str, response_id: str, place: int, referenced: Mapping[str, Item]
+def _parse_item(
+    item: Item, where: str, response_id: str, index: int, referenced: Mapping[str, Item]
 ) -> Item:
     kind = _kind(item, where)
     if kind == "item_reference":
-        wanted = _text(item, "id", where)
-        found = referenced.get(wanted)
+        item_id = _text(item, "id", where)
+        found = referenced.get(item_id)
         if found is None:
-            shown = shortened(wanted)
+            shown = shortened(item_id)
             raise BadRequest(f"{where}.id: no item {shown!r} is stored.", f"{where}.id")
         return found
-    read = _READERS.get(kind)
-    if read is None:
+    parse = _PARSERS.get(kind)
+    if parse is None:
         raise BadRequest(
             f"{where}.type: items of type {shortened(kind)!r} are not supported.", f"{where}.type"
         )
-    given = _optional_text(item, "id", where)
-    item_id = given or input_id(response_id, kind, place)
-    return {"id": item_id, "type": kind, **read(item, where)}
+    item_id = _optional_text(item, "id", where) or input_id(response_id, kind, index)
+    return {"id": item_id, "type": kind, **parse(item, where)}
 
 
 def _kind(item: Item, where: str) -> str:
-    """Items without a type are messages, unless they are references, which may lack it too."""
+    """Return an item's type; without one it is a message, or a reference if it has only an id."""
     kind = item.get("type")
     if kind is None:
         return "item_reference" if set(item) <= {"id", "type"} else "message"
@@ -79,11 +79,11 @@ def _message(item: Item, where: str) -> Item:
     kind = "output_text" if role == "assistant" else "input_text"
     content = item.get("content")
     parts = [content] if isinstance(content, str) else _list(item, "content", where)
-    read = [
-        _part(part, kind, f"{where}.content.{place}" if isinstance(content, list) else where)
-        for place, part in enumerate(parts)
+    content_parts = [
+        _part(part, kind, f"{where}.content.{index}" if isinstance(content, list) else where)
+        for index, part in enumerate(parts)
     ]
-    return {"role": role, "status": "completed", "content": read}
+    return {"role": role, "status": "completed", "content": content_parts}
 
 
 def _part(part: Any, kind: str, where: str) -> Item:
@@ -96,7 +96,7 @@ def _part(part: Any, kind: str, where: str) -> Item:
         return {"type": "refusal", "refusal": _text(part, "refusal", where)}
     if given not in _TEXT_PARTS:
         raise BadRequest(
-            f"{where}.type: this model takes text, no {shortened(given)!r}.", f"{where}.type"
+            f"{where}.type: this model takes text, not {shortened(given)!r}.", f"{where}.type"
         )
     text = {"type": kind, "text": _text(part, "text", where)}
     return {**text, "annotations": []} if kind == "output_text" else text
@@ -116,15 +116,15 @@ def _function_call_output(item: Item, where: str) -> Item:
     if not isinstance(output, str):
         parts = _list(item, "output", where)
         output = "".join(
-            _part(part, "input_text", f"{where}.output.{place}").get("text", "")
-            for place, part in enumerate(parts)
+            _part(part, "input_text", f"{where}.output.{index}").get("text", "")
+            for index, part in enumerate(parts)
         )
     call_id = _name(item, "call_id", where)
     return {"call_id": call_id, "output": output, "status": "completed"}
 
 
 def _reasoning(item: Item, where: str) -> Item:
-    """Its text is where we have written it; else its summary is what is left of it."""
+    """Parse reasoning: its content as this server writes it, and the summary that others write."""
     read: Item = {"summary": _texts(item, "summary", where, "summary_text")}
     if item.get("content") is not None:
         read["content"] = _texts(item, "content", where, "reasoning_text")
@@ -134,10 +134,10 @@ def _reasoning(item: Item, where: str) -> Item:
 def _texts(item: Item, field: str, where: str, kind: str) -> list[Item]:
     parts = [] if item.get(field) is None else _list(item, field, where)
     read = []
-    for place, part in enumerate(parts):
+    for index, part in enumerate(parts):
         if not isinstance(part, dict):
-            raise BadRequest(f"{where}.{field}.{place}: must be an object.", f"{where}.{field}")
-        read.append({"type": kind, "text": _text(part, "text", f"{where}.{field}.{place}")})
+            raise BadRequest(f"{where}.{field}.{index}: must be an object.", f"{where}.{field}")
+        read.append({"type": kind, "text": _text(part, "text", f"{where}.{field}.{index}")})
     return read
 
 
@@ -153,26 +153,26 @@ def _mcp_call(item: Item, where: str) -> Item:
 
 
 def _call_error(error: Any, where: str) -> Item | None:
-    """As we write it. Others have a message, or the content in parts."""
+    """Normalize a call's error; other servers write a message, or the content in parts."""
     if error is None:
         return None
-    told = error
+    text = error
     if isinstance(error, dict):
         content, message = error.get("content"), error.get("message")
-        told = message if content is None else content
-    if isinstance(told, list):
-        told = "\n".join(_part(part, "input_text", where).get("text", "") for part in told)
-    if not isinstance(told, str):
-        raise BadRequest(f"{where}: must be a text, or an object with a content.", where)
-    return {"type": "mcp_tool_execution_error", "content": told}
+        text = message if content is None else content
+    if isinstance(text, list):
+        text = "\n".join(_part(part, "input_text", where).get("text", "") for part in text)
+    if not isinstance(text, str):
+        raise BadRequest(f"{where}: must be a string, or an object with a content.", where)
+    return {"type": "mcp_tool_execution_error", "content": text}
 
 
 def _mcp_list_tools(item: Item, where: str) -> Item:
-    """What tools there are is asked again; the item only keeps its place."""
+    """Keep the item without its tools: they are listed anew."""
     return {"server_label": _name(item, "server_label", where), "tools": []}
 
 
-_READERS: dict[str, Callable[[Item, str], Item]] = {
+_PARSERS: dict[str, Callable[[Item, str], Item]] = {
     "message": _message,
     "function_call": _function_call,
     "function_call_output": _function_call_output,
@@ -180,7 +180,7 @@ _READERS: dict[str, Callable[[Item, str], Item]] = {
     "mcp_call": _mcp_call,
     "mcp_list_tools": _mcp_list_tools,
 }
-assert set(_READERS) == set(PREFIXES)
+assert set(_PARSERS) == set(PREFIXES)
 
 
 def _text(item: Item, field: str, where: str) -> str:
@@ -194,11 +194,11 @@ def _optional_text(item: Item, field: str, where: str) -> str | None:
     return None if item.get(field) is None else _name(item, field, where, None)
 
 
-def _name(item: Item, field: str, where: str, longest: int | None = _MAX_NAME_CHARS) -> str:
+def _name(item: Item, field: str, where: str, max_chars: int | None = _MAX_NAME_CHARS) -> str:
     value = _text(item, field, where)
-    if longest is not None and not 0 < len(value) <= longest:
+    if max_chars is not None and not 0 < len(value) <= max_chars:
         raise BadRequest(
-            f"{where}.{field}: must have 1 to {longest} characters.", f"{where}.{field}"
+            f"{where}.{field}: must have 1 to {max_chars} characters.", f"{where}.{field}"
         )
     return value
 

@@ -1,11 +1,11 @@
-"""The tools of a request: functions of the client's, and those of the operator's servers."""
+"""Parse the tools of a request: the client's functions and the operator's tool servers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from headrace.frontend.errors import BadRequest, shortened
-from headrace.frontend.responses.tools import tool_servers as servers
+from headrace.frontend.responses.tools import tool_servers
 from headrace.frontend.responses.tools.interface import ToolServer, ToolSource, ToolSpec
 from headrace.frontend.schemas.responses import Item, ResponsesRequest
 from headrace.frontend.structured.constraint import check_depth
@@ -20,7 +20,7 @@ _MAX_NAME_CHARS = 256
 
 @dataclass(frozen=True, slots=True)
 class RequestedServer:
-    """A tool server that a request uses. allowed: names of its tools; None for all."""
+    """A tool server that a request uses. allowed: the names of its tools to offer; None for all."""
 
     label: str
     source: ToolSource
@@ -29,7 +29,7 @@ class RequestedServer:
 
 @dataclass(frozen=True, slots=True)
 class RequestedTools:
-    """echo: the tools as answers show them."""
+    """The tools of a request. echo: the tools as responses show them."""
 
     functions: Sequence[Item]
     servers: Sequence[RequestedServer]
@@ -37,12 +37,12 @@ class RequestedTools:
 
 
 def read_tools(request: ResponsesRequest, known: Sequence[ToolServer]) -> RequestedTools:
-    """The request's tools. BadRequest, naming the field, for one that cannot be offered."""
+    """Return the request's tools. Raises BadRequest, which names the field, if one is invalid."""
     functions: list[Item] = []
     used: list[RequestedServer] = []
     echo: list[Item] = []
-    for place, tool in enumerate(request.tools or ()):
-        where = f"tools.{place}"
+    for index, tool in enumerate(request.tools or ()):
+        where = f"tools.{index}"
         kind = tool.get("type")
         if kind == "function":
             echo.append(_function(tool, where))
@@ -74,7 +74,7 @@ def _function(tool: Item, where: str) -> Item:
     return {
         "type": "function",
         "name": _string(tool, "name", where),
-        "description": _text(tool, "description", where),
+        "description": _optional_string(tool, "description", where),
         "parameters": parameters,
         "strict": strict,
     }
@@ -84,13 +84,13 @@ def _server(tool: Item, where: str, known: Sequence[ToolServer]) -> RequestedSer
     _check_fields(tool, _MCP_FIELDS, where)
     if tool.get("require_approval") != "never":
         raise BadRequest(
-            f"{where}.require_approval: must be 'never', this server asks for no approvals.",
+            f"{where}.require_approval: must be 'never': this server asks for no approvals.",
             f"{where}.require_approval",
         )
-    _text(tool, "server_description", where)
+    _optional_string(tool, "server_description", where)
     label = _string(tool, "server_label", where)
     url = None if tool.get("server_url") is None else _string(tool, "server_url", where, 4096)
-    server = servers.find(known, label, url, where)
+    server = tool_servers.find_server(known, label, url, where)
     return RequestedServer(label, server.source, _allowed(tool.get("allowed_tools"), where))
 
 
@@ -117,18 +117,18 @@ def _check_fields(tool: Item, known: frozenset[str], where: str) -> None:
             raise BadRequest(f"{field}: is not supported by this server.", field)
 
 
-def _text(tool: Item, field: str, where: str) -> str | None:
+def _optional_string(tool: Item, field: str, where: str) -> str | None:
     value = tool.get(field)
     if value is not None and not isinstance(value, str):
         raise BadRequest(f"{where}.{field}: must be a string.", f"{where}.{field}")
     return value
 
 
-def _string(tool: Item, field: str, where: str, longest: int = _MAX_NAME_CHARS) -> str:
+def _string(tool: Item, field: str, where: str, max_chars: int = _MAX_NAME_CHARS) -> str:
     value = tool.get(field)
-    if not isinstance(value, str) or not 0 < len(value) <= longest:
+    if not isinstance(value, str) or not 0 < len(value) <= max_chars:
         raise BadRequest(
-            f"{where}.{field}: must be a string of 1 to {longest} characters.", f"{where}.{field}"
+            f"{where}.{field}: must be a string of 1 to {max_chars} characters.", f"{where}.{field}"
         )
     return value
 
@@ -136,7 +136,10 @@ def _string(tool: Item, field: str, where: str, longest: int = _MAX_NAME_CHARS) 
 def chat_tools(
     requested: RequestedTools, listed: Mapping[str, Sequence[ToolSpec]]
 ) -> list[dict[str, Any]]:
-    """All tools as a chat has them. listed: the tools of each server, by its label."""
+    """Return all tools as a chat takes them. listed: the tools of each server, by label.
+
+    Raises BadRequest if two tools have one name.
+    """
     tools = [
         _chat_tool(tool["name"], tool["description"], tool["parameters"], tool["strict"])
         for tool in requested.functions
@@ -145,8 +148,8 @@ def chat_tools(
         tools += [_chat_tool(spec.name, spec.description, spec.schema, None) for spec in specs]
     names = [tool["function"]["name"] for tool in tools]
     if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise BadRequest(f"tools: there are two tools named {shortened(twice)!r}.", "tools")
+        duplicate = next(name for name in names if names.count(name) > 1)
+        raise BadRequest(f"tools: there are two tools named {shortened(duplicate)!r}.", "tools")
     return tools
 
 

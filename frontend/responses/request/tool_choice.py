@@ -1,20 +1,23 @@
-"""Which tools a request lets the model call."""
+"""Parse the tool choice of a request."""
 
 from typing import Any
 
 from headrace.frontend.errors import BadRequest
 from headrace.frontend.schemas.responses import Item
 
-_FIELDS = {"function": ("name",), "mcp": ("server_label", "name")}
+_CHOICE_FIELDS = {"function": ("name",), "mcp": ("server_label", "name")}
 
 
 def read_tool_choice(choice: str | Item | None) -> str | Item:
-    """The choice as answers show it: of an object only what is known. BadRequest if it is none."""
+    """Return the choice as responses show it, without unknown fields.
+
+    Raises BadRequest if it is invalid.
+    """
     if choice is None or isinstance(choice, str):
         return choice or "auto"
     kind = choice.get("type")
-    if isinstance(kind, str) and kind in _FIELDS:
-        return {"type": kind, **{field: _name(choice, field) for field in _FIELDS[kind]}}
+    if isinstance(kind, str) and kind in _CHOICE_FIELDS:
+        return {"type": kind, **{field: _name(choice, field) for field in _CHOICE_FIELDS[kind]}}
     mode = choice.get("mode")
     tools: Any = choice.get("tools")
     if kind == "allowed_tools" and mode in ("auto", "required") and _are_objects(tools):
@@ -41,8 +44,10 @@ def _name(choice: Item, field: str) -> str:
 def chat_tool_choice(
     choice: str | Item | None, tools: list[dict[str, Any]]
 ) -> tuple[Any, list[dict[str, Any]]]:
-    """The tool choice as a chat has it, and the tools that it leaves. BadRequest if there are no
-    such tools."""
+    """Return the tool choice as a chat takes it, and the tools that it allows.
+
+    Raises BadRequest if the chosen tools are missing.
+    """
     choice = read_tool_choice(choice)
     if not tools and choice not in ("none", "auto"):
         raise BadRequest("tool_choice: there are no tools to choose from.", "tool_choice")
@@ -51,7 +56,7 @@ def chat_tool_choice(
     if choice["type"] != "allowed_tools":
         return {"type": "function", "function": {"name": choice["name"]}}, tools
     names = {tool["name"] for tool in choice["tools"]}
-    left = [tool for tool in tools if tool["function"]["name"] in names]
-    if not left:
+    allowed = [tool for tool in tools if tool["function"]["name"] in names]
+    if not allowed:
         raise BadRequest("tool_choice: none of the allowed tools is among tools.", "tool_choice")
-    return choice["mode"], left
+    return choice["mode"], allowed

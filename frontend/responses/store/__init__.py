@@ -1,1 +1,1 @@
-"""Responses in a database."""
+"""Store responses in a database that frontends share."""

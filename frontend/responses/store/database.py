@@ -1,4 +1,4 @@
-"""The database: one transaction at a time in a thread, and one error for all that can fail."""
+"""Run transactions of the database in threads, and map all failures to one error."""
 
 import asyncio
 import contextlib
@@ -13,24 +13,26 @@ from sqlalchemy.exc import SQLAlchemyError
 from headrace.frontend.errors import Unavailable
 from headrace.frontend.responses.store.tables import (
     create_tables,
-    identity,
+    current_time,
+    file_identity,
     make_engine,
-    now,
     store_file,
-    writing,
+    write_transaction,
 )
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("headrace.frontend.responses")
 
 _THREADS = 4
-# A database that does not answer at all, or whose queue is as long, is not waited for: the threads
-# are stuck, but no request is.
+# After this long a request stops waiting for a database that does not answer, or for its queue: the
+# threads may be stuck, but no request is.
 DEADLINE_S = 20.0
 
 T = TypeVar("T")
 
 
 class StoreUnavailable(Unavailable):
+    """The database failed or timed out."""
+
     def __init__(self) -> None:
         super().__init__(
             "The store of responses cannot be reached. Requests with store false do not need it."
@@ -38,65 +40,71 @@ class StoreUnavailable(Unavailable):
 
 
 class Database:
-    """now: its clock, seconds since 1970."""
+    """The database of the store. now: its clock, in seconds since 1970, as an SQL expression."""
 
     def __init__(self, url: str) -> None:
         self._engine = make_engine(url)
-        self.now = now(self._engine)
+        self.now = current_time(self._engine)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="store")
         self._file = store_file(url)
-        # Where the tables have been made: a file may be removed, and another take its place.
-        self._tables_in: object = None
-        # One frontend's transactions need not wait in the database for each other, nor meet there
-        # in a deadlock.
-        self._writing = asyncio.Lock()
+        # The file with the tables: a file may be removed and replaced by another.
+        self._initialized_file: object = None
+        # Serializes this frontend's write transactions, so that they neither wait for each other in
+        # the database nor deadlock there.
+        self._write_lock = asyncio.Lock()
 
     async def write(self, work: Callable[[Connection], T]) -> T:
-        """What `work` returns, in a transaction that may write. StoreUnavailable if the database
-        fails; whether it is written is known only if it does not fail."""
+        """Run `work` in a transaction that may write, and return its result.
+
+        Raises StoreUnavailable if the database fails; the transaction may then be committed or not.
+        """
 
         def do() -> T:
             self._ensure_tables()
-            with writing(self._engine) as connection:
+            with write_transaction(self._engine) as connection:
                 return work(connection)
 
-        async with _bounded(), self._writing:
+        async with _time_limit(), self._write_lock:
             return await self._in_thread(do)
 
     async def read(self, work: Callable[[Connection], T]) -> T:
-        """What `work` returns, which only reads, and keeps nobody from writing."""
+        """Run `work`, which must only read and blocks no writer, and return its result.
+
+        Raises StoreUnavailable if the database fails.
+        """
 
         def do() -> T:
             self._ensure_tables()
             with self._engine.connect() as connection:
                 return work(connection)
 
-        async with _bounded():
+        async with _time_limit():
             return await self._in_thread(do)
 
     def _ensure_tables(self) -> None:
-        if self._tables_in is None or self._tables_in != identity(self._file):
+        if self._initialized_file is None or self._initialized_file != file_identity(self._file):
             create_tables(self._engine)
-            self._tables_in = identity(self._file)
+            self._initialized_file = file_identity(self._file)
 
     async def _in_thread(self, do: Callable[[], T]) -> T:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, do)
         except (SQLAlchemyError, OSError, ValueError) as error:
-            self._tables_in = None
-            log.error("the store of responses has failed: %s", error)
+            self._initialized_file = None
+            log.error("response store failed: %s", error)
             raise StoreUnavailable from error
 
     def close(self) -> None:
+        """Drop queued transactions and close the connections."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._engine.dispose()
 
 
 @contextlib.asynccontextmanager
-async def _bounded() -> AsyncIterator[None]:
+async def _time_limit() -> AsyncIterator[None]:
     try:
         async with asyncio.timeout(DEADLINE_S):
             yield
     except TimeoutError as error:
-        log.error("the store of responses does not answer")
+        log.error("response store timed out")
         raise StoreUnavailable from error

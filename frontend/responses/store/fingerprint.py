@@ -1,6 +1,6 @@
-"""Which frontends can go on with a response: those that would do everything the same.
+"""Fingerprint what produces a response, to find the frontends that can resume it.
 
-A store may be shared by pools that serve different models, or the same one differently.
+Pools that serve different models, or one model differently, may share a store.
 """
 
 import hashlib
@@ -9,21 +9,18 @@ from headrace.frontend.context import Context, ServedModel
 
 
 def fingerprint(context: Context, model: ServedModel) -> str:
-    """Changes with all that a response is made by: server, model, how its output is read, tools.
-
-    Up to 64 characters.
-    """
+    """Return a digest of server, model, parsers and tool servers, of up to 64 characters."""
     group = model.group
-    described = [
+    parts = [
         model.fingerprint,
         repr(group.served_names),
         repr(group.reasoning_parser),
         group.serving.model_dump_json(),
         repr(context.config.tool_server),
     ]
-    return hashlib.sha256("\n".join(described).encode()).hexdigest()[:32]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
 def fingerprints(context: Context) -> frozenset[str]:
-    """Of all models that are served here."""
+    """Return the fingerprints of all models that this frontend serves."""
     return frozenset(fingerprint(context, model) for model in context.models.values())

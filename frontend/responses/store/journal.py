@@ -1,8 +1,8 @@
-"""What has made a response as it is: everything that would not come again the same.
+"""Record what is not deterministic in the run of a response, so that it can be replayed.
 
-Tokens, what tools have answered, ids that parsers have made up. From the request and these, the
-same items and events follow, so that a response whose frontend has died goes on elsewhere: its
-events are made again from the journal up to where they end, and then from what is new.
+The journal holds tokens, tool results and ids that parsers have generated. The request and the
+journal determine all items and events, so another frontend can resume a response: it replays the
+journal, which makes the same events again, and then continues to generate.
 """
 
 import asyncio
@@ -16,12 +16,13 @@ from headrace.protocol.state import PoolState
 from headrace.protocol.to_frontend import Admission, Logprobs, Output, PoolResult
 from headrace.protocol.to_worker import Generate
 
-# ["output", turn, tokens, finish reason, stop token, cached tokens, logprobs], ["value", key, it]
+# ["output", turn, token ids, finish reason, stop token, cached tokens, logprobs] or
+# ["value", key, value]
 Entry = list[Any]
 
 
 class Journal:
-    """known: the entries that another frontend has left."""
+    """The journal of one response. known: the entries that an earlier run has stored."""
 
     def __init__(self, known: Iterable[Entry] = ()) -> None:
         self._outputs: dict[int, list[Output]] = {}
@@ -31,40 +32,45 @@ class Journal:
             if entry[0] == "output":
                 turn = self._outputs.setdefault(entry[1], [])
                 last = turn[-1] if turn else None
-                turn.append(_read(entry, last.position + len(last.token_ids) if last else 0))
+                turn.append(
+                    _decode_output(entry, last.position + len(last.token_ids) if last else 0)
+                )
             else:
                 self._values[entry[1]] = entry[2]
 
-    def take(self) -> list[Entry]:
-        """The entries since the last call, which are to be stored."""
+    def drain(self) -> list[Entry]:
+        """Return the entries since the last call, which must be stored."""
         new, self._new = self._new, []
         return new
 
     def outputs(self, turn: int) -> list[Output]:
-        """What is known of a turn."""
+        """Return the recorded outputs of a turn."""
         return self._outputs.get(turn, [])
 
     def add_output(self, turn: int, output: Output) -> None:
+        """Record an output of a turn, unless it is an error."""
         if output.error is None:
-            self._new.append(_written(turn, output))
+            self._new.append(_encode_output(turn, output))
 
-    def value(self, key: str, made: Any) -> Any:
-        """What is known under this key; if nothing is, `made`, which is JSON."""
+    def get_or_record(self, key: str, value: Any) -> Any:
+        """Return the recorded value of a key; if there is none, record this one, which is JSON."""
         if key not in self._values:
-            self._values[key] = made
-            self._new.append(["value", key, made])
+            self._values[key] = value
+            self._new.append(["value", key, value])
         return self._values[key]
 
-    async def asked(self, key: str, ask: Callable[[], Awaitable[Any]]) -> Any:
-        """What is known under this key; asked for if nothing is."""
-        return self._values[key] if key in self._values else self.value(key, await ask())
+    async def get_or_request(self, key: str, request: Callable[[], Awaitable[Any]]) -> Any:
+        """Return the recorded value of a key; if there is none, request and record it."""
+        if key in self._values:
+            return self._values[key]
+        return self.get_or_record(key, await request())
 
 
 class JournaledPool:
-    """A Pool whose requests are turns of the response: what the journal knows of one is not run
-    again, and what is new is written down. turn: which one the next request is.
+    """A Pool for the turns of one response: replays recorded outputs, and records new ones.
 
-    patience_s: for so long a request waits for a worker that takes it, or goes on with it.
+    turn: the turn that the next request is for.
+    patience_s: how long a request waits for a worker that accepts it, or continues it.
     """
 
     def __init__(self, pool: Pool, journal: Journal, patience_s: float = 0.0) -> None:
@@ -91,24 +97,27 @@ class JournaledPool:
         def generate(token_ids: Sequence[int]) -> OutputStream:
             return self._pool.generate(group, replace(request, output_token_ids=tuple(token_ids)))
 
-        def note(output: Output, turn: int = self.turn) -> None:
+        def record(output: Output, turn: int = self.turn) -> None:
             self._journal.add_output(turn, output)
 
-        return _JournaledStream(generate, note, known, self._patience_s)
+        return _JournaledStream(generate, record, known, self._patience_s)
 
 
 class _JournaledStream:
-    """generate: runs the request again, after these tokens. note: takes what is new."""
+    """Yields the known outputs, then those of a request that continues after them.
+
+    generate: runs the request from these output tokens on. record: receives new outputs.
+    """
 
     def __init__(
         self,
         generate: Callable[[Sequence[int]], OutputStream],
-        note: Callable[[Output], None],
+        record: Callable[[Output], None],
         known: list[Output],
         patience_s: float,
     ) -> None:
         self._generate = generate
-        self._note = note
+        self._record = record
         self._known = list(reversed(known))
         self._token_ids = [token_id for output in known for token_id in output.token_ids]
         self._has_begun = bool(known)
@@ -124,7 +133,7 @@ class _JournaledStream:
         deadline = time.monotonic() + self._patience_s
         while True:
             try:
-                return self._noted(await anext(self._stream))
+                return self._process(await anext(self._stream))
             except (PoolBusy, PoolUnavailable) as error:
                 if time.monotonic() >= deadline:
                     raise
@@ -136,21 +145,21 @@ class _JournaledStream:
         if self._known:
             return self._known.pop()
         output = self._stream.ready()
-        return None if output is None else self._noted(output)
+        return None if output is None else self._process(output)
 
     def cancel(self) -> None:
         self._stream.cancel()
 
-    def _noted(self, output: Output) -> Output:
-        if self._has_begun:  # it was admitted when it was first run
+    def _process(self, output: Output) -> Output:
+        if self._has_begun:  # the first run has had its admission
             output = replace(output, admission=None)
         self._has_begun = True
         self._token_ids += output.token_ids
-        self._note(output)
+        self._record(output)
         return output
 
 
-def _written(turn: int, output: Output) -> Entry:
+def _encode_output(turn: int, output: Output) -> Entry:
     admission = output.admission
     logprobs = None
     if output.logprobs is not None:
@@ -169,7 +178,7 @@ def _written(turn: int, output: Output) -> Entry:
     ]
 
 
-def _read(entry: Entry, position: int) -> Output:
+def _decode_output(entry: Entry, position: int) -> Output:
     _, _, token_ids, reason, stop_token_id, cached, logprobs = entry
     return Output(
         request_id="",

@@ -1,6 +1,6 @@
-"""Responses that run, as the store knows them: whose they are, and what has come of them so far.
+"""Own running responses in the store: append events, renew heartbeats, take over, finish.
 
-Whoever writes about a response that runs must own it; one that no longer does is told so. Each
+Only the owner may write to a running response; writes report the responses that it has lost. Each
 method is one transaction.
 """
 
@@ -22,18 +22,22 @@ from headrace.frontend.responses.store.rows import (
 )
 from headrace.frontend.responses.store.tables import batches, responses
 
-# Responses that a frontend takes over at once; it asks again soon.
-TAKEN_AT_ONCE = 64
+# Responses that a frontend takes over in one transaction; it tries again soon.
+TAKEOVER_LIMIT = 64
 SLOW_S = 1.0
 
 
 class ResponseOwnership:
+    """The transactions on responses that some frontend owns."""
+
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def add(self, owner: str, added: Iterable[EventBatch]) -> set[str]:
-        """Store what has been added to responses. Returns those that this owner has lost: they
-        are cancelled, deleted, or another's."""
+        """Store batches of responses; return the ids of those that this owner has lost.
+
+        A lost response is cancelled, deleted, or owned by another frontend.
+        """
 
         def write(connection: Connection) -> set[str]:
             return {
@@ -63,7 +67,7 @@ class ResponseOwnership:
         return connection.execute(statement).rowcount > 0
 
     async def renew_heartbeats(self, owner: str, running: Collection[str]) -> set[str]:
-        """This owner runs these responses. Returns those that it still owns."""
+        """Renew the heartbeats of running responses; return the ids that this owner still owns."""
 
         def write(connection: Connection) -> set[str]:
             mine = responses.c.id.in_(running) & (responses.c.owner == owner)
@@ -76,8 +80,10 @@ class ResponseOwnership:
     async def finish(
         self, owner: str, last: EventBatch, body: ResponseBody, before: EventBatch | None = None
     ) -> bool:
-        """The end of a response; false if this owner has lost it. before: a batch that may not be
-        stored yet."""
+        """Store the end of a response; return False if this owner has lost it.
+
+        last: the batch with the end. before: a batch that may or may not be stored yet.
+        """
 
         def write(connection: Connection) -> bool:
             values = {"status": body["status"], "body": json.dumps(body), "owner": None}
@@ -91,7 +97,7 @@ class ResponseOwnership:
         return await self._database.write(write)
 
     async def release(self, owner: str) -> None:
-        """This owner ends: others may go on with what it has, at once."""
+        """Release all responses of an owner, so that others may take them over at once."""
         mine = (responses.c.owner == owner) & responses.c.status.in_(ACTIVE)
         statement = update(responses).where(mine).values(owner=None, heartbeat=self._database.now)
         await self._database.write(lambda connection: connection.execute(statement))
@@ -99,21 +105,21 @@ class ResponseOwnership:
     async def take_over(
         self, owner: str, stale_s: float, fingerprints: Collection[str], abandoned_s: float
     ) -> list[StoredResponse]:
-        """Become the owner of responses whose owners have not been heard of for `stale_s`.
+        """Become the owner of responses without an owner, or without a heartbeat for `stale_s`.
 
-        fingerprints: what this frontend can go on with. What it cannot is left to those who can;
-        if none has come after `abandoned_s`, it is taken as well, to be ended.
+        fingerprints: of the responses that this frontend can resume. Others are left to frontends
+            that can; those without a heartbeat for `abandoned_s` are taken as well, to be failed.
         """
         silent_s = self._database.now - responses.c.heartbeat
-        # One in the foreground is gone on with by nobody: whoever finds it may say so.
-        ours = responses.c.fingerprint.in_(fingerprints) | ~responses.c.background
+        # A foreground response cannot be resumed: any frontend may fail it.
+        takeable = responses.c.fingerprint.in_(fingerprints) | ~responses.c.background
         stale = (
             responses.c.status.in_(ACTIVE)
             & (responses.c.owner.is_(None) | (silent_s > stale_s))
-            & (ours | (silent_s > abandoned_s))
+            & (takeable | (silent_s > abandoned_s))
         )
 
-        def is_there(connection: Connection) -> bool:
+        def has_stale(connection: Connection) -> bool:
             return (
                 connection.execute(select(responses.c.id).where(stale).limit(1)).first() is not None
             )
@@ -121,30 +127,34 @@ class ResponseOwnership:
         def write(connection: Connection) -> list[StoredResponse]:
             taken = []
             for row in connection.execute(
-                select(responses).where(stale).order_by(responses.c.id).limit(TAKEN_AT_ONCE)
+                select(responses).where(stale).order_by(responses.c.id).limit(TAKEOVER_LIMIT)
             ).all():
-                is_same = (responses.c.owner == row.owner) & (responses.c.attempts == row.attempts)
+                is_unchanged = (responses.c.owner == row.owner) & (
+                    responses.c.attempts == row.attempts
+                )
                 statement = (
                     update(responses)
-                    .where(responses.c.id == row.id, is_same, stale)
+                    .where(responses.c.id == row.id, is_unchanged, stale)
                     .values(owner=owner, heartbeat=self._database.now, attempts=row.attempts + 1)
                 )
                 if connection.execute(statement).rowcount:
                     taken.append(read_row(row)._replace(attempts=row.attempts + 1))
             return taken
 
-        # This is asked all the time, and reading keeps nobody from writing.
-        asked = time.monotonic()
-        found = await self._database.read(is_there)
-        # A database that has kept us waiting may have kept signs of life waiting too.
-        is_slow = time.monotonic() - asked > SLOW_S
+        # Runs all the time, so it reads first: reading blocks no writer.
+        started = time.monotonic()
+        found = await self._database.read(has_stale)
+        # A slow database may have delayed heartbeats, too.
+        is_slow = time.monotonic() - started > SLOW_S
         return await self._database.write(write) if found and not is_slow else []
 
     # Events
 
     async def events(self, response_id: str, first: int) -> tuple[list[str], bool]:
-        """The events from a number on, and whether there will be no more. A response that is gone
-        has none."""
+        """Return the events from number `first` on, and whether the response has ended.
+
+        A deleted response has ended, without events.
+        """
 
         def read(connection: Connection) -> tuple[list[str], bool]:
             this = select(responses.c.status).where(responses.c.id == response_id)
@@ -162,14 +172,14 @@ class ResponseOwnership:
             )
             events: list[str] = []
             for row in connection.execute(query):
-                told = json.loads(row.events)
-                events += told[max(0, first - row.first) :]
+                stored = json.loads(row.events)
+                events += stored[max(0, first - row.first) :]
             return events, status not in ACTIVE
 
         return await self._database.read(read)
 
     async def journal(self, response_id: str) -> tuple[list[Entry], int, int]:
-        """A response's journal, and how many events and batches there are."""
+        """Return a response's journal, and the numbers of its stored events and batches."""
 
         def read(connection: Connection) -> tuple[list[Entry], int, int]:
             query = (

@@ -1,4 +1,4 @@
-"""The store of responses, shared by all frontends. Each method is one transaction."""
+"""Create, read, cancel, delete and prune stored responses; each method is one transaction."""
 
 import json
 from collections.abc import Callable
@@ -18,22 +18,28 @@ from headrace.frontend.responses.store.rows import StoredResponse, append_end_ev
 from headrace.frontend.responses.store.tables import responses
 from headrace.frontend.schemas.responses import Item
 
-# A conversation that is longer than this is not gone on with.
+# Longer conversations cannot be continued.
 MAX_CHAIN = 1000
 MAX_CHAIN_CHARS = 32 * 1024 * 1024
 # Rows that are deleted in one transaction.
-PRUNED_AT_ONCE = 200
+PRUNE_BATCH = 200
 
 
 class ResponseStore:
-    """max_age_s, max_count: what is beyond them is deleted by `prune`, the oldest first."""
+    """The store of responses, shared by all frontends.
+
+    max_age_s, max_count: `prune` deletes what is beyond them, the oldest first.
+    """
 
     def __init__(self, database: Database, max_age_s: float, max_count: int) -> None:
         self._database = database
         self._max_age_s, self._max_count = max_age_s, max_count
 
     async def create(self, job: Job, owner: str | None, body: ResponseBody | None = None) -> None:
-        """Store a response. owner: who runs it. body: as it is now, if that is not as it began."""
+        """Store a new response.
+
+        owner: the frontend that runs it; None if it has ended. body: None for that of the job.
+        """
         body = body or job.body
 
         def write(connection: Connection) -> None:
@@ -47,7 +53,7 @@ class ResponseStore:
                 attempts=1,
                 fingerprint=job.fingerprint,
                 previous_id=job.request.previous_response_id,
-                job=json.dumps(job.stored()),
+                job=json.dumps(job.to_json()),
                 inputs=json.dumps(list(job.inputs)),
                 body=json.dumps(body),
             )
@@ -56,6 +62,7 @@ class ResponseStore:
         await self._database.write(write)
 
     async def get(self, response_id: str) -> StoredResponse | None:
+        """Return a response; None if it is not stored."""
         query = select(responses).where(responses.c.id == response_id)
 
         def read(connection: Connection) -> StoredResponse | None:
@@ -65,7 +72,7 @@ class ResponseStore:
         return await self._database.read(read)
 
     async def delete(self, response_id: str) -> bool:
-        """Whether there was such a response."""
+        """Delete a response; return whether it was stored."""
         statement = delete(responses).where(responses.c.id == response_id)
         return (
             await self._database.write(lambda connection: connection.execute(statement).rowcount)
@@ -73,14 +80,17 @@ class ResponseStore:
         )
 
     async def conversation(self, response_id: str) -> list[Item]:
-        """All items up to a response, its output included. BadRequest if the first are gone."""
+        """Return all items up to a response, with its output.
+
+        Raises BadRequest if the conversation is too long or its beginning is deleted.
+        """
 
         def walk(connection: Connection) -> list[Item]:
             turns: list[list[Item]] = []
             size = 0
-            following: str | None = response_id
-            while following is not None:
-                query = select(responses).where(responses.c.id == following)
+            current: str | None = response_id
+            while current is not None:
+                query = select(responses).where(responses.c.id == current)
                 row = connection.execute(query).first()
                 if row is None:
                     raise BadRequest(
@@ -95,13 +105,16 @@ class ResponseStore:
                         "previous_response_id",
                     )
                 turns.append(json.loads(row.inputs) + json.loads(row.body)["output"])
-                following = row.previous_id
+                current = row.previous_id
             return [item for turn in reversed(turns) for item in turn]
 
         return await self._database.read(walk)
 
     async def cancel(self, response_id: str) -> StoredResponse | None:
-        """End a response that runs, whoever owns it; returns it as it is then."""
+        """Cancel a running response, whichever frontend owns it, and return it.
+
+        An ended response stays as it is; returns None if it is not stored.
+        """
 
         def write(connection: Connection) -> StoredResponse | None:
             query = select(responses).where(responses.c.id == response_id).with_for_update()
@@ -118,19 +131,19 @@ class ResponseStore:
         return await self._database.write(write)
 
     async def prune(self) -> int:
-        """Delete what is too old or too much; returns how many."""
+        """Delete ended responses that are too old or too many; return how many were deleted."""
         ended = responses.c.status.not_in(ACTIVE)
         old = (
             select(responses.c.id)
             .where(ended, responses.c.created_at < self._database.now - self._max_age_s)
-            .limit(PRUNED_AT_ONCE)
+            .limit(PRUNE_BATCH)
         )
         excess = (
             select(responses.c.id)
             .where(ended)
             .order_by(responses.c.created_at.desc())
             .offset(self._max_count)
-            .limit(PRUNED_AT_ONCE)
+            .limit(PRUNE_BATCH)
         )
 
         def write(query: Select[tuple[str]]) -> Callable[[Connection], int]:

@@ -1,4 +1,4 @@
-"""Rows of the store, in and out."""
+"""Read and write the rows of the store."""
 
 import json
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from headrace.frontend.schemas.responses import Item
 
 
 class StoredResponse(NamedTuple):
-    """A response as it is stored. body: with its present status."""
+    """A stored response. body: with its current status. job: see execution/job.py."""
 
     body: ResponseBody
     job: dict[str, Any]
@@ -26,14 +26,16 @@ class StoredResponse(NamedTuple):
 
     @property
     def is_active(self) -> bool:
+        """Whether the response is queued or runs."""
         return self.body["status"] in ACTIVE
 
 
 class EventBatch(NamedTuple):
-    """What has been added to a response since its last batch. first: number of the first event.
+    """What has been added to a response since its last batch.
 
-    number: the batch's own; whatever is stored under it already is this batch, whose writer was
-    not told so. None: the next one.
+    first: the sequence number of the first event.
+    number: of the batch; a batch that is stored under it already is this one, whose writer did not
+        learn that it was stored. None: the next number.
     """
 
     response_id: str
@@ -44,6 +46,7 @@ class EventBatch(NamedTuple):
 
 
 def read_row(row: Row[Any]) -> StoredResponse:
+    """Return the stored response of a row."""
     body = {**json.loads(row.body), "status": row.status}
     return StoredResponse(
         body,
@@ -57,15 +60,16 @@ def read_row(row: Row[Any]) -> StoredResponse:
 
 
 def insert_batch(connection: Connection, batch: EventBatch) -> None:
+    """Insert a batch, unless it is stored already."""
     of_response = batches.c.response_id == batch.response_id
     last = connection.execute(select(func.max(batches.c.number)).where(of_response)).scalar()
-    following = 0 if last is None else last + 1
-    if batch.number is not None and batch.number < following:
+    next_number = 0 if last is None else last + 1
+    if batch.number is not None and batch.number < next_number:
         return
     connection.execute(
         insert(batches).values(
             response_id=batch.response_id,
-            number=following,
+            number=next_number,
             first=batch.first,
             events=json.dumps(list(batch.events)),
             journal=json.dumps(list(batch.journal)),
@@ -74,7 +78,7 @@ def insert_batch(connection: Connection, batch: EventBatch) -> None:
 
 
 def append_end_event(connection: Connection, response_id: str, body: ResponseBody) -> None:
-    """Add the event that tells of the end, if there are events at all."""
+    """Append the terminal event, if the response has events."""
     query = (
         select(batches.c.first, batches.c.events)
         .where(batches.c.response_id == response_id)
@@ -85,6 +89,6 @@ def append_end_event(connection: Connection, response_id: str, body: ResponseBod
     if row is None:
         return
     first = row.first + len(json.loads(row.events))
-    told: list[str] = []
-    EventWriter(told.append, first).lifecycle(body["status"], body)
-    insert_batch(connection, EventBatch(response_id, first, told, ()))
+    events: list[str] = []
+    EventWriter(events.append, first).lifecycle(body["status"], body)
+    insert_batch(connection, EventBatch(response_id, first, events, ()))

@@ -1,10 +1,9 @@
-"""The tables of the store, and the engine that reaches them.
+"""Define the tables of the store, and connect to its database.
 
-A response is a row; what has come of it so far, its events and its journal, are batches beside it.
+A response is a row; its events and its journal are stored in batches, rows of a second table.
 """
 
 import contextlib
-import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,9 +34,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import DisconnectionError, OperationalError
 from sqlalchemy.sql.elements import ColumnElement
 
-log = logging.getLogger(__name__)
-
-# To be counted up with every change of the tables.
+# Must be raised with every change of the tables.
 VERSION = 2
 BUSY_TIMEOUT_S = 10.0
 _ADVISORY_LOCK = 0x48656164
@@ -47,8 +44,8 @@ metadata = MetaData()
 versions = Table("headrace_store", metadata, Column("version", Integer, primary_key=True))
 
 # created_at, heartbeat: seconds since 1970, by the database's clock.
-# owner: the frontend that runs it; null when nobody does. attempts: how many have begun to.
-# fingerprint: of what it was begun with; only frontends that have the same go on with it.
+# owner: the frontend that runs it; null if none does. attempts: how many runs were started.
+# fingerprint: see fingerprint.py; only frontends with the same one can resume it.
 # job, inputs, body: JSON, see headrace.frontend.responses.execution.job.
 responses = Table(
     "headrace_responses",
@@ -69,7 +66,7 @@ responses = Table(
     Index("headrace_responses_owner", "owner", "status"),
 )
 
-# first: the number of the batch's first event. events, journal: JSON lists.
+# first: the sequence number of the batch's first event. events, journal: JSON lists.
 batches = Table(
     "headrace_response_batches",
     metadata,
@@ -87,7 +84,7 @@ batches = Table(
 
 
 def make_engine(url: str) -> Engine:
-    """The engine; connects to nothing yet."""
+    """Return the engine; it does not connect yet."""
     if url.startswith("sqlite"):
         engine = create_engine(
             url, hide_parameters=True, connect_args={"timeout": BUSY_TIMEOUT_S}, pool_size=4
@@ -107,12 +104,12 @@ def make_engine(url: str) -> Engine:
 
 
 def store_file(url: str) -> Path | None:
-    """The file of a SQLite database."""
+    """Return the file of a SQLite database; None for another database."""
     return Path(url.partition(":///")[2]) if url.startswith("sqlite") else None
 
 
-def identity(path: Path | None) -> object:
-    """Another one for each file that there is under a path one after the other."""
+def file_identity(path: Path | None) -> object:
+    """Return what differs between the files that lie at a path one after another."""
     if path is None:
         return "a server"
     with contextlib.suppress(OSError):
@@ -122,17 +119,19 @@ def identity(path: Path | None) -> object:
 
 
 def _watch_file(engine: Engine, path: Path) -> None:
-    """Connections to a file that has been removed work on as if nothing had happened, each
-    frontend's on a store that only it can see: they are replaced."""
+    """Replace connections to a file that has been removed or replaced.
+
+    They would continue to work, each frontend's on a store that only it can see.
+    """
 
     def create(*_: Any) -> None:
         _create_file(path)
 
     def note(_connection: Any, record: Any) -> None:
-        record.info["file"] = identity(path)
+        record.info["file"] = file_identity(path)
 
     def check(_connection: Any, record: Any, _proxy: Any) -> None:
-        if record.info["file"] != identity(path):
+        if record.info["file"] != file_identity(path):
             raise DisconnectionError
 
     event.listen(engine, "do_connect", create)
@@ -141,13 +140,13 @@ def _watch_file(engine: Engine, path: Path) -> None:
 
 
 def _create_file(path: Path) -> None:
-    """Conversations are nobody else's to read. What fails here fails again when it is opened."""
+    """Create the file, readable by its owner only; an error shows again when it is opened."""
     with contextlib.suppress(OSError):
         path.touch(mode=0o600)
 
 
 def _set_up_sqlite(connection: Any, _record: Any) -> None:
-    # Transactions are begun by us, see _begin_sqlite.
+    # _begin_sqlite begins transactions.
     connection.isolation_level = None
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode=WAL")
@@ -157,25 +156,27 @@ def _set_up_sqlite(connection: Any, _record: Any) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    """A transaction that reads and then writes must take the lock at once: it could not be given
-    it later, should another have written meanwhile."""
+    """Begin a transaction; one that writes takes the lock at once.
+
+    A transaction that reads first could not get the lock later if another had written meanwhile.
+    """
     writes = connection.get_execution_options().get("writes", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
 @contextlib.contextmanager
-def writing(engine: Engine) -> Iterator[Connection]:
-    """A transaction that writes; committed at the end, rolled back on an error."""
+def write_transaction(engine: Engine) -> Iterator[Connection]:
+    """Run a transaction that writes; commit it at the end, roll it back on an error."""
     with engine.connect().execution_options(writes=True) as connection, connection.begin():
         yield connection
 
 
 def create_tables(engine: Engine) -> None:
-    """Make the tables that are missing. Any number of frontends may do so at once.
+    """Create the tables that are missing; safe to call from several frontends at once.
 
-    ValueError if the tables are those of another version of this server.
+    Raises ValueError if the tables are of another version.
     """
-    with _retried(engine) as connection:
+    with _retry_locked(engine) as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(text(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})"))
         metadata.create_all(connection)
@@ -187,8 +188,11 @@ def create_tables(engine: Engine) -> None:
 
 
 @contextlib.contextmanager
-def _retried(engine: Engine) -> Iterator[Connection]:
-    """SQLite does not wait for the lock where WAL mode is switched on."""
+def _retry_locked(engine: Engine) -> Iterator[Connection]:
+    """Run a write transaction; retry while SQLite is locked.
+
+    SQLite does not wait for the lock when a connection switches to WAL mode.
+    """
     deadline = time.monotonic() + BUSY_TIMEOUT_S
     while True:
         try:
@@ -202,8 +206,8 @@ def _retried(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
-def now(engine: Engine) -> ColumnElement[float]:
-    """The database's own clock, as all frontends share it: seconds since 1970."""
+def current_time(engine: Engine) -> ColumnElement[float]:
+    """Return the database's clock, which all frontends share, in seconds since 1970."""
     if engine.dialect.name == "sqlite":
         return (func.julianday("now") - 2440587.5) * 86400.0
     return cast(func.extract("epoch", func.clock_timestamp()), Float)

@@ -1,1 +1,1 @@
-"""Tools that the server runs itself, for responses."""
+"""Run tools on the server for responses."""

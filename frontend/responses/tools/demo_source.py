@@ -1,4 +1,4 @@
-"""A tool server inside the frontend, to try things with: a clock and a calculator."""
+"""Offer demo tools inside the frontend: a clock and a calculator."""
 
 import ast
 import math
@@ -17,7 +17,10 @@ Number = int | float
 
 
 class DemoSource:
+    """The tool source `demo`."""
+
     async def list_tools(self) -> list[ToolSpec]:
+        """Return both tools."""
         return [
             ToolSpec(
                 "current_time",
@@ -35,6 +38,7 @@ class DemoSource:
         ]
 
     async def call(self, name: str, arguments: dict[str, Any]) -> str:
+        """Call a tool. Raises ToolFailure if it fails."""
         if name == "current_time":
             return current_time(arguments.get("timezone") or "UTC")
         if name == "calculate":
@@ -48,39 +52,40 @@ def _object(**described: str) -> dict[str, Any]:
 
 
 def current_time(zone: Any) -> str:
+    """Return the time in a time zone. Raises ToolFailure if the zone is unknown."""
     if not isinstance(zone, str):
         raise ToolFailure("timezone must be a string")
     try:
-        place = UTC if zone == "UTC" else ZoneInfo(zone)
+        timezone = UTC if zone == "UTC" else ZoneInfo(zone)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
         raise ToolFailure("this time zone is unknown") from error
-    return datetime.now(place).isoformat(timespec="seconds")
+    return datetime.now(timezone).isoformat(timespec="seconds")
 
 
 def calculate(expression: Any) -> Number:
-    """The value of an expression, in bounded time. ToolFailure if it has none."""
+    """Return the value of an expression, in bounded time. Raises ToolFailure if it has none."""
     if not isinstance(expression, str) or len(expression) > MAX_EXPRESSION_CHARS:
-        raise ToolFailure(f"expression must be a text of up to {MAX_EXPRESSION_CHARS} characters")
+        raise ToolFailure(f"expression must be a string of up to {MAX_EXPRESSION_CHARS} characters")
     try:
-        return _value(ast.parse(expression.strip(), mode="eval").body)
+        return _evaluate(ast.parse(expression.strip(), mode="eval").body)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise ToolFailure("this is no arithmetic expression") from error
+        raise ToolFailure("this is not an arithmetic expression") from error
     except ArithmeticError as error:
         raise ToolFailure("the expression has no value") from error
 
 
-def _value(node: ast.expr) -> Number:
+def _evaluate(node: ast.expr) -> Number:
     match node:
         case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
             return _bounded(number)
         case ast.UnaryOp(op=ast.USub(), operand=operand):
-            return -_value(operand)
+            return -_evaluate(operand)
         case ast.UnaryOp(op=ast.UAdd(), operand=operand):
-            return _value(operand)
+            return _evaluate(operand)
         case ast.BinOp(left=left, op=ast.Pow(), right=right):
-            return _bounded(_power(_value(left), _value(right)))
+            return _bounded(_power(_evaluate(left), _evaluate(right)))
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
-            return _bounded(_OPERATORS[type(op)](_value(left), _value(right)))
+            return _bounded(_OPERATORS[type(op)](_evaluate(left), _evaluate(right)))
     raise ValueError("not arithmetic")
 
 
@@ -95,7 +100,7 @@ _OPERATORS: dict[type[ast.operator], Callable[[Number, Number], Number]] = {
 
 
 def _power(base: Number, exponent: Number) -> Number:
-    """Looked at before it is computed: a large one would take longer than anybody waits."""
+    """Compute a power. Raises OverflowError before a large one, which would take too long."""
     if isinstance(base, int) and isinstance(exponent, int) and exponent >= 0:
         if base.bit_length() * exponent > _MAX_BITS:
             raise OverflowError

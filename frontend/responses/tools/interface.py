@@ -1,11 +1,11 @@
-"""What a response sees of the servers whose tools it runs."""
+"""Define the interface of tool servers."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 
 class ToolSpec(NamedTuple):
-    """A tool. schema: of its arguments, a JSON schema of an object."""
+    """A tool. schema: the JSON schema of its arguments, which are an object."""
 
     name: str
     description: str
@@ -13,24 +13,27 @@ class ToolSpec(NamedTuple):
 
 
 class ToolFailure(Exception):
-    """A tool, or its server, has failed; the text is for the model and the client."""
+    """A tool or its server failed; the model and the client see the text."""
 
 
 class ToolSource(Protocol):
-    """A server of tools. Both methods may raise ToolFailure."""
+    """A source of tools. Both methods may raise ToolFailure."""
 
-    async def list_tools(self) -> list[ToolSpec]: ...
+    async def list_tools(self) -> list[ToolSpec]:
+        """Return all tools."""
+        ...
 
     async def call(self, name: str, arguments: dict[str, Any]) -> str:
-        """The tool's result as text."""
+        """Call a tool and return its result as text."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ToolServer:
-    """A server as the operator has named it. name: what it is called without an address.
+    """A tool server that the operator has configured.
 
-    netloc: host and port, in lower case; None for one that has no address.
+    name: the entry of `--tool-server`, which requests without a URL use as label.
+    netloc: host and port, in lower case; None for a server without an address.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Tools of an MCP server, over streamable HTTP. Needs the extra `mcp`."""
+"""Call the tools of an MCP server over streamable HTTP. Needs the extra `mcp`."""
 
 import json
 import logging
@@ -12,22 +12,23 @@ from mcp.types import TextContent
 
 from headrace.frontend.responses.tools.interface import ToolFailure, ToolSpec
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("headrace.frontend.tools")
 
 MAX_TOOLS = 256
 _READ_TIMEOUT_S = 60.0
 
 
 class MCPSource:
-    """One server. A connection lasts for one question: nothing is kept that could go stale.
+    """One MCP server; each call has a connection of its own, so that none can go stale.
 
-    url: as the operator gave it; one that ends with /sse speaks the older transport.
+    url: as the operator gave it; one that ends with /sse uses the older SSE transport.
     """
 
     def __init__(self, url: str) -> None:
         self._url = url
 
     async def list_tools(self) -> list[ToolSpec]:
+        """Return the first MAX_TOOLS tools. Raises ToolFailure if the server fails."""
         async with self._connected() as client:
             tools: list[ToolSpec] = []
             cursor = None
@@ -42,6 +43,7 @@ class MCPSource:
                     return tools[:MAX_TOOLS]
 
     async def call(self, name: str, arguments: dict[str, Any]) -> str:
+        """Call a tool and return its text. Raises ToolFailure if it or the server fails."""
         async with self._connected() as client:
             result = await client.call_tool(name, arguments)
         texts = [block.text for block in result.content if isinstance(block, TextContent)]
@@ -54,11 +56,11 @@ class MCPSource:
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[Client]:
-        """A connection; whatever goes wrong with it or in it is a ToolFailure."""
+        """Connect. Raises ToolFailure for any error of the connection or of its use."""
         server = sse_client(self._url) if self._url.endswith("/sse") else self._url
         try:
             async with Client(server, read_timeout_seconds=_READ_TIMEOUT_S) as client:
                 yield client
         except Exception as error:
-            log.warning("a tool server has failed: %r", error)
+            log.warning("tool server failed: %r", error)
             raise ToolFailure("the tool server cannot be reached, or has failed") from error

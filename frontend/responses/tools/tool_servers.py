@@ -1,4 +1,4 @@
-"""The tool servers that the operator has named; no other is ever contacted."""
+"""Find and call the tool servers that the operator has configured; no other is ever contacted."""
 
 import asyncio
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ MAX_ARGUMENT_CHARS = 256 * 1024
 
 
 def configured_servers(entries: Sequence[str]) -> list[ToolServer]:
-    """The servers of `--tool-server`: "demo", "host:port" or a URL."""
+    """Return the servers of `--tool-server`: "demo", "host:port" or a URL."""
     return [_server(entry) for entry in entries]
 
 
@@ -29,16 +29,19 @@ def _server(entry: str) -> ToolServer:
     if entry == "demo":
         return ToolServer(entry, None, DemoSource())
     url = entry if "://" in entry else f"http://{entry}/mcp"
-    # Takes half a second to import, and is an extra.
+    # Imported here: takes half a second, and needs an extra.
     from headrace.frontend.responses.tools.mcp_source import MCPSource
 
     return ToolServer(entry, urlsplit(url).netloc.lower(), MCPSource(url))
 
 
-def find(servers: Sequence[ToolServer], label: str, url: str | None, where: str) -> ToolServer:
-    """The server that a request means. BadRequest if the operator has named none like that.
+def find_server(
+    servers: Sequence[ToolServer], label: str, url: str | None, where: str
+) -> ToolServer:
+    """Return the server that a request names, by URL or by label.
 
-    What is contacted is the address that the operator gave, whatever else the request's has.
+    Only host and port of the URL count: the address that the operator gave is contacted.
+    Raises BadRequest if no configured server matches. where: the field to name.
     """
     if url is None:
         for server in servers:
@@ -64,15 +67,18 @@ def _netloc(url: str) -> str | None:
 
 
 async def list_tools(source: ToolSource) -> list[ToolSpec]:
-    """In bounded time. ToolFailure if there is no list."""
+    """List the tools of a source, with a timeout. Raises ToolFailure if that fails."""
     try:
         return await asyncio.wait_for(source.list_tools(), LIST_TIMEOUT_S)
     except TimeoutError as error:
         raise ToolFailure("the tool server does not answer") from error
 
 
-async def call(source: ToolSource, name: str, arguments: Any) -> str:
-    """A tool's result, in bounded time and of bounded length. ToolFailure if there is none."""
+async def call_tool(source: ToolSource, name: str, arguments: Any) -> str:
+    """Call a tool, with a timeout, and return its result, of bounded length.
+
+    Raises ToolFailure if that fails.
+    """
     if not isinstance(arguments, dict):
         raise ToolFailure("the arguments must be a JSON object")
     try:

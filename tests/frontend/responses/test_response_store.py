@@ -67,7 +67,7 @@ async def test_what_is_created_can_be_read(store):
     stored = await store.get(work.response_id)
     assert stored.body == work.body
     assert stored.inputs == list(work.inputs)
-    again = Job.read(stored, ())
+    again = Job.from_stored(stored, ())
     assert (again.request, again.seed, again.fingerprint) == (work.request, 1, "f")
     assert await store.get(job(2).response_id) is None
 

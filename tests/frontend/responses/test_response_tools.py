@@ -133,7 +133,7 @@ async def test_arguments_that_are_no_json_fail_the_call_alone(client, script):
     script.says = ["<call calculate {6*7}>", "I cannot.", "Still not."]
     body = await ask(client, tools=[DEMO])
     assert (body["status"], text_of(body)) == ("completed", "I cannot.")
-    assert body["output"][1]["error"]["content"] == "the arguments are no JSON"
+    assert body["output"][1]["error"]["content"] == "the arguments are not valid JSON"
     again = await ask(client, tools=[DEMO], previous_response_id=body["id"])
     assert text_of(again) == "Still not."
 
@@ -230,11 +230,11 @@ async def test_a_call_has_a_deadline_and_its_result_a_size(monkeypatch):
 
     monkeypatch.setattr(servers, "CALL_TIMEOUT_S", 0.01)
     with pytest.raises(ToolFailure, match="longer than"):
-        await servers.call(Source(), "slow", {})
+        await servers.call_tool(Source(), "slow", {})
     with pytest.raises(ToolFailure, match="characters"):
-        await servers.call(Source(), "long", {})
+        await servers.call_tool(Source(), "long", {})
     with pytest.raises(ToolFailure, match="object"):
-        await servers.call(Source(), "long", [])
+        await servers.call_tool(Source(), "long", [])
 
 
 @pytest.fixture(params=["mcp", "sse"])
