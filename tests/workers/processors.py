@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from headrace.workers.linear.products import can_pack, make_product
-from headrace.workers.native.library import why_not
+from headrace.workers.native.library import unsupported_reason
 
 # A dtype that torch's packed products take here: it is bfloat16 that models come in.
 PACKED = "bfloat16" if can_pack(torch.bfloat16) else "float32"
@@ -24,9 +24,11 @@ def why_not_int8() -> str:
 
 
 needs_kernels = pytest.mark.skipif(
-    bool(why_not(torch.float32)), reason=f"no compiled kernels: {why_not(torch.float32)}"
+    bool(unsupported_reason(torch.float32)),
+    reason=f"no compiled kernels: {unsupported_reason(torch.float32)}",
 )
 needs_bfloat16 = pytest.mark.skipif(
-    bool(why_not(torch.bfloat16)), reason=f"no bfloat16 kernels: {why_not(torch.bfloat16)}"
+    bool(unsupported_reason(torch.bfloat16)),
+    reason=f"no bfloat16 kernels: {unsupported_reason(torch.bfloat16)}",
 )
 needs_int8 = pytest.mark.skipif(bool(why_not_int8()), reason=why_not_int8())

@@ -8,7 +8,7 @@ import torch
 
 
 @dataclass(frozen=True, slots=True)
-class LayerShape:
+class KVLayerShape:
     """What one attention layer writes to the cache for each token: [kv_heads, *_dim] each."""
 
     kv_heads: int
@@ -98,7 +98,7 @@ class MakeBackend(Protocol):
 
     def __call__(
         self,
-        layers: Sequence[LayerShape],
+        layers: Sequence[KVLayerShape],
         num_blocks: int,
         block_size: int,
         dtype: torch.dtype,

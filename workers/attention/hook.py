@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 
-from headrace.workers.attention.backend import AttentionBackend, AttentionOptions, LayerShape
+from headrace.workers.attention.backend import AttentionBackend, AttentionOptions, KVLayerShape
 from headrace.workers.errors import ModelUnsupported
 
 _numbers = itertools.count()
@@ -31,7 +31,7 @@ class AttentionHook:
 
     def __init__(self) -> None:
         self.name = f"headrace_paged_{next(_numbers)}"
-        self.layers: list[LayerShape] = []
+        self.layers: list[KVLayerShape] = []
         self.options: list[AttentionOptions] = []
         self.heads: list[int] = []
         self.backend: AttentionBackend | None = None
@@ -103,7 +103,7 @@ class AttentionHook:
         if module in self._numbers:
             raise ModelUnsupported("an attention layer is used twice in one forward pass")
         self._numbers[module] = len(self.layers)
-        self.layers.append(LayerShape(key.shape[1], key.shape[3], value.shape[3]))
+        self.layers.append(KVLayerShape(key.shape[1], key.shape[3], value.shape[3]))
         self.options.append(options)
         _, heads, rows, _ = query.shape
         self.heads.append(heads)

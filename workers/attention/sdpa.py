@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from headrace.workers.attention.backend import AttentionBatch, AttentionOptions, LayerShape, Span
+from headrace.workers.attention.backend import AttentionBatch, AttentionOptions, KVLayerShape, Span
 
 _PADDING_WORTH_A_GROUP = 128  # tokens; below it one more call costs more than the padding
 _MAX_SCORES = 16 * 1024 * 1024  # elements that scores may take at once where they are made plainly
@@ -40,7 +40,7 @@ class SdpaBackend:
 
     def __init__(
         self,
-        layers: Sequence[LayerShape],
+        layers: Sequence[KVLayerShape],
         num_blocks: int,
         block_size: int,
         dtype: torch.dtype,

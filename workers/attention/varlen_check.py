@@ -14,7 +14,7 @@ import torch
 from headrace.workers.attention.backend import (
     AttentionBatch,
     AttentionOptions,
-    LayerShape,
+    KVLayerShape,
     MakeBackend,
     Span,
 )
@@ -33,11 +33,11 @@ class LayerKind:
     """What makes layers alike: the query's heads, what is cached, and how it is attended to."""
 
     heads: int
-    shape: LayerShape
+    shape: KVLayerShape
     options: AttentionOptions
 
 
-def answers_rightly(
+def attends_correctly(
     kind: LayerKind,
     dtype: torch.dtype,
     device: torch.device,

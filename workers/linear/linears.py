@@ -15,8 +15,8 @@ from transformers.pytorch_utils import Conv1D
 from headrace.protocol.config import EngineConfig
 from headrace.workers.attention.hook import attention_of, vocab_rows
 from headrace.workers.errors import ModelUnsupported
+from headrace.workers.linear.fusion import FusedProduct, find_groups, spaced_outputs, watch
 from headrace.workers.linear.products import Product, make_product
-from headrace.workers.linear.siblings import Siblings, find_groups, spaced_outputs, watch
 from headrace.workers.torch_runner.loading import model_length
 
 _PROBE_TOKENS = 16
@@ -32,7 +32,7 @@ _QUANTIZED_TOLERANCE = 0.6
 class FastLinear(nn.Module):
     """Layer `number` of some siblings, in the place of a linear layer with weight [N, K]."""
 
-    def __init__(self, siblings: Siblings, number: int, like: Tensor) -> None:
+    def __init__(self, siblings: FusedProduct, number: int, like: Tensor) -> None:
         super().__init__()
         self.out_features, self.in_features = like.shape
         self._siblings = siblings
@@ -47,14 +47,14 @@ class FastLinear(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., K] → [..., N]; may have gaps between its rows."""
-        return self._siblings.take(self._number, input)
+        return self._siblings.share_of(self._number, input)
 
 
 class FastLinearAlone(FastLinear):
     """The same for a layer without siblings."""
 
     def __init__(self, product: Product, like: Tensor) -> None:
-        super().__init__(Siblings(product, [like.shape[0]]), 0, like)
+        super().__init__(FusedProduct(product, [like.shape[0]]), 0, like)
         self._product = product
 
     def forward(self, input: Tensor) -> Tensor:
@@ -195,7 +195,7 @@ def _fast_layers(group: list[nn.Module], product: Product) -> list[FastLinear]:
     weights = [_weight(layer) for layer in group]
     if len(group) == 1:
         return [FastLinearAlone(product, weights[0])]
-    siblings = Siblings(product, [len(weight) for weight in weights])
+    siblings = FusedProduct(product, [len(weight) for weight in weights])
     return [FastLinear(siblings, number, weight) for number, weight in enumerate(weights)]
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from zlib import crc32
 
-from headrace.workers.lora.description import CONFIG_FILE, read_object
+from headrace.workers.lora.adapter_config import CONFIG_FILE, read_object
 
 
 class FakeAdapters:

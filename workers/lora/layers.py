@@ -11,9 +11,9 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from headrace.workers.attention.hook import attention_of, vocab_rows
+from headrace.workers.linear.fusion import watch
 from headrace.workers.linear.linears import FastLinear
-from headrace.workers.linear.siblings import watch
-from headrace.workers.lora.files import LayerShape, Pair
+from headrace.workers.lora.adapter_files import LinearShape, Pair
 
 _PROBE_TOKENS = 13
 
@@ -170,7 +170,7 @@ def candidates(model: PreTrainedModel) -> Iterator[tuple[str, nn.Module]]:
             yield name, module
 
 
-def shape_of(layer: nn.Module) -> LayerShape:
+def shape_of(layer: nn.Module) -> LinearShape:
     """What adapters of a linear layer are to be like."""
     weight = layer.weight
     assert isinstance(weight, Tensor)
@@ -178,4 +178,4 @@ def shape_of(layer: nn.Module) -> LayerShape:
     # On CPUs a product with so few columns is several times faster in 32 bits: what oneDNN does
     # before one in 16 bits takes longer than the product.
     dtype = torch.float32 if weight.device.type == "cpu" else weight.dtype
-    return LayerShape(inputs, outputs, dtype)
+    return LinearShape(inputs, outputs, dtype)

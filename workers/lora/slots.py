@@ -13,18 +13,18 @@ from itertools import groupby
 import torch
 from transformers.modeling_utils import PreTrainedModel
 
-from headrace.workers.lora.files import Adapter, LayerShape, Pair
+from headrace.workers.lora.adapter_files import Adapter, LinearShape, Pair
 from headrace.workers.lora.layers import LoraLinear, Part, Ranks, Step, wrap_layers
-from headrace.workers.lora.least_used import LeastUsed
+from headrace.workers.lora.lru_slots import LeastUsed
 from headrace.workers.lora.store import AdapterStore
 from headrace.workers.sequence.sequence import Chunk
-from headrace.workers.uploads import send, upload
+from headrace.workers.transfers import upload, upload_tensor
 
 NONE = -1  # the slot of rows without adapter
 LONG_RUN = 16  # rows
 
 
-class Slots:
+class AdapterSlots:
     """Room for some adapters on a model's device; who has not been used for longest goes first.
 
     Slots are filled when a step needs their adapter, and keep it until another takes its place,
@@ -45,7 +45,7 @@ class Slots:
         return cls(wrap_layers(model, step, num_slots), step, num_slots)
 
     @property
-    def shapes(self) -> dict[str, LayerShape]:
+    def shapes(self) -> dict[str, LinearShape]:
         """The layers that adapters may change."""
         return {name: layer.shape for name, layer in self._layers.items()}
 
@@ -91,10 +91,10 @@ class Slots:
 
     def _fill(self, slot: int, adapter: Adapter) -> None:
         for name, layer in self._layers.items():
-            pair = adapter.pairs.get(name)
+            pair = adapter.matrices.get(name)
             if pair is not None:
                 device = layer.weight.device
-                pair = Pair(send(pair.down, device), send(pair.up, device))
+                pair = Pair(upload_tensor(pair.down, device), upload_tensor(pair.up, device))
             layer.put(slot, pair)
         self._note_columns()
 

@@ -19,10 +19,10 @@ from transformers.modeling_utils import PreTrainedModel
 
 from headrace.workers.attention.backend import AttentionBatch, AttentionOptions
 from headrace.workers.attention.hook import AttentionHook
-from headrace.workers.native.activations import which
-from headrace.workers.native.arguments import check_arguments, the_only
-from headrace.workers.native.graph import Graph, Node, NotStatic, TableCall, View, merged
-from headrace.workers.native.norms import Norm, recognise
+from headrace.workers.native.activations import find_activation
+from headrace.workers.native.graph import Graph, Node, NotStatic, RowView, TableCall, merged
+from headrace.workers.native.norms import Norm, find_norm
+from headrace.workers.native.operator_arguments import check_arguments, the_only
 
 # Rows and wanted rows that are tried. Two captures are needed; a number of rows that is also the
 # size of another dimension tells nothing.
@@ -130,10 +130,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _whole(self, module: torch.nn.Module) -> Callable[..., Any] | None:
         if type(module) is torch.nn.Linear:
             return self._of_one(self._linear, module)
-        norm = recognise(module)
+        norm = find_norm(module)
         if norm is not None:
             return self._of_one(self._norm, module, norm)
-        function = which(module)
+        function = find_activation(module)
         if function is not None:
             return self._of_one(self._activation, module, function)
         if _depends_on_positions(module):
@@ -312,7 +312,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         )
 
     def _add(
-        self, kind: str, inputs: tuple[View, ...], output: torch.Tensor, data: dict[str, Any]
+        self, kind: str, inputs: tuple[RowView, ...], output: torch.Tensor, data: dict[str, Any]
     ) -> None:
         rows, inner = self._layout(output)
         node = Node(kind, inputs, output.numel() // rows, rows == self._wanted, data)
@@ -333,7 +333,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 raise _Ambiguous
         raise NotStatic(f"a value of shape {tuple(tensor.shape)} has no rows")
 
-    def _view(self, tensor: torch.Tensor) -> View:
+    def _view(self, tensor: torch.Tensor) -> RowView:
         """Which part of which value a tensor is."""
         known = self._known.get(tensor.untyped_storage().data_ptr())
         if known is None:
@@ -351,7 +351,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 dims.append((size, _in_row(stride, rows, inner)))
         if not found:
             raise NotStatic("it mixes the rows of different tokens")
-        return View(node, offset, merged(dims))
+        return RowView(node, offset, merged(dims))
 
 
 def _in_row(distance: int, rows: int, inner: int) -> int:

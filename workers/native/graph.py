@@ -15,7 +15,7 @@ class NotStatic(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class RowView:
     """A part of the row of a node's value.
 
     offset: of its first number in the row.
@@ -92,7 +92,7 @@ class Node:
     """
 
     kind: str
-    inputs: tuple[View, ...]
+    inputs: tuple[RowView, ...]
     width: int
     wanted: bool = False
     data: dict[str, Any] = field(default_factory=dict)
@@ -104,9 +104,9 @@ class Node:
             return None
         return self.inputs[0 if self.kind == "rotate" else 1].node
 
-    def view(self) -> View:
+    def view(self) -> RowView:
         """All of its value."""
-        return View(self, 0, ((self.width, 1),))
+        return RowView(self, 0, ((self.width, 1),))
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,12 +30,12 @@ for _name, _rest in (("munmap", ()), ("mprotect", (ctypes.c_int,)), ("madvise", 
     getattr(_libc, _name).argtypes = (ctypes.c_void_p, ctypes.c_size_t, *_rest)
 
 
-def whole_pages(num_bytes: int) -> int:
+def round_up_to_pages(num_bytes: int) -> int:
     """So many bytes, rounded up to huge pages."""
     return -(-num_bytes // HUGE_PAGE) * HUGE_PAGE
 
 
-def make_pages(fd: int, num_bytes: int) -> None:
+def allocate_pages(fd: int, num_bytes: int) -> None:
     """Give an empty memory file its size, and something of each huge page: where there is nothing,
     nothing is collapsed. OSError if there is no memory."""
     os.ftruncate(fd, num_bytes)
@@ -78,7 +78,7 @@ def _reserve(num_bytes: int) -> int:
     start = _libc.mmap(None, size, 0, kind, -1, 0)
     if start == _FAILED:
         _fail()
-    address = whole_pages(start)
+    address = round_up_to_pages(start)
     if address > start:
         unmap(start, address - start)
     unmap(address + num_bytes, start + size - address - num_bytes)

@@ -127,9 +127,9 @@ class Kernels:
             setattr(self, name, function)
 
 
-def why_not(dtype: torch.dtype) -> str | None:
+def unsupported_reason(dtype: torch.dtype) -> str | None:
     """Why a model of this dtype cannot run on the kernels here; None if it can."""
-    found = kernels()
+    found = load_kernels()
     if found is None:
         return "the kernels were not built (no C++ compiler when Headrace was installed)"
     needed = _NEEDED_LEVEL.get(dtype)
@@ -142,7 +142,7 @@ def why_not(dtype: torch.dtype) -> str | None:
 
 
 @functools.cache
-def kernels() -> Kernels | None:
+def load_kernels() -> Kernels | None:
     """The library; None if it was not built."""
     for suffix in EXTENSION_SUFFIXES:
         path = Path(__file__).parent / f"kernels{suffix}"

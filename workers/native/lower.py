@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from headrace.protocol.config import Quantization
-from headrace.workers.native.graph import Graph, Node, NotStatic, View
+from headrace.workers.native.graph import Graph, Node, NotStatic, RowView
 
 FLOATS, PACKED, BYTES = range(3)  # float32, the type of the products, 8 bits
 WORDS, ROUNDED, INTEGERS = range(3)  # how a weight is stored and multiplied: see src/program.cpp
@@ -131,7 +131,7 @@ class _Lowering:
             and node.width % self._pair == 0
         )
 
-    def _at(self, view: View) -> Place:
+    def _at(self, view: RowView) -> Place:
         if not view.is_dense:
             raise NotStatic("it reads numbers that do not follow one another")
         place = self._places.get(view.node)
@@ -141,12 +141,12 @@ class _Lowering:
             raise NotStatic("it reads rounded numbers")
         return Place(place.buffer, place.at + view.offset)
 
-    def _heads_at(self, view: View, dim: int) -> tuple[Place, int]:
+    def _heads_at(self, view: RowView, dim: int) -> tuple[Place, int]:
         """Where heads of `dim` numbers begin, and how far they are apart."""
         if view.is_dense:
             return self._at(view), dim
         if len(view.dims) == 2 and view.dims[1] == (dim, 1):
-            start = View(view.node, view.offset, ((dim, 1),))
+            start = RowView(view.node, view.offset, ((dim, 1),))
             return self._at(start), view.dims[0][1]
         raise NotStatic("its heads lie in no known order")
 
@@ -167,14 +167,14 @@ class _Lowering:
             self._converted[key] = known
         return known
 
-    def _convert(self, view: View) -> tuple[Place, ...]:
+    def _convert(self, view: RowView) -> tuple[Place, ...]:
         padding = -view.width % self._pair
         out = Place(Buffer(view.width + padding, PACKED))
         sizes = {0: view.width, 1: padding}
         self._op("convert", view.node, (self._at(view),), out, sizes=sizes)
         return (out,)
 
-    def _round(self, view: View) -> tuple[Place, ...]:
+    def _round(self, view: RowView) -> tuple[Place, ...]:
         padding = -view.width % 4
         out, scales = Place(Buffer(view.width + padding, BYTES)), Place(Buffer(1))
         sizes = {0: view.width, 1: padding}

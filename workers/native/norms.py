@@ -21,7 +21,7 @@ class Norm:
     bias: torch.Tensor | None
 
 
-def recognise(module: torch.nn.Module) -> Norm | None:
+def find_norm(module: torch.nn.Module) -> Norm | None:
     """The norm that a module is; None if it is none that is known."""
     weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
     if not _is_vector(weight) or any(True for _ in module.children()):

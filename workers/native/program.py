@@ -17,8 +17,8 @@ from headrace.protocol.config import Quantization
 from headrace.workers.attention.backend import AttentionBatch, Span
 from headrace.workers.attention.hook import AttentionHook
 from headrace.workers.lora.layers import shape_of
-from headrace.workers.native.activations import FUNCTIONS
-from headrace.workers.native.adapters import AdaptedLinear, NativeSlots, Piece
+from headrace.workers.native.activations import ACTIVATIONS
+from headrace.workers.native.adapter_slots import AdaptedLinear, NativeAdapterSlots, Piece
 from headrace.workers.native.capture import capture
 from headrace.workers.native.graph import NotStatic, TableCall
 from headrace.workers.native.library import (
@@ -29,17 +29,17 @@ from headrace.workers.native.library import (
     CInstruction,
     CPlace,
     CStep,
-    kernels,
+    load_kernels,
 )
 from headrace.workers.native.lower import WORDS, Lowered, Op, Place, lower, parts_of
-from headrace.workers.native.panels import Panels
+from headrace.workers.native.packed_weight import PackedWeight
 from headrace.workers.native.rewrite import rewrite
 from headrace.workers.native.weight_memory import SharedWeights, WeightMemory
 
 _OUTPUT = -2
 
 
-class Compiled:
+class CompiledProgram:
     """A model's instructions and its packed weights.
 
     shared: where other workers have the same weights, or will. memory: where they are.
@@ -91,21 +91,21 @@ class Compiled:
         """Whether a parameter of the model is read where it lies."""
         return any(parameter is kept for kept in self._kept)
 
-    def new_slots(self, num_slots: int) -> NativeSlots:
+    def new_slots(self, num_slots: int) -> NativeAdapterSlots:
         """Room for adapters, all of it empty."""
-        return NativeSlots(self.adapted, self._shapes, num_slots)
+        return NativeAdapterSlots(self.adapted, self._shapes, num_slots)
 
     def start(self, num_blocks: int, block_size: int) -> "Program":
         """A program with a cache of its own. MemoryError if there is none left."""
         return Program(self, num_blocks, block_size)
 
-    def _plan(self, op: Op) -> Panels | None:
+    def _plan(self, op: Op) -> PackedWeight | None:
         if op.kind != "linear":
             return None
         halves = "gate" in op.data
-        return Panels(parts_of(op.data), self.dtype, op.sizes[4], halves)
+        return PackedWeight(parts_of(op.data), self.dtype, op.sizes[4], halves)
 
-    def _instruction(self, op: Op, panels: Panels | None) -> CInstruction:
+    def _instruction(self, op: Op, panels: PackedWeight | None) -> CInstruction:
         instruction = CInstruction(operation=OPERATIONS.index(op.kind), wanted=op.wanted)
         for number, place in enumerate(op.inputs):
             instruction.inputs[number] = _place(place)
@@ -118,7 +118,7 @@ class Compiled:
         for number, value in enumerate(op.numbers):
             instruction.numbers[number] = value
         function = op.data.get("function")
-        activation = 0 if function is None else 1 + list(FUNCTIONS).index(function)
+        activation = 0 if function is None else 1 + list(ACTIVATIONS).index(function)
         if op.kind == "embed":
             self._embed(instruction, op.data["table"])
         elif op.kind == "norm":
@@ -163,9 +163,9 @@ class Compiled:
 class Program:
     """Runs steps; its cache holds num_blocks blocks of block_size tokens, a multiple of 16."""
 
-    def __init__(self, compiled: Compiled, num_blocks: int, block_size: int) -> None:
+    def __init__(self, compiled: CompiledProgram, num_blocks: int, block_size: int) -> None:
         assert block_size % GROUP == 0
-        library = kernels()
+        library = load_kernels()
         assert library is not None
         self._compiled = compiled
         self._output = torch.empty((0, compiled.vocab_size))
@@ -185,7 +185,7 @@ class Program:
         wanted: Sequence[int],
         batch: AttentionBatch,
         slots: torch.Tensor | None = None,
-        adapters: NativeSlots | None = None,
+        adapters: NativeAdapterSlots | None = None,
     ) -> torch.Tensor:
         """Logits [wanted rows, vocabulary], float32, of a flattened batch; valid until the next
         call, which writes them to the same memory: fresh pages would cost a millisecond a step.
@@ -234,7 +234,7 @@ class Program:
 
 def _adapted(
     lowered: Lowered,
-    packed: Sequence[Panels | None],
+    packed: Sequence[PackedWeight | None],
     names: Mapping[int, str],
     dtype: torch.dtype,
 ) -> Iterator[AdaptedLinear]:
@@ -252,7 +252,9 @@ def _adapted(
         yield AdaptedLinear(tuple(pieces), of_op, dtype)
 
 
-def _heads(ops: Sequence[Op], packed: Sequence[Panels | None]) -> Iterator[tuple[int, Panels]]:
+def _heads(
+    ops: Sequence[Op], packed: Sequence[PackedWeight | None]
+) -> Iterator[tuple[int, PackedWeight]]:
     """Weights that have been packed as they are, by identity: a tied embedding reads them there."""
     for op, panels in zip(ops, packed, strict=True):
         if panels is None or "gate" in op.data or op.sizes[4] != WORDS:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from headrace.workers.native.graph import Graph, Node, NotStatic, View, merged
+from headrace.workers.native.graph import Graph, Node, NotStatic, RowView, merged
 
 Nodes = list[Node]
 
@@ -43,7 +43,7 @@ def _gather_early(nodes: Nodes) -> Nodes:
             late.add(node)
     chosen: dict[Node, Node] = {}
     kept: Nodes = []
-    stands_for: dict[Node, View] = {}
+    stands_for: dict[Node, RowView] = {}
     for node in nodes:
         if node not in late:
             kept.append(node)
@@ -74,7 +74,7 @@ class _State:
             for view in node.inputs:
                 self.users[view.node].append(node)
 
-    def only(self, view: View, kind: str, user: Node) -> Node | None:
+    def only(self, view: RowView, kind: str, user: Node) -> Node | None:
         """The node that the view is all of, if it is of that kind and read by `user` alone."""
         node = view.node
         if node.kind != kind or not view.is_whole or self.users[node] != [user]:
@@ -83,13 +83,13 @@ class _State:
 
 
 # Given a node: what stands for its value instead, and the new node to run in its place if any.
-_Rewrite = Callable[[Node, _State], tuple[View | None, Node | None]]
+_Rewrite = Callable[[Node, _State], tuple[RowView | None, Node | None]]
 
 
-def _pass(nodes: Nodes, output: View, rewrite_one: _Rewrite) -> tuple[Nodes, View]:
+def _pass(nodes: Nodes, output: RowView, rewrite_one: _Rewrite) -> tuple[Nodes, RowView]:
     """Apply to each node; then drop what nobody reads any more."""
     state = _State(nodes)
-    stands_for: dict[Node, View] = {}
+    stands_for: dict[Node, RowView] = {}
     kept: Nodes = []
     for node in nodes:
         node.inputs = tuple(_resolve(view, stands_for) for view in node.inputs)
@@ -108,7 +108,7 @@ def _pass(nodes: Nodes, output: View, rewrite_one: _Rewrite) -> tuple[Nodes, Vie
     return _used(kept, output), output
 
 
-def _resolve(view: View, stands_for: dict[Node, View]) -> View:
+def _resolve(view: RowView, stands_for: dict[Node, RowView]) -> RowView:
     target = stands_for.get(view.node)
     if target is None:
         return view
@@ -117,10 +117,10 @@ def _resolve(view: View, stands_for: dict[Node, View]) -> View:
         if view.is_whole:
             return target
         raise NotStatic("it copies numbers in another order")
-    return View(target.node, target.offset + view.offset, view.dims)
+    return RowView(target.node, target.offset + view.offset, view.dims)
 
 
-def _used(nodes: Nodes, output: View) -> Nodes:
+def _used(nodes: Nodes, output: RowView) -> Nodes:
     needed = {output.node}
     for node in reversed(nodes):
         target = node.target
@@ -131,7 +131,7 @@ def _used(nodes: Nodes, output: View) -> Nodes:
     return [node for node in nodes if node in needed]
 
 
-def _copy(node: Node, state: _State) -> tuple[View | None, Node | None]:
+def _copy(node: Node, state: _State) -> tuple[RowView | None, Node | None]:
     if node.kind != "copy":
         return None, None
     source = node.inputs[0]
@@ -140,7 +140,7 @@ def _copy(node: Node, state: _State) -> tuple[View | None, Node | None]:
     return source, None
 
 
-def _rotary(node: Node, state: _State) -> tuple[View | None, Node | None]:
+def _rotary(node: Node, state: _State) -> tuple[RowView | None, Node | None]:
     """x * cos + cat(-second half of x, first half) * sin, in either order of the sum."""
     if node.kind != "add":
         return None, None
@@ -165,7 +165,7 @@ def _rotary(node: Node, state: _State) -> tuple[View | None, Node | None]:
     return None, None
 
 
-def _overlap_of(user: Node, x: View) -> bool:
+def _overlap_of(user: Node, x: RowView) -> bool:
     return any(view.overlaps(x) for view in user.inputs)
 
 
@@ -173,12 +173,12 @@ def _has_table(product: Node) -> bool:
     return sum(view.node.kind == "table" for view in product.inputs) == 1
 
 
-def _with_table(product: Node) -> tuple[View, View]:
+def _with_table(product: Node) -> tuple[RowView, RowView]:
     first, second = product.inputs
     return (second, first) if first.node.kind == "table" else (first, second)
 
 
-def _is_half_turn(cat: Node, x: View, size: int) -> bool:
+def _is_half_turn(cat: Node, x: RowView, size: int) -> bool:
     if len(cat.inputs) != 2 or cat.inputs[0].node.kind != "scale":
         return False
     negated, first = cat.inputs
@@ -198,13 +198,13 @@ def _is_half_turn(cat: Node, x: View, size: int) -> bool:
     )
 
 
-def _heads(x: View, size: int) -> tuple[tuple[int, int], ...]:
+def _heads(x: RowView, size: int) -> tuple[tuple[int, int], ...]:
     """The outer dimensions of a dense view that is cut into heads of `size`."""
     heads = x.width // size
     return ((heads, size),) if heads > 1 else ()
 
 
-def _partial_rotary(node: Node, state: _State) -> tuple[View | None, Node | None]:
+def _partial_rotary(node: Node, state: _State) -> tuple[RowView | None, Node | None]:
     """cat(rotated first part of each head, the rest of it): all of it is in place already."""
     if node.kind != "cat" or len(node.inputs) != 2:
         return None, None
@@ -216,11 +216,11 @@ def _partial_rotary(node: Node, state: _State) -> tuple[View | None, Node | None
     outer = first.dims[:-1]
     follows = rest.offset == first.offset + turned and rest.dims[:-1] == outer
     if follows and first.dims[-1][1] == rest.dims[-1][1] == 1:
-        return View(first.node, first.offset, merged([*outer, (whole, 1)])), None
+        return RowView(first.node, first.offset, merged([*outer, (whole, 1)])), None
     return None, None
 
 
-def _gate(node: Node, state: _State) -> tuple[View | None, Node | None]:
+def _gate(node: Node, state: _State) -> tuple[RowView | None, Node | None]:
     """activation(linear of x) * linear of x, from two linears or the halves of one."""
     if node.kind != "mul":
         return None, None
@@ -237,8 +237,8 @@ def _gate(node: Node, state: _State) -> tuple[View | None, Node | None]:
 
 
 def _linear_halves(
-    gate: View, partner: View, activation: Node, product: Node, state: _State
-) -> tuple[View, dict[str, Any], dict[str, Any]] | None:
+    gate: RowView, partner: RowView, activation: Node, product: Node, state: _State
+) -> tuple[RowView, dict[str, Any], dict[str, Any]] | None:
     first, second = gate.node, partner.node
     if first.kind != "linear" or second.kind != "linear" or gate.width != partner.width:
         return None
@@ -256,12 +256,12 @@ def _linear_halves(
     return first.inputs[0], _rows_of(gate), _rows_of(partner)
 
 
-def _rows_of(view: View) -> dict[str, Any]:
+def _rows_of(view: RowView) -> dict[str, Any]:
     """The linear whose product the view is a part of, with the outputs that it takes."""
     return {**view.node.data, "first": view.offset, "count": view.width}
 
 
-def _activated(node: Node, state: _State) -> tuple[View | None, Node | None]:
+def _activated(node: Node, state: _State) -> tuple[RowView | None, Node | None]:
     if node.kind != "activation":
         return None, None
     linear = state.only(node.inputs[0], "linear", node)
@@ -271,7 +271,7 @@ def _activated(node: Node, state: _State) -> tuple[View | None, Node | None]:
     return None, Node("linear", linear.inputs, node.width, node.wanted, data)
 
 
-def _residual(node: Node, state: _State) -> tuple[View | None, Node | None]:
+def _residual(node: Node, state: _State) -> tuple[RowView | None, Node | None]:
     """x + linear, or x + linear * number, where x is not read again."""
     if node.kind != "add":
         return None, None

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from headrace.workers.native.library import kernels
-from headrace.workers.native.panels import ALIGNMENT, Panels
+from headrace.workers.native.library import load_kernels
+from headrace.workers.native.packed_weight import ALIGNMENT, PackedWeight
 from headrace.workers.native.shared_file import SharedFile, SharedMapping
 
 _LAYOUT = 1  # to be counted up when panels or their order change without the kernels
@@ -22,7 +22,7 @@ class SharedWeights:
     """A group's file, and which weights on the disk are to be in it (see `identify`)."""
 
     file: SharedFile
-    identity: str
+    fingerprint: str
 
 
 class WeightMemory:
@@ -33,7 +33,7 @@ class WeightMemory:
     """
 
     def __init__(
-        self, panels: Sequence[Panels], threads: int, shared: SharedWeights | None = None
+        self, panels: Sequence[PackedWeight], threads: int, shared: SharedWeights | None = None
     ) -> None:
         self.num_bytes = sum(each.num_bytes for each in panels)
         self._panels, self._threads = panels, threads
@@ -68,7 +68,7 @@ class WeightMemory:
             return False
         place(found.address)
         self._mapping = found
-        self.note = "shared, packed before" if found.was_full else "shared"
+        self.note = "shared, packed before" if found.was_filled else "shared"
         return True
 
     def _place_in_pieces(self) -> None:
@@ -84,7 +84,7 @@ class WeightMemory:
             place += size
 
     def _take(self, num_bytes: int) -> int:
-        library = kernels()
+        library = load_kernels()
         assert library is not None
         address = library.allocate(num_bytes)
         if not address:
@@ -94,11 +94,11 @@ class WeightMemory:
 
     def _pack(self) -> None:
         with ThreadPoolExecutor(self._threads) as pool:
-            for _ in pool.map(Panels.pack, self._panels):
+            for _ in pool.map(PackedWeight.pack, self._panels):
                 pass
 
 
-def identify(model_path: Path) -> str:
+def fingerprint_weights(model_path: Path) -> str:
     """Which weights a folder has now, told by its files' stamps: other weights, another text."""
     files = sorted([*model_path.glob("*.safetensors"), model_path / "config.json"])
     return repr([(str(file.resolve()), *_stamps(file)) for file in files])
@@ -112,12 +112,12 @@ def _stamps(file: Path) -> tuple[int, ...]:
     return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
 
-def _key(shared: SharedWeights, panels: Sequence[Panels]) -> str:
+def _key(shared: SharedWeights, panels: Sequence[PackedWeight]) -> str:
     """All that the bytes depend on."""
-    library = kernels()
+    library = load_kernels()
     assert library is not None
     plans = [each.plan for each in panels]
-    return repr((_LAYOUT, torch.__version__, library.build, shared.identity, plans))
+    return repr((_LAYOUT, torch.__version__, library.build, shared.fingerprint, plans))
 
 
 def _aligned(num_bytes: int) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from headrace.protocol.config import EngineConfig
-from headrace.workers.attention.backend import LayerShape
+from headrace.workers.attention.backend import KVLayerShape
 from headrace.workers.errors import ModelUnsupported
 
 # Of the memory that is available once the model is loaded, for all workers' caches.
@@ -19,7 +19,7 @@ _GATHERED_LAYERS = 2
 
 def choose_num_blocks(
     config: EngineConfig,
-    layers: Sequence[LayerShape],
+    layers: Sequence[KVLayerShape],
     dtype: torch.dtype,
     device: torch.device,
     max_model_len: int,

@@ -13,13 +13,18 @@ from headrace.workers.engine.runner import UNKNOWN_TOKEN
 from headrace.workers.sampling.batch import Rows, flatten
 from headrace.workers.sequence.sequence import Chunk, ChunkResult
 from headrace.workers.sequence.sequence import Sequence as EngineSequence
-from headrace.workers.torch_runner.graphs import Bucket, DecodeGraphs, DecodeInputs, Record
+from headrace.workers.torch_runner.decode_graphs import (
+    Bucket,
+    CaptureFunction,
+    DecodeGraphs,
+    DecodeInputs,
+)
 from headrace.workers.torch_runner.model_runner import ModelRunner
-from headrace.workers.torch_runner.pending import PendingResults
-from headrace.workers.uploads import upload
+from headrace.workers.torch_runner.pending_results import PendingResults
+from headrace.workers.transfers import upload
 
 if TYPE_CHECKING:  # pydantic is not needed to run a model
-    from headrace.workers.lora.slots import Slots
+    from headrace.workers.lora.slots import AdapterSlots
 
 
 class DeviceRunner(ModelRunner):
@@ -48,7 +53,7 @@ class DeviceRunner(ModelRunner):
             slots=slots,
         )
         self._graphs: DecodeGraphs | None = None
-        self._recorded: tuple[Sequence[Bucket], Record] | None = None
+        self._recorded: tuple[Sequence[Bucket], CaptureFunction] | None = None
         self._chosen: torch.Tensor | None = None  # by the launch before
         self._row_of: dict[EngineSequence, int] = {}
 
@@ -61,10 +66,10 @@ class DeviceRunner(ModelRunner):
     def restore_cache(self) -> None:
         super().restore_cache()
         if self._graphs is None and self._recorded is not None:
-            self.record_decodes(*self._recorded)
+            self.capture_decodes(*self._recorded)
 
     @torch.inference_mode()
-    def record_decodes(self, buckets: Sequence[Bucket], record: Record) -> None:
+    def capture_decodes(self, buckets: Sequence[Bucket], record: CaptureFunction) -> None:
         """Replay steps of decodes from now on. RuntimeError if the model cannot be recorded."""
         backend = self._backend
         assert isinstance(backend, VarlenBackend)
@@ -133,12 +138,15 @@ class DeviceRunner(ModelRunner):
             token_ids.index_copy_(0, columns[0], self._chosen.index_select(0, columns[1]))
 
 
-def record_or_not(
-    runner: DeviceRunner, buckets: Sequence[Bucket], record: Record, log: Callable[[str], None]
+def try_capture_decodes(
+    runner: DeviceRunner,
+    buckets: Sequence[Bucket],
+    record: CaptureFunction,
+    log: Callable[[str], None],
 ) -> None:
     """Record the runner's decodes; where the model does not allow it, say so and go on without."""
     try:
-        runner.record_decodes(buckets, record)
+        runner.capture_decodes(buckets, record)
     except RuntimeError as error:
         reason = (str(error).splitlines() or ["unknown"])[0]
         log(f"decodes are run without CUDA graphs: {reason}")

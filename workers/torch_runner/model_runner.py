@@ -12,15 +12,15 @@ from headrace.workers.attention.backend import AttentionBackend, AttentionBatch,
 from headrace.workers.attention.hook import AttentionHook, vocab_rows
 from headrace.workers.attention.sdpa import SdpaBackend
 from headrace.workers.engine.runner import StepwiseRunner
-from headrace.workers.lora.files import LayerShape
+from headrace.workers.lora.adapter_files import LinearShape
 from headrace.workers.lora.store import AdapterStore
 from headrace.workers.sampling.batch import Rows, collect, flatten
 from headrace.workers.sequence.adapters import Adapters
 from headrace.workers.sequence.sequence import Chunk, ChunkResult
-from headrace.workers.uploads import upload
+from headrace.workers.transfers import upload
 
 if TYPE_CHECKING:  # pydantic is not needed to run a model
-    from headrace.workers.lora.slots import Slots
+    from headrace.workers.lora.slots import AdapterSlots
 
 # A step is what decodes wait for while a prompt is run: about as long on either device. It also
 # has to stay far below the time after which a worker counts as stalled.
@@ -100,7 +100,7 @@ class ModelRunner(StepwiseRunner):
         self._is_offloaded = False
 
     @property
-    def adapter_layers(self) -> dict[str, LayerShape]:
+    def adapter_layers(self) -> dict[str, LinearShape]:
         """The layers that adapters may change, by their names in the model."""
         return {} if self._slots is None else self._slots.shapes
 

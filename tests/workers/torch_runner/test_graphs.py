@@ -6,7 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.workers.attention.backend import Span
-from headrace.workers.torch_runner.graphs import Bucket, DecodeGraphs, DecodeInputs, choose_buckets
+from headrace.workers.torch_runner.decode_graphs import (
+    Bucket,
+    DecodeGraphs,
+    DecodeInputs,
+    choose_buckets,
+)
 from tests.workers.recording import Rerun
 
 CPU = torch.device("cpu")
@@ -18,14 +23,14 @@ def inputs_of(bucket: Bucket) -> DecodeInputs:
 
 
 def test_sizes_double_and_then_grow_evenly():
-    sizes = [bucket.num_rows for bucket in choose_buckets(128, 900, enough_rows=1)]
+    sizes = [bucket.num_rows for bucket in choose_buckets(128, 900, saturating_rows=1)]
     assert sizes == [1, 2, 4, 8, 16, 32, 64, 96, 128]
     assert [bucket.num_rows for bucket in choose_buckets(5, 900, 1)] == [1, 2, 4, 5]
     assert [bucket.num_rows for bucket in choose_buckets(1, 900, 1)] == [1]
 
 
 def test_few_rows_have_several_lengths():
-    buckets = choose_buckets(8, 20_000, enough_rows=4)
+    buckets = choose_buckets(8, 20_000, saturating_rows=4)
     lengths = {size: [b.longest for b in buckets if b.num_rows == size] for size in (1, 2, 4, 8)}
     assert lengths[1] == lengths[2] == [1024, 4096, 16384, 20_000]
     assert lengths[4] == lengths[8] == [20_000]
@@ -85,10 +90,10 @@ def test_recordings_are_made_once_the_largest_first_and_replayed_on_new_inputs()
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_cuda_graph_reads_the_inputs_of_its_replay():
-    from headrace.workers.torch_runner.cuda_graphs import CudaRecorder
+    from headrace.workers.torch_runner.cuda_graphs import CudaGraphCapture
 
     device = torch.device("cuda")
-    record = CudaRecorder()
+    record = CudaGraphCapture()
     inputs = DecodeInputs(Bucket(2, 12), PAGE, SPARE, device)
     recording = record(lambda: inputs.token_ids * 10 + inputs.positions)
     for tokens in ([1, 2], [6, 5]):

@@ -7,14 +7,14 @@ from typing import Any
 import torch
 
 from headrace.workers.linear.quantization import quantize_weight
-from headrace.workers.native.library import PANEL, kernels
+from headrace.workers.native.library import PANEL, load_kernels
 from headrace.workers.native.lower import INTEGERS, WORDS
 
 ALIGNMENT = 64  # of panels, and of their scales, in bytes
 _HALF = PANEL // 2
 
 
-class Panels:
+class PackedWeight:
     """One packed weight: planned first, then put where there is room for it.
 
     num_bytes: what it needs, with its scales. Addresses are valid from `place` on.
@@ -103,7 +103,7 @@ class Panels:
     def _put_words(self, weight: torch.Tensor) -> None:
         outputs, inputs = weight.shape
         is_bf16 = weight.dtype == torch.bfloat16
-        library = kernels()
+        library = load_kernels()
         assert library is not None
         count, lanes = (2, _HALF) if self._halves else (1, PANEL)
         for half in range(count):

@@ -14,7 +14,7 @@ from headrace.workers.sequence.sequence import Chunk, Sequence
 from headrace.workers.torch_runner.model_runner import ModelRunner
 
 
-def step_bytes(
+def measure_step_bytes(
     model: PreTrainedModel,
     hook: AttentionHook,
     config: EngineConfig,

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headrace.workers.lora.files import Adapter, LayerShape
-from headrace.workers.lora.least_used import LeastUsed
+from headrace.workers.lora.adapter_files import Adapter, LinearShape
+from headrace.workers.lora.lru_slots import LeastUsed
 from headrace.workers.lora.store import AdapterStore
 from headrace.workers.native.library import PANEL, CAdapter
-from headrace.workers.native.panels import Panels
+from headrace.workers.native.packed_weight import PackedWeight
 from headrace.workers.sequence.sequence import Chunk
 
 NONE = -1  # the slot of rows without adapter
@@ -36,7 +36,7 @@ class AdaptedLinear:
     panels: its weight, whose order the outputs take. dtype: of the products."""
 
     pieces: tuple[Piece, ...]
-    panels: Panels
+    panels: PackedWeight
     dtype: torch.dtype
 
     def matrices(self, adapter: Adapter) -> tuple[Tensor, Tensor] | None:
@@ -62,11 +62,11 @@ class AdaptedLinear:
         return up[:, piece.first : piece.first + piece.count]
 
 
-class NativeSlots:
+class NativeAdapterSlots:
     """Room for some adapters in a program. store: where those are found that a step needs."""
 
     def __init__(
-        self, linears: Sequence[AdaptedLinear], shapes: Mapping[str, LayerShape], num_slots: int
+        self, linears: Sequence[AdaptedLinear], shapes: Mapping[str, LinearShape], num_slots: int
     ) -> None:
         self.store: AdapterStore | None = None
         self.shapes = dict(shapes)
@@ -91,7 +91,7 @@ class NativeSlots:
         for slot in self._places.clear():
             self._empty(slot)
 
-    def slots_of(self, chunks: Sequence[Chunk], order: Sequence[int]) -> Tensor | None:
+    def row_slots(self, chunks: Sequence[Chunk], order: Sequence[int]) -> Tensor | None:
         """The slot of each row of the chunks in that order, [rows]; None if none has an adapter."""
         names = [chunks[number].sequence.request.adapter for number in order]
         if not any(names):

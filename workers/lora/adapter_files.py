@@ -15,7 +15,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from headrace.workers.errors import AdapterError
-from headrace.workers.lora.description import Description, describe, read_file, read_object
+from headrace.workers.lora.adapter_config import Description, describe, read_file, read_object
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 _PICKLE_FILE = "adapter_model.bin"
@@ -26,7 +26,7 @@ _HEADER_BYTES = 16 * 1024 * 1024  # of names and shapes, at most
 
 
 @dataclass(frozen=True, slots=True)
-class LayerShape:
+class LinearShape:
     """A layer [inputs] → [outputs] that adapters may change. dtype: of adapters' matrices there."""
 
     inputs: int
@@ -50,10 +50,10 @@ class Pair:
 class Adapter:
     """pairs: by the names of the layers that it changes. In the host's memory."""
 
-    pairs: Mapping[str, Pair]
+    matrices: Mapping[str, Pair]
 
 
-def read_adapter(folder: Path, layers: Mapping[str, LayerShape], max_rank: int) -> Adapter:
+def read_adapter(folder: Path, layers: Mapping[str, LinearShape], max_rank: int) -> Adapter:
     """The folder's adapter, checked against the layers of the model. AdapterError if it has none,
     if it is for another model, or if it changes what adapters cannot change here."""
     description = describe(read_object(folder), max_rank)
@@ -70,7 +70,7 @@ def read_adapter(folder: Path, layers: Mapping[str, LayerShape], max_rank: int) 
 
 
 def _read_tensors(
-    folder: Path, layers: Mapping[str, LayerShape], max_rank: int
+    folder: Path, layers: Mapping[str, LinearShape], max_rank: int
 ) -> dict[str, Tensor]:
     if not (folder / WEIGHTS_FILE).exists() and (folder / _PICKLE_FILE).exists():
         raise AdapterError(f"{_PICKLE_FILE} is pickle, which is not read: save as {WEIGHTS_FILE}")
@@ -101,7 +101,7 @@ def _by_layer(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     return layers
 
 
-def _resolve(given: Mapping[str, object], layers: Mapping[str, LayerShape]) -> dict[str, str]:
+def _resolve(given: Mapping[str, object], layers: Mapping[str, LinearShape]) -> dict[str, str]:
     """The model's names of the layers that a file names.
 
     One that was trained without its head has names without their beginning ("layers.0..." for
@@ -113,7 +113,7 @@ def _resolve(given: Mapping[str, object], layers: Mapping[str, LayerShape]) -> d
     return names
 
 
-def _with_end(name: str, layers: Mapping[str, LayerShape]) -> str:
+def _with_end(name: str, layers: Mapping[str, LinearShape]) -> str:
     found = [layer for layer in layers if layer.endswith(f".{name}")]
     if len(found) != 1:
         _refuse(f"the model has no layer {_shown(name)} that adapters can change")
@@ -121,7 +121,7 @@ def _with_end(name: str, layers: Mapping[str, LayerShape]) -> str:
 
 
 def _pair(
-    name: str, matrices: Mapping[str, Tensor], shape: LayerShape, description: Description
+    name: str, matrices: Mapping[str, Tensor], shape: LinearShape, description: Description
 ) -> Pair:
     down, up = matrices["A"], matrices["B"]
     rank = description.rank_of(name)

@@ -9,8 +9,8 @@ from headrace.workers.errors import ModelUnsupported
 from headrace.workers.lora.layers import candidates
 from headrace.workers.memory import free_memory
 from headrace.workers.native.graph import NotStatic
-from headrace.workers.native.library import GROUP, why_not
-from headrace.workers.native.program import Compiled
+from headrace.workers.native.library import GROUP, unsupported_reason
+from headrace.workers.native.program import CompiledProgram
 from headrace.workers.native.weight_memory import SharedWeights
 
 
@@ -20,7 +20,7 @@ def compile_model(
     config: EngineConfig,
     threads: int,
     shared: SharedWeights | None = None,
-) -> tuple[Compiled | None, str]:
+) -> tuple[CompiledProgram | None, str]:
     """The compiled model, or None and why it runs on torch's operations instead.
 
     shared: where other workers have the same weights, or will.
@@ -32,7 +32,7 @@ def compile_model(
     if not reason:
         try:
             adaptable = dict(candidates(model)) if config.enable_lora else None
-            compiled = Compiled(model, hook, threads, config.quantization, shared, adaptable)
+            compiled = CompiledProgram(model, hook, threads, config.quantization, shared, adaptable)
         except NotStatic as error:
             reason = f"{type(model).__name__} has no fixed program: {error}"
     if compiled is None and config.cpu_kernels == "native":
@@ -47,10 +47,10 @@ def _obstacle(model: PreTrainedModel, config: EngineConfig) -> str:
         return "cpu_kernels is torch"
     if config.block_size % GROUP:
         return f"block_size is no multiple of {GROUP}"
-    return why_not(model.dtype) or ""
+    return unsupported_reason(model.dtype) or ""
 
 
-def release_weights(model: PreTrainedModel, compiled: Compiled) -> None:
+def release_weights(model: PreTrainedModel, compiled: CompiledProgram) -> None:
     """Free what has been packed; what the compiled model reads where it is stays."""
     for parameter in model.parameters():
         if not compiled.reads(parameter):

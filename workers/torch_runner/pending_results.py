@@ -8,7 +8,7 @@ import torch
 from headrace.workers.sampling.logprobs import Described
 from headrace.workers.sampling.sampler import Sampling
 from headrace.workers.sequence.sequence import Chunk, ChunkResult, Sequence
-from headrace.workers.uploads import Download, upload
+from headrace.workers.transfers import Download, upload
 
 
 class PendingResults:
