@@ -29,7 +29,7 @@ from bench.gpu_model import (
 from headrace.workers.attention.hook import AttentionHook
 from headrace.workers.engine.engine import Engine
 from headrace.workers.torch_runner.choose_backend import choose_backend
-from headrace.workers.torch_runner.make_runner import make_torch_runner, record_graphs
+from headrace.workers.torch_runner.make_runner import make_torch_runner, capture_graphs
 
 _BLOCK_SIZE = 16  # as of the server; the attention may need more
 _STEP_TOKENS = 8192
@@ -60,7 +60,7 @@ def make_engine(
     print(f"attention: {choice.name}, overlap {runner.overlaps}, {num_blocks} blocks", flush=True)
     if options.with_graphs:
         started = time.perf_counter()
-        record_graphs(runner, hook, choice, print, max_num_seqs=max(options.batches))
+        capture_graphs(runner, hook, choice, print, max_num_seqs=max(options.batches))
         print(f"recorded in {time.perf_counter() - started:.1f} s", flush=True)
     return Engine(
         runner,

@@ -35,7 +35,7 @@ from headrace.protocol.sampling import SamplingParams
 from headrace.protocol.to_worker import Generate
 from headrace.workers.build import build_engine
 from headrace.workers.engine.engine import Engine
-from headrace.workers.lora.files import LayerShape
+from headrace.workers.lora.adapter_files import LinearShape
 from headrace.workers.native.runner import NativeRunner
 from headrace.workers.torch_runner.model_runner import ModelRunner
 
@@ -48,7 +48,7 @@ FIRST_TOKEN_ID = 1000  # below are special tokens and single bytes
 Choose = Callable[[int], str]  # the adapter of the request of that number
 
 
-def write_adapter(folder: Path, layers: dict[str, LayerShape], rank: int, seed: int) -> Path:
+def write_adapter(folder: Path, layers: dict[str, LinearShape], rank: int, seed: int) -> Path:
     """A random adapter for these layers, as PEFT writes it; the folder."""
     folder.mkdir()
     config = {"peft_type": "LORA", "r": rank, "lora_alpha": rank}

@@ -12,20 +12,20 @@ from headrace.protocol.config import EngineConfig
 from headrace.workers.attention.hook import AttentionHook, vocab_rows
 from headrace.workers.errors import ModelUnsupported
 from headrace.workers.linear.linears import prepare_linears
-from headrace.workers.lora.slots import Slots
+from headrace.workers.lora.slots import AdapterSlots
 from headrace.workers.memory import free_memory
-from headrace.workers.native.adapters import NativeSlots
-from headrace.workers.native.choose import compile_model, release_weights
-from headrace.workers.native.program import Compiled
+from headrace.workers.native.adapter_slots import NativeAdapterSlots
+from headrace.workers.native.compile_model import compile_model, release_weights
+from headrace.workers.native.program import CompiledProgram
 from headrace.workers.native.runner import NativeRunner
 from headrace.workers.native.shared_file import SharedFile
-from headrace.workers.native.weight_memory import SharedWeights, identify
+from headrace.workers.native.weight_memory import SharedWeights, fingerprint_weights
 from headrace.workers.start_phases import StartPhases
 from headrace.workers.torch_runner.cache_size import choose_num_blocks
 from headrace.workers.torch_runner.choose_backend import BackendChoice, choose_backend
-from headrace.workers.torch_runner.largest_step import step_bytes
+from headrace.workers.torch_runner.step_memory import measure_step_bytes
 from headrace.workers.torch_runner.loading import choose_device, load_model, model_length
-from headrace.workers.torch_runner.make_runner import make_torch_runner, record_graphs
+from headrace.workers.torch_runner.make_runner import make_torch_runner, capture_graphs
 from headrace.workers.torch_runner.model_runner import ModelRunner
 from headrace.workers.torch_runner.self_check import check_model
 
@@ -49,27 +49,27 @@ def load_runner(
     device = choose_device(config.device)
     threads = config.threads or max(1, _cpu_count() // max(1, workers_on_host))
     torch.set_num_threads(threads)
-    shared = None if shared_file is None else SharedWeights(shared_file, identify(model_path))
+    shared = None if shared_file is None else SharedWeights(shared_file, fingerprint_weights(model_path))
     with phases.phase("weights"):
         model = load_model(model_path, config.dtype, device)
-    if shared is not None and identify(model_path) != shared.identity:
+    if shared is not None and fingerprint_weights(model_path) != shared.fingerprint:
         shared = None  # changed meanwhile: what has been read is neither
     log(f"{type(model).__name__} in {model.dtype} on {device}, {threads} threads")
     max_model_len = _choose_length(config, model_length(model))
     hook = AttentionHook()
     with phases.phase("compile"), torch.inference_mode():
         hook.probe(model)
-    slots: Slots | None = None
+    slots: AdapterSlots | None = None
     compiled = _compile(model, hook, config, max_model_len, threads, log, phases, shared)
     if compiled is None:
         with phases.phase("compile"):
             prepare_linears(model, config, log)
-            slots = Slots.of(model, config.max_loras) if config.enable_lora else None
+            slots = AdapterSlots.of(model, config.max_loras) if config.enable_lora else None
     choice = choose_backend(hook, model.dtype, device, config.block_size)
     if choice.block_size != config.block_size:
         log(f"{choice.name}: blocks of {choice.block_size} tokens")
         config = config.model_copy(update={"block_size": choice.block_size})
-    make_runner = _maker(model, hook, choice, compiled, config, max_model_len, slots)
+    make_runner = _runner_factory(model, hook, choice, compiled, config, max_model_len, slots)
     if compiled is None:
         with phases.phase("self-check"):
             check_model(model, make_runner, max_model_len, config.block_size)
@@ -83,7 +83,7 @@ def load_runner(
     if not config.enforce_eager:
         limits = config.model_dump(include={"max_num_seqs", "max_num_batched_tokens"})
         with phases.phase("compile"):
-            record_graphs(runner, hook, choice, log, **limits)
+            capture_graphs(runner, hook, choice, log, **limits)
     return runner
 
 
@@ -96,7 +96,7 @@ def _compile(
     log: Callable[[str], None],
     phases: StartPhases,
     shared: SharedWeights | None,
-) -> Compiled | None:
+) -> CompiledProgram | None:
     """The model as a compiled program that has been checked; None if it is to run without one.
 
     ModelUnsupported if the operator wants one and there is none that gives the model's text.
@@ -105,7 +105,7 @@ def _compile(
         compiled, reason = compile_model(model, hook, config, threads, shared)
     if compiled is not None:
         with phases.phase("self-check"):
-            fault = _find_fault(model, compiled, config, max_model_len)
+            fault = _self_check_error(model, compiled, config, max_model_len)
         if fault and config.cpu_kernels == "native":
             raise ModelUnsupported(f"cpu_kernels is native, but compiled, {fault}")
         if fault:
@@ -120,8 +120,8 @@ def _compile(
     return compiled
 
 
-def _find_fault(
-    model: PreTrainedModel, compiled: Compiled, config: EngineConfig, max_model_len: int
+def _self_check_error(
+    model: PreTrainedModel, compiled: CompiledProgram, config: EngineConfig, max_model_len: int
 ) -> str:
     """What the self-check says against the program; nothing if it gives what the model gives."""
     make_runner = partial(
@@ -135,23 +135,23 @@ def _find_fault(
     return ""
 
 
-def _maker(
+def _runner_factory(
     model: PreTrainedModel,
     hook: AttentionHook,
     choice: BackendChoice,
-    compiled: Compiled | None,
+    compiled: CompiledProgram | None,
     config: EngineConfig,
     max_model_len: int,
-    slots: Slots | None,
+    slots: AdapterSlots | None,
 ) -> Callable[[int], LoadedRunner]:
     """What makes runners with a cache of so many blocks."""
     vocab_size = vocab_rows(model)
 
     def make_runner(num_blocks: int) -> LoadedRunner:
         if compiled is not None:
-            room = compiled.new_slots(config.max_loras) if config.enable_lora else None
+            adapter_slots = compiled.new_adapter_slots(config.max_loras) if config.enable_lora else None
             return _native_runner(
-                compiled, vocab_size, max_model_len, config.block_size, num_blocks, room
+                compiled, vocab_size, max_model_len, config.block_size, num_blocks, adapter_slots
             )
         return make_torch_runner(
             model,
@@ -167,12 +167,12 @@ def _maker(
 
 
 def _native_runner(
-    compiled: Compiled,
+    compiled: CompiledProgram,
     vocab_size: int,
     max_model_len: int,
     block_size: int,
     num_blocks: int,
-    slots: NativeSlots | None = None,
+    slots: NativeAdapterSlots | None = None,
 ) -> NativeRunner:
     return NativeRunner(
         compiled,
@@ -191,13 +191,13 @@ def _choose_num_blocks(
     config: EngineConfig,
     max_model_len: int,
     workers_on_host: int,
-    slots: Slots | None,
+    slots: AdapterSlots | None,
 ) -> int:
     activation_bytes = 0
     if model.device.type == "cuda" and config.kv_cache_bytes is None:
-        activation_bytes = step_bytes(model, hook, config, max_model_len, choice.make)
+        activation_bytes = measure_step_bytes(model, hook, config, max_model_len, choice.make)
         if slots is not None:
-            activation_bytes += slots.largest_bytes(config.max_lora_rank)
+            activation_bytes += slots.max_bytes(config.max_lora_rank)
     return choose_num_blocks(
         config,
         hook.layers,

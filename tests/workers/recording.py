@@ -2,7 +2,7 @@
 
 import torch
 
-from headrace.workers.torch_runner.graphs import Recording
+from headrace.workers.torch_runner.decode_graphs import CapturedGraph
 
 
 class Rerun:
@@ -12,7 +12,7 @@ class Rerun:
         self.num_recorded = 0
         self.num_replayed = 0
 
-    def __call__(self, function) -> Recording:
+    def __call__(self, function) -> CapturedGraph:
         self.num_recorded += 1
         output = function()
 
@@ -21,4 +21,4 @@ class Rerun:
             with torch.inference_mode():
                 output.copy_(function())
 
-        return Recording(replay, output)
+        return CapturedGraph(replay, output)

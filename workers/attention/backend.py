@@ -8,7 +8,7 @@ import torch
 
 
 @dataclass(frozen=True, slots=True)
-class LayerShape:
+class KVLayerShape:
     """What one attention layer writes to the cache for each token: [kv_heads, *_dim] each."""
 
     kv_heads: int
@@ -93,12 +93,12 @@ class AttentionBackend(Protocol):
         ...
 
 
-class MakeBackend(Protocol):
+class BackendFactory(Protocol):
     """Makes a backend with an empty cache; SdpaBackend is one such."""
 
     def __call__(
         self,
-        layers: Sequence[LayerShape],
+        layers: Sequence[KVLayerShape],
         num_blocks: int,
         block_size: int,
         dtype: torch.dtype,

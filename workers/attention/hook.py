@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 
-from headrace.workers.attention.backend import AttentionBackend, AttentionOptions, LayerShape
+from headrace.workers.attention.backend import AttentionBackend, AttentionOptions, KVLayerShape
 from headrace.workers.errors import ModelUnsupported
 
 _numbers = itertools.count()
@@ -30,7 +30,7 @@ class AttentionHook:
 
     def __init__(self) -> None:
         self.name = f"headrace_paged_{next(_numbers)}"
-        self.layers: list[LayerShape] = []
+        self.layers: list[KVLayerShape] = []
         self.options: list[AttentionOptions] = []
         self.heads: list[int] = []
         self.backend: AttentionBackend | None = None
@@ -82,7 +82,7 @@ class AttentionHook:
         options = AttentionOptions(scaling, sliding_window, softcap)
         if self.backend is None:
             _check_call(module, query, key, attention_mask, others)
-            return self._note(module, query, key, value, options), None
+            return self._probe_layer(module, query, key, value, options), None
         layer = self._numbers[module]
         rows_query = query[0].transpose(0, 1)
         rows_key = key[0].transpose(0, 1)
@@ -91,7 +91,7 @@ class AttentionHook:
         output = self.backend.attend(layer, rows_query, rows_key, rows_value, options)
         return output.unsqueeze(0), None
 
-    def _note(
+    def _probe_layer(
         self,
         module: torch.nn.Module,
         query: torch.Tensor,
@@ -102,7 +102,7 @@ class AttentionHook:
         if module in self._numbers:
             raise ModelUnsupported("an attention layer is used twice in one forward pass")
         self._numbers[module] = len(self.layers)
-        self.layers.append(LayerShape(key.shape[1], key.shape[3], value.shape[3]))
+        self.layers.append(KVLayerShape(key.shape[1], key.shape[3], value.shape[3]))
         self.options.append(options)
         _, heads, rows, _ = query.shape
         self.heads.append(heads)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from headrace.workers.attention.backend import AttentionBatch, AttentionOptions, LayerShape, Span
+from headrace.workers.attention.backend import AttentionBatch, AttentionOptions, KVLayerShape, Span
 
-_PADDING_WORTH_A_GROUP = 128  # tokens; below it one more call costs more than the padding
+_MIN_PADDING_TO_SPLIT = 128  # tokens; below it one more call costs more than the padding
 _MAX_SCORES = 16 * 1024 * 1024  # elements that scores may take at once where they are made plainly
 
 
@@ -40,7 +40,7 @@ class SdpaBackend:
 
     def __init__(
         self,
-        layers: Sequence[LayerShape],
+        layers: Sequence[KVLayerShape],
         num_blocks: int,
         block_size: int,
         dtype: torch.dtype,
@@ -122,7 +122,7 @@ class SdpaBackend:
             spans = self._batch.decodes
             gathers = [
                 self._decode_gather(first, last, window)
-                for first, last in _groups([_seen(span.length, window) for span in spans])
+                for first, last in _groups([_visible(span.length, window) for span in spans])
             ]
             self._gathers[window, -1] = gathers
         return gathers
@@ -134,17 +134,17 @@ class SdpaBackend:
         infinite, which no mask takes out again.
         """
         spans = self._batch.decodes[first:last]
-        seen = [_seen(span.length, window) for span in spans]
-        width, size = max(seen), self._block_size
+        visible = [_visible(span.length, window) for span in spans]
+        width, size = max(visible), self._block_size
         longest = max(len(span.blocks) for span in spans)
         table = torch.tensor([[*s.blocks, *[0] * (longest - len(s.blocks))] for s in spans])
-        counts = torch.tensor(seen).unsqueeze(1)
+        counts = torch.tensor(visible).unsqueeze(1)
         starts = torch.tensor([span.length for span in spans]).unsqueeze(1) - counts
         offsets = torch.arange(width).unsqueeze(0)
         positions = starts + torch.where(offsets < counts, offsets, 0)
         slots = table.gather(1, positions // size) * size + positions % size
         mask = None
-        if min(seen) < width:
+        if min(visible) < width:
             mask = self._mask(offsets < counts)[:, None, None, :]
         return _Gather(first, last, width, slots.flatten().to(self._device), mask)
 
@@ -246,7 +246,7 @@ def _rows(mask: torch.Tensor | None, start: int, count: int) -> torch.Tensor | N
     return mask[..., start : start + count, :]
 
 
-def _seen(length: int, window: int | None) -> int:
+def _visible(length: int, window: int | None) -> int:
     return length if window is None else min(length, window)
 
 
@@ -258,7 +258,7 @@ def _groups(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
     """Cut ascending lengths into runs that are not much longer at the end than at the start."""
     first = 0
     for index, length in enumerate(lengths):
-        if length > 2 * lengths[first] and length - lengths[first] > _PADDING_WORTH_A_GROUP:
+        if length > 2 * lengths[first] and length - lengths[first] > _MIN_PADDING_TO_SPLIT:
             yield first, index
             first = index
     if lengths:

@@ -18,8 +18,8 @@ import triton.language as tl  # type: ignore[import-not-found]
 from headrace.workers.attention.varlen_call import Lengths, Pages, torch_varlen
 
 _TILE = 8192  # numbers of keys in one turn of a program: with stages in flight they fit on chip
-_MOST_PARTS = 32
-_LEAST_ROWS = 16  # of a matrix product
+_MAX_PARTS = 32
+_MIN_ROWS = 16  # of a matrix product
 _WAVES = 2  # programs for each multiprocessor
 _UNSPECIALISED = ["window", "parts", "query_stride", "head_stride", "table_stride"]
 
@@ -58,7 +58,7 @@ def _decode(
     """query [rows, heads, dim] → the same. window: keys that a row sees, 0 for all."""
     rows, heads, dim = query.shape
     kv_heads = key.shape[2]
-    parts = min(_MOST_PARTS, -(-_WAVES * _multiprocessors(query.device) // (rows * kv_heads)))
+    parts = min(_MAX_PARTS, -(-_WAVES * _multiprocessors(query.device) // (rows * kv_heads)))
     sums = query.new_empty((rows, heads, parts, dim), dtype=torch.float32)
     stats = query.new_empty((rows, heads, parts, 2), dtype=torch.float32)
     dim_padded = triton.next_power_of_2(dim)
@@ -67,12 +67,12 @@ def _decode(
         query, key, value, pages.used, pages.table, sums, stats,
         scale, window, parts, query.stride(0), query.stride(1), pages.table.stride(0),
         PAGE=key.shape[1], KV_HEADS=kv_heads, GROUP=group,
-        GROUP_PADDED=max(_LEAST_ROWS, triton.next_power_of_2(group)),
+        GROUP_PADDED=max(_MIN_ROWS, triton.next_power_of_2(group)),
         DIM=dim, DIM_PADDED=dim_padded, KEYS=min(64, max(16, _TILE // dim_padded)),
     )  # fmt: skip
     output = torch.empty((rows, heads, dim), dtype=query.dtype, device=query.device)
-    _put_together[rows, heads](
-        sums, stats, output, parts, MOST=_MOST_PARTS, DIM=dim, DIM_PADDED=dim_padded
+    _merge_parts[rows, heads](
+        sums, stats, output, parts, MAX_PARTS=_MAX_PARTS, DIM=dim, DIM_PADDED=dim_padded
     )
     return output
 
@@ -135,12 +135,12 @@ def _attend_part(  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=["parts"])  # type: ignore[untyped-decorator]
-def _put_together(  # type: ignore[no-untyped-def]
-    sums, stats, output, parts, MOST: tl.constexpr, DIM: tl.constexpr, DIM_PADDED: tl.constexpr
+def _merge_parts(  # type: ignore[no-untyped-def]
+    sums, stats, output, parts, MAX_PARTS: tl.constexpr, DIM: tl.constexpr, DIM_PADDED: tl.constexpr
 ):
     """Attention [rows, heads, dim] from what `_attend_part` left; parts without keys count 0."""
     place = tl.program_id(0).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
-    numbers, dims = tl.arange(0, MOST), tl.arange(0, DIM_PADDED)
+    numbers, dims = tl.arange(0, MAX_PARTS), tl.arange(0, DIM_PADDED)
     real, inside = dims < DIM, numbers < parts
     best = tl.load(stats + (place * parts + numbers) * 2, mask=inside, other=float("-inf"))
     total = tl.load(stats + (place * parts + numbers) * 2 + 1, mask=inside, other=0.0)

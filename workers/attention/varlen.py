@@ -16,9 +16,9 @@ from itertools import accumulate
 
 import torch
 
-from headrace.workers.attention.backend import AttentionBatch, AttentionOptions, LayerShape, Span
+from headrace.workers.attention.backend import AttentionBatch, AttentionOptions, KVLayerShape, Span
 from headrace.workers.attention.varlen_call import Lengths, Pages, VarlenAttention, torch_varlen
-from headrace.workers.uploads import send, upload
+from headrace.workers.transfers import upload_tensor, upload
 
 PAGE_SIZE = 256  # the kernel takes multiples of it
 _GATHERED_KEYS = 64 * 1024  # of one call at most, unless one sequence alone has more
@@ -55,7 +55,7 @@ class VarlenBackend:
 
     def __init__(
         self,
-        layers: Sequence[LayerShape],
+        layers: Sequence[KVLayerShape],
         num_blocks: int,
         block_size: int,
         dtype: torch.dtype,
@@ -81,7 +81,7 @@ class VarlenBackend:
         decodes, chunks = batch.decodes, batch.prefills
         slots = [upload(decode_slots(decodes, size), torch.long, torch.device("cpu"))]
         slots += [_slots(span, span.context, size) for span in chunks]
-        self._row_slots = send(torch.cat(slots), device)
+        self._row_slots = upload_tensor(torch.cat(slots), device)
         self._decodes = None
         if decodes and self._paged:
             self._decodes = self._tables(decodes)
@@ -156,7 +156,7 @@ class VarlenBackend:
         slots = None
         if any(span.context for span in spans):
             slots = torch.cat([_slots(span, 0, self._block_size) for span in spans])
-            slots = send(slots, self._device)
+            slots = upload_tensor(slots, self._device)
         first, last = spans[0].first_row, spans[-1].first_row + spans[-1].num_rows
         return _Pack(first, last, Lengths(cu_queries, cu_keys, max(queries), max(keys)), slots)
 

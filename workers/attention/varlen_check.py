@@ -14,8 +14,8 @@ import torch
 from headrace.workers.attention.backend import (
     AttentionBatch,
     AttentionOptions,
-    LayerShape,
-    MakeBackend,
+    KVLayerShape,
+    BackendFactory,
     Span,
 )
 from headrace.workers.attention.varlen import PAGE_SIZE, VarlenBackend
@@ -24,7 +24,7 @@ from headrace.workers.attention.varlen_call import VarlenAttention
 _DECODES = (1500, 1, 700)  # lengths of texts, with their last rows
 _CHUNKS = ((0, 90), (600, 40))  # contexts and rows after them
 # How torch refuses what it cannot do; and how a compiler that is needed is found missing.
-_REFUSALS = (RuntimeError, TypeError, ValueError, OSError, SubprocessError)
+_UNSUPPORTED_ERRORS = (RuntimeError, TypeError, ValueError, OSError, SubprocessError)
 _TOLERANCE = 0.03  # of the root mean square, for 16-bit floats
 
 
@@ -33,11 +33,11 @@ class LayerKind:
     """What makes layers alike: the query's heads, what is cached, and how it is attended to."""
 
     heads: int
-    shape: LayerShape
+    shape: KVLayerShape
     options: AttentionOptions
 
 
-def answers_rightly(
+def attends_correctly(
     kind: LayerKind,
     dtype: torch.dtype,
     device: torch.device,
@@ -49,19 +49,19 @@ def answers_rightly(
     """Whether a layer of that kind attends rightly, to keys in pages or to gathered ones."""
     backend = partial(VarlenBackend, paged=paged, attention=attention)
     try:
-        found, expected = _answers(kind, dtype, device, backend, page_size)
-    except _REFUSALS:
+        found, expected = _outputs(kind, dtype, device, backend, page_size)
+    except _UNSUPPORTED_ERRORS:
         return False
     error = (found.float() - expected).square().mean().sqrt() / expected.square().mean().sqrt()
     return bool(error < _TOLERANCE)
 
 
 @torch.inference_mode()
-def _answers(
+def _outputs(
     kind: LayerKind,
     dtype: torch.dtype,
     device: torch.device,
-    make_backend: MakeBackend,
+    make_backend: BackendFactory,
     page_size: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What the backend gives and what is right, [rows, heads, dim] each."""

@@ -6,7 +6,7 @@ from functools import cache
 import torch
 
 from headrace.workers.sequence.sequence import Text
-from headrace.workers.uploads import send, upload
+from headrace.workers.transfers import upload_tensor, upload
 
 
 def apply_masks(logits: torch.Tensor, texts: Rows[Text]) -> None:
@@ -25,7 +25,7 @@ def apply_masks(logits: torch.Tensor, texts: Rows[Text]) -> None:
     if chosen != list(range(len(packed))):
         packed = packed[chosen]
     size = logits.shape[1]
-    used = send(packed[:, : -(-size // 8)].contiguous(), logits.device)
+    used = upload_tensor(packed[:, : -(-size // 8)].contiguous(), logits.device)
     table = _table(logits.dtype, logits.device)
     added = table.index_select(0, used.view(-1).int()).view(len(used), -1)[:, :size]
     if len(masks) == len(logits):

@@ -16,11 +16,11 @@ from headrace.protocol.config import EngineConfig
 from headrace.workers.attention.hook import attention_of, vocab_rows
 from headrace.workers.errors import ModelUnsupported
 from headrace.workers.linear.products import Product, make_product
-from headrace.workers.linear.siblings import Siblings, find_groups, spaced_outputs, watch
+from headrace.workers.linear.fusion import FusedProduct, find_groups, strided_outputs, watch
 from headrace.workers.torch_runner.loading import model_length
 
 _PROBE_TOKENS = 16
-_LEAST_OUTPUTS = (
+_MIN_OUTPUTS = (
     16  # smaller ones are gates: they cost nothing, and what they decide should be exact
 )
 # Root mean square of the logits' change over their spread, at the median token.
@@ -32,7 +32,7 @@ _QUANTIZED_TOLERANCE = 0.6
 class FastLinear(nn.Module):
     """Layer `number` of some siblings, in the place of a linear layer with weight [N, K]."""
 
-    def __init__(self, siblings: Siblings, number: int, like: Tensor) -> None:
+    def __init__(self, siblings: FusedProduct, number: int, like: Tensor) -> None:
         super().__init__()
         self.out_features, self.in_features = like.shape
         self._siblings = siblings
@@ -47,14 +47,14 @@ class FastLinear(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., K] → [..., N]; may have gaps between its rows."""
-        return self._siblings.take(self._number, input)
+        return self._siblings.share_of(self._number, input)
 
 
-class FastLinearAlone(FastLinear):
+class StandaloneFastLinear(FastLinear):
     """The same for a layer without siblings."""
 
     def __init__(self, product: Product, like: Tensor) -> None:
-        super().__init__(Siblings(product, [like.shape[0]]), 0, like)
+        super().__init__(FusedProduct(product, [like.shape[0]]), 0, like)
         self._product = product
 
     def forward(self, input: Tensor) -> Tensor:
@@ -81,9 +81,9 @@ def prepare_linears(
     with torch.no_grad(), attention_of(model, "eager"):
         with watch(layers) as calls:
             before = _logits(model)
-        groups = find_groups(calls, _kind)
+        groups = find_groups(calls, _weight_kind)
         del calls, layers  # so that each weight is freed as soon as it is replaced
-        if not _takes_spaced_outputs(model, groups):
+        if not _accepts_strided_outputs(model, groups):
             groups = [[layer] for group in groups for layer in group]
         _replace(model, groups, config.quantization, log)
         _check(model, before, _logits(model), config.quantization)
@@ -95,10 +95,10 @@ def _is_replaceable(module: nn.Module) -> bool:
         return False
     if module._forward_hooks or module._forward_pre_hooks:
         return False
-    return len(_weight(module)) >= _LEAST_OUTPUTS
+    return len(_weight(module)) >= _MIN_OUTPUTS
 
 
-def _kind(layer: nn.Module) -> tuple[int, torch.dtype]:
+def _weight_kind(layer: nn.Module) -> tuple[int, torch.dtype]:
     weight = _weight(layer)
     return weight.shape[1], weight.dtype
 
@@ -120,9 +120,9 @@ def _logits(model: PreTrainedModel) -> Tensor:
     return logits
 
 
-def _takes_spaced_outputs(model: PreTrainedModel, groups: list[list[nn.Module]]) -> bool:
+def _accepts_strided_outputs(model: PreTrainedModel, groups: list[list[nn.Module]]) -> bool:
     """Whether the model can work with siblings' shares as they lie (`view` may refuse them)."""
-    with spaced_outputs(layer for group in groups if len(group) > 1 for layer in group):
+    with strided_outputs(layer for group in groups if len(group) > 1 for layer in group):
         try:
             _logits(model)
         except RuntimeError:
@@ -136,47 +136,47 @@ def _replace(
     quantization: str | None,
     log: Callable[[str], None],
 ) -> None:
-    places = _places(model)
+    parents = _parents(model)
     total = sum(weight.nbytes for weight in model.parameters())
-    replaced = taken_bytes = new_bytes = 0
+    num_replaced = old_bytes = new_bytes = 0
     while groups:
         group = groups.pop()
         # The head's rows are few, and if they were rounded it would go straight into the logits.
         is_head = model.get_output_embeddings() in group  # type: ignore[no-untyped-call]
         try:
             product = make_product(
-                *_joined(group), "int8" if is_head and quantization else quantization
+                *_concatenated(group), "int8" if is_head and quantization else quantization
             )
         except ValueError as error:
             raise ModelUnsupported(f"quantization is {quantization}, but {error}") from error
         if product is None:
             continue
-        replaced += len(group)
-        taken_bytes += sum(_weight(layer).nbytes for layer in group)
+        num_replaced += len(group)
+        old_bytes += sum(_weight(layer).nbytes for layer in group)
         new_bytes += product.nbytes
         for layer, fast in zip(group, _fast_layers(group, product), strict=True):
-            for parent, name in places[layer]:
+            for parent, name in parents[layer]:
                 setattr(parent, name, fast)
-            del places[layer]
+            del parents[layer]
         del group, layer
-    if replaced:
+    if num_replaced:
         log(
-            f"{replaced} linear layers {quantization or 'packed'}: "
-            f"{taken_bytes >> 20} of {total >> 20} MiB of weights, now {new_bytes >> 20}"
+            f"{num_replaced} linear layers {quantization or 'packed'}: "
+            f"{old_bytes >> 20} of {total >> 20} MiB of weights, now {new_bytes >> 20}"
         )
 
 
-def _places(model: nn.Module) -> dict[nn.Module, list[tuple[nn.Module, str]]]:
+def _parents(model: nn.Module) -> dict[nn.Module, list[tuple[nn.Module, str]]]:
     """Where each module hangs: its parents and its names there."""
-    places: dict[nn.Module, list[tuple[nn.Module, str]]] = {}
+    parents: dict[nn.Module, list[tuple[nn.Module, str]]] = {}
     for parent in model.modules():
         for name, child in parent._modules.items():
             if child is not None:
-                places.setdefault(child, []).append((parent, name))
-    return places
+                parents.setdefault(child, []).append((parent, name))
+    return parents
 
 
-def _joined(group: list[nn.Module]) -> tuple[Tensor, Tensor | None]:
+def _concatenated(group: list[nn.Module]) -> tuple[Tensor, Tensor | None]:
     """The group's weights and biases, one below the other; zeros for a bias that lacks."""
     weights = [_weight(layer) for layer in group]
     biases = [layer.bias for layer in group]
@@ -194,8 +194,8 @@ def _joined(group: list[nn.Module]) -> tuple[Tensor, Tensor | None]:
 def _fast_layers(group: list[nn.Module], product: Product) -> list[FastLinear]:
     weights = [_weight(layer) for layer in group]
     if len(group) == 1:
-        return [FastLinearAlone(product, weights[0])]
-    siblings = Siblings(product, [len(weight) for weight in weights])
+        return [StandaloneFastLinear(product, weights[0])]
+    siblings = FusedProduct(product, [len(weight) for weight in weights])
     return [FastLinear(siblings, number, weight) for number, weight in enumerate(weights)]
 
 

@@ -93,16 +93,16 @@ def make_product(weight: Tensor, bias: Tensor | None, quantization: str | None) 
     if quantization is not None:
         quantized = QuantizedProduct(weight, bias, quantization)
         rounded = quantized.weight().to(weight.dtype)
-        if not is_right(quantized, rounded, bias, _INT8_TOLERANCE):
+        if not is_correct(quantized, rounded, bias, _INT8_TOLERANCE):
             raise ValueError("8-bit integer products are wrong on this CPU")
         return quantized
     if not can_pack(weight.dtype):
         return None
     packed = PackedProduct(weight, bias)
-    return packed if is_right(packed, weight, bias, _TOLERANCES[weight.dtype]) else None
+    return packed if is_correct(packed, weight, bias, _TOLERANCES[weight.dtype]) else None
 
 
-def is_right(product: Product, weight: Tensor, bias: Tensor | None, tolerance: float) -> bool:
+def is_correct(product: Product, weight: Tensor, bias: Tensor | None, tolerance: float) -> bool:
     """Whether one row and several give what torch's plain product gives."""
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn((_CHECK_ROWS, weight.shape[1]), generator=generator).to(weight.dtype)

@@ -11,11 +11,11 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional
 
-LARGEST = 127  # of a symmetric 8-bit integer
-_FINE_STEPS = 2 * LARGEST  # of the second 8 bits in one step of the first
+INT8_MAX = 127  # of a symmetric 8-bit integer
+_FINE_STEPS = 2 * INT8_MAX  # of the second 8 bits in one step of the first
 _FEW_ROWS = 48  # up to so many, two integer products take less than one in bfloat16
-_COPIED_ELEMENTS = 4 * 1024 * 1024  # of a weight that are in bfloat16 at a time
-_TINIEST = 1e-30  # a row of zeros is divided by this instead of 0
+_CONVERTED_ELEMENTS = 4 * 1024 * 1024  # of a weight that are in bfloat16 at a time
+_MIN_ROW_SCALE = 1e-30  # a row of zeros is divided by this instead of 0
 
 Int8Product = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -26,9 +26,9 @@ def quantize_weight(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     Each channel's largest magnitude becomes 127. Channels of zeros have the scale 1.
     """
     exact = weight.detach().float()
-    scales = exact.abs().amax(dim=1) / LARGEST
+    scales = exact.abs().amax(dim=1) / INT8_MAX
     scales = torch.where(scales > 0, scales, 1.0)
-    values = (exact / scales.unsqueeze(1)).round_().clamp_(-LARGEST, LARGEST)
+    values = (exact / scales.unsqueeze(1)).round_().clamp_(-INT8_MAX, INT8_MAX)
     return values.to(torch.int8), scales
 
 
@@ -44,7 +44,7 @@ def int8_product(rows: torch.Tensor, values: torch.Tensor, scales: torch.Tensor)
     rows in bfloat16 the weight is copied to bfloat16, which holds 8-bit integers exactly.
     """
     if rows.dtype == torch.bfloat16 and len(rows) > _FEW_ROWS:
-        return _copied_product(rows, values, scales)
+        return _converted_product(rows, values, scales)
     scaled = rows.float()
     row_scales = _row_scales(scaled)
     scaled = scaled.div_(row_scales) if rows.dtype != torch.float32 else scaled / row_scales
@@ -55,9 +55,9 @@ def int8_product(rows: torch.Tensor, values: torch.Tensor, scales: torch.Tensor)
     return result.mul_(scales).mul_(row_scales)
 
 
-def _copied_product(rows: torch.Tensor, values: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+def _converted_product(rows: torch.Tensor, values: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     """rows [M, K] times a quantized weight, [M, N] in the rows' dtype, channels at a time."""
-    size = max(1, _COPIED_ELEMENTS // rows.shape[1])
+    size = max(1, _CONVERTED_ELEMENTS // rows.shape[1])
     parts = []
     for start in range(0, len(values), size):
         part = functional.linear(rows, values[start : start + size].to(rows.dtype))
@@ -77,4 +77,4 @@ def int8_dynamic_product(
 
 
 def _row_scales(rows: torch.Tensor) -> torch.Tensor:
-    return rows.abs().amax(dim=1, keepdim=True).div_(LARGEST).clamp_(min=_TINIEST)
+    return rows.abs().amax(dim=1, keepdim=True).div_(INT8_MAX).clamp_(min=_MIN_ROW_SCALE)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from zlib import crc32
 
-from headrace.workers.lora.description import CONFIG_FILE, read_object
+from headrace.workers.lora.adapter_config import CONFIG_FILE, read_config
 
 
 class FakeAdapters:
@@ -18,7 +18,7 @@ class FakeAdapters:
         return frozenset(self._checksums)
 
     def read(self, folder: Path) -> int:
-        config = read_object(folder)
+        config = read_config(folder)
         text = f"{CONFIG_FILE}:{sorted(config.items(), key=lambda item: item[0])}"
         return crc32(text.encode(errors="replace")) or 1
 

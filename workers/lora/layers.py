@@ -12,8 +12,8 @@ from transformers.pytorch_utils import Conv1D
 
 from headrace.workers.attention.hook import attention_of, vocab_rows
 from headrace.workers.linear.linears import FastLinear
-from headrace.workers.linear.siblings import watch
-from headrace.workers.lora.files import LayerShape, Pair
+from headrace.workers.linear.fusion import watch
+from headrace.workers.lora.adapter_files import LinearShape, LoraMatrices
 
 _PROBE_TOKENS = 13
 
@@ -21,7 +21,7 @@ Ranks = tuple[int, ...]  # of the adapters in a layer's slots, 0 for none
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Part:
+class RowSpan:
     """Consecutive rows of a step, and the slots of their adapters: from `first` to before `end`.
 
     others: for the ranks that layers have, the columns of these slots that are not of a row's own
@@ -31,15 +31,15 @@ class Part:
     rows: slice
     first: int
     end: int
-    others: Mapping[Ranks, Tensor] | None
+    foreign: Mapping[Ranks, Tensor] | None
 
 
-class Step:
+class StepAdapters:
     """What all layers know of the step that is being run. parts: rows in none of them have no
     adapter; None: no row has one."""
 
     def __init__(self) -> None:
-        self.parts: Sequence[Part] | None = None
+        self.parts: Sequence[RowSpan] | None = None
 
 
 class LoraLinear(nn.Module):
@@ -51,10 +51,10 @@ class LoraLinear(nn.Module):
     with their other matrices [R, N].
     """
 
-    def __init__(self, base: nn.Module, step: Step, num_slots: int) -> None:
+    def __init__(self, base: nn.Module, step: StepAdapters, num_slots: int) -> None:
         super().__init__()
         self.base = base
-        self.shape = shape_of(base)
+        self.shape = linear_shape(base)
         self._step = step
         self._down: Tensor | None = None  # [sum of ranks, K]
         self._up: Tensor | None = None  # [sum of ranks, N]
@@ -79,7 +79,7 @@ class LoraLinear(nn.Module):
     def is_empty(self) -> bool:
         return self._down is None and self._up is None
 
-    def put(self, slot: int, pair: Pair | None) -> None:
+    def put(self, slot: int, pair: LoraMatrices | None) -> None:
         """Let a slot have an adapter's matrices, which are on the layer's device; None: none."""
         if pair is None and not self._ranks[slot]:
             return
@@ -87,7 +87,7 @@ class LoraLinear(nn.Module):
         if down is None or up is None:
             empty = torch.empty(0, dtype=self.shape.dtype, device=self.weight.device)
             down, up = empty.view(0, self.shape.inputs), empty.view(0, self.shape.outputs)
-        new = Pair(down[:0], up[:0]) if pair is None else pair
+        new = LoraMatrices(down[:0], up[:0]) if pair is None else pair
         start, end = self._starts[slot : slot + 2]
         self._down = torch.cat([down[:start], new.down, down[end:]])
         self._up = torch.cat([up[:start], new.up, up[end:]])
@@ -111,9 +111,9 @@ class LoraLinear(nn.Module):
         for part in parts:
             columns = slice(self._starts[part.first], self._starts[part.end])
             if columns.start < columns.stop:
-                not_own = None if part.others is None else part.others[self._ranks]
+                foreign = None if part.foreign is None else part.foreign[self._ranks]
                 down, up = self._down[columns], self._up[columns]
-                add_products(results[part.rows], rows[part.rows], down, up, not_own)
+                add_products(results[part.rows], rows[part.rows], down, up, foreign)
         return output
 
     def _set_ranks(self, ranks: Sequence[int]) -> None:
@@ -122,28 +122,28 @@ class LoraLinear(nn.Module):
 
 
 def add_products(
-    results: Tensor, rows: Tensor, down: Tensor, up: Tensor, not_own: Tensor | None
+    results: Tensor, rows: Tensor, down: Tensor, up: Tensor, foreign: Tensor | None
 ) -> None:
     """Add rows [n, K] @ down.T [K, R] @ up [R, N] to the results [n, N], in between without what
-    `not_own` [n, R] marks."""
+    `foreign` [n, R] marks."""
     inner = functional.linear(rows.to(down.dtype), down)
-    if not_own is not None:
+    if foreign is not None:
         # Not multiplied by zero: what overflows in one adapter's product would become NaN in the
         # rows of others.
-        inner.masked_fill_(not_own, 0.0)
+        inner.masked_fill_(foreign, 0.0)
     if results.dtype == up.dtype:
         results.addmm_(inner, up)
     else:
         results.add_(inner @ up)
 
 
-def wrap_layers(model: PreTrainedModel, step: Step, num_slots: int) -> dict[str, LoraLinear]:
+def wrap_layers(model: PreTrainedModel, step: StepAdapters, num_slots: int) -> dict[str, LoraLinear]:
     """Wrap the linear layers that adapters may change, by their names in the model.
 
     These are inside the model's repeated layers, and run once in a forward pass for each token: an
     expert of a mixture, which gets some of the tokens, is not among them.
     """
-    found = dict(candidates(model))
+    found = dict(adaptable_layers(model))
     with torch.no_grad(), attention_of(model, "eager"), watch(found.values()) as calls:
         token_ids = torch.arange(_PROBE_TOKENS, device=model.device) % vocab_rows(model)
         model(input_ids=token_ids.unsqueeze(0), use_cache=False)
@@ -160,7 +160,7 @@ def wrap_layers(model: PreTrainedModel, step: Step, num_slots: int) -> dict[str,
     return wrapped
 
 
-def candidates(model: PreTrainedModel) -> Iterator[tuple[str, nn.Module]]:
+def adaptable_layers(model: PreTrainedModel) -> Iterator[tuple[str, nn.Module]]:
     """The linear layers inside a model's repeated layers, by name."""
     inside = tuple(
         f"{name}." for name, module in model.named_modules() if isinstance(module, nn.ModuleList)
@@ -170,7 +170,7 @@ def candidates(model: PreTrainedModel) -> Iterator[tuple[str, nn.Module]]:
             yield name, module
 
 
-def shape_of(layer: nn.Module) -> LayerShape:
+def linear_shape(layer: nn.Module) -> LinearShape:
     """What adapters of a linear layer are to be like."""
     weight = layer.weight
     assert isinstance(weight, Tensor)
@@ -178,4 +178,4 @@ def shape_of(layer: nn.Module) -> LayerShape:
     # On CPUs a product with so few columns is several times faster in 32 bits: what oneDNN does
     # before one in 16 bits takes longer than the product.
     dtype = torch.float32 if weight.device.type == "cpu" else weight.dtype
-    return LayerShape(inputs, outputs, dtype)
+    return LinearShape(inputs, outputs, dtype)

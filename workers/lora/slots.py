@@ -13,39 +13,39 @@ from itertools import groupby
 import torch
 from transformers.modeling_utils import PreTrainedModel
 
-from headrace.workers.lora.files import Adapter, LayerShape, Pair
-from headrace.workers.lora.layers import LoraLinear, Part, Ranks, Step, wrap_layers
-from headrace.workers.lora.least_used import LeastUsed
+from headrace.workers.lora.adapter_files import Adapter, LinearShape, LoraMatrices
+from headrace.workers.lora.layers import LoraLinear, RowSpan, Ranks, StepAdapters, wrap_layers
+from headrace.workers.lora.lru_slots import LruSlots
 from headrace.workers.lora.store import AdapterStore
 from headrace.workers.sequence.sequence import Chunk
-from headrace.workers.uploads import send, upload
+from headrace.workers.transfers import upload_tensor, upload
 
-NONE = -1  # the slot of rows without adapter
+NO_ADAPTER = -1  # the slot of rows without adapter
 LONG_RUN = 16  # rows
 
 
-class Slots:
+class AdapterSlots:
     """Room for some adapters on a model's device; who has not been used for longest goes first.
 
     Slots are filled when a step needs their adapter, and keep it until another takes its place,
     even if it has been removed meanwhile. store: where adapters are found.
     """
 
-    def __init__(self, layers: Mapping[str, LoraLinear], step: Step, num_slots: int) -> None:
+    def __init__(self, layers: Mapping[str, LoraLinear], step: StepAdapters, num_slots: int) -> None:
         self.store: AdapterStore | None = None
         self._layers = layers
         self._step = step
-        self._places = LeastUsed[Adapter](num_slots, self._fill)
+        self._lru = LruSlots[Adapter](num_slots, self._fill)
         self._columns: dict[Ranks, torch.Tensor] = {}  # whose slot each column of layers is
 
     @classmethod
-    def of(cls, model: PreTrainedModel, num_slots: int) -> "Slots":
+    def of(cls, model: PreTrainedModel, num_slots: int) -> "AdapterSlots":
         """Empty slots for a model, whose layers are wrapped."""
-        step = Step()
+        step = StepAdapters()
         return cls(wrap_layers(model, step, num_slots), step, num_slots)
 
     @property
-    def shapes(self) -> dict[str, LayerShape]:
+    def shapes(self) -> dict[str, LinearShape]:
         """The layers that adapters may change."""
         return {name: layer.shape for name, layer in self._layers.items()}
 
@@ -54,17 +54,17 @@ class Slots:
         """Whether nothing of any adapter is on the device."""
         return all(layer.is_empty for layer in self._layers.values())
 
-    def largest_bytes(self, max_rank: int) -> int:
+    def max_bytes(self, max_rank: int) -> int:
         """Memory of the slots when all hold as much as they may."""
         shapes = self.shapes.values()
         width = sum((each.inputs + each.outputs) * each.dtype.itemsize for each in shapes)
-        return width * max_rank * len(self._places)
+        return width * max_rank * len(self._lru)
 
     def clear(self) -> None:
         """Give their memory back; they fill again as they are needed."""
         for layer in self._layers.values():
             layer.clear()
-        self._places.clear()
+        self._lru.clear()
         self._columns = {}
 
     @contextmanager
@@ -75,30 +75,30 @@ class Slots:
             yield
             return
         try:
-            slots = self._bring(sorted({name for name in names if name}))
+            slots = self._load(sorted({name for name in names if name}))
             counts = [chunks[number].count for number in order]
-            runs = [(slots.get(name, NONE), n) for name, n in zip(names, counts, strict=True)]
-            self._step.parts = [self._part(*some) for some in split_rows(runs)]
+            runs = [(slots.get(name, NO_ADAPTER), n) for name, n in zip(names, counts, strict=True)]
+            self._step.parts = [self._row_span(*some) for some in split_rows(runs)]
             yield
         finally:
             self._step.parts = None
 
-    def _bring(self, names: list[str]) -> dict[str, int]:
+    def _load(self, names: list[str]) -> dict[str, int]:
         """The adapters' slots, with them in these."""
         if self.store is None:
             raise RuntimeError("there are no adapters")
-        return self._places.bring({name: self.store[name] for name in names})
+        return self._lru.load({name: self.store[name] for name in names})
 
     def _fill(self, slot: int, adapter: Adapter) -> None:
         for name, layer in self._layers.items():
-            pair = adapter.pairs.get(name)
+            pair = adapter.matrices.get(name)
             if pair is not None:
                 device = layer.weight.device
-                pair = Pair(send(pair.down, device), send(pair.up, device))
+                pair = LoraMatrices(upload_tensor(pair.down, device), upload_tensor(pair.up, device))
             layer.put(slot, pair)
-        self._note_columns()
+        self._map_columns()
 
-    def _note_columns(self) -> None:
+    def _map_columns(self) -> None:
         self._columns = {}
         for layer in self._layers.values():
             if layer.ranks not in self._columns:
@@ -106,19 +106,19 @@ class Slots:
                 columns = upload(owners, torch.long, layer.weight.device)
                 self._columns[layer.ranks] = columns
 
-    def _part(self, start: int, slots: list[int]) -> Part:
+    def _row_span(self, start: int, slots: list[int]) -> RowSpan:
         """Of rows from `start` on, by the slot of each."""
         rows = slice(start, start + len(slots))
-        used = {slot for slot in slots if slot != NONE}
+        used = {slot for slot in slots if slot != NO_ADAPTER}
         first, end = min(used), max(used) + 1
         if len(set(slots)) == 1:
-            return Part(rows, first, end, None)
-        others = {}
+            return RowSpan(rows, first, end, None)
+        foreign = {}
         for ranks, columns in self._columns.items():
             of_range = columns[sum(ranks[:first]) : sum(ranks[:end])]
             of_rows = upload(slots, torch.long, columns.device).unsqueeze(1)
-            others[ranks] = of_rows != of_range
-        return Part(rows, first, end, others)
+            foreign[ranks] = of_rows != of_range
+        return RowSpan(rows, first, end, foreign)
 
 
 def split_rows(runs: Items[tuple[int, int]]) -> Iterator[tuple[int, list[int]]]:
@@ -134,11 +134,11 @@ def split_rows(runs: Items[tuple[int, int]]) -> Iterator[tuple[int, list[int]]]:
         if count < LONG_RUN:
             short += [slot] * count
             continue
-        if any(each != NONE for each in short):
+        if any(each != NO_ADAPTER for each in short):
             yield start, short
         start += len(short)
-        if slot != NONE:
+        if slot != NO_ADAPTER:
             yield start, [slot] * count
         start, short = start + count, []
-    if any(each != NONE for each in short):
+    if any(each != NO_ADAPTER for each in short):
         yield start, short

@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from headrace.workers.lora.files import Adapter, LayerShape, read_adapter
+from headrace.workers.lora.adapter_files import Adapter, LinearShape, read_adapter
 
 
 class AdapterStore:
     """See workers.sequence.adapters.Adapters. layers: those of the model that adapters may
     change."""
 
-    def __init__(self, layers: Mapping[str, LayerShape], max_rank: int) -> None:
+    def __init__(self, layers: Mapping[str, LinearShape], max_rank: int) -> None:
         self._layers = layers
         self._max_rank = max_rank
         self._adapters: dict[str, Adapter] = {}

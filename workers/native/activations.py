@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 # In the order of `Activation` in src/rows.h, which starts with none.
-FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "silu": functional.silu,
     "gelu": functional.gelu,
     "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
@@ -17,7 +17,7 @@ FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
-def which(module: torch.nn.Module) -> str | None:
+def find_activation(module: torch.nn.Module) -> str | None:
     """The name of the function that a module applies to each number; None if it is another."""
     if any(True for _ in module.parameters()) or any(True for _ in module.children()):
         return None
@@ -37,7 +37,7 @@ def which(module: torch.nn.Module) -> str | None:
     return next(
         (
             name
-            for name, function in FUNCTIONS.items()
+            for name, function in ACTIVATIONS.items()
             if torch.allclose(found, function(x), atol=1e-6)
         ),
         None,

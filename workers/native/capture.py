@@ -19,10 +19,10 @@ from transformers.modeling_utils import PreTrainedModel
 
 from headrace.workers.attention.backend import AttentionBatch, AttentionOptions
 from headrace.workers.attention.hook import AttentionHook
-from headrace.workers.native.activations import which
-from headrace.workers.native.arguments import check_arguments, the_only
-from headrace.workers.native.graph import Graph, Node, NotStatic, TableCall, View, merged
-from headrace.workers.native.norms import Norm, recognise
+from headrace.workers.native.activations import find_activation
+from headrace.workers.native.operator_arguments import check_arguments, single_tensor
+from headrace.workers.native.graph import Graph, Node, NotStatic, TableCall, RowView, merge_dims
+from headrace.workers.native.norms import Norm, find_norm
 
 # Rows and wanted rows that are tried. Two captures are needed; a number of rows that is also the
 # size of another dimension tells nothing.
@@ -75,7 +75,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def record(self) -> Graph:
         self._hook.backend = self
         try:
-            with torch.inference_mode(), self._whole_modules(), self:
+            with torch.inference_mode(), self._whole_modules_patched(), self:
                 logits = self._model(
                     input_ids=self._token_ids,
                     position_ids=self._positions,
@@ -110,7 +110,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             "value_dim": value_dim, "scaling": float(options.scaling),
             "window": options.window or 0, "softcap": float(options.softcap or 0.0),
         }  # fmt: skip
-        with self._unseen():
+        with self._paused():
             output = query.new_zeros((rows, heads, value_dim))
         inputs = (self._view(query), self._view(key), self._view(value))
         self._add("attend", inputs, output, data)
@@ -119,37 +119,37 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     # Modules that are seen as wholes.
 
     @contextmanager
-    def _whole_modules(self) -> Iterator[None]:
+    def _whole_modules_patched(self) -> Iterator[None]:
         with ExitStack() as stack:
             for module in self._model.modules():
-                forward = self._whole(module)
+                forward = self._replacement(module)
                 if forward is not None:
                     stack.enter_context(_patched(module, forward))
             yield
 
-    def _whole(self, module: torch.nn.Module) -> Callable[..., Any] | None:
+    def _replacement(self, module: torch.nn.Module) -> Callable[..., Any] | None:
         if type(module) is torch.nn.Linear:
-            return self._of_one(self._linear, module)
-        norm = recognise(module)
+            return self._for_single_tensor(self._linear, module)
+        norm = find_norm(module)
         if norm is not None:
-            return self._of_one(self._norm, module, norm)
-        function = which(module)
+            return self._for_single_tensor(self._norm, module, norm)
+        function = find_activation(module)
         if function is not None:
-            return self._of_one(self._activation, module, function)
+            return self._for_single_tensor(self._activation, module, function)
         if _depends_on_positions(module):
             return lambda *args, **kwargs: self._table(module, args, kwargs)
         return None
 
     @staticmethod
-    def _of_one(
+    def _for_single_tensor(
         see: Callable[..., Any], module: torch.nn.Module, *known: Any
     ) -> Callable[..., Any]:
         """What sees a module that is called with one tensor."""
-        return lambda *args, **kwargs: see(module, *known, the_only(module, args, kwargs))
+        return lambda *args, **kwargs: see(module, *known, single_tensor(module, args, kwargs))
 
     def _linear(self, module: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
         source = self._view(x)
-        with self._unseen():  # what it computes is of no interest, and would take the longest
+        with self._paused():  # what it computes is of no interest, and would take the longest
             output = x.new_zeros((*x.shape[:-1], module.out_features))
         data = {"weight": module.weight, "bias": module.bias, "transposed": False}
         self._add("linear", (source,), output, data)
@@ -157,7 +157,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _norm(self, module: torch.nn.Module, norm: Norm, x: torch.Tensor) -> torch.Tensor:
         source = self._view(x)
-        with self._unseen():
+        with self._paused():
             output: torch.Tensor = type(module).forward(module, x)
         data = {"norm": module, "size": x.shape[-1], "eps": norm.eps, "centred": norm.centred}
         data |= {"weight": norm.weight, "bias": norm.bias, "plus_one": norm.plus_one}
@@ -166,13 +166,13 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _activation(self, module: torch.nn.Module, function: str, x: torch.Tensor) -> torch.Tensor:
         source = self._view(x)
-        with self._unseen():
+        with self._paused():
             output: torch.Tensor = type(module).forward(module, x)
         self._add("activation", (source,), output, {"function": function})
         return output
 
     def _table(self, module: torch.nn.Module, args: Any, kwargs: Any) -> Any:
-        with self._unseen():
+        with self._paused():
             outputs = type(module).forward(module, *args, **kwargs)
         call = TableCall(module, args, kwargs)
         self._tables.append(call)
@@ -186,13 +186,13 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
         if self._depth == 0 and isinstance(output, torch.Tensor):
-            self._see(func, args, kwargs or {}, output)
-        elif self._depth == 0 and self._traced(args) and not _shares_storage(output, args):
+            self._record(func, args, kwargs or {}, output)
+        elif self._depth == 0 and self._any_traced(args) and not _shares_storage(output, args):
             raise NotStatic(f"it uses {func}")
         return output
 
-    def _see(self, func: Any, args: Any, kwargs: Any, output: torch.Tensor) -> None:
-        if not self._traced((*args, *kwargs.values())):
+    def _record(self, func: Any, args: Any, kwargs: Any, output: torch.Tensor) -> None:
+        if not self._any_traced((*args, *kwargs.values())):
             return  # something that no token has a part in
         if func._schema.is_mutable:
             raise NotStatic(f"it changes values in place: {func}")
@@ -250,7 +250,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._add("cat" if len(parts) > 1 else "copy", parts, output, {})
 
     def _see_div(self, args: Any, output: torch.Tensor) -> None:
-        self._scaled(args[0], args[1], output, lambda by: 1.0 / by)
+        self._add_scale(args[0], args[1], output, lambda by: 1.0 / by)
 
     def _see_mul(self, args: Any, output: torch.Tensor) -> None:
         first, second = args[:2]
@@ -259,26 +259,26 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self._is_traced(second):
             self._add("mul", (self._view(first), self._view(second)), output, {})
         else:
-            self._scaled(first, second, output, lambda by: by)
+            self._add_scale(first, second, output, lambda by: by)
 
     def _see_add(self, args: Any, output: torch.Tensor) -> None:
         if not (self._is_traced(args[0]) and self._is_traced(args[1])):
             raise NotStatic("it adds a constant")
         self._add("add", (self._view(args[0]), self._view(args[1])), output, {})
 
-    def _scaled(
+    def _add_scale(
         self, x: Any, by: Any, output: torch.Tensor, change: Callable[[float], float]
     ) -> None:
         if not self._is_traced(x) or (isinstance(by, torch.Tensor) and by.numel() != 1):
             raise NotStatic("it scales by more than one number")
-        with self._unseen():
+        with self._paused():
             number = float(by)
         self._add("scale", (self._view(x),), output, {"by": change(number)})
 
     # Storages and views.
 
     @contextmanager
-    def _unseen(self) -> Iterator[None]:
+    def _paused(self) -> Iterator[None]:
         self._depth += 1
         try:
             yield
@@ -288,7 +288,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _is_traced(self, value: Any) -> bool:
         return isinstance(value, torch.Tensor) and value.untyped_storage().data_ptr() in self._known
 
-    def _traced(self, args: Any) -> bool:
+    def _any_traced(self, args: Any) -> bool:
         """Whether a token, a position or what was made of them is among the arguments."""
         roots = {
             tensor.untyped_storage().data_ptr() for tensor in (self._token_ids, self._positions)
@@ -312,14 +312,14 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         )
 
     def _add(
-        self, kind: str, inputs: tuple[View, ...], output: torch.Tensor, data: dict[str, Any]
+        self, kind: str, inputs: tuple[RowView, ...], output: torch.Tensor, data: dict[str, Any]
     ) -> None:
-        rows, inner = self._layout(output)
+        rows, inner = self._row_layout(output)
         node = Node(kind, inputs, output.numel() // rows, rows == self._wanted, data)
         self._nodes.append(node)
         self._known[output.untyped_storage().data_ptr()] = (node, output, rows, inner)
 
-    def _layout(self, tensor: torch.Tensor) -> tuple[int, int]:
+    def _row_layout(self, tensor: torch.Tensor) -> tuple[int, int]:
         """How many rows a fresh value has, and the stride between them."""
         for rows in (self._rows, self._wanted):
             strides = [
@@ -333,7 +333,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 raise _Ambiguous
         raise NotStatic(f"a value of shape {tuple(tensor.shape)} has no rows")
 
-    def _view(self, tensor: torch.Tensor) -> View:
+    def _view(self, tensor: torch.Tensor) -> RowView:
         """Which part of which value a tensor is."""
         known = self._known.get(tensor.untyped_storage().data_ptr())
         if known is None:
@@ -351,7 +351,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 dims.append((size, _in_row(stride, rows, inner)))
         if not found:
             raise NotStatic("it mixes the rows of different tokens")
-        return View(node, offset, merged(dims))
+        return RowView(node, offset, merge_dims(dims))
 
 
 def _in_row(distance: int, rows: int, inner: int) -> int:

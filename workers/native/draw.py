@@ -12,12 +12,12 @@ from collections.abc import Sequence
 import torch
 
 from headrace.protocol.sampling import SamplingParams
-from headrace.workers.native.library import CDraw, kernels, why_not
+from headrace.workers.native.library import CDraw, load_kernels, unsupported_reason
 
 
 def can_draw(device: torch.device) -> bool:
     """Whether the kernel is there for logits on this device."""
-    return device.type == "cpu" and why_not(torch.float32) is None
+    return device.type == "cpu" and unsupported_reason(torch.float32) is None
 
 
 def draw(
@@ -31,7 +31,7 @@ def draw(
 
     Second, which rows have a distribution at all [rows]: of others the token means nothing.
     """
-    library = kernels()
+    library = load_kernels()
     assert library is not None
     logits = logits if logits.stride(1) == 1 else logits.contiguous()
     size = logits.shape[1]
@@ -54,7 +54,7 @@ def draw(
 @functools.cache
 def _threads(count: int) -> int:
     """So many threads that draw; they stay."""
-    library = kernels()
+    library = load_kernels()
     assert library is not None
     address = library.new_draws(count)
     if not address:

@@ -15,7 +15,7 @@ class NotStatic(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class RowView:
     """A part of the row of a node's value.
 
     offset: of its first number in the row.
@@ -52,7 +52,7 @@ class View:
         """One after its last number in the row."""
         return self.offset + 1 + sum((size - 1) * stride for size, stride in self.dims)
 
-    def overlaps(self, other: "View") -> bool:
+    def overlaps(self, other: "RowView") -> bool:
         """Whether some numbers are in both."""
         if self.node is not other.node or self.offset >= other.end or other.offset >= self.end:
             return False
@@ -64,7 +64,7 @@ class View:
             found = {start + step * stride for start in found for step in range(size)}
         return found
 
-    def covers(self, other: "View") -> bool:
+    def covers(self, other: "RowView") -> bool:
         """Whether both are the same numbers in the same order."""
         if self.node is not other.node or self.offset != other.offset:
             return False
@@ -73,15 +73,15 @@ class View:
         )
 
 
-def merged(dims: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+def merge_dims(dims: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
     """Neighbouring dimensions that are one run of numbers become one."""
-    merged: list[tuple[int, int]] = []
+    merge_dims: list[tuple[int, int]] = []
     for size, stride in dims:
-        if merged and merged[-1][1] == size * stride:
-            merged[-1] = (merged[-1][0] * size, stride)
+        if merge_dims and merge_dims[-1][1] == size * stride:
+            merge_dims[-1] = (merge_dims[-1][0] * size, stride)
         else:
-            merged.append((size, stride))
-    return tuple(merged)
+            merge_dims.append((size, stride))
+    return tuple(merge_dims)
 
 
 @dataclass(eq=False, slots=True)
@@ -92,7 +92,7 @@ class Node:
     """
 
     kind: str
-    inputs: tuple[View, ...]
+    inputs: tuple[RowView, ...]
     width: int
     wanted: bool = False
     data: dict[str, Any] = field(default_factory=dict)
@@ -104,9 +104,9 @@ class Node:
             return None
         return self.inputs[0 if self.kind == "rotate" else 1].node
 
-    def view(self) -> View:
+    def view(self) -> RowView:
         """All of its value."""
-        return View(self, 0, ((self.width, 1),))
+        return RowView(self, 0, ((self.width, 1),))
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ _FIXED = 0x10  # MAP_FIXED
 _FAILED = ctypes.c_void_p(-1).value
 # Pages that another thread or process uses just now can be collapsed a moment later.
 _BUSY = (errno.EAGAIN, errno.EBUSY)
-_TRIES = 5
+_ATTEMPTS = 5
 _PAUSE_S = 0.01
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -26,16 +26,16 @@ _libc.mmap.argtypes = (
     ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64,
 )  # fmt: skip
 _libc.mmap.restype = ctypes.c_void_p
-for _name, _rest in (("munmap", ()), ("mprotect", (ctypes.c_int,)), ("madvise", (ctypes.c_int,))):
-    getattr(_libc, _name).argtypes = (ctypes.c_void_p, ctypes.c_size_t, *_rest)
+for _name, _extra_types in (("munmap", ()), ("mprotect", (ctypes.c_int,)), ("madvise", (ctypes.c_int,))):
+    getattr(_libc, _name).argtypes = (ctypes.c_void_p, ctypes.c_size_t, *_extra_types)
 
 
-def whole_pages(num_bytes: int) -> int:
+def round_up_to_pages(num_bytes: int) -> int:
     """So many bytes, rounded up to huge pages."""
     return -(-num_bytes // HUGE_PAGE) * HUGE_PAGE
 
 
-def make_pages(fd: int, num_bytes: int) -> None:
+def allocate_pages(fd: int, num_bytes: int) -> None:
     """Give an empty memory file its size, and something of each huge page: where there is nothing,
     nothing is collapsed. OSError if there is no memory."""
     os.ftruncate(fd, num_bytes)
@@ -52,7 +52,7 @@ def map_file(fd: int, num_bytes: int, writable: bool) -> int:
     access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
     try:
         if _libc.mmap(address, num_bytes, access, mmap.MAP_SHARED | _FIXED, fd, 0) == _FAILED:
-            _fail()
+            _raise_errno()
         _collapse(address, num_bytes)
     except BaseException:
         unmap(address, num_bytes)
@@ -63,7 +63,7 @@ def map_file(fd: int, num_bytes: int, writable: bool) -> int:
 def make_read_only(address: int, num_bytes: int) -> None:
     """OSError if the system will not have it."""
     if _libc.mprotect(address, num_bytes, mmap.PROT_READ):
-        _fail()
+        _raise_errno()
 
 
 def unmap(address: int, num_bytes: int) -> None:
@@ -77,8 +77,8 @@ def _reserve(num_bytes: int) -> int:
     kind = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     start = _libc.mmap(None, size, 0, kind, -1, 0)
     if start == _FAILED:
-        _fail()
-    address = whole_pages(start)
+        _raise_errno()
+    address = round_up_to_pages(start)
     if address > start:
         unmap(start, address - start)
     unmap(address + num_bytes, start + size - address - num_bytes)
@@ -86,11 +86,11 @@ def _reserve(num_bytes: int) -> int:
 
 
 def _collapse(address: int, num_bytes: int) -> None:
-    for tries_left in reversed(range(_TRIES)):
+    for attempts_left in reversed(range(_ATTEMPTS)):
         if not _advise(address, num_bytes, _COLLAPSE):
             return
-        if ctypes.get_errno() not in _BUSY or not tries_left:
-            _fail()
+        if ctypes.get_errno() not in _BUSY or not attempts_left:
+            _raise_errno()
         time.sleep(_PAUSE_S)
 
 
@@ -99,6 +99,6 @@ def _advise(address: int, num_bytes: int, advice: int) -> int:
     return result
 
 
-def _fail() -> None:
+def _raise_errno() -> None:
     number = ctypes.get_errno()
     raise OSError(number, os.strerror(number))

@@ -18,12 +18,12 @@ OPERATIONS = (
     "gather", "round", "shrink",
 )  # fmt: skip
 
-PANEL = 32  # outputs of a weight that lie together
-GROUP = 16  # tokens of the cache that lie together
-MAX_DIM = 512  # of a head
+PANEL_OUTPUTS = 32  # outputs of a weight that lie together
+GROUP_TOKENS = 16  # tokens of the cache that lie together
+MAX_HEAD_DIM = 512  # of a head
 
 
-class CPlace(ctypes.Structure):
+class COperand(ctypes.Structure):
     _fields_ = (("buffer", ctypes.c_int32), ("at", ctypes.c_int32))
 
 
@@ -31,8 +31,8 @@ class CInstruction(ctypes.Structure):
     _fields_ = (
         ("operation", ctypes.c_int32),
         ("wanted", ctypes.c_int32),
-        ("inputs", CPlace * 3),
-        ("out", CPlace),
+        ("inputs", COperand * 3),
+        ("out", COperand),
         ("packed", ctypes.c_int32),
         ("sizes", ctypes.c_int32 * 8),
         ("numbers", ctypes.c_float * 3),
@@ -127,9 +127,9 @@ class Kernels:
             setattr(self, name, function)
 
 
-def why_not(dtype: torch.dtype) -> str | None:
+def unsupported_reason(dtype: torch.dtype) -> str | None:
     """Why a model of this dtype cannot run on the kernels here; None if it can."""
-    found = kernels()
+    found = load_kernels()
     if found is None:
         return "the kernels were not built (no C++ compiler when Headrace was installed)"
     needed = _NEEDED_LEVEL.get(dtype)
@@ -142,7 +142,7 @@ def why_not(dtype: torch.dtype) -> str | None:
 
 
 @functools.cache
-def kernels() -> Kernels | None:
+def load_kernels() -> Kernels | None:
     """The library; None if it was not built."""
     for suffix in EXTENSION_SUFFIXES:
         path = Path(__file__).parent / f"kernels{suffix}"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from headrace.protocol.config import Quantization
-from headrace.workers.native.graph import Graph, Node, NotStatic, View
+from headrace.workers.native.graph import Graph, Node, NotStatic, RowView
 
 FLOATS, PACKED, BYTES = range(3)  # float32, the type of the products, 8 bits
 WORDS, ROUNDED, INTEGERS = range(3)  # how a weight is stored and multiplied: see src/program.cpp
@@ -25,7 +25,7 @@ class Buffer:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Operand:
     """From which number on in a buffer's rows. No buffer: the step's output."""
 
     buffer: Buffer | None
@@ -37,8 +37,8 @@ class Op:
     """One instruction; `weights` are those of a linear, still to be packed."""
 
     kind: str
-    inputs: tuple[Place, ...]
-    out: Place
+    inputs: tuple[Operand, ...]
+    out: Operand
     wanted: bool = False
     packed: bool = False
     sizes: dict[int, int] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class Lowered:
 
 def lower(
     graph: Graph,
-    pair: int,
+    per_word: int,
     quantization: Quantization | None = None,
     adaptable: Collection[int] = (),
 ) -> Lowered:
@@ -73,7 +73,7 @@ def lower(
     The head is spared the rounding of its rows: that is where a token is chosen.
     NotStatic if there is a node that no instruction does.
     """
-    lowering = _Lowering(graph, pair, quantization, adaptable)
+    lowering = _Lowering(graph, per_word, quantization, adaptable)
     for node in graph.nodes:
         lowering.emit(node)
     return Lowered(
@@ -89,7 +89,7 @@ class _Lowering:
     def __init__(
         self,
         graph: Graph,
-        pair: int,
+        per_word: int,
         quantization: Quantization | None,
         adaptable: Collection[int],
     ) -> None:
@@ -98,13 +98,13 @@ class _Lowering:
         self._adaptable = adaptable
         self.tables: dict[tuple[int, int], int] = {}
         self.num_layers = 0
-        self._pair = pair
-        self._form = WORDS if quantization is None else ROUNDED
+        self._per_word = per_word
+        self._format = WORDS if quantization is None else ROUNDED
         self._rounds_rows = quantization == "int8_dynamic"
         self._graph = graph
         self._users = graph.users()
-        self._places: dict[Node, Place] = {}
-        self._converted: dict[tuple[Node, int, bool], tuple[Place, ...]] = {}
+        self._operands: dict[Node, Operand] = {}
+        self._converted: dict[tuple[Node, int, bool], tuple[Operand, ...]] = {}
         self._siblings = _siblings(graph)
 
     def emit(self, node: Node) -> None:
@@ -112,10 +112,10 @@ class _Lowering:
 
     # Where values lie.
 
-    def _new(self, node: Node, packed: bool = False) -> Place:
+    def _allocate(self, node: Node, packed: bool = False) -> Operand:
         is_output = node is self._graph.output
-        place = Place(None if is_output else Buffer(node.width, PACKED if packed else FLOATS))
-        self._places[node] = place
+        place = Operand(None if is_output else Buffer(node.width, PACKED if packed else FLOATS))
+        self._operands[node] = place
         return place
 
     def _packs(self, node: Node) -> bool:
@@ -126,68 +126,68 @@ class _Lowering:
             bool(users)
             and len(reads) == len(users)
             and all(user.kind in ("linear", "gated") for user in users)
-            and not any(self._form_for(user) == INTEGERS for user in users)
+            and not any(self._format_for(user) == INTEGERS for user in users)
             and all(view.is_whole for view in reads)
-            and node.width % self._pair == 0
+            and node.width % self._per_word == 0
         )
 
-    def _at(self, view: View) -> Place:
+    def _operand(self, view: RowView) -> Operand:
         if not view.is_dense:
             raise NotStatic("it reads numbers that do not follow one another")
-        place = self._places.get(view.node)
+        place = self._operands.get(view.node)
         if place is None:
             raise NotStatic("it reads a table of positions other than to rotate by it")
         if place.buffer is not None and place.buffer.kind != FLOATS:
             raise NotStatic("it reads rounded numbers")
-        return Place(place.buffer, place.at + view.offset)
+        return Operand(place.buffer, place.at + view.offset)
 
-    def _heads_at(self, view: View, dim: int) -> tuple[Place, int]:
+    def _head_operand(self, view: RowView, dim: int) -> tuple[Operand, int]:
         """Where heads of `dim` numbers begin, and how far they are apart."""
         if view.is_dense:
-            return self._at(view), dim
+            return self._operand(view), dim
         if len(view.dims) == 2 and view.dims[1] == (dim, 1):
-            start = View(view.node, view.offset, ((dim, 1),))
-            return self._at(start), view.dims[0][1]
+            start = RowView(view.node, view.offset, ((dim, 1),))
+            return self._operand(start), view.dims[0][1]
         raise NotStatic("its heads lie in no known order")
 
-    def _form_for(self, node: Node) -> int:
-        return INTEGERS if self._rounds_rows and not node.wanted else self._form
+    def _format_for(self, node: Node) -> int:
+        return INTEGERS if self._rounds_rows and not node.wanted else self._format
 
-    def _product_input(self, node: Node) -> tuple[Place, ...]:
+    def _product_input(self, node: Node) -> tuple[Operand, ...]:
         """Where a product's input lies, converted if that has not been done; for integers the
         rows' scales too."""
-        view, form = node.inputs[0], self._form_for(node)
-        place = self._places[view.node]
+        view, weight_format = node.inputs[0], self._format_for(node)
+        place = self._operands[view.node]
         if place.buffer is not None and place.buffer.kind == PACKED:
             return (place,)
-        key = (view.node, view.offset, form == INTEGERS)
+        key = (view.node, view.offset, weight_format == INTEGERS)
         known = self._converted.get(key)
         if known is None:
-            known = self._round(view) if form == INTEGERS else self._convert(view)
+            known = self._round(view) if weight_format == INTEGERS else self._convert(view)
             self._converted[key] = known
         return known
 
-    def _convert(self, view: View) -> tuple[Place, ...]:
-        padding = -view.width % self._pair
-        out = Place(Buffer(view.width + padding, PACKED))
+    def _convert(self, view: RowView) -> tuple[Operand, ...]:
+        padding = -view.width % self._per_word
+        out = Operand(Buffer(view.width + padding, PACKED))
         sizes = {0: view.width, 1: padding}
-        self._op("convert", view.node, (self._at(view),), out, sizes=sizes)
+        self._op("convert", view.node, (self._operand(view),), out, sizes=sizes)
         return (out,)
 
-    def _round(self, view: View) -> tuple[Place, ...]:
+    def _round(self, view: RowView) -> tuple[Operand, ...]:
         padding = -view.width % 4
-        out, scales = Place(Buffer(view.width + padding, BYTES)), Place(Buffer(1))
+        out, scales = Operand(Buffer(view.width + padding, BYTES)), Operand(Buffer(1))
         sizes = {0: view.width, 1: padding}
-        self._op("round", view.node, (self._at(view), scales), out, sizes=sizes)
+        self._op("round", view.node, (self._operand(view), scales), out, sizes=sizes)
         return out, scales
 
     def _op(
-        self, kind: str, node: Node, inputs: tuple[Place, ...], out: Place, **rest: Any
+        self, kind: str, node: Node, inputs: tuple[Operand, ...], out: Operand, **rest: Any
     ) -> None:
         packed = out.buffer is not None and out.buffer.kind == PACKED
         self.ops.append(Op(kind, inputs, out, node.wanted, packed, **rest))
 
-    def _forget_conversions(self, node: Node) -> None:
+    def _drop_conversions(self, node: Node) -> None:
         """A value has been changed in place."""
         self._converted = {k: v for k, v in self._converted.items() if k[0] is not node}
 
@@ -199,67 +199,67 @@ class _Lowering:
     def _embedding(self, node: Node) -> None:
         sizes = {0: node.width, 2: int(node.data["of_positions"]), 3: node.data["offset"]}
         self._op(
-            "embed", node, (), self._new(node), sizes=sizes, data={"table": node.data["weight"]}
+            "embed", node, (), self._allocate(node), sizes=sizes, data={"table": node.data["weight"]}
         )
 
     def _norm(self, node: Node) -> None:
-        source = self._at(node.inputs[0])
+        source = self._operand(node.inputs[0])
         size = node.data["size"]
         sizes = {0: size, 1: node.width // size, 2: int(node.data["centred"])}
-        out = self._new(node, self._packs(node))
+        out = self._allocate(node, self._packs(node))
         data = {key: node.data[key] for key in ("weight", "bias", "plus_one")}
         self._op("norm", node, (source,), out, sizes=sizes, numbers=(node.data["eps"],), data=data)
 
     def _linear(self, node: Node) -> None:
-        if node in self._places:  # done together with a sibling
+        if node in self._operands:  # done together with a sibling
             return
         if len(node.inputs) > 1:
-            return self._linear_onto(node)
+            return self._linear_added(node)
         source = self._product_input(node)
-        together = self._siblings.get(node, [node])
+        fused = self._siblings.get(node, [node])
         function = node.data.get("function")
-        if len(together) == 1:
-            out = self._new(node, function is not None and self._packs(node))
+        if len(fused) == 1:
+            out = self._allocate(node, function is not None and self._packs(node))
         else:
-            out = Place(Buffer(sum(one.width for one in together)))
+            out = Operand(Buffer(sum(one.width for one in fused)))
             at = 0
-            for one in together:
-                self._places[one] = Place(out.buffer, at)
+            for one in fused:
+                self._operands[one] = Operand(out.buffer, at)
                 at += one.width
-        data = {"parts": [one.data for one in together], "function": function}
+        data = {"parts": [one.data for one in fused], "function": function}
         self._product(node, source, out, 0, data)
 
-    def _linear_onto(self, node: Node) -> None:
+    def _linear_added(self, node: Node) -> None:
         source = self._product_input(node)
         target = node.inputs[1]
         data = {"parts": [node.data], "function": None}
-        self._product(node, source, self._at(target), 1, data, node.data["by"])
-        self._forget_conversions(target.node)
+        self._product(node, source, self._operand(target), 1, data, node.data["by"])
+        self._drop_conversions(target.node)
 
     def _gated(self, node: Node) -> None:
         source = self._product_input(node)
-        out = self._new(node, self._packs(node))
+        out = self._allocate(node, self._packs(node))
         self._product(node, source, out, 2, dict(node.data))
 
     def _product(
-        self, node: Node, source: tuple[Place, ...], out: Place, mode: int, data: dict[str, Any],
-        by: float = 1.0,
+        self, node: Node, source: tuple[Operand, ...], out: Operand, mode: int, data: dict[str, Any],
+        factor: float = 1.0,
     ) -> None:  # fmt: skip
-        form = self._form_for(node)
-        words = -(-node.inputs[0].width // (4 if form == INTEGERS else self._pair))
+        weight_format = self._format_for(node)
+        words = -(-node.inputs[0].width // (4 if weight_format == INTEGERS else self._per_word))
         is_adapted = all(id(part["weight"]) in self._adaptable for part in parts_of(data))
         if is_adapted:
             self._shrink(node, source[0])
-        sizes = {1: words, 2: mode, 4: form, 5: len(self.adapted) if is_adapted else -1}
-        self._op("linear", node, source, out, sizes=sizes, numbers=(by,), data=data)
+        sizes = {1: words, 2: mode, 4: weight_format, 5: len(self.adapted) if is_adapted else -1}
+        self._op("linear", node, source, out, sizes=sizes, numbers=(factor,), data=data)
         if is_adapted:
             self.adapted.append(self.ops[-1])
 
-    def _shrink(self, node: Node, source: Place) -> None:
+    def _shrink(self, node: Node, source: Operand) -> None:
         """What adapters make of a product's rows; those of a product of bytes are read before they
         are rounded."""
         is_bytes = source.buffer is not None and source.buffer.kind == BYTES
-        place = self._at(node.inputs[0]) if is_bytes else source
+        place = self._operand(node.inputs[0]) if is_bytes else source
         sizes = {0: node.inputs[0].width, 5: len(self.adapted)}
         self._op("shrink", node, (place,), place, sizes=sizes)
 
@@ -274,20 +274,20 @@ class _Lowering:
         places = [list(self.tables).index(table) for table in tables]
         sizes = {0: node.data["heads"], 1: node.data["dim"], 2: node.data["turned"]}
         sizes |= {3: places[0], 4: places[1], 5: cos.width}
-        place = self._places[x.node]
-        out = Place(place.buffer, place.at + x.offset)
+        place = self._operands[x.node]
+        out = Operand(place.buffer, place.at + x.offset)
         self._op("rotate", node, (out,), out, sizes=sizes)
-        self._forget_conversions(x.node)
+        self._drop_conversions(x.node)
 
     def _attend(self, node: Node) -> None:
         names = ("heads", "kv_heads", "key_dim", "value_dim", "window", "layer")
         sizes = {place: node.data[name] for place, name in enumerate(names)}
         key_dim, value_dim = node.data["key_dim"], node.data["value_dim"]
-        query, query_stride = self._heads_at(node.inputs[0], key_dim)
-        key, key_stride = self._heads_at(node.inputs[1], key_dim)
-        value, value_stride = self._heads_at(node.inputs[2], value_dim)
+        query, query_stride = self._head_operand(node.inputs[0], key_dim)
+        key, key_stride = self._head_operand(node.inputs[1], key_dim)
+        value, value_stride = self._head_operand(node.inputs[2], value_dim)
         numbers = (node.data["scaling"], node.data["softcap"])
-        out = self._new(node, self._packs(node))
+        out = self._allocate(node, self._packs(node))
         self.num_layers = max(self.num_layers, node.data["layer"] + 1)
         strides = {6: key_stride, 7: value_stride}
         self._op("write", node, (key, value), key, sizes=sizes | strides, numbers=numbers)
@@ -296,32 +296,32 @@ class _Lowering:
         self._op("finish_attend", node, (query,), out, sizes=sizes, numbers=numbers)
 
     def _gather(self, node: Node) -> None:
-        source = self._at(node.inputs[0])
-        self._op("gather", node, (source,), self._new(node), sizes={0: node.width})
+        source = self._operand(node.inputs[0])
+        self._op("gather", node, (source,), self._allocate(node), sizes={0: node.width})
 
-    def _combined(
+    def _combine(
         self, node: Node, function: str | None = None, multiply: bool = False,
         scales: tuple[float, float] = (1.0, 1.0),
     ) -> None:  # fmt: skip
         if any(view.width != node.width for view in node.inputs):
             raise NotStatic("it combines values of different widths")
-        inputs = tuple(self._at(view) for view in node.inputs)
-        out = self._new(node, self._packs(node))
+        inputs = tuple(self._operand(view) for view in node.inputs)
+        out = self._allocate(node, self._packs(node))
         data = {"function": function}
         sizes = {0: node.width, 1: int(multiply)}
         self._op("combine", node, inputs, out, sizes=sizes, numbers=scales, data=data)
 
     def _add(self, node: Node) -> None:
-        self._combined(node)
+        self._combine(node)
 
     def _mul(self, node: Node) -> None:
-        self._combined(node, multiply=True)
+        self._combine(node, multiply=True)
 
     def _scale(self, node: Node) -> None:
-        self._combined(node, scales=(node.data["by"], 0.0))
+        self._combine(node, scales=(node.data["by"], 0.0))
 
     def _activation(self, node: Node) -> None:
-        self._combined(node, function=node.data["function"])
+        self._combine(node, function=node.data["function"])
 
     def _cat(self, node: Node) -> None:
         raise NotStatic("it joins values")

@@ -21,7 +21,7 @@ class Norm:
     bias: torch.Tensor | None
 
 
-def recognise(module: torch.nn.Module) -> Norm | None:
+def find_norm(module: torch.nn.Module) -> Norm | None:
     """The norm that a module is; None if it is none that is known."""
     weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
     if not _is_vector(weight) or any(True for _ in module.children()):
@@ -35,7 +35,7 @@ def recognise(module: torch.nn.Module) -> Norm | None:
     for centred in (False, True):
         for plus_one in (False, True):
             norm = Norm(eps, centred, plus_one, weight, bias if _is_vector(bias) else None)
-            if _is_like(module, norm):
+            if _matches(module, norm):
                 return norm
     return None
 
@@ -44,7 +44,7 @@ def _is_vector(value: object) -> bool:
     return isinstance(value, torch.Tensor) and value.ndim == 1
 
 
-def apply(norm: Norm, x: torch.Tensor) -> torch.Tensor:
+def apply_norm(norm: Norm, x: torch.Tensor) -> torch.Tensor:
     """The norm of x [..., size], in float32."""
     x = x.float()
     if norm.centred:
@@ -55,7 +55,7 @@ def apply(norm: Norm, x: torch.Tensor) -> torch.Tensor:
     return x if norm.bias is None else x + norm.bias.float()
 
 
-def _is_like(module: torch.nn.Module, norm: Norm) -> bool:
+def _matches(module: torch.nn.Module, norm: Norm) -> bool:
     """Compared on numbers so small that eps counts, and that have a mean."""
     assert norm.weight is not None
     generator = torch.Generator().manual_seed(0)
@@ -65,5 +65,5 @@ def _is_like(module: torch.nn.Module, norm: Norm) -> bool:
     with torch.inference_mode():
         found = exact(x.to(norm.weight.device))
     return isinstance(found, torch.Tensor) and torch.allclose(
-        found.float(), apply(norm, x.to(norm.weight.device)), rtol=1e-4, atol=1e-4
+        found.float(), apply_norm(norm, x.to(norm.weight.device)), rtol=1e-4, atol=1e-4
     )

@@ -16,30 +16,30 @@ from transformers.modeling_utils import PreTrainedModel
 from headrace.protocol.config import Quantization
 from headrace.workers.attention.backend import AttentionBatch, Span
 from headrace.workers.attention.hook import AttentionHook
-from headrace.workers.lora.layers import shape_of
-from headrace.workers.native.activations import FUNCTIONS
-from headrace.workers.native.adapters import AdaptedLinear, NativeSlots, Piece
+from headrace.workers.lora.layers import linear_shape
+from headrace.workers.native.activations import ACTIVATIONS
+from headrace.workers.native.adapter_slots import AdaptedLinear, NativeAdapterSlots, LayerSlice
 from headrace.workers.native.capture import capture
 from headrace.workers.native.graph import NotStatic, TableCall
 from headrace.workers.native.library import (
-    GROUP,
-    MAX_DIM,
+    GROUP_TOKENS,
+    MAX_HEAD_DIM,
     OPERATIONS,
     CBuffer,
     CInstruction,
-    CPlace,
+    COperand,
     CStep,
-    kernels,
+    load_kernels,
 )
-from headrace.workers.native.lower import WORDS, Lowered, Op, Place, lower, parts_of
-from headrace.workers.native.panels import Panels
+from headrace.workers.native.lower import WORDS, Lowered, Op, Operand, lower, parts_of
+from headrace.workers.native.packed_weight import PackedWeight
 from headrace.workers.native.rewrite import rewrite
 from headrace.workers.native.weight_memory import SharedWeights, WeightMemory
 
 _OUTPUT = -2
 
 
-class Compiled:
+class CompiledProgram:
     """A model's instructions and its packed weights.
 
     shared: where other workers have the same weights, or will. memory: where they are.
@@ -68,15 +68,15 @@ class Compiled:
         self.tables = lowered.tables
         self.calls = graph.tables
         self.vocab_size = graph.output.width
-        self._kept: list[Any] = []  # whatever instructions point to
+        self._referenced: list[Any] = []  # whatever instructions point to
         _check_sizes(lowered)
-        packed = [self._plan(op) for op in lowered.ops]
+        packed = [self._plan_weight(op) for op in lowered.ops]
         self.memory = WeightMemory([each for each in packed if each is not None], threads, shared)
-        self._heads = dict(_heads(lowered.ops, packed))
-        self.adapted = list(_adapted(lowered, packed, names, self.dtype))
-        of_program = {piece.layer for linear in self.adapted for piece in linear.pieces}
+        self._packed_by_weight = dict(_packed_by_weight(lowered.ops, packed))
+        self.adapted = list(_adapted_linears(lowered, packed, names, self.dtype))
+        of_program = {slice_.layer for linear in self.adapted for slice_ in linear.slices}
         layers = (adaptable or {}).items()
-        self._shapes = {name: shape_of(layer) for name, layer in layers if name in of_program}
+        self._shapes = {name: linear_shape(layer) for name, layer in layers if name in of_program}
         operations = [self._instruction(*pair) for pair in zip(lowered.ops, packed, strict=True)]
         self.instructions = (CInstruction * len(operations))(*operations)
         shapes = [CBuffer(buffer.width, buffer.kind) for buffer in lowered.buffers]
@@ -89,36 +89,36 @@ class Compiled:
 
     def reads(self, parameter: torch.Tensor) -> bool:
         """Whether a parameter of the model is read where it lies."""
-        return any(parameter is kept for kept in self._kept)
+        return any(parameter is kept for kept in self._referenced)
 
-    def new_slots(self, num_slots: int) -> NativeSlots:
+    def new_adapter_slots(self, num_slots: int) -> NativeAdapterSlots:
         """Room for adapters, all of it empty."""
-        return NativeSlots(self.adapted, self._shapes, num_slots)
+        return NativeAdapterSlots(self.adapted, self._shapes, num_slots)
 
     def start(self, num_blocks: int, block_size: int) -> "Program":
         """A program with a cache of its own. MemoryError if there is none left."""
         return Program(self, num_blocks, block_size)
 
-    def _plan(self, op: Op) -> Panels | None:
+    def _plan_weight(self, op: Op) -> PackedWeight | None:
         if op.kind != "linear":
             return None
-        halves = "gate" in op.data
-        return Panels(parts_of(op.data), self.dtype, op.sizes[4], halves)
+        is_gated = "gate" in op.data
+        return PackedWeight(parts_of(op.data), self.dtype, op.sizes[4], is_gated)
 
-    def _instruction(self, op: Op, panels: Panels | None) -> CInstruction:
+    def _instruction(self, op: Op, panels: PackedWeight | None) -> CInstruction:
         instruction = CInstruction(operation=OPERATIONS.index(op.kind), wanted=op.wanted)
         for number, place in enumerate(op.inputs):
-            instruction.inputs[number] = _place(place)
+            instruction.inputs[number] = _c_operand(place)
         for number in range(len(op.inputs), 3):
-            instruction.inputs[number] = CPlace(-1, 0)
-        instruction.out = _place(op.out)
+            instruction.inputs[number] = COperand(-1, 0)
+        instruction.out = _c_operand(op.out)
         instruction.packed = op.packed
         for number, size in op.sizes.items():
             instruction.sizes[number] = size
         for number, value in enumerate(op.numbers):
             instruction.numbers[number] = value
         function = op.data.get("function")
-        activation = 0 if function is None else 1 + list(FUNCTIONS).index(function)
+        activation = 0 if function is None else 1 + list(ACTIVATIONS).index(function)
         if op.kind == "embed":
             self._embed(instruction, op.data["table"])
         elif op.kind == "norm":
@@ -131,16 +131,16 @@ class Compiled:
             instruction.data[0] = panels.address
             instruction.data[1] = None if panels.bias is None else panels.bias.data_ptr()
             instruction.data[2] = panels.scales_address
-            self._kept.append(panels)
+            self._referenced.append(panels)
         return instruction
 
     def _embed(self, instruction: CInstruction, table: torch.Tensor) -> None:
-        head = self._heads.get(id(table))
+        head = self._packed_by_weight.get(id(table))
         if head is not None:
             instruction.sizes[4] = 1
             instruction.data[0] = head.address
             return
-        self._kept.append(table)
+        self._referenced.append(table)
         instruction.sizes[1] = table.dtype != torch.float32
         instruction.data[0] = table.data_ptr()
 
@@ -148,24 +148,24 @@ class Compiled:
         weight = data["weight"]
         if weight is not None:
             weight = weight.float() + (1.0 if data["plus_one"] else 0.0)
-        instruction.data[0] = self._vector(weight)
-        instruction.data[1] = self._vector(data["bias"])
+        instruction.data[0] = self._float_address(weight)
+        instruction.data[1] = self._float_address(data["bias"])
 
-    def _vector(self, values: torch.Tensor | None) -> int | None:
+    def _float_address(self, values: torch.Tensor | None) -> int | None:
         """The address of numbers in float32."""
         if values is None:
             return None
         values = values.detach().to(torch.float32, copy=True).contiguous()
-        self._kept.append(values)
+        self._referenced.append(values)
         return values.data_ptr()
 
 
 class Program:
     """Runs steps; its cache holds num_blocks blocks of block_size tokens, a multiple of 16."""
 
-    def __init__(self, compiled: Compiled, num_blocks: int, block_size: int) -> None:
-        assert block_size % GROUP == 0
-        library = kernels()
+    def __init__(self, compiled: CompiledProgram, num_blocks: int, block_size: int) -> None:
+        assert block_size % GROUP_TOKENS == 0
+        library = load_kernels()
         assert library is not None
         self._compiled = compiled
         self._output = torch.empty((0, compiled.vocab_size))
@@ -185,7 +185,7 @@ class Program:
         wanted: Sequence[int],
         batch: AttentionBatch,
         slots: torch.Tensor | None = None,
-        adapters: NativeSlots | None = None,
+        adapters: NativeAdapterSlots | None = None,
     ) -> torch.Tensor:
         """Logits [wanted rows, vocabulary], float32, of a flattened batch; valid until the next
         call, which writes them to the same memory: fresh pages would cost a millisecond a step.
@@ -194,7 +194,7 @@ class Program:
         """
         ids = torch.tensor([token_ids, positions], dtype=torch.int32)
         chosen = torch.tensor(wanted, dtype=torch.int32)
-        spans, blocks = _describe([*batch.decodes, *batch.prefills])
+        spans, blocks = _span_arrays([*batch.decodes, *batch.prefills])
         tables = self._tables(ids[1:].long())
         addresses = (ctypes.c_void_p * max(1, len(tables)))(*(t.data_ptr() for t in tables))
         output = self._output_of(len(wanted))
@@ -225,34 +225,34 @@ class Program:
     def _tables(self, positions: torch.Tensor) -> list[torch.Tensor]:
         """What the model's own modules make of the positions [1, rows], one row each."""
         compiled = self._compiled
-        made = {call: _call(compiled.calls[call], positions) for (call, _), _ in compiled.tables}
+        made = {call: _compute_table(compiled.calls[call], positions) for (call, _), _ in compiled.tables}
         return [
             made[call][place].float().reshape(-1, width).contiguous()
             for (call, place), width in compiled.tables
         ]
 
 
-def _adapted(
+def _adapted_linears(
     lowered: Lowered,
-    packed: Sequence[Panels | None],
+    packed: Sequence[PackedWeight | None],
     names: Mapping[int, str],
     dtype: torch.dtype,
 ) -> Iterator[AdaptedLinear]:
     """The products that adapters may change, by their numbers."""
     panels = {id(op): each for op, each in zip(lowered.ops, packed, strict=True)}
     for op in lowered.adapted:
-        pieces = []
+        slices = []
         for part in parts_of(op.data):
             weight = part["weight"]
             outputs = weight.shape[1 if part["transposed"] else 0]
             first = part.get("first", 0)
-            pieces.append(Piece(names[id(weight)], first, part.get("count", outputs)))
+            slices.append(LayerSlice(names[id(weight)], first, part.get("count", outputs)))
         of_op = panels[id(op)]
         assert of_op is not None
-        yield AdaptedLinear(tuple(pieces), of_op, dtype)
+        yield AdaptedLinear(tuple(slices), of_op, dtype)
 
 
-def _heads(ops: Sequence[Op], packed: Sequence[Panels | None]) -> Iterator[tuple[int, Panels]]:
+def _packed_by_weight(ops: Sequence[Op], packed: Sequence[PackedWeight | None]) -> Iterator[tuple[int, PackedWeight]]:
     """Weights that have been packed as they are, by identity: a tied embedding reads them there."""
     for op, panels in zip(ops, packed, strict=True):
         if panels is None or "gate" in op.data or op.sizes[4] != WORDS:
@@ -264,11 +264,11 @@ def _heads(ops: Sequence[Op], packed: Sequence[Panels | None]) -> Iterator[tuple
 
 def _check_sizes(lowered: Lowered) -> None:
     for op in lowered.ops:
-        if op.kind == "attend" and max(op.sizes[2], op.sizes[3]) > MAX_DIM:
-            raise NotStatic(f"its heads have more than {MAX_DIM} dimensions")
+        if op.kind == "attend" and max(op.sizes[2], op.sizes[3]) > MAX_HEAD_DIM:
+            raise NotStatic(f"its heads have more than {MAX_HEAD_DIM} dimensions")
 
 
-def _call(call: TableCall, positions: torch.Tensor) -> Any:
+def _compute_table(call: TableCall, positions: torch.Tensor) -> Any:
     args = [positions if _is_positions(value) else value for value in call.args]
     kwargs = {k: positions if _is_positions(v) else v for k, v in call.kwargs.items()}
     return call.module(*args, **kwargs)
@@ -278,7 +278,7 @@ def _is_positions(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.dtype == torch.long
 
 
-def _describe(spans: Sequence[Span]) -> tuple[torch.Tensor, torch.Tensor]:
+def _span_arrays(spans: Sequence[Span]) -> tuple[torch.Tensor, torch.Tensor]:
     """Spans as the kernels read them [spans, 4], and their blocks one after another."""
     rows: list[tuple[int, int, int, int]] = []
     blocks: list[int] = []
@@ -288,6 +288,6 @@ def _describe(spans: Sequence[Span]) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.tensor(rows, dtype=torch.int32), torch.tensor(blocks, dtype=torch.int32)
 
 
-def _place(place: Place) -> CPlace:
+def _c_operand(place: Operand) -> COperand:
     number = _OUTPUT if place.buffer is None else place.buffer.number
-    return CPlace(number, place.at)
+    return COperand(number, place.at)

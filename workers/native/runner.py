@@ -6,10 +6,10 @@ import torch
 
 from headrace.workers.attention.backend import AttentionBatch
 from headrace.workers.engine.runner import StepwiseRunner
-from headrace.workers.lora.files import LayerShape
+from headrace.workers.lora.adapter_files import LinearShape
 from headrace.workers.lora.store import AdapterStore
-from headrace.workers.native.adapters import NativeSlots
-from headrace.workers.native.program import Compiled, Program
+from headrace.workers.native.adapter_slots import NativeAdapterSlots
+from headrace.workers.native.program import CompiledProgram, Program
 from headrace.workers.sampling.batch import collect, flatten
 from headrace.workers.sequence.adapters import Adapters
 from headrace.workers.sequence.sequence import Chunk, ChunkResult
@@ -28,13 +28,13 @@ class NativeRunner(StepwiseRunner):
 
     def __init__(
         self,
-        compiled: Compiled,
+        compiled: CompiledProgram,
         *,
         vocab_size: int,
         max_model_len: int,
         num_blocks: int,
         block_size: int,
-        slots: NativeSlots | None = None,
+        slots: NativeAdapterSlots | None = None,
     ) -> None:
         self.vocab_size = vocab_size
         self.max_model_len = max_model_len
@@ -64,7 +64,7 @@ class NativeRunner(StepwiseRunner):
             self._program = self._compiled.start(self.num_blocks, self.block_size)
 
     @property
-    def adapter_layers(self) -> dict[str, LayerShape]:
+    def adapter_layers(self) -> dict[str, LinearShape]:
         """The layers that adapters may change, by their names in the model."""
         return {} if self._slots is None else self._slots.shapes
 
@@ -79,7 +79,7 @@ class NativeRunner(StepwiseRunner):
     @torch.inference_mode()
     def run(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
         rows = flatten(chunks)
-        slots = None if self._slots is None else self._slots.slots_of(chunks, rows.order)
+        slots = None if self._slots is None else self._slots.row_slots(chunks, rows.order)
         logits = self.forward(rows.token_ids, rows.positions, rows.wanted, rows.batch, slots)
         return collect(chunks, rows.order, logits)
 

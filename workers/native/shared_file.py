@@ -32,11 +32,11 @@ from headrace.protocol.common.shared_weights import (
     try_lock,
 )
 from headrace.workers.native.huge_mapping import (
-    make_pages,
+    allocate_pages,
     make_read_only,
     map_file,
     unmap,
-    whole_pages,
+    round_up_to_pages,
 )
 
 HEADER_BYTES = 4096
@@ -47,11 +47,11 @@ _MAGIC = b"headrace packed weights\n"
 class SharedMapping:
     """Shared memory, for as long as this object is; read only.
 
-    address: of what the filler has written. was_full: whether that was another.
+    address: of what the filler has written. was_filled: whether that was another.
     """
 
     address: int
-    was_full: bool
+    was_filled: bool
 
 
 class SharedFile:
@@ -103,26 +103,26 @@ def _map(
     fd: int, num_bytes: int, header: bytes, fill: Callable[[int], None]
 ) -> SharedMapping | str:
     """Only while FILLING is held. USING is held afterwards, if only by the file's being open."""
-    size = whole_pages(HEADER_BYTES + num_bytes)
+    size = round_up_to_pages(HEADER_BYTES + num_bytes)
     lock(fd, USING, fcntl.F_RDLCK)  # waits for one that empties the file just now
-    was_full = os.pread(fd, len(header), 0) == header
-    if was_full:
+    was_filled = os.pread(fd, len(header), 0) == header
+    if was_filled:
         address = map_file(fd, size, writable=False)
     elif try_lock(fd, USING, fcntl.F_WRLCK):
         address = _fill(fd, size, header, fill)
         lock(fd, USING, fcntl.F_RDLCK)
     else:
         return "others use it with other weights"
-    mapping = SharedMapping(address + HEADER_BYTES, was_full)
-    leaving = weakref.finalize(mapping, _leave, fd, address, size)
-    leaving.atexit = False  # a step may still run then
+    mapping = SharedMapping(address + HEADER_BYTES, was_filled)
+    finalizer = weakref.finalize(mapping, _release_mapping, fd, address, size)
+    finalizer.atexit = False  # a step may still run then
     return mapping
 
 
 def _fill(fd: int, size: int, header: bytes, fill: Callable[[int], None]) -> int:
     """The address of what has been filled. Only while USING is held alone."""
     os.ftruncate(fd, 0)
-    make_pages(fd, size)
+    allocate_pages(fd, size)
     address = map_file(fd, size, writable=True)
     try:
         fill(address + HEADER_BYTES)
@@ -134,7 +134,7 @@ def _fill(fd: int, size: int, header: bytes, fill: Callable[[int], None]) -> int
     return address
 
 
-def _leave(fd: int, address: int, size: int) -> None:
+def _release_mapping(fd: int, address: int, size: int) -> None:
     """Waits for nothing: it is called wherever an object happens to end, perhaps amid `map`."""
     unmap(address, size)
     try:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import torch
 
-from headrace.workers.native.library import kernels
-from headrace.workers.native.panels import ALIGNMENT, Panels
+from headrace.workers.native.library import load_kernels
+from headrace.workers.native.packed_weight import ALIGNMENT, PackedWeight
 from headrace.workers.native.shared_file import SharedFile, SharedMapping
 
-_LAYOUT = 1  # to be counted up when panels or their order change without the kernels
-_PIECE_BYTES = 64 * 1024 * 1024
+_LAYOUT_VERSION = 1  # to be counted up when panels or their order change without the kernels
+_CHUNK_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class SharedWeights:
     """A group's file, and which weights on the disk are to be in it (see `identify`)."""
 
     file: SharedFile
-    identity: str
+    fingerprint: str
 
 
 class WeightMemory:
@@ -33,17 +33,17 @@ class WeightMemory:
     """
 
     def __init__(
-        self, panels: Sequence[Panels], threads: int, shared: SharedWeights | None = None
+        self, panels: Sequence[PackedWeight], threads: int, shared: SharedWeights | None = None
     ) -> None:
         self.num_bytes = sum(each.num_bytes for each in panels)
         self._panels, self._threads = panels, threads
         self._mapping: SharedMapping | None = None
         self.note = "not shared"
         if shared is None or not self._share(shared):
-            self._place_in_pieces()
+            self._allocate_chunks()
             self._pack()
         for each in panels:
-            each.release()
+            each.release_source()
         del self._panels
 
     @property
@@ -52,11 +52,11 @@ class WeightMemory:
 
     def _share(self, shared: SharedWeights) -> bool:
         """Whether the panels are in the group's file now."""
-        offsets = [0, *accumulate(_aligned(each.num_bytes) for each in self._panels)]
+        offsets = [0, *accumulate(_align(each.num_bytes) for each in self._panels)]
 
         def place(address: int) -> None:
             for each, offset in zip(self._panels, offsets, strict=False):
-                each.place(address + offset)
+                each.set_address(address + offset)
 
         def fill(address: int) -> None:
             place(address)
@@ -68,23 +68,23 @@ class WeightMemory:
             return False
         place(found.address)
         self._mapping = found
-        self.note = "shared, packed before" if found.was_full else "shared"
+        self.note = "shared, packed before" if found.was_filled else "shared"
         return True
 
-    def _place_in_pieces(self) -> None:
+    def _allocate_chunks(self) -> None:
         """In few large pieces: one for each weight would waste half a huge page on each."""
         place = end = 0
         for each in self._panels:
-            size = _aligned(each.num_bytes)
+            size = _align(each.num_bytes)
             if place + size > end:
-                piece = max(size, _PIECE_BYTES)
-                place = self._take(piece)
+                piece = max(size, _CHUNK_BYTES)
+                place = self._allocate(piece)
                 end = place + piece
-            each.place(place)
+            each.set_address(place)
             place += size
 
-    def _take(self, num_bytes: int) -> int:
-        library = kernels()
+    def _allocate(self, num_bytes: int) -> int:
+        library = load_kernels()
         assert library is not None
         address = library.allocate(num_bytes)
         if not address:
@@ -94,17 +94,17 @@ class WeightMemory:
 
     def _pack(self) -> None:
         with ThreadPoolExecutor(self._threads) as pool:
-            for _ in pool.map(Panels.pack, self._panels):
+            for _ in pool.map(PackedWeight.pack, self._panels):
                 pass
 
 
-def identify(model_path: Path) -> str:
+def fingerprint_weights(model_path: Path) -> str:
     """Which weights a folder has now, told by its files' stamps: other weights, another text."""
     files = sorted([*model_path.glob("*.safetensors"), model_path / "config.json"])
-    return repr([(str(file.resolve()), *_stamps(file)) for file in files])
+    return repr([(str(file.resolve()), *_file_stamp(file)) for file in files])
 
 
-def _stamps(file: Path) -> tuple[int, ...]:
+def _file_stamp(file: Path) -> tuple[int, ...]:
     try:
         found = file.stat()
     except OSError:
@@ -112,13 +112,13 @@ def _stamps(file: Path) -> tuple[int, ...]:
     return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
 
-def _key(shared: SharedWeights, panels: Sequence[Panels]) -> str:
+def _key(shared: SharedWeights, panels: Sequence[PackedWeight]) -> str:
     """All that the bytes depend on."""
-    library = kernels()
+    library = load_kernels()
     assert library is not None
     plans = [each.plan for each in panels]
-    return repr((_LAYOUT, torch.__version__, library.build, shared.identity, plans))
+    return repr((_LAYOUT_VERSION, torch.__version__, library.build, shared.fingerprint, plans))
 
 
-def _aligned(num_bytes: int) -> int:
+def _align(num_bytes: int) -> int:
     return -(-num_bytes // ALIGNMENT) * ALIGNMENT

@@ -92,11 +92,11 @@ def convert_gguf(source: Path, output: Path) -> None:
     with stages.stage("loading torch"):
         import torch
         from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
-    where = {"gguf_file": source.name, "local_files_only": True}
+    source_arguments = {"gguf_file": source.name, "local_files_only": True}
     with stages.stage(f"reading {header.architecture}", weight=2):
-        config = AutoConfig.from_pretrained(source.parent, **where)
+        config = AutoConfig.from_pretrained(source.parent, **source_arguments)
     with stages.stage("tokenizer", weight=2):
-        tokenizer = AutoTokenizer.from_pretrained(source.parent, config=config, **where)
+        tokenizer = AutoTokenizer.from_pretrained(source.parent, config=config, **source_arguments)
         tokenizer.save_pretrained(output)
     with stages.stage("weights", weight=6), torch.no_grad():
         model = AutoModelForCausalLM.from_pretrained(
@@ -104,7 +104,7 @@ def convert_gguf(source: Path, output: Path) -> None:
             config=config,
             dtype=torch.float32,
             quantization_config=GgufConfig(dequantize=True),
-            **where,
+            **source_arguments,
         )
     with stages.stage("writing"):
         model.save_pretrained(output)

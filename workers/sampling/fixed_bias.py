@@ -7,7 +7,7 @@ import torch
 
 from headrace.protocol.sampling import SamplingParams
 from headrace.workers.sequence.sequence import DraftedText, Text
-from headrace.workers.uploads import upload
+from headrace.workers.transfers import upload
 
 
 def has_fixed_bias(sampling: SamplingParams) -> bool:

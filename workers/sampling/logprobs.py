@@ -5,7 +5,7 @@ from collections.abc import Sequence as Rows
 import torch
 
 from headrace.protocol.to_frontend import Logprobs
-from headrace.workers.uploads import upload
+from headrace.workers.transfers import upload
 
 # How many of the likeliest tokens are wanted, or which tokens.
 Wanted = int | tuple[int, ...]

@@ -13,7 +13,7 @@ import torch
 from headrace.protocol.sampling import SamplingParams
 from headrace.workers.sequence.sequence import Text
 from headrace.workers.sequence.thinking import forced_token
-from headrace.workers.uploads import send, upload
+from headrace.workers.transfers import upload_tensor, upload
 
 
 def penalise(logits: torch.Tensor, rows: Rows[int], sequences: Rows[Text]) -> None:
@@ -95,4 +95,4 @@ def _present(
     token_ids = torch.cat([torch.frombuffer(c.token_ids, dtype=torch.long) for c in counts])
     in_output = torch.cat([torch.frombuffer(c.in_output, dtype=torch.float32) for c in counts])
     device = logits.device
-    return send(row_of, device), send(token_ids, device), send(in_output.to(logits.dtype), device)
+    return upload_tensor(row_of, device), upload_tensor(token_ids, device), upload_tensor(in_output.to(logits.dtype), device)

@@ -21,7 +21,7 @@ from headrace.workers.sampling.noise import uniform
 from headrace.workers.sampling.nucleus import floors
 from headrace.workers.sampling.penalties import ends_of, forbid, force, penalise
 from headrace.workers.sequence.sequence import ChunkResult, Failure, Text
-from headrace.workers.uploads import Download, upload
+from headrace.workers.transfers import Download, upload
 
 _COLDEST = 1e-5  # temperatures below are greedy: divided by them, near ties overflow
 # Logits that a CPU looks at at a time: in cache, and too few for torch to split a sum over threads.

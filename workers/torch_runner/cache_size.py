@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from headrace.protocol.config import EngineConfig
-from headrace.workers.attention.backend import LayerShape
+from headrace.workers.attention.backend import KVLayerShape
 from headrace.workers.errors import ModelUnsupported
 
 # Of the memory that is available once the model is loaded, for all workers' caches.
@@ -19,7 +19,7 @@ _GATHERED_LAYERS = 2
 
 def choose_num_blocks(
     config: EngineConfig,
-    layers: Sequence[LayerShape],
+    layers: Sequence[KVLayerShape],
     dtype: torch.dtype,
     device: torch.device,
     max_model_len: int,
@@ -41,7 +41,7 @@ def choose_num_blocks(
     blocks_per_request = -(-max_model_len // config.block_size)
     free = config.kv_cache_bytes
     if free is None and device.type == "cuda":
-        free = _card_bytes(config, device, activation_bytes)
+        free = _gpu_bytes(config, device, activation_bytes)
         if gathers:
             free = free * len(layers) // (len(layers) + _GATHERED_LAYERS)
     elif free is None:
@@ -56,7 +56,7 @@ def choose_num_blocks(
     return num_blocks
 
 
-def _card_bytes(config: EngineConfig, device: torch.device, activation_bytes: int) -> int:
+def _gpu_bytes(config: EngineConfig, device: torch.device, activation_bytes: int) -> int:
     """Of this worker's share of the card, what is neither in use nor needed by a step."""
     free, total = torch.cuda.mem_get_info(device)
     share = int(total * config.memory_utilization) - torch.cuda.memory_reserved(device)

@@ -6,16 +6,16 @@ from functools import partial
 
 import torch
 
-from headrace.workers.attention.backend import MakeBackend
+from headrace.workers.attention.backend import BackendFactory
 from headrace.workers.attention.hook import AttentionHook
 from headrace.workers.attention.sdpa import SdpaBackend
 from headrace.workers.attention.varlen import PAGE_SIZE, VarlenBackend
 from headrace.workers.attention.varlen_call import VarlenAttention, has_block_tables, torch_varlen
-from headrace.workers.attention.varlen_check import LayerKind, answers_rightly
+from headrace.workers.attention.varlen_check import LayerKind, attends_correctly
 
-_OLDEST_CARD = (8, 0)  # FlashAttention 2 needs Ampere
-_WIDEST_HEAD = 256
-_OWN_PAGE = 64  # tokens: our kernel reads any, but tables of small ones are long
+_MIN_CAPABILITY = (8, 0)  # FlashAttention 2 needs Ampere
+_MAX_HEAD_DIM = 256
+_TRITON_PAGE = 64  # tokens: our kernel reads any, but tables of small ones are long
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class BackendChoice:
     """
 
     name: str
-    make: MakeBackend
+    make: BackendFactory
     block_size: int
     overlaps: bool = False
     graphs: bool = False
@@ -48,7 +48,7 @@ def choose_backend(
     block_size: as configured; where the kernel reads pages it is rounded up to what that takes.
     """
     plain = BackendChoice("SDPA over gathered keys", SdpaBackend, block_size)
-    if not _is_card_for_varlen(device) or not suits_varlen(hook, dtype):
+    if not _supports_flash_attention(device) or not supports_varlen(hook, dtype):
         return plain
     return choose_varlen(hook, dtype, device, block_size, attention) or plain
 
@@ -69,21 +69,21 @@ def choose_varlen(
     def choice(name: str, call: VarlenAttention, page: int, *, paged: bool) -> BackendChoice | None:
         size = -(-block_size // page) * page
         for kind in kinds:
-            if not answers_rightly(kind, dtype, device, call, paged=paged, page_size=size):
+            if not attends_correctly(kind, dtype, device, call, paged=paged, page_size=size):
                 return None
         make = partial(VarlenBackend, paged=paged, attention=call)
-        return BackendChoice(name, make, size, True, paged, paged and call is not own)
+        return BackendChoice(name, make, size, True, paged, paged and call is not triton)
 
-    own = own_decode()
+    triton = find_triton_decode()
     found = None
     if has_block_tables():
         found = choice("torch's varlen attention over pages", attention, PAGE_SIZE, paged=True)
-    if found is None and own is not None:
-        found = choice("varlen attention, Triton over pages", own, _OWN_PAGE, paged=True)
+    if found is None and triton is not None:
+        found = choice("varlen attention, Triton over pages", triton, _TRITON_PAGE, paged=True)
     return found or choice("varlen attention over gathered keys", attention, 1, paged=False)
 
 
-def own_decode() -> VarlenAttention | None:
+def find_triton_decode() -> VarlenAttention | None:
     """The decode kernel in Triton, where Triton is installed (torch brings it along for CUDA)."""
     if importlib.util.find_spec("triton") is None:
         return None
@@ -92,16 +92,16 @@ def own_decode() -> VarlenAttention | None:
     return triton_decode
 
 
-def suits_varlen(hook: AttentionHook, dtype: torch.dtype) -> bool:
+def supports_varlen(hook: AttentionHook, dtype: torch.dtype) -> bool:
     """Whether FlashAttention has what the layers need: 16-bit floats, head sizes, no softcap."""
     return dtype in (torch.float16, torch.bfloat16) and all(
         shape.key_dim == shape.value_dim
         and shape.key_dim % 8 == 0
-        and shape.key_dim <= _WIDEST_HEAD
+        and shape.key_dim <= _MAX_HEAD_DIM
         and options.softcap is None
         for shape, options in zip(hook.layers, hook.options, strict=True)
     )
 
 
-def _is_card_for_varlen(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= _OLDEST_CARD
+def _supports_flash_attention(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= _MIN_CAPABILITY

@@ -6,20 +6,20 @@ from typing import TYPE_CHECKING
 import torch
 from transformers.modeling_utils import PreTrainedModel
 
-from headrace.workers.attention.backend import MakeBackend, Span
+from headrace.workers.attention.backend import BackendFactory, Span
 from headrace.workers.attention.hook import AttentionHook
 from headrace.workers.attention.varlen import VarlenBackend
 from headrace.workers.engine.runner import UNKNOWN_TOKEN
 from headrace.workers.sampling.batch import Rows, flatten
 from headrace.workers.sequence.sequence import Chunk, ChunkResult
 from headrace.workers.sequence.sequence import Sequence as EngineSequence
-from headrace.workers.torch_runner.graphs import Bucket, DecodeGraphs, DecodeInputs, Record
+from headrace.workers.torch_runner.decode_graphs import Bucket, DecodeGraphs, DecodeInputs, CaptureFunction
 from headrace.workers.torch_runner.model_runner import ModelRunner
-from headrace.workers.torch_runner.pending import PendingResults
-from headrace.workers.uploads import upload
+from headrace.workers.torch_runner.pending_results import PendingResults
+from headrace.workers.transfers import upload
 
 if TYPE_CHECKING:  # pydantic is not needed to run a model
-    from headrace.workers.lora.slots import Slots
+    from headrace.workers.lora.slots import AdapterSlots
 
 
 class DeviceRunner(ModelRunner):
@@ -35,8 +35,8 @@ class DeviceRunner(ModelRunner):
         max_model_len: int,
         num_blocks: int,
         block_size: int,
-        make_backend: MakeBackend,
-        slots: "Slots | None" = None,
+        make_backend: BackendFactory,
+        slots: "AdapterSlots | None" = None,
     ) -> None:
         super().__init__(
             model,
@@ -48,23 +48,23 @@ class DeviceRunner(ModelRunner):
             slots=slots,
         )
         self._graphs: DecodeGraphs | None = None
-        self._recorded: tuple[Sequence[Bucket], Record] | None = None
-        self._chosen: torch.Tensor | None = None  # by the launch before
-        self._row_of: dict[EngineSequence, int] = {}
+        self._captured: tuple[Sequence[Bucket], CaptureFunction] | None = None
+        self._sampled_tokens: torch.Tensor | None = None  # by the launch before
+        self._rows_by_sequence: dict[EngineSequence, int] = {}
 
     def release_cache(self) -> None:
         """Recordings know where the cache and the weights lie: they go, too."""
-        self._graphs = self._chosen = None
-        self._row_of = {}
+        self._graphs = self._sampled_tokens = None
+        self._rows_by_sequence = {}
         super().release_cache()
 
     def restore_cache(self) -> None:
         super().restore_cache()
-        if self._graphs is None and self._recorded is not None:
-            self.record_decodes(*self._recorded)
+        if self._graphs is None and self._captured is not None:
+            self.capture_decodes(*self._captured)
 
     @torch.inference_mode()
-    def record_decodes(self, buckets: Sequence[Bucket], record: Record) -> None:
+    def capture_decodes(self, buckets: Sequence[Bucket], capture: CaptureFunction) -> None:
         """Replay steps of decodes from now on. RuntimeError if the model cannot be recorded."""
         backend = self._backend
         assert isinstance(backend, VarlenBackend)
@@ -76,8 +76,8 @@ class DeviceRunner(ModelRunner):
             backend.prepare_static(inputs.slots, inputs.tables)
             return self.logits(inputs.token_ids, inputs.positions, 0)
 
-        self._graphs = DecodeGraphs(buckets, make_inputs, run, record)
-        self._recorded = buckets, record
+        self._graphs = DecodeGraphs(buckets, make_inputs, run, capture)
+        self._captured = buckets, capture
 
     @torch.inference_mode()
     def launch(self, chunks: Sequence[Chunk]) -> PendingResults:
@@ -88,12 +88,12 @@ class DeviceRunner(ModelRunner):
                 raise RuntimeError("the cache has been released")
             self._backend.prepare(rows.batch)
             inputs = upload([rows.token_ids, rows.positions], torch.long, self._device)
-            self._put_chosen(inputs[0], chunks, rows)
+            self._fill_pending_tokens(inputs[0], chunks, rows)
             wanted = upload(rows.wanted, torch.long, self._device)
-            with self._adapted(chunks, rows):
+            with self._with_adapters(chunks, rows):
                 logits = self.logits(inputs[0], inputs[1], wanted)
         pending = PendingResults(chunks, rows.order, logits)
-        self._chosen, self._row_of = pending.token_ids, pending.row_of()
+        self._sampled_tokens, self._rows_by_sequence = pending.token_ids, pending.rows_by_sequence()
         return pending
 
     def run(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
@@ -114,31 +114,31 @@ class DeviceRunner(ModelRunner):
         found = self._graphs.find(len(spans), max(span.length for span in spans))
         if found is None:
             return None
-        inputs, recording = found
+        inputs, graph = found
         inputs.fill(rows.token_ids, spans)
-        self._put_chosen(inputs.token_ids, chunks, rows)
-        recording.replay()
-        return recording.output[: len(spans)]
+        self._fill_pending_tokens(inputs.token_ids, chunks, rows)
+        graph.replay()
+        return graph.output[: len(spans)]
 
-    def _put_chosen(self, token_ids: torch.Tensor, chunks: Sequence[Chunk], rows: Rows) -> None:
+    def _fill_pending_tokens(self, token_ids: torch.Tensor, chunks: Sequence[Chunk], rows: Rows) -> None:
         """Put the tokens that the launch before chose where they are not known to the host."""
         spans: list[Span] = [*rows.batch.decodes, *rows.batch.prefills]
         places = [
-            (span.first_row + span.num_rows - 1, self._row_of[chunks[number].sequence])
+            (span.first_row + span.num_rows - 1, self._rows_by_sequence[chunks[number].sequence])
             for number, span in zip(rows.order, spans, strict=True)
             if rows.token_ids[span.first_row + span.num_rows - 1] == UNKNOWN_TOKEN
         ]
-        if places and self._chosen is not None:
+        if places and self._sampled_tokens is not None:
             columns = upload(list(zip(*places, strict=True)), torch.long, self._device)
-            token_ids.index_copy_(0, columns[0], self._chosen.index_select(0, columns[1]))
+            token_ids.index_copy_(0, columns[0], self._sampled_tokens.index_select(0, columns[1]))
 
 
-def record_or_not(
-    runner: DeviceRunner, buckets: Sequence[Bucket], record: Record, log: Callable[[str], None]
+def try_capture_decodes(
+    runner: DeviceRunner, buckets: Sequence[Bucket], capture: CaptureFunction, log: Callable[[str], None]
 ) -> None:
     """Record the runner's decodes; where the model does not allow it, say so and go on without."""
     try:
-        runner.record_decodes(buckets, record)
+        runner.capture_decodes(buckets, capture)
     except RuntimeError as error:
         reason = (str(error).splitlines() or ["unknown"])[0]
         log(f"decodes are run without CUDA graphs: {reason}")

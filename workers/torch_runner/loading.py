@@ -68,11 +68,11 @@ def _read_weights(model_path: Path, model_class: Any, dtype: torch.dtype) -> Any
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelUnsupported(f"{model_path} cannot be loaded: {first_line}") from error
-    lacking = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
-    if lacking:
+    missing = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
+    if missing:
         raise ModelUnsupported(
-            f"{model_path} lacks {len(lacking)} weights that its architecture needs, "
-            f"among them {lacking[0]}"
+            f"{model_path} lacks {len(missing)} weights that its architecture needs, "
+            f"among them {missing[0]}"
         )
     return model
 
@@ -91,7 +91,7 @@ def choose_dtype(
     names = (config.get("dtype"), config.get("torch_dtype"), text.get("dtype"))
     name = next((name for name in names if name in _DTYPES), None)
     own = _DTYPES[name] if name else _stored_dtype(weights)
-    if own == torch.float32 and _is_fast_in_bfloat16(device):
+    if own == torch.float32 and _has_native_bfloat16(device):
         return torch.bfloat16
     return own
 
@@ -161,7 +161,7 @@ def _stored_dtype(weights: Path) -> torch.dtype:
     return _DTYPES.get(stored, torch.float32)
 
 
-def _is_fast_in_bfloat16(device: torch.device) -> bool:
+def _has_native_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     flags = Path("/proc/cpuinfo")

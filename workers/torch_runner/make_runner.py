@@ -9,13 +9,13 @@ from transformers.modeling_utils import PreTrainedModel
 from headrace.workers.attention.hook import AttentionHook
 from headrace.workers.engine.runner import Runner
 from headrace.workers.torch_runner.choose_backend import BackendChoice
-from headrace.workers.torch_runner.cuda_graphs import CudaRecorder
-from headrace.workers.torch_runner.device_runner import DeviceRunner, record_or_not
-from headrace.workers.torch_runner.graphs import choose_buckets
+from headrace.workers.torch_runner.cuda_graphs import CudaGraphCapture
+from headrace.workers.torch_runner.device_runner import DeviceRunner, try_capture_decodes
+from headrace.workers.torch_runner.decode_graphs import choose_buckets
 from headrace.workers.torch_runner.model_runner import ModelRunner
 
 if TYPE_CHECKING:  # pydantic is not needed to run a model
-    from headrace.workers.lora.slots import Slots
+    from headrace.workers.lora.slots import AdapterSlots
 
 _WAVES = 2  # thread blocks for each multiprocessor that keep a card busy
 
@@ -28,7 +28,7 @@ def make_torch_runner(
     max_model_len: int,
     num_blocks: int,
     speculates: bool = False,
-    slots: "Slots | None" = None,
+    slots: "AdapterSlots | None" = None,
 ) -> ModelRunner:
     """A runner on torch's operations with an empty cache of so many blocks of `choice.block_size`.
 
@@ -47,7 +47,7 @@ def make_torch_runner(
     )
 
 
-def record_graphs(
+def capture_graphs(
     runner: Runner,
     hook: AttentionHook,
     choice: BackendChoice,
@@ -62,10 +62,10 @@ def record_graphs(
     step_tokens = max_num_batched_tokens or runner.default_step_tokens
     card = torch.cuda.get_device_properties(torch.cuda.current_device())
     kv_heads = min(layer.kv_heads for layer in hook.layers)
-    enough_rows = -(-_WAVES * card.multi_processor_count // kv_heads)
+    saturating_rows = -(-_WAVES * card.multi_processor_count // kv_heads)
     if not choice.plans_by_length:
-        enough_rows = 1
+        saturating_rows = 1
     max_rows = min(max_num_seqs, step_tokens)
     max_length = min(runner.max_model_len, runner.num_blocks * runner.block_size)
-    buckets = choose_buckets(max_rows, max_length, enough_rows)
-    record_or_not(runner, buckets, CudaRecorder(), log)
+    buckets = choose_buckets(max_rows, max_length, saturating_rows)
+    try_capture_decodes(runner, buckets, CudaGraphCapture(), log)

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 import torch
 from transformers.modeling_utils import PreTrainedModel
 
-from headrace.workers.attention.backend import AttentionBackend, AttentionBatch, MakeBackend
+from headrace.workers.attention.backend import AttentionBackend, AttentionBatch, BackendFactory
 from headrace.workers.attention.hook import AttentionHook, vocab_rows
 from headrace.workers.attention.sdpa import SdpaBackend
 from headrace.workers.engine.runner import StepwiseRunner
-from headrace.workers.lora.files import LayerShape
+from headrace.workers.lora.adapter_files import LinearShape
 from headrace.workers.lora.store import AdapterStore
 from headrace.workers.sampling.batch import Rows, collect, flatten
 from headrace.workers.sequence.adapters import Adapters
 from headrace.workers.sequence.sequence import Chunk, ChunkResult
-from headrace.workers.uploads import upload
+from headrace.workers.transfers import upload
 
 if TYPE_CHECKING:  # pydantic is not needed to run a model
-    from headrace.workers.lora.slots import Slots
+    from headrace.workers.lora.slots import AdapterSlots
 
 # A step is what decodes wait for while a prompt is run: about as long on either device. It also
 # has to stay far below the time after which a worker counts as stalled.
@@ -40,8 +40,8 @@ class ModelRunner(StepwiseRunner):
         max_model_len: int,
         num_blocks: int,
         block_size: int,
-        make_backend: MakeBackend = SdpaBackend,
-        slots: "Slots | None" = None,
+        make_backend: BackendFactory = SdpaBackend,
+        slots: "AdapterSlots | None" = None,
     ) -> None:
         self.vocab_size: int = vocab_rows(model)
         self.max_model_len = max_model_len
@@ -100,7 +100,7 @@ class ModelRunner(StepwiseRunner):
         self._is_offloaded = False
 
     @property
-    def adapter_layers(self) -> dict[str, LayerShape]:
+    def adapter_layers(self) -> dict[str, LinearShape]:
         """The layers that adapters may change, by their names in the model."""
         return {} if self._slots is None else self._slots.shapes
 
@@ -112,14 +112,14 @@ class ModelRunner(StepwiseRunner):
         assert isinstance(adapters, AdapterStore)
         self._slots.store = adapters
 
-    def _adapted(self, chunks: Sequence[Chunk], rows: Rows) -> AbstractContextManager[None]:
+    def _with_adapters(self, chunks: Sequence[Chunk], rows: Rows) -> AbstractContextManager[None]:
         """Within, the model has the chunks' adapters."""
         return nullcontext() if self._slots is None else self._slots.applied(chunks, rows.order)
 
     @torch.inference_mode()
     def run(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
         rows = flatten(chunks)
-        with self._adapted(chunks, rows):
+        with self._with_adapters(chunks, rows):
             logits = self.forward(rows.token_ids, rows.positions, rows.wanted, rows.batch)
         return collect(chunks, rows.order, logits)
 

@@ -25,10 +25,10 @@ _EXACT_TOLERANCE = 2e-3
 _ROUNDED_TOLERANCE = 0.15
 _QUANTIZED_TOLERANCE = 0.5  # 8 bits for weights and rows cost 0.2; another architecture 1 and more
 
-_End = tuple[Sequence, int]  # a place in a text: after so many tokens of the sequence
+_ChunkEnd = tuple[Sequence, int]  # a place in a text: after so many tokens of the sequence
 
 
-class Paged(Protocol):
+class PagedForward(Protocol):
     """A runner's forward pass; see headrace.workers.torch_runner.model_runner."""
 
     @property
@@ -45,7 +45,7 @@ class Paged(Protocol):
 
 def check_model(
     model: PreTrainedModel,
-    make_runner: Callable[[int], Paged],
+    make_runner: Callable[[int], PagedForward],
     max_model_len: int,
     block_size: int,
     is_rounded: bool = False,
@@ -72,7 +72,7 @@ def check_model(
 
 def _errors(
     model: PreTrainedModel,
-    make_runner: Callable[[int], Paged],
+    make_runner: Callable[[int], PagedForward],
     max_model_len: int,
     block_size: int,
 ) -> torch.Tensor:
@@ -89,9 +89,9 @@ def _errors(
         for length, blocks in zip(lengths, tables, strict=True)
     ]
     steps = _steps(*sequences)
-    ours = _paged_logits(paged, steps)
-    theirs = _whole_logits(model, steps)
-    return torch.stack([_difference(ours[end], theirs[end]) for end in ours])
+    paged_logits = _paged_logits(paged, steps)
+    reference = _reference_logits(model, steps)
+    return torch.stack([_difference(paged_logits[end], reference[end]) for end in paged_logits])
 
 
 def _scattered_blocks(counts: list[int]) -> list[list[int]]:
@@ -129,7 +129,7 @@ def _steps(first: Sequence, second: Sequence) -> list[list[Chunk]]:
 
 
 @torch.inference_mode()
-def _paged_logits(paged: Paged, steps: list[list[Chunk]]) -> dict[_End, torch.Tensor]:
+def _paged_logits(paged: PagedForward, steps: list[list[Chunk]]) -> dict[_ChunkEnd, torch.Tensor]:
     """Logits [vocabulary] after each chunk, from the paged path."""
     logits = {}
     for chunks in steps:
@@ -141,7 +141,7 @@ def _paged_logits(paged: Paged, steps: list[list[Chunk]]) -> dict[_End, torch.Te
 
 
 @torch.inference_mode()
-def _whole_logits(model: PreTrainedModel, steps: list[list[Chunk]]) -> dict[_End, torch.Tensor]:
+def _reference_logits(model: PreTrainedModel, steps: list[list[Chunk]]) -> dict[_ChunkEnd, torch.Tensor]:
     """The same from transformers, which runs each sequence alone and in one go."""
     ends: dict[Sequence, list[int]] = {}
     for chunk in itertools.chain(*steps):
@@ -156,7 +156,7 @@ def _whole_logits(model: PreTrainedModel, steps: list[list[Chunk]]) -> dict[_End
     return logits
 
 
-def _difference(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
+def _difference(paged_logits: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     """Root mean square of the difference over the spread of `theirs`."""
-    theirs = theirs[: len(ours)].float()
-    return (ours.float() - theirs).square().mean().sqrt() / theirs.std()
+    reference = reference[: len(paged_logits)].float()
+    return (paged_logits.float() - reference).square().mean().sqrt() / reference.std()

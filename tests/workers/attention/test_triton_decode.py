@@ -12,10 +12,10 @@ if importlib.util.find_spec("triton") is None:
     pytest.skip("needs triton", allow_module_level=True)
 
 from headrace.workers.attention import triton_decode as module
-from headrace.workers.attention.backend import AttentionOptions, LayerShape
+from headrace.workers.attention.backend import AttentionOptions, KVLayerShape
 from headrace.workers.attention.triton_decode import triton_decode
 from headrace.workers.attention.varlen_call import Lengths, Pages
-from headrace.workers.attention.varlen_check import LayerKind, answers_rightly, plain_attention
+from headrace.workers.attention.varlen_check import LayerKind, attends_correctly, plain_attention
 
 # Triton's interpreter, of numpy's conversions.
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")
@@ -82,8 +82,8 @@ def test_sixteen_bit_floats(dtype):
 @pytest.mark.parametrize("window", [None, 300])
 @pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(32, 8, 128), (32, 8, 64), (8, 8, 80)])
 def test_known_answers_on_the_device(heads, kv_heads, dim, window):
-    kind = LayerKind(heads, LayerShape(kv_heads, dim, dim), AttentionOptions(dim**-0.5, window))
-    assert answers_rightly(kind, torch.bfloat16, DEVICE, triton_decode, paged=True)
+    kind = LayerKind(heads, KVLayerShape(kv_heads, dim, dim), AttentionOptions(dim**-0.5, window))
+    assert attends_correctly(kind, torch.bfloat16, DEVICE, triton_decode, paged=True)
 
 
 def test_what_cannot_be_compiled_is_a_refusal(monkeypatch):
@@ -91,5 +91,5 @@ def test_what_cannot_be_compiled_is_a_refusal(monkeypatch):
         raise module.triton.TritonError("out of resources")
 
     monkeypatch.setattr(module, "_decode", fail)
-    kind = LayerKind(4, LayerShape(2, 16, 16), AttentionOptions(0.25))
-    assert not answers_rightly(kind, torch.float16, DEVICE, triton_decode, paged=True)
+    kind = LayerKind(4, KVLayerShape(2, 16, 16), AttentionOptions(0.25))
+    assert not attends_correctly(kind, torch.float16, DEVICE, triton_decode, paged=True)

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from headrace.workers.attention import varlen, varlen_call
-from headrace.workers.attention.backend import AttentionBatch, AttentionOptions, LayerShape, Span
+from headrace.workers.attention.backend import AttentionBatch, AttentionOptions, KVLayerShape, Span
 from headrace.workers.attention.hook import AttentionHook
 from headrace.workers.attention.sdpa import SdpaBackend
 from headrace.workers.attention.varlen import VarlenBackend
 from headrace.workers.attention.varlen_call import torch_varlen
-from headrace.workers.attention.varlen_check import LayerKind, answers_rightly, plain_attention
-from headrace.workers.torch_runner.choose_backend import choose_backend, choose_varlen, suits_varlen
+from headrace.workers.attention.varlen_check import LayerKind, attends_correctly, plain_attention
+from headrace.workers.torch_runner.choose_backend import choose_backend, choose_varlen, supports_varlen
 from tests.workers.attention.reference_varlen import reference_varlen
 
 CPU = torch.device("cpu")
@@ -25,7 +25,7 @@ DIM, PAGE = 16, 256
 
 
 def kind(heads=4, kv_heads=2, dim=DIM, window=None, softcap=None) -> LayerKind:
-    shape = LayerShape(kv_heads, dim, dim)
+    shape = KVLayerShape(kv_heads, dim, dim)
     return LayerKind(heads, shape, AttentionOptions(dim**-0.5, window, softcap))
 
 
@@ -40,7 +40,7 @@ KINDS = [
 @pytest.mark.parametrize("paged", [True, False])
 @pytest.mark.parametrize("one", KINDS, ids=str)
 def test_known_answers(one, paged):
-    assert answers_rightly(one, torch.bfloat16, CPU, reference_varlen, paged=paged)
+    assert attends_correctly(one, torch.bfloat16, CPU, reference_varlen, paged=paged)
 
 
 @NEEDS_CUDA
@@ -48,9 +48,9 @@ def test_known_answers(one, paged):
 @pytest.mark.parametrize("one", [kind(32, 8, 128), kind(8, 8, 64, 300), kind(16, 2, 256)], ids=str)
 def test_known_answers_on_the_device(one, dtype):
     device = torch.device("cuda")
-    assert answers_rightly(one, dtype, device, torch_varlen, paged=False)
+    assert attends_correctly(one, dtype, device, torch_varlen, paged=False)
     if varlen_call.has_block_tables() and one.options.window is None:
-        assert answers_rightly(one, dtype, device, torch_varlen, paged=True)
+        assert attends_correctly(one, dtype, device, torch_varlen, paged=True)
 
 
 def spoilt(what, multiple=256):
@@ -72,7 +72,7 @@ def spoilt(what, multiple=256):
 
 @pytest.mark.parametrize("what", ["refuses pages", "last row", "first decode", "nan"])
 def test_wrong_answers_are_noticed(what):
-    assert not answers_rightly(kind(), torch.bfloat16, CPU, spoilt(what), paged=True)
+    assert not attends_correctly(kind(), torch.bfloat16, CPU, spoilt(what), paged=True)
 
 
 def batch(*places, block_size=PAGE):
@@ -204,7 +204,7 @@ def test_without_tables_that_work_keys_are_gathered(monkeypatch):
 
 def test_a_kernel_of_our_own_reads_pages_where_torchs_does_not(monkeypatch):
     monkeypatch.setattr(
-        "headrace.workers.torch_runner.choose_backend.own_decode", lambda: spoilt("nothing", 64)
+        "headrace.workers.torch_runner.choose_backend.find_triton_decode", lambda: spoilt("nothing", 64)
     )
     args = (hook_of(kind()), torch.bfloat16, CPU, 16)
     choice = choose_varlen(*args, spoilt("refuses pages"))
@@ -214,7 +214,7 @@ def test_a_kernel_of_our_own_reads_pages_where_torchs_does_not(monkeypatch):
     by_torch = choose_varlen(*args, reference_varlen)
     assert (by_torch.block_size, by_torch.plans_by_length) == (256, True)
     monkeypatch.setattr(
-        "headrace.workers.torch_runner.choose_backend.own_decode",
+        "headrace.workers.torch_runner.choose_backend.find_triton_decode",
         lambda: spoilt("first decode", 64),
     )
     assert not choose_varlen(*args, spoilt("refuses pages")).graphs
@@ -229,11 +229,11 @@ def test_a_kernel_of_our_own_reads_pages_where_torchs_does_not(monkeypatch):
         (torch.bfloat16, kind(softcap=30.0), False),
         (torch.bfloat16, kind(dim=12), False),
         (torch.bfloat16, kind(dim=512), False),
-        (torch.bfloat16, LayerKind(4, LayerShape(4, 32, 16), AttentionOptions(1.0)), False),
+        (torch.bfloat16, LayerKind(4, KVLayerShape(4, 32, 16), AttentionOptions(1.0)), False),
     ],
 )
 def test_what_flash_attention_lacks_is_known(dtype, one, fits):
-    assert suits_varlen(hook_of(kind(), one), dtype) == fits
+    assert supports_varlen(hook_of(kind(), one), dtype) == fits
 
 
 def test_torchs_function_is_called_by_its_own_names(monkeypatch):

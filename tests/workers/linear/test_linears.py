@@ -16,7 +16,7 @@ from headrace.workers.errors import ModelUnsupported
 from headrace.workers.linear import linears, products
 from headrace.workers.linear.linears import FastLinear, prepare_linears
 from headrace.workers.linear.products import PackedProduct, make_product
-from headrace.workers.linear.siblings import Siblings, find_groups, watch
+from headrace.workers.linear.fusion import FusedProduct, find_groups, watch
 from headrace.workers.torch_runner.loading import load_model
 from tests.workers.tiny_models import MODELS, save_model, save_tiny
 
@@ -115,22 +115,22 @@ SIZES = [3, 5, 2]
 def test_shares_are_right_in_every_order_of_calls(calls):
     """Also when tensors die and others take their place, and when a call is repeated."""
     weight = torch.randn((sum(SIZES), 4), generator=torch.Generator().manual_seed(1))
-    siblings = Siblings(lambda rows: functional.linear(rows, weight), SIZES)
+    siblings = FusedProduct(lambda rows: functional.linear(rows, weight), SIZES)
     tensors = [torch.randn(2, 4) for _ in range(4)]
     for number, which, renew in calls:
         if renew:
             tensors[which] = torch.randn(2, 4)
-        share = siblings.take(number, tensors[which])
+        share = siblings.share_of(number, tensors[which])
         whole = functional.linear(tensors[which], weight)
         assert torch.equal(share, whole.split(SIZES, dim=-1)[number])
 
 
 def test_siblings_compute_once_and_let_go():
     computed = []
-    siblings = Siblings(lambda rows: computed.append(1) or torch.cat([rows] * 3, dim=-1), [4] * 3)
+    siblings = FusedProduct(lambda rows: computed.append(1) or torch.cat([rows] * 3, dim=-1), [4] * 3)
     rows = torch.randn(2, 4)
     for number in (1, 0, 2):
-        assert torch.equal(siblings.take(number, rows), rows)
+        assert torch.equal(siblings.share_of(number, rows), rows)
     assert len(computed) == 1
     gone = weakref.ref(rows)
     del rows

@@ -13,7 +13,7 @@ from headrace.protocol.config import EngineConfig
 from headrace.protocol.to_worker import Generate
 from headrace.workers.build import build_engine
 from headrace.workers.engine.engine import Engine
-from headrace.workers.native.library import why_not
+from headrace.workers.native.library import unsupported_reason
 from tests.lora_adapters import load_with_adapter, make_adapter
 from tests.workers.driving import request
 from tests.workers.tiny_models import VOCAB, save_tiny
@@ -89,7 +89,7 @@ def make_tiny(
 
 
 def skip_without_kernels(dtype: torch.dtype = torch.float32) -> None:
-    reason = why_not(dtype)
+    reason = unsupported_reason(dtype)
     if reason:
         pytest.skip(reason)
 

@@ -114,7 +114,7 @@ def logits(runner, names: list[str], prompts: list[tuple[int, ...]]) -> torch.Te
     step, order = (rows, positions, wanted, AttentionBatch([], spans)), range(len(chunks))
     with torch.inference_mode():
         if isinstance(runner, NativeRunner):
-            return runner.forward(*step, runner._slots.slots_of(chunks, order)).clone()
+            return runner.forward(*step, runner._slots.row_slots(chunks, order)).clone()
         with runner._slots.applied(chunks, order):
             return runner.forward(*step)
 
@@ -231,7 +231,7 @@ def test_what_overflows_in_one_adapter_stays_there(llama: Tiny) -> None:
     """Its products with the rows of others are infinite, too."""
     engine = llama.engine()
     adapter = engine._adapters["wide"]
-    for pair in adapter.pairs.values():
+    for pair in adapter.matrices.values():
         pair.down.fill_(3e38)
     arrivals = mixed(llama, 10)
     answers = run(engine, arrivals)

@@ -8,9 +8,9 @@ import torch
 from headrace.workers.attention.hook import AttentionHook
 from headrace.workers.attention.varlen import VarlenBackend
 from headrace.workers.engine.engine import Engine
-from headrace.workers.lora.slots import Slots
+from headrace.workers.lora.slots import AdapterSlots
 from headrace.workers.torch_runner.device_runner import DeviceRunner
-from headrace.workers.torch_runner.graphs import choose_buckets
+from headrace.workers.torch_runner.decode_graphs import choose_buckets
 from headrace.workers.torch_runner.loading import load_model
 from tests.workers.attention.reference_varlen import reference_varlen
 from tests.workers.driving import run
@@ -40,9 +40,9 @@ def make_engine(tiny: Tiny, record: Rerun, max_loras=2) -> Engine:
         make_backend=partial(
             VarlenBackend, paged=True, attention=partial(reference_varlen, multiple=BLOCK)
         ),
-        slots=Slots.of(model, max_loras),
+        slots=AdapterSlots.of(model, max_loras),
     )
-    runner.record_decodes(choose_buckets(12, 60, 4), record)
+    runner.capture_decodes(choose_buckets(12, 60, 4), record)
     adapters = runner.new_adapters(16)
     assert adapters is not None
     limits = {"max_num_seqs": 16, "max_num_batched_tokens": 64}

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.fake import FakeRunner
 from headrace.workers.errors import AdapterError
-from headrace.workers.lora.files import read_adapter
+from headrace.workers.lora.adapter_files import read_adapter
 from tests.lora_adapters import make_adapter, tensors_of
 from tests.workers.driving import run
 from tests.workers.lora.lora_engines import Tiny, adapted, make_tiny
@@ -252,7 +252,7 @@ def test_a_value_that_overflows_16_bits_is_refused_where_they_are_used(
     shutil.copytree(tiny.adapters["usual"], tmp_path, dirs_exist_ok=True)
     tensors(lambda some: some[ITS_OTHER].fill_(5e4))(tmp_path)
     layers = tiny.engine().runner.adapter_layers
-    assert read_adapter(tmp_path, layers, 16).pairs
+    assert read_adapter(tmp_path, layers, 16).matrices
     halves = {name: replace(shape, dtype=torch.float16) for name, shape in layers.items()}
     with pytest.raises(AdapterError, match=r"not finite in torch.float16"):
         read_adapter(tmp_path, halves, 16)

@@ -9,7 +9,7 @@ import itertools
 import pytest
 import torch
 
-from headrace.workers.native.program import Compiled
+from headrace.workers.native.program import CompiledProgram
 from tests.workers.native.test_native import SHAPES, blocks_of, load, needs_bfloat16, run, tokens_of
 
 WINDOW = {"config": "MistralConfig", "model": "MistralForCausalLM"}
@@ -55,10 +55,10 @@ def assert_same(folder, length, start, kind, options, **architecture):
     dtype, quantization = kind
     model, hook = load(folder, {**options, "max_position_embeddings": 4096}, dtype, **architecture)
     tokens = tokens_of(length)
-    one = Compiled(model, hook, 1, quantization)
+    one = CompiledProgram(model, hook, 1, quantization)
     expected = alone(one, tokens, start)
     assert torch.equal(in_company(one, tokens, start), expected)
-    three = Compiled(model, hook, 3, quantization)
+    three = CompiledProgram(model, hook, 3, quantization)
     assert torch.equal(alone(three, tokens, start), expected)
     assert torch.equal(in_company(three, tokens, start), expected)
 

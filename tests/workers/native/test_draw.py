@@ -7,13 +7,13 @@ import torch
 
 from headrace.workers.native import draw as drawing
 from headrace.workers.native.draw import draw
-from headrace.workers.native.library import why_not
+from headrace.workers.native.library import unsupported_reason
 from headrace.workers.sampling import sampler
 from headrace.workers.sampling.sampler import sample
 from headrace.workers.sequence.sequence import Sequence
 from tests.workers.driving import request
 
-pytestmark = pytest.mark.skipif(bool(why_not(torch.float32)), reason="no compiled kernels here")
+pytestmark = pytest.mark.skipif(bool(unsupported_reason(torch.float32)), reason="no compiled kernels here")
 
 # What rounding may do to a probability or to the sum of some.
 NEAR = 1e-6

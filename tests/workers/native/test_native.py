@@ -13,19 +13,20 @@ from headrace.workers.attention.hook import AttentionHook, attention_of
 from headrace.workers.build import build_engine
 from headrace.workers.errors import ModelUnsupported
 from headrace.workers.linear.quantization import dequantize_weight, quantize_weight
-from headrace.workers.native import choose, library
-from headrace.workers.native.activations import FUNCTIONS, which
-from headrace.workers.native.choose import release_weights
+from headrace.workers.native import library
+from headrace.workers.native import compile_model as choose
+from headrace.workers.native.activations import ACTIVATIONS, find_activation
+from headrace.workers.native.compile_model import release_weights
 from headrace.workers.native.graph import Graph, Node, NotStatic
-from headrace.workers.native.library import why_not
-from headrace.workers.native.norms import recognise
-from headrace.workers.native.program import Compiled, Program
+from headrace.workers.native.library import unsupported_reason
+from headrace.workers.native.norms import find_norm
+from headrace.workers.native.program import CompiledProgram, Program
 from headrace.workers.native.rewrite import rewrite
 from headrace.workers.torch_runner.loading import load_model
 from tests.workers.tiny_models import VOCAB, save_model, save_tiny
 
-needs_kernels = pytest.mark.skipif(bool(why_not(torch.float32)), reason="no compiled kernels here")
-needs_bfloat16 = pytest.mark.skipif(bool(why_not(torch.bfloat16)), reason="no bfloat16 kernels")
+needs_kernels = pytest.mark.skipif(bool(unsupported_reason(torch.float32)), reason="no compiled kernels here")
+needs_bfloat16 = pytest.mark.skipif(bool(unsupported_reason(torch.bfloat16)), reason="no bfloat16 kernels")
 
 
 def load(folder, options, dtype="float32", config="LlamaConfig", model="LlamaForCausalLM"):
@@ -98,7 +99,7 @@ def test_long_texts_in_uneven_chunks(tmp_path, shape, threads):
     model, hook = load(tmp_path, shape)
     tokens = tokens_of(701)
     expected = reference(model, tokens)
-    program = Compiled(model, hook, threads).start(50, 16)
+    program = CompiledProgram(model, hook, threads).start(50, 16)
     blocks = blocks_of(len(tokens))
     found = [
         run(program, [(tokens, start, end, blocks)])
@@ -113,7 +114,7 @@ def test_windows_over_long_texts(tmp_path, window):
     options = {"sliding_window": window}
     model, hook = load(tmp_path, options, config="MistralConfig", model="MistralForCausalLM")
     tokens = tokens_of(300)
-    program = Compiled(model, hook, 2).start(20, 16)
+    program = CompiledProgram(model, hook, 2).start(20, 16)
     blocks = blocks_of(len(tokens))
     cuts = (0, 130, 131, 299, 300)
     parts = itertools.pairwise(cuts)
@@ -128,7 +129,7 @@ def test_sequences_do_not_see_each_other_nor_what_failed_ones_left(tmp_path):
     texts = [[t if t != bad else 8 for t in tokens_of(n, n)] for n in (1, 17, 40, 90)]
     expected = [reference(model, text) for text in texts]
     model.get_input_embeddings().weight[bad] = float("nan")
-    program = Compiled(model, hook, 2).start(40, 16)
+    program = CompiledProgram(model, hook, 2).start(40, 16)
     spoilt = run(program, [([bad] * 640, 0, 640, list(range(40)))])
     assert spoilt.isnan().all()
     parts = [(t, 0, len(t), blocks_of(len(t), 8 * n)) for n, t in enumerate(texts)]
@@ -144,7 +145,7 @@ def test_bfloat16_is_as_near_to_float32_as_transformers_own(tmp_path):
     model, hook = load(tmp_path, options, "bfloat16")
     tokens = tokens_of(200)
     expected, theirs = reference(exact, tokens), reference(model, tokens)
-    program = Compiled(model, hook, 2).start(20, 16)
+    program = CompiledProgram(model, hook, 2).start(20, 16)
     ours = run(program, [(tokens, 0, 200, blocks_of(200))])
     assert (ours - expected).square().mean() < 1.1 * (theirs - expected).square().mean()
 
@@ -156,7 +157,7 @@ def test_weights_are_freed_and_the_program_still_runs(tmp_path, tied, left):
     model, hook = load(tmp_path, {"tie_word_embeddings": tied})
     tokens = tokens_of(20)
     expected = reference(model, tokens)
-    compiled = Compiled(model, hook, 1)
+    compiled = CompiledProgram(model, hook, 1)
     release_weights(model, compiled)
     assert [name for name, weight in model.named_parameters() if weight.numel()] == left
     assert_close(run(compiled.start(2, 16), [(tokens, 0, 20, [1, 0])]), expected)
@@ -171,7 +172,7 @@ def test_experts_are_no_fixed_program(tmp_path, name):
     with torch.inference_mode():
         hook.probe(model)
     with pytest.raises(NotStatic):
-        Compiled(model, hook, 1)
+        CompiledProgram(model, hook, 1)
 
 
 CHANGES = {
@@ -199,7 +200,7 @@ def test_what_no_instruction_does_is_not_left_out(tmp_path, monkeypatch, change)
     model, hook = load(tmp_path, {})
     change_layer(model, monkeypatch, change)
     with pytest.raises(NotStatic):
-        Compiled(model, hook, 1)
+        CompiledProgram(model, hook, 1)
 
 
 @needs_kernels
@@ -207,7 +208,7 @@ def test_arguments_at_their_defaults_are_as_good_as_none(tmp_path, monkeypatch):
     model, hook = load(tmp_path, {})
     change_layer(model, monkeypatch, lambda x, y: torch.add(x, y, alpha=1).clone())
     tokens = tokens_of(20)
-    program = Compiled(model, hook, 1).start(2, 16)
+    program = CompiledProgram(model, hook, 1).start(2, 16)
     assert_close(run(program, [(tokens, 0, 20, [1, 0])]), reference(model, tokens))
 
 
@@ -216,10 +217,10 @@ def test_modules_may_be_called_with_names_and_not_with_more(tmp_path, monkeypatc
     model, hook = load(tmp_path, {})
     mlp = model.model.layers[0].mlp
     monkeypatch.setattr(mlp, "forward", lambda x: mlp.down_proj(input=mlp.up_proj(x)))
-    Compiled(model, hook, 1)
+    CompiledProgram(model, hook, 1)
     monkeypatch.setattr(mlp, "forward", lambda x: mlp.down_proj(mlp.up_proj(x), x))
     with pytest.raises(NotStatic, match="more than one tensor"):
-        Compiled(model, hook, 1)
+        CompiledProgram(model, hook, 1)
 
 
 def build(folder, **options):
@@ -240,16 +241,16 @@ def test_kernels_run_what_they_can(tmp_path):
 
 def test_without_kernels_torch_runs_it(tmp_path, monkeypatch):
     save_tiny(tmp_path, "llama")
-    library.kernels.cache_clear()
+    library.load_kernels.cache_clear()
     monkeypatch.setattr(library, "EXTENSION_SUFFIXES", [".none"])
     assert "were not built" in build(tmp_path)
     with pytest.raises(ModelUnsupported, match="were not built"):
         build(tmp_path, cpu_kernels="native")
-    library.kernels.cache_clear()
+    library.load_kernels.cache_clear()
 
 
 def test_a_dtype_without_kernels_runs_on_torch():
-    assert "float16" in (library.why_not(torch.float16) or "")
+    assert "float16" in (library.unsupported_reason(torch.float16) or "")
 
 
 def test_where_nothing_can_be_captured_the_operator_hears_why(tmp_path, monkeypatch):
@@ -257,40 +258,40 @@ def test_where_nothing_can_be_captured_the_operator_hears_why(tmp_path, monkeypa
         raise NotStatic("it uses aten.nonzero")
 
     save_tiny(tmp_path, "llama")
-    monkeypatch.setattr(choose, "Compiled", refuse)
-    monkeypatch.setattr(choose, "why_not", lambda dtype: None)
+    monkeypatch.setattr(choose, "CompiledProgram", refuse)
+    monkeypatch.setattr(choose, "unsupported_reason", lambda dtype: None)
     assert "it uses aten.nonzero" in build(tmp_path)
 
 
 def test_norms_are_known_by_what_they_do():
     rms = torch.nn.RMSNorm(12, eps=1e-5)
     torch.nn.init.normal_(rms.weight)
-    found = recognise(rms)
+    found = find_norm(rms)
     assert found is not None
     assert (found.centred, found.plus_one) == (False, False)
     layer = torch.nn.LayerNorm(12)
     torch.nn.init.normal_(layer.bias)
-    found = recognise(layer)
+    found = find_norm(layer)
     assert found is not None
     assert found.centred
-    assert recognise(torch.nn.BatchNorm1d(12).eval()) is None
-    assert recognise(torch.nn.Linear(3, 4)) is None
+    assert find_norm(torch.nn.BatchNorm1d(12).eval()) is None
+    assert find_norm(torch.nn.Linear(3, 4)) is None
 
 
 def test_activations_are_known_by_what_they_do():
-    assert which(torch.nn.GELU(approximate="tanh")) == "gelu_tanh"
-    assert which(torch.nn.SiLU()) == "silu"
-    assert which(torch.nn.Dropout(0.0).eval()) is None
-    assert which(torch.nn.LeakyReLU()) is None
+    assert find_activation(torch.nn.GELU(approximate="tanh")) == "gelu_tanh"
+    assert find_activation(torch.nn.SiLU()) == "silu"
+    assert find_activation(torch.nn.Dropout(0.0).eval()) is None
+    assert find_activation(torch.nn.LeakyReLU()) is None
 
 
 @needs_kernels
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activations_of_the_kernels(tmp_path, name):
     names = {"gelu_tanh": "gelu_pytorch_tanh"}
     model, hook = load(tmp_path, {"hidden_act": names.get(name, name)})
     tokens = tokens_of(30)
-    program = Compiled(model, hook, 1).start(2, 16)
+    program = CompiledProgram(model, hook, 1).start(2, 16)
     assert_close(run(program, [(tokens, 0, 30, [1, 0])]), reference(model, tokens))
 
 
@@ -332,7 +333,7 @@ def test_weights_of_8_bits(tmp_path, shape, quantization, dtype):
     model, hook = load(tmp_path, options, dtype)
     tokens = tokens_of(150)
     plain = reference(model, tokens)
-    compiled = Compiled(model, hook, 2, quantization)
+    compiled = CompiledProgram(model, hook, 2, quantization)
     blocks = blocks_of(150)
     program = compiled.start(10, 16)
     ours = torch.cat(

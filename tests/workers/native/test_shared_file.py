@@ -30,7 +30,7 @@ def fill(address):
 
 path, key, byte, size = *sys.argv[1:4], int(sys.argv[4])
 mapping = SharedFile(Path(path), "headrace-weights-test").map(size, key, fill)
-tell(mapping if isinstance(mapping, str) else "full" if mapping.was_full else "filled")
+tell(mapping if isinstance(mapping, str) else "full" if mapping.was_filled else "filled")
 tell(ctypes.string_at(mapping.address, size) == byte.encode() * size)
 del mapping
 tell("left")
@@ -40,7 +40,7 @@ tell("left")
 def can_share() -> bool:
     fd = os.memfd_create("probe")
     try:
-        huge_mapping.make_pages(fd, huge_mapping.HUGE_PAGE)
+        huge_mapping.allocate_pages(fd, huge_mapping.HUGE_PAGE)
         address = huge_mapping.map_file(fd, huge_mapping.HUGE_PAGE, writable=True)
         huge_mapping.unmap(address, huge_mapping.HUGE_PAGE)
     except OSError:
@@ -131,7 +131,7 @@ def locks() -> list[str]:
 @needs_huge_pages
 def test_second_process_maps_what_the_first_has_filled(shared, start):
     mapping = shared.map()
-    assert not mapping.was_full
+    assert not mapping.was_filled
     other = start()
     assert other.event() == "full"
     assert other.go_on().event() == "True"
@@ -141,7 +141,7 @@ def test_second_process_maps_what_the_first_has_filled(shared, start):
 @needs_huge_pages
 def test_mapped_pages_are_huge_ones(shared):
     first, second = shared.map(), shared.map()
-    size = huge_mapping.whole_pages(SIZE + 4096) // 1024
+    size = huge_mapping.round_up_to_pages(SIZE + 4096) // 1024
     maps = Path("/proc/self/smaps").read_text().split(NAME)[1:]
     assert [_field(each, "ShmemPmdMapped") for each in maps] == [size, size]
     assert content(first) == content(second)
@@ -186,7 +186,7 @@ def test_the_last_one_that_leaves_empties_the_file(shared, start):
     del mapping
     assert shared.blocks == 0
     again = shared.map(b"y")
-    assert not again.was_full
+    assert not again.was_filled
     assert content(again) == b"y" * SIZE
 
 
@@ -207,7 +207,7 @@ def test_what_killed_users_have_left_is_used(shared, start):
     other.kill()
     assert shared.blocks
     mapping = shared.map()
-    assert mapping.was_full
+    assert mapping.was_filled
     assert content(mapping) == b"x" * SIZE
 
 
@@ -227,7 +227,7 @@ def test_other_weights_take_the_place_of_those_that_nobody_uses(shared, start):
     assert other.go_on().event() == "filled"
     other.kill()
     mapping = shared.map(b"y", key="another")
-    assert not mapping.was_full
+    assert not mapping.was_filled
     assert content(mapping) == b"y" * SIZE
 
 
@@ -279,14 +279,14 @@ def test_without_huge_pages_nothing_is_shared(shared, monkeypatch):
 
 
 def test_file_that_is_gone_or_another(shared, tmp_path):
-    def why_not(path: Path) -> str:
+    def unsupported_reason(path: Path) -> str:
         return SharedFile(path, NAME).map(SIZE, "key", print)
 
-    assert "No such file" in why_not(Path("/proc/self/fd/9999"))
+    assert "No such file" in unsupported_reason(Path("/proc/self/fd/9999"))
     (tmp_path / "file").touch()
-    assert "no longer the group's file" in why_not(tmp_path / "file")
+    assert "no longer the group's file" in unsupported_reason(tmp_path / "file")
     another = os.memfd_create(f"{NAME}-2")
-    assert "no longer the group's file" in why_not(Path(f"/proc/self/fd/{another}"))
+    assert "no longer the group's file" in unsupported_reason(Path(f"/proc/self/fd/{another}"))
     os.close(another)
 
 

@@ -10,10 +10,10 @@ from headrace.protocol.config import EngineConfig
 from headrace.workers.build import build_runner
 from headrace.workers.memory import free_memory
 from headrace.workers.native import huge_mapping
-from headrace.workers.native.panels import Panels
-from headrace.workers.native.program import Compiled
+from headrace.workers.native.packed_weight import PackedWeight
+from headrace.workers.native.program import CompiledProgram
 from headrace.workers.native.shared_file import SharedFile
-from headrace.workers.native.weight_memory import SharedWeights, identify
+from headrace.workers.native.weight_memory import SharedWeights, fingerprint_weights
 from tests.workers.native.test_native import (
     SHAPES,
     blocks_of,
@@ -53,18 +53,18 @@ def file(memory):
 def packed(monkeypatch):
     """The panels that have been packed."""
     done = []
-    pack = Panels.pack
+    pack = PackedWeight.pack
 
     def count(panels):
         done.append(panels)
         pack(panels)
 
-    monkeypatch.setattr(Panels, "pack", count)
+    monkeypatch.setattr(PackedWeight, "pack", count)
     yield done
     done.clear()
 
 
-def logits(compiled: Compiled) -> torch.Tensor:
+def logits(compiled: CompiledProgram) -> torch.Tensor:
     tokens = tokens_of(70)
     program = compiled.start(8, 16)
     blocks = blocks_of(len(tokens))
@@ -76,12 +76,12 @@ def logits(compiled: Compiled) -> torch.Tensor:
 @pytest.mark.parametrize("shape", ["deep and odd", "biases", "tied"])
 def test_same_numbers_and_packed_once(tmp_path, file, packed, shape, dtype, quantization):
     model, hook = load(tmp_path, SHAPES[shape], dtype)
-    private = Compiled(model, hook, 2, quantization)
+    private = CompiledProgram(model, hook, 2, quantization)
     count = len(packed)
-    weights = SharedWeights(file, identify(tmp_path))
-    first = Compiled(model, hook, 2, quantization, weights)
+    weights = SharedWeights(file, fingerprint_weights(tmp_path))
+    first = CompiledProgram(model, hook, 2, quantization, weights)
     assert (first.memory.note, len(packed)) == ("shared", 2 * count)
-    second = Compiled(model, hook, 2, quantization, weights)
+    second = CompiledProgram(model, hook, 2, quantization, weights)
     assert (second.memory.note, len(packed)) == ("shared, packed before", 2 * count)
     assert private.weight_bytes == first.weight_bytes == second.weight_bytes
     expected = logits(private)
@@ -94,13 +94,13 @@ def test_same_numbers_and_packed_once(tmp_path, file, packed, shape, dtype, quan
 @needs_kernels
 def test_other_weights_are_not_taken_for_these(tmp_path, file):
     model, hook = load(tmp_path, {})
-    before = identify(tmp_path)
-    kept = Compiled(model, hook, 1, None, SharedWeights(file, before))
+    before = fingerprint_weights(tmp_path)
+    kept = CompiledProgram(model, hook, 1, None, SharedWeights(file, before))
     assert kept.memory.is_shared
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes())
-    assert identify(tmp_path) != before
-    other = Compiled(model, hook, 1, None, SharedWeights(file, identify(tmp_path)))
+    assert fingerprint_weights(tmp_path) != before
+    other = CompiledProgram(model, hook, 1, None, SharedWeights(file, fingerprint_weights(tmp_path)))
     assert other.memory.note == "not shared: others use it with other weights"
     assert torch.equal(logits(other), logits(kept))
 
@@ -109,9 +109,9 @@ def test_other_weights_are_not_taken_for_these(tmp_path, file):
 def test_without_huge_pages_a_worker_has_weights_of_its_own(tmp_path, file, monkeypatch):
     monkeypatch.setattr(huge_mapping, "_advise", lambda *_: -1)
     model, hook = load(tmp_path, {})
-    compiled = Compiled(model, hook, 1, None, SharedWeights(file, identify(tmp_path)))
+    compiled = CompiledProgram(model, hook, 1, None, SharedWeights(file, fingerprint_weights(tmp_path)))
     assert not compiled.memory.is_shared
-    assert torch.equal(logits(compiled), logits(Compiled(model, hook, 1)))
+    assert torch.equal(logits(compiled), logits(CompiledProgram(model, hook, 1)))
 
 
 @needs_kernels

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from headrace.workers.native.library import why_not
+from headrace.workers.native.library import unsupported_reason
 from headrace.workers.sampling import sampler
 from headrace.workers.sampling.noise import uniform
 from headrace.workers.sampling.penalties import penalise
@@ -24,7 +24,7 @@ def path(request, monkeypatch):
     """Each test runs on the compiled kernel, where it can, and on torch's operations."""
     if request.param == "torch":
         monkeypatch.setattr(sampler, "can_draw", lambda device: False)
-    elif why_not(torch.float32):
+    elif unsupported_reason(torch.float32):
         pytest.skip("no compiled kernels here")
 
 

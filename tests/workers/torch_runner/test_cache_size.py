@@ -6,16 +6,16 @@ import pytest
 import torch
 
 from headrace.protocol.config import EngineConfig
-from headrace.workers.attention.backend import LayerShape
+from headrace.workers.attention.backend import KVLayerShape
 from headrace.workers.attention.hook import AttentionHook
 from headrace.workers.errors import ModelUnsupported
 from headrace.workers.torch_runner.cache_size import choose_num_blocks
-from headrace.workers.torch_runner.largest_step import largest_prefill, largest_sampling, step_bytes
+from headrace.workers.torch_runner.step_memory import largest_prefill, largest_sampling, measure_step_bytes
 from headrace.workers.torch_runner.loading import load_model
 from headrace.workers.torch_runner.model_runner import ModelRunner
 from tests.workers.tiny_models import save_tiny
 
-LAYERS = [LayerShape(kv_heads=1, key_dim=8, value_dim=8)] * 2
+LAYERS = [KVLayerShape(kv_heads=1, key_dim=8, value_dim=8)] * 2
 BLOCK_BYTES = 2 * 16 * 4 * 16  # layers, elements, float32, tokens
 CUDA = torch.device("cuda")
 
@@ -78,7 +78,7 @@ def test_the_peak_is_that_of_the_steps(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 1000 + sum(rows))
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: rows.clear())
     config = EngineConfig(max_num_batched_tokens=200, max_num_seqs=5)
-    assert step_bytes(model, hook, config, 128) == 2 + 5
+    assert measure_step_bytes(model, hook, config, 128) == 2 + 5
 
 
 def probed(folder):

@@ -13,11 +13,11 @@ from headrace.workers.attention.hook import AttentionHook
 from headrace.workers.attention.varlen import VarlenBackend
 from headrace.workers.engine.engine import Engine
 from headrace.workers.torch_runner.choose_backend import BackendChoice, choose_backend
-from headrace.workers.torch_runner.cuda_graphs import CudaRecorder
-from headrace.workers.torch_runner.device_runner import DeviceRunner, record_or_not
-from headrace.workers.torch_runner.graphs import Bucket, choose_buckets
+from headrace.workers.torch_runner.cuda_graphs import CudaGraphCapture
+from headrace.workers.torch_runner.device_runner import DeviceRunner, try_capture_decodes
+from headrace.workers.torch_runner.decode_graphs import Bucket, choose_buckets
 from headrace.workers.torch_runner.loading import load_model
-from headrace.workers.torch_runner.make_runner import make_torch_runner, record_graphs
+from headrace.workers.torch_runner.make_runner import make_torch_runner, capture_graphs
 from headrace.workers.torch_runner.model_runner import ModelRunner
 from headrace.workers.torch_runner.self_check import check_model
 from tests.workers.attention.reference_varlen import reference_varlen
@@ -64,7 +64,7 @@ class OnDevice(Loaded):
         runner = device_runner(self.model, self.hook, num_blocks, paged)
         if recorded and paged:
             self.record = Rerun()
-            runner.record_decodes(choose_buckets(12, 60, 4), self.record)
+            runner.capture_decodes(choose_buckets(12, 60, 4), self.record)
         limits = {"max_num_seqs": 16, "max_num_batched_tokens": 64, **options}
         return Engine(runner, **limits)
 
@@ -164,7 +164,7 @@ def test_a_model_that_cannot_be_recorded_is_run_without(llama):
         function()
         raise RuntimeError("it waits\nfor the device")
 
-    record_or_not(engine._runner, [Bucket(2, 8)], refuse, lines.append)
+    try_capture_decodes(engine._runner, [Bucket(2, 8)], refuse, lines.append)
     assert lines == ["decodes are run without CUDA graphs: it waits"]
     answers = run(engine, [(0, request("a", [1, 2, 3]))])
     assert len(answers["a"].tokens) == 8
@@ -181,14 +181,14 @@ def test_drafts_and_backends_that_wait_take_steps_one_by_one(llama):
 
 @pytest.mark.parametrize("graphs", [True, False])
 def test_decodes_are_recorded_where_the_attention_allows_it(llama, graphs, monkeypatch):
-    monkeypatch.setattr("headrace.workers.torch_runner.make_runner.CudaRecorder", Rerun)
+    monkeypatch.setattr("headrace.workers.torch_runner.make_runner.CudaGraphCapture", Rerun)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     card = type("Card", (), {"multi_processor_count": 4})()
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: card)
     choice = BackendChoice("", backend(True), BLOCK, overlaps=True, graphs=graphs)
     runner = make_torch_runner(llama.model, llama.hook, choice, max_model_len=64, num_blocks=40)
     lines = []
-    record_graphs(runner, llama.hook, choice, lines.append, max_num_seqs=4)
+    capture_graphs(runner, llama.hook, choice, lines.append, max_num_seqs=4)
     assert lines == (["decodes are run as CUDA graphs, 3 of them"] if graphs else [])
 
 
@@ -210,7 +210,7 @@ def test_texts_on_a_gpu_are_likely_ones(name, eager, tmp_path):
     check_model(model, make, 128, choice.block_size)
     runner = make(40)
     if choice.graphs and not eager:
-        runner.record_decodes(choose_buckets(16, 128, 4), CudaRecorder())
+        runner.capture_decodes(choose_buckets(16, 128, 4), CudaGraphCapture())
     engine = Engine(runner, max_num_seqs=16, max_num_batched_tokens=64)
     prompts = make_prompts()
     asked = [(n, request(str(n), prompt, max_tokens=NEW)) for n, prompt in enumerate(prompts)]

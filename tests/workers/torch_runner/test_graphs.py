@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.workers.attention.backend import Span
-from headrace.workers.torch_runner.graphs import Bucket, DecodeGraphs, DecodeInputs, choose_buckets
+from headrace.workers.torch_runner.decode_graphs import Bucket, DecodeGraphs, DecodeInputs, choose_buckets
 from tests.workers.recording import Rerun
 
 CPU = torch.device("cpu")
@@ -85,10 +85,10 @@ def test_recordings_are_made_once_the_largest_first_and_replayed_on_new_inputs()
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_cuda_graph_reads_the_inputs_of_its_replay():
-    from headrace.workers.torch_runner.cuda_graphs import CudaRecorder
+    from headrace.workers.torch_runner.cuda_graphs import CudaGraphCapture
 
     device = torch.device("cuda")
-    record = CudaRecorder()
+    record = CudaGraphCapture()
     inputs = DecodeInputs(Bucket(2, 12), PAGE, SPARE, device)
     recording = record(lambda: inputs.token_ids * 10 + inputs.positions)
     for tokens in ([1, 2], [6, 5]):

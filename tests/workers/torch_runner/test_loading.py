@@ -11,7 +11,7 @@ from headrace.protocol.config import EngineConfig
 from headrace.workers.attention.sdpa import SdpaBackend
 from headrace.workers.build import build_engine
 from headrace.workers.errors import ModelUnsupported
-from headrace.workers.native.library import why_not
+from headrace.workers.native.library import unsupported_reason
 from headrace.workers.native.program import Program
 from headrace.workers.torch_runner import self_check
 from headrace.workers.torch_runner.loading import choose_dtype
@@ -111,7 +111,7 @@ def test_the_check_finds_wrong_attention(llama, monkeypatch):
     build_engine(llama, config(cpu_kernels="torch"), 1, print)
 
 
-@pytest.mark.skipif(bool(why_not(torch.float32)), reason="no compiled kernels here")
+@pytest.mark.skipif(bool(unsupported_reason(torch.float32)), reason="no compiled kernels here")
 def test_a_wrong_program_is_left_for_torchs_operations(llama, monkeypatch):
     def forward(program, *args):
         memory.append(weakref.ref(program._compiled.memory))
@@ -131,7 +131,7 @@ def test_a_wrong_program_is_left_for_torchs_operations(llama, monkeypatch):
     assert found["r"].tokens == expected["r"].tokens
 
 
-@pytest.mark.skipif(bool(why_not(torch.float32)), reason="no compiled kernels here")
+@pytest.mark.skipif(bool(unsupported_reason(torch.float32)), reason="no compiled kernels here")
 def test_a_wrong_program_is_refused_where_it_is_asked_for(llama, monkeypatch):
     forward = Program.forward
     monkeypatch.setattr(Program, "forward", lambda *args: forward(*args) * 1.01)

@@ -12,8 +12,8 @@ from headrace.protocol.config import EngineConfig
 from headrace.workers.attention.hook import AttentionHook, vocab_rows
 from headrace.workers.engine.engine import Engine
 from headrace.workers.linear.linears import prepare_linears
-from headrace.workers.native.library import why_not
-from headrace.workers.native.program import Compiled
+from headrace.workers.native.library import unsupported_reason
+from headrace.workers.native.program import CompiledProgram
 from headrace.workers.native.runner import NativeRunner
 from headrace.workers.torch_runner.loading import load_model, model_length
 from headrace.workers.torch_runner.model_runner import ModelRunner
@@ -36,7 +36,7 @@ PATHS = [
 class Loaded:
     model: torch.nn.Module
     hook: AttentionHook
-    compiled: Compiled | None
+    compiled: CompiledProgram | None
     prompts: list[list[int]]
     texts: list[list[int]]
     gaps: list[list[float]]
@@ -102,7 +102,7 @@ def reference(model, prompts) -> tuple[list[list[int]], list[list[float]]]:
 @pytest.fixture(scope="module", params=PATHS, ids="-".join)
 def loaded(request, tmp_path_factory) -> Loaded:
     name, path = request.param
-    if path == "native" and (reason := why_not(torch.float32)):
+    if path == "native" and (reason := unsupported_reason(torch.float32)):
         pytest.skip(reason)
     folder: Path = tmp_path_factory.mktemp(name)
     save_tiny(folder, name)
@@ -115,7 +115,7 @@ def loaded(request, tmp_path_factory) -> Loaded:
     hook = AttentionHook()
     with torch.inference_mode():
         hook.probe(model)
-    compiled = Compiled(model, hook, threads=2) if path == "native" else None
+    compiled = CompiledProgram(model, hook, threads=2) if path == "native" else None
     if compiled is None:
         prepare_linears(model, EngineConfig(), print)
     loaded = Loaded(model, hook, compiled, prompts, texts, gaps)

@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class LeastUsed(Generic[T]):
+class LruSlots(Generic[T]):
     """Slots that are filled when a step needs what is not in one.
 
     fill: puts something into a slot in place of what it held; should it raise, the slot is empty.
@@ -14,14 +14,14 @@ class LeastUsed(Generic[T]):
 
     def __init__(self, num_slots: int, fill: Callable[[int, T], None]) -> None:
         self._fill = fill
-        self._held: list[T | None] = [None] * num_slots
-        self._used: list[int] = [0] * num_slots  # in which step, counted by _steps
+        self._contents: list[T | None] = [None] * num_slots
+        self._last_used: list[int] = [0] * num_slots  # in which step, counted by _steps
         self._steps = 0
 
     def __len__(self) -> int:
-        return len(self._held)
+        return len(self._contents)
 
-    def bring(self, wanted: Mapping[str, T]) -> dict[str, int]:
+    def load(self, wanted: Mapping[str, T]) -> dict[str, int]:
         """The slots of what a step needs, by the same names. RuntimeError if it needs more than
         there is room for."""
         self._steps += 1
@@ -30,27 +30,27 @@ class LeastUsed(Generic[T]):
             held = self._find(each)
             if held is not None:
                 slots[name] = held
-                self._used[held] = self._steps
+                self._last_used[held] = self._steps
         for name in sorted(wanted.keys() - slots.keys()):
-            slots[name] = slot = self._oldest()
-            self._held[slot] = None
+            slots[name] = slot = self._least_recently_used()
+            self._contents[slot] = None
             self._fill(slot, wanted[name])
-            self._held[slot] = wanted[name]
-            self._used[slot] = self._steps
+            self._contents[slot] = wanted[name]
+            self._last_used[slot] = self._steps
         return slots
 
     def clear(self) -> Iterable[int]:
         """Hold nothing; the slots that held something."""
-        held = [slot for slot, each in enumerate(self._held) if each is not None]
-        self._held = [None] * len(self._held)
+        held = [slot for slot, each in enumerate(self._contents) if each is not None]
+        self._contents = [None] * len(self._contents)
         return held
 
     def _find(self, wanted: T) -> int | None:
-        found = (slot for slot, each in enumerate(self._held) if each is wanted)
+        found = (slot for slot, each in enumerate(self._contents) if each is wanted)
         return next(found, None)
 
-    def _oldest(self) -> int:
-        slot = min(range(len(self._held)), key=self._used.__getitem__)
-        if self._used[slot] == self._steps:
-            raise RuntimeError(f"a step has more than {len(self._held)} adapters")
+    def _least_recently_used(self) -> int:
+        slot = min(range(len(self._contents)), key=self._last_used.__getitem__)
+        if self._last_used[slot] == self._steps:
+            raise RuntimeError(f"a step has more than {len(self._contents)} adapters")
         return slot

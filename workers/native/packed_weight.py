@@ -7,14 +7,14 @@ from typing import Any
 import torch
 
 from headrace.workers.linear.quantization import quantize_weight
-from headrace.workers.native.library import PANEL, kernels
+from headrace.workers.native.library import PANEL_OUTPUTS, load_kernels
 from headrace.workers.native.lower import INTEGERS, WORDS
 
 ALIGNMENT = 64  # of panels, and of their scales, in bytes
-_HALF = PANEL // 2
+_HALF = PANEL_OUTPUTS // 2
 
 
-class Panels:
+class PackedWeight:
     """One packed weight: planned first, then put where there is room for it.
 
     num_bytes: what it needs, with its scales. Addresses are valid from `place` on.
@@ -25,28 +25,28 @@ class Panels:
     """
 
     def __init__(
-        self, parts: Sequence[dict[str, Any]], dtype: torch.dtype, form: int, halves: bool
+        self, parts: Sequence[dict[str, Any]], dtype: torch.dtype, weight_format: int, is_gated: bool
     ) -> None:
         """parts: linears that read the same inputs, their outputs one after another.
 
         halves: these are a gate and its partner; panels then hold 16 outputs of one and the same 16
         of the other.
         """
-        self._parts, self._dtype, self._form, self._halves = parts, dtype, form, halves
+        self._parts, self._dtype, self._format, self._is_gated = parts, dtype, weight_format, is_gated
         weights = [_weight(part) for part in parts]
         self.outputs = sum(len(weight) for weight in weights)
         self._inputs = weights[0].shape[1]
-        self.num_panels = -(-self.outputs // 2 // _HALF if halves else -self.outputs // PANEL)
-        self._per_word = 4 if form == INTEGERS else 2 if dtype == torch.bfloat16 else 1
+        self.num_panels = -(-self.outputs // 2 // _HALF if is_gated else -self.outputs // PANEL_OUTPUTS)
+        self._per_word = 4 if weight_format == INTEGERS else 2 if dtype == torch.bfloat16 else 1
         self._words = -(-self._inputs // self._per_word)
-        word_bytes = self._per_word if form else 4
-        self._panel_bytes = self.num_panels * PANEL * self._words * word_bytes
-        scales = {WORDS: 0, INTEGERS: 2}.get(form, 1)  # integers also have what is to be taken off
-        self._scale_bytes = self.num_panels * PANEL * 4 * scales
-        self._scales_at = -(-self._panel_bytes // ALIGNMENT) * ALIGNMENT
+        word_bytes = self._per_word if weight_format else 4
+        self._panel_bytes = self.num_panels * PANEL_OUTPUTS * self._words * word_bytes
+        scales = {WORDS: 0, INTEGERS: 2}.get(weight_format, 1)  # integers also have what is to be taken off
+        self._scale_bytes = self.num_panels * PANEL_OUTPUTS * 4 * scales
+        self._scales_offset = -(-self._panel_bytes // ALIGNMENT) * ALIGNMENT
         self.num_bytes = self._panel_bytes
         if scales:
-            self.num_bytes = self._scales_at + self._scale_bytes
+            self.num_bytes = self._scales_offset + self._scale_bytes
         self.address = 0
         self.scales_address: int | None = None
         self.bias = self._bias(weights)
@@ -58,24 +58,24 @@ class Panels:
             (tuple(part["weight"].shape), part["transposed"], part.get("first"), part.get("count"))
             for part in self._parts
         ]
-        return (parts, str(self._dtype), self._form, self._halves, self.num_bytes)
+        return (parts, str(self._dtype), self._format, self._is_gated, self.num_bytes)
 
-    def place(self, address: int) -> None:
+    def set_address(self, address: int) -> None:
         """Where it lies: num_bytes of memory, on a multiple of 64."""
         self.address = address
         if self._scale_bytes:
-            self.scales_address = address + self._scales_at
+            self.scales_address = address + self._scales_offset
 
     def pack(self) -> None:
         """Write it to where it has been placed, which is zeroed."""
         weights = [_weight(part) for part in self._parts]
         whole = weights[0] if len(weights) == 1 else torch.cat(weights)
-        if self._form == WORDS:
-            self._put_words(whole.to(self._dtype).contiguous())
+        if self._format == WORDS:
+            self._pack_floats(whole.to(self._dtype).contiguous())
         else:
-            self._put_bytes(whole)
+            self._pack_int8(whole)
 
-    def release(self) -> None:
+    def release_source(self) -> None:
         """Let go of the weights that it was to be packed from."""
         self._parts = ()
 
@@ -87,25 +87,25 @@ class Panels:
             torch.zeros(len(weight)) if bias is None else bias.float()
             for weight, bias in zip(weights, biases, strict=True)
         ]
-        return self.in_panels(torch.cat(given)).contiguous()
+        return self.to_panel_order(torch.cat(given)).contiguous()
 
-    def in_panels(self, values: torch.Tensor) -> torch.Tensor:
+    def to_panel_order(self, values: torch.Tensor) -> torch.Tensor:
         """[outputs, ...] in the order of the panels, [panels * PANEL, ...], zeros where none is."""
-        padding = self.num_panels * PANEL - values.shape[0]
+        padding = self.num_panels * PANEL_OUTPUTS - values.shape[0]
         rest = values.shape[1:]
-        if not self._halves:
+        if not self._is_gated:
             return torch.cat([values, values.new_zeros((padding, *rest))])
         both = values.view(2, -1, *rest)
         both = torch.cat([both, both.new_zeros((2, padding // 2, *rest))], dim=1)
         panels = both.view(2, self.num_panels, _HALF, *rest).transpose(0, 1)
-        return panels.reshape(self.num_panels * PANEL, *rest)
+        return panels.reshape(self.num_panels * PANEL_OUTPUTS, *rest)
 
-    def _put_words(self, weight: torch.Tensor) -> None:
+    def _pack_floats(self, weight: torch.Tensor) -> None:
         outputs, inputs = weight.shape
         is_bf16 = weight.dtype == torch.bfloat16
-        library = kernels()
+        library = load_kernels()
         assert library is not None
-        count, lanes = (2, _HALF) if self._halves else (1, PANEL)
+        count, lanes = (2, _HALF) if self._is_gated else (1, PANEL_OUTPUTS)
         for half in range(count):
             part = weight[half * outputs // count : (half + 1) * outputs // count]
             library.pack(
@@ -113,17 +113,17 @@ class Panels:
                 self.address,
             )  # fmt: skip
 
-    def _put_bytes(self, weight: torch.Tensor) -> None:
+    def _pack_int8(self, weight: torch.Tensor) -> None:
         values, scales = quantize_weight(weight)
         words, per_word = self._words, self._per_word
-        values = self.in_panels(
+        values = self.to_panel_order(
             torch.nn.functional.pad(values, (0, words * per_word - self._inputs))
         )
-        scales = self.in_panels(scales)
-        if self._form == INTEGERS:  # rows come 128 too large, so as to be unsigned
+        scales = self.to_panel_order(scales)
+        if self._format == INTEGERS:  # rows come 128 too large, so as to be unsigned
             excess = values.sum(dim=1, dtype=torch.int32) * 128
             scales = torch.cat([scales, excess.view(torch.float32)])
-        panels = values.view(self.num_panels, PANEL, words, per_word).transpose(1, 2).contiguous()
+        panels = values.view(self.num_panels, PANEL_OUTPUTS, words, per_word).transpose(1, 2).contiguous()
         ctypes.memmove(self.address, panels.data_ptr(), self._panel_bytes)
         assert self.scales_address is not None
         ctypes.memmove(self.scales_address, scales.data_ptr(), self._scale_bytes)

@@ -20,23 +20,23 @@ from headrace.workers.attention.varlen import (
     table_counts,
     table_rows,
 )
-from headrace.workers.uploads import fill, upload
+from headrace.workers.transfers import fill, upload
 
-_FINE = 32  # rows up to which sizes double
-_STEP = 32  # and by which they grow above
-_SHORTEST = 1024  # tokens; lengths grow by _LONGER from here
-_LONGER = 4
+_DOUBLING_LIMIT = 32  # rows up to which sizes double
+_ROW_INCREMENT = 32  # and by which they grow above
+_MIN_LENGTH = 1024  # tokens; lengths grow by _LONGER from here
+_LENGTH_FACTOR = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Recording:
+class CapturedGraph:
     """A recorded function of no arguments. output: where each replay leaves its result."""
 
     replay: Callable[[], None]
     output: torch.Tensor
 
 
-Record = Callable[[Callable[[], torch.Tensor]], Recording]
+CaptureFunction = Callable[[Callable[[], torch.Tensor]], CapturedGraph]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,23 +91,23 @@ class DecodeGraphs:
         buckets: Sequence[Bucket],
         make_inputs: Callable[[Bucket], DecodeInputs],
         run: Callable[[DecodeInputs], torch.Tensor],
-        record: Record,
+        capture: CaptureFunction,
     ) -> None:
         """Record `run` on each bucket's inputs, the largest first: the others fit into its memory.
 
         run: gives logits [rows, vocabulary]. What `record` raises comes through.
         """
-        self._recorded: dict[Bucket, tuple[DecodeInputs, Recording]] = {}
+        self._captured: dict[Bucket, tuple[DecodeInputs, CapturedGraph]] = {}
         for bucket in sorted(buckets, key=lambda one: (-one.num_rows, -one.longest)):
             inputs = make_inputs(bucket)
-            self._recorded[bucket] = inputs, record(lambda inputs=inputs: run(inputs))  # type: ignore[misc]
+            self._captured[bucket] = inputs, capture(lambda inputs=inputs: run(inputs))  # type: ignore[misc]
         self._sizes = sorted({bucket.num_rows for bucket in buckets})
         self._lengths = {
             size: sorted(one.longest for one in buckets if one.num_rows == size)
             for size in self._sizes
         }
 
-    def find(self, num_rows: int, longest: int) -> tuple[DecodeInputs, Recording] | None:
+    def find(self, num_rows: int, longest: int) -> tuple[DecodeInputs, CapturedGraph] | None:
         """The smallest recording for so many decodes; None if there is none."""
         place = bisect_left(self._sizes, num_rows)
         if place == len(self._sizes):
@@ -116,26 +116,26 @@ class DecodeGraphs:
         at = bisect_left(lengths, longest)
         if at == len(lengths):
             return None
-        return self._recorded[Bucket(self._sizes[place], lengths[at])]
+        return self._captured[Bucket(self._sizes[place], lengths[at])]
 
 
-def choose_buckets(max_rows: int, max_length: int, enough_rows: int) -> list[Bucket]:
+def choose_buckets(max_rows: int, max_length: int, saturating_rows: int) -> list[Bucket]:
     """Buckets for steps of up to max_rows decodes of texts of up to max_length tokens.
 
-    enough_rows: from so many on a step keeps the device busy without cutting up long texts; how
+    saturating_rows: from so many on a step keeps the device busy without cutting up long texts; how
     finely they are cut up is recorded with the greatest length, so that below it there are several.
     """
-    sizes = [2**power for power in range(_FINE.bit_length()) if 2**power < max_rows]
-    sizes += range(_FINE + _STEP, max_rows, _STEP)
+    sizes = [2**power for power in range(_DOUBLING_LIMIT.bit_length()) if 2**power < max_rows]
+    sizes += range(_DOUBLING_LIMIT + _ROW_INCREMENT, max_rows, _ROW_INCREMENT)
     sizes.append(max_rows)
     lengths = [max_length]
-    length = _SHORTEST
+    length = _MIN_LENGTH
     ladder = []
     while length < max_length:
         ladder.append(length)
-        length *= _LONGER
+        length *= _LENGTH_FACTOR
     return [
         Bucket(size, longest)
         for size in sizes
-        for longest in (lengths if size >= enough_rows else [*ladder, max_length])
+        for longest in (lengths if size >= saturating_rows else [*ladder, max_length])
     ]

@@ -8,7 +8,7 @@ import torch
 from headrace.workers.sampling.logprobs import Described
 from headrace.workers.sampling.sampler import Sampling
 from headrace.workers.sequence.sequence import Chunk, ChunkResult, Sequence
-from headrace.workers.uploads import Download, upload
+from headrace.workers.transfers import Download, upload
 
 
 class PendingResults:
@@ -41,10 +41,10 @@ class PendingResults:
 
     @property
     def token_ids(self) -> torch.Tensor | None:
-        """The chosen tokens on the device, placed as `row_of` says; None if none were."""
+        """The chosen tokens on the device, placed as `rows_by_sequence` says; None if none were."""
         return None if self._sampling is None else self._sampling.token_ids
 
-    def row_of(self) -> dict[Sequence, int]:
+    def rows_by_sequence(self) -> dict[Sequence, int]:
         """Where in `token_ids` each sequence's next token is."""
         return {sequence: row for row, sequence in enumerate(self._sequences)}
 

@@ -11,7 +11,7 @@ import torch
 from headrace.workers.native.graph import NotStatic
 
 # By operation, what is looked at where the node is made, or has no part in the numbers.
-_TAKEN = {
+_HANDLED = {
     "embedding": {"weight", "indices", "padding_idx", "scale_grad_by_freq", "sparse"},
     "addmm": {"self", "mat1", "mat2"},
     "_to_copy": {"self", "dtype", "layout", "device", "pin_memory", "non_blocking"},
@@ -33,14 +33,14 @@ _ROW_MAJOR = (torch.contiguous_format, torch.preserve_format)
 
 def check_arguments(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
     """NotStatic if a call gives an argument, other than its default, that is not looked at."""
-    taken = _TAKEN.get(func.overloadpacket.__name__)
-    if taken is None:
+    handled = _HANDLED.get(func.overloadpacket.__name__)
+    if handled is None:
         raise NotStatic(f"it uses {func}")
     declared = func._schema.arguments
     given = dict(zip((argument.name for argument in declared), args, strict=False)) | kwargs
     for argument in declared:
         name = argument.name
-        if name not in given or name in taken:
+        if name not in given or name in handled:
             continue
         if name == "memory_format" and given[name] in _ROW_MAJOR:
             continue
@@ -48,7 +48,7 @@ def check_arguments(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> N
             raise NotStatic(f"it uses {func} with {name}={given[name]}")
 
 
-def the_only(module: torch.nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> torch.Tensor:
+def single_tensor(module: torch.nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> torch.Tensor:
     """The tensor that a module is called with. NotStatic if there is more, or something else."""
     values = (*args, *kwargs.values())
     if len(values) != 1 or not isinstance(values[0], torch.Tensor):

@@ -6,7 +6,7 @@ from transformers.modeling_utils import PreTrainedModel
 from headrace.protocol.config import EngineConfig
 from headrace.protocol.sampling import SamplingParams
 from headrace.protocol.to_worker import Generate
-from headrace.workers.attention.backend import MakeBackend
+from headrace.workers.attention.backend import BackendFactory
 from headrace.workers.attention.hook import AttentionHook
 from headrace.workers.attention.sdpa import SdpaBackend
 from headrace.workers.engine.scheduler import MAX_PROMPT_LOGPROBS
@@ -14,12 +14,12 @@ from headrace.workers.sequence.sequence import Chunk, Sequence
 from headrace.workers.torch_runner.model_runner import ModelRunner
 
 
-def step_bytes(
+def measure_step_bytes(
     model: PreTrainedModel,
     hook: AttentionHook,
     config: EngineConfig,
     max_model_len: int,
-    make_backend: MakeBackend = SdpaBackend,
+    make_backend: BackendFactory = SdpaBackend,
 ) -> int:
     """Bytes that a step allocates on the model's GPU at its peak, the cache itself left out.
 

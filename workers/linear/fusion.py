@@ -16,7 +16,7 @@ from torch import Tensor, nn, split_with_sizes
 from headrace.workers.linear.products import Product
 
 
-class Siblings:
+class FusedProduct:
     """One product for several layers.
 
     Shares are given out only for the very tensor object that they were computed from. It is held
@@ -29,7 +29,7 @@ class Siblings:
         self._input: Tensor | None = None
         self._shares: list[Tensor | None] = [None] * len(self._sizes)
 
-    def take(self, number: int, rows: Tensor) -> Tensor:
+    def share_of(self, number: int, rows: Tensor) -> Tensor:
         """The share [..., sizes[number]] of layer `number` for rows [..., K]."""
         share = self._shares[number] if rows is self._input else None
         if share is None:
@@ -44,7 +44,7 @@ class Siblings:
 
 
 @dataclass(frozen=True, eq=False)
-class Call:
+class LayerCall:
     """A layer's call. version: how often its input had been written to in place."""
 
     layer: nn.Module
@@ -53,13 +53,13 @@ class Call:
 
 
 @contextmanager
-def watch(layers: Iterable[nn.Module]) -> Iterator[list[Call]]:
+def watch(layers: Iterable[nn.Module]) -> Iterator[list[LayerCall]]:
     """Collects the layers' calls, in their order. Inference mode has no versions, so not there."""
-    calls: list[Call] = []
+    calls: list[LayerCall] = []
 
     def note(layer: nn.Module, arguments: tuple[Any, ...]) -> None:
         if len(arguments) == 1 and isinstance(arguments[0], Tensor):
-            calls.append(Call(layer, arguments[0], arguments[0]._version))
+            calls.append(LayerCall(layer, arguments[0], arguments[0]._version))
 
     with ExitStack() as stack:
         for layer in layers:
@@ -68,7 +68,7 @@ def watch(layers: Iterable[nn.Module]) -> Iterator[list[Call]]:
 
 
 def find_groups(
-    calls: Sequence[Call], alike: Callable[[nn.Module], object]
+    calls: Sequence[LayerCall], alike: Callable[[nn.Module], object]
 ) -> list[list[nn.Module]]:
     """The called layers, each once, those together that can be computed at once.
 
@@ -87,7 +87,7 @@ def find_groups(
 
 
 @contextmanager
-def spaced_outputs(layers: Iterable[nn.Module]) -> Iterator[None]:
+def strided_outputs(layers: Iterable[nn.Module]) -> Iterator[None]:
     """Layers give their outputs as shares of a wider tensor would lie: with gaps between rows."""
 
     def space(_layer: nn.Module, _arguments: Any, output: Tensor) -> Tensor:

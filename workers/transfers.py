@@ -17,7 +17,7 @@ def upload(values: Sequence[Any], dtype: torch.dtype, device: torch.device) -> t
     return torch.tensor(values, dtype=dtype, pin_memory=True).to(device, non_blocking=True)
 
 
-def send(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+def upload_tensor(values: torch.Tensor, device: torch.device) -> torch.Tensor:
     """A copy on the device of a tensor of the host's; on a CPU the tensor itself."""
     if device.type == "cpu":
         return values

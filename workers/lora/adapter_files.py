@@ -15,7 +15,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from headrace.workers.errors import AdapterError
-from headrace.workers.lora.description import Description, describe, read_file, read_object
+from headrace.workers.lora.adapter_config import AdapterConfig, parse_config, read_file, read_config
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 _PICKLE_FILE = "adapter_model.bin"
@@ -26,7 +26,7 @@ _HEADER_BYTES = 16 * 1024 * 1024  # of names and shapes, at most
 
 
 @dataclass(frozen=True, slots=True)
-class LayerShape:
+class LinearShape:
     """A layer [inputs] → [outputs] that adapters may change. dtype: of adapters' matrices there."""
 
     inputs: int
@@ -35,7 +35,7 @@ class LayerShape:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Pair:
+class LoraMatrices:
     """What an adapter adds to a layer's output: rows [n, inputs] @ down.T @ up.
 
     down: [rank, inputs]. up: [rank, outputs], with the adapter's scale in it. (Hu et al. 2021,
@@ -50,27 +50,27 @@ class Pair:
 class Adapter:
     """pairs: by the names of the layers that it changes. In the host's memory."""
 
-    pairs: Mapping[str, Pair]
+    matrices: Mapping[str, LoraMatrices]
 
 
-def read_adapter(folder: Path, layers: Mapping[str, LayerShape], max_rank: int) -> Adapter:
+def read_adapter(folder: Path, layers: Mapping[str, LinearShape], max_rank: int) -> Adapter:
     """The folder's adapter, checked against the layers of the model. AdapterError if it has none,
     if it is for another model, or if it changes what adapters cannot change here."""
-    description = describe(read_object(folder), max_rank)
+    adapter_config = parse_config(read_config(folder), max_rank)
     matrices = _by_layer(_read_tensors(folder, layers, max_rank))
     if not matrices:
-        _refuse("there is no matrix of LoRA in it")
+        _reject("there is no matrix of LoRA in it")
     names = _resolve(matrices, layers)
     return Adapter(
         {
-            names[given]: _pair(given, pair, layers[names[given]], description)
+            names[given]: _scaled_matrices(given, pair, layers[names[given]], adapter_config)
             for given, pair in matrices.items()
         }
     )
 
 
 def _read_tensors(
-    folder: Path, layers: Mapping[str, LayerShape], max_rank: int
+    folder: Path, layers: Mapping[str, LinearShape], max_rank: int
 ) -> dict[str, Tensor]:
     if not (folder / WEIGHTS_FILE).exists() and (folder / _PICKLE_FILE).exists():
         raise AdapterError(f"{_PICKLE_FILE} is pickle, which is not read: save as {WEIGHTS_FILE}")
@@ -89,19 +89,19 @@ def _by_layer(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     for name, tensor in tensors.items():
         found = _NAME.fullmatch(name)
         if found is None:
-            _refuse(f"{_shown(name)} is no matrix of LoRA")
+            _reject(f"{_quoted(name)} is no matrix of LoRA")
         if tensor.ndim != 2 or tensor.dtype not in _FLOATS:
-            _refuse(f"{_shown(name)} is no matrix of 16 or 32 bit floats")
+            _reject(f"{_quoted(name)} is no matrix of 16 or 32 bit floats")
         layer, which = found.groups()
         if layers.setdefault(layer, {}).setdefault(which, tensor) is not tensor:
-            _refuse(f"{_shown(layer)} has two matrices {which}")
+            _reject(f"{_quoted(layer)} has two matrices {which}")
     for layer, matrices in layers.items():
         if len(matrices) != 2:
-            _refuse(f"{_shown(layer)} has one matrix of two")
+            _reject(f"{_quoted(layer)} has one matrix of two")
     return layers
 
 
-def _resolve(given: Mapping[str, object], layers: Mapping[str, LayerShape]) -> dict[str, str]:
+def _resolve(given: Mapping[str, object], layers: Mapping[str, LinearShape]) -> dict[str, str]:
     """The model's names of the layers that a file names.
 
     One that was trained without its head has names without their beginning ("layers.0..." for
@@ -109,39 +109,39 @@ def _resolve(given: Mapping[str, object], layers: Mapping[str, LayerShape]) -> d
     """
     names = {name: name if name in layers else _with_end(name, layers) for name in given}
     if len(set(names.values())) != len(names):
-        _refuse("one layer has two names in it")
+        _reject("one layer has two names in it")
     return names
 
 
-def _with_end(name: str, layers: Mapping[str, LayerShape]) -> str:
+def _with_end(name: str, layers: Mapping[str, LinearShape]) -> str:
     found = [layer for layer in layers if layer.endswith(f".{name}")]
     if len(found) != 1:
-        _refuse(f"the model has no layer {_shown(name)} that adapters can change")
+        _reject(f"the model has no layer {_quoted(name)} that adapters can change")
     return found[0]
 
 
-def _pair(
-    name: str, matrices: Mapping[str, Tensor], shape: LayerShape, description: Description
-) -> Pair:
+def _scaled_matrices(
+    name: str, matrices: Mapping[str, Tensor], shape: LinearShape, adapter_config: AdapterConfig
+) -> LoraMatrices:
     down, up = matrices["A"], matrices["B"]
-    rank = description.rank_of(name)
+    rank = adapter_config.rank_of(name)
     expected = [rank, shape.inputs], [shape.outputs, rank]
     if (list(down.shape), list(up.shape)) != expected:
-        _refuse(
-            f"{_shown(name)} has matrices {list(down.shape)} and {list(up.shape)}; "
+        _reject(
+            f"{_quoted(name)} has matrices {list(down.shape)} and {list(up.shape)}; "
             f"model and adapter_config.json make them {expected[0]} and {expected[1]}"
         )
-    scaled = up.float().t() * description.scale_of(name)
-    pair = Pair(down.to(shape.dtype).contiguous(), scaled.to(shape.dtype).contiguous())
+    scaled = up.float().t() * adapter_config.scale_of(name)
+    pair = LoraMatrices(down.to(shape.dtype).contiguous(), scaled.to(shape.dtype).contiguous())
     if not (pair.down.isfinite().all() and pair.up.isfinite().all()):
-        _refuse(f"{_shown(name)} has values that are not finite in {shape.dtype}")
+        _reject(f"{_quoted(name)} has values that are not finite in {shape.dtype}")
     return pair
 
 
-def _shown(name: str) -> str:
+def _quoted(name: str) -> str:
     """A name in a line for clients."""
     return repr(name if len(name) <= 120 else f"{name[:120]}...")
 
 
-def _refuse(reason: str) -> NoReturn:
+def _reject(reason: str) -> NoReturn:
     raise AdapterError(f"{WEIGHTS_FILE}: {reason}")
