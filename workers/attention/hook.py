@@ -1,9 +1,9 @@
-"""The function that transformers' models call for attention, and what it finds out about them.
+"""The attention function that transformers' models call, and what it learns about their layers.
 
-transformers hands every attention layer's query, key and value to a function looked up by name.
-Ours runs paged attention. No masks are built for it: transformers makes them only for names that
-it has a mask function for. Which layers there are, and what they cache, is learnt from a probe, so
-that nothing is guessed from a model's configuration.
+transformers passes every attention layer's query, key and value to a function looked up by name.
+Ours runs paged attention. transformers builds no masks for it: it does so only for names that have
+a mask function. The layers and what they cache are learnt from a probe, so that nothing is guessed
+from a model's configuration.
 """
 
 import itertools
@@ -22,10 +22,10 @@ _HARMLESS_TENSORS = frozenset({"position_ids", "cache_position"})
 
 
 class AttentionHook:
-    """Stands for the attention of one model, under a name of its own in transformers' registry.
+    """The attention of one model, under a name of its own in transformers' registry.
 
-    layers, options, heads: what the probe saw, in the order in which the layers are called; heads
-        are those of the queries.
+    layers, options, heads: found by the probe, in the order in which the layers are called; heads
+        are the numbers of query heads.
     """
 
     def __init__(self) -> None:
@@ -38,9 +38,10 @@ class AttentionHook:
         ALL_ATTENTION_FUNCTIONS.register(self.name, self._attend)
 
     def probe(self, model: PreTrainedModel) -> None:
-        """Learn the model's attention layers from a forward of two tokens.
+        """Learn the model's attention layers from a forward pass of two tokens.
 
-        ModelUnsupported if it has none that come here, or some that need what we do not give.
+        Raises ModelUnsupported if no layer calls this hook, or if one needs what paged attention
+        lacks.
         """
         model.set_attn_implementation(self.name)
         token_ids = torch.zeros((1, 2), dtype=torch.long, device=model.device)
@@ -53,9 +54,9 @@ class AttentionHook:
         self._check_layer_types(model)
 
     def _check_layer_types(self, model: PreTrainedModel) -> None:
-        """ModelUnsupported if a layer that is local by configuration did not say so when called.
+        """Raises ModelUnsupported if a layer that is local by configuration passed no window.
 
-        Its window would be in a mask only, and no short text shows that it is missing.
+        Its window would be in a mask only, and no short text would show that it is missing.
         """
         types = getattr(model.config.get_text_config(), "layer_types", None) or []
         if len(types) != len(self.options):
@@ -76,7 +77,8 @@ class AttentionHook:
         softcap: float | None = None,
         **others: Any,
     ) -> tuple[torch.Tensor, None]:
-        """query [1, heads, rows, dim], key and value [1, kv_heads, rows, dim] → [1, rows, ...]."""
+        """Attend: query [1, heads, rows, dim], key and value [1, kv_heads, rows, dim] →
+        [1, rows, heads, dim]."""
         if scaling is None:
             scaling = query.shape[-1] ** -0.5
         options = AttentionOptions(scaling, sliding_window, softcap)
@@ -99,6 +101,7 @@ class AttentionHook:
         value: torch.Tensor,
         options: AttentionOptions,
     ) -> torch.Tensor:
+        """Record a layer that is called by the probe; return an output of zeros."""
         if module in self._numbers:
             raise ModelUnsupported("an attention layer is used twice in one forward pass")
         self._numbers[module] = len(self.layers)
@@ -111,7 +114,7 @@ class AttentionHook:
 
 @contextmanager
 def attention_of(model: PreTrainedModel, name: str) -> Iterator[None]:
-    """Run the model with another attention implementation of the registry for a while."""
+    """Use another attention implementation of the registry within the context."""
     before = model.config._attn_implementation
     model.set_attn_implementation(name)
     try:
@@ -127,7 +130,7 @@ def _check_call(
     attention_mask: torch.Tensor | None,
     others: dict[str, Any],
 ) -> None:
-    """ModelUnsupported for attention that is not plain causal self-attention."""
+    """Raises ModelUnsupported for attention that is not plain causal self-attention."""
     if not getattr(module, "is_causal", True) or others.get("is_causal") is False:
         raise ModelUnsupported("its attention is not causal")
     if query.shape[2] != key.shape[2]:
@@ -140,5 +143,5 @@ def _check_call(
 
 
 def vocab_rows(model: PreTrainedModel) -> int:
-    """Rows of the model's embedding: token ids are below it."""
+    """Return the number of rows of the model's embedding: token ids are below it."""
     return cast(torch.Tensor, model.get_input_embeddings().weight).shape[0]

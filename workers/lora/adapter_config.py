@@ -1,4 +1,4 @@
-"""An adapter's adapter_config.json, as PEFT writes it. Imports no torch."""
+"""Read an adapter's adapter_config.json, as PEFT writes it. Does not import torch."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from headrace.workers.errors import AdapterError
 CONFIG_FILE = "adapter_config.json"
 _MAX_CONFIG_BYTES = 1024 * 1024
 _MAX_ALPHA = 1e6
-# Fields that ask for more than two low-rank matrices beside a linear layer, if set to anything.
+# Fields that, if set to anything, require more than two low-rank matrices for a linear layer.
 _UNSUPPORTED = (
     "use_dora",
     "lora_bias",
@@ -32,7 +32,7 @@ _UNSUPPORTED = (
 _PLAIN_NAME = re.compile(r"[\w.-]*")
 _QUANTIFIER = re.compile(r"[*+?{]")
 _MAX_PATTERN = 200  # characters
-_MAX_REGEXES = 8  # patterns that are not plain names
+_MAX_REGEXES = 8  # keys that are not plain names
 _MAX_PATTERN_COST = 6
 
 _Value = TypeVar("_Value")
@@ -40,12 +40,13 @@ _Value = TypeVar("_Value")
 
 @dataclass(frozen=True, slots=True)
 class AdapterConfig:
-    """How an adapter's matrices are to be read.
+    """How an adapter's matrices are scaled.
 
-    rank, alpha: of layers that no pattern names. rank_pattern, alpha_pattern: of those that one
-    does: regular expressions that match the end of a layer's name, after a dot; the first counts.
-    uses_rslora: whether alpha is divided by the root of the rank ("rank-stabilized", Kalajdzievski
-    2023) instead of the rank.
+    rank, alpha: of layers that no pattern matches.
+    rank_pattern, alpha_pattern: values for layers whose name ends, after a dot, with a match of the
+        key, a regular expression; the first match counts.
+    uses_rslora: whether alpha is divided by the square root of the rank ("rank-stabilized",
+        Kalajdzievski 2023) instead of the rank.
     """
 
     rank: int
@@ -58,14 +59,14 @@ class AdapterConfig:
         return _lookup(self.rank_pattern, layer, self.rank)
 
     def scale_of(self, layer: str) -> float:
-        """What the product of the layer's two matrices is multiplied with."""
+        """Return the factor of the product of a layer's two matrices."""
         rank = self.rank_of(layer)
         alpha = _lookup(self.alpha_pattern, layer, self.alpha)
         return alpha / math.sqrt(rank) if self.uses_rslora else alpha / rank
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The JSON object in the folder's adapter_config.json. AdapterError if there is none."""
+    """Read the folder's adapter_config.json. Raises AdapterError if it is not a JSON object."""
     text = read_file(folder / CONFIG_FILE, _MAX_CONFIG_BYTES)
     try:
         config = json.loads(text)
@@ -77,7 +78,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_file(path: Path, max_bytes: int) -> bytes:
-    """A file's bytes. AdapterError if it is missing, cannot be read, or is larger than that."""
+    """Read a file. Raises AdapterError if it is missing, unreadable or larger than max_bytes."""
     try:
         info = path.stat()
         if not stat.S_ISREG(info.st_mode):
@@ -96,7 +97,7 @@ def read_file(path: Path, max_bytes: int) -> bytes:
 
 
 def parse_config(config: dict[str, Any], max_rank: int) -> AdapterConfig:
-    """What the object says. AdapterError for what is not supported, and for wrong types."""
+    """Parse the configuration. Raises AdapterError for unsupported settings and wrong types."""
     if config.get("peft_type") != "LORA":
         _reject(f"peft_type must be LORA, not {_quoted(config.get('peft_type'))}")
     for name in _UNSUPPORTED:
@@ -130,7 +131,7 @@ def _rank(name: str, value: Any, max_rank: int) -> int:
 
 def _alpha(name: str, value: Any) -> float:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not abs(value) <= _MAX_ALPHA:  # a NaN is not
+    if not is_number or not abs(value) <= _MAX_ALPHA:  # also false for NaN
         _reject(f"{name} must be a number up to {_MAX_ALPHA:.0f}")
     return float(value)
 
@@ -147,8 +148,8 @@ def _pattern(config: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _check_key(name: str, key: str) -> None:
-    """Refuse a regular expression that might take too long: layers' names need few quantifiers
-    and alternatives."""
+    """Reject a regular expression that could take too long: layer names need few quantifiers and
+    alternatives."""
     cost = 2 * len(_QUANTIFIER.findall(key)) + key.count("|")
     is_nested = re.search(r"\)[*+?{]", key) is not None
     if len(key) > _MAX_PATTERN or cost > _MAX_PATTERN_COST or is_nested:
@@ -157,7 +158,7 @@ def _check_key(name: str, key: str) -> None:
         re.compile(key)
         re.compile(_layer_regex(key))
     except (re.error, RecursionError):
-        _reject(f"{name} has a key that is no regular expression: {_quoted(key)}")
+        _reject(f"{name} has a key that is not a regular expression: {_quoted(key)}")
 
 
 def _lookup(pattern: Mapping[str, _Value], layer: str, default: _Value) -> _Value:
@@ -172,7 +173,7 @@ def _layer_regex(key: str) -> str:
 
 
 def _quoted(value: Any) -> str:
-    """A value in a line for clients."""
+    """Shorten a value for an error text that is shown to clients."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:80]}..."
 

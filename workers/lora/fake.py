@@ -1,4 +1,4 @@
-"""Adapters of the fake engine. Imports no torch."""
+"""The adapters of the fake engine. Does not import torch."""
 
 from pathlib import Path
 from zlib import crc32
@@ -7,8 +7,8 @@ from headrace.workers.lora.adapter_config import CONFIG_FILE, read_config
 
 
 class FakeAdapters:
-    """See workers.sequence.adapters.Adapters. An adapter is the checksum of its
-    adapter_config.json, whose fields are looked at by nobody."""
+    """See headrace.workers.sequence.adapters.Adapters. An adapter is the checksum of its
+    adapter_config.json, whose fields are not validated."""
 
     def __init__(self) -> None:
         self._checksums: dict[str, int] = {}
@@ -29,5 +29,5 @@ class FakeAdapters:
         self._checksums.pop(adapter_id, None)
 
     def checksum(self, adapter_id: str) -> int:
-        """The same in all workers for the same adapter; 0 for none."""
+        """Return an adapter's checksum, the same in all workers; 0 for no adapter."""
         return self._checksums[adapter_id] if adapter_id else 0

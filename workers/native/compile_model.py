@@ -1,4 +1,4 @@
-"""Whether a loaded model runs on the compiled kernels."""
+"""Compile a loaded model for the CPU kernels, where they support it."""
 
 import torch
 from transformers.modeling_utils import PreTrainedModel
@@ -21,18 +21,20 @@ def compile_model(
     threads: int,
     shared: SharedWeights | None = None,
 ) -> tuple[CompiledProgram | None, str]:
-    """The compiled model, or None and why it runs on torch's operations instead.
+    """Return the compiled program, or None and the reason why torch's operations run the model.
 
-    shared: where other workers have the same weights, or will.
+    shared: the weights that the group's workers share.
 
-    ModelUnsupported if the operator wants the kernels and they cannot run it.
+    Raises ModelUnsupported if cpu_kernels is native and the kernels cannot run the model.
     """
     reason = _unsupported_reason(model, config)
     compiled = None
     if not reason:
         try:
             adaptable_modules = dict(adaptable_layers(model)) if config.enable_lora else None
-            compiled = CompiledProgram(model, hook, threads, config.quantization, shared, adaptable_modules)
+            compiled = CompiledProgram(
+                model, hook, threads, config.quantization, shared, adaptable_modules
+            )
         except NotStatic as error:
             reason = f"{type(model).__name__} has no fixed program: {error}"
     if compiled is None and config.cpu_kernels == "native":
@@ -42,16 +44,16 @@ def compile_model(
 
 def _unsupported_reason(model: PreTrainedModel, config: EngineConfig) -> str:
     if model.device.type != "cpu":
-        return "they are for CPUs"
+        return "the compiled kernels run on CPUs only"
     if config.cpu_kernels == "torch":
         return "cpu_kernels is torch"
     if config.block_size % GROUP_TOKENS:
-        return f"block_size is no multiple of {GROUP_TOKENS}"
+        return f"block_size is not a multiple of {GROUP_TOKENS}"
     return unsupported_reason(model.dtype) or ""
 
 
 def release_weights(model: PreTrainedModel, compiled: CompiledProgram) -> None:
-    """Free what has been packed; what the compiled model reads where it is stays."""
+    """Free the model's weights that have been packed; keep those that the program reads."""
     for parameter in model.parameters():
         if not compiled.reads(parameter):
             parameter.data = torch.empty(0, dtype=parameter.dtype)

@@ -1,4 +1,4 @@
-"""Runs a model on a GPU without waiting for it: launches overlap, decodes are replayed graphs."""
+"""Run a model on a GPU without waiting for it: steps overlap, decodes are replayed CUDA graphs."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -13,7 +13,12 @@ from headrace.workers.engine.runner import UNKNOWN_TOKEN
 from headrace.workers.sampling.batch import Rows, flatten
 from headrace.workers.sequence.sequence import Chunk, ChunkResult
 from headrace.workers.sequence.sequence import Sequence as EngineSequence
-from headrace.workers.torch_runner.decode_graphs import Bucket, DecodeGraphs, DecodeInputs, CaptureFunction
+from headrace.workers.torch_runner.decode_graphs import (
+    Bucket,
+    CaptureFunction,
+    DecodeGraphs,
+    DecodeInputs,
+)
 from headrace.workers.torch_runner.model_runner import ModelRunner
 from headrace.workers.torch_runner.pending_results import PendingResults
 from headrace.workers.transfers import upload
@@ -49,11 +54,11 @@ class DeviceRunner(ModelRunner):
         )
         self._graphs: DecodeGraphs | None = None
         self._captured: tuple[Sequence[Bucket], CaptureFunction] | None = None
-        self._sampled_tokens: torch.Tensor | None = None  # by the launch before
+        self._sampled_tokens: torch.Tensor | None = None  # by the previous launch
         self._rows_by_sequence: dict[EngineSequence, int] = {}
 
     def release_cache(self) -> None:
-        """Recordings know where the cache and the weights lie: they go, too."""
+        """Release the cache and the captured graphs, which hold its address and the weights'."""
         self._graphs = self._sampled_tokens = None
         self._rows_by_sequence = {}
         super().release_cache()
@@ -65,7 +70,10 @@ class DeviceRunner(ModelRunner):
 
     @torch.inference_mode()
     def capture_decodes(self, buckets: Sequence[Bucket], capture: CaptureFunction) -> None:
-        """Replay steps of decodes from now on. RuntimeError if the model cannot be recorded."""
+        """Capture decode steps, to replay them from now on.
+
+        Raises RuntimeError if the model cannot be captured.
+        """
         backend = self._backend
         assert isinstance(backend, VarlenBackend)
 
@@ -100,9 +108,9 @@ class DeviceRunner(ModelRunner):
         return self.launch(chunks).results()
 
     def _replay(self, chunks: Sequence[Chunk], rows: Rows) -> torch.Tensor | None:
-        """Logits [rows, vocabulary] of a step of decodes that all sample; None if it is another.
+        """Replay a step of decodes that all sample: logits [rows, vocabulary]; None for others.
 
-        Recordings have no adapters: which they are, and their ranks, differ from step to step.
+        Graphs cannot have adapters, whose number and ranks differ from step to step.
         """
         spans = rows.batch.decodes
         if self._graphs is None or rows.batch.prefills or len(rows.wanted) != len(spans):
@@ -111,36 +119,41 @@ class DeviceRunner(ModelRunner):
             return None
         if any(chunk.sequence.request.adapter for chunk in chunks):
             return None
-        found = self._graphs.find(len(spans), max(span.length for span in spans))
-        if found is None:
+        captured = self._graphs.find(len(spans), max(span.length for span in spans))
+        if captured is None:
             return None
-        inputs, graph = found
+        inputs, graph = captured
         inputs.fill(rows.token_ids, spans)
         self._fill_pending_tokens(inputs.token_ids, chunks, rows)
         graph.replay()
         return graph.output[: len(spans)]
 
-    def _fill_pending_tokens(self, token_ids: torch.Tensor, chunks: Sequence[Chunk], rows: Rows) -> None:
-        """Put the tokens that the launch before chose where they are not known to the host."""
+    def _fill_pending_tokens(
+        self, token_ids: torch.Tensor, chunks: Sequence[Chunk], rows: Rows
+    ) -> None:
+        """Replace pending tokens by those that the previous launch sampled, on the device."""
         spans: list[Span] = [*rows.batch.decodes, *rows.batch.prefills]
-        places = [
+        sources = [
             (span.first_row + span.num_rows - 1, self._rows_by_sequence[chunks[number].sequence])
             for number, span in zip(rows.order, spans, strict=True)
             if rows.token_ids[span.first_row + span.num_rows - 1] == UNKNOWN_TOKEN
         ]
-        if places and self._sampled_tokens is not None:
-            columns = upload(list(zip(*places, strict=True)), torch.long, self._device)
+        if sources and self._sampled_tokens is not None:
+            columns = upload(list(zip(*sources, strict=True)), torch.long, self._device)
             token_ids.index_copy_(0, columns[0], self._sampled_tokens.index_select(0, columns[1]))
 
 
 def try_capture_decodes(
-    runner: DeviceRunner, buckets: Sequence[Bucket], capture: CaptureFunction, log: Callable[[str], None]
+    runner: DeviceRunner,
+    buckets: Sequence[Bucket],
+    capture: CaptureFunction,
+    log: Callable[[str], None],
 ) -> None:
-    """Record the runner's decodes; where the model does not allow it, say so and go on without."""
+    """Capture the runner's decodes; log the reason if the model does not allow it."""
     try:
         runner.capture_decodes(buckets, capture)
     except RuntimeError as error:
         reason = (str(error).splitlines() or ["unknown"])[0]
-        log(f"decodes are run without CUDA graphs: {reason}")
+        log(f"running decodes without CUDA graphs: {reason}")
     else:
-        log(f"decodes are run as CUDA graphs, {len(buckets)} of them")
+        log(f"running decodes with {len(buckets)} CUDA graphs")

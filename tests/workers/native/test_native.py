@@ -304,13 +304,13 @@ import gc, os, time, torch
 from pathlib import Path
 from headrace.workers.attention.hook import AttentionHook
 from headrace.workers.torch_runner.loading import load_model
-from headrace.workers.native.program import Compiled
+from headrace.workers.native.program import CompiledProgram
 torch.set_num_threads(1)
 model = load_model(Path({str(tmp_path)!r}), "float32", torch.device("cpu"))
 hook = AttentionHook()
 with torch.inference_mode():
     hook.probe(model)
-compiled = Compiled(model, hook, 4)
+compiled = CompiledProgram(model, hook, 4)
 time.sleep(0.3)  # until those that packed the weights are gone
 before = len(os.listdir("/proc/self/task"))
 program = compiled.start(2, 16)

@@ -18,14 +18,14 @@ def inputs_of(bucket: Bucket) -> DecodeInputs:
 
 
 def test_sizes_double_and_then_grow_evenly():
-    sizes = [bucket.num_rows for bucket in choose_buckets(128, 900, enough_rows=1)]
+    sizes = [bucket.num_rows for bucket in choose_buckets(128, 900, saturating_rows=1)]
     assert sizes == [1, 2, 4, 8, 16, 32, 64, 96, 128]
     assert [bucket.num_rows for bucket in choose_buckets(5, 900, 1)] == [1, 2, 4, 5]
     assert [bucket.num_rows for bucket in choose_buckets(1, 900, 1)] == [1]
 
 
 def test_few_rows_have_several_lengths():
-    buckets = choose_buckets(8, 20_000, enough_rows=4)
+    buckets = choose_buckets(8, 20_000, saturating_rows=4)
     lengths = {size: [b.longest for b in buckets if b.num_rows == size] for size in (1, 2, 4, 8)}
     assert lengths[1] == lengths[2] == [1024, 4096, 16384, 20_000]
     assert lengths[4] == lengths[8] == [20_000]
