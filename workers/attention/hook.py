@@ -54,9 +54,10 @@ class AttentionHook:
         self._check_layer_types(model)
 
     def _check_layer_types(self, model: PreTrainedModel) -> None:
-        """Raises ModelUnsupported if a layer that is local by configuration passed no window.
+        """Check that every layer that is local by configuration has passed its window.
 
-        Its window would be in a mask only, and no short text would show that it is missing.
+        Otherwise the window would be in a mask only, and no short text would show that it is
+        missing. Raises ModelUnsupported.
         """
         types = getattr(model.config.get_text_config(), "layer_types", None) or []
         if len(types) != len(self.options):
@@ -130,7 +131,7 @@ def _check_call(
     attention_mask: torch.Tensor | None,
     others: dict[str, Any],
 ) -> None:
-    """Raises ModelUnsupported for attention that is not plain causal self-attention."""
+    """Check for plain causal self-attention; raises ModelUnsupported for any other."""
     if not getattr(module, "is_causal", True) or others.get("is_causal") is False:
         raise ModelUnsupported("its attention is not causal")
     if query.shape[2] != key.shape[2]:

@@ -199,7 +199,7 @@ def _fast_layers(group: list[nn.Module], product: Product) -> list[FastLinear]:
 
 
 def _check(model: PreTrainedModel, before: Tensor, after: Tensor, quantization: str | None) -> None:
-    """Raises ModelUnsupported if the logits [tokens, vocabulary] changed by more than rounding."""
+    """Check the logits [tokens, vocabulary]; raises ModelUnsupported for more than rounding."""
     change = (after.float() - before.float()).square().mean(dim=1).sqrt()
     share = float((change / before.float().std(dim=1)).median())
     tolerance = _EXACT_TOLERANCE if model.dtype == torch.float32 else _ROUNDED_TOLERANCE

@@ -104,7 +104,7 @@ def is_correct(product: Product, weight: Tensor, bias: Tensor | None, tolerance:
     """Return whether one row and several rows give the results of torch's plain product."""
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn((_CHECK_ROWS, weight.shape[1]), generator=generator).to(weight.dtype)
-    return all(_is_near(product(some), some, weight, bias, tolerance) for some in (rows[:1], rows))
+    return all(_is_near(product(part), part, weight, bias, tolerance) for part in (rows[:1], rows))
 
 
 def _is_near(

@@ -98,7 +98,7 @@ class NativeAdapterSlots:
             self._empty(slot)
 
     def row_slots(self, chunks: Sequence[Chunk], order: Sequence[int]) -> Tensor | None:
-        """Return the slot of each row of the chunks in that order [rows]; None without adapters."""
+        """Return the slot of each row of the chunks in this order [rows]; None without adapters."""
         names = [chunks[number].sequence.request.adapter for number in order]
         if not any(names):
             return None

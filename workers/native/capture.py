@@ -74,7 +74,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._tables: list[TableCall] = []
         # By storage: the node, its tensor (kept, so that no address is reused), its number of rows,
         # and the stride between rows.
-        self._known: dict[int, tuple[Node, torch.Tensor, int, int]] = {}
+        self._values: dict[int, tuple[Node, torch.Tensor, int, int]] = {}
         self._parameters = {id(p): p for p in (*model.parameters(), *model.buffers())}
         self._depth = 0
         device = model.device
@@ -206,7 +206,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return  # does not depend on any token
         if func._schema.is_mutable:
             raise NotStatic(f"it modifies values in place: {func}")
-        if output.untyped_storage().data_ptr() in self._known:
+        if output.untyped_storage().data_ptr() in self._values:
             return  # a view
         check_arguments(func, args, kwargs)
         name = func.overloadpacket.__name__
@@ -216,9 +216,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 kind = "gelu_tanh"
             self._add("activation", (self._view(args[0]),), output, {"function": kind})
         else:
-            getattr(self, f"_see_{name}")(args, output)
+            getattr(self, f"_record_{name}")(args, output)
 
-    def _see_embedding(self, args: Any, output: torch.Tensor) -> None:
+    def _record_embedding(self, args: Any, output: torch.Tensor) -> None:
         weight, indices = args[0], args[1].flatten()
         if torch.equal(indices, self._token_ids[0]):
             data = {"weight": weight, "of_positions": False, "offset": 0}
@@ -229,40 +229,40 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             data = {"weight": weight, "of_positions": True, "offset": offsets.pop()}
         self._add("embedding", (), output, data)
 
-    def _see_addmm(self, args: Any, output: torch.Tensor) -> None:
+    def _record_addmm(self, args: Any, output: torch.Tensor) -> None:
         bias, x, weight = args[:3]
         if id(weight) not in self._parameters or id(bias) not in self._parameters:
             raise NotStatic("it multiplies values by each other")
         data = {"weight": weight, "bias": bias, "transposed": True}
         self._add("linear", (self._view(x),), output, data)
 
-    def _see__to_copy(self, args: Any, output: torch.Tensor) -> None:
+    def _record__to_copy(self, args: Any, output: torch.Tensor) -> None:
         if not output.is_floating_point():
             raise NotStatic("it rounds values to integers")
         self._add("copy", (self._view(args[0]),), output, {})
 
-    _see_clone = _see__to_copy
+    _record_clone = _record__to_copy
 
-    def _see_index(self, args: Any, output: torch.Tensor) -> None:
+    def _record_index(self, args: Any, output: torch.Tensor) -> None:
         chosen = [index for index in args[1] if index is not None]
         if len(chosen) != 1 or not torch.equal(chosen[0], self._logit_rows):
             raise NotStatic("it indexes by something other than the rows whose logits are needed")
         self._add("gather", (self._view(args[0]),), output, {})
 
-    def _see_neg(self, args: Any, output: torch.Tensor) -> None:
+    def _record_neg(self, args: Any, output: torch.Tensor) -> None:
         self._add("scale", (self._view(args[0]),), output, {"factor": -1.0})
 
-    def _see_cat(self, args: Any, output: torch.Tensor) -> None:
+    def _record_cat(self, args: Any, output: torch.Tensor) -> None:
         dim = args[1] if len(args) > 1 else 0
         if dim not in (-1, output.ndim - 1):
             raise NotStatic("it concatenates values along a dimension other than the last")
         parts = tuple(self._view(part) for part in args[0] if part.numel())
         self._add("cat" if len(parts) > 1 else "copy", parts, output, {})
 
-    def _see_div(self, args: Any, output: torch.Tensor) -> None:
+    def _record_div(self, args: Any, output: torch.Tensor) -> None:
         self._add_scale(args[0], args[1], output, lambda factor: 1.0 / factor)
 
-    def _see_mul(self, args: Any, output: torch.Tensor) -> None:
+    def _record_mul(self, args: Any, output: torch.Tensor) -> None:
         first, second = args[:2]
         if self._is_traced(second) and not self._is_traced(first):
             first, second = second, first
@@ -271,7 +271,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         else:
             self._add_scale(first, second, output, lambda factor: factor)
 
-    def _see_add(self, args: Any, output: torch.Tensor) -> None:
+    def _record_add(self, args: Any, output: torch.Tensor) -> None:
         if not (self._is_traced(args[0]) and self._is_traced(args[1])):
             raise NotStatic("it adds a constant")
         self._add("add", (self._view(args[0]), self._view(args[1])), output, {})
@@ -297,7 +297,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._depth -= 1
 
     def _is_traced(self, value: Any) -> bool:
-        return isinstance(value, torch.Tensor) and value.untyped_storage().data_ptr() in self._known
+        return (
+            isinstance(value, torch.Tensor) and value.untyped_storage().data_ptr() in self._values
+        )
 
     def _any_traced(self, args: Any) -> bool:
         """Return whether an argument is a token, a position or a value computed from them."""
@@ -306,7 +308,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         }
         for value in _tensors(args):
             start = value.untyped_storage().data_ptr()
-            if start in self._known:
+            if start in self._values:
                 return True
             if start in roots and value.dtype == torch.long:
                 return self._is_lookup(args)
@@ -332,7 +334,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         rows, inner = self._row_layout(output)
         node = Node(kind, inputs, output.numel() // rows, rows == self._num_logit_rows, data)
         self._nodes.append(node)
-        self._known[output.untyped_storage().data_ptr()] = (node, output, rows, inner)
+        self._values[output.untyped_storage().data_ptr()] = (node, output, rows, inner)
 
     def _row_layout(self, tensor: torch.Tensor) -> tuple[int, int]:
         """Return the number of rows of a new value and the stride between them."""
@@ -350,10 +352,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _view(self, tensor: torch.Tensor) -> RowView:
         """Return which part of which value a tensor is."""
-        known = self._known.get(tensor.untyped_storage().data_ptr())
-        if known is None:
+        value = self._values.get(tensor.untyped_storage().data_ptr())
+        if value is None:
             raise NotStatic("it reads something that was not computed from the tokens")
-        node, whole, rows, inner = known
+        node, whole, rows, inner = value
         if tensor.dtype != whole.dtype:
             raise NotStatic("it reinterprets the bits of numbers")
         offset = _in_row(int(tensor.storage_offset()), rows, inner)

@@ -32,7 +32,7 @@ _ROW_MAJOR = (torch.contiguous_format, torch.preserve_format)
 
 
 def check_arguments(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
-    """Raises NotStatic if an argument that is not handled differs from its default."""
+    """Check a call's arguments; raises NotStatic if an unhandled one differs from its default."""
     handled = _HANDLED.get(func.overloadpacket.__name__)
     if handled is None:
         raise NotStatic(f"it uses {func}")

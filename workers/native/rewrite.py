@@ -227,14 +227,14 @@ def _fuse_partial_rotary(node: Node, state: _GraphState) -> tuple[RowView | None
     """Fuse cat(rotated first part of each head, the rest of it): both are in place already."""
     if node.kind != "cat" or len(node.inputs) != 2:
         return None, None
-    first, rest = node.inputs
-    if first.node is not rest.node or not first.dims or not rest.dims:
+    first, second = node.inputs
+    if first.node is not second.node or not first.dims or not second.dims:
         return None, None
     rotated = first.dims[-1][0]
-    whole = rotated + rest.dims[-1][0]
+    whole = rotated + second.dims[-1][0]
     outer = first.dims[:-1]
-    follows = rest.offset == first.offset + rotated and rest.dims[:-1] == outer
-    if follows and first.dims[-1][1] == rest.dims[-1][1] == 1:
+    follows = second.offset == first.offset + rotated and second.dims[:-1] == outer
+    if follows and first.dims[-1][1] == second.dims[-1][1] == 1:
         return RowView(first.node, first.offset, merge_dims([*outer, (whole, 1)])), None
     return None, None
 

@@ -146,7 +146,7 @@ def _facts(config: Any, tokenizer: Any) -> dict[str, Any]:
 
 
 def _check_vocabulary(source: Path) -> None:
-    """Raises PrepareError if there is no usable vocabulary.
+    """Check that there is a usable vocabulary; raises PrepareError if not.
 
     transformers would make an empty tokenizer, or name the wrong missing package.
     """
@@ -180,7 +180,10 @@ def _text(token: Any) -> str | None:
 
 
 def _check(source: Path, output: Path) -> GGUFHeader:
-    """Read the header. Raises an error if the file cannot be converted or the disk is too full."""
+    """Read the header; raises GGUFError or PrepareError if the file cannot be converted.
+
+    Checked before anything slow: that the file is whole and not split, and that the disk has room.
+    """
     header = read_gguf_header(source)
     if header.splits > 1:
         raise GGUFError(f"is one of {header.splits} parts of a split GGUF: join them first")

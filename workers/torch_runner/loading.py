@@ -126,12 +126,12 @@ def _model_class(model_path: Path, config: dict[str, Any]) -> Any:
     names = config.get("architectures")
     if not isinstance(names, list) or not names or not isinstance(names[0], str):
         raise ModelUnsupported(f"{model_path / 'config.json'} names no architecture")
-    known = {
+    supported = {
         name
         for value in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
         for name in ((value,) if isinstance(value, str) else value)
     }
-    if names[0] not in known:
+    if names[0] not in supported:
         raise ModelUnsupported(f"{names[0]} is not a text generation model of transformers")
     model_class = getattr(transformers, names[0])
     if "logits_to_keep" not in inspect.signature(model_class.forward).parameters:

@@ -60,9 +60,9 @@ class PendingResults:
                 results[number] = result
         for number, described in zip(self._described, self._prompts, strict=True):
             count = len(described.columns)
-            known = tuple(described.read(columns[:count]))
+            logprobs = tuple(described.read(columns[:count]))
             columns = columns[count:]
-            results[number] = dataclasses.replace(results[number], prompt_logprobs=known)
+            results[number] = dataclasses.replace(results[number], prompt_logprobs=logprobs)
         return results
 
 

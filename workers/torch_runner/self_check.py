@@ -50,7 +50,7 @@ def check_model(
     block_size: int,
     is_rounded: bool = False,
 ) -> None:
-    """Raises ModelUnsupported if the logits of the two paths differ by more than the dtype's error.
+    """Check the runner's logits; raises ModelUnsupported if they differ by more than rounding.
 
     make_runner: makes a runner with a cache of that number of blocks.
     is_rounded: whether the runner's weights are quantized and the model's are not.
