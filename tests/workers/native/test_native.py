@@ -236,7 +236,7 @@ def test_kernels_run_what_they_can(tmp_path):
     assert "compiled kernels" in build(tmp_path)
     assert "compiled kernels" in build(tmp_path, cpu_kernels="native")
     assert "cpu_kernels is torch" in build(tmp_path, cpu_kernels="torch")
-    assert "block_size is no multiple of 16" in build(tmp_path, block_size=8)
+    assert "block_size is not a multiple of 16" in build(tmp_path, block_size=8)
 
 
 def test_without_kernels_torch_runs_it(tmp_path, monkeypatch):

@@ -78,9 +78,9 @@ class Program : AttentionOperations<E> {
                 execute(instruction, rows, task, tasks, thread);
                 progress.done.fetch_add(1, std::memory_order_release);
             }
-            int attempt = 0;
-            while (progress.done.load(std::memory_order_acquire) < tasks) {
-                Threads::spin_wait(attempt++);
+            for (int attempt = 0; progress.done.load(std::memory_order_acquire) < tasks;
+                 ++attempt) {
+                Threads::spin_wait(attempt);
             }
         }
     }
