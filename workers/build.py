@@ -1,4 +1,4 @@
-"""An engine from a model folder and a group's options."""
+"""Build an engine from a model folder and a group's configuration."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -28,13 +28,15 @@ def build_engine(
     phases: StartPhases | None = None,
     shared_file: SharedFile | None = None,
 ) -> Engine:
-    """Load the model and be ready to run. ModelUnsupported if it cannot be served.
+    """Load the model and build an engine for it.
 
-    workers_on_host: how many workers share this machine's memory (or this card's).
-    log: takes lines for the operator.
-    text_path: folder with its tokenizer, see protocol.text; None: it can follow no grammar.
-    phases: takes the time of each.
-    shared_file: where the group's workers share packed weights.
+    workers_on_host: the number of workers that share this machine's (or this GPU's) memory.
+    log: receives lines for the operator.
+    text_path: text folder with the tokenizer, see headrace.protocol.text; None: no grammars.
+    phases: measures the time of each phase.
+    shared_file: the file in which the group's workers share packed weights.
+
+    Raises ModelUnsupported if the model cannot be served.
     """
     phases = phases or StartPhases()
     runner = build_runner(group_model_path, config, workers_on_host, log, phases, shared_file)
@@ -59,14 +61,13 @@ def build_runner(
     phases: StartPhases | None = None,
     shared_file: SharedFile | None = None,
 ) -> Runner:
-    """Load the model. ModelUnsupported if it cannot be served."""
+    """Load the model and build a runner for it; see `build_engine`."""
     phases = phases or StartPhases()
     if config.engine == "fake":
         phases.end_imports()
         return _fake_runner(group_model_path, config)
-    from headrace.workers.load_runner import (
-        load_runner,  # torch: seconds, and not needed by the fake
-    )
+    # Imports torch, which takes seconds and is not needed by the fake engine.
+    from headrace.workers.load_runner import load_runner
 
     phases.end_imports()
     return load_runner(group_model_path, config, workers_on_host, log, phases, shared_file)

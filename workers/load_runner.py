@@ -1,4 +1,4 @@
-"""From a model folder to a runner that has been checked."""
+"""Load a model folder into a runner and check that it computes what transformers computes."""
 
 import os
 from collections.abc import Callable
@@ -40,11 +40,11 @@ def load_runner(
     phases: StartPhases,
     shared_file: SharedFile | None = None,
 ) -> LoadedRunner:
-    """Load a model folder and check that it gives what transformers gives.
+    """Load a model folder and check its outputs against transformers'.
 
-    shared_file: where the group's workers share packed weights.
+    shared_file: the file in which the group's workers share packed weights.
 
-    ModelUnsupported, with one line for the operator, if it cannot be served.
+    Raises ModelUnsupported, with one line for the operator, if the model cannot be served.
     """
     device = choose_device(config.device)
     threads = config.threads or max(1, _cpu_count() // max(1, workers_on_host))
@@ -55,7 +55,7 @@ def load_runner(
     with phases.phase("weights"):
         model = load_model(model_path, config.dtype, device)
     if shared is not None and fingerprint_weights(model_path) != shared.fingerprint:
-        shared = None  # changed meanwhile: what has been read is neither
+        shared = None  # changed meanwhile: the weights that were read match neither fingerprint
     log(f"{type(model).__name__} in {model.dtype} on {device}, {threads} threads")
     max_model_len = _choose_length(config, model_length(model))
     hook = AttentionHook()
@@ -69,9 +69,9 @@ def load_runner(
             slots = AdapterSlots.of(model, config.max_loras) if config.enable_lora else None
     choice = choose_backend(hook, model.dtype, device, config.block_size)
     if choice.block_size != config.block_size:
-        log(f"{choice.name}: blocks of {choice.block_size} tokens")
+        log(f"{choice.name}: block size {choice.block_size} tokens")
         config = config.model_copy(update={"block_size": choice.block_size})
-    make_runner = _maker(model, hook, choice, compiled, config, max_model_len, slots)
+    make_runner = _runner_factory(model, hook, choice, compiled, config, max_model_len, slots)
     if compiled is None:
         with phases.phase("self-check"):
             check_model(model, make_runner, max_model_len, config.block_size)
@@ -99,19 +99,19 @@ def _compile(
     phases: StartPhases,
     shared: SharedWeights | None,
 ) -> CompiledProgram | None:
-    """The model as a compiled program that has been checked; None if it is to run without one.
+    """Compile the model and check the program; None if torch's operations must run the model.
 
-    ModelUnsupported if the operator wants one and there is none that gives the model's text.
+    Raises ModelUnsupported if cpu_kernels is native and no correct program can be compiled.
     """
     with phases.phase("compile"):
         compiled, reason = compile_model(model, hook, config, threads, shared)
     if compiled is not None:
         with phases.phase("self-check"):
-            fault = _find_fault(model, compiled, config, max_model_len)
-        if fault and config.cpu_kernels == "native":
-            raise ModelUnsupported(f"cpu_kernels is native, but compiled, {fault}")
-        if fault:
-            compiled, reason = None, f"compiled, {fault}"
+            error = _self_check_error(model, compiled, config, max_model_len)
+        if error and config.cpu_kernels == "native":
+            raise ModelUnsupported(f"cpu_kernels is native, but compiled, {error}")
+        if error:
+            compiled, reason = None, f"compiled, {error}"
             free_memory()
     if compiled is None:
         log(f"torch's operations: {reason}")
@@ -122,10 +122,10 @@ def _compile(
     return compiled
 
 
-def _find_fault(
+def _self_check_error(
     model: PreTrainedModel, compiled: CompiledProgram, config: EngineConfig, max_model_len: int
 ) -> str:
-    """What the self-check says against the program; nothing if it gives what the model gives."""
+    """Return why the program fails the self-check; empty if it passes."""
     make_runner = partial(
         _native_runner, compiled, vocab_rows(model), max_model_len, config.block_size
     )
@@ -137,7 +137,7 @@ def _find_fault(
     return ""
 
 
-def _maker(
+def _runner_factory(
     model: PreTrainedModel,
     hook: AttentionHook,
     choice: BackendChoice,
@@ -146,14 +146,16 @@ def _maker(
     max_model_len: int,
     slots: AdapterSlots | None,
 ) -> Callable[[int], LoadedRunner]:
-    """What makes runners with a cache of so many blocks."""
+    """Return a function that makes a runner with a cache of a number of blocks."""
     vocab_size = vocab_rows(model)
 
     def make_runner(num_blocks: int) -> LoadedRunner:
         if compiled is not None:
-            room = compiled.new_slots(config.max_loras) if config.enable_lora else None
+            adapter_slots = (
+                compiled.new_adapter_slots(config.max_loras) if config.enable_lora else None
+            )
             return _native_runner(
-                compiled, vocab_size, max_model_len, config.block_size, num_blocks, room
+                compiled, vocab_size, max_model_len, config.block_size, num_blocks, adapter_slots
             )
         return make_torch_runner(
             model,
@@ -199,7 +201,7 @@ def _choose_num_blocks(
     if model.device.type == "cuda" and config.kv_cache_bytes is None:
         activation_bytes = measure_step_bytes(model, hook, config, max_model_len, choice.make)
         if slots is not None:
-            activation_bytes += slots.largest_bytes(config.max_lora_rank)
+            activation_bytes += slots.max_bytes(config.max_lora_rank)
     return choose_num_blocks(
         config,
         hook.layers,
@@ -215,7 +217,7 @@ def _choose_num_blocks(
 def _choose_length(config: EngineConfig, longest: int) -> int:
     if config.max_model_len is not None and config.max_model_len > longest:
         raise ModelUnsupported(
-            f"max_model_len is {config.max_model_len}, but the model's own limit is {longest}"
+            f"max_model_len is {config.max_model_len}, but the model's limit is {longest}"
         )
     return config.max_model_len or longest
 

@@ -1,4 +1,4 @@
-"""Giving memory back to the system."""
+"""Return unused memory to the system."""
 
 import ctypes
 import gc
@@ -7,10 +7,10 @@ from contextlib import suppress
 
 
 def free_memory() -> None:
-    """Give back to the system what nothing refers to any more."""
+    """Return memory that nothing refers to any more to the system, on the CPU and the GPU."""
     gc.collect()
-    with suppress(OSError, AttributeError):  # glibc keeps what was freed in small pieces
+    with suppress(OSError, AttributeError):  # glibc keeps small freed chunks
         ctypes.CDLL(None).malloc_trim(0)
-    torch = sys.modules.get("torch")  # not to be imported for this
+    torch = sys.modules.get("torch")  # must not be imported just for this
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()

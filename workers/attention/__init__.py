@@ -1,1 +1,1 @@
-"""Attention over a paged cache, put in place of the attention of transformers' models."""
+"""Attention over a paged cache, in place of the attention of transformers' models."""

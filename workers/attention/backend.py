@@ -1,4 +1,4 @@
-"""What an implementation of paged attention offers, and what it is told of a step."""
+"""The interface of paged attention: what a backend implements, and how a step is described."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class KVLayerShape:
-    """What one attention layer writes to the cache for each token: [kv_heads, *_dim] each."""
+    """The key and value that an attention layer caches for each token: [kv_heads, *_dim] each."""
 
     kv_heads: int
     key_dim: int
@@ -17,17 +17,17 @@ class KVLayerShape:
 
     @property
     def elements(self) -> int:
-        """Numbers cached for one token."""
+        """Numbers that are cached for one token."""
         return self.kv_heads * (self.key_dim + self.value_dim)
 
 
 @dataclass(frozen=True, slots=True)
 class AttentionOptions:
-    """How one layer attends.
+    """The attention parameters of one layer.
 
-    scaling: of the scores.
-    window: a token sees itself and the window - 1 before it; None: all before it.
-    softcap: scores are bent by softcap * tanh(score / softcap); None: they are not.
+    scaling: factor of the scores.
+    window: a token attends to itself and the window - 1 tokens before it; None: to all before it.
+    softcap: scores become softcap * tanh(score / softcap); None: they are not capped.
     """
 
     scaling: float
@@ -39,9 +39,8 @@ class AttentionOptions:
 class Span:
     """Rows of the flattened batch that belong to one sequence.
 
-    first_row, num_rows: which rows.
-    context: tokens of the sequence before the first of them.
-    blocks: the cache's blocks of the sequence, enough for context + num_rows tokens.
+    context: tokens of the sequence before its first row.
+    blocks: the sequence's blocks of the cache, enough for context + num_rows tokens.
     """
 
     first_row: int
@@ -51,13 +50,13 @@ class Span:
 
     @property
     def length(self) -> int:
-        """Tokens of the sequence up to the last row."""
+        """Tokens of the sequence up to and including the last row."""
         return self.context + self.num_rows
 
 
 @dataclass(frozen=True, slots=True)
 class AttentionBatch:
-    """A step: first the sequences of one row each, by ascending length, then the others."""
+    """A step's sequences: first those of one row each, by ascending length, then the others."""
 
     decodes: Sequence[Span]
     prefills: Sequence[Span]
@@ -68,14 +67,17 @@ class AttentionBatch:
 
 
 class AttentionBackend(Protocol):
-    """Holds the cache of all layers; `prepare` is called once a step, the others once a layer."""
+    """Paged attention with the cache of all layers.
+
+    `prepare` is called once for a step, the other methods once for each layer.
+    """
 
     def prepare(self, batch: AttentionBatch) -> None:
-        """Take the step's block tables; everything that is the same in all layers is made here."""
+        """Prepare a step: compute everything that is the same in all layers."""
         ...
 
     def write(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
-        """Put the rows' keys [rows, kv_heads, key_dim] and values into the cache."""
+        """Write the rows' keys [rows, kv_heads, key_dim] and values to the cache."""
         ...
 
     def attend(
@@ -86,15 +88,16 @@ class AttentionBackend(Protocol):
         value: torch.Tensor,
         options: AttentionOptions,
     ) -> torch.Tensor:
-        """Attention of query [rows, heads, key_dim] to each row's sequence, after `write`.
+        """Compute the attention of query [rows, heads, key_dim] to each row's sequence.
 
-        key and value are what was written. Returns [rows, heads, value_dim].
+        Called after `write`, with the key and value that were written. Returns
+        [rows, heads, value_dim].
         """
         ...
 
 
-class MakeBackend(Protocol):
-    """Makes a backend with an empty cache; SdpaBackend is one such."""
+class BackendFactory(Protocol):
+    """A constructor of backends with an empty cache, such as SdpaBackend."""
 
     def __call__(
         self,

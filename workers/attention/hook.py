@@ -1,9 +1,9 @@
-"""The function that transformers' models call for attention, and what it finds out about them.
+"""The attention function that transformers' models call, and what it learns about their layers.
 
-transformers hands every attention layer's query, key and value to a function looked up by name.
-Ours runs paged attention. No masks are built for it: transformers makes them only for names that
-it has a mask function for. Which layers there are, and what they cache, is learnt from a probe, so
-that nothing is guessed from a model's configuration.
+transformers passes every attention layer's query, key and value to a function looked up by name.
+Ours runs paged attention. transformers builds no masks for it: it does so only for names that have
+a mask function. The layers and what they cache are learnt from a probe, so that nothing is guessed
+from a model's configuration.
 """
 
 import itertools
@@ -23,10 +23,10 @@ _HARMLESS_TENSORS = frozenset({"position_ids", "cache_position"})
 
 
 class AttentionHook:
-    """Stands for the attention of one model, under a name of its own in transformers' registry.
+    """The attention of one model, under a name of its own in transformers' registry.
 
-    layers, options, heads: what the probe saw, in the order in which the layers are called; heads
-        are those of the queries.
+    layers, options, heads: found by the probe, in the order in which the layers are called; heads
+        are the numbers of query heads.
     """
 
     def __init__(self) -> None:
@@ -39,9 +39,10 @@ class AttentionHook:
         _register(self)
 
     def probe(self, model: PreTrainedModel) -> None:
-        """Learn the model's attention layers from a forward of two tokens.
+        """Learn the model's attention layers from a forward pass of two tokens.
 
-        ModelUnsupported if it has none that come here, or some that need what we do not give.
+        Raises ModelUnsupported if no layer calls this hook, or if one needs what paged attention
+        lacks.
         """
         model.set_attn_implementation(self.name)
         token_ids = torch.zeros((1, 2), dtype=torch.long, device=model.device)
@@ -54,9 +55,10 @@ class AttentionHook:
         self._check_layer_types(model)
 
     def _check_layer_types(self, model: PreTrainedModel) -> None:
-        """ModelUnsupported if a layer that is local by configuration did not say so when called.
+        """Check that every layer that is local by configuration has passed its window.
 
-        Its window would be in a mask only, and no short text shows that it is missing.
+        Otherwise the window would be in a mask only, and no short text would show that it is
+        missing. Raises ModelUnsupported.
         """
         types = getattr(model.config.get_text_config(), "layer_types", None) or []
         if len(types) != len(self.options):
@@ -77,13 +79,14 @@ class AttentionHook:
         softcap: float | None = None,
         **others: Any,
     ) -> tuple[torch.Tensor, None]:
-        """query [1, heads, rows, dim], key and value [1, kv_heads, rows, dim] → [1, rows, ...]."""
+        """Attend: query [1, heads, rows, dim], key and value [1, kv_heads, rows, dim] →
+        [1, rows, heads, dim]."""
         if scaling is None:
             scaling = query.shape[-1] ** -0.5
         options = AttentionOptions(scaling, sliding_window, softcap)
         if self.backend is None:
             _check_call(module, query, key, attention_mask, others)
-            return self._note(module, query, key, value, options), None
+            return self._probe_layer(module, query, key, value, options), None
         layer = self._numbers[module]
         rows_query = query[0].transpose(0, 1)
         rows_key = key[0].transpose(0, 1)
@@ -92,7 +95,7 @@ class AttentionHook:
         output = self.backend.attend(layer, rows_query, rows_key, rows_value, options)
         return output.unsqueeze(0), None
 
-    def _note(
+    def _probe_layer(
         self,
         module: torch.nn.Module,
         query: torch.Tensor,
@@ -100,6 +103,7 @@ class AttentionHook:
         value: torch.Tensor,
         options: AttentionOptions,
     ) -> torch.Tensor:
+        """Record a layer that is called by the probe; return an output of zeros."""
         if module in self._numbers:
             raise ModelUnsupported("an attention layer is used twice in one forward pass")
         self._numbers[module] = len(self.layers)
@@ -127,7 +131,7 @@ def _register(hook: AttentionHook) -> None:
 
 @contextmanager
 def attention_of(model: PreTrainedModel, name: str) -> Iterator[None]:
-    """Run the model with another attention implementation of the registry for a while."""
+    """Use another attention implementation of the registry within the context."""
     before = model.config._attn_implementation
     model.set_attn_implementation(name)
     try:
@@ -143,7 +147,7 @@ def _check_call(
     attention_mask: torch.Tensor | None,
     others: dict[str, Any],
 ) -> None:
-    """ModelUnsupported for attention that is not plain causal self-attention."""
+    """Check for plain causal self-attention; raises ModelUnsupported for any other."""
     if not getattr(module, "is_causal", True) or others.get("is_causal") is False:
         raise ModelUnsupported("its attention is not causal")
     if query.shape[2] != key.shape[2]:
@@ -156,5 +160,5 @@ def _check_call(
 
 
 def vocab_rows(model: PreTrainedModel) -> int:
-    """Rows of the model's embedding: token ids are below it."""
+    """Return the number of rows of the model's embedding: token ids are below it."""
     return cast(torch.Tensor, model.get_input_embeddings().weight).shape[0]

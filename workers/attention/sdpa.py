@@ -1,8 +1,8 @@
-"""Paged attention in plain torch operations, on any device.
+"""Compute paged attention in plain torch operations, on any device.
 
-Rows of one token each (decodes) run together: their keys and values are gathered by block table
-into one padded batch. Longer chunks run one by one. Query heads that share a key head are folded
-into another dimension, so that keys and values are never repeated.
+Decodes (one token each) run together: their keys and values are gathered by block table into a
+padded batch. Longer chunks run one by one. Query heads that share a key head are folded into
+another dimension, so that keys and values are never repeated.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,19 +13,19 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from headrace.workers.attention.backend import AttentionBatch, AttentionOptions, KVLayerShape, Span
 
-_PADDING_WORTH_A_GROUP = 128  # tokens; below it one more call costs more than the padding
-_MAX_SCORES = 16 * 1024 * 1024  # elements that scores may take at once where they are made plainly
+_MIN_PADDING_TO_SPLIT = 128  # tokens; below it another call costs more than the padding
+_MAX_SCORES = 16 * 1024 * 1024  # elements of scores at once, where they are computed explicitly
 
 
 @dataclass(frozen=True, slots=True)
 class _Gather:
-    """Rows first..last of the batch and where their keys lie.
+    """Rows first to last - 1 of the batch and the cache slots of their keys.
 
-    All rows are decodes of one token each, or all are one sequence's chunk.
+    The rows are decodes of one token each, or the chunk of one sequence.
 
     width: keys of each sequence.
     slots: cache slots, [rows * width] for decodes and [width] for a chunk.
-    mask: added to scores; None where all are seen.
+    mask: added to scores; None if all keys are visible.
     """
 
     first: int
@@ -122,37 +122,37 @@ class SdpaBackend:
             spans = self._batch.decodes
             gathers = [
                 self._decode_gather(first, last, window)
-                for first, last in _groups([_seen(span.length, window) for span in spans])
+                for first, last in _groups([_visible(span.length, window) for span in spans])
             ]
             self._gathers[window, -1] = gathers
         return gathers
 
     def _decode_gather(self, first: int, last: int, window: int | None) -> _Gather:
-        """Slots of the last tokens of the decodes first..last, padded to the longest.
+        """Return the slots that decodes first to last - 1 attend to, padded to the longest.
 
-        Padding repeats a slot that the sequence has written: what lies in others could be
-        infinite, which no mask takes out again.
+        Padding repeats a slot that the sequence has written: other slots could hold infinities,
+        which a mask does not remove.
         """
         spans = self._batch.decodes[first:last]
-        seen = [_seen(span.length, window) for span in spans]
-        width, size = max(seen), self._block_size
+        visible = [_visible(span.length, window) for span in spans]
+        width, size = max(visible), self._block_size
         longest = max(len(span.blocks) for span in spans)
         table = torch.tensor([[*s.blocks, *[0] * (longest - len(s.blocks))] for s in spans])
-        counts = torch.tensor(seen).unsqueeze(1)
+        counts = torch.tensor(visible).unsqueeze(1)
         starts = torch.tensor([span.length for span in spans]).unsqueeze(1) - counts
         offsets = torch.arange(width).unsqueeze(0)
         positions = starts + torch.where(offsets < counts, offsets, 0)
         slots = table.gather(1, positions // size) * size + positions % size
         mask = None
-        if min(seen) < width:
+        if min(visible) < width:
             mask = self._mask(offsets < counts)[:, None, None, :]
         return _Gather(first, last, width, slots.flatten().to(self._device), mask)
 
     def _chunk_gather(self, span: Span, window: int | None) -> _Gather:
-        """Slots of all that a chunk's rows see, with the mask of who sees what."""
-        known = self._gathers.get((window, span.first_row))
-        if known is not None:
-            return known[0]
+        """Return the slots of all keys that a chunk's rows attend to, with the rows' mask."""
+        cached = self._gathers.get((window, span.first_row))
+        if cached is not None:
+            return cached[0]
         start = 0 if window is None else max(0, span.context + 1 - window)
         slots = self._slots(span, start).to(self._device)
         keys = torch.arange(start, span.length).unsqueeze(0)
@@ -166,7 +166,7 @@ class SdpaBackend:
         return gather
 
     def _slots(self, span: Span, start: int) -> torch.Tensor:
-        """Slots of the sequence's tokens from `start` to the span's last row."""
+        """Return the slots of the sequence's tokens from `start` to the span's last row."""
         positions = torch.arange(start, span.length)
         blocks = torch.tensor(span.blocks)
         return blocks[positions // self._block_size] * self._block_size + (
@@ -178,7 +178,7 @@ class SdpaBackend:
         return mask.masked_fill_(~visible, float("-inf")).to(self._device)
 
     def _cache(self, slots: int, heads: int, dim: int) -> torch.Tensor:
-        # Not zeroed: that would touch gigabytes at the start. No slot is read before it is written.
+        # Not zeroed, which would touch gigabytes at start. No slot is read before it is written.
         return torch.empty((slots, heads, dim), dtype=self._dtype, device=self._device)
 
 
@@ -189,7 +189,7 @@ def _attend_chunk(
     mask: torch.Tensor | None,
     options: AttentionOptions,
 ) -> torch.Tensor:
-    """query [rows, heads, dim], key and value [keys, kv_heads, dim]; causal where no mask is."""
+    """Attend: query [rows, heads, dim], key, value [keys, kv_heads, dim]; causal without a mask."""
     rows, heads, dim = query.shape
     kv_heads = key.shape[1]
     shared = heads // kv_heads
@@ -212,20 +212,20 @@ def _attention(
     is_causal: bool,
     options: AttentionOptions,
 ) -> torch.Tensor:
-    """query [batch, heads, queries, dim], key and value [batch, heads, keys, dim]."""
+    """Attend: query [batch, heads, queries, dim], key, value [batch, heads, keys, dim]."""
     if options.softcap is None:
         return scaled_dot_product_attention(
             query, key, value, attn_mask=mask, is_causal=is_causal, scale=options.scaling
         )
     if is_causal:
-        rows = query.shape[2]
-        mask = query.new_full((rows, rows), float("-inf")).triu_(1)
+        length = query.shape[2]
+        mask = query.new_full((length, length), float("-inf")).triu_(1)
     keys = key.transpose(2, 3) * options.scaling
     step = max(1, _MAX_SCORES // (query.shape[0] * query.shape[1] * key.shape[2]))
     parts = []
     for start in range(0, query.shape[2], step):
-        some = query[:, :, start : start + step]
-        weights = _capped_weights(some, keys, _rows(mask, start, step), options.softcap)
+        rows = query[:, :, start : start + step]
+        weights = _capped_weights(rows, keys, _rows(mask, start, step), options.softcap)
         parts.append(torch.matmul(weights, value))
     return torch.cat(parts, dim=2)
 
@@ -233,7 +233,7 @@ def _attention(
 def _capped_weights(
     query: torch.Tensor, keys: torch.Tensor, mask: torch.Tensor | None, softcap: float
 ) -> torch.Tensor:
-    """Attention weights with soft-capped scores (as in Gemma 2), [batch, heads, queries, keys]."""
+    """Compute weights of soft-capped scores (as in Gemma 2): [batch, heads, queries, keys]."""
     scores = torch.tanh(torch.matmul(query, keys) / softcap) * softcap
     if mask is not None:
         scores = scores + mask
@@ -246,7 +246,7 @@ def _rows(mask: torch.Tensor | None, start: int, count: int) -> torch.Tensor | N
     return mask[..., start : start + count, :]
 
 
-def _seen(length: int, window: int | None) -> int:
+def _visible(length: int, window: int | None) -> int:
     return length if window is None else min(length, window)
 
 
@@ -255,10 +255,10 @@ def _exceeds(length: int, window: int | None) -> bool:
 
 
 def _groups(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Cut ascending lengths into runs that are not much longer at the end than at the start."""
+    """Split ascending lengths into runs that are not much longer at the end than at the start."""
     first = 0
     for index, length in enumerate(lengths):
-        if length > 2 * lengths[first] and length - lengths[first] > _PADDING_WORTH_A_GROUP:
+        if length > 2 * lengths[first] and length - lengths[first] > _MIN_PADDING_TO_SPLIT:
             yield first, index
             first = index
     if lengths:

@@ -1,10 +1,10 @@
-"""Decodes over pages in Triton, for where torch's attention reads no block tables.
+"""A Triton kernel for decodes over pages, where torch's attention reads no block tables.
 
-torch 2.11 has none, and later versions refuse them or go wrong for some layers. Each program takes
-one text, one key head with all query heads that share it, and a part of the keys; parts are put
-together by a second kernel (Dao et al., "Flash-Decoding for long-context inference", 2023). How
-many parts there are depends on the batch alone and how long they are on the text, read on the
-device: one recorded step is good for all lengths.
+torch 2.11 has no block tables, and later versions reject them or are wrong for some layers. Each
+program computes one sequence, one key head with all query heads that share it, and a part of the
+keys; a second kernel merges the parts (Dao et al., "Flash-Decoding for long-context inference",
+2023). The number of parts depends on the batch alone, and their length on the sequence's, read on
+the device: one captured step serves all lengths.
 
 Triton comes with torch's builds for CUDA. With TRITON_INTERPRET=1 it runs on a CPU, for tests.
 """
@@ -17,9 +17,9 @@ import triton.language as tl  # type: ignore[import-not-found]
 
 from headrace.workers.attention.varlen_call import Lengths, Pages, torch_varlen
 
-_TILE = 8192  # numbers of keys in one turn of a program: with stages in flight they fit on chip
-_MOST_PARTS = 32
-_LEAST_ROWS = 16  # of a matrix product
+_TILE = 8192  # elements of keys in one iteration: with stages in flight they fit on chip
+_MAX_PARTS = 32
+_MIN_ROWS = 16  # of a matrix product
 _WAVES = 2  # programs for each multiprocessor
 _UNSPECIALISED = ["window", "parts", "query_stride", "head_stride", "table_stride"]
 
@@ -35,9 +35,9 @@ def triton_decode(
     pages: Pages | None = None,
     num_splits: int | None = None,
 ) -> torch.Tensor:
-    """See workers.attention.varlen_call.VarlenAttention; without pages torch's own is called.
+    """See headrace.workers.attention.varlen_call.VarlenAttention; without pages torch's is called.
 
-    With pages, sequences have one row each, and `num_splits` is of no account.
+    With pages, sequences must have one row each, and `num_splits` is ignored.
     """
     if pages is None:
         return torch_varlen(query, key, value, lengths, scale=scale, window=window)
@@ -55,10 +55,10 @@ def _decode(
     scale: float,
     window: int,
 ) -> torch.Tensor:
-    """query [rows, heads, dim] → the same. window: keys that a row sees, 0 for all."""
+    """Attend: query [rows, heads, dim] → the same. window: keys that a row sees, 0 for all."""
     rows, heads, dim = query.shape
     kv_heads = key.shape[2]
-    parts = min(_MOST_PARTS, -(-_WAVES * _multiprocessors(query.device) // (rows * kv_heads)))
+    parts = min(_MAX_PARTS, -(-_WAVES * _multiprocessors(query.device) // (rows * kv_heads)))
     sums = query.new_empty((rows, heads, parts, dim), dtype=torch.float32)
     stats = query.new_empty((rows, heads, parts, 2), dtype=torch.float32)
     dim_padded = triton.next_power_of_2(dim)
@@ -67,12 +67,12 @@ def _decode(
         query, key, value, pages.used, pages.table, sums, stats,
         scale, window, parts, query.stride(0), query.stride(1), pages.table.stride(0),
         PAGE=key.shape[1], KV_HEADS=kv_heads, GROUP=group,
-        GROUP_PADDED=max(_LEAST_ROWS, triton.next_power_of_2(group)),
+        GROUP_PADDED=max(_MIN_ROWS, triton.next_power_of_2(group)),
         DIM=dim, DIM_PADDED=dim_padded, KEYS=min(64, max(16, _TILE // dim_padded)),
     )  # fmt: skip
     output = torch.empty((rows, heads, dim), dtype=query.dtype, device=query.device)
-    _put_together[rows, heads](
-        sums, stats, output, parts, MOST=_MOST_PARTS, DIM=dim, DIM_PADDED=dim_padded
+    _merge_parts[rows, heads](
+        sums, stats, output, parts, MAX_PARTS=_MAX_PARTS, DIM=dim, DIM_PADDED=dim_padded
     )
     return output
 
@@ -91,10 +91,11 @@ def _attend_part(  # type: ignore[no-untyped-def]
     PAGE: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr,
     GROUP_PADDED: tl.constexpr, DIM: tl.constexpr, DIM_PADDED: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
-    """Weighted sums of values [rows, heads, parts, dim], not yet divided by their weights' sum.
+    """Compute weighted sums of values [rows, heads, parts, dim], not divided by their weights' sum.
 
     keys, values: [pages, page, kv_heads, dim], contiguous. stats: [rows, heads, parts, 2], the
-    greatest score and the sum of weights relative to it. window: keys that a row sees, 0 for all.
+    maximal score and the sum of weights relative to it. window: keys that a row attends to, 0 for
+    all.
     """
     row, kv_head, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     length = tl.load(used + row)
@@ -105,47 +106,47 @@ def _attend_part(  # type: ignore[no-untyped-def]
     members, dims = tl.arange(0, GROUP_PADDED), tl.arange(0, DIM_PADDED)
     heads = kv_head * GROUP + members
     real = (members < GROUP)[:, None] & (dims < DIM)[None, :]
-    places_in_query = row.to(tl.int64) * query_stride + heads[:, None] * head_stride + dims[None, :]
-    rows_query = tl.load(query + places_in_query, mask=real, other=0.0)
-    best = tl.full([GROUP_PADDED], float("-inf"), tl.float32)
+    query_offsets = row.to(tl.int64) * query_stride + heads[:, None] * head_stride + dims[None, :]
+    rows_query = tl.load(query + query_offsets, mask=real, other=0.0)
+    max_score = tl.full([GROUP_PADDED], float("-inf"), tl.float32)
     total = tl.zeros([GROUP_PADDED], tl.float32)
     gathered = tl.zeros([GROUP_PADDED, DIM_PADDED], tl.float32)
     for start in range(begin, end, KEYS):
-        places = start + tl.arange(0, KEYS)
-        inside = places < end
-        page = tl.load(table + row * table_stride + places // PAGE, mask=inside, other=0)
-        slots = page.to(tl.int64) * PAGE + places % PAGE
+        positions = start + tl.arange(0, KEYS)
+        inside = positions < end
+        page = tl.load(table + row * table_stride + positions // PAGE, mask=inside, other=0)
+        slots = page.to(tl.int64) * PAGE + positions % PAGE
         offsets = (slots * KV_HEADS + kv_head)[:, None] * DIM + dims[None, :]
-        there = inside[:, None] & (dims < DIM)[None, :]
-        some_keys = tl.load(keys + offsets, mask=there, other=0.0)
-        scores = tl.dot(rows_query, tl.trans(some_keys), input_precision="ieee") * scale
+        valid = inside[:, None] & (dims < DIM)[None, :]
+        keys_tile = tl.load(keys + offsets, mask=valid, other=0.0)
+        scores = tl.dot(rows_query, tl.trans(keys_tile), input_precision="ieee") * scale
         scores = tl.where(inside[None, :], scores, float("-inf"))
-        better = tl.maximum(best, tl.max(scores, 1))
-        weights = tl.exp(scores - better[:, None])
-        shrink = tl.exp(best - better)
-        some_values = tl.load(values + offsets, mask=there, other=0.0)
-        added = tl.dot(weights.to(some_values.dtype), some_values, input_precision="ieee")
+        new_max = tl.maximum(max_score, tl.max(scores, 1))
+        weights = tl.exp(scores - new_max[:, None])
+        shrink = tl.exp(max_score - new_max)
+        values_tile = tl.load(values + offsets, mask=valid, other=0.0)
+        added = tl.dot(weights.to(values_tile.dtype), values_tile, input_precision="ieee")
         gathered = gathered * shrink[:, None] + added
         total = total * shrink + tl.sum(weights, 1)
-        best = better
-    place = (row.to(tl.int64) * KV_HEADS * GROUP + heads) * parts + part
-    tl.store(sums + place[:, None] * DIM + dims[None, :], gathered, mask=real)
-    tl.store(stats + place * 2, best, mask=members < GROUP)
-    tl.store(stats + place * 2 + 1, total, mask=members < GROUP)
+        max_score = new_max
+    index = (row.to(tl.int64) * KV_HEADS * GROUP + heads) * parts + part
+    tl.store(sums + index[:, None] * DIM + dims[None, :], gathered, mask=real)
+    tl.store(stats + index * 2, max_score, mask=members < GROUP)
+    tl.store(stats + index * 2 + 1, total, mask=members < GROUP)
 
 
 @triton.jit(do_not_specialize=["parts"])  # type: ignore[untyped-decorator]
-def _put_together(  # type: ignore[no-untyped-def]
-    sums, stats, output, parts, MOST: tl.constexpr, DIM: tl.constexpr, DIM_PADDED: tl.constexpr
+def _merge_parts(  # type: ignore[no-untyped-def]
+    sums, stats, output, parts, MAX_PARTS: tl.constexpr, DIM: tl.constexpr, DIM_PADDED: tl.constexpr
 ):
-    """Attention [rows, heads, dim] from what `_attend_part` left; parts without keys count 0."""
-    place = tl.program_id(0).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
-    numbers, dims = tl.arange(0, MOST), tl.arange(0, DIM_PADDED)
+    """Merge the parts of `_attend_part` to attention [rows, heads, dim]; empty parts count 0."""
+    index = tl.program_id(0).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
+    numbers, dims = tl.arange(0, MAX_PARTS), tl.arange(0, DIM_PADDED)
     real, inside = dims < DIM, numbers < parts
-    best = tl.load(stats + (place * parts + numbers) * 2, mask=inside, other=float("-inf"))
-    total = tl.load(stats + (place * parts + numbers) * 2 + 1, mask=inside, other=0.0)
-    scales = tl.exp(best - tl.max(best, 0))
-    offsets = (place * parts + numbers)[:, None] * DIM + dims[None, :]
-    some = tl.load(sums + offsets, mask=inside[:, None] & real[None, :], other=0.0)
-    found = tl.sum(some * scales[:, None], 0) / tl.sum(total * scales, 0)
-    tl.store(output + place * DIM + dims, found.to(output.dtype.element_ty), mask=real)
+    max_score = tl.load(stats + (index * parts + numbers) * 2, mask=inside, other=float("-inf"))
+    total = tl.load(stats + (index * parts + numbers) * 2 + 1, mask=inside, other=0.0)
+    scales = tl.exp(max_score - tl.max(max_score, 0))
+    offsets = (index * parts + numbers)[:, None] * DIM + dims[None, :]
+    part_sums = tl.load(sums + offsets, mask=inside[:, None] & real[None, :], other=0.0)
+    result = tl.sum(part_sums * scales[:, None], 0) / tl.sum(total * scales, 0)
+    tl.store(output + index * DIM + dims, result.to(output.dtype.element_ty), mask=real)

@@ -1,11 +1,11 @@
-"""Paged attention by torch's variable-length attention, on CUDA in 16-bit floats.
+"""Compute paged attention by torch's variable-length attention, on CUDA in 16-bit floats.
 
-Decodes read their keys through a block table. Chunks of prompts do not: those without a context
-attend to their own rows, the others to keys gathered in order, for which the kernel is faster than
-through a table, and free of a fault of the tabled one, which sums up wrongly what it has computed
-in parts for sequences of several rows (FlashAttention 2; torch up to 2.13). For the same reason
-decodes are computed in one part unless query heads share a key head and there is no window: then
-the kernel lays them out in another way. Where there are no usable tables, decodes go as chunks do.
+Decodes read their keys through a block table. Prompt chunks do not: those without a context attend
+to their own rows, the others to keys gathered in order. That is faster than through a table and
+avoids a fault of the kernel with tables, which merges wrongly what it has computed in parts for
+sequences of several rows (FlashAttention 2; torch up to 2.13). For the same reason decodes are
+computed in one part unless query heads share a key head and there is no window: then the kernel
+uses another layout. Without usable tables, decodes are computed as chunks are.
 
 Nothing here waits for the device.
 """
@@ -20,8 +20,8 @@ from headrace.workers.attention.backend import AttentionBatch, AttentionOptions,
 from headrace.workers.attention.varlen_call import Lengths, Pages, VarlenAttention, torch_varlen
 from headrace.workers.transfers import upload, upload_tensor
 
-PAGE_SIZE = 256  # the kernel takes multiples of it
-_GATHERED_KEYS = 64 * 1024  # of one call at most, unless one sequence alone has more
+PAGE_SIZE = 256  # the kernel accepts multiples of it
+_GATHERED_KEYS = 64 * 1024  # maximum of one call, unless one sequence alone has more
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class DecodeTables:
 
 @dataclass(frozen=True, slots=True)
 class _Pack:
-    """Rows first..last and their keys: cache slots [keys]; None: keys of the rows themselves."""
+    """Rows first to last - 1 and the cache slots of their keys [keys]; None: the rows' own keys."""
 
     first: int
     last: int
@@ -47,10 +47,10 @@ class _Pack:
 
 
 class VarlenBackend:
-    """Caches keys and values as [blocks + 1, block_size, kv_heads, dim] each.
+    """Variable-length attention with a cache of [blocks + 1, block_size, kv_heads, dim].
 
-    spare_block: the last one, which no sequence has; rows that mean nothing may be written there.
-    paged: whether decodes are read through block tables; block_size must suit the kernel then.
+    spare_block: the last block, which no sequence has; padding rows are written there.
+    paged: whether decodes read block tables; block_size must then suit the kernel.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class VarlenBackend:
         self._device = device
         self._paged = paged
         self._attention = attention
-        shapes = [(num_blocks + 1, block_size, one.kv_heads, one.key_dim) for one in layers]
+        shapes = [(num_blocks + 1, block_size, layer.kv_heads, layer.key_dim) for layer in layers]
         self._keys = [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes]
         self._values = [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes]
         self._row_slots = torch.empty(0, dtype=torch.long, device=device)
@@ -90,7 +90,7 @@ class VarlenBackend:
         self._packs = [self._pack(spans) for spans in _groups(chunks)]
 
     def prepare_static(self, row_slots: torch.Tensor, tables: DecodeTables) -> None:
-        """Take a step of decodes whose numbers lie on the device, at addresses that stay."""
+        """Prepare a step of decodes whose inputs are on the device, at fixed addresses."""
         self._row_slots, self._decodes, self._packs = row_slots, tables, []
 
     def write(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
@@ -126,7 +126,11 @@ class VarlenBackend:
     def _attend_tables(
         self, tables: DecodeTables, layer: int, rows: torch.Tensor, options: AttentionOptions
     ) -> torch.Tensor:
-        """A last row sees all keys without being told so, which keeps the faster layout."""
+        """Attend the decodes through block tables.
+
+        The last row of a sequence attends to all keys in any case; not to ask for causality keeps
+        the kernel's faster layout.
+        """
         keys = self._keys[layer]
         shared = rows.shape[1] > keys.shape[2]
         splits = None if shared and options.window is None else 1
@@ -162,7 +166,7 @@ class VarlenBackend:
 
 
 def decode_slots(spans: Sequence[Span], block_size: int) -> list[int]:
-    """The cache slot that each row of these decodes is written to."""
+    """Return the cache slot that each row of these decodes is written to."""
     return [
         span.blocks[span.context // block_size] * block_size + span.context % block_size
         for span in spans
@@ -170,30 +174,30 @@ def decode_slots(spans: Sequence[Span], block_size: int) -> list[int]:
 
 
 def table_counts(spans: Sequence[Span]) -> list[int]:
-    """The lengths of these decodes, and the sums that `decode_tables` takes after them."""
+    """Return the lengths of these decodes, followed by the sums that `decode_tables` reads."""
     lengths = [span.length for span in spans]
     return [*lengths, *range(len(spans) + 1), *_sums(lengths)]
 
 
 def table_rows(spans: Sequence[Span], width: int) -> list[list[int]]:
-    """The first blocks of each of these decodes, so many that the longest has all it needs."""
+    """Return the first `width` blocks of each of these decodes, padded with 0."""
     rows = [list(span.blocks[:width]) for span in spans]
     return [row + [0] * (width - len(row)) for row in rows]
 
 
 def decode_tables(counts: torch.Tensor, table: torch.Tensor, longest: int) -> DecodeTables:
-    """From `table_counts` and `table_rows` on the device. longest: tokens of a text at most."""
+    """Combine `table_counts` and `table_rows` on the device. longest: tokens of any sequence."""
     rows = len(table)
     used, cu_queries, cu_keys = torch.split(counts, [rows, rows + 1, rows + 1])
     return DecodeTables(Lengths(cu_queries, cu_keys, 1, longest), Pages(used, table))
 
 
 def _groups(spans: Sequence[Span]) -> Iterator[list[Span]]:
-    """Spans that follow one another, alike in having a context, with not too many keys."""
+    """Group consecutive spans, all with or all without a context, with not too many keys."""
     group: list[Span] = []
     for span in spans:
         differs = bool(group) and (span.context == 0) != (group[0].context == 0)
-        keys = span.length + sum(one.length for one in group)
+        keys = span.length + sum(member.length for member in group)
         if differs or (group and span.context and keys > _GATHERED_KEYS):
             yield group
             group = []
@@ -203,7 +207,7 @@ def _groups(spans: Sequence[Span]) -> Iterator[list[Span]]:
 
 
 def _slots(span: Span, start: int, block_size: int) -> torch.Tensor:
-    """Cache slots of the sequence's tokens from `start` to the span's last row, on the host."""
+    """Return the slots of the tokens from `start` to the span's last row, on the host."""
     positions = torch.arange(start, span.length)
     blocks = torch.tensor(span.blocks)
     return blocks[positions // block_size] * block_size + positions % block_size

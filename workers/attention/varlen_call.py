@@ -1,8 +1,8 @@
-"""The one place that calls torch's variable-length attention (FlashAttention, CUDA only).
+"""Call torch's variable-length attention (FlashAttention, CUDA only); nothing else does.
 
-What it can do differs by version: torch 2.11 has no block tables, 2.12 has them, and takes a number
-of splits only for kernels that it does not bring along. Signatures tell the first apart; the rest
-shows in varlen_check.
+Its features differ by version: torch 2.11 has no block tables, 2.12 has them, and accepts a number
+of splits only for kernels that it does not ship. The signature shows whether there are tables; the
+rest is tested in varlen_check.
 """
 
 import inspect
@@ -14,10 +14,10 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Where the sequences lie; 32-bit integers on the device.
+    """The lengths of sequences; 32-bit integers on the device.
 
-    cu_queries, cu_keys: [sequences + 1], sums of rows and of keys of all sequences before.
-    max_queries, max_keys: no sequence has more.
+    cu_queries, cu_keys: [sequences + 1], cumulative numbers of rows and of keys.
+    max_queries, max_keys: the maxima over the sequences.
     """
 
     cu_queries: torch.Tensor
@@ -28,9 +28,9 @@ class Lengths:
 
 @dataclass(frozen=True, slots=True)
 class Pages:
-    """Where the keys of sequences lie in a cache of pages; 32-bit integers on the device.
+    """The block tables of sequences; 32-bit integers on the device.
 
-    used: [sequences], keys of each. table: [sequences, pages], the pages that hold them, in order.
+    used: [sequences], the keys of each. table: [sequences, pages], their pages in order.
     """
 
     used: torch.Tensor
@@ -38,7 +38,7 @@ class Pages:
 
 
 class VarlenAttention(Protocol):
-    """Attention of each sequence's rows to its own keys."""
+    """A function that computes the attention of each sequence's rows to its own keys."""
 
     def __call__(
         self,
@@ -52,12 +52,12 @@ class VarlenAttention(Protocol):
         pages: Pages | None = None,
         num_splits: int | None = None,
     ) -> torch.Tensor:
-        """query [rows, heads, dim] → [rows, heads, dim].
+        """Attend: query [rows, heads, dim] → [rows, heads, dim].
 
         key, value: [keys, kv_heads, dim], or with pages [pages, page_size, kv_heads, dim].
-        window: keys before and after a row that it sees, -1 for all; a sequence's last row stands
-            at its last key.
-        num_splits: parts that a sequence's keys are cut into and summed up from; None: any number.
+        window: the keys before and after a row that it attends to, -1 for all; a sequence's last
+            row is at its last key.
+        num_splits: parts that a sequence's keys are split into; None: any number.
         """
         ...
 
@@ -73,7 +73,7 @@ def torch_varlen(
     pages: Pages | None = None,
     num_splits: int | None = None,
 ) -> torch.Tensor:
-    """torch's own; see VarlenAttention. TypeError if it lacks what is asked of it."""
+    """Call torch's attention; see VarlenAttention. Raises TypeError if it lacks a parameter."""
     from torch.nn.attention.varlen import varlen_attn
 
     options: dict[str, Any] = {"scale": scale, "window_size": window}
@@ -97,7 +97,7 @@ def torch_varlen(
 
 
 def has_block_tables() -> bool:
-    """Whether torch's attention reads keys through a block table."""
+    """Return whether torch's attention reads keys through a block table."""
     return {"block_table", "seqused_k"} <= _parameters()
 
 

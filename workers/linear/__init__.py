@@ -1,1 +1,1 @@
-"""Linear layers packed, fused and quantized for CPUs."""
+"""Linear layers of a model, packed, fused and quantized for CPUs."""

@@ -1,8 +1,8 @@
-"""Linear layers that read the same tensor, found by watching a forward pass, computed at once.
+"""Fuse linear layers that read the same tensor, found by watching a forward pass.
 
-A model calls its query, key and value projections one after the other on one tensor. The first of
-them computes all and keeps the others' shares until they are asked for: the model's code stays as
-it is, and a product with one tall weight takes the place of several small ones.
+A model calls its query, key and value projections one after the other on one tensor. The first call
+computes all of them and keeps the others' shares until they are requested: the model's code stays
+unchanged, and a product with one tall weight replaces several small ones.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,10 +17,10 @@ from headrace.workers.linear.products import Product
 
 
 class FusedProduct:
-    """One product for several layers.
+    """One product that computes several layers.
 
-    Shares are given out only for the very tensor object that they were computed from. It is held
-    until all are taken, so that no other object can have its identity meanwhile.
+    Shares are returned only for the very tensor object that they were computed from. The tensor is
+    held until all shares are taken, so that no other object can get its identity meanwhile.
     """
 
     def __init__(self, product: Product, sizes: Sequence[int]) -> None:
@@ -30,7 +30,7 @@ class FusedProduct:
         self._shares: list[Tensor | None] = [None] * len(self._sizes)
 
     def share_of(self, number: int, rows: Tensor) -> Tensor:
-        """The share [..., sizes[number]] of layer `number` for rows [..., K]."""
+        """Return the output [..., sizes[number]] of layer `number` for rows [..., K]."""
         share = self._shares[number] if rows is self._input else None
         if share is None:
             self._shares = [*split_with_sizes(self._product(rows), self._sizes, -1)]
@@ -45,7 +45,7 @@ class FusedProduct:
 
 @dataclass(frozen=True, eq=False)
 class LayerCall:
-    """A layer's call. version: how often its input had been written to in place."""
+    """A call of a layer. version: how often its input had been modified in place before."""
 
     layer: nn.Module
     rows: Tensor
@@ -54,7 +54,7 @@ class LayerCall:
 
 @contextmanager
 def watch(layers: Iterable[nn.Module]) -> Iterator[list[LayerCall]]:
-    """Collects the layers' calls, in their order. Inference mode has no versions, so not there."""
+    """Collect the layers' calls, in order. Not in inference mode: its tensors have no version."""
     calls: list[LayerCall] = []
 
     def note(layer: nn.Module, arguments: tuple[Any, ...]) -> None:
@@ -70,31 +70,31 @@ def watch(layers: Iterable[nn.Module]) -> Iterator[list[LayerCall]]:
 def find_groups(
     calls: Sequence[LayerCall], alike: Callable[[nn.Module], object]
 ) -> list[list[nn.Module]]:
-    """The called layers, each once, those together that can be computed at once.
+    """Group the called layers that can be computed at once; each layer is in one group.
 
-    These are called one after the other, and once only, on the same tensor in the same state; and
-    `alike` is equal for them.
+    Those are called one after the other, only once each, on the same tensor in the same state, and
+    have equal values of `alike`.
     """
     counts: dict[nn.Module, int] = {}
     for call in calls:
         counts[call.layer] = counts.get(call.layer, 0) + 1
     groups: list[list[nn.Module]] = []
-    for _, some in groupby(calls, lambda call: (id(call.rows), call.version, alike(call.layer))):
-        layers = [call.layer for call in some]
+    for _, run in groupby(calls, lambda call: (id(call.rows), call.version, alike(call.layer))):
+        layers = [call.layer for call in run]
         once = [layer for layer in layers if counts[layer] == 1]
         groups += [once] if once else []
     return groups + [[layer] for layer, count in counts.items() if count > 1]
 
 
 @contextmanager
-def spaced_outputs(layers: Iterable[nn.Module]) -> Iterator[None]:
-    """Layers give their outputs as shares of a wider tensor would lie: with gaps between rows."""
+def strided_outputs(layers: Iterable[nn.Module]) -> Iterator[None]:
+    """Let the layers return slices of wider tensors, with gaps between the rows."""
 
-    def space(_layer: nn.Module, _arguments: Any, output: Tensor) -> Tensor:
+    def make_strided(_layer: nn.Module, _arguments: Any, output: Tensor) -> Tensor:
         wide = output.new_empty((*output.shape[:-1], 2 * output.shape[-1]))
         return wide[..., : output.shape[-1]].copy_(output)
 
     with ExitStack() as stack:
         for layer in layers:
-            stack.callback(layer.register_forward_hook(space).remove)
+            stack.callback(layer.register_forward_hook(make_strided).remove)
         yield

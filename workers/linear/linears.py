@@ -1,8 +1,8 @@
-"""After loading, a model's linear layers are replaced by faster ones that compute the same.
+"""Replace a loaded model's linear layers by faster ones that compute the same.
 
-The pass knows no architectures. It watches one forward of some tokens, replaces the layers that
-were called, and computes those that read the same tensor at once (workers.linear.siblings). Tied
-embeddings keep their weight; of all others the original is freed.
+The pass knows no architectures. It watches one forward pass of some tokens, replaces the layers
+that were called, and fuses those that read the same tensor (headrace.workers.linear.fusion). Tied
+embeddings keep their weight; the original weight of every other layer is freed.
 """
 
 from collections.abc import Callable
@@ -15,14 +15,12 @@ from transformers.pytorch_utils import Conv1D
 from headrace.protocol.config import EngineConfig
 from headrace.workers.attention.hook import attention_of, vocab_rows
 from headrace.workers.errors import ModelUnsupported
-from headrace.workers.linear.fusion import FusedProduct, find_groups, spaced_outputs, watch
+from headrace.workers.linear.fusion import FusedProduct, find_groups, strided_outputs, watch
 from headrace.workers.linear.products import Product, make_product
 from headrace.workers.torch_runner.loading import model_length
 
 _PROBE_TOKENS = 16
-_LEAST_OUTPUTS = (
-    16  # smaller ones are gates: they cost nothing, and what they decide should be exact
-)
+_MIN_OUTPUTS = 16  # smaller layers are gates: cheap, and their decisions should be exact
 # Root mean square of the logits' change over their spread, at the median token.
 _EXACT_TOLERANCE = 1e-3
 _ROUNDED_TOLERANCE = 0.15
@@ -30,45 +28,45 @@ _QUANTIZED_TOLERANCE = 0.6
 
 
 class FastLinear(nn.Module):
-    """Layer `number` of some siblings, in the place of a linear layer with weight [N, K]."""
+    """One layer of a fused product, replacing a linear layer with weight [N, K]."""
 
     def __init__(self, siblings: FusedProduct, number: int, like: Tensor) -> None:
         super().__init__()
         self.out_features, self.in_features = like.shape
         self._siblings = siblings
         self._number = number
-        # Models ask a layer's weight for its dtype and device. One that computes with it gets NaN.
+        # Models read the weight's dtype and device. A model that computes with it gets NaN.
         self._weight = like.new_full((), float("nan")).expand(like.shape)
 
     @property
     def weight(self) -> Tensor:
-        """Tells dtype, device and shape [N, K] of the weight, and has no values."""
+        """A placeholder with the dtype, device and shape [N, K] of the weight, without values."""
         return self._weight
 
     def forward(self, input: Tensor) -> Tensor:
-        """[..., K] → [..., N]; may have gaps between its rows."""
+        """Compute [..., K] → [..., N]; the result may have gaps between its rows."""
         return self._siblings.share_of(self._number, input)
 
 
-class FastLinearAlone(FastLinear):
-    """The same for a layer without siblings."""
+class StandaloneFastLinear(FastLinear):
+    """A linear layer with a product of its own."""
 
     def __init__(self, product: Product, like: Tensor) -> None:
         super().__init__(FusedProduct(product, [like.shape[0]]), 0, like)
         self._product = product
 
     def forward(self, input: Tensor) -> Tensor:
-        """[..., K] → [..., N]."""
+        """Compute [..., K] → [..., N]."""
         return self._product(input)
 
 
 def prepare_linears(
     model: PreTrainedModel, config: EngineConfig, log: Callable[[str], None]
 ) -> None:
-    """Replace the model's linear layers by packed, fused and, if asked for, quantized ones.
+    """Replace the model's linear layers by packed, fused and, if configured, quantized ones.
 
-    On other devices than CPUs nothing is done. ModelUnsupported if quantization is asked for there,
-    or if the model gives other logits afterwards.
+    Does nothing on devices other than CPUs. Raises ModelUnsupported if quantization is configured
+    for such a device, or if the model's logits change by more than rounding.
     """
     if model.device.type != "cpu":
         if config.quantization is not None:
@@ -81,37 +79,38 @@ def prepare_linears(
     with torch.no_grad(), attention_of(model, "eager"):
         with watch(layers) as calls:
             before = _logits(model)
-        groups = find_groups(calls, _kind)
-        del calls, layers  # so that each weight is freed as soon as it is replaced
-        if not _takes_spaced_outputs(model, groups):
+        groups = find_groups(calls, _weight_kind)
+        del calls, layers  # so that each weight is freed when it is replaced
+        if not _accepts_strided_outputs(model, groups):
             groups = [[layer] for group in groups for layer in group]
         _replace(model, groups, config.quantization, log)
         _check(model, before, _logits(model), config.quantization)
 
 
 def _is_replaceable(module: nn.Module) -> bool:
-    """Linear layers proper: no subclasses, none with hooks that would be lost, no small gates."""
+    """Return whether a module is a plain linear layer: not a subclass, without hooks that would be
+    lost, not a small gate."""
     if type(module) not in (nn.Linear, Conv1D):
         return False
     if module._forward_hooks or module._forward_pre_hooks:
         return False
-    return len(_weight(module)) >= _LEAST_OUTPUTS
+    return len(_weight(module)) >= _MIN_OUTPUTS
 
 
-def _kind(layer: nn.Module) -> tuple[int, torch.dtype]:
+def _weight_kind(layer: nn.Module) -> tuple[int, torch.dtype]:
     weight = _weight(layer)
     return weight.shape[1], weight.dtype
 
 
 def _weight(layer: nn.Module) -> Tensor:
-    """The layer's weight as [N, K]."""
+    """Return the layer's weight as [N, K]."""
     weight = layer.weight
     assert isinstance(weight, Tensor)
     return weight.t() if isinstance(layer, Conv1D) else weight
 
 
 def _logits(model: PreTrainedModel) -> Tensor:
-    """Logits [tokens, vocabulary] of a text of random tokens."""
+    """Compute the logits [tokens, vocabulary] of random tokens."""
     count = min(_PROBE_TOKENS, model_length(model))
     token_ids = torch.randint(
         vocab_rows(model), (1, count), generator=torch.Generator().manual_seed(0)
@@ -120,9 +119,9 @@ def _logits(model: PreTrainedModel) -> Tensor:
     return logits
 
 
-def _takes_spaced_outputs(model: PreTrainedModel, groups: list[list[nn.Module]]) -> bool:
-    """Whether the model can work with siblings' shares as they lie (`view` may refuse them)."""
-    with spaced_outputs(layer for group in groups if len(group) > 1 for layer in group):
+def _accepts_strided_outputs(model: PreTrainedModel, groups: list[list[nn.Module]]) -> bool:
+    """Return whether the model accepts outputs with gaps between rows (`view` may reject them)."""
+    with strided_outputs(layer for group in groups if len(group) > 1 for layer in group):
         try:
             _logits(model)
         except RuntimeError:
@@ -136,48 +135,48 @@ def _replace(
     quantization: str | None,
     log: Callable[[str], None],
 ) -> None:
-    places = _places(model)
+    parents = _parents(model)
     total = sum(weight.nbytes for weight in model.parameters())
-    replaced = taken_bytes = new_bytes = 0
+    num_replaced = old_bytes = new_bytes = 0
     while groups:
         group = groups.pop()
-        # The head's rows are few, and if they were rounded it would go straight into the logits.
+        # The head's rows are few, and rounding them would go straight into the logits.
         is_head = model.get_output_embeddings() in group  # type: ignore[no-untyped-call]
         try:
             product = make_product(
-                *_joined(group), "int8" if is_head and quantization else quantization
+                *_concatenated(group), "int8" if is_head and quantization else quantization
             )
         except ValueError as error:
             raise ModelUnsupported(f"quantization is {quantization}, but {error}") from error
         if product is None:
             continue
-        replaced += len(group)
-        taken_bytes += sum(_weight(layer).nbytes for layer in group)
+        num_replaced += len(group)
+        old_bytes += sum(_weight(layer).nbytes for layer in group)
         new_bytes += product.nbytes
         for layer, fast in zip(group, _fast_layers(group, product), strict=True):
-            for parent, name in places[layer]:
+            for parent, name in parents[layer]:
                 setattr(parent, name, fast)
-            del places[layer]
+            del parents[layer]
         del group, layer
-    if replaced:
+    if num_replaced:
         log(
-            f"{replaced} linear layers {quantization or 'packed'}: "
-            f"{taken_bytes >> 20} of {total >> 20} MiB of weights, now {new_bytes >> 20}"
+            f"{num_replaced} linear layers {quantization or 'packed'}: "
+            f"{old_bytes >> 20} of {total >> 20} MiB of weights, now {new_bytes >> 20}"
         )
 
 
-def _places(model: nn.Module) -> dict[nn.Module, list[tuple[nn.Module, str]]]:
-    """Where each module hangs: its parents and its names there."""
-    places: dict[nn.Module, list[tuple[nn.Module, str]]] = {}
+def _parents(model: nn.Module) -> dict[nn.Module, list[tuple[nn.Module, str]]]:
+    """Return the parents of each module, with its name in each parent."""
+    parents: dict[nn.Module, list[tuple[nn.Module, str]]] = {}
     for parent in model.modules():
         for name, child in parent._modules.items():
             if child is not None:
-                places.setdefault(child, []).append((parent, name))
-    return places
+                parents.setdefault(child, []).append((parent, name))
+    return parents
 
 
-def _joined(group: list[nn.Module]) -> tuple[Tensor, Tensor | None]:
-    """The group's weights and biases, one below the other; zeros for a bias that lacks."""
+def _concatenated(group: list[nn.Module]) -> tuple[Tensor, Tensor | None]:
+    """Concatenate the group's weights and biases; a missing bias becomes zeros."""
     weights = [_weight(layer) for layer in group]
     biases = [layer.bias for layer in group]
     weight = torch.cat(weights) if len(group) > 1 else weights[0]
@@ -194,18 +193,18 @@ def _joined(group: list[nn.Module]) -> tuple[Tensor, Tensor | None]:
 def _fast_layers(group: list[nn.Module], product: Product) -> list[FastLinear]:
     weights = [_weight(layer) for layer in group]
     if len(group) == 1:
-        return [FastLinearAlone(product, weights[0])]
+        return [StandaloneFastLinear(product, weights[0])]
     siblings = FusedProduct(product, [len(weight) for weight in weights])
     return [FastLinear(siblings, number, weight) for number, weight in enumerate(weights)]
 
 
 def _check(model: PreTrainedModel, before: Tensor, after: Tensor, quantization: str | None) -> None:
-    """ModelUnsupported if the logits [tokens, vocabulary] have changed by more than rounding."""
+    """Check the logits [tokens, vocabulary]; raises ModelUnsupported for more than rounding."""
     change = (after.float() - before.float()).square().mean(dim=1).sqrt()
     share = float((change / before.float().std(dim=1)).median())
     tolerance = _EXACT_TOLERANCE if model.dtype == torch.float32 else _ROUNDED_TOLERANCE
     if not share <= (_QUANTIZED_TOLERANCE if quantization else tolerance):
         raise ModelUnsupported(
-            f"{type(model).__name__} gives other text with "
+            f"{type(model).__name__} generates different text with "
             f"{quantization or 'packed'} weights (logits change by {share:.2g} of their spread)"
         )

@@ -1,4 +1,4 @@
-"""What takes the place of a linear layer's weight on a CPU: the same product, faster.
+"""Faster products with a linear layer's weight on a CPU.
 
 torch's plain product reads a weight as it lies in memory. oneDNN has layouts of its own, in which
 it reads each cache line once; int8 weights are a half or a quarter of the bytes.
@@ -23,21 +23,18 @@ INT8_PRODUCTS: dict[str, Int8Product] = {
     "int8_dynamic": int8_dynamic_product,
 }
 _CHECK_ROWS = 5
-# The largest error of a right product, as a share of the spread that its results can have.
+# The largest error of a correct product, relative to the spread that its results can have.
 _TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 0.02, torch.float16: 0.02}
 _INT8_TOLERANCE = 0.05
 
 
 class Product(Protocol):
-    """Multiplies with one weight [N, K] and adds its bias.
-
-    nbytes: that the weight takes in memory.
-    """
+    """A product with one weight [N, K] and its bias. nbytes: the weight's size in memory."""
 
     nbytes: int
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """[..., K] → [..., N], in the dtype of `rows`."""
+        """Compute [..., K] → [..., N], in the dtype of `rows`."""
         ...
 
 
@@ -72,12 +69,12 @@ class QuantizedProduct:
         return product.to(rows.dtype).reshape(*rows.shape[:-1], len(self._scales))
 
     def weight(self) -> Tensor:
-        """The float32 weight [N, K] that is multiplied with."""
+        """Return the dequantized weight [N, K], in float32."""
         return dequantize_weight(self._values, self._scales)
 
 
 def can_pack(dtype: torch.dtype) -> bool:
-    """Whether this CPU has packed products of the dtype."""
+    """Return whether this CPU has packed products of the dtype."""
     if not torch._C._has_mkldnn:
         return False
     if dtype == torch.bfloat16:
@@ -86,27 +83,28 @@ def can_pack(dtype: torch.dtype) -> bool:
 
 
 def make_product(weight: Tensor, bias: Tensor | None, quantization: str | None) -> Product | None:
-    """The fastest product with that weight [N, K]; None if torch's plain one has to stay.
+    """Return the fastest product with a weight [N, K]; None to keep torch's plain one.
 
-    Each is tried against the plain one. ValueError if a quantized product is wrong on this CPU.
+    Each is tested against the plain product. Raises ValueError if a quantized one is wrong on this
+    CPU.
     """
     if quantization is not None:
         quantized = QuantizedProduct(weight, bias, quantization)
         rounded = quantized.weight().to(weight.dtype)
-        if not is_right(quantized, rounded, bias, _INT8_TOLERANCE):
+        if not is_correct(quantized, rounded, bias, _INT8_TOLERANCE):
             raise ValueError("8-bit integer products are wrong on this CPU")
         return quantized
     if not can_pack(weight.dtype):
         return None
     packed = PackedProduct(weight, bias)
-    return packed if is_right(packed, weight, bias, _TOLERANCES[weight.dtype]) else None
+    return packed if is_correct(packed, weight, bias, _TOLERANCES[weight.dtype]) else None
 
 
-def is_right(product: Product, weight: Tensor, bias: Tensor | None, tolerance: float) -> bool:
-    """Whether one row and several give what torch's plain product gives."""
+def is_correct(product: Product, weight: Tensor, bias: Tensor | None, tolerance: float) -> bool:
+    """Return whether one row and several rows give the results of torch's plain product."""
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn((_CHECK_ROWS, weight.shape[1]), generator=generator).to(weight.dtype)
-    return all(_is_near(product(some), some, weight, bias, tolerance) for some in (rows[:1], rows))
+    return all(_is_near(product(part), part, weight, bias, tolerance) for part in (rows[:1], rows))
 
 
 def _is_near(

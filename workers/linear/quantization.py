@@ -1,9 +1,9 @@
-"""Weights in 8 bits: how they are rounded, and how rows are multiplied with them on a CPU.
+"""Quantize weights to 8 bits, and multiply rows with them on a CPU.
 
-A weight keeps one float32 scale per output channel and is symmetric about zero. The products run
-on integers throughout, for which the rows are rounded too: once to 8 bits ("int8_dynamic", each
-row by its own largest value), or to twice 8 bits, a coarse part and what that left over ("int8"),
-so that of the rows no more is lost than bfloat16 loses.
+A weight has one float32 scale per output channel and is symmetric about zero. The products run on
+integers throughout, so the rows are rounded too: once to 8 bits ("int8_dynamic", each row by its
+own largest value), or to two 8-bit parts ("int8"), a coarse one and one for the remainder, so that
+the rows lose no more than in bfloat16.
 """
 
 from collections.abc import Callable
@@ -11,40 +11,40 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional
 
-LARGEST = 127  # of a symmetric 8-bit integer
-_FINE_STEPS = 2 * LARGEST  # of the second 8 bits in one step of the first
-_FEW_ROWS = 48  # up to so many, two integer products take less than one in bfloat16
-_COPIED_ELEMENTS = 4 * 1024 * 1024  # of a weight that are in bfloat16 at a time
-_TINIEST = 1e-30  # a row of zeros is divided by this instead of 0
+INT8_MAX = 127  # of a symmetric 8-bit integer
+_FINE_STEPS = 2 * INT8_MAX  # of the second 8 bits in one step of the first
+_FEW_ROWS = 48  # up to this many, two integer products are faster than one in bfloat16
+_CONVERTED_ELEMENTS = 4 * 1024 * 1024  # elements of a weight converted to bfloat16 at a time
+_MIN_ROW_SCALE = 1e-30  # keeps rows of zeros from being divided by zero
 
 Int8Product = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def quantize_weight(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """int8 values [N, K] and float32 scales [N] of a weight [N, K]: weight ≈ values * scales.
+    """Return int8 values [N, K] and float32 scales [N] with weight ≈ values * scales.
 
     Each channel's largest magnitude becomes 127. Channels of zeros have the scale 1.
     """
     exact = weight.detach().float()
-    scales = exact.abs().amax(dim=1) / LARGEST
+    scales = exact.abs().amax(dim=1) / INT8_MAX
     scales = torch.where(scales > 0, scales, 1.0)
-    values = (exact / scales.unsqueeze(1)).round_().clamp_(-LARGEST, LARGEST)
+    values = (exact / scales.unsqueeze(1)).round_().clamp_(-INT8_MAX, INT8_MAX)
     return values.to(torch.int8), scales
 
 
 def dequantize_weight(values: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    """The float32 weight [N, K] that quantized values stand for."""
+    """Return the float32 weight [N, K] of quantized values."""
     return values.float() * scales.unsqueeze(1)
 
 
 def int8_product(rows: torch.Tensor, values: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    """rows [M, K] times a quantized weight, [M, N] in float32 or in the rows' dtype.
+    """Multiply rows [M, K] with a quantized weight: [M, N], in float32 or in the rows' dtype.
 
-    Rows are taken at 16 bits; sums of integers are exact in 32 bits for K up to 133,000. For many
-    rows in bfloat16 the weight is copied to bfloat16, which holds 8-bit integers exactly.
+    Rows are rounded to 16 bits; sums of integers are exact in 32 bits for K up to 133,000. For many
+    rows in bfloat16 the weight is converted to bfloat16, which holds 8-bit integers exactly.
     """
     if rows.dtype == torch.bfloat16 and len(rows) > _FEW_ROWS:
-        return _copied_product(rows, values, scales)
+        return _converted_product(rows, values, scales)
     scaled = rows.float()
     row_scales = _row_scales(scaled)
     scaled = scaled.div_(row_scales) if rows.dtype != torch.float32 else scaled / row_scales
@@ -55,9 +55,11 @@ def int8_product(rows: torch.Tensor, values: torch.Tensor, scales: torch.Tensor)
     return result.mul_(scales).mul_(row_scales)
 
 
-def _copied_product(rows: torch.Tensor, values: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    """rows [M, K] times a quantized weight, [M, N] in the rows' dtype, channels at a time."""
-    size = max(1, _COPIED_ELEMENTS // rows.shape[1])
+def _converted_product(
+    rows: torch.Tensor, values: torch.Tensor, scales: torch.Tensor
+) -> torch.Tensor:
+    """Multiply rows [M, K] with a quantized weight in the rows' dtype, some channels at a time."""
+    size = max(1, _CONVERTED_ELEMENTS // rows.shape[1])
     parts = []
     for start in range(0, len(values), size):
         part = functional.linear(rows, values[start : start + size].to(rows.dtype))
@@ -68,7 +70,7 @@ def _copied_product(rows: torch.Tensor, values: torch.Tensor, scales: torch.Tens
 def int8_dynamic_product(
     rows: torch.Tensor, values: torch.Tensor, scales: torch.Tensor
 ) -> torch.Tensor:
-    """rows [M, K] times a quantized weight, float32 [M, N]; rows are taken at 8 bits."""
+    """Multiply rows [M, K] with a quantized weight: float32 [M, N]; rows are rounded to 8 bits."""
     scaled = rows.float()
     row_scales = _row_scales(scaled)
     scaled = scaled.div_(row_scales) if rows.dtype != torch.float32 else scaled / row_scales
@@ -77,4 +79,4 @@ def int8_dynamic_product(
 
 
 def _row_scales(rows: torch.Tensor) -> torch.Tensor:
-    return rows.abs().amax(dim=1, keepdim=True).div_(LARGEST).clamp_(min=_TINIEST)
+    return rows.abs().amax(dim=1, keepdim=True).div_(INT8_MAX).clamp_(min=_MIN_ROW_SCALE)

@@ -1,4 +1,4 @@
-"""An adapter's adapter_config.json, as PEFT writes it. Imports no torch."""
+"""Read an adapter's adapter_config.json, as PEFT writes it. Does not import torch."""
 
 import json
 import math
@@ -13,8 +13,8 @@ from headrace.workers.errors import AdapterError
 
 CONFIG_FILE = "adapter_config.json"
 _MAX_CONFIG_BYTES = 1024 * 1024
-_LARGEST_ALPHA = 1e6
-# Fields that ask for more than two low-rank matrices beside a linear layer, if set to anything.
+_MAX_ALPHA = 1e6
+# Fields that, if set to anything, require more than two low-rank matrices for a linear layer.
 _UNSUPPORTED = (
     "use_dora",
     "lora_bias",
@@ -29,23 +29,24 @@ _UNSUPPORTED = (
     "kasa_config",
     "monteclora_config",
 )
-_PLAIN = re.compile(r"[\w.-]*")
+_PLAIN_NAME = re.compile(r"[\w.-]*")
 _QUANTIFIER = re.compile(r"[*+?{]")
 _MAX_PATTERN = 200  # characters
-_MAX_ELABORATE = 8  # patterns that are not plain names
-_MAX_EFFORT = 6
+_MAX_REGEXES = 8  # keys that are not plain names
+_MAX_PATTERN_COST = 6
 
 _Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True, slots=True)
-class Description:
-    """How an adapter's matrices are to be read.
+class AdapterConfig:
+    """How an adapter's matrices are scaled.
 
-    rank, alpha: of layers that no pattern names. rank_pattern, alpha_pattern: of those that one
-    does: regular expressions that match the end of a layer's name, after a dot; the first counts.
-    uses_rslora: whether alpha is divided by the root of the rank ("rank-stabilized", Kalajdzievski
-    2023) instead of the rank.
+    rank, alpha: of layers that no pattern matches.
+    rank_pattern, alpha_pattern: values for layers whose name ends, after a dot, with a match of the
+        key, a regular expression; the first match counts.
+    uses_rslora: whether alpha is divided by the square root of the rank ("rank-stabilized",
+        Kalajdzievski 2023) instead of the rank.
     """
 
     rank: int
@@ -55,29 +56,29 @@ class Description:
     uses_rslora: bool
 
     def rank_of(self, layer: str) -> int:
-        return _find(self.rank_pattern, layer, self.rank)
+        return _lookup(self.rank_pattern, layer, self.rank)
 
     def scale_of(self, layer: str) -> float:
-        """What the product of the layer's two matrices is multiplied with."""
+        """Return the factor of the product of a layer's two matrices."""
         rank = self.rank_of(layer)
-        alpha = _find(self.alpha_pattern, layer, self.alpha)
+        alpha = _lookup(self.alpha_pattern, layer, self.alpha)
         return alpha / math.sqrt(rank) if self.uses_rslora else alpha / rank
 
 
-def read_object(folder: Path) -> dict[str, Any]:
-    """The JSON object in the folder's adapter_config.json. AdapterError if there is none."""
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read the folder's adapter_config.json. Raises AdapterError if it is not a JSON object."""
     text = read_file(folder / CONFIG_FILE, _MAX_CONFIG_BYTES)
     try:
         config = json.loads(text)
     except (ValueError, RecursionError):
-        _refuse("is not JSON")
+        _reject("is not JSON")
     if not isinstance(config, dict):
-        _refuse("is not a JSON object")
+        _reject("is not a JSON object")
     return config
 
 
 def read_file(path: Path, max_bytes: int) -> bytes:
-    """A file's bytes. AdapterError if it is missing, cannot be read, or is larger than that."""
+    """Read a file. Raises AdapterError if it is missing, unreadable or larger than max_bytes."""
     try:
         info = path.stat()
         if not stat.S_ISREG(info.st_mode):
@@ -95,20 +96,20 @@ def read_file(path: Path, max_bytes: int) -> bytes:
     return data
 
 
-def describe(config: dict[str, Any], max_rank: int) -> Description:
-    """What the object says. AdapterError for what is not supported, and for wrong types."""
+def parse_config(config: dict[str, Any], max_rank: int) -> AdapterConfig:
+    """Parse the configuration. Raises AdapterError for unsupported settings and wrong types."""
     if config.get("peft_type") != "LORA":
-        _refuse(f"peft_type must be LORA, not {_shown(config.get('peft_type'))}")
+        _reject(f"peft_type must be LORA, not {_quoted(config.get('peft_type'))}")
     for name in _UNSUPPORTED:
         if config.get(name):
-            _refuse(f"{name} is not supported")
+            _reject(f"{name} is not supported")
     if config.get("bias", "none") != "none":
-        _refuse("bias must be none")
+        _reject("bias must be none")
     uses_rslora = config.get("use_rslora", False)
     if not isinstance(uses_rslora, bool):
-        _refuse("use_rslora must be true or false")
+        _reject("use_rslora must be true or false")
     ranks = _pattern(config, "rank_pattern")
-    return Description(
+    return AdapterConfig(
         rank=_rank("r", config.get("r"), max_rank),
         alpha=_alpha("lora_alpha", config.get("lora_alpha")),
         rank_pattern={key: _rank("rank_pattern", ranks[key], max_rank) for key in ranks},
@@ -122,60 +123,60 @@ def describe(config: dict[str, Any], max_rank: int) -> Description:
 
 def _rank(name: str, value: Any, max_rank: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        _refuse(f"{name} must be a positive integer")
+        _reject(f"{name} must be a positive integer")
     if value > max_rank:
-        _refuse(f"{name} is {_shown(value)}, which is more than max_lora_rank, {max_rank}")
+        _reject(f"{name} is {_quoted(value)}, which is more than max_lora_rank, {max_rank}")
     return value
 
 
 def _alpha(name: str, value: Any) -> float:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not abs(value) <= _LARGEST_ALPHA:  # a NaN is not
-        _refuse(f"{name} must be a number up to {_LARGEST_ALPHA:.0f}")
+    if not is_number or not abs(value) <= _MAX_ALPHA:  # also false for NaN
+        _reject(f"{name} must be a number up to {_MAX_ALPHA:.0f}")
     return float(value)
 
 
 def _pattern(config: dict[str, Any], name: str) -> dict[str, Any]:
     pattern = config.get(name) or {}
     if not isinstance(pattern, dict):
-        _refuse(f"{name} must be an object")
-    if sum(not _PLAIN.fullmatch(key) for key in pattern) > _MAX_ELABORATE:
-        _refuse(f"{name} has more than {_MAX_ELABORATE} regular expressions")
+        _reject(f"{name} must be an object")
+    if sum(not _PLAIN_NAME.fullmatch(key) for key in pattern) > _MAX_REGEXES:
+        _reject(f"{name} has more than {_MAX_REGEXES} regular expressions")
     for key in pattern:
         _check_key(name, key)
     return pattern
 
 
 def _check_key(name: str, key: str) -> None:
-    """Refuse a regular expression that might take too long: layers' names need few quantifiers
-    and alternatives."""
-    effort = 2 * len(_QUANTIFIER.findall(key)) + key.count("|")
+    """Reject a regular expression that could take too long: layer names need few quantifiers and
+    alternatives."""
+    cost = 2 * len(_QUANTIFIER.findall(key)) + key.count("|")
     is_nested = re.search(r"\)[*+?{]", key) is not None
-    if len(key) > _MAX_PATTERN or effort > _MAX_EFFORT or is_nested:
-        _refuse(f"{name} has a key that is too elaborate: {_shown(key)}")
+    if len(key) > _MAX_PATTERN or cost > _MAX_PATTERN_COST or is_nested:
+        _reject(f"{name} has a key that is too elaborate: {_quoted(key)}")
     try:
         re.compile(key)
-        re.compile(_around(key))
+        re.compile(_layer_regex(key))
     except (re.error, RecursionError):
-        _refuse(f"{name} has a key that is no regular expression: {_shown(key)}")
+        _reject(f"{name} has a key that is not a regular expression: {_quoted(key)}")
 
 
-def _find(pattern: Mapping[str, _Value], layer: str, default: _Value) -> _Value:
+def _lookup(pattern: Mapping[str, _Value], layer: str, default: _Value) -> _Value:
     for key, value in pattern.items():
-        if re.match(_around(key), layer):
+        if re.match(_layer_regex(key), layer):
             return value
     return default
 
 
-def _around(key: str) -> str:
+def _layer_regex(key: str) -> str:
     return rf"(.*\.)?({key})$"
 
 
-def _shown(value: Any) -> str:
-    """A value in a line for clients."""
+def _quoted(value: Any) -> str:
+    """Shorten a value for an error text that is shown to clients."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:80]}..."
 
 
-def _refuse(reason: str) -> NoReturn:
+def _reject(reason: str) -> NoReturn:
     raise AdapterError(f"{CONFIG_FILE}: {reason}")

@@ -1,6 +1,6 @@
-"""An adapter out of a folder that PEFT wrote, or a clear reason why not.
+"""Read an adapter from a folder that PEFT wrote, or raise the reason why it cannot be used.
 
-Only safetensors are read: no pickle is ever opened.
+Only safetensors are read: a pickle is never opened.
 """
 
 import re
@@ -15,19 +15,19 @@ from safetensors.torch import load
 from torch import Tensor
 
 from headrace.workers.errors import AdapterError
-from headrace.workers.lora.adapter_config import Description, describe, read_file, read_object
+from headrace.workers.lora.adapter_config import AdapterConfig, parse_config, read_config, read_file
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 _PICKLE_FILE = "adapter_model.bin"
-# What PEFT puts around a layer's name; adapters that were saved in another way name themselves.
+# What PEFT adds to a layer's name; adapters saved in another way include their own, "default".
 _NAME = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.default)?\.weight")
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
-_HEADER_BYTES = 16 * 1024 * 1024  # of names and shapes, at most
+_HEADER_BYTES = 16 * 1024 * 1024  # largest header of names and shapes
 
 
 @dataclass(frozen=True, slots=True)
 class LinearShape:
-    """A layer [inputs] → [outputs] that adapters may change. dtype: of adapters' matrices there."""
+    """A layer [inputs] → [outputs] that adapters may change. dtype: of the adapters' matrices."""
 
     inputs: int
     outputs: int
@@ -35,10 +35,10 @@ class LinearShape:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Pair:
-    """What an adapter adds to a layer's output: rows [n, inputs] @ down.T @ up.
+class LoraMatrices:
+    """The matrices of one layer; they add rows [n, inputs] @ down.T @ up to its output.
 
-    down: [rank, inputs]. up: [rank, outputs], with the adapter's scale in it. (Hu et al. 2021,
+    down: [rank, inputs]. up: [rank, outputs], multiplied by the adapter's scale. (Hu et al. 2021,
     arXiv 2106.09685, call them A and B, with B transposed.)
     """
 
@@ -48,22 +48,25 @@ class Pair:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Adapter:
-    """pairs: by the names of the layers that it changes. In the host's memory."""
+    """An adapter in the host's memory. matrices: by the names of the layers that it changes."""
 
-    matrices: Mapping[str, Pair]
+    matrices: Mapping[str, LoraMatrices]
 
 
 def read_adapter(folder: Path, layers: Mapping[str, LinearShape], max_rank: int) -> Adapter:
-    """The folder's adapter, checked against the layers of the model. AdapterError if it has none,
-    if it is for another model, or if it changes what adapters cannot change here."""
-    description = describe(read_object(folder), max_rank)
+    """Read the folder's adapter and check it against the layers of the model.
+
+    Raises AdapterError if the folder has no adapter, if it is for another model, or if it changes
+    what adapters cannot change here.
+    """
+    adapter_config = parse_config(read_config(folder), max_rank)
     matrices = _by_layer(_read_tensors(folder, layers, max_rank))
     if not matrices:
-        _refuse("there is no matrix of LoRA in it")
+        _reject("it has no LoRA matrices")
     names = _resolve(matrices, layers)
     return Adapter(
         {
-            names[given]: _pair(given, pair, layers[names[given]], description)
+            names[given]: _scaled_matrices(given, pair, layers[names[given]], adapter_config)
             for given, pair in matrices.items()
         }
     )
@@ -74,74 +77,76 @@ def _read_tensors(
 ) -> dict[str, Tensor]:
     if not (folder / WEIGHTS_FILE).exists() and (folder / _PICKLE_FILE).exists():
         raise AdapterError(f"{_PICKLE_FILE} is pickle, which is not read: save as {WEIGHTS_FILE}")
-    largest = 4 * max_rank * sum(shape.inputs + shape.outputs for shape in layers.values())
-    # Read into memory: a file that is cut off while it is mapped would end the process.
-    data = read_file(folder / WEIGHTS_FILE, largest + _HEADER_BYTES)
+    tensor_bytes = 4 * max_rank * sum(shape.inputs + shape.outputs for shape in layers.values())
+    # Read, not mapped: if a mapped file were truncated, the process would be killed.
+    data = read_file(folder / WEIGHTS_FILE, tensor_bytes + _HEADER_BYTES)
     try:
         return load(data)
     except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        raise AdapterError(f"{WEIGHTS_FILE} is no safetensors file, or is damaged") from error
+        raise AdapterError(f"{WEIGHTS_FILE} is not a safetensors file, or is damaged") from error
 
 
 def _by_layer(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """The matrices "A" and "B" by the layers' names as the file has them."""
+    """Group the matrices "A" and "B" by layer, under the names that the file has."""
     layers: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
-        found = _NAME.fullmatch(name)
-        if found is None:
-            _refuse(f"{_shown(name)} is no matrix of LoRA")
+        match = _NAME.fullmatch(name)
+        if match is None:
+            _reject(f"{_quoted(name)} is not a LoRA matrix")
         if tensor.ndim != 2 or tensor.dtype not in _FLOATS:
-            _refuse(f"{_shown(name)} is no matrix of 16 or 32 bit floats")
-        layer, which = found.groups()
+            _reject(f"{_quoted(name)} is not a matrix of 16 or 32 bit floats")
+        layer, which = match.groups()
         if layers.setdefault(layer, {}).setdefault(which, tensor) is not tensor:
-            _refuse(f"{_shown(layer)} has two matrices {which}")
+            _reject(f"{_quoted(layer)} has two matrices {which}")
     for layer, matrices in layers.items():
         if len(matrices) != 2:
-            _refuse(f"{_shown(layer)} has one matrix of two")
+            _reject(f"{_quoted(layer)} has only one of its two matrices")
     return layers
 
 
 def _resolve(given: Mapping[str, object], layers: Mapping[str, LinearShape]) -> dict[str, str]:
-    """The model's names of the layers that a file names.
+    """Map the file's layer names to the model's.
 
-    One that was trained without its head has names without their beginning ("layers.0..." for
-    "model.layers.0..."), so an end that only one layer has will do.
+    An adapter trained on a model without its head has names without the prefix ("layers.0..." for
+    "model.layers.0..."), so a suffix that only one layer has is accepted.
     """
     names = {name: name if name in layers else _with_end(name, layers) for name in given}
     if len(set(names.values())) != len(names):
-        _refuse("one layer has two names in it")
+        _reject("two names are of the same layer")
     return names
 
 
 def _with_end(name: str, layers: Mapping[str, LinearShape]) -> str:
-    found = [layer for layer in layers if layer.endswith(f".{name}")]
-    if len(found) != 1:
-        _refuse(f"the model has no layer {_shown(name)} that adapters can change")
-    return found[0]
+    matches = [layer for layer in layers if layer.endswith(f".{name}")]
+    if len(matches) != 1:
+        _reject(f"the model has no layer {_quoted(name)} that adapters can change")
+    return matches[0]
 
 
-def _pair(
-    name: str, matrices: Mapping[str, Tensor], shape: LinearShape, description: Description
-) -> Pair:
+def _scaled_matrices(
+    name: str, matrices: Mapping[str, Tensor], shape: LinearShape, adapter_config: AdapterConfig
+) -> LoraMatrices:
     down, up = matrices["A"], matrices["B"]
-    rank = description.rank_of(name)
+    rank = adapter_config.rank_of(name)
     expected = [rank, shape.inputs], [shape.outputs, rank]
     if (list(down.shape), list(up.shape)) != expected:
-        _refuse(
-            f"{_shown(name)} has matrices {list(down.shape)} and {list(up.shape)}; "
-            f"model and adapter_config.json make them {expected[0]} and {expected[1]}"
+        _reject(
+            f"{_quoted(name)} has matrices {list(down.shape)} and {list(up.shape)}; "
+            f"the model and adapter_config.json require {expected[0]} and {expected[1]}"
         )
-    scaled = up.float().t() * description.scale_of(name)
-    pair = Pair(down.to(shape.dtype).contiguous(), scaled.to(shape.dtype).contiguous())
-    if not (pair.down.isfinite().all() and pair.up.isfinite().all()):
-        _refuse(f"{_shown(name)} has values that are not finite in {shape.dtype}")
-    return pair
+    scaled = up.float().t() * adapter_config.scale_of(name)
+    scaled_pair = LoraMatrices(
+        down.to(shape.dtype).contiguous(), scaled.to(shape.dtype).contiguous()
+    )
+    if not (scaled_pair.down.isfinite().all() and scaled_pair.up.isfinite().all()):
+        _reject(f"{_quoted(name)} has values that are not finite in {shape.dtype}")
+    return scaled_pair
 
 
-def _shown(name: str) -> str:
-    """A name in a line for clients."""
+def _quoted(name: str) -> str:
+    """Shorten and quote a name for an error text that is shown to clients."""
     return repr(name if len(name) <= 120 else f"{name[:120]}...")
 
 
-def _refuse(reason: str) -> NoReturn:
+def _reject(reason: str) -> NoReturn:
     raise AdapterError(f"{WEIGHTS_FILE}: {reason}")

@@ -1,14 +1,14 @@
-"""Adapters of the fake engine. Imports no torch."""
+"""The adapters of the fake engine. Does not import torch."""
 
 from pathlib import Path
 from zlib import crc32
 
-from headrace.workers.lora.adapter_config import CONFIG_FILE, read_object
+from headrace.workers.lora.adapter_config import CONFIG_FILE, read_config
 
 
 class FakeAdapters:
-    """See workers.sequence.adapters.Adapters. An adapter is the checksum of its
-    adapter_config.json, whose fields are looked at by nobody."""
+    """See headrace.workers.sequence.adapters.Adapters. An adapter is the checksum of its
+    adapter_config.json, whose fields are not validated."""
 
     def __init__(self) -> None:
         self._checksums: dict[str, int] = {}
@@ -18,7 +18,7 @@ class FakeAdapters:
         return frozenset(self._checksums)
 
     def read(self, folder: Path) -> int:
-        config = read_object(folder)
+        config = read_config(folder)
         text = f"{CONFIG_FILE}:{sorted(config.items(), key=lambda item: item[0])}"
         return crc32(text.encode(errors="replace")) or 1
 
@@ -29,5 +29,5 @@ class FakeAdapters:
         self._checksums.pop(adapter_id, None)
 
     def checksum(self, adapter_id: str) -> int:
-        """The same in all workers for the same adapter; 0 for none."""
+        """Return an adapter's checksum, the same in all workers; 0 for no adapter."""
         return self._checksums[adapter_id] if adapter_id else 0

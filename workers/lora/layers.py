@@ -1,4 +1,4 @@
-"""A model's linear layers, wrapped so that each row of a step may have an adapter of its own."""
+"""Wrap a model's linear layers so that each row of a step may have an adapter of its own."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 from headrace.workers.attention.hook import attention_of, vocab_rows
 from headrace.workers.linear.fusion import watch
 from headrace.workers.linear.linears import FastLinear
-from headrace.workers.lora.adapter_files import LinearShape, Pair
+from headrace.workers.lora.adapter_files import LinearShape, LoraMatrices
 
 _PROBE_TOKENS = 13
 
@@ -21,40 +21,42 @@ Ranks = tuple[int, ...]  # of the adapters in a layer's slots, 0 for none
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Part:
-    """Consecutive rows of a step, and the slots of their adapters: from `first` to before `end`.
+class RowSpan:
+    """Consecutive rows of a step whose adapters are in the slots `first` to `end` - 1.
 
-    others: for the ranks that layers have, the columns of these slots that are not of a row's own
-        adapter, [rows, sum of ranks] of bools. None: all rows have the only adapter.
+    foreign: by the ranks of a layer's slots, which columns of these slots do not belong to a row's
+        own adapter, bools [rows, sum of ranks]. None: all rows have the same adapter.
     """
 
     rows: slice
     first: int
     end: int
-    others: Mapping[Ranks, Tensor] | None
+    foreign: Mapping[Ranks, Tensor] | None
 
 
-class Step:
-    """What all layers know of the step that is being run. parts: rows in none of them have no
-    adapter; None: no row has one."""
+class StepAdapters:
+    """The adapters of the running step, shared by all layers.
+
+    spans: rows in none of them have no adapter; None: no row has one.
+    """
 
     def __init__(self) -> None:
-        self.parts: Sequence[Part] | None = None
+        self.spans: Sequence[RowSpan] | None = None
 
 
 class LoraLinear(nn.Module):
-    """A linear layer and what the adapters in some slots add to it.
+    """A linear layer with the adapters of some slots.
 
-    The slots' matrices lie one below the other, each with the rank that its adapter has, so that
-    one product serves rows of many adapters: rows [n, K] are multiplied with the matrices [R, K] of
-    all slots in use, what is not of a row's own adapter becomes zero, and the rest is multiplied
-    with their other matrices [R, N].
+    The slots' matrices are concatenated, each with the rank of its adapter, so that one product
+    serves rows of many adapters: rows [n, K] are multiplied with the matrices [R, K] of all slots
+    in use, the columns that do not belong to a row's own adapter are set to zero, and the result is
+    multiplied with the other matrices [R, N].
     """
 
-    def __init__(self, base: nn.Module, step: Step, num_slots: int) -> None:
+    def __init__(self, base: nn.Module, step: StepAdapters, num_slots: int) -> None:
         super().__init__()
         self.base = base
-        self.shape = shape_of(base)
+        self.shape = linear_shape(base)
         self._step = step
         self._down: Tensor | None = None  # [sum of ranks, K]
         self._up: Tensor | None = None  # [sum of ranks, N]
@@ -62,7 +64,7 @@ class LoraLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The layer's own: models ask it for dtype and device."""
+        """The base layer's weight: models read its dtype and device."""
         weight = self.base.weight
         assert isinstance(weight, Tensor)
         return weight
@@ -79,15 +81,15 @@ class LoraLinear(nn.Module):
     def is_empty(self) -> bool:
         return self._down is None and self._up is None
 
-    def put(self, slot: int, pair: Pair | None) -> None:
-        """Let a slot have an adapter's matrices, which are on the layer's device; None: none."""
-        if pair is None and not self._ranks[slot]:
+    def put(self, slot: int, matrices: LoraMatrices | None) -> None:
+        """Put an adapter's matrices, on the layer's device, into a slot; None empties it."""
+        if matrices is None and not self._ranks[slot]:
             return
         down, up = self._down, self._up
         if down is None or up is None:
             empty = torch.empty(0, dtype=self.shape.dtype, device=self.weight.device)
             down, up = empty.view(0, self.shape.inputs), empty.view(0, self.shape.outputs)
-        new = Pair(down[:0], up[:0]) if pair is None else pair
+        new = LoraMatrices(down[:0], up[:0]) if matrices is None else matrices
         start, end = self._starts[slot : slot + 2]
         self._down = torch.cat([down[:start], new.down, down[end:]])
         self._up = torch.cat([up[:start], new.up, up[end:]])
@@ -96,24 +98,24 @@ class LoraLinear(nn.Module):
         self._set_ranks(ranks)
 
     def clear(self) -> None:
-        """Have nothing in any slot, and give their memory back."""
+        """Empty all slots and free their memory."""
         self._down = self._up = None
         self._set_ranks([0] * len(self._ranks))
 
     def forward(self, input: Tensor) -> Tensor:
-        """[..., K] → [..., N]."""
+        """Compute [..., K] → [..., N]."""
         output: Tensor = self.base(input)
-        parts = self._step.parts
-        if parts is None or self._down is None or self._up is None:
+        spans = self._step.spans
+        if spans is None or self._down is None or self._up is None:
             return output
         rows = input.reshape(-1, self.shape.inputs)
-        results = output.view(-1, self.shape.outputs)  # written to: must be no copy
-        for part in parts:
-            columns = slice(self._starts[part.first], self._starts[part.end])
+        results = output.view(-1, self.shape.outputs)  # modified in place: must not be a copy
+        for span in spans:
+            columns = slice(self._starts[span.first], self._starts[span.end])
             if columns.start < columns.stop:
-                not_own = None if part.others is None else part.others[self._ranks]
+                foreign = None if span.foreign is None else span.foreign[self._ranks]
                 down, up = self._down[columns], self._up[columns]
-                add_products(results[part.rows], rows[part.rows], down, up, not_own)
+                add_products(results[span.rows], rows[span.rows], down, up, foreign)
         return output
 
     def _set_ranks(self, ranks: Sequence[int]) -> None:
@@ -122,29 +124,33 @@ class LoraLinear(nn.Module):
 
 
 def add_products(
-    results: Tensor, rows: Tensor, down: Tensor, up: Tensor, not_own: Tensor | None
+    results: Tensor, rows: Tensor, down: Tensor, up: Tensor, foreign: Tensor | None
 ) -> None:
-    """Add rows [n, K] @ down.T [K, R] @ up [R, N] to the results [n, N], in between without what
-    `not_own` [n, R] marks."""
+    """Add rows [n, K] @ down.T [K, R] @ up [R, N] to the results [n, N].
+
+    foreign: the elements [n, R] of the inner product to set to zero; None: none.
+    """
     inner = functional.linear(rows.to(down.dtype), down)
-    if not_own is not None:
-        # Not multiplied by zero: what overflows in one adapter's product would become NaN in the
-        # rows of others.
-        inner.masked_fill_(not_own, 0.0)
+    if foreign is not None:
+        # Not a product with zero: an overflow in one adapter's product would become NaN in the rows
+        # of the others.
+        inner.masked_fill_(foreign, 0.0)
     if results.dtype == up.dtype:
         results.addmm_(inner, up)
     else:
         results.add_(inner @ up)
 
 
-def wrap_layers(model: PreTrainedModel, step: Step, num_slots: int) -> dict[str, LoraLinear]:
-    """Wrap the linear layers that adapters may change, by their names in the model.
+def wrap_layers(
+    model: PreTrainedModel, step: StepAdapters, num_slots: int
+) -> dict[str, LoraLinear]:
+    """Wrap the linear layers that adapters may change, and return them by name.
 
-    These are inside the model's repeated layers, and run once in a forward pass for each token: an
-    expert of a mixture, which gets some of the tokens, is not among them.
+    These are inside the model's repeated layers and run once in a forward pass for each token: not
+    an expert of a mixture, which gets only some of the tokens.
     """
-    found = dict(candidates(model))
-    with torch.no_grad(), attention_of(model, "eager"), watch(found.values()) as calls:
+    layers = dict(adaptable_layers(model))
+    with torch.no_grad(), attention_of(model, "eager"), watch(layers.values()) as calls:
         token_ids = torch.arange(_PROBE_TOKENS, device=model.device) % vocab_rows(model)
         model(input_ids=token_ids.unsqueeze(0), use_cache=False)
     rows: dict[nn.Module, list[int]] = {}
@@ -152,7 +158,7 @@ def wrap_layers(model: PreTrainedModel, step: Step, num_slots: int) -> dict[str,
         rows.setdefault(call.layer, []).append(call.rows.numel() // call.rows.shape[-1])
     del calls
     wrapped = {}
-    for name, layer in found.items():
+    for name, layer in layers.items():
         if rows.get(layer) == [_PROBE_TOKENS]:
             wrapped[name] = LoraLinear(layer, step, num_slots)
             parent, _, last = name.rpartition(".")
@@ -160,8 +166,8 @@ def wrap_layers(model: PreTrainedModel, step: Step, num_slots: int) -> dict[str,
     return wrapped
 
 
-def candidates(model: PreTrainedModel) -> Iterator[tuple[str, nn.Module]]:
-    """The linear layers inside a model's repeated layers, by name."""
+def adaptable_layers(model: PreTrainedModel) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the names and modules of the linear layers inside a model's repeated layers."""
     inside = tuple(
         f"{name}." for name, module in model.named_modules() if isinstance(module, nn.ModuleList)
     )
@@ -170,12 +176,12 @@ def candidates(model: PreTrainedModel) -> Iterator[tuple[str, nn.Module]]:
             yield name, module
 
 
-def shape_of(layer: nn.Module) -> LinearShape:
-    """What adapters of a linear layer are to be like."""
+def linear_shape(layer: nn.Module) -> LinearShape:
+    """Return the shape of a linear layer and the dtype that its adapters must have."""
     weight = layer.weight
     assert isinstance(weight, Tensor)
     outputs, inputs = weight.t().shape if isinstance(layer, Conv1D) else weight.shape
-    # On CPUs a product with so few columns is several times faster in 32 bits: what oneDNN does
-    # before one in 16 bits takes longer than the product.
+    # On CPUs a product with so few columns is several times faster in 32 bits: oneDNN's preparation
+    # of one in 16 bits takes longer than the product.
     dtype = torch.float32 if weight.device.type == "cpu" else weight.dtype
     return LinearShape(inputs, outputs, dtype)

@@ -1,8 +1,8 @@
-"""Which adapters are where the model is run, and which rows of a step are whose.
+"""Adapter slots on a model's device, and the assignment of a step's rows to them.
 
 After Punica (Chen et al. 2023, arXiv 2310.18547) and S-LoRA (Sheng et al. 2023, arXiv 2311.03285):
-the base model runs once for all rows, whatever their adapters, which wait in the host's memory and
-are brought to the device when a step needs them.
+the base model runs once for all rows, whatever their adapters. Adapters stay in the host's memory
+and are copied to the device when a step needs them.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,92 +13,96 @@ from itertools import groupby
 import torch
 from transformers.modeling_utils import PreTrainedModel
 
-from headrace.workers.lora.adapter_files import Adapter, LinearShape, Pair
-from headrace.workers.lora.layers import LoraLinear, Part, Ranks, Step, wrap_layers
-from headrace.workers.lora.lru_slots import LeastUsed
+from headrace.workers.lora.adapter_files import Adapter, LinearShape, LoraMatrices
+from headrace.workers.lora.layers import LoraLinear, Ranks, RowSpan, StepAdapters, wrap_layers
+from headrace.workers.lora.lru_slots import LruSlots
 from headrace.workers.lora.store import AdapterStore
 from headrace.workers.sequence.sequence import Chunk
 from headrace.workers.transfers import upload, upload_tensor
 
-NONE = -1  # the slot of rows without adapter
-LONG_RUN = 16  # rows
+NO_ADAPTER = -1  # the slot of rows without an adapter
+LONG_RUN = 16  # rows from which a run gets products of its own
 
 
 class AdapterSlots:
-    """Room for some adapters on a model's device; who has not been used for longest goes first.
+    """Slots for adapters on a model's device, reused in least-recently-used order.
 
-    Slots are filled when a step needs their adapter, and keep it until another takes its place,
-    even if it has been removed meanwhile. store: where adapters are found.
+    A slot is filled when a step needs its adapter and keeps it until another adapter takes the
+    slot, even if the adapter has been removed meanwhile. store: the adapters that steps may need.
     """
 
-    def __init__(self, layers: Mapping[str, LoraLinear], step: Step, num_slots: int) -> None:
+    def __init__(
+        self, layers: Mapping[str, LoraLinear], step: StepAdapters, num_slots: int
+    ) -> None:
         self.store: AdapterStore | None = None
         self._layers = layers
         self._step = step
-        self._places = LeastUsed[Adapter](num_slots, self._fill)
-        self._columns: dict[Ranks, torch.Tensor] = {}  # whose slot each column of layers is
+        self._lru = LruSlots[Adapter](num_slots, self._fill)
+        self._columns: dict[Ranks, torch.Tensor] = {}  # by a layer's ranks, the slot of each column
 
     @classmethod
-    def of(cls, model: PreTrainedModel, num_slots: int) -> "Slots":
-        """Empty slots for a model, whose layers are wrapped."""
-        step = Step()
+    def of(cls, model: PreTrainedModel, num_slots: int) -> "AdapterSlots":
+        """Wrap the model's layers and return empty slots for them."""
+        step = StepAdapters()
         return cls(wrap_layers(model, step, num_slots), step, num_slots)
 
     @property
     def shapes(self) -> dict[str, LinearShape]:
-        """The layers that adapters may change."""
+        """The layers that adapters may change, by name."""
         return {name: layer.shape for name, layer in self._layers.items()}
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing of any adapter is on the device."""
+        """Whether no adapter is on the device."""
         return all(layer.is_empty for layer in self._layers.values())
 
-    def largest_bytes(self, max_rank: int) -> int:
-        """Memory of the slots when all hold as much as they may."""
+    def max_bytes(self, max_rank: int) -> int:
+        """Return the size of the slots if every adapter has the largest rank."""
         shapes = self.shapes.values()
-        width = sum((each.inputs + each.outputs) * each.dtype.itemsize for each in shapes)
-        return width * max_rank * len(self._places)
+        bytes_per_rank = sum((s.inputs + s.outputs) * s.dtype.itemsize for s in shapes)
+        return bytes_per_rank * max_rank * len(self._lru)
 
     def clear(self) -> None:
-        """Give their memory back; they fill again as they are needed."""
+        """Empty all slots and free their memory; they fill again as steps need adapters."""
         for layer in self._layers.values():
             layer.clear()
-        self._places.clear()
+        self._lru.clear()
         self._columns = {}
 
     @contextmanager
     def applied(self, chunks: Items[Chunk], order: Items[int]) -> Iterator[None]:
-        """Within, a forward pass of the chunks' rows, in that order, has their adapters."""
+        """Apply the chunks' adapters to forward passes of their rows, in that order."""
         names = [chunks[number].sequence.request.adapter for number in order]
         if not any(names):
             yield
             return
         try:
-            slots = self._bring(sorted({name for name in names if name}))
+            slots = self._load(sorted({name for name in names if name}))
             counts = [chunks[number].count for number in order]
-            runs = [(slots.get(name, NONE), n) for name, n in zip(names, counts, strict=True)]
-            self._step.parts = [self._part(*some) for some in split_rows(runs)]
+            runs = [(slots.get(name, NO_ADAPTER), n) for name, n in zip(names, counts, strict=True)]
+            self._step.spans = [self._row_span(*span) for span in split_rows(runs)]
             yield
         finally:
-            self._step.parts = None
+            self._step.spans = None
 
-    def _bring(self, names: list[str]) -> dict[str, int]:
-        """The adapters' slots, with them in these."""
+    def _load(self, names: list[str]) -> dict[str, int]:
+        """Load the adapters into slots and return these."""
         if self.store is None:
             raise RuntimeError("there are no adapters")
-        return self._places.bring({name: self.store[name] for name in names})
+        return self._lru.load({name: self.store[name] for name in names})
 
     def _fill(self, slot: int, adapter: Adapter) -> None:
         for name, layer in self._layers.items():
-            pair = adapter.matrices.get(name)
-            if pair is not None:
+            matrices = adapter.matrices.get(name)
+            if matrices is not None:
                 device = layer.weight.device
-                pair = Pair(upload_tensor(pair.down, device), upload_tensor(pair.up, device))
-            layer.put(slot, pair)
-        self._note_columns()
+                matrices = LoraMatrices(
+                    upload_tensor(matrices.down, device), upload_tensor(matrices.up, device)
+                )
+            layer.put(slot, matrices)
+        self._map_columns()
 
-    def _note_columns(self) -> None:
+    def _map_columns(self) -> None:
         self._columns = {}
         for layer in self._layers.values():
             if layer.ranks not in self._columns:
@@ -106,27 +110,27 @@ class AdapterSlots:
                 columns = upload(owners, torch.long, layer.weight.device)
                 self._columns[layer.ranks] = columns
 
-    def _part(self, start: int, slots: list[int]) -> Part:
-        """Of rows from `start` on, by the slot of each."""
+    def _row_span(self, start: int, slots: list[int]) -> RowSpan:
+        """Return the span of the rows from `start` on with these slots."""
         rows = slice(start, start + len(slots))
-        used = {slot for slot in slots if slot != NONE}
+        used = {slot for slot in slots if slot != NO_ADAPTER}
         first, end = min(used), max(used) + 1
         if len(set(slots)) == 1:
-            return Part(rows, first, end, None)
-        others = {}
+            return RowSpan(rows, first, end, None)
+        foreign = {}
         for ranks, columns in self._columns.items():
-            of_range = columns[sum(ranks[:first]) : sum(ranks[:end])]
-            of_rows = upload(slots, torch.long, columns.device).unsqueeze(1)
-            others[ranks] = of_rows != of_range
-        return Part(rows, first, end, others)
+            column_slots = columns[sum(ranks[:first]) : sum(ranks[:end])]
+            row_slots = upload(slots, torch.long, columns.device).unsqueeze(1)
+            foreign[ranks] = row_slots != column_slots
+        return RowSpan(rows, first, end, foreign)
 
 
 def split_rows(runs: Items[tuple[int, int]]) -> Iterator[tuple[int, list[int]]]:
-    """A step's rows in parts: the first row of each, and the slots of its rows.
+    """Split a step's rows into spans; yield the first row of each and the slots of its rows.
 
-    runs: slots and for how many rows each. A long run, as of a prompt, is a part of its own, so
-    that its rows are multiplied with one adapter instead of all; without an adapter, it is in no
-    part. Short ones, as of decodes, share a part: a product for each would take longer.
+    runs: slots, and the number of rows of each. A long run, such as a prompt, is a span of its own,
+    so that its rows are multiplied with one adapter instead of all; without an adapter it is in no
+    span. Short runs, such as decodes, share a span: a product for each would take longer.
     """
     start, short = 0, list[int]()
     for slot, group in groupby(runs, key=lambda run: run[0]):
@@ -134,11 +138,11 @@ def split_rows(runs: Items[tuple[int, int]]) -> Iterator[tuple[int, list[int]]]:
         if count < LONG_RUN:
             short += [slot] * count
             continue
-        if any(each != NONE for each in short):
+        if any(used != NO_ADAPTER for used in short):
             yield start, short
         start += len(short)
-        if slot != NONE:
+        if slot != NO_ADAPTER:
             yield start, [slot] * count
         start, short = start + count, []
-    if any(each != NONE for each in short):
+    if any(used != NO_ADAPTER for used in short):
         yield start, short

@@ -1,4 +1,4 @@
-"""The adapters of an engine, in the host's memory: they outlast any runner, and sleep."""
+"""The adapters of an engine, in the host's memory, independent of runners and sleep."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,8 +7,7 @@ from headrace.workers.lora.adapter_files import Adapter, LinearShape, read_adapt
 
 
 class AdapterStore:
-    """See workers.sequence.adapters.Adapters. layers: those of the model that adapters may
-    change."""
+    """See headrace.workers.sequence.adapters.Adapters. layers: those that adapters may change."""
 
     def __init__(self, layers: Mapping[str, LinearShape], max_rank: int) -> None:
         self._layers = layers

@@ -1,1 +1,1 @@
-"""Forward passes as programs for this processor: captured from a model, run by compiled code."""
+"""Forward passes compiled to programs for the CPU: captured from a model, run by C++ kernels."""

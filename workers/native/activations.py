@@ -1,4 +1,4 @@
-"""Tells what activation a module is, by trying it."""
+"""Find out which activation function a module computes, by trying it."""
 
 import inspect
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional
 
-# In the order of `Activation` in src/rows.h, which starts with none.
+# In the order of `Activation` in src/row_functions.h, where 0 is none.
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "silu": functional.silu,
     "gelu": functional.gelu,
@@ -18,7 +18,7 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 def find_activation(module: torch.nn.Module) -> str | None:
-    """The name of the function that a module applies to each number; None if it is another."""
+    """Return the name of the activation that a module applies; None if it is not a known one."""
     if any(True for _ in module.parameters()) or any(True for _ in module.children()):
         return None
     if list(inspect.signature(module.forward).parameters) not in (
@@ -29,16 +29,16 @@ def find_activation(module: torch.nn.Module) -> str | None:
         return None
     x = torch.linspace(-6, 6, 61)
     try:
-        found = module(x)
-    except (TypeError, ValueError, RuntimeError, IndexError):  # it takes no such tensor
+        output = module(x)
+    except (TypeError, ValueError, RuntimeError, IndexError):  # it takes other inputs
         return None
-    if not isinstance(found, torch.Tensor) or found.shape != x.shape:
+    if not isinstance(output, torch.Tensor) or output.shape != x.shape:
         return None
     return next(
         (
             name
             for name, function in ACTIVATIONS.items()
-            if torch.allclose(found, function(x), atol=1e-6)
+            if torch.allclose(output, function(x), atol=1e-6)
         ),
         None,
     )

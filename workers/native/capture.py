@@ -1,11 +1,10 @@
-"""Records what a model's forward pass computes, as a graph.
+"""Capture a model's forward pass as a graph.
 
 The pass is run on a few tokens under a dispatch mode that sees every tensor operation. Linear
-layers, norms and the rotary module are seen as wholes; views are not recorded at all, since a
-tensor's storage, offset and strides say which part of which value it is. A pass whose operations
-depend on the tokens themselves (a mixture of experts) shows operations that are not known here, and
-is refused; what is hidden from this (a branch on the number of tokens) is found by capturing
-twice.
+layers, norms and the rotary module are recorded as whole modules. Views are not recorded: a
+tensor's storage, offset and strides tell which part of which value it is. A pass whose operations
+depend on the tokens themselves (a mixture of experts) uses operations that are not known here, and
+is rejected; a branch on the number of tokens is found by capturing twice.
 """
 
 import inspect
@@ -20,76 +19,87 @@ from transformers.modeling_utils import PreTrainedModel
 from headrace.workers.attention.backend import AttentionBatch, AttentionOptions
 from headrace.workers.attention.hook import AttentionHook
 from headrace.workers.native.activations import find_activation
-from headrace.workers.native.graph import Graph, Node, NotStatic, RowView, TableCall, merged
+from headrace.workers.native.graph import (
+    Graph,
+    Node,
+    NodeKind,
+    NotStatic,
+    RowView,
+    TableCall,
+    merge_dims,
+)
 from headrace.workers.native.norms import Norm, find_norm
-from headrace.workers.native.operator_arguments import check_arguments, the_only
+from headrace.workers.native.operator_arguments import check_arguments, single_tensor
 
-# Rows and wanted rows that are tried. Two captures are needed; a number of rows that is also the
-# size of another dimension tells nothing.
+# Numbers of rows and of logit rows to try. Two captures are needed; a number of rows that is also
+# the size of another dimension is ambiguous.
 _SHAPES = ((7, 3), (11, 5), (13, 5), (17, 3), (19, 5), (23, 3))
-
-# Operations that only give another view of the same storage, or the same numbers again.
 _ACTIVATIONS = {"silu", "gelu", "relu", "sigmoid", "tanh"}
 
 
 def capture(model: PreTrainedModel, hook: AttentionHook) -> Graph:
-    """The model's forward pass. NotStatic if it is not one program for any number of tokens."""
+    """Capture the model's forward pass.
+
+    Raises NotStatic if it is not one program for any number of tokens.
+    """
     graphs: list[Graph] = []
-    for rows, wanted in _SHAPES:
+    for rows, num_logit_rows in _SHAPES:
         try:
-            graphs.append(_Recorder(model, hook, rows, wanted).record())
+            graphs.append(_Recorder(model, hook, rows, num_logit_rows).record())
         except _Ambiguous:
             continue
         if len(graphs) == 2:
             break
     else:
-        raise NotStatic("its dimensions cannot be told from its rows")
+        raise NotStatic("its rows cannot be distinguished from its other dimensions")
     if list(graphs[0].describe()) != list(graphs[1].describe()):
         raise NotStatic("its operations depend on the number of tokens")
     return graphs[0]
 
 
 class _Ambiguous(Exception):
-    """Another dimension has as many numbers as there are rows."""
+    """Another dimension has the same size as the rows."""
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    def __init__(self, model: PreTrainedModel, hook: AttentionHook, rows: int, wanted: int) -> None:
+    def __init__(
+        self, model: PreTrainedModel, hook: AttentionHook, rows: int, num_logit_rows: int
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._model = model
         self._hook = hook
         self._rows = rows
-        self._wanted = wanted
+        self._num_logit_rows = num_logit_rows
         self._nodes: list[Node] = []
         self._tables: list[TableCall] = []
-        # By storage: the node, its tensor (kept, so that no address is used again), rows, and how
-        # many numbers follow one row's part before the next row's.
-        self._known: dict[int, tuple[Node, torch.Tensor, int, int]] = {}
+        # By storage: the node, its tensor (kept, so that no address is reused), its number of rows,
+        # and the stride between rows.
+        self._values: dict[int, tuple[Node, torch.Tensor, int, int]] = {}
         self._parameters = {id(p): p for p in (*model.parameters(), *model.buffers())}
         self._depth = 0
         device = model.device
         self._token_ids = torch.arange(1, rows + 1, device=device).unsqueeze(0)
         self._positions = torch.arange(3, rows + 3, device=device).unsqueeze(0)
-        self._wanted_rows = torch.arange(0, wanted, device=device)
+        self._logit_rows = torch.arange(0, num_logit_rows, device=device)
 
     def record(self) -> Graph:
         self._hook.backend = self
         try:
-            with torch.inference_mode(), self._whole_modules(), self:
+            with torch.inference_mode(), self._whole_modules_patched(), self:
                 logits = self._model(
                     input_ids=self._token_ids,
                     position_ids=self._positions,
                     use_cache=False,
-                    logits_to_keep=self._wanted_rows,
+                    logits_to_keep=self._logit_rows,
                 ).logits
         finally:
             self._hook.backend = None
         output = self._view(logits)
-        if not output.is_whole or not output.node.wanted:
-            raise NotStatic("its logits are not the last operation's value")
+        if not output.is_whole or not output.node.logit_rows_only:
+            raise NotStatic("its logits are not the value of the last operation")
         return Graph(tuple(self._nodes), output.node, tuple(self._tables))
 
-    # What the attention hook calls.
+    # The attention hook calls these; see headrace.workers.attention.backend.AttentionBackend.
 
     def prepare(self, batch: AttentionBatch) -> None: ...
 
@@ -110,46 +120,46 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             "value_dim": value_dim, "scaling": float(options.scaling),
             "window": options.window or 0, "softcap": float(options.softcap or 0.0),
         }  # fmt: skip
-        with self._unseen():
+        with self._paused():
             output = query.new_zeros((rows, heads, value_dim))
         inputs = (self._view(query), self._view(key), self._view(value))
         self._add("attend", inputs, output, data)
         return output
 
-    # Modules that are seen as wholes.
+    # Modules that are recorded as a whole.
 
     @contextmanager
-    def _whole_modules(self) -> Iterator[None]:
+    def _whole_modules_patched(self) -> Iterator[None]:
         with ExitStack() as stack:
             for module in self._model.modules():
-                forward = self._whole(module)
+                forward = self._replacement(module)
                 if forward is not None:
                     stack.enter_context(_patched(module, forward))
             yield
 
-    def _whole(self, module: torch.nn.Module) -> Callable[..., Any] | None:
+    def _replacement(self, module: torch.nn.Module) -> Callable[..., Any] | None:
         if type(module) is torch.nn.Linear:
-            return self._of_one(self._linear, module)
+            return self._for_single_tensor(self._linear, module)
         norm = find_norm(module)
         if norm is not None:
-            return self._of_one(self._norm, module, norm)
+            return self._for_single_tensor(self._norm, module, norm)
         function = find_activation(module)
         if function is not None:
-            return self._of_one(self._activation, module, function)
+            return self._for_single_tensor(self._activation, module, function)
         if _depends_on_positions(module):
             return lambda *args, **kwargs: self._table(module, args, kwargs)
         return None
 
     @staticmethod
-    def _of_one(
-        see: Callable[..., Any], module: torch.nn.Module, *known: Any
+    def _for_single_tensor(
+        record: Callable[..., Any], module: torch.nn.Module, *details: Any
     ) -> Callable[..., Any]:
-        """What sees a module that is called with one tensor."""
-        return lambda *args, **kwargs: see(module, *known, the_only(module, args, kwargs))
+        """Return a forward function that records a module which is called with one tensor."""
+        return lambda *args, **kwargs: record(module, *details, single_tensor(module, args, kwargs))
 
     def _linear(self, module: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
         source = self._view(x)
-        with self._unseen():  # what it computes is of no interest, and would take the longest
+        with self._paused():  # the product is not needed, and would take the longest
             output = x.new_zeros((*x.shape[:-1], module.out_features))
         data = {"weight": module.weight, "bias": module.bias, "transposed": False}
         self._add("linear", (source,), output, data)
@@ -157,7 +167,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _norm(self, module: torch.nn.Module, norm: Norm, x: torch.Tensor) -> torch.Tensor:
         source = self._view(x)
-        with self._unseen():
+        with self._paused():
             output: torch.Tensor = type(module).forward(module, x)
         data = {"norm": module, "size": x.shape[-1], "eps": norm.eps, "centred": norm.centred}
         data |= {"weight": norm.weight, "bias": norm.bias, "plus_one": norm.plus_one}
@@ -166,37 +176,37 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _activation(self, module: torch.nn.Module, function: str, x: torch.Tensor) -> torch.Tensor:
         source = self._view(x)
-        with self._unseen():
+        with self._paused():
             output: torch.Tensor = type(module).forward(module, x)
         self._add("activation", (source,), output, {"function": function})
         return output
 
     def _table(self, module: torch.nn.Module, args: Any, kwargs: Any) -> Any:
-        with self._unseen():
+        with self._paused():
             outputs = type(module).forward(module, *args, **kwargs)
         call = TableCall(module, args, kwargs)
         self._tables.append(call)
-        for place, output in enumerate(outputs):
-            data = {"call": len(self._tables) - 1, "place": place}
+        for index, output in enumerate(outputs):
+            data = {"call": len(self._tables) - 1, "output": index}
             self._add("table", (), output, data)
         return outputs
 
-    # Everything else.
+    # All other operations.
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
         if self._depth == 0 and isinstance(output, torch.Tensor):
-            self._see(func, args, kwargs or {}, output)
-        elif self._depth == 0 and self._traced(args) and not _shares_storage(output, args):
+            self._record(func, args, kwargs or {}, output)
+        elif self._depth == 0 and self._any_traced(args) and not _shares_storage(output, args):
             raise NotStatic(f"it uses {func}")
         return output
 
-    def _see(self, func: Any, args: Any, kwargs: Any, output: torch.Tensor) -> None:
-        if not self._traced((*args, *kwargs.values())):
-            return  # something that no token has a part in
+    def _record(self, func: Any, args: Any, kwargs: Any, output: torch.Tensor) -> None:
+        if not self._any_traced((*args, *kwargs.values())):
+            return  # does not depend on any token
         if func._schema.is_mutable:
-            raise NotStatic(f"it changes values in place: {func}")
-        if output.untyped_storage().data_ptr() in self._known:
+            raise NotStatic(f"it modifies values in place: {func}")
+        if output.untyped_storage().data_ptr() in self._values:
             return  # a view
         check_arguments(func, args, kwargs)
         name = func.overloadpacket.__name__
@@ -206,79 +216,80 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 kind = "gelu_tanh"
             self._add("activation", (self._view(args[0]),), output, {"function": kind})
         else:
-            getattr(self, f"_see_{name}")(args, output)
+            getattr(self, f"_record_{name}")(args, output)
 
-    def _see_embedding(self, args: Any, output: torch.Tensor) -> None:
+    def _record_embedding(self, args: Any, output: torch.Tensor) -> None:
         weight, indices = args[0], args[1].flatten()
         if torch.equal(indices, self._token_ids[0]):
             data = {"weight": weight, "of_positions": False, "offset": 0}
         else:
             offsets = set((indices - self._positions[0]).tolist())
             if len(offsets) != 1:
-                raise NotStatic("it looks up something that is neither token nor position")
+                raise NotStatic("it looks up something other than tokens or positions")
             data = {"weight": weight, "of_positions": True, "offset": offsets.pop()}
         self._add("embedding", (), output, data)
 
-    def _see_addmm(self, args: Any, output: torch.Tensor) -> None:
+    def _record_addmm(self, args: Any, output: torch.Tensor) -> None:
         bias, x, weight = args[:3]
         if id(weight) not in self._parameters or id(bias) not in self._parameters:
             raise NotStatic("it multiplies values by each other")
         data = {"weight": weight, "bias": bias, "transposed": True}
         self._add("linear", (self._view(x),), output, data)
 
-    def _see__to_copy(self, args: Any, output: torch.Tensor) -> None:
+    def _record__to_copy(self, args: Any, output: torch.Tensor) -> None:
         if not output.is_floating_point():
             raise NotStatic("it rounds values to integers")
         self._add("copy", (self._view(args[0]),), output, {})
 
-    _see_clone = _see__to_copy
+    _record_clone = _record__to_copy
 
-    def _see_index(self, args: Any, output: torch.Tensor) -> None:
+    def _record_index(self, args: Any, output: torch.Tensor) -> None:
         chosen = [index for index in args[1] if index is not None]
-        if len(chosen) != 1 or not torch.equal(chosen[0], self._wanted_rows):
-            raise NotStatic("it indexes by something other than the wanted rows")
+        if len(chosen) != 1 or not torch.equal(chosen[0], self._logit_rows):
+            raise NotStatic("it indexes by something other than the rows whose logits are needed")
         self._add("gather", (self._view(args[0]),), output, {})
 
-    def _see_neg(self, args: Any, output: torch.Tensor) -> None:
-        self._add("scale", (self._view(args[0]),), output, {"by": -1.0})
+    def _record_neg(self, args: Any, output: torch.Tensor) -> None:
+        self._add("scale", (self._view(args[0]),), output, {"factor": -1.0})
 
-    def _see_cat(self, args: Any, output: torch.Tensor) -> None:
+    def _record_cat(self, args: Any, output: torch.Tensor) -> None:
         dim = args[1] if len(args) > 1 else 0
         if dim not in (-1, output.ndim - 1):
-            raise NotStatic("it joins values along another dimension than the last")
+            raise NotStatic("it concatenates values along a dimension other than the last")
         parts = tuple(self._view(part) for part in args[0] if part.numel())
         self._add("cat" if len(parts) > 1 else "copy", parts, output, {})
 
-    def _see_div(self, args: Any, output: torch.Tensor) -> None:
-        self._scaled(args[0], args[1], output, lambda by: 1.0 / by)
+    def _record_div(self, args: Any, output: torch.Tensor) -> None:
+        self._add_scale(args[0], args[1], output, lambda factor: 1.0 / factor)
 
-    def _see_mul(self, args: Any, output: torch.Tensor) -> None:
+    def _record_mul(self, args: Any, output: torch.Tensor) -> None:
         first, second = args[:2]
         if self._is_traced(second) and not self._is_traced(first):
             first, second = second, first
         if self._is_traced(second):
             self._add("mul", (self._view(first), self._view(second)), output, {})
         else:
-            self._scaled(first, second, output, lambda by: by)
+            self._add_scale(first, second, output, lambda factor: factor)
 
-    def _see_add(self, args: Any, output: torch.Tensor) -> None:
+    def _record_add(self, args: Any, output: torch.Tensor) -> None:
         if not (self._is_traced(args[0]) and self._is_traced(args[1])):
             raise NotStatic("it adds a constant")
         self._add("add", (self._view(args[0]), self._view(args[1])), output, {})
 
-    def _scaled(
-        self, x: Any, by: Any, output: torch.Tensor, change: Callable[[float], float]
+    def _add_scale(
+        self, x: Any, factor: Any, output: torch.Tensor, change: Callable[[float], float]
     ) -> None:
-        if not self._is_traced(x) or (isinstance(by, torch.Tensor) and by.numel() != 1):
+        if not self._is_traced(x) or (isinstance(factor, torch.Tensor) and factor.numel() != 1):
             raise NotStatic("it scales by more than one number")
-        with self._unseen():
-            number = float(by)
-        self._add("scale", (self._view(x),), output, {"by": change(number)})
+        with self._paused():
+            number = float(factor)
+        self._add("scale", (self._view(x),), output, {"factor": change(number)})
 
     # Storages and views.
 
     @contextmanager
-    def _unseen(self) -> Iterator[None]:
+    def _paused(self) -> Iterator[None]:
+        """Record nothing meanwhile."""
         self._depth += 1
         try:
             yield
@@ -286,23 +297,25 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._depth -= 1
 
     def _is_traced(self, value: Any) -> bool:
-        return isinstance(value, torch.Tensor) and value.untyped_storage().data_ptr() in self._known
+        return (
+            isinstance(value, torch.Tensor) and value.untyped_storage().data_ptr() in self._values
+        )
 
-    def _traced(self, args: Any) -> bool:
-        """Whether a token, a position or what was made of them is among the arguments."""
+    def _any_traced(self, args: Any) -> bool:
+        """Return whether an argument is a token, a position or a value computed from them."""
         roots = {
             tensor.untyped_storage().data_ptr() for tensor in (self._token_ids, self._positions)
         }
         for value in _tensors(args):
             start = value.untyped_storage().data_ptr()
-            if start in self._known:
+            if start in self._values:
                 return True
             if start in roots and value.dtype == torch.long:
                 return self._is_lookup(args)
         return self._is_lookup(args)
 
     def _is_lookup(self, args: Any) -> bool:
-        """Whether these are an embedding's arguments: a parameter, then indices of all rows."""
+        """Return whether these are an embedding's arguments: a parameter, then one index a row."""
         return (
             len(args) >= 2
             and id(args[0]) in self._parameters
@@ -312,16 +325,20 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         )
 
     def _add(
-        self, kind: str, inputs: tuple[RowView, ...], output: torch.Tensor, data: dict[str, Any]
+        self,
+        kind: NodeKind,
+        inputs: tuple[RowView, ...],
+        output: torch.Tensor,
+        data: dict[str, Any],
     ) -> None:
-        rows, inner = self._layout(output)
-        node = Node(kind, inputs, output.numel() // rows, rows == self._wanted, data)
+        rows, inner = self._row_layout(output)
+        node = Node(kind, inputs, output.numel() // rows, rows == self._num_logit_rows, data)
         self._nodes.append(node)
-        self._known[output.untyped_storage().data_ptr()] = (node, output, rows, inner)
+        self._values[output.untyped_storage().data_ptr()] = (node, output, rows, inner)
 
-    def _layout(self, tensor: torch.Tensor) -> tuple[int, int]:
-        """How many rows a fresh value has, and the stride between them."""
-        for rows in (self._rows, self._wanted):
+    def _row_layout(self, tensor: torch.Tensor) -> tuple[int, int]:
+        """Return the number of rows of a new value and the stride between them."""
+        for rows in (self._rows, self._num_logit_rows):
             strides = [
                 stride
                 for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
@@ -334,32 +351,32 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         raise NotStatic(f"a value of shape {tuple(tensor.shape)} has no rows")
 
     def _view(self, tensor: torch.Tensor) -> RowView:
-        """Which part of which value a tensor is."""
-        known = self._known.get(tensor.untyped_storage().data_ptr())
-        if known is None:
+        """Return which part of which value a tensor is."""
+        value = self._values.get(tensor.untyped_storage().data_ptr())
+        if value is None:
             raise NotStatic("it reads something that was not computed from the tokens")
-        node, whole, rows, inner = known
+        node, whole, rows, inner = value
         if tensor.dtype != whole.dtype:
-            raise NotStatic("it reads the bits of numbers")
+            raise NotStatic("it reinterprets the bits of numbers")
         offset = _in_row(int(tensor.storage_offset()), rows, inner)
         dims = []
-        found = 0
+        has_rows = False
         for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
-            if size == rows and stride == inner and not found:
-                found = 1
+            if size == rows and stride == inner and not has_rows:
+                has_rows = True
             elif size != 1:
                 dims.append((size, _in_row(stride, rows, inner)))
-        if not found:
+        if not has_rows:
             raise NotStatic("it mixes the rows of different tokens")
-        return RowView(node, offset, merged(dims))
+        return RowView(node, offset, merge_dims(dims))
 
 
 def _in_row(distance: int, rows: int, inner: int) -> int:
-    """A distance in storage [outer, rows, inner], as one in a row [outer, inner]."""
-    outer, rest = divmod(distance, rows * inner)
-    if rest >= inner and inner > 0:
+    """Convert a distance in storage [outer, rows, inner] to one in a row [outer, inner]."""
+    outer, remainder = divmod(distance, rows * inner)
+    if remainder >= inner and inner > 0:
         raise NotStatic("it mixes the rows of different tokens")
-    return outer * inner + rest
+    return outer * inner + remainder
 
 
 def _tensors(args: Any) -> Iterator[torch.Tensor]:
@@ -371,7 +388,7 @@ def _tensors(args: Any) -> Iterator[torch.Tensor]:
 
 
 def _shares_storage(outputs: Any, args: Any) -> bool:
-    """Whether several outputs are all views of one of the arguments (a split)."""
+    """Return whether several outputs are all views of one of the arguments (a split)."""
     if not isinstance(outputs, list | tuple):
         return False
     starts = {value.untyped_storage().data_ptr() for value in _tensors(args)}
@@ -379,7 +396,8 @@ def _shares_storage(outputs: Any, args: Any) -> bool:
 
 
 def _depends_on_positions(module: torch.nn.Module) -> bool:
-    """Whether it makes tables from positions: it has no weights and takes `position_ids`."""
+    """Return whether a module computes tables from positions: it has no weights and takes
+    `position_ids`."""
     if any(True for _ in module.parameters()) or any(True for _ in module.children()):
         return False
     return "position_ids" in inspect.signature(module.forward).parameters

@@ -1,4 +1,4 @@
-"""Whether a loaded model runs on the compiled kernels."""
+"""Compile a loaded model for the CPU kernels, where they support it."""
 
 import torch
 from transformers.modeling_utils import PreTrainedModel
@@ -6,10 +6,10 @@ from transformers.modeling_utils import PreTrainedModel
 from headrace.protocol.config import EngineConfig
 from headrace.workers.attention.hook import AttentionHook
 from headrace.workers.errors import ModelUnsupported
-from headrace.workers.lora.layers import candidates
+from headrace.workers.lora.layers import adaptable_layers
 from headrace.workers.memory import free_memory
 from headrace.workers.native.graph import NotStatic
-from headrace.workers.native.library import GROUP, unsupported_reason
+from headrace.workers.native.library import GROUP_TOKENS, unsupported_reason
 from headrace.workers.native.program import CompiledProgram
 from headrace.workers.native.weight_memory import SharedWeights
 
@@ -21,18 +21,20 @@ def compile_model(
     threads: int,
     shared: SharedWeights | None = None,
 ) -> tuple[CompiledProgram | None, str]:
-    """The compiled model, or None and why it runs on torch's operations instead.
+    """Return the compiled program, or None and the reason why torch's operations run the model.
 
-    shared: where other workers have the same weights, or will.
+    shared: the weights that the group's workers share.
 
-    ModelUnsupported if the operator wants the kernels and they cannot run it.
+    Raises ModelUnsupported if cpu_kernels is native and the kernels cannot run the model.
     """
-    reason = _obstacle(model, config)
+    reason = _unsupported_reason(model, config)
     compiled = None
     if not reason:
         try:
-            adaptable = dict(candidates(model)) if config.enable_lora else None
-            compiled = CompiledProgram(model, hook, threads, config.quantization, shared, adaptable)
+            adaptable_modules = dict(adaptable_layers(model)) if config.enable_lora else None
+            compiled = CompiledProgram(
+                model, hook, threads, config.quantization, shared, adaptable_modules
+            )
         except NotStatic as error:
             reason = f"{type(model).__name__} has no fixed program: {error}"
     if compiled is None and config.cpu_kernels == "native":
@@ -40,18 +42,18 @@ def compile_model(
     return compiled, reason
 
 
-def _obstacle(model: PreTrainedModel, config: EngineConfig) -> str:
+def _unsupported_reason(model: PreTrainedModel, config: EngineConfig) -> str:
     if model.device.type != "cpu":
-        return "they are for CPUs"
+        return "the compiled kernels run on CPUs only"
     if config.cpu_kernels == "torch":
         return "cpu_kernels is torch"
-    if config.block_size % GROUP:
-        return f"block_size is no multiple of {GROUP}"
+    if config.block_size % GROUP_TOKENS:
+        return f"block_size is not a multiple of {GROUP_TOKENS}"
     return unsupported_reason(model.dtype) or ""
 
 
 def release_weights(model: PreTrainedModel, compiled: CompiledProgram) -> None:
-    """Free what has been packed; what the compiled model reads where it is stays."""
+    """Free the model's weights that have been packed; keep those that the program reads."""
     for parameter in model.parameters():
         if not compiled.reads(parameter):
             parameter.data = torch.empty(0, dtype=parameter.dtype)

@@ -1,9 +1,8 @@
-"""Draws tokens by a compiled kernel (src/draw.h): all rows of a batch in one call, over threads.
+"""Draw tokens with a compiled kernel (src/draw.h): all rows of a batch in one call, over threads.
 
-It makes the same choice as workers.sampling.sampler does with torch's operations. Weights and
-their sums are
-rounded differently, so the two part where a uniform number or a cut is within about a millionth of
-a token's bounds.
+The kernel makes the same choice as headrace.workers.sampling.sampler does with torch's operations.
+Weights and their sums are rounded differently, so the two differ where a uniform number or a cutoff
+is within about a millionth of a token's bounds.
 """
 
 import functools
@@ -12,11 +11,11 @@ from collections.abc import Sequence
 import torch
 
 from headrace.protocol.sampling import SamplingParams
-from headrace.workers.native.library import CDraw, load_kernels, unsupported_reason
+from headrace.workers.native.library import CDraw, require_kernels, unsupported_reason
 
 
 def can_draw(device: torch.device) -> bool:
-    """Whether the kernel is there for logits on this device."""
+    """Return whether the kernel supports logits on this device."""
     return device.type == "cpu" and unsupported_reason(torch.float32) is None
 
 
@@ -26,20 +25,30 @@ def draw(
     samplings: Sequence[SamplingParams],
     uniforms: Sequence[float],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A token for each of these rows of logits [batch, vocabulary], float32; samplings and uniforms
-    are theirs. Temperatures are above zero.
+    """Draw one token for each of these rows of logits [batch, vocabulary], float32.
 
-    Second, which rows have a distribution at all [rows]: of others the token means nothing.
+    samplings, uniforms: of the same rows; temperatures must be above zero.
+
+    Returns the token ids [rows], and which rows have a distribution at all [rows]: the token ids of
+    the others are meaningless. Raises MemoryError if there is no memory.
     """
-    library = load_kernels()
-    assert library is not None
+    library = require_kernels()
     logits = logits if logits.stride(1) == 1 else logits.contiguous()
     size = logits.shape[1]
-    least = torch.tensor([sampling.min_p for sampling in samplings]).log_().tolist()
+    log_min_ps = torch.tensor([sampling.min_p for sampling in samplings]).log_().tolist()
     draws = (CDraw * len(rows))(
         *(
-            CDraw(row, uniform, one.temperature, low, one.top_p, min(max(one.top_k, 0), size))
-            for row, uniform, one, low in zip(rows, uniforms, samplings, least, strict=True)
+            CDraw(
+                row,
+                uniform,
+                params.temperature,
+                log_min_p,
+                params.top_p,
+                min(max(params.top_k, 0), size),
+            )
+            for row, uniform, params, log_min_p in zip(
+                rows, uniforms, samplings, log_min_ps, strict=True
+            )
         )
     )
     token_ids = torch.empty(len(rows), dtype=torch.long)
@@ -53,10 +62,8 @@ def draw(
 
 @functools.cache
 def _threads(count: int) -> int:
-    """So many threads that draw; they stay."""
-    library = load_kernels()
-    assert library is not None
-    address = library.new_draws(count)
+    """Start this number of threads that draw; they are kept."""
+    address = require_kernels().new_draws(count)
     if not address:
         raise MemoryError("no memory to draw tokens")
     return address

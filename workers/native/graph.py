@@ -1,25 +1,30 @@
-"""What a forward pass computes, as a graph over rows: one row for each token of a step.
+"""A forward pass as a graph over rows, with one row for each token of a step.
 
-Every value is a table [rows, width] of numbers; what transformers sees as further dimensions
-(heads, say) are parts of a row. A view is a part of a value's row; its dimensions have sizes and
-strides, and no dimension of the rows.
+Every value is a table [rows, width] of numbers; the further dimensions that transformers sees
+(heads, for example) are parts of a row. A view is a part of a value's row: its dimensions have
+sizes and strides, without the dimension of the rows.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+NodeKind = Literal[
+    "embedding", "linear", "norm", "activation", "attend", "table", "copy", "gather", "scale",
+    "cat", "mul", "add", "rotate", "gated",
+]  # fmt: skip
 
 
 class NotStatic(Exception):
-    """The forward pass cannot be written as a fixed program; why is in the message."""
+    """The forward pass cannot be written as a fixed program; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class RowView:
     """A part of the row of a node's value.
 
-    offset: of its first number in the row.
-    dims: (size, stride) from the outermost on; sizes of 1 are left out.
+    offset: index of its first number in the row.
+    dims: (size, stride), the outermost first; sizes of 1 are left out.
     """
 
     node: "Node"
@@ -35,7 +40,7 @@ class RowView:
 
     @property
     def is_dense(self) -> bool:
-        """Whether its numbers follow one another in the row."""
+        """Whether its numbers are contiguous in the row."""
         step = 1
         for size, stride in reversed(self.dims):
             if stride != step:
@@ -52,20 +57,20 @@ class RowView:
         """One after its last number in the row."""
         return self.offset + 1 + sum((size - 1) * stride for size, stride in self.dims)
 
-    def overlaps(self, other: "View") -> bool:
-        """Whether some numbers are in both."""
+    def overlaps(self, other: "RowView") -> bool:
+        """Return whether some numbers are in both views."""
         if self.node is not other.node or self.offset >= other.end or other.offset >= self.end:
             return False
-        return not self._numbers().isdisjoint(other._numbers())
+        return not self._indices().isdisjoint(other._indices())
 
-    def _numbers(self) -> set[int]:
-        found = {self.offset}
+    def _indices(self) -> set[int]:
+        indices = {self.offset}
         for size, stride in self.dims:
-            found = {start + step * stride for start in found for step in range(size)}
-        return found
+            indices = {start + step * stride for start in indices for step in range(size)}
+        return indices
 
-    def covers(self, other: "View") -> bool:
-        """Whether both are the same numbers in the same order."""
+    def covers(self, other: "RowView") -> bool:
+        """Return whether both views are the same numbers in the same order."""
         if self.node is not other.node or self.offset != other.offset:
             return False
         return self.dims == other.dims or (
@@ -73,28 +78,28 @@ class RowView:
         )
 
 
-def merged(dims: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    """Neighbouring dimensions that are one run of numbers become one."""
-    merged: list[tuple[int, int]] = []
+def merge_dims(dims: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Merge neighbouring dimensions that are contiguous."""
+    merge_dims: list[tuple[int, int]] = []
     for size, stride in dims:
-        if merged and merged[-1][1] == size * stride:
-            merged[-1] = (merged[-1][0] * size, stride)
+        if merge_dims and merge_dims[-1][1] == size * stride:
+            merge_dims[-1] = (merge_dims[-1][0] * size, stride)
         else:
-            merged.append((size, stride))
-    return tuple(merged)
+            merge_dims.append((size, stride))
+    return tuple(merge_dims)
 
 
 @dataclass(eq=False, slots=True)
 class Node:
     """One operation and its value [rows, width].
 
-    wanted: whether its rows are the wanted ones only, not all of the step's.
+    logit_rows_only: whether its rows are only those whose logits are needed, not all of the step's.
     """
 
-    kind: str
+    kind: NodeKind
     inputs: tuple[RowView, ...]
     width: int
-    wanted: bool = False
+    logit_rows_only: bool = False
     data: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -105,7 +110,7 @@ class Node:
         return self.inputs[0 if self.kind == "rotate" else 1].node
 
     def view(self) -> RowView:
-        """All of its value."""
+        """Return a view of the whole value."""
         return RowView(self, 0, ((self.width, 1),))
 
 
@@ -113,7 +118,7 @@ class Node:
 class Graph:
     """Nodes in the order in which they were computed; `output` is the logits.
 
-    tables: calls that give values which depend on positions alone.
+    tables: calls whose values depend on the positions alone.
     """
 
     nodes: tuple[Node, ...]
@@ -121,7 +126,7 @@ class Graph:
     tables: tuple["TableCall", ...]
 
     def users(self) -> dict[Node, list[Node]]:
-        """For each node those that read it, as often as they do."""
+        """Return, for each node, the nodes that read it, once for each time that they do."""
         users: dict[Node, list[Node]] = {node: [] for node in self.nodes}
         for node in self.nodes:
             for view in node.inputs:
@@ -129,7 +134,7 @@ class Graph:
         return users
 
     def describe(self) -> Iterator[str]:
-        """One line for each node, the same for the same program."""
+        """Yield one line for each node, the same for the same program."""
         numbers = {node: number for number, node in enumerate(self.nodes)}
         for node in self.nodes:
             reads = [(numbers[view.node], view.offset, view.dims) for view in node.inputs]
@@ -137,12 +142,12 @@ class Graph:
                 key: value if isinstance(value, int | float | str | tuple) else id(value)
                 for key, value in node.data.items()
             }
-            yield f"{node.kind} {node.width} {node.wanted} {reads} {shown}"
+            yield f"{node.kind} {node.width} {node.logit_rows_only} {reads} {shown}"
 
 
 @dataclass(frozen=True, slots=True)
 class TableCall:
-    """A module that is called with a step's positions; see headrace.workers.native.tables."""
+    """A module that is called with a step's positions, such as a rotary embedding's tables."""
 
     module: Any
     args: tuple[Any, ...]

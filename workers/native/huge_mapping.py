@@ -1,8 +1,8 @@
-"""Shared mappings of memory files, in huge pages: the addresses of small ones are missed so often
-that a decode takes a third longer.
+"""Map shared memory files in huge pages.
 
-Memory files get small pages by default (shmem_enabled is "never" on most systems), but Linux 6.1
-and later make huge pages of them on demand.
+With small pages a decode takes a third longer, because of TLB misses. Memory files get small pages
+by default (shmem_enabled is "never" on most systems), but Linux 6.1 and later collapse them into
+huge pages on demand.
 """
 
 import ctypes
@@ -16,9 +16,9 @@ HUGE_PAGE = 2 * 1024 * 1024
 _COLLAPSE = 25  # MADV_COLLAPSE
 _FIXED = 0x10  # MAP_FIXED
 _FAILED = ctypes.c_void_p(-1).value
-# Pages that another thread or process uses just now can be collapsed a moment later.
+# Pages that another thread or process is using can be collapsed a moment later.
 _BUSY = (errno.EAGAIN, errno.EBUSY)
-_TRIES = 5
+_ATTEMPTS = 5
 _PAUSE_S = 0.01
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -26,33 +26,39 @@ _libc.mmap.argtypes = (
     ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64,
 )  # fmt: skip
 _libc.mmap.restype = ctypes.c_void_p
-for _name, _rest in (("munmap", ()), ("mprotect", (ctypes.c_int,)), ("madvise", (ctypes.c_int,))):
-    getattr(_libc, _name).argtypes = (ctypes.c_void_p, ctypes.c_size_t, *_rest)
+for _name, _extra_types in (
+    ("munmap", ()),
+    ("mprotect", (ctypes.c_int,)),
+    ("madvise", (ctypes.c_int,)),
+):
+    getattr(_libc, _name).argtypes = (ctypes.c_void_p, ctypes.c_size_t, *_extra_types)
 
 
 def round_up_to_pages(num_bytes: int) -> int:
-    """So many bytes, rounded up to huge pages."""
+    """Round a number of bytes up to whole huge pages."""
     return -(-num_bytes // HUGE_PAGE) * HUGE_PAGE
 
 
 def allocate_pages(fd: int, num_bytes: int) -> None:
-    """Give an empty memory file its size, and something of each huge page: where there is nothing,
-    nothing is collapsed. OSError if there is no memory."""
+    """Set the size of an empty memory file and allocate each of its huge pages.
+
+    An unallocated huge page would not be collapsed. Raises OSError if there is no memory.
+    """
     os.ftruncate(fd, num_bytes)
     for offset in range(0, num_bytes, HUGE_PAGE):
         os.pwrite(fd, b"\0", offset)
 
 
 def map_file(fd: int, num_bytes: int, writable: bool) -> int:
-    """The address, that of a huge page, of a file's first bytes; whole huge pages of them.
+    """Map the first bytes of a file, a whole number of huge pages; return the aligned address.
 
-    OSError if the system gives no huge pages for all of it; nothing is mapped then.
+    Raises OSError if the system does not give huge pages for all of them; nothing is mapped then.
     """
     address = _reserve(num_bytes)
     access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
     try:
         if _libc.mmap(address, num_bytes, access, mmap.MAP_SHARED | _FIXED, fd, 0) == _FAILED:
-            _fail()
+            _raise_errno()
         _collapse(address, num_bytes)
     except BaseException:
         unmap(address, num_bytes)
@@ -61,23 +67,23 @@ def map_file(fd: int, num_bytes: int, writable: bool) -> int:
 
 
 def make_read_only(address: int, num_bytes: int) -> None:
-    """OSError if the system will not have it."""
+    """Make a mapping read-only. Raises OSError if the system refuses."""
     if _libc.mprotect(address, num_bytes, mmap.PROT_READ):
-        _fail()
+        _raise_errno()
 
 
 def unmap(address: int, num_bytes: int) -> None:
-    """Whoever reads there afterwards dies."""
+    """Remove a mapping; reading there afterwards ends the process."""
     _libc.munmap(address, num_bytes)
 
 
 def _reserve(num_bytes: int) -> int:
-    """So many addresses, from that of a huge page on: the system would choose any page's."""
+    """Reserve an address range aligned to huge pages: mmap itself aligns to small pages only."""
     size = num_bytes + HUGE_PAGE
     kind = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     start = _libc.mmap(None, size, 0, kind, -1, 0)
     if start == _FAILED:
-        _fail()
+        _raise_errno()
     address = round_up_to_pages(start)
     if address > start:
         unmap(start, address - start)
@@ -86,11 +92,11 @@ def _reserve(num_bytes: int) -> int:
 
 
 def _collapse(address: int, num_bytes: int) -> None:
-    for tries_left in reversed(range(_TRIES)):
+    for attempts_left in reversed(range(_ATTEMPTS)):
         if not _advise(address, num_bytes, _COLLAPSE):
             return
-        if ctypes.get_errno() not in _BUSY or not tries_left:
-            _fail()
+        if ctypes.get_errno() not in _BUSY or not attempts_left:
+            _raise_errno()
         time.sleep(_PAUSE_S)
 
 
@@ -99,6 +105,6 @@ def _advise(address: int, num_bytes: int, advice: int) -> int:
     return result
 
 
-def _fail() -> None:
+def _raise_errno() -> None:
     number = ctypes.get_errno()
     raise OSError(number, os.strerror(number))

@@ -1,8 +1,8 @@
-"""The compiled kernels, by ctypes: their functions, and the layout of what they are given.
+"""Load the compiled kernels with ctypes, and declare their functions and structs.
 
-The layouts are those of src/program.h and src/draw.h. The library is built when Headrace is
-installed, where a compiler is at hand; without it, or on a processor that it was not written for,
-models run on torch's own operations.
+The struct layouts are those of src/program.h and src/draw.h. The library is built when Headrace is
+installed, if a compiler is available; without the library, or on a processor that lacks the
+instructions, models run on torch's own operations.
 """
 
 import ctypes
@@ -10,29 +10,34 @@ import functools
 from collections.abc import Callable
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
+from typing import Literal, get_args
 
 import torch
 
-OPERATIONS = (
+# In the order of the enumeration in src/program.h.
+Operation = Literal[
     "embed", "norm", "linear", "convert", "rotate", "write", "attend", "finish_attend", "combine",
     "gather", "round", "shrink",
-)  # fmt: skip
-
-PANEL = 32  # outputs of a weight that lie together
-GROUP = 16  # tokens of the cache that lie together
-MAX_DIM = 512  # of a head
+]  # fmt: skip
 
 
-class CPlace(ctypes.Structure):
-    _fields_ = (("buffer", ctypes.c_int32), ("at", ctypes.c_int32))
+OPERATIONS: tuple[Operation, ...] = get_args(Operation)
+
+PANEL_OUTPUTS = 32  # outputs of a weight that are stored together
+GROUP_TOKENS = 16  # tokens of the cache that are stored together
+MAX_HEAD_DIM = 512
+
+
+class COperand(ctypes.Structure):
+    _fields_ = (("buffer", ctypes.c_int32), ("offset", ctypes.c_int32))
 
 
 class CInstruction(ctypes.Structure):
     _fields_ = (
         ("operation", ctypes.c_int32),
-        ("wanted", ctypes.c_int32),
-        ("inputs", CPlace * 3),
-        ("out", CPlace),
+        ("logit_rows_only", ctypes.c_int32),
+        ("inputs", COperand * 3),
+        ("out", COperand),
         ("packed", ctypes.c_int32),
         ("sizes", ctypes.c_int32 * 8),
         ("numbers", ctypes.c_float * 3),
@@ -55,11 +60,11 @@ class CAdapter(ctypes.Structure):
 class CStep(ctypes.Structure):
     _fields_ = (
         ("rows", ctypes.c_int32),
-        ("num_wanted", ctypes.c_int32),
+        ("num_logit_rows", ctypes.c_int32),
         ("num_spans", ctypes.c_int32),
         ("token_ids", ctypes.c_void_p),
         ("positions", ctypes.c_void_p),
-        ("wanted", ctypes.c_void_p),
+        ("logit_rows", ctypes.c_void_p),
         ("spans", ctypes.c_void_p),
         ("blocks", ctypes.c_void_p),
         ("tables", ctypes.c_void_p),
@@ -76,7 +81,7 @@ class CDraw(ctypes.Structure):
         ("row", ctypes.c_int64),
         ("uniform", ctypes.c_double),
         ("temperature", ctypes.c_float),
-        ("least", ctypes.c_float),
+        ("log_min_p", ctypes.c_float),
         ("top_p", ctypes.c_float),
         ("top_k", ctypes.c_int32),
     )
@@ -94,14 +99,14 @@ _SIGNATURES = {
     "new_draws": ((_INT,), _POINTER),
     "draw": ((_POINTER, _POINTER, _LONG, _LONG, _POINTER, _INT, _POINTER), _INT),
 }
-# What `level` says of a processor.
+# The instruction level (see `headrace_level` in src/program.cpp) that a dtype needs.
 _NEEDED_LEVEL = {torch.float32: 1, torch.bfloat16: 2}
 
 
 class Kernels:
-    """The library's functions, each under its name without the prefix.
+    """The library's functions, each under its name without the prefix `headrace_`.
 
-    build: tells builds apart.
+    build: identifies the build of the library file.
     """
 
     build: str
@@ -117,8 +122,8 @@ class Kernels:
     draw: Callable[..., int]
 
     def __init__(self, path: Path) -> None:
-        found = path.stat()
-        self.build = f"{found.st_size}-{found.st_mtime_ns}"
+        info = path.stat()
+        self.build = f"{info.st_size}-{info.st_mtime_ns}"
         library = ctypes.CDLL(str(path))
         for name, (arguments, result) in _SIGNATURES.items():
             function = getattr(library, f"headrace_{name}")
@@ -128,22 +133,29 @@ class Kernels:
 
 
 def unsupported_reason(dtype: torch.dtype) -> str | None:
-    """Why a model of this dtype cannot run on the kernels here; None if it can."""
-    found = load_kernels()
-    if found is None:
+    """Return why a model of this dtype cannot run on the kernels here; None if it can."""
+    library = load_kernels()
+    if library is None:
         return "the kernels were not built (no C++ compiler when Headrace was installed)"
     needed = _NEEDED_LEVEL.get(dtype)
     if needed is None:
         return f"there are no kernels for {str(dtype).removeprefix('torch.')}"
-    if found.level() < needed:
-        wanted = "AVX-512 with bfloat16" if needed == 2 else "AVX-512"
-        return f"the processor lacks {wanted}"
+    if library.level() < needed:
+        instructions = "AVX-512 with bfloat16" if needed == 2 else "AVX-512"
+        return f"the processor lacks {instructions}"
     return None
+
+
+def require_kernels() -> Kernels:
+    """Return the library where `unsupported_reason` has been checked before."""
+    library = load_kernels()
+    assert library is not None
+    return library
 
 
 @functools.cache
 def load_kernels() -> Kernels | None:
-    """The library; None if it was not built."""
+    """Load the library; None if it was not built."""
     for suffix in EXTENSION_SUFFIXES:
         path = Path(__file__).parent / f"kernels{suffix}"
         if path.exists():

@@ -1,45 +1,60 @@
-"""From a rewritten graph to instructions over buffers (see src/program.h).
+"""Lower a rewritten graph to instructions over buffers (see src/program.h).
 
-A node's value gets a buffer of its own width, in float32, or in the type of the products where only
-products read it. Buffers whose values are no longer needed are used again.
+A node's value gets a buffer of its own width, in float32, or in the type of the products if only
+products read it. Buffers whose values are no longer needed are reused.
 """
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Any
 
 from headrace.protocol.config import Quantization
 from headrace.workers.native.graph import Graph, Node, NotStatic, RowView
+from headrace.workers.native.library import Operation
 
-FLOATS, PACKED, BYTES = range(3)  # float32, the type of the products, 8 bits
-WORDS, ROUNDED, INTEGERS = range(3)  # how a weight is stored and multiplied: see src/program.cpp
+
+class BufferKind(IntEnum):
+    """The number type of a buffer: float32, the type of the products, or 8-bit integers."""
+
+    FLOAT32 = 0
+    PRODUCT = 1
+    INT8 = 2
+
+
+class WeightFormat(IntEnum):
+    """How a weight is stored and multiplied; see `linear` in src/linear_operations.h."""
+
+    FLOAT = 0
+    INT8_WEIGHT_ONLY = 1
+    INT8_DYNAMIC = 2  # rows are rounded to 8 bits too
 
 
 @dataclass(eq=False, slots=True)
 class Buffer:
-    """Rows of `width` numbers. kind: FLOATS, PACKED or BYTES. number: where it lies."""
+    """Rows of `width` numbers. number: its index in the program; -1: not assigned yet."""
 
     width: int
-    kind: int = 0
+    kind: BufferKind = BufferKind.FLOAT32
     number: int = -1
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """From which number on in a buffer's rows. No buffer: the step's output."""
+class Operand:
+    """Where a value begins in a buffer's rows. buffer: None for the step's output."""
 
     buffer: Buffer | None
-    at: int = 0
+    offset: int = 0
 
 
 @dataclass(slots=True)
 class Op:
-    """One instruction; `weights` are those of a linear, still to be packed."""
+    """One instruction; see `Instruction` in src/program.h. data: weights, still to be packed."""
 
-    kind: str
-    inputs: tuple[Place, ...]
-    out: Place
-    wanted: bool = False
+    kind: Operation
+    inputs: tuple[Operand, ...]
+    out: Operand
+    logit_rows_only: bool = False
     packed: bool = False
     sizes: dict[int, int] = field(default_factory=dict)
     numbers: tuple[float, ...] = ()
@@ -48,10 +63,11 @@ class Op:
 
 @dataclass(frozen=True, slots=True)
 class Lowered:
-    """Instructions, the buffers that exist at the same time, and which tables a step has to bring.
+    """A lowered graph.
 
-    tables: (call, place among its outputs) and width of each.
-    adapted: the products that adapters may change, in the order of their numbers.
+    buffers: those that exist at the same time.
+    tables: (call, index of its output) and width of each table that a step must provide.
+    adapted: the products that adapters may change, in the order of their indices.
     """
 
     ops: tuple[Op, ...]
@@ -63,17 +79,19 @@ class Lowered:
 
 def lower(
     graph: Graph,
-    pair: int,
+    per_word: int,
     quantization: Quantization | None = None,
     adaptable: Collection[int] = (),
 ) -> Lowered:
-    """pair: how many numbers of a packed buffer make a word of 32 bits (2 for bfloat16).
+    """Lower a graph to instructions.
+
+    per_word: how many numbers of a product buffer make a word of 32 bits (2 for bfloat16).
     adaptable: ids of the weights that adapters may change.
 
-    The head is spared the rounding of its rows: that is where a token is chosen.
-    NotStatic if there is a node that no instruction does.
+    The head's rows are never rounded to 8 bits: their rounding would go straight into the logits.
+    Raises NotStatic if no instruction computes a node.
     """
-    lowering = _Lowering(graph, pair, quantization, adaptable)
+    lowering = _Lowering(graph, per_word, quantization, adaptable)
     for node in graph.nodes:
         lowering.emit(node)
     return Lowered(
@@ -89,7 +107,7 @@ class _Lowering:
     def __init__(
         self,
         graph: Graph,
-        pair: int,
+        per_word: int,
         quantization: Quantization | None,
         adaptable: Collection[int],
     ) -> None:
@@ -98,196 +116,206 @@ class _Lowering:
         self._adaptable = adaptable
         self.tables: dict[tuple[int, int], int] = {}
         self.num_layers = 0
-        self._pair = pair
-        self._form = WORDS if quantization is None else ROUNDED
+        self._per_word = per_word
+        self._format = WeightFormat.FLOAT if quantization is None else WeightFormat.INT8_WEIGHT_ONLY
         self._rounds_rows = quantization == "int8_dynamic"
         self._graph = graph
         self._users = graph.users()
-        self._places: dict[Node, Place] = {}
-        self._converted: dict[tuple[Node, int, bool], tuple[Place, ...]] = {}
+        self._operands: dict[Node, Operand] = {}
+        self._converted: dict[tuple[Node, int, bool], tuple[Operand, ...]] = {}
         self._siblings = _siblings(graph)
 
     def emit(self, node: Node) -> None:
         getattr(self, f"_{node.kind}")(node)
 
-    # Where values lie.
+    # Operands of values.
 
-    def _new(self, node: Node, packed: bool = False) -> Place:
+    def _allocate(self, node: Node, packed: bool = False) -> Operand:
         is_output = node is self._graph.output
-        place = Place(None if is_output else Buffer(node.width, PACKED if packed else FLOATS))
-        self._places[node] = place
-        return place
+        kind = BufferKind.PRODUCT if packed else BufferKind.FLOAT32
+        operand = Operand(None if is_output else Buffer(node.width, kind))
+        self._operands[node] = operand
+        return operand
 
     def _packs(self, node: Node) -> bool:
-        """Whether only products read its value, all of it, and words are whole."""
+        """Return whether only products read the value, all of it, and its words are whole."""
         users = self._users[node]
         reads = [view for user in users for view in user.inputs[:1] if view.node is node]
         return (
             bool(users)
             and len(reads) == len(users)
             and all(user.kind in ("linear", "gated") for user in users)
-            and not any(self._form_for(user) == INTEGERS for user in users)
+            and not any(self._format_for(user) == WeightFormat.INT8_DYNAMIC for user in users)
             and all(view.is_whole for view in reads)
-            and node.width % self._pair == 0
+            and node.width % self._per_word == 0
         )
 
-    def _at(self, view: RowView) -> Place:
+    def _operand(self, view: RowView) -> Operand:
         if not view.is_dense:
-            raise NotStatic("it reads numbers that do not follow one another")
-        place = self._places.get(view.node)
-        if place is None:
+            raise NotStatic("it reads numbers that are not contiguous")
+        operand = self._operands.get(view.node)
+        if operand is None:
             raise NotStatic("it reads a table of positions other than to rotate by it")
-        if place.buffer is not None and place.buffer.kind != FLOATS:
+        if operand.buffer is not None and operand.buffer.kind != BufferKind.FLOAT32:
             raise NotStatic("it reads rounded numbers")
-        return Place(place.buffer, place.at + view.offset)
+        return Operand(operand.buffer, operand.offset + view.offset)
 
-    def _heads_at(self, view: RowView, dim: int) -> tuple[Place, int]:
-        """Where heads of `dim` numbers begin, and how far they are apart."""
+    def _head_operand(self, view: RowView, dim: int) -> tuple[Operand, int]:
+        """Return the operand of heads of `dim` numbers, and the stride between heads."""
         if view.is_dense:
-            return self._at(view), dim
+            return self._operand(view), dim
         if len(view.dims) == 2 and view.dims[1] == (dim, 1):
             start = RowView(view.node, view.offset, ((dim, 1),))
-            return self._at(start), view.dims[0][1]
-        raise NotStatic("its heads lie in no known order")
+            return self._operand(start), view.dims[0][1]
+        raise NotStatic("its heads have an unknown layout")
 
-    def _form_for(self, node: Node) -> int:
-        return INTEGERS if self._rounds_rows and not node.wanted else self._form
+    def _format_for(self, node: Node) -> WeightFormat:
+        if self._rounds_rows and not node.logit_rows_only:
+            return WeightFormat.INT8_DYNAMIC
+        return self._format
 
-    def _product_input(self, node: Node) -> tuple[Place, ...]:
-        """Where a product's input lies, converted if that has not been done; for integers the
-        rows' scales too."""
-        view, form = node.inputs[0], self._form_for(node)
-        place = self._places[view.node]
-        if place.buffer is not None and place.buffer.kind == PACKED:
-            return (place,)
-        key = (view.node, view.offset, form == INTEGERS)
-        known = self._converted.get(key)
-        if known is None:
-            known = self._round(view) if form == INTEGERS else self._convert(view)
-            self._converted[key] = known
-        return known
+    def _product_input(self, node: Node) -> tuple[Operand, ...]:
+        """Return the operands of a product's input: the rows, converted if they were not yet, and
+        for 8-bit rows their scales."""
+        view, rounds = node.inputs[0], self._format_for(node) == WeightFormat.INT8_DYNAMIC
+        operand = self._operands[view.node]
+        if operand.buffer is not None and operand.buffer.kind == BufferKind.PRODUCT:
+            return (operand,)
+        key = (view.node, view.offset, rounds)
+        converted = self._converted.get(key)
+        if converted is None:
+            converted = self._round(view) if rounds else self._convert(view)
+            self._converted[key] = converted
+        return converted
 
-    def _convert(self, view: RowView) -> tuple[Place, ...]:
-        padding = -view.width % self._pair
-        out = Place(Buffer(view.width + padding, PACKED))
+    def _convert(self, view: RowView) -> tuple[Operand, ...]:
+        padding = -view.width % self._per_word
+        out = Operand(Buffer(view.width + padding, BufferKind.PRODUCT))
         sizes = {0: view.width, 1: padding}
-        self._op("convert", view.node, (self._at(view),), out, sizes=sizes)
+        self._op("convert", view.node, (self._operand(view),), out, sizes=sizes)
         return (out,)
 
-    def _round(self, view: RowView) -> tuple[Place, ...]:
+    def _round(self, view: RowView) -> tuple[Operand, ...]:
         padding = -view.width % 4
-        out, scales = Place(Buffer(view.width + padding, BYTES)), Place(Buffer(1))
+        out, scales = Operand(Buffer(view.width + padding, BufferKind.INT8)), Operand(Buffer(1))
         sizes = {0: view.width, 1: padding}
-        self._op("round", view.node, (self._at(view), scales), out, sizes=sizes)
+        self._op("round", view.node, (self._operand(view), scales), out, sizes=sizes)
         return out, scales
 
     def _op(
-        self, kind: str, node: Node, inputs: tuple[Place, ...], out: Place, **rest: Any
+        self, kind: Operation, node: Node, inputs: tuple[Operand, ...], out: Operand, **fields: Any
     ) -> None:
-        packed = out.buffer is not None and out.buffer.kind == PACKED
-        self.ops.append(Op(kind, inputs, out, node.wanted, packed, **rest))
+        packed = out.buffer is not None and out.buffer.kind == BufferKind.PRODUCT
+        self.ops.append(Op(kind, inputs, out, node.logit_rows_only, packed, **fields))
 
-    def _forget_conversions(self, node: Node) -> None:
-        """A value has been changed in place."""
+    def _drop_conversions(self, node: Node) -> None:
+        """Drop conversions of a value that has been changed in place."""
         self._converted = {k: v for k, v in self._converted.items() if k[0] is not node}
 
-    # One method for each kind of node.
+    # One method for each kind of node; see `NodeKind`.
 
     def _table(self, node: Node) -> None:
-        self.tables[node.data["call"], node.data["place"]] = node.width
+        self.tables[node.data["call"], node.data["output"]] = node.width
 
     def _embedding(self, node: Node) -> None:
         sizes = {0: node.width, 2: int(node.data["of_positions"]), 3: node.data["offset"]}
         self._op(
-            "embed", node, (), self._new(node), sizes=sizes, data={"table": node.data["weight"]}
+            "embed",
+            node,
+            (),
+            self._allocate(node),
+            sizes=sizes,
+            data={"table": node.data["weight"]},
         )
 
     def _norm(self, node: Node) -> None:
-        source = self._at(node.inputs[0])
+        source = self._operand(node.inputs[0])
         size = node.data["size"]
         sizes = {0: size, 1: node.width // size, 2: int(node.data["centred"])}
-        out = self._new(node, self._packs(node))
+        out = self._allocate(node, self._packs(node))
         data = {key: node.data[key] for key in ("weight", "bias", "plus_one")}
         self._op("norm", node, (source,), out, sizes=sizes, numbers=(node.data["eps"],), data=data)
 
     def _linear(self, node: Node) -> None:
-        if node in self._places:  # done together with a sibling
+        if node in self._operands:  # computed together with a sibling
             return
         if len(node.inputs) > 1:
-            return self._linear_onto(node)
+            return self._linear_added(node)
         source = self._product_input(node)
-        together = self._siblings.get(node, [node])
+        fused = self._siblings.get(node, [node])
         function = node.data.get("function")
-        if len(together) == 1:
-            out = self._new(node, function is not None and self._packs(node))
+        if len(fused) == 1:
+            out = self._allocate(node, function is not None and self._packs(node))
         else:
-            out = Place(Buffer(sum(one.width for one in together)))
-            at = 0
-            for one in together:
-                self._places[one] = Place(out.buffer, at)
-                at += one.width
-        data = {"parts": [one.data for one in together], "function": function}
+            out = Operand(Buffer(sum(sibling.width for sibling in fused)))
+            offset = 0
+            for sibling in fused:
+                self._operands[sibling] = Operand(out.buffer, offset)
+                offset += sibling.width
+        data = {"parts": [sibling.data for sibling in fused], "function": function}
         self._product(node, source, out, 0, data)
 
-    def _linear_onto(self, node: Node) -> None:
+    def _linear_added(self, node: Node) -> None:
         source = self._product_input(node)
         target = node.inputs[1]
         data = {"parts": [node.data], "function": None}
-        self._product(node, source, self._at(target), 1, data, node.data["by"])
-        self._forget_conversions(target.node)
+        self._product(node, source, self._operand(target), 1, data, node.data["factor"])
+        self._drop_conversions(target.node)
 
     def _gated(self, node: Node) -> None:
         source = self._product_input(node)
-        out = self._new(node, self._packs(node))
+        out = self._allocate(node, self._packs(node))
         self._product(node, source, out, 2, dict(node.data))
 
     def _product(
-        self, node: Node, source: tuple[Place, ...], out: Place, mode: int, data: dict[str, Any],
-        by: float = 1.0,
+        self, node: Node, source: tuple[Operand, ...], out: Operand, mode: int, data: dict[str,
+        Any],
+        factor: float = 1.0,
     ) -> None:  # fmt: skip
-        form = self._form_for(node)
-        words = -(-node.inputs[0].width // (4 if form == INTEGERS else self._pair))
+        weight_format = self._format_for(node)
+        per_word = 4 if weight_format == WeightFormat.INT8_DYNAMIC else self._per_word
+        words = -(-node.inputs[0].width // per_word)
         is_adapted = all(id(part["weight"]) in self._adaptable for part in parts_of(data))
         if is_adapted:
             self._shrink(node, source[0])
-        sizes = {1: words, 2: mode, 4: form, 5: len(self.adapted) if is_adapted else -1}
-        self._op("linear", node, source, out, sizes=sizes, numbers=(by,), data=data)
+        sizes = {1: words, 2: mode, 4: weight_format, 5: len(self.adapted) if is_adapted else -1}
+        self._op("linear", node, source, out, sizes=sizes, numbers=(factor,), data=data)
         if is_adapted:
             self.adapted.append(self.ops[-1])
 
-    def _shrink(self, node: Node, source: Place) -> None:
-        """What adapters make of a product's rows; those of a product of bytes are read before they
-        are rounded."""
-        is_bytes = source.buffer is not None and source.buffer.kind == BYTES
-        place = self._at(node.inputs[0]) if is_bytes else source
+    def _shrink(self, node: Node, source: Operand) -> None:
+        """Multiply a product's rows with the adapters' down matrices; 8-bit rows are read before
+        they are rounded."""
+        is_int8 = source.buffer is not None and source.buffer.kind == BufferKind.INT8
+        operand = self._operand(node.inputs[0]) if is_int8 else source
         sizes = {0: node.inputs[0].width, 5: len(self.adapted)}
-        self._op("shrink", node, (place,), place, sizes=sizes)
+        self._op("shrink", node, (operand,), operand, sizes=sizes)
 
     def _rotate(self, node: Node) -> None:
         x, cos, sin = node.inputs
         for user in self._users[x.node]:
             if user.kind == "rotate" and user is not node and user.inputs[0].overlaps(x):
                 raise NotStatic("it rotates the same numbers twice")
-        tables = [(view.node.data["call"], view.node.data["place"]) for view in (cos, sin)]
+        tables = [(view.node.data["call"], view.node.data["output"]) for view in (cos, sin)]
         if any(not view.is_whole for view in (cos, sin)) or cos.width != sin.width:
             raise NotStatic("rotary embedding with a part of a table")
-        places = [list(self.tables).index(table) for table in tables]
-        sizes = {0: node.data["heads"], 1: node.data["dim"], 2: node.data["turned"]}
-        sizes |= {3: places[0], 4: places[1], 5: cos.width}
-        place = self._places[x.node]
-        out = Place(place.buffer, place.at + x.offset)
+        indices = [list(self.tables).index(table) for table in tables]
+        sizes = {0: node.data["heads"], 1: node.data["dim"], 2: node.data["rotated"]}
+        sizes |= {3: indices[0], 4: indices[1], 5: cos.width}
+        operand = self._operands[x.node]
+        out = Operand(operand.buffer, operand.offset + x.offset)
         self._op("rotate", node, (out,), out, sizes=sizes)
-        self._forget_conversions(x.node)
+        self._drop_conversions(x.node)
 
     def _attend(self, node: Node) -> None:
         names = ("heads", "kv_heads", "key_dim", "value_dim", "window", "layer")
-        sizes = {place: node.data[name] for place, name in enumerate(names)}
+        sizes = {index: node.data[name] for index, name in enumerate(names)}
         key_dim, value_dim = node.data["key_dim"], node.data["value_dim"]
-        query, query_stride = self._heads_at(node.inputs[0], key_dim)
-        key, key_stride = self._heads_at(node.inputs[1], key_dim)
-        value, value_stride = self._heads_at(node.inputs[2], value_dim)
+        query, query_stride = self._head_operand(node.inputs[0], key_dim)
+        key, key_stride = self._head_operand(node.inputs[1], key_dim)
+        value, value_stride = self._head_operand(node.inputs[2], value_dim)
         numbers = (node.data["scaling"], node.data["softcap"])
-        out = self._new(node, self._packs(node))
+        out = self._allocate(node, self._packs(node))
         self.num_layers = max(self.num_layers, node.data["layer"] + 1)
         strides = {6: key_stride, 7: value_stride}
         self._op("write", node, (key, value), key, sizes=sizes | strides, numbers=numbers)
@@ -296,63 +324,65 @@ class _Lowering:
         self._op("finish_attend", node, (query,), out, sizes=sizes, numbers=numbers)
 
     def _gather(self, node: Node) -> None:
-        source = self._at(node.inputs[0])
-        self._op("gather", node, (source,), self._new(node), sizes={0: node.width})
+        source = self._operand(node.inputs[0])
+        self._op("gather", node, (source,), self._allocate(node), sizes={0: node.width})
 
-    def _combined(
+    def _combine(
         self, node: Node, function: str | None = None, multiply: bool = False,
         scales: tuple[float, float] = (1.0, 1.0),
     ) -> None:  # fmt: skip
         if any(view.width != node.width for view in node.inputs):
             raise NotStatic("it combines values of different widths")
-        inputs = tuple(self._at(view) for view in node.inputs)
-        out = self._new(node, self._packs(node))
+        inputs = tuple(self._operand(view) for view in node.inputs)
+        out = self._allocate(node, self._packs(node))
         data = {"function": function}
         sizes = {0: node.width, 1: int(multiply)}
         self._op("combine", node, inputs, out, sizes=sizes, numbers=scales, data=data)
 
     def _add(self, node: Node) -> None:
-        self._combined(node)
+        self._combine(node)
 
     def _mul(self, node: Node) -> None:
-        self._combined(node, multiply=True)
+        self._combine(node, multiply=True)
 
     def _scale(self, node: Node) -> None:
-        self._combined(node, scales=(node.data["by"], 0.0))
+        self._combine(node, scales=(node.data["factor"], 0.0))
 
     def _activation(self, node: Node) -> None:
-        self._combined(node, function=node.data["function"])
+        self._combine(node, function=node.data["function"])
 
     def _cat(self, node: Node) -> None:
-        raise NotStatic("it joins values")
+        raise NotStatic("it concatenates values")
 
 
 def parts_of(data: dict[str, Any]) -> list[dict[str, Any]]:
-    """The layers whose outputs a product gives, one after another."""
+    """Return the layers that a product computes, in the order of their outputs."""
     return [data["gate"], data["partner"]] if "gate" in data else list(data["parts"])
 
 
 def _siblings(graph: Graph) -> dict[Node, list[Node]]:
-    """Plain linears that read the same value: one product gives all of theirs."""
+    """Group plain linears that read the same value: one product computes them all."""
     groups: dict[tuple[Node, int, int, bool], list[Node]] = {}
     for node in graph.nodes:
         if node.kind == "linear" and len(node.inputs) == 1 and "function" not in node.data:
             view = node.inputs[0]
-            groups.setdefault((view.node, view.offset, view.width, node.wanted), []).append(node)
+            key = (view.node, view.offset, view.width, node.logit_rows_only)
+            groups.setdefault(key, []).append(node)
     return {node: group for group in groups.values() for node in group}
 
 
 def _share_buffers(ops: list[Op]) -> list[Buffer]:
-    """Number the buffers so that two which are never needed at once may have the same memory."""
-    last: dict[Buffer, int] = {}
-    for place, op in enumerate(ops):
-        for where in (*op.inputs, op.out):
-            if where.buffer is not None:
-                last[where.buffer] = place
+    """Number the buffers so that two that are never needed at once can share memory."""
+    last_use: dict[Buffer, int] = {}
+    for index, op in enumerate(ops):
+        for operand in (*op.inputs, op.out):
+            if operand.buffer is not None:
+                last_use[operand.buffer] = index
     shapes: list[Buffer] = []
     free: dict[tuple[int, int], list[int]] = {}
-    for place, op in enumerate(ops):
-        buffers = [where.buffer for where in (*op.inputs, op.out) if where.buffer is not None]
+    for index, op in enumerate(ops):
+        operands = (*op.inputs, op.out)
+        buffers = [operand.buffer for operand in operands if operand.buffer is not None]
         for buffer in buffers:
             if buffer.number < 0:
                 numbers = free.get((buffer.width, buffer.kind))
@@ -362,6 +392,6 @@ def _share_buffers(ops: list[Op]) -> list[Buffer]:
                     buffer.number = len(shapes)
                     shapes.append(buffer)
         for buffer in dict.fromkeys(buffers):
-            if last[buffer] == place:
+            if last_use[buffer] == index:
                 free.setdefault((buffer.width, buffer.kind), []).append(buffer.number)
     return shapes

@@ -1,4 +1,4 @@
-"""Tells what norm a module is, by trying it: names of classes say little."""
+"""Find out which norm a module computes, by trying it: class names say little."""
 
 import copy
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ import torch
 class Norm:
     """out = (x - mean) / sqrt(variance + eps) * weight + bias.
 
-    centred: whether a mean is taken at all; RMS norms take none (Zhang and Sennrich, 2019).
-    plus_one: whether what multiplies is 1 + weight.
+    centred: whether a mean is subtracted; RMS norms subtract none (Zhang and Sennrich, 2019).
+    plus_one: whether the factor is 1 + weight.
     """
 
     eps: float
@@ -22,7 +22,7 @@ class Norm:
 
 
 def find_norm(module: torch.nn.Module) -> Norm | None:
-    """The norm that a module is; None if it is none that is known."""
+    """Return the norm that a module computes; None if it is not a known one."""
     weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
     if not _is_vector(weight) or any(True for _ in module.children()):
         return None
@@ -35,7 +35,7 @@ def find_norm(module: torch.nn.Module) -> Norm | None:
     for centred in (False, True):
         for plus_one in (False, True):
             norm = Norm(eps, centred, plus_one, weight, bias if _is_vector(bias) else None)
-            if _is_like(module, norm):
+            if _matches(module, norm):
                 return norm
     return None
 
@@ -44,8 +44,8 @@ def _is_vector(value: object) -> bool:
     return isinstance(value, torch.Tensor) and value.ndim == 1
 
 
-def apply(norm: Norm, x: torch.Tensor) -> torch.Tensor:
-    """The norm of x [..., size], in float32."""
+def apply_norm(norm: Norm, x: torch.Tensor) -> torch.Tensor:
+    """Compute the norm of x [..., size], in float32."""
     x = x.float()
     if norm.centred:
         x = x - x.mean(-1, keepdim=True)
@@ -55,15 +55,15 @@ def apply(norm: Norm, x: torch.Tensor) -> torch.Tensor:
     return x if norm.bias is None else x + norm.bias.float()
 
 
-def _is_like(module: torch.nn.Module, norm: Norm) -> bool:
-    """Compared on numbers so small that eps counts, and that have a mean."""
+def _matches(module: torch.nn.Module, norm: Norm) -> bool:
+    """Compare the outputs on rows with a mean, some of them so small that eps matters."""
     assert norm.weight is not None
     generator = torch.Generator().manual_seed(0)
     x = torch.randn((4, norm.weight.shape[0]), generator=generator) + 0.5
     x = x * torch.tensor([[1e-3], [1e-2], [1.0], [10.0]])
-    exact = copy.deepcopy(module).float()
+    exact_module = copy.deepcopy(module).float()
     with torch.inference_mode():
-        found = exact(x.to(norm.weight.device))
-    return isinstance(found, torch.Tensor) and torch.allclose(
-        found.float(), apply(norm, x.to(norm.weight.device)), rtol=1e-4, atol=1e-4
+        output = exact_module(x.to(norm.weight.device))
+    return isinstance(output, torch.Tensor) and torch.allclose(
+        output.float(), apply_norm(norm, x.to(norm.weight.device)), rtol=1e-4, atol=1e-4
     )

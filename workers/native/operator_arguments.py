@@ -1,6 +1,6 @@
-"""Which arguments of an operation the capture takes into account; see workers.native.capture.
+"""Check that a captured operator has no argument that the capture would ignore.
 
-An argument that nobody looks at would be left out of the program without a word.
+An ignored argument would silently be missing from the program; see headrace.workers.native.capture.
 """
 
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ import torch
 
 from headrace.workers.native.graph import NotStatic
 
-# By operation, what is looked at where the node is made, or has no part in the numbers.
-_TAKEN = {
+# By operator, the arguments that the capture handles or that do not change the numbers.
+_HANDLED = {
     "embedding": {"weight", "indices", "padding_idx", "scale_grad_by_freq", "sparse"},
     "addmm": {"self", "mat1", "mat2"},
     "_to_copy": {"self", "dtype", "layout", "device", "pin_memory", "non_blocking"},
@@ -32,15 +32,15 @@ _ROW_MAJOR = (torch.contiguous_format, torch.preserve_format)
 
 
 def check_arguments(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
-    """NotStatic if a call gives an argument, other than its default, that is not looked at."""
-    taken = _TAKEN.get(func.overloadpacket.__name__)
-    if taken is None:
+    """Check a call's arguments; raises NotStatic if an unhandled one differs from its default."""
+    handled = _HANDLED.get(func.overloadpacket.__name__)
+    if handled is None:
         raise NotStatic(f"it uses {func}")
     declared = func._schema.arguments
     given = dict(zip((argument.name for argument in declared), args, strict=False)) | kwargs
     for argument in declared:
         name = argument.name
-        if name not in given or name in taken:
+        if name not in given or name in handled:
             continue
         if name == "memory_format" and given[name] in _ROW_MAJOR:
             continue
@@ -48,8 +48,10 @@ def check_arguments(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> N
             raise NotStatic(f"it uses {func} with {name}={given[name]}")
 
 
-def the_only(module: torch.nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> torch.Tensor:
-    """The tensor that a module is called with. NotStatic if there is more, or something else."""
+def single_tensor(
+    module: torch.nn.Module, args: Sequence[Any], kwargs: dict[str, Any]
+) -> torch.Tensor:
+    """Return the tensor that a module is called with; raises NotStatic for any other arguments."""
     values = (*args, *kwargs.values())
     if len(values) != 1 or not isinstance(values[0], torch.Tensor):
         raise NotStatic(f"it calls {type(module).__name__} with more than one tensor")

@@ -1,4 +1,4 @@
-"""Weights packed into panels for the kernels (see src/gemm.h)."""
+"""Pack weights into panels for the kernels (see src/gemm.h)."""
 
 import ctypes
 from collections.abc import Sequence
@@ -7,76 +7,92 @@ from typing import Any
 import torch
 
 from headrace.workers.linear.quantization import quantize_weight
-from headrace.workers.native.library import PANEL, load_kernels
-from headrace.workers.native.lower import INTEGERS, WORDS
+from headrace.workers.native.library import PANEL_OUTPUTS, require_kernels
+from headrace.workers.native.lower import WeightFormat
 
 ALIGNMENT = 64  # of panels, and of their scales, in bytes
-_HALF = PANEL // 2
+_HALF = PANEL_OUTPUTS // 2
 
 
 class PackedWeight:
-    """One packed weight: planned first, then put where there is room for it.
+    """One packed weight: first planned, then put at an address, then packed.
 
-    num_bytes: what it needs, with its scales. Addresses are valid from `place` on.
-    form: WORDS, or one of the two kinds of 8-bit weights (see headrace.workers.native.lower).
-    outputs: of the product; for a gate and its partner, of both.
+    num_bytes: the memory that it needs, with its scales.
+    outputs: of the product; for a gate and its partner, of both together.
     bias: [outputs in whole panels], in the order of the panels; None if there is none.
-    scales_address: of 8-bit weights, where the kernels read their scales; None for others.
+    scales_address: where the kernels read the scales of 8-bit weights; None for others.
+
+    Addresses are valid after `set_address`.
     """
 
     def __init__(
-        self, parts: Sequence[dict[str, Any]], dtype: torch.dtype, form: int, halves: bool
+        self,
+        parts: Sequence[dict[str, Any]],
+        dtype: torch.dtype,
+        weight_format: WeightFormat,
+        is_gated: bool,
     ) -> None:
-        """parts: linears that read the same inputs, their outputs one after another.
+        """Plan the weight of linears that read the same inputs.
 
-        halves: these are a gate and its partner; panels then hold 16 outputs of one and the same 16
-        of the other.
+        parts: the linears, in the order of their outputs.
+        is_gated: whether they are a gate and its partner; a panel then holds 16 outputs of the gate
+            and the same 16 of the partner.
         """
-        self._parts, self._dtype, self._form, self._halves = parts, dtype, form, halves
+        self._parts, self._dtype, self._format, self._is_gated = (
+            parts,
+            dtype,
+            weight_format,
+            is_gated,
+        )
         weights = [_weight(part) for part in parts]
         self.outputs = sum(len(weight) for weight in weights)
         self._inputs = weights[0].shape[1]
-        self.num_panels = -(-self.outputs // 2 // _HALF if halves else -self.outputs // PANEL)
-        self._per_word = 4 if form == INTEGERS else 2 if dtype == torch.bfloat16 else 1
+        self.num_panels = -(
+            -self.outputs // 2 // _HALF if is_gated else -self.outputs // PANEL_OUTPUTS
+        )
+        self._per_word = 2 if dtype == torch.bfloat16 else 1
+        if weight_format == WeightFormat.INT8_DYNAMIC:
+            self._per_word = 4
         self._words = -(-self._inputs // self._per_word)
-        word_bytes = self._per_word if form else 4
-        self._panel_bytes = self.num_panels * PANEL * self._words * word_bytes
-        scales = {WORDS: 0, INTEGERS: 2}.get(form, 1)  # integers also have what is to be taken off
-        self._scale_bytes = self.num_panels * PANEL * 4 * scales
-        self._scales_at = -(-self._panel_bytes // ALIGNMENT) * ALIGNMENT
+        word_bytes = self._per_word if weight_format else 4
+        self._panel_bytes = self.num_panels * PANEL_OUTPUTS * self._words * word_bytes
+        # For 8-bit rows also the excess that must be subtracted from the sums.
+        scales = {WeightFormat.FLOAT: 0, WeightFormat.INT8_DYNAMIC: 2}.get(weight_format, 1)
+        self._scale_bytes = self.num_panels * PANEL_OUTPUTS * 4 * scales
+        self._scales_offset = -(-self._panel_bytes // ALIGNMENT) * ALIGNMENT
         self.num_bytes = self._panel_bytes
         if scales:
-            self.num_bytes = self._scales_at + self._scale_bytes
+            self.num_bytes = self._scales_offset + self._scale_bytes
         self.address = 0
         self.scales_address: int | None = None
         self.bias = self._bias(weights)
 
     @property
     def plan(self) -> tuple[object, ...]:
-        """All that the packed bytes depend on but the numbers in the weights."""
+        """Everything that the packed bytes depend on, except the numbers in the weights."""
         parts = [
             (tuple(part["weight"].shape), part["transposed"], part.get("first"), part.get("count"))
             for part in self._parts
         ]
-        return (parts, str(self._dtype), self._form, self._halves, self.num_bytes)
+        return (parts, str(self._dtype), self._format, self._is_gated, self.num_bytes)
 
-    def place(self, address: int) -> None:
-        """Where it lies: num_bytes of memory, on a multiple of 64."""
+    def set_address(self, address: int) -> None:
+        """Set the address of the weight's memory: num_bytes, aligned to 64 bytes."""
         self.address = address
         if self._scale_bytes:
-            self.scales_address = address + self._scales_at
+            self.scales_address = address + self._scales_offset
 
     def pack(self) -> None:
-        """Write it to where it has been placed, which is zeroed."""
+        """Write the packed weight to its address, where the memory must be zeroed."""
         weights = [_weight(part) for part in self._parts]
         whole = weights[0] if len(weights) == 1 else torch.cat(weights)
-        if self._form == WORDS:
-            self._put_words(whole.to(self._dtype).contiguous())
+        if self._format == WeightFormat.FLOAT:
+            self._pack_floats(whole.to(self._dtype).contiguous())
         else:
-            self._put_bytes(whole)
+            self._pack_int8(whole)
 
-    def release(self) -> None:
-        """Let go of the weights that it was to be packed from."""
+    def release_source(self) -> None:
+        """Drop the references to the weights that this one is packed from."""
         self._parts = ()
 
     def _bias(self, weights: Sequence[torch.Tensor]) -> torch.Tensor | None:
@@ -87,25 +103,24 @@ class PackedWeight:
             torch.zeros(len(weight)) if bias is None else bias.float()
             for weight, bias in zip(weights, biases, strict=True)
         ]
-        return self.in_panels(torch.cat(given)).contiguous()
+        return self.to_panel_order(torch.cat(given)).contiguous()
 
-    def in_panels(self, values: torch.Tensor) -> torch.Tensor:
-        """[outputs, ...] in the order of the panels, [panels * PANEL, ...], zeros where none is."""
-        padding = self.num_panels * PANEL - values.shape[0]
-        rest = values.shape[1:]
-        if not self._halves:
-            return torch.cat([values, values.new_zeros((padding, *rest))])
-        both = values.view(2, -1, *rest)
-        both = torch.cat([both, both.new_zeros((2, padding // 2, *rest))], dim=1)
-        panels = both.view(2, self.num_panels, _HALF, *rest).transpose(0, 1)
-        return panels.reshape(self.num_panels * PANEL, *rest)
+    def to_panel_order(self, values: torch.Tensor) -> torch.Tensor:
+        """Reorder [outputs, ...] to [panels * PANEL_OUTPUTS, ...], padded with zeros."""
+        padding = self.num_panels * PANEL_OUTPUTS - values.shape[0]
+        dims = values.shape[1:]
+        if not self._is_gated:
+            return torch.cat([values, values.new_zeros((padding, *dims))])
+        both = values.view(2, -1, *dims)
+        both = torch.cat([both, both.new_zeros((2, padding // 2, *dims))], dim=1)
+        panels = both.view(2, self.num_panels, _HALF, *dims).transpose(0, 1)
+        return panels.reshape(self.num_panels * PANEL_OUTPUTS, *dims)
 
-    def _put_words(self, weight: torch.Tensor) -> None:
+    def _pack_floats(self, weight: torch.Tensor) -> None:
         outputs, inputs = weight.shape
         is_bf16 = weight.dtype == torch.bfloat16
-        library = load_kernels()
-        assert library is not None
-        count, lanes = (2, _HALF) if self._halves else (1, PANEL)
+        library = require_kernels()
+        count, lanes = (2, _HALF) if self._is_gated else (1, PANEL_OUTPUTS)
         for half in range(count):
             part = weight[half * outputs // count : (half + 1) * outputs // count]
             library.pack(
@@ -113,24 +128,28 @@ class PackedWeight:
                 self.address,
             )  # fmt: skip
 
-    def _put_bytes(self, weight: torch.Tensor) -> None:
+    def _pack_int8(self, weight: torch.Tensor) -> None:
         values, scales = quantize_weight(weight)
         words, per_word = self._words, self._per_word
-        values = self.in_panels(
+        values = self.to_panel_order(
             torch.nn.functional.pad(values, (0, words * per_word - self._inputs))
         )
-        scales = self.in_panels(scales)
-        if self._form == INTEGERS:  # rows come 128 too large, so as to be unsigned
+        scales = self.to_panel_order(scales)
+        if self._format == WeightFormat.INT8_DYNAMIC:  # rows are stored unsigned, 128 too large
             excess = values.sum(dim=1, dtype=torch.int32) * 128
             scales = torch.cat([scales, excess.view(torch.float32)])
-        panels = values.view(self.num_panels, PANEL, words, per_word).transpose(1, 2).contiguous()
+        panels = (
+            values.view(self.num_panels, PANEL_OUTPUTS, words, per_word)
+            .transpose(1, 2)
+            .contiguous()
+        )
         ctypes.memmove(self.address, panels.data_ptr(), self._panel_bytes)
         assert self.scales_address is not None
         ctypes.memmove(self.scales_address, scales.data_ptr(), self._scale_bytes)
 
 
 def _weight(part: dict[str, Any]) -> torch.Tensor:
-    """A linear's weight [outputs, inputs], or those outputs that are taken."""
+    """Return a linear's weight [outputs, inputs], cut to the outputs that the part takes."""
     weight: torch.Tensor = part["weight"]
     if part["transposed"]:
         weight = weight.t()

@@ -1,7 +1,7 @@
-"""A model's forward pass as a program of compiled instructions: weights packed, ready to run.
+"""Compile a model's forward pass to a program of instructions with packed weights, and run it.
 
-`Compiled` holds what does not change: instructions and weights. `start` gives a `Program`, which
-also has a cache and threads.
+`CompiledProgram` holds what does not change: instructions and weights. Its `start` returns a
+`Program`, which also has a cache and threads.
 """
 
 import ctypes
@@ -16,35 +16,33 @@ from transformers.modeling_utils import PreTrainedModel
 from headrace.protocol.config import Quantization
 from headrace.workers.attention.backend import AttentionBatch, Span
 from headrace.workers.attention.hook import AttentionHook
-from headrace.workers.lora.layers import shape_of
+from headrace.workers.lora.layers import linear_shape
 from headrace.workers.native.activations import ACTIVATIONS
-from headrace.workers.native.adapter_slots import AdaptedLinear, NativeAdapterSlots, Piece
+from headrace.workers.native.adapter_slots import AdaptedLinear, LayerSlice, NativeAdapterSlots
 from headrace.workers.native.capture import capture
 from headrace.workers.native.graph import NotStatic, TableCall
 from headrace.workers.native.library import (
-    GROUP,
-    MAX_DIM,
+    GROUP_TOKENS,
+    MAX_HEAD_DIM,
     OPERATIONS,
     CBuffer,
     CInstruction,
-    CPlace,
+    COperand,
     CStep,
-    load_kernels,
+    require_kernels,
 )
-from headrace.workers.native.lower import WORDS, Lowered, Op, Place, lower, parts_of
+from headrace.workers.native.lower import Lowered, Op, Operand, WeightFormat, lower, parts_of
 from headrace.workers.native.packed_weight import PackedWeight
 from headrace.workers.native.rewrite import rewrite
 from headrace.workers.native.weight_memory import SharedWeights, WeightMemory
 
-_OUTPUT = -2
+_OUTPUT = -2  # the buffer number of the step's output
 
 
 class CompiledProgram:
     """A model's instructions and its packed weights.
 
-    shared: where other workers have the same weights, or will. memory: where they are.
-
-    NotStatic if the model's forward pass is not one fixed program.
+    memory: where the weights lie. adapted: the products that LoRA adapters may change.
     """
 
     def __init__(
@@ -56,11 +54,17 @@ class CompiledProgram:
         shared: SharedWeights | None = None,
         adaptable: Mapping[str, nn.Module] | None = None,
     ) -> None:
-        """adaptable: the layers that LoRA adapters may change, by their names; None: none."""
+        """Capture the model, lower it to instructions and pack its weights.
+
+        shared: the weights that the group's workers share.
+        adaptable: the layers that LoRA adapters may change, by name; None: none.
+
+        Raises NotStatic if the model's forward pass is not one fixed program.
+        """
         self.dtype = model.dtype
         self.is_bf16 = model.dtype == torch.bfloat16
         self.threads = threads
-        # What a token takes in the cache.
+        # Bytes of one token in the cache.
         self.token_bytes = sum(layer.elements for layer in hook.layers) * model.dtype.itemsize
         graph = rewrite(capture(model, hook))
         names = {id(layer.weight): name for name, layer in (adaptable or {}).items()}
@@ -68,15 +72,19 @@ class CompiledProgram:
         self.tables = lowered.tables
         self.calls = graph.tables
         self.vocab_size = graph.output.width
-        self._kept: list[Any] = []  # whatever instructions point to
+        self._referenced: list[Any] = []  # keeps alive the memory that instructions point to
         _check_sizes(lowered)
-        packed = [self._plan(op) for op in lowered.ops]
-        self.memory = WeightMemory([each for each in packed if each is not None], threads, shared)
-        self._heads = dict(_heads(lowered.ops, packed))
-        self.adapted = list(_adapted(lowered, packed, names, self.dtype))
-        of_program = {piece.layer for linear in self.adapted for piece in linear.pieces}
-        layers = (adaptable or {}).items()
-        self._shapes = {name: shape_of(layer) for name, layer in layers if name in of_program}
+        packed = [self._plan_weight(op) for op in lowered.ops]
+        weights = [weight for weight in packed if weight is not None]
+        self.memory = WeightMemory(weights, threads, shared)
+        self._packed_by_weight = dict(_packed_by_weight(lowered.ops, packed))
+        self.adapted = list(_adapted_linears(lowered, packed, names, self.dtype))
+        adapted_names = {part.layer for linear in self.adapted for part in linear.slices}
+        self._shapes = {
+            name: linear_shape(layer)
+            for name, layer in (adaptable or {}).items()
+            if name in adapted_names
+        }
         operations = [self._instruction(*pair) for pair in zip(lowered.ops, packed, strict=True)]
         self.instructions = (CInstruction * len(operations))(*operations)
         shapes = [CBuffer(buffer.width, buffer.kind) for buffer in lowered.buffers]
@@ -84,39 +92,41 @@ class CompiledProgram:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of packed weights, whether shared or not."""
+        """Size of the packed weights, whether shared or not."""
         return self.memory.num_bytes
 
     def reads(self, parameter: torch.Tensor) -> bool:
-        """Whether a parameter of the model is read where it lies."""
-        return any(parameter is kept for kept in self._kept)
+        """Return whether the program reads a parameter of the model instead of a packed copy."""
+        return any(parameter is kept for kept in self._referenced)
 
-    def new_slots(self, num_slots: int) -> NativeAdapterSlots:
-        """Room for adapters, all of it empty."""
+    def new_adapter_slots(self, num_slots: int) -> NativeAdapterSlots:
+        """Return empty slots for LoRA adapters."""
         return NativeAdapterSlots(self.adapted, self._shapes, num_slots)
 
     def start(self, num_blocks: int, block_size: int) -> "Program":
-        """A program with a cache of its own. MemoryError if there is none left."""
+        """Return a program with a cache of its own. Raises MemoryError if there is no memory."""
         return Program(self, num_blocks, block_size)
 
-    def _plan(self, op: Op) -> PackedWeight | None:
+    def _plan_weight(self, op: Op) -> PackedWeight | None:
         if op.kind != "linear":
             return None
-        halves = "gate" in op.data
-        return PackedWeight(parts_of(op.data), self.dtype, op.sizes[4], halves)
+        is_gated = "gate" in op.data
+        return PackedWeight(parts_of(op.data), self.dtype, WeightFormat(op.sizes[4]), is_gated)
 
-    def _instruction(self, op: Op, panels: PackedWeight | None) -> CInstruction:
-        instruction = CInstruction(operation=OPERATIONS.index(op.kind), wanted=op.wanted)
-        for number, place in enumerate(op.inputs):
-            instruction.inputs[number] = _place(place)
-        for number in range(len(op.inputs), 3):
-            instruction.inputs[number] = CPlace(-1, 0)
-        instruction.out = _place(op.out)
+    def _instruction(self, op: Op, weight: PackedWeight | None) -> CInstruction:
+        instruction = CInstruction(
+            operation=OPERATIONS.index(op.kind), logit_rows_only=op.logit_rows_only
+        )
+        for index, operand in enumerate(op.inputs):
+            instruction.inputs[index] = _c_operand(operand)
+        for index in range(len(op.inputs), 3):
+            instruction.inputs[index] = COperand(-1, 0)
+        instruction.out = _c_operand(op.out)
         instruction.packed = op.packed
-        for number, size in op.sizes.items():
-            instruction.sizes[number] = size
-        for number, value in enumerate(op.numbers):
-            instruction.numbers[number] = value
+        for index, size in op.sizes.items():
+            instruction.sizes[index] = size
+        for index, value in enumerate(op.numbers):
+            instruction.numbers[index] = value
         function = op.data.get("function")
         activation = 0 if function is None else 1 + list(ACTIVATIONS).index(function)
         if op.kind == "embed":
@@ -125,22 +135,22 @@ class CompiledProgram:
             self._norm(instruction, op.data)
         elif op.kind == "combine":
             instruction.sizes[2] = activation
-        elif panels is not None:
-            instruction.sizes[0] = panels.outputs
+        elif weight is not None:
+            instruction.sizes[0] = weight.outputs
             instruction.sizes[3] = activation
-            instruction.data[0] = panels.address
-            instruction.data[1] = None if panels.bias is None else panels.bias.data_ptr()
-            instruction.data[2] = panels.scales_address
-            self._kept.append(panels)
+            instruction.data[0] = weight.address
+            instruction.data[1] = None if weight.bias is None else weight.bias.data_ptr()
+            instruction.data[2] = weight.scales_address
+            self._referenced.append(weight)
         return instruction
 
     def _embed(self, instruction: CInstruction, table: torch.Tensor) -> None:
-        head = self._heads.get(id(table))
+        head = self._packed_by_weight.get(id(table))
         if head is not None:
             instruction.sizes[4] = 1
             instruction.data[0] = head.address
             return
-        self._kept.append(table)
+        self._referenced.append(table)
         instruction.sizes[1] = table.dtype != torch.float32
         instruction.data[0] = table.data_ptr()
 
@@ -148,25 +158,27 @@ class CompiledProgram:
         weight = data["weight"]
         if weight is not None:
             weight = weight.float() + (1.0 if data["plus_one"] else 0.0)
-        instruction.data[0] = self._vector(weight)
-        instruction.data[1] = self._vector(data["bias"])
+        instruction.data[0] = self._float_address(weight)
+        instruction.data[1] = self._float_address(data["bias"])
 
-    def _vector(self, values: torch.Tensor | None) -> int | None:
-        """The address of numbers in float32."""
+    def _float_address(self, values: torch.Tensor | None) -> int | None:
+        """Copy numbers to float32 and return their address."""
         if values is None:
             return None
         values = values.detach().to(torch.float32, copy=True).contiguous()
-        self._kept.append(values)
+        self._referenced.append(values)
         return values.data_ptr()
 
 
 class Program:
-    """Runs steps; its cache holds num_blocks blocks of block_size tokens, a multiple of 16."""
+    """A running program: threads, and a cache of num_blocks blocks of block_size tokens.
+
+    block_size must be a multiple of 16.
+    """
 
     def __init__(self, compiled: CompiledProgram, num_blocks: int, block_size: int) -> None:
-        assert block_size % GROUP == 0
-        library = load_kernels()
-        assert library is not None
+        assert block_size % GROUP_TOKENS == 0
+        library = require_kernels()
         self._compiled = compiled
         self._output = torch.empty((0, compiled.vocab_size))
         self._run = library.run
@@ -182,29 +194,32 @@ class Program:
         self,
         token_ids: Sequence[int],
         positions: Sequence[int],
-        wanted: Sequence[int],
+        logit_rows: Sequence[int],
         batch: AttentionBatch,
         slots: torch.Tensor | None = None,
         adapters: NativeAdapterSlots | None = None,
     ) -> torch.Tensor:
-        """Logits [wanted rows, vocabulary], float32, of a flattened batch; valid until the next
-        call, which writes them to the same memory: fresh pages would cost a millisecond a step.
+        """Compute logits [logit rows, vocabulary], float32, of a flattened batch.
 
-        slots: each row's place among the adapters [rows]; None: no row has one.
+        logit_rows: the rows whose logits are needed.
+        slots: the adapter slot of each row [rows]; None: no row has an adapter.
+
+        The logits are valid until the next call, which writes to the same memory: fresh pages would
+        cost a millisecond a step. Raises MemoryError if there is no memory for the step.
         """
         ids = torch.tensor([token_ids, positions], dtype=torch.int32)
-        chosen = torch.tensor(wanted, dtype=torch.int32)
-        spans, blocks = _describe([*batch.decodes, *batch.prefills])
+        logit_indices = torch.tensor(logit_rows, dtype=torch.int32)
+        spans, blocks = _span_arrays([*batch.decodes, *batch.prefills])
         tables = self._tables(ids[1:].long())
         addresses = (ctypes.c_void_p * max(1, len(tables)))(*(t.data_ptr() for t in tables))
-        output = self._output_of(len(wanted))
+        output = self._output_of(len(logit_rows))
         step = CStep(
             rows=len(token_ids),
-            num_wanted=len(wanted),
+            num_logit_rows=len(logit_rows),
             num_spans=len(spans),
             token_ids=ids[0].data_ptr(),
             positions=ids[1].data_ptr(),
-            wanted=chosen.data_ptr(),
+            logit_rows=logit_indices.data_ptr(),
             spans=spans.data_ptr(),
             blocks=blocks.data_ptr(),
             tables=ctypes.addressof(addresses),
@@ -223,54 +238,58 @@ class Program:
         return self._output[:rows]
 
     def _tables(self, positions: torch.Tensor) -> list[torch.Tensor]:
-        """What the model's own modules make of the positions [1, rows], one row each."""
+        """Compute the tables of the positions [1, rows] with the model's own modules, one row for
+        each position."""
         compiled = self._compiled
-        made = {call: _call(compiled.calls[call], positions) for (call, _), _ in compiled.tables}
+        outputs = {
+            call: _compute_table(compiled.calls[call], positions)
+            for (call, _), _ in compiled.tables
+        }
         return [
-            made[call][place].float().reshape(-1, width).contiguous()
-            for (call, place), width in compiled.tables
+            outputs[call][index].float().reshape(-1, width).contiguous()
+            for (call, index), width in compiled.tables
         ]
 
 
-def _adapted(
+def _adapted_linears(
     lowered: Lowered,
     packed: Sequence[PackedWeight | None],
     names: Mapping[int, str],
     dtype: torch.dtype,
 ) -> Iterator[AdaptedLinear]:
-    """The products that adapters may change, by their numbers."""
-    panels = {id(op): each for op, each in zip(lowered.ops, packed, strict=True)}
+    """Yield the products that adapters may change, in the order of their indices."""
+    weights = {id(op): weight for op, weight in zip(lowered.ops, packed, strict=True)}
     for op in lowered.adapted:
-        pieces = []
+        slices = []
         for part in parts_of(op.data):
             weight = part["weight"]
             outputs = weight.shape[1 if part["transposed"] else 0]
             first = part.get("first", 0)
-            pieces.append(Piece(names[id(weight)], first, part.get("count", outputs)))
-        of_op = panels[id(op)]
-        assert of_op is not None
-        yield AdaptedLinear(tuple(pieces), of_op, dtype)
+            slices.append(LayerSlice(names[id(weight)], first, part.get("count", outputs)))
+        packed_weight = weights[id(op)]
+        assert packed_weight is not None
+        yield AdaptedLinear(tuple(slices), packed_weight, dtype)
 
 
-def _heads(
+def _packed_by_weight(
     ops: Sequence[Op], packed: Sequence[PackedWeight | None]
 ) -> Iterator[tuple[int, PackedWeight]]:
-    """Weights that have been packed as they are, by identity: a tied embedding reads them there."""
-    for op, panels in zip(ops, packed, strict=True):
-        if panels is None or "gate" in op.data or op.sizes[4] != WORDS:
+    """Yield the ids and packed forms of weights packed unchanged: a tied embedding reads those."""
+    for op, weight in zip(ops, packed, strict=True):
+        if weight is None or "gate" in op.data or op.sizes[4] != WeightFormat.FLOAT:
             continue
         parts = op.data["parts"]
         if len(parts) == 1 and not parts[0]["transposed"] and "first" not in parts[0]:
-            yield id(parts[0]["weight"]), panels
+            yield id(parts[0]["weight"]), weight
 
 
 def _check_sizes(lowered: Lowered) -> None:
     for op in lowered.ops:
-        if op.kind == "attend" and max(op.sizes[2], op.sizes[3]) > MAX_DIM:
-            raise NotStatic(f"its heads have more than {MAX_DIM} dimensions")
+        if op.kind == "attend" and max(op.sizes[2], op.sizes[3]) > MAX_HEAD_DIM:
+            raise NotStatic(f"its heads have more than {MAX_HEAD_DIM} dimensions")
 
 
-def _call(call: TableCall, positions: torch.Tensor) -> Any:
+def _compute_table(call: TableCall, positions: torch.Tensor) -> Any:
     args = [positions if _is_positions(value) else value for value in call.args]
     kwargs = {k: positions if _is_positions(v) else v for k, v in call.kwargs.items()}
     return call.module(*args, **kwargs)
@@ -280,8 +299,8 @@ def _is_positions(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.dtype == torch.long
 
 
-def _describe(spans: Sequence[Span]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Spans as the kernels read them [spans, 4], and their blocks one after another."""
+def _span_arrays(spans: Sequence[Span]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the spans as the kernels read them [spans, 4], and all their blocks concatenated."""
     rows: list[tuple[int, int, int, int]] = []
     blocks: list[int] = []
     for span in spans:
@@ -290,6 +309,6 @@ def _describe(spans: Sequence[Span]) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.tensor(rows, dtype=torch.int32), torch.tensor(blocks, dtype=torch.int32)
 
 
-def _place(place: Place) -> CPlace:
-    number = _OUTPUT if place.buffer is None else place.buffer.number
-    return CPlace(number, place.at)
+def _c_operand(operand: Operand) -> COperand:
+    number = _OUTPUT if operand.buffer is None else operand.buffer.number
+    return COperand(number, operand.offset)

@@ -1,126 +1,145 @@
-"""Finds in a captured graph what one instruction can do: rotary embedding, gates, sums.
+"""Fuse nodes of a captured graph that one instruction can compute: rotary embedding, gates, sums.
 
 Each pass takes the list of nodes and returns a shorter one. New kinds of nodes:
 
-- rotate (x, cos, sin): rotary embedding in place, for `heads` heads of `dim`, the first `turned`
-  numbers of each.
+- rotate (x, cos, sin): rotary embedding in place, for `heads` heads of `dim` numbers, the first
+  `rotated` numbers of each.
 - gated (x): activation(x @ gate) * (x @ partner).
 - linear with `function`: an activation of its product.
-- linear with a second input: its product times `by` is added to that, in place.
+- linear with a second input: its product times `factor`, added to that input in place.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from headrace.workers.native.graph import Graph, Node, NotStatic, RowView, merged
+from headrace.workers.native.graph import Graph, Node, NodeKind, NotStatic, RowView, merge_dims
 
 Nodes = list[Node]
 
 
 def rewrite(graph: Graph) -> Graph:
-    """The same computation in fewer nodes. NotStatic if copies reorder numbers."""
-    nodes = _gather_early(list(graph.nodes))
+    """Return the same computation in fewer nodes. Raises NotStatic if copies reorder numbers."""
+    nodes = _move_gather_up(list(graph.nodes))
     output = graph.output.view()
-    for rewrite_one in (_copy, _rotary, _partial_rotary, _gate, _activated, _residual):
-        nodes, output = _pass(nodes, output, rewrite_one)
+    for fuse in (
+        _fuse_copy,
+        _fuse_rotary,
+        _fuse_partial_rotary,
+        _fuse_gate,
+        _fuse_activation,
+        _fuse_residual,
+    ):
+        nodes, output = _pass(nodes, output, fuse)
     return replace(graph, nodes=tuple(nodes), output=output.node)
 
 
-_ROW_BY_ROW = {"norm", "linear", "activation", "add", "mul", "scale", "copy", "gather"}
+_ROW_BY_ROW: set[NodeKind] = {
+    "norm",
+    "linear",
+    "activation",
+    "add",
+    "mul",
+    "scale",
+    "copy",
+    "gather",
+}
 
 
-def _gather_early(nodes: Nodes) -> Nodes:
-    """Take the wanted rows as soon as the others serve nothing any more.
+def _move_gather_up(nodes: Nodes) -> Nodes:
+    """Gather the logit rows as soon as no other row is needed any more.
 
-    That is after the last attention: of a long prompt one row goes through what follows.
+    That is after the last attention: of a long prompt only one row goes through the nodes after it.
     """
-    state = _State(nodes)
-    late: set[Node] = set()  # whose value is only of use for wanted rows
+    state = _GraphState(nodes)
+    deferred: set[Node] = set()  # whose value is needed for logit rows only
     for node in reversed(nodes):
         users = state.users[node]
-        if node.wanted or (users and node.kind in _ROW_BY_ROW and late.issuperset(users)):
-            late.add(node)
-    chosen: dict[Node, Node] = {}
+        if node.logit_rows_only or (
+            users and node.kind in _ROW_BY_ROW and deferred.issuperset(users)
+        ):
+            deferred.add(node)
+    gathered: dict[Node, Node] = {}
     kept: Nodes = []
-    stands_for: dict[Node, RowView] = {}
+    replacements: dict[Node, RowView] = {}
     for node in nodes:
-        if node not in late:
+        if node not in deferred:
             kept.append(node)
             continue
-        if node.kind == "gather" and node.inputs[0].node in late:
-            stands_for[node] = _resolve(node.inputs[0], stands_for)
+        if node.kind == "gather" and node.inputs[0].node in deferred:
+            replacements[node] = _resolve(node.inputs[0], replacements)
             continue
         if node.kind != "gather":
             for view in node.inputs:
                 source = view.node
-                if source not in late and source not in chosen:
-                    chosen[source] = Node("gather", (source.view(),), source.width, True)
-                    kept.append(chosen[source])
-            stand_ins = {source: gather.view() for source, gather in chosen.items()}
-            node.inputs = tuple(_resolve(v, stands_for | stand_ins) for v in node.inputs)
-            node.wanted = True
+                if source not in deferred and source not in gathered:
+                    gathered[source] = Node("gather", (source.view(),), source.width, True)
+                    kept.append(gathered[source])
+            gathers = {source: gather.view() for source, gather in gathered.items()}
+            node.inputs = tuple(_resolve(v, replacements | gathers) for v in node.inputs)
+            node.logit_rows_only = True
         kept.append(node)
     return kept
 
 
-class _State:
-    """What a rewriting function may ask."""
+class _GraphState:
+    """The positions and users of nodes, for the fusing functions."""
 
     def __init__(self, nodes: Nodes) -> None:
-        self.places = {node: place for place, node in enumerate(nodes)}
+        self.positions = {node: index for index, node in enumerate(nodes)}
         self.users: dict[Node, Nodes] = {node: [] for node in nodes}
         for node in nodes:
             for view in node.inputs:
                 self.users[view.node].append(node)
 
-    def only(self, view: RowView, kind: str, user: Node) -> Node | None:
-        """The node that the view is all of, if it is of that kind and read by `user` alone."""
+    def sole_use(self, view: RowView, kind: NodeKind, user: Node) -> Node | None:
+        """Return the view's node if the view is all of it, its kind is `kind`, and only `user`
+        reads it."""
         node = view.node
         if node.kind != kind or not view.is_whole or self.users[node] != [user]:
             return None
         return node
 
 
-# Given a node: what stands for its value instead, and the new node to run in its place if any.
-_Rewrite = Callable[[Node, _State], tuple[RowView | None, Node | None]]
+# Takes a node; returns the view that replaces its value and the new node that replaces it, if any.
+_Rewrite = Callable[[Node, _GraphState], tuple[RowView | None, Node | None]]
 
 
-def _pass(nodes: Nodes, output: RowView, rewrite_one: _Rewrite) -> tuple[Nodes, RowView]:
-    """Apply to each node; then drop what nobody reads any more."""
-    state = _State(nodes)
-    stands_for: dict[Node, RowView] = {}
+def _pass(nodes: Nodes, output: RowView, fuse: _Rewrite) -> tuple[Nodes, RowView]:
+    """Apply a fusing function to each node, then drop the nodes that are not read any more."""
+    state = _GraphState(nodes)
+    replacements: dict[Node, RowView] = {}
     kept: Nodes = []
     for node in nodes:
-        node.inputs = tuple(_resolve(view, stands_for) for view in node.inputs)
-        view, new = rewrite_one(node, state)
+        node.inputs = tuple(_resolve(view, replacements) for view in node.inputs)
+        view, new = fuse(node, state)
         if new is not None:
-            new.inputs = tuple(_resolve(v, stands_for) for v in new.inputs)
+            new.inputs = tuple(_resolve(v, replacements) for v in new.inputs)
             kept.append(new)
-            stands_for[node] = view or new.view()
+            replacements[node] = view or new.view()
         elif view is not None:
-            stands_for[node] = view
+            replacements[node] = view
         else:
             kept.append(node)
-        if view is not None:  # whoever reads the node will read what stands for it
+        if view is not None:  # the node's users now read its replacement
             state.users.setdefault(view.node, []).extend(state.users[node])
-    output = _resolve(output, stands_for)
-    return _used(kept, output), output
+    output = _resolve(output, replacements)
+    return _reachable(kept, output), output
 
 
-def _resolve(view: RowView, stands_for: dict[Node, RowView]) -> RowView:
-    target = stands_for.get(view.node)
+def _resolve(view: RowView, replacements: dict[Node, RowView]) -> RowView:
+    target = replacements.get(view.node)
     if target is None:
         return view
-    target = _resolve(target, stands_for)
+    target = _resolve(target, replacements)
     if not target.is_dense:
         if view.is_whole:
             return target
-        raise NotStatic("it copies numbers in another order")
+        raise NotStatic("it reorders numbers by a copy")
     return RowView(target.node, target.offset + view.offset, view.dims)
 
 
-def _used(nodes: Nodes, output: RowView) -> Nodes:
+def _reachable(nodes: Nodes, output: RowView) -> Nodes:
     needed = {output.node}
     for node in reversed(nodes):
         target = node.target
@@ -131,17 +150,17 @@ def _used(nodes: Nodes, output: RowView) -> Nodes:
     return [node for node in nodes if node in needed]
 
 
-def _copy(node: Node, state: _State) -> tuple[RowView | None, Node | None]:
+def _fuse_copy(node: Node, state: _GraphState) -> tuple[RowView | None, Node | None]:
     if node.kind != "copy":
         return None, None
     source = node.inputs[0]
     if source.width != node.width or not source.is_dense:
-        raise NotStatic("it copies numbers in another order")
+        raise NotStatic("it reorders numbers by a copy")
     return source, None
 
 
-def _rotary(node: Node, state: _State) -> tuple[RowView | None, Node | None]:
-    """x * cos + cat(-second half of x, first half) * sin, in either order of the sum."""
+def _fuse_rotary(node: Node, state: _GraphState) -> tuple[RowView | None, Node | None]:
+    """Fuse x * cos + cat(-second half of x, first half) * sin, in either order of the sum."""
     if node.kind != "add":
         return None, None
     for straight, crossed in (node.inputs, node.inputs[::-1]):
@@ -149,18 +168,18 @@ def _rotary(node: Node, state: _State) -> tuple[RowView | None, Node | None]:
         if any(p.kind != "mul" or not _has_table(p) for p in products):
             continue
         x, cos = _with_table(products[0])
-        turned, sin = _with_table(products[1])
+        rotated, sin = _with_table(products[1])
         size = cos.width
-        if turned.node.kind == "cat" and _is_half_turn(turned.node, x, size):
-            readers = {products[0], turned.node, turned.node.inputs[0].node}
+        if rotated.node.kind == "cat" and _is_rotate_half(rotated.node, x, size):
+            readers = {products[0], rotated.node, rotated.node.inputs[0].node}
             if any(_overlap_of(user, x) for user in state.users[x.node] if user not in readers):
-                raise NotStatic("it reads numbers from before their rotary embedding")
+                raise NotStatic("it reads numbers as they were before their rotary embedding")
             heads = x.width // size
             dim = x.dims[-2][1] if len(x.dims) > 1 else size
             if len(x.dims) > 2 or (len(x.dims) > 1 and x.dims[-1] != (size, 1)):
-                raise NotStatic("rotary embedding of an unknown layout")
-            data = {"heads": heads, "dim": dim, "turned": size}
-            new = Node("rotate", (x, cos, sin), 0, node.wanted, data)
+                raise NotStatic("its rotary embedding has an unknown layout")
+            data = {"heads": heads, "dim": dim, "rotated": size}
+            new = Node("rotate", (x, cos, sin), 0, node.logit_rows_only, data)
             return x, new
     return None, None
 
@@ -178,66 +197,66 @@ def _with_table(product: Node) -> tuple[RowView, RowView]:
     return (second, first) if first.node.kind == "table" else (first, second)
 
 
-def _is_half_turn(cat: Node, x: RowView, size: int) -> bool:
+def _is_rotate_half(cat: Node, x: RowView, size: int) -> bool:
     if len(cat.inputs) != 2 or cat.inputs[0].node.kind != "scale":
         return False
     negated, first = cat.inputs
-    if negated.node.data["by"] != -1.0 or not negated.is_whole:
+    if negated.node.data["factor"] != -1.0 or not negated.is_whole:
         return False
     second = negated.node.inputs[0]
     half = size // 2
     outer = x.dims[:-1] if x.dims and x.dims[-1] == (size, 1) else _heads(x, size)
-    wanted = (*outer, (half, 1)) if half > 1 else outer
+    logit_rows_only = (*outer, (half, 1)) if half > 1 else outer
     return (
         first.node is x.node
         and second.node is x.node
         and first.offset == x.offset
         and second.offset == x.offset + half
-        and first.dims == wanted
-        and second.dims == wanted
+        and first.dims == logit_rows_only
+        and second.dims == logit_rows_only
     )
 
 
 def _heads(x: RowView, size: int) -> tuple[tuple[int, int], ...]:
-    """The outer dimensions of a dense view that is cut into heads of `size`."""
+    """Return the outer dimensions of a dense view that is split into heads of `size`."""
     heads = x.width // size
     return ((heads, size),) if heads > 1 else ()
 
 
-def _partial_rotary(node: Node, state: _State) -> tuple[RowView | None, Node | None]:
-    """cat(rotated first part of each head, the rest of it): all of it is in place already."""
+def _fuse_partial_rotary(node: Node, state: _GraphState) -> tuple[RowView | None, Node | None]:
+    """Fuse cat(rotated first part of each head, the rest of it): both are in place already."""
     if node.kind != "cat" or len(node.inputs) != 2:
         return None, None
-    first, rest = node.inputs
-    if first.node is not rest.node or not first.dims or not rest.dims:
+    first, second = node.inputs
+    if first.node is not second.node or not first.dims or not second.dims:
         return None, None
-    turned = first.dims[-1][0]
-    whole = turned + rest.dims[-1][0]
+    rotated = first.dims[-1][0]
+    whole = rotated + second.dims[-1][0]
     outer = first.dims[:-1]
-    follows = rest.offset == first.offset + turned and rest.dims[:-1] == outer
-    if follows and first.dims[-1][1] == rest.dims[-1][1] == 1:
-        return RowView(first.node, first.offset, merged([*outer, (whole, 1)])), None
+    follows = second.offset == first.offset + rotated and second.dims[:-1] == outer
+    if follows and first.dims[-1][1] == second.dims[-1][1] == 1:
+        return RowView(first.node, first.offset, merge_dims([*outer, (whole, 1)])), None
     return None, None
 
 
-def _gate(node: Node, state: _State) -> tuple[RowView | None, Node | None]:
-    """activation(linear of x) * linear of x, from two linears or the halves of one."""
+def _fuse_gate(node: Node, state: _GraphState) -> tuple[RowView | None, Node | None]:
+    """Fuse activation(linear of x) * linear of x, from two linears or the halves of one."""
     if node.kind != "mul":
         return None, None
     for active, partner in (node.inputs, node.inputs[::-1]):
-        activation = state.only(active, "activation", node)
+        activation = state.sole_use(active, "activation", node)
         if activation is None:
             continue
         halves = _linear_halves(activation.inputs[0], partner, activation, node, state)
         if halves is not None:
             x, gate, other = halves
             data = {"function": activation.data["function"], "gate": gate, "partner": other}
-            return None, Node("gated", (x,), node.width, node.wanted, data)
+            return None, Node("gated", (x,), node.width, node.logit_rows_only, data)
     return None, None
 
 
 def _linear_halves(
-    gate: RowView, partner: RowView, activation: Node, product: Node, state: _State
+    gate: RowView, partner: RowView, activation: Node, product: Node, state: _GraphState
 ) -> tuple[RowView, dict[str, Any], dict[str, Any]] | None:
     first, second = gate.node, partner.node
     if first.kind != "linear" or second.kind != "linear" or gate.width != partner.width:
@@ -248,49 +267,48 @@ def _linear_halves(
         if first.width != 2 * gate.width or not parts or set(state.users[first]) != readers:
             return None
     elif not (
-        state.only(gate, "linear", activation)
-        and state.only(partner, "linear", product)
+        state.sole_use(gate, "linear", activation)
+        and state.sole_use(partner, "linear", product)
         and first.inputs[0].covers(second.inputs[0])
     ):
         return None
-    return first.inputs[0], _rows_of(gate), _rows_of(partner)
+    return first.inputs[0], _output_slice(gate), _output_slice(partner)
 
 
-def _rows_of(view: RowView) -> dict[str, Any]:
-    """The linear whose product the view is a part of, with the outputs that it takes."""
+def _output_slice(view: RowView) -> dict[str, Any]:
+    """Return the data of the view's linear, with the outputs that the view takes."""
     return {**view.node.data, "first": view.offset, "count": view.width}
 
 
-def _activated(node: Node, state: _State) -> tuple[RowView | None, Node | None]:
+def _fuse_activation(node: Node, state: _GraphState) -> tuple[RowView | None, Node | None]:
     if node.kind != "activation":
         return None, None
-    linear = state.only(node.inputs[0], "linear", node)
+    linear = state.sole_use(node.inputs[0], "linear", node)
     if linear is None:
         return None, None
     data = {**linear.data, "function": node.data["function"]}
-    return None, Node("linear", linear.inputs, node.width, node.wanted, data)
+    return None, Node("linear", linear.inputs, node.width, node.logit_rows_only, data)
 
 
-def _residual(node: Node, state: _State) -> tuple[RowView | None, Node | None]:
-    """x + linear, or x + linear * number, where x is not read again."""
+def _fuse_residual(node: Node, state: _GraphState) -> tuple[RowView | None, Node | None]:
+    """Fuse x + linear, or x + linear * number, if x is not read again."""
     if node.kind != "add":
         return None, None
     for x, product in (node.inputs, node.inputs[::-1]):
-        by = 1.0
-        scale = state.only(product, "scale", node)
+        factor = 1.0
+        scale = state.sole_use(product, "scale", node)
         reader = node
         if scale is not None:
-            by, product, reader = scale.data["by"], scale.inputs[0], scale
-        linear = state.only(product, "linear", reader)
+            factor, product, reader = scale.data["factor"], scale.inputs[0], scale
+        linear = state.sole_use(product, "linear", reader)
         if linear is None or "function" in linear.data or len(linear.inputs) > 1:
             continue
         if not x.is_whole or x.width != node.width or x.node.kind in ("table", "rotate"):
             continue
-        place = state.places[node]
         if x.node not in state.users:
             continue
-        if any(state.places[user] > place for user in state.users[x.node]):
+        if any(state.positions[user] > state.positions[node] for user in state.users[x.node]):
             continue
-        data = {**linear.data, "by": by}
-        return x, Node("linear", (linear.inputs[0], x), 0, node.wanted, data)
+        data = {**linear.data, "factor": factor}
+        return x, Node("linear", (linear.inputs[0], x), 0, node.logit_rows_only, data)
     return None, None

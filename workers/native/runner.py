@@ -1,4 +1,4 @@
-"""Runs a compiled model on a step's chunks; see headrace.workers.engine.runner.Runner."""
+"""Run a compiled model on a step's chunks; see headrace.workers.engine.runner.Runner."""
 
 from collections.abc import Sequence
 
@@ -14,14 +14,18 @@ from headrace.workers.sampling.batch import collect, flatten
 from headrace.workers.sequence.adapters import Adapters
 from headrace.workers.sequence.sequence import Chunk, ChunkResult
 
-_STEP_TOKENS = 512  # as for any model on a CPU: see headrace.workers.torch_runner.model_runner
+_STEP_TOKENS = (
+    512  # the same as for any model on a CPU: see headrace.workers.torch_runner.model_runner
+)
 
 
 class NativeRunner(StepwiseRunner):
-    """A compiled model with its cache. MemoryError if there is no memory for that.
+    """A compiled model with its cache.
 
-    vocab_size: token ids are below it; the logits of further rows of the head are left out.
-    slots: for its adapters; None: it runs none.
+    vocab_size: token ids are below it; further rows of the head are cut from the logits.
+    slots: for LoRA adapters; None: the model has none.
+
+    Raises MemoryError if there is no memory for the cache.
     """
 
     default_step_tokens = _STEP_TOKENS
@@ -46,7 +50,7 @@ class NativeRunner(StepwiseRunner):
 
     @property
     def weight_bytes(self) -> int:
-        """Those that were packed; what is small, or read where it lies, is not counted."""
+        """Size of the packed weights, without small ones and those that are read unpacked."""
         return self._compiled.weight_bytes
 
     @property
@@ -65,7 +69,7 @@ class NativeRunner(StepwiseRunner):
 
     @property
     def adapter_layers(self) -> dict[str, LinearShape]:
-        """The layers that adapters may change, by their names in the model."""
+        """The layers that adapters may change, by name."""
         return {} if self._slots is None else self._slots.shapes
 
     def new_adapters(self, max_rank: int) -> AdapterStore | None:
@@ -88,13 +92,15 @@ class NativeRunner(StepwiseRunner):
         self,
         token_ids: Sequence[int],
         positions: Sequence[int],
-        wanted: Sequence[int],
+        logit_rows: Sequence[int],
         batch: AttentionBatch,
         slots: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Logits [wanted rows, vocabulary] of a flattened batch, whose K/V go to the cache.
-        slots: which adapter is each row's [rows]; None: no row has one."""
+        """Compute logits [logit rows, vocabulary] of a flattened batch and cache its K/V.
+
+        slots: the adapter slot of each row [rows]; None: no row has an adapter.
+        """
         if self._program is None:
             raise RuntimeError("the cache has been released")
-        logits = self._program.forward(token_ids, positions, wanted, batch, slots, self._slots)
+        logits = self._program.forward(token_ids, positions, logit_rows, batch, slots, self._slots)
         return logits[:, : self.vocab_size]

@@ -1,17 +1,18 @@
-"""A file in memory in which the workers of a group on one host share their packed weights.
+"""Share packed weights through a file in memory, among the workers of a group on one host.
 
-The launcher makes it and keeps it open; it has no name, so that nothing is left when the launcher
-and its workers have ended, in whatever way. Whoever comes to an empty file fills it, whoever comes
-to a full one maps it, and the last one that leaves empties it.
+The launcher creates the file and keeps it open. The file has no name in the file system, so nothing
+is left when the launcher and its workers have ended, however they end. A worker that finds the file
+empty fills it, a worker that finds it filled maps it, and the last worker to stop using it empties
+it.
 
-Two locks order this. They belong to an open file, so that they end with their process, and a killed
-one leaves none behind:
+Two locks order this. They belong to an open file, so that they end with their process, even if that
+is killed:
 
-- who comes holds FILLING until it has mapped the file, so that one fills and the others wait;
-- who has mapped the file holds USING, shared; who fills or empties it holds USING alone.
+- a worker holds FILLING until it has mapped the file, so that one fills it and the others wait;
+- a worker that has mapped the file holds USING, shared; to fill or empty it, exclusively.
 
-The header is written last: a file whose filler was killed is as good as empty. The kernel takes a
-killed process's mappings away before its locks, so that nobody is left without the pages it reads.
+The header is written last, so a file whose filler was killed counts as empty. The kernel removes a
+killed process's mappings before its locks, so that no worker loses pages that it reads.
 """
 
 import errno
@@ -45,9 +46,9 @@ _MAGIC = b"headrace packed weights\n"
 
 @dataclass(eq=False)
 class SharedMapping:
-    """Shared memory, for as long as this object is; read only.
+    """A read-only mapping of the shared file, held as long as this object lives.
 
-    address: of what the filler has written. was_filled: whether that was another.
+    address: of the shared bytes. was_filled: whether another worker had filled the file before.
     """
 
     address: int
@@ -55,21 +56,21 @@ class SharedMapping:
 
 
 class SharedFile:
-    """The file at a path of the launcher's; it may be gone, or no longer be the one of that name.
+    """The file that the launcher has open at a path; it may be gone or replaced by another.
 
-    name: what it was made as, see headrace.protocol.common.shared_weights.
+    name: the memory file's name, see headrace.protocol.common.shared_weights.
     """
 
     def __init__(self, path: Path, name: str) -> None:
         self._path, self._name = path, name
 
     def map(self, num_bytes: int, key: str, fill: Callable[[int], None]) -> SharedMapping | str:
-        """The file's so many bytes that belong to a key, or why there are none to be shared.
+        """Map num_bytes that belong to a key; return the mapping, or why they cannot be shared.
 
-        fill: called with the address to write them to if they are not there.
+        fill: writes the bytes to an address, if the file does not have them.
 
-        Waits for another process that fills the file. Raises what `fill` raises; the file is empty
-        then.
+        Waits for another process that is filling the file. Raises what `fill` raises; the file is
+        then empty.
         """
         try:
             fd = self._open()
@@ -91,7 +92,7 @@ class SharedFile:
         return mapping
 
     def _open(self) -> int:
-        """An open file of its own, which has locks of its own. OSError if it is another's."""
+        """Open the file anew, for locks of its own. Raises OSError if it is another file now."""
         fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
         if os.readlink(f"/proc/self/fd/{fd}").startswith(f"/memfd:{self._name} "):
             return fd
@@ -102,9 +103,9 @@ class SharedFile:
 def _map(
     fd: int, num_bytes: int, header: bytes, fill: Callable[[int], None]
 ) -> SharedMapping | str:
-    """Only while FILLING is held. USING is held afterwards, if only by the file's being open."""
+    """Map the file and hold USING until the file is closed. The caller must hold FILLING."""
     size = round_up_to_pages(HEADER_BYTES + num_bytes)
-    lock(fd, USING, fcntl.F_RDLCK)  # waits for one that empties the file just now
+    lock(fd, USING, fcntl.F_RDLCK)  # waits for a worker that is emptying the file
     was_filled = os.pread(fd, len(header), 0) == header
     if was_filled:
         address = map_file(fd, size, writable=False)
@@ -112,15 +113,15 @@ def _map(
         address = _fill(fd, size, header, fill)
         lock(fd, USING, fcntl.F_RDLCK)
     else:
-        return "others use it with other weights"
+        return "other workers use it with other weights"
     mapping = SharedMapping(address + HEADER_BYTES, was_filled)
-    leaving = weakref.finalize(mapping, _leave, fd, address, size)
-    leaving.atexit = False  # a step may still run then
+    finalizer = weakref.finalize(mapping, _release_mapping, fd, address, size)
+    finalizer.atexit = False  # a step may still be running at exit
     return mapping
 
 
 def _fill(fd: int, size: int, header: bytes, fill: Callable[[int], None]) -> int:
-    """The address of what has been filled. Only while USING is held alone."""
+    """Fill the file and return its address. The caller must hold USING exclusively."""
     os.ftruncate(fd, 0)
     allocate_pages(fd, size)
     address = map_file(fd, size, writable=True)
@@ -134,8 +135,9 @@ def _fill(fd: int, size: int, header: bytes, fill: Callable[[int], None]) -> int
     return address
 
 
-def _leave(fd: int, address: int, size: int) -> None:
-    """Waits for nothing: it is called wherever an object happens to end, perhaps amid `map`."""
+def _release_mapping(fd: int, address: int, size: int) -> None:
+    """Unmap the file and empty it if it is unused. Must not wait: it runs wherever an object is
+    collected, perhaps during `map`."""
     unmap(address, size)
     try:
         empty_unless_used(fd)

@@ -1,4 +1,4 @@
-"""Where packed weights lie: in a file that other workers share, or in memory of this process."""
+"""Allocate and fill the memory of packed weights: a file shared by workers, or private memory."""
 
 import weakref
 from collections.abc import Sequence
@@ -9,83 +9,83 @@ from pathlib import Path
 
 import torch
 
-from headrace.workers.native.library import load_kernels
+from headrace.workers.native.library import require_kernels
 from headrace.workers.native.packed_weight import ALIGNMENT, PackedWeight
 from headrace.workers.native.shared_file import SharedFile, SharedMapping
 
-_LAYOUT = 1  # to be counted up when panels or their order change without the kernels
-_PIECE_BYTES = 64 * 1024 * 1024
+_LAYOUT_VERSION = 1  # increase when the layout of packed weights changes but not the kernels
+_CHUNK_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True)
 class SharedWeights:
-    """A group's file, and which weights on the disk are to be in it (see `identify`)."""
+    """A group's file and the fingerprint of the weights it must hold; see `fingerprint_weights`."""
 
     file: SharedFile
     fingerprint: str
 
 
 class WeightMemory:
-    """Memory in which panels are packed, for as long as this object is. MemoryError if there is
-    none.
+    """The memory of a model's packed weights, held as long as this object lives.
 
-    num_bytes: of the panels. note: for the operator, whether they are shared.
+    num_bytes: total size of the packed weights. note: for the operator, whether they are shared.
+
+    Raises MemoryError if there is not enough memory.
     """
 
     def __init__(
-        self, panels: Sequence[PackedWeight], threads: int, shared: SharedWeights | None = None
+        self, weights: Sequence[PackedWeight], threads: int, shared: SharedWeights | None = None
     ) -> None:
-        self.num_bytes = sum(each.num_bytes for each in panels)
-        self._panels, self._threads = panels, threads
+        self.num_bytes = sum(weight.num_bytes for weight in weights)
+        self._weights, self._threads = weights, threads
         self._mapping: SharedMapping | None = None
         self.note = "not shared"
         if shared is None or not self._share(shared):
-            self._place_in_pieces()
+            self._allocate_chunks()
             self._pack()
-        for each in panels:
-            each.release()
-        del self._panels
+        for weight in weights:
+            weight.release_source()
+        del self._weights
 
     @property
     def is_shared(self) -> bool:
         return self._mapping is not None
 
     def _share(self, shared: SharedWeights) -> bool:
-        """Whether the panels are in the group's file now."""
-        offsets = [0, *accumulate(_aligned(each.num_bytes) for each in self._panels)]
+        """Map the group's file, filling it if it is empty; return whether that worked."""
+        offsets = [0, *accumulate(_align(weight.num_bytes) for weight in self._weights)]
 
-        def place(address: int) -> None:
-            for each, offset in zip(self._panels, offsets, strict=False):
-                each.place(address + offset)
+        def set_addresses(start: int) -> None:
+            for weight, offset in zip(self._weights, offsets, strict=False):
+                weight.set_address(start + offset)
 
         def fill(address: int) -> None:
-            place(address)
+            set_addresses(address)
             self._pack()
 
-        found = shared.file.map(offsets[-1], _key(shared, self._panels), fill)
-        if isinstance(found, str):
-            self.note = f"not shared: {found}"
+        mapping = shared.file.map(offsets[-1], _key(shared, self._weights), fill)
+        if isinstance(mapping, str):
+            self.note = f"not shared: {mapping}"
             return False
-        place(found.address)
-        self._mapping = found
-        self.note = "shared, packed before" if found.was_filled else "shared"
+        set_addresses(mapping.address)
+        self._mapping = mapping
+        self.note = "shared, packed before" if mapping.was_filled else "shared"
         return True
 
-    def _place_in_pieces(self) -> None:
-        """In few large pieces: one for each weight would waste half a huge page on each."""
-        place = end = 0
-        for each in self._panels:
-            size = _aligned(each.num_bytes)
-            if place + size > end:
-                piece = max(size, _PIECE_BYTES)
-                place = self._take(piece)
-                end = place + piece
-            each.place(place)
-            place += size
+    def _allocate_chunks(self) -> None:
+        """Allocate few large chunks: one for each weight would waste half a huge page on each."""
+        address = end = 0
+        for weight in self._weights:
+            size = _align(weight.num_bytes)
+            if address + size > end:
+                chunk_size = max(size, _CHUNK_BYTES)
+                address = self._allocate(chunk_size)
+                end = address + chunk_size
+            weight.set_address(address)
+            address += size
 
-    def _take(self, num_bytes: int) -> int:
-        library = load_kernels()
-        assert library is not None
+    def _allocate(self, num_bytes: int) -> int:
+        library = require_kernels()
         address = library.allocate(num_bytes)
         if not address:
             raise MemoryError("no memory for the weights")
@@ -94,31 +94,30 @@ class WeightMemory:
 
     def _pack(self) -> None:
         with ThreadPoolExecutor(self._threads) as pool:
-            for _ in pool.map(PackedWeight.pack, self._panels):
+            for _ in pool.map(PackedWeight.pack, self._weights):
                 pass
 
 
 def fingerprint_weights(model_path: Path) -> str:
-    """Which weights a folder has now, told by its files' stamps: other weights, another text."""
+    """Return a text that identifies a folder's weights by the stamps of its files."""
     files = sorted([*model_path.glob("*.safetensors"), model_path / "config.json"])
-    return repr([(str(file.resolve()), *_stamps(file)) for file in files])
+    return repr([(str(file.resolve()), *_file_stamp(file)) for file in files])
 
 
-def _stamps(file: Path) -> tuple[int, ...]:
+def _file_stamp(file: Path) -> tuple[int, ...]:
     try:
-        found = file.stat()
+        info = file.stat()
     except OSError:
         return ()
-    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+    return (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns)
 
 
-def _key(shared: SharedWeights, panels: Sequence[PackedWeight]) -> str:
-    """All that the bytes depend on."""
-    library = load_kernels()
-    assert library is not None
-    plans = [each.plan for each in panels]
-    return repr((_LAYOUT, torch.__version__, library.build, shared.fingerprint, plans))
+def _key(shared: SharedWeights, weights: Sequence[PackedWeight]) -> str:
+    """Return a text of everything that the packed bytes depend on."""
+    build = require_kernels().build
+    plans = [weight.plan for weight in weights]
+    return repr((_LAYOUT_VERSION, torch.__version__, build, shared.fingerprint, plans))
 
 
-def _aligned(num_bytes: int) -> int:
+def _align(num_bytes: int) -> int:
     return -(-num_bytes // ALIGNMENT) * ALIGNMENT

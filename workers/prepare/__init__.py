@@ -1,1 +1,1 @@
-"""Conversion of a model's files, in a process of its own that may import torch."""
+"""Conversion of model files, in a process of its own that may import torch."""

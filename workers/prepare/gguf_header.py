@@ -1,4 +1,4 @@
-"""Reads the head of a GGUF file: enough to refuse what cannot be converted, before torch is loaded.
+"""Read the header of a GGUF file, to reject what cannot be converted before torch is loaded.
 
 The format, all little-endian: "GGUF", version (u32), tensor count and metadata count (u64), the
 metadata (key, type, value), the tensors' names, shapes, types and offsets, padding to the
@@ -19,14 +19,16 @@ MAX_DIMENSIONS = 8
 
 
 class GGUFError(ValueError):
-    """The file is no GGUF file that can be converted; the text says why."""
+    """The file is not a GGUF file that can be converted; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class GGUFHeader:
-    """architecture: as llama.cpp calls it.  parameters: over all tensors.
-    splits: how many files the model is split over (0 or 1: it is whole).
-    size_bytes: that the file must have at least, to hold all of its tensors.
+    """The facts of a GGUF file that its conversion needs.
+
+    architecture: llama.cpp's name. parameters: of all tensors.
+    splits: the number of files that the model is split into (0 or 1: it is not split).
+    size_bytes: the least size of a file that holds all of its tensors.
     """
 
     architecture: str
@@ -36,7 +38,7 @@ class GGUFHeader:
 
 
 def read_gguf_header(file: Path) -> GGUFHeader:
-    """The head of `file`; GGUFError where it is malformed or ends too early."""
+    """Read the header of `file`. Raises GGUFError if it is malformed or truncated."""
     with file.open("rb") as stream:
         try:
             return _Reader(stream).header()
@@ -55,7 +57,7 @@ class _Reader:
             raise GGUFError("is not a GGUF file")
         version = self._number("I")
         if version not in VERSIONS:
-            raise GGUFError(f"has GGUF version {version}; versions 2 and 3 are understood")
+            raise GGUFError(f"has GGUF version {version}; versions 2 and 3 are supported")
         tensors, entries = self._number("Q"), self._number("Q")
         metadata = {}
         for _ in range(entries):
@@ -75,7 +77,7 @@ class _Reader:
         )
 
     def _tensors(self, count: int) -> tuple[int, int]:
-        """Parameters of all tensors, and the end of the last in the data part."""
+        """Return the parameters of all tensors, and the end of the last one in the data part."""
         from gguf.constants import GGML_QUANT_SIZES
 
         block_sizes = {kind.value: size for kind, size in GGML_QUANT_SIZES.items()}
@@ -111,7 +113,7 @@ class _Reader:
         return value
 
     def _value(self, kind: int) -> Any:
-        """A metadata value; None for arrays, which are skipped."""
+        """Read a metadata value; None for arrays, which are skipped."""
         if kind == STRING:
             return self._bytes().decode("utf-8", errors="replace")
         if kind == ARRAY:

@@ -1,12 +1,12 @@
-"""`python -m workers.prepare.prepare gguf|text SOURCE OUTPUT`: what the launcher needs
-transformers for.
+"""Convert model files: `python -m headrace.workers.prepare.prepare gguf|text SOURCE OUTPUT`.
 
-gguf: turns a GGUF file into a folder in Hugging Face layout, weights unpacked to float32.
-text: writes, for a folder in Hugging Face layout, tokenizer.json as transformers would use it
-    and facts.json: the completed configuration and the special tokens.
+gguf: converts a GGUF file to a folder in Hugging Face layout, with weights in float32.
+text: writes, for a folder in Hugging Face layout, tokenizer.json as transformers would use it and
+    facts.json: the completed configuration and the special tokens.
 
-Progress goes to stderr, a bar where that is a terminal and plain lines elsewhere. When it cannot
-be done, the reason is one line on stdout and the exit status is 1.
+The launcher runs this because it needs transformers. Progress goes to stderr, as a bar on a
+terminal and as plain lines elsewhere. On failure the reason is one line on stdout and the exit
+status is 1.
 """
 
 import argparse
@@ -33,11 +33,11 @@ SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
 class PrepareError(Exception):
-    """It cannot be done; the text is one line for the operator."""
+    """The conversion is impossible; the text is one line for the operator."""
 
 
 class Stages:
-    """Shows how far the preparation is: `total` stages, each as long as its weight says."""
+    """The progress of a preparation in stages, whose weights sum up to `total`."""
 
     def __init__(self, title: str, total: int) -> None:
         from tqdm import tqdm  # type: ignore[import-untyped]
@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("what", choices=("gguf", "text"))
     parser.add_argument("source", type=Path)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--parent-pid", type=int, help="the launcher, if one waits for this")
+    parser.add_argument("--parent-pid", type=int, help="the launcher, if it waits for the result")
     options = parser.parse_args(arguments)
     _die_with_parent(options.parent_pid)
     _quiet_libraries()
@@ -92,11 +92,11 @@ def convert_gguf(source: Path, output: Path) -> None:
     with stages.stage("loading torch"):
         import torch
         from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
-    where = {"gguf_file": source.name, "local_files_only": True}
+    source_arguments = {"gguf_file": source.name, "local_files_only": True}
     with stages.stage(f"reading {header.architecture}", weight=2):
-        config = AutoConfig.from_pretrained(source.parent, **where)
+        config = AutoConfig.from_pretrained(source.parent, **source_arguments)
     with stages.stage("tokenizer", weight=2):
-        tokenizer = AutoTokenizer.from_pretrained(source.parent, config=config, **where)
+        tokenizer = AutoTokenizer.from_pretrained(source.parent, config=config, **source_arguments)
         tokenizer.save_pretrained(output)
     with stages.stage("weights", weight=6), torch.no_grad():
         model = AutoModelForCausalLM.from_pretrained(
@@ -104,7 +104,7 @@ def convert_gguf(source: Path, output: Path) -> None:
             config=config,
             dtype=torch.float32,
             quantization_config=GgufConfig(dequantize=True),
-            **where,
+            **source_arguments,
         )
     with stages.stage("writing"):
         model.save_pretrained(output)
@@ -146,7 +146,10 @@ def _facts(config: Any, tokenizer: Any) -> dict[str, Any]:
 
 
 def _check_vocabulary(source: Path) -> None:
-    """transformers makes an empty tokenizer where there is none, and misnames what it lacks."""
+    """Check that there is a usable vocabulary; raises PrepareError if not.
+
+    transformers would make an empty tokenizer, or name the wrong missing package.
+    """
     if any((source / name).is_file() for name in VOCABULARY_FILES) or any(
         source.glob("*.tiktoken")
     ):
@@ -168,7 +171,7 @@ def _check_vocabulary(source: Path) -> None:
 def _is_installed(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # of the package that it would be part of
+    except ModuleNotFoundError:  # the parent package is not installed
         return False
 
 
@@ -177,7 +180,10 @@ def _text(token: Any) -> str | None:
 
 
 def _check(source: Path, output: Path) -> GGUFHeader:
-    """Refuse, before anything slow, a file that cannot be converted or for which room lacks."""
+    """Read the header; raises GGUFError or PrepareError if the file cannot be converted.
+
+    Checked before anything slow: that the file is whole and not split, and that the disk has room.
+    """
     header = read_gguf_header(source)
     if header.splits > 1:
         raise GGUFError(f"is one of {header.splits} parts of a split GGUF: join them first")
@@ -193,18 +199,20 @@ def _check(source: Path, output: Path) -> GGUFHeader:
 
 
 def _one_line(error: Exception) -> str:
-    """What went wrong, without the library's advice that follows in further lines."""
+    """Return the first line of an error, without the advice that libraries add to it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
     if isinstance(error, (GGUFError, PrepareError)):
         return text
-    if not isinstance(error, (ValueError, OSError)):  # a KeyError's text, say, is only the key
+    if not isinstance(
+        error, (ValueError, OSError)
+    ):  # a KeyError's text, for example, is only the key
         text = f"{type(error).__name__}: {text}"
     return f"transformers cannot read it: {text}"
 
 
 def _quiet_libraries() -> None:
-    """Only our own bar is shown, and nothing is fetched."""
+    """Show only our own progress bar, and download nothing."""
     os.environ["TQDM_DISABLE"] = "1"
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -212,7 +220,7 @@ def _quiet_libraries() -> None:
 
 
 def _die_with_parent(parent_pid: int | None) -> None:
-    """Nobody waits for the result of a preparation whose launcher is gone, perhaps already."""
+    """End this process when the launcher ends; exit at once if it has already ended."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if parent_pid is not None and os.getppid() != parent_pid:
         sys.exit(1)

@@ -1,1 +1,1 @@
-"""Forward passes by transformers' own model classes, on CPUs and GPUs."""
+"""Forward passes with transformers' model classes, on CPUs and GPUs."""

@@ -1,4 +1,4 @@
-"""How many blocks the paged cache gets."""
+"""Choose the number of blocks of the paged cache."""
 
 import os
 from collections.abc import Sequence
@@ -10,10 +10,10 @@ from headrace.protocol.config import EngineConfig
 from headrace.workers.attention.backend import KVLayerShape
 from headrace.workers.errors import ModelUnsupported
 
-# Of the memory that is available once the model is loaded, for all workers' caches.
+# Share of the available memory, once the model is loaded, for the caches of all workers.
 _CPU_SHARE = 0.4
 # Decodes gather the keys and values of one layer at a time, padded to at most twice their length:
-# on a GPU, so much of the cache's bytes has to stay free beside it.
+# on a GPU, this many layers' share of the cache must stay free.
 _GATHERED_LAYERS = 2
 
 
@@ -27,21 +27,23 @@ def choose_num_blocks(
     activation_bytes: int = 0,
     gathers: bool = True,
 ) -> int:
-    """Blocks of the cache; ModelUnsupported if one request of max_model_len does not fit.
+    """Return the number of blocks that the cache gets.
 
-    The bytes are `kv_cache_bytes` if given; on a CPU, a share of the available memory divided
-    among the host's workers; on a GPU, `memory_utilization` of the card less what this worker
-    uses already and less `activation_bytes`, for a step, and less what decodes gather if the
-    attention `gathers` for them. Workers that share a card cannot see each
-    other: their `memory_utilization` has to be set so that it fits as many times as there are.
-    Never more than max_num_seqs requests of max_model_len can fill.
+    The cache's size is `kv_cache_bytes` if given; on a CPU, a share of the available memory divided
+    among the host's workers; on a GPU, `memory_utilization` of its memory less what this worker
+    already uses, less `activation_bytes` for a step, and less what decodes gather if the attention
+    `gathers`. Workers on the same GPU cannot see each other: their `memory_utilization` must leave
+    room for all of them. The cache never gets more than max_num_seqs requests of max_model_len
+    fill.
+
+    Raises ModelUnsupported if one request of max_model_len does not fit.
     """
     token_bytes = sum(layer.elements for layer in layers) * dtype.itemsize
     block_bytes = token_bytes * config.block_size
     blocks_per_request = -(-max_model_len // config.block_size)
     free = config.kv_cache_bytes
     if free is None and device.type == "cuda":
-        free = _card_bytes(config, device, activation_bytes)
+        free = _gpu_bytes(config, device, activation_bytes)
         if gathers:
             free = free * len(layers) // (len(layers) + _GATHERED_LAYERS)
     elif free is None:
@@ -56,15 +58,15 @@ def choose_num_blocks(
     return num_blocks
 
 
-def _card_bytes(config: EngineConfig, device: torch.device, activation_bytes: int) -> int:
-    """Of this worker's share of the card, what is neither in use nor needed by a step."""
+def _gpu_bytes(config: EngineConfig, device: torch.device, activation_bytes: int) -> int:
+    """Return this worker's share of the GPU, less what it uses and what a step needs."""
     free, total = torch.cuda.mem_get_info(device)
     share = int(total * config.memory_utilization) - torch.cuda.memory_reserved(device)
     return max(0, min(share, free) - activation_bytes)
 
 
 def _available_bytes() -> int:
-    """Memory that can be had without swapping: the machine's, or the container's if less."""
+    """Return the memory available without swapping: the machine's, or the container's if less."""
     sizes = [_meminfo_available()]
     limit, current = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
     if limit.exists() and current.exists():

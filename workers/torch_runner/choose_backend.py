@@ -1,4 +1,4 @@
-"""Which attention a model gets on its device, and the blocks that suit it."""
+"""Choose a model's attention backend on its device, and a block size that suits it."""
 
 import importlib.util
 from dataclasses import dataclass
@@ -6,30 +6,31 @@ from functools import partial
 
 import torch
 
-from headrace.workers.attention.backend import MakeBackend
+from headrace.workers.attention.backend import BackendFactory
 from headrace.workers.attention.hook import AttentionHook
 from headrace.workers.attention.sdpa import SdpaBackend
 from headrace.workers.attention.varlen import PAGE_SIZE, VarlenBackend
 from headrace.workers.attention.varlen_call import VarlenAttention, has_block_tables, torch_varlen
 from headrace.workers.attention.varlen_check import LayerKind, attends_correctly
 
-_OLDEST_CARD = (8, 0)  # FlashAttention 2 needs Ampere
-_WIDEST_HEAD = 256
-_OWN_PAGE = 64  # tokens: our kernel reads any, but tables of small ones are long
+_MIN_CAPABILITY = (8, 0)  # FlashAttention 2 needs Ampere
+_MAX_HEAD_DIM = 256
+_TRITON_PAGE = 64  # tokens: our kernel reads pages of any size, but small ones make long tables
 
 
 @dataclass(frozen=True, slots=True)
 class BackendChoice:
-    """How a model attends.
+    """The attention backend of a model.
 
     name: for the operator. block_size: of the cache, in tokens.
     overlaps: whether the backend never waits for the device.
     graphs: whether its decodes can be captured in CUDA graphs.
-    plans_by_length: whether a captured decode is slow for texts much shorter than its longest.
+    plans_by_length: whether a captured decode is slow for sequences much shorter than the longest
+        that it was captured for.
     """
 
     name: str
-    make: MakeBackend
+    make: BackendFactory
     block_size: int
     overlaps: bool = False
     graphs: bool = False
@@ -43,12 +44,12 @@ def choose_backend(
     block_size: int,
     attention: VarlenAttention = torch_varlen,
 ) -> BackendChoice:
-    """The fastest backend that does all that the model's layers need, on this device.
+    """Return the fastest backend on this device that supports all the model's layers.
 
-    block_size: as configured; where the kernel reads pages it is rounded up to what that takes.
+    block_size: as configured; rounded up to a multiple that the kernel's pages require.
     """
     plain = BackendChoice("SDPA over gathered keys", SdpaBackend, block_size)
-    if not _is_card_for_varlen(device) or not supports_varlen(hook, dtype):
+    if not _supports_flash_attention(device) or not supports_varlen(hook, dtype):
         return plain
     return choose_varlen(hook, dtype, device, block_size, attention) or plain
 
@@ -60,9 +61,9 @@ def choose_varlen(
     block_size: int,
     attention: VarlenAttention,
 ) -> BackendChoice | None:
-    """Variable-length attention as far as it gives right answers here; None if it does not.
+    """Return variable-length attention that computes correctly here; None if there is none.
 
-    Decodes read pages by torch's attention, else by a kernel of our own, else keys are gathered.
+    Decodes read pages with torch's attention, else with our Triton kernel, else keys are gathered.
     """
     kinds = set(map(LayerKind, hook.heads, hook.layers, hook.options))
 
@@ -72,19 +73,19 @@ def choose_varlen(
             if not attends_correctly(kind, dtype, device, call, paged=paged, page_size=size):
                 return None
         make = partial(VarlenBackend, paged=paged, attention=call)
-        return BackendChoice(name, make, size, True, paged, paged and call is not own)
+        return BackendChoice(name, make, size, True, paged, paged and call is not triton)
 
-    own = find_triton_decode()
-    found = None
+    triton = find_triton_decode()
+    paged = None
     if has_block_tables():
-        found = choice("torch's varlen attention over pages", attention, PAGE_SIZE, paged=True)
-    if found is None and own is not None:
-        found = choice("varlen attention, Triton over pages", own, _OWN_PAGE, paged=True)
-    return found or choice("varlen attention over gathered keys", attention, 1, paged=False)
+        paged = choice("torch's varlen attention over pages", attention, PAGE_SIZE, paged=True)
+    if paged is None and triton is not None:
+        paged = choice("varlen attention, Triton over pages", triton, _TRITON_PAGE, paged=True)
+    return paged or choice("varlen attention over gathered keys", attention, 1, paged=False)
 
 
 def find_triton_decode() -> VarlenAttention | None:
-    """The decode kernel in Triton, where Triton is installed (torch brings it along for CUDA)."""
+    """Return our Triton decode kernel if Triton is installed (torch's CUDA builds include it)."""
     if importlib.util.find_spec("triton") is None:
         return None
     from headrace.workers.attention.triton_decode import triton_decode
@@ -93,15 +94,15 @@ def find_triton_decode() -> VarlenAttention | None:
 
 
 def supports_varlen(hook: AttentionHook, dtype: torch.dtype) -> bool:
-    """Whether FlashAttention has what the layers need: 16-bit floats, head sizes, no softcap."""
+    """Return whether FlashAttention supports the layers: 16-bit floats, head sizes, no softcap."""
     return dtype in (torch.float16, torch.bfloat16) and all(
         shape.key_dim == shape.value_dim
         and shape.key_dim % 8 == 0
-        and shape.key_dim <= _WIDEST_HEAD
+        and shape.key_dim <= _MAX_HEAD_DIM
         and options.softcap is None
         for shape, options in zip(hook.layers, hook.options, strict=True)
     )
 
 
-def _is_card_for_varlen(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= _OLDEST_CARD
+def _supports_flash_attention(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= _MIN_CAPABILITY

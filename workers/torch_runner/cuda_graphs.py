@@ -1,4 +1,4 @@
-"""Recording a function as a CUDA graph."""
+"""Capture functions as CUDA graphs."""
 
 from collections.abc import Callable
 
@@ -8,28 +8,28 @@ from headrace.workers.torch_runner.decode_graphs import CapturedGraph
 
 
 class CudaGraphCapture:
-    """Records functions on the current device; all recordings share one pool of memory.
+    """Captures functions on the current device; all graphs share one memory pool.
 
-    Only one of them may run at a time, which is so on one stream.
+    Only one of them may run at a time, which holds on one stream.
     """
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, function: Callable[[], torch.Tensor]) -> CapturedGraph:
-        """RuntimeError if the function waits for the device, which no graph can."""
-        _run_without_waiting(function)
+        """Capture a function. Raises RuntimeError if it waits for the device: a graph cannot."""
+        _check_no_sync(function)
         graph = torch.cuda.CUDAGraph()
-        # Of this thread alone: what others do meanwhile is no part of it, nor an error.
+        # Of this thread alone: work of other threads is neither captured nor an error.
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             output = function()
         return CapturedGraph(graph.replay, output)
 
 
-def _run_without_waiting(function: Callable[[], torch.Tensor]) -> None:
-    """Run once, so that libraries set themselves up, and find waits before they spoil a capture.
+def _check_no_sync(function: Callable[[], torch.Tensor]) -> None:
+    """Run the function once to initialise libraries, and again to find waits before the capture.
 
-    On a stream of its own, as captures are: workspaces belong to streams.
+    Runs on a stream of its own, as captures do: workspaces belong to streams.
     """
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())

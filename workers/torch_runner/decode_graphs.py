@@ -1,9 +1,9 @@
-"""Decode steps recorded once and replayed: no Python and no launches one by one.
+"""Capture decode steps once and replay them, without Python and without single launches.
 
-A recording is of one number of rows and one greatest length, at fixed addresses. A step takes the
-smallest recording that it fits into; rows that are left over are run for a text of one token in the
-cache's spare block, and their logits are dropped. How a step is recorded is not known here: CUDA
-graphs do it (see cuda_graphs), and tests do it by running the step again.
+A graph has one number of rows and one maximal length, at fixed addresses. A step uses the smallest
+graph that it fits into; unused rows run a sequence of one token in the cache's spare block, and
+their logits are dropped. The capture itself is done elsewhere: by CUDA graphs (see cuda_graphs),
+and in tests by running the step again.
 """
 
 from bisect import bisect_left
@@ -22,15 +22,15 @@ from headrace.workers.attention.varlen import (
 )
 from headrace.workers.transfers import fill, upload
 
-_FINE = 32  # rows up to which sizes double
-_STEP = 32  # and by which they grow above
-_SHORTEST = 1024  # tokens; lengths grow by _LONGER from here
-_LONGER = 4
+_DOUBLING_LIMIT = 32  # numbers of rows double up to here
+_ROW_INCREMENT = 32  # and grow by this above
+_MIN_LENGTH = 1024  # tokens; lengths grow by _LENGTH_FACTOR from here
+_LENGTH_FACTOR = 4
 
 
 @dataclass(frozen=True, slots=True)
 class CapturedGraph:
-    """A recorded function of no arguments. output: where each replay leaves its result."""
+    """A captured function without arguments. output: the tensor that each replay overwrites."""
 
     replay: Callable[[], None]
     output: torch.Tensor
@@ -41,16 +41,19 @@ CaptureFunction = Callable[[Callable[[], torch.Tensor]], CapturedGraph]
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """num_rows: decodes of one step. longest: tokens of each text at most, its last row's too."""
+    """The size of a captured step.
+
+    num_rows: its decodes. longest: tokens of any sequence, including its last row's.
+    """
 
     num_rows: int
     longest: int
 
 
 class DecodeInputs:
-    """A bucket's numbers, on the device at addresses that stay.
+    """The inputs of a bucket's step, on the device at fixed addresses.
 
-    token_ids, positions, slots: [rows] of 64 bits.
+    token_ids, positions, slots: [rows], 64-bit integers.
     """
 
     def __init__(self, bucket: Bucket, block_size: int, spare_block: int, device: torch.device):
@@ -67,75 +70,76 @@ class DecodeInputs:
         self.fill([], [])
 
     def fill(self, token_ids: Sequence[int], spans: Sequence[Span]) -> None:
-        """Take a step's decodes, no more and no longer than the bucket's."""
-        left = self._bucket.num_rows - len(spans)
-        padded = [*spans, *[self._spare] * left]
+        """Write a step's decodes, not more and not longer than the bucket's."""
+        padding = self._bucket.num_rows - len(spans)
+        padded = [*spans, *[self._spare] * padding]
         rows = [
-            [*token_ids, *[0] * left],
+            [*token_ids, *[0] * padding],
             [span.context for span in padded],
             decode_slots(padded, self._block_size),
         ]
         fill(self._rows, rows)
         fill(self._counts, table_counts(padded))
-        # Beyond the longest text's blocks nothing is read: what stood there may stay.
+        # Beyond the blocks of the longest sequence nothing is read: old values may stay.
         width = -(-max(span.length for span in padded) // self._block_size)
         blocks = upload(table_rows(padded, width), torch.int32, self._table.device)
         self._table[:, :width] = blocks
 
 
 class DecodeGraphs:
-    """The recordings of all buckets."""
+    """The captured graphs of all buckets."""
 
     def __init__(
         self,
         buckets: Sequence[Bucket],
         make_inputs: Callable[[Bucket], DecodeInputs],
         run: Callable[[DecodeInputs], torch.Tensor],
-        record: CaptureFunction,
+        capture: CaptureFunction,
     ) -> None:
-        """Record `run` on each bucket's inputs, the largest first: the others fit into its memory.
+        """Capture `run` on each bucket's inputs, the largest first: the others fit into its memory.
 
-        run: gives logits [rows, vocabulary]. What `record` raises comes through.
+        run: returns logits [rows, vocabulary]. Raises what `capture` raises.
         """
-        self._recorded: dict[Bucket, tuple[DecodeInputs, CapturedGraph]] = {}
-        for bucket in sorted(buckets, key=lambda one: (-one.num_rows, -one.longest)):
+        self._captured: dict[Bucket, tuple[DecodeInputs, CapturedGraph]] = {}
+        for bucket in sorted(buckets, key=lambda b: (-b.num_rows, -b.longest)):
             inputs = make_inputs(bucket)
-            self._recorded[bucket] = inputs, record(lambda inputs=inputs: run(inputs))  # type: ignore[misc]
+            self._captured[bucket] = inputs, capture(lambda inputs=inputs: run(inputs))  # type: ignore[misc]
         self._sizes = sorted({bucket.num_rows for bucket in buckets})
         self._lengths = {
-            size: sorted(one.longest for one in buckets if one.num_rows == size)
+            size: sorted(bucket.longest for bucket in buckets if bucket.num_rows == size)
             for size in self._sizes
         }
 
     def find(self, num_rows: int, longest: int) -> tuple[DecodeInputs, CapturedGraph] | None:
-        """The smallest recording for so many decodes; None if there is none."""
-        place = bisect_left(self._sizes, num_rows)
-        if place == len(self._sizes):
+        """Return the smallest graph for this number of decodes; None if there is none."""
+        size_index = bisect_left(self._sizes, num_rows)
+        if size_index == len(self._sizes):
             return None
-        lengths = self._lengths[self._sizes[place]]
-        at = bisect_left(lengths, longest)
-        if at == len(lengths):
+        lengths = self._lengths[self._sizes[size_index]]
+        length_index = bisect_left(lengths, longest)
+        if length_index == len(lengths):
             return None
-        return self._recorded[Bucket(self._sizes[place], lengths[at])]
+        return self._captured[Bucket(self._sizes[size_index], lengths[length_index])]
 
 
 def choose_buckets(max_rows: int, max_length: int, saturating_rows: int) -> list[Bucket]:
-    """Buckets for steps of up to max_rows decodes of texts of up to max_length tokens.
+    """Return buckets for steps of up to max_rows decodes of up to max_length tokens.
 
-    saturating_rows: from so many on a step keeps the device busy without cutting up long texts; how
-    finely they are cut up is recorded with the greatest length, so that below it there are several.
+    saturating_rows: from this number of rows on, a step keeps the device busy without splitting
+        long sequences. How finely they are split is captured with the maximal length, so steps of
+        fewer rows have several lengths.
     """
-    sizes = [2**power for power in range(_FINE.bit_length()) if 2**power < max_rows]
-    sizes += range(_FINE + _STEP, max_rows, _STEP)
+    sizes = [2**power for power in range(_DOUBLING_LIMIT.bit_length()) if 2**power < max_rows]
+    sizes += range(_DOUBLING_LIMIT + _ROW_INCREMENT, max_rows, _ROW_INCREMENT)
     sizes.append(max_rows)
     lengths = [max_length]
-    length = _SHORTEST
-    ladder = []
+    length = _MIN_LENGTH
+    shorter = []
     while length < max_length:
-        ladder.append(length)
-        length *= _LONGER
+        shorter.append(length)
+        length *= _LENGTH_FACTOR
     return [
         Bucket(size, longest)
         for size in sizes
-        for longest in (lengths if size >= saturating_rows else [*ladder, max_length])
+        for longest in (lengths if size >= saturating_rows else [*shorter, max_length])
     ]

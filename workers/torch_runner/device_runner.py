@@ -1,4 +1,4 @@
-"""Runs a model on a GPU without waiting for it: launches overlap, decodes are replayed graphs."""
+"""Run a model on a GPU without waiting for it: steps overlap, decodes are replayed CUDA graphs."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from transformers.modeling_utils import PreTrainedModel
 
-from headrace.workers.attention.backend import MakeBackend, Span
+from headrace.workers.attention.backend import BackendFactory, Span
 from headrace.workers.attention.hook import AttentionHook
 from headrace.workers.attention.varlen import VarlenBackend
 from headrace.workers.engine.runner import UNKNOWN_TOKEN
@@ -40,8 +40,8 @@ class DeviceRunner(ModelRunner):
         max_model_len: int,
         num_blocks: int,
         block_size: int,
-        make_backend: MakeBackend,
-        slots: "Slots | None" = None,
+        make_backend: BackendFactory,
+        slots: "AdapterSlots | None" = None,
     ) -> None:
         super().__init__(
             model,
@@ -53,24 +53,27 @@ class DeviceRunner(ModelRunner):
             slots=slots,
         )
         self._graphs: DecodeGraphs | None = None
-        self._recorded: tuple[Sequence[Bucket], CaptureFunction] | None = None
-        self._chosen: torch.Tensor | None = None  # by the launch before
-        self._row_of: dict[EngineSequence, int] = {}
+        self._captured: tuple[Sequence[Bucket], CaptureFunction] | None = None
+        self._sampled_tokens: torch.Tensor | None = None  # by the previous launch
+        self._rows_by_sequence: dict[EngineSequence, int] = {}
 
     def release_cache(self) -> None:
-        """Recordings know where the cache and the weights lie: they go, too."""
-        self._graphs = self._chosen = None
-        self._row_of = {}
+        """Release the cache and the captured graphs, which hold its address and the weights'."""
+        self._graphs = self._sampled_tokens = None
+        self._rows_by_sequence = {}
         super().release_cache()
 
     def restore_cache(self) -> None:
         super().restore_cache()
-        if self._graphs is None and self._recorded is not None:
-            self.capture_decodes(*self._recorded)
+        if self._graphs is None and self._captured is not None:
+            self.capture_decodes(*self._captured)
 
     @torch.inference_mode()
-    def capture_decodes(self, buckets: Sequence[Bucket], record: CaptureFunction) -> None:
-        """Replay steps of decodes from now on. RuntimeError if the model cannot be recorded."""
+    def capture_decodes(self, buckets: Sequence[Bucket], capture: CaptureFunction) -> None:
+        """Capture decode steps, to replay them from now on.
+
+        Raises RuntimeError if the model cannot be captured.
+        """
         backend = self._backend
         assert isinstance(backend, VarlenBackend)
 
@@ -81,8 +84,8 @@ class DeviceRunner(ModelRunner):
             backend.prepare_static(inputs.slots, inputs.tables)
             return self.logits(inputs.token_ids, inputs.positions, 0)
 
-        self._graphs = DecodeGraphs(buckets, make_inputs, run, record)
-        self._recorded = buckets, record
+        self._graphs = DecodeGraphs(buckets, make_inputs, run, capture)
+        self._captured = buckets, capture
 
     @torch.inference_mode()
     def launch(self, chunks: Sequence[Chunk]) -> PendingResults:
@@ -93,21 +96,21 @@ class DeviceRunner(ModelRunner):
                 raise RuntimeError("the cache has been released")
             self._backend.prepare(rows.batch)
             inputs = upload([rows.token_ids, rows.positions], torch.long, self._device)
-            self._put_chosen(inputs[0], chunks, rows)
+            self._fill_pending_tokens(inputs[0], chunks, rows)
             wanted = upload(rows.wanted, torch.long, self._device)
-            with self._adapted(chunks, rows):
+            with self._with_adapters(chunks, rows):
                 logits = self.logits(inputs[0], inputs[1], wanted)
         pending = PendingResults(chunks, rows.order, logits)
-        self._chosen, self._row_of = pending.token_ids, pending.row_of()
+        self._sampled_tokens, self._rows_by_sequence = pending.token_ids, pending.rows_by_sequence()
         return pending
 
     def run(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
         return self.launch(chunks).results()
 
     def _replay(self, chunks: Sequence[Chunk], rows: Rows) -> torch.Tensor | None:
-        """Logits [rows, vocabulary] of a step of decodes that all sample; None if it is another.
+        """Replay a step of decodes that all sample: logits [rows, vocabulary]; None for others.
 
-        Recordings have no adapters: which they are, and their ranks, differ from step to step.
+        Graphs cannot have adapters, whose number and ranks differ from step to step.
         """
         spans = rows.batch.decodes
         if self._graphs is None or rows.batch.prefills or len(rows.wanted) != len(spans):
@@ -116,39 +119,41 @@ class DeviceRunner(ModelRunner):
             return None
         if any(chunk.sequence.request.adapter for chunk in chunks):
             return None
-        found = self._graphs.find(len(spans), max(span.length for span in spans))
-        if found is None:
+        captured = self._graphs.find(len(spans), max(span.length for span in spans))
+        if captured is None:
             return None
-        inputs, recording = found
+        inputs, graph = captured
         inputs.fill(rows.token_ids, spans)
-        self._put_chosen(inputs.token_ids, chunks, rows)
-        recording.replay()
-        return recording.output[: len(spans)]
+        self._fill_pending_tokens(inputs.token_ids, chunks, rows)
+        graph.replay()
+        return graph.output[: len(spans)]
 
-    def _put_chosen(self, token_ids: torch.Tensor, chunks: Sequence[Chunk], rows: Rows) -> None:
-        """Put the tokens that the launch before chose where they are not known to the host."""
+    def _fill_pending_tokens(
+        self, token_ids: torch.Tensor, chunks: Sequence[Chunk], rows: Rows
+    ) -> None:
+        """Replace pending tokens by those that the previous launch sampled, on the device."""
         spans: list[Span] = [*rows.batch.decodes, *rows.batch.prefills]
-        places = [
-            (span.first_row + span.num_rows - 1, self._row_of[chunks[number].sequence])
+        sources = [
+            (span.first_row + span.num_rows - 1, self._rows_by_sequence[chunks[number].sequence])
             for number, span in zip(rows.order, spans, strict=True)
             if rows.token_ids[span.first_row + span.num_rows - 1] == UNKNOWN_TOKEN
         ]
-        if places and self._chosen is not None:
-            columns = upload(list(zip(*places, strict=True)), torch.long, self._device)
-            token_ids.index_copy_(0, columns[0], self._chosen.index_select(0, columns[1]))
+        if sources and self._sampled_tokens is not None:
+            columns = upload(list(zip(*sources, strict=True)), torch.long, self._device)
+            token_ids.index_copy_(0, columns[0], self._sampled_tokens.index_select(0, columns[1]))
 
 
 def try_capture_decodes(
     runner: DeviceRunner,
     buckets: Sequence[Bucket],
-    record: CaptureFunction,
+    capture: CaptureFunction,
     log: Callable[[str], None],
 ) -> None:
-    """Record the runner's decodes; where the model does not allow it, say so and go on without."""
+    """Capture the runner's decodes; log the reason if the model does not allow it."""
     try:
-        runner.capture_decodes(buckets, record)
+        runner.capture_decodes(buckets, capture)
     except RuntimeError as error:
         reason = (str(error).splitlines() or ["unknown"])[0]
-        log(f"decodes are run without CUDA graphs: {reason}")
+        log(f"running decodes without CUDA graphs: {reason}")
     else:
-        log(f"decodes are run as CUDA graphs, {len(buckets)} of them")
+        log(f"running decodes with {len(buckets)} CUDA graphs")

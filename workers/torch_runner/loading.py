@@ -1,13 +1,13 @@
-"""A transformers model out of a folder, or a clear reason why not.
+"""Load a transformers model from a folder, or raise the reason why it cannot be used.
 
-Only safetensors are read and only transformers' own classes are used: neither pickle nor code of a
-model's folder is ever run.
+Only safetensors are read and only transformers' own classes are used: neither pickle nor code from
+a model's folder is ever run.
 """
 
 import inspect
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -27,17 +27,17 @@ _DTYPES = {
 }
 
 
-def choose_device(wanted: str) -> torch.device:
-    """The device of that name; "auto" is a GPU where there is one."""
-    if wanted == "auto":
+def choose_device(configured: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """Return the device of that name; "auto" is a GPU if there is one."""
+    if configured == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if wanted == "cuda" and not torch.cuda.is_available():
+    if configured == "cuda" and not torch.cuda.is_available():
         raise ModelUnsupported("device is cuda, but torch finds no CUDA device")
-    return torch.device(wanted)
+    return torch.device(configured)
 
 
 def load_model(model_path: Path, dtype: Dtype, device: torch.device) -> PreTrainedModel:
-    """The folder's model, in evaluation mode on the device. ModelUnsupported if it cannot be."""
+    """Load the folder's model in evaluation mode. Raises ModelUnsupported if that fails."""
     config = _read_config(model_path)
     model_class = _model_class(model_path, config)
     weights = _weight_files(model_path)
@@ -50,12 +50,12 @@ def load_model(model_path: Path, dtype: Dtype, device: torch.device) -> PreTrain
 
 
 def read_model_class(model_path: Path) -> Any:
-    """The folder's class of transformers. ModelUnsupported if there is none that can be used."""
+    """Return the folder's transformers class. Raises ModelUnsupported if none can be used."""
     return _model_class(model_path, _read_config(model_path))
 
 
 def _read_weights(model_path: Path, model_class: Any, dtype: torch.dtype) -> Any:
-    """The model with all the weights that its architecture needs, on the CPU."""
+    """Load the model on the CPU. Raises ModelUnsupported if a weight is missing."""
     try:
         model, report = model_class.from_pretrained(
             model_path,
@@ -68,36 +68,36 @@ def _read_weights(model_path: Path, model_class: Any, dtype: torch.dtype) -> Any
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelUnsupported(f"{model_path} cannot be loaded: {first_line}") from error
-    lacking = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
-    if lacking:
+    missing = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
+    if missing:
         raise ModelUnsupported(
-            f"{model_path} lacks {len(lacking)} weights that its architecture needs, "
-            f"among them {lacking[0]}"
+            f"{model_path} lacks {len(missing)} weights that its architecture needs, "
+            f"among them {missing[0]}"
         )
     return model
 
 
 def choose_dtype(
-    wanted: Dtype, config: dict[str, Any], weights: Path, device: torch.device
+    configured: Dtype, config: dict[str, Any], weights: Path, device: torch.device
 ) -> torch.dtype:
-    """The dtype to compute in.
+    """Return the dtype to compute in.
 
-    "auto" is the checkpoint's own, but for float32 checkpoints bfloat16 where the device computes
-    in it natively: half the bytes for each token's weights.
+    "auto" is the checkpoint's dtype, but bfloat16 for float32 checkpoints if the device computes in
+    it natively: half the bytes of weights for each token.
     """
-    if wanted != "auto":
-        return _DTYPES[wanted]
+    if configured != "auto":
+        return _DTYPES[configured]
     text = config.get("text_config") or {}
     names = (config.get("dtype"), config.get("torch_dtype"), text.get("dtype"))
     name = next((name for name in names if name in _DTYPES), None)
     own = _DTYPES[name] if name else _stored_dtype(weights)
-    if own == torch.float32 and _is_fast_in_bfloat16(device):
+    if own == torch.float32 and _has_native_bfloat16(device):
         return torch.bfloat16
     return own
 
 
 def model_length(model: PreTrainedModel) -> int:
-    """How many tokens the model can attend over. ModelUnsupported if it does not say."""
+    """Return the model's maximal length in tokens. Raises ModelUnsupported if it gives none."""
     length = context_length(model.config.get_text_config(decoder=True).to_dict())
     if length is None:
         raise ModelUnsupported("config.json gives no max_position_embeddings")
@@ -117,7 +117,7 @@ def _read_config(model_path: Path) -> dict[str, Any]:
 
 
 def _model_class(model_path: Path, config: dict[str, Any]) -> Any:
-    """The class that config.json names, imported alone: transformers has hundreds."""
+    """Return the class that config.json names; only its module is imported, of hundreds."""
     import transformers
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -126,13 +126,13 @@ def _model_class(model_path: Path, config: dict[str, Any]) -> Any:
     names = config.get("architectures")
     if not isinstance(names, list) or not names or not isinstance(names[0], str):
         raise ModelUnsupported(f"{model_path / 'config.json'} names no architecture")
-    known = {
+    supported = {
         name
         for value in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
         for name in ((value,) if isinstance(value, str) else value)
     }
-    if names[0] not in known:
-        raise ModelUnsupported(f"{names[0]} is no text generation model of transformers")
+    if names[0] not in supported:
+        raise ModelUnsupported(f"{names[0]} is not a text generation model of transformers")
     model_class = getattr(transformers, names[0])
     if "logits_to_keep" not in inspect.signature(model_class.forward).parameters:
         raise ModelUnsupported(f"{names[0]} cannot compute the logits of chosen positions alone")
@@ -151,17 +151,17 @@ def _weight_files(model_path: Path) -> list[Path]:
 
 
 def _stored_dtype(weights: Path) -> torch.dtype:
-    """The dtype of a file's first tensor; float32 for those that are no floats of ours."""
+    """Return the dtype of a file's first tensor; float32 if it is not a supported float."""
     try:
         with safe_open(weights, framework="pt") as file:
             name = next(iter(file.keys()), None)
             stored = file.get_slice(name).get_dtype() if name is not None else ""
     except (OSError, SafetensorError) as error:
-        raise ModelUnsupported(f"{weights} is no safetensors file") from error
+        raise ModelUnsupported(f"{weights} is not a safetensors file") from error
     return _DTYPES.get(stored, torch.float32)
 
 
-def _is_fast_in_bfloat16(device: torch.device) -> bool:
+def _has_native_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     flags = Path("/proc/cpuinfo")
@@ -173,7 +173,7 @@ def _is_fast_in_bfloat16(device: torch.device) -> bool:
 
 
 def _silence_transformers() -> None:
-    """No progress bars and no advice on standard error: refusals say what matters."""
+    """Suppress transformers' progress bars and warnings: our errors say what matters."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""A runner with the attention that was chosen for the model."""
+"""Make a runner with the attention backend chosen for the model."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from headrace.workers.torch_runner.model_runner import ModelRunner
 if TYPE_CHECKING:  # pydantic is not needed to run a model
     from headrace.workers.lora.slots import AdapterSlots
 
-_WAVES = 2  # thread blocks for each multiprocessor that keep a card busy
+_WAVES = 2  # thread blocks for each multiprocessor that keep a GPU busy
 
 
 def make_torch_runner(
@@ -28,12 +28,12 @@ def make_torch_runner(
     max_model_len: int,
     num_blocks: int,
     speculates: bool = False,
-    slots: "Slots | None" = None,
+    slots: "AdapterSlots | None" = None,
 ) -> ModelRunner:
-    """A runner on torch's operations with an empty cache of so many blocks of `choice.block_size`.
+    """Make a runner on torch's operations with an empty cache of num_blocks blocks.
 
-    slots: for its adapters; None: it runs none.
-    speculates: chunks may hold drafts, which takes steps one after the other.
+    slots: for LoRA adapters; None: the model has none.
+    speculates: chunks may hold drafts, for which steps cannot overlap.
     """
     kind = DeviceRunner if choice.overlaps and not speculates else ModelRunner
     return kind(
@@ -56,13 +56,13 @@ def capture_graphs(
     max_num_seqs: int,
     max_num_batched_tokens: int | None = None,
 ) -> None:
-    """Record the decodes of a runner on a GPU as CUDA graphs, where its attention allows it."""
+    """Capture the decodes of a runner on a GPU as CUDA graphs, if its attention supports that."""
     if not isinstance(runner, DeviceRunner) or not choice.graphs:
         return
     step_tokens = max_num_batched_tokens or runner.default_step_tokens
-    card = torch.cuda.get_device_properties(torch.cuda.current_device())
+    gpu = torch.cuda.get_device_properties(torch.cuda.current_device())
     kv_heads = min(layer.kv_heads for layer in hook.layers)
-    saturating_rows = -(-_WAVES * card.multi_processor_count // kv_heads)
+    saturating_rows = -(-_WAVES * gpu.multi_processor_count // kv_heads)
     if not choice.plans_by_length:
         saturating_rows = 1
     max_rows = min(max_num_seqs, step_tokens)

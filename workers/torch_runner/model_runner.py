@@ -1,4 +1,4 @@
-"""Runs a transformers model on a step's chunks: one flattened row of tokens, paged attention."""
+"""Run a transformers model on a step's chunks, flattened to one row of tokens each step."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from transformers.modeling_utils import PreTrainedModel
 
-from headrace.workers.attention.backend import AttentionBackend, AttentionBatch, MakeBackend
+from headrace.workers.attention.backend import AttentionBackend, AttentionBatch, BackendFactory
 from headrace.workers.attention.hook import AttentionHook, vocab_rows
 from headrace.workers.attention.sdpa import SdpaBackend
 from headrace.workers.engine.runner import StepwiseRunner
@@ -22,15 +22,17 @@ from headrace.workers.transfers import upload
 if TYPE_CHECKING:  # pydantic is not needed to run a model
     from headrace.workers.lora.slots import AdapterSlots
 
-# A step is what decodes wait for while a prompt is run: about as long on either device. It also
-# has to stay far below the time after which a worker counts as stalled.
+# Decodes wait for a step while a prompt is run: it takes about as long on either device. It must
+# also stay far below the time after which a worker counts as stalled.
 _CPU_STEP_TOKENS = 512
 _GPU_STEP_TOKENS = 8192
 
 
 class ModelRunner(StepwiseRunner):
-    """A model with its cache; see workers.engine.runner.Runner. slots: None: it runs no
-    adapters."""
+    """A model with its cache; see headrace.workers.engine.runner.Runner.
+
+    slots: for LoRA adapters; None: the model has none.
+    """
 
     def __init__(
         self,
@@ -40,8 +42,8 @@ class ModelRunner(StepwiseRunner):
         max_model_len: int,
         num_blocks: int,
         block_size: int,
-        make_backend: MakeBackend = SdpaBackend,
-        slots: "Slots | None" = None,
+        make_backend: BackendFactory = SdpaBackend,
+        slots: "AdapterSlots | None" = None,
     ) -> None:
         self.vocab_size: int = vocab_rows(model)
         self.max_model_len = max_model_len
@@ -59,7 +61,8 @@ class ModelRunner(StepwiseRunner):
 
     @property
     def weight_bytes(self) -> int:
-        return sum(each.nbytes for each in chain(self._model.parameters(), self._model.buffers()))
+        tensors = chain(self._model.parameters(), self._model.buffers())
+        return sum(tensor.nbytes for tensor in tensors)
 
     @property
     def cache_bytes(self) -> int:
@@ -86,7 +89,7 @@ class ModelRunner(StepwiseRunner):
         if self._device.type == "cpu" or self._is_offloaded:
             return
         for tensor in chain(self._model.parameters(), self._model.buffers()):
-            # Pinned: what comes back is copied without a detour, and is never swapped out.
+            # Pinned memory is copied back directly and is never swapped out.
             host = torch.empty_like(tensor, device="cpu", pin_memory=True)
             tensor.data = host.copy_(tensor.data)
         self._is_offloaded = True
@@ -101,7 +104,7 @@ class ModelRunner(StepwiseRunner):
 
     @property
     def adapter_layers(self) -> dict[str, LinearShape]:
-        """The layers that adapters may change, by their names in the model."""
+        """The layers that adapters may change, by name."""
         return {} if self._slots is None else self._slots.shapes
 
     def new_adapters(self, max_rank: int) -> AdapterStore | None:
@@ -112,14 +115,14 @@ class ModelRunner(StepwiseRunner):
         assert isinstance(adapters, AdapterStore)
         self._slots.store = adapters
 
-    def _adapted(self, chunks: Sequence[Chunk], rows: Rows) -> AbstractContextManager[None]:
-        """Within, the model has the chunks' adapters."""
+    def _with_adapters(self, chunks: Sequence[Chunk], rows: Rows) -> AbstractContextManager[None]:
+        """Apply the chunks' adapters to the model within the context."""
         return nullcontext() if self._slots is None else self._slots.applied(chunks, rows.order)
 
     @torch.inference_mode()
     def run(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
         rows = flatten(chunks)
-        with self._adapted(chunks, rows):
+        with self._with_adapters(chunks, rows):
             logits = self.forward(rows.token_ids, rows.positions, rows.wanted, rows.batch)
         return collect(chunks, rows.order, logits)
 
@@ -128,28 +131,28 @@ class ModelRunner(StepwiseRunner):
         self,
         token_ids: Sequence[int],
         positions: Sequence[int],
-        wanted: Sequence[int],
+        logit_rows: Sequence[int],
         batch: AttentionBatch,
     ) -> torch.Tensor:
-        """Logits [wanted rows, vocabulary] of a flattened batch, whose K/V go to the cache."""
+        """Compute logits [logit rows, vocabulary] of a flattened batch and cache its K/V."""
         if self._backend is None:
             raise RuntimeError("the cache has been released")
         self._backend.prepare(batch)
         inputs = upload([token_ids, positions], torch.long, self._device)
-        return self.logits(inputs[0], inputs[1], upload(wanted, torch.long, self._device))
+        return self.logits(inputs[0], inputs[1], upload(logit_rows, torch.long, self._device))
 
     def logits(
-        self, token_ids: torch.Tensor, positions: torch.Tensor, wanted: torch.Tensor | int
+        self, token_ids: torch.Tensor, positions: torch.Tensor, logit_rows: torch.Tensor | int
     ) -> torch.Tensor:
-        """Logits [wanted rows, vocabulary] of a batch [rows] that the backend is prepared for.
+        """Compute logits [logit rows, vocabulary] of a batch [rows] that the backend has prepared.
 
-        wanted: the rows' numbers; 0: all.
+        logit_rows: the rows whose logits are needed; 0: all.
         """
         output = self._model(
             input_ids=token_ids.unsqueeze(0),
             position_ids=positions.unsqueeze(0),
             use_cache=False,
-            logits_to_keep=wanted,
+            logits_to_keep=logit_rows,
         )
         logits: torch.Tensor = output.logits[0, :, : self.vocab_size]
         return logits

@@ -1,4 +1,4 @@
-"""The results of a launched step: chosen on the device, read on the host when asked for."""
+"""The results of a launched step: sampled on the device, copied to the host when requested."""
 
 import dataclasses
 from collections.abc import Sequence as Items
@@ -12,11 +12,11 @@ from headrace.workers.transfers import Download, upload
 
 
 class PendingResults:
-    """Of chunks without drafts, from the logits [wanted rows, vocabulary] of `step.flatten`.
+    """The results of chunks without drafts, sampled from logits [logit rows, vocabulary].
 
-    order: the chunks' numbers, in the order of their rows.
+    order: the chunks' indices, in the order of their rows.
 
-    All that depends on the sequences is read off them here: they may change before `results`.
+    Everything needed of the sequences is read in the constructor: they may change before `results`.
     """
 
     def __init__(self, chunks: Items[Chunk], order: Items[int], logits: torch.Tensor) -> None:
@@ -41,15 +41,15 @@ class PendingResults:
 
     @property
     def token_ids(self) -> torch.Tensor | None:
-        """The chosen tokens on the device, placed as `row_of` says; None if none were."""
+        """The sampled tokens on the device, in the order of `rows_by_sequence`; None if none."""
         return None if self._sampling is None else self._sampling.token_ids
 
-    def row_of(self) -> dict[Sequence, int]:
-        """Where in `token_ids` each sequence's next token is."""
+    def rows_by_sequence(self) -> dict[Sequence, int]:
+        """Return the row of `token_ids` that holds each sequence's next token."""
         return {sequence: row for row, sequence in enumerate(self._sequences)}
 
     def results(self) -> list[ChunkResult]:
-        """One result for each chunk; see headrace.workers.engine.runner.Launched."""
+        """Return one result for each chunk; see headrace.workers.engine.runner.Launched."""
         columns = self._download.wait()
         results = [ChunkResult()] * self._num_chunks
         if self._sampling is not None:
@@ -60,14 +60,14 @@ class PendingResults:
                 results[number] = result
         for number, described in zip(self._described, self._prompts, strict=True):
             count = len(described.columns)
-            known = tuple(described.read(columns[:count]))
+            logprobs = tuple(described.read(columns[:count]))
             columns = columns[count:]
-            results[number] = dataclasses.replace(results[number], prompt_logprobs=known)
+            results[number] = dataclasses.replace(results[number], prompt_logprobs=logprobs)
         return results
 
 
 def _wanted_rows(chunks: Items[Chunk], order: Items[int]) -> tuple[list[int], dict[int, range]]:
-    """Rows of the logits: those that tokens are chosen from, and of each chunk its prompt's."""
+    """Return the rows of the logits to sample from, and the prompt rows of each chunk."""
     samples: list[int] = []
     prompts: dict[int, range] = {}
     row = 0
@@ -83,9 +83,9 @@ def _wanted_rows(chunks: Items[Chunk], order: Items[int]) -> tuple[list[int], di
 
 
 def _describe(chunk: Chunk, logits: torch.Tensor, rows: range) -> Described:
-    """Of the tokens that follow the chunk's prompt positions."""
+    """Describe the log probabilities of the tokens that follow the chunk's prompt positions."""
     sequence = chunk.sequence
-    following = [sequence.token_ids[place + 1] for place in chunk.prompt_logprob_positions]
-    token_ids = upload(following, torch.long, logits.device)
-    number = sequence.request.sampling.prompt_logprobs or 0
-    return Described(logits[rows.start : rows.stop], token_ids, [number] * len(rows))
+    next_tokens = [sequence.token_ids[index + 1] for index in chunk.prompt_logprob_positions]
+    token_ids = upload(next_tokens, torch.long, logits.device)
+    count = sequence.request.sampling.prompt_logprobs or 0
+    return Described(logits[rows.start : rows.stop], token_ids, [count] * len(rows))

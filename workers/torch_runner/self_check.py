@@ -1,7 +1,7 @@
-"""A check at start: does the paged path give what transformers' own forward gives?
+"""Check at start that the paged forward pass gives the logits of transformers' own.
 
 An architecture that keeps other state than keys and values, biases its scores by distance, or lets
-tokens of one sequence see another's would give wrong text without any error. Here it is refused.
+tokens attend to other sequences would silently generate wrong text. It is rejected here.
 """
 
 import itertools
@@ -25,11 +25,11 @@ _EXACT_TOLERANCE = 2e-3
 _ROUNDED_TOLERANCE = 0.15
 _QUANTIZED_TOLERANCE = 0.5  # 8 bits for weights and rows cost 0.2; another architecture 1 and more
 
-_End = tuple[Sequence, int]  # a place in a text: after so many tokens of the sequence
+_ChunkEnd = tuple[Sequence, int]  # a sequence and its number of tokens at a chunk's end
 
 
-class Paged(Protocol):
-    """A runner's forward pass; see headrace.workers.torch_runner.model_runner."""
+class PagedForward(Protocol):
+    """The forward pass of a runner; see headrace.workers.torch_runner.model_runner."""
 
     @property
     def vocab_size(self) -> int: ...
@@ -38,26 +38,26 @@ class Paged(Protocol):
         self,
         token_ids: Items[int],
         positions: Items[int],
-        wanted: Items[int],
+        logit_rows: Items[int],
         batch: AttentionBatch,
     ) -> torch.Tensor: ...
 
 
 def check_model(
     model: PreTrainedModel,
-    make_runner: Callable[[int], Paged],
+    make_runner: Callable[[int], PagedForward],
     max_model_len: int,
     block_size: int,
     is_rounded: bool = False,
 ) -> None:
-    """ModelUnsupported if the two paths' logits differ by more than the dtype's error.
+    """Check the runner's logits; raises ModelUnsupported if they differ by more than rounding.
 
-    make_runner: gives a runner with so many blocks.
-    is_rounded: whether its weights are, and the model's are not.
+    make_runner: makes a runner with a cache of that number of blocks.
+    is_rounded: whether the runner's weights are quantized and the model's are not.
 
-    The measure is the root mean square of the difference over the spread of transformers' logits,
-    at the end of each chunk: for float32 the worst counts, else the median (a mixture of experts
-    may route one token elsewhere by rounding alone).
+    The error is the root mean square of the difference over the spread of transformers' logits, at
+    the end of each chunk. The largest error counts for float32, else the median: a mixture of
+    experts may route one token differently by rounding alone.
     """
     errors = _errors(model, make_runner, max_model_len, block_size)
     exact = model.dtype == torch.float32 and not is_rounded
@@ -65,21 +65,21 @@ def check_model(
     tolerance = _EXACT_TOLERANCE if exact else _ROUNDED_TOLERANCE
     if not error <= (_QUANTIZED_TOLERANCE if is_rounded else tolerance):
         raise ModelUnsupported(
-            f"{type(model).__name__} gives other text with a paged cache than without "
+            f"{type(model).__name__} generates different text with a paged cache "
             f"(logits differ by {error:.2g} of their spread)"
         )
 
 
 def _errors(
     model: PreTrainedModel,
-    make_runner: Callable[[int], Paged],
+    make_runner: Callable[[int], PagedForward],
     max_model_len: int,
     block_size: int,
 ) -> torch.Tensor:
-    """How far the paths are apart at the end of each chunk [chunks].
+    """Return the error at the end of each chunk [chunks].
 
-    Compared are three steps: one sequence whole beside the first chunk of another; its second
-    chunk beside a decode of the first; a decode of both.
+    Three steps are compared: one whole sequence with the first chunk of another; the second chunk
+    of that with a decode of the first sequence; a decode of both.
     """
     lengths = [min(length, max_model_len) for length in _LENGTHS]
     tables = _scattered_blocks([-(-length // block_size) for length in lengths])
@@ -89,13 +89,13 @@ def _errors(
         for length, blocks in zip(lengths, tables, strict=True)
     ]
     steps = _steps(*sequences)
-    ours = _paged_logits(paged, steps)
-    theirs = _whole_logits(model, steps)
-    return torch.stack([_difference(ours[end], theirs[end]) for end in ours])
+    paged_logits = _paged_logits(paged, steps)
+    reference = _reference_logits(model, steps)
+    return torch.stack([_difference(paged_logits[end], reference[end]) for end in paged_logits])
 
 
 def _scattered_blocks(counts: list[int]) -> list[list[int]]:
-    """Block tables of so many blocks each, none in ascending order."""
+    """Return block tables with these numbers of blocks, none in ascending order."""
     tables: list[list[int]] = []
     first = 0
     for count in counts:
@@ -114,49 +114,56 @@ def _random_sequence(length: int, blocks: list[int], vocab_size: int) -> Sequenc
 
 
 def _steps(first: Sequence, second: Sequence) -> list[list[Chunk]]:
-    """The chunks of the three steps; empty ones are left out."""
-    whole, rest = len(first.token_ids) - 2, len(second.token_ids) - 1
-    cut = rest // 2
+    """Return the chunks of the three steps, without empty ones."""
+    first_end, second_end = len(first.token_ids) - 2, len(second.token_ids) - 1
+    middle = second_end // 2
     steps = [
-        [(first, 0, whole), (second, 0, cut)],
-        [(second, cut, rest), (first, whole, whole + 1)],
-        [(first, whole + 1, whole + 2), (second, rest, rest + 1)],
+        [(first, 0, first_end), (second, 0, middle)],
+        [(second, middle, second_end), (first, first_end, first_end + 1)],
+        [(first, first_end + 1, first_end + 2), (second, second_end, second_end + 1)],
     ]
     return [
-        [Chunk(one, start, end - start, True) for one, start, end in step if end > start >= 0]
+        [
+            Chunk(sequence, start, end - start, True)
+            for sequence, start, end in step
+            if end > start >= 0
+        ]
         for step in steps
     ]
 
 
 @torch.inference_mode()
-def _paged_logits(paged: Paged, steps: list[list[Chunk]]) -> dict[_End, torch.Tensor]:
-    """Logits [vocabulary] after each chunk, from the paged path."""
+def _paged_logits(paged: PagedForward, steps: list[list[Chunk]]) -> dict[_ChunkEnd, torch.Tensor]:
+    """Compute logits [vocabulary] after each chunk with the paged path."""
     logits = {}
     for chunks in steps:
         rows = flatten(chunks)
-        found = paged.forward(rows.token_ids, rows.positions, rows.wanted, rows.batch)
-        for number, row in zip(rows.order, found, strict=True):
+        output = paged.forward(rows.token_ids, rows.positions, rows.wanted, rows.batch)
+        for number, row in zip(rows.order, output, strict=True):
             logits[chunks[number].sequence, chunks[number].end] = row.clone()
     return logits
 
 
 @torch.inference_mode()
-def _whole_logits(model: PreTrainedModel, steps: list[list[Chunk]]) -> dict[_End, torch.Tensor]:
-    """The same from transformers, which runs each sequence alone and in one go."""
+def _reference_logits(
+    model: PreTrainedModel, steps: list[list[Chunk]]
+) -> dict[_ChunkEnd, torch.Tensor]:
+    """Compute the same logits with transformers, each sequence alone and in one forward pass."""
     ends: dict[Sequence, list[int]] = {}
     for chunk in itertools.chain(*steps):
         ends.setdefault(chunk.sequence, []).append(chunk.end)
     logits = {}
-    for sequence, some in ends.items():
+    for sequence, chunk_ends in ends.items():
         token_ids = torch.tensor([sequence.token_ids], device=model.device)
-        wanted = torch.tensor(some, device=model.device) - 1
+        last_rows = torch.tensor(chunk_ends, device=model.device) - 1
         with attention_of(model, "eager"):
-            found = model(input_ids=token_ids, use_cache=False, logits_to_keep=wanted).logits[0]
-        logits.update({(sequence, end): row for end, row in zip(some, found, strict=True)})
+            output = model(input_ids=token_ids, use_cache=False, logits_to_keep=last_rows)
+        rows = zip(chunk_ends, output.logits[0], strict=True)
+        logits.update({(sequence, end): row for end, row in rows})
     return logits
 
 
-def _difference(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
-    """Root mean square of the difference over the spread of `theirs`."""
-    theirs = theirs[: len(ours)].float()
-    return (ours.float() - theirs).square().mean().sqrt() / theirs.std()
+def _difference(paged_logits: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """Return the root mean square of the difference over the spread of `reference`."""
+    reference = reference[: len(paged_logits)].float()
+    return (paged_logits.float() - reference).square().mean().sqrt() / reference.std()

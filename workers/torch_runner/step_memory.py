@@ -1,4 +1,4 @@
-"""What a GPU needs beside weights and cache, measured on the largest steps that can come."""
+"""Measure the GPU memory that the largest possible steps need beside weights and cache."""
 
 import torch
 from transformers.modeling_utils import PreTrainedModel
@@ -6,7 +6,7 @@ from transformers.modeling_utils import PreTrainedModel
 from headrace.protocol.config import EngineConfig
 from headrace.protocol.sampling import SamplingParams
 from headrace.protocol.to_worker import Generate
-from headrace.workers.attention.backend import MakeBackend
+from headrace.workers.attention.backend import BackendFactory
 from headrace.workers.attention.hook import AttentionHook
 from headrace.workers.attention.sdpa import SdpaBackend
 from headrace.workers.engine.scheduler import MAX_PROMPT_LOGPROBS
@@ -19,11 +19,11 @@ def measure_step_bytes(
     hook: AttentionHook,
     config: EngineConfig,
     max_model_len: int,
-    make_backend: MakeBackend = SdpaBackend,
+    make_backend: BackendFactory = SdpaBackend,
 ) -> int:
-    """Bytes that a step allocates on the model's GPU at its peak, the cache itself left out.
+    """Return the peak memory in bytes that a step allocates on the model's GPU, without the cache.
 
-    The keys and values that decodes gather are left out too: they grow with the cache.
+    The keys and values that decodes gather are not included: they grow with the cache.
     """
     runner = ModelRunner(
         model,
@@ -38,33 +38,33 @@ def measure_step_bytes(
     torch.cuda.reset_peak_memory_stats(model.device)
     runner.run(largest_prefill(step_tokens, max_model_len, config.block_size))
     speculation = config.speculative_config
-    places = 1 + (speculation.num_speculative_tokens if speculation else 0)
-    runner.run(largest_sampling(min(config.max_num_seqs * places, step_tokens)))
+    rows_per_sequence = 1 + (speculation.num_speculative_tokens if speculation else 0)
+    runner.run(largest_sampling(min(config.max_num_seqs * rows_per_sequence, step_tokens)))
     peak = torch.cuda.max_memory_allocated(model.device) - before
     torch.cuda.empty_cache()
     return peak
 
 
 def largest_prefill(step_tokens: int, max_model_len: int, block_size: int) -> list[Chunk]:
-    """The ends of texts as long as can be, with as many prompt log probabilities as can be."""
+    """Return the last chunks of the longest prompts, with the most prompt log probabilities."""
     chunks: list[Chunk] = []
     while step_tokens > 0:
         count = min(step_tokens, max_model_len)
         start = max_model_len - count
-        wanted = 0 if chunks else min(MAX_PROMPT_LOGPROBS, count - 1)
+        logprobs = 0 if chunks else min(MAX_PROMPT_LOGPROBS, count - 1)
         sequence = _sequence(max_model_len, -(-max_model_len // block_size))
-        chunks.append(Chunk(sequence, start, count, True, range(start, start + wanted)))
+        chunks.append(Chunk(sequence, start, count, True, range(start, start + logprobs)))
         step_tokens -= count
     return chunks
 
 
 def largest_sampling(num_rows: int) -> list[Chunk]:
-    """So many decodes, each to be drawn from a distribution of which all is looked at."""
+    """Return this number of decodes, each sampled from the whole distribution."""
     return [Chunk(_sequence(1, 1), 0, 1, True) for _ in range(num_rows)]
 
 
 def _sequence(length: int, num_blocks: int) -> Sequence:
-    """All its blocks are the first: only sizes matter here."""
+    """Return a sequence whose blocks are all the first one: only sizes matter here."""
     params = SamplingParams(seed=0, max_tokens=1, top_p=0.9, prompt_logprobs=0)
     sequence = Sequence.of(Generate("largest-step", (0,) * length, params), 0, 0.0)
     sequence.blocks = [0] * num_blocks

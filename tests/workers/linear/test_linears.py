@@ -272,7 +272,7 @@ def test_other_text_is_refused(tmp_path, monkeypatch):
         "forward",
         lambda self, input: input[..., :1].expand(*input.shape[:-1], len(self.weight)),
     )
-    with pytest.raises(ModelUnsupported, match="other text with packed weights"):
+    with pytest.raises(ModelUnsupported, match="different text with packed weights"):
         prepare(model)
 
 

@@ -225,7 +225,7 @@ def test_a_failed_step_leaves_no_adapter_behind(torch_llama: Tiny, monkeypatch) 
         patch.setattr("headrace.workers.lora.layers.add_products", None)
         with pytest.raises(TypeError):
             engine.step()
-    assert engine.runner._slots._step.parts is None
+    assert engine.runner._slots._step.spans is None
 
 
 def test_what_overflows_in_one_adapter_stays_there(llama: Tiny) -> None:

@@ -120,8 +120,8 @@ CASES: dict[str, Change] = {
     r"rank_pattern has a key that is too elaborate: '\(q": config(rank_pattern={"(q_proj)?": 8}),
     r"too elaborate: 'a\?b": config(alpha_pattern={"a?b?c?d?": 8}),
     "too elaborate: 'qqq": config(alpha_pattern={"q" * 201: 8}),
-    r"no regular expression: '\[": config(alpha_pattern={"[": 8}),
-    "no regular expression: ": config(alpha_pattern={"a)(b": 8}),
+    r"not a regular expression: '\[": config(alpha_pattern={"[": 8}),
+    "not a regular expression: ": config(alpha_pattern={"a)(b": 8}),
     "more than 8 regular expressions": config(rank_pattern={f"a{n}|b": 8 for n in range(9)}),
     "use_dora is not supported": config(use_dora=True),
     "lora_bias is not supported": config(lora_bias=True),
@@ -131,15 +131,15 @@ CASES: dict[str, Change] = {
     "target_parameters is not supported": config(target_parameters=["experts"]),
     "alora_invocation_tokens is not": config(alora_invocation_tokens=[3]),
     "bias must be none": config(bias="all"),
-    "is no safetensors file, or is damaged": lambda folder: void(
+    "is not a safetensors file, or is damaged": lambda folder: void(
         (folder / WEIGHTS).write_bytes(b"not safetensors")
     ),
-    "no safetensors file, or is damaged": cut_off,
-    "adapter_model.safetensors: there is no matrix of LoRA in it": tensors(dict.clear),
-    "lm_head.weight' is no matrix of LoRA": tensors(
+    "not a safetensors file, or is damaged": cut_off,
+    "adapter_model.safetensors: it has no LoRA matrices": tensors(dict.clear),
+    "lm_head.weight' is not a LoRA matrix": tensors(
         lambda some: some.update({"base_model.model.lm_head.weight": torch.ones(2, 2)})
     ),
-    "lora_magnitude_vector' is no matrix of LoRA": tensors(
+    "lora_magnitude_vector' is not a LoRA matrix": tensors(
         lambda some: some.update(
             {FIRST.replace("lora_A.weight", "lora_magnitude_vector"): torch.ones(2)}
         )
@@ -156,7 +156,7 @@ CASES: dict[str, Change] = {
     "the model has no layer 'q_proj'": tensors(
         lambda some: rename(some, "model.layers.0.self_attn.q_proj", "q_proj")
     ),
-    "one layer has two names in it": tensors(
+    "two names are of the same layer": tensors(
         lambda some: some.update(
             {
                 FIRST.replace("model.model.", "model."): some[FIRST].clone(),
@@ -167,8 +167,8 @@ CASES: dict[str, Change] = {
     "has two matrices A": tensors(
         lambda some: some.update({FIRST.replace("weight", "default.weight"): some[FIRST].clone()})
     ),
-    "has one matrix of two": tensors(lambda some: some.pop(FIRST)),
-    r"has matrices \[8, 31\] and \[32, 8\]; model and adapter_config.json make them \[8, 32\]": (
+    "has only one of its two matrices": tensors(lambda some: some.pop(FIRST)),
+    r"has matrices \[8, 31\] and \[32, 8\]; the model and adapter_config.json require \[8, 32\]": (
         tensors(lambda some: some.update({FIRST: torch.ones(8, 31)}))
     ),
     r"has matrices \[4, 32\] and \[32, 4\]": tensors(
@@ -177,10 +177,10 @@ CASES: dict[str, Change] = {
     r"has matrices \[8, 32\] and \[32, 9\]": tensors(
         lambda some: some.update({ITS_OTHER: torch.ones(32, 9)})
     ),
-    "is no matrix of 16 or 32 bit floats": tensors(
+    "is not a matrix of 16 or 32 bit floats": tensors(
         lambda some: some.update({FIRST: torch.ones(8)})
     ),
-    "no matrix of 16 or 32 bit floats": tensors(
+    "not a matrix of 16 or 32 bit floats": tensors(
         lambda some: some.update({FIRST: torch.ones(8, 32, dtype=torch.int32)})
     ),
     "has values that are not finite in torch.float32": tensors(

@@ -234,7 +234,7 @@ def test_kernels_run_what_they_can(tmp_path):
     assert "compiled kernels" in build(tmp_path)
     assert "compiled kernels" in build(tmp_path, cpu_kernels="native")
     assert "cpu_kernels is torch" in build(tmp_path, cpu_kernels="torch")
-    assert "block_size is no multiple of 16" in build(tmp_path, block_size=8)
+    assert "block_size is not a multiple of 16" in build(tmp_path, block_size=8)
 
 
 def test_without_kernels_torch_runs_it(tmp_path, monkeypatch):
@@ -249,11 +249,11 @@ def test_without_kernels_torch_runs_it(tmp_path, monkeypatch):
 
 def test_without_avx512_torch_runs_it(tmp_path, monkeypatch):
     save_tiny(tmp_path, "llama")
-    monkeypatch.setattr(library, "kernels", lambda: SimpleNamespace(level=lambda: 0))
+    monkeypatch.setattr(library, "load_kernels", lambda: SimpleNamespace(level=lambda: 0))
     assert "torch's operations: the processor lacks AVX-512" in build(tmp_path)
     with pytest.raises(ModelUnsupported, match="the processor lacks AVX-512"):
         build(tmp_path, cpu_kernels="native")
-    monkeypatch.setattr(library, "kernels", lambda: SimpleNamespace(level=lambda: 1))
+    monkeypatch.setattr(library, "load_kernels", lambda: SimpleNamespace(level=lambda: 1))
     assert "AVX-512 with bfloat16" in (library.unsupported_reason(torch.bfloat16) or "")
 
 
@@ -266,7 +266,7 @@ def test_where_nothing_can_be_captured_the_operator_hears_why(tmp_path, monkeypa
         raise NotStatic("it uses aten.nonzero")
 
     save_tiny(tmp_path, "llama")
-    monkeypatch.setattr(choose, "Compiled", refuse)
+    monkeypatch.setattr(choose, "CompiledProgram", refuse)
     monkeypatch.setattr(choose, "unsupported_reason", lambda dtype: None)
     assert "it uses aten.nonzero" in build(tmp_path)
 
@@ -312,13 +312,13 @@ import gc, os, time, torch
 from pathlib import Path
 from headrace.workers.attention.hook import AttentionHook
 from headrace.workers.torch_runner.loading import load_model
-from headrace.workers.native.program import Compiled
+from headrace.workers.native.program import CompiledProgram
 torch.set_num_threads(1)
 model = load_model(Path({str(tmp_path)!r}), "float32", torch.device("cpu"))
 hook = AttentionHook()
 with torch.inference_mode():
     hook.probe(model)
-compiled = Compiled(model, hook, 4)
+compiled = CompiledProgram(model, hook, 4)
 time.sleep(0.3)  # until those that packed the weights are gone
 before = len(os.listdir("/proc/self/task"))
 program = compiled.start(2, 16)

@@ -214,8 +214,8 @@ def test_what_killed_users_have_left_is_used(shared, start):
 @needs_huge_pages
 def test_other_weights_are_not_shared_while_someone_uses_these(shared, start):
     mapping = shared.map()
-    assert shared.map(b"y", key="another") == "others use it with other weights"
-    assert shared.file.map(SIZE - 1, "key", print) == "others use it with other weights"
+    assert shared.map(b"y", key="another") == "other workers use it with other weights"
+    assert shared.file.map(SIZE - 1, "key", print) == "other workers use it with other weights"
     assert content(mapping) == b"x" * SIZE
     del mapping
 

@@ -102,7 +102,7 @@ def test_other_weights_are_not_taken_for_these(tmp_path, file):
     other = CompiledProgram(
         model, hook, 1, None, SharedWeights(file, fingerprint_weights(tmp_path))
     )
-    assert other.memory.note == "not shared: others use it with other weights"
+    assert other.memory.note == "not shared: other workers use it with other weights"
     assert torch.equal(logits(other), logits(kept))
 
 
@@ -130,7 +130,7 @@ def test_runner_says_what_it_shares_and_takes_it_along(tmp_path, file, memory):
 def test_weights_that_change_while_they_are_read_are_not_shared(tmp_path, file, monkeypatch):
     load(tmp_path, {})
     stamps = iter("ab")
-    monkeypatch.setattr("headrace.workers.load_runner.identify", lambda _: next(stamps))
+    monkeypatch.setattr("headrace.workers.load_runner.fingerprint_weights", lambda _: next(stamps))
     config, lines = EngineConfig(kv_cache_bytes=2**20, dtype="float32"), []
     build_runner(tmp_path, config, 1, lines.append, shared_file=file)
     assert any(line.endswith("torch.float32, not shared") for line in lines)

@@ -165,7 +165,7 @@ def test_a_model_that_cannot_be_recorded_is_run_without(llama):
         raise RuntimeError("it waits\nfor the device")
 
     try_capture_decodes(engine._runner, [Bucket(2, 8)], refuse, lines.append)
-    assert lines == ["decodes are run without CUDA graphs: it waits"]
+    assert lines == ["running decodes without CUDA graphs: it waits"]
     answers = run(engine, [(0, request("a", [1, 2, 3]))])
     assert len(answers["a"].tokens) == 8
 
@@ -189,7 +189,7 @@ def test_decodes_are_recorded_where_the_attention_allows_it(llama, graphs, monke
     runner = make_torch_runner(llama.model, llama.hook, choice, max_model_len=64, num_blocks=40)
     lines = []
     capture_graphs(runner, llama.hook, choice, lines.append, max_num_seqs=4)
-    assert lines == (["decodes are run as CUDA graphs, 3 of them"] if graphs else [])
+    assert lines == (["running decodes with 3 CUDA graphs"] if graphs else [])
 
 
 @NEEDS_CUDA

@@ -1,23 +1,24 @@
 // Attention over a paged cache.
 //
-// The cache is cut into groups of 16 tokens; in a group each head's keys stand before its values, so
-// that a step reads one piece of memory after another. The keys of one head are stored word by word
-// (all 16 tokens' first word, then their second ...), so that 16 scores come out of one register
-// without sums across it; values are stored by words of neighbouring tokens, so that their weighted
-// sum reads 16 dimensions at a time. A tile is up to 6 queries that read the same keys: the query
-// heads that share a key head, of one row or of neighbouring rows. Scores of 64 tokens are made at a
-// time, with a running maximum (Milakov and Gimelshein, 2018; Dao et al., "FlashAttention", 2022).
+// The cache is cut into groups of 16 tokens; in a group each head's keys stand before its values,
+// so that a step reads one piece of memory after another. The keys of one head are stored word by
+// word (the first word of all 16 tokens, then their second ...), so that 16 scores come out of one
+// register without horizontal sums; values are stored by words of neighbouring tokens, so that
+// their weighted sum reads 16 dimensions at a time. A tile is up to 6 queries that read the same
+// keys: the query heads that share a key head, of one row or of neighbouring rows. Scores of 64
+// tokens are computed at a time, with a running maximum (Milakov and Gimelshein, 2018; Dao et al.,
+// "FlashAttention", 2022).
 //
-// What a row's attention is does not depend on what else is in the step, on how its text was cut into
-// steps or on the number of threads, to the last bit: sums are made of parts that begin and end at
-// fixed tokens, whoever makes them, and put together from the first to the last.
+// A row's attention does not depend, to the last bit, on what else is in the step, on how its
+// sequence was split into steps or on the number of threads: sums are made of parts that begin and
+// end at fixed tokens, whichever thread computes them, and merged from the first to the last.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
 
-#include "rows.h"
+#include "row_functions.h"
 #include "simd.h"
 
 namespace headrace {
@@ -29,8 +30,8 @@ constexpr int kTileGroups = 4;
 constexpr int kTileTokens = kGroup * kTileGroups;
 constexpr int kMaxDim = 512;
 
-// Where the part of a text that holds `token` ends. Parts grow with a text, so that few are needed
-// and a step of one short text still has work for some threads.
+// The end of the part of a sequence that holds `token`. Parts grow with a sequence, so that few are
+// needed and a step of one short sequence still has work for some threads.
 inline int64_t part_end(int64_t token) {
     const int64_t length = token < 512 ? 64 : token < 1024 ? 128 : 256;
     return (token / length + 1) * length;
@@ -47,25 +48,26 @@ struct CacheShape {
     int64_t group() const { return head() * kv_heads; }
 };
 
-// One sequence's part of a step. table: its blocks. context: tokens before its first row.
+// One sequence's rows in a step. context: tokens before its first row. table_offset: where its
+// blocks begin in Step::blocks.
 struct Span {
-    int32_t first_row, num_rows, context, table_at;
+    int32_t first_row, num_rows, context, table_offset;
 };
 
-// Where the tokens of a sequence lie: token t is in group `of(t)` of the cache.
-struct Groups {
+// The blocks of a sequence: token t is in group `group_of(t)` of the cache.
+struct BlockTable {
     const int32_t* table;
     int32_t block_size;
 
-    int64_t of(int64_t token) const {
+    int64_t group_of(int64_t token) const {
         const int64_t block = token / block_size;
         return (int64_t)table[block] * (block_size / kGroup) + (token % block_size) / kGroup;
     }
 };
 
-// Queries first..first + count of a span, numbered row by row and then by head of the group that
-// shares a key head, for key heads head..head + heads, one after another; they read the tokens
-// begin..end. partial: where unfinished sums go, -1 if the tile is whole.
+// Queries first to first + count - 1 of a span, numbered row by row and then by query head of the
+// key head, for the key heads head to head + heads - 1, one after another; they read the tokens
+// begin to end - 1. partial: the index of the part's sums, -1 if the tile is not split.
 struct Tile {
     int32_t span, head, heads, first, count, begin, end, partial;
 
@@ -81,36 +83,38 @@ struct AttentionSizes {
 };
 
 constexpr float kLog2OfE = 1.44269504f;
-constexpr float kLowest = -1e30f;  // stands for the greatest of no scores
+constexpr float kNoScore = -1e30f;  // the maximum of no scores
 
-// Unfinished sums of some queries: a score near the greatest one, the sum of weights in 16 parts,
-// the weighted sum of values. A weight is 2 to the power of a score less that greatest.
-struct Sums {
-    float* greatest;
+// Partial softmax sums of some queries: a score near the maximal one, the sum of weights in 16
+// lanes, and the weighted sum of values. A weight is 2 to the power of a score less that maximum.
+struct PartialSums {
+    float* maximum;
     float* total;   // [queries, kLanes]
     float* values;  // [queries, stride]
     int64_t stride;
 
-    Sums from(int q) const {
-        return {greatest + q, total + q * kLanes, values + q * stride, stride};
+    PartialSums from(int q) const {
+        return {maximum + q, total + q * kLanes, values + q * stride, stride};
     }
-    float total_of(int q) const { return _mm512_reduce_add_ps(_mm512_loadu_ps(total + q * kLanes)); }
+    float total_of(int q) const {
+        return _mm512_reduce_add_ps(_mm512_loadu_ps(total + q * kLanes));
+    }
 };
 
-template <class E, int Queries, int Groups>
+template <class E, int Queries, int NumGroups>
 void scores_of(const uint32_t* queries, int key_words, const uint32_t* const (&keys)[kTileGroups],
-               __m512 (&scores)[Queries][Groups]) {
+               __m512 (&scores)[Queries][NumGroups]) {
     for (auto& row : scores) {
         for (auto& s : row) s = _mm512_setzero_ps();
     }
     for (int word = 0; word < key_words; ++word) {
-        __m512i k[Groups];
-        for (int g = 0; g < Groups; ++g) k[g] = _mm512_loadu_si512(keys[g] + word * kGroup);
+        __m512i k[NumGroups];
+        for (int g = 0; g < NumGroups; ++g) k[g] = _mm512_loadu_si512(keys[g] + word * kGroup);
 #pragma GCC unroll 6
         for (int q = 0; q < Queries; ++q) {
             const __m512i a = broadcast_word(queries + (int64_t)q * key_words + word);
 #pragma GCC unroll 4
-            for (int g = 0; g < Groups; ++g) scores[q][g] = E::dot(scores[q][g], k[g], a);
+            for (int g = 0; g < NumGroups; ++g) scores[q][g] = E::dot(scores[q][g], k[g], a);
         }
     }
 }
@@ -146,43 +150,45 @@ void add_values(const uint32_t* weights, const uint32_t* const (&values)[kTileGr
     }
 }
 
-// Which of the 16 tokens from `token` on a query may read: those in low..high.
-inline __mmask16 readable(int64_t token, int64_t low, int64_t high) {
+// The lanes of the 16 tokens from `token` on that a query may read: those from low to high - 1.
+inline __mmask16 visible_lanes(int64_t token, int64_t low, int64_t high) {
     const int64_t from = std::clamp<int64_t>(low - token, 0, kGroup);
     const int64_t to = std::clamp<int64_t>(high - token, 0, kGroup);
     return (__mmask16)(((1u << to) - 1) & ~((1u << from) - 1));
 }
 
-// A running maximum that is too low by up to 2 to this power is kept: the weights are then greater
-// than one, but no less exact, and the sums so far need not be scaled.
+// A running maximum is kept if it is too low by up to this power of 2: the weights are then greater
+// than one but as exact, and the sums so far need not be rescaled.
 constexpr float kSlack = 8;
 
-// Takes a greater maximum for one query: its sums so far become smaller.
-__attribute__((noinline)) inline void raise(float now, const Sums& sums, int q, int value_dim) {
-    const __m512 scale = _mm512_set1_ps(std::exp2(sums.greatest[q] - now));
+// Raises the running maximum of one query and rescales its sums so far.
+__attribute__((noinline)) inline void raise_maximum(float now, const PartialSums& sums, int q,
+                                                    int value_dim) {
+    const __m512 scale = _mm512_set1_ps(std::exp2(sums.maximum[q] - now));
     const auto shrink = [scale](float* to) {
         _mm512_storeu_ps(to, _mm512_mul_ps(_mm512_loadu_ps(to), scale));
     };
-    sums.greatest[q] = now;
+    sums.maximum[q] = now;
     shrink(sums.total + q * kLanes);
     for (int d = 0; d < value_dim; d += kLanes) shrink(sums.values + q * sums.stride + d);
 }
 
-// The weights of one query for up to 64 tokens, and what that does to its sums so far. Scores are
-// powers of two, or none where the query may not read.
-template <class E, int Groups>
-inline __attribute__((always_inline)) void weigh(const __m512 (&scores)[Groups],
-                                                 typename E::Element* weights, const Sums& sums,
-                                                 int q, int value_dim) {
-    __m512 greatest = scores[0];
-    for (int g = 1; g < Groups; ++g) greatest = _mm512_max_ps(greatest, scores[g]);
-    const __m512 allowed = _mm512_set1_ps(sums.greatest[q] + kSlack);
-    if (__builtin_expect(_mm512_cmp_ps_mask(greatest, allowed, _CMP_GT_OQ), 0)) {
-        raise(_mm512_reduce_max_ps(greatest), sums, q, value_dim);
+// Computes the weights of one query for up to 64 tokens and updates its sum of weights. Scores are
+// exponents of two, minus infinity where the query may not read.
+template <class E, int NumGroups>
+inline __attribute__((always_inline)) void compute_weights(const __m512 (&scores)[NumGroups],
+                                                           typename E::Element* weights,
+                                                           const PartialSums& sums, int q,
+                                                           int value_dim) {
+    __m512 maximum = scores[0];
+    for (int g = 1; g < NumGroups; ++g) maximum = _mm512_max_ps(maximum, scores[g]);
+    const __m512 allowed = _mm512_set1_ps(sums.maximum[q] + kSlack);
+    if (__builtin_expect(_mm512_cmp_ps_mask(maximum, allowed, _CMP_GT_OQ), 0)) {
+        raise_maximum(_mm512_reduce_max_ps(maximum), sums, q, value_dim);
     }
-    const __m512 reference = _mm512_set1_ps(sums.greatest[q]);
+    const __m512 reference = _mm512_set1_ps(sums.maximum[q]);
     __m512 total = _mm512_loadu_ps(sums.total + q * kLanes);
-    for (int g = 0; g < Groups; ++g) {
+    for (int g = 0; g < NumGroups; ++g) {
         const __m512 w = exp2<E>(_mm512_sub_ps(scores[g], reference));
         total = _mm512_add_ps(total, w);
         E::store(weights + g * kGroup, w, 0xFFFF);
@@ -190,34 +196,33 @@ inline __attribute__((always_inline)) void weigh(const __m512 (&scores)[Groups],
     _mm512_storeu_ps(sums.total + q * kLanes, total);
 }
 
-// What the sums so far and those of a part are multiplied with for a maximum of both: one of them
-// by one.
-struct Shares {
+// The factors of the sums so far and of a part's sums for their common maximum; one factor is 1.
+struct MergeScales {
     float before[kMaxTileRows], added[kMaxTileRows];
 
-    Shares(float* greatest, const float* of_part, int rows) {
+    MergeScales(float* maximum, const float* part_maximum, int rows) {
         const __m512 one = _mm512_set1_ps(1.0f);
         for (int q = 0; q < rows; q += kLanes) {
-            const __mmask16 some = lanes(q, rows);
-            const __m512 a = _mm512_maskz_loadu_ps(some, greatest + q);
-            const __m512 b = _mm512_maskz_loadu_ps(some, of_part + q);
+            const __mmask16 mask = lanes(q, rows);
+            const __m512 a = _mm512_maskz_loadu_ps(mask, maximum + q);
+            const __m512 b = _mm512_maskz_loadu_ps(mask, part_maximum + q);
             const __m512 less = exp2<F32>(_mm512_sub_ps(_mm512_min_ps(a, b), _mm512_max_ps(a, b)));
             const __mmask16 stays = _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ);
             const __mmask16 rises = _mm512_cmp_ps_mask(a, b, _CMP_LE_OQ);
             _mm512_storeu_ps(before + q, _mm512_mask_mov_ps(less, stays, one));
             _mm512_storeu_ps(added + q, _mm512_mask_mov_ps(less, rises, one));
-            _mm512_mask_storeu_ps(greatest + q, some, _mm512_max_ps(a, b));
+            _mm512_mask_storeu_ps(maximum + q, mask, _mm512_max_ps(a, b));
         }
     }
 };
 
-// Adds the sums of a part to those of all parts before it. A part that a query reads nothing of
-// changes nothing of the query's.
-inline void merge(const Sums& all, const Sums& part, int rows, int value_dim) {
-    const Shares shares(all.greatest, part.greatest, rows);
+// Adds the sums of a part to those of all parts before it. A part without tokens that a query may
+// read does not change the query's sums.
+inline void merge(const PartialSums& all, const PartialSums& part, int rows, int value_dim) {
+    const MergeScales scales(all.maximum, part.maximum, rows);
     for (int q = 0; q < rows; ++q) {
-        const __m512 before = _mm512_set1_ps(shares.before[q]);
-        const __m512 added = _mm512_set1_ps(shares.added[q]);
+        const __m512 before = _mm512_set1_ps(scales.before[q]);
+        const __m512 added = _mm512_set1_ps(scales.added[q]);
         const auto add = [&](float* to, const float* from) {
             const __m512 scaled = _mm512_mul_ps(_mm512_loadu_ps(to), before);
             _mm512_storeu_ps(to, _mm512_fmadd_ps(_mm512_loadu_ps(from), added, scaled));
@@ -229,20 +234,20 @@ inline void merge(const Sums& all, const Sums& part, int rows, int value_dim) {
     }
 }
 
-// A tile's queries and what is known of them while it is attended.
-struct Reading {
+// A tile while it is computed.
+struct TileContext {
     const Tile& tile;
     const Span& span;
     const CacheShape& shape;
     const AttentionSizes& sizes;
     const uint32_t* queries;
-    Sums sums;
-    int64_t all_from, all_to;  // tokens that all of the queries may read
+    PartialSums sums;
+    int64_t common_begin, common_end;  // the tokens that all of the queries may read
 };
 
-// Scores of up to 64 tokens from `token` on become minus infinity where a query may not read.
-template <int Queries, int Groups>
-void hide(const Reading& r, int64_t token, __m512 (&scores)[Queries][Groups]) {
+// Sets the scores of up to 64 tokens from `token` on to minus infinity where a query may not read.
+template <int Queries, int NumGroups>
+void mask_scores(const TileContext& r, int64_t token, __m512 (&scores)[Queries][NumGroups]) {
     const int shared = r.sizes.shared();
     const __m512 nothing = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
     for (int q = 0; q < Queries; ++q) {
@@ -250,15 +255,15 @@ void hide(const Reading& r, int64_t token, __m512 (&scores)[Queries][Groups]) {
         const int64_t first = r.sizes.window ? std::max<int64_t>(0, seen - r.sizes.window) : 0;
         const int64_t low = std::max<int64_t>(first, r.tile.begin);
         const int64_t high = std::min<int64_t>(seen, r.tile.end);
-        for (int g = 0; g < Groups; ++g) {
-            const __mmask16 some = readable(token + g * kGroup, low, high);
-            scores[q][g] = _mm512_mask_mov_ps(nothing, some, scores[q][g]);
+        for (int g = 0; g < NumGroups; ++g) {
+            const __mmask16 mask = visible_lanes(token + g * kGroup, low, high);
+            scores[q][g] = _mm512_mask_mov_ps(nothing, mask, scores[q][g]);
         }
     }
 }
 
-template <int Queries, int Groups>
-void soften(float softcap, __m512 (&scores)[Queries][Groups]) {
+template <int Queries, int NumGroups>
+void apply_softcap(float softcap, __m512 (&scores)[Queries][NumGroups]) {
     for (auto& row : scores) {
         for (auto& s : row) {
             s = _mm512_mul_ps(tanh(_mm512_mul_ps(s, _mm512_set1_ps(1.0f / softcap))),
@@ -267,33 +272,35 @@ void soften(float softcap, __m512 (&scores)[Queries][Groups]) {
     }
 }
 
-// Adds what up to 64 tokens from `token` on give.
-template <class E, int Queries, int Groups>
-void attend_groups(const Reading& r, int64_t token, const uint32_t* const (&keys)[kTileGroups],
+// Adds the attention to up to 64 tokens from `token` on.
+template <class E, int Queries, int NumGroups>
+void attend_groups(const TileContext& r, int64_t token, const uint32_t* const (&keys)[kTileGroups],
                    const uint32_t* const (&values)[kTileGroups]) {
     alignas(64) typename E::Element weights[Queries * kTileTokens];
-    __m512 scores[Queries][Groups];
-    scores_of<E, Queries, Groups>(r.queries, r.shape.key_words, keys, scores);
-    if (r.sizes.softcap != 0) soften(r.sizes.softcap, scores);
-    if (token < r.all_from || token + Groups * kGroup > r.all_to) hide(r, token, scores);
+    __m512 scores[Queries][NumGroups];
+    scores_of<E, Queries, NumGroups>(r.queries, r.shape.key_words, keys, scores);
+    if (r.sizes.softcap != 0) apply_softcap(r.sizes.softcap, scores);
+    if (token < r.common_begin || token + NumGroups * kGroup > r.common_end) {
+        mask_scores(r, token, scores);
+    }
     const int value_dim = r.shape.value_dim;
     for (int q = 0; q < Queries; ++q) {
-        weigh<E, Groups>(scores[q], weights + q * kTileTokens, r.sums, q, value_dim);
+        compute_weights<E, NumGroups>(scores[q], weights + q * kTileTokens, r.sums, q, value_dim);
     }
     const auto* words = (const uint32_t*)weights;
     int dim = 0;
     for (; dim + 4 * kLanes <= value_dim; dim += 4 * kLanes) {
-        add_values<E, Queries, 4>(words, values, Groups, value_dim, dim, r.sums.values,
+        add_values<E, Queries, 4>(words, values, NumGroups, value_dim, dim, r.sums.values,
                                   r.sums.stride);
     }
     for (; dim < value_dim; dim += kLanes) {
-        add_values<E, Queries, 1>(words, values, Groups, value_dim, dim, r.sums.values,
+        add_values<E, Queries, 1>(words, values, NumGroups, value_dim, dim, r.sums.values,
                                   r.sums.stride);
     }
 }
 
 template <class E, int Queries>
-void attend_head(const Reading& r, int64_t token, int count,
+void attend_head(const TileContext& r, int64_t token, int count,
                  const uint32_t* const (&keys)[kTileGroups],
                  const uint32_t* const (&values)[kTileGroups]) {
     switch (count) {
@@ -308,18 +315,18 @@ void attend_head(const Reading& r, int64_t token, int count,
     }
 }
 
-// One layer's cache and one part of a tile; the result is in `sums`, not yet divided by the total.
+// Computes one part of a tile on one layer's cache; the sums are not divided by the total yet.
 template <class E, int Queries>
-void attend_tile(const Reading& r, const Groups& groups, const uint32_t* cache) {
-    const int64_t first = r.tile.begin / kTileTokens * kTileTokens;  // 64 of the same for all rows
+void attend_tile(const TileContext& r, const BlockTable& blocks, const uint32_t* cache) {
+    const int64_t first = r.tile.begin / kTileTokens * kTileTokens;  // the same 64 for all rows
     for (int64_t token = first; token < r.tile.end; token += kTileTokens) {
         const uint32_t *keys[kTileGroups], *values[kTileGroups];
         int count = 0;
         for (; count < kTileGroups && token + count * kGroup < r.tile.end; ++count) {
-            keys[count] = cache + groups.of(token + count * kGroup) * r.shape.group() +
+            keys[count] = cache + blocks.group_of(token + count * kGroup) * r.shape.group() +
                           r.tile.head * r.shape.head();
         }
-        Reading part = r;
+        TileContext part = r;
         for (int head = 0; head < r.tile.heads; ++head) {
             for (int g = 0; g < count; ++g) values[g] = keys[g] + r.shape.key_group();
             attend_head<E, Queries>(part, token, count, keys, values);
@@ -331,11 +338,11 @@ void attend_tile(const Reading& r, const Groups& groups, const uint32_t* cache) 
 }
 
 template <class E>
-void attend(const Reading& reading, const Groups& groups, const uint32_t* cache) {
-    switch (reading.tile.count) {
+void attend(const TileContext& context, const BlockTable& blocks, const uint32_t* cache) {
+    switch (context.tile.count) {
 #define HEADRACE_QUERIES(n)                        \
     case n:                                        \
-        attend_tile<E, n>(reading, groups, cache); \
+        attend_tile<E, n>(context, blocks, cache); \
         break;
         HEADRACE_QUERIES(1)
         HEADRACE_QUERIES(2)
@@ -347,27 +354,27 @@ void attend(const Reading& reading, const Groups& groups, const uint32_t* cache)
     }
 }
 
-// Puts one token's keys and values (float32, a row of heads each) into its group.
+// Stores one token's keys and values (float32, a row of heads each) in its group.
 template <class E>
-void write_token(int64_t place, const float* key, const float* value, int key_dim, int value_dim,
+void store_token(int64_t index, const float* key, const float* value, int key_dim, int value_dim,
                  int key_stride, int value_stride, const CacheShape& shape, uint32_t* group) {
     alignas(64) typename E::Element row[kMaxDim + 2];
     for (int head = 0; head < shape.kv_heads; ++head) {
         std::memset(row + key_dim, 0, 2 * sizeof row[0]);
         for (int d = 0; d < key_dim; d += kLanes) {
-            const __mmask16 some = lanes(d, key_dim);
-            E::store(row + d, _mm512_maskz_loadu_ps(some, key + head * key_stride + d), some);
+            const __mmask16 mask = lanes(d, key_dim);
+            E::store(row + d, _mm512_maskz_loadu_ps(mask, key + head * key_stride + d), mask);
         }
-        uint32_t* to = group + head * shape.head() + place;
+        uint32_t* to = group + head * shape.head() + index;
         for (int word = 0; word < shape.key_words; ++word) {
             std::memcpy(to + word * kGroup, row + word * E::kPerWord, 4);
         }
         auto* column = (typename E::Element*)(group + head * shape.head() + shape.key_group() +
-                                              place / E::kPerWord * shape.value_dim) +
-                       place % E::kPerWord;
+                                              index / E::kPerWord * shape.value_dim) +
+                       index % E::kPerWord;
         for (int d = 0; d < value_dim; d += kLanes) {
-            const __mmask16 some = lanes(d, value_dim);
-            E::store(row, _mm512_maskz_loadu_ps(some, value + head * value_stride + d), some);
+            const __mmask16 mask = lanes(d, value_dim);
+            E::store(row, _mm512_maskz_loadu_ps(mask, value + head * value_stride + d), mask);
             for (int i = 0; i < std::min(kLanes, value_dim - d); ++i) {
                 column[(int64_t)(d + i) * E::kPerWord] = row[i];
             }
@@ -375,15 +382,17 @@ void write_token(int64_t place, const float* key, const float* value, int key_di
     }
 }
 
-// Values of tokens place..15 of a group become zero: a weight of zero would not hide what is not
-// finite in memory that was never written, or in what a failed sequence left there.
+// Sets the values of tokens index to 15 of a group to zero: a weight of zero would not cancel
+// values that are not finite, in memory that was never written or that a failed sequence left
+// behind.
 template <class E>
-void clear_values(int64_t place, const CacheShape& shape, uint32_t* group) {
+void clear_values(int64_t index, const CacheShape& shape, uint32_t* group) {
     for (int head = 0; head < shape.kv_heads; ++head) {
         uint32_t* values = group + head * shape.head() + shape.key_group();
-        int64_t word = place / E::kPerWord;
-        for (int64_t p = place; p % E::kPerWord; ++p, word = place / E::kPerWord + 1) {
-            auto* column = (typename E::Element*)(values + word * shape.value_dim) + p % E::kPerWord;
+        int64_t word = index / E::kPerWord;
+        for (int64_t p = index; p % E::kPerWord; ++p, word = index / E::kPerWord + 1) {
+            auto* column =
+                (typename E::Element*)(values + word * shape.value_dim) + p % E::kPerWord;
             for (int d = 0; d < shape.value_dim; ++d) column[(int64_t)d * E::kPerWord] = 0;
         }
         const int64_t cleared = word * shape.value_dim;

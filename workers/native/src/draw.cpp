@@ -1,4 +1,4 @@
-// Draws tokens for the rows of a batch, spread over threads: see draw.h.
+// Draws tokens for the rows of a batch, distributed over threads; see draw.h.
 #include "draw.h"
 
 #include <mutex>
@@ -9,9 +9,9 @@
 namespace headrace {
 namespace {
 
-class Draws {
+class DrawPool {
   public:
-    explicit Draws(int threads) : threads_(threads), drawers_(threads) {}
+    explicit DrawPool(int threads) : threads_(threads), drawers_(threads) {}
 
     void run(const float* logits, int64_t stride, int64_t size, const Draw* draws, int count,
              int64_t* token_ids) {
@@ -20,7 +20,7 @@ class Draws {
         job_ = {logits, stride, size, draws, count, token_ids};
         taken_.store(0);
         if (count == 1) return work(0);  // waking others would take as long
-        threads_.run([](void* self, int thread) { ((Draws*)self)->work(thread); }, this);
+        threads_.run([](void* self, int thread) { ((DrawPool*)self)->work(thread); }, this);
     }
 
   private:
@@ -54,21 +54,21 @@ using namespace headrace;
 
 extern "C" {
 
-// Threads that draw; null if there is no memory for them.
+// Creates threads that draw; null if there is no memory for them.
 void* headrace_new_draws(int32_t threads) {
     try {
-        return new Draws(threads);
+        return new DrawPool(threads);
     } catch (const std::exception&) {
         return nullptr;
     }
 }
 
-// token_ids [count]: of the draws, -1 where no token can be drawn. logits [rows, size], `stride`
-// numbers from row to row. 0, or -1 if memory ran out.
+// Draws `count` tokens. token_ids: [count], -1 where no token can be drawn. logits: [rows, size],
+// `stride` numbers apart. Returns 0, or -1 if memory ran out.
 int32_t headrace_draw(void* draws, const float* logits, int64_t stride, int64_t size,
                       const Draw* list, int32_t count, int64_t* token_ids) {
     try {
-        ((Draws*)draws)->run(logits, stride, size, list, count, token_ids);
+        ((DrawPool*)draws)->run(logits, stride, size, list, count, token_ids);
         return 0;
     } catch (const std::bad_alloc&) {
         return -1;

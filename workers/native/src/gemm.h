@@ -1,8 +1,9 @@
-// Products of a few rows with a weight, out = in @ weight.T, the weight packed once at load.
+// Products of a few rows with a weight, out = in @ weight.T, the weight packed once when it is
+// loaded.
 //
 // A weight [outputs, inputs] is cut into panels of 32 outputs; a panel holds, for one word of
 // inputs after another, the words of its 32 outputs. So a panel is read from its start to its end,
-// which is all that counts for few rows: the memory's bandwidth. For many rows up to 12 of them
+// which is all that counts for few rows: the memory's bandwidth. For many rows, up to 12 of them
 // share each read, with all sums in registers.
 #pragma once
 
@@ -16,12 +17,12 @@ constexpr int kPanel = 2 * kLanes;  // outputs
 constexpr int kTileRows = 12;
 constexpr int kBlockRows = 512;
 
-// Where a panel's words come from, some of them at a time, so that they stay in the cache.
-// ahead: the panel that this thread is likely to take next, null if there is none.
+// A panel of words. They are read some at a time, so that they stay in the processor's cache.
+// next: the panel that this thread is likely to compute next, null if there is none.
 struct StoredPanel {
     static constexpr int kDepth = 2048;
     const uint32_t* start;
-    const uint32_t* ahead;
+    const uint32_t* next;
 
     const uint32_t* words(int first, int) const { return start + (int64_t)first * kPanel; }
     __m512i word(int k, int half) const {
@@ -31,11 +32,11 @@ struct StoredPanel {
     }
 };
 
-// Words made from weights in 8 bits; scratch: [kDepth, kPanel].
+// A panel of 8-bit weights, converted to words; scratch: [kDepth, kPanel].
 template <class E>
 struct RoundedPanel {
     static constexpr int kDepth = 128;
-    static constexpr const uint32_t* ahead = nullptr;
+    static constexpr const uint32_t* next = nullptr;
     const int8_t* start;
     uint32_t* scratch;
 
@@ -53,14 +54,14 @@ struct RoundedPanel {
     }
 };
 
-// What a tile fetches for the next panel while it works on this one: only the first tile of a panel
-// waits for memory, and the others leave the memory idle. lines: cache lines for each word.
+// What a tile prefetches of the next panel while it computes this one: only the first tile of a
+// panel waits for memory, and the others leave the memory idle. lines: cache lines for each word.
 struct Fetch {
     const uint32_t* from;
     int lines;
 };
 
-// Adds the sums of `Rows` rows with `depth` words of one panel.
+// Adds the products of `Rows` rows with `depth` words of one panel to the sums.
 template <class E, int Rows>
 inline void tile_sums(const uint32_t* in, int64_t in_stride, const uint32_t* panel, int depth,
                       Fetch fetch, __m512 (&sums)[Rows][2]) {
@@ -81,8 +82,8 @@ inline void tile_sums(const uint32_t* in, int64_t in_stride, const uint32_t* pan
     }
 }
 
-// One row reads each word once, as the panel makes it. Words are added in the same order as those of
-// many rows: what a row's product is must not depend on how many there are.
+// Computes one row, reading each word once, as the panel makes it. Words are added in the same
+// order as for many rows: a row's product must not depend on the number of rows.
 template <class E, class Panel, class Finish>
 void row_product(const uint32_t* in, const Panel& panel, int words, const Finish& finish,
                  int64_t row) {
@@ -117,19 +118,19 @@ void tile(const uint32_t* in, int64_t in_stride, const uint32_t* panel, int dept
     }
 }
 
-// The share of tile t of `tiles` in fetching the same words of the next panel: it is fetched once,
-// by the tiles after the first, at most two lines of memory for each word.
-inline Fetch fetch_of(const uint32_t* ahead, int64_t block, int k, int64_t t, int64_t tiles,
+// The share of tile t of `tiles` in prefetching the same words of the next panel. It is fetched
+// once, by the tiles after the first, at most two cache lines for each word.
+inline Fetch fetch_of(const uint32_t* next, int64_t block, int k, int64_t t, int64_t tiles,
                       int depth) {
-    if (!ahead || block || t == 0) return {nullptr, 0};
-    const uint32_t* from = ahead + (int64_t)k * kPanel;
+    if (!next || block || t == 0) return {nullptr, 0};
+    const uint32_t* from = next + (int64_t)k * kPanel;
     if (tiles == 2) return {from, 2};
     if (t > 2) return {nullptr, 0};
     return {from + (t - 1) * (int64_t)depth * kLanes, 1};
 }
 
-// finish(row, left, right) gets each row's 32 sums. partial: [kBlockRows, kPanel] of scratch, used
-// only if the weight is deeper than Panel::kDepth words.
+// Calls finish(row, left, right) with each row's 32 sums. partial: scratch [kBlockRows, kPanel],
+// used only if the weight is deeper than Panel::kDepth words.
 template <class E, class Panel, class Finish>
 void panel_product(const uint32_t* in, int64_t in_stride, int64_t rows, const Panel& panel,
                    int words, float* partial, const Finish& finish) {
@@ -147,12 +148,13 @@ void panel_product(const uint32_t* in, int64_t in_stride, int64_t rows, const Pa
                 const int height = (int)(block_rows * (t + 1) / tiles - row);
                 const uint32_t* from = in + (block + row) * in_stride + k;
                 float* sums = partial + row * kPanel;
-                const Fetch fetch = fetch_of(panel.ahead, block, k, t, tiles, depth);
+                const Fetch fetch = fetch_of(panel.next, block, k, t, tiles, depth);
                 const bool first = k == 0, last = k + depth == words;
                 switch (height) {
 #define HEADRACE_TILE(n)                                                                     \
     case n:                                                                                  \
-        tile<E, n>(from, in_stride, weights, depth, fetch, sums, first, last, finish, block + row); \
+        tile<E, n>(from, in_stride, weights, depth, fetch, sums, first, last, finish,        \
+                   block + row);                                                             \
         break;
                     HEADRACE_TILE(2)
                     HEADRACE_TILE(3)

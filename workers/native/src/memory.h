@@ -1,4 +1,4 @@
-// Memory from the system, for what lives as long as a program.
+// Memory from the system, for data that lives as long as a program.
 #pragma once
 
 #include <sys/mman.h>
@@ -14,7 +14,7 @@ constexpr int64_t kHugePage = 2 << 20;
 
 inline int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
-// Zeroed memory in huge pages where the system has them: reading weights misses no address then.
+// Zeroed memory, in huge pages if the system has them: reading weights then has few TLB misses.
 class Memory {
   public:
     Memory() = default;

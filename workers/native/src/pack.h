@@ -1,4 +1,4 @@
-// Packs weights into panels.
+// Packs weights into panels; see gemm.h.
 #pragma once
 
 #include "gemm.h"

@@ -1,9 +1,9 @@
-// Runs a program: see program.h. The C functions at the end are all that Python sees.
+// Runs a program; see program.h. Python calls the C functions at the end.
 #include "program.h"
 
 #include <new>
 
-#include "attends.h"
+#include "attention_operations.h"
 #include "pack.h"
 #include "threads.h"
 
@@ -11,7 +11,7 @@ namespace headrace {
 namespace {
 
 template <class E>
-class Program : Attends<E> {
+class Program : AttentionOperations<E> {
   public:
     Program(const Instruction* list, int count, const Buffer* buffers, int num_buffers, int threads,
             int64_t num_blocks, int block_size)
@@ -19,7 +19,7 @@ class Program : Attends<E> {
           instructions_(list, list + count),
           threads_(threads),
           progress_(count) {
-        place_layers(num_blocks * block_size);
+        allocate_layers(num_blocks * block_size);
         for (auto& instruction : instructions_) {
             if (instruction.operation == kAttend || instruction.operation == kFinishAttend) {
                 instruction.sizes[7] = this->plan_for(instruction);
@@ -29,9 +29,9 @@ class Program : Attends<E> {
 
     void run(const Step& step) {
         step_ = &step;
-        this->place_buffers();
+        this->allocate_buffers();
         this->plan_tiles();
-        this->place_inner();
+        this->allocate_inner();
         for (auto& progress : progress_) {
             progress.taken.store(0, std::memory_order_relaxed);
             progress.done.store(0, std::memory_order_relaxed);
@@ -40,14 +40,14 @@ class Program : Attends<E> {
     }
 
   private:
-    using Base = Attends<E>;
+    using Base = AttentionOperations<E>;
     using Base::layers_;
     using Base::plans_;
     using Base::scratch_;
     using Base::step_;
 
-    // All layers' keys and values lie in one piece of memory; sizes[5] is a layer's number.
-    void place_layers(int64_t tokens) {
+    // Allocates the keys and values of all layers in one piece; sizes[5] is a layer's index.
+    void allocate_layers(int64_t tokens) {
         std::vector<int64_t> starts;
         int64_t bytes = 0;
         for (const auto& instruction : instructions_) {
@@ -55,7 +55,7 @@ class Program : Attends<E> {
             const CacheShape shape = this->shape_of(this->sizes_of(instruction));
             layers_.resize(std::max<size_t>(layers_.size(), instruction.sizes[5] + 1));
             starts.push_back(bytes);
-            bytes += tokens / kGroup * shape.group() * sizeof(uint32_t);  // whole lines of memory
+            bytes += tokens / kGroup * shape.group() * sizeof(uint32_t);  // whole cache lines
         }
         cache_ = Memory(std::max<int64_t>(bytes, 1));
         const int64_t* start = starts.data();
@@ -69,7 +69,7 @@ class Program : Attends<E> {
         for (size_t i = 0; i < instructions_.size(); ++i) {
             const Instruction& instruction = instructions_[i];
             Progress& progress = progress_[i];
-            const int rows = instruction.wanted ? step_->num_wanted : step_->rows;
+            const int rows = instruction.logit_rows_only ? step_->num_logit_rows : step_->rows;
             const int tasks = num_tasks(instruction, rows);
             for (;;) {
                 if (progress.taken.load(std::memory_order_relaxed) >= tasks) break;
@@ -78,8 +78,9 @@ class Program : Attends<E> {
                 execute(instruction, rows, task, tasks, thread);
                 progress.done.fetch_add(1, std::memory_order_release);
             }
-            for (int turn = 0; progress.done.load(std::memory_order_acquire) < tasks; ++turn) {
-                Threads::pause(turn);
+            for (int attempt = 0; progress.done.load(std::memory_order_acquire) < tasks;
+                 ++attempt) {
+                Threads::spin_wait(attempt);
             }
         }
     }
@@ -87,13 +88,13 @@ class Program : Attends<E> {
     int num_tasks(const Instruction& instruction, int rows) {
         switch (instruction.operation) {
             case kLinear:
-                return rows ? (this->num_panels(instruction) + this->panels_each(instruction) - 1) /
-                                  this->panels_each(instruction)
+                return rows ? (this->num_panels(instruction) + this->panels_per_task(instruction) -
+                               1) / this->panels_per_task(instruction)
                             : 0;
             case kAttend:
                 return (int)plans_[instruction.sizes[7]].tiles.size();
             case kFinishAttend:
-                return (int)plans_[instruction.sizes[7]].wholes.size();
+                return (int)plans_[instruction.sizes[7]].split_tiles.size();
             case kShrink:
                 return this->shrink_tasks(rows, threads_.count());
             default:  // rows, in as many parts as keep all threads busy
@@ -104,7 +105,7 @@ class Program : Attends<E> {
     void execute(const Instruction& instruction, int rows, int task, int tasks, int thread) {
         switch (instruction.operation) {
             case kLinear: {
-                const int each = this->panels_each(instruction);
+                const int each = this->panels_per_task(instruction);
                 const int last = std::min((task + 1) * each, this->num_panels(instruction));
                 for (int panel = task * each; panel < last; ++panel) {
                     this->linear(instruction, rows, panel, scratch_[thread]);
@@ -112,7 +113,7 @@ class Program : Attends<E> {
                 return;
             }
             case kAttend:
-                return this->attend_one(instruction, task, scratch_[thread]);
+                return this->attend_task(instruction, task, scratch_[thread]);
             case kFinishAttend:
                 return this->finish_attend(instruction, task);
             case kShrink:
@@ -120,18 +121,18 @@ class Program : Attends<E> {
             default: {
                 const int64_t first = (int64_t)rows * task / tasks;
                 const int64_t last = (int64_t)rows * (task + 1) / tasks;
-                for (int64_t row = first; row < last; ++row) row_by_row(instruction, row);
+                for (int64_t row = first; row < last; ++row) run_on_row(instruction, row);
             }
         }
     }
 
-    void row_by_row(const Instruction& instruction, int64_t row) {
+    void run_on_row(const Instruction& instruction, int64_t row) {
         switch (instruction.operation) {
             case kEmbed:
                 return this->embed(instruction, row);
             case kNorm:
-                return instruction.packed ? this->template norms<E>(instruction, row)
-                                          : this->template norms<F32>(instruction, row);
+                return instruction.packed ? this->template norm_heads<E>(instruction, row)
+                                          : this->template norm_heads<F32>(instruction, row);
             case kConvert:
                 return this->convert(instruction, row);
             case kRotate:
@@ -161,7 +162,7 @@ using namespace headrace;
 
 extern "C" {
 
-// What this processor can run: 2 float32, bfloat16 and integers of 8 bits, 1 float32 only, 0 none.
+// The level of this processor: 2 float32, bfloat16 and 8-bit integers, 1 float32 only, 0 none.
 int32_t headrace_level() {
     __builtin_cpu_init();
     const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -172,7 +173,7 @@ int32_t headrace_level() {
                        : 1;
 }
 
-// Memory for `bytes` of packed weights, to be freed by headrace_free; null if there is none.
+// Allocates memory for packed weights, to be freed by headrace_free; null if there is none.
 void* headrace_allocate(int64_t bytes) {
     void* start = mmap(nullptr, round_up(bytes, kHugePage), PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -184,7 +185,7 @@ void* headrace_allocate(int64_t bytes) {
 void headrace_free(void* start, int64_t bytes) { munmap(start, round_up(bytes, kHugePage)); }
 
 // Packs a weight [outputs, inputs] into panels from `first_panel` on, lanes_each outputs in each,
-// from lane `lane` of the panel on. bf16: its type, and that of the products.
+// starting at the panel's lane `lane`. bf16: the type of the weight and of the products.
 void headrace_pack(int32_t bf16, const void* weight, int64_t outputs, int64_t inputs,
                    int64_t stride, int64_t first_panel, int64_t lane, int64_t lanes_each,
                    uint32_t* panels) {
@@ -205,7 +206,7 @@ void* headrace_new(int32_t bf16, const Instruction* list, int32_t count, const B
     }
 }
 
-// 0, or -1 if memory ran out.
+// Returns 0, or -1 if memory ran out.
 int32_t headrace_run(int32_t bf16, void* program, const Step* step) {
     try {
         bf16 ? ((Program<Bf16>*)program)->run(*step) : ((Program<F32>*)program)->run(*step);

@@ -1,5 +1,6 @@
-// A model's forward pass as a list of instructions over buffers; see workers/native/program.py,
-// which writes it. Everything here that Python fills in has the same layout there.
+// A model's forward pass as a list of instructions over buffers, written by
+// workers/native/program.py. The structs that Python fills in have the same layout in
+// workers/native/library.py.
 #pragma once
 
 #include <cstdint>
@@ -21,17 +22,17 @@ enum Operation : int32_t {
     kShrink,
 };
 
-// Where a value lies in a row of a buffer. buffer: -1 none, -2 the step's output.
-struct Place {
-    int32_t buffer, at;
+// Where a value begins in the rows of a buffer. buffer: -1 none, -2 the step's output.
+struct Operand {
+    int32_t buffer, offset;
 };
 
-// One instruction. What the fields mean for each operation stands where it is run.
+// One instruction. The meaning of the fields is described where each operation is run.
 struct Instruction {
     int32_t operation;
-    int32_t wanted;  // 1: runs on the wanted rows only
-    Place in[3];
-    Place out;
+    int32_t logit_rows_only;  // 1: runs only on the rows whose logits are needed
+    Operand in[3];
+    Operand out;
     int32_t packed;  // 1: `out` is in the type that products are computed in, else float32
     int32_t sizes[8];
     float numbers[3];
@@ -43,22 +44,23 @@ struct Buffer {
     int32_t width, kind;
 };
 
-// What a LoRA adapter adds to the product of a linear: rows @ down.T @ up. down: [rank, inputs]. up:
-// [panels, rank, 32], outputs as in the weight's panels. Both in the type of the products.
+// A LoRA adapter's matrices for one linear layer, to whose product they add rows @ down.T @ up.
+// down: [rank, inputs]. up: [panels, rank, 32], outputs as in the weight's panels. Both in the type
+// of the products.
 struct Adapter {
     int32_t rank;
     const void* down;
     const void* up;
 };
 
-// One step. positions, token_ids: [rows]. wanted: [num_wanted] rows. tables: [rows, width] each.
-// slots: [rows], which adapter is each row's, -1 for none; null if no row has one. adapters:
-// [linears, num_slots]. max_rank: the greatest of theirs.
+// One step. positions, token_ids: [rows]. logit_rows: [num_logit_rows], the rows whose logits are
+// needed. tables: [rows, width] each. slots: [rows], the slot of each row's adapter, -1 for none;
+// null if no row has one. adapters: [linears, num_slots]. max_rank: the maximum of their ranks.
 struct Step {
-    int32_t rows, num_wanted, num_spans;
+    int32_t rows, num_logit_rows, num_spans;
     const int32_t* token_ids;
     const int32_t* positions;
-    const int32_t* wanted;
+    const int32_t* logit_rows;
     const void* spans;
     const int32_t* blocks;
     const float* const* tables;

@@ -1,7 +1,7 @@
-// Instructions that work on one row after another.
+// Instructions that compute one row after another.
 #pragma once
 
-#include "rows.h"
+#include "row_functions.h"
 #include "state.h"
 
 namespace headrace {
@@ -20,19 +20,19 @@ class RowOperations : public State<E> {
     using Base::Base;
     using Base::layers_;
 
-    // data[0]: table [numbers, sizes[0]], in float32 or, with sizes[1], in the products' type; with
-    // sizes[4] it is the head's, in panels. Looked up are token ids or, with sizes[2], positions
+    // data[0]: table [entries, sizes[0]], in float32 or, with sizes[1], in the products' type; with
+    // sizes[4] it is the head's weight, in panels. Looks up token ids or, with sizes[2], positions
     // plus sizes[3].
     void embed(const Instruction& i, int64_t row) {
         const int64_t id = i.sizes[2] ? step_->positions[row] + i.sizes[3] : step_->token_ids[row];
         float* to = row_of(i.out, row);
         if (i.sizes[4]) return embed_from_panels(i, id, to);
         for (int64_t d = 0; d < i.sizes[0]; d += kLanes) {
-            const __mmask16 some = lanes(d, i.sizes[0]);
+            const __mmask16 mask = lanes(d, i.sizes[0]);
             const int64_t at = id * i.sizes[0] + d;
-            const __m512 x = i.sizes[1] ? E::load((const Element*)i.data[0] + at, some)
-                                        : F32::load((const float*)i.data[0] + at, some);
-            _mm512_mask_storeu_ps(to + d, some, x);
+            const __m512 x = i.sizes[1] ? E::load((const Element*)i.data[0] + at, mask)
+                                        : F32::load((const float*)i.data[0] + at, mask);
+            _mm512_mask_storeu_ps(to + d, mask, x);
         }
     }
 
@@ -48,9 +48,9 @@ class RowOperations : public State<E> {
         }
     }
 
-    // sizes: size of one norm, how many side by side, whether centred. data: weight, bias.
+    // sizes: size of one norm, number of norms in the row, whether centred. data: weight, bias.
     template <class Out>
-    void norms(const Instruction& i, int64_t row) {
+    void norm_heads(const Instruction& i, int64_t row) {
         const float* in = row_of(i.in[0], row);
         for (int32_t n = 0; n < i.sizes[1]; ++n) {
             norm<Out>(in + (int64_t)n * i.sizes[0],
@@ -59,46 +59,46 @@ class RowOperations : public State<E> {
         }
     }
 
-    // sizes[0] numbers become bytes, 128 more than the integers that stand for them; sizes[1] more
-    // are 128, which stands for zero. in[1]: where the row's scale goes.
+    // Rounds sizes[0] numbers to 8-bit integers, stored unsigned by adding 128; the next sizes[1]
+    // bytes are 128, which stands for zero. in[1]: receives the row's scale.
     void round(const Instruction& i, int64_t row) {
         const float* from = row_of(i.in[0], row);
         auto* to = (uint8_t*)(arena_.start() + starts_[i.out.buffer]) +
                    row * buffers_[i.out.buffer].width;
-        __m512 greatest = _mm512_setzero_ps();
+        __m512 maximum = _mm512_setzero_ps();
         __mmask16 no_numbers = 0;
         for (int64_t d = 0; d < i.sizes[0]; d += kLanes) {
             const __m512 x = _mm512_maskz_loadu_ps(lanes(d, i.sizes[0]), from + d);
-            greatest = _mm512_max_ps(greatest, _mm512_abs_ps(x));
+            maximum = _mm512_max_ps(maximum, _mm512_abs_ps(x));
             no_numbers |= _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
         }
-        float scale = std::max(_mm512_reduce_max_ps(greatest) / 127.0f, 1e-30f);
-        // Bytes cannot say that a number is none; the scale can, and makes the whole product so.
+        float scale = std::max(_mm512_reduce_max_ps(maximum) / 127.0f, 1e-30f);
+        // Bytes cannot represent NaN; the scale can, and makes the whole product NaN.
         if (no_numbers) scale = std::numeric_limits<float>::quiet_NaN();
         const __m512 inverse = _mm512_set1_ps(1.0f / scale);
         for (int64_t d = 0; d < i.sizes[0]; d += kLanes) {
-            const __mmask16 some = lanes(d, i.sizes[0]);
-            const __m512 x = _mm512_mul_ps(_mm512_maskz_loadu_ps(some, from + d), inverse);
+            const __mmask16 mask = lanes(d, i.sizes[0]);
+            const __m512 x = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, from + d), inverse);
             const __m512i shifted = _mm512_add_epi32(_mm512_cvtps_epi32(x), _mm512_set1_epi32(128));
-            _mm_mask_storeu_epi8(to + d, some, _mm512_cvtusepi32_epi8(shifted));
+            _mm_mask_storeu_epi8(to + d, mask, _mm512_cvtusepi32_epi8(shifted));
         }
         std::memset(to + i.sizes[0], 128, i.sizes[1]);
         *row_of(i.in[1], row) = scale;
     }
 
-    // sizes[0] numbers become the products' type; sizes[1] more are zero.
+    // Converts sizes[0] numbers to the products' type; the next sizes[1] become zero.
     void convert(const Instruction& i, int64_t row) {
         const float* from = row_of(i.in[0], row);
         Element* to = packed_row(i.out, row);
         for (int64_t d = 0; d < i.sizes[0]; d += kLanes) {
-            const __mmask16 some = lanes(d, i.sizes[0]);
-            E::store(to + d, _mm512_maskz_loadu_ps(some, from + d), some);
+            const __mmask16 mask = lanes(d, i.sizes[0]);
+            E::store(to + d, _mm512_maskz_loadu_ps(mask, from + d), mask);
         }
         std::memset(to + i.sizes[0], 0, i.sizes[1] * sizeof(Element));
     }
 
-    // in place, on `out`. sizes: heads, distance between heads, numbers turned in each, which
-    // tables hold cosines and sines, these tables' width.
+    // Works in place, on `out`. sizes: heads, stride between heads, rotated numbers of each, the
+    // indices of the tables of cosines and of sines, the tables' width.
     void rotary(const Instruction& i, int64_t row) {
         const float* cos = step_->tables[i.sizes[3]] + row * i.sizes[5];
         const float* sin = step_->tables[i.sizes[4]] + row * i.sizes[5];
@@ -108,13 +108,15 @@ class RowOperations : public State<E> {
         }
     }
 
-    // in: keys, values. sizes: as for attention, then the distances between heads of both.
+    // Writes to the cache. in: keys, values. sizes: as for attention, then the strides between the
+    // heads of both.
     void write(const Instruction& i, int64_t row) {
         const CacheShape shape = this->shape_of(this->sizes_of(i));
         const Span& span = this->span_of(row);
         const int64_t token = span.context + row - span.first_row;
-        uint32_t* group = layers_[i.sizes[5]] + this->groups_of(span).of(token) * shape.group();
-        write_token<E>(token % kGroup, row_of(i.in[0], row), row_of(i.in[1], row), i.sizes[2],
+        uint32_t* group = layers_[i.sizes[5]] +
+                          this->block_table_of(span).group_of(token) * shape.group();
+        store_token<E>(token % kGroup, row_of(i.in[0], row), row_of(i.in[1], row), i.sizes[2],
                        i.sizes[3], i.sizes[6], i.sizes[7], shape, group);
         const bool is_last = row + 1 == span.first_row + span.num_rows;
         const bool begun_here = token / kGroup * kGroup >= span.context;
@@ -124,19 +126,19 @@ class RowOperations : public State<E> {
     }
 
     // in: a, and b or none. sizes: size, 1 to multiply, activation, 1 if data[0] holds b for all
-    // rows. numbers: scales of a and b.
+    // rows. numbers: the scales of a and b.
     template <class Out>
     void combined(const Instruction& i, int64_t row) {
         const float* b = i.sizes[3] ? (const float*)i.data[0]
                          : i.in[1].buffer >= 0 ? row_of(i.in[1], row)
                                                : nullptr;
-        combine<Out>(row_of(i.in[0], row), b, this->template out_row<Out>(i, row, 0), i.sizes[0], i.numbers[0],
-                     i.numbers[1], i.sizes[1], i.sizes[2]);
+        combine<Out>(row_of(i.in[0], row), b, this->template out_row<Out>(i, row, 0), i.sizes[0],
+                     i.numbers[0], i.numbers[1], i.sizes[1], i.sizes[2]);
     }
 
-    // sizes[0] numbers of each wanted row.
+    // Copies sizes[0] numbers of each logit row.
     void gather(const Instruction& i, int64_t row) {
-        std::memcpy(row_of(i.out, row), row_of(i.in[0], step_->wanted[row]),
+        std::memcpy(row_of(i.out, row), row_of(i.in[0], step_->logit_rows[row]),
                     i.sizes[0] * sizeof(float));
     }
 };

@@ -1,7 +1,8 @@
-// Element types that kernels are written for, and the vector arithmetic that they share.
+// The element types of the kernels, and the vector arithmetic that they share.
 //
-// Matrices are stored in words of 32 bits: four integers of 8 bits, two bfloat16 (neighbours along
-// the dimension that is summed over) or one float32. A vector register holds 16 words, one for each of 16 outputs.
+// Matrices are stored in words of 32 bits: four 8-bit integers, two bfloat16 numbers (neighbours
+// along the dimension that is summed over) or one float32 number. A vector register holds 16 words,
+// one for each of 16 outputs.
 #pragma once
 
 #include <immintrin.h>
@@ -13,7 +14,7 @@ namespace headrace {
 
 constexpr int kLanes = 16;
 
-// By Horner's rule, from the highest power's coefficient to the constant.
+// Evaluates a polynomial by Horner's rule; coefficients from the highest power to the constant.
 template <int Count>
 inline __m512 polynomial(__m512 x, const float (&coefficients)[Count]) {
     __m512 sum = _mm512_set1_ps(coefficients[0]);
@@ -30,7 +31,7 @@ struct Bf16 {
     static __m512 dot(__m512 sums, __m512i a, __m512i b) {
         return _mm512_dpbf16_ps(sums, (__m512bh)a, (__m512bh)b);
     }
-    // 16 words from integers of 8 bits, which bfloat16 holds exactly.
+    // Converts 8-bit integers, which bfloat16 holds exactly, to 16 words.
     static __m512i widen(const int8_t* from) {
         const __m512i wide = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i*)from));
         const __m512i low = _mm512_cvtepi16_epi32(_mm512_castsi512_si256(wide));
@@ -44,8 +45,8 @@ struct Bf16 {
         __m512i wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, from));
         return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
     }
-    // 2 to the power of r for |r| <= 1/2, relative error below 8e-5: a fiftieth of what rounding the
-    // result to bfloat16 may take.
+    // 2 to the power of r for |r| <= 1/2; relative error below 8e-5, a fiftieth of the error of
+    // rounding the result to bfloat16.
     static __m512 exp2_near_zero(__m512 r) {
         return polynomial(r, {0.0551716672f, 0.242611122f, 0.693260986f, 0.999928074f});
     }
@@ -75,7 +76,7 @@ struct F32 {
     }
 };
 
-// Rows of unsigned and weights of signed integers of 8 bits; sums are integers in a float's clothes.
+// Unsigned 8-bit rows and signed 8-bit weights; the sums are integers stored in a float register.
 struct Int8 {
     static constexpr int kPerWord = 4;
 
@@ -100,7 +101,7 @@ inline __mmask16 lanes(int64_t first, int64_t count) {
 // e to the power of x, by a polynomial of degree 6 on [-ln 2 / 2, ln 2 / 2]; relative error below
 // 3e-7 where the result is a normal number. Exactly zero below -104, infinite above 89.
 inline __m512 exp(__m512 x) {
-    // In this order of arguments what is no number stays so.
+    // This order of arguments keeps NaN.
     x = _mm512_min_ps(_mm512_set1_ps(89.0f), _mm512_max_ps(_mm512_set1_ps(-120.0f), x));
     const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)),
                                           _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -119,7 +120,7 @@ inline __m512 exp(__m512 x) {
 // 2 to the power of x <= 100, as exactly as results in E need it. Zero below -150.
 template <class E>
 inline __m512 exp2(__m512 x) {
-    x = _mm512_max_ps(_mm512_set1_ps(-160.0f), x);  // what is no number stays so
+    x = _mm512_max_ps(_mm512_set1_ps(-160.0f), x);  // keeps NaN
     const __m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     return _mm512_scalef_ps(E::exp2_near_zero(_mm512_sub_ps(x, n)), n);
 }

@@ -1,4 +1,4 @@
-// What all instructions work on: buffers, the step, the cache.
+// The state that all instructions share: buffers, the step and the cache.
 #pragma once
 
 #include <algorithm>
@@ -12,7 +12,7 @@
 
 namespace headrace {
 
-// What one thread needs for itself.
+// The working memory of one thread.
 struct Scratch {
     std::vector<float> sums = std::vector<float>(kBlockRows * kPanel);
     alignas(64) uint32_t words[RoundedPanel<Bf16>::kDepth * kPanel];
@@ -32,8 +32,8 @@ class State {
           scratch_(num_threads),
           block_size_(block_size) {}
 
-    // Buffers lie one after another, each with as many rows as the step has.
-    void place_buffers() {
+    // Allocates the buffers one after another, each with the step's number of rows.
+    void allocate_buffers() {
         int64_t bytes = 0;
         for (size_t i = 0; i < buffers_.size(); ++i) {
             starts_[i] = bytes;
@@ -44,24 +44,26 @@ class State {
         if (bytes > arena_.bytes()) arena_ = Memory(bytes);
     }
 
-    float* row_of(Place place, int64_t row) const {
-        return (float*)(arena_.start() + starts_[place.buffer]) +
-               row * buffers_[place.buffer].width + place.at;
+    float* row_of(Operand operand, int64_t row) const {
+        return (float*)(arena_.start() + starts_[operand.buffer]) +
+               row * buffers_[operand.buffer].width + operand.offset;
     }
 
-    Element* packed_row(Place place, int64_t row) const {
-        return (Element*)(arena_.start() + starts_[place.buffer]) +
-               row * buffers_[place.buffer].width + place.at;
+    Element* packed_row(Operand operand, int64_t row) const {
+        return (Element*)(arena_.start() + starts_[operand.buffer]) +
+               row * buffers_[operand.buffer].width + operand.offset;
     }
 
     template <class Out>
     typename Out::Element* out_row(const Instruction& instruction, int64_t row, int64_t at) const {
-        const Place place{instruction.out.buffer, instruction.out.at + (int32_t)at};
+        const Operand operand{instruction.out.buffer, instruction.out.offset + (int32_t)at};
         if constexpr (std::is_same_v<Out, F32>) {
-            if (place.buffer == -2) return step_->output + row * instruction.sizes[0] + place.at;
-            return row_of(place, row);
+            if (operand.buffer == -2) {
+                return step_->output + row * instruction.sizes[0] + operand.offset;
+            }
+            return row_of(operand, row);
         } else {
-            return packed_row(place, row);
+            return packed_row(operand, row);
         }
     }
 
@@ -70,12 +72,12 @@ class State {
     const Span& span_of(int64_t row) const {
         const Span* after = std::upper_bound(
             spans(), spans() + step_->num_spans, row,
-            [](int64_t wanted, const Span& span) { return wanted < span.first_row; });
+            [](int64_t target, const Span& span) { return target < span.first_row; });
         return after[-1];
     }
 
-    Groups groups_of(const Span& span) const {
-        return {step_->blocks + span.table_at, block_size_};
+    BlockTable block_table_of(const Span& span) const {
+        return {step_->blocks + span.table_offset, block_size_};
     }
 
     static AttentionSizes sizes_of(const Instruction& i) {
@@ -93,7 +95,7 @@ class State {
     std::vector<Scratch> scratch_;
     int block_size_;
     Memory arena_;
-    std::vector<uint32_t*> layers_;  // where each layer's keys and values begin
+    std::vector<uint32_t*> layers_;  // the cache of each layer
     const Step* step_ = nullptr;
 };
 

@@ -1,9 +1,9 @@
 // A few threads that run a program's tasks together.
 //
-// Threads take tasks from a shared counter, one after another, and go on to the next instruction
-// when all tasks of this one are done. So a thread that the system has put aside between two tasks
-// delays nobody: the others do its share. Threads wait by spinning, since a wait lasts microseconds,
-// and give the core away when it lasts longer: other processes may need it.
+// Threads take tasks from a shared counter and continue with the next instruction when all tasks of
+// this one are done. So a thread that the system suspends between two tasks delays nothing: the
+// others do its share. Threads wait by spinning, since a wait lasts microseconds, and yield the
+// core if it lasts longer: other processes may need it.
 #pragma once
 
 #include <immintrin.h>
@@ -30,7 +30,7 @@ class Threads {
   public:
     explicit Threads(int count) {
         for (int number = 1; number < count; ++number) {
-            members_.emplace_back([this, number] { serve(number); });
+            threads_.emplace_back([this, number] { worker_loop(number); });
         }
     }
 
@@ -38,26 +38,26 @@ class Threads {
         stopping_.store(true);
         epoch_.fetch_add(1);
         wake();
-        for (auto& member : members_) member.join();
+        for (auto& thread : threads_) thread.join();
     }
 
-    int count() const { return (int)members_.size() + 1; }
+    int count() const { return (int)threads_.size() + 1; }
 
-    // Calls work(argument, number of the thread) in all threads, in this one as number 0, and
-    // returns when none is in it any more.
+    // Calls work(argument, index of the thread) in all threads, with index 0 in this one, and
+    // returns when it has returned in all of them.
     void run(void (*work)(void*, int), void* argument) {
         work_ = work;
         argument_ = argument;
-        open_.store(true);
+        accepting_.store(true);
         epoch_.fetch_add(1);
         wake();
         work(argument, 0);
-        open_.store(false);
-        for (int turn = 0; inside_.load() != 0; ++turn) pause(turn);
+        accepting_.store(false);
+        for (int attempt = 0; active_.load() != 0; ++attempt) spin_wait(attempt);
     }
 
-    static void pause(int turn) {
-        if (turn < kSpins) {
+    static void spin_wait(int attempt) {
+        if (attempt < kSpins) {
             _mm_pause();
         } else {
             sched_yield();
@@ -67,21 +67,21 @@ class Threads {
   private:
     static constexpr int kSpins = 4000;
 
-    void serve(int number) {
+    void worker_loop(int number) {
         uint32_t seen = 0;
         for (;;) {
             wait_for_next(seen);
             seen = epoch_.load();
             if (stopping_.load()) return;
-            // Entering is announced before `open_` is read: `run` looks the other way round.
-            inside_.fetch_add(1);
-            if (open_.load()) work_(argument_, number);
-            inside_.fetch_sub(1);
+            // `active_` is incremented before `accepting_` is read; `run` does it in reverse order.
+            active_.fetch_add(1);
+            if (accepting_.load()) work_(argument_, number);
+            active_.fetch_sub(1);
         }
     }
 
     void wait_for_next(uint32_t seen) {
-        for (int turn = 0; turn < kSpins; ++turn) {
+        for (int attempt = 0; attempt < kSpins; ++attempt) {
             if (epoch_.load() != seen) return;
             _mm_pause();
         }
@@ -101,11 +101,11 @@ class Threads {
     void (*work_)(void*, int) = nullptr;
     void* argument_ = nullptr;
     alignas(64) std::atomic<uint32_t> epoch_{0};
-    alignas(64) std::atomic<int32_t> inside_{0};
+    alignas(64) std::atomic<int32_t> active_{0};
     alignas(64) std::atomic<int32_t> sleeping_{0};
-    std::atomic<bool> open_{false};
+    std::atomic<bool> accepting_{false};
     std::atomic<bool> stopping_{false};
-    std::vector<std::thread> members_;
+    std::vector<std::thread> threads_;
 };
 
 }  // namespace headrace

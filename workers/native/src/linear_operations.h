@@ -1,14 +1,14 @@
-// Products with weights, and what is done to their sums before they are stored.
+// Linear layers: products with weights, and the operations on their sums before they are stored.
 #pragma once
 
-#include "adapters.h"
+#include "lora_operations.h"
 
 namespace headrace {
 
 template <class E>
-class Products : public Adapters<E> {
+class LinearOperations : public LoraOperations<E> {
   protected:
-    using Base = Adapters<E>;
+    using Base = LoraOperations<E>;
     using typename Base::Element;
     using Base::arena_;
     using Base::buffers_;
@@ -18,13 +18,14 @@ class Products : public Adapters<E> {
     using Base::step_;
     using Base::Base;
 
-    // sizes: outputs, words of inputs, kind, activation, form of the weight. data: panels, bias,
-    // what 8 bits need. sizes[5]: its number among those that adapters may change, -1: they may not.
-    // Kinds: 0 out = activation(product); 1 out += product * numbers[0]; 2 the
-    // panels hold 16 outputs of a gate and 16 of its partner, out = activation(gate) * partner.
-    // Forms: 0 words; 1 integers of 8 bits, data[2] holds each output's scale; 2 integers that rows
-    // of bytes (see `round`) are multiplied with, data[2] holds scales and then what is to be
-    // subtracted, in[1] the rows' scales. Biases and scales are of whole panels.
+    // sizes: outputs, words of inputs, kind, activation, weight format, index among the products
+    // that adapters may change (-1: they may not). data: panels, bias, scales of 8-bit weights.
+    // Kinds: 0 out = activation(product); 1 out += product * numbers[0]; 2 the panels hold 16
+    // outputs of a gate and 16 of its partner, out = activation(gate) * partner. Weight formats
+    // (WeightFormat in lower.py): 0 words; 1 8-bit integers, data[2] holds the scale of each
+    // output; 2 8-bit integers that are multiplied with 8-bit rows (see `round`), data[2] holds the
+    // scales and then the excess to subtract, in[1] the scales of the rows. Biases and scales are
+    // padded to whole panels.
     void linear(const Instruction& i, int rows, int panel, Scratch& scratch) {
         if (i.sizes[2] == 2) {
             return i.packed ? gated<E>(i, rows, panel, scratch)
@@ -43,7 +44,7 @@ class Products : public Adapters<E> {
         const auto* in = (const uint32_t*)packed_row(i.in[0], 0);
         const int64_t stride = buffers_[i.in[0].buffer].width / E::kPerWord;
         if (i.sizes[4] == 0) {
-            const StoredPanel words{(const uint32_t*)i.data[0] + number, ahead_of(i, panel)};
+            const StoredPanel words{(const uint32_t*)i.data[0] + number, next_panel(i, panel)};
             panel_product<E>(in, stride, rows, words, i.sizes[1], sums, finish);
             return;
         }
@@ -56,14 +57,14 @@ class Products : public Adapters<E> {
                          });
     }
 
-    // How many panels one task takes. A gate's panel gives 16 outputs, half a line of memory in 16
-    // bits: two threads that write the halves of one line would take it from each other.
-    static int panels_each(const Instruction& i) { return i.sizes[2] == 2 ? 2 : 1; }
+    // The number of panels of one task. A gate's panel has 16 outputs, half a cache line in 16
+    // bits: two threads that wrote the halves of one line would compete for it.
+    static int panels_per_task(const Instruction& i) { return i.sizes[2] == 2 ? 2 : 1; }
 
     static int num_panels(const Instruction& i) { return (i.sizes[0] + kPanel - 1) / kPanel; }
 
-    const uint32_t* ahead_of(const Instruction& i, int panel) const {
-        const int each = panels_each(i), threads = (int)this->scratch_.size();
+    const uint32_t* next_panel(const Instruction& i, int panel) const {
+        const int each = panels_per_task(i), threads = (int)this->scratch_.size();
         const int64_t next = panel + ((panel + 1) % each ? 1 : each * (threads - 1) + 1);
         if (next >= num_panels(i)) return nullptr;
         return (const uint32_t*)i.data[0] + next * i.sizes[1] * kPanel;
@@ -82,7 +83,7 @@ class Products : public Adapters<E> {
         const auto* in = (const uint32_t*)(arena_.start() + starts_[i.in[0].buffer]);
         const int64_t stride = buffers_[i.in[0].buffer].width / Int8::kPerWord;
         const StoredPanel words{(const uint32_t*)i.data[0] + first * i.sizes[1],
-                                ahead_of(i, panel)};
+                                next_panel(i, panel)};
         panel_product<Int8>(
             in, stride, rows, words, i.sizes[1], sums, [&](int64_t row, __m512 a, __m512 b) {
                 const __m512 scale = _mm512_set1_ps(*row_of(i.in[1], row));
@@ -122,7 +123,7 @@ class Products : public Adapters<E> {
     template <class Out>
     void gated(const Instruction& i, int rows, int panel, Scratch& scratch) {
         const int64_t first = (int64_t)panel * kLanes;
-        const __mmask16 some = lanes(first, i.sizes[0] / 2);
+        const __mmask16 mask = lanes(first, i.sizes[0] / 2);
         const float* bias = i.data[1] ? (const float*)i.data[1] + (int64_t)panel * kPanel : nullptr;
         const bool adapts = this->has_adapters(i);
         multiply(i, rows, panel, scratch, [&](int64_t row, __m512 gate, __m512 partner) {
@@ -132,7 +133,7 @@ class Products : public Adapters<E> {
                 partner = _mm512_add_ps(partner, _mm512_loadu_ps(bias + kLanes));
             }
             Out::store(this->template out_row<Out>(i, row, first),
-                       _mm512_mul_ps(activate(i.sizes[3], gate), partner), some);
+                       _mm512_mul_ps(activate(i.sizes[3], gate), partner), mask);
         });
     }
 };

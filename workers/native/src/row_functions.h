@@ -1,4 +1,4 @@
-// What is done to each row alone: activations, norms, rotary embedding, sums.
+// Functions of single rows: activations, norms, rotary embedding, sums.
 #pragma once
 
 #include <cmath>
@@ -54,8 +54,8 @@ inline __m512 activate(int32_t kind, __m512 x) {
     }
 }
 
-// out = (in - mean) / deviation * weight + bias; without `centred` the mean is taken for zero, which
-// is the RMS norm (Zhang and Sennrich, 2019). weight and bias may be null.
+// out = (in - mean) / deviation * weight + bias; without `centred` the mean is taken to be zero,
+// which is the RMS norm (Zhang and Sennrich, 2019). weight and bias may be null.
 template <class Out>
 void norm(const float* in, typename Out::Element* out, int64_t size, const float* weight,
           const float* bias, float eps, bool centred) {
@@ -69,53 +69,53 @@ void norm(const float* in, typename Out::Element* out, int64_t size, const float
     }
     __m512 squares = _mm512_setzero_ps();
     for (int64_t i = 0; i < size; i += kLanes) {
-        const __mmask16 some = lanes(i, size);
+        const __mmask16 mask = lanes(i, size);
         const __m512 x =
-            _mm512_maskz_sub_ps(some, _mm512_maskz_loadu_ps(some, in + i), _mm512_set1_ps(mean));
+            _mm512_maskz_sub_ps(mask, _mm512_maskz_loadu_ps(mask, in + i), _mm512_set1_ps(mean));
         squares = _mm512_fmadd_ps(x, x, squares);
     }
     const float scale = 1.0f / std::sqrt(_mm512_reduce_add_ps(squares) / (float)size + eps);
     for (int64_t i = 0; i < size; i += kLanes) {
-        const __mmask16 some = lanes(i, size);
-        __m512 x = _mm512_sub_ps(_mm512_maskz_loadu_ps(some, in + i), _mm512_set1_ps(mean));
+        const __mmask16 mask = lanes(i, size);
+        __m512 x = _mm512_sub_ps(_mm512_maskz_loadu_ps(mask, in + i), _mm512_set1_ps(mean));
         x = _mm512_mul_ps(x, _mm512_set1_ps(scale));
-        if (weight) x = _mm512_mul_ps(x, _mm512_maskz_loadu_ps(some, weight + i));
-        if (bias) x = _mm512_add_ps(x, _mm512_maskz_loadu_ps(some, bias + i));
-        Out::store(out + i, x, some);
+        if (weight) x = _mm512_mul_ps(x, _mm512_maskz_loadu_ps(mask, weight + i));
+        if (bias) x = _mm512_add_ps(x, _mm512_maskz_loadu_ps(mask, bias + i));
+        Out::store(out + i, x, mask);
     }
 }
 
-// Rotary embedding (Su et al., 2021) of one head in place; its first `size` numbers are turned.
-// Partners are `size / 2` apart.
+// Applies rotary embedding (Su et al., 2021) to the first `size` numbers of one head, in place. The
+// numbers of a pair are `size / 2` apart.
 inline void rotate(float* head, const float* cos, const float* sin, int64_t size) {
     const int64_t half = size / 2;
     for (int64_t i = 0; i < half; i += kLanes) {
-        const __mmask16 some = lanes(i, half);
-        const __m512 a = _mm512_maskz_loadu_ps(some, head + i);
-        const __m512 b = _mm512_maskz_loadu_ps(some, head + half + i);
-        const __m512 low = _mm512_mul_ps(a, _mm512_maskz_loadu_ps(some, cos + i));
-        const __m512 high = _mm512_mul_ps(b, _mm512_maskz_loadu_ps(some, cos + half + i));
-        const __m512 low_sin = _mm512_maskz_loadu_ps(some, sin + i);
-        const __m512 high_sin = _mm512_maskz_loadu_ps(some, sin + half + i);
-        _mm512_mask_storeu_ps(head + i, some, _mm512_fnmadd_ps(b, low_sin, low));
-        _mm512_mask_storeu_ps(head + half + i, some, _mm512_fmadd_ps(a, high_sin, high));
+        const __mmask16 mask = lanes(i, half);
+        const __m512 a = _mm512_maskz_loadu_ps(mask, head + i);
+        const __m512 b = _mm512_maskz_loadu_ps(mask, head + half + i);
+        const __m512 low = _mm512_mul_ps(a, _mm512_maskz_loadu_ps(mask, cos + i));
+        const __m512 high = _mm512_mul_ps(b, _mm512_maskz_loadu_ps(mask, cos + half + i));
+        const __m512 low_sin = _mm512_maskz_loadu_ps(mask, sin + i);
+        const __m512 high_sin = _mm512_maskz_loadu_ps(mask, sin + half + i);
+        _mm512_mask_storeu_ps(head + i, mask, _mm512_fnmadd_ps(b, low_sin, low));
+        _mm512_mask_storeu_ps(head + half + i, mask, _mm512_fmadd_ps(a, high_sin, high));
     }
 }
 
-// out = activation(a * scale_a + b * scale_b), or of the product a * b * scale_a if `multiply`.
+// out = activation(a * scale_a + b * scale_b), or activation(a * b * scale_a) if `multiply`.
 // Without b: activation(a * scale_a).
 template <class Out>
 void combine(const float* a, const float* b, typename Out::Element* out, int64_t size,
              float scale_a, float scale_b, bool multiply, int32_t activation) {
     for (int64_t i = 0; i < size; i += kLanes) {
-        const __mmask16 some = lanes(i, size);
-        __m512 x = _mm512_mul_ps(_mm512_maskz_loadu_ps(some, a + i), _mm512_set1_ps(scale_a));
+        const __mmask16 mask = lanes(i, size);
+        __m512 x = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, a + i), _mm512_set1_ps(scale_a));
         if (b) {
-            const __m512 y = _mm512_maskz_loadu_ps(some, b + i);
+            const __m512 y = _mm512_maskz_loadu_ps(mask, b + i);
             x = multiply ? _mm512_mul_ps(x, y)
                          : _mm512_fmadd_ps(y, _mm512_set1_ps(scale_b), x);
         }
-        Out::store(out + i, activate(activation, x), some);
+        Out::store(out + i, activate(activation, x), mask);
     }
 }
 

@@ -1,7 +1,7 @@
-// LoRA adapters (Hu et al., 2021): what each row's adapter adds to the products of linears.
+// LoRA adapters (Hu et al., 2021): adds each row's adapter to the products of linear layers.
 //
-// Each row is done by itself and in the same order, so that what it gets does not depend on which
-// rows are beside it, nor on their adapters.
+// Each row is computed alone and in the same order, so that its result does not depend on the other
+// rows of the step or on their adapters.
 #pragma once
 
 #include "row_operations.h"
@@ -9,7 +9,7 @@
 namespace headrace {
 
 template <class E>
-class Adapters : public RowOperations<E> {
+class LoraOperations : public RowOperations<E> {
   protected:
     using Base = RowOperations<E>;
     using typename Base::Element;
@@ -18,21 +18,21 @@ class Adapters : public RowOperations<E> {
     using Base::row_of;
     using Base::step_;
 
-    // Room for what `shrink` gives for each row, as long as one linear needs it.
-    void place_inner() {
+    // Allocates the results of `shrink` for each row; one product uses them at a time.
+    void allocate_inner() {
         if (!step_->slots) return;
         const size_t size = (size_t)step_->rows * step_->max_rank;
         if (inner_.size() < size) inner_.resize(size);
     }
 
-    // A few rows keep all threads busy only if the ranks of each are shared out.
+    // A few rows keep all threads busy only if the ranks of each are split among them.
     int shrink_tasks(int rows, int threads) const {
         if (!step_->slots) return 0;
         return rows <= kFewRows ? rows * rank_parts() : std::min(rows, threads * 4);
     }
 
-    // in[0]: a linear's rows, in the products' type if `packed`. sizes: their width, and in
-    // sizes[5] the linear's number. Some rows times `down` of their adapters.
+    // Multiplies some rows with `down` of their adapters. in[0]: a linear layer's rows, in the
+    // products' type if `packed`. sizes: [0] their width, [5] the index of the linear layer.
     void shrink(const Instruction& i, int rows, int task, int tasks) {
         if (rows <= kFewRows) {
             const int first = task % rank_parts() * kRankPart;
@@ -44,10 +44,10 @@ class Adapters : public RowOperations<E> {
         }
     }
 
-    // Whether some rows of a linear may have an adapter.
+    // Whether rows of a linear layer may have an adapter.
     bool has_adapters(const Instruction& i) const { return step_->slots && i.sizes[5] >= 0; }
 
-    // Adds, to a row's sums with one panel, what `shrink` gave times that panel's `up`.
+    // Adds the result of `shrink` times the panel's `up` to a row's sums with that panel.
     void expand(const Instruction& i, int64_t row, int panel, __m512& left, __m512& right) const {
         const Adapter* adapter = adapter_of(i, row);
         if (!adapter) return;
@@ -61,9 +61,9 @@ class Adapters : public RowOperations<E> {
     }
 
   private:
-    // Null if the row has none, or it leaves this linear as it is.
+    // Null if the row has no adapter, or one that does not change this linear layer.
     const Adapter* adapter_of(const Instruction& i, int64_t row) const {
-        const int32_t slot = step_->slots[i.wanted ? step_->wanted[row] : row];
+        const int32_t slot = step_->slots[i.logit_rows_only ? step_->logit_rows[row] : row];
         if (slot < 0) return nullptr;
         const Adapter* adapter = step_->adapters + (int64_t)i.sizes[5] * step_->num_slots + slot;
         return adapter->rank ? adapter : nullptr;
@@ -73,7 +73,7 @@ class Adapters : public RowOperations<E> {
 
     int rank_parts() const { return (step_->max_rank + kRankPart - 1) / kRankPart; }
 
-    // A row times what its adapter has of `down` in [first, last).
+    // Multiplies a row with the ranks first to last - 1 of its adapter's `down`.
     void shrink_row(const Instruction& i, int64_t row, int first, int last) {
         const Adapter* adapter = adapter_of(i, row);
         if (!adapter) return;
@@ -91,7 +91,7 @@ class Adapters : public RowOperations<E> {
                          int first, int last, float* to) {
         const auto* down = (const Element*)adapter.down;
         int r = first;
-        for (; r + 4 <= last; r += 4) {  // each read of the row serves four
+        for (; r + 4 <= last; r += 4) {  // each read of the row serves four ranks
             dots<In, 4>(down + r * width, row, width, to + r);
         }
         for (; r < last; ++r) dots<In, 1>(down + r * width, row, width, to + r);
@@ -103,11 +103,11 @@ class Adapters : public RowOperations<E> {
         __m512 sums[Count];
         for (int n = 0; n < Count; ++n) sums[n] = _mm512_setzero_ps();
         for (int64_t d = 0; d < width; d += kLanes) {
-            const __mmask16 some = lanes(d, width);
-            const __m512 x = In::load(row + d, some);
+            const __mmask16 mask = lanes(d, width);
+            const __m512 x = In::load(row + d, mask);
 #pragma GCC unroll 4
             for (int n = 0; n < Count; ++n) {
-                sums[n] = _mm512_fmadd_ps(x, E::load(down + n * width + d, some), sums[n]);
+                sums[n] = _mm512_fmadd_ps(x, E::load(down + n * width + d, mask), sums[n]);
             }
         }
         for (int n = 0; n < Count; ++n) to[n] = _mm512_reduce_add_ps(sums[n]);

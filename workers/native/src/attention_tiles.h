@@ -1,4 +1,4 @@
-// How a step's attention is cut into tasks.
+// Splits a step's attention into tasks.
 #pragma once
 
 #include <vector>
@@ -8,27 +8,27 @@
 
 namespace headrace {
 
-// One kind of attention layer in a step: its tiles, and which of them are parts of one.
+// The tiles of one kind of attention layer in a step, and which of them are parts of a split tile.
 struct Plan {
     AttentionSizes sizes;
     CacheShape shape;
     std::vector<Tile> tiles;
-    struct Whole {
+    struct SplitTile {
         Tile tile;
         int32_t first_partial, num_partials;
     };
-    std::vector<Whole> wholes;
+    std::vector<SplitTile> split_tiles;
     int32_t num_partials = 0;
     int32_t max_rows = 0;  // of a tile
 };
 
-// Numbers that the unfinished sums of one tile take.
+// The size of the partial sums of one tile, in numbers.
 inline int64_t partial_size(const Plan& plan) {
     return plan.max_rows * ((int64_t)plan.shape.value_dim + kLanes + 1);
 }
 
-// Gives the parts of tiles to several threads, if there are too few tiles for all.
-inline void split_tiles(Plan& plan, int64_t total, int threads) {
+// Splits long tiles into parts for several threads, if there are too few tiles for all threads.
+inline void split_long_tiles(Plan& plan, int64_t total, int threads) {
     const int64_t fair = total / (6 * threads) + 1;
     const size_t before = plan.tiles.size();
     if (threads == 1) return;
@@ -47,13 +47,13 @@ inline void split_tiles(Plan& plan, int64_t total, int threads) {
                 plan.tiles.push_back(part);
             }
         }
-        plan.wholes.push_back({whole, first_partial, plan.num_partials - first_partial});
+        plan.split_tiles.push_back({whole, first_partial, plan.num_partials - first_partial});
     }
 }
 
-// How many key heads one tile of `count` queries each takes. All of them if that is one tile for a
-// text, which then reads the cache from its start to its end; else one, whose keys and values stay
-// in the processor's cache for the next tile.
+// The number of key heads in one tile, with `queries` queries each. All of them if one tile
+// computes the sequence, which then reads the cache from its start to its end; else one, whose keys
+// and values stay in the processor's cache for the next tile.
 inline int heads_together(const Plan& plan, int queries) {
     if (queries > kTileQueries) return 1;
     const int widest = std::max(plan.shape.key_words, plan.shape.value_dim);
@@ -61,10 +61,10 @@ inline int heads_together(const Plan& plan, int queries) {
     return std::min(plan.sizes.kv_heads, rows / queries);
 }
 
-// Cuts the step's queries into tiles.
+// Splits the step's queries into tiles.
 inline void make_tiles(Plan& plan, const Span* spans, int num_spans, int threads) {
     plan.tiles.clear();
-    plan.wholes.clear();
+    plan.split_tiles.clear();
     plan.num_partials = plan.max_rows = 0;
     const int shared = plan.sizes.shared(), kv_heads = plan.sizes.kv_heads;
     int64_t total = 0;
@@ -85,7 +85,7 @@ inline void make_tiles(Plan& plan, const Span* spans, int num_spans, int threads
             }
         }
     }
-    split_tiles(plan, total, threads);
+    split_long_tiles(plan, total, threads);
 }
 
 }  // namespace headrace
