@@ -26,7 +26,7 @@ from headrace.workers.engine.step_budget import StepBudget
 class NoBudget(StepBudget):
     """A budget that lets prompts fill every step."""
 
-    def prompt_room(self, decode_rows: int, left_out: int = 0) -> int:
+    def prefill_budget(self, decode_rows: int, left_out: int = 0) -> int:
         return self._max_tokens
 
 

@@ -19,10 +19,10 @@ from headrace.workers.engine.overlap import Overlap
 from headrace.workers.engine.runner import Runner
 from headrace.workers.engine.scheduler import Scheduler
 from headrace.workers.errors import AdapterError, EngineFailed, RequestRefused
-from headrace.workers.grammars.compiling import Grammars
-from headrace.workers.grammars.gate import Gate
-from headrace.workers.sequence.adapters import Adapters
+from headrace.workers.grammars.gate import GrammarGate
+from headrace.workers.grammars.grammar_manager import GrammarManager
 from headrace.workers.sequence.check_request import check_request
+from headrace.workers.sequence.engine_adapters import EngineAdapters
 from headrace.workers.sequence.sequence import Chunk, ChunkResult, Failure, Sequence
 
 if TYPE_CHECKING:  # pydantic is not needed to step
@@ -36,7 +36,7 @@ class EngineStats:
     running, waiting: requests in the batch and in the queue.
     blocks_used, blocks_total: of the K/V cache; used are those that a running request holds.
     steps: since the start.
-    prefix_queried, prefix_hits: prompt tokens looked up and found in the cache.
+    prefix_queried, cached_tokens: prompt tokens looked up and found in the cache.
     prompt_tokens: prompt tokens run, recomputed ones included.
     generated_tokens: tokens sampled.
     step_tokens: tokens run in the last step.
@@ -50,7 +50,7 @@ class EngineStats:
     blocks_total: int
     steps: int
     prefix_queried: int
-    prefix_hits: int
+    cached_tokens: int
     preemptions: int
     prompt_tokens: int
     generated_tokens: int
@@ -71,8 +71,8 @@ class Engine:
         max_num_batched_tokens: int,
         enable_prefix_caching: bool = True,
         speculative_config: "SpeculativeConfig | None" = None,
-        grammars: Grammars | None = None,
-        adapters: Adapters | None = None,
+        grammars: GrammarManager | None = None,
+        adapters: EngineAdapters | None = None,
         max_loras: int = 1,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -86,7 +86,7 @@ class Engine:
             None if speculative_config is None else Drafter(speculative_config, self.max_len)
         )
         self._grammars = grammars
-        self._gate = None if grammars is None else Gate(grammars)
+        self._gate = None if grammars is None else GrammarGate(grammars)
         self._adapters = adapters
         if adapters is not None:
             runner.use_adapters(adapters)
@@ -111,7 +111,7 @@ class Engine:
         self._prompt_tokens = 0
         self._generated_tokens = 0
         self._last_step_tokens = 0
-        self._is_to_recompute = False
+        self._recompute_pending = False
         self.failed = False
 
     def add(self, request: Generate) -> None:
@@ -178,8 +178,8 @@ class Engine:
     def reset_prefix_cache(self, recompute_running: bool = False) -> None:
         """Find nothing of what has been run until now. Running requests go on with what is theirs,
         or with recompute_running are run again from their first token, from the next step on."""
-        self._scheduler.forget_prefixes()
-        self._is_to_recompute |= recompute_running
+        self._scheduler.reset_prefix_cache()
+        self._recompute_pending |= recompute_running
 
     def release(self) -> None:
         """Give the cache's memory back, and what an accelerator holds of the weights. Only without
@@ -221,9 +221,9 @@ class Engine:
         """
         if self.failed:
             raise EngineFailed("the engine has failed")
-        if self._is_to_recompute and (self._overlap is None or not self._overlap.busy):
+        if self._recompute_pending and (self._overlap is None or not self._overlap.busy):
             self._scheduler.preempt_all()
-            self._is_to_recompute = False
+            self._recompute_pending = False
         ended = [] if self._gate is None else self._let_in(self._gate)
         if self._overlap is not None:
             started_s = self._clock()
@@ -247,7 +247,7 @@ class Engine:
 
     def stats(self) -> EngineStats:
         counters = self._scheduler.counters
-        drafting = DraftCounters() if self._drafter is None else self._drafter.counters
+        prompt_lookup = DraftCounters() if self._drafter is None else self._drafter.counters
         return EngineStats(
             running=self._scheduler.num_running,
             waiting=self._num_waiting,
@@ -255,21 +255,21 @@ class Engine:
             blocks_total=self._pool.num_blocks,
             steps=self._steps,
             prefix_queried=counters.prefix_queried,
-            prefix_hits=counters.prefix_hit,
+            cached_tokens=counters.cached_tokens,
             preemptions=counters.preemptions,
             prompt_tokens=self._prompt_tokens,
             generated_tokens=self._generated_tokens,
             step_tokens=self._last_step_tokens,
-            drafts=drafting.drafts,
-            draft_tokens=drafting.draft_tokens,
-            accepted_tokens=drafting.accepted_tokens,
+            drafts=prompt_lookup.drafts,
+            draft_tokens=prompt_lookup.draft_tokens,
+            accepted_tokens=prompt_lookup.accepted_tokens,
         )
 
     @property
     def _num_waiting(self) -> int:
         return self._scheduler.num_waiting + (0 if self._gate is None else len(self._gate))
 
-    def _let_in(self, gate: Gate) -> list[Output]:
+    def _let_in(self, gate: GrammarGate) -> list[Output]:
         """Queue the requests whose grammars are compiled; the outputs of those that end there."""
         outputs = []
         for sequence, failure in gate.take(is_idle=len(gate) == len(self._sequences)):
@@ -309,7 +309,7 @@ class Engine:
     def _turn(self, overlap: Overlap) -> tuple[list[Chunk], list[ChunkResult]]:
         """Launch the next step; the chunks of the one before it, and their results."""
         try:
-            return overlap.turn(self._sequences, may_launch=not self._is_to_recompute)
+            return overlap.turn(self._sequences, may_launch=not self._recompute_pending)
         except BaseException:
             self.failed = True
             raise
@@ -347,11 +347,11 @@ class Engine:
             self.abort(request_id)
             why, error = result.error or Failure("error", "no token could be chosen")
             return Output(request_id, (), position, why, admission=admission, error=error)
-        results = (result, *result.further)
+        results = (result, *result.accepted_drafts)
         taken, reason, stop_token_id = self._append(sequence, results)
         self._scheduler.commit(chunk, accepted=len(taken) - 1)
         if self._drafter is not None and chunk.drafts:
-            self._drafter.note(chunk, accepted=len(result.further))
+            self._drafter.note(chunk, accepted=len(result.accepted_drafts))
         if reason is not None:
             self.abort(request_id)
         logprobs = tuple(each.logprobs for each in results[: len(taken)] if each.logprobs)
@@ -375,13 +375,13 @@ class Engine:
 
     def _admission(self, sequence: Sequence) -> Admission | None:
         """What goes with a sequence's first output."""
-        if sequence.has_answered:
+        if sequence.has_output:
             return None
-        sequence.has_answered = True
+        sequence.has_output = True
         scheduled_s = sequence.scheduled_s or sequence.arrived_s
         wanted = sequence.request.sampling.prompt_logprobs is not None
         return Admission(
-            cached_tokens=sequence.num_cached or 0,
+            cached_tokens=sequence.num_cached_tokens or 0,
             queue_s=scheduled_s - sequence.arrived_s,
             prefill_s=time.monotonic() - scheduled_s,
             prompt_logprobs=tuple(sequence.prompt_logprobs) if wanted else None,

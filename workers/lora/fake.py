@@ -7,7 +7,7 @@ from headrace.workers.lora.adapter_config import CONFIG_FILE, read_config
 
 
 class FakeAdapters:
-    """See headrace.workers.sequence.adapters.Adapters. An adapter is the checksum of its
+    """See headrace.workers.sequence.engine_adapters.Adapters. An adapter is the checksum of its
     adapter_config.json, whose fields are not validated."""
 
     def __init__(self) -> None:

@@ -10,8 +10,8 @@ from headrace.workers.lora.adapter_files import LinearShape
 from headrace.workers.lora.store import AdapterStore
 from headrace.workers.native.adapter_slots import NativeAdapterSlots
 from headrace.workers.native.program import CompiledProgram, Program
-from headrace.workers.sampling.batch import collect, flatten
-from headrace.workers.sequence.adapters import Adapters
+from headrace.workers.sampling.batch import compute_results, flatten
+from headrace.workers.sequence.engine_adapters import EngineAdapters
 from headrace.workers.sequence.sequence import Chunk, ChunkResult
 
 _STEP_TOKENS = (
@@ -75,7 +75,7 @@ class NativeRunner(StepwiseRunner):
     def new_adapters(self, max_rank: int) -> AdapterStore | None:
         return None if self._slots is None else AdapterStore(self.adapter_layers, max_rank)
 
-    def use_adapters(self, adapters: Adapters) -> None:
+    def use_adapters(self, adapters: EngineAdapters) -> None:
         assert self._slots is not None
         assert isinstance(adapters, AdapterStore)
         self._slots.store = adapters
@@ -85,7 +85,7 @@ class NativeRunner(StepwiseRunner):
         rows = flatten(chunks)
         slots = None if self._slots is None else self._slots.row_slots(chunks, rows.order)
         logits = self.forward(rows.token_ids, rows.positions, rows.wanted, rows.batch, slots)
-        return collect(chunks, rows.order, logits)
+        return compute_results(chunks, rows.order, logits)
 
     @torch.inference_mode()
     def forward(

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from headrace.protocol.common.grammar_compiler import matcher_error
-from headrace.workers.sequence.compiled_grammar import Compiled
+from headrace.workers.sequence.compiled_grammar import CompiledGrammar
 from headrace.workers.sequence.mask import Mask
 
 
@@ -21,9 +21,9 @@ class GrammarState:
 
     __slots__ = ("_after", "_compiled", "_recent", "error", "has_ended", "holds", "mask", "matcher")
 
-    def __init__(self, compiled: Compiled, after: Sequence[int] = ()) -> None:
+    def __init__(self, compiled: CompiledGrammar, after: Sequence[int] = ()) -> None:
         self.matcher = compiled.matcher()
-        self.holds = not after
+        self.is_active = not after
         self.error: str | None = None
         self.has_ended = False
         self.mask: Mask | None = None
@@ -36,25 +36,25 @@ class GrammarState:
         """Whether no token may follow those that there are."""
         if self.has_ended:
             return True
-        return self.holds and self.error is None and self.matcher.is_stopped()
+        return self.is_active and self.error is None and self.matcher.is_stopped()
 
     def append(self, token_id: int) -> None:
         """The text has got one token more."""
-        if not self.holds:
+        if not self.is_active:
             self._recent.append(token_id)
-            self.holds = tuple(self._recent) == self._after
+            self.is_active = tuple(self._recent) == self._after
             return
         self._compiled.tokens += 1
         if self.error is None and not self.matcher.consume_token(token_id):
             self.error = f"the grammar cannot be followed: {matcher_error(self.matcher)}"
 
-    def count_admissible(self, drafts: Sequence[int]) -> int:
+    def count_allowed(self, drafts: Sequence[int]) -> int:
         """How many of the drafts, from the first on, may follow the text.
 
         Those that would bring the grammar to hold are left out: what comes after them is checked
         only when it does.
         """
-        if self.holds:
+        if self.is_active:
             return 0 if self.error is not None else self.matcher.validate_tokens(list(drafts))
         recent = deque(self._recent, maxlen=len(self._after))
         for count, token_id in enumerate(drafts):

@@ -9,8 +9,8 @@ from transformers.modeling_utils import PreTrainedModel
 from headrace.workers.attention.backend import BackendFactory, Span
 from headrace.workers.attention.hook import AttentionHook
 from headrace.workers.attention.varlen import VarlenBackend
-from headrace.workers.engine.runner import UNKNOWN_TOKEN
-from headrace.workers.sampling.batch import Rows, flatten
+from headrace.workers.engine.runner import PENDING_TOKEN
+from headrace.workers.sampling.batch import FlatBatch, flatten
 from headrace.workers.sequence.sequence import Chunk, ChunkResult
 from headrace.workers.sequence.sequence import Sequence as EngineSequence
 from headrace.workers.torch_runner.decode_graphs import (
@@ -107,7 +107,7 @@ class DeviceRunner(ModelRunner):
     def run(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
         return self.launch(chunks).results()
 
-    def _replay(self, chunks: Sequence[Chunk], rows: Rows) -> torch.Tensor | None:
+    def _replay(self, chunks: Sequence[Chunk], rows: FlatBatch) -> torch.Tensor | None:
         """Replay a step of decodes that all sample: logits [rows, vocabulary]; None for others.
 
         Graphs cannot have adapters, whose number and ranks differ from step to step.
@@ -129,14 +129,14 @@ class DeviceRunner(ModelRunner):
         return graph.output[: len(spans)]
 
     def _fill_pending_tokens(
-        self, token_ids: torch.Tensor, chunks: Sequence[Chunk], rows: Rows
+        self, token_ids: torch.Tensor, chunks: Sequence[Chunk], rows: FlatBatch
     ) -> None:
         """Replace pending tokens by those that the previous launch sampled, on the device."""
         spans: list[Span] = [*rows.batch.decodes, *rows.batch.prefills]
         sources = [
             (span.first_row + span.num_rows - 1, self._rows_by_sequence[chunks[number].sequence])
             for number, span in zip(rows.order, spans, strict=True)
-            if rows.token_ids[span.first_row + span.num_rows - 1] == UNKNOWN_TOKEN
+            if rows.token_ids[span.first_row + span.num_rows - 1] == PENDING_TOKEN
         ]
         if sources and self._sampled_tokens is not None:
             columns = upload(list(zip(*sources, strict=True)), torch.long, self._device)

@@ -14,8 +14,8 @@ from headrace.workers.attention.sdpa import SdpaBackend
 from headrace.workers.engine.runner import StepwiseRunner
 from headrace.workers.lora.adapter_files import LinearShape
 from headrace.workers.lora.store import AdapterStore
-from headrace.workers.sampling.batch import Rows, collect, flatten
-from headrace.workers.sequence.adapters import Adapters
+from headrace.workers.sampling.batch import FlatBatch, compute_results, flatten
+from headrace.workers.sequence.engine_adapters import EngineAdapters
 from headrace.workers.sequence.sequence import Chunk, ChunkResult
 from headrace.workers.transfers import upload
 
@@ -110,12 +110,14 @@ class ModelRunner(StepwiseRunner):
     def new_adapters(self, max_rank: int) -> AdapterStore | None:
         return None if self._slots is None else AdapterStore(self.adapter_layers, max_rank)
 
-    def use_adapters(self, adapters: Adapters) -> None:
+    def use_adapters(self, adapters: EngineAdapters) -> None:
         assert self._slots is not None
         assert isinstance(adapters, AdapterStore)
         self._slots.store = adapters
 
-    def _with_adapters(self, chunks: Sequence[Chunk], rows: Rows) -> AbstractContextManager[None]:
+    def _with_adapters(
+        self, chunks: Sequence[Chunk], rows: FlatBatch
+    ) -> AbstractContextManager[None]:
         """Apply the chunks' adapters to the model within the context."""
         return nullcontext() if self._slots is None else self._slots.applied(chunks, rows.order)
 
@@ -124,7 +126,7 @@ class ModelRunner(StepwiseRunner):
         rows = flatten(chunks)
         with self._with_adapters(chunks, rows):
             logits = self.forward(rows.token_ids, rows.positions, rows.wanted, rows.batch)
-        return collect(chunks, rows.order, logits)
+        return compute_results(chunks, rows.order, logits)
 
     @torch.inference_mode()
     def forward(

@@ -6,7 +6,7 @@ from collections.abc import Sequence as Items
 import torch
 
 from headrace.workers.sampling.logprobs import Described
-from headrace.workers.sampling.sampler import Sampling
+from headrace.workers.sampling.sampler import SamplerOutput
 from headrace.workers.sequence.sequence import Chunk, ChunkResult, Sequence
 from headrace.workers.transfers import Download, upload
 
@@ -25,13 +25,13 @@ class PendingResults:
         self._sequences = [chunks[number].sequence for number in self._sampled]
         self._described = [n for n in order if chunks[n].prompt_logprob_positions]
         sample_rows, prompt_rows = _wanted_rows(chunks, order)
-        self._sampling: Sampling | None = None
+        self._sampling: SamplerOutput | None = None
         columns: list[torch.Tensor] = []
         if self._sampled:
             chosen = logits
             if prompt_rows:
                 chosen = logits[upload(sample_rows, torch.long, logits.device)]
-            self._sampling = Sampling(chosen, self._sequences)
+            self._sampling = SamplerOutput(chosen, self._sequences)
             columns += self._sampling.columns
         self._prompts: list[Described] = []
         for number in self._described:

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from headrace.workers.engine.engine import Engine
-from headrace.workers.engine.fake import FakeRunner
+from headrace.workers.engine.fake_runner import FakeRunner
 from headrace.workers.errors import AdapterError
 from headrace.workers.lora.adapter_files import read_adapter
 from tests.lora_adapters import make_adapter, tensors_of
