@@ -5,28 +5,23 @@ runner has been checked by `add`.
 """
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from headrace.protocol.state import WorkerLoad
-from headrace.protocol.to_frontend import Admission, Output
+from headrace.protocol.to_frontend import Output
 from headrace.protocol.to_worker import Generate
-from headrace.workers.engine.block_pool import BlockPool
 from headrace.workers.engine.drafter import DraftCounters, Drafter
-from headrace.workers.engine.overlap import Overlap
+from headrace.workers.engine.output_processor import OutputProcessor
 from headrace.workers.engine.runner import Runner
 from headrace.workers.engine.scheduler import Scheduler
+from headrace.workers.engine.step_pipeline import FinishedStep, StepPipeline
 from headrace.workers.errors import AdapterError, EngineFailed, RequestRefused
-from headrace.workers.grammars.compiling import Grammars
 from headrace.workers.grammars.gate import Gate
 from headrace.workers.sequence.adapters import Adapters
 from headrace.workers.sequence.check_request import check_request
-from headrace.workers.sequence.sequence import Chunk, ChunkResult, Failure, Sequence
-
-if TYPE_CHECKING:  # pydantic is not needed to step
-    from headrace.protocol.config import SpeculativeConfig
+from headrace.workers.sequence.sequence import Chunk, Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,61 +60,41 @@ class Engine:
 
     def __init__(
         self,
-        runner: Runner,
+        scheduler: Scheduler,
+        pipeline: StepPipeline,
+        output_processor: OutputProcessor,
         *,
-        max_num_seqs: int,
-        max_num_batched_tokens: int,
-        enable_prefix_caching: bool = True,
-        speculative_config: "SpeculativeConfig | None" = None,
-        grammars: Grammars | None = None,
+        max_len: int,
+        drafter: Drafter | None = None,
+        grammar_gate: Gate | None = None,
         adapters: Adapters | None = None,
-        max_loras: int = 1,
-        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """adapters: None: requests with an adapter are refused. max_loras: of one step, at most.
-        grammars: None: requests with a grammar are refused.
-        clock: seconds, by which steps are measured; what they hold depends on it.
+        """Take parts that share one pool of blocks; `assemble.assemble_engine` makes them.
+
+        max_len: the most tokens of one request, prompt and output together.
+        drafter: the scheduler's own, which is told how long steps took.
+        grammar_gate: None: requests with a grammar are refused.
+        adapters: None: requests with an adapter are refused.
         """
-        self._runner = runner
-        self.max_len = min(runner.max_model_len, runner.num_blocks * runner.block_size)
-        self._drafter = (
-            None if speculative_config is None else Drafter(speculative_config, self.max_len)
-        )
-        self._grammars = grammars
-        self._gate = None if grammars is None else Gate(grammars)
-        self._adapters = adapters
-        if adapters is not None:
-            runner.use_adapters(adapters)
-        self._pool = BlockPool(runner.num_blocks, runner.block_size)
-        self._scheduler = Scheduler(
-            self._pool,
-            max_num_seqs=max_num_seqs,
-            max_num_batched_tokens=max_num_batched_tokens,
-            enable_prefix_caching=enable_prefix_caching,
-            drafter=self._drafter,
-            max_loras=None if adapters is None else max_loras,
-        )
-        self._overlap: Overlap | None = None
-        if runner.overlaps and self._drafter is None:  # drafts need the tokens before them
-            self._overlap = Overlap(
-                runner, self._scheduler, self._pool, self.max_len, self._start_masks
-            )
-        self._sequences: dict[str, Sequence] = {}
-        self._clock = clock
-        self._arrivals = 0
-        self._steps = 0
-        self._prompt_tokens = 0
-        self._generated_tokens = 0
-        self._last_step_tokens = 0
-        self._is_to_recompute = False
+        self.max_len = max_len
         self.failed = False
+        self._scheduler = scheduler
+        self._pool = scheduler.pool
+        self._pipeline = pipeline
+        self._output_processor = output_processor
+        self._drafter = drafter
+        self._gate = grammar_gate
+        self._adapters = adapters
+        self._sequences: dict[str, Sequence] = {}
+        self._arrivals = 0
+        self._is_to_recompute = False
 
     def add(self, request: Generate) -> None:
         """Queue a request. RequestRefused if it cannot be run; nothing is kept of it then."""
         if self.failed:
             raise EngineFailed("the engine has failed")
         adapter_ids = None if self._adapters is None else self._adapters.ids
-        check_request(request, self._sequences, self._runner.vocab_size, self.max_len, adapter_ids)
+        check_request(request, self._sequences, self.runner.vocab_size, self.max_len, adapter_ids)
         self._arrivals += 1
         sequence = Sequence.of(request, self._arrivals, time.monotonic())
         if request.grammar is None:
@@ -173,7 +148,7 @@ class Engine:
 
     @property
     def runner(self) -> Runner:
-        return self._runner
+        return self._pipeline.runner
 
     def reset_prefix_cache(self, recompute_running: bool = False) -> None:
         """Find nothing of what has been run until now. Running requests go on with what is theirs,
@@ -188,52 +163,76 @@ class Engine:
         while self.has_work:  # a step in flight, whose results are nobody's any more
             self.step()
         self._pool.clear()
-        self._runner.release_cache()
-        self._runner.offload_weights()
+        self.runner.release_cache()
+        self.runner.offload_weights()
 
     def restore_weights(self) -> None:
         """MemoryError if there is no memory for them."""
-        self._runner.restore_weights()
+        self.runner.restore_weights()
 
     def restore_cache(self) -> None:
         """Have an empty cache again. MemoryError if there is no memory for it."""
-        self._runner.restore_cache()
+        self.runner.restore_cache()
 
     def replace_runner(self, runner: Runner) -> None:
         """Go on with another runner of the same model and the same size. Only without work."""
         assert not self.has_work
         self._pool.clear()
-        self._runner = runner
         if self._adapters is not None:
             runner.use_adapters(self._adapters)
-        if self._overlap is not None:
-            self._overlap.replace_runner(runner)
+        self._pipeline.replace_runner(runner)
 
     @property
     def has_work(self) -> bool:
-        return bool(self._sequences) or (self._overlap is not None and self._overlap.busy)
+        return bool(self._sequences) or self._pipeline.is_busy
 
     def step(self) -> list[Output]:
-        """Run one step and return what it added to each request.
+        """Schedule, run and postprocess one step; return what it added to each request.
 
-        With a runner that overlaps, a step is started and the one before it is brought to its end.
-        An exception of the runner comes through; the engine is `failed` from then on.
+        With a runner that overlaps, a step is launched and the one before it is postprocessed.
+        Raises whatever the runner raises; the engine is `failed` from then on.
         """
         if self.failed:
             raise EngineFailed("the engine has failed")
-        if self._is_to_recompute and (self._overlap is None or not self._overlap.busy):
+        ended = self._queue_compiled()
+        try:
+            with self._pipeline.assume_results(self._sequences):
+                chunks = self._schedule()
+                self._launch(chunks)
+            step = self._pipeline.collect(self._sequences)
+        except BaseException:
+            self.failed = True
+            raise
+        return ended + self._postprocess(step)
+
+    def _schedule(self) -> list[Chunk]:
+        """Return the next step's chunks; none while results are awaited that it depends on."""
+        if self._is_to_recompute:
+            if self._pipeline.assumes_results:
+                return []
             self._scheduler.preempt_all()
             self._is_to_recompute = False
-        ended = [] if self._gate is None else self._let_in(self._gate)
-        if self._overlap is not None:
-            started_s = self._clock()
-            chunks, results = self._turn(self._overlap)
-        else:
-            chunks = self._scheduler.schedule()
-            started_s = self._clock()
-            results = self._run(chunks)
-        self._observe(chunks, results, self._clock() - started_s)
-        return ended + self._postprocess(chunks, results)
+        if self._pipeline.assumes_results and not self._scheduler.can_extend_running():
+            return []
+        return self._scheduler.schedule()
+
+    def _launch(self, chunks: list[Chunk]) -> None:
+        if not chunks:
+            return
+        if self._gate is not None:
+            self._gate.grammars.start_masks(chunks)
+        self._pipeline.launch(chunks)
+
+    def _postprocess(self, step: FinishedStep) -> list[Output]:
+        if step.chunks:
+            self._scheduler.observe(step.chunks, step.seconds)
+            if self._drafter is not None:
+                self._drafter.observe(step.chunks, step.results, step.seconds)
+        outputs = self._output_processor.process(step)
+        for output in outputs:
+            if output.finish_reason is not None:
+                self.abort(output.request_id)
+        return outputs
 
     def load(self) -> WorkerLoad:
         """How busy the engine is; `step_age_s` is for whoever watches from another thread."""
@@ -241,25 +240,26 @@ class Engine:
             running=self._scheduler.num_running,
             waiting=self._num_waiting,
             kv_usage=self._pool.used_count / self._pool.num_blocks,
-            steps=self._steps,
+            steps=self._output_processor.counters.steps,
             step_age_s=0.0,
         )
 
     def stats(self) -> EngineStats:
         counters = self._scheduler.counters
+        done = self._output_processor.counters
         drafting = DraftCounters() if self._drafter is None else self._drafter.counters
         return EngineStats(
             running=self._scheduler.num_running,
             waiting=self._num_waiting,
             blocks_used=self._pool.used_count,
             blocks_total=self._pool.num_blocks,
-            steps=self._steps,
+            steps=done.steps,
             prefix_queried=counters.prefix_queried,
             prefix_hits=counters.prefix_hit,
             preemptions=counters.preemptions,
-            prompt_tokens=self._prompt_tokens,
-            generated_tokens=self._generated_tokens,
-            step_tokens=self._last_step_tokens,
+            prompt_tokens=done.prompt_tokens,
+            generated_tokens=done.generated_tokens,
+            step_tokens=done.step_tokens,
             drafts=drafting.drafts,
             draft_tokens=drafting.draft_tokens,
             accepted_tokens=drafting.accepted_tokens,
@@ -269,138 +269,16 @@ class Engine:
     def _num_waiting(self) -> int:
         return self._scheduler.num_waiting + (0 if self._gate is None else len(self._gate))
 
-    def _let_in(self, gate: Gate) -> list[Output]:
-        """Queue the requests whose grammars are compiled; the outputs of those that end there."""
+    def _queue_compiled(self) -> list[Output]:
+        """Queue the requests whose grammars are compiled; return the outputs of those that end."""
+        if self._gate is None:
+            return []
         outputs = []
-        for sequence, failure in gate.take(is_idle=len(gate) == len(self._sequences)):
-            request_id, position = sequence.request.request_id, sequence.num_outputs
+        for sequence, failure in self._gate.take(is_idle=len(self._gate) == len(self._sequences)):
             self._scheduler.add(sequence)
             grammar = sequence.grammar
             if failure is not None or (grammar is not None and grammar.is_complete):
                 reason, error = failure or ("complete", None)
-                admission = self._admission(sequence)
-                self.abort(request_id)
-                outputs.append(
-                    Output(request_id, (), position, reason, admission=admission, error=error)
-                )
+                outputs.append(self._output_processor.end(sequence, reason, error))
+                self.abort(sequence.request.request_id)
         return outputs
-
-    def _start_masks(self, chunks: list[Chunk]) -> None:
-        if self._grammars is not None:
-            self._grammars.start_masks(chunks)
-
-    def _run(self, chunks: list[Chunk]) -> list[ChunkResult]:
-        if not chunks:
-            return []
-        try:
-            self._start_masks(chunks)
-            return self._runner.run(chunks)
-        except BaseException:
-            self.failed = True
-            raise
-
-    def _observe(self, chunks: list[Chunk], results: list[ChunkResult], seconds: float) -> None:
-        """Let those who bound the next steps know how long this one took."""
-        if chunks:
-            self._scheduler.observe(chunks, seconds)
-        if self._drafter is not None:
-            self._drafter.observe(chunks, results, seconds)
-
-    def _turn(self, overlap: Overlap) -> tuple[list[Chunk], list[ChunkResult]]:
-        """Launch the next step; the chunks of the one before it, and their results."""
-        try:
-            return overlap.turn(self._sequences, may_launch=not self._is_to_recompute)
-        except BaseException:
-            self.failed = True
-            raise
-
-    def _postprocess(self, chunks: list[Chunk], results: list[ChunkResult]) -> list[Output]:
-        outputs = []
-        for chunk, result in zip(chunks, results, strict=True):
-            self._count_prompt(chunk)
-            chunk.sequence.prompt_logprobs.extend(result.prompt_logprobs)
-            if chunk.samples:
-                outputs.append(self._advance(chunk, result))
-            elif result.error is None:  # else its keys and values are worth nothing to others
-                self._scheduler.commit(chunk)
-        if chunks:
-            self._steps += 1
-            self._last_step_tokens = sum(chunk.count for chunk in chunks)
-        return outputs
-
-    def _count_prompt(self, chunk: Chunk) -> None:
-        self._prompt_tokens += max(min(chunk.end, chunk.sequence.num_prompt) - chunk.start, 0)
-
-    def _advance(self, chunk: Chunk, result: ChunkResult) -> Output:
-        """Append what was sampled and say so; end the sequence if its last token is among it."""
-        sequence = chunk.sequence
-        position = sequence.num_outputs
-        admission = self._admission(sequence)
-        request_id = sequence.request.request_id
-        grammar = sequence.grammar
-        if grammar is not None and grammar.error is not None:
-            result = ChunkResult(error=Failure("rejected", grammar.error))
-        elif grammar is not None and grammar.is_complete:
-            self.abort(request_id)
-            return Output(request_id, (), position, "complete", admission=admission)
-        if result.token_id is None:
-            self.abort(request_id)
-            why, error = result.error or Failure("error", "no token could be chosen")
-            return Output(request_id, (), position, why, admission=admission, error=error)
-        results = (result, *result.further)
-        taken, reason, stop_token_id = self._append(sequence, results)
-        self._scheduler.commit(chunk, accepted=len(taken) - 1)
-        if self._drafter is not None and chunk.drafts:
-            self._drafter.note(chunk, accepted=len(result.further))
-        if reason is not None:
-            self.abort(request_id)
-        logprobs = tuple(each.logprobs for each in results[: len(taken)] if each.logprobs)
-        return Output(
-            request_id, taken, position, reason, stop_token_id, logprobs or None, admission
-        )
-
-    def _append(
-        self, sequence: Sequence, results: tuple[ChunkResult, ...]
-    ) -> tuple[tuple[int, ...], str | None, int | None]:
-        """Append the results' tokens, up to one that ends the sequence: those appended, why it ends
-        if it does, and by which stop token."""
-        token_ids = tuple(each.token_id for each in results if each.token_id is not None)
-        for count, token_id in enumerate(token_ids, start=1):
-            sequence.append(token_id)
-            self._generated_tokens += 1
-            reason, stop_token_id = self._finish(sequence)
-            if reason is not None:
-                return token_ids[:count], reason, stop_token_id
-        return token_ids, None, None
-
-    def _admission(self, sequence: Sequence) -> Admission | None:
-        """What goes with a sequence's first output."""
-        if sequence.has_answered:
-            return None
-        sequence.has_answered = True
-        scheduled_s = sequence.scheduled_s or sequence.arrived_s
-        wanted = sequence.request.sampling.prompt_logprobs is not None
-        return Admission(
-            cached_tokens=sequence.num_cached or 0,
-            queue_s=scheduled_s - sequence.arrived_s,
-            prefill_s=time.monotonic() - scheduled_s,
-            prompt_logprobs=tuple(sequence.prompt_logprobs) if wanted else None,
-        )
-
-    def _finish(self, sequence: Sequence) -> tuple[str | None, int | None]:
-        """Why the sequence ends with its last token, if it does, and by which stop token."""
-        sampling = sequence.request.sampling
-        token_id = sequence.token_ids[-1]
-        if sequence.num_outputs >= sampling.min_tokens:
-            if token_id in sampling.eos_token_ids:
-                return "stop", None
-            if token_id in sampling.stop_token_ids:
-                return "stop", token_id
-        if sequence.grammar is not None and sequence.grammar.is_complete:
-            return "complete", None
-        if sequence.num_outputs >= sampling.max_tokens or len(sequence.token_ids) >= self.max_len:
-            return "length", None
-        # Followed from the first token on, so that no step has to catch up with a long text.
-        if sequence.repeats() and sequence.num_outputs >= sampling.min_tokens:
-            return "repetition", None
-        return None, None

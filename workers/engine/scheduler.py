@@ -93,6 +93,17 @@ class Scheduler:
         for sequence in list(self._running):
             self._preempt(sequence)
 
+    def can_extend_running(self) -> bool:
+        """Whether all that runs can be run on without preempting any of it."""
+        free = self.pool.free_count
+        if len(self._running) <= free:  # one token each is one block at most
+            return True
+        missing = sum(
+            max(0, self.pool.blocks_for(len(sequence.token_ids)) - len(sequence.blocks))
+            for sequence in self._running
+        )
+        return missing <= free
+
     def schedule(self) -> list[Chunk]:
         """The next step's chunks, decodes first.
 

@@ -16,14 +16,14 @@ class Gate:
     """Sequences with a grammar go in, and come out with its state."""
 
     def __init__(self, grammars: Grammars) -> None:
-        self._grammars = grammars
+        self.grammars = grammars
         self._waiting: dict[Sequence, Future[GrammarState]] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def put(self, sequence: Sequence) -> None:
-        self._waiting[sequence] = self._grammars.begin(sequence.request)
+        self._waiting[sequence] = self.grammars.begin(sequence.request)
 
     def discard(self, sequence: Sequence) -> bool:
         """Forget a sequence; false if it is not here."""

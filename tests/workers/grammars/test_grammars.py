@@ -145,7 +145,7 @@ def masks_after(path, text, tokens, **params) -> tuple[set[int], bool]:
     """Tokens that may follow, and whether the text has ended."""
     one = held("a", text, **params)
     engine = grammar_engine(path)
-    state = engine._grammars.begin(one).result()
+    state = engine._gate.grammars.begin(one).result()
     for token_id in tokens:
         state.append(token_id)
     seen = []
@@ -156,7 +156,7 @@ def masks_after(path, text, tokens, **params) -> tuple[set[int], bool]:
             seen.append({t for t in range(ROWS) if mask.rows.allows(mask.row, t)})
             return super().run(chunks)
 
-    engine._runner.__class__ = Spy
+    engine.runner.__class__ = Spy
     run(engine, [(0, replace(one, output_token_ids=tuple(tokens)))])
     return (seen[0] if seen else set()), state.is_complete
 
@@ -273,10 +273,10 @@ def test_grammars_out_of_bounds_are_refused(path, change):
 
 
 def test_an_engine_without_a_tokenizer_refuses_grammars():
-    from headrace.workers.engine.engine import Engine
+    from headrace.workers.engine.assemble import assemble_engine
 
     runner = FakeRunner(vocab_size=ROWS, max_model_len=64, num_blocks=8, block_size=16)
-    engine = Engine(runner, max_num_seqs=4, max_num_batched_tokens=64)
+    engine = assemble_engine(runner, max_num_seqs=4, max_num_batched_tokens=64)
     with pytest.raises(RequestRefused, match="grammar"):
         engine.add(held("a", GRAMMARS[0]))
     assert not engine.has_work
