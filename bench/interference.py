@@ -25,7 +25,7 @@ from headrace.workers.engine.step_budget import StepBudget
 class NoBudget(StepBudget):
     """Every step is filled up."""
 
-    def prompt_room(self, decode_rows: int) -> int:
+    def prefill_budget(self, decode_rows: int) -> int:
         return self._max_tokens
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from headrace.protocol.state import WorkerState
 from headrace.protocol.to_coordinator import WorkerTotals
 
-NOTHING = WorkerTotals(prompt_tokens=0, generated_tokens=0, prefix_queried=0, prefix_hits=0)
+NOTHING = WorkerTotals(prompt_tokens=0, generated_tokens=0, prefix_queried=0, cached_tokens=0)
 
 
 class StatsLog:
@@ -63,7 +63,7 @@ class _Group:
         waiting = sum(worker.load.waiting for worker in workers)
         usage = _mean(worker.load.kv_usage for worker in workers)
         if done.prefix_queried:
-            self._hit_rate = done.prefix_hits / done.prefix_queried
+            self._hit_rate = done.cached_tokens / done.prefix_queried
         was_busy, self._was_busy = self._was_busy, done != NOTHING or running + waiting > 0
         if not (self._was_busy or was_busy):
             return ""
@@ -85,7 +85,7 @@ def _sum(one: WorkerTotals, other: WorkerTotals) -> WorkerTotals:
         one.prompt_tokens + other.prompt_tokens,
         one.generated_tokens + other.generated_tokens,
         one.prefix_queried + other.prefix_queried,
-        one.prefix_hits + other.prefix_hits,
+        one.cached_tokens + other.cached_tokens,
     )
 
 
@@ -94,5 +94,5 @@ def _difference(now: WorkerTotals, then: WorkerTotals) -> WorkerTotals:
         now.prompt_tokens - then.prompt_tokens,
         now.generated_tokens - then.generated_tokens,
         now.prefix_queried - then.prefix_queried,
-        now.prefix_hits - then.prefix_hits,
+        now.cached_tokens - then.cached_tokens,
     )

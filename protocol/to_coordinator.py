@@ -22,13 +22,13 @@ class WorkerHello(Message, tag=1):
 
 
 class WorkerTotals(Message):
-    """What an engine has done since its start. prefix_queried, prefix_hits: prompt tokens looked up
+    """What an engine has done since its start. prefix_queried, cached_tokens: prompt tokens looked up
     and found in the cache."""
 
     prompt_tokens: int
     generated_tokens: int
     prefix_queried: int
-    prefix_hits: int
+    cached_tokens: int
 
 
 class WorkerHeartbeat(Message, tag=2):

@@ -10,10 +10,10 @@ from headrace.protocol.config import EngineConfig
 from headrace.protocol.text import TextInfo
 from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.engine import Engine
-from headrace.workers.engine.fake import FakeRunner, read_choices, read_model_size
+from headrace.workers.engine.fake_runner import FakeRunner, read_choices, read_model_size
 from headrace.workers.engine.runner import Runner
 from headrace.workers.errors import ModelUnsupported
-from headrace.workers.grammars.compiling import Grammars
+from headrace.workers.grammars.grammar_manager import GrammarManager
 from headrace.workers.native.shared_file import SharedFile
 from headrace.workers.start_phases import StartPhases
 
@@ -73,12 +73,12 @@ def build_runner(
     return load_runner(group_model_path, config, workers_on_host, log, phases, shared_file)
 
 
-def _grammars(text_path: Path, vocab_size: int) -> Grammars:
+def _grammars(text_path: Path, vocab_size: int) -> GrammarManager:
     def load() -> LLTokenizer:
         path = TextInfo.tokenizer_file(text_path)
         return load_tokenizer(path, vocab_size, TextInfo.load(text_path).eos_token_ids)
 
-    return Grammars(load, vocab_size)
+    return GrammarManager(load, vocab_size)
 
 
 def _fake_runner(model_path: Path, config: EngineConfig) -> FakeRunner:

@@ -218,7 +218,7 @@ class Worker:
                     stats.prompt_tokens,
                     stats.generated_tokens,
                     stats.prefix_queried,
-                    stats.prefix_hits,
+                    stats.cached_tokens,
                 )
             case EngineRefused(request_id, refusal):
                 self._service.on_refused(request_id, refusal)

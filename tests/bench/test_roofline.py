@@ -21,7 +21,7 @@ from bench.roof.memory import Resident, memory_outcome, parse_rollup
 from bench.roof.overhead import overhead, overhead_outcome
 from bench.roof.rounds import Outcome, Timed, alternate, percentile, repeated, settle
 from headrace.workers.engine.assemble import assemble_engine
-from headrace.workers.engine.fake import FakeRunner
+from headrace.workers.engine.fake_runner import FakeRunner
 
 VOCAB = 512
 
@@ -198,7 +198,7 @@ class TestDriver:
         stats = driver._engine.stats()
         assert stats.prefix_queried == turns
         # All of a first turn but for its last, partial block; none of it in the first turns.
-        assert stats.prefix_hits >= 2 * checks.TURN_TOKENS
+        assert stats.cached_tokens >= 2 * checks.TURN_TOKENS
 
 
 class TestMemory:

@@ -11,9 +11,9 @@ from headrace.workers.engine.output_processor import OutputProcessor
 from headrace.workers.engine.runner import Runner
 from headrace.workers.engine.scheduler import Scheduler
 from headrace.workers.engine.step_pipeline import StepPipeline
-from headrace.workers.grammars.compiling import Grammars
-from headrace.workers.grammars.gate import Gate
-from headrace.workers.sequence.adapters import Adapters
+from headrace.workers.grammars.gate import GrammarGate
+from headrace.workers.grammars.grammar_manager import GrammarManager
+from headrace.workers.sequence.engine_adapters import EngineAdapters
 
 if TYPE_CHECKING:  # pydantic is not needed to step
     from headrace.protocol.config import SpeculativeConfig
@@ -26,8 +26,8 @@ def assemble_engine(
     max_num_batched_tokens: int,
     enable_prefix_caching: bool = True,
     speculative_config: "SpeculativeConfig | None" = None,
-    grammars: Grammars | None = None,
-    adapters: Adapters | None = None,
+    grammars: GrammarManager | None = None,
+    adapters: EngineAdapters | None = None,
     max_loras: int = 1,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Engine:
@@ -57,6 +57,6 @@ def assemble_engine(
         OutputProcessor(scheduler, drafter, max_len),
         max_len=max_len,
         drafter=drafter,
-        grammar_gate=None if grammars is None else Gate(grammars),
+        grammar_gate=None if grammars is None else GrammarGate(grammars),
         adapters=adapters,
     )

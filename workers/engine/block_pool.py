@@ -78,7 +78,7 @@ class BlockPool:
                 if block not in self._hash_of:
                     self._free.move_to_end(block, last=False)
 
-    def remember(self, block: int, name: bytes) -> None:
+    def register(self, block: int, name: bytes) -> None:
         """Let a full block be found by its hash. The first of equal blocks is kept."""
         if name not in self._block_of:
             self._block_of[name] = block

@@ -4,8 +4,8 @@ from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from headrace.workers.engine.speculation_gate import DraftWorth
-from headrace.workers.sequence.drafting import Drafting
+from headrace.workers.engine.speculation_gate import SpeculationGate
+from headrace.workers.sequence.prompt_lookup import PromptLookup
 from headrace.workers.sequence.sequence import Chunk, ChunkResult, Sequence
 
 if TYPE_CHECKING:  # pydantic is not needed to step
@@ -28,9 +28,9 @@ class Drafter:
         self.counters = DraftCounters()
         self._config = config
         self._max_len = max_len
-        self._worth = DraftWorth()
+        self._worth = SpeculationGate()
 
-    def is_worth_it(self, decodes: int) -> bool:
+    def should_draft(self, decodes: int) -> bool:
         """Whether to draft in a step of so many decodes; to be asked once for each such step."""
         return self._worth.wanted(decodes)
 
@@ -38,7 +38,7 @@ class Drafter:
         """A step has been run. Only steps of decodes alone tell what drafts cost."""
         if not chunks or not all(chunk.is_decode for chunk in chunks):
             return
-        tokens = sum(1 + len(result.further) for result in results)
+        tokens = sum(1 + len(result.accepted_drafts) for result in results)
         drafted = any(chunk.drafts for chunk in chunks)
         self._worth.observe(len(chunks), tokens, drafted, seconds)
 
@@ -48,15 +48,15 @@ class Drafter:
         A step adds one token more than those of its draft that are right, so that many less are
         drafted than the sequence may still get.
         """
-        if sequence.drafting is None:
-            sequence.drafting = Drafting(self._config)
+        if sequence.prompt_lookup is None:
+            sequence.prompt_lookup = PromptLookup(self._config)
         left = min(
             sequence.request.sampling.max_tokens - sequence.num_outputs,
             self._max_len - len(sequence.token_ids),
         )
-        drafts = sequence.drafting.propose(sequence.token_ids, min(room, left - 1))
+        drafts = sequence.prompt_lookup.propose(sequence.token_ids, min(room, left - 1))
         if drafts and sequence.grammar is not None:
-            drafts = drafts[: sequence.grammar.count_admissible(drafts)]
+            drafts = drafts[: sequence.grammar.count_allowed(drafts)]
         return tuple(drafts)
 
     def note(self, chunk: Chunk, accepted: int) -> None:
@@ -64,5 +64,7 @@ class Drafter:
         self.counters.drafts += 1
         self.counters.draft_tokens += len(chunk.drafts)
         self.counters.accepted_tokens += accepted
-        if chunk.sequence.drafting is not None:
-            chunk.sequence.drafting.note(len(chunk.drafts), accepted, len(chunk.sequence.token_ids))
+        if chunk.sequence.prompt_lookup is not None:
+            chunk.sequence.prompt_lookup.note(
+                len(chunk.drafts), accepted, len(chunk.sequence.token_ids)
+            )

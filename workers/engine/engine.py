@@ -18,9 +18,9 @@ from headrace.workers.engine.runner import Runner
 from headrace.workers.engine.scheduler import Scheduler
 from headrace.workers.engine.step_pipeline import FinishedStep, StepPipeline
 from headrace.workers.errors import AdapterError, EngineFailed, RequestRefused
-from headrace.workers.grammars.gate import Gate
-from headrace.workers.sequence.adapters import Adapters
+from headrace.workers.grammars.gate import GrammarGate
 from headrace.workers.sequence.check_request import check_request
+from headrace.workers.sequence.engine_adapters import EngineAdapters
 from headrace.workers.sequence.sequence import Chunk, Sequence
 
 
@@ -31,7 +31,7 @@ class EngineStats:
     running, waiting: requests in the batch and in the queue.
     blocks_used, blocks_total: of the K/V cache; used are those that a running request holds.
     steps: since the start.
-    prefix_queried, prefix_hits: prompt tokens looked up and found in the cache.
+    prefix_queried, cached_tokens: prompt tokens looked up and found in the cache.
     prompt_tokens: prompt tokens run, recomputed ones included.
     generated_tokens: tokens sampled.
     step_tokens: tokens run in the last step.
@@ -45,7 +45,7 @@ class EngineStats:
     blocks_total: int
     steps: int
     prefix_queried: int
-    prefix_hits: int
+    cached_tokens: int
     preemptions: int
     prompt_tokens: int
     generated_tokens: int
@@ -66,8 +66,8 @@ class Engine:
         *,
         max_len: int,
         drafter: Drafter | None = None,
-        grammar_gate: Gate | None = None,
-        adapters: Adapters | None = None,
+        grammar_gate: GrammarGate | None = None,
+        adapters: EngineAdapters | None = None,
     ) -> None:
         """Take parts that share one pool of blocks; `assemble.assemble_engine` makes them.
 
@@ -87,7 +87,7 @@ class Engine:
         self._adapters = adapters
         self._sequences: dict[str, Sequence] = {}
         self._arrivals = 0
-        self._is_to_recompute = False
+        self._recompute_pending = False
 
     def add(self, request: Generate) -> None:
         """Queue a request. RequestRefused if it cannot be run; nothing is kept of it then."""
@@ -153,8 +153,8 @@ class Engine:
     def reset_prefix_cache(self, recompute_running: bool = False) -> None:
         """Find nothing of what has been run until now. Running requests go on with what is theirs,
         or with recompute_running are run again from their first token, from the next step on."""
-        self._scheduler.forget_prefixes()
-        self._is_to_recompute |= recompute_running
+        self._scheduler.reset_prefix_cache()
+        self._recompute_pending |= recompute_running
 
     def release(self) -> None:
         """Give the cache's memory back, and what an accelerator holds of the weights. Only without
@@ -207,11 +207,11 @@ class Engine:
 
     def _schedule(self) -> list[Chunk]:
         """Return the next step's chunks; none while results are awaited that it depends on."""
-        if self._is_to_recompute:
+        if self._recompute_pending:
             if self._pipeline.assumes_results:
                 return []
             self._scheduler.preempt_all()
-            self._is_to_recompute = False
+            self._recompute_pending = False
         if self._pipeline.assumes_results and not self._scheduler.can_extend_running():
             return []
         return self._scheduler.schedule()
@@ -247,7 +247,7 @@ class Engine:
     def stats(self) -> EngineStats:
         counters = self._scheduler.counters
         done = self._output_processor.counters
-        drafting = DraftCounters() if self._drafter is None else self._drafter.counters
+        prompt_lookup = DraftCounters() if self._drafter is None else self._drafter.counters
         return EngineStats(
             running=self._scheduler.num_running,
             waiting=self._num_waiting,
@@ -255,14 +255,14 @@ class Engine:
             blocks_total=self._pool.num_blocks,
             steps=done.steps,
             prefix_queried=counters.prefix_queried,
-            prefix_hits=counters.prefix_hit,
+            cached_tokens=counters.cached_tokens,
             preemptions=counters.preemptions,
             prompt_tokens=done.prompt_tokens,
             generated_tokens=done.generated_tokens,
             step_tokens=done.step_tokens,
-            drafts=drafting.drafts,
-            draft_tokens=drafting.draft_tokens,
-            accepted_tokens=drafting.accepted_tokens,
+            drafts=prompt_lookup.drafts,
+            draft_tokens=prompt_lookup.draft_tokens,
+            accepted_tokens=prompt_lookup.accepted_tokens,
         )
 
     @property

@@ -8,14 +8,14 @@ and its prompt is run in steps of its own.
 from collections import Counter
 from collections.abc import Sequence as Items
 
-from headrace.workers.engine.waiting import VirtualCounters
+from headrace.workers.engine.waiting_queue import VirtualCounters
 from headrace.workers.sequence.sequence import Sequence
 
 # A tenant has few places if it has at most this part of what an even split would give it.
 FEW = 0.5
 
 
-def tenants_to_give_way(
+def tenants_to_defer(
     newcomer: Sequence, running: Items[Sequence], served: VirtualCounters
 ) -> frozenset[str]:
     """The tenants that a newcomer's prompt goes before: those with more places of the batch than an
@@ -33,7 +33,7 @@ def tenants_to_give_way(
     return frozenset(each for each in crowding if served[first.tenant] <= served[each])
 
 
-def place_for(
+def pick_victim(
     newcomer: Sequence, running: Items[Sequence], served: VirtualCounters
 ) -> Sequence | None:
     """Which running sequence of a full batch gives its place to one that waits, if any.

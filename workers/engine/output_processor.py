@@ -73,11 +73,11 @@ class OutputProcessor:
             failure = result.error or Failure("error", "no token could be chosen")
             return self.end(sequence, *failure)
         position, admission = sequence.num_outputs, _admission(sequence)
-        results = (result, *result.further)
+        results = (result, *result.accepted_drafts)
         token_ids, finish = self._append(sequence, results)
         self._scheduler.commit(chunk, accepted=len(token_ids) - 1)
         if self._drafter is not None and chunk.drafts:
-            self._drafter.note(chunk, accepted=len(result.further))
+            self._drafter.note(chunk, accepted=len(result.accepted_drafts))
         logprobs = tuple(kept.logprobs for kept in results[: len(token_ids)] if kept.logprobs)
         return Output(
             sequence.request.request_id,
@@ -106,13 +106,13 @@ class OutputProcessor:
 
 def _admission(sequence: Sequence) -> Admission | None:
     """What is sent with a sequence's first output; None for later ones."""
-    if sequence.has_answered:
+    if sequence.has_output:
         return None
-    sequence.has_answered = True
+    sequence.has_output = True
     scheduled_s = sequence.scheduled_s or sequence.arrived_s
     wanted = sequence.request.sampling.prompt_logprobs is not None
     return Admission(
-        cached_tokens=sequence.num_cached or 0,
+        cached_tokens=sequence.num_cached_tokens or 0,
         queue_s=scheduled_s - sequence.arrived_s,
         prefill_s=time.monotonic() - scheduled_s,
         prompt_logprobs=tuple(sequence.prompt_logprobs) if wanted else None,

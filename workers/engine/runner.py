@@ -4,14 +4,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Protocol
 
-from headrace.workers.sequence.adapters import Adapters
+from headrace.workers.sequence.engine_adapters import EngineAdapters
 from headrace.workers.sequence.sequence import Chunk, ChunkResult
 
 # Stands for a token that is known only to the device yet: the one that the launch before chose.
-UNKNOWN_TOKEN = -1
+PENDING_TOKEN = -1
 
 
-class Launched(Protocol):
+class LaunchedStep(Protocol):
     """A step that has been started."""
 
     def results(self) -> list[ChunkResult]:
@@ -56,11 +56,11 @@ class Runner(Protocol):
         """Memory of the cache, 0 without one; None if it is not known."""
         ...
 
-    def launch(self, chunks: Sequence[Chunk]) -> Launched:
+    def launch(self, chunks: Sequence[Chunk]) -> LaunchedStep:
         """Start a step and do not wait for it.
 
         If the runner overlaps, one step may be launched before the results of the one before it
-        are asked for. The last token of a chunk may then be UNKNOWN_TOKEN, if its sequence was
+        are asked for. The last token of a chunk may then be PENDING_TOKEN, if its sequence was
         sampled in the step before. Steps touch the cache in the order of their launches.
         """
         ...
@@ -82,11 +82,11 @@ class Runner(Protocol):
         """Move them back. MemoryError if there is no memory for them. Harmless twice."""
         ...
 
-    def new_adapters(self, max_rank: int) -> Adapters | None:
+    def new_adapters(self, max_rank: int) -> EngineAdapters | None:
         """An empty store of adapters for this model; None if it can have none."""
         ...
 
-    def use_adapters(self, adapters: Adapters) -> None:
+    def use_adapters(self, adapters: EngineAdapters) -> None:
         """Find the requests' adapters there from now on."""
         ...
 
@@ -96,7 +96,7 @@ class Runner(Protocol):
         ...
 
 
-class Finished:
+class CompletedStep:
     """A step that was over when its launch returned."""
 
     def __init__(self, results: list[ChunkResult]) -> None:
@@ -115,8 +115,8 @@ class StepwiseRunner(ABC):
     def run(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
         """See Runner.run."""
 
-    def launch(self, chunks: Sequence[Chunk]) -> Launched:
-        return Finished(self.run(chunks))
+    def launch(self, chunks: Sequence[Chunk]) -> LaunchedStep:
+        return CompletedStep(self.run(chunks))
 
     @property
     def weight_bytes(self) -> int | None:
@@ -134,9 +134,9 @@ class StepwiseRunner(ABC):
         """They are where they are run."""
         return
 
-    def new_adapters(self, max_rank: int) -> Adapters | None:
+    def new_adapters(self, max_rank: int) -> EngineAdapters | None:
         return None
 
-    def use_adapters(self, adapters: Adapters) -> None:
+    def use_adapters(self, adapters: EngineAdapters) -> None:
         """It runs none."""
         return

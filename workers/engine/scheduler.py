@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 from headrace.workers.engine.block_pool import BlockPool
 from headrace.workers.engine.drafter import Drafter
-from headrace.workers.engine.fairness import place_for, tenants_to_give_way
+from headrace.workers.engine.fairness import pick_victim, tenants_to_defer
 from headrace.workers.engine.step_budget import StepBudget
-from headrace.workers.engine.waiting import WaitingQueue
+from headrace.workers.engine.waiting_queue import WaitingQueue
 from headrace.workers.sequence.sequence import Chunk, Sequence
 
 MAX_PROMPT_LOGPROBS = 256  # prompt tokens of one step: each takes a row of the whole vocabulary
@@ -18,10 +18,10 @@ MAX_PROMPT_LOGPROBS = 256  # prompt tokens of one step: each takes a row of the 
 
 @dataclass(slots=True)
 class SchedulerCounters:
-    """Cumulative. prefix_queried, prefix_hit: prompt tokens looked up and found in the cache."""
+    """Cumulative. prefix_queried, cached_tokens: prompt tokens looked up and found in the cache."""
 
     prefix_queried: int = 0
-    prefix_hit: int = 0
+    cached_tokens: int = 0
     preemptions: int = 0
 
 
@@ -81,12 +81,12 @@ class Scheduler:
             self._waiting.remove(sequence)
         self._free(sequence)
 
-    def forget_prefixes(self) -> None:
+    def reset_prefix_cache(self) -> None:
         """Find nothing of what has been run until now. Running sequences keep what is theirs, and
         nothing of it is found by others."""
         self.pool.clear()
         for sequence in self._running:
-            sequence.num_remembered = sys.maxsize
+            sequence.num_registered = sys.maxsize
 
     def preempt_all(self) -> None:
         """Have all that runs wait, to be run again from the first token. Not while a step runs."""
@@ -133,11 +133,11 @@ class Scheduler:
         if not self._caching:
             return
         full = sequence.num_computed // self.pool.block_size
-        if full > sequence.num_remembered:
+        if full > sequence.num_registered:
             names = sequence.block_hashes(full, self.pool.block_size)
-            for index in range(sequence.num_remembered, full):
-                self.pool.remember(sequence.blocks[index], names[index])
-            sequence.num_remembered = full
+            for index in range(sequence.num_registered, full):
+                self.pool.register(sequence.blocks[index], names[index])
+            sequence.num_registered = full
 
     def observe(self, chunks: list[Chunk], seconds: float) -> None:
         """Note how long a step took."""
@@ -158,19 +158,19 @@ class Scheduler:
         going = [each for each in self._running if each.num_pending == 1]
         decodes = [each for each in going if each.request.tenant not in no_decodes]
         prefills = [each for each in self._running if each.num_pending > 1 and plan.may_run(each)]
-        prefills.sort(key=lambda sequence: not sequence.goes_before)
+        prefills.sort(key=lambda sequence: not sequence.deferred_tenants)
         self._put_running(decodes, plan)
         prompts_wait = bool(prefills or self._waiting)
         if (
             self._drafter is not None
             and plan.chunks
-            and self._drafter.is_worth_it(len(plan.chunks))
+            and self._drafter.should_draft(len(plan.chunks))
         ):
             self._put_drafts(self._drafter, plan, plan.room // 2 if prompts_wait else plan.room)
         if prompts_wait:
             rows = self._max_tokens - plan.room
             left_out = len(going) - len(decodes)
-            plan.room = min(plan.room, self._budget.prompt_room(rows, left_out))
+            plan.room = min(plan.room, self._budget.prefill_budget(rows, left_out))
         self._put_running(prefills, plan)
 
     def _make_place(self) -> None:
@@ -178,7 +178,7 @@ class Scheduler:
         newcomer = self._next()
         if len(self._running) < self._max_running or newcomer is None:
             return
-        victim = place_for(newcomer, self._running, self._waiting.counters)
+        victim = pick_victim(newcomer, self._running, self._waiting.counters)
         if victim is not None:
             self._preempt(victim)
 
@@ -187,7 +187,7 @@ class Scheduler:
         giving_way = frozenset[str]()
         for sequence in self._running:
             if sequence.num_pending > 1:
-                giving_way |= sequence.goes_before
+                giving_way |= sequence.deferred_tenants
         newcomer = self._next()
         if newcomer is not None and len(self._running) < self._max_running:
             giving_way |= self._goes_before(newcomer)
@@ -218,7 +218,7 @@ class Scheduler:
         return len(running | {sequence.request.adapter}) <= self._max_loras
 
     def _goes_before(self, newcomer: Sequence) -> frozenset[str]:
-        return tenants_to_give_way(newcomer, self._running, self._waiting.counters)
+        return tenants_to_defer(newcomer, self._running, self._waiting.counters)
 
     def _put_drafts(self, drafter: Drafter, plan: "_Plan", room: int) -> None:
         """Add drafts to the decodes, where step and blocks have room for them."""
@@ -257,7 +257,7 @@ class Scheduler:
             if sequence is None or not plan.may_run(sequence) or not self._take_blocks(sequence):
                 return
             out_of_turn = sequence is not self._waiting.first()
-            sequence.goes_before = self._goes_before(sequence)
+            sequence.deferred_tenants = self._goes_before(sequence)
             again = sequence.scheduled_s is not None  # its tenant has paid for the first time
             prompt_tokens = 0 if again else sequence.num_pending
             self._waiting.admit(sequence, prompt_tokens, out_of_turn)
@@ -280,12 +280,12 @@ class Scheduler:
             return False
         self.pool.hold(cached)
         sequence.blocks = cached + self.pool.allocate(missing)
-        sequence.num_remembered = len(cached)
+        sequence.num_registered = len(cached)
         sequence.num_computed = len(cached) * self.pool.block_size
-        if sequence.num_cached is None:
-            sequence.num_cached = min(sequence.num_computed, sequence.num_prompt)
+        if sequence.num_cached_tokens is None:
+            sequence.num_cached_tokens = min(sequence.num_computed, sequence.num_prompt)
             self.counters.prefix_queried += sequence.num_prompt
-            self.counters.prefix_hit += sequence.num_cached
+            self.counters.cached_tokens += sequence.num_cached_tokens
         return True
 
     def _find_prefix(self, sequence: Sequence) -> list[int]:
@@ -318,7 +318,7 @@ class Scheduler:
         self.pool.release(sequence.blocks)
         sequence.blocks = []
         sequence.num_computed = 0
-        sequence.num_remembered = 0
+        sequence.num_registered = 0
 
 
 class _Plan:

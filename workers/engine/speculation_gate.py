@@ -13,7 +13,7 @@ _PLAIN_EVERY = 32  # while drafts pay, one step of so many is without
 _DRAFTS_EVERY, _DRAFTS_TRIED = 64, 3  # while they do not, a few of so many are with
 
 
-class DraftWorth:
+class SpeculationGate:
     """Fed with steps of decodes alone; says whether the next is to have drafts."""
 
     def __init__(self) -> None:

@@ -54,7 +54,7 @@ class StepBudget:
         self._per_token_s: float | None = None
         self._last_had_prompts = False
 
-    def prompt_room(self, decode_rows: int, left_out: int = 0) -> int:
+    def prefill_budget(self, decode_rows: int, left_out: int = 0) -> int:
         """Prompt tokens that the next step may have beside so many rows of decodes; 0 if it is to
         be measured without any. left_out: decodes that wait for it to end."""
         waiting_rows = decode_rows + left_out

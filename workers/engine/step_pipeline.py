@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from headrace.protocol.sampling import SamplingParams
 from headrace.workers.engine.block_pool import BlockPool
-from headrace.workers.engine.runner import UNKNOWN_TOKEN, Launched, Runner
+from headrace.workers.engine.runner import PENDING_TOKEN, LaunchedStep, Runner
 from headrace.workers.sequence.sequence import Chunk, ChunkResult, Sequence
 from headrace.workers.sequence.thinking import needs_next_token
 
@@ -38,7 +38,7 @@ class _Flight:
     """A launched step and the blocks that it writes, held until it is over."""
 
     chunks: list[Chunk]
-    launched: Launched
+    launched: LaunchedStep
     blocks: list[int]
 
 
@@ -103,7 +103,7 @@ class StepPipeline:
                 continue
             sequence.num_computed = chunk.end
             if chunk.samples and self._can_continue(sequence):
-                sequence.token_ids.append(UNKNOWN_TOKEN)
+                sequence.token_ids.append(PENDING_TOKEN)
                 longer.append(sequence)
         try:
             yield

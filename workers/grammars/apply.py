@@ -5,11 +5,11 @@ from functools import cache
 
 import torch
 
-from headrace.workers.sequence.sequence import Text
+from headrace.workers.sequence.sequence import SequenceView
 from headrace.workers.uploads import send, upload
 
 
-def apply_masks(logits: torch.Tensor, texts: Rows[Text]) -> None:
+def apply_masks(logits: torch.Tensor, texts: Rows[SequenceView]) -> None:
     """Make the tokens that the texts' grammars do not allow impossible, in place.
 
     logits: [rows, vocabulary], a row for each text. What is added to a row is looked up for eight

@@ -3,7 +3,7 @@
 import logging
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 
-from headrace.workers.grammars.compiling import Grammars
+from headrace.workers.grammars.grammar_manager import GrammarManager
 from headrace.workers.sequence.grammar_state import GrammarState
 from headrace.workers.sequence.sequence import Failure, Sequence
 
@@ -12,10 +12,10 @@ log = logging.getLogger(__name__)
 _WAIT_S = 0.02  # then others that may have come get their turn
 
 
-class Gate:
+class GrammarGate:
     """Sequences with a grammar go in, and come out with its state."""
 
-    def __init__(self, grammars: Grammars) -> None:
+    def __init__(self, grammars: GrammarManager) -> None:
         self.grammars = grammars
         self._waiting: dict[Sequence, Future[GrammarState]] = {}
 

@@ -11,7 +11,7 @@ from headrace.workers.lora.store import AdapterStore
 from headrace.workers.native.adapters import NativeSlots
 from headrace.workers.native.program import Compiled, Program
 from headrace.workers.sampling.batch import collect, flatten
-from headrace.workers.sequence.adapters import Adapters
+from headrace.workers.sequence.engine_adapters import EngineAdapters
 from headrace.workers.sequence.sequence import Chunk, ChunkResult
 
 _STEP_TOKENS = 512  # as for any model on a CPU: see headrace.workers.torch_runner.model_runner
@@ -71,7 +71,7 @@ class NativeRunner(StepwiseRunner):
     def new_adapters(self, max_rank: int) -> AdapterStore | None:
         return None if self._slots is None else AdapterStore(self.adapter_layers, max_rank)
 
-    def use_adapters(self, adapters: Adapters) -> None:
+    def use_adapters(self, adapters: EngineAdapters) -> None:
         assert self._slots is not None
         assert isinstance(adapters, AdapterStore)
         self._slots.store = adapters

@@ -70,7 +70,7 @@ class WorkerMetrics:
         """The engine has made a turn; the fields of `stats` but the last step's are totals."""
         last = self._last
         self._queries.inc(stats.prefix_queried - (last.prefix_queried if last else 0))
-        self._hits.inc(stats.prefix_hits - (last.prefix_hits if last else 0))
+        self._hits.inc(stats.cached_tokens - (last.cached_tokens if last else 0))
         self._preemptions.inc(stats.preemptions - (last.preemptions if last else 0))
         self._drafts.inc(stats.drafts - (last.drafts if last else 0))
         self._draft_tokens.inc(stats.draft_tokens - (last.draft_tokens if last else 0))

@@ -12,12 +12,12 @@ from headrace.protocol.to_frontend import Logprobs
 from headrace.workers.attention.backend import AttentionBatch, Span
 from headrace.workers.sampling.logprobs import describe
 from headrace.workers.sampling.sampler import sample
-from headrace.workers.sampling.verify import keep_verified, texts_to_sample
+from headrace.workers.sampling.verify import verify_drafts, views_to_sample
 from headrace.workers.sequence.sequence import Chunk, ChunkResult
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class FlatBatch:
     """A flattened batch.
 
     order: the chunks' numbers, in the order of their rows.
@@ -33,7 +33,7 @@ class Rows:
     batch: AttentionBatch
 
 
-def flatten(chunks: Items[Chunk]) -> Rows:
+def flatten(chunks: Items[Chunk]) -> FlatBatch:
     """Chunks of one token first, by ascending length, as attention wants them; then the others."""
     order = sorted(range(len(chunks)), key=lambda number: _rank(chunks[number]))
     token_ids: list[int] = []
@@ -52,7 +52,7 @@ def flatten(chunks: Items[Chunk]) -> Rows:
         spans.append(Span(first, chunk.count, chunk.start, chunk.sequence.blocks))
     num_decodes = sum(chunk.count == 1 for chunk in chunks)
     batch = AttentionBatch(spans[:num_decodes], spans[num_decodes:])
-    return Rows(order, token_ids, positions, wanted, batch)
+    return FlatBatch(order, token_ids, positions, wanted, batch)
 
 
 def collect(chunks: Items[Chunk], order: Items[int], logits: torch.Tensor) -> list[ChunkResult]:
@@ -82,9 +82,9 @@ def collect(chunks: Items[Chunk], order: Items[int], logits: torch.Tensor) -> li
 
 def _sample(logits: torch.Tensor, chunks: dict[int, Chunk]) -> Iterator[tuple[int, ChunkResult]]:
     """The results of chunks by number; logits [places of all, vocabulary]."""
-    sampled = iter(sample(logits, [text for c in chunks.values() for text in texts_to_sample(c)]))
+    sampled = iter(sample(logits, [text for c in chunks.values() for text in views_to_sample(c)]))
     for number, chunk in chunks.items():
-        yield number, keep_verified(chunk, list(islice(sampled, 1 + len(chunk.drafts))))
+        yield number, verify_drafts(chunk, list(islice(sampled, 1 + len(chunk.drafts))))
 
 
 def _rank(chunk: Chunk) -> tuple[bool, int]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence as Rows
 import torch
 
 from headrace.protocol.sampling import SamplingParams
-from headrace.workers.sequence.sequence import DraftedText, Text
+from headrace.workers.sequence.sequence import DraftedSequence, SequenceView
 from headrace.workers.uploads import upload
 
 
@@ -14,11 +14,11 @@ def has_fixed_bias(sampling: SamplingParams) -> bool:
     return bool(sampling.biased_token_ids or sampling.allowed_token_ids)
 
 
-def add_fixed_bias(logits: torch.Tensor, rows: Rows[int], sequences: Rows[Text]) -> None:
+def add_fixed_bias(logits: torch.Tensor, rows: Rows[int], sequences: Rows[SequenceView]) -> None:
     """Change these rows of logits [rows, vocabulary] in place."""
     for row in rows:
         text = sequences[row]
-        owner = text.sequence if isinstance(text, DraftedText) else text
+        owner = text.sequence if isinstance(text, DraftedSequence) else text
         if owner.fixed_bias is None:  # made once, as there can be as many numbers as tokens
             owner.fixed_bias = _fixed_bias(owner.request.sampling, logits)
         logits[row] += owner.fixed_bias

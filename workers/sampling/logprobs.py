@@ -11,7 +11,7 @@ from headrace.workers.uploads import upload
 Wanted = int | tuple[int, ...]
 
 
-class Described:
+class PositionLogprobs:
     """Log probabilities of one token of each row, and of other ones, on the device.
 
     logits: [rows, vocabulary]. token_ids: [rows]. wanted: the others, of each row.
@@ -70,5 +70,5 @@ def describe(
     rows, token_ids, tops = zip(*asked, strict=True)
     index = upload(rows, torch.long, logits.device)
     chosen = upload(token_ids, torch.long, logits.device)
-    described = Described(logits[index], chosen, tops)
+    described = PositionLogprobs(logits[index], chosen, tops)
     return dict(zip(rows, described.read(described.columns), strict=True))

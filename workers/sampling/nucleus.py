@@ -7,7 +7,7 @@ _HEADS = (1024, 16384)  # likeliest tokens that are sorted first; a nucleus is s
 _INFINITY_BITS = 0x7F800000  # of a 32-bit float
 
 
-def floors(logits: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+def nucleus_floors(logits: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
     """The smallest logit in each row's nucleus [rows, 1].
 
     logits: [rows, vocabulary], 32-bit, with 0 as each row's greatest. shares: [rows, 1]. Rows whose

@@ -11,12 +11,12 @@ from collections.abc import Sequence as Rows
 import torch
 
 from headrace.protocol.sampling import SamplingParams
-from headrace.workers.sequence.sequence import Text
+from headrace.workers.sequence.sequence import SequenceView
 from headrace.workers.sequence.thinking import forced_token
 from headrace.workers.uploads import send, upload
 
 
-def penalise(logits: torch.Tensor, rows: Rows[int], sequences: Rows[Text]) -> None:
+def apply_penalties(logits: torch.Tensor, rows: Rows[int], sequences: Rows[SequenceView]) -> None:
     """Change these rows of logits [rows, vocabulary], contiguous, in place.
 
     Only the columns of tokens that a row has are touched.
@@ -40,7 +40,7 @@ def penalise(logits: torch.Tensor, rows: Rows[int], sequences: Rows[Text]) -> No
     flat.index_copy_(0, index, changed)
 
 
-def forbid(logits: torch.Tensor, rows: Rows[int], forbidden: Rows[Collection[int]]) -> None:
+def forbid_tokens(logits: torch.Tensor, rows: Rows[int], forbidden: Rows[Collection[int]]) -> None:
     """Make tokens impossible in these rows, in place. forbidden: of each of them.
 
     A row in which nothing else is possible stays as it is: its text goes on with such a token.
@@ -65,8 +65,8 @@ def forbid(logits: torch.Tensor, rows: Rows[int], forbidden: Rows[Collection[int
     logits[row_of, token_ids] = torch.where(emptied[place_of], before, float("-inf"))
 
 
-def force(
-    choices: torch.Tensor, samplings: Rows[SamplingParams], sequences: Rows[Text]
+def force_tokens(
+    choices: torch.Tensor, samplings: Rows[SamplingParams], sequences: Rows[SequenceView]
 ) -> torch.Tensor:
     """The choices [rows], where budgets are spent replaced by what must follow."""
     bounded = [row for row, sampling in enumerate(samplings) if sampling.thinking_budget]
@@ -78,14 +78,14 @@ def force(
     return choices.index_copy(0, columns[0], columns[1].to(choices.dtype))
 
 
-def ends_of(text: Text) -> set[int]:
+def end_token_ids(text: SequenceView) -> set[int]:
     """The tokens that would end a text."""
     sampling = text.request.sampling
     return {*sampling.eos_token_ids, *sampling.stop_token_ids}
 
 
 def _present(
-    logits: torch.Tensor, rows: Rows[int], sequences: Rows[Text]
+    logits: torch.Tensor, rows: Rows[int], sequences: Rows[SequenceView]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The distinct tokens of all texts in one list: place among `rows`, id, count in the output."""
     counts = [sequences[row].token_counts() for row in rows]

@@ -16,11 +16,16 @@ from headrace.protocol.sampling import SamplingParams
 from headrace.workers.grammars.apply import apply_masks
 from headrace.workers.native.draw import can_draw, draw
 from headrace.workers.sampling.fixed_bias import add_fixed_bias, has_fixed_bias
-from headrace.workers.sampling.logprobs import Described
+from headrace.workers.sampling.logprobs import PositionLogprobs
 from headrace.workers.sampling.noise import uniform
-from headrace.workers.sampling.nucleus import floors
-from headrace.workers.sampling.penalties import ends_of, forbid, force, penalise
-from headrace.workers.sequence.sequence import ChunkResult, Failure, Text
+from headrace.workers.sampling.nucleus import nucleus_floors
+from headrace.workers.sampling.penalties import (
+    apply_penalties,
+    end_token_ids,
+    forbid_tokens,
+    force_tokens,
+)
+from headrace.workers.sequence.sequence import ChunkResult, Failure, SequenceView
 from headrace.workers.uploads import Download, upload
 
 _COLDEST = 1e-5  # temperatures below are greedy: divided by them, near ties overflow
@@ -37,24 +42,24 @@ _ERRORS = {
 }
 
 
-def sample(logits: torch.Tensor, sequences: Rows[Text]) -> list[ChunkResult]:
+def sample(logits: torch.Tensor, sequences: Rows[SequenceView]) -> list[ChunkResult]:
     """One result for each row of logits [rows, vocabulary], the next token of its sequence.
 
     A row whose logits hold a NaN or an infinity above gets an error instead, and so does one where
     grammar, allowed tokens and biases together leave no token.
     """
-    sampling = Sampling(logits, sequences)
+    sampling = SamplerOutput(logits, sequences)
     return sampling.read(Download(sampling.columns).wait())
 
 
-class Sampling:
+class SamplerOutput:
     """The choice of the next tokens, as `sample` makes it, on the device.
 
     token_ids: the choices [rows]; some number where there can be none.
     columns: what `read` needs on the host.
     """
 
-    def __init__(self, logits: torch.Tensor, sequences: Rows[Text]) -> None:
+    def __init__(self, logits: torch.Tensor, sequences: Rows[SequenceView]) -> None:
         samplings = [sequence.request.sampling for sequence in sequences]
         self._asked = [row for row, s in enumerate(samplings) if s.logprobs is not None]
         as_given = logits
@@ -67,18 +72,18 @@ class Sampling:
         else:
             choices, possible = _choose_in_blocks(logits, sequences)
             finite = logits.amax(dim=-1) < torch.inf  # false for a NaN
-        choices = force(choices, samplings, sequences)
+        choices = force_tokens(choices, samplings, sequences)
         self.token_ids = choices
         shown = torch.where(possible, choices, _IMPOSSIBLE)
         self.columns = [torch.where(finite, shown, _NOT_FINITE)]
-        self._described: Described | None = None
+        self._described: PositionLogprobs | None = None
         if self._asked:
             wanted = [
                 samplings[row].logprob_token_ids or samplings[row].logprobs or 0
                 for row in self._asked
             ]
             rows = upload(self._asked, torch.long, logits.device)
-            self._described = Described(as_given, choices[rows], wanted)
+            self._described = PositionLogprobs(as_given, choices[rows], wanted)
             self.columns += self._described.columns
 
     def read(self, columns: Rows[torch.Tensor]) -> list[ChunkResult]:
@@ -134,7 +139,7 @@ def _penalised(sampling: SamplingParams) -> bool:
 
 
 def _choose_in_blocks(
-    logits: torch.Tensor, sequences: Rows[Text]
+    logits: torch.Tensor, sequences: Rows[SequenceView]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See _choose. With torch's operations on a CPU few rows at a time, so that what is computed of
     them stays in cache."""
@@ -149,7 +154,9 @@ def _choose_in_blocks(
     return torch.cat(choices), torch.cat(finite)
 
 
-def _choose(logits: torch.Tensor, sequences: Rows[Text]) -> tuple[torch.Tensor, torch.Tensor]:
+def _choose(
+    logits: torch.Tensor, sequences: Rows[SequenceView]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids [rows], and which rows are still finite after their penalties [rows]."""
     samplings = [sequence.request.sampling for sequence in sequences]
     logits = _changed(logits, samplings, sequences)
@@ -167,7 +174,7 @@ def _choose(logits: torch.Tensor, sequences: Rows[Text]) -> tuple[torch.Tensor, 
 
 
 def _changed(
-    logits: torch.Tensor, samplings: Rows[SamplingParams], sequences: Rows[Text]
+    logits: torch.Tensor, samplings: Rows[SamplingParams], sequences: Rows[SequenceView]
 ) -> torch.Tensor:
     """The logits with all that depends on the texts and not on chance; a copy if there is any."""
     biased = [row for row, sampling in enumerate(samplings) if has_fixed_bias(sampling)]
@@ -180,14 +187,14 @@ def _changed(
         return logits
     logits = logits.clone(memory_format=torch.contiguous_format)
     add_fixed_bias(logits, biased, sequences)
-    penalise(logits, penalised, sequences)
-    forbid(logits, banned, [sequences[row].banned_token_ids() for row in banned])
-    forbid(logits, kept_short, [ends_of(sequences[row]) for row in kept_short])
+    apply_penalties(logits, penalised, sequences)
+    forbid_tokens(logits, banned, [sequences[row].banned_token_ids() for row in banned])
+    forbid_tokens(logits, kept_short, [end_token_ids(sequences[row]) for row in kept_short])
     return logits
 
 
 def _draw_rows(
-    logits: torch.Tensor, rows: Rows[int], sequences: Rows[Text]
+    logits: torch.Tensor, rows: Rows[int], sequences: Rows[SequenceView]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Sample a token for each of these rows of logits [batch, vocabulary], of `sequences` likewise.
 
@@ -282,7 +289,7 @@ def _cut_top_p(logits: torch.Tensor, samplings: Rows[SamplingParams]) -> None:
         index = upload(rows, torch.long, logits.device)
         some = logits if len(rows) == len(logits) else logits[index]
         shares = _column([samplings[row].top_p for row in rows], logits)
-        _cut_below(logits, index, some, floors(some, shares))
+        _cut_below(logits, index, some, nucleus_floors(some, shares))
 
 
 def _cut_below(

@@ -20,19 +20,19 @@ rounding of their dtype, as between any two batches.)
 from collections.abc import Sequence as Items
 from dataclasses import replace
 
-from headrace.workers.sequence.sequence import Chunk, ChunkResult, DraftedText, Text
+from headrace.workers.sequence.sequence import Chunk, ChunkResult, DraftedSequence, SequenceView
 
 
-def texts_to_sample(chunk: Chunk) -> list[Text]:
+def views_to_sample(chunk: Chunk) -> list[SequenceView]:
     """What is sampled after: the sequence itself, then with each draft more."""
     if not chunk.drafts:
         return [chunk.sequence]
     ends = range(1, len(chunk.drafts) + 1)
-    return [chunk.sequence, *(DraftedText(chunk.sequence, chunk.drafts[:end]) for end in ends)]
+    return [chunk.sequence, *(DraftedSequence(chunk.sequence, chunk.drafts[:end]) for end in ends)]
 
 
-def keep_verified(chunk: Chunk, results: Items[ChunkResult]) -> ChunkResult:
-    """One result of the results at each of `texts_to_sample`.
+def verify_drafts(chunk: Chunk, results: Items[ChunkResult]) -> ChunkResult:
+    """One result of the results at each of `views_to_sample`.
 
     A place that has an error is as if its draft had been wrong: the next step meets the error
     again, with the text before it sent.
@@ -42,4 +42,4 @@ def keep_verified(chunk: Chunk, results: Items[ChunkResult]) -> ChunkResult:
         if result.token_id != draft or following.error is not None:
             break
         kept.append(following)
-    return replace(results[0], further=tuple(kept)) if kept else results[0]
+    return replace(results[0], accepted_drafts=tuple(kept)) if kept else results[0]

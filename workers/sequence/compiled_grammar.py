@@ -15,7 +15,7 @@ _MOST_GROWN_BYTES = 24 * 1024**2
 _RENEWED_AFTER_TOKENS = 8192
 
 
-class Compiled:
+class CompiledGrammar:
     """A grammar's beginning, from which texts start. ValueError if it is none.
 
     All its texts share one lexer, whose states become more with what they say, and never fewer.
@@ -37,7 +37,7 @@ class Compiled:
         return self._compiled_bytes + min(self.tokens * _BYTES_PER_TOKEN, _MOST_GROWN_BYTES)
 
     @property
-    def is_worn(self) -> bool:
+    def is_worn_out(self) -> bool:
         """Whether further texts had better start from a new one: each could be the one for which
         the lexer that they share has too many states."""
         return self.tokens >= _RENEWED_AFTER_TOKENS

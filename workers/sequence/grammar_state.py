@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from headrace.protocol.common.grammar_compiler import reason_of
-from headrace.workers.sequence.compiled_grammar import Compiled
+from headrace.workers.sequence.compiled_grammar import CompiledGrammar
 from headrace.workers.sequence.mask import Mask
 
 
@@ -21,7 +21,7 @@ class GrammarState:
 
     __slots__ = ("_after", "_compiled", "_recent", "error", "has_ended", "holds", "mask", "matcher")
 
-    def __init__(self, compiled: Compiled, after: Sequence[int] = ()) -> None:
+    def __init__(self, compiled: CompiledGrammar, after: Sequence[int] = ()) -> None:
         self.matcher = compiled.matcher()
         self.holds = not after
         self.error: str | None = None
@@ -48,7 +48,7 @@ class GrammarState:
         if self.error is None and not self.matcher.consume_token(token_id):
             self.error = f"the grammar cannot be followed: {reason_of(self.matcher)}"
 
-    def count_admissible(self, drafts: Sequence[int]) -> int:
+    def count_allowed(self, drafts: Sequence[int]) -> int:
         """How many of the drafts, from the first on, may follow the text.
 
         Those that would bring the grammar to hold are left out: what comes after them is checked

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from headrace.protocol.sampling import RepetitionDetection
 
 
-class Repetition:
+class RepetitionDetector:
     """Follows one text's output, which has at most max_tokens tokens. Patterns that do not fit in
     there often enough are not looked for.
 

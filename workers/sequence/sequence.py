@@ -9,10 +9,10 @@ from headrace.protocol.to_frontend import Logprobs
 from headrace.protocol.to_worker import Generate
 from headrace.workers.sequence.bad_words import BadWords
 from headrace.workers.sequence.block_hashes import block_hash, root_hash
-from headrace.workers.sequence.drafting import Drafting
 from headrace.workers.sequence.grammar_state import GrammarState
 from headrace.workers.sequence.mask import Mask
-from headrace.workers.sequence.repetition import Repetition
+from headrace.workers.sequence.prompt_lookup import PromptLookup
+from headrace.workers.sequence.repetition import RepetitionDetector
 from headrace.workers.sequence.token_counts import TokenCounts
 
 
@@ -24,9 +24,9 @@ class Sequence:
     num_prompt: how many of them are the prompt.
     arrival: counts requests; orders those of equal priority.
     num_computed: tokens whose keys and values are in the cache, all from the first on.
-    goes_before: tenants that leave the steps of its prompt to it.
+    deferred_tenants: tenants that leave the steps of its prompt to it.
     blocks: the cache's blocks that hold them, in order; the last ones may be empty yet.
-    num_cached: prompt tokens found in the cache at first admission; None before.
+    num_cached_tokens: prompt tokens found in the cache at first admission; None before.
     counts: of its tokens, up to some position; None until they are first asked for.
     drafting: guesses at its next tokens; None until one is made.
     thinking: where its thinking is; None until its budget may be spent.
@@ -42,19 +42,19 @@ class Sequence:
     token_ids: list[int]
     num_prompt: int
     num_computed: int = 0
-    goes_before: frozenset[str] = frozenset()
+    deferred_tenants: frozenset[str] = frozenset()
     blocks: list[int] = field(default_factory=list)
-    num_cached: int | None = None
+    num_cached_tokens: int | None = None
     scheduled_s: float | None = None
-    has_answered: bool = False
+    has_output: bool = False
     prompt_logprobs: list[Logprobs] = field(default_factory=list)
     hashes: list[bytes] = field(default_factory=list)
-    num_remembered: int = 0
+    num_registered: int = 0
     counts: TokenCounts | None = None
-    drafting: Drafting | None = None
+    prompt_lookup: PromptLookup | None = None
     thinking: ThinkingBlock | None = None
     bad_words: BadWords | None = None
-    repetition: Repetition | None = None
+    repetition: RepetitionDetector | None = None
     fixed_bias: Any = None
     grammar: GrammarState | None = None
 
@@ -83,7 +83,7 @@ class Sequence:
         if params is None:
             return False
         if self.repetition is None:
-            self.repetition = Repetition(params, self.request.sampling.max_tokens)
+            self.repetition = RepetitionDetector(params, self.request.sampling.max_tokens)
         return self.repetition.follow(self.token_ids, self.num_prompt)
 
     @property
@@ -137,7 +137,7 @@ class Sequence:
 
 
 @dataclass(frozen=True, slots=True)
-class DraftedText:
+class DraftedSequence:
     """A sequence as if some drafted tokens stood at its end: what choosing the token after them
     depends on."""
 
@@ -164,7 +164,7 @@ class DraftedText:
         return self.sequence.banned_token_ids(self.drafts)
 
 
-Text = Sequence | DraftedText
+SequenceView = Sequence | DraftedSequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,4 +222,4 @@ class ChunkResult:
     logprobs: Logprobs | None = None
     prompt_logprobs: tuple[Logprobs, ...] = ()
     error: Failure | None = None
-    further: tuple["ChunkResult", ...] = ()
+    accepted_drafts: tuple["ChunkResult", ...] = ()

@@ -5,10 +5,10 @@ on another worker.
 """
 
 from headrace.protocol.common.thinking import ThinkingBlock
-from headrace.workers.sequence.sequence import DraftedText, Sequence, Text
+from headrace.workers.sequence.sequence import DraftedSequence, Sequence, SequenceView
 
 
-def forced_token(text: Text) -> int | None:
+def forced_token(text: SequenceView) -> int | None:
     """The only token that may follow; None where any may.
 
     Costs next to nothing before the budget is spent and after thinking is over.
@@ -16,7 +16,7 @@ def forced_token(text: Text) -> int | None:
     budget = text.request.sampling.thinking_budget
     if budget is None or text.num_outputs < budget.tokens:
         return None
-    if isinstance(text, DraftedText):
+    if isinstance(text, DraftedSequence):
         block = _block(text.sequence)
         if not block.is_over:
             block = block.copy()

@@ -9,8 +9,8 @@ from transformers.modeling_utils import PreTrainedModel
 from headrace.workers.attention.backend import MakeBackend, Span
 from headrace.workers.attention.hook import AttentionHook
 from headrace.workers.attention.varlen import VarlenBackend
-from headrace.workers.engine.runner import UNKNOWN_TOKEN
-from headrace.workers.sampling.batch import Rows, flatten
+from headrace.workers.engine.runner import PENDING_TOKEN
+from headrace.workers.sampling.batch import FlatBatch, flatten
 from headrace.workers.sequence.sequence import Chunk, ChunkResult
 from headrace.workers.sequence.sequence import Sequence as EngineSequence
 from headrace.workers.torch_runner.graphs import Bucket, DecodeGraphs, DecodeInputs, Record
@@ -99,7 +99,7 @@ class DeviceRunner(ModelRunner):
     def run(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
         return self.launch(chunks).results()
 
-    def _replay(self, chunks: Sequence[Chunk], rows: Rows) -> torch.Tensor | None:
+    def _replay(self, chunks: Sequence[Chunk], rows: FlatBatch) -> torch.Tensor | None:
         """Logits [rows, vocabulary] of a step of decodes that all sample; None if it is another.
 
         Recordings have no adapters: which they are, and their ranks, differ from step to step.
@@ -120,13 +120,13 @@ class DeviceRunner(ModelRunner):
         recording.replay()
         return recording.output[: len(spans)]
 
-    def _put_chosen(self, token_ids: torch.Tensor, chunks: Sequence[Chunk], rows: Rows) -> None:
+    def _put_chosen(self, token_ids: torch.Tensor, chunks: Sequence[Chunk], rows: FlatBatch) -> None:
         """Put the tokens that the launch before chose where they are not known to the host."""
         spans: list[Span] = [*rows.batch.decodes, *rows.batch.prefills]
         places = [
             (span.first_row + span.num_rows - 1, self._row_of[chunks[number].sequence])
             for number, span in zip(rows.order, spans, strict=True)
-            if rows.token_ids[span.first_row + span.num_rows - 1] == UNKNOWN_TOKEN
+            if rows.token_ids[span.first_row + span.num_rows - 1] == PENDING_TOKEN
         ]
         if places and self._chosen is not None:
             columns = upload(list(zip(*places, strict=True)), torch.long, self._device)

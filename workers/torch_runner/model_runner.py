@@ -14,8 +14,8 @@ from headrace.workers.attention.sdpa import SdpaBackend
 from headrace.workers.engine.runner import StepwiseRunner
 from headrace.workers.lora.files import LayerShape
 from headrace.workers.lora.store import AdapterStore
-from headrace.workers.sampling.batch import Rows, collect, flatten
-from headrace.workers.sequence.adapters import Adapters
+from headrace.workers.sampling.batch import FlatBatch, collect, flatten
+from headrace.workers.sequence.engine_adapters import EngineAdapters
 from headrace.workers.sequence.sequence import Chunk, ChunkResult
 from headrace.workers.uploads import upload
 
@@ -107,12 +107,12 @@ class ModelRunner(StepwiseRunner):
     def new_adapters(self, max_rank: int) -> AdapterStore | None:
         return None if self._slots is None else AdapterStore(self.adapter_layers, max_rank)
 
-    def use_adapters(self, adapters: Adapters) -> None:
+    def use_adapters(self, adapters: EngineAdapters) -> None:
         assert self._slots is not None
         assert isinstance(adapters, AdapterStore)
         self._slots.store = adapters
 
-    def _adapted(self, chunks: Sequence[Chunk], rows: Rows) -> AbstractContextManager[None]:
+    def _adapted(self, chunks: Sequence[Chunk], rows: FlatBatch) -> AbstractContextManager[None]:
         """Within, the model has the chunks' adapters."""
         return nullcontext() if self._slots is None else self._slots.applied(chunks, rows.order)
 

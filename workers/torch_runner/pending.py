@@ -5,8 +5,8 @@ from collections.abc import Sequence as Items
 
 import torch
 
-from headrace.workers.sampling.logprobs import Described
-from headrace.workers.sampling.sampler import Sampling
+from headrace.workers.sampling.logprobs import PositionLogprobs
+from headrace.workers.sampling.sampler import SamplerOutput
 from headrace.workers.sequence.sequence import Chunk, ChunkResult, Sequence
 from headrace.workers.uploads import Download, upload
 
@@ -25,15 +25,15 @@ class PendingResults:
         self._sequences = [chunks[number].sequence for number in self._sampled]
         self._described = [n for n in order if chunks[n].prompt_logprob_positions]
         sample_rows, prompt_rows = _wanted_rows(chunks, order)
-        self._sampling: Sampling | None = None
+        self._sampling: SamplerOutput | None = None
         columns: list[torch.Tensor] = []
         if self._sampled:
             chosen = logits
             if prompt_rows:
                 chosen = logits[upload(sample_rows, torch.long, logits.device)]
-            self._sampling = Sampling(chosen, self._sequences)
+            self._sampling = SamplerOutput(chosen, self._sequences)
             columns += self._sampling.columns
-        self._prompts: list[Described] = []
+        self._prompts: list[PositionLogprobs] = []
         for number in self._described:
             self._prompts.append(_describe(chunks[number], logits, prompt_rows[number]))
             columns += self._prompts[-1].columns
@@ -82,10 +82,10 @@ def _wanted_rows(chunks: Items[Chunk], order: Items[int]) -> tuple[list[int], di
     return samples, prompts
 
 
-def _describe(chunk: Chunk, logits: torch.Tensor, rows: range) -> Described:
+def _describe(chunk: Chunk, logits: torch.Tensor, rows: range) -> PositionLogprobs:
     """Of the tokens that follow the chunk's prompt positions."""
     sequence = chunk.sequence
     following = [sequence.token_ids[place + 1] for place in chunk.prompt_logprob_positions]
     token_ids = upload(following, torch.long, logits.device)
     number = sequence.request.sampling.prompt_logprobs or 0
-    return Described(logits[rows.start : rows.stop], token_ids, [number] * len(rows))
+    return PositionLogprobs(logits[rows.start : rows.stop], token_ids, [number] * len(rows))

@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 
 from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.engine import Engine
-from headrace.workers.engine.fake import FakeRunner
-from headrace.workers.engine.runner import UNKNOWN_TOKEN
+from headrace.workers.engine.fake_runner import FakeRunner
+from headrace.workers.engine.runner import PENDING_TOKEN
 from headrace.workers.sequence.sequence import Chunk, ChunkResult, Sequence
 from headrace.workers.sequence.thinking import forced_token
 
@@ -59,8 +59,8 @@ class LateRunner(FakeRunner):
         for chunk in chunks:
             sampling = chunk.sequence.request.sampling
             if sampling.presence_penalty or any(len(word) > 1 for word in sampling.bad_words):
-                assert UNKNOWN_TOKEN not in chunk.sequence.token_ids
-        self.num_unknown += sum(some.count(UNKNOWN_TOKEN) for some in tokens)
+                assert PENDING_TOKEN not in chunk.sequence.token_ids
+        self.num_unknown += sum(some.count(PENDING_TOKEN) for some in tokens)
         blocks = [list(c.sequence.blocks) for c in chunks]
         forced = [forced_token(c.sequence) if c.samples else None for c in chunks]
         job = Job(self, list(chunks), tokens, blocks, forced)
@@ -80,7 +80,7 @@ class LateRunner(FakeRunner):
     def _execute(self, job: Job) -> None:
         for chunk, tokens, blocks in zip(job.chunks, job.tokens, job.blocks, strict=True):
             for position, token in enumerate(tokens, chunk.start):
-                known = self.chosen[chunk.sequence] if token == UNKNOWN_TOKEN else token
+                known = self.chosen[chunk.sequence] if token == PENDING_TOKEN else token
                 self.memory[blocks[position // self.block_size]][position % self.block_size] = known
         job.found = []
         chosen = {}

@@ -7,8 +7,8 @@ from headrace.workers.sequence.block_hashes import block_hash, root_hash
 def test_blocks_are_handed_out_least_recently_used_last_when_remembered():
     pool = BlockPool(4, 16)
     blocks = pool.allocate(3)
-    pool.remember(blocks[0], b"a")
-    pool.remember(blocks[1], b"b")
+    pool.register(blocks[0], b"a")
+    pool.register(blocks[1], b"b")
     pool.release(blocks)  # the third was never full, so nothing is lost with it
     fourth = ({0, 1, 2, 3} - set(blocks)).pop()
     assert set(pool.allocate(2)) == {blocks[2], fourth}
@@ -20,7 +20,7 @@ def test_blocks_are_handed_out_least_recently_used_last_when_remembered():
 def test_held_blocks_are_not_handed_out():
     pool = BlockPool(2, 16)
     first = pool.allocate(1)
-    pool.remember(first[0], b"a")
+    pool.register(first[0], b"a")
     pool.hold(first)
     pool.release(first)
     assert pool.free_count == 1
@@ -36,8 +36,8 @@ def test_held_blocks_are_not_handed_out():
 def test_of_equal_blocks_the_first_is_kept():
     pool = BlockPool(2, 16)
     first, second = pool.allocate(2)
-    pool.remember(first, b"a")
-    pool.remember(second, b"a")
+    pool.register(first, b"a")
+    pool.register(second, b"a")
     assert pool.find([b"a"]) == [first]
     pool.release([second])
     assert pool.allocate(1) == [second]
@@ -47,8 +47,8 @@ def test_of_equal_blocks_the_first_is_kept():
 def test_a_run_ends_at_the_first_unknown_hash():
     pool = BlockPool(3, 16)
     blocks = pool.allocate(3)
-    pool.remember(blocks[0], b"a")
-    pool.remember(blocks[2], b"c")
+    pool.register(blocks[0], b"a")
+    pool.register(blocks[2], b"c")
     assert pool.find([b"a", b"b", b"c"]) == [blocks[0]]
 
 

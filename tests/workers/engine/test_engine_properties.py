@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.engine import Engine
-from headrace.workers.engine.fake import FakeRunner
+from headrace.workers.engine.fake_runner import FakeRunner
 from headrace.workers.errors import EngineFailed, RequestRefused
 from headrace.workers.sequence.sequence import ChunkResult, Failure
 from tests.workers.driving import request, run
@@ -168,7 +168,7 @@ def test_a_second_equal_prompt_is_found_in_the_cache():
         cached.append(answer.outputs[0].admission.cached_tokens)
     assert cached == [0, 16]  # of 20 the last block is run again: its last token must be
     assert engine.stats().prefix_queried == 40
-    assert engine.stats().prefix_hits == 16
+    assert engine.stats().cached_tokens == 16
 
 
 @pytest.mark.parametrize("change", [{"cache_salt": "x"}, {"prompt_token_ids": (9, *range(1, 20))}])

@@ -5,9 +5,9 @@ import statistics
 
 import pytest
 
-from headrace.workers.engine.fairness import tenants_to_give_way
+from headrace.workers.engine.fairness import tenants_to_defer
 from headrace.workers.engine.step_budget import SLOWDOWN
-from headrace.workers.engine.waiting import VirtualCounters
+from headrace.workers.engine.waiting_queue import VirtualCounters
 from tests.workers.engine.simulated_machine import Machine
 
 PLACES = 16
@@ -117,10 +117,10 @@ def test_who_gives_way(places, gives_way):
     ]
     newcomer = simulated.add("", 1, 1, "new")
     served = VirtualCounters()
-    assert tenants_to_give_way(newcomer, running, served) == set(gives_way)
-    assert tenants_to_give_way(newcomer, [*running, newcomer], served) == set(gives_way)
+    assert tenants_to_defer(newcomer, running, served) == set(gives_way)
+    assert tenants_to_defer(newcomer, [*running, newcomer], served) == set(gives_way)
     served.charge("new", 1)
-    assert tenants_to_give_way(newcomer, running, served) == set()
+    assert tenants_to_defer(newcomer, running, served) == set()
 
 
 def test_prompts_do_not_wait_for_one_that_has_no_room() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from headrace.protocol.sampling import RepetitionDetection
 from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.engine import Engine
-from headrace.workers.engine.fake import FakeRunner
+from headrace.workers.engine.fake_runner import FakeRunner
 from headrace.workers.errors import EngineFailed
 from headrace.workers.sequence.sequence import ChunkResult, Failure
 from tests.workers.driving import request, run

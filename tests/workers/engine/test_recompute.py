@@ -4,7 +4,7 @@ import pytest
 
 from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.engine import Engine
-from headrace.workers.engine.fake import FakeRunner
+from headrace.workers.engine.fake_runner import FakeRunner
 from tests.workers.driving import request, run
 from tests.workers.engine.overlapping import LateRunner
 

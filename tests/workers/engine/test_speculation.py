@@ -13,10 +13,10 @@ from headrace.protocol.sampling import RepetitionDetection
 from headrace.workers.attention.hook import AttentionHook
 from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.engine import Engine
-from headrace.workers.engine.fake import FakeRunner
+from headrace.workers.engine.fake_runner import FakeRunner
 from headrace.workers.process.metrics import WorkerMetrics
 from headrace.workers.sampling.sampler import sample
-from headrace.workers.sampling.verify import texts_to_sample
+from headrace.workers.sampling.verify import views_to_sample
 from headrace.workers.sequence.sequence import Chunk, ChunkResult, Failure, Sequence
 from headrace.workers.sequence.token_counts import TokenCounts
 from headrace.workers.torch_runner.loading import load_model
@@ -306,7 +306,7 @@ def test_what_follows_drafts_is_sampled_as_from_the_longer_text(name):
         Sequence.of(replace(asked, output_token_ids=(4, 2, 4, *drafts[:end])), 0, 0.0)
         for end in range(len(drafts) + 1)
     ]
-    texts = texts_to_sample(Chunk(sequence, 6, 1 + len(drafts), True, drafts=drafts))
+    texts = views_to_sample(Chunk(sequence, 6, 1 + len(drafts), True, drafts=drafts))
     assert len(texts) == len(places)
     for start in range(0, len(logits), len(places)):
         rows = logits[start : start + len(places)]

@@ -2,10 +2,12 @@
 
 import pytest
 
-from headrace.workers.engine.speculation_gate import DraftWorth
+from headrace.workers.engine.speculation_gate import SpeculationGate
 
 
-def drafted_share(worth: DraftWorth, decodes: int, row_s: float, accepted: int, steps=400) -> float:
+def drafted_share(
+    worth: SpeculationGate, decodes: int, row_s: float, accepted: int, steps=400
+) -> float:
     """In how many of some steps there were drafts: of 4 tokens each, so many of them right."""
     drafted = 0
     for _ in range(steps):
@@ -28,12 +30,12 @@ def drafted_share(worth: DraftWorth, decodes: int, row_s: float, accepted: int, 
     ],
 )
 def test_what_is_faster_is_run_nearly_always(decodes, row_s, accepted, pays):
-    share = drafted_share(DraftWorth(), decodes, row_s, accepted)
+    share = drafted_share(SpeculationGate(), decodes, row_s, accepted)
     assert share > 0.9 if pays else 0 < share < 0.1
 
 
 def test_it_follows_a_change_of_texts_and_keeps_batch_sizes_apart():
-    worth = DraftWorth()
+    worth = SpeculationGate()
     assert drafted_share(worth, 1, 0.001, 0) < 0.1
     drafted_share(worth, 1, 0.001, 3, steps=200)
     assert drafted_share(worth, 1, 0.001, 3) > 0.9
@@ -42,7 +44,7 @@ def test_it_follows_a_change_of_texts_and_keeps_batch_sizes_apart():
 
 
 def test_single_slow_steps_do_not_turn_it():
-    worth = DraftWorth()
+    worth = SpeculationGate()
     turned = 0
     for step in range(400):
         drafts = worth.wanted(1)

@@ -111,7 +111,9 @@ def test_a_prompt_step_is_bounded_by_seconds():
     for tokens in (64, 256, 1024):
         budget.observe(1, 0, 0.05)
         budget.observe(0, tokens, 0.05 + tokens * 0.001)
-    assert budget.prompt_room(0) == pytest.approx((LONGEST_PROMPT_STEP_S - 0.05) / 0.001, rel=0.1)
+    assert budget.prefill_budget(0) == pytest.approx(
+        (LONGEST_PROMPT_STEP_S - 0.05) / 0.001, rel=0.1
+    )
 
 
 def test_slow_steps_now_and_then_change_nothing():
@@ -123,7 +125,7 @@ def test_slow_steps_now_and_then_change_nothing():
         calm.observe(8, tokens, seconds)
         noisy.observe(8, tokens, seconds * (20 if rng.random() < 0.15 else 1))
         if step > 20:
-            assert noisy.prompt_room(8) == pytest.approx(calm.prompt_room(8), rel=0.01)
+            assert noisy.prefill_budget(8) == pytest.approx(calm.prefill_budget(8), rel=0.01)
 
 
 def test_the_budget_follows_a_machine_that_becomes_slower_and_faster():
@@ -132,7 +134,7 @@ def test_the_budget_follows_a_machine_that_becomes_slower_and_faster():
         for _ in range(12):
             budget.observe(8, 0, 0.025)
             budget.observe(8, 60, 0.025 + 60 * 0.0007 * factor)
-        assert budget.prompt_room(8) == pytest.approx(
+        assert budget.prefill_budget(8) == pytest.approx(
             (SLOWDOWN - 1) * 0.025 / (0.0007 * factor), abs=1
         )
 
@@ -145,29 +147,29 @@ def test_a_base_measured_while_the_machine_was_busy_is_corrected():
     for _ in range(5):
         budget.observe(8, 0, 0.3)
     for _ in range(4 * (PROBE_EVERY + 1)):
-        tokens = budget.prompt_room(8)
+        tokens = budget.prefill_budget(8)
         budget.observe(8, tokens, 0.02 + tokens * 0.0007)
-    assert budget.prompt_room(8) <= SLOWDOWN * 0.02 / 0.0007
+    assert budget.prefill_budget(8) <= SLOWDOWN * 0.02 / 0.0007
     budget = StepBudget(512)
     for _ in range(5):
         budget.observe(8, 0, 0.3)
     for _ in range(8):
         budget.observe(8, 16, 0.04)
-    assert budget.prompt_room(8) <= 64
+    assert budget.prefill_budget(8) <= 64
 
 
 def test_decodes_are_measured_alone_where_they_have_not_been_for_long():
     budget = StepBudget(512)
     budget.observe(0, 64, 0.06)
-    assert budget.prompt_room(8) == 0  # never measured
+    assert budget.prefill_budget(8) == 0  # never measured
     budget.observe(8, 0, 0.025)
     for _ in range(PROBE_EVERY):
-        assert budget.prompt_room(8) > 0
+        assert budget.prefill_budget(8) > 0
         budget.observe(8, 64, 0.07)
-    assert budget.prompt_room(8) == 0
+    assert budget.prefill_budget(8) == 0
     budget.observe(8, 0, 0.025)
-    assert budget.prompt_room(8) > 0
-    assert budget.prompt_room(100) > 0  # unknown, but the step before had no prompts
+    assert budget.prefill_budget(8) > 0
+    assert budget.prefill_budget(100) > 0  # unknown, but the step before had no prompts
 
 
 def test_steps_too_short_to_matter_are_not_cut():
@@ -175,4 +177,4 @@ def test_steps_too_short_to_matter_are_not_cut():
     budget.observe(0, 512, 0.002)
     budget.observe(8, 0, 1e-5)
     budget.observe(8, 500, 0.002)
-    assert budget.prompt_room(8) == 512
+    assert budget.prefill_budget(8) == 512

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from headrace.workers.engine import waiting
+from headrace.workers.engine import waiting_queue as waiting
 from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.engine import Engine
-from headrace.workers.engine.fake import FakeRunner
-from headrace.workers.engine.waiting import AGEING_S, CREDIT, WaitingQueue
+from headrace.workers.engine.fake_runner import FakeRunner
+from headrace.workers.engine.waiting_queue import AGEING_S, CREDIT, WaitingQueue
 from headrace.workers.sequence.sequence import Sequence
 from tests.workers.driving import request, run
 

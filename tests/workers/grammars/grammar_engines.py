@@ -14,8 +14,8 @@ from headrace.protocol.grammar import Grammar
 from headrace.protocol.to_worker import Generate
 from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.engine import Engine
-from headrace.workers.engine.fake import FakeRunner
-from headrace.workers.grammars.compiling import Grammars
+from headrace.workers.engine.fake_runner import FakeRunner
+from headrace.workers.grammars.grammar_manager import GrammarManager
 from tests.workers.driving import request
 from tests.workers.engine.overlapping import LateRunner
 
@@ -28,8 +28,8 @@ def tokens(path: Path) -> LLTokenizer:
     return load_tokenizer(path, ROWS, [EOS])
 
 
-def grammars(path: Path) -> Grammars:
-    return Grammars(lambda: tokens(path), ROWS)
+def grammars(path: Path) -> GrammarManager:
+    return GrammarManager(lambda: tokens(path), ROWS)
 
 
 def grammar_engine(

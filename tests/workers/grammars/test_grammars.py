@@ -11,9 +11,10 @@ from headrace.protocol.common import grammar_compiler
 from headrace.protocol.common.grammar_compiler import compile_grammar, load_tokenizer
 from headrace.protocol.config import SpeculativeConfig
 from headrace.protocol.grammar import MAX_AFTER_TOKENS, MAX_GRAMMAR_BYTES
-from headrace.workers.engine.fake import FakeRunner
+from headrace.workers.engine.fake_runner import FakeRunner
 from headrace.workers.errors import RequestRefused
-from headrace.workers.grammars import compiling, masks
+from headrace.workers.grammars import grammar_manager as compiling
+from headrace.workers.grammars import masker as masks
 from headrace.workers.sequence import compiled_grammar as compiled
 from tests.frontend.text.tokenizers_for_tests import byte_fallback
 from tests.workers.driving import request, run
@@ -293,7 +294,7 @@ def test_grammars_are_compiled_once_while_there_is_room(path):
 
 def taking(monkeypatch, size):
     """Grammars that take so much memory, each."""
-    monkeypatch.setattr(compiled.Compiled, "bytes", size)
+    monkeypatch.setattr(compiled.CompiledGrammar, "bytes", size)
 
 
 def test_large_grammars_make_room_for_each_other(path, monkeypatch):

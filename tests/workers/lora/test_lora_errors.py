@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.engine import Engine
-from headrace.workers.engine.fake import FakeRunner
+from headrace.workers.engine.fake_runner import FakeRunner
 from headrace.workers.errors import AdapterError
 from headrace.workers.lora.files import read_adapter
 from tests.lora_adapters import make_adapter, tensors_of

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from headrace.protocol.to_worker import Generate
 from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.engine import Engine
-from headrace.workers.engine.fake import FakeRunner
+from headrace.workers.engine.fake_runner import FakeRunner
 from headrace.workers.lora.fake import FakeAdapters
 from headrace.workers.sequence.sequence import Chunk
 from tests.workers.driving import request, run

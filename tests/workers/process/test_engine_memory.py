@@ -8,7 +8,7 @@ import pytest
 from headrace.protocol.config import EngineConfig
 from headrace.workers.build import build_engine, build_runner
 from headrace.workers.engine.assemble import assemble_engine
-from headrace.workers.engine.fake import FakeRunner
+from headrace.workers.engine.fake_runner import FakeRunner
 from headrace.workers.engine.runner import Runner
 from headrace.workers.process.engine_memory import TAGS, Residence
 from tests.workers.driving import request, run

@@ -9,7 +9,7 @@ from headrace.protocol.to_frontend import Output
 from headrace.protocol.to_worker import Abort, Generate
 from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.engine import Engine
-from headrace.workers.engine.fake import FakeRunner
+from headrace.workers.engine.fake_runner import FakeRunner
 from headrace.workers.engine.runner import Runner
 from headrace.workers.errors import ModelUnsupported
 from headrace.workers.process.engine_thread import (

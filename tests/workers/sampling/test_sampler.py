@@ -8,7 +8,7 @@ import torch
 from headrace.workers.native.library import why_not
 from headrace.workers.sampling import sampler
 from headrace.workers.sampling.noise import uniform
-from headrace.workers.sampling.penalties import penalise
+from headrace.workers.sampling.penalties import apply_penalties
 from headrace.workers.sampling.sampler import _likeliest, _look_up, sample
 from headrace.workers.sequence.sequence import Sequence
 from headrace.workers.sequence.token_counts import TokenCounts
@@ -200,7 +200,7 @@ def test_penalties_follow_their_formulas():
         sequence([1, 2, 2], [3, 3, 1], presence_penalty=0.6, frequency_penalty=-0.3),
         sequence([5], [], repetition_penalty=0.7, presence_penalty=2.0, frequency_penalty=1.0),
     ]
-    penalise(changed, [0, 2, 1], sequences)
+    apply_penalties(changed, [0, 2, 1], sequences)
     for row, one in enumerate(sequences):
         sampling = one.request.sampling
         outputs = one.token_ids[one.num_prompt :]
@@ -229,8 +229,8 @@ def test_penalties_keep_up_with_a_growing_text():
         logits = torch.randn((2, SIZE), generator=generator)
         fresh = sequence(growing.token_ids[:3], growing.token_ids[3:], **params)
         changed, expected = logits.clone(), logits.clone()
-        penalise(changed, [1], [sequence(), growing])
-        penalise(expected, [1], [sequence(), fresh])
+        apply_penalties(changed, [1], [sequence(), growing])
+        apply_penalties(expected, [1], [sequence(), fresh])
         assert changed.tolist() == expected.tolist()
         assert changed[0].tolist() == logits[0].tolist()
         growing.token_ids.append(token)

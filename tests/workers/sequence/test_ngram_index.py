@@ -2,8 +2,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.protocol.config import SpeculativeConfig
-from headrace.workers.sequence.drafting import Drafting
 from headrace.workers.sequence.ngram_index import NgramIndex
+from headrace.workers.sequence.prompt_lookup import PromptLookup
 
 # few different tokens, so that n-grams recur
 texts = st.lists(st.integers(0, 2), min_size=1, max_size=60)
@@ -49,32 +49,32 @@ CONFIG = SpeculativeConfig(
 
 def test_right_drafts_make_the_next_longer_and_wrong_ones_shorter():
     text = [1] * 20
-    drafting = Drafting(CONFIG)
-    first = len(drafting.propose(text, 99))
+    prompt_lookup = PromptLookup(CONFIG)
+    first = len(prompt_lookup.propose(text, 99))
     for _ in range(10):
-        drafting.note(4, 4, 20)
-    assert len(drafting.propose(text, 99)) == 4 > first
+        prompt_lookup.note(4, 4, 20)
+    assert len(prompt_lookup.propose(text, 99)) == 4 > first
     for _ in range(3):
-        drafting.note(4, 0, 20)
-    assert len(drafting.propose(text, 99)) == 2
-    assert drafting.propose(text, 1) == [1]
-    assert drafting.propose(text, 0) == []
+        prompt_lookup.note(4, 0, 20)
+    assert len(prompt_lookup.propose(text, 99)) == 2
+    assert prompt_lookup.propose(text, 1) == [1]
+    assert prompt_lookup.propose(text, 0) == []
 
 
 def test_drafts_that_never_prove_right_become_rare():
     text = [1] * 10
-    drafting = Drafting(CONFIG)
+    prompt_lookup = PromptLookup(CONFIG)
     drafted = 0
     while len(text) < 4000:
-        guess = drafting.propose(text, 4)
+        guess = prompt_lookup.propose(text, 4)
         text.append(1)
         if guess:
             drafted += len(guess)
-            drafting.note(len(guess), 0, len(text))
+            prompt_lookup.note(len(guess), 0, len(text))
     assert 0 < drafted < 0.02 * len(text)
-    while not (guess := drafting.propose(text, 4)):  # but they are tried again
+    while not (guess := prompt_lookup.propose(text, 4)):  # but they are tried again
         text.append(1)
         assert len(text) < 6000
     for _ in range(5):
-        drafting.note(1, 1, len(text))
-    assert len(drafting.propose(text, 4)) > 1
+        prompt_lookup.note(1, 1, len(text))
+    assert len(prompt_lookup.propose(text, 4)) > 1

@@ -12,10 +12,10 @@ from headrace.protocol.config import SpeculativeConfig
 from headrace.protocol.sampling import ThinkingBudget
 from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.engine import Engine
-from headrace.workers.engine.fake import FakeRunner
+from headrace.workers.engine.fake_runner import FakeRunner
 from headrace.workers.errors import RequestRefused
 from headrace.workers.sampling.sampler import sample
-from headrace.workers.sequence.sequence import DraftedText, Sequence
+from headrace.workers.sequence.sequence import DraftedSequence, Sequence
 from tests.workers.driving import request, run
 from tests.workers.engine.overlapping import overlapping_engine
 
@@ -121,7 +121,7 @@ def next_token(budget, outputs, drafts=(), **params):
     sequence = Sequence.of(one, 0, 0.0)
     logits = torch.zeros(1, 10)
     logits[0, OTHER] = 10.0
-    text = DraftedText(sequence, tuple(drafts)) if drafts else sequence
+    text = DraftedSequence(sequence, tuple(drafts)) if drafts else sequence
     return sample(logits, [text])[0]
 
 

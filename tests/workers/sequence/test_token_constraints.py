@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from headrace.protocol.sampling import RepetitionDetection
 from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.engine import Engine
-from headrace.workers.engine.fake import FakeRunner
+from headrace.workers.engine.fake_runner import FakeRunner
 from headrace.workers.errors import RequestRefused
 from headrace.workers.sampling.sampler import sample
 from headrace.workers.sequence.bad_words import BadWords
-from headrace.workers.sequence.repetition import Repetition
+from headrace.workers.sequence.repetition import RepetitionDetector
 from tests.workers.driving import request, run
 from tests.workers.sampling.test_sampler import (
     LOGITS,
@@ -139,7 +139,7 @@ PARAMS = st.builds(
 @given(PARAMS, st.lists(st.integers(0, 1), max_size=60), st.integers(0, 5), st.data())
 def test_repetition_is_noticed_as_by_the_definition(params, output, num_prompt, data):
     text = [1] * num_prompt
-    following = Repetition(params, max_tokens=len(output))
+    following = RepetitionDetector(params, max_tokens=len(output))
     skipped = data.draw(st.integers(0, len(output)))  # a replay begins with some of the output
     text += output[:skipped]
     for end in range(skipped, len(output)):
@@ -161,19 +161,19 @@ def test_repetition_ends_a_text_but_not_before_min_tokens():
 def test_following_a_long_repetitive_text_costs_little_per_token():
     """Work is counted, not timed: only a token's own kind within reach is looked at."""
     params = RepetitionDetection(900, 1000, 50)
-    following = Repetition(params, max_tokens=100_000)
+    following = RepetitionDetector(params, max_tokens=100_000)
     text = [0] * 3000
     assert not following.follow(text, 0)
     assert len(following._equal) == 101
 
 
 def test_patterns_that_cannot_repeat_often_enough_are_not_looked_for():
-    following = Repetition(RepetitionDetection(1, 1000, 50), max_tokens=200)
+    following = RepetitionDetector(RepetitionDetection(1, 1000, 50), max_tokens=200)
     text = [0] * 49
     assert not following.follow(text, 0)
     assert set(following._equal) == {1, 2, 3, 4}
     assert following.follow([*text, 0], 0)
-    never = Repetition(RepetitionDetection(1, 1000, 2**31 - 1), max_tokens=200)
+    never = RepetitionDetector(RepetitionDetection(1, 1000, 2**31 - 1), max_tokens=200)
     assert not never.follow(text, 0)
     assert not never._equal
 

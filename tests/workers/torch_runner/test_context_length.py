@@ -8,7 +8,7 @@ from transformers import AutoConfig
 
 from headrace.launcher.models.text_folder import TextOverrides, write_text_folder
 from headrace.protocol.common.context_length import context_length
-from headrace.workers.engine.fake import read_model_size
+from headrace.workers.engine.fake_runner import read_model_size
 from headrace.workers.torch_runner.loading import model_length
 
 LONG = {"long_factor": [1.0] * 48, "short_factor": [1.0] * 48}

@@ -142,7 +142,7 @@ def check_all(loaded: Loaded, answers) -> None:
 def test_batch_arriving_at_once(loaded):
     engine = loaded.engine(max_num_batched_tokens=256, block_size=16, enable_prefix_caching=False)
     check_all(loaded, run(engine, arrivals(loaded, 0)))
-    assert engine.stats().prefix_hits == 0
+    assert engine.stats().cached_tokens == 0
 
 
 def test_arrivals_over_time_in_chunks_with_prefix_hits(loaded):

@@ -10,8 +10,8 @@ from weakref import WeakSet
 from llguidance import LLExecutor, LLTokenizer
 
 from headrace.protocol.to_worker import Generate
-from headrace.workers.grammars.masks import Masker, Place
-from headrace.workers.sequence.compiled_grammar import Compiled
+from headrace.workers.grammars.masker import Masker, MaskRequest
+from headrace.workers.sequence.compiled_grammar import CompiledGrammar
 from headrace.workers.sequence.grammar_state import GrammarState
 from headrace.workers.sequence.sequence import Chunk
 
@@ -24,7 +24,7 @@ _MOST_BYTES = 1024**3
 _SMALL_BYTES = 4 * 1024**2
 
 
-class Grammars:
+class GrammarManager:
     """load: reads the tokenizer, which takes a second; called with the first grammar.
 
     vocab_size: of the model.
@@ -35,8 +35,8 @@ class Grammars:
         self._vocab_size = vocab_size
         self._lock = threading.Lock()
         self._tokenizer: LLTokenizer | None = None
-        self._kept: OrderedDict[str, Compiled] = OrderedDict()
-        self._living: WeakSet[Compiled] = WeakSet()
+        self._kept: OrderedDict[str, CompiledGrammar] = OrderedDict()
+        self._living: WeakSet[CompiledGrammar] = WeakSet()
         self._compiling = ThreadPoolExecutor(_COMPILING_THREADS, "grammar")
         self._masker: Masker | None = None
 
@@ -53,7 +53,7 @@ class Grammars:
                 continue
             state.mask = None
             if chunk.samples and state.holds:
-                places.append(Place(state, chunk.drafts, self._refused(chunk)))
+                places.append(MaskRequest(state, chunk.drafts, self._refused(chunk)))
         if not places:
             return
         if self._masker is None:
@@ -82,20 +82,20 @@ class Grammars:
             state.append(token_id)
         return state
 
-    def _compiled(self, text: str) -> Compiled:
+    def _compiled(self, text: str) -> CompiledGrammar:
         """The grammar of a text. ValueError if it is none, or if there is no room for it."""
         with self._lock:
             if self._tokenizer is None:
                 self._tokenizer = self._load()
             known = self._kept.get(text)
-            if known is not None and not known.is_worn:
+            if known is not None and not known.is_worn_out:
                 self._kept.move_to_end(text)
                 return known
-        compiled = Compiled(self._tokenizer, text)
+        compiled = CompiledGrammar(self._tokenizer, text)
         with self._lock:
             return self._take(text, compiled)
 
-    def _take(self, text: str, compiled: Compiled) -> Compiled:
+    def _take(self, text: str, compiled: CompiledGrammar) -> CompiledGrammar:
         """Keep a grammar, in the place of those that were not asked for longest. ValueError if all
         that are in use take too much memory; small ones always find room."""
         living = sum(other.bytes for other in self._living)

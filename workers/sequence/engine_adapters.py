@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 
-class Adapters(Protocol):
+class EngineAdapters(Protocol):
     """Adapters by their ids. An id stands for one adapter and never for another."""
 
     @property

@@ -16,7 +16,7 @@ _GOOD = 0.5
 _FIRST_PAUSE, _LONGEST_PAUSE = 16, 512  # tokens
 
 
-class Drafting:
+class PromptLookup:
     """The drafts of one text.
 
     acceptance: running share of drafted tokens that proved right. The lower it is, the shorter

@@ -28,9 +28,9 @@ from headrace.protocol.to_frontend import Logprobs
 from headrace.workers.engine.runner import StepwiseRunner
 from headrace.workers.errors import ModelUnsupported
 from headrace.workers.lora.fake import FakeAdapters
-from headrace.workers.sampling.verify import keep_verified
-from headrace.workers.sequence.adapters import Adapters
-from headrace.workers.sequence.sequence import Chunk, ChunkResult, DraftedText
+from headrace.workers.sampling.verify import verify_drafts
+from headrace.workers.sequence.engine_adapters import EngineAdapters
+from headrace.workers.sequence.sequence import Chunk, ChunkResult, DraftedSequence
 from headrace.workers.sequence.sequence import Sequence as EngineSequence
 from headrace.workers.sequence.thinking import forced_token
 
@@ -86,7 +86,7 @@ class FakeRunner(StepwiseRunner):
     def new_adapters(self, max_rank: int) -> FakeAdapters:
         return FakeAdapters()
 
-    def use_adapters(self, adapters: Adapters) -> None:
+    def use_adapters(self, adapters: EngineAdapters) -> None:
         assert isinstance(adapters, FakeAdapters)
         self._adapters = adapters
 
@@ -102,7 +102,7 @@ class FakeRunner(StepwiseRunner):
         chosen = [
             self._choose(sequence, chunk.drafts[:end]) for end in range(len(chunk.drafts) + 1)
         ]
-        return replace(keep_verified(chunk, chosen), prompt_logprobs=prompt_logprobs)
+        return replace(verify_drafts(chunk, chosen), prompt_logprobs=prompt_logprobs)
 
     def _choose(self, sequence: EngineSequence, drafts: tuple[int, ...]) -> ChunkResult:
         """The token after the sequence's own and some drafts."""
@@ -114,7 +114,7 @@ class FakeRunner(StepwiseRunner):
         return ChunkResult(token_id, self._logprobs(token_id, wanted, named))
 
     def _next_token(self, sequence: EngineSequence, drafts: tuple[int, ...]) -> int:
-        forced = forced_token(DraftedText(sequence, drafts) if drafts else sequence)
+        forced = forced_token(DraftedSequence(sequence, drafts) if drafts else sequence)
         if forced is not None:
             return forced
         sampling = sequence.request.sampling

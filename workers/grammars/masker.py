@@ -18,7 +18,7 @@ TOO_SLOW_S = 0.1  # of one thread, for one mask
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class MaskRequest:
     """A text whose next token has to keep to its grammar, and guesses at its tokens from there.
 
     refused: ids that end texts, but not this one.
@@ -44,7 +44,7 @@ class Masker:
         self._vocab_size = vocab_size
         self._is_suspicious = False
 
-    def start(self, places: Sequence[Place]) -> None:
+    def start(self, places: Sequence[MaskRequest]) -> None:
         """Begin to work out the masks of a step: of each place one, and one more for each draft."""
         rows = MaskRows(sum(1 + len(place.drafts) for place in places), self._row_bytes)
         first = 0
@@ -53,7 +53,7 @@ class Masker:
             first += 1 + len(place.drafts)
         rows.fill(self._threads, lambda bits: self._compute(places, bits))
 
-    def _compute(self, places: Sequence[Place], bits: bytearray) -> None:
+    def _compute(self, places: Sequence[MaskRequest], bits: bytearray) -> None:
         if self._is_suspicious:
             for place in places:
                 _end_if_slow(place.state)
@@ -79,7 +79,7 @@ class Masker:
             self._finish(place, bits, first)
             first += 1 + len(place.drafts)
 
-    def _finish(self, place: Place, bits: bytearray, first: int) -> None:
+    def _finish(self, place: MaskRequest, bits: bytearray, first: int) -> None:
         """Note what keeps a text from going on. A mask that allows nothing is made to allow all, so
         that a token can be chosen, which nobody gets to see."""
         state = place.state
