@@ -33,8 +33,9 @@ def assemble_engine(
 ) -> Engine:
     """Make the parts of an engine and join them.
 
-    grammars: None: requests with a grammar are refused.
-    adapters: None: requests with an adapter are refused. max_loras: the most of one step.
+    grammars: None: requests with a grammar are rejected.
+    adapters: None: requests with an adapter are rejected.
+    max_loras: the most different adapters in one step.
     clock: gives seconds, by which steps are measured; what they hold depends on it.
     """
     max_len = min(runner.max_model_len, runner.num_blocks * runner.block_size)

@@ -1,7 +1,7 @@
-"""One model replica: takes requests, steps, gives tokens. Single-threaded.
+"""Run one model replica: take requests, step, return tokens. Single-threaded.
 
-A step is schedule, run, postprocess. The engine never trusts a request: whatever reaches the
-runner has been checked by `add`.
+A step is schedule, run, postprocess. The engine never trusts a request: all that reaches the runner
+has been checked by `add`.
 """
 
 import time
@@ -31,12 +31,12 @@ class EngineStats:
     running, waiting: requests in the batch and in the queue.
     blocks_used, blocks_total: of the K/V cache; used are those that a running request holds.
     steps: since the start.
-    prefix_queried, cached_tokens: prompt tokens looked up and found in the cache.
+    prefix_queried, cached_tokens: prompt tokens looked up and found in the prefix cache.
     prompt_tokens: prompt tokens run, recomputed ones included.
     generated_tokens: tokens sampled.
     step_tokens: tokens run in the last step.
-    drafts, draft_tokens, accepted_tokens: guesses at what follows in a text, the tokens in them,
-        and how many of these proved right.
+    drafts, draft_tokens, accepted_tokens: drafts run, the tokens in them, and how many of these
+        were accepted.
     """
 
     running: int
@@ -69,12 +69,12 @@ class Engine:
         grammar_gate: GrammarGate | None = None,
         adapters: EngineAdapters | None = None,
     ) -> None:
-        """Take parts that share one pool of blocks; `assemble.assemble_engine` makes them.
+        """Join parts that share one pool of blocks; `assemble.assemble_engine` makes them.
 
         max_len: the most tokens of one request, prompt and output together.
-        drafter: the scheduler's own, which is told how long steps took.
-        grammar_gate: None: requests with a grammar are refused.
-        adapters: None: requests with an adapter are refused.
+        drafter: the scheduler's own, which must know how long steps took.
+        grammar_gate: None: requests with a grammar are rejected.
+        adapters: None: requests with an adapter are rejected.
         """
         self.max_len = max_len
         self.failed = False
@@ -90,7 +90,7 @@ class Engine:
         self._recompute_pending = False
 
     def add(self, request: Generate) -> None:
-        """Queue a request. RequestRefused if it cannot be run; nothing is kept of it then."""
+        """Queue a request. Raises RequestRefused, and keeps nothing of it, if it cannot be run."""
         if self.failed:
             raise EngineFailed("the engine has failed")
         adapter_ids = None if self._adapters is None else self._adapters.ids
@@ -100,90 +100,23 @@ class Engine:
         if request.grammar is None:
             self._scheduler.add(sequence)
         elif self._gate is None:
-            raise RequestRefused("grammar: this model cannot follow one", retry_elsewhere=False)
+            raise RequestRefused(
+                "grammar: this model does not support grammars", retry_elsewhere=False
+            )
         else:
-            self._gate.put(sequence)
+            self._gate.add(sequence)
         self._sequences[request.request_id] = sequence
 
     def abort(self, request_id: str) -> None:
-        """Forget a request; no output of it follows. Unknown ids are harmless."""
+        """Drop a request; no output of it follows. Unknown ids are harmless."""
         sequence = self._sequences.pop(request_id, None)
         if sequence is None or (self._gate is not None and self._gate.discard(sequence)):
             return
         self._scheduler.remove(sequence)
 
     @property
-    def adapter_ids(self) -> frozenset[str]:
-        """The adapters that requests can name."""
-        return frozenset() if self._adapters is None else self._adapters.ids
-
-    def add_adapter(self, adapter_id: str, folder: Path) -> None:
-        """Let requests name the adapter in a folder that PEFT wrote, also while the engine sleeps.
-
-        AdapterError if there is none that fits the model. Harmless if the id is there: it stands
-        for one adapter for ever, by which prefixes in the cache are told apart.
-        """
-        if adapter_id not in self.adapter_ids:
-            self.put_adapter(adapter_id, self.read_adapter(folder))
-
-    def read_adapter(self, folder: Path) -> Any:
-        """The first half of that, which takes long: it may be done in any thread, while the engine
-        steps."""
-        if self._adapters is None:
-            raise AdapterError("this model takes no adapters")
-        return self._adapters.read(folder)
-
-    def put_adapter(self, adapter_id: str, adapter: Any) -> None:
-        """The second half."""
-        assert self._adapters is not None
-        self._adapters.put(adapter_id, adapter)
-
-    def remove_adapter(self, adapter_id: str) -> None:
-        """Forget an adapter, also while the engine sleeps. AdapterError if a request has it.
-        Harmless if it is not there."""
-        if any(each.request.adapter == adapter_id for each in self._sequences.values()):
-            raise AdapterError("the adapter is in use")
-        if self._adapters is not None:
-            self._adapters.remove(adapter_id)
-
-    @property
-    def runner(self) -> Runner:
-        return self._pipeline.runner
-
-    def reset_prefix_cache(self, recompute_running: bool = False) -> None:
-        """Find nothing of what has been run until now. Running requests go on with what is theirs,
-        or with recompute_running are run again from their first token, from the next step on."""
-        self._scheduler.reset_prefix_cache()
-        self._recompute_pending |= recompute_running
-
-    def release(self) -> None:
-        """Give the cache's memory back, and what an accelerator holds of the weights. Only without
-        requests, and none is to be added until all is restored."""
-        assert not self._sequences
-        while self.has_work:  # a step in flight, whose results are nobody's any more
-            self.step()
-        self._pool.clear()
-        self.runner.release_cache()
-        self.runner.offload_weights()
-
-    def restore_weights(self) -> None:
-        """MemoryError if there is no memory for them."""
-        self.runner.restore_weights()
-
-    def restore_cache(self) -> None:
-        """Have an empty cache again. MemoryError if there is no memory for it."""
-        self.runner.restore_cache()
-
-    def replace_runner(self, runner: Runner) -> None:
-        """Go on with another runner of the same model and the same size. Only without work."""
-        assert not self.has_work
-        self._pool.clear()
-        if self._adapters is not None:
-            runner.use_adapters(self._adapters)
-        self._pipeline.replace_runner(runner)
-
-    @property
     def has_work(self) -> bool:
+        """Whether `step` has anything to do."""
         return bool(self._sequences) or self._pipeline.is_busy
 
     def step(self) -> list[Output]:
@@ -206,7 +139,7 @@ class Engine:
         return ended + self._postprocess(step)
 
     def _schedule(self) -> list[Chunk]:
-        """Return the next step's chunks; none while results are awaited that it depends on."""
+        """Return the next step's chunks; none if it must wait for the results of the last one."""
         if self._recompute_pending:
             if self._pipeline.assumes_results:
                 return []
@@ -234,8 +167,104 @@ class Engine:
                 self.abort(output.request_id)
         return outputs
 
+    def _queue_compiled(self) -> list[Output]:
+        """Queue the requests whose grammars are compiled; return the outputs of those that end."""
+        if self._gate is None:
+            return []
+        outputs = []
+        is_idle = len(self._gate) == len(self._sequences)
+        for sequence, failure in self._gate.pop_compiled(is_idle):
+            self._scheduler.add(sequence)
+            grammar = sequence.grammar
+            if failure is not None or (grammar is not None and grammar.is_complete):
+                reason, error = failure or ("complete", None)
+                outputs.append(self._output_processor.end(sequence, reason, error))
+                self.abort(sequence.request.request_id)
+        return outputs
+
+    @property
+    def adapter_ids(self) -> frozenset[str]:
+        """The adapters that requests can name."""
+        return frozenset() if self._adapters is None else self._adapters.ids
+
+    def add_adapter(self, adapter_id: str, folder: Path) -> None:
+        """Load the adapter in a folder that PEFT wrote; allowed while the engine sleeps.
+
+        Raises AdapterError if the folder holds no adapter that fits the model. Harmless if the id
+        is loaded: an id always stands for the same adapter, and prefixes in the cache are told
+        apart by it.
+        """
+        if adapter_id not in self.adapter_ids:
+            self.put_adapter(adapter_id, self.read_adapter(folder))
+
+    def read_adapter(self, folder: Path) -> Any:
+        """Read an adapter for `put_adapter`. Slow; safe in any thread while the engine steps.
+
+        Raises AdapterError as `add_adapter` does.
+        """
+        if self._adapters is None:
+            raise AdapterError("this model takes no adapters")
+        return self._adapters.read(folder)
+
+    def put_adapter(self, adapter_id: str, adapter: Any) -> None:
+        """Let requests name an adapter that `read_adapter` returned."""
+        assert self._adapters is not None
+        self._adapters.put(adapter_id, adapter)
+
+    def remove_adapter(self, adapter_id: str) -> None:
+        """Unload an adapter; allowed while the engine sleeps. Unknown ids are harmless.
+
+        Raises AdapterError if a request uses it.
+        """
+        if any(sequence.request.adapter == adapter_id for sequence in self._sequences.values()):
+            raise AdapterError("the adapter is in use")
+        if self._adapters is not None:
+            self._adapters.remove(adapter_id)
+
+    @property
+    def runner(self) -> Runner:
+        """The runner of the next step."""
+        return self._pipeline.runner
+
+    def reset_prefix_cache(self, recompute_running: bool = False) -> None:
+        """Forget all cached prefixes.
+
+        Running requests keep their own blocks; with recompute_running they are preempted before the
+        next step and recomputed from their first token.
+        """
+        self._scheduler.reset_prefix_cache()
+        self._recompute_pending |= recompute_running
+
+    def release(self) -> None:
+        """Release the cache's memory, and an accelerator's memory of the weights.
+
+        There must be no requests, and none may be added until all is restored.
+        """
+        assert not self._sequences
+        while self.has_work:  # a step in flight, whose requests were all aborted
+            self.step()
+        self._pool.clear()
+        self.runner.release_cache()
+        self.runner.offload_weights()
+
+    def restore_weights(self) -> None:
+        """Restore offloaded weights. Raises MemoryError if there is no memory for them."""
+        self.runner.restore_weights()
+
+    def restore_cache(self) -> None:
+        """Allocate an empty cache again. Raises MemoryError if there is no memory for it."""
+        self.runner.restore_cache()
+
+    def replace_runner(self, runner: Runner) -> None:
+        """Continue with another runner of the same model and size. There must be no work."""
+        assert not self.has_work
+        self._pool.clear()
+        if self._adapters is not None:
+            runner.use_adapters(self._adapters)
+        self._pipeline.replace_runner(runner)
+
     def load(self) -> WorkerLoad:
-        """How busy the engine is; `step_age_s` is for whoever watches from another thread."""
+        """Return how busy the engine is. `step_age_s` is filled in by the thread that watches."""
         return WorkerLoad(
             running=self._scheduler.num_running,
             waiting=self._num_waiting,
@@ -245,40 +274,27 @@ class Engine:
         )
 
     def stats(self) -> EngineStats:
-        counters = self._scheduler.counters
-        done = self._output_processor.counters
-        prompt_lookup = DraftCounters() if self._drafter is None else self._drafter.counters
+        """Return the gauges and counters as of now."""
+        scheduled = self._scheduler.counters
+        processed = self._output_processor.counters
+        drafted = DraftCounters() if self._drafter is None else self._drafter.counters
         return EngineStats(
             running=self._scheduler.num_running,
             waiting=self._num_waiting,
             blocks_used=self._pool.used_count,
             blocks_total=self._pool.num_blocks,
-            steps=done.steps,
-            prefix_queried=counters.prefix_queried,
-            cached_tokens=counters.cached_tokens,
-            preemptions=counters.preemptions,
-            prompt_tokens=done.prompt_tokens,
-            generated_tokens=done.generated_tokens,
-            step_tokens=done.step_tokens,
-            drafts=prompt_lookup.drafts,
-            draft_tokens=prompt_lookup.draft_tokens,
-            accepted_tokens=prompt_lookup.accepted_tokens,
+            steps=processed.steps,
+            prefix_queried=scheduled.prefix_queried,
+            cached_tokens=scheduled.cached_tokens,
+            preemptions=scheduled.preemptions,
+            prompt_tokens=processed.prompt_tokens,
+            generated_tokens=processed.generated_tokens,
+            step_tokens=processed.step_tokens,
+            drafts=drafted.drafts,
+            draft_tokens=drafted.draft_tokens,
+            accepted_tokens=drafted.accepted_tokens,
         )
 
     @property
     def _num_waiting(self) -> int:
         return self._scheduler.num_waiting + (0 if self._gate is None else len(self._gate))
-
-    def _queue_compiled(self) -> list[Output]:
-        """Queue the requests whose grammars are compiled; return the outputs of those that end."""
-        if self._gate is None:
-            return []
-        outputs = []
-        for sequence, failure in self._gate.take(is_idle=len(self._gate) == len(self._sequences)):
-            self._scheduler.add(sequence)
-            grammar = sequence.grammar
-            if failure is not None or (grammar is not None and grammar.is_complete):
-                reason, error = failure or ("complete", None)
-                outputs.append(self._output_processor.end(sequence, reason, error))
-                self.abort(sequence.request.request_id)
-        return outputs

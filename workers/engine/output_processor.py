@@ -1,4 +1,4 @@
-"""Turn a step's results into what is new of each request."""
+"""Turn a step's results into the outputs of its requests."""
 
 import time
 from collections.abc import Sequence as Items
@@ -23,7 +23,7 @@ class StepCounters:
 
 
 class OutputProcessor:
-    """Appends sampled tokens to their sequences and reports them.
+    """Appends sampled tokens to their sequences and makes their outputs.
 
     max_len: the most tokens of one sequence, prompt and output together.
     """
@@ -63,7 +63,7 @@ class OutputProcessor:
         )
 
     def _advance(self, chunk: Chunk, result: ChunkResult) -> Output:
-        """Append what was sampled and report it."""
+        """Append the sampled tokens of one chunk and return their output."""
         sequence, grammar = chunk.sequence, chunk.sequence.grammar
         if grammar is not None and grammar.error is not None:
             return self.end(sequence, "rejected", grammar.error)
@@ -77,7 +77,7 @@ class OutputProcessor:
         token_ids, finish = self._append(sequence, results)
         self._scheduler.commit(chunk, accepted=len(token_ids) - 1)
         if self._drafter is not None and chunk.drafts:
-            self._drafter.note(chunk, accepted=len(result.accepted_drafts))
+            self._drafter.record(chunk, accepted=len(result.accepted_drafts))
         logprobs = tuple(kept.logprobs for kept in results[: len(token_ids)] if kept.logprobs)
         return Output(
             sequence.request.request_id,
@@ -92,8 +92,10 @@ class OutputProcessor:
     def _append(
         self, sequence: Sequence, results: Items[ChunkResult]
     ) -> tuple[tuple[int, ...], Finish | None]:
-        """Append the results' tokens up to one that ends the sequence: those appended, and why it
-        ends if it does."""
+        """Append the results' tokens, up to the first that ends the sequence.
+
+        Returns the tokens appended, and why the sequence ends, or None if it continues.
+        """
         token_ids = tuple(kept.token_id for kept in results if kept.token_id is not None)
         for count, token_id in enumerate(token_ids, start=1):
             sequence.append(token_id)
@@ -105,7 +107,7 @@ class OutputProcessor:
 
 
 def _admission(sequence: Sequence) -> Admission | None:
-    """What is sent with a sequence's first output; None for later ones."""
+    """Return what is sent with a sequence's first output; None for later ones."""
     if sequence.has_output:
         return None
     sequence.has_output = True

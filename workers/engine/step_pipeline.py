@@ -25,7 +25,7 @@ from headrace.workers.sequence.thinking import needs_next_token
 class FinishedStep:
     """The chunks of a step with one result for each, and the seconds that it took.
 
-    Chunks of sequences that were aborted while the step ran are left out.
+    Chunks of sequences that were aborted while the step was in flight are left out.
     """
 
     chunks: list[Chunk]
@@ -132,6 +132,8 @@ class StepPipeline:
         if due is None:
             return FinishedStep([], [], 0.0)
         results = due.launched.results()
+        if not self._overlaps:  # nothing was aborted since the launch
+            return FinishedStep(due.chunks, results, self._clock() - self._started_s)
         self._pool.release(due.blocks)
         wanted = [
             (chunk, result)

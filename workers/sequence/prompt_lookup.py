@@ -39,7 +39,7 @@ class PromptLookup:
         wanted = max(round(self._most * self.acceptance), 1)
         return self._index.propose(token_ids, min(limit, wanted))
 
-    def note(self, drafted: int, accepted: int, length: int) -> None:
+    def record(self, drafted: int, accepted: int, length: int) -> None:
         """So many tokens of a draft proved right; length: of the text, with them."""
         self.acceptance = _MEMORY * self.acceptance + (1 - _MEMORY) * accepted / drafted
         if self.acceptance >= _GOOD:

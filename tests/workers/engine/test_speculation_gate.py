@@ -11,7 +11,7 @@ def drafted_share(
     """In how many of some steps there were drafts: of 4 tokens each, so many of them right."""
     drafted = 0
     for _ in range(steps):
-        drafts = worth.wanted(decodes)
+        drafts = worth.should_draft(decodes)
         rows = decodes * (5 if drafts else 1)
         tokens = decodes * (1 + accepted if drafts else 1)
         worth.observe(decodes, tokens, drafts, 0.02 + rows * row_s)
@@ -47,7 +47,7 @@ def test_single_slow_steps_do_not_turn_it():
     worth = SpeculationGate()
     turned = 0
     for step in range(400):
-        drafts = worth.wanted(1)
+        drafts = worth.should_draft(1)
         slow = 50 if step % 9 == 0 else 1
         worth.observe(1, 3 if drafts else 1, drafts, slow * (0.025 if drafts else 0.02))
         turned += not drafts

@@ -146,7 +146,7 @@ def masks_after(path, text, tokens, **params) -> tuple[set[int], bool]:
     """Tokens that may follow, and whether the text has ended."""
     one = held("a", text, **params)
     engine = grammar_engine(path)
-    state = engine._gate.grammars.begin(one).result()
+    state = engine._gate.grammars.compile(one).result()
     for token_id in tokens:
         state.append(token_id)
     seen = []
@@ -286,9 +286,9 @@ def test_an_engine_without_a_tokenizer_refuses_grammars():
 def test_grammars_are_compiled_once_while_there_is_room(path):
     known = grammars(path)
     for number in range(200):
-        known.begin(held(str(number), f'start: "{number % 150}"')).result()
+        known.compile(held(str(number), f'start: "{number % 150}"')).result()
     assert len(known._kept) <= 64
-    first, again = (known.begin(held(name, 'start: "149"')).result() for name in "ab")
+    first, again = (known.compile(held(name, 'start: "149"')).result() for name in "ab")
     assert first._compiled is again._compiled
 
 
@@ -301,22 +301,22 @@ def test_large_grammars_make_room_for_each_other(path, monkeypatch):
     known = grammars(path)
     taking(monkeypatch, compiling._KEPT_BYTES // 3)
     for number in range(20):
-        known.begin(held(str(number), f'start: "{number}"')).result()
+        known.compile(held(str(number), f'start: "{number}"')).result()
     assert list(known._kept) == ['start: "17"', 'start: "18"', 'start: "19"']
 
 
 def test_grammars_in_use_take_no_more_than_there_is_for_them(path, monkeypatch):
     known = grammars(path)
     taking(monkeypatch, compiling._MOST_BYTES // 5)
-    in_use = [known.begin(held(str(n), f'start: "{n}"')).result() for n in range(5)]
+    in_use = [known.compile(held(str(n), f'start: "{n}"')).result() for n in range(5)]
     with pytest.raises(ValueError, match="too much memory"):
-        known.begin(held("large", 'start: "large"')).result()
-    assert known.begin(held("same", 'start: "4"')).result().error is None
+        known.compile(held("large", 'start: "large"')).result()
+    assert known.compile(held("same", 'start: "4"')).result().error is None
     del in_use[:2]
-    assert known.begin(held("large", 'start: "large"')).result().error is None
+    assert known.compile(held("large", 'start: "large"')).result().error is None
     taking(monkeypatch, compiling._SMALL_BYTES)
     for number in range(100, 400):
-        in_use.append(known.begin(held("small", f'start: "{number}"')).result())
+        in_use.append(known.compile(held("small", f'start: "{number}"')).result())
 
 
 def test_what_texts_leave_in_a_grammar_does_not_end_later_ones(path, tokenizer, monkeypatch):
@@ -327,7 +327,7 @@ def test_what_texts_leave_in_a_grammar_does_not_end_later_ones(path, tokenizer, 
     known = grammars(path)
     for first in "abcdefghij":
         text = "|".join(f"{letter}{{1,60}}" for letter in "abcdefghij")
-        state = known.begin(held(first, f"start: /{text}/")).result()
+        state = known.compile(held(first, f"start: /{text}/")).result()
         for char in first * 41:
             state.matcher.compute_bitmask()
             state.append(tokenizer.token_to_id(char))
@@ -337,7 +337,7 @@ def test_what_texts_leave_in_a_grammar_does_not_end_later_ones(path, tokenizer, 
 
 def test_tokens_of_texts_count_as_memory(path):
     known = grammars(path)
-    state = known.begin(held("a", "start: /a*/", replayed=())).result()
+    state = known.compile(held("a", "start: /a*/", replayed=())).result()
     before = state._compiled.bytes
     state.append(9)
     assert state._compiled.bytes > before

@@ -52,10 +52,10 @@ def test_right_drafts_make_the_next_longer_and_wrong_ones_shorter():
     prompt_lookup = PromptLookup(CONFIG)
     first = len(prompt_lookup.propose(text, 99))
     for _ in range(10):
-        prompt_lookup.note(4, 4, 20)
+        prompt_lookup.record(4, 4, 20)
     assert len(prompt_lookup.propose(text, 99)) == 4 > first
     for _ in range(3):
-        prompt_lookup.note(4, 0, 20)
+        prompt_lookup.record(4, 0, 20)
     assert len(prompt_lookup.propose(text, 99)) == 2
     assert prompt_lookup.propose(text, 1) == [1]
     assert prompt_lookup.propose(text, 0) == []
@@ -70,11 +70,11 @@ def test_drafts_that_never_prove_right_become_rare():
         text.append(1)
         if guess:
             drafted += len(guess)
-            prompt_lookup.note(len(guess), 0, len(text))
+            prompt_lookup.record(len(guess), 0, len(text))
     assert 0 < drafted < 0.02 * len(text)
     while not (guess := prompt_lookup.propose(text, 4)):  # but they are tried again
         text.append(1)
         assert len(text) < 6000
     for _ in range(5):
-        prompt_lookup.note(1, 1, len(text))
+        prompt_lookup.record(1, 1, len(text))
     assert len(prompt_lookup.propose(text, 4)) > 1
