@@ -57,7 +57,7 @@ class GrammarManager:
             if state is None:
                 continue
             state.mask = None
-            if chunk.samples and state.holds:
+            if chunk.samples and state.is_active:
                 requests.append(MaskRequest(state, chunk.drafts, self._banned_ends(chunk)))
         if not requests:
             return

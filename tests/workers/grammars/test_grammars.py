@@ -13,8 +13,8 @@ from headrace.protocol.config import SpeculativeConfig
 from headrace.protocol.grammar import MAX_AFTER_TOKENS, MAX_GRAMMAR_BYTES
 from headrace.workers.engine.fake_runner import FakeRunner
 from headrace.workers.errors import RequestRefused
-from headrace.workers.grammars import grammar_manager as compiling
-from headrace.workers.grammars import masker as masks
+from headrace.workers.grammars import grammar_manager
+from headrace.workers.grammars import masker
 from headrace.workers.sequence import compiled_grammar as compiled
 from tests.frontend.text.tokenizers_for_tests import byte_fallback
 from tests.workers.driving import request, run
@@ -220,10 +220,10 @@ def test_a_row_beyond_the_limits_of_a_step_ends_its_request_alone(path, alone, m
 
 def test_a_row_that_holds_all_others_up_ends_its_request(path, alone, monkeypatch):
     """Whether it does is a matter of time: here any is too much, and there none is."""
-    monkeypatch.setattr(masks, "SUSPICIOUS_S", -1.0)
+    monkeypatch.setattr(masker, "SUSPICIOUS_S", -1.0)
     answers = run(grammar_engine(path), [(0, one) for one in requests()])
     assert {n: answers[n].tokens for n in alone} == {n: alone[n].tokens for n in alone}
-    monkeypatch.setattr(masks, "TOO_SLOW_S", -1.0)
+    monkeypatch.setattr(masker, "TOO_SLOW_S", -1.0)
     answers = run(grammar_engine(path), [(0, one) for one in requests()])
     slow = {n: a for n, a in answers.items() if a.finish_reason == "rejected"}
     assert slow
@@ -287,7 +287,7 @@ def test_grammars_are_compiled_once_while_there_is_room(path):
     known = grammars(path)
     for number in range(200):
         known.compile(held(str(number), f'start: "{number % 150}"')).result()
-    assert len(known._kept) <= 64
+    assert len(known._cached) <= 64
     first, again = (known.compile(held(name, 'start: "149"')).result() for name in "ab")
     assert first._compiled is again._compiled
 
@@ -299,22 +299,22 @@ def taking(monkeypatch, size):
 
 def test_large_grammars_make_room_for_each_other(path, monkeypatch):
     known = grammars(path)
-    taking(monkeypatch, compiling._KEPT_BYTES // 3)
+    taking(monkeypatch, grammar_manager._CACHED_BYTES // 3)
     for number in range(20):
         known.compile(held(str(number), f'start: "{number}"')).result()
-    assert list(known._kept) == ['start: "17"', 'start: "18"', 'start: "19"']
+    assert list(known._cached) == ['start: "17"', 'start: "18"', 'start: "19"']
 
 
 def test_grammars_in_use_take_no_more_than_there_is_for_them(path, monkeypatch):
     known = grammars(path)
-    taking(monkeypatch, compiling._MOST_BYTES // 5)
+    taking(monkeypatch, grammar_manager._MOST_BYTES // 5)
     in_use = [known.compile(held(str(n), f'start: "{n}"')).result() for n in range(5)]
     with pytest.raises(ValueError, match="too much memory"):
         known.compile(held("large", 'start: "large"')).result()
     assert known.compile(held("same", 'start: "4"')).result().error is None
     del in_use[:2]
     assert known.compile(held("large", 'start: "large"')).result().error is None
-    taking(monkeypatch, compiling._SMALL_BYTES)
+    taking(monkeypatch, grammar_manager._SMALL_BYTES)
     for number in range(100, 400):
         in_use.append(known.compile(held("small", f'start: "{number}"')).result())
 
