@@ -64,7 +64,7 @@ def describe(
 ) -> dict[int, Logprobs]:
     """Return log probabilities by row of logits [rows, vocabulary].
 
-    wanted: (row, token id, how many of the most_likely); rows with None are left out.
+    wanted: (row, token id, how many of the most likely); rows with None are left out.
     """
     requested = [(row, token_id, top) for row, token_id, top in wanted if top is not None]
     if not requested:

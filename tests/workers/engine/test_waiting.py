@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from headrace.workers.engine import waiting_queue as waiting
+from headrace.workers.engine import waiting_queue
 from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.fake_runner import FakeRunner
@@ -121,7 +121,7 @@ def test_a_pause_is_little_credit():
 
 
 def test_memory_of_tenants_is_bounded(monkeypatch):
-    monkeypatch.setattr(waiting, "MAX_TENANTS", 10)
+    monkeypatch.setattr(waiting_queue, "MAX_TENANTS", 10)
     queue = Queue()
     stays = queue.come("stays")
     for number in range(100):

@@ -13,8 +13,7 @@ from headrace.protocol.config import SpeculativeConfig
 from headrace.protocol.grammar import MAX_AFTER_TOKENS, MAX_GRAMMAR_BYTES
 from headrace.workers.engine.fake_runner import FakeRunner
 from headrace.workers.errors import RequestRefused
-from headrace.workers.grammars import grammar_manager
-from headrace.workers.grammars import masker
+from headrace.workers.grammars import grammar_manager, masker
 from headrace.workers.sequence import compiled_grammar as compiled
 from tests.frontend.text.tokenizers_for_tests import byte_fallback
 from tests.workers.driving import request, run

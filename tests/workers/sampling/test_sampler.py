@@ -9,7 +9,7 @@ from headrace.workers.native.library import why_not
 from headrace.workers.sampling import sampler
 from headrace.workers.sampling.noise import uniform
 from headrace.workers.sampling.penalties import apply_penalties
-from headrace.workers.sampling.sampler import _likeliest, _look_up, sample
+from headrace.workers.sampling.sampler import _look_up, _top_tokens, sample
 from headrace.workers.sequence.sequence import Sequence
 from headrace.workers.sequence.token_counts import TokenCounts
 from tests.workers.driving import request
@@ -374,9 +374,9 @@ def test_the_likeliest_is_the_first_of_the_greatest(size):
     logits = torch.randint(0, 9, (40, size), generator=generator).float()
     logits[3, size - 1] = 10.0
     logits[4] = -torch.inf
-    tops, choices = _likeliest(logits)
+    tops, choices = _top_tokens(logits)
     assert tops.tolist() == logits.amax(dim=-1).tolist()
     expected = [row.index(max(row)) for row in logits.tolist()]
     assert choices.tolist() == expected
     logits[5, size // 2] = torch.nan
-    assert not torch.isfinite(_likeliest(logits)[0][5])
+    assert not torch.isfinite(_top_tokens(logits)[0][5])
