@@ -10,7 +10,7 @@ from headrace.workers.lora.files import LayerShape
 from headrace.workers.lora.store import AdapterStore
 from headrace.workers.native.adapters import NativeSlots
 from headrace.workers.native.program import Compiled, Program
-from headrace.workers.sampling.batch import collect, flatten
+from headrace.workers.sampling.batch import compute_results, flatten
 from headrace.workers.sequence.engine_adapters import EngineAdapters
 from headrace.workers.sequence.sequence import Chunk, ChunkResult
 
@@ -81,7 +81,7 @@ class NativeRunner(StepwiseRunner):
         rows = flatten(chunks)
         slots = None if self._slots is None else self._slots.slots_of(chunks, rows.order)
         logits = self.forward(rows.token_ids, rows.positions, rows.wanted, rows.batch, slots)
-        return collect(chunks, rows.order, logits)
+        return compute_results(chunks, rows.order, logits)
 
     @torch.inference_mode()
     def forward(

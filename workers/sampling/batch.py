@@ -10,7 +10,7 @@ import torch
 
 from headrace.protocol.to_frontend import Logprobs
 from headrace.workers.attention.backend import AttentionBatch, Span
-from headrace.workers.sampling.logprobs import describe
+from headrace.workers.sampling.logprobs import compute_logprobs
 from headrace.workers.sampling.sampler import sample
 from headrace.workers.sampling.verify import verify_drafts, views_to_sample
 from headrace.workers.sequence.sequence import Chunk, ChunkResult
@@ -58,7 +58,9 @@ def flatten(chunks: Items[Chunk]) -> FlatBatch:
     return FlatBatch(order, token_ids, positions, wanted, batch)
 
 
-def collect(chunks: Items[Chunk], order: Items[int], logits: torch.Tensor) -> list[ChunkResult]:
+def compute_results(
+    chunks: Items[Chunk], order: Items[int], logits: torch.Tensor
+) -> list[ChunkResult]:
     """Return one result for each chunk, from the logits [wanted rows, vocabulary]."""
     prompts: dict[int, range] = {}  # chunk to its rows of logits
     samples: dict[int, range] = {}
@@ -78,7 +80,7 @@ def collect(chunks: Items[Chunk], order: Items[int], logits: torch.Tensor) -> li
         for number, result in _sample(chosen, {number: chunks[number] for number in samples}):
             results[number] = result
     for number, of_prompt in prompts.items():
-        known = _describe_prompt(chunks[number], logits[of_prompt.start : of_prompt.stop])
+        known = _prompt_logprobs(chunks[number], logits[of_prompt.start : of_prompt.stop])
         results[number] = dataclasses.replace(results[number], prompt_logprobs=known)
     return results
 
@@ -97,7 +99,7 @@ def _rank(chunk: Chunk) -> tuple[bool, int]:
     return (chunk.count > 1, chunk.end if chunk.count == 1 else 0)
 
 
-def _describe_prompt(chunk: Chunk, logits: torch.Tensor) -> tuple[Logprobs, ...]:
+def _prompt_logprobs(chunk: Chunk, logits: torch.Tensor) -> tuple[Logprobs, ...]:
     """Return log probabilities of the tokens that follow the chunk's prompt positions."""
     sequence = chunk.sequence
     top = sequence.request.sampling.prompt_logprobs
@@ -105,4 +107,4 @@ def _describe_prompt(chunk: Chunk, logits: torch.Tensor) -> tuple[Logprobs, ...]
         (row, sequence.token_ids[position + 1], top)
         for row, position in enumerate(chunk.prompt_logprob_positions)
     ]
-    return tuple(describe(logits, wanted).values())
+    return tuple(compute_logprobs(logits, wanted).values())

@@ -29,8 +29,8 @@ class PositionLogprobs:
         most = max(0 if isinstance(ids, int) else len(ids) for ids in wanted)
         if most:
             padded = [_padded(ids, most) for ids in wanted]
-            named = upload(padded, torch.long, logits.device)
-            self.columns.append(logprobs.gather(1, named))
+            requested = upload(padded, torch.long, logits.device)
+            self.columns.append(logprobs.gather(1, requested))
 
     def read(self, columns: Rows[torch.Tensor]) -> list[Logprobs]:
         """Return the log probabilities of each row, from the columns on the host."""
@@ -39,8 +39,8 @@ class PositionLogprobs:
 
 
 def _padded(wanted: Wanted, length: int) -> list[int]:
-    named = [] if isinstance(wanted, int) else [*wanted]
-    return named + [0] * (length - len(named))
+    ids = [] if isinstance(wanted, int) else [*wanted]
+    return ids + [0] * (length - len(ids))
 
 
 def _logprobs(
@@ -50,16 +50,16 @@ def _logprobs(
     rank: int,
     most_likely: list[int],
     values: list[float],
-    named: Rows[float] = (),
+    requested: Rows[float] = (),
 ) -> Logprobs:
     if isinstance(wanted, int):
         return Logprobs(
             token_id, logprob, rank, tuple(most_likely[:wanted]), tuple(values[:wanted])
         )
-    return Logprobs(token_id, logprob, rank, wanted, tuple(named[: len(wanted)]))
+    return Logprobs(token_id, logprob, rank, wanted, tuple(requested[: len(wanted)]))
 
 
-def describe(
+def compute_logprobs(
     logits: torch.Tensor, wanted: Rows[tuple[int, int, int | None]]
 ) -> dict[int, Logprobs]:
     """Return log probabilities by row of logits [rows, vocabulary].

@@ -14,7 +14,7 @@ from headrace.workers.attention.sdpa import SdpaBackend
 from headrace.workers.engine.runner import StepwiseRunner
 from headrace.workers.lora.files import LayerShape
 from headrace.workers.lora.store import AdapterStore
-from headrace.workers.sampling.batch import FlatBatch, collect, flatten
+from headrace.workers.sampling.batch import FlatBatch, compute_results, flatten
 from headrace.workers.sequence.engine_adapters import EngineAdapters
 from headrace.workers.sequence.sequence import Chunk, ChunkResult
 from headrace.workers.uploads import upload
@@ -121,7 +121,7 @@ class ModelRunner(StepwiseRunner):
         rows = flatten(chunks)
         with self._adapted(chunks, rows):
             logits = self.forward(rows.token_ids, rows.positions, rows.wanted, rows.batch)
-        return collect(chunks, rows.order, logits)
+        return compute_results(chunks, rows.order, logits)
 
     @torch.inference_mode()
     def forward(
