@@ -27,6 +27,7 @@ from bench.gpu_model import (
     prefill_flops,
 )
 from headrace.workers.attention.hook import AttentionHook
+from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.engine import Engine
 from headrace.workers.torch_runner.choose_backend import choose_backend
 from headrace.workers.torch_runner.make_runner import capture_graphs, make_torch_runner
@@ -65,7 +66,7 @@ def make_engine(
         started = time.perf_counter()
         capture_graphs(runner, hook, choice, print, max_num_seqs=max(options.batches))
         print(f"recorded in {time.perf_counter() - started:.1f} s", flush=True)
-    return Engine(
+    return assemble_engine(
         runner,
         max_num_seqs=max(options.batches),
         max_num_batched_tokens=_STEP_TOKENS,
@@ -89,7 +90,7 @@ def measure(
 ) -> Iterator[list[str]]:
     """Yield a row of the table for each batch and prompt length that the cache holds."""
     vocab = model.config.vocab_size
-    block_size = engine._runner.block_size
+    block_size = engine.runner.block_size
     for length in options.prompts:
         for batch in options.batches:
             longest = length + options.new_tokens + steps_of(batch, length)

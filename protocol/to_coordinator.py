@@ -22,8 +22,10 @@ class WorkerHello(Message, tag=1):
 
 
 class WorkerTotals(Message):
-    """What an engine has done since its start. prefix_queried, cached_tokens: prompt tokens looked up
-    and found in the cache."""
+    """What an engine has done since its start.
+
+    prefix_queried, cached_tokens: prompt tokens looked up and found in the cache.
+    """
 
     prompt_tokens: int
     generated_tokens: int

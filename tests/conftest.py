@@ -1,7 +1,9 @@
 """Models that tests share. Nothing here needs torch."""
 
 import gc
+import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,22 @@ import pytest
 from hypothesis import settings
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+_BENCH = Path(__file__).parents[1] / "bench"
+
+
+def _load_bench() -> None:
+    """Make `bench` importable though the repository root must not be on the path."""
+    spec = importlib.util.spec_from_file_location(
+        "bench", _BENCH / "__init__.py", submodule_search_locations=[str(_BENCH)]
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules["bench"] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+
+_load_bench()
 
 # An example may take any time: how long depends on what else the machine does.
 settings.register_profile("untimed", deadline=None)

@@ -8,6 +8,7 @@ from llguidance import LLTokenizer
 from headrace.protocol.common.grammar_compiler import load_tokenizer
 from headrace.protocol.config import EngineConfig
 from headrace.protocol.text import TextInfo
+from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.fake_runner import FakeRunner, read_choices, read_model_size
 from headrace.workers.engine.runner import Runner
@@ -41,7 +42,7 @@ def build_engine(
     phases = phases or StartPhases()
     runner = build_runner(group_model_path, config, workers_on_host, log, phases, shared_file)
     log(f"K/V cache: {runner.num_blocks} blocks of {runner.block_size} tokens")
-    return Engine(
+    return assemble_engine(
         runner,
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=config.max_num_batched_tokens or runner.default_step_tokens,

@@ -1,33 +1,14 @@
-"""The package `bench`, and small servers for tests of the load generator."""
+"""Small servers for tests of the load generator."""
 
 import asyncio
 import contextlib
-import importlib.util
 import json
 import re
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 
 import pytest
 
 from tests.bench.small_server import Answer, plain
-
-_BENCH = Path(__file__).parents[2] / "bench"
-
-
-def _load_bench() -> None:
-    """Make `bench` importable though the repository root must not be on the path."""
-    spec = importlib.util.spec_from_file_location(
-        "bench", _BENCH / "__init__.py", submodule_search_locations=[str(_BENCH)]
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    sys.modules["bench"] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-
-
-_load_bench()
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from bench.roof.floor import Floor, ModelSizes, read_sizes
 from bench.roof.memory import Resident, memory_outcome, parse_rollup
 from bench.roof.overhead import overhead, overhead_outcome
 from bench.roof.rounds import Outcome, Timed, alternate, percentile, repeated, settle
-from headrace.workers.engine.engine import Engine
+from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.fake_runner import FakeRunner
 
 VOCAB = 512
@@ -32,7 +32,7 @@ def driver() -> Driver:
     runner = FakeRunner(
         vocab_size=VOCAB, max_model_len=8192, num_blocks=4096, block_size=16, step_s=0.0
     )
-    return Driver(Engine(runner, max_num_seqs=64, max_num_batched_tokens=64), VOCAB)
+    return Driver(assemble_engine(runner, max_num_seqs=64, max_num_batched_tokens=64), VOCAB)
 
 
 class TestArithmetic:

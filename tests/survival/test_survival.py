@@ -24,6 +24,7 @@ from headrace.protocol.config import (
     SpeculativeConfig,
 )
 from headrace.workers.build import build_engine
+from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.engine import Engine
 from tests.chaos.answers import Outcome
 from tests.chaos.asking import body_of, read_stream, read_whole
@@ -72,12 +73,12 @@ def make_engine(
         engine.add_adapter(ADAPTER_ID, adapter)
 
     def make(place: int) -> Engine:
-        return Engine(
-            first[place]._runner,
+        return assemble_engine(
+            first[place].runner,
             max_num_seqs=config.max_num_seqs,
             max_num_batched_tokens=512,
             speculative_config=speculative,
-            grammars=first[place]._grammars,
+            grammars=first[place]._gate.grammars,
             adapters=first[place]._adapters,
             max_loras=config.max_loras,
         )

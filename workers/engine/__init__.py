@@ -1,1 +1,1 @@
-"""One replica: scheduling, K/V blocks, speculation, and the step that joins them."""
+"""One model replica: scheduling, K/V blocks, speculation, and the step that joins them."""

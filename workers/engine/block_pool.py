@@ -1,8 +1,8 @@
-"""Blocks of the paged K/V cache: who holds them, and which can be found again by their content.
+"""Allocate the blocks of the paged K/V cache, and find full ones again by their content.
 
-A block is free when nobody holds it. A free block that was full keeps its content, so that a later
-request with the same prefix can take it up again; such blocks are handed out last, the least
-recently used first.
+A block is free when it has no holder. A free block that was full keeps its content, so that a later
+request with the same prefix can reuse it; such blocks are allocated last, the least recently used
+first.
 """
 
 from collections import OrderedDict
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 
 class BlockPool:
-    """Counts the holders of each of `num_blocks` blocks and remembers full ones by their hash."""
+    """`num_blocks` blocks of `block_size` tokens, with their reference counts and hashes."""
 
     def __init__(self, num_blocks: int, block_size: int) -> None:
         self.num_blocks = num_blocks
@@ -22,54 +22,59 @@ class BlockPool:
 
     @property
     def free_count(self) -> int:
+        """How many blocks are free."""
         return len(self._free)
 
     @property
     def used_count(self) -> int:
+        """How many blocks have a holder."""
         return self.num_blocks - len(self._free)
 
     def blocks_for(self, num_tokens: int) -> int:
-        """How many blocks hold so many tokens."""
+        """Return how many blocks `num_tokens` tokens need."""
         return -(-num_tokens // self.block_size)
 
     def find(self, hashes: Iterable[bytes]) -> list[int]:
-        """The blocks of the longest run of `hashes`, from the first on, that is remembered."""
+        """Return the blocks registered under the longest prefix of `hashes`."""
         found = []
-        for name in hashes:
-            block = self._block_of.get(name)
+        for block_hash in hashes:
+            block = self._block_of.get(block_hash)
             if block is None:
                 break
             found.append(block)
         return found
 
     def free_among(self, blocks: Sequence[int]) -> int:
-        """How many of `blocks` are free, so that holding them lowers `free_count`."""
+        """Return how many of `blocks` are free, so that holding them lowers `free_count`."""
         return sum(1 for block in blocks if self._holders[block] == 0)
 
     def hold(self, blocks: Iterable[int]) -> None:
-        """Become one more holder of each block."""
+        """Add a holder to each block."""
         for block in blocks:
             if self._holders[block] == 0:
                 del self._free[block]
             self._holders[block] += 1
 
     def allocate(self, count: int) -> list[int]:
-        """Hold `count` free blocks, whose content is forgotten. IndexError if there are fewer."""
+        """Hold `count` free blocks and discard their content. Raises IndexError if there are fewer.
+
+        Returns the blocks' numbers.
+        """
         if count > len(self._free):
-            raise IndexError(f"{count} blocks wanted, {len(self._free)} free")
+            raise IndexError(f"cannot allocate {count} blocks: {len(self._free)} are free")
         blocks = []
         for _ in range(count):
             block, _ = self._free.popitem(last=False)
-            self._forget(block)
+            self._unregister(block)
             self._holders[block] = 1
             blocks.append(block)
         return blocks
 
     def release(self, blocks: Sequence[int]) -> None:
-        """Cease to hold each block.
+        """Remove a holder from each block.
 
-        From the last to the first: a prefix is of use without its continuation, not the other way
-        round, so the continuation is to be handed out first.
+        From the last to the first: a prefix is of use without its continuation, but not the other
+        way round, so the continuation must be allocated first.
         """
         for block in reversed(blocks):
             self._holders[block] -= 1
@@ -78,18 +83,18 @@ class BlockPool:
                 if block not in self._hash_of:
                     self._free.move_to_end(block, last=False)
 
-    def register(self, block: int, name: bytes) -> None:
-        """Let a full block be found by its hash. The first of equal blocks is kept."""
-        if name not in self._block_of:
-            self._block_of[name] = block
-            self._hash_of[block] = name
+    def register(self, block: int, block_hash: bytes) -> None:
+        """Let `find` return a full block by its hash. Of equal blocks the first is kept."""
+        if block_hash not in self._block_of:
+            self._block_of[block_hash] = block
+            self._hash_of[block] = block_hash
 
     def clear(self) -> None:
-        """Remember no block; those that are held stay so."""
+        """Unregister all blocks. Those that are held stay held."""
         self._block_of.clear()
         self._hash_of.clear()
 
-    def _forget(self, block: int) -> None:
-        name = self._hash_of.pop(block, None)
-        if name is not None:
-            del self._block_of[name]
+    def _unregister(self, block: int) -> None:
+        block_hash = self._hash_of.pop(block, None)
+        if block_hash is not None:
+            del self._block_of[block_hash]

@@ -1,14 +1,14 @@
-"""A runner without a model: the next token is a pure function of those before it.
+"""Run requests without a model: the next token is a pure function of those before it.
 
-For tests, and for measuring everything but the model. The next token is chosen by a checksum of the
-last eight tokens, of their position and of the adapter, among the tokens that make text of their
-own where a tokenizer says which those are (a token that is a part of a character would make none,
-and streams would show fewer events than tokens), else among all. EOS is never chosen (the choice
-after it is taken instead), so texts end by max_tokens, by the context, or by a token that the
-request names among its stop_token_ids, which is not chosen before min_tokens either. Where a
-grammar holds, the choices that it does not allow are passed over; if none is left, the first
-allowed token of the vocabulary is taken, from a place that the checksum says. A spent thinking
-budget goes before all that. Allowed tokens and bad words are heeded, biases are not.
+For tests, and for measuring all but the model. The next token is chosen by a checksum of the last
+eight tokens, of their position and of the adapter: among the tokens that are printable text by
+themselves if there is a tokenizer (parts of a character would make no text, and streams would show
+fewer events than tokens), else among all. EOS is never chosen (the choice after it is taken
+instead), so outputs end by max_tokens, by the context, or by one of the request's stop_token_ids,
+which is not chosen before min_tokens either. With a grammar, choices that it does not allow are
+skipped; if none is left, the first allowed token of the vocabulary is taken, starting at the
+checksum. A spent thinking budget precedes all that. Allowed tokens and bad words are respected,
+biases are not.
 """
 
 import json
@@ -34,12 +34,14 @@ from headrace.workers.sequence.sequence import Chunk, ChunkResult, DraftedSequen
 from headrace.workers.sequence.sequence import Sequence as EngineSequence
 from headrace.workers.sequence.thinking import forced_token
 
-_SEEN = 8  # tokens before, that a token depends on
+_SEEN = 8  # how many tokens before it a token depends on
 
 
 class FakeRunner(StepwiseRunner):
-    """Runs nothing; `step_s` seconds a step. choices: the tokens that it may answer with, all of
-    the vocabulary if there are none."""
+    """A runner that takes `step_s` seconds a step and runs nothing.
+
+    choices: the tokens of its outputs; the whole vocabulary if empty.
+    """
 
     default_step_tokens = 2048
 
@@ -92,9 +94,9 @@ class FakeRunner(StepwiseRunner):
 
     def _run_chunk(self, chunk: Chunk) -> ChunkResult:
         sequence = chunk.sequence
-        wanted = sequence.request.sampling.prompt_logprobs or 0
+        num_top = sequence.request.sampling.prompt_logprobs or 0
         prompt_logprobs = tuple(
-            self._logprobs(sequence.token_ids[position + 1], wanted)
+            self._logprobs(sequence.token_ids[position + 1], num_top)
             for position in chunk.prompt_logprob_positions
         )
         if not chunk.samples:
@@ -105,13 +107,13 @@ class FakeRunner(StepwiseRunner):
         return replace(verify_drafts(chunk, chosen), prompt_logprobs=prompt_logprobs)
 
     def _choose(self, sequence: EngineSequence, drafts: tuple[int, ...]) -> ChunkResult:
-        """The token after the sequence's own and some drafts."""
+        """Return the result for the token after the sequence's own and some drafts."""
         token_id = self._next_token(sequence, drafts)
-        wanted = sequence.request.sampling.logprobs
-        named = sequence.request.sampling.logprob_token_ids
-        if wanted is None:
+        num_top = sequence.request.sampling.logprobs
+        requested = sequence.request.sampling.logprob_token_ids
+        if num_top is None:
             return ChunkResult(token_id)
-        return ChunkResult(token_id, self._logprobs(token_id, wanted, named))
+        return ChunkResult(token_id, self._logprobs(token_id, num_top, requested))
 
     def _next_token(self, sequence: EngineSequence, drafts: tuple[int, ...]) -> int:
         forced = forced_token(DraftedSequence(sequence, drafts) if drafts else sequence)
@@ -128,18 +130,18 @@ class FakeRunner(StepwiseRunner):
         avoided.update(sequence.banned_token_ids(drafts))
         choices = sampling.allowed_token_ids or self._choices
         mask = sequence.grammar and sequence.grammar.mask_after(len(drafts))
-        allows = partial(mask.rows.allows, mask.row) if mask else _anything
+        allows = partial(mask.rows.allows, mask.row) if mask else _allow_all
         found = _first_allowed(choices, first, avoided, allows)
         if found is None and mask:
             found = _first_allowed(range(self.vocab_size), first, avoided, allows)
-        if found is None and mask:  # an end, or a token that ends the text too early
+        if found is None and mask:  # EOS, or a token that ends the output too early
             found = _first_allowed(range(self.vocab_size), first, (), allows)
         return choices[(first - 1) % len(choices)] if found is None else found
 
-    def _logprobs(self, token_id: int, num_top: int, named: tuple[int, ...] = ()) -> Logprobs:
-        """The token at probability a half, those that follow it by number at ever half of that."""
+    def _logprobs(self, token_id: int, num_top: int, requested: tuple[int, ...] = ()) -> Logprobs:
+        """Give the token probability 1/2, and halve it for each id that follows."""
         size = self.vocab_size
-        top = named or [(token_id + step) % size for step in range(min(num_top, size))]
+        top = requested or [(token_id + step) % size for step in range(min(num_top, size))]
         return Logprobs(
             token_id,
             math.log(0.5),
@@ -149,7 +151,7 @@ class FakeRunner(StepwiseRunner):
         )
 
 
-def _anything(token_id: int) -> bool:
+def _allow_all(token_id: int) -> bool:
     return True
 
 
@@ -159,7 +161,10 @@ def _first_allowed(
     avoided: Container[int],
     allows: Callable[[int], bool],
 ) -> int | None:
-    """The first choice from the `first` on, round and round, that is allowed and not avoided."""
+    """Return the first choice that is allowed and not avoided, or None.
+
+    The search starts at index `first` and wraps around.
+    """
     for step in range(len(choices)):
         token_id = choices[(first + step) % len(choices)]
         if token_id not in avoided and allows(token_id):
@@ -168,7 +173,10 @@ def _first_allowed(
 
 
 def read_model_size(model_path: Path) -> tuple[int, int]:
-    """(vocab_size, context length) from a model folder's config.json."""
+    """Return (vocab_size, context length) from a model folder's config.json.
+
+    Raises ModelUnsupported if they are missing.
+    """
     try:
         config = json.loads((model_path / "config.json").read_text())
         length = context_length(config)
@@ -182,8 +190,10 @@ def read_model_size(model_path: Path) -> tuple[int, int]:
 
 
 def read_choices(model_path: Path, vocab_size: int) -> list[int]:
-    """The tokens that are printable text by themselves, of those below `vocab_size`; none if the
-    folder has no tokenizer.json. ModelUnsupported if that cannot be read."""
+    """Return the tokens below `vocab_size` that are printable text by themselves.
+
+    Empty if the folder has no tokenizer.json. Raises ModelUnsupported if that cannot be read.
+    """
     path = model_path / "tokenizer.json"
     if not path.exists():
         return []
@@ -193,8 +203,10 @@ def read_choices(model_path: Path, vocab_size: int) -> list[int]:
         raise ModelUnsupported(f"{path} cannot be read: {error}") from error
     token_ids = range(min(vocab_size, tokenizer.get_vocab_size()))
     texts = tokenizer.decode_batch([[token_id] for token_id in token_ids], skip_special_tokens=True)
-    return [token_id for token_id, text in zip(token_ids, texts, strict=True) if _is_shown(text)]
+    return [
+        token_id for token_id, text in zip(token_ids, texts, strict=True) if _is_printable(text)
+    ]
 
 
-def _is_shown(text: str) -> bool:
+def _is_printable(text: str) -> bool:
     return text.isprintable() and text.strip() != "" and "\ufffd" not in text

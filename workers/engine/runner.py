@@ -1,4 +1,4 @@
-"""What the engine needs of whatever runs the model."""
+"""The interface between the engine and what runs the model."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -7,25 +7,25 @@ from typing import Protocol
 from headrace.workers.sequence.engine_adapters import EngineAdapters
 from headrace.workers.sequence.sequence import Chunk, ChunkResult
 
-# Stands for a token that is known only to the device yet: the one that the launch before chose.
+# A token that was sampled by the last launch, and that only the device knows yet.
 PENDING_TOKEN = -1
 
 
 class LaunchedStep(Protocol):
-    """A step that has been started."""
+    """A step that has been launched."""
 
     def results(self) -> list[ChunkResult]:
-        """One result for each chunk, once they are there. To be called once."""
+        """Wait for the step and return one result for each chunk. Call once."""
         ...
 
 
 class Runner(Protocol):
-    """Runs chunks of sequences and chooses their next tokens.
+    """Runs chunks of sequences and samples their next tokens.
 
     vocab_size: token ids are below it.
-    max_model_len: tokens of one sequence at most, prompt and output together.
+    max_model_len: the most tokens of one sequence, prompt and output together.
     num_blocks, block_size: of the paged cache, in blocks and in tokens.
-    default_step_tokens: tokens in a step that suit the device.
+    default_step_tokens: how many tokens in a step suit the device.
     overlaps: whether a step can be launched while the one before it is running.
     """
 
@@ -48,51 +48,61 @@ class Runner(Protocol):
 
     @property
     def weight_bytes(self) -> int | None:
-        """Memory of the weights; None if it is not known."""
+        """Memory of the weights in bytes; None if unknown."""
         ...
 
     @property
     def cache_bytes(self) -> int | None:
-        """Memory of the cache, 0 without one; None if it is not known."""
+        """Memory of the cache in bytes, 0 without one; None if unknown."""
         ...
 
     def launch(self, chunks: Sequence[Chunk]) -> LaunchedStep:
-        """Start a step and do not wait for it.
+        """Start a step without waiting for it.
 
         If the runner overlaps, one step may be launched before the results of the one before it
-        are asked for. The last token of a chunk may then be PENDING_TOKEN, if its sequence was
+        are collected. The last token of a chunk may then be PENDING_TOKEN, if its sequence was
         sampled in the step before. Steps touch the cache in the order of their launches.
         """
         ...
 
     def release_cache(self) -> None:
-        """Give the cache's memory back; nothing is run until `restore_cache`. Harmless twice."""
+        """Release the cache's memory; nothing is run until `restore_cache`. Harmless twice."""
         ...
 
     def restore_cache(self) -> None:
-        """Have an empty cache again. MemoryError if there is no memory for it. Harmless twice."""
+        """Allocate an empty cache again. Harmless twice.
+
+        Raises MemoryError if there is no memory for it.
+        """
         ...
 
     def offload_weights(self) -> None:
-        """Move weights from an accelerator's memory to the host's, once there is no cache; nothing
-        on a CPU, whose memory is that already. Harmless twice."""
+        """Move weights from an accelerator's memory to the host's. Harmless twice.
+
+        The cache must have been released. Does nothing on a CPU.
+        """
         ...
 
     def restore_weights(self) -> None:
-        """Move them back. MemoryError if there is no memory for them. Harmless twice."""
+        """Move weights back. Harmless twice.
+
+        Raises MemoryError if there is no memory for them.
+        """
         ...
 
     def new_adapters(self, max_rank: int) -> EngineAdapters | None:
-        """An empty store of adapters for this model; None if it can have none."""
+        """Return an empty store of adapters for this model; None if it supports none."""
         ...
 
     def use_adapters(self, adapters: EngineAdapters) -> None:
-        """Find the requests' adapters there from now on."""
+        """Look the requests' adapters up in this store from now on."""
         ...
 
     def run(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
-        """One result for each chunk. May raise anything when the device fails; never for a
-        request that the engine let in."""
+        """Run a step and return one result for each chunk.
+
+        May raise anything if the device fails, but never because of a request that was admitted.
+        """
         ...
 
 
@@ -107,7 +117,7 @@ class CompletedStep:
 
 
 class StepwiseRunner(ABC):
-    """What a runner inherits that runs one step after the other."""
+    """Base of runners that run one step after the other."""
 
     overlaps = False
 
@@ -127,16 +137,16 @@ class StepwiseRunner(ABC):
         return None
 
     def offload_weights(self) -> None:
-        """As on a CPU: they are in the host's memory already."""
+        """Do nothing: the weights are in the host's memory."""
         return
 
     def restore_weights(self) -> None:
-        """They are where they are run."""
+        """Do nothing: the weights were not moved."""
         return
 
     def new_adapters(self, max_rank: int) -> EngineAdapters | None:
         return None
 
     def use_adapters(self, adapters: EngineAdapters) -> None:
-        """It runs none."""
+        """Do nothing: this runner supports no adapters."""
         return

@@ -1,8 +1,9 @@
-"""Whether drafts pay on this machine, with as many texts as there are now.
+"""Decide whether drafts pay on this machine with the current number of decodes.
 
-A step with drafts runs more rows and gives more tokens. For one text the rows cost next to nothing
-on most machines; for many they cost as much as they give. So both kinds of step are measured, for
-each power of two of texts, and the kind with less time per token is run; now and then, the other.
+A step with drafts runs more rows and gives more tokens. For one sequence the rows cost next to
+nothing on most machines; for many they cost as much as they give. So both kinds of step are
+measured, for each power of two of decodes, and the kind with less time per token is run; now and
+then, the other.
 """
 
 from collections import deque
@@ -14,25 +15,25 @@ _DRAFTS_EVERY, _DRAFTS_TRIED = 64, 3  # while they do not, a few of so many are 
 
 
 class SpeculationGate:
-    """Fed with steps of decodes alone; says whether the next is to have drafts."""
+    """Measures steps of decodes alone, and decides whether the next one gets drafts."""
 
     def __init__(self) -> None:
         self._cases: dict[int, _Case] = {}
 
-    def wanted(self, decodes: int) -> bool:
-        """Whether to draft in the next step, which runs so many decodes."""
+    def should_draft(self, decodes: int) -> bool:
+        """Return whether the next step, which runs so many decodes, gets drafts."""
         case = self._case(decodes)
-        case.turn += 1
+        case.steps += 1
         if case.plain.count < _LEAST_SAMPLES:
             return False
         if case.drafted.count < _LEAST_SAMPLES:
             return True
         if case.drafted.per_token_s <= case.plain.per_token_s:
-            return case.turn % _PLAIN_EVERY != 0
-        return case.turn % _DRAFTS_EVERY < _DRAFTS_TRIED
+            return case.steps % _PLAIN_EVERY != 0
+        return case.steps % _DRAFTS_EVERY < _DRAFTS_TRIED
 
     def observe(self, decodes: int, tokens: int, drafted: bool, seconds: float) -> None:
-        """A step of so many decodes, some with drafts or none, has given so many tokens."""
+        """Record that a step of so many decodes, some with drafts or none, gave so many tokens."""
         case = self._case(decodes)
         (case.drafted if drafted else case.plain).add(tokens, seconds)
 
@@ -41,8 +42,10 @@ class SpeculationGate:
 
 
 class _Speed:
-    """The median seconds of the last steps over their mean tokens: single slow steps of a busy
-    machine count no more than others, and all tokens count."""
+    """The median seconds of the last steps over their mean tokens.
+
+    So a single slow step of a busy machine counts no more than others, and all tokens count.
+    """
 
     __slots__ = ("_samples", "count", "per_token_s")
 
@@ -59,9 +62,11 @@ class _Speed:
 
 
 class _Case:
-    __slots__ = ("drafted", "plain", "turn")
+    """The steps of about one number of decodes, with drafts and without."""
+
+    __slots__ = ("drafted", "plain", "steps")
 
     def __init__(self) -> None:
         self.plain = _Speed()
         self.drafted = _Speed()
-        self.turn = 0
+        self.steps = 0

@@ -1,19 +1,19 @@
-"""How many prompt tokens a step may take, so that it does not hold up the decodes beside them.
+"""Bound the prompt tokens of a step, so that they do not delay the decodes of the same step.
 
 The rule. A step's seconds are taken as base + per_token * prompt tokens. The base is what a step of
-decodes alone takes; per_token is what is left over in steps that had prompt tokens, for each of
+decodes alone takes; per_token is the time beyond it in steps with prompt tokens, for each of
 them. Both are medians of the last few steps, so that single slow steps of a busy machine change
-nothing, and are learnt while serving: no model or machine is known beforehand.
+nothing, and are learned while serving: no model or machine is known beforehand.
 
 - Beside decodes, prompts get as many tokens as keep the step within SLOWDOWN times the base, but
   never fewer than MIN_BESIDE_DECODES, so that they progress however slow the machine is.
-- Where decodes are left out of a step, for the sake of a prompt that goes first, it may take
+- Where decodes are left out of a step, because their tenants are deferred, it may take
   LEFT_OUT_SLOWDOWN times the base of all of them.
 - Without decodes, as many as keep it within LONGEST_PROMPT_STEP_S (or SLOWDOWN times the base, if
   that is longer), but never fewer than MIN_ALONE: a worker whose steps last as long as the pool's
   stall timeout would be taken for dead.
-- At most GROWTH times the most that any step had, beginning with FIRST_TOKENS: a step far larger
-  than all that were measured is not tried.
+- At most GROWTH times the most that any step had, starting with FIRST_TOKENS: a step far larger
+  than all measured ones is not tried.
 - Steps that are short anyway (SHORT_STEP_S) are not made shorter.
 - The base depends on the number of decodes, and is kept for each power of two of them. Where it has
   not been measured yet, or not for PROBE_EVERY steps, one step is run without prompt tokens. Two
@@ -35,13 +35,13 @@ PROBE_EVERY = 16
 
 _BASE_SAMPLES = 5
 _RATE_SAMPLES = 8
-_LEAST_TOKENS = 8  # in fewer, the noise of the base is most of what is left over
+_LEAST_TOKENS = 8  # with fewer, most of the time beyond the base is noise
 _LEAST_SHARE, _LEAST_SHARE_ALONE = 0.1, 0.5  # of a step's seconds, that its prompt tokens took
 _MOST_WEIGHT = 64  # tokens that count of one step: one huge slow step must not outweigh the others
 
 
 class StepBudget:
-    """Fed with what each step had and how long it took; says what the next may have.
+    """Measures steps, and bounds the prompt tokens of the next one.
 
     max_tokens: of a step; the budget never exceeds it.
     """
@@ -55,8 +55,10 @@ class StepBudget:
         self._last_had_prompts = False
 
     def prefill_budget(self, decode_rows: int, left_out: int = 0) -> int:
-        """Prompt tokens that the next step may have beside so many rows of decodes; 0 if it is to
-        be measured without any. left_out: decodes that wait for it to end."""
+        """Return how many prompt tokens the next step may have; 0 if it must be measured without.
+
+        decode_rows: rows of decodes in the same step. left_out: decodes that wait for it to end.
+        """
         waiting_rows = decode_rows + left_out
         least = MIN_BESIDE_DECODES if waiting_rows else MIN_ALONE
         most = min(self._max_tokens, self._largest * GROWTH)
@@ -64,7 +66,7 @@ class StepBudget:
             return most
         if decode_rows and not left_out and self._last_had_prompts and self._is_stale(decode_rows):
             return 0
-        if not self._per_token_s:  # nothing is known yet, or the clock stands still
+        if not self._per_token_s:  # nothing is measured yet, or the clock stands still
             return most
         shortest_s = SHORT_STEP_S if waiting_rows else LONGEST_PROMPT_STEP_S
         slowdown = LEFT_OUT_SLOWDOWN if left_out else SLOWDOWN
@@ -73,7 +75,7 @@ class StepBudget:
         return int(min(max(left_s / self._per_token_s, least), most))
 
     def observe(self, decode_rows: int, prompt_tokens: int, seconds: float) -> None:
-        """A step has been run."""
+        """Record how long a step took."""
         self._last_had_prompts = prompt_tokens > 0
         base = self._bases.get(_bucket(decode_rows))
         if prompt_tokens == 0:
@@ -100,9 +102,10 @@ class StepBudget:
         return base is None or base.age >= PROBE_EVERY
 
     def _base_s(self, decode_rows: int) -> float:
-        """That of the nearest number of decodes that has been measured, rather of fewer; 0 if none
-        has. A step of prompts alone has about that of the fewest decodes: it reads the same
-        weights."""
+        """Return the base of the nearest measured number of decodes, preferably of fewer; else 0.
+
+        A step of prompts alone has about that of the fewest decodes: it reads the same weights.
+        """
         if not self._bases:
             return 0.0
         wanted = _bucket(decode_rows)
@@ -111,7 +114,7 @@ class StepBudget:
 
 
 class _Base:
-    """Steps of decodes alone. age: steps with prompts since the last of them."""
+    """The seconds of steps of decodes alone. age: steps with prompts since the last of them."""
 
     __slots__ = ("_samples", "age", "median_s")
 
@@ -126,7 +129,7 @@ class _Base:
         self.age = 0
 
     def lower(self, seconds: float) -> None:
-        """A step with prompt tokens beside took so long; without them it had not been slower."""
+        """Record a step that had prompt tokens, too: without them it would not have been slower."""
         if seconds < self.median_s:
             age = self.age
             self.add(seconds)
@@ -138,7 +141,7 @@ def _bucket(rows: int) -> int:
 
 
 def _weighted_median(samples: Iterable[tuple[float, int]]) -> float:
-    """The least value that, with those below it, has more than half of the weight."""
+    """Return the least value that, with those below it, has more than half of the weight."""
     ordered = sorted(samples)
     half = sum(weight for _, weight in ordered) / 2
     for value, weight in ordered:

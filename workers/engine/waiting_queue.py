@@ -1,4 +1,4 @@
-"""Which waiting request is next: by priority, then in fairness to tenants, then by arrival."""
+"""Order waiting requests by priority, then by fairness to tenants, then by arrival."""
 
 import time
 from bisect import insort
@@ -14,16 +14,16 @@ PROMPT_WEIGHT, OUTPUT_WEIGHT = 1, 2
 # How far a tenant that comes back is put before those that wait: about a request or two. Without it
 # a tenant with little would be behind one of several with much whenever it has just been served.
 CREDIT = 1024
-MAX_TENANTS = 10_000  # that are remembered
+MAX_TENANTS = 10_000  # whose counters are kept
 
 
 class VirtualCounters:
-    """What each tenant has been served, in weighted tokens.
+    """The weighted tokens that each tenant has been served.
 
     The virtual token counter of Sheng et al., "Fairness in Serving Large Language Models" (OSDI
-    2024): who has the smallest counter is next, and a tenant that comes back after a pause gets
+    2024): the tenant with the smallest counter is next, and one that comes back after a pause gets
     little credit for it: its counter is lifted to the smallest of those that wait, less CREDIT. (In
-    the paper it gets none. It stays far below what requests of any length make of the difference.)
+    the paper it gets none. CREDIT is far below the difference that requests of any length make.)
     """
 
     def __init__(self) -> None:
@@ -32,33 +32,34 @@ class VirtualCounters:
         self._floor = 0  # the counter of the tenant whose last request left an empty queue
 
     def __len__(self) -> int:
-        """Tenants that are remembered."""
+        """Return how many tenants have a counter."""
         return len(self._served)
 
     def __getitem__(self, tenant: str) -> int:
         return self._served.get(tenant, 0)
 
     def charge(self, tenant: str, weighted_tokens: int) -> None:
+        """Add to a tenant's counter."""
         self._served[tenant] = self[tenant] + weighted_tokens
 
     def enter(self, tenant: str) -> None:
-        """One more request of the tenant waits."""
+        """Count one more waiting request of the tenant."""
         if tenant not in self._waiting:
             others = [self[other] for other in self._waiting]
             smallest = min(others, default=self._floor)
             self._served[tenant] = max(self[tenant], smallest - CREDIT)
-            self._forget_some()
+            self._evict()
         self._waiting[tenant] += 1
 
     def leave(self, tenant: str) -> None:
-        """One of its requests waits no more."""
+        """Count one waiting request of the tenant less."""
         self._waiting[tenant] -= 1
         if not self._waiting[tenant]:
             del self._waiting[tenant]
             self._floor = max(self._floor, self[tenant]) if not self._waiting else self._floor
 
-    def _forget_some(self) -> None:
-        """The smallest counters go first: whoever comes back is lifted in any case."""
+    def _evict(self) -> None:
+        """Drop the smallest counters if there are too many: they would be lifted in any case."""
         if len(self._served) <= MAX_TENANTS:
             return
         by_service = sorted(self._served, key=self._served.__getitem__)
@@ -68,11 +69,11 @@ class VirtualCounters:
 
 
 class WaitingQueue:
-    """The requests that wait for a place in the batch.
+    """The requests that wait to join the batch.
 
-    Lower priorities are more urgent. Within one, tenants take turns by what they have been served
-    (`counters`). Of a tenant's requests those that have begun (preempted, or sent here by a worker
-    that is lost) go before the others, since somebody is reading them.
+    Lower priorities are more urgent. Within one, tenants alternate by what they have been served
+    (`counters`). Of a tenant's requests those that have begun (preempted, or replayed after their
+    worker was lost) come before the others, since a client is reading them.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -85,6 +86,7 @@ class WaitingQueue:
         return self._length
 
     def add(self, sequence: Sequence) -> None:
+        """Let a sequence wait."""
         priority = sequence.request.priority
         if priority not in self._classes:
             self._classes[priority] = _PriorityClass(self._clock())
@@ -93,52 +95,58 @@ class WaitingQueue:
         self._length += 1
 
     def remove(self, sequence: Sequence) -> None:
-        """ValueError if it does not wait."""
+        """Remove a sequence. Raises ValueError if it does not wait."""
         priority = sequence.request.priority
-        of_class = self._classes.get(priority)
-        if of_class is None:
+        priority_class = self._classes.get(priority)
+        if priority_class is None:
             raise ValueError("the sequence does not wait")
-        of_class.remove(sequence)
-        if not of_class.tenants:
+        priority_class.remove(sequence)
+        if not priority_class.tenants:
             del self._classes[priority]
         self.counters.leave(sequence.request.tenant)
         self._length -= 1
 
     def first(self, without_adapter: bool = False) -> Sequence:
-        """Who is next. IndexError if nobody waits. without_adapter: of those that have none."""
+        """Return the next sequence. Raises IndexError if none waits.
+
+        without_adapter: consider only sequences that have no adapter.
+        """
         classes = {
-            priority: of_class
-            for priority, of_class in self._classes.items()
-            if not without_adapter or of_class.num_without_adapter
+            priority: priority_class
+            for priority, priority_class in self._classes.items()
+            if not without_adapter or priority_class.num_without_adapter
         }
         if not classes:
-            raise IndexError("nobody waits")
+            raise IndexError("no sequence waits")
         now = self._clock()
 
         def urgency(item: tuple[int, _PriorityClass]) -> tuple[int, int]:
-            priority, of_class = item
-            return priority - int((now - of_class.since_s) / AGEING_S), priority
+            priority, priority_class = item
+            return priority - int((now - priority_class.since_s) / AGEING_S), priority
 
         return min(classes.items(), key=urgency)[1].first(self.counters, without_adapter)
 
-    def admit(self, sequence: Sequence, prompt_tokens: int, out_of_turn: bool = False) -> None:
-        """Take a sequence out, to be run; prompt_tokens: what it costs its tenant.
+    def admit(self, sequence: Sequence, prompt_tokens: int, out_of_order: bool = False) -> None:
+        """Remove a sequence that joins the batch, and charge its tenant for its prompt.
 
-        out_of_turn: whoever is before it cannot be run yet, and its class goes on ageing.
+        prompt_tokens: how many tokens to charge.
+        out_of_order: the first sequence cannot be run yet, so its class continues to age.
         """
-        if not out_of_turn:
+        if not out_of_order:
             self._classes[sequence.request.priority].since_s = self._clock()
         self.remove(sequence)
         self.counters.charge(sequence.request.tenant, PROMPT_WEIGHT * prompt_tokens)
 
     def charge_outputs(self, sequence: Sequence, tokens: int) -> None:
-        """Note what a running sequence has been given."""
+        """Charge a running sequence's tenant for output tokens."""
         self.counters.charge(sequence.request.tenant, OUTPUT_WEIGHT * tokens)
 
 
 class _PriorityClass:
-    """The waiting requests of one priority. since_s: when one of them was last admitted, or when
-    the first of them came."""
+    """The waiting requests of one priority.
+
+    since_s: when one of them was last admitted, or when the first of them arrived.
+    """
 
     def __init__(self, since_s: float) -> None:
         self.since_s = since_s
@@ -147,7 +155,7 @@ class _PriorityClass:
 
     def add(self, sequence: Sequence) -> None:
         queue = self.tenants.setdefault(sequence.request.tenant, [])
-        insort(queue, sequence, key=_turn)
+        insort(queue, sequence, key=_order_in_tenant)
         self.num_without_adapter += not sequence.request.adapter
 
     def remove(self, sequence: Sequence) -> None:
@@ -158,20 +166,23 @@ class _PriorityClass:
             del self.tenants[sequence.request.tenant]
 
     def first(self, counters: VirtualCounters, without_adapter: bool) -> Sequence:
-        """Of equal counters that of the tenant with fewer requests: it has just come."""
+        """Return the next sequence; of equal counters that of the tenant with fewer requests.
 
-        def turn(head: Sequence) -> tuple[int, int, int]:
+        That tenant has just come.
+        """
+
+        def order(head: Sequence) -> tuple[int, int, int]:
             tenant = head.request.tenant
             return counters[tenant], len(self.tenants[tenant]), head.arrival
 
         if not without_adapter:
-            return min((queue[0] for queue in self.tenants.values()), key=turn)
+            return min((queue[0] for queue in self.tenants.values()), key=order)
         heads = (
-            next((each for each in queue if not each.request.adapter), None)
+            next((sequence for sequence in queue if not sequence.request.adapter), None)
             for queue in self.tenants.values()
         )
-        return min((head for head in heads if head is not None), key=turn)
+        return min((head for head in heads if head is not None), key=order)
 
 
-def _turn(sequence: Sequence) -> tuple[bool, int]:
+def _order_in_tenant(sequence: Sequence) -> tuple[bool, int]:
     return not sequence.has_begun, sequence.arrival

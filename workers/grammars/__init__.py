@@ -1,1 +1,1 @@
-"""Texts that keep to a grammar: compiled beside the engine, as masks over the next tokens."""
+"""Grammars of outputs, compiled off the engine thread, and their masks over the next tokens."""

@@ -1,4 +1,4 @@
-"""Masks onto logits."""
+"""Apply grammar masks to logits."""
 
 from collections.abc import Sequence as Rows
 from functools import cache
@@ -9,17 +9,19 @@ from headrace.workers.sequence.sequence import SequenceView
 from headrace.workers.transfers import upload, upload_tensor
 
 
-def apply_masks(logits: torch.Tensor, texts: Rows[SequenceView]) -> None:
-    """Make the tokens that the texts' grammars do not allow impossible, in place.
+def apply_masks(logits: torch.Tensor, sequences: Rows[SequenceView]) -> None:
+    """Make the tokens that the sequences' grammars do not allow impossible, in place.
 
-    logits: [rows, vocabulary], a row for each text. What is added to a row is looked up for eight
-    tokens at a time, by the bytes of its mask: on a CPU eight times faster than filling by a mask
-    of booleans.
+    logits: [rows, vocabulary], a row for each sequence. What is added to a row is looked up for
+    eight tokens at a time, by the bytes of its mask: on a CPU eight times faster than filling by a
+    mask of booleans.
     """
-    masks = [(row, mask) for row, text in enumerate(texts) if (mask := text.mask) is not None]
+    masks = [
+        (row, mask) for row, sequence in enumerate(sequences) if (mask := sequence.mask) is not None
+    ]
     if not masks:
         return
-    rows = masks[0][1].rows  # the same for all texts of a step
+    rows = masks[0][1].rows  # the same for all sequences of a step
     packed = torch.frombuffer(rows.bits(), dtype=torch.uint8).view(-1, rows.row_bytes)
     chosen = [mask.row for _, mask in masks]
     if chosen != list(range(len(packed))):
@@ -36,7 +38,7 @@ def apply_masks(logits: torch.Tensor, texts: Rows[SequenceView]) -> None:
 
 @cache
 def _table(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """What a byte of a mask adds to the logits of its eight tokens [256, 8]."""
+    """Return what each byte of a mask adds to the logits of its eight tokens [256, 8]."""
     values = torch.arange(256).unsqueeze(1)
     allowed = (values >> torch.arange(8)) & 1 == 1
     return torch.where(allowed, 0.0, float("-inf")).to(dtype).to(device)

@@ -1,4 +1,4 @@
-"""Where requests wait until their grammars are compiled, so that no step waits for one."""
+"""Hold requests back until their grammars are compiled, so that no step waits for one."""
 
 import logging
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -7,46 +7,54 @@ from headrace.workers.grammars.grammar_manager import GrammarManager
 from headrace.workers.sequence.grammar_state import GrammarState
 from headrace.workers.sequence.sequence import Failure, Sequence
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("headrace.worker.grammars")
 
-_WAIT_S = 0.02  # then others that may have come get their turn
+_WAIT_S = 0.02  # then commands that may have come are executed
 
 
 class GrammarGate:
-    """Sequences with a grammar go in, and come out with its state."""
+    """The sequences whose grammars are being compiled.
+
+    grammars: compiles them.
+    """
 
     def __init__(self, grammars: GrammarManager) -> None:
-        self._grammars = grammars
+        self.grammars = grammars
         self._waiting: dict[Sequence, Future[GrammarState]] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def put(self, sequence: Sequence) -> None:
-        self._waiting[sequence] = self._grammars.compile(sequence.request)
+    def add(self, sequence: Sequence) -> None:
+        """Start to compile a sequence's grammar."""
+        self._waiting[sequence] = self.grammars.compile(sequence.request)
 
     def discard(self, sequence: Sequence) -> bool:
-        """Forget a sequence; false if it is not here."""
+        """Drop a sequence. Returns False if it is not here."""
         future = self._waiting.pop(sequence, None)
         if future is not None:
             future.cancel()
         return future is not None
 
-    def take(self, is_idle: bool) -> list[tuple[Sequence, Failure | None]]:
-        """The sequences whose grammars are there, in the order in which they came, or why one is
-        not. is_idle: whether there is nothing better to do than to wait for a moment."""
+    def pop_compiled(self, is_idle: bool) -> list[tuple[Sequence, Failure | None]]:
+        """Remove and return the sequences whose compilation is over, in the order of `add`.
+
+        Each has its grammar's state, or comes with the reason why not.
+
+        is_idle: the engine has nothing else to do, so wait a moment if none is compiled yet.
+        """
         if is_idle and self._waiting:
             wait(self._waiting.values(), _WAIT_S, FIRST_COMPLETED)
         done = [sequence for sequence, future in self._waiting.items() if future.done()]
-        return [(sequence, self._admit(sequence)) for sequence in done]
+        return [(sequence, self._pop(sequence)) for sequence in done]
 
-    def _admit(self, sequence: Sequence) -> Failure | None:
+    def _pop(self, sequence: Sequence) -> Failure | None:
         future = self._waiting.pop(sequence)
-        error = future.exception()  # a compiler's panic, too, ends no more than its own request
+        error = future.exception()  # even a compiler's panic ends no more than its own request
         if isinstance(error, ValueError):
             return Failure("rejected", f"the grammar cannot be used: {error}")
         if error is not None:
-            log.error("a grammar could not be compiled", exc_info=error)
+            log.error("failed to compile a grammar", exc_info=error)
             return Failure("error", "the grammar cannot be used")
         sequence.grammar = future.result()
         reason = sequence.grammar.error

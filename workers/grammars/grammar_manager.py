@@ -1,4 +1,4 @@
-"""The grammars of an engine: compiled in threads of their own, each only once while it is known."""
+"""Compile an engine's grammars in threads, each only once while it is cached."""
 
 import os
 import threading
@@ -17,16 +17,17 @@ from headrace.workers.sequence.sequence import Chunk
 
 _COMPILING_THREADS = 2
 _MOST_MASKING_THREADS = 8
-_KEPT_GRAMMARS = 64
-_KEPT_BYTES = 256 * 1024**2
-# Of all that texts follow, run or waiting, and that are kept; then only small ones are taken.
+_CACHED_GRAMMARS = 64
+_CACHED_BYTES = 256 * 1024**2
+# Of all grammars in use or cached; beyond, only small ones are accepted.
 _MOST_BYTES = 1024**3
 _SMALL_BYTES = 4 * 1024**2
 
 
 class GrammarManager:
-    """load: reads the tokenizer, which takes a second; called with the first grammar.
+    """The compiled grammars of an engine, and the masks of its steps.
 
+    load: reads the tokenizer, which takes a second; called with the first grammar.
     vocab_size: of the model.
     """
 
@@ -35,33 +36,37 @@ class GrammarManager:
         self._vocab_size = vocab_size
         self._lock = threading.Lock()
         self._tokenizer: LLTokenizer | None = None
-        self._kept: OrderedDict[str, CompiledGrammar] = OrderedDict()
-        self._living: WeakSet[CompiledGrammar] = WeakSet()
-        self._compiling = ThreadPoolExecutor(_COMPILING_THREADS, "grammar")
+        self._cached: OrderedDict[str, CompiledGrammar] = OrderedDict()
+        self._in_use: WeakSet[CompiledGrammar] = WeakSet()
+        self._compiling_threads = ThreadPoolExecutor(_COMPILING_THREADS, "grammar")
         self._masker: Masker | None = None
 
     def compile(self, request: Generate) -> "Future[GrammarState]":
-        """Where the request's text, with the output that it has already, stands in its grammar."""
-        return self._compiling.submit(self._begin, request)
+        """Compile a request's grammar in a thread; return a future of its state.
+
+        The state is that after the output that the request has already. The future raises
+        ValueError if the grammar is invalid or takes too much memory.
+        """
+        return self._compiling_threads.submit(self._start, request)
 
     def start_masks(self, chunks: Iterable[Chunk]) -> None:
-        """Begin to work out which tokens may follow in the texts of a step's chunks."""
-        places = []
+        """Start to compute which tokens may follow the sequences of a step's chunks."""
+        requests = []
         for chunk in chunks:
             state = chunk.sequence.grammar
             if state is None:
                 continue
             state.mask = None
             if chunk.samples and state.is_active:
-                places.append(MaskRequest(state, chunk.drafts, self._refused(chunk)))
-        if not places:
+                requests.append(MaskRequest(state, chunk.drafts, self._banned_ends(chunk)))
+        if not requests:
             return
         if self._masker is None:
             self._masker = self._make_masker()
-        self._masker.start(places)
+        self._masker.start(requests)
 
     def _make_masker(self) -> Masker:
-        assert self._tokenizer is not None  # no state is there without it
+        assert self._tokenizer is not None  # loaded with the first grammar
         threads = min(_MOST_MASKING_THREADS, len(os.sched_getaffinity(0)))
         return Masker(
             ThreadPoolExecutor(1, "masks"),
@@ -70,12 +75,13 @@ class GrammarManager:
             self._vocab_size,
         )
 
-    def _refused(self, chunk: Chunk) -> tuple[int, ...]:
+    def _banned_ends(self, chunk: Chunk) -> tuple[int, ...]:
+        """Return the tokenizer's end tokens that do not end this sequence."""
         assert self._tokenizer is not None
         ends = chunk.sequence.request.sampling.eos_token_ids
         return tuple(set(self._tokenizer.eos_tokens) - set(ends))
 
-    def _begin(self, request: Generate) -> GrammarState:
+    def _start(self, request: Generate) -> GrammarState:
         assert request.grammar is not None
         state = GrammarState(self._compiled(request.grammar.text), request.grammar.after)
         for token_id in request.output_token_ids:
@@ -83,28 +89,33 @@ class GrammarManager:
         return state
 
     def _compiled(self, text: str) -> CompiledGrammar:
-        """The grammar of a text. ValueError if it is none, or if there is no room for it."""
+        """Return a grammar from the cache, or compile it.
+
+        Raises ValueError if it is invalid or takes too much memory.
+        """
         with self._lock:
             if self._tokenizer is None:
                 self._tokenizer = self._load()
-            known = self._kept.get(text)
-            if known is not None and not known.is_worn_out:
-                self._kept.move_to_end(text)
-                return known
+            cached = self._cached.get(text)
+            if cached is not None and not cached.is_worn_out:
+                self._cached.move_to_end(text)
+                return cached
         compiled = CompiledGrammar(self._tokenizer, text)
         with self._lock:
-            return self._take(text, compiled)
+            return self._cache(text, compiled)
 
-    def _take(self, text: str, compiled: CompiledGrammar) -> CompiledGrammar:
-        """Keep a grammar, in the place of those that were not asked for longest. ValueError if all
-        that are in use take too much memory; small ones always find room."""
-        living = sum(other.bytes for other in self._living)
-        if compiled.bytes > _SMALL_BYTES and living + compiled.bytes > _MOST_BYTES:
+    def _cache(self, text: str, compiled: CompiledGrammar) -> CompiledGrammar:
+        """Add a grammar to the cache, and evict the least recently used ones if it is full.
+
+        Raises ValueError if all that are in use take too much memory; small ones are always added.
+        """
+        in_use_bytes = sum(other.bytes for other in self._in_use)
+        if compiled.bytes > _SMALL_BYTES and in_use_bytes + compiled.bytes > _MOST_BYTES:
             raise ValueError("the grammars of other requests take too much memory; try again later")
-        self._living.add(compiled)
-        self._kept.pop(text, None)
-        self._kept[text] = compiled
-        kept_bytes = sum(other.bytes for other in self._kept.values())
-        while len(self._kept) > _KEPT_GRAMMARS or kept_bytes > _KEPT_BYTES:
-            kept_bytes -= self._kept.popitem(last=False)[1].bytes
+        self._in_use.add(compiled)
+        self._cached.pop(text, None)
+        self._cached[text] = compiled
+        cached_bytes = sum(other.bytes for other in self._cached.values())
+        while len(self._cached) > _CACHED_GRAMMARS or cached_bytes > _CACHED_BYTES:
+            cached_bytes -= self._cached.popitem(last=False)[1].bytes
         return compiled

@@ -1,4 +1,4 @@
-"""Which tokens may come next in the texts of a step, worked out in threads while the model runs."""
+"""Compute in threads which tokens may come next, while the model runs."""
 
 import ctypes
 import time
@@ -13,25 +13,26 @@ from headrace.workers.sequence.grammar_state import GrammarState
 from headrace.workers.sequence.mask import Mask, MaskRows
 
 _EVERYTHING = 0xFF
-SUSPICIOUS_S = 0.1  # of a step's masks; then each text's is timed in the next step
+SUSPICIOUS_S = 0.1  # of a step's masks; then each sequence's is timed in the next step
 TOO_SLOW_S = 0.1  # of one thread, for one mask
 
 
 @dataclass(frozen=True, slots=True)
 class MaskRequest:
-    """A text whose next token has to keep to its grammar, and guesses at its tokens from there.
+    """A sequence whose next token must match its grammar, with the drafts that follow it.
 
-    refused: ids that end texts, but not this one.
+    banned: ids that end other sequences, but not this one.
     """
 
     state: GrammarState
     drafts: tuple[int, ...]
-    refused: tuple[int, ...]
+    banned: tuple[int, ...]
 
 
 class Masker:
-    """threads: where masks are worked out, executor: with how many at once.
+    """Computes the masks of steps.
 
+    threads: where masks are computed. executor: llguidance's own threads, which share the work.
     tokenizer_size: ids that a mask has bits for. vocab_size: ids below it are tokens of the model.
     """
 
@@ -44,29 +45,29 @@ class Masker:
         self._vocab_size = vocab_size
         self._is_suspicious = False
 
-    def start(self, places: Sequence[MaskRequest]) -> None:
-        """Begin to work out the masks of a step: of each place one, and one more for each draft."""
-        rows = MaskRows(sum(1 + len(place.drafts) for place in places), self._row_bytes)
+    def start(self, requests: Sequence[MaskRequest]) -> None:
+        """Start to compute the masks of a step: one for each request, and one for each draft."""
+        rows = MaskRows(sum(1 + len(request.drafts) for request in requests), self._row_bytes)
         first = 0
-        for place in places:
-            place.state.mask = Mask(rows, first)
-            first += 1 + len(place.drafts)
-        rows.fill(self._threads, lambda bits: self._compute(places, bits))
+        for request in requests:
+            request.state.mask = Mask(rows, first)
+            first += 1 + len(request.drafts)
+        rows.fill(self._threads, lambda bits: self._compute(requests, bits))
 
-    def _compute(self, places: Sequence[MaskRequest], bits: bytearray) -> None:
+    def _compute(self, requests: Sequence[MaskRequest], bits: bytearray) -> None:
         if self._is_suspicious:
-            for place in places:
-                _end_if_slow(place.state)
+            for request in requests:
+                _end_if_slow(request.state)
         started_s = time.monotonic()
         plain, drafted, first = [], [], 0
-        for place in places:
-            if place.state.error is not None:
+        for request in requests:
+            if request.state.error is not None:
                 pass
-            elif place.drafts:
-                drafted.append((place.state.matcher, first, list(place.drafts)))
+            elif request.drafts:
+                drafted.append((request.state.matcher, first, list(request.drafts)))
             else:
-                plain.append((place.state.matcher, first))
-            first += 1 + len(place.drafts)
+                plain.append((request.state.matcher, first))
+            first += 1 + len(request.drafts)
         address = ctypes.addressof((ctypes.c_char * len(bits)).from_buffer(bits))
         sizes = (address, self._row_bytes, first)
         if plain:
@@ -75,19 +76,22 @@ class Masker:
             self._executor.unsafe_compute_mask_ptr_with_draft_token(drafted, *sizes)
         self._is_suspicious = time.monotonic() - started_s > SUSPICIOUS_S
         first = 0
-        for place in places:
-            self._finish(place, bits, first)
-            first += 1 + len(place.drafts)
+        for request in requests:
+            self._finish(request, bits, first)
+            first += 1 + len(request.drafts)
 
-    def _finish(self, place: MaskRequest, bits: bytearray, first: int) -> None:
-        """Note what keeps a text from going on. A mask that allows nothing is made to allow all, so
-        that a token can be chosen, which nobody gets to see."""
-        state = place.state
+    def _finish(self, request: MaskRequest, bits: bytearray, first: int) -> None:
+        """Record why a sequence cannot continue, if it cannot.
+
+        A mask that allows nothing is made to allow all, so that a token can be sampled, which is
+        then dropped.
+        """
+        state = request.state
         if state.error is None and state.matcher.is_error():
             state.error = f"the grammar cannot be followed: {matcher_error(state.matcher)}"
-        for row in range(first, first + 1 + len(place.drafts)):
+        for row in range(first, first + 1 + len(request.drafts)):
             start = row * self._row_bytes
-            for token_id in place.refused:
+            for token_id in request.banned:
                 bits[start + token_id // 8] &= ~(1 << token_id % 8)
             if state.error is None and self._allows_some(bits, start):
                 continue
@@ -95,7 +99,7 @@ class Masker:
             state.has_ended |= row == first and state.error is None
 
     def _allows_some(self, bits: bytearray, start: int) -> bool:
-        """Whether a mask allows a token of the model."""
+        """Return whether a mask allows a token of the model."""
         whole, rest = divmod(self._vocab_size, 8)
         if bits.count(0, start, start + whole) < whole:
             return True
@@ -103,8 +107,7 @@ class Masker:
 
 
 def _end_if_slow(state: GrammarState) -> None:
-    """Work the mask out here, where its time can be told from that of others, and have the text end
-    if that takes so long that all would wait for it."""
+    """Compute a mask alone, and set the state's error if it takes so long that all would wait."""
     started_s = time.thread_time()
     state.matcher.compute_bitmask()
     if state.error is None and time.thread_time() - started_s > TOO_SLOW_S:

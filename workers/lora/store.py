@@ -7,7 +7,10 @@ from headrace.workers.lora.adapter_files import Adapter, LinearShape, read_adapt
 
 
 class AdapterStore:
-    """See headrace.workers.sequence.engine_adapters.Adapters. layers: those that adapters may change."""
+    """The adapters that were read, for EngineAdapters (workers/sequence/engine_adapters.py).
+
+    layers: those that adapters may change.
+    """
 
     def __init__(self, layers: Mapping[str, LinearShape], max_rank: int) -> None:
         self._layers = layers

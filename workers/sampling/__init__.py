@@ -1,1 +1,1 @@
-"""Choosing the next tokens of a batch from its logits."""
+"""Sampling the next tokens of a batch from its logits."""

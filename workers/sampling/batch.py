@@ -1,4 +1,4 @@
-"""From a step's chunks to one flattened row of tokens, and from its logits back to results."""
+"""Flatten a step's chunks to one row of tokens, and turn its logits back into results."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from headrace.workers.sequence.sequence import Chunk, ChunkResult
 
 @dataclass(frozen=True, slots=True)
 class FlatBatch:
-    """A flattened batch.
+    """The chunks of a step, flattened: a row for each token.
 
     order: the chunks' numbers, in the order of their rows.
     token_ids, positions: of each row.
@@ -34,7 +34,10 @@ class FlatBatch:
 
 
 def flatten(chunks: Items[Chunk]) -> FlatBatch:
-    """Chunks of one token first, by ascending length, as attention wants them; then the others."""
+    """Flatten the chunks of a step.
+
+    Those of one token come first, by ascending length, as attention requires; then the others.
+    """
     order = sorted(range(len(chunks)), key=lambda number: _rank(chunks[number]))
     token_ids: list[int] = []
     positions: list[int] = []
@@ -46,7 +49,7 @@ def flatten(chunks: Items[Chunk]) -> FlatBatch:
         token_ids += chunk.sequence.token_ids[chunk.start : chunk.end]
         token_ids += chunk.drafts
         positions += range(chunk.start, chunk.start + chunk.count)
-        wanted += [first + place - chunk.start for place in chunk.prompt_logprob_positions]
+        wanted += [first + position - chunk.start for position in chunk.prompt_logprob_positions]
         if chunk.samples:
             wanted += range(first + chunk.end - chunk.start - 1, first + chunk.count)
         spans.append(Span(first, chunk.count, chunk.start, chunk.sequence.blocks))
@@ -58,7 +61,7 @@ def flatten(chunks: Items[Chunk]) -> FlatBatch:
 def compute_results(
     chunks: Items[Chunk], order: Items[int], logits: torch.Tensor
 ) -> list[ChunkResult]:
-    """One result for each chunk, from the logits [wanted rows, vocabulary]."""
+    """Return one result for each chunk, from the logits [wanted rows, vocabulary]."""
     prompts: dict[int, range] = {}  # chunk to its rows of logits
     samples: dict[int, range] = {}
     row = 0
@@ -77,14 +80,17 @@ def compute_results(
         for number, result in _sample(chosen, {number: chunks[number] for number in samples}):
             results[number] = result
     for number, of_prompt in prompts.items():
-        known = _describe_prompt(chunks[number], logits[of_prompt.start : of_prompt.stop])
+        known = _prompt_logprobs(chunks[number], logits[of_prompt.start : of_prompt.stop])
         results[number] = dataclasses.replace(results[number], prompt_logprobs=known)
     return results
 
 
 def _sample(logits: torch.Tensor, chunks: dict[int, Chunk]) -> Iterator[tuple[int, ChunkResult]]:
-    """The results of chunks by number; logits [places of all, vocabulary]."""
-    sampled = iter(sample(logits, [text for c in chunks.values() for text in views_to_sample(c)]))
+    """Yield the results of chunks by number.
+
+    logits: [rows, vocabulary], for each chunk those after its sequence and each of its drafts.
+    """
+    sampled = iter(sample(logits, [view for c in chunks.values() for view in views_to_sample(c)]))
     for number, chunk in chunks.items():
         yield number, verify_drafts(chunk, list(islice(sampled, 1 + len(chunk.drafts))))
 
@@ -93,8 +99,8 @@ def _rank(chunk: Chunk) -> tuple[bool, int]:
     return (chunk.count > 1, chunk.end if chunk.count == 1 else 0)
 
 
-def _describe_prompt(chunk: Chunk, logits: torch.Tensor) -> tuple[Logprobs, ...]:
-    """Log probabilities of the tokens that follow the chunk's prompt positions."""
+def _prompt_logprobs(chunk: Chunk, logits: torch.Tensor) -> tuple[Logprobs, ...]:
+    """Return log probabilities of the tokens that follow the chunk's prompt positions."""
     sequence = chunk.sequence
     top = sequence.request.sampling.prompt_logprobs
     wanted = [

@@ -1,5 +1,7 @@
-"""What a request adds to its logits at each step, whatever its text: biases, and minus infinity for
-all tokens but the allowed ones."""
+"""Add what a request adds to its logits at each step, whatever its output.
+
+That is its biases, and minus infinity for all tokens but the allowed ones.
+"""
 
 from collections.abc import Sequence as Rows
 
@@ -11,21 +13,22 @@ from headrace.workers.transfers import upload
 
 
 def has_fixed_bias(sampling: SamplingParams) -> bool:
+    """Return whether `add_fixed_bias` would change a row."""
     return bool(sampling.biased_token_ids or sampling.allowed_token_ids)
 
 
 def add_fixed_bias(logits: torch.Tensor, rows: Rows[int], sequences: Rows[SequenceView]) -> None:
-    """Change these rows of logits [rows, vocabulary] in place."""
+    """Add to these rows of logits [rows, vocabulary] in place."""
     for row in rows:
-        text = sequences[row]
-        owner = text.sequence if isinstance(text, DraftedSequence) else text
+        view = sequences[row]
+        owner = view.sequence if isinstance(view, DraftedSequence) else view
         if owner.fixed_bias is None:  # made once, as there can be as many numbers as tokens
             owner.fixed_bias = _fixed_bias(owner.request.sampling, logits)
         logits[row] += owner.fixed_bias
 
 
 def _fixed_bias(sampling: SamplingParams, logits: torch.Tensor) -> torch.Tensor:
-    """[vocabulary]"""
+    """Return what is added to each logit [vocabulary]."""
     size, device = logits.shape[1], logits.device
     bias = torch.zeros(size, dtype=logits.dtype, device=device)
     if sampling.allowed_token_ids:

@@ -1,7 +1,7 @@
-"""Randomness that depends on a request's seed and a position, and on nothing else.
+"""Generate randomness that depends on a request's seed and a position, and on nothing else.
 
 Splitmix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014) as a
-counter-based generator: no state, so a request continues alike on any worker and in any batch.
+counter-based generator: no state, so a request continues the same on any worker and in any batch.
 """
 
 _MASK = 2**64 - 1
@@ -9,7 +9,7 @@ _GAMMA = 0x9E3779B97F4A7C15
 
 
 def uniform(seed: int, position: int) -> float:
-    """A number in [0, 1), a multiple of 2**-52, for the output token at `position`."""
+    """Return a number in [0, 1), a multiple of 2**-52, for the output token at `position`."""
     key = _mix((seed + _GAMMA) & _MASK)
     return (_mix((key + (position + 1) * _GAMMA) & _MASK) >> 12) * 2.0**-52
 

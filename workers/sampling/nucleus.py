@@ -1,14 +1,17 @@
-"""How unlikely the tokens of a nucleus get (Holtzman et al., "The curious case of neural text
-degeneration", 2020): the smallest set of the likeliest that have some share of all probability."""
+"""Find the smallest logit of each row's nucleus, for top-p sampling.
+
+The nucleus (Holtzman et al., "The curious case of neural text degeneration", 2020) is the smallest
+set of the most likely tokens that have some share of all probability.
+"""
 
 import torch
 
-_HEADS = (1024, 16384)  # likeliest tokens that are sorted first; a nucleus is seldom larger
+_HEADS = (1024, 16384)  # most likely tokens that are sorted first; few nuclei are larger
 _INFINITY_BITS = 0x7F800000  # of a 32-bit float
 
 
 def nucleus_floors(logits: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
-    """The smallest logit in each row's nucleus [rows, 1].
+    """Return the smallest logit in each row's nucleus [rows, 1].
 
     logits: [rows, vocabulary], 32-bit, with 0 as each row's greatest. shares: [rows, 1]. Rows whose
     tokens do not reach their share, by rounding, get minus infinity, which cuts nothing.
@@ -19,9 +22,9 @@ def nucleus_floors(logits: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
 
 
 def floors_by_sorting(logits: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
-    """See `floors`. The likeliest few are sorted first; all only where these do not reach it.
+    """Compute `nucleus_floors` by sorting the most likely few, and more only where needed.
 
-    Which rows those are has to be known on the host.
+    Waits for the device: which rows those are must be known on the host.
     """
     size = logits.shape[1]
     heads = [*(head for head in _HEADS if head < size), size]
@@ -37,7 +40,7 @@ def floors_by_sorting(logits: torch.Tensor, shares: torch.Tensor) -> torch.Tenso
 
 
 def floors_by_bisection(logits: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
-    """See `floors`. Reads all logits 31 times, and nothing is asked of the host.
+    """Compute `nucleus_floors` by reading all logits 31 times, without waiting for the device.
 
     The bits of a positive float, read as an integer, grow with it: the integers are bisected.
     """
@@ -57,7 +60,10 @@ def floors_by_bisection(logits: torch.Tensor, shares: torch.Tensor) -> torch.Ten
 def _floors_in_head(
     logits: torch.Tensor, shares: torch.Tensor, head: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The floors [rows, 1], and whether the `head` likeliest tokens hold the nucleus [rows]."""
+    """Return the floors, if the nucleus is in the `head` most likely tokens.
+
+    Returns floors [rows, 1], and whether the nucleus is in there [rows].
+    """
     largest = logits.topk(head, dim=-1).values
     together = (largest - logits.logsumexp(dim=-1, keepdim=True)).double().exp_().cumsum_(dim=-1)
     count = (together < shares).sum(dim=-1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Penalties on tokens that are there already, and tokens that are forbidden or forced for now.
+"""Penalise tokens that have occurred, and forbid or force tokens.
 
 Repetition divides positive logits and multiplies negative ones, for tokens of prompt and output
 (Keskar et al., "CTRL", 2019). Presence and frequency subtract from the logits of output tokens,
@@ -17,7 +17,7 @@ from headrace.workers.transfers import upload, upload_tensor
 
 
 def apply_penalties(logits: torch.Tensor, rows: Rows[int], sequences: Rows[SequenceView]) -> None:
-    """Change these rows of logits [rows, vocabulary], contiguous, in place.
+    """Penalise tokens in these rows of logits [rows, vocabulary], contiguous, in place.
 
     Only the columns of tokens that a row has are touched.
     """
@@ -41,34 +41,35 @@ def apply_penalties(logits: torch.Tensor, rows: Rows[int], sequences: Rows[Seque
 
 
 def forbid_tokens(logits: torch.Tensor, rows: Rows[int], forbidden: Rows[Collection[int]]) -> None:
-    """Make tokens impossible in these rows, in place. forbidden: of each of them.
+    """Make tokens impossible in these rows of logits [rows, vocabulary], in place.
 
-    A row in which nothing else is possible stays as it is: its text goes on with such a token.
+    forbidden: the tokens of each of these rows. A row in which nothing else is possible stays as it
+    is: its sequence continues with such a token.
     """
     size = logits.shape[1]
     pairs = [
-        (place, row, token_id)
-        for place, (row, token_ids) in enumerate(zip(rows, forbidden, strict=True))
+        (index, row, token_id)
+        for index, (row, token_ids) in enumerate(zip(rows, forbidden, strict=True))
         for token_id in token_ids
         if 0 <= token_id < size
     ]
     if not pairs:
         return
     columns = upload(list(zip(*pairs, strict=True)), torch.long, logits.device)
-    place_of, row_of, token_ids = columns.unbind()
+    index_of, row_of, token_ids = columns.unbind()
     before = logits[row_of, token_ids]
     logits[row_of, token_ids] = float("-inf")
     kept = logits
     if len(rows) < len(logits):
         kept = logits.index_select(0, upload(rows, torch.long, logits.device))
     emptied = kept.amax(dim=1) == float("-inf")
-    logits[row_of, token_ids] = torch.where(emptied[place_of], before, float("-inf"))
+    logits[row_of, token_ids] = torch.where(emptied[index_of], before, float("-inf"))
 
 
 def force_tokens(
     choices: torch.Tensor, samplings: Rows[SamplingParams], sequences: Rows[SequenceView]
 ) -> torch.Tensor:
-    """The choices [rows], where budgets are spent replaced by what must follow."""
+    """Return the choices [rows], replaced where a spent thinking budget forces a token."""
     bounded = [row for row, sampling in enumerate(samplings) if sampling.thinking_budget]
     tokens = {row: forced_token(sequences[row]) for row in bounded}
     forced = [(row, token_id) for row, token_id in tokens.items() if token_id is not None]
@@ -78,16 +79,19 @@ def force_tokens(
     return choices.index_copy(0, columns[0], columns[1].to(choices.dtype))
 
 
-def end_token_ids(text: SequenceView) -> set[int]:
-    """The tokens that would end a text."""
-    sampling = text.request.sampling
+def end_token_ids(sequence: SequenceView) -> set[int]:
+    """Return the tokens that would end a sequence."""
+    sampling = sequence.request.sampling
     return {*sampling.eos_token_ids, *sampling.stop_token_ids}
 
 
 def _present(
     logits: torch.Tensor, rows: Rows[int], sequences: Rows[SequenceView]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The distinct tokens of all texts in one list: place among `rows`, id, count in the output."""
+    """Return the distinct tokens of all these sequences, concatenated.
+
+    Returns three tensors: the index in `rows`, the token id, and the count in the output.
+    """
     counts = [sequences[row].token_counts() for row in rows]
     lengths = torch.tensor([len(count.token_ids) for count in counts])
     row_of = torch.repeat_interleave(torch.arange(len(rows)), lengths)

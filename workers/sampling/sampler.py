@@ -1,11 +1,11 @@
-"""Choosing the next tokens of a batch from its logits.
+"""Sample the next tokens of a batch from its logits.
 
 The order is: the masks of grammars, biases, penalties, forbidden tokens, temperature, min_p, top_k,
 top_p, then one number per row looked up in the cumulative distribution, in the order of the
-vocabulary. Where a thinking budget is spent, the token that must follow goes before all of them.
-Each step is skipped for the rows that do not ask for it, and whole greedy batches take an argmax
-and no more. Nothing depends on which other rows are in the batch, and nothing waits for the device
-before the results are asked for.
+vocabulary. Where a thinking budget is spent, the forced token overrides all of them. Each step is
+skipped for the rows that do not request it, and whole greedy batches take only an argmax. Nothing
+depends on which other rows are in the batch, and nothing waits for the device before the results
+are read.
 """
 
 from collections.abc import Sequence as Rows
@@ -29,10 +29,10 @@ from headrace.workers.sequence.sequence import ChunkResult, Failure, SequenceVie
 from headrace.workers.transfers import Download, upload
 
 _COLDEST = 1e-5  # temperatures below are greedy: divided by them, near ties overflow
-# Logits that a CPU looks at at a time: in cache, and too few for torch to split a sum over threads.
+# Logits that a CPU processes at a time: in cache, too few for torch to split a sum over threads.
 _BLOCK_ELEMENTS = 1 << 15
 _RUN = 256  # tokens whose weights are summed first
-# Where no token can be chosen, and why.
+# Stand for rows in which no token can be sampled.
 _NOT_FINITE, _IMPOSSIBLE = -1, -2
 _ERRORS = {
     _NOT_FINITE: Failure("error", "the model gave numbers that are not finite"),
@@ -43,9 +43,9 @@ _ERRORS = {
 
 
 def sample(logits: torch.Tensor, sequences: Rows[SequenceView]) -> list[ChunkResult]:
-    """One result for each row of logits [rows, vocabulary], the next token of its sequence.
+    """Return one result for each row of logits [rows, vocabulary], its sequence's next token.
 
-    A row whose logits hold a NaN or an infinity above gets an error instead, and so does one where
+    A row whose logits hold a NaN or positive infinity gets an error instead, and so does one where
     grammar, allowed tokens and biases together leave no token.
     """
     sampling = SamplerOutput(logits, sequences)
@@ -53,21 +53,21 @@ def sample(logits: torch.Tensor, sequences: Rows[SequenceView]) -> list[ChunkRes
 
 
 class SamplerOutput:
-    """The choice of the next tokens, as `sample` makes it, on the device.
+    """The sampled tokens of a batch, on the device.
 
-    token_ids: the choices [rows]; some number where there can be none.
+    token_ids: [rows]; any number where no token can be sampled.
     columns: what `read` needs on the host.
     """
 
     def __init__(self, logits: torch.Tensor, sequences: Rows[SequenceView]) -> None:
         samplings = [sequence.request.sampling for sequence in sequences]
-        self._asked = [row for row, s in enumerate(samplings) if s.logprobs is not None]
-        as_given = logits
-        if self._asked:  # copied: masks change the logits
-            as_given = logits[upload(self._asked, torch.long, logits.device)]
+        self._with_logprobs = [row for row, s in enumerate(samplings) if s.logprobs is not None]
+        unmasked = logits
+        if self._with_logprobs:  # copied: masks change the logits
+            unmasked = logits[upload(self._with_logprobs, torch.long, logits.device)]
         apply_masks(logits, sequences)
         if all(_is_plain(sampling) for sampling in samplings):
-            tops, choices = _likeliest(logits)
+            tops, choices = _top_tokens(logits)
             finite, possible = tops < torch.inf, torch.isfinite(tops)
         else:
             choices, possible = _choose_in_blocks(logits, sequences)
@@ -76,21 +76,21 @@ class SamplerOutput:
         self.token_ids = choices
         shown = torch.where(possible, choices, _IMPOSSIBLE)
         self.columns = [torch.where(finite, shown, _NOT_FINITE)]
-        self._described: PositionLogprobs | None = None
-        if self._asked:
+        self._logprobs: PositionLogprobs | None = None
+        if self._with_logprobs:
             wanted = [
                 samplings[row].logprob_token_ids or samplings[row].logprobs or 0
-                for row in self._asked
+                for row in self._with_logprobs
             ]
-            rows = upload(self._asked, torch.long, logits.device)
-            self._described = PositionLogprobs(as_given, choices[rows], wanted)
-            self.columns += self._described.columns
+            rows = upload(self._with_logprobs, torch.long, logits.device)
+            self._logprobs = PositionLogprobs(unmasked, choices[rows], wanted)
+            self.columns += self._logprobs.columns
 
     def read(self, columns: Rows[torch.Tensor]) -> list[ChunkResult]:
-        """The results, from the columns on the host."""
+        """Return the results, from the columns on the host."""
         logprobs = {}
-        if self._described is not None:
-            logprobs = dict(zip(self._asked, self._described.read(columns[1:]), strict=True))
+        if self._logprobs is not None:
+            logprobs = dict(zip(self._with_logprobs, self._logprobs.read(columns[1:]), strict=True))
         token_ids: list[int] = columns[0].tolist()
         return [
             ChunkResult(error=_ERRORS[token_id])
@@ -100,37 +100,37 @@ class SamplerOutput:
         ]
 
 
-def _likeliest(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each row's greatest logit and its first place [rows].
+def _top_tokens(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return each row's greatest logit and its first index [rows].
 
-    A maximum is many times faster than finding its place (on a CPU 0.1 and 2.4 ms for 64 rows of
-    49,152), so places are looked for among the maxima of runs, and then in one run.
+    A maximum is many times faster than an argmax (on a CPU 0.1 and 2.4 ms for 64 rows of 49,152),
+    so the index is searched for among the maxima of runs, and then in one run.
     """
     size = logits.shape[1]
     whole = size // _RUN * _RUN
     if logits.device.type != "cpu" or not whole:
-        values, places = logits.max(dim=-1)
-        return values, places
+        values, indices = logits.max(dim=-1)
+        return values, indices
     runs = logits[:, :whole].unfold(1, _RUN, _RUN).amax(dim=-1)
     if whole < size:
         runs = torch.cat((runs, logits[:, whole:].amax(dim=-1, keepdim=True)), dim=1)
     tops, run = runs.max(dim=-1, keepdim=True)
     columns = (run * _RUN + torch.arange(_RUN, device=logits.device)).clamp_(max=size - 1)
-    places = logits.gather(1, columns).argmax(dim=-1, keepdim=True)
-    return tops.squeeze(1), columns.gather(1, places).squeeze(1)
+    inside = logits.gather(1, columns).argmax(dim=-1, keepdim=True)
+    return tops.squeeze(1), columns.gather(1, inside).squeeze(1)
 
 
 def _is_plain(sampling: SamplingParams) -> bool:
-    """Whether the next token is the likeliest, whatever came before."""
+    """Return whether the next token is the most likely one, whatever came before."""
     return sampling.temperature < _COLDEST and not (
-        _penalised(sampling)
+        _has_penalties(sampling)
         or sampling.min_tokens > 0
         or sampling.bad_words
         or has_fixed_bias(sampling)
     )
 
 
-def _penalised(sampling: SamplingParams) -> bool:
+def _has_penalties(sampling: SamplingParams) -> bool:
     return (
         sampling.repetition_penalty != 1
         or sampling.presence_penalty != 0
@@ -141,8 +141,10 @@ def _penalised(sampling: SamplingParams) -> bool:
 def _choose_in_blocks(
     logits: torch.Tensor, sequences: Rows[SequenceView]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """See _choose. With torch's operations on a CPU few rows at a time, so that what is computed of
-    them stays in cache."""
+    """Call `_choose`, with torch's operations on a CPU for few rows at a time.
+
+    What is computed of them then stays in cache.
+    """
     if logits.device.type != "cpu" or can_draw(logits.device):
         return _choose(logits.float(), sequences)
     size = max(1, _BLOCK_ELEMENTS // logits.shape[1])
@@ -157,13 +159,13 @@ def _choose_in_blocks(
 def _choose(
     logits: torch.Tensor, sequences: Rows[SequenceView]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids [rows], and which rows are still finite after their penalties [rows]."""
+    """Return token ids [rows], and which rows are still finite after their penalties [rows]."""
     samplings = [sequence.request.sampling for sequence in sequences]
-    logits = _changed(logits, samplings, sequences)
+    logits = _adjusted(logits, samplings, sequences)
     warm = [row for row, sampling in enumerate(samplings) if sampling.temperature >= _COLDEST]
     if len(warm) == len(samplings):
         return _draw_rows(logits, warm, sequences)
-    tops, choices = _likeliest(logits)
+    tops, choices = _top_tokens(logits)
     finite = torch.isfinite(tops)
     if warm:
         rows = upload(warm, torch.long, logits.device)
@@ -173,32 +175,35 @@ def _choose(
     return choices, finite
 
 
-def _changed(
+def _adjusted(
     logits: torch.Tensor, samplings: Rows[SamplingParams], sequences: Rows[SequenceView]
 ) -> torch.Tensor:
-    """The logits with all that depends on the texts and not on chance; a copy if there is any."""
+    """Return the logits with biases, penalties and forbidden tokens; a copy if there are any."""
     biased = [row for row, sampling in enumerate(samplings) if has_fixed_bias(sampling)]
-    penalised = [row for row, sampling in enumerate(samplings) if _penalised(sampling)]
+    penalised = [row for row, sampling in enumerate(samplings) if _has_penalties(sampling)]
     banned = [row for row, sampling in enumerate(samplings) if sampling.bad_words]
-    kept_short = [
-        row for row, text in enumerate(sequences) if text.num_outputs < samplings[row].min_tokens
+    too_short = [
+        row
+        for row, sequence in enumerate(sequences)
+        if sequence.num_outputs < samplings[row].min_tokens
     ]
-    if not (biased or penalised or banned or kept_short):
+    if not (biased or penalised or banned or too_short):
         return logits
     logits = logits.clone(memory_format=torch.contiguous_format)
     add_fixed_bias(logits, biased, sequences)
     apply_penalties(logits, penalised, sequences)
     forbid_tokens(logits, banned, [sequences[row].banned_token_ids() for row in banned])
-    forbid_tokens(logits, kept_short, [end_token_ids(sequences[row]) for row in kept_short])
+    forbid_tokens(logits, too_short, [end_token_ids(sequences[row]) for row in too_short])
     return logits
 
 
 def _draw_rows(
     logits: torch.Tensor, rows: Rows[int], sequences: Rows[SequenceView]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sample a token for each of these rows of logits [batch, vocabulary], of `sequences` likewise.
+    """Sample a token for each of these rows of logits [batch, vocabulary] and of `sequences`.
 
-    Second, which rows have a distribution at all [rows]: in one with a NaN the token means nothing.
+    Returns the tokens, and which rows have a distribution at all [rows]: in one with a NaN the
+    token means nothing.
     """
     samplings = [sequences[row].request.sampling for row in rows]
     noise = [
@@ -210,7 +215,7 @@ def _draw_rows(
     some = logits
     if len(rows) < len(logits):
         some = logits[upload(rows, torch.long, logits.device)]
-    tops = some.amax(dim=-1)  # many times faster than max, which finds the place too
+    tops = some.amax(dim=-1)  # many times faster than max, which finds the index, too
     choices, possible = _draw(some - tops[:, None], samplings, noise)
     return choices, torch.isfinite(tops) & possible
 
@@ -218,7 +223,7 @@ def _draw_rows(
 def _draw(
     logits: torch.Tensor, samplings: Rows[SamplingParams], noise: Rows[float]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """See _draw_rows; the logits are those of the rows, and have 0 as their greatest."""
+    """Do what `_draw_rows` does, for all rows of logits whose greatest is 0."""
     logits /= _column([sampling.temperature for sampling in samplings], logits)
     _cut_min_p(logits, samplings)
     _cut_top_k(logits, samplings)
@@ -228,10 +233,10 @@ def _draw(
 
 
 def _look_up(weights: torch.Tensor, uniforms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where in the cumulative sum of weights [rows, vocabulary] the uniforms [rows, 1] fall.
+    """Return where in the cumulative sum of weights [rows, vocabulary] the uniforms [rows, 1] fall.
 
-    Second, which rows have a finite sum. Summed are runs of the vocabulary first, in float64, and
-    only in the run that holds the place its single tokens.
+    Returns token ids [rows], and which rows have a finite sum [rows]. Runs of the vocabulary are
+    summed first, in float64; only the run that holds the target is summed token by token.
     """
     size = weights.shape[1]
     whole = size // _RUN * _RUN
@@ -245,16 +250,16 @@ def _look_up(weights: torch.Tensor, uniforms: torch.Tensor) -> tuple[torch.Tenso
     columns = run * _RUN + torch.arange(_RUN, device=weights.device)
     inside = weights.gather(1, columns.clamp(max=size - 1)).double()
     inside = inside.masked_fill_(columns >= size, 0.0).cumsum_(dim=1)
-    place = _first_above(inside, targets - runs.gather(1, run))
+    offset = _first_above(inside, targets - runs.gather(1, run))
     # A search in a row with a NaN may end anywhere; the index must be a token's.
-    chosen = (run * _RUN + place).clamp_(max=size - 1)
+    chosen = (run * _RUN + offset).clamp_(max=size - 1)
     return chosen.squeeze(1), torch.isfinite(runs[:, -1])
 
 
 def _first_above(cumulative: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """The first place where each row is above its target, or else has reached its total [rows, 1].
+    """Return the first index where each row is above its target, or has its total [rows, 1].
 
-    A target can be the total itself by rounding; what follows its place has no weight.
+    A target can be the total itself by rounding; what follows that index has no weight.
     """
     totals = cumulative[:, -1:].contiguous()
     above = torch.searchsorted(cumulative.contiguous(), targets, right=True)
@@ -263,14 +268,14 @@ def _first_above(cumulative: torch.Tensor, targets: torch.Tensor) -> torch.Tenso
 
 
 def _cut_min_p(logits: torch.Tensor, samplings: Rows[SamplingParams]) -> None:
-    """Drop tokens less likely than min_p times the likeliest, whose logit is 0."""
+    """Drop tokens less likely than min_p times the most likely one, whose logit is 0."""
     if any(sampling.min_p > 0 for sampling in samplings):
         least = _column([sampling.min_p for sampling in samplings], logits).log_()
         logits.masked_fill_(logits < least, float("-inf"))
 
 
 def _cut_top_k(logits: torch.Tensor, samplings: Rows[SamplingParams]) -> None:
-    """Keep the top_k likeliest tokens; those that tie with the last of them are kept too."""
+    """Keep the top_k most likely tokens, and those that tie with the last of them."""
     size = logits.shape[1]
     rows = [row for row, sampling in enumerate(samplings) if 0 < sampling.top_k < size]
     if rows:
@@ -283,7 +288,7 @@ def _cut_top_k(logits: torch.Tensor, samplings: Rows[SamplingParams]) -> None:
 
 
 def _cut_top_p(logits: torch.Tensor, samplings: Rows[SamplingParams]) -> None:
-    """Keep the likeliest tokens whose probabilities first reach top_p together, and their ties."""
+    """Keep the fewest most likely tokens whose probabilities reach top_p, and their ties."""
     rows = [row for row, sampling in enumerate(samplings) if sampling.top_p < 1]
     if rows:
         index = upload(rows, torch.long, logits.device)

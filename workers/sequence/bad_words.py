@@ -1,4 +1,4 @@
-"""Sequences of tokens that an output must not hold."""
+"""Find the tokens that would complete a bad word."""
 
 from array import array
 from collections import defaultdict
@@ -16,7 +16,7 @@ class BadWords:
     def __init__(self, words: Iterable[tuple[int, ...]]) -> None:
         self._single: set[int] = set()
         # By the token before the last one, so that few are compared at each step; as bytes, so that
-        # hundreds of long ones that all begin alike cost a text little there, too.
+        # hundreds of long ones with a common beginning cost a sequence little, too.
         self._by_last: dict[int, list[tuple[bytes, int]]] = defaultdict(list)
         self.reach = 0
         for word in words:
@@ -27,13 +27,15 @@ class BadWords:
                 self.reach = max(self.reach, len(word) - 1)
 
     def banned(self, last: Sequence[int]) -> Collection[int]:
-        """The tokens that cannot follow. last: the output's last tokens, at least `reach` of them
-        or all."""
+        """Return the tokens that must not follow.
+
+        last: the output's last tokens, at least `reach` of them or all.
+        """
         ending = self._by_last.get(last[-1]) if last else None
         if ending is None:
             return self._single
-        text = _as_bytes(last)
-        return self._single | {end for start, end in ending if text.endswith(start)}
+        output = _as_bytes(last)
+        return self._single | {end for start, end in ending if output.endswith(start)}
 
 
 def _as_bytes(token_ids: Sequence[int]) -> bytes:

@@ -1,4 +1,4 @@
-"""Names of full K/V blocks: equal for equal tokens behind equal beginnings."""
+"""Hash full K/V blocks: equal hashes for equal tokens after equal prefixes."""
 
 from array import array
 from collections.abc import Sequence
@@ -6,15 +6,18 @@ from hashlib import blake2b
 
 
 def block_hash(parent: bytes, token_ids: Sequence[int]) -> bytes:
-    """The name of a full block: a digest of its parent's name and its own tokens.
+    """Return the hash of a full block: a digest of its parent's hash and its own tokens.
 
-    Cryptographic, because a collision would hand one request another's text; a client could
+    Cryptographic, because a collision would show one request another's text; a client could
     provoke one with Python's own hash.
     """
     return blake2b(parent + array("q", token_ids).tobytes(), digest_size=32).digest()
 
 
 def root_hash(adapter: str, cache_salt: str) -> bytes:
-    """The parent of first blocks: requests share blocks only if adapter and salt are equal."""
+    """Return the parent of first blocks.
+
+    Requests share blocks only if their adapters and salts are equal.
+    """
     name = f"{len(adapter)}:{adapter}{cache_salt}"
     return blake2b(name.encode("utf-8", "surrogatepass"), digest_size=32).digest()

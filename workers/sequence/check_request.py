@@ -1,4 +1,4 @@
-"""Checks of requests as they come in. The frontend has made them too; the worker relies on none."""
+"""Check requests as they arrive. The frontend checks them, too; the worker does not rely on it."""
 
 import math
 from collections.abc import Container
@@ -9,7 +9,7 @@ from headrace.protocol.to_worker import Generate
 from headrace.workers.errors import RequestRefused
 
 _LARGEST_SEED = 2**64 - 1
-# Beyond these, no text is better and logits leave the range of 32-bit floats.
+# Beyond these, no output is better and logits leave the range of 32-bit floats.
 _HOTTEST = 1e4
 _REPETITION_PENALTIES = (1e-3, 1e3)
 _LARGEST_PENALTY = 1e4
@@ -24,15 +24,15 @@ def check_request(
     max_len: int,
     adapter_ids: Container[str] | None = None,
 ) -> None:
-    """RequestRefused, naming the field, unless the engine can run the request to its end.
+    """Raise RequestRefused, naming the field, unless the engine can run the request to its end.
 
-    max_len: tokens of prompt and output together, at most.
-    adapter_ids: of the adapters that there are; None: the engine takes none.
+    max_len: the most tokens of prompt and output together.
+    adapter_ids: the loaded adapters; None: the engine supports none.
     """
     if request.request_id in running_ids:
-        _refuse("request_id is in use")
+        _reject("request_id is in use")
     if not request.prompt_token_ids:
-        _refuse("prompt_token_ids is empty")
+        _reject("prompt_token_ids is empty")
     _check_ids("prompt_token_ids", request.prompt_token_ids, vocab_size)
     _check_ids("output_token_ids", request.output_token_ids, vocab_size)
     _check_lengths(request, max_len)
@@ -41,35 +41,35 @@ def check_request(
         _check_grammar(request.grammar, vocab_size)
     _check_sampling(request.sampling, vocab_size)
     _check_thinking(request.sampling, vocab_size)
-    _check_named_tokens(request.sampling, vocab_size)
+    _check_token_ids(request.sampling, vocab_size)
     if request.sampling.repetition_detection is not None:
         _check_repetition(request.sampling.repetition_detection)
 
 
 def _check_ids(name: str, token_ids: tuple[int, ...], vocab_size: int) -> None:
     if token_ids and not (min(token_ids) >= 0 and max(token_ids) < vocab_size):
-        _refuse(f"{name} has an id that is not from 0 to {vocab_size - 1}")
+        _reject(f"{name} has an id that is not from 0 to {vocab_size - 1}")
 
 
 def _check_lengths(request: Generate, max_len: int) -> None:
     length = len(request.prompt_token_ids) + len(request.output_token_ids)
     if length >= max_len:
-        _refuse(f"prompt_token_ids: {length} tokens leave no room in a context of {max_len}")
+        _reject(f"prompt_token_ids: {length} tokens leave no room in a context of {max_len}")
     if request.sampling.max_tokens <= len(request.output_token_ids):
-        _refuse("max_tokens must be more than the tokens that there are")
+        _reject("max_tokens must be more than the output tokens so far")
 
 
 def _check_adapter(adapter: str, adapter_ids: Container[str] | None) -> None:
-    """Where adapters can be added, another worker may have it already."""
+    """Where adapters can be loaded, another worker may have this one already."""
     if adapter and (adapter_ids is None or adapter not in adapter_ids):
         raise RequestRefused("adapter is not loaded", retry_elsewhere=adapter_ids is not None)
 
 
 def _check_grammar(grammar: Grammar, vocab_size: int) -> None:
     if len(grammar.text.encode(errors="replace")) > MAX_GRAMMAR_BYTES:
-        _refuse(f"grammar must not be longer than {MAX_GRAMMAR_BYTES} bytes")
+        _reject(f"grammar must not be longer than {MAX_GRAMMAR_BYTES} bytes")
     if len(grammar.after) > MAX_AFTER_TOKENS:
-        _refuse(f"grammar: it can begin to hold after {MAX_AFTER_TOKENS} tokens at most")
+        _reject(f"grammar: it must start after at most {MAX_AFTER_TOKENS} tokens")
     _check_ids("grammar", grammar.after, vocab_size)
 
 
@@ -90,7 +90,7 @@ def _check_sampling(sampling: SamplingParams, vocab_size: int) -> None:
     for name, value, lowest, highest in ranges:
         if not lowest <= value <= highest:  # a NaN is in no range
             limit = f"at least {lowest}" if highest == math.inf else f"from {lowest} to {highest}"
-            _refuse(f"{name} must be {limit}")
+            _reject(f"{name} must be {limit}")
 
 
 def _check_thinking(sampling: SamplingParams, vocab_size: int) -> None:
@@ -98,34 +98,34 @@ def _check_thinking(sampling: SamplingParams, vocab_size: int) -> None:
     if budget is None:
         return
     if budget.tokens < 0:
-        _refuse("thinking_budget must be at least 0")
+        _reject("thinking_budget must be at least 0")
     if not budget.end_ids or not all(budget.end_ids):
-        _refuse("thinking_budget has no end mark")
-    for mark in (budget.start_ids, *budget.end_ids):
-        _check_ids("thinking_budget", mark, vocab_size)
+        _reject("thinking_budget has no end delimiter")
+    for delimiter in (budget.start_ids, *budget.end_ids):
+        _check_ids("thinking_budget", delimiter, vocab_size)
 
 
-def _check_named_tokens(sampling: SamplingParams, vocab_size: int) -> None:
-    """The tokens that a request names to be treated in some way."""
+def _check_token_ids(sampling: SamplingParams, vocab_size: int) -> None:
+    """Check the tokens that a request names by id."""
     _check_ids("logit_bias", sampling.biased_token_ids, vocab_size)
     if len(sampling.biases) != len(sampling.biased_token_ids):
-        _refuse("logit_bias must have one value for each token")
+        _reject("logit_bias must have one value for each token")
     if not all(-_LARGEST_BIAS <= bias <= _LARGEST_BIAS for bias in sampling.biases):
-        _refuse(f"logit_bias must be from {-_LARGEST_BIAS} to {_LARGEST_BIAS}")
+        _reject(f"logit_bias must be from {-_LARGEST_BIAS} to {_LARGEST_BIAS}")
     _check_ids("allowed_token_ids", sampling.allowed_token_ids, vocab_size)
     _check_ids("logprob_token_ids", sampling.logprob_token_ids, vocab_size)
     for word in sampling.bad_words:
         if not word:
-            _refuse("bad_words must not be empty")
+            _reject("bad_words must not be empty")
         _check_ids("bad_words", word, vocab_size)
 
 
 def _check_repetition(params: RepetitionRule) -> None:
     if not 1 <= params.min_pattern_size <= params.max_pattern_size <= _LONGEST_PATTERN:
-        _refuse(f"repetition_detection must have pattern sizes from 1 to {_LONGEST_PATTERN}")
+        _reject(f"repetition_detection must have pattern sizes from 1 to {_LONGEST_PATTERN}")
     if params.min_count < 2:
-        _refuse("repetition_detection must have a min_count of at least 2")
+        _reject("repetition_detection must have a min_count of at least 2")
 
 
-def _refuse(reason: str) -> None:
+def _reject(reason: str) -> None:
     raise RequestRefused(reason, retry_elsewhere=False)

@@ -1,4 +1,4 @@
-"""A compiled grammar, and about how much memory it takes, which llguidance does not tell."""
+"""Compile a grammar, and estimate its memory, which llguidance does not report."""
 
 import time
 
@@ -7,8 +7,8 @@ from llguidance import LLMatcher, LLTokenizer
 from headrace.protocol.common.grammar_compiler import compile_grammar
 
 # Measured on grammars made to be large (docs/benchmarks.md): memory grows with processor time of
-# compiling, 90 to 250 MB for each second, and with the tokens of the texts that follow it, up to
-# where its lexer has as many states as it may.
+# compiling, 90 to 250 MB for each second, and with the tokens of the outputs that match it, up
+# to where its lexer has as many states as it may.
 _BYTES_PER_S = 256 * 1024**2
 _BYTES_PER_TOKEN = 8 * 1024
 _MOST_GROWN_BYTES = 24 * 1024**2
@@ -16,10 +16,12 @@ _RENEWED_AFTER_TOKENS = 8192
 
 
 class CompiledGrammar:
-    """A grammar's beginning, from which texts start. ValueError if it is none.
+    """A grammar's start state, from which outputs start.
 
-    All its texts share one lexer, whose states become more with what they say, and never fewer.
-    tokens: of all texts so far.
+    Raises ValueError if the grammar is invalid. All its outputs share one lexer, whose states grow
+    with them and are never removed.
+
+    tokens: of all outputs so far.
     """
 
     __slots__ = ("__weakref__", "_compiled_bytes", "_matcher", "tokens")
@@ -33,15 +35,17 @@ class CompiledGrammar:
 
     @property
     def bytes(self) -> int:
-        """About how much memory it takes, rather too much than too little."""
+        """An estimate of its memory, rather too high than too low."""
         return self._compiled_bytes + min(self.tokens * _BYTES_PER_TOKEN, _MOST_GROWN_BYTES)
 
     @property
     def is_worn_out(self) -> bool:
-        """Whether further texts had better start from a new one: each could be the one for which
-        the lexer that they share has too many states."""
+        """Whether the next output should start from a new one.
+
+        Else it could be the output for which the shared lexer has too many states.
+        """
         return self.tokens >= _RENEWED_AFTER_TOKENS
 
-    def matcher(self) -> LLMatcher:
-        """For one text, at its beginning."""
+    def new_matcher(self) -> LLMatcher:
+        """Return a matcher for one output, at its start."""
         return self._matcher.deep_copy()

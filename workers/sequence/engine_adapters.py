@@ -1,24 +1,28 @@
-"""What an engine needs of whatever keeps its adapters. Imports no torch."""
+"""The interface between an engine and the store of its LoRA adapters. Imports no torch."""
 
 from pathlib import Path
 from typing import Any, Protocol
 
 
 class EngineAdapters(Protocol):
-    """Adapters by their ids. An id stands for one adapter and never for another."""
+    """Adapters by id. An id always stands for the same adapter."""
 
     @property
-    def ids(self) -> frozenset[str]: ...
+    def ids(self) -> frozenset[str]:
+        """The ids of the adapters in the store."""
+        ...
 
     def read(self, folder: Path) -> Any:
-        """What a folder holds, to be kept. AdapterError if it is no adapter of the model. May take
-        long, and be called in any thread."""
+        """Read the adapter in a folder, for `put`. Slow; safe in any thread.
+
+        Raises AdapterError if the folder holds no adapter that fits the model.
+        """
         ...
 
     def put(self, adapter_id: str, adapter: Any) -> None:
-        """Keep what has been read. Harmless if the id is there."""
+        """Store an adapter that `read` returned. Harmless if the id is there."""
         ...
 
     def remove(self, adapter_id: str) -> None:
-        """Forget an adapter. Harmless if it is not there."""
+        """Remove an adapter. Harmless if it is not there."""
         ...

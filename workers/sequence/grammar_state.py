@@ -1,4 +1,4 @@
-"""Where one text stands in its grammar."""
+"""Track where one output stands in its grammar."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -9,20 +9,29 @@ from headrace.workers.sequence.mask import Mask
 
 
 class GrammarState:
-    """Fed with the tokens of a text, and asked what may follow them.
+    """The state of one output's grammar, fed with the output's tokens.
 
-    after: the grammar begins to hold after these tokens; at once if there are none.
-    holds: whether the next token has to keep to it.
-    error: why the text cannot go on; fit to be shown to a client.
-    has_ended: whether nothing may follow, though that was found only in looking for the next token.
-    mask: what may come next in the step that is being run; those after its drafts are the masks
-        that follow. None: anything may come.
+    after: the grammar applies after these tokens; at once if there are none.
+    is_active: whether the next token must match the grammar.
+    error: why the output cannot continue; fit to be shown to a client.
+    has_ended: whether nothing may follow, though that was found only when computing the next mask.
+    mask: what may come next in the step that is being run; the masks after it are those after its
+        drafts. None: anything may come.
     """
 
-    __slots__ = ("_after", "_compiled", "_recent", "error", "has_ended", "holds", "mask", "matcher")
+    __slots__ = (
+        "_after",
+        "_compiled",
+        "_recent",
+        "error",
+        "has_ended",
+        "is_active",
+        "mask",
+        "matcher",
+    )
 
     def __init__(self, compiled: CompiledGrammar, after: Sequence[int] = ()) -> None:
-        self.matcher = compiled.matcher()
+        self.matcher = compiled.new_matcher()
         self.is_active = not after
         self.error: str | None = None
         self.has_ended = False
@@ -33,13 +42,13 @@ class GrammarState:
 
     @property
     def is_complete(self) -> bool:
-        """Whether no token may follow those that there are."""
+        """Whether no token may follow the output."""
         if self.has_ended:
             return True
         return self.is_active and self.error is None and self.matcher.is_stopped()
 
     def append(self, token_id: int) -> None:
-        """The text has got one token more."""
+        """Advance by one token of the output."""
         if not self.is_active:
             self._recent.append(token_id)
             self.is_active = tuple(self._recent) == self._after
@@ -49,10 +58,10 @@ class GrammarState:
             self.error = f"the grammar cannot be followed: {matcher_error(self.matcher)}"
 
     def count_allowed(self, drafts: Sequence[int]) -> int:
-        """How many of the drafts, from the first on, may follow the text.
+        """Return how many of the drafts, from the first on, may follow the output.
 
-        Those that would bring the grammar to hold are left out: what comes after them is checked
-        only when it does.
+        A draft that would make the grammar active is left out: what follows it is checked only
+        once it is active.
         """
         if self.is_active:
             return 0 if self.error is not None else self.matcher.validate_tokens(list(drafts))
@@ -64,7 +73,7 @@ class GrammarState:
         return len(drafts)
 
     def mask_after(self, num_drafts: int) -> Mask | None:
-        """What may follow the text and so many of its drafts in the step that is being run."""
+        """Return what may follow the output and so many drafts in the step that is being run."""
         if self.mask is None:
             return None
         return Mask(self.mask.rows, self.mask.row + num_drafts)

@@ -1,4 +1,4 @@
-"""The masks of a step: bits in memory that a thread fills."""
+"""Hold the masks of a step: bits in memory that a thread fills."""
 
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
@@ -18,22 +18,23 @@ class MaskRows:
         self._done: Future[None] | None = None
 
     def fill(self, threads: Executor, work: Callable[[bytearray], None]) -> None:
-        """Have a thread write all masks."""
+        """Let a thread write all masks."""
         self._done = threads.submit(work, self._bits)
 
     def bits(self) -> bytearray:
-        """All masks, once they are there."""
+        """Wait until all masks are written, and return them."""
         if self._done is not None:
             self._done.result()
             self._done = None
         return self._bits
 
     def allows(self, row: int, token_id: int) -> bool:
+        """Return whether the mask of a row allows a token."""
         return bool(self.bits()[row * self.row_bytes + token_id // 8] >> token_id % 8 & 1)
 
 
 class Mask(NamedTuple):
-    """Which tokens may come next in a text: one of a step's masks."""
+    """Which tokens may come next in a sequence: one of a step's masks."""
 
     rows: MaskRows
     row: int

@@ -1,8 +1,8 @@
-"""One request inside the engine, and what a step does with it."""
+"""Represent a request inside the engine, and its part in a step."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from headrace.protocol.common.thinking import ThinkingTracker
 from headrace.protocol.to_frontend import Logprobs
@@ -15,6 +15,11 @@ from headrace.workers.sequence.prompt_lookup import PromptLookup
 from headrace.workers.sequence.repetition import RepetitionDetector
 from headrace.workers.sequence.token_counts import TokenCounts
 
+if TYPE_CHECKING:  # the engine runs without torch, too
+    import torch
+
+FailureReason = Literal["rejected", "error"]
+
 
 @dataclass(slots=True, eq=False)
 class Sequence:
@@ -22,18 +27,22 @@ class Sequence:
 
     token_ids: prompt and output together.
     num_prompt: how many of them are the prompt.
-    arrival: counts requests; orders those of equal priority.
+    arrival: the request's number; orders those of equal priority.
+    arrived_s, scheduled_s: when it arrived and when it was first scheduled, by time.monotonic.
     num_computed: tokens whose keys and values are in the cache, all from the first on.
-    deferred_tenants: tenants that leave the steps of its prompt to it.
-    blocks: the cache's blocks that hold them, in order; the last ones may be empty yet.
+    deferred_tenants: tenants that are deferred in the steps of its prompt.
+    blocks: the cache's blocks that hold them, in order; the last ones may still be empty.
     num_cached_tokens: prompt tokens found in the cache at first admission; None before.
-    counts: of its tokens, up to some position; None until they are first asked for.
-    drafting: guesses at its next tokens; None until one is made.
+    has_output: whether an output of it has been made.
+    hashes: of its first full blocks, as far as computed.
+    num_registered: how many of its blocks other sequences can find.
+    counts: of its tokens, up to some position; None until first used.
+    prompt_lookup: its drafts; None until first used.
     thinking: where its thinking is; None until its budget may be spent.
-    bad_words, repetition: what its request asks to look out for; None until it is first done.
-    fixed_bias: what is added to its logits at each step, as the sampler keeps it on the device;
-        None until it is first asked for.
-    grammar: where its output stands in the request's grammar; None if that has none.
+    bad_words, repetition: the checks that its request asks for; None until first used.
+    fixed_bias: what the sampler adds to its logits at each step [vocabulary], on the device; None
+        until first used.
+    grammar: where its output stands in the request's grammar; None if there is no grammar.
     """
 
     request: Generate
@@ -55,30 +64,32 @@ class Sequence:
     thinking: ThinkingTracker | None = None
     bad_words: BadWords | None = None
     repetition: RepetitionDetector | None = None
-    fixed_bias: Any = None
+    fixed_bias: "torch.Tensor | None" = None
     grammar: GrammarState | None = None
 
     @classmethod
     def of(cls, request: Generate, arrival: int, arrived_s: float) -> "Sequence":
+        """Make a sequence of a request's prompt and of the output that it has already."""
         token_ids = [*request.prompt_token_ids, *request.output_token_ids]
         return cls(request, arrival, arrived_s, token_ids, len(request.prompt_token_ids))
 
     @property
     def order(self) -> tuple[int, int]:
-        """Those that compare lower run earlier and are preempted later."""
+        """Sort key: lower ones run earlier and are preempted later."""
         return (self.request.priority, self.arrival)
 
     @property
     def has_begun(self) -> bool:
-        """Whether it has been run before, here or by a worker that is lost."""
+        """Whether it has been run before, here or by a worker that was lost."""
         return self.scheduled_s is not None or self.request.is_replay
 
     @property
     def num_outputs(self) -> int:
+        """How many output tokens it has."""
         return len(self.token_ids) - self.num_prompt
 
     def repeats(self) -> bool:
-        """Whether the output ends with more repetitions than its request takes."""
+        """Return whether the output ends with more repetitions than its request allows."""
         params = self.request.sampling.repetition_detection
         if params is None:
             return False
@@ -88,34 +99,35 @@ class Sequence:
 
     @property
     def num_pending(self) -> int:
-        """Tokens that are still to be run before the next one can be sampled."""
+        """How many tokens must be run before the next one can be sampled."""
         return len(self.token_ids) - self.num_computed
 
     @property
     def lacks_prompt_logprobs(self) -> bool:
+        """Whether it must still compute log probabilities of its prompt."""
         wanted = self.request.sampling.prompt_logprobs is not None
         return wanted and len(self.prompt_logprobs) < self.num_prompt - 1
 
     @property
     def mask(self) -> Mask | None:
-        """Which tokens may come next, in the step that is being run; None: any."""
+        """Which tokens may come next in the step that is being run; None: any."""
         return None if self.grammar is None else self.grammar.mask_after(0)
 
     def append(self, token_id: int) -> None:
-        """Add a token that was chosen."""
+        """Append a sampled token."""
         self.token_ids.append(token_id)
         if self.grammar is not None:
             self.grammar.append(token_id)
 
     def token_counts(self) -> TokenCounts:
-        """The counts of all its tokens by now."""
+        """Return the counts of all its tokens by now."""
         if self.counts is None:
             self.counts = TokenCounts()
         self.counts.update(self.token_ids, self.num_prompt)
         return self.counts
 
     def banned_token_ids(self, drafts: tuple[int, ...] = ()) -> Collection[int]:
-        """The tokens that would end a bad word after the output, and these drafts."""
+        """Return the tokens that would complete a bad word after the output and these drafts."""
         words = self.request.sampling.bad_words
         if not words:
             return ()
@@ -125,7 +137,7 @@ class Sequence:
         return self.bad_words.banned([*self.token_ids[start:], *drafts])
 
     def block_hashes(self, count: int, block_size: int) -> list[bytes]:
-        """The hashes of the first `count` blocks, all of them full."""
+        """Return the hashes of the first `count` blocks, which must be full."""
         while len(self.hashes) < count:
             parent = self.hashes[-1] if self.hashes else self._root()
             start = len(self.hashes) * block_size
@@ -138,8 +150,7 @@ class Sequence:
 
 @dataclass(frozen=True, slots=True)
 class DraftedSequence:
-    """A sequence as if some drafted tokens stood at its end: what choosing the token after them
-    depends on."""
+    """A sequence as if it ended with some drafts, for sampling the token after them."""
 
     sequence: Sequence
     drafts: tuple[int, ...]
@@ -164,18 +175,19 @@ class DraftedSequence:
         return self.sequence.banned_token_ids(self.drafts)
 
 
+# A sequence as sampling sees it.
 SequenceView = Sequence | DraftedSequence
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """What one step runs of one sequence: `count` tokens from the `start`-th on.
+    """The tokens of one sequence in one step: `count` tokens from position `start` on.
 
-    samples: whether the next token is chosen after the last of them.
+    samples: whether the next token is sampled after the last of them.
     drafts: guesses at the sequence's next tokens, which are the last of `count`; tokens are then
-        chosen after the sequence's last token and after each draft.
-    prompt_logprob_positions: positions within the chunk after which a prompt token follows whose
-        log probability is wanted.
+        sampled after the sequence's last token and after each draft.
+    prompt_logprob_positions: positions within the chunk whose next prompt token's log probability
+        is requested.
     """
 
     sequence: Sequence
@@ -187,35 +199,36 @@ class Chunk:
 
     @property
     def end(self) -> int:
-        """Where the sequence's own tokens in the chunk end."""
+        """The position after the sequence's own tokens in the chunk."""
         return self.start + self.count - len(self.drafts)
 
     @property
     def is_decode(self) -> bool:
-        """Whether it runs but one token of the sequence, and drafts."""
+        """Whether it runs only one token of the sequence, and its drafts."""
         return self.samples and self.end - self.start == 1
 
 
 class Failure(NamedTuple):
-    """Why a request cannot go on.
+    """Why a request cannot continue.
 
-    reason: the finish_reason of its last output: "rejected" if what it asks for is at fault, else
-        "error". text: fit to be shown to a client.
+    reason: the finish_reason of its last output: "rejected" if the request is at fault, else
+        "error".
+    text: fit to be shown to a client.
     """
 
-    reason: Literal["rejected", "error"]
+    reason: FailureReason
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class ChunkResult:
-    """What running a chunk gave.
+    """The result of running a chunk.
 
-    token_id: the sampled token; None if none was to be sampled or `error` is set.
-    logprobs: of the sampled token, if the request asked for them.
+    token_id: the sampled token; None if the chunk does not sample or `error` is set.
+    logprobs: of the sampled token, if requested.
     prompt_logprobs: of the tokens that follow the chunk's `prompt_logprob_positions`.
-    error: why no token could be chosen; ends the request.
-    further: the tokens chosen after each of the chunk's drafts that proved right.
+    error: why no token could be sampled; ends the request.
+    accepted_drafts: the results after each of the chunk's accepted drafts.
     """
 
     token_id: int | None = None

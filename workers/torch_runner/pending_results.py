@@ -5,7 +5,7 @@ from collections.abc import Sequence as Items
 
 import torch
 
-from headrace.workers.sampling.logprobs import Described
+from headrace.workers.sampling.logprobs import PositionLogprobs
 from headrace.workers.sampling.sampler import SamplerOutput
 from headrace.workers.sequence.sequence import Chunk, ChunkResult, Sequence
 from headrace.workers.transfers import Download, upload
@@ -33,7 +33,7 @@ class PendingResults:
                 chosen = logits[upload(sample_rows, torch.long, logits.device)]
             self._sampling = SamplerOutput(chosen, self._sequences)
             columns += self._sampling.columns
-        self._prompts: list[Described] = []
+        self._prompts: list[PositionLogprobs] = []
         for number in self._described:
             self._prompts.append(_describe(chunks[number], logits, prompt_rows[number]))
             columns += self._prompts[-1].columns
@@ -82,10 +82,10 @@ def _wanted_rows(chunks: Items[Chunk], order: Items[int]) -> tuple[list[int], di
     return samples, prompts
 
 
-def _describe(chunk: Chunk, logits: torch.Tensor, rows: range) -> Described:
+def _describe(chunk: Chunk, logits: torch.Tensor, rows: range) -> PositionLogprobs:
     """Describe the log probabilities of the tokens that follow the chunk's prompt positions."""
     sequence = chunk.sequence
     next_tokens = [sequence.token_ids[index + 1] for index in chunk.prompt_logprob_positions]
     token_ids = upload(next_tokens, torch.long, logits.device)
     count = sequence.request.sampling.prompt_logprobs or 0
-    return Described(logits[rows.start : rows.stop], token_ids, [count] * len(rows))
+    return PositionLogprobs(logits[rows.start : rows.stop], token_ids, [count] * len(rows))

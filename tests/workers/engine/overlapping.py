@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.fake_runner import FakeRunner
 from headrace.workers.engine.runner import PENDING_TOKEN
@@ -108,7 +109,7 @@ def overlapping_engine(**options) -> Engine:
     sizes = {"vocab_size": 50, "max_model_len": 48, "num_blocks": 64, "block_size": 4}
     sizes |= {name: options.pop(name) for name in list(options) if name in sizes}
     runner = LateRunner(**sizes)
-    engine = Engine(runner, **{"max_num_seqs": 8, "max_num_batched_tokens": 16, **options})
+    engine = assemble_engine(runner, **{"max_num_seqs": 8, "max_num_batched_tokens": 16, **options})
     allocate = engine._pool.allocate
 
     def checked(count: int) -> list[int]:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.fake_runner import FakeRunner
 from headrace.workers.errors import EngineFailed, RequestRefused
@@ -20,7 +21,7 @@ def fake_engine(num_blocks=64, block_size=4, **options) -> Engine:
     runner = FakeRunner(
         vocab_size=VOCAB, max_model_len=MAX_LEN, num_blocks=num_blocks, block_size=block_size
     )
-    return Engine(runner, **{"max_num_seqs": 8, "max_num_batched_tokens": 16, **options})
+    return assemble_engine(runner, **{"max_num_seqs": 8, "max_num_batched_tokens": 16, **options})
 
 
 def assert_empty(engine: Engine) -> None:

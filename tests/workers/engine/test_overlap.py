@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.protocol.sampling import RepetitionRule
+from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.fake_runner import FakeRunner
 from headrace.workers.errors import EngineFailed
@@ -19,7 +20,9 @@ VOCAB, MAX_LEN = 50, 48
 
 def plain_engine() -> Engine:
     runner = FakeRunner(vocab_size=VOCAB, max_model_len=MAX_LEN, num_blocks=64, block_size=4)
-    return Engine(runner, max_num_seqs=8, max_num_batched_tokens=48, enable_prefix_caching=False)
+    return assemble_engine(
+        runner, max_num_seqs=8, max_num_batched_tokens=48, enable_prefix_caching=False
+    )
 
 
 def alone(one) -> list[int]:
@@ -32,7 +35,7 @@ def assert_empty(engine: Engine) -> None:
     stats = engine.stats()
     assert (stats.running, stats.waiting, stats.blocks_used) == (0, 0, 0)
     assert engine._pool._holders == [0] * engine._pool.num_blocks
-    assert engine._runner.jobs == []
+    assert engine.runner.jobs == []
 
 
 engines = st.builds(
@@ -108,7 +111,7 @@ def test_steps_overlap_and_take_their_tokens_from_the_device():
     answers = run(engine, [(0, request(name, [1, 2], max_tokens=20)) for name in "abc"])
     assert [len(answer.tokens) for answer in answers.values()] == [20] * 3
     assert engine.stats().steps == 20
-    runner = engine._runner
+    runner = engine.runner
     assert runner.num_overlapped == 19  # all but the first
     assert runner.num_unknown == 3 * 19  # no row is wasted on texts that end by their length
 
@@ -121,7 +124,7 @@ def test_a_text_that_a_stop_token_ends_costs_one_row_and_no_token():
     answer = run(engine, [(0, ending)])["r"]
     assert answer.tokens == alone(ending)
     assert answer.outputs[-1].stop_token_id == stop
-    assert engine._runner.num_unknown == len(answer.tokens)  # one more than is of use
+    assert engine.runner.num_unknown == len(answer.tokens)  # one more than is of use
     assert engine.stats().generated_tokens == len(answer.tokens)
     assert_empty(engine)
 
@@ -158,7 +161,7 @@ def test_where_blocks_run_out_nothing_is_assumed():
     assert engine.stats().preemptions == 1
     for _, one in arrivals:
         assert answers[one.request_id].tokens == alone(one)
-    assert engine._runner.num_overlapped > 20
+    assert engine.runner.num_overlapped > 20
     assert_empty(engine)
 
 

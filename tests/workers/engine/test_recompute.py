@@ -2,6 +2,7 @@
 
 import pytest
 
+from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.fake_runner import FakeRunner
 from tests.workers.driving import request, run
@@ -15,7 +16,7 @@ PROMPTS = [tuple(range(20)), (1, 2, 3), tuple(range(20))]
 @pytest.mark.parametrize("at", [0, 1, 2, 5, 9])
 def test_texts_stay_the_same(runner: type[FakeRunner], at: int) -> None:
     def engine() -> Engine:
-        return Engine(runner(**SIZES), max_num_seqs=8, max_num_batched_tokens=16)
+        return assemble_engine(runner(**SIZES), max_num_seqs=8, max_num_batched_tokens=16)
 
     arrivals = [
         (2 * number, request(str(number), prompt, max_tokens=20))

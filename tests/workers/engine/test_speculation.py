@@ -11,6 +11,7 @@ from prometheus_client import REGISTRY
 from headrace.protocol.config import SpeculativeConfig
 from headrace.protocol.sampling import RepetitionRule
 from headrace.workers.attention.hook import AttentionHook
+from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.fake_runner import FakeRunner
 from headrace.workers.process.metrics import WorkerMetrics
@@ -36,7 +37,7 @@ def fake_engine(num_blocks=64, max_len=MAX_LEN, **options) -> Engine:
         vocab_size=VOCAB, max_model_len=max_len, num_blocks=num_blocks, block_size=4
     )
     limits = {"max_num_seqs": 8, "max_num_batched_tokens": 24, **OPTIONS}
-    return Engine(runner, **{**limits, **options})
+    return assemble_engine(runner, **{**limits, **options})
 
 
 def alone(one) -> list[int]:
@@ -125,7 +126,7 @@ def test_steps_stay_within_their_room_and_prompts_progress(max_tokens, script):
 def test_a_repeating_text_takes_fewer_steps_and_is_counted():
     """The fake's tokens are all the same where there is but one."""
     runner = FakeRunner(vocab_size=1, max_model_len=200, num_blocks=64, block_size=4)
-    engine = Engine(runner, max_num_seqs=2, max_num_batched_tokens=16, **OPTIONS)
+    engine = assemble_engine(runner, max_num_seqs=2, max_num_batched_tokens=16, **OPTIONS)
     answer = run(engine, [(0, request("r", [0, 0], max_tokens=100))])["r"]
     stats = engine.stats()
     assert len(answer.tokens) == 100
@@ -137,7 +138,7 @@ def test_a_repeating_text_takes_fewer_steps_and_is_counted():
 @pytest.mark.parametrize("max_tokens", range(1, 12))
 def test_max_tokens_and_the_context_are_met_exactly(max_tokens):
     runner = FakeRunner(vocab_size=1, max_model_len=12, num_blocks=3, block_size=4)
-    engine = Engine(runner, max_num_seqs=1, max_num_batched_tokens=12, **OPTIONS)
+    engine = assemble_engine(runner, max_num_seqs=1, max_num_batched_tokens=12, **OPTIONS)
     answer = run(engine, [(0, request("r", [0, 0, 0], max_tokens=max_tokens))])["r"]
     assert len(answer.tokens) == min(max_tokens, 9)
     assert answer.finish_reason == "length"
@@ -159,7 +160,7 @@ def test_a_stop_token_within_a_right_draft_ends_the_text():
 
 def test_an_error_after_a_right_draft_comes_with_the_next_step(monkeypatch):
     runner = FakeRunner(vocab_size=1, max_model_len=200, num_blocks=64, block_size=4)
-    engine = Engine(runner, max_num_seqs=2, max_num_batched_tokens=16, **OPTIONS)
+    engine = assemble_engine(runner, max_num_seqs=2, max_num_batched_tokens=16, **OPTIONS)
     choose = FakeRunner._choose
 
     def fail_from_the_tenth(self, sequence, drafts):
@@ -190,7 +191,7 @@ def runner(tmp_path_factory) -> ModelRunner:
 
 def tiny_engine(runner: ModelRunner, speculate: bool, **options) -> Engine:
     limits = {"max_num_seqs": 16, "max_num_batched_tokens": 64, **options}
-    return Engine(runner, **limits, **(OPTIONS if speculate else {}))
+    return assemble_engine(runner, **limits, **(OPTIONS if speculate else {}))
 
 
 PROMPT = [5, 6, 7, 8, 5, 6, 7, 8, 5, 6, 7, 8, 5, 6]
@@ -315,7 +316,7 @@ def test_what_follows_drafts_is_sampled_as_from_the_longer_text(name):
 
 def test_metrics_have_the_counters():
     runner = FakeRunner(vocab_size=1, max_model_len=200, num_blocks=64, block_size=4)
-    engine = Engine(runner, max_num_seqs=2, max_num_batched_tokens=16, **OPTIONS)
+    engine = assemble_engine(runner, max_num_seqs=2, max_num_batched_tokens=16, **OPTIONS)
     metrics = WorkerMetrics("test_speculation:", "m", "main-0.1")
     engine.add(request("r", [0, 0], max_tokens=50))
     while engine.has_work:

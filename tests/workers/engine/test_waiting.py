@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from headrace.workers.engine import waiting_queue as waiting
+from headrace.workers.engine import waiting_queue
+from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.fake_runner import FakeRunner
 from headrace.workers.engine.waiting_queue import AGEING_S, CREDIT, WaitingQueue
@@ -120,7 +121,7 @@ def test_a_pause_is_little_credit():
 
 
 def test_memory_of_tenants_is_bounded(monkeypatch):
-    monkeypatch.setattr(waiting, "MAX_TENANTS", 10)
+    monkeypatch.setattr(waiting_queue, "MAX_TENANTS", 10)
     queue = Queue()
     stays = queue.come("stays")
     for number in range(100):
@@ -131,7 +132,7 @@ def test_memory_of_tenants_is_bounded(monkeypatch):
 
 
 def test_a_flood_of_one_tenant_leaves_anothers_text_its_place():
-    engine = Engine(
+    engine = assemble_engine(
         FakeRunner(vocab_size=100, max_model_len=64, num_blocks=64, block_size=16),
         max_num_seqs=2,
         max_num_batched_tokens=32,
@@ -150,7 +151,7 @@ def test_a_flood_of_one_tenant_leaves_anothers_text_its_place():
 def test_a_tenant_without_a_place_gets_one_of_a_full_batch_at_once():
     """Of one that has several; what had to give way ends with the same text."""
     runner = FakeRunner(vocab_size=100, max_model_len=256, num_blocks=64, block_size=16)
-    engine = Engine(runner, max_num_seqs=3, max_num_batched_tokens=32)
+    engine = assemble_engine(runner, max_num_seqs=3, max_num_batched_tokens=32)
     flood = [owned("flood", request(f"f{n}", range(n, n + 3), max_tokens=200)) for n in range(5)]
     small = [owned(f"s{n}", request(f"s{n}", range(3), max_tokens=9)) for n in range(2)]
     urgent = owned("urgent", request("urgent", range(5), max_tokens=9))
@@ -169,7 +170,7 @@ def test_a_tenant_without_a_place_gets_one_of_a_full_batch_at_once():
 
 def test_more_urgent_requests_keep_their_places():
     runner = FakeRunner(vocab_size=100, max_model_len=256, num_blocks=64, block_size=16)
-    engine = Engine(runner, max_num_seqs=2, max_num_batched_tokens=32)
+    engine = assemble_engine(runner, max_num_seqs=2, max_num_batched_tokens=32)
     first = [
         replace(owned("much", request(f"m{n}", range(3), max_tokens=50)), priority=-1)
         for n in range(2)
@@ -181,7 +182,7 @@ def test_more_urgent_requests_keep_their_places():
 def test_a_tenant_that_has_had_more_takes_no_place():
     """Else what it takes the place of would be next, and give way again in every step."""
     runner = FakeRunner(vocab_size=100, max_model_len=2048, num_blocks=256, block_size=16)
-    engine = Engine(runner, max_num_seqs=2, max_num_batched_tokens=32)
+    engine = assemble_engine(runner, max_num_seqs=2, max_num_batched_tokens=32)
     run(engine, [(0, owned("served", request("s", range(3), max_tokens=500)))])
     fresh = [owned("fresh", request(f"f{n}", range(3), max_tokens=60)) for n in range(2)]
     again = owned("served", request("again", range(3), max_tokens=5))

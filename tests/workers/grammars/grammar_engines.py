@@ -12,6 +12,7 @@ from llguidance import LLTokenizer
 from headrace.protocol.common.grammar_compiler import load_tokenizer
 from headrace.protocol.grammar import Grammar
 from headrace.protocol.to_worker import Generate
+from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.fake_runner import FakeRunner
 from headrace.workers.grammars.grammar_manager import GrammarManager
@@ -40,7 +41,7 @@ def grammar_engine(
         vocab_size=ROWS, max_model_len=512, num_blocks=num_blocks, block_size=16, choices=choices
     )
     limits = {"max_num_seqs": 16, "max_num_batched_tokens": 256, **options}
-    return Engine(runner, grammars=grammars(path), **limits)
+    return assemble_engine(runner, grammars=grammars(path), **limits)
 
 
 def held(

@@ -13,8 +13,7 @@ from headrace.protocol.config import SpeculativeConfig
 from headrace.protocol.grammar import MAX_AFTER_TOKENS, MAX_GRAMMAR_BYTES
 from headrace.workers.engine.fake_runner import FakeRunner
 from headrace.workers.errors import RequestRefused
-from headrace.workers.grammars import grammar_manager as compiling
-from headrace.workers.grammars import masker as masks
+from headrace.workers.grammars import grammar_manager, masker
 from headrace.workers.sequence import compiled_grammar as compiled
 from tests.frontend.text.tokenizers_for_tests import byte_fallback
 from tests.workers.driving import request, run
@@ -146,7 +145,7 @@ def masks_after(path, text, tokens, **params) -> tuple[set[int], bool]:
     """Tokens that may follow, and whether the text has ended."""
     one = held("a", text, **params)
     engine = grammar_engine(path)
-    state = engine._grammars.compile(one).result()
+    state = engine._gate.grammars.compile(one).result()
     for token_id in tokens:
         state.append(token_id)
     seen = []
@@ -157,7 +156,7 @@ def masks_after(path, text, tokens, **params) -> tuple[set[int], bool]:
             seen.append({t for t in range(ROWS) if mask.rows.allows(mask.row, t)})
             return super().run(chunks)
 
-    engine._runner.__class__ = Spy
+    engine.runner.__class__ = Spy
     run(engine, [(0, replace(one, output_token_ids=tuple(tokens)))])
     return (seen[0] if seen else set()), state.is_complete
 
@@ -220,10 +219,10 @@ def test_a_row_beyond_the_limits_of_a_step_ends_its_request_alone(path, alone, m
 
 def test_a_row_that_holds_all_others_up_ends_its_request(path, alone, monkeypatch):
     """Whether it does is a matter of time: here any is too much, and there none is."""
-    monkeypatch.setattr(masks, "SUSPICIOUS_S", -1.0)
+    monkeypatch.setattr(masker, "SUSPICIOUS_S", -1.0)
     answers = run(grammar_engine(path), [(0, one) for one in requests()])
     assert {n: answers[n].tokens for n in alone} == {n: alone[n].tokens for n in alone}
-    monkeypatch.setattr(masks, "TOO_SLOW_S", -1.0)
+    monkeypatch.setattr(masker, "TOO_SLOW_S", -1.0)
     answers = run(grammar_engine(path), [(0, one) for one in requests()])
     slow = {n: a for n, a in answers.items() if a.finish_reason == "rejected"}
     assert slow
@@ -274,10 +273,10 @@ def test_grammars_out_of_bounds_are_refused(path, change):
 
 
 def test_an_engine_without_a_tokenizer_refuses_grammars():
-    from headrace.workers.engine.engine import Engine
+    from headrace.workers.engine.assemble import assemble_engine
 
     runner = FakeRunner(vocab_size=ROWS, max_model_len=64, num_blocks=8, block_size=16)
-    engine = Engine(runner, max_num_seqs=4, max_num_batched_tokens=64)
+    engine = assemble_engine(runner, max_num_seqs=4, max_num_batched_tokens=64)
     with pytest.raises(RequestRefused, match="grammar"):
         engine.add(held("a", GRAMMARS[0]))
     assert not engine.has_work
@@ -287,7 +286,7 @@ def test_grammars_are_compiled_once_while_there_is_room(path):
     known = grammars(path)
     for number in range(200):
         known.compile(held(str(number), f'start: "{number % 150}"')).result()
-    assert len(known._kept) <= 64
+    assert len(known._cached) <= 64
     first, again = (known.compile(held(name, 'start: "149"')).result() for name in "ab")
     assert first._compiled is again._compiled
 
@@ -299,22 +298,22 @@ def taking(monkeypatch, size):
 
 def test_large_grammars_make_room_for_each_other(path, monkeypatch):
     known = grammars(path)
-    taking(monkeypatch, compiling._KEPT_BYTES // 3)
+    taking(monkeypatch, grammar_manager._CACHED_BYTES // 3)
     for number in range(20):
         known.compile(held(str(number), f'start: "{number}"')).result()
-    assert list(known._kept) == ['start: "17"', 'start: "18"', 'start: "19"']
+    assert list(known._cached) == ['start: "17"', 'start: "18"', 'start: "19"']
 
 
 def test_grammars_in_use_take_no_more_than_there_is_for_them(path, monkeypatch):
     known = grammars(path)
-    taking(monkeypatch, compiling._MOST_BYTES // 5)
+    taking(monkeypatch, grammar_manager._MOST_BYTES // 5)
     in_use = [known.compile(held(str(n), f'start: "{n}"')).result() for n in range(5)]
     with pytest.raises(ValueError, match="too much memory"):
         known.compile(held("large", 'start: "large"')).result()
     assert known.compile(held("same", 'start: "4"')).result().error is None
     del in_use[:2]
     assert known.compile(held("large", 'start: "large"')).result().error is None
-    taking(monkeypatch, compiling._SMALL_BYTES)
+    taking(monkeypatch, grammar_manager._SMALL_BYTES)
     for number in range(100, 400):
         in_use.append(known.compile(held("small", f'start: "{number}"')).result())
 

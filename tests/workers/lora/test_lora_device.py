@@ -7,6 +7,7 @@ import torch
 
 from headrace.workers.attention.hook import AttentionHook
 from headrace.workers.attention.varlen import VarlenBackend
+from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.engine import Engine
 from headrace.workers.lora.slots import AdapterSlots
 from headrace.workers.torch_runner.decode_graphs import choose_buckets
@@ -46,7 +47,7 @@ def make_engine(tiny: Tiny, record: Rerun, max_loras=2) -> Engine:
     adapters = runner.new_adapters(16)
     assert adapters is not None
     limits = {"max_num_seqs": 16, "max_num_batched_tokens": 64}
-    engine = Engine(runner, adapters=adapters, max_loras=max_loras, **limits)
+    engine = assemble_engine(runner, adapters=adapters, max_loras=max_loras, **limits)
     for name, folder in tiny.adapters.items():
         engine.add_adapter(name, folder)
     return engine

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.fake_runner import FakeRunner
 from headrace.workers.errors import AdapterError
@@ -276,7 +277,7 @@ def test_an_adapter_in_use_is_not_removed(tiny: Tiny, engine: Engine) -> None:
 
 def test_an_engine_without_lora_takes_none(tiny: Tiny) -> None:
     runner = FakeRunner(vocab_size=9, max_model_len=9, num_blocks=9, block_size=1)
-    engine = Engine(runner, max_num_seqs=1, max_num_batched_tokens=9)
+    engine = assemble_engine(runner, max_num_seqs=1, max_num_batched_tokens=9)
     with pytest.raises(AdapterError, match="this model takes no adapters"):
         engine.add_adapter("usual", tiny.adapters["usual"])
     assert engine.adapter_ids == frozenset()

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.protocol.to_worker import Generate
+from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.fake_runner import FakeRunner
 from headrace.workers.lora.fake import FakeAdapters
@@ -39,7 +40,7 @@ def make_engine(max_loras=2, num_blocks=64, **options) -> Engine:
     runner = Watched(vocab_size=50, max_model_len=48, num_blocks=num_blocks, block_size=4)
     runner.max_loras = max_loras
     limits = {"max_num_seqs": 8, "max_num_batched_tokens": 16, **options}
-    return Engine(runner, adapters=Known(), max_loras=max_loras, **limits)
+    return assemble_engine(runner, adapters=Known(), max_loras=max_loras, **limits)
 
 
 def asked(name: str, adapter: str, length=3, max_tokens=8, **fields) -> Generate:

@@ -7,7 +7,7 @@ import pytest
 
 from headrace.protocol.config import EngineConfig
 from headrace.workers.build import build_engine, build_runner
-from headrace.workers.engine.engine import Engine
+from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.fake_runner import FakeRunner
 from headrace.workers.engine.runner import Runner
 from headrace.workers.process.engine_memory import TAGS, Residence
@@ -19,7 +19,7 @@ SIZE = {"vocab_size": 100, "max_model_len": 128, "num_blocks": 32, "block_size":
 
 
 def fake() -> Residence:
-    engine = Engine(FakeRunner(**SIZE), max_num_seqs=4, max_num_batched_tokens=64)
+    engine = assemble_engine(FakeRunner(**SIZE), max_num_seqs=4, max_num_batched_tokens=64)
     return Residence(engine, lambda: FakeRunner(**SIZE))
 
 

@@ -12,6 +12,7 @@ import pytest
 from headrace.protocol.sampling import SamplingParams
 from headrace.protocol.to_frontend import Output
 from headrace.protocol.to_worker import Abort, Generate
+from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.fake_runner import FakeRunner
 from headrace.workers.engine.runner import Runner
@@ -65,7 +66,7 @@ def fake_engine(step_s: float = 0.0) -> Engine:
     runner = FakeRunner(
         vocab_size=100, max_model_len=64, num_blocks=64, block_size=4, step_s=step_s
     )
-    return Engine(runner, max_num_seqs=8, max_num_batched_tokens=64)
+    return assemble_engine(runner, max_num_seqs=8, max_num_batched_tokens=64)
 
 
 def request(request_id: str, max_tokens: int = 3, prompt: tuple[int, ...] = (1,)) -> Generate:
@@ -182,7 +183,7 @@ def test_failing_step_ends_the_engine_with_its_reason(make_thread: MakeThread) -
 
     def build() -> Engine:
         runner = Broken(vocab_size=100, max_model_len=64, num_blocks=64, block_size=4)
-        return Engine(runner, max_num_seqs=8, max_num_batched_tokens=64)
+        return assemble_engine(runner, max_num_seqs=8, max_num_batched_tokens=64)
 
     thread = make_thread(build)
     thread.submit(request("a"))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from headrace.protocol.common.thinking import ThinkingTracker
 from headrace.protocol.config import SpeculativeConfig
 from headrace.protocol.sampling import ThinkingBudget
+from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.fake_runner import FakeRunner
 from headrace.workers.errors import RequestRefused
@@ -29,7 +30,7 @@ def engine(speculative_config=None, num_blocks=64, **options) -> Engine:
         vocab_size=VOCAB, max_model_len=MAX_LEN, num_blocks=num_blocks, block_size=4
     )
     limits = {"max_num_seqs": 8, "max_num_batched_tokens": 24, "clock": lambda: 0.0, **options}
-    return Engine(runner, speculative_config=speculative_config, **limits)
+    return assemble_engine(runner, speculative_config=speculative_config, **limits)
 
 
 def alone(one) -> list[int]:
@@ -181,7 +182,7 @@ def test_a_step_in_flight_waits_only_where_a_mark_may_be_due():
     tokens = run(overlapping, [(0, one)])["r"].tokens
     assert tokens[10] == 49
     # The step after the tenth token waits for it, and the one after the mark.
-    assert overlapping._runner.num_overlapped >= 25
+    assert overlapping.runner.num_overlapped >= 25
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.protocol.sampling import RepetitionRule
+from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.fake_runner import FakeRunner
 from headrace.workers.errors import RequestRefused
@@ -28,7 +29,7 @@ from tests.workers.sampling.test_sampler import (
 
 def fake_engine() -> Engine:
     runner = FakeRunner(vocab_size=SIZE, max_model_len=400, num_blocks=128, block_size=4)
-    return Engine(runner, max_num_seqs=8, max_num_batched_tokens=16)
+    return assemble_engine(runner, max_num_seqs=8, max_num_batched_tokens=16)
 
 
 def test_biases_are_added_to_logits():

@@ -9,6 +9,7 @@ import torch
 
 from headrace.frontend.generation.beam_search import BeamSearch
 from headrace.workers.attention.hook import AttentionHook
+from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.engine import Engine
 from headrace.workers.torch_runner.loading import load_model
 from headrace.workers.torch_runner.model_runner import ModelRunner
@@ -64,7 +65,7 @@ class EngineStream:
 
 def search(runner, width: int, length_penalty: float = 1.0, prompt=PROMPT, **sampling):
     """The texts found, the best first, as outputs."""
-    engine = Engine(runner, max_num_seqs=16, max_num_batched_tokens=64)
+    engine = assemble_engine(runner, max_num_seqs=16, max_num_batched_tokens=64)
     outputs = {}
     names = map(str, itertools.count())
 

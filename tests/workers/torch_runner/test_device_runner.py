@@ -11,6 +11,7 @@ import torch
 
 from headrace.workers.attention.hook import AttentionHook
 from headrace.workers.attention.varlen import VarlenBackend
+from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.engine import Engine
 from headrace.workers.torch_runner.choose_backend import BackendChoice, choose_backend
 from headrace.workers.torch_runner.cuda_graphs import CudaGraphCapture
@@ -66,7 +67,7 @@ class OnDevice(Loaded):
             self.record = Rerun()
             runner.capture_decodes(choose_buckets(12, 60, 4), self.record)
         limits = {"max_num_seqs": 16, "max_num_batched_tokens": 64, **options}
-        return Engine(runner, **limits)
+        return assemble_engine(runner, **limits)
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -132,7 +133,7 @@ def test_all_kinds_of_requests_get_what_one_step_at_a_time_gives(llama):
     plain = ModelRunner(
         llama.model, llama.hook, max_model_len=128, num_blocks=200, block_size=BLOCK
     )
-    theirs = run(Engine(plain, max_num_seqs=16, max_num_batched_tokens=64), asked)
+    theirs = run(assemble_engine(plain, max_num_seqs=16, max_num_batched_tokens=64), asked)
     for name, expected in theirs.items():
         answer = ours[name]
         assert answer.tokens == expected.tokens
@@ -164,7 +165,7 @@ def test_a_model_that_cannot_be_recorded_is_run_without(llama):
         function()
         raise RuntimeError("it waits\nfor the device")
 
-    try_capture_decodes(engine._runner, [Bucket(2, 8)], refuse, lines.append)
+    try_capture_decodes(engine.runner, [Bucket(2, 8)], refuse, lines.append)
     assert lines == ["running decodes without CUDA graphs: it waits"]
     answers = run(engine, [(0, request("a", [1, 2, 3]))])
     assert len(answers["a"].tokens) == 8
@@ -211,7 +212,7 @@ def test_texts_on_a_gpu_are_likely_ones(name, eager, tmp_path):
     runner = make(40)
     if choice.graphs and not eager:
         runner.capture_decodes(choose_buckets(16, 128, 4), CudaGraphCapture())
-    engine = Engine(runner, max_num_seqs=16, max_num_batched_tokens=64)
+    engine = assemble_engine(runner, max_num_seqs=16, max_num_batched_tokens=64)
     prompts = make_prompts()
     asked = [(n, request(str(n), prompt, max_tokens=NEW)) for n, prompt in enumerate(prompts)]
     answers = run(engine, asked)

@@ -10,6 +10,7 @@ from transformers import GenerationConfig
 
 from headrace.protocol.config import EngineConfig
 from headrace.workers.attention.hook import AttentionHook, vocab_rows
+from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.engine import Engine
 from headrace.workers.linear.linears import prepare_linears
 from headrace.workers.native.library import unsupported_reason
@@ -55,7 +56,7 @@ class Loaded:
         size = block_size or self.block_size
         runner = self.runner(tokens // size, size)
         limits = {"max_num_seqs": 16, "max_num_batched_tokens": 64, **options}
-        return Engine(runner, **limits)
+        return assemble_engine(runner, **limits)
 
     def check(self, number: int, tokens: list[int], start: int = 0) -> None:
         """Tokens must be the reference's from `start` on, up to its first near tie."""
