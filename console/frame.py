@@ -1,12 +1,12 @@
 """A snapshot as tables."""
 
 from rich import box
-from rich.console import Group as Lines
+from rich.console import GroupSnapshot as Lines
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from headrace.console.snapshot import Group, Snapshot, Worker
+from headrace.console.snapshot import GroupSnapshot, Snapshot, WorkerSnapshot
 
 _COLOURS = {
     "ready": "green",
@@ -34,7 +34,7 @@ def frame(now: Snapshot, before: Snapshot | None, url: str, problem: str = "") -
     return Lines(*parts)
 
 
-def _workers(group: Group, now: Snapshot, before: Snapshot | None) -> Table:
+def _workers(group: GroupSnapshot, now: Snapshot, before: Snapshot | None) -> Table:
     earlier = _group_of(before, group.name)
     rate = _rate(group.generated, earlier.generated if earlier else None, now, before)
     ready = sum(worker.state == "ready" for worker in group.workers)
@@ -55,7 +55,11 @@ def _workers(group: Group, now: Snapshot, before: Snapshot | None) -> Table:
 
 
 def _add(
-    table: Table, worker: Worker, earlier: Worker | None, now: Snapshot, before: Snapshot | None
+    table: Table,
+    worker: WorkerSnapshot,
+    earlier: WorkerSnapshot | None,
+    now: Snapshot,
+    before: Snapshot | None,
 ) -> None:
     hits = worker.hit_rate
     table.add_row(
@@ -80,7 +84,7 @@ def _frontends(now: Snapshot) -> Table:
     return table
 
 
-def _group_of(snapshot: Snapshot | None, name: str) -> Group | None:
+def _group_of(snapshot: Snapshot | None, name: str) -> GroupSnapshot | None:
     groups = () if snapshot is None else snapshot.groups
     return next((group for group in groups if group.name == name), None)
 

@@ -14,7 +14,7 @@ Counters = Mapping[tuple[str, str], float]
 
 
 @dataclass(frozen=True)
-class Worker:
+class WorkerSnapshot:
     """cache: share in use. tokens: run since its start. queried, hits: prompt tokens looked up and
     found in the prefix cache."""
 
@@ -35,7 +35,7 @@ class Worker:
 
 
 @dataclass(frozen=True)
-class Group:
+class GroupSnapshot:
     """generated: tokens, since the start of the pool. wanted: workers that it is to have."""
 
     name: str
@@ -43,7 +43,7 @@ class Group:
     status: str
     wanted: int
     generated: float
-    workers: tuple[Worker, ...]
+    workers: tuple[WorkerSnapshot, ...]
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Snapshot:
     at: float
     status: str
     load: int
-    groups: tuple[Group, ...]
+    groups: tuple[GroupSnapshot, ...]
     frontends: tuple[tuple[str, int], ...] = ()
     problems: tuple[str, ...] = field(default=())
 
@@ -91,24 +91,26 @@ def counters(text: str) -> dict[str, Counters]:
     return {name: dict(values) for name, values in found.items()}
 
 
-def _group(told: dict[str, Any], loads: dict[str, Any], counted: Mapping[str, Counters]) -> Group:
+def _group(
+    told: dict[str, Any], loads: dict[str, Any], counted: Mapping[str, Counters]
+) -> GroupSnapshot:
     model = told["models"][0]
     generated = counted.get("generation_tokens_total", {}).get((model, ""), 0.0)
     workers = tuple(_worker(each, loads, counted, model) for each in told["workers"])
     models = tuple(told["models"])
-    return Group(told["name"], models, told["status"], told["wanted"], generated, workers)
+    return GroupSnapshot(told["name"], models, told["status"], told["wanted"], generated, workers)
 
 
 def _worker(
     told: dict[str, Any], loads: dict[str, Any], counted: Mapping[str, Counters], model: str
-) -> Worker:
+) -> WorkerSnapshot:
     name = told["name"]
     engine = name.rpartition("-")[2].partition(".")[0]
 
     def count(metric: str) -> float:
         return counted.get(metric, {}).get((model, engine), 0.0)
 
-    return Worker(
+    return WorkerSnapshot(
         name=name,
         state="paused" if told["is_paused"] and told["state"] == "ready" else told["state"],
         running=told["running"],

@@ -20,7 +20,7 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 def main(argv: Sequence[str]) -> int:
     """Show it until Ctrl-C; with --once one frame. The exit status."""
     args = _parser().parse_args(argv)
-    view, console = View(Client(args.url)), Console()
+    view, console = PoolView(Client(args.url)), Console()
     if args.once:
         console.print(view.next(time.monotonic()))
         return 1 if view.problem else 0
@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
 
 
-class View:
+class PoolView:
     """What is shown, from one look to the next. problem: why the last one saw nothing."""
 
     def __init__(self, client: Client) -> None:

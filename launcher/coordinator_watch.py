@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Callable
 
-from headrace.coordinator.awake_clock import AwakeClock
+from headrace.protocol.common.awake_clock import AwakeClock
 
 log = logging.getLogger("launcher")
 

@@ -21,7 +21,7 @@ from headrace.protocol.to_fork_server import GO, READY, ForkWorker
 
 log = logging.getLogger("launcher")
 
-TEMPLATE = "template"
+FORK_SERVER = "template"
 # Read when CUDA is initialised, and the same template serves all GPUs.
 READ_LATER = frozenset({"CUDA_VISIBLE_DEVICES"})
 # A template that has imported nothing by then, or not forked, hangs.
@@ -33,7 +33,7 @@ ROOM = " " * 224
 Key = tuple[tuple[str, str], ...]
 
 
-class NoTemplate(Exception):
+class NoForkServer(Exception):
     """No template can fork this worker: it is to be started cold."""
 
 
@@ -49,7 +49,7 @@ class _Template:
     )
 
 
-class Templates:
+class ForkServers:
     """The templates of a pool, each the launcher's child. One that ends is started again, unless it
     could never fork: then its workers are started cold until the next `renew`."""
 
@@ -97,7 +97,7 @@ class Templates:
             log.error("%s could not be started: workers are started cold", template_id)
 
     async def fork(self, arguments: list[str], environment: Mapping[str, str]) -> AdoptedProcess:
-        """A new worker, from a template as soon as that is ready. NoTemplate if none can be."""
+        """A new worker, from a template as soon as that is ready. NoForkServer if none can be."""
         template = await self._ready_template(_key(environment))
         command_line = [sys.executable, "-P", "-m", "headrace.workers.main", *arguments]
         order = ForkWorker(arguments, command_line, dict(environment))
@@ -106,7 +106,7 @@ class Templates:
         except OSError as error:  # TimeoutError is one: it may be stopped
             log.error("%s forks no worker: %r", template.template_id, error)
             self._children.kill(template.template_id)
-            raise NoTemplate from error
+            raise NoForkServer from error
 
     async def _ready_template(self, key: Key) -> _Template:
         while (template := self._current.get(key)) is not None:
@@ -114,7 +114,7 @@ class Templates:
                 return template
             if self._current.get(key) in (template, None):
                 break
-        raise NoTemplate
+        raise NoForkServer
 
     async def _fork(self, template: _Template, order: ForkWorker) -> AdoptedProcess:
         """OSError if the template does not do it. Should it do so later, or the worker be slow to
@@ -127,7 +127,7 @@ class Templates:
                 pid = await asyncio.get_running_loop().sock_recv(ours, 64)
             if not pid:
                 log.error("%s could not fork, or what it forked died", template.template_id)
-                raise NoTemplate
+                raise NoForkServer
             process = AdoptedProcess(int(pid))
             ours.send(GO)
         return process
@@ -142,7 +142,7 @@ class Templates:
         try:
             with theirs:
                 await self._children.start(
-                    template.template_id, TEMPLATE, "headrace.workers.fork_server", arguments,
+                    template.template_id, FORK_SERVER, "headrace.workers.fork_server", arguments,
                     dict(key),
                     (theirs.fileno(),),
                 )  # fmt: skip

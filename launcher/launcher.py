@@ -12,17 +12,17 @@ import signal
 import socket
 import time
 
-from headrace.coordinator.pool_status import has_all_workers
 from headrace.launcher.children import Child, Children
 from headrace.launcher.coordinator_link import CoordinatorLink
 from headrace.launcher.coordinator_watch import CoordinatorWatch
-from headrace.launcher.fork_servers import TEMPLATE
+from headrace.launcher.fork_servers import FORK_SERVER
 from headrace.launcher.readiness import Readiness
 from headrace.launcher.restarter import Restarter
-from headrace.launcher.rolling import RollingRestarts, Steps
+from headrace.launcher.rolling import RollingHooks, RollingRestarts
 from headrace.launcher.spawner import Spawner
 from headrace.protocol import to_coordinator, to_launcher
 from headrace.protocol.common.clean_up import clean_up_after
+from headrace.protocol.common.pool_status import has_all_workers
 from headrace.protocol.common.process import EX_CONFIG
 from headrace.protocol.common.process_registry import COORDINATOR, FRONTEND, WORKER, Member
 from headrace.protocol.common.sd_notify import Notifier
@@ -38,7 +38,7 @@ COORDINATOR_STOP_TIMEOUT_S = 2.0
 TEMPLATE_STOP_TIMEOUT_S = 2.0
 
 
-class Supervisor:
+class Launcher:
     """Runs a pool until a signal ends it. `listener` is the bound HTTP socket.
 
     frontends_last: start the frontends when the workers are ready. Until then connections wait in
@@ -97,7 +97,7 @@ class Supervisor:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         # Only now does nobody wait for a template, who would start a worker without one.
-        await self._children.stop([TEMPLATE], TEMPLATE_STOP_TIMEOUT_S)
+        await self._children.stop([FORK_SERVER], TEMPLATE_STOP_TIMEOUT_S)
         self._link.close()
         return self._exit_status
 
@@ -157,7 +157,7 @@ class Supervisor:
             await asyncio.sleep(self._notifier.beat_s / 2)
 
     async def _on_exit(self, child: Child, exit_code: int) -> None:
-        if child.role == TEMPLATE:
+        if child.role == FORK_SERVER:
             if not self._is_over(WORKER):
                 await self._spawner.templates.ended(child.process_id)
             return
@@ -187,7 +187,7 @@ class Supervisor:
 
     def _make_rolling(self) -> RollingRestarts:
         children, config = self._children, self._config
-        steps = Steps(
+        steps = RollingHooks(
             self._spawner.renew,
             lambda each: each in (*children.ids(WORKER), *children.ids(FRONTEND)),
             lambda: self._link.published,
@@ -242,7 +242,7 @@ class Supervisor:
         log.info("stopped")
 
 
-async def supervise(
+async def run_launcher(
     config: PoolConfig,
     listener: socket.socket,
     url: str,
@@ -251,4 +251,4 @@ async def supervise(
 ) -> int:
     """Run a pool in this process and its children; returns the exit status."""
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(config.metrics_dir)
-    return await Supervisor(config, listener, url, notifier, frontends_last).run()
+    return await Launcher(config, listener, url, notifier, frontends_last).run()

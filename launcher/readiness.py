@@ -4,7 +4,7 @@ the time how it does."""
 import logging
 import time
 
-from headrace.coordinator.pool_status import is_complete, pool_status
+from headrace.protocol.common.pool_status import is_complete, pool_status
 from headrace.protocol.common.sd_notify import Notifier
 from headrace.protocol.config import PoolConfig
 from headrace.protocol.state import PoolState

@@ -25,7 +25,7 @@ class RollingFailed(Exception):
 
 
 @dataclass(frozen=True)
-class Steps:
+class RollingHooks:
     """What the launcher does for a rolling restart.
 
     renew: have what is started from now on take in what has changed. lives: whether a process is
@@ -51,7 +51,7 @@ class RollingRestarts:
 
     def __init__(
         self,
-        steps: Steps,
+        steps: RollingHooks,
         workers: Callable[[], Iterable[str]],
         frontends: Callable[[], Iterable[str]],
         drain_s: float,
@@ -80,7 +80,7 @@ class RollingRestarts:
 async def roll(
     workers: Iterable[str],
     frontends: Iterable[str],
-    steps: Steps,
+    steps: RollingHooks,
     drain_s: float,
     start_s: float,
 ) -> None:
@@ -96,7 +96,9 @@ async def roll(
         await _replace_frontend(frontend_id, steps)
 
 
-async def _replace_worker(worker_id: str, steps: Steps, drain_s: float, start_s: float) -> None:
+async def _replace_worker(
+    worker_id: str, steps: RollingHooks, drain_s: float, start_s: float
+) -> None:
     if not steps.lives(worker_id):
         return  # it has ended by itself: who is in its place is new
     place = _place(worker_id)
@@ -138,7 +140,7 @@ def _is_whole(state: PoolState | None, group: str) -> bool:
     return all(serving >= each.wanted for each in state.groups if each.name == group)
 
 
-async def _replace_frontend(frontend_id: str, steps: Steps) -> None:
+async def _replace_frontend(frontend_id: str, steps: RollingHooks) -> None:
     if not steps.lives(frontend_id):
         return
     successor = await steps.replace_frontend(frontend_id)

@@ -7,8 +7,8 @@ from asyncio.subprocess import Process
 
 from headrace.launcher.adopted import AdoptedProcess
 from headrace.launcher.children import Children
-from headrace.launcher.command.hardware import worker_environment
-from headrace.launcher.fork_servers import NoTemplate, Templates
+from headrace.launcher.fork_servers import ForkServers, NoForkServer
+from headrace.launcher.hardware import worker_environment
 from headrace.launcher.shared_weights import SharedWeightFiles
 from headrace.protocol import to_launcher
 from headrace.protocol.common.process_registry import COORDINATOR, FRONTEND, WORKER
@@ -23,7 +23,7 @@ class Spawner:
     def __init__(self, config: PoolConfig, children: Children, listener: socket.socket) -> None:
         self._config, self._children, self._listener = config, children, listener
         self._numbers: dict[str, int] = {}  # by place
-        self.templates = Templates(config, children)
+        self.templates = ForkServers(config, children)
         self.shared_weights = SharedWeightFiles()
 
     async def keep_templates(self) -> None:
@@ -69,7 +69,7 @@ class Spawner:
             return await self.templates.fork(
                 [*flags, "--parent-pid", str(os.getpid())], environment
             )
-        except NoTemplate:
+        except NoForkServer:
             return await self._children.spawn("headrace.workers.main", flags, environment, ())
 
     def _worker_environment(self, group: GroupConfig, place: int) -> dict[str, str]:

@@ -10,7 +10,7 @@ from headrace.protocol.autoscaling import (
 )
 
 
-class Impossible(ValueError):
+class InvalidSizes(ValueError):
     """Options that do not go together. key: the one to be named."""
 
     def __init__(self, key: str, problem: str) -> None:
@@ -25,20 +25,20 @@ def check_sizes(options: AutoscalingOptions, workers: int | None, wakes: bool) -
         given = options.model_dump(include=set(AutoscalingOptions.model_fields))
         for key, value in given.items():
             if value is not None:
-                raise Impossible(key, "needs min_workers or max_workers")
+                raise InvalidSizes(key, "needs min_workers or max_workers")
         if workers == 0:
-            raise Impossible("workers", "0 needs min_workers = 0, so that requests start one")
+            raise InvalidSizes("workers", "0 needs min_workers = 0, so that requests start one")
         return
     if most is not None and most > MOST_WORKERS:
-        raise Impossible("max_workers", f"must not exceed {MOST_WORKERS}")
+        raise InvalidSizes("max_workers", f"must not exceed {MOST_WORKERS}")
     if least is not None and most is not None and least > most:
-        raise Impossible("min_workers", f"must not exceed max_workers ({most})")
+        raise InvalidSizes("min_workers", f"must not exceed max_workers ({most})")
     if least == 0 and not wakes:
-        raise Impossible("min_workers", "0 needs wake_on_demand: nothing else starts a worker")
+        raise InvalidSizes("min_workers", "0 needs wake_on_demand: nothing else starts a worker")
     if workers is not None and not (1 if least is None else least) <= workers <= (most or workers):
-        raise Impossible("workers", "must lie between min_workers and max_workers")
+        raise InvalidSizes("workers", "must lie between min_workers and max_workers")
     if workers == 0 and most is None:
-        raise Impossible("workers", "0 needs max_workers: nobody knows how many there may be")
+        raise InvalidSizes("workers", "0 needs max_workers: nobody knows how many there may be")
 
 
 def resolve(

@@ -14,13 +14,13 @@ from headrace.coordinator import pausing
 from headrace.launcher.command import units
 from headrace.launcher.command.activation import check_address, passed_socket, url_of
 from headrace.launcher.command.autoscale_options import resolve
-from headrace.launcher.command.hardware import gpu_ids
 from headrace.launcher.command.listener import bind_http, listen, remove_unix
 from headrace.launcher.command.lora_modules import keep_lora_modules
 from headrace.launcher.command.options import GroupOptions, OptionError, parse
 from headrace.launcher.command.run_dir import make_run_dir
 from headrace.launcher.command.tool_parsers import check_tool_parser
-from headrace.launcher.models.models import ModelError, PrepareOptions, prepare_model
+from headrace.launcher.hardware import gpu_ids
+from headrace.launcher.models.prepare_model import ModelError, PrepareOptions, prepare_model
 from headrace.protocol.common.adapters import forget_all_adapters
 from headrace.protocol.common.process import set_up_logging
 from headrace.protocol.common.sd_notify import Notifier
@@ -77,9 +77,9 @@ def _serve(flags: list[str]) -> int:
         config = _configure(run_dir, pool, groups)
         listen(listener)
         # Imported late: --help and a wrong flag need no event loop and no sockets.
-        from headrace.launcher.launcher import supervise
+        from headrace.launcher.launcher import run_launcher
 
-        return asyncio.run(supervise(config, listener, url, notifier, passed is not None))
+        return asyncio.run(run_launcher(config, listener, url, notifier, passed is not None))
     except (OptionError, ModelError) as error:
         print(f"headrace: error: {error}", file=sys.stderr)
         return 2

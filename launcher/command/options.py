@@ -23,7 +23,7 @@ from pydantic import (
     field_validator,
 )
 
-from headrace.launcher.command.autoscale_options import Impossible, check_sizes
+from headrace.launcher.command.autoscale_options import InvalidSizes, check_sizes
 from headrace.launcher.command.flags import SPECULATIVE_EXAMPLE, BadFlag, flag_of, new_parser
 from headrace.protocol.autoscaling import AutoscalingOptions, Workers
 from headrace.protocol.config import (
@@ -207,7 +207,7 @@ def _check_autoscaling(groups: list[GroupOptions], wakes: bool, is_file: bool) -
     for number, group in enumerate(groups):
         try:
             check_sizes(group, group.workers, wakes)
-        except Impossible as error:
+        except InvalidSizes as error:
             name = f"group {number}: {error.key}" if is_file else flag_of(error.key)
             raise OptionError(f"{name}: {error}") from error
 

@@ -14,8 +14,8 @@ from typing import NoReturn
 from pydantic import ValidationError
 
 from headrace.launcher.command.activation import FIRST_FD, passed_socket
-from headrace.launcher.command.hardware import worker_environment
 from headrace.launcher.command.options import GroupOptions, OptionError
+from headrace.launcher.hardware import worker_environment
 from headrace.protocol import sockets
 from headrace.protocol.common.process_registry import (
     COORDINATOR,

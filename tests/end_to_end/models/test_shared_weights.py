@@ -13,7 +13,7 @@ import psutil
 import pytest
 import torch
 
-from headrace.launcher.models.models import PreparedModel
+from headrace.launcher.models.prepare_model import PreparedModel
 from headrace.workers.native.library import why_not
 from tests.end_to_end.servers import Server, kill_workers, wait_for
 from tests.workers.native.test_shared_file import can_share
