@@ -1,13 +1,13 @@
 """The HTTP socket that all frontends accept on."""
 
 import errno
-import fcntl
 import os
 import socket
 import stat
 from pathlib import Path
 
 from headrace.launcher.command.options import OptionError
+from headrace.protocol.common.file_lock import FileLock, LockHeld
 from headrace.protocol.config import PoolOptions
 
 BACKLOG = 4096
@@ -48,7 +48,7 @@ def remove_unix(path: Path) -> None:
 def _bind_unix(path: Path) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        _lock(_lock_file(path))
+        _lock(path)
         try:
             if _is_stale(path):
                 path.unlink()
@@ -70,27 +70,16 @@ def listen(listener: socket.socket) -> None:
         raise OptionError(f"--port: cannot listen: {error.strerror}") from error
 
 
-def _lock(file: Path) -> None:
-    """Keep others from the socket for as long as this process lives. While it prepares its model it
-    does not listen, and the socket would look like one that a killed process has left."""
-    while True:
-        # Never closed if it is locked, and inherited by no child.
-        lock = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(lock)
-            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE)) from error
-        if _is_file_of(lock, file):
-            return
-        os.close(lock)  # who had it has removed it meanwhile: the next one has another file
+def _lock(path: Path) -> None:
+    """Keep others from a socket for as long as this process lives.
 
-
-def _is_file_of(descriptor: int, file: Path) -> bool:
+    While it prepares its model it does not listen, and the socket would look like one that a killed
+    process has left. Raises OSError if another process holds the lock.
+    """
     try:
-        return os.path.samestat(os.fstat(descriptor), file.stat())
-    except FileNotFoundError:
-        return False
+        FileLock(_lock_file(path), blocking=False)
+    except LockHeld as error:
+        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE)) from error
 
 
 def _lock_file(path: Path) -> Path:

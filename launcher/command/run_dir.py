@@ -6,7 +6,6 @@ the lock with the process, however it ends, so that the next start knows what is
 what is in use and from folders that were never ours.
 """
 
-import fcntl
 import os
 import shutil
 import stat
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from headrace.launcher.command.options import OptionError
 from headrace.protocol import sockets
+from headrace.protocol.common.file_lock import FileLock, LockHeld
 
 LOCK = "launcher.lock"
 
@@ -45,12 +45,9 @@ def _claim(folder: Path) -> None:
     except FileExistsError:
         if not _may_be_left_behind(folder):
             raise
-    # Never closed: the lock is held for as long as this process lives, and by no child of it.
-    lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(lock)
+        FileLock(folder / LOCK, blocking=False)  # held for as long as this process lives
+    except LockHeld as error:
         raise FileExistsError from error
     for left in folder.iterdir():
         if left.name != LOCK:

@@ -5,16 +5,15 @@ that a preparation which is interrupted, or runs twice at once, leaves nothing h
 manifest lists the entry's files and sizes; an entry that no longer agrees with it is made anew.
 """
 
-import fcntl
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from headrace.launcher.models.model_folder import ModelError
+from headrace.protocol.common.atomic_write import replacing_folder
+from headrace.protocol.common.file_lock import FileLock, LockHeld
 
 MANIFEST = "headrace.json"
 WHOLE_DIGEST_BYTES = 512 * 1024 * 1024
@@ -75,18 +74,9 @@ def joint_digest(parts: Iterable[str]) -> str:
 
 
 def _build(entry: Path, build: Callable[[Path], None]) -> None:
-    for stale in entry.parent.glob(f"{entry.name}.*.tmp"):  # of processes that were killed
-        shutil.rmtree(stale)
-    temporary = entry.with_name(f"{entry.name}.{os.getpid()}.tmp")
-    temporary.mkdir()
-    try:
-        build(temporary)
-        (temporary / MANIFEST).write_text(json.dumps(_sizes(temporary)))
-        if entry.exists():
-            shutil.rmtree(entry)
-        temporary.rename(entry)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with replacing_folder(entry) as folder:
+        build(folder)
+        (folder / MANIFEST).write_text(json.dumps(_sizes(folder)))
 
 
 def _is_complete(entry: Path) -> bool:
@@ -105,16 +95,10 @@ def _sizes(folder: Path) -> dict[str, int]:
     }
 
 
-@contextmanager
-def _lock(file: Path, progress: Progress) -> Iterator[None]:
-    """Hold a lock that the kernel drops with the process, however that ends."""
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def _lock(file: Path, progress: Progress) -> FileLock:
+    """Acquire a lock, with a line of progress if that takes a while."""
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            progress(f"waiting for another process that prepares {file.stem}")
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+        return FileLock(file, blocking=False)
+    except LockHeld:
+        progress(f"waiting for another process that prepares {file.stem}")
+        return FileLock(file)

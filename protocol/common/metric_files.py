@@ -16,7 +16,6 @@ that is frozen: one that finds the link changed, or a file gone, reads again.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -26,6 +25,9 @@ from pathlib import Path
 from prometheus_client import Metric
 from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
+
+from headrace.protocol.common.atomic_write import replacing, write_atomically
+from headrace.protocol.common.file_lock import FileLock
 
 # Of these only the sum over all processes is shown, so that it does not matter which had them.
 SUMMED = ("counter", "histogram")
@@ -53,8 +55,7 @@ def forget(folder: Path, pid: int) -> None:
     """A process has ended: its gauges count no longer, its counters go to the sums."""
     for file in folder.glob(f"gauge_live*_{pid}.db"):
         file.unlink(missing_ok=True)
-    with (folder / _LOCK).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(folder / _LOCK):
         _remove_summed(folder)
         dead = [file for kind in SUMMED if _has_content(file := folder / f"{kind}_{pid}.db")]
         if dead:
@@ -71,9 +72,8 @@ def _add(folder: Path, dead: list[Path]) -> None:
         parts = [*_sum_files(old), *dead]
         _write_sum(new / f"{kind}_sum.db", [each for each in parts if _kind(each) == kind])
     (new / _LIST).write_text(json.dumps([file.name for file in dead]))
-    link = folder / f"{_LINK}.new"
-    link.symlink_to(new.name)
-    link.replace(folder / _LINK)
+    with replacing(folder / _LINK) as link:
+        link.symlink_to(new.name)
 
 
 def _write_sum(target: Path, files: Iterable[Path]) -> None:
@@ -96,13 +96,10 @@ def _remove_summed(folder: Path) -> None:
     if current is not None and (summed := _in_sums(current)):
         for file in summed:
             (folder / file).unlink(missing_ok=True)
-        emptied = current / f"{_LIST}.new"
-        emptied.write_text("[]")
-        emptied.replace(current / _LIST)
+        write_atomically(current / _LIST, "[]")
     for left in folder.glob(f"{_LINK}.[0-9]*"):
         if left != current:
             shutil.rmtree(left)
-    (folder / f"{_LINK}.new").unlink(missing_ok=True)
 
 
 def _files_beside(folder: Path, summed: frozenset[str]) -> list[Path]:

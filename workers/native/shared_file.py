@@ -15,7 +15,6 @@ killed process's mappings away before its locks, so that nobody is left without 
 """
 
 import errno
-import fcntl
 import hashlib
 import os
 import weakref
@@ -23,14 +22,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from headrace.protocol.common.shared_weights import (
-    FILLING,
-    USING,
-    empty_unless_used,
-    held,
-    lock,
-    try_lock,
-)
+from headrace.protocol.common.file_lock import byte_locked, lock_byte, try_lock_byte
+from headrace.protocol.common.shared_weights import FILLING, USING, empty_unless_used
 from headrace.workers.native.huge_mapping import (
     make_pages,
     make_read_only,
@@ -77,7 +70,7 @@ class SharedFile:
             return f"{self._path}: {error.strerror}"
         mapping: SharedMapping | str = "interrupted"
         try:
-            with held(fd, FILLING):
+            with byte_locked(fd, FILLING):
                 try:
                     mapping = _map(fd, num_bytes, _header(num_bytes, key), fill)
                 finally:
@@ -104,13 +97,13 @@ def _map(
 ) -> SharedMapping | str:
     """Only while FILLING is held. USING is held afterwards, if only by the file's being open."""
     size = whole_pages(HEADER_BYTES + num_bytes)
-    lock(fd, USING, fcntl.F_RDLCK)  # waits for one that empties the file just now
+    lock_byte(fd, USING, shared=True)  # waits for one that empties the file just now
     was_full = os.pread(fd, len(header), 0) == header
     if was_full:
         address = map_file(fd, size, writable=False)
-    elif try_lock(fd, USING, fcntl.F_WRLCK):
+    elif try_lock_byte(fd, USING):
         address = _fill(fd, size, header, fill)
-        lock(fd, USING, fcntl.F_RDLCK)
+        lock_byte(fd, USING, shared=True)
     else:
         return "others use it with other weights"
     mapping = SharedMapping(address + HEADER_BYTES, was_full)
