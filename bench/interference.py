@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from headrace.launcher.models.models import PrepareOptions, prepare_model
+from headrace.launcher.models.prepare_model import PrepareOptions, prepare_model
 from headrace.protocol.config import EngineConfig
 from headrace.protocol.sampling import SamplingParams
 from headrace.protocol.to_worker import Generate

@@ -29,7 +29,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from headrace.launcher.models.models import PrepareOptions, prepare_model
+from headrace.launcher.models.prepare_model import PrepareOptions, prepare_model
 from headrace.protocol.config import EngineConfig
 from headrace.protocol.sampling import SamplingParams
 from headrace.protocol.to_worker import Generate

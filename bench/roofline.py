@@ -36,7 +36,7 @@ from bench.roof.memory import memory
 from bench.roof.overhead import overhead
 from bench.roof.rounds import Outcome
 from headrace.launcher.command.options import parse_size
-from headrace.launcher.models.models import PrepareOptions, prepare_model
+from headrace.launcher.models.prepare_model import PrepareOptions, prepare_model
 from headrace.protocol.config import EngineConfig
 from headrace.workers.build import build_engine
 

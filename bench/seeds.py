@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from bench.roof.driver import Driver
-from headrace.launcher.models.models import PrepareOptions, prepare_model
+from headrace.launcher.models.prepare_model import PrepareOptions, prepare_model
 from headrace.protocol.config import EngineConfig
 from headrace.protocol.sampling import SamplingParams
 from headrace.protocol.to_worker import Generate

@@ -28,7 +28,7 @@ from bench.roof.driver import Driver
 from bench.roof.floor import read_sizes
 from bench.roof.rounds import Turn, alternate, repeated
 from bench.starting import Form, memory_mib
-from headrace.launcher.models.models import PrepareOptions, prepare_model
+from headrace.launcher.models.prepare_model import PrepareOptions, prepare_model
 from headrace.protocol.config import EngineConfig
 from headrace.workers.build import build_engine
 from headrace.workers.native.shared_file import SharedFile

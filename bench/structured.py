@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from headrace.launcher.models.models import PrepareOptions, prepare_model
+from headrace.launcher.models.prepare_model import PrepareOptions, prepare_model
 from headrace.protocol.config import EngineConfig
 from headrace.protocol.grammar import Grammar
 from headrace.protocol.sampling import SamplingParams

@@ -1,4 +1,4 @@
-"""A snapshot as tables."""
+"""Tables of a snapshot."""
 
 from rich import box
 from rich.console import Group as Lines
@@ -6,7 +6,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from headrace.console.snapshot import Group, Snapshot, Worker
+from headrace.console.snapshot import GroupSnapshot, Snapshot, WorkerSnapshot
 
 _COLOURS = {
     "ready": "green",
@@ -24,25 +24,28 @@ _COLOURS = {
 
 
 def frame(now: Snapshot, before: Snapshot | None, url: str, problem: str = "") -> RenderableType:
-    """before: an earlier one, against which rates are taken; None: there are none yet.
-    problem: why there is nothing newer."""
+    """Render a snapshot.
+
+    before: an earlier one, to compute rates from; None: no rates are known.
+    problem: why there is no newer one.
+    """
     head = Text.assemble(url, "  ", _coloured(now.status), f"  {now.load} requests in flight")
     parts: list[RenderableType] = [head]
-    parts += [Text(each, style="bold red") for each in (problem, *now.problems) if each]
+    parts += [Text(line, style="bold red") for line in (problem, *now.problems) if line]
     parts += [_workers(group, now, before) for group in now.groups]
     parts.append(_frontends(now))
     return Lines(*parts)
 
 
-def _workers(group: Group, now: Snapshot, before: Snapshot | None) -> Table:
+def _workers(group: GroupSnapshot, now: Snapshot, before: Snapshot | None) -> Table:
     earlier = _group_of(before, group.name)
     rate = _rate(group.generated, earlier.generated if earlier else None, now, before)
     ready = sum(worker.state == "ready" for worker in group.workers)
     title = Text.assemble(
-        f"{group.name} ({', '.join(group.models)})  {ready} of {group.wanted} workers ready  ",
+        f"{group.name} ({', '.join(group.models)})  {ready} of {group.target_size} workers ready  ",
         f"{_number(rate)} generated tokens/s",
     )
-    # As narrow as it can be: names are to be whole in a terminal of 80 columns.
+    # As narrow as possible: names must be whole in a terminal of 80 columns.
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("worker", no_wrap=True)
     table.add_column("state", no_wrap=True)
@@ -55,7 +58,11 @@ def _workers(group: Group, now: Snapshot, before: Snapshot | None) -> Table:
 
 
 def _add(
-    table: Table, worker: Worker, earlier: Worker | None, now: Snapshot, before: Snapshot | None
+    table: Table,
+    worker: WorkerSnapshot,
+    earlier: WorkerSnapshot | None,
+    now: Snapshot,
+    before: Snapshot | None,
 ) -> None:
     hits = worker.hit_rate
     table.add_row(
@@ -80,7 +87,7 @@ def _frontends(now: Snapshot) -> Table:
     return table
 
 
-def _group_of(snapshot: Snapshot | None, name: str) -> Group | None:
+def _group_of(snapshot: Snapshot | None, name: str) -> GroupSnapshot | None:
     groups = () if snapshot is None else snapshot.groups
     return next((group for group in groups if group.name == name), None)
 
@@ -88,7 +95,7 @@ def _group_of(snapshot: Snapshot | None, name: str) -> Group | None:
 def _rate(
     value: float, earlier: float | None, now: Snapshot, before: Snapshot | None
 ) -> float | None:
-    """None if it is not known. A server that has been started again counts from 0."""
+    """Return a rate; None if it is unknown. A server that was restarted counts from 0."""
     if earlier is None or before is None or now.at <= before.at or value < earlier:
         return None
     return (value - earlier) / (now.at - before.at)

@@ -12,7 +12,6 @@ from headrace.protocol.to_worker import Call
 
 log = logging.getLogger(__name__)
 
-FILE = "paused.json"  # in the run directory
 PAUSE, RESUME = "pause", "resume"
 # Nobody waits for the answers to the coordinator's own calls.
 _OWN = "coordinator"

@@ -32,7 +32,7 @@ call() {
         ${3:+--header Content-Type:application/json --data "$3"} \
         --write-out '\n%{http_code}' "$url/$2")" || exit 1
     printf '%s\n%s' "${answer##*$'\n'}" "${answer%$'\n'*}" |
-        "$python" -P -m headrace.console.pool
+        "$python" -P -m headrace.console.answer_table
 }
 
 # object KEY VALUE...: a JSON object.
@@ -42,7 +42,7 @@ object() {
 
 # launcher_pid RUN_DIR|PID: the launcher's pid; fails if that is none.
 launcher_pid() {
-    "$python" -P -m headrace.console.launcher "$1"
+    "$python" -P -m headrace.console.find_launcher "$1"
 }
 
 if [ "${1:-}" = "--url" ]; then

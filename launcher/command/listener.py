@@ -14,10 +14,12 @@ BACKLOG = 4096
 
 
 def bind_http(options: PoolOptions) -> tuple[socket.socket, str]:
-    """The bound socket and the URL it is reached at. OptionError when it cannot be bound.
+    """Bind the socket; return it and its URL.
 
     It does not listen yet: while a model is being prepared, clients are better refused than left
     waiting.
+
+    Raises OptionError if the address cannot be bound.
     """
     if options.uds is not None:
         return _bind_unix(options.uds), f"unix:{options.uds}"
@@ -40,7 +42,7 @@ def bind_http(options: PoolOptions) -> tuple[socket.socket, str]:
 
 
 def remove_unix(path: Path) -> None:
-    """Remove a socket's file that this process has bound, and then the lock that guards it."""
+    """Remove the file of a Unix socket that this process has bound, and then its lock file."""
     path.unlink(missing_ok=True)
     _lock_file(path).unlink(missing_ok=True)
 
@@ -63,7 +65,7 @@ def _bind_unix(path: Path) -> socket.socket:
 
 
 def listen(listener: socket.socket) -> None:
-    """Let clients connect. OptionError if another process has begun to listen there."""
+    """Let clients connect. Raises OptionError if another process listens there meanwhile."""
     try:
         listener.listen(BACKLOG)
     except OSError as error:
@@ -71,7 +73,7 @@ def listen(listener: socket.socket) -> None:
 
 
 def _lock(path: Path) -> None:
-    """Keep others from a socket for as long as this process lives.
+    """Lock a socket's path for as long as this process lives.
 
     While it prepares its model it does not listen, and the socket would look like one that a killed
     process has left. Raises OSError if another process holds the lock.
@@ -87,7 +89,7 @@ def _lock_file(path: Path) -> Path:
 
 
 def _is_stale(path: Path) -> bool:
-    """Whether a socket file lies there that nobody listens on; ask with the lock held."""
+    """Return whether a path is a socket on which no process listens; the lock must be held."""
     if not path.exists() or not stat.S_ISSOCK(path.stat().st_mode):
         return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:

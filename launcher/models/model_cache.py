@@ -1,8 +1,8 @@
-"""Prepared files on disk: each entry is made once, whole or not at all.
+"""A cache of prepared files on disk: each entry is made once, whole or not at all.
 
 An entry is a folder. It is built under another name and renamed when complete, under a lock, so
-that a preparation which is interrupted, or runs twice at once, leaves nothing half made. A
-manifest lists the entry's files and sizes; an entry that no longer agrees with it is made anew.
+that a preparation that is interrupted, or that runs twice at once, leaves nothing half made. A
+manifest lists the entry's files and sizes; an entry that does not match it is made anew.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ Progress = Callable[[str], None]
 
 
 def default_cache_dir() -> Path:
-    """$HEADRACE_CACHE, else headrace/ in $XDG_CACHE_HOME, else in ~/.cache."""
+    """Return $HEADRACE_CACHE, else headrace/ in $XDG_CACHE_HOME, else in ~/.cache."""
     own = os.environ.get("HEADRACE_CACHE")
     if own:
         return Path(own).expanduser()
@@ -32,10 +32,11 @@ def default_cache_dir() -> Path:
 
 
 def cached(entry: Path, build: Callable[[Path], None], progress: Progress) -> Path:
-    """The folder `entry`, made by `build(empty_folder)` unless it is there and complete.
+    """Return the folder `entry`, made by `build(empty_folder)` unless it is there and complete.
 
-    `progress` gets a line when another process is at work on the same entry. ModelError if the
-    cache cannot be written; what `build` raises passes through.
+    progress: called with a line when another process is building the same entry.
+
+    Raises ModelError if the cache cannot be written, and the exceptions of `build`.
     """
     if _is_complete(entry):
         return entry
@@ -50,10 +51,10 @@ def cached(entry: Path, build: Callable[[Path], None], progress: Progress) -> Pa
 
 
 def file_digest(file: Path) -> str:
-    """A name for the content of a model file, in hex.
+    """Return a digest of a model file's name and content, in hex.
 
     Small files are read whole. Of a large one, only head and tail are read, and its modification
-    time counts too: reading tens of gigabytes at each start would take minutes.
+    time is included: reading tens of gigabytes at each start would take minutes.
     """
     status = file.stat()
     digest = hashlib.sha256(f"{file.name} {status.st_size}".encode())
@@ -69,7 +70,7 @@ def file_digest(file: Path) -> str:
 
 
 def joint_digest(parts: Iterable[str]) -> str:
-    """One short name for several strings, in hex."""
+    """Return one short digest of several strings, in hex."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from headrace.console.client import Client, Unreachable
 from headrace.console.frame import frame
 from headrace.console.snapshot import Snapshot, counters, read
-from headrace.console.top import View
+from headrace.console.top import PoolView
 
 METRICS = """
 # TYPE headrace:iteration_tokens_total histogram
@@ -89,7 +89,7 @@ def test_what_was_seen_last_stays_when_the_server_is_gone(monkeypatch) -> None:
         return answer
 
     monkeypatch.setattr("headrace.console.top.take", take)
-    view, console = View(Client("http://here")), Console(file=io.StringIO(), width=140)
+    view, console = PoolView(Client("http://here")), Console(file=io.StringIO(), width=140)
     for now in (1.0, 3.0):
         console.print(view.next(now))
     text = console.file.getvalue()
@@ -100,6 +100,6 @@ def test_what_was_seen_last_stays_when_the_server_is_gone(monkeypatch) -> None:
 
 
 def test_nobody_there_is_one_line() -> None:
-    view = View(Client("http://127.0.0.1:1"))
+    view = PoolView(Client("http://127.0.0.1:1"))
     assert "does not answer" in str(view.next(0.0))
     assert view.problem

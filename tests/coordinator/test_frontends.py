@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from headrace.coordinator.awake_clock import AwakeClock
 from headrace.coordinator.frontends import KILL_AGAIN_S, START_SILENCE_S
 from headrace.coordinator.registry import Registry
+from headrace.protocol.common.awake_clock import AwakeClock
 from headrace.protocol.config import GroupConfig, PoolConfig
 from headrace.protocol.state import FrontendLoad, FrontendState
 from headrace.protocol.to_coordinator import (

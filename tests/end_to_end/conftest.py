@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.launcher.models.models import PreparedModel, PrepareOptions, prepare_model
+from headrace.launcher.models.prepare_model import PreparedModel, PrepareOptions, prepare_model
 from tests.end_to_end.servers import Launch, Server
 
 LAST_LOG_CHARS = 6000

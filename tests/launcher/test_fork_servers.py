@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from headrace.launcher import fork_servers as templates
-from headrace.launcher.fork_servers import NoTemplate, Templates
+from headrace.launcher.fork_servers import ForkServers, NoForkServer
 from headrace.protocol.config import GroupConfig, PoolConfig
 from headrace.protocol.to_fork_server import READY, ForkWorker
 
@@ -54,17 +54,17 @@ def children() -> Iterator[StubChildren]:
 
 
 @pytest.fixture
-def kept(children: StubChildren, tmp_path: Path) -> Templates:
+def kept(children: StubChildren, tmp_path: Path) -> ForkServers:
     group = GroupConfig(
         name="chat", model="m", model_path=tmp_path, text_path=tmp_path, served_names=("m",)
     )
     config = PoolConfig(run_dir=tmp_path, groups=(group,))
     untyped: Any = children
-    return Templates(config, untyped)
+    return ForkServers(config, untyped)
 
 
 async def test_workers_that_differ_in_their_gpu_share_a_template(
-    kept: Templates, children: StubChildren
+    kept: ForkServers, children: StubChildren
 ) -> None:
     for gpu in "01":
         await kept.keep(ENVIRONMENT | {"CUDA_VISIBLE_DEVICES": gpu})
@@ -75,13 +75,13 @@ async def test_workers_that_differ_in_their_gpu_share_a_template(
         await kept.ended(template_id)
 
 
-async def test_without_a_template_nothing_is_forked(kept: Templates) -> None:
-    with pytest.raises(NoTemplate):
+async def test_without_a_template_nothing_is_forked(kept: ForkServers) -> None:
+    with pytest.raises(NoForkServer):
         await kept.fork([], ENVIRONMENT)
 
 
 async def test_a_system_without_pidfds_has_none(
-    kept: Templates, children: StubChildren, monkeypatch: pytest.MonkeyPatch
+    kept: ForkServers, children: StubChildren, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(pid: int) -> int:
         raise OSError(38, "Function not implemented")
@@ -92,21 +92,21 @@ async def test_a_system_without_pidfds_has_none(
 
 
 async def test_orders_wait_for_a_template_and_not_for_one_that_ends(
-    kept: Templates, children: StubChildren
+    kept: ForkServers, children: StubChildren
 ) -> None:
     await kept.keep(ENVIRONMENT)
     forking = asyncio.create_task(kept.fork([], ENVIRONMENT))
     await asyncio.sleep(0.05)
     assert not forking.done()
     children.kill("template.1")
-    with pytest.raises(NoTemplate):
+    with pytest.raises(NoForkServer):
         await asyncio.wait_for(forking, 10)
     await kept.ended("template.1")
     assert list(children.ends) == ["template.1"], "it could never fork: it is not tried again"
 
 
 async def test_orders_go_to_the_template_that_replaces_another(
-    kept: Templates, children: StubChildren
+    kept: ForkServers, children: StubChildren
 ) -> None:
     await kept.keep(ENVIRONMENT)
     forking = asyncio.create_task(kept.fork(["--worker-id", "chat-0.1"], ENVIRONMENT))
@@ -121,7 +121,7 @@ async def test_orders_go_to_the_template_that_replaces_another(
     assert ForkWorker.decode(data).arguments == ["--worker-id", "chat-0.1"]
     assert ForkWorker.decode(data).environment == ENVIRONMENT
     os.close(fds[0])  # as if the fork had failed
-    with pytest.raises(NoTemplate):
+    with pytest.raises(NoForkServer):
         await asyncio.wait_for(forking, 10)
     assert children.killed == ["template.1"], "it may work the next time"
     children.kill("template.2")
@@ -132,12 +132,12 @@ async def test_orders_go_to_the_template_that_replaces_another(
 
 
 async def test_a_template_that_does_not_fork_in_time_is_killed(
-    kept: Templates, children: StubChildren, monkeypatch: pytest.MonkeyPatch
+    kept: ForkServers, children: StubChildren, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(templates, "FORK_TIMEOUT_S", 0.05)
     await kept.keep(ENVIRONMENT)
     children.ends["template.1"].send(READY)
-    with pytest.raises(NoTemplate):
+    with pytest.raises(NoForkServer):
         await asyncio.wait_for(kept.fork([], ENVIRONMENT), 10)
     assert children.killed == ["template.1"]
     await kept.ended("template.1")

@@ -6,7 +6,7 @@ import pytest
 
 from headrace.coordinator.registry import IDLE
 from headrace.launcher import rolling
-from headrace.launcher.rolling import RollingFailed, Steps, roll
+from headrace.launcher.rolling import RollingFailed, RollingHooks, roll
 from headrace.protocol.state import (
     READY,
     STARTING,
@@ -30,8 +30,8 @@ class Host:
         self.fewest_workers = self.wanted = len(self._workers())
         self.problem = ""
 
-    def steps(self) -> Steps:
-        return Steps(
+    def steps(self) -> RollingHooks:
+        return RollingHooks(
             self.renew,
             self.alive.__contains__,
             self.state,

@@ -14,7 +14,7 @@ from bench.load.http import Events
 from headrace.frontend.app import create_app
 from headrace.frontend.metrics import Metrics
 from headrace.frontend.text.model import TextModel
-from headrace.launcher.models.models import PreparedModel, PrepareOptions, prepare_model
+from headrace.launcher.models.prepare_model import PreparedModel, PrepareOptions, prepare_model
 from headrace.protocol.config import (
     EngineConfig,
     GroupConfig,

@@ -12,7 +12,7 @@ import httpx
 import psutil
 import pytest
 
-from headrace.launcher.models.models import PreparedModel
+from headrace.launcher.models.prepare_model import PreparedModel
 from tests.end_to_end.servers import Server, kill_workers, wait_for
 from tests.workers.native.test_shared_file import can_share
 

@@ -17,7 +17,7 @@ from openai import AsyncOpenAI, OpenAI
 from openai.types.chat.chat_completion import Choice
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from headrace.launcher.models.models import PreparedModel
+from headrace.launcher.models.prepare_model import PreparedModel
 from tests.contract import replay
 from tests.end_to_end.servers import Server
 from tests.frontend.text.tokenizers_for_tests import byte_level as byte_level_tokenizer

@@ -16,10 +16,10 @@ from huggingface_hub import errors
 from safetensors.numpy import save_file
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 
-from headrace.launcher.models import models as subject
+from headrace.launcher.models import prepare_model as subject
 from headrace.launcher.models.model_cache import default_cache_dir
 from headrace.launcher.models.model_folder import ModelError, check_folder
-from headrace.launcher.models.models import PreparedModel, PrepareOptions, prepare_model
+from headrace.launcher.models.prepare_model import PreparedModel, PrepareOptions, prepare_model
 from headrace.protocol.text import TextInfo
 
 CONFIG = {
@@ -115,7 +115,7 @@ def same_ids(text_path: Path, model_path: Path) -> TextInfo:
 class TestLauncherStaysSmall:
     def test_importing_it_loads_no_heavy_library(self) -> None:
         heavy = "'torch', 'transformers', 'huggingface_hub', 'numpy', 'tqdm'"
-        code = "import headrace.launcher.models.models, sys\n"
+        code = "import headrace.launcher.models.prepare_model, sys\n"
         code += f"print([m for m in ({heavy}) if m in sys.modules])"
         output = subprocess.check_output([sys.executable, "-c", code], text=True)
         assert output.strip() == "[]"

@@ -2,8 +2,8 @@
 
 import pytest
 
-from headrace.launcher.command import hardware
-from headrace.launcher.command.hardware import gpu_ids, worker_environment
+from headrace.launcher import hardware
+from headrace.launcher.hardware import gpu_ids, worker_environment
 
 
 @pytest.fixture(autouse=True)
