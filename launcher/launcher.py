@@ -81,7 +81,7 @@ class Launcher:
             self._watch.run(),
             self._feed_watchdog(),
         )
-        tasks = [asyncio.create_task(each) for each in coroutines]
+        tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
         roller = asyncio.create_task(self._rolling.run())
         for task in (*tasks, roller):
             task.add_done_callback(self._on_task_done)
@@ -191,7 +191,7 @@ class Launcher:
         children, config = self._children, self._config
         hooks = RollingHooks(
             renew=self._spawner.renew,
-            is_running=lambda each: each in (*children.ids(WORKER), *children.ids(FRONTEND)),
+            is_running=lambda id_: id_ in (*children.ids(WORKER), *children.ids(FRONTEND)),
             pool_state=lambda: self._link.pool_state,
             drain_worker=lambda worker_id: children.signal(worker_id, signal.SIGTERM),
             kill_worker=children.kill,
@@ -201,9 +201,7 @@ class Launcher:
         return RollingRestarts(
             hooks,
             lambda: children.ids(WORKER),
-            lambda: [
-                each for each in children.ids(FRONTEND) if not self._restarter.is_replaced(each)
-            ],
+            lambda: [id_ for id_ in children.ids(FRONTEND) if not self._restarter.is_replaced(id_)],
             config.shutdown_timeout_s,
             config.start_timeout_s,
         )

@@ -11,7 +11,7 @@ import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -42,6 +42,7 @@ _JSON_EXAMPLES = {
     "default_chat_template_kwargs": '{"enable_thinking": false}',
     "override_generation_config": '{"temperature": 0.6, "top_p": 0.95}',
 }
+Model = TypeVar("Model", bound=BaseModel)
 _POWERS = {"k": 1, "m": 2, "g": 3, "t": 4}
 
 
@@ -49,7 +50,7 @@ class OptionError(Exception):
     """A flag, a key or a value is invalid. The text is one line that names it."""
 
 
-def _number(value: Any) -> Any:
+def _number(value: object) -> object:
     """Convert text from a flag, which a Literal of numbers does not accept."""
     return int(value) if isinstance(value, str) and value.isdigit() else value
 
@@ -125,24 +126,26 @@ class GroupOptions(EngineConfig, ServingOptions, AutoscalingOptions):
 
     @field_validator("served_model_name", mode="before")
     @classmethod
-    def _one_or_several(cls, value: Any) -> Any:
+    def _one_or_several(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
 
     @field_validator("lora_modules", mode="before")
     @classmethod
-    def _lora_modules(cls, value: Any) -> Any:
+    def _lora_modules(cls, value: object) -> object:
         return tuple(map(_lora_module, value)) if isinstance(value, list | tuple) else value
 
     @field_validator("lora_modules")
     @classmethod
-    def _enabled(cls, value: Any, info: ValidationInfo) -> Any:
+    def _enabled(
+        cls, value: tuple[LoraModule, ...], info: ValidationInfo
+    ) -> tuple[LoraModule, ...]:
         if value and not info.data.get("enable_lora"):
             raise ValueError("needs enable_lora")
         return value
 
     @field_validator("max_lora_rank", mode="before")
     @classmethod
-    def _rank(cls, value: Any) -> Any:
+    def _rank(cls, value: object) -> object:
         return _number(value)
 
     @field_validator(
@@ -153,12 +156,12 @@ class GroupOptions(EngineConfig, ServingOptions, AutoscalingOptions):
         mode="before",
     )
     @classmethod
-    def _with_unit(cls, value: Any) -> Any:
+    def _with_unit(cls, value: object) -> object:
         return parse_size(value) if isinstance(value, str) else value
 
     @field_validator(*_JSON_EXAMPLES, mode="before")
     @classmethod
-    def _from_json(cls, value: Any, info: ValidationInfo) -> Any:
+    def _from_json(cls, value: object, info: ValidationInfo) -> object:
         if not isinstance(value, str):
             return value
         try:
@@ -181,7 +184,7 @@ class GroupOptions(EngineConfig, ServingOptions, AutoscalingOptions):
         return ServingOptions.model_validate(self.model_dump(include=names))
 
 
-def _lora_module(value: Any) -> Any:
+def _lora_module(value: object) -> object:
     """Parse "name=path", or a JSON object."""
     if not isinstance(value, str):
         return value
@@ -256,7 +259,7 @@ def _check_extras(pool: PoolOptions) -> None:
             raise OptionError(f"{flag}: needs the package {package}: install headrace[{extra}]")
 
 
-def _groups(tables: Any, flags: dict[str, Any]) -> list[GroupOptions]:
+def _groups(tables: object, flags: dict[str, Any]) -> list[GroupOptions]:
     if tables is None:
         return [_validate(GroupOptions, flags, "--")]
     if not isinstance(tables, list) or not tables:
@@ -280,7 +283,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise OptionError(f"--config: {path} is not TOML: {error}") from error
 
 
-def _validate(model: type[Any], values: Any, prefix: str) -> Any:
+def _validate(model: type[Model], values: object, prefix: str) -> Model:
     try:
         return model.model_validate(values)
     except ValidationError as error:

@@ -15,6 +15,7 @@ from typing import NoReturn
 from pydantic import ValidationError
 
 from headrace.launcher.command.activation import FIRST_FD, passed_socket
+from headrace.launcher.command.flags import flag_of
 from headrace.launcher.command.options import GroupOptions, OptionError
 from headrace.launcher.hardware import worker_environment
 from headrace.protocol import sockets
@@ -51,8 +52,7 @@ def check_sizes(groups: Sequence[GroupOptions]) -> None:
     for group in groups:
         for key in ("min_workers", "max_workers"):
             if getattr(group, key) is not None:
-                flag = "--" + key.replace("_", "-")
-                raise OptionError(f"{flag}: systemd's units say how many workers there are")
+                raise OptionError(f"{flag_of(key)}: systemd's units say how many workers there are")
 
 
 def check_idle(run_dir: Path) -> None:

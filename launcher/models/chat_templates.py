@@ -2,7 +2,6 @@
 
 import re
 from pathlib import Path
-from typing import Any
 
 from headrace.launcher.models.model_folder import ModelError, read_json_object
 
@@ -65,7 +64,7 @@ def _configured(file: Path) -> dict[str, str]:
     raise ModelError(f"{file}: chat_template is neither a string nor a list of name and template")
 
 
-def _is_named_template(entry: Any) -> bool:
+def _is_named_template(entry: object) -> bool:
     return (
         isinstance(entry, dict)
         and isinstance(entry.get("name"), str)

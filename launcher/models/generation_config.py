@@ -62,14 +62,14 @@ def _from_file(file: Path) -> dict[str, float]:
     }
 
 
-def _number(value: Any, what: str) -> float:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value):
+def _number(value: object, what: str) -> float:
+    is_bool = isinstance(value, bool)  # which is an int for Python
+    if is_bool or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise ModelError(f"{what} is not a number")
     return float(value)
 
 
-def _within(value: Any, lowest: float, highest: float, *, what: str) -> float:
+def _within(value: object, lowest: float, highest: float, *, what: str) -> float:
     number = _number(value, what)
     if not lowest <= number <= highest:
         raise ModelError(f"{what} must be from {lowest} to {highest}")

@@ -11,7 +11,7 @@ _UNIT = re.compile(r"\bheadrace[\w.-]*(?:@[\w%*]*)?\.(?:service|socket|target)\b
 
 
 def named_units(text: str) -> set[str]:
-    """The units in a text, by the names of their files: headrace-worker@.service for all numbers."""
+    """Return the units in a text by their files: headrace-worker@.service for all numbers."""
     return {re.sub(r"@[^.]*", "@", name) for name in _UNIT.findall(text)}
 
 
