@@ -160,9 +160,14 @@ def test_links_are_not_followed(file: Path, tmp_path: Path) -> None:
 def test_children_do_not_inherit_the_lock(file: Path) -> None:
     with FileLock(file):
         child = subprocess.Popen(
-            [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, close_fds=False
+            [sys.executable, "-c", "print(flush=True); input()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            close_fds=False,
         )
     try:
+        assert child.stdout is not None
+        child.stdout.readline()  # the kernel lets its parent go on before it closes files
         FileLock(file, blocking=False).release()
     finally:
         child.communicate(b"\n")
