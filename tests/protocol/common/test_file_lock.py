@@ -115,22 +115,31 @@ def test_blocking_lock_waits(file: Path) -> None:
 
 def test_processes_that_contend_take_turns(tmp_path: Path) -> None:
     """Each reads a number, and writes the next one: without the lock, some are lost."""
-    count, number = 100, tmp_path / "number"
+    count, number = 500, tmp_path / "number"
     number.write_text("0")
     program = f"""
 import sys
 from pathlib import Path
 from headrace.protocol.common.file_lock import FileLock
 number = Path(sys.argv[1])
+print(flush=True)
 sys.stdin.read(1)
 for _ in range({count}):
     with FileLock(number.with_name("lock")):
         number.write_text(str(int(number.read_text()) + 1))
 """
     command = [sys.executable, "-P", "-c", program, str(number)]
-    processes = [subprocess.Popen(command, stdin=subprocess.PIPE) for _ in range(2)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    processes = [subprocess.Popen(command, **pipes) for _ in range(2)]
+    for process in processes:  # both have imported their modules
+        assert process.stdout is not None
+        process.stdout.readline()
     for process in processes:
-        process.communicate(b"!", timeout=60)
+        assert process.stdin is not None
+        process.stdin.write(b"!")
+        process.stdin.flush()
+    for process in processes:
+        process.communicate(timeout=60)
         assert process.returncode == 0
     assert int(number.read_text()) == 2 * count
 
