@@ -1,1 +1,1 @@
-"""What operators look at in a terminal. It knows the server by its HTTP routes alone."""
+"""Tools for operators in a terminal. They know a server by its HTTP routes alone."""

@@ -1,4 +1,4 @@
-"""What scripts/pool.sh prints: an answer of the server as a table."""
+"""Prints an answer of the server as a table, for scripts/pool.sh."""
 
 import json
 import sys
@@ -7,42 +7,44 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-# Tables in files and pipes are not to be cut at a terminal's width.
+# Tables in files and pipes must not be cut at a terminal's width.
 _WIDTH = 140
 
 
 def main() -> int:
-    """Read "STATUS\\nBODY" from standard input; 1 if it tells of a failure."""
+    """Read "STATUS\\nBODY" from standard input; return 1 if it reports a failure."""
     status, _, body = sys.stdin.read().partition("\n")
     console = Console(width=None if sys.stdout.isatty() else _WIDTH)
     try:
-        told = json.loads(body)
+        answer = json.loads(body)
     except ValueError:
-        told = {"detail": body[:200] or "the server has said nothing"}
-        if status == "200" and body:  # adapters are told of in plain words
-            told = {"message": body}
+        answer = {"detail": body[:200] or "the answer is empty"}
+        if status == "200" and body:  # the routes of adapters answer in plain text
+            answer = {"message": body}
     if status != "200":
-        print(f"pool.sh: error: {_error(told)} (status {status})", file=sys.stderr)
+        print(f"pool.sh: error: {_error(answer)} (status {status})", file=sys.stderr)
         return 1
-    console.print(str(told["message"]) if "message" in told else table(told))
+    console.print(str(answer["message"]) if "message" in answer else table(answer))
     return 0
 
 
-def table(told: dict[str, Any]) -> Table:
-    """Of /health?verbose, of /v1/models, or of what came of a call at each worker."""
-    if "groups" in told:
-        workers = [each for group in told["groups"] for each in group["workers"]]
-        return _table(workers, f"{told['status']}")
-    if "data" in told:
+def table(answer: dict[str, Any]) -> Table:
+    """Return a table of /health?verbose, of /v1/models, or of the results of an admin call."""
+    if "groups" in answer:
+        workers = [worker for group in answer["groups"] for worker in group["workers"]]
+        return _table(workers, f"{answer['status']}")
+    if "data" in answer:
         shown = ("id", "root", "parent", "max_model_len")
-        return _table([{key: each[key] for key in shown} for each in told["data"]], "models")
-    return _table([_flat(each) for each in told.get("workers", [])], "done")
+        return _table([{key: model[key] for key in shown} for model in answer["data"]], "models")
+    return _table([_flat(result) for result in answer.get("workers", [])], "done")
 
 
-def _flat(report: dict[str, Any]) -> dict[str, Any]:
-    value = report.get("value")
-    rest = {key: item for key, item in report.items() if key not in ("value", "error")}
-    return rest | (value if isinstance(value, dict) else {} if value is None else {"value": value})
+def _flat(result: dict[str, Any]) -> dict[str, Any]:
+    value = result.get("value")
+    others = {key: item for key, item in result.items() if key not in ("value", "error")}
+    return others | (
+        value if isinstance(value, dict) else {} if value is None else {"value": value}
+    )
 
 
 def _table(rows: list[dict[str, Any]], title: str) -> Table:
@@ -55,13 +57,15 @@ def _table(rows: list[dict[str, Any]], title: str) -> Table:
     return table
 
 
-def _error(told: Any) -> str:
-    error = told.get("error") if isinstance(told, dict) else None
+def _error(answer: object) -> str:
+    if not isinstance(answer, dict):
+        return str(answer)
+    error = answer.get("error")
     if isinstance(error, dict):
         return str(error.get("message", error))
-    if isinstance(told, dict) and told.get("detail") == "Not Found":
-        return "there is no such route: the server has to be started with --enable-admin"
-    return str(told.get("detail", told)) if isinstance(told, dict) else str(told)
+    if answer.get("detail") == "Not Found":
+        return "there is no such route: the server must be started with --enable-admin"
+    return str(answer.get("detail", answer))
 
 
 if __name__ == "__main__":

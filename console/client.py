@@ -1,4 +1,4 @@
-"""A server's routes, asked with what Python brings along."""
+"""A client of a server's routes, with Python's standard library."""
 
 import json
 import urllib.error
@@ -9,17 +9,20 @@ TIMEOUT_S = 5.0
 
 
 class Unreachable(Exception):
-    """There is no answer; the text is one line."""
+    """The server did not answer as Headrace does. The text is one line."""
 
 
 class Client:
-    """url: where the server serves, and under which prefix."""
+    """A client of one server. url: its address, with its prefix if it has one."""
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
 
     def text(self, path: str) -> str:
-        """The body of an answer, whatever its status: /health tells more than its status says."""
+        """Get a body, whatever the status: that of /health matters with a 503, too.
+
+        Raises Unreachable if there is no answer.
+        """
         try:
             with urllib.request.urlopen(self.url + path, timeout=TIMEOUT_S) as answer:
                 return cast(bytes, answer.read()).decode(errors="replace")
@@ -31,7 +34,7 @@ class Client:
             raise Unreachable(f"{self.url} does not answer: {reason}") from error
 
     def json(self, path: str) -> dict[str, Any]:
-        """An answer that is a JSON object."""
+        """Get a JSON object. Raises Unreachable if the answer is not one."""
         try:
             value = json.loads(self.text(path))
         except ValueError as error:

@@ -1,27 +1,30 @@
-"""Finds the launcher of a pool by its run directory, or makes sure that a process is one."""
+"""Finds the launcher of a pool by its run directory, or checks that a process is one."""
 
 import re
 import sys
 from pathlib import Path
 
-LOCK = "launcher.lock"  # as launcher/command/run_dir.py has it
+from headrace.protocol.common.run_files import LAUNCHER_LOCK
+
 _OWN_DIR = re.compile(r"headrace-(\d+)-")
 
 
 def launcher_pid(given: str) -> int | None:
-    """given: a run directory or a pid. None if no launcher is there: whatever else gets SIGHUP may
-    end of it."""
+    """Return the pid of a launcher; None if there is none: SIGHUP may end other processes.
+
+    given: a run directory or a pid.
+    """
     pid = int(given) if given.isdecimal() else _pid_of(Path(given))
     return pid if pid is not None and _is_launcher(pid) else None
 
 
 def _pid_of(run_dir: Path) -> int | None:
-    """Directories that a launcher has named hold its pid; others a file that it keeps locked."""
+    """Return the pid in a name that a launcher has chosen, or else that of the lock's holder."""
     named = _OWN_DIR.match(run_dir.resolve().name)
     if named is not None:
         return int(named[1])
     try:
-        inode = (run_dir / LOCK).stat().st_ino
+        inode = (run_dir / LAUNCHER_LOCK).stat().st_ino
     except OSError:
         return None
     for line in Path("/proc/locks").read_text().splitlines():
@@ -43,10 +46,10 @@ def _is_launcher(pid: int) -> bool:
 
 
 def main() -> int:
-    """Print the pid."""
+    """Print the launcher's pid; return the exit status."""
     pid = launcher_pid(sys.argv[1])
     if pid is None:
-        print(f"pool.sh: error: no launcher is there: {sys.argv[1]}", file=sys.stderr)
+        print(f"pool.sh: error: no launcher runs there: {sys.argv[1]}", file=sys.stderr)
         return 1
     print(pid)
     return 0

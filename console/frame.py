@@ -1,7 +1,7 @@
-"""A snapshot as tables."""
+"""Tables of a snapshot."""
 
 from rich import box
-from rich.console import GroupSnapshot as Lines
+from rich.console import Group as Lines
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -24,11 +24,14 @@ _COLOURS = {
 
 
 def frame(now: Snapshot, before: Snapshot | None, url: str, problem: str = "") -> RenderableType:
-    """before: an earlier one, against which rates are taken; None: there are none yet.
-    problem: why there is nothing newer."""
+    """Render a snapshot.
+
+    before: an earlier one, to compute rates from; None: no rates are known.
+    problem: why there is no newer one.
+    """
     head = Text.assemble(url, "  ", _coloured(now.status), f"  {now.load} requests in flight")
     parts: list[RenderableType] = [head]
-    parts += [Text(each, style="bold red") for each in (problem, *now.problems) if each]
+    parts += [Text(line, style="bold red") for line in (problem, *now.problems) if line]
     parts += [_workers(group, now, before) for group in now.groups]
     parts.append(_frontends(now))
     return Lines(*parts)
@@ -39,10 +42,10 @@ def _workers(group: GroupSnapshot, now: Snapshot, before: Snapshot | None) -> Ta
     rate = _rate(group.generated, earlier.generated if earlier else None, now, before)
     ready = sum(worker.state == "ready" for worker in group.workers)
     title = Text.assemble(
-        f"{group.name} ({', '.join(group.models)})  {ready} of {group.wanted} workers ready  ",
+        f"{group.name} ({', '.join(group.models)})  {ready} of {group.target_size} workers ready  ",
         f"{_number(rate)} generated tokens/s",
     )
-    # As narrow as it can be: names are to be whole in a terminal of 80 columns.
+    # As narrow as possible: names must be whole in a terminal of 80 columns.
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("worker", no_wrap=True)
     table.add_column("state", no_wrap=True)
@@ -92,7 +95,7 @@ def _group_of(snapshot: Snapshot | None, name: str) -> GroupSnapshot | None:
 def _rate(
     value: float, earlier: float | None, now: Snapshot, before: Snapshot | None
 ) -> float | None:
-    """None if it is not known. A server that has been started again counts from 0."""
+    """Return a rate; None if it is unknown. A server that was restarted counts from 0."""
     if earlier is None or before is None or now.at <= before.at or value < earlier:
         return None
     return (value - earlier) / (now.at - before.at)

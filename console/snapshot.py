@@ -1,4 +1,4 @@
-"""A pool at one moment, out of what its routes say."""
+"""A pool at one moment, from the answers of its routes."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -9,14 +9,18 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from headrace.console.client import Client, Unreachable
 
-# By model and engine ("0" of "chat-0.3"), or by model alone, with "" for the engine.
+# Values by model and engine ("0" for "chat-0.3"), or by model alone, with "" for the engine.
 Counters = Mapping[tuple[str, str], float]
 
 
 @dataclass(frozen=True)
 class WorkerSnapshot:
-    """cache: share in use. tokens: run since its start. queried, hits: prompt tokens looked up and
-    found in the prefix cache."""
+    """A worker.
+
+    cache: share of the K/V cache in use. step_age_s: seconds since its last step.
+    tokens: run since its start. queried, hits: prompt tokens looked up and found in the prefix
+        cache.
+    """
 
     name: str
     state: str
@@ -31,24 +35,25 @@ class WorkerSnapshot:
 
     @property
     def hit_rate(self) -> float | None:
+        """The share of prompt tokens found in the prefix cache; None if none was looked up."""
         return self.hits / self.queried if self.queried else None
 
 
 @dataclass(frozen=True)
 class GroupSnapshot:
-    """generated: tokens, since the start of the pool. wanted: workers that it is to have."""
+    """A group. generated: tokens since the start of the pool. target_size: of its workers."""
 
     name: str
     models: tuple[str, ...]
     status: str
-    wanted: int
+    target_size: int
     generated: float
     workers: tuple[WorkerSnapshot, ...]
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """at: seconds on the clock of whoever took it. frontends: what each has in flight."""
+    """A pool. at: seconds on the taker's clock. frontends: names, and requests in flight."""
 
     at: float
     status: str
@@ -59,7 +64,7 @@ class Snapshot:
 
 
 def take(client: Client, now: float) -> Snapshot:
-    """Ask for all that a frame shows. Unreachable if something of it cannot be had."""
+    """Take a snapshot from a server. Raises Unreachable if an answer is missing."""
     health, load = client.json("/health?verbose"), client.json("/load?verbose")
     try:
         return read(health, load, counters(client.text("/metrics")), now)
@@ -70,17 +75,17 @@ def take(client: Client, now: float) -> Snapshot:
 def read(
     health: dict[str, Any], load: dict[str, Any], counted: Mapping[str, Counters], now: float
 ) -> Snapshot:
-    """The same out of the answers."""
-    loads = {each["name"]: each for group in load["groups"] for each in group["workers"]}
-    groups = tuple(_group(each, loads, counted) for each in health["groups"])
+    """Return a snapshot from the answers of /health, /load and /metrics."""
+    loads = {worker["name"]: worker for group in load["groups"] for worker in group["workers"]}
+    groups = tuple(_group(group, loads, counted) for group in health["groups"])
     frontends = tuple((each["name"], each["in_flight"]) for each in load["frontends"])
-    failing = [each["name"] for each in health["groups"] if each["is_crash_loop"]]
+    failing = [group["name"] for group in health["groups"] if group["is_crash_loop"]]
     problems = tuple(f"workers of {name} die again and again" for name in failing)
     return Snapshot(now, health["status"], load["server_load"], groups, frontends, problems)
 
 
 def counters(text: str) -> dict[str, Counters]:
-    """Counters and sums in Prometheus' text format, by their names without the prefix."""
+    """Parse counters and sums in Prometheus' text format, by their names without the prefix."""
     found: defaultdict[str, defaultdict[tuple[str, str], float]]
     found = defaultdict(lambda: defaultdict(float))
     for family in text_string_to_metric_families(text):
@@ -92,19 +97,21 @@ def counters(text: str) -> dict[str, Counters]:
 
 
 def _group(
-    told: dict[str, Any], loads: dict[str, Any], counted: Mapping[str, Counters]
+    answer: dict[str, Any], loads: dict[str, Any], counted: Mapping[str, Counters]
 ) -> GroupSnapshot:
-    model = told["models"][0]
+    model = answer["models"][0]
     generated = counted.get("generation_tokens_total", {}).get((model, ""), 0.0)
-    workers = tuple(_worker(each, loads, counted, model) for each in told["workers"])
-    models = tuple(told["models"])
-    return GroupSnapshot(told["name"], models, told["status"], told["wanted"], generated, workers)
+    workers = tuple(_worker(each, loads, counted, model) for each in answer["workers"])
+    models = tuple(answer["models"])
+    return GroupSnapshot(
+        answer["name"], models, answer["status"], answer["wanted"], generated, workers
+    )
 
 
 def _worker(
-    told: dict[str, Any], loads: dict[str, Any], counted: Mapping[str, Counters], model: str
+    answer: dict[str, Any], loads: dict[str, Any], counted: Mapping[str, Counters], model: str
 ) -> WorkerSnapshot:
-    name = told["name"]
+    name = answer["name"]
     engine = name.rpartition("-")[2].partition(".")[0]
 
     def count(metric: str) -> float:
@@ -112,13 +119,13 @@ def _worker(
 
     return WorkerSnapshot(
         name=name,
-        state="paused" if told["is_paused"] and told["state"] == "ready" else told["state"],
-        running=told["running"],
-        waiting=told["waiting"],
+        state="paused" if answer["is_paused"] and answer["state"] == "ready" else answer["state"],
+        running=answer["running"],
+        waiting=answer["waiting"],
         # The two answers may be of two moments, between which a worker has come.
         cache=loads.get(name, {}).get("kv_cache_usage", 0.0),
-        step_age_s=told["last_step_age_s"],
-        restarts=told["restarts"],
+        step_age_s=answer["last_step_age_s"],
+        restarts=answer["restarts"],
         tokens=count("iteration_tokens_total_sum"),
         queried=count("prefix_cache_queries_total"),
         hits=count("prefix_cache_hits_total"),

@@ -18,7 +18,7 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Show it until Ctrl-C; with --once one frame. The exit status."""
+    """Show a pool until Ctrl-C, or one frame with --once; return the exit status."""
     args = _parser().parse_args(argv)
     view, console = PoolView(Client(args.url)), Console()
     if args.once:
@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 class PoolView:
-    """What is shown, from one look to the next. problem: why the last one saw nothing."""
+    """The current frame, which `next` refreshes. problem: why the last refresh failed."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -43,7 +43,7 @@ class PoolView:
         self.problem = ""
 
     def next(self, now: float) -> RenderableType:
-        """Look again. While the server is away, what was seen last stays, with its age."""
+        """Take a new snapshot and render it; if that fails, the last one with its age."""
         try:
             snapshot = take(self._client, now)
         except Unreachable as error:
@@ -52,16 +52,18 @@ class PoolView:
             self._before, self._last, self.problem = self._last, snapshot, ""
         if self._last is None:
             return Text(self.problem, style="bold red")
-        told = f"{self.problem}; this is {now - self._last.at:.0f} s old" if self.problem else ""
-        return frame(self._last, self._before, self._client.url, told)
+        problem = f"{self.problem}; this is {now - self._last.at:.0f} s old" if self.problem else ""
+        return frame(self._last, self._before, self._client.url, problem)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="headrace top", description="Show a running pool.")
     url = os.environ.get("HEADRACE_URL", DEFAULT_URL)
-    parser.add_argument("--url", default=url, help=f"of the server (HEADRACE_URL, {DEFAULT_URL})")
-    parser.add_argument("--interval", type=_seconds, default=1.0, help="seconds (1)")
-    parser.add_argument("--once", action="store_true", help="one frame, then end")
+    parser.add_argument(
+        "--url", default=url, help=f"URL of the server (HEADRACE_URL, {DEFAULT_URL})"
+    )
+    parser.add_argument("--interval", type=_seconds, default=1.0, help="seconds between frames (1)")
+    parser.add_argument("--once", action="store_true", help="show one frame and exit")
     return parser
 
 

@@ -12,7 +12,7 @@ from typing import Any, assert_never
 
 import zmq
 
-from headrace.coordinator import adapters, pausing
+from headrace.coordinator import adapters
 from headrace.coordinator.adapters import Adapters
 from headrace.coordinator.autoscale_metrics import AutoscaleMetrics
 from headrace.coordinator.autoscaler import Autoscaler
@@ -31,6 +31,7 @@ from headrace.protocol.common.adapters import LOAD
 from headrace.protocol.common.awake_clock import AwakeClock
 from headrace.protocol.common.pool_status import pool_status
 from headrace.protocol.common.process import become_child
+from headrace.protocol.common.run_files import PAUSED_GROUPS
 from headrace.protocol.common.sd_notify import Notifier
 from headrace.protocol.config import PoolConfig
 from headrace.protocol.state import DRAINING, READY, STARTING, STATE
@@ -81,7 +82,7 @@ class Coordinator:
         places, elastic = self._registry.places, [g.name for g in config.groups if g.autoscaling]
         self._scaling = Scaling(places, starts_workers=roll_call is None, elastic=elastic)
         self._pausing = Pausing(
-            (group.name for group in config.groups), config.run_dir / pausing.FILE
+            (group.name for group in config.groups), config.run_dir / PAUSED_GROUPS
         )
         # Half of its places: with more requests a worker's steps become long.
         busy_from = {group.name: group.engine.max_num_seqs // 2 for group in config.groups}

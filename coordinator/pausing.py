@@ -2,17 +2,16 @@
 
 import json
 import logging
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from headrace.protocol.common.atomic_write import write_atomically
 from headrace.protocol.state import WorkerState
 from headrace.protocol.to_coordinator import CallResult, PoolCall
 from headrace.protocol.to_worker import Call
 
 log = logging.getLogger(__name__)
 
-FILE = "paused.json"  # in the run directory
 PAUSE, RESUME = "pause", "resume"
 # Nobody waits for the answers to the coordinator's own calls.
 _OWN = "coordinator"
@@ -62,9 +61,7 @@ class Pausing:
             return set()
 
     def _save(self) -> None:
-        begun = self._file.with_suffix(".part")
         try:
-            begun.write_text(json.dumps(sorted(self._paused)))
-            os.replace(begun, self._file)
+            write_atomically(self._file, json.dumps(sorted(self._paused)))
         except OSError as error:
             log.warning("a restarted coordinator will not know who is paused: %s", error.strerror)

@@ -1,1 +1,1 @@
-"""The launcher: starts every other process, holds the HTTP socket, and restarts what ends."""
+"""The launcher: starts all other processes, holds the HTTP socket, restarts what ends."""

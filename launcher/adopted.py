@@ -1,4 +1,4 @@
-"""Children that the launcher has not started itself: processes that lost their parent."""
+"""Children that the launcher has not started itself: processes whose parent has ended."""
 
 import asyncio
 import contextlib
@@ -12,46 +12,50 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 class AdoptedProcess:
-    """A child of this process, with what asyncio's own processes have. OSError if it is none."""
+    """A child of this process, with the interface of asyncio's own processes.
+
+    Raises OSError if the pid is not a child's.
+    """
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self.returncode: int | None = None
         self._fd = os.pidfd_open(pid)
-        self._ended = asyncio.Event()
+        self._exited = asyncio.Event()
         try:
             os.waitid(os.P_PIDFD, self._fd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except OSError:
             os.close(self._fd)
             raise
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._fd, self._on_end)
+        self._loop.add_reader(self._fd, self._on_exit)
 
     async def wait(self) -> int:
-        """Its exit code; negative: the signal that killed it."""
-        await self._ended.wait()
+        """Wait for the exit status; negative: the signal that killed the process."""
+        await self._exited.wait()
         assert self.returncode is not None
         return self.returncode
 
     def send_signal(self, number: int) -> None:
+        """Send a signal; does nothing after the exit."""
         if self.returncode is None:
             signal.pidfd_send_signal(self._fd, number)
 
-    def _on_end(self) -> None:
+    def _on_exit(self) -> None:
         _, status = os.waitpid(self.pid, 0)
         self.returncode = os.waitstatus_to_exitcode(status)
         self._loop.remove_reader(self._fd)
         os.close(self._fd)
-        self._ended.set()
+        self._exited.set()
 
 
 def adopt_orphans() -> None:
-    """Descendants whose parent ends become children of this process."""
+    """Make this process the parent of descendants whose parent ends."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def reap_orphans(known: Collection[int]) -> None:
-    """Let go of children that have ended, except the known ones, whom somebody waits for."""
+    """Reap children that have ended, except the known pids, which are awaited elsewhere."""
     for pid in _child_pids() - set(known):
         with contextlib.suppress(ChildProcessError):
             os.waitpid(pid, os.WNOHANG)

@@ -12,39 +12,52 @@ from dataclasses import dataclass
 
 from headrace.launcher.adopted import AdoptedProcess, adopt_orphans, reap_orphans
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("headrace.launcher")
 
-# How long orphans that have ended wait for a child that is being started.
-REAP_LATER_S = 1.0
+# How long ended orphans wait to be reaped while a child is being started.
+REAP_DELAY_S = 1.0
 
 
 @dataclass(frozen=True)
 class Child:
+    """A running child process."""
+
     process_id: str
     role: str
     process: Process | AdoptedProcess
 
 
-# Told of each child that has ended, with its exit code (negative: the signal that killed it).
+# Called for each child that has ended, with its exit status (negative: the signal that killed it).
 OnExit = Callable[[Child, int], Awaitable[None]]
 
 
+def slot_of(process_id: str) -> str:
+    """Return the slot that a process fills: "chat-0" for "chat-0.3".
+
+    The coordinator's id has no number: its slot is "".
+    """
+    return process_id.rpartition(".")[0]
+
+
 class Children:
-    """Processes by id. Each is a session of its own, so that a terminal's Ctrl-C reaches only
-    the launcher, which then stops them in order."""
+    """The children by process id.
+
+    Each has a session of its own, so that a terminal's Ctrl-C reaches only the launcher, which then
+    stops them in order.
+    """
 
     def __init__(self, on_exit: OnExit) -> None:
         self._on_exit = on_exit
         self._children: dict[str, Child] = {}
         self._starting: dict[str, str] = {}  # role by id
-        self._unwanted: set[str] = set()  # of these, who is to be killed as soon as it is there
+        self._doomed: set[str] = set()  # of those that start: to be killed as soon as they run
         self._adopts = False
         self._watchers: set[asyncio.Task[None]] = set()
 
     def ids(self, role: str) -> tuple[str, ...]:
-        """Of those that live, and of those that are being started just now."""
+        """Return the ids of the children of a role, those that are being started included."""
         roles = self._starting | {child.process_id: child.role for child in self._children.values()}
-        return tuple(process_id for process_id, has in roles.items() if has == role)
+        return tuple(process_id for process_id, of_child in roles.items() if of_child == role)
 
     async def start(
         self,
@@ -62,12 +75,12 @@ class Children:
     async def add(
         self, process_id: str, role: str, starting: Awaitable[Process | AdoptedProcess]
     ) -> None:
-        """Have a child that comes of `starting`, which may take its time."""
+        """Add the child that `starting` returns, which may take a while."""
         self._starting[process_id] = role
         try:
             process = await starting
         except BaseException:
-            self._unwanted.discard(process_id)
+            self._doomed.discard(process_id)
             raise
         finally:
             del self._starting[process_id]
@@ -76,21 +89,23 @@ class Children:
         watcher = asyncio.create_task(self._watch(child))
         self._watchers.add(watcher)
         watcher.add_done_callback(self._watchers.discard)
-        if process_id in self._unwanted:
-            self._unwanted.discard(process_id)
+        if process_id in self._doomed:
+            self._doomed.discard(process_id)
             _send(child, signal.SIGKILL)
 
     def adopt_orphans(self) -> None:
-        """Have those who lose their parent as children. They are let go of when they end, unless
-        they are added."""
+        """Adopt descendants whose parent ends.
+
+        They are reaped when they end, unless they are added as children.
+        """
         if not self._adopts:
             self._adopts = True
             adopt_orphans()
             asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self._reap)
 
     def _reap(self) -> None:
-        if self._starting:  # who has a pid already, but is not known by it
-            asyncio.get_running_loop().call_later(REAP_LATER_S, self._reap)
+        if self._starting:  # a child that has a pid already may not be known by it yet
+            asyncio.get_running_loop().call_later(REAP_DELAY_S, self._reap)
         else:
             reap_orphans([child.process.pid for child in self._children.values()])
 
@@ -101,10 +116,10 @@ class Children:
         environment: dict[str, str],
         inherited_fds: Sequence[int],
     ) -> Process:
-        """A process that runs a Python module; `add` has to be told of it."""
+        """Spawn a process that runs a Python module; the caller must `add` it."""
         return await asyncio.create_subprocess_exec(
             sys.executable,
-            # -P: what lies in the current directory (a downloaded model, say) is not to be run.
+            # -P: files in the current directory (a downloaded model, say) must not be imported.
             *("-P", "-m", module, *arguments, "--parent-pid", str(os.getpid())),
             stdin=asyncio.subprocess.DEVNULL,
             pass_fds=inherited_fds,
@@ -113,9 +128,9 @@ class Children:
         )
 
     def kill(self, process_id: str) -> bool:
-        """End a child at once, or as soon as it is there; false when there is none of that id."""
+        """Kill a child now, or as soon as it runs; return false if no child has that id."""
         if process_id in self._starting:
-            self._unwanted.add(process_id)
+            self._doomed.add(process_id)
             return True
         child = self._children.get(process_id)
         if child is None:
@@ -124,8 +139,11 @@ class Children:
         return True
 
     def signal(self, process_id: str, number: signal.Signals) -> bool:
-        """Send a signal; false when there is none of that id. A stopped process goes on to hear
-        it, and one that is being started has nothing to finish: it is killed."""
+        """Send a signal to a child; return false if no child has that id.
+
+        A stopped process is continued, so that it handles the signal. A child that is being started
+        has nothing to finish: it is killed.
+        """
         if process_id in self._starting:
             return self.kill(process_id)
         child = self._children.get(process_id)
@@ -136,10 +154,10 @@ class Children:
         return True
 
     async def stop(self, roles: Iterable[str], timeout_s: float) -> None:
-        """SIGTERM, and SIGKILL for those that are still there after the timeout."""
+        """Send SIGTERM to the children of some roles, and SIGKILL to the rest after a timeout."""
         chosen = [child for child in self._children.values() if child.role in set(roles)]
         for child in chosen:
-            # A stopped process would take no notice of SIGTERM.
+            # A stopped process does not handle SIGTERM until it is continued.
             _send(child, signal.SIGTERM)
             _send(child, signal.SIGCONT)
         try:
@@ -153,13 +171,14 @@ class Children:
             await asyncio.gather(*(child.process.wait() for child in late))
 
     def kill_all(self) -> None:
+        """Kill all children now."""
         for child in self._children.values():
             _send(child, signal.SIGKILL)
 
     async def _watch(self, child: Child) -> None:
-        exit_code = await child.process.wait()
+        exit_status = await child.process.wait()
         del self._children[child.process_id]
-        await self._on_exit(child, exit_code)
+        await self._on_exit(child, exit_status)
 
 
 def _send(child: Child, number: signal.Signals) -> None:

@@ -1,27 +1,27 @@
-"""The launcher's sockets to the coordinator: what it tells, what it is ordered, and what it hears
-of the pool."""
+"""The launcher's sockets to the coordinator: reports to it, orders from it, and the pool state."""
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, assert_never
+from typing import assert_never
 
 import zmq.asyncio
 
-from headrace.launcher.children import Children
+from headrace.launcher.children import Children, slot_of
 from headrace.protocol import PROTOCOL_VERSION, sockets, to_coordinator, to_launcher, to_worker
 from headrace.protocol.codec import DecodeError
 from headrace.protocol.common.process_registry import FRONTEND, WORKER
 from headrace.protocol.config import PoolConfig
 from headrace.protocol.state import STATE, PoolState
 
-log = logging.getLogger("launcher")
+log = logging.getLogger("headrace.launcher")
 
 
 class CoordinatorLink:
-    """start_worker: does what is ordered; OSError if the system will not have the worker.
+    """Executes the coordinator's orders.
 
-    published: what the coordinator has last said of the pool, which a next one has to be told.
+    start_worker: starts a worker as ordered; raises OSError if the system refuses the process.
+    pool_state: the last published one, which the next coordinator needs.
     """
 
     def __init__(
@@ -31,89 +31,94 @@ class CoordinatorLink:
         start_worker: Callable[[to_launcher.StartWorker], Awaitable[None]],
     ) -> None:
         self._children, self._start_worker = children, start_worker
-        self._last_workers: dict[str, str] = {}  # newest id by place
-        self.published: PoolState | None = None
+        self._last_workers: dict[str, str] = {}  # newest id by slot
+        self.pool_state: PoolState | None = None
         self._context = zmq.asyncio.Context.instance()
         run_dir = config.run_dir
         self._control = sockets.dealer(self._context, sockets.control_endpoint(run_dir), "launcher")
         self._state = sockets.subscriber(self._context, sockets.state_endpoint(run_dir))
 
-    async def greet(self) -> None:
-        """Say who runs."""
+    async def send_hello(self) -> None:
+        """Report which processes run, and what the last coordinator published of them."""
         workers, frontends = self._children.ids(WORKER), self._children.ids(FRONTEND)
-        state = self.published
-        published = () if state is None else state.workers
-        published_frontends = () if state is None else state.frontends
-        await self.tell(
+        state = self.pool_state
+        known_workers = () if state is None else state.workers
+        known_frontends = () if state is None else state.frontends
+        await self.send(
             to_coordinator.LauncherHello(
                 PROTOCOL_VERSION,
                 workers,
                 frontends,
                 tuple(self._last_workers.values()),
-                tuple(each for each in published if each.worker_id in workers),
-                tuple(each for each in published_frontends if each.frontend_id in frontends),
-                {} if state is None else {each.name: each.wanted for each in state.groups},
+                tuple(worker for worker in known_workers if worker.worker_id in workers),
+                tuple(each for each in known_frontends if each.frontend_id in frontends),
+                {} if state is None else {group.name: group.wanted for group in state.groups},
             )
         )
 
-    async def tell(self, message: to_coordinator.ControlMessage) -> None:
+    async def send(self, message: to_coordinator.ControlMessage) -> None:
+        """Send a message to the coordinator."""
         await self._control.send(to_coordinator.CONTROL.encode(message))
 
-    async def obey(self) -> None:
-        """Do what the coordinator orders, until cancelled. A start may take seconds, and holds up
-        no other order."""
-        async with asyncio.TaskGroup() as starts:
-            await self._obey(starts)
+    async def execute_orders(self) -> None:
+        """Execute the coordinator's orders until cancelled.
 
-    async def _obey(self, starts: asyncio.TaskGroup) -> None:
-        while True:
-            data: Any = await self._control.recv()
-            try:
-                order = to_launcher.CONTROL.decode(data)
-            except DecodeError as error:
-                log.warning("dropped a malformed message: %s", error)
-                continue
-            match order:
-                case to_worker.Introduce():
-                    await self.greet()
-                case to_launcher.StartWorker():
-                    starts.create_task(self._try_to_start(order))
-                    await asyncio.sleep(0)  # so that the next order finds it among the children
-                case to_launcher.KillWorker(worker_id):
-                    await self._kill(worker_id, WORKER)
-                case to_launcher.KillFrontend(frontend_id):
-                    await self._kill(frontend_id, FRONTEND)
-                case _:
-                    assert_never(order)
+        A start may take seconds, and delays no other order.
+        """
+        async with asyncio.TaskGroup() as starts:
+            while True:
+                data: bytes = await self._control.recv()
+                try:
+                    order = to_launcher.CONTROL.decode(data)
+                except DecodeError as error:
+                    log.warning("dropped a malformed message: %s", error)
+                else:
+                    await self._execute(order, starts)
+
+    async def _execute(self, order: to_launcher.ControlMessage, starts: asyncio.TaskGroup) -> None:
+        match order:
+            case to_worker.Introduce():
+                await self.send_hello()
+            case to_launcher.StartWorker():
+                starts.create_task(self._try_to_start(order))
+                await asyncio.sleep(0)  # so that the next order finds it among the children
+            case to_launcher.KillWorker(worker_id):
+                await self._kill(worker_id, WORKER)
+            case to_launcher.KillFrontend(frontend_id):
+                await self._kill(frontend_id, FRONTEND)
+            case _:
+                assert_never(order)
 
     async def next_state(self) -> PoolState:
-        """What the coordinator publishes next."""
+        """Wait for the next pool state that the coordinator publishes."""
         while True:
             try:
-                self.published = STATE.decode(await self._state.recv())
+                self.pool_state = STATE.decode(await self._state.recv())
             except DecodeError as error:
                 log.warning("dropped a malformed state: %s", error)
             else:
-                return self.published
+                return self.pool_state
 
     def close(self) -> None:
+        """Close the sockets."""
         self._context.destroy(linger=0)
 
     async def _try_to_start(self, order: to_launcher.StartWorker) -> None:
-        """A worker that cannot be started counts as one that has ended.
+        """Start a worker; one that cannot be started counts as one that has ended.
 
-        A new coordinator, greeted before an order of the one before it was read, gives it again.
+        A new coordinator that gets the hello before an order of the previous one was executed
+        repeats that order.
         """
         if order.worker_id in self._children.ids(WORKER):
             return
-        self._last_workers[order.worker_id.rpartition(".")[0]] = order.worker_id
+        self._last_workers[slot_of(order.worker_id)] = order.worker_id
         try:
             await self._start_worker(order)
         except OSError as error:
             log.error("%s cannot be started: %s", order.worker_id, error)
-            await self.tell(to_coordinator.ChildExited(order.worker_id, WORKER, 1))
+            await self.send(to_coordinator.ChildExited(order.worker_id, WORKER, 1))
 
     async def _kill(self, process_id: str, role: str) -> None:
-        """One that is not there has ended, and the coordinator has missed the news."""
+        """Kill a child. If it does not run, the coordinator has missed its exit: report it."""
         if not self._children.kill(process_id):
-            await self.tell(to_coordinator.ChildExited(process_id, role, 0))
+            await self.send(to_coordinator.ChildExited(process_id, role, 0))

@@ -1,5 +1,4 @@
-"""Watches the coordinator for the launcher: one that is frozen notices no worker's death, and
-nobody but the launcher notices it."""
+"""Kills a coordinator that is frozen: it notices no worker's death, and only the launcher can."""
 
 import asyncio
 import logging
@@ -8,35 +7,39 @@ from collections.abc import Callable
 
 from headrace.protocol.common.awake_clock import AwakeClock
 
-log = logging.getLogger("launcher")
+log = logging.getLogger("headrace.launcher")
 
-# A coordinator speaks every second, once it has its imports behind it.
+# A coordinator publishes every second, once it has imported its modules.
 START_S = 60.0
-LEAST_SILENCE_S = 3.0
+MIN_SILENCE_S = 3.0
 POLL_S = 0.5
 
 
 class CoordinatorWatch:
-    """silence_s: after so much of it the coordinator is killed. kill: false if there is none."""
+    """A timeout on the coordinator's messages.
+
+    silence_s: the coordinator is killed after so many seconds without a message.
+    kill: kills it; returns false if none runs.
+    """
 
     def __init__(self, silence_s: float, kill: Callable[[], bool]) -> None:
-        self._silence_s, self._kill = max(silence_s, LEAST_SILENCE_S), kill
+        self._silence_s, self._kill = max(silence_s, MIN_SILENCE_S), kill
         self._clock = AwakeClock(longest_turn_s=2 * POLL_S)
-        self._due = math.inf  # by when it is to have spoken
+        self._deadline = math.inf  # of its next message
 
     def started(self) -> None:
-        """Another one has been started, which says nothing yet."""
-        self._due = self._clock.now() + START_S
+        """Note that a coordinator has been started, which sends nothing yet."""
+        self._deadline = self._clock.now() + START_S
 
     def heard(self) -> None:
-        """It has spoken."""
-        self._due = self._clock.now() + self._silence_s
+        """Note a message of the coordinator."""
+        self._deadline = self._clock.now() + self._silence_s
 
     async def run(self) -> None:
         """Watch until cancelled."""
         while True:
             await asyncio.sleep(POLL_S)
-            if self._clock.now() >= self._due:
-                self._due = math.inf
+            if self._clock.now() >= self._deadline:
+                self._deadline = math.inf
                 if self._kill():
-                    log.error("the coordinator says nothing: it is killed")
+                    log.error("coordinator timed out: killed")

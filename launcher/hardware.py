@@ -1,21 +1,21 @@
-"""What this machine has, asked without torch."""
+"""The hardware of this machine, found without torch."""
 
 import os
 from pathlib import Path
 
-# How often an OpenMP thread looks for work before it sleeps. By default that is milliseconds, in
-# which it takes a core from the frontends and from the very thread that it waits for; with none at
+# How often an OpenMP thread polls for work before it sleeps. By default that takes milliseconds, in
+# which it keeps a core from the frontends and from the very thread that it waits for; with none at
 # all, each of a step's hundreds of small operations pays for a wake-up. See docs/decisions/.
 SPIN_COUNT = "10000"
 
 
 def cpu_count() -> int:
-    """The CPUs that this process may use."""
+    """Return the number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def gpu_ids() -> list[str]:
-    """The GPUs that this process may use, in the form of CUDA_VISIBLE_DEVICES."""
+    """Return the GPUs that this process may use, in the form of CUDA_VISIBLE_DEVICES."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name for name in visible.split(",") if name.strip() not in ("", "-1")]
@@ -23,11 +23,11 @@ def gpu_ids() -> list[str]:
     return sorted((device.name.removeprefix("nvidia") for device in devices), key=int)
 
 
-def worker_environment(place: int, workers: int, threads: int | None) -> dict[str, str]:
-    """What a worker's process is told of the hardware that it may use.
+def worker_environment(index: int, workers: int, threads: int | None) -> dict[str, str]:
+    """Return the environment variables that limit a worker to its share of the hardware.
 
-    place: number of the worker on this host, workers: how many there are.
-    threads: CPU threads if the operator has said how many; else the CPUs are shared out.
+    index: of the worker on this host; workers: their number.
+    threads: CPU threads of the worker; None: an equal share of the CPUs.
     """
     count = str(threads or max(1, cpu_count() // workers))
     environment = {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count}
@@ -37,5 +37,5 @@ def worker_environment(place: int, workers: int, threads: int | None) -> dict[st
         environment["GOMP_SPINCOUNT"] = os.environ.get("GOMP_SPINCOUNT", SPIN_COUNT)
     gpus = gpu_ids()
     if gpus:
-        environment["CUDA_VISIBLE_DEVICES"] = gpus[place % len(gpus)]
+        environment["CUDA_VISIBLE_DEVICES"] = gpus[index % len(gpus)]
     return environment

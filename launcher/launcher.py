@@ -1,8 +1,8 @@
 """The launcher: parent of all processes of a pool on one host.
 
 It holds the HTTP socket and its children, and no state of its own: the coordinator decides which
-workers there are to be, and a restarted coordinator learns from it who runs and what the one before
-has last said of them.
+workers run, and a restarted coordinator learns from the launcher which processes run and what its
+predecessor last published of them.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ import signal
 import socket
 import time
 
-from headrace.launcher.children import Child, Children
+from headrace.launcher.children import Child, Children, slot_of
 from headrace.launcher.coordinator_link import CoordinatorLink
 from headrace.launcher.coordinator_watch import CoordinatorWatch
 from headrace.launcher.fork_servers import FORK_SERVER
@@ -28,14 +28,14 @@ from headrace.protocol.common.process_registry import COORDINATOR, FRONTEND, WOR
 from headrace.protocol.common.sd_notify import Notifier
 from headrace.protocol.config import PoolConfig
 
-log = logging.getLogger("launcher")
+log = logging.getLogger("headrace.launcher")
 
-# Beyond the time that requests have: their clients are told that they are not finished.
+# Beyond the time that requests have to finish: clients of unfinished ones get an error.
 FRONTEND_STOP_TIMEOUT_S = 4.0
 # Workers are stopped when no frontend is left, so that they have nothing to finish.
 WORKER_STOP_TIMEOUT_S = 5.0
 COORDINATOR_STOP_TIMEOUT_S = 2.0
-TEMPLATE_STOP_TIMEOUT_S = 2.0
+FORK_SERVER_STOP_TIMEOUT_S = 2.0
 
 
 class Launcher:
@@ -54,13 +54,13 @@ class Launcher:
         frontends_last: bool,
     ) -> None:
         self._config, self._listener = config, listener
-        self._notifier, self._frontends_wait = notifier, frontends_last
+        self._notifier, self._frontends_pending = notifier, frontends_last
         self._children = Children(self._on_exit)
         self._spawner = Spawner(config, self._children, listener)
         self._link = CoordinatorLink(config, self._children, self._start_worker)
         self._stop = asyncio.Event()
-        self._stops_workers = False  # they are replaced for as long as frontends have requests
-        self._restarter = Restarter(self._start_place, self._is_over, self._stop)
+        self._workers_stopping = False  # workers are replaced while frontends have requests
+        self._restarter = Restarter(self._start_slot, self._is_over, self._stop)
         self._rolling = self._make_rolling()
         self._watch = CoordinatorWatch(
             config.stall_timeout_s, lambda: self._children.kill(COORDINATOR)
@@ -69,76 +69,80 @@ class Launcher:
         self._exit_status = 0
 
     async def run(self) -> int:
-        """The exit status: 0 after a signal, 1 if the pool could not be started."""
+        """Return the exit status: 0 after a signal, 1 if the pool could not be started."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
-        loop.add_signal_handler(signal.SIGHUP, self._rolling.ask)
-        await self._spawner.keep_templates()
-        await self._start_coordinator()
-        if not self._frontends_wait:
-            await self._start_frontends()
-        await self._link.greet()
-        work = (
-            self._link.obey(),
+        loop.add_signal_handler(signal.SIGHUP, self._rolling.request)
+        await self._start_children()
+        coroutines = (
+            self._link.execute_orders(),
             self._watch_state(),
             self._watch.run(),
             self._feed_watchdog(),
         )
-        tasks = [asyncio.create_task(each) for each in work]
-        for task in tasks:
-            task.add_done_callback(self._on_task_done)
+        tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
         roller = asyncio.create_task(self._rolling.run())
-        roller.add_done_callback(self._on_task_done)
+        for task in (*tasks, roller):
+            task.add_done_callback(self._on_task_done)
         await self._stop.wait()
         roller.cancel()
         await self._stop_children()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        # Only now does nobody wait for a template, who would start a worker without one.
-        await self._children.stop([FORK_SERVER], TEMPLATE_STOP_TIMEOUT_S)
+        # Not before: a start that waits for a fork server would start its worker without one.
+        await self._children.stop([FORK_SERVER], FORK_SERVER_STOP_TIMEOUT_S)
         self._link.close()
         return self._exit_status
 
     # Starting
 
+    async def _start_children(self) -> None:
+        await self._spawner.start_fork_servers()
+        await self._start_coordinator()
+        if not self._frontends_pending:
+            await self._start_frontends()
+        await self._link.send_hello()
+
     async def _start_coordinator(self) -> None:
-        await self._spawner.coordinator()
+        await self._spawner.start_coordinator()
         self._watch.started()
 
     async def _start_frontends(self) -> None:
-        self._frontends_wait = False
+        self._frontends_pending = False
         for index in range(self._config.frontends):
             await self._start_frontend(f"frontend-{index}")
 
-    async def _start_frontend(self, place: str) -> str:
-        """Returns its id, which tells its starts apart: the workers number messages by it."""
-        process_id = self._restarter.new_id(place)
-        await self._spawner.frontend(process_id)
-        await self._link.tell(to_coordinator.FrontendStarted(process_id))
-        if self._stop.is_set():  # it was not yet there when the others were told
+    async def _start_frontend(self, slot: str) -> str:
+        """Start a frontend; return its id, by which workers tell its messages from earlier ones."""
+        process_id = self._restarter.new_id(slot)
+        await self._spawner.start_frontend(process_id)
+        await self._link.send(to_coordinator.FrontendStarted(process_id))
+        if self._stop.is_set():  # it did not run yet when the others got their signal
             self._children.kill(process_id)
         return process_id
 
     async def _start_worker(self, order: to_launcher.StartWorker) -> None:
         if self._is_over(WORKER):
             return
-        await self._spawner.worker(order)
+        await self._spawner.start_worker(order)
         if self._is_over(WORKER):
             self._children.kill(order.worker_id)
 
-    async def _start_place(self, role: str, place: str) -> None:
+    async def _start_slot(self, role: str, slot: str) -> None:
         if role == FRONTEND:
-            await self._start_frontend(place)
+            await self._start_frontend(slot)
         else:
             await self._start_coordinator()
-            await self._link.greet()
+            await self._link.send_hello()
 
     def _is_over(self, role: str) -> bool:
-        """Whether another is needed no more. Requests that are to be finished may need another
-        coordinator, to replace their workers."""
-        return self._stop.is_set() if role == FRONTEND else self._stops_workers
+        """Return whether no more processes of a role are needed.
+
+        Requests that are being finished may need another coordinator, to replace their workers.
+        """
+        return self._stop.is_set() if role == FRONTEND else self._workers_stopping
 
     # Running
 
@@ -146,62 +150,58 @@ class Launcher:
         while True:
             state = await self._link.next_state()
             self._watch.heard()
-            if self._frontends_wait and has_all_workers(state) and not self._stop.is_set():
+            if self._frontends_pending and has_all_workers(state) and not self._stop.is_set():
                 await self._start_frontends()
             self._readiness.on_state(state)
 
     async def _feed_watchdog(self) -> None:
-        """The launcher lives while its loop turns; whether its children do, it sees itself."""
+        """Feed systemd's watchdog while the event loop runs; the children have other watchdogs."""
         while self._notifier.beat_s is not None:
             self._notifier.alive()
             await asyncio.sleep(self._notifier.beat_s / 2)
 
-    async def _on_exit(self, child: Child, exit_code: int) -> None:
+    async def _on_exit(self, child: Child, exit_status: int) -> None:
         if child.role == FORK_SERVER:
             if not self._is_over(WORKER):
-                await self._spawner.templates.ended(child.process_id)
+                await self._spawner.fork_servers.on_exit(child.process_id)
             return
-        if child.role == WORKER and exit_code == 0:  # after a crash the next one takes them over
+        if child.role == WORKER and exit_status == 0:  # after a crash its successor takes them over
             self._spawner.shared_weights.empty_unused()
         clean_up_after(self._config, Member(child.process_id, child.role, child.process.pid))
+        exited = to_coordinator.ChildExited(child.process_id, child.role, exit_status)
         if self._stop.is_set():
-            # Frontends may still wait for it.
-            await self._link.tell(
-                to_coordinator.ChildExited(child.process_id, child.role, exit_code)
-            )
+            await self._link.send(exited)  # frontends may still wait for it
             if child.role == COORDINATOR:
-                await self._restarter.start_again(COORDINATOR, COORDINATOR)
+                await self._restarter.start_until_running(COORDINATOR, COORDINATOR)
             return
         is_starting = not self._readiness.was_announced
-        if exit_code == EX_CONFIG and is_starting:
-            # The child has said why; to start it again would say the same again.
-            self._give_up()
+        if exit_status == EX_CONFIG and is_starting:
+            # The child has logged why; another start would fail alike.
+            self._fail()
             return
-        await self._link.tell(to_coordinator.ChildExited(child.process_id, child.role, exit_code))
+        await self._link.send(exited)
         if (
             child.role != WORKER
             and not self._restarter.is_replaced(child.process_id)
-            and not await self._restarter.restart(child, exit_code, may_give_up=is_starting)
+            and not await self._restarter.restart(child, exit_status, may_give_up=is_starting)
         ):
-            self._give_up()
+            self._fail()
 
     def _make_rolling(self) -> RollingRestarts:
         children, config = self._children, self._config
-        steps = RollingHooks(
-            self._spawner.renew,
-            lambda each: each in (*children.ids(WORKER), *children.ids(FRONTEND)),
-            lambda: self._link.published,
-            lambda worker_id: children.signal(worker_id, signal.SIGTERM),
-            children.kill,
-            lambda frontend_id: self._start_frontend(frontend_id.rpartition(".")[0]),
-            lambda frontend_id: children.signal(frontend_id, signal.SIGHUP),
+        hooks = RollingHooks(
+            renew=self._spawner.renew,
+            is_running=lambda id_: id_ in (*children.ids(WORKER), *children.ids(FRONTEND)),
+            pool_state=lambda: self._link.pool_state,
+            drain_worker=lambda worker_id: children.signal(worker_id, signal.SIGTERM),
+            kill_worker=children.kill,
+            replace_frontend=lambda frontend_id: self._start_frontend(slot_of(frontend_id)),
+            retire_frontend=lambda frontend_id: children.signal(frontend_id, signal.SIGHUP),
         )
         return RollingRestarts(
-            steps,
+            hooks,
             lambda: children.ids(WORKER),
-            lambda: [
-                each for each in children.ids(FRONTEND) if not self._restarter.is_replaced(each)
-            ],
+            lambda: [id_ for id_ in children.ids(FRONTEND) if not self._restarter.is_replaced(id_)],
             config.shutdown_timeout_s,
             config.start_timeout_s,
         )
@@ -209,32 +209,32 @@ class Launcher:
     # Stopping
 
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
-        """Neither task may end by an error unseen: without it, nothing would be started again."""
+        """Stop the pool if a task has failed: without it, nothing would be restarted."""
         if not task.cancelled() and task.exception() is not None:
             log.critical("the launcher has failed", exc_info=task.exception())
-            self._give_up()
+            self._fail()
 
-    def _give_up(self) -> None:
+    def _fail(self) -> None:
         self._exit_status = 1
         self._stop.set()
 
     def _on_signal(self) -> None:
         if self._stop.is_set():
-            log.warning("second signal: all processes are killed")
-            self._stops_workers = True
+            log.warning("second signal: killing all processes")
+            self._workers_stopping = True
             self._children.kill_all()
         self._stop.set()
 
     async def _stop_children(self) -> None:
-        """Frontends first: they finish what they have; then nobody needs the workers."""
+        """Stop the frontends first: when their requests are finished, no workers are needed."""
         log.info("stopping")
         self._notifier.stopping("stopping: requests in flight finish")
         self._listener.close()
         finished_by = time.monotonic() + self._config.shutdown_timeout_s
         timeout_s = self._config.shutdown_timeout_s + FRONTEND_STOP_TIMEOUT_S
         await self._children.stop([FRONTEND], timeout_s)
-        self._stops_workers = True
-        if COORDINATOR in self._restarter.refused and time.monotonic() >= finished_by:
+        self._workers_stopping = True
+        if COORDINATOR in self._restarter.failed_slots and time.monotonic() >= finished_by:
             log.critical("no coordinator could be started within the time to finish requests")
             self._exit_status = 1
         await self._children.stop([WORKER], WORKER_STOP_TIMEOUT_S)
@@ -249,6 +249,6 @@ async def run_launcher(
     notifier: Notifier,
     frontends_last: bool = False,
 ) -> int:
-    """Run a pool in this process and its children; returns the exit status."""
+    """Run a pool in this process and its children; return the exit status."""
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(config.metrics_dir)
     return await Launcher(config, listener, url, notifier, frontends_last).run()

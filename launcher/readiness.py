@@ -1,5 +1,5 @@
-"""Says when a pool is ready, in the log, on standard output and to systemd; and tells systemd all
-the time how it does."""
+"""Reports when a pool is ready: in the log, on standard output and to systemd, which also gets the
+pool's status all the time."""
 
 import logging
 import time
@@ -9,27 +9,27 @@ from headrace.protocol.common.sd_notify import Notifier
 from headrace.protocol.config import PoolConfig
 from headrace.protocol.state import PoolState
 
-log = logging.getLogger("launcher")
+log = logging.getLogger("headrace.launcher")
 
-# How often systemd is told how the pool does.
+# How often systemd gets the pool's status.
 STATUS_S = 1.0
 
 
 class Readiness:
-    """url: where the pool serves."""
+    """Whether the pool has been ready. url: where it serves."""
 
     def __init__(self, config: PoolConfig, url: str, notifier: Notifier) -> None:
         self._config, self._url, self._notifier = config, url, notifier
         self._started_at = time.monotonic()
-        self._status_at = 0.0
+        self._next_status_at = 0.0
         self.was_announced = False
 
     def on_state(self, state: PoolState) -> None:
-        """The coordinator has published this."""
+        """Report a pool state that the coordinator has published."""
         if not self.was_announced and is_complete(state, self._config):
             self._announce(state)
-        if (now := time.monotonic()) >= self._status_at:
-            self._status_at = now + STATUS_S
+        if (now := time.monotonic()) >= self._next_status_at:
+            self._next_status_at = now + STATUS_S
             self._notifier.status(pool_status(state, self._config))
 
     def _announce(self, state: PoolState) -> None:
@@ -41,11 +41,11 @@ class Readiness:
             len(state.workers),
             ", ".join(name for group in self._config.groups for name in group.served_names),
         )
-        print(_how_to_call(self._url, self._config), flush=True)
+        print(_example_call(self._url, self._config), flush=True)
         self._notifier.ready(pool_status(state, self._config))
 
 
-def _how_to_call(url: str, config: PoolConfig) -> str:
+def _example_call(url: str, config: PoolConfig) -> str:
     model = config.groups[0].served_names[0]
     path = url.removeprefix("unix:")
     where = url if path == url else f"--unix-socket {path} http://localhost"

@@ -1,5 +1,4 @@
-"""Restarts what is the launcher's to restart: frontends and the coordinator. Workers are ordered by
-the coordinator."""
+"""Restarts frontends and the coordinator. Restarts of workers are ordered by the coordinator."""
 
 import asyncio
 import contextlib
@@ -7,21 +6,23 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
-from headrace.launcher.children import Child
+from headrace.launcher.children import Child, slot_of
 from headrace.protocol.common.restarts import Restarts
 
-log = logging.getLogger("launcher")
+log = logging.getLogger("headrace.launcher")
 
-# How often to try again what the system refuses to start, and how often while requests wait for it.
+# How often to retry what the system refuses to start, and how often while requests wait for it.
 RETRY_S = 30.0
 STOPPING_RETRY_S = 0.5
 
 
 class Restarter:
-    """start: fills a place (role, place); OSError if the system will not have it. is_over: whether
-    a role is needed no more. stop: set when the pool is to end.
+    """The restarts of the processes that the launcher restarts on its own.
 
-    refused: the places that the system would not have filled when it was asked last.
+    start: starts a process by role and slot; raises OSError if the system refuses it.
+    is_over: whether no more processes of a role are needed.
+    stop: set when the pool must end.
+    failed_slots: those whose last start the system refused.
     """
 
     def __init__(
@@ -32,57 +33,61 @@ class Restarter:
     ) -> None:
         self._start, self._is_over, self._stop = start, is_over, stop
         self._restarts: dict[str, Restarts] = {}
-        self.refused: set[str] = set()
+        self.failed_slots: set[str] = set()
 
-    def new_id(self, place: str) -> str:
-        """For the next start in a place; none is given twice."""
-        restarts = self._of(place)
+    def new_id(self, slot: str) -> str:
+        """Return a new process id for the next start in a slot."""
+        restarts = self._restarts_of(slot)
         process_id = restarts.next_id()
         restarts.saw(process_id)
         return process_id
 
     def is_replaced(self, process_id: str) -> bool:
-        """Whether another process has been started in this one's place since."""
-        place = process_id.rpartition(".")[0]
-        return place != "" and self._of(place).last_id != process_id
+        """Return whether another process has been started in this one's slot since."""
+        slot = slot_of(process_id)
+        return slot != "" and self._restarts_of(slot).last_id != process_id
 
-    async def restart(self, child: Child, exit_code: int, may_give_up: bool) -> bool:
-        """A child has ended unasked: start another in its place, at once or later. False, where it
-        may be given up, if it has failed again and again."""
-        place = child.process_id.rpartition(".")[0] or child.process_id
-        restarts = self._of(place)
-        delay_s = restarts.failed(f"exit code {exit_code}", time.monotonic(), hopeless=False)
+    async def restart(self, child: Child, exit_status: int, may_give_up: bool) -> bool:
+        """Fill the slot of a child that has exited unasked, at once or after a delay.
+
+        Returns false if the slot has failed repeatedly and `may_give_up` is true.
+        """
+        slot = slot_of(child.process_id) or child.process_id
+        restarts = self._restarts_of(slot)
+        delay_s = restarts.failed(f"exit code {exit_status}", time.monotonic(), hopeless=False)
         if restarts.problem and may_give_up:
-            log.error("%s cannot be started", place)
+            log.error("%s cannot be started", slot)
             return False
-        log.error("%s ended (%d); restart in %.1f s", child.process_id, exit_code, delay_s)
+        log.error(
+            "%s exited with status %d; restarting in %.1f s", child.process_id, exit_status, delay_s
+        )
         if restarts.problem:
             log.error("%s", restarts.problem)
         await asyncio.sleep(delay_s)
         restarts.ready(time.monotonic())
-        await self.start_again(child.role, place)
+        await self.start_until_running(child.role, slot)
         return True
 
-    async def start_again(self, role: str, place: str) -> None:
-        """Try until it works, or until nobody needs it."""
+    async def start_until_running(self, role: str, slot: str) -> None:
+        """Retry a start until it works, or until the process is no longer needed."""
         while not self._is_over(role):
             try:
-                await self._start(role, place)
+                await self._start(role, slot)
             except OSError as error:
-                log.error("%s cannot be started: %s", place, error)
-                self.refused.add(place)
+                log.error("%s cannot be started: %s", slot, error)
+                self.failed_slots.add(slot)
             else:
-                self.refused.discard(place)
+                self.failed_slots.discard(slot)
                 return
-            await self._wait_to_try_again()
+            await self._wait_for_retry()
 
-    async def _wait_to_try_again(self) -> None:
-        """Less long from the signal on that ends the pool: requests wait to be finished."""
+    async def _wait_for_retry(self) -> None:
+        """Wait; not as long once the pool is stopping, while requests wait to be finished."""
         if self._stop.is_set():
             await asyncio.sleep(STOPPING_RETRY_S)
             return
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stop.wait(), RETRY_S)
 
-    def _of(self, place: str) -> Restarts:
-        return self._restarts.setdefault(place, Restarts(place))
+    def _restarts_of(self, slot: str) -> Restarts:
+        return self._restarts.setdefault(slot, Restarts(slot))

@@ -6,37 +6,40 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
+from headrace.launcher.children import slot_of
 from headrace.protocol.state import SERVING, PoolState
 
-log = logging.getLogger("launcher")
+log = logging.getLogger("headrace.launcher")
 
 POLL_S = 0.1
-# A worker that has had its time to finish and is still there after so much more is killed.
+# A worker that still runs so long after its time to drain is killed.
 LATE_S = 5.0
-# How long to wait for workers that a group lacks for another reason, before one more is taken away.
+# How long to wait for workers that a group lacks for another reason, before one more is drained.
 WHOLE_S = 60.0
-# Until a frontend has read its tokenizers and has been heard of.
+# Until a frontend has read its tokenizers and the coordinator knows it.
 FRONTEND_START_S = 60.0
 
 
 class RollingFailed(Exception):
-    """What was to take a process's place did not come, or others are missing: the rest stays as it
-    is."""
+    """A successor did not become ready, or other workers are missing: the rest is not replaced."""
 
 
 @dataclass(frozen=True)
 class RollingHooks:
-    """What the launcher does for a rolling restart.
+    """The actions of the launcher in a rolling restart.
 
-    renew: have what is started from now on take in what has changed. lives: whether a process is
-    still there. drain_worker: ask a worker to finish and to end; the coordinator has its place
-    filled again. replace_frontend: start another in its place, and return its id. retire_frontend:
-    leave new connections to the others, finish, end.
+    renew: make later starts use what has changed on disk.
+    is_running: whether a process runs.
+    pool_state: the last published state.
+    drain_worker: have a worker finish its requests and exit; the coordinator fills its slot again.
+    kill_worker: kill a worker.
+    replace_frontend: start another frontend in a frontend's slot, and return its id.
+    retire_frontend: have a frontend leave new connections to the others, finish, and exit.
     """
 
     renew: Callable[[], Awaitable[None]]
-    lives: Callable[[str], bool]
-    state: Callable[[], PoolState | None]
+    is_running: Callable[[str], bool]
+    pool_state: Callable[[], PoolState | None]
     drain_worker: Callable[[str], object]
     kill_worker: Callable[[str], object]
     replace_frontend: Callable[[str], Awaitable[str]]
@@ -44,125 +47,128 @@ class RollingHooks:
 
 
 class RollingRestarts:
-    """Replaces what runs each time that it is asked to; who asks meanwhile has his turn after.
+    """Rolling restarts on request, one after another.
 
-    workers, frontends: who runs (ids). drain_s, start_s: see `roll`.
+    workers, frontends: the ids of the running processes. drain_s, start_s: see `roll`.
     """
 
     def __init__(
         self,
-        steps: RollingHooks,
+        hooks: RollingHooks,
         workers: Callable[[], Iterable[str]],
         frontends: Callable[[], Iterable[str]],
         drain_s: float,
         start_s: float,
     ) -> None:
-        self._steps, self._limits = steps, (drain_s, start_s)
+        self._hooks, self._timeouts = hooks, (drain_s, start_s)
         self._workers, self._frontends = workers, frontends
-        self._is_wanted = asyncio.Event()
+        self._requested = asyncio.Event()
 
-    def ask(self) -> None:
-        self._is_wanted.set()
+    def request(self) -> None:
+        """Request a rolling restart, which starts after the one in progress."""
+        self._requested.set()
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Execute requests until cancelled."""
         while True:
-            await self._is_wanted.wait()
-            self._is_wanted.clear()
+            await self._requested.wait()
+            self._requested.clear()
             log.info("rolling restart: workers, then frontends")
             try:
-                await roll(self._workers(), self._frontends(), self._steps, *self._limits)
+                await roll(self._workers(), self._frontends(), self._hooks, *self._timeouts)
                 log.info("rolling restart: done")
             except (RollingFailed, OSError) as error:
-                log.error("rolling restart: given up: %s", error)
+                log.error("rolling restart: aborted: %s", error)
 
 
 async def roll(
     workers: Iterable[str],
     frontends: Iterable[str],
-    steps: RollingHooks,
+    hooks: RollingHooks,
     drain_s: float,
     start_s: float,
 ) -> None:
-    """Replace these processes (ids). drain_s: what a worker has to finish its requests; what is
-    left of them then goes on elsewhere. start_s: how long a worker may take to be ready.
+    """Replace processes, given by their ids.
 
-    RollingFailed when a successor does not come.
+    drain_s: time of a worker to finish its requests; those that are left then are migrated.
+    start_s: time of a worker to become ready.
+
+    Raises RollingFailed if a successor does not become ready.
     """
-    await steps.renew()
+    await hooks.renew()
     for worker_id in workers:
-        await _replace_worker(worker_id, steps, drain_s, start_s)
+        await _replace_worker(worker_id, hooks, drain_s, start_s)
     for frontend_id in frontends:
-        await _replace_frontend(frontend_id, steps)
+        await _replace_frontend(frontend_id, hooks)
 
 
 async def _replace_worker(
-    worker_id: str, steps: RollingHooks, drain_s: float, start_s: float
+    worker_id: str, hooks: RollingHooks, drain_s: float, start_s: float
 ) -> None:
-    if not steps.lives(worker_id):
-        return  # it has ended by itself: who is in its place is new
-    place = _place(worker_id)
-    group = place.rpartition("-")[0]
-    if not await _comes_true(lambda: _is_whole(steps.state(), group), WHOLE_S):
-        raise RollingFailed(f"{worker_id} stays, since its group lacks workers already")
-    if not steps.lives(worker_id):
+    if not hooks.is_running(worker_id):
+        return  # it has exited by itself: its successor is new
+    group = slot_of(worker_id).rpartition("-")[0]
+    if not await _wait_until(lambda: _is_whole(hooks.pool_state(), group), WHOLE_S):
+        raise RollingFailed(f"{worker_id} is kept, since its group lacks workers already")
+    if not hooks.is_running(worker_id):
         return
-    steps.drain_worker(worker_id)
-    if not await _comes_true(lambda: not steps.lives(worker_id), drain_s + LATE_S):
+    hooks.drain_worker(worker_id)
+    if not await _wait_until(lambda: not hooks.is_running(worker_id), drain_s + LATE_S):
         log.warning("%s did not stop within %.0f s: killed", worker_id, drain_s + LATE_S)
-        steps.kill_worker(worker_id)
+        hooks.kill_worker(worker_id)
 
     def has_successor() -> bool:
-        state = steps.state()
-        return state is not None and any(
-            each.state in SERVING
-            and each.worker_id != worker_id
-            and _place(each.worker_id) == place
-            for each in state.workers
-        )
+        return _has_successor(hooks.pool_state(), worker_id)
 
-    def has_problem() -> bool:
-        state = steps.state()
-        return state is not None and any(
-            each.problem for each in state.groups if each.name == group
-        )
+    def is_decided() -> bool:
+        return has_successor() or _has_problem(hooks.pool_state(), group)
 
-    await _comes_true(lambda: has_successor() or has_problem(), start_s + LATE_S)
+    await _wait_until(is_decided, start_s + LATE_S)
     if not has_successor():
-        raise RollingFailed(f"no worker has come in place of {worker_id}")
+        raise RollingFailed(f"no worker became ready in place of {worker_id}")
+
+
+def _has_successor(state: PoolState | None, worker_id: str) -> bool:
+    """Return whether another worker serves in a worker's slot."""
+    return state is not None and any(
+        worker.state in SERVING
+        and worker.worker_id != worker_id
+        and slot_of(worker.worker_id) == slot_of(worker_id)
+        for worker in state.workers
+    )
+
+
+def _has_problem(state: PoolState | None, group: str) -> bool:
+    return state is not None and any(each.problem for each in state.groups if each.name == group)
 
 
 def _is_whole(state: PoolState | None, group: str) -> bool:
-    """Whether all workers of a group are ready, or sleep."""
+    """Return whether all workers of a group are ready or asleep."""
     if state is None:
         return False
-    serving = sum(each.state in SERVING and each.group == group for each in state.workers)
+    serving = sum(worker.state in SERVING and worker.group == group for worker in state.workers)
     return all(serving >= each.wanted for each in state.groups if each.name == group)
 
 
-async def _replace_frontend(frontend_id: str, steps: RollingHooks) -> None:
-    if not steps.lives(frontend_id):
+async def _replace_frontend(frontend_id: str, hooks: RollingHooks) -> None:
+    if not hooks.is_running(frontend_id):
         return
-    successor = await steps.replace_frontend(frontend_id)
+    successor = await hooks.replace_frontend(frontend_id)
 
-    def is_there() -> bool:
-        state = steps.state()
+    def is_known() -> bool:
+        state = hooks.pool_state()
         return state is not None and any(each.frontend_id == successor for each in state.frontends)
 
-    if not await _comes_true(is_there, FRONTEND_START_S):
-        raise RollingFailed(f"{successor} has not come in place of {frontend_id}")
-    steps.retire_frontend(frontend_id)
+    if not await _wait_until(is_known, FRONTEND_START_S):
+        raise RollingFailed(f"{successor} did not become ready in place of {frontend_id}")
+    hooks.retire_frontend(frontend_id)
 
 
-async def _comes_true(condition: Callable[[], bool], timeout_s: float) -> bool:
-    """Whether a condition comes to hold in time."""
-    ends_at = time.monotonic() + timeout_s
+async def _wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
+    """Wait for a condition; return whether it holds in time."""
+    deadline = time.monotonic() + timeout_s
     while not condition():
-        if time.monotonic() >= ends_at:
+        if time.monotonic() >= deadline:
             return False
         await asyncio.sleep(POLL_S)
     return True
-
-
-def _place(process_id: str) -> str:
-    return process_id.rpartition(".")[0]

@@ -1,8 +1,8 @@
-"""Files in memory in which the workers of a group share packed weights.
+"""Memory files in which the workers of a group share packed weights.
 
 The launcher makes them and only keeps them open; workers open them as files of its process and fill
-them (see workers/native/shared_file.py). A file ends with the last process that has it, so nothing
-is left of a pool, however it ends.
+them (see workers/native/shared_file.py). A file ends with the last process that has it open, so
+nothing is left of a pool, however it ends.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from pathlib import Path
 from headrace.protocol.common.shared_weights import empty_unless_used, memory_file_name
 from headrace.protocol.config import GroupConfig
 
-log = logging.getLogger("launcher")
+log = logging.getLogger("headrace.launcher")
 
 
 class SharedWeightFiles:
@@ -23,7 +23,7 @@ class SharedWeightFiles:
         self._fds: dict[str, int] = {}  # by group
 
     def path(self, group: GroupConfig) -> Path | None:
-        """Where this process's children find the group's file; None if it is to have none."""
+        """Return the path of a group's file for child processes; None if the group has none."""
         if group.engine.engine == "fake" or group.engine.device == "cuda":
             return None
         if group.name not in self._fds:
@@ -35,14 +35,16 @@ class SharedWeightFiles:
         return Path(f"/proc/{os.getpid()}/fd/{self._fds[group.name]}")
 
     def empty_unused(self) -> None:
-        """Give the memory back of what no worker uses. A worker that exits cannot: its engine may
-        still compute."""
+        """Give back the memory of files that no worker uses.
+
+        A worker that exits cannot do that itself: its engine may still compute.
+        """
         for fd in self._fds.values():
             with contextlib.suppress(OSError):  # no such locks here: nothing is shared, either
                 empty_unless_used(fd)
 
     def renew(self) -> None:
-        """Other files for workers that start from now on; who uses the old ones keeps them."""
+        """Use other files for workers that start from now on; the others keep the old ones."""
         for fd in self._fds.values():
             os.close(fd)
         self._fds.clear()

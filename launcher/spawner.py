@@ -1,4 +1,4 @@
-"""Starts the processes of a pool as the launcher's children, each with what it has to know."""
+"""Starts the processes of a pool as the launcher's children, with their arguments."""
 
 import logging
 import os
@@ -6,7 +6,7 @@ import socket
 from asyncio.subprocess import Process
 
 from headrace.launcher.adopted import AdoptedProcess
-from headrace.launcher.children import Children
+from headrace.launcher.children import Children, slot_of
 from headrace.launcher.fork_servers import ForkServers, NoForkServer
 from headrace.launcher.hardware import worker_environment
 from headrace.launcher.shared_weights import SharedWeightFiles
@@ -14,34 +14,41 @@ from headrace.protocol import to_launcher
 from headrace.protocol.common.process_registry import COORDINATOR, FRONTEND, WORKER
 from headrace.protocol.config import GroupConfig, PoolConfig
 
-log = logging.getLogger("launcher")
+log = logging.getLogger("headrace.launcher")
 
 
 class Spawner:
-    """Each method raises OSError if the system will not have the process."""
+    """The starts of all processes but the launcher.
+
+    Each method that starts a process raises OSError if the system refuses it.
+    """
 
     def __init__(self, config: PoolConfig, children: Children, listener: socket.socket) -> None:
         self._config, self._children, self._listener = config, children, listener
-        self._numbers: dict[str, int] = {}  # by place
-        self.templates = ForkServers(config, children)
+        self._indices: dict[str, int] = {}  # by slot
+        self.fork_servers = ForkServers(config, children)
         self.shared_weights = SharedWeightFiles()
 
-    async def keep_templates(self) -> None:
-        """From now on have processes that workers can be forked from. The fake engine has nothing
-        to import that would take long."""
+    async def start_fork_servers(self) -> None:
+        """Start the processes from which workers are forked.
+
+        The fake engine needs none: its imports are quick.
+        """
         for group in self._config.groups:
             if self._config.warm_starts and group.engine.engine != "fake":
-                await self.templates.keep(self._worker_environment(group, place=0))
+                await self.fork_servers.ensure(self._worker_environment(group, index=0))
 
     async def renew(self) -> None:
         """Let workers that start from now on share nothing with those before."""
         self.shared_weights.renew()
-        await self.templates.renew()
+        await self.fork_servers.renew()
 
-    async def coordinator(self) -> None:
+    async def start_coordinator(self) -> None:
+        """Start the coordinator."""
         await self._start(COORDINATOR, COORDINATOR, "headrace.coordinator.main", [], {})
 
-    async def frontend(self, frontend_id: str) -> None:
+    async def start_frontend(self, frontend_id: str) -> None:
+        """Start a frontend, which inherits the HTTP socket."""
         http_fd = self._listener.fileno()
         arguments = ["--frontend-id", frontend_id, "--http-fd", str(http_fd)]
         environment = {"TOKENIZERS_PARALLELISM": "false"}
@@ -49,16 +56,16 @@ class Spawner:
             frontend_id, FRONTEND, "headrace.frontend.main", arguments, environment, (http_fd,)
         )
 
-    async def worker(self, order: to_launcher.StartWorker) -> None:
-        """Forked by a template if there is one that can."""
-        group, place = self._config.group(order.group), self._place_on_host(order.worker_id)
+    async def start_worker(self, order: to_launcher.StartWorker) -> None:
+        """Start a worker: forked by a fork server if one can."""
+        group, index = self._config.group(order.group), self._index_on_host(order.worker_id)
         run_dir = str(self._config.run_dir)
         flags = ["--run-dir", run_dir, "--worker-id", order.worker_id, "--group", group.name]
         flags += ["--workers-on-host", str(order.workers_on_host)]
         shared_weights = self.shared_weights.path(group)
         if shared_weights is not None:
             flags += ["--shared-weights", str(shared_weights)]
-        starting = self._fork_or_spawn(flags, self._worker_environment(group, place))
+        starting = self._fork_or_spawn(flags, self._worker_environment(group, index))
         await self._children.add(order.worker_id, WORKER, starting)
         log.debug("started %s", order.worker_id)
 
@@ -66,24 +73,26 @@ class Spawner:
         self, flags: list[str], environment: dict[str, str]
     ) -> Process | AdoptedProcess:
         try:
-            return await self.templates.fork(
+            return await self.fork_servers.fork(
                 [*flags, "--parent-pid", str(os.getpid())], environment
             )
         except NoForkServer:
             return await self._children.spawn("headrace.workers.main", flags, environment, ())
 
-    def _worker_environment(self, group: GroupConfig, place: int) -> dict[str, str]:
+    def _worker_environment(self, group: GroupConfig, index: int) -> dict[str, str]:
         workers = max(1, sum(each.workers for each in self._config.groups))
-        return self._shared | worker_environment(place, workers, group.engine.threads)
+        return self._common_environment | worker_environment(index, workers, group.engine.threads)
 
     @property
-    def _shared(self) -> dict[str, str]:
+    def _common_environment(self) -> dict[str, str]:
         return {"PROMETHEUS_MULTIPROC_DIR": str(self._config.metrics_dir)}
 
-    def _place_on_host(self, worker_id: str) -> int:
-        """The worker's number among the workers of all groups, in the order of their first starts:
-        groups may grow later. A place keeps its number, and so its GPU."""
-        return self._numbers.setdefault(worker_id.rpartition(".")[0], len(self._numbers))
+    def _index_on_host(self, worker_id: str) -> int:
+        """Return the index of a worker's slot among those of all groups, in order of first starts.
+
+        Groups may grow later. A slot keeps its index, and so its GPU.
+        """
+        return self._indices.setdefault(slot_of(worker_id), len(self._indices))
 
     async def _start(
         self,
@@ -95,5 +104,6 @@ class Spawner:
         fds: tuple[int, ...] = (),
     ) -> None:
         flags = ["--run-dir", str(self._config.run_dir), *arguments]
-        await self._children.start(process_id, role, module, flags, self._shared | environment, fds)
+        environment = self._common_environment | environment
+        await self._children.start(process_id, role, module, flags, environment, fds)
         log.debug("started %s", process_id)

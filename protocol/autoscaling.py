@@ -18,22 +18,34 @@ Window = Annotated[float, Field(ge=0, le=24 * 3600)]
 class AutoscalingOptions(BaseModel):
     """As an operator gives them, for a group. None: not given.
 
-    min_workers, max_workers: with either of them the group's size follows its load; without both
-        it is what operators say.
-    scale_target_requests: requests, running and waiting, that each worker is to have.
-    scale_target_tokens: prompt tokens that wait for their first answer in each worker.
-    scale_up_window_s: for how long more workers must have been needed before they are started.
-    scale_down_window_s: for how long fewer must have been enough before some are drained.
+    With min_workers or max_workers the group's size follows its load; without both it is what
+    operators say.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    min_workers: Workers | None = None
-    max_workers: Annotated[int, Field(ge=1)] | None = None
-    scale_target_requests: Target | None = None
-    scale_target_tokens: Target | None = None
-    scale_up_window_s: Window | None = None
-    scale_down_window_s: Window | None = None
+    min_workers: Workers | None = Field(
+        None,
+        description=(
+            "least number of workers, which follows the load if this or max_workers is given; 0: "
+            "none without requests"
+        ),
+    )
+    max_workers: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="greatest number of workers"
+    )
+    scale_target_requests: Target | None = Field(
+        None, description="requests for each worker, running and waiting together"
+    )
+    scale_target_tokens: Target | None = Field(
+        None, description="prompt tokens for each worker, of requests without output yet"
+    )
+    scale_up_window_s: Window | None = Field(
+        None, description="seconds for which more workers must have been needed"
+    )
+    scale_down_window_s: Window | None = Field(
+        None, description="seconds for which fewer workers must have been enough"
+    )
 
 
 class Autoscaling(BaseModel):

@@ -86,67 +86,103 @@ class SpeculativeConfig(Frozen):
 
 
 class EngineConfig(Frozen):
-    """How a worker of a group runs its model.
+    """How a worker of a group runs its model."""
 
-    kv_cache_bytes: size of the paged cache in each worker; None: from the memory that is free.
-    memory_utilization: share of a GPU's memory that one worker may use.
-    max_num_batched_tokens: tokens in one engine step; longer prompts are run in chunks. None:
-        what suits the device.
-    quantization: "int8" rounds the weights of linear layers; "int8_dynamic" also each row that is
-        multiplied with them, which is faster. None: neither.
-    cpu_kernels: what runs a model on a CPU: compiled kernels ("native"), torch's operations, or
-        the kernels wherever they can.
-    threads: CPU threads of each worker; None: the machine's, shared out.
-    max_queue_requests: requests that may wait in each worker for a place in its batch; more are
-        refused. max_queue_tokens: prompt tokens that may. None: any number.
-    speculative_config: None: no speculative decoding.
-    enable_lora: whether requests may name LoRA adapters, which are added while the worker runs.
-    max_loras: adapters that one step may have, at most; requests with others wait.
-    max_lora_rank: of one adapter, at most.
-    seed: from which requests without a seed of their own get theirs; None: unpredictable.
-    engine: "fake" needs no model: its tokens are a pure function of those before them.
-    fake_step_s: how long a step of the fake engine takes.
-    """
-
-    engine: Literal["torch", "fake"] = "torch"
-    dtype: Dtype = "auto"
-    quantization: Quantization | None = None
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    max_model_len: Positive | None = None
-    max_num_seqs: Positive = 128
-    max_num_batched_tokens: Positive | None = None
-    kv_cache_bytes: Positive | None = None
-    memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
-    block_size: Positive = 16
-    enable_prefix_caching: bool = True
-    enforce_eager: bool = False
-    speculative_config: SpeculativeConfig | None = None
-    enable_lora: bool = False
-    max_loras: Positive = 8
-    max_lora_rank: LoraRank = 16
-    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
-    cpu_kernels: Literal["auto", "native", "torch"] = "auto"
-    threads: Positive | None = None
-    max_queue_requests: Annotated[int, Field(ge=0)] | None = None
-    max_queue_tokens: Positive | None = None
-    fake_step_s: Annotated[float, Field(ge=0)] = 0.0
+    engine: Literal["torch", "fake"] = Field(
+        "torch",
+        description=(
+            "torch; or fake, which needs no model: each token is a pure function of those before it"
+        ),
+    )
+    dtype: Dtype = Field(
+        "auto",
+        description=(
+            "float32, bfloat16, float16, or auto: the checkpoint's, and bfloat16 for float32 "
+            "where that is fast"
+        ),
+    )
+    quantization: Quantization | None = Field(
+        None,
+        description=(
+            "int8: weights of linear layers in 8 bits; int8_dynamic: their inputs, too, which is "
+            "faster and less exact; on CPUs only"
+        ),
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="cpu, cuda or auto")
+    max_model_len: Positive | None = Field(None, description="tokens of prompt and output together")
+    max_num_seqs: Positive = Field(128, description="requests in a batch")
+    max_num_batched_tokens: Positive | None = Field(
+        None, description="tokens in an engine step; longer prompts are run in chunks"
+    )
+    kv_cache_bytes: Positive | None = Field(
+        None, description="size of each worker's K/V cache, such as 2GiB"
+    )
+    memory_utilization: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.9, description="share of a GPU's memory that a worker may use"
+    )
+    block_size: Positive = Field(16, description="tokens in a block of the K/V cache")
+    enable_prefix_caching: bool = Field(
+        True, description="reuse cached blocks for prompts with the same prefix"
+    )
+    enforce_eager: bool = Field(False, description="use no CUDA graphs")
+    speculative_config: SpeculativeConfig | None = Field(
+        None,
+        description=(
+            'guess tokens by prompt lookup, with {"method": "ngram", "num_speculative_tokens": 4} '
+            'and perhaps "prompt_lookup_max" and "prompt_lookup_min"'
+        ),
+    )
+    enable_lora: bool = Field(False, description="take requests for LoRA adapters")
+    max_loras: Positive = Field(
+        8, description="LoRA adapters in an engine step; requests for others wait"
+    )
+    max_lora_rank: LoraRank = Field(16, description="largest rank of a LoRA adapter")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = Field(
+        None,
+        description=(
+            "source of seeds for requests without one: a frontend's n-th gets the same after each "
+            "start"
+        ),
+    )
+    cpu_kernels: Literal["auto", "native", "torch"] = Field(
+        "auto",
+        description=(
+            "what runs a model on a CPU: native (compiled programs), torch (its operations), or "
+            "auto (programs wherever they can)"
+        ),
+    )
+    threads: Positive | None = Field(None, description="CPU threads of each worker")
+    max_queue_requests: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="requests that may wait in each worker; more get 429 with Retry-After"
+    )
+    max_queue_tokens: Positive | None = Field(
+        None,
+        description="prompt tokens that may wait in each worker; more get 429 with Retry-After",
+    )
+    fake_step_s: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="seconds of a step of the fake engine"
+    )
 
 
 class ToolOptions(Frozen):
-    """How a group's answers are read for calls of tools.
+    """How a group's answers are read for calls of tools."""
 
-    enable_auto_tool_choice: whether requests may leave it to the model whether it calls.
-    tool_call_parser: how the model writes calls: a parser's name, and perhaps its settings after a
-        colon.
-    tool_parser_plugin: a Python file that registers parsers.
-    exclude_tools_when_tool_choice_none: whether prompts say nothing of tools that must not be
-        called.
-    """
-
-    enable_auto_tool_choice: bool = False
-    tool_call_parser: Annotated[str, Field(min_length=1)] | None = None
-    tool_parser_plugin: Path | None = None
-    exclude_tools_when_tool_choice_none: bool = False
+    enable_auto_tool_choice: bool = Field(
+        False, description="let the model decide whether it calls tools"
+    )
+    tool_call_parser: Annotated[str, Field(min_length=1)] | None = Field(
+        None,
+        description=(
+            "how the model writes calls: hermes, llama3_json, mistral, deepseek, pythonic, or "
+            'generic:{"start": "<call>", "end": "</call>"}'
+        ),
+    )
+    tool_parser_plugin: Path | None = Field(
+        None, description="Python file that registers more parsers"
+    )
+    exclude_tools_when_tool_choice_none: bool = Field(
+        False, description="leave tools that must not be called out of prompts"
+    )
 
     @field_validator("tool_parser_plugin")
     @classmethod
@@ -156,27 +192,40 @@ class ToolOptions(Frozen):
 
 
 class ServingOptions(ToolOptions):
-    """How frontends take a group's requests and write its answers.
+    """How frontends take a group's requests and write its answers."""
 
-    max_logprobs: log probabilities that a request may ask for at each token; -1: the vocabulary's.
-    response_role: whose messages the answers are.
-    default_chat_template_kwargs: what templates get unless the request says otherwise.
-    chat_template_content_format: whether templates get a message's text parts joined ("string") or
-        as a list ("openai"); "auto" asks the template.
-    trust_request_chat_template: whether a request may bring a template of its own.
-    return_tokens_as_token_ids: how tokens of log probabilities are named unless the request says.
-    enable_prompt_tokens_details: whether usage says how much of the prompt came from the cache.
-    enable_force_include_usage: streams end with the usage, asked for or not.
-    """
-
-    max_logprobs: Annotated[int, Field(ge=-1)] = 20
-    response_role: Annotated[str, Field(min_length=1, max_length=64)] = "assistant"
-    default_chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
-    chat_template_content_format: Literal["auto", "string", "openai"] = "auto"
-    trust_request_chat_template: bool = False
-    return_tokens_as_token_ids: bool = False
-    enable_prompt_tokens_details: bool = True
-    enable_force_include_usage: bool = False
+    max_logprobs: Annotated[int, Field(ge=-1)] = Field(
+        20,
+        description=(
+            "log probabilities that a request may ask for at each token; -1: the whole vocabulary"
+        ),
+    )
+    response_role: Annotated[str, Field(min_length=1, max_length=64)] = Field(
+        "assistant", description="role of the messages in answers"
+    )
+    default_chat_template_kwargs: dict[str, Any] = Field(
+        default_factory=dict, description="arguments of chat templates, unless requests give others"
+    )
+    chat_template_content_format: Literal["auto", "string", "openai"] = Field(
+        "auto",
+        description=(
+            "how chat templates get a message's text parts: string (joined), openai (as a list), "
+            "or auto (as the template reads them)"
+        ),
+    )
+    trust_request_chat_template: bool = Field(
+        False, description="run chat templates that requests bring"
+    )
+    return_tokens_as_token_ids: bool = Field(
+        False,
+        description='name tokens of log probabilities "token_id:5", unless requests say otherwise',
+    )
+    enable_prompt_tokens_details: bool = Field(
+        True, description="report cached prompt tokens in the usage"
+    )
+    enable_force_include_usage: bool = Field(
+        False, description="end all streams with the usage, whether requests ask for it or not"
+    )
 
     @field_validator("default_chat_template_kwargs")
     @classmethod
@@ -225,61 +274,114 @@ class GroupConfig(Frozen):
 
 
 class PoolOptions(Frozen):
-    """What an operator chooses for a pool as a whole.
+    """What an operator chooses for a pool as a whole."""
 
-    host, port, uds: where HTTP is served; uds excludes the other two.
-    request_timeout_s: requests that have not been answered by then are ended; None: never.
-    max_replays: how often a request goes on elsewhere after failures that it may be to blame for.
-    stall_timeout_s: a worker with work and no step for so long is taken for dead.
-    start_timeout_s: a worker that is not ready so long after its start hangs: it is started again.
-    wake_on_demand: whether requests wake a worker when all of their group sleep.
-    wake_timeout_s: how long they wait for it.
-    reject_while_scaling: whether requests get 503 while their model becomes larger or smaller.
-    enable_admin: whether the routes that act on the pool are served, to whoever reaches the server.
-    warm_starts: whether workers are forked from a process that has imported what they need.
-    lora_dir: the folder in which adapters lie that are loaded while the pool runs; None: anywhere.
-    profile_dir: where profiles of workers are written; None: none are made.
-    profile_max_seconds: how long one may become.
-    disable_log_stats, log_stats_interval_s: whether, and how often, the log says how much is done.
-    enable_log_requests, enable_log_outputs: frontends log what comes in, and what goes out.
-    max_log_len: characters, or token ids, of a text in the log; None: all.
-    response_store_url: the database of /v1/responses, sqlite:///path or postgresql+psycopg://...;
-        None: a file in the run directory.
-    response_store_max_age_s, response_store_max_count: older responses, and more, are deleted.
-    tool_server: servers whose tools responses may use: "demo", "host:port" or a URL.
-    """
-
-    host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = 8000
-    uds: Path | None = None
-    frontends: Positive = 2
-    metrics_prefix: Annotated[str, Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*:?$")] = "headrace:"
-    max_body_bytes: Positive = 8 * 1024 * 1024
-    enable_tokenizer_info: bool = False
-    root_path: str = ""
-    shutdown_timeout_s: Annotated[float, Field(ge=0)] = 30.0
-    stall_timeout_s: Annotated[float, Field(gt=0)] = 10.0
-    max_replays: Annotated[int, Field(ge=0)] = 3
-    request_timeout_s: Annotated[float, Field(gt=0)] | None = None
-    start_timeout_s: Annotated[float, Field(gt=0)] = 600.0
-    wake_on_demand: bool = True
-    wake_timeout_s: Annotated[float, Field(gt=0)] = 120.0
-    reject_while_scaling: bool = False
-    enable_admin: bool = False
-    warm_starts: bool = True
-    lora_dir: Path | None = None
-    profile_dir: Path | None = None
-    profile_max_seconds: Annotated[float, Field(gt=0)] = 60.0
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    disable_log_stats: bool = False
-    log_stats_interval_s: Annotated[float, Field(gt=0)] = 10.0
-    enable_log_requests: bool = False
-    enable_log_outputs: bool = False
-    max_log_len: Annotated[int, Field(ge=0)] | None = None
-    response_store_url: str | None = None
-    response_store_max_age_s: Annotated[float, Field(gt=0)] = 30 * 24 * 3600.0
-    response_store_max_count: Annotated[int, Field(ge=0)] = 10_000
-    tool_server: tuple[str, ...] = ()
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        8000, description="port to listen on; 0: any free one"
+    )
+    uds: Path | None = Field(
+        None, description="Unix socket to listen on, instead of a host and port"
+    )
+    frontends: Positive = Field(2, description="HTTP processes")
+    metrics_prefix: Annotated[str, Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*:?$")] = Field(
+        "headrace:", description="prefix of metric names; vllm makes dashboards of vLLM work"
+    )
+    max_body_bytes: Positive = Field(
+        8 * 1024 * 1024, description="size of the largest request body"
+    )
+    enable_tokenizer_info: bool = Field(False, description="serve /tokenizer_info")
+    root_path: str = Field(
+        "",
+        description=(
+            "prefix under which a proxy serves this server; routes answer with and without it"
+        ),
+    )
+    shutdown_timeout_s: Annotated[float, Field(ge=0)] = Field(
+        30.0, description="seconds for requests to finish after SIGTERM"
+    )
+    stall_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        10.0,
+        description=(
+            "seconds without a step after which a worker with work is restarted, and without a "
+            "message after which a frontend or the coordinator is"
+        ),
+    )
+    max_replays: Annotated[int, Field(ge=0)] = Field(
+        3,
+        description=(
+            "how often a request is replayed after failures of workers that it may have caused; "
+            "then it ends with an error"
+        ),
+    )
+    request_timeout_s: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description=(
+            "seconds after which a request without an answer ends with 504; clients may ask for "
+            "less by X-Request-Timeout-Ms"
+        ),
+    )
+    start_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        600.0, description="seconds for a worker to become ready; then it is restarted"
+    )
+    wake_on_demand: bool = Field(
+        True, description="let requests wake a group whose workers all sleep"
+    )
+    wake_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        120.0, description="seconds that requests wait for a sleeping group to wake up"
+    )
+    reject_while_scaling: bool = Field(
+        False, description="answer 503 while workers of the requested model are added or removed"
+    )
+    enable_admin: bool = Field(
+        False,
+        description=(
+            "serve the routes that act on the pool (/sleep, /pause, ...), to everybody who "
+            "reaches the server"
+        ),
+    )
+    warm_starts: bool = Field(
+        True, description="fork workers from a process that has imported what they need"
+    )
+    lora_dir: Path | None = Field(
+        None, description="folder of the LoRA adapters that may be loaded while the pool runs"
+    )
+    profile_dir: Path | None = Field(
+        None, description="folder in which /start_profile writes traces"
+    )
+    profile_max_seconds: Annotated[float, Field(gt=0)] = Field(
+        60.0, description="seconds after which a profile ends by itself"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="debug, info, warning or error"
+    )
+    disable_log_stats: bool = Field(False, description="do not log the throughput of each group")
+    log_stats_interval_s: Annotated[float, Field(gt=0)] = Field(
+        10.0, description="seconds between lines of throughput while there is work"
+    )
+    enable_log_requests: bool = Field(False, description="log requests with their prompts")
+    enable_log_outputs: bool = Field(
+        False, description="log outputs, too; needs enable_log_requests"
+    )
+    max_log_len: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="characters, or token ids, of each prompt and output in the log"
+    )
+    response_store_url: str | None = Field(
+        None, description="database of /v1/responses: sqlite:///path or postgresql+psycopg://..."
+    )
+    response_store_max_age_s: Annotated[float, Field(gt=0)] = Field(
+        30 * 24 * 3600.0, description="seconds that responses are kept"
+    )
+    response_store_max_count: Annotated[int, Field(ge=0)] = Field(
+        10_000, description="responses that are kept"
+    )
+    tool_server: tuple[str, ...] = Field(
+        (),
+        description=(
+            "servers whose tools responses may use: demo, or host:port or URL of MCP servers, "
+            "separated by commas"
+        ),
+    )
 
     @field_validator("enable_log_outputs")
     @classmethod

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Lint, format and types. Changes nothing.
+# Lint, format, types, and the tables of flags. Changes nothing.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/venv.sh"
 cd "$root"
@@ -8,3 +8,4 @@ ensure_venv dev
 "$venv/bin/ruff" check .
 "$venv/bin/ruff" format --check .
 "$venv/bin/mypy" -p headrace
+"$venv/bin/python" -P scripts/flag_tables.py --check

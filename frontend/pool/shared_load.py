@@ -10,16 +10,15 @@ A row belongs to a frontend for as long as that lives, by a lock that the kernel
 process. It does not go by the frontend's place, because a rolling restart has two of them in one.
 """
 
-import contextlib
-import fcntl
 import hashlib
 import logging
 import mmap
 import os
-import struct
 import time
 from collections.abc import Collection
 from pathlib import Path
+
+from headrace.protocol.common.file_lock import try_lock_byte
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +31,6 @@ STARTS = 4
 # heartbeats, so that one that only lacks CPU time is not forgotten.
 FRESH_S = 1.0
 _CELL_BYTES = 8
-_FLOCK = struct.Struct("hhlli0l")
 
 
 class SharedLoad:
@@ -156,9 +154,7 @@ def open_shared_load(folder: Path, frontend_id: str) -> SharedLoad | None:
 def _claim_row(descriptor: int) -> int:
     """The first row that nobody has; its lock belongs to the open file."""
     for row in range(ROWS):
-        lock = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, row, 1, 0)
-        with contextlib.suppress(BlockingIOError, PermissionError):
-            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, lock)
+        if try_lock_byte(descriptor, row):
             return row
     raise OSError(f"{ROWS} frontends share already")
 

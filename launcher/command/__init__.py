@@ -1,1 +1,1 @@
-"""The command line: flags, the configuration file, and what they resolve to."""
+"""The command line: flags, the configuration file, and the configuration made from them."""

@@ -1,4 +1,4 @@
-"""The HTTP socket that systemd has bound (sd_listen_fds(3))."""
+"""Socket activation: the HTTP socket that systemd has bound (sd_listen_fds(3))."""
 
 import os
 import socket
@@ -13,32 +13,35 @@ FIRST_FD = 3
 def passed_socket(
     environment: MutableMapping[str, str] = os.environ, first_fd: int = FIRST_FD
 ) -> socket.socket | None:
-    """The socket that was passed to this very process; None if there is none.
+    """Return the socket that was passed to this process; None if none was.
 
-    The variables are taken out of the environment, so that no child takes them for its own.
-    OptionError if what was passed cannot be served on.
+    The variables are removed from the environment, so that no child takes them for its own.
+
+    Raises OptionError if what was passed is not one listening stream socket.
     """
     pid, count = environment.pop("LISTEN_PID", ""), environment.pop("LISTEN_FDS", "")
     environment.pop("LISTEN_FDNAMES", None)
     if pid != str(os.getpid()) or count in ("", "0"):
-        return None  # nothing, or meant for a process that has started this one
+        return None  # no socket, or one for a process that has started this one
     if count != "1":
-        raise OptionError(f"LISTEN_FDS: {count} sockets were passed; one ListenStream= is to be")
+        raise OptionError(
+            f"LISTEN_FDS: {count} sockets were passed; there must be one ListenStream="
+        )
     listener = _as_socket(first_fd)
     if listener is None:
-        raise OptionError("LISTEN_FDS: what was passed is no listening stream socket")
+        raise OptionError("LISTEN_FDS: what was passed is not a listening stream socket")
     return listener
 
 
 def check_address(options: PoolOptions) -> None:
-    """OptionError if the operator says where to listen, which is now the socket unit's to say."""
+    """Raise OptionError if the options give an address, which the socket unit decides."""
     for name in ("host", "port", "uds"):
         if name in options.model_fields_set:
             raise OptionError(f"--{name}: the socket comes from systemd: see its ListenStream=")
 
 
 def url_of(listener: socket.socket) -> str:
-    """Where clients reach the socket."""
+    """Return the URL at which clients reach a socket."""
     address = listener.getsockname()
     if listener.family == socket.AF_UNIX:
         return f"unix:{os.fsdecode(address)}"
@@ -49,7 +52,7 @@ def url_of(listener: socket.socket) -> str:
 def _as_socket(fd: int) -> socket.socket | None:
     try:
         listener = socket.socket(fileno=fd)
-    except OSError:  # not open, or no socket
+    except OSError:  # not open, or not a socket
         return None
     served = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
     listens = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)

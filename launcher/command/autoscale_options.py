@@ -1,4 +1,4 @@
-"""From what an operator has said of a group's size to what the policy goes by."""
+"""A group's size and the values of its autoscaling policy, from the operator's options."""
 
 from headrace.protocol.autoscaling import (
     DOWN_WINDOW_S,
@@ -11,15 +11,15 @@ from headrace.protocol.autoscaling import (
 
 
 class InvalidSizes(ValueError):
-    """Options that do not go together. key: the one to be named."""
+    """Options exclude each other. key: of the option to name in the error."""
 
     def __init__(self, key: str, problem: str) -> None:
         super().__init__(problem)
         self.key = key
 
 
-def check_sizes(options: AutoscalingOptions, workers: int | None, wakes: bool) -> None:
-    """Impossible, if they are. workers: as given. wakes: whether requests have workers started."""
+def check_sizes(options: AutoscalingOptions, workers: int | None, wake_on_demand: bool) -> None:
+    """Raise InvalidSizes if options exclude each other. workers: as given."""
     least, most = options.min_workers, options.max_workers
     if least is None and most is None:
         given = options.model_dump(include=set(AutoscalingOptions.model_fields))
@@ -33,28 +33,29 @@ def check_sizes(options: AutoscalingOptions, workers: int | None, wakes: bool) -
         raise InvalidSizes("max_workers", f"must not exceed {MOST_WORKERS}")
     if least is not None and most is not None and least > most:
         raise InvalidSizes("min_workers", f"must not exceed max_workers ({most})")
-    if least == 0 and not wakes:
+    if least == 0 and not wake_on_demand:
         raise InvalidSizes("min_workers", "0 needs wake_on_demand: nothing else starts a worker")
     if workers is not None and not (1 if least is None else least) <= workers <= (most or workers):
         raise InvalidSizes("workers", "must lie between min_workers and max_workers")
     if workers == 0 and most is None:
-        raise InvalidSizes("workers", "0 needs max_workers: nobody knows how many there may be")
+        raise InvalidSizes("workers", "0 needs max_workers: there would be no upper limit")
 
 
 def resolve(
-    options: AutoscalingOptions, workers: int | None, places: int, max_num_seqs: int
+    options: AutoscalingOptions, workers: int | None, default_size: int, max_num_seqs: int
 ) -> tuple[int, Autoscaling | None]:
-    """The size that a group begins with, and its policy's values if it has one.
+    """Return the size with which a group starts, and the values of its policy if it has one.
 
-    The options are such as pass check_sizes. places: one for each GPU, or one on a CPU: what a
-    group has of which nobody has said how many. max_num_seqs: requests that a worker runs at once.
+    options: they have passed check_sizes.
+    default_size: workers of a group without options: one for each GPU, or one on a CPU.
+    max_num_seqs: requests that a worker runs at once.
     """
     if options.min_workers is None and options.max_workers is None:
-        return workers or places, None
+        return workers or default_size, None
     least = 1 if options.min_workers is None else options.min_workers
     most = options.max_workers
     if most is None:  # elastic downwards only
-        most = max(least, workers or places)
+        most = max(least, workers or default_size)
     up_s, down_s = options.scale_up_window_s, options.scale_down_window_s
     autoscaling = Autoscaling(
         min_workers=least,
@@ -64,5 +65,5 @@ def resolve(
         up_window_s=UP_WINDOW_S if up_s is None else up_s,
         down_window_s=DOWN_WINDOW_S if down_s is None else down_s,
     )
-    size = min(max(places, least), most) if workers is None else workers
+    size = min(max(default_size, least), most) if workers is None else workers
     return size, autoscaling

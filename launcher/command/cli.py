@@ -10,12 +10,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from headrace.coordinator import pausing
 from headrace.launcher.command import units
 from headrace.launcher.command.activation import check_address, passed_socket, url_of
 from headrace.launcher.command.autoscale_options import resolve
 from headrace.launcher.command.listener import bind_http, listen, remove_unix
-from headrace.launcher.command.lora_modules import keep_lora_modules
+from headrace.launcher.command.lora_modules import store_lora_modules
 from headrace.launcher.command.options import GroupOptions, OptionError, parse
 from headrace.launcher.command.run_dir import make_run_dir
 from headrace.launcher.command.tool_parsers import check_tool_parser
@@ -23,6 +22,7 @@ from headrace.launcher.hardware import gpu_ids
 from headrace.launcher.models.prepare_model import ModelError, PrepareOptions, prepare_model
 from headrace.protocol.common.adapters import forget_all_adapters
 from headrace.protocol.common.process import set_up_logging
+from headrace.protocol.common.run_files import PAUSED_GROUPS
 from headrace.protocol.common.sd_notify import Notifier
 from headrace.protocol.config import GroupConfig, PoolConfig, PoolOptions
 
@@ -36,7 +36,7 @@ for systemd's units, which run each process of a pool by itself (docs/systemd.md
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command; ends the process with its exit status."""
+    """Run the command and end the process with its exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     match arguments:
         case ["serve", *flags]:
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         case ["coordinator" | "frontend" | "worker" as role, *rest]:
             sys.exit(_become(role, rest))
         case ["top", *flags]:
-            # Imported late: nothing else has tables.
+            # Imported late: no other command needs tables.
             from headrace.console.top import main as top
 
             sys.exit(top(flags))
@@ -60,8 +60,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _serve(flags: list[str]) -> int:
-    """Prepare the models, bind the socket, run the pool. One line on stderr if it cannot be."""
-    # Until the supervisor takes signals over, SIGTERM is to clean up as Ctrl-C does.
+    """Prepare the models, bind the socket and run the pool; return the exit status."""
+    # Until the launcher handles signals, SIGTERM must clean up as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     run_dir: Path | None = None
     uds: Path | None = None
@@ -71,7 +71,7 @@ def _serve(flags: list[str]) -> int:
         set_up_logging("launcher", pool.log_level)
         run_dir = make_run_dir(chosen_dir)
         passed = passed_socket()
-        listener, url = bind_http(pool) if passed is None else _take(passed, pool)
+        listener, url = bind_http(pool) if passed is None else _use_passed(passed, pool)
         uds = pool.uds
         notifier.status("preparing models")
         config = _configure(run_dir, pool, groups)
@@ -93,7 +93,7 @@ def _serve(flags: list[str]) -> int:
 
 
 def _prepare(flags: list[str]) -> int:
-    """Write into the run directory what the units of a pool start with."""
+    """Write the files with which the units of a pool start; return the exit status."""
     notifier = Notifier()
     try:
         pool, groups, chosen_dir = parse(flags)
@@ -102,9 +102,9 @@ def _prepare(flags: list[str]) -> int:
         run_dir = units.runtime_dir(chosen_dir)
         units.check_idle(run_dir)
         notifier.status("preparing models")
-        # Without this file, nothing starts on what is half prepared.
+        # Without this file, no unit starts from a half prepared folder.
         PoolConfig.file(run_dir).unlink(missing_ok=True)
-        (run_dir / pausing.FILE).unlink(missing_ok=True)
+        (run_dir / PAUSED_GROUPS).unlink(missing_ok=True)
         forget_all_adapters(run_dir)
         for left in ("text", "metrics", "load"):
             shutil.rmtree(run_dir / left, ignore_errors=True)
@@ -118,7 +118,7 @@ def _prepare(flags: list[str]) -> int:
 
 
 def _become(role: str, arguments: list[str]) -> int:
-    """Returns only if it cannot be: else this process becomes another."""
+    """Become another process; return the exit status if that fails."""
     try:
         units.become(role, arguments)
     except OptionError as error:
@@ -126,14 +126,14 @@ def _become(role: str, arguments: list[str]) -> int:
         return 2
 
 
-def _take(passed: socket.socket, pool: PoolOptions) -> tuple[socket.socket, str]:
-    """The socket that systemd has bound, and its URL."""
+def _use_passed(passed: socket.socket, pool: PoolOptions) -> tuple[socket.socket, str]:
+    """Return the socket that systemd has bound, and its URL."""
     check_address(pool)
     return passed, url_of(passed)
 
 
 def _configure(run_dir: Path, pool: PoolOptions, groups: list[GroupOptions]) -> PoolConfig:
-    """Prepare each group's model and write the configuration that all processes read."""
+    """Prepare the model of each group and write the configuration that all processes read."""
     configs = tuple(_prepare_group(run_dir, group) for group in groups)
     names = [name for group in configs for name in group.served_names]
     for name in names:
@@ -143,7 +143,7 @@ def _configure(run_dir: Path, pool: PoolOptions, groups: list[GroupOptions]) -> 
         run_dir=run_dir, started_at=int(time.time()), groups=configs, **pool.model_dump()
     )
     config.metrics_dir.mkdir()
-    keep_lora_modules(run_dir, groups, configs)
+    store_lora_modules(run_dir, groups, configs)
     config.save()
     return config
 
@@ -158,8 +158,8 @@ def _prepare_group(run_dir: Path, group: GroupOptions) -> GroupConfig:
         override_generation_config=group.override_generation_config,
     )
     prepared = prepare_model(group.model, options, progress=_say)
-    places, engine = max(1, len(gpu_ids())), group.engine_config()
-    workers, autoscaling = resolve(group, group.workers, places, engine.max_num_seqs)
+    default_size, engine = max(1, len(gpu_ids())), group.engine_config()
+    workers, autoscaling = resolve(group, group.workers, default_size, engine.max_num_seqs)
     return GroupConfig(
         name=group.name,
         model=group.model or prepared.served_name,

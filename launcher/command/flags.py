@@ -1,22 +1,149 @@
-"""The flags of `headrace serve`, and what --help says of them. Their values are checked elsewhere
-(launcher/command/options.py)."""
+"""The flags of `headrace serve`: the names of options on the command line, by groups.
 
-import argparse
-from typing import NoReturn
+What an option means is the description of its field (headrace.protocol.config,
+headrace.launcher.command.options), from which --help and the tables of the documentation are made.
+"""
 
-SPECULATIVE_EXAMPLE = '{"method": "ngram", "num_speculative_tokens": 4}'
-_PARSERS = (
-    "how the model writes calls: hermes, llama3_json, mistral, deepseek, pythonic, or"
-    ' generic:{"start": "<call>", "end": "</call>"}'
+from dataclasses import dataclass
+from typing import Literal
+
+from headrace.protocol.autoscaling import DOWN_WINDOW_S, TARGET_SHARE, UP_WINDOW_S
+
+Kind = Literal["value", "values", "set", "switch"]
+
+
+@dataclass(frozen=True)
+class Flag:
+    """The flag of an option.
+
+    key: of the option, and of its field.
+    default: in words, where the field's default value says nothing.
+    aliases: further names. kind: "set" takes no value, "switch" has a --no- form as well.
+    help: of a flag that is not an option of the pool or a group.
+    """
+
+    key: str
+    default: str = ""
+    aliases: tuple[str, ...] = ()
+    metavar: str | None = None
+    kind: Kind = "value"
+    choices: tuple[str, ...] | None = None
+    help: str = ""
+    is_hidden: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The flag and its aliases."""
+        return flag_of(self.key), *self.aliases
+
+
+_POOL = (
+    Flag(
+        "config",
+        metavar="FILE.toml",
+        help="file with options of the pool and its groups; flags take precedence",
+    ),
+    Flag("host"),
+    Flag("port"),
+    Flag("uds", metavar="PATH"),
+    Flag("frontends", aliases=("--api-server-count",)),
+    Flag("root_path"),
+    Flag("metrics_prefix"),
+    Flag("max_body_bytes"),
+    Flag("enable_tokenizer_info", kind="set"),
+    Flag("shutdown_timeout_s"),
+    Flag("request_timeout_s", "never", metavar="S"),
+    Flag("max_replays"),
+    Flag("stall_timeout_s"),
+    Flag("start_timeout_s"),
+    Flag("warm_starts", kind="switch"),
+    Flag("wake_on_demand", kind="switch"),
+    Flag("wake_timeout_s"),
+    Flag("reject_while_scaling", kind="set"),
+    Flag("enable_admin", kind="set"),
+    Flag("lora_dir", "anywhere", metavar="FOLDER"),
+    Flag("profile_dir", "nowhere", metavar="FOLDER"),
+    Flag("profile_max_seconds", metavar="S"),
+    Flag("response_store_url", "a file in the run directory", metavar="URL"),
+    Flag("response_store_max_age_s", metavar="S"),
+    Flag("response_store_max_count", metavar="N"),
+    Flag("tool_server", "none"),
+    Flag("log_level"),
+    Flag("run_dir", "a new temporary folder", help="folder for sockets and metrics"),
 )
+_LOG = (
+    Flag("disable_log_stats", kind="switch"),
+    Flag("log_stats_interval_s", metavar="S"),
+    Flag("enable_log_requests", kind="switch"),
+    Flag("enable_log_outputs", kind="set"),
+    Flag("max_log_len", "all"),
+)
+_MODEL = (
+    Flag("model", "SmolLM2-135M-Instruct"),
+    Flag("served_model_name", "that of the folder or file, or the hub id", kind="values"),
+    Flag("reasoning_parser", "none"),
+    Flag("enable_auto_tool_choice", kind="set"),
+    Flag("tool_call_parser", "none", metavar="NAME"),
+    Flag("tool_parser_plugin", "none", metavar="FILE.py"),
+    Flag("exclude_tools_when_tool_choice_none", kind="set"),
+    Flag("workers", "one per GPU, one on a CPU", aliases=("--data-parallel-size",)),
+    Flag("sleep_idle_seconds", "never", metavar="S"),
+    Flag("sleep_idle_level"),
+    Flag("enable_lora", kind="switch"),
+    Flag("lora_modules", "none", metavar="NAME=PATH", kind="values"),
+    Flag("max_loras"),
+    Flag("max_lora_rank"),
+    Flag("cpu_kernels", choices=("auto", "native", "torch")),
+    Flag("threads", "an equal share of the CPUs"),
+    Flag("device"),
+    Flag("dtype"),
+    Flag("quantization", "none", aliases=("-q",)),
+    Flag("max_model_len", "the model's"),
+    Flag("max_num_seqs"),
+    Flag("max_queue_requests", "any number"),
+    Flag("max_queue_tokens", "any number"),
+    Flag("max_num_batched_tokens", "512 on a CPU, 8192 on a GPU"),
+    Flag("kv_cache_bytes", "from free memory"),
+    Flag("memory_utilization"),
+    Flag("block_size"),
+    Flag("enable_prefix_caching", kind="switch"),
+    Flag("enforce_eager", kind="set"),
+    Flag("speculative_config", "off", metavar="JSON"),
+    Flag("seed", "unpredictable"),
+    Flag("engine", is_hidden=True),
+    Flag("fake_step_s", is_hidden=True),
+)
+_AUTOSCALING = (
+    Flag("min_workers", "1"),
+    Flag("max_workers", "the number at the start"),
+    Flag("scale_target_requests", f"{TARGET_SHARE} of --max-num-seqs", metavar="N"),
+    Flag("scale_target_tokens", "any number", metavar="N"),
+    Flag("scale_up_window_s", f"{UP_WINDOW_S:g}", metavar="S"),
+    Flag("scale_down_window_s", f"{DOWN_WINDOW_S:g}", metavar="S"),
+)
+_ANSWERS = (
+    Flag("chat_template", "the model's"),
+    Flag("chat_template_content_format"),
+    Flag("default_chat_template_kwargs", "none", metavar="JSON"),
+    Flag("trust_request_chat_template", kind="switch"),
+    Flag("response_role"),
+    Flag("max_logprobs"),
+    Flag("generation_config"),
+    Flag("override_generation_config", "none", metavar="JSON"),
+    Flag("return_tokens_as_token_ids", kind="set"),
+    Flag("enable_prompt_tokens_details", kind="switch"),
+    Flag("enable_force_include_usage", kind="set"),
+)
+FLAGS = {
+    "the pool": _POOL,
+    "what is logged": _LOG,
+    "the model": _MODEL,
+    "how many workers it has": _AUTOSCALING,
+    "chats and answers": _ANSWERS,
+}
 
-
-class BadFlag(Exception):
-    """The text says what is wrong."""
-
-
-# Where a flag is not called as its key is.
-_FLAGS = {
+# Flags that do not have the names of their keys.
+_NAMES = {
     "kv_cache_bytes": "--kv-cache-memory-bytes",
     "memory_utilization": "--gpu-memory-utilization",
     "shutdown_timeout_s": "--shutdown-timeout",
@@ -32,188 +159,5 @@ _FLAGS = {
 
 
 def flag_of(key: str) -> str:
-    """What the flag for an option is called."""
-    return _FLAGS.get(key, "--" + key.replace("_", "-"))
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise BadFlag(message)
-
-
-def new_parser() -> argparse.ArgumentParser:
-    """Its values are text, by the keys of options; only what was given is in them. BadFlag for what
-    is no flag."""
-    parser = _Parser(
-        prog="headrace serve",
-        description="Serve language models over HTTP from a pool of workers.",
-        argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
-    )
-    _add_pool_flags(parser)
-    _add_log_flags(parser)
-    _add_group_flags(parser)
-    _add_autoscaling_flags(parser)
-    _add_answer_flags(parser)
-    return parser
-
-
-def _add_pool_flags(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("the pool").add_argument
-    add("--config", metavar="FILE.toml", help="pool and groups from a file; flags go before it")
-    add("--host", help="address to listen on (127.0.0.1)")
-    add("--port", help="port to listen on, 0 for any (8000)")
-    add("--uds", metavar="PATH", help="listen on a Unix socket instead")
-    add("--frontends", "--api-server-count", dest="frontends", help="HTTP processes (2)")
-    add("--root-path", help="prefix under which a proxy serves this server")
-    add("--metrics-prefix", help="of metric names (headrace:); vllm for dashboards of vLLM")
-    add("--max-body-bytes", help="largest request body (8388608)")
-    add("--enable-tokenizer-info", action="store_true", help="serve /tokenizer_info")
-    add("--shutdown-timeout", dest="shutdown_timeout_s", help="seconds to finish requests (30)")
-    add(
-        "--request-timeout",
-        dest="request_timeout_s",
-        metavar="S",
-        help="seconds after which a request that is not answered is ended (never)",
-    )
-    add("--max-replays", help="of a request whose workers fail (3)")
-    add("--stall-timeout", dest="stall_timeout_s", help="seconds without a step (10)")
-    add("--start-timeout", dest="start_timeout_s", help="seconds until a worker is ready (600)")
-    add("--warm-starts", action=argparse.BooleanOptionalAction, help="fork workers (on)")
-    add(
-        "--wake-on-demand",
-        action=argparse.BooleanOptionalAction,
-        help="requests wake a pool that sleeps (on)",
-    )
-    add("--wake-timeout", dest="wake_timeout_s", help="seconds that they wait for it (120)")
-    add(
-        "--reject-while-scaling",
-        action="store_true",
-        help="503 for requests while workers are added or removed",
-    )
-    add("--enable-admin", action="store_true", help="serve /sleep, /wake_up and such to everybody")
-    add("--lora-dir", metavar="FOLDER", help="where adapters lie that are loaded later (anywhere)")
-    add("--profile-dir", metavar="FOLDER", help="where /start_profile has traces written (nowhere)")
-    add("--profile-max-seconds", metavar="S", help="after which a profile ends by itself (60)")
-    add(
-        "--response-store-url", metavar="URL", help="of /v1/responses (a file in the run directory)"
-    )
-    add(
-        "--response-store-max-age",
-        dest="response_store_max_age_s",
-        metavar="S",
-        help="seconds that responses are kept (2592000)",
-    )
-    add("--response-store-max-count", metavar="N", help="responses that are kept (10000)")
-    add("--tool-server", help="tools that responses may use: demo, or host:port,... of MCP servers")
-    add("--log-level", help="debug, info, warning or error (info)")
-    add("--run-dir", help="for sockets and metrics (a new temporary folder)")
-
-
-def _add_log_flags(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("what is logged").add_argument
-    add("--disable-log-stats", action=argparse.BooleanOptionalAction, help="throughput (logged)")
-    add(
-        "--log-stats-interval",
-        dest="log_stats_interval_s",
-        metavar="S",
-        help="seconds between its lines while there is work (10)",
-    )
-    add("--enable-log-requests", action=argparse.BooleanOptionalAction, help="prompts (off)")
-    add("--enable-log-outputs", action="store_true", help="texts too")
-    add("--max-log-len", help="characters or token ids of each (all)")
-
-
-def _add_answer_flags(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("chats and answers").add_argument
-    add("--chat-template", help="file with a Jinja template, or the template")
-    add("--chat-template-content-format", help="text parts: auto, string or openai (auto)")
-    add("--default-chat-template-kwargs", metavar="JSON", help="what templates get")
-    add(
-        "--trust-request-chat-template",
-        action=argparse.BooleanOptionalAction,
-        help="run templates that requests bring (off)",
-    )
-    add("--response-role", help="whose messages the answers are (assistant)")
-    add("--max-logprobs", help="that a request may ask for, -1 for all (20)")
-    add("--generation-config", help="sampling defaults: auto, vllm (none) or a folder (auto)")
-    add("--override-generation-config", metavar="JSON", help="goes before those")
-    add(
-        "--return-tokens-as-token-ids", action="store_true", help='tokens of logprobs: "token_id:5"'
-    )
-    add(
-        "--enable-prompt-tokens-details",
-        action=argparse.BooleanOptionalAction,
-        help="cached tokens in the usage (on)",
-    )
-    add("--enable-force-include-usage", action="store_true", help="usage at the end of all streams")
-
-
-def _add_autoscaling_flags(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("how many workers it has").add_argument
-    add("--min-workers", help="with a changing load; 0: none without requests (1)")
-    add("--max-workers", help="at most (what --workers says)")
-    add("--scale-target-requests", metavar="N", help="in each worker (0.6 of --max-num-seqs)")
-    add("--scale-target-tokens", metavar="N", help="of prompts that wait in each (any number)")
-    add(
-        "--scale-up-window",
-        dest="scale_up_window_s",
-        metavar="S",
-        help="seconds for which more must be needed (10)",
-    )
-    add(
-        "--scale-down-window",
-        dest="scale_down_window_s",
-        metavar="S",
-        help="seconds for which fewer must do (300)",
-    )
-
-
-def _add_group_flags(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("the model").add_argument
-    add("--model", help="folder, GGUF file or hub id (SmolLM2-135M-Instruct)")
-    add("--served-model-name", nargs="+", help="names that requests may use; the first is shown")
-    add("--reasoning-parser", help="deepseek_r1, qwen3, or a JSON object with start and end (none)")
-    add("--enable-auto-tool-choice", action="store_true", help="let models decide to call tools")
-    add("--tool-call-parser", metavar="NAME", help=_PARSERS)
-    add("--tool-parser-plugin", metavar="FILE.py", help="a file that registers further parsers")
-    add("--exclude-tools-when-tool-choice-none", action="store_true", help="from prompts, that is")
-    add("--workers", "--data-parallel-size", dest="workers", help="(one per GPU, one on a CPU)")
-    add(
-        "--sleep-idle-seconds",
-        metavar="S",
-        help="a worker without requests for so long sleeps (never)",
-    )
-    add("--sleep-idle-level", help="1: its cache goes, 2: its weights, too (1)")
-    add("--enable-lora", action=argparse.BooleanOptionalAction, help="take LoRA adapters (off)")
-    add(
-        "--lora-modules",
-        nargs="+",
-        metavar="NAME=PATH",
-        help="adapters served from the start: folders or hub ids",
-    )
-    add("--max-loras", help="adapters in one engine step (8)")
-    add("--max-lora-rank", help="the largest of an adapter (16)")
-    add("--cpu-kernels", choices=["auto", "native", "torch"], help="what runs it on a CPU (auto)")
-    add("--threads", help="CPU threads of each worker (the CPUs shared out)")
-    add("--device", help="auto, cpu or cuda (auto)")
-    add("--dtype", help="auto, float32, bfloat16 or float16 (auto)")
-    add("--quantization", "-q", dest="quantization", help="int8 or int8_dynamic, on a CPU (none)")
-    add("--max-model-len", help="tokens of prompt and output (the model's)")
-    add("--max-num-seqs", help="requests in a batch (128)")
-    add("--max-queue-requests", help="that may wait in each worker; more get 429 (any number)")
-    add("--max-queue-tokens", help="prompt tokens that may wait in each worker (any number)")
-    add("--max-num-batched-tokens", help="tokens in an engine step (CPU: 512, GPU: 8192)")
-    add("--kv-cache-memory-bytes", dest="kv_cache_bytes", help="per worker (from free memory)")
-    add("--gpu-memory-utilization", dest="memory_utilization", help="share of a GPU (0.9)")
-    add("--block-size", help="tokens in a cache block (16)")
-    add("--enable-prefix-caching", action=argparse.BooleanOptionalAction, help="(on)")
-    add("--enforce-eager", action="store_true", help="no CUDA graphs")
-    add(
-        "--speculative-config",
-        metavar="JSON",
-        help=f"guess tokens by n-grams of the text: {SPECULATIVE_EXAMPLE} (off)",
-    )
-    add("--seed", help="for requests that bring none (unpredictable)")
-    add("--engine", help=argparse.SUPPRESS)
-    add("--fake-step-s", help=argparse.SUPPRESS)
+    """Return the flag of an option."""
+    return _NAMES.get(key, "--" + key.replace("_", "-"))

@@ -1,23 +1,25 @@
 """The HTTP socket that all frontends accept on."""
 
 import errno
-import fcntl
 import os
 import socket
 import stat
 from pathlib import Path
 
 from headrace.launcher.command.options import OptionError
+from headrace.protocol.common.file_lock import FileLock, LockHeld
 from headrace.protocol.config import PoolOptions
 
 BACKLOG = 4096
 
 
 def bind_http(options: PoolOptions) -> tuple[socket.socket, str]:
-    """The bound socket and the URL it is reached at. OptionError when it cannot be bound.
+    """Bind the socket; return it and its URL.
 
     It does not listen yet: while a model is being prepared, clients are better refused than left
     waiting.
+
+    Raises OptionError if the address cannot be bound.
     """
     if options.uds is not None:
         return _bind_unix(options.uds), f"unix:{options.uds}"
@@ -40,7 +42,7 @@ def bind_http(options: PoolOptions) -> tuple[socket.socket, str]:
 
 
 def remove_unix(path: Path) -> None:
-    """Remove a socket's file that this process has bound, and then the lock that guards it."""
+    """Remove the file of a Unix socket that this process has bound, and then its lock file."""
     path.unlink(missing_ok=True)
     _lock_file(path).unlink(missing_ok=True)
 
@@ -48,7 +50,7 @@ def remove_unix(path: Path) -> None:
 def _bind_unix(path: Path) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        _lock(_lock_file(path))
+        _lock(path)
         try:
             if _is_stale(path):
                 path.unlink()
@@ -63,34 +65,23 @@ def _bind_unix(path: Path) -> socket.socket:
 
 
 def listen(listener: socket.socket) -> None:
-    """Let clients connect. OptionError if another process has begun to listen there."""
+    """Let clients connect. Raises OptionError if another process listens there meanwhile."""
     try:
         listener.listen(BACKLOG)
     except OSError as error:
         raise OptionError(f"--port: cannot listen: {error.strerror}") from error
 
 
-def _lock(file: Path) -> None:
-    """Keep others from the socket for as long as this process lives. While it prepares its model it
-    does not listen, and the socket would look like one that a killed process has left."""
-    while True:
-        # Never closed if it is locked, and inherited by no child.
-        lock = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(lock)
-            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE)) from error
-        if _is_file_of(lock, file):
-            return
-        os.close(lock)  # who had it has removed it meanwhile: the next one has another file
+def _lock(path: Path) -> None:
+    """Lock a socket's path for as long as this process lives.
 
-
-def _is_file_of(descriptor: int, file: Path) -> bool:
+    While it prepares its model it does not listen, and the socket would look like one that a killed
+    process has left. Raises OSError if another process holds the lock.
+    """
     try:
-        return os.path.samestat(os.fstat(descriptor), file.stat())
-    except FileNotFoundError:
-        return False
+        FileLock(_lock_file(path), blocking=False)
+    except LockHeld as error:
+        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE)) from error
 
 
 def _lock_file(path: Path) -> Path:
@@ -98,7 +89,7 @@ def _lock_file(path: Path) -> Path:
 
 
 def _is_stale(path: Path) -> bool:
-    """Whether a socket file lies there that nobody listens on; ask with the lock held."""
+    """Return whether a path is a socket on which no process listens; the lock must be held."""
     if not path.exists() or not stat.S_ISSOCK(path.stat().st_mode):
         return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:

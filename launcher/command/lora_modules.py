@@ -1,4 +1,4 @@
-"""The LoRA adapters that a pool is started with."""
+"""The LoRA adapters that a pool serves from the start."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,11 +14,13 @@ from headrace.protocol.common.adapters import (
 from headrace.protocol.config import GroupConfig
 
 
-def keep_lora_modules(
+def store_lora_modules(
     run_dir: Path, groups: Iterable[GroupOptions], configs: Iterable[GroupConfig]
 ) -> None:
-    """Copy them into the run directory, where workers find them. OptionError if one cannot be had,
-    or its name is another's."""
+    """Copy the adapters of all groups into the run directory, where workers find them.
+
+    Raises OptionError if an adapter cannot be copied, or its name is taken.
+    """
     taken = {name for config in configs for name in config.served_names}
     served = []
     for group in groups:
@@ -26,11 +28,11 @@ def keep_lora_modules(
             if module.name in taken:
                 raise OptionError(f"--lora-modules: the name {module.name!r} is used twice")
             taken.add(module.name)
-            served.append(_keep(run_dir, group.name, module))
+            served.append(_store(run_dir, group.name, module))
     write_served(run_dir, served)
 
 
-def _keep(run_dir: Path, group: str, module: LoraModule) -> ServedAdapter:
+def _store(run_dir: Path, group: str, module: LoraModule) -> ServedAdapter:
     given = Path(module.path).expanduser()
     try:
         if given.is_dir():

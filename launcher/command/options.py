@@ -1,7 +1,7 @@
-"""From flags and a TOML file to the options of a pool and of its groups.
+"""The options of a pool and of its groups, from flags and a TOML file.
 
-Flags are vLLM's where it has one. A value is checked by the same models that the processes read
-their configuration with (protocol/config.py), so that a key means the same wherever it stands.
+Flags have vLLM's names where it has such flags. Values are checked by the same models with which
+the processes read their configuration (protocol/config.py), so that a key means the same in both.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -24,7 +24,8 @@ from pydantic import (
 )
 
 from headrace.launcher.command.autoscale_options import InvalidSizes, check_sizes
-from headrace.launcher.command.flags import SPECULATIVE_EXAMPLE, BadFlag, flag_of, new_parser
+from headrace.launcher.command.flag_help import BadFlag, Fields, new_parser
+from headrace.launcher.command.flags import flag_of
 from headrace.protocol.autoscaling import AutoscalingOptions, Workers
 from headrace.protocol.config import (
     EngineConfig,
@@ -37,24 +38,28 @@ from headrace.protocol.reasoning import ReasoningFormat, parse_format
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kKmMgGtT])(i?)[bB]?)?")
 _JSON_EXAMPLES = {
-    "speculative_config": SPECULATIVE_EXAMPLE,
+    "speculative_config": '{"method": "ngram", "num_speculative_tokens": 4}',
     "default_chat_template_kwargs": '{"enable_thinking": false}',
     "override_generation_config": '{"temperature": 0.6, "top_p": 0.95}',
 }
+Model = TypeVar("Model", bound=BaseModel)
 _POWERS = {"k": 1, "m": 2, "g": 3, "t": 4}
 
 
 class OptionError(Exception):
-    """A flag, a key or a value that cannot be; the text is one line that names it."""
+    """A flag, a key or a value is invalid. The text is one line that names it."""
 
 
-def _number(value: Any) -> Any:
-    """Flags are text, which a choice of numbers does not take."""
+def _number(value: object) -> object:
+    """Convert text from a flag, which a Literal of numbers does not accept."""
     return int(value) if isinstance(value, str) and value.isdigit() else value
 
 
 class LoraModule(BaseModel):
-    """path: a folder, or a hub id. base_model_name: without effect, the group says it."""
+    """A LoRA adapter that is served from the start.
+
+    path: a folder, or a hub id. base_model_name: without effect; the model is the group's.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -64,30 +69,53 @@ class LoraModule(BaseModel):
 
 
 class GroupOptions(EngineConfig, ServingOptions, AutoscalingOptions):
-    """A group as the operator describes it.
+    """A group as the operator describes it."""
 
-    model: folder, GGUF file or hub id; None: the default model.
-    workers: None: one for each GPU, one on a CPU.
-    sleep_idle_seconds, sleep_idle_level: see headrace.protocol.config.GroupConfig.
-    lora_modules: adapters that are served from the start.
-    chat_template: a file's path, or the template itself.
-    reasoning_parser: a format's name, or its tags as a JSON object.
-    generation_config: where sampling defaults come from: "auto" the model, "vllm" nowhere, or a
-        folder with generation_config.json.
-    override_generation_config: goes before those.
-    """
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")] = "default"
-    model: str | None = None
-    served_model_name: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    workers: Workers | None = None
-    sleep_idle_seconds: SleepIdle = None
-    sleep_idle_level: Annotated[SleepLevel, BeforeValidator(_number)] = 1
-    lora_modules: tuple[LoraModule, ...] = ()
-    chat_template: str | None = None
-    reasoning_parser: Annotated[ReasoningFormat | None, BeforeValidator(parse_format)] = None
-    generation_config: str = "auto"
-    override_generation_config: dict[str, Any] = Field(default_factory=dict)
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")] = Field(
+        "default", description="name of the group"
+    )
+    model: str | None = Field(
+        None,
+        description=(
+            "folder in Hugging Face layout, GGUF file, or hub id (org/name, org/name@revision)"
+        ),
+    )
+    served_model_name: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        (), description="names of the model in requests; answers have the first"
+    )
+    workers: Workers | None = Field(
+        None, description="engine processes, each with a replica of the model"
+    )
+    sleep_idle_seconds: SleepIdle = Field(
+        None, description="seconds without requests after which a worker sleeps"
+    )
+    sleep_idle_level: Annotated[SleepLevel, BeforeValidator(_number)] = Field(
+        1, description="memory that such a worker gives back: 1: caches, 2: weights, too"
+    )
+    lora_modules: tuple[LoraModule, ...] = Field(
+        (), description="LoRA adapters served from the start, each a folder or a hub id"
+    )
+    chat_template: str | None = Field(
+        None, description="file with a Jinja template, or the template itself"
+    )
+    reasoning_parser: Annotated[ReasoningFormat | None, BeforeValidator(parse_format)] = Field(
+        None,
+        description=(
+            "how reasoning is told from content: deepseek_r1, qwen3, or a JSON object such as "
+            '{"start": "<think>", "end": "</think>"}'
+        ),
+    )
+    generation_config: str = Field(
+        "auto",
+        description=(
+            "source of default sampling parameters: auto (the model), vllm (none), or a folder "
+            "with generation_config.json"
+        ),
+    )
+    override_generation_config: dict[str, Any] = Field(
+        default_factory=dict,
+        description="default sampling parameters that take precedence over that source",
+    )
 
     @field_validator("name")
     @classmethod
@@ -98,24 +126,26 @@ class GroupOptions(EngineConfig, ServingOptions, AutoscalingOptions):
 
     @field_validator("served_model_name", mode="before")
     @classmethod
-    def _one_or_several(cls, value: Any) -> Any:
+    def _one_or_several(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
 
     @field_validator("lora_modules", mode="before")
     @classmethod
-    def _lora_modules(cls, value: Any) -> Any:
+    def _lora_modules(cls, value: object) -> object:
         return tuple(map(_lora_module, value)) if isinstance(value, list | tuple) else value
 
     @field_validator("lora_modules")
     @classmethod
-    def _enabled(cls, value: Any, info: ValidationInfo) -> Any:
+    def _enabled(
+        cls, value: tuple[LoraModule, ...], info: ValidationInfo
+    ) -> tuple[LoraModule, ...]:
         if value and not info.data.get("enable_lora"):
             raise ValueError("needs enable_lora")
         return value
 
     @field_validator("max_lora_rank", mode="before")
     @classmethod
-    def _rank(cls, value: Any) -> Any:
+    def _rank(cls, value: object) -> object:
         return _number(value)
 
     @field_validator(
@@ -126,12 +156,12 @@ class GroupOptions(EngineConfig, ServingOptions, AutoscalingOptions):
         mode="before",
     )
     @classmethod
-    def _with_unit(cls, value: Any) -> Any:
+    def _with_unit(cls, value: object) -> object:
         return parse_size(value) if isinstance(value, str) else value
 
     @field_validator(*_JSON_EXAMPLES, mode="before")
     @classmethod
-    def _from_json(cls, value: Any, info: ValidationInfo) -> Any:
+    def _from_json(cls, value: object, info: ValidationInfo) -> object:
         if not isinstance(value, str):
             return value
         try:
@@ -144,16 +174,18 @@ class GroupOptions(EngineConfig, ServingOptions, AutoscalingOptions):
         return parsed
 
     def engine_config(self) -> EngineConfig:
+        """Return the options of the engine."""
         names = set(EngineConfig.model_fields)
         return EngineConfig.model_validate(self.model_dump(include=names))
 
     def serving_options(self) -> ServingOptions:
+        """Return the options of the frontends."""
         names = set(ServingOptions.model_fields)
         return ServingOptions.model_validate(self.model_dump(include=names))
 
 
-def _lora_module(value: Any) -> Any:
-    """From "name=path", or a JSON object."""
+def _lora_module(value: object) -> object:
+    """Parse "name=path", or a JSON object."""
     if not isinstance(value, str):
         return value
     if value.lstrip().startswith("{"):
@@ -166,7 +198,7 @@ def _lora_module(value: Any) -> Any:
 
 
 def parse_size(text: str) -> int:
-    """ "4096", "1k" (1000), "1Ki" (1024), "1.5GiB"; ValueError for anything else."""
+    """Parse "4096", "1k" (1000), "1Ki" (1024), "1.5GiB". Raises ValueError for anything else."""
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise ValueError(f"not a number or a size such as 4096, 8k or 2GiB: {text!r}")
@@ -175,13 +207,18 @@ def parse_size(text: str) -> int:
     return int(float(number) * base ** _POWERS.get((unit or "").lower(), 0))
 
 
-def parse(argv: Sequence[str]) -> tuple[PoolOptions, list[GroupOptions], Path | None]:
-    """The options of `headrace serve`: pool, groups, and the run directory if one is given.
+def option_fields() -> Fields:
+    """Return the fields of all options by their keys."""
+    return PoolOptions.model_fields | GroupOptions.model_fields
 
-    OptionError for whatever is wrong with them; SystemExit(0) for --help.
+
+def parse(argv: Sequence[str]) -> tuple[PoolOptions, list[GroupOptions], Path | None]:
+    """Return the options of `headrace serve`: pool, groups, and the run directory if one is given.
+
+    Raises OptionError if they are invalid, SystemExit(0) for --help.
     """
     try:
-        given = vars(new_parser().parse_args(argv))
+        given = vars(new_parser(option_fields()).parse_args(argv))
     except BadFlag as error:
         raise OptionError(str(error)) from error
     config_file = given.pop("config", None)
@@ -191,9 +228,7 @@ def parse(argv: Sequence[str]) -> tuple[PoolOptions, list[GroupOptions], Path | 
     pool_flags = {key: value for key, value in given.items() if key not in group_flags}
     tables = file.pop("group", None)
     if tables is not None and group_flags:
-        raise OptionError(
-            f"{flag_of(next(iter(group_flags)))}: belongs into a [[group]] of --config"
-        )
+        raise OptionError(f"{flag_of(next(iter(group_flags)))}: belongs in a [[group]] of --config")
     groups = _groups(tables, group_flags)
     pool = _validate(PoolOptions, file | pool_flags, "" if file else "--")
     if pool.uds is not None and {"host", "port"} & (file | pool_flags).keys():
@@ -203,17 +238,17 @@ def parse(argv: Sequence[str]) -> tuple[PoolOptions, list[GroupOptions], Path | 
     return pool, groups, None if run_dir is None else Path(run_dir)
 
 
-def _check_autoscaling(groups: list[GroupOptions], wakes: bool, is_file: bool) -> None:
+def _check_autoscaling(groups: list[GroupOptions], wake_on_demand: bool, is_file: bool) -> None:
     for number, group in enumerate(groups):
         try:
-            check_sizes(group, group.workers, wakes)
+            check_sizes(group, group.workers, wake_on_demand)
         except InvalidSizes as error:
             name = f"group {number}: {error.key}" if is_file else flag_of(error.key)
             raise OptionError(f"{name}: {error}") from error
 
 
 def _check_extras(pool: PoolOptions) -> None:
-    """What frontends would otherwise miss with the first request that needs it."""
+    """Check for packages that frontends would miss only at the first request that needs them."""
     is_postgresql = (pool.response_store_url or "").startswith("postgresql")
     has_servers = any(name != "demo" for name in pool.tool_server)
     for flag, is_needed, package, extra in (
@@ -224,7 +259,7 @@ def _check_extras(pool: PoolOptions) -> None:
             raise OptionError(f"{flag}: needs the package {package}: install headrace[{extra}]")
 
 
-def _groups(tables: Any, flags: dict[str, Any]) -> list[GroupOptions]:
+def _groups(tables: object, flags: dict[str, Any]) -> list[GroupOptions]:
     if tables is None:
         return [_validate(GroupOptions, flags, "--")]
     if not isinstance(tables, list) or not tables:
@@ -248,7 +283,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise OptionError(f"--config: {path} is not TOML: {error}") from error
 
 
-def _validate(model: type[Any], values: Any, prefix: str) -> Any:
+def _validate(model: type[Model], values: object, prefix: str) -> Model:
     try:
         return model.model_validate(values)
     except ValidationError as error:

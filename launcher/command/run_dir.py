@@ -1,12 +1,11 @@
-"""The run directory of a pool with a launcher: made at the start, removed at the end, and what
-killed launchers have left is taken over or removed.
+"""The run directory of a pool with a launcher: made at the start, removed at the end. Directories
+that killed launchers have left are reused or removed.
 
 A directory that the operator names holds a file that the launcher keeps locked. The kernel drops
-the lock with the process, however it ends, so that the next start knows what is left behind from
-what is in use and from folders that were never ours.
+the lock with the process, however it ends, so that the next start can tell a directory that was
+left behind from one in use, and from folders that are not a launcher's.
 """
 
-import fcntl
 import os
 import shutil
 import stat
@@ -15,13 +14,17 @@ from pathlib import Path
 
 from headrace.launcher.command.options import OptionError
 from headrace.protocol import sockets
-
-LOCK = "launcher.lock"
+from headrace.protocol.common.file_lock import FileLock, LockHeld
+from headrace.protocol.common.run_files import LAUNCHER_LOCK
 
 
 def make_run_dir(chosen: Path | None) -> Path:
-    """A directory for this pool alone, which only its owner may enter. OptionError if it cannot be
-    had."""
+    """Make a directory for this pool alone, which only its owner may enter.
+
+    chosen: by the operator; None: a new temporary one.
+
+    Raises OptionError if the directory cannot be made, or is in use.
+    """
     if chosen is None:
         parent = _parent()
         _remove_left_behind(parent)
@@ -38,31 +41,30 @@ def make_run_dir(chosen: Path | None) -> Path:
 
 
 def _claim(folder: Path) -> None:
-    """Make a directory, or empty one that a killed launcher has left. FileExistsError if another
-    uses it, or if it is something else."""
+    """Make a directory, or empty one that a killed launcher has left.
+
+    Raises FileExistsError if another launcher uses it, or if it is not a launcher's.
+    """
     try:
         folder.mkdir(mode=0o700, parents=True)
     except FileExistsError:
         if not _may_be_left_behind(folder):
             raise
-    # Never closed: the lock is held for as long as this process lives, and by no child of it.
-    lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(lock)
+        FileLock(folder / LAUNCHER_LOCK, blocking=False)  # held for as long as this process lives
+    except LockHeld as error:
         raise FileExistsError from error
     for left in folder.iterdir():
-        if left.name != LOCK:
+        if left.name != LAUNCHER_LOCK:
             _remove(left)
 
 
 def _may_be_left_behind(folder: Path) -> bool:
-    """Whether it looks as a launcher leaves it that is killed at whatever moment."""
+    """Return whether a directory looks like one of a launcher that was killed, at any moment."""
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
         return False
-    return (folder / LOCK).is_file() or not any(folder.iterdir())
+    return (folder / LAUNCHER_LOCK).is_file() or not any(folder.iterdir())
 
 
 def _remove(path: Path) -> None:
@@ -73,13 +75,12 @@ def _remove(path: Path) -> None:
 
 
 def _parent() -> Path:
-    """Where run directories are made: the first place that can be written to and whose path
-    leaves room for sockets."""
-    for place in (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"):
-        fits = place and sockets.fits(Path(place) / "headrace-1234567-12345678")
-        if place and fits and os.access(place, os.W_OK):
-            return Path(place)
-    raise OptionError("--run-dir: no temporary folder can be written to; name one")
+    """Return the first writable folder for run directories whose path leaves room for sockets."""
+    for folder in (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"):
+        fits = folder and sockets.fits(Path(folder) / "headrace-1234567-12345678")
+        if folder and fits and os.access(folder, os.W_OK):
+            return Path(folder)
+    raise OptionError("--run-dir: no temporary folder is writable; give one")
 
 
 def _remove_left_behind(parent: Path) -> None:

@@ -1,4 +1,4 @@
-"""Whether a group's calls of tools can be read, asked before anything is started for it."""
+"""A check of a group's tool parser, before any process is started for the group."""
 
 import os
 import subprocess
@@ -8,8 +8,11 @@ from headrace.launcher.command.options import GroupOptions, OptionError
 
 
 def check_tool_parser(group: GroupOptions) -> None:
-    """OptionError if there is no such parser. A plug-in is the operator's code: it is run in a
-    process of its own, and in frontends, but not in this one."""
+    """Raise OptionError if there is no such parser.
+
+    A plug-in is the operator's code: it runs in a process of its own, and in frontends, but not in
+    this process.
+    """
     if group.tool_call_parser is None:
         if group.enable_auto_tool_choice:
             raise OptionError("--enable-auto-tool-choice: needs --tool-call-parser")

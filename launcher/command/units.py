@@ -1,7 +1,8 @@
-"""One process of a pool by itself, as a systemd unit runs it.
+"""Single processes of a pool, as systemd units run them.
 
-`headrace prepare` writes what a launcher would; `headrace coordinator`, `frontend N` and
-`worker N` take a place in that pool and become the process. systemd starts and restarts them.
+`headrace prepare` writes the files that a launcher would; `headrace coordinator`, `frontend N` and
+`worker N` take a replica slot of that pool and become the process. systemd starts and restarts
+them.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from typing import NoReturn
 from pydantic import ValidationError
 
 from headrace.launcher.command.activation import FIRST_FD, passed_socket
+from headrace.launcher.command.flags import flag_of
 from headrace.launcher.command.options import GroupOptions, OptionError
 from headrace.launcher.hardware import worker_environment
 from headrace.protocol import sockets
@@ -30,7 +32,7 @@ ROLES = (COORDINATOR, FRONTEND, WORKER)
 
 
 def runtime_dir(chosen: Path | None) -> Path:
-    """Where units meet: --run-dir, or what RuntimeDirectory= of the unit has made."""
+    """Return the run directory of all units: --run-dir, or the unit's RuntimeDirectory=."""
     given = chosen or os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
     if not given:
         raise OptionError("--run-dir: is needed where RUNTIME_DIRECTORY is not set")
@@ -43,26 +45,27 @@ def runtime_dir(chosen: Path | None) -> Path:
 
 
 def check_sizes(groups: Sequence[GroupOptions]) -> None:
-    """OptionError for groups that are to become larger and smaller by themselves: there is a unit
-    for each worker, and nobody here starts or stops any."""
+    """Raise OptionError if a group's size may change.
+
+    There is a unit for each worker, and no process of the pool starts or stops units.
+    """
     for group in groups:
         for key in ("min_workers", "max_workers"):
             if getattr(group, key) is not None:
-                flag = "--" + key.replace("_", "-")
-                raise OptionError(f"{flag}: systemd's units say how many workers there are")
+                raise OptionError(f"{flag_of(key)}: systemd's units say how many workers there are")
 
 
 def check_idle(run_dir: Path) -> None:
-    """OptionError while processes run on what is prepared there."""
+    """Raise OptionError if processes of the pool run."""
     if not Roll(run_dir).is_empty():
         raise OptionError("prepare: the pool runs; stop its processes first")
 
 
 def become(role: str, arguments: Sequence[str]) -> NoReturn:
-    """Become one process of the pool that has been prepared. OptionError if that cannot be."""
+    """Become one process of the pool that has been prepared. Raises OptionError on failure."""
     run_dir, number = _parse(role, arguments)
     config = _load(run_dir)
-    # Before anything else can fail: none of the variables is to reach the process.
+    # Before anything else can fail: none of the variables must reach the process.
     listener = passed_socket()
     if role == COORDINATOR:
         _enter(config, role, COORDINATOR)
@@ -81,13 +84,13 @@ def become(role: str, arguments: Sequence[str]) -> NoReturn:
 
 
 def _become_worker(config: PoolConfig, number: int) -> NoReturn:
-    """Units number the workers of all groups in one row, in the order of the groups."""
-    places = [(group, place) for group in config.groups for place in range(group.workers)]
-    if number >= len(places):
-        raise OptionError(f"worker {number}: the pool has {len(places)} (--workers)")
-    group, place = places[number]
-    name = _enter(config, WORKER, f"{group.name}-{place}")
-    environment = worker_environment(number, len(places), group.engine.threads)
+    """Become a worker. Units number the workers of all groups in the order of the groups."""
+    slots = [(group, index) for group in config.groups for index in range(group.workers)]
+    if number >= len(slots):
+        raise OptionError(f"worker {number}: the pool has {len(slots)} (--workers)")
+    group, index = slots[number]
+    name = _enter(config, WORKER, f"{group.name}-{index}")
+    environment = worker_environment(number, len(slots), group.engine.threads)
     _exec(
         config, "headrace.workers.main", ["--worker-id", name, "--group", group.name], environment
     )
@@ -96,8 +99,10 @@ def _become_worker(config: PoolConfig, number: int) -> NoReturn:
 def _parse(role: str, arguments: Sequence[str]) -> tuple[Path, int]:
     parser = _Parser(prog=f"headrace {role}", allow_abbrev=False)
     if role != COORDINATOR:
-        parser.add_argument("number", type=int, help="which of them, from 0")
-    parser.add_argument("--run-dir", type=Path, help="what was prepared ($RUNTIME_DIRECTORY)")
+        parser.add_argument("number", type=int, help="its number, from 0")
+    parser.add_argument(
+        "--run-dir", type=Path, help="folder that was prepared ($RUNTIME_DIRECTORY)"
+    )
     args = vars(parser.parse_args(arguments))
     number: int = args.get("number", 0)
     if number < 0:
@@ -116,15 +121,16 @@ def _load(run_dir: Path) -> PoolConfig:
         raise OptionError(f"{run_dir}: was prepared by another version: prepare it anew") from error
 
 
-def _enter(config: PoolConfig, role: str, place: str) -> str:
+def _enter(config: PoolConfig, role: str, slot: str) -> str:
+    """Take a slot for the rest of this process's life; return the process id."""
     try:
-        name, before = Roll(config.run_dir).enter(role, place)
+        name, before = Roll(config.run_dir).enter(role, slot)
     except PlaceTaken as error:
-        raise OptionError(f"{place}: runs already") from error
+        raise OptionError(f"{slot}: runs already") from error
     except OSError as error:
         raise OptionError(f"{config.run_dir}: cannot be written to: {error.strerror}") from error
     if before is not None:
-        # Imported late: the command line needs no metrics.
+        # Imported late: the command line needs no metrics otherwise.
         from headrace.protocol.common.clean_up import clean_up_after
 
         clean_up_after(config, before)
@@ -134,7 +140,7 @@ def _enter(config: PoolConfig, role: str, place: str) -> str:
 def _exec(
     config: PoolConfig, module: str, flags: list[str], environment: dict[str, str]
 ) -> NoReturn:
-    """The process keeps its pid, by which systemd knows it, its place and its socket."""
+    """Execute a module in this process, which keeps its pid (known to systemd), slot and socket."""
     shared = {"PROMETHEUS_MULTIPROC_DIR": str(config.metrics_dir)}
     command = [sys.executable, "-P", "-m", module, "--run-dir", str(config.run_dir), *flags]
     os.execve(sys.executable, command, {**os.environ, **shared, **environment})

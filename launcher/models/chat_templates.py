@@ -1,19 +1,18 @@
-"""Finds a model's chat templates, in all the places where models keep them."""
+"""A model's chat templates, from all the files in which models keep them."""
 
 import re
 from pathlib import Path
-from typing import Any
 
 from headrace.launcher.models.model_folder import ModelError, read_json_object
 
-# transformers' own block, which marks the assistant's tokens for training and means nothing here
+# transformers' own block, which marks the assistant's tokens for training and has no effect here
 GENERATION_TAG = re.compile(r"\{%[-+]?\s*(end)?generation\s*[-+]?%\}")
 
 
 def model_templates(model: Path) -> tuple[str | None, dict[str, str]]:
-    """The default template (None if there is none) and the others by name.
+    """Return the default template (None if there is none) and the others by name.
 
-    A file of its own wins over the tokenizer's configuration, as in transformers.
+    A separate file wins over the tokenizer's configuration, as in transformers.
     """
     named = _configured(model / "tokenizer_config.json")
     for name, text in _configured(model / "chat_template.json").items():
@@ -27,7 +26,10 @@ def model_templates(model: Path) -> tuple[str | None, dict[str, str]]:
 
 
 def override_template(value: str) -> str:
-    """The template that --chat-template gives, as a file's path or as its text; ModelError."""
+    """Return the template that --chat-template gives, as a file's path or as its text.
+
+    Raises ModelError if it is not a template.
+    """
     try:
         text = Path(value).expanduser().read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
@@ -51,7 +53,7 @@ def _check_syntax(text: str) -> None:
 
 
 def _configured(file: Path) -> dict[str, str]:
-    """The chat_template of a JSON file: a text, or a list of {name, template}."""
+    """Return the chat_template of a JSON file by name: a string, or a list of {name, template}."""
     value = read_json_object(file).get("chat_template")
     if value is None:
         return {}
@@ -59,10 +61,10 @@ def _configured(file: Path) -> dict[str, str]:
         return {"default": value}
     if isinstance(value, list) and all(map(_is_named_template, value)):
         return {entry["name"]: entry["template"] for entry in value}
-    raise ModelError(f"{file}: chat_template is neither a text nor a list of name and template")
+    raise ModelError(f"{file}: chat_template is neither a string nor a list of name and template")
 
 
-def _is_named_template(entry: Any) -> bool:
+def _is_named_template(entry: object) -> bool:
     return (
         isinstance(entry, dict)
         and isinstance(entry.get("name"), str)

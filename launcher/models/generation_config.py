@@ -1,4 +1,4 @@
-"""Sampling parameters for requests that bring none: the model's authors', or the operator's."""
+"""Default sampling parameters of requests: those of the model's authors, or the operator's."""
 
 import math
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from headrace.launcher.models.model_folder import ModelError, read_json_object
 
 FILE = "generation_config.json"
 SAMPLING_DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-# What an operator may set, and from where to where.
+# The parameters that an operator may set, with their least and greatest values.
 _OVERRIDES = {
     "temperature": (0.0, 1e4),
     "top_p": (1e-6, 1.0),
@@ -25,15 +25,17 @@ _NOT_SAMPLED = ("eos_token_id", "do_sample")
 
 
 def generation_defaults(model: Path, source: str, override: Mapping[str, Any]) -> dict[str, float]:
-    """Sampling parameters by name.
+    """Return sampling parameters by name.
 
     source: "auto": from the model's folder; "vllm": none; else a folder with the same file.
-    override: goes before them. ModelError names what is wrong.
+    override: takes precedence over those.
+
+    Raises ModelError, which names the parameter, if one is invalid.
     """
     defaults = _from_file(_file(model, source)) if source != "vllm" else {}
     for name, value in override.items():
         if name not in (*_OVERRIDES, *_NOT_SAMPLED):
-            raise ModelError(f"{_OVERRIDE}: {name} is not known")
+            raise ModelError(f"{_OVERRIDE}: {name} is unknown")
         if name in _OVERRIDES:
             defaults[name] = _within(value, *_OVERRIDES[name], what=f"{_OVERRIDE}: {name}")
     return defaults
@@ -49,7 +51,7 @@ def _file(model: Path, source: str) -> Path:
 
 
 def _from_file(file: Path) -> dict[str, float]:
-    """The authors' sampling parameters; none if they recommend greedy decoding."""
+    """Return the authors' sampling parameters; none if they recommend greedy decoding."""
     generation = read_json_object(file)
     if generation.get("do_sample") is False:
         return {}
@@ -60,14 +62,14 @@ def _from_file(file: Path) -> dict[str, float]:
     }
 
 
-def _number(value: Any, what: str) -> float:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value):
+def _number(value: object, what: str) -> float:
+    is_bool = isinstance(value, bool)  # which is an int for Python
+    if is_bool or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise ModelError(f"{what} is not a number")
     return float(value)
 
 
-def _within(value: Any, lowest: float, highest: float, *, what: str) -> float:
+def _within(value: object, lowest: float, highest: float, *, what: str) -> float:
     number = _number(value, what)
     if not lowest <= number <= highest:
         raise ModelError(f"{what} must be from {lowest} to {highest}")

@@ -1,20 +1,19 @@
-"""Prepared files on disk: each entry is made once, whole or not at all.
+"""A cache of prepared files on disk: each entry is made once, whole or not at all.
 
 An entry is a folder. It is built under another name and renamed when complete, under a lock, so
-that a preparation which is interrupted, or runs twice at once, leaves nothing half made. A
-manifest lists the entry's files and sizes; an entry that no longer agrees with it is made anew.
+that a preparation that is interrupted, or that runs twice at once, leaves nothing half made. A
+manifest lists the entry's files and sizes; an entry that does not match it is made anew.
 """
 
-import fcntl
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from headrace.launcher.models.model_folder import ModelError
+from headrace.protocol.common.atomic_write import replacing_folder
+from headrace.protocol.common.file_lock import FileLock, LockHeld
 
 MANIFEST = "headrace.json"
 WHOLE_DIGEST_BYTES = 512 * 1024 * 1024
@@ -24,7 +23,7 @@ Progress = Callable[[str], None]
 
 
 def default_cache_dir() -> Path:
-    """$HEADRACE_CACHE, else headrace/ in $XDG_CACHE_HOME, else in ~/.cache."""
+    """Return $HEADRACE_CACHE, else headrace/ in $XDG_CACHE_HOME, else in ~/.cache."""
     own = os.environ.get("HEADRACE_CACHE")
     if own:
         return Path(own).expanduser()
@@ -33,10 +32,11 @@ def default_cache_dir() -> Path:
 
 
 def cached(entry: Path, build: Callable[[Path], None], progress: Progress) -> Path:
-    """The folder `entry`, made by `build(empty_folder)` unless it is there and complete.
+    """Return the folder `entry`, made by `build(empty_folder)` unless it is there and complete.
 
-    `progress` gets a line when another process is at work on the same entry. ModelError if the
-    cache cannot be written; what `build` raises passes through.
+    progress: called with a line when another process is building the same entry.
+
+    Raises ModelError if the cache cannot be written, and the exceptions of `build`.
     """
     if _is_complete(entry):
         return entry
@@ -51,10 +51,10 @@ def cached(entry: Path, build: Callable[[Path], None], progress: Progress) -> Pa
 
 
 def file_digest(file: Path) -> str:
-    """A name for the content of a model file, in hex.
+    """Return a digest of a model file's name and content, in hex.
 
     Small files are read whole. Of a large one, only head and tail are read, and its modification
-    time counts too: reading tens of gigabytes at each start would take minutes.
+    time is included: reading tens of gigabytes at each start would take minutes.
     """
     status = file.stat()
     digest = hashlib.sha256(f"{file.name} {status.st_size}".encode())
@@ -70,23 +70,14 @@ def file_digest(file: Path) -> str:
 
 
 def joint_digest(parts: Iterable[str]) -> str:
-    """One short name for several strings, in hex."""
+    """Return one short digest of several strings, in hex."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
 def _build(entry: Path, build: Callable[[Path], None]) -> None:
-    for stale in entry.parent.glob(f"{entry.name}.*.tmp"):  # of processes that were killed
-        shutil.rmtree(stale)
-    temporary = entry.with_name(f"{entry.name}.{os.getpid()}.tmp")
-    temporary.mkdir()
-    try:
-        build(temporary)
-        (temporary / MANIFEST).write_text(json.dumps(_sizes(temporary)))
-        if entry.exists():
-            shutil.rmtree(entry)
-        temporary.rename(entry)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with replacing_folder(entry) as folder:
+        build(folder)
+        (folder / MANIFEST).write_text(json.dumps(_sizes(folder)))
 
 
 def _is_complete(entry: Path) -> bool:
@@ -105,16 +96,10 @@ def _sizes(folder: Path) -> dict[str, int]:
     }
 
 
-@contextmanager
-def _lock(file: Path, progress: Progress) -> Iterator[None]:
-    """Hold a lock that the kernel drops with the process, however that ends."""
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def _lock(file: Path, progress: Progress) -> FileLock:
+    """Acquire a lock, with a line of progress if that takes a while."""
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            progress(f"waiting for another process that prepares {file.stem}")
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+        return FileLock(file, blocking=False)
+    except LockHeld:
+        progress(f"waiting for another process that prepares {file.stem}")
+        return FileLock(file)

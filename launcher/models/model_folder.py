@@ -1,4 +1,4 @@
-"""A model in Hugging Face layout: what must be there before anything is started with it."""
+"""Checks of a model folder in Hugging Face layout, before any process is started with it."""
 
 import json
 import struct
@@ -11,18 +11,24 @@ MAX_HEADER_BYTES = 100_000_000  # the limit that the safetensors format itself s
 
 
 class ModelError(Exception):
-    """A model cannot be served; the text is one line for the operator."""
+    """A model cannot be served. The text is one line for the operator."""
 
 
 def check_folder(folder: Path) -> None:
-    """Check that `folder` holds a configuration and complete weights; ModelError if not."""
+    """Check that a folder holds a configuration and complete weights.
+
+    Raises ModelError if it does not.
+    """
     read_json_object(folder / "config.json", required=True)
     for file in _weight_files(folder):
         _check_weights(file)
 
 
 def read_json_object(file: Path, required: bool = False) -> dict[str, Any]:
-    """The JSON object in `file`; {} where it does not exist and is not required."""
+    """Return the JSON object in a file; {} if it does not exist and is not required.
+
+    Raises ModelError if the file does not hold a JSON object.
+    """
     try:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -41,7 +47,7 @@ def read_json_object(file: Path, required: bool = False) -> dict[str, Any]:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that transformers would load: the single one, or those of the index."""
+    """Return the safetensors files that transformers would load: the only one, or the indexed."""
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
     if (folder / INDEX).is_file():
@@ -50,7 +56,7 @@ def _weight_files(folder: Path) -> list[Path]:
     if pickled:
         raise ModelError(
             f"{folder}: has only pickled weights ({pickled[0].name}), which can run code when "
-            "they are loaded and are refused: convert them to safetensors"
+            "they are loaded and are rejected: convert them to safetensors"
         )
     others = sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.gguf"))
     hint = f" (there is {others[0].name})" if others else ""
@@ -64,7 +70,7 @@ def _indexed_files(folder: Path) -> list[Path]:
     files = []
     for name in sorted({str(value) for value in weight_map.values()}):
         if Path(name).name != name or not name.endswith(".safetensors"):
-            raise ModelError(f"{folder / INDEX}: {name!r} is no safetensors file of this folder")
+            raise ModelError(f"{folder / INDEX}: {name!r} is not a safetensors file of this folder")
         if not (folder / name).is_file():
             raise ModelError(f"{folder}: {name} is missing, though {INDEX} names it")
         files.append(folder / name)

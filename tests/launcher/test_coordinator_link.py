@@ -38,9 +38,9 @@ async def test_a_start_that_takes_long_holds_up_no_other_order(tmp_path: Path) -
         await asyncio.Event().wait()
 
     link = CoordinatorLink(config, children, start)
-    await link.greet()
+    await link.send_hello()
     launcher, _ = await coordinator.recv_multipart()
-    obeying = asyncio.create_task(link.obey())
+    obeying = asyncio.create_task(link.execute_orders())
     for order in (
         to_launcher.StartWorker("chat-0.0", "chat", 2),
         to_launcher.StartWorker("chat-0.0", "chat", 2),  # of a new coordinator

@@ -30,7 +30,7 @@ class Host:
         self.fewest_workers = self.wanted = len(self._workers())
         self.problem = ""
 
-    def steps(self) -> RollingHooks:
+    def hooks(self) -> RollingHooks:
         return RollingHooks(
             self.renew,
             self.alive.__contains__,
@@ -92,8 +92,8 @@ class Host:
 
 
 def _next(process_id: str) -> str:
-    place, _, start = process_id.rpartition(".")
-    return f"{place}.{int(start) + 1}"
+    slot, _, start = process_id.rpartition(".")
+    return f"{slot}.{int(start) + 1}"
 
 
 @pytest.fixture(autouse=True)
@@ -109,7 +109,7 @@ WORKERS, FRONTENDS = ("chat-0.0", "chat-1.4"), ("frontend-0.0", "frontend-1.0")
 
 async def test_one_is_replaced_when_the_one_before_it_is_there_again() -> None:
     host = Host(*WORKERS, *FRONTENDS)
-    await roll(WORKERS, FRONTENDS, host.steps(), 0.05, 1.0)
+    await roll(WORKERS, FRONTENDS, host.hooks(), 0.05, 1.0)
     assert host.alive == {"chat-0.1", "chat-1.5", "frontend-0.1", "frontend-1.1"}
     assert host.fewest_workers == 1
     assert host.told == [
@@ -125,7 +125,7 @@ async def test_one_is_replaced_when_the_one_before_it_is_there_again() -> None:
 
 async def test_who_has_ended_meanwhile_is_left_out() -> None:
     host = Host("chat-1.4", "frontend-1.0")
-    await roll(WORKERS, FRONTENDS, host.steps(), 0.05, 1.0)
+    await roll(WORKERS, FRONTENDS, host.hooks(), 0.05, 1.0)
     assert host.told == ["renew", "drain chat-1.4", "replace frontend-1.0", "retire frontend-1.0"]
 
 
@@ -133,14 +133,14 @@ async def test_no_worker_is_taken_from_a_group_that_lacks_some() -> None:
     host = Host(*WORKERS, *FRONTENDS)
     host.starting = {"chat-1.4"}
     with pytest.raises(RollingFailed, match="lacks"):
-        await roll(WORKERS, FRONTENDS, host.steps(), 0.05, 1.0)
+        await roll(WORKERS, FRONTENDS, host.hooks(), 0.05, 1.0)
     assert host.told == ["renew"]
 
 
 async def test_worker_that_does_not_end_is_killed() -> None:
     host = Host(*WORKERS)
     host.deaf = {"chat-0.0"}
-    await roll(WORKERS, (), host.steps(), 0.01, 1.0)
+    await roll(WORKERS, (), host.hooks(), 0.01, 1.0)
     assert host.told == ["renew", "drain chat-0.0", "kill chat-0.0", "drain chat-1.4"]
 
 
@@ -148,7 +148,7 @@ async def test_worker_whose_successor_fails_is_the_last() -> None:
     host = Host(*WORKERS, *FRONTENDS)
     host.broken = {"chat-0.1"}
     with pytest.raises(RollingFailed, match=r"chat-0\.0"):
-        await roll(WORKERS, FRONTENDS, host.steps(), 0.05, 5.0)
+        await roll(WORKERS, FRONTENDS, host.hooks(), 0.05, 5.0)
     assert host.alive == {"chat-1.4", *FRONTENDS}
 
 
@@ -156,5 +156,5 @@ async def test_frontend_whose_successor_does_not_come_stays() -> None:
     host = Host(*FRONTENDS)
     host.broken = {"frontend-0.1"}
     with pytest.raises(RollingFailed, match=r"frontend-0\.0"):
-        await roll((), FRONTENDS, host.steps(), 0.05, 1.0)
+        await roll((), FRONTENDS, host.hooks(), 0.05, 1.0)
     assert host.alive == set(FRONTENDS)

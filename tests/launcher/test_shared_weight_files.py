@@ -1,13 +1,13 @@
 """The launcher's side of shared weights: which groups have a file, and until when."""
 
-import fcntl
 import os
 from pathlib import Path
 
 import pytest
 
 from headrace.launcher.shared_weights import SharedWeightFiles
-from headrace.protocol.common.shared_weights import USING, lock, memory_file_name
+from headrace.protocol.common.file_lock import lock_byte
+from headrace.protocol.common.shared_weights import USING, memory_file_name
 from headrace.protocol.config import EngineConfig, GroupConfig
 
 
@@ -56,13 +56,13 @@ def test_only_what_nobody_uses_is_emptied(files):
     path = files.path(group("a"))
     path.write_bytes(b"weights")
     with path.open("rb+") as used:
-        lock(used.fileno(), USING, fcntl.F_RDLCK)
+        lock_byte(used.fileno(), USING, shared=True)
         files.empty_unused()
         assert path.stat().st_size == len(b"weights")
     files.empty_unused()
     assert path.stat().st_size == 0
     with path.open("rb+") as used:  # it holds no lock that would keep others away
-        lock(used.fileno(), USING, fcntl.F_WRLCK)
+        lock_byte(used.fileno(), USING)
 
 
 def test_system_without_memory_files(files, monkeypatch):

@@ -16,7 +16,6 @@ killed process's mappings before its locks, so that no worker loses pages that i
 """
 
 import errno
-import fcntl
 import hashlib
 import os
 import weakref
@@ -24,14 +23,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from headrace.protocol.common.shared_weights import (
-    FILLING,
-    USING,
-    empty_unless_used,
-    held,
-    lock,
-    try_lock,
-)
+from headrace.protocol.common.file_lock import byte_locked, lock_byte, try_lock_byte
+from headrace.protocol.common.shared_weights import FILLING, USING, empty_unless_used
 from headrace.workers.native.huge_mapping import (
     allocate_pages,
     make_read_only,
@@ -78,7 +71,7 @@ class SharedFile:
             return f"{self._path}: {error.strerror}"
         mapping: SharedMapping | str = "interrupted"
         try:
-            with held(fd, FILLING):
+            with byte_locked(fd, FILLING):
                 try:
                     mapping = _map(fd, num_bytes, _header(num_bytes, key), fill)
                 finally:
@@ -105,13 +98,13 @@ def _map(
 ) -> SharedMapping | str:
     """Map the file and hold USING until the file is closed. The caller must hold FILLING."""
     size = round_up_to_pages(HEADER_BYTES + num_bytes)
-    lock(fd, USING, fcntl.F_RDLCK)  # waits for a worker that is emptying the file
+    lock_byte(fd, USING, shared=True)  # waits for a worker that is emptying the file
     was_filled = os.pread(fd, len(header), 0) == header
     if was_filled:
         address = map_file(fd, size, writable=False)
-    elif try_lock(fd, USING, fcntl.F_WRLCK):
+    elif try_lock_byte(fd, USING):
         address = _fill(fd, size, header, fill)
-        lock(fd, USING, fcntl.F_RDLCK)
+        lock_byte(fd, USING, shared=True)
     else:
         return "other workers use it with other weights"
     mapping = SharedMapping(address + HEADER_BYTES, was_filled)

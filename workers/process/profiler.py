@@ -6,7 +6,6 @@ is marked, so that it is seen how long they take.
 """
 
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from headrace.protocol.common.atomic_write import replacing
 from headrace.workers.process.stack_sampler import StackSampler
 
 log = logging.getLogger(__name__)
@@ -112,12 +112,10 @@ class Profiler:
         self.mark_steps(nullcontext)
         recording.stop()
         path = self._path(self.folder, recording.suffix)
-        begun = path.with_suffix(".part")  # whoever watches the folder sees whole traces only
         try:
-            recording.export(str(begun))
-            os.replace(begun, path)
+            with replacing(path) as part:  # whoever watches the folder sees whole traces only
+                recording.export(str(part))
         except (OSError, RuntimeError) as error:
-            begun.unlink(missing_ok=True)
             log.error("a profile is lost: %s", error)
             raise ProfileFailed("the profile could not be written") from None
         log.info("profile: %s", path)

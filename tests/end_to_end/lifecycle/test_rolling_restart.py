@@ -100,6 +100,7 @@ def test_rolling_restart_under_load_fails_no_request(
         wait_for(lambda: asking.outcomes["whole"] > answered + 8, "all are answered still")
     assert set(asking.outcomes) == {"whole"}
     assert "ended (" not in server.log  # what was asked to end is no failure
+    assert "exited with" not in server.log
     wait_for(lambda: server.metric("headrace:num_requests_running") == 0, "nothing is left")
     assert server.stop() == 0
 

@@ -125,7 +125,7 @@ def test_stopped_launcher_feeds_no_watchdog(
     [
         (["--port", "8000"], 1, "--port: the socket comes from systemd"),
         ([], 2, "LISTEN_FDS: 2 sockets were passed"),
-        ([], 1, "LISTEN_FDS: what was passed is no listening stream socket"),
+        ([], 1, "LISTEN_FDS: what was passed is not a listening stream socket"),
     ],
 )
 def test_wrong_socket_says_so_in_one_line(

@@ -59,7 +59,7 @@ def test_what_cannot_be_served_on_is_refused(tmp_path: Path) -> None:
         socket.socket(type=socket.SOCK_DGRAM) as datagrams,
     ):
         for fd in (file.fileno(), deaf.fileno(), datagrams.fileno(), closed):
-            with pytest.raises(OptionError, match="no listening stream socket"):
+            with pytest.raises(OptionError, match="not a listening stream socket"):
                 passed_socket(environment(), fd)
 
 

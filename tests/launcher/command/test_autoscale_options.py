@@ -11,10 +11,10 @@ from headrace.launcher.command.options import OptionError, parse
 from headrace.protocol.autoscaling import DOWN_WINDOW_S, UP_WINDOW_S
 
 
-def sizes(flags: str, places: int = 1) -> tuple[int, int, int] | tuple[int]:
+def sizes(flags: str, default_size: int = 1) -> tuple[int, int, int] | tuple[int]:
     """Of the beginning, and least and most."""
     _, (group,), _ = parse(flags.split())
-    size, chosen = resolve(group, group.workers, places, 100)
+    size, chosen = resolve(group, group.workers, default_size, 100)
     return (size,) if chosen is None else (size, chosen.min_workers, chosen.max_workers)
 
 
@@ -37,8 +37,8 @@ def test_sizes_follow_from_what_is_given(flags: str, expected: tuple[int, ...]) 
 
 
 def test_a_group_begins_with_its_gpus_within_its_limits() -> None:
-    assert sizes("--max-workers 4", places=8) == (4, 1, 4)
-    assert sizes("--min-workers 0", places=8) == (8, 0, 8)
+    assert sizes("--max-workers 4", default_size=8) == (4, 1, 4)
+    assert sizes("--min-workers 0", default_size=8) == (8, 0, 8)
 
 
 def test_targets_and_windows() -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from headrace.launcher.command.options import OptionError
-from headrace.launcher.command.run_dir import LOCK, make_run_dir
+from headrace.launcher.command.run_dir import make_run_dir
+from headrace.protocol.common.run_files import LAUNCHER_LOCK
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +57,7 @@ def test_named_folder_of_a_killed_launcher_is_taken_over(runtime_dir: Path) -> N
     (chosen / "metrics" / "left.db").touch()
     (chosen / "pool.json").touch()
     assert make_run_dir(chosen) == chosen
-    assert [file.name for file in chosen.iterdir()] == [LOCK]
+    assert [file.name for file in chosen.iterdir()] == [LAUNCHER_LOCK]
     with pytest.raises(OptionError, match="exists"):  # it is in use now
         make_run_dir(chosen)
 

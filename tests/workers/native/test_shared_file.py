@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from headrace.protocol.common.shared_weights import FILLING, held
+from headrace.protocol.common.file_lock import byte_locked
+from headrace.protocol.common.shared_weights import FILLING
 from headrace.workers.native import huge_mapping
 from headrace.workers.native.shared_file import SharedFile, SharedMapping
 
@@ -246,7 +247,7 @@ def test_who_leaves_does_not_wait_for_who_comes(shared):
     """Objects end whenever the collector finds them: perhaps in a thread that is coming itself."""
     mapping = shared.map()
     coming = os.open(shared.path, os.O_RDWR)
-    with held(coming, FILLING):
+    with byte_locked(coming, FILLING):
         del mapping
         assert shared.blocks == 0
     os.close(coming)

@@ -284,7 +284,7 @@ class TestWhatIsMissing:
         shutil.copy(folder / names[0], folder / names[1])
         check_folder(folder)
         write_json(index, {"weight_map": {"a": "../model.safetensors"}})
-        with pytest.raises(ModelError, match="no safetensors file of this folder"):
+        with pytest.raises(ModelError, match="not a safetensors file of this folder"):
             check_folder(folder)
 
 

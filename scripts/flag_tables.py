@@ -1,0 +1,54 @@
+"""Write the tables of flags in the documentation, from the descriptions of the options.
+
+Usage: python -P scripts/flag_tables.py [--check] [FILE ...]
+
+A table stands between <!-- flags: KEY ... --> and <!-- end of flags -->, with a row for each key of
+an option. --check changes nothing, and exits with 1 if a table differs from its options.
+"""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+from headrace.launcher.command.flag_help import flag_table
+from headrace.launcher.command.options import option_fields
+
+ROOT = Path(__file__).parents[1]
+FILES = (ROOT / "README.md", ROOT / "docs" / "autoscaling.md")
+_TABLE = re.compile(r"(<!-- flags:([\w\s]+)-->\n).*?(<!-- end of flags -->)", re.DOTALL)
+
+
+def with_tables(text: str) -> str:
+    """Return a document with its tables made anew. Raises ValueError if it has none."""
+    text, count = _TABLE.subn(_table, text)
+    if count == 0:
+        raise ValueError("no <!-- flags: ... --> in it")
+    return text
+
+
+def _table(match: re.Match[str]) -> str:
+    return f"{match[1]}{flag_table(match[2].split(), option_fields())}\n{match[3]}"
+
+
+def main() -> int:
+    """Write or check the tables; return the exit status."""
+    parser = argparse.ArgumentParser(description="Write the tables of flags.")
+    parser.add_argument("--check", action="store_true", help="only compare")
+    parser.add_argument("files", nargs="*", type=Path, default=FILES)
+    args = parser.parse_args()
+    stale = False
+    for file in args.files:
+        text = file.read_text()
+        if (current := with_tables(text)) == text:
+            continue
+        stale = True
+        if args.check:
+            print(f"{file}: its flags are stale: run python -P scripts/flag_tables.py")
+        else:
+            file.write_text(current)
+    return 1 if stale and args.check else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
