@@ -4,7 +4,13 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from headrace.frontend.chat.message import NOTHING, Message, MessagePart, MessageReader, PlainReader
+from headrace.frontend.chat.message import (
+    NOTHING,
+    CollectedMessage,
+    MessagePart,
+    MessageReader,
+    PlainReader,
+)
 from headrace.frontend.chat.reasoning.plan import ReasoningPlan
 from headrace.frontend.chat.reasoning.token_counter import ReasoningTokenCounter
 from headrace.frontend.chat.tools.tool_use import NO_TOOLS, ToolUse
@@ -35,7 +41,7 @@ class AnsweredChoice:
     """
 
     text: CollectedChoice
-    message: Message
+    message: CollectedMessage
     finish_reason: str | None = None
     reasoning_tokens: int = 0
 
@@ -108,7 +114,8 @@ class ChatRun:
     async def answers(self) -> list[AnsweredChoice]:
         """Run all choices to their end and return them."""
         answers = [
-            AnsweredChoice(CollectedChoice(choice), Message()) for choice in self.generation.choices
+            AnsweredChoice(CollectedChoice(choice), CollectedMessage())
+            for choice in self.generation.choices
         ]
         async for choice, delta in self.deltas():
             answer = answers[choice.index]

@@ -89,7 +89,7 @@ class ParsedToolCall(NamedTuple):
     arguments: str
 
 
-class Message:
+class CollectedMessage:
     """A message that is assembled from its parts."""
 
     def __init__(self) -> None:

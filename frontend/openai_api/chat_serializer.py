@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from headrace.frontend.chat.chat_run import AnsweredChoice, ChatRun, MessageDelta
-from headrace.frontend.chat.message import Message, MessagePart, ToolCallPart
+from headrace.frontend.chat.message import CollectedMessage, MessagePart, ToolCallPart
 from headrace.frontend.generation.choice import Choice, Delta
 from headrace.frontend.openai_api.chunk_frame import ChunkFrame, encode_text
 from headrace.frontend.openai_api.common import ResponseHead, count_usage, encode_json
@@ -65,7 +65,7 @@ class ChatSerializer:
             "token_ids": text.token_ids if self._request.return_token_ids else None,
         }
 
-    def _message(self, message: Message) -> dict[str, Any]:
+    def _message(self, message: CollectedMessage) -> dict[str, Any]:
         calls, content = message.tool_calls, self._prefix + message.content
         # A message that is all reasoning, or all tool calls under tool_choice "auto", has null
         # content, not an empty string.

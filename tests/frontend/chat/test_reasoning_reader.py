@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.frontend.chat.message import Message, MessagePart, PlainReader
+from headrace.frontend.chat.message import CollectedMessage, MessagePart, PlainReader
 from headrace.frontend.chat.reasoning.reader import ReasoningReader
 
 START, END, CALL = "<think>", "</think>", "<tool_call>"
@@ -43,7 +43,7 @@ def make(rest=None, *, is_open=True, include=True, ends_before=()):
 
 def read(pieces, **options):
     """(reasoning, content) of pieces."""
-    message, reader = Message(), make(**options)
+    message, reader = CollectedMessage(), make(**options)
     for piece in pieces:
         message.add(reader.feed(piece))
     message.add(reader.finish())

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.frontend.chat.message import Message
+from headrace.frontend.chat.message import CollectedMessage
 from headrace.frontend.chat.tools.available import find_parser
 from headrace.frontend.chat.tools.forced import ForcedCallsParser
 from headrace.frontend.chat.tools.parser import ToolParser, load_plugin, register_tool_parser
@@ -30,7 +30,7 @@ def reader(spec):
 
 def read(spec, pieces, reason="stop"):
     """Content, calls as (name, arguments), and the finish reason."""
-    one, message = reader(spec), Message()
+    one, message = reader(spec), CollectedMessage()
     for piece in pieces:
         message.add(one.feed(piece))
     message.add(one.finish())
@@ -190,7 +190,7 @@ def test_content_is_held_back_no_longer_than_it_can_be_a_mark():
 
 
 def test_mistrals_ids():
-    message = Message()
+    message = CollectedMessage()
     one = reader("mistral")
     message.add(one.feed("[TOOL_CALLS]f[CALL_ID]abcdefgh9[ARGS]{}[TOOL_CALLS]g[CALL_ID]no[ARGS]{}"))
     first, second = (call.call_id for call in message.tool_calls)
@@ -244,7 +244,7 @@ def test_half_a_surrogate_pair_can_be_sent():
 
 def test_only_the_first_call_where_one_is_wanted():
     text = WELL_WRITTEN[0][1]
-    one, message = ToolCallReader(find_parser("hermes"), only_first=True), Message()
+    one, message = ToolCallReader(find_parser("hermes"), only_first=True), CollectedMessage()
     for piece in text:
         message.add(one.feed(piece))
     message.add(one.finish())
