@@ -7,5 +7,5 @@ cd "$root"
 ensure_venv dev
 "$venv/bin/ruff" check .
 "$venv/bin/ruff" format --check .
-"$venv/bin/mypy" -p headrace
+"$venv/bin/mypy" -p headrace -p bench -p tests
 "$venv/bin/python" -P scripts/flag_tables.py --check

@@ -36,7 +36,7 @@ def make_adapter(
     options = {"lora_alpha": 2 * rank, "init_lora_weights": False, **config}
     settings = LoraConfig(r=rank, target_modules=targets, task_type="CAUSAL_LM", **options)
     with _without_warnings():
-        get_peft_model(model, settings).save_pretrained(folder)
+        get_peft_model(model, settings).save_pretrained(str(folder))
     return folder
 
 

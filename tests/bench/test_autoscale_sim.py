@@ -10,13 +10,13 @@ from bench.scaling import trace
 from bench.scaling.engines import QUANTUM, Engine
 from bench.scaling.pool import play
 from bench.scaling.results import count_changes, oracle, waits
-from bench.scaling.settings import DEFAULT, Setting
+from bench.scaling.settings import DEFAULT, SETTINGS, Setting
 
 
 def test_a_short_day_with_all_settings(capsys: pytest.CaptureFixture[str]) -> None:
     autoscale_sim.main(["--seconds", "1500", "--peak", "300", "--small-peak", "20"])
     printed = capsys.readouterr().out
-    for setting in autoscale_sim.SETTINGS:
+    for setting in SETTINGS:
         assert f"| {setting.name} |" in printed
 
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from bench.frontend import ROOT
+from bench.layouts import ROOT
 
 
 @pytest.mark.parametrize("options", [[], ["--than", str(ROOT)]])

@@ -31,7 +31,7 @@ def run_bench(*arguments: str) -> str:
     return done.stdout
 
 
-def test_it_runs_on_a_bare_machine_and_fills_its_table():
+def test_it_runs_on_a_bare_machine_and_fills_its_table() -> None:
     lines = run_bench("--batch", "1,5", "--prompt", "20,300", "--skip-transformers").splitlines()
     rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")]
     names, *rows = rows
@@ -45,7 +45,7 @@ def test_it_runs_on_a_bare_machine_and_fills_its_table():
         assert known["load s"] > 0
 
 
-def test_bytes_and_operations_are_counted_by_the_shape():
+def test_bytes_and_operations_are_counted_by_the_shape() -> None:
     model = make_model("tiny", 64, torch.device("cpu"))
     hidden, intermediate, layers, heads, kv_heads, vocab, _ = SHAPES["tiny"]
     dim = hidden // heads
@@ -58,7 +58,7 @@ def test_bytes_and_operations_are_counted_by_the_shape():
     assert prefill_flops(model, 2, 7) == pytest.approx(expected)
 
 
-def test_a_shared_embedding_is_read_once():
+def test_a_shared_embedding_is_read_once() -> None:
     tied = make_model("tiny", 64, torch.device("cpu"))
     tied.lm_head.weight = tied.model.embed_tokens.weight
     assert decode_bytes(tied, 1, 0) == decode_bytes(

@@ -87,7 +87,7 @@ class TestArithmetic:
     def test_threads_that_never_rest_are_noticed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         cpu_s = itertools.count()
         monkeypatch.setattr(rounds, "SETTLE_TIMEOUT_S", 0.02)
-        monkeypatch.setattr(rounds.time, "process_time", lambda: next(cpu_s))
+        monkeypatch.setattr(time, "process_time", lambda: next(cpu_s))
         with pytest.raises(RuntimeError, match="still busy"):
             settle()
 
@@ -95,7 +95,7 @@ class TestArithmetic:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         cpu_s = itertools.chain([0.0, 1.0, 1.0, 2.0], itertools.repeat(2.0))
-        monkeypatch.setattr(rounds.time, "process_time", lambda: next(cpu_s))
+        monkeypatch.setattr(time, "process_time", lambda: next(cpu_s))
         settle()
         assert next(cpu_s) == 2.0, "it has not looked again while they were busy"
 
@@ -211,7 +211,9 @@ class TestMemory:
             parse_rollup("Rss:  12 kB\nSwapPss: 3 kB\n")
 
     def test_what_is_over(self) -> None:
-        outcome = memory_outcome(Resident(rss=1_500_000_000, pss=1_400_000_000), 269e6, 256e6)
+        outcome = memory_outcome(
+            Resident(rss=1_500_000_000, pss=1_400_000_000), 269_000_000, 256_000_000
+        )
         assert (outcome.ratio, outcome.unit) == (975.0, "MB")
         assert not outcome.passed
 
@@ -220,7 +222,8 @@ class TestOverhead:
     def test_what_is_added(self) -> None:
         # The machine wakes sleepers 4 ms late in the second round.
         outcome = overhead_outcome([[0.021], [0.0255], [0.022]], [[0.02, 0.02], [0.024], [0.02]])
-        assert (outcome.ratio, outcome.unit) == (pytest.approx(1.5), "ms")
+        assert outcome.ratio == pytest.approx(1.5)
+        assert outcome.unit == "ms"
         assert outcome.facts["highest round"] == pytest.approx(2.0)
 
     def test_a_real_pool(self, fake_model: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx
 
+from tests.chaos.schedule import Role
 from tests.end_to_end.servers import Server, wait_for
 
 from .blows import Struck, carry_out, strike
@@ -120,7 +121,12 @@ class _Run:
     def _restart_some(self) -> None:
         """The end comes at any stage of restarts."""
         chance = random.Random(f"end {self._report.seed}")
-        for role, places in (("worker", WORKERS), ("frontend", FRONTENDS), ("coordinator", 1)):
+        roles: tuple[tuple[Role, int], ...] = (
+            ("worker", WORKERS),
+            ("frontend", FRONTENDS),
+            ("coordinator", 1),
+        )
+        for role, places in roles:
             if chance.random() < 0.6:
                 blow = Blow(0.0, "kill", role, chance.randrange(places))
                 strike(blow, self._watch, self._struck)

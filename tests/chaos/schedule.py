@@ -146,7 +146,8 @@ def _worker_and_coordinator_die(chance: random.Random, at_s: float) -> list[Blow
 
 def _moment(chance: random.Random) -> float:
     """Nothing, or a time between a millisecond and two seconds, each scale as likely."""
-    return chance.choice([0.0, 1.0, 1.0, 1.0]) * 0.001 * 2000 ** chance.random()
+    found: float = chance.choice([0.0, 1.0, 1.0, 1.0]) * 0.001 * 2000 ** chance.random()
+    return found
 
 
 _SCENES = (

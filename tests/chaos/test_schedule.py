@@ -19,7 +19,7 @@ def test_blows_are_in_order_and_in_time_and_within_limits() -> None:
         blows = make_schedule(seed, 30).blows
         assert list(blows) == sorted(blows)
         assert all(0 < blow.at_s < 30 and blow.place < places[blow.role] for blow in blows)
-        struck = Counter(blow.role for blow in blows if blow.kind != "continue")
+        struck: Counter[str] = Counter(blow.role for blow in blows if blow.kind != "continue")
         assert all(struck[role] <= most for role, most in MOST_BLOWS.items())
 
 

@@ -1,6 +1,7 @@
 """What is shown of a pool, out of answers of its routes; and of a server that is not there."""
 
 import io
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -24,7 +25,7 @@ headrace:generation_tokens_total{model_name="m"} %d
 """
 
 
-def worker(name: str, state: str = "ready", is_paused: bool = False) -> dict:
+def worker(name: str, state: str = "ready", is_paused: bool = False) -> dict[str, Any]:
     load = {"running": 3, "waiting": 4, "steps": 9, "last_step_age_s": 0.0, "restarts": 1}
     return {"name": name, "state": state, "is_paused": is_paused, **load}
 
@@ -53,10 +54,10 @@ def snapshot(at: float, tokens: int) -> Snapshot:
     return read(HEALTH, LOAD, counters(METRICS % (10 * tokens, tokens)), at)
 
 
-def shown(*args, width: int = 140) -> str:
-    console = Console(file=io.StringIO(), width=width)
-    console.print(frame(*args))
-    return console.file.getvalue()
+def shown(now: Snapshot, before: Snapshot | None, url: str, width: int = 140) -> str:
+    file = io.StringIO()
+    Console(file=file, width=width).print(frame(now, before, url))
+    return file.getvalue()
 
 
 def test_a_frame_has_all_that_is_known() -> None:
@@ -79,20 +80,25 @@ def test_rates_that_are_not_known_are_not_shown(before: Snapshot | None) -> None
     assert "- generated tokens/s" in shown(snapshot(12.0, 300), before, "http://here")
 
 
-def test_what_was_seen_last_stays_when_the_server_is_gone(monkeypatch) -> None:
-    answers = [snapshot(1.0, 100), Unreachable("it does not answer"), snapshot(5.0, 500)]
+def test_what_was_seen_last_stays_when_the_server_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: list[Snapshot | Unreachable] = [
+        snapshot(1.0, 100),
+        Unreachable("it does not answer"),
+        snapshot(5.0, 500),
+    ]
 
-    def take(client, now: float) -> Snapshot:
+    def take(client: Client, now: float) -> Snapshot:
         answer = answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
     monkeypatch.setattr("headrace.console.top.take", take)
-    view, console = PoolView(Client("http://here")), Console(file=io.StringIO(), width=140)
+    file = io.StringIO()
+    view, console = PoolView(Client("http://here")), Console(file=file, width=140)
     for now in (1.0, 3.0):
         console.print(view.next(now))
-    text = console.file.getvalue()
+    text = file.getvalue()
     assert "it does not answer; this is 2 s old" in text
     assert text.count("g-0.1") == 2
     console.print(view.next(5.0))

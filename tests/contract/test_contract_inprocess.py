@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from quart.testing.connections import TestHTTPConnection as Connection
 from quart.typing import TestClientProtocol as Client
 from werkzeug.datastructures import Headers
 
@@ -74,7 +75,9 @@ def caller(client: Client) -> replay.Call:
                 await connection.send(body)
             await connection.send_complete()
         # Not `as_response`, which would add a content type where the server has sent none.
+        assert isinstance(connection, Connection)
         assert connection.status_code is not None
+        assert connection.headers is not None
         return replay.Answer(
             connection.status_code,
             {name.lower(): value for name, value in connection.headers.items()},

@@ -1,6 +1,7 @@
 """The policy of a group's size, by lists of events."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -30,7 +31,7 @@ class Group:
         self.last = Decision(size, 0)
         self.reasons: list[str] = []
 
-    def see(self, requests: int, seconds: int = 1, **seen: object) -> int:
+    def see(self, requests: int, seconds: int = 1, **seen: Any) -> int:
         """So many requests for so long; the size then."""
         for _ in range(seconds):
             observation = Observation(self.now, self.size, requests, **seen)
@@ -216,7 +217,9 @@ windows = st.sampled_from([0.0, 1.0, 3.0, 10.0])
 
 
 @given(loads, windows, windows, st.integers(0, 3), st.integers(3, 12), st.integers(0, 12))
-def test_no_load_takes_it_out_of_its_limits(loads, up_s, down_s, least, most, size) -> None:
+def test_no_load_takes_it_out_of_its_limits(
+    loads: list[int], up_s: float, down_s: float, least: int, most: int, size: int
+) -> None:
     group = Group(size, min_workers=least, max_workers=most, up_window_s=up_s, down_window_s=down_s)
     group.play(loads)
     assert all(least <= each <= most for each in group.sizes[1:])
@@ -224,7 +227,9 @@ def test_no_load_takes_it_out_of_its_limits(loads, up_s, down_s, least, most, si
 
 
 @given(loads, windows, windows, st.integers(0, 100))
-def test_a_load_that_stays_is_answered_once(loads, up_s, down_s, requests) -> None:
+def test_a_load_that_stays_is_answered_once(
+    loads: list[int], up_s: float, down_s: float, requests: int
+) -> None:
     """Whatever was before: at most the way to the right size, and then rest."""
     group = Group(up_window_s=up_s, down_window_s=down_s, max_workers=12)
     group.play(loads)
@@ -238,7 +243,9 @@ def test_a_load_that_stays_is_answered_once(loads, up_s, down_s, requests) -> No
 
 
 @given(loads, st.integers(0, 40))
-def test_a_size_in_reach_of_the_load_is_never_left_for_less_than_the_load(loads, requests) -> None:
+def test_a_size_in_reach_of_the_load_is_never_left_for_less_than_the_load(
+    loads: list[int], requests: int
+) -> None:
     group = Group(size=1, down_window_s=10.0)
     for each in loads:
         before = group.size

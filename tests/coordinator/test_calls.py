@@ -29,7 +29,9 @@ def worker(worker_id: str, state: str = READY) -> WorkerState:
 POOL = [worker("a-0.0"), worker("a-1.2"), worker("b-0.0")]
 
 
-def pool_call(method: str = "sleep", group: str = "", worker: str = "", name: str = "c"):
+def pool_call(
+    method: str = "sleep", group: str = "", worker: str = "", name: str = "c"
+) -> PoolCall:
     return PoolCall(name, "frontend-0.0", method, "{}", group, worker, 5.0)
 
 

@@ -1,6 +1,7 @@
 """Frontends that fall silent, by lists of events and without a clock."""
 
 from pathlib import Path
+from typing import Any
 
 from headrace.coordinator.frontends import KILL_AGAIN_S, START_SILENCE_S
 from headrace.coordinator.registry import Registry
@@ -21,7 +22,7 @@ HELLO = FrontendHello(1, NAME, 7)
 BEAT = FrontendHeartbeat(NAME, FrontendLoad(3))
 
 
-def make_registry(stall_timeout_s: float = 10, **launcher: tuple[FrontendState, ...]) -> Registry:
+def make_registry(stall_timeout_s: float = 10, **launcher: Any) -> Registry:
     group = GroupConfig(
         name="chat", model="m", model_path=Path("/m"), text_path=Path("/t"), served_names=("m",)
     )

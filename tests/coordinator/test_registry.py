@@ -1,6 +1,7 @@
 """The rules of the pool, by lists of events and without a clock."""
 
 import itertools
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,11 @@ from headrace.protocol.to_coordinator import (
     WorkerLeaving,
     WorkerTotals,
 )
-from headrace.protocol.to_launcher import KillWorker, StartWorker
+from headrace.protocol.to_launcher import KillFrontend, KillWorker, StartWorker
+
+
+def worker_ids(orders: Iterable[StartWorker | KillWorker | KillFrontend]) -> list[str]:
+    return [order.worker_id for order in orders if not isinstance(order, KillFrontend)]
 
 
 def make_registry(workers: int = 2) -> Registry:
@@ -76,7 +81,7 @@ def start_all(registry: Registry, now: float = 0.0) -> list[str]:
     for order in orders:
         assert isinstance(order, StartWorker)
         registry.on_worker_hello(hello(order.worker_id), now)
-    return [order.worker_id for order in orders]
+    return worker_ids(orders)
 
 
 def test_starts_nothing_before_the_launcher_is_known() -> None:
@@ -165,7 +170,7 @@ def test_crash_loop_backs_off_and_is_reported() -> None:
         while not (orders := registry.tick(now)):
             now += 0.25
         starts.append(now)
-        worker_id = orders[0].worker_id
+        (worker_id,) = worker_ids(orders)
     gaps = [later - sooner for sooner, later in itertools.pairwise(starts)]
     assert gaps == [0.5, 1.0, 2.0, 4.0]
     problem = registry.state().groups[0].problem
@@ -183,7 +188,7 @@ def test_workers_that_die_together_are_no_crash_loop() -> None:
     registry = make_registry(workers=3)
     for worker_id in start_all(registry):
         fail(registry, worker_id, 0.1)
-    assert [order.worker_id for order in registry.tick(0.1)] == ["chat-0.1", "chat-1.1", "chat-2.1"]
+    assert worker_ids(registry.tick(0.1)) == ["chat-0.1", "chat-1.1", "chat-2.1"]
     assert registry.state().groups[0].problem == ""
 
 
@@ -220,8 +225,7 @@ def test_failures_far_apart_are_no_crash_loop() -> None:
         now += 100.0
         registry.on_worker_heartbeat(beat(worker_id), now)
         registry.on_exit(ChildExited(worker_id, "worker", -11), now)
-        (order,) = registry.tick(now)
-        worker_id = order.worker_id
+        (worker_id,) = worker_ids(registry.tick(now))
         registry.on_worker_hello(hello(worker_id), now)
     assert registry.state().groups[0].problem == ""
 
@@ -373,16 +377,20 @@ def test_launcher_greeting_drops_whom_it_does_not_have() -> None:
     assert registry.state().frontends == ()
 
 
+def changes(registry: Registry) -> tuple[bool, bool]:
+    """Whether there are some, and whether they are urgent."""
+    return registry.dirty, registry.urgent
+
+
 def test_state_counts_versions_and_notes_what_changed() -> None:
     registry = make_registry()
     first = registry.state()
-    assert not registry.dirty
+    assert changes(registry) == (False, False)
     registry.on_frontend_hello(FrontendHello(1, "frontend-0.0", 7), 0.0)
-    assert registry.urgent
+    assert changes(registry) == (True, True)
     registry.state()
     registry.on_frontend_heartbeat(FrontendHeartbeat("frontend-0.0", FrontendLoad(3)), 1.0)
-    assert registry.dirty
-    assert not registry.urgent
+    assert changes(registry) == (True, False)
     state = registry.state()
     assert state.frontends[0].load.in_flight == 3
     assert state.version == first.version + 2

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from headrace.coordinator.replica_slots import Places
-from headrace.coordinator.scaling import LATE_S, Scaling
+from headrace.coordinator.scaling import LATE_S, Answer, Message, Scaling
 from headrace.protocol.config import GroupConfig, PoolConfig
 from headrace.protocol.state import ASLEEP, DRAINING, READY, STARTING, WorkerLoad, WorkerState
 from headrace.protocol.to_coordinator import PoolCall
@@ -40,18 +40,19 @@ class Pool:
             for name, state in self.workers.items()
         ]
 
-    def scale(self, size: int, now: float = 0.0, name: str = "c", of: str = "a"):
+    def scale(self, size: int, now: float = 0.0, name: str = "c", of: str = "a") -> list[Answer]:
         wanted = {"size": size, "drain_timeout_s": DRAIN_S, "start_timeout_s": START_S}
         call = PoolCall(name, "frontend-0.0", "scale", json.dumps(wanted), of, "", 1000.0)
         return self.scaling.on_call(call, now)
 
-    def tick(self, now: float):
+    def tick(self, now: float) -> tuple[list[Message], list[KillWorker], list[Answer]]:
         return self.scaling.tick(self.states(), now)
 
     def is_scaling(self, of: str = "") -> bool:
         call = PoolCall("q", "frontend-0.0", "is_scaling", "{}", of, "", 5.0)
         ((_, result),) = self.scaling.on_call(call, 0.0)
-        return json.loads(result.value)
+        found: bool = json.loads(result.value)
+        return found
 
 
 def test_a_group_grows() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from headrace.launcher.command.flag_help import flag_table, new_parser
-from headrace.launcher.command.flags import FLAGS
+from headrace.launcher.command.flags import FLAGS, Flag
 from headrace.launcher.command.options import option_fields
 
 ROOT = Path(__file__).parents[2]
@@ -51,7 +51,7 @@ def test_table_escapes_markup() -> None:
 
 
 @pytest.mark.parametrize("flag", [each for group in FLAGS.values() for each in group])
-def test_every_flag_is_an_option_with_a_description(flag) -> None:
+def test_every_flag_is_an_option_with_a_description(flag: Flag) -> None:
     fields = option_fields()
     assert flag.help or fields[flag.key].description
     assert (flag.key in fields) == (not flag.help)

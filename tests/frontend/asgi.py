@@ -23,10 +23,10 @@ class Exchange:
         self.status: int | None = None
         self.headers: dict[str, str] = {}
         self.chunks: list[bytes] = []
-        self._incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._incoming: asyncio.Queue[Any] = asyncio.Queue()
         self._progress = asyncio.Event()
         self._incoming.put_nowait({"type": "http.request", "body": body, "more_body": has_more})
-        scope = {
+        scope: Any = {
             "type": "http",
             "method": "POST",
             "path": path,
@@ -40,7 +40,7 @@ class Exchange:
         }
         self.task = asyncio.create_task(app(scope, self._incoming.get, self._send))
 
-    async def _send(self, message: dict[str, Any]) -> None:
+    async def _send(self, message: Any) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             self.headers = {name.decode(): value.decode() for name, value in message["headers"]}

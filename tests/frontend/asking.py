@@ -1,32 +1,39 @@
 """Requests for texts, and their answers."""
 
 import json
+from typing import Any
+
+from quart import Response
+from quart.typing import TestClientProtocol as Client
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 ANSWER = "The capital of France is Paris."
 
 
-async def ask(client, **fields):
+async def ask(client: Client, **fields: Any) -> tuple[Response, dict[str, Any]]:
     """A chat: the response and its body."""
     body = {"messages": QUESTION, **fields}
     response = await client.post("/v1/chat/completions", json=body)
     return response, await response.get_json()
 
 
-async def complete(client, **fields):
+async def complete(client: Client, **fields: Any) -> tuple[Response, dict[str, Any]]:
     """A completion: the response and its body."""
     response = await client.post("/v1/completions", json=fields)
     return response, await response.get_json()
 
 
-async def refused(client, **fields):
+async def refused(client: Client, **fields: Any) -> dict[str, Any]:
     """The error of a chat that is refused."""
     response, body = await ask(client, **fields)
     assert response.status_code == 400, body
-    return body["error"]
+    found: dict[str, Any] = body["error"]
+    return found
 
 
-async def events(client, path="/v1/chat/completions", **fields):
+async def events(
+    client: Client, path: str = "/v1/chat/completions", **fields: Any
+) -> list[dict[str, Any]]:
     """The events of a stream, [DONE] left out."""
     response = await client.post(path, json={"stream": True, **fields})
     assert response.status_code == 200, await response.get_data(as_text=True)

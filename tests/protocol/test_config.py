@@ -133,7 +133,7 @@ def test_a_missing_key_is_named(missing: str) -> None:
 def test_a_configuration_does_not_change() -> None:
     config = PoolConfig.model_validate(POOL)
     with pytest.raises(ValidationError):
-        config.port = 1
+        config.port = 1  # type: ignore[misc]
 
 
 @settings(

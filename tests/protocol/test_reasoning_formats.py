@@ -1,3 +1,6 @@
+from pathlib import Path
+from typing import Any
+
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
@@ -7,7 +10,7 @@ from headrace.protocol.reasoning import FORMATS, ReasoningFormat, parse_format
 OF = TypeAdapter(ReasoningFormat)
 
 
-def test_names_and_objects():
+def test_names_and_objects() -> None:
     assert parse_format("deepseek_r1") is FORMATS["deepseek_r1"]
     assert OF.validate_python(parse_format('{"start": "[a]", "end": "[/a]"}')) == ReasoningFormat(
         start="[a]", end="[/a]"
@@ -16,7 +19,7 @@ def test_names_and_objects():
 
 
 @pytest.mark.parametrize("text", ["deepseek_r2", "", "[1]", "{", "[" * 100_000])
-def test_other_texts_name_what_there_is(text):
+def test_other_texts_name_what_there_is(text: str) -> None:
     with pytest.raises(ValueError, match="deepseek_r1, qwen3"):
         parse_format(text)
 
@@ -33,17 +36,17 @@ def test_other_texts_name_what_there_is(text):
         ({"start": "a", "end": "bc", "tag": "x"}, "tag"),
     ],
 )
-def test_what_cannot_be_told_apart_is_refused(values, reason):
+def test_what_cannot_be_told_apart_is_refused(values: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValidationError, match=reason):
         OF.validate_python(values)
 
 
-def test_a_group_goes_through_its_file():
+def test_a_group_goes_through_its_file() -> None:
     group = GroupConfig(
         name="main",
         model="m",
-        model_path="/m",
-        text_path="/t",
+        model_path=Path("/m"),
+        text_path=Path("/t"),
         served_names=("m",),
         reasoning_parser=FORMATS["qwen3"],
     )

@@ -7,6 +7,7 @@ between them are left out.
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 from _pytest.mark import ParameterSet
@@ -14,6 +15,7 @@ from _pytest.mark import ParameterSet
 from bench.load.http import EventParser
 from headrace.frontend.app import create_app
 from headrace.frontend.metrics import Metrics
+from headrace.frontend.pool.interface import Pool
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from headrace.launcher.models.prepare_model import PreparedModel, PrepareOptions, prepare_model
 from headrace.protocol.config import (
@@ -56,7 +58,9 @@ def make_engine(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> MakeEngine:
     """Engines of one place share a model and what is in its cache, of which they know nothing."""
-    lookup = SpeculativeConfig(method="ngram", num_speculative_tokens=4)
+    lookup = SpeculativeConfig(
+        method="ngram", num_speculative_tokens=4, prompt_lookup_max=5, prompt_lookup_min=5
+    )
     speculative = lookup if request.param == "prompt lookup" else None
     config = EngineConfig(
         dtype="float32",
@@ -73,12 +77,13 @@ def make_engine(
         engine.add_adapter(ADAPTER_ID, adapter)
 
     def make(place: int) -> Engine:
+        gate = first[place]._gate
         return assemble_engine(
             first[place].runner,
             max_num_seqs=config.max_num_seqs,
             max_num_batched_tokens=512,
             speculative_config=speculative,
-            grammars=first[place]._gate.grammars,
+            grammars=None if gate is None else gate.grammars,
             adapters=first[place]._adapters,
             max_loras=config.max_loras,
         )
@@ -106,10 +111,12 @@ async def answer(
     )
     config = PoolConfig(run_dir=folder, groups=(group,))
     texts = {GROUP: ModelTokenizer.load(model.text_path)}
-    app = create_app(config, texts, pool, Metrics(config), new_grammars())
+    # It makes no calls to workers.
+    app = create_app(config, texts, cast(Pool, pool), Metrics(config), new_grammars())
     async with pool.running(), app.test_app() as serving:
         response = await serving.test_client().post(request.path, json=body_of(request, stream))
-        data = await response.get_data()
+        data = await response.get_data(as_text=False)
+    assert isinstance(data, bytes)
     assert response.status_code == 200, data
     assert pool.in_flight == 0
     return read_stream(request, EventParser().feed(data)) if stream else read_whole(request, data)

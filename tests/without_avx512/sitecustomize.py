@@ -9,6 +9,7 @@ import ctypes
 import os
 import pathlib
 import re
+from typing import Any
 
 os.environ["ATEN_CPU_CAPABILITY"] = "avx2"
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
@@ -17,7 +18,7 @@ os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
 class CDLL(ctypes.CDLL):
     """A library that says of the processor, if it is our kernels, that it can run none of them."""
 
-    def __getattr__(self, name: str) -> object:
+    def __getattr__(self, name: str) -> Any:
         if name == "headrace_level":
             return ctypes.CFUNCTYPE(ctypes.c_int32)(lambda: 0)
         return super().__getattr__(name)
@@ -35,4 +36,4 @@ def _read_text_without_avx512(self: pathlib.Path, *args: object, **options: obje
     return re.sub(r" (avx512|amx)\w*", "", text)
 
 
-pathlib.Path.read_text = _read_text_without_avx512  # type: ignore[method-assign,assignment]
+pathlib.Path.read_text = _read_text_without_avx512  # type: ignore[method-assign]

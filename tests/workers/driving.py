@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from headrace.protocol.sampling import SamplingParams
 from headrace.protocol.to_frontend import Output
@@ -25,7 +26,7 @@ class Answer:
 
 
 def request(
-    name: str, prompt: Iterable[int], *, replayed: Iterable[int] = (), **params
+    name: str, prompt: Iterable[int], *, replayed: Iterable[int] = (), **params: Any
 ) -> Generate:
     """A greedy request unless `params` (of SamplingParams) say otherwise."""
     sampling = SamplingParams(**{"seed": 0, "max_tokens": 8, "temperature": 0.0, **params})

@@ -3,11 +3,12 @@
 import pytest
 import torch
 
+from headrace.protocol.config import Dtype
 from headrace.workers.linear.products import can_pack, make_product
 from headrace.workers.native.library import unsupported_reason
 
 # A dtype that torch's packed products take here: it is bfloat16 that models come in.
-PACKED = "bfloat16" if can_pack(torch.bfloat16) else "float32"
+PACKED: Dtype = "bfloat16" if can_pack(torch.bfloat16) else "float32"
 
 
 def why_not_int8() -> str:

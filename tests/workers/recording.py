@@ -1,5 +1,7 @@
 """In the place of CUDA graphs: a recording that runs the function again, into the same output."""
 
+from collections.abc import Callable
+
 import torch
 
 from headrace.workers.torch_runner.decode_graphs import CapturedGraph
@@ -12,7 +14,7 @@ class Rerun:
         self.num_recorded = 0
         self.num_replayed = 0
 
-    def __call__(self, function) -> CapturedGraph:
+    def __call__(self, function: Callable[[], torch.Tensor]) -> CapturedGraph:
         self.num_recorded += 1
         output = function()
 

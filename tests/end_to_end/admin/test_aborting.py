@@ -32,7 +32,8 @@ def ask(server: Server, name: str) -> httpx.Response:
 
 def wait_running(server: Server, count: int) -> None:
     def running() -> float:
-        return server.get("/load?verbose").json()["groups"][0]["running"]
+        found: float = server.get("/load?verbose").json()["groups"][0]["running"]
+        return found
 
     wait_for(lambda: running() == count, f"{count} running")
 
@@ -78,7 +79,8 @@ def test_a_response_in_the_background(server: Server) -> None:
     assert abort(server, [name]) == {"aborted": [name], "unknown": [], "count": 1}
 
     def stored() -> dict[str, Any]:
-        return server.get(f"/v1/responses/{name}").json()
+        found: dict[str, Any] = server.get(f"/v1/responses/{name}").json()
+        return found
 
     wait_for(lambda: stored()["status"] != "in_progress", "its end")
     assert stored()["status"] == "failed"

@@ -70,7 +70,8 @@ def workers(server: Server) -> list[psutil.Process]:
 
 
 def are_ready(server: Server, count: int = 2) -> bool:
-    return server.get("/health?verbose").json()["groups"][0]["ready"] == count
+    found: bool = server.get("/health?verbose").json()["groups"][0]["ready"] == count
+    return found
 
 
 @contextmanager

@@ -26,7 +26,8 @@ def call(server: Server, method: str, path: str, status: int = 200, **options: A
 def cached_tokens(server: Server) -> int:
     body = {"prompt": PROMPT, "max_tokens": 1}
     answer = httpx.post(f"{server.url}/v1/completions", json=body).json()
-    return answer["usage"]["prompt_tokens_details"]["cached_tokens"]
+    found: int = answer["usage"]["prompt_tokens_details"]["cached_tokens"]
+    return found
 
 
 def looked_up(server: Server) -> list[float]:
@@ -71,7 +72,8 @@ def test_server_info_names_what_workers_run_on(server: Server) -> None:
 def test_methods_of_all_workers(server: Server) -> None:
     def rpc(method: str, query: str = "", **more: Any) -> list[Any]:
         body = {"method": method, **more}
-        return call(server, "POST", f"/collective_rpc{query}", json=body)["results"]
+        found: list[Any] = call(server, "POST", f"/collective_rpc{query}", json=body)["results"]
+        return found
 
     assert rpc("ping") == ["pong", "pong"]
     assert rpc("ping", "?worker=default-1", timeout=5) == ["pong"]
@@ -99,4 +101,5 @@ def test_whoever_is_just_being_started_is_named_and_not_waited_for(server: Serve
 
 
 def ready(server: Server) -> int:
-    return server.get("/health?verbose").json()["groups"][0]["ready"]
+    found: int = server.get("/health?verbose").json()["groups"][0]["ready"]
+    return found

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -34,17 +35,20 @@ def ask(server: Server, tokens: int = 20) -> str:
     body = {"prompt": PROMPT, "max_tokens": tokens, "ignore_eos": True, "temperature": 0}
     answer = httpx.post(f"{server.url}/v1/completions", json=body, timeout=60)
     assert answer.status_code == 200, answer.text
-    return answer.json()["choices"][0]["text"]
+    found: str = answer.json()["choices"][0]["text"]
+    return found
 
 
-def group(server: Server) -> dict:
-    return server.get("/health?verbose").json()["groups"][0]
+def group(server: Server) -> dict[str, Any]:
+    found: dict[str, Any] = server.get("/health?verbose").json()["groups"][0]
+    return found
 
 
 def has(server: Server, size: int) -> None:
     def is_so() -> bool:
         told = group(server)
-        return told["wanted"] == size and len(told["workers"]) == told["ready"] == size
+        found: bool = told["wanted"] == size and len(told["workers"]) == told["ready"] == size
+        return found
 
     wait_for(is_so, f"{size} workers", PATIENCE_S)
 

@@ -41,7 +41,8 @@ def complete(server: Server, tokens: int = 8, **headers: str) -> httpx.Response:
 
 def text_of(answer: httpx.Response) -> str:
     assert answer.status_code == 200, answer.text
-    return answer.json()["choices"][0]["text"]
+    found: str = answer.json()["choices"][0]["text"]
+    return found
 
 
 def load(server: Server) -> tuple[float, float]:
@@ -50,7 +51,8 @@ def load(server: Server) -> tuple[float, float]:
 
 
 def is_paused(server: Server) -> bool:
-    return server.get("/is_paused").json()["is_paused"]
+    found: bool = server.get("/is_paused").json()["is_paused"]
+    return found
 
 
 def test_requests_wait_and_are_answered_after_resume(server: Server) -> None:
@@ -61,7 +63,7 @@ def test_requests_wait_and_are_answered_after_resume(server: Server) -> None:
     with ThreadPoolExecutor(6) as threads:
         waiting = [threads.submit(complete, server) for _ in range(6)]
         wait_for(lambda: load(server) == (0, 6), "six waiting")
-        late = complete(server, **{"X-Request-Timeout-Ms": "200"})
+        late = complete(server, 5, **{"X-Request-Timeout-Ms": "200"})
         assert late.status_code == 504
         for _ in range(2):
             assert post(server, "/resume") == {"status": "resumed"}
@@ -92,7 +94,8 @@ def test_a_paused_pool_is_healthy_and_not_stalled(server: Server) -> None:
 def stats(server: Server) -> list[dict[str, Any]]:
     body = {"method": "stats"}
     answer = httpx.post(f"{server.url}/collective_rpc?verbose", json=body, timeout=60)
-    return answer.json()["workers"]
+    found: list[dict[str, Any]] = answer.json()["workers"]
+    return found
 
 
 def test_running_ones_are_finished_first(server: Server) -> None:
@@ -143,7 +146,7 @@ def test_who_is_started_meanwhile_is_paused_and_loses_nothing(server: Server) ->
         post(server, "/pause?mode=keep")
         for victim in server.children("headrace.workers.main"):
             victim.send_signal(signal.SIGKILL)
-            wait_for(lambda pid=victim.pid: pid not in pids(server), "gone")
+            wait_for(lambda: victim.pid not in pids(server), "gone")  # noqa: B023
         server.children("headrace.coordinator.main")[0].send_signal(signal.SIGKILL)
         wait_for(lambda: all_paused(server), "both paused again")
         assert not any(each.done() for each in running)

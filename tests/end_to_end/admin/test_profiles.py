@@ -1,6 +1,7 @@
 """Profiles of real engines: a trace for each worker, and requests go on meanwhile."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -16,7 +17,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path, folder: Path):
+def tiny(
+    tmp_path_factory: pytest.TempPathFactory, cache_dir: Path, folder: Path
+) -> Iterator[Server]:
     model = save_chaos_model(tmp_path_factory.mktemp("models") / "tiny")
     pool = ["--workers", "2", "--frontends", "2", "--enable-admin"]
     flags = ["--profile-dir", str(folder), "--profile-max-seconds", "20"]
@@ -36,7 +39,8 @@ def ask(server: Server, prompt: str) -> str:
     body = {"prompt": prompt, "max_tokens": 20, "temperature": 0, "ignore_eos": True}
     answer = httpx.post(f"{server.url}/v1/completions", json=body, timeout=120)
     assert answer.status_code == 200, answer.text
-    return answer.json()["choices"][0]["text"]
+    found: str = answer.json()["choices"][0]["text"]
+    return found
 
 
 def test_each_worker_writes_a_trace(tiny: Server, folder: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -32,28 +33,32 @@ def scale(server: Server, size: object, status: int = 200, **fields: object) -> 
 
 def is_scaling(server: Server) -> bool:
     with server.new_client() as client:
-        return client.post("/is_scaling_elastic_ep").json()["is_scaling_elastic_ep"]
+        found: bool = client.post("/is_scaling_elastic_ep").json()["is_scaling_elastic_ep"]
+        return found
 
 
 def ask(server: Server, tokens: int = 20) -> str:
     body = {"prompt": PROMPT, "max_tokens": tokens, "ignore_eos": True, "temperature": 0}
     answer = httpx.post(f"{server.url}/v1/completions", json=body, timeout=60)
     assert answer.status_code == 200, answer.text
-    return answer.json()["choices"][0]["text"]
+    found: str = answer.json()["choices"][0]["text"]
+    return found
 
 
 def workers(server: Server) -> list[psutil.Process]:
     return server.children("headrace.workers.main")
 
 
-def health(server: Server) -> dict:
-    return server.get("/health?verbose").json()["groups"][0]
+def health(server: Server) -> dict[str, Any]:
+    found: dict[str, Any] = server.get("/health?verbose").json()["groups"][0]
+    return found
 
 
 @contextmanager
 def users(server: Server, tokens: int = 60, count: int = 8) -> Iterator[list[int]]:
     """Users who ask all the time and compare each text; how often, when they have ended."""
-    text, over, answers = ask(server, tokens), threading.Event(), []
+    text, over = ask(server, tokens), threading.Event()
+    answers: list[int] = []
 
     def user() -> int:
         number = 0
@@ -132,7 +137,7 @@ def test_twenty_cycles_leak_nothing(server: Server) -> None:
         {"new_data_parallel_size": 2, "drain_timeout": -1},
     ],
 )
-def test_bad_bodies_are_told_as_the_reference_does(server: Server, body: dict) -> None:
+def test_bad_bodies_are_told_as_the_reference_does(server: Server, body: dict[str, Any]) -> None:
     answer = httpx.post(f"{server.url}/scale_elastic_ep", json=body)
     assert answer.status_code == 400
     error = answer.json()["error"]

@@ -40,7 +40,8 @@ def ask(server: Server, tokens: int = 8) -> str:
     body = {"prompt": PROMPT, "max_tokens": tokens, "ignore_eos": True, "temperature": 0}
     answer = httpx.post(f"{server.url}/v1/completions", json=body, timeout=60)
     assert answer.status_code == 200, answer.text
-    return answer.json()["choices"][0]["text"]
+    found: str = answer.json()["choices"][0]["text"]
+    return found
 
 
 def seen(server: Server, path: str = "/is_sleeping") -> list[bool]:

@@ -2,6 +2,7 @@
 answered as it would have been."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import pytest
@@ -21,7 +22,8 @@ def ask(server: Server, tokens: int = 120) -> str:
     body = {"prompt": PROMPT, "max_tokens": tokens, "ignore_eos": True, "temperature": 0}
     answer = httpx.post(f"{server.url}/v1/completions", json=body, timeout=120)
     assert answer.status_code == 200, answer.text
-    return answer.json()["choices"][0]["text"]
+    found: str = answer.json()["choices"][0]["text"]
+    return found
 
 
 def scale(server: Server, size: int, **fields: float) -> None:
@@ -30,7 +32,7 @@ def scale(server: Server, size: int, **fields: float) -> None:
     assert answer.status_code == 200, answer.text
 
 
-def states(server: Server) -> dict[str, dict]:
+def states(server: Server) -> dict[str, dict[str, Any]]:
     group = server.get("/health?verbose").json()["groups"][0]
     return {each["name"].partition(".")[0]: each for each in group["workers"]}
 

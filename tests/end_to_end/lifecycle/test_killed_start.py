@@ -134,7 +134,7 @@ def killed(
         starts[name].processes[0].kill()
         starts[name].processes[0].wait()
     for start in starts.values():
-        wait_for(lambda start=start: not start.family(), "nothing is left", timeout_s=5)
+        wait_for(lambda: not start.family(), "nothing is left", timeout_s=5)  # noqa: B023
     for start in starts.values():
         start.begin()
     yield starts

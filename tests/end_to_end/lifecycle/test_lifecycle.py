@@ -266,7 +266,10 @@ def test_frozen_worker_is_unhealthy_then_replaced(launch: Launch) -> None:
     request = Background(server, 1)
     wait_for(lambda: running(server) == 1, "the request runs")
     worker.suspend()
-    health = lambda: server.get("/health").status_code  # noqa: E731
+
+    def health() -> int:
+        return server.get("/health").status_code
+
     wait_for(lambda: health() == 503, "health tells the truth", timeout_s=5)
     wait_for(lambda: health() == 200, "another worker is there")
     assert request.texts() == [expected]

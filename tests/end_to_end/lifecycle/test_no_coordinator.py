@@ -7,7 +7,7 @@ import resource
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 
 import psutil
@@ -16,7 +16,7 @@ import pytest
 from tests.end_to_end.servers import Launch, Server, wait_for
 
 
-def stream(server: Server, max_tokens: int) -> Iterator[str]:
+def stream(server: Server, max_tokens: int) -> Generator[str, None, None]:
     """The events of a completion."""
     request = {"prompt": "hello", "max_tokens": max_tokens, "ignore_eos": True, "stream": True}
     with server.client.stream("POST", "/v1/completions", json=request, timeout=60) as answer:
@@ -36,7 +36,11 @@ def let_start_nothing(server: Server) -> Callable[[], None]:
     launcher = psutil.Process(server.process.pid)
     before = launcher.rlimit(resource.RLIMIT_NOFILE)
     launcher.rlimit(resource.RLIMIT_NOFILE, (3, before[1]))
-    return lambda: launcher.rlimit(resource.RLIMIT_NOFILE, before)
+
+    def restore() -> None:
+        launcher.rlimit(resource.RLIMIT_NOFILE, before)
+
+    return restore
 
 
 def end_without_coordinator(server: Server) -> Callable[[], None]:

@@ -69,7 +69,8 @@ def ask(server: Server, name: str, number: int) -> list[int]:
     body |= {"ignore_eos": True, "return_token_ids": True}
     answer = httpx.post(f"{server.url}/v1/completions", json=body, timeout=60)
     assert answer.status_code == 200, answer.text
-    return answer.json()["choices"][0]["token_ids"]
+    found: list[int] = answer.json()["choices"][0]["token_ids"]
+    return found
 
 
 def check(server: Server, texts: Texts, rounds: int = 1) -> None:

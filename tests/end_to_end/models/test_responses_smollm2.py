@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from tests.end_to_end.servers import Server, wait_for
 
-WEATHER: dict[str, Any] = {
+WEATHER: Any = {
     "type": "function",
     "name": "get_weather",
     "description": "The weather in a city.",
@@ -25,7 +25,7 @@ WEATHER: dict[str, Any] = {
     },
     "strict": True,
 }
-DEMO: dict[str, Any] = {
+DEMO: Any = {
     "type": "mcp",
     "server_label": "demo",
     "require_approval": "never",
@@ -45,7 +45,9 @@ def client(smol_pool: Server) -> Iterator[OpenAI]:
 
 
 def call_of(response: Any) -> ResponseFunctionToolCall:
-    (call,) = [item for item in response.output if item.type == "function_call"]
+    calls = [item for item in response.output if item.type == "function_call"]
+    call: ResponseFunctionToolCall
+    (call,) = calls
     return call
 
 
@@ -85,12 +87,12 @@ def test_a_function_is_called_and_its_result_is_taken(client: OpenAI) -> None:
     call = call_of(whole)
     assert call.arguments == call_of(streamed).arguments == deltas
     assert json.loads(call.arguments)["city"] in ("Paris", "Rome")
-    result = {"type": "function_call_output", "call_id": call.call_id, "output": "It snows."}
+    result: Any = {"type": "function_call_output", "call_id": call.call_id, "output": "It snows."}
     answer = client.responses.create(
         model="smol",
         previous_response_id=whole.id,
-        input=[result],  # type: ignore[list-item]
-        tools=[WEATHER],  # type: ignore[list-item]
+        input=[result],
+        tools=[WEATHER],
         tool_choice="none",
         temperature=0,
         max_output_tokens=30,
@@ -102,7 +104,7 @@ def test_the_server_runs_a_tool_in_the_background(client: OpenAI) -> None:
     response = client.responses.create(
         model="smol",
         input="What time is it?",
-        tools=[DEMO],  # type: ignore[list-item]
+        tools=[DEMO],
         tool_choice="required",
         background=True,
         temperature=0,

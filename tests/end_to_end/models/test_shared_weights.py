@@ -14,14 +14,14 @@ import pytest
 import torch
 
 from headrace.launcher.models.prepare_model import PreparedModel
-from headrace.workers.native.library import why_not
+from headrace.workers.native.library import unsupported_reason
 from tests.end_to_end.servers import Server, kill_workers, wait_for
 from tests.workers.native.test_shared_file import can_share
 
 WEIGHTS = 134_515_008 * 4
 FLAGS = ["--dtype", "float32", "--max-model-len", "1024", "--kv-cache-memory-bytes", "64MiB"]
 POOL = ["--workers", "2", "--frontends", "1", "--enable-admin"]
-KERNELS_LACK = why_not(torch.float32)  # only packed weights are shared, which they read
+KERNELS_LACK = unsupported_reason(torch.float32)  # only packed weights are shared, which they read
 needs_sharing = pytest.mark.skipif(
     bool(KERNELS_LACK) or not can_share(),
     reason=f"nothing is shared: {KERNELS_LACK or 'no huge pages of memory files here'}",

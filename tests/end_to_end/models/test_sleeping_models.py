@@ -36,7 +36,8 @@ def ask(server: Server, prompt: str = "The sea is", tokens: int = 24) -> str:
     body = {"prompt": prompt, "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
     answer = httpx.post(f"{server.url}/v1/completions", json=body, timeout=120)
     assert answer.status_code == 200, answer.text
-    return answer.json()["choices"][0]["text"]
+    found: str = answer.json()["choices"][0]["text"]
+    return found
 
 
 def post(server: Server, path: str) -> None:

@@ -13,9 +13,10 @@ import jsonschema
 import pytest
 import torch
 from anthropic import Anthropic, NotFoundError
+from anthropic.types import TextBlock
 from openai import AsyncOpenAI, OpenAI
 from openai.types.chat.chat_completion import Choice
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from headrace.launcher.models.prepare_model import PreparedModel
 from tests.contract import replay
@@ -42,7 +43,7 @@ class Reference:
     """transformers itself, on the same weights."""
 
     model: torch.nn.Module
-    tokenizer: AutoTokenizer
+    tokenizer: PreTrainedTokenizerBase
 
     def prompt(self, text: str) -> list[int]:
         messages = [{"role": "user", "content": text}]
@@ -71,7 +72,7 @@ def server(smol_pool: Server) -> Server:
 def reference(prepared: PreparedModel) -> Reference:
     torch.set_num_threads(1)
     model = AutoModelForCausalLM.from_pretrained(prepared.model_path, dtype=torch.float32)
-    return Reference(model.eval(), AutoTokenizer.from_pretrained(prepared.model_path))
+    return Reference(model.train(False), AutoTokenizer.from_pretrained(prepared.model_path))
 
 
 async def test_concurrent_streams_are_transformers_greedy_text(
@@ -80,7 +81,8 @@ async def test_concurrent_streams_are_transformers_greedy_text(
     async with AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
 
         async def stream(number: int) -> tuple[str, list[int], int, int]:
-            text, ids, usage = "", [], None
+            text, usage = "", None
+            ids: list[int] = []
             async for chunk in await client.chat.completions.create(
                 model="smol",
                 messages=[{"role": "user", "content": question(number)}],
@@ -164,7 +166,7 @@ def test_second_turn_finds_the_first_in_the_cache(server: Server) -> None:
 
 def test_anthropics_client_gets_the_same_streamed_whole_and_from_chats(server: Server) -> None:
     words = "Name three colours of the sky, and say when it has them. "
-    request = {
+    request: dict[str, Any] = {
         "model": "smol",
         "max_tokens": 64,
         "system": [{"type": "text", "text": "You answer in one sentence."}],
@@ -183,7 +185,9 @@ def test_anthropics_client_gets_the_same_streamed_whole_and_from_chats(server: S
             client.messages.create(**{**request, "model": "nope"})
     for message in (whole, streamed):
         assert [block.type for block in message.content] == ["text"]
-        assert message.content[0].text == text
+        (block,) = message.content
+        assert isinstance(block, TextBlock)
+        assert block.text == text
         assert message.stop_reason == "end_turn"
         usage = message.usage
         assert usage.input_tokens + (usage.cache_read_input_tokens or 0) == counted.input_tokens
@@ -237,11 +241,16 @@ def test_fields_about_tokens_change_the_text_as_they_say(server: Server) -> None
             repetition_detection={"max_pattern_size": 2, "min_count": 3},
         )
         assert ended.message.content == " ha ha ha"
-        assert ended.finish_reason == "repetition"
+        assert str(ended.finish_reason) == "repetition"
 
 
 def test_beam_search_finds_likelier_texts_than_greedy(server: Server) -> None:
-    fields = {"model": "smol", "prompt": "Once upon a time", "max_tokens": 12, "logprobs": 0}
+    fields: dict[str, Any] = {
+        "model": "smol",
+        "prompt": "Once upon a time",
+        "max_tokens": 12,
+        "logprobs": 0,
+    }
     with OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
         greedy = client.completions.create(**fields, temperature=0).choices[0]
         beams = client.completions.create(

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 from anthropic import Anthropic
+from anthropic.types import Message, TextBlock, ToolUseBlock
 from openai import OpenAI
+from openai.types.chat import ChatCompletion
 
 from tests.end_to_end.servers import Launch, Server
 
@@ -43,7 +45,7 @@ def tools(strict: bool | None = None) -> list[dict[str, Any]]:
         "required": ["city", "days"],
         "additionalProperties": False,
     }
-    functions = [
+    functions: list[dict[str, Any]] = [
         {"name": "get_weather", "description": "Tells the weather.", "parameters": weather},
         {"name": "get_time"},
     ]
@@ -65,14 +67,18 @@ def both(client: OpenAI, messages: list[dict[str, str]], **fields: Any) -> tuple
     fields |= {"model": "smol", "messages": messages, "max_tokens": 80, "temperature": 0}
     kinds = set()
     with ThreadPoolExecutor(1) as thread, client.chat.completions.stream(**fields) as stream:
-        other = thread.submit(client.chat.completions.create, **fields)
+        other = thread.submit(lambda: client.chat.completions.create(**fields))
         for event in stream:
             kinds.add(event.type)
-        whole, streamed = other.result(), stream.get_final_completion()
-    answers = []
+        whole: ChatCompletion = other.result()
+        streamed = stream.get_final_completion()
+    answers: list[Asked] = []
     for completion in (whole, streamed):
         choice = completion.choices[0]
-        calls = [(c.function.name, c.function.arguments) for c in choice.message.tool_calls or []]
+        calls = []
+        for call in choice.message.tool_calls or []:
+            assert call.type == "function"
+            calls.append((call.function.name, call.function.arguments))
         answers.append((choice.finish_reason, choice.message.content or None, calls))
     assert ("tool_calls.function.arguments.done" in kinds) == bool(answers[0][2])
     return answers[0], answers[1]
@@ -180,7 +186,11 @@ def test_anthropics_client_has_what_it_demands(
     for message in (whole, streamed):
         first = message.content[0]
         assert first.type == kind
-        given = first.input if first.type == "tool_use" else json.loads(first.text)
+        if isinstance(first, ToolUseBlock):
+            given = first.input
+        else:
+            assert isinstance(first, TextBlock)
+            given = json.loads(first.text)
         assert set(given) == {"city", "days"}
         assert given["city"] in CITY["enum"]
         assert message.stop_reason == ("tool_use" if kind == "tool_use" else "end_turn")
@@ -189,15 +199,16 @@ def test_anthropics_client_has_what_it_demands(
 
 
 def test_anthropics_client_gives_the_result_back(anthropic: Anthropic) -> None:
-    message = anthropic.messages.create(**ASKED, tools=[WEATHER_TOOL], tool_choice={"type": "any"})
+    asked = {**ASKED, "tools": [WEATHER_TOOL]}
+    message: Message = anthropic.messages.create(**asked, tool_choice={"type": "any"})
     call = message.content[0]
+    assert isinstance(call, ToolUseBlock)
     result = {"type": "tool_result", "tool_use_id": call.id, "content": "Sunny."}
     chat = [
         *QUESTION,
         {"role": "assistant", "content": message.content},
         {"role": "user", "content": [result]},
     ]
-    answer = anthropic.messages.create(
-        **ASKED | {"messages": chat}, tools=[WEATHER_TOOL], tool_choice={"type": "none"}
-    )
+    asked |= {"messages": chat, "tool_choice": {"type": "none"}}
+    answer: Message = anthropic.messages.create(**asked)
     assert [block.type for block in answer.content] == ["text"]

@@ -2,6 +2,7 @@
 
 import contextlib
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import psutil
@@ -24,15 +25,16 @@ def complete(server: Server, max_tokens: int = 5) -> httpx.Response:
         return client.post("/v1/completions", json=request)
 
 
-def health(server: Server) -> dict[str, object]:
+def health(server: Server) -> dict[str, Any]:
     """The group's part of the verbose answer."""
     answer = server.get("/health?verbose")
     assert answer.status_code == (503 if answer.json()["status"] == "unavailable" else 200)
-    (group,) = answer.json()["groups"]
+    groups: list[dict[str, Any]] = answer.json()["groups"]
+    (group,) = groups
     return group
 
 
-def named(server: Server, process: psutil.Process) -> dict[str, object] | None:
+def named(server: Server, process: psutil.Process) -> dict[str, Any] | None:
     """What is said of a worker's process."""
     with contextlib.suppress(psutil.Error, ValueError):
         command = process.cmdline()

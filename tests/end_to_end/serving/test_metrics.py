@@ -140,7 +140,7 @@ def test_all_frontends_tell_the_same_of_everything(server: Server, scrapes: Scra
         assert list(series(numbers, f"{name}_count").values()) == [8], name
     assert sum(series(numbers, "inter_token_latency_seconds_count").values()) > 8
     for name in ("kv_cache_usage_perc", "num_requests_waiting", "engine_step_age_seconds"):
-        wait_for(lambda name=name: list(series(scrapes.all()[0], name).values()) == [0, 0], name)
+        wait_for(lambda: [*series(scrapes.all()[0], name).values()] == [0, 0], name)  # noqa: B023
     for name in ("engine_step_seconds_count", "prefix_cache_queries_total"):
         assert sum(series(numbers, name).values()) > 0, name
 
@@ -227,13 +227,15 @@ def test_nothing_goes_back_when_frontends_and_the_coordinator_die(
 
 
 def test_crash_loop_leaves_numbers_and_no_files(server: Server, scrapes: Scrapes) -> None:
-    restarts = sum(series(scrapes.all()[0], "worker_restarts_total").values())
+    def restarted() -> float:
+        return sum(series(scrapes.all()[0], "worker_restarts_total").values())
+
+    restarts = restarted()
     for count in range(1, 5):
         victim = server.children("headrace.workers.main")[-1]
         victim.kill()
         wait_for(lambda: not victim.is_running(), "it has ended")  # noqa: B023
-        told = lambda: series(scrapes.all()[0], "worker_restarts_total")  # noqa: E731
-        wait_for(lambda: sum(told().values()) == restarts + count, "another is started")  # noqa: B023
+        wait_for(lambda: restarted() == restarts + count, "another is started")  # noqa: B023
         wait_for(lambda: len(server.children("headrace.workers.main")) == 2, "it runs")
     assert not _files_of_the_dead(server)
     wait_for(

@@ -3,12 +3,15 @@
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import jsonschema
 import pytest
 from anthropic import Anthropic
-from anthropic.types import Message
+from anthropic.types import Message, TextBlock, ThinkingBlock, ToolUseBlock
 from openai import BadRequestError, OpenAI
+from openai.types import CompletionUsage
+from openai.types.chat import ChatCompletion
 
 from tests.end_to_end.servers import Server
 from tests.end_to_end.streams import Told, chats
@@ -32,7 +35,7 @@ FORM = {
     "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": NUMBERS}},
     "structured_outputs": {"disable_any_whitespace": True},
 }
-COUNT = {
+COUNT: dict[str, Any] = {
     "type": "function",
     "function": {
         "name": "count",
@@ -57,6 +60,15 @@ def server() -> Iterator[Server]:
     assert started.stop() == 0
 
 
+class Said(NamedTuple):
+    """What a chat has said; token_ids and usage are of its thoughts, too."""
+
+    reasoning: str | None
+    content: str | None
+    token_ids: list[int]
+    usage: CompletionUsage
+
+
 @pytest.fixture(scope="module")
 def client(server: Server) -> Iterator[OpenAI]:
     with OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as one:
@@ -70,50 +82,60 @@ def end_ids(server: Server) -> list[int]:
     return ids
 
 
-def ask(client: OpenAI, **extra):
-    """(reasoning, content, token ids, usage); a stream must say the same."""
-    fields = {"model": "smol", "messages": QUESTION, "temperature": 0, "max_tokens": 32}
+def ask(client: OpenAI, **extra: Any) -> Said:
+    """Return what a chat says; a stream must say the same."""
+    fields: dict[str, Any] = {
+        "model": "smol",
+        "messages": QUESTION,
+        "temperature": 0,
+        "max_tokens": 32,
+    }
     fields["extra_body"] = {"return_token_ids": True, **extra}
     reasoning = content = ""
     with ThreadPoolExecutor(1) as thread:
-        other = thread.submit(client.chat.completions.create, **fields)
+        other = thread.submit(lambda: client.chat.completions.create(**fields))
         for chunk in client.chat.completions.create(**fields, stream=True):
             delta = chunk.choices[0].delta
             reasoning += getattr(delta, "reasoning", None) or ""
             content += delta.content or ""
-        whole = other.result()
-    choice = whole.choices[0]
-    message = choice.message
-    assert (reasoning, content) == (message.reasoning or "", message.content or "")
-    return message.reasoning, message.content, choice.token_ids, whole.usage
+        whole: ChatCompletion = other.result()
+    choice, usage = whole.choices[0].model_dump(), whole.usage
+    message = choice["message"]
+    assert (reasoning, content) == (message["reasoning"] or "", message["content"] or "")
+    assert usage is not None
+    return Said(message["reasoning"], message["content"], choice["token_ids"], usage)
 
 
 @pytest.fixture(scope="module")
-def free(client: OpenAI):
+def free(client: OpenAI) -> Said:
     """What is said without a budget."""
     return ask(client)
 
 
 @pytest.fixture(scope="module")
-def held(client: OpenAI):
+def held(client: OpenAI) -> Said:
     """What is said within one."""
     return ask(client, thinking_token_budget=BUDGET)
 
 
-def test_a_budget_ends_the_thinking_and_an_answer_follows(free, held, end_ids):
+def test_a_budget_ends_the_thinking_and_an_answer_follows(
+    free: Said, held: Said, end_ids: list[int]
+) -> None:
     assert free[1] is None  # the model knows no such mark and thinks to the end
     reasoning, content, token_ids, usage = held
     assert token_ids[:BUDGET] == free[2][:BUDGET]
     assert token_ids[BUDGET : BUDGET + len(end_ids)] == end_ids
     assert reasoning
-    assert free[0].startswith(reasoning)
+    assert free.reasoning is not None
+    assert free.reasoning.startswith(reasoning)
     assert content
     assert "</think>" not in content
     assert usage.completion_tokens == len(token_ids)
+    assert usage.completion_tokens_details is not None
     assert usage.completion_tokens_details.reasoning_tokens == BUDGET
 
 
-def test_a_budget_of_none_and_of_nothing(client, free, end_ids):
+def test_a_budget_of_none_and_of_nothing(client: OpenAI, free: Said, end_ids: list[int]) -> None:
     assert ask(client, thinking_token_budget=-1)[:3] == free[:3]
     reasoning, content, token_ids, _ = ask(client, thinking_token_budget=0)
     assert reasoning is None
@@ -121,7 +143,7 @@ def test_a_budget_of_none_and_of_nothing(client, free, end_ids):
     assert token_ids[: len(end_ids)] == end_ids
 
 
-def test_reasoning_can_be_left_out_or_not_be_done(client, held):
+def test_reasoning_can_be_left_out_or_not_be_done(client: OpenAI, held: Said) -> None:
     _, content, token_ids, usage = held
     hidden = ask(client, thinking_token_budget=BUDGET, include_reasoning=False)
     assert hidden[:3] == (None, content, token_ids)
@@ -131,8 +153,8 @@ def test_reasoning_can_be_left_out_or_not_be_done(client, held):
     assert content
 
 
-def test_completions_have_budgets_too(client):
-    fields = {"model": "smol", "temperature": 0, "max_tokens": 40}
+def test_completions_have_budgets_too(client: OpenAI) -> None:
+    fields: dict[str, Any] = {"model": "smol", "temperature": 0, "max_tokens": 40}
     text = client.completions.create(
         prompt="<think>\nOne, two,", extra_body={"thinking_token_budget": 6}, **fields
     )
@@ -143,7 +165,7 @@ def test_completions_have_budgets_too(client):
     assert "</think>" not in plain.choices[0].text
 
 
-def test_a_budget_that_is_none_is_refused(client):
+def test_a_budget_that_is_none_is_refused(client: OpenAI) -> None:
     with pytest.raises(BadRequestError, match="thinking_token_budget"):
         ask(client, thinking_token_budget=-5)
 
@@ -157,19 +179,24 @@ def anthropic(server: Server) -> Iterator[Anthropic]:
         yield one
 
 
-def message(anthropic: Anthropic, **extra) -> Message:
+def message(anthropic: Anthropic, **extra: Any) -> Message:
     """The message within the budget; as events, they must say the same, block by block."""
-    fields = {"model": "smol", "max_tokens": 60, "messages": QUESTION, **extra}
+    fields: dict[str, Any] = {"model": "smol", "max_tokens": 60, "messages": QUESTION, **extra}
     fields |= {"thinking": {"type": "enabled", "budget_tokens": BUDGET}}
     fields["extra_body"] = {"temperature": 0}
     with ThreadPoolExecutor(1) as thread, anthropic.messages.stream(**fields) as stream:
-        other = thread.submit(anthropic.messages.create, **fields)
+        other = thread.submit(lambda: anthropic.messages.create(**fields))
         events = list(stream)
-        whole, streamed = other.result(), stream.get_final_message()
+        whole: Message = other.result()
+        streamed = stream.get_final_message()
     told = [[block.model_dump(exclude={"id"}) for block in m.content] for m in (whole, streamed)]
     assert told[0] == told[1]
     assert whole.stop_reason == streamed.stop_reason
-    marks = [(e.type, e.index) for e in events if e.type.startswith("content_block_st")]
+    marks = [
+        (e.type, e.index)
+        for e in events
+        if e.type == "content_block_start" or e.type == "content_block_stop"
+    ]
     ends = ("content_block_start", "content_block_stop")
     assert marks == [(end, index) for index in range(len(told[0])) for end in ends]
     for kind in ("thinking", "signature", "text"):
@@ -178,30 +205,39 @@ def message(anthropic: Anthropic, **extra) -> Message:
     return whole
 
 
-def test_anthropics_client_reads_thoughts_and_gives_them_back(anthropic, held):
+def test_anthropics_client_reads_thoughts_and_gives_them_back(
+    anthropic: Anthropic, held: Said
+) -> None:
     first = message(anthropic)
     thoughts, text = first.content
-    assert (thoughts.type, thoughts.thinking) == ("thinking", held[0])
+    assert isinstance(thoughts, ThinkingBlock)
+    assert thoughts.thinking == held.reasoning
     assert thoughts.signature
-    assert text.type == "text"
-    assert text.text.startswith(held[1])
-    more = [{"role": "assistant", "content": first.content}, {"role": "user", "content": "And?"}]
+    assert isinstance(text, TextBlock)
+    assert held.content is not None
+    assert text.text.startswith(held.content)
+    more: list[Any] = [
+        {"role": "assistant", "content": first.content},
+        {"role": "user", "content": "And?"},
+    ]
     second = message(anthropic, messages=[*QUESTION, *more])
     assert [block.type for block in second.content] == ["thinking", "text"]
 
 
-def test_anthropics_client_reads_a_call_after_thoughts(anthropic, held):
+def test_anthropics_client_reads_a_call_after_thoughts(anthropic: Anthropic, held: Said) -> None:
     function = COUNT["function"]
     tool = {"name": function["name"], "input_schema": function["parameters"]}
     called = message(anthropic, max_tokens=120, tools=[tool], tool_choice={"type": "any"})
     thoughts, call = called.content
-    assert (thoughts.type, thoughts.thinking) == ("thinking", held[0])
-    assert (call.type, call.name) == ("tool_use", "count")
+    assert isinstance(thoughts, ThinkingBlock)
+    assert thoughts.thinking == held.reasoning
+    assert isinstance(call, ToolUseBlock)
+    assert call.name == "count"
     jsonschema.validate(call.input, function["parameters"])
     assert called.stop_reason == "tool_use"
 
 
-def test_a_worker_that_dies_costs_no_token_of_thoughts_forms_and_calls(server):
+def test_a_worker_that_dies_costs_no_token_of_thoughts_forms_and_calls(server: Server) -> None:
     """Of either form, one chat is in its answer when the worker dies, and one in its thoughts."""
     asked = [
         {"messages": QUESTION, "temperature": 0, "max_tokens": 150, "thinking_token_budget": b, **f}

@@ -28,7 +28,8 @@ def work_by_process(server: Server, metric: str) -> dict[int, float]:
     """A counter's total in each process, read from the files that the processes share."""
     totals: dict[int, float] = {}
     for file in (server.run_dir / "metrics").glob("counter_*.db"):
-        for family in MultiProcessCollector.merge([str(file)]):
+        merged = MultiProcessCollector.merge([str(file)])  # type: ignore[no-untyped-call]
+        for family in merged:
             total = sum(sample.value for sample in family.samples if sample.name == metric)
             if family.name in metric and total:
                 totals[int(file.stem.rpartition("_")[2])] = total
@@ -96,7 +97,10 @@ def test_every_frontend_gives_the_same_list_of_models(server: Server) -> None:
 
 def test_disconnect_frees_the_slot(launch: Launch) -> None:
     server = launch("--frontends", "1", "--workers", "1", step_s=0.02)
-    running = lambda: server.metric("headrace:num_requests_running")  # noqa: E731
+
+    def running() -> float:
+        return server.metric("headrace:num_requests_running")
+
     for stream in (True, False):
         fields = body(max_tokens=2000, stream=stream, model=None)
         address = httpx.URL(server.url)

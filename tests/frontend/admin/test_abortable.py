@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from headrace.frontend.generation.prompts import completion_prompts
 from headrace.frontend.middleware.request_scope import RequestScope
 from headrace.frontend.routes import completions
 from tests.frontend.asgi import post
+from tests.frontend.conftest import MAKE_APP
 from tests.frontend.fake_pool import FakePool
 
 
@@ -45,7 +47,7 @@ BODIES = [
 
 @pytest.mark.parametrize(("path", "body"), BODIES)
 async def test_a_whole_answer_becomes_an_error(
-    make_app, pool: FakePool, path: str, body: dict
+    make_app: MAKE_APP, pool: FakePool, path: str, body: dict[str, Any]
 ) -> None:
     pool.hold_after = 2
     abortable = Abortable()
@@ -60,11 +62,11 @@ async def test_a_whole_answer_becomes_an_error(
 
 
 async def test_a_request_whose_prompt_is_still_being_read(
-    make_app, pool: FakePool, monkeypatch: pytest.MonkeyPatch
+    make_app: MAKE_APP, pool: FakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads, goes_on = asyncio.Event(), asyncio.Event()
 
-    async def slow(*args: object) -> list[object]:
+    async def slow(*args: Any) -> Any:
         reads.set()
         await goes_on.wait()
         return await completion_prompts(*args)

@@ -13,6 +13,7 @@ from headrace.frontend.pool.interface import PoolUnavailable
 from headrace.protocol.config import EngineConfig
 from headrace.protocol.state import READY, STARTING, AdapterState, PoolState
 from headrace.protocol.to_frontend import CONFLICT, INVALID, MISSING, TIMEOUT, UNFIT, Output
+from tests.frontend.conftest import MAKE_APP
 from tests.frontend.fake_pool import FakePool, pool_state
 from tests.frontend.pool.dispatching import Wire, begin
 
@@ -27,7 +28,7 @@ def use() -> AdapterUse:
 
 
 @pytest.fixture
-def admin(make_app, use: AdapterUse, pool: FakePool) -> Client:
+def admin(make_app: MAKE_APP, use: AdapterUse, pool: FakePool) -> Client:
     pool.state = pool_state(adapters=(SQL, LEAVING))
     engine = EngineConfig(enable_lora=True)
     return make_app(enable_admin=True, use=use, engine=engine).test_client()
@@ -42,7 +43,7 @@ def write_adapter(folder: Path) -> Path:
 
 async def load(client: Client, status: int, **fields: Any) -> Any:
     answer = await client.post("/v1/load_lora_adapter", json={"lora_name": "new", **fields})
-    text = (await answer.get_data()).decode()
+    text = await answer.get_data(as_text=True)
     assert answer.status_code == status, text
     return text if status == 200 else (await answer.get_json())["error"]
 
@@ -156,7 +157,7 @@ class TestLoading:
         assert not (tmp_path / "adapters").exists()
 
     async def test_only_what_lies_in_the_folder_for_them(
-        self, make_app, pool: FakePool, tmp_path: Path
+        self, make_app: MAKE_APP, pool: FakePool, tmp_path: Path
     ) -> None:
         root = tmp_path / "root"
         root.mkdir()
@@ -212,7 +213,7 @@ class TestLoading:
 class TestUnloading:
     async def test_the_pool_is_told(self, admin: Client, pool: FakePool) -> None:
         answer = await admin.post("/v1/unload_lora_adapter", json={"lora_name": "sql"})
-        text = (await answer.get_data()).decode()
+        text = await answer.get_data(as_text=True)
         assert text == "Success: LoRA adapter 'sql' removed successfully."
         assert pool.calls[0][:2] == ("unload_adapter", {"name": "sql"})
 

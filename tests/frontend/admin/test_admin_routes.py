@@ -1,24 +1,30 @@
 """Operators' routes on a fake pool: what is asked of workers, and what is refused before."""
 
+from typing import Any
+
 import pytest
+from quart.typing import TestClientProtocol as Client
 
 from headrace.frontend.admin.rpc import METHODS, worker_arguments
 from headrace.frontend.admin.server_info import as_text
 from headrace.frontend.errors import BadRequest, InvalidBody
+from tests.frontend.conftest import MAKE_APP
 from tests.frontend.fake_pool import FakePool
 
 
 @pytest.fixture
-def admin(make_app):
+def admin(make_app: MAKE_APP) -> Client:
     store = "postgresql+psycopg://me:hunter2@db/x"
     return make_app(enable_admin=True, response_store_url=store).test_client()
 
 
 @pytest.mark.parametrize("query", ["", "?config_format=text", "?config_format=json", "?verbose"])
-async def test_server_info_tells_no_secret_and_none_of_our_folders(admin, query: str) -> None:
+async def test_server_info_tells_no_secret_and_none_of_our_folders(
+    admin: Client, query: str
+) -> None:
     answer = await admin.get(f"/server_info{query}")
     assert answer.status_code == 200
-    text = (await answer.get_data()).decode()
+    text = await answer.get_data(as_text=True)
     assert "hunter2" not in text
     assert "psycopg://***@db/x" in text
     assert "/secret/models/smol" in text  # as the operator gave it
@@ -46,7 +52,7 @@ def test_a_configuration_as_text() -> None:
     ]
 
 
-async def test_rpc_calls_what_is_listed(admin, pool: FakePool) -> None:
+async def test_rpc_calls_what_is_listed(admin: Client, pool: FakePool) -> None:
     pool.values["stats"] = {"running": 3}
     answer = await admin.post("/collective_rpc?worker=main-0", json={"method": "stats"})
     assert await answer.get_json() == {"results": [{"running": 3}]}
@@ -58,7 +64,9 @@ async def test_rpc_calls_what_is_listed(admin, pool: FakePool) -> None:
     ("args", "kwargs", "recompute"),
     [([], {}, False), ([True], {}, True), ([], {"reset_running_requests": True}, True)],
 )
-def test_arguments_come_by_place_or_by_name(args, kwargs, recompute: bool) -> None:
+def test_arguments_come_by_place_or_by_name(
+    args: list[bool], kwargs: dict[str, bool], recompute: bool
+) -> None:
     wanted = {"recompute_running": recompute}
     assert worker_arguments("reset_prefix_cache", args, kwargs) == wanted
 
@@ -74,7 +82,9 @@ def test_arguments_come_by_place_or_by_name(args, kwargs, recompute: bool) -> No
         ("reset_prefix_cache", ["yes"], {}, "body.reset_running_requests"),
     ],
 )
-def test_what_is_not_listed_is_refused(method: str, args, kwargs, field: str) -> None:
+def test_what_is_not_listed_is_refused(
+    method: str, args: list[Any], kwargs: dict[str, Any], field: str
+) -> None:
     with pytest.raises((BadRequest, InvalidBody)) as raised:
         worker_arguments(method, args, kwargs)
     assert raised.value.param == field
@@ -93,7 +103,9 @@ def test_what_is_not_listed_is_refused(method: str, args, kwargs, field: str) ->
         ({"method": "ping", "nope": 1}, "nope"),
     ],
 )
-async def test_bad_bodies_name_the_field(admin, pool: FakePool, body, field: str) -> None:
+async def test_bad_bodies_name_the_field(
+    admin: Client, pool: FakePool, body: dict[str, Any], field: str
+) -> None:
     answer = await admin.post("/collective_rpc", json=body)
     assert answer.status_code == 400
     assert field in (await answer.get_json())["error"]["message"]
@@ -101,12 +113,12 @@ async def test_bad_bodies_name_the_field(admin, pool: FakePool, body, field: str
 
 
 @pytest.mark.parametrize("path", ["/reset_prefix_cache", "/collective_rpc"])
-async def test_without_the_flag_there_are_no_such_routes(client, path: str) -> None:
+async def test_without_the_flag_there_are_no_such_routes(client: Client, path: str) -> None:
     assert (await client.post(path, json={"method": "ping"})).status_code == 404
     assert (await client.get("/server_info")).status_code == 404
 
 
-async def test_the_description_has_operators_routes(admin) -> None:
+async def test_the_description_has_operators_routes(admin: Client) -> None:
     paths = (await (await admin.get("/openapi.json")).get_json())["paths"]
     for path in ("/pause", "/abort_requests", "/collective_rpc", "/start_profile", "/server_info"):
         (operation,) = paths[path].values()
@@ -124,7 +136,7 @@ async def test_the_description_has_operators_routes(admin) -> None:
     ],
 )
 async def test_pauses_as_they_reach_workers(
-    admin, pool: FakePool, query: str, status: int, arguments: dict | None
+    admin: Client, pool: FakePool, query: str, status: int, arguments: dict[str, Any] | None
 ) -> None:
     answer = await admin.post(f"/pause{query}")
     assert answer.status_code == status
@@ -134,7 +146,7 @@ async def test_pauses_as_they_reach_workers(
         assert arguments.items() <= pool.calls[0][1].items()
 
 
-async def test_profiles_need_a_folder(admin, make_app, pool: FakePool) -> None:
+async def test_profiles_need_a_folder(admin: Client, make_app: MAKE_APP, pool: FakePool) -> None:
     answer = await admin.post("/start_profile")
     assert answer.status_code == 400
     assert "--profile-dir" in (await answer.get_json())["error"]["message"]

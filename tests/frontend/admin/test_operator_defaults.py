@@ -1,16 +1,20 @@
 """What the operator decides about answers and logs."""
 
 import logging
+from collections.abc import Callable
+from typing import Any
 
 import pytest
+from quart.typing import TestClientProtocol as Client
 
 from headrace.protocol.config import ServingOptions
 from tests.frontend.asking import ANSWER, QUESTION, ask, complete, events
+from tests.frontend.conftest import MAKE_APP
 
 ASSISTANT = {"role": "assistant", "content": "It is"}
 
 
-async def test_answers_are_of_the_role_that_the_operator_names(make_app):
+async def test_answers_are_of_the_role_that_the_operator_names(make_app: MAKE_APP) -> None:
     client = make_app(serving=ServingOptions(response_role="oracle")).test_client()
     _, body = await ask(client)
     assert body["choices"][0]["message"]["role"] == "oracle"
@@ -22,7 +26,7 @@ async def test_answers_are_of_the_role_that_the_operator_names(make_app):
     assert body["choices"][0]["message"]["content"] == "It is" + ANSWER
 
 
-async def test_tokens_as_ids_unless_the_request_says_otherwise(make_app):
+async def test_tokens_as_ids_unless_the_request_says_otherwise(make_app: MAKE_APP) -> None:
     client = make_app(serving=ServingOptions(return_tokens_as_token_ids=True)).test_client()
     fields = {"prompt": "Hello", "logprobs": 0, "max_tokens": 1}
     _, body = await complete(client, **fields)
@@ -31,9 +35,10 @@ async def test_tokens_as_ids_unless_the_request_says_otherwise(make_app):
     assert body["choices"][0]["logprobs"]["tokens"] == ["The"]
 
 
-async def test_usage_may_be_in_all_streams(make_app):
+async def test_usage_may_be_in_all_streams(make_app: MAKE_APP) -> None:
     client = make_app(serving=ServingOptions(enable_force_include_usage=True)).test_client()
-    for fields in ({}, {"stream_options": {"include_usage": False}}):
+    choices: list[dict[str, Any]] = [{}, {"stream_options": {"include_usage": False}}]
+    for fields in choices:
         found = await events(client, messages=QUESTION, **fields)
         assert found[-1]["usage"]["completion_tokens"] == 8
         assert all("usage" not in event for event in found[:-1])
@@ -44,7 +49,7 @@ async def test_usage_may_be_in_all_streams(make_app):
     assert body["usage"]["completion_tokens"] == 8
 
 
-async def test_details_of_the_usage_can_be_turned_off(make_app, client):
+async def test_details_of_the_usage_can_be_turned_off(make_app: MAKE_APP, client: Client) -> None:
     _, body = await ask(client)
     assert body["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
     quiet = make_app(serving=ServingOptions(enable_prompt_tokens_details=False)).test_client()
@@ -53,12 +58,14 @@ async def test_details_of_the_usage_can_be_turned_off(make_app, client):
 
 
 @pytest.fixture
-def logged(caplog):
+def logged(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     caplog.set_level(logging.INFO, logger="headrace.frontend.requests")
     return lambda: [record.getMessage() for record in caplog.records]
 
 
-async def test_requests_and_outputs_are_logged_if_wanted(make_app, client, logged):
+async def test_requests_and_outputs_are_logged_if_wanted(
+    make_app: MAKE_APP, client: Client, logged: Callable[[], list[str]]
+) -> None:
     await ask(client)
     assert logged() == []
     client = make_app(enable_log_requests=True).test_client()
@@ -74,7 +81,9 @@ async def test_requests_and_outputs_are_logged_if_wanted(make_app, client, logge
     assert all(f"'{ANSWER}'" in line and "finish_reason: stop" in line for line in lines[1:])
 
 
-async def test_the_log_is_cut_where_the_operator_wants(make_app, logged):
+async def test_the_log_is_cut_where_the_operator_wants(
+    make_app: MAKE_APP, logged: Callable[[], list[str]]
+) -> None:
     settings = {"enable_log_requests": True, "enable_log_outputs": True, "max_log_len": 4}
     client = make_app(**settings).test_client()
     await events(client, "/v1/completions", prompt="Hello world", max_tokens=7)
@@ -84,7 +93,7 @@ async def test_the_log_is_cut_where_the_operator_wants(make_app, logged):
     assert answered.count(",") <= 8
 
 
-async def test_batches_of_chats_are_as_the_operator_wants_too(make_app):
+async def test_batches_of_chats_are_as_the_operator_wants_too(make_app: MAKE_APP) -> None:
     serving = ServingOptions(enable_prompt_tokens_details=False, return_tokens_as_token_ids=True)
     client = make_app(serving=serving).test_client()
     asked = {"messages": [QUESTION, QUESTION], "logprobs": True, "max_tokens": 1}

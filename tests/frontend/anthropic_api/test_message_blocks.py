@@ -1,5 +1,7 @@
 """Content blocks of a message in the making."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,11 +11,12 @@ from headrace.frontend.chat.message import MessagePart, ToolCallPart
 from tests.frontend.chat.marked_reader import MarkedReader
 
 
-def made(parts):
+def made(parts: list[MessagePart]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The blocks as a whole answer shows them, and as a client reads them from the events."""
     blocks = ContentBlockBuilder()
     events = [event for part in parts for event in blocks.add(part)] + blocks.finish()
-    read, is_open = [], False
+    read: list[dict[str, Any]] = []
+    is_open = False
     for event in events:
         if event["type"] == "content_block_start":
             assert not is_open
@@ -35,13 +38,13 @@ def made(parts):
     return blocks.content, read
 
 
-def without(block, field):
+def without(block: dict[str, Any], field: str) -> dict[str, Any]:
     return {name: value for name, value in block.items() if name != field}
 
 
 @settings(deadline=None)
 @given(st.lists(st.sampled_from(["~r", "~c", "~t", "a", " ", "\n", "{}", "é"]), max_size=40))
-def test_events_join_to_the_whole_and_lose_nothing(words):
+def test_events_join_to_the_whole_and_lose_nothing(words: list[str]) -> None:
     said = "".join(words)
     reader = MarkedReader()
     parts = [reader.feed(char) for char in said]
@@ -61,7 +64,7 @@ def test_events_join_to_the_whole_and_lose_nothing(words):
     assert all(block[kind].strip() for block in whole if (kind := block["type"]) != "tool_use")
 
 
-def test_the_rest_of_a_call_comes_before_text_that_came_with_it():
+def test_the_rest_of_a_call_comes_before_text_that_came_with_it() -> None:
     begun = MessagePart(tool_calls=(ToolCallPart(0, "id", "f", '{"a":'),))
     rest = MessagePart(
         content="Done.",
@@ -73,19 +76,19 @@ def test_the_rest_of_a_call_comes_before_text_that_came_with_it():
 
 
 @pytest.mark.parametrize("arguments", ["", "nonsense", '{"a": NaN}', '{"a":' * 10_000])
-def test_arguments_that_are_no_json_are_empty(arguments):
+def test_arguments_that_are_no_json_are_empty(arguments: str) -> None:
     whole, _ = made([MessagePart(tool_calls=(ToolCallPart(0, "id", "f", arguments),))])
     assert whole[0]["input"] == {}
 
 
-def test_empty_thoughts_are_no_block():
+def test_empty_thoughts_are_no_block() -> None:
     whole, _ = made([MessagePart(reasoning="\n"), MessagePart("So", reasoning="\n")])
     assert whole == [{"type": "text", "text": "So"}]
     whole, _ = made([MessagePart(reasoning="\n"), MessagePart(reasoning="a \n"), MessagePart("b")])
     assert [block.get("thinking") for block in whole] == ["\na \n", None]
 
 
-def test_text_alone_keeps_its_spaces():
+def test_text_alone_keeps_its_spaces() -> None:
     said = "  a \n\n b\n "
     for size in (1, 2, 5, 100):
         pieces = [said[start : start + size] for start in range(0, len(said), size)]

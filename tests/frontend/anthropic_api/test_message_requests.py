@@ -1,5 +1,7 @@
 """Messages requests as the chat requests that they become."""
 
+from typing import Any
+
 import pytest
 
 from headrace.frontend.anthropic_api.chat_request import chat_fields, rename_error_fields
@@ -12,22 +14,22 @@ TOOLS = [
 ]
 
 
-def fields(messages="Hi", **others):
+def fields(messages: list[dict[str, Any]] | str = "Hi", **others: Any) -> dict[str, Any]:
     if isinstance(messages, str):
         messages = [user(messages)]
     body = {"model": "smol", "max_tokens": 9, "messages": messages, **others}
     return chat_fields(MessagesRequest.model_validate(body))
 
 
-def user(*content):
+def user(*content: list[dict[str, Any]] | str) -> dict[str, Any]:
     return {"role": "user", "content": content[0] if content[0:1] == content else list(content)}
 
 
-def assistant(*content):
+def assistant(*content: dict[str, Any]) -> dict[str, Any]:
     return {"role": "assistant", "content": list(content)}
 
 
-def text(words, **others):
+def text(words: str, **others: Any) -> dict[str, str]:
     return {"type": "text", "text": words, **others}
 
 
@@ -35,7 +37,7 @@ CALL = {"type": "tool_use", "id": "toolu_1", "name": "weather", "input": {"city"
 RESULT = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "Rain."}
 
 
-def test_the_system_prompt_goes_first():
+def test_the_system_prompt_goes_first() -> None:
     system = [text("x-anthropic-billing-header: cc=1;"), text("Be brief."), text("Be kind.")]
     messages = [{"role": "system", "content": "Now."}, user("Hi")]
     assert fields(messages, system=system)["messages"] == [
@@ -46,7 +48,7 @@ def test_the_system_prompt_goes_first():
     assert [message["role"] for message in fields(system=[])["messages"]] == ["user"]
 
 
-def test_a_tool_is_called_and_answers():
+def test_a_tool_is_called_and_answers() -> None:
     thought = {"type": "thinking", "thinking": "Hm.", "signature": "s"}
     hidden = {"type": "redacted_thinking", "data": "x"}
     messages = [
@@ -77,7 +79,7 @@ def test_a_tool_is_called_and_answers():
     ]
 
 
-def test_messages_of_one_role_are_one_turn_and_the_system_speaks_in_the_users():
+def test_messages_of_one_role_are_one_turn_and_the_system_speaks_in_the_users() -> None:
     messages = [
         user("a"),
         user("b"),
@@ -101,7 +103,9 @@ def test_messages_of_one_role_are_one_turn_and_the_system_speaks_in_the_users():
         ({"role": "system", "content": [RESULT]}, "messages.1.content.0"),
     ],
 )
-def test_blocks_that_their_author_cannot_say_are_refused(message, where):
+def test_blocks_that_their_author_cannot_say_are_refused(
+    message: dict[str, Any], where: str
+) -> None:
     with pytest.raises(BadRequest) as caught:
         fields([user("Hi"), message])
     assert caught.value.message.startswith(where)
@@ -117,13 +121,13 @@ def test_blocks_that_their_author_cannot_say_are_refused(message, where):
         (user("Hi"), False),
     ],
 )
-def test_a_begun_answer_is_continued(last, continues):
+def test_a_begun_answer_is_continued(last: dict[str, Any], continues: bool) -> None:
     made = fields([user("Hi"), last])
     assert made.get("continue_final_message", False) is continues
     assert made.get("add_generation_prompt", True) is not continues
 
 
-def test_tools_are_functions():
+def test_tools_are_functions() -> None:
     made = fields(tools=TOOLS)
     assert made["tool_choice"] == "auto"
     assert "parallel_tool_calls" not in made
@@ -156,19 +160,19 @@ def test_tools_are_functions():
         ),
     ],
 )
-def test_tool_choice(choice, made):
+def test_tool_choice(choice: dict[str, str], made: dict[str, Any] | str) -> None:
     assert fields(tools=TOOLS, tool_choice=choice)["tool_choice"] == made
     serial = {**choice, "disable_parallel_tool_use": True}
     assert fields(tools=TOOLS, tool_choice=serial)["parallel_tool_calls"] is False
 
 
 @pytest.mark.parametrize("name", ["other", None])
-def test_the_tool_that_is_chosen_must_be_there(name):
+def test_the_tool_that_is_chosen_must_be_there(name: str | None) -> None:
     with pytest.raises(BadRequest, match=r"^tool_choice\.name"):
         fields(tools=TOOLS, tool_choice={"type": "tool", "name": name})
 
 
-def test_thinking():
+def test_thinking() -> None:
     assert fields()["chat_template_kwargs"] is None
     off = fields(thinking={"type": "disabled"})
     assert off["chat_template_kwargs"] == {"enable_thinking": False}
@@ -180,7 +184,7 @@ def test_thinking():
     assert own["chat_template_kwargs"] == {"enable_thinking": True}
 
 
-def test_output_config():
+def test_output_config() -> None:
     schema = {"type": "object"}
     made = fields(
         output_config={"effort": "low", "format": {"type": "json_schema", "schema": schema}}
@@ -190,7 +194,7 @@ def test_output_config():
     assert made["response_format"]["json_schema"]["schema"] == schema
 
 
-def test_what_is_counted_is_what_the_prompt_hangs_on():
+def test_what_is_counted_is_what_the_prompt_hangs_on() -> None:
     body = {
         "model": "smol",
         "messages": [user("Hi")],
@@ -218,7 +222,7 @@ def test_what_is_counted_is_what_the_prompt_hangs_on():
         ("The prompt has", "The prompt has"),
     ],
 )
-def test_errors_name_the_fields_of_messages(told, shown):
+def test_errors_name_the_fields_of_messages(told: str, shown: str) -> None:
     with pytest.raises(BadRequest) as caught, rename_error_fields():
         raise BadRequest(told)
     assert caught.value.message == shown

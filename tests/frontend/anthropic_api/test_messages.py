@@ -2,27 +2,35 @@
 
 import json
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Protocol
 
 import httpx2
 import pytest
 from anthropic import APIStatusError, AsyncAnthropic
 from anthropic.types import Message
+from quart.typing import TestClientProtocol as Client
 
+from headrace.frontend.chat.chat_run import ChatRun
+from headrace.frontend.chat.start_chat import start_chat
+from headrace.frontend.context import Context
 from headrace.frontend.pool.interface import PoolBusy, PoolUnavailable, RequestLost
 from headrace.frontend.routes import messages
+from headrace.frontend.schemas.chat import ChatCompletionRequest
+from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from tests.frontend.chat.marked_reader import MarkedReader
+from tests.frontend.conftest import MAKE_APP
+from tests.frontend.fake_pool import FakePool
 from tests.frontend.text.tokenizers_for_tests import EOS
 
 PATH = "/v1/messages"
 ANSWER = "The capital of France is Paris."
-QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+QUESTION: Any = [{"role": "user", "content": "What is the capital of France?"}]
 REQUEST: dict[str, Any] = {"model": "smol", "max_tokens": 500, "messages": QUESTION}
 
 
 @pytest.fixture
-async def anthropic(make_app) -> AsyncIterator[AsyncAnthropic]:
-    transport = httpx2.ASGITransport(make_app())
+async def anthropic(make_app: MAKE_APP) -> AsyncIterator[AsyncAnthropic]:
+    transport = httpx2.ASGITransport(make_app())  # type: ignore[arg-type]
     async with (
         httpx2.AsyncClient(transport=transport) as http,
         AsyncAnthropic(
@@ -32,16 +40,19 @@ async def anthropic(make_app) -> AsyncIterator[AsyncAnthropic]:
         yield client
 
 
+class Say(Protocol):
+    def __call__(self, words: str, reasons: dict[str, str] | None = None) -> None: ...
+
+
 @pytest.fixture
-def say(pool, text, monkeypatch):
+def say(pool: FakePool, text: ModelTokenizer, monkeypatch: pytest.MonkeyPatch) -> Say:
     """Lets the model say a text with marks, see MarkedReader."""
 
     def say(words: str, reasons: dict[str, str] | None = None) -> None:
         ids = text.backend.encode(words, add_special_tokens=False).ids
         pool.reply = lambda request: [*ids, EOS]
-        start_chat = messages.start_chat
 
-        async def start(context, request):
+        async def start(context: Context, request: ChatCompletionRequest) -> ChatRun:
             run = await start_chat(context, request)
             run._readers = [MarkedReader(reasons or {})]
             return run
@@ -69,7 +80,7 @@ async def both(client: AsyncAnthropic, **fields: Any) -> dict[str, Any]:
     return shown(whole)
 
 
-async def events(client, **fields: Any) -> list[dict[str, Any]]:
+async def events(client: Client, **fields: Any) -> list[dict[str, Any]]:
     """The events of a stream, as they are on the wire."""
     response = await client.post(PATH, json={**REQUEST, "stream": True, **fields})
     assert response.status_code == 200, await response.get_data(as_text=True)
@@ -93,7 +104,9 @@ async def refused(client: AsyncAnthropic, **fields: Any) -> tuple[int, str, str]
     return caught.value.status_code, body["error"]["type"], body["error"]["message"]
 
 
-async def test_answers_the_same_streamed_and_whole(anthropic, pool):
+async def test_answers_the_same_streamed_and_whole(
+    anthropic: AsyncAnthropic, pool: FakePool
+) -> None:
     message = await both(anthropic)
     prompt = len(pool.requests[0].prompt_token_ids)
     assert message == {
@@ -113,7 +126,7 @@ async def test_answers_the_same_streamed_and_whole(anthropic, pool):
     }
 
 
-async def test_events_and_their_order(client):
+async def test_events_and_their_order(client: Client) -> None:
     read = await events(client)
     kinds = [event["type"] for event in read]
     assert kinds[:2] == ["message_start", "content_block_start"]
@@ -126,7 +139,9 @@ async def test_events_and_their_order(client):
 
 
 @pytest.mark.parametrize("per_output", [1, 3, 1000])
-async def test_thinking_text_and_calls_are_blocks_in_order(anthropic, pool, say, per_output):
+async def test_thinking_text_and_calls_are_blocks_in_order(
+    anthropic: AsyncAnthropic, pool: FakePool, say: Say, per_output: int
+) -> None:
     pool.per_output = per_output
     say('~rWhich is it? ~cParis ~t{"city": "Paris"}~c\n~t{"n": [1, 2]}')
     message = await both(anthropic)
@@ -140,7 +155,9 @@ async def test_thinking_text_and_calls_are_blocks_in_order(anthropic, pool, say,
     assert message["stop_reason"] == "tool_use"
 
 
-async def test_a_call_that_is_cut_short_is_as_far_as_it_goes(anthropic, text, say):
+async def test_a_call_that_is_cut_short_is_as_far_as_it_goes(
+    anthropic: AsyncAnthropic, text: ModelTokenizer, say: Say
+) -> None:
     words = '~t{"city": "Paris", "country": "France"}'
     count = len(text.backend.encode(words[:27], add_special_tokens=False).ids)
     say(words)
@@ -149,21 +166,23 @@ async def test_a_call_that_is_cut_short_is_as_far_as_it_goes(anthropic, text, sa
     assert message["content"][0]["input"] == {"city": "Paris"}
 
 
-async def test_a_model_that_says_only_spaces_says_nothing(anthropic, say):
+async def test_a_model_that_says_only_spaces_says_nothing(
+    anthropic: AsyncAnthropic, say: Say
+) -> None:
     say("~c \n ")
     message = await both(anthropic)
     assert message["content"] == []
     assert message["stop_reason"] == "end_turn"
 
 
-async def test_stop_reasons(anthropic):
+async def test_stop_reasons(anthropic: AsyncAnthropic) -> None:
     assert (await both(anthropic, max_tokens=2))["stop_reason"] == "max_tokens"
     stopped = await both(anthropic, stop_sequences=["x", " Paris"])
     assert (stopped["stop_reason"], stopped["stop_sequence"]) == ("stop_sequence", " Paris")
     assert stopped["content"][0]["text"] == "The capital of France is"
 
 
-async def test_fields_reach_the_worker(anthropic, pool):
+async def test_fields_reach_the_worker(anthropic: AsyncAnthropic, pool: FakePool) -> None:
     sampling = {"temperature": 0.5, "top_p": 0.9, "top_k": 7, "cache_salt": "salt"}
     await anthropic.messages.create(
         **REQUEST, metadata={"user_id": "me"}, extra_body=sampling, stop_sequences=["z"]
@@ -175,22 +194,26 @@ async def test_fields_reach_the_worker(anthropic, pool):
     assert sampled.max_tokens == 500
 
 
-async def test_an_answer_that_the_client_has_begun_is_gone_on_with(anthropic, pool, text):
+async def test_an_answer_that_the_client_has_begun_is_gone_on_with(
+    anthropic: AsyncAnthropic, pool: FakePool, text: ModelTokenizer
+) -> None:
     begun = [*QUESTION, {"role": "assistant", "content": "The capital"}]
     await anthropic.messages.create(**{**REQUEST, "messages": begun})
     prompt = text.backend.decode(list(pool.requests[0].prompt_token_ids), skip_special_tokens=False)
     assert prompt.endswith("<|im_start|>assistant\nThe capital")
 
 
-async def test_counts_the_tokens_of_the_prompt(anthropic, pool):
-    system = [{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}]
+async def test_counts_the_tokens_of_the_prompt(anthropic: AsyncAnthropic, pool: FakePool) -> None:
+    system: Any = [{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}]
     counted = await anthropic.messages.count_tokens(model="smol", messages=QUESTION, system=system)
     await anthropic.messages.create(**REQUEST, system=system)
     assert counted.input_tokens == len(pool.requests[0].prompt_token_ids)
     assert len(pool.requests) == 1
 
 
-async def test_tokens_read_from_the_cache_are_no_input(make_app, pool, anthropic, monkeypatch):
+async def test_tokens_read_from_the_cache_are_no_input(
+    make_app: MAKE_APP, pool: FakePool, anthropic: AsyncAnthropic, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from tests.frontend import fake_pool
 
     admission = fake_pool._admission
@@ -231,14 +254,18 @@ async def test_tokens_read_from_the_cache_are_no_input(make_app, pool, anthropic
         ({"max_token": 5}, "max_token"),
     ],
 )
-async def test_bad_requests_name_the_field(anthropic, fields, named):
+async def test_bad_requests_name_the_field(
+    anthropic: AsyncAnthropic, fields: dict[str, Any], named: str
+) -> None:
     status, kind, message = await refused(anthropic, extra_body=fields)
     assert (status, kind) == (400, "invalid_request_error")
     assert message.removeprefix("body.").startswith(named), message
 
 
 @pytest.mark.parametrize("kind", ["image", "document", "search_result", "tool_reference"])
-async def test_blocks_that_are_no_text_are_refused_by_name(anthropic, kind):
+async def test_blocks_that_are_no_text_are_refused_by_name(
+    anthropic: AsyncAnthropic, kind: str
+) -> None:
     block = {"type": kind, "source": {"type": "base64", "media_type": "image/png", "data": ""}}
     result = {"type": "tool_result", "tool_use_id": "a", "content": [block]}
     for content, where in (([block], ""), ([result], ".tool_result.content.0")):
@@ -249,7 +276,7 @@ async def test_blocks_that_are_no_text_are_refused_by_name(anthropic, kind):
         assert repr(kind) in message
 
 
-async def test_unknown_model(anthropic, client):
+async def test_unknown_model(anthropic: AsyncAnthropic, client: Client) -> None:
     status, kind, message = await refused(anthropic, model="nope")
     assert (status, kind) == (404, "not_found_error")
     assert "'nope'" in message
@@ -270,14 +297,23 @@ async def test_unknown_model(anthropic, client):
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
-async def test_failures_before_the_answer(anthropic, pool, failure, status, kind, stream):
+async def test_failures_before_the_answer(
+    anthropic: AsyncAnthropic,
+    pool: FakePool,
+    failure: Exception,
+    status: int,
+    kind: str,
+    stream: bool,
+) -> None:
     pool.failure = failure
     told = await refused(anthropic, stream=stream)
     assert told[:2] == (status, kind)
     assert "secret" not in told[2]
 
 
-async def test_a_stream_that_fails_ends_with_one_error_event(client, anthropic, pool):
+async def test_a_stream_that_fails_ends_with_one_error_event(
+    client: Client, anthropic: AsyncAnthropic, pool: FakePool
+) -> None:
     pool.failure, pool.fail_after = RequestLost("its workers have failed"), 3
     read = await events(client)
     kinds = [event["type"] for event in read]
@@ -311,7 +347,9 @@ async def test_a_stream_that_fails_ends_with_one_error_event(client, anthropic, 
         ),
     ],
 )
-async def test_errors_before_the_request_is_read(make_app, body, headers, status, kind):
+async def test_errors_before_the_request_is_read(
+    make_app: MAKE_APP, body: bytes, headers: dict[str, str], status: int, kind: str
+) -> None:
     client = make_app(max_body_bytes=1000).test_client()
     for path in (PATH, f"{PATH}/count_tokens"):
         response = await client.post(path, data=body, headers=headers)
@@ -320,7 +358,7 @@ async def test_errors_before_the_request_is_read(make_app, body, headers, status
         assert (told["type"], told["error"]["type"]) == ("error", kind)
 
 
-async def test_counts_as_in_flight_until_it_has_ended(make_app, pool):
+async def test_counts_as_in_flight_until_it_has_ended(make_app: MAKE_APP, pool: FakePool) -> None:
     from tests.frontend.asgi import post
 
     app = make_app()
@@ -337,7 +375,9 @@ async def test_counts_as_in_flight_until_it_has_ended(make_app, pool):
     assert f'handler="{PATH}"' in metrics
 
 
-async def test_a_thinking_budget_that_cannot_be_held_is_no_error(anthropic, pool):
+async def test_a_thinking_budget_that_cannot_be_held_is_no_error(
+    anthropic: AsyncAnthropic, pool: FakePool
+) -> None:
     """Clients cannot turn thinking on without one, whatever the model."""
     thinking = {"type": "enabled", "budget_tokens": 1024}
     message = await both(anthropic, thinking=thinking)

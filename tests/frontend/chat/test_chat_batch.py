@@ -2,30 +2,42 @@
 
 import asyncio
 import re
+from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
+from quart.typing import TestClientProtocol as Client
 
+from headrace.frontend.chat.chat_run import ChatRun
+from headrace.frontend.chat.start_chat import start_chat
+from headrace.frontend.context import Context
 from headrace.frontend.pool.interface import RequestLost
 from headrace.frontend.routes import chat_batch
+from headrace.frontend.schemas.chat_batch import ChatBatchRequest
+from headrace.protocol.to_frontend import Output
+from headrace.protocol.to_worker import Generate
+from tests.frontend.fake_pool import FakePool, FakeStream
 
 PATH = "/v1/chat/completions/batch"
 SAID = ["What is the capital of France?", "Hello world", "The answer"]
 CHATS = [[{"role": "user", "content": text}] for text in SAID]
 
 
-async def ask(client, **fields):
+async def ask(client: Client, **fields: Any) -> tuple[int, dict[str, Any]]:
     response = await client.post(PATH, json={"messages": CHATS, **fields})
     return response.status_code, await response.get_json()
 
 
 @pytest.fixture
-def echoing(pool):
+def echoing(pool: FakePool) -> FakePool:
     """A model that says the words of its prompt, which so tell the chats apart."""
     pool.reply = lambda request: [*(id_ for id_ in request.prompt_token_ids if id_ > 2), 2]
     return pool
 
 
-async def test_answers_each_chat_in_order_as_it_is_answered_alone(client, echoing):
+async def test_answers_each_chat_in_order_as_it_is_answered_alone(
+    client: Client, echoing: FakePool
+) -> None:
     fields = {"logprobs": True, "top_logprobs": 1, "return_token_ids": True, "request_id": "r"}
     status, batch = await ask(client, **fields)
     assert status == 200
@@ -58,7 +70,9 @@ async def test_answers_each_chat_in_order_as_it_is_answered_alone(client, echoin
         ({"messages": [CHATS[0], []]}, "messages"),
     ],
 )
-async def test_bad_requests_name_the_field(client, pool, fields, named):
+async def test_bad_requests_name_the_field(
+    client: Client, pool: FakePool, fields: dict[str, Any], named: str
+) -> None:
     status, body = await ask(client, **fields)
     assert status == 400
     told = body["error"]["param"] or body["error"]["message"]
@@ -66,25 +80,28 @@ async def test_bad_requests_name_the_field(client, pool, fields, named):
     assert all(stream.cancelled for stream in pool.streams)
 
 
-async def test_one_that_fails_fails_all_and_frees_the_others(client, pool):
-    def reply(request):
+async def test_one_that_fails_fails_all_and_frees_the_others(
+    client: Client, pool: FakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reply(request: Generate) -> list[int]:
         return [300] * 5
 
     pool.reply, pool.hold_after = reply, 2
     held = pool.generate
 
-    def generate(group, request):
+    def generate(group: str, request: Generate) -> FakeStream:
         stream = held(group, request)
         if len(pool.requests) == 2:
 
-            async def fail():
-                raise RequestLost("its workers have failed")
-                yield
+            async def fail() -> AsyncIterator[Output]:
+                if pool.requests:
+                    raise RequestLost("its workers have failed")
+                yield Output(request.request_id, (), 0)
 
             stream._outputs = fail()
         return stream
 
-    pool.generate = generate
+    monkeypatch.setattr(pool, "generate", generate)
     status, body = await ask(client)
     assert status == 500
     assert body["error"]["message"] == "its workers have failed"
@@ -92,19 +109,20 @@ async def test_one_that_fails_fails_all_and_frees_the_others(client, pool):
     assert all(stream.cancelled for stream in pool.streams)
 
 
-async def test_others_have_their_turn_between_the_chats_of_a_batch(client, pool, monkeypatch):
+async def test_others_have_their_turn_between_the_chats_of_a_batch(
+    client: Client, pool: FakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     turns = 0
 
-    async def take_turns():
+    async def take_turns() -> None:
         nonlocal turns
         while True:
             turns += 1
             await asyncio.sleep(0)
 
     seen = []
-    start_chat = chat_batch.start_chat
 
-    async def start(context, request):
+    async def start(context: Context, request: ChatBatchRequest) -> ChatRun:
         seen.append(turns)
         return await start_chat(context, request)
 

@@ -1,9 +1,14 @@
 import json
+from typing import Any
 
 import pytest
+from quart import Response
+from quart.typing import TestClientProtocol as Client
 
 from headrace.frontend.pool.interface import PoolBusy, PoolUnavailable, RequestLost, RequestRejected
-from tests.frontend.fake_pool import logprobs_of
+from headrace.frontend.text.model_tokenizer import ModelTokenizer
+from tests.frontend.conftest import MAKE_APP
+from tests.frontend.fake_pool import FakePool, logprobs_of
 from tests.frontend.text.tokenizers_for_tests import EOS
 
 PATH = "/v1/chat/completions"
@@ -11,12 +16,12 @@ QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 ANSWER = "The capital of France is Paris."
 
 
-async def ask(client, **fields):
+async def ask(client: Client, **fields: Any) -> tuple[Response, dict[str, Any]]:
     response = await client.post(PATH, json={"messages": QUESTION, **fields})
     return response, await response.get_json()
 
 
-async def stream(client, **fields):
+async def stream(client: Client, **fields: Any) -> list[dict[str, Any]]:
     """The stream's events, [DONE] left out."""
     response = await client.post(PATH, json={"messages": QUESTION, "stream": True, **fields})
     assert response.status_code == 200, await response.get_data(as_text=True)
@@ -26,12 +31,12 @@ async def stream(client, **fields):
     return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
 
 
-def text_of(events, index=0):
+def text_of(events: list[dict[str, Any]], index: int = 0) -> str:
     choices = [choice for event in events for choice in event["choices"]]
     return "".join(c["delta"].get("content", "") for c in choices if c["index"] == index)
 
 
-async def test_answers_in_one_piece(client, pool):
+async def test_answers_in_one_piece(client: Client, pool: FakePool) -> None:
     response, body = await ask(client)
     assert response.status_code == 200
     assert body["choices"][0]["message"]["content"] == ANSWER
@@ -41,7 +46,7 @@ async def test_answers_in_one_piece(client, pool):
     assert body["model"] == "smol"
 
 
-async def test_streams_role_then_text_then_end_then_usage(client):
+async def test_streams_role_then_text_then_end_then_usage(client: Client) -> None:
     events = await stream(client, stream_options={"include_usage": True})
     assert events[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
     assert text_of(events) == ANSWER
@@ -51,21 +56,23 @@ async def test_streams_role_then_text_then_end_then_usage(client):
     assert events[-1]["usage"]["completion_tokens"] == 8
 
 
-async def test_tokens_that_come_together_go_in_one_chunk(client, pool):
+async def test_tokens_that_come_together_go_in_one_chunk(client: Client, pool: FakePool) -> None:
     pool.per_output = 100
     events = await stream(client)
     assert len(events) == 2
     assert text_of(events) == ANSWER
 
 
-async def test_usage_in_every_chunk(client):
+async def test_usage_in_every_chunk(client: Client) -> None:
     options = {"include_usage": True, "continuous_usage_stats": True}
     events = await stream(client, stream_options=options)
     counts = [event["usage"]["completion_tokens"] for event in events]
     assert counts[-3:] == [7, 8, 8]
 
 
-async def test_the_prompt_is_the_rendered_chat(client, pool, text):
+async def test_the_prompt_is_the_rendered_chat(
+    client: Client, pool: FakePool, text: ModelTokenizer
+) -> None:
     await ask(client, messages=[{"role": "system", "content": "S"}, *QUESTION])
     prompt = text.backend.decode(pool.requests[0].prompt_token_ids, skip_special_tokens=False)
     assert prompt == (
@@ -74,27 +81,27 @@ async def test_the_prompt_is_the_rendered_chat(client, pool, text):
     )
 
 
-async def test_text_parts_are_joined(client, pool, text):
+async def test_text_parts_are_joined(client: Client, pool: FakePool, text: ModelTokenizer) -> None:
     parts = [{"type": "text", "text": "Hello"}, {"type": "text", "text": "world"}]
     await ask(client, messages=[{"role": "user", "content": parts}])
     prompt = text.backend.decode(pool.requests[0].prompt_token_ids)
     assert "user\nHello\nworld\n" in prompt
 
 
-async def test_an_answer_can_be_sent_back_as_a_message(client):
+async def test_an_answer_can_be_sent_back_as_a_message(client: Client) -> None:
     _, body = await ask(client)
     message = body["choices"][0]["message"]
     response, _ = await ask(client, messages=[*QUESTION, message, *QUESTION])
     assert response.status_code == 200
 
 
-async def test_the_context_is_the_default_limit(client, pool):
+async def test_the_context_is_the_default_limit(client: Client, pool: FakePool) -> None:
     await ask(client)
     request = pool.requests[0]
     assert request.sampling.max_tokens == 2048 - len(request.prompt_token_ids)
 
 
-async def test_max_completion_tokens_goes_first(client, pool):
+async def test_max_completion_tokens_goes_first(client: Client, pool: FakePool) -> None:
     _, body = await ask(client, max_tokens=5, max_completion_tokens=2)
     assert pool.requests[0].sampling.max_tokens == 2
     assert body["choices"][0]["finish_reason"] == "length"
@@ -103,7 +110,9 @@ async def test_max_completion_tokens_goes_first(client, pool):
 
 @pytest.mark.parametrize("stop", ["Paris", ["Nowhere", "ance is Pa"], ["s Paris.", "Paris"]])
 @pytest.mark.parametrize("include", [True, False])
-async def test_stop_strings_end_the_text(client, pool, stop, include):
+async def test_stop_strings_end_the_text(
+    client: Client, pool: FakePool, stop: list[str] | str, include: bool
+) -> None:
     _, body = await ask(client, stop=stop, include_stop_str_in_output=include)
     choice = body["choices"][0]
     met = choice["stop_reason"]
@@ -117,19 +126,19 @@ async def test_stop_strings_end_the_text(client, pool, stop, include):
     assert events[-1]["choices"][0]["stop_reason"] == met
 
 
-async def test_text_that_only_might_have_been_a_stop_is_shown(client):
+async def test_text_that_only_might_have_been_a_stop_is_shown(client: Client) -> None:
     events = await stream(client, stop=["Paris. And"])
     assert text_of(events) == ANSWER
 
 
-async def test_stop_strings_count_from_min_tokens_on(client):
+async def test_stop_strings_count_from_min_tokens_on(client: Client) -> None:
     _, body = await ask(client, stop="capital", min_tokens=2)
     assert body["choices"][0]["message"]["content"] == ANSWER
     _, body = await ask(client, stop="capital", min_tokens=1)
     assert body["choices"][0]["message"]["content"] == "The "
 
 
-async def test_stop_tokens_are_named_and_not_shown(client, text):
+async def test_stop_tokens_are_named_and_not_shown(client: Client, text: ModelTokenizer) -> None:
     token_id = text.backend.encode(" France").ids[0]
     _, body = await ask(client, stop_token_ids=[token_id])
     choice = body["choices"][0]
@@ -137,14 +146,14 @@ async def test_stop_tokens_are_named_and_not_shown(client, text):
     assert (choice["finish_reason"], choice["stop_reason"]) == ("stop", token_id)
 
 
-async def test_ignore_eos(client, pool):
+async def test_ignore_eos(client: Client, pool: FakePool) -> None:
     pool.reply = lambda request: [EOS, 300, EOS]
     _, body = await ask(client, ignore_eos=True, skip_special_tokens=False)
     assert pool.requests[0].sampling.eos_token_ids == ()
     assert body["choices"][0]["message"]["content"].count("<|im_end|>") == 2
 
 
-async def test_special_tokens_are_skipped_unless_wanted(client, pool):
+async def test_special_tokens_are_skipped_unless_wanted(client: Client, pool: FakePool) -> None:
     pool.reply = lambda request: [1, EOS]
     _, body = await ask(client)
     assert body["choices"][0]["message"]["content"] == ""
@@ -152,7 +161,7 @@ async def test_special_tokens_are_skipped_unless_wanted(client, pool):
     assert body["choices"][0]["message"]["content"] == "<|im_start|>"
 
 
-async def test_choices_differ_by_seed_only(client, pool):
+async def test_choices_differ_by_seed_only(client: Client, pool: FakePool) -> None:
     _, body = await ask(client, n=3, temperature=1, seed=7)
     assert [choice["index"] for choice in body["choices"]] == [0, 1, 2]
     seeds = [request.sampling.seed for request in pool.requests]
@@ -167,7 +176,7 @@ async def test_choices_differ_by_seed_only(client, pool):
     assert len(ends) == 3
 
 
-async def test_seeds_are_definite_and_random_without_one(client, pool):
+async def test_seeds_are_definite_and_random_without_one(client: Client, pool: FakePool) -> None:
     await ask(client)
     await ask(client)
     await ask(client, seed=-1)
@@ -176,7 +185,7 @@ async def test_seeds_are_definite_and_random_without_one(client, pool):
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
-async def test_sampling_fields_reach_the_worker(client, pool):
+async def test_sampling_fields_reach_the_worker(client: Client, pool: FakePool) -> None:
     fields = {
         "temperature": 0.5,
         "top_p": 0.9,
@@ -196,7 +205,7 @@ async def test_sampling_fields_reach_the_worker(client, pool):
     assert (request.priority, request.cache_salt, request.tenant) == (3, "salt", "tenant")
 
 
-async def test_log_probabilities(client, text):
+async def test_log_probabilities(client: Client, text: ModelTokenizer) -> None:
     _, body = await ask(client, logprobs=True, top_logprobs=2, max_tokens=2)
     content = body["choices"][0]["logprobs"]["content"]
     assert [entry["token"] for entry in content] == ["The", " capital"]
@@ -209,14 +218,16 @@ async def test_log_probabilities(client, text):
     assert [entry for part in streamed for entry in part["content"]] == content
 
 
-async def test_log_probabilities_of_impossible_tokens_are_json(client, pool, monkeypatch):
+async def test_log_probabilities_of_impossible_tokens_are_json(
+    client: Client, pool: FakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lowest = logprobs_of(5, 1).__class__(5, float("-inf"), 9, (5,), (float("-inf"),))
     monkeypatch.setattr("tests.frontend.fake_pool.logprobs_of", lambda token_id, top, named: lowest)
     _, body = await ask(client, logprobs=True, top_logprobs=1, max_tokens=1)
     assert body["choices"][0]["logprobs"]["content"][0]["logprob"] == -9999.0
 
 
-async def test_token_ids_are_returned(client, pool, text):
+async def test_token_ids_are_returned(client: Client, pool: FakePool, text: ModelTokenizer) -> None:
     _, body = await ask(client, return_token_ids=True, return_prompt_text=True)
     assert body["prompt_token_ids"] == list(pool.requests[0].prompt_token_ids)
     assert body["choices"][0]["token_ids"] == [*text.backend.encode(ANSWER).ids, EOS]
@@ -227,7 +238,9 @@ async def test_token_ids_are_returned(client, pool, text):
     assert ids == body["choices"][0]["token_ids"]
 
 
-async def test_a_final_message_is_continued_and_echoed(client, pool, text):
+async def test_a_final_message_is_continued_and_echoed(
+    client: Client, pool: FakePool, text: ModelTokenizer
+) -> None:
     messages = [*QUESTION, {"role": "assistant", "content": "Well: "}]
     fields = {
         "messages": messages,
@@ -242,7 +255,7 @@ async def test_a_final_message_is_continued_and_echoed(client, pool, text):
     assert text_of(await stream(client, **fields)) == "Well: " + ANSWER
 
 
-async def test_template_variables(make_app, text, pool):
+async def test_template_variables(make_app: MAKE_APP, text: ModelTokenizer, pool: FakePool) -> None:
     info = text.info.model_copy(update={"chat_template": "{{ mood }}{{ reasoning_effort }}"})
     client = make_app(type(text)(info, text.backend)).test_client()
     response, _ = await ask(client, chat_template_kwargs={"mood": "M"}, reasoning_effort="low")
@@ -253,14 +266,18 @@ async def test_template_variables(make_app, text, pool):
     assert body["error"]["param"] == "chat_template_kwargs"
 
 
-async def test_models_without_a_template_take_no_chats(make_app, text):
+async def test_models_without_a_template_take_no_chats(
+    make_app: MAKE_APP, text: ModelTokenizer
+) -> None:
     info = text.info.model_copy(update={"chat_template": None})
     response, body = await ask(make_app(type(text)(info, text.backend)).test_client())
     assert response.status_code == 400
     assert "chat template" in body["error"]["message"]
 
 
-async def test_the_models_own_sampling_defaults(make_app, text, pool):
+async def test_the_models_own_sampling_defaults(
+    make_app: MAKE_APP, text: ModelTokenizer, pool: FakePool
+) -> None:
     defaults = {"temperature": 0.0, "top_k": 50.0, "max_new_tokens": 3.0}
     info = text.info.model_copy(update={"generation_defaults": defaults})
     client = make_app(type(text)(info, text.backend)).test_client()
@@ -281,7 +298,9 @@ async def test_the_models_own_sampling_defaults(make_app, text, pool):
         (RuntimeError("/secret 0x7f00"), 500, "InternalServerError"),
     ],
 )
-async def test_failures_before_the_first_token_have_a_status(client, pool, failure, status, kind):
+async def test_failures_before_the_first_token_have_a_status(
+    client: Client, pool: FakePool, failure: Any, status: int, kind: str
+) -> None:
     pool.failure = failure
     for fields in ({}, {"stream": True}, {"n": 2}, {"n": 2, "stream": True}):
         response, body = await ask(client, **fields)
@@ -297,7 +316,9 @@ ASKED_FOR = [{}, {"n": 2}, {"use_beam_search": True}]
 
 @pytest.mark.parametrize("fields", [*ASKED_FOR, {"stream": True}, {"n": 2, "stream": True}])
 @pytest.mark.parametrize(("reason", "status"), [("rejected", 400), ("error", 500)])
-async def test_texts_that_nothing_can_follow(client, pool, fields, reason, status):
+async def test_texts_that_nothing_can_follow(
+    client: Client, pool: FakePool, fields: dict[str, Any], reason: str, status: int
+) -> None:
     """What the request asks for may be at fault, or the model."""
     pool.reason, pool.error, pool.reply = reason, "no token can follow", lambda _: [7]
     response, body = await ask(client, **fields)
@@ -306,7 +327,7 @@ async def test_texts_that_nothing_can_follow(client, pool, fields, reason, statu
     assert body["error"]["code"] == status
 
 
-async def test_texts_that_nothing_can_follow_any_more(client, pool):
+async def test_texts_that_nothing_can_follow_any_more(client: Client, pool: FakePool) -> None:
     pool.reason, pool.error, pool.reply = "rejected", "no token can follow", lambda _: [7, 8, 9]
     *_, last = await stream(client)
     assert last["error"] == {
@@ -315,7 +336,9 @@ async def test_texts_that_nothing_can_follow_any_more(client, pool):
 
 
 @pytest.mark.parametrize("fields", [{}, {"n": 2}])
-async def test_failures_later_are_one_event(client, pool, fields):
+async def test_failures_later_are_one_event(
+    client: Client, pool: FakePool, fields: dict[str, Any]
+) -> None:
     pool.failure, pool.fail_after = RequestLost("the workers died"), 3
     events = await stream(client, **fields)
     errors = [event for event in events if "error" in event]

@@ -1,7 +1,9 @@
 """Chats of models that reason, in one piece and streamed, on a pool that says what a test wants."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,7 +33,9 @@ TAGS = ReasoningFormat(start="<think>", end="</think>")
 class Chat:
     """An application that serves one model, whose texts are `reply`."""
 
-    def __init__(self, tmp_path: Path, template: str, parser: ReasoningFormat | None, **marks):
+    def __init__(
+        self, tmp_path: Path, template: str, parser: ReasoningFormat | None, **marks: Any
+    ) -> None:
         backend = byte_level()
         backend.add_tokens(marks.get("added", []))
         backend.add_special_tokens(marks.get("special", []))
@@ -62,7 +66,8 @@ class Chat:
     def ids(self, text: str) -> list[int]:
         return self.text.backend.encode(text, add_special_tokens=False).ids
 
-    async def post(self, path="/v1/chat/completions", **fields):
+    async def post(self, path: str = "/v1/chat/completions", **fields: Any) -> tuple[int, Any]:
+        """The status, and the body or the events."""
         body = {"messages": QUESTION, **fields} if "chat" in path else fields
         response = await self.client.post(path, json=body)
         if fields.get("stream") and response.status_code == 200:
@@ -71,7 +76,7 @@ class Chat:
             return 200, [json.loads(line.removeprefix("data: ")) for line in lines]
         return response.status_code, await response.get_json()
 
-    async def message(self, **fields):
+    async def message(self, **fields: Any) -> tuple[str | None, str | None]:
         """(reasoning, content) of an answer; a stream must say the same."""
         status, body = await self.post(**fields)
         assert status == 200, body
@@ -87,20 +92,33 @@ class Chat:
         return whole["reasoning"], whole["content"]
 
 
+MakeChat = Callable[..., Chat]
+
+
 @pytest.fixture
-def chat(tmp_path):
-    def make(template=CHAT_TEMPLATE, parser=FORMATS["qwen3"], **marks):
+def chat(tmp_path: Path) -> MakeChat:
+    def make(
+        template: str = CHAT_TEMPLATE,
+        parser: ReasoningFormat | None = FORMATS["qwen3"],
+        **marks: Any,
+    ) -> Chat:
         return Chat(tmp_path, template, parser, **marks)
 
     return make
 
 
-MARKS = [{}, {"added": ["<think>", "</think>"]}, {"special": ["<think>", "</think>"]}]
+MARKS: list[dict[str, list[str]]] = [
+    {},
+    {"added": ["<think>", "</think>"]},
+    {"special": ["<think>", "</think>"]},
+]
 
 
 @pytest.mark.parametrize("marks", MARKS, ids=["several tokens", "one token", "special"])
 @pytest.mark.parametrize("size", [1, 3, 100])
-async def test_reasoning_and_content_are_told_apart(chat, marks, size):
+async def test_reasoning_and_content_are_told_apart(
+    chat: MakeChat, marks: dict[str, Any], size: int
+) -> None:
     served = chat(**marks)
     served.pool.per_output = size
     assert await served.message() == (THOUGHT, ANSWER)
@@ -109,12 +127,14 @@ async def test_reasoning_and_content_are_told_apart(chat, marks, size):
     assert body["choices"][0]["finish_reason"] == "stop"
 
 
-async def test_without_a_parser_all_is_content(chat):
+async def test_without_a_parser_all_is_content(chat: MakeChat) -> None:
     assert await chat(parser=None).message() == (None, WHOLE)
 
 
 @pytest.mark.parametrize("marks", MARKS, ids=["several tokens", "one token", "special"])
-async def test_reasoning_that_is_not_wanted_is_counted_and_left_out(chat, marks):
+async def test_reasoning_that_is_not_wanted_is_counted_and_left_out(
+    chat: MakeChat, marks: dict[str, Any]
+) -> None:
     served = chat(**marks)
     assert await served.message(include_reasoning=False) == (None, ANSWER)
     _, body = await served.post(include_reasoning=False)
@@ -125,9 +145,9 @@ async def test_reasoning_that_is_not_wanted_is_counted_and_left_out(chat, marks)
 
 @pytest.mark.parametrize("include", [True, False])
 @pytest.mark.parametrize("n", [1, 3])
-async def test_usage_tells_the_tokens_of_reasoning(chat, include, n):
+async def test_usage_tells_the_tokens_of_reasoning(chat: MakeChat, include: bool, n: int) -> None:
     served = chat(added=["<think>", "</think>"])
-    fields = {"include_reasoning": include, "n": n}
+    fields: dict[str, Any] = {"include_reasoning": include, "n": n}
     _, body = await served.post(**fields)
     details = {"reasoning_tokens": n * len(served.ids(THOUGHT))}
     assert body["usage"]["completion_tokens_details"] == details
@@ -136,7 +156,7 @@ async def test_usage_tells_the_tokens_of_reasoning(chat, include, n):
     assert events[-1]["usage"] == body["usage"]
     so_far = [event["usage"]["completion_tokens_details"]["reasoning_tokens"] for event in events]
     assert so_far == sorted(so_far)
-    off = {"chat_template_kwargs": {"enable_thinking": False}}
+    off: dict[str, Any] = {"chat_template_kwargs": {"enable_thinking": False}}
     served.reply = "Hello"
     _, body = await served.post(**off)
     assert body["usage"]["completion_tokens_details"] == {"reasoning_tokens": 0}
@@ -163,7 +183,12 @@ ENDED = f"{THOUGHT}</think>{ANSWER}"
         (TAGS, PLAIN, (None, PLAIN)),
     ],
 )
-async def test_how_an_answer_begins(chat, parser, reply, expected):
+async def test_how_an_answer_begins(
+    chat: MakeChat,
+    parser: ReasoningFormat,
+    reply: str,
+    expected: tuple[str | None, str | None],
+) -> None:
     served = chat(parser=parser)
     served.reply = reply
     assert await served.message() == expected
@@ -171,7 +196,9 @@ async def test_how_an_answer_begins(chat, parser, reply, expected):
 
 @pytest.mark.parametrize("parser", [*FORMATS.values(), TAGS])
 @pytest.mark.parametrize("added", [[], ["<think>", "</think>"]])
-async def test_the_prompt_can_have_begun_the_reasoning(chat, parser, added):
+async def test_the_prompt_can_have_begun_the_reasoning(
+    chat: MakeChat, parser: ReasoningFormat, added: list[str]
+) -> None:
     served = chat(OPENED, parser, added=added)
     served.reply = ENDED
     assert await served.message() == (THOUGHT, ANSWER)
@@ -182,14 +209,16 @@ async def test_the_prompt_can_have_begun_the_reasoning(chat, parser, added):
 
 
 @pytest.mark.parametrize("parser", [*FORMATS.values(), TAGS])
-async def test_the_prompt_can_have_ended_the_reasoning(chat, parser):
+async def test_the_prompt_can_have_ended_the_reasoning(
+    chat: MakeChat, parser: ReasoningFormat
+) -> None:
     served = chat(SWITCHED, parser)
     served.reply = PLAIN
     assert await served.message(chat_template_kwargs={"enable_thinking": False}) == (None, PLAIN)
     assert await served.message(reasoning_effort="none") == (None, PLAIN)
 
 
-async def test_thinking_that_is_switched_off_is_not_assumed(chat):
+async def test_thinking_that_is_switched_off_is_not_assumed(chat: MakeChat) -> None:
     """Though the template does not know the switch. What is marked is still reasoning."""
     served = chat()
     off = {"chat_template_kwargs": {"enable_thinking": False}}
@@ -199,7 +228,7 @@ async def test_thinking_that_is_switched_off_is_not_assumed(chat):
 
 
 @pytest.mark.parametrize("said", ["</think>", "<think>"])
-async def test_marks_that_a_user_writes_change_nothing(chat, said):
+async def test_marks_that_a_user_writes_change_nothing(chat: MakeChat, said: str) -> None:
     served = chat(parser=TAGS)
     served.reply = ENDED
     messages = [{"role": "user", "content": f"{said} What is {said}"}]
@@ -215,7 +244,12 @@ async def test_marks_that_a_user_writes_change_nothing(chat, said):
     ],
 )
 @pytest.mark.parametrize("parser", [*FORMATS.values(), TAGS])
-async def test_a_final_message_that_is_continued(chat, parser, content, expected):
+async def test_a_final_message_that_is_continued(
+    chat: MakeChat,
+    parser: ReasoningFormat,
+    content: str,
+    expected: tuple[str | None, str],
+) -> None:
     served = chat(parser=parser)
     served.reply = ENDED
     messages = [*QUESTION, {"role": "assistant", "content": content}]
@@ -235,7 +269,9 @@ async def test_a_final_message_that_is_continued(chat, parser, content, expected
         ({"chat_template_kwargs": {"reasoning_effort": "max"}}, "[max ]"),
     ],
 )
-async def test_templates_are_told_the_effort(chat, fields, shown):
+async def test_templates_are_told_the_effort(
+    chat: MakeChat, fields: dict[str, Any], shown: str
+) -> None:
     _, body = await chat(EFFORT).post(return_prompt_text=True, **fields)
     assert body["prompt_text"].endswith(shown)
 
@@ -243,15 +279,19 @@ async def test_templates_are_told_the_effort(chat, fields, shown):
 # Budgets
 
 
-async def budgets(served, path="/v1/chat/completions", **fields):
+async def budgets(
+    served: Chat, path: str = "/v1/chat/completions", **fields: Any
+) -> tuple[int, tuple[int, ...], tuple[tuple[int, ...], ...], bool] | None:
     """What a worker was told, as (tokens, start, ends, is_open)."""
     status, body = await served.post(path, **fields)
     assert status == 200, body
     sent = served.pool.requests[-1].sampling.thinking_budget
-    return sent and (sent.tokens, sent.start_ids, sent.end_ids, sent.is_open)
+    if sent is None:
+        return None
+    return sent.tokens, sent.start_ids, sent.end_ids, sent.is_open
 
 
-async def test_a_worker_is_told_the_budget_and_the_marks(chat):
+async def test_a_worker_is_told_the_budget_and_the_marks(chat: MakeChat) -> None:
     served = chat()
     start, end = tuple(served.ids("<think>")), tuple(served.ids("</think>"))
     assert len(end) > 1
@@ -260,11 +300,13 @@ async def test_a_worker_is_told_the_budget_and_the_marks(chat):
     assert await budgets(served, thinking_token_budget=-1) is None
     assert await budgets(served, thinking_token_budget=None) is None
     assert await budgets(served) is None
-    off = {"chat_template_kwargs": {"enable_thinking": False}}
+    off: dict[str, Any] = {"chat_template_kwargs": {"enable_thinking": False}}
     assert await budgets(served, thinking_token_budget=7, **off) == (7, start, (end,), False)
 
 
-async def test_the_budget_of_a_prompt_that_begins_or_ends_reasoning(chat):
+async def test_the_budget_of_a_prompt_that_begins_or_ends_reasoning(
+    chat: MakeChat,
+) -> None:
     opened = chat(OPENED, TAGS)
     end = tuple(opened.ids("</think>"))
     assert await budgets(opened, thinking_token_budget=7) == (7, (), (end,), True)
@@ -276,7 +318,7 @@ async def test_the_budget_of_a_prompt_that_begins_or_ends_reasoning(chat):
     ("prompt", "is_open"),
     [("Hello <think>\nworld", True), ("<think>a</think>b", False), ("Hello", False)],
 )
-async def test_the_budget_of_completions(chat, prompt, is_open):
+async def test_the_budget_of_completions(chat: MakeChat, prompt: str, is_open: bool) -> None:
     served = chat()
     start, end = tuple(served.ids("<think>")), tuple(served.ids("</think>"))
     expected = (5, () if is_open else start, (end,), is_open)
@@ -289,7 +331,7 @@ async def test_the_budget_of_completions(chat, prompt, is_open):
 @pytest.mark.parametrize(
     ("path", "fields"), [("/v1/chat/completions", {}), ("/v1/completions", {"prompt": "Hello"})]
 )
-async def test_a_budget_needs_a_parser(chat, path, fields):
+async def test_a_budget_needs_a_parser(chat: MakeChat, path: str, fields: dict[str, Any]) -> None:
     served = chat(parser=None)
     status, body = await served.post(path, thinking_token_budget=5, **fields)
     assert (status, body["error"]["param"]) == (400, "thinking_token_budget")
@@ -300,8 +342,10 @@ async def test_a_budget_needs_a_parser(chat, path, fields):
 
 
 @pytest.mark.parametrize("parser", ["qwen3", None])
-async def test_the_budget_of_messages_is_held_where_it_can_be(chat, parser):
-    served = chat(parser=FORMATS.get(parser))
+async def test_the_budget_of_messages_is_held_where_it_can_be(
+    chat: MakeChat, parser: str | None
+) -> None:
+    served = chat(parser=FORMATS[parser] if parser else None)
     fields = {
         "model": "smol",
         "max_tokens": 50,
@@ -313,16 +357,16 @@ async def test_the_budget_of_messages_is_held_where_it_can_be(chat, parser):
 
 
 @pytest.mark.parametrize("tokens", [0, 5])
-async def test_texts_of_beam_search_have_no_budget(chat, tokens):
+async def test_texts_of_beam_search_have_no_budget(chat: MakeChat, tokens: int) -> None:
     served = chat()
-    beams = {"use_beam_search": True, "max_tokens": 4}
+    beams: dict[str, Any] = {"use_beam_search": True, "max_tokens": 4}
     status, body = await served.post(thinking_token_budget=tokens, **beams)
     assert (status, body["error"]["param"]) == (400, "thinking_token_budget")
     assert served.pool.requests == []
 
 
 @pytest.mark.parametrize("value", [-2, 2**31, 1.5, "5", True])
-async def test_budgets_that_are_none(chat, value):
+async def test_budgets_that_are_none(chat: MakeChat, value: Any) -> None:
     status, body = await chat().post(thinking_token_budget=value)
     assert status == 400
     assert body["error"]["param"].removeprefix("body.") == "thinking_token_budget"
@@ -332,12 +376,15 @@ async def test_budgets_that_are_none(chat, value):
     ("template", "parser", "is_after"),
     [(OPENED, "qwen3", True), (CHAT_TEMPLATE, "qwen3", True), (SWITCHED, "qwen3", False)],
 )
-async def test_the_form_of_an_answer_holds_after_its_reasoning(chat, template, parser, is_after):
+async def test_the_form_of_an_answer_holds_after_its_reasoning(
+    chat: MakeChat, template: str, parser: str, is_after: bool
+) -> None:
     served = chat(template, FORMATS[parser])
-    fields = {"structured_outputs": {"choice": ["Paris", "London"]}}
+    fields: dict[str, Any] = {"structured_outputs": {"choice": ["Paris", "London"]}}
     if template is SWITCHED:
         fields["chat_template_kwargs"] = {"enable_thinking": False}
     status, body = await served.post(**fields)
     assert status == 200, body
     expected = tuple(served.ids("</think>")) if is_after else ()
+    assert served.pool.requests[0].grammar is not None
     assert served.pool.requests[0].grammar.after == expected

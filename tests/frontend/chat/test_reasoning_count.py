@@ -14,11 +14,17 @@ THOUGHT, ANSWER = "\nHello world. The capital?\n", "\n\nParis is the answer."
 
 
 @pytest.fixture(scope="module")
-def marks(text):
+def marks(text: ModelTokenizer) -> ReasoningDelimiters:
     return ReasoningDelimiters.encode(FORMATS["qwen3"], text)
 
 
-def count(text, marks, beginning, token_ids, size):
+def count(
+    text: ModelTokenizer,
+    marks: ReasoningDelimiters,
+    beginning: ReasoningStart,
+    token_ids: list[int],
+    size: int,
+) -> int:
     thinking = ReasoningPlan(marks, beginning)
     reader = thinking.reader(PlainReader(), include=False)
     counts = ReasoningTokenCounter([reader], thinking)
@@ -29,12 +35,14 @@ def count(text, marks, beginning, token_ids, size):
     return counts.tokens(0)
 
 
-def ids(text, written):
+def ids(text: ModelTokenizer, written: str) -> list[int]:
     return text.backend.encode(written, add_special_tokens=False).ids
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 1000])
-def test_marks_and_content_do_not_count(text, marks, size):
+def test_marks_and_content_do_not_count(
+    text: ModelTokenizer, marks: ReasoningDelimiters, size: int
+) -> None:
     thought = ids(text, THOUGHT)
     written = [*marks.start_ids, *thought, *marks.end_ids, *ids(text, ANSWER)]
     for beginning in (ReasoningStart.ASSUMED, ReasoningStart.OPTIONAL):
@@ -47,7 +55,7 @@ def test_marks_and_content_do_not_count(text, marks, size):
     assert count(text, marks, ReasoningStart.OPEN, thought, size) == len(thought)
 
 
-def test_an_end_mark_in_other_tokens_ends_the_count(text):
+def test_an_end_mark_in_other_tokens_ends_the_count(text: ModelTokenizer) -> None:
     backend = byte_level()
     backend.add_tokens(["</think>"])
     model = ModelTokenizer(text.info, backend)
@@ -59,7 +67,7 @@ def test_an_end_mark_in_other_tokens_ends_the_count(text):
     assert counted == len(ids(model, THOUGHT)) + len(other)
 
 
-def test_grammars_wait_for_the_end_of_reasoning_that_is_certain(marks):
+def test_grammars_wait_for_the_end_of_reasoning_that_is_certain(marks: ReasoningDelimiters) -> None:
     after = {
         beginning: ReasoningPlan(marks, beginning).grammar_after for beginning in ReasoningStart
     }
@@ -67,13 +75,13 @@ def test_grammars_wait_for_the_end_of_reasoning_that_is_certain(marks):
     assert after[ReasoningStart.OPTIONAL] == after[ReasoningStart.CLOSED] == ()
 
 
-def test_calls_of_tools_end_reasoning_where_there_are_tools(marks):
+def test_calls_of_tools_end_reasoning_where_there_are_tools(marks: ReasoningDelimiters) -> None:
     text = "so<tool_call>x"
     for has_tools, expected in ((True, ("so", "<tool_call>x")), (False, (text, ""))):
         thinking = ReasoningPlan(marks, ReasoningStart.OPEN, has_tools)
         reader = thinking.reader(PlainReader(), include=True)
         part = reader.feed(text)
         assert (part.reasoning, part.content) == expected
-        assert (
-            thinking.budget(5).end_ids == (marks.end_ids, *marks.ends_before_ids)[: 1 + has_tools]
-        )
+        budget = thinking.budget(5)
+        assert budget is not None
+        assert budget.end_ids == (marks.end_ids, *marks.ends_before_ids)[: 1 + has_tools]

@@ -1,5 +1,7 @@
 """Reasoning is told from the rest alike however its text is cut, and nothing of it is lost."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,7 +32,13 @@ class Counting(PlainReader):
         return f"the rest's {reason}"
 
 
-def make(rest=None, *, is_open=True, include=True, ends_before=()):
+def make(
+    rest: Counting | None = None,
+    *,
+    is_open: bool = True,
+    include: bool = True,
+    ends_before: tuple[str, ...] = (),
+) -> ReasoningReader:
     return ReasoningReader(
         rest or PlainReader(),
         start=START,
@@ -41,7 +49,7 @@ def make(rest=None, *, is_open=True, include=True, ends_before=()):
     )
 
 
-def read(pieces, **options):
+def read(pieces: list[str] | str, **options: Any) -> tuple[str, str]:
     """(reasoning, content) of pieces."""
     message, reader = CollectedMessage(), make(**options)
     for piece in pieces:
@@ -50,7 +58,7 @@ def read(pieces, **options):
     return message.reasoning, message.content
 
 
-def by_definition(text, is_open, ends_before=()):
+def by_definition(text: str, is_open: bool, ends_before: tuple[str, ...] = ()) -> tuple[str, str]:
     """The same with all of the text there."""
     blank = text[: len(text) - len(text.lstrip())]
     if text.lstrip().startswith(START):
@@ -74,7 +82,9 @@ texts = st.lists(words, max_size=12).map("".join)
 
 @settings(max_examples=500)
 @given(texts, st.booleans(), st.booleans(), st.data())
-def test_any_cut_gives_the_same_message_and_loses_nothing(text, is_open, has_tools, data):
+def test_any_cut_gives_the_same_message_and_loses_nothing(
+    text: str, is_open: bool, has_tools: bool, data: st.DataObject
+) -> None:
     ends_before = (CALL,) if has_tools else ()
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
     pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
@@ -87,12 +97,12 @@ def test_any_cut_gives_the_same_message_and_loses_nothing(text, is_open, has_too
 
 
 @given(texts, st.booleans())
-def test_reasoning_that_is_not_wanted_is_left_out_alone(text, is_open):
+def test_reasoning_that_is_not_wanted_is_left_out_alone(text: str, is_open: bool) -> None:
     _, content = read(list(text), is_open=is_open)
     assert read(list(text), is_open=is_open, include=False) == ("", content)
 
 
-def test_what_is_no_mark_any_more_is_given_at_once():
+def test_what_is_no_mark_any_more_is_given_at_once() -> None:
     reader = make()
     assert reader.feed("a</th") == MessagePart(reasoning="a")
     assert reader.feed("i") == MessagePart()
@@ -101,7 +111,7 @@ def test_what_is_no_mark_any_more_is_given_at_once():
     assert reader.feed(END) == MessagePart(content=END)
 
 
-def test_the_rest_goes_to_the_other_reader_which_is_finished_once():
+def test_the_rest_goes_to_the_other_reader_which_is_finished_once() -> None:
     rest = Counting()
     reader = make(rest)
     for piece in ("<thi", "nk>so", "</think", ">1", "2"):
@@ -111,14 +121,14 @@ def test_the_rest_goes_to_the_other_reader_which_is_finished_once():
     assert reader.finish_reason("stop") == "the rest's stop"
 
 
-def test_a_text_that_ends_in_a_part_of_a_mark_keeps_it():
+def test_a_text_that_ends_in_a_part_of_a_mark_keeps_it() -> None:
     assert read(["so</thi"]) == ("so</thi", "")
     assert read(["<thi"], is_open=False) == ("", "<thi")
     assert read(["\n\n"], is_open=False) == ("", "\n\n")
     assert read(["\n<thi"]) == ("\n<thi", "")
 
 
-def test_a_start_mark_later_is_text():
+def test_a_start_mark_later_is_text() -> None:
     assert read([f"I write {START} here{END}x"], is_open=False) == (
         "",
         f"I write {START} here{END}x",
@@ -136,7 +146,7 @@ def test_a_start_mark_later_is_text():
         (START + END + "</think" * (SHORT // 7), len(START + END)),
     ],
 )
-def test_hostile_text_one_character_at_a_time(text, marks):
+def test_hostile_text_one_character_at_a_time(text: str, marks: int) -> None:
     """A reader that looked at all of its text again with each piece would not end here."""
     reasoning, content = read(text, is_open="<t" not in text, ends_before=(CALL,))
     assert len(reasoning) + len(content) + marks == len(text)

@@ -2,9 +2,11 @@
 
 import asyncio
 import time
+from typing import Any
 
 import jinja2
 import pytest
+from quart.typing import TestClientProtocol as Client
 
 from headrace.frontend.chat import untrusted_template as untrusted
 from headrace.frontend.chat.content_format import expects_parts
@@ -12,6 +14,8 @@ from headrace.frontend.chat.templates import ChatTemplate
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from headrace.protocol.config import ServingOptions
 from tests.frontend.asking import QUESTION, ask, refused
+from tests.frontend.conftest import MAKE_APP
+from tests.frontend.fake_pool import FakePool
 from tests.stand_ins.sitecustomize import ALLOCATES, DIES, SLEEPS, WRITES, python_path
 
 SHOW = "{% for m in messages %}{{ m.role }}={{ m.content | tojson }};{% endfor %}"
@@ -25,11 +29,12 @@ def with_template(text: ModelTokenizer, source: str) -> ModelTokenizer:
     return ModelTokenizer(info, text.backend)
 
 
-async def shown(client, **fields) -> str:
+async def shown(client: Client, **fields: Any) -> str:
     """The chat as its template has written it."""
     response, body = await ask(client, return_prompt_text=True, **fields)
     assert response.status_code == 200, body
-    return body["prompt_text"]
+    found: str = body["prompt_text"]
+    return found
 
 
 @pytest.mark.parametrize(
@@ -48,7 +53,7 @@ async def shown(client, **fields) -> str:
         ("{% set c = m.content %}{{ c }}{% for m in messages[1:] %}{% endfor %}", False),
     ],
 )
-def test_a_template_shows_what_it_takes(source, expected):
+def test_a_template_shows_what_it_takes(source: str, expected: bool) -> None:
     assert expects_parts(jinja2.Environment().parse(source)) == expected
     assert ChatTemplate(source, {}).expects_parts == expected
 
@@ -63,7 +68,9 @@ def test_a_template_shows_what_it_takes(source, expected):
         (SHOW, "openai", None),
     ],
 )
-async def test_parts_as_the_template_takes_them(make_app, text, source, form, expected):
+async def test_parts_as_the_template_takes_them(
+    make_app: MAKE_APP, text: ModelTokenizer, source: str, form: str, expected: str | None
+) -> None:
     serving = ServingOptions(chat_template_content_format=form)
     client = make_app(with_template(text, source), serving).test_client()
     written = await shown(client, messages=TWO_PARTS)
@@ -72,7 +79,9 @@ async def test_parts_as_the_template_takes_them(make_app, text, source, form, ex
     assert written == expected
 
 
-async def test_a_text_is_one_part_for_a_template_that_takes_parts(make_app, text):
+async def test_a_text_is_one_part_for_a_template_that_takes_parts(
+    make_app: MAKE_APP, text: ModelTokenizer
+) -> None:
     client = make_app(with_template(text, PARTS)).test_client()
     assert await shown(client) == f"[{QUESTION[0]['content']}]"
     final = {"role": "assistant", "content": [{"type": "text", "text": "a"}] * 2}
@@ -82,7 +91,7 @@ async def test_a_text_is_one_part_for_a_template_that_takes_parts(make_app, text
     )
 
 
-async def test_documents_reach_the_template(make_app, text):
+async def test_documents_reach_the_template(make_app: MAKE_APP, text: ModelTokenizer) -> None:
     source = "{% for d in documents or [] %}({{ d.title }}: {{ d.text }}){% endfor %}."
     client = make_app(with_template(text, source)).test_client()
     assert await shown(client, documents=[{"title": "T", "text": "x"}]) == "(T: x)."
@@ -92,7 +101,9 @@ async def test_documents_reach_the_template(make_app, text):
     assert (await refused(client, documents=[{}] * 2000))["param"] == "documents"
 
 
-async def test_the_operators_variables_give_way_to_the_requests(make_app, text):
+async def test_the_operators_variables_give_way_to_the_requests(
+    make_app: MAKE_APP, text: ModelTokenizer
+) -> None:
     serving = ServingOptions(default_chat_template_kwargs={"a": 1, "b": [2]})
     client = make_app(with_template(text, "{{ a }} {{ b }} {{ c }}"), serving).test_client()
     assert await shown(client) == "1 [2] "
@@ -101,7 +112,9 @@ async def test_the_operators_variables_give_way_to_the_requests(make_app, text):
         ServingOptions(default_chat_template_kwargs={"messages": []})
 
 
-async def test_a_requests_template_needs_the_operators_trust(client, pool, make_app):
+async def test_a_requests_template_needs_the_operators_trust(
+    client: Client, pool: FakePool, make_app: MAKE_APP
+) -> None:
     error = await refused(client, chat_template="{{ 1 }}")
     assert error["param"] == "chat_template"
     response = await client.post(
@@ -130,7 +143,7 @@ async def test_a_requests_template_needs_the_operators_trust(client, pool, make_
     ],
     ids=lambda source: source[:30],
 )
-async def test_templates_that_fail_tell_nothing(make_app, source):
+async def test_templates_that_fail_tell_nothing(make_app: MAKE_APP, source: str) -> None:
     client = make_app(serving=TRUSTING).test_client()
     error = await refused(client, chat_template=source)
     assert error["param"] == "chat_template"
@@ -140,7 +153,7 @@ async def test_templates_that_fail_tell_nothing(make_app, source):
 
 
 @pytest.fixture
-def misbehaving(monkeypatch):
+def misbehaving(monkeypatch: pytest.MonkeyPatch) -> None:
     """Templates render as they say (tests/stand_ins)."""
     monkeypatch.setenv("PYTHONPATH", python_path())
 
@@ -159,8 +172,13 @@ OUT_OF_MEMORY = "chat_template: The chat template cannot render these messages."
     ],
 )
 async def test_time_memory_and_output_are_bounded(
-    make_app, monkeypatch, misbehaving, source, deadline_s, message
-):
+    make_app: MAKE_APP,
+    monkeypatch: pytest.MonkeyPatch,
+    misbehaving: None,
+    source: str,
+    deadline_s: float,
+    message: str,
+) -> None:
     client = make_app(serving=TRUSTING).test_client()
     assert await shown(client, chat_template="harmless") == "harmless"
     monkeypatch.setattr(untrusted, "DEADLINE_S", deadline_s)
@@ -168,7 +186,9 @@ async def test_time_memory_and_output_are_bounded(
     assert (error["param"], error["message"]) == ("chat_template", message)
 
 
-async def test_others_are_answered_meanwhile(make_app, monkeypatch, misbehaving):
+async def test_others_are_answered_meanwhile(
+    make_app: MAKE_APP, monkeypatch: pytest.MonkeyPatch, misbehaving: None
+) -> None:
     monkeypatch.setattr(untrusted, "DEADLINE_S", 1.0)
     client = make_app(serving=TRUSTING).test_client()
     hostile = asyncio.create_task(refused(client, chat_template=SLEEPS))

@@ -1,6 +1,7 @@
 """Rendering against transformers' own, token by token."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import PreTrainedTokenizerFast
@@ -50,7 +51,7 @@ CHATS = [
 
 @pytest.fixture(scope="module")
 def reference(text_path: Path) -> PreTrainedTokenizerFast:
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_file=str(text_path / "tokenizer.json"),
         bos_token=SPECIAL[1],
         eos_token=SPECIAL[2],
@@ -67,9 +68,13 @@ def ours(source: str) -> ChatTemplate:
 @pytest.mark.parametrize("chat", CHATS)
 @pytest.mark.parametrize("generation_prompt", [True, False])
 async def test_token_ids_equal_those_of_transformers(
-    source: str, chat: list, generation_prompt: bool, reference: object, text: ModelTokenizer
+    source: str,
+    chat: list[Any],
+    generation_prompt: bool,
+    reference: PreTrainedTokenizerFast,
+    text: ModelTokenizer,
 ) -> None:
-    variables = {"enable_thinking": False}
+    variables: dict[str, Any] = {"enable_thinking": False}
     rendered = ours(source).render(
         chat, add_generation_prompt=generation_prompt, variables=variables
     )
@@ -86,7 +91,7 @@ async def test_token_ids_equal_those_of_transformers(
 @pytest.mark.parametrize("source", TEMPLATES[:2])
 @pytest.mark.parametrize("beginning", ["The capital", "The capital is  ", "\n"])
 def test_continued_messages_equal_those_of_transformers(
-    source: str, beginning: str, reference: object
+    source: str, beginning: str, reference: PreTrainedTokenizerFast
 ) -> None:
     chat = [*CHATS[0], {"role": "assistant", "content": beginning}]
     rendered = ours(source).render(chat, add_generation_prompt=False, continue_final_message=True)

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -12,15 +13,17 @@ from headrace.frontend.chat.message import CollectedMessage
 from headrace.frontend.chat.tools.available import find_parser
 from headrace.frontend.chat.tools.forced import ForcedCallsParser
 from headrace.frontend.chat.tools.parser import ToolParser, load_plugin, register_tool_parser
+from headrace.frontend.chat.tools.parser_output import ParserOutput
 from headrace.frontend.chat.tools.python_arguments import PythonArguments
 from headrace.frontend.chat.tools.reader import ForcedArgumentsReader, ToolCallReader
+from headrace.frontend.chat.tools.source import Incremental, Source
 
 CALLS, CALLS_END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
 CALL, CALL_END, SEPARATOR = "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", "<｜tool▁sep｜>"
 GENERIC = 'generic:{"start": "<<", "end": ">>", "name": "tool", "arguments": "args"}'
 
 
-def reader(spec):
+def reader(spec: str) -> ForcedArgumentsReader | ToolCallReader:
     if spec == "forced":
         return ToolCallReader(ForcedCallsParser())
     return (
@@ -28,7 +31,9 @@ def reader(spec):
     )
 
 
-def read(spec, pieces, reason="stop"):
+def read(
+    spec: str, pieces: list[str], reason: str = "stop"
+) -> tuple[str, list[tuple[str, str]], str]:
     """Content, calls as (name, arguments), and the finish reason."""
     one, message = reader(spec), CollectedMessage()
     for piece in pieces:
@@ -38,7 +43,7 @@ def read(spec, pieces, reason="stop"):
     return message.content, calls, one.finish_reason(reason)
 
 
-def deepseek_v3(name, arguments):
+def deepseek_v3(name: str, arguments: str) -> str:
     return f"{CALL}function{SEPARATOR}{name}\n```json\n{arguments}\n```{CALL_END}"
 
 
@@ -103,7 +108,7 @@ WELL_WRITTEN = [
 
 
 @pytest.mark.parametrize(("spec", "text", "content"), WELL_WRITTEN)
-def test_calls_are_read(spec, text, content):
+def test_calls_are_read(spec: str, text: str, content: str) -> None:
     assert read(spec, [text]) == (content, TWO, "tool_calls")
     assert read(spec, list(text)) == (content, TWO, "tool_calls")
 
@@ -147,39 +152,40 @@ NO_CALLS = [
 
 
 @pytest.mark.parametrize(("spec", "text"), NO_CALLS)
-def test_what_is_no_call_is_content_to_the_last_character(spec, text):
+def test_what_is_no_call_is_content_to_the_last_character(spec: str, text: str) -> None:
     assert read(spec, [text]) == (text, [], "stop")
     assert read(spec, list(text)) == (text, [], "stop")
 
 
-def test_json_decides_where_a_call_ends_and_not_what_stands_in_its_strings():
+def test_json_decides_where_a_call_ends_and_not_what_stands_in_its_strings() -> None:
     text = '<tool_call>{"name": "f", "arguments": {"a": "</tool_call> \\" }"}}</tool_call>'
     assert read("hermes", [text]) == ("", [("f", '{"a": "</tool_call> \\" }"}')], "tool_calls")
 
 
-def test_what_follows_a_call_is_content():
+def test_what_follows_a_call_is_content() -> None:
     text = '<tool_call>{"name": "f", "arguments": {}} and more</tool_call>\nBye.\n'
     assert read("hermes", [text])[0] == " and more</tool_call>\nBye.\n"
 
 
-def test_a_text_that_was_cut_short_keeps_the_arguments_so_far():
+def test_a_text_that_was_cut_short_keeps_the_arguments_so_far() -> None:
     text = 'Hm.\n<tool_call>{"name": "f", "arguments": {"a": "Par'
     assert read("hermes", [text], "length") == ("Hm.", [("f", '{"a": "Par')], "length")
     text = '<tool_call>{"name": "f", "arguments": {}}</tool'
     assert read("hermes", [text], "length") == ("", [("f", "{}")], "length")
 
 
-def test_arguments_come_as_they_are_written():
+def test_arguments_come_as_they_are_written() -> None:
     one = reader("hermes")
     assert one.feed('<tool_call>{"name": "f", "arguments":').tool_calls == ()
     first = one.feed(' {"a":').tool_calls[0]
     assert (first.index, first.name, first.arguments) == (0, "f", '{"a":')
+    assert first.call_id is not None
     assert first.call_id.startswith("chatcmpl-tool-")
     assert one.feed(' "Pa').tool_calls == ((0, None, None, ' "Pa'),)
     assert one.feed('ris"}').tool_calls == ((0, None, None, 'ris"}'),)
 
 
-def test_content_is_held_back_no_longer_than_it_can_be_a_mark():
+def test_content_is_held_back_no_longer_than_it_can_be_a_mark() -> None:
     one = reader("hermes")
     assert [one.feed(piece).content for piece in ("a<tool", "bar>", " c ", "d")] == [
         "a",
@@ -189,7 +195,7 @@ def test_content_is_held_back_no_longer_than_it_can_be_a_mark():
     ]
 
 
-def test_mistrals_ids():
+def test_mistrals_ids() -> None:
     message = CollectedMessage()
     one = reader("mistral")
     message.add(one.feed("[TOOL_CALLS]f[CALL_ID]abcdefgh9[ARGS]{}[TOOL_CALLS]g[CALL_ID]no[ARGS]{}"))
@@ -199,7 +205,7 @@ def test_mistrals_ids():
     assert second.isalnum()
 
 
-def test_python_literals_become_json():
+def test_python_literals_become_json() -> None:
     text = (
         r"""[f(a=-1.50, b=[True, None, ()], c={'k': (1, 2), "l": {}}, d='it\'s \x41\n\u00e9\q',"""
         """ e="one" 'two', f=(3), ü=.5)]"""
@@ -218,12 +224,14 @@ def test_python_literals_become_json():
 
 
 @pytest.mark.parametrize("unit", ["[],", "1,", '"x",', "(1, 2),"])
-def test_python_literals_are_read_while_they_come(monkeypatch, unit):
+def test_python_literals_are_read_while_they_come(
+    monkeypatch: pytest.MonkeyPatch, unit: str
+) -> None:
     """So that the end of a long call is no more work than any piece before it."""
     taken = 0
     take = PythonArguments._handle_token
 
-    def counted(self, kind, text):
+    def counted(self: PythonArguments, kind: str, text: str) -> None:
         nonlocal taken
         taken += 1
         take(self, kind, text)
@@ -237,12 +245,12 @@ def test_python_literals_are_read_while_they_come(monkeypatch, unit):
     assert before < most <= 8
 
 
-def test_half_a_surrogate_pair_can_be_sent():
+def test_half_a_surrogate_pair_can_be_sent() -> None:
     _, [(_, arguments)], _ = read("pythonic", [r"[f(a='\ud800')]"])
     assert arguments == r'{"a": "\ud800"}'
 
 
-def test_only_the_first_call_where_one_is_wanted():
+def test_only_the_first_call_where_one_is_wanted() -> None:
     text = WELL_WRITTEN[0][1]
     one, message = ToolCallReader(find_parser("hermes"), only_first=True), CollectedMessage()
     for piece in text:
@@ -252,15 +260,15 @@ def test_only_the_first_call_where_one_is_wanted():
     assert message.tool_calls[0].arguments == TWO[0][1]
 
 
-def test_a_named_function_is_called_even_with_nothing():
+def test_a_named_function_is_called_even_with_nothing() -> None:
     assert read("named", []) == ("", [("f", "")], "stop")
     assert read("named", ['{"a"', ": 1}"]) == ("", [("f", '{"a": 1}')], "stop")
 
 
-def test_a_plugin_that_fails_loses_no_text(caplog):
+def test_a_plugin_that_fails_loses_no_text(caplog: pytest.LogCaptureFixture) -> None:
     @register_tool_parser("failing")
     class Failing(ToolParser):
-        def read(self, source, output):
+        def read(self, source: Source, output: ParserOutput) -> Incremental[None]:
             source.start_recording()
             yield from source.accept("ab")
             raise KeyError("x")
@@ -269,10 +277,10 @@ def test_a_plugin_that_fails_loses_no_text(caplog):
     assert "a tool parser failed" in caplog.text
 
 
-def test_a_plugin_that_waits_for_ever_loses_no_text():
+def test_a_plugin_that_waits_for_ever_loses_no_text() -> None:
     @register_tool_parser("waiting")
     class Waiting(ToolParser):
-        def read(self, source, output):
+        def read(self, source: Source, output: ParserOutput) -> Incremental[None]:
             source.start_recording()
             source.take(1)
             while True:
@@ -281,7 +289,7 @@ def test_a_plugin_that_waits_for_ever_loses_no_text():
     assert read("waiting", ["ab", "c"]) == ("abc", [], "stop")
 
 
-def test_the_plugin_of_the_docs(tmp_path):
+def test_the_plugin_of_the_docs(tmp_path: Path) -> None:
     docs = (Path(__file__).parents[3] / "docs/tools.md").read_text()
     plugin = tmp_path / "plugin.py"
     plugin.write_text(docs.split("```python\n")[1].split("```")[0])
@@ -306,7 +314,7 @@ WELL = st.sampled_from([text for _, text, _ in WELL_WRITTEN])
 
 
 @st.composite
-def damaged(draw):
+def damaged(draw: st.DrawFn) -> str:
     """A good text with something cut out and something put in."""
     text = draw(WELL)
     start = draw(st.integers(0, len(text)))
@@ -317,7 +325,7 @@ def damaged(draw):
 @pytest.mark.parametrize("spec", SPECS)
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_however_a_text_is_cut_it_says_the_same(spec, data):
+def test_however_a_text_is_cut_it_says_the_same(spec: str, data: st.DataObject) -> None:
     text = data.draw(st.one_of(WELL, damaged(), HOSTILE))
     cuts = data.draw(st.lists(st.integers(0, len(text)), max_size=20).map(sorted))
     pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
@@ -340,13 +348,13 @@ HARD = {
 
 
 @pytest.mark.parametrize(("spec", "unit"), [(s, unit) for s in HARD for unit in HARD[s]])
-def test_hard_text_is_read_with_work_in_proportion_to_its_length(spec, unit):
-    def work(size):
+def test_hard_text_is_read_with_work_in_proportion_to_its_length(spec: str, unit: str) -> None:
+    def work(size: int) -> int:
         """Calls of functions for a text that comes by the character."""
         text = (unit * (size // len(unit) + 1))[:size]
         one, counted = reader(spec), 0
 
-        def count(*_):
+        def count(*_: Any) -> None:
             nonlocal counted
             counted += 1
 
@@ -354,6 +362,7 @@ def test_hard_text_is_read_with_work_in_proportion_to_its_length(spec, unit):
         try:
             for char in text:
                 one.feed(char)
+                assert isinstance(one, ToolCallReader)
                 # What each of the calls looks at is short.
                 assert len(one._source._text) < 64
             one.finish()

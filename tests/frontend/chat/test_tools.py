@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from quart.typing import TestClientProtocol as Client
@@ -11,7 +12,7 @@ from headrace.frontend.app import create_app
 from headrace.frontend.metrics import Metrics
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from headrace.protocol.config import GroupConfig, PoolConfig, ServingOptions
-from headrace.protocol.reasoning import parse_format
+from headrace.protocol.reasoning import ReasoningFormat, parse_format
 from headrace.protocol.text import TextInfo
 from tests.frontend.fake_pool import FakePool
 from tests.frontend.structured.shared_checkers import new_grammars
@@ -20,11 +21,11 @@ from tests.frontend.text.tokenizers_for_tests import CHAT_TEMPLATE, EOS, SPECIAL
 PATH = "/v1/chat/completions"
 MESSAGES = [{"role": "user", "content": "Weather?"}]
 PARAMETERS = {"type": "object", "properties": {"city": {"enum": ["Paris", "Rome"]}}}
-WEATHER = {
+WEATHER: dict[str, Any] = {
     "type": "function",
     "function": {"name": "get_weather", "description": "w", "parameters": PARAMETERS},
 }
-TIME = {"type": "function", "function": {"name": "get_time"}}
+TIME: dict[str, Any] = {"type": "function", "function": {"name": "get_time"}}
 TOOLS = [WEATHER, TIME]
 NAMED = {"type": "function", "function": {"name": "get_weather"}}
 ONE = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
@@ -38,7 +39,9 @@ TOOL_TEMPLATE = "{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}" + CHA
 class Served:
     """A model that says what it is told to."""
 
-    def __init__(self, folder: Path, reasoning_parser=None, **options: object) -> None:
+    def __init__(
+        self, folder: Path, reasoning_parser: ReasoningFormat | None = None, **options: object
+    ) -> None:
         serving = {"enable_auto_tool_choice": True, "tool_call_parser": "hermes", **options}
         backend = byte_level()
         backend.add_tokens([AddedToken(token, special=True) for token in SPECIALS])
@@ -68,16 +71,17 @@ class Served:
         app = create_app(config, {"main": self.text}, self.pool, Metrics(config), new_grammars())
         self.client: Client = app.test_client()
 
-    async def ask(self, **fields):
+    async def ask(self, **fields: Any) -> tuple[int, dict[str, Any]]:
         response = await self.client.post(PATH, json={"messages": MESSAGES, **fields})
         return response.status_code, await response.get_json()
 
-    async def choice(self, **fields):
+    async def choice(self, **fields: Any) -> dict[str, Any]:
         status, body = await self.ask(**fields)
         assert status == 200, body
-        return body["choices"][0]
+        found: dict[str, Any] = body["choices"][0]
+        return found
 
-    async def streamed(self, **fields):
+    async def streamed(self, **fields: Any) -> tuple[str, list[list[str]], str]:
         """Content, calls and finish reason of a stream; content None if there is none at all."""
         response = await self.client.post(
             PATH, json={"messages": MESSAGES, "stream": True, **fields}
@@ -92,11 +96,13 @@ class Served:
         return self.text.backend.decode(ids, skip_special_tokens=False)
 
     def grammar(self) -> str:
+        assert self.pool.requests[-1].grammar is not None
         return self.pool.requests[-1].grammar.text
 
 
-def gathered(chunks):
-    content, calls = "", []
+def gathered(chunks: list[dict[str, Any]]) -> tuple[str, list[list[str]], str]:
+    content = ""
+    calls: list[list[str]] = []
     for chunk in chunks:
         content += chunk["delta"].get("content", "")
         for part in chunk["delta"].get("tool_calls", []):
@@ -113,7 +119,7 @@ def served(tmp_path: Path) -> Served:
     return Served(tmp_path)
 
 
-async def test_a_call_that_the_model_makes(served):
+async def test_a_call_that_the_model_makes(served: Served) -> None:
     served.says = ONE
     choice = await served.choice(tools=TOOLS)
     assert choice["finish_reason"] == "tool_calls"
@@ -131,7 +137,7 @@ async def test_a_call_that_the_model_makes(served):
     assert served.pool.requests[-1].grammar is None
 
 
-async def test_content_and_calls(served):
+async def test_content_and_calls(served: Served) -> None:
     served.says = "I look.\n" + TWO
     choice = await served.choice(tools=TOOLS)
     assert choice["message"]["content"] == "I look."
@@ -141,13 +147,13 @@ async def test_content_and_calls(served):
     assert (content, [name for name, _ in calls], reason) == ("I look.", names, "tool_calls")
 
 
-async def test_one_call_where_there_must_not_be_several(served):
+async def test_one_call_where_there_must_not_be_several(served: Served) -> None:
     served.says = TWO
     choice = await served.choice(tools=TOOLS, parallel_tool_calls=False)
     assert [call["function"]["name"] for call in choice["message"]["tool_calls"]] == ["get_weather"]
 
 
-async def test_every_choice_has_calls_of_its_own(served):
+async def test_every_choice_has_calls_of_its_own(served: Served) -> None:
     served.says = TWO
     status, body = await served.ask(tools=TOOLS, n=2, temperature=1, logprobs=True)
     assert status == 200
@@ -159,7 +165,7 @@ async def test_every_choice_has_calls_of_its_own(served):
     assert [len(choice["logprobs"]["content"]) for choice in body["choices"]] == [tokens] * 2
 
 
-async def test_an_answer_without_calls(served):
+async def test_an_answer_without_calls(served: Served) -> None:
     served.says = "It rains."
     choice = await served.choice(tools=TOOLS, tool_choice="auto")
     assert choice["message"]["content"] == "It rains."
@@ -167,7 +173,7 @@ async def test_an_answer_without_calls(served):
     assert choice["finish_reason"] == "stop"
 
 
-async def test_a_call_that_is_cut_short(served):
+async def test_a_call_that_is_cut_short(served: Served) -> None:
     served.says = ONE
     limit = len(served.text.backend.encode(ONE).ids) - 8
     choice = await served.choice(tools=TOOLS, max_tokens=limit)
@@ -176,21 +182,21 @@ async def test_a_call_that_is_cut_short(served):
     assert '{"city": "Paris"}'.startswith(call["function"]["arguments"])
 
 
-async def test_calls_stay_text_where_none_may_be_made(served):
+async def test_calls_stay_text_where_none_may_be_made(served: Served) -> None:
     served.says = ONE
     for choice in ("none", None):
         assert (await served.choice(tools=TOOLS, tool_choice=choice))["message"]["content"] == ONE
     assert "get_weather" in served.prompt()
 
 
-async def test_prompts_need_not_tell_of_tools_that_must_not_be_called(tmp_path):
+async def test_prompts_need_not_tell_of_tools_that_must_not_be_called(tmp_path: Path) -> None:
     served = Served(tmp_path, exclude_tools_when_tool_choice_none=True)
     served.says = "x"
     await served.choice(tools=TOOLS, tool_choice="none")
     assert "get_weather" not in served.prompt()
 
 
-async def test_the_template_for_tools_gets_them_as_the_client_wrote_them(served):
+async def test_the_template_for_tools_gets_them_as_the_client_wrote_them(served: Served) -> None:
     served.says = "x"
     strange = {"type": "function", "function": {**TIME["function"], "return": {"type": "string"}}}
     await served.choice(tools=[WEATHER, strange])
@@ -199,7 +205,7 @@ async def test_the_template_for_tools_gets_them_as_the_client_wrote_them(served)
     assert served.prompt().startswith("<|im_start|>")
 
 
-async def test_tokenizing_a_chat_with_tools(served):
+async def test_tokenizing_a_chat_with_tools(served: Served) -> None:
     body = {"messages": MESSAGES, "tools": TOOLS}
     response = await served.client.post("/tokenize", json=body)
     served.says = "x"
@@ -207,7 +213,7 @@ async def test_tokenizing_a_chat_with_tools(served):
     assert (await response.get_json())["tokens"] == list(served.pool.requests[-1].prompt_token_ids)
 
 
-async def test_required(served):
+async def test_required(served: Served) -> None:
     served.says = FORCED
     choice = await served.choice(tools=TOOLS, tool_choice="required")
     assert choice["message"]["content"] == ""
@@ -222,7 +228,7 @@ async def test_required(served):
     assert "get_time" in served.grammar()
 
 
-async def test_named(served):
+async def test_named(served: Served) -> None:
     served.says = '{"city": "Rome"}'
     choice = await served.choice(tools=TOOLS, tool_choice=NAMED)
     assert choice["finish_reason"] == "stop"
@@ -237,7 +243,9 @@ async def test_named(served):
     assert "get_time" not in served.grammar()
 
 
-async def test_a_demanded_call_needs_no_parser_and_goes_before_response_format(tmp_path):
+async def test_a_demanded_call_needs_no_parser_and_goes_before_response_format(
+    tmp_path: Path,
+) -> None:
     served = Served(tmp_path, enable_auto_tool_choice=False, tool_call_parser=None)
     served.says = FORCED
     choice = await served.choice(
@@ -247,12 +255,12 @@ async def test_a_demanded_call_needs_no_parser_and_goes_before_response_format(t
     assert "get_time" in served.grammar()
 
 
-def allowed(mode, *names):
+def allowed(mode: str, *names: str) -> dict[str, Any]:
     tools = [{"type": "function", "function": {"name": name}} for name in names]
     return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
 
 
-async def test_only_allowed_tools(served):
+async def test_only_allowed_tools(served: Served) -> None:
     served.says = FORCED
     choice = await served.choice(tools=TOOLS, tool_choice=allowed("required", "get_weather"))
     assert choice["finish_reason"] == "tool_calls"
@@ -263,7 +271,7 @@ async def test_only_allowed_tools(served):
     assert choice["finish_reason"] == "tool_calls"
 
 
-async def test_strict_functions_are_held_to_their_schemas(served):
+async def test_strict_functions_are_held_to_their_schemas(served: Served) -> None:
     strict = {"type": "function", "function": {**WEATHER["function"], "strict": True}}
     served.says = ONE
     choice = await served.choice(tools=[strict, TIME])
@@ -271,7 +279,7 @@ async def test_strict_functions_are_held_to_their_schemas(served):
     assert "Rome" in served.grammar()
 
 
-async def test_special_tokens_are_seen_by_the_parser_and_by_nobody_else(tmp_path):
+async def test_special_tokens_are_seen_by_the_parser_and_by_nobody_else(tmp_path: Path) -> None:
     served = Served(tmp_path, tool_call_parser="mistral")
     served.says = 'Well.[OTHER][TOOL_CALLS]get_time{"a": 1}'
     choice = await served.choice(tools=TOOLS)
@@ -283,7 +291,7 @@ async def test_special_tokens_are_seen_by_the_parser_and_by_nobody_else(tmp_path
     assert choice["message"]["content"] == 'Well.get_time{"a": 1}'
 
 
-async def test_a_chat_goes_on_with_calls_and_their_results(served):
+async def test_a_chat_goes_on_with_calls_and_their_results(served: Served) -> None:
     served.says = ONE
     message = (await served.choice(tools=TOOLS))["message"]
     result = {"role": "tool", "tool_call_id": message["tool_calls"][0]["id"], "content": "rain"}
@@ -338,7 +346,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("fields", "param"), BAD)
-async def test_bad_requests(served, fields, param):
+async def test_bad_requests(served: Served, fields: dict[str, Any], param: str) -> None:
     status, body = await served.ask(**fields)
     assert status == 400, body
     assert body["error"]["param"] == param
@@ -347,7 +355,9 @@ async def test_bad_requests(served, fields, param):
 
 
 @pytest.mark.parametrize("fields", [{}, {"tool_choice": "auto"}])
-async def test_models_may_not_choose_to_call_where_no_parser_can_tell(tmp_path, fields):
+async def test_models_may_not_choose_to_call_where_no_parser_can_tell(
+    tmp_path: Path, fields: dict[str, Any]
+) -> None:
     served = Served(tmp_path, enable_auto_tool_choice=False)
     status, body = await served.ask(tools=TOOLS, **fields)
     assert status == 400
@@ -356,7 +366,7 @@ async def test_models_may_not_choose_to_call_where_no_parser_can_tell(tmp_path, 
     assert (await served.choice(tools=TOOLS, tool_choice="none"))["message"]["content"] == "x"
 
 
-async def test_reasoning_then_calls(tmp_path):
+async def test_reasoning_then_calls(tmp_path: Path) -> None:
     served = Served(tmp_path, reasoning_parser=parse_format("qwen3"))
     served.says = f"<think>\nI could look.\n</think>\n\n{ONE}"
     choice = await served.choice(tools=TOOLS)
@@ -367,17 +377,18 @@ async def test_reasoning_then_calls(tmp_path):
     assert (content, calls, reason) == ("", [["get_weather", '{"city": "Paris"}']], "tool_calls")
 
 
-async def test_a_demanded_call_comes_after_reasoning(tmp_path):
+async def test_a_demanded_call_comes_after_reasoning(tmp_path: Path) -> None:
     served = Served(tmp_path, reasoning_parser=parse_format("deepseek_r1"))
     served.says = f"Let me <tool_call> see.</think>{FORCED}"
     choice = await served.choice(tools=TOOLS, tool_choice="required")
     assert choice["message"]["reasoning"] == "Let me <tool_call> see."
     assert choice["message"]["tool_calls"][0]["function"]["name"] == "get_weather"
     end = served.text.backend.encode("</think>").ids
+    assert served.pool.requests[-1].grammar is not None
     assert served.pool.requests[-1].grammar.after == tuple(end)
 
 
-async def test_calls_in_anthropics_format(served):
+async def test_calls_in_anthropics_format(served: Served) -> None:
     served.says = ONE
     body = {
         "model": "smol",
@@ -399,5 +410,5 @@ async def test_calls_in_anthropics_format(served):
     )
 
 
-def without_limit(body):
+def without_limit(body: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in body.items() if name != "max_tokens"}

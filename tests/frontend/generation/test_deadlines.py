@@ -1,6 +1,7 @@
 """Requests end when their time is over, and their slots are free."""
 
 import json
+from typing import Any
 
 import pytest
 from quart.typing import TestClientProtocol as Client
@@ -8,7 +9,7 @@ from quart.typing import TestClientProtocol as Client
 from tests.frontend.fake_pool import FakePool
 
 CHAT = {"model": "smol", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 9}
-PATHS = {
+PATHS: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": CHAT,
     "/v1/completions": {"model": "smol", "prompt": "Hello", "max_tokens": 9},
     "/v1/responses": {"model": "smol", "input": "Hello"},
@@ -20,7 +21,7 @@ SOON = {"X-Request-Timeout-Ms": "50"}
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("fields", [{}, {"stream": True}])
 async def test_before_the_first_token_it_is_a_504(
-    client: Client, pool: FakePool, path: str, fields: dict[str, object]
+    client: Client, pool: FakePool, path: str, fields: dict[str, Any]
 ) -> None:
     pool.hold_after = 0
     response = await client.post(path, json=PATHS[path] | fields, headers=SOON)
@@ -32,7 +33,7 @@ async def test_before_the_first_token_it_is_a_504(
 
 @pytest.mark.parametrize("fields", [{"n": 3}, {"use_beam_search": True, "n": 2}])
 async def test_of_several_texts_none_goes_on(
-    client: Client, pool: FakePool, fields: dict[str, object]
+    client: Client, pool: FakePool, fields: dict[str, Any]
 ) -> None:
     pool.hold_after = 0
     path = "/v1/chat/completions"
@@ -43,7 +44,7 @@ async def test_of_several_texts_none_goes_on(
 
 @pytest.mark.parametrize("fields", [{}, {"n": 2}])
 async def test_later_it_is_one_event(
-    client: Client, pool: FakePool, fields: dict[str, object]
+    client: Client, pool: FakePool, fields: dict[str, Any]
 ) -> None:
     pool.hold_after = 3
     body = CHAT | {"stream": True} | fields

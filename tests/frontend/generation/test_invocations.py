@@ -1,8 +1,10 @@
 """POST /invocations: the same answers as the routes that it stands for."""
 
 import json
+from typing import Any
 
 import pytest
+from quart.typing import TestClientProtocol as Client
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
 PROMPT = {"prompt": ["Hello", "world"], "echo": True}
@@ -34,7 +36,9 @@ def comparable(text: str) -> str:
         ("/v1/completions", {"prompt": None}),
     ],
 )
-async def test_answers_as_the_route_does(client, path, body, stream):
+async def test_answers_as_the_route_does(
+    client: Client, path: str, body: dict[str, Any], stream: bool
+) -> None:
     body = {**body, "stream": stream}
     wanted = await client.post(path, json=body)
     got = await client.post("/invocations", json=body)
@@ -45,7 +49,7 @@ async def test_answers_as_the_route_does(client, path, body, stream):
 
 
 @pytest.mark.parametrize("body", [{}, {"foo": 1}, {"input": "hello"}, {"model": "smol"}])
-async def test_what_is_neither_is_refused(client, body):
+async def test_what_is_neither_is_refused(client: Client, body: dict[str, Any]) -> None:
     response = await client.post("/invocations", json=body)
     assert response.status_code == 400
     error = (await response.get_json())["error"]

@@ -5,6 +5,9 @@ import json
 from typing import Any
 
 import pytest
+from quart.typing import TestClientProtocol as Client
+
+from tests.frontend.fake_pool import FakePool
 
 COMPLETION, CHAT = "/v1/completions", "/v1/chat/completions"
 MESSAGES = [{"role": "user", "content": "Hello"}]
@@ -55,7 +58,9 @@ async def streamed(client: Any, path: str, fields: dict[str, Any]) -> dict[int, 
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-async def test_the_same_answer_however_tokens_are_grouped(client, pool, name):
+async def test_the_same_answer_however_tokens_are_grouped(
+    client: Client, pool: FakePool, name: str
+) -> None:
     path, fields = REQUESTS[name]
     one_piece = await whole(client, path, fields)
     chunks = await streamed(client, path, fields)
@@ -65,7 +70,9 @@ async def test_the_same_answer_however_tokens_are_grouped(client, pool, name):
         assert await streamed(client, path, fields) == chunks
 
 
-async def test_a_stop_string_in_the_middle_of_a_message_ends_the_request(client, pool):
+async def test_a_stop_string_in_the_middle_of_a_message_ends_the_request(
+    client: Client, pool: FakePool
+) -> None:
     pool.per_output = 4
     body = await client.post(COMPLETION, json={"prompt": "Hello", "stop": " capital"})
     choice = (await body.get_json())["choices"][0]

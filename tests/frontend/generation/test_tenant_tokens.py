@@ -2,6 +2,7 @@
 
 import pytest
 from prometheus_client import CollectorRegistry
+from quart.typing import TestClientProtocol as Client
 
 from headrace.frontend.metrics.tenants import MAX_LABEL_CHARS, MAX_TENANTS, OTHERS, TenantTokens
 
@@ -28,7 +29,7 @@ def made() -> tuple[CollectorRegistry, TenantTokens]:
     return registry, TenantTokens("t:", registry)
 
 
-async def test_each_tenant_has_its_own_counters():
+async def test_each_tenant_has_its_own_counters() -> None:
     registry, tokens = made()
     tokens.of("ann").prompt.add(5)
     tokens.of("ann").generation.add(2)
@@ -40,7 +41,7 @@ async def test_each_tenant_has_its_own_counters():
     assert found == {("ann", "prompt"): 5, ("ann", "generation"): 3, ("bob", "generation"): 1}
 
 
-async def test_tenants_beyond_the_bound_count_together():
+async def test_tenants_beyond_the_bound_count_together() -> None:
     registry, tokens = made()
     for number in range(MAX_TENANTS + 50):
         tokens.of(f"tenant {number}").generation.add(1)
@@ -53,7 +54,7 @@ async def test_tenants_beyond_the_bound_count_together():
     assert counted(registry)["tenant 0", "generation"] == 2
 
 
-async def test_long_names_are_cut_and_stay_apart():
+async def test_long_names_are_cut_and_stay_apart() -> None:
     registry, tokens = made()
     for end in "ab":
         tokens.of("x" * 1000 + end).prompt.add(1)
@@ -63,7 +64,7 @@ async def test_long_names_are_cut_and_stay_apart():
 
 
 @pytest.mark.parametrize("path", PATHS)
-async def test_a_request_counts_for_its_user(client, path):
+async def test_a_request_counts_for_its_user(client: Client, path: str) -> None:
     whose = {"metadata": {"user_id": "ann"}} if path == "/v1/messages" else {"user": "ann"}
     answer = await client.post(path, json={**PATHS[path], **whose})
     assert answer.status_code == 200
@@ -76,7 +77,7 @@ async def test_a_request_counts_for_its_user(client, path):
     assert float(lines[name % ("generation", "")]) == 0
 
 
-async def test_nobodys_tokens_count_too(client):
+async def test_nobodys_tokens_count_too(client: Client) -> None:
     await client.post("/v1/completions", json={"prompt": "Hello", "max_tokens": 3, "n": 2})
     text = await (await client.get("/metrics")).get_data(as_text=True)
     assert 'headrace:tenant_tokens_total{kind="generation",tenant=""} 6.0' in text

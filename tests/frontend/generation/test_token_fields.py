@@ -1,28 +1,36 @@
 """logit_bias and its kin: what workers are told, and what is refused."""
 
+from typing import Any
+
 import pytest
+from quart.typing import TestClientProtocol as Client
 
 from headrace.frontend.generation.choice import Choice
 from headrace.frontend.generation.token_constraints import TokenConstraints
+from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from headrace.frontend.text.stop_strings import StopMatcher
 from headrace.protocol.config import ServingOptions
 from headrace.protocol.sampling import RepetitionRule
-from headrace.protocol.to_frontend import Output
+from headrace.protocol.to_frontend import Admission, Output
 from tests.frontend.asking import QUESTION, ask, complete, refused
+from tests.frontend.conftest import MAKE_APP
 from tests.frontend.fake_pool import FakePool
 from tests.frontend.text.tokenizers_for_tests import EOS
 
 
-async def test_biases_reach_the_worker_within_their_range(client, pool):
+async def test_biases_reach_the_worker_within_their_range(client: Client, pool: FakePool) -> None:
     await ask(client, logit_bias={"5": 3, "7": -200.5})
     sampling = pool.requests[0].sampling
     assert (sampling.biased_token_ids, sampling.biases) == ((5, 7), (3.0, -100.0))
-    for nothing in (None, {}):
+    nothings: tuple[dict[str, float] | None, ...] = (None, {})
+    for nothing in nothings:
         await complete(client, prompt="Hello", logit_bias=nothing)
         assert pool.requests[-1].sampling.biased_token_ids == ()
 
 
-async def test_allowed_tokens_and_repetition_reach_the_worker(client, pool):
+async def test_allowed_tokens_and_repetition_reach_the_worker(
+    client: Client, pool: FakePool
+) -> None:
     asked = {"max_pattern_size": 4, "min_count": 3}
     await ask(client, allowed_token_ids=[9, 5, 9], repetition_detection=asked)
     sampling = pool.requests[0].sampling
@@ -32,7 +40,9 @@ async def test_allowed_tokens_and_repetition_reach_the_worker(client, pool):
     assert pool.requests[1].sampling.repetition_detection is None
 
 
-async def test_bad_words_are_tokens_at_the_start_and_after_a_space(client, pool, text):
+async def test_bad_words_are_tokens_at_the_start_and_after_a_space(
+    client: Client, pool: FakePool, text: ModelTokenizer
+) -> None:
     await complete(client, prompt=["Hello", "world"], bad_words=["Paris", " capital city"])
     spellings = ["Paris", " Paris", "capital city", " capital city"]
     expected = [tuple(text.backend.encode(s, add_special_tokens=False).ids) for s in spellings]
@@ -41,7 +51,7 @@ async def test_bad_words_are_tokens_at_the_start_and_after_a_space(client, pool,
     assert any(len(word) > 1 for word in expected)
 
 
-async def test_named_tokens_take_the_place_of_the_likeliest(client, pool):
+async def test_named_tokens_take_the_place_of_the_likeliest(client: Client, pool: FakePool) -> None:
     named = [40, 7]
     _, body = await ask(client, logprobs=True, logprob_token_ids=named, max_tokens=2)
     assert pool.requests[0].sampling.logprob_token_ids == (40, 7)
@@ -83,17 +93,19 @@ async def test_named_tokens_take_the_place_of_the_likeliest(client, pool):
     ],
     ids=lambda value: str(value)[:60],
 )
-async def test_what_cannot_be_is_refused_by_name(client, pool, fields, param):
+async def test_what_cannot_be_is_refused_by_name(
+    client: Client, pool: FakePool, fields: dict[str, Any], param: str
+) -> None:
     assert (await refused(client, **fields))["param"].startswith(param)
     assert pool.requests == []
 
 
-async def test_completions_name_their_own_field_of_logprobs(client):
+async def test_completions_name_their_own_field_of_logprobs(client: Client) -> None:
     response, body = await complete(client, prompt="Hello", logprobs=21)
     assert (response.status_code, body["error"]["param"]) == (400, "logprobs")
 
 
-async def test_best_of_may_only_repeat_n(client):
+async def test_best_of_may_only_repeat_n(client: Client) -> None:
     for fields in ({"best_of": 1}, {"best_of": 2, "n": 2, "temperature": 1}, {"best_of": None}):
         response, _ = await complete(client, prompt="Hello", **fields)
         assert response.status_code == 200
@@ -101,7 +113,9 @@ async def test_best_of_may_only_repeat_n(client):
     assert (response.status_code, body["error"]["param"]) == (400, "best_of")
 
 
-async def test_the_operator_says_how_many_logprobs_there_may_be(make_app, pool, text):
+async def test_the_operator_says_how_many_logprobs_there_may_be(
+    make_app: MAKE_APP, pool: FakePool, text: ModelTokenizer
+) -> None:
     size = text.info.vocab_size
     client = make_app(serving=ServingOptions(max_logprobs=-1)).test_client()
     await ask(client, logprobs=True, top_logprobs=-1, max_tokens=1)
@@ -113,12 +127,12 @@ async def test_the_operator_says_how_many_logprobs_there_may_be(make_app, pool, 
         assert (await refused(client, logprobs=True, top_logprobs=count))["param"] == "top_logprobs"
 
 
-def test_a_text_that_repeats_itself_says_so(text):
+def test_a_text_that_repeats_itself_says_so(text: ModelTokenizer) -> None:
     class Observer:
-        def output(self, tokens, admission):
+        def output(self, tokens: int, admission: Admission | None) -> None:
             pass
 
-        def finish(self, reason):
+        def finish(self, reason: str) -> None:
             self.reason = reason
 
     observer = Observer()
@@ -130,13 +144,17 @@ def test_a_text_that_repeats_itself_says_so(text):
     assert observer.reason == "repetition"
 
 
-async def test_a_list_of_allowed_tokens_may_be_as_long_as_a_vocabulary(client, pool: FakePool):
+async def test_a_list_of_allowed_tokens_may_be_as_long_as_a_vocabulary(
+    client: Client, pool: FakePool
+) -> None:
     response, _ = await ask(client, allowed_token_ids=[5, EOS] * 100_000)
     assert response.status_code == 200
     assert len(pool.requests) == 1
 
 
-async def test_an_echoed_chat_tells_of_its_prompt_what_it_tells_of_its_answer(client, pool):
+async def test_an_echoed_chat_tells_of_its_prompt_what_it_tells_of_its_answer(
+    client: Client, pool: FakePool
+) -> None:
     _, body = await ask(client, echo=True, logprobs=True, top_logprobs=2, max_tokens=2)
     assert pool.requests[0].sampling.prompt_logprobs == 2
     assert len(body["prompt_logprobs"]) == len(pool.requests[0].prompt_token_ids)
@@ -147,8 +165,10 @@ async def test_an_echoed_chat_tells_of_its_prompt_what_it_tells_of_its_answer(cl
     assert pool.requests[1].sampling.prompt_logprobs is None
 
 
-async def test_long_lists_do_not_go_with_many_texts(client, pool, monkeypatch):
-    async def never(request, model):
+async def test_long_lists_do_not_go_with_many_texts(
+    client: Client, pool: FakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(request: Any, model: Any) -> None:
         raise AssertionError("something was made for each of them")
 
     monkeypatch.setattr(TokenConstraints, "resolve", never)

@@ -2,13 +2,20 @@
 
 import json
 import logging
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from quart import Response
+from quart.typing import TestClientProtocol as Client
 
 from headrace.frontend.schemas.chat import ChatCompletionRequest
 from headrace.frontend.schemas.completion import CompletionRequest
+from headrace.frontend.text.model_tokenizer import ModelTokenizer
+from headrace.protocol.to_worker import Generate
+from tests.frontend.conftest import MAKE_APP
+from tests.frontend.fake_pool import FakePool
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
@@ -16,20 +23,22 @@ MESSAGES = [{"role": "user", "content": "Hello"}]
 JSON = {"content-type": "application/json"}
 
 
-async def send(client, path, body):
+async def send(
+    client: Client, path: str, body: dict[str, Any] | bytes
+) -> tuple[Response, dict[str, Any]]:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     response = await client.post(path, data=data, headers=JSON)
     return response, json.loads(await response.get_data())
 
 
-def param_of(body):
+def param_of(body: dict[str, Any]) -> Any:
     assert set(body) == {"error"}
     assert set(body["error"]) == {"message", "type", "param", "code"}
     assert body["error"]["message"]
     return body["error"]["param"]
 
 
-OUT_OF_RANGE = {
+OUT_OF_RANGE: dict[str, list[Any]] = {
     "temperature": [-0.1, 10_000.1, 1e39],
     "top_p": [0, -1, 1.01],
     "top_k": [-2, 2**31, 10**40],
@@ -54,7 +63,9 @@ OUT_OF_RANGE = {
 @pytest.mark.parametrize(
     ("field", "value"), [(field, value) for field in OUT_OF_RANGE for value in OUT_OF_RANGE[field]]
 )
-async def test_values_out_of_range(client, pool, path, field, value):
+async def test_values_out_of_range(
+    client: Client, pool: FakePool, path: str, field: str, value: float
+) -> None:
     prompt = {"messages": MESSAGES} if path == CHAT else {"prompt": "Hello"}
     response, body = await send(client, path, {**prompt, field: value})
     assert response.status_code == 400
@@ -88,7 +99,7 @@ async def test_values_out_of_range(client, pool, path, field, value):
         ("nonsense", 1),
     ],
 )
-async def test_wrong_types_and_unknown_fields(client, field, value):
+async def test_wrong_types_and_unknown_fields(client: Client, field: str, value: Any) -> None:
     response, body = await send(client, CHAT, {"messages": MESSAGES, field: value})
     assert response.status_code == 400
     assert param_of(body).startswith(f"body.{field}")
@@ -106,20 +117,20 @@ async def test_wrong_types_and_unknown_fields(client, field, value):
         ("session_id", "a"),
     ],
 )
-async def test_features_that_are_not_here_are_named(client, field, value):
+async def test_features_that_are_not_here_are_named(client: Client, field: str, value: Any) -> None:
     response, body = await send(client, CHAT, {"messages": MESSAGES, field: value})
     assert response.status_code == 400
     assert param_of(body) == field
     assert "not supported" in body["error"]["message"]
 
 
-async def test_suffix_is_refused(client):
+async def test_suffix_is_refused(client: Client) -> None:
     _, body = await send(client, COMPLETIONS, {"prompt": "Hello", "suffix": "end"})
     assert param_of(body) == "suffix"
 
 
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
-async def test_defaults_and_fields_without_effect_pass(client, path):
+async def test_defaults_and_fields_without_effect_pass(client: Client, path: str) -> None:
     prompt = {"messages": MESSAGES} if path == CHAT else {"prompt": "Hello"}
     model = ChatCompletionRequest if path == CHAT else CompletionRequest
     defaults = {
@@ -148,7 +159,7 @@ async def test_defaults_and_fields_without_effect_pass(client, path):
         b'{"messages": [{"role": "user", "content": "\x00"}]}',
     ],
 )
-async def test_bodies_that_are_no_request(client, data):
+async def test_bodies_that_are_no_request(client: Client, data: bytes) -> None:
     response, body = await send(client, CHAT, data)
     assert response.status_code == 400
     assert param_of(body).startswith("body")
@@ -158,7 +169,7 @@ async def test_bodies_that_are_no_request(client, data):
 @pytest.mark.parametrize(
     "form", ['"temperature": %s', '"chat_template_kwargs": {"a": [%s]}', '"seed": %s']
 )
-async def test_non_finite_numbers_are_named(client, number, form):
+async def test_non_finite_numbers_are_named(client: Client, number: str, form: str) -> None:
     data = '{"messages": [{"role": "user", "content": "x"}], ' + form % number + "}"
     response, body = await send(client, CHAT, data.encode())
     assert response.status_code == 400
@@ -167,7 +178,7 @@ async def test_non_finite_numbers_are_named(client, number, form):
 
 @pytest.mark.parametrize("escape", ["\\ud800", "a\\udfffb", "\\u0000"])
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS, "/tokenize"])
-async def test_characters_that_are_no_text(client, path, escape):
+async def test_characters_that_are_no_text(client: Client, path: str, escape: str) -> None:
     form = '{"messages": [{"role": "user", "content": "%s"}]}'
     if path == COMPLETIONS:
         form = '{"prompt": "%s"}'
@@ -179,7 +190,7 @@ async def test_characters_that_are_no_text(client, path, escape):
     param_of(body)
 
 
-async def test_surrogate_pairs_are_text(client):
+async def test_surrogate_pairs_are_text(client: Client) -> None:
     response, _ = await send(client, COMPLETIONS, b'{"prompt": "\\ud83d\\ude00 \\\\ud800"}')
     assert response.status_code == 200
 
@@ -208,14 +219,14 @@ async def test_surrogate_pairs_are_text(client):
         ("Hello " * 1_000_000, "input_tokens"),
     ],
 )
-async def test_prompts(client, pool, prompt, param):
+async def test_prompts(client: Client, pool: FakePool, prompt: Any, param: str) -> None:
     response, body = await send(client, COMPLETIONS, {"prompt": prompt})
     assert response.status_code == 400
     assert param_of(body) == param
     assert pool.requests == []
 
 
-async def test_ids_up_to_the_models_own_vocabulary(client, text):
+async def test_ids_up_to_the_models_own_vocabulary(client: Client, text: ModelTokenizer) -> None:
     size = text.info.vocab_size
     response, _ = await send(client, COMPLETIONS, {"prompt": [size - 1]})
     assert response.status_code == 200
@@ -255,14 +266,16 @@ async def test_ids_up_to_the_models_own_vocabulary(client, text):
         ({"messages": [{"role": "user", "content": "x", "y": 1}]}, "body.messages.0.y"),
     ],
 )
-async def test_fields_that_do_not_fit(client, pool, fields, param):
+async def test_fields_that_do_not_fit(
+    client: Client, pool: FakePool, fields: dict[str, Any], param: str | None
+) -> None:
     response, body = await send(client, CHAT, {"messages": MESSAGES, **fields})
     assert response.status_code == 400
     assert param_of(body) == param
     assert pool.requests == []
 
 
-async def test_too_many_texts(client, pool):
+async def test_too_many_texts(client: Client, pool: FakePool) -> None:
     fields = {"prompt": ["x"] * 500, "n": 100, "temperature": 1}
     response, body = await send(client, COMPLETIONS, fields)
     assert response.status_code == 400
@@ -270,7 +283,7 @@ async def test_too_many_texts(client, pool):
     assert pool.requests == []
 
 
-async def test_unknown_models(client):
+async def test_unknown_models(client: Client) -> None:
     for path, prompt in ((CHAT, {"messages": MESSAGES}), (COMPLETIONS, {"prompt": "x"})):
         response, body = await send(client, path, {**prompt, "model": "nope"})
         assert response.status_code == 404
@@ -278,21 +291,21 @@ async def test_unknown_models(client):
 
 
 @pytest.mark.parametrize("content_type", [None, "text/plain", "application/x-www-form-urlencoded"])
-async def test_wrong_content_types(client, content_type):
+async def test_wrong_content_types(client: Client, content_type: str | None) -> None:
     headers = {} if content_type is None else {"content-type": content_type}
     response = await client.post(CHAT, data=b'{"messages": []}', headers=headers)
     assert response.status_code == 400
     assert param_of(await response.get_json()) is None
 
 
-async def test_content_types_with_parameters_pass(client):
+async def test_content_types_with_parameters_pass(client: Client) -> None:
     headers = {"content-type": "Application/JSON; charset=utf-8"}
     data = json.dumps({"messages": MESSAGES}).encode()
     assert (await client.post(CHAT, data=data, headers=headers)).status_code == 200
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "identity, gzip"])
-async def test_compressed_bodies(client, encoding):
+async def test_compressed_bodies(client: Client, encoding: str) -> None:
     headers = {**JSON, "content-encoding": encoding}
     response = await client.post(CHAT, data=b"\x1f\x8b\x08", headers=headers)
     assert response.status_code == 415
@@ -301,13 +314,13 @@ async def test_compressed_bodies(client, encoding):
     assert "Content-Encoding" in body["error"]["message"]
 
 
-async def test_the_encoding_that_is_none_passes(client):
+async def test_the_encoding_that_is_none_passes(client: Client) -> None:
     headers = {**JSON, "content-encoding": "Identity"}
     data = json.dumps({"messages": MESSAGES}).encode()
     assert (await client.post(CHAT, data=data, headers=headers)).status_code == 200
 
 
-async def test_large_bodies(make_app, pool):
+async def test_large_bodies(make_app: MAKE_APP, pool: FakePool) -> None:
     client = make_app(max_body_bytes=1000).test_client()
     for path in (CHAT, COMPLETIONS, "/tokenize", "/detokenize"):
         response, body = await send(client, path, {"prompt": "x" * 1000})
@@ -316,11 +329,16 @@ async def test_large_bodies(make_app, pool):
     assert pool.requests == []
 
 
-async def test_unforeseen_errors_tell_nothing(client, pool, caplog):
-    def broken(group, request):
+async def test_unforeseen_errors_tell_nothing(
+    client: Client,
+    pool: FakePool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def broken(group: str, request: Generate) -> None:
         raise RuntimeError("/secret/path 0x7fdeadbeef")
 
-    pool.generate = broken
+    monkeypatch.setattr(pool, "generate", broken)
     with caplog.at_level(logging.ERROR):
         response, body = await send(client, CHAT, {"messages": MESSAGES})
     assert response.status_code == 500
@@ -351,7 +369,9 @@ ANY_CLIENT = settings(
 
 @ANY_CLIENT
 @given(st.dictionaries(st.sampled_from(FIELDS), VALUES, max_size=3), st.booleans())
-async def test_no_field_breaks_the_server(client, fields, chat):
+async def test_no_field_breaks_the_server(
+    client: Client, fields: dict[str, Any], chat: bool
+) -> None:
     path = CHAT if chat else COMPLETIONS
     prompt = {"messages": MESSAGES} if chat else {"prompt": "Hello"}
     data = json.dumps({**prompt, **fields}).encode()
@@ -364,14 +384,20 @@ async def test_no_field_breaks_the_server(client, fields, chat):
 
 @ANY_CLIENT
 @given(st.sampled_from([CHAT, COMPLETIONS, "/tokenize", "/detokenize"]), VALUES)
-async def test_no_body_breaks_the_server(client, path, value):
+async def test_no_body_breaks_the_server(
+    client: Client,
+    path: str,
+    value: Any,
+) -> None:
     response = await client.post(path, data=json.dumps(value).encode(), headers=JSON)
     assert response.status_code == 400
 
 
 @ANY_CLIENT
 @given(st.sampled_from(["messages", "prompt", "tokens"]), VALUES)
-async def test_nothing_to_tokenize_breaks_the_server(client, field, value):
+async def test_nothing_to_tokenize_breaks_the_server(
+    client: Client, field: str, value: Any
+) -> None:
     for path in ("/tokenize", "/detokenize"):
         data = json.dumps({field: value}).encode()
         response = await client.post(path, data=data, headers=JSON)

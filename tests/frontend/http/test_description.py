@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from quart.typing import TestClientProtocol as Client
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
 MESSAGES = {**CHAT, "model": "smol"}
@@ -34,7 +35,7 @@ REFUSED = [
 _descriptions: list[dict[str, Any]] = []
 
 
-async def described_by(client) -> dict[str, Any]:
+async def described_by(client: Client) -> dict[str, Any]:
     """The description, which is the same in each test and takes a while to make."""
     if not _descriptions:
         _descriptions.append(await (await client.get("/openapi.json")).get_json())
@@ -72,7 +73,9 @@ def _is_of(value: Any, kind: str | None) -> bool:
 
 
 @pytest.mark.parametrize(("method", "path", "body"), [*ANSWERED, *REFUSED])
-async def test_answers_are_as_they_are_described(client, method, path, body):
+async def test_answers_are_as_they_are_described(
+    client: Client, method: str, path: str, body: dict[str, list[dict[str, str]]] | None
+) -> None:
     description = await described_by(client)
     response = await getattr(client, method)(path, **({"json": body} if body else {}))
     assert (response.status_code == 200) == ((method, path, body) in ANSWERED)
@@ -83,7 +86,7 @@ async def test_answers_are_as_they_are_described(client, method, path, body):
     assert fitting(await response.get_json(), schema, schemas) == []
 
 
-async def test_every_answer_in_json_is_held_against_its_description(client):
+async def test_every_answer_in_json_is_held_against_its_description(client: Client) -> None:
     description = await described_by(client)
     tried = {(method, path.replace("/smol", "/{model_id}")) for method, path, _ in ANSWERED}
     for path, operations in description["paths"].items():

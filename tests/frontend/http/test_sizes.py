@@ -3,16 +3,24 @@
 import gc
 import json
 import threading
+from typing import Any
 
 import pytest
 from pydantic import BaseModel
+from pydantic_core import ErrorDetails
+from quart import Response
+from quart.typing import TestClientProtocol as Client
 
 from headrace.frontend.errors import ApiError, BadRequest
 from headrace.frontend.http import parsing, sizes
+from headrace.frontend.middleware.errors import json_response
 from headrace.frontend.process import worker_thread as beside
 from headrace.frontend.routes import tokenize
 from headrace.frontend.schemas.chat import ChatCompletionRequest
+from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from tests.frontend.asgi import Exchange
+from tests.frontend.conftest import MAKE_APP
+from tests.frontend.fake_pool import FakePool
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
@@ -20,13 +28,14 @@ MESSAGES = [{"role": "user", "content": "Hello"}]
 JSON = {"content-type": "application/json"}
 
 
-async def refused(client, path, body):
+async def refused(client: Client, path: str, body: dict[str, Any]) -> dict[str, Any]:
     response = await client.post(path, data=json.dumps(body).encode(), headers=JSON)
     assert response.status_code == 400, await response.get_data(as_text=True)
-    return (await response.get_json())["error"]
+    found: dict[str, Any] = (await response.get_json())["error"]
+    return found
 
 
-def unknown(count):
+def unknown(count: int) -> dict[str, int]:
     return {f"unknown{number}": 1 for number in range(count)}
 
 
@@ -46,10 +55,12 @@ def unknown(count):
         ({"\ud800": [1] * 200_000}, "?"),
     ],
 )
-async def test_too_many_values_never_reach_validation(client, monkeypatch, fields, param):
+async def test_too_many_values_never_reach_validation(
+    client: Client, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], param: str
+) -> None:
     """Elements of a wrong type would be told of first, if anything had looked at them."""
 
-    def never(*_, **__):
+    def never(*_: object, **__: object) -> None:
         raise AssertionError("the body was validated")
 
     monkeypatch.setattr(ChatCompletionRequest, "model_validate", never)
@@ -68,11 +79,15 @@ async def test_too_many_values_never_reach_validation(client, monkeypatch, field
         ({"messages": [{"role": 1, "tool_calls": [1] * 128}] * 33}, "messages"),
     ],
 )
-async def test_lengths_come_before_elements(client, fields, param):
+async def test_lengths_come_before_elements(
+    client: Client, fields: dict[str, Any], param: str
+) -> None:
     assert (await refused(client, CHAT, {"messages": MESSAGES, **fields}))["param"] == param
 
 
-async def test_of_many_unknown_fields_one_is_named(client, monkeypatch):
+async def test_of_many_unknown_fields_one_is_named(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     error = await refused(client, CHAT, {"messages": [{**MESSAGES[0], **unknown(1000)}]})
     assert error["param"] == "body.messages.0"
     assert "unknown0" in error["message"]
@@ -81,15 +96,22 @@ async def test_of_many_unknown_fields_one_is_named(client, monkeypatch):
     assert error["param"] == "body.unknown0"
 
 
-async def test_the_first_bad_message_ends_the_validation(client, monkeypatch):
-    errors = []
+async def test_the_first_bad_message_ends_the_validation(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors: list[list[ErrorDetails]] = []
     first_error = parsing._first_error
-    monkeypatch.setattr(parsing, "_first_error", lambda e: errors.append(e) or first_error(e))
+
+    def noted(found: list[ErrorDetails]) -> Any:
+        errors.append(found)
+        return first_error(found)
+
+    monkeypatch.setattr(parsing, "_first_error", noted)
     await refused(client, CHAT, {"messages": [{"role": 1}] * 5000})
     assert len(errors[0]) == 1
 
 
-async def test_token_ids_are_as_many_as_the_body_holds(client):
+async def test_token_ids_are_as_many_as_the_body_holds(client: Client) -> None:
     """A list of ids is no list of values to look at: it is refused for what it is."""
     error = await refused(client, COMPLETIONS, {"prompt": [5] * 200_000})
     assert error["param"] == "input_tokens"
@@ -100,7 +122,7 @@ async def test_token_ids_are_as_many_as_the_body_holds(client):
     assert error["param"] == "prompt"
 
 
-async def test_too_many_fractions(client, monkeypatch):
+async def test_too_many_fractions(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parsing, "MAX_VALUES", 3)
     assert (await refused(client, COMPLETIONS, {"prompt": [1.5] * 4}))["param"] == "body"
 
@@ -117,16 +139,18 @@ async def test_too_many_fractions(client, monkeypatch):
     ],
     ids=lambda body: next(iter(body)),
 )
-def test_too_many_values_are_not_even_read(monkeypatch, body):
+def test_too_many_values_are_not_even_read(
+    monkeypatch: pytest.MonkeyPatch, body: dict[str, Any]
+) -> None:
     """Reading them is one call, in which nothing else of the process runs."""
-    monkeypatch.setattr(parsing.json, "loads", None)
+    monkeypatch.setattr(json, "loads", None)
     with pytest.raises(BadRequest) as refusal:
         parsing.parse_object(json.dumps(body).encode())
     assert refusal.value.param == "body"
 
 
 @pytest.mark.parametrize("shift", range(4))
-def test_marks_in_strings_are_no_values(shift):
+def test_marks_in_strings_are_no_values(shift: int) -> None:
     """However the pieces that are looked at cut the text."""
     hard = ['[{",' * 100_000, "\\" * 200_001, '\\"[' * 100_000, '"' * 300_001, "x" * 65_536]
     body = {"s" * (shift + 1): hard, "prompt": [5] * 900_000}
@@ -145,11 +169,16 @@ def test_marks_in_strings_are_no_values(shift):
         ("/v1/responses", {"input": MESSAGES * 2000}),
     ],
 )
-async def test_large_bodies_are_read_and_translated_in_a_thread(client, monkeypatch, path, body):
-    threads = []
-    validated = BaseModel.model_validate.__func__
+async def test_large_bodies_are_read_and_translated_in_a_thread(
+    client: Client,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    body: dict[str, Any],
+) -> None:
+    threads: list[threading.Thread] = []
+    validated = BaseModel.__dict__["model_validate"].__func__
 
-    def noted(cls, *given):
+    def noted(cls: type[BaseModel], *given: Any) -> Any:
         threads.append(threading.current_thread())
         return validated(cls, *given)
 
@@ -159,18 +188,20 @@ async def test_large_bodies_are_read_and_translated_in_a_thread(client, monkeypa
     assert threading.main_thread() not in threads
 
 
-async def test_small_bodies_are_read_at_once(client, monkeypatch):
+async def test_small_bodies_are_read_at_once(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(beside, "_THREAD", None)
     response = await client.post(CHAT, json={"messages": MESSAGES})
     assert response.status_code == 200
 
 
-def test_ten_thousand_messages_fit():
+def test_ten_thousand_messages_fit() -> None:
     sizes.check_sizes({"messages": [{"role": "user", "content": "x", "name": "y"}] * 10_000})
 
 
 @pytest.mark.parametrize("body", [b"{}", b"[", b'{"a": 1e999}'])
-def test_the_collector_runs_again_afterwards(body):
+def test_the_collector_runs_again_afterwards(body: bytes) -> None:
     try:
         parsing.parse_object(body)
     except ApiError:
@@ -180,12 +211,16 @@ def test_the_collector_runs_again_afterwards(body):
 
 @pytest.mark.parametrize("prompt", ["The capital " * 1000, ["The capital of France"] * 300])
 async def test_long_prompts_and_many_are_tokenized_in_a_thread(
-    client, text, pool, monkeypatch, prompt
-):
+    client: Client,
+    text: ModelTokenizer,
+    pool: FakePool,
+    monkeypatch: pytest.MonkeyPatch,
+    prompt: list[str] | str,
+) -> None:
     threads = set()
     encode = type(text)._encode_long
 
-    def noted(self, written, add_special_tokens):
+    def noted(self: ModelTokenizer, written: str, add_special_tokens: bool) -> list[int]:
         threads.add(threading.current_thread())
         return encode(self, written, add_special_tokens)
 
@@ -198,7 +233,9 @@ async def test_long_prompts_and_many_are_tokenized_in_a_thread(
     assert len(pool.requests) == (1 if isinstance(prompt, str) else 300)
 
 
-async def test_texts_that_fit_no_context_are_not_tokenized(client, text, monkeypatch):
+async def test_texts_that_fit_no_context_are_not_tokenized(
+    client: Client, text: ModelTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(type(text), "_encode_long", None)
     long = "x" * (text.encodable_chars + 1)
     message = {"messages": [{"role": "user", "content": long}]}
@@ -212,11 +249,12 @@ async def test_texts_that_fit_no_context_are_not_tokenized(client, text, monkeyp
         assert (await refused(client, path, fields))["param"] == param
 
 
-async def test_long_lists_of_tokens_are_encoded_in_a_thread(make_app, monkeypatch):
+async def test_long_lists_of_tokens_are_encoded_in_a_thread(
+    make_app: MAKE_APP, monkeypatch: pytest.MonkeyPatch
+) -> None:
     threads = set()
-    json_response = tokenize.json_response
 
-    def noted(body):
+    def noted(body: dict[str, Any]) -> Response:
         threads.add(threading.current_thread())
         return json_response(body)
 

@@ -3,12 +3,15 @@ import json
 import re
 from importlib.metadata import version
 from pathlib import Path
+from typing import cast
 
 import pytest
+from quart.typing import TestClientProtocol as Client
 
 from headrace.frontend.context import served_models
 from headrace.frontend.pool.interface import PoolBusy, PoolUnavailable
 from headrace.frontend.process.drain import LAST_WORDS_S, Drain
+from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from headrace.protocol.config import GroupConfig, PoolConfig
 from headrace.protocol.state import (
     FrontendLoad,
@@ -18,7 +21,8 @@ from headrace.protocol.state import (
     WorkerLoad,
     WorkerState,
 )
-from tests.frontend.fake_pool import pool_state
+from tests.frontend.conftest import MAKE_APP
+from tests.frontend.fake_pool import FakePool, pool_state
 
 QUESTION = {"messages": [{"role": "user", "content": "Hello"}]}
 
@@ -28,14 +32,16 @@ QUESTION = {"messages": [{"role": "user", "content": "Hello"}]}
     ("state", "status"),
     [("ready", 200), ("starting", 503), ("stalled", 503), ("draining", 503), (None, 503)],
 )
-async def test_health_is_that_of_the_workers(client, pool, path, state, status):
+async def test_health_is_that_of_the_workers(
+    client: Client, pool: FakePool, path: str, state: str | None, status: int
+) -> None:
     pool.state = None if state is None else pool_state(state)
     response = await client.get(path)
     assert response.status_code == status
     assert await response.get_data() == b""
 
 
-async def test_ping_takes_post(client):
+async def test_ping_takes_post(client: Client) -> None:
     assert (await client.post("/ping")).status_code == 200
 
 
@@ -48,7 +54,9 @@ async def test_ping_takes_post(client):
         (None, 503, "unavailable"),
     ],
 )
-async def test_verbose_health_names_groups_and_workers(client, pool, state, status, overall):
+async def test_verbose_health_names_groups_and_workers(
+    client: Client, pool: FakePool, state: str | None, status: int, overall: str
+) -> None:
     pool.state = None if state is None else verbose_state(state)
     response = await client.get("/health?verbose")
     assert response.status_code == status
@@ -75,7 +83,9 @@ async def test_verbose_health_names_groups_and_workers(client, pool, state, stat
         ]
 
 
-async def test_health_is_degraded_while_a_worker_is_missing(make_app, pool):
+async def test_health_is_degraded_while_a_worker_is_missing(
+    make_app: MAKE_APP, pool: FakePool
+) -> None:
     pool.state = verbose_state("ready", "stalled")
     response = await make_app(workers=2).test_client().get("/health?verbose")
     assert response.status_code == 200
@@ -83,14 +93,18 @@ async def test_health_is_degraded_while_a_worker_is_missing(make_app, pool):
     assert body["status"] == body["groups"][0]["status"] == "degraded"
 
 
-async def test_a_process_that_answers_is_live_whatever_the_pool_is(client, pool):
+async def test_a_process_that_answers_is_live_whatever_the_pool_is(
+    client: Client, pool: FakePool
+) -> None:
     pool.state = None
     response = await client.get("/livez")
     assert response.status_code == 200
     assert await response.get_data() == b""
 
 
-async def test_verbose_load_tells_of_groups_workers_and_frontends(client, pool):
+async def test_verbose_load_tells_of_groups_workers_and_frontends(
+    client: Client, pool: FakePool
+) -> None:
     pool.state = verbose_state("ready", "starting")
     assert await (await client.get("/load")).get_json() == {"server_load": 0}
     body = await (await client.get("/load?verbose=1")).get_json()
@@ -128,8 +142,8 @@ def verbose_state(*states: str) -> PoolState:
     ],
 )
 async def test_health_of_a_group_that_may_have_no_worker(
-    client, pool, wanted, problem, status, overall
-):
+    client: Client, pool: FakePool, wanted: int, problem: str, status: int, overall: str
+) -> None:
     group = GroupState("main", wanted, problem, starts_on_demand=True)
     pool.state = PoolState("epoch", 1, (group,), (), ())
     assert (await client.get("/health")).status_code == status
@@ -138,7 +152,9 @@ async def test_health_of_a_group_that_may_have_no_worker(
 
 
 class TestStopping:
-    async def test_what_was_begun_is_finished_and_nothing_else_is_begun(self, stopping):
+    async def test_what_was_begun_is_finished_and_nothing_else_is_begun(
+        self, stopping: tuple[Client, FakePool, Drain]
+    ) -> None:
         client, pool, drain = stopping
         pool.hold_after = 1
         begun = asyncio.create_task(client.post("/v1/chat/completions", json=QUESTION))
@@ -161,7 +177,9 @@ class TestStopping:
         assert (await begun).status_code == 200
         assert await end > 0
 
-    async def test_the_time_to_finish_is_bounded(self, stopping):
+    async def test_the_time_to_finish_is_bounded(
+        self, stopping: tuple[Client, FakePool, Drain]
+    ) -> None:
         client, pool, drain = stopping
         pool.hold_after = 1
         begun = asyncio.create_task(client.post("/v1/chat/completions", json=QUESTION))
@@ -173,7 +191,9 @@ class TestStopping:
         assert "stopping" in (await answer.get_json())["error"]["message"]
         assert pool.streams[0].cancelled
 
-    async def test_a_stream_that_is_not_finished_in_time_ends_with_one_error(self, stopping):
+    async def test_a_stream_that_is_not_finished_in_time_ends_with_one_error(
+        self, stopping: tuple[Client, FakePool, Drain]
+    ) -> None:
         client, pool, drain = stopping
         pool.hold_after = 2
         asked = client.post("/v1/chat/completions", json={**QUESTION, "stream": True})
@@ -189,7 +209,9 @@ class TestStopping:
         assert '"code":503' in errors[0]
 
     @pytest.mark.parametrize("n", [1, 2])
-    async def test_a_beam_search_that_is_not_finished_in_time(self, stopping, n):
+    async def test_a_beam_search_that_is_not_finished_in_time(
+        self, stopping: tuple[Client, FakePool, Drain], n: int
+    ) -> None:
         client, pool, drain = stopping
         pool.hold_after = 0
         fields = {"prompt": "Hello", "n": n, "use_beam_search": True, "max_tokens": 3}
@@ -198,7 +220,9 @@ class TestStopping:
         await drain.finish(0)
         assert (await begun).status_code == 503
 
-    async def test_what_runs_in_the_background_is_not_interrupted(self, stopping):
+    async def test_what_runs_in_the_background_is_not_interrupted(
+        self, stopping: tuple[Client, FakePool, Drain]
+    ) -> None:
         client, pool, drain = stopping
         pool.hold_after = 1
         asked = {"input": "Hello", "background": True}
@@ -210,7 +234,7 @@ class TestStopping:
         events = await client.get(f"/v1/responses/{begun['id']}?stream=true")
         assert "event: response.completed" in await events.get_data(as_text=True)
 
-    async def test_what_begins_when_the_time_is_over_is_interrupted_at_once(self):
+    async def test_what_begins_when_the_time_is_over_is_interrupted_at_once(self) -> None:
         drain = Drain()
         leave = drain.enter()
         await drain.finish(0)
@@ -219,22 +243,24 @@ class TestStopping:
         assert told == [True]
         drain.leave(leave)
 
-    async def test_nothing_to_finish_is_no_wait(self, stopping):
+    async def test_nothing_to_finish_is_no_wait(
+        self, stopping: tuple[Client, FakePool, Drain]
+    ) -> None:
         _, _, drain = stopping
         assert await asyncio.wait_for(drain.finish(60), 1) > 59
 
     @pytest.fixture
-    def stopping(self, make_app, pool):
+    def stopping(self, make_app: MAKE_APP, pool: FakePool) -> tuple[Client, FakePool, Drain]:
         drain = Drain()
         return make_app(drain=drain).test_client(), pool, drain
 
 
-async def test_version(client):
+async def test_version(client: Client) -> None:
     body = await (await client.get("/version")).get_json()
     assert body == {"version": version("headrace")}
 
 
-async def test_models_have_all_their_names_and_no_path(client):
+async def test_models_have_all_their_names_and_no_path(client: Client) -> None:
     response = await client.get("/v1/models")
     text = await response.get_data(as_text=True)
     cards = json.loads(text)["data"]
@@ -260,7 +286,9 @@ async def test_models_have_all_their_names_and_no_path(client):
         ("models/here", "name"),
     ],
 )
-def test_only_hub_ids_are_shown_as_roots(given, root, tmp_path, monkeypatch):
+def test_only_hub_ids_are_shown_as_roots(
+    given: str, root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "models" / "here").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     group = GroupConfig(
@@ -271,15 +299,15 @@ def test_only_hub_ids_are_shown_as_roots(given, root, tmp_path, monkeypatch):
         served_names=("name",),
     )
     config = PoolConfig(run_dir=Path("/run"), groups=(group,))
-    assert served_models(config, {"g": None})["name"].root == root
+    assert served_models(config, {"g": cast(ModelTokenizer, None)})["name"].root == root
 
 
-async def test_answers_name_the_model_as_the_request_does(client):
+async def test_answers_name_the_model_as_the_request_does(client: Client) -> None:
     response = await client.post("/v1/chat/completions", json={**QUESTION, "model": "smol-alias"})
     assert (await response.get_json())["model"] == "smol-alias"
 
 
-async def test_tokenize_and_detokenize_are_each_others_inverse(client):
+async def test_tokenize_and_detokenize_are_each_others_inverse(client: Client) -> None:
     fields = {"prompt": "Hello 你好 <|im_end|>", "return_token_strs": True}
     body = await (await client.post("/tokenize", json=fields)).get_json()
     assert body["count"] == len(body["tokens"]) == len(body["token_strs"])
@@ -288,14 +316,14 @@ async def test_tokenize_and_detokenize_are_each_others_inverse(client):
     assert (await back.get_json())["prompt"] == fields["prompt"]
 
 
-async def test_tokenize_a_chat_as_it_would_be_run(client, pool):
+async def test_tokenize_a_chat_as_it_would_be_run(client: Client, pool: FakePool) -> None:
     await client.post("/v1/chat/completions", json=QUESTION)
     body = await (await client.post("/tokenize", json=QUESTION)).get_json()
     assert body["tokens"] == list(pool.requests[0].prompt_token_ids)
     assert body["token_strs"] is None
 
 
-async def test_long_texts_are_tokenized_alike(client, text):
+async def test_long_texts_are_tokenized_alike(client: Client, text: ModelTokenizer) -> None:
     long = "The capital of France is Paris. " * 500
     body = await (await client.post("/tokenize", json={"prompt": long})).get_json()
     assert body["tokens"] == text.backend.encode(long).ids
@@ -304,13 +332,15 @@ async def test_long_texts_are_tokenized_alike(client, text):
 
 
 @pytest.mark.parametrize("token", [-1, 10**6, 10**30])
-async def test_detokenize_takes_only_ids_of_the_vocabulary(client, token):
+async def test_detokenize_takes_only_ids_of_the_vocabulary(client: Client, token: int) -> None:
     response = await client.post("/detokenize", json={"tokens": [5, token]})
     assert response.status_code == 400
     assert (await response.get_json())["error"]["param"] == "tokens"
 
 
-async def test_the_tokenizers_description_is_off_by_default(client, make_app, text):
+async def test_the_tokenizers_description_is_off_by_default(
+    client: Client, make_app: MAKE_APP, text: ModelTokenizer
+) -> None:
     assert (await client.get("/tokenizer_info")).status_code == 404
     shown = await make_app(enable_tokenizer_info=True).test_client().get("/tokenizer_info")
     body = await shown.get_json()
@@ -318,7 +348,7 @@ async def test_the_tokenizers_description_is_off_by_default(client, make_app, te
     assert "/secret" not in json.dumps(body)
 
 
-async def test_the_description_of_the_api(client):
+async def test_the_description_of_the_api(client: Client) -> None:
     body = await (await client.get("/openapi.json")).get_json()
     paths = body["paths"]
     assert {"/v1/chat/completions", "/v1/completions", "/tokenize", "/health"} <= set(paths)
@@ -327,7 +357,7 @@ async def test_the_description_of_the_api(client):
     assert "max_completion_tokens" in json.dumps(body)
 
 
-async def test_every_operation_of_the_description_has_answers(client):
+async def test_every_operation_of_the_description_has_answers(client: Client) -> None:
     body = await (await client.get("/openapi.json")).get_json()
     operations = [
         (path, method, operation)
@@ -342,7 +372,7 @@ async def test_every_operation_of_the_description_has_answers(client):
             assert answer["description"], (path, method, status)
 
 
-async def test_the_docs_page_and_all_it_loads_come_from_here(client):
+async def test_the_docs_page_and_all_it_loads_come_from_here(client: Client) -> None:
     page = await (await client.get("/docs")).get_data(as_text=True)
     assert not re.search(r"(https?:)?//\w", page)
     loaded = re.findall(r'(?:src|href)="([^"]+)"', page)
@@ -354,13 +384,13 @@ async def test_the_docs_page_and_all_it_loads_come_from_here(client):
     assert (await client.get("/docs/assets/swagger-editor.css")).status_code == 404
 
 
-def numbers(text):
+def numbers(text: str) -> dict[str, float]:
     """Samples by name and labels."""
     lines = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]
     return {name: float(value) for name, _, value in lines}
 
 
-async def test_metrics_count_what_happened(client, pool):
+async def test_metrics_count_what_happened(client: Client, pool: FakePool) -> None:
     await client.post("/v1/chat/completions", json={**QUESTION, "max_tokens": 3})
     await client.post("/v1/chat/completions", json={**QUESTION, "stream": True})
     await client.post("/v1/chat/completions", json={"messages": 1})
@@ -402,7 +432,9 @@ async def test_metrics_count_what_happened(client, pool):
     assert found[f"http_request_duration_seconds_count{{{route}}}"] == 4
 
 
-async def test_the_longest_of_a_prompts_texts_is_counted_once(client, pool):
+async def test_the_longest_of_a_prompts_texts_is_counted_once(
+    client: Client, pool: FakePool
+) -> None:
     lengths = iter([3, 7, 5, 2])
     pool.reply = lambda request: [300] * next(lengths) + [2]
     fields = {"prompt": ["a", "b"], "n": 2, "temperature": 1, "seed": 1, "ignore_eos": True}
@@ -415,7 +447,7 @@ async def test_the_longest_of_a_prompts_texts_is_counted_once(client, pool):
     assert found[f'{name}_sum{{model_name="smol"}}'] == 8 + 6
 
 
-async def test_refusals_are_counted_by_reason(client, pool):
+async def test_refusals_are_counted_by_reason(client: Client, pool: FakePool) -> None:
     await client.post("/v1/chat/completions", json={**QUESTION, "temperature": -1})
     await client.post("/v1/messages", json={"model": "smol"})
     await client.post("/v1/completions", json={"prompt": "a", "model": "other"})
@@ -440,7 +472,7 @@ async def test_refusals_are_counted_by_reason(client, pool):
         assert found[f'headrace:requests_refused_total{{reason="{reason}"}}'] == count, reason
 
 
-async def test_series_are_there_before_the_first_request(client):
+async def test_series_are_there_before_the_first_request(client: Client) -> None:
     found = numbers(await (await client.get("/metrics")).get_data(as_text=True))
     label = '{model_name="smol"}'
     assert found[f"headrace:request_replays_total{label}"] == 0
@@ -448,14 +480,14 @@ async def test_series_are_there_before_the_first_request(client):
     assert found['headrace:request_success_total{finished_reason="stop",model_name="smol"}'] == 0
 
 
-async def test_a_model_is_counted_under_one_name(client):
+async def test_a_model_is_counted_under_one_name(client: Client) -> None:
     await client.post("/v1/chat/completions", json={**QUESTION, "model": "smol-alias"})
     found = numbers(await (await client.get("/metrics")).get_data(as_text=True))
     assert found['headrace:request_success_total{finished_reason="stop",model_name="smol"}'] == 1
     assert not any("smol-alias" in name for name in found)
 
 
-async def test_the_metrics_prefix_can_be_vllms(make_app):
+async def test_the_metrics_prefix_can_be_vllms(make_app: MAKE_APP) -> None:
     client = make_app(metrics_prefix="vllm").test_client()
     await client.post("/v1/chat/completions", json=QUESTION)
     text = await (await client.get("/metrics")).get_data(as_text=True)

@@ -3,9 +3,10 @@
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 
-def test_several_processes_are_one_pool(tmp_path):
+def test_several_processes_are_one_pool(tmp_path: Path) -> None:
     """Each adds to the counters; those of a dead process stay, its load does not."""
     program = textwrap.dedent("""
         import asyncio

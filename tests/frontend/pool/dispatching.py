@@ -54,7 +54,7 @@ class Wire:
     def _deliver(self, worker_id: str, *outputs: Output) -> None:
         self.dispatch.on_message(worker_id, StepOutputs(worker_id, self._next(worker_id), outputs))
 
-    def state(self, load: dict[str, WorkerLoad] | None = None, **workers: str) -> PoolState:
+    def state(self, load: dict[str, WorkerLoad] | None = None, /, **workers: str) -> PoolState:
         self._arrive()
         self._version += 1
         loads = load or {}

@@ -1,17 +1,21 @@
 """Host headers and paths: what is no address is refused, what stands behind a proxy is found."""
 
 import json
+from typing import Any
 
 import pytest
+from quart import Quart
 
 from tests.frontend.asgi import Exchange
+from tests.frontend.conftest import MAKE_APP
+from tests.frontend.fake_pool import FakePool
 
 BODY = json.dumps({"messages": [{"role": "user", "content": "Hello"}]}).encode()
 CHAT = "/v1/chat/completions"
 JSON = {"content-type": "application/json"}
 
 
-async def post(app, path, **headers):
+async def post(app: Quart, path: str, **headers: Any) -> Exchange:
     exchange = Exchange(app, path, BODY, {**JSON, **headers})
     await exchange.finish()
     return exchange
@@ -36,7 +40,9 @@ async def post(app, path, **headers):
         "a,b:x",
     ],
 )
-async def test_hosts_that_are_none_are_refused(make_app, pool, host):
+async def test_hosts_that_are_none_are_refused(
+    make_app: MAKE_APP, pool: FakePool, host: str
+) -> None:
     exchange = await post(make_app(), CHAT, host=host)
     assert exchange.status == 400
     error = json.loads(b"".join(exchange.chunks))["error"]
@@ -46,7 +52,7 @@ async def test_hosts_that_are_none_are_refused(make_app, pool, host):
     assert pool.requests == []
 
 
-async def test_two_hosts_are_refused(make_app):
+async def test_two_hosts_are_refused(make_app: MAKE_APP) -> None:
     app = make_app()
     exchange = await post(app, CHAT, host="a", HOST="b")
     assert exchange.status == 400
@@ -55,28 +61,28 @@ async def test_two_hosts_are_refused(make_app):
 @pytest.mark.parametrize(
     "host", ["localhost", "a.b-c_d:8000", "127.0.0.1:80", "[::1]", "[2001:db8::1]:443", "a:", ""]
 )
-async def test_hosts(make_app, host):
+async def test_hosts(make_app: MAKE_APP, host: str) -> None:
     assert (await post(make_app(), CHAT, host=host)).status == 200
 
 
-async def test_old_clients_send_no_host(make_app):
+async def test_old_clients_send_no_host(make_app: MAKE_APP) -> None:
     assert (await post(make_app(), CHAT)).status == 200
 
 
 @pytest.mark.parametrize("path", ["//v1/chat/completions", "///v1/chat/completions", "//health"])
-async def test_paths_that_begin_with_two_slashes_are_none(make_app, path):
+async def test_paths_that_begin_with_two_slashes_are_none(make_app: MAKE_APP, path: str) -> None:
     exchange = await post(make_app(), path, host="a")
     assert exchange.status == 404
     assert json.loads(b"".join(exchange.chunks)) == {"detail": "Not Found"}
 
 
-async def test_a_whole_url_is_its_path(make_app):
+async def test_a_whole_url_is_its_path(make_app: MAKE_APP) -> None:
     assert (await post(make_app(), f"http://other{CHAT}", host="a")).status == 200
     assert (await post(make_app(), "http://other", host="a")).status == 404
 
 
 @pytest.mark.parametrize("root_path", ["/llm", "/llm/", "/a/b"])
-async def test_a_root_path_may_be_there_or_not(make_app, root_path):
+async def test_a_root_path_may_be_there_or_not(make_app: MAKE_APP, root_path: str) -> None:
     app = make_app(root_path=root_path)
     root = root_path.rstrip("/")
     for path in (f"{root}{CHAT}", CHAT):

@@ -1,6 +1,7 @@
 """Requests for a group that sleeps: held until a worker has been woken."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -8,6 +9,7 @@ from headrace.frontend.pool.dispatch import Dispatch
 from headrace.frontend.pool.interface import PoolUnavailable
 from headrace.protocol.state import ASLEEP, FALLING_ASLEEP, READY, STARTING, WAKING, GroupState
 from headrace.protocol.to_frontend import Aborted, Output
+from headrace.protocol.to_worker import Generate
 from tests.frontend.pool.dispatching import Wire, begin
 
 
@@ -85,6 +87,7 @@ async def test_what_is_handed_back_goes_on_elsewhere_with_its_tokens() -> None:
     wire.state(v=FALLING_ASLEEP, w=READY)
     wire.refuse("v", "r", reason="the worker has handed it back")
     worker, sent = wire.sent[-1]
+    assert isinstance(sent, Generate)
     assert (worker, sent.output_token_ids, sent.is_replay) == ("w", (1, 2), True)
     wire.answer("w", Output("r", (3,), 2, "stop"))
     await settle()
@@ -145,7 +148,9 @@ async def test_requests_may_be_refused_while_their_group_is_scaled(rejects: bool
 
 
 @pytest.mark.parametrize("state", [{}, {"w": STARTING}])
-async def test_a_group_without_workers_that_starts_some_on_demand_holds(state: dict) -> None:
+async def test_a_group_without_workers_that_starts_some_on_demand_holds(
+    state: dict[str, Any],
+) -> None:
     wire = Sleepers()
     wire.groups = (GroupState("g", 0, "", starts_on_demand=True),)
     wire.state(**state)

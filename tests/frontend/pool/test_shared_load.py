@@ -1,7 +1,9 @@
 """Requests in flight that all frontends of a machine see of each other."""
 
+import os
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.frontend.pool import shared_load
 from headrace.frontend.pool.shared_load import FRESH_S, STARTS, SharedLoad, open_shared_load
 
 DIES = """
@@ -26,7 +27,7 @@ os._exit(0)
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [100.0]
-    monkeypatch.setattr(shared_load.time, "monotonic_ns", lambda: int(now[0] * 1e9))
+    monkeypatch.setattr(time, "monotonic_ns", lambda: int(now[0] * 1e9))
     return now
 
 
@@ -133,7 +134,7 @@ def test_without_space_nothing_is_shared(tmp_path: Path, monkeypatch: pytest.Mon
     def full(*_: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(shared_load.os, "posix_fallocate", full)
+    monkeypatch.setattr(os, "posix_fallocate", full)
     assert open_shared_load(tmp_path, "frontend-2.0") is None
     one.publish("g-1.0", 1)
     assert not one.is_open

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 def binaries() -> Path | None:
@@ -30,7 +31,7 @@ def cluster(programs: Path) -> Iterator[str]:
 
     def run(program: str, *arguments: str) -> None:
         command = [str(programs / program), "-D", str(folder / "data"), *arguments]
-        as_user = {"user": user.pw_uid, "group": user.pw_gid} if user else {}
+        as_user: dict[str, Any] = {"user": user.pw_uid, "group": user.pw_gid} if user else {}
         with (folder / "log").open("a") as log:
             subprocess.run(
                 command, check=True, stdout=log, stderr=log, cwd=folder, timeout=60, **as_user

@@ -97,7 +97,7 @@ def install(monkeypatch: pytest.MonkeyPatch, pool: FakePool, text: ModelTokenize
             started.model, started.request, started.prompt, started.generation, readers
         )
 
-    said = {}
+    said: dict[tuple[int, ...], int] = {}
 
     def reply(request: Any) -> list[int]:
         """The same prompt gets the same answer, as from a model."""

@@ -3,8 +3,12 @@ frontends; one whose tasks end without a word has died."""
 
 import asyncio
 import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+from quart.typing import TestClientProtocol as Client
 from sqlalchemy import select
 
 from headrace.frontend.pool.interface import PoolBusy, PoolUnavailable
@@ -17,6 +21,8 @@ from headrace.frontend.responses.output.event_writer import EventWriter
 from headrace.frontend.responses.store.database import Database
 from headrace.frontend.responses.store.ownership import ResponseOwnership
 from headrace.frontend.responses.store.tables import responses
+from tests.frontend.fake_pool import FakePool, Reply
+from tests.frontend.responses.conftest import Serve
 from tests.frontend.responses.response_asking import (
     PATH,
     Event,
@@ -37,7 +43,7 @@ DEMO = {"type": "mcp", "server_label": "demo", "require_approval": "never"}
 
 
 @pytest.fixture
-def database(tmp_path):
+def database(tmp_path: Path) -> Iterator[Database]:
     """The store that the frontends share."""
     database = Database(f"sqlite:///{tmp_path / 'responses.db'}")
     yield database
@@ -45,13 +51,14 @@ def database(tmp_path):
 
 
 @pytest.fixture
-def dies(monkeypatch):
+def dies(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Call it, and frontends that stop from then on do so without a word to the store."""
 
-    def die():
-        async def vanish(runner):
+    def die() -> None:
+        async def vanish(runner: ResponseRunner) -> None:
             runner._stopping = True
             for live in runner._live.values():
+                assert live.work is not None
                 live.work.cancel()
             await asyncio.gather(*runner._run_tasks, return_exceptions=True)
 
@@ -60,7 +67,7 @@ def dies(monkeypatch):
     return die
 
 
-async def test_it_is_queued_then_completed(client, pool):
+async def test_it_is_queued_then_completed(client: Client, pool: FakePool) -> None:
     body = await ask(client, background=True)
     assert (body["status"], body["background"], body["output"]) == ("queued", True, [])
     done = await until(client, body["id"], "completed")
@@ -71,12 +78,12 @@ async def test_it_is_queued_then_completed(client, pool):
     assert events[-1].data["response"] == done
 
 
-async def test_what_cannot_run_is_refused_at_once(client):
+async def test_what_cannot_run_is_refused_at_once(client: Client) -> None:
     error = (await ask(client, 400, background=True, max_output_tokens=10**6))["error"]
     assert error["param"] == "max_output_tokens"
 
 
-async def test_it_waits_for_a_worker_that_has_room(client, pool):
+async def test_it_waits_for_a_worker_that_has_room(client: Client, pool: FakePool) -> None:
     pool.failure = PoolBusy("all workers are at their limit", retry_after_s=0.01)
     body = await ask(client, background=True)
     await pool.wait_for_streams(3)
@@ -85,7 +92,9 @@ async def test_it_waits_for_a_worker_that_has_room(client, pool):
     assert text_of(await until(client, body["id"], "completed")) == ANSWER
 
 
-async def test_another_frontend_follows_and_cancels(client, serve, pool):
+async def test_another_frontend_follows_and_cancels(
+    client: Client, serve: Serve, pool: FakePool
+) -> None:
     pool.hold_after = 4
     body = await ask(client, background=True)
     async with serve() as other:
@@ -105,7 +114,9 @@ async def test_another_frontend_follows_and_cancels(client, serve, pool):
     assert pool.streams[0].cancelled
 
 
-async def test_a_stream_goes_on_elsewhere_with_the_same_events(serve, pool, dies, database):
+async def test_a_stream_goes_on_elsewhere_with_the_same_events(
+    serve: Serve, pool: FakePool, dies: Callable[[], None], database: Database
+) -> None:
     """Killed in the middle, gone on with by another: all that was seen stays true."""
     async with serve() as first:
         whole = await stream(first, background=True, seed=3)
@@ -130,7 +141,9 @@ async def test_a_stream_goes_on_elsewhere_with_the_same_events(serve, pool, dies
     assert _told([*events, *rest]) == _told(whole)
 
 
-async def test_tools_that_have_answered_are_not_asked_again(serve, pool, script: Script, dies):
+async def test_tools_that_have_answered_are_not_asked_again(
+    serve: Serve, pool: FakePool, script: Script, dies: Callable[[], None]
+) -> None:
     script.says = ['<call calculate {"expression": "6*7"}>', "It is 42, of course, forty-two."]
     body = {}
     async with serve(tool_server="demo") as first:
@@ -152,8 +165,12 @@ async def test_tools_that_have_answered_are_not_asked_again(serve, pool, script:
 
 
 async def test_a_foreground_stream_whose_frontend_died_has_failed(
-    serve, pool, dies, database, monkeypatch
-):
+    serve: Serve,
+    pool: FakePool,
+    dies: Callable[[], None],
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     pool.hold_after = 4
     monkeypatch.setattr(LiveResponse, "stop", lambda live, **_: None)  # it does not notice either
     async with serve() as first:
@@ -165,12 +182,14 @@ async def test_a_foreground_stream_whose_frontend_died_has_failed(
     async with serve() as second:
         pool.hold_after = None
         only = select(responses.c.id)
-        response_id = await database.read(lambda connection: connection.execute(only).scalar())
+        response_id = await database.read(lambda connection: connection.execute(only).scalar_one())
         failed = await until(second, response_id, "failed")
         assert failed["error"]["code"] == "server_error"
 
 
-async def test_one_that_kills_its_frontends_is_given_up(serve, pool, dies, monkeypatch):
+async def test_one_that_kills_its_frontends_is_given_up(
+    serve: Serve, pool: FakePool, dies: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pool.hold_after = 2
     dies()
     async with serve() as first:
@@ -184,10 +203,12 @@ async def test_one_that_kills_its_frontends_is_given_up(serve, pool, dies, monke
     assert len(pool.streams) == MAX_ATTEMPTS
 
 
-async def test_one_that_cannot_be_told_of_ends(serve, monkeypatch, pool, dies):
+async def test_one_that_cannot_be_told_of_ends(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, pool: FakePool, dies: Callable[[], None]
+) -> None:
     """Whoever runs it, and whoever takes it over."""
 
-    def mute(events, status, body):
+    def mute(events: EventWriter, status: str, body: dict[str, Any]) -> None:
         raise ValueError("no such event")
 
     pool.hold_after = 2
@@ -203,7 +224,9 @@ async def test_one_that_cannot_be_told_of_ends(serve, monkeypatch, pool, dies):
             assert (await until(second, body["id"], "failed"))["error"]["code"] == "server_error"
 
 
-async def test_it_is_left_to_those_who_serve_its_model(serve, pool, dies, monkeypatch):
+async def test_it_is_left_to_those_who_serve_its_model(
+    serve: Serve, pool: FakePool, dies: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two pools on one store: one that has another model neither runs nor ends it."""
     monkeypatch.setattr(keeper, "ABANDONED_S", 1.0)
     pool.hold_after = 0
@@ -220,7 +243,9 @@ async def test_it_is_left_to_those_who_serve_its_model(serve, pool, dies, monkey
         assert "not served any more" in failed["error"]["message"]
 
 
-async def test_one_that_is_begun_again_slowly_is_not_taken_from_it(serve, pool, dies, monkeypatch):
+async def test_one_that_is_begun_again_slowly_is_not_taken_from_it(
+    serve: Serve, pool: FakePool, dies: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pool.hold_after = 2
     async with serve() as first:
         body = await ask(first, background=True)
@@ -228,7 +253,7 @@ async def test_one_that_is_begun_again_slowly_is_not_taken_from_it(serve, pool, 
         dies()
     prepare = ResponseRun.prepare
 
-    async def slowly(run):
+    async def slowly(run: ResponseRun) -> None:
         await asyncio.sleep(1)
         await prepare(run)
 
@@ -240,7 +265,9 @@ async def test_one_that_is_begun_again_slowly_is_not_taken_from_it(serve, pool, 
     assert len(pool.requests) == 2
 
 
-async def test_what_has_begun_waits_for_a_worker_too(serve, pool, dies):
+async def test_what_has_begun_waits_for_a_worker_too(
+    serve: Serve, pool: FakePool, dies: Callable[[], None]
+) -> None:
     """Frontend and worker are killed at once: the one is back before the other."""
     reply = pool.reply
     pool.hold_after = 4
@@ -257,7 +284,9 @@ async def test_what_has_begun_waits_for_a_worker_too(serve, pool, dies):
         assert text_of(await until(second, body["id"], "completed", "failed")) == ANSWER
 
 
-async def test_a_frontend_that_stops_hands_over_at_once(serve, pool, monkeypatch):
+async def test_a_frontend_that_stops_hands_over_at_once(
+    serve: Serve, pool: FakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("headrace.frontend.responses.execution.store_maintenance.STALE_S", 1000)
     pool.hold_after = 4
     async with serve() as first:
@@ -270,12 +299,12 @@ async def test_a_frontend_that_stops_hands_over_at_once(serve, pool, monkeypatch
         assert text_of(await until(second, body["id"], "completed")) == ANSWER
 
 
-def _rest_of(reply):
+def _rest_of(reply: Reply) -> Reply:
     """A worker goes on after the tokens that it is given."""
     return lambda request: reply(request)[len(request.output_token_ids) :]
 
 
-async def _stored(database, response_id, count) -> list[Event]:
+async def _stored(database: Database, response_id: str, count: int) -> list[Event]:
     """The events that are stored, as soon as there are so many."""
     for _ in range(500):
         events, _ = await ResponseOwnership(database).events(response_id, 0)
@@ -294,5 +323,5 @@ def _told(events: list[Event]) -> list[object]:
     return [text, kinds, len(numbers)]
 
 
-def _said(item):
+def _said(item: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in item.items() if name != "id"}

@@ -1,6 +1,7 @@
 """Items to messages."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -11,11 +12,11 @@ from headrace.frontend.responses.request.input_items import MAX_PARTS, read_item
 ID = "resp_" + "0" * 32
 
 
-def messages(*items, instructions=None):
+def messages(*items: dict[str, Any], instructions: str | None = None) -> list[dict[str, Any]]:
     return chat_messages(instructions, read_items(list(items), ID, {}))
 
 
-def call(number, **fields):
+def call(number: int, **fields: Any) -> dict[str, str | None]:
     return {
         "type": "function_call",
         "call_id": f"c{number}",
@@ -25,11 +26,11 @@ def call(number, **fields):
     }
 
 
-def output(number, said="done"):
+def output(number: int, said: Any = "done") -> dict[str, Any]:
     return {"type": "function_call_output", "call_id": f"c{number}", "output": said}
 
 
-def test_leading_system_messages_are_one():
+def test_leading_system_messages_are_one() -> None:
     told = messages(
         {"role": "developer", "content": "b"},
         {"role": "system", "content": [{"type": "input_text", "text": "c"}]},
@@ -44,7 +45,7 @@ def test_leading_system_messages_are_one():
     ]
 
 
-def test_calls_of_one_turn_are_one_message():
+def test_calls_of_one_turn_are_one_message() -> None:
     told = messages(
         {"role": "user", "content": "x"},
         {"type": "reasoning", "summary": [{"type": "summary_text", "text": "hm"}]},
@@ -64,12 +65,12 @@ def test_calls_of_one_turn_are_one_message():
     assert told[4]["tool_calls"][0]["id"] == "c3"
 
 
-def test_two_answers_in_a_row_stay_two():
+def test_two_answers_in_a_row_stay_two() -> None:
     said = [{"role": "assistant", "content": text} for text in "ab"]
     assert [message["content"] for message in messages(*said)] == ["a", "b"]
 
 
-def test_a_call_that_a_server_has_run_is_a_call_and_its_result():
+def test_a_call_that_a_server_has_run_is_a_call_and_its_result() -> None:
     told = messages(
         {
             "type": "mcp_call",
@@ -86,17 +87,17 @@ def test_a_call_that_a_server_has_run_is_a_call_and_its_result():
     assert told[1]["content"] == "Error: broken"
 
 
-def test_refusals_are_text():
+def test_refusals_are_text() -> None:
     part = {"type": "refusal", "refusal": "no"}
     assert messages({"role": "assistant", "content": [part]})[0]["content"] == "no"
 
 
-def test_an_output_needs_its_call_before_it():
+def test_an_output_needs_its_call_before_it() -> None:
     with pytest.raises(BadRequest, match="call_id"):
         messages(output(1), call(1))
 
 
-def test_items_have_ids_of_their_own():
+def test_items_have_ids_of_their_own() -> None:
     items = read_items([{"role": "user", "content": "x"}, call(1, id="mine")], ID, {})
     assert items[1]["id"] == "mine"
     assert items[0]["id"].startswith("msg_")
@@ -115,7 +116,7 @@ def test_items_have_ids_of_their_own():
         {},
     ],
 )
-def test_what_is_no_item(item):
+def test_what_is_no_item(item: dict[str, Any]) -> None:
     with pytest.raises(BadRequest) as caught:
         messages(item)
     assert caught.value.param is not None
@@ -132,20 +133,20 @@ def test_what_is_no_item(item):
         ({"content": [{"type": "text", "text": "no way"}]}, "Error: no way"),
     ],
 )
-def test_errors_of_calls_come_in_many_forms(error, told):
+def test_errors_of_calls_come_in_many_forms(error: dict[str, Any] | None, told: str) -> None:
     item = {"type": "mcp_call", "id": "i", "server_label": "s", "name": "n", "arguments": "{}"}
     assert messages({**item, "error": error})[1]["content"] == told
 
 
 @pytest.mark.parametrize("error", [5, True, {}, {"content": 5}, [5], {"content": [[]]}])
-def test_errors_that_say_nothing_are_refused(error):
+def test_errors_that_say_nothing_are_refused(error: dict[str, Any] | int) -> None:
     item = {"type": "mcp_call", "id": "i", "server_label": "s", "name": "n", "arguments": "{}"}
     with pytest.raises(BadRequest, match=r"^input\.0\.error"):
         messages({**item, "error": error})
 
 
 @pytest.mark.parametrize("arguments", ['{"city', "Paris", "[1]", "[" * 100_000])
-def test_arguments_are_an_object_for_every_template(arguments):
+def test_arguments_are_an_object_for_every_template(arguments: str) -> None:
     told = messages(call(1, arguments=arguments))
     said = json.loads(told[0]["tool_calls"][0]["function"]["arguments"])
     assert said == {"arguments": arguments}

@@ -1,18 +1,23 @@
 """POST /v1/responses in one piece: what is asked, what is answered, what is refused."""
 
+from typing import Any
+
 import pytest
+from quart.typing import TestClientProtocol as Client
 
 from headrace.frontend.pool.interface import PoolBusy
+from headrace.frontend.text.model_tokenizer import ModelTokenizer
+from tests.frontend.fake_pool import FakePool
 from tests.frontend.responses.response_asking import PATH, ask, get, refusal, text_of
 
 ANSWER = "The capital of France is Paris."
 
 
-def prompt(pool, text, number=-1):
+def prompt(pool: FakePool, text: ModelTokenizer, number: int = -1) -> str:
     return text.backend.decode(pool.requests[number].prompt_token_ids, skip_special_tokens=False)
 
 
-async def test_a_text_is_answered(client, pool, text):
+async def test_a_text_is_answered(client: Client, pool: FakePool, text: ModelTokenizer) -> None:
     body = await ask(client, input="Where?", instructions="Be brief.", metadata={"a": "b"})
     assert text_of(body) == ANSWER
     assert body["status"] == "completed"
@@ -25,7 +30,7 @@ async def test_a_text_is_answered(client, pool, text):
     assert shown.index("Be brief.") < shown.index("Where?")
 
 
-async def test_sampling_fields_reach_the_worker(client, pool):
+async def test_sampling_fields_reach_the_worker(client: Client, pool: FakePool) -> None:
     body = await ask(
         client, temperature=0.5, top_p=0.75, top_k=7, seed=11, max_output_tokens=3, stop=["x"]
     )
@@ -35,21 +40,23 @@ async def test_sampling_fields_reach_the_worker(client, pool):
     assert (body["temperature"], body["top_p"], body["max_output_tokens"]) == (0.5, 0.75, 3)
 
 
-async def test_a_response_that_is_cut_is_incomplete(client):
+async def test_a_response_that_is_cut_is_incomplete(client: Client) -> None:
     body = await ask(client, max_output_tokens=4)
     assert body["status"] == "incomplete"
     assert body["incomplete_details"] == {"reason": "max_output_tokens"}
     assert body["output"][0]["status"] == "incomplete"
 
 
-async def test_log_probabilities_are_included_when_asked_for(client):
+async def test_log_probabilities_are_included_when_asked_for(client: Client) -> None:
     body = await ask(client, include=["message.output_text.logprobs"], top_logprobs=2)
     logprobs = body["output"][0]["content"][0]["logprobs"]
     assert "".join(at["token"] for at in logprobs).startswith(ANSWER)
     assert all(len(at["top_logprobs"]) == 2 for at in logprobs)
 
 
-async def test_a_conversation_goes_on_from_a_response(client, pool, text):
+async def test_a_conversation_goes_on_from_a_response(
+    client: Client, pool: FakePool, text: ModelTokenizer
+) -> None:
     first = await ask(client, input="One?", instructions="Old instructions.")
     second = await ask(client, input="Two?", previous_response_id=first["id"])
     third = await ask(client, input="Three?", previous_response_id=second["id"])
@@ -61,7 +68,9 @@ async def test_a_conversation_goes_on_from_a_response(client, pool, text):
     assert "Old instructions." not in shown
 
 
-async def test_output_that_is_sent_back_is_input(client, pool, text):
+async def test_output_that_is_sent_back_is_input(
+    client: Client, pool: FakePool, text: ModelTokenizer
+) -> None:
     first = await ask(client, input="One?", store=False)
     said = [{"role": "user", "content": "One?"}, *first["output"]]
     parts = [{"type": "input_text", "text": "Two?"}]
@@ -70,19 +79,21 @@ async def test_output_that_is_sent_back_is_input(client, pool, text):
     assert shown.index("One?") < shown.index(ANSWER) < shown.index("Two?")
 
 
-async def test_an_item_can_be_referred_to(client, pool, text):
+async def test_an_item_can_be_referred_to(
+    client: Client, pool: FakePool, text: ModelTokenizer
+) -> None:
     first = await ask(client, input="One?")
     reference = {"type": "item_reference", "id": first["output"][0]["id"]}
     await ask(client, input=[reference, {"role": "user", "content": "Two?"}])
     assert ANSWER in prompt(pool, text)
 
 
-async def test_nothing_is_kept_without_store(client):
+async def test_nothing_is_kept_without_store(client: Client) -> None:
     body = await ask(client, store=False)
     await get(client, body["id"], 404)
 
 
-async def test_a_long_prompt_is_cut_only_when_asked_for(client, pool):
+async def test_a_long_prompt_is_cut_only_when_asked_for(client: Client, pool: FakePool) -> None:
     long = "word " * 3000
     param, _ = await refusal(client, input=long)
     assert param in ("input", "input_tokens")
@@ -122,7 +133,9 @@ LOST_OUTPUT = {"type": "function_call_output", "call_id": "c", "output": "x"}
         ("input.0.id", {"input": [{"type": "item_reference", "id": "msg_nope"}]}),
     ],
 )
-async def test_what_cannot_be_served_names_its_field(client, param, body):
+async def test_what_cannot_be_served_names_its_field(
+    client: Client, param: str, body: dict[str, Any]
+) -> None:
     found, message = await refusal(client, **body)
     assert found == param
     assert param.partition(".")[0] in message or "background" in message
@@ -139,18 +152,20 @@ async def test_what_cannot_be_served_names_its_field(client, param, body):
         ("body.tools.0", {"tools": ["x"]}),
     ],
 )
-async def test_what_is_of_another_shape_names_its_field(client, param, body):
+async def test_what_is_of_another_shape_names_its_field(
+    client: Client, param: str, body: dict[str, Any]
+) -> None:
     assert (await refusal(client, **body))[0] == param
 
 
-async def test_an_unknown_model_and_an_unknown_response(client):
+async def test_an_unknown_model_and_an_unknown_response(client: Client) -> None:
     assert (await ask(client, 404, model="nope"))["error"]["param"] == "model"
     error = (await ask(client, 404, previous_response_id="resp_nope"))["error"]
     assert error["param"] == "previous_response_id"
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_pool_that_is_busy_says_so(client, pool, stream):
+async def test_a_pool_that_is_busy_says_so(client: Client, pool: FakePool, stream: bool) -> None:
     pool.failure = PoolBusy("all workers are at their limit; try again later")
     answer = await client.post(PATH, json={"input": "Hello", "stream": stream})
     assert answer.status_code == 429

@@ -1,8 +1,12 @@
 """A store that fails or is lost while responses run: streams have one end, numbers have no gap."""
 
 import asyncio
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+from quart.typing import TestClientProtocol as Client
 from sqlalchemy import select
 
 from headrace.frontend.pool.interface import PoolBusy
@@ -12,16 +16,24 @@ from headrace.frontend.responses.execution import store_maintenance as keeper
 from headrace.frontend.responses.store.database import Database, StoreUnavailable
 from headrace.frontend.responses.store.ownership import ResponseOwnership
 from headrace.frontend.responses.store.response_store import ResponseStore
+from headrace.frontend.responses.store.rows import EventBatch
 from headrace.frontend.responses.store.tables import responses
-from tests.frontend.responses.response_asking import PATH, ask, follow, stream, until
+from headrace.protocol.to_worker import Generate
+from tests.frontend.fake_pool import FakePool
+from tests.frontend.responses.conftest import Serve
+from tests.frontend.responses.response_asking import PATH, Event, ask, follow, stream, until
 
 pytestmark = pytest.mark.usefixtures("quick")
 
 ENDS = ("completed", "incomplete", "failed", "error")
 
 
+class Breakable(Database):
+    broken: bool
+
+
 @pytest.fixture
-def database(tmp_path):
+def database(tmp_path: Path) -> Iterator[Database]:
     """The tests' own way to the store, which always works."""
     database = Database(f"sqlite:///{tmp_path / 'responses.db'}")
     yield database
@@ -29,12 +41,12 @@ def database(tmp_path):
 
 
 @pytest.fixture
-def databases(monkeypatch, database):
+def databases(monkeypatch: pytest.MonkeyPatch, database: Database) -> list[Breakable]:
     """Those of the frontends, in the order of their start; each fails while it is `broken`."""
-    found: list[Database] = []
+    found: list[Breakable] = []
     working = Database._in_thread
 
-    async def in_thread(self, do):
+    async def in_thread(self: Breakable, do: Callable[[], Any]) -> Any:
         if self is not database and self not in found:
             found.append(self)
         if getattr(self, "broken", False):
@@ -45,7 +57,7 @@ def databases(monkeypatch, database):
     return found
 
 
-def told(events):
+def told(events: list[Event]) -> list[str]:
     """The kinds of events that are numbered without a gap and have one end."""
     kinds = [event.kind for event in events]
     assert [event.data["sequence_number"] for event in events] == list(range(len(events)))
@@ -53,7 +65,7 @@ def told(events):
     return kinds
 
 
-async def wait_for(condition):
+async def wait_for(condition: Callable[[], bool]) -> None:
     for _ in range(500):
         if condition():
             return
@@ -61,12 +73,12 @@ async def wait_for(condition):
     raise AssertionError("it does not come to be")
 
 
-async def the_one(database, column):
+async def the_one(database: Database, column: str) -> Any:
     query = select(responses.c[column])
     return await database.read(lambda connection: connection.execute(query).scalar())
 
 
-async def begun(client, pool, **fields):
+async def begun(client: Client, pool: FakePool, **fields: Any) -> Any:
     """A stream, and what it will have told in the end; four tokens have come."""
     pool.hold_after = 4
     telling = asyncio.create_task(stream(client, **fields))
@@ -76,12 +88,12 @@ async def begun(client, pool, **fields):
 
 
 async def test_an_end_that_cannot_be_stored_is_told_as_an_error(
-    client, pool, databases, monkeypatch
-):
+    client: Client, pool: FakePool, databases: list[Breakable], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(runner, "STORE_ATTEMPTS", 1)
     reply = pool.reply
 
-    def break_and_reply(request):
+    def break_and_reply(request: Generate) -> list[int]:
         databases[0].broken = True
         return reply(request)
 
@@ -91,7 +103,9 @@ async def test_an_end_that_cannot_be_stored_is_told_as_an_error(
     assert "store" in events[-1].data["message"]
 
 
-async def test_followers_in_the_background_wait_for_the_store(serve, pool, databases, monkeypatch):
+async def test_followers_in_the_background_wait_for_the_store(
+    serve: Serve, pool: FakePool, databases: list[Breakable], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On the frontend that runs it and on another, with one end for both."""
     monkeypatch.setattr(runner, "STORE_ATTEMPTS", 1)
     async with serve() as first, serve() as second:
@@ -111,7 +125,9 @@ async def test_followers_in_the_background_wait_for_the_store(serve, pool, datab
         assert told(both[0])[-1] in ("completed", "incomplete")
 
 
-async def test_a_store_that_stays_away_ends_a_followers_stream(serve, pool, databases, monkeypatch):
+async def test_a_store_that_stays_away_ends_a_followers_stream(
+    serve: Serve, pool: FakePool, databases: list[Breakable], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(following, "STORE_TIMEOUT_S", 0.1)
     pool.hold_after = 4
     async with serve() as first, serve() as second:
@@ -125,7 +141,9 @@ async def test_a_store_that_stays_away_ends_a_followers_stream(serve, pool, data
     assert told(events)[-1] == "error"
 
 
-async def test_a_deleted_response_ends_the_streams_of_its_followers(serve, pool):
+async def test_a_deleted_response_ends_the_streams_of_its_followers(
+    serve: Serve, pool: FakePool
+) -> None:
     pool.hold_after = 4
     async with serve() as first, serve() as second:
         body = await ask(first, background=True)
@@ -139,7 +157,9 @@ async def test_a_deleted_response_ends_the_streams_of_its_followers(serve, pool)
             assert "deleted" in events[-1].data["message"]
 
 
-async def test_a_stream_that_others_end_is_told_so(client, pool, database, monkeypatch):
+async def test_a_stream_that_others_end_is_told_so(
+    client: Client, pool: FakePool, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its client has seen more than is stored, so that the stored end has a number of before."""
     monkeypatch.setattr(keeper, "FLUSH_S", 1000)
     telling = await begun(client, pool)
@@ -151,8 +171,12 @@ async def test_a_stream_that_others_end_is_told_so(client, pool, database, monke
 
 
 async def test_after_an_outage_the_living_keep_what_they_run(
-    serve, pool, databases, database, monkeypatch
-):
+    serve: Serve,
+    pool: FakePool,
+    databases: list[Breakable],
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(keeper, "STALE_S", 0.6)
     async with serve() as first:
         telling = await begun(first, pool)
@@ -171,12 +195,17 @@ async def test_after_an_outage_the_living_keep_what_they_run(
 
 
 async def test_what_was_stored_by_a_write_that_seemed_to_fail_is_not_stored_twice(
-    client, pool, databases, database, monkeypatch
-):
+    client: Client,
+    pool: FakePool,
+    databases: list[Breakable],
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The database dies between a commit and its answer."""
-    working, failures = ResponseOwnership.add, []
+    working = ResponseOwnership.add
+    failures: list[list[EventBatch]] = []
 
-    async def add(self, owner, added):
+    async def add(self: ResponseOwnership, owner: str, added: list[EventBatch]) -> set[Any]:
         lost = await working(self, owner, added)
         if len(failures) < 3:
             failures.append(added)

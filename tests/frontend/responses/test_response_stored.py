@@ -1,11 +1,15 @@
 """What is stored of responses, through the routes."""
 
-import pytest
+from pathlib import Path
 
+import pytest
+from quart.typing import TestClientProtocol as Client
+
+from tests.frontend.responses.conftest import Serve
 from tests.frontend.responses.response_asking import PATH, ask, follow, get, stream, text_of
 
 
-async def test_a_response_can_be_read_on_another_frontend(client, serve):
+async def test_a_response_can_be_read_on_another_frontend(client: Client, serve: Serve) -> None:
     body = await ask(client)
     async with serve() as other:
         assert await get(other, body["id"]) == body
@@ -13,7 +17,7 @@ async def test_a_response_can_be_read_on_another_frontend(client, serve):
     assert again["status"] == "completed"
 
 
-async def test_input_items_come_in_pages(client):
+async def test_input_items_come_in_pages(client: Client) -> None:
     said = [{"role": "user", "content": f"text {number}"} for number in range(5)]
     body = await ask(client, input=said)
     path = f"{body['id']}/input_items"
@@ -39,12 +43,12 @@ async def test_input_items_come_in_pages(client):
         ("?starting_after=1", "starting_after"),
     ],
 )
-async def test_queries_are_checked(client, query, param):
+async def test_queries_are_checked(client: Client, query: str, param: str) -> None:
     body = await ask(client)
     assert (await get(client, f"{body['id']}{query}", 400))["error"]["param"] == param
 
 
-async def test_a_deleted_response_is_gone(client):
+async def test_a_deleted_response_is_gone(client: Client) -> None:
     body = await ask(client)
     answer = await client.delete(f"{PATH}/{body['id']}")
     assert await answer.get_json() == {"id": body["id"], "object": "response", "deleted": True}
@@ -54,13 +58,13 @@ async def test_a_deleted_response_is_gone(client):
     assert (await client.get(f"{PATH}/{body['id']}?stream=true")).status_code == 404
 
 
-async def test_only_background_responses_can_be_cancelled(client):
+async def test_only_background_responses_can_be_cancelled(client: Client) -> None:
     body = await ask(client)
     answer = await client.post(f"{PATH}/{body['id']}/cancel")
     assert answer.status_code == 400
 
 
-async def test_a_stream_is_stored_as_it_was(client, serve):
+async def test_a_stream_is_stored_as_it_was(client: Client, serve: Serve) -> None:
     events = await stream(client)
     response_id = events[0].data["response"]["id"]
     async with serve() as other:
@@ -69,7 +73,7 @@ async def test_a_stream_is_stored_as_it_was(client, serve):
         assert await get(other, response_id) == events[-1].data["response"]
 
 
-async def test_what_was_not_streamed_can_be_told_as_a_stream(client):
+async def test_what_was_not_streamed_can_be_told_as_a_stream(client: Client) -> None:
     body = await ask(client)
     events = await follow(client, body["id"])
     assert [event.data["sequence_number"] for event in events] == list(range(len(events)))
@@ -79,7 +83,7 @@ async def test_what_was_not_streamed_can_be_told_as_a_stream(client):
     assert deltas == [text_of(body)]
 
 
-async def test_a_store_that_fails_breaks_nothing_else(serve, tmp_path):
+async def test_a_store_that_fails_breaks_nothing_else(serve: Serve, tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
     async with serve(response_store_url=f"sqlite:///{blocked}/store.db") as client:

@@ -1,36 +1,43 @@
 """The events of a response, as they are and as the `openai` client takes them."""
 
 import itertools
+from collections.abc import AsyncIterator
+from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from openai import AsyncOpenAI
 from pydantic import BaseModel
+from quart.typing import TestClientProtocol as Client
 
 from headrace.frontend.pool.interface import RequestLost
 from tests.frontend.asgi import Exchange, post
-from tests.frontend.responses.response_asking import PATH, ask, events_of, get, stream
+from tests.frontend.conftest import MAKE_APP
+from tests.frontend.fake_pool import FakePool
+from tests.frontend.responses.response_asking import PATH, Event, ask, events_of, get, stream
+from tests.frontend.responses.response_script import Script
 
 FUNCTION = {"type": "function", "name": "look", "parameters": {"type": "object"}}
 
 
 @pytest.fixture
-async def openai_client(make_app):
-    async with make_app().test_app() as app:
-        transport = httpx.ASGITransport(app.app)
-        http_client = httpx.AsyncClient(transport=transport)
+async def openai_client(make_app: MAKE_APP) -> AsyncIterator[AsyncOpenAI]:
+    app = make_app()
+    async with app.test_app():
+        transport = httpx2.ASGITransport(app)  # type: ignore[arg-type]
+        http_client = httpx2.AsyncClient(transport=transport)
         async with AsyncOpenAI(
             base_url="http://test/v1", api_key="none", http_client=http_client, max_retries=0
         ) as client:
             yield client
 
 
-def kinds(events):
+def kinds(events: list[Event]) -> list[str]:
     """The kinds of events, each once where several follow each other."""
     return [kind for kind, _ in itertools.groupby(event.kind for event in events)]
 
 
-async def test_the_events_of_a_text(client):
+async def test_the_events_of_a_text(client: Client) -> None:
     events = await stream(client)
     assert kinds(events) == [
         "created",
@@ -52,8 +59,12 @@ async def test_the_events_of_a_text(client):
     }
 
 
-async def test_streamed_and_whole_say_the_same(client):
-    fields = {"seed": 5, "include": ["message.output_text.logprobs"], "top_logprobs": 1}
+async def test_streamed_and_whole_say_the_same(client: Client) -> None:
+    fields: dict[str, Any] = {
+        "seed": 5,
+        "include": ["message.output_text.logprobs"],
+        "top_logprobs": 1,
+    }
     events = await stream(client, **fields)
     whole = await ask(client, **fields)
     streamed = events[-1].data["response"]
@@ -65,13 +76,13 @@ async def test_streamed_and_whole_say_the_same(client):
     assert len(told) > 5
 
 
-async def test_a_cut_stream_ends_as_incomplete(client):
+async def test_a_cut_stream_ends_as_incomplete(client: Client) -> None:
     events = await stream(client, max_output_tokens=3)
     assert events[-1].kind == "incomplete"
     assert events[-1].data["response"]["incomplete_details"] == {"reason": "max_output_tokens"}
 
 
-async def test_reasoning_content_and_calls_are_items(client, script):
+async def test_reasoning_content_and_calls_are_items(client: Client, script: Script) -> None:
     script.says = ['<think>Let me see.</think>I look.<call look {"at": 1}><call look {"at": 2}>']
     events = await stream(client, tools=[FUNCTION])
     reasoning, message, first, second = events[-1].data["response"]["output"]
@@ -95,7 +106,9 @@ async def test_reasoning_content_and_calls_are_items(client, script):
     assert usage["output_tokens_details"]["reasoning_tokens"] == 3
 
 
-async def test_a_turn_of_reasoning_and_calls_is_one_message_of_the_next_chat(client, script):
+async def test_a_turn_of_reasoning_and_calls_is_one_message_of_the_next_chat(
+    client: Client, script: Script
+) -> None:
     script.says = ['<think>Hm.</think>I look.<call look {"at": 1}>', "It is a cat."]
     first = await ask(client, tools=[FUNCTION])
     call = first["output"][-1]
@@ -108,7 +121,7 @@ async def test_a_turn_of_reasoning_and_calls_is_one_message_of_the_next_chat(cli
     assert tool == {"role": "tool", "tool_call_id": call["call_id"], "content": "a cat"}
 
 
-async def test_what_of_tools_and_formats_reaches_the_chat(client, script):
+async def test_what_of_tools_and_formats_reaches_the_chat(client: Client, script: Script) -> None:
     script.says = ["1", "2", "3"]
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
     named = {"type": "json_schema", "name": "thing", "schema": schema, "strict": True}
@@ -132,7 +145,7 @@ async def test_what_of_tools_and_formats_reaches_the_chat(client, script):
     assert [tool["function"]["name"] for tool in script.chats[-1]["tools"]] == ["look"]
 
 
-async def test_a_failure_on_the_way_is_told_as_an_event(client, pool):
+async def test_a_failure_on_the_way_is_told_as_an_event(client: Client, pool: FakePool) -> None:
     pool.failure, pool.fail_after = RequestLost("the workers that ran it have failed"), 3
     events = await stream(client)
     assert events[-1].kind == "failed"
@@ -146,10 +159,11 @@ async def test_a_failure_on_the_way_is_told_as_an_event(client, pool):
     assert items == response["output"]
 
 
-async def test_a_client_that_leaves_frees_its_slot(make_app, pool):
+async def test_a_client_that_leaves_frees_its_slot(make_app: MAKE_APP, pool: FakePool) -> None:
     pool.hold_after = 3
-    async with make_app().test_app() as app:
-        exchange: Exchange = post(app.app, PATH, {"input": "Hello", "stream": True})
+    app = make_app()
+    async with app.test_app():
+        exchange: Exchange = post(app, PATH, {"input": "Hello", "stream": True})
         await exchange.wait_for_chunks(2)
         response_id = events_of(b"".join(exchange.chunks).decode())[0].data["response"]["id"]
         await exchange.disconnect()
@@ -165,9 +179,11 @@ class Thing(BaseModel):
     a: int
 
 
-async def test_the_clients_helper_follows_a_stream(openai_client, script):
+async def test_the_clients_helper_follows_a_stream(
+    openai_client: AsyncOpenAI, script: Script
+) -> None:
     script.says = ['<think>Hm.</think>{"a": 3}<call look {"at": 1}>']
-    tool = {**FUNCTION, "strict": None}
+    tool: Any = {**FUNCTION, "strict": None}
     async with openai_client.responses.stream(
         model="smol", input="Hello", tools=[tool], text_format=Thing
     ) as events:
@@ -180,7 +196,7 @@ async def test_the_clients_helper_follows_a_stream(openai_client, script):
     assert sent["schema"]["properties"]["a"]["type"] == "integer"
 
 
-async def test_the_client_goes_on_with_a_stream(openai_client):
+async def test_the_client_goes_on_with_a_stream(openai_client: AsyncOpenAI) -> None:
     stream = await openai_client.responses.create(
         model="smol", input="Hello", background=True, stream=True
     )
@@ -193,4 +209,4 @@ async def test_the_client_goes_on_with_a_stream(openai_client):
     assert [event async for event in rest] == seen[5:]
     assert seen[-1].type == "response.completed"
     items = [item async for item in openai_client.responses.input_items.list(response_id)]
-    assert items[0].content[0].text == "Hello"
+    assert items[0].model_dump()["content"][0]["text"] == "Hello"

@@ -4,15 +4,21 @@ import asyncio
 import socket
 import threading
 import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
+from quart.typing import TestClientProtocol as Client
 
 from headrace.frontend.responses.execution.response_run import MAX_TURNS
 from headrace.frontend.responses.tools import demo_source as demo
 from headrace.frontend.responses.tools import tool_servers as servers
 from headrace.frontend.responses.tools.demo_source import calculate, current_time
-from headrace.frontend.responses.tools.interface import ToolFailure
+from headrace.frontend.responses.tools.interface import ToolFailure, ToolSource, ToolSpec
+from tests.frontend.fake_pool import FakePool
+from tests.frontend.responses.conftest import Serve
 from tests.frontend.responses.response_asking import ask, follow, refusal, stream, text_of
+from tests.frontend.responses.response_script import Script
 
 DEMO = {"type": "mcp", "server_label": "demo", "require_approval": "never"}
 FUNCTION = {"type": "function", "name": "look", "parameters": {"type": "object"}}
@@ -20,12 +26,12 @@ CALCULATE = '<call calculate {"expression": "6*7"}>'
 
 
 @pytest.fixture
-async def client(serve):
+async def client(serve: Serve) -> AsyncIterator[Client]:
     async with serve(tool_server="demo") as client:
         yield client
 
 
-async def test_a_tool_is_run_and_its_result_read(client, script):
+async def test_a_tool_is_run_and_its_result_read(client: Client, script: Script) -> None:
     script.says = [CALCULATE, "It is 42."]
     events = await stream(client, tools=[DEMO], tool_choice="required")
     listed, call, message = events[-1].data["response"]["output"]
@@ -51,7 +57,7 @@ async def test_a_tool_is_run_and_its_result_read(client, script):
     assert sum(details) == usage["output_tokens"]
 
 
-async def test_it_can_be_told_again_and_gone_on_with(client, script):
+async def test_it_can_be_told_again_and_gone_on_with(client: Client, script: Script) -> None:
     script.says = [CALCULATE, "It is 42.", "Yes."]
     body = await ask(client, tools=[DEMO])
     events = await follow(client, body["id"])
@@ -62,7 +68,7 @@ async def test_it_can_be_told_again_and_gone_on_with(client, script):
     assert roles == ["user", "assistant", "tool", "assistant", "user"]
 
 
-async def test_failures_are_told_to_the_model(client, script):
+async def test_failures_are_told_to_the_model(client: Client, script: Script) -> None:
     script.says = ['<call calculate {"expression": "1/0"}>', "It has no value."]
     call = (await ask(client, tools=[DEMO]))["output"][1]
     assert (call["status"], call["output"]) == ("failed", None)
@@ -70,7 +76,7 @@ async def test_failures_are_told_to_the_model(client, script):
     assert "no value" in script.chats[1]["messages"][-1]["content"]
 
 
-async def test_the_calls_of_one_response_are_bounded(client, script):
+async def test_the_calls_of_one_response_are_bounded(client: Client, script: Script) -> None:
     script.says = [CALCULATE, CALCULATE.replace("6", "5"), "Enough."]
     body = await ask(client, tools=[DEMO], max_tool_calls=1)
     calls = [item for item in body["output"] if item["type"] == "mcp_call"]
@@ -78,20 +84,22 @@ async def test_the_calls_of_one_response_are_bounded(client, script):
     assert [chat["tool_choice"] for chat in script.chats] == ["auto", "none", "none"]
 
 
-async def test_the_turns_of_one_response_are_bounded(client, script):
+async def test_the_turns_of_one_response_are_bounded(client: Client, script: Script) -> None:
     script.says = [f'<call calculate {{"expression": "{turn}"}}>' for turn in range(MAX_TURNS + 9)]
     body = await ask(client, tools=[DEMO])
     assert sum(item["type"] == "mcp_call" for item in body["output"]) == MAX_TURNS
 
 
-async def test_output_tokens_are_bounded_over_all_turns(client, script, pool):
+async def test_output_tokens_are_bounded_over_all_turns(
+    client: Client, script: Script, pool: FakePool
+) -> None:
     script.says = [CALCULATE, "a long answer that is cut somewhere"]
     body = await ask(client, tools=[DEMO], max_output_tokens=40)
     used = body["usage"]["output_tokens_details"]["output_tokens_per_turn"]
     assert pool.requests[1].sampling.max_tokens == 40 - used[0]
 
 
-async def test_calls_of_functions_are_left_to_the_client(client, script):
+async def test_calls_of_functions_are_left_to_the_client(client: Client, script: Script) -> None:
     script.says = [f'{CALCULATE}<call look {{"at": 1}}>']
     body = await ask(client, tools=[DEMO, FUNCTION])
     assert [item["type"] for item in body["output"]] == [
@@ -103,7 +111,7 @@ async def test_calls_of_functions_are_left_to_the_client(client, script):
     assert body["output"][1]["output"] == "42"
 
 
-async def test_only_allowed_tools_are_offered(client, script):
+async def test_only_allowed_tools_are_offered(client: Client, script: Script) -> None:
     script.says = ["No."]
     await ask(client, tools=[{**DEMO, "allowed_tools": ["current_time"]}])
     assert [tool["function"]["name"] for tool in script.chats[0]["tools"]] == ["current_time"]
@@ -122,13 +130,17 @@ async def test_only_allowed_tools_are_offered(client, script):
         ("tools", {"type": "function", "name": "calculate"}),
     ],
 )
-async def test_what_the_operator_has_not_named_is_refused(client, script, param, tool):
+async def test_what_the_operator_has_not_named_is_refused(
+    client: Client, script: Script, param: str, tool: dict[str, str]
+) -> None:
     script.says = ["No."]
     tools = [tool, DEMO] if tool["type"] == "function" else [tool]
     assert (await refusal(client, tools=tools))[0] == param
 
 
-async def test_arguments_that_are_no_json_fail_the_call_alone(client, script):
+async def test_arguments_that_are_no_json_fail_the_call_alone(
+    client: Client, script: Script
+) -> None:
     """Here and where the conversation goes on: models write what they write."""
     script.says = ["<call calculate {6*7}>", "I cannot.", "Still not."]
     body = await ask(client, tools=[DEMO])
@@ -138,7 +150,7 @@ async def test_arguments_that_are_no_json_fail_the_call_alone(client, script):
     assert text_of(again) == "Still not."
 
 
-def _nested(depth):
+def _nested(depth: int) -> dict[str, Any]:
     return {"x": _nested(depth - 1)} if depth else {}
 
 
@@ -155,7 +167,9 @@ def _nested(depth):
         ({"type": "allowed_tools", "mode": ["auto"], "tools": [FUNCTION]}, None),
     ],
 )
-async def test_a_choice_of_tools_is_shown_or_refused(client, script, choice, shown):
+async def test_a_choice_of_tools_is_shown_or_refused(
+    client: Client, script: Script, choice: dict[str, Any], shown: str | None
+) -> None:
     """A choice that the events could not show would fail a response that has begun."""
     script.says = ["No."]
     fields = {"tools": [DEMO, FUNCTION], "tool_choice": choice}
@@ -166,7 +180,7 @@ async def test_a_choice_of_tools_is_shown_or_refused(client, script, choice, sho
     assert events[-1].data["response"]["tool_choice"]["type"] == shown
 
 
-async def test_parameters_that_are_nested_too_deeply_are_refused(client):
+async def test_parameters_that_are_nested_too_deeply_are_refused(client: Client) -> None:
     tool = {**FUNCTION, "parameters": _nested(200)}
     assert (await refusal(client, tools=[tool], tool_choice="none"))[0] == "tools.0.parameters"
 
@@ -175,7 +189,7 @@ async def test_parameters_that_are_nested_too_deeply_are_refused(client):
     ("expression", "value"),
     [("6*7", 42), ("2**10 - 1", 1023), ("-(3 + 4.5) / 2", -3.75), ("7 // 2 % 2", 1)],
 )
-def test_the_calculator(expression, value):
+def test_the_calculator(expression: str, value: float) -> None:
     assert calculate(expression) == value
 
 
@@ -197,7 +211,7 @@ def test_the_calculator(expression, value):
         "1e400",
     ],
 )
-def test_the_calculator_refuses(expression):
+def test_the_calculator_refuses(expression: str) -> None:
     with pytest.raises(ToolFailure):
         calculate(expression)
 
@@ -205,16 +219,16 @@ def test_the_calculator_refuses(expression):
 class Uncomputed(int):
     """Whoever takes a power of it has not looked at how large that is."""
 
-    def __pow__(self, exponent, modulo=None):
+    def __pow__(self, exponent: int, modulo: int | None = None) -> int:  # type: ignore[override]
         raise AssertionError("computed")
 
 
-def test_a_power_is_looked_at_before_it_is_computed():
+def test_a_power_is_looked_at_before_it_is_computed() -> None:
     with pytest.raises(OverflowError):
         demo._power(Uncomputed(2), 5000)
 
 
-def test_the_clock():
+def test_the_clock() -> None:
     assert current_time("UTC").endswith("+00:00")
     assert len(current_time("Europe/Vienna")) == len("2026-01-01T00:00:00+01:00")
     for zone in ("../../etc/passwd", "Nowhere/Else", 5, "/etc/localtime"):
@@ -222,9 +236,12 @@ def test_the_clock():
             current_time(zone)
 
 
-async def test_a_call_has_a_deadline_and_its_result_a_size(monkeypatch):
-    class Source:
-        async def call(self, name, arguments):
+async def test_a_call_has_a_deadline_and_its_result_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Source(ToolSource):
+        async def list_tools(self) -> list[ToolSpec]:
+            return []
+
+        async def call(self, name: str, arguments: dict[str, Any]) -> str:
             await asyncio.sleep(0 if name == "long" else 60)
             return "x" * (servers.MAX_RESULT_CHARS + 1)
 
@@ -238,7 +255,7 @@ async def test_a_call_has_a_deadline_and_its_result_a_size(monkeypatch):
 
 
 @pytest.fixture(params=["mcp", "sse"])
-def mcp_server(request):
+def mcp_server(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
     """A real one, over HTTP in both ways; yields what an operator calls it, and its URL."""
     pytest.importorskip("mcp")
     import uvicorn
@@ -269,7 +286,9 @@ def mcp_server(request):
 
 
 @pytest.mark.filterwarnings("ignore")  # of a server that is not ours
-async def test_a_server_of_the_operators(serve, script, mcp_server):
+async def test_a_server_of_the_operators(
+    serve: Serve, script: Script, mcp_server: tuple[str, str]
+) -> None:
     script.says = [
         '<call weather {"city": "Vienna"}>',
         '<call weather {"city": "Atlantis"}>',
@@ -286,7 +305,7 @@ async def test_a_server_of_the_operators(serve, script, mcp_server):
     assert text_of(body) == "It rains."
 
 
-async def test_a_server_that_does_not_answer(serve, script):
+async def test_a_server_that_does_not_answer(serve: Serve, script: Script) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{unused.getsockname()[1]}"

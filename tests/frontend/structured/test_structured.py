@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any, cast
 
 import psutil
 import pytest
-from llguidance import LLMatcher
+from llguidance import LLMatcher, LLTokenizer
 from quart.typing import TestClientProtocol as Client
 
 from headrace.frontend.errors import BadRequest, TooBusy
@@ -37,10 +38,12 @@ from headrace.frontend.structured.constraint import (
 )
 from headrace.frontend.structured.grammar_cache import GrammarCache
 from headrace.frontend.structured.normalise import grammar_text
+from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from headrace.protocol.common.grammar_compiler import load_tokenizer
 from headrace.protocol.grammar import Grammar
 from headrace.protocol.text import TextInfo
 from tests.frontend.asgi import post
+from tests.frontend.conftest import MAKE_APP
 from tests.frontend.fake_pool import FakePool
 from tests.frontend.text.tokenizers_for_tests import EOS
 from tests.stand_ins.sitecustomize import ALLOCATES, DIES, SLEEPS, python_path
@@ -117,7 +120,9 @@ def model(text_path: Path) -> str:
     ],
 )
 @pytest.mark.parametrize("route", ["chat/completions", "completions"])
-async def test_the_worker_is_given_a_grammar(client: Client, pool: FakePool, fields, kind, route):
+async def test_the_worker_is_given_a_grammar(
+    client: Client, pool: FakePool, fields: dict[str, Any], kind: str, route: str
+) -> None:
     body = {**CHAT, "prompt": "Paris?"}
     del body["messages" if route == "completions" else "prompt"]
     answer = await client.post(f"/v1/{route}", json={**body, **fields})
@@ -129,13 +134,15 @@ async def test_the_worker_is_given_a_grammar(client: Client, pool: FakePool, fie
 
 
 @pytest.mark.parametrize("fields", [{}, {"response_format": {"type": "text"}}])
-async def test_without_a_constraint_anything_goes(client: Client, pool: FakePool, fields):
+async def test_without_a_constraint_anything_goes(
+    client: Client, pool: FakePool, fields: dict[str, Any]
+) -> None:
     answer = await client.post("/v1/chat/completions", json={**CHAT, **fields})
     assert answer.status_code == 200
     assert pool.requests[0].grammar is None
 
 
-async def test_all_choices_are_given_the_same_grammar(client: Client, pool: FakePool):
+async def test_all_choices_are_given_the_same_grammar(client: Client, pool: FakePool) -> None:
     fields = {"n": 3, "temperature": 1, "structured_outputs": {"regex": "a|b"}}
     await client.post("/v1/chat/completions", json={**CHAT, **fields})
     assert len({one.grammar for one in pool.requests}) == 1
@@ -143,8 +150,8 @@ async def test_all_choices_are_given_the_same_grammar(client: Client, pool: Fake
 
 
 async def test_a_text_that_is_complete_ends_with_its_last_token(
-    client: Client, pool: FakePool, text
-):
+    client: Client, pool: FakePool, text: ModelTokenizer
+) -> None:
     tokens = text.backend.encode("Paris", add_special_tokens=False).ids
     pool.reply, pool.reason = lambda request: list(tokens), "complete"
     answer = await client.post("/v1/chat/completions", json=CHAT)
@@ -194,7 +201,9 @@ BAD = [
 
 
 @pytest.mark.parametrize(("fields", "named"), BAD)
-async def test_what_cannot_be_followed_is_named(client: Client, pool: FakePool, fields, named):
+async def test_what_cannot_be_followed_is_named(
+    client: Client, pool: FakePool, fields: dict[str, Any], named: str
+) -> None:
     answer = await client.post("/v1/chat/completions", json={**CHAT, **fields})
     error = (await answer.get_json())["error"]
     assert answer.status_code == 400, error
@@ -204,15 +213,15 @@ async def test_what_cannot_be_followed_is_named(client: Client, pool: FakePool, 
     assert not pool.requests
 
 
-async def test_deep_schemas_are_refused_before_anybody_reads_them():
-    deep: dict = {}
+async def test_deep_schemas_are_refused_before_anybody_reads_them() -> None:
+    deep: dict[str, Any] = {}
     for _ in range(5000):
         deep = {"items": deep}
     with pytest.raises(BadRequest, match=f"more than {MAX_DEPTH} deep"):
         json_schema(deep, "response_format")
 
 
-def test_options_go_with_either_field():
+def test_options_go_with_either_field() -> None:
     asked = ResponseFormat.model_validate({"type": "json_object"})
     options = {"disable_any_whitespace": True, "disable_additional_properties": True}
     found = request_constraint(asked, StructuredOutputs.model_validate(options))
@@ -220,7 +229,7 @@ def test_options_go_with_either_field():
     assert (found.kind, found.any_whitespace, found.is_closed) == ("json_object", False, True)
 
 
-def test_closed_objects_have_no_more_properties_than_are_named():
+def test_closed_objects_have_no_more_properties_than_are_named() -> None:
     schema = {"properties": {"a": CITY, "b": {"additionalProperties": True, "properties": {}}}}
     text = grammar_text(replace(json_schema(schema, "x"), is_closed=True))
     closed = json.loads(text)["grammars"][0]["json_schema"]
@@ -238,8 +247,8 @@ def test_closed_objects_have_no_more_properties_than_are_named():
     ],
 )
 async def test_a_compiler_that_takes_too_much_is_given_up_and_harms_no_other(
-    model: str, monkeypatch, text, deadline_s, reason
-):
+    model: str, monkeypatch: pytest.MonkeyPatch, text: ModelTokenizer, deadline_s: int, reason: str
+) -> None:
     """The compiler is a stand-in that does as a grammar says (tests/stand_ins)."""
     monkeypatch.setenv("PYTHONPATH", python_path())
     costly = json_schema({"const": text}, "costly")
@@ -287,14 +296,16 @@ class SlowMatcher:
     ],
     ids=["cheap", "expensive", "in error"],
 )
-def test_a_text_is_begun_to_see_what_its_masks_cost(monkeypatch, matcher, answer):
+def test_a_text_is_begun_to_see_what_its_masks_cost(
+    monkeypatch: pytest.MonkeyPatch, matcher: SlowMatcher, answer: dict[str, str]
+) -> None:
     monkeypatch.setattr(checker_module, "compile_grammar", lambda *_: matcher)
     checker = Checker()
-    checker._tokenizers["m"] = object()
+    checker._tokenizers["m"] = cast(LLTokenizer, object())
     assert checker.answer({"model": "m", "constraint": asdict(regex("a"))}) == answer
 
 
-async def test_a_check_that_takes_too_long_is_given_up(model: str):
+async def test_a_check_that_takes_too_long_is_given_up(model: str) -> None:
     checkers = CheckerPool(1, deadline_s=0.2)
     before = checker_pids()
     await checkers.check(model, regex("a"))
@@ -306,7 +317,7 @@ async def test_a_check_that_takes_too_long_is_given_up(model: str):
     checkers.close()
 
 
-async def test_checks_that_run_end_with_the_checkers(model: str):
+async def test_checks_that_run_end_with_the_checkers(model: str) -> None:
     """Nothing is started in their place, and no thread goes on, for which Python would wait."""
     checkers = CheckerPool(1, deadline_s=600)
     before = checker_pids()
@@ -325,7 +336,7 @@ async def test_checks_that_run_end_with_the_checkers(model: str):
     assert isinstance(found[1], asyncio.CancelledError)
 
 
-async def test_a_checker_that_is_killed_is_replaced(model: str, one_checker: CheckerPool):
+async def test_a_checker_that_is_killed_is_replaced(model: str, one_checker: CheckerPool) -> None:
     before = checker_pids()
     await one_checker.check(model, regex("a"))
     (pid,) = checker_pids() - before
@@ -334,7 +345,9 @@ async def test_a_checker_that_is_killed_is_replaced(model: str, one_checker: Che
     assert pid not in checker_pids()
 
 
-def test_a_constraint_that_no_code_has_foreseen_is_an_error_and_the_checker_goes_on(model: str):
+def test_a_constraint_that_no_code_has_foreseen_is_an_error_and_the_checker_goes_on(
+    model: str,
+) -> None:
     checker = Checker()
     checker._tokenizers[model] = load_tokenizer(TextInfo.tokenizer_file(Path(model)), 520, [EOS])
     odd = {"kind": "choice", "definition": "5", "field": "x"}
@@ -342,7 +355,7 @@ def test_a_constraint_that_no_code_has_foreseen_is_an_error_and_the_checker_goes
     assert answer == {"error": "it cannot be read (TypeError)"}
 
 
-async def test_a_checker_is_bounded_and_gives_way(model: str, one_checker: CheckerPool):
+async def test_a_checker_is_bounded_and_gives_way(model: str, one_checker: CheckerPool) -> None:
     before = checker_pids()
     await one_checker.check(model, regex("a"))
     (pid,) = checker_pids() - before
@@ -358,7 +371,7 @@ def checker_pids() -> set[int]:
 
 async def test_a_model_that_cannot_be_read_is_nobodys_bad_request(
     tmp_path: Path, one_checker: CheckerPool
-):
+) -> None:
     with pytest.raises(CheckerUnavailable):
         await one_checker.check(str(tmp_path), regex("a"))
 
@@ -379,7 +392,7 @@ class CountingCheckers(CheckerPool):
         return constraint.definition * 10
 
 
-async def test_equal_constraints_are_compiled_once():
+async def test_equal_constraints_are_compiled_once() -> None:
     counting = CountingCheckers()
     compiler = GrammarCache(counting)
     first = asyncio.create_task(compiler.compile("m", regex("a")))
@@ -393,7 +406,7 @@ async def test_equal_constraints_are_compiled_once():
     assert counting.asked == ["a", "a"]
 
 
-async def test_refusals_are_remembered_but_shortly_if_the_machine_may_be_at_fault():
+async def test_refusals_are_remembered_but_shortly_if_the_machine_may_be_at_fault() -> None:
     counting, now = CountingCheckers(), [0.0]
     compiler = GrammarCache(counting, clock=lambda: now[0])
     for at_s, definition in ((0, "bad"), (1, "late"), (60, "late"), (62, "late"), (63, "bad")):
@@ -403,7 +416,9 @@ async def test_refusals_are_remembered_but_shortly_if_the_machine_may_be_at_faul
     assert counting.asked == ["bad", "late", "late"]
 
 
-async def test_what_is_too_expensive_is_remembered_in_bounded_number(monkeypatch):
+async def test_what_is_too_expensive_is_remembered_in_bounded_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(grammars_module, "MAX_CACHED_TOO_EXPENSIVE", 2)
     counting = CountingCheckers()
     compiler = GrammarCache(counting)
@@ -435,7 +450,7 @@ async def settled() -> None:
         await asyncio.sleep(0)
 
 
-async def test_the_newest_is_checked_next():
+async def test_the_newest_is_checked_next() -> None:
     held = HeldCheckers()
     compiler = GrammarCache(held)
     tasks = asking(compiler, "1", "2", "3", "4", "5")
@@ -446,7 +461,7 @@ async def test_the_newest_is_checked_next():
     assert held.asked == ["1", "2", "5", "4", "3"]
 
 
-async def test_what_nobody_waits_for_any_more_is_not_checked():
+async def test_what_nobody_waits_for_any_more_is_not_checked() -> None:
     held = HeldCheckers()
     compiler = GrammarCache(held)
     tasks = asking(compiler, "1", "2", "gone", "wanted", "wanted", "asked again")
@@ -463,7 +478,7 @@ async def test_what_nobody_waits_for_any_more_is_not_checked():
     assert not compiler._checks
 
 
-async def test_a_wait_for_a_check_is_bounded(monkeypatch):
+async def test_a_wait_for_a_check_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grammars_module, "MAX_WAIT_S", 0.01)
     held = HeldCheckers()
     compiler = GrammarCache(held)
@@ -478,7 +493,7 @@ async def test_a_wait_for_a_check_is_bounded(monkeypatch):
     assert (await compiler.compile("m", regex("late"))).text == "late"
 
 
-async def test_of_too_many_the_oldest_gives_way(monkeypatch):
+async def test_of_too_many_the_oldest_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grammars_module, "MAX_WAITING", 2)
     held = HeldCheckers()
     compiler = GrammarCache(held)
@@ -490,7 +505,7 @@ async def test_of_too_many_the_oldest_gives_way(monkeypatch):
     assert "3" not in held.asked
 
 
-async def test_clients_take_turns_at_checks():
+async def test_clients_take_turns_at_checks() -> None:
     """However many others send, and however new theirs are."""
     held = HeldCheckers()
     compiler = GrammarCache(held)
@@ -508,11 +523,13 @@ async def test_clients_take_turns_at_checks():
     assert held.asked == ["a1", "a2", "a5", "b2", "a4", "b1", "a3"]
 
 
-async def test_the_client_is_the_address_that_a_request_comes_from(make_app, monkeypatch):
+async def test_the_client_is_the_address_that_a_request_comes_from(
+    make_app: MAKE_APP, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clients: list[str] = []
     compiled = GrammarCache.compile
 
-    async def noted(self, *given):
+    async def noted(self: GrammarCache, *given: Any) -> Grammar:
         clients.append(given[-1])
         return await compiled(self, *given)
 
@@ -524,7 +541,7 @@ async def test_the_client_is_the_address_that_a_request_comes_from(make_app, mon
     assert clients == ["127.0.0.1"]
 
 
-async def test_what_is_remembered_is_bounded(monkeypatch):
+async def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grammars_module, "MAX_CACHED_GRAMMARS", 20)
     monkeypatch.setattr(grammars_module, "MAX_CACHED_CHARS", 1000)
     compiler = GrammarCache(CountingCheckers())
@@ -534,7 +551,10 @@ async def test_what_is_remembered_is_bounded(monkeypatch):
         )
     assert len(compiler._cache) == 20
     await compiler.compile("m", regex("x" * 90))
-    assert compiler._cached_chars == sum(len(g.text) for g in compiler._cache.values()) <= 1000
+    kept = [grammar for grammar in compiler._cache.values() if isinstance(grammar, Grammar)]
+    assert len(kept) == len(compiler._cache)
+    assert compiler._cached_chars == sum(len(grammar.text) for grammar in kept)
+    assert compiler._cached_chars <= 1000
 
 
 def test_a_checker_whose_frontend_has_been_killed_ends_in_silence(text_path: Path) -> None:

@@ -5,7 +5,7 @@ import asyncio
 from headrace.frontend.structured.fair_semaphore import FairSemaphore, WaitTimeout
 
 
-async def test_of_too_many_those_of_the_client_that_has_most_give_way():
+async def test_of_too_many_those_of_the_client_that_has_most_give_way() -> None:
     turns = FairSemaphore(1, max_waiting=3, max_wait_s=60)
     taken: list[str] = []
 
@@ -21,7 +21,7 @@ async def test_of_too_many_those_of_the_client_that_has_most_give_way():
     assert not turns._waiting
 
 
-async def test_turns_are_not_lost_when_those_who_wait_are_cancelled():
+async def test_turns_are_not_lost_when_those_who_wait_are_cancelled() -> None:
     turns = FairSemaphore(1, max_waiting=9, max_wait_s=60)
     taken: list[int] = []
 

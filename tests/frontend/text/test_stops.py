@@ -9,7 +9,7 @@ LETTERS = st.text("ab", max_size=30)
 STOPS = st.lists(st.text("ab", min_size=1, max_size=6), max_size=4).map(tuple)
 
 
-def run(stops, include, chunks):
+def run(stops: tuple[str, ...], include: bool, chunks: list[str] | str) -> tuple[str, str | None]:
     matcher = StopMatcher(stops, include)
     shown = ""
     for chunk in chunks:
@@ -20,7 +20,7 @@ def run(stops, include, chunks):
     return shown + matcher.flush(), None
 
 
-def plainly(stops, include, text):
+def plainly(stops: tuple[str, ...], include: bool, text: str) -> tuple[str, str | None]:
     """The definition, one prefix of the text after the other."""
     for end in range(1, len(text) + 1):
         met = [stop for stop in stops if text[:end].endswith(stop)]
@@ -31,7 +31,9 @@ def plainly(stops, include, text):
 
 
 @given(STOPS, st.booleans(), st.data())
-def test_any_split_gives_the_same_text_and_end(stops, include, data):
+def test_any_split_gives_the_same_text_and_end(
+    stops: tuple[str, ...], include: bool, data: st.DataObject
+) -> None:
     # Texts of the beginnings of stop strings come close to them often.
     beginnings = [stop[:end] for stop in stops for end in range(1, len(stop) + 1)]
     parts = st.sampled_from(["a", "b", *beginnings])
@@ -43,7 +45,7 @@ def test_any_split_gives_the_same_text_and_end(stops, include, data):
 
 
 @given(STOPS, LETTERS)
-def test_only_a_possible_beginning_is_held_back(stops, text):
+def test_only_a_possible_beginning_is_held_back(stops: tuple[str, ...], text: str) -> None:
     matcher = StopMatcher(stops, False)
     shown = ""
     for end, letter in enumerate(text, start=1):
@@ -56,12 +58,12 @@ def test_only_a_possible_beginning_is_held_back(stops, text):
         assert not held or any(stop.startswith(held) for stop in stops)
 
 
-def test_a_near_miss_may_be_the_beginning_of_the_match():
+def test_a_near_miss_may_be_the_beginning_of_the_match() -> None:
     assert run(("aab",), False, "xaaab") == ("xa", "aab")
     assert run(("ababac",), False, "abababac") == ("ab", "ababac")
 
 
-def test_a_long_repetitive_stop_string_costs_no_more_per_character():
+def test_a_long_repetitive_stop_string_costs_no_more_per_character() -> None:
     matcher = StopMatcher(("a" * 4000 + "b",), False)
     shown = matcher.feed("a" * 100_000).text
     assert len(shown) == 96_000

@@ -1,14 +1,17 @@
 """The offsets in log probabilities index the text of the choice, whatever the text is."""
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from quart.typing import TestClientProtocol as Client
 
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from headrace.frontend.text.offsets import output_offsets, prompt_offsets
 from headrace.protocol.text import TextInfo
+from tests.frontend.fake_pool import FakePool
 from tests.frontend.text.tokenizers_for_tests import EOS, byte_fallback
 
 TEXTS = st.text(st.sampled_from("The capital Paris éü你好👍🏽\ue000"), min_size=1, max_size=25)
@@ -19,14 +22,14 @@ ON_A_CLIENT = settings(
 )
 
 
-def whole(text, token_id):
+def whole(text: ModelTokenizer, token_id: int) -> str | None:
     try:
         return text.token_bytes(token_id).decode()
     except UnicodeDecodeError:
         return None
 
 
-def check(text, token_ids, offsets, shown):
+def check(text: ModelTokenizer, token_ids: list[int], offsets: list[int], shown: str) -> None:
     assert len(offsets) == len(token_ids)
     assert offsets == sorted(offsets)
     for token_id, offset in zip(token_ids, offsets, strict=True):
@@ -35,7 +38,7 @@ def check(text, token_ids, offsets, shown):
             assert shown[offset : offset + len(own)] == own, (offset, own)
 
 
-async def answer(client, **fields):
+async def answer(client: Client, **fields: Any) -> tuple[str, list[int]]:
     response = await client.post("/v1/completions", json=fields)
     body = await response.get_data(as_text=True)
     assert response.status_code == 200, body
@@ -50,7 +53,17 @@ async def answer(client, **fields):
 
 @ON_A_CLIENT
 @given(TEXTS, TEXTS, st.booleans(), st.booleans(), st.booleans(), st.booleans())
-async def test_of_text_prompts(client, pool, text, prompt, output, echo, stream, as_ids, skip):
+async def test_of_text_prompts(
+    client: Client,
+    pool: FakePool,
+    text: ModelTokenizer,
+    prompt: str,
+    output: str,
+    echo: bool,
+    stream: bool,
+    as_ids: bool,
+    skip: bool,
+) -> None:
     answered = text.backend.encode(output).ids
     pool.reply = lambda request: [*answered, EOS]
     shown, offsets = await answer(
@@ -70,7 +83,9 @@ async def test_of_text_prompts(client, pool, text, prompt, output, echo, stream,
 
 @ON_A_CLIENT
 @given(st.lists(st.integers(0, 599), min_size=1, max_size=12), st.lists(st.integers(3, 599)))
-async def test_of_any_ids(client, pool, text, prompt, output):
+async def test_of_any_ids(
+    client: Client, pool: FakePool, text: ModelTokenizer, prompt: list[int], output: list[int]
+) -> None:
     """Halves of characters and special tokens anywhere."""
     pool.reply = lambda request: [*output, EOS]
     size = text.backend.get_vocab_size()
@@ -86,7 +101,7 @@ async def test_of_any_ids(client, pool, text, prompt, output):
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-async def test_of_a_cut_prompt(client, text, side):
+async def test_of_a_cut_prompt(client: Client, text: ModelTokenizer, side: str) -> None:
     prompt = "é The 你好 capital"
     ids = text.backend.encode(prompt).ids
     kept = ids[-2:] if side == "left" else ids[:2]
@@ -97,7 +112,7 @@ async def test_of_a_cut_prompt(client, text, side):
 
 
 @given(st.lists(st.sampled_from(["the", " the", "好", "你", "é", " a", "b"]), min_size=1))
-def test_of_a_sentencepiece(words):
+def test_of_a_sentencepiece(words: list[str]) -> None:
     text = ModelTokenizer(TextInfo(max_model_len=100, vocab_size=400), byte_fallback())
     written = "".join(words)
     ids = text.backend.encode(written, add_special_tokens=False).ids

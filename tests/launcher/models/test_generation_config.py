@@ -1,6 +1,8 @@
 """Where sampling defaults come from."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,13 +12,13 @@ from headrace.launcher.models.model_folder import ModelError
 
 
 @pytest.fixture
-def model(tmp_path):
+def model(tmp_path: Path) -> Path:
     config = {"temperature": 0.6, "top_k": 20, "eos_token_id": 2, "max_new_tokens": 9}
     (tmp_path / "generation_config.json").write_text(json.dumps(config))
     return tmp_path
 
 
-def test_the_models_none_or_a_folders(model, tmp_path):
+def test_the_models_none_or_a_folders(model: Path, tmp_path: Path) -> None:
     own = {"temperature": 0.6, "top_k": 20.0}
     assert generation_defaults(model, "auto", {}) == own
     assert generation_defaults(model, "vllm", {}) == {}
@@ -28,7 +30,7 @@ def test_the_models_none_or_a_folders(model, tmp_path):
         generation_defaults(model, str(other), {})
 
 
-def test_the_operators_go_before_them(model):
+def test_the_operators_go_before_them(model: Path) -> None:
     override = {"temperature": 0, "max_new_tokens": 50, "presence_penalty": -1}
     expected = {"temperature": 0, "top_k": 20, "max_new_tokens": 50, "presence_penalty": -1}
     assert generation_defaults(model, "auto", override) == expected
@@ -40,12 +42,12 @@ def test_the_operators_go_before_them(model):
     [{"temprature": 1}, {"top_p": "1"}, {"top_p": 1.5}, {"temperature": -1}, {"top_k": True}],
     ids=str,
 )
-def test_a_wrong_one_is_named(model, override):
+def test_a_wrong_one_is_named(model: Path, override: dict[str, Any]) -> None:
     with pytest.raises(ModelError, match=next(iter(override))):
         generation_defaults(model, "auto", override)
 
 
-def test_flags_reach_the_group():
+def test_flags_reach_the_group() -> None:
     pool, (group,), _ = parse(
         [
             *("--response-role", "oracle", "--max-logprobs", "-1", "--generation-config", "vllm"),
@@ -70,7 +72,7 @@ def test_flags_reach_the_group():
     assert (pool.enable_log_requests, pool.enable_log_outputs, pool.max_log_len) == (True, True, 10)
 
 
-def test_keys_of_a_file_mean_the_same(tmp_path):
+def test_keys_of_a_file_mean_the_same(tmp_path: Path) -> None:
     file = tmp_path / "headrace.toml"
     file.write_text(
         "enable_log_requests = true\n[[group]]\nmodel = 'm'\nmax_logprobs = 5\n"
@@ -98,6 +100,6 @@ def test_keys_of_a_file_mean_the_same(tmp_path):
     ],
     ids=str,
 )
-def test_wrong_flags_are_named(flags, named):
+def test_wrong_flags_are_named(flags: list[str], named: str) -> None:
     with pytest.raises(OptionError, match=f"^{named}"):
         parse(flags)

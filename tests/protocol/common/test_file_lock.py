@@ -129,8 +129,8 @@ for _ in range({count}):
         number.write_text(str(int(number.read_text()) + 1))
 """
     command = [sys.executable, "-P", "-c", program, str(number)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    processes = [subprocess.Popen(command, **pipes) for _ in range(2)]
+    pipe = subprocess.PIPE
+    processes = [subprocess.Popen(command, stdin=pipe, stdout=pipe) for _ in range(2)]
     for process in processes:  # both have imported their modules
         assert process.stdout is not None
         process.stdout.readline()

@@ -7,6 +7,7 @@ import sys
 import threading
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import pytest
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
@@ -19,7 +20,7 @@ TRACED = {module.__file__ for module in (metric_files, atomic_write, file_lock)}
 
 
 def write(folder: Path, kind: str, pid: int, **values: float) -> None:
-    file = MmapedDict(str(folder / f"{kind}_{pid}.db"))
+    file: Any = MmapedDict(str(folder / f"{kind}_{pid}.db"))  # type: ignore[no-untyped-call]
     for name, value in values.items():
         label, _, bound = name.partition("_")
         if kind == "histogram":

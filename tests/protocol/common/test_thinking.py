@@ -5,12 +5,16 @@ from hypothesis import strategies as st
 
 from headrace.protocol.common.thinking import ThinkingTracker
 
+Tokens = tuple[int, ...]
+
 tokens = st.integers(0, 3)
 marks = st.lists(tokens, min_size=1, max_size=3).map(tuple)
 outputs = st.lists(tokens, max_size=14).map(tuple)
 
 
-def by_definition(start, ends, is_open, output):
+def by_definition(
+    start: Tokens, ends: list[Tokens], is_open: bool, output: Tokens
+) -> tuple[int, bool]:
     """(tokens of thinking, whether it is over), of an output that says whether it has begun."""
     if start and output[: len(start)] == start:
         thought = output[len(start) :]
@@ -26,7 +30,9 @@ def by_definition(start, ends, is_open, output):
 
 
 @given(marks | st.just(()), st.lists(marks, min_size=1, max_size=2), st.booleans(), outputs)
-def test_counts_are_those_of_a_search(start, ends, is_open, output):
+def test_counts_are_those_of_a_search(
+    start: Tokens, ends: list[Tokens], is_open: bool, output: Tokens
+) -> None:
     undecided = len(output) < len(start) and output == start[: len(output)]
     block = ThinkingTracker(start, ends, is_open)
     block.feed(output)
@@ -42,7 +48,9 @@ def test_counts_are_those_of_a_search(start, ends, is_open, output):
     outputs,
     st.integers(0, 14),
 )
-def test_pieces_and_copies_change_nothing(start, ends, is_open, output, cut):
+def test_pieces_and_copies_change_nothing(
+    start: Tokens, ends: list[Tokens], is_open: bool, output: Tokens, cut: int
+) -> None:
     whole, parts = (ThinkingTracker(start, ends, is_open) for _ in range(2))
     whole.feed(output)
     parts.feed(output[:cut])
@@ -57,21 +65,21 @@ def test_pieces_and_copies_change_nothing(start, ends, is_open, output, cut):
     assert seen[0] == seen[1]
 
 
-def test_an_end_mark_that_has_begun_is_completed():
+def test_an_end_mark_that_has_begun_is_completed() -> None:
     block = ThinkingTracker((), ((7, 8, 7, 9),), True)
-    assert block.missing_end == (7, 8, 7, 9)
+    assert tuple(block.missing_end) == (7, 8, 7, 9)
     block.feed((7, 8, 7))
-    assert block.missing_end == (9,)
+    assert tuple(block.missing_end) == (9,)
     block.feed((8,))
-    assert block.missing_end == (7, 9)
+    assert tuple(block.missing_end) == (7, 9)
     block.feed((5,))
-    assert block.missing_end == (7, 8, 7, 9)
+    assert tuple(block.missing_end) == (7, 8, 7, 9)
 
 
-def test_a_start_mark_that_has_begun():
+def test_a_start_mark_that_has_begun() -> None:
     block = ThinkingTracker((5, 6), ((9,),), True)
-    assert block.missing_start == (5, 6)
+    assert tuple(block.missing_start) == (5, 6)
     block.feed((5,))
-    assert block.missing_start == (6,)
+    assert tuple(block.missing_start) == (6,)
     block.feed((6, 1, 2))
     assert (block.num_tokens, block.missing_start) == (2, ())

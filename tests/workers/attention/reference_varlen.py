@@ -6,12 +6,22 @@ It refuses what FlashAttention 2 in torch refuses or gets wrong.
 import torch
 
 from headrace.workers.attention.backend import AttentionOptions
+from headrace.workers.attention.varlen_call import Lengths, Pages
 from headrace.workers.attention.varlen_check import plain_attention
 
 
 def reference_varlen(
-    query, key, value, lengths, *, scale, window, pages=None, num_splits=None, multiple=256
-):
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    lengths: Lengths,
+    *,
+    scale: float,
+    window: tuple[int, int],
+    pages: Pages | None = None,
+    num_splits: int | None = None,
+    multiple: int = 256,
+) -> torch.Tensor:
     """See workers.attention.varlen_call.VarlenAttention; pages must be of a multiple of tokens."""
     _check(query, key, lengths, pages)
     if pages is not None:
@@ -33,7 +43,7 @@ def reference_varlen(
     return output
 
 
-def _check(query, key, lengths, pages) -> None:
+def _check(query: torch.Tensor, key: torch.Tensor, lengths: Lengths, pages: Pages | None) -> None:
     assert query.stride(-1) == key.stride(-1) == 1
     assert lengths.cu_queries.dtype == lengths.cu_keys.dtype == torch.int32
     assert lengths.cu_queries.is_contiguous()
@@ -44,7 +54,14 @@ def _check(query, key, lengths, pages) -> None:
         assert lengths.cu_keys[-1] == len(key)
 
 
-def _check_pages(query, key, lengths, window, pages, num_splits) -> None:
+def _check_pages(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    lengths: Lengths,
+    window: tuple[int, int],
+    pages: Pages,
+    num_splits: int | None,
+) -> None:
     assert key.dim() == 4
     assert pages.table.dtype == pages.used.dtype == torch.int32
     assert pages.table.stride(-1) == 1
@@ -53,7 +70,7 @@ def _check_pages(query, key, lengths, window, pages, num_splits) -> None:
     assert swapped or num_splits == 1, "parts would be summed up wrongly"
 
 
-def _read(cache, pages, number):
+def _read(cache: torch.Tensor, pages: Pages, number: int) -> torch.Tensor:
     used = int(pages.used[number])
     blocks = pages.table[number, : -(-used // cache.shape[1])].long()
     return cache[blocks].flatten(0, 1)[:used]

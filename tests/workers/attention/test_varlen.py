@@ -5,6 +5,8 @@ The op itself has no CPU kernel; where CUDA is at hand the same is asked of it.
 
 import inspect
 import itertools
+from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from headrace.workers.attention.backend import AttentionBatch, AttentionOptions,
 from headrace.workers.attention.hook import AttentionHook
 from headrace.workers.attention.sdpa import SdpaBackend
 from headrace.workers.attention.varlen import VarlenBackend
-from headrace.workers.attention.varlen_call import torch_varlen
+from headrace.workers.attention.varlen_call import Lengths, torch_varlen
 from headrace.workers.attention.varlen_check import LayerKind, attends_correctly, plain_attention
 from headrace.workers.torch_runner.choose_backend import (
     choose_backend,
@@ -28,7 +30,13 @@ NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 DIM, PAGE = 16, 256
 
 
-def kind(heads=4, kv_heads=2, dim=DIM, window=None, softcap=None) -> LayerKind:
+def kind(
+    heads: int = 4,
+    kv_heads: int = 2,
+    dim: int = DIM,
+    window: int | None = None,
+    softcap: float | None = None,
+) -> LayerKind:
     shape = KVLayerShape(kv_heads, dim, dim)
     return LayerKind(heads, shape, AttentionOptions(dim**-0.5, window, softcap))
 
@@ -43,22 +51,28 @@ KINDS = [
 
 @pytest.mark.parametrize("paged", [True, False])
 @pytest.mark.parametrize("one", KINDS, ids=str)
-def test_known_answers(one, paged):
+def test_known_answers(one: LayerKind, paged: bool) -> None:
     assert attends_correctly(one, torch.bfloat16, CPU, reference_varlen, paged=paged)
 
 
 @NEEDS_CUDA
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("one", [kind(32, 8, 128), kind(8, 8, 64, 300), kind(16, 2, 256)], ids=str)
-def test_known_answers_on_the_device(one, dtype):
+def test_known_answers_on_the_device(one: LayerKind, dtype: torch.dtype) -> None:
     device = torch.device("cuda")
     assert attends_correctly(one, dtype, device, torch_varlen, paged=False)
     if varlen_call.has_block_tables() and one.options.window is None:
         assert attends_correctly(one, dtype, device, torch_varlen, paged=True)
 
 
-def spoilt(what, multiple=256):
-    def attention(query, key, value, lengths, **options):
+def spoilt(what: str, multiple: int = 256) -> Callable[..., torch.Tensor]:
+    def attention(
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        lengths: Lengths,
+        **options: Any,
+    ) -> torch.Tensor:
         output = reference_varlen(query, key, value, lengths, multiple=multiple, **options)
         pages = options.get("pages")
         if what == "refuses pages" and pages is not None:
@@ -75,11 +89,11 @@ def spoilt(what, multiple=256):
 
 
 @pytest.mark.parametrize("what", ["refuses pages", "last row", "first decode", "nan"])
-def test_wrong_answers_are_noticed(what):
+def test_wrong_answers_are_noticed(what: str) -> None:
     assert not attends_correctly(kind(), torch.bfloat16, CPU, spoilt(what), paged=True)
 
 
-def batch(*places, block_size=PAGE):
+def batch(*places: tuple[int, int], block_size: int = PAGE) -> AttentionBatch:
     """Spans of (context, rows) each, with scattered blocks; decodes come first."""
     free = itertools.count()
     spans, row = [], 0
@@ -91,7 +105,9 @@ def batch(*places, block_size=PAGE):
     return AttentionBatch(decodes, spans[len(decodes) :])
 
 
-def texts(one: LayerKind, step: AttentionBatch, seed=0):
+def texts(
+    one: LayerKind, step: AttentionBatch, seed: int = 0
+) -> list[tuple[Span, list[torch.Tensor]]]:
     generator = torch.Generator().manual_seed(seed)
     spans = [*step.decodes, *step.prefills]
     shapes = [(one.heads, DIM), (one.shape.kv_heads, DIM), (one.shape.kv_heads, DIM)]
@@ -101,7 +117,12 @@ def texts(one: LayerKind, step: AttentionBatch, seed=0):
     ]
 
 
-def run_step(backend, one, step, known):
+def run_step(
+    backend: SdpaBackend | VarlenBackend,
+    one: LayerKind,
+    step: AttentionBatch,
+    known: list[tuple[Span, list[torch.Tensor]]],
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Write the contexts, then the step's rows, and attend; and what is right."""
     for span, parts in known:
         if span.context:
@@ -131,7 +152,9 @@ STEPS = {
 @pytest.mark.parametrize("paged", [True, False])
 @pytest.mark.parametrize("places", STEPS.values(), ids=STEPS)
 @pytest.mark.parametrize("one", KINDS, ids=str)
-def test_steps_follow_the_definition(one, places, paged):
+def test_steps_follow_the_definition(
+    one: LayerKind, places: list[tuple[int, int]], paged: bool
+) -> None:
     step = batch(*places)
     backend = VarlenBackend(
         [one.shape], 60, PAGE, torch.float32, CPU, paged=paged, attention=reference_varlen
@@ -141,9 +164,9 @@ def test_steps_follow_the_definition(one, places, paged):
 
 
 @pytest.mark.parametrize("one", KINDS[:3], ids=str)
-def test_it_gives_what_the_sdpa_backend_gives(one):
+def test_it_gives_what_the_sdpa_backend_gives(one: LayerKind) -> None:
     step = batch(*STEPS["all"], block_size=16)
-    options = {"paged": False, "attention": reference_varlen}
+    options: dict[str, Any] = {"paged": False, "attention": reference_varlen}
     first = VarlenBackend([one.shape], 200, 16, torch.float32, CPU, **options)
     second = SdpaBackend([one.shape], 200, 16, torch.float32, CPU)
     known = texts(one, step)
@@ -152,11 +175,17 @@ def test_it_gives_what_the_sdpa_backend_gives(one):
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
-def test_gathers_are_cut_into_calls_of_bounded_size(monkeypatch):
+def test_gathers_are_cut_into_calls_of_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(varlen, "_GATHERED_KEYS", 500)
     sizes = []
 
-    def attention(query, key, value, lengths, **options):
+    def attention(
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        lengths: Lengths,
+        **options: Any,
+    ) -> torch.Tensor:
         sizes.append((len(query), len(key)))
         return reference_varlen(query, key, value, lengths, **options)
 
@@ -168,7 +197,7 @@ def test_gathers_are_cut_into_calls_of_bounded_size(monkeypatch):
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_rows_that_mean_nothing_go_to_a_block_that_no_sequence_has():
+def test_rows_that_mean_nothing_go_to_a_block_that_no_sequence_has() -> None:
     backend = VarlenBackend([kind().shape], 5, PAGE, torch.float32, CPU)
     assert backend.spare_block == 5
     assert len(backend._keys[0]) == 6
@@ -182,47 +211,59 @@ def hook_of(*kinds: LayerKind) -> AttentionHook:
     return hook
 
 
-def test_the_cpu_keeps_sdpa():
+def test_the_cpu_keeps_sdpa() -> None:
     choice = choose_backend(hook_of(kind()), torch.bfloat16, CPU, 16)
     assert (choice.make, choice.block_size, choice.overlaps) == (SdpaBackend, 16, False)
 
 
 @pytest.mark.parametrize(("asked", "given"), [(16, 256), (256, 256), (300, 512)])
-def test_blocks_grow_to_what_the_kernel_reads(asked, given):
+def test_blocks_grow_to_what_the_kernel_reads(asked: int, given: int) -> None:
     choice = choose_varlen(hook_of(*KINDS), torch.bfloat16, CPU, asked, reference_varlen)
+    assert choice is not None
     assert (choice.block_size, choice.graphs, choice.overlaps) == (given, True, True)
-    assert choice.make([kind().shape], 1, given, torch.bfloat16, CPU)._paged
+    assert cast(VarlenBackend, choice.make([kind().shape], 1, given, torch.bfloat16, CPU))._paged
 
 
-def test_without_tables_that_work_keys_are_gathered(monkeypatch):
+def test_without_tables_that_work_keys_are_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
     args = (hook_of(kind()), torch.bfloat16, CPU, 16)
     choice = choose_varlen(*args, spoilt("refuses pages"))
+    assert choice is not None
     assert (choice.block_size, choice.graphs, choice.overlaps) == (16, False, True)
-    assert not choice.make([kind().shape], 1, 16, torch.bfloat16, CPU)._paged
+    assert not cast(VarlenBackend, choice.make([kind().shape], 1, 16, torch.bfloat16, CPU))._paged
     assert choose_varlen(*args, spoilt("nan")) is None
     monkeypatch.setattr(
         "headrace.workers.torch_runner.choose_backend.has_block_tables", lambda: False
     )
-    assert not choose_varlen(*args, reference_varlen).graphs
+    choice = choose_varlen(*args, reference_varlen)
+    assert choice is not None
+    assert not choice.graphs
 
 
-def test_a_kernel_of_our_own_reads_pages_where_torchs_does_not(monkeypatch):
+def test_a_kernel_of_our_own_reads_pages_where_torchs_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(
         "headrace.workers.torch_runner.choose_backend.find_triton_decode",
         lambda: spoilt("nothing", 64),
     )
     args = (hook_of(kind()), torch.bfloat16, CPU, 16)
     choice = choose_varlen(*args, spoilt("refuses pages"))
+    assert choice is not None
     assert (choice.block_size, choice.graphs, choice.plans_by_length) == (64, True, False)
     assert "Triton" in choice.name
-    assert choose_varlen(*args, spoilt("nan")).block_size == 64
+    spoilt_one = choose_varlen(*args, spoilt("nan"))
+    assert spoilt_one is not None
+    assert spoilt_one.block_size == 64
     by_torch = choose_varlen(*args, reference_varlen)
+    assert by_torch is not None
     assert (by_torch.block_size, by_torch.plans_by_length) == (256, True)
     monkeypatch.setattr(
         "headrace.workers.torch_runner.choose_backend.find_triton_decode",
         lambda: spoilt("first decode", 64),
     )
-    assert not choose_varlen(*args, spoilt("refuses pages")).graphs
+    choice = choose_varlen(*args, spoilt("refuses pages"))
+    assert choice is not None
+    assert not choice.graphs
 
 
 @pytest.mark.parametrize(
@@ -237,21 +278,25 @@ def test_a_kernel_of_our_own_reads_pages_where_torchs_does_not(monkeypatch):
         (torch.bfloat16, LayerKind(4, KVLayerShape(4, 32, 16), AttentionOptions(1.0)), False),
     ],
 )
-def test_what_flash_attention_lacks_is_known(dtype, one, fits):
+def test_what_flash_attention_lacks_is_known(
+    dtype: torch.dtype, one: LayerKind, fits: bool
+) -> None:
     assert supports_varlen(hook_of(kind(), one), dtype) == fits
 
 
-def test_torchs_function_is_called_by_its_own_names(monkeypatch):
+def test_torchs_function_is_called_by_its_own_names(monkeypatch: pytest.MonkeyPatch) -> None:
     """The arguments bind to the installed signature, and to one without what came later."""
     from torch.nn.attention import varlen as torchs
 
     signature = inspect.signature(torchs.varlen_attn)
     calls = []
 
-    def bound(*args, **options):
+    def called(*args: Any, **options: Any) -> torch.Tensor:
         calls.append(signature.bind(*args, **options).arguments)
-        return args[0]
+        query: torch.Tensor = args[0]
+        return query
 
+    bound: Any = called
     bound.__signature__ = signature
     monkeypatch.setattr(torchs, "varlen_attn", bound)
     one = kind()

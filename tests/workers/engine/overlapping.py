@@ -1,6 +1,8 @@
 """A fake device with a memory of its own: it runs each step as late as it may."""
 
+from collections import abc
 from dataclasses import dataclass, replace
+from typing import Any
 
 from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.engine import Engine
@@ -43,15 +45,17 @@ class LateRunner(FakeRunner):
 
     overlaps = True
 
-    def __init__(self, **sizes) -> None:
+    def __init__(self, **sizes: Any) -> None:
         super().__init__(**sizes)
-        self.memory = [[None] * self.block_size for _ in range(self.num_blocks)]
+        self.memory: list[list[int | None]] = [
+            [None] * self.block_size for _ in range(self.num_blocks)
+        ]
         self.jobs: list[Job] = []
-        self.chosen: dict[Sequence, int] = {}
+        self.chosen: dict[Sequence, int | None] = {}
         self.num_overlapped = 0
         self.num_unknown = 0
 
-    def launch(self, chunks):
+    def launch(self, chunks: abc.Sequence[Chunk]) -> Job:
         assert chunks, "an empty step was launched"
         assert len(self.jobs) < 2, "two steps are in flight already"
         self.num_overlapped += bool(self.jobs)
@@ -67,7 +71,7 @@ class LateRunner(FakeRunner):
         self.jobs.append(job)
         return job
 
-    def run(self, chunks):
+    def run(self, chunks: abc.Sequence[Chunk]) -> list[ChunkResult]:
         return self.launch(chunks).results()
 
     def catch_up(self, job: Job) -> None:
@@ -80,10 +84,10 @@ class LateRunner(FakeRunner):
     def _execute(self, job: Job) -> None:
         for chunk, tokens, blocks in zip(job.chunks, job.tokens, job.blocks, strict=True):
             for position, token in enumerate(tokens, chunk.start):
-                known = self.chosen[chunk.sequence] if token == PENDING_TOKEN else token
-                self.memory[blocks[position // self.block_size]][position % self.block_size] = known
+                value = self.chosen[chunk.sequence] if token == PENDING_TOKEN else token
+                self.memory[blocks[position // self.block_size]][position % self.block_size] = value
         job.found = []
-        chosen = {}
+        chosen: dict[Sequence, int | None] = {}
         for chunk, blocks, forced in zip(job.chunks, job.blocks, job.forced, strict=True):
             known = self._read(chunk, blocks)
             if chunk.samples:
@@ -97,14 +101,16 @@ class LateRunner(FakeRunner):
     def _read(self, chunk: Chunk, blocks: list[int]) -> Sequence:
         """The sequence as it stands in the cache up to the chunk's end, and the prompt's rest."""
         size = self.block_size
-        text = [self.memory[blocks[n // size]][n % size] for n in range(chunk.end)]
+        cached = [self.memory[blocks[n // size]][n % size] for n in range(chunk.end)]
+        text = [token for token in cached if token is not None]
+        assert len(text) == len(cached), "a place of the cache is read that was never written"
         request = chunk.sequence.request
         text += request.prompt_token_ids[chunk.end :]
         grammar = chunk.sequence.grammar
         return Sequence(request, 0, 0.0, text, chunk.sequence.num_prompt, grammar=grammar)
 
 
-def overlapping_engine(**options) -> Engine:
+def overlapping_engine(**options: Any) -> Engine:
     """An engine on a LateRunner, whose pool gives out no block that a step in flight writes."""
     sizes = {"vocab_size": 50, "max_model_len": 48, "num_blocks": 64, "block_size": 4}
     sizes |= {name: options.pop(name) for name in list(options) if name in sizes}
@@ -118,5 +124,5 @@ def overlapping_engine(**options) -> Engine:
             assert not job.written().intersection(blocks), "a block was given out too early"
         return blocks
 
-    engine._pool.allocate = checked
+    engine._pool.allocate = checked  # type: ignore[method-assign]
     return engine

@@ -1,5 +1,7 @@
 """A scheduler on a machine of known speed: durations are computed, nothing is timed."""
 
+from collections.abc import Callable
+
 from headrace.protocol.sampling import SamplingParams
 from headrace.protocol.to_worker import Generate
 from headrace.workers.engine.block_pool import BlockPool
@@ -11,8 +13,15 @@ class Machine:
     """Runs a scheduler's steps in no time, each taking fixed_s plus some time for each row."""
 
     def __init__(
-        self, fixed_s, decode_s, prompt_s, max_tokens=512, noise=lambda: 1.0, places=64, blocks=4000
-    ):
+        self,
+        fixed_s: float,
+        decode_s: float,
+        prompt_s: float,
+        max_tokens: int = 512,
+        noise: Callable[[], float] = lambda: 1.0,
+        places: int = 64,
+        blocks: int = 4000,
+    ) -> None:
         self.scheduler = Scheduler(
             BlockPool(blocks, 16),
             max_num_seqs=places,
@@ -24,7 +33,7 @@ class Machine:
         self.sequences: list[Sequence] = []
         self.added = 0
 
-    def add(self, name, length, max_tokens, tenant="") -> Sequence:
+    def add(self, name: str, length: int, max_tokens: int, tenant: str = "") -> Sequence:
         params = SamplingParams(seed=0, max_tokens=max_tokens)
         request = Generate(name, (1,) * length, params, tenant=tenant)
         self.added += 1
@@ -33,7 +42,7 @@ class Machine:
         self.scheduler.add(sequence)
         return sequence
 
-    def seconds(self, decodes, prompts) -> float:
+    def seconds(self, decodes: int, prompts: int) -> float:
         return self.fixed_s + decodes * self.decode_s + prompts * self.prompt_s
 
     def step(self) -> tuple[list[Sequence], int, float]:

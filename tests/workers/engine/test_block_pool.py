@@ -4,7 +4,7 @@ from headrace.workers.engine.block_pool import BlockPool
 from headrace.workers.sequence.block_hashes import block_hash, root_hash
 
 
-def test_blocks_are_handed_out_least_recently_used_last_when_remembered():
+def test_blocks_are_handed_out_least_recently_used_last_when_remembered() -> None:
     pool = BlockPool(4, 16)
     blocks = pool.allocate(3)
     pool.register(blocks[0], b"a")
@@ -17,7 +17,7 @@ def test_blocks_are_handed_out_least_recently_used_last_when_remembered():
     assert pool.find([b"a", b"b"]) == blocks[:1]
 
 
-def test_held_blocks_are_not_handed_out():
+def test_held_blocks_are_not_handed_out() -> None:
     pool = BlockPool(2, 16)
     first = pool.allocate(1)
     pool.register(first[0], b"a")
@@ -33,7 +33,7 @@ def test_held_blocks_are_not_handed_out():
     assert pool.free_count == 0
 
 
-def test_of_equal_blocks_the_first_is_kept():
+def test_of_equal_blocks_the_first_is_kept() -> None:
     pool = BlockPool(2, 16)
     first, second = pool.allocate(2)
     pool.register(first, b"a")
@@ -44,7 +44,7 @@ def test_of_equal_blocks_the_first_is_kept():
     assert pool.find([b"a"]) == [first]
 
 
-def test_a_run_ends_at_the_first_unknown_hash():
+def test_a_run_ends_at_the_first_unknown_hash() -> None:
     pool = BlockPool(3, 16)
     blocks = pool.allocate(3)
     pool.register(blocks[0], b"a")
@@ -52,7 +52,7 @@ def test_a_run_ends_at_the_first_unknown_hash():
     assert pool.find([b"a", b"b", b"c"]) == [blocks[0]]
 
 
-def test_hashes_tell_apart_parents_tokens_adapters_and_salts():
+def test_hashes_tell_apart_parents_tokens_adapters_and_salts() -> None:
     names = [
         block_hash(root_hash(adapter, salt), tokens)
         for adapter, salt in [

@@ -1,23 +1,25 @@
 """Whatever comes in whatever order: no block leaks, one end for each request, the same texts."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headrace.protocol.to_worker import Generate
 from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.fake_runner import FakeRunner
 from headrace.workers.errors import EngineFailed, RequestRefused
-from headrace.workers.sequence.sequence import ChunkResult, Failure
+from headrace.workers.sequence.sequence import Chunk, ChunkResult, Failure
 from tests.workers.driving import request, run
 
 VOCAB = 50
 MAX_LEN = 48
 
 
-def fake_engine(num_blocks=64, block_size=4, **options) -> Engine:
+def fake_engine(num_blocks: int = 64, block_size: int = 4, **options: Any) -> Engine:
     runner = FakeRunner(
         vocab_size=VOCAB, max_model_len=MAX_LEN, num_blocks=num_blocks, block_size=block_size
     )
@@ -58,11 +60,11 @@ requests = st.builds(
 scripts = st.lists(st.tuples(st.integers(0, 20), requests), min_size=1, max_size=12)
 
 
-def named(script):
+def named(script: list[tuple[int, Generate]]) -> list[tuple[int, Generate]]:
     return [(step, replace(one, request_id=str(n))) for n, (step, one) in enumerate(script)]
 
 
-def alone(one) -> list[int]:
+def alone(one: Generate) -> list[int]:
     """The text of a request in an engine of its own, with room for all."""
     engine = fake_engine(max_num_batched_tokens=MAX_LEN, enable_prefix_caching=False)
     return run(engine, [(0, one)])[one.request_id].tokens
@@ -70,7 +72,9 @@ def alone(one) -> list[int]:
 
 @settings(max_examples=150, deadline=None)
 @given(engines, scripts)
-def test_texts_depend_on_nothing_but_the_request(engine, script):
+def test_texts_depend_on_nothing_but_the_request(
+    engine: Engine, script: list[tuple[int, Generate]]
+) -> None:
     arrivals = named(script)
     answers = run(engine, arrivals)
     for _, one in arrivals:
@@ -85,17 +89,21 @@ def test_texts_depend_on_nothing_but_the_request(engine, script):
             True,
             *[False] * (len(reasons) - 1),
         ]
+        assert answer.outputs[0].admission is not None
         described = answer.outputs[0].admission.prompt_logprobs
         if one.sampling.prompt_logprobs is None:
             assert described is None
         else:
+            assert described is not None
             assert [known.token_id for known in described] == list(one.prompt_token_ids[1:])
     assert_empty(engine)
 
 
 @settings(max_examples=100, deadline=None)
 @given(engines, scripts, st.data())
-def test_aborts_free_everything(engine, script, data):
+def test_aborts_free_everything(
+    engine: Engine, script: list[tuple[int, Generate]], data: st.DataObject
+) -> None:
     arrivals = named(script)
     aborted = data.draw(
         st.dictionaries(
@@ -120,7 +128,9 @@ def test_aborts_free_everything(engine, script, data):
 
 @settings(max_examples=60, deadline=None)
 @given(engines, requests, st.data())
-def test_replays_go_on_where_the_text_was_cut(engine, one, data):
+def test_replays_go_on_where_the_text_was_cut(
+    engine: Engine, one: Generate, data: st.DataObject
+) -> None:
     text = alone(one)
     cut = data.draw(st.integers(0, len(text) - 1))
     replay = replace(one, output_token_ids=tuple(text[:cut]))
@@ -130,7 +140,7 @@ def test_replays_go_on_where_the_text_was_cut(engine, one, data):
     assert_empty(engine)
 
 
-def test_decodes_are_not_starved_by_a_long_prompt():
+def test_decodes_are_not_starved_by_a_long_prompt() -> None:
     engine = fake_engine(max_num_batched_tokens=4)
     engine.add(request("short", [1], max_tokens=20))
     engine.step()
@@ -140,7 +150,7 @@ def test_decodes_are_not_starved_by_a_long_prompt():
         assert engine.stats().step_tokens == 4
 
 
-def test_lower_priority_numbers_run_first():
+def test_lower_priority_numbers_run_first() -> None:
     engine = fake_engine(max_num_seqs=1)
     for name, priority in (("a", 5), ("b", 5), ("c", -1)):
         engine.add(replace(request(name, [1, 2], max_tokens=1), priority=priority))
@@ -148,7 +158,7 @@ def test_lower_priority_numbers_run_first():
     assert ended == ["c", "a", "b"]
 
 
-def test_preemption_takes_the_lowest_priority_and_its_text_is_whole():
+def test_preemption_takes_the_lowest_priority_and_its_text_is_whole() -> None:
     engine = fake_engine(num_blocks=12, max_num_batched_tokens=48)
     first = replace(request("first", range(20), max_tokens=24), priority=3)
     second = replace(request("second", range(20, 40), max_tokens=24), priority=0)
@@ -160,11 +170,12 @@ def test_preemption_takes_the_lowest_priority_and_its_text_is_whole():
     assert_empty(engine)
 
 
-def test_a_second_equal_prompt_is_found_in_the_cache():
+def test_a_second_equal_prompt_is_found_in_the_cache() -> None:
     engine = fake_engine()
     cached = []
     for name in "ab":
         answer = run(engine, [(0, request(name, range(20)))])[name]
+        assert answer.outputs[0].admission is not None
         cached.append(answer.outputs[0].admission.cached_tokens)
     assert cached == [0, 16]  # of 20 the last block is run again: its last token must be
     assert engine.stats().prefix_queried == 40
@@ -172,14 +183,15 @@ def test_a_second_equal_prompt_is_found_in_the_cache():
 
 
 @pytest.mark.parametrize("change", [{"cache_salt": "x"}, {"prompt_token_ids": (9, *range(1, 20))}])
-def test_other_salts_and_other_beginnings_share_nothing(change):
+def test_other_salts_and_other_beginnings_share_nothing(change: dict[str, Any]) -> None:
     engine = fake_engine()
     run(engine, [(0, request("a", range(20)))])
     answer = run(engine, [(0, replace(request("b", range(20)), **change))])["b"]
+    assert answer.outputs[0].admission is not None
     assert answer.outputs[0].admission.cached_tokens == 0
 
 
-def test_a_newcomer_is_not_admitted_only_to_be_preempted():
+def test_a_newcomer_is_not_admitted_only_to_be_preempted() -> None:
     engine = fake_engine(num_blocks=12, max_num_batched_tokens=64)
     arrivals = [(0, request("a", range(20))), (0, request("b", range(20, 48), max_tokens=4))]
     answers = run(engine, [*arrivals, (1, request("c", [49] * 5, max_tokens=40))])
@@ -188,13 +200,13 @@ def test_a_newcomer_is_not_admitted_only_to_be_preempted():
     assert (stats.preemptions, stats.prompt_tokens) == (0, 20 + 28 + 5)
 
 
-def test_a_request_that_takes_every_block_is_admitted_alone():
+def test_a_request_that_takes_every_block_is_admitted_alone() -> None:
     engine = fake_engine(num_blocks=12, max_num_batched_tokens=64)
     answers = run(engine, [(0, request("a", [1])), (0, request("b", range(2, 49)))])
     assert [len(answers[name].tokens) for name in "ab"] == [8, 1]
 
 
-def test_stop_tokens_end_a_text_and_are_part_of_it():
+def test_stop_tokens_end_a_text_and_are_part_of_it() -> None:
     text = alone(request("r", range(5), max_tokens=20))
     stop = text[6]
     short = text[: text.index(stop) + 1]
@@ -206,7 +218,7 @@ def test_stop_tokens_end_a_text_and_are_part_of_it():
     assert (last.finish_reason, last.stop_token_id) == ("stop", stop)
 
 
-def test_the_context_ends_a_text():
+def test_the_context_ends_a_text() -> None:
     answer = run(fake_engine(), [(0, request("r", range(40), max_tokens=1000))])["r"]
     assert len(answer.tokens) == MAX_LEN - 40
     assert answer.finish_reason == "length"
@@ -241,7 +253,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("reason", BAD)
-def test_bad_requests_are_refused_and_the_engine_goes_on(reason):
+def test_bad_requests_are_refused_and_the_engine_goes_on(reason: str) -> None:
     engine = fake_engine()
     with pytest.raises(RequestRefused, match=reason) as caught:
         engine.add(BAD[reason])
@@ -255,23 +267,23 @@ def test_bad_requests_are_refused_and_the_engine_goes_on(reason):
     [{"temperature": 1e4}, {"repetition_penalty": 1e-3}, {"repetition_penalty": 1e3}],
     ids=str,
 )
-def test_extremes_are_taken(params):
+def test_extremes_are_taken(params: dict[str, Any]) -> None:
     answer = run(fake_engine(), [(0, request("r", [1], **params))])["r"]
     assert answer.finish_reason == "length"
 
 
-def test_an_id_in_use_is_refused():
+def test_an_id_in_use_is_refused() -> None:
     engine = fake_engine()
     engine.add(request("r", [1]))
     with pytest.raises(RequestRefused, match="request_id"):
         engine.add(request("r", [2]))
 
 
-def test_a_failing_runner_is_not_hidden(monkeypatch):
+def test_a_failing_runner_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = fake_engine()
     engine.add(request("r", [1]))
 
-    def fail(self, chunks):
+    def fail(self: FakeRunner, chunks: list[Chunk]) -> None:
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(FakeRunner, "run", fail)
@@ -283,7 +295,9 @@ def test_a_failing_runner_is_not_hidden(monkeypatch):
             call()
 
 
-def test_a_chunk_that_went_wrong_ends_its_request_and_is_not_shared(monkeypatch):
+def test_a_chunk_that_went_wrong_ends_its_request_and_is_not_shared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     engine = fake_engine(max_num_batched_tokens=32)
     engine.add(request("r", range(20)))
     with monkeypatch.context() as patch:
@@ -294,4 +308,5 @@ def test_a_chunk_that_went_wrong_ends_its_request_and_is_not_shared(monkeypatch)
     assert (output.finish_reason, output.error, output.token_ids) == ("error", "bad", ())
     assert_empty(engine)
     answer = run(engine, [(0, request("s", range(20)))])["s"]
+    assert answer.outputs[0].admission is not None
     assert answer.outputs[0].admission.cached_tokens == 0

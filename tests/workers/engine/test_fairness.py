@@ -2,6 +2,7 @@
 
 import random
 import statistics
+from typing import Any
 
 import pytest
 
@@ -14,12 +15,14 @@ PLACES = 16
 PROMPT, OUTPUT = 60, 60
 
 
-def machine(**options) -> Machine:
+def machine(**options: Any) -> Machine:
     """As fast as a small model on two cores."""
     return Machine(0.012, 0.0006, 0.00055, places=PLACES, **options)
 
 
-def flood(simulated: Machine, rng: random.Random, tenant="much", in_flight=100) -> None:
+def flood(
+    simulated: Machine, rng: random.Random, tenant: str = "much", in_flight: int = 100
+) -> None:
     """Let the tenant have so many requests again."""
     has = sum(each.request.tenant == tenant for each in simulated.sequences)
     for _ in range(in_flight - has):
@@ -51,18 +54,18 @@ def times_to_first_token(rng: random.Random, floods: int) -> list[float]:
 
 
 @pytest.mark.parametrize("floods", [1, 2, 3])
-def test_a_flood_at_most_doubles_anothers_time_to_first_token(floods):
+def test_a_flood_at_most_doubles_anothers_time_to_first_token(floods: int) -> None:
     alone = times_to_first_token(random.Random(1), 0)
     beside = times_to_first_token(random.Random(1), floods)
     assert statistics.median(beside) <= 2 * statistics.median(alone)
     assert statistics.quantiles(beside, n=100)[98] <= 2 * statistics.quantiles(alone, n=100)[98]
 
 
-def test_texts_that_give_way_go_on_in_every_second_step():
+def test_texts_that_give_way_go_on_in_every_second_step() -> None:
     """However many others come: a step that leaves them out is short, and the next has them."""
     simulated, rng = machine(), random.Random(2)
     base_s = simulated.seconds(PLACES, 0)
-    last_s: dict[str, float] = {}
+    last_s: dict[int, float] = {}
     now_s, longest_s, left_out = 0.0, 0.0, 0
     for step in range(2000):
         flood(simulated, rng)
@@ -85,7 +88,7 @@ def test_texts_that_give_way_go_on_in_every_second_step():
     assert longest_s <= 2 * SLOWDOWN * base_s * 1.05
 
 
-def test_tenants_that_share_evenly_never_give_way():
+def test_tenants_that_share_evenly_never_give_way() -> None:
     simulated, rng = machine(), random.Random(3)
     for step in range(1000):
         for number in range(PLACES + 4):
@@ -110,7 +113,7 @@ def test_tenants_that_share_evenly_never_give_way():
         ({}, ""),
     ],
 )
-def test_who_gives_way(places, gives_way):
+def test_who_gives_way(places: dict[str, int], gives_way: str) -> None:
     simulated = machine()
     running = [
         simulated.add("", 1, 1, tenant) for tenant, count in places.items() for _ in range(count)

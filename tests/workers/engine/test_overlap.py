@@ -1,5 +1,6 @@
 """With a step in flight all is as without one: the same texts, nothing leaks, one end for each."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -7,13 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.protocol.sampling import RepetitionRule
+from headrace.protocol.to_worker import Generate
 from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.fake_runner import FakeRunner
 from headrace.workers.errors import EngineFailed
-from headrace.workers.sequence.sequence import ChunkResult, Failure
+from headrace.workers.sequence.sequence import Chunk, ChunkResult, Failure
 from tests.workers.driving import request, run
-from tests.workers.engine.overlapping import LateRunner, overlapping_engine
+from tests.workers.engine.overlapping import Job, LateRunner, overlapping_engine
 
 VOCAB, MAX_LEN = 50, 48
 
@@ -25,9 +27,14 @@ def plain_engine() -> Engine:
     )
 
 
-def alone(one) -> list[int]:
+def alone(one: Generate) -> list[int]:
     """The text of a request by a runner that does not overlap."""
     return run(plain_engine(), [(0, one)])[one.request_id].tokens
+
+
+def runner_of(engine: Engine) -> LateRunner:
+    assert isinstance(engine.runner, LateRunner)
+    return engine.runner
 
 
 def assert_empty(engine: Engine) -> None:
@@ -35,7 +42,7 @@ def assert_empty(engine: Engine) -> None:
     stats = engine.stats()
     assert (stats.running, stats.waiting, stats.blocks_used) == (0, 0, 0)
     assert engine._pool._holders == [0] * engine._pool.num_blocks
-    assert engine.runner.jobs == []
+    assert runner_of(engine).jobs == []
 
 
 engines = st.builds(
@@ -62,13 +69,15 @@ requests = st.builds(
 scripts = st.lists(st.tuples(st.integers(0, 20), requests), min_size=1, max_size=12)
 
 
-def named(script):
+def named(script: list[tuple[int, Generate]]) -> list[tuple[int, Generate]]:
     return [(step, replace(one, request_id=str(n))) for n, (step, one) in enumerate(script)]
 
 
 @settings(max_examples=200, deadline=None)
 @given(engines, scripts)
-def test_texts_are_those_of_steps_one_after_the_other(engine, script):
+def test_texts_are_those_of_steps_one_after_the_other(
+    engine: Engine, script: list[tuple[int, Generate]]
+) -> None:
     arrivals = named(script)
     answers = run(engine, arrivals)
     for _, one in arrivals:
@@ -81,13 +90,17 @@ def test_texts_are_those_of_steps_one_after_the_other(engine, script):
         for ours, theirs in zip(answer.outputs, expected.outputs, strict=True):
             assert ours.logprobs == theirs.logprobs
         first, second = answer.outputs[0].admission, expected.outputs[0].admission
+        assert first is not None
+        assert second is not None
         assert first.prompt_logprobs == second.prompt_logprobs
     assert_empty(engine)
 
 
 @settings(max_examples=150, deadline=None)
 @given(engines, scripts, st.data())
-def test_aborts_in_flight_free_everything(engine, script, data):
+def test_aborts_in_flight_free_everything(
+    engine: Engine, script: list[tuple[int, Generate]], data: st.DataObject
+) -> None:
     arrivals = named(script)
     names = [one.request_id for _, one in arrivals]
     aborted = data.draw(st.dictionaries(st.sampled_from(names), st.integers(0, 30)))
@@ -106,17 +119,17 @@ def test_aborts_in_flight_free_everything(engine, script, data):
     assert_empty(engine)
 
 
-def test_steps_overlap_and_take_their_tokens_from_the_device():
+def test_steps_overlap_and_take_their_tokens_from_the_device() -> None:
     engine = overlapping_engine()
     answers = run(engine, [(0, request(name, [1, 2], max_tokens=20)) for name in "abc"])
     assert [len(answer.tokens) for answer in answers.values()] == [20] * 3
     assert engine.stats().steps == 20
-    runner = engine.runner
+    runner = runner_of(engine)
     assert runner.num_overlapped == 19  # all but the first
     assert runner.num_unknown == 3 * 19  # no row is wasted on texts that end by their length
 
 
-def test_a_text_that_a_stop_token_ends_costs_one_row_and_no_token():
+def test_a_text_that_a_stop_token_ends_costs_one_row_and_no_token() -> None:
     one = request("r", range(5), max_tokens=20)
     stop = alone(one)[6]
     engine = overlapping_engine()
@@ -124,12 +137,12 @@ def test_a_text_that_a_stop_token_ends_costs_one_row_and_no_token():
     answer = run(engine, [(0, ending)])["r"]
     assert answer.tokens == alone(ending)
     assert answer.outputs[-1].stop_token_id == stop
-    assert engine.runner.num_unknown == len(answer.tokens)  # one more than is of use
+    assert runner_of(engine).num_unknown == len(answer.tokens)  # one more than is of use
     assert engine.stats().generated_tokens == len(answer.tokens)
     assert_empty(engine)
 
 
-def test_the_block_that_a_wasted_row_writes_is_free_one_step_later():
+def test_the_block_that_a_wasted_row_writes_is_free_one_step_later() -> None:
     engine = overlapping_engine()
     one = request("r", range(7), max_tokens=20)  # the second token's row starts a block
     engine.add(replace(one, sampling=replace(one.sampling, stop_token_ids=(alone(one)[1],))))
@@ -141,7 +154,7 @@ def test_the_block_that_a_wasted_row_writes_is_free_one_step_later():
     assert_empty(engine)
 
 
-def test_an_id_taken_again_while_its_first_request_is_in_flight():
+def test_an_id_taken_again_while_its_first_request_is_in_flight() -> None:
     engine = overlapping_engine()
     engine.add(request("r", [1, 2, 3]))
     engine.step()
@@ -151,7 +164,7 @@ def test_an_id_taken_again_while_its_first_request_is_in_flight():
     assert_empty(engine)
 
 
-def test_where_blocks_run_out_nothing_is_assumed():
+def test_where_blocks_run_out_nothing_is_assumed() -> None:
     engine = overlapping_engine(num_blocks=12, max_num_batched_tokens=48)
     arrivals = [
         (0, request("first", range(20), max_tokens=24)),
@@ -161,17 +174,17 @@ def test_where_blocks_run_out_nothing_is_assumed():
     assert engine.stats().preemptions == 1
     for _, one in arrivals:
         assert answers[one.request_id].tokens == alone(one)
-    assert engine.runner.num_overlapped > 20
+    assert runner_of(engine).num_overlapped > 20
     assert_empty(engine)
 
 
 @pytest.mark.parametrize("method", ["launch", "catch_up"])
-def test_a_failing_device_is_not_hidden(monkeypatch, method):
+def test_a_failing_device_is_not_hidden(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     engine = overlapping_engine()
     engine.add(request("r", [1]))
     engine.step()
 
-    def fail(self, _):
+    def fail(self: LateRunner, _: list[Chunk] | Job) -> None:
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(LateRunner, method, fail)
@@ -182,11 +195,11 @@ def test_a_failing_device_is_not_hidden(monkeypatch, method):
         engine.step()
 
 
-def test_a_row_that_went_wrong_ends_its_request_alone(monkeypatch):
+def test_a_row_that_went_wrong_ends_its_request_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = overlapping_engine()
     run_chunk = LateRunner._run_chunk
 
-    def spoilt(self, chunk):
+    def spoilt(self: LateRunner, chunk: Chunk) -> ChunkResult:
         if chunk.sequence.request.request_id == "bad" and chunk.end == 6:
             return ChunkResult(error=Failure("error", "bad"))
         return run_chunk(self, chunk)
@@ -201,10 +214,12 @@ def test_a_row_that_went_wrong_ends_its_request_alone(monkeypatch):
     assert_empty(engine)
 
 
-def _tolerant(execute):
+def _tolerant(
+    execute: Callable[[LateRunner, Job], None],
+) -> Callable[[LateRunner, Job], None]:
     """Where no token could be chosen, the device goes on with some number, as a real one does."""
 
-    def run_anyway(self, job):
+    def run_anyway(self: LateRunner, job: Job) -> None:
         self.chosen = {s: 0 if token is None else token for s, token in self.chosen.items()}
         execute(self, job)
 

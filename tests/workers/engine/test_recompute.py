@@ -1,5 +1,7 @@
 """Running requests that are run again from the first token: their cache is worth nothing."""
 
+from typing import Any
+
 import pytest
 
 from headrace.workers.engine.assemble import assemble_engine
@@ -8,7 +10,7 @@ from headrace.workers.engine.fake_runner import FakeRunner
 from tests.workers.driving import request, run
 from tests.workers.engine.overlapping import LateRunner
 
-SIZES = {"vocab_size": 50, "max_model_len": 64, "num_blocks": 64, "block_size": 4}
+SIZES: dict[str, Any] = {"vocab_size": 50, "max_model_len": 64, "num_blocks": 64, "block_size": 4}
 PROMPTS = [tuple(range(20)), (1, 2, 3), tuple(range(20))]
 
 

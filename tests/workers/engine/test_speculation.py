@@ -1,6 +1,7 @@
 """Drafts change when tokens come, and never which."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from prometheus_client import REGISTRY
 
 from headrace.protocol.config import SpeculativeConfig
 from headrace.protocol.sampling import RepetitionRule
+from headrace.protocol.to_frontend import Logprobs
+from headrace.protocol.to_worker import Generate
 from headrace.workers.attention.hook import AttentionHook
 from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.engine import Engine
@@ -21,18 +24,18 @@ from headrace.workers.sequence.sequence import Chunk, ChunkResult, Failure, Sequ
 from headrace.workers.sequence.token_counts import TokenCounts
 from headrace.workers.torch_runner.loading import load_model
 from headrace.workers.torch_runner.model_runner import ModelRunner
-from tests.workers.driving import request, run
+from tests.workers.driving import Answer, request, run
 from tests.workers.tiny_models import save_tiny
 
 NGRAM = SpeculativeConfig(
     method="ngram", num_speculative_tokens=4, prompt_lookup_max=3, prompt_lookup_min=1
 )
 MAX_LEN = 48
-OPTIONS = {"speculative_config": NGRAM, "clock": lambda: 0.0}
+OPTIONS: dict[str, Any] = {"speculative_config": NGRAM, "clock": lambda: 0.0}
 VOCAB = 3  # few tokens, so that drafts are right now and then
 
 
-def fake_engine(num_blocks=64, max_len=MAX_LEN, **options) -> Engine:
+def fake_engine(num_blocks: int = 64, max_len: int = MAX_LEN, **options: Any) -> Engine:
     runner = FakeRunner(
         vocab_size=VOCAB, max_model_len=max_len, num_blocks=num_blocks, block_size=4
     )
@@ -40,7 +43,7 @@ def fake_engine(num_blocks=64, max_len=MAX_LEN, **options) -> Engine:
     return assemble_engine(runner, **{**limits, **options})
 
 
-def alone(one) -> list[int]:
+def alone(one: Generate) -> list[int]:
     """The text of a request without speculation, in an engine of its own."""
     engine = fake_engine(speculative_config=None, enable_prefix_caching=False)
     return run(engine, [(0, one)])[one.request_id].tokens
@@ -78,7 +81,9 @@ scripts = st.lists(st.tuples(st.integers(0, 20), requests), min_size=1, max_size
 
 @settings(max_examples=100, deadline=None)
 @given(engines, scripts, st.data())
-def test_texts_are_those_without_speculation(engine, script, data):
+def test_texts_are_those_without_speculation(
+    engine: Engine, script: list[tuple[int, Generate]], data: st.DataObject
+) -> None:
     arrivals = [(step, replace(one, request_id=str(n))) for n, (step, one) in enumerate(script)]
     cuts = {}
     for place, (step, one) in enumerate(arrivals):
@@ -100,6 +105,7 @@ def test_texts_are_those_without_speculation(engine, script, data):
             if one.sampling.logprobs is None:
                 assert output.logprobs is None
             else:
+                assert output.logprobs is not None
                 assert tuple(known.token_id for known in output.logprobs) == output.token_ids
     assert engine.stats().blocks_used == 0
     assert engine.stats().generated_tokens == sum(len(a.tokens) for a in answers.values())
@@ -107,7 +113,9 @@ def test_texts_are_those_without_speculation(engine, script, data):
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 24), scripts)
-def test_steps_stay_within_their_room_and_prompts_progress(max_tokens, script):
+def test_steps_stay_within_their_room_and_prompts_progress(
+    max_tokens: int, script: list[tuple[int, Generate]]
+) -> None:
     engine = fake_engine(max_num_batched_tokens=max_tokens)
     waiting = [replace(one, request_id=str(n)) for n, (_, one) in enumerate(script)]
     for one in waiting:
@@ -123,7 +131,7 @@ def test_steps_stay_within_their_room_and_prompts_progress(max_tokens, script):
         assert idle == 0
 
 
-def test_a_repeating_text_takes_fewer_steps_and_is_counted():
+def test_a_repeating_text_takes_fewer_steps_and_is_counted() -> None:
     """The fake's tokens are all the same where there is but one."""
     runner = FakeRunner(vocab_size=1, max_model_len=200, num_blocks=64, block_size=4)
     engine = assemble_engine(runner, max_num_seqs=2, max_num_batched_tokens=16, **OPTIONS)
@@ -136,7 +144,7 @@ def test_a_repeating_text_takes_fewer_steps_and_is_counted():
 
 
 @pytest.mark.parametrize("max_tokens", range(1, 12))
-def test_max_tokens_and_the_context_are_met_exactly(max_tokens):
+def test_max_tokens_and_the_context_are_met_exactly(max_tokens: int) -> None:
     runner = FakeRunner(vocab_size=1, max_model_len=12, num_blocks=3, block_size=4)
     engine = assemble_engine(runner, max_num_seqs=1, max_num_batched_tokens=12, **OPTIONS)
     answer = run(engine, [(0, request("r", [0, 0, 0], max_tokens=max_tokens))])["r"]
@@ -145,12 +153,16 @@ def test_max_tokens_and_the_context_are_met_exactly(max_tokens):
     assert engine.stats().draft_tokens == engine.stats().accepted_tokens
 
 
-def test_a_stop_token_within_a_right_draft_ends_the_text():
+def test_a_stop_token_within_a_right_draft_ends_the_text() -> None:
     prompt = [0, 1, 2, 0, 1]
     engine = fake_engine()
     text = alone(request("r", prompt, max_tokens=40))
     stop = text[-1]
-    sampling = {"max_tokens": 40, "stop_token_ids": (stop,), "min_tokens": text.index(stop) + 1}
+    sampling: dict[str, Any] = {
+        "max_tokens": 40,
+        "stop_token_ids": (stop,),
+        "min_tokens": text.index(stop) + 1,
+    }
     answer = run(engine, [(0, request("r", prompt, **sampling))])["r"]
     last = answer.outputs[-1]
     assert (last.finish_reason, last.stop_token_id) == ("stop", stop)
@@ -158,12 +170,16 @@ def test_a_stop_token_within_a_right_draft_ends_the_text():
     assert answer.tokens.count(stop) == 1
 
 
-def test_an_error_after_a_right_draft_comes_with_the_next_step(monkeypatch):
+def test_an_error_after_a_right_draft_comes_with_the_next_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     runner = FakeRunner(vocab_size=1, max_model_len=200, num_blocks=64, block_size=4)
     engine = assemble_engine(runner, max_num_seqs=2, max_num_batched_tokens=16, **OPTIONS)
     choose = FakeRunner._choose
 
-    def fail_from_the_tenth(self, sequence, drafts):
+    def fail_from_the_tenth(
+        self: FakeRunner, sequence: Sequence, drafts: tuple[int, ...]
+    ) -> ChunkResult:
         if len(sequence.token_ids) + len(drafts) >= 10:
             return ChunkResult(error=Failure("error", "not finite"))
         return choose(self, sequence, drafts)
@@ -179,7 +195,7 @@ def test_an_error_after_a_right_draft_comes_with_the_next_step(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def runner(tmp_path_factory) -> ModelRunner:
+def runner(tmp_path_factory: pytest.TempPathFactory) -> ModelRunner:
     folder = tmp_path_factory.mktemp("llama")
     save_tiny(folder, "llama")
     model = load_model(folder, "float32", torch.device("cpu"))
@@ -189,13 +205,13 @@ def runner(tmp_path_factory) -> ModelRunner:
     return ModelRunner(model, hook, max_model_len=128, num_blocks=40, block_size=4)
 
 
-def tiny_engine(runner: ModelRunner, speculate: bool, **options) -> Engine:
-    limits = {"max_num_seqs": 16, "max_num_batched_tokens": 64, **options}
+def tiny_engine(runner: ModelRunner, speculate: bool, **options: Any) -> Engine:
+    limits: dict[str, Any] = {"max_num_seqs": 16, "max_num_batched_tokens": 64, **options}
     return assemble_engine(runner, **limits, **(OPTIONS if speculate else {}))
 
 
 PROMPT = [5, 6, 7, 8, 5, 6, 7, 8, 5, 6, 7, 8, 5, 6]
-SAMPLINGS = {
+SAMPLINGS: dict[str, Any] = {
     "greedy": {},
     "cold": {"temperature": 0.4, "seed": 11},
     "nucleus": {"temperature": 0.7, "seed": 7, "top_p": 0.8},
@@ -212,7 +228,7 @@ SAMPLINGS = {
 BEGINNINGS = [PROMPT, [3], PROMPT[:9] * 3]
 
 
-def many():
+def many() -> list[tuple[int, Generate]]:
     """Requests of all samplings and prompts, over time."""
     return [
         (
@@ -224,7 +240,7 @@ def many():
     ]
 
 
-def check_same(ours, theirs) -> None:
+def check_same(ours: dict[str, Answer], theirs: dict[str, Answer]) -> None:
     for name, answer in theirs.items():
         assert ours[name].tokens == answer.tokens, name
         assert ours[name].finish_reason == answer.finish_reason
@@ -235,19 +251,21 @@ def check_same(ours, theirs) -> None:
             assert mine.top_logprobs == pytest.approx(other.top_logprobs, abs=1e-3)
 
 
-def logprobs_of(answer):
-    return [known for output in answer.outputs for known in output.logprobs]
+def logprobs_of(answer: Answer) -> list[Logprobs]:
+    return [known for output in answer.outputs for known in output.logprobs or ()]
 
 
 @pytest.fixture(scope="module")
-def expected(runner):
+def expected(runner: ModelRunner) -> dict[str, Answer]:
     return run(tiny_engine(runner, False, enable_prefix_caching=False), many())
 
 
 @pytest.mark.parametrize(
     "options", [{}, {"enable_prefix_caching": False}, {"max_num_batched_tokens": 17}], ids=str
 )
-def test_a_models_texts_are_those_without_speculation(runner, expected, options):
+def test_a_models_texts_are_those_without_speculation(
+    runner: ModelRunner, expected: dict[str, Answer], options: dict[str, Any]
+) -> None:
     engine = tiny_engine(runner, True, **options)
     answers = run(engine, many())
     check_same(answers, expected)
@@ -256,7 +274,7 @@ def test_a_models_texts_are_those_without_speculation(runner, expected, options)
     assert any(len(output.token_ids) > 1 for a in answers.values() for output in a.outputs)
 
 
-def test_preempted_and_replayed_texts_too(runner, expected):
+def test_preempted_and_replayed_texts_too(runner: ModelRunner, expected: dict[str, Answer]) -> None:
     engine = tiny_engine(runner, True)
     replays = [
         (step, replace(one, output_token_ids=tuple(expected[one.request_id].tokens[:step])))
@@ -271,7 +289,9 @@ def test_preempted_and_replayed_texts_too(runner, expected):
     assert 0 < stats.accepted_tokens < stats.draft_tokens
 
 
-def test_no_block_with_wrong_drafts_is_shared(runner, expected):
+def test_no_block_with_wrong_drafts_is_shared(
+    runner: ModelRunner, expected: dict[str, Answer]
+) -> None:
     """Requests that go on from the texts find their blocks in the cache, and get the same texts
     as with no cache."""
     follow_ups = [
@@ -286,13 +306,14 @@ def test_no_block_with_wrong_drafts_is_shared(runner, expected):
         run(engine, [(0, one)])
         answer = run(engine, [(0, follow_up)])[follow_up.request_id]
         assert answer.tokens == others[follow_up.request_id].tokens
+        assert answer.outputs[0].admission is not None
         hits += answer.outputs[0].admission.cached_tokens > len(one.prompt_token_ids)
     assert hits > 10
     assert 0 < engine.stats().accepted_tokens < engine.stats().draft_tokens
 
 
 @pytest.mark.parametrize("name", SAMPLINGS)
-def test_what_follows_drafts_is_sampled_as_from_the_longer_text(name):
+def test_what_follows_drafts_is_sampled_as_from_the_longer_text(name: str) -> None:
     """With penalties far stronger than a text survives: each count must tell."""
     strong = {"repetition_penalty": 3.0, "frequency_penalty": 2.0, "presence_penalty": 1.0}
     stronger = {key: value for key, value in strong.items() if key in SAMPLINGS[name]}
@@ -314,7 +335,7 @@ def test_what_follows_drafts_is_sampled_as_from_the_longer_text(name):
     assert sequence.token_ids == [1, 2, 3, 2, 4, 2, 4]
 
 
-def test_metrics_have_the_counters():
+def test_metrics_have_the_counters() -> None:
     runner = FakeRunner(vocab_size=1, max_model_len=200, num_blocks=64, block_size=4)
     engine = assemble_engine(runner, max_num_seqs=2, max_num_batched_tokens=16, **OPTIONS)
     metrics = WorkerMetrics("test_speculation:", "m", "main-0.1")
@@ -334,7 +355,7 @@ def test_metrics_have_the_counters():
         assert found == value > 0
 
 
-def test_counts_with_drafts_are_those_of_the_longer_text():
+def test_counts_with_drafts_are_those_of_the_longer_text() -> None:
     counts = TokenCounts()
     counts.update([1, 2, 2, 5], 2)
     more = counts.extended((5, 9, 9, 1))

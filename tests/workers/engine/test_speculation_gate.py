@@ -6,7 +6,7 @@ from headrace.workers.engine.speculation_gate import SpeculationGate
 
 
 def drafted_share(
-    worth: SpeculationGate, decodes: int, row_s: float, accepted: int, steps=400
+    worth: SpeculationGate, decodes: int, row_s: float, accepted: int, steps: int = 400
 ) -> float:
     """In how many of some steps there were drafts: of 4 tokens each, so many of them right."""
     drafted = 0
@@ -29,12 +29,14 @@ def drafted_share(
         (32, 0.0001, 2, True),
     ],
 )
-def test_what_is_faster_is_run_nearly_always(decodes, row_s, accepted, pays):
+def test_what_is_faster_is_run_nearly_always(
+    decodes: int, row_s: float, accepted: int, pays: bool
+) -> None:
     share = drafted_share(SpeculationGate(), decodes, row_s, accepted)
     assert share > 0.9 if pays else 0 < share < 0.1
 
 
-def test_it_follows_a_change_of_texts_and_keeps_batch_sizes_apart():
+def test_it_follows_a_change_of_texts_and_keeps_batch_sizes_apart() -> None:
     worth = SpeculationGate()
     assert drafted_share(worth, 1, 0.001, 0) < 0.1
     drafted_share(worth, 1, 0.001, 3, steps=200)
@@ -43,7 +45,7 @@ def test_it_follows_a_change_of_texts_and_keeps_batch_sizes_apart():
     assert drafted_share(worth, 1, 0.001, 3) > 0.9
 
 
-def test_single_slow_steps_do_not_turn_it():
+def test_single_slow_steps_do_not_turn_it() -> None:
     worth = SpeculationGate()
     turned = 0
     for step in range(400):

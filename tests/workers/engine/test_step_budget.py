@@ -33,10 +33,16 @@ machines = st.tuples(
     ),
     st.randoms(use_true_random=False),
 )
-def test_decodes_run_in_every_step_and_prompts_progress_in_every_second(machine, arrivals, rng):
+def test_decodes_run_in_every_step_and_prompts_progress_in_every_second(
+    machine: tuple[float, float, float, int],
+    arrivals: list[tuple[int, int, int]],
+    rng: random.Random,
+) -> None:
     """However fast the machine is, and however noisy."""
-    *speed, max_tokens = machine
-    run = Machine(*speed, max_tokens=max_tokens, noise=lambda: rng.choice([0.5, 1, 1, 1, 30]))
+    fixed_s, decode_s, prompt_s, max_tokens = machine
+    run = Machine(
+        fixed_s, decode_s, prompt_s, max_tokens, noise=lambda: rng.choice([0.5, 1, 1, 1, 30])
+    )
     waiting = sorted(arrivals)
     idle = step = 0
     while waiting or run.sequences:
@@ -65,7 +71,9 @@ def steady(machine: Machine, streams: int) -> None:
 
 @pytest.mark.parametrize("prompt_s", [1e-5, 2e-4, 7e-4, 3e-3, 2e-2])
 @pytest.mark.parametrize("streams", [1, 8, 50])
-def test_a_step_with_prompts_takes_a_few_times_a_step_without(prompt_s, streams):
+def test_a_step_with_prompts_takes_a_few_times_a_step_without(
+    prompt_s: float, streams: int
+) -> None:
     machine = Machine(0.02, 0.001, prompt_s)
     steady(machine, streams)
     machine.add("long", 4000, 1)
@@ -81,7 +89,7 @@ def test_a_step_with_prompts_takes_a_few_times_a_step_without(prompt_s, streams)
     assert typical >= min(0.9 * wanted, 512 - streams)
 
 
-def test_a_step_of_prompts_alone_stays_far_from_the_stall_timeout():
+def test_a_step_of_prompts_alone_stays_far_from_the_stall_timeout() -> None:
     """A model of which 512 tokens would take 20 seconds; the first tries are small."""
     machine = Machine(0.5, 0.001, 0.04)
     machine.add("first", 3000, 20)
@@ -96,7 +104,7 @@ def test_a_step_of_prompts_alone_stays_far_from_the_stall_timeout():
     assert seconds <= machine.seconds(0, MIN_ALONE)
 
 
-def test_a_fast_machine_fills_its_steps_after_a_few():
+def test_a_fast_machine_fills_its_steps_after_a_few() -> None:
     machine = Machine(0.02, 0.0, 1e-5, max_tokens=8192)
     machine.add("long", 30_000, 1)
     counts = []
@@ -106,7 +114,7 @@ def test_a_fast_machine_fills_its_steps_after_a_few():
     assert counts[4] == 8192
 
 
-def test_a_prompt_step_is_bounded_by_seconds():
+def test_a_prompt_step_is_bounded_by_seconds() -> None:
     budget = StepBudget(8192)
     for tokens in (64, 256, 1024):
         budget.observe(1, 0, 0.05)
@@ -116,7 +124,7 @@ def test_a_prompt_step_is_bounded_by_seconds():
     )
 
 
-def test_slow_steps_now_and_then_change_nothing():
+def test_slow_steps_now_and_then_change_nothing() -> None:
     calm, noisy = StepBudget(512), StepBudget(512)
     rng = random.Random(3)
     for step in range(200):
@@ -128,7 +136,7 @@ def test_slow_steps_now_and_then_change_nothing():
             assert noisy.prefill_budget(8) == pytest.approx(calm.prefill_budget(8), rel=0.01)
 
 
-def test_the_budget_follows_a_machine_that_becomes_slower_and_faster():
+def test_the_budget_follows_a_machine_that_becomes_slower_and_faster() -> None:
     budget = StepBudget(512)
     for factor in (1, 2, 0.5):
         for _ in range(12):
@@ -139,7 +147,7 @@ def test_the_budget_follows_a_machine_that_becomes_slower_and_faster():
         )
 
 
-def test_a_base_measured_while_the_machine_was_busy_is_corrected():
+def test_a_base_measured_while_the_machine_was_busy_is_corrected() -> None:
     """Steps with prompts that are faster than the base tell that it is too high; meanwhile no huge
     step is tried."""
     budget = StepBudget(512)
@@ -158,7 +166,7 @@ def test_a_base_measured_while_the_machine_was_busy_is_corrected():
     assert budget.prefill_budget(8) <= 64
 
 
-def test_decodes_are_measured_alone_where_they_have_not_been_for_long():
+def test_decodes_are_measured_alone_where_they_have_not_been_for_long() -> None:
     budget = StepBudget(512)
     budget.observe(0, 64, 0.06)
     assert budget.prefill_budget(8) == 0  # never measured
@@ -172,7 +180,7 @@ def test_decodes_are_measured_alone_where_they_have_not_been_for_long():
     assert budget.prefill_budget(100) > 0  # unknown, but the step before had no prompts
 
 
-def test_steps_too_short_to_matter_are_not_cut():
+def test_steps_too_short_to_matter_are_not_cut() -> None:
     budget = StepBudget(512)
     budget.observe(0, 512, 0.002)
     budget.observe(8, 0, 1e-5)

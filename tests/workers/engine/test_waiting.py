@@ -2,9 +2,11 @@
 
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from headrace.protocol.to_worker import Generate
 from headrace.workers.engine import waiting_queue
 from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.engine import Engine
@@ -14,7 +16,7 @@ from headrace.workers.sequence.sequence import Sequence
 from tests.workers.driving import request, run
 
 
-def owned(tenant, asked):
+def owned(tenant: str, asked: Generate) -> Generate:
     return replace(asked, tenant=tenant)
 
 
@@ -26,7 +28,7 @@ class Queue(WaitingQueue):
         super().__init__(lambda: self.now_s)
         self._arrivals = 0
 
-    def come(self, tenant="", priority=0, prompt=4, **fields) -> Sequence:
+    def come(self, tenant: str = "", priority: int = 0, prompt: int = 4, **fields: Any) -> Sequence:
         self._arrivals += 1
         asked = request(f"{tenant}{self._arrivals}", range(prompt))
         asked = replace(asked, tenant=tenant, priority=priority, **fields)
@@ -34,7 +36,7 @@ class Queue(WaitingQueue):
         self.add(sequence)
         return sequence
 
-    def serve(self, outputs=0) -> Sequence:
+    def serve(self, outputs: int = 0) -> Sequence:
         """Admit who is next, and give it so many tokens."""
         sequence = self.first()
         self.admit(sequence, sequence.num_prompt)
@@ -45,7 +47,7 @@ class Queue(WaitingQueue):
         return [self.serve() for _ in range(len(self))]
 
 
-def test_one_tenants_requests_come_as_they_arrived():
+def test_one_tenants_requests_come_as_they_arrived() -> None:
     queue = Queue()
     arrived = [queue.come() for _ in range(5)]
     assert queue.order() == arrived
@@ -53,13 +55,13 @@ def test_one_tenants_requests_come_as_they_arrived():
         queue.first()
 
 
-def test_lower_priorities_go_first():
+def test_lower_priorities_go_first() -> None:
     queue = Queue()
     late, soon, middle = queue.come(priority=3), queue.come(priority=-2), queue.come()
     assert queue.order() == [soon, middle, late]
 
 
-def test_a_priority_that_gets_nothing_becomes_more_urgent():
+def test_a_priority_that_gets_nothing_becomes_more_urgent() -> None:
     queue = Queue()
     slow = [queue.come(priority=2), queue.come(priority=2)]
     served = []
@@ -71,7 +73,7 @@ def test_a_priority_that_gets_nothing_becomes_more_urgent():
     assert 0 in served[served.index(2) + 1 : len(served) - served[::-1].index(2) - 1]
 
 
-def test_what_has_begun_goes_before_others_of_its_tenant():
+def test_what_has_begun_goes_before_others_of_its_tenant() -> None:
     queue = Queue()
     queue.come("busy")
     replayed = queue.come("busy", is_replay=True)
@@ -79,7 +81,7 @@ def test_what_has_begun_goes_before_others_of_its_tenant():
     assert queue.order()[:2] == [urgent, replayed]
 
 
-def test_a_tenant_with_little_need_not_wait_for_one_with_much():
+def test_a_tenant_with_little_need_not_wait_for_one_with_much() -> None:
     queue = Queue()
     for _ in range(100):
         queue.come("much", prompt=10)
@@ -88,7 +90,7 @@ def test_a_tenant_with_little_need_not_wait_for_one_with_much():
     assert queue.serve() is little
 
 
-def test_tenants_that_always_wait_are_served_alike_whatever_they_ask_for():
+def test_tenants_that_always_wait_are_served_alike_whatever_they_ask_for() -> None:
     """The bound of the paper: twice what one request can cost."""
     queue, rng = Queue(), random.Random(1)
     served = dict.fromkeys("ab", 0)
@@ -106,7 +108,7 @@ def test_tenants_that_always_wait_are_served_alike_whatever_they_ask_for():
         assert abs(served["a"] - served["b"]) <= 2 * (200 + 2 * 60)
 
 
-def test_a_pause_is_little_credit():
+def test_a_pause_is_little_credit() -> None:
     """As many tokens as are not worth waiting for, whatever has been served meanwhile."""
     queue = Queue()
     for _ in range(100):
@@ -120,7 +122,7 @@ def test_a_pause_is_little_credit():
     assert abs(ahead * each - CREDIT) <= 2 * each
 
 
-def test_memory_of_tenants_is_bounded(monkeypatch):
+def test_memory_of_tenants_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting_queue, "MAX_TENANTS", 10)
     queue = Queue()
     stays = queue.come("stays")
@@ -131,7 +133,7 @@ def test_memory_of_tenants_is_bounded(monkeypatch):
     assert queue.order() == [stays]
 
 
-def test_a_flood_of_one_tenant_leaves_anothers_text_its_place():
+def test_a_flood_of_one_tenant_leaves_anothers_text_its_place() -> None:
     engine = assemble_engine(
         FakeRunner(vocab_size=100, max_model_len=64, num_blocks=64, block_size=16),
         max_num_seqs=2,
@@ -143,12 +145,16 @@ def test_a_flood_of_one_tenant_leaves_anothers_text_its_place():
     answers = run(engine, [*((0, one) for one in flood), (15, small)], steps.append)
     assert all(answer.finish_reason == "length" for answer in answers.values())
     # In the next place that becomes free, and not after forty others.
-    first = {name: answer.outputs[0].admission.queue_s for name, answer in answers.items()}
+    first: dict[str, float] = {}
+    for name, answer in answers.items():
+        admission = answer.outputs[0].admission
+        assert admission is not None
+        first[name] = admission.queue_s
     after_it = [name for name in first if first[name] > first["small"]]
     assert len(after_it) > 30
 
 
-def test_a_tenant_without_a_place_gets_one_of_a_full_batch_at_once():
+def test_a_tenant_without_a_place_gets_one_of_a_full_batch_at_once() -> None:
     """Of one that has several; what had to give way ends with the same text."""
     runner = FakeRunner(vocab_size=100, max_model_len=256, num_blocks=64, block_size=16)
     engine = assemble_engine(runner, max_num_seqs=3, max_num_batched_tokens=32)
@@ -158,7 +164,7 @@ def test_a_tenant_without_a_place_gets_one_of_a_full_batch_at_once():
     alone = {one.request_id: run(engine, [(0, one)])[one.request_id].tokens for one in flood}
     begun: dict[str, int] = {}
 
-    def note(step):
+    def note(step: int) -> None:
         begun.update({name: step for name in running(engine) if name not in begun})
 
     script = [*((0, one) for one in flood), *((50, one) for one in small), (52, urgent)]
@@ -168,7 +174,7 @@ def test_a_tenant_without_a_place_gets_one_of_a_full_batch_at_once():
     assert {name: answers[name].tokens for name in alone} == alone
 
 
-def test_more_urgent_requests_keep_their_places():
+def test_more_urgent_requests_keep_their_places() -> None:
     runner = FakeRunner(vocab_size=100, max_model_len=256, num_blocks=64, block_size=16)
     engine = assemble_engine(runner, max_num_seqs=2, max_num_batched_tokens=32)
     first = [
@@ -179,7 +185,7 @@ def test_more_urgent_requests_keep_their_places():
     assert engine.stats().preemptions == 0
 
 
-def test_a_tenant_that_has_had_more_takes_no_place():
+def test_a_tenant_that_has_had_more_takes_no_place() -> None:
     """Else what it takes the place of would be next, and give way again in every step."""
     runner = FakeRunner(vocab_size=100, max_model_len=2048, num_blocks=256, block_size=16)
     engine = assemble_engine(runner, max_num_seqs=2, max_num_batched_tokens=32)

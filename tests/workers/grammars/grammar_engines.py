@@ -33,7 +33,12 @@ def grammars(path: Path) -> GrammarManager:
 
 
 def grammar_engine(
-    path: Path, *, late: bool = False, num_blocks: int = 128, choices: Sequence[int] = (), **options
+    path: Path,
+    *,
+    late: bool = False,
+    num_blocks: int = 128,
+    choices: Sequence[int] = (),
+    **options: Any,
 ) -> Engine:
     """path: a tokenizer.json. late: steps overlap. choices: tokens that are taken if they may."""
     kind = LateRunner if late else FakeRunner
@@ -45,7 +50,13 @@ def grammar_engine(
 
 
 def held(
-    name: str, text: str, prompt: Sequence[int] = (5, 6, 7), *, after=(), replayed=(), **params: Any
+    name: str,
+    text: str,
+    prompt: Sequence[int] = (5, 6, 7),
+    *,
+    after: tuple[int, ...] = (),
+    replayed: tuple[int, ...] = (),
+    **params: Any,
 ) -> Generate:
     """A request whose output keeps to a grammar."""
     params = {"max_tokens": 64, "eos_token_ids": (EOS,), **params}

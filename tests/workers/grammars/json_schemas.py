@@ -26,7 +26,8 @@ def scalars() -> list[Schema]:
     found: list[Schema] = [{"type": kind} for kind in kinds]
     found += [{"type": [kind, "null"]} for kind in kinds]
     found += [{"enum": values} for values in (["a"], [1, "1", None], [True, False], [{"a": [1]}])]
-    found += [{"const": value} for value in (1, -0.5, "x\ny", None, True, [1, {"b": "c"}], {}, "é")]
+    constants: list[Any] = [1, -0.5, "x\ny", None, True, [1, {"b": "c"}], {}, "é"]
+    found += [{"const": value} for value in constants]
     found += [{"type": "string", "minLength": n, "maxLength": n + 2} for n in (0, 1, 5, 30)]
     found += [{"type": "string", "maxLength": n} for n in (0, 1, 10, 25, 50, 100)]
     return found

@@ -3,12 +3,14 @@
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any, cast
 
 import pytest
 import torch
 
 from headrace.workers.grammars.apply import apply_masks
 from headrace.workers.sampling.sampler import sample
+from headrace.workers.sequence.grammar_state import GrammarState
 from headrace.workers.sequence.mask import Mask, MaskRows
 from headrace.workers.sequence.sequence import Sequence
 from tests.workers.driving import request
@@ -20,11 +22,11 @@ class State:
 
     mask: Mask | None
 
-    def mask_after(self, num_drafts):
+    def mask_after(self, num_drafts: int) -> Mask | None:
         return self.mask and Mask(self.mask.rows, self.mask.row + num_drafts)
 
 
-def masked_texts(allowed: list[set[int] | None], size: int, **params) -> list[Sequence]:
+def masked_texts(allowed: list[set[int] | None], size: int, **params: Any) -> list[Sequence]:
     """Texts of which each may go on with these tokens; None: with any."""
     rows = MaskRows(sum(some is not None for some in allowed), -(-size // 32) * 4)
 
@@ -38,7 +40,7 @@ def masked_texts(allowed: list[set[int] | None], size: int, **params) -> list[Se
     for number, some in enumerate(allowed):
         text = Sequence.of(request(str(number), (1,), **params), number, 0.0)
         if some is not None:
-            text.grammar = State(Mask(rows, row))
+            text.grammar = cast(GrammarState, State(Mask(rows, row)))
             row += 1
         texts.append(text)
     return texts
@@ -47,7 +49,9 @@ def masked_texts(allowed: list[set[int] | None], size: int, **params) -> list[Se
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("size", [8, 61, 1000])
 @pytest.mark.parametrize("free", [(), (0,), (1, 3)])
-def test_only_what_is_allowed_stays_possible(dtype, size, free):
+def test_only_what_is_allowed_stays_possible(
+    dtype: torch.dtype, size: int, free: tuple[int, ...]
+) -> None:
     torch.manual_seed(size)
     logits = torch.randn(5, size).to(dtype)
     allowed = [
@@ -68,7 +72,9 @@ def test_only_what_is_allowed_stays_possible(dtype, size, free):
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_chosen_are_allowed_tokens_and_log_probabilities_are_the_models_own(temperature):
+def test_chosen_are_allowed_tokens_and_log_probabilities_are_the_models_own(
+    temperature: float,
+) -> None:
     torch.manual_seed(1)
     logits = torch.randn(3, 300)
     allowed = [{7, 250}, None, {299}]
@@ -77,13 +83,15 @@ def test_chosen_are_allowed_tokens_and_log_probabilities_are_the_models_own(temp
     results = sample(logits.clone(), texts)
     for row, (some, result) in enumerate(zip(allowed, results, strict=True)):
         assert some is None or result.token_id in some
+        assert result.logprobs is not None
         assert result.logprobs.logprob == pytest.approx(free[row, result.token_id].item())
         assert result.logprobs.top_logprobs[0] == pytest.approx(free[row].max().item())
     if temperature == 0:
+        assert allowed[0] is not None
         assert results[0].token_id == max(allowed[0], key=lambda token_id: logits[0, token_id])
 
 
-def test_ends_that_come_too_early_are_forbidden_among_what_is_allowed():
+def test_ends_that_come_too_early_are_forbidden_among_what_is_allowed() -> None:
     logits = torch.zeros(1, 64)
     logits[0, 5] = 9.0
     ends = {"eos_token_ids": (5,), "min_tokens": 3}
@@ -92,7 +100,9 @@ def test_ends_that_come_too_early_are_forbidden_among_what_is_allowed():
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_what_grammar_and_allowed_tokens_exclude_together_is_told_as_such(temperature):
+def test_what_grammar_and_allowed_tokens_exclude_together_is_told_as_such(
+    temperature: float,
+) -> None:
     """And not as a fault of the model's."""
     fields = {"temperature": temperature, "allowed_token_ids": (4, 5)}
     texts = masked_texts([{1, 2}, {5, 6}, {4}], 70, **fields)

@@ -1,22 +1,27 @@
 """Texts keep to their grammars, however they are run."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
-from llguidance import LLParserLimits
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from tokenizers import Tokenizer
 
 from headrace.protocol.common import grammar_compiler
 from headrace.protocol.common.grammar_compiler import compile_grammar, load_tokenizer
 from headrace.protocol.config import SpeculativeConfig
 from headrace.protocol.grammar import MAX_AFTER_TOKENS, MAX_GRAMMAR_BYTES
+from headrace.protocol.to_worker import Generate
 from headrace.workers.engine.fake_runner import FakeRunner
 from headrace.workers.errors import RequestRefused
 from headrace.workers.grammars import grammar_manager, masker
 from headrace.workers.sequence import compiled_grammar as compiled
+from headrace.workers.sequence.sequence import Chunk, ChunkResult
 from tests.frontend.text.tokenizers_for_tests import byte_fallback
-from tests.workers.driving import request, run
+from tests.workers.driving import Answer, request, run
 from tests.workers.grammars.grammar_engines import EOS, ROWS, grammar_engine, grammars, held, schema
 
 CITY = {
@@ -38,35 +43,39 @@ NGRAM = SpeculativeConfig(
 
 
 @pytest.fixture(scope="module")
-def path(fake_model):
+def path(fake_model: Path) -> Path:
     return fake_model / "tokenizer.json"
 
 
 @pytest.fixture(scope="module")
-def tokenizer(path):
+def tokenizer(path: Path) -> Tokenizer:
     return Tokenizer.from_file(str(path))
 
 
-def requests(**params):
+def requests(**params: Any) -> list[Generate]:
     return [held(str(n), text, (5, 6, n), **params) for n, text in enumerate(GRAMMARS)]
 
 
 @pytest.fixture(scope="module")
-def alone(path):
+def alone(path: Path) -> dict[str, Answer]:
     """What each of the requests gets in an engine of its own."""
     return {
         one.request_id: run(grammar_engine(path), [(0, one)])[one.request_id] for one in requests()
     }
 
 
-def test_a_text_that_may_not_go_on_ends_without_a_token_more(path, tokenizer):
+def test_a_text_that_may_not_go_on_ends_without_a_token_more(
+    path: Path, tokenizer: Tokenizer
+) -> None:
     answer = run(grammar_engine(path), [(0, held("a", 'start: "Paris" | "London"'))])["a"]
     assert tokenizer.decode(answer.tokens) in ("Paris", "London")
     assert answer.finish_reason == "complete"
     assert EOS not in answer.tokens
 
 
-def test_a_text_that_may_go_on_ends_by_eos_or_by_its_limit(path, tokenizer):
+def test_a_text_that_may_go_on_ends_by_eos_or_by_its_limit(
+    path: Path, tokenizer: Tokenizer
+) -> None:
     answer = run(grammar_engine(path), [(0, held("a", "start: /(fox )+/", max_tokens=9))])["a"]
     assert re.fullmatch("(fox )+", tokenizer.decode(answer.tokens)) or len(answer.tokens) == 9
 
@@ -81,7 +90,9 @@ def test_a_text_that_may_go_on_ends_by_eos_or_by_its_limit(path, tokenizer):
     ],
     ids=["few tokens", "speculation", "overlap", "few at once"],
 )
-def test_texts_are_the_same_however_they_are_run(path, alone, options):
+def test_texts_are_the_same_however_they_are_run(
+    path: Path, alone: dict[str, Answer], options: dict[str, Any]
+) -> None:
     plain = request("plain", (5, 6, 7), max_tokens=40)
     script = [(n, one) for n, one in enumerate([*requests(), plain])]
     answers = run(grammar_engine(path, **options), script)
@@ -91,7 +102,7 @@ def test_texts_are_the_same_however_they_are_run(path, alone, options):
     assert len(answers["plain"].tokens) == 40
 
 
-def test_preempted_texts_go_on_as_they_were(path, alone):
+def test_preempted_texts_go_on_as_they_were(path: Path, alone: dict[str, Answer]) -> None:
     engine = grammar_engine(path, num_blocks=32, enable_prefix_caching=False)
     others = [(0, request(f"other {n}", (9,) * 17, max_tokens=120)) for n in range(4)]
     tight = run(engine, others + [(n, one) for n, one in enumerate(requests())])
@@ -99,7 +110,7 @@ def test_preempted_texts_go_on_as_they_were(path, alone):
     assert {n: tight[n].tokens for n in alone} == {n: alone[n].tokens for n in alone}
 
 
-def test_replayed_texts_go_on_as_they_were(path, alone):
+def test_replayed_texts_go_on_as_they_were(path: Path, alone: dict[str, Answer]) -> None:
     for one in requests():
         text = alone[one.request_id].tokens
         for cut in range(len(text)):
@@ -109,14 +120,14 @@ def test_replayed_texts_go_on_as_they_were(path, alone):
             assert answer.outputs[0].position == cut
 
 
-def test_a_whole_text_replayed_ends_at_once(path, alone):
+def test_a_whole_text_replayed_ends_at_once(path: Path, alone: dict[str, Answer]) -> None:
     one = requests()[2]
     text = tuple(alone["2"].tokens)
     answer = run(grammar_engine(path), [(0, replace(one, output_token_ids=text))])["2"]
     assert (answer.tokens, answer.finish_reason) == ([], "complete")
 
 
-def test_drafts_are_taken_where_the_grammar_allows_them(path, tokenizer):
+def test_drafts_are_taken_where_the_grammar_allows_them(path: Path, tokenizer: Tokenizer) -> None:
     """What the prompt repeats is guessed, cut where the grammar says otherwise."""
     text = tokenizer.encode("fox fox fox fox dog x").ids
     engine = grammar_engine(path, speculative_config=NGRAM, clock=lambda: 0.0)
@@ -127,7 +138,7 @@ def test_drafts_are_taken_where_the_grammar_allows_them(path, tokenizer):
     assert len(answer.outputs) < len(answer.tokens)
 
 
-def test_before_its_mark_a_text_is_free(path, tokenizer):
+def test_before_its_mark_a_text_is_free(path: Path, tokenizer: Tokenizer) -> None:
     """The fake's own text, of which some tokens in the middle are the mark."""
     free = run(grammar_engine(path), [(0, request("a", (5, 6, 7), max_tokens=12))])["a"].tokens
     mark = tuple(free[4:6])
@@ -141,18 +152,20 @@ def test_before_its_mark_a_text_is_free(path, tokenizer):
         assert run(grammar_engine(path), [(0, replayed)])["a"].tokens == answer.tokens[5:]
 
 
-def masks_after(path, text, tokens, **params) -> tuple[set[int], bool]:
+def masks_after(path: Path, text: str, tokens: list[int], **params: Any) -> tuple[set[int], bool]:
     """Tokens that may follow, and whether the text has ended."""
     one = held("a", text, **params)
     engine = grammar_engine(path)
+    assert engine._gate is not None
     state = engine._gate.grammars.compile(one).result()
     for token_id in tokens:
         state.append(token_id)
     seen = []
 
     class Spy(FakeRunner):
-        def run(self, chunks):
+        def run(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
             mask = chunks[0].sequence.mask
+            assert mask is not None
             seen.append({t for t in range(ROWS) if mask.rows.allows(mask.row, t)})
             return super().run(chunks)
 
@@ -161,7 +174,7 @@ def masks_after(path, text, tokens, **params) -> tuple[set[int], bool]:
     return (seen[0] if seen else set()), state.is_complete
 
 
-def test_eos_is_allowed_only_where_a_text_may_end(path, tokenizer):
+def test_eos_is_allowed_only_where_a_text_may_end(path: Path, tokenizer: Tokenizer) -> None:
     a, b = tokenizer.encode("a").ids, tokenizer.encode("b").ids
     assert EOS not in masks_after(path, "start: /a[ab]{1,3}/", a)[0]
     assert EOS in masks_after(path, "start: /a[ab]{1,3}/", [*a, *b])[0]
@@ -170,42 +183,49 @@ def test_eos_is_allowed_only_where_a_text_may_end(path, tokenizer):
     assert masks_after(path, "start: /a[ab]{1,3}/", [*a, *b, *b, *b]) == (set(), True)
 
 
-def test_ids_that_are_no_tokens_are_not_allowed(path, tokenizer):
+def test_ids_that_are_no_tokens_are_not_allowed(path: Path, tokenizer: Tokenizer) -> None:
     allowed, _ = masks_after(path, r"start: /(.|\n)*/", [])
     assert len(allowed) > 200
     assert max(allowed) < tokenizer.get_vocab_size() < ROWS
     assert not allowed & {0, 1}  # special tokens are no text
 
 
-def test_a_text_whose_ends_are_ignored_goes_on_and_then_ends(path, tokenizer):
+def test_a_text_whose_ends_are_ignored_goes_on_and_then_ends(
+    path: Path, tokenizer: Tokenizer
+) -> None:
     one = held("a", "start: /[ab]{1,30}/", eos_token_ids=(), max_tokens=60)
     answer = run(grammar_engine(path), [(0, one)])["a"]
     assert len(tokenizer.decode(answer.tokens)) == 30
     assert answer.finish_reason == "complete"
 
 
-def test_min_tokens_keep_a_text_that_may_go_on(path, tokenizer):
+def test_min_tokens_keep_a_text_that_may_go_on(path: Path, tokenizer: Tokenizer) -> None:
     eager = grammar_engine(path, choices=[EOS])
     one = held("a", "start: /[ab]{1,30}/", min_tokens=5)
     assert len(run(eager, [(0, one)])["a"].tokens) >= 5
 
 
 @pytest.mark.parametrize("text", ['start: "a" y', "nonsense", '{"grammars": [{"json_schema": 3}]}'])
-def test_a_grammar_that_is_none_ends_its_request_alone(path, alone, text):
+def test_a_grammar_that_is_none_ends_its_request_alone(
+    path: Path, alone: dict[str, Answer], text: str
+) -> None:
     answers = run(grammar_engine(path), [(0, held("bad", text)), *((0, o) for o in requests())])
     assert answers["bad"].finish_reason == "rejected"
+    assert answers["bad"].outputs[-1].error is not None
     assert answers["bad"].outputs[-1].error.startswith("the grammar cannot be used: ")
     assert "\n" not in answers["bad"].outputs[-1].error
     assert answers["2"].tokens == alone["2"].tokens
 
 
-def test_a_replayed_text_that_the_grammar_does_not_allow_is_an_error(path):
+def test_a_replayed_text_that_the_grammar_does_not_allow_is_an_error(path: Path) -> None:
     answer = run(grammar_engine(path), [(0, held("a", 'start: "Paris"', replayed=(9, 9)))])["a"]
     assert answer.finish_reason == "rejected"
-    assert "the grammar cannot be followed: " in answer.outputs[-1].error
+    assert "the grammar cannot be followed: " in (answer.outputs[-1].error or "")
 
 
-def test_a_row_beyond_the_limits_of_a_step_ends_its_request_alone(path, alone, monkeypatch):
+def test_a_row_beyond_the_limits_of_a_step_ends_its_request_alone(
+    path: Path, alone: dict[str, Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
     small = LLParserLimits(step_max_items=60, verbose_errors=False)
     monkeypatch.setattr(grammar_compiler, "parser_limits", lambda: small)
     many = " | ".join(f'"{n}" "x"' for n in range(100))
@@ -213,11 +233,13 @@ def test_a_row_beyond_the_limits_of_a_step_ends_its_request_alone(path, alone, m
     script = [(0, held("costly", costly)), (0, requests()[0])]
     answers = run(grammar_engine(path), script)
     assert answers["costly"].finish_reason == "rejected"
-    assert "the grammar cannot be followed" in answers["costly"].outputs[-1].error
+    assert "the grammar cannot be followed" in (answers["costly"].outputs[-1].error or "")
     assert answers["0"].tokens == alone["0"].tokens
 
 
-def test_a_row_that_holds_all_others_up_ends_its_request(path, alone, monkeypatch):
+def test_a_row_that_holds_all_others_up_ends_its_request(
+    path: Path, alone: dict[str, Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whether it does is a matter of time: here any is too much, and there none is."""
     monkeypatch.setattr(masker, "SUSPICIOUS_S", -1.0)
     answers = run(grammar_engine(path), [(0, one) for one in requests()])
@@ -226,15 +248,15 @@ def test_a_row_that_holds_all_others_up_ends_its_request(path, alone, monkeypatc
     answers = run(grammar_engine(path), [(0, one) for one in requests()])
     slow = {n: a for n, a in answers.items() if a.finish_reason == "rejected"}
     assert slow
-    assert all("too long" in a.outputs[-1].error for a in slow.values())
+    assert all("too long" in (a.outputs[-1].error or "") for a in slow.values())
     assert all(a.tokens == alone[n].tokens[: len(a.tokens)] for n, a in slow.items())
 
 
 @pytest.mark.parametrize("fault", [OSError("no such file"), BaseException("a panic")])
 def test_a_grammar_whose_compilation_fails_unexpectedly_ends_its_request_alone(
-    path, alone, monkeypatch, fault
-):
-    def compile_some(tokenizer, text):
+    path: Path, alone: dict[str, Answer], monkeypatch: pytest.MonkeyPatch, fault: BaseException
+) -> None:
+    def compile_some(tokenizer: LLTokenizer, text: str) -> LLMatcher:
         if "hostile" in text:
             raise fault
         return compile_grammar(tokenizer, text)
@@ -247,7 +269,7 @@ def test_a_grammar_whose_compilation_fails_unexpectedly_ends_its_request_alone(
     assert answers["0"].tokens == alone["0"].tokens
 
 
-def test_a_request_can_be_aborted_while_its_grammar_is_compiled(path):
+def test_a_request_can_be_aborted_while_its_grammar_is_compiled(path: Path) -> None:
     engine = grammar_engine(path)
     engine.add(held("a", GRAMMARS[0]))
     assert engine.load().waiting == 1
@@ -266,13 +288,14 @@ def test_a_request_can_be_aborted_while_its_grammar_is_compiled(path):
         {"after": (-1,)},
     ],
 )
-def test_grammars_out_of_bounds_are_refused(path, change):
+def test_grammars_out_of_bounds_are_refused(path: Path, change: dict[str, Any]) -> None:
     one = held("a", GRAMMARS[0])
+    assert one.grammar is not None
     with pytest.raises(RequestRefused, match="grammar"):
         grammar_engine(path).add(replace(one, grammar=replace(one.grammar, **change)))
 
 
-def test_an_engine_without_a_tokenizer_refuses_grammars():
+def test_an_engine_without_a_tokenizer_refuses_grammars() -> None:
     from headrace.workers.engine.assemble import assemble_engine
 
     runner = FakeRunner(vocab_size=ROWS, max_model_len=64, num_blocks=8, block_size=16)
@@ -282,7 +305,7 @@ def test_an_engine_without_a_tokenizer_refuses_grammars():
     assert not engine.has_work
 
 
-def test_grammars_are_compiled_once_while_there_is_room(path):
+def test_grammars_are_compiled_once_while_there_is_room(path: Path) -> None:
     known = grammars(path)
     for number in range(200):
         known.compile(held(str(number), f'start: "{number % 150}"')).result()
@@ -291,12 +314,14 @@ def test_grammars_are_compiled_once_while_there_is_room(path):
     assert first._compiled is again._compiled
 
 
-def taking(monkeypatch, size):
+def taking(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     """Grammars that take so much memory, each."""
     monkeypatch.setattr(compiled.CompiledGrammar, "bytes", size)
 
 
-def test_large_grammars_make_room_for_each_other(path, monkeypatch):
+def test_large_grammars_make_room_for_each_other(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     known = grammars(path)
     taking(monkeypatch, grammar_manager._CACHED_BYTES // 3)
     for number in range(20):
@@ -304,7 +329,9 @@ def test_large_grammars_make_room_for_each_other(path, monkeypatch):
     assert list(known._cached) == ['start: "17"', 'start: "18"', 'start: "19"']
 
 
-def test_grammars_in_use_take_no_more_than_there_is_for_them(path, monkeypatch):
+def test_grammars_in_use_take_no_more_than_there_is_for_them(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     known = grammars(path)
     taking(monkeypatch, grammar_manager._MOST_BYTES // 5)
     in_use = [known.compile(held(str(n), f'start: "{n}"')).result() for n in range(5)]
@@ -318,7 +345,9 @@ def test_grammars_in_use_take_no_more_than_there_is_for_them(path, monkeypatch):
         in_use.append(known.compile(held("small", f'start: "{number}"')).result())
 
 
-def test_what_texts_leave_in_a_grammar_does_not_end_later_ones(path, tokenizer, monkeypatch):
+def test_what_texts_leave_in_a_grammar_does_not_end_later_ones(
+    path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its lexer has more states after each text, and may have so many."""
     monkeypatch.setattr(compiled, "_RENEWED_AFTER_TOKENS", 40)
     limits = LLParserLimits(max_lexer_states=300, verbose_errors=False)
@@ -329,12 +358,14 @@ def test_what_texts_leave_in_a_grammar_does_not_end_later_ones(path, tokenizer, 
         state = known.compile(held(first, f"start: /{text}/")).result()
         for char in first * 41:
             state.matcher.compute_bitmask()
-            state.append(tokenizer.token_to_id(char))
+            token_id = tokenizer.token_to_id(char)
+            assert token_id is not None
+            state.append(token_id)
         assert state.error is None
         assert not state.matcher.is_error()
 
 
-def test_tokens_of_texts_count_as_memory(path):
+def test_tokens_of_texts_count_as_memory(path: Path) -> None:
     known = grammars(path)
     state = known.compile(held("a", "start: /a*/", replayed=())).result()
     before = state._compiled.bytes
@@ -342,19 +373,23 @@ def test_tokens_of_texts_count_as_memory(path):
     assert state._compiled.bytes > before
 
 
-def test_sentencepiece_tokens_are_read_as_the_text_that_they_make(tmp_path):
+def test_sentencepiece_tokens_are_read_as_the_text_that_they_make(tmp_path: Path) -> None:
     tokenizer = byte_fallback(strip=False)
     file = tmp_path / "tokenizer.json"
     tokenizer.save(str(file))
     llama = load_tokenizer(file, tokenizer.get_vocab_size(), [2])
     matcher = compile_grammar(llama, 'start: "the " /[a-c]/ "好~"')
-    ids = [tokenizer.token_to_id(t) for t in ("th", "e", "▁", "a", "好", "<0x7E>")]
+    found = [tokenizer.token_to_id(t) for t in ("th", "e", "▁", "a", "好", "<0x7E>")]
+    ids = [token_id for token_id in found if token_id is not None]
+    assert len(ids) == len(found)
     assert matcher.validate_tokens(ids) == len(ids)
     assert matcher.consume_tokens(ids)
     assert matcher.is_stopped()
 
 
-def test_a_tokenizer_with_more_tokens_than_the_model_has_rows(path, tokenizer):
+def test_a_tokenizer_with_more_tokens_than_the_model_has_rows(
+    path: Path, tokenizer: Tokenizer
+) -> None:
     small = load_tokenizer(path, 300, [EOS])
     assert small.vocab_size == tokenizer.get_vocab_size() > 300
     assert small.eos_tokens == [EOS]

@@ -2,6 +2,8 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import jsonschema
 from tokenizers import Tokenizer
@@ -19,7 +21,9 @@ DEADLINE_S = 1.5
 SHORT = ['"', '"', "}", "]", "1", "a", ",", "b", "0", "-", ":", "{", "["]
 
 
-def refused_or_grammar(checkers: CheckerPool, model: str, schema) -> tuple[str | None, str | None]:
+def refused_or_grammar(
+    checkers: CheckerPool, model: str, schema: dict[str, Any]
+) -> tuple[str | None, str | None]:
     """The reason, or the grammar."""
     try:
         return None, checkers._check(model, json_schema(schema, "x"))
@@ -27,7 +31,7 @@ def refused_or_grammar(checkers: CheckerPool, model: str, schema) -> tuple[str |
         return str(error), None
 
 
-def test_outputs_conform_or_the_schema_is_refused_in_time(fake_model, tmp_path):
+def test_outputs_conform_or_the_schema_is_refused_in_time(fake_model: Path, tmp_path: Path) -> None:
     tokenizer = Tokenizer.from_file(str(fake_model / "tokenizer.json"))
     tokenizer.save(str(TextInfo.tokenizer_file(tmp_path)))
     TextInfo(max_model_len=512, vocab_size=520, eos_token_ids=(EOS,)).save(tmp_path)

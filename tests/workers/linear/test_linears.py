@@ -2,6 +2,8 @@
 
 import gc
 import weakref
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -9,14 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from headrace.protocol.config import EngineConfig
+from headrace.protocol.config import Dtype, EngineConfig
 from headrace.workers.errors import ModelUnsupported
 from headrace.workers.linear import linears, products
 from headrace.workers.linear.fusion import FusedProduct, find_groups, watch
 from headrace.workers.linear.linears import FastLinear, prepare_linears
-from headrace.workers.linear.products import PackedProduct, can_pack, make_product
+from headrace.workers.linear.products import PackedProduct, Product, can_pack, make_product
 from headrace.workers.torch_runner.loading import load_model
 from tests.workers.processors import PACKED, needs_int8
 from tests.workers.tiny_models import MODELS, save_model, save_tiny
@@ -28,15 +31,18 @@ needs_packed_bfloat16 = pytest.mark.skipif(
 )
 
 
-def prepare(model, quantization=None) -> list[str]:
+def prepare(model: Any, quantization: str | None = None) -> list[str]:
     lines: list[str] = []
     prepare_linears(model, EngineConfig(quantization=quantization), lines.append)
     return lines
 
 
 @torch.inference_mode()
-def logits(model) -> torch.Tensor:
-    return model(input_ids=TOKENS, use_cache=False).logits[0].float()
+def logits(
+    model: PreTrainedModel,
+) -> torch.Tensor:
+    found: torch.Tensor = model(input_ids=TOKENS, use_cache=False).logits[0].float()
+    return found
 
 
 def change(before: torch.Tensor, after: torch.Tensor) -> float:
@@ -56,7 +62,9 @@ def change(before: torch.Tensor, after: torch.Tensor) -> float:
     ],
 )
 @pytest.mark.parametrize("name", list(MODELS))
-def test_logits_stay(tmp_path, name, dtype, quantization, bound):
+def test_logits_stay(
+    tmp_path: Path, name: str, dtype: Dtype, quantization: str | None, bound: float
+) -> None:
     save_tiny(tmp_path, name)
     model = load_model(tmp_path, dtype, CPU)
     before = logits(model)
@@ -68,7 +76,7 @@ def test_logits_stay(tmp_path, name, dtype, quantization, bound):
         assert not torch.equal(before, after)
 
 
-def test_siblings_are_found_by_what_they_read(tmp_path):
+def test_siblings_are_found_by_what_they_read(tmp_path: Path) -> None:
     save_tiny(tmp_path, "qwen2")
     model = load_model(tmp_path, PACKED, CPU)
     prepare(model)
@@ -92,10 +100,11 @@ class Reader(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         total = self.first(x) + self.second(x) + self.twice(x) + self.twice(x)
         x += 1
-        return total + self.third(x) + self.second.in_features
+        found: torch.Tensor = total + self.third(x) + self.second.in_features
+        return found
 
 
-def test_written_inputs_and_repeated_layers_are_not_fused():
+def test_written_inputs_and_repeated_layers_are_not_fused() -> None:
     reader = Reader()
     layers = [reader.first, reader.second, reader.third, reader.twice]
     with torch.no_grad(), watch(layers) as calls:
@@ -116,24 +125,27 @@ SIZES = [3, 5, 2]
 
 @settings(deadline=None, max_examples=200)
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3), st.booleans()), max_size=30))
-def test_shares_are_right_in_every_order_of_calls(calls):
+def test_shares_are_right_in_every_order_of_calls(calls: list[tuple[int, int, bool]]) -> None:
     """Also when tensors die and others take their place, and when a call is repeated."""
     weight = torch.randn((sum(SIZES), 4), generator=torch.Generator().manual_seed(1))
-    siblings = FusedProduct(lambda rows: functional.linear(rows, weight), SIZES)
+    siblings = FusedProduct(cast(Product, lambda rows: functional.linear(rows, weight)), SIZES)
     tensors = [torch.randn(2, 4) for _ in range(4)]
     for number, which, renew in calls:
         if renew:
             tensors[which] = torch.randn(2, 4)
         share = siblings.share_of(number, tensors[which])
         whole = functional.linear(tensors[which], weight)
-        assert torch.equal(share, whole.split(SIZES, dim=-1)[number])
+        assert torch.equal(share, torch.split(whole, SIZES, dim=-1)[number])
 
 
-def test_siblings_compute_once_and_let_go():
-    computed = []
-    siblings = FusedProduct(
-        lambda rows: computed.append(1) or torch.cat([rows] * 3, dim=-1), [4] * 3
-    )
+def test_siblings_compute_once_and_let_go() -> None:
+    computed: list[int] = []
+
+    def product(rows: torch.Tensor) -> torch.Tensor:
+        computed.append(1)
+        return torch.cat([rows] * 3, dim=-1)
+
+    siblings = FusedProduct(cast(Product, product), [4] * 3)
     rows = torch.randn(2, 4)
     for number in (1, 0, 2):
         assert torch.equal(siblings.share_of(number, rows), rows)
@@ -144,7 +156,7 @@ def test_siblings_compute_once_and_let_go():
     assert gone() is None
 
 
-def test_weights_are_freed(tmp_path):
+def test_weights_are_freed(tmp_path: Path) -> None:
     save_tiny(tmp_path, "mistral")
     model = load_model(tmp_path, PACKED, CPU)
     weights = [
@@ -157,18 +169,21 @@ def test_weights_are_freed(tmp_path):
 
 
 @needs_int8
-def test_tied_embeddings_keep_their_weight(tmp_path):
+def test_tied_embeddings_keep_their_weight(tmp_path: Path) -> None:
     config, model_class, options = MODELS["llama"]
     save_model(tmp_path, config, model_class, {**options, "tie_word_embeddings": True})
     model = load_model(tmp_path, "bfloat16", CPU)
-    embedding = model.get_input_embeddings().weight
-    before = embedding.clone()
+    embedding = model.get_input_embeddings()
+    assert isinstance(embedding, torch.nn.Embedding)
+    before = embedding.weight.clone()
     prepare(model, "int8")
     assert isinstance(model.lm_head, FastLinear)
-    assert torch.equal(model.get_input_embeddings().weight, before)
+    after = model.get_input_embeddings()
+    assert isinstance(after, torch.nn.Embedding)
+    assert torch.equal(after.weight, before)
 
 
-def test_a_replaced_layer_tells_its_weights_dtype_and_shape(tmp_path):
+def test_a_replaced_layer_tells_its_weights_dtype_and_shape(tmp_path: Path) -> None:
     save_tiny(tmp_path, "llama")
     model = load_model(tmp_path, PACKED, CPU)
     shape = model.model.layers[0].mlp.up_proj.weight.shape
@@ -179,15 +194,18 @@ def test_a_replaced_layer_tells_its_weights_dtype_and_shape(tmp_path):
     assert weight.untyped_storage().nbytes() == weight.element_size()
 
 
-def test_models_that_cannot_take_gaps_are_not_fused(tmp_path, monkeypatch):
+def test_models_that_cannot_take_gaps_are_not_fused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save_tiny(tmp_path, "mistral")
     model = load_model(tmp_path, PACKED, CPU)
     before = logits(model)
     mlp = model.model.layers[0].mlp
 
-    def forward(self, x):
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
         gated = self.act_fn(self.gate_proj(x)) * self.up_proj(x).view(-1).view(*x.shape[:-1], -1)
-        return self.down_proj(gated)
+        found: torch.Tensor = self.down_proj(gated)
+        return found
 
     monkeypatch.setattr(type(mlp), "forward", forward)
     prepare(model)
@@ -209,7 +227,7 @@ def test_models_that_cannot_take_gaps_are_not_fused(tmp_path, monkeypatch):
         ),
     ],
 )
-def test_products_take_any_shape(dtype, quantization, bias):
+def test_products_take_any_shape(dtype: torch.dtype, quantization: str | None, bias: bool) -> None:
     torch.manual_seed(0)
     weight, added = torch.randn(24, 40, dtype=dtype), torch.randn(24, dtype=dtype)
     product = make_product(weight, added if bias else None, quantization)
@@ -223,7 +241,9 @@ def test_products_take_any_shape(dtype, quantization, bias):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_a_dtype_that_cannot_be_packed_stays_as_it_is(tmp_path, monkeypatch, dtype):
+def test_a_dtype_that_cannot_be_packed_stays_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: Dtype
+) -> None:
     """As bfloat16 on a processor without AVX-512."""
     monkeypatch.setattr(products, "can_pack", lambda dtype: dtype == torch.float32)
     save_tiny(tmp_path, "llama")
@@ -235,18 +255,20 @@ def test_a_dtype_that_cannot_be_packed_stays_as_it_is(tmp_path, monkeypatch, dty
 
 
 @pytest.mark.skipif(can_pack(torch.bfloat16), reason="this processor packs bfloat16")
-def test_without_avx512_bfloat16_is_not_packed():
+def test_without_avx512_bfloat16_is_not_packed() -> None:
     assert make_product(torch.randn(24, 40, dtype=torch.bfloat16), None, None) is None
 
 
-def test_conv1d_is_replaced_too(tmp_path):
+def test_conv1d_is_replaced_too(tmp_path: Path) -> None:
     save_tiny(tmp_path, "gpt2")
     model = load_model(tmp_path, PACKED, CPU)
     prepare(model)
     assert not any(isinstance(module, (Conv1D, nn.Linear)) for module in model.modules())
 
 
-def test_a_wrong_packed_product_is_left_out(tmp_path, monkeypatch):
+def test_a_wrong_packed_product_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save_tiny(tmp_path, "llama")
     model = load_model(tmp_path, PACKED, CPU)
     call = PackedProduct.__call__
@@ -255,7 +277,9 @@ def test_a_wrong_packed_product_is_left_out(tmp_path, monkeypatch):
     assert not any(isinstance(module, FastLinear) for module in model.modules())
 
 
-def test_a_wrong_integer_product_is_refused(tmp_path, monkeypatch):
+def test_a_wrong_integer_product_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save_tiny(tmp_path, "llama")
     model = load_model(tmp_path, "bfloat16", CPU)
     wrong = {**products.INT8_PRODUCTS, "int8": lambda rows, values, _: rows @ values.t().to(rows)}
@@ -264,7 +288,7 @@ def test_a_wrong_integer_product_is_refused(tmp_path, monkeypatch):
         prepare(model, "int8")
 
 
-def test_other_text_is_refused(tmp_path, monkeypatch):
+def test_other_text_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_tiny(tmp_path, "llama")
     model = load_model(tmp_path, PACKED, CPU)
     monkeypatch.setattr(
@@ -276,9 +300,10 @@ def test_other_text_is_refused(tmp_path, monkeypatch):
         prepare(model)
 
 
-def test_quantization_is_refused_away_from_cpus(tmp_path):
+def test_quantization_is_refused_away_from_cpus(tmp_path: Path) -> None:
     save_tiny(tmp_path, "llama")
-    model = load_model(tmp_path, "bfloat16", CPU).to("meta")
+    model = load_model(tmp_path, "bfloat16", CPU)
+    model.to("meta")  # type: ignore[arg-type]
     prepare(model)
     with pytest.raises(ModelUnsupported, match="quantization is int8, which needs device cpu"):
         prepare(model, "int8")

@@ -1,20 +1,23 @@
 """Adapters in the engine: PEFT's own texts, whatever runs beside them and however."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from headrace.protocol.config import EngineConfig
+from headrace.protocol.config import Dtype, EngineConfig, Quantization
+from headrace.protocol.to_worker import Generate
 from headrace.workers.attention.backend import AttentionBatch, Span
+from headrace.workers.engine.engine import Engine
 from headrace.workers.errors import RequestRefused
 from headrace.workers.lora.layers import add_products
 from headrace.workers.lora.slots import split_rows
 from headrace.workers.native.runner import NativeRunner
 from headrace.workers.sequence.sequence import Chunk, Sequence
 from tests.lora_adapters import tensors_of
-from tests.workers.driving import run
+from tests.workers.driving import Answer, run
 from tests.workers.lora.lora_engines import (
     KINDS,
     NEW,
@@ -39,7 +42,7 @@ COMPILED = ["llama", "gpt2", "qwen2", "qwen3", "phi3"]
             ("qwen2_moe", "torch")],
     ids="-".join,
 )  # fmt: skip
-def any_model(request, tmp_path_factory) -> Tiny:
+def any_model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     model, kernels = request.param
     if kernels == "native":
         skip_without_kernels()
@@ -55,25 +58,27 @@ def any_model(request, tmp_path_factory) -> Tiny:
 
 
 @pytest.fixture(scope="module", params=["native", "torch"])
-def llama(request, tmp_path_factory) -> Tiny:
+def llama(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     if request.param == "native":
         skip_without_kernels()
     return make_tiny(tmp_path_factory.mktemp("llama"), "llama", kernels=request.param)
 
 
 @pytest.fixture(scope="module")
-def torch_llama(tmp_path_factory) -> Tiny:
+def torch_llama(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     return make_tiny(tmp_path_factory.mktemp("llama"), "llama", kernels="torch")
 
 
-def check_all(tiny: Tiny, engine, arrivals) -> dict:
+def check_all(
+    tiny: Tiny, engine: Engine, arrivals: list[tuple[int, Generate]]
+) -> dict[str, Answer]:
     answers = run(engine, arrivals)
     for _, one in arrivals:
         tiny.check(one.adapter, one.prompt_token_ids, answers[one.request_id].tokens)
     return answers
 
 
-def mixed(tiny: Tiny, count: int, every: int = 0, longest: int = 40, **params) -> list:
+def mixed(tiny: Tiny, count: int, every: int = 0, longest: int = 40, **params: Any) -> list[Any]:
     """Requests of all adapters and of none, one before every so many steps."""
     names = ["", *tiny.adapters]
     return [
@@ -103,9 +108,12 @@ def test_logits_are_pefts(any_model: Tiny) -> None:
         assert (ours - theirs).abs().max() < 1e-4 * theirs.abs().max()
 
 
-def logits(runner, names: list[str], prompts: list[tuple[int, ...]]) -> torch.Tensor:
+def logits(runner: Any, names: list[str], prompts: list[tuple[int, ...]]) -> torch.Tensor:
     """Of the last tokens of prompts [prompts, vocabulary], each with an adapter, in one step."""
-    rows, positions, wanted, spans = [], [], [], []
+    rows: list[int] = []
+    positions: list[int] = []
+    wanted: list[int] = []
+    spans: list[Span] = []
     for number, prompt in enumerate(prompts):
         spans.append(Span(len(rows), len(prompt), 0, [2 * number, 2 * number + 1]))
         rows += prompt
@@ -115,20 +123,25 @@ def logits(runner, names: list[str], prompts: list[tuple[int, ...]]) -> torch.Te
     step, order = (rows, positions, wanted, AttentionBatch([], spans)), range(len(chunks))
     with torch.inference_mode():
         if isinstance(runner, NativeRunner):
+            assert runner._slots is not None
             return runner.forward(*step, runner._slots.row_slots(chunks, order)).clone()
         with runner._slots.applied(chunks, order):
-            return runner.forward(*step)
+            found: torch.Tensor = runner.forward(*step)
+            return found
 
 
 def reference_logits(tiny: Tiny, name: str, prompt: tuple[int, ...]) -> torch.Tensor:
     model = reference(tiny.path, tiny.adapters.get(name))
     with torch.inference_mode():
-        return model(input_ids=torch.tensor([prompt]), use_cache=False).logits[0, -1]
+        found: torch.Tensor = model(input_ids=torch.tensor([prompt]), use_cache=False).logits[0, -1]
+        return found
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("quantization", [None, "int8", "int8_dynamic"])
-def test_adapters_of_rounded_models(torch_llama: Tiny, dtype: str, quantization: str) -> None:
+def test_adapters_of_rounded_models(
+    torch_llama: Tiny, dtype: Dtype, quantization: Quantization
+) -> None:
     """What they change is what they change in the model itself, but for the rounding."""
     skip_without_kernels(getattr(torch, dtype))
     engine = torch_llama.engine(cpu_kernels="native", dtype=dtype, quantization=quantization)
@@ -139,7 +152,8 @@ def test_adapters_of_rounded_models(torch_llama: Tiny, dtype: str, quantization:
     for name, found in zip(names, ours, strict=True):
         theirs = reference_logits(torch_llama, name, prompt)
         error = ((found - base) - (theirs - of_base)).square().mean().sqrt()
-        tolerance = 1e-4 if (dtype, quantization) == ("float32", None) else 0.1
+        is_exact = dtype == "float32" and quantization is None
+        tolerance = 1e-4 if is_exact else 0.1
         assert error < tolerance * theirs.std(), name
 
 
@@ -184,7 +198,9 @@ def test_prefixes_are_not_shared_among_adapters(llama: Tiny) -> None:
         for name in NAMES:
             answers = check_all(llama, engine, [(0, adapted(f"{name}{turn}", prompt, name))])
             (answer,) = answers.values()
-            assert answer.outputs[0].admission.cached_tokens == 32 * turn
+            admission = answer.outputs[0].admission
+            assert admission is not None
+            assert admission.cached_tokens == 32 * turn
 
 
 def test_drafts(llama: Tiny) -> None:
@@ -211,27 +227,33 @@ def test_models_with_adapters_run_on_the_compiled_kernels(torch_llama: Tiny) -> 
     assert isinstance(torch_llama.engine(cpu_kernels="auto").runner, NativeRunner)
 
 
-def test_a_step_without_adapters_does_not_touch_them(torch_llama: Tiny, monkeypatch) -> None:
+def test_a_step_without_adapters_does_not_touch_them(
+    torch_llama: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine, prompt = torch_llama.engine(), (1, 2, 3)
     check_all(torch_llama, engine, [(0, adapted("a", prompt, "wide"))])
     monkeypatch.setattr("headrace.workers.lora.layers.add_products", None)
     check_all(torch_llama, engine, [(0, adapted("b", prompt))])
 
 
-def test_a_failed_step_leaves_no_adapter_behind(torch_llama: Tiny, monkeypatch) -> None:
+def test_a_failed_step_leaves_no_adapter_behind(
+    torch_llama: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = torch_llama.engine()
     engine.add(adapted("a", (1, 2, 3), "wide"))
     with monkeypatch.context() as patch:
         patch.setattr("headrace.workers.lora.layers.add_products", None)
         with pytest.raises(TypeError):
             engine.step()
-    assert engine.runner._slots._step.spans is None
+    runner: Any = engine.runner
+    assert runner._slots._step.spans is None
 
 
 def test_what_overflows_in_one_adapter_stays_there(llama: Tiny) -> None:
     """Its products with the rows of others are infinite, too."""
     engine = llama.engine()
-    adapter = engine._adapters["wide"]
+    adapters: Any = engine._adapters
+    adapter = adapters["wide"]
     for pair in adapter.matrices.values():
         pair.down.fill_(3e38)
     arrivals = mixed(llama, 10)
@@ -244,13 +266,21 @@ def test_what_overflows_in_one_adapter_stays_there(llama: Tiny) -> None:
             llama.check(one.adapter, one.prompt_token_ids, tokens)
 
 
-def test_only_as_much_is_multiplied_as_the_step_needs(torch_llama: Tiny, monkeypatch) -> None:
+def test_only_as_much_is_multiplied_as_the_step_needs(
+    torch_llama: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also of a step with a prompt of one adapter beside decodes of another and of none."""
     engine = torch_llama.engine()
     check_all(torch_llama, engine, mixed(torch_llama, 10))
     products: list[tuple[int, int]] = []
 
-    def spy(results, rows, down, up, not_own) -> None:
+    def spy(
+        results: torch.Tensor,
+        rows: torch.Tensor,
+        down: torch.Tensor,
+        up: torch.Tensor,
+        not_own: torch.Tensor | None,
+    ) -> None:
         products.append((len(rows), len(down)))
         add_products(results, rows, down, up, not_own)
 
@@ -276,7 +306,7 @@ def test_rows_in_parts() -> None:
 @pytest.mark.parametrize("quantization", [None, pytest.param("int8", marks=needs_int8)])
 @pytest.mark.parametrize("kernels", ["auto", "torch"])
 def test_other_dtypes(
-    torch_llama: Tiny, dtype: str, quantization: str | None, kernels: str
+    torch_llama: Tiny, dtype: Dtype, quantization: Quantization | None, kernels: str
 ) -> None:
     llama = torch_llama
     engine = llama.engine(dtype=dtype, quantization=quantization, cpu_kernels=kernels)

@@ -1,6 +1,7 @@
 """Adapters on the runner for GPUs: PEFT's texts, and recorded decodes where there are none."""
 
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -19,15 +20,18 @@ from tests.workers.lora.lora_engines import Tiny, adapted, make_prompts, make_ti
 from tests.workers.recording import Rerun
 
 BLOCK = 4
-KINDS = {"usual": {"rank": 8}, "wide": {"rank": 16, "targets": "all-linear"}}
+KINDS: dict[str, dict[str, Any]] = {
+    "usual": {"rank": 8},
+    "wide": {"rank": 16, "targets": "all-linear"},
+}
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory) -> Tiny:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     return make_tiny(tmp_path_factory.mktemp("llama"), "llama", KINDS)
 
 
-def make_engine(tiny: Tiny, record: Rerun, max_loras=2) -> Engine:
+def make_engine(tiny: Tiny, record: Rerun, max_loras: int = 2) -> Engine:
     model = load_model(tiny.path, "float32", torch.device("cpu"))
     hook = AttentionHook()
     with torch.inference_mode():
@@ -46,7 +50,7 @@ def make_engine(tiny: Tiny, record: Rerun, max_loras=2) -> Engine:
     runner.capture_decodes(choose_buckets(12, 60, 4), record)
     adapters = runner.new_adapters(16)
     assert adapters is not None
-    limits = {"max_num_seqs": 16, "max_num_batched_tokens": 64}
+    limits: dict[str, Any] = {"max_num_seqs": 16, "max_num_batched_tokens": 64}
     engine = assemble_engine(runner, adapters=adapters, max_loras=max_loras, **limits)
     for name, folder in tiny.adapters.items():
         engine.add_adapter(name, folder)

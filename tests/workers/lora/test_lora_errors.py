@@ -29,7 +29,7 @@ ITS_OTHER = FIRST.replace("lora_A", "lora_B")
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory) -> Tiny:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     return make_tiny(tmp_path_factory.mktemp("llama"), "llama", {"usual": {"rank": 8}})
 
 
@@ -252,7 +252,8 @@ def test_a_value_that_overflows_16_bits_is_refused_where_they_are_used(
 ) -> None:
     shutil.copytree(tiny.adapters["usual"], tmp_path, dirs_exist_ok=True)
     tensors(lambda some: some[ITS_OTHER].fill_(5e4))(tmp_path)
-    layers = tiny.engine().runner.adapter_layers
+    runner: Any = tiny.engine().runner
+    layers = runner.adapter_layers
     assert read_adapter(tmp_path, layers, 16).matrices
     halves = {name: replace(shape, dtype=torch.float16) for name, shape in layers.items()}
     with pytest.raises(AdapterError, match=r"not finite in torch.float16"):

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,13 +16,13 @@ from tests.workers.lora.lora_engines import adapted
 PROMPT = tuple(range(5, 25))
 
 
-def write(folder: Path, **config) -> Path:
+def write(folder: Path, **config: Any) -> Path:
     folder.mkdir()
     (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", **config}))
     return folder
 
 
-def fake(model: Path, **options) -> Engine:
+def fake(model: Path, **options: Any) -> Engine:
     config = EngineConfig(engine="fake", enable_lora=True, **options)
     return build_engine(model, config, 1, lambda line: None)
 

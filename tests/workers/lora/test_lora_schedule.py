@@ -1,7 +1,9 @@
 """How many adapters a batch has, and who waits for whom: nobody for ever."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +14,7 @@ from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.fake_runner import FakeRunner
 from headrace.workers.lora.fake import FakeAdapters
-from headrace.workers.sequence.sequence import Chunk
+from headrace.workers.sequence.sequence import Chunk, ChunkResult
 from tests.workers.driving import request, run
 
 ADAPTERS = "abcd"
@@ -31,19 +33,19 @@ class Watched(FakeRunner):
 
     max_loras = 1
 
-    def run(self, chunks: list[Chunk]) -> list:
+    def run(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
         assert len({chunk.sequence.request.adapter for chunk in chunks} - {""}) <= self.max_loras
         return super().run(chunks)
 
 
-def make_engine(max_loras=2, num_blocks=64, **options) -> Engine:
+def make_engine(max_loras: int = 2, num_blocks: int = 64, **options: Any) -> Engine:
     runner = Watched(vocab_size=50, max_model_len=48, num_blocks=num_blocks, block_size=4)
     runner.max_loras = max_loras
     limits = {"max_num_seqs": 8, "max_num_batched_tokens": 16, **options}
     return assemble_engine(runner, adapters=Known(), max_loras=max_loras, **limits)
 
 
-def asked(name: str, adapter: str, length=3, max_tokens=8, **fields) -> Generate:
+def asked(name: str, adapter: str, length: int = 3, max_tokens: int = 8, **fields: Any) -> Generate:
     prompt = [sum(map(ord, name)) % 50] * length
     return replace(request(name, prompt, max_tokens=max_tokens), adapter=adapter, **fields)
 
@@ -139,7 +141,13 @@ floods = st.lists(
     st.integers(1, 6),
     st.sampled_from(["much", "little"]),
 )
-def test_nobody_starves(flood, max_loras, num_blocks, places, tenant) -> None:
+def test_nobody_starves(
+    flood: list[tuple[str, str, int, int]],
+    max_loras: int,
+    num_blocks: int,
+    places: int,
+    tenant: str,
+) -> None:
     """However full the engine is kept of others with other adapters, a request gets its turn."""
     engine = make_engine(max_loras, num_blocks, max_num_seqs=places)
     numbers = count()
@@ -183,7 +191,11 @@ requests = st.builds(
     st.booleans(),
 )
 def test_texts_depend_on_nothing_but_request_and_adapter(
-    script, max_loras, num_blocks, places, caching
+    script: list[tuple[int, tuple[str, list[int], int, int, str]]],
+    max_loras: int,
+    num_blocks: int,
+    places: int,
+    caching: bool,
 ) -> None:
     engine = make_engine(max_loras, num_blocks, max_num_seqs=places, enable_prefix_caching=caching)
     arrivals = []

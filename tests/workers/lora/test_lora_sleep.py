@@ -1,6 +1,8 @@
 """Adapters of an engine that sleeps: they stay, come and go, and take no memory of the device."""
 
 import shutil
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,12 +18,15 @@ from tests.workers.lora.lora_engines import (
     skip_without_kernels,
 )
 
-KINDS = {"usual": {"rank": 8}, "wide": {"rank": 16, "targets": "all-linear"}}
+KINDS: dict[str, dict[str, Any]] = {
+    "usual": {"rank": 8},
+    "wide": {"rank": 16, "targets": "all-linear"},
+}
 PROMPT = make_prompts(1, 20)[0]
 
 
 @pytest.fixture(scope="module", params=["native", "torch"])
-def tiny(request, tmp_path_factory) -> Tiny:
+def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     if request.param == "native":
         skip_without_kernels()
     return make_tiny(tmp_path_factory.mktemp("llama"), "llama", KINDS, request.param)
@@ -52,14 +57,15 @@ def test_adapters_outlast_any_sleep(tiny: Tiny) -> None:
 def test_slots_are_given_back(tiny: Tiny) -> None:
     sleeper = residence(tiny)
     check(tiny, sleeper, *KINDS)
-    slots = sleeper.engine.runner._slots
+    runner: Any = sleeper.engine.runner
+    slots = runner._slots
     assert not slots.is_empty
     sleeper.sleep(1)
     assert slots.is_empty
 
 
 @pytest.mark.parametrize("level", [1, 2])
-def test_they_come_and_go_meanwhile(tiny: Tiny, level: int, tmp_path) -> None:
+def test_they_come_and_go_meanwhile(tiny: Tiny, level: int, tmp_path: Path) -> None:
     sleeper = residence(tiny)
     engine = sleeper.engine
     engine.remove_adapter("wide")
@@ -76,7 +82,7 @@ def test_they_come_and_go_meanwhile(tiny: Tiny, level: int, tmp_path) -> None:
     check(tiny, sleeper, *KINDS)
 
 
-def test_its_folder_may_go_once_it_is_there(tiny: Tiny, tmp_path) -> None:
+def test_its_folder_may_go_once_it_is_there(tiny: Tiny, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(tiny.adapters["usual"], copy)
     sleeper = residence(Tiny(tiny.path, {}))

@@ -5,16 +5,19 @@ too: none of them may change a text.
 """
 
 import itertools
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from headrace.protocol.config import Dtype, Quantization
 from headrace.workers.native.program import CompiledProgram
 from tests.workers.native.test_native import SHAPES, blocks_of, load, run, tokens_of
 from tests.workers.processors import needs_bfloat16
 
 WINDOW = {"config": "MistralConfig", "model": "MistralForCausalLM"}
-KINDS = [
+KINDS: list[tuple[Dtype, Quantization | None]] = [
     ("float32", None),
     ("bfloat16", None),
     ("bfloat16", "int8"),
@@ -23,7 +26,7 @@ KINDS = [
 ]
 
 
-def alone(compiled, tokens, start):
+def alone(compiled: CompiledProgram, tokens: list[int], start: int) -> torch.Tensor:
     """Logits of the rows from `start` on, of one step for each."""
     program = compiled.start(300, 16)
     blocks = blocks_of(len(tokens))
@@ -32,7 +35,7 @@ def alone(compiled, tokens, start):
     return torch.cat([run(program, [(tokens, row, row + 1, blocks)]) for row in rows])
 
 
-def in_company(compiled, tokens, start):
+def in_company(compiled: CompiledProgram, tokens: list[int], start: int) -> torch.Tensor:
     """The same rows of steps cut elsewhere, each with those of other texts before and behind."""
     program = compiled.start(300, 16)
     length = len(tokens)
@@ -52,7 +55,14 @@ def in_company(compiled, tokens, start):
     return torch.cat(found)[start:]
 
 
-def assert_same(folder, length, start, kind, options, **architecture):
+def assert_same(
+    folder: Path,
+    length: int,
+    start: int,
+    kind: tuple[Dtype, Quantization | None],
+    options: dict[str, Any],
+    **architecture: Any,
+) -> None:
     dtype, quantization = kind
     model, hook = load(folder, {**options, "max_position_embeddings": 4096}, dtype, **architecture)
     tokens = tokens_of(length)
@@ -67,18 +77,20 @@ def assert_same(folder, length, start, kind, options, **architecture):
 @needs_bfloat16
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("shape", ["deep and odd", "many queries to a key", "scores far apart"])
-def test_whatever_the_batch_the_cuts_and_the_threads(tmp_path, shape, kind):
+def test_whatever_the_batch_the_cuts_and_the_threads(
+    tmp_path: Path, shape: str, kind: tuple[Dtype, Quantization | None]
+) -> None:
     assert_same(tmp_path, 701, 690, kind, SHAPES[shape])
 
 
 @needs_bfloat16
 @pytest.mark.parametrize("kind", KINDS[:2], ids=str)
-def test_over_parts_of_all_lengths(tmp_path, kind):
+def test_over_parts_of_all_lengths(tmp_path: Path, kind: tuple[Dtype, Quantization | None]) -> None:
     assert_same(tmp_path, 2400, 2380, kind, {"num_hidden_layers": 1})
 
 
 @needs_bfloat16
 @pytest.mark.parametrize("kind", KINDS[:2], ids=str)
 @pytest.mark.parametrize("window", [5, 100, 700])
-def test_with_windows(tmp_path, window, kind):
+def test_with_windows(tmp_path: Path, window: int, kind: tuple[Dtype, Quantization | None]) -> None:
     assert_same(tmp_path, 901, 880, kind, {"sliding_window": window}, **WINDOW)

@@ -1,10 +1,12 @@
 """The kernel that draws tokens against the definitions, in float64 and by sorting."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 
+from headrace.protocol.sampling import SamplingParams
 from headrace.workers.native import draw as drawing
 from headrace.workers.native.draw import draw
 from headrace.workers.sampling import sampler
@@ -18,7 +20,7 @@ pytestmark = needs_kernels
 # What rounding may do to a probability or to the sum of some.
 NEAR = 1e-6
 
-SETTINGS = [
+SETTINGS: list[dict[str, Any]] = [
     {},
     {"temperature": 0.6},
     {"temperature": 40.0},
@@ -34,12 +36,12 @@ SETTINGS = [
 ]
 
 
-def samplings(count, **params):
+def samplings(count: int, **params: Any) -> list[SamplingParams]:
     params = {"temperature": 1.0, **params}
     return [request("r", (1,), seed=seed, **params).sampling for seed in range(count)]
 
 
-def rows(kind, count, size):
+def rows(kind: str, count: int, size: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(size)
     logits = torch.randn((count, size), generator=generator)
     return {
@@ -51,11 +53,11 @@ def rows(kind, count, size):
     }[kind]
 
 
-def uniforms(count):
+def uniforms(count: int) -> torch.Tensor:
     return torch.rand(count, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
-def weights_of(logits, sampling, top_p):
+def weights_of(logits: torch.Tensor, sampling: SamplingParams, top_p: float) -> torch.Tensor:
     """The weights of a row's tokens after all cuts, which keep what ties with the last."""
     levels = (logits.double() - logits.max()) / sampling.temperature
     ordered = levels.sort(descending=True).values
@@ -69,7 +71,7 @@ def weights_of(logits, sampling, top_p):
     return torch.where(levels >= floor, levels.exp(), 0.0)
 
 
-def allowed(logits, sampling, uniform):
+def allowed(logits: torch.Tensor, sampling: SamplingParams, uniform: float) -> set[int]:
     """The tokens that are right if shares and the uniform number are off by rounding."""
     tokens = set()
     shares = {sampling.top_p}
@@ -85,7 +87,7 @@ def allowed(logits, sampling, uniform):
     return tokens
 
 
-def drawn(logits, some, numbers):
+def drawn(logits: torch.Tensor, some: list[SamplingParams], numbers: torch.Tensor) -> list[int]:
     token_ids, possible = draw(logits, range(len(logits)), some, numbers.tolist())
     assert possible.all()
     return token_ids.tolist()
@@ -93,7 +95,7 @@ def drawn(logits, some, numbers):
 
 @pytest.mark.parametrize("kind", ["flat", "random", "peaked", "tied", "cut"])
 @pytest.mark.parametrize("params", SETTINGS, ids=str)
-def test_tokens_are_those_of_the_definitions(kind, params):
+def test_tokens_are_those_of_the_definitions(kind: str, params: dict[str, float]) -> None:
     logits, numbers = rows(kind, 40, 1500), uniforms(40)
     some = samplings(40, **params)
     for row, token_id in enumerate(drawn(logits, some, numbers)):
@@ -101,7 +103,7 @@ def test_tokens_are_those_of_the_definitions(kind, params):
 
 
 @pytest.mark.parametrize("size", [1, 2, 15, 16, 17, 255, 256, 257, 513])
-def test_vocabularies_of_any_size(size):
+def test_vocabularies_of_any_size(size: int) -> None:
     logits, numbers = rows("random", 30, size), uniforms(30)
     for params in ({}, {"top_k": 3}, {"top_p": 0.8}, {"top_k": 2**40}):
         some = samplings(30, **params)
@@ -109,13 +111,13 @@ def test_vocabularies_of_any_size(size):
             assert token_id in allowed(logits[row], some[row], float(numbers[row]))
 
 
-def texts(count, **params):
+def texts(count: int, **params: Any) -> list[Sequence]:
     params = {"temperature": 1.0, **params}
     return [Sequence.of(request("r", (1,), seed=seed, **params), 0, 0.0) for seed in range(count)]
 
 
 @pytest.mark.parametrize("kind", ["random", "peaked"])
-def test_torchs_operations_choose_the_same(kind, monkeypatch):
+def test_torchs_operations_choose_the_same(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A text goes on alike on a worker without the kernel; only ties by rounding may part."""
     logits = rows(kind, 24, 49152)
     different = 0
@@ -129,14 +131,16 @@ def test_torchs_operations_choose_the_same(kind, monkeypatch):
     assert different <= 2
 
 
-def test_uniforms_at_the_ends_give_tokens_that_are_possible():
+def test_uniforms_at_the_ends_give_tokens_that_are_possible() -> None:
     logits = torch.tensor([[-1.0, 2.0, 1.0, float("-inf"), -2.0]]).expand(4, -1)
     some = samplings(4, top_k=2)
     ends = torch.tensor([0.0, 1 - 2**-52, 1 - 2**-53, 1.0], dtype=torch.float64)
     assert drawn(logits, some, ends) == [1, 2, 2, 2]
 
 
-def test_chosen_rows_of_a_wider_table_and_any_number_of_threads(monkeypatch):
+def test_chosen_rows_of_a_wider_table_and_any_number_of_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     table = rows("random", 50, 700)
     wide = torch.cat([table, torch.full((50, 33), 1e9)], dim=1)[:, :700]
     numbers = uniforms(50)
@@ -155,7 +159,7 @@ def test_chosen_rows_of_a_wider_table_and_any_number_of_threads(monkeypatch):
 
 
 @pytest.mark.parametrize("params", [{}, {"top_p": 0.5}, {"top_k": 2}, {"min_p": 0.5}])
-def test_rows_without_a_distribution_are_told_apart(params):
+def test_rows_without_a_distribution_are_told_apart(params: dict[str, float]) -> None:
     bad = float("nan")
     infinite = float("inf")
     logits = rows("random", 6, 300).contiguous()
@@ -166,6 +170,6 @@ def test_rows_without_a_distribution_are_told_apart(params):
     assert ((token_ids >= 0) & (token_ids < 300)).all()
 
 
-def test_it_is_not_for_other_devices():
+def test_it_is_not_for_other_devices() -> None:
     assert drawing.can_draw(torch.device("cpu"))
     assert not drawing.can_draw(torch.device("cuda"))

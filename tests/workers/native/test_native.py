@@ -3,12 +3,16 @@
 import itertools
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
-from headrace.protocol.config import EngineConfig
+from headrace.protocol.config import Dtype, EngineConfig, Quantization
 from headrace.workers.attention.backend import AttentionBatch, Span
 from headrace.workers.attention.hook import AttentionHook, attention_of
 from headrace.workers.build import build_engine
@@ -27,7 +31,13 @@ from tests.workers.processors import needs_bfloat16, needs_kernels
 from tests.workers.tiny_models import VOCAB, save_model, save_tiny
 
 
-def load(folder, options, dtype="float32", config="LlamaConfig", model="LlamaForCausalLM"):
+def load(
+    folder: Path,
+    options: dict[str, Any],
+    dtype: Dtype = "float32",
+    config: str = "LlamaConfig",
+    model: str = "LlamaForCausalLM",
+) -> tuple[PreTrainedModel, AttentionHook]:
     save_model(folder, config, model, {"max_position_embeddings": 2048, **options})
     loaded = load_model(folder, dtype, torch.device("cpu"))
     hook = AttentionHook()
@@ -37,25 +47,28 @@ def load(folder, options, dtype="float32", config="LlamaConfig", model="LlamaFor
 
 
 @torch.inference_mode()
-def reference(model, tokens):
+def reference(model: PreTrainedModel, tokens: list[int]) -> torch.Tensor:
     with attention_of(model, "eager"):
-        return model(input_ids=torch.tensor([tokens])).logits[0].float()
+        found: torch.Tensor = model(input_ids=torch.tensor([tokens])).logits[0].float()
+        return found
 
 
-def tokens_of(length, seed=0):
+def tokens_of(length: int, seed: int = 0) -> list[int]:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(VOCAB, (length,), generator=generator).tolist()
 
 
-def blocks_of(length, first=0):
+def blocks_of(length: int, first: int = 0) -> list[int]:
     """The blocks of a text, from the last to the first."""
     return list(range(first + -(-length // 16) - 1, first - 1, -1))
 
 
 @torch.inference_mode()
-def run(program: Program, parts):
+def run(program: Program, parts: list[tuple[list[int], int, int, list[int]]]) -> torch.Tensor:
     """Logits of all rows of one step, copied; parts are (tokens, start, end, blocks)."""
-    ids, positions, spans = [], [], []
+    ids: list[int] = []
+    positions: list[int] = []
+    spans: list[Span] = []
     for tokens, start, end, blocks in parts:
         spans.append(Span(len(ids), end - start, start, blocks))
         ids += tokens[start:end]
@@ -63,11 +76,11 @@ def run(program: Program, parts):
     return program.forward(ids, positions, range(len(ids)), AttentionBatch([], spans)).clone()
 
 
-def assert_close(ours, theirs, tolerance=1e-4):
+def assert_close(ours: torch.Tensor, theirs: torch.Tensor, tolerance: float = 1e-4) -> None:
     assert float((ours - theirs).abs().max() / theirs.std()) < tolerance
 
 
-SHAPES = {
+SHAPES: dict[str, Any] = {
     "deep and odd": {"intermediate_size": 2100, "hidden_size": 52, "head_dim": 22},
     "one head": {"num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 80},
     "many queries to a key": {
@@ -92,7 +105,9 @@ SHAPES = {
 @needs_kernels
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_long_texts_in_uneven_chunks(tmp_path, shape, threads):
+def test_long_texts_in_uneven_chunks(
+    tmp_path: Path, shape: dict[str, bool | int], threads: int
+) -> None:
     """620 rows at once exceed a block of rows; decodes after them are split by tokens."""
     model, hook = load(tmp_path, shape)
     tokens = tokens_of(701)
@@ -108,7 +123,7 @@ def test_long_texts_in_uneven_chunks(tmp_path, shape, threads):
 
 @needs_kernels
 @pytest.mark.parametrize("window", [5, 16, 100])
-def test_windows_over_long_texts(tmp_path, window):
+def test_windows_over_long_texts(tmp_path: Path, window: int) -> None:
     options = {"sliding_window": window}
     model, hook = load(tmp_path, options, config="MistralConfig", model="MistralForCausalLM")
     tokens = tokens_of(300)
@@ -121,23 +136,25 @@ def test_windows_over_long_texts(tmp_path, window):
 
 
 @needs_kernels
-def test_sequences_do_not_see_each_other_nor_what_failed_ones_left(tmp_path):
+def test_sequences_do_not_see_each_other_nor_what_failed_ones_left(tmp_path: Path) -> None:
     model, hook = load(tmp_path, {})
     bad = 7
     texts = [[t if t != bad else 8 for t in tokens_of(n, n)] for n in (1, 17, 40, 90)]
     expected = [reference(model, text) for text in texts]
-    model.get_input_embeddings().weight[bad] = float("nan")
+    embedding = model.get_input_embeddings()
+    assert isinstance(embedding, torch.nn.Embedding)
+    embedding.weight[bad] = float("nan")
     program = CompiledProgram(model, hook, 2).start(40, 16)
     spoilt = run(program, [([bad] * 640, 0, 640, list(range(40)))])
     assert spoilt.isnan().all()
     parts = [(t, 0, len(t), blocks_of(len(t), 8 * n)) for n, t in enumerate(texts)]
-    found = run(program, parts).split([len(text) for text in texts])
+    found = torch.split(run(program, parts), [len(text) for text in texts])
     for ours, theirs in zip(found, expected, strict=True):
         assert_close(ours, theirs)
 
 
 @needs_bfloat16
-def test_bfloat16_is_as_near_to_float32_as_transformers_own(tmp_path):
+def test_bfloat16_is_as_near_to_float32_as_transformers_own(tmp_path: Path) -> None:
     options = {"hidden_size": 128, "intermediate_size": 384, "initializer_range": 0.1}
     exact, _ = load(tmp_path, options)
     model, hook = load(tmp_path, options, "bfloat16")
@@ -150,7 +167,9 @@ def test_bfloat16_is_as_near_to_float32_as_transformers_own(tmp_path):
 
 @needs_kernels
 @pytest.mark.parametrize(("tied", "left"), [(True, []), (False, ["model.embed_tokens.weight"])])
-def test_weights_are_freed_and_the_program_still_runs(tmp_path, tied, left):
+def test_weights_are_freed_and_the_program_still_runs(
+    tmp_path: Path, tied: bool, left: list[str]
+) -> None:
     """A tied embedding is read from the packed head."""
     model, hook = load(tmp_path, {"tie_word_embeddings": tied})
     tokens = tokens_of(20)
@@ -163,7 +182,7 @@ def test_weights_are_freed_and_the_program_still_runs(tmp_path, tied, left):
 
 @needs_kernels
 @pytest.mark.parametrize("name", ["mixtral", "qwen2_moe"])
-def test_experts_are_no_fixed_program(tmp_path, name):
+def test_experts_are_no_fixed_program(tmp_path: Path, name: str) -> None:
     save_tiny(tmp_path, name)
     model = load_model(tmp_path, "float32", torch.device("cpu"))
     hook = AttentionHook()
@@ -185,7 +204,10 @@ CHANGES = {
 }
 
 
-def change_layer(model, monkeypatch, change):
+Change = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def change_layer(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, change: Change) -> None:
     """Let the first layer's MLP give what `change` makes of its input and output."""
     mlp = model.model.layers[0].mlp
     forward = mlp.forward
@@ -194,7 +216,9 @@ def change_layer(model, monkeypatch, change):
 
 @needs_kernels
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_what_no_instruction_does_is_not_left_out(tmp_path, monkeypatch, change):
+def test_what_no_instruction_does_is_not_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Change
+) -> None:
     model, hook = load(tmp_path, {})
     change_layer(model, monkeypatch, change)
     with pytest.raises(NotStatic):
@@ -202,7 +226,9 @@ def test_what_no_instruction_does_is_not_left_out(tmp_path, monkeypatch, change)
 
 
 @needs_kernels
-def test_arguments_at_their_defaults_are_as_good_as_none(tmp_path, monkeypatch):
+def test_arguments_at_their_defaults_are_as_good_as_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, hook = load(tmp_path, {})
     change_layer(model, monkeypatch, lambda x, y: torch.add(x, y, alpha=1).clone())
     tokens = tokens_of(20)
@@ -211,7 +237,9 @@ def test_arguments_at_their_defaults_are_as_good_as_none(tmp_path, monkeypatch):
 
 
 @needs_kernels
-def test_modules_may_be_called_with_names_and_not_with_more(tmp_path, monkeypatch):
+def test_modules_may_be_called_with_names_and_not_with_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, hook = load(tmp_path, {})
     mlp = model.model.layers[0].mlp
     monkeypatch.setattr(mlp, "forward", lambda x: mlp.down_proj(input=mlp.up_proj(x)))
@@ -221,15 +249,15 @@ def test_modules_may_be_called_with_names_and_not_with_more(tmp_path, monkeypatc
         CompiledProgram(model, hook, 1)
 
 
-def build(folder, **options):
-    lines = []
+def build(folder: Path, **options: Any) -> str:
+    lines: list[str] = []
     config = EngineConfig(dtype="float32", kv_cache_bytes=2**20, max_model_len=64, **options)
     build_engine(folder, config, 1, lines.append)
     return "\n".join(lines)
 
 
 @needs_kernels
-def test_kernels_run_what_they_can(tmp_path):
+def test_kernels_run_what_they_can(tmp_path: Path) -> None:
     save_tiny(tmp_path, "llama")
     assert "compiled kernels" in build(tmp_path)
     assert "compiled kernels" in build(tmp_path, cpu_kernels="native")
@@ -237,7 +265,7 @@ def test_kernels_run_what_they_can(tmp_path):
     assert "block_size is not a multiple of 16" in build(tmp_path, block_size=8)
 
 
-def test_without_kernels_torch_runs_it(tmp_path, monkeypatch):
+def test_without_kernels_torch_runs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_tiny(tmp_path, "llama")
     library.load_kernels.cache_clear()
     monkeypatch.setattr(library, "EXTENSION_SUFFIXES", [".none"])
@@ -247,7 +275,7 @@ def test_without_kernels_torch_runs_it(tmp_path, monkeypatch):
     library.load_kernels.cache_clear()
 
 
-def test_without_avx512_torch_runs_it(tmp_path, monkeypatch):
+def test_without_avx512_torch_runs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_tiny(tmp_path, "llama")
     monkeypatch.setattr(library, "load_kernels", lambda: SimpleNamespace(level=lambda: 0))
     assert "torch's operations: the processor lacks AVX-512" in build(tmp_path)
@@ -257,12 +285,14 @@ def test_without_avx512_torch_runs_it(tmp_path, monkeypatch):
     assert "AVX-512 with bfloat16" in (library.unsupported_reason(torch.bfloat16) or "")
 
 
-def test_a_dtype_without_kernels_runs_on_torch():
+def test_a_dtype_without_kernels_runs_on_torch() -> None:
     assert "float16" in (library.unsupported_reason(torch.float16) or "")
 
 
-def test_where_nothing_can_be_captured_the_operator_hears_why(tmp_path, monkeypatch):
-    def refuse(*args):
+def test_where_nothing_can_be_captured_the_operator_hears_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object) -> None:
         raise NotStatic("it uses aten.nonzero")
 
     save_tiny(tmp_path, "llama")
@@ -271,7 +301,7 @@ def test_where_nothing_can_be_captured_the_operator_hears_why(tmp_path, monkeypa
     assert "it uses aten.nonzero" in build(tmp_path)
 
 
-def test_norms_are_known_by_what_they_do():
+def test_norms_are_known_by_what_they_do() -> None:
     rms = torch.nn.RMSNorm(12, eps=1e-5)
     torch.nn.init.normal_(rms.weight)
     found = find_norm(rms)
@@ -286,7 +316,7 @@ def test_norms_are_known_by_what_they_do():
     assert find_norm(torch.nn.Linear(3, 4)) is None
 
 
-def test_activations_are_known_by_what_they_do():
+def test_activations_are_known_by_what_they_do() -> None:
     assert find_activation(torch.nn.GELU(approximate="tanh")) == "gelu_tanh"
     assert find_activation(torch.nn.SiLU()) == "silu"
     assert find_activation(torch.nn.Dropout(0.0).eval()) is None
@@ -295,7 +325,7 @@ def test_activations_are_known_by_what_they_do():
 
 @needs_kernels
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_activations_of_the_kernels(tmp_path, name):
+def test_activations_of_the_kernels(tmp_path: Path, name: str) -> None:
     names = {"gelu_tanh": "gelu_pytorch_tanh"}
     model, hook = load(tmp_path, {"hidden_act": names.get(name, name)})
     tokens = tokens_of(30)
@@ -304,7 +334,7 @@ def test_activations_of_the_kernels(tmp_path, name):
 
 
 @needs_kernels
-def test_a_program_ends_with_its_threads(tmp_path):
+def test_a_program_ends_with_its_threads(tmp_path: Path) -> None:
     """Threads of programs that are gone must not be left behind, nor keep the process alive."""
     save_tiny(tmp_path, "llama")
     code = f"""
@@ -335,7 +365,9 @@ program = compiled.start(2, 16)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("quantization", ["int8", "int8_dynamic"])
 @pytest.mark.parametrize("shape", ["deep and odd", "biases", "tied"])
-def test_weights_of_8_bits(tmp_path, shape, quantization, dtype):
+def test_weights_of_8_bits(
+    tmp_path: Path, shape: str, quantization: Quantization, dtype: Dtype
+) -> None:
     """Against transformers with the rounded weights put back as numbers of the dtype."""
     options = {"hidden_size": 96, "initializer_range": 0.1, **SHAPES[shape]}
     model, hook = load(tmp_path, options, dtype)
@@ -363,7 +395,7 @@ def test_weights_of_8_bits(tmp_path, shape, quantization, dtype):
     )
 
 
-def test_a_sum_that_is_read_again_later_is_not_overwritten():
+def test_a_sum_that_is_read_again_later_is_not_overwritten() -> None:
     """Sums in place chain: what stands for an earlier sum is the same memory."""
     linear = {"weight": torch.zeros(4, 4), "bias": None, "transposed": False}
     x = Node("embedding", (), 4, data={"weight": torch.zeros(9, 4)})

@@ -4,7 +4,9 @@ import ctypes
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,8 +64,18 @@ class File:
         self.path = Path(f"/proc/{os.getpid()}/fd/{self.fd}")
         self.file = SharedFile(self.path, NAME)
 
-    def map(self, byte: bytes = b"x", key: str = "key") -> SharedMapping | str:
-        return self.file.map(SIZE, key, lambda address: ctypes.memset(address, byte[0], SIZE))
+    def try_map(self, byte: bytes = b"x", key: str = "key") -> SharedMapping | str:
+        """The mapping, or why there is none."""
+
+        def fill(address: int) -> None:
+            ctypes.memset(address, byte[0], SIZE)
+
+        return self.file.map(SIZE, key, fill)
+
+    def map(self, byte: bytes = b"x") -> SharedMapping:
+        mapping = self.try_map(byte)
+        assert isinstance(mapping, SharedMapping)
+        return mapping
 
     @property
     def blocks(self) -> int:
@@ -71,7 +83,7 @@ class File:
 
 
 @pytest.fixture
-def shared():
+def shared() -> Iterator[File]:
     file = File()
     yield file
     os.close(file.fd)
@@ -87,9 +99,11 @@ class Other:
         )
 
     def event(self) -> str:
+        assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
     def go_on(self) -> "Other":
+        assert self.process.stdin is not None
         self.process.stdin.write("\n")
         self.process.stdin.flush()
         return self
@@ -98,14 +112,15 @@ class Other:
         self.process.kill()
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
             pipe.close()
 
 
 @pytest.fixture
-def start(shared):
+def start(shared: File) -> Iterator[Callable[..., Other]]:
     started = []
 
-    def start_one(**options) -> Other:
+    def start_one(**options: Any) -> Other:
         started.append(Other(shared, **options))
         return started[-1]
 
@@ -130,7 +145,9 @@ def locks() -> list[str]:
 
 
 @needs_huge_pages
-def test_second_process_maps_what_the_first_has_filled(shared, start):
+def test_second_process_maps_what_the_first_has_filled(
+    shared: File, start: Callable[..., Other]
+) -> None:
     mapping = shared.map()
     assert not mapping.was_filled
     other = start()
@@ -140,7 +157,7 @@ def test_second_process_maps_what_the_first_has_filled(shared, start):
 
 
 @needs_huge_pages
-def test_mapped_pages_are_huge_ones(shared):
+def test_mapped_pages_are_huge_ones(shared: File) -> None:
     first, second = shared.map(), shared.map()
     size = huge_mapping.round_up_to_pages(SIZE + 4096) // 1024
     maps = Path("/proc/self/smaps").read_text().split(NAME)[1:]
@@ -153,7 +170,7 @@ def _field(mapping: str, name: str) -> int:
 
 
 @needs_huge_pages
-def test_who_comes_while_another_fills_waits(shared, start):
+def test_who_comes_while_another_fills_waits(shared: File, start: Callable[..., Other]) -> None:
     filling = start()
     assert filling.event() == "fills"
     waiting = start()
@@ -164,7 +181,9 @@ def test_who_comes_while_another_fills_waits(shared, start):
 
 
 @needs_huge_pages
-def test_killed_filler_leaves_nothing_that_another_would_take(shared, start):
+def test_killed_filler_leaves_nothing_that_another_would_take(
+    shared: File, start: Callable[..., Other]
+) -> None:
     filling = start(byte="a")
     assert filling.event() == "fills"
     waiting = start(byte="b")
@@ -176,7 +195,9 @@ def test_killed_filler_leaves_nothing_that_another_would_take(shared, start):
 
 
 @needs_huge_pages
-def test_the_last_one_that_leaves_empties_the_file(shared, start):
+def test_the_last_one_that_leaves_empties_the_file(
+    shared: File, start: Callable[..., Other]
+) -> None:
     mapping = shared.map()
     other = start()
     assert other.event() == "full"
@@ -192,7 +213,7 @@ def test_the_last_one_that_leaves_empties_the_file(shared, start):
 
 
 @needs_huge_pages
-def test_killed_user_does_not_keep_the_memory(shared, start):
+def test_killed_user_does_not_keep_the_memory(shared: File, start: Callable[..., Other]) -> None:
     mapping, other = shared.map(), start()
     assert other.event() == "full"
     other.kill()
@@ -201,7 +222,7 @@ def test_killed_user_does_not_keep_the_memory(shared, start):
 
 
 @needs_huge_pages
-def test_what_killed_users_have_left_is_used(shared, start):
+def test_what_killed_users_have_left_is_used(shared: File, start: Callable[..., Other]) -> None:
     other = start()
     assert other.event() == "fills"
     assert other.go_on().event() == "filled"
@@ -213,27 +234,32 @@ def test_what_killed_users_have_left_is_used(shared, start):
 
 
 @needs_huge_pages
-def test_other_weights_are_not_shared_while_someone_uses_these(shared, start):
+def test_other_weights_are_not_shared_while_someone_uses_these(
+    shared: File, start: Callable[..., Other]
+) -> None:
     mapping = shared.map()
-    assert shared.map(b"y", key="another") == "other workers use it with other weights"
+    assert shared.try_map(b"y", key="another") == "other workers use it with other weights"
     assert shared.file.map(SIZE - 1, "key", print) == "other workers use it with other weights"
     assert content(mapping) == b"x" * SIZE
     del mapping
 
 
 @needs_huge_pages
-def test_other_weights_take_the_place_of_those_that_nobody_uses(shared, start):
+def test_other_weights_take_the_place_of_those_that_nobody_uses(
+    shared: File, start: Callable[..., Other]
+) -> None:
     other = start()
     assert other.event() == "fills"
     assert other.go_on().event() == "filled"
     other.kill()
-    mapping = shared.map(b"y", key="another")
+    mapping = shared.try_map(b"y", key="another")
+    assert isinstance(mapping, SharedMapping)
     assert not mapping.was_filled
     assert content(mapping) == b"y" * SIZE
 
 
 @needs_huge_pages
-def test_one_process_may_map_it_twice(shared):
+def test_one_process_may_map_it_twice(shared: File) -> None:
     first, second = shared.map(), shared.map()
     del first
     assert shared.blocks
@@ -243,7 +269,7 @@ def test_one_process_may_map_it_twice(shared):
 
 
 @needs_huge_pages
-def test_who_leaves_does_not_wait_for_who_comes(shared):
+def test_who_leaves_does_not_wait_for_who_comes(shared: File) -> None:
     """Objects end whenever the collector finds them: perhaps in a thread that is coming itself."""
     mapping = shared.map()
     coming = os.open(shared.path, os.O_RDWR)
@@ -254,14 +280,14 @@ def test_who_leaves_does_not_wait_for_who_comes(shared):
 
 
 @needs_huge_pages
-def test_nobody_can_write_to_it(shared):
+def test_nobody_can_write_to_it(shared: File) -> None:
     kept = [shared.map(), shared.map()]
     lines = [each for each in Path("/proc/self/maps").read_text().splitlines() if NAME in each]
     assert [each.split()[1] for each in lines] == ["r--s"] * len(kept)
 
 
 @needs_huge_pages
-def test_what_filling_raises_is_raised_and_the_file_is_empty(shared):
+def test_what_filling_raises_is_raised_and_the_file_is_empty(shared: File) -> None:
     def fail(address: int) -> None:
         ctypes.memset(address, 1, SIZE)
         raise MemoryError
@@ -272,16 +298,18 @@ def test_what_filling_raises_is_raised_and_the_file_is_empty(shared):
     assert content(shared.map()) == b"x" * SIZE
 
 
-def test_without_huge_pages_nothing_is_shared(shared, monkeypatch):
+def test_without_huge_pages_nothing_is_shared(
+    shared: File, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(huge_mapping, "_advise", lambda *_: -1)
-    assert "no huge pages" in shared.map()
+    assert "no huge pages" in str(shared.try_map())
     assert shared.blocks == 0
     assert not any(f":{os.fstat(shared.fd).st_ino} " in each for each in locks())
 
 
-def test_file_that_is_gone_or_another(shared, tmp_path):
+def test_file_that_is_gone_or_another(shared: File, tmp_path: Path) -> None:
     def unsupported_reason(path: Path) -> str:
-        return SharedFile(path, NAME).map(SIZE, "key", print)
+        return str(SharedFile(path, NAME).map(SIZE, "key", print))
 
     assert "No such file" in unsupported_reason(Path("/proc/self/fd/9999"))
     (tmp_path / "file").touch()
@@ -309,7 +337,7 @@ while True:
 
 
 @needs_huge_pages
-def test_crowd_that_comes_and_goes_and_is_killed(shared):
+def test_crowd_that_comes_and_goes_and_is_killed(shared: File) -> None:
     """No reader ever finds anything else than what belongs there, and nothing stays."""
     for number in range(4):
         crowd = [
@@ -320,6 +348,7 @@ def test_crowd_that_comes_and_goes_and_is_killed(shared):
             for each in range(3)
         ]
         for each in crowd:
+            assert each.stdout is not None
             assert each.stdout.readline() == b"begins\n"
         for _ in range(20):
             mapping = shared.map()
@@ -328,6 +357,7 @@ def test_crowd_that_comes_and_goes_and_is_killed(shared):
         for each in crowd:
             each.kill()
             assert each.wait() == -9  # it had not failed
+            assert each.stdout is not None
             each.stdout.close()
     shared.map()
     assert shared.blocks == 0

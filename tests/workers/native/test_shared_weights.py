@@ -1,12 +1,13 @@
 """Compiled programs whose weights other workers share: the same numbers, packed once."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from headrace.protocol.config import EngineConfig
+from headrace.protocol.config import Dtype, EngineConfig, Quantization
 from headrace.workers.build import build_runner
 from headrace.workers.memory import free_memory
 from headrace.workers.native import huge_mapping
@@ -35,7 +36,7 @@ pytestmark = needs_huge_pages
 
 
 @pytest.fixture
-def memory():
+def memory() -> Iterator[int]:
     fd = os.memfd_create(NAME)
     yield fd
     free_memory()
@@ -44,17 +45,17 @@ def memory():
 
 
 @pytest.fixture
-def file(memory):
+def file(memory: int) -> SharedFile:
     return SharedFile(Path(f"/proc/self/fd/{memory}"), NAME)
 
 
 @pytest.fixture
-def packed(monkeypatch):
+def packed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[PackedWeight]]:
     """The panels that have been packed."""
     done = []
     pack = PackedWeight.pack
 
-    def count(panels):
+    def count(panels: PackedWeight) -> None:
         done.append(panels)
         pack(panels)
 
@@ -73,7 +74,14 @@ def logits(compiled: CompiledProgram) -> torch.Tensor:
 
 @pytest.mark.parametrize(("dtype", "quantization"), FORMS)
 @pytest.mark.parametrize("shape", ["deep and odd", "biases", "tied"])
-def test_same_numbers_and_packed_once(tmp_path, file, packed, shape, dtype, quantization):
+def test_same_numbers_and_packed_once(
+    tmp_path: Path,
+    file: SharedFile,
+    packed: list[PackedWeight],
+    shape: str,
+    dtype: Dtype,
+    quantization: Quantization | None,
+) -> None:
     model, hook = load(tmp_path, SHAPES[shape], dtype)
     private = CompiledProgram(model, hook, 2, quantization)
     count = len(packed)
@@ -91,7 +99,7 @@ def test_same_numbers_and_packed_once(tmp_path, file, packed, shape, dtype, quan
 
 
 @needs_kernels
-def test_other_weights_are_not_taken_for_these(tmp_path, file):
+def test_other_weights_are_not_taken_for_these(tmp_path: Path, file: SharedFile) -> None:
     model, hook = load(tmp_path, {})
     before = fingerprint_weights(tmp_path)
     kept = CompiledProgram(model, hook, 1, None, SharedWeights(file, before))
@@ -107,7 +115,9 @@ def test_other_weights_are_not_taken_for_these(tmp_path, file):
 
 
 @needs_kernels
-def test_without_huge_pages_a_worker_has_weights_of_its_own(tmp_path, file, monkeypatch):
+def test_without_huge_pages_a_worker_has_weights_of_its_own(
+    tmp_path: Path, file: SharedFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(huge_mapping, "_advise", lambda *_: -1)
     model, hook = load(tmp_path, {})
     compiled = CompiledProgram(
@@ -118,19 +128,25 @@ def test_without_huge_pages_a_worker_has_weights_of_its_own(tmp_path, file, monk
 
 
 @needs_kernels
-def test_runner_says_what_it_shares_and_takes_it_along(tmp_path, file, memory):
+def test_runner_says_what_it_shares_and_takes_it_along(
+    tmp_path: Path, file: SharedFile, memory: int
+) -> None:
     load(tmp_path, {})
-    config, lines = EngineConfig(kv_cache_bytes=2**20, dtype="float32"), []
+    config = EngineConfig(kv_cache_bytes=2**20, dtype="float32")
+    lines: list[str] = []
     runner = build_runner(tmp_path, config, 1, lines.append, shared_file=file)
     assert any(line.endswith("torch.float32, shared") for line in lines)
-    assert os.fstat(memory).st_blocks * 512 >= runner.weight_bytes > 0
+    assert os.fstat(memory).st_blocks * 512 >= (runner.weight_bytes or 0) > 0
 
 
 @needs_kernels
-def test_weights_that_change_while_they_are_read_are_not_shared(tmp_path, file, monkeypatch):
+def test_weights_that_change_while_they_are_read_are_not_shared(
+    tmp_path: Path, file: SharedFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
     load(tmp_path, {})
     stamps = iter("ab")
     monkeypatch.setattr("headrace.workers.load_runner.fingerprint_weights", lambda _: next(stamps))
-    config, lines = EngineConfig(kv_cache_bytes=2**20, dtype="float32"), []
+    config = EngineConfig(kv_cache_bytes=2**20, dtype="float32")
+    lines: list[str] = []
     build_runner(tmp_path, config, 1, lines.append, shared_file=file)
     assert any(line.endswith("torch.float32, not shared") for line in lines)

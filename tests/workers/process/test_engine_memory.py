@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,12 +11,12 @@ from headrace.workers.build import build_engine, build_runner
 from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.fake_runner import FakeRunner
 from headrace.workers.engine.runner import Runner
-from headrace.workers.process.engine_memory import TAGS, Residence
+from headrace.workers.process.engine_memory import TAGS, Residence, Tag
 from tests.workers.driving import request, run
 from tests.workers.tiny_models import MODELS, save_model
 
 PROMPT = list(range(3, 43))
-SIZE = {"vocab_size": 100, "max_model_len": 128, "num_blocks": 32, "block_size": 16}
+SIZE: dict[str, Any] = {"vocab_size": 100, "max_model_len": 128, "num_blocks": 32, "block_size": 16}
 
 
 def fake() -> Residence:
@@ -27,7 +28,8 @@ def fake() -> Residence:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config_name, class_name, options = MODELS["llama"]
     path = tmp_path_factory.mktemp("models") / "tiny"
-    return save_model(path, config_name, class_name, options) or path
+    save_model(path, config_name, class_name, options)
+    return path
 
 
 def real(folder: Path, kernels: str) -> Residence:
@@ -49,11 +51,14 @@ def make(request: pytest.FixtureRequest, folder: Path) -> Callable[[], Residence
 def answer(residence: Residence, name: str) -> tuple[list[int], int]:
     """Its tokens, and how many of the prompt were found in the cache."""
     found = run(residence.engine, [(0, request(name, PROMPT, max_tokens=12))])[name]
+    assert found.outputs[0].admission is not None
     return found.tokens, found.outputs[0].admission.cached_tokens
 
 
 @pytest.mark.parametrize("level", [1, 2])
-def test_the_text_is_the_same_and_the_cache_is_empty(make: Callable, level: int) -> None:
+def test_the_text_is_the_same_and_the_cache_is_empty(
+    make: Callable[[], Residence], level: int
+) -> None:
     residence = make()
     text, _ = answer(residence, "first")
     assert answer(residence, "second") == (text, 32)
@@ -74,7 +79,9 @@ def test_the_text_is_the_same_and_the_cache_is_empty(make: Callable, level: int)
 
 @pytest.mark.parametrize("level", [1, 2])
 @pytest.mark.parametrize("order", [TAGS, TAGS[::-1]])
-def test_parts_come_back_in_any_order(make: Callable, level: int, order: tuple) -> None:
+def test_parts_come_back_in_any_order(
+    make: Callable[[], Residence], level: int, order: tuple[Tag, ...]
+) -> None:
     residence = make()
     text, _ = answer(residence, "before")
     residence.sleep(level)
@@ -85,7 +92,7 @@ def test_parts_come_back_in_any_order(make: Callable, level: int, order: tuple) 
     assert answer(residence, "after") == (text, 0)
 
 
-def test_sleep_becomes_deeper_and_a_part_may_go_again(make: Callable) -> None:
+def test_sleep_becomes_deeper_and_a_part_may_go_again(make: Callable[[], Residence]) -> None:
     residence = make()
     text, _ = answer(residence, "before")
     residence.sleep(1)
@@ -124,6 +131,7 @@ def test_prefixes_are_forgotten_while_requests_run() -> None:
 
     second = request("second", PROMPT, max_tokens=2)
     answers = run(engine, [(0, first), (30, second)], forget)
+    assert answers["second"].outputs[0].admission is not None
     assert answers["second"].outputs[0].admission.cached_tokens == 0
     alone = fake().engine
     assert answers["first"].tokens == run(alone, [(0, first)])["first"].tokens

@@ -5,7 +5,7 @@ import os
 import select
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
@@ -17,6 +17,7 @@ from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.fake_runner import FakeRunner
 from headrace.workers.engine.runner import Runner
 from headrace.workers.errors import ModelUnsupported
+from headrace.workers.process.engine_memory import Residence
 from headrace.workers.process.engine_thread import (
     EngineDied,
     EngineReady,
@@ -27,6 +28,7 @@ from headrace.workers.process.engine_thread import (
     Operation,
     OperationDone,
 )
+from headrace.workers.sequence.sequence import Chunk, ChunkResult
 
 
 def no_runner() -> Runner:
@@ -178,7 +180,7 @@ def test_model_that_cannot_be_served_is_hopeless(make_thread: MakeThread) -> Non
 
 def test_failing_step_ends_the_engine_with_its_reason(make_thread: MakeThread) -> None:
     class Broken(FakeRunner):
-        def run(self, chunks):  # type: ignore[no-untyped-def]
+        def run(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
             raise RuntimeError("the device is gone")
 
     def build() -> Engine:
@@ -199,7 +201,7 @@ def test_a_frozen_engine_makes_no_step_and_does_not_hang(make_thread: MakeThread
     thread.start()
 
     def freeze(is_frozen: bool) -> list[Event]:
-        def act(residence) -> None:
+        def act(residence: Residence) -> None:
             thread.is_frozen = is_frozen
 
         thread.submit(Operation("freeze", act))

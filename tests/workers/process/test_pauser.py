@@ -1,5 +1,8 @@
 """When a worker pauses and goes on, by a list of events."""
 
+from collections.abc import Callable
+from typing import Any
+
 from headrace.protocol.state import READY, STARTING
 from headrace.protocol.to_frontend import Aborted, Output, StepOutputs
 from headrace.protocol.to_worker import Abort, Generate
@@ -15,7 +18,7 @@ class Engine:
         self.resets = 0
 
     @property
-    def engine(self):
+    def engine(self) -> "Engine":
         return self
 
     def reset_prefix_cache(self) -> None:
@@ -27,19 +30,22 @@ class Desk:
 
     def __init__(self) -> None:
         self.wire, self.engine = Wire(), Engine()
-        self.is_frozen, self.state, self.now = False, READY, 0.0
+        self._is_frozen, self.state, self.now = False, READY, 0.0
         self.answers: list[str] = []
         self.changes: list[bool] = []
-        self._operations: list = []
+        self._operations: list[Any] = []
         self.pauser = Pauser(
             self.wire.service, self._operate, self._freeze, lambda: self.state, self.changes.append
         )
 
-    def _operate(self, act, then) -> None:
+    def _operate(self, act: Callable[[Any], Any], then: Callable[[OperationDone], None]) -> None:
         self._operations.append((act, then))
 
     def _freeze(self, is_frozen: bool) -> None:
-        self.is_frozen = is_frozen
+        self._is_frozen = is_frozen
+
+    def is_frozen(self) -> bool:
+        return self._is_frozen
 
     def operate(self) -> None:
         """The engine's thread does all that it was asked to."""
@@ -47,15 +53,15 @@ class Desk:
             act, then = self._operations.pop(0)
             then(OperationDone("", act(self.engine)))
 
-    def pause(self, name: str, **options) -> None:
+    def pause(self, name: str, **options: Any) -> None:
         self.pauser.pause(Pause(**options), self._answer(name))
         self.turn()
 
     def resume(self, name: str) -> None:
         self.pauser.resume(self._answer(name))
 
-    def _answer(self, name: str):
-        def answer(error) -> None:
+    def _answer(self, name: str) -> Callable[[Exception | None], None]:
+        def answer(error: Exception | None) -> None:
             self.answers.append(name if error is None else f"{name}: {error}")
 
         return answer
@@ -88,7 +94,7 @@ def test_what_comes_meanwhile_waits_and_goes_on_in_order() -> None:
     assert desk.started == ["a", "c"]
     assert desk.answers == ["pause", "resume"]
     assert desk.changes == [True, False]
-    assert not desk.is_frozen
+    assert not desk.is_frozen()
     assert desk.engine.resets == 1
 
 
@@ -118,7 +124,7 @@ def test_running_ones_are_finished_first() -> None:
     desk.pause("pause", mode="wait")
     desk.wire.generate(ONE, "late")
     desk.operate()
-    assert (desk.started, desk.answers, desk.is_frozen) == (["a"], [], False)
+    assert (desk.started, desk.answers, desk.is_frozen()) == (["a"], [], False)
     desk.end("a")
     desk.turn(1.0)
     desk.operate()
@@ -146,13 +152,13 @@ def test_running_ones_are_kept() -> None:
     desk.wire.generate(ONE, "a")
     desk.pause("pause", mode="keep")
     desk.operate()
-    assert desk.is_frozen
+    assert desk.is_frozen()
     assert desk.answers == ["pause"]
     assert not any(isinstance(each, Aborted) for _, each in desk.wire.sent)
     assert desk.engine.resets == 0
     desk.pause("wait", mode="wait")  # what is kept is finished then
     desk.operate()
-    assert not desk.is_frozen
+    assert not desk.is_frozen()
     desk.end("a")
     desk.turn()
     desk.operate()
@@ -170,7 +176,7 @@ def test_whoever_resumes_need_not_wait() -> None:
     desk.operate()
     failed = "it was resumed before it had paused"
     assert desk.answers == [f"wait: {failed}", "resume", "again", f"keep: {failed}"]
-    assert not desk.is_frozen
+    assert not desk.is_frozen()
     assert not desk.pauser.is_paused
 
 

@@ -2,8 +2,10 @@
 
 import json
 import threading
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -14,6 +16,8 @@ from headrace.workers.process.engine_thread import Operation, OperationDone
 from headrace.workers.process.profiler import Profiler, start_stacks
 from headrace.workers.process.profiling import Profiling
 
+Begin = Callable[[], tuple["Recorder", Callable[[], Any]]]
+
 
 class Recorder:
     """broken: what writing fails of."""
@@ -21,9 +25,10 @@ class Recorder:
     suffix = ".json"
 
     def __init__(self) -> None:
-        self.running, self.broken = False, None
+        self.running = False
+        self.broken: OSError | None = None
 
-    def begin(self):
+    def begin(self) -> tuple["Recorder", Callable[[], Any]]:
         self.running = True
         return self, lambda: nullcontext("marked")
 
@@ -39,19 +44,24 @@ class Recorder:
 class Desk:
     """Calls to a worker whose engine's thread does at once what it is asked to."""
 
-    def __init__(self, folder: Path | None, **options) -> None:
-        self.recorder, self.told, self.around = Recorder(), [], nullcontext
+    def __init__(self, folder: Path | None, **options: Any) -> None:
+        self.recorder = Recorder()
+        self.told: list[CallResult] = []
+        self.around: Callable[[], Any] = nullcontext
         self.calls = Calls("w-0.1", self._operate, self.told.append)
         begin = options.pop("begin", {"torch": self.recorder.begin, "stacks": start_stacks})
         profiler = Profiler(folder, "w-0.1", self._mark, begin)
         self.profiling = Profiling(self.calls, profiler, max_s=60.0)
 
-    def _mark(self, around) -> None:
+    def is_recording(self) -> bool:
+        return self.recorder.running
+
+    def _mark(self, around: Callable[[], Any]) -> None:
         self.around = around
 
     def _operate(self, operation: Operation) -> None:
         try:
-            done = OperationDone(operation.call_id, operation.run(None))
+            done = OperationDone(operation.call_id, operation.run(cast(Any, None)))
         except Exception as error:
             done = OperationDone(operation.call_id, error=error)
         self.calls.on_done(done)
@@ -80,20 +90,22 @@ def test_a_forgotten_profile_ends(tmp_path: Path) -> None:
     desk.profiling.turn(100.0)
     desk.call("start_profile")
     desk.profiling.turn(159.9)
-    assert desk.recorder.running
+    assert desk.is_recording()
     desk.profiling.turn(160.0)
-    assert not desk.recorder.running
+    assert not desk.is_recording()
     assert len(list(tmp_path.iterdir())) == 1
     desk.call("start_profile")
     desk.call("stop_profile")
     desk.call("start_profile")
     desk.profiling.turn(219.9)
-    assert desk.recorder.running  # the time of the one before does not count
+    assert desk.is_recording()  # the time of the one before does not count
 
 
 @pytest.mark.parametrize(("folder", "begin"), [(None, {"torch": Recorder().begin}), ("x", {})])
-def test_what_cannot_be_profiled_says_why(tmp_path: Path, folder, begin) -> None:
-    desk = Desk(folder and tmp_path / folder, begin=begin)
+def test_what_cannot_be_profiled_says_why(
+    tmp_path: Path, folder: str | None, begin: dict[str, Begin]
+) -> None:
+    desk = Desk(tmp_path / folder if folder else None, begin=begin)
     assert "profile" in desk.call("start_profile").error
     assert desk.call("stop_profile").error == ""
 
@@ -139,4 +151,5 @@ def test_stacks_of_all_threads(tmp_path: Path) -> None:
 
 
 def sampled(desk: Desk) -> list[str]:
-    return [";".join(stack) for stack in list(desk.profiling._profiler._recording._stacks)]
+    recording: Any = desk.profiling._profiler._recording
+    return [";".join(stack) for stack in list(recording._stacks)]

@@ -2,7 +2,7 @@
 
 from headrace.protocol.sampling import SamplingParams
 from headrace.protocol.state import WorkerLoad
-from headrace.protocol.to_frontend import OUTPUTS, Output, Refused, StepOutputs
+from headrace.protocol.to_frontend import OUTPUTS, Aborted, Output, Refused, StepOutputs
 from headrace.protocol.to_worker import REQUESTS, Abort, Generate
 from headrace.workers.errors import RequestRefused
 from headrace.workers.process.queue_limits import (
@@ -22,7 +22,7 @@ class Wire:
 
     def __init__(self, ready: bool = True, limits: QueueLimits = NO_LIMITS) -> None:
         self.submitted: list[Generate | Abort] = []
-        self.sent: list[tuple[bytes, StepOutputs | Refused]] = []
+        self.sent: list[tuple[bytes, StepOutputs | Refused | Aborted]] = []
         self.unreachable: set[bytes] = set()
         self.load = WorkerLoad(0, 0, 0.0, 0, 0.0)
         self.now_s = 0.0
@@ -101,7 +101,9 @@ def test_refusal_of_the_engine_and_duplicates_are_told() -> None:
     wire.generate(ONE, "a")
     wire.generate(TWO, "a")
     wire.service.on_refused("a", RequestRefused("too long", retry_elsewhere=False))
-    assert [(frontend, message.reason) for frontend, message in wire.sent] == [
+    refused = [(to, message) for to, message in wire.sent if isinstance(message, Refused)]
+    assert len(refused) == len(wire.sent)
+    assert [(to, message.reason) for to, message in refused] == [
         (TWO, "duplicate request"),
         (ONE, "too long"),
     ]

@@ -1,12 +1,14 @@
 """When a worker sleeps and wakes, by a list of events."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
 from headrace.protocol.state import ASLEEP, FALLING_ASLEEP, READY, WAKING
 from headrace.protocol.to_frontend import Aborted, Refused
-from headrace.workers.process.engine_memory import TAGS
+from headrace.workers.process.engine_memory import TAGS, Tag
 from headrace.workers.process.sleeper import ABORTED, Sleep, Sleeper, Wake
 from tests.workers.process.test_service import ONE, Wire
 
@@ -17,15 +19,15 @@ ALL = frozenset(TAGS)
 class Residence:
     """Remembers what was done to it. broken: what waking fails of."""
 
-    missing: frozenset = frozenset()
-    done: list = field(default_factory=list)
+    missing: frozenset[Tag] = frozenset()
+    done: list[Any] = field(default_factory=list)
     broken: Exception | None = None
 
     def sleep(self, level: int) -> None:
         self.done.append(level)
         self.missing = ALL
 
-    def wake(self, tags) -> None:
+    def wake(self, tags: Iterable[Tag]) -> None:
         if self.broken is not None:
             raise self.broken
         self.done.append(set(tags))
@@ -35,11 +37,11 @@ class Residence:
 class Bed:
     """A sleeper whose operations end when the test says so."""
 
-    def __init__(self, **options) -> None:
+    def __init__(self, **options: Any) -> None:
         self.wire, self.residence = Wire(ready=False), Residence()
         self.states: list[str] = []
         self.answers: list[str] = []
-        self._operations: list = []
+        self._operations: list[Any] = []
         self.now = 0.0
         self.sleeper = Sleeper(
             self.wire.service, self._operations.append, self.states.append, **options
@@ -47,7 +49,7 @@ class Bed:
         self.sleeper.ready()
 
     def ask(self, name: str, call: Sleep | Wake) -> None:
-        def answer(error) -> None:
+        def answer(error: Exception | None) -> None:
             self.answers.append(name if error is None else f"{name}: {error}")
 
         self.sleeper.ask(call, answer)
@@ -173,7 +175,7 @@ def test_calls_during_an_operation_wait_for_it() -> None:
 
 
 @pytest.mark.parametrize(("first", "second"), [TAGS, TAGS[::-1]])
-def test_it_wakes_step_by_step(first: str, second: str) -> None:
+def test_it_wakes_step_by_step(first: Tag, second: Tag) -> None:
     bed = Bed()
     bed.ask("sleep", Sleep())
     bed.operate()

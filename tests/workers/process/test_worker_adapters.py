@@ -4,13 +4,14 @@ import json
 import threading
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from headrace.protocol.common.adapters import ServedAdapter, adapter_folder, write_served
 from headrace.protocol.to_coordinator import CallResult
 from headrace.protocol.to_worker import Call
+from headrace.workers.engine.engine import Engine
 from headrace.workers.errors import AdapterError, ModelUnsupported
 from headrace.workers.process.adapters import TRIES, TRY_AGAIN_S, WorkerAdapters, with_adapters
 from headrace.workers.process.calls import Calls
@@ -81,9 +82,8 @@ class Worker:
             assert self._arrived.wait_for(lambda: self._submitted, 10)
             operation = self._submitted.pop(0)
         try:
-            done = OperationDone(
-                operation.call_id, operation.run(SimpleNamespace(engine=self.engine))
-            )
+            residence: Any = SimpleNamespace(engine=self.engine)
+            done = OperationDone(operation.call_id, operation.run(residence))
         except Exception as error:
             done = OperationDone(operation.call_id, error=error)
         self.calls.on_done(done)
@@ -174,7 +174,8 @@ def test_a_worker_starts_with_those_of_its_group(worker: Worker) -> None:
     for adapter_id in ("1", "2", "3"):
         worker.folder(adapter_id)
     write_served(worker.run_dir, [served("2"), served("1"), served("3", "other")])
-    with_adapters(lambda: worker.engine, worker.adapters)()
+    engine: Any = worker.engine
+    with_adapters(lambda: engine, worker.adapters)()
     assert worker.adapters.ids == ("1", "2")
 
 
@@ -182,8 +183,8 @@ def test_what_came_with_the_start_must_be_fit_and_what_came_later_is_missed(
     worker: Worker, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_served(worker.run_dir, [served("1", call_id="c")])
-    worker.adapters.load_served(worker.engine)
+    worker.adapters.load_served(cast(Engine, worker.engine))
     assert "missing" in caplog.text
     write_served(worker.run_dir, [served("1")])
     with pytest.raises(ModelUnsupported, match="no adapter is there"):
-        worker.adapters.load_served(worker.engine)
+        worker.adapters.load_served(cast(Engine, worker.engine))

@@ -22,7 +22,7 @@ def rows(kind: str) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", ["peaked", "flat", "tied", "cut"])
-def test_bisection_finds_what_sorting_finds(kind):
+def test_bisection_finds_what_sorting_finds(kind: str) -> None:
     logits = rows(kind)
     shares = torch.tensor(SHARES * 3).unsqueeze(1)
     found, expected = floors_by_bisection(logits, shares), floors_by_sorting(logits, shares)
@@ -32,13 +32,13 @@ def test_bisection_finds_what_sorting_finds(kind):
             between = (logits[row] >= torch.min(ours, theirs)) & (
                 logits[row] < torch.max(ours, theirs)
             )
-            assert logits[row][between].unique().numel() == 1
+            assert torch.unique(logits[row][between]).numel() == 1
             mass = probabilities[row][logits[row] >= torch.max(ours, theirs)].sum()
             assert float(mass) == pytest.approx(float(shares[row]), abs=1e-5)
     assert (found == expected).float().mean() > 0.8
 
 
-def test_bisection_takes_the_smallest_set_that_reaches_the_share():
+def test_bisection_takes_the_smallest_set_that_reaches_the_share() -> None:
     logits = torch.tensor([[0.5, 0.25, 0.125, 0.125]]).log()
     logits = (logits - logits.max()).repeat(5, 1)
     shares = torch.tensor([[0.01], [0.4], [0.6], [0.74], [0.8]])
@@ -46,7 +46,7 @@ def test_bisection_takes_the_smallest_set_that_reaches_the_share():
     assert kept.tolist() == [1, 1, 2, 2, 4]  # the last two tie
 
 
-def test_a_share_that_is_not_reached_cuts_nothing():
+def test_a_share_that_is_not_reached_cuts_nothing() -> None:
     logits = torch.tensor([[0.0, -1.0, float("-inf")], [0.0, float("nan"), -1.0]])
     found = floors_by_bisection(logits, torch.tensor([[1.5], [0.5]]))
     assert found.flatten().tolist() == [float("-inf")] * 2

@@ -9,7 +9,7 @@ from headrace.workers.sequence.prompt_lookup import PromptLookup
 texts = st.lists(st.integers(0, 2), min_size=1, max_size=60)
 
 
-def scan(text, shortest, longest, limit):
+def scan(text: list[int], shortest: int, longest: int, limit: int) -> list[int]:
     """What the index is to give, by looking at the whole text."""
     for size in range(longest, shortest - 1, -1):
         tail = text[len(text) - size :]
@@ -23,7 +23,9 @@ def scan(text, shortest, longest, limit):
 
 
 @given(texts, st.integers(1, 4), st.integers(0, 3), st.integers(1, 9), st.data())
-def test_the_latest_earlier_occurrence_of_the_longest_ngram(text, shortest, more, limit, data):
+def test_the_latest_earlier_occurrence_of_the_longest_ngram(
+    text: list[int], shortest: int, more: int, limit: int, data: st.DataObject
+) -> None:
     index = NgramIndex(shortest, shortest + more)
     length = 0
     while length < len(text):
@@ -33,12 +35,12 @@ def test_the_latest_earlier_occurrence_of_the_longest_ngram(text, shortest, more
 
 
 @given(texts, st.integers(1, 3))
-def test_asking_twice_is_the_same_as_once(text, shortest):
+def test_asking_twice_is_the_same_as_once(text: list[int], shortest: int) -> None:
     index = NgramIndex(shortest, shortest + 1)
     assert index.propose(text, 3) == index.propose(text, 3)
 
 
-def test_a_period_goes_on_beyond_the_end():
+def test_a_period_goes_on_beyond_the_end() -> None:
     assert NgramIndex(2, 3).propose([9, 1, 2, 1, 2], 5) == [1, 2, 1, 2, 1]
 
 
@@ -47,7 +49,7 @@ CONFIG = SpeculativeConfig(
 )
 
 
-def test_right_drafts_make_the_next_longer_and_wrong_ones_shorter():
+def test_right_drafts_make_the_next_longer_and_wrong_ones_shorter() -> None:
     text = [1] * 20
     prompt_lookup = PromptLookup(CONFIG)
     first = len(prompt_lookup.propose(text, 99))
@@ -61,7 +63,7 @@ def test_right_drafts_make_the_next_longer_and_wrong_ones_shorter():
     assert prompt_lookup.propose(text, 0) == []
 
 
-def test_drafts_that_never_prove_right_become_rare():
+def test_drafts_that_never_prove_right_become_rare() -> None:
     text = [1] * 10
     prompt_lookup = PromptLookup(CONFIG)
     drafted = 0

@@ -1,6 +1,7 @@
 """A thinking budget holds exactly, and alike however its tokens are come by."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -10,14 +11,15 @@ from hypothesis import strategies as st
 from headrace.protocol.common.thinking import ThinkingTracker
 from headrace.protocol.config import SpeculativeConfig
 from headrace.protocol.sampling import ThinkingBudget
+from headrace.protocol.to_worker import Generate
 from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.fake_runner import FakeRunner
 from headrace.workers.errors import RequestRefused
 from headrace.workers.sampling.sampler import sample
-from headrace.workers.sequence.sequence import DraftedSequence, Sequence
+from headrace.workers.sequence.sequence import ChunkResult, DraftedSequence, Sequence
 from tests.workers.driving import request, run
-from tests.workers.engine.overlapping import overlapping_engine
+from tests.workers.engine.overlapping import LateRunner, overlapping_engine
 
 VOCAB, MAX_LEN = 4, 48  # few tokens, so that marks come by themselves and drafts are right
 NGRAM = SpeculativeConfig(
@@ -25,7 +27,9 @@ NGRAM = SpeculativeConfig(
 )
 
 
-def engine(speculative_config=None, num_blocks=64, **options) -> Engine:
+def engine(
+    speculative_config: SpeculativeConfig | None = None, num_blocks: int = 64, **options: Any
+) -> Engine:
     runner = FakeRunner(
         vocab_size=VOCAB, max_model_len=MAX_LEN, num_blocks=num_blocks, block_size=4
     )
@@ -33,7 +37,7 @@ def engine(speculative_config=None, num_blocks=64, **options) -> Engine:
     return assemble_engine(runner, speculative_config=speculative_config, **limits)
 
 
-def alone(one) -> list[int]:
+def alone(one: Generate) -> list[int]:
     return run(engine(enable_prefix_caching=False), [(0, one)])[one.request_id].tokens
 
 
@@ -72,8 +76,9 @@ def is_ordinary(budget: ThinkingBudget) -> bool:
 
 @settings(max_examples=150)
 @given(requests)
-def test_no_text_thinks_longer_than_its_budget(one):
+def test_no_text_thinks_longer_than_its_budget(one: Generate) -> None:
     budget = one.sampling.thinking_budget
+    assert budget is not None
     block = ThinkingTracker(budget.start_ids, budget.end_ids, budget.is_open)
     output = alone(one)
     block.feed(output)
@@ -93,7 +98,9 @@ def test_no_text_thinks_longer_than_its_budget(one):
     ),
     scripts,
 )
-def test_drafts_preemptions_and_steps_in_flight_change_no_token(busy, script):
+def test_drafts_preemptions_and_steps_in_flight_change_no_token(
+    busy: Engine, script: list[tuple[int, Generate]]
+) -> None:
     answers = run(busy, script)
     for _, one in script:
         assert answers[one.request_id].tokens == alone(one)
@@ -101,7 +108,7 @@ def test_drafts_preemptions_and_steps_in_flight_change_no_token(busy, script):
 
 @settings(max_examples=150)
 @given(requests, st.integers(1, 29))
-def test_a_replay_goes_on_alike(one, done):
+def test_a_replay_goes_on_alike(one: Generate, done: int) -> None:
     tokens = alone(one)
     if done < len(tokens):
         rest = alone(replace(one, output_token_ids=tuple(tokens[:done])))
@@ -111,11 +118,13 @@ def test_a_replay_goes_on_alike(one, done):
 START, END, CALL, OTHER = (5, 6), (7, 8), (9,), 1
 
 
-def budget_of(tokens, start=(), is_open=True):
+def budget_of(tokens: int, start: tuple[int, ...] = (), is_open: bool = True) -> ThinkingBudget:
     return ThinkingBudget(tokens, start, (END, CALL), is_open)
 
 
-def next_token(budget, outputs, drafts=(), **params):
+def next_token(
+    budget: ThinkingBudget, outputs: tuple[int, ...], drafts: tuple[int, ...] = (), **params: Any
+) -> ChunkResult:
     """What is sampled where the model would always say OTHER."""
     one = request("r", [0], replayed=outputs, thinking_budget=budget, max_tokens=99, **params)
     sequence = Sequence.of(one, 0, 0.0)
@@ -150,22 +159,28 @@ def next_token(budget, outputs, drafts=(), **params):
         (budget_of(1, START, is_open=False), (1, 5, 6, 1), OTHER),
     ],
 )
-def test_what_must_follow(budget, outputs, expected):
+def test_what_must_follow(budget: ThinkingBudget, outputs: tuple[int, ...], expected: int) -> None:
     assert next_token(budget, outputs).token_id == expected
     if outputs:
         assert next_token(budget, outputs[:-1], outputs[-1:]).token_id == expected
         assert next_token(budget, (), outputs).token_id == expected
 
 
-def test_a_forced_token_goes_before_all_else_and_keeps_its_probability():
-    params = {"min_tokens": 50, "stop_token_ids": (7,), "temperature": 1.0, "logprobs": 1}
+def test_a_forced_token_goes_before_all_else_and_keeps_its_probability() -> None:
+    params: dict[str, Any] = {
+        "min_tokens": 50,
+        "stop_token_ids": (7,),
+        "temperature": 1.0,
+        "logprobs": 1,
+    }
     result = next_token(budget_of(1), (1,), **params)
+    assert result.logprobs is not None
     assert (result.token_id, result.logprobs.token_id) == (7, 7)
     assert result.logprobs.top_token_ids[0] == OTHER
     assert result.logprobs.logprob == pytest.approx(-10, abs=0.01)
 
 
-def test_rows_without_a_budget_are_as_ever():
+def test_rows_without_a_budget_are_as_ever() -> None:
     bounded = request("a", [0], thinking_budget=budget_of(0), max_tokens=9)
     free = request("b", [0], max_tokens=9)
     logits = torch.zeros(3, 10)
@@ -174,7 +189,7 @@ def test_rows_without_a_budget_are_as_ever():
     assert [result.token_id for result in sample(logits, sequences)] == [OTHER, 7, OTHER]
 
 
-def test_a_step_in_flight_waits_only_where_a_mark_may_be_due():
+def test_a_step_in_flight_waits_only_where_a_mark_may_be_due() -> None:
     one = request(
         "r", [1, 2], max_tokens=30, thinking_budget=ThinkingBudget(10, (), ((49,),), True)
     )
@@ -182,6 +197,7 @@ def test_a_step_in_flight_waits_only_where_a_mark_may_be_due():
     tokens = run(overlapping, [(0, one)])["r"].tokens
     assert tokens[10] == 49
     # The step after the tenth token waits for it, and the one after the mark.
+    assert isinstance(overlapping.runner, LateRunner)
     assert overlapping.runner.num_overlapped >= 25
 
 
@@ -195,6 +211,6 @@ def test_a_step_in_flight_waits_only_where_a_mark_may_be_due():
         ThinkingBudget(1, (-1,), ((1,),), True),
     ],
 )
-def test_a_budget_that_cannot_be_held_is_refused(budget):
+def test_a_budget_that_cannot_be_held_is_refused(budget: ThinkingBudget) -> None:
     with pytest.raises(RequestRefused, match="thinking_budget"):
         engine().add(request("r", [1], thinking_budget=budget))

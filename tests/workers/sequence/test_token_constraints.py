@@ -1,6 +1,7 @@
 """What a request says of single tokens: biases, allowed ones, bad words, named ones."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -32,24 +33,24 @@ def fake_engine() -> Engine:
     return assemble_engine(runner, max_num_seqs=8, max_num_batched_tokens=16)
 
 
-def test_biases_are_added_to_logits():
+def test_biases_are_added_to_logits() -> None:
     biased = LOGITS.clone()
     biased[[3, 7]] += torch.tensor([2.5, 6.0])
     counts = frequencies(biased_token_ids=(3, 7), biases=(2.5, 6.0))
     assert_drawn_from(counts, plain(biased))
 
 
-def test_biases_go_before_penalties():
+def test_biases_go_before_penalties() -> None:
     """A logit that a bias makes positive is divided by a repetition penalty, not multiplied."""
     logits = torch.full((1, SIZE), -9.0)
     logits[0, :2] = torch.tensor([-1.0, 1.6])
-    fields = {"biased_token_ids": (0,), "biases": (4.0,), "repetition_penalty": 2.0}
+    fields: dict[str, Any] = {"biased_token_ids": (0,), "biases": (4.0,), "repetition_penalty": 2.0}
     assert tokens(logits, [sequence(prompt=(0,), **fields)]) == [1]
     fields["biases"] = (4.5,)
     assert tokens(logits, [sequence(prompt=(0,), **fields)]) == [0]
 
 
-def test_a_bias_of_100_decides_and_of_minus_100_forbids():
+def test_a_bias_of_100_decides_and_of_minus_100_forbids() -> None:
     rows = LOGITS.expand(2, -1)
     chosen = sequence(biased_token_ids=(7,), biases=(100.0,))
     shunned = sequence(biased_token_ids=(0,), biases=(-100.0,))
@@ -57,7 +58,7 @@ def test_a_bias_of_100_decides_and_of_minus_100_forbids():
     assert tokens(rows, [sequence(), chosen]) == [0, 7]  # nothing of it is kept for other rows
 
 
-def test_only_allowed_tokens_are_drawn():
+def test_only_allowed_tokens_are_drawn() -> None:
     counts = frequencies(allowed_token_ids=(2, 3, 9))
     allowed = torch.full_like(LOGITS, float("-inf"))
     allowed[[2, 3, 9]] = LOGITS[[2, 3, 9]]
@@ -65,8 +66,8 @@ def test_only_allowed_tokens_are_drawn():
     assert tokens(LOGITS[None], [sequence(allowed_token_ids=(9, 7))]) == [9]
 
 
-def test_bad_words_of_one_and_of_several_tokens():
-    words = {"bad_words": ((0,), (5, 4, 6), (5, 1))}
+def test_bad_words_of_one_and_of_several_tokens() -> None:
+    words: dict[str, Any] = {"bad_words": ((0,), (5, 4, 6), (5, 1))}
     rows = LOGITS.expand(4, -1)
     texts = [
         sequence(prompt=(5, 4), **words),  # the prompt's tokens are no beginning of a bad word
@@ -77,7 +78,7 @@ def test_bad_words_of_one_and_of_several_tokens():
     assert tokens(rows, texts) == [6, 1, 6, 1]
 
 
-def test_a_text_goes_on_where_all_that_is_allowed_is_forbidden():
+def test_a_text_goes_on_where_all_that_is_allowed_is_forbidden() -> None:
     stuck = {"allowed_token_ids": (2, 3), "bad_words": ((2,), (3,))}
     ending = {"allowed_token_ids": (4,), "eos_token_ids": (4,), "min_tokens": 3}
     both = {**stuck, "bad_words": ((2,),), "eos_token_ids": (3,), "min_tokens": 3}
@@ -85,8 +86,8 @@ def test_a_text_goes_on_where_all_that_is_allowed_is_forbidden():
     assert tokens(rows, [sequence(**fields) for fields in (stuck, ending, both)]) == [2, 4, 3]
 
 
-def test_named_tokens_log_probabilities_are_those_before_biases():
-    fields = {"logprobs": 0, "biased_token_ids": (9,), "biases": (100.0,)}
+def test_named_tokens_log_probabilities_are_those_before_biases() -> None:
+    fields: dict[str, Any] = {"logprobs": 0, "biased_token_ids": (9,), "biases": (100.0,)}
     texts = [
         sequence(logprob_token_ids=(3, 8, 1), **fields),
         sequence(logprob_token_ids=(5,), **fields),
@@ -94,8 +95,11 @@ def test_named_tokens_log_probabilities_are_those_before_biases():
     ]
     named, single, likeliest = [result.logprobs for result in sample(LOGITS.expand(3, -1), texts)]
     known = torch.log_softmax(LOGITS, dim=-1)
+    assert named is not None
     assert named.top_token_ids == (3, 8, 1)
     assert named.top_logprobs == pytest.approx(known[[3, 8, 1]].tolist())
+    assert single is not None
+    assert likeliest is not None
     assert (single.top_token_ids, likeliest.top_token_ids) == ((5,), (0, 6))
     assert {one.token_id for one in (named, single, likeliest)} == {9}
     assert named.logprob == pytest.approx(float(known[9]))
@@ -108,7 +112,7 @@ WORDS = st.lists(
 
 
 @given(WORDS, st.lists(st.integers(0, 2), max_size=12))
-def test_banned_is_what_would_end_a_word(words, output):
+def test_banned_is_what_would_end_a_word(words: list[tuple[int, ...]], output: list[int]) -> None:
     bad = BadWords(words)
     expected = {
         token for token in range(3) for word in words if (*output, token)[-len(word) :] == word
@@ -137,7 +141,9 @@ PARAMS = st.builds(
 
 
 @given(PARAMS, st.lists(st.integers(0, 1), max_size=60), st.integers(0, 5), st.data())
-def test_repetition_is_noticed_as_by_the_definition(params, output, num_prompt, data):
+def test_repetition_is_noticed_as_by_the_definition(
+    params: RepetitionRule, output: list[int], num_prompt: int, data: st.DataObject
+) -> None:
     text = [1] * num_prompt
     following = RepetitionDetector(params, max_tokens=len(output))
     skipped = data.draw(st.integers(0, len(output)))  # a replay begins with some of the output
@@ -147,8 +153,8 @@ def test_repetition_is_noticed_as_by_the_definition(params, output, num_prompt, 
         assert following.follow(text, num_prompt) == repeats(output[: end + 1], params)
 
 
-def test_repetition_ends_a_text_but_not_before_min_tokens():
-    fields = {"allowed_token_ids": (4,), "max_tokens": 100}
+def test_repetition_ends_a_text_but_not_before_min_tokens() -> None:
+    fields: dict[str, Any] = {"allowed_token_ids": (4,), "max_tokens": 100}
     one = request("r", [1], repetition_detection=RepetitionRule(1, 3, 5), **fields)
     answer = run(fake_engine(), [(0, one)])["r"]
     assert (answer.tokens, answer.finish_reason) == ([4] * 5, "repetition")
@@ -158,7 +164,7 @@ def test_repetition_ends_a_text_but_not_before_min_tokens():
     assert run(fake_engine(), [(0, replayed)])["r"].tokens == [4, 4]
 
 
-def test_following_a_long_repetitive_text_costs_little_per_token():
+def test_following_a_long_repetitive_text_costs_little_per_token() -> None:
     """Work is counted, not timed: only a token's own kind within reach is looked at."""
     params = RepetitionRule(900, 1000, 50)
     following = RepetitionDetector(params, max_tokens=100_000)
@@ -167,7 +173,7 @@ def test_following_a_long_repetitive_text_costs_little_per_token():
     assert len(following._equal) == 101
 
 
-def test_patterns_that_cannot_repeat_often_enough_are_not_looked_for():
+def test_patterns_that_cannot_repeat_often_enough_are_not_looked_for() -> None:
     following = RepetitionDetector(RepetitionRule(1, 1000, 50), max_tokens=200)
     text = [0] * 49
     assert not following.follow(text, 0)
@@ -178,7 +184,7 @@ def test_patterns_that_cannot_repeat_often_enough_are_not_looked_for():
     assert not never._equal
 
 
-def test_no_step_has_to_catch_up_with_a_text_that_had_to_be_long():
+def test_no_step_has_to_catch_up_with_a_text_that_had_to_be_long() -> None:
     engine = fake_engine()
     detection = RepetitionRule(1, 2, 100)
     engine.add(request("r", [1], max_tokens=50, min_tokens=40, repetition_detection=detection))
@@ -206,6 +212,6 @@ def test_no_step_has_to_catch_up_with_a_text_that_had_to_be_long():
     ],
     ids=str,
 )
-def test_the_engine_takes_no_request_that_it_could_not_run(fields):
+def test_the_engine_takes_no_request_that_it_could_not_run(fields: dict[str, Any]) -> None:
     with pytest.raises(RequestRefused):
         fake_engine().add(request("r", [1], **fields))

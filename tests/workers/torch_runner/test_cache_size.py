@@ -1,14 +1,19 @@
 """How large the cache becomes on a GPU. torch's counts of the card's memory are made up here."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from headrace.protocol.config import EngineConfig
 from headrace.workers.attention.backend import KVLayerShape
 from headrace.workers.attention.hook import AttentionHook
 from headrace.workers.errors import ModelUnsupported
+from headrace.workers.sequence.sequence import Chunk, ChunkResult
 from headrace.workers.torch_runner.cache_size import choose_num_blocks
 from headrace.workers.torch_runner.loading import load_model
 from headrace.workers.torch_runner.model_runner import ModelRunner
@@ -25,7 +30,7 @@ CUDA = torch.device("cuda")
 
 
 @pytest.fixture
-def card(monkeypatch):
+def card(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A card of 1,000 blocks' bytes; the test sets what is free and what the worker holds."""
     card = SimpleNamespace(total=1000 * BLOCK_BYTES, free=900 * BLOCK_BYTES, own=100 * BLOCK_BYTES)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (card.free, card.total))
@@ -33,25 +38,25 @@ def card(monkeypatch):
     return card
 
 
-def blocks(utilization: float, activation_blocks: int = 0, **options) -> int:
+def blocks(utilization: float, activation_blocks: int = 0, **options: Any) -> int:
     config = EngineConfig(memory_utilization=utilization, max_num_seqs=10_000, **options)
     activation_bytes = activation_blocks * BLOCK_BYTES
     return choose_num_blocks(config, LAYERS, torch.float32, CUDA, 16, 1, activation_bytes)
 
 
-def test_half_of_a_card_is_the_same_beside_another_worker(card):
+def test_half_of_a_card_is_the_same_beside_another_worker(card: SimpleNamespace) -> None:
     alone = blocks(0.5)
     assert alone == 400 // 2  # two of the two layers may be gathered beside the cache
     card.free = 410 * BLOCK_BYTES
     assert blocks(0.5) == alone
 
 
-def test_no_more_than_is_free(card):
+def test_no_more_than_is_free(card: SimpleNamespace) -> None:
     card.free = 40 * BLOCK_BYTES
     assert blocks(0.9) == 40 // 2
 
 
-def test_a_step_keeps_its_room(card):
+def test_a_step_keeps_its_room(card: SimpleNamespace) -> None:
     assert blocks(0.5, 100) == 300 // 2
     with pytest.raises(ModelUnsupported, match="fewer than one request"):
         blocks(0.5, 400)
@@ -59,7 +64,9 @@ def test_a_step_keeps_its_room(card):
 
 
 @pytest.mark.parametrize("step_tokens", [1, 20, 128, 300])
-def test_the_largest_prefill_fills_the_step_and_can_be_run(tmp_path, step_tokens):
+def test_the_largest_prefill_fills_the_step_and_can_be_run(
+    tmp_path: Path, step_tokens: int
+) -> None:
     save_tiny(tmp_path, "llama")
     runner = small_runner(tmp_path)
     chunks = largest_prefill(step_tokens, 128, 16)
@@ -70,14 +77,17 @@ def test_the_largest_prefill_fills_the_step_and_can_be_run(tmp_path, step_tokens
     assert len(runner.run(largest_sampling(7))) == 7
 
 
-def test_the_peak_is_that_of_the_steps(tmp_path, monkeypatch):
+def test_the_peak_is_that_of_the_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_tiny(tmp_path, "llama")
     model, hook = probed(tmp_path)
-    rows = []
+    rows: list[int] = []
     run = ModelRunner.run
-    monkeypatch.setattr(
-        ModelRunner, "run", lambda self, chunks: rows.append(len(chunks)) or run(self, chunks)
-    )
+
+    def counted(self: ModelRunner, chunks: Sequence[Chunk]) -> list[ChunkResult]:
+        rows.append(len(chunks))
+        return run(self, chunks)
+
+    monkeypatch.setattr(ModelRunner, "run", counted)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 1000)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 1000 + sum(rows))
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: rows.clear())
@@ -85,7 +95,7 @@ def test_the_peak_is_that_of_the_steps(tmp_path, monkeypatch):
     assert measure_step_bytes(model, hook, config, 128) == 2 + 5
 
 
-def probed(folder):
+def probed(folder: Path) -> tuple[PreTrainedModel, AttentionHook]:
     model = load_model(folder, "float32", torch.device("cpu"))
     hook = AttentionHook()
     with torch.inference_mode():
@@ -93,6 +103,6 @@ def probed(folder):
     return model, hook
 
 
-def small_runner(folder) -> ModelRunner:
+def small_runner(folder: Path) -> ModelRunner:
     model, hook = probed(folder)
     return ModelRunner(model, hook, max_model_len=128, num_blocks=1, block_size=16)

@@ -1,7 +1,9 @@
 """The frontend's folder, the worker and the fake read the same context length from any model."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from transformers import AutoConfig
@@ -12,7 +14,7 @@ from headrace.workers.engine.fake_runner import read_model_size
 from headrace.workers.torch_runner.loading import model_length
 
 LONG = {"long_factor": [1.0] * 48, "short_factor": [1.0] * 48}
-CASES = {
+CASES: dict[str, tuple[dict[str, Any], int]] = {
     "qwen2.5 with yarn": (
         {
             "model_type": "qwen2",
@@ -125,7 +127,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_all_read_the_same(name, tmp_path):
+def test_all_read_the_same(name: str, tmp_path: Path) -> None:
     config, expected = CASES[name]
     text = {"vocab_size": 300, **config}
     (tmp_path / "config.json").write_text(json.dumps(text))
@@ -140,7 +142,8 @@ def test_all_read_the_same(name, tmp_path):
     (tmp_path / "facts.json").write_text(json.dumps(facts))
     (tmp_path / "tokenizer.json").write_text("{}")
     written = write_text_folder(tmp_path, tmp_path, tmp_path / "text", TextOverrides())
-    worker = model_length(SimpleNamespace(config=completed))
+    model: Any = SimpleNamespace(config=completed)
+    worker = model_length(model)
     assert [written.max_model_len, worker, read_model_size(tmp_path)[1]] == [expected] * 3
 
 
@@ -174,5 +177,5 @@ def test_all_read_the_same(name, tmp_path):
         ),
     ],
 )
-def test_shapes(config, length):
+def test_shapes(config: dict[str, Any], length: int | None) -> None:
     assert context_length(config) == length

@@ -2,12 +2,14 @@
 
 import json
 import weakref
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from headrace.protocol.config import EngineConfig
+from headrace.protocol.config import Dtype, EngineConfig
 from headrace.workers.attention.sdpa import SdpaBackend
 from headrace.workers.build import build_engine
 from headrace.workers.errors import ModelUnsupported
@@ -22,29 +24,29 @@ CACHE = 8 * 1024 * 1024
 
 
 @pytest.fixture
-def llama(tmp_path):
+def llama(tmp_path: Path) -> Path:
     save_tiny(tmp_path, "llama")
     return tmp_path
 
 
-def config(**options) -> EngineConfig:
+def config(**options: Any) -> EngineConfig:
     defaults = {"dtype": "float32", "device": "cpu", "kv_cache_bytes": CACHE, "threads": 1}
     return EngineConfig(**{**defaults, **options})
 
 
-def refusal(folder, **options) -> str:
+def refusal(folder: Path, **options: Any) -> str:
     with pytest.raises(ModelUnsupported) as caught:
         build_engine(folder, config(**options), 1, print)
     assert "\n" not in caught.value.reason
     return caught.value.reason
 
 
-def change_config(folder, **changes) -> None:
+def change_config(folder: Path, **changes: Any) -> None:
     file = folder / "config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
 
-def test_a_model_starts_and_says_what_it_is(llama):
+def test_a_model_starts_and_says_what_it_is(llama: Path) -> None:
     lines: list[str] = []
     engine = build_engine(llama, config(), 1, lines.append)
     assert "LlamaForCausalLM" in lines[0]
@@ -53,7 +55,7 @@ def test_a_model_starts_and_says_what_it_is(llama):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_rounded_dtypes_pass_the_check(tmp_path, dtype):
+def test_rounded_dtypes_pass_the_check(tmp_path: Path, dtype: Dtype) -> None:
     for name in MODELS:
         save_tiny(tmp_path / name, name)
         build_engine(tmp_path / name, config(dtype=dtype), 1, print)
@@ -62,7 +64,9 @@ def test_rounded_dtypes_pass_the_check(tmp_path, dtype):
 @needs_int8
 @pytest.mark.parametrize("quantization", ["int8", "int8_dynamic"])
 @pytest.mark.parametrize("name", ["llama", "gpt2", "qwen2_moe"])
-def test_quantized_models_pass_the_check_and_say_so(tmp_path, name, quantization):
+def test_quantized_models_pass_the_check_and_say_so(
+    tmp_path: Path, name: str, quantization: str
+) -> None:
     save_tiny(tmp_path, name)
     lines: list[str] = []
     options = {"dtype": "bfloat16", "quantization": quantization}
@@ -72,13 +76,13 @@ def test_quantized_models_pass_the_check_and_say_so(tmp_path, name, quantization
     assert len(told) == 2
 
 
-def test_recurrent_state_is_refused(tmp_path):
+def test_recurrent_state_is_refused(tmp_path: Path) -> None:
     options = {"state_size": 8, "num_hidden_layers": 2}
     save_model(tmp_path, "MambaConfig", "MambaForCausalLM", options)
     assert "attention interface" in refusal(tmp_path)
 
 
-def test_recurrent_state_beside_attention_is_refused(tmp_path):
+def test_recurrent_state_beside_attention_is_refused(tmp_path: Path) -> None:
     options = {
         "num_hidden_layers": 2,
         "attn_layer_indices": [1],
@@ -91,18 +95,18 @@ def test_recurrent_state_beside_attention_is_refused(tmp_path):
     assert "logits differ" in refusal(tmp_path)
 
 
-def test_distance_biases_are_refused(tmp_path):
+def test_distance_biases_are_refused(tmp_path: Path) -> None:
     save_model(tmp_path, "BloomConfig", "BloomForCausalLM", {"n_layer": 2, "n_head": 4})
     assert "attention interface" in refusal(tmp_path)
 
 
-def test_attention_sinks_are_refused(tmp_path):
+def test_attention_sinks_are_refused(tmp_path: Path) -> None:
     options = {"num_local_experts": 2, "num_experts_per_tok": 1, "head_dim": 8}
     save_model(tmp_path, "GptOssConfig", "GptOssForCausalLM", options)
     assert "s_aux" in refusal(tmp_path)
 
 
-def test_the_check_finds_wrong_attention(llama, monkeypatch):
+def test_the_check_finds_wrong_attention(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     attend = SdpaBackend.attend
     monkeypatch.setattr(
         SdpaBackend, "attend", lambda *args: attend(*args) * (1 if len(args[2]) > 2 else 1.1)
@@ -113,12 +117,14 @@ def test_the_check_finds_wrong_attention(llama, monkeypatch):
 
 
 @needs_kernels
-def test_a_wrong_program_is_left_for_torchs_operations(llama, monkeypatch):
-    def forward(program, *args):
+def test_a_wrong_program_is_left_for_torchs_operations(
+    llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forward(program: Program, *args: Any) -> torch.Tensor:
         memory.append(weakref.ref(program._compiled.memory))
         return right(program, *args) * 1.01
 
-    memory: list[weakref.ref] = []
+    memory: list[weakref.ref[Any]] = []
     right = Program.forward
     expected = run(build_engine(llama, config(), 1, print), [(0, request("r", [1, 2, 3]))])
     monkeypatch.setattr(Program, "forward", forward)
@@ -133,7 +139,9 @@ def test_a_wrong_program_is_left_for_torchs_operations(llama, monkeypatch):
 
 
 @needs_kernels
-def test_a_wrong_program_is_refused_where_it_is_asked_for(llama, monkeypatch):
+def test_a_wrong_program_is_refused_where_it_is_asked_for(
+    llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     forward = Program.forward
     monkeypatch.setattr(Program, "forward", lambda *args: forward(*args) * 1.01)
     reason = refusal(llama, cpu_kernels="native")
@@ -142,36 +150,36 @@ def test_a_wrong_program_is_refused_where_it_is_asked_for(llama, monkeypatch):
     build_engine(llama, config(cpu_kernels="torch"), 1, print)
 
 
-def test_code_of_the_folder_is_refused(llama):
+def test_code_of_the_folder_is_refused(llama: Path) -> None:
     (llama / "evil.py").write_text("raise SystemExit('ran')")
     change_config(llama, auto_map={"AutoModelForCausalLM": "evil.Model"})
     assert "auto_map" in refusal(llama)
 
 
-def test_pickled_weights_are_refused(llama):
+def test_pickled_weights_are_refused(llama: Path) -> None:
     torch.save({}, llama / "pytorch_model.bin")
     (llama / "model.safetensors").unlink()
     assert "pickle" in refusal(llama)
 
 
-def test_a_folder_without_weights_is_refused(llama):
+def test_a_folder_without_weights_is_refused(llama: Path) -> None:
     (llama / "model.safetensors").unlink()
     assert "no weights" in refusal(llama)
 
 
 @pytest.mark.parametrize("names", [["NoSuchModel"], ["BertModel"], ["os"], [], None, "Llama", [1]])
-def test_unknown_architectures_are_refused(llama, names):
+def test_unknown_architectures_are_refused(llama: Path, names: list[int | str]) -> None:
     change_config(llama, architectures=names)
     assert "architecture" in refusal(llama) or "text generation" in refusal(llama)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "\0"])
-def test_broken_configurations_are_refused(llama, text):
+def test_broken_configurations_are_refused(llama: Path, text: str) -> None:
     (llama / "config.json").write_text(text)
     assert "config.json" in refusal(llama)
 
 
-def test_missing_and_broken_weights_are_refused(llama):
+def test_missing_and_broken_weights_are_refused(llama: Path) -> None:
     weights = load_file(llama / "model.safetensors")
     name = next(name for name in weights if "q_proj" in name)
     save_file({key: weights[key] for key in weights if key != name}, llama / "model.safetensors")
@@ -180,27 +188,27 @@ def test_missing_and_broken_weights_are_refused(llama):
     assert "cannot be loaded" in refusal(llama)
 
 
-def test_lengths_beyond_the_model_are_refused(llama):
+def test_lengths_beyond_the_model_are_refused(llama: Path) -> None:
     assert "129" in refusal(llama, max_model_len=129)
 
 
-def test_a_cache_too_small_for_one_request_is_refused(llama):
+def test_a_cache_too_small_for_one_request_is_refused(llama: Path) -> None:
     assert "max_model_len 128" in refusal(llama, kv_cache_bytes=1000)
 
 
-def test_a_cache_just_large_enough_is_taken(llama):
+def test_a_cache_just_large_enough_is_taken(llama: Path) -> None:
     token_bytes = 2 * 2 * 8 * 4  # layers, key and value, head_dim of the only head, float32
     assert "max_model_len 128" in refusal(llama, kv_cache_bytes=token_bytes * 128 - 1)
     engine = build_engine(llama, config(kv_cache_bytes=token_bytes * 128), 1, print)
     assert engine.stats().blocks_total == 8
 
 
-def test_the_cache_is_no_larger_than_needed(llama):
+def test_the_cache_is_no_larger_than_needed(llama: Path) -> None:
     engine = build_engine(llama, config(kv_cache_bytes=None, max_num_seqs=3), 2, print)
     assert engine.stats().blocks_total == 3 * 8
 
 
-def test_dtype_follows_the_checkpoint(llama):
+def test_dtype_follows_the_checkpoint(llama: Path) -> None:
     weights = llama / "model.safetensors"
     cpu = torch.device("cpu")
     assert choose_dtype("auto", {"dtype": "float16"}, weights, cpu) == torch.float16
@@ -210,7 +218,7 @@ def test_dtype_follows_the_checkpoint(llama):
     assert choose_dtype("auto", {}, weights, cpu) == torch.float16
 
 
-def test_attention_in_chunks_is_refused(tmp_path):
+def test_attention_in_chunks_is_refused(tmp_path: Path) -> None:
     options = {
         "head_dim": 8,
         "intermediate_size_mlp": 64,
@@ -222,7 +230,7 @@ def test_attention_in_chunks_is_refused(tmp_path):
     assert "chunked_attention" in refusal(tmp_path)
 
 
-def test_rotary_frequencies_that_change_with_length_limit_it(tmp_path):
+def test_rotary_frequencies_that_change_with_length_limit_it(tmp_path: Path) -> None:
     rope = {"rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 64}
     rope |= {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
     save_model(

@@ -3,12 +3,14 @@
 import random
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedModel
 
 from headrace.protocol.config import EngineConfig
+from headrace.protocol.to_worker import Generate
 from headrace.workers.attention.hook import AttentionHook, vocab_rows
 from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.engine import Engine
@@ -19,7 +21,7 @@ from headrace.workers.native.runner import NativeRunner
 from headrace.workers.torch_runner.loading import load_model, model_length
 from headrace.workers.torch_runner.model_runner import ModelRunner
 from headrace.workers.torch_runner.self_check import check_model
-from tests.workers.driving import request, run
+from tests.workers.driving import Answer, request, run
 from tests.workers.tiny_models import MODELS, VOCAB, save_tiny
 
 LENGTHS = (1, 2, 3, 4, 5, 9, 16, 23, 40)
@@ -35,7 +37,7 @@ PATHS = [
 
 @dataclass
 class Loaded:
-    model: torch.nn.Module
+    model: PreTrainedModel
     hook: AttentionHook
     compiled: CompiledProgram | None
     prompts: list[list[int]]
@@ -47,12 +49,16 @@ class Loaded:
         return 4 if self.compiled is None else 16
 
     def runner(self, num_blocks: int, block_size: int) -> ModelRunner | NativeRunner:
-        sizes = {"max_model_len": 128, "num_blocks": num_blocks, "block_size": block_size}
+        sizes: dict[str, Any] = {
+            "max_model_len": 128,
+            "num_blocks": num_blocks,
+            "block_size": block_size,
+        }
         if self.compiled is None:
             return ModelRunner(self.model, self.hook, **sizes)
         return NativeRunner(self.compiled, vocab_size=vocab_rows(self.model), **sizes)
 
-    def engine(self, tokens: int = 800, block_size: int | None = None, **options) -> Engine:
+    def engine(self, tokens: int = 800, block_size: int | None = None, **options: Any) -> Engine:
         size = block_size or self.block_size
         runner = self.runner(tokens // size, size)
         limits = {"max_num_seqs": 16, "max_num_batched_tokens": 64, **options}
@@ -78,10 +84,10 @@ def make_prompts() -> list[list[int]]:
 
 
 @torch.inference_mode()
-def reference(model, prompts) -> tuple[list[list[int]], list[list[float]]]:
+def reference(model: Any, prompts: list[list[int]]) -> tuple[list[list[int]], list[list[float]]]:
     """transformers' texts, and how far apart the two best logits were at each token."""
     texts, gaps = [], []
-    settings = GenerationConfig(
+    settings = GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=False,
         max_new_tokens=NEW,
         pad_token_id=0,
@@ -101,7 +107,7 @@ def reference(model, prompts) -> tuple[list[list[int]], list[list[float]]]:
 
 
 @pytest.fixture(scope="module", params=PATHS, ids="-".join)
-def loaded(request, tmp_path_factory) -> Loaded:
+def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
     name, path = request.param
     if path == "native" and (reason := unsupported_reason(torch.float32)):
         pytest.skip(reason)
@@ -125,43 +131,45 @@ def loaded(request, tmp_path_factory) -> Loaded:
     return loaded
 
 
-def arrivals(loaded: Loaded, spread: int):
+def arrivals(loaded: Loaded, spread: int) -> list[tuple[int, Generate]]:
     return [
         (number * spread, request(str(number), prompt, max_tokens=NEW))
         for number, prompt in enumerate(loaded.prompts)
     ]
 
 
-def check_all(loaded: Loaded, answers) -> None:
+def check_all(loaded: Loaded, answers: dict[str, Answer]) -> None:
     for number in range(len(loaded.prompts)):
         answer = answers[str(number)]
         loaded.check(number, answer.tokens)
         assert answer.finish_reason == "length"
 
 
-def test_batch_arriving_at_once(loaded):
+def test_batch_arriving_at_once(loaded: Loaded) -> None:
     engine = loaded.engine(max_num_batched_tokens=256, block_size=16, enable_prefix_caching=False)
     check_all(loaded, run(engine, arrivals(loaded, 0)))
     assert engine.stats().cached_tokens == 0
 
 
-def test_arrivals_over_time_in_chunks_with_prefix_hits(loaded):
+def test_arrivals_over_time_in_chunks_with_prefix_hits(loaded: Loaded) -> None:
     engine = loaded.engine(max_num_batched_tokens=18)
     answers = run(engine, arrivals(loaded, 2))
     check_all(loaded, answers)
+    assert answers["9"].outputs[0].admission is not None
     assert answers["9"].outputs[0].admission.cached_tokens >= 8
     whole_blocks = (LENGTHS[-1] - 1) // loaded.block_size * loaded.block_size
+    assert answers["11"].outputs[0].admission is not None
     assert answers["11"].outputs[0].admission.cached_tokens == whole_blocks
 
 
-def test_preemption(loaded):
+def test_preemption(loaded: Loaded) -> None:
     engine = loaded.engine(tokens=88, max_num_batched_tokens=24)
     check_all(loaded, run(engine, arrivals(loaded, 1)))
     assert engine.stats().preemptions > 0
     assert engine.stats().blocks_used == 0
 
 
-def test_replay_from_the_middle(loaded):
+def test_replay_from_the_middle(loaded: Loaded) -> None:
     engine = loaded.engine(max_num_batched_tokens=20)
     done = {number: (3 * number) % NEW for number in range(len(loaded.prompts))}
     answers = run(
@@ -176,7 +184,7 @@ def test_replay_from_the_middle(loaded):
         assert answers[str(number)].outputs[0].position == start
 
 
-def test_prompt_logprobs(loaded):
+def test_prompt_logprobs(loaded: Loaded) -> None:
     prompt = loaded.prompts[LENGTHS.index(23)]
     engine = loaded.engine(max_num_batched_tokens=7)
     answers = run(engine, [(0, request("r", prompt, prompt_logprobs=2, logprobs=1))])
@@ -184,7 +192,9 @@ def test_prompt_logprobs(loaded):
     with torch.inference_mode():
         expected = loaded.model(torch.tensor([prompt])).logits[0].float().log_softmax(-1)
     loaded.model.set_attn_implementation(loaded.hook.name)
+    assert answers["r"].outputs[0].admission is not None
     described = answers["r"].outputs[0].admission.prompt_logprobs
+    assert described is not None
     assert [one.token_id for one in described] == prompt[1:]
     for row, one in zip(expected, described, strict=False):
         assert one.logprob == pytest.approx(float(row[one.token_id]), abs=1e-3)
@@ -193,4 +203,5 @@ def test_prompt_logprobs(loaded):
         assert list(one.top_logprobs) == pytest.approx(row.topk(2).values.tolist(), abs=1e-3)
     first = answers["r"].outputs[0]
     best = float(expected[-1].max())
+    assert first.logprobs is not None
     assert first.logprobs[0].logprob == pytest.approx(best, abs=1e-3)
