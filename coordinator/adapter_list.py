@@ -1,60 +1,61 @@
-"""The LoRA adapters that are served, as the run directory keeps them."""
+"""The served LoRA adapters, as they are stored in the run directory."""
 
 import logging
 from pathlib import Path
 
 from headrace.protocol.common.adapters import (
     ServedAdapter,
-    forget_adapter,
+    delete_adapter,
     read_served,
     write_served,
 )
 from headrace.protocol.state import AdapterState
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("headrace.coordinator")
 
 
 class AdapterList:
-    """What outlives a coordinator, and what workers that start begin with."""
+    """Survives the coordinator; workers that start load these adapters."""
 
     def __init__(self, run_dir: Path) -> None:
         self._run_dir = run_dir
         self._served = {each.adapter_id: each for each in read_served(run_dir)}
 
     def of_group(self, group: str) -> list[ServedAdapter]:
-        """In the order in which they came."""
+        """Return the adapters of a group, in the order in which they were loaded."""
         return [each for each in self._served.values() if each.group == group]
 
     def states(self, group: str) -> tuple[AdapterState, ...]:
-        """The same as it is published."""
+        """Return them as they are published."""
         return tuple(each.state for each in self.of_group(group))
 
-    def leaving(self) -> list[ServedAdapter]:
-        return [each for each in self._served.values() if each.is_leaving]
+    def draining(self) -> list[ServedAdapter]:
+        """Return the adapters that are being unloaded."""
+        return [each for each in self._served.values() if each.is_draining]
 
-    def named(self, name: str) -> ServedAdapter | None:
-        """The one that takes requests under a name."""
-        return next((each for each in self._all(name) if not each.is_leaving), None)
+    def by_name(self, name: str) -> ServedAdapter | None:
+        """Return the adapter that takes requests under a name."""
+        return next((each for each in self._all(name) if not each.is_draining), None)
 
-    def leaving_named(self, name: str) -> ServedAdapter | None:
-        """One that has taken requests under a name, and leaves."""
-        return next((each for each in self._all(name) if each.is_leaving), None)
+    def draining_by_name(self, name: str) -> ServedAdapter | None:
+        """Return a draining adapter that has taken requests under a name."""
+        return next((each for each in self._all(name) if each.is_draining), None)
 
     def put(self, adapter: ServedAdapter) -> None:
-        """Serve it, or change what is known of it."""
+        """Add an adapter, or replace its entry."""
         self._served[adapter.adapter_id] = adapter
         self._save()
 
     def replace(self, before: ServedAdapter, after: ServedAdapter) -> None:
-        """Have requests under their name go to another from now on."""
-        self._served[before.adapter_id] = before.model_copy(update={"is_leaving": True})
+        """Have requests use `after` instead of `before` from now on."""
+        self._served[before.adapter_id] = before.model_copy(update={"is_draining": True})
         self.put(after)
 
     def remove(self, adapter: ServedAdapter) -> None:
-        """Nobody is to have it any more, nor to read its files."""
+        """Remove an adapter and delete its files."""
         if self._served.pop(adapter.adapter_id, None) is not None:
             self._save()
-        forget_adapter(self._run_dir, adapter.adapter_id)
+        delete_adapter(self._run_dir, adapter.adapter_id)
 
     def _all(self, name: str) -> list[ServedAdapter]:
         return [each for each in self._served.values() if each.name == name]
@@ -63,4 +64,7 @@ class AdapterList:
         try:
             write_served(self._run_dir, self._served.values())
         except OSError as error:
-            log.error("workers that start will not know of all adapters: %s", error.strerror)
+            log.error(
+                "cannot write the list of adapters, so new workers will lack some: %s",
+                error.strerror,
+            )

@@ -1,5 +1,4 @@
-"""What the coordinator shows of groups whose size follows their load. Where the numbers lie: see
-coordinator/metrics.py."""
+"""Metrics of groups whose size follows their load. For the files see coordinator/metrics.py."""
 
 from typing import Literal
 
@@ -11,13 +10,13 @@ from headrace.protocol.config import PoolConfig
 
 
 class AutoscaleMetrics:
-    """Of all groups; those without `autoscaling` have none."""
+    """Metrics of all groups with `autoscaling`."""
 
     def __init__(self, config: PoolConfig) -> None:
         prefix, names = config.metrics_prefix + "autoscale_", ("model_name",)
 
         def gauge(name: str, text: str, *more: str) -> Gauge:
-            # Numbers of a coordinator that died are not to be added to those of the next one.
+            # Values of a coordinator that died must not be added to those of the next one.
             mode: Literal["livemostrecent"] = "livemostrecent"
             return Gauge(prefix + name, text, (*names, *more), multiprocess_mode=mode)
 
@@ -40,7 +39,7 @@ class AutoscaleMetrics:
                 self._show_options(group.served_names[0], group.autoscaling)
 
     def show(self, group: str, decision: Decision, seen: Observation, ready: int) -> None:
-        """A group at a moment, and what was decided for it."""
+        """Set the metrics of a group from an observation and its decision."""
         model = self._models[group]
         for name, value in (
             ("desired", decision.size),
@@ -52,12 +51,12 @@ class AutoscaleMetrics:
         self._load.labels(model, "tokens").set(seen.tokens)
 
     def decided(self, group: str, decision: Decision, before: int) -> None:
-        """Its size is another one now."""
+        """Count a change of size."""
         direction = "up" if decision.size > before else "down"
         self._decisions.labels(self._models[group], direction, decision.cause).inc()
 
     def failed(self, group: str) -> None:
-        """Workers did not come."""
+        """Count a size that could not be reached."""
         self._failures.labels(self._models[group]).inc()
 
     def _show_options(self, model: str, options: Autoscaling) -> None:

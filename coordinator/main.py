@@ -1,4 +1,4 @@
-"""The coordinator process: the registry's sockets and clock."""
+"""The coordinator process: sockets and a clock around the registry."""
 
 import argparse
 import logging
@@ -6,32 +6,38 @@ import os
 import secrets
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, assert_never
 
 import zmq
 
-from headrace.coordinator import adapters
-from headrace.coordinator.adapters import Adapters
+from headrace.coordinator import pausing
+from headrace.coordinator.actions import Actions, Answer, WorkerMessage
+from headrace.coordinator.adapter_manager import AdapterManager
 from headrace.coordinator.autoscale_metrics import AutoscaleMetrics
 from headrace.coordinator.autoscaler import Autoscaler
-from headrace.coordinator.calls import OF_FRONTENDS, Calls
+from headrace.coordinator.call_router import OWN, CallRouter, report_activity
 from headrace.coordinator.held_calls import HeldCalls
 from headrace.coordinator.metrics import PoolMetrics
-from headrace.coordinator.pausing import Pausing
-from headrace.coordinator.registry import Order, Registry
-from headrace.coordinator.scaling import IS_SCALING, SCALE, Scaling
-from headrace.coordinator.sleeping import Sleeping
+from headrace.coordinator.pausing import PausedGroups
+from headrace.coordinator.registry import LauncherOrder, Registry
+from headrace.coordinator.scaling import Scaling
+from headrace.coordinator.sleeping import SleepingGroups
 from headrace.coordinator.stats_log import StatsLog
-from headrace.coordinator.unit_processes import RollCall
+from headrace.coordinator.unit_processes import UnitProcesses
 from headrace.protocol import PROTOCOL_VERSION, sockets, to_frontend, to_launcher, to_worker
+from headrace.protocol.calls import (
+    CallToCoordinator,
+    GetActivity,
+    LoadAdapter,
+    UnloadAdapter,
+    check_handled,
+)
 from headrace.protocol.codec import DecodeError
-from headrace.protocol.common.adapters import LOAD
 from headrace.protocol.common.awake_clock import AwakeClock
 from headrace.protocol.common.pool_status import pool_status
 from headrace.protocol.common.process import become_child
-from headrace.protocol.common.run_files import PAUSED_GROUPS
 from headrace.protocol.common.sd_notify import Notifier
 from headrace.protocol.config import PoolConfig
 from headrace.protocol.state import DRAINING, READY, STARTING, STATE
@@ -45,60 +51,72 @@ from headrace.protocol.to_coordinator import (
     FrontendStarted,
     LauncherHello,
     PoolCall,
-    WakeWanted,
+    WakeRequest,
+    WorkerDraining,
     WorkerFailed,
     WorkerHeartbeat,
     WorkerHello,
-    WorkerLeaving,
 )
 
-log = logging.getLogger("coordinator")
+log = logging.getLogger("headrace.coordinator")
 
 LAUNCHER = "launcher"
 TICK_S = 0.05
 PUBLISH_AT_LEAST_EVERY_S = 1.0
-# How often systemd is told how the pool does.
+# How often systemd gets the pool's status.
 STATUS_S = 1.0
 
 
 class Coordinator:
-    """Takes messages, lets the registry judge, passes its orders on, publishes its state.
+    """Receives messages, has the parts of the coordinator decide, and sends what they order.
 
-    roll_call: says who runs where no launcher does (systemd).
+    units: reports and kills processes where systemd runs them; None with a launcher.
     """
 
-    def __init__(self, config: PoolConfig, notifier: Notifier, roll_call: RollCall | None) -> None:
-        self._config, self._notifier, self._roll_call = config, notifier, roll_call
+    def __init__(self, config: PoolConfig, notifier: Notifier, units: UnitProcesses | None) -> None:
+        self._config, self._notifier, self._units = config, notifier, units
         context: zmq.Context[Any] = zmq.Context.instance()
-        self._registry = Registry(
-            config, epoch=secrets.token_hex(8), starts_workers=roll_call is None
-        )
+        self._registry = Registry(config, epoch=secrets.token_hex(8), starts_workers=units is None)
         self._control = sockets.router(context, sockets.control_endpoint(config.run_dir))
         self._publisher = sockets.publisher(context, sockets.state_endpoint(config.run_dir))
-        self._calls = Calls()
+        self._router = CallRouter()
         self._early: list[PoolCall] = []
         self._held = HeldCalls()
-        self._unsent: list[tuple[str, to_worker.Call]] = []
-        places, elastic = self._registry.places, [g.name for g in config.groups if g.autoscaling]
-        self._scaling = Scaling(places, starts_workers=roll_call is None, elastic=elastic)
-        self._pausing = Pausing(
-            (group.name for group in config.groups), config.run_dir / PAUSED_GROUPS
+        self._unsent: list[WorkerMessage] = []
+        slots = self._registry.replica_slots
+        elastic = [group.name for group in config.groups if group.autoscaling]
+        self._scaling = Scaling(slots, starts_workers=units is None, elastic=elastic)
+        self._pausing = PausedGroups(
+            (group.name for group in config.groups), config.run_dir / pausing.FILE
         )
-        # Half of its places: with more requests a worker's steps become long.
+        # Half of its batch: with more requests a worker's steps become long.
         busy_from = {group.name: group.engine.max_num_seqs // 2 for group in config.groups}
-        self._sleeping = Sleeping(busy_from, config.wake_on_demand)
-        self._adapters = Adapters(config)
+        self._sleeping = SleepingGroups(busy_from, config.wake_on_demand)
+        self._adapters = AdapterManager(config)
         self._metrics = PoolMetrics(config)
         self._autoscaler = Autoscaler(
-            config, places, self._scaling, self._sleeping, AutoscaleMetrics(config)
+            config, slots, self._scaling, self._sleeping, AutoscaleMetrics(config)
         )
+        self._add_call_handlers()
         self._stats: StatsLog | None = None
         if not config.disable_log_stats:
             names = [group.name for group in config.groups]
             self._stats = StatsLog(names, config.log_stats_interval_s, time.monotonic())
         self._clock = AwakeClock()
-        self._published_at = self._told_at = 0.0
+        self._published_at = self._notified_at = 0.0
         self._stopping = False
+
+    def _add_call_handlers(self) -> None:
+        router, registry = self._router, self._registry
+        router.add_handler(
+            GetActivity, lambda call, message, now: report_activity(message, registry.workers())
+        )
+        router.add_handler(LoadAdapter, self._on_load_adapter)
+        router.add_handler(UnloadAdapter, self._adapters.on_unload)
+        self._scaling.add_handlers(router)
+        self._pausing.observe(router)
+        self._sleeping.observe(router)
+        check_handled(CallToCoordinator, router.handled)
 
     def run(self) -> None:
         signal.signal(signal.SIGTERM, self._stop)
@@ -117,13 +135,13 @@ class Coordinator:
         self._notifier.stopping()
 
     def _tick(self, now: float) -> None:
-        for message in self._roll_call.news() if self._roll_call else ():
-            self._handle("roll", message, now)
+        for message in self._units.poll_changes() if self._units else ():
+            self._handle("units", message, now)
         for order in self._registry.tick(now):
             self._order(order)
-        self._answer(self._calls.tick(now))
-        self._follow(self._adapters.tick(now), now)
-        again, late = self._held.take(now)
+        self._answer(self._router.tick(now))
+        self._perform(self._adapters.tick(now), now)
+        again, late = self._held.retry(now)
         for call in again:
             self._on_call(call, now)
         self._answer(late)
@@ -140,7 +158,7 @@ class Coordinator:
                 log.info("%s", line)
 
     def _publish(self, now: float, at_once: bool = False) -> None:
-        """What changes routing goes out at once, mere load with the next tick."""
+        """Publish the state: changes of routing at once, mere load with the next tick."""
         due = now - self._published_at > (
             TICK_S if self._registry.dirty else PUBLISH_AT_LEAST_EVERY_S
         )
@@ -148,22 +166,22 @@ class Coordinator:
             state = self._adapters.shown_in(self._registry.state(self._scaling.groups))
             self._publisher.send(STATE.encode(state))
             self._published_at = now
-            if self._notifier.is_heard and now - self._told_at > STATUS_S:
+            if self._notifier.is_heard and now - self._notified_at > STATUS_S:
                 self._notifier.status(pool_status(state, self._config))
-                self._told_at = now
+                self._notified_at = now
 
     def _on_message(self, sender: str, data: bytes) -> None:
         try:
             message = CONTROL.decode(data)
         except DecodeError as error:
-            log.warning("dropped a malformed message: %s", error)
+            log.warning("dropping a malformed message: %s", error)
             return
         match message:
             case WorkerHello(version) | FrontendHello(version) | LauncherHello(version) if (
                 version != PROTOCOL_VERSION
             ):
                 log.error(
-                    "%s speaks protocol %d, not %d: ignored", sender, version, PROTOCOL_VERSION
+                    "ignoring %s: it speaks protocol %d, not %d", sender, version, PROTOCOL_VERSION
                 )
             case _:
                 self._handle(sender, message, self._clock.now())
@@ -184,23 +202,23 @@ class Coordinator:
                 self._on_worker_hello(message, now)
             case WorkerFailed():
                 registry.on_worker_failed(message, now)
-            case WorkerLeaving():
-                registry.on_worker_leaving(message, now)
+            case WorkerDraining():
+                registry.on_worker_draining(message, now)
             case FrontendHello():
                 registry.on_frontend_hello(message, now)
             case CallResult():
                 self._pausing.on_result(message)
-                self._answer(self._calls.on_result(message, now))
+                self._answer(self._router.on_result(message, now))
             case PoolCall():
                 self._on_call(message, now)
-            case WakeWanted(group):
-                self._autoscaler.on_wanted(group, now)
-                self._call(self._sleeping.on_wanted(group, registry.workers()))
+            case WakeRequest(group):
+                self._autoscaler.on_wake_request(group, now)
+                self._call(self._sleeping.on_wake_request(group, registry.workers()))
             case FrontendStarted():
                 registry.on_frontend_started(message, now)
             case LauncherHello():
                 registry.on_launcher(message, now)
-                self._follow(self._adapters.resume(), now)
+                self._perform(self._adapters.resume(), now)
                 early, self._early = self._early, []
                 for call in early:
                     self._on_call(call, now)
@@ -237,57 +255,47 @@ class Coordinator:
         for kill in kills:
             self._order(kill)
         if answers or before != self._scaling.groups:
-            self._publish(now, at_once=True)  # before who waits for it is told
+            self._publish(now, at_once=True)  # before the callers that wait for it are answered
         self._answer(answers)
 
     def _on_call(self, message: PoolCall, now: float) -> None:
         if not self._registry.launcher_known:
-            self._early.append(message)  # it is not known yet who there is to be called
+            self._early.append(message)  # it is not known yet which processes there are
             return
-        if message.method in adapters.METHODS:
-            self._on_adapter_call(message, now)
-            return
-        if message.method in (SCALE, IS_SCALING):
-            self._answer(self._scaling.on_call(message, now))
-            return
-        if message.method in OF_FRONTENDS:
-            there = filter(self._registry.knows, self._registry.frontend_ids())
-            for frontend_id, call in self._calls.on_frontend_call(message, there, now):
-                self._send(frontend_id, to_frontend.CONTROL.encode(call))
-            return
-        self._pausing.on_call(message)
-        self._sleeping.on_call(message)
-        calls, results = self._calls.on_call(message, self._registry.workers(), now)
-        self._call(calls)
-        self._answer(results)
-
-    def _on_adapter_call(self, message: PoolCall, now: float) -> None:
-        """Only a worker can tell whether an adapter is fit: one is started, if there is none."""
         workers = self._registry.workers()
-        if message.method == LOAD and self._autoscaler.awaits_first(message.group, workers):
-            self._autoscaler.on_wanted(message.group, now)
-            self._held.hold(message, now)
-            return
-        self._held.release(message)
-        self._follow(self._adapters.on_call(message, now), now)
+        frontends = filter(self._registry.knows, self._registry.frontend_ids())
+        self._perform(self._router.on_call(message, now, workers, frontends), now)
 
-    def _call(self, calls: list[tuple[str, to_worker.Call]]) -> None:
+    def _on_load_adapter(self, call: LoadAdapter, message: PoolCall, now: float) -> Actions:
+        """Load an adapter. Only a worker can check it: one is started if there is none."""
+        group, workers = message.target.group, self._registry.workers()
+        if self._autoscaler.needs_first_worker(group, workers):
+            self._autoscaler.on_wake_request(group, now)
+            self._held.hold(message, now)
+            return Actions()
+        self._held.release(message)
+        return self._adapters.on_load(call, message, now)
+
+    def _call(self, calls: Iterable[WorkerMessage]) -> None:
         for worker_id, call in calls:
             if not self._send(worker_id, to_worker.CONTROL.encode(call)):
-                # It has only just been started, or not found a new coordinator yet.
+                # It has just been started, or has not found a new coordinator yet.
                 self._unsent.append((worker_id, call))
 
-    def _follow(self, steps: adapters.Steps, now: float) -> None:
-        if steps.publish:
+    def _perform(self, actions: Actions, now: float) -> None:
+        if actions.publish:
             self._publish(now, at_once=True)
-        for call in steps.calls:
+        self._call(actions.to_workers)
+        for frontend_id, frontend_call in actions.to_frontends:
+            self._send(frontend_id, to_frontend.CONTROL.encode(frontend_call))
+        for call in actions.calls:
             self._on_call(call, now)
-        self._answer(steps.answers)
+        self._answer(actions.answers)
 
-    def _answer(self, results: Sequence[tuple[str, to_frontend.PoolResult]]) -> None:
-        for frontend_id, result in results:
-            if frontend_id == adapters.OWN:
-                self._follow(self._adapters.on_result(result), self._clock.now())
+    def _answer(self, answers: Iterable[Answer]) -> None:
+        for frontend_id, result in answers:
+            if frontend_id == OWN:
+                self._perform(self._adapters.on_result(result), self._clock.now())
                 continue
             self._send(frontend_id, to_frontend.CONTROL.encode(result))
 
@@ -298,7 +306,7 @@ class Coordinator:
             for each in self._registry.workers()
         )
         self._registry.on_exit(message, now)
-        self._answer(self._calls.on_gone(message.process_id, now, has_left))
+        self._answer(self._router.on_exit(message.process_id, now, has_left))
         if was_frontend:
             gone = to_worker.CONTROL.encode(to_worker.FrontendGone(message.process_id))
             for worker in self._registry.workers():
@@ -308,20 +316,20 @@ class Coordinator:
         if not self._registry.knows(sender):
             self._send(sender, introduce)
 
-    def _order(self, order: Order) -> None:
+    def _order(self, order: LauncherOrder) -> None:
         if isinstance(order, to_launcher.StartWorker):
             self._metrics.started(order.worker_id)
-        if self._roll_call is not None:
-            self._roll_call.obey(order)
+        if self._units is not None:
+            self._units.execute(order)
             return
         self._send(LAUNCHER, to_launcher.CONTROL.encode(order))
 
     def _send(self, receiver: str, data: bytes) -> bool:
-        """Whether it could be sent."""
+        """Send a message; return false if the receiver cannot be reached."""
         try:
             self._control.send_multipart([receiver.encode(), data], zmq.NOBLOCK)
         except zmq.ZMQError as error:
-            log.warning("%s cannot be reached: %s", receiver, error)
+            log.warning("cannot reach %s: %s", receiver, error)
             return False
         return True
 
@@ -343,8 +351,8 @@ def main() -> None:
     config = PoolConfig.load(args.run_dir)
     become_child("coordinator", args.parent_pid, config.log_level)
     log.debug("pid %d", os.getpid())
-    roll_call = RollCall(config) if args.parent_pid is None else None
-    Coordinator(config, Notifier(), roll_call).run()
+    units = UnitProcesses(config) if args.parent_pid is None else None
+    Coordinator(config, Notifier(), units).run()
 
 
 if __name__ == "__main__":

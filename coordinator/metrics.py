@@ -1,19 +1,27 @@
-"""What the coordinator counts: what workers cannot say of themselves, such as that they stall.
+"""Metrics of the coordinator: what workers cannot report themselves, such as that they stall.
 
-The numbers lie in files as those of all processes (see workers/process/metrics.py): the counter
-outlives a coordinator that dies, the states go with it and come with the next one.
+The values are in files like those of all processes (see workers/process/metrics.py): the counter
+survives a coordinator that dies, the states go with it and come back with the next one.
 """
 
 from prometheus_client import Counter, Gauge
 
 from headrace.protocol.config import PoolConfig
-from headrace.protocol.state import DRAINING, READY, SLEEPING, STALLED, STARTING, WorkerState
+from headrace.protocol.state import (
+    DRAINING,
+    READY,
+    SLEEPING,
+    STALLED,
+    STARTING,
+    WorkerState,
+    WorkerStatus,
+)
 
 _STATES = (STARTING, READY, DRAINING, STALLED, *SLEEPING)
 
 
 class PoolMetrics:
-    """The workers of a pool, by place: `engine` is the number in the group, for all its starts."""
+    """The workers of a pool by replica slot. Label `engine`: the slot's number in the group."""
 
     def __init__(self, config: PoolConfig) -> None:
         prefix, names = config.metrics_prefix, ("model_name", "engine")
@@ -31,32 +39,32 @@ class PoolMetrics:
         for group in config.groups:
             for number in range(group.workers):
                 self._add(f"{group.name}-{number}")
-        self._shown: dict[str, str] = {}
+        self._shown: dict[str, WorkerStatus] = {}
 
-    def _add(self, place: str) -> None:
-        """Count a place. Groups may grow."""
-        group, _, number = place.rpartition("-")
-        if place in self._states or group not in self._models:
+    def _add(self, slot: str) -> None:
+        """Add a slot. Groups may grow."""
+        group, _, number = slot.rpartition("-")
+        if slot in self._states or group not in self._models:
             return
         labels = self._models[group], number
-        self._restarts[place] = self._all_restarts.labels(*labels)
-        self._states[place] = {each: self._all_states.labels(*labels, each) for each in _STATES}
+        self._restarts[slot] = self._all_restarts.labels(*labels)
+        self._states[slot] = {each: self._all_states.labels(*labels, each) for each in _STATES}
 
     def started(self, worker_id: str) -> None:
-        """A worker has been ordered; the first start of a place is none again."""
-        place, _, start = worker_id.rpartition(".")
-        self._add(place)
-        if int(start) > 0 and place in self._restarts:
-            self._restarts[place].inc()
+        """Count a restart; the first start of a slot is not one."""
+        slot, _, start = worker_id.rpartition(".")
+        self._add(slot)
+        if int(start) > 0 and slot in self._restarts:
+            self._restarts[slot].inc()
 
     def show(self, workers: tuple[WorkerState, ...]) -> None:
-        """The pool as it is now."""
+        """Set the states of all workers."""
         now = {worker.worker_id.rpartition(".")[0]: worker.state for worker in workers}
         if now == self._shown:
             return
         self._shown = now
-        for place in now:
-            self._add(place)
-        for place, states in self._states.items():
+        for slot in now:
+            self._add(slot)
+        for slot, states in self._states.items():
             for state, gauge in states.items():
-                gauge.set(now.get(place) == state)
+                gauge.set(now.get(slot) == state)

@@ -1,6 +1,6 @@
-"""Who is in the pool: messages and the passing of time in, orders to the launcher out.
+"""The processes of the pool: messages and ticks in, orders to the launcher out.
 
-No sockets and no clock of its own, so that every rule can be tested by a list of events.
+No sockets and no clock of its own, so that every rule can be tested with a list of events.
 """
 
 import logging
@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 
 from headrace.coordinator.frontends import Frontends
-from headrace.coordinator.replica_slots import Places, group_of, place_of
+from headrace.coordinator.replica_slots import ReplicaSlots, group_of, slot_of
 from headrace.protocol import to_launcher
 from headrace.protocol.common.process import EX_CONFIG
 from headrace.protocol.config import PoolConfig
@@ -23,6 +23,7 @@ from headrace.protocol.state import (
     PoolState,
     WorkerLoad,
     WorkerState,
+    WorkerStatus,
 )
 from headrace.protocol.to_coordinator import (
     ChildExited,
@@ -30,31 +31,31 @@ from headrace.protocol.to_coordinator import (
     FrontendHello,
     FrontendStarted,
     LauncherHello,
+    WorkerDraining,
     WorkerFailed,
     WorkerHeartbeat,
     WorkerHello,
-    WorkerLeaving,
 )
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("headrace.coordinator")
 
 IDLE = WorkerLoad(running=0, waiting=0, kv_usage=0.0, steps=0, step_age_s=0.0)
 
-# Where others start workers (systemd), how long after one has left another is expected.
+# Where systemd starts workers: how long after one has drained its successor is expected.
 SUCCESSOR_S = 10.0
-# How long a worker that starts may be silent. How long it may beat and load is configured.
+# How long a starting worker may be silent. How long it may take to load is configured.
 START_SILENCE_S = 120.0
-# Workers beat some times a second: what one said longer ago is not its load now.
+# Workers send heartbeats some times a second: an older one does not tell the current load.
 SILENT_S = 2.0
 KILL_AGAIN_S = 2.0
 
-Order = to_launcher.StartWorker | to_launcher.KillWorker | to_launcher.KillFrontend
+LauncherOrder = to_launcher.StartWorker | to_launcher.KillWorker | to_launcher.KillFrontend
 
 
 @dataclass
 class _Worker:
     """expected_since: when it was started, as far as this coordinator knows. greeted: it has said
-    hello to this coordinator. is_load_known: it has said to it how busy it is."""
+    hello to this coordinator. is_load_known: it has sent this coordinator a heartbeat."""
 
     state: WorkerState
     expected_since: float
@@ -67,18 +68,19 @@ class _Worker:
 
 @dataclass
 class Registry:
-    """`now` is in seconds of a monotonic clock that does not run while the coordinator does not.
+    """Workers and frontends. `now`: seconds of a monotonic clock that stops while the coordinator
+    does.
 
-    launcher_known: before the launcher has said who runs, a restarted coordinator's state would
-        have frontends believe that all workers are gone: it is not to be published.
-    starts_workers: whether missing workers are to be ordered; systemd starts its own anew.
+    launcher_known: false until the launcher has reported what runs. A restarted coordinator must
+        not publish its state before: frontends would believe that all workers are gone.
+    starts_workers: whether to order missing workers; systemd restarts its own.
     """
 
     config: PoolConfig
     epoch: str
     starts_workers: bool = True
     _workers: dict[str, _Worker] = field(default_factory=dict)
-    _left: dict[str, float] = field(default_factory=dict)  # places to be filled again, since when
+    _vacated: dict[str, float] = field(default_factory=dict)  # slots to be filled again, since when
     launcher_known: bool = False
     _version: int = 0
     dirty: bool = True
@@ -86,7 +88,7 @@ class Registry:
 
     def __post_init__(self) -> None:
         self._frontends = Frontends(self.config.stall_timeout_s)
-        self.places = Places(self.config)
+        self.replica_slots = ReplicaSlots(self.config)
         self._on_demand = {
             group.name
             for group in self.config.groups
@@ -97,8 +99,8 @@ class Registry:
         }
 
     def state(self, scaling: Collection[str] = ()) -> PoolState:
-        """The pool as it is now, under the next version number. scaling: groups that become larger
-        or smaller."""
+        """Return the pool state under the next version number. scaling: groups that an operator
+        has resized."""
         self._version += 1
         self.dirty = self.urgent = False
         return PoolState(
@@ -108,23 +110,23 @@ class Registry:
                 GroupState(
                     group,
                     wanted,
-                    self.places.problem(group),
+                    self.replica_slots.problem(group),
                     self._is_replacing(group),
                     group in scaling,
                     group in self._on_demand,
                 )
-                for group, wanted in self.places.wanted.items()
+                for group, wanted in self.replica_slots.target_sizes.items()
             ),
             workers=self.workers(),
             frontends=self._frontends.states(),
         )
 
     def workers(self) -> tuple[WorkerState, ...]:
-        """Those of the state as it is now; unlike `state`, this takes no note of its being told."""
+        """Return the workers; unlike `state`, this does not mark the state as published."""
         return tuple(worker.state for worker in self._workers.values())
 
     def knows(self, process_id: str) -> bool:
-        """Whether the process has said hello to this coordinator."""
+        """Return whether the process has said hello to this coordinator."""
         worker = self._workers.get(process_id)
         return self._frontends.knows(process_id) or (worker is not None and worker.greeted)
 
@@ -132,7 +134,7 @@ class Registry:
         return self._frontends.ids()
 
     def silent(self, now: float) -> set[str]:
-        """Workers whose load is not known, or that have not spoken of it for a while."""
+        """Return the workers without a recent heartbeat."""
         return {
             worker_id
             for worker_id, worker in self._workers.items()
@@ -140,38 +142,38 @@ class Registry:
         }
 
     def frontends(self) -> tuple[FrontendState, ...]:
-        """Those that serve."""
+        """Return the frontends that serve."""
         return self._frontends.states()
 
     def worker_ids(self) -> list[str]:
         return list(self._workers)
 
-    def tick(self, now: float) -> list[Order]:
-        """What is to be done because time has passed; call it a few times a second."""
-        orders: list[Order] = []
+    def tick(self, now: float) -> list[LauncherOrder]:
+        """Return the orders that are due; call it a few times a second."""
+        orders: list[LauncherOrder] = []
         for worker_id, worker in self._workers.items():
             stalled = self._why_to_kill(worker, now)
             if stalled:
-                log.error("%s %s: it is killed", worker_id, stalled)
-                self._put(worker, state=STALLED)
+                log.error("killing %s: it %s", worker_id, stalled)
+                self._set_state(worker, state=STALLED)
                 worker.killed_at, worker.failure = now, stalled
                 orders.append(to_launcher.KillWorker(worker_id))
-        orders.extend(map(to_launcher.KillFrontend, self._frontends.to_be_killed(now)))
+        orders.extend(map(to_launcher.KillFrontend, self._frontends.find_frozen(now)))
         if self.launcher_known and self.starts_workers:
-            orders.extend(self._missing(now))
+            orders.extend(self._start_missing(now))
         self._await_successors(now)
         return orders
 
-    # What the launcher says
+    # Messages of the launcher
 
     def on_launcher(self, message: LauncherHello, now: float) -> None:
-        """The launcher's children are the truth: nobody else is in the pool."""
+        """Take over the launcher's list of processes: the pool has no others."""
         self.launcher_known = True
-        for group, wanted in message.wanted.items():
-            if group in self.places.wanted:
-                self.places.resize(group, wanted)
+        for group, wanted in message.target_sizes.items():
+            if group in self.replica_slots.target_sizes:
+                self.replica_slots.resize(group, wanted)
         for worker_id in message.last_workers:
-            self._saw(worker_id)
+            self._note_start(worker_id)
         published = {state.worker_id: state for state in message.published}
         for worker_id in message.workers:
             if worker_id not in self._workers:
@@ -185,7 +187,7 @@ class Registry:
         self.dirty = self.urgent = True
 
     def on_exit(self, message: ChildExited, now: float) -> None:
-        """A child has ended. A worker's place is filled again, later each time it fails."""
+        """Drop a process that has ended. A worker's slot is refilled, later after each failure."""
         self._frontends.drop(message.process_id)
         worker = self._workers.get(message.process_id)
         if worker is not None:
@@ -193,21 +195,21 @@ class Registry:
             self._drop(message.process_id)
         self.dirty = self.urgent = True
 
-    # What workers say
+    # Messages of workers
 
     def on_worker_hello(self, message: WorkerHello, now: float) -> None:
-        if not self.places.is_known(place_of(message.worker_id)):
-            log.error("%s is of no place in this pool", message.worker_id)
+        if not self.replica_slots.is_known(slot_of(message.worker_id)):
+            log.error("%s belongs to no replica slot of this pool", message.worker_id)
             return
         known = self._workers.get(message.worker_id)
         if known is None and self.launcher_known:
-            return  # it has ended: its greeting came by another way than the news of its end
+            return  # it has ended: its greeting took another way than the report of its end
         state = message.state if message.state in SERVING else STARTING
         if known is not None and known.state.state in (DRAINING, STALLED):
             state = known.state.state
         was_there = known is not None and known.state.state in SERVING
         load = IDLE if known is None else known.state.load
-        told = WorkerState(
+        greeting = WorkerState(
             message.worker_id,
             message.group,
             message.pid,
@@ -218,14 +220,16 @@ class Registry:
             message.adapters,
         )
         if known is None:
-            known = _Worker(told, expected_since=now, heard_at=now)
+            known = _Worker(greeting, expected_since=now, heard_at=now)
         if state == WAKING and known.state.state != WAKING:
             known.expected_since = now
-        self._workers[message.worker_id] = replace(known, state=told, heard_at=now, greeted=True)
+        self._workers[message.worker_id] = replace(
+            known, state=greeting, heard_at=now, greeted=True
+        )
         if state in SERVING and not was_there:
             log.info("%s is ready (pid %d)", message.worker_id, message.pid)
-            self._left.pop(place_of(message.worker_id), None)
-            self.places.restarts(place_of(message.worker_id)).ready(now)
+            self._vacated.pop(slot_of(message.worker_id), None)
+            self.replica_slots.restarts(slot_of(message.worker_id)).ready(now)
         self.dirty = self.urgent = True
 
     def on_worker_heartbeat(self, message: WorkerHeartbeat, now: float) -> None:
@@ -242,12 +246,12 @@ class Registry:
         if worker is not None:
             worker.failure = message.reason
 
-    def on_worker_leaving(self, message: WorkerLeaving, now: float) -> None:
+    def on_worker_draining(self, message: WorkerDraining, now: float) -> None:
         worker = self._workers.get(message.worker_id)
         if worker is not None:
-            self._put(worker, state=DRAINING)
+            self._set_state(worker, state=DRAINING)
 
-    # What is said of frontends
+    # Messages about frontends
 
     def on_frontend_started(self, message: FrontendStarted, now: float) -> None:
         self._frontends.expect(message.frontend_id, now)
@@ -260,81 +264,81 @@ class Registry:
         if self._frontends.on_heartbeat(message, now):
             self.dirty = True
 
-    # The rules behind them
+    # Rules
 
     def _why_to_kill(self, worker: _Worker, now: float) -> str:
-        """What is wrong with a worker that is silent, or that has work and makes no step, or that
-        loads, for too long; once more when it has not ended of being killed. "": nothing."""
+        """Return why a worker must be killed (silent, without progress, or loading too long), also
+        again if it has not ended; "" if nothing is wrong."""
         if worker.killed_at is not None:
             return worker.failure if now - worker.killed_at > KILL_AGAIN_S else ""
-        if worker.state.state == STALLED:  # the order of a coordinator before may have been lost
+        if worker.state.state == STALLED:  # the order of a previous coordinator may have been lost
             return "made no progress"
         silent_s, limit_s = now - worker.heard_at, self.config.stall_timeout_s
-        if worker.state.state in (STARTING, WAKING):  # loading can hold all its threads up
+        if worker.state.state in (STARTING, WAKING):  # loading can block all its threads
             limit_s = START_SILENCE_S
             if now - worker.expected_since > self.config.start_timeout_s:
                 return f"was not ready within {self.config.start_timeout_s:g} s"
         if silent_s > limit_s:
-            return f"has said nothing for {limit_s:g} s"
+            return f"was silent for {limit_s:g} s"
         if worker.state.load.step_age_s > limit_s:
-            return f"has made no step for {limit_s:g} s"
+            return f"made no step for {limit_s:g} s"
         return ""
 
-    def _missing(self, now: float) -> Iterable[Order]:
-        filled = [place_of(worker_id) for worker_id in self._workers]
-        on_host = sum(self.places.wanted.values())
-        for restarts in list(self.places.to_fill(filled, now)):
+    def _start_missing(self, now: float) -> Iterable[LauncherOrder]:
+        filled = [slot_of(worker_id) for worker_id in self._workers]
+        on_host = sum(self.replica_slots.target_sizes.values())
+        for restarts in list(self.replica_slots.slots_to_fill(filled, now)):
             worker_id = restarts.next_id()
             self._expect(worker_id, now)
-            yield to_launcher.StartWorker(worker_id, group_of(restarts.place), on_host)
+            yield to_launcher.StartWorker(worker_id, group_of(restarts.slot), on_host)
 
     def _expect(self, worker_id: str, now: float, published: WorkerState | None = None) -> None:
-        """Note a worker that has been started and not been heard of, except perhaps by a
-        coordinator before this one."""
-        self._saw(worker_id)
+        """Add a worker that has been started and has not greeted, except perhaps a previous
+        coordinator."""
+        self._note_start(worker_id)
         if published is None:
-            state = WorkerState(worker_id, group_of(place_of(worker_id)), 0, STARTING, "", IDLE)
+            state = WorkerState(worker_id, group_of(slot_of(worker_id)), 0, STARTING, "", IDLE)
         else:
             state = replace(published, load=IDLE)
         self._workers[worker_id] = _Worker(state, expected_since=now, heard_at=now)
         self.dirty = self.urgent = True
 
-    def _saw(self, worker_id: str) -> None:
-        self.places.note(place_of(worker_id))
-        if self.places.is_known(place_of(worker_id)):
-            self.places.restarts(place_of(worker_id)).saw(worker_id)
+    def _note_start(self, worker_id: str) -> None:
+        self.replica_slots.note(slot_of(worker_id))
+        if self.replica_slots.is_known(slot_of(worker_id)):
+            self.replica_slots.restarts(slot_of(worker_id)).note_start(worker_id)
 
     def _note_exit(self, worker: _Worker, message: ChildExited, now: float) -> None:
-        place = place_of(message.process_id)
-        if not self.places.is_wanted(place):  # the group has become smaller
-            self._left.pop(place, None)
+        slot = slot_of(message.process_id)
+        if not self.replica_slots.is_current(slot):  # the group has become smaller
+            self._vacated.pop(slot, None)
             return
         if worker.state.state == DRAINING and message.exit_code in (0, None):
-            self._left[place] = now
+            self._vacated[slot] = now
             return
-        self._left.pop(place, None)
+        self._vacated.pop(slot, None)
         reason = worker.failure or _describe(message.exit_code)
-        restarts = self.places.restarts(place)
+        restarts = self.replica_slots.restarts(slot)
         delay_s = restarts.failed(reason, now, hopeless=message.exit_code == EX_CONFIG)
-        then = f"; the next start is in {delay_s:.1f} s" if self.starts_workers else ""
-        log.error("%s ended (%s)%s", message.process_id, reason, then)
+        then = f"; restarting in {delay_s:.1f} s" if self.starts_workers else ""
+        log.error("worker %s ended (%s)%s", message.process_id, reason, then)
         if restarts.problem:
             log.error("group %s: %s", worker.state.group, restarts.problem)
 
     def _is_replacing(self, group: str) -> bool:
-        return any(group_of(place) == group for place in self._left) or any(
+        return any(group_of(slot) == group for slot in self._vacated) or any(
             each.group == group and each.state == DRAINING for each in self.workers()
         )
 
     def _await_successors(self, now: float) -> None:
-        """Nobody waits for a worker that nobody has started."""
-        started = {place_of(worker_id) for worker_id in self._workers}
-        for place, since in list(self._left.items()):
-            if place not in started and now - since > SUCCESSOR_S:
-                del self._left[place]
+        """Stop waiting for successors that have not been started."""
+        started = {slot_of(worker_id) for worker_id in self._workers}
+        for slot, since in list(self._vacated.items()):
+            if slot not in started and now - since > SUCCESSOR_S:
+                del self._vacated[slot]
                 self.dirty = self.urgent = True
 
-    def _put(self, worker: _Worker, state: str) -> None:
+    def _set_state(self, worker: _Worker, state: WorkerStatus) -> None:
         worker.state = replace(worker.state, state=state)
         self.dirty = self.urgent = True
 

@@ -1,109 +1,115 @@
-"""Which groups are to sleep, and who wakes when requests come."""
+"""Which groups must sleep, and which workers wake up when requests come."""
 
-import json
-import time
 from collections.abc import Iterable, Mapping
 
-from headrace.coordinator.replica_slots import group_of, place_of
+from headrace.coordinator.actions import WorkerMessage
+from headrace.coordinator.call_router import CallRouter, own_call_id
+from headrace.coordinator.replica_slots import group_of, slot_of
+from headrace.protocol.calls import Sleep, WakeUp
 from headrace.protocol.state import ASLEEP, READY, STARTING, WAKING, WorkerState
 from headrace.protocol.to_coordinator import PoolCall
-from headrace.protocol.to_worker import Call
+from headrace.protocol.to_worker import WorkerCall
 
-WAKE, SLEEP = "wake_up", "sleep"
-# For how long the workers that are awake have to be busy before another is woken.
+# How long all awake workers must be busy before another one is woken.
 BUSY_S = 1.0
-_ALL = ("weights", "kv_cache")
-# Of ids of the coordinator's own calls, to whose answers nobody waits.
-_OWN = "coordinator"
 
 
-class Sleeping:
-    """Remembers what operators want, so that a worker that is started in place of one that has died
-    asleep does not come back awake; and has more workers woken when those that are awake have much
-    to do.
+class SleepingGroups:
+    """Remembers which workers operators have put to sleep, so that the successor of one that died
+    asleep does not come back awake; wakes up more workers when those that are awake are busy.
 
-    busy_from: by group, with how many running requests a worker is busy; with waiting ones it
-    always is. wakes: whether requests wake anybody at all.
+    busy_from: by group, the number of running requests above which a worker is busy; with waiting
+        requests it always is.
+    wakes: whether requests wake up workers at all.
     """
 
     def __init__(self, busy_from: Mapping[str, int], wakes: bool = True) -> None:
         self._busy_from, self._wakes = busy_from, wakes
-        self._groups: dict[str, str] = {}  # that are to sleep, and with what arguments
-        self._places: dict[str, str] = {}  # the same of single ones
+        self._groups: dict[str, Sleep] = {}  # that must sleep, and how
+        self._slots: dict[str, Sleep] = {}  # the same for single replica slots
         self._busy_since: dict[str, float] = {}
-        self._own = 0
 
-    def on_call(self, call: PoolCall) -> None:
-        """An operator has had workers sleep or wake."""
-        if call.method == SLEEP and call.worker:
-            self._places[call.worker.partition(".")[0]] = call.arguments
-        elif call.method == SLEEP:
-            for group in [call.group] if call.group else self._busy_from:
-                self._groups[group] = call.arguments
-        elif call.method == WAKE and call.worker:
-            self._places.pop(call.worker.partition(".")[0], None)
-        elif call.method == WAKE:
-            for group in [call.group] if call.group else self._busy_from:
-                self._groups.pop(group, None)
-                for place in [each for each in self._places if group_of(each) == group]:
-                    del self._places[place]
+    def observe(self, router: CallRouter) -> None:
+        """Note the calls that have workers sleep or wake up."""
+        router.add_observer(Sleep, self.on_sleep)
+        router.add_observer(WakeUp, self.on_wake_up)
 
-    def on_started(self, worker: WorkerState) -> list[tuple[str, Call]]:
-        """A worker has been loaded: what it is to be told."""
-        of_place = self._places.get(place_of(worker.worker_id))
-        arguments = of_place or self._groups.get(worker.group)
-        return [] if arguments is None else [(worker.worker_id, self._call(SLEEP, arguments))]
+    def on_sleep(self, call: Sleep, message: PoolCall) -> None:
+        """Note that an operator wants workers to sleep."""
+        if message.target.worker:
+            self._slots[message.target.worker.partition(".")[0]] = call
+            return
+        for group in self._targets(message):
+            self._groups[group] = call
 
-    def on_wanted(self, group: str, workers: Iterable[WorkerState]) -> list[tuple[str, Call]]:
-        """Requests wait for a group: whom to wake. Nobody, if one is awake or about to be. It is
-        asked again for as long as they wait."""
+    def on_wake_up(self, call: WakeUp, message: PoolCall) -> None:
+        """Note that an operator wants workers to be awake."""
+        if message.target.worker:
+            self._slots.pop(message.target.worker.partition(".")[0], None)
+            return
+        for group in self._targets(message):
+            self._groups.pop(group, None)
+            for slot in [each for each in self._slots if group_of(each) == group]:
+                del self._slots[slot]
+
+    def _targets(self, message: PoolCall) -> list[str]:
+        return [message.target.group] if message.target.group else list(self._busy_from)
+
+    def on_started(self, worker: WorkerState) -> list[WorkerMessage]:
+        """Return the call that puts a worker which has been loaded to sleep, if it must sleep."""
+        call = self._slots.get(slot_of(worker.worker_id)) or self._groups.get(worker.group)
+        return [] if call is None else [(worker.worker_id, WorkerCall(own_call_id(), call))]
+
+    def on_wake_request(self, group: str, workers: Iterable[WorkerState]) -> list[WorkerMessage]:
+        """Return the call that wakes up a worker of a group for which requests wait; none if one is
+        awake or about to be. Called again for as long as they wait."""
         self._groups.pop(group, None)
-        mine = [each for each in workers if each.group == group]
-        if any(each.state in (READY, STARTING, WAKING) for each in mine):
+        members = [each for each in workers if each.group == group]
+        if any(each.state in (READY, STARTING, WAKING) for each in members):
             return []
-        asleep = [each for each in mine if each.state == ASLEEP]  # the others fall asleep yet
+        # Others are still falling asleep.
+        asleep = [each for each in members if each.state == ASLEEP]
         return self._wake_one(asleep)
 
-    def tick(self, workers: Iterable[WorkerState], now: float) -> list[tuple[str, Call]]:
-        """Time has passed: whom to wake because there is much to do. Nobody that an operator wants
-        to sleep."""
+    def tick(self, workers: Iterable[WorkerState], now: float) -> list[WorkerMessage]:
+        """Return calls that wake up workers because the others are busy; none that an operator has
+        put to sleep."""
         messages = []
-        everybody = list(workers)
+        all_workers = list(workers)
         for group in self._busy_from:
-            mine = [each for each in everybody if each.group == group]
-            asleep = [each for each in mine if each.state == ASLEEP and not self._is_kept(each)]
-            if not (asleep and self._wakes and self._are_all_busy(group, mine)):
+            members = [each for each in all_workers if each.group == group]
+            asleep = [
+                each for each in members if each.state == ASLEEP and not self._must_sleep(each)
+            ]
+            if not (asleep and self._wakes and self._are_all_busy(group, members)):
                 self._busy_since.pop(group, None)
             elif now - self._busy_since.setdefault(group, now) >= BUSY_S:
                 del self._busy_since[group]
                 messages += self._wake_one(asleep)
         return messages
 
-    def wake(self, workers: Iterable[WorkerState], count: int) -> list[tuple[str, Call]]:
-        """So many of these, at most, are needed. Nobody that an operator wants to sleep."""
-        asleep = [each for each in workers if each.state == ASLEEP and not self._is_kept(each)]
+    def wake(self, workers: Iterable[WorkerState], count: int) -> list[WorkerMessage]:
+        """Return calls that wake up at most `count` of these workers; none that an operator has put
+        to sleep."""
+        asleep = [each for each in workers if each.state == ASLEEP and not self._must_sleep(each)]
         chosen = sorted(asleep, key=lambda each: each.worker_id)[:count] if self._wakes else []
         return [call for each in chosen for call in self._wake_one([each])]
 
     def _are_all_busy(self, group: str, workers: Iterable[WorkerState]) -> bool:
-        """Whether those that are awake have much to do, and nobody is about to help them."""
+        """Return whether all awake workers are busy, and none is starting or waking up."""
         if any(each.state in (STARTING, WAKING) for each in workers):
             return False
         loads = [each.load for each in workers if each.state == READY]
         most = self._busy_from[group]
         return bool(loads) and all(load.waiting or load.running > most for load in loads)
 
-    def _is_kept(self, worker: WorkerState) -> bool:
-        return worker.group in self._groups or place_of(worker.worker_id) in self._places
+    def _must_sleep(self, worker: WorkerState) -> bool:
+        return worker.group in self._groups or slot_of(worker.worker_id) in self._slots
 
-    def _wake_one(self, asleep: list[WorkerState]) -> list[tuple[str, Call]]:
-        """Rather one of which no operator has said that it is to sleep."""
+    def _wake_one(self, asleep: list[WorkerState]) -> list[WorkerMessage]:
+        """Wake up one worker, preferably one that no operator has put to sleep."""
         if not asleep:
             return []
-        chosen = min(asleep, key=lambda each: (self._is_kept(each), each.worker_id))
-        self._places.pop(place_of(chosen.worker_id), None)
-        return [(chosen.worker_id, self._call(WAKE, json.dumps({"tags": _ALL})))]
-
-    def _call(self, method: str, arguments: str) -> Call:
-        self._own += 1
-        return Call(f"{_OWN}-{time.time_ns()}-{self._own}", method, arguments, False)
+        chosen = min(asleep, key=lambda each: (self._must_sleep(each), each.worker_id))
+        self._slots.pop(slot_of(chosen.worker_id), None)
+        return [(chosen.worker_id, WorkerCall(own_call_id(), WakeUp()))]

@@ -1,7 +1,7 @@
-"""The line that tells now and then in the log how much is done, in the words of vLLM's.
+"""The periodic log line with throughput and load, in the format of vLLM's.
 
-It is the coordinator's, so that a group has one line however many workers it has. A group, not the
-pool: the cache usages and hit rates of different models say nothing as one number.
+The coordinator writes it, so that a group has one line however many workers it has. Not one line
+for the pool: a mean of the cache usages and hit rates of different models is meaningless.
 """
 
 from collections import defaultdict
@@ -14,7 +14,7 @@ NOTHING = WorkerTotals(prompt_tokens=0, generated_tokens=0, prefix_queried=0, ca
 
 
 class StatsLog:
-    """`now`: seconds of a monotonic clock."""
+    """The log lines of all groups. `now`: seconds of a monotonic clock."""
 
     def __init__(self, groups: Sequence[str], interval_s: float, now: float) -> None:
         self._groups = {name: _Group(name) for name in groups}
@@ -23,16 +23,16 @@ class StatsLog:
         self._last: dict[str, WorkerTotals] = {}
 
     def on_totals(self, worker_id: str, group: str, totals: WorkerTotals) -> None:
-        """A worker's sums since its start. The first that are heard of are where counting begins:
-        who hears them may be younger than the worker."""
+        """Add a worker's totals since its start. The first ones only set the baseline: the
+        coordinator may be younger than the worker."""
         last = self._last.get(worker_id, totals)
         self._last[worker_id] = totals
         if group in self._groups:
             self._groups[group].add(_difference(totals, last))
 
     def lines(self, workers: Sequence[WorkerState], now: float) -> list[str]:
-        """What is to be logged now: a line for each group that had work since the last time, and
-        one when it has come to rest."""
+        """Return the lines to log now: one for each group that had work since the last time, and a
+        last one when it has become idle."""
         elapsed_s = now - self._since
         if elapsed_s < self._interval_s:
             return []
@@ -57,7 +57,7 @@ class _Group:
         self._done = _sum(self._done, done)
 
     def line(self, workers: Sequence[WorkerState], elapsed_s: float) -> str:
-        """ "": there is nothing to say."""
+        """Return the line; "" if there is nothing to report."""
         done, self._done = self._done, NOTHING
         running = sum(worker.load.running for worker in workers)
         waiting = sum(worker.load.waiting for worker in workers)

@@ -1,41 +1,51 @@
-"""In the launcher's place under systemd: says who runs and who has ended, and kills on order.
+"""Stands in for the launcher under systemd: reports processes that run and end, and kills.
 
-Starting is systemd's part.
+systemd itself starts them.
 """
 
 import logging
 
-from headrace.coordinator.registry import Order
+from headrace.coordinator.registry import LauncherOrder
 from headrace.protocol import PROTOCOL_VERSION, to_launcher
-from headrace.protocol.common.clean_up import clean_up_after
-from headrace.protocol.common.process_registry import FRONTEND, WORKER, Member, Roll
+from headrace.protocol.common.clean_up import remove_leftovers
+from headrace.protocol.common.process_registry import (
+    FRONTEND,
+    WORKER,
+    ProcessRegistry,
+    RegisteredProcess,
+)
 from headrace.protocol.config import PoolConfig
 from headrace.protocol.to_coordinator import ChildExited, LauncherHello
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("headrace.coordinator")
 
 
-class RollCall:
+class UnitProcesses:
+    """The workers and frontends that systemd runs, found by the process registry."""
+
     def __init__(self, config: PoolConfig) -> None:
         self._config = config
-        self._roll = Roll(config.run_dir)
-        self._members: dict[str, Member] | None = None
+        self._processes = ProcessRegistry(config.run_dir)
+        self._members: dict[str, RegisteredProcess] | None = None
 
-    def news(self) -> list[ChildExited | LauncherHello]:
-        """What a launcher would have said since the last call."""
+    def poll_changes(self) -> list[ChildExited | LauncherHello]:
+        """Return the messages that a launcher would have sent since the last call."""
         roles = (WORKER, FRONTEND)
-        present = {each.process_id: each for role in roles for each in self._roll.members(role)}
+        present = {
+            each.process_id: each for role in roles for each in self._processes.running(role)
+        }
         before, self._members = self._members, present
-        news: list[ChildExited | LauncherHello] = []
+        messages: list[ChildExited | LauncherHello] = []
         for process_id, member in (before or {}).items():
             if process_id not in present:
-                clean_up_after(self._config, member)
-                news.append(ChildExited(process_id, member.role, None))
+                remove_leftovers(self._config, member)
+                messages.append(ChildExited(process_id, member.role, None))
         if before is None or present.keys() - before.keys():
-            news.append(self._hello(list(present.values())))
-        return news
+            messages.append(self._hello(list(present.values())))
+        return messages
 
-    def obey(self, order: Order) -> None:
+    def execute(self, order: LauncherOrder) -> None:
+        """Execute an order to kill a process; ignore orders to start one."""
         match order:
             case to_launcher.KillWorker(process_id) | to_launcher.KillFrontend(process_id):
                 member = (self._members or {}).get(process_id)
@@ -43,14 +53,14 @@ class RollCall:
                 return
         try:
             if member is not None:
-                self._roll.kill(member)
+                self._processes.kill(member)
         except OSError as error:
-            log.error("%s cannot be killed: %s", process_id, error)
+            log.error("cannot kill %s: %s", process_id, error)
 
-    def _hello(self, present: list[Member]) -> LauncherHello:
+    def _hello(self, present: list[RegisteredProcess]) -> LauncherHello:
         ids = {
             role: tuple(each.process_id for each in present if each.role == role)
             for role in (WORKER, FRONTEND)
         }
-        newest = self._roll.newest_ids(WORKER)
+        newest = self._processes.newest_ids(WORKER)
         return LauncherHello(PROTOCOL_VERSION, ids[WORKER], ids[FRONTEND], newest)

@@ -1,4 +1,4 @@
-"""Requests for text under way in this frontend, by what their clients know them by."""
+"""The requests in flight of this frontend, by the ids that their clients know."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,8 +12,11 @@ Interrupt = Callable[[ApiError], None]
 
 @dataclass(frozen=True, slots=True)
 class _Watched:
-    """scope: of its HTTP request, which may get further names yet; None if it has outlived it.
-    group: "" if only the scope will know it."""
+    """Abortable work.
+
+    scope: of its HTTP request, which may still get more names; None if the work outlives it.
+    group: "" if only the scope will know it.
+    """
 
     names: Sequence[str]
     scope: RequestScope | None
@@ -26,7 +29,7 @@ class _Watched:
 
     @property
     def first_name(self) -> str:
-        """The one of its own, else the one that its HTTP request came with."""
+        """The name of its own, or the id of its HTTP request."""
         return self.names[0] if self.names or self.scope is None else self.scope.request_id
 
     def all_names(self) -> set[str]:
@@ -36,21 +39,22 @@ class _Watched:
 
 @dataclass(frozen=True)
 class Abortable:
-    """names: by which whatever is watched is known, besides those of its HTTP request."""
+    """Work that operators may abort. names: of the work, besides those of its HTTP request."""
 
     names: tuple[str, ...] = ()
     _watched: dict[object, _Watched] = field(default_factory=dict)
 
-    def named(self, name: str) -> "Abortable":
-        """The same for work that has a name of its own."""
+    def with_name(self, name: str) -> "Abortable":
+        """Return the same for work that has a name of its own."""
         return replace(self, names=(*self.names, name))
 
     def watch(
         self, scope: RequestScope | None, group: str, interrupt: Interrupt
     ) -> Callable[[], None]:
-        """Have work interrupted when it is to be aborted. group: whose workers do it; "": as its
-        scope will say. Returns what is to be called when it has
-        ended in whatever way."""
+        """Interrupt work when it is aborted. Returns a function to call when the work has ended.
+
+        group: of the workers that run it; "": its scope will know.
+        """
         key = object()
         self._watched[key] = _Watched(self.names, scope, group, interrupt)
 
@@ -60,10 +64,12 @@ class Abortable:
         return forget
 
     def abort(self, request_ids: Iterable[str] | None, group: str = "") -> list[str]:
-        """End these requests, or all for None, of one group or of all for "". Which ones there
-        were; of all, one name of each."""
+        """Abort these requests (None: all) of a group ("": of all groups).
+
+        Returns the given names that were found; if all are aborted, one name of each request.
+        """
         wanted = None if request_ids is None else set(request_ids)
-        found: dict[object, set[str]] = {}  # by what is one request to its client
+        found: dict[object, set[str]] = {}  # by HTTP request
         for each in list(self._watched.values()):
             names = each.all_names()
             if not each.is_of(group) or (wanted is not None and wanted.isdisjoint(names)):

@@ -1,4 +1,4 @@
-"""The application: routes, middleware and what they share."""
+"""The ASGI application: routes, middleware and what they share."""
 
 from collections.abc import Mapping
 
@@ -50,9 +50,11 @@ def create_app(
     abortable: Abortable | None = None,
     adapter_use: AdapterUse | None = None,
 ) -> Quart:
-    """An ASGI application that serves a pool. texts: by the groups' names. grammars: of structured
-    outputs. drain: where the process says that it is about to end.
-    abortable, adapter_use: where it is told of what is under way, and of the adapters in use."""
+    """Return an ASGI application that serves a pool.
+
+    texts: by the groups' names. grammars: of structured outputs. drain: whether the process is
+    ending. abortable, adapter_use: record requests in flight and the adapters that they use.
+    """
     app = Quart("headrace", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
@@ -95,11 +97,11 @@ def create_app(
 
 
 def _register(app: Quart, context: Context) -> None:
-    """All routes; those of operators only where they are wanted."""
+    """Register all routes; admin routes only if they are enabled."""
     generating = (chat_completions, chat_batch, completions, messages, invocations, responses)
     for routes in (*generating, models, status, tokenize):
         app.register_blueprint(routes.blueprint(context))
-    operators = (
+    admin = (
         sleeping,
         scaling,
         prefix_cache,
@@ -110,6 +112,6 @@ def _register(app: Quart, context: Context) -> None:
         aborting,
         adapters,
     )
-    for routes in operators if context.config.enable_admin else ():
+    for routes in admin if context.config.enable_admin else ():
         app.register_blueprint(routes.blueprint(context))
     app.register_blueprint(docs.blueprint())

@@ -1,4 +1,4 @@
-"""What the routes are given: one frozen object instead of globals."""
+"""The dependencies of routes: one frozen object instead of globals."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
@@ -25,15 +25,15 @@ HEADRACE_VERSION = version("headrace")
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """A model under the name that answers call it.
+    """A model under one of its names.
 
-    root: what it is, without telling where it lies on this machine.
+    root: what it is, without its location on this machine.
     fingerprint: changes when the server or the model does.
-    seeds: for requests that bring none.
-    parent, adapter: of which model it is a LoRA adapter, and what workers call it; None and "" for
-        a model itself.
-    reasoning: how its reasoning is marked; None if it is not told from the rest.
-    tool_parser: reads calls of tools in answers; None if they are not told from text.
+    seeds: for requests without a seed.
+    parent, adapter: the model that it is a LoRA adapter of, and the adapter's id in workers; None
+        and "" for a model itself.
+    reasoning: the delimiters of its reasoning; None if that is not separated.
+    tool_parser: parses tool calls in answers; None if they are not parsed.
     """
 
     name: str
@@ -50,11 +50,12 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """started_at: seconds since 1970, given as the time of the models' creation.
-    grammars: of structured outputs.
-    drain: whether the process is about to end. abortable: what an operator may end.
-    adapter_use: which adapters requests use. kept: models that stay what they are for as long as
-        this context is used, by name.
+    """What routes need.
+
+    started_at: Unix time in seconds, shown as the models' creation time.
+    grammars: of structured outputs. drain: whether the process is ending.
+    abortable: work that operators may abort. adapter_use: which adapters requests use.
+    kept: models, by name, that keep their meaning while this context is used.
     """
 
     config: PoolConfig
@@ -69,9 +70,9 @@ class Context:
     kept: Mapping[str, ServedModel] = field(default_factory=dict)
 
     def model(self, name: str | None) -> ServedModel:
-        """The model that a request names; without a name, the first. NotFound if there is none.
+        """Return the model that a request names; without a name, the first. Raises NotFound.
 
-        An adapter is in use until the HTTP request ends, or whoever has called `keep`.
+        An adapter is in use until the HTTP request ends, or the work that has called `keep`.
         """
         served = next(iter(self.models.values())) if name is None else self._named(name)
         scope = request_scope.current_or_none()
@@ -90,7 +91,7 @@ class Context:
         return served
 
     def adapters(self) -> Iterator[ServedModel]:
-        """The LoRA adapters, each a model as its parent in all but the name."""
+        """Yield the LoRA adapters, as models like their parents under other names."""
         for group, adapter in adapters_of(self.pool.state):
             parent = self._first_of(group)
             if parent is not None:
@@ -104,8 +105,8 @@ class Context:
                 )
 
     def keep(self, model: ServedModel) -> tuple["Context", list[Callable[[], None]]]:
-        """A context in which the model's name goes on to mean this one, and what is to be called
-        when that has ended. For work that outlives its HTTP request."""
+        """Return a context in which the model's name keeps its meaning, and functions to call when
+        the work has ended. For work that outlives its HTTP request."""
         if not model.adapter:
             return self, []
         kept = replace(self, kept={**self.kept, model.name: model})
@@ -118,7 +119,7 @@ class Context:
 def served_models(
     config: PoolConfig, tokenizers: Mapping[str, ModelTokenizer]
 ) -> dict[str, ServedModel]:
-    """The models by every name that they are served under. texts: by the groups' names."""
+    """Return the models by all their names. texts: by the groups' names."""
     models: dict[str, ServedModel] = {}
     for group in config.groups:
         seeds = Seeds(group.engine.seed)
@@ -144,7 +145,7 @@ def served_models(
 
 
 def _root(group: GroupConfig) -> str:
-    """The model as the operator gave it, if that is a hub id ("owner/name"); else a served name."""
+    """Return the model as the operator gave it if it is a hub id ("owner/name"); else its name."""
     parts = group.model.split("/")
     is_hub_id = len(parts) == 2 and all(parts) and parts[0] not in (".", "..", "~")
     if is_hub_id and not group.model.endswith(".gguf") and not Path(group.model).exists():

@@ -1,4 +1,4 @@
-"""Tasks without which a frontend is of no use."""
+"""Tasks without which a frontend must end."""
 
 import asyncio
 import logging
@@ -6,12 +6,12 @@ import os
 from collections.abc import Coroutine
 from typing import Any
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("headrace.frontend")
 
 
-def create_vital_task(work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
-    """A task that is to run until it is cancelled. Should it end by an error, so does the process,
-    and the launcher starts another: half a frontend would look alive and serve nobody."""
+def spawn_critical(work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+    """Start a task that runs until it is cancelled. If it fails, the process ends and the launcher
+    starts another: half a frontend would look alive and serve no request."""
     task = asyncio.get_running_loop().create_task(work)
     task.add_done_callback(_check)
     return task
@@ -19,5 +19,5 @@ def create_vital_task(work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
 
 def _check(task: "asyncio.Task[None]") -> None:
     if not task.cancelled() and task.exception() is not None:
-        log.critical("a vital task has failed: the process ends", exc_info=task.exception())
+        log.critical("a critical task has failed; the process ends", exc_info=task.exception())
         os._exit(1)

@@ -1,21 +1,21 @@
-"""Every error that a client can be told of. Their texts carry no path, address or traceback.
+"""All errors that clients may see. Their texts contain no path, address or traceback.
 
-ApiError                  status, type and param as the body of the answer shows them
+ApiError                  status, type and param, as the body of the answer shows them
 ├── BadRequest            400 BadRequestError       a value that cannot be served
-├── InvalidBody           400 Bad Request           the body is no request at all
+├── InvalidBody           400 Bad Request           the body is not a valid request
 ├── NotFound              404 NotFoundError         no such model
-├── TookTooLong           408                       it was not done in time
-├── Conflict              409                       something else is being done
+├── RequestTimeout           408                       it was not finished in time
+├── Conflict              409                       another change is in progress
 ├── BodyTooLarge          413                       more bytes than the server takes
-├── UnsupportedMediaType  415                       a body in a form that is not read
-├── TooBusy               429                       every queue is full
+├── UnsupportedMediaType  415                       an unsupported form of body
+├── TooManyRequests               429                       every queue is full
 ├── InternalError         500 InternalServerError   our fault
-├── PoolFailed            500 InternalServerError   workers have not done what an operator wanted
+├── PoolFailed            500 InternalServerError   workers have not executed an admin call
 ├── Unavailable           503                       no worker is there
 │   └── Stopping          503                       the server ends
 └── DeadlineExceeded      504                       it took longer than it may
 
-Errors of the pool are translated here, and nowhere else.
+Errors of the pool are translated here only.
 """
 
 import math
@@ -77,7 +77,7 @@ class NotFound(ApiError):
     kind = "NotFoundError"
 
 
-class TookTooLong(ApiError):
+class RequestTimeout(ApiError):
     status = 408
     kind = "Request Timeout"
 
@@ -97,7 +97,7 @@ class UnsupportedMediaType(ApiError):
     kind = "Unsupported Media Type"
 
 
-class TooBusy(ApiError):
+class TooManyRequests(ApiError):
     status = 429
     kind = "Too Many Requests"
 
@@ -129,17 +129,17 @@ class DeadlineExceeded(ApiError):
 
 
 def shortened(name: str) -> str:
-    """Names come from the client: they are shown, but not at any length nor with any content."""
+    """Return a client's name as errors show it: cut, and without unencodable characters."""
     name = name.encode("utf-8", "replace").decode()
     return name if len(name) <= _MAX_SHOWN_CHARS else name[:_MAX_SHOWN_CHARS] + "…"
 
 
 def from_pool(error: PoolError) -> ApiError:
-    """What a client is told of an error of the pool."""
+    """Return the ApiError that clients see for a PoolError."""
     if isinstance(error, PoolUnavailable):
         return Unavailable(str(error), headers=_retry_after(error.retry_after_s))
     if isinstance(error, PoolBusy):
-        return TooBusy(str(error), headers=_retry_after(error.retry_after_s))
+        return TooManyRequests(str(error), headers=_retry_after(error.retry_after_s))
     if isinstance(error, RequestRejected):
         return BadRequest(str(error))
     if isinstance(error, RequestLost):
@@ -148,7 +148,7 @@ def from_pool(error: PoolError) -> ApiError:
 
 
 def error_of(output: Output) -> ApiError | None:
-    """What a client is told of a text that cannot go on; None if it can, or has ended well."""
+    """Return the ApiError of an output that ends its request in failure; None if it does not."""
     if output.finish_reason == "rejected":
         return BadRequest(output.error or FAILURE)
     if output.finish_reason == "error":
@@ -157,5 +157,5 @@ def error_of(output: Output) -> ApiError | None:
 
 
 def _retry_after(seconds: float) -> dict[str, str]:
-    """HTTP knows whole seconds only."""
+    """Return the header; HTTP allows whole seconds only."""
     return {"Retry-After": str(max(1, math.ceil(seconds)))}

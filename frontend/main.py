@@ -1,4 +1,4 @@
-"""The frontend process: Hypercorn on the inherited socket, the pool's client beside it."""
+"""The frontend process: Hypercorn on the inherited socket, and the pool's client."""
 
 import argparse
 import asyncio
@@ -15,9 +15,10 @@ import hypercorn.config
 from quart import Quart
 
 from headrace.frontend.abortable import Abortable
-from headrace.frontend.adapters import AdapterNews, AdapterUse
+from headrace.frontend.adapters import AdapterUse
+from headrace.frontend.admin.frontend_calls import frontend_call_handlers
 from headrace.frontend.app import create_app
-from headrace.frontend.critical_task import create_vital_task
+from headrace.frontend.critical_task import spawn_critical
 from headrace.frontend.metrics import Metrics
 from headrace.frontend.pool.client import PoolClient
 from headrace.frontend.process import connection
@@ -27,19 +28,18 @@ from headrace.frontend.process.status_report import report
 from headrace.frontend.structured.checker_pool import CheckerPool
 from headrace.frontend.structured.grammar_cache import GrammarCache
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
-from headrace.protocol.common.adapters import AWAIT_SHOWN, AWAIT_UNUSED
 from headrace.protocol.common.process import become_child
 from headrace.protocol.common.sd_notify import Notifier
 from headrace.protocol.config import PoolConfig
 
-log = logging.getLogger("frontend")
+log = logging.getLogger("headrace.frontend")
 
 # Longer than the idle times of common proxies and client pools, so that they close first.
 KEEP_ALIVE_S = 75.0
-# Before the pool's state is known, /health could only say 503: connections are left to the other
+# Before the pool state is known, /health could only answer 503: connections are left to other
 # frontends, or wait. A coordinator that restarts just then takes a second or two.
-FIRST_NEWS_S = 5.0
-# Objects made since the last look for garbage before the next one; Python's own number is 700.
+FIRST_STATE_S = 5.0
+# Allocations that trigger a garbage collection of young objects; Python's default is 700.
 YOUNG_OBJECTS = 10_000
 LARGEST_HEADERS_BYTES = 64 * 1024
 
@@ -48,43 +48,37 @@ async def serve(
     config: PoolConfig, frontend_id: str, http_fd: int, loop: SharedLoop, notifier: Notifier
 ) -> None:
     """Serve on the running loop until SIGTERM, then finish the requests in flight; or until SIGHUP,
-    when another serves in this one's place, and this one's clients have gone."""
-    stop, leave = asyncio.Event(), asyncio.Event()
+    when a successor serves, and then until this frontend's clients have gone."""
+    stop, hand_over = asyncio.Event(), asyncio.Event()
 
     def on_signal() -> None:
         notifier.stopping("finishing requests")
         stop.set()
 
     loop.add_signal_handler(signal.SIGTERM, on_signal)
-    loop.add_signal_handler(signal.SIGHUP, leave.set)
+    loop.add_signal_handler(signal.SIGHUP, hand_over.set)
     texts = {group.name: ModelTokenizer.load(group.text_path) for group in config.groups}
     with contextlib.closing(CheckerPool()) as checkers:
         drain, metrics = Drain(), Metrics(config)
-        async with PoolClient(config, frontend_id, metrics.count_replay) as pool:
-            abortable = Abortable()
-            pool.methods["abort_requests"] = lambda told: abortable.abort(
-                told["request_ids"], told["group"]
-            )
-            use = AdapterUse()
-            news = AdapterNews(lambda: pool.state, use)
-            pool.methods[AWAIT_SHOWN] = news.await_shown
-            pool.methods[AWAIT_UNUSED] = news.await_unused
+        abortable, use = Abortable(), AdapterUse()
+        handlers = frontend_call_handlers(abortable, use, lambda: pool.state)
+        async with PoolClient(config, frontend_id, metrics.count_replay, handlers) as pool:
             grammars = GrammarCache(checkers)
             app = create_app(config, texts, pool, metrics, grammars, drain, abortable, use)
-            create_vital_task(report(notifier, loop, pool))
+            spawn_critical(report(notifier, loop, pool))
             _spare_collections()
-            await pool.first_news(FIRST_NEWS_S)
-            create_vital_task(_leave_to_others(loop, drain, leave, stop))
+            await pool.wait_for_state(FIRST_STATE_S)
+            spawn_critical(_hand_over_on_signal(loop, drain, hand_over, stop))
             await _serve_http(app, _hypercorn_config(config, http_fd), stop, drain)
 
 
-async def _leave_to_others(
-    loop: SharedLoop, drain: Drain, leave: asyncio.Event, stop: asyncio.Event
+async def _hand_over_on_signal(
+    loop: SharedLoop, drain: Drain, hand_over: asyncio.Event, stop: asyncio.Event
 ) -> None:
-    await leave.wait()
-    log.info("leaves its connections to others")
+    await hand_over.wait()
+    log.info("handing over new connections to other frontends")
     loop.hand_over()
-    await drain.leave_to_others(lambda: loop.counts.held)
+    await drain.hand_over_to_successor(lambda: loop.counts.held)
     stop.set()
 
 
@@ -92,7 +86,7 @@ async def _serve_http(
     app: Quart, settings: hypercorn.config.Config, stop: asyncio.Event, drain: Drain
 ) -> None:
     async def drained() -> None:
-        """Hypercorn closes the socket first thing, so it is told last."""
+        """Hypercorn closes the socket at once: it is triggered last."""
         await stop.wait()
         settings.graceful_timeout = await drain.finish(settings.graceful_timeout)
 
@@ -100,10 +94,10 @@ async def _serve_http(
     try:
         await hypercorn.asyncio.serve(app, settings, shutdown_trigger=drained)
     except asyncio.CancelledError:
-        # So Hypercorn ends when requests outlast the time that they have to finish.
+        # Hypercorn ends like this when requests outlast the time to finish them.
         if not stop.is_set():
             raise
-        log.warning("requests were cut off: the time to finish them is over")
+        log.warning("cut off requests: the time to finish them is over")
 
 
 def _hypercorn_config(config: PoolConfig, http_fd: int) -> hypercorn.config.Config:
@@ -118,15 +112,15 @@ def _hypercorn_config(config: PoolConfig, http_fd: int) -> hypercorn.config.Conf
 
 
 def _spare_collections() -> None:
-    """Streams make many small objects and hardly any cycles: garbage is looked for less often, and
-    never among what was there before the first request."""
+    """Collect garbage less often, and never among what was there before the first request: streams
+    make many small objects and hardly any cycles."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS)
 
 
 def _raise_descriptor_limit() -> None:
-    """Each connection is a descriptor, and the usual soft limit is only 1,024."""
+    """Raise the soft limit of descriptors, usually 1,024: each connection needs one."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
@@ -141,11 +135,11 @@ def main() -> None:
     config = PoolConfig.load(args.run_dir)
     become_child(args.frontend_id, args.parent_pid, config.log_level)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher decides what Ctrl-C means
-    place = int(args.frontend_id.partition("-")[2].partition(".")[0])
+    slot = int(args.frontend_id.partition("-")[2].partition(".")[0])
     notifier = Notifier()
     _raise_descriptor_limit()
     loop = SharedLoop()
-    loop.counts = ConnectionCounts(config.run_dir / "connections", place, config.frontends)
+    loop.counts = ConnectionCounts(config.run_dir / "connections", slot, config.frontends)
     with asyncio.Runner(loop_factory=lambda: loop) as runner:
         runner.run(serve(config, args.frontend_id, args.http_fd, loop, notifier))
     log.debug("pid %d ends", os.getpid())

@@ -1,7 +1,7 @@
-"""Server-sent events: the chunks of a generation, its end, and errors on the way.
+"""Server-sent events: the chunks of a generation, its end, or an error.
 
-A stream, once begun, ends with exactly one of two things: its last chunk, or one error event; and
-then, in OpenAI's APIs, [DONE].
+A stream that has begun ends with either its last chunk or one error event, and then, in OpenAI's
+APIs, [DONE].
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -17,12 +17,12 @@ from headrace.frontend.openai_api.common import encode_json
 
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
-# Events that are sent at once, at most: other streams are to have their turn.
+# Events that are sent in one piece, at most: other streams must get their turn.
 MAX_EVENTS = 64
 
 
 class Chunks(Protocol):
-    """An API's way to write a stream; each method gives the text of whole events, or ""."""
+    """An API's format of a stream; each method returns the text of whole events, or ""."""
 
     def first(self, choices: Sequence[Choice]) -> str: ...
 
@@ -32,7 +32,7 @@ class Chunks(Protocol):
 
 
 class Ending(NamedTuple):
-    """error: the event that ends a stream that has failed. done: what follows every stream."""
+    """The end of a stream. error: returns the event of a failure. done: ends every stream."""
 
     error: Callable[[ApiError], str]
     done: str
@@ -44,10 +44,10 @@ OPENAI = Ending(lambda error: f"data: {encode_json(error.body())}\n\n", "data: [
 async def stream_response(
     generation: Generation, chunks: Chunks, ending: Ending = OPENAI
 ) -> Response:
-    """The answer as a stream of events.
+    """Return the answer as a stream of events.
 
-    Waits for the first output, so that a request that cannot be run gets a real status; raises
-    what the generation raises.
+    Waits for the first output, so that a request that cannot run gets a proper status. Raises what
+    the generation raises.
     """
     try:
         event = await generation.__anext__()
@@ -59,15 +59,15 @@ async def stream_response(
         headers=HEADERS,
         content_type="text/event-stream; charset=utf-8",
     )
-    response.timeout = None  # a long text takes as long as it takes
+    response.timeout = None  # a long output may take any time
     return response
 
 
 async def _events(
     generation: Generation, chunks: Chunks, ending: Ending, event: Event
 ) -> AsyncIterator[bytes]:
-    """The stream, in pieces of all events that have come when one is sent: one by one while the
-    client and this process keep up, more of them when they do not."""
+    """Yield the stream, in pieces of all events that are there when one is sent: single events
+    while the client and this process keep up, more when they do not."""
     choices = generation.choices
     piece: list[str] = []
     try:

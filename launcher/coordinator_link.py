@@ -52,7 +52,7 @@ class CoordinatorLink:
                 tuple(self._last_workers.values()),
                 tuple(worker for worker in known_workers if worker.worker_id in workers),
                 tuple(each for each in known_frontends if each.frontend_id in frontends),
-                {} if state is None else {group.name: group.wanted for group in state.groups},
+                {} if state is None else {group.name: group.target_size for group in state.groups},
             )
         )
 

@@ -21,10 +21,15 @@ from headrace.launcher.restarter import Restarter
 from headrace.launcher.rolling import RollingHooks, RollingRestarts
 from headrace.launcher.spawner import Spawner
 from headrace.protocol import to_coordinator, to_launcher
-from headrace.protocol.common.clean_up import clean_up_after
+from headrace.protocol.common.clean_up import remove_leftovers
 from headrace.protocol.common.pool_status import has_all_workers
 from headrace.protocol.common.process import EX_CONFIG
-from headrace.protocol.common.process_registry import COORDINATOR, FRONTEND, WORKER, Member
+from headrace.protocol.common.process_registry import (
+    COORDINATOR,
+    FRONTEND,
+    WORKER,
+    RegisteredProcess,
+)
 from headrace.protocol.common.sd_notify import Notifier
 from headrace.protocol.config import PoolConfig
 
@@ -167,7 +172,9 @@ class Launcher:
             return
         if child.role == WORKER and exit_status == 0:  # after a crash its successor takes them over
             self._spawner.shared_weights.empty_unused()
-        clean_up_after(self._config, Member(child.process_id, child.role, child.process.pid))
+        remove_leftovers(
+            self._config, RegisteredProcess(child.process_id, child.role, child.process.pid)
+        )
         exited = to_coordinator.ChildExited(child.process_id, child.role, exit_status)
         if self._stop.is_set():
             await self._link.send(exited)  # frontends may still wait for it

@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from headrace.launcher.children import Child, slot_of
-from headrace.protocol.common.restarts import Restarts
+from headrace.protocol.common.restart_backoff import RestartBackoff
 
 log = logging.getLogger("headrace.launcher")
 
@@ -32,14 +32,14 @@ class Restarter:
         stop: asyncio.Event,
     ) -> None:
         self._start, self._is_over, self._stop = start, is_over, stop
-        self._restarts: dict[str, Restarts] = {}
+        self._restarts: dict[str, RestartBackoff] = {}
         self.failed_slots: set[str] = set()
 
     def new_id(self, slot: str) -> str:
         """Return a new process id for the next start in a slot."""
         restarts = self._restarts_of(slot)
         process_id = restarts.next_id()
-        restarts.saw(process_id)
+        restarts.note_start(process_id)
         return process_id
 
     def is_replaced(self, process_id: str) -> bool:
@@ -89,5 +89,5 @@ class Restarter:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stop.wait(), RETRY_S)
 
-    def _restarts_of(self, slot: str) -> Restarts:
-        return self._restarts.setdefault(slot, Restarts(slot))
+    def _restarts_of(self, slot: str) -> RestartBackoff:
+        return self._restarts.setdefault(slot, RestartBackoff(slot))

@@ -147,7 +147,7 @@ def _is_whole(state: PoolState | None, group: str) -> bool:
     if state is None:
         return False
     serving = sum(worker.state in SERVING and worker.group == group for worker in state.workers)
-    return all(serving >= each.wanted for each in state.groups if each.name == group)
+    return all(serving >= each.target_size for each in state.groups if each.name == group)
 
 
 async def _replace_frontend(frontend_id: str, hooks: RollingHooks) -> None:

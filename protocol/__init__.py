@@ -1,6 +1,6 @@
-"""What the processes of a pool say to each other: messages, their codec and the sockets.
+"""Messages between the processes of a pool, their codec, the sockets and the configuration.
 
-Imports neither Quart nor torch; it is the only thing that the processes share.
+Imports neither Quart nor torch; it is the only code that the processes share.
 """
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3

@@ -1,4 +1,4 @@
-"""How many workers a group may have, and what decides how many it has: an operator's options."""
+"""Options of autoscaling: how many workers a group may have, and which load decides."""
 
 from typing import Annotated
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 # Chosen by bench/autoscale_sim.py: see docs/autoscaling.md.
 UP_WINDOW_S, DOWN_WINDOW_S = 10.0, 300.0
-# Requests that each worker is to have, as a share of those that it runs at once.
+# Target of requests in each worker, as a share of those that it can run at once.
 TARGET_SHARE = 0.6
 MOST_WORKERS = 1024  # of a group
 
@@ -49,8 +49,8 @@ class AutoscalingOptions(BaseModel):
 
 
 class Autoscaling(BaseModel):
-    """The same with every value known, for a group whose size follows its load. Without
-    target_tokens (None) the requests decide alone."""
+    """The complete options of a group whose size follows its load. target_tokens: None if requests
+    alone decide."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

@@ -1,8 +1,8 @@
 """Typed messages to msgpack and back, as tagged arrays.
 
 A message with a tag is `[tag, field, field, ...]`, one without is `[field, field, ...]`. msgspec
-builds encoders and decoders from the type hints. Whatever bytes come in, `Codec.decode` either
-returns a message or raises DecodeError: receivers count such bytes and drop them.
+builds encoders and decoders from the type hints. For any bytes, `Codec.decode` either returns a
+message or raises DecodeError; receivers count such bytes and drop them.
 """
 
 import dataclasses
@@ -20,13 +20,13 @@ T = TypeVar("T", bound="Message")
 
 
 class DecodeError(ValueError):
-    """The bytes are not a message for this receiver."""
+    """The bytes are not a message that this receiver accepts."""
 
 
 class _DataclassFields:
-    """Lets dataclasses.replace, fields, asdict and astuple take a Message; all else is msgspec's.
+    """Lets dataclasses.replace, fields, asdict and astuple accept a Message.
 
-    Made when first asked for: in __init_subclass__ a Struct is not yet fit to be looked at.
+    Computed on first access: in __init_subclass__ a Struct's fields are not complete yet.
     """
 
     def __get__(self, message: object, cls: type["Message"]) -> "dict[str, dataclasses.Field[Any]]":
@@ -47,14 +47,14 @@ class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 
     Messages of one union (a receiver's, or a field's) each need a tag: `class Abort(Message,
     tag=2)`. A tag, once used, keeps its meaning. New fields go last and have a default: a sender
-    that does not know them may leave them out. Unknown further fields are an error.
+    that does not know them may omit them. Unknown extra fields are an error.
     """
 
     __dataclass_fields__: ClassVar[_DataclassFields] = _DataclassFields()
 
 
 class Codec(Generic[T]):
-    """The messages that one receiver takes: a Message class with a tag, or a union of them."""
+    """The messages that one receiver accepts: a tagged Message class, or a union of them."""
 
     def __init__(self, accepted: type[T] | UnionType) -> None:
         self.messages: tuple[type[T], ...] = typing.get_args(accepted) or (accepted,)
@@ -63,19 +63,19 @@ class Codec(Generic[T]):
         self._decoder: msgspec.msgpack.Decoder[T] = msgspec.msgpack.Decoder(accepted)
 
     def encode(self, message: T) -> bytes:
-        """Return the bytes of a message. Raises KeyError if the receiver does not take it."""
+        """Return the bytes of a message. Raises KeyError if the receiver does not accept it."""
         if type(message) not in self._accepted:
             raise KeyError(type(message))
         return self._encoder.encode(message)
 
     def decode(self, data: bytes) -> T:
-        """Return the message in `data`. Raises DecodeError if there is none."""
+        """Return the message in `data`. Raises DecodeError if it does not hold one."""
         if len(data) > MAX_MESSAGE_BYTES:
             raise DecodeError("message too large")
         try:
             return self._decoder.decode(data)
         except (msgspec.DecodeError, RecursionError) as error:
-            # It may quote a text of the sender's, of any length and with line breaks.
+            # It may quote text from the sender, of any length and with line breaks.
             reason = str(error)[:_MAX_ERROR_CHARACTERS]
             raise DecodeError(reason.encode("unicode_escape").decode()) from error
 

@@ -1,6 +1,6 @@
-"""The pool's configuration: built once at entry, frozen, handed to every process as a file.
+"""The pool's configuration: built once at the start, frozen, passed to every process as a file.
 
-Unknown keys are refused; bad values raise pydantic's ValidationError, which names the key.
+Unknown keys and bad values raise pydantic's ValidationError, which names the key.
 """
 
 import re
@@ -19,7 +19,7 @@ from pydantic import (
 from headrace.protocol.autoscaling import Autoscaling, Workers
 from headrace.protocol.reasoning import ReasoningFormat
 
-# What a chat template is given anyway; what else it is given must not replace it.
+# Names that every chat template gets; other variables must not replace them.
 RESERVED_NAMES = frozenset(
     {
         "messages",
@@ -49,17 +49,19 @@ LoraRank = Literal[1, 8, 16, 32, 64, 128, 256, 320, 512]
 
 
 class Frozen(BaseModel):
+    """Base of the configuration's models."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class SpeculativeConfig(Frozen):
-    """Speculative decoding: several tokens of a text are guessed and checked in one step.
+    """Speculative decoding: several tokens are drafted and verified in one step.
 
-    method: "ngram" looks the text's last tokens up in the text before them and guesses that it goes
-        on as it did there.
-    num_speculative_tokens: guessed at once, at most.
-    prompt_lookup_max, prompt_lookup_min: how many last tokens are looked up, the longest first. One
-        that is missing equals the other; without both it is 5.
+    method: "ngram" (prompt lookup) finds the last tokens earlier in the sequence and drafts the
+        tokens that followed there.
+    num_speculative_tokens: maximum length of a draft.
+    prompt_lookup_max, prompt_lookup_min: how many last tokens are looked up, the longest first. A
+        missing one equals the other; without both it is 5.
     """
 
     method: Literal["ngram"]
@@ -187,7 +189,7 @@ class ToolOptions(Frozen):
     @field_validator("tool_parser_plugin")
     @classmethod
     def _make_absolute(cls, value: Path | None) -> Path | None:
-        """Processes elsewhere read it."""
+        """Make the path absolute: other processes have other working directories."""
         return None if value is None else value.absolute()
 
 
@@ -230,23 +232,22 @@ class ServingOptions(ToolOptions):
     @field_validator("default_chat_template_kwargs")
     @classmethod
     def _leave_reserved_names(cls, value: dict[str, Any]) -> dict[str, Any]:
-        taken = sorted(RESERVED_NAMES & value.keys())
-        if taken:
-            raise ValueError(f"must not hold {', '.join(taken)}")
+        reserved = sorted(RESERVED_NAMES & value.keys())
+        if reserved:
+            raise ValueError(f"must not hold {', '.join(reserved)}")
         return value
 
 
 class GroupConfig(Frozen):
-    """A model, how it is run, and by how many workers.
+    """A model, how it runs, and on how many workers.
 
-    model: as the operator gave it. model_path: the folder that it was prepared into.
-    served_names: what requests may call it; the first is what answers call it.
-    text_path: folder with what frontends need of it (see headrace.protocol.text).
-    workers: how many it begins with. autoscaling: by what it has more or fewer; None: by what
-        operators say alone.
-    sleep_idle_seconds: a worker without requests for so long sleeps; None: it does not.
-    sleep_idle_level: 1 drops its cache, 2 also its weights.
-    reasoning_parser: how reasoning is told from the rest of answers; None: it is not.
+    model: as the operator gave it. model_path: the folder with the prepared model.
+    served_names: its names in requests; answers use the first.
+    text_path: its text folder, for frontends (see headrace.protocol.text).
+    workers: the initial size. autoscaling: None: only operators change the size.
+    sleep_idle_seconds: a worker without requests for so long sleeps; None: never.
+    sleep_idle_level: 1 releases its cache, 2 also its weights.
+    reasoning_parser: how reasoning is separated from the rest of answers; None: it is not.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
@@ -393,13 +394,13 @@ class PoolOptions(Frozen):
     @field_validator("lora_dir", "profile_dir")
     @classmethod
     def _make_absolute(cls, value: Path | None) -> Path | None:
-        """Other processes run elsewhere."""
+        """Make the path absolute: other processes have other working directories."""
         return None if value is None else value.absolute()
 
     @field_validator("response_store_url")
     @classmethod
     def _check_store(cls, value: str | None) -> str | None:
-        """The value may hold a password, and stays out of the error."""
+        """Check the URL. It may contain a password, which errors must not show."""
         if value is None or value.startswith("postgresql+psycopg://"):
             return value
         scheme, _, path = value.partition(":///")
@@ -429,10 +430,10 @@ class PoolOptions(Frozen):
 
 
 class PoolConfig(PoolOptions):
-    """Everything that the processes of one pool are started with.
+    """The whole configuration of one pool.
 
-    run_dir: sockets, metrics and this file; mode 0700.
-    started_at: Unix time of the launch, in seconds; every process gives the same.
+    run_dir: folder of sockets, metrics and this file; mode 0700.
+    started_at: Unix time of the launch in seconds, the same in every process.
     """
 
     run_dir: Path
@@ -441,29 +442,31 @@ class PoolConfig(PoolOptions):
 
     @property
     def response_store(self) -> str:
-        """Where responses are stored."""
+        """The URL of the database for responses."""
         return self.response_store_url or f"sqlite:///{(self.run_dir / 'responses.db').absolute()}"
 
     @property
     def metrics_dir(self) -> Path:
-        """Where prometheus_client keeps the numbers of all processes."""
+        """The folder with the metric files of all processes."""
         return self.run_dir / "metrics"
 
     def group(self, name: str) -> GroupConfig:
-        """The group of that name; KeyError if there is none."""
+        """Return a group. Raises KeyError if there is none of that name."""
         for group in self.groups:
             if group.name == name:
                 return group
         raise KeyError(name)
 
     def save(self) -> None:
-        """Write the configuration to where `load` reads it."""
+        """Write the configuration to the file that `load` reads."""
         self.file(self.run_dir).write_text(self.model_dump_json(indent=1))
 
     @classmethod
     def load(cls, run_dir: Path) -> "PoolConfig":
+        """Read the configuration of a run directory."""
         return cls.model_validate_json(cls.file(run_dir).read_text())
 
     @staticmethod
     def file(run_dir: Path) -> Path:
+        """Return the path of the configuration."""
         return run_dir / "pool.json"

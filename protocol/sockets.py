@@ -1,6 +1,6 @@
-"""Where the sockets of a pool are, and the options that each kind needs.
+"""The sockets of a pool: their endpoints, and the options that each kind needs.
 
-All are ipc in the run directory, which only its owner can enter.
+All are ipc sockets in the run directory, which only its owner can enter.
 """
 
 from collections.abc import Iterator
@@ -12,8 +12,8 @@ import zmq
 from headrace.protocol.codec import MAX_MESSAGE_BYTES
 
 # Messages that may wait for a peer that reads slowly. A step's outputs are one message per
-# frontend, so this is minutes of a frontend that reads nothing; after that the messages are lost,
-# and their numbers tell the frontend so.
+# frontend, so this covers minutes of a frontend that reads nothing; later messages are lost, and
+# the gap in their numbers tells the frontend so.
 HIGH_WATER_MARK = 10_000
 
 # sun_path holds 108 bytes with the closing NUL.
@@ -21,28 +21,28 @@ MAX_PATH_BYTES = 107
 
 
 def control_endpoint(run_dir: Path) -> str:
-    """Bound by the coordinator (ROUTER); launcher, frontends and workers connect."""
+    """Return the endpoint that the coordinator binds (ROUTER); all others connect."""
     return f"ipc://{run_dir / 'control'}"
 
 
 def state_endpoint(run_dir: Path) -> str:
-    """Bound by the coordinator (PUB); launcher and frontends subscribe."""
+    """Return the endpoint that the coordinator binds (PUB); launcher and frontends subscribe."""
     return f"ipc://{run_dir / 'state'}"
 
 
 def requests_endpoint(run_dir: Path, worker_id: str) -> str:
-    """Bound by a worker (ROUTER); each frontend connects."""
+    """Return the endpoint that a worker binds (ROUTER) and each frontend connects to."""
     return f"ipc://{run_dir / worker_id}"
 
 
 def fits(run_dir: Path) -> bool:
-    """Whether the kernel takes socket paths in this directory."""
+    """Return whether the kernel accepts the length of socket paths in this directory."""
     return len(str(run_dir).encode()) + len("/worker-99999") <= MAX_PATH_BYTES
 
 
 def router(context: zmq.Context[Any], endpoint: str) -> Any:
-    """A bound ROUTER. Sending to a peer that is gone raises ZMQError (EHOSTUNREACH), to one that
-    does not read, zmq.Again: by default such messages would vanish."""
+    """Return a bound ROUTER. Sending to a peer that is gone raises ZMQError (EHOSTUNREACH), to one
+    that does not read zmq.Again; by default such messages would be dropped silently."""
     socket = _socket(context, zmq.ROUTER)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
@@ -51,7 +51,7 @@ def router(context: zmq.Context[Any], endpoint: str) -> Any:
 
 
 def dealer(context: zmq.Context[Any], endpoint: str, identity: str) -> Any:
-    """A DEALER on its way to a ROUTER, which will know it by `identity`."""
+    """Return a DEALER that connects to a ROUTER under an identity."""
     socket = _socket(context, zmq.DEALER)
     socket.setsockopt(zmq.IDENTITY, identity.encode())
     socket.setsockopt(zmq.RECONNECT_IVL, 50)
@@ -61,13 +61,14 @@ def dealer(context: zmq.Context[Any], endpoint: str, identity: str) -> Any:
 
 
 def publisher(context: zmq.Context[Any], endpoint: str) -> Any:
+    """Return a bound PUB."""
     socket = _socket(context, zmq.PUB)
     bind(socket, endpoint)
     return socket
 
 
 def subscriber(context: zmq.Context[Any], endpoint: str) -> Any:
-    """A SUB that keeps only the newest message: each is the whole state."""
+    """Return a SUB that keeps only the newest message: each is the whole pool state."""
     socket = context.socket(zmq.SUB)
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.CONFLATE, 1)
@@ -80,10 +81,8 @@ def subscriber(context: zmq.Context[Any], endpoint: str) -> Any:
 
 
 def send_now(socket: Any, data: bytes) -> bool:
-    """Send on an asynchronous socket without waiting; false when its queue is full.
-
-    With NOBLOCK the future is done when it is returned.
-    """
+    """Send on an asynchronous socket without waiting; return false if its queue is full."""
+    # With NOBLOCK the future is done when it is returned.
     sent = socket.send(data, zmq.NOBLOCK)
     error = sent.exception()
     if error is None:
@@ -93,15 +92,15 @@ def send_now(socket: Any, data: bytes) -> bool:
     raise error
 
 
-class Arrived:
-    """What has arrived on an asynchronous socket. A step's outputs come as small messages when few
-    requests run, and waiting for each by itself costs more than reading it."""
+class PendingMessages:
+    """The messages that have arrived on an asynchronous socket. A step's outputs are small messages
+    when few requests run, and awaiting each costs more than reading it."""
 
     def __init__(self, socket: Any) -> None:
         self._socket: zmq.Socket[bytes] = zmq.Socket.shadow(socket.underlying)
 
-    def take(self, limit: int) -> Iterator[bytes]:
-        """The messages that are there, `limit` of them at most."""
+    def drain(self, limit: int) -> Iterator[bytes]:
+        """Yield the messages that are there, at most `limit`."""
         for _ in range(limit):
             try:
                 yield self._socket.recv(zmq.NOBLOCK)
@@ -110,13 +109,13 @@ class Arrived:
 
 
 def bind(socket: Any, endpoint: str) -> None:
-    """Bind, over whatever file a killed process has left at that path."""
+    """Bind a socket; replace a file that a killed process has left at its path."""
     remove(endpoint)
     socket.bind(endpoint)
 
 
 def remove(endpoint: str) -> None:
-    """Remove the file of a socket whose process has ended, if there is one."""
+    """Remove the file of a socket whose process has ended, if it exists."""
     Path(endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
 
 

@@ -1,25 +1,34 @@
-"""The state of the pool, as the coordinator publishes it: on change and once a second."""
+"""The pool state, as the coordinator publishes it: on each change and once a second."""
+
+from typing import Final, Literal
 
 import msgspec
 
 from headrace.protocol.codec import Codec, Message
 
-STARTING, READY, DRAINING, STALLED = "starting", "ready", "draining", "stalled"
-# What is to be released is still used by requests; has been released; is being brought back.
-FALLING_ASLEEP, ASLEEP, WAKING = "falling_asleep", "asleep", "waking"
+WorkerStatus = Literal[
+    "starting", "ready", "draining", "stalled", "falling_asleep", "asleep", "waking"
+]
+STARTING: Final = "starting"
+READY: Final = "ready"
+DRAINING: Final = "draining"
+STALLED: Final = "stalled"
+FALLING_ASLEEP: Final = "falling_asleep"  # requests still use the memory that must be released
+ASLEEP: Final = "asleep"  # it has been released
+WAKING: Final = "waking"  # it is being restored
 SLEEPING = (FALLING_ASLEEP, ASLEEP, WAKING)
 # Can serve, perhaps after being woken.
 SERVING = (READY, *SLEEPING)
 
 
 class WorkerLoad(Message):
-    """How busy a worker is and whether it makes progress.
+    """The load of a worker, and whether it makes progress.
 
     running, waiting: requests in the batch and in the queue.
     kv_usage: share of the cache's blocks in use, 0 to 1.
     steps: engine steps since the start.
-    step_age_s: seconds that the step in hand has taken so far; 0 while there is no work.
-    waiting_tokens: of the prompts of requests that have had no token yet.
+    step_age_s: seconds since the current step began; 0 without work.
+    waiting_tokens: prompt tokens of requests without an output token yet.
     """
 
     running: int
@@ -31,8 +40,11 @@ class WorkerLoad(Message):
 
 
 class FrontendLoad(Message):
-    """in_flight: requests that the frontend has taken and not yet answered.
-    held: those of them that no worker has, by group."""
+    """The load of a frontend.
+
+    in_flight: accepted requests that are not answered yet.
+    held: those of them that no worker has, by group.
+    """
 
     in_flight: int
     held: dict[str, int] = msgspec.field(default_factory=dict)
@@ -41,25 +53,28 @@ class FrontendLoad(Message):
 class AdapterState(Message):
     """A LoRA adapter of a group, under a name that requests use.
 
-    adapter_id: names what is in its files; workers know it by this.
-    root: what it is, without telling where it lies.
-    is_leaving: it takes no new requests, and is unloaded when those that it has are over.
+    adapter_id: identifies the contents of its files; workers know it by this.
+    root: what it is, without its location.
+    is_draining: it takes no new requests, and is unloaded when the last one has ended.
     """
 
     name: str
     adapter_id: str
     root: str
-    is_leaving: bool = False
+    is_draining: bool = False
 
 
 class WorkerState(Message):
-    """is_paused: it takes requests, and starts none before it is told to go on.
-    adapters: ids of the LoRA adapters that it has."""
+    """A worker.
+
+    is_paused: it accepts requests and starts none until it is resumed.
+    adapters: ids of the LoRA adapters that it has loaded.
+    """
 
     worker_id: str
     group: str
     pid: int
-    state: str
+    state: WorkerStatus
     endpoint: str
     load: WorkerLoad
     is_paused: bool = False
@@ -67,22 +82,27 @@ class WorkerState(Message):
 
 
 class FrontendState(Message):
+    """A frontend that serves."""
+
     frontend_id: str
     pid: int
     load: FrontendLoad
 
 
 class GroupState(Message):
-    """wanted: workers that the group is to have.
-    problem: why it lacks some, if it does (a crash loop, say); "" if all is well.
-    is_replacing: a worker leaves in good order, or has left, and another is to come: requests that
-        find none ready meanwhile may wait.
-    is_scaling: it becomes larger or smaller, and is not yet as it was asked for.
-    starts_on_demand: it may have no worker at all, and requests have one started.
-    adapters: its LoRA adapters, those that leave among them."""
+    """A group.
+
+    target_size: workers that it should have.
+    problem: why it lacks some (a crash loop, say); "" if nothing is wrong.
+    is_replacing: a worker drains, or has drained, and a successor will come: requests that find
+        none ready meanwhile may wait.
+    is_scaling: it has not yet reached the size that an operator has set.
+    starts_on_demand: it may have no worker at all; requests have one started.
+    adapters: its LoRA adapters, draining ones included.
+    """
 
     name: str
-    wanted: int
+    target_size: int
     problem: str
     is_replacing: bool = False
     is_scaling: bool = False
@@ -91,7 +111,8 @@ class GroupState(Message):
 
 
 class PoolState(Message, tag=1):
-    """epoch names the coordinator that speaks (a restarted one has another); version counts."""
+    """The whole pool. epoch: identifies the coordinator (a restarted one has another).
+    version: counts the states of one epoch."""
 
     epoch: str
     version: int

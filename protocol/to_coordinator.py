@@ -2,21 +2,31 @@
 
 import msgspec
 
+from headrace.protocol.call_results import AnyResult
+from headrace.protocol.calls import AnyCall, CallTarget
 from headrace.protocol.codec import Codec, Message
-from headrace.protocol.state import FrontendLoad, FrontendState, WorkerLoad, WorkerState
+from headrace.protocol.state import (
+    FrontendLoad,
+    FrontendState,
+    WorkerLoad,
+    WorkerState,
+    WorkerStatus,
+)
 
 
 class WorkerHello(Message, tag=1):
-    """A worker is there, or its state is another. `endpoint` is where its requests socket is bound;
-    `state` one of protocol.state's: starting, ready, or one of sleeping. is_paused: it starts no
-    request. adapters: ids of the LoRA adapters that it has."""
+    """A worker has started, or its state has changed.
+
+    endpoint: of its requests socket. state: "starting", "ready" or one of SLEEPING.
+    is_paused: it starts no request. adapters: ids of the LoRA adapters that it has loaded.
+    """
 
     version: int
     worker_id: str
     group: str
     pid: int
     endpoint: str
-    state: str
+    state: WorkerStatus
     is_paused: bool = False
     adapters: tuple[str, ...] = ()
 
@@ -34,7 +44,7 @@ class WorkerTotals(Message):
 
 
 class WorkerHeartbeat(Message, tag=2):
-    """totals: not part of the load, which is published to all frontends."""
+    """Sent some times a second. totals: not part of the load, which is published to frontends."""
 
     worker_id: str
     load: WorkerLoad
@@ -48,52 +58,55 @@ class WorkerFailed(Message, tag=3):
     reason: str
 
 
-class WorkerLeaving(Message, tag=4):
-    """The worker drains: route nothing more to it."""
+class WorkerDraining(Message, tag=4):
+    """The worker drains: route no more requests to it."""
 
     worker_id: str
 
 
 class CallResult(Message, tag=10):
-    """What came of a call. worker_id: of the worker, or the frontend. value: JSON, "" if it failed.
-    error: why, fit to be shown to an operator; "" if it did not."""
+    """The outcome of a call. process_id: of the worker or frontend that answers.
+
+    value: None if the call failed. error: why it failed, fit to be shown to an operator; "" if it
+    succeeded.
+    """
 
     call_id: str
-    worker_id: str
-    value: str
+    process_id: str
+    value: AnyResult | None
     error: str = ""
 
 
 class PoolCall(Message, tag=11):
-    """From a frontend: have workers do something, or all frontends, and tell it what came of it.
+    """From a frontend: have `call` executed where it is answered, and report the outcome.
 
-    method, arguments: as of to_worker.Call.
-    group: whose workers; "": of all groups. worker: one of them, by its id or its place; "": all.
-    timeout_s: after which workers that have not answered count as failed.
+    timeout_s: processes that have not answered after it count as failed.
     """
 
     call_id: str
     frontend_id: str
-    method: str
-    arguments: str
-    group: str
-    worker: str
+    call: AnyCall
+    target: CallTarget
     timeout_s: float
 
 
-class WakeWanted(Message, tag=12):
-    """From a frontend: requests wait for the group's workers, and all of these sleep."""
+class WakeRequest(Message, tag=12):
+    """From a frontend: requests wait for a group whose workers are all asleep, or that has none."""
 
     group: str
 
 
 class FrontendHello(Message, tag=5):
+    """A frontend has started."""
+
     version: int
     frontend_id: str
     pid: int
 
 
 class FrontendHeartbeat(Message, tag=6):
+    """Sent some times a second."""
+
     frontend_id: str
     load: FrontendLoad
 
@@ -101,11 +114,11 @@ class FrontendHeartbeat(Message, tag=6):
 class LauncherHello(Message, tag=7):
     """The launcher is there, with these workers and frontends running (ids).
 
-    last_workers: the newest id in each place that has ever been filled, so that a restarted
-        coordinator gives none of them again.
-    published, published_frontends: what the coordinator before has last said of these processes.
-        One of them may be frozen and unable to greet the new one.
-    wanted: how many workers each group was last to have, if that is known.
+    last_workers: the newest id in each replica slot that has ever been filled, so that a restarted
+        coordinator does not reuse one.
+    published, published_frontends: their last states as the previous coordinator published them. A
+        frozen process cannot greet the new one.
+    target_sizes: the last target size of each group, if it is known.
     """
 
     version: int
@@ -114,18 +127,18 @@ class LauncherHello(Message, tag=7):
     last_workers: tuple[str, ...]
     published: tuple[WorkerState, ...] = ()
     published_frontends: tuple[FrontendState, ...] = ()
-    wanted: dict[str, int] = msgspec.field(default_factory=dict)
+    target_sizes: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 class FrontendStarted(Message, tag=9):
-    """The launcher has started a frontend, which is to greet."""
+    """The launcher has started a frontend, which will greet."""
 
     frontend_id: str
 
 
 class ChildExited(Message, tag=8):
-    """A process of the pool has ended. exit_code: negative for a signal; None: only its parent
-    knows, and that is no launcher of ours."""
+    """A process of the pool has ended. exit_code: negative for a signal; None: only its parent,
+    which is not our launcher, knows it."""
 
     process_id: str
     role: str
@@ -136,7 +149,7 @@ ControlMessage = (
     WorkerHello
     | WorkerHeartbeat
     | WorkerFailed
-    | WorkerLeaving
+    | WorkerDraining
     | FrontendHello
     | FrontendHeartbeat
     | LauncherHello
@@ -144,7 +157,7 @@ ControlMessage = (
     | FrontendStarted
     | CallResult
     | PoolCall
-    | WakeWanted
+    | WakeRequest
 )
 
 CONTROL = Codec[ControlMessage](ControlMessage)

@@ -1,15 +1,15 @@
-"""What the launcher sends to a worker template: orders to fork a worker.
+"""Orders of the launcher to a fork server: fork a worker.
 
-An order is one message of a Unix socket (SOCK_SEQPACKET), and brings a socket of its own. On that
-one the new worker says its pid and waits for GO; its end means that the other side has given up or
-is gone. So an order has one outcome, whoever dies meanwhile: a worker that the launcher knows, or
-none.
+An order is one message on a Unix socket (SOCK_SEQPACKET) and carries a socket of its own. There the
+new worker sends its pid and waits for GO; a closed socket means that the other side has given up or
+has died. So an order has one outcome whichever process dies meanwhile: a worker that the launcher
+knows, or none.
 """
 
 import json
 from dataclasses import asdict, dataclass
 
-# The template's first message: it can fork.
+# The fork server's first message: it can fork.
 READY = b"ready"
 # To a worker: the launcher knows it.
 GO = b"go"
@@ -18,8 +18,8 @@ MAX_BYTES = 65536
 
 @dataclass(frozen=True)
 class ForkWorker:
-    """arguments: of headrace.workers.main. command_line: what the process is to be seen as.
-    environment: what is set beyond the template's own."""
+    """An order. arguments: of headrace.workers.main. command_line: what ps shows for the worker.
+    environment: variables set in addition to the fork server's own."""
 
     arguments: list[str]
     command_line: list[str]

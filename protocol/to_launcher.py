@@ -5,8 +5,8 @@ from headrace.protocol.to_worker import Introduce
 
 
 class StartWorker(Message, tag=2):
-    """Start a worker process for a group; its id is new for each start. workers_on_host: how many
-    share the machine with it, itself included."""
+    """Start a worker process for a group. worker_id: new for each start. workers_on_host: workers
+    that share the machine, itself included."""
 
     worker_id: str
     group: str
@@ -14,13 +14,13 @@ class StartWorker(Message, tag=2):
 
 
 class KillWorker(Message, tag=3):
-    """End a worker's process at once."""
+    """Kill a worker's process."""
 
     worker_id: str
 
 
 class KillFrontend(Message, tag=4):
-    """End a frontend's process at once. Who restarts frontends starts another."""
+    """Kill a frontend's process. The launcher, or systemd, starts another."""
 
     frontend_id: str
 

@@ -1,5 +1,6 @@
 """Messages to a worker: from frontends on its requests socket, from the coordinator on control."""
 
+from headrace.protocol.calls import CallToWorkers
 from headrace.protocol.codec import Codec, Message
 from headrace.protocol.grammar import Grammar
 from headrace.protocol.sampling import SamplingParams
@@ -10,14 +11,14 @@ class Generate(Message, tag=1):
 
     request_id: unique in the pool; outputs and aborts name it.
     prompt_token_ids: at least one, all within the model's vocabulary.
-    output_token_ids: tokens that another worker has already produced (a replay); the text goes
-        on after them, and they count towards max_tokens and penalties.
+    output_token_ids: tokens that another worker has already generated (a replay); the output
+        continues after them, and they count towards max_tokens and penalties.
     priority: lower runs earlier.
-    cache_salt: prefixes are shared only among requests of equal salt.
-    adapter: name of a LoRA adapter, "" for the base model.
-    tenant: whose request it is, for fairness.
-    is_replay: whether another worker has had it: it is never refused for want of room.
-    grammar: what the output must conform to; None: anything goes.
+    cache_salt: prefixes are shared only among requests with the same salt.
+    adapter: id of a LoRA adapter; "": the base model.
+    tenant: owner of the request, for fairness.
+    is_replay: whether another worker has had it: it is not rejected when the queue is full.
+    grammar: what the output must match; None: unconstrained.
     """
 
     request_id: str
@@ -33,43 +34,37 @@ class Generate(Message, tag=1):
 
 
 class Abort(Message, tag=2):
-    """Forget these requests: their slots are free in the next step, and no more is sent of them."""
+    """Drop these requests: their slots are free in the next step, and no more output is sent."""
 
     request_ids: tuple[str, ...]
 
 
 class FrontendGone(Message, tag=2):
-    """From the coordinator: this frontend has died, forget all its requests."""
+    """From the coordinator: this frontend has died; drop all its requests."""
 
     frontend_id: str
 
 
 class Introduce(Message, tag=1):
-    """From a coordinator that does not know the sender: say hello again."""
+    """From a coordinator that does not know the receiver: say hello again."""
 
 
-class Call(Message, tag=3):
-    """From the coordinator: do something and say what came of it (to_coordinator.CallResult).
-
-    method: one of those that a worker has (workers/process/calls.py). arguments: a JSON object.
-    others_are_awake: whether another worker of the group could take this one's requests.
-    """
+class WorkerCall(Message, tag=3):
+    """From the coordinator: execute a call and report the outcome (to_coordinator.CallResult)."""
 
     call_id: str
-    method: str
-    arguments: str
-    others_are_awake: bool
+    call: CallToWorkers
 
 
-class Leave(Message, tag=4):
-    """From the coordinator: the worker is needed no more. It ends as after SIGTERM; requests that
-    are not finished in time go on elsewhere."""
+class DrainWorker(Message, tag=4):
+    """From the coordinator: the worker is not needed any more. It drains and ends as after SIGTERM;
+    requests that are not finished in time fail over to other workers."""
 
     drain_timeout_s: float
 
 
 RequestMessage = Generate | Abort
-ControlMessage = Introduce | FrontendGone | Call | Leave
+ControlMessage = Introduce | FrontendGone | WorkerCall | DrainWorker
 
 REQUESTS = Codec[RequestMessage](RequestMessage)
 CONTROL = Codec[ControlMessage](ControlMessage)

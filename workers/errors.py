@@ -1,21 +1,22 @@
-"""How the engine fails.
+"""Errors of workers.
 
 WorkerError
-├── RequestRefused     one request cannot be taken; the engine goes on
-├── AdapterError       an adapter cannot be added or removed; the engine goes on
+├── RejectedByEngine   one request cannot run; the engine continues
+├── AdapterError       an adapter cannot be added or removed; the engine continues
 ├── ModelUnsupported   the model cannot be served; the worker does not start
-└── EngineFailed       an engine whose step raised is asked to go on
+├── EngineFailed       an engine whose step has raised is used again
+└── CallFailed         an admin call cannot be executed; the worker continues
 """
 
 
 class WorkerError(Exception):
-    """A failure with a text of one line."""
+    """A failure with a one-line text."""
 
 
-class RequestRefused(WorkerError):
-    """The request cannot be taken. `reason` is fit to be shown to a client.
+class RejectedByEngine(WorkerError):
+    """The engine rejects a request. `reason` is fit to be shown to a client.
 
-    retry_elsewhere: whether another worker of the same model may take it.
+    retry_elsewhere: whether another worker of the model may accept it.
     """
 
     def __init__(self, reason: str, retry_elsewhere: bool) -> None:
@@ -41,4 +42,8 @@ class ModelUnsupported(WorkerError):
 
 
 class EngineFailed(WorkerError):
-    """A step has raised, so the engine's state is unknown and it runs no more."""
+    """A step has raised: the engine's state is unknown, and it must not run again."""
+
+
+class CallFailed(WorkerError):
+    """An admin call has failed. The text is fit to be shown to an operator."""

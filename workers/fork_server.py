@@ -1,12 +1,12 @@
-"""A worker template: it has imported what workers need, and forks a worker on each order.
+"""The fork server: it has imported what workers need, and forks a worker on each order.
 
-A fork has of a process no thread but the one that forks, and locks as they were. So the template
-computes nothing: it has no thread, no ZeroMQ context, no CUDA context, and it ends if an import has
-started any thread. All that differs between workers they do after the fork, as if they had been
-started cold: headrace.workers.main cannot tell.
+A forked process has only the forking thread, and locks as they were. So the fork server computes
+nothing: it has no other thread, no ZeroMQ context and no CUDA context, and it ends if an import has
+started a thread. Workers do everything else after the fork, as in a cold start:
+headrace.workers.main cannot tell the difference.
 
-A worker must live on when its template dies, and die with the launcher. So it is forked by a
-process that ends at once, and becomes a child of the launcher, which adopts orphans.
+A worker must survive its fork server, and die with the launcher. So it is forked by a process that
+ends at once, and becomes a child of the launcher, which adopts orphans.
 """
 
 import argparse
@@ -26,9 +26,9 @@ from headrace.protocol.to_fork_server import GO, MAX_BYTES, READY, ForkWorker
 from headrace.workers.errors import ModelUnsupported
 from headrace.workers.process.command_line import show_command_line
 
-log = logging.getLogger("template")
+log = logging.getLogger("headrace.fork_server")
 
-# How long a worker waits to become the launcher's child. Longer only if someone stops its parent.
+# How long a worker waits to become the launcher's child; longer only if its parent is stopped.
 _ADOPTION_S = 5.0
 
 
@@ -48,27 +48,27 @@ def main() -> None:
         log.error("cannot fork: importing has started %d threads", threads - 1)
         sys.exit(1)
     gc.collect()
-    gc.freeze()  # a collection would write to all these objects, and each worker have its own copy
+    gc.freeze()  # a collection would copy the pages of all these objects in each worker
     orders.send(READY)
-    run_worker(_obey(orders))
+    run_worker(_serve_orders(orders))
 
 
 def _import_all(pool: PoolConfig) -> Callable[[list[str]], None]:
-    """What workers need; returns their main function. Imported late: it takes seconds, and by then
-    this process has to die with its parent."""
+    """Import what workers need; return their main function. Imported late: it takes seconds, and
+    this process must die with its parent from the start."""
     from headrace.workers import load_runner  # noqa: F401
     from headrace.workers.main import main
     from headrace.workers.torch_runner.loading import read_model_class
 
-    # Each model's class is a module of its own, which imports most of transformers.
+    # Each model's class is in a module that imports most of transformers.
     for group in pool.groups:
         if group.engine.engine != "fake":
-            with contextlib.suppress(ModelUnsupported):  # a worker will say so
+            with contextlib.suppress(ModelUnsupported):  # a worker will report it
                 read_model_class(group.model_path)
     return main
 
 
-def _obey(orders: socket.socket) -> list[str]:
+def _serve_orders(orders: socket.socket) -> list[str]:
     """Fork workers until the launcher is gone. Returns only in a worker, with its arguments."""
     while True:
         data, fds, _, _ = socket.recv_fds(orders, MAX_BYTES, 1)
@@ -76,19 +76,19 @@ def _obey(orders: socket.socket) -> list[str]:
             sys.exit(0)
         with socket.socket(fileno=fds[0]) as start:
             try:
-                is_worker = _fork_away()
+                is_worker = _fork_orphan()
             except OSError as error:  # the launcher sees the socket closed
                 log.error("cannot fork: %s", error)
                 continue
             if is_worker:
                 orders.close()
                 order = ForkWorker.decode(data)
-                _introduce(order, start)
+                _become_worker(order, start)
                 return order.arguments
 
 
-def _fork_away() -> bool:
-    """Make a process whose parent has ended; true in that process."""
+def _fork_orphan() -> bool:
+    """Fork a process whose parent ends; return true in that process."""
     between = os.fork()
     if between:
         os.waitpid(between, 0)
@@ -107,8 +107,8 @@ def _fork_away() -> bool:
     return True
 
 
-def _introduce(order: ForkWorker, start: socket.socket) -> None:
-    """Become what a cold start would be, and go on only when the launcher knows it."""
+def _become_worker(order: ForkWorker, start: socket.socket) -> None:
+    """Set up what a cold start would have; continue only when the launcher knows this worker."""
     os.setsid()
     os.environ.update(order.environment)
     show_command_line(order.command_line)

@@ -1,1 +1,1 @@
-"""What the admin routes share: the pool's answers, calls by name, health."""
+"""What the admin routes share: results of calls, calls by name, health."""

@@ -1,21 +1,28 @@
-"""What the pool is able to do, from the coordinator's last news. Asks no worker anything.
+"""The health of the pool, from the last pool state; no worker is asked.
 
-It says nothing of why a worker failed: such reasons may name files of this machine.
+Reasons of failures are not shown: they may name files of this machine.
 """
 
-from typing import Any
+from typing import Any, Final, Literal
 
 from headrace.protocol.config import GroupConfig, PoolConfig
 from headrace.protocol.state import ASLEEP, READY, SLEEPING, GroupState, PoolState, WorkerState
 
-OK, DEGRADED, UNAVAILABLE, STOPPING = "ready", "degraded", "unavailable", "stopping"
-PAUSED = "paused"
+HealthStatus = Literal["ready", "degraded", "unavailable", "stopping", "paused"]
+OK: Final = "ready"
+DEGRADED: Final = "degraded"
+UNAVAILABLE: Final = "unavailable"
+STOPPING: Final = "stopping"
+PAUSED: Final = "paused"
 
 
 def is_ready(config: PoolConfig, state: PoolState | None) -> bool:
-    """Whether any worker of any group can make progress, however busy it is; or sleeps, if requests
-    wake it; or would be started for them; or is paused: it takes requests, and a restart, which is
-    what probes may lead to, would not have it go on."""
+    """Return whether any worker can serve, however busy it is.
+
+    Sleeping workers count if requests wake them up, and so does one that requests would start.
+    Paused workers count: they accept requests, and a restart, which probes may cause, would not
+    resume them.
+    """
     if state is None:
         return False
     is_any = any(_serves(config, worker) for worker in state.workers)
@@ -23,9 +30,9 @@ def is_ready(config: PoolConfig, state: PoolState | None) -> bool:
 
 
 def health_body(config: PoolConfig, state: PoolState | None, stopping: bool) -> dict[str, Any]:
-    """Groups and their workers, and what follows from these for the whole."""
+    """Return the body of /health?verbose: groups, their workers, and the status of the whole."""
     groups = [_group(config, group, state) for group in config.groups]
-    status = DEGRADED
+    status: HealthStatus = DEGRADED
     if stopping:
         status = STOPPING
     elif not is_ready(config, state):
@@ -38,7 +45,7 @@ def health_body(config: PoolConfig, state: PoolState | None, stopping: bool) -> 
 
 
 def load_body(config: PoolConfig, state: PoolState | None, in_flight: int) -> dict[str, Any]:
-    """The pool's load, then each group's and each worker's."""
+    """Return the body of /load?verbose: the load of the pool, of each group and each worker."""
     groups = []
     for group in config.groups:
         workers = [_load(worker) for worker in _workers(group, state)]
@@ -56,7 +63,7 @@ def _serves(config: PoolConfig, worker: WorkerState) -> bool:
 
 
 def _starts(group: GroupState) -> bool:
-    """Whether requests have a worker started, as far as is known one that will come."""
+    """Return whether requests start a worker, and nothing is known to prevent it."""
     return group.starts_on_demand and not group.problem
 
 
@@ -64,10 +71,10 @@ def _group(config: PoolConfig, group: GroupConfig, state: PoolState | None) -> d
     workers = _workers(group, state)
     ready = sum(worker.state == READY for worker in workers)
     serving = sum(_serves(config, worker) for worker in workers)
-    wanted = _wanted(group, state)
+    target_size = _wanted(group, state)
     starts = any(_starts(each) for each in _known(group, state))
-    status = DEGRADED if serving or starts else UNAVAILABLE
-    if serving >= wanted and (serving or starts):
+    status: HealthStatus = DEGRADED if serving or starts else UNAVAILABLE
+    if serving >= target_size and (serving or starts):
         status = OK
     failing = state is not None and any(
         each.name == group.name and each.problem for each in state.groups
@@ -79,7 +86,7 @@ def _group(config: PoolConfig, group: GroupConfig, state: PoolState | None) -> d
         "ready": ready,
         "paused": sum(worker.is_paused for worker in workers),
         "asleep": sum(worker.state == ASLEEP for worker in workers),
-        "wanted": wanted,
+        "wanted": target_size,
         **_limits(group),
         "is_scaling": any(each.is_scaling for each in _known(group, state)),
         "is_crash_loop": failing,
@@ -93,8 +100,8 @@ def _limits(group: GroupConfig) -> dict[str, int]:
 
 
 def _wanted(group: GroupConfig, state: PoolState | None) -> int:
-    """Groups are scaled: the configuration has only how it began."""
-    return next((each.wanted for each in _known(group, state)), group.workers)
+    """Return the target size of a group; the configuration has only its initial size."""
+    return next((each.target_size for each in _known(group, state)), group.workers)
 
 
 def _known(group: GroupConfig, state: PoolState | None) -> list[GroupState]:

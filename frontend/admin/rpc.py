@@ -1,50 +1,59 @@
-"""The methods of workers that POST /collective_rpc may call, and the arguments that they take.
+"""The calls to workers that POST /collective_rpc may make, by their public names.
 
-Only what is listed here can be called: a worker can do far more than it is to do by name.
+Only what is listed can be called: the admin API has more calls than clients may make by name.
 """
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+import msgspec
+from pydantic import BaseModel, ConfigDict, create_model
 
 from headrace.frontend.errors import BadRequest, shortened
 from headrace.frontend.http.parsing import validate
+from headrace.protocol.calls import (
+    CallToWorkers,
+    GetInfo,
+    GetMemory,
+    GetStats,
+    Ping,
+    ResetPrefixCache,
+)
 
-
-class NoArguments(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-
-class ResetPrefixCache(NoArguments):
-    """reset_running_requests: as of POST /reset_prefix_cache."""
-
-    reset_running_requests: bool = False
-
-
-METHODS: dict[str, type[NoArguments]] = {
-    "info": NoArguments,
-    "memory": NoArguments,
-    "ping": NoArguments,
+METHODS: dict[str, type[CallToWorkers]] = {
+    "info": GetInfo,
+    "memory": GetMemory,
+    "ping": Ping,
     "reset_prefix_cache": ResetPrefixCache,
-    "stats": NoArguments,
+    "stats": GetStats,
 }
 
 
-def worker_arguments(method: str, args: list[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments as the workers take them. BadRequest for a method that is not listed, and for
-    arguments that it does not take."""
-    taken = METHODS.get(method)
-    if taken is None:
+def _arguments_model(call: type[CallToWorkers]) -> type[BaseModel]:
+    """Return the model that validates a call's arguments."""
+    fields: dict[str, Any] = {
+        field.name: (field.type, ... if field.required else field.default)
+        for field in msgspec.structs.fields(call)
+    }
+    return create_model(call.__name__, __config__=ConfigDict(strict=True, extra="forbid"), **fields)
+
+
+_ARGUMENTS = {name: _arguments_model(call) for name, call in METHODS.items()}
+
+
+def worker_call(method: str, args: list[Any], kwargs: dict[str, Any]) -> CallToWorkers:
+    """Return the call of a method with arguments by position and by name.
+
+    Raises BadRequest if the method is not listed or does not take the arguments.
+    """
+    arguments = _ARGUMENTS.get(method)
+    if arguments is None:
         known = ", ".join(METHODS)
         raise BadRequest(f"method: {shortened(method)!r} is none of {known}.", "method")
-    names = list(taken.model_fields)
+    names = list(arguments.model_fields)
     if len(args) > len(names):
         raise BadRequest(f"args: {method} takes {len(names)} at most.", "args")
     given = dict(zip(names, args, strict=False))
     for name in kwargs:
         if name in given or name not in names:
             raise BadRequest(f"kwargs: {method} does not take {shortened(name)!r} here.", "kwargs")
-    checked = validate(taken, given | kwargs)
-    if isinstance(checked, ResetPrefixCache):
-        return {"recompute_running": checked.reset_running_requests}
-    return {}
+    return METHODS[method](**validate(arguments, given | kwargs).model_dump())

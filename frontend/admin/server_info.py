@@ -1,4 +1,4 @@
-"""What the pool was started with, as its operator may see it."""
+"""The configuration that the pool was started with, as operators may see it."""
 
 import os
 import platform
@@ -10,22 +10,22 @@ from typing import Any
 from headrace.protocol.common.redact import redact
 from headrace.protocol.config import PoolConfig
 
-# Where the server keeps its own files on this machine: nobody has chosen them.
+# Paths of the server's own files, which no operator has chosen.
 _OWN_PATHS: dict[str, Any] = {"run_dir": True, "groups": {"__all__": {"model_path", "text_path"}}}
 _PACKAGES = ("headrace", "torch", "transformers", "tokenizers", "llguidance", "pyzmq", "quart")
 _ENVIRONMENT = ("HEADRACE_", "HF_", "CUDA_VISIBLE_DEVICES")
 
 
 def configuration(config: PoolConfig, groups: Collection[str]) -> dict[str, Any]:
-    """What the operator has chosen, and of these groups what follows from it; without secrets."""
-    told: dict[str, Any] = config.model_dump(mode="json", exclude=_OWN_PATHS)
-    told["groups"] = [group for group in told["groups"] if group["name"] in groups]
-    shown: dict[str, Any] = redact(told)
+    """Return the configuration of the pool and of these groups; secrets are masked."""
+    values: dict[str, Any] = config.model_dump(mode="json", exclude=_OWN_PATHS)
+    values["groups"] = [group for group in values["groups"] if group["name"] in groups]
+    shown: dict[str, Any] = redact(values)
     return shown
 
 
 def environment() -> dict[str, str]:
-    """The variables that choose something. Secrets are masked."""
+    """Return the environment variables that configure the server; secrets are masked."""
     chosen = {name: value for name, value in os.environ.items() if name.startswith(_ENVIRONMENT)}
     shown: dict[str, str] = redact(dict(sorted(chosen.items())))
     return shown
@@ -33,7 +33,7 @@ def environment() -> dict[str, str]:
 
 @cache
 def versions() -> dict[str, str]:
-    """Of Python, the system and the packages that are installed; imports none of them."""
+    """Return the versions of Python, the system and installed packages, without importing these."""
     found = {"python": platform.python_version(), "platform": platform.platform()}
     for name in _PACKAGES:
         try:
@@ -43,10 +43,10 @@ def versions() -> dict[str, str]:
     return found
 
 
-def as_text(told: dict[str, Any], prefix: str = "") -> str:
-    """The same in lines of name=value, names in front of others joined by dots."""
+def as_text(values: dict[str, Any], prefix: str = "") -> str:
+    """Return a configuration as lines of name=value, with nested names joined by dots."""
     lines = []
-    for key, value in told.items():
+    for key, value in values.items():
         if isinstance(value, dict) and value:
             lines.append(as_text(value, f"{prefix}{key}."))
         elif key == "groups":

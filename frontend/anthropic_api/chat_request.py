@@ -8,7 +8,7 @@ from typing import Any
 from headrace.frontend.anthropic_api.chat_messages import chat_messages, continues_last
 from headrace.frontend.errors import ApiError, BadRequest
 from headrace.frontend.http.parsing import validate
-from headrace.frontend.process.worker_thread import MANY_PARTS, beside
+from headrace.frontend.process.worker_thread import MANY_PARTS, run_in_worker_thread
 from headrace.frontend.schemas.chat import ChatCompletionRequest
 from headrace.frontend.schemas.messages import AnthropicTool, CountTokensRequest, MessagesRequest
 
@@ -45,7 +45,7 @@ async def chat_request(
             return validate(ChatCompletionRequest, fields)
 
     parts = sum(1 + len(message.content) for message in request.messages) + len(request.tools)
-    return await beside(translate, parts > MANY_PARTS)
+    return await run_in_worker_thread(translate, parts > MANY_PARTS)
 
 
 def chat_fields(request: CountTokensRequest) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The API's description where quart-schema's own leaves gaps: answers that are no model's."""
+"""The OpenAPI description of answers without a model, which quart-schema leaves out."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -14,7 +14,7 @@ _ATTRIBUTE = "headrace_plain_responses"
 def document_plain(
     description: str, status: int = 200, content_type: str | None = None
 ) -> Callable[[View], View]:
-    """Describe an answer of a route that no model describes. content_type: None for no body."""
+    """Describe an answer of a route that has no model. content_type: None: no body."""
 
     def decorator(view: View) -> View:
         response: dict[str, Any] = {"description": description}
@@ -28,17 +28,17 @@ def document_plain(
 
 
 class OpenAPI(OpenAPIProvider):
-    """quart-schema's description, its gaps filled."""
+    """quart-schema's description, with the missing answers added."""
 
     def build_paths(self, rule: Rule) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The operations of a route, each with all its answers, and the models that they use."""
+        """Return the operations of a route with all their answers, and the models that they use."""
         paths, components = super().build_paths(rule)
         view = self._app.view_functions[rule.endpoint]
         plain = getattr(view, _ATTRIBUTE, {})
         for operations in paths.values():
             for operation in operations.values():
-                responses = {str(status): told for status, told in operation["responses"].items()}
-                for told in responses.values():
-                    told["description"] = told["description"] or "The answer."
+                responses = {str(status): value for status, value in operation["responses"].items()}
+                for value in responses.values():
+                    value["description"] = value["description"] or "The answer."
                 operation["responses"] = {**responses, **plain}
         return paths, components

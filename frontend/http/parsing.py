@@ -1,7 +1,8 @@
-"""From the bytes of a request's body to a validated request, or an error that names the field.
+"""Parse and validate request bodies; errors name the field.
 
-Python's JSON takes more than JSON allows (NaN, Infinity) and less than a server must survive (deep
-nesting, endless numbers); lone surrogates and NUL characters are legal JSON, and no text.
+Python's JSON parser accepts more than JSON allows (NaN, Infinity), and some valid JSON could hang
+or crash it (deep nesting, huge numbers). Lone surrogates and NUL characters are legal JSON but not
+valid text.
 """
 
 import contextlib
@@ -23,13 +24,13 @@ from headrace.frontend.errors import (
     UnsupportedMediaType,
     shortened,
 )
-from headrace.frontend.http.sizes import MAX_VALUES, check_sizes, check_written
-from headrace.frontend.process.worker_thread import LARGE_BYTES, beside
+from headrace.frontend.http.sizes import MAX_VALUES, check_encoded_size, check_value_count
+from headrace.frontend.process.worker_thread import LARGE_BYTES, run_in_worker_thread
 
 Model = TypeVar("Model", bound=BaseModel)
 
-# Errors about a value; all others are about the body's shape. The reference tells them apart by
-# the error's type and by how the field is named.
+# Errors about a value; all others are about the body's shape. The reference distinguishes them by
+# the error's type and the form of the field's name.
 _VALUE_ERRORS = frozenset(
     {
         "bad_value",
@@ -45,28 +46,33 @@ _VALUE_ERRORS = frozenset(
 )
 
 _SUSPECT_ESCAPE = re.compile(rb"\\u(?:[dD][89a-fA-F]|0000)")
-_UNFIT = re.compile("[\x00\ud800-\udfff]")
+_INVALID_CHARACTERS = re.compile("[\x00\ud800-\udfff]")
 
 
-async def read(model: type[Model]) -> Model:
-    """The current request's body as a `model`; ApiError if it is none."""
+async def read_body(model: type[Model]) -> Model:
+    """Return the current request's body as a `model`. Raises ApiError if it is invalid."""
     data = await _body()
-    return await beside(lambda: validate(model, parse_object(data)), len(data) > LARGE_BYTES)
+    return await run_in_worker_thread(
+        lambda: validate(model, parse_object(data)), len(data) > LARGE_BYTES
+    )
 
 
-async def read_one(choose: Callable[[dict[str, Any]], type[Model]]) -> Model:
-    """The current request's body as the model that is chosen by it; ApiError if it is none."""
+async def read_body_as(choose: Callable[[dict[str, Any]], type[Model]]) -> Model:
+    """Return the current request's body as the model that `choose` returns for it.
+
+    Raises ApiError if it is invalid.
+    """
     data = await _body()
 
     def parse() -> Model:
         parsed = parse_object(data)
         return validate(choose(parsed), parsed)
 
-    return await beside(parse, len(data) > LARGE_BYTES)
+    return await run_in_worker_thread(parse, len(data) > LARGE_BYTES)
 
 
 async def _body() -> bytes:
-    """The current request's body, which must say that it is JSON."""
+    """Return the current request's body. Raises ApiError if its headers do not declare JSON."""
     if not _is_json(request.mimetype):
         raise InvalidBody("The Content-Type must be application/json.")
     if request.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
@@ -82,24 +88,26 @@ def _is_json(mimetype: str) -> bool:
 
 
 def parse_object(data: bytes) -> dict[str, Any]:
-    """A JSON object. InvalidBody for anything else; BadRequest for a value that is no number or no
-    text, or for too many of them."""
-    check_written(data)
+    """Parse a JSON object.
+
+    Raises InvalidBody if the data is not one; BadRequest if a number or a text in it is invalid, or
+    if it holds too many values.
+    """
+    check_encoded_size(data)
     numbers = _Numbers()
     with _collector_paused():
         parsed = _parse(data, numbers)
-        check_sizes(parsed)
+        check_value_count(parsed)
     if numbers.non_finite:
-        _refuse_if(parsed, _is_non_finite, "must be a finite number")
+        _reject_if(parsed, _is_non_finite, "must be a finite number")
     if _SUSPECT_ESCAPE.search(data):
-        _refuse_if(parsed, _is_unfit, "must not hold NUL characters or lone surrogates")
+        _reject_if(parsed, _is_invalid_text, "must not hold NUL characters or lone surrogates")
     return parsed
 
 
 @contextlib.contextmanager
 def _collector_paused() -> Iterator[None]:
-    """While millions of lists are made, Python's collector would go over all of them many times,
-    and multiply the time that this takes."""
+    """Pause garbage collection: it would scan millions of new lists again and again."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -128,7 +136,7 @@ def _parse(data: bytes, numbers: "_Numbers") -> dict[str, Any]:
 
 
 class _Numbers:
-    """Notes whether there was a number that is none, so that only then it is looked for."""
+    """Notes whether there was a non-finite number: only then the body is searched for it."""
 
     def __init__(self) -> None:
         self.non_finite = False
@@ -151,11 +159,11 @@ def _is_non_finite(value: Any) -> bool:
     return type(value) is float and not math.isfinite(value)
 
 
-def _is_unfit(value: Any) -> bool:
-    return type(value) is str and _UNFIT.search(value) is not None
+def _is_invalid_text(value: Any) -> bool:
+    return type(value) is str and _INVALID_CHARACTERS.search(value) is not None
 
 
-def _refuse_if(parsed: dict[str, Any], is_bad: Any, reason: str) -> None:
+def _reject_if(parsed: dict[str, Any], is_bad: Any, reason: str) -> None:
     for key, value in parsed.items():
         if is_bad(key):
             raise BadRequest(f"The names of fields {reason}.")
@@ -164,7 +172,7 @@ def _refuse_if(parsed: dict[str, Any], is_bad: Any, reason: str) -> None:
 
 
 def _leaves(value: Any) -> Iterator[Any]:
-    """All strings and numbers in a JSON value, keys included; no recursion, whatever its depth."""
+    """Yield all strings and numbers in a JSON value, keys included, without recursion."""
     pending = [value]
     while pending:
         item = pending.pop()
@@ -179,7 +187,7 @@ def _leaves(value: Any) -> Iterator[Any]:
 
 
 def validate(model: type[Model], parsed: dict[str, Any]) -> Model:
-    """The parsed body as a `model`; ApiError, naming the first field at fault."""
+    """Return a parsed body as a `model`. Raises ApiError, naming the first invalid field."""
     if len(parsed) > len(model.model_fields):  # pydantic would make an error of each
         unknown = shortened(next(name for name in parsed if name not in model.model_fields))
         raise InvalidBody(f"body.{unknown}: this field is unknown.", f"body.{unknown}")
@@ -193,7 +201,7 @@ def validate(model: type[Model], parsed: dict[str, Any]) -> Model:
 
 
 def _first_error(details: list[ErrorDetails]) -> ApiError:
-    """Errors of shape go first: a value says little in a body of the wrong shape."""
+    """Return the ApiError of the first error; errors of shape take precedence over values."""
     shape = [detail for detail in details if detail["type"] not in _VALUE_ERRORS]
     detail = (shape or details)[0]
     field = shortened(".".join(str(part) for part in detail["loc"]))

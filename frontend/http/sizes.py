@@ -1,7 +1,7 @@
-"""How much a body may hold, counted before anything looks closer at it.
+"""Limits of how many values a body may hold, checked before it is parsed or validated.
 
-A few megabytes of JSON can hold millions of values; validating each of them, or making an error of
-each, would take seconds, and merely reading them half a second in which nothing else runs.
+A few megabytes of JSON can hold millions of values: validating each, or making an error of each,
+would take seconds, and merely parsing them half a second in which nothing else runs.
 """
 
 from typing import Any
@@ -14,17 +14,17 @@ MAX_VALUES = 100_000
 # Token ids in a body, all prompts together.
 MAX_TOKEN_IDS = 1_000_000
 
-# Bytes that are looked at in one go.
+# Bytes that are scanned at once.
 _PIECE = 64 * 1024
 
-# Lists of token ids: as long as the body, and looked at without a loop in Python.
+# Lists of token ids may be as long as the body: they are checked without a loop in Python.
 _TOKEN_FIELDS = frozenset({"prompt", "tokens", "allowed_token_ids"})
 
 
-def check_written(data: bytes) -> None:
-    """BadRequest for JSON that can be seen to hold too many values before it is read."""
-    if not _is_too_large(*(data.count(mark) for mark in (b'"', b"[", b"{", b","))):
-        return  # whatever of it stands in strings
+def check_encoded_size(data: bytes) -> None:
+    """Raises BadRequest if encoded JSON holds too many values, without parsing it."""
+    if not _exceeds_limits(*(data.count(mark) for mark in (b'"', b"[", b"{", b","))):
+        return  # even if none of these characters are inside strings
     marks = [0, 0, 0, 0]
     backslash, in_string = b"", False
     for start in range(0, len(data), _PIECE):
@@ -38,20 +38,20 @@ def check_written(data: bytes) -> None:
         marks[0] += len(parts) - 1
         for place, mark in enumerate((b"[", b"{", b","), start=1):
             marks[place] += outside.count(mark)
-        if _is_too_large(*marks):
+        if _exceeds_limits(*marks):
             raise BadRequest(
                 f"The request holds more than {MAX_VALUES} values, or {MAX_TOKEN_IDS} token ids.",
                 "body",
             )
 
 
-def _is_too_large(quotes: int, lists: int, objects: int, commas: int) -> bool:
-    """Whether these marks make more values than any body may hold. The body itself is none."""
+def _exceeds_limits(quotes: int, lists: int, objects: int, commas: int) -> bool:
+    """Return whether these counts mean more values than a body may hold, itself not counted."""
     return quotes // 2 + lists + objects > MAX_VALUES + 1 or commas >= MAX_VALUES + MAX_TOKEN_IDS
 
 
-def check_sizes(parsed: dict[str, Any]) -> None:
-    """BadRequest, naming the field, for a body that holds too many values."""
+def check_value_count(parsed: dict[str, Any]) -> None:
+    """Raises BadRequest, naming the field, if a parsed body holds too many values."""
     left = MAX_VALUES - len(parsed)
     if left < 0:
         raise BadRequest(f"The request holds more than {MAX_VALUES} fields.", "body")
@@ -63,7 +63,7 @@ def check_sizes(parsed: dict[str, Any]) -> None:
 
 
 def _count(value: Any, left: int, are_ids_free: bool) -> int:
-    """What is left of an allowance after the values in `value`; negative if it does not do."""
+    """Return what is left of a limit after counting the values in `value`; negative if exceeded."""
     pending = [value]
     while pending and left >= 0:
         item = pending.pop()

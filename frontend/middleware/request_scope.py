@@ -96,7 +96,7 @@ class RequestScopeMiddleware:
         scope[KEY] = request_scope
         body = _RequestBody(receive, expected=_has_body(scope))
         status = 500
-        is_before_end = self._drain.enter()
+        is_before_end = self._drain.begin_request()
 
         async def begin(message: Message) -> None:
             nonlocal status
@@ -114,7 +114,7 @@ class RequestScopeMiddleware:
         try:
             await self._app(scope, body.receive, send_with_id)
         finally:
-            self._drain.leave(is_before_end)
+            self._drain.end_request(is_before_end)
             for cleanup in request_scope.cleanups:
                 cleanup()
             handler, method = request_scope.handler, scope["method"]

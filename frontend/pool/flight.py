@@ -1,4 +1,4 @@
-"""A request in flight: what came of it so far, and what is needed to run it elsewhere."""
+"""A request in flight: its outputs so far, and what another worker needs to continue it."""
 
 import asyncio
 import math
@@ -14,12 +14,12 @@ from headrace.protocol.to_worker import Generate
 class Flight:
     """The OutputStream of one request.
 
-    replays: how often it has gone on elsewhere. failures: how many of them it may be to blame for.
-    reached_worker: false of a replay that may have been sent to a worker that was dead already.
-    wire_id: what the worker that has it now calls it. sent_at: when it was sent to that.
-    moves: how often it has left a worker in which it waited.
-    start: called when the first output is asked for. end: called once, when the request has
-    ended in whatever way; `finished` tells whether its worker knows that already.
+    replays: how often it has failed over. failures: how many of these it may have caused.
+    reached_worker: false for a replay whose worker may have been dead already.
+    wire_id: its id in the worker that has it now. sent_at: when it was sent there.
+    migrations: how often it has been moved out of a worker's queue.
+    start: called when the first output is awaited. end: called once, when the request has ended in
+    any way; `finished` tells whether its worker knows that already.
     """
 
     def __init__(
@@ -33,13 +33,14 @@ class Flight:
         self.request = request
         self.worker_id: str | None = None
         self.wire_id = request.request_id
-        self.refused_by: set[str] = set()
+        self.rejected_by: set[str] = set()
         self.sent_at = 0.0
-        self.replays = self.moves = 0
+        self.replays = self.migrations = 0
         self.failures = 0
         self.reached_worker = True
-        self.retry_after_s = math.inf  # the soonest that one who refused it may have room
-        self.met_stopping = False  # one who refused it takes nothing any more
+        # The soonest that a worker which rejected it may have capacity.
+        self.retry_after_s = math.inf
+        self.met_draining = False  # a worker that rejected it is draining
         self.finished = False
         self._start: Callable[[Flight], None] | None = start
         self._end: Callable[[Flight], None] | None = end
@@ -50,12 +51,13 @@ class Flight:
 
     @property
     def tokens_so_far(self) -> int:
+        """The number of output tokens, replayed ones included."""
         return len(self._tokens)
 
-    def to_send(self) -> Generate:
-        """The request as it is to be sent now: with the tokens that it has already got."""
+    def to_request(self) -> Generate:
+        """Return the request to send now, with the output tokens that it already has."""
         sampling = self.request.sampling
-        if self._admitted:  # what the prompt says has been told
+        if self._admitted:  # the client has got them
             sampling = replace(sampling, prompt_logprobs=None)
         return replace(
             self.request,
@@ -67,34 +69,34 @@ class Flight:
 
     @property
     def has_begun(self) -> bool:
-        """Whether the client may have seen some of it, so that it cannot be refused any more."""
+        """Whether the client may have seen output, so that it cannot be rejected any more."""
         return self.replays > 0 or self._admitted
 
-    def begin_replay(self) -> None:
-        """It is run again, with the tokens that it has."""
+    def begin_failover(self) -> None:
+        """Prepare to run again on another worker, with the tokens that it has."""
         self.replays += 1
         self.reached_worker = False
-        self._leave()
+        self._detach()
 
-    def begin_move(self) -> None:
-        """It goes elsewhere, before anything has come of it."""
-        self.moves += 1
-        self._leave()
+    def begin_migration(self) -> None:
+        """Prepare to move to another worker, before any output."""
+        self.migrations += 1
+        self._detach()
 
-    def _leave(self) -> None:
-        """Take another id, so that what a former worker may still say of it is not mistaken."""
-        self.wire_id = f"{self.request.request_id}+{self.replays + self.moves}"
+    def _detach(self) -> None:
+        """Change the wire id, so that late messages of the former worker are ignored."""
+        self.wire_id = f"{self.request.request_id}+{self.replays + self.migrations}"
         self.worker_id = None
-        self.refused_by.clear()
+        self.rejected_by.clear()
 
-    def put(self, output: Output) -> None:
-        """An output from the worker, in order."""
+    def add_output(self, output: Output) -> None:
+        """Append an output from the worker, in order."""
         self.reached_worker = True
         if not output.token_ids and output.admission is None and output.finish_reason is None:
-            return  # the worker says that it has the replay
+            return  # the worker confirms that it has the replay
         self._tokens.extend(output.token_ids)
         if output.admission is not None:
-            if self._admitted:  # a replay's admission tells of the replay, not of the request
+            if self._admitted:  # a replay's admission describes the replay, not the request
                 output = replace(output, admission=None)
             self._admitted = True
         self._mailbox.append(output)
@@ -104,13 +106,14 @@ class Flight:
             self._finish()
 
     def fail(self, error: PoolError) -> None:
+        """End the request with an error."""
         self._mailbox.append(error)
         self._wake()
         self.finished = True
         self._finish()
 
     def cancel(self) -> None:
-        """Nobody waits for this request any more."""
+        """End the request because its client does not wait any more."""
         self._start = None
         self._finish()
         self._wake()
@@ -127,12 +130,12 @@ class Flight:
                 raise StopAsyncIteration
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
-        return self._take()
+        return self._pop()
 
     def ready(self) -> Output | None:
-        return self._take() if self._mailbox else None
+        return self._pop() if self._mailbox else None
 
-    def _take(self) -> Output:
+    def _pop(self) -> Output:
         item = self._mailbox.popleft()
         if isinstance(item, PoolError):
             raise item

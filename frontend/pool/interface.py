@@ -1,89 +1,84 @@
-"""What routes see of the pool, and how it fails. Routes know nothing of sockets.
+"""The pool as routes see it, without sockets, and its errors.
 
 PoolError
 ├── PoolUnavailable   no worker of the group can take the request now         503
 ├── PoolBusy          every worker's queue is full                            429
-├── RequestRejected   the worker found the request itself at fault            400
-└── RequestLost       its workers died, more often than it may be replayed    500
+├── RequestRejected   the worker found the request itself invalid             400
+└── RequestLost       its workers died more often than it may be replayed     500
 """
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
+from headrace.protocol.calls import AnyCall, CallTarget
 from headrace.protocol.state import PoolState
 from headrace.protocol.to_frontend import Output, PoolResult
 from headrace.protocol.to_worker import Generate
 
 
 class PoolError(Exception):
-    """A request cannot be run; the text is fit to be shown to a client."""
+    """A request cannot be run. The text is fit to be shown to a client."""
 
 
 class PoolUnavailable(PoolError):
+    """No worker of the group can take the request now."""
+
     def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
 
 
 class PoolBusy(PoolError):
+    """The queues of all workers are full."""
+
     def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
 
 
 class RequestRejected(PoolError):
-    pass
+    """A worker found the request invalid."""
 
 
 class RequestLost(PoolError):
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """group: whose workers; "": of all groups. worker: one of them, by its id or its place, which
-    is "chat-0" of "chat-0.3"; "": all."""
-
-    group: str = ""
-    worker: str = ""
+    """The request's workers died more often than it may be replayed."""
 
 
 class OutputStream(Protocol):
-    """The outputs of one request, until one has a finish_reason; may raise PoolError."""
+    """The outputs of one request, up to one with a finish_reason; may raise PoolError."""
 
     def __aiter__(self) -> AsyncIterator[Output]: ...
 
     async def __anext__(self) -> Output: ...
 
     def ready(self) -> Output | None:
-        """The next output if it has come already; None if it would have to be waited for. Raises as
-        __anext__ does."""
+        """Return the next output if it is there; None if it must be awaited. Raises what __anext__
+        raises."""
         ...
 
     def cancel(self) -> None:
-        """Free the request's slot in its worker. Harmless when it has ended; never blocks."""
+        """Free the request's slot in its worker. Idempotent; never blocks."""
         ...
 
 
 class Pool(Protocol):
+    """The pool of workers."""
+
     def generate(self, group: str, request: Generate) -> OutputStream:
         """Send a request to a worker of the group. Nothing is sent before the first __anext__."""
         ...
 
     def why_busy(self) -> PoolBusy | None:
-        """What any request would fail with now, whatever it asks for; None if it may be taken.
-        Whoever gets None is to go on with the request: it may be the one that tries."""
+        """Return the error that any request would fail with now; None if requests may be accepted.
+        On None the caller must proceed with its request: it may be the probe request."""
         ...
 
-    async def call(
-        self, method: str, arguments: dict[str, Any], scope: Scope, timeout_s: float
-    ) -> PoolResult:
-        """Have workers do something, and wait until all have answered. PoolUnavailable if the
-        coordinator does not answer."""
+    async def call(self, call: AnyCall, target: CallTarget, timeout_s: float) -> PoolResult:
+        """Make an admin call and return its result. Raises PoolUnavailable if the coordinator does
+        not answer."""
         ...
 
     @property
     def state(self) -> PoolState | None:
-        """The last known state of the pool; None before the first news."""
+        """The last known pool state; None before the first."""
         ...

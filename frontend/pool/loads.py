@@ -1,4 +1,4 @@
-"""Which requests each worker has of this frontend, and how busy it is with all of them."""
+"""The requests that each worker runs for this frontend, and the load of each worker."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
@@ -10,43 +10,46 @@ from headrace.protocol.state import PoolState, WorkerState
 
 
 class Loads:
-    """The flights that workers carry, by worker and by what the worker calls them.
+    """The flights that workers carry, by worker and wire id.
 
-    A worker's load is what this frontend has there and what others publish (shared). What workers
-    report is up to 0.3 s old, and counts only while a frontend is in the pool whose requests cannot
-    be seen: one on another machine, or one that is stopped.
+    A worker's load is this frontend's requests there plus what others publish (shared). What
+    workers report is up to 0.3 s old, and counts only while the pool has a frontend whose requests
+    are not visible: on another machine, or stopped.
     """
 
     def __init__(self, shared: SharedLoad | None = None) -> None:
         self._shared = shared
         self._carried: defaultdict[str, dict[str, Flight]] = defaultdict(dict)
-        self._reported: dict[str, int] = {}  # requests of frontends that are not seen
+        self._reported: dict[str, int] = {}  # requests of frontends that are not visible
         self._unseen_frontends = 0
 
     def __len__(self) -> int:
-        """All flights that are carried."""
+        """Return the number of all carried flights."""
         return sum(len(flights) for flights in self._carried.values())
 
     def carried_by(self, worker_id: str) -> Mapping[str, Flight]:
+        """Return the flights of a worker, by wire id."""
         return self._carried.get(worker_id, {})
 
     def add(self, worker_id: str, flight: Flight) -> None:
+        """Note that a worker carries a flight."""
         self._carried[worker_id][flight.wire_id] = flight
         self._publish(worker_id)
 
     def remove(self, worker_id: str, wire_id: str) -> Flight | None:
-        """The flight, if the worker carried it."""
+        """Remove and return a flight; None if the worker did not carry it."""
         flight = self._carried[worker_id].pop(wire_id, None)
         self._publish(worker_id)
         return flight
 
     def remove_all(self, worker_id: str) -> dict[str, Flight]:
-        """All that the worker carried."""
+        """Remove and return all flights of a worker."""
         flights = self._carried.pop(worker_id, {})
         self._publish(worker_id)
         return flights
 
     def candidate(self, worker_id: str) -> Candidate:
+        """Return a worker with its load."""
         load = self._seen(worker_id)
         if not self._unseen_frontends and not self._reported:
             return Candidate(worker_id, load, load)
@@ -55,16 +58,16 @@ class Loads:
         return Candidate(worker_id, load, load + own * self._unseen_frontends)
 
     def on_state(self, state: PoolState, workers: Collection[WorkerState]) -> None:
-        """News of the pool; workers: as this frontend sees them."""
+        """Apply a pool state. workers: as this frontend sees them."""
         self.refresh()
         if self._shared is not None:
-            self._shared.keep([worker.worker_id for worker in workers])
+            self._shared.retain([worker.worker_id for worker in workers])
         self._unseen_frontends = self._count_unseen(state)
         is_all_seen = self._shared is not None and not self._unseen_frontends
         self._reported = {} if is_all_seen else dict(self._beyond_seen(workers))
 
     def refresh(self) -> None:
-        """To be called some times a second: else others take this frontend for gone."""
+        """Show others that this frontend lives; call it some times a second."""
         if self._shared is not None:
             self._shared.refresh()
 
@@ -79,13 +82,13 @@ class Loads:
         return sum(not shared.sees(each.frontend_id) for each in state.frontends)
 
     def _beyond_seen(self, workers: Iterable[WorkerState]) -> Iterable[tuple[str, int]]:
-        """What each worker has reported beyond what is seen of it."""
+        """Yield how many more requests each worker has reported than are visible."""
         for worker in workers:
             reported = worker.load.running + worker.load.waiting
             yield worker.worker_id, max(0, reported - self._seen(worker.worker_id))
 
     def _seen(self, worker_id: str) -> int:
-        """Requests of this frontend and of those that it sees, if it sees any."""
+        """Return a worker's requests of this frontend and of the visible ones."""
         if self._shared is not None and self._shared.is_open:
             return self._shared.in_flight(worker_id)
         return len(self._carried.get(worker_id, ()))

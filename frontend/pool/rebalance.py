@@ -1,7 +1,7 @@
-"""Requests that wait in a busy worker while another has room: which are to move, and where.
+"""Migrate requests that wait in a busy worker to workers with capacity.
 
-Where a request goes is chosen when it comes, by what there is then. A worker that wakes, or that is
-started because the others have a queue, would see nothing of that queue.
+A request's worker is chosen when it comes. A worker that wakes up or starts later, because the
+others have queues, would otherwise get nothing of these queues.
 """
 
 from collections.abc import Iterable, Iterator
@@ -10,26 +10,26 @@ from headrace.frontend.pool.flight import Flight
 from headrace.frontend.pool.loads import Loads
 from headrace.protocol.state import READY, WorkerState
 
-# Longer than heartbeats take to say that somebody waits; what has just been sent is about to run.
-PATIENCE_S = 0.5
-# A prompt that takes long to run looks like one that waits: it is not to be begun again and again.
-MOST_MOVES = 3
-# By how many requests a worker is busier than another, at least, before one moves.
+# Longer than heartbeats take to report a queue; a request that has just been sent is about to run.
+MIN_WAIT_S = 0.5
+# A long prefill looks like waiting: it must not be started again and again.
+MAX_MIGRATIONS = 3
+# Minimum difference of two workers' loads for a migration.
 DIFFERENCE = 2
 
 
-def moves(
+def plan_migrations(
     workers: Iterable[WorkerState], loads: Loads, now: float
 ) -> Iterator[tuple[Flight, str, str]]:
-    """Flights, the workers that they wait in, and those that they are to go to. Each is to be moved
-    before the next is asked for.
+    """Yield flights with their workers and new workers. Each must be migrated before the next is
+    drawn.
 
-    Of what waits in a worker, the last that came: the first are about to run. Other frontends move
-    what is theirs, and see each other's moves.
+    The newest flights of a queue go first: the oldest are about to run. Other frontends migrate
+    their own, and see each other's migrations.
     """
-    everybody = [each for each in workers if each.state == READY and not each.is_paused]
-    free = [each for each in everybody if not each.load.waiting]
-    crowded = [each for each in everybody if each.load.waiting] if free else []
+    available = [each for each in workers if each.state == READY and not each.is_paused]
+    free = [each for each in available if not each.load.waiting]
+    crowded = [each for each in available if each.load.waiting] if free else []
     for worker in sorted(crowded, key=lambda each: -each.load.waiting):
         for flight in _waiting(worker, loads, now):
             target = _least_busy(free, flight, worker, loads)
@@ -38,7 +38,7 @@ def moves(
 
 
 def _waiting(worker: WorkerState, loads: Loads, now: float) -> list[Flight]:
-    """As many as wait there, if so many are this frontend's; the last that came first."""
+    """Return this frontend's flights that may wait there, newest first, as many as wait."""
     flights = loads.carried_by(worker.worker_id).values()
     waiting = [each for each in flights if _may_move(each, now)]
     waiting.sort(key=lambda each: -each.sent_at)
@@ -47,14 +47,14 @@ def _waiting(worker: WorkerState, loads: Loads, now: float) -> list[Flight]:
 
 def _may_move(flight: Flight, now: float) -> bool:
     is_new = not flight.has_begun and not flight.tokens_so_far
-    return is_new and flight.moves < MOST_MOVES and now - flight.sent_at >= PATIENCE_S
+    return is_new and flight.migrations < MAX_MIGRATIONS and now - flight.sent_at >= MIN_WAIT_S
 
 
 def _least_busy(
     free: list[WorkerState], flight: Flight, worker: WorkerState, loads: Loads
 ) -> str | None:
-    """The one of the same group, and with the adapter, that has least to do; None if all of them
-    have about as much as the worker that the flight is in."""
+    """Return the least busy worker of the group that has the adapter; None if none is clearly less
+    busy than the flight's worker."""
     adapter = flight.request.adapter
     fit = [
         each.worker_id

@@ -1,13 +1,13 @@
-"""The requests in flight of all frontends of this machine, in files that all of them map.
+"""Requests in flight of all frontends of this machine, in files that all of them map.
 
-Each worker's place has a file with a cell for each frontend, and each frontend writes only its own
-cells. So nobody waits for anybody, and what one has sent a worker the others see at once:
+Each replica slot has a file with a cell for each frontend, and each frontend writes only its own
+cells. So there is no waiting, and all frontends see at once what one has sent to a worker:
 
-    frontends        for each row: when its frontend was last seen, and who that is
-    workers/PLACE    for each of the place's last starts, for each row: requests in flight
+    frontends        for each row: when its frontend was last seen, and its id's hash
+    workers/SLOT     for each of the slot's last starts, for each row: requests in flight
 
-A row belongs to a frontend for as long as that lives, by a lock that the kernel drops with the
-process. It does not go by the frontend's place, because a rolling restart has two of them in one.
+A row belongs to a frontend while it lives, by a lock that the kernel drops with the process. It is
+not the frontend's slot, because in a rolling restart two frontends share one slot.
 """
 
 import hashlib
@@ -20,34 +20,34 @@ from pathlib import Path
 
 from headrace.protocol.common.file_lock import try_lock_byte
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("headrace.frontend")
 
-# Frontends of one machine at most.
+# Maximum number of frontends on one machine.
 ROWS = 256
-# A place's worker that starts again finds other cells: some frontend may not yet know of the loss
-# of the one before. Until so many more have started, all do.
+# A restarted worker uses other cells: some frontend may not have noticed the end of the one before.
+# After so many more starts all have.
 STARTS = 4
-# Who has not been seen for so long is gone, or stopped: what it wrote counts no more. It is four
-# heartbeats, so that one that only lacks CPU time is not forgotten.
+# A frontend that has not been seen for so long is gone or stopped: its cells do not count. Four
+# heartbeats, so that one that only lacks CPU time still counts.
 FRESH_S = 1.0
 _CELL_BYTES = 8
 
 
 class SharedLoad:
-    """One frontend's view of what all of them have in flight, and its own part of it.
+    """One frontend's view of the requests in flight of all, and its own cells.
 
-    is_open: false when it has been closed, or could not go on.
+    is_open: false after it was closed, or has failed.
     """
 
     def __init__(self, folder: Path, frontend_id: str) -> None:
-        """OSError if nothing can be shared."""
-        self._places = folder / "workers"
-        self._places.mkdir(mode=0o700, parents=True, exist_ok=True)
+        """Raises OSError if nothing can be shared."""
+        self._folder = folder / "workers"
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._id = frontend_id
         self._cells: dict[str, memoryview] = {}  # of each worker
-        self._living: dict[str, memoryview] = {}  # those of them up to the last living frontend
+        self._living: dict[str, memoryview] = {}  # their rows up to the last living frontend
         self._rows = 0  # up to the last living frontend
-        self._stale: tuple[int, ...] = ()  # rows before it that count no more
+        self._stale: tuple[int, ...] = ()  # rows before it that do not count
         self._seen: frozenset[int] = frozenset()
         self._lock = os.open(folder / "frontends", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -62,13 +62,13 @@ class SharedLoad:
         self.refresh()
 
     def publish(self, worker_id: str, count: int) -> None:
-        """Say how many requests this frontend has in flight at a worker."""
+        """Set how many requests this frontend has in flight at a worker."""
         cells = self._cells.get(worker_id) or self._open(worker_id)
         if cells:
             cells[self._row] = count
 
     def in_flight(self, worker_id: str) -> int:
-        """How many requests all living frontends have in flight at a worker."""
+        """Return how many requests all living frontends have in flight at a worker."""
         cells = self._living.get(worker_id)
         if cells is None:
             cells = self._open(worker_id)[: self._rows]
@@ -78,18 +78,18 @@ class SharedLoad:
         return sum(cells)
 
     def sees(self, frontend_id: str) -> bool:
-        """Whether `in_flight` counts what that frontend has."""
+        """Return whether `in_flight` counts a frontend's requests."""
         return frontend_id == self._id or _digest(frontend_id) in self._seen
 
     def refresh(self) -> None:
-        """Say that this frontend lives, and see who else does; to be called some times a second."""
+        """Show that this frontend lives, and see which others do; call it some times a second."""
         if not self.is_open:
             return
         self._frontends[self._row] = time.monotonic_ns()
         seen_at = self._frontends[:ROWS].tolist()
         now = time.monotonic_ns()
         oldest = now - int(FRESH_S * 1e9)
-        # A time to come is from before the machine was started.
+        # A future time is from before the machine was booted.
         living = [row for row, at in enumerate(seen_at) if oldest < at <= now]
         self._stale = tuple(set(range(living[-1] + 1)).difference(living))
         self._seen = frozenset(self._frontends[ROWS + row] for row in living)
@@ -97,14 +97,14 @@ class SharedLoad:
             self._rows = living[-1] + 1
             self._living.clear()
 
-    def keep(self, worker_ids: Collection[str]) -> None:
-        """Let go of the files of all other workers."""
+    def retain(self, worker_ids: Collection[str]) -> None:
+        """Release the files of all other workers."""
         for gone in self._cells.keys() - set(worker_ids):
             del self._cells[gone]
             self._living.pop(gone, None)
 
     def close(self) -> None:
-        """Nothing of this frontend counts any more, and it sees nobody. Harmless a second time."""
+        """Stop sharing: this frontend does not count any more and sees no others. Idempotent."""
         if not self.is_open:
             return
         self.is_open = False
@@ -116,47 +116,48 @@ class SharedLoad:
         os.close(self._lock)
 
     def _open(self, worker_id: str) -> memoryview:
-        """A worker's cells; none if they cannot be had."""
+        """Return a worker's cells; none if they are not available."""
         if worker_id in self._cells:
             return self._cells[worker_id]
         if not self.is_open:
             return memoryview(b"")
-        place, _, start = worker_id.rpartition(".")
+        slot, _, start = worker_id.rpartition(".")
         first = int(start) % STARTS * ROWS
         try:
-            cells = _open_cells(self._places / place)[first : first + ROWS]
+            cells = _open_cells(self._folder / slot)[first : first + ROWS]
         except OSError as error:
-            log.error("requests in flight are shared no more: %s", error)
-            self.close()  # so that the others know that they do not see all
+            log.error("no longer sharing requests in flight: %s", error)
+            self.close()  # so that others know that this frontend is not visible
             return memoryview(b"")
-        cells[self._row] = 0  # what is left of a start long ago
+        cells[self._row] = 0  # left over from a start long ago
         self._cells[worker_id] = cells
         return cells
 
     def _clear_row(self) -> None:
-        """Remove what a frontend that had the row before has left."""
+        """Clear the cells of a frontend that had the row before."""
         self._frontends[self._row] = 0
-        for file in self._places.iterdir():
+        for file in self._folder.iterdir():
             cells = _open_cells(file)
             for start in range(STARTS):
                 cells[start * ROWS + self._row] = 0
 
 
 def open_shared_load(folder: Path, frontend_id: str) -> SharedLoad | None:
-    """None if nothing can be shared (no space, say): heartbeats tell of others' requests, too."""
+    """Return the shared load; None if it is not available (no space, say). Heartbeats then tell
+    about others' requests."""
     try:
         return SharedLoad(folder, frontend_id)
     except OSError as error:
-        log.error("requests in flight are not shared with other frontends: %s", error)
+        log.error("cannot share requests in flight with other frontends: %s", error)
         return None
 
 
 def _claim_row(descriptor: int) -> int:
-    """The first row that nobody has; its lock belongs to the open file."""
+    """Lock and return the first free row; the lock belongs to the open file."""
     for row in range(ROWS):
         if try_lock_byte(descriptor, row):
             return row
-    raise OSError(f"{ROWS} frontends share already")
+    raise OSError(f"{ROWS} frontends already share")
 
 
 def _open_cells(file: Path) -> memoryview:
@@ -168,8 +169,8 @@ def _open_cells(file: Path) -> memoryview:
 
 
 def _map(descriptor: int, cells: int) -> memoryview:
-    """Cells of eight bytes, each of which is read and written as a whole."""
-    # Without blocks of its own, a write to it could find a full disk, which kills the process.
+    """Map a file as cells of eight bytes, each read and written atomically."""
+    # Allocate blocks: writing to a sparse file on a full disk would kill the process.
     os.posix_fallocate(descriptor, 0, cells * _CELL_BYTES)
     return memoryview(mmap.mmap(descriptor, cells * _CELL_BYTES)).cast("q")
 

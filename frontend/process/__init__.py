@@ -1,1 +1,1 @@
-"""The frontend as a process: accepting, draining, threads, status."""
+"""The frontend process: accepting connections, draining, threads, status."""

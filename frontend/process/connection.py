@@ -1,9 +1,8 @@
-"""Hypercorn's connections, which end when their client ends them.
+"""Fixes of Hypercorn's connections: they end when their clients close them.
 
-As Hypercorn makes them, a connection whose client has closed it between two requests stays, with
-its descriptor, until it has been idle for `keep_alive_timeout`: what reads is over, but the task
-that waits for the idle time is waited for. And what one connection fails of would end all others
-while the server finishes what is in flight.
+In Hypercorn, a connection that its client has closed between two requests stays open, with its
+descriptor, until it has been idle for `keep_alive_timeout`: the reader has ended, but the idle task
+is still awaited. And an error of one connection would end all others while the server drains.
 """
 
 import logging
@@ -13,21 +12,21 @@ import hypercorn.asyncio.run
 from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.events import Event, Updated
 
-log = logging.getLogger("frontend")
+log = logging.getLogger("headrace.frontend")
 
 
 class Connection(TCPServer):
-    """One that does not wait to be idle once nothing more can come."""
+    """A connection that does not wait for its idle timeout after the client has closed it."""
 
     _has_ended = False
 
     async def run(self) -> None:
         if self.writer.get_extra_info("socket") is None:
-            return  # its client has gone before it was begun
+            return  # its client has gone before it started
         try:
             await super().run()
         except Exception:
-            log.exception("a connection has failed")
+            log.exception("a connection failed")
 
     async def _read_data(self) -> None:
         await super()._read_data()
@@ -36,11 +35,11 @@ class Connection(TCPServer):
 
     async def protocol_send(self, event: Event) -> None:
         if self._has_ended and isinstance(event, Updated):
-            return  # a request that is just over would have it wait again
+            return  # a request that has just ended would make it wait again
         await super().protocol_send(event)
 
 
 def install() -> None:
-    """Have Hypercorn make such connections, from now on and in this process."""
+    """Make Hypercorn use these connections in this process."""
     module: Any = hypercorn.asyncio.run
     module.TCPServer = Connection

@@ -1,62 +1,61 @@
-"""The end of a frontend: what it has begun it finishes, while it says that it takes no more.
+"""Drain a frontend: finish the requests in flight and reject new ones with 503.
 
-Its socket stays open meanwhile. A probe that finds no listener learns as much as from a 503, but a
-client that comes a moment before the balancer hears of it would be cut off instead of being told to
-try again.
+The socket stays open meanwhile: a client that connects just before the load balancer notices gets
+an answer that tells it to retry, instead of a reset connection.
 
-A frontend whose successor accepts already (a rolling restart) refuses nothing: its clients are told
-to open another connection for what they ask next, and it ends when they have gone.
+A frontend whose successor already accepts (a rolling restart) rejects nothing: its clients are told
+to open a new connection for their next request, and it ends when they have gone.
 
-What is not finished in time is interrupted: its client is told so, with a status or with the event
-that ends a stream, instead of finding its connection broken.
+Requests that are not finished in time are interrupted: their clients get an error status, or the
+event that ends a stream, instead of a broken connection.
 """
 
 import asyncio
 import time
 from collections.abc import Callable
 
-# A connection that has not been used for so long is closed when the frontend leaves. Its client may
-# have taken it for open, so it is to be longer than the pauses of one that asks again and again.
+# A connection that has not been used for so long is closed when the frontend hands over. It must be
+# longer than the pauses of a client that sends one request after another.
 QUIET_S = 5.0
 _POLL_S = 0.1
 
-# How long clients may take to hear that their requests are not finished.
+# How long clients have to receive the error of an interrupted request.
 LAST_WORDS_S = 1.0
-# What is left at least for connections that wait for a next request to be closed in order.
+# Minimum time for closing idle connections in good order.
 CLOSE_S = 0.25
 
 
 class Drain:
-    """Knows which HTTP requests were begun before the end was, and what is to be interrupted."""
+    """Counts the HTTP requests that began before the drain, and interrupts them."""
 
     def __init__(self) -> None:
         self.has_begun = False
-        self.is_leaving = False
+        self.is_handing_over = False
         self._before = 0
         self._changed = asyncio.Event()
         self._is_over = False
         self._interrupts: dict[object, Callable[[], None]] = {}
 
-    def enter(self) -> bool:
-        """An HTTP request begins. What this returns is to be given to `leave`."""
+    def begin_request(self) -> bool:
+        """Note that an HTTP request begins. Pass the returned value to `end_request`."""
         is_before = not self.has_begun
         self._before += is_before
         return is_before
 
-    def leave(self, is_before: bool) -> None:
-        """An HTTP request has ended in whatever way."""
+    def end_request(self, is_before: bool) -> None:
+        """Note that an HTTP request has ended in any way."""
         self._before -= is_before
         self._changed.set()
 
     @property
     def keeps_connections(self) -> bool:
-        """Whether clients may ask again on the connection that they have."""
-        return not self.has_begun and not self.is_leaving
+        """Whether clients may send another request on their connection."""
+        return not self.has_begun and not self.is_handing_over
 
-    async def leave_to_others(self, connections: Callable[[], int]) -> None:
-        """Wait until nobody needs this frontend, however long that takes. connections: how many
-        it still has."""
-        self.is_leaving = True
+    async def hand_over_to_successor(self, connections: Callable[[], int]) -> None:
+        """Wait until no client needs this frontend any more. connections: returns how many are
+        open."""
+        self.is_handing_over = True
         quiet_since = time.monotonic()
         while connections():
             if self._before:
@@ -66,8 +65,8 @@ class Drain:
             await asyncio.sleep(_POLL_S)
 
     def watch(self, interrupt: Callable[[], None]) -> Callable[[], None]:
-        """Have work interrupted when the time to finish it is over; at once, if it is already.
-        Returns what is to be called when the work has ended in whatever way."""
+        """Interrupt work when the time to finish it is over; at once, if it is already. Returns a
+        function to call when the work has ended."""
         if self._is_over:
             interrupt()
         key = object()
@@ -79,11 +78,10 @@ class Drain:
         return forget
 
     async def finish(self, timeout_s: float) -> float:
-        """Begin the end, wait for what was begun before it, and interrupt what takes longer.
-        Returns the seconds that are left to close connections.
+        """Drain: wait for the requests in flight, and interrupt those that take longer.
 
-        Requests that come after it are not waited for: with clients that ask again and again there
-        would be no end.
+        Returns the seconds that are left to close connections. Later requests are not waited for:
+        with clients that keep sending, the drain would never end.
         """
         self.has_begun = True
         ends_at = time.monotonic() + timeout_s
@@ -96,7 +94,7 @@ class Drain:
         return max(CLOSE_S, ends_at - time.monotonic())
 
     async def _is_finished(self, timeout_s: float) -> bool:
-        """Whether all that was begun before the end has ended within that time."""
+        """Wait for the requests from before the drain; return whether they have ended in time."""
         try:
             async with asyncio.timeout(timeout_s):
                 while self._before:

@@ -1,9 +1,9 @@
-"""Accepting on one socket together with other processes, evenly.
+"""Accept connections on one socket shared by several processes, evenly.
 
-All frontends inherit the same listening socket. Left to themselves, whichever process is awake
-takes all that waits, so that under a burst one has everything and the others nothing. Here each
-publishes how many connections it holds in a few shared bytes, and one that holds more than
-another leaves a new connection to that other for a moment before it takes it itself.
+All frontends inherit the same listening socket. By default the process that is awake accepts all
+waiting connections, so that in a burst one frontend gets everything. Here each publishes how many
+connections it holds in shared memory, and one that holds more than another leaves a new connection
+to that one for a moment before it accepts it itself.
 """
 
 import asyncio
@@ -19,22 +19,22 @@ from typing import Any
 
 import uvloop
 
-from headrace.frontend.critical_task import create_vital_task
+from headrace.frontend.critical_task import spawn_critical
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("headrace.frontend")
 
-# Another frontend that does not take its turn within this time is busy: then it is ours.
+# A frontend that does not accept within this time is busy: then this one does.
 TURN_S = 0.02
-# After a failure to accept, which tends to be one of resources, the next try is so much later.
+# Delay after accepting has failed, usually for lack of resources.
 RETRY_S = 0.1
 _POLL_S = 0.001
-# A frontend whose slot is older than this is gone or stopped, and nobody waits for it.
+# A frontend whose slot is older than this is gone or stopped, and is ignored.
 _FRESH_S = 0.5
 _SLOT = struct.Struct("<qd")
 
 
 class ConnectionCounts:
-    """Connections per frontend, in a file that all map: (count, time of last sign of life)."""
+    """Connections per frontend, in a file that all map: (count, time of the last update)."""
 
     def __init__(self, path: Path, index: int, total: int) -> None:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -53,8 +53,8 @@ class ConnectionCounts:
         """Connections that this frontend has."""
         return self._count
 
-    def leave(self) -> None:
-        """The slot is another's now, who has this one's place."""
+    def release_slot(self) -> None:
+        """Stop writing to the slot: the successor uses it now."""
         self._has_left = True
 
     def add(self, change: int) -> None:
@@ -62,14 +62,14 @@ class ConnectionCounts:
         self.refresh()
 
     def refresh(self) -> None:
-        """Say that this frontend lives."""
+        """Update the slot, which shows that this frontend lives."""
         if self._has_left:
             return
         slot = (self._count, time.monotonic())
         _SLOT.pack_into(self._slots, self._index * _SLOT.size, *slot)
 
     def is_our_turn(self) -> bool:
-        """Whether no living frontend holds fewer connections than this one."""
+        """Return whether no living frontend holds fewer connections than this one."""
         now = time.monotonic()
         for index in range(self._total):
             count, seen_at = _SLOT.unpack_from(self._slots, index * _SLOT.size)
@@ -91,7 +91,7 @@ class SharedServer(asyncio.AbstractServer):
         listener.setblocking(False)
         self._loop, self._listener = loop, listener
         self._make_protocol, self._counts = make_protocol, counts
-        self._tasks = {create_vital_task(self._accept_all()), create_vital_task(self._live())}
+        self._tasks = {spawn_critical(self._accept_all()), spawn_critical(self._live())}
 
     @property
     def sockets(self) -> tuple[socket.socket, ...]:
@@ -101,7 +101,7 @@ class SharedServer(asyncio.AbstractServer):
         return self._loop
 
     async def start_serving(self) -> None:
-        """It serves from the start."""
+        """Do nothing: it serves from the start."""
 
     async def serve_forever(self) -> None:
         await asyncio.gather(*self._tasks)
@@ -110,7 +110,7 @@ class SharedServer(asyncio.AbstractServer):
         return bool(self._tasks)
 
     def close(self) -> None:
-        """Accept no more; connections that are open go on. Harmless a second time."""
+        """Stop accepting; open connections stay. Idempotent."""
         if not self._tasks:
             return
         for task in self._tasks:
@@ -132,13 +132,13 @@ class SharedServer(asyncio.AbstractServer):
             except (BlockingIOError, ConnectionError):
                 continue  # another frontend has taken it, or the client has gone
             except OSError as error:  # out of descriptors or of memory
-                log.error("cannot accept a connection: %s", error)
+                log.error("cannot accept connections: %s", error)
                 await asyncio.sleep(RETRY_S)
 
     async def _serve(self, connection: socket.socket) -> None:
         connection.setblocking(False)
         if connection.family != socket.AF_UNIX:
-            # Tokens are small; they are to leave at once.
+            # Tokens are small and must be sent at once.
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._counts.add(1)
         try:
@@ -148,7 +148,7 @@ class SharedServer(asyncio.AbstractServer):
             connection.close()
 
     def _counted_protocol(self) -> Any:
-        """Hypercorn's protocol, made to count itself out when its connection is lost."""
+        """Return Hypercorn's protocol, which decrements the count when its connection is lost."""
         protocol: Any = self._make_protocol()
         connection_lost = protocol.connection_lost
 
@@ -169,7 +169,7 @@ class SharedServer(asyncio.AbstractServer):
             self._loop.remove_reader(descriptor)
 
     async def _wait_for_turn(self) -> None:
-        """Leave the connection to a frontend with fewer, but not for long."""
+        """Give a frontend with fewer connections a moment to accept."""
         give_up_at = time.monotonic() + TURN_S
         while time.monotonic() < give_up_at:
             if self._counts.is_our_turn():
@@ -188,16 +188,16 @@ def _wake(waiter: asyncio.Future[None]) -> None:
 
 
 class SharedLoop(uvloop.Loop):
-    """An event loop whose servers accept by turns. Hypercorn makes its servers through its
-    event loop, so it needs no change."""
+    """An event loop whose servers accept in turns. Hypercorn creates servers through its event
+    loop, so it needs no change."""
 
     counts: ConnectionCounts
     is_listening = False
     _servers: tuple[SharedServer, ...] = ()
 
     def hand_over(self) -> None:
-        """Leave all new connections to other frontends, one of which has this one's place."""
-        self.counts.leave()
+        """Leave all new connections to other frontends, one of which is the successor."""
+        self.counts.release_slot()
         for server in self._servers:
             server.close()
 

@@ -1,4 +1,4 @@
-"""What systemd is told of a frontend."""
+"""Report a frontend's status to systemd."""
 
 import asyncio
 
@@ -8,13 +8,13 @@ from headrace.protocol.common.sd_notify import Notifier
 from headrace.protocol.state import READY, PoolState
 
 STATUS_S = 1.0
-# How often to look whether all is ready.
+# How often to check whether it is ready.
 START_POLL_S = 0.05
 
 
 async def report(notifier: Notifier, loop: SharedLoop, pool: PoolClient) -> None:
-    """Ready when connections are accepted and the pool is known; alive while the event loop
-    turns, since this runs on it. Ends at once if nobody asked."""
+    """Report ready when connections are accepted and the pool state is known, and alive while the
+    event loop, on which this runs, makes progress. Returns at once without systemd."""
     if not notifier.is_heard:
         return
     notifier.status("waiting for the coordinator")
@@ -22,8 +22,8 @@ async def report(notifier: Notifier, loop: SharedLoop, pool: PoolClient) -> None
     is_ready = False
     while True:
         if loop.is_listening and pool.state is not None:
-            tell = notifier.status if is_ready else notifier.ready
-            tell(_describe(pool.state, pool.in_flight))
+            notify = notifier.status if is_ready else notifier.ready
+            notify(_describe(pool.state, pool.in_flight))
             is_ready = True
         notifier.alive()
         await asyncio.sleep(beat_s if is_ready else START_POLL_S)

@@ -1,8 +1,8 @@
-"""Work in Python that takes long, beside the event loop.
+"""Run long work off the event loop, in a thread.
 
-A thread takes turns with the event loop every few milliseconds, wherever the work is Python's own;
-one call into C (the reading of a JSON document) holds it up until it returns. So what is done here
-helps only where no single call is long, which `headrace.frontend.http.sizes` sees to.
+The thread and the event loop alternate every few milliseconds while they run Python code; a single
+call into C (parsing a JSON document) blocks the loop until it returns. So this helps only if no
+single call is long, which `headrace.frontend.http.sizes` ensures.
 """
 
 import asyncio
@@ -12,17 +12,17 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# Smaller bodies, and chats of fewer parts, take a few milliseconds at most: less than their wait
-# for the thread may be.
+# Smaller bodies, and chats with fewer parts, take a few milliseconds at most, which may be less
+# than waiting for the thread.
 LARGE_BYTES = 32 * 1024
 MANY_PARTS = 100
 
-# One thread: of several that are at work the event loop would have to wait for each in turn.
-_THREAD = ThreadPoolExecutor(1, thread_name_prefix="beside")
+# One thread: the event loop would have to wait for each of several busy threads in turn.
+_THREAD = ThreadPoolExecutor(1, thread_name_prefix="worker")
 
 
-async def beside(work: Callable[[], T], is_long: bool) -> T:
-    """What the work returns; long work is done in the thread."""
+async def run_in_worker_thread(work: Callable[[], T], is_long: bool) -> T:
+    """Return what `work` returns; run it in the thread if it is long."""
     if not is_long:
         return work()
     return await asyncio.get_running_loop().run_in_executor(_THREAD, work)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headrace.frontend.context import Context
-from headrace.frontend.critical_task import create_vital_task
+from headrace.frontend.critical_task import spawn_critical
 from headrace.protocol.config import PoolConfig
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class LazyResponsesService:
 
     async def start(self) -> None:
         """Watch for responses of other frontends, which this one may have to take over."""
-        self._check = create_vital_task(self._load_when_needed())
+        self._check = spawn_critical(self._load_when_needed())
 
     async def stop(self) -> None:
         """Stop the service, if it was loaded."""

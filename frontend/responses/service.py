@@ -9,7 +9,7 @@ from headrace.frontend.context import Context
 from headrace.frontend.errors import ApiError, BadRequest
 from headrace.frontend.middleware import request_scope
 from headrace.frontend.middleware.deadline import current_deadline
-from headrace.frontend.process.worker_thread import MANY_PARTS, beside
+from headrace.frontend.process.worker_thread import MANY_PARTS, run_in_worker_thread
 from headrace.frontend.responses.execution.event_streams import EventStreams
 from headrace.frontend.responses.execution.job import Job
 from headrace.frontend.responses.execution.live_response import LiveResponse
@@ -114,9 +114,11 @@ class ResponsesService:
             raise BadRequest("input: must not be empty.", "input")
         is_long = isinstance(request.input, list) and len(request.input) > MANY_PARTS
         referenced = await self._referenced(
-            await beside(lambda: references(request.input), is_long)
+            await run_in_worker_thread(lambda: references(request.input), is_long)
         )
-        inputs = await beside(lambda: read_items(request.input, response_id, referenced), is_long)
+        inputs = await run_in_worker_thread(
+            lambda: read_items(request.input, response_id, referenced), is_long
+        )
         return Job(
             body=new_body(
                 response_id, int(time.time()), request, model.name, model.tokenizer.info, tools.echo

@@ -8,18 +8,18 @@ from pathlib import Path
 from quart import Blueprint, Response
 from quart_schema import document_querystring, document_request, document_response
 
-from headrace.frontend.admin.pool_answers import check_done, read_query, scope_of, worker_reports
+from headrace.frontend.admin.pool_results import check_result, read_query, target_of, worker_reports
 from headrace.frontend.context import Context
 from headrace.frontend.errors import BadRequest, NotFound, shortened
 from headrace.frontend.http.openapi import document_plain
-from headrace.frontend.http.parsing import read
+from headrace.frontend.http.parsing import read_body
 from headrace.frontend.middleware.errors import json_response
-from headrace.frontend.pool.interface import Scope
 from headrace.frontend.schemas.admin import AdapterQuery, LoadAdapterRequest, UnloadAdapterRequest
 from headrace.frontend.schemas.response_bodies import ErrorAnswer
+from headrace.protocol.calls import UNFIT, CallTarget, LoadAdapter, UnloadAdapter
 from headrace.protocol.common.adapter_source import locate_adapter
-from headrace.protocol.common.adapters import LOAD, UNLOAD, AdapterUnusable, keep_adapter
-from headrace.protocol.to_frontend import UNFIT, PoolResult
+from headrace.protocol.common.adapters import InvalidAdapter, store_adapter
+from headrace.protocol.to_frontend import PoolResult
 
 
 def blueprint(context: Context) -> Blueprint:
@@ -34,26 +34,26 @@ def blueprint(context: Context) -> Blueprint:
     async def load() -> Response:
         """Serve an adapter under a name; answered when all workers have it and all frontends
         show it."""
-        query, wanted = read_query(AdapterQuery), await read(LoadAdapterRequest)
-        scope = _scope(context, query)
+        query, body = read_query(AdapterQuery), await read_body(LoadAdapterRequest)
+        target = _target(context, query)
         lora_dir, run_dir = context.config.lora_dir, context.config.run_dir
 
-        def fetch() -> tuple[str, str | None]:
-            folder, hub_id = locate_adapter(wanted.lora_path, lora_dir)
-            return keep_adapter(Path(folder), run_dir), hub_id
+        def copy() -> tuple[str, str | None]:
+            folder, hub_id = locate_adapter(body.lora_path, lora_dir)
+            return store_adapter(Path(folder), run_dir), hub_id
 
-        with _told():
-            adapter_id, hub_id = await asyncio.to_thread(fetch)
-        arguments = {
-            "name": wanted.lora_name,
-            "adapter_id": adapter_id,
-            "root": hub_id or wanted.lora_name,
-            "in_place": wanted.load_inplace,
-        }
-        result = await context.pool.call(LOAD, arguments, scope, query.timeout)
+        with _translate_adapter_errors():
+            adapter_id, hub_id = await asyncio.to_thread(copy)
+        call = LoadAdapter(
+            name=body.lora_name,
+            adapter_id=adapter_id,
+            root=hub_id or body.lora_name,
+            in_place=body.load_inplace,
+        )
+        result = await context.pool.call(call, target, query.timeout)
         param = "lora_path" if result.kind == UNFIT else "lora_name"
-        check_done(result, _named(wanted.lora_name), param)
-        return _success(wanted.lora_name, "added", result, query)
+        check_result(result, _describe(body.lora_name), param)
+        return _success_response(body.lora_name, "added", result, query)
 
     @routes.post("/v1/unload_lora_adapter")
     @document_querystring(AdapterQuery)
@@ -63,41 +63,40 @@ def blueprint(context: Context) -> Blueprint:
     @document_response(ErrorAnswer, 408)
     async def unload() -> Response:
         """Serve it no more; answered when the last request that uses it has ended."""
-        query, wanted = read_query(AdapterQuery), await read(UnloadAdapterRequest)
-        arguments = {"name": wanted.lora_name}
-        scope = scope_of(context, query)
-        result = await context.pool.call(UNLOAD, arguments, scope, query.timeout)
-        check_done(result, _named(wanted.lora_name), "lora_name")
-        return _success(wanted.lora_name, "removed", result, query)
+        query, body = read_query(AdapterQuery), await read_body(UnloadAdapterRequest)
+        call, target = UnloadAdapter(body.lora_name), target_of(context, query)
+        result = await context.pool.call(call, target, query.timeout)
+        check_result(result, _describe(body.lora_name), "lora_name")
+        return _success_response(body.lora_name, "removed", result, query)
 
     return routes
 
 
-def _scope(context: Context, query: AdapterQuery) -> Scope:
-    """The group of the model that is named; else of the only one that takes adapters."""
+def _target(context: Context, query: AdapterQuery) -> CallTarget:
+    """Return the target: the group of the named model, or the only group with adapters enabled."""
     if query.model is not None:
-        return scope_of(context, query)
+        return target_of(context, query)
     groups = [group.name for group in context.config.groups if group.engine.enable_lora]
     if len(groups) > 1:
         raise BadRequest("model: say which, there are several.", "model")
-    return Scope(groups[0] if groups else context.config.groups[0].name)
+    return CallTarget(groups[0] if groups else context.config.groups[0].name)
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """What is wrong with the place of an adapter becomes an error about that field."""
+def _translate_adapter_errors() -> Iterator[None]:
+    """Raise InvalidAdapter as an ApiError about lora_path."""
     try:
         yield
-    except AdapterUnusable as error:
+    except InvalidAdapter as error:
         kind = NotFound if error.is_missing else BadRequest
         raise kind(f"lora_path: {error}.", "lora_path") from error
 
 
-def _named(name: str) -> str:
+def _describe(name: str) -> str:
     return f"The lora adapter {shortened(name)!r}"
 
 
-def _success(name: str, done: str, result: PoolResult, query: AdapterQuery) -> Response:
+def _success_response(name: str, done: str, result: PoolResult, query: AdapterQuery) -> Response:
     text = f"Success: LoRA adapter {shortened(name)!r} {done} successfully."
     if query.verbose:
         return json_response({"message": text, "workers": worker_reports(result.answers)})

@@ -10,7 +10,7 @@ from headrace.frontend.chat.start_chat import start_chat
 from headrace.frontend.context import Context
 from headrace.frontend.generation.operator_defaults import apply_operator_defaults
 from headrace.frontend.generation.start_generation import check_token_lists
-from headrace.frontend.http.parsing import read
+from headrace.frontend.http.parsing import read_body
 from headrace.frontend.middleware.in_flight import count_in_flight
 from headrace.frontend.openai_api.chat_serializer import ChatSerializer
 from headrace.frontend.openai_api.common import response_head
@@ -31,7 +31,7 @@ def blueprint(context: Context) -> Blueprint:
     async def chat_batch() -> Response:
         """Answer several chats at once: a choice for each, in their order."""
         count_in_flight(context)
-        return await _answer(context, await read(ChatBatchRequest))
+        return await _answer(context, await read_body(ChatBatchRequest))
 
     return routes
 
@@ -43,11 +43,11 @@ async def _answer(context: Context, asked: ChatBatchRequest) -> Response:
     check_token_lists(request, len(request.messages))
     top = response_head(request, model, "chatcmpl")
     names = TokenNames(model.tokenizer, bool(request.return_tokens_as_token_ids))
-    # Nothing is run before all have turned out to be fit to be.
+    # No chat runs before all have turned out to be valid.
     runs = []
     for chat in request.conversations():
         runs.append(await start_chat(context, chat))
-        await asyncio.sleep(0)  # other requests are to have their turn
+        await asyncio.sleep(0)  # so that other requests get their turn
     chats = [ChatSerializer(top, run, names, echoed(run)) for run in runs]
     answers = await gather_answers(runs)
     return await serialize_response(

@@ -7,7 +7,7 @@ from headrace.frontend.chat.chat_run import ChatRun
 from headrace.frontend.chat.start_chat import start_chat
 from headrace.frontend.context import Context
 from headrace.frontend.generation.operator_defaults import apply_operator_defaults
-from headrace.frontend.http.parsing import read
+from headrace.frontend.http.parsing import read_body
 from headrace.frontend.middleware.in_flight import count_in_flight
 from headrace.frontend.openai_api.chat_serializer import ChatSerializer
 from headrace.frontend.openai_api.common import response_head
@@ -28,12 +28,13 @@ def blueprint(context: Context) -> Blueprint:
     async def chat_completions() -> Response:
         """Answer a chat, in one piece or as a stream of events."""
         count_in_flight(context)
-        return await answer(context, await read(ChatCompletionRequest))
+        return await answer(context, await read_body(ChatCompletionRequest))
 
     return routes
 
 
 async def answer(context: Context, asked: ChatCompletionRequest) -> Response:
+    """Answer a chat."""
     model = context.model(asked.model)
     request = apply_operator_defaults(asked, model)
     check_stream(request)
@@ -49,6 +50,6 @@ async def answer(context: Context, asked: ChatCompletionRequest) -> Response:
 
 
 def echoed(run: ChatRun) -> str:
-    """The final message, if the answer belongs to it and is to begin with it."""
+    """Return the final message if the answer continues it and must begin with it; else ""."""
     last = run.request.messages[-1]
     return (last.content or "") if run.request.echo and last.role == run.role else ""

@@ -18,7 +18,7 @@ from headrace.frontend.generation.start_generation import (
     start_generation,
 )
 from headrace.frontend.generation.token_constraints import TokenConstraints
-from headrace.frontend.http.parsing import read
+from headrace.frontend.http.parsing import read_body
 from headrace.frontend.middleware.in_flight import count_in_flight
 from headrace.frontend.openai_api.common import response_head
 from headrace.frontend.openai_api.completion_serializer import CompletionSerializer
@@ -43,12 +43,13 @@ def blueprint(context: Context) -> Blueprint:
     async def completions() -> Response:
         """Continue prompts, in one piece or as a stream of events."""
         count_in_flight(context)
-        return await answer(context, await read(CompletionRequest))
+        return await answer(context, await read_body(CompletionRequest))
 
     return routes
 
 
 async def answer(context: Context, asked: CompletionRequest) -> Response:
+    """Continue prompts."""
     model = context.model(asked.model)
     request = apply_operator_defaults(asked, model)
     _check(request)
@@ -77,7 +78,7 @@ async def answer(context: Context, asked: CompletionRequest) -> Response:
 
 
 def _check(request: CompletionRequest) -> None:
-    """What fields say only together. BadRequest if they do not fit."""
+    """Check combinations of fields. Raises BadRequest if they contradict each other."""
     check_choice_count(request, len(request.prompts))
     check_token_lists(request, len(request.prompts))  # before each prompt gets what is named
     if request.best_of not in (None, request.choices_per_prompt):
@@ -121,7 +122,7 @@ def _sampling(
 async def _echoes(
     request: CompletionRequest, tokenizer: ModelTokenizer, prompts: Sequence[Prompt]
 ) -> list[str]:
-    """What the completions of each prompt begin with."""
+    """Return the text that the completions of each prompt begin with."""
     if not request.echo:
         return [""] * len(prompts)
     return [

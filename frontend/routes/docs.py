@@ -1,4 +1,4 @@
-"""GET /docs: the API's description for people, with every file served from here."""
+"""GET /docs: the API's description as a web page, with all its files served from here."""
 
 import importlib.util
 from pathlib import Path
@@ -7,15 +7,15 @@ from quart import Blueprint, Response
 from quart_schema import hide
 from werkzeug.exceptions import NotFound
 
-# Swagger UI as the package swagger-ui-py brings it along.
+# Swagger UI, from the package swagger-ui-py.
 _ASSETS = {
     "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
     "swagger-ui.css": "text/css; charset=utf-8",
     "favicon-32x32.png": "image/png",
 }
 
-# Addresses are relative, so that they hold behind a root path too. validatorUrl: Swagger UI would
-# send the description's address to a server of its own.
+# Addresses are relative, so that they work behind a root path. Without validatorUrl Swagger UI
+# would send the description's address to its own server.
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -57,7 +57,7 @@ def blueprint() -> Blueprint:
 
 
 def _asset_folder() -> Path:
-    """Found without importing the package, which would load what it needs to build pages."""
+    """Find the folder without importing the package, which would load its dependencies."""
     spec = importlib.util.find_spec("swagger_ui")
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError("the package swagger-ui-py is not installed")

@@ -1,4 +1,4 @@
-"""POST /invocations: the one route that SageMaker knows, for requests of any kind."""
+"""POST /invocations: SageMaker's only route, for requests of all kinds."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from quart_schema import document_request, document_response
 
 from headrace.frontend.context import Context
 from headrace.frontend.errors import BadRequest
-from headrace.frontend.http.parsing import read_one
+from headrace.frontend.http.parsing import read_body_as
 from headrace.frontend.middleware.in_flight import count_in_flight
 from headrace.frontend.routes import chat_completions, completions
 from headrace.frontend.schemas.chat import ChatCompletionRequest
@@ -26,7 +26,7 @@ def blueprint(context: Context) -> Blueprint:
     async def invocations() -> Response:
         """Answer a chat or continue prompts, whichever the request's fields ask for."""
         count_in_flight(context)
-        asked = await read_one(_kind)
+        asked = await read_body_as(_request_model)
         if isinstance(asked, ChatCompletionRequest):
             return await chat_completions.answer(context, asked)
         return await completions.answer(context, asked)
@@ -34,7 +34,7 @@ def blueprint(context: Context) -> Blueprint:
     return routes
 
 
-def _kind(body: dict[str, Any]) -> type[ChatCompletionRequest] | type[CompletionRequest]:
+def _request_model(body: dict[str, Any]) -> type[ChatCompletionRequest] | type[CompletionRequest]:
     if "messages" in body:
         return ChatCompletionRequest
     if "prompt" in body:

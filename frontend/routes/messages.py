@@ -11,7 +11,7 @@ from headrace.frontend.chat.reasoning.plan import reasoning_end_ids
 from headrace.frontend.chat.start_chat import start_chat
 from headrace.frontend.chat.tools.tool_use import tools_for_template
 from headrace.frontend.context import Context
-from headrace.frontend.http.parsing import read
+from headrace.frontend.http.parsing import read_body
 from headrace.frontend.middleware import request_scope
 from headrace.frontend.middleware.errors import json_response
 from headrace.frontend.middleware.in_flight import count_in_flight
@@ -35,7 +35,7 @@ def blueprint(context: Context) -> Blueprint:
     async def messages() -> Response:
         """Answer a chat in Anthropic's format, in one piece or as a stream of events."""
         count_in_flight(context)
-        return await _answer(context, await read(MessagesRequest))
+        return await _answer(context, await read_body(MessagesRequest))
 
     @routes.post("/v1/messages/count_tokens")
     @document_request(CountTokensRequest)
@@ -44,7 +44,7 @@ def blueprint(context: Context) -> Blueprint:
     @document_response(AnthropicErrorAnswer, 404)
     async def count_tokens() -> Response:
         """The tokens of the prompt that a chat becomes."""
-        request = await read(CountTokensRequest)
+        request = await read_body(CountTokensRequest)
         model = context.model(request.model)
         chat = await chat_request(request)
         with rename_error_fields():

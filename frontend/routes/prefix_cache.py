@@ -1,15 +1,21 @@
-"""POST /reset_prefix_cache: nothing of what has been computed is found again."""
+"""POST /reset_prefix_cache: forget all cached prefixes."""
 
 from quart import Blueprint, Response
 from quart_schema import document_querystring, document_response
 
-from headrace.frontend.admin.pool_answers import answer, check, read_query, scope_of
+from headrace.frontend.admin.pool_results import (
+    check_answers,
+    read_query,
+    report_response,
+    target_of,
+)
 from headrace.frontend.context import Context
 from headrace.frontend.http.openapi import document_plain
 from headrace.frontend.schemas.admin import ResetPrefixCacheQuery, Success
 from headrace.frontend.schemas.response_bodies import ErrorAnswer
+from headrace.protocol.calls import ResetPrefixCache
 
-# It is done between two steps, and one step may take a while.
+# Workers do it between two steps, and one step may take a while.
 TIMEOUT_S = 60.0
 
 
@@ -24,9 +30,8 @@ def blueprint(context: Context) -> Blueprint:
     async def reset_prefix_cache() -> Response:
         """Forget which prefixes are in the workers' caches."""
         query = read_query(ResetPrefixCacheQuery)
-        arguments = {"recompute_running": query.reset_running_requests}
-        scope = scope_of(context, query)
-        result = await context.pool.call("reset_prefix_cache", arguments, scope, TIMEOUT_S)
-        return answer({"success": True}, check(result), query)
+        call = ResetPrefixCache(query.reset_running_requests)
+        result = await context.pool.call(call, target_of(context, query), TIMEOUT_S)
+        return report_response({"success": True}, check_answers(result), query)
 
     return routes

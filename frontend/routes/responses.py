@@ -1,4 +1,4 @@
-"""The Responses API: POST /v1/responses, and what is stored of it."""
+"""The Responses API: POST /v1/responses, and the stored responses."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -9,7 +9,7 @@ from quart_schema import document_request, document_response
 from headrace.frontend.context import Context
 from headrace.frontend.errors import BadRequest, shortened
 from headrace.frontend.http.openapi import document_plain
-from headrace.frontend.http.parsing import read
+from headrace.frontend.http.parsing import read_body
 from headrace.frontend.middleware.errors import json_response
 from headrace.frontend.middleware.in_flight import count_in_flight
 from headrace.frontend.responses.lazy_service import LazyResponsesService
@@ -34,7 +34,7 @@ def blueprint(context: Context) -> Blueprint:
     async def create() -> Response:
         """Answer a conversation, in one piece, as a stream of events, or in the background."""
         count_in_flight(context)
-        body = await read(ResponsesRequest)
+        body = await read_body(ResponsesRequest)
         created = await (await entry.service()).create(body)
         return json_response(created) if isinstance(created, dict) else _stream(created)
 
@@ -86,7 +86,7 @@ def _stream(events: AsyncIterator[str]) -> Response:
     response = Response(
         _encoded(events), headers=HEADERS, content_type="text/event-stream; charset=utf-8"
     )
-    response.timeout = None  # a long text takes as long as it takes
+    response.timeout = None  # a long output may take any time
     return response
 
 

@@ -1,23 +1,22 @@
-"""POST /scale_elastic_ep and /is_scaling_elastic_ep: how many workers a model has."""
-
-import json
+"""POST /scale_elastic_ep and /is_scaling_elastic_ep: change how many workers a model has."""
 
 from quart import Blueprint, Response
 from quart_schema import document_querystring, document_request, document_response
 
-from headrace.frontend.admin.pool_answers import check_done, read_query, scope_of
+from headrace.frontend.admin.pool_results import check_result, read_query, target_of
 from headrace.frontend.context import Context
-from headrace.frontend.errors import ApiError, BadRequest, InvalidBody
-from headrace.frontend.http.parsing import read
+from headrace.frontend.errors import ApiError, BadRequest, InvalidBody, PoolFailed
+from headrace.frontend.http.parsing import read_body
 from headrace.frontend.middleware.errors import json_response
-from headrace.frontend.pool.interface import Scope
 from headrace.frontend.schemas.admin import IsScaling, ModelQuery, Scaled, ScaleRequest
 from headrace.frontend.schemas.response_bodies import ErrorAnswer
 from headrace.protocol.autoscaling import MOST_WORKERS
+from headrace.protocol.call_results import ScalingState
+from headrace.protocol.calls import CallTarget, GetScaling, Scale
 from headrace.protocol.config import GroupConfig
 
 ASK_S = 5.0
-# Beyond what workers have to come and to go.
+# In addition to the time to start and drain workers.
 LATE_S = 30.0
 
 
@@ -32,14 +31,13 @@ def blueprint(context: Context) -> Blueprint:
     @document_response(ErrorAnswer, 409)
     async def scale() -> Response:
         """Start or drain workers until the model has so many; requests go on meanwhile."""
-        wanted = await _read()
-        scope = _scope(context, read_query(ModelQuery))
-        _check_size(context.config.group(scope.group), wanted.new_data_parallel_size)
-        size, drain_s = wanted.new_data_parallel_size, wanted.drain_timeout
+        body = await _read_body()
+        target = _target(context, read_query(ModelQuery))
+        _check_size(context.config.group(target.group), body.new_data_parallel_size)
+        size, drain_s = body.new_data_parallel_size, body.drain_timeout
         start_s = context.config.start_timeout_s
-        arguments = {"size": size, "drain_timeout_s": drain_s, "start_timeout_s": start_s}
-        timeout_s = start_s + drain_s + LATE_S
-        check_done(await context.pool.call("scale", arguments, scope, timeout_s))
+        call, timeout_s = Scale(size, drain_s, start_s), start_s + drain_s + LATE_S
+        check_result(await context.pool.call(call, target, timeout_s))
         return json_response({"message": f"Scaled to {size} data parallel engines"})
 
     @routes.post("/is_scaling_elastic_ep")
@@ -47,24 +45,25 @@ def blueprint(context: Context) -> Blueprint:
     @document_response(IsScaling)
     async def is_scaling() -> Response:
         """Whether the number of workers is just being changed."""
-        query = read_query(ModelQuery)
-        group = "" if query.model is None else context.model(query.model).group.name
-        result = check_done(await context.pool.call("is_scaling", {}, Scope(group), ASK_S))
-        return json_response({"is_scaling_elastic_ep": json.loads(result.value)})
+        target = target_of(context, read_query(ModelQuery))
+        result = check_result(await context.pool.call(GetScaling(), target, ASK_S))
+        if not isinstance(result.value, ScalingState):
+            raise PoolFailed("The coordinator gave an unexpected answer.")
+        return json_response({"is_scaling_elastic_ep": result.value.is_scaling})
 
     return routes
 
 
-async def _read() -> ScaleRequest:
-    """The body. What is wrong with it is told as the reference does."""
+async def _read_body() -> ScaleRequest:
+    """Return the body. Errors have the reference's type."""
     try:
-        return await read(ScaleRequest)
+        return await read_body(ScaleRequest)
     except ApiError as error:
         raise InvalidBody(error.message) from None
 
 
 def _check_size(group: GroupConfig, size: int) -> None:
-    """InvalidBody for a size that the group never has."""
+    """Raises InvalidBody if the group must not have this size."""
     limits = group.autoscaling
     if limits is None:
         least, most, because = 1, MOST_WORKERS, ""
@@ -77,10 +76,10 @@ def _check_size(group: GroupConfig, size: int) -> None:
         )
 
 
-def _scope(context: Context, query: ModelQuery) -> Scope:
-    """Whose workers: those of the only model, or of the one that is named."""
+def _target(context: Context, query: ModelQuery) -> CallTarget:
+    """Return the target: the group of the named model, or the only group."""
     if query.model is None and len(context.config.groups) > 1:
         raise BadRequest("model: say which, there are several.", "model")
     if query.model is None:
-        return Scope(context.config.groups[0].name)
-    return scope_of(context, query)
+        return CallTarget(context.config.groups[0].name)
+    return target_of(context, query)

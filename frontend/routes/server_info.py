@@ -1,13 +1,19 @@
-"""GET /server_info: the whole configuration, for the operator."""
+"""GET /server_info: the whole configuration, for operators."""
 
 from quart import Blueprint, Response
 from quart_schema import document_querystring, document_response
 
-from headrace.frontend.admin.pool_answers import answer, check, read_query, scope_of
+from headrace.frontend.admin.pool_results import (
+    check_answers,
+    read_query,
+    report_response,
+    target_of,
+)
 from headrace.frontend.admin.server_info import as_text, configuration, environment, versions
 from headrace.frontend.context import Context
 from headrace.frontend.schemas.admin import ServerInfo, ServerInfoQuery
 from headrace.frontend.schemas.response_bodies import ErrorAnswer
+from headrace.protocol.calls import GetInfo
 
 TIMEOUT_S = 10.0
 
@@ -22,17 +28,17 @@ def blueprint(context: Context) -> Blueprint:
     async def server_info() -> Response:
         """What the pool was started with; with ?verbose what its workers run on, too."""
         query = read_query(ServerInfoQuery)
-        scope = scope_of(context, query)
-        groups = [scope.group] if scope.group else [each.name for each in context.config.groups]
-        told = configuration(context.config, groups)
+        target = target_of(context, query)
+        groups = [target.group] if target.group else [each.name for each in context.config.groups]
+        shown = configuration(context.config, groups)
         body = {
-            "vllm_config": as_text(told) if query.config_format == "text" else told,
+            "vllm_config": as_text(shown) if query.config_format == "text" else shown,
             "vllm_env": environment(),
             "system_env": versions(),
         }
         if not query.verbose and not query.worker:
-            return answer(body, (), query)
-        result = await context.pool.call("info", {}, scope, TIMEOUT_S)
-        return answer(body, check(result), query)
+            return report_response(body, (), query)
+        result = await context.pool.call(GetInfo(), target, TIMEOUT_S)
+        return report_response(body, check_answers(result), query)
 
     return routes

@@ -1,20 +1,25 @@
-"""POST /sleep and /wake_up, GET /is_sleeping: for the whole pool, answered when it is done."""
-
-import json
+"""POST /sleep and /wake_up, GET /is_sleeping: for the whole pool, answered when done."""
 
 from quart import Blueprint, Response
 from quart_schema import document_querystring, document_response
 
-from headrace.frontend.admin.pool_answers import check, read_query, report, scope_of
+from headrace.frontend.admin.pool_results import (
+    check_answers,
+    empty_response,
+    read_query,
+    target_of,
+    value_of,
+)
 from headrace.frontend.context import Context
 from headrace.frontend.http.openapi import document_plain
 from headrace.frontend.middleware.errors import json_response
 from headrace.frontend.schemas.admin import IsSleeping, PoolQuery, SleepQuery, WakeQuery
 from headrace.frontend.schemas.response_bodies import ErrorAnswer
+from headrace.protocol.call_results import WorkerActivity
+from headrace.protocol.calls import ALL_MEMORY, GetActivity, Sleep, WakeUp
 from headrace.protocol.state import ASLEEP
 
-TAGS = ["weights", "kv_cache"]
-# For what comes after the requests in flight: giving memory back.
+# For releasing memory, after the requests in flight have ended.
 RELEASE_S = 60.0
 STATE_S = 5.0
 
@@ -29,10 +34,10 @@ def blueprint(context: Context) -> Blueprint:
     async def sleep() -> Response:
         """Put workers to sleep: memory is given back until they are woken."""
         query = read_query(SleepQuery)
-        arguments = {"level": query.level, "mode": query.mode, "timeout_s": query.timeout}
-        scope, timeout_s = scope_of(context, query), query.timeout + RELEASE_S
-        result = await context.pool.call("sleep", arguments, scope, timeout_s)
-        return report(check(result), query)
+        call = Sleep(2 if query.level == 2 else 1, query.mode, query.timeout)
+        target, timeout_s = target_of(context, query), query.timeout + RELEASE_S
+        result = await context.pool.call(call, target, timeout_s)
+        return empty_response(check_answers(result), query)
 
     @routes.post("/wake_up")
     @document_querystring(WakeQuery)
@@ -41,10 +46,10 @@ def blueprint(context: Context) -> Blueprint:
     async def wake_up() -> Response:
         """Wake workers, or bring back a part of what they gave back."""
         query = read_query(WakeQuery)
-        arguments = {"tags": query.tags or TAGS}
+        call = WakeUp(tuple(query.tags) or ALL_MEMORY)
         timeout_s = context.config.start_timeout_s
-        result = await context.pool.call("wake_up", arguments, scope_of(context, query), timeout_s)
-        return report(check(result), query)
+        result = await context.pool.call(call, target_of(context, query), timeout_s)
+        return empty_response(check_answers(result), query)
 
     @routes.get("/is_sleeping")
     @document_querystring(PoolQuery)
@@ -52,8 +57,10 @@ def blueprint(context: Context) -> Blueprint:
     async def is_sleeping() -> Response:
         """Whether all workers sleep; with ?verbose the state of each."""
         query = read_query(PoolQuery)
-        result = await context.pool.call("state", {}, scope_of(context, query), STATE_S)
-        states = {each.worker_id: json.loads(each.value)["state"] for each in check(result)}
+        result = await context.pool.call(GetActivity(), target_of(context, query), STATE_S)
+        states = {
+            each.process_id: value_of(each, WorkerActivity).state for each in check_answers(result)
+        }
         body = {"is_sleeping": all(state == ASLEEP for state in states.values())}
         if query.verbose:
             workers = [{"name": name, "state": state} for name, state in states.items()]

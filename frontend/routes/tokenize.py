@@ -12,7 +12,7 @@ from headrace.frontend.chat.tools.tool_use import tools_for_template
 from headrace.frontend.context import Context
 from headrace.frontend.generation.prompts import check_encodable, check_vocabulary
 from headrace.frontend.http.openapi import document_plain
-from headrace.frontend.http.parsing import read, read_one
+from headrace.frontend.http.parsing import read_body, read_body_as
 from headrace.frontend.middleware.errors import json_response
 from headrace.frontend.schemas.response_bodies import ErrorAnswer
 from headrace.frontend.schemas.tokenize import (
@@ -34,7 +34,7 @@ def blueprint(context: Context) -> Blueprint:
     @document_response(ErrorAnswer, 400)
     async def tokenize() -> Response:
         """The tokens of a prompt, or of messages as the chat template writes them."""
-        asked = await read_one(_kind)
+        asked = await read_body_as(_request_model)
         if isinstance(asked, TokenizeChatRequest):
             return await _tokenize_chat(context, asked)
         return await _tokenize_prompt(context, asked)
@@ -45,7 +45,7 @@ def blueprint(context: Context) -> Blueprint:
     @document_response(ErrorAnswer, 400)
     async def detokenize() -> Response:
         """The text of tokens, special ones included."""
-        request = await read(DetokenizeRequest)
+        request = await read_body(DetokenizeRequest)
         tokenizer = context.model(request.model).tokenizer
         check_vocabulary(request.tokens, tokenizer, "tokens")
         decoded = await tokenizer.decode(request.tokens, skip_special_tokens=False)
@@ -65,7 +65,7 @@ def blueprint(context: Context) -> Blueprint:
     return routes
 
 
-def _kind(body: dict[str, Any]) -> type[TokenizeChatRequest] | type[TokenizePromptRequest]:
+def _request_model(body: dict[str, Any]) -> type[TokenizeChatRequest] | type[TokenizePromptRequest]:
     return TokenizeChatRequest if "messages" in body else TokenizePromptRequest
 
 

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, replace
 
-from headrace.frontend.errors import BadRequest, TooBusy
+from headrace.frontend.errors import BadRequest, TooManyRequests
 from headrace.frontend.structured.checker_pool import (
     NUM_CHECKERS,
     CheckerPool,
@@ -66,8 +66,8 @@ class GrammarCache:
         after: ids of the tokens after which the grammar applies.
         client: whose share of the checkers it uses.
 
-        Raises BadRequest, naming the constraint's field, if it cannot be compiled, and TooBusy if
-        too many others wait for a checker.
+        Raises BadRequest, naming the constraint's field, if it cannot be compiled, and
+        TooManyRequests if too many others wait for a checker.
         """
         key = _key(model, constraint)
         result = self._cached(key)
@@ -101,7 +101,7 @@ class GrammarCache:
         except WaitTimeout:
             headers = {"Retry-After": str(RETRY_AFTER_S)}
             message = f"{constraint.field}: too many grammars are being compiled."
-            raise TooBusy(message, None, headers) from None
+            raise TooManyRequests(message, None, headers) from None
         finally:
             check.waiters -= 1
             if not check.waiters and not check.has_begun:

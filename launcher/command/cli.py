@@ -20,7 +20,7 @@ from headrace.launcher.command.run_dir import make_run_dir
 from headrace.launcher.command.tool_parsers import check_tool_parser
 from headrace.launcher.hardware import gpu_ids
 from headrace.launcher.models.prepare_model import ModelError, PrepareOptions, prepare_model
-from headrace.protocol.common.adapters import forget_all_adapters
+from headrace.protocol.common.adapters import delete_all_adapters
 from headrace.protocol.common.process import set_up_logging
 from headrace.protocol.common.run_files import PAUSED_GROUPS
 from headrace.protocol.common.sd_notify import Notifier
@@ -105,7 +105,7 @@ def _prepare(flags: list[str]) -> int:
         # Without this file, no unit starts from a half prepared folder.
         PoolConfig.file(run_dir).unlink(missing_ok=True)
         (run_dir / PAUSED_GROUPS).unlink(missing_ok=True)
-        forget_all_adapters(run_dir)
+        delete_all_adapters(run_dir)
         for left in ("text", "metrics", "load"):
             shutil.rmtree(run_dir / left, ignore_errors=True)
         config = _configure(run_dir, pool, groups)

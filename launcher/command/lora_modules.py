@@ -6,9 +6,9 @@ from pathlib import Path
 from headrace.launcher.command.options import GroupOptions, LoraModule, OptionError
 from headrace.protocol.common.adapter_source import locate_adapter
 from headrace.protocol.common.adapters import (
-    AdapterUnusable,
+    InvalidAdapter,
     ServedAdapter,
-    keep_adapter,
+    store_adapter,
     write_served,
 )
 from headrace.protocol.config import GroupConfig
@@ -39,8 +39,8 @@ def _store(run_dir: Path, group: str, module: LoraModule) -> ServedAdapter:
             folder, hub_id = given, None
         else:
             folder, hub_id = locate_adapter(module.path, None)
-        adapter_id = keep_adapter(folder, run_dir)
-    except AdapterUnusable as error:
+        adapter_id = store_adapter(folder, run_dir)
+    except InvalidAdapter as error:
         raise OptionError(f"--lora-modules: {module.name}: {module.path}: {error}") from error
     return ServedAdapter(
         group=group, name=module.name, adapter_id=adapter_id, root=hub_id or module.name

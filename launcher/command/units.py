@@ -23,8 +23,8 @@ from headrace.protocol.common.process_registry import (
     COORDINATOR,
     FRONTEND,
     WORKER,
-    PlaceTaken,
-    Roll,
+    ProcessRegistry,
+    SlotTaken,
 )
 from headrace.protocol.config import PoolConfig
 
@@ -57,7 +57,7 @@ def check_sizes(groups: Sequence[GroupOptions]) -> None:
 
 def check_idle(run_dir: Path) -> None:
     """Raise OptionError if processes of the pool run."""
-    if not Roll(run_dir).is_empty():
+    if not ProcessRegistry(run_dir).is_empty():
         raise OptionError("prepare: the pool runs; stop its processes first")
 
 
@@ -124,16 +124,16 @@ def _load(run_dir: Path) -> PoolConfig:
 def _enter(config: PoolConfig, role: str, slot: str) -> str:
     """Take a slot for the rest of this process's life; return the process id."""
     try:
-        name, before = Roll(config.run_dir).enter(role, slot)
-    except PlaceTaken as error:
+        name, before = ProcessRegistry(config.run_dir).register(role, slot)
+    except SlotTaken as error:
         raise OptionError(f"{slot}: runs already") from error
     except OSError as error:
         raise OptionError(f"{config.run_dir}: cannot be written to: {error.strerror}") from error
     if before is not None:
         # Imported late: the command line needs no metrics otherwise.
-        from headrace.protocol.common.clean_up import clean_up_after
+        from headrace.protocol.common.clean_up import remove_leftovers
 
-        clean_up_after(config, before)
+        remove_leftovers(config, before)
     return name
 
 

@@ -1,19 +1,19 @@
-"""What a process leaves in the run directory when it ends."""
+"""Remove what a process has left in the run directory."""
 
 import logging
 
 from headrace.protocol import sockets
 from headrace.protocol.common import metric_files
-from headrace.protocol.common.process_registry import Member
+from headrace.protocol.common.process_registry import RegisteredProcess
 from headrace.protocol.config import PoolConfig
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("headrace.processes")
 
 
-def clean_up_after(config: PoolConfig, member: Member) -> None:
+def remove_leftovers(config: PoolConfig, member: RegisteredProcess) -> None:
     """Remove the socket and the metrics' files of a process that has ended."""
     try:
         metric_files.forget(config.metrics_dir, member.pid)
-    except OSError as error:  # its numbers stay where they are, and count
-        log.warning("the metrics of %s cannot be added up: %s", member.process_id, error)
+    except OSError as error:  # its numbers stay in its own files, and count
+        log.warning("cannot merge the metrics of %s: %s", member.process_id, error)
     sockets.remove(sockets.requests_endpoint(config.run_dir, member.process_id))

@@ -11,7 +11,7 @@ def pool_status(state: PoolState, config: PoolConfig) -> str:
     problems = [f"{group.name}: {group.problem}" for group in state.groups if group.problem]
     asleep = sum(worker.state in SLEEPING for worker in state.workers)
     parts = (
-        f"{ready} of {sum(group.wanted for group in state.groups)} workers ready",
+        f"{ready} of {sum(group.target_size for group in state.groups)} workers ready",
         *([f"{asleep} asleep"] if asleep else []),
         f"{len(state.frontends)} of {config.frontends} frontends",
         f"{in_flight} requests in flight",
@@ -28,4 +28,4 @@ def is_complete(state: PoolState, config: PoolConfig) -> bool:
 def has_all_workers(state: PoolState) -> bool:
     """Whether all workers that were asked for are ready, or sleep."""
     serving = sum(worker.state in SERVING for worker in state.workers)
-    return serving >= sum(group.wanted for group in state.groups)
+    return serving >= sum(group.target_size for group in state.groups)

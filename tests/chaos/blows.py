@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import psutil
 
 from .schedule import Blow, Schedule
-from .watch import Member, Watch
+from .watch import RegisteredProcess, Watch
 
 _SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "continue": signal.SIGCONT}
 
@@ -71,7 +71,7 @@ def strike(blow: Blow, watch: Watch, struck: Struck) -> None:
         _signal(victim, _SIGNALS[kind])
 
 
-def _held(frontend: Member) -> set[int]:
+def _held(frontend: RegisteredProcess) -> set[int]:
     """The clients' ports of its connections. It is stopped before, so that it gets no further."""
     _signal(frontend, signal.SIGSTOP)
     with contextlib.suppress(psutil.NoSuchProcess):
@@ -80,6 +80,6 @@ def _held(frontend: Member) -> set[int]:
     return set()
 
 
-def _signal(member: Member, number: signal.Signals) -> None:
+def _signal(member: RegisteredProcess, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(member.pid, number)

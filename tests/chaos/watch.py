@@ -25,7 +25,7 @@ _ROLES = {
 
 
 @dataclass(frozen=True)
-class Member:
+class RegisteredProcess:
     """A process of the pool. born: with the pid, tells it from all others."""
 
     pid: int
@@ -48,7 +48,7 @@ class Watch:
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        self.members: dict[tuple[int, str], Member] = {}
+        self.running: dict[tuple[int, str], RegisteredProcess] = {}
         self.outages: list[list[float]] = []
         self.ready: set[int] = set()
         self._ended = threading.Event()
@@ -57,7 +57,7 @@ class Watch:
         self._look()
         self._thread.start()
 
-    def living(self, role: str) -> list[Member]:
+    def living(self, role: str) -> list[RegisteredProcess]:
         """The launcher's own children of that role, stopped or not."""
         found = _children(self._server.process.pid)
         return [each for each in found if each.role == role and each.state()]
@@ -74,8 +74,8 @@ class Watch:
         self._ended.set()
         self._thread.join()
 
-    def survivors(self) -> list[Member]:
-        return [member for member in self.members.values() if member.state()]
+    def survivors(self) -> list[RegisteredProcess]:
+        return [member for member in self.running.values() if member.state()]
 
     def _run(self) -> None:
         while not self._ended.wait(POLL_S):
@@ -83,10 +83,10 @@ class Watch:
 
     def _look(self) -> None:
         for member in _descendants(self._server.process.pid):
-            self.members.setdefault((member.pid, member.born), member)
+            self.running.setdefault((member.pid, member.born), member)
         now = time.monotonic()
         self.ready = {int(pid) for pid in _READY.findall(self._server.log)}
-        workers = [each for each in self.members.values() if each.role == "worker"]
+        workers = [each for each in self.running.values() if each.role == "worker"]
         if any(each.pid in self.ready and each.state() not in ("", "T") for each in workers):
             self._in_outage = False
         elif self._in_outage:
@@ -96,13 +96,13 @@ class Watch:
             self.outages.append([now - POLL_S, now])
 
 
-def _descendants(pid: int) -> Iterator[Member]:
+def _descendants(pid: int) -> Iterator[RegisteredProcess]:
     for child in _children(pid):
         yield child
         yield from _descendants(child.pid)
 
 
-def _children(pid: int) -> list[Member]:
+def _children(pid: int) -> list[RegisteredProcess]:
     pids: list[str] = []
     with contextlib.suppress(OSError):  # it has ended
         for task in os.listdir(f"/proc/{pid}/task"):
@@ -111,7 +111,7 @@ def _children(pid: int) -> list[Member]:
     return [member for child in pids if (member := _member(int(child)))]
 
 
-def _member(pid: int) -> Member | None:
+def _member(pid: int) -> RegisteredProcess | None:
     fields = _stat(pid)
     try:
         command = Path("/proc", str(pid), "cmdline").read_text()
@@ -121,7 +121,7 @@ def _member(pid: int) -> Member | None:
         return None
     role = next((role for module, role in _ROLES.items() if f"\0{module}\0" in command), "other")
     place = _NAME.search(command)
-    return Member(pid, fields[19], role, int(place[1]) if place else 0)
+    return RegisteredProcess(pid, fields[19], role, int(place[1]) if place else 0)
 
 
 def _stat(pid: int) -> list[str] | None:

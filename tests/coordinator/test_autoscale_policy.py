@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from headrace.coordinator.autoscale_policy import (
     BACKOFF_S,
-    LONGEST_BACKOFF_S,
+    MAX_BACKOFF_S,
     Decision,
     Observation,
     Policy,
@@ -180,7 +180,7 @@ def test_the_wait_after_failures_has_an_end() -> None:
     for _ in range(50):
         group.policy.on_failed(1, group.now)
     group.size = 1
-    group.see(80, seconds=int(LONGEST_BACKOFF_S) + 12)
+    group.see(80, seconds=int(MAX_BACKOFF_S) + 12)
     assert group.size == 8
 
 

@@ -10,10 +10,11 @@ from prometheus_client import REGISTRY
 from headrace.coordinator.autoscale_metrics import AutoscaleMetrics
 from headrace.coordinator.autoscale_policy import BACKOFF_S
 from headrace.coordinator.autoscaler import Autoscaler
-from headrace.coordinator.replica_slots import Places
+from headrace.coordinator.replica_slots import ReplicaSlots
 from headrace.coordinator.scaling import Scaling
-from headrace.coordinator.sleeping import Sleeping
+from headrace.coordinator.sleeping import SleepingGroups
 from headrace.protocol.autoscaling import Autoscaling
+from headrace.protocol.calls import CONFLICT, Scale, Sleep, WakeUp
 from headrace.protocol.config import GroupConfig, PoolConfig
 from headrace.protocol.state import (
     ASLEEP,
@@ -25,9 +26,9 @@ from headrace.protocol.state import (
     FrontendState,
     WorkerLoad,
     WorkerState,
+    WorkerStatus,
 )
-from headrace.protocol.to_frontend import CONFLICT
-from tests.coordinator.test_calls import pool_call
+from tests.coordinator.test_call_router import pool_call
 
 IDLE = WorkerLoad(0, 0, 0.0, 0, 0.0)
 PREFIXES = iter(range(1000))
@@ -50,13 +51,13 @@ class Pool:
         )
         self.prefix = f"test_autoscaler_{next(PREFIXES)}"
         config = PoolConfig(run_dir=Path("/r"), groups=(group,), metrics_prefix=self.prefix)
-        self.places = Places(config)
-        self.scaling = Scaling(self.places, True, elastic=["a"])
-        self.sleeping = Sleeping({"a": 100})
+        self.replica_slots = ReplicaSlots(config)
+        self.scaling = Scaling(self.replica_slots, True, elastic=["a"])
+        self.sleeping = SleepingGroups({"a": 100})
         self.autoscaler = Autoscaler(
-            config, self.places, self.scaling, self.sleeping, AutoscaleMetrics(config)
+            config, self.replica_slots, self.scaling, self.sleeping, AutoscaleMetrics(config)
         )
-        self.states = {f"a-{number}.0": READY for number in range(workers)}
+        self.states: dict[str, WorkerStatus] = {f"a-{number}.0": READY for number in range(workers)}
         self.loads: dict[str, WorkerLoad] = {}
         self.held, self.paused = 0, False
         self.silent: set[str] = set()
@@ -66,7 +67,7 @@ class Pool:
 
     @property
     def size(self) -> int:
-        return self.places.wanted["a"]
+        return self.replica_slots.target_sizes["a"]
 
     def workers(self) -> list[WorkerState]:
         return [
@@ -78,7 +79,7 @@ class Pool:
         for _ in range(seconds):
             frontends = [FrontendState("f", 1, FrontendLoad(0, {"a": self.held}))]
             calls = self.autoscaler.tick(self.workers(), frontends, self.silent, self.now)
-            self.woken += [worker for worker, call in calls if call.method == "wake_up"]
+            self.woken += [worker for worker, call in calls if call.call == WakeUp()]
             messages, _, _ = self.scaling.tick(self.workers(), self.now)
             self.left += [name for name, _ in messages]
             self.now += 1.0
@@ -90,8 +91,8 @@ class Pool:
             self.loads[name] = replace(IDLE, running=count)
 
     def order(self, size: int) -> list[Any]:
-        wanted = f'{{"size": {size}, "drain_timeout_s": 10, "start_timeout_s": 60}}'
-        return self.scaling.on_call(replace(pool_call("scale", "a"), arguments=wanted), self.now)
+        call = Scale(size, 10.0, 60.0)
+        return list(self.scaling.on_scale(call, pool_call(call, "a"), self.now).answers)
 
     def metric(self, name: str, **labels: str) -> float | None:
         whole = f"{self.prefix}:autoscale_{name}"
@@ -103,7 +104,7 @@ def test_load_makes_it_larger_and_its_end_smaller(caplog: pytest.LogCaptureFixtu
     pool = Pool()
     pool.run(35)
     assert pool.pass_time(3) == 4
-    assert "group a: from 1 to 4 workers: 35 requests, target 10 a worker" in caplog.text
+    assert "scaling group a from 1 to 4 workers: 35 requests, target 10 a worker" in caplog.text
     pool.states |= {"a-1.0": STARTING, "a-2.0": STARTING, "a-3.0": STARTING}
     assert pool.pass_time(5) == 4  # those that start are not ordered twice
     pool.states = dict.fromkeys(pool.states, READY)
@@ -138,8 +139,8 @@ def test_less_and_more_again_while_some_still_go() -> None:
     assert pool.pass_time(3) == 1  # what leaving workers still have needs nobody else
     pool.run(45)
     assert pool.pass_time(3) == 5
-    (fresh,) = pool.places.to_fill(["a-0", "a-1", "a-2", "a-3"], pool.now)
-    assert fresh.place == "a-4"
+    (fresh,) = pool.replica_slots.slots_to_fill(["a-0", "a-1", "a-2", "a-3"], pool.now)
+    assert fresh.slot == "a-4"
 
 
 def test_nothing_and_from_nothing() -> None:
@@ -147,7 +148,7 @@ def test_nothing_and_from_nothing() -> None:
     assert pool.pass_time(7) == 0
     pool.states.clear()
     assert pool.pass_time(20) == 0
-    pool.autoscaler.on_wanted("a", pool.now)
+    pool.autoscaler.on_wake_request("a", pool.now)
     assert pool.pass_time() == 1
     pool.states["a-0.1"] = STARTING
     pool.held = 25
@@ -211,7 +212,7 @@ def test_workers_that_cannot_be_started_are_given_up_for_a_while(
     pool.pass_time(3)
     assert pool.size == 8
     pool.states["a-2.0"] = READY
-    pool.places.restarts("a-3").failed("out of memory", pool.now, hopeless=True)
+    pool.replica_slots.restarts("a-3").failed("out of memory", pool.now, hopeless=True)
     pool.pass_time(2)
     assert pool.size == 3
     assert pool.metric("failures_total") == 1
@@ -229,10 +230,10 @@ def test_the_first_worker_that_fails_keeps_its_place() -> None:
     pool = Pool(0)
     pool.held = 3
     pool.pass_time()
-    pool.places.restarts("a-0").failed("no memory", pool.now, hopeless=True)
+    pool.replica_slots.restarts("a-0").failed("no memory", pool.now, hopeless=True)
     pool.pass_time(10)
     assert pool.size == 1
-    assert pool.places.problem("a")
+    assert pool.replica_slots.problem("a")
     pool.held = 0
     pool.pass_time(7)
     assert pool.size == 0
@@ -263,7 +264,7 @@ def test_nobody_goes_while_those_who_stay_sleep() -> None:
 
 def test_whom_an_operator_put_to_sleep_sleeps_on() -> None:
     pool = Pool(2)
-    pool.sleeping.on_call(pool_call("sleep", worker="a-1"))
+    pool.sleeping.on_sleep(Sleep(), pool_call(Sleep(), worker="a-1"))
     pool.states["a-1.0"] = ASLEEP
     pool.run(28)
     assert pool.pass_time(3) == 3
@@ -273,5 +274,5 @@ def test_whom_an_operator_put_to_sleep_sleeps_on() -> None:
 @pytest.mark.parametrize("group", ["b", ""])
 def test_other_groups_are_nobody_s_business(group: str) -> None:
     pool = Pool(0)
-    pool.autoscaler.on_wanted(group, 0.0)
+    pool.autoscaler.on_wake_request(group, 0.0)
     assert pool.pass_time(3) == 0

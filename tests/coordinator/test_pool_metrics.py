@@ -6,7 +6,7 @@ from prometheus_client import REGISTRY
 
 from headrace.coordinator.metrics import PoolMetrics
 from headrace.protocol.config import GroupConfig, PoolConfig
-from headrace.protocol.state import READY, STALLED, WorkerLoad, WorkerState
+from headrace.protocol.state import READY, STALLED, WorkerLoad, WorkerState, WorkerStatus
 
 
 def value(name: str, **labels: str) -> float | None:
@@ -14,7 +14,7 @@ def value(name: str, **labels: str) -> float | None:
     return REGISTRY.get_sample_value(f"test_pool_metrics:{name}", labels)
 
 
-def worker(worker_id: str, state: str) -> WorkerState:
+def worker(worker_id: str, state: WorkerStatus) -> WorkerState:
     return WorkerState(worker_id, "chat", 1, state, "", WorkerLoad(0, 0, 0.0, 0, 0.0))
 
 

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from headrace.coordinator.sleeping import BUSY_S, Sleeping
+from headrace.coordinator.sleeping import BUSY_S, SleepingGroups
+from headrace.protocol.calls import Sleep, WakeUp
 from headrace.protocol.state import (
     ASLEEP,
     DRAINING,
@@ -14,41 +15,51 @@ from headrace.protocol.state import (
     WAKING,
     WorkerLoad,
     WorkerState,
+    WorkerStatus,
 )
-from tests.coordinator.test_calls import IDLE, pool_call, worker
+from tests.coordinator.test_call_router import IDLE, pool_call, worker
 
 GROUPS = {"a": 4, "b": 4}
+SLEEP = Sleep(2, "wait", 7.0)
+
+
+def sleep(sleeping: SleepingGroups, group: str = "", worker: str = "") -> None:
+    sleeping.on_sleep(SLEEP, pool_call(SLEEP, group, worker))
+
+
+def wake_up(sleeping: SleepingGroups, group: str = "", worker: str = "") -> None:
+    sleeping.on_wake_up(WakeUp(), pool_call(WakeUp(), group, worker))
 
 
 def test_a_worker_that_is_started_while_its_group_sleeps_sleeps_too() -> None:
-    sleeping = Sleeping(GROUPS)
+    sleeping = SleepingGroups(GROUPS)
     assert sleeping.on_started(worker("a-0.1")) == []
-    sleeping.on_call(pool_call("sleep", group="a"))
+    sleep(sleeping, group="a")
     ((worker_id, call),) = sleeping.on_started(worker("a-0.1"))
-    assert (worker_id, call.method) == ("a-0.1", "sleep")
+    assert (worker_id, call.call) == ("a-0.1", SLEEP)
     assert sleeping.on_started(worker("b-0.1")) == []
-    sleeping.on_call(pool_call("wake_up"))
+    wake_up(sleeping)
     assert sleeping.on_started(worker("a-0.2")) == []
 
 
 def test_a_single_worker_is_remembered_by_its_place() -> None:
-    sleeping = Sleeping(GROUPS)
-    sleeping.on_call(pool_call("sleep", worker="a-0.3"))
+    sleeping = SleepingGroups(GROUPS)
+    sleep(sleeping, worker="a-0.3")
     assert sleeping.on_started(worker("a-0.4"))
     assert sleeping.on_started(worker("a-1.1")) == []
-    sleeping.on_call(pool_call("wake_up", worker="a-0"))
+    wake_up(sleeping, worker="a-0")
     assert sleeping.on_started(worker("a-0.5")) == []
-    sleeping.on_call(pool_call("sleep", worker="a-1"))
-    sleeping.on_call(pool_call("sleep", worker="b-0"))
-    sleeping.on_call(pool_call("wake_up", group="a"))
+    sleep(sleeping, worker="a-1")
+    sleep(sleeping, worker="b-0")
+    wake_up(sleeping, group="a")
     assert sleeping.on_started(worker("a-1.2")) == []
     assert sleeping.on_started(worker("b-0.1"))
 
 
 def test_waking_one_is_no_wish_for_its_group() -> None:
-    sleeping = Sleeping(GROUPS)
-    sleeping.on_call(pool_call("sleep"))
-    sleeping.on_call(pool_call("wake_up", worker="a-1"))
+    sleeping = SleepingGroups(GROUPS)
+    sleep(sleeping)
+    wake_up(sleeping, worker="a-1")
     assert sleeping.on_started(worker("a-0.2"))
 
 
@@ -66,17 +77,18 @@ def test_waking_one_is_no_wish_for_its_group() -> None:
     ],
 )
 def test_one_worker_is_woken_if_none_is_awake_or_about_to_be(
-    states: list[str], woken: str | None
+    states: list[WorkerStatus], woken: str | None
 ) -> None:
     pool = [worker(f"a-{number}.0", state) for number, state in enumerate(states)]
-    messages = Sleeping(GROUPS).on_wanted("a", [*pool, worker("b-0.0", ASLEEP)])
+    messages = SleepingGroups(GROUPS).on_wake_request("a", [*pool, worker("b-0.0", ASLEEP)])
     assert [worker_id for worker_id, _ in messages] == ([] if woken is None else [woken])
+    assert all(message.call == WakeUp() for _, message in messages)
 
 
 def test_requests_end_the_wish_that_a_group_sleeps() -> None:
-    sleeping = Sleeping(GROUPS)
-    sleeping.on_call(pool_call("sleep"))
-    sleeping.on_wanted("a", [worker("a-0.0", ASLEEP)])
+    sleeping = SleepingGroups(GROUPS)
+    sleep(sleeping)
+    sleeping.on_wake_request("a", [worker("a-0.0", ASLEEP)])
     assert sleeping.on_started(worker("a-1.1")) == []
 
 
@@ -84,7 +96,7 @@ def busy(worker_id: str, running: int = 5, waiting: int = 0) -> WorkerState:
     return replace(worker(worker_id), load=WorkerLoad(running, waiting, 0.0, 9, 0.0))
 
 
-def woken(sleeping: Sleeping, *pool: WorkerState) -> list[str]:
+def woken(sleeping: SleepingGroups, *pool: WorkerState) -> list[str]:
     """Whom it wakes of workers that stay so for long enough."""
     assert sleeping.tick(pool, 0.0) == []
     assert sleeping.tick(pool, BUSY_S - 0.1) == []
@@ -108,12 +120,12 @@ def woken(sleeping: Sleeping, *pool: WorkerState) -> list[str]:
 def test_another_is_woken_when_those_that_are_awake_are_busy(
     pool: list[WorkerState], expected: list[str]
 ) -> None:
-    assert woken(Sleeping(GROUPS), *pool) == expected
-    assert woken(Sleeping(GROUPS, wakes=False), *pool) == []
+    assert woken(SleepingGroups(GROUPS), *pool) == expected
+    assert woken(SleepingGroups(GROUPS, wakes=False), *pool) == []
 
 
 def test_a_moment_of_work_wakes_nobody() -> None:
-    sleeping = Sleeping(GROUPS)
+    sleeping = SleepingGroups(GROUPS)
     pool = [busy("a-0.0"), worker("a-1.0", ASLEEP)]
     for second in range(5):
         assert sleeping.tick(pool, float(second)) == []
@@ -121,10 +133,10 @@ def test_a_moment_of_work_wakes_nobody() -> None:
 
 
 def test_whom_an_operator_wants_to_sleep_is_not_woken_for_work() -> None:
-    sleeping = Sleeping(GROUPS)
-    sleeping.on_call(pool_call("sleep", worker="a-1"))
+    sleeping = SleepingGroups(GROUPS)
+    sleep(sleeping, worker="a-1")
     pool = [busy("a-0.0"), worker("a-1.0", ASLEEP), worker("a-2.0", ASLEEP)]
     assert woken(sleeping, *pool) == ["a-2.0"]
     assert woken(sleeping, *pool[:2]) == []
     # but rather than nobody
-    assert [name for name, _ in sleeping.on_wanted("a", pool[1:2])] == ["a-1.0"]
+    assert [name for name, _ in sleeping.on_wake_request("a", pool[1:2])] == ["a-1.0"]

@@ -16,7 +16,7 @@ from headrace.coordinator.registry import (
 )
 from headrace.protocol.autoscaling import Autoscaling
 from headrace.protocol.common.process import EX_CONFIG
-from headrace.protocol.common.restarts import STEADY_S
+from headrace.protocol.common.restart_backoff import STEADY_S
 from headrace.protocol.config import GroupConfig, PoolConfig
 from headrace.protocol.state import (
     DRAINING,
@@ -26,16 +26,17 @@ from headrace.protocol.state import (
     FrontendLoad,
     WorkerLoad,
     WorkerState,
+    WorkerStatus,
 )
 from headrace.protocol.to_coordinator import (
     ChildExited,
     FrontendHeartbeat,
     FrontendHello,
     LauncherHello,
+    WorkerDraining,
     WorkerFailed,
     WorkerHeartbeat,
     WorkerHello,
-    WorkerLeaving,
     WorkerTotals,
 )
 from headrace.protocol.to_launcher import KillFrontend, KillWorker, StartWorker
@@ -61,7 +62,7 @@ def make_registry(workers: int = 2) -> Registry:
 
 
 def hello(worker_id: str, ready: bool = True) -> WorkerHello:
-    state = READY if ready else STARTING
+    state: WorkerStatus = READY if ready else STARTING
     return WorkerHello(1, worker_id, "chat", 100, f"ipc://{worker_id}", state)
 
 
@@ -104,7 +105,7 @@ def test_group_is_said_to_wait_for_the_successor_of_one_that_leaves_in_good_orde
     registry = make_registry(workers=1)
     start_all(registry)
     assert not is_replacing(registry)
-    registry.on_worker_leaving(WorkerLeaving("chat-0.0"), 1.0)
+    registry.on_worker_draining(WorkerDraining("chat-0.0"), 1.0)
     assert is_replacing(registry)
     registry.on_exit(ChildExited("chat-0.0", "worker", 0), 2.0)
     assert registry.tick(2.0) == [StartWorker("chat-0.1", "chat", 1)]
@@ -118,7 +119,7 @@ def test_group_is_said_to_wait_for_the_successor_of_one_that_leaves_in_good_orde
 def test_successor_that_fails_is_waited_for_no_more() -> None:
     registry = make_registry(workers=1)
     start_all(registry)
-    registry.on_worker_leaving(WorkerLeaving("chat-0.0"), 1.0)
+    registry.on_worker_draining(WorkerDraining("chat-0.0"), 1.0)
     registry.on_exit(ChildExited("chat-0.0", "worker", 0), 2.0)
     registry.tick(2.0)
     registry.on_exit(ChildExited("chat-0.1", "worker", 1), 3.0)
@@ -129,7 +130,7 @@ def test_successor_that_nobody_starts_is_not_waited_for_for_long() -> None:
     registry = make_registry(workers=1)
     start_all(registry)
     registry.starts_workers = False
-    registry.on_worker_leaving(WorkerLeaving("chat-0.0"), 1.0)
+    registry.on_worker_draining(WorkerDraining("chat-0.0"), 1.0)
     registry.on_exit(ChildExited("chat-0.0", "worker", None), 2.0)
     registry.tick(2.0)
     assert is_replacing(registry)
@@ -146,7 +147,7 @@ def test_worker_goes_from_starting_to_ready_to_draining() -> None:
     assert states(registry) == {"chat-0.0": STARTING}
     registry.on_worker_hello(hello("chat-0.0"), 1.0)
     assert states(registry) == {"chat-0.0": READY}
-    registry.on_worker_leaving(WorkerLeaving("chat-0.0"), 2.0)
+    registry.on_worker_draining(WorkerDraining("chat-0.0"), 2.0)
     registry.on_worker_hello(hello("chat-0.0"), 2.0)
     assert states(registry) == {"chat-0.0": DRAINING}
 
@@ -341,7 +342,7 @@ def test_new_coordinator_learns_who_runs_and_starts_only_what_is_missing() -> No
     assert StartWorker("chat-0.8", "chat", 2) in registry.tick(0.2)
 
 
-def frozen_before_the_coordinator_died(state: str) -> Registry:
+def frozen_before_the_coordinator_died(state: WorkerStatus) -> Registry:
     """A new coordinator that never hears of chat-0.0, which its launcher knew as `state`."""
     registry = make_registry(workers=1)
     worker = WorkerState("chat-0.0", "chat", 100, state, "ipc://chat-0.0", IDLE)

@@ -1,12 +1,12 @@
 """A pool without workers: its tokens are a fixed text's, or whatever a test says."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-from headrace.frontend.pool.interface import PoolBusy, PoolError, Scope
+from headrace.frontend.pool.interface import PoolBusy, PoolError
+from headrace.protocol.call_results import AnyResult
+from headrace.protocol.calls import AdminCall, AnyCall, CallTarget, ErrorKind
 from headrace.protocol.sampling import SamplingParams
 from headrace.protocol.state import (
     READY,
@@ -15,14 +15,24 @@ from headrace.protocol.state import (
     PoolState,
     WorkerLoad,
     WorkerState,
+    WorkerStatus,
 )
-from headrace.protocol.to_frontend import Admission, Logprobs, Output, PoolResult, WorkerAnswer
+from headrace.protocol.to_frontend import (
+    Admission,
+    CallAnswer,
+    FinishReason,
+    Logprobs,
+    Output,
+    PoolResult,
+)
 from headrace.protocol.to_worker import Generate
 
 Reply = Callable[[Generate], list[int]]
 
 
-def pool_state(worker_state: str = READY, adapters: tuple[AdapterState, ...] = ()) -> PoolState:
+def pool_state(
+    worker_state: WorkerStatus = READY, adapters: tuple[AdapterState, ...] = ()
+) -> PoolState:
     worker = WorkerState("main-0.0", "main", 1, worker_state, "", WorkerLoad(0, 0, 0.0, 0, 0.0))
     return PoolState("epoch", 1, (GroupState("main", 1, "", adapters=adapters),), (worker,), ())
 
@@ -44,8 +54,8 @@ class FakePool:
     fail_after: how many outputs come before `failure` is raised; None: no failure.
     hold_after: how many outputs come before nothing more does, until `release` is set.
     busy: what requests fail with before they are looked at.
-    calls: what workers were to do, its arguments, and for whom it was. values: what they answer,
-        by method. errors: why it cannot be done, and of which kind that is.
+    calls: the admin calls that were made, and their targets. values: what a worker answers, by the
+        classes of calls. errors: why they cannot be executed, and of which kind that is.
     reason: why texts end, whatever their tokens say. error: what their last outputs say of it.
     """
 
@@ -55,12 +65,12 @@ class FakePool:
     fail_after: int = 0
     hold_after: int | None = None
     busy: PoolBusy | None = None
-    reason: str | None = None
+    reason: FinishReason | None = None
     error: str | None = None
     state: PoolState | None = field(default_factory=pool_state)
-    calls: list[tuple[str, dict[str, Any], Scope]] = field(default_factory=list)
-    values: dict[str, Any] = field(default_factory=dict)
-    errors: dict[str, tuple[str, str]] = field(default_factory=dict)
+    calls: list[tuple[AnyCall, CallTarget]] = field(default_factory=list)
+    values: dict[type[AdminCall], AnyResult] = field(default_factory=dict)
+    errors: dict[type[AdminCall], tuple[str, ErrorKind]] = field(default_factory=dict)
     requests: list[Generate] = field(default_factory=list)
     streams: list["FakeStream"] = field(default_factory=list)
     release: asyncio.Event = field(default_factory=asyncio.Event)
@@ -74,14 +84,12 @@ class FakePool:
     def why_busy(self) -> PoolBusy | None:
         return self.busy
 
-    async def call(
-        self, method: str, arguments: dict[str, Any], scope: Scope, timeout_s: float
-    ) -> PoolResult:
-        self.calls.append((method, arguments, scope))
-        if method in self.errors:
-            return PoolResult("", (), *self.errors[method])
-        value = json.dumps(self.values.get(method))
-        return PoolResult("", (WorkerAnswer("main-0.0", value, "", 0.0),))
+    async def call(self, call: AnyCall, target: CallTarget, timeout_s: float) -> PoolResult:
+        self.calls.append((call, target))
+        if type(call) in self.errors:
+            return PoolResult("", (), *self.errors[type(call)])
+        value = self.values.get(type(call))
+        return PoolResult("", (CallAnswer("main-0.0", value, "", 0.0),))
 
     def generate(self, group: str, request: Generate) -> "FakeStream":
         self.requests.append(request)
@@ -138,7 +146,9 @@ class FakeStream:
             yield replace(output, error=pool.error if last else None)
 
 
-def _ended(tokens: list[int], sampling: SamplingParams) -> tuple[list[int], str, int | None]:
+def _ended(
+    tokens: list[int], sampling: SamplingParams
+) -> tuple[list[int], FinishReason, int | None]:
     """What a worker would have sampled of these tokens."""
     for count, token_id in enumerate(tokens[: sampling.max_tokens], start=1):
         if token_id in sampling.eos_token_ids:
@@ -149,7 +159,7 @@ def _ended(tokens: list[int], sampling: SamplingParams) -> tuple[list[int], str,
 
 
 def _output(
-    request: Generate, tokens: list[int], position: int, end: tuple[str, int | None] | None
+    request: Generate, tokens: list[int], position: int, end: tuple[FinishReason, int | None] | None
 ) -> Output:
     top, named = request.sampling.logprobs, request.sampling.logprob_token_ids
     return Output(

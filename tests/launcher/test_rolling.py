@@ -15,6 +15,7 @@ from headrace.protocol.state import (
     GroupState,
     PoolState,
     WorkerState,
+    WorkerStatus,
 )
 
 
@@ -87,7 +88,7 @@ class Host:
         return [each for each in self.alive if "chat" in each]
 
     def _worker(self, name: str) -> WorkerState:
-        state = STARTING if name in self.starting else READY
+        state: WorkerStatus = STARTING if name in self.starting else READY
         return WorkerState(name, "chat", 1, state, "", IDLE)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import zmq.asyncio
 
-from headrace.protocol.sockets import Arrived, dealer, router
+from headrace.protocol.sockets import PendingMessages, dealer, router
 
 
 @pytest.fixture
@@ -27,19 +27,19 @@ async def test_what_has_arrived_is_taken_and_later_messages_are_still_noticed(
     sender, receiver = pair
     await receiver_knows(sender, receiver)
     # Towards the DEALER, as a worker's outputs go.
-    arrived = Arrived(sender)
+    arrived = PendingMessages(sender)
     for turn in range(3):
         sent = [b"%d.%d" % (turn, number) for number in range(6)]
         for data in sent:
             await receiver.send_multipart([b"s", data])
         taken = [await asyncio.wait_for(sender.recv(), 5)]
         while len(taken) < len(sent):
-            few = list(arrived.take(2))
+            few = list(arrived.drain(2))
             assert len(few) <= 2
             taken += few
             await asyncio.sleep(0)
         assert taken == sent
-        assert list(arrived.take(2)) == []
+        assert list(arrived.drain(2)) == []
 
 
 async def receiver_knows(sender: Any, receiver: Any) -> None:

@@ -19,10 +19,10 @@ from headrace.protocol.state import (
     WorkerLoad,
     WorkerState,
 )
-from headrace.protocol.to_frontend import Output, Refused, StepOutputs
+from headrace.protocol.to_frontend import Output, Rejected, StepOutputs
 from headrace.protocol.to_worker import Abort, Generate
 from headrace.workers.engine.engine import Engine
-from headrace.workers.errors import RequestRefused
+from headrace.workers.errors import RejectedByEngine
 from tests.chaos.models import ADAPTER
 
 GROUP = "main"
@@ -143,9 +143,9 @@ class DyingPool:
             return
         try:
             worker.engine.add(message)
-        except RequestRefused as refusal:
+        except RejectedByEngine as refusal:
             told = (message.request_id, refusal.reason, refusal.retry_elsewhere, 0.0)
-            self._dispatch.on_message(worker_id, Refused(worker_id, worker.next_number(), *told))
+            self._dispatch.on_message(worker_id, Rejected(worker_id, worker.next_number(), *told))
             return
         if message.is_replay:
             taken = Output(message.request_id, (), len(message.output_token_ids))

@@ -17,7 +17,7 @@ from headrace.workers.engine.output_processor import OutputProcessor
 from headrace.workers.engine.runner import Runner
 from headrace.workers.engine.scheduler import Scheduler
 from headrace.workers.engine.step_pipeline import FinishedStep, StepPipeline
-from headrace.workers.errors import AdapterError, EngineFailed, RequestRefused
+from headrace.workers.errors import AdapterError, EngineFailed, RejectedByEngine
 from headrace.workers.grammars.gate import GrammarGate
 from headrace.workers.sequence.check_request import check_request
 from headrace.workers.sequence.engine_adapters import EngineAdapters
@@ -90,7 +90,7 @@ class Engine:
         self._recompute_pending = False
 
     def add(self, request: Generate) -> None:
-        """Queue a request. Raises RequestRefused, and keeps nothing of it, if it cannot be run."""
+        """Queue a request. Raises RejectedByEngine, keeping nothing of it, if it cannot be run."""
         if self.failed:
             raise EngineFailed("the engine has failed")
         adapter_ids = None if self._adapters is None else self._adapters.ids
@@ -100,7 +100,7 @@ class Engine:
         if request.grammar is None:
             self._scheduler.add(sequence)
         elif self._gate is None:
-            raise RequestRefused(
+            raise RejectedByEngine(
                 "grammar: this model does not support grammars", retry_elsewhere=False
             )
         else:

@@ -1,4 +1,4 @@
-"""What other processes see as this one's command line."""
+"""Change the command line that other processes see."""
 
 import ctypes
 import os
@@ -9,8 +9,8 @@ _ARG_START, _ARG_END = 45, 46  # of /proc/PID/stat, counted from the state on
 
 
 def show_command_line(arguments: Sequence[str]) -> None:
-    """Overwrite the command line that ps and /proc show. It is cut to the room that the one had
-    with which the process was started; room that is left stays empty."""
+    """Overwrite the command line that ps and /proc show. It is cut to the length of the original
+    one, or padded."""
     fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
     start, end = int(fields[_ARG_START]), int(fields[_ARG_END])
     room = end - start

@@ -1,42 +1,40 @@
-"""What of an engine is in memory: its weights and its cache. Used in the engine's thread only."""
+"""An engine's memory: its weights and its cache. Used in the engine's thread only."""
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Literal, get_args
 
+from headrace.protocol.calls import ALL_MEMORY, MemoryTag
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.runner import Runner, StepwiseRunner
 from headrace.workers.memory import free_memory
 from headrace.workers.sequence.sequence import Chunk, ChunkResult
 
-Tag = Literal["weights", "kv_cache"]
-TAGS: tuple[Tag, ...] = get_args(Tag)
 KEEP_WEIGHTS, DROP_WEIGHTS = 1, 2  # levels of sleep
 
 
-class Residence:
-    """Lets an engine sleep and wakes it.
+class EngineMemory:
+    """Releases and restores an engine's memory.
 
-    Level 1 gives the cache's memory back, and moves weights from an accelerator to the host's
-    memory; on a CPU they are there already. Level 2 drops them, too: they are loaded again to wake.
+    Level 1 releases the cache, and moves weights from an accelerator to host memory; on a CPU they
+    are there already. Level 2 also drops the weights; waking up loads them again.
 
-    load_runner: loads the weights again, as for a start.
+    load_runner: loads the weights again, as at the start.
     """
 
     def __init__(self, engine: Engine, load_runner: Callable[[], Runner]) -> None:
         self.engine = engine
         self._load_runner = load_runner
-        self._missing: set[Tag] = set()
+        self._missing: set[MemoryTag] = set()
         self._is_dropped = False
-        self._owes_cache = False  # a runner holds it, which comes with the weights
+        self._owes_cache = False  # the runner that would hold it comes with the weights
 
     @property
-    def missing(self) -> frozenset[Tag]:
-        """What has to be brought back before the engine can run."""
+    def missing(self) -> frozenset[MemoryTag]:
+        """The parts that must be restored before the engine can run."""
         return frozenset(self._missing)
 
     def sleep(self, level: int) -> None:
-        """Only without work. Harmless twice, and a deeper sleep stays one."""
-        self._missing |= set(TAGS)
+        """Release memory. Only without work. Idempotent; a deeper sleep stays deep."""
+        self._missing |= set(ALL_MEMORY)
         self._owes_cache = False
         if self._is_dropped:
             return
@@ -46,9 +44,9 @@ class Residence:
             self._is_dropped = True
         free_memory()
 
-    def wake(self, tags: Collection[Tag]) -> None:
-        """Bring back what is named. Harmless twice. MemoryError, and what loading raises; what
-        could not be brought back is still missing."""
+    def wake(self, tags: Collection[MemoryTag]) -> None:
+        """Restore the named parts. Idempotent. Raises MemoryError, and what loading raises; parts
+        that could not be restored are still missing."""
         wanted = self._missing & set(tags)
         if "weights" in wanted:
             self._restore_weights()
@@ -65,7 +63,7 @@ class Residence:
             return
         runner = self._load_runner()
         runner.release_cache()
-        # It has chosen by the memory that is free now; the engine counts on what it had.
+        # It was sized by the memory that is free now; the engine expects the size before.
         runner.num_blocks = self.engine.runner.num_blocks
         self.engine.replace_runner(runner)
         self._is_dropped = False
@@ -81,7 +79,7 @@ class Residence:
 
 
 class _Dropped(StepwiseRunner):
-    """Stands for a runner that is no more: it has its size, and nothing else."""
+    """Stands in for a dropped runner: it has its sizes, and nothing else."""
 
     def __init__(self, runner: Runner) -> None:
         self.vocab_size = runner.vocab_size
@@ -103,7 +101,7 @@ class _Dropped(StepwiseRunner):
         return 0
 
     def release_cache(self) -> None:
-        """It has none."""
+        """Do nothing: it has none."""
 
     def restore_cache(self) -> None:
         raise RuntimeError("the weights have been dropped")

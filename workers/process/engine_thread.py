@@ -1,7 +1,7 @@
 """The thread that loads the engine and steps it.
 
-It shares nothing with the thread that does the messaging but two queues and a few numbers, so
-that a long forward pass delays no heartbeat, and a frozen engine cannot look alive.
+It shares only two queues and a few numbers with the messaging thread, so that a long forward pass
+delays no heartbeat, and a frozen engine cannot look alive.
 """
 
 import logging
@@ -19,10 +19,10 @@ from headrace.protocol.to_frontend import Output
 from headrace.protocol.to_worker import Abort, Generate
 from headrace.workers.engine.engine import Engine, EngineStats
 from headrace.workers.engine.runner import Runner
-from headrace.workers.errors import ModelUnsupported, RequestRefused
-from headrace.workers.process.engine_memory import Residence
+from headrace.workers.errors import ModelUnsupported, RejectedByEngine
+from headrace.workers.process.engine_memory import EngineMemory
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("headrace.worker")
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,16 @@ class EngineStepped:
 
 
 @dataclass(frozen=True)
-class EngineRefused:
+class EngineRejected:
+    """The engine has rejected a request."""
+
     request_id: str
-    refusal: RequestRefused
+    rejection: RejectedByEngine
 
 
 @dataclass(frozen=True)
 class EngineDied:
-    """The engine is no more. hopeless: a new start would fail alike."""
+    """The engine has failed. hopeless: another start would fail, too."""
 
     reason: str
     hopeless: bool
@@ -55,7 +57,7 @@ class EngineDied:
 
 @dataclass(frozen=True)
 class OperationDone:
-    """error: what it failed of; None if it did not. value: what it gave."""
+    """An operation has run. value: what it returned. error: what it raised; None if it did not."""
 
     call_id: str
     value: Any = None
@@ -64,21 +66,21 @@ class OperationDone:
 
 @dataclass(frozen=True)
 class Operation:
-    """Something that the engine's thread is to do between two steps. Only one that is harmless when
-    it fails: the engine goes on."""
+    """Work for the engine's thread between two steps. It must be harmless when it fails: the engine
+    continues."""
 
     call_id: str
-    run: Callable[[Residence], Any]
+    run: Callable[[EngineMemory], Any]
 
 
-Event = EngineReady | EngineStepped | EngineRefused | EngineDied | OperationDone
+Event = EngineReady | EngineStepped | EngineRejected | EngineDied | OperationDone
 
 
 class EngineThread(threading.Thread):
-    """Commands in by `submit`, events out by `take_events` whenever `wake_fd` is readable.
+    """Commands in by `submit`, events out by `drain_events` whenever `wake_fd` is readable.
 
-    is_frozen: no step is made, whatever there is to do. around_step: each step is made in what it
-        returns. Both are to be changed in this thread.
+    is_frozen: whether no step is made. around_step: returns a context manager for each step. Both
+        must be changed in this thread only.
     """
 
     def __init__(self, build: Callable[[], Engine], load_runner: Callable[[], Runner]) -> None:
@@ -94,11 +96,12 @@ class EngineThread(threading.Thread):
         self.around_step: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     def submit(self, command: Generate | Abort | Operation) -> None:
+        """Queue a command; safe from any thread."""
         self._commands.append(command)
         self._arrived.set()
 
-    def take_events(self) -> list[Event]:
-        """All events since the last call."""
+    def drain_events(self) -> list[Event]:
+        """Return all events since the last call."""
         try:
             os.eventfd_read(self.wake_fd)
         except BlockingIOError:
@@ -109,11 +112,11 @@ class EngineThread(threading.Thread):
         return events
 
     def last_load(self) -> WorkerLoad:
-        """How busy the engine was after its last step; safe from any thread."""
+        """Return the load after the last step; safe from any thread."""
         return self._load
 
     def load(self) -> WorkerLoad:
-        """How busy the engine is; safe from any thread."""
+        """Return the load now; safe from any thread."""
         load, since = self._load, self._busy_since
         age_s = 0.0 if since is None else time.monotonic() - since
         waiting = load.waiting + len(self._commands)
@@ -121,19 +124,19 @@ class EngineThread(threading.Thread):
 
     def run(self) -> None:
         try:
-            residence = Residence(self._build(), self._load_runner)
+            memory = EngineMemory(self._build(), self._load_runner)
             self._post(EngineReady())
             while True:
-                self._turn(residence)
+                self._run_once(memory)
         except ModelUnsupported as error:
             self._post(EngineDied(str(error), hopeless=True))
         except Exception as error:
             log.exception("the engine failed")
             self._post(EngineDied(f"{type(error).__name__}: {error}", hopeless=False))
 
-    def _turn(self, residence: Residence) -> None:
-        """Wait for work, take the commands, make one step."""
-        engine = residence.engine
+    def _run_once(self, memory: EngineMemory) -> None:
+        """Wait for work, execute the commands, make one step."""
+        engine = memory.engine
         if self.is_frozen or not engine.has_work:
             self._busy_since = None
             self._load = engine.load()
@@ -143,22 +146,22 @@ class EngineThread(threading.Thread):
         if self._busy_since is None:
             self._busy_since = started
         while self._commands:
-            self._obey(residence, self._commands.popleft())
+            self._execute(memory, self._commands.popleft())
         if engine.has_work and not self.is_frozen:
             before = self._load.steps
             with self.around_step():
                 outputs = engine.step()
             self._load = engine.load()
             ended = time.monotonic()
-            # A turn that runs nothing is no progress, unless all there is waits for its grammars.
+            # Without a step there is no progress, unless all requests wait for grammars.
             if self._load.steps > before or self._load.running == 0:
                 self._busy_since = ended
             self._post(EngineStepped(outputs, engine.stats(), ended - started))
 
-    def _obey(self, residence: Residence, command: Generate | Abort | Operation) -> None:
-        engine = residence.engine
+    def _execute(self, memory: EngineMemory, command: Generate | Abort | Operation) -> None:
+        engine = memory.engine
         if isinstance(command, Operation):
-            self._operate(residence, command)
+            self._operate(memory, command)
             return
         if isinstance(command, Abort):
             for request_id in command.request_ids:
@@ -166,13 +169,13 @@ class EngineThread(threading.Thread):
             return
         try:
             engine.add(command)
-        except RequestRefused as refusal:
-            self._post(EngineRefused(command.request_id, refusal))
+        except RejectedByEngine as rejection:
+            self._post(EngineRejected(command.request_id, rejection))
 
-    def _operate(self, residence: Residence, operation: Operation) -> None:
-        self._busy_since = None  # however long it takes, it is no step that hangs
+    def _operate(self, memory: EngineMemory, operation: Operation) -> None:
+        self._busy_since = None  # however long it takes, it is not a hanging step
         try:
-            done = OperationDone(operation.call_id, operation.run(residence))
+            done = OperationDone(operation.call_id, operation.run(memory))
         except Exception as error:
             log.exception("an operation on the engine failed")
             done = OperationDone(operation.call_id, error=error)

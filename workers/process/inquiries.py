@@ -1,48 +1,44 @@
-"""What a worker can be asked, beside what it is told to do. Answers are JSON."""
+"""What a worker reports about itself."""
 
 import os
 import platform
 import sys
-from dataclasses import asdict
-from typing import Any
+from dataclasses import astuple
 
+from headrace.protocol.call_results import EngineStatistics, MemoryUse, Pong, WorkerInfo
+from headrace.protocol.calls import GetInfo, GetMemory, GetStats, Ping
 from headrace.protocol.config import GroupConfig
-from headrace.workers.process.engine_memory import Residence
+from headrace.workers.process.call_handlers import CallHandlers
+from headrace.workers.process.engine_memory import EngineMemory
 
 
-def ping(residence: Residence) -> str:
-    """Comes back when the engine's thread has a moment, so it tells that this goes on."""
-    return "pong"
+def add_handlers(handlers: CallHandlers, group: GroupConfig) -> None:
+    """Answer the calls that ask for reports."""
+    handlers.add(GetInfo, lambda call, reply: reply(_info(group)))
+    handlers.add_operation(GetMemory, _memory_use)
+    handlers.add_operation(GetStats, _statistics)
+    handlers.add_operation(Ping, lambda call, memory: Pong())
 
 
-def stats(residence: Residence) -> dict[str, Any]:
-    """Gauges and counters of the engine."""
-    return asdict(residence.engine.stats())
+def _statistics(call: GetStats, memory: EngineMemory) -> EngineStatistics:
+    return EngineStatistics(*astuple(memory.engine.stats()))
 
 
-def memory(residence: Residence) -> dict[str, int | None]:
-    """In bytes, with what others share. resident: of the process. weights, cache: None where a
-    runner does not know."""
-    runner = residence.engine.runner
-    return {
-        "resident_bytes": _resident_bytes(),
-        "weight_bytes": runner.weight_bytes,
-        "cache_bytes": runner.cache_bytes,
-    }
+def _memory_use(call: GetMemory, memory: EngineMemory) -> MemoryUse:
+    runner = memory.engine.runner
+    return MemoryUse(_resident_bytes(), runner.weight_bytes, runner.cache_bytes)
 
 
-def info(group: GroupConfig) -> dict[str, Any]:
-    """What the worker runs on; known without its engine. torch: None if it is not loaded."""
+def _info(group: GroupConfig) -> WorkerInfo:
     torch = sys.modules.get("torch")
-    cards = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return {
-        "pid": os.getpid(),
-        "python": platform.python_version(),
-        "torch": None if torch is None else str(torch.__version__),
-        "threads": None if torch is None else torch.get_num_threads(),
-        "engine": group.engine.engine,
-        "cuda_visible_devices": cards,
-    }
+    return WorkerInfo(
+        pid=os.getpid(),
+        python=platform.python_version(),
+        torch=None if torch is None else str(torch.__version__),
+        threads=None if torch is None else torch.get_num_threads(),
+        engine=group.engine.engine,
+        cuda_visible_devices=os.environ.get("CUDA_VISIBLE_DEVICES"),
+    )
 
 
 def _resident_bytes() -> int:

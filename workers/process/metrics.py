@@ -1,7 +1,7 @@
-"""What a worker counts, under the names that dashboards of vLLM know.
+"""Metrics of a worker, under vLLM's names.
 
-prometheus_client keeps the numbers in files of the run directory (its multiprocess mode), so
-that any frontend can show the whole pool's and counters outlive the process.
+prometheus_client keeps the values in files of the run directory (its multiprocess mode), so that
+any frontend can show the whole pool's, and counters survive the process.
 """
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -14,7 +14,7 @@ _STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 
 
 class WorkerMetrics:
-    """model: name that answers carry. worker_id: "worker-0.3" is the third start of worker 0."""
+    """model: the name in answers. worker_id: "chat-0.3" is the fourth start of slot chat-0."""
 
     def __init__(self, prefix: str, model: str, worker_id: str) -> None:
         names = ("model_name", "engine")
@@ -46,7 +46,7 @@ class WorkerMetrics:
         self._step_s = Histogram(
             prefix + "engine_step_seconds", "Seconds of an engine step.", names, buckets=_STEP_S
         ).labels(*labels)
-        # Not a sum: while a worker is replaced, two have its place.
+        # Not a sum: while a worker is replaced, two have its slot.
         self._start_s = Gauge(
             prefix + "worker_start_seconds", "Seconds of each phase of the worker's last start.",
             (*names, "phase"), multiprocess_mode="livemostrecent",
@@ -55,19 +55,19 @@ class WorkerMetrics:
         self._last: EngineStats | None = None
 
     def started(self, seconds: dict[str, float]) -> None:
-        """The worker is ready; seconds: of each phase of its start."""
+        """Set the seconds of each phase of the start, when the worker is ready."""
         for phase, value in seconds.items():
             self._start_s.labels(*self._labels, phase).set(value)
 
     def load(self, load: WorkerLoad) -> None:
-        """A heartbeat's view of the load."""
+        """Set the load, with each heartbeat."""
         self._running.set(load.running)
         self._waiting.set(load.waiting)
         self._usage.set(load.kv_usage)
         self._age_s.set(load.step_age_s)
 
     def stepped(self, stats: EngineStats, step_s: float) -> None:
-        """The engine has made a turn; the fields of `stats` but the last step's are totals."""
+        """Count a step of the engine; all of `stats` but the last step's values are totals."""
         last = self._last
         self._queries.inc(stats.prefix_queried - (last.prefix_queried if last else 0))
         self._hits.inc(stats.cached_tokens - (last.cached_tokens if last else 0))
@@ -75,12 +75,12 @@ class WorkerMetrics:
         self._drafts.inc(stats.drafts - (last.drafts if last else 0))
         self._draft_tokens.inc(stats.draft_tokens - (last.draft_tokens if last else 0))
         self._accepted_tokens.inc(stats.accepted_tokens - (last.accepted_tokens if last else 0))
-        if stats.steps > (last.steps if last else 0):  # else it ran nothing
+        if stats.steps > (last.steps if last else 0):  # otherwise no step ran
             self._step_tokens.observe(stats.step_tokens)
             self._step_s.observe(step_s)
         self._last = stats
 
 
 def engine_label(worker_id: str) -> str:
-    """The worker's number in its group, the same for all its starts: "0" of "chat-0.3"."""
+    """Return the number of the worker's replica slot: "0" of "chat-0.3"."""
     return worker_id.rpartition("-")[2].partition(".")[0]

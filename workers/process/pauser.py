@@ -1,36 +1,30 @@
-"""When a worker pauses and goes on: calls in, operations on its engine out. No clock of its own.
+"""Pause and resume a worker: calls in, operations on its engine out. No clock of its own.
 
-While it is paused it takes requests and starts none: they wait in the service, in the order in
-which they came. What has begun before has ended, or is frozen where it is.
+A paused worker accepts requests and starts none: they wait in the service, in their order. Requests
+that ran before have ended, or are frozen.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-from headrace.protocol.state import STARTING
-from headrace.workers.process.engine_memory import Residence
+from headrace.protocol.call_results import WorkerPaused
+from headrace.protocol.calls import Pause, Resume
+from headrace.protocol.state import STARTING, WorkerStatus
+from headrace.workers.errors import CallFailed
+from headrace.workers.process.call_handlers import CallHandlers, Reply
+from headrace.workers.process.engine_memory import EngineMemory
 from headrace.workers.process.engine_thread import OperationDone
 from headrace.workers.process.service import Service
 
 ABORTED = "The server was paused before it had answered this request."
 
 
-@dataclass(frozen=True)
-class Pause:
-    """mode: what becomes of what runs: "wait": it is finished first, within timeout_s, or the
-    worker goes on. "abort": it is ended. "keep": it is frozen. clear_cache: not with "keep"."""
-
-    mode: Literal["wait", "abort", "keep"] = "abort"
-    clear_cache: bool = True
-    timeout_s: float = 60.0
+class PauseFailed(CallFailed):
+    """The worker could not pause. The text is fit to be shown to an operator."""
 
 
-class PauseFailed(Exception):
-    """The text is fit to be shown to an operator."""
-
-
-Answer = Callable[[Exception | None], None]  # None: it is done
+Answer = Callable[[Exception | None], None]  # None: success
 
 
 @dataclass
@@ -42,26 +36,45 @@ class _Waiting:
 
 @dataclass
 class Pauser:
-    """operate: has the engine's thread do something, and then tells. freeze: in that thread: no
-    step is made, or steps are made again. state: of the worker. on_change: told `is_paused`."""
+    """Pauses and resumes a worker.
+
+    operate: runs one function in the engine's thread, then the other in this one.
+    freeze: called in the engine's thread; whether no step is made. state: of the worker.
+    on_change: called with `is_paused`.
+    """
 
     service: Service
-    operate: Callable[[Callable[[Residence], Any], Callable[[OperationDone], None]], None]
+    operate: Callable[[Callable[[EngineMemory], Any], Callable[[OperationDone], None]], None]
     freeze: Callable[[bool], None]
-    state: Callable[[], str]
+    state: Callable[[], WorkerStatus]
     on_change: Callable[[bool], None]
     is_paused: bool = False
-    _is_wanted: bool = False
+    _is_pausing: bool = False
     _waiting: list[_Waiting] = field(default_factory=list)
+
+    def add_handlers(self, handlers: CallHandlers) -> None:
+        """Execute the calls that pause and resume."""
+
+        def answer_to(reply: Reply) -> Answer:
+            def answer(error: Exception | None) -> None:
+                if error is None:
+                    reply(WorkerPaused(self.is_paused))
+                else:
+                    reply.fail(error)
+
+            return answer
+
+        handlers.add(Pause, lambda call, reply: self.pause(call, answer_to(reply)))
+        handlers.add(Resume, lambda call, reply: self.resume(answer_to(reply)))
 
     @property
     def is_holding(self) -> bool:
-        """Whether requests are taken and not started."""
-        return self._is_wanted
+        """Whether requests are accepted but not started."""
+        return self._is_pausing
 
     def pause(self, call: Pause, answer: Answer) -> None:
-        """answer: called once, when nothing runs any more, or it has failed."""
-        self._is_wanted = True
+        """Pause the worker. answer: called once, when nothing runs any more, or on failure."""
+        self._is_pausing = True
         self.service.hold()
         if call.mode == "abort":
             self.service.abort_running(ABORTED)
@@ -72,16 +85,16 @@ class Pauser:
         self._settle(call, answer)
 
     def resume(self, answer: Answer) -> None:
-        """Start what waits, and go on with what is frozen."""
-        self._is_wanted = False
+        """Start what waits, and continue what is frozen."""
+        self._is_pausing = False
         for waiting in self._take_waiting():
             waiting.answer(PauseFailed("it was resumed before it had paused"))
         self._thaw()
-        self.service.let_go()
+        self.service.release()
         answer(None)
 
-    def turn(self, now: float) -> None:
-        """To be called often: requests may have ended, or time may have passed."""
+    def tick(self, now: float) -> None:
+        """Finish pauses whose requests have ended, or whose time is over; call it often."""
         for waiting in list(self._waiting):
             if waiting.begun_at is None:
                 waiting.begun_at = now
@@ -93,19 +106,19 @@ class Pauser:
                 self._give_up(waiting)
 
     def _settle(self, call: Pause, answer: Answer) -> None:
-        """Nothing is to run any more; wait until the step in hand is over."""
-        if self.state() == STARTING:  # nothing has ever run, and its engine's thread is busy
+        """Freeze the engine after the current step."""
+        if self.state() == STARTING:  # nothing has ever run, and the engine's thread is loading
             self._change(True)
             answer(None)
             return
 
-        def act(residence: Residence) -> None:
+        def act(memory: EngineMemory) -> None:
             self.freeze(True)
             if call.clear_cache and call.mode != "keep":
-                residence.engine.reset_prefix_cache()
+                memory.engine.reset_prefix_cache()
 
         def then(done: OperationDone) -> None:
-            if self._is_wanted and done.error is None:
+            if self._is_pausing and done.error is None:
                 self._change(True)
                 answer(None)
             else:
@@ -115,14 +128,14 @@ class Pauser:
 
     def _thaw(self) -> None:
         self._change(False)
-        self.operate(lambda residence: self.freeze(False), lambda done: None)
+        self.operate(lambda memory: self.freeze(False), lambda done: None)
 
     def _give_up(self, waiting: _Waiting) -> None:
-        """Go on after all, unless another call waits, too."""
+        """Resume, unless another call waits, too."""
         running = self.service.running
         if not self._waiting:
-            self._is_wanted = False
-            self.service.let_go()
+            self._is_pausing = False
+            self.service.release()
         waiting.answer(PauseFailed(f"{running} requests were still running"))
 
     def _take_waiting(self) -> list[_Waiting]:

@@ -1,8 +1,8 @@
-"""A profile of a worker, from one call to another: what torch ran and when, or where Python was.
+"""Profile a worker from one call to another: torch's operations, or stacks of all Python threads.
 
-It is started and stopped between two steps, in the thread that makes them: torch's profiler sees
-the operations of the thread that has started it. Compiled programs are one call to torch; each step
-is marked, so that it is seen how long they take.
+Profiles start and stop between two steps, in the engine's thread: torch's profiler records the
+operations of the thread that has started it. Compiled programs are a single call to torch; each
+step is annotated to show how long it takes.
 """
 
 import logging
@@ -13,24 +13,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from headrace.protocol.call_results import ProfileStarted, ProfileStopped
+from headrace.protocol.calls import ProfileKind, StartProfile, StopProfile
 from headrace.protocol.common.atomic_write import replacing
+from headrace.workers.errors import CallFailed
+from headrace.workers.process.call_handlers import CallHandlers, Reply
+from headrace.workers.process.engine_memory import EngineMemory
+from headrace.workers.process.engine_thread import OperationDone
 from headrace.workers.process.stack_sampler import StackSampler
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("headrace.worker")
 
 STEP = "engine step"
 Around = Callable[[], AbstractContextManager[Any]]
 
 
-TORCH, STACKS = "torch", "stacks"  # kinds of profiles
+class ProfileFailed(CallFailed):
+    """A profile could not be made. The text is fit to be shown to an operator."""
 
 
-class ProfileFailed(Exception):
-    """The text is fit to be shown to an operator."""
-
-
-class Recording(Protocol):
-    """A profile that is being made. suffix: of its file."""
+class ProfileRecording(Protocol):
+    """A profile in progress. suffix: of its file."""
 
     suffix: str
 
@@ -53,14 +56,14 @@ class _TorchRecording:
         self._recording.export_chrome_trace(path)
 
 
-def start_stacks() -> tuple[Recording, Around]:
-    """Begin a profile of all threads, by samples; nothing marks a step in it."""
+def start_stacks() -> tuple[ProfileRecording, Around]:
+    """Begin a sampled profile of all threads, without annotations of steps."""
     return StackSampler(), nullcontext
 
 
-def start_torch() -> tuple[Recording, Around]:
-    """Begin a profile of this thread; it, and what marks a step in it."""
-    from torch import profiler  # the fake engine has no use for it
+def start_torch() -> tuple[ProfileRecording, Around]:
+    """Begin a profile of this thread. Returns it, and what annotates a step in it."""
+    from torch import profiler  # the fake engine does not need torch
     from torch.cuda import is_available
 
     activities = [profiler.ProfilerActivity.CPU]
@@ -70,27 +73,27 @@ def start_torch() -> tuple[Recording, Around]:
     return recording, lambda: profiler.record_function(STEP)
 
 
-Begin = Callable[[], tuple[Recording, Around]]
+Begin = Callable[[], tuple[ProfileRecording, Around]]
 
 
 @dataclass
 class Profiler:
-    """Used in the engine's thread only.
+    """Makes profiles. Used in the engine's thread only.
 
-    folder: where traces are written. name: of the worker, and so of its traces.
-    mark_steps: told what is to be around each step. begin: the kinds of profiles there are.
+    folder: of the traces. name: of the worker, which begins the names of its traces.
+    mark_steps: gets what each step must run in. begin: by the kinds of profiles.
     """
 
     folder: Path | None
     name: str
     mark_steps: Callable[[Around], None]
-    begin: Mapping[str, Begin]
-    _recording: Recording | None = None
+    begin: Mapping[ProfileKind, Begin]
+    _recording: ProfileRecording | None = None
 
-    def start(self, kind: str) -> bool:
-        """Harmless while one is made. Whether one was begun."""
+    def start(self, kind: ProfileKind) -> bool:
+        """Begin a profile; return false if one is in progress. Raises ProfileFailed."""
         if self.folder is None:
-            raise ProfileFailed("no folder for profiles has been named")
+            raise ProfileFailed("the server has no folder for profiles")
         if kind not in self.begin:
             raise ProfileFailed("the fake engine runs nothing that could be profiled so")
         if self._recording is not None:
@@ -98,14 +101,17 @@ class Profiler:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            log.error("no profile: %s", error)
+            log.error("cannot write profiles: %s", error)
             raise ProfileFailed("the folder for profiles cannot be written to") from None
         self._recording, around = self.begin[kind]()
         self.mark_steps(around)
         return True
 
     def stop(self) -> str | None:
-        """Write the trace; the name of its file. Harmless when none is made: None."""
+        """Write the trace and return its file name; None if no profile is in progress.
+
+        Raises ProfileFailed.
+        """
         recording, self._recording = self._recording, None
         if recording is None or self.folder is None:
             return None
@@ -113,18 +119,67 @@ class Profiler:
         recording.stop()
         path = self._path(self.folder, recording.suffix)
         try:
-            with replacing(path) as part:  # whoever watches the folder sees whole traces only
+            with replacing(path) as part:  # the folder shows complete traces only
                 recording.export(str(part))
         except (OSError, RuntimeError) as error:
-            log.error("a profile is lost: %s", error)
+            log.error("cannot write a profile: %s", error)
             raise ProfileFailed("the profile could not be written") from None
-        log.info("profile: %s", path)
+        log.info("profile written to %s", path)
         return path.name
 
     def _path(self, folder: Path, suffix: str) -> Path:
-        """Never that of an earlier one, however soon it came."""
+        """Return a path that no earlier profile has."""
         stem = f"{self.name}-{time.strftime('%Y%m%d-%H%M%S')}"
         path, number = folder / f"{stem}{suffix}", 1
         while path.exists():
             path, number = folder / f"{stem}-{number}{suffix}", number + 1
         return path
+
+
+class Profiling:
+    """Executes the calls that profile a worker. No clock of its own.
+
+    max_s: after so long a profile ends by itself, for it grows with every step.
+    """
+
+    def __init__(self, handlers: CallHandlers, profiler: Profiler, max_s: float) -> None:
+        self._handlers, self._profiler, self._max_s = handlers, profiler, max_s
+        self._now = 0.0
+        self._ends_at: float | None = None
+        handlers.add(StartProfile, self._start)
+        handlers.add(StopProfile, self._stop)
+
+    def tick(self, now: float) -> None:
+        """End a profile whose time is over; call it often."""
+        self._now = now
+        if self._ends_at is not None and now >= self._ends_at:
+            log.warning("ending the profile after %g s", self._max_s)
+            self._ends_at = None
+            self._handlers.operate(lambda memory: self._profiler.stop(), lambda done: None)
+
+    def _start(self, call: StartProfile, reply: Reply) -> None:
+        def act(memory: EngineMemory) -> bool:
+            return self._profiler.start(call.mode)
+
+        def then(done: OperationDone) -> None:
+            if done.value:
+                self._ends_at = self._now + self._max_s
+            if done.error is None:
+                reply(ProfileStarted(bool(done.value)))
+            else:
+                reply.fail(done.error)
+
+        self._handlers.operate(act, then)
+
+    def _stop(self, call: StopProfile, reply: Reply) -> None:
+        def act(memory: EngineMemory) -> str | None:
+            return self._profiler.stop()
+
+        def then(done: OperationDone) -> None:
+            self._ends_at = None
+            if done.error is None:
+                reply(ProfileStopped(done.value))
+            else:
+                reply.fail(done.error)
+
+        self._handlers.operate(act, then)

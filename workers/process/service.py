@@ -1,6 +1,6 @@
 """A worker's side of the data path, without sockets: messages in, an injected `send` out.
 
-It knows whose each request is, and numbers what it sends to each frontend.
+It knows the frontend of each request, and numbers its messages to each frontend.
 """
 
 import logging
@@ -14,16 +14,16 @@ from headrace.protocol.to_frontend import (
     Aborted,
     Output,
     OutputMessage,
-    Refused,
+    Rejected,
     StepOutputs,
 )
 from headrace.protocol.to_worker import REQUESTS, Abort, Generate
-from headrace.workers.errors import RequestRefused
+from headrace.workers.errors import RejectedByEngine
 from headrace.workers.process.queue_limits import QueueGuard
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("headrace.worker")
 
-# After so many beats without anything else to send, a frontend has heard of all there was.
+# After so many heartbeats without other messages, a frontend has noticed every lost one.
 BEATS = 5
 
 # Delivers bytes to a frontend; false when that frontend cannot be reached.
@@ -32,8 +32,11 @@ Submit = Callable[[Generate | Abort], None]
 
 
 class Service:
-    """submit: passes a command to the engine. send: passes bytes to a frontend. guard: knows when
-    the queue is full."""
+    """Accepts requests and sends outputs.
+
+    submit: passes a command to the engine. send: passes bytes to a frontend. guard: knows when the
+    queue is full.
+    """
 
     def __init__(self, worker_id: str, submit: Submit, send: Send, guard: QueueGuard) -> None:
         self._worker_id = worker_id
@@ -45,84 +48,84 @@ class Service:
         self._held: dict[str, Generate] = {}
         self._numbers: defaultdict[bytes, int] = defaultdict(int)
         self._beats: dict[bytes, int] = {}
-        self._refusing: str | None = "the worker is loading its model"
+        self._rejecting: str | None = "the worker is loading its model"
         self.malformed = 0
 
     @property
     def in_flight(self) -> int:
-        """Requests that have been taken and not been ended."""
+        """Accepted requests that have not ended."""
         return len(self._owners)
 
     @property
     def running(self) -> int:
-        """Those of them that the engine has got."""
+        """Requests in flight that the engine has."""
         return len(self._owners) - len(self._held)
 
     @property
     def held(self) -> int:
-        """Those of them that it is still to get."""
+        """Requests in flight that wait here."""
         return len(self._held)
 
     @property
     def waiting_tokens(self) -> int:
-        """Of the prompts of those that have had no token yet."""
+        """Prompt tokens of requests without an output token."""
         return self._guard.waiting_tokens
 
     def hold(self) -> None:
-        """Give the engine no more requests; those that come wait here."""
+        """Stop passing requests to the engine; new ones wait here."""
         self._is_holding = True
 
-    def let_go(self) -> None:
-        """Give it all that wait, and from now on those that come."""
+    def release(self) -> None:
+        """Pass waiting requests to the engine, and from now on new ones."""
         self._is_holding = False
         held, self._held = self._held, {}
         for request in held.values():
             self._pass_on(self._owners[request.request_id], request)
 
     def open(self) -> None:
-        """Take requests from now on."""
-        self._refusing = None
+        """Accept requests from now on."""
+        self._rejecting = None
 
     def close(self, reason: str = "the worker is stopping") -> None:
-        """Refuse new requests; those in flight go on."""
-        self._refusing = reason
+        """Reject new requests; those in flight continue."""
+        self._rejecting = reason
 
-    def hand_back(self) -> None:
-        """Run nothing of what is in flight any more: frontends are to have it run elsewhere."""
-        for request_id, frontend in self._forget(list(self._owners)):
-            self._refuse(frontend, request_id, "the worker has handed it back", True)
+    def return_all(self) -> None:
+        """Return all requests in flight to their frontends, which send them to other workers."""
+        for request_id, frontend in self._drop(list(self._owners)):
+            self._reject(frontend, request_id, "the worker has returned it", True)
 
     def abort_all(self, reason: str) -> int:
-        """End what is in flight; how much that was. reason: fit to be shown to clients."""
+        """End all requests in flight; return how many. reason: fit to be shown to clients."""
         count = self.in_flight
         self._end(list(self._owners), reason)
         return count
 
     def abort_running(self, reason: str) -> None:
-        """End what the engine has got; what waits goes on waiting."""
+        """End the requests that the engine has; others keep waiting."""
         self._end([each for each in self._owners if each not in self._held], reason)
 
     def _end(self, request_ids: list[str], reason: str) -> None:
         by_frontend: defaultdict[bytes, list[str]] = defaultdict(list)
-        for request_id, frontend in self._forget(request_ids):
+        for request_id, frontend in self._drop(request_ids):
             by_frontend[frontend].append(request_id)
         for frontend, ended in by_frontend.items():
             number = self._next_number(frontend)
             self._deliver(frontend, Aborted(self._worker_id, number, tuple(ended), reason))
 
-    def _forget(self, request_ids: list[str]) -> list[tuple[str, bytes]]:
-        """Requests in flight and whose they are; they are no more."""
+    def _drop(self, request_ids: list[str]) -> list[tuple[str, bytes]]:
+        """Abort requests; return them with their frontends."""
         owners = [(each, self._owners[each]) for each in request_ids]
         self._abort(request_ids)
         return owners
 
     def on_message(self, frontend: bytes, data: bytes) -> None:
-        """Bytes from a frontend; what is no message is counted and dropped."""
+        """Handle a message of a frontend; malformed bytes are counted and dropped."""
         try:
             message = REQUESTS.decode(data)
         except DecodeError as error:
             self.malformed += 1
-            log.warning("dropped a malformed message: %s", error)
+            log.warning("dropping a malformed message: %s", error)
             return
         match message:
             case Generate():
@@ -133,32 +136,32 @@ class Service:
                 assert_never(message)
 
     def on_outputs(self, outputs: list[Output]) -> None:
-        """The outputs of an engine step: one message for each frontend that has some."""
+        """Send the outputs of an engine step, in one message for each frontend."""
         batches: defaultdict[bytes, list[Output]] = defaultdict(list)
         for output in outputs:
             owner = self._owners.get(output.request_id)
             if owner is None:
                 continue  # aborted while the step ran
             batches[owner].append(output)
-            self._guard.answered(output.request_id)
+            self._guard.on_first_output(output.request_id)
             if output.finish_reason is not None:
                 del self._owners[output.request_id]
-                self._guard.ended()
+                self._guard.on_finished()
         for frontend, batch in batches.items():
             number = self._next_number(frontend)
             self._deliver(frontend, StepOutputs(self._worker_id, number, tuple(batch)))
 
-    def on_refused(self, request_id: str, refusal: RequestRefused) -> None:
-        """The engine does not take a request."""
+    def on_rejected(self, request_id: str, rejection: RejectedByEngine) -> None:
+        """Pass the engine's rejection to the frontend."""
         frontend = self._owners.pop(request_id, None)
-        self._guard.answered(request_id)
+        self._guard.on_first_output(request_id)
         if frontend is not None:
-            self._refuse(frontend, request_id, refusal.reason, refusal.retry_elsewhere)
+            self._reject(frontend, request_id, rejection.reason, rejection.retry_elsewhere)
 
-    def beat(self) -> None:
-        """Send each frontend that had a message lately one without outputs; call it once a second.
+    def send_heartbeats(self) -> None:
+        """Send an empty message to each frontend that got one recently; call it once a second.
 
-        A lost message shows by the gap in the numbers, so something has to follow the last one.
+        A lost message shows as a gap in the numbers, so a message must follow the last one.
         """
         waiting = set(self._owners.values())
         for frontend in waiting | set(self._beats):
@@ -169,8 +172,8 @@ class Service:
             else:
                 self._beats.pop(frontend, None)
 
-    def forget(self, frontend: bytes) -> None:
-        """A frontend is gone for good: nobody waits for its requests."""
+    def forget_frontend(self, frontend: bytes) -> None:
+        """Drop the requests of a frontend that has died."""
         self._numbers.pop(frontend, None)
         self._beats.pop(frontend, None)
         self._drop_requests(frontend)
@@ -179,15 +182,15 @@ class Service:
         self._abort([rid for rid, owner in self._owners.items() if owner == frontend])
 
     def _on_generate(self, frontend: bytes, request: Generate) -> None:
-        if self._refusing is not None:
-            self._refuse(frontend, request.request_id, self._refusing, retry_elsewhere=True)
+        if self._rejecting is not None:
+            self._reject(frontend, request.request_id, self._rejecting, retry_elsewhere=True)
         elif request.request_id in self._owners:
-            self._refuse(frontend, request.request_id, "duplicate request", retry_elsewhere=False)
+            self._reject(frontend, request.request_id, "duplicate request", retry_elsewhere=False)
         elif not request.is_replay and self._is_full(frontend, request):
             pass
         else:
             self._owners[request.request_id] = frontend
-            self._guard.taken(request)
+            self._guard.on_accepted(request)
             if self._is_holding:
                 self._held[request.request_id] = request
             else:
@@ -199,31 +202,31 @@ class Service:
             self._acknowledge(frontend, request)
 
     def _acknowledge(self, frontend: bytes, request: Generate) -> None:
-        """Say that a replay has come. Should this worker die now, the replay may be why; one that
-        was sent to a dead worker is not to blame for it."""
-        taken = Output(request.request_id, (), len(request.output_token_ids))
+        """Confirm a replay. If this worker dies now, the replay may be why; a replay sent to
+        a dead worker is not."""
+        confirmation = Output(request.request_id, (), len(request.output_token_ids))
         number = self._next_number(frontend)
-        self._deliver(frontend, StepOutputs(self._worker_id, number, (taken,)))
+        self._deliver(frontend, StepOutputs(self._worker_id, number, (confirmation,)))
 
     def _is_full(self, frontend: bytes, request: Generate) -> bool:
-        """Whether there is no room for a request, which is then refused."""
+        """Reject a request if the queue is full; return whether it was rejected."""
         reason = self._guard.why_full(request, self.in_flight)
         if reason is None:
             return False
         retry_after_s = self._guard.retry_after_s(self.in_flight)
-        self._refuse(frontend, request.request_id, reason, True, retry_after_s)
+        self._reject(frontend, request.request_id, reason, True, retry_after_s)
         return True
 
     def _abort(self, request_ids: list[str]) -> None:
         for request_id in request_ids:
             del self._owners[request_id]
-            self._guard.answered(request_id)
-            self._guard.ended()
+            self._guard.on_first_output(request_id)
+            self._guard.on_finished()
         passed_on = [each for each in request_ids if self._held.pop(each, None) is None]
         if passed_on:
             self._submit(Abort(tuple(passed_on)))
 
-    def _refuse(
+    def _reject(
         self,
         frontend: bytes,
         request_id: str,
@@ -232,10 +235,10 @@ class Service:
         retry_after_s: float = 0.0,
     ) -> None:
         number = self._next_number(frontend)
-        refused = Refused(
+        rejected = Rejected(
             self._worker_id, number, request_id, reason, retry_elsewhere, retry_after_s
         )
-        self._deliver(frontend, refused)
+        self._deliver(frontend, rejected)
 
     def _next_number(self, frontend: bytes) -> int:
         number = self._numbers[frontend]
@@ -245,5 +248,5 @@ class Service:
     def _deliver(self, frontend: bytes, message: OutputMessage) -> None:
         self._beats[frontend] = BEATS
         if not self._send(frontend, OUTPUTS.encode(message)):
-            # Should it come back, the gap tells it that its requests are no longer run here.
+            # If it comes back, the gap tells it that its requests do not run here any more.
             self._drop_requests(frontend)

@@ -1,6 +1,6 @@
-"""Where the threads of this process are in Python, a hundred times a second, as py-spy tells it.
+"""Sample the Python stacks of this process's threads a hundred times a second, like py-spy.
 
-Of the kernels and of torch it shows the call that is in them, and how long. It costs a percent.
+Time in kernels and torch shows as the Python call into them. Costs one percent.
 """
 
 import sys
@@ -10,17 +10,17 @@ from pathlib import Path
 from types import FrameType
 
 INTERVAL_S = 0.01
-# A profile of an hour is to fit in memory, whatever it meets.
-MOST_STACKS = 50_000
-MOST_FRAMES = 200
+# A profile of an hour must fit in memory.
+MAX_STACKS = 50_000
+MAX_FRAMES = 200
 OTHERS = "others"
 
 
 class StackSampler:
-    """Samples all threads from its making until `stop`.
+    """Samples all threads from its creation until `stop`.
 
-    `export` writes folded stacks, a line for each: "thread;outermost;...;innermost count", which
-    flamegraph.pl, inferno and speedscope read.
+    `export` writes folded stacks for flamegraph.pl, inferno and speedscope, one a line:
+    "thread;outermost;...;innermost count".
     """
 
     suffix = ".folded"
@@ -37,7 +37,7 @@ class StackSampler:
         self._thread.join()
 
     def export(self, path: str) -> None:
-        """OSError if it cannot be written."""
+        """Write the profile. Raises OSError if that is not possible."""
         lines = (f"{';'.join(stack)} {count}\n" for stack, count in self._stacks.most_common())
         Path(path).write_text("".join(lines))
 
@@ -51,14 +51,14 @@ class StackSampler:
 
     def _note(self, thread: str, frame: FrameType) -> None:
         stack = (thread, *_frames(frame))
-        is_full = len(self._stacks) >= MOST_STACKS and stack not in self._stacks
+        is_full = len(self._stacks) >= MAX_STACKS and stack not in self._stacks
         self._stacks[(thread, OTHERS) if is_full else stack] += 1
 
 
 def _frames(frame: FrameType | None) -> list[str]:
-    """From the outermost on; of files only the names."""
+    """Return the frames from the outermost on, with file names without folders."""
     frames: list[str] = []
-    while frame is not None and len(frames) < MOST_FRAMES:
+    while frame is not None and len(frames) < MAX_FRAMES:
         code = frame.f_code
         file = code.co_filename.rpartition("/")[2]
         frames.append(f"{code.co_qualname} ({file}:{frame.f_lineno})".replace(";", ","))

@@ -1,11 +1,11 @@
-"""What systemd is told of a worker."""
+"""Report a worker's status to systemd."""
 
 from headrace.protocol.common.sd_notify import Notifier
 from headrace.protocol.state import WorkerLoad
 
 
 class StatusReport:
-    """`beat` it a few times a second from the thread of the messages."""
+    """Call `beat` a few times a second from the messaging thread."""
 
     def __init__(self, notifier: Notifier, stall_timeout_s: float) -> None:
         self._notifier, self._stall_timeout_s = notifier, stall_timeout_s
@@ -13,16 +13,16 @@ class StatusReport:
         notifier.status("loading the model")
 
     def ready(self) -> None:
-        """The engine can serve."""
+        """Report that the engine can serve."""
         self._ready = True
         self._notifier.ready("ready")
 
-    def leaving(self, in_flight: int) -> None:
+    def draining(self, in_flight: int) -> None:
         self._notifier.stopping(f"finishing {in_flight} requests")
 
     def beat(self, load: WorkerLoad) -> None:
-        """The watchdog is fed while the engine is idle or makes steps: this thread would turn
-        beside a frozen engine, too."""
+        """Feed the watchdog while the engine is idle or makes steps: this thread would also run
+        with a frozen engine."""
         if load.step_age_s <= self._stall_timeout_s:
             self._notifier.alive()
         if self._ready:

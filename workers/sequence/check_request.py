@@ -6,7 +6,7 @@ from collections.abc import Container
 from headrace.protocol.grammar import MAX_AFTER_TOKENS, MAX_GRAMMAR_BYTES, Grammar
 from headrace.protocol.sampling import RepetitionRule, SamplingParams
 from headrace.protocol.to_worker import Generate
-from headrace.workers.errors import RequestRefused
+from headrace.workers.errors import RejectedByEngine
 
 _LARGEST_SEED = 2**64 - 1
 # Beyond these, no output is better and logits leave the range of 32-bit floats.
@@ -24,7 +24,7 @@ def check_request(
     max_len: int,
     adapter_ids: Container[str] | None = None,
 ) -> None:
-    """Raise RequestRefused, naming the field, unless the engine can run the request to its end.
+    """Raise RejectedByEngine, naming the field, unless the engine can run the request to its end.
 
     max_len: the most tokens of prompt and output together.
     adapter_ids: the loaded adapters; None: the engine supports none.
@@ -62,7 +62,7 @@ def _check_lengths(request: Generate, max_len: int) -> None:
 def _check_adapter(adapter: str, adapter_ids: Container[str] | None) -> None:
     """Where adapters can be loaded, another worker may have this one already."""
     if adapter and (adapter_ids is None or adapter not in adapter_ids):
-        raise RequestRefused("adapter is not loaded", retry_elsewhere=adapter_ids is not None)
+        raise RejectedByEngine("adapter is not loaded", retry_elsewhere=adapter_ids is not None)
 
 
 def _check_grammar(grammar: Grammar, vocab_size: int) -> None:
@@ -128,4 +128,4 @@ def _check_repetition(params: RepetitionRule) -> None:
 
 
 def _reject(reason: str) -> None:
-    raise RequestRefused(reason, retry_elsewhere=False)
+    raise RejectedByEngine(reason, retry_elsewhere=False)

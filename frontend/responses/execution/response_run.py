@@ -13,7 +13,7 @@ from headrace.frontend.generation.start_generation import Cleanups
 from headrace.frontend.middleware import request_scope
 from headrace.frontend.openai_api.logprobs import TokenNames, chat_logprobs
 from headrace.frontend.process.drain import Drain
-from headrace.frontend.process.worker_thread import MANY_PARTS, beside
+from headrace.frontend.process.worker_thread import MANY_PARTS, run_in_worker_thread
 from headrace.frontend.responses.execution.job import Job
 from headrace.frontend.responses.output.event_writer import EventSink, EventWriter
 from headrace.frontend.responses.output.output_writer import OutputWriter, ServerToolCall
@@ -64,7 +64,7 @@ class ResponseRun:
         )
         # A background response is not interrupted by draining: another frontend resumes it.
         drain = Drain() if job.request.background else context.drain
-        abortable = context.abortable.named(job.response_id)
+        abortable = context.abortable.with_name(job.response_id)
         self._context = replace(context, pool=pool, drain=drain, abortable=abortable)
         self._job = job
         self._requested = tools
@@ -162,7 +162,7 @@ class ResponseRun:
             seed=self._job.seed,
             max_model_len=self._model.tokenizer.info.max_model_len,
         )
-        request = await beside(translate, len(items) > MANY_PARTS)
+        request = await run_in_worker_thread(translate, len(items) > MANY_PARTS)
         try:
             return await start_chat(
                 self._context, request, cleanups=self.cleanups, deadline=self.deadline

@@ -6,7 +6,7 @@ import logging
 import secrets
 
 from headrace.frontend.context import Context
-from headrace.frontend.errors import FAILURE, InternalError, TooBusy
+from headrace.frontend.errors import FAILURE, InternalError, TooManyRequests
 from headrace.frontend.middleware import request_scope
 from headrace.frontend.middleware.errors import api_error
 from headrace.frontend.responses.execution.live_response import LiveResponse
@@ -98,7 +98,7 @@ class ResponseRunner:
         """Run a response that outlives the current HTTP request."""
         running = sum(bool(other.job.request.background) for other in self._live.values())
         if running >= MAX_BACKGROUND:
-            raise TooBusy(f"{running} background responses are running; try again later.")
+            raise TooManyRequests(f"{running} background responses are running; try again later.")
         try:
             await run.prepare()
             await self._register(live)

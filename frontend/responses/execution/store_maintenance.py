@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 
 from headrace.frontend.context import Context
-from headrace.frontend.critical_task import create_vital_task
+from headrace.frontend.critical_task import spawn_critical
 from headrace.frontend.errors import ApiError, InternalError
 from headrace.frontend.middleware.errors import api_error
 from headrace.frontend.responses.execution.job import Job
@@ -70,9 +70,9 @@ class StoreMaintenance:
     def start(self) -> None:
         """Start the tasks; the process ends if one fails."""
         self._tasks = [
-            create_vital_task(self._flush_loop()),
-            create_vital_task(self._heartbeat_loop()),
-            create_vital_task(self._prune_loop()),
+            spawn_critical(self._flush_loop()),
+            spawn_critical(self._heartbeat_loop()),
+            spawn_critical(self._prune_loop()),
         ]
 
     async def stop(self) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple
 
-from headrace.frontend.errors import ApiError, BadRequest, TooBusy
+from headrace.frontend.errors import ApiError, BadRequest, TooManyRequests
 from headrace.frontend.responses.request.tool_choice import read_tool_choice
 from headrace.frontend.schemas.responses import Item, ResponsesRequest
 from headrace.protocol.text import TextInfo
@@ -135,4 +135,4 @@ def with_status(
 def _error_code(error: ApiError) -> str:
     if isinstance(error, BadRequest):
         return "invalid_prompt"
-    return "rate_limit_exceeded" if isinstance(error, TooBusy) else "server_error"
+    return "rate_limit_exceeded" if isinstance(error, TooManyRequests) else "server_error"

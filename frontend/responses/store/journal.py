@@ -11,7 +11,8 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from headrace.frontend.pool.interface import OutputStream, Pool, PoolBusy, PoolUnavailable, Scope
+from headrace.frontend.pool.interface import OutputStream, Pool, PoolBusy, PoolUnavailable
+from headrace.protocol.calls import AnyCall, CallTarget
 from headrace.protocol.state import PoolState
 from headrace.protocol.to_frontend import Admission, Logprobs, Output, PoolResult
 from headrace.protocol.to_worker import Generate
@@ -86,10 +87,8 @@ class JournaledPool:
     def why_busy(self) -> PoolBusy | None:
         return self._pool.why_busy()
 
-    async def call(
-        self, method: str, arguments: dict[str, Any], scope: Scope, timeout_s: float
-    ) -> PoolResult:
-        return await self._pool.call(method, arguments, scope, timeout_s)
+    async def call(self, call: AnyCall, target: CallTarget, timeout_s: float) -> PoolResult:
+        return await self._pool.call(call, target, timeout_s)
 
     def generate(self, group: str, request: Generate) -> OutputStream:
         known = self._journal.outputs(self.turn)

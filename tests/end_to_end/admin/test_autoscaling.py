@@ -181,7 +181,7 @@ def test_workers_that_cannot_be_started_are_given_up_and_nothing_fails(
     config.unlink()
     try:
         with users(server, 8):
-            wait_for(lambda: "keeps its 1 workers" in server.log, "it gives up", PATIENCE_S)
+            wait_for(lambda: "reverts to 1 workers" in server.log, "it gives up", PATIENCE_S)
             wait_for(lambda: "tried again in" in server.log, "it says so", PATIENCE_S)
             assert group(server)["wanted"] == 1
     finally:

@@ -40,7 +40,7 @@ def test_frozen_frontend_is_replaced_and_its_requests_end(launch: Launch) -> Non
         answer.read()
     wait_for(lambda: serves(server), "another serves")
     wait_for(lambda: running(server) == 0, "the worker has dropped its request")
-    assert "frontend-0.0 has said nothing for 3 s: it is killed" in server.log
+    assert "killing frontend-0.0: silent for 3 s" in server.log
     assert server.stop() == 0
 
 

@@ -112,7 +112,7 @@ def test_workers_that_are_killed_together_come_back_without_delay(launch: Launch
     for worker in server.children("headrace.workers.main"):
         worker.kill()
     wait_for(lambda: ready_workers(server) == 6, "all are back")
-    assert server.log.count("ended (killed by signal 9); the next start is in 0.0 s") == 3
+    assert server.log.count("ended (killed by signal 9); restarting in 0.0 s") == 3
     assert "in a row" not in server.log
 
 

@@ -192,7 +192,7 @@ def test_model_that_cannot_be_served_ends_the_start(model: Path, cache_dir: Path
         start(model, cache_dir, *flags, workers=1)
     assert "holds" in str(failed.value)
     assert "Traceback" not in str(failed.value)
-    assert "the next start is in" not in str(failed.value)
+    assert "restarting in" not in str(failed.value)
 
 
 def test_the_fake_engine_needs_no_template(fake_pool: Server) -> None:

@@ -22,7 +22,9 @@ def test_names_of_a_request_and_of_its_answer() -> None:
     one.names.add("cmpl-1")
     abortable.watch(one, "a", lambda error: ended.append(("one", str(error))))
     abortable.watch(two, "b", lambda error: ended.append(("two", str(error))))
-    abortable.named("resp_3").watch(None, "b", lambda error: ended.append(("three", str(error))))
+    abortable.with_name("resp_3").watch(
+        None, "b", lambda error: ended.append(("three", str(error)))
+    )
     assert abortable.abort(["cmpl-1", "nobody"]) == ["cmpl-1"]
     assert abortable.abort(["two"], group="a") == []
     assert abortable.abort(["resp_3", "two"], group="b") == ["resp_3", "two"]

@@ -8,17 +8,30 @@ from typing import Any
 import pytest
 from quart.typing import TestClientProtocol as Client
 
-from headrace.frontend.adapters import AdapterNews, AdapterUse
+from headrace.frontend.adapters import AdapterUse, AdapterWatch
 from headrace.frontend.pool.interface import PoolUnavailable
+from headrace.protocol.calls import (
+    CONFLICT,
+    INVALID,
+    MISSING,
+    TIMEOUT,
+    UNFIT,
+    AwaitAdapterShown,
+    AwaitAdapterUnused,
+    CallTarget,
+    ErrorKind,
+    LoadAdapter,
+    UnloadAdapter,
+)
 from headrace.protocol.config import EngineConfig
 from headrace.protocol.state import READY, STARTING, AdapterState, PoolState
-from headrace.protocol.to_frontend import CONFLICT, INVALID, MISSING, TIMEOUT, UNFIT, Output
+from headrace.protocol.to_frontend import Output
 from tests.frontend.conftest import MAKE_APP
 from tests.frontend.fake_pool import FakePool, pool_state
 from tests.frontend.pool.dispatching import Wire, begin
 
 SQL = AdapterState("sql", "1f", "org/sql")
-LEAVING = AdapterState("css", "2f", "css", is_leaving=True)
+LEAVING = AdapterState("css", "2f", "css", is_draining=True)
 ASK = {"model": "sql", "prompt": "hi", "max_tokens": 2}
 
 
@@ -91,8 +104,8 @@ class TestModels:
         pool.state = pool_state()  # the name is nobody's now
         assert use.is_used("1f")
         pool.release.set()
-        news = AdapterNews(lambda: pool.state, use)
-        assert await news.await_unused({"adapter_id": "1f", "timeout_s": 20})
+        watch = AdapterWatch(lambda: pool.state, use)
+        assert (await watch.await_unused(AwaitAdapterUnused("1f", 20))).is_met
         ended = await (await admin.get(f"/v1/responses/{begun['id']}")).get_json()
         assert ended["status"] in ("incomplete", "completed"), ended
 
@@ -104,15 +117,18 @@ class TestLoading:
         folder = write_adapter(tmp_path / "new")
         text = await load(admin, 200, lora_path=str(folder))
         assert text == "Success: LoRA adapter 'new' added successfully."
-        ((method, arguments, scope),) = pool.calls
-        adapter_id = arguments.pop("adapter_id")
-        assert (method, scope.group) == ("load_adapter", "main")
-        assert arguments == {"name": "new", "root": "new", "in_place": False}
+        ((call, target),) = pool.calls
+        assert isinstance(call, LoadAdapter)
+        adapter_id = call.adapter_id
+        assert target == CallTarget("main")
+        assert call == LoadAdapter("new", adapter_id, "new", in_place=False)
         kept = tmp_path / "adapters" / adapter_id
         assert (kept / "adapter_model.safetensors").read_bytes() == b"x"
         await load(admin, 200, lora_path=str(folder), load_inplace=True)
-        assert pool.calls[1][1]["in_place"]
-        assert pool.calls[1][1]["adapter_id"] != adapter_id
+        again = pool.calls[1][0]
+        assert isinstance(again, LoadAdapter)
+        assert again.in_place
+        assert again.adapter_id != adapter_id
 
     @pytest.mark.parametrize(
         ("path", "status"),
@@ -186,10 +202,16 @@ class TestLoading:
         ],
     )
     async def test_what_the_pool_refuses(
-        self, admin: Client, pool: FakePool, tmp_path: Path, kind: str, status: int, param: str
+        self,
+        admin: Client,
+        pool: FakePool,
+        tmp_path: Path,
+        kind: ErrorKind,
+        status: int,
+        param: str,
     ) -> None:
         folder = write_adapter(tmp_path / "new")
-        pool.errors["load_adapter"] = ("has already been loaded", kind)
+        pool.errors[LoadAdapter] = ("has already been loaded", kind)
         error = await load(admin, status, lora_path=str(folder))
         assert error["message"] == "The lora adapter 'new' has already been loaded."
         assert error["param"] == param
@@ -215,7 +237,7 @@ class TestUnloading:
         answer = await admin.post("/v1/unload_lora_adapter", json={"lora_name": "sql"})
         text = await answer.get_data(as_text=True)
         assert text == "Success: LoRA adapter 'sql' removed successfully."
-        assert pool.calls[0][:2] == ("unload_adapter", {"name": "sql"})
+        assert pool.calls == [(UnloadAdapter("sql"), CallTarget())]
 
     async def test_what_came_of_it_at_each_worker(self, admin: Client) -> None:
         answer = await admin.post("/v1/unload_lora_adapter?verbose", json={"lora_name": "sql"})
@@ -224,40 +246,40 @@ class TestUnloading:
         assert [each["name"] for each in body["workers"]] == ["main-0.0"]
 
     async def test_one_that_there_is_not(self, admin: Client, pool: FakePool) -> None:
-        pool.errors["unload_adapter"] = ("cannot be found", MISSING)
+        pool.errors[UnloadAdapter] = ("cannot be found", MISSING)
         answer = await admin.post("/v1/unload_lora_adapter", json={"lora_name": "x"})
         error = (await answer.get_json())["error"]
         assert (answer.status_code, error["type"]) == (404, "NotFoundError")
         assert error["message"] == "The lora adapter 'x' cannot be found."
 
 
-class TestNews:
+class TestWatch:
     async def test_an_adapter_is_shown_as_soon_as_the_state_says_so(self) -> None:
         states: list[PoolState | None] = [None]
-        news = AdapterNews(lambda: states[-1], AdapterUse())
-        shown = asyncio.create_task(news.await_shown({"adapter_id": "1f", "timeout_s": 20}))
+        watch = AdapterWatch(lambda: states[-1], AdapterUse())
+        shown = asyncio.create_task(watch.await_shown(AwaitAdapterShown("1f", 20)))
         await asyncio.sleep(0.05)
         assert not shown.done()
         states.append(pool_state(adapters=(SQL,)))
-        assert await shown
+        assert (await shown).is_met
 
     async def test_one_that_leaves_is_not(self) -> None:
-        news = AdapterNews(lambda: pool_state(adapters=(LEAVING,)), AdapterUse())
-        assert not await news.await_shown({"adapter_id": "2f", "timeout_s": 0.01})
+        watch = AdapterWatch(lambda: pool_state(adapters=(LEAVING,)), AdapterUse())
+        assert not (await watch.await_shown(AwaitAdapterShown("2f", 0.01))).is_met
 
     async def test_an_adapter_is_unused_when_nobody_finds_it_nor_uses_it(self) -> None:
         use = AdapterUse()
         state = [pool_state(adapters=(SQL,))]
-        news = AdapterNews(lambda: state[-1], use)
-        assert not await news.await_unused({"adapter_id": "1f", "timeout_s": 0.01})
+        watch = AdapterWatch(lambda: state[-1], use)
+        assert not (await watch.await_unused(AwaitAdapterUnused("1f", 0.01))).is_met
         first, second = use.hold("1f"), use.hold("1f")
         state.append(pool_state())
         first()
-        assert not await news.await_unused({"adapter_id": "1f", "timeout_s": 0.01})
-        unused = asyncio.create_task(news.await_unused({"adapter_id": "1f", "timeout_s": 20}))
+        assert not (await watch.await_unused(AwaitAdapterUnused("1f", 0.01))).is_met
+        unused = asyncio.create_task(watch.await_unused(AwaitAdapterUnused("1f", 20)))
         await asyncio.sleep(0.05)
         second()
-        assert await unused
+        assert (await unused).is_met
 
 
 class TestDispatch:

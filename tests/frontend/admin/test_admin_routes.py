@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 from quart.typing import TestClientProtocol as Client
 
-from headrace.frontend.admin.rpc import METHODS, worker_arguments
+from headrace.frontend.admin.rpc import METHODS, worker_call
 from headrace.frontend.admin.server_info import as_text
 from headrace.frontend.errors import BadRequest, InvalidBody
+from headrace.protocol.call_results import EngineStatistics
+from headrace.protocol.calls import CallTarget, GetStats, Pause, ResetPrefixCache, StopProfile
 from tests.frontend.conftest import MAKE_APP
 from tests.frontend.fake_pool import FakePool
 
@@ -53,22 +55,22 @@ def test_a_configuration_as_text() -> None:
 
 
 async def test_rpc_calls_what_is_listed(admin: Client, pool: FakePool) -> None:
-    pool.values["stats"] = {"running": 3}
+    pool.values[GetStats] = EngineStatistics(*range(11))
     answer = await admin.post("/collective_rpc?worker=main-0", json={"method": "stats"})
-    assert await answer.get_json() == {"results": [{"running": 3}]}
-    ((method, arguments, scope),) = pool.calls
-    assert (method, arguments, scope.worker) == ("stats", {}, "main-0")
+    (stats,) = (await answer.get_json())["results"]
+    assert (stats["running"], stats["step_tokens"], stats["drafts"]) == (0, 10, 0)
+    assert pool.calls == [(GetStats(), CallTarget(worker="main-0"))]
 
 
 @pytest.mark.parametrize(
-    ("args", "kwargs", "recompute"),
+    ("args", "kwargs", "reset_running"),
     [([], {}, False), ([True], {}, True), ([], {"reset_running_requests": True}, True)],
 )
 def test_arguments_come_by_place_or_by_name(
-    args: list[bool], kwargs: dict[str, bool], recompute: bool
+    args: list[bool], kwargs: dict[str, bool], reset_running: bool
 ) -> None:
-    wanted = {"recompute_running": recompute}
-    assert worker_arguments("reset_prefix_cache", args, kwargs) == wanted
+    wanted = ResetPrefixCache(reset_running)
+    assert worker_call("reset_prefix_cache", args, kwargs) == wanted
 
 
 @pytest.mark.parametrize(
@@ -86,7 +88,7 @@ def test_what_is_not_listed_is_refused(
     method: str, args: list[Any], kwargs: dict[str, Any], field: str
 ) -> None:
     with pytest.raises((BadRequest, InvalidBody)) as raised:
-        worker_arguments(method, args, kwargs)
+        worker_call(method, args, kwargs)
     assert raised.value.param == field
     if field == "method":
         assert all(name in raised.value.message for name in METHODS)
@@ -127,23 +129,20 @@ async def test_the_description_has_operators_routes(admin: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "status", "arguments"),
+    ("query", "status", "call"),
     [
-        ("", 200, {"mode": "abort", "clear_cache": True, "timeout_s": 60.0}),
-        ("?mode=keep&clear_cache=false", 200, {"mode": "keep", "clear_cache": False}),
-        ("?wait_for_inflight_requests", 200, {"mode": "wait"}),
+        ("", 200, Pause("abort", True, 60.0)),
+        ("?mode=keep&clear_cache=false", 200, Pause("keep", False, 60.0)),
+        ("?wait_for_inflight_requests", 200, Pause("wait", True, 60.0)),
         ("?mode=stop", 400, None),
     ],
 )
 async def test_pauses_as_they_reach_workers(
-    admin: Client, pool: FakePool, query: str, status: int, arguments: dict[str, Any] | None
+    admin: Client, pool: FakePool, query: str, status: int, call: Pause | None
 ) -> None:
     answer = await admin.post(f"/pause{query}")
     assert answer.status_code == status
-    if arguments is None:
-        assert pool.calls == []
-    else:
-        assert arguments.items() <= pool.calls[0][1].items()
+    assert [each for each, _ in pool.calls] == ([] if call is None else [call])
 
 
 async def test_profiles_need_a_folder(admin: Client, make_app: MAKE_APP, pool: FakePool) -> None:
@@ -153,4 +152,4 @@ async def test_profiles_need_a_folder(admin: Client, make_app: MAKE_APP, pool: F
     assert pool.calls == []
     named = make_app(enable_admin=True, profile_dir="/traces").test_client()
     assert (await named.post("/stop_profile?verbose")).status_code == 200
-    assert pool.calls[0][0] == "stop_profile"
+    assert pool.calls == [(StopProfile(), CallTarget())]

@@ -7,6 +7,7 @@ from quart.typing import TestClientProtocol as Client
 
 from headrace.frontend.pool.interface import PoolBusy, PoolUnavailable, RequestLost, RequestRejected
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
+from headrace.protocol.to_frontend import FinishReason
 from tests.frontend.conftest import MAKE_APP
 from tests.frontend.fake_pool import FakePool, logprobs_of
 from tests.frontend.text.tokenizers_for_tests import EOS
@@ -317,7 +318,7 @@ ASKED_FOR = [{}, {"n": 2}, {"use_beam_search": True}]
 @pytest.mark.parametrize("fields", [*ASKED_FOR, {"stream": True}, {"n": 2, "stream": True}])
 @pytest.mark.parametrize(("reason", "status"), [("rejected", 400), ("error", 500)])
 async def test_texts_that_nothing_can_follow(
-    client: Client, pool: FakePool, fields: dict[str, Any], reason: str, status: int
+    client: Client, pool: FakePool, fields: dict[str, Any], reason: FinishReason, status: int
 ) -> None:
     """What the request asks for may be at fault, or the model."""
     pool.reason, pool.error, pool.reply = reason, "no token can follow", lambda _: [7]

@@ -14,7 +14,7 @@ from quart.typing import TestClientProtocol as Client
 from headrace.frontend.errors import ApiError, BadRequest
 from headrace.frontend.http import parsing, sizes
 from headrace.frontend.middleware.errors import json_response
-from headrace.frontend.process import worker_thread as beside
+from headrace.frontend.process import worker_thread as run_in_worker_thread
 from headrace.frontend.routes import tokenize
 from headrace.frontend.schemas.chat import ChatCompletionRequest
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
@@ -155,7 +155,7 @@ def test_marks_in_strings_are_no_values(shift: int) -> None:
     hard = ['[{",' * 100_000, "\\" * 200_001, '\\"[' * 100_000, '"' * 300_001, "x" * 65_536]
     body = {"s" * (shift + 1): hard, "prompt": [5] * 900_000}
     data = json.dumps(body).encode()
-    sizes.check_written(data)
+    sizes.check_encoded_size(data)
     assert parsing.parse_object(data) == body
 
 
@@ -191,13 +191,13 @@ async def test_large_bodies_are_read_and_translated_in_a_thread(
 async def test_small_bodies_are_read_at_once(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(beside, "_THREAD", None)
+    monkeypatch.setattr(run_in_worker_thread, "_THREAD", None)
     response = await client.post(CHAT, json={"messages": MESSAGES})
     assert response.status_code == 200
 
 
 def test_ten_thousand_messages_fit() -> None:
-    sizes.check_sizes({"messages": [{"role": "user", "content": "x", "name": "y"}] * 10_000})
+    sizes.check_value_count({"messages": [{"role": "user", "content": "x", "name": "y"}] * 10_000})
 
 
 @pytest.mark.parametrize("body", [b"{}", b"[", b'{"a": 1e999}'])

@@ -20,6 +20,7 @@ from headrace.protocol.state import (
     PoolState,
     WorkerLoad,
     WorkerState,
+    WorkerStatus,
 )
 from tests.frontend.conftest import MAKE_APP
 from tests.frontend.fake_pool import FakePool, pool_state
@@ -33,7 +34,7 @@ QUESTION = {"messages": [{"role": "user", "content": "Hello"}]}
     [("ready", 200), ("starting", 503), ("stalled", 503), ("draining", 503), (None, 503)],
 )
 async def test_health_is_that_of_the_workers(
-    client: Client, pool: FakePool, path: str, state: str | None, status: int
+    client: Client, pool: FakePool, path: str, state: WorkerStatus | None, status: int
 ) -> None:
     pool.state = None if state is None else pool_state(state)
     response = await client.get(path)
@@ -55,7 +56,7 @@ async def test_ping_takes_post(client: Client) -> None:
     ],
 )
 async def test_verbose_health_names_groups_and_workers(
-    client: Client, pool: FakePool, state: str | None, status: int, overall: str
+    client: Client, pool: FakePool, state: WorkerStatus | None, status: int, overall: str
 ) -> None:
     pool.state = None if state is None else verbose_state(state)
     response = await client.get("/health?verbose")
@@ -121,7 +122,7 @@ async def test_verbose_load_tells_of_groups_workers_and_frontends(
     }
 
 
-def verbose_state(*states: str) -> PoolState:
+def verbose_state(*states: WorkerStatus) -> PoolState:
     """A pool whose group has failed for a reason that is nobody's business."""
     load = WorkerLoad(running=2, waiting=5, kv_usage=0.5, steps=7, step_age_s=0.25)
     workers = tuple(
@@ -236,12 +237,12 @@ class TestStopping:
 
     async def test_what_begins_when_the_time_is_over_is_interrupted_at_once(self) -> None:
         drain = Drain()
-        leave = drain.enter()
+        request = drain.begin_request()
         await drain.finish(0)
         told: list[bool] = []
         drain.watch(lambda: told.append(True))()
         assert told == [True]
-        drain.leave(leave)
+        drain.end_request(request)
 
     async def test_nothing_to_finish_is_no_wait(
         self, stopping: tuple[Client, FakePool, Drain]

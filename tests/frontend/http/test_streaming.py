@@ -16,7 +16,7 @@ from headrace.frontend.text.detokenizer import ByteDetokenizer
 from headrace.frontend.text.stop_strings import StopMatcher
 from headrace.frontend.text.token_bytes import TokenBytes, token_bytes_of
 from headrace.protocol.sampling import SamplingParams
-from headrace.protocol.to_frontend import Admission, Output
+from headrace.protocol.to_frontend import Admission, FinishReason, Output
 from headrace.protocol.to_worker import Generate
 from tests.frontend.text.tokenizers_for_tests import byte_level
 
@@ -62,8 +62,8 @@ class Stream:
     def put(self, count: int = 1, end: bool = False) -> None:
         """So many outputs of a token each."""
         for number in range(count):
-            reason = "length" if end and number == count - 1 else None
-            self.flight.put(Output("r", (A,), self._position, reason))
+            reason: FinishReason | None = "length" if end and number == count - 1 else None
+            self.flight.add_output(Output("r", (A,), self._position, reason))
             self._position += 1
 
     async def pieces(self) -> AsyncIterator[str]:

@@ -1,13 +1,14 @@
 """A dispatch without sockets: what it has sent, and workers that answer it."""
 
 import asyncio
+from typing import cast
 
 from headrace.frontend.pool.dispatch import Dispatch
 from headrace.frontend.pool.flight import Flight
 from headrace.frontend.pool.shared_load import SharedLoad
 from headrace.protocol.sampling import SamplingParams
-from headrace.protocol.state import GroupState, PoolState, WorkerLoad, WorkerState
-from headrace.protocol.to_frontend import Admission, Output, Refused, StepOutputs
+from headrace.protocol.state import GroupState, PoolState, WorkerLoad, WorkerState, WorkerStatus
+from headrace.protocol.to_frontend import Admission, Output, Rejected, StepOutputs
 from headrace.protocol.to_worker import Abort, Generate
 
 IDLE = WorkerLoad(0, 0, 0.0, 0, 0.0)
@@ -67,7 +68,7 @@ class Wire:
                     name,
                     "g",
                     1,
-                    state,
+                    cast(WorkerStatus, state),
                     f"ipc://{name}",
                     loads.get(name, IDLE),
                     adapters=self.adapters.get(name, ()),
@@ -92,7 +93,7 @@ class Wire:
     ) -> None:
         self._arriving = [each for each in self._arriving if each[1].request_id != request_id]
         number = self._next(worker_id)
-        refused = Refused(worker_id, number, request_id, reason, retry_elsewhere, retry_after_s)
+        refused = Rejected(worker_id, number, request_id, reason, retry_elsewhere, retry_after_s)
         self.dispatch.on_message(worker_id, refused)
 
     def lose(self, worker_id: str) -> None:

@@ -15,7 +15,7 @@ from headrace.frontend.pool.flight import Flight
 from headrace.frontend.pool.interface import PoolError
 from headrace.frontend.pool.shared_load import SharedLoad
 from headrace.protocol.state import READY, FrontendLoad, FrontendState, WorkerLoad
-from headrace.protocol.to_frontend import Output
+from headrace.protocol.to_frontend import FinishReason, Output
 from tests.frontend.pool.dispatching import ADMISSION, IDLE, Wire, begin
 
 WORKERS = ("g-0.0", "g-1.0", "g-2.0", "g-3.0")
@@ -140,7 +140,7 @@ class _Pool:
                 self._answer(name, running[0], "stop" if step == "finish" else None)
         await asyncio.sleep(0)
 
-    def _answer(self, name: str, request_id: str, reason: str | None) -> None:
+    def _answer(self, name: str, request_id: str, reason: FinishReason | None) -> None:
         flight = next(each for each, _ in self._begun if each.wire_id == request_id)
         output = Output(request_id, (5,), flight.tokens_so_far, reason, admission=ADMISSION)
         self.wire.answer(name, output)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from headrace.frontend.pool.rebalance import MOST_MOVES, PATIENCE_S
+from headrace.frontend.pool.rebalance import MAX_MIGRATIONS, MIN_WAIT_S
 from headrace.protocol.state import ASLEEP, READY, WorkerLoad
 from headrace.protocol.to_frontend import Output
 from headrace.protocol.to_worker import Abort, Generate
@@ -21,7 +21,7 @@ async def crowd(wire: Wire, count: int, adapter: str = "") -> None:
     for number in range(count):
         await begin(wire, f"r{number}", adapter=adapter)
         wire.now += 0.001
-    wire.now += PATIENCE_S
+    wire.now += MIN_WAIT_S
 
 
 async def test_a_worker_that_comes_gets_half_of_them_and_those_that_came_last() -> None:
@@ -68,7 +68,7 @@ async def test_nobody_has_room(load: WorkerLoad) -> None:
 async def test_what_has_just_been_sent_stays() -> None:
     wire = Wire()
     await crowd(wire, 6)
-    wire.now -= PATIENCE_S / 2
+    wire.now -= MIN_WAIT_S / 2
     wire.state({"w": busy(4)}, w=READY, v=READY)
     assert len(wire.running("w")) == 6
 
@@ -102,12 +102,12 @@ async def test_nothing_moves_for_ever() -> None:
     """Each time it seems to wait just where it has come to."""
     wire = Wire()
     await crowd(wire, 2)
-    for _ in range(MOST_MOVES + 3):
-        wire.now += PATIENCE_S
+    for _ in range(MAX_MIGRATIONS + 3):
+        wire.now += MIN_WAIT_S
         crowded = max("w", "v", key=lambda name: len(wire.running(name)))
         wire.state({crowded: busy(9)}, w=READY, v=READY)
         await begin(wire, f"more{wire.now}")
         await begin(wire, f"yet more{wire.now}")
     sent = [message.request_id for _, message in wire.sent if isinstance(message, Generate)]
     moves = {name.partition("+")[0]: int(name.partition("+")[2] or 0) for name in sent}
-    assert 0 < max(moves.values()) <= MOST_MOVES
+    assert 0 < max(moves.values()) <= MAX_MIGRATIONS

@@ -122,7 +122,7 @@ def test_hundreds_of_workers_and_new_groups_find_room(tmp_path: Path) -> None:
     for count, name in enumerate(names):
         one.publish(name, count)
     assert [other.in_flight(name) for name in names] == list(range(len(names)))
-    one.keep(names[:1])
+    one.retain(names[:1])
     assert one.in_flight(names[0]) == 0
 
 

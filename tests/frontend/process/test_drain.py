@@ -18,7 +18,7 @@ async def test_frontend_that_leaves_ends_with_its_last_connection(
 ) -> None:
     monkeypatch.setattr(module, "QUIET_S", 300.0)
     drain, connections = Drain(), [1]
-    leaving = asyncio.create_task(drain.leave_to_others(lambda: len(connections)))
+    leaving = asyncio.create_task(drain.hand_over_to_successor(lambda: len(connections)))
     await asyncio.sleep(0.005)
     assert not drain.keeps_connections
     assert not drain.has_begun  # it refuses nothing
@@ -32,9 +32,9 @@ async def test_frontend_that_leaves_waits_for_requests_but_not_for_idle_connecti
 ) -> None:
     monkeypatch.setattr(module, "QUIET_S", 0.03)
     drain = Drain()
-    request = drain.enter()
-    leaving = asyncio.create_task(drain.leave_to_others(lambda: 1))
+    request = drain.begin_request()
+    leaving = asyncio.create_task(drain.hand_over_to_successor(lambda: 1))
     await asyncio.sleep(0.1)
     assert not leaving.done()
-    drain.leave(request)
+    drain.end_request(request)
     await asyncio.wait_for(leaving, 5)

@@ -19,7 +19,7 @@ import pytest
 from llguidance import LLMatcher, LLTokenizer
 from quart.typing import TestClientProtocol as Client
 
-from headrace.frontend.errors import BadRequest, TooBusy
+from headrace.frontend.errors import BadRequest, TooManyRequests
 from headrace.frontend.schemas.structured import ResponseFormat, StructuredOutputs
 from headrace.frontend.structured import checker as checker_module
 from headrace.frontend.structured import grammar_cache as grammars_module
@@ -484,7 +484,7 @@ async def test_a_wait_for_a_check_is_bounded(monkeypatch: pytest.MonkeyPatch) ->
     compiler = GrammarCache(held)
     first = asking(compiler, "1", "2")
     await settled()
-    with pytest.raises(TooBusy, match=r"structured_outputs\.regex: too many") as told:
+    with pytest.raises(TooManyRequests, match=r"structured_outputs\.regex: too many") as told:
         await compiler.compile("m", regex("late"))
     assert int(told.value.headers["Retry-After"]) >= 1
     held.release.set()
@@ -498,7 +498,7 @@ async def test_of_too_many_the_oldest_gives_way(monkeypatch: pytest.MonkeyPatch)
     held = HeldCheckers()
     compiler = GrammarCache(held)
     tasks = asking(compiler, "1", "2", "3", "4", "5")
-    with pytest.raises(TooBusy):
+    with pytest.raises(TooManyRequests):
         await tasks[2]
     held.release.set()
     await asyncio.gather(*tasks[:2], *tasks[3:])

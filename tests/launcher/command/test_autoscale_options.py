@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.coordinator.windows import Window
+from headrace.coordinator.sliding_window import SlidingWindow
 from headrace.launcher.command import units
 from headrace.launcher.command.autoscale_options import resolve
 from headrace.launcher.command.options import OptionError, parse
@@ -104,7 +104,7 @@ def test_units_of_systemd_have_no_changing_number() -> None:
 
 
 def test_a_window_forgets_what_is_older_than_it() -> None:
-    window = Window(3.0, max)
+    window = SlidingWindow(3.0, max)
     for at, value in enumerate([1.0, 5.0, 2.0]):
         window.add(at, value)
         assert window.picked(at) is None  # not seen for long enough

@@ -8,9 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from headrace.coordinator.unit_processes import RollCall
+from headrace.coordinator.unit_processes import UnitProcesses
 from headrace.protocol import PROTOCOL_VERSION
-from headrace.protocol.common.process_registry import WORKER, Member, PlaceTaken, Roll
+from headrace.protocol.common.process_registry import (
+    WORKER,
+    ProcessRegistry,
+    RegisteredProcess,
+    SlotTaken,
+)
 from headrace.protocol.config import GroupConfig, PoolConfig
 from headrace.protocol.to_coordinator import ChildExited, LauncherHello
 from headrace.protocol.to_launcher import KillWorker
@@ -19,8 +24,8 @@ from headrace.protocol.to_launcher import KillWorker
 ENTER = """
 import os, sys
 from pathlib import Path
-from headrace.protocol.common.process_registry import Roll
-name, before = Roll(Path(sys.argv[1])).enter("worker", sys.argv[2])
+from headrace.protocol.common.process_registry import ProcessRegistry
+name, before = ProcessRegistry(Path(sys.argv[1])).register("worker", sys.argv[2])
 then = "import sys; print(sys.argv[1], flush=True); sys.stdin.read()"
 os.execv(sys.executable, [sys.executable, "-c", then, name])
 """
@@ -36,7 +41,7 @@ class Process:
         )
         assert self.process.stdout is not None
         self.name = self.process.stdout.readline().strip()
-        self.member = Member(self.name, WORKER, self.process.pid)
+        self.member = RegisteredProcess(self.name, WORKER, self.process.pid)
 
     def end(self) -> None:
         self.process.kill()
@@ -67,15 +72,15 @@ def config(tmp_path: Path) -> PoolConfig:
 
 
 def test_place_is_of_one_process_for_its_life(tmp_path: Path, started: list[Process]) -> None:
-    roll = Roll(tmp_path)
+    roll = ProcessRegistry(tmp_path)
     assert roll.is_empty()
     assert roll.newest_ids(WORKER) == ()
     started.append(Process(tmp_path, "chat-0"))
     assert started[0].name == "chat-0.0"
-    assert roll.members(WORKER) == [started[0].member]  # also as another program
-    with pytest.raises(PlaceTaken):
-        roll.enter(WORKER, "chat-0")
-    assert roll.members(WORKER) == [started[0].member]  # the refusal has changed nothing
+    assert roll.running(WORKER) == [started[0].member]  # also as another program
+    with pytest.raises(SlotTaken):
+        roll.register(WORKER, "chat-0")
+    assert roll.running(WORKER) == [started[0].member]  # the refusal has changed nothing
     started[0].end()
     assert roll.is_empty()
     assert roll.newest_ids(WORKER) == ("chat-0.0",)
@@ -84,38 +89,40 @@ def test_place_is_of_one_process_for_its_life(tmp_path: Path, started: list[Proc
 
 
 def test_only_who_has_the_place_is_killed(tmp_path: Path, started: list[Process]) -> None:
-    roll = Roll(tmp_path)
+    roll = ProcessRegistry(tmp_path)
     started += [Process(tmp_path, "chat-0"), Process(tmp_path, "chat-1")]
     first, second = started
-    wrong = Member(first.name, WORKER, second.process.pid)
+    wrong = RegisteredProcess(first.name, WORKER, second.process.pid)
     assert not roll.kill(wrong)
-    assert len(roll.members(WORKER)) == 2
+    assert len(roll.running(WORKER)) == 2
     assert roll.kill(first.member)
     assert first.process.wait(5) == -signal.SIGKILL
     assert not roll.kill(first.member)
-    assert roll.members(WORKER) == [second.member]
+    assert roll.running(WORKER) == [second.member]
 
 
 def test_roll_call_says_what_a_launcher_would(config: PoolConfig, started: list[Process]) -> None:
     run_dir = config.run_dir
     started.append(Process(run_dir, "chat-0"))
-    roll_call = RollCall(config)
-    assert roll_call.news() == [LauncherHello(PROTOCOL_VERSION, ("chat-0.0",), (), ("chat-0.0",))]
-    assert roll_call.news() == []
+    roll_call = UnitProcesses(config)
+    assert roll_call.poll_changes() == [
+        LauncherHello(PROTOCOL_VERSION, ("chat-0.0",), (), ("chat-0.0",))
+    ]
+    assert roll_call.poll_changes() == []
     started.append(Process(run_dir, "chat-1"))
     ids = ("chat-0.0", "chat-1.0")
-    assert roll_call.news() == [LauncherHello(PROTOCOL_VERSION, ids, (), ids)]
+    assert roll_call.poll_changes() == [LauncherHello(PROTOCOL_VERSION, ids, (), ids)]
     (run_dir / "chat-0.0").touch()  # its socket
-    roll_call.obey(KillWorker("chat-0.0"))
+    roll_call.execute(KillWorker("chat-0.0"))
     started[0].process.wait(5)
-    assert roll_call.news() == [ChildExited("chat-0.0", WORKER, None)]
+    assert roll_call.poll_changes() == [ChildExited("chat-0.0", WORKER, None)]
     assert not (run_dir / "chat-0.0").exists()
-    roll_call.obey(KillWorker("chat-0.0"))  # again: no harm
-    assert roll_call.news() == []
+    roll_call.execute(KillWorker("chat-0.0"))  # again: no harm
+    assert roll_call.poll_changes() == []
 
 
 def test_restarted_coordinator_sees_who_runs(config: PoolConfig, started: list[Process]) -> None:
     started += [Process(config.run_dir, "chat-0"), Process(config.run_dir, "chat-1")]
     started[0].end()
     hello = LauncherHello(PROTOCOL_VERSION, ("chat-1.0",), (), ("chat-0.0", "chat-1.0"))
-    assert RollCall(config).news() == [hello]
+    assert UnitProcesses(config).poll_changes() == [hello]

@@ -11,7 +11,7 @@ from headrace.protocol.to_worker import Generate
 from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.fake_runner import FakeRunner
-from headrace.workers.errors import EngineFailed, RequestRefused
+from headrace.workers.errors import EngineFailed, RejectedByEngine
 from headrace.workers.sequence.sequence import Chunk, ChunkResult, Failure
 from tests.workers.driving import request, run
 
@@ -255,7 +255,7 @@ BAD = {
 @pytest.mark.parametrize("reason", BAD)
 def test_bad_requests_are_refused_and_the_engine_goes_on(reason: str) -> None:
     engine = fake_engine()
-    with pytest.raises(RequestRefused, match=reason) as caught:
+    with pytest.raises(RejectedByEngine, match=reason) as caught:
         engine.add(BAD[reason])
     assert not caught.value.retry_elsewhere
     assert_empty(engine)
@@ -275,7 +275,7 @@ def test_extremes_are_taken(params: dict[str, Any]) -> None:
 def test_an_id_in_use_is_refused() -> None:
     engine = fake_engine()
     engine.add(request("r", [1]))
-    with pytest.raises(RequestRefused, match="request_id"):
+    with pytest.raises(RejectedByEngine, match="request_id"):
         engine.add(request("r", [2]))
 
 

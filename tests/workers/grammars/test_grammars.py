@@ -16,7 +16,7 @@ from headrace.protocol.config import SpeculativeConfig
 from headrace.protocol.grammar import MAX_AFTER_TOKENS, MAX_GRAMMAR_BYTES
 from headrace.protocol.to_worker import Generate
 from headrace.workers.engine.fake_runner import FakeRunner
-from headrace.workers.errors import RequestRefused
+from headrace.workers.errors import RejectedByEngine
 from headrace.workers.grammars import grammar_manager, masker
 from headrace.workers.sequence import compiled_grammar as compiled
 from headrace.workers.sequence.sequence import Chunk, ChunkResult
@@ -291,7 +291,7 @@ def test_a_request_can_be_aborted_while_its_grammar_is_compiled(path: Path) -> N
 def test_grammars_out_of_bounds_are_refused(path: Path, change: dict[str, Any]) -> None:
     one = held("a", GRAMMARS[0])
     assert one.grammar is not None
-    with pytest.raises(RequestRefused, match="grammar"):
+    with pytest.raises(RejectedByEngine, match="grammar"):
         grammar_engine(path).add(replace(one, grammar=replace(one.grammar, **change)))
 
 
@@ -300,7 +300,7 @@ def test_an_engine_without_a_tokenizer_refuses_grammars() -> None:
 
     runner = FakeRunner(vocab_size=ROWS, max_model_len=64, num_blocks=8, block_size=16)
     engine = assemble_engine(runner, max_num_seqs=4, max_num_batched_tokens=64)
-    with pytest.raises(RequestRefused, match="grammar"):
+    with pytest.raises(RejectedByEngine, match="grammar"):
         engine.add(held("a", GRAMMARS[0]))
     assert not engine.has_work
 

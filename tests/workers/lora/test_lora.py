@@ -11,7 +11,7 @@ from headrace.protocol.config import Dtype, EngineConfig, Quantization
 from headrace.protocol.to_worker import Generate
 from headrace.workers.attention.backend import AttentionBatch, Span
 from headrace.workers.engine.engine import Engine
-from headrace.workers.errors import RequestRefused
+from headrace.workers.errors import RejectedByEngine
 from headrace.workers.lora.layers import add_products
 from headrace.workers.lora.slots import split_rows
 from headrace.workers.native.runner import NativeRunner
@@ -217,7 +217,7 @@ def test_drafts(llama: Tiny) -> None:
 
 def test_requests_of_unknown_adapters_may_be_run_elsewhere(llama: Tiny) -> None:
     engine = llama.engine()
-    with pytest.raises(RequestRefused, match="adapter is not loaded") as caught:
+    with pytest.raises(RejectedByEngine, match="adapter is not loaded") as caught:
         engine.add(adapted("r", (1, 2), "unknown"))
     assert caught.value.retry_elsewhere
 

@@ -9,7 +9,7 @@ import pytest
 from headrace.protocol.config import EngineConfig
 from headrace.workers.build import build_engine
 from headrace.workers.engine.engine import Engine
-from headrace.workers.errors import AdapterError, RequestRefused
+from headrace.workers.errors import AdapterError, RejectedByEngine
 from tests.workers.driving import run
 from tests.workers.lora.lora_engines import adapted
 
@@ -50,7 +50,7 @@ def test_it_refuses_as_the_real_one(fake_model: Path, tmp_path: Path) -> None:
     for folder, reason in ((tmp_path, "not a JSON object"), (tmp_path / "b", "has no adapter_con")):
         with pytest.raises(AdapterError, match=reason):
             engine.add_adapter("a", folder)
-    with pytest.raises(RequestRefused, match="adapter is not loaded") as caught:
+    with pytest.raises(RejectedByEngine, match="adapter is not loaded") as caught:
         text(engine, "a")
     assert caught.value.retry_elsewhere
     assert engine.adapter_ids == frozenset()

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from headrace.protocol.calls import ALL_MEMORY
 from headrace.workers.build import build_runner
 from headrace.workers.errors import AdapterError
-from headrace.workers.process.engine_memory import TAGS, Residence
+from headrace.workers.process.engine_memory import EngineMemory
 from tests.workers.driving import run
 from tests.workers.lora.lora_engines import (
     Tiny,
@@ -32,12 +33,14 @@ def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return make_tiny(tmp_path_factory.mktemp("llama"), "llama", KINDS, request.param)
 
 
-def residence(tiny: Tiny) -> Residence:
+def residence(tiny: Tiny) -> EngineMemory:
     config = tiny.config()
-    return Residence(tiny.engine(), lambda: build_runner(tiny.path, config, 1, lambda line: None))
+    return EngineMemory(
+        tiny.engine(), lambda: build_runner(tiny.path, config, 1, lambda line: None)
+    )
 
 
-def check(tiny: Tiny, sleeper: Residence, *names: str) -> None:
+def check(tiny: Tiny, sleeper: EngineMemory, *names: str) -> None:
     arrivals = [(0, adapted(name, PROMPT, name)) for name in ("", *names)]
     answers = run(sleeper.engine, arrivals)
     for _, one in arrivals:
@@ -49,7 +52,7 @@ def test_adapters_outlast_any_sleep(tiny: Tiny) -> None:
     for level in (1, 2, 1):
         check(tiny, sleeper, *KINDS)
         sleeper.sleep(level)
-        sleeper.wake(TAGS)
+        sleeper.wake(ALL_MEMORY)
         assert sleeper.engine.adapter_ids == set(KINDS)
     check(tiny, sleeper, *KINDS)
 
@@ -76,7 +79,7 @@ def test_they_come_and_go_meanwhile(tiny: Tiny, level: int, tmp_path: Path) -> N
     with pytest.raises(AdapterError, match=r"has no adapter_config\.json"):
         engine.add_adapter("none", tmp_path)
     assert engine.adapter_ids == {"wide"}
-    sleeper.wake(TAGS)
+    sleeper.wake(ALL_MEMORY)
     check(tiny, sleeper, "wide")
     engine.add_adapter("usual", tiny.adapters["usual"])
     check(tiny, sleeper, *KINDS)
@@ -89,5 +92,5 @@ def test_its_folder_may_go_once_it_is_there(tiny: Tiny, tmp_path: Path) -> None:
     sleeper.engine.add_adapter("usual", copy)
     shutil.rmtree(copy)
     sleeper.sleep(2)
-    sleeper.wake(TAGS)
+    sleeper.wake(ALL_MEMORY)
     check(tiny, sleeper, "usual")

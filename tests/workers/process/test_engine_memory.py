@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
+from headrace.protocol.calls import ALL_MEMORY, MemoryTag
 from headrace.protocol.config import EngineConfig
 from headrace.workers.build import build_engine, build_runner
 from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.fake_runner import FakeRunner
 from headrace.workers.engine.runner import Runner
-from headrace.workers.process.engine_memory import TAGS, Residence, Tag
+from headrace.workers.process.engine_memory import EngineMemory
 from tests.workers.driving import request, run
 from tests.workers.tiny_models import MODELS, save_model
 
@@ -19,9 +20,9 @@ PROMPT = list(range(3, 43))
 SIZE: dict[str, Any] = {"vocab_size": 100, "max_model_len": 128, "num_blocks": 32, "block_size": 16}
 
 
-def fake() -> Residence:
+def fake() -> EngineMemory:
     engine = assemble_engine(FakeRunner(**SIZE), max_num_seqs=4, max_num_batched_tokens=64)
-    return Residence(engine, lambda: FakeRunner(**SIZE))
+    return EngineMemory(engine, lambda: FakeRunner(**SIZE))
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def real(folder: Path, kernels: str) -> Residence:
+def real(folder: Path, kernels: str) -> EngineMemory:
     config = EngineConfig(
         dtype="float32", threads=1, kv_cache_bytes=2**21, max_num_seqs=4, cpu_kernels=kernels
     )
@@ -40,15 +41,15 @@ def real(folder: Path, kernels: str) -> Residence:
     def load() -> Runner:
         return build_runner(folder, config, 1, print)
 
-    return Residence(build_engine(folder, config, 1, print), load)
+    return EngineMemory(build_engine(folder, config, 1, print), load)
 
 
 @pytest.fixture(params=["fake", "torch", "auto"])
-def make(request: pytest.FixtureRequest, folder: Path) -> Callable[[], Residence]:
+def make(request: pytest.FixtureRequest, folder: Path) -> Callable[[], EngineMemory]:
     return fake if request.param == "fake" else lambda: real(folder, request.param)
 
 
-def answer(residence: Residence, name: str) -> tuple[list[int], int]:
+def answer(residence: EngineMemory, name: str) -> tuple[list[int], int]:
     """Its tokens, and how many of the prompt were found in the cache."""
     found = run(residence.engine, [(0, request(name, PROMPT, max_tokens=12))])[name]
     assert found.outputs[0].admission is not None
@@ -57,7 +58,7 @@ def answer(residence: Residence, name: str) -> tuple[list[int], int]:
 
 @pytest.mark.parametrize("level", [1, 2])
 def test_the_text_is_the_same_and_the_cache_is_empty(
-    make: Callable[[], Residence], level: int
+    make: Callable[[], EngineMemory], level: int
 ) -> None:
     residence = make()
     text, _ = answer(residence, "first")
@@ -67,9 +68,9 @@ def test_the_text_is_the_same_and_the_cache_is_empty(
     for cycle in range(3):
         residence.sleep(level)
         residence.sleep(1)
-        assert residence.missing == set(TAGS)
-        residence.wake(TAGS)
-        residence.wake(TAGS)
+        assert residence.missing == set(ALL_MEMORY)
+        residence.wake(ALL_MEMORY)
+        residence.wake(ALL_MEMORY)
         assert not residence.missing
         assert answer(residence, f"after {cycle}") == (text, 0)
     stats = residence.engine.stats()
@@ -78,9 +79,9 @@ def test_the_text_is_the_same_and_the_cache_is_empty(
 
 
 @pytest.mark.parametrize("level", [1, 2])
-@pytest.mark.parametrize("order", [TAGS, TAGS[::-1]])
+@pytest.mark.parametrize("order", [ALL_MEMORY, ALL_MEMORY[::-1]])
 def test_parts_come_back_in_any_order(
-    make: Callable[[], Residence], level: int, order: tuple[Tag, ...]
+    make: Callable[[], EngineMemory], level: int, order: tuple[MemoryTag, ...]
 ) -> None:
     residence = make()
     text, _ = answer(residence, "before")
@@ -92,14 +93,14 @@ def test_parts_come_back_in_any_order(
     assert answer(residence, "after") == (text, 0)
 
 
-def test_sleep_becomes_deeper_and_a_part_may_go_again(make: Callable[[], Residence]) -> None:
+def test_sleep_becomes_deeper_and_a_part_may_go_again(make: Callable[[], EngineMemory]) -> None:
     residence = make()
     text, _ = answer(residence, "before")
     residence.sleep(1)
     residence.sleep(2)
     residence.wake(["kv_cache"])
     residence.sleep(1)
-    assert residence.missing == set(TAGS)
+    assert residence.missing == set(ALL_MEMORY)
     residence.wake(["weights"])
     assert residence.missing == {"kv_cache"}
     residence.wake(["kv_cache"])
@@ -113,12 +114,12 @@ def test_what_fails_is_still_missing() -> None:
     def load() -> Runner:
         raise failures.pop()
 
-    residence = Residence(residence.engine, load)
+    residence = EngineMemory(residence.engine, load)
     residence.sleep(2)
     for _ in range(2):
         with pytest.raises(MemoryError):
-            residence.wake(TAGS)
-        assert residence.missing == set(TAGS)
+            residence.wake(ALL_MEMORY)
+        assert residence.missing == set(ALL_MEMORY)
 
 
 def test_prefixes_are_forgotten_while_requests_run() -> None:

@@ -17,11 +17,11 @@ from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.fake_runner import FakeRunner
 from headrace.workers.engine.runner import Runner
 from headrace.workers.errors import ModelUnsupported
-from headrace.workers.process.engine_memory import Residence
+from headrace.workers.process.engine_memory import EngineMemory
 from headrace.workers.process.engine_thread import (
     EngineDied,
     EngineReady,
-    EngineRefused,
+    EngineRejected,
     EngineStepped,
     EngineThread,
     Event,
@@ -82,7 +82,7 @@ def events_until(thread: EngineThread, ended: Callable[[list[Event]], bool]) -> 
     while not ended(events):
         assert time.monotonic() < deadline, events
         if select.select([thread.wake_fd], [], [], 0.1)[0]:
-            events += thread.take_events()
+            events += thread.drain_events()
     return events
 
 
@@ -108,7 +108,7 @@ def test_refusal_is_an_event_and_the_thread_goes_on(make_thread: MakeThread) -> 
     thread.submit(request("bad", prompt=(1000,)))
     thread.submit(request("good"))
     events = events_until(thread, lambda seen: any(o.finish_reason for o in outputs_of(seen)))
-    refused = [event for event in events if isinstance(event, EngineRefused)]
+    refused = [event for event in events if isinstance(event, EngineRejected)]
     assert [event.request_id for event in refused] == ["bad"]
     assert {output.request_id for output in outputs_of(events)} == {"good"}
 
@@ -201,7 +201,7 @@ def test_a_frozen_engine_makes_no_step_and_does_not_hang(make_thread: MakeThread
     thread.start()
 
     def freeze(is_frozen: bool) -> list[Event]:
-        def act(residence: Residence) -> None:
+        def act(residence: EngineMemory) -> None:
             thread.is_frozen = is_frozen
 
         thread.submit(Operation("freeze", act))

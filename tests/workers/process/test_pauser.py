@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
-from headrace.protocol.state import READY, STARTING
+from headrace.protocol.calls import Pause
+from headrace.protocol.state import READY, STARTING, WorkerStatus
 from headrace.protocol.to_frontend import Aborted, Output, StepOutputs
 from headrace.protocol.to_worker import Abort, Generate
 from headrace.workers.process.engine_thread import OperationDone
-from headrace.workers.process.pauser import ABORTED, Pause, Pauser
+from headrace.workers.process.pauser import ABORTED, Pauser
 from tests.workers.process.test_service import ONE, TWO, Wire
 
 
@@ -30,7 +31,8 @@ class Desk:
 
     def __init__(self) -> None:
         self.wire, self.engine = Wire(), Engine()
-        self._is_frozen, self.state, self.now = False, READY, 0.0
+        self._is_frozen, self.now = False, 0.0
+        self.state: WorkerStatus = READY
         self.answers: list[str] = []
         self.changes: list[bool] = []
         self._operations: list[Any] = []
@@ -68,7 +70,7 @@ class Desk:
 
     def turn(self, seconds: float = 0.0) -> None:
         self.now += seconds
-        self.pauser.turn(self.now)
+        self.pauser.tick(self.now)
 
     def end(self, name: str) -> None:
         self.wire.service.on_outputs([Output(name, (1,), 0, "stop")])

@@ -1,6 +1,5 @@
 """When a profile is made and where it is written, with a recorder that records nothing."""
 
-import json
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -9,12 +8,13 @@ from typing import Any, cast
 
 import pytest
 
+from headrace.protocol.call_results import ProfileStarted, ProfileStopped
+from headrace.protocol.calls import CallToWorkers, StartProfile, StopProfile
 from headrace.protocol.to_coordinator import CallResult
-from headrace.protocol.to_worker import Call
-from headrace.workers.process.calls import Calls
+from headrace.protocol.to_worker import WorkerCall
+from headrace.workers.process.call_handlers import CallHandlers
 from headrace.workers.process.engine_thread import Operation, OperationDone
-from headrace.workers.process.profiler import Profiler, start_stacks
-from headrace.workers.process.profiling import Profiling
+from headrace.workers.process.profiler import Profiler, Profiling, start_stacks
 
 Begin = Callable[[], tuple["Recorder", Callable[[], Any]]]
 
@@ -48,7 +48,7 @@ class Desk:
         self.recorder = Recorder()
         self.told: list[CallResult] = []
         self.around: Callable[[], Any] = nullcontext
-        self.calls = Calls("w-0.1", self._operate, self.told.append)
+        self.calls = CallHandlers("w-0.1", self._operate, self.told.append)
         begin = options.pop("begin", {"torch": self.recorder.begin, "stacks": start_stacks})
         profiler = Profiler(folder, "w-0.1", self._mark, begin)
         self.profiling = Profiling(self.calls, profiler, max_s=60.0)
@@ -66,19 +66,19 @@ class Desk:
             done = OperationDone(operation.call_id, error=error)
         self.calls.on_done(done)
 
-    def call(self, method: str, **arguments: str) -> CallResult:
-        self.calls.on_call(Call("c", method, json.dumps(arguments), False))
+    def call(self, call: CallToWorkers) -> CallResult:
+        self.calls.on_call(WorkerCall("c", call))
         return self.told.pop()
 
 
 def test_each_profile_is_a_file_of_its_own(tmp_path: Path) -> None:
     desk = Desk(tmp_path / "new" / "folder")
     for count in (1, 2, 3):
-        assert desk.call("start_profile").value == '{"started": true}'
-        assert desk.call("start_profile").value == '{"started": false}'
+        assert desk.call(StartProfile()).value == ProfileStarted(True)
+        assert desk.call(StartProfile()).value == ProfileStarted(False)
         assert desk.around().enter_result == "marked"
-        assert desk.call("stop_profile").error == ""
-        assert desk.call("stop_profile").value == '{"trace": null}'
+        assert desk.call(StopProfile()).error == ""
+        assert desk.call(StopProfile()).value == ProfileStopped(None)
         assert desk.around is nullcontext
         names = [path.name for path in (tmp_path / "new" / "folder").iterdir()]
         assert len(names) == count
@@ -87,17 +87,17 @@ def test_each_profile_is_a_file_of_its_own(tmp_path: Path) -> None:
 
 def test_a_forgotten_profile_ends(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
-    desk.profiling.turn(100.0)
-    desk.call("start_profile")
-    desk.profiling.turn(159.9)
+    desk.profiling.tick(100.0)
+    desk.call(StartProfile())
+    desk.profiling.tick(159.9)
     assert desk.is_recording()
-    desk.profiling.turn(160.0)
+    desk.profiling.tick(160.0)
     assert not desk.is_recording()
     assert len(list(tmp_path.iterdir())) == 1
-    desk.call("start_profile")
-    desk.call("stop_profile")
-    desk.call("start_profile")
-    desk.profiling.turn(219.9)
+    desk.call(StartProfile())
+    desk.call(StopProfile())
+    desk.call(StartProfile())
+    desk.profiling.tick(219.9)
     assert desk.is_recording()  # the time of the one before does not count
 
 
@@ -106,22 +106,22 @@ def test_what_cannot_be_profiled_says_why(
     tmp_path: Path, folder: str | None, begin: dict[str, Begin]
 ) -> None:
     desk = Desk(tmp_path / folder if folder else None, begin=begin)
-    assert "profile" in desk.call("start_profile").error
-    assert desk.call("stop_profile").error == ""
+    assert "profile" in desk.call(StartProfile()).error
+    assert desk.call(StopProfile()).error == ""
 
 
 def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     desk = Desk(tmp_path / "file" / "folder")
-    error = desk.call("start_profile").error
+    error = desk.call(StartProfile()).error
     assert "folder" in error
     assert str(tmp_path) not in error
     desk = Desk(tmp_path / "full")
     desk.recorder.broken = OSError("disk full")
-    desk.call("start_profile")
-    assert "could not be written" in desk.call("stop_profile").error
+    desk.call(StartProfile())
+    assert "could not be written" in desk.call(StopProfile()).error
     assert list((tmp_path / "full").iterdir()) == []
-    assert desk.call("start_profile").error == ""
+    assert desk.call(StartProfile()).error == ""
 
 
 def test_stacks_of_all_threads(tmp_path: Path) -> None:
@@ -133,14 +133,17 @@ def test_stacks_of_all_threads(tmp_path: Path) -> None:
     thread = threading.Thread(target=busy_with_waiting, name="somebody; else")
     thread.start()
     desk = Desk(tmp_path)
-    desk.call("start_profile", mode="stacks")
+    desk.call(StartProfile("stacks"))
     try:
         while not any("busy_with_waiting" in line for line in sampled(desk)):
             over.wait(0.02)
     finally:
         over.set()
         thread.join()
-    name = json.loads(desk.call("stop_profile").value)["trace"]
+    stopped = desk.call(StopProfile()).value
+    assert isinstance(stopped, ProfileStopped)
+    name = stopped.trace
+    assert name is not None
     assert name.endswith(".folded")
     lines = (tmp_path / name).read_text().splitlines()
     (line,) = [each for each in lines if "busy_with_waiting" in each][:1]

@@ -2,12 +2,12 @@
 
 from headrace.protocol.sampling import SamplingParams
 from headrace.protocol.state import WorkerLoad
-from headrace.protocol.to_frontend import OUTPUTS, Aborted, Output, Refused, StepOutputs
+from headrace.protocol.to_frontend import OUTPUTS, Aborted, Output, Rejected, StepOutputs
 from headrace.protocol.to_worker import REQUESTS, Abort, Generate
-from headrace.workers.errors import RequestRefused
+from headrace.workers.errors import RejectedByEngine
 from headrace.workers.process.queue_limits import (
-    LEAST_RETRY_S,
-    LONGEST_RETRY_S,
+    MAX_RETRY_S,
+    MIN_RETRY_S,
     QueueGuard,
     QueueLimits,
 )
@@ -22,7 +22,7 @@ class Wire:
 
     def __init__(self, ready: bool = True, limits: QueueLimits = NO_LIMITS) -> None:
         self.submitted: list[Generate | Abort] = []
-        self.sent: list[tuple[bytes, StepOutputs | Refused | Aborted]] = []
+        self.sent: list[tuple[bytes, StepOutputs | Rejected | Aborted]] = []
         self.unreachable: set[bytes] = set()
         self.load = WorkerLoad(0, 0, 0.0, 0, 0.0)
         self.now_s = 0.0
@@ -88,7 +88,7 @@ def test_refuses_while_loading_and_while_stopping() -> None:
     wire.generate(ONE, "b")
     wire.service.close()
     wire.generate(ONE, "c")
-    refused = [message for _, message in wire.sent if isinstance(message, Refused)]
+    refused = [message for _, message in wire.sent if isinstance(message, Rejected)]
     assert [(each.number, each.request_id, each.retry_elsewhere) for each in refused] == [
         (0, "a", True),
         (1, "c", True),
@@ -100,8 +100,8 @@ def test_refusal_of_the_engine_and_duplicates_are_told() -> None:
     wire = Wire()
     wire.generate(ONE, "a")
     wire.generate(TWO, "a")
-    wire.service.on_refused("a", RequestRefused("too long", retry_elsewhere=False))
-    refused = [(to, message) for to, message in wire.sent if isinstance(message, Refused)]
+    wire.service.on_rejected("a", RejectedByEngine("too long", retry_elsewhere=False))
+    refused = [(to, message) for to, message in wire.sent if isinstance(message, Rejected)]
     assert len(refused) == len(wire.sent)
     assert [(to, message.reason) for to, message in refused] == [
         (TWO, "duplicate request"),
@@ -120,7 +120,7 @@ def test_frontend_that_cannot_be_reached_finds_the_gap_when_it_is_back() -> None
     assert Abort(("a", "b")) in wire.submitted
     assert wire.service.in_flight == 1
     wire.unreachable = set()
-    wire.service.beat()
+    wire.service.send_heartbeats()
     assert (ONE, StepOutputs("w", 1, ())) in wire.sent
 
 
@@ -130,7 +130,7 @@ def test_something_follows_the_last_message_for_a_while() -> None:
     wire.service.on_outputs([Output("a", (1,), 0, "stop")])
     wire.sent.clear()
     for _ in range(3 * BEATS):
-        wire.service.beat()
+        wire.service.send_heartbeats()
     assert wire.sent == [(ONE, StepOutputs("w", 1 + beat, ())) for beat in range(BEATS)]
 
 
@@ -138,7 +138,7 @@ def test_whoever_waits_hears_something_all_the_time() -> None:
     wire = Wire()
     wire.generate(ONE, "a")
     for _ in range(3 * BEATS):
-        wire.service.beat()
+        wire.service.send_heartbeats()
     assert len(wire.sent) == 3 * BEATS
 
 
@@ -146,10 +146,10 @@ def test_dead_frontend_is_forgotten() -> None:
     wire = Wire()
     wire.generate(ONE, "a")
     wire.service.on_outputs([Output("a", (1,), 0)])
-    wire.service.forget(ONE)
+    wire.service.forget_frontend(ONE)
     assert wire.submitted[-1] == Abort(("a",))
     wire.sent.clear()
-    wire.service.beat()
+    wire.service.send_heartbeats()
     assert wire.sent == []
 
 
@@ -161,13 +161,13 @@ def test_what_is_no_message_is_counted_and_dropped() -> None:
     assert wire.submitted == []
 
 
-def refusals(wire: Wire) -> list[Refused]:
-    return [message for _, message in wire.sent if isinstance(message, Refused)]
+def refusals(wire: Wire) -> list[Rejected]:
+    return [message for _, message in wire.sent if isinstance(message, Rejected)]
 
 
 def test_places_are_filled_at_once_then_the_queue_and_no_more() -> None:
     """From two frontends, before the engine has made any step."""
-    wire = Wire(limits=QueueLimits(places=4, max_requests=3))
+    wire = Wire(limits=QueueLimits(max_running=4, max_requests=3))
     for number in range(10):
         wire.generate((ONE, TWO)[number % 2], str(number))
     assert wire.service.in_flight == 4 + 3
@@ -177,7 +177,7 @@ def test_places_are_filled_at_once_then_the_queue_and_no_more() -> None:
 
 
 def test_a_batch_that_the_cache_keeps_small_makes_the_queue_no_longer() -> None:
-    wire = Wire(limits=QueueLimits(places=4, max_requests=3))
+    wire = Wire(limits=QueueLimits(max_running=4, max_requests=3))
     for number in range(5):
         wire.generate(ONE, str(number))
     wire.load = WorkerLoad(2, 3, 1.0, 1, 0.0)
@@ -190,7 +190,7 @@ def test_a_batch_that_the_cache_keeps_small_makes_the_queue_no_longer() -> None:
 
 def test_a_step_that_takes_nobody_makes_the_queue_no_shorter() -> None:
     """A place is free for a moment although somebody waits, and the cache has room."""
-    wire = Wire(limits=QueueLimits(places=2, max_requests=3))
+    wire = Wire(limits=QueueLimits(max_running=2, max_requests=3))
     for number in range(4):
         wire.generate(ONE, str(number))
     wire.load = WorkerLoad(1, 3, 0.1, 1, 0.0)
@@ -200,14 +200,14 @@ def test_a_step_that_takes_nobody_makes_the_queue_no_shorter() -> None:
 
 
 def test_without_a_queue_only_places_are_filled() -> None:
-    wire = Wire(limits=QueueLimits(places=2, max_requests=0))
+    wire = Wire(limits=QueueLimits(max_running=2, max_requests=0))
     for name in "abc":
         wire.generate(ONE, name)
     assert [one.request_id for one in refusals(wire)] == ["c"]
 
 
 def test_prompt_tokens_that_wait_are_bounded_but_one_prompt_always_fits() -> None:
-    wire = Wire(limits=QueueLimits(places=9, max_tokens=100))
+    wire = Wire(limits=QueueLimits(max_running=9, max_tokens=100))
     wire.generate(ONE, "huge", prompt=500)
     wire.generate(ONE, "small")
     assert [one.request_id for one in refusals(wire)] == ["small"]
@@ -238,18 +238,18 @@ def test_a_replay_is_acknowledged_before_it_has_any_output() -> None:
 
 
 def test_what_another_worker_has_begun_is_never_refused_for_want_of_room() -> None:
-    wire = Wire(limits=QueueLimits(places=1, max_requests=0, max_tokens=1))
+    wire = Wire(limits=QueueLimits(max_running=1, max_requests=0, max_tokens=1))
     for name in "abc":
         wire.generate(ONE, name, is_replay=True)
     assert refusals(wire) == []
 
 
 def test_whoever_is_refused_hears_when_the_queue_will_have_been_served() -> None:
-    wire = Wire(limits=QueueLimits(places=2, max_requests=8))
+    wire = Wire(limits=QueueLimits(max_running=2, max_requests=8))
     for number in range(10):
         wire.generate(ONE, str(number))
     wire.generate(ONE, "x")
-    assert refusals(wire)[-1].retry_after_s == LEAST_RETRY_S  # nothing is known yet
+    assert refusals(wire)[-1].retry_after_s == MIN_RETRY_S  # nothing is known yet
     wire.load = WorkerLoad(2, 8, 1.0, 1, 0.0)
     for number in range(3):  # one every two seconds
         wire.now_s += 2.0
@@ -259,4 +259,4 @@ def test_whoever_is_refused_hears_when_the_queue_will_have_been_served() -> None
     assert refusals(wire)[-1].retry_after_s == 8 * 2.0
     wire.now_s += 1000.0
     wire.generate(ONE, "w")
-    assert refusals(wire)[-1].retry_after_s == LONGEST_RETRY_S
+    assert refusals(wire)[-1].retry_after_s == MAX_RETRY_S

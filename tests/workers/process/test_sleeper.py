@@ -1,25 +1,26 @@
 """When a worker sleeps and wakes, by a list of events."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
-from headrace.protocol.state import ASLEEP, FALLING_ASLEEP, READY, WAKING
-from headrace.protocol.to_frontend import Aborted, Refused
-from headrace.workers.process.engine_memory import TAGS, Tag
-from headrace.workers.process.sleeper import ABORTED, Sleep, Sleeper, Wake
+from headrace.protocol.calls import ALL_MEMORY, MemoryTag, Sleep, WakeUp
+from headrace.protocol.state import ASLEEP, FALLING_ASLEEP, READY, WAKING, WorkerStatus
+from headrace.protocol.to_frontend import Aborted, Rejected
+from headrace.workers.process.engine_thread import OperationDone
+from headrace.workers.process.sleeper import ABORTED, Sleeper
 from tests.workers.process.test_service import ONE, Wire
 
-ALL = frozenset(TAGS)
+ALL = frozenset(ALL_MEMORY)
 
 
 @dataclass
-class Residence:
+class EngineMemory:
     """Remembers what was done to it. broken: what waking fails of."""
 
-    missing: frozenset[Tag] = frozenset()
+    missing: frozenset[MemoryTag] = frozenset()
     done: list[Any] = field(default_factory=list)
     broken: Exception | None = None
 
@@ -27,7 +28,7 @@ class Residence:
         self.done.append(level)
         self.missing = ALL
 
-    def wake(self, tags: Iterable[Tag]) -> None:
+    def wake(self, tags: Iterable[MemoryTag]) -> None:
         if self.broken is not None:
             raise self.broken
         self.done.append(set(tags))
@@ -38,31 +39,36 @@ class Bed:
     """A sleeper whose operations end when the test says so."""
 
     def __init__(self, **options: Any) -> None:
-        self.wire, self.residence = Wire(ready=False), Residence()
+        self.wire, self.residence = Wire(ready=False), EngineMemory()
         self.states: list[str] = []
         self.answers: list[str] = []
         self._operations: list[Any] = []
         self.now = 0.0
-        self.sleeper = Sleeper(
-            self.wire.service, self._operations.append, self.states.append, **options
-        )
+        self.sleeper = Sleeper(self.wire.service, self._operate, self.states.append, **options)
         self.sleeper.ready()
 
-    def ask(self, name: str, call: Sleep | Wake) -> None:
+    def _operate(self, act: Callable[[Any], Any], then: Callable[[OperationDone], None]) -> None:
+        self._operations.append((act, then))
+
+    def ask(self, name: str, call: Sleep | WakeUp) -> None:
         def answer(error: Exception | None) -> None:
             self.answers.append(name if error is None else f"{name}: {error}")
 
-        self.sleeper.ask(call, answer)
+        self.sleeper.enqueue(call, answer)
         self.turn()
 
     def turn(self, seconds: float = 0.0) -> None:
         self.now += seconds
-        self.sleeper.turn(self.now)
+        self.sleeper.tick(self.now)
 
     def operate(self) -> None:
         """The engine's thread does what it was asked to."""
-        self.sleeper.on_operated(self._operations.pop(0)(self.residence))
+        act, then = self._operations.pop(0)
+        then(OperationDone("", act(self.residence)))
         self.turn()
+
+    def state(self) -> WorkerStatus:
+        return self.sleeper.state
 
     @property
     def is_operating(self) -> bool:
@@ -74,16 +80,16 @@ def test_an_idle_worker_sleeps_and_wakes() -> None:
     bed.ask("sleep", Sleep(level=1))
     assert bed.answers == []
     bed.operate()
-    bed.ask("wake", Wake())
+    bed.ask("wake", WakeUp())
     bed.operate()
     assert bed.answers == ["sleep", "wake"]
     assert bed.states == [READY, FALLING_ASLEEP, ASLEEP, WAKING, READY]
-    assert bed.residence.done == [1, set(TAGS)]
+    assert bed.residence.done == [1, set(ALL_MEMORY)]
 
 
 def test_what_is_done_already_is_not_done_again() -> None:
     bed = Bed()
-    bed.ask("wake", Wake())
+    bed.ask("wake", WakeUp())
     assert bed.answers == ["wake"]
     bed.ask("sleep", Sleep(level=2))
     bed.operate()
@@ -112,7 +118,7 @@ def test_requests_in_flight_are_finished_first() -> None:
     assert not bed.is_operating
     assert bed.sleeper.state == FALLING_ASLEEP
     bed.wire.generate(ONE, "b")
-    assert isinstance(bed.wire.sent[-1][1], Refused)
+    assert isinstance(bed.wire.sent[-1][1], Rejected)
     assert bed.wire.sent[-1][1].retry_elsewhere
     bed.wire.abort(ONE, "a")
     bed.turn()
@@ -126,7 +132,7 @@ def test_draining_hands_requests_to_those_who_stay_awake(others_are_awake: bool)
     bed.wire.generate(ONE, "a")
     bed.ask("sleep", Sleep(mode="drain", others_are_awake=others_are_awake))
     assert bed.is_operating == others_are_awake
-    told = [message for _, message in bed.wire.sent if isinstance(message, Refused)]
+    told = [message for _, message in bed.wire.sent if isinstance(message, Rejected)]
     assert [each.request_id for each in told] == (["a"] if others_are_awake else [])
     assert all(each.retry_elsewhere for each in told)
 
@@ -157,8 +163,8 @@ def test_waking_need_not_wait_for_requests_to_end() -> None:
     bed = Bed()
     bed.wire.generate(ONE, "a")
     bed.ask("sleep", Sleep(mode="wait"))
-    bed.ask("wake", Wake())
-    assert bed.answers == ["sleep: it was woken before it slept", "wake"]
+    bed.ask("wake", WakeUp())
+    assert bed.answers == ["sleep: it was woken up before it was asleep", "wake"]
     assert bed.sleeper.state == READY
     assert bed.residence.done == []
 
@@ -166,26 +172,26 @@ def test_waking_need_not_wait_for_requests_to_end() -> None:
 def test_calls_during_an_operation_wait_for_it() -> None:
     bed = Bed()
     bed.ask("sleep", Sleep())
-    bed.ask("wake", Wake())
+    bed.ask("wake", WakeUp())
     bed.ask("again", Sleep(level=2))
     for _ in range(3):
         bed.operate()
     assert bed.answers == ["sleep", "wake", "again"]
-    assert bed.residence.done == [1, set(TAGS), 2]
+    assert bed.residence.done == [1, set(ALL_MEMORY), 2]
 
 
-@pytest.mark.parametrize(("first", "second"), [TAGS, TAGS[::-1]])
-def test_it_wakes_step_by_step(first: Tag, second: Tag) -> None:
+@pytest.mark.parametrize(("first", "second"), [ALL_MEMORY, ALL_MEMORY[::-1]])
+def test_it_wakes_step_by_step(first: MemoryTag, second: MemoryTag) -> None:
     bed = Bed()
     bed.ask("sleep", Sleep())
     bed.operate()
-    bed.ask("first", Wake((first,)))
+    bed.ask("first", WakeUp((first,)))
     bed.operate()
-    assert bed.sleeper.state == ASLEEP
-    bed.ask("first again", Wake((first,)))
-    bed.ask("second", Wake((second,)))
+    assert bed.state() == ASLEEP
+    bed.ask("first again", WakeUp((first,)))
+    bed.ask("second", WakeUp((second,)))
     bed.operate()
-    assert bed.sleeper.state == READY
+    assert bed.state() == READY
     assert bed.answers == ["sleep", "first", "first again", "second"]
 
 
@@ -194,14 +200,14 @@ def test_what_cannot_be_woken_stays_asleep_and_may_be_tried_again() -> None:
     bed.ask("sleep", Sleep())
     bed.operate()
     bed.residence.broken = MemoryError("no room")
-    bed.ask("wake", Wake())
+    bed.ask("wake", WakeUp())
     bed.operate()
     assert bed.answers[-1] == "wake: no room"
-    assert bed.sleeper.state == ASLEEP
+    assert bed.state() == ASLEEP
     bed.residence.broken = None
-    bed.ask("wake", Wake())
+    bed.ask("wake", WakeUp())
     bed.operate()
-    assert bed.sleeper.state == READY
+    assert bed.state() == READY
 
 
 def test_an_idle_worker_sleeps_by_itself() -> None:

@@ -26,7 +26,7 @@ def test_frozen_engine_feeds_no_watchdog(tmp_path: Path, step_age_s: float, is_f
         report = StatusReport(notifier, stall_timeout_s=10.0)
         report.ready()
         report.beat(load(2, step_age_s))
-        report.leaving(2)
+        report.draining(2)
         told = [systemd.recv(4096).decode() for _ in range(5 if is_fed else 4)]
     assert told == [
         "STATUS=loading the model",

@@ -1,6 +1,5 @@
 """A worker's adapters: added while its engine steps, removed when its requests have ended."""
 
-import json
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,14 +7,21 @@ from typing import Any, cast
 
 import pytest
 
+from headrace.protocol.call_results import AdapterAdded, Done
+from headrace.protocol.calls import AddAdapter, CallToWorkers, RemoveAdapter
 from headrace.protocol.common.adapters import ServedAdapter, adapter_folder, write_served
 from headrace.protocol.to_coordinator import CallResult
-from headrace.protocol.to_worker import Call
+from headrace.protocol.to_worker import WorkerCall
 from headrace.workers.engine.engine import Engine
 from headrace.workers.errors import AdapterError, ModelUnsupported
-from headrace.workers.process.adapters import TRIES, TRY_AGAIN_S, WorkerAdapters, with_adapters
-from headrace.workers.process.calls import Calls
+from headrace.workers.process.call_handlers import CallHandlers
 from headrace.workers.process.engine_thread import Operation, OperationDone
+from headrace.workers.process.worker_adapters import (
+    MAX_RETRIES,
+    RETRY_S,
+    WorkerAdapters,
+    with_adapters,
+)
 
 
 class FakeEngine:
@@ -55,9 +61,9 @@ class Worker:
         self.shown: list[tuple[str, ...]] = []
         self._arrived = threading.Condition()
         self._submitted: list[Operation] = []
-        self.calls = Calls("w", self._submit, self._tell)
+        self.calls = CallHandlers("w", self._submit, self._tell)
         self.adapters = WorkerAdapters(run_dir, "g", lambda: self.shown.append(self.adapters.ids))
-        self.adapters.add_to(self.calls)
+        self.adapters.add_handlers(self.calls)
 
     def _submit(self, operation: Any) -> None:
         with self._arrived:
@@ -65,7 +71,7 @@ class Worker:
             self._arrived.notify()
 
     def _tell(self, result: CallResult) -> None:
-        self.answers[result.call_id] = (json.loads(result.value), result.error)
+        self.answers[result.call_id] = (result.value, result.error)
 
     def folder(self, adapter_id: str) -> Path:
         folder = adapter_folder(self.run_dir, adapter_id)
@@ -73,8 +79,8 @@ class Worker:
         (folder / "adapter").touch()
         return folder
 
-    def call(self, method: str, adapter_id: str, name: str = "c") -> None:
-        self.calls.on_call(Call(name, method, json.dumps({"adapter_id": adapter_id}), False))
+    def call(self, call: CallToWorkers, name: str = "c") -> None:
+        self.calls.on_call(WorkerCall(name, call))
 
     def step(self) -> None:
         """Wait for an operation, and run it."""
@@ -88,9 +94,9 @@ class Worker:
             done = OperationDone(operation.call_id, error=error)
         self.calls.on_done(done)
 
-    def pass_time(self, seconds: float = TRY_AGAIN_S) -> None:
+    def pass_time(self, seconds: float = RETRY_S) -> None:
         self.now += seconds
-        self.adapters.turn(self.now)
+        self.adapters.tick(self.now)
 
 
 @pytest.fixture
@@ -101,47 +107,49 @@ def worker(tmp_path: Path) -> Worker:
 def test_an_adapter_is_read_beside_the_steps_and_shown_before_the_answer(worker: Worker) -> None:
     worker.folder("1f")
     worker.engine.gate = threading.Event()
-    worker.call("add_adapter", "1f")
+    worker.call(AddAdapter("1f"))
     worker.step()
     assert worker.answers == {}
     worker.engine.gate.set()
     worker.step()
     assert worker.shown == [("1f",)]
-    assert worker.answers == {"c": (None, "")}
+    assert worker.answers == {"c": (AdapterAdded(), "")}
 
 
 def test_what_is_no_adapter_is_refused_in_words(worker: Worker) -> None:
-    worker.call("add_adapter", "2f")
+    worker.call(AddAdapter("2f"))
     worker.step()
     worker.step()
-    assert worker.answers == {"c": ("no adapter is there", "")}
+    assert worker.answers == {"c": (AdapterAdded("no adapter is there"), "")}
     assert worker.shown == []
 
 
 @pytest.mark.parametrize("adapter_id", ["..", "a/b", "", "1f/../2f"])
 def test_ids_lead_nowhere_else(worker: Worker, adapter_id: str) -> None:
-    for method in ("add_adapter", "remove_adapter"):
-        worker.call(method, adapter_id, method)
-    assert worker.answers["add_adapter"][1] != ""
+    worker.call(AddAdapter(adapter_id), "add")
+    assert worker.answers["add"] == (None, "invalid arguments")
+    worker.call(RemoveAdapter(adapter_id), "remove")
+    worker.step()
+    assert worker.answers["remove"] == (Done(), "")  # no such adapter, no folder is looked at
 
 
 def test_one_in_use_is_removed_when_it_is_not(worker: Worker) -> None:
     worker.engine.adapter_ids = worker.engine.used = {"1f"}
-    worker.call("remove_adapter", "1f")
+    worker.call(RemoveAdapter("1f"))
     worker.step()
     assert worker.answers == {}
     worker.engine.used = set()
     worker.pass_time()
     worker.step()
     assert worker.engine.adapter_ids == set()
-    assert worker.answers == {"c": (None, "")}
+    assert worker.answers == {"c": (Done(), "")}
 
 
 def test_one_that_stays_in_use_is_told_of(worker: Worker) -> None:
     worker.engine.adapter_ids = worker.engine.used = {"1f"}
-    worker.call("remove_adapter", "1f")
+    worker.call(RemoveAdapter("1f"))
     worker.step()
-    for _ in range(TRIES):
+    for _ in range(MAX_RETRIES):
         worker.pass_time()
         worker.step()
     assert worker.answers["c"][1] != ""
@@ -150,9 +158,9 @@ def test_one_that_stays_in_use_is_told_of(worker: Worker) -> None:
 def test_one_that_is_still_being_read_is_removed_afterwards(worker: Worker) -> None:
     worker.folder("1f")
     worker.engine.gate = threading.Event()
-    worker.call("add_adapter", "1f", "add")
+    worker.call(AddAdapter("1f"), "add")
     worker.step()
-    worker.call("remove_adapter", "1f", "remove")
+    worker.call(RemoveAdapter("1f"), "remove")
     worker.pass_time()
     worker.engine.gate.set()
     worker.step()

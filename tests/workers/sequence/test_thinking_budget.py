@@ -15,7 +15,7 @@ from headrace.protocol.to_worker import Generate
 from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.fake_runner import FakeRunner
-from headrace.workers.errors import RequestRefused
+from headrace.workers.errors import RejectedByEngine
 from headrace.workers.sampling.sampler import sample
 from headrace.workers.sequence.sequence import ChunkResult, DraftedSequence, Sequence
 from tests.workers.driving import request, run
@@ -212,5 +212,5 @@ def test_a_step_in_flight_waits_only_where_a_mark_may_be_due() -> None:
     ],
 )
 def test_a_budget_that_cannot_be_held_is_refused(budget: ThinkingBudget) -> None:
-    with pytest.raises(RequestRefused, match="thinking_budget"):
+    with pytest.raises(RejectedByEngine, match="thinking_budget"):
         engine().add(request("r", [1], thinking_budget=budget))

@@ -12,7 +12,7 @@ from headrace.protocol.sampling import RepetitionRule
 from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.fake_runner import FakeRunner
-from headrace.workers.errors import RequestRefused
+from headrace.workers.errors import RejectedByEngine
 from headrace.workers.sampling.sampler import sample
 from headrace.workers.sequence.bad_words import BadWords
 from headrace.workers.sequence.repetition import RepetitionDetector
@@ -213,5 +213,5 @@ def test_no_step_has_to_catch_up_with_a_text_that_had_to_be_long() -> None:
     ids=str,
 )
 def test_the_engine_takes_no_request_that_it_could_not_run(fields: dict[str, Any]) -> None:
-    with pytest.raises(RequestRefused):
+    with pytest.raises(RejectedByEngine):
         fake_engine().add(request("r", [1], **fields))

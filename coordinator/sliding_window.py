@@ -1,13 +1,13 @@
-"""The largest or the smallest of what was seen lately."""
+"""The maximum or minimum of recent values."""
 
 from collections import deque
 from collections.abc import Callable
 
 
-class Window:
-    """Of values seen within the last `length_s` seconds, the one that `pick` (max or min) picks.
+class SlidingWindow:
+    """The maximum or minimum (`pick`) of the values of the last `length_s` seconds.
 
-    Each value costs constant time on average: what can never be picked again is forgotten.
+    Amortized constant time for each value: values that can never be picked again are dropped.
     """
 
     def __init__(self, length_s: float, pick: Callable[[float, float], float]) -> None:
@@ -16,7 +16,7 @@ class Window:
         self._since: float | None = None
 
     def add(self, at: float, value: float) -> None:
-        """`at`: seconds of a clock that does not go back."""
+        """Add a value. at: seconds of a monotonic clock."""
         if self._since is None:
             self._since = at
         while self._seen and self._pick(self._seen[-1][1], value) == value:
@@ -26,12 +26,12 @@ class Window:
             self._seen.popleft()
 
     def picked(self, at: float) -> float | None:
-        """None until as much time has been seen as the window is long."""
+        """Return the picked value; None until values cover the window's length."""
         if self._since is None or at - self._since < self._length_s:
             return None
         return self._seen[0][1]
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Drop all values."""
         self._seen.clear()
         self._since = None
