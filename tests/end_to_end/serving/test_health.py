@@ -60,11 +60,13 @@ def test_worker_that_is_stopped_is_out_of_routing_then_replaced(server: Server) 
 
 
 def test_worker_that_hangs_while_it_starts_is_replaced(server: Server) -> None:
-    server.children("headrace.workers.main")[0].kill()
+    before = server.children("headrace.workers.main")
+    before[0].kill()
     starting: list[psutil.Process] = []
 
     def caught() -> bool:
-        starting[:] = server.children("headrace.workers.main")[1:]
+        now = server.children("headrace.workers.main")
+        starting[:] = [each for each in now if each not in before]
         if starting:
             starting[0].suspend()
         return bool(starting)
@@ -82,8 +84,12 @@ def test_health_is_told_by_any_frontend_under_any_load(server: Server) -> None:
     with ThreadPoolExecutor(64) as threads:
         requests = [threads.submit(complete, server, 200) for _ in range(64)]
         wait_for(lambda: server.metric("headrace:num_requests_running") > 40, "it is busy")
-        workers = health(server)["workers"]
-        assert all(each["running"] > 0 and each["steps"] > 0 for each in workers)
+
+        def all_run() -> bool:
+            workers = health(server)["workers"]
+            return all(each["running"] > 0 and each["steps"] > 0 for each in workers)
+
+        wait_for(all_run, "each worker's heartbeat shows it")
         for path in ("/health", "/livez", "/ping"):
             assert {server.get(path).status_code for _ in range(4)} == {200}
         assert {request.result().status_code for request in requests} == {200}
