@@ -12,9 +12,9 @@ PACKED: Dtype = "bfloat16" if can_pack(torch.bfloat16) else "float32"
 
 
 def why_not_int8() -> str:
-    """Why torch's operations cannot run 8-bit weights here; empty if they can.
+    """Return why torch's operations cannot run 8-bit weights here; empty if they can.
 
-    Where a processor has AVX2 without VNNI, oneDNN adds products of 8 bits in 16, which overflow.
+    They are wrong where ONEDNN_MAX_CPU_ISA limits oneDNN below what torch sees of the processor.
     """
     weight = torch.randn((64, 256), generator=torch.Generator().manual_seed(0))
     try:
