@@ -41,7 +41,7 @@ from headrace.protocol.to_frontend import FrontendCall
 from headrace.protocol.to_worker import CONTROL as WORKER_CONTROL
 from headrace.protocol.to_worker import WorkerCall
 from headrace.workers.engine.engine import EngineStats
-from headrace.workers.main import Worker
+from headrace.workers.process.assemble import assemble_worker
 from tests.protocol.test_codec import messages
 
 UNIONS: dict[str, UnionType] = {
@@ -87,12 +87,11 @@ def test_every_result_is_in_the_union_and_belongs_to_a_call() -> None:
 
 
 def test_a_worker_handles_its_calls(config: PoolConfig) -> None:
-    worker = Worker("chat-0.0", config.groups[0], config, Notifier(), 1)
+    worker = assemble_worker("chat-0.0", config.groups[0], config, Notifier(), 1)
     try:
-        assert worker._calls.handled == set(get_args(CallToWorkers))
+        assert worker.calls.handled == set(get_args(CallToWorkers))
     finally:
-        worker._control.close()
-        worker._requests.close()
+        worker.sockets.close()
 
 
 def test_the_coordinator_handles_its_calls(config: PoolConfig) -> None:
