@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.coordinator.main import Coordinator
+from headrace.coordinator.assemble import assemble_coordinator
 from headrace.frontend.abortable import Abortable
 from headrace.frontend.adapters import AdapterUse
 from headrace.frontend.admin.frontend_calls import frontend_call_handlers
@@ -95,12 +95,11 @@ def test_a_worker_handles_its_calls(config: PoolConfig) -> None:
 
 
 def test_the_coordinator_handles_its_calls(config: PoolConfig) -> None:
-    coordinator = Coordinator(config, Notifier(), None)
+    coordinator = assemble_coordinator(config, Notifier(), None)
     try:
-        assert coordinator._router.handled == set(get_args(CallToCoordinator))
+        assert coordinator.calls._router.handled == set(get_args(CallToCoordinator))
     finally:
-        coordinator._control.close()
-        coordinator._publisher.close()
+        coordinator.sockets.close()
 
 
 def test_a_frontend_handles_its_calls() -> None:
