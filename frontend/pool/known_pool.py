@@ -101,7 +101,7 @@ class KnownPool:
 
     # Workers
 
-    def usable(self, group: str, adapter: str) -> list[str]:
+    def usable(self, group: str, adapter: str) -> list[WorkerState]:
         """Return the workers that can take a request; paused ones only if all are paused."""
         ready = [
             worker
@@ -109,5 +109,4 @@ class KnownPool:
             if worker.group == group and worker.state == READY
             if not adapter or adapter in worker.adapters
         ]
-        running = [worker for worker in ready if not worker.is_paused] or ready
-        return [worker.worker_id for worker in running]
+        return [worker for worker in ready if not worker.is_paused] or ready

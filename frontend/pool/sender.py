@@ -40,7 +40,7 @@ class Sender:
         if not self._probation.may_send(flight):
             return
         usable = self._pool.usable(flight.group, flight.request.adapter)
-        ready = [self._loads.candidate(worker_id) for worker_id in usable]
+        ready = [self._loads.candidate(each.worker_id) for each in usable]
         while candidates := [each for each in ready if each.worker_id not in flight.rejected_by]:
             if self._send_to(choose(candidates, flight.request), flight):
                 return
