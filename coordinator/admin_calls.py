@@ -3,23 +3,23 @@
 The router decides; what it and the adapters order is done here, in its order.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from headrace.coordinator.actions import Actions, Answer
 from headrace.coordinator.adapter_manager import AdapterManager
 from headrace.coordinator.autoscaler import Autoscaler
 from headrace.coordinator.call_router import OWN, CallRouter, report_activity
-from headrace.coordinator.coordinator_sockets import CoordinatorSockets
 from headrace.coordinator.held_calls import HeldCalls
 from headrace.coordinator.registry import Registry
 from headrace.coordinator.state_publisher import StatePublisher
 from headrace.coordinator.worker_calls import WorkerCalls
 from headrace.protocol.calls import GetActivity, LoadAdapter, UnloadAdapter
 from headrace.protocol.to_coordinator import CallResult, PoolCall
+from headrace.protocol.to_frontend import FrontendCall, PoolResult
 
 
 class AdminCalls:
-    """The calls in progress. No clock of its own."""
+    """The calls in progress. No clock of its own. send: sends a message to a frontend."""
 
     def __init__(
         self,
@@ -29,12 +29,12 @@ class AdminCalls:
         autoscaler: Autoscaler,
         publisher: StatePublisher,
         worker_calls: WorkerCalls,
-        sockets: CoordinatorSockets,
+        send: Callable[[str, PoolResult | FrontendCall], None],
     ) -> None:
         self._router, self._registry = router, registry
         self._adapters, self._autoscaler = adapters, autoscaler
         self._publisher = publisher
-        self._worker_calls, self._sockets = worker_calls, sockets
+        self._worker_calls, self._send = worker_calls, send
         self._early: list[PoolCall] = []
         self._held = HeldCalls()
 
@@ -86,14 +86,14 @@ class AdminCalls:
             if frontend_id == OWN:
                 self._perform(self._adapters.on_result(result), now)
             else:
-                self._sockets.send_to_frontend(frontend_id, result)
+                self._send(frontend_id, result)
 
     def _perform(self, actions: Actions, now: float) -> None:
         if actions.publish:
             self._publisher.publish(now)
         self._worker_calls.send(actions.to_workers)
         for frontend_id, frontend_call in actions.to_frontends:
-            self._sockets.send_to_frontend(frontend_id, frontend_call)
+            self._send(frontend_id, frontend_call)
         for call in actions.calls:
             self.on_call(call, now)
         self.answer(actions.answers, now)

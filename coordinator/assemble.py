@@ -48,7 +48,9 @@ def assemble_coordinator(
     autoscaler = Autoscaler(config, slots, scaling, sleeping, AutoscaleMetrics(config))
     publisher = StatePublisher(config, registry, scaling, adapters, notifier, sockets.publish)
     router = CallRouter()
-    calls = AdminCalls(router, registry, adapters, autoscaler, publisher, worker_calls, sockets)
+    calls = AdminCalls(
+        router, registry, adapters, autoscaler, publisher, worker_calls, sockets.send_to_frontend
+    )
     calls.add_handlers(router)
     scaling.add_handlers(router)
     paused.observe(router)
