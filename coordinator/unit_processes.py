@@ -13,6 +13,7 @@ from headrace.protocol.common.process_registry import (
     WORKER,
     ProcessRegistry,
     RegisteredProcess,
+    Role,
 )
 from headrace.protocol.config import PoolConfig
 from headrace.protocol.to_coordinator import ChildExited, LauncherHello
@@ -30,7 +31,7 @@ class UnitProcesses:
 
     def poll_changes(self) -> list[ChildExited | LauncherHello]:
         """Return the messages that a launcher would have sent since the last call."""
-        roles = (WORKER, FRONTEND)
+        roles: tuple[Role, ...] = (WORKER, FRONTEND)
         present = {
             each.process_id: each for role in roles for each in self._processes.running(role)
         }

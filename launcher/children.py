@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from headrace.launcher.adopted import AdoptedProcess, adopt_orphans, reap_orphans
+from headrace.protocol.common.process_registry import Role
 
 log = logging.getLogger("headrace.launcher")
 
@@ -23,7 +24,7 @@ class Child:
     """A running child process."""
 
     process_id: str
-    role: str
+    role: Role
     process: Process | AdoptedProcess
 
 
@@ -49,12 +50,12 @@ class Children:
     def __init__(self, on_exit: OnExit) -> None:
         self._on_exit = on_exit
         self._children: dict[str, Child] = {}
-        self._starting: dict[str, str] = {}  # role by id
+        self._starting: dict[str, Role] = {}  # role by id
         self._doomed: set[str] = set()  # of those that start: to be killed as soon as they run
         self._adopts = False
         self._watchers: set[asyncio.Task[None]] = set()
 
-    def ids(self, role: str) -> tuple[str, ...]:
+    def ids(self, role: Role) -> tuple[str, ...]:
         """Return the ids of the children of a role, those that are being started included."""
         roles = self._starting | {child.process_id: child.role for child in self._children.values()}
         return tuple(process_id for process_id, of_child in roles.items() if of_child == role)
@@ -62,7 +63,7 @@ class Children:
     async def start(
         self,
         process_id: str,
-        role: str,
+        role: Role,
         module: str,
         arguments: Sequence[str],
         environment: dict[str, str],
@@ -73,7 +74,7 @@ class Children:
         await self.add(process_id, role, spawning)
 
     async def add(
-        self, process_id: str, role: str, starting: Awaitable[Process | AdoptedProcess]
+        self, process_id: str, role: Role, starting: Awaitable[Process | AdoptedProcess]
     ) -> None:
         """Add the child that `starting` returns, which may take a while."""
         self._starting[process_id] = role
@@ -153,7 +154,7 @@ class Children:
         _send(child, signal.SIGCONT)
         return True
 
-    async def stop(self, roles: Iterable[str], timeout_s: float) -> None:
+    async def stop(self, roles: Iterable[Role], timeout_s: float) -> None:
         """Send SIGTERM to the children of some roles, and SIGKILL to the rest after a timeout."""
         chosen = [child for child in self._children.values() if child.role in set(roles)]
         for child in chosen:

@@ -10,7 +10,7 @@ import zmq.asyncio
 from headrace.launcher.children import Children, slot_of
 from headrace.protocol import PROTOCOL_VERSION, sockets, to_coordinator, to_launcher, to_worker
 from headrace.protocol.codec import DecodeError
-from headrace.protocol.common.process_registry import FRONTEND, WORKER
+from headrace.protocol.common.process_registry import FRONTEND, WORKER, Role
 from headrace.protocol.config import PoolConfig
 from headrace.protocol.state import STATE, PoolState
 
@@ -118,7 +118,7 @@ class CoordinatorLink:
             log.error("%s cannot be started: %s", order.worker_id, error)
             await self.send(to_coordinator.ChildExited(order.worker_id, WORKER, 1))
 
-    async def _kill(self, process_id: str, role: str) -> None:
+    async def _kill(self, process_id: str, role: Role) -> None:
         """Kill a child. If it does not run, the coordinator has missed its exit: report it."""
         if not self._children.kill(process_id):
             await self.send(to_coordinator.ChildExited(process_id, role, 0))

@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 
 from headrace.launcher.adopted import AdoptedProcess
 from headrace.launcher.children import Children
+from headrace.protocol.common.process_registry import FORK_SERVER
 from headrace.protocol.config import PoolConfig
 from headrace.protocol.to_fork_server import GO, READY, ForkWorker
 
 log = logging.getLogger("headrace.launcher")
 
-FORK_SERVER = "fork-server"
 # Read when CUDA is initialised: the same fork server serves all GPUs.
 READ_LATER = frozenset({"CUDA_VISIBLE_DEVICES"})
 # A fork server that has not imported its modules, or not forked, by then hangs.

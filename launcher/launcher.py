@@ -15,7 +15,6 @@ import time
 from headrace.launcher.children import Child, Children, slot_of
 from headrace.launcher.coordinator_link import CoordinatorLink
 from headrace.launcher.coordinator_watch import CoordinatorWatch
-from headrace.launcher.fork_servers import FORK_SERVER
 from headrace.launcher.readiness import Readiness
 from headrace.launcher.restarter import Restarter
 from headrace.launcher.rolling import RollingHooks, RollingRestarts
@@ -26,9 +25,11 @@ from headrace.protocol.common.pool_status import has_all_workers
 from headrace.protocol.common.process import EX_CONFIG
 from headrace.protocol.common.process_registry import (
     COORDINATOR,
+    FORK_SERVER,
     FRONTEND,
     WORKER,
     RegisteredProcess,
+    Role,
 )
 from headrace.protocol.common.sd_notify import Notifier
 from headrace.protocol.config import PoolConfig
@@ -135,14 +136,14 @@ class Launcher:
         if self._is_over(WORKER):
             self._children.kill(order.worker_id)
 
-    async def _start_slot(self, role: str, slot: str) -> None:
+    async def _start_slot(self, role: Role, slot: str) -> None:
         if role == FRONTEND:
             await self._start_frontend(slot)
         else:
             await self._start_coordinator()
             await self._link.send_hello()
 
-    def _is_over(self, role: str) -> bool:
+    def _is_over(self, role: Role) -> bool:
         """Return whether no more processes of a role are needed.
 
         Requests that are being finished may need another coordinator, to replace their workers.

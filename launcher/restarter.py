@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from headrace.launcher.children import Child, slot_of
+from headrace.protocol.common.process_registry import Role
 from headrace.protocol.common.restart_backoff import RestartBackoff
 
 log = logging.getLogger("headrace.launcher")
@@ -27,8 +28,8 @@ class Restarter:
 
     def __init__(
         self,
-        start: Callable[[str, str], Awaitable[None]],
-        is_over: Callable[[str], bool],
+        start: Callable[[Role, str], Awaitable[None]],
+        is_over: Callable[[Role], bool],
         stop: asyncio.Event,
     ) -> None:
         self._start, self._is_over, self._stop = start, is_over, stop
@@ -68,7 +69,7 @@ class Restarter:
         await self.start_until_running(child.role, slot)
         return True
 
-    async def start_until_running(self, role: str, slot: str) -> None:
+    async def start_until_running(self, role: Role, slot: str) -> None:
         """Retry a start until it works, or until the process is no longer needed."""
         while not self._is_over(role):
             try:

@@ -11,7 +11,7 @@ from headrace.launcher.fork_servers import ForkServers, NoForkServer
 from headrace.launcher.hardware import worker_environment
 from headrace.launcher.shared_weights import SharedWeightFiles
 from headrace.protocol import to_launcher
-from headrace.protocol.common.process_registry import COORDINATOR, FRONTEND, WORKER
+from headrace.protocol.common.process_registry import COORDINATOR, FRONTEND, WORKER, Role
 from headrace.protocol.config import GroupConfig, PoolConfig
 
 log = logging.getLogger("headrace.launcher")
@@ -97,7 +97,7 @@ class Spawner:
     async def _start(
         self,
         process_id: str,
-        role: str,
+        role: Role,
         module: str,
         arguments: list[str],
         environment: dict[str, str],

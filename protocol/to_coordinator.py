@@ -5,6 +5,7 @@ import msgspec
 from headrace.protocol.call_results import AnyResult
 from headrace.protocol.calls import AnyCall, CallTarget
 from headrace.protocol.codec import Codec, Message
+from headrace.protocol.common.process_registry import Role
 from headrace.protocol.state import (
     FrontendLoad,
     FrontendState,
@@ -141,7 +142,7 @@ class ChildExited(Message, tag=8):
     which is not our launcher, knows it."""
 
     process_id: str
-    role: str
+    role: Role
     exit_code: int | None
 
 

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from headrace.protocol.common.process import become_child
+from headrace.protocol.common.process_registry import FORK_SERVER
 from headrace.protocol.config import PoolConfig
 from headrace.protocol.to_fork_server import GO, MAX_BYTES, READY, ForkWorker
 from headrace.workers.errors import ModelUnsupported
@@ -33,14 +34,14 @@ _ADOPTION_S = 5.0
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="headrace-template")
+    parser = argparse.ArgumentParser(prog="headrace-fork-server")
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--orders-fd", type=int, required=True)
     parser.add_argument("--room", help="makes the command line long enough for a worker's")
     parser.add_argument("--parent-pid", type=int, required=True)
     args = parser.parse_args()
     pool = PoolConfig.load(args.run_dir)
-    become_child("template", args.parent_pid, pool.log_level)
+    become_child(FORK_SERVER, args.parent_pid, pool.log_level)
     orders = socket.socket(fileno=args.orders_fd)
     run_worker = _import_all(pool)
     threads = len(os.listdir("/proc/self/task"))

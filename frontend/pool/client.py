@@ -11,8 +11,8 @@ from typing import Any, Self, assert_never
 import zmq.asyncio
 
 from headrace.frontend.critical_task import spawn_critical
+from headrace.frontend.pool.assemble import assemble_dispatch
 from headrace.frontend.pool.call_handlers import FrontendCallHandlers
-from headrace.frontend.pool.dispatch import Dispatch
 from headrace.frontend.pool.flight import Flight
 from headrace.frontend.pool.interface import PoolBusy
 from headrace.frontend.pool.pool_calls import PoolCalls
@@ -48,14 +48,18 @@ class PoolClient:
         on_replay: Callable[[str], None],
         handlers: FrontendCallHandlers,
     ) -> None:
-        self._config, self._id, self._handlers = config, frontend_id, handlers
+        self._id, self._handlers = frontend_id, handlers
         self._context = zmq.asyncio.Context()
-        shared = open_shared_load(config.run_dir / "load", frontend_id)
-        self._dispatch = Dispatch(
+        run_dir = config.run_dir
+        self._control = sockets.dealer(
+            self._context, sockets.control_endpoint(run_dir), frontend_id
+        )
+        self._updates = sockets.subscriber(self._context, sockets.state_endpoint(run_dir))
+        self._dispatch = assemble_dispatch(
             self._send,
-            config.max_replays,
+            max_replays=config.max_replays,
             on_replay=on_replay,
-            shared=shared,
+            shared=open_shared_load(run_dir / "load", frontend_id),
             wake=self._request_wake_up if config.wake_on_demand else None,
             wake_timeout_s=config.wake_timeout_s,
             reject_while_scaling=config.reject_while_scaling,
@@ -91,9 +95,6 @@ class PoolClient:
         return await self._calls.call(call, target, timeout_s)
 
     async def __aenter__(self) -> Self:
-        run_dir = self._config.run_dir
-        self._control = sockets.dealer(self._context, sockets.control_endpoint(run_dir), self._id)
-        self._updates = sockets.subscriber(self._context, sockets.state_endpoint(run_dir))
         for work in (self._watch_state(), self._handle_control(), self._send_heartbeats()):
             self._tasks.add(spawn_critical(work))
         return self

@@ -22,6 +22,7 @@ from headrace.launcher.hardware import gpu_ids
 from headrace.launcher.models.prepare_model import ModelError, PrepareOptions, prepare_model
 from headrace.protocol.common.adapters import delete_all_adapters
 from headrace.protocol.common.process import set_up_logging
+from headrace.protocol.common.process_registry import Role
 from headrace.protocol.common.run_files import PAUSED_GROUPS
 from headrace.protocol.common.sd_notify import Notifier
 from headrace.protocol.config import GroupConfig, PoolConfig, PoolOptions
@@ -117,7 +118,7 @@ def _prepare(flags: list[str]) -> int:
     return 0
 
 
-def _become(role: str, arguments: list[str]) -> int:
+def _become(role: Role, arguments: list[str]) -> int:
     """Become another process; return the exit status if that fails."""
     try:
         units.become(role, arguments)

@@ -24,6 +24,7 @@ from headrace.protocol.common.process_registry import (
     FRONTEND,
     WORKER,
     ProcessRegistry,
+    Role,
     SlotTaken,
 )
 from headrace.protocol.config import PoolConfig
@@ -61,7 +62,7 @@ def check_idle(run_dir: Path) -> None:
         raise OptionError("prepare: the pool runs; stop its processes first")
 
 
-def become(role: str, arguments: Sequence[str]) -> NoReturn:
+def become(role: Role, arguments: Sequence[str]) -> NoReturn:
     """Become one process of the pool that has been prepared. Raises OptionError on failure."""
     run_dir, number = _parse(role, arguments)
     config = _load(run_dir)
@@ -96,7 +97,7 @@ def _become_worker(config: PoolConfig, number: int) -> NoReturn:
     )
 
 
-def _parse(role: str, arguments: Sequence[str]) -> tuple[Path, int]:
+def _parse(role: Role, arguments: Sequence[str]) -> tuple[Path, int]:
     parser = _Parser(prog=f"headrace {role}", allow_abbrev=False)
     if role != COORDINATOR:
         parser.add_argument("number", type=int, help="its number, from 0")
@@ -121,7 +122,7 @@ def _load(run_dir: Path) -> PoolConfig:
         raise OptionError(f"{run_dir}: was prepared by another version: prepare it anew") from error
 
 
-def _enter(config: PoolConfig, role: str, slot: str) -> str:
+def _enter(config: PoolConfig, role: Role, slot: str) -> str:
     """Take a slot for the rest of this process's life; return the process id."""
     try:
         name, before = ProcessRegistry(config.run_dir).register(role, slot)

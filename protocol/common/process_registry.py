@@ -13,13 +13,16 @@ import os
 import signal
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from headrace.protocol.common.file_lock import locking_pid, try_lock_for_process
 
 COORDINATOR: Final = "coordinator"
 FRONTEND: Final = "frontend"
 WORKER: Final = "worker"
+FORK_SERVER: Final = "fork-server"  # only with a launcher
+
+Role = Literal["coordinator", "frontend", "worker", "fork-server"]
 
 _RECORD_BYTES = 64
 
@@ -33,7 +36,7 @@ class RegisteredProcess:
     """A process that has a slot, or had it."""
 
     process_id: str
-    role: str
+    role: Role
     pid: int
 
 
@@ -43,7 +46,7 @@ class ProcessRegistry:
     def __init__(self, run_dir: Path) -> None:
         self._folder = run_dir / "roll"
 
-    def register(self, role: str, slot: str) -> tuple[str, RegisteredProcess | None]:
+    def register(self, role: Role, slot: str) -> tuple[str, RegisteredProcess | None]:
         """Take a slot for the rest of this process's life.
 
         Returns the id, new with each start, and the process that had the slot before. Raises
@@ -62,12 +65,12 @@ class ProcessRegistry:
         os.pwrite(descriptor, f"{last + 1} {os.getpid()}".ljust(_RECORD_BYTES).encode(), 0)
         return f"{slot}.{last + 1}", before
 
-    def running(self, role: str) -> list[RegisteredProcess]:
+    def running(self, role: Role) -> list[RegisteredProcess]:
         """Return the processes of a role that run now."""
         found = (self._member(role, file) for file in self._files(role))
         return [member for member, runs in found if runs]
 
-    def newest_ids(self, role: str) -> tuple[str, ...]:
+    def newest_ids(self, role: Role) -> tuple[str, ...]:
         """Return the newest id of each slot that has ever been taken."""
         return tuple(self._member(role, file)[0].process_id for file in self._files(role))
 
@@ -88,11 +91,11 @@ class ProcessRegistry:
                 os.close(handle)
         return False
 
-    def _files(self, role: str) -> list[Path]:
+    def _files(self, role: Role) -> list[Path]:
         folder = self._folder / role
         return sorted(folder.iterdir()) if folder.is_dir() else []
 
-    def _member(self, role: str, file: Path) -> tuple[RegisteredProcess, bool]:
+    def _member(self, role: Role, file: Path) -> tuple[RegisteredProcess, bool]:
         """Return the process that has, or had, a slot, and whether it runs. A process that has
         locked the file and not yet written to it does not count."""
         descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC)

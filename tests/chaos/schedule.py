@@ -10,9 +10,9 @@ FRONTENDS, WORKERS = 2, 3
 STALL_TIMEOUT_S = 3.0
 # Each further death of a place soon after a start delays its next, and long runs would only see a
 # pool that waits: a run that is to have more of them takes more seeds.
-MOST_BLOWS = {"worker": 6, "frontend": 6, "coordinator": 6, "launcher": 2, "template": 3}
+MOST_BLOWS = {"worker": 6, "frontend": 6, "coordinator": 6, "launcher": 2, "fork-server": 3}
 
-Role = Literal["worker", "frontend", "coordinator", "launcher", "template"]
+Role = Literal["worker", "frontend", "coordinator", "launcher", "fork-server"]
 # "roll" has the launcher replace all workers and frontends, one at a time.
 Kind = Literal["kill", "stop", "continue", "roll"]
 # How a run ends: when all has come back; while something restarts; while requests run.
@@ -44,16 +44,16 @@ def make_schedule(seed: int, seconds: float) -> Schedule:
         scene = chance.choice(_SCENES)
         blows += [blow for blow in scene(chance, at_s) if blow.at_s < seconds]
         at_s += chance.uniform(0.2, 4.0)
-    blows += _templates_die(random.Random(f"templates {seed}"), seconds)
+    blows += _fork_servers_die(random.Random(f"fork servers {seed}"), seconds)
     ending: Ending = chance.choice(["calm", "calm", "restarting", "loaded"])
     return Schedule(tuple(_within_limits(sorted(blows))), ending)
 
 
-def _templates_die(chance: random.Random, seconds: float) -> list[Blow]:
+def _fork_servers_die(chance: random.Random, seconds: float) -> list[Blow]:
     """What workers are forked from is killed or frozen, also while it imports. The fake engine has
     none."""
     times = [chance.uniform(0.3, seconds - 1) for _ in range(chance.randint(0, 2))]
-    return [Blow(at_s, chance.choice(["kill", "kill", "stop"]), "template", 0) for at_s in times]
+    return [Blow(at_s, chance.choice(["kill", "kill", "stop"]), "fork-server", 0) for at_s in times]
 
 
 def _within_limits(blows: list[Blow]) -> list[Blow]:

@@ -14,7 +14,7 @@ def test_a_seed_repeats_its_schedule() -> None:
 
 def test_blows_are_in_order_and_in_time_and_within_limits() -> None:
     places = {"worker": WORKERS, "frontend": FRONTENDS, "coordinator": 1, "launcher": 1}
-    places["template"] = 1
+    places["fork-server"] = 1
     for seed in SEEDS:
         blows = make_schedule(seed, 30).blows
         assert list(blows) == sorted(blows)
@@ -31,7 +31,7 @@ def test_everything_happens_to_everyone() -> None:
         happens[schedule.ending] += 1
     kinds = [("kill", "worker", place) for place in range(WORKERS)]
     kinds += [("stop", "worker", 0), ("continue", "worker", 0), ("kill", "coordinator", 0)]
-    kinds += [("stop", "coordinator", 0), ("kill", "template", 0), ("stop", "template", 0)]
+    kinds += [("stop", "coordinator", 0), ("kill", "fork-server", 0), ("stop", "fork-server", 0)]
     kinds += [("stop", "frontend", 1), ("continue", "frontend", 1), ("roll", "launcher", 0)]
     kinds += [("kill", "frontend", place) for place in range(FRONTENDS)]
     assert all(happens[kind] > 20 for kind in kinds)

@@ -20,7 +20,7 @@ _ROLES = {
     "headrace.workers.main": "worker",
     "headrace.frontend.main": "frontend",
     "headrace.coordinator.main": "coordinator",
-    "headrace.workers.fork_server": "template",
+    "headrace.workers.fork_server": "fork-server",
 }
 
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.coordinator.main import Coordinator
+from headrace.coordinator.assemble import assemble_coordinator
 from headrace.frontend.abortable import Abortable
 from headrace.frontend.adapters import AdapterUse
 from headrace.frontend.admin.frontend_calls import frontend_call_handlers
@@ -41,7 +41,7 @@ from headrace.protocol.to_frontend import FrontendCall
 from headrace.protocol.to_worker import CONTROL as WORKER_CONTROL
 from headrace.protocol.to_worker import WorkerCall
 from headrace.workers.engine.engine import EngineStats
-from headrace.workers.main import Worker
+from headrace.workers.process.assemble import assemble_worker
 from tests.protocol.test_codec import messages
 
 UNIONS: dict[str, UnionType] = {
@@ -87,21 +87,19 @@ def test_every_result_is_in_the_union_and_belongs_to_a_call() -> None:
 
 
 def test_a_worker_handles_its_calls(config: PoolConfig) -> None:
-    worker = Worker("chat-0.0", config.groups[0], config, Notifier(), 1)
+    worker = assemble_worker("chat-0.0", config.groups[0], config, Notifier(), 1)
     try:
-        assert worker._calls.handled == set(get_args(CallToWorkers))
+        assert worker.calls.handled == set(get_args(CallToWorkers))
     finally:
-        worker._control.close()
-        worker._requests.close()
+        worker.sockets.close()
 
 
 def test_the_coordinator_handles_its_calls(config: PoolConfig) -> None:
-    coordinator = Coordinator(config, Notifier(), None)
+    coordinator = assemble_coordinator(config, Notifier(), None)
     try:
-        assert coordinator._router.handled == set(get_args(CallToCoordinator))
+        assert coordinator.calls._router.handled == set(get_args(CallToCoordinator))
     finally:
-        coordinator._control.close()
-        coordinator._publisher.close()
+        coordinator.sockets.close()
 
 
 def test_a_frontend_handles_its_calls() -> None:

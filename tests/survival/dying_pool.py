@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
-from headrace.frontend.pool.dispatch import Dispatch
+from headrace.frontend.pool.assemble import assemble_dispatch
 from headrace.frontend.pool.flight import Flight
 from headrace.frontend.pool.interface import PoolBusy
 from headrace.protocol.state import (
@@ -65,7 +65,7 @@ class DyingPool:
         life: Callable[[random.Random], int] | None,
     ) -> None:
         self._make_engine, self._rng, self._life = make_engine, rng, life
-        self._dispatch = Dispatch(self._send, max_replays=1_000_000, on_replay=self._count)
+        self._dispatch = assemble_dispatch(self._send, max_replays=1_000_000, on_replay=self._count)
         self._versions = itertools.count()
         self._starts: defaultdict[int, int] = defaultdict(int)
         self._workers: dict[str, _Worker] = {}

@@ -4,7 +4,6 @@ A handler gets the call and a `Reply`, and must use that once, now or later.
 """
 
 import logging
-import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
@@ -15,13 +14,13 @@ from headrace.protocol.to_coordinator import CallResult
 from headrace.protocol.to_worker import WorkerCall
 from headrace.workers.errors import CallFailed
 from headrace.workers.process.engine_memory import EngineMemory
-from headrace.workers.process.engine_thread import Operation, OperationDone
+from headrace.workers.process.engine_operations import EngineOperations
+from headrace.workers.process.engine_thread import OperationDone
 
 log = logging.getLogger("headrace.worker")
 
 FAILED = "it failed; the worker's log says why"
 
-T = TypeVar("T")
 C = TypeVar("C", bound=AdminCall)
 
 
@@ -40,19 +39,16 @@ class Reply:
 
 
 class CallHandlers:
-    """Executes calls. submit: has the engine's thread run an operation. send: sends a message to
-    the coordinator."""
+    """Executes calls. send: sends a message to the coordinator."""
 
     def __init__(
         self,
         worker_id: str,
-        submit: Callable[[Operation], None],
+        operations: EngineOperations,
         send: Callable[[CallResult], None],
     ) -> None:
-        self._worker_id, self._submit, self._send = worker_id, submit, send
-        self._operations = 0
+        self._worker_id, self._operations, self._send = worker_id, operations, send
         self._unanswered: set[str] = set()
-        self._waiting: dict[str, Callable[[OperationDone], None]] = {}
         self._handlers: dict[type[AdminCall], Callable[[Any, Reply], None]] = {}
 
     def add(self, kind: type[C], handler: Callable[[C, Reply], None]) -> None:
@@ -69,7 +65,7 @@ class CallHandlers:
                 else:
                     reply.fail(done.error)
 
-            self.operate(partial(operate, call), then)
+            self._operations.operate(partial(operate, call), then)
 
         self._handlers[kind] = handler
 
@@ -94,46 +90,6 @@ class CallHandlers:
             self._handlers[type(message.call)](message.call, Reply(send))
         except ValueError:
             send(None, "invalid arguments")
-
-    def on_done(self, done: OperationDone) -> None:
-        """Continue what waited for an operation on the engine."""
-        self._waiting.pop(done.call_id)(done)
-
-    def operate(
-        self, act: Callable[[EngineMemory], Any], then: Callable[[OperationDone], None]
-    ) -> None:
-        """Run `act` in the engine's thread between two steps, then `then` in this one."""
-        self._submit(Operation(self._register(then), act))
-
-    def operate_after(
-        self,
-        prepare: Callable[[], T],
-        act: Callable[[EngineMemory, T], Any],
-        then: Callable[[OperationDone], None],
-    ) -> None:
-        """Run `prepare` in a thread of its own, while the engine steps, and then `operate` with
-        what it returns. The operation fails with what it raises."""
-        name = self._register(then)
-
-        def work() -> None:
-            try:
-                prepared = prepare()
-            except Exception as error:
-                self._submit(Operation(name, partial(_fail, error)))
-            else:
-                self._submit(Operation(name, lambda memory: act(memory, prepared)))
-
-        threading.Thread(target=work, name="prepare", daemon=True).start()
-
-    def _register(self, then: Callable[[OperationDone], None]) -> str:
-        self._operations += 1
-        name = str(self._operations)
-        self._waiting[name] = then
-        return name
-
-
-def _fail(error: Exception, memory: EngineMemory) -> None:
-    raise error
 
 
 def describe(error: Exception) -> str:

@@ -27,7 +27,9 @@ log = logging.getLogger("headrace.worker")
 
 @dataclass(frozen=True)
 class EngineReady:
-    """The engine has been loaded."""
+    """The engine has been loaded. adapter_ids: of the adapters that it has."""
+
+    adapter_ids: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,7 @@ Event = EngineReady | EngineStepped | EngineRejected | EngineDied | OperationDon
 
 
 class EngineThread(threading.Thread):
-    """Commands in by `submit`, events out by `drain_events` whenever `wake_fd` is readable.
-
-    is_frozen: whether no step is made. around_step: returns a context manager for each step. Both
-        must be changed in this thread only.
-    """
+    """Commands in by `submit`, events out by `drain_events` whenever `wake_fd` is readable."""
 
     def __init__(self, build: Callable[[], Engine], load_runner: Callable[[], Runner]) -> None:
         super().__init__(name="engine", daemon=True)
@@ -92,8 +90,8 @@ class EngineThread(threading.Thread):
         self._events: deque[Event] = deque()
         self._load = WorkerLoad(running=0, waiting=0, kv_usage=0.0, steps=0, step_age_s=0.0)
         self._busy_since: float | None = None
-        self.is_frozen = False
-        self.around_step: Callable[[], AbstractContextManager[Any]] = nullcontext
+        self._is_frozen = False
+        self._around_step: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     def submit(self, command: Generate | Abort | Operation) -> None:
         """Queue a command; safe from any thread."""
@@ -122,10 +120,20 @@ class EngineThread(threading.Thread):
         waiting = load.waiting + len(self._commands)
         return WorkerLoad(load.running, waiting, load.kv_usage, load.steps, age_s)
 
+    # In this thread only, from operations
+
+    def freeze(self, is_frozen: bool) -> None:
+        """Make no step from now on, or make steps again."""
+        self._is_frozen = is_frozen
+
+    def surround_steps(self, around: Callable[[], AbstractContextManager[Any]]) -> None:
+        """Make each step in a context manager that `around` returns."""
+        self._around_step = around
+
     def run(self) -> None:
         try:
             memory = EngineMemory(self._build(), self._load_runner)
-            self._post(EngineReady())
+            self._post(EngineReady(tuple(sorted(memory.engine.adapter_ids))))
             while True:
                 self._run_once(memory)
         except ModelUnsupported as error:
@@ -137,7 +145,7 @@ class EngineThread(threading.Thread):
     def _run_once(self, memory: EngineMemory) -> None:
         """Wait for work, execute the commands, make one step."""
         engine = memory.engine
-        if self.is_frozen or not engine.has_work:
+        if self._is_frozen or not engine.has_work:
             self._busy_since = None
             self._load = engine.load()
             self._arrived.wait()
@@ -147,9 +155,9 @@ class EngineThread(threading.Thread):
             self._busy_since = started
         while self._commands:
             self._execute(memory, self._commands.popleft())
-        if engine.has_work and not self.is_frozen:
+        if engine.has_work and not self._is_frozen:
             before = self._load.steps
-            with self.around_step():
+            with self._around_step():
                 outputs = engine.step()
             self._load = engine.load()
             ended = time.monotonic()

@@ -39,7 +39,7 @@ class Pauser:
     """Pauses and resumes a worker.
 
     operate: runs one function in the engine's thread, then the other in this one.
-    freeze: called in the engine's thread; whether no step is made. state: of the worker.
+    freeze: called in the engine's thread; whether no step is made. state: returns the worker's.
     on_change: called with `is_paused`.
     """
 

@@ -19,6 +19,7 @@ from headrace.protocol.common.atomic_write import replacing
 from headrace.workers.errors import CallFailed
 from headrace.workers.process.call_handlers import CallHandlers, Reply
 from headrace.workers.process.engine_memory import EngineMemory
+from headrace.workers.process.engine_operations import EngineOperations
 from headrace.workers.process.engine_thread import OperationDone
 from headrace.workers.process.stack_sampler import StackSampler
 
@@ -142,10 +143,13 @@ class Profiling:
     max_s: after so long a profile ends by itself, for it grows with every step.
     """
 
-    def __init__(self, handlers: CallHandlers, profiler: Profiler, max_s: float) -> None:
-        self._handlers, self._profiler, self._max_s = handlers, profiler, max_s
+    def __init__(self, operations: EngineOperations, profiler: Profiler, max_s: float) -> None:
+        self._operations, self._profiler, self._max_s = operations, profiler, max_s
         self._now = 0.0
         self._ends_at: float | None = None
+
+    def add_handlers(self, handlers: CallHandlers) -> None:
+        """Execute the calls that start and stop profiles."""
         handlers.add(StartProfile, self._start)
         handlers.add(StopProfile, self._stop)
 
@@ -155,7 +159,7 @@ class Profiling:
         if self._ends_at is not None and now >= self._ends_at:
             log.warning("ending the profile after %g s", self._max_s)
             self._ends_at = None
-            self._handlers.operate(lambda memory: self._profiler.stop(), lambda done: None)
+            self._operations.operate(lambda memory: self._profiler.stop(), lambda done: None)
 
     def _start(self, call: StartProfile, reply: Reply) -> None:
         def act(memory: EngineMemory) -> bool:
@@ -169,7 +173,7 @@ class Profiling:
             else:
                 reply.fail(done.error)
 
-        self._handlers.operate(act, then)
+        self._operations.operate(act, then)
 
     def _stop(self, call: StopProfile, reply: Reply) -> None:
         def act(memory: EngineMemory) -> str | None:
@@ -182,4 +186,4 @@ class Profiling:
             else:
                 reply.fail(done.error)
 
-        self._handlers.operate(act, then)
+        self._operations.operate(act, then)

@@ -10,11 +10,12 @@ from typing import Any
 
 from headrace.protocol.call_results import AdapterAdded, AnyResult, Done
 from headrace.protocol.calls import AddAdapter, RemoveAdapter
-from headrace.protocol.common.adapters import ServedAdapter, adapter_folder, read_served
+from headrace.protocol.common.adapters import adapter_folder, read_served
 from headrace.workers.engine.engine import Engine
 from headrace.workers.errors import AdapterError, ModelUnsupported
 from headrace.workers.process.call_handlers import CallHandlers, Reply
 from headrace.workers.process.engine_memory import EngineMemory
+from headrace.workers.process.engine_operations import EngineOperations
 from headrace.workers.process.engine_thread import OperationDone
 
 log = logging.getLogger("headrace.worker")
@@ -24,21 +25,29 @@ RETRY_S, MAX_RETRIES = 0.1, 300
 
 
 class WorkerAdapters:
-    """ids: of the adapters that the engine has. on_change: called when they change."""
+    """Adds adapters to the engine and removes them. on_change: called with the ids of those that
+    the engine has, when a call has changed them."""
 
-    def __init__(self, run_dir: Path, group: str, on_change: Callable[[], None]) -> None:
-        self._run_dir, self._group, self._on_change = run_dir, group, on_change
-        self.ids: tuple[str, ...] = ()
+    def __init__(
+        self,
+        run_dir: Path,
+        operations: EngineOperations,
+        on_change: Callable[[tuple[str, ...]], None],
+    ) -> None:
+        self._run_dir, self._operations, self._on_change = run_dir, operations, on_change
+        self._ids: tuple[str, ...] = ()
         self._reading: set[str] = set()  # being read, and must not be removed meanwhile
         self._in_use: list[tuple[float, Callable[[], None]]] = []  # retries, and when they are due
         self._now = 0.0
 
     def add_handlers(self, handlers: CallHandlers) -> None:
         """Execute the calls that add and remove adapters."""
-        handlers.add(AddAdapter, lambda call, reply: self._add(handlers, reply, call.adapter_id))
-        handlers.add(
-            RemoveAdapter, lambda call, reply: self._remove(handlers, reply, call.adapter_id)
-        )
+        handlers.add(AddAdapter, lambda call, reply: self._add(reply, call.adapter_id))
+        handlers.add(RemoveAdapter, lambda call, reply: self._remove(reply, call.adapter_id))
+
+    def on_loaded(self, ids: tuple[str, ...]) -> None:
+        """Note the adapters that the engine starts with."""
+        self._ids = ids
 
     def tick(self, now: float) -> None:
         """Try removals again; call it often."""
@@ -48,32 +57,9 @@ class WorkerAdapters:
         for act in due:
             act()
 
-    # The start
-
-    def load_served(self, engine: Engine) -> None:
-        """Load the adapters that the pool serves into a new engine; in the engine's thread.
-
-        Raises ModelUnsupported if one given at the start is invalid. Others were checked when they
-        were loaded: without them the worker is still useful.
-        """
-        for served in read_served(self._run_dir):
-            if served.group == self._group:
-                self._load(engine, served)
-        self.ids = tuple(sorted(engine.adapter_ids))
-
-    def _load(self, engine: Engine, served: ServedAdapter) -> None:
-        try:
-            engine.add_adapter(served.adapter_id, self._folder(served.adapter_id))
-        except AdapterError as error:
-            if not served.call_id:
-                raise ModelUnsupported(f"adapter {served.name}: {error}") from error
-            log.error("adapter %s is missing: %s", served.name, error)
-
-    # Calls
-
-    def _add(self, handlers: CallHandlers, reply: Reply, adapter_id: str) -> None:
+    def _add(self, reply: Reply, adapter_id: str) -> None:
         """Read an adapter's files while the engine steps, once there is an engine, and add it."""
-        folder = self._folder(adapter_id)
+        folder = _folder(self._run_dir, adapter_id)
         self._reading.add(adapter_id)
 
         def read(found: OperationDone) -> None:
@@ -85,7 +71,7 @@ class WorkerAdapters:
                 except AdapterError as error:
                     return error  # every worker would reject it
 
-            handlers.operate_after(prepare, put, then)
+            self._operations.operate_after(prepare, put, then)
 
         def put(memory: EngineMemory, adapter: Any) -> tuple[str, ...] | AdapterError:
             if isinstance(adapter, AdapterError):
@@ -100,11 +86,9 @@ class WorkerAdapters:
             else:
                 self._end(reply, AdapterAdded(), done)
 
-        handlers.operate(lambda memory: memory.engine, read)
+        self._operations.operate(lambda memory: memory.engine, read)
 
-    def _remove(
-        self, handlers: CallHandlers, reply: Reply, adapter_id: str, tries: int = MAX_RETRIES
-    ) -> None:
+    def _remove(self, reply: Reply, adapter_id: str, tries: int = MAX_RETRIES) -> None:
         def act(memory: EngineMemory) -> tuple[str, ...] | None:
             try:
                 memory.engine.remove_adapter(adapter_id)
@@ -116,7 +100,7 @@ class WorkerAdapters:
             return tuple(sorted(memory.engine.adapter_ids))
 
         def again() -> None:
-            self._remove(handlers, reply, adapter_id, tries - 1)
+            self._remove(reply, adapter_id, tries - 1)
 
         def then(done: OperationDone) -> None:
             if done.error is None and done.value is None:
@@ -127,29 +111,36 @@ class WorkerAdapters:
         if adapter_id in self._reading:
             self._in_use.append((self._now + RETRY_S, again))
         else:
-            handlers.operate(act, then)
+            self._operations.operate(act, then)
 
     def _end(self, reply: Reply, value: AnyResult, done: OperationDone) -> None:
         if done.error is not None:
             reply.fail(done.error)
             return
-        if done.value != self.ids:
-            self.ids = done.value
-            self._on_change()  # before the answer, on which the coordinator continues
+        if done.value != self._ids:
+            self._ids = done.value
+            self._on_change(self._ids)  # before the answer, on which the coordinator continues
         reply(value)
 
-    def _folder(self, adapter_id: str) -> Path:
-        if not adapter_id.isalnum():
-            raise ValueError("not an adapter id")
-        return adapter_folder(self._run_dir, adapter_id)
+
+def load_served(run_dir: Path, group: str, engine: Engine) -> None:
+    """Load the adapters of a group that the pool serves into a new engine; in the engine's thread.
+
+    Raises ModelUnsupported if one given at the start is invalid. Others were checked when they were
+    loaded: without them the worker is still useful.
+    """
+    for served in read_served(run_dir):
+        if served.group != group:
+            continue
+        try:
+            engine.add_adapter(served.adapter_id, _folder(run_dir, served.adapter_id))
+        except AdapterError as error:
+            if not served.call_id:
+                raise ModelUnsupported(f"adapter {served.name}: {error}") from error
+            log.error("adapter %s is missing: %s", served.name, error)
 
 
-def with_adapters(build: Callable[[], Engine], adapters: WorkerAdapters) -> Callable[[], Engine]:
-    """Return a function that builds the engine and loads the adapters that the pool serves."""
-
-    def build_all() -> Engine:
-        engine = build()
-        adapters.load_served(engine)
-        return engine
-
-    return build_all
+def _folder(run_dir: Path, adapter_id: str) -> Path:
+    if not adapter_id.isalnum():
+        raise ValueError("not an adapter id")
+    return adapter_folder(run_dir, adapter_id)

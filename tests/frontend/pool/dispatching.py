@@ -3,7 +3,7 @@
 import asyncio
 from typing import cast
 
-from headrace.frontend.pool.dispatch import Dispatch
+from headrace.frontend.pool.assemble import assemble_dispatch
 from headrace.frontend.pool.flight import Flight
 from headrace.frontend.pool.shared_load import SharedLoad
 from headrace.protocol.sampling import SamplingParams
@@ -26,7 +26,7 @@ class Wire:
         self.now = 0.0
         self.groups: tuple[GroupState, ...] = ()
         self.replayed: list[str] = []
-        self.dispatch = Dispatch(
+        self.dispatch = assemble_dispatch(
             self._send,
             clock=lambda: self.now,
             on_replay=self.replayed.append,

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from headrace.frontend.pool.dispatch import STRANDED_TIMEOUT_S
+from headrace.frontend.pool.held_flights import STRANDED_TIMEOUT_S
 from headrace.frontend.pool.interface import PoolBusy, PoolUnavailable, RequestLost, RequestRejected
 from headrace.protocol.sampling import SamplingParams
 from headrace.protocol.state import (

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from headrace.frontend.pool.dispatch import Dispatch
+from headrace.frontend.pool.assemble import assemble_dispatch
 from headrace.frontend.pool.interface import PoolUnavailable
 from headrace.protocol.state import ASLEEP, FALLING_ASLEEP, READY, STARTING, WAKING, GroupState
 from headrace.protocol.to_frontend import Aborted, Output
@@ -19,7 +19,7 @@ class Sleepers(Wire):
     def __init__(self, wakes: bool = True) -> None:
         super().__init__()
         self.woken: list[str] = []
-        self.dispatch = Dispatch(
+        self.dispatch = assemble_dispatch(
             self._send,
             clock=lambda: self.now,
             on_replay=self.replayed.append,
@@ -132,7 +132,7 @@ async def test_aborted_requests_end_with_the_reason() -> None:
 @pytest.mark.parametrize("rejects", [True, False])
 async def test_requests_may_be_refused_while_their_group_is_scaled(rejects: bool) -> None:
     wire = Wire()
-    wire.dispatch = Dispatch(wire._send, reject_while_scaling=rejects)
+    wire.dispatch = assemble_dispatch(wire._send, reject_while_scaling=rejects)
     wire.groups = (GroupState("g", 2, "", is_scaling=True),)
     wire.state(w=READY)
     _, task = await begin(wire)

@@ -95,7 +95,7 @@ def test_loads_then_runs_what_is_submitted(make_thread: MakeThread) -> None:
     thread.submit(request("early"))
     thread.start()
     events = events_until(thread, lambda seen: any(o.finish_reason for o in outputs_of(seen)))
-    assert isinstance(events[0], EngineReady)
+    assert events[0] == EngineReady(adapter_ids=())
     assert [output.position for output in outputs_of(events)] == [0, 1, 2]
     thread.submit(request("late"))
     events = events_until(thread, lambda seen: any(o.finish_reason for o in outputs_of(seen)))
@@ -202,7 +202,7 @@ def test_a_frozen_engine_makes_no_step_and_does_not_hang(make_thread: MakeThread
 
     def freeze(is_frozen: bool) -> list[Event]:
         def act(residence: EngineMemory) -> None:
-            thread.is_frozen = is_frozen
+            thread.freeze(is_frozen)
 
         thread.submit(Operation("freeze", act))
         return events_until(thread, lambda seen: any(isinstance(e, OperationDone) for e in seen))

@@ -13,6 +13,7 @@ from headrace.protocol.calls import CallToWorkers, StartProfile, StopProfile
 from headrace.protocol.to_coordinator import CallResult
 from headrace.protocol.to_worker import WorkerCall
 from headrace.workers.process.call_handlers import CallHandlers
+from headrace.workers.process.engine_operations import EngineOperations
 from headrace.workers.process.engine_thread import Operation, OperationDone
 from headrace.workers.process.profiler import Profiler, Profiling, start_stacks
 
@@ -48,10 +49,12 @@ class Desk:
         self.recorder = Recorder()
         self.told: list[CallResult] = []
         self.around: Callable[[], Any] = nullcontext
-        self.calls = CallHandlers("w-0.1", self._operate, self.told.append)
+        self.operations = EngineOperations(self._operate)
+        self.calls = CallHandlers("w-0.1", self.operations, self.told.append)
         begin = options.pop("begin", {"torch": self.recorder.begin, "stacks": start_stacks})
         profiler = Profiler(folder, "w-0.1", self._mark, begin)
-        self.profiling = Profiling(self.calls, profiler, max_s=60.0)
+        self.profiling = Profiling(self.operations, profiler, max_s=60.0)
+        self.profiling.add_handlers(self.calls)
 
     def is_recording(self) -> bool:
         return self.recorder.running
@@ -64,7 +67,7 @@ class Desk:
             done = OperationDone(operation.call_id, operation.run(cast(Any, None)))
         except Exception as error:
             done = OperationDone(operation.call_id, error=error)
-        self.calls.on_done(done)
+        self.operations.on_done(done)
 
     def call(self, call: CallToWorkers) -> CallResult:
         self.calls.on_call(WorkerCall("c", call))

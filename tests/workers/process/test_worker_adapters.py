@@ -15,12 +15,13 @@ from headrace.protocol.to_worker import WorkerCall
 from headrace.workers.engine.engine import Engine
 from headrace.workers.errors import AdapterError, ModelUnsupported
 from headrace.workers.process.call_handlers import CallHandlers
+from headrace.workers.process.engine_operations import EngineOperations
 from headrace.workers.process.engine_thread import Operation, OperationDone
 from headrace.workers.process.worker_adapters import (
     MAX_RETRIES,
     RETRY_S,
     WorkerAdapters,
-    with_adapters,
+    load_served,
 )
 
 
@@ -61,8 +62,9 @@ class Worker:
         self.shown: list[tuple[str, ...]] = []
         self._arrived = threading.Condition()
         self._submitted: list[Operation] = []
-        self.calls = CallHandlers("w", self._submit, self._tell)
-        self.adapters = WorkerAdapters(run_dir, "g", lambda: self.shown.append(self.adapters.ids))
+        self.operations = EngineOperations(self._submit)
+        self.calls = CallHandlers("w", self.operations, self._tell)
+        self.adapters = WorkerAdapters(run_dir, self.operations, self.shown.append)
         self.adapters.add_handlers(self.calls)
 
     def _submit(self, operation: Any) -> None:
@@ -92,7 +94,7 @@ class Worker:
             done = OperationDone(operation.call_id, operation.run(residence))
         except Exception as error:
             done = OperationDone(operation.call_id, error=error)
-        self.calls.on_done(done)
+        self.operations.on_done(done)
 
     def pass_time(self, seconds: float = RETRY_S) -> None:
         self.now += seconds
@@ -182,17 +184,25 @@ def test_a_worker_starts_with_those_of_its_group(worker: Worker) -> None:
     for adapter_id in ("1", "2", "3"):
         worker.folder(adapter_id)
     write_served(worker.run_dir, [served("2"), served("1"), served("3", "other")])
-    engine: Any = worker.engine
-    with_adapters(lambda: engine, worker.adapters)()
-    assert worker.adapters.ids == ("1", "2")
+    load_served(worker.run_dir, "g", cast(Engine, worker.engine))
+    assert worker.engine.adapter_ids == {"1", "2"}
 
 
 def test_what_came_with_the_start_must_be_fit_and_what_came_later_is_missed(
     worker: Worker, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_served(worker.run_dir, [served("1", call_id="c")])
-    worker.adapters.load_served(cast(Engine, worker.engine))
+    load_served(worker.run_dir, "g", cast(Engine, worker.engine))
     assert "missing" in caplog.text
     write_served(worker.run_dir, [served("1")])
     with pytest.raises(ModelUnsupported, match="no adapter is there"):
-        worker.adapters.load_served(cast(Engine, worker.engine))
+        load_served(worker.run_dir, "g", cast(Engine, worker.engine))
+
+
+def test_a_call_that_changes_nothing_of_what_the_start_loaded_shows_nothing(worker: Worker) -> None:
+    worker.adapters.on_loaded(("1f",))
+    worker.engine.adapter_ids = {"1f"}
+    worker.call(RemoveAdapter("2f"))
+    worker.step()
+    assert worker.answers == {"c": (Done(), "")}
+    assert worker.shown == []
