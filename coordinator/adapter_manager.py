@@ -130,8 +130,10 @@ class AdapterManager:
         return self._unload(call.name, message, _caller(message, now))
 
     def _is_known(self, message: PoolCall) -> bool:
-        """Whether a call is in progress. It is repeated, as a coordinator may have lost it: this
-        one has not."""
+        """Return whether a call is in progress already.
+
+        Frontends repeat calls, because a coordinator that died may have lost them.
+        """
         changes = self._changes.values()
         return any(message.call_id == each.call_id for c in changes for each in c.callers)
 
@@ -297,13 +299,13 @@ def _caller(message: PoolCall, now: float) -> _Caller:
 
 
 def _why_not_added(result: PoolResult) -> tuple[str, ErrorKind] | None:
-    """Return what is wrong with an adapter (the workers' values), or why workers have failed."""
+    """Return why an adapter was not added: a problem that workers found, or an error of theirs."""
     if result.error:
         return f"{NOT_LOADED}{result.error}", result.kind
     for each in result.answers:
         if isinstance(each.value, AdapterAdded) and each.value.problem is not None:
             return f"{NOT_LOADED}{each.value.problem}", UNFIT
-    # The successor of a worker that has ended loads what is served by then.
+    # The successor of a worker that has ended loads all adapters that are served by then.
     errors = [each.error for each in result.answers if each.error and each.error != ENDED]
     if errors:
         return f"{NOT_LOADED}{errors[0]}", TIMEOUT if errors[0] == NO_ANSWER else FAILED

@@ -54,8 +54,12 @@ LauncherOrder = to_launcher.StartWorker | to_launcher.KillWorker | to_launcher.K
 
 @dataclass
 class _Worker:
-    """expected_since: when it was started, as far as this coordinator knows. greeted: it has said
-    hello to this coordinator. is_load_known: it has sent this coordinator a heartbeat."""
+    """What is known of a worker.
+
+    expected_since: when it was started, as far as this coordinator knows.
+    greeted: whether it has greeted this coordinator.
+    is_load_known: whether it has sent this coordinator a heartbeat.
+    """
 
     state: WorkerState
     expected_since: float

@@ -86,7 +86,7 @@ async def _serve_http(
     app: Quart, settings: hypercorn.config.Config, stop: asyncio.Event, drain: Drain
 ) -> None:
     async def drained() -> None:
-        """Hypercorn closes the socket at once: it is triggered last."""
+        """Stop Hypercorn, as the last thing: it closes the socket at once."""
         await stop.wait()
         settings.graceful_timeout = await drain.finish(settings.graceful_timeout)
 

@@ -43,7 +43,10 @@ class WorkerActivity(Result, tag=4):
 
 
 class AdapterAdded(Result, tag=5):
-    """problem: why no worker of the group can use the adapter; None: it was added."""
+    """The result of adding an adapter.
+
+    problem: why no worker of the group can use the adapter; None: it was added.
+    """
 
     problem: str | None = None
 
@@ -86,13 +89,13 @@ class ScalingState(Result, tag=9):
 
 
 class ProfileStarted(Result, tag=10):
-    """started: false if a profile was being made already."""
+    """The result of starting a profile. started: false if a profile was being made already."""
 
     started: bool
 
 
 class ProfileStopped(Result, tag=11):
-    """trace: the name of the file; None if no profile was being made."""
+    """The result of stopping a profile. trace: the file's name; None if none was being made."""
 
     trace: str | None
 
