@@ -2,8 +2,8 @@
 
 transformers passes every attention layer's query, key and value to a function looked up by name.
 Ours runs paged attention. transformers builds no masks for it: it does so only for names that have
-a mask function. The layers and the shapes of their caches are learnt from a probe, so that nothing is
-guessed from a model's configuration.
+a mask function. The layers and the shapes of their caches are learnt from a probe, so that nothing
+is guessed from a model's configuration.
 """
 
 import itertools

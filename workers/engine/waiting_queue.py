@@ -72,8 +72,8 @@ class WaitingQueue:
     """The requests that wait to join the batch.
 
     Lower priorities are more urgent. Within one, tenants alternate by the service that they have
-    received (`counters`). Of a tenant's requests those that have begun (preempted, or replayed after their
-    worker died) come before the others, since a client is reading them.
+    received (`counters`). Of a tenant's requests those that have begun (preempted, or replayed
+    after their worker died) come before the others, since a client is reading them.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
