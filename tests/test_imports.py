@@ -111,9 +111,9 @@ def test_folders_stay_small() -> None:
 
 
 def test_no_two_public_classes_share_a_name() -> None:
-    places = defaultdict(list)
+    definitions = defaultdict(list)
     for name, path in modules().items():
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                places[node.name].append(name)
-    assert {key: value for key, value in places.items() if len(value) > 1} == {}
+                definitions[node.name].append(name)
+    assert {key: value for key, value in definitions.items() if len(value) > 1} == {}

@@ -71,8 +71,8 @@ class DyingPool:
         self._workers: dict[str, _Worker] = {}
         self._has_work = asyncio.Event()
         self.replays = 0
-        for place in range(WORKERS):
-            self._start(place)
+        for slot in range(WORKERS):
+            self._start(slot)
         self._tell()
 
     @property
@@ -144,8 +144,8 @@ class DyingPool:
         try:
             worker.engine.add(message)
         except RejectedByEngine as refusal:
-            told = (message.request_id, refusal.reason, refusal.retry_elsewhere, 0.0)
-            self._dispatch.on_message(worker_id, Rejected(worker_id, worker.next_number(), *told))
+            fields = (message.request_id, refusal.reason, refusal.retry_elsewhere, 0.0)
+            self._dispatch.on_message(worker_id, Rejected(worker_id, worker.next_number(), *fields))
             return
         if message.is_replay:
             taken = Output(message.request_id, (), len(message.output_token_ids))
@@ -163,11 +163,11 @@ class DyingPool:
             self._has_work.set()
         return worker is not None
 
-    def _start(self, place: int) -> None:
-        worker_id = f"{GROUP}-{place}.{self._starts[place]}"
-        self._starts[place] += 1
+    def _start(self, slot: int) -> None:
+        worker_id = f"{GROUP}-{slot}.{self._starts[slot]}"
+        self._starts[slot] += 1
         life = None if self._life is None else self._life(self._rng)
-        self._workers[worker_id] = _Worker(self._make_engine(place), life)
+        self._workers[worker_id] = _Worker(self._make_engine(slot), life)
 
     def _tell(self) -> None:
         workers = tuple(

@@ -104,9 +104,9 @@ def test_it_is_given_up_with_the_time_to_finish_requests(launch: Launch, needed:
     end_without_coordinator(server)
     if needed:
         server.children("headrace.workers.main")[0].kill()
-    told = begun + list(events)
-    assert told[-1] == "[DONE]"
-    assert "error" in json.loads(told[-2])
+    received = begun + list(events)
+    assert received[-1] == "[DONE]"
+    assert "error" in json.loads(received[-2])
     assert server.stop() == 1
     assert not any(process.is_running() for process in family)
     shutil.rmtree(server.run_dir)  # to look into it takes a descriptor, too

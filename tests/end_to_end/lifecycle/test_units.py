@@ -173,13 +173,13 @@ def test_killed_unit_is_started_again_and_serves(pool: Pool, expected: str, name
 
 
 def test_each_start_has_an_id_of_its_own(pool: Pool) -> None:
-    places = sorted((pool.run_dir / "roll" / "worker").iterdir())
-    assert [place.name for place in places] == ["default-0", "default-1"]
-    before = places[1].read_text().split()
+    locks = sorted((pool.run_dir / "roll" / "worker").iterdir())
+    assert [lock.name for lock in locks] == ["default-0", "default-1"]
+    before = locks[1].read_text().split()
     pool.units["headrace-worker@1"].end(signal.SIGKILL)
     pool.start("headrace-worker@1")
     pool.wait_until_ready("headrace-worker@1")
-    after = places[1].read_text().split()
+    after = locks[1].read_text().split()
     assert int(after[0]) == int(before[0]) + 1
     assert int(after[1]) == pool.units["headrace-worker@1"].process.pid
     ended = pool.run_dir / f"default-1.{before[0]}"

@@ -332,8 +332,8 @@ async def test_answers_keep_to_the_form_that_is_asked_for(server: Server) -> Non
         for text, reason in answers:
             assert reason == "stop", text
             jsonschema.validate(json.loads(text), CITY)
-    for place, pattern in patterns.items():
-        ((text, reason),) = whole[place]
+    for index, pattern in patterns.items():
+        ((text, reason),) = whole[index]
         assert re.fullmatch(pattern, text), text
         assert reason == "stop"
 

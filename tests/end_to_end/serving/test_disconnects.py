@@ -158,9 +158,9 @@ def test_stored_response_goes_on_only_in_the_background(
     tokens = 30
     fields = {"input": "hello", "max_output_tokens": tokens, "ignore_eos": True, "stream": True}
     with client(server, Case("/v1/responses", {**fields, "background": background})) as connection:
-        told = b""
-        while not (found := re.search(rb'"id":"(resp_[^"]+)"', told)):
-            told += connection.recv(4000)
+        received = b""
+        while not (found := re.search(rb'"id":"(resp_[^"]+)"', received)):
+            received += connection.recv(4000)
     path = f"/v1/responses/{found[1].decode()}"
     wait_for(lambda: server.get(path).json()["status"] != "in_progress", "it has ended")
     body = server.get(path).json()

@@ -56,10 +56,10 @@ class Scrapes(contextlib.ExitStack):
 
     def all(self) -> list[Numbers]:
         """What each frontend tells, one after the other; no counter may have gone back."""
-        told = [_numbers(client.get("/metrics").text) for client in self._clients.values()]
-        for numbers in told:
+        scraped = [_numbers(client.get("/metrics").text) for client in self._clients.values()]
+        for numbers in scraped:
             self.check(numbers)
-        return told
+        return scraped
 
     def check(self, numbers: Numbers) -> None:
         for name, greatest in self.greatest.items():
@@ -179,9 +179,9 @@ def test_worker_that_dies_takes_its_gauges_along_and_nothing_else(
         victim.wait(10)
 
         def is_gone() -> bool:
-            told = scrapes.all()
-            states = series(told[0], "worker_state", engine=engine, state="ready")
-            running = series(told[0], "num_requests_running", engine=engine)
+            scraped = scrapes.all()
+            states = series(scraped[0], "worker_state", engine=engine, state="ready")
+            running = series(scraped[0], "num_requests_running", engine=engine)
             return set(states.values()) == {0} and not sum(running.values())
 
         wait_for(is_gone, "its gauges are gone")

@@ -39,13 +39,13 @@ async def test_server_info_tells_no_secret_and_none_of_our_folders(
 
 
 def test_a_configuration_as_text() -> None:
-    told = {
+    values = {
         "port": 1,
         "a": {"b": "c"},
         "e": {},
         "groups": [{"name": "g", "engine": {"seed": None}}],
     }
-    assert as_text(told).splitlines() == [
+    assert as_text(values).splitlines() == [
         "port=1",
         "a.b='c'",
         "e={}",

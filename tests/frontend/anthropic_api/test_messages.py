@@ -306,9 +306,9 @@ async def test_failures_before_the_answer(
     stream: bool,
 ) -> None:
     pool.failure = failure
-    told = await refused(anthropic, stream=stream)
-    assert told[:2] == (status, kind)
-    assert "secret" not in told[2]
+    error = await refused(anthropic, stream=stream)
+    assert error[:2] == (status, kind)
+    assert "secret" not in error[2]
 
 
 async def test_a_stream_that_fails_ends_with_one_error_event(
@@ -353,9 +353,9 @@ async def test_errors_before_the_request_is_read(
     client = make_app(max_body_bytes=1000).test_client()
     for path in (PATH, f"{PATH}/count_tokens"):
         response = await client.post(path, data=body, headers=headers)
-        told = await response.get_json()
+        found = await response.get_json()
         assert response.status_code == status
-        assert (told["type"], told["error"]["type"]) == ("error", kind)
+        assert (found["type"], found["error"]["type"]) == ("error", kind)
 
 
 async def test_counts_as_in_flight_until_it_has_ended(make_app: MAKE_APP, pool: FakePool) -> None:

@@ -352,8 +352,8 @@ async def test_the_budget_of_messages_is_held_where_it_can_be(
         "messages": QUESTION,
         "thinking": {"type": "enabled", "budget_tokens": 7},
     }
-    told = await budgets(served, "/v1/messages", **fields)
-    assert (told and told[0]) == (7 if parser else None)
+    budget = await budgets(served, "/v1/messages", **fields)
+    assert (budget and budget[0]) == (7 if parser else None)
 
 
 @pytest.mark.parametrize("tokens", [0, 5])

@@ -29,9 +29,9 @@ def count(
     reader = thinking.reader(PlainReader(), include=False)
     counts = ReasoningTokenCounter([reader], thinking)
     detokenizer = text.detokenizer(skip_special_tokens=True)
-    for place in range(0, len(token_ids), size):
-        counts.add(0, token_ids[place : place + size])
-        reader.feed("".join(map(detokenizer.feed, token_ids[place : place + size])))
+    for start in range(0, len(token_ids), size):
+        counts.add(0, token_ids[start : start + size])
+        reader.feed("".join(map(detokenizer.feed, token_ids[start : start + size])))
     return counts.tokens(0)
 
 

@@ -67,11 +67,13 @@ def by_definition(text: str, is_open: bool, ends_before: tuple[str, ...] = ()) -
         before = ""
     else:
         return "", text
-    places = [(text.find(mark), mark) for mark in (END, *ends_before) if mark in text]
-    if not places:
+    found = [
+        (text.find(delimiter), delimiter) for delimiter in (END, *ends_before) if delimiter in text
+    ]
+    if not found:
         return before + text, ""
-    place, mark = min(places)
-    return before + text[:place], text[place + (len(END) if mark == END else 0) :]
+    index, delimiter = min(found)
+    return before + text[:index], text[index + (len(END) if delimiter == END else 0) :]
 
 
 words = st.sampled_from(

@@ -37,7 +37,7 @@ async def test_n_texts_in_one_piece(
     shown = [choice["message"]["content"] for choice in body["choices"]]
     assert len(set(shown)) == 3
     start = len(counting.requests[0].prompt_token_ids)
-    likeliest = [300 + start + place for place in range(4)]
+    likeliest = [300 + start + index for index in range(4)]
     assert shown[0] == await text.decode(likeliest, skip_special_tokens=True)
     assert body["usage"]["completion_tokens"] == 12
     assert body["usage"]["prompt_tokens"] == start

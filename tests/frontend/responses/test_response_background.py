@@ -12,7 +12,7 @@ from quart.typing import TestClientProtocol as Client
 from sqlalchemy import select
 
 from headrace.frontend.pool.interface import PoolBusy, PoolUnavailable
-from headrace.frontend.responses.execution import store_maintenance as keeper
+from headrace.frontend.responses.execution import store_maintenance
 from headrace.frontend.responses.execution.live_response import LiveResponse
 from headrace.frontend.responses.execution.response_run import ResponseRun
 from headrace.frontend.responses.execution.response_runner import ResponseRunner
@@ -228,7 +228,7 @@ async def test_it_is_left_to_those_who_serve_its_model(
     serve: Serve, pool: FakePool, dies: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two pools on one store: one that has another model neither runs nor ends it."""
-    monkeypatch.setattr(keeper, "ABANDONED_S", 1.0)
+    monkeypatch.setattr(store_maintenance, "ABANDONED_S", 1.0)
     pool.hold_after = 0
     async with serve() as first:
         body = await ask(first, background=True)

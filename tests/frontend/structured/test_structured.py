@@ -484,9 +484,9 @@ async def test_a_wait_for_a_check_is_bounded(monkeypatch: pytest.MonkeyPatch) ->
     compiler = GrammarCache(held)
     first = asking(compiler, "1", "2")
     await settled()
-    with pytest.raises(TooManyRequests, match=r"structured_outputs\.regex: too many") as told:
+    with pytest.raises(TooManyRequests, match=r"structured_outputs\.regex: too many") as caught:
         await compiler.compile("m", regex("late"))
-    assert int(told.value.headers["Retry-After"]) >= 1
+    assert int(caught.value.headers["Retry-After"]) >= 1
     held.release.set()
     await asyncio.gather(*first)
     assert held.asked == ["1", "2"]

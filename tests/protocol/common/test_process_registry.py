@@ -32,9 +32,9 @@ os.execv(sys.executable, [sys.executable, "-c", then, name])
 
 
 class Process:
-    def __init__(self, run_dir: Path, place: str) -> None:
+    def __init__(self, run_dir: Path, slot: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", ENTER, str(run_dir), place],
+            [sys.executable, "-c", ENTER, str(run_dir), slot],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

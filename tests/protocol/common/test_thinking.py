@@ -22,10 +22,10 @@ def by_definition(
         thought = output
     else:
         return 0, not start or output != start[: len(output)]
-    for place in range(1, len(thought) + 1):
+    for length in range(1, len(thought) + 1):
         for end in ends:
-            if thought[:place][-len(end) :] == end:
-                return place - len(end), True
+            if thought[:length][-len(end) :] == end:
+                return length - len(end), True
     return len(thought), False
 
 

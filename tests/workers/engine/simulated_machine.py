@@ -19,12 +19,12 @@ class Machine:
         prompt_s: float,
         max_tokens: int = 512,
         noise: Callable[[], float] = lambda: 1.0,
-        places: int = 64,
+        capacity: int = 64,
         blocks: int = 4000,
     ) -> None:
         self.scheduler = Scheduler(
             BlockPool(blocks, 16),
-            max_num_seqs=places,
+            max_num_seqs=capacity,
             max_num_batched_tokens=max_tokens,
             enable_prefix_caching=False,
         )

@@ -164,10 +164,10 @@ def test_what_a_row_gets_depends_on_no_other(torch_llama: Tiny) -> None:
     prompts = make_prompts(len(names), 5, 30)
     runner = torch_llama.engine(cpu_kernels="native").runner
     together = logits(runner, names, prompts)
-    for place, (name, prompt) in enumerate(zip(names, prompts, strict=True)):
-        assert torch.equal(together[place], logits(runner, [name], [prompt])[0])
+    for index, (name, prompt) in enumerate(zip(names, prompts, strict=True)):
+        assert torch.equal(together[index], logits(runner, [name], [prompt])[0])
         turned = logits(runner, [names[0], name], [prompts[0], prompt])[1]
-        assert torch.equal(together[place], turned)
+        assert torch.equal(together[index], turned)
 
 
 def _chunk(adapter: str, prompt: tuple[int, ...]) -> Chunk:

@@ -145,11 +145,11 @@ def test_nobody_starves(
     flood: list[tuple[str, str, int, int]],
     max_loras: int,
     num_blocks: int,
-    places: int,
+    batch_size: int,
     tenant: str,
 ) -> None:
     """However full the engine is kept of others with other adapters, a request gets its turn."""
-    engine = make_engine(max_loras, num_blocks, max_num_seqs=places)
+    engine = make_engine(max_loras, num_blocks, max_num_seqs=batch_size)
     numbers = count()
 
     def refill() -> None:
@@ -194,10 +194,12 @@ def test_texts_depend_on_nothing_but_request_and_adapter(
     script: list[tuple[int, tuple[str, list[int], int, int, str]]],
     max_loras: int,
     num_blocks: int,
-    places: int,
+    batch_size: int,
     caching: bool,
 ) -> None:
-    engine = make_engine(max_loras, num_blocks, max_num_seqs=places, enable_prefix_caching=caching)
+    engine = make_engine(
+        max_loras, num_blocks, max_num_seqs=batch_size, enable_prefix_caching=caching
+    )
     arrivals = []
     for number, (step, (adapter, prompt, output, priority, tenant)) in enumerate(script):
         one = request(str(number), prompt, max_tokens=output)

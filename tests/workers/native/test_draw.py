@@ -82,8 +82,8 @@ def allowed(logits: torch.Tensor, sampling: SamplingParams, uniform: float) -> s
         cumulative = weights.cumsum(0)
         last = int(weights.nonzero().max())
         for value in (uniform - NEAR, uniform, uniform + NEAR):
-            place = torch.searchsorted(cumulative, value * cumulative[-1], right=True)
-            tokens.add(min(int(place), last))
+            index = torch.searchsorted(cumulative, value * cumulative[-1], right=True)
+            tokens.add(min(int(index), last))
     return tokens
 
 

@@ -72,8 +72,8 @@ def test_quantized_models_pass_the_check_and_say_so(
     options = {"dtype": "bfloat16", "quantization": quantization}
     build_engine(tmp_path, config(**options), 1, lines.append)
     build_engine(tmp_path, config(**options, cpu_kernels="torch"), 1, lines.append)
-    told = [line for line in lines if quantization in line]
-    assert len(told) == 2
+    notes = [line for line in lines if quantization in line]
+    assert len(notes) == 2
 
 
 def test_recurrent_state_is_refused(tmp_path: Path) -> None:
