@@ -54,7 +54,7 @@ def imported(name: str, path: Path, known: dict[str, Path]) -> Iterator[str]:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_packages_are_imported_from_one_root(package: str) -> None:
-    """Were `protocol` importable beside `headrace.protocol`, each class would exist twice."""
+    """If `protocol` were importable besides `headrace.protocol`, each class would exist twice."""
     assert str(ROOT) not in [str(Path(each).resolve()) for each in sys.path]
     spec = importlib.util.find_spec(package)
     assert spec is None or not str(spec.origin).startswith(str(ROOT)), f"{package}: {spec}"

@@ -75,7 +75,7 @@ def _worker_freezes(chance: random.Random, at_s: float) -> list[Blow]:
 
 
 def _worker_pauses(chance: random.Random, at_s: float) -> list[Blow]:
-    """It goes on before it is taken for dead, or just about then."""
+    """It continues before it is taken for dead, or just about then."""
     slot, pause_s = chance.randrange(WORKERS), chance.uniform(0.05, 1.1) * STALL_TIMEOUT_S
     return [
         Blow(at_s, "stop", "worker", slot),

@@ -10,7 +10,7 @@ from tests.end_to_end.servers import Server
 
 
 class StreamedChat:
-    """What a chat's stream has told so far. ends: finish reasons, and the end itself."""
+    """The contents of a chat's stream so far. ends: finish reasons, and the end itself."""
 
     def __init__(self) -> None:
         self.reasoning = self.content = self.arguments = ""
@@ -47,7 +47,7 @@ def chats(
     requests: list[dict[str, Any]],
     after_each: Callable[[list[StreamedChat]], None] = lambda streamed: None,
 ) -> list[StreamedChat]:
-    """What the streams of all requests tell. after_each: is called after each event of any."""
+    """The streams of all requests. after_each: called after each event of any of them."""
     streamed = [StreamedChat() for _ in requests]
     lock = threading.Lock()
 

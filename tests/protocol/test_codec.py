@@ -109,7 +109,7 @@ RAW = st.recursive(
 
 
 def check_decode(codec: Codec[Any], data: bytes) -> None:
-    """`data` is refused, or is a message that its codec takes and can send again."""
+    """`data` is rejected, or is a message that its codec takes and can send again."""
     try:
         message = codec.decode(data)
     except DecodeError:

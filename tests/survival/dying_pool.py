@@ -52,10 +52,10 @@ class _Worker:
 
 
 class DyingPool:
-    """Some engines at a time. Each makes as many steps as `life` says and is lost, with or
-    without what its last step gave, or loses one message and lives on.
+    """Some engines at a time. Each makes as many steps as `life` says and dies, with or
+    without the outputs of its last step, or loses one message and lives on.
 
-    make_engine: of each of the places. life: None: workers live for ever.
+    make_engine: makes the engine of each slot. life: None: workers live for ever.
     """
 
     def __init__(

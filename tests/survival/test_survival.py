@@ -57,7 +57,7 @@ def make_engine(
     model: PreparedModel,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> MakeEngine:
-    """Engines of one place share a model and what is in its cache, of which they know nothing."""
+    """Engines of one slot share a model and its cache, but do not know the cache's contents."""
     lookup = SpeculativeConfig(
         method="ngram", num_speculative_tokens=4, prompt_lookup_max=5, prompt_lookup_min=5
     )

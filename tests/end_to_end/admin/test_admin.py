@@ -1,4 +1,4 @@
-"""Operators' routes over real processes: whichever frontend takes the call, all workers obey."""
+"""Admin routes over real processes: whichever frontend takes the call, all workers execute it."""
 
 from typing import Any
 

@@ -219,9 +219,9 @@ def test_stopping_in_the_order_of_the_units_leaves_nothing(
         assert pool.prepare().returncode == 0
         pool.start(*ALL)
         pool.wait_until_ready()
-        refused = pool.prepare()
-        assert refused.returncode == 2
-        assert refused.stderr == (
+        failed = pool.prepare()
+        assert failed.returncode == 2
+        assert failed.stderr == (
             "headrace: error: prepare: the pool runs; stop its processes first\n"
         )
         for name in (*FRONTENDS, *WORKERS, "headrace-coordinator"):
@@ -281,7 +281,7 @@ def test_target_brings_as_many_as_are_asked_for_by_default() -> None:
     reason="systemd-analyze is not installed (Debian: apt-get install systemd)",
 )
 def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path) -> None:
-    """Its exit status is 0 beside ordering cycles, too: what counts is that it is silent."""
+    """Its exit status is 0 despite ordering cycles, too: it must print nothing."""
     files = [file for file in UNITS.iterdir() if file.suffix in (".service", ".socket", ".target")]
     assert len(files) == 9
     for file in files:

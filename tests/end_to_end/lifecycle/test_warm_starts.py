@@ -1,5 +1,4 @@
-"""Workers that a template forks (a tiny model on torch), and what becomes of them when any of the
-processes dies."""
+"""Workers that a fork server forks (a tiny model on torch), also when any of the processes dies."""
 
 import os
 import signal
@@ -13,7 +12,7 @@ import pytest
 from tests.chaos.models import model_flags, save_chaos_model
 from tests.end_to_end.servers import Server, wait_for
 
-TEMPLATE, WORKER = "headrace.workers.fork_server", "headrace.workers.main"
+FORK_SERVER, WORKER = "headrace.workers.fork_server", "headrace.workers.main"
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +29,7 @@ def start(model: Path, cache_dir: Path, *flags: str, workers: int = 2) -> Server
 
 @pytest.fixture
 def server(model: Path, cache_dir: Path) -> Iterator[Server]:
-    """One that a test ends or leaves without a template. A start takes 10 s of CPU time."""
+    """One that a test ends or leaves without a fork server. A start takes 10 s of CPU time."""
     started = start(model, cache_dir, workers=1)
     yield started
     started.stop()
@@ -48,8 +47,8 @@ def living(server: Server, module: str) -> list[psutil.Process]:
     return [each for each in server.children(module) if each.status() != psutil.STATUS_ZOMBIE]
 
 
-def template(server: Server) -> psutil.Process:
-    (process,) = living(server, TEMPLATE)
+def fork_server(server: Server) -> psutil.Process:
+    (process,) = living(server, FORK_SERVER)
     return process
 
 
@@ -66,7 +65,7 @@ def complete(server: Server) -> str:
 
 
 def replace_worker(server: Server) -> psutil.Process:
-    """Kill one, and wait for the one in its place."""
+    """Kill one, and wait for its successor."""
     victim, others = living(server, WORKER)[0], set(living(server, WORKER))
     before = ready(server)
     victim.kill()
@@ -95,65 +94,65 @@ def test_forked_workers_answer_alike_and_count_for_themselves(shared: Server) ->
     assert [complete(shared) for _ in range(4)] == [expected] * 4
     assert shared.metric("headrace:generation_tokens_total") == before + 80
     files = [file.name for file in (shared.run_dir / "metrics").glob("*.db")]
-    assert not [name for name in files if f"_{template(shared).pid}." in name]
+    assert not [name for name in files if f"_{fork_server(shared).pid}." in name]
     assert shared.metric("headrace:worker_start_seconds", phase="imports") < 1
 
 
 def test_a_template_has_one_thread_and_a_death_leaves_no_zombie(shared: Server) -> None:
     replace_worker(shared)
-    assert template(shared).num_threads() == 1
+    assert fork_server(shared).num_threads() == 1
     wait_for(lambda: len(shared.children()) == 5, "one of each but two workers", timeout_s=10)
     family = psutil.Process(shared.process.pid).children(recursive=True)
     assert psutil.STATUS_ZOMBIE not in [each.status() for each in family]
 
 
 def test_killed_template_is_started_again_and_its_workers_live(shared: Server) -> None:
-    workers, old = living(shared, WORKER), template(shared)
+    workers, old = living(shared, WORKER), fork_server(shared)
     before = len(shared.log)
     old.kill()
-    wait_for(lambda: living(shared, TEMPLATE) not in ([], [old]), "another template")
+    wait_for(lambda: living(shared, FORK_SERVER) not in ([], [old]), "another fork server")
     assert living(shared, WORKER) == workers
     assert complete(shared)
     replace_worker(shared)  # by the new one, as soon as that can
-    assert template(shared) != old
+    assert fork_server(shared) != old
     assert "started cold" not in shared.log[before:]
 
 
 def test_template_that_dies_before_it_can_fork_is_done_without(shared: Server) -> None:
-    old = template(shared)
+    old = fork_server(shared)
     before = len(shared.log)
     old.kill()
-    wait_for(lambda: living(shared, TEMPLATE) not in ([], [old]), "another template")
-    template(shared).kill()
+    wait_for(lambda: living(shared, FORK_SERVER) not in ([], [old]), "another fork server")
+    fork_server(shared).kill()
     wait_for(lambda: "workers are started cold" in shared.log[before:], "it is given up")
     replace_worker(shared)
-    assert not living(shared, TEMPLATE)
+    assert not living(shared, FORK_SERVER)
     assert complete(shared)
     shared.process.send_signal(signal.SIGHUP)
     wait_for(lambda: "rolling restart: done" in shared.log[before:], "all is replaced", 90)
-    assert template(shared).is_running(), "a rolling restart tries it again"
+    assert fork_server(shared).is_running(), "a rolling restart tries it again"
 
 
 def test_template_that_is_frozen_is_done_without(server: Server) -> None:
-    template(server).suspend()
+    fork_server(server).suspend()
     replace_worker(server)
     assert "forks no worker" in server.log
     assert complete(server)
 
 
 def test_rolling_restart_replaces_the_template_first(shared: Server) -> None:
-    old, workers = template(shared), set(living(shared, WORKER))
+    old, workers = fork_server(shared), set(living(shared, WORKER))
     before = len(shared.log)
     shared.process.send_signal(signal.SIGHUP)
     wait_for(lambda: "rolling restart: done" in shared.log[before:], "it is done", timeout_s=90)
-    assert template(shared).create_time() > old.create_time()
+    assert fork_server(shared).create_time() > old.create_time()
     assert not workers & set(living(shared, WORKER))
-    new_since = template(shared).create_time()
+    new_since = fork_server(shared).create_time()
     assert all(each.create_time() > new_since for each in living(shared, WORKER))
     assert complete(shared)
 
 
-@pytest.mark.parametrize("module", [TEMPLATE, WORKER, ""])
+@pytest.mark.parametrize("module", [FORK_SERVER, WORKER, ""])
 def test_killed_launcher_leaves_nobody(server: Server, module: str) -> None:
     """Also when it dies just after a process of its own, whose successor is being started."""
     everyone = psutil.Process(server.process.pid).children(recursive=True)
@@ -179,7 +178,7 @@ def test_signal_ends_template_and_workers(server: Server) -> None:
 def test_workers_are_started_cold_on_demand(model: Path, cache_dir: Path) -> None:
     server = start(model, cache_dir, "--no-warm-starts", workers=1)
     try:
-        assert not server.children(TEMPLATE)
+        assert not server.children(FORK_SERVER)
         assert complete(server)
     finally:
         assert server.stop() == 0
@@ -196,5 +195,5 @@ def test_model_that_cannot_be_served_ends_the_start(model: Path, cache_dir: Path
 
 
 def test_the_fake_engine_needs_no_template(fake_pool: Server) -> None:
-    assert not fake_pool.children(TEMPLATE)
+    assert not fake_pool.children(FORK_SERVER)
     assert httpx.get(f"{fake_pool.url}/health").status_code == 200

@@ -135,9 +135,9 @@ def test_readiness_ends_with_the_signal_while_requests_are_finished(server: Serv
             wait_for(not_ready, "it says so")
             assert server.get("/livez").status_code == 200
             assert server.get("/health?verbose").json()["status"] == "stopping"
-            refused = complete(server)
-            assert refused.status_code == 503
-            assert refused.headers["Retry-After"] == "1"
+            rejected = complete(server)
+            assert rejected.status_code == 503
+            assert rejected.headers["Retry-After"] == "1"
             assert {request.result().status_code for request in requests} == {200}
             assert "[DONE]" not in next(events)
         assert server.stop() == 0

@@ -121,7 +121,7 @@ def held(client: OpenAI) -> Said:
 def test_a_budget_ends_the_thinking_and_an_answer_follows(
     free: Said, held: Said, end_ids: list[int]
 ) -> None:
-    assert free[1] is None  # the model knows no such mark and thinks to the end
+    assert free[1] is None  # the model knows no such delimiter and thinks to the end
     reasoning, content, token_ids, usage = held
     assert token_ids[:BUDGET] == free[2][:BUDGET]
     assert token_ids[BUDGET : BUDGET + len(end_ids)] == end_ids

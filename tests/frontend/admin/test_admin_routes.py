@@ -1,4 +1,4 @@
-"""Operators' routes on a fake pool: what is asked of workers, and what is refused before."""
+"""Admin routes on a fake pool: the calls to workers, and requests that are rejected before."""
 
 from typing import Any
 

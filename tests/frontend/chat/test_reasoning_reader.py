@@ -1,4 +1,4 @@
-"""Reasoning is told from the rest alike however its text is cut, and nothing of it is lost."""
+"""Reasoning is separated from content alike however its text is cut, and nothing of it is lost."""
 
 from typing import Any
 
@@ -94,8 +94,8 @@ def test_any_cut_gives_the_same_message_and_loses_nothing(
     for cut in (pieces, [text], list(text)):
         assert read(cut, is_open=is_open, ends_before=ends_before) == expected
     reasoning, content = expected
-    marks = len(text) - len(reasoning) - len(content)
-    assert marks in (0, len(START), len(END), len(START + END))
+    delimiter_chars = len(text) - len(reasoning) - len(content)
+    assert delimiter_chars in (0, len(START), len(END), len(START + END))
 
 
 @given(texts, st.booleans())
@@ -139,7 +139,7 @@ def test_a_start_mark_later_is_text() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "marks"),
+    ("text", "delimiter_chars"),
     [
         ("</think" * (LONG // 7), 0),
         (" " * SHORT, 0),
@@ -148,7 +148,7 @@ def test_a_start_mark_later_is_text() -> None:
         (START + END + "</think" * (SHORT // 7), len(START + END)),
     ],
 )
-def test_hostile_text_one_character_at_a_time(text: str, marks: int) -> None:
+def test_hostile_text_one_character_at_a_time(text: str, delimiter_chars: int) -> None:
     """A reader that looked at all of its text again with each piece would not end here."""
     reasoning, content = read(text, is_open="<t" not in text, ends_before=(CALL,))
-    assert len(reasoning) + len(content) + marks == len(text)
+    assert len(reasoning) + len(content) + delimiter_chars == len(text)

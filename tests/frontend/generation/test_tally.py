@@ -1,4 +1,4 @@
-"""Tokens are counted once a turn of the event loop, and lose nothing by it."""
+"""Tokens are counted once an iteration of the event loop, and none is lost by it."""
 
 import asyncio
 

@@ -168,11 +168,11 @@ class TestStopping:
             assert response.headers["Connection"] == "close"
         body = await (await client.get("/health?verbose")).get_json()
         assert body["status"] == "stopping"
-        refused = await client.post("/v1/chat/completions", json=QUESTION)
+        rejected = await client.post("/v1/chat/completions", json=QUESTION)
         found = numbers(await (await client.get("/metrics")).get_data(as_text=True))
         assert found['headrace:requests_refused_total{reason="stopping"}'] == 1
-        assert refused.status_code == 503
-        assert refused.headers["Retry-After"] == "1"
+        assert rejected.status_code == 503
+        assert rejected.headers["Retry-After"] == "1"
         assert not end.done()
         pool.release.set()
         assert (await begun).status_code == 200

@@ -206,7 +206,7 @@ async def test_one_that_kills_its_frontends_is_given_up(
 async def test_one_that_cannot_be_told_of_ends(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, pool: FakePool, dies: Callable[[], None]
 ) -> None:
-    """Whoever runs it, and whoever takes it over."""
+    """On the frontend that runs it, and on one that takes it over."""
 
     def mute(events: EventWriter, status: str, body: dict[str, Any]) -> None:
         raise ValueError("no such event")
@@ -300,7 +300,7 @@ async def test_a_frontend_that_stops_hands_over_at_once(
 
 
 def _rest_of(reply: Reply) -> Reply:
-    """A worker goes on after the tokens that it is given."""
+    """A worker continues after the tokens that it gets."""
     return lambda request: reply(request)[len(request.output_token_ids) :]
 
 

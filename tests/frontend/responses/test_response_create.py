@@ -1,4 +1,4 @@
-"""POST /v1/responses in one piece: what is asked, what is answered, what is refused."""
+"""POST /v1/responses in one piece: what is asked, what is answered, what is rejected."""
 
 from typing import Any
 

@@ -79,7 +79,7 @@ async def the_one(database: Database, column: str) -> Any:
 
 
 async def begun(client: Client, pool: FakePool, **fields: Any) -> Any:
-    """A stream, and what it will have told in the end; four tokens have come."""
+    """A stream, as a task that returns its events in the end; four tokens have come."""
     pool.hold_after = 4
     telling = asyncio.create_task(stream(client, **fields))
     await pool.wait_for_streams(1)

@@ -44,7 +44,7 @@ def folder(tmp_path: Path) -> Path:
         write(tmp_path, "counter", pid, ann=pid, bob=0.5)
         write(tmp_path, "histogram", pid, **{"ann_0.5": 1, "ann_+Inf": pid})
         write(tmp_path, "gauge_livesum", pid, ann=1)
-    for pid in DEAD:  # so that what is told does not change with their deaths
+    for pid in DEAD:  # so that the totals do not change with their deaths
         (tmp_path / f"gauge_livesum_{pid}.db").unlink()
     return tmp_path
 

@@ -20,7 +20,7 @@ from headrace.protocol.config import GroupConfig, PoolConfig
 from headrace.protocol.to_coordinator import ChildExited, LauncherHello
 from headrace.protocol.to_launcher import KillWorker
 
-# Takes a place as a unit does: it enters, and becomes another program.
+# Takes a slot as a unit does: it enters, and becomes another program.
 ENTER = """
 import os, sys
 from pathlib import Path

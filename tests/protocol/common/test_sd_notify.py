@@ -1,4 +1,4 @@
-"""What systemd is told, and when it is not."""
+"""The messages that systemd gets, and when it gets none."""
 
 import os
 import socket

@@ -8,7 +8,7 @@ from headrace.protocol.common.thinking import ThinkingTracker
 Tokens = tuple[int, ...]
 
 tokens = st.integers(0, 3)
-marks = st.lists(tokens, min_size=1, max_size=3).map(tuple)
+delimiters = st.lists(tokens, min_size=1, max_size=3).map(tuple)
 outputs = st.lists(tokens, max_size=14).map(tuple)
 
 
@@ -29,21 +29,23 @@ def by_definition(
     return len(thought), False
 
 
-@given(marks | st.just(()), st.lists(marks, min_size=1, max_size=2), st.booleans(), outputs)
+@given(
+    delimiters | st.just(()), st.lists(delimiters, min_size=1, max_size=2), st.booleans(), outputs
+)
 def test_counts_are_those_of_a_search(
     start: Tokens, ends: list[Tokens], is_open: bool, output: Tokens
 ) -> None:
     undecided = len(output) < len(start) and output == start[: len(output)]
     block = ThinkingTracker(start, ends, is_open)
     block.feed(output)
-    # Tokens that may turn out to be the start mark's count as thinking so far.
+    # Tokens that may turn out to be the start delimiter's count as thinking so far.
     if not (undecided and is_open):
         assert (block.num_tokens, block.is_over) == by_definition(start, ends, is_open, output)
 
 
 @given(
-    marks | st.just(()),
-    st.lists(marks, min_size=1, max_size=2),
+    delimiters | st.just(()),
+    st.lists(delimiters, min_size=1, max_size=2),
     st.booleans(),
     outputs,
     st.integers(0, 14),

@@ -46,7 +46,7 @@ class Machine:
         return self.fixed_s + decodes * self.decode_s + prompts * self.prompt_s
 
     def step(self) -> tuple[list[Sequence], int, float]:
-        """The sequences that decoded, the prompt tokens beside them, and the true duration."""
+        """The sequences that decoded, the prompt tokens in the same step, and the true duration."""
         chunks = self.scheduler.schedule()
         decodes = [chunk.sequence for chunk in chunks if chunk.is_decode]
         prompts = sum(chunk.count for chunk in chunks) - len(decodes)

@@ -1,4 +1,4 @@
-"""A tenant with a request now and then beside one with a hundred: places, and steps of its own."""
+"""A tenant with an occasional request and one with a hundred: capacity, and steps of its own."""
 
 import random
 import statistics
@@ -30,7 +30,7 @@ def flood(
 
 
 def times_to_first_token(rng: random.Random, floods: int) -> list[float]:
-    """Those of a tenant that sends a request now and then, beside so many that send floods."""
+    """Those of a tenant with an occasional request, among so many tenants that send floods."""
     simulated, now_s, due_s = machine(), 0.0, 0.0
     for _ in range(50):  # it learns how fast it is
         flood(simulated, rng, "first", in_flight=5)
@@ -56,9 +56,9 @@ def times_to_first_token(rng: random.Random, floods: int) -> list[float]:
 @pytest.mark.parametrize("floods", [1, 2, 3])
 def test_a_flood_at_most_doubles_anothers_time_to_first_token(floods: int) -> None:
     alone = times_to_first_token(random.Random(1), 0)
-    beside = times_to_first_token(random.Random(1), floods)
-    assert statistics.median(beside) <= 2 * statistics.median(alone)
-    assert statistics.quantiles(beside, n=100)[98] <= 2 * statistics.quantiles(alone, n=100)[98]
+    together = times_to_first_token(random.Random(1), floods)
+    assert statistics.median(together) <= 2 * statistics.median(alone)
+    assert statistics.quantiles(together, n=100)[98] <= 2 * statistics.quantiles(alone, n=100)[98]
 
 
 def test_texts_that_give_way_go_on_in_every_second_step() -> None:

@@ -292,7 +292,7 @@ def test_preempted_and_replayed_texts_too(runner: ModelRunner, expected: dict[st
 def test_no_block_with_wrong_drafts_is_shared(
     runner: ModelRunner, expected: dict[str, Answer]
 ) -> None:
-    """Requests that go on from the texts find their blocks in the cache, and get the same texts
+    """Requests that continue the texts find their blocks in the cache, and get the same texts
     as with no cache."""
     follow_ups = [
         request(f"again {one.request_id}", [*one.prompt_token_ids, *answer.tokens], max_tokens=12)

@@ -1,4 +1,4 @@
-"""Adapters in the engine: PEFT's own texts, whatever runs beside them and however."""
+"""Adapters in the engine: PEFT's own texts, whatever else the batch holds."""
 
 from pathlib import Path
 from typing import Any
@@ -158,7 +158,7 @@ def test_adapters_of_rounded_models(
 
 
 def test_what_a_row_gets_depends_on_no_other(torch_llama: Tiny) -> None:
-    """To the last bit: a text with a seed is the same whatever runs beside it."""
+    """To the last bit: a text with a seed is the same whatever else the batch holds."""
     skip_without_kernels()
     names = ["", *torch_llama.adapters]
     prompts = make_prompts(len(names), 5, 30)
@@ -194,13 +194,13 @@ def test_preempted_texts_go_on(llama: Tiny) -> None:
 def test_prefixes_are_not_shared_among_adapters(llama: Tiny) -> None:
     """Each text is its own with a warm cache as with none, and finds what is its own alone."""
     engine, prompt = llama.engine(), make_prompts(1, 40)[0]
-    for turn in range(2):
+    for round_ in range(2):
         for name in NAMES:
-            answers = check_all(llama, engine, [(0, adapted(f"{name}{turn}", prompt, name))])
+            answers = check_all(llama, engine, [(0, adapted(f"{name}{round_}", prompt, name))])
             (answer,) = answers.values()
             admission = answer.outputs[0].admission
             assert admission is not None
-            assert admission.cached_tokens == 32 * turn
+            assert admission.cached_tokens == 32 * round_
 
 
 def test_drafts(llama: Tiny) -> None:
@@ -269,7 +269,7 @@ def test_what_overflows_in_one_adapter_stays_there(llama: Tiny) -> None:
 def test_only_as_much_is_multiplied_as_the_step_needs(
     torch_llama: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also of a step with a prompt of one adapter beside decodes of another and of none."""
+    """Also of a step with a prompt of one adapter among decodes of another and of none."""
     engine = torch_llama.engine()
     check_all(torch_llama, engine, mixed(torch_llama, 10))
     products: list[tuple[int, int]] = []

@@ -82,7 +82,7 @@ def test_requests_of_adapters_in_the_batch_join_it() -> None:
 
 
 def test_whoever_is_passed_ages_meanwhile() -> None:
-    """Requests that pass it are no turn of its class."""
+    """Requests that overtake it do not count as served of its class."""
     engine = make_engine(max_loras=1)
     waiting = engine._scheduler._waiting
     engine.add(asked("1", "a"))
@@ -148,7 +148,7 @@ def test_nobody_starves(
     batch_size: int,
     tenant: str,
 ) -> None:
-    """However full the engine is kept of others with other adapters, a request gets its turn."""
+    """However full the engine is kept of others with other adapters, a request is served."""
     engine = make_engine(max_loras, num_blocks, max_num_seqs=batch_size)
     numbers = count()
 

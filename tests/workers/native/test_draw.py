@@ -118,7 +118,7 @@ def texts(count: int, **params: Any) -> list[Sequence]:
 
 @pytest.mark.parametrize("kind", ["random", "peaked"])
 def test_torchs_operations_choose_the_same(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A text goes on alike on a worker without the kernel; only ties by rounding may part."""
+    """A text continues alike on a worker without the kernel; only ties by rounding may part."""
     logits = rows(kind, 24, 49152)
     different = 0
     for params in SETTINGS:

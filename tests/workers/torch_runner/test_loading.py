@@ -1,4 +1,4 @@
-"""Models that cannot be served are refused at start, each with a reason; others start."""
+"""Models that cannot be served are rejected at start, each with a reason; others start."""
 
 import json
 import weakref
