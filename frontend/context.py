@@ -119,7 +119,7 @@ class Context:
 def served_models(
     config: PoolConfig, tokenizers: Mapping[str, ModelTokenizer]
 ) -> dict[str, ServedModel]:
-    """Return the models by all their names. texts: by the groups' names."""
+    """Return the models by all their names. tokenizers: by the groups' names."""
     models: dict[str, ServedModel] = {}
     for group in config.groups:
         seeds = Seeds(group.engine.seed)

@@ -337,7 +337,7 @@ class PoolOptions(Frozen):
     enable_admin: bool = Field(
         False,
         description=(
-            "serve the routes that act on the pool (/sleep, /pause, ...), to everybody who "
+            "serve the routes that act on the pool (/sleep, /pause, ...), to every client that "
             "reaches the server"
         ),
     )

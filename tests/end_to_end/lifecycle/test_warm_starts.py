@@ -98,7 +98,7 @@ def test_forked_workers_answer_alike_and_count_for_themselves(shared: Server) ->
     assert shared.metric("headrace:worker_start_seconds", phase="imports") < 1
 
 
-def test_a_template_has_one_thread_and_a_death_leaves_no_zombie(shared: Server) -> None:
+def test_a_fork_server_has_one_thread_and_a_death_leaves_no_zombie(shared: Server) -> None:
     replace_worker(shared)
     assert fork_server(shared).num_threads() == 1
     wait_for(lambda: len(shared.children()) == 5, "one of each but two workers", timeout_s=10)
@@ -140,7 +140,7 @@ def test_template_that_is_frozen_is_done_without(server: Server) -> None:
     assert complete(server)
 
 
-def test_rolling_restart_replaces_the_template_first(shared: Server) -> None:
+def test_rolling_restart_replaces_the_fork_server_first(shared: Server) -> None:
     old, workers = fork_server(shared), set(living(shared, WORKER))
     before = len(shared.log)
     shared.process.send_signal(signal.SIGHUP)

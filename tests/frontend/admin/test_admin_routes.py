@@ -66,7 +66,7 @@ async def test_rpc_calls_what_is_listed(admin: Client, pool: FakePool) -> None:
     ("args", "kwargs", "reset_running"),
     [([], {}, False), ([True], {}, True), ([], {"reset_running_requests": True}, True)],
 )
-def test_arguments_come_by_place_or_by_name(
+def test_arguments_come_by_position_or_by_name(
     args: list[bool], kwargs: dict[str, bool], reset_running: bool
 ) -> None:
     wanted = ResetPrefixCache(reset_running)

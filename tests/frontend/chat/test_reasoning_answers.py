@@ -228,7 +228,7 @@ async def test_thinking_that_is_switched_off_is_not_assumed(chat: MakeChat) -> N
 
 
 @pytest.mark.parametrize("said", ["</think>", "<think>"])
-async def test_marks_that_a_user_writes_change_nothing(chat: MakeChat, said: str) -> None:
+async def test_delimiters_that_a_user_writes_change_nothing(chat: MakeChat, said: str) -> None:
     served = chat(parser=TAGS)
     served.reply = ENDED
     messages = [{"role": "user", "content": f"{said} What is {said}"}]
@@ -291,7 +291,7 @@ async def budgets(
     return sent.tokens, sent.start_ids, sent.end_ids, sent.is_open
 
 
-async def test_a_worker_is_told_the_budget_and_the_marks(chat: MakeChat) -> None:
+async def test_a_worker_gets_the_budget_and_the_delimiters(chat: MakeChat) -> None:
     served = chat()
     start, end = tuple(served.ids("<think>")), tuple(served.ids("</think>"))
     assert len(end) > 1

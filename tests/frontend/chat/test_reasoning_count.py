@@ -40,7 +40,7 @@ def ids(text: ModelTokenizer, written: str) -> list[int]:
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 1000])
-def test_marks_and_content_do_not_count(
+def test_delimiters_and_content_do_not_count(
     text: ModelTokenizer, delimiters: ReasoningDelimiters, size: int
 ) -> None:
     thought = ids(text, THOUGHT)
@@ -55,7 +55,7 @@ def test_marks_and_content_do_not_count(
     assert count(text, delimiters, ReasoningStart.OPEN, thought, size) == len(thought)
 
 
-def test_an_end_mark_in_other_tokens_ends_the_count(text: ModelTokenizer) -> None:
+def test_an_end_delimiter_in_other_tokens_ends_the_count(text: ModelTokenizer) -> None:
     backend = byte_level()
     backend.add_tokens(["</think>"])
     model = ModelTokenizer(text.info, backend)

@@ -104,7 +104,7 @@ def test_reasoning_that_is_not_wanted_is_left_out_alone(text: str, is_open: bool
     assert read(list(text), is_open=is_open, include=False) == ("", content)
 
 
-def test_what_is_no_mark_any_more_is_given_at_once() -> None:
+def test_what_is_no_delimiter_any_more_is_given_at_once() -> None:
     reader = make()
     assert reader.feed("a</th") == MessagePart(reasoning="a")
     assert reader.feed("i") == MessagePart()
@@ -123,14 +123,14 @@ def test_the_rest_goes_to_the_other_reader_which_is_finished_once() -> None:
     assert reader.finish_reason("stop") == "the rest's stop"
 
 
-def test_a_text_that_ends_in_a_part_of_a_mark_keeps_it() -> None:
+def test_a_text_that_ends_in_a_part_of_a_delimiter_keeps_it() -> None:
     assert read(["so</thi"]) == ("so</thi", "")
     assert read(["<thi"], is_open=False) == ("", "<thi")
     assert read(["\n\n"], is_open=False) == ("", "\n\n")
     assert read(["\n<thi"]) == ("\n<thi", "")
 
 
-def test_a_start_mark_later_is_text() -> None:
+def test_a_start_delimiter_later_is_text() -> None:
     assert read([f"I write {START} here{END}x"], is_open=False) == (
         "",
         f"I write {START} here{END}x",

@@ -67,7 +67,7 @@ def test_pieces_and_copies_change_nothing(
     assert seen[0] == seen[1]
 
 
-def test_an_end_mark_that_has_begun_is_completed() -> None:
+def test_an_end_delimiter_that_has_begun_is_completed() -> None:
     block = ThinkingTracker((), ((7, 8, 7, 9),), True)
     assert tuple(block.missing_end) == (7, 8, 7, 9)
     block.feed((7, 8, 7))
@@ -78,7 +78,7 @@ def test_an_end_mark_that_has_begun_is_completed() -> None:
     assert tuple(block.missing_end) == (7, 8, 7, 9)
 
 
-def test_a_start_mark_that_has_begun() -> None:
+def test_a_start_delimiter_that_has_begun() -> None:
     block = ThinkingTracker((5, 6), ((9,),), True)
     assert tuple(block.missing_start) == (5, 6)
     block.feed((5,))

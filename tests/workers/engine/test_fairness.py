@@ -61,7 +61,7 @@ def test_a_flood_at_most_doubles_anothers_time_to_first_token(floods: int) -> No
     assert statistics.quantiles(together, n=100)[98] <= 2 * statistics.quantiles(alone, n=100)[98]
 
 
-def test_texts_that_give_way_go_on_in_every_second_step() -> None:
+def test_deferred_tenants_run_in_every_second_step() -> None:
     """However many others come: a step that leaves them out is short, and the next has them."""
     simulated, rng = machine(), random.Random(2)
     base_s = simulated.seconds(CAPACITY, 0)
@@ -88,7 +88,7 @@ def test_texts_that_give_way_go_on_in_every_second_step() -> None:
     assert longest_s <= 2 * SLOWDOWN * base_s * 1.05
 
 
-def test_tenants_that_share_evenly_never_give_way() -> None:
+def test_tenants_that_share_evenly_are_never_deferred() -> None:
     simulated, rng = machine(), random.Random(3)
     for step in range(1000):
         for number in range(CAPACITY + 4):
@@ -99,7 +99,7 @@ def test_tenants_that_share_evenly_never_give_way() -> None:
 
 
 @pytest.mark.parametrize(
-    ("counts", "gives_way"),
+    ("counts", "deferred"),
     [
         ({"a": 1}, ""),
         ({"a": 2}, ""),
@@ -113,15 +113,15 @@ def test_tenants_that_share_evenly_never_give_way() -> None:
         ({}, ""),
     ],
 )
-def test_who_gives_way(counts: dict[str, int], gives_way: str) -> None:
+def test_which_tenants_are_deferred(counts: dict[str, int], deferred: str) -> None:
     simulated = machine()
     running = [
         simulated.add("", 1, 1, tenant) for tenant, count in counts.items() for _ in range(count)
     ]
     newcomer = simulated.add("", 1, 1, "new")
     served = VirtualCounters()
-    assert tenants_to_defer(newcomer, running, served) == set(gives_way)
-    assert tenants_to_defer(newcomer, [*running, newcomer], served) == set(gives_way)
+    assert tenants_to_defer(newcomer, running, served) == set(deferred)
+    assert tenants_to_defer(newcomer, [*running, newcomer], served) == set(deferred)
     served.charge("new", 1)
     assert tenants_to_defer(newcomer, running, served) == set()
 

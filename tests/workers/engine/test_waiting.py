@@ -133,7 +133,7 @@ def test_memory_of_tenants_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert queue.order() == [stays]
 
 
-def test_a_flood_of_one_tenant_leaves_anothers_text_its_place() -> None:
+def test_a_flood_of_one_tenant_leaves_anothers_text_its_slot() -> None:
     engine = assemble_engine(
         FakeRunner(vocab_size=100, max_model_len=64, num_blocks=64, block_size=16),
         max_num_seqs=2,
@@ -154,7 +154,7 @@ def test_a_flood_of_one_tenant_leaves_anothers_text_its_place() -> None:
     assert len(after_it) > 30
 
 
-def test_a_tenant_without_a_place_gets_one_of_a_full_batch_at_once() -> None:
+def test_a_tenant_without_a_slot_gets_one_of_a_full_batch_at_once() -> None:
     """That of a tenant with several; the preempted sequence ends with the same text."""
     runner = FakeRunner(vocab_size=100, max_model_len=256, num_blocks=64, block_size=16)
     engine = assemble_engine(runner, max_num_seqs=3, max_num_batched_tokens=32)
@@ -174,7 +174,7 @@ def test_a_tenant_without_a_place_gets_one_of_a_full_batch_at_once() -> None:
     assert {name: answers[name].tokens for name in alone} == alone
 
 
-def test_more_urgent_requests_keep_their_places() -> None:
+def test_more_urgent_requests_keep_their_slots() -> None:
     runner = FakeRunner(vocab_size=100, max_model_len=256, num_blocks=64, block_size=16)
     engine = assemble_engine(runner, max_num_seqs=2, max_num_batched_tokens=32)
     first = [
@@ -185,7 +185,7 @@ def test_more_urgent_requests_keep_their_places() -> None:
     assert engine.stats().preemptions == 0
 
 
-def test_a_tenant_that_has_had_more_takes_no_place() -> None:
+def test_a_tenant_that_has_had_more_takes_no_slot() -> None:
     """Else the sequence that it preempts would be next, and preempt again in every step."""
     runner = FakeRunner(vocab_size=100, max_model_len=2048, num_blocks=256, block_size=16)
     engine = assemble_engine(runner, max_num_seqs=2, max_num_batched_tokens=32)

@@ -138,7 +138,7 @@ def test_drafts_are_taken_where_the_grammar_allows_them(path: Path, tokenizer: T
     assert len(answer.outputs) < len(answer.tokens)
 
 
-def test_before_its_mark_a_text_is_free(path: Path, tokenizer: Tokenizer) -> None:
+def test_before_its_delimiter_a_text_is_free(path: Path, tokenizer: Tokenizer) -> None:
     """The fake's own text, of which some tokens in the middle are the delimiter."""
     free = run(grammar_engine(path), [(0, request("a", (5, 6, 7), max_tokens=12))])["a"].tokens
     delimiter = tuple(free[4:6])

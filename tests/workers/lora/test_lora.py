@@ -175,7 +175,7 @@ def _chunk(adapter: str, prompt: tuple[int, ...]) -> Chunk:
 
 
 @pytest.mark.parametrize("max_loras", [1, 2, 3])
-def test_more_adapters_than_places(llama: Tiny, max_loras: int) -> None:
+def test_more_adapters_than_slots(llama: Tiny, max_loras: int) -> None:
     engine = llama.engine(max_loras=max_loras)
     check_all(llama, engine, mixed(llama, 20, every=1, longest=12))
     check_all(llama, engine, mixed(llama, 20, longest=12))

@@ -95,7 +95,7 @@ def test_whoever_is_passed_ages_meanwhile() -> None:
     assert waiting._classes[3].since_s == since_s
 
 
-def test_no_place_is_made_for_who_cannot_take_it() -> None:
+def test_no_room_is_made_for_who_cannot_take_it() -> None:
     """A tenant's only request would get one of a full batch, but its adapter is one too many."""
     engine = make_engine(max_loras=1, max_num_seqs=4)
     for name in "1234":

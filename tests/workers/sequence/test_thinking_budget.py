@@ -189,7 +189,7 @@ def test_rows_without_a_budget_are_as_ever() -> None:
     assert [result.token_id for result in sample(logits, sequences)] == [OTHER, 7, OTHER]
 
 
-def test_a_step_in_flight_waits_only_where_a_mark_may_be_due() -> None:
+def test_a_step_in_flight_waits_only_where_a_delimiter_may_be_due() -> None:
     one = request(
         "r", [1, 2], max_tokens=30, thinking_budget=ThinkingBudget(10, (), ((49,),), True)
     )
