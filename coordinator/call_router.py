@@ -163,7 +163,7 @@ class CallRouter:
 
 
 def report_activity(message: PoolCall, workers: Iterable[WorkerState]) -> Actions:
-    """Answer GetActivity without calling workers: what is published reaches frontends later."""
+    """Answer GetActivity without calling workers: published states reach frontends later."""
     targets = [each for each in workers if _is_target(message, each)]
     if not targets:
         return Actions(answers=(_no_worker(message),))

@@ -19,7 +19,7 @@ KILL_AGAIN_S = 2.0
 
 @dataclass
 class _Frontend:
-    """What is known of a frontend.
+    """The coordinator's record of a frontend.
 
     state: None until it has greeted this coordinator or a previous one.
     greeted: whether it has greeted this coordinator.

@@ -54,7 +54,7 @@ LauncherOrder = to_launcher.StartWorker | to_launcher.KillWorker | to_launcher.K
 
 @dataclass
 class _Worker:
-    """What is known of a worker.
+    """The coordinator's record of a worker.
 
     expected_since: when it was started, as far as this coordinator knows.
     greeted: whether it has greeted this coordinator.

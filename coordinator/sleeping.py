@@ -1,4 +1,4 @@
-"""Which groups must sleep, and which workers wake up when requests come."""
+"""Remember which groups must sleep, and wake up workers when requests arrive."""
 
 from collections.abc import Iterable, Mapping
 

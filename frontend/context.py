@@ -50,7 +50,7 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What routes need.
+    """The parts of the application that routes use.
 
     started_at: Unix time in seconds, shown as the models' creation time.
     grammars: of structured outputs. drain: whether the process is ending.

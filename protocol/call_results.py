@@ -1,4 +1,4 @@
-"""What processes answer to admin calls (headrace.protocol.calls), and how HTTP clients see it."""
+"""Results of admin calls (headrace.protocol.calls), and their form for HTTP clients."""
 
 from typing import Any
 
@@ -55,7 +55,7 @@ class AdapterAdded(Result, tag=5):
 
 
 class AbortedCount(Result, tag=6):
-    """How many requests a worker has ended."""
+    """The number of requests that a worker has ended."""
 
     count: int
 
@@ -101,7 +101,7 @@ class ProfileStopped(Result, tag=11):
 
 
 class WorkerInfo(Result, tag=12):
-    """What a worker runs on. torch, threads: None if torch is not loaded."""
+    """A worker's environment. torch, threads: None if torch is not loaded."""
 
     pid: int
     python: str

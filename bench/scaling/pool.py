@@ -19,7 +19,7 @@ Floats = NDArray[np.float64]
 
 @dataclass
 class Day:
-    """What happened in each second.
+    """The events of each second.
 
     came: requests that arrived. begun: requests that got a slot.
     size: the target size. paid: workers that are ready, starting or draining.

@@ -41,7 +41,7 @@ class Fullness:
         self._ready: tuple[str, ...] = ()
 
     def on_state(self, state: PoolState, workers: Iterable[WorkerState]) -> None:
-        """Apply a pool state. Its loads are older than what is remembered here."""
+        """Apply a pool state. Its loads are older than the rejections remembered here."""
         ready = [worker for worker in workers if worker.state == READY]
         known = {group.name for group in state.groups}
         # Requests for a group without workers must not be answered that its workers are full.

@@ -1,4 +1,4 @@
-"""Choose the worker of a request: a pure function of what the frontend knows."""
+"""Choose the worker of a request: a pure function of the frontend's knowledge of the pool."""
 
 import hashlib
 import random

@@ -26,7 +26,7 @@ class ModelQuery(BaseModel):
 
 
 class PoolQuery(ModelQuery):
-    """A selection of workers, and of what is returned.
+    """A selection of workers, and of the contents of the answer.
 
     worker: only this worker, by its name in /health?verbose, with or without its restart number.
     verbose: return the result of each worker.

@@ -40,7 +40,7 @@ class StreamOptions(RequestModel):
 
 
 class SamplingFields(RequestModel):
-    """How tokens are sampled and where outputs end. None stands for the model's default."""
+    """Fields of sampling and of the end of outputs. None stands for the model's default."""
 
     temperature: Annotated[Float, Field(ge=0, le=MAX_TEMPERATURE)] | None = None
     top_p: Annotated[Float, Field(gt=0, le=1)] | None = None

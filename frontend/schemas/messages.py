@@ -149,7 +149,7 @@ class AnthropicTool(RequestModel):
 
 
 class AnthropicToolChoice(RequestModel):
-    """Which tools the model may or must call.
+    """The choice of tools that the model may or must call.
 
     name: the name of the tool, if the type is "tool".
     """

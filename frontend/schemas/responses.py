@@ -32,7 +32,7 @@ PassedOn = Annotated[Any, Field(description="As in chat completions.")]
 
 
 class Reasoning(RequestModel):
-    """How much the model reasons.
+    """Options of the model's reasoning.
 
     summary: accepted without effect: the answer holds the reasoning itself, not a summary.
     """

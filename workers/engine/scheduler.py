@@ -72,12 +72,12 @@ class Scheduler:
 
     @property
     def num_running(self) -> int:
-        """How many sequences are in the batch."""
+        """Number of sequences in the batch."""
         return len(self._running)
 
     @property
     def num_waiting(self) -> int:
-        """How many sequences wait to join the batch."""
+        """Number of sequences that wait to join the batch."""
         return len(self._waiting)
 
     def add(self, sequence: Sequence) -> None:

@@ -34,7 +34,7 @@ class MaskRows:
 
 
 class Mask(NamedTuple):
-    """Which tokens may come next in a sequence: one of a step's masks."""
+    """The tokens that may come next in a sequence: one of a step's masks."""
 
     rows: MaskRows
     row: int
