@@ -121,7 +121,7 @@ class GroupOptions(EngineConfig, ServingOptions, AutoscalingOptions):
     @classmethod
     def _unlike_frontends(cls, value: str) -> str:
         if value == "frontend":  # its workers' ids would be those of frontends
-            raise ValueError("is reserved for frontends")
+            raise ValueError("is what frontends are called")
         return value
 
     @field_validator("served_model_name", mode="before")

@@ -119,7 +119,7 @@ def _size(source: Path, name: str) -> int:
             raise InvalidAdapter(reason) from error
         raise InvalidAdapter(f"no {WEIGHTS} is there", is_missing=True) from error
     if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device may never end
-        raise InvalidAdapter(f"{name} is not a regular file")
+        raise InvalidAdapter(f"{name} is no file")
     if name == CONFIG and status.st_size > MAX_CONFIG_BYTES:
         raise InvalidAdapter(f"{CONFIG} is larger than {MAX_CONFIG_BYTES} bytes")
     return status.st_size
