@@ -1,1 +1,1 @@
-"""What measures speed. Results are in docs/benchmarks.md."""
+"""Benchmarks. Results are in docs/benchmarks.md."""

@@ -1,7 +1,7 @@
-"""The CPU time that messages take to become bytes and to be read again.
+"""Measure the CPU time of encoding and decoding messages.
 
-Beside this build's codec, msgpack packs and unpacks the same values without any checks, or
-(`--than` names its source folder) another build's codec encodes and decodes the same messages.
+The other side is msgpack, which packs and unpacks the same values without any checks, or with
+`--than` the codec of the build in another source folder, which handles the same messages.
 All are measured in turn, in one process; each line has the medians, and how many times as long the
 other takes (the ratio of the medians).
 
@@ -33,7 +33,7 @@ class Build:
     """A build's messages and codecs."""
 
     def __init__(self, source: Path) -> None:
-        """Import them beside those of a build that has been imported before."""
+        """Import them, even if another build's have been imported before."""
         for name in [each for each in sys.modules if each.partition(".")[0] in ROOTS]:
             del sys.modules[name]
         package = "headrace.protocol" if (source / "headrace").is_dir() else "protocol"
@@ -42,7 +42,7 @@ class Build:
         sys.path.remove(str(source))
 
     def cases(self) -> dict[str, tuple[Any, Any]]:
-        """Messages of the kinds that are sent most, each with its codec."""
+        """Return messages of the most frequent kinds, each with its codec."""
         to_worker, to_frontend, to_coordinator, state, sampling = self._modules
         load = state.WorkerLoad(12, 3, 0.43, 123_456, 0.02, 900)
         totals = to_coordinator.WorkerTotals(1_000_000, 200_000, 900_000, 3_000)
@@ -109,7 +109,7 @@ def typed(codec: Any, message: Any) -> tuple[Work, Work]:
 
 
 def in_turn(works: tuple[Work, ...], rounds: int) -> list[float]:
-    """The median of each one's microseconds."""
+    """Measure the functions in turn; return the median microseconds of each."""
     counts = [max(1, int(ROUND_S / max(seconds(work, 10), 1e-8))) for work in works]
     measured = [
         [seconds(work, count) for work, count in zip(works, counts, strict=True)]
@@ -119,7 +119,7 @@ def in_turn(works: tuple[Work, ...], rounds: int) -> list[float]:
 
 
 def seconds(work: Work, count: int) -> float:
-    """CPU time of one of so many; other processes on the machine do not count."""
+    """Return the CPU time of one of `count` calls; other processes do not count."""
     started = time.process_time()
     for _ in range(count):
         work()

@@ -1,6 +1,6 @@
 """Measure the recovery from a killed worker: SIGKILL while eight requests stream from two workers.
 
-The longest gap in a stream is what a client of the killed worker sees of the failover; until two
+The longest gap in a stream shows the failover to a client of the killed worker; until two
 workers are ready again, the pool serves with one.
 
     HF_HUB_OFFLINE=1 python -m bench.recovery [--engine fake] [--rounds 5]

@@ -31,7 +31,7 @@ PROCESSES = ("the frontend", "the worker")
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a rejection costs. cpu_s: of each of PROCESSES. latency_ms: of the response."""
+    """The cost of a rejection. cpu_s: of each of PROCESSES. latency_ms: of the response."""
 
     rejected: int
     cpu_s: Sequence[float]

@@ -27,7 +27,7 @@ def frame(now: Snapshot, before: Snapshot | None, url: str, problem: str = "") -
     """Render a snapshot.
 
     before: an earlier one, to compute rates from; None: no rates are known.
-    problem: why there is no newer one.
+    problem: why a newer one cannot be had.
     """
     head = Text.assemble(url, "  ", _coloured(now.status), f"  {now.load} requests in flight")
     parts: list[RenderableType] = [head]

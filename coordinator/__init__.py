@@ -1,1 +1,1 @@
-"""Who is in the pool and in what state; starting, stopping and restarting its processes."""
+"""Track the pool's processes and their states; decide when they start, stop and restart."""

@@ -1,4 +1,4 @@
-"""What the parts of the coordinator, which have no sockets, tell it to do."""
+"""Actions that the coordinator's parts, which have no sockets, return for it to execute."""
 
 from dataclasses import dataclass
 

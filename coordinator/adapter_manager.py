@@ -110,28 +110,30 @@ class AdapterManager:
         return Actions(calls=tuple(self._await_unused(each) for each in self._list.draining()))
 
     def on_load(self, call: LoadAdapter, message: PoolCall, now: float) -> Actions:
-        """Load an adapter that an operator wants served."""
+        """Load an adapter for all workers of a group."""
         if self._is_known(message):
             return Actions()
         group = message.target.group
-        wanted = ServedAdapter(
+        adapter = ServedAdapter(
             group=group,
             name=call.name,
             adapter_id=call.adapter_id,
             root=call.root,
             call_id=message.call_id,
         )
-        return self._load(wanted, call.in_place, message.timeout_s, _caller(message, now))
+        return self._load(adapter, call.in_place, message.timeout_s, _caller(message, now))
 
     def on_unload(self, call: UnloadAdapter, message: PoolCall, now: float) -> Actions:
-        """Unload an adapter that an operator no longer wants served."""
+        """Unload an adapter from all workers of its group."""
         if self._is_known(message):
             return Actions()
         return self._unload(call.name, message, _caller(message, now))
 
     def _is_known(self, message: PoolCall) -> bool:
-        """Whether a call is in progress. It is repeated, as a coordinator may have lost it: this
-        one has not."""
+        """Return whether a call is in progress already.
+
+        Frontends repeat calls, because a coordinator that died may have lost them.
+        """
         changes = self._changes.values()
         return any(message.call_id == each.call_id for c in changes for each in c.callers)
 
@@ -157,11 +159,11 @@ class AdapterManager:
         changes = self._changes.values()
         known = [*self._list.of_group(worker.group), *(c.adapter for c in changes if c.is_loading)]
         removed = {each.adapter.adapter_id for each in changes if each.awaited is RemoveAdapter}
-        wanted = {each.adapter_id for each in known if each.group == worker.group} - removed
+        needed = {each.adapter_id for each in known if each.group == worker.group} - removed
         has = set(worker.adapters)
         calls: list[AddAdapter | RemoveAdapter] = []
-        calls += map(AddAdapter, sorted(wanted - has))
-        calls += map(RemoveAdapter, sorted(has - wanted))
+        calls += map(AddAdapter, sorted(needed - has))
+        calls += map(RemoveAdapter, sorted(has - needed))
         return [(worker.worker_id, WorkerCall(own_call_id(), call)) for call in calls]
 
     def on_result(self, result: PoolResult) -> Actions:
@@ -175,30 +177,30 @@ class AdapterManager:
     # Loading
 
     def _load(
-        self, wanted: ServedAdapter, in_place: bool, timeout_s: float, caller: _Caller
+        self, adapter: ServedAdapter, in_place: bool, timeout_s: float, caller: _Caller
     ) -> Actions:
-        served = self._list.by_name(wanted.name)
-        if served is not None and served.call_id == wanted.call_id:
+        served = self._list.by_name(adapter.name)
+        if served is not None and served.call_id == adapter.call_id:
             # A previous coordinator did it, but may have died before all frontends saw it.
             shown = _Change(served, True, [caller])
             return Actions(publish=True, calls=(self._await_shown(shown),))
-        rejection = self._rejection_of(wanted, served, in_place)
+        rejection = self._rejection_of(adapter, served, in_place)
         if rejection is not None:
-            self._list.remove(wanted)
+            self._list.remove(adapter)
             return Actions(answers=(_answer(caller, *rejection),))
-        log.info("loading adapter %s for group %s", wanted.name, wanted.group)
-        change = _Change(wanted, True, [caller], replaced=served)
-        return Actions(calls=(self._call(change, AddAdapter(wanted.adapter_id), timeout_s),))
+        log.info("loading adapter %s for group %s", adapter.name, adapter.group)
+        change = _Change(adapter, True, [caller], replaced=served)
+        return Actions(calls=(self._call(change, AddAdapter(adapter.adapter_id), timeout_s),))
 
     def _rejection_of(
-        self, wanted: ServedAdapter, served: ServedAdapter | None, in_place: bool
+        self, adapter: ServedAdapter, served: ServedAdapter | None, in_place: bool
     ) -> tuple[str, ErrorKind] | None:
-        if not self._lora_enabled[wanted.group]:
+        if not self._lora_enabled[adapter.group]:
             return "cannot be loaded: the model was started without --enable-lora", INVALID
-        is_other_model = served is not None and served.group != wanted.group
-        if wanted.name in self._models or is_other_model:
+        is_other_model = served is not None and served.group != adapter.group
+        if adapter.name in self._models or is_other_model:
             return "has the name of a model", INVALID
-        if self._is_loading(wanted.name):
+        if self._is_loading(adapter.name):
             return BUSY, CONFLICT
         if served is not None and not in_place:
             return "has already been loaded", INVALID
@@ -297,13 +299,13 @@ def _caller(message: PoolCall, now: float) -> _Caller:
 
 
 def _why_not_added(result: PoolResult) -> tuple[str, ErrorKind] | None:
-    """Return what is wrong with an adapter (the workers' values), or why workers have failed."""
+    """Return why an adapter was not added: a problem that workers found, or an error of theirs."""
     if result.error:
         return f"{NOT_LOADED}{result.error}", result.kind
     for each in result.answers:
         if isinstance(each.value, AdapterAdded) and each.value.problem is not None:
             return f"{NOT_LOADED}{each.value.problem}", UNFIT
-    # The successor of a worker that has ended loads what is served by then.
+    # The successor of a worker that has ended loads all adapters that are served by then.
     errors = [each.error for each in result.answers if each.error and each.error != ENDED]
     if errors:
         return f"{NOT_LOADED}{errors[0]}", TIMEOUT if errors[0] == NO_ANSWER else FAILED

@@ -21,14 +21,14 @@ class AutoscaleMetrics:
             return Gauge(prefix + name, text, (*names, *more), multiprocess_mode=mode)
 
         self._workers = {
-            "desired": gauge("desired_workers", "Workers that the group is to have."),
+            "desired": gauge("desired_workers", "Target number of the group's workers."),
             "needed": gauge("needed_workers", "Workers that its load needs, beyond any limit."),
             "ready": gauge("ready_workers", "Workers that take requests."),
             "min": gauge("min_workers", "Workers that it has at least."),
             "max": gauge("max_workers", "Workers that it has at most."),
         }
         self._load = gauge("load", "Requests in flight, or prompt tokens that wait.", "signal")
-        self._target = gauge("target", "What each worker is to have of them.", "signal")
+        self._target = gauge("target", "Target load of each worker.", "signal")
         self._decisions = Counter(
             prefix + "decisions", "Changes of size.", (*names, "direction", "reason")
         )

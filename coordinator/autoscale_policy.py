@@ -53,7 +53,7 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What the policy decides.
+    """A decision of the policy.
 
     size: the new target size. needed: workers that the load needs now, ignoring limits.
     cause, reason: why the size changes, in one word and in a sentence; "" if it does not.

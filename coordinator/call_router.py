@@ -33,7 +33,7 @@ def own_call_id() -> str:
 
 @dataclass
 class _Pending:
-    """waiting: ids of the processes that have not answered."""
+    """A call in progress. waiting: ids of the processes that have not answered."""
 
     message: PoolCall
     begun_at: float
@@ -121,8 +121,10 @@ class CallRouter:
         return self._record(result.call_id, result.process_id, result.value, result.error, now)
 
     def on_exit(self, process_id: str, now: float, has_drained: bool = False) -> list[Answer]:
-        """Record that a worker or a frontend has ended. has_drained: in good order, so that the
-        call does not fail: what it left undone is its successor's."""
+        """Record that a worker or a frontend has ended.
+
+        has_drained: it ended after draining; its calls do not fail, its successor completes them.
+        """
         answers: list[Answer] = []
         for call_id, pending in list(self._pending.items()):
             if not has_drained:
@@ -161,7 +163,7 @@ class CallRouter:
 
 
 def report_activity(message: PoolCall, workers: Iterable[WorkerState]) -> Actions:
-    """Answer GetActivity without calling workers: what is published reaches frontends later."""
+    """Answer GetActivity without calling workers: published states reach frontends later."""
     targets = [each for each in workers if _is_target(message, each)]
     if not targets:
         return Actions(answers=(_no_worker(message),))
@@ -173,7 +175,7 @@ def report_activity(message: PoolCall, workers: Iterable[WorkerState]) -> Action
 
 
 def _no_worker(message: PoolCall) -> Answer:
-    error = "there is no such worker" if message.target.worker else "no worker is there"
+    error = "there is no such worker" if message.target.worker else "no worker is running"
     return message.frontend_id, PoolResult(message.call_id, (), error)
 
 

@@ -19,7 +19,11 @@ KILL_AGAIN_S = 2.0
 
 @dataclass
 class _Frontend:
-    """state: None until it has greeted this coordinator or a previous one. greeted: this one."""
+    """The coordinator's record of a frontend.
+
+    state: None until it has greeted this coordinator or a previous one.
+    greeted: whether it has greeted this coordinator.
+    """
 
     heard_at: float
     state: FrontendState | None = None

@@ -27,7 +27,7 @@ class PoolMetrics:
         prefix, names = config.metrics_prefix, ("model_name", "engine")
         state = Gauge(
             f"{prefix}worker_state",
-            "1 for the state that the worker is in; 0 in all while none is in its place.",
+            "1 for the state that the worker is in; 0 for all while the slot is empty.",
             (*names, "state"),
             multiprocess_mode="livesum",
         )

@@ -1,4 +1,4 @@
-"""Which groups are paused, so that workers that start meanwhile are paused, too."""
+"""Remember which groups are paused, so that workers that start meanwhile are paused, too."""
 
 import json
 import logging

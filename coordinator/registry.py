@@ -54,8 +54,12 @@ LauncherOrder = to_launcher.StartWorker | to_launcher.KillWorker | to_launcher.K
 
 @dataclass
 class _Worker:
-    """expected_since: when it was started, as far as this coordinator knows. greeted: it has said
-    hello to this coordinator. is_load_known: it has sent this coordinator a heartbeat."""
+    """The coordinator's record of a worker.
+
+    expected_since: when it was started, as far as this coordinator knows.
+    greeted: whether it has greeted this coordinator.
+    is_load_known: whether it has sent this coordinator a heartbeat.
+    """
 
     state: WorkerState
     expected_since: float
@@ -109,13 +113,13 @@ class Registry:
             groups=tuple(
                 GroupState(
                     group,
-                    wanted,
+                    target_size,
                     self.replica_slots.problem(group),
                     self._is_replacing(group),
                     group in scaling,
                     group in self._on_demand,
                 )
-                for group, wanted in self.replica_slots.target_sizes.items()
+                for group, target_size in self.replica_slots.target_sizes.items()
             ),
             workers=self.workers(),
             frontends=self._frontends.states(),
@@ -169,9 +173,9 @@ class Registry:
     def on_launcher(self, message: LauncherHello, now: float) -> None:
         """Take over the launcher's list of processes: the pool has no others."""
         self.launcher_known = True
-        for group, wanted in message.target_sizes.items():
+        for group, target_size in message.target_sizes.items():
             if group in self.replica_slots.target_sizes:
-                self.replica_slots.resize(group, wanted)
+                self.replica_slots.resize(group, target_size)
         for worker_id in message.last_workers:
             self._note_start(worker_id)
         published = {state.worker_id: state for state in message.published}

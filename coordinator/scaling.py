@@ -45,7 +45,7 @@ class _Resize:
     before: the size to return to if it fails. callers: calls that wait for it (frontend, call id).
     drain_timeout_s: for requests of drained workers; then they fail over to other workers.
     start_timeout_s: for new workers to be ready.
-    draining: workers that have been told to drain, and when.
+    draining: workers that were ordered to drain, and when.
     error, kind: why it returns to the size before; "" while it does not.
     is_automatic: the group's autoscaling policy decided it, and may change it at any time.
     """

@@ -1,4 +1,4 @@
-"""Which groups must sleep, and which workers wake up when requests come."""
+"""Remember which groups must sleep, and wake up workers when requests arrive."""
 
 from collections.abc import Iterable, Mapping
 
@@ -72,8 +72,10 @@ class SleepingGroups:
         return self._wake_one(asleep)
 
     def tick(self, workers: Iterable[WorkerState], now: float) -> list[WorkerMessage]:
-        """Return calls that wake up workers because the others are busy; none that an operator has
-        put to sleep."""
+        """Return calls that wake up workers because the others are busy.
+
+        Workers that an operator has put to sleep stay asleep.
+        """
         messages = []
         all_workers = list(workers)
         for group in self._busy_from:
@@ -89,8 +91,10 @@ class SleepingGroups:
         return messages
 
     def wake(self, workers: Iterable[WorkerState], count: int) -> list[WorkerMessage]:
-        """Return calls that wake up at most `count` of these workers; none that an operator has put
-        to sleep."""
+        """Return calls that wake up at most `count` of these workers.
+
+        Workers that an operator has put to sleep stay asleep.
+        """
         asleep = [each for each in workers if each.state == ASLEEP and not self._must_sleep(each)]
         chosen = sorted(asleep, key=lambda each: each.worker_id)[:count] if self._wakes else []
         return [call for each in chosen for call in self._wake_one([each])]

@@ -42,7 +42,7 @@ from headrace.protocol.config import PoolConfig
 
 def create_app(
     config: PoolConfig,
-    texts: Mapping[str, ModelTokenizer],
+    tokenizers: Mapping[str, ModelTokenizer],
     pool: Pool,
     metrics: Metrics,
     grammars: GrammarCache,
@@ -52,7 +52,7 @@ def create_app(
 ) -> Quart:
     """Return an ASGI application that serves a pool.
 
-    texts: by the groups' names. grammars: of structured outputs. drain: whether the process is
+    tokenizers: by the groups' names. grammars: of structured outputs. drain: whether the process is
     ending. abortable, adapter_use: record requests in flight and the adapters that they use.
     """
     app = Quart("headrace", static_folder=None)
@@ -67,7 +67,7 @@ def create_app(
         openapi_provider_class=OpenAPI,
         swagger_ui_path=None,
     )
-    models_by_name = served_models(config, texts)
+    models_by_name = served_models(config, tokenizers)
     drain = drain or Drain()
     context = Context(
         config,

@@ -50,7 +50,7 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What routes need.
+    """The parts of the application that routes use.
 
     started_at: Unix time in seconds, shown as the models' creation time.
     grammars: of structured outputs. drain: whether the process is ending.
@@ -119,7 +119,7 @@ class Context:
 def served_models(
     config: PoolConfig, tokenizers: Mapping[str, ModelTokenizer]
 ) -> dict[str, ServedModel]:
-    """Return the models by all their names. texts: by the groups' names."""
+    """Return the models by all their names. tokenizers: by the groups' names."""
     models: dict[str, ServedModel] = {}
     for group in config.groups:
         seeds = Seeds(group.engine.seed)

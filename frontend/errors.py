@@ -11,7 +11,7 @@ ApiError                  status, type and param, as the body of the answer show
 ├── TooManyRequests               429                       every queue is full
 ├── InternalError         500 InternalServerError   our fault
 ├── PoolFailed            500 InternalServerError   workers have not executed an admin call
-├── Unavailable           503                       no worker is there
+├── Unavailable           503                       no worker is running
 │   └── Stopping          503                       the server ends
 └── DeadlineExceeded      504                       it took longer than it may
 
@@ -37,7 +37,7 @@ _MAX_SHOWN_CHARS = 200
 class ApiError(Exception):
     """An error answer: `{"error": {"message", "type", "param", "code"}}`.
 
-    param: the field at fault, None if there is no single one.
+    param: the field at fault, None if no single field is.
     """
 
     status = 500
@@ -52,7 +52,7 @@ class ApiError(Exception):
         self.headers = headers or {}
 
     def body(self) -> dict[str, Any]:
-        """The answer's body."""
+        """Return the body of the HTTP response."""
         error = {
             "message": self.message,
             "type": self.kind,

@@ -57,14 +57,14 @@ async def serve(
 
     loop.add_signal_handler(signal.SIGTERM, on_signal)
     loop.add_signal_handler(signal.SIGHUP, hand_over.set)
-    texts = {group.name: ModelTokenizer.load(group.text_path) for group in config.groups}
+    tokenizers = {group.name: ModelTokenizer.load(group.text_path) for group in config.groups}
     with contextlib.closing(CheckerPool()) as checkers:
         drain, metrics = Drain(), Metrics(config)
         abortable, use = Abortable(), AdapterUse()
         handlers = frontend_call_handlers(abortable, use, lambda: pool.state)
         async with PoolClient(config, frontend_id, metrics.count_replay, handlers) as pool:
             grammars = GrammarCache(checkers)
-            app = create_app(config, texts, pool, metrics, grammars, drain, abortable, use)
+            app = create_app(config, tokenizers, pool, metrics, grammars, drain, abortable, use)
             spawn_critical(report(notifier, loop, pool))
             _spare_collections()
             await pool.wait_for_state(FIRST_STATE_S)
@@ -86,7 +86,7 @@ async def _serve_http(
     app: Quart, settings: hypercorn.config.Config, stop: asyncio.Event, drain: Drain
 ) -> None:
     async def drained() -> None:
-        """Hypercorn closes the socket at once: it is triggered last."""
+        """Stop Hypercorn, as the last thing: it closes the socket at once."""
         await stop.wait()
         settings.graceful_timeout = await drain.finish(settings.graceful_timeout)
 

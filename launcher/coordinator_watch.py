@@ -24,7 +24,7 @@ class CoordinatorWatch:
 
     def __init__(self, silence_s: float, kill: Callable[[], bool]) -> None:
         self._silence_s, self._kill = max(silence_s, MIN_SILENCE_S), kill
-        self._clock = AwakeClock(longest_turn_s=2 * POLL_S)
+        self._clock = AwakeClock(longest_gap_s=2 * POLL_S)
         self._deadline = math.inf  # of its next message
 
     def started(self) -> None:

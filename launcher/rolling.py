@@ -125,7 +125,7 @@ async def _replace_worker(
 
     await _wait_until(is_decided, start_s + LATE_S)
     if not has_successor():
-        raise RollingFailed(f"no worker became ready in place of {worker_id}")
+        raise RollingFailed(f"no worker became ready to replace {worker_id}")
 
 
 def _has_successor(state: PoolState | None, worker_id: str) -> bool:
@@ -160,7 +160,7 @@ async def _replace_frontend(frontend_id: str, hooks: RollingHooks) -> None:
         return state is not None and any(each.frontend_id == successor for each in state.frontends)
 
     if not await _wait_until(is_known, FRONTEND_START_S):
-        raise RollingFailed(f"{successor} did not become ready in place of {frontend_id}")
+        raise RollingFailed(f"{successor} did not become ready to replace {frontend_id}")
     hooks.retire_frontend(frontend_id)
 
 

@@ -16,10 +16,10 @@ Window = Annotated[float, Field(ge=0, le=24 * 3600)]
 
 
 class AutoscalingOptions(BaseModel):
-    """As an operator gives them, for a group. None: not given.
+    """The options of a group, as an operator gives them. None: not given.
 
-    With min_workers or max_workers the group's size follows its load; without both it is what
-    operators say.
+    With min_workers or max_workers the group's size follows its load; without both operators
+    set it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

@@ -1,4 +1,4 @@
-"""What processes answer to admin calls (headrace.protocol.calls), and how HTTP clients see it."""
+"""Results of admin calls (headrace.protocol.calls), and their form for HTTP clients."""
 
 from typing import Any
 
@@ -43,7 +43,10 @@ class WorkerActivity(Result, tag=4):
 
 
 class AdapterAdded(Result, tag=5):
-    """problem: why no worker of the group can use the adapter; None: it was added."""
+    """The result of adding an adapter.
+
+    problem: why no worker of the group can use the adapter; None: it was added.
+    """
 
     problem: str | None = None
 
@@ -52,7 +55,7 @@ class AdapterAdded(Result, tag=5):
 
 
 class AbortedCount(Result, tag=6):
-    """How many requests a worker has ended."""
+    """The number of requests that a worker has ended."""
 
     count: int
 
@@ -86,19 +89,19 @@ class ScalingState(Result, tag=9):
 
 
 class ProfileStarted(Result, tag=10):
-    """started: false if a profile was being made already."""
+    """The result of starting a profile. started: false if a profile was being made already."""
 
     started: bool
 
 
 class ProfileStopped(Result, tag=11):
-    """trace: the name of the file; None if no profile was being made."""
+    """The result of stopping a profile. trace: the file's name; None if none was being made."""
 
     trace: str | None
 
 
 class WorkerInfo(Result, tag=12):
-    """What a worker runs on. torch, threads: None if torch is not loaded."""
+    """A worker's environment. torch, threads: None if torch is not loaded."""
 
     pid: int
     python: str

@@ -140,7 +140,7 @@ class Pause(_ByWorkers, tag=3):
 
 
 class Resume(_ByWorkers, tag=4):
-    """Start what waits, and continue what is frozen."""
+    """Start waiting requests, and continue frozen ones."""
 
     result = WorkerPaused
 
@@ -168,7 +168,7 @@ class AbortAll(_ByWorkers, tag=7):
 
 
 class ResetPrefixCache(_ByWorkers, tag=8):
-    """Forget cached prefixes. reset_running_requests: also recompute what is running."""
+    """Forget cached prefixes. reset_running_requests: also recompute running requests."""
 
     result = Done
 
@@ -271,7 +271,7 @@ class LoadAdapter(_ByCoordinator, tag=21):
     """Serve a LoRA adapter in the target's group.
 
     name: what requests call it. adapter_id: its copy in the run directory.
-    root: what it is, without its location on this machine.
+    root: its name at its source, without its location on this machine.
     in_place: replace an adapter of that name.
     """
 
@@ -321,7 +321,7 @@ def is_for_frontends(call: AnyCall) -> TypeGuard[CallToFrontends]:
 
 
 def check_handled(answered: UnionType, handled: Collection[type[AdminCall]]) -> None:
-    """Raises NotImplementedError if a call of a union lacks its handler."""
+    """Check that every call of a union has a handler. Raises NotImplementedError if not."""
     missing = [each.__name__ for each in get_args(answered) if each not in handled]
     if missing:
         raise NotImplementedError(f"no handler for {', '.join(missing)}")

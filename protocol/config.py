@@ -88,7 +88,7 @@ class SpeculativeConfig(Frozen):
 
 
 class EngineConfig(Frozen):
-    """How a worker of a group runs its model."""
+    """Options of running a group's model in a worker."""
 
     engine: Literal["torch", "fake"] = Field(
         "torch",
@@ -167,7 +167,7 @@ class EngineConfig(Frozen):
 
 
 class ToolOptions(Frozen):
-    """How a group's answers are read for calls of tools."""
+    """Options of finding tool calls in a group's outputs."""
 
     enable_auto_tool_choice: bool = Field(
         False, description="let the model decide whether it calls tools"
@@ -194,7 +194,7 @@ class ToolOptions(Frozen):
 
 
 class ServingOptions(ToolOptions):
-    """How frontends take a group's requests and write its answers."""
+    """Options of a group's requests and answers in frontends."""
 
     max_logprobs: Annotated[int, Field(ge=-1)] = Field(
         20,
@@ -275,7 +275,7 @@ class GroupConfig(Frozen):
 
 
 class PoolOptions(Frozen):
-    """What an operator chooses for a pool as a whole."""
+    """Options of a pool as a whole."""
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(
@@ -337,7 +337,7 @@ class PoolOptions(Frozen):
     enable_admin: bool = Field(
         False,
         description=(
-            "serve the routes that act on the pool (/sleep, /pause, ...), to everybody who "
+            "serve the routes that act on the pool (/sleep, /pause, ...), to every client that "
             "reaches the server"
         ),
     )

@@ -1,4 +1,4 @@
-"""What an output must conform to, as frontends describe it to workers."""
+"""Grammars that outputs must match, as frontends send them to workers."""
 
 from typing import Literal
 

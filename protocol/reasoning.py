@@ -23,8 +23,9 @@ Delimiter = Annotated[
 
 
 class ReasoningFormat(BaseModel):
-    """start, end: the delimiters around reasoning, which comes at the beginning of an answer.
+    """The format of a model's reasoning.
 
+    start, end: the delimiters around reasoning, which comes at the beginning of an answer.
     assumed: whether an answer begins with reasoning even if neither its prompt nor its text has the
         start delimiter.
     switch: the variable of the chat template that turns reasoning off if it is false; reasoning is

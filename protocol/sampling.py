@@ -1,4 +1,4 @@
-"""How the tokens of a request are sampled."""
+"""The sampling parameters of a request."""
 
 from headrace.protocol.codec import Message
 

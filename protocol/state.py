@@ -54,7 +54,7 @@ class AdapterState(Message):
     """A LoRA adapter of a group, under a name that requests use.
 
     adapter_id: identifies the contents of its files; workers know it by this.
-    root: what it is, without its location.
+    root: its name at its source, without its location.
     is_draining: it takes no new requests, and is unloaded when the last one has ended.
     """
 

@@ -1,4 +1,4 @@
-"""What frontends need of a model: a text folder with `tokenizer.json` and `text.json` (TextInfo).
+"""The text folder of a model, as frontends need it: `tokenizer.json` and `text.json` (TextInfo).
 
 The launcher writes it once, whatever the format of the model, so that a frontend never needs
 transformers.

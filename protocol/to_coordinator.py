@@ -33,7 +33,7 @@ class WorkerHello(Message, tag=1):
 
 
 class WorkerTotals(Message):
-    """What an engine has done since its start.
+    """An engine's totals since its start.
 
     prefix_queried, cached_tokens: prompt tokens looked up and found in the cache.
     """

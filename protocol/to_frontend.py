@@ -30,7 +30,7 @@ class Logprobs(Message):
 
 
 class Admission(Message):
-    """What is known once a request's prompt has been computed; sent with its first output.
+    """Facts that are known once a request's prompt has been computed; sent with its first output.
 
     cached_tokens: prompt tokens found in the prefix cache.
     queue_s, prefill_s: seconds from arrival to first scheduling, and from there to the first token.
@@ -44,8 +44,9 @@ class Admission(Message):
 
 
 class Output(Message):
-    """What one engine step added to one request; without tokens, for a replay, that the worker has
-    received it.
+    """The output of one engine step for one request.
+
+    Without tokens it reports that the worker has received a replay.
 
     position: output tokens before `token_ids`, replayed ones included.
     finish_reason: None while the request runs. "stop": the last token ended it. "complete": the

@@ -27,7 +27,7 @@ USAGE
 # call METHOD PATH?QUERY [JSON]: prints the answer as a table; fails if the server reports an error.
 call() {
     local answer
-    # Sleeping and pausing are answered when they are done: there is no time limit but the server's.
+    # Calls to sleep and pause are answered when they are done: only the server limits their time.
     answer="$(curl --silent --show-error --connect-timeout 5 --request "$1" \
         ${3:+--header Content-Type:application/json --data "$3"} \
         --write-out '\n%{http_code}' "$url/$2")" || exit 1

@@ -54,7 +54,7 @@ def imported(name: str, path: Path, known: dict[str, Path]) -> Iterator[str]:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_packages_are_imported_from_one_root(package: str) -> None:
-    """Were `protocol` importable beside `headrace.protocol`, each class would exist twice."""
+    """If `protocol` were importable besides `headrace.protocol`, each class would exist twice."""
     assert str(ROOT) not in [str(Path(each).resolve()) for each in sys.path]
     spec = importlib.util.find_spec(package)
     assert spec is None or not str(spec.origin).startswith(str(ROOT)), f"{package}: {spec}"
@@ -111,9 +111,9 @@ def test_folders_stay_small() -> None:
 
 
 def test_no_two_public_classes_share_a_name() -> None:
-    places = defaultdict(list)
+    definitions = defaultdict(list)
     for name, path in modules().items():
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                places[node.name].append(name)
-    assert {key: value for key, value in places.items() if len(value) > 1} == {}
+                definitions[node.name].append(name)
+    assert {key: value for key, value in definitions.items() if len(value) > 1} == {}

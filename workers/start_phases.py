@@ -1,4 +1,4 @@
-"""How long each phase of getting ready takes: in a worker's start, or in loading its model anew."""
+"""Time the phases of a worker's start, or of loading its model again."""
 
 import os
 import time
@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# What a start is made of, in this order. Not all have all of them.
+# The phases of a start, in this order. Not every start has all of them.
 PHASES = ("imports", "weights", "compile", "self-check", "cache")
-# What no phase accounts for is told from here on.
+# Time outside all phases is reported only from here on.
 _SHOWN_S = 0.05
 
 
@@ -21,12 +21,12 @@ class StartPhases:
 
     @classmethod
     def of_process(cls) -> "StartPhases":
-        """From the start of this process on, with `imports` counted from there."""
+        """Return a stopwatch that began with this process, and counts `imports` from there."""
         return cls(time.monotonic() - _process_age_s())
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Add what runs in it to a phase. One phase must not run in another."""
+        """Time the body of the context as a phase. Phases must not be nested."""
         begun = time.monotonic()
         try:
             yield
@@ -34,15 +34,15 @@ class StartPhases:
             self._add(name, time.monotonic() - begun)
 
     def end_imports(self) -> None:
-        """All that has passed since the start was spent on importing."""
+        """Record all the time since the start as spent on importing."""
         self._seconds["imports"] = time.monotonic() - self._since
 
     def seconds(self) -> dict[str, float]:
-        """By phase, in the order of a start."""
+        """Return the seconds of each phase, in the order of a start."""
         return {name: self._seconds[name] for name in PHASES if name in self._seconds}
 
     def describe(self) -> str:
-        """One line for the operator."""
+        """Summarize the start in one line for the operator."""
         total = time.monotonic() - self._since
         parts = self.seconds()
         rest = total - sum(parts.values())
@@ -56,7 +56,10 @@ class StartPhases:
 
 
 def _process_age_s() -> float:
-    """Since the kernel made this process, by exec or by a fork alone; to a hundredth."""
+    """Return the seconds since this process was created, by a fork alone or with exec.
+
+    Its resolution is 0.01 s.
+    """
     fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
     started_s = int(fields[19]) / os.sysconf("SC_CLK_TCK")
     return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started_s)

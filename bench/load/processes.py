@@ -24,7 +24,7 @@ class ServerProcesses:
 
     @property
     def found(self) -> bool:
-        """Whether there are any: not for a server on another machine or of another user."""
+        """Whether any were found: none are of a server on another machine or of another user."""
         return bool(self._processes)
 
     def cpu_s(self) -> float:

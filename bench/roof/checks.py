@@ -27,7 +27,7 @@ TURN_BAR = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What is measured, and how often.
+    """The engine that is measured, and the number of repetitions.
 
     rounds: how often the two sides of a ratio take turns. repeats: timings in each turn.
     """

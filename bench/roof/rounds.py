@@ -51,7 +51,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """The seconds of a function and of what it is compared with, in lists by round."""
+    """The seconds of two functions that are compared, in lists by round."""
 
     high_s: Sequence[Sequence[float]]
     low_s: Sequence[Sequence[float]]

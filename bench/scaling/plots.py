@@ -13,7 +13,7 @@ from bench.scaling.results import Waits
 
 Floats = NDArray[np.float64]
 
-MAX_COST = 2.6  # worker hours over the oracle's; what is beyond is drawn at the edge
+MAX_COST = 2.6  # worker hours over the oracle's; greater values are drawn at the edge
 LEVELS = [0, 1, 10, 100, 1000]
 
 

@@ -19,7 +19,7 @@ Floats = NDArray[np.float64]
 
 @dataclass
 class Day:
-    """What happened in each second.
+    """The events of each second.
 
     came: requests that arrived. begun: requests that got a slot.
     size: the target size. paid: workers that are ready, starting or draining.
@@ -80,18 +80,18 @@ class _Workers:
 
 
 class _Requests:
-    """The requests that wait and run; `leaving`: those that run in draining workers."""
+    """The requests that wait and run; `draining`: those that run in draining workers."""
 
     def __init__(self, engine: Engine, seconds: int):
         self._engine, self._lengths = engine, engine.lengths()
         steps = seconds / engine.step_s / QUANTUM
         self._ends = np.zeros(int(steps) + len(self._lengths) + 2)  # how many end, by position
         self._position = 0.0  # tokens of a request that has run all the time
-        self.waiting = self.running = self.leaving = 0.0
+        self.waiting = self.running = self.draining = 0.0
 
     def begin(self, ready: int) -> float:
         """Start as many requests as find a slot and time for their prompts; return how many."""
-        free = ready * self._engine.slots - (self.running - self.leaving)
+        free = ready * self._engine.slots - (self.running - self.draining)
         begun = max(0.0, min(self.waiting, free, ready * self._engine.starts_per_s()))
         self.waiting -= begun
         self.running += begun
@@ -102,11 +102,11 @@ class _Requests:
     def run(self, ready: int, begun: float) -> None:
         """Run all requests for a second."""
         engine, workers, first = self._engine, max(ready, 1e-9), int(self._position / QUANTUM) + 1
-        batch = min((self.running - self.leaving) / workers, engine.slots)
+        batch = min((self.running - self.draining) / workers, engine.slots)
         self._position += engine.tokens_per_s(batch, begun / workers)
         ended = float(self._ends[first : int(self._position / QUANTUM) + 1].sum())
         if self.running > 0:
-            self.leaving -= self.leaving * min(ended / self.running, 1.0)
+            self.draining -= self.draining * min(ended / self.running, 1.0)
         self.running = max(0.0, self.running - ended)
 
 
@@ -133,11 +133,11 @@ def play(
         day.begun[now] = requests.begin(workers.ready)
         requests.run(workers.ready, day.begun[now])
         if policy is not None:
-            settled = requests.running - requests.leaving
+            settled = requests.running - requests.draining
             seen = queue_share * requests.waiting + (settled if counts_running else 0.0)
             size = policy.observe(Observation(now, size, round(seen))).size
             before = max(workers.ready, 1)
-            requests.leaving += settled * workers.resize(size, now) / before
+            requests.draining += settled * workers.resize(size, now) / before
         day.running[now], day.waiting[now] = requests.running, requests.waiting
         day.size[now], day.ready[now] = size, workers.ready
         day.paid[now] = workers.ready + workers.starting + workers.draining

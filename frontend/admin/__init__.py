@@ -1,1 +1,1 @@
-"""What the admin routes share: results of calls, calls by name, health."""
+"""Parts that the admin routes share: results of calls, calls by name, health."""

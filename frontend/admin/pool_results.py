@@ -1,4 +1,4 @@
-"""What routes share that make admin calls: the query, the target, and the results."""
+"""Parts that the routes with admin calls share: the query, the target, and the results."""
 
 from collections.abc import Sequence
 from typing import Any, TypeVar

@@ -1,6 +1,6 @@
 """The calls to workers that POST /collective_rpc may make, by their public names.
 
-Only what is listed can be called: the admin API has more calls than clients may make by name.
+Only listed methods can be called: the admin API has more calls than clients may make by name.
 """
 
 from typing import Any

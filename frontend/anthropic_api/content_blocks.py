@@ -145,7 +145,7 @@ class ContentBlockBuilder:
 
 
 def _parse_arguments(arguments: str) -> Any:
-    """Parse a call's arguments; of truncated JSON, what is complete, as streaming clients do."""
+    """Parse a call's arguments; of truncated JSON the complete part, as streaming clients do."""
     try:
         return from_json(arguments, allow_inf_nan=False, allow_partial=True) if arguments else {}
     except ValueError:

@@ -22,7 +22,7 @@ from headrace.frontend.schemas.chat import ChatCompletionRequest
 
 
 class MessageDelta(NamedTuple):
-    """What one output of the generation adds to a message.
+    """The addition of one output of the generation to a message.
 
     delta: the same addition as text, with its token ids, log probabilities and so on.
     finish_reason: None while the message goes on.
@@ -100,7 +100,7 @@ class ChatRun:
         return self._token_counter.tokens(choice.index)
 
     async def deltas(self) -> AsyncIterator[tuple[Choice, MessageDelta]]:
-        """Yield what is added to the messages, until all have ended.
+        """Yield the additions to the messages, until all have ended.
 
         Raises what the generation raises.
         """

@@ -22,7 +22,7 @@ class ToolCallPart(NamedTuple):
 
 
 class MessagePart(NamedTuple):
-    """What a piece of output adds to a message; each field is appended to the previous ones."""
+    """The addition of a piece of output to a message; fields are appended to the previous ones."""
 
     content: str = ""
     reasoning: str = ""
@@ -54,7 +54,7 @@ class MessageReader(Protocol):
         ...
 
     def finish(self) -> MessagePart:
-        """Return what is still held back at the end of the output. Called once."""
+        """Return the part that is still held back at the end of the output. Called once."""
         ...
 
     def finish_reason(self, reason: str) -> str:

@@ -13,11 +13,11 @@ REPETITION_STOP_REASON = "repetition_detected"
 
 
 class Delta(NamedTuple):
-    """What one output adds to a choice.
+    """The addition of one output to a choice.
 
     text: the text to show; it may lag behind the tokens while they may be part of a stop string.
     token_ids, logprobs: of all tokens, shown or not, up to the one that ended the choice.
-    finish_reason: None while the choice goes on.
+    finish_reason: None while the choice continues.
     stop_reason: the stop string or stop token that ended it.
     """
 

@@ -25,7 +25,7 @@ class DeltaLog(Protocol):
 
 
 class Generation:
-    """Iterates over what is added to the choices, until all have ended.
+    """Iterates over the additions to the choices, until all have ended.
 
     Raises ApiError or PoolError if one of them fails; the request has then failed as a whole.
     `close` must always be called in the end; it releases unfinished choices.

@@ -20,7 +20,7 @@ log = logging.getLogger("headrace.frontend.requests")
 
 
 class LoggedPrompt(Protocol):
-    """What the log needs of a prompt."""
+    """The parts of a prompt that are logged."""
 
     @property
     def token_ids(self) -> tuple[int, ...]: ...

@@ -13,7 +13,7 @@ from headrace.protocol.sampling import RepetitionRule, SamplingParams
 
 @dataclass(frozen=True, slots=True)
 class TokenConstraints:
-    """What a request says about single tokens, for all of its prompts."""
+    """A request's constraints on single tokens, for all of its prompts."""
 
     biases: dict[int, float]
     allowed_token_ids: tuple[int, ...]

@@ -28,7 +28,7 @@ def document_plain(
 
 
 class OpenAPI(OpenAPIProvider):
-    """quart-schema's description, with the missing answers added."""
+    """An OpenAPI provider that adds the answers that quart-schema leaves out."""
 
     def build_paths(self, rule: Rule) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the operations of a route with all their answers, and the models that they use."""

@@ -22,10 +22,13 @@ _TOKEN_FIELDS = frozenset({"prompt", "tokens", "allowed_token_ids"})
 
 
 def check_encoded_size(data: bytes) -> None:
-    """Raises BadRequest if encoded JSON holds too many values, without parsing it."""
-    if not _exceeds_limits(*(data.count(mark) for mark in (b'"', b"[", b"{", b","))):
+    """Check the number of values in encoded JSON without parsing it.
+
+    Raises BadRequest if there are too many.
+    """
+    if not _exceeds_limits(*(data.count(char) for char in (b'"', b"[", b"{", b","))):
         return  # even if none of these characters are inside strings
-    marks = [0, 0, 0, 0]
+    counts = [0, 0, 0, 0]
     backslash, in_string = b"", False
     for start in range(0, len(data), _PIECE):
         piece = backslash + data[start : start + _PIECE]
@@ -35,10 +38,10 @@ def check_encoded_size(data: bytes) -> None:
         parts = piece.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')
         outside = b"".join(parts[in_string::2])
         in_string ^= len(parts) % 2 == 0
-        marks[0] += len(parts) - 1
-        for place, mark in enumerate((b"[", b"{", b","), start=1):
-            marks[place] += outside.count(mark)
-        if _exceeds_limits(*marks):
+        counts[0] += len(parts) - 1
+        for index, char in enumerate((b"[", b"{", b","), start=1):
+            counts[index] += outside.count(char)
+        if _exceeds_limits(*counts):
             raise BadRequest(
                 f"The request holds more than {MAX_VALUES} values, or {MAX_TOKEN_IDS} token ids.",
                 "body",
@@ -51,7 +54,10 @@ def _exceeds_limits(quotes: int, lists: int, objects: int, commas: int) -> bool:
 
 
 def check_value_count(parsed: dict[str, Any]) -> None:
-    """Raises BadRequest, naming the field, if a parsed body holds too many values."""
+    """Check the number of values in a parsed body.
+
+    Raises BadRequest, naming the field, if there are too many.
+    """
     left = MAX_VALUES - len(parsed)
     if left < 0:
         raise BadRequest(f"The request holds more than {MAX_VALUES} fields.", "body")
@@ -63,7 +69,7 @@ def check_value_count(parsed: dict[str, Any]) -> None:
 
 
 def _count(value: Any, left: int, are_ids_free: bool) -> int:
-    """Return what is left of a limit after counting the values in `value`; negative if exceeded."""
+    """Subtract the number of values in `value` from a limit; negative if exceeded."""
     pending = [value]
     while pending and left >= 0:
         item = pending.pop()

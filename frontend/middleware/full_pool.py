@@ -36,7 +36,7 @@ _BODIES: dict[str, ErrorBody] = {
 
 
 class FullPoolMiddleware:
-    """Wraps an ASGI application; the scope and address middleware must wrap it in turn."""
+    """Wraps an ASGI application; must be inside the scope and address middleware."""
 
     def __init__(self, app: ASGIApp, pool: Pool, drain: Drain) -> None:
         self._app, self._pool, self._drain = app, pool, drain

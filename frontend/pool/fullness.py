@@ -41,10 +41,10 @@ class Fullness:
         self._ready: tuple[str, ...] = ()
 
     def on_state(self, state: PoolState, workers: Iterable[WorkerState]) -> None:
-        """Apply a pool state. Its loads are older than what is remembered here."""
+        """Apply a pool state. Its loads are older than the rejections remembered here."""
         ready = [worker for worker in workers if worker.state == READY]
         known = {group.name for group in state.groups}
-        # Requests for a group without workers must not be told that its workers are full.
+        # Requests for a group without workers must not be answered that its workers are full.
         is_whole = known <= {worker.group for worker in ready}
         self._ready = tuple(worker.worker_id for worker in ready) if is_whole else ()
         for gone in set(self._rejections) - set(self._ready):

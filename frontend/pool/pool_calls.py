@@ -14,14 +14,17 @@ LATE_S = 10.0
 
 
 class PoolCalls:
-    """send: sends a message to the coordinator, which may be lost with it."""
+    """Sends calls to the coordinator, and waits for their results.
+
+    send: sends a message to the coordinator, which may be lost with it.
+    """
 
     def __init__(self, frontend_id: str, send: Callable[[PoolCall], None]) -> None:
         self._frontend_id, self._send = frontend_id, send
         self._pending: dict[str, tuple[PoolCall, asyncio.Future[PoolResult]]] = {}
 
     async def call(self, call: AnyCall, target: CallTarget, timeout_s: float) -> PoolResult:
-        """See Pool.call."""
+        """Make a call and return its result (see Pool.call)."""
         call_id = f"{self._frontend_id}-{secrets.token_hex(8)}"
         message = PoolCall(call_id, self._frontend_id, call, target, timeout_s)
         answer: asyncio.Future[PoolResult] = asyncio.get_running_loop().create_future()

@@ -24,7 +24,7 @@ class Probation:
         self._waiting: deque[Flight] = deque()
 
     def __len__(self) -> int:
-        """Return the number of suspects that wait for their turn."""
+        """Return the number of suspects that wait for their probation."""
         return len(self._waiting)
 
     def suspects(self, lost: Collection[Flight]) -> Collection[Flight]:
@@ -32,7 +32,7 @@ class Probation:
         return [self._current] if self._current is not None and self._current in lost else lost
 
     def may_send(self, flight: Flight) -> bool:
-        """Return whether a flight may be sent now; if not, `next` returns it in its turn."""
+        """Return whether a flight may be sent now; if not, `next` returns it later."""
         if flight.failures < SUSPECT_FROM or flight is self._current:
             return True
         if self._current is not None:

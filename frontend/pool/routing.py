@@ -1,4 +1,4 @@
-"""Choose the worker of a request: a pure function of what the frontend knows."""
+"""Choose the worker of a request: a pure function of the frontend's knowledge of the pool."""
 
 import hashlib
 import random
@@ -56,8 +56,8 @@ def _prefix_key(request: Generate) -> bytes | None:
     if len(request.prompt_token_ids) < AFFINITY_TOKENS:
         return None
     tokens = array("q", request.prompt_token_ids[:AFFINITY_TOKENS]).tobytes()
-    scope = f"{request.cache_salt}\0{request.adapter}".encode()
-    return hashlib.blake2b(tokens + scope, digest_size=16).digest()
+    namespace = f"{request.cache_salt}\0{request.adapter}".encode()
+    return hashlib.blake2b(tokens + namespace, digest_size=16).digest()
 
 
 def _weight(key: bytes, worker_id: str) -> bytes:

@@ -40,7 +40,7 @@ class SharedLoad:
     """
 
     def __init__(self, folder: Path, frontend_id: str) -> None:
-        """Raises OSError if nothing can be shared."""
+        """Create the folder of the files. Raises OSError if nothing can be shared."""
         self._folder = folder / "workers"
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._id = frontend_id

@@ -3,8 +3,8 @@
 The socket stays open meanwhile: a client that connects just before the load balancer notices gets
 an answer that tells it to retry, instead of a reset connection.
 
-A frontend whose successor already accepts (a rolling restart) rejects nothing: its clients are told
-to open a new connection for their next request, and it ends when they have gone.
+A frontend whose successor already accepts (a rolling restart) rejects nothing: it asks its clients
+to open a new connection for their next request, and ends when they have disconnected.
 
 Requests that are not finished in time are interrupted: their clients get an error status, or the
 event that ends a stream, instead of a broken connection.

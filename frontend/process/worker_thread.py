@@ -17,7 +17,7 @@ T = TypeVar("T")
 LARGE_BYTES = 32 * 1024
 MANY_PARTS = 100
 
-# One thread: the event loop would have to wait for each of several busy threads in turn.
+# One thread: several busy ones would all compete with the event loop for the GIL.
 _THREAD = ThreadPoolExecutor(1, thread_name_prefix="worker")
 
 

@@ -80,7 +80,7 @@ async def answer(context: Context, asked: CompletionRequest) -> Response:
 def _check(request: CompletionRequest) -> None:
     """Check combinations of fields. Raises BadRequest if they contradict each other."""
     check_choice_count(request, len(request.prompts))
-    check_token_lists(request, len(request.prompts))  # before each prompt gets what is named
+    check_token_lists(request, len(request.prompts))  # before each prompt gets a copy of the lists
     if request.best_of not in (None, request.choices_per_prompt):
         raise BadRequest("best_of is not supported unless it equals n.", "best_of")
     if request.max_tokens == 0 and not request.echo:

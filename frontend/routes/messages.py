@@ -43,7 +43,7 @@ def blueprint(context: Context) -> Blueprint:
     @document_response(AnthropicErrorAnswer, 400)
     @document_response(AnthropicErrorAnswer, 404)
     async def count_tokens() -> Response:
-        """The tokens of the prompt that a chat becomes."""
+        """Count the tokens of the prompt that a chat becomes."""
         request = await read_body(CountTokensRequest)
         model = context.model(request.model)
         chat = await chat_request(request)

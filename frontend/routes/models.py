@@ -16,7 +16,7 @@ def blueprint(context: Context) -> Blueprint:
     @routes.get("/v1/models")
     @document_response(ModelList)
     async def list_models() -> Response:
-        """The models by every name that they are served under, and their LoRA adapters."""
+        """List the models by every name that they are served under, and their LoRA adapters."""
         cards = [_card(context, model) for model in (*context.models.values(), *context.adapters())]
         return json_response({"object": "list", "data": cards})
 
@@ -24,7 +24,7 @@ def blueprint(context: Context) -> Blueprint:
     @document_response(Model)
     @document_response(ErrorAnswer, 404)
     async def get_model(model_id: str) -> Response:
-        """One model."""
+        """Describe one model."""
         return json_response(_card(context, context.model(model_id)))
 
     return routes

@@ -43,7 +43,7 @@ def blueprint(context: Context) -> Blueprint:
     @document_response(PauseStatus)
     @document_response(ErrorAnswer, 400)
     async def resume() -> Response:
-        """Go on: what was kept, and what has come meanwhile."""
+        """Resume: continue kept requests, and start those that have arrived meanwhile."""
         query = read_query(PoolQuery)
         result = await context.pool.call(Resume(), target_of(context, query), STEP_S)
         return report_response({"status": "resumed"}, check_answers(result), query)
@@ -52,7 +52,7 @@ def blueprint(context: Context) -> Blueprint:
     @document_querystring(PoolQuery)
     @document_response(IsPaused)
     async def is_paused() -> Response:
-        """Whether all workers are paused; with ?verbose which."""
+        """Tell whether all workers are paused; with ?verbose, which of them are."""
         query = read_query(PoolQuery)
         result = await context.pool.call(GetActivity(), target_of(context, query), STATE_S)
         states = {

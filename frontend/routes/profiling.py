@@ -47,14 +47,17 @@ def blueprint(context: Context) -> Blueprint:
     @document_plain("All traces are written; with ?verbose how each is called.")
     @document_response(ErrorAnswer, 400)
     async def stop_profile() -> Response:
-        """Write what was profiled, one file for each worker."""
+        """Stop profiling; each worker writes its profile to a file."""
         return await profile(StopProfile(), read_query(PoolQuery))
 
     return routes
 
 
 def _check_torch(context: Context, target: CallTarget) -> None:
-    """Raises BadRequest if all target groups run the fake engine."""
+    """Check that torch can be profiled.
+
+    Raises BadRequest if all target groups run the fake engine.
+    """
     slot_group = target.worker.partition(".")[0].rpartition("-")[0]
     chosen = target.group or slot_group
     groups = [each for each in context.config.groups if chosen in ("", each.name)]

@@ -42,7 +42,7 @@ def blueprint(context: Context) -> Blueprint:
     @document_plain("The response, or its events.", content_type="application/json")
     @document_response(ErrorAnswer, 404)
     async def get(response_id: str) -> Response:
-        """A stored response; with stream=true its events, those after starting_after."""
+        """Return a stored response; with stream=true its events after starting_after."""
         service = await entry.service()
         after = _number("starting_after", -1, 0, 2**53)
         if _boolean("stream"):
@@ -55,7 +55,7 @@ def blueprint(context: Context) -> Blueprint:
     @document_plain("It is deleted.", content_type="application/json")
     @document_response(ErrorAnswer, 404)
     async def delete(response_id: str) -> Response:
-        """Forget a stored response, and end it if it runs."""
+        """Delete a stored response, and end it if it runs."""
         return json_response(await (await entry.service()).delete(response_id))
 
     @routes.post("/v1/responses/<response_id>/cancel")
@@ -69,7 +69,7 @@ def blueprint(context: Context) -> Blueprint:
     @document_plain("The items.", content_type="application/json")
     @document_response(ErrorAnswer, 404)
     async def input_items(response_id: str) -> Response:
-        """The items that a response was asked with."""
+        """List the input items of a response."""
         order = request.args.get("order", "desc")
         if order not in ("asc", "desc"):
             raise BadRequest("order: must be asc or desc.", "order")

@@ -44,7 +44,7 @@ def blueprint(context: Context) -> Blueprint:
     @document_querystring(ModelQuery)
     @document_response(IsScaling)
     async def is_scaling() -> Response:
-        """Whether the number of workers is just being changed."""
+        """Tell whether the number of workers is being changed."""
         target = target_of(context, read_query(ModelQuery))
         result = check_result(await context.pool.call(GetScaling(), target, ASK_S))
         if not isinstance(result.value, ScalingState):
@@ -63,7 +63,7 @@ async def _read_body() -> ScaleRequest:
 
 
 def _check_size(group: GroupConfig, size: int) -> None:
-    """Raises InvalidBody if the group must not have this size."""
+    """Check the new size of a group. Raises InvalidBody if the group must not have it."""
     limits = group.autoscaling
     if limits is None:
         least, most, because = 1, MOST_WORKERS, ""

@@ -26,7 +26,7 @@ def blueprint(context: Context) -> Blueprint:
     @document_response(ServerInfo)
     @document_response(ErrorAnswer, 400)
     async def server_info() -> Response:
-        """What the pool was started with; with ?verbose what its workers run on, too."""
+        """Describe the pool's configuration; with ?verbose also what its workers run on."""
         query = read_query(ServerInfoQuery)
         target = target_of(context, query)
         groups = [target.group] if target.group else [each.name for each in context.config.groups]

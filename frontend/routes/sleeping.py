@@ -41,10 +41,10 @@ def blueprint(context: Context) -> Blueprint:
 
     @routes.post("/wake_up")
     @document_querystring(WakeQuery)
-    @document_plain("All that was asked for is there; with ?verbose at each worker.")
+    @document_plain("Everything asked for is restored; with ?verbose the result of each worker.")
     @document_response(ErrorAnswer, 400)
     async def wake_up() -> Response:
-        """Wake workers, or bring back a part of what they gave back."""
+        """Wake up workers, or restore a part of the memory that they released."""
         query = read_query(WakeQuery)
         call = WakeUp(tuple(query.tags) or ALL_MEMORY)
         timeout_s = context.config.start_timeout_s
@@ -55,7 +55,7 @@ def blueprint(context: Context) -> Blueprint:
     @document_querystring(PoolQuery)
     @document_response(IsSleeping)
     async def is_sleeping() -> Response:
-        """Whether all workers sleep; with ?verbose the state of each."""
+        """Tell whether all workers are asleep; with ?verbose also the state of each."""
         query = read_query(PoolQuery)
         result = await context.pool.call(GetActivity(), target_of(context, query), STATE_S)
         states = {

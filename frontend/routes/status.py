@@ -20,14 +20,16 @@ def blueprint(context: Context) -> Blueprint:
     @routes.get("/version")
     @document_response(ServerVersion)
     async def version() -> Response:
-        """The server's version."""
+        """Return the server's version."""
         return json_response({"version": HEADRACE_VERSION})
 
     @routes.get("/load")
     @document_response(ServerLoad)
     async def load() -> Response:
-        """Requests for text in flight in the whole pool; with ?verbose also what each group and
-        each worker has."""
+        """Count the generation requests in flight in the whole pool.
+
+        With ?verbose also those of each group and each worker.
+        """
         in_flight = await asyncio.to_thread(context.metrics.in_flight)
         if _is_verbose():
             return json_response(load_body(context.config, context.pool.state, in_flight))
@@ -36,7 +38,7 @@ def blueprint(context: Context) -> Blueprint:
     @routes.get("/metrics")
     @document_plain("The metrics.", content_type="text/plain")
     async def metrics() -> Response:
-        """The whole pool's metrics in Prometheus' text format."""
+        """Return the whole pool's metrics in Prometheus' text format."""
         text = await asyncio.to_thread(context.metrics.exposition)
         return Response(text, content_type=CONTENT_TYPE_LATEST)
 
@@ -48,21 +50,23 @@ def _add_health(routes: Blueprint, context: Context) -> None:
     @document_plain("A worker is ready.")
     @document_plain("No worker is ready, or the server is stopping.", 503)
     async def health() -> Response:
-        """200 while a worker is ready, else 503; with ?verbose the same with a body that names
-        groups and workers."""
+        """Answer 200 while a worker is ready, else 503.
+
+        With ?verbose the body names groups and workers.
+        """
         return _health(context, _is_verbose())
 
     @routes.route("/ping", methods=["GET", "POST"])
     @document_plain("A worker is ready.")
     @document_plain("No worker is ready, or the server is stopping.", 503)
     async def ping() -> Response:
-        """The same as /health."""
+        """Answer as /health does."""
         return _health(context, verbose=False)
 
     @routes.get("/livez")
     @document_plain("This process answers.")
     async def livez() -> Response:
-        """200, whatever the pool is able to do: who gets no answer may restart the server."""
+        """Answer 200, even if no worker is ready: without an answer the server may be restarted."""
         return _empty(200)
 
 
@@ -81,5 +85,5 @@ def _empty(status: int) -> Response:
 
 
 def _is_verbose() -> bool:
-    """A bare ?verbose says yes."""
+    """Return whether the query has ?verbose, with or without a true value."""
     return request.args.get("verbose", "0").lower() not in ("0", "false", "no")

@@ -33,7 +33,7 @@ def blueprint(context: Context) -> Blueprint:
     @document_response(TokenizeAnswer)
     @document_response(ErrorAnswer, 400)
     async def tokenize() -> Response:
-        """The tokens of a prompt, or of messages as the chat template writes them."""
+        """Tokenize a prompt, or messages as the chat template writes them."""
         asked = await read_body_as(_request_model)
         if isinstance(asked, TokenizeChatRequest):
             return await _tokenize_chat(context, asked)
@@ -44,7 +44,7 @@ def blueprint(context: Context) -> Blueprint:
     @document_response(DetokenizeAnswer)
     @document_response(ErrorAnswer, 400)
     async def detokenize() -> Response:
-        """The text of tokens, special ones included."""
+        """Decode tokens to text, special ones included."""
         request = await read_body(DetokenizeRequest)
         tokenizer = context.model(request.model).tokenizer
         check_vocabulary(request.tokens, tokenizer, "tokens")
@@ -57,7 +57,7 @@ def blueprint(context: Context) -> Blueprint:
     @document_plain("The tokenizer.", content_type="application/json")
     @document_plain("The operator has not allowed it.", 404, content_type="application/json")
     async def tokenizer_info() -> Response:
-        """The first model's tokenizer, if the operator has allowed it."""
+        """Describe the first model's tokenizer, if the operator has allowed it."""
         if not context.config.enable_tokenizer_info:
             raise NotFound
         return _tokenizer_info(context)

@@ -1,1 +1,1 @@
-"""What requests may hold and what answers look like, as pydantic models."""
+"""Pydantic models of requests and answers."""

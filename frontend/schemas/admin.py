@@ -17,21 +17,29 @@ MAX_TIMEOUT_S = 24 * 3600.0
 
 
 class ModelQuery(BaseModel):
-    """model: a served name; only the workers of its group."""
+    """A selection of workers by model.
+
+    model: a served name; only the workers of its group.
+    """
 
     model: str | None = None
 
 
 class PoolQuery(ModelQuery):
-    """worker: only this worker, by its name in /health?verbose, with or without its restart number.
-    verbose: return the result of each worker."""
+    """A selection of workers, and of the contents of the answer.
+
+    worker: only this worker, by its name in /health?verbose, with or without its restart number.
+    verbose: return the result of each worker.
+    """
 
     worker: Annotated[str, Field(max_length=100)] | None = None
     verbose: bool = False
 
 
 class SleepQuery(PoolQuery):
-    """level: 1 releases the caches and the accelerator's copy of the weights, 2 also the weights.
+    """The level of sleep.
+
+    level: 1 releases the caches and the accelerator's copy of the weights, 2 also the weights.
     mode: what happens to requests in flight: "drain": they move to workers that stay awake, or
         finish if there are none; "wait": they finish; "abort": they are aborted.
     timeout: seconds for them to finish; after that, the worker stays awake.
@@ -43,13 +51,18 @@ class SleepQuery(PoolQuery):
 
 
 class WakeQuery(PoolQuery):
-    """tags: what to restore; empty: everything."""
+    """The memory to restore.
+
+    tags: what to restore; empty: everything.
+    """
 
     tags: Annotated[list[Literal["weights", "kv_cache"]], Field(max_length=10)] = []
 
 
 class ResetPrefixCacheQuery(PoolQuery):
-    """reset_running_requests: recompute running requests from their first token, so that nothing
+    """Options of emptying the prefix cache.
+
+    reset_running_requests: recompute running requests from their first token, so that nothing
     computed before is used any more.
     device, reset_external: without effect; there is one cache.
     """
@@ -60,20 +73,28 @@ class ResetPrefixCacheQuery(PoolQuery):
 
 
 class ServerInfoQuery(PoolQuery):
-    """config_format: the configuration as lines of name=value, or as an object."""
+    """Options of showing the configuration.
+
+    config_format: the configuration as lines of name=value, or as an object.
+    """
 
     config_format: Literal["text", "json"] = "text"
 
 
 class StartProfileQuery(PoolQuery):
-    """mode: "torch" records what torch runs; "stacks" samples the Python stacks of all threads a
-    hundred times a second."""
+    """The kind of profile.
+
+    mode: "torch" records what torch runs; "stacks" samples the Python stacks of all threads a
+    hundred times a second.
+    """
 
     mode: Literal["torch", "stacks"] = "torch"
 
 
 class PauseQuery(PoolQuery):
-    """mode: what happens to running requests: "abort": they are aborted; "wait": they finish;
+    """Options of a pause.
+
+    mode: what happens to running requests: "abort": they are aborted; "wait": they finish;
     "keep": they stop where they are and continue later.
     clear_cache: clear the prefix cache; not with "keep".
     timeout: seconds for requests to finish; after that, the worker is not paused.
@@ -87,7 +108,10 @@ class PauseQuery(PoolQuery):
 
 
 class AbortRequest(RequestModel):
-    """request_ids: X-Request-Ids, or the ids of answers ("cmpl-..."); "all": every request."""
+    """The requests to abort.
+
+    request_ids: X-Request-Ids, or the ids of answers ("cmpl-..."); "all": every request.
+    """
 
     request_ids: (
         Annotated[
@@ -98,7 +122,9 @@ class AbortRequest(RequestModel):
 
 
 class AbortReport(BaseModel):
-    """aborted: the ids that were found.
+    """The requests that were aborted.
+
+    aborted: the ids that were found.
     unknown: the ids that were not found; their requests may have ended.
     count: how many requests were aborted.
     """
@@ -121,7 +147,10 @@ class RpcRequest(RequestModel):
 
 
 class RpcResults(BaseModel):
-    """results: one for each worker, in the order of groups and replica slots."""
+    """The results of a method of the workers.
+
+    results: one for each worker, in the order of groups and replica slots.
+    """
 
     results: list[Any]
 
@@ -167,7 +196,9 @@ class IsSleeping(BaseModel):
 
 
 class ScaleRequest(BaseModel):
-    """new_data_parallel_size: the number of workers that the model must have.
+    """The new size of a group.
+
+    new_data_parallel_size: the number of workers that the model must have.
     drain_timeout: seconds for requests of draining workers to finish; the rest move to other
         workers.
     """
@@ -177,7 +208,9 @@ class ScaleRequest(BaseModel):
 
 
 class AdapterQuery(ModelQuery):
-    """timeout: seconds for workers to load the adapter, or for requests that use it to finish;
+    """The model of an adapter, and how long to wait.
+
+    timeout: seconds for workers to load the adapter, or for requests that use it to finish;
     after that, it is unloaded as soon as they have ended.
     verbose: return the result of each worker.
     """
@@ -198,7 +231,9 @@ AdapterName = Annotated[
 
 
 class LoadAdapterRequest(RequestModel):
-    """lora_path: a folder on the server's machine with the adapter in PEFT's format, or its id on
+    """An adapter to load.
+
+    lora_path: a folder on the server's machine with the adapter in PEFT's format, or its id on
     the Hugging Face hub.
     load_inplace: replace an adapter of the same name.
     """
@@ -210,7 +245,10 @@ class LoadAdapterRequest(RequestModel):
 
 
 class UnloadAdapterRequest(RequestModel):
-    """lora_int_id: without effect."""
+    """An adapter to unload.
+
+    lora_int_id: without effect.
+    """
 
     lora_name: AdapterName
     lora_int_id: Ignored = None
@@ -227,7 +265,10 @@ class IsScaling(BaseModel):
 
 
 class PauseStatus(BaseModel):
-    """status: "paused" or "resumed"."""
+    """The result of pausing or resuming.
+
+    status: "paused" or "resumed".
+    """
 
     status: str
 

@@ -125,7 +125,9 @@ Documents = Annotated[list[dict[str, str]], Field(max_length=MAX_DOCUMENTS), at_
 
 
 class ChatCompletionRequest(GenerationRequest):
-    """max_completion_tokens: takes precedence over max_tokens; without either, the rest of the
+    """A request for a chat completion.
+
+    max_completion_tokens: takes precedence over max_tokens; without either, the rest of the
     context.
     tool_choice: "auto" if it is missing and there are tools.
     """

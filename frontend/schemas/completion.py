@@ -45,7 +45,10 @@ Prompts = Annotated[
 
 
 class CompletionRequest(GenerationRequest):
-    """logprobs: how many of the likeliest tokens to return at each output token."""
+    """A request for completions of prompts.
+
+    logprobs: how many of the likeliest tokens to return at each output token.
+    """
 
     prompt: Prompts = None
     max_tokens: Annotated[Int, Field(ge=0)] | None = None

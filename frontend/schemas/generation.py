@@ -29,15 +29,18 @@ LogprobCount = Annotated[Int, Field(ge=-1, lt=2**31)]
 
 
 class StreamOptions(RequestModel):
-    """include_usage: end the stream with a chunk that holds the usage.
-    continuous_usage_stats: put the usage into every chunk."""
+    """Options of a streamed answer.
+
+    include_usage: end the stream with a chunk that holds the usage.
+    continuous_usage_stats: put the usage into every chunk.
+    """
 
     include_usage: bool | None = False
     continuous_usage_stats: bool | None = False
 
 
 class SamplingFields(RequestModel):
-    """How tokens are sampled and where outputs end. None stands for the model's default."""
+    """Fields of sampling and of the end of outputs. None stands for the model's default."""
 
     temperature: Annotated[Float, Field(ge=0, le=MAX_TEMPERATURE)] | None = None
     top_p: Annotated[Float, Field(gt=0, le=1)] | None = None
@@ -90,7 +93,10 @@ class IgnoredFields(RequestModel):
 
 
 class BeamFields(RequestModel):
-    """use_beam_search: generate n outputs by a beam search of width n."""
+    """The fields of a beam search.
+
+    use_beam_search: generate n outputs by a beam search of width n.
+    """
 
     use_beam_search: bool | None = False
     length_penalty: Annotated[Float, Field(ge=-10, le=10)] | None = 1.0

@@ -149,7 +149,10 @@ class AnthropicTool(RequestModel):
 
 
 class AnthropicToolChoice(RequestModel):
-    """name: the name of the tool, if the type is "tool"."""
+    """The choice of tools that the model may or must call.
+
+    name: the name of the tool, if the type is "tool".
+    """
 
     type: Literal["auto", "any", "tool", "none"]
     name: Id | None = None

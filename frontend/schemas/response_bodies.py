@@ -26,7 +26,10 @@ class CompletionTokensDetails(BaseModel):
 
 
 class Usage(BaseModel):
-    """completion_tokens_details: for chats with a model that has a reasoning parser."""
+    """The tokens of a request and its answer.
+
+    completion_tokens_details: for chats with a model that has a reasoning parser.
+    """
 
     prompt_tokens: int
     total_tokens: int

@@ -32,7 +32,10 @@ PassedOn = Annotated[Any, Field(description="As in chat completions.")]
 
 
 class Reasoning(RequestModel):
-    """summary: accepted without effect: the answer holds the reasoning itself, not a summary."""
+    """Options of the model's reasoning.
+
+    summary: accepted without effect: the answer holds the reasoning itself, not a summary.
+    """
 
     effort: Any = None
     summary: Literal["auto", "concise", "detailed"] | None = None
@@ -40,7 +43,10 @@ class Reasoning(RequestModel):
 
 
 class TextFormat(RequestModel):
-    """schema_: a JSON schema, for type json_schema."""
+    """The format of the output text.
+
+    schema_: a JSON schema, for type json_schema.
+    """
 
     type: Literal["text", "json_object", "json_schema"]
     name: Annotated[str, Field(max_length=64)] | None = None
@@ -96,8 +102,11 @@ class PassedOnFields(RequestModel):
 
 
 class ResponsesRequest(PassedOnFields):
-    """input: a text of the user, or the items of a conversation.
-    max_tool_calls: calls of tools that this server runs."""
+    """A request for a response.
+
+    input: a text of the user, or the items of a conversation.
+    max_tool_calls: calls of tools that this server runs.
+    """
 
     input: str | Annotated[list[Item], Field(max_length=MAX_MESSAGES), at_most(MAX_MESSAGES)]
     model: Name | None = None

@@ -14,7 +14,10 @@ _Definition = Annotated[str, Field(min_length=1, max_length=MAX_DEFINITION_CHARS
 
 
 class JsonSchemaFormat(RequestModel):
-    """strict: without effect; the output always conforms."""
+    """A JSON schema that the output must match.
+
+    strict: without effect; the output always conforms.
+    """
 
     model_config = ConfigDict(populate_by_name=False)
 
@@ -35,7 +38,10 @@ class Structure(RequestModel):
 
 
 class ResponseFormat(RequestModel):
-    """structures, triggers, format: of structural tags, in their older and newer form."""
+    """A format that the output must match.
+
+    structures, triggers, format: of structural tags, in their older and newer form.
+    """
 
     type: Literal["text", "json_object", "json_schema", "structural_tag"]
     json_schema: JsonSchemaFormat | None = None

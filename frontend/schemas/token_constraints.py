@@ -70,7 +70,10 @@ def _none_as_empty(value: Any) -> Any:
 
 
 class RepetitionDetection(RequestModel):
-    """max_pattern_size: 0 turns detection off. min_pattern_size: 0 stands for 1."""
+    """Options of ending an output that repeats itself.
+
+    max_pattern_size: 0 turns detection off. min_pattern_size: 0 stands for 1.
+    """
 
     max_pattern_size: Annotated[Int, Field(ge=0, le=MAX_PATTERN_SIZE)] = 0
     min_pattern_size: Annotated[Int, Field(ge=0, le=MAX_PATTERN_SIZE)] = 0
@@ -103,7 +106,9 @@ BadWords = Annotated[
 
 
 class ConstraintFields(RequestModel):
-    """logit_bias: biases by token id.
+    """Fields that constrain which tokens are sampled.
+
+    logit_bias: biases by token id.
     allowed_token_ids: None: all tokens are allowed.
     logprob_token_ids: tokens whose log probabilities are returned, instead of the likeliest tokens.
     """

@@ -18,7 +18,9 @@ def _check_function_type(tool: Any) -> Any:
 
 
 class FunctionDefinition(BaseModel):
-    """parameters: a JSON schema of the arguments; None if there are none.
+    """A function that the model may call.
+
+    parameters: a JSON schema of the arguments; None if there are none.
     strict: whether calls must conform to it.
     Further fields are passed to the chat template.
     """

@@ -117,7 +117,7 @@ def main() -> None:
             sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n")
             sys.stdout.buffer.flush()
         except BrokenPipeError:  # the frontend was killed, and this process is about to be
-            os._exit(0)  # skips flushing what is left
+            os._exit(0)  # without flushing the rest
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ _ANY_OBJECT = '{"type":"object"}'
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """What an output must conform to.
+    """A form that an output must match.
 
     definition: the schema as JSON, the regular expression, the choices as a JSON list, a grammar in
         Lark or GBNF, or the structural tags as JSON.

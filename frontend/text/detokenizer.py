@@ -30,7 +30,7 @@ class Detokenizer(Protocol):
         ...
 
     def flush(self) -> str:
-        """Return what is held back at the end: U+FFFD for an unfinished character, or ""."""
+        """Return the text held back at the end: U+FFFD for an unfinished character, or ""."""
         ...
 
 

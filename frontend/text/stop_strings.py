@@ -54,7 +54,7 @@ class StopMatcher:
         return StopMatch(buffer[: len(buffer) - held])
 
     def flush(self) -> str:
-        """Return what is held back at the end of the text."""
+        """Return the part that is held back at the end of the text."""
         held, self._held = self._held, ""
         for automaton in self._automata:
             automaton.matched = 0

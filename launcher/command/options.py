@@ -101,7 +101,7 @@ class GroupOptions(EngineConfig, ServingOptions, AutoscalingOptions):
     reasoning_parser: Annotated[ReasoningFormat | None, BeforeValidator(parse_format)] = Field(
         None,
         description=(
-            "how reasoning is told from content: deepseek_r1, qwen3, or a JSON object such as "
+            "how reasoning is separated from content: deepseek_r1, qwen3, or a JSON object such as "
             '{"start": "<think>", "end": "</think>"}'
         ),
     )

@@ -38,13 +38,13 @@ __all__ = ["ModelError", "PrepareOptions", "PreparedModel", "prepare_model"]
 
 @dataclass(frozen=True, slots=True)
 class PrepareOptions:
-    """How a model is prepared.
+    """Options of preparing a model.
 
     text_path: where the text folder is written; made anew at each launch.
     max_model_len: tokens of prompt and output, at most the model's own number (None).
     chat_template: a file's path, or the template itself.
     generation_config, override_generation_config: see headrace.launcher.command.options.
-    cache_dir: for what is made once; None: the user's.
+    cache_dir: for files that are made once; None: the user's cache folder.
     """
 
     text_path: Path

@@ -1,1 +1,1 @@
-"""What several processes share besides messages and configuration."""
+"""Parts that several processes share, besides messages and configuration."""

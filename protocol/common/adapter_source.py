@@ -44,7 +44,7 @@ def _inside(folder: Path, lora_dir: Path) -> Path:
 def _from_hub(hub_id: str) -> tuple[Path, str]:
     match = hub.HUB_ID.fullmatch(hub_id)
     if match is None:
-        reason = "it is no absolute path, and no hub id (organisation/name, or with @revision)"
+        reason = "neither an absolute path nor a hub id (organisation/name, or with @revision)"
         raise InvalidAdapter(reason)
     try:
         return hub.download(match["repo"], match["revision"], [CONFIG, WEIGHTS]), match["repo"]

@@ -33,7 +33,7 @@ class InvalidAdapter(Exception):
 class ServedAdapter(BaseModel):
     """An adapter of a group, under a name that requests use.
 
-    root: what it is, without its location on this machine.
+    root: its name at its source, without its location on this machine.
     is_draining: it takes no new requests, and is unloaded when the last one has ended.
     call_id: of the call that has loaded it; "" if it was loaded at the start.
     """
@@ -68,8 +68,8 @@ def store_adapter(source: Path, run_dir: Path) -> str:
     files are not checked.
     """
     size = sum(_size(source, name) for name in (CONFIG, WEIGHTS))
-    if size > shutil.disk_usage(run_dir).free // 2:  # others write there, too
-        raise InvalidAdapter("there is no room for a copy of it")
+    if size > shutil.disk_usage(run_dir).free // 2:  # other processes write there, too
+        raise InvalidAdapter("the run directory has no room for a copy of it")
     adapter_id = secrets.token_hex(8)
     folder = adapter_folder(run_dir, adapter_id)
     try:

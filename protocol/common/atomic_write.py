@@ -1,8 +1,8 @@
-"""Files and folders that appear whole or not at all, whenever their writer is killed.
+"""Write files and folders that appear whole or not at all, whenever their writer is killed.
 
-Each is made beside its path and renamed. Readers need no lock; writers of one path must exclude
-each other. Nothing is flushed to the disk (fsync): what is written so belongs to a running pool, or
-can be made again.
+Each is made under another name in the same folder and renamed. Readers need no lock; writers of
+one path must exclude each other. Nothing is flushed to the disk (fsync): these files belong to a
+running pool, or can be made again.
 """
 
 import os

@@ -1,11 +1,11 @@
-"""The pool in one line, for `systemctl status`."""
+"""Describe the pool in one line, for `systemctl status`."""
 
 from headrace.protocol.config import PoolConfig
 from headrace.protocol.state import READY, SERVING, SLEEPING, PoolState
 
 
 def pool_status(state: PoolState, config: PoolConfig) -> str:
-    """What is there of what is to be, what there is to do, and what is wrong if something is."""
+    """Describe how much of the pool runs, its load and its problems, in one line."""
     ready = sum(worker.state == READY for worker in state.workers)
     in_flight = sum(frontend.load.in_flight for frontend in state.frontends)
     problems = [f"{group.name}: {group.problem}" for group in state.groups if group.problem]
@@ -21,11 +21,11 @@ def pool_status(state: PoolState, config: PoolConfig) -> str:
 
 
 def is_complete(state: PoolState, config: PoolConfig) -> bool:
-    """Whether all workers and frontends that were asked for are there and ready."""
+    """Return whether the pool has all its workers, ready or asleep, and all its frontends."""
     return has_all_workers(state) and len(state.frontends) >= config.frontends
 
 
 def has_all_workers(state: PoolState) -> bool:
-    """Whether all workers that were asked for are ready, or sleep."""
+    """Return whether all workers of the target sizes are ready or asleep."""
     serving = sum(worker.state in SERVING for worker in state.workers)
     return serving >= sum(group.target_size for group in state.groups)

@@ -19,8 +19,8 @@ LOG_FORMAT = "%(asctime)s %(levelname)-7s %(processName)-14s %(message)s"
 def become_child(name: str, parent_pid: int | None, log_level: str) -> None:
     """Name this process in its log and have the kernel kill it when its parent ends.
 
-    parent_pid: the process that started it. If that is no longer its parent, it exits at once: the
-        parent ended before the kernel knew. None: systemd, which needs no such help.
+    parent_pid: the process that started it. If it has another parent by now, it exits at once: the
+        parent ended before the kernel knew. None: systemd, which stops its processes itself.
     """
     set_up_logging(name, log_level)
     if parent_pid is None:

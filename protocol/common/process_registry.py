@@ -1,4 +1,4 @@
-"""Which processes run, where there is no launcher: one lock file for each slot of the pool.
+"""Register running processes by lock files, one for each slot of a pool without a launcher.
 
 A process locks the file of its slot for as long as it lives, and writes the number of its start and
 its pid there. The kernel drops the lock when the process ends in any way, and names its holder, so

@@ -1,4 +1,4 @@
-"""When a replica slot may be filled again: at once, unless processes fail soon after a start."""
+"""Delay the restart of a replica slot whose processes fail soon after a start."""
 
 import math
 from dataclasses import dataclass

@@ -231,7 +231,7 @@ class TestSchedule:
         await run(Load(concurrency=2, requests=11), make_session, send)
         assert len(order) == 11
         for index in range(3):
-            own = [place for place in order if place // 10 == index]
+            own = [number for number in order if number // 10 == index]
             assert own == sorted(own) == [10 * index, 10 * index + 1, 10 * index + 2]
 
     async def test_a_duration_ends_the_load(self) -> None:

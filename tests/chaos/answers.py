@@ -96,8 +96,8 @@ def _take(outcome: Outcome, chunk: dict[str, Any]) -> None:
 def _add(choice: Choice, said: dict[str, Any], message: dict[str, Any]) -> None:
     choice.text += said.get("text") or message.get("content") or ""
     choice.token_ids += said.get("token_ids") or []
-    for place, call in enumerate(message.get("tool_calls") or []):
-        known = choice.calls.setdefault(call.get("index", place), ["", ""])
+    for index, call in enumerate(message.get("tool_calls") or []):
+        known = choice.calls.setdefault(call.get("index", index), ["", ""])
         known[0] += call["function"].get("name") or ""
         known[1] += call["function"].get("arguments") or ""
     choice.logprobs += _logprobs(said.get("logprobs") or {})

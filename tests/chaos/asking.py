@@ -34,7 +34,7 @@ class Broken(Exception):
         self.port = port
 
 
-class Refused(Exception):
+class ErrorStatus(Exception):
     """An answer with an error status."""
 
     def __init__(self, status: int, text: str) -> None:
@@ -57,14 +57,17 @@ async def look(host: str, port: int, path: str) -> bytes:
 
 
 async def order(host: str, port: int, path: str, body: dict[str, Any]) -> None:
-    """Have an operator's call done. Refused, Broken."""
+    """Have an operator's call done. Raises ErrorStatus or Broken if it fails."""
     async with _response(host, port, *_post(path, body)) as response:
         await response.read()
 
 
 @asynccontextmanager
 async def _response(host: str, port: int, head: bytes, body: bytes) -> AsyncIterator[Response]:
-    """A response with status 200 to be read. Broken, whenever the connection breaks; Refused."""
+    """A response with status 200 to be read.
+
+    Raises Broken whenever the connection breaks, ErrorStatus for any other status.
+    """
     try:
         reader, writer = await asyncio.open_connection(host, port)
     except OSError as error:
@@ -74,7 +77,7 @@ async def _response(host: str, port: int, head: bytes, body: bytes) -> AsyncIter
         try:
             response = await Connection(reader, writer).request(head, body)
             if response.status != 200:
-                raise Refused(response.status, (await response.read()).decode())
+                raise ErrorStatus(response.status, (await response.read()).decode())
             yield response
         except (OSError, HTTPFailure) as error:
             raise Broken(own_port, error) from error

@@ -18,13 +18,13 @@ _SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "continue": signal.S
 @dataclass
 class Struck:
     """broken_ports: clients' ports of the connections that killed or stopped frontends held.
-    worker_losses: when workers were killed or stopped. told: all of it, to be read.
+    worker_losses: when workers were killed or stopped. strikes: all of them, as lines to be read.
     killed_at: when one of a role was killed last. rolled_at: when all were last asked to be
     replaced."""
 
     broken_ports: set[int] = field(default_factory=set)
     worker_losses: list[float] = field(default_factory=list)
-    told: list[str] = field(default_factory=list)
+    strikes: list[str] = field(default_factory=list)
     killed_at: dict[str, float] = field(default_factory=dict)
     rolled_at: float = float("-inf")
 
@@ -48,20 +48,20 @@ async def carry_out(schedule: Schedule, watch: Watch, struck: Struck) -> None:
 
 
 def strike(blow: Blow, watch: Watch, struck: Struck) -> None:
-    """Strike whoever is in that place now, if anybody is: even while it restarts."""
+    """Strike the process that fills the slot now, if one does, even while it restarts."""
     if blow.kind == "roll":
-        struck.told.append(f"{blow.at_s:6.2f} s roll")
+        struck.strikes.append(f"{blow.at_s:6.2f} s roll")
         watch.ask_launcher(signal.SIGHUP)
         struck.rolled_at = time.monotonic()
         return
-    victims = [each for each in watch.living(blow.role) if each.place == blow.place]
-    struck.told.append(f"{blow.at_s:6.2f} s {blow.kind} {blow.role} {blow.place}: "
+    victims = [each for each in watch.living(blow.role) if each.place == blow.slot]
+    struck.strikes.append(f"{blow.at_s:6.2f} s {blow.kind} {blow.role} {blow.slot}: "
                        f"{[victim.pid for victim in victims] or 'nobody there'}")  # fmt: skip
     for victim in victims:
         # A worker that is frozen while it loads its model may stay for two minutes.
         loading = blow.role == "worker" and victim.pid not in watch.ready
         kind = "kill" if blow.kind == "stop" and loading else blow.kind
-        # Whoever is stopped may be killed for it.
+        # A process that is stopped may be killed for it.
         if kind == "kill" or (kind == "stop" and blow.role != "worker"):
             struck.killed_at[blow.role] = time.monotonic()
         if blow.role == "frontend" and kind != "continue":

@@ -22,7 +22,7 @@ from .schedule import FRONTENDS, STALL_TIMEOUT_S, WORKERS, Blow, Schedule, make_
 from .watch import Watch
 
 CLIENTS = 10
-# Everything has come back long before that: a place that has died six times waits 8 s.
+# Everything has come back long before that: a slot whose process has died six times waits 8 s.
 RECOVERY_TIMEOUT_S = 120.0
 _GAUGES = ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc", "server_load")
 
@@ -35,13 +35,13 @@ class Report:
     schedule: Schedule
     findings: list[str] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
-    told: list[str] = field(default_factory=list)
+    strikes: list[str] = field(default_factory=list)
     log: str = ""
 
     def __str__(self) -> str:
         lines = [f"seed {self.seed} ({self.schedule.ending}): {self.counts}"]
         if self.findings:
-            lines += [f"  {line}" for line in self.told]
+            lines += [f"  {line}" for line in self.strikes]
             lines += [f"  FOUND {finding[:2000]}" for finding in self.findings]
         return "\n".join(lines)
 
@@ -71,7 +71,7 @@ class _Run:
     def __init__(self, server: Server, watch: Watch, report: Report, adapter: Path) -> None:
         self._server, self._watch, self._report = server, watch, report
         self._adapter = adapter
-        self._struck = Struck(told=report.told)
+        self._struck = Struck(strikes=report.strikes)
         url = httpx.URL(server.url)
         self._address = (url.host, url.port or 80)
 
@@ -107,7 +107,7 @@ class _Run:
                 self._report.findings.append(f"{name!r} afterwards: {difference}")
 
     def _is_complete(self) -> bool:
-        """Each place is filled, once, and its worker is ready."""
+        """Each slot is filled, once, and its worker is ready."""
         workers, frontends = self._watch.living("worker"), self._watch.living("frontend")
         ready = [worker.pid in self._watch.ready for worker in workers]
         return (len(workers), len(frontends)) == (WORKERS, FRONTENDS) and all(ready)
@@ -126,9 +126,9 @@ class _Run:
             ("frontend", FRONTENDS),
             ("coordinator", 1),
         )
-        for role, places in roles:
+        for role, slots in roles:
             if chance.random() < 0.6:
-                blow = Blow(0.0, "kill", role, chance.randrange(places))
+                blow = Blow(0.0, "kill", role, chance.randrange(slots))
                 strike(blow, self._watch, self._struck)
                 time.sleep(0.001 * 1000 ** chance.random())
 

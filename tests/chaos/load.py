@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from .answers import Outcome, Wrong
-from .asking import Broken, Refused, ask, look
+from .asking import Broken, ErrorStatus, ask, look
 from .blows import Struck
 from .catalogue import Request
 from .watch import POLL_S, Watch
@@ -19,7 +19,7 @@ PAUSE_S = 0.3
 # The workers of a request may be lost three times; the fourth time it fails (500).
 MOST_LOSSES = 4
 _HANGS_UP = 0.1
-# What had not yet been taken by a frontend when the server was told to stop is not answered.
+# Requests that no frontend had accepted when the server had to stop are not answered.
 _UNTAKEN_S = 1.0
 # A roll takes no longer: it gives up when workers are missing.
 _ROLL_S = 60.0
@@ -59,7 +59,7 @@ class Load:
                 async with asyncio.timeout(ANSWER_TIMEOUT_S):
                     await look(*self.address, path)
                 self.counts["looks"] += 1
-            except (Broken, Refused, TimeoutError) as failure:
+            except (Broken, ErrorStatus, TimeoutError) as failure:
                 if self._is_unready(path, failure):
                     self.counts["unready while one leaves"] += 1
                 else:
@@ -69,8 +69,8 @@ class Load:
     def _is_unready(self, path: str, failure: Exception) -> bool:
         """Whether this is what /health may say when others die while one is being replaced."""
         rolls = time.monotonic() - self.struck.rolled_at < _ROLL_S
-        is_refusal = isinstance(failure, Refused) and failure.status == 503
-        return path == "/health" and rolls and is_refusal
+        is_rejection = isinstance(failure, ErrorStatus) and failure.status == 503
+        return path == "/health" and rolls and is_rejection
 
     async def _hang_up(self, request: Request, stream: bool, after_s: float) -> None:
         began = time.monotonic()
@@ -79,7 +79,7 @@ class Load:
                 await ask(*self.address, request, stream)
         except TimeoutError:
             self.counts["hung up"] += 1
-        except (Broken, Refused, Wrong) as failure:
+        except (Broken, ErrorStatus, Wrong) as failure:
             await self._fail(_name(request, stream), failure, began)
 
     async def answered(self, request: Request, stream: bool, right: Outcome) -> None:
@@ -94,7 +94,7 @@ class Load:
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 outcome = await ask(*self.address, request, stream)
-        except (Broken, Refused, Wrong, TimeoutError, KeyError, ValueError) as failure:
+        except (Broken, ErrorStatus, Wrong, TimeoutError, KeyError, ValueError) as failure:
             await self._fail(_name(request, stream), failure, began)
             return False
         for difference in right.differences(outcome):
@@ -118,9 +118,9 @@ class Load:
                 return "broken with its frontend"
             untaken = began > self.stopped_at - _UNTAKEN_S
             return "too late" if untaken else None
-        if isinstance(failure, Refused) and failure.status == 503:
+        if isinstance(failure, ErrorStatus) and failure.status == 503:
             if self.struck.nobody_knows(now):
-                return "503 without news"
+                return "503 without a pool state"
             if began > self.stopped_at - _UNTAKEN_S:
                 return "too late"
             return "503 without workers" if self.watch.was_out(began, now) else None

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .answers import Outcome
-from .asking import Broken, Refused, ask, order
+from .asking import Broken, ErrorStatus, ask, order
 from .catalogue import visitor_request
 from .load import PAUSE_S, Load
 from .models import VISITOR
@@ -40,12 +40,12 @@ async def _is_done(load: Load, path: str, body: dict[str, Any]) -> bool:
         async with asyncio.timeout(CALL_TIMEOUT_S):
             await order(*load.address, path, body)
             return True
-    except Refused as refused:
+    except ErrorStatus as error:
         # What has been unloaded by a call whose answer was lost cannot be found.
-        is_gone = path == _UNLOAD and refused.status == 404
-        if refused.status not in _MAY_FAIL and not is_gone:
-            load.find(path, str(refused))
-        load.counts[f"operator's {refused.status}"] += 1
+        is_gone = path == _UNLOAD and error.status == 404
+        if error.status not in _MAY_FAIL and not is_gone:
+            load.find(path, str(error))
+        load.counts[f"operator's {error.status}"] += 1
     except Broken:
         load.counts["operator's connection broken"] += 1
     except TimeoutError:
@@ -60,5 +60,5 @@ async def first_answer(address: tuple[str, int], folder: Path) -> Outcome:
     try:
         return await ask(*address, visitor_request(), False)
     finally:
-        with contextlib.suppress(Refused):
+        with contextlib.suppress(ErrorStatus):
             await order(*address, _UNLOAD, {"lora_name": VISITOR})

@@ -8,7 +8,7 @@ from typing import Literal
 FRONTENDS, WORKERS = 2, 3
 # A worker or frontend is killed by the coordinator when it has been stopped for so long.
 STALL_TIMEOUT_S = 3.0
-# Each further death of a place soon after a start delays its next, and long runs would only see a
+# Each further death in a slot soon after a start delays its next, and long runs would only see a
 # pool that waits: a run that is to have more of them takes more seeds.
 MOST_BLOWS = {"worker": 6, "frontend": 6, "coordinator": 6, "launcher": 2, "fork-server": 3}
 
@@ -21,12 +21,12 @@ Ending = Literal["calm", "restarting", "loaded"]
 
 @dataclass(frozen=True, order=True)
 class Blow:
-    """place: which of the role's processes; whichever start of it lives then, if any does."""
+    """slot: which of the role's processes; whichever start of it lives then, if any does."""
 
     at_s: float
     kind: Kind
     role: Role
-    place: int
+    slot: int
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,11 @@ def _worker_freezes(chance: random.Random, at_s: float) -> list[Blow]:
 
 
 def _worker_pauses(chance: random.Random, at_s: float) -> list[Blow]:
-    """It goes on before it is taken for dead, or just about then."""
-    place, pause_s = chance.randrange(WORKERS), chance.uniform(0.05, 1.1) * STALL_TIMEOUT_S
+    """It continues before it is taken for dead, or just about then."""
+    slot, pause_s = chance.randrange(WORKERS), chance.uniform(0.05, 1.1) * STALL_TIMEOUT_S
     return [
-        Blow(at_s, "stop", "worker", place),
-        Blow(at_s + pause_s, "continue", "worker", place),
+        Blow(at_s, "stop", "worker", slot),
+        Blow(at_s + pause_s, "continue", "worker", slot),
     ]
 
 
@@ -101,10 +101,10 @@ def _frontend_dies(chance: random.Random, at_s: float) -> list[Blow]:
 
 def _frontend_pauses(chance: random.Random, at_s: float) -> list[Blow]:
     """Its clients wait, and what workers send to it waits too; or it is taken for dead."""
-    place = chance.randrange(FRONTENDS)
+    slot = chance.randrange(FRONTENDS)
     return [
-        Blow(at_s, "stop", "frontend", place),
-        Blow(at_s + chance.uniform(0.05, 4.0), "continue", "frontend", place),
+        Blow(at_s, "stop", "frontend", slot),
+        Blow(at_s + chance.uniform(0.05, 4.0), "continue", "frontend", slot),
     ]
 
 
@@ -129,13 +129,13 @@ def _several_die(chance: random.Random, at_s: float) -> list[Blow]:
 def _one_dies_again(chance: random.Random, at_s: float) -> list[Blow]:
     """At any stage of its restart."""
     role: Role = chance.choice(["worker", "frontend", "coordinator"])
-    place = {"worker": chance.randrange(WORKERS), "frontend": chance.randrange(FRONTENDS)}
+    slot = {"worker": chance.randrange(WORKERS), "frontend": chance.randrange(FRONTENDS)}
     again_s = [at_s, at_s + chance.uniform(0.0, 2.5), at_s + chance.uniform(0.0, 5.0)]
-    return [Blow(each, "kill", role, place.get(role, 0)) for each in again_s]
+    return [Blow(each, "kill", role, slot.get(role, 0)) for each in again_s]
 
 
 def _all_workers_die(chance: random.Random, at_s: float) -> list[Blow]:
-    return [Blow(at_s + _moment(chance), "kill", "worker", place) for place in range(WORKERS)]
+    return [Blow(at_s + _moment(chance), "kill", "worker", slot) for slot in range(WORKERS)]
 
 
 def _worker_and_coordinator_die(chance: random.Random, at_s: float) -> list[Blow]:

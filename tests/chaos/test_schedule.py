@@ -13,12 +13,12 @@ def test_a_seed_repeats_its_schedule() -> None:
 
 
 def test_blows_are_in_order_and_in_time_and_within_limits() -> None:
-    places = {"worker": WORKERS, "frontend": FRONTENDS, "coordinator": 1, "launcher": 1}
-    places["fork-server"] = 1
+    slots = {"worker": WORKERS, "frontend": FRONTENDS, "coordinator": 1, "launcher": 1}
+    slots["fork-server"] = 1
     for seed in SEEDS:
         blows = make_schedule(seed, 30).blows
         assert list(blows) == sorted(blows)
-        assert all(0 < blow.at_s < 30 and blow.place < places[blow.role] for blow in blows)
+        assert all(0 < blow.at_s < 30 and blow.slot < slots[blow.role] for blow in blows)
         struck: Counter[str] = Counter(blow.role for blow in blows if blow.kind != "continue")
         assert all(struck[role] <= most for role, most in MOST_BLOWS.items())
 
@@ -27,12 +27,12 @@ def test_everything_happens_to_everyone() -> None:
     happens: Counter[object] = Counter()
     for seed in SEEDS:
         schedule = make_schedule(seed, 30)
-        happens.update((blow.kind, blow.role, blow.place) for blow in schedule.blows)
+        happens.update((blow.kind, blow.role, blow.slot) for blow in schedule.blows)
         happens[schedule.ending] += 1
-    kinds = [("kill", "worker", place) for place in range(WORKERS)]
+    kinds = [("kill", "worker", slot) for slot in range(WORKERS)]
     kinds += [("stop", "worker", 0), ("continue", "worker", 0), ("kill", "coordinator", 0)]
     kinds += [("stop", "coordinator", 0), ("kill", "fork-server", 0), ("stop", "fork-server", 0)]
     kinds += [("stop", "frontend", 1), ("continue", "frontend", 1), ("roll", "launcher", 0)]
-    kinds += [("kill", "frontend", place) for place in range(FRONTENDS)]
+    kinds += [("kill", "frontend", slot) for slot in range(FRONTENDS)]
     assert all(happens[kind] > 20 for kind in kinds)
     assert all(happens[ending] > 20 for ending in ("calm", "restarting", "loaded"))

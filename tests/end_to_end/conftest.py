@@ -1,5 +1,8 @@
-"""Pools that the modules of this folder share. Starting one costs more than most tests: two seconds
-of CPU time with the fake engine, 15 with a model. Whoever kills a process needs a pool alone."""
+"""Pools that the modules of this folder share.
+
+Starting one costs more than most tests: two seconds of CPU time with the fake engine, 15 with a
+model. A test that kills a process needs a pool of its own.
+"""
 
 from collections.abc import Generator, Iterator
 from pathlib import Path

@@ -9,8 +9,8 @@ from typing import Any
 from tests.end_to_end.servers import Server
 
 
-class Told:
-    """What a chat's stream has told so far. ends: finish reasons, and the end itself."""
+class StreamedChat:
+    """The contents of a chat's stream so far. ends: finish reasons, and the end itself."""
 
     def __init__(self) -> None:
         self.reasoning = self.content = self.arguments = ""
@@ -36,7 +36,7 @@ class Told:
             self.ends.append(choice["finish_reason"])
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Told) and vars(self) == vars(other)
+        return isinstance(other, StreamedChat) and vars(self) == vars(other)
 
     def __repr__(self) -> str:
         return f"Told({vars(self)})"
@@ -45,10 +45,10 @@ class Told:
 def chats(
     server: Server,
     requests: list[dict[str, Any]],
-    after_each: Callable[[list[Told]], None] = lambda told: None,
-) -> list[Told]:
-    """What the streams of all requests tell. after_each: is called after each event of any."""
-    told = [Told() for _ in requests]
+    after_each: Callable[[list[StreamedChat]], None] = lambda streamed: None,
+) -> list[StreamedChat]:
+    """The streams of all requests. after_each: called after each event of any of them."""
+    streamed = [StreamedChat() for _ in requests]
     lock = threading.Lock()
 
     def read(number: int) -> None:
@@ -58,9 +58,9 @@ def chats(
             for line in response.iter_lines():
                 if line:
                     with lock:
-                        told[number].add(line.removeprefix("data: "))
-                        after_each(told)
+                        streamed[number].add(line.removeprefix("data: "))
+                        after_each(streamed)
 
     with ThreadPoolExecutor(len(requests)) as threads:
         list(threads.map(read, range(len(requests))))
-    return told
+    return streamed

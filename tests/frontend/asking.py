@@ -23,8 +23,8 @@ async def complete(client: Client, **fields: Any) -> tuple[Response, dict[str, A
     return response, await response.get_json()
 
 
-async def refused(client: Client, **fields: Any) -> dict[str, Any]:
-    """The error of a chat that is refused."""
+async def rejection(client: Client, **fields: Any) -> dict[str, Any]:
+    """The error of a chat that is rejected."""
     response, body = await ask(client, **fields)
     assert response.status_code == 400, body
     found: dict[str, Any] = body["error"]

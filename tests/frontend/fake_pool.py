@@ -120,7 +120,7 @@ class FakeStream:
         self._left.set()
 
     async def _released(self, pool: FakePool) -> None:
-        """Wait until the pool goes on, or nobody wants this any more."""
+        """Wait until the pool continues, or the request is aborted."""
         waits = [asyncio.ensure_future(event.wait()) for event in (pool.release, self._left)]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)

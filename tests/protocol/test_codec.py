@@ -109,7 +109,7 @@ RAW = st.recursive(
 
 
 def check_decode(codec: Codec[Any], data: bytes) -> None:
-    """`data` is refused, or is a message that its codec takes and can send again."""
+    """`data` is rejected, or is a message that its codec takes and can send again."""
     try:
         message = codec.decode(data)
     except DecodeError:
@@ -156,8 +156,8 @@ def test_msgpack_of_the_wrong_shape_is_harmless(raw: Any, codec: Codec[Any]) -> 
 def test_fields_of_the_wrong_type_are_harmless(sent: Any, data: st.DataObject) -> None:
     codec, message = sent
     raw = msgpack.unpackb(codec.encode(message))
-    place = data.draw(st.integers(0, len(raw) - 1))
-    raw[place] = data.draw(RAW)
+    index = data.draw(st.integers(0, len(raw) - 1))
+    raw[index] = data.draw(RAW)
     check_decode(codec, msgpack.packb(raw))
 
 
@@ -252,8 +252,8 @@ def test_whole_numbers_are_taken_for_floats() -> None:
 def test_true_is_no_number() -> None:
     heartbeat = WorkerHeartbeat("w", WorkerLoad(1, 2, 0.5, 3, 0.0), WorkerTotals(1, 2, 3, 4))
     raw = msgpack.unpackb(CONTROL.encode(heartbeat))
-    for place in range(5):
-        load = [*raw[2][:place], True, *raw[2][place + 1 :]]
+    for index in range(5):
+        load = [*raw[2][:index], True, *raw[2][index + 1 :]]
         wrong = [*raw[:2], load, *raw[3:]]
         with pytest.raises(DecodeError):
             CONTROL.decode(msgpack.packb(wrong))
@@ -481,9 +481,9 @@ def test_a_wrong_message_is_refused_after_a_right_one_of_the_same_types() -> Non
     decoded = OUTPUTS.decode(msgpack.packb(right))
     assert isinstance(decoded, StepOutputs)
     assert decoded.outputs[0].token_ids == (5,)
-    for place, value in ((1, ["x"]), (1, [5.0]), (0, 7), (2, True), (3, 1), (5, [[1]]), (6, [])):
+    for index, value in ((1, ["x"]), (1, [5.0]), (0, 7), (2, True), (3, 1), (5, [[1]]), (6, [])):
         output = ["r", [5], 0, None, None, None, None, None]
-        output[place] = value
+        output[index] = value
         for _ in range(2):
             with pytest.raises(DecodeError):
                 OUTPUTS.decode(msgpack.packb([1, "w", 0, [output]]))

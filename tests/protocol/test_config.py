@@ -85,18 +85,18 @@ WRONG: list[tuple[type[Any], dict[str, Any], dict[str, Any], str]] = [
 ]
 
 
-def places(error: ValidationError) -> list[str]:
+def locations(error: ValidationError) -> list[str]:
     return [".".join(str(part) for part in problem["loc"]) for problem in error.errors()]
 
 
-@pytest.mark.parametrize(("cls", "valid", "wrong", "place"), WRONG)
+@pytest.mark.parametrize(("cls", "valid", "wrong", "location"), WRONG)
 def test_a_wrong_value_is_refused_by_name(
-    cls: type[Any], valid: dict[str, Any], wrong: dict[str, Any], place: str
+    cls: type[Any], valid: dict[str, Any], wrong: dict[str, Any], location: str
 ) -> None:
     cls.model_validate(valid)
     with pytest.raises(ValidationError) as caught:
         cls.model_validate({**valid, **wrong})
-    assert any(found.startswith(place) for found in places(caught.value))
+    assert any(found.startswith(location) for found in locations(caught.value))
 
 
 @pytest.mark.parametrize(
@@ -106,20 +106,20 @@ def test_a_wrong_value_is_refused_by_name(
 def test_an_unknown_key_is_refused_by_name(cls: type[Any], valid: dict[str, Any]) -> None:
     with pytest.raises(ValidationError) as caught:
         cls.model_validate({**valid, "no_such_key": 1})
-    assert places(caught.value) == ["no_such_key"]
+    assert locations(caught.value) == ["no_such_key"]
 
 
 @pytest.mark.parametrize(
-    ("change", "place"),
+    ("change", "location"),
     [
         ({"engine": {"no_such_key": 1}}, "groups.0.engine.no_such_key"),
         ({"no_such_key": 1}, "groups.0.no_such_key"),
     ],
 )
-def test_an_unknown_key_within_is_refused_too(change: dict[str, Any], place: str) -> None:
+def test_an_unknown_key_within_is_refused_too(change: dict[str, Any], location: str) -> None:
     with pytest.raises(ValidationError) as caught:
         PoolConfig.model_validate({**POOL, "groups": [{**GROUP, **change}]})
-    assert places(caught.value)[0] == place
+    assert locations(caught.value)[0] == location
 
 
 @pytest.mark.parametrize("missing", ["name", "model", "model_path", "text_path", "served_names"])
@@ -127,7 +127,7 @@ def test_a_missing_key_is_named(missing: str) -> None:
     given_ = {key: value for key, value in GROUP.items() if key != missing}
     with pytest.raises(ValidationError) as caught:
         GroupConfig.model_validate(given_)
-    assert places(caught.value) == [missing]
+    assert locations(caught.value) == [missing]
 
 
 def test_a_configuration_does_not_change() -> None:

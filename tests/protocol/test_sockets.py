@@ -28,8 +28,8 @@ async def test_what_has_arrived_is_taken_and_later_messages_are_still_noticed(
     await receiver_knows(sender, receiver)
     # Towards the DEALER, as a worker's outputs go.
     arrived = PendingMessages(sender)
-    for turn in range(3):
-        sent = [b"%d.%d" % (turn, number) for number in range(6)]
+    for round_ in range(3):
+        sent = [b"%d.%d" % (round_, number) for number in range(6)]
         for data in sent:
             await receiver.send_multipart([b"s", data])
         taken = [await asyncio.wait_for(sender.recv(), 5)]

@@ -1,8 +1,8 @@
 """Stand in for outside software that misbehaves, in the processes that guard the server from it.
 
 Python imports `sitecustomize` when it starts: a test puts this folder first on PYTHONPATH
-(`python_path`). In a checker of grammars and in a process that renders a client's template, a text
-that holds one of the words below then does what the word says. In all others nothing changes.
+(`python_path`). In a checker of grammars and in a process that renders a client's chat template, a
+text that holds one of the words below then does what the word says. In all others nothing changes.
 
 The guards are tested so and not by inputs that really bring such software down.
 """

@@ -52,10 +52,10 @@ class _Worker:
 
 
 class DyingPool:
-    """Some engines at a time. Each makes as many steps as `life` says and is lost, with or
-    without what its last step gave, or loses one message and lives on.
+    """Some engines at a time. Each makes as many steps as `life` says and dies, with or
+    without the outputs of its last step, or loses one message and lives on.
 
-    make_engine: of each of the places. life: None: workers live for ever.
+    make_engine: makes the engine of each slot. life: None: workers live for ever.
     """
 
     def __init__(
@@ -71,9 +71,9 @@ class DyingPool:
         self._workers: dict[str, _Worker] = {}
         self._has_work = asyncio.Event()
         self.replays = 0
-        for place in range(WORKERS):
-            self._start(place)
-        self._tell()
+        for slot in range(WORKERS):
+            self._start(slot)
+        self._publish()
 
     @property
     def state(self) -> PoolState:
@@ -109,7 +109,7 @@ class DyingPool:
 
     def _step(self, worker_id: str, worker: _Worker) -> None:
         for message in worker.arrived:
-            self._obey(worker_id, worker, message)
+            self._execute(worker_id, worker, message)
         worker.arrived.clear()
         if not worker.engine.has_work:
             if worker.has_lost_one:  # workers always let something follow
@@ -124,8 +124,8 @@ class DyingPool:
                 self._strike(worker_id, worker, outputs)
 
     def _strike(self, worker_id: str, worker: _Worker, outputs: list[Output]) -> None:
-        kind = self._rng.choice(["before it tells", "after it told", "a message is lost"])
-        if kind == "after it told":
+        kind = self._rng.choice(["before it sends", "after it has sent", "a message is lost"])
+        if kind == "after it has sent":
             self._deliver(worker_id, worker, outputs)
         if kind == "a message is lost":
             worker.next_number()
@@ -134,18 +134,18 @@ class DyingPool:
         else:
             del self._workers[worker_id]
             self._start(int(worker_id.partition(".")[0].rpartition("-")[2]))
-            self._tell()
+            self._publish()
 
-    def _obey(self, worker_id: str, worker: _Worker, message: Generate | Abort) -> None:
+    def _execute(self, worker_id: str, worker: _Worker, message: Generate | Abort) -> None:
         if isinstance(message, Abort):
             for request_id in message.request_ids:
                 worker.engine.abort(request_id)
             return
         try:
             worker.engine.add(message)
-        except RejectedByEngine as refusal:
-            told = (message.request_id, refusal.reason, refusal.retry_elsewhere, 0.0)
-            self._dispatch.on_message(worker_id, Rejected(worker_id, worker.next_number(), *told))
+        except RejectedByEngine as rejection:
+            fields = (message.request_id, rejection.reason, rejection.retry_elsewhere, 0.0)
+            self._dispatch.on_message(worker_id, Rejected(worker_id, worker.next_number(), *fields))
             return
         if message.is_replay:
             taken = Output(message.request_id, (), len(message.output_token_ids))
@@ -163,13 +163,13 @@ class DyingPool:
             self._has_work.set()
         return worker is not None
 
-    def _start(self, place: int) -> None:
-        worker_id = f"{GROUP}-{place}.{self._starts[place]}"
-        self._starts[place] += 1
+    def _start(self, slot: int) -> None:
+        worker_id = f"{GROUP}-{slot}.{self._starts[slot]}"
+        self._starts[slot] += 1
         life = None if self._life is None else self._life(self._rng)
-        self._workers[worker_id] = _Worker(self._make_engine(place), life)
+        self._workers[worker_id] = _Worker(self._make_engine(slot), life)
 
-    def _tell(self) -> None:
+    def _publish(self) -> None:
         workers = tuple(
             WorkerState(name, GROUP, 1, READY, f"ipc://{name}", _IDLE, adapters=(ADAPTER_ID,))
             for name in self._workers

@@ -57,7 +57,7 @@ def make_engine(
     model: PreparedModel,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> MakeEngine:
-    """Engines of one place share a model and what is in its cache, of which they know nothing."""
+    """Engines of one slot share a model and its cache, but do not know the cache's contents."""
     lookup = SpeculativeConfig(
         method="ngram", num_speculative_tokens=4, prompt_lookup_max=5, prompt_lookup_min=5
     )
@@ -76,15 +76,15 @@ def make_engine(
     for engine in first:
         engine.add_adapter(ADAPTER_ID, adapter)
 
-    def make(place: int) -> Engine:
-        gate = first[place]._gate
+    def make(slot: int) -> Engine:
+        gate = first[slot]._gate
         return assemble_engine(
-            first[place].runner,
+            first[slot].runner,
             max_num_seqs=config.max_num_seqs,
             max_num_batched_tokens=512,
             speculative_config=speculative,
             grammars=None if gate is None else gate.grammars,
-            adapters=first[place]._adapters,
+            adapters=first[slot]._adapters,
             max_loras=config.max_loras,
         )
 

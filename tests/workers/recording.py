@@ -1,4 +1,4 @@
-"""In the place of CUDA graphs: a recording that runs the function again, into the same output."""
+"""Instead of CUDA graphs: a recording that runs the function again, into the same output."""
 
 from collections.abc import Callable
 

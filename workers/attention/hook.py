@@ -2,8 +2,8 @@
 
 transformers passes every attention layer's query, key and value to a function looked up by name.
 Ours runs paged attention. transformers builds no masks for it: it does so only for names that have
-a mask function. The layers and what they cache are learnt from a probe, so that nothing is guessed
-from a model's configuration.
+a mask function. The layers and the shapes of their caches are learnt from a probe, so that nothing
+is guessed from a model's configuration.
 """
 
 import itertools
@@ -115,7 +115,7 @@ class AttentionHook:
 
 
 def _register(hook: AttentionHook) -> None:
-    """Let transformers find the hook by its name for as long as something else keeps it.
+    """Register the hook under its name with transformers, while something else keeps it alive.
 
     The registry lives as long as the process; what it holds would keep the model and its cache.
     """

@@ -35,9 +35,10 @@ def triton_decode(
     pages: Pages | None = None,
     num_splits: int | None = None,
 ) -> torch.Tensor:
-    """See headrace.workers.attention.varlen_call.VarlenAttention; without pages torch's is called.
+    """Attend as described in headrace.workers.attention.varlen_call.VarlenAttention.
 
-    With pages, sequences must have one row each, and `num_splits` is ignored.
+    Without pages torch's kernel is called. With pages, sequences must have one row each, and
+    `num_splits` is ignored.
     """
     if pages is None:
         return torch_varlen(query, key, value, lengths, scale=scale, window=window)

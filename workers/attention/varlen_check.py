@@ -1,7 +1,7 @@
 """Test a variable-length attention, as installed and on the device at hand, on known answers.
 
-Versions and GPUs differ in what they accept and in what they compute wrongly, so it is tried with
-the shapes of the model's own layers, and with sequences long enough to be computed in parts.
+Versions and GPUs differ in the shapes that they accept and compute wrongly, so it is tried with the
+shapes of the model's own layers, and with sequences long enough to be computed in parts.
 """
 
 from collections.abc import Sequence

@@ -36,7 +36,7 @@ def assemble_engine(
     grammars: None: requests with a grammar are rejected.
     adapters: None: requests with an adapter are rejected.
     max_loras: the most different adapters in one step.
-    clock: gives seconds, by which steps are measured; what they hold depends on it.
+    clock: returns seconds; measures steps, whose token budget depends on it.
     """
     max_len = min(runner.max_model_len, runner.num_blocks * runner.block_size)
     drafter = None if speculative_config is None else Drafter(speculative_config, max_len)

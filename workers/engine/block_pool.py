@@ -22,12 +22,12 @@ class BlockPool:
 
     @property
     def free_count(self) -> int:
-        """How many blocks are free."""
+        """Number of free blocks."""
         return len(self._free)
 
     @property
     def used_count(self) -> int:
-        """How many blocks have a holder."""
+        """Number of blocks that have a holder."""
         return self.num_blocks - len(self._free)
 
     def blocks_for(self, num_tokens: int) -> int:

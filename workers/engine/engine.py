@@ -120,10 +120,10 @@ class Engine:
         return bool(self._sequences) or self._pipeline.is_busy
 
     def step(self) -> list[Output]:
-        """Schedule, run and postprocess one step; return what it added to each request.
+        """Schedule, run and postprocess one step; return its outputs, by request.
 
         With a runner that overlaps, a step is launched and the one before it is postprocessed.
-        Raises whatever the runner raises; the engine is `failed` from then on.
+        Raises any exception of the runner; the engine is `failed` from then on.
         """
         if self.failed:
             raise EngineFailed("the engine has failed")
@@ -191,8 +191,8 @@ class Engine:
         """Load the adapter in a folder that PEFT wrote; allowed while the engine sleeps.
 
         Raises AdapterError if the folder holds no adapter that fits the model. Harmless if the id
-        is loaded: an id always stands for the same adapter, and prefixes in the cache are told
-        apart by it.
+        is loaded: an id always stands for the same adapter, and is part of the hashes of
+        cached prefixes.
         """
         if adapter_id not in self.adapter_ids:
             self.put_adapter(adapter_id, self.read_adapter(folder))

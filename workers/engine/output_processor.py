@@ -107,7 +107,7 @@ class OutputProcessor:
 
 
 def _admission(sequence: Sequence) -> Admission | None:
-    """Return what is sent with a sequence's first output; None for later ones."""
+    """Return the admission record that a sequence's first output carries; None for later ones."""
     if sequence.has_output:
         return None
     sequence.has_output = True

@@ -123,7 +123,7 @@ class StepwiseRunner(ABC):
 
     @abstractmethod
     def run(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
-        """See Runner.run."""
+        """Run a step and return its results (see Runner.run)."""
 
     def launch(self, chunks: Sequence[Chunk]) -> LaunchedStep:
         return CompletedStep(self.run(chunks))

@@ -49,7 +49,10 @@ class Scheduler:
         drafter: Drafter | None = None,
         max_loras: int | None = None,
     ) -> None:
-        """max_loras: the most different adapters of running sequences; None: any number."""
+        """Create a scheduler without sequences.
+
+        max_loras: the most different adapters of running sequences; None: any number.
+        """
         self.pool = pool
         self.counters = SchedulerCounters()
         self._max_running = min(max_num_seqs, max_num_batched_tokens)  # each gets a token a step
@@ -69,12 +72,12 @@ class Scheduler:
 
     @property
     def num_running(self) -> int:
-        """How many sequences are in the batch."""
+        """Number of sequences in the batch."""
         return len(self._running)
 
     @property
     def num_waiting(self) -> int:
-        """How many sequences wait to join the batch."""
+        """Number of sequences that wait to join the batch."""
         return len(self._waiting)
 
     def add(self, sequence: Sequence) -> None:
@@ -117,7 +120,7 @@ class Scheduler:
     def schedule(self) -> list[Chunk]:
         """Return the next step's chunks, decodes first.
 
-        Empty only if there are no sequences, or none that has a token left to run.
+        Empty only if no sequence has a token left to run.
         """
         self._preempt_for_newcomer()
         deferred = self._deferred_tenants()

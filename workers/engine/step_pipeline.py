@@ -78,7 +78,7 @@ class StepPipeline:
 
     @property
     def assumes_results(self) -> bool:
-        """Whether what is scheduled now relies on results that are not there yet."""
+        """Whether scheduling now relies on results that have not been collected yet."""
         return self._due is not None
 
     def replace_runner(self, runner: Runner) -> None:
@@ -147,7 +147,7 @@ class StepPipeline:
         )
 
     def _can_continue(self, sequence: Sequence) -> bool:
-        """Whether the sequence can be run on before it is known which token comes next."""
+        """Return whether the sequence can run another step before its next token is known."""
         sampling = sequence.request.sampling
         is_last = sequence.num_outputs + 1 >= sampling.max_tokens
         is_full = len(sequence.token_ids) + 1 >= self._max_len
@@ -160,7 +160,7 @@ class StepPipeline:
 
 
 def _depends_on_outputs(sampling: SamplingParams) -> bool:
-    """Whether the choice of a token depends on those before it, other than by the model."""
+    """Return whether sampling depends on earlier output tokens, other than through the model."""
     return (
         sampling.repetition_penalty != 1
         or sampling.presence_penalty != 0
@@ -170,7 +170,7 @@ def _depends_on_outputs(sampling: SamplingParams) -> bool:
 
 
 def _is_in(chunk: Chunk, sequences: Mapping[str, Sequence]) -> bool:
-    """Whether the chunk's very sequence is there, and not a later one of the same id."""
+    """Return whether the chunk's own sequence is there, not a later one with the same id."""
     return sequences.get(chunk.sequence.request.request_id) is chunk.sequence
 
 

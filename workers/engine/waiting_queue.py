@@ -71,9 +71,9 @@ class VirtualCounters:
 class WaitingQueue:
     """The requests that wait to join the batch.
 
-    Lower priorities are more urgent. Within one, tenants alternate by what they have been served
-    (`counters`). Of a tenant's requests those that have begun (preempted, or replayed after their
-    worker was lost) come before the others, since a client is reading them.
+    Lower priorities are more urgent. Within one, tenants alternate by the service that they have
+    received (`counters`). Of a tenant's requests those that have begun (preempted, or replayed
+    after their worker died) come before the others, since a client is reading them.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

@@ -40,7 +40,7 @@ _Value = TypeVar("_Value")
 
 @dataclass(frozen=True, slots=True)
 class AdapterConfig:
-    """How an adapter's matrices are scaled.
+    """The scales of an adapter's matrices.
 
     rank, alpha: of layers that no pattern matches.
     rank_pattern, alpha_pattern: values for layers whose name ends, after a dot, with a match of the

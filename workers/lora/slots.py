@@ -88,7 +88,7 @@ class AdapterSlots:
     def _load(self, names: list[str]) -> dict[str, int]:
         """Load the adapters into slots and return these."""
         if self.store is None:
-            raise RuntimeError("there are no adapters")
+            raise RuntimeError("this runner has no adapters")
         return self._lru.load({name: self.store[name] for name in names})
 
     def _fill(self, slot: int, adapter: Adapter) -> None:

@@ -103,7 +103,7 @@ class NativeAdapterSlots:
         if not any(names):
             return None
         if self.store is None:
-            raise RuntimeError("there are no adapters")
+            raise RuntimeError("this program has no adapters")
         slots = self._lru.load({name: self.store[name] for name in names if name})
         counts = torch.tensor([chunks[number].count for number in order])
         of_chunks = [slots.get(name, NO_ADAPTER) for name in names]

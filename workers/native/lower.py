@@ -23,7 +23,7 @@ class BufferKind(IntEnum):
 
 
 class WeightFormat(IntEnum):
-    """How a weight is stored and multiplied; see `linear` in src/linear_operations.h."""
+    """Ways to store and multiply a weight; see `linear` in src/linear_operations.h."""
 
     FLOAT = 0
     INT8_WEIGHT_ONLY = 1
@@ -41,7 +41,7 @@ class Buffer:
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """Where a value begins in a buffer's rows. buffer: None for the step's output."""
+    """The position of a value in a buffer's rows. buffer: None for the step's output."""
 
     buffer: Buffer | None
     offset: int = 0

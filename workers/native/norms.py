@@ -8,7 +8,7 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """out = (x - mean) / sqrt(variance + eps) * weight + bias.
+    """A norm: out = (x - mean) / sqrt(variance + eps) * weight + bias.
 
     centred: whether a mean is subtracted; RMS norms subtract none (Zhang and Sennrich, 2019).
     plus_one: whether the factor is 1 + weight.

@@ -28,7 +28,7 @@ def add_fixed_bias(logits: torch.Tensor, rows: Rows[int], sequences: Rows[Sequen
 
 
 def _fixed_bias(sampling: SamplingParams, logits: torch.Tensor) -> torch.Tensor:
-    """Return what is added to each logit [vocabulary]."""
+    """Return the bias of each logit [vocabulary]."""
     size, device = logits.shape[1], logits.device
     bias = torch.zeros(size, dtype=logits.dtype, device=device)
     if sampling.allowed_token_ids:

@@ -300,7 +300,10 @@ def _cut_top_p(logits: torch.Tensor, samplings: Rows[SamplingParams]) -> None:
 def _cut_below(
     logits: torch.Tensor, index: torch.Tensor, some: torch.Tensor, least: torch.Tensor
 ) -> None:
-    """Drop what is below `least` [some rows, 1] in `some`: all of the logits, or a copy of rows."""
+    """Set values of `some` below `least` [some rows, 1] to -inf.
+
+    some: all of the logits, or a copy of the rows at `index`.
+    """
     some.masked_fill_(some < least, float("-inf"))
     if some is not logits:
         logits[index] = some

@@ -60,7 +60,10 @@ def _check_lengths(request: Generate, max_len: int) -> None:
 
 
 def _check_adapter(adapter: str, adapter_ids: Container[str] | None) -> None:
-    """Where adapters can be loaded, another worker may have this one already."""
+    """Reject a request whose adapter is not loaded.
+
+    If adapters can be loaded, another worker may have this one already.
+    """
     if adapter and (adapter_ids is None or adapter not in adapter_ids):
         raise RejectedByEngine("adapter is not loaded", retry_elsewhere=adapter_ids is not None)
 

@@ -8,7 +8,7 @@ FinishReason = Literal["stop", "length", "repetition", "complete", "rejected", "
 
 
 class Finish(NamedTuple):
-    """Why a sequence ends, and by which of its request's stop_token_ids, if by one of them."""
+    """The reason why a sequence ends, and the one of its request's stop_token_ids that ended it."""
 
     reason: FinishReason
     stop_token_id: int | None = None

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class MaskRows:
-    """num_rows masks of row_bytes bytes each.
+    """The masks of a step: num_rows rows of row_bytes bytes each.
 
     A mask is a bit for each token id, the lowest bit of each byte first, 1 where it is allowed.
     """
@@ -34,7 +34,7 @@ class MaskRows:
 
 
 class Mask(NamedTuple):
-    """Which tokens may come next in a sequence: one of a step's masks."""
+    """The tokens that may come next in a sequence: one of a step's masks."""
 
     rows: MaskRows
     row: int

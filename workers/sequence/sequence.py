@@ -80,12 +80,12 @@ class Sequence:
 
     @property
     def has_begun(self) -> bool:
-        """Whether it has been run before, here or by a worker that was lost."""
+        """Whether it has been run before, here or by a worker that died."""
         return self.scheduled_s is not None or self.request.is_replay
 
     @property
     def num_outputs(self) -> int:
-        """How many output tokens it has."""
+        """Number of output tokens."""
         return len(self.token_ids) - self.num_prompt
 
     def repeats(self) -> bool:
@@ -99,7 +99,7 @@ class Sequence:
 
     @property
     def num_pending(self) -> int:
-        """How many tokens must be run before the next one can be sampled."""
+        """Number of tokens that must be run before the next one can be sampled."""
         return len(self.token_ids) - self.num_computed
 
     @property
@@ -110,7 +110,7 @@ class Sequence:
 
     @property
     def mask(self) -> Mask | None:
-        """Which tokens may come next in the step that is being run; None: any."""
+        """The tokens that may come next in the step that is being run; None: any."""
         return None if self.grammar is None else self.grammar.mask_after(0)
 
     def append(self, token_id: int) -> None:
@@ -209,7 +209,7 @@ class Chunk:
 
 
 class Failure(NamedTuple):
-    """Why a request cannot continue.
+    """The reason why a request cannot continue.
 
     reason: the finish_reason of its last output: "rejected" if the request is at fault, else
         "error".

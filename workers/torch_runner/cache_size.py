@@ -59,7 +59,7 @@ def choose_num_blocks(
 
 
 def _gpu_bytes(config: EngineConfig, device: torch.device, activation_bytes: int) -> int:
-    """Return this worker's share of the GPU, less what it uses and what a step needs."""
+    """Return this worker's share of the GPU, less the memory in use and that of a step."""
     free, total = torch.cuda.mem_get_info(device)
     share = int(total * config.memory_utilization) - torch.cuda.memory_reserved(device)
     return max(0, min(share, free) - activation_bytes)

@@ -1,4 +1,4 @@
-"""Measure the GPU memory that the largest possible steps need beside weights and cache."""
+"""Measure the GPU memory that the largest possible steps need in addition to weights and cache."""
 
 import torch
 from transformers.modeling_utils import PreTrainedModel

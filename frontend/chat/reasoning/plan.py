@@ -1,4 +1,4 @@
-"""How the reasoning of an answer begins and ends, and what follows from that."""
+"""Plan how the reasoning of an answer begins and ends."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ _PROMPT_END_TOKENS = 128
 
 
 class ReasoningStart(Enum):
-    """How an answer begins.
+    """The beginning of an answer.
 
     OPEN: with reasoning, because the prompt ends with the start delimiter.
     ASSUMED: with reasoning, with or without a start delimiter.
@@ -39,7 +39,7 @@ class ReasoningStart(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ReasoningPlan:
-    """How the reasoning of an answer begins and ends.
+    """The beginning and the end of an answer's reasoning.
 
     has_tools: whether tool calls may end reasoning.
     """

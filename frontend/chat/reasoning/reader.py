@@ -1,4 +1,4 @@
-"""Separate reasoning from what follows it, in text that comes in pieces of any size."""
+"""Separate reasoning from the text after it, in text that comes in pieces of any size."""
 
 from collections.abc import Sequence
 

@@ -28,7 +28,7 @@ class ParserError(Exception):
 
 
 class CallSyntax(NamedTuple):
-    """How a model writes a call, for models that write its arguments as JSON.
+    """The format of a call, for models that write its arguments as JSON.
 
     start: the text at the beginning of a call; free text does not contain it.
     begin: a function from the called function's name to the text between `start` and the arguments.

@@ -17,7 +17,7 @@ ToolMode = Literal["none", "auto", "required", "named"]
 
 @dataclass(frozen=True, slots=True)
 class ToolUse:
-    """How a request uses tools.
+    """The use of tools in a request.
 
     mode: whether the model must not, may or must call a tool; "named": it must call one given
         function.

@@ -12,7 +12,7 @@ from headrace.frontend.responses.store.rows import EventBatch
 
 
 class LiveResponse:
-    """A response that runs here: its events, what of them is stored, and what followers may see.
+    """A response that runs here: its events, which of them are stored, and which followers may see.
 
     base, batches: how many events an earlier run has stored, in how many batches; this run makes
         those events again, and they are dropped.
@@ -79,7 +79,7 @@ class LiveResponse:
     # For the store
 
     def pending_batch(self) -> EventBatch:
-        """Return what is not stored yet, without the end.
+        """Return the events that are not stored yet, without the end.
 
         Returns the same batch until `mark_stored`: after a failure of the store it is unknown
         whether the batch was stored.

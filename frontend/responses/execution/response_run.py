@@ -234,6 +234,6 @@ class ResponseRun:
         self._events.lifecycle(body["status"], body)
 
     def close(self) -> None:
-        """Release what it holds in the pool; does nothing if it has ended."""
+        """Release the run's resources in the pool; does nothing if it has ended."""
         for cleanup in self.cleanups:
             cleanup()

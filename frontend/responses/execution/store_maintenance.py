@@ -95,7 +95,7 @@ class StoreMaintenance:
             await asyncio.sleep(FLUSH_S)
 
     async def _heartbeat_loop(self) -> None:
-        """Renew the heartbeats of what runs here, and take over what dead frontends ran."""
+        """Renew the heartbeats of responses run here, and take over those of dead frontends."""
         takeovers_from = 0.0
         while True:
             await asyncio.sleep(HEARTBEAT_S * random.uniform(0.8, 1.2))

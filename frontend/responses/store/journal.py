@@ -1,4 +1,4 @@
-"""Record what is not deterministic in the run of a response, so that it can be replayed.
+"""Record the results that are not deterministic in a response's run, so that it can be replayed.
 
 The journal holds tokens, tool results and ids that parsers have generated. The request and the
 journal determine all items and events, so another frontend can resume a response: it replays the

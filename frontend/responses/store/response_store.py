@@ -28,7 +28,7 @@ PRUNE_BATCH = 200
 class ResponseStore:
     """The store of responses, shared by all frontends.
 
-    max_age_s, max_count: `prune` deletes what is beyond them, the oldest first.
+    max_age_s, max_count: `prune` deletes responses beyond these limits, the oldest first.
     """
 
     def __init__(self, database: Database, max_age_s: float, max_count: int) -> None:

@@ -31,7 +31,7 @@ class StoredResponse(NamedTuple):
 
 
 class EventBatch(NamedTuple):
-    """What has been added to a response since its last batch.
+    """The additions to a response since its last batch.
 
     first: the sequence number of the first event.
     number: of the batch; a batch that is stored under it already is this one, whose writer did not

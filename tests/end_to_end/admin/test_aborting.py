@@ -42,8 +42,8 @@ def test_by_the_ids_that_clients_gave(server: Server) -> None:
     with ThreadPoolExecutor(6) as threads:
         asked = {name: threads.submit(ask, server, name) for name in "abcdef"}
         wait_running(server, 6)
-        told = abort(server, ["a", "c", "nobody", "e"])
-        assert told == {"aborted": ["a", "c", "e"], "unknown": ["nobody"], "count": 3}
+        report = abort(server, ["a", "c", "nobody", "e"])
+        assert report == {"aborted": ["a", "c", "e"], "unknown": ["nobody"], "count": 3}
         for name in "ace":
             answer = asked[name].result(timeout=10)
             assert answer.status_code == 503
@@ -107,8 +107,8 @@ def test_what_one_worker_has(server: Server) -> None:
     with ThreadPoolExecutor(4) as threads:
         asked = [threads.submit(ask, server, str(number)) for number in range(4)]
         wait_running(server, 4)
-        told = abort(server, "all", "?worker=default-0&verbose")
-        assert told["count"] == told["workers"][0]["value"] == 2
+        report = abort(server, "all", "?worker=default-0&verbose")
+        assert report["count"] == report["workers"][0]["value"] == 2
         wait_running(server, 2)
         abort(server, "all")
         assert {each.result().status_code for each in asked} == {503}

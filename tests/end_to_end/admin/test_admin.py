@@ -1,4 +1,4 @@
-"""Operators' routes over real processes: whichever frontend takes the call, all workers obey."""
+"""Admin routes over real processes: whichever frontend takes the call, all workers execute it."""
 
 from typing import Any
 
@@ -63,9 +63,9 @@ def test_server_info_names_what_workers_run_on(server: Server) -> None:
     body = call(server, "GET", "/server_info?config_format=json&verbose")
     assert body["vllm_config"]["frontends"] == 2
     assert body["vllm_config"]["groups"][0]["engine"]["engine"] == "fake"
-    told = [each["value"] for each in body["workers"]]
-    assert len({each["pid"] for each in told}) == 2
-    assert {each["engine"] for each in told} == {"fake"}
+    values = [each["value"] for each in body["workers"]]
+    assert len({each["pid"] for each in values}) == 2
+    assert {each["engine"] for each in values} == {"fake"}
     assert "config_format" in str(call(server, "GET", "/server_info?config_format=xml", 400))
 
 

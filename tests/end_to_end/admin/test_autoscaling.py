@@ -46,8 +46,8 @@ def group(server: Server) -> dict[str, Any]:
 
 def has(server: Server, size: int) -> None:
     def is_so() -> bool:
-        told = group(server)
-        found: bool = told["wanted"] == size and len(told["workers"]) == told["ready"] == size
+        shown = group(server)
+        found: bool = shown["wanted"] == size and len(shown["workers"]) == shown["ready"] == size
         return found
 
     wait_for(is_so, f"{size} workers", PATIENCE_S)
@@ -124,8 +124,8 @@ def test_questions_start_nobody_and_are_answered(empty: Server, path: str) -> No
     has(empty, 0)
     assert empty.get(path).status_code == 200
     assert httpx.post(f"{empty.url}/tokenize", json={"prompt": "text"}).status_code == 200
-    told = group(empty)
-    assert (told["status"], told["wanted"], told["min"], told["max"]) == ("ready", 0, 0, 1)
+    shown = group(empty)
+    assert (shown["status"], shown["wanted"], shown["min"], shown["max"]) == ("ready", 0, 0, 1)
     assert empty.children("headrace.workers.main") == []
 
 

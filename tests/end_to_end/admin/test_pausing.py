@@ -134,8 +134,8 @@ def test_one_worker_is_spared_while_the_other_goes_on(server: Server) -> None:
     assert server.get("/is_paused?worker=default-0").json() == {"is_paused": True}
     for _ in range(6):
         assert text_of(complete(server))
-    told = server.get("/is_paused?verbose").json()["workers"]
-    assert [each["is_paused"] for each in told] == [True, False]
+    workers = server.get("/is_paused?verbose").json()["workers"]
+    assert [each["is_paused"] for each in workers] == [True, False]
 
 
 def test_who_is_started_meanwhile_is_paused_and_loses_nothing(server: Server) -> None:

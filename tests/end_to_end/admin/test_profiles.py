@@ -1,4 +1,4 @@
-"""Profiles of real engines: a trace for each worker, and requests go on meanwhile."""
+"""Profiles of real engines: a trace for each worker, while requests continue."""
 
 import json
 from collections.abc import Iterator

@@ -106,9 +106,9 @@ def test_what_was_given_back_comes_back_step_by_step(server: Server) -> None:
 def test_one_worker_or_one_model(server: Server) -> None:
     model = server.get("/v1/models").json()["data"][0]["id"]
     post(server, "/sleep?worker=default-1")
-    told = server.get("/is_sleeping?verbose").json()
-    assert told["is_sleeping"] is False
-    assert [each["state"] for each in told["workers"]] == ["ready", "asleep"]
+    body = server.get("/is_sleeping?verbose").json()
+    assert body["is_sleeping"] is False
+    assert [each["state"] for each in body["workers"]] == ["ready", "asleep"]
     assert server.get("/is_sleeping?worker=default-1").json() == {"is_sleeping": True}
     report = post(server, f"/wake_up?verbose&model={model}").json()["workers"]
     assert [each["name"].partition(".")[0] for each in report] == ["default-0", "default-1"]

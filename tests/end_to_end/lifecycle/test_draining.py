@@ -37,9 +37,9 @@ def states(server: Server) -> dict[str, dict[str, Any]]:
     return {each["name"].partition(".")[0]: each for each in group["workers"]}
 
 
-def kill(server: Server, place: str) -> None:
+def kill(server: Server, slot: str) -> None:
     for process in server.children("headrace.workers.main"):
-        if f"{place}." in " ".join(process.cmdline()):
+        if f"{slot}." in " ".join(process.cmdline()):
             process.kill()
 
 
@@ -81,9 +81,9 @@ def test_a_worker_is_killed_while_it_drains(server: Server, moment: str) -> None
     assert list(states(server)) == ["default-0"]
 
 
-def _held(server: Server, place: str, most: int) -> bool:
+def _held(server: Server, slot: str, most: int) -> bool:
     """Whether a worker is gone, or has so few requests left."""
-    worker = states(server).get(place)
+    worker = states(server).get(slot)
     return worker is None or worker["running"] + worker["waiting"] <= most
 
 

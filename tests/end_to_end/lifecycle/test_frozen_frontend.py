@@ -56,7 +56,7 @@ def test_frontend_that_is_frozen_while_the_coordinator_dies_is_replaced(launch: 
 
 @pytest.mark.parametrize("goes_on_last", ["launcher", "coordinator"])
 def test_pause_of_those_who_watch_kills_nobody(launch: Launch, goes_on_last: str) -> None:
-    """As of a container that is frozen, in which some go on a little before the others."""
+    """As in a frozen container, of which some processes continue a little before the others."""
     server = launch("--frontends", "2", "--workers", "2", "--stall-timeout", STALL_S)
     family = server.children()
     (coordinator,) = server.children("headrace.coordinator.main")

@@ -23,8 +23,8 @@ MARK = "HEADRACE_TEST_START"
 
 @dataclass
 class Start:
-    """One place to start a pool in, again and again. cache: where its model is prepared. port, uds:
-    where it listens; on a Unix socket in the folder unless told otherwise."""
+    """A folder to start a pool in, again and again. cache: where its model is prepared. port, uds:
+    where it listens; by default on a Unix socket in the folder."""
 
     folder: Path
     model: Path
@@ -64,7 +64,7 @@ class Start:
             return client.get(url).status_code
 
     def family(self) -> list[psutil.Process]:
-        """All that runs of it, whoever its parent is now."""
+        """All its processes that run, with any parent."""
         return [each for each in psutil.process_iter() if _environment(each) == str(self.folder)]
 
     def wait_until_ready(self) -> None:

@@ -75,7 +75,7 @@ def test_it_is_tried_again_while_requests_finish(launch: Launch) -> None:
             server.children("headrace.workers.main")[0].kill()  # which it replaces
             wait_for(lambda: server.log.count(" is ready (pid ") == 2, "another worker")
             before = len(read)
-            wait_for(lambda: len(read) > before + 50, "the request goes on")
+            wait_for(lambda: len(read) > before + 50, "the request continues")
         finally:
             is_enough.set()
         reading.result()
@@ -95,7 +95,7 @@ def test_requests_that_need_none_are_finished(launch: Launch) -> None:
 
 @pytest.mark.parametrize("needed", [True, False])
 def test_it_is_given_up_with_the_time_to_finish_requests(launch: Launch, needed: bool) -> None:
-    """Their clients are told, all processes end, and the status says that something was wrong."""
+    """Their clients get an error, all processes end, and the exit status says that it failed."""
     flags = ("--frontends", "1", "--workers", "1", "--shutdown-timeout", "3")
     server = launch(*flags, step_s=0.05)
     family = server.children()
@@ -104,9 +104,9 @@ def test_it_is_given_up_with_the_time_to_finish_requests(launch: Launch, needed:
     end_without_coordinator(server)
     if needed:
         server.children("headrace.workers.main")[0].kill()
-    told = begun + list(events)
-    assert told[-1] == "[DONE]"
-    assert "error" in json.loads(told[-2])
+    received = begun + list(events)
+    assert received[-1] == "[DONE]"
+    assert "error" in json.loads(received[-2])
     assert server.stop() == 1
     assert not any(process.is_running() for process in family)
     shutil.rmtree(server.run_dir)  # to look into it takes a descriptor, too

@@ -173,13 +173,13 @@ def test_killed_unit_is_started_again_and_serves(pool: Pool, expected: str, name
 
 
 def test_each_start_has_an_id_of_its_own(pool: Pool) -> None:
-    places = sorted((pool.run_dir / "roll" / "worker").iterdir())
-    assert [place.name for place in places] == ["default-0", "default-1"]
-    before = places[1].read_text().split()
+    locks = sorted((pool.run_dir / "roll" / "worker").iterdir())
+    assert [lock.name for lock in locks] == ["default-0", "default-1"]
+    before = locks[1].read_text().split()
     pool.units["headrace-worker@1"].end(signal.SIGKILL)
     pool.start("headrace-worker@1")
     pool.wait_until_ready("headrace-worker@1")
-    after = places[1].read_text().split()
+    after = locks[1].read_text().split()
     assert int(after[0]) == int(before[0]) + 1
     assert int(after[1]) == pool.units["headrace-worker@1"].process.pid
     ended = pool.run_dir / f"default-1.{before[0]}"
@@ -219,9 +219,9 @@ def test_stopping_in_the_order_of_the_units_leaves_nothing(
         assert pool.prepare().returncode == 0
         pool.start(*ALL)
         pool.wait_until_ready()
-        refused = pool.prepare()
-        assert refused.returncode == 2
-        assert refused.stderr == (
+        failed = pool.prepare()
+        assert failed.returncode == 2
+        assert failed.stderr == (
             "headrace: error: prepare: the pool runs; stop its processes first\n"
         )
         for name in (*FRONTENDS, *WORKERS, "headrace-coordinator"):
@@ -281,7 +281,7 @@ def test_target_brings_as_many_as_are_asked_for_by_default() -> None:
     reason="systemd-analyze is not installed (Debian: apt-get install systemd)",
 )
 def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path) -> None:
-    """Its exit status is 0 beside ordering cycles, too: what counts is that it is silent."""
+    """Its exit status is 0 despite ordering cycles, too: it must print nothing."""
     files = [file for file in UNITS.iterdir() if file.suffix in (".service", ".socket", ".target")]
     assert len(files) == 9
     for file in files:

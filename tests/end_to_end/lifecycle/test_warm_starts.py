@@ -65,7 +65,7 @@ def complete(server: Server) -> str:
 
 
 def replace_worker(server: Server) -> psutil.Process:
-    """Kill one, and wait for the one in its place."""
+    """Kill one, and wait for its successor."""
     victim, others = living(server, WORKER)[0], set(living(server, WORKER))
     before = ready(server)
     victim.kill()

@@ -117,5 +117,5 @@ def test_a_worker_that_dies_while_it_wakes_is_replaced(tiny: Server) -> None:
 
 
 def states(server: Server) -> list[str]:
-    told = server.get("/is_sleeping?verbose").json()
-    return [worker["state"] for worker in told["workers"]]
+    body = server.get("/is_sleeping?verbose").json()
+    return [worker["state"] for worker in body["workers"]]

@@ -134,7 +134,7 @@ def test_sampling_with_a_seed_is_the_same_on_any_worker_and_in_any_batch(server:
 
 
 def test_what_excludes_each_other_is_the_requests_fault(server: Server) -> None:
-    """In its turn no token can follow: that is known only when the worker looks for one."""
+    """No token can follow there: that is known only when the worker looks for one."""
     words = {"model": "smol", "prompt": "a b", "add_special_tokens": False}
     allowed = server.client.post("/tokenize", json=words).json()["tokens"]
     for fields in ({}, {"stream": True}, {"n": 2, "temperature": 1}):
@@ -298,7 +298,7 @@ CITY = {
 
 
 async def test_answers_keep_to_the_form_that_is_asked_for(server: Server) -> None:
-    """Streamed and not, greedy and drawn, beside answers that are free."""
+    """Streamed and not, greedy and drawn, among answers that are free."""
     schema = {"type": "json_schema", "json_schema": {"name": "city", "schema": CITY}}
     forms: list[dict[str, Any]] = [
         {"response_format": schema},
@@ -332,8 +332,8 @@ async def test_answers_keep_to_the_form_that_is_asked_for(server: Server) -> Non
         for text, reason in answers:
             assert reason == "stop", text
             jsonschema.validate(json.loads(text), CITY)
-    for place, pattern in patterns.items():
-        ((text, reason),) = whole[place]
+    for index, pattern in patterns.items():
+        ((text, reason),) = whole[index]
         assert re.fullmatch(pattern, text), text
         assert reason == "stop"
 

@@ -194,8 +194,10 @@ def test_anthropics_client_has_what_it_demands(
         assert set(given) == {"city", "days"}
         assert given["city"] in CITY["enum"]
         assert message.stop_reason == ("tool_use" if kind == "tool_use" else "end_turn")
-    told = [[block.model_dump(exclude={"id"}) for block in m.content] for m in (whole, streamed)]
-    assert told[0] == told[1]
+    contents = [
+        [block.model_dump(exclude={"id"}) for block in m.content] for m in (whole, streamed)
+    ]
+    assert contents[0] == contents[1]
 
 
 def test_anthropics_client_gives_the_result_back(anthropic: Anthropic) -> None:

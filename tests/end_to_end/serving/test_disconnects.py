@@ -1,4 +1,4 @@
-"""Clients that leave before their answer: nothing goes on being run for them (fake engine)."""
+"""Clients that disconnect before their answer: their requests are aborted (fake engine)."""
 
 import contextlib
 import json
@@ -135,7 +135,7 @@ def test_who_leaves_the_queue_is_never_run(server: Server, stream: bool) -> None
         with client(server, text(prompt=["late", "later"], stream=stream)):
             wait_for(lambda: waiting(server) == 2, "they wait")
         wait_for(lambda: waiting(server) == 0, "nobody waits", timeout_s=FREE_TIMEOUT_S)
-        assert running(server) == SEATS, "the others go on"
+        assert running(server) == SEATS, "the others continue"
     wait_until_free(server)
     assert prompt_tokens(server) == before
 
@@ -158,9 +158,9 @@ def test_stored_response_goes_on_only_in_the_background(
     tokens = 30
     fields = {"input": "hello", "max_output_tokens": tokens, "ignore_eos": True, "stream": True}
     with client(server, Case("/v1/responses", {**fields, "background": background})) as connection:
-        told = b""
-        while not (found := re.search(rb'"id":"(resp_[^"]+)"', told)):
-            told += connection.recv(4000)
+        received = b""
+        while not (found := re.search(rb'"id":"(resp_[^"]+)"', received)):
+            received += connection.recv(4000)
     path = f"/v1/responses/{found[1].decode()}"
     wait_for(lambda: server.get(path).json()["status"] != "in_progress", "it has ended")
     body = server.get(path).json()

@@ -73,9 +73,9 @@ def test_worker_that_hangs_while_it_starts_is_replaced(server: Server) -> None:
 
     wait_for(caught, "another is started")
     wait_for(lambda: health(server)["ready"] == 1, "the dead one is gone")
-    told = named(server, starting[0])
-    assert told is not None
-    assert told["state"] == "starting"
+    worker = named(server, starting[0])
+    assert worker is not None
+    assert worker["state"] == "starting"
     wait_for(lambda: not starting[0].is_running(), "it is killed")
     wait_for(lambda: health(server)["status"] == "ready", "a third is there")
 
@@ -110,8 +110,8 @@ def test_load_is_the_pools_whichever_frontend_is_asked(server: Server) -> None:
             (group,) = verbose["groups"]
             by_worker = sum(each["running"] for each in group["workers"])
             by_frontend = sum(each["in_flight"] for each in verbose["frontends"])
-            told = (verbose["server_load"], group["running"], by_worker, by_frontend)
-            return told == (6, 6, 6, 6)
+            counts = (verbose["server_load"], group["running"], by_worker, by_frontend)
+            return counts == (6, 6, 6, 6)
 
         wait_for(is_told_of_each, "the parts make the whole")
         assert all(request.result().status_code == 200 for request in requests)
@@ -141,9 +141,9 @@ def test_readiness_ends_with_the_signal_while_requests_are_finished(server: Serv
             wait_for(not_ready, "it says so")
             assert server.get("/livez").status_code == 200
             assert server.get("/health?verbose").json()["status"] == "stopping"
-            refused = complete(server)
-            assert refused.status_code == 503
-            assert refused.headers["Retry-After"] == "1"
+            rejected = complete(server)
+            assert rejected.status_code == 503
+            assert rejected.headers["Retry-After"] == "1"
             assert {request.result().status_code for request in requests} == {200}
             assert "[DONE]" not in next(events)
         assert server.stop() == 0

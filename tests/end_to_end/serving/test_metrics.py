@@ -40,7 +40,7 @@ def load(server: Server, max_tokens: int) -> Iterator[list[Future[int]]]:
 
 
 class Scrapes(contextlib.ExitStack):
-    """A kept connection to each frontend, and the greatest values that any of them has told."""
+    """A kept connection to each frontend, and the greatest values that any of them has reported."""
 
     def __init__(self, server: Server, greatest: Numbers | None = None) -> None:
         super().__init__()
@@ -55,11 +55,11 @@ class Scrapes(contextlib.ExitStack):
             self._clients.setdefault(_whom(client, frontends), client)
 
     def all(self) -> list[Numbers]:
-        """What each frontend tells, one after the other; no counter may have gone back."""
-        told = [_numbers(client.get("/metrics").text) for client in self._clients.values()]
-        for numbers in told:
+        """The metrics of each frontend, one after the other; no counter may have decreased."""
+        scraped = [_numbers(client.get("/metrics").text) for client in self._clients.values()]
+        for numbers in scraped:
             self.check(numbers)
-        return told
+        return scraped
 
     def check(self, numbers: Numbers) -> None:
         for name, greatest in self.greatest.items():
@@ -115,7 +115,7 @@ def series(numbers: Numbers, name: str, **labels: str) -> Numbers:
 
 
 def test_all_frontends_tell_the_same_of_everything(server: Server, scrapes: Scrapes) -> None:
-    complete(server, prompt="")  # refused
+    complete(server, prompt="")  # rejected
     with load(server, max_tokens=150) as requests:
         while not all(request.done() for request in requests):
             numbers = scrapes.all()[-1]
@@ -124,8 +124,8 @@ def test_all_frontends_tell_the_same_of_everything(server: Server, scrapes: Scra
         assert {request.result() for request in requests} == {200}
     wait_for(scrapes.agree, "they agree")
     numbers = scrapes.all()[0]
-    refused = sum(series(numbers, "requests_refused_total", reason="invalid").values())
-    assert refused == 1
+    rejected = sum(series(numbers, "requests_refused_total", reason="invalid").values())
+    assert rejected == 1
     starts = series(numbers, "worker_start_seconds", phase="imports")
     assert len(starts) == 2
     assert all(0 < seconds < 60 for seconds in starts.values())
@@ -146,7 +146,7 @@ def test_all_frontends_tell_the_same_of_everything(server: Server, scrapes: Scra
 
 
 def test_who_has_an_answer_sees_no_request_run(server: Server) -> None:
-    """Whole seconds of a scrape's interval would be told of a batch that is empty."""
+    """Otherwise whole seconds of a scrape's interval would be reported for an empty batch."""
     wait_for(lambda: server.metric("headrace:num_requests_running") == 0, "nothing runs")
     for _ in range(4):  # long enough for a heartbeat to tell of it meanwhile
         assert complete(server, 60) == 200
@@ -179,9 +179,9 @@ def test_worker_that_dies_takes_its_gauges_along_and_nothing_else(
         victim.wait(10)
 
         def is_gone() -> bool:
-            told = scrapes.all()
-            states = series(told[0], "worker_state", engine=engine, state="ready")
-            running = series(told[0], "num_requests_running", engine=engine)
+            scraped = scrapes.all()
+            states = series(scraped[0], "worker_state", engine=engine, state="ready")
+            running = series(scraped[0], "num_requests_running", engine=engine)
             return set(states.values()) == {0} and not sum(running.values())
 
         wait_for(is_gone, "its gauges are gone")

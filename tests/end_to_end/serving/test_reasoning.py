@@ -14,7 +14,7 @@ from openai.types import CompletionUsage
 from openai.types.chat import ChatCompletion
 
 from tests.end_to_end.servers import Server
-from tests.end_to_end.streams import Told, chats
+from tests.end_to_end.streams import StreamedChat, chats
 
 TEMPLATE = (
     "{% for message in messages %}"
@@ -121,7 +121,7 @@ def held(client: OpenAI) -> Said:
 def test_a_budget_ends_the_thinking_and_an_answer_follows(
     free: Said, held: Said, end_ids: list[int]
 ) -> None:
-    assert free[1] is None  # the model knows no such mark and thinks to the end
+    assert free[1] is None  # the model knows no such delimiter and thinks to the end
     reasoning, content, token_ids, usage = held
     assert token_ids[:BUDGET] == free[2][:BUDGET]
     assert token_ids[BUDGET : BUDGET + len(end_ids)] == end_ids
@@ -189,19 +189,21 @@ def message(anthropic: Anthropic, **extra: Any) -> Message:
         events = list(stream)
         whole: Message = other.result()
         streamed = stream.get_final_message()
-    told = [[block.model_dump(exclude={"id"}) for block in m.content] for m in (whole, streamed)]
-    assert told[0] == told[1]
+    contents = [
+        [block.model_dump(exclude={"id"}) for block in m.content] for m in (whole, streamed)
+    ]
+    assert contents[0] == contents[1]
     assert whole.stop_reason == streamed.stop_reason
-    marks = [
+    bounds = [
         (e.type, e.index)
         for e in events
         if e.type == "content_block_start" or e.type == "content_block_stop"
     ]
     ends = ("content_block_start", "content_block_stop")
-    assert marks == [(end, index) for index in range(len(told[0])) for end in ends]
+    assert bounds == [(end, index) for index in range(len(contents[0])) for end in ends]
     for kind in ("thinking", "signature", "text"):
         deltas = "".join(getattr(e, kind) for e in events if e.type == kind)
-        assert deltas == "".join(block.get(kind) or "" for block in told[0])
+        assert deltas == "".join(block.get(kind) or "" for block in contents[0])
     return whole
 
 
@@ -245,16 +247,20 @@ def test_a_worker_that_dies_costs_no_token_of_thoughts_forms_and_calls(server: S
         for f in (FORM, {"tools": [COUNT], "tool_choice": "required"})
     ]
     plain = chats(server, asked)
-    assert [told.ends for told in plain] == [["stop", "[DONE]"], ["tool_calls", "[DONE]"]] * 2
-    for told in plain:
-        answer = json.loads(told.answer)
-        jsonschema.validate(answer["numbers"] if told.arguments else answer, NUMBERS)
+    assert [chat.ends for chat in plain] == [["stop", "[DONE]"], ["tool_calls", "[DONE]"]] * 2
+    for chat in plain:
+        answer = json.loads(chat.answer)
+        jsonschema.validate(answer["numbers"] if chat.arguments else answer, NUMBERS)
     (worker,) = server.children("headrace.workers.main")
     at_death: list[list[tuple[bool, list[str]]]] = []
 
-    def kill(told: list[Told]) -> None:
-        if not at_death and all(t.answer for t in told[:2]) and all(t.reasoning for t in told):
-            at_death.append([(bool(t.answer), list(t.ends)) for t in told])
+    def kill(streamed: list[StreamedChat]) -> None:
+        if (
+            not at_death
+            and all(t.answer for t in streamed[:2])
+            and all(t.reasoning for t in streamed)
+        ):
+            at_death.append([(bool(t.answer), list(t.ends)) for t in streamed])
             worker.kill()
 
     assert chats(server, asked, kill) == plain

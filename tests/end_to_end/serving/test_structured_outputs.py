@@ -75,9 +75,9 @@ def test_a_compiler_that_takes_too_much_is_given_up_while_others_are_served(
         answer = server.client.post("/v1/chat/completions", json=body(server, NUMBERS))
         assert answer.status_code == 200
         assert server.client.get("/health").status_code == 200
-        refused = hostile.result()
-    assert refused.status_code == 400
-    assert refused.json()["error"]["message"] == reason
+        rejected = hostile.result()
+    assert rejected.status_code == 400
+    assert rejected.json()["error"]["message"] == reason
     assert [process.pid for process in server.children()] == before
 
 

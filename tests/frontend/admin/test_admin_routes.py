@@ -1,4 +1,4 @@
-"""Operators' routes on a fake pool: what is asked of workers, and what is refused before."""
+"""Admin routes on a fake pool: the calls to workers, and requests that are rejected before."""
 
 from typing import Any
 
@@ -39,13 +39,13 @@ async def test_server_info_tells_no_secret_and_none_of_our_folders(
 
 
 def test_a_configuration_as_text() -> None:
-    told = {
+    values = {
         "port": 1,
         "a": {"b": "c"},
         "e": {},
         "groups": [{"name": "g", "engine": {"seed": None}}],
     }
-    assert as_text(told).splitlines() == [
+    assert as_text(values).splitlines() == [
         "port=1",
         "a.b='c'",
         "e={}",
@@ -66,7 +66,7 @@ async def test_rpc_calls_what_is_listed(admin: Client, pool: FakePool) -> None:
     ("args", "kwargs", "reset_running"),
     [([], {}, False), ([True], {}, True), ([], {"reset_running_requests": True}, True)],
 )
-def test_arguments_come_by_place_or_by_name(
+def test_arguments_come_by_position_or_by_name(
     args: list[bool], kwargs: dict[str, bool], reset_running: bool
 ) -> None:
     wanted = ResetPrefixCache(reset_running)

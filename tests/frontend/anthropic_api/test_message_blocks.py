@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from headrace.frontend.anthropic_api.content_blocks import ContentBlockBuilder
 from headrace.frontend.chat.message import MessagePart, ToolCallPart
-from tests.frontend.chat.marked_reader import MarkedReader
+from tests.frontend.chat.tagged_reader import TaggedReader
 
 
 def made(parts: list[MessagePart]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -46,7 +46,7 @@ def without(block: dict[str, Any], field: str) -> dict[str, Any]:
 @given(st.lists(st.sampled_from(["~r", "~c", "~t", "a", " ", "\n", "{}", "é"]), max_size=40))
 def test_events_join_to_the_whole_and_lose_nothing(words: list[str]) -> None:
     said = "".join(words)
-    reader = MarkedReader()
+    reader = TaggedReader()
     parts = [reader.feed(char) for char in said]
     whole, read = made(parts)
     assert [without(block, "input") for block in whole] == [

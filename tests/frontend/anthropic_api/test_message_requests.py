@@ -210,7 +210,7 @@ def test_what_is_counted_is_what_the_prompt_hangs_on() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "shown"),
+    ("message", "shown"),
     [
         ("thinking_token_budget: is not", "thinking.budget_tokens: is not"),
         ("body.response_format.type: x", "output_config.format.type: x"),
@@ -222,7 +222,7 @@ def test_what_is_counted_is_what_the_prompt_hangs_on() -> None:
         ("The prompt has", "The prompt has"),
     ],
 )
-def test_errors_name_the_fields_of_messages(told: str, shown: str) -> None:
+def test_errors_name_the_fields_of_messages(message: str, shown: str) -> None:
     with pytest.raises(BadRequest) as caught, rename_error_fields():
-        raise BadRequest(told)
+        raise BadRequest(message)
     assert caught.value.message == shown

@@ -17,7 +17,7 @@ from headrace.frontend.pool.interface import PoolBusy, PoolUnavailable, RequestL
 from headrace.frontend.routes import messages
 from headrace.frontend.schemas.chat import ChatCompletionRequest
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
-from tests.frontend.chat.marked_reader import MarkedReader
+from tests.frontend.chat.tagged_reader import TaggedReader
 from tests.frontend.conftest import MAKE_APP
 from tests.frontend.fake_pool import FakePool
 from tests.frontend.text.tokenizers_for_tests import EOS
@@ -46,7 +46,7 @@ class Say(Protocol):
 
 @pytest.fixture
 def say(pool: FakePool, text: ModelTokenizer, monkeypatch: pytest.MonkeyPatch) -> Say:
-    """Lets the model say a text with marks, see MarkedReader."""
+    """Lets the model say a text with tags, see TaggedReader."""
 
     def say(words: str, reasons: dict[str, str] | None = None) -> None:
         ids = text.backend.encode(words, add_special_tokens=False).ids
@@ -54,7 +54,7 @@ def say(pool: FakePool, text: ModelTokenizer, monkeypatch: pytest.MonkeyPatch) -
 
         async def start(context: Context, request: ChatCompletionRequest) -> ChatRun:
             run = await start_chat(context, request)
-            run._readers = [MarkedReader(reasons or {})]
+            run._readers = [TaggedReader(reasons or {})]
             return run
 
         monkeypatch.setattr(messages, "start_chat", start)
@@ -93,7 +93,7 @@ async def events(client: Client, **fields: Any) -> list[dict[str, Any]]:
     return read
 
 
-async def refused(client: AsyncAnthropic, **fields: Any) -> tuple[int, str, str]:
+async def rejection(client: AsyncAnthropic, **fields: Any) -> tuple[int, str, str]:
     """Status, type and message of the error that the client raises."""
     with pytest.raises(APIStatusError) as caught:
         await client.messages.create(**{**REQUEST, **fields})
@@ -257,7 +257,7 @@ async def test_tokens_read_from_the_cache_are_no_input(
 async def test_bad_requests_name_the_field(
     anthropic: AsyncAnthropic, fields: dict[str, Any], named: str
 ) -> None:
-    status, kind, message = await refused(anthropic, extra_body=fields)
+    status, kind, message = await rejection(anthropic, extra_body=fields)
     assert (status, kind) == (400, "invalid_request_error")
     assert message.removeprefix("body.").startswith(named), message
 
@@ -270,14 +270,14 @@ async def test_blocks_that_are_no_text_are_refused_by_name(
     result = {"type": "tool_result", "tool_use_id": "a", "content": [block]}
     for content, where in (([block], ""), ([result], ".tool_result.content.0")):
         said = [{"role": "user", "content": content}]
-        status, _, message = await refused(anthropic, messages=said)
+        status, _, message = await rejection(anthropic, messages=said)
         assert status == 400
         assert message.startswith(f"messages.0.content.0{where}: ")
         assert repr(kind) in message
 
 
 async def test_unknown_model(anthropic: AsyncAnthropic, client: Client) -> None:
-    status, kind, message = await refused(anthropic, model="nope")
+    status, kind, message = await rejection(anthropic, model="nope")
     assert (status, kind) == (404, "not_found_error")
     assert "'nope'" in message
     counted = await client.post(
@@ -306,9 +306,9 @@ async def test_failures_before_the_answer(
     stream: bool,
 ) -> None:
     pool.failure = failure
-    told = await refused(anthropic, stream=stream)
-    assert told[:2] == (status, kind)
-    assert "secret" not in told[2]
+    error = await rejection(anthropic, stream=stream)
+    assert error[:2] == (status, kind)
+    assert "secret" not in error[2]
 
 
 async def test_a_stream_that_fails_ends_with_one_error_event(
@@ -353,9 +353,9 @@ async def test_errors_before_the_request_is_read(
     client = make_app(max_body_bytes=1000).test_client()
     for path in (PATH, f"{PATH}/count_tokens"):
         response = await client.post(path, data=body, headers=headers)
-        told = await response.get_json()
+        found = await response.get_json()
         assert response.status_code == status
-        assert (told["type"], told["error"]["type"]) == ("error", kind)
+        assert (found["type"], found["error"]["type"]) == ("error", kind)
 
 
 async def test_counts_as_in_flight_until_it_has_ended(make_app: MAKE_APP, pool: FakePool) -> None:

@@ -48,8 +48,8 @@ async def test_answers_each_chat_in_order_as_it_is_answered_alone(
         alone.append(await response.get_json())
     assert batch["id"] == "chatcmpl-r"
     assert [choice["index"] for choice in batch["choices"]] == [0, 1, 2]
-    for place, one in enumerate(alone):
-        assert batch["choices"][place] == {**one["choices"][0], "index": place}
+    for index, one in enumerate(alone):
+        assert batch["choices"][index] == {**one["choices"][0], "index": index}
     for key in ("prompt_tokens", "completion_tokens", "total_tokens"):
         assert batch["usage"][key] == sum(one["usage"][key] for one in alone)
     assert set(batch) == set(alone[0])
@@ -75,8 +75,8 @@ async def test_bad_requests_name_the_field(
 ) -> None:
     status, body = await ask(client, **fields)
     assert status == 400
-    told = body["error"]["param"] or body["error"]["message"]
-    assert re.match(rf"(body\.)?{re.escape(named)}(\W|$)", told)
+    shown = body["error"]["param"] or body["error"]["message"]
+    assert re.match(rf"(body\.)?{re.escape(named)}(\W|$)", shown)
     assert all(stream.cancelled for stream in pool.streams)
 
 

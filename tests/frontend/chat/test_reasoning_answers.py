@@ -34,11 +34,11 @@ class Chat:
     """An application that serves one model, whose texts are `reply`."""
 
     def __init__(
-        self, tmp_path: Path, template: str, parser: ReasoningFormat | None, **marks: Any
+        self, tmp_path: Path, template: str, parser: ReasoningFormat | None, **tokens: Any
     ) -> None:
         backend = byte_level()
-        backend.add_tokens(marks.get("added", []))
-        backend.add_special_tokens(marks.get("special", []))
+        backend.add_tokens(tokens.get("added", []))
+        backend.add_special_tokens(tokens.get("special", []))
         info = TextInfo(
             max_model_len=2048,
             vocab_size=backend.get_vocab_size(),
@@ -100,9 +100,9 @@ def chat(tmp_path: Path) -> MakeChat:
     def make(
         template: str = CHAT_TEMPLATE,
         parser: ReasoningFormat | None = FORMATS["qwen3"],
-        **marks: Any,
+        **tokens: Any,
     ) -> Chat:
-        return Chat(tmp_path, template, parser, **marks)
+        return Chat(tmp_path, template, parser, **tokens)
 
     return make
 
@@ -114,12 +114,12 @@ MARKS: list[dict[str, list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize("marks", MARKS, ids=["several tokens", "one token", "special"])
+@pytest.mark.parametrize("tokens", MARKS, ids=["several tokens", "one token", "special"])
 @pytest.mark.parametrize("size", [1, 3, 100])
 async def test_reasoning_and_content_are_told_apart(
-    chat: MakeChat, marks: dict[str, Any], size: int
+    chat: MakeChat, tokens: dict[str, Any], size: int
 ) -> None:
-    served = chat(**marks)
+    served = chat(**tokens)
     served.pool.per_output = size
     assert await served.message() == (THOUGHT, ANSWER)
     _, body = await served.post(n=2)
@@ -131,11 +131,11 @@ async def test_without_a_parser_all_is_content(chat: MakeChat) -> None:
     assert await chat(parser=None).message() == (None, WHOLE)
 
 
-@pytest.mark.parametrize("marks", MARKS, ids=["several tokens", "one token", "special"])
+@pytest.mark.parametrize("tokens", MARKS, ids=["several tokens", "one token", "special"])
 async def test_reasoning_that_is_not_wanted_is_counted_and_left_out(
-    chat: MakeChat, marks: dict[str, Any]
+    chat: MakeChat, tokens: dict[str, Any]
 ) -> None:
-    served = chat(**marks)
+    served = chat(**tokens)
     assert await served.message(include_reasoning=False) == (None, ANSWER)
     _, body = await served.post(include_reasoning=False)
     assert body["usage"]["completion_tokens"] == len(served.ids(WHOLE)) + 1
@@ -219,7 +219,7 @@ async def test_the_prompt_can_have_ended_the_reasoning(
 
 
 async def test_thinking_that_is_switched_off_is_not_assumed(chat: MakeChat) -> None:
-    """Though the template does not know the switch. What is marked is still reasoning."""
+    """Though the template does not know the switch. Text between delimiters is still reasoning."""
     served = chat()
     off = {"chat_template_kwargs": {"enable_thinking": False}}
     assert await served.message(**off) == (THOUGHT, ANSWER)
@@ -228,7 +228,7 @@ async def test_thinking_that_is_switched_off_is_not_assumed(chat: MakeChat) -> N
 
 
 @pytest.mark.parametrize("said", ["</think>", "<think>"])
-async def test_marks_that_a_user_writes_change_nothing(chat: MakeChat, said: str) -> None:
+async def test_delimiters_that_a_user_writes_change_nothing(chat: MakeChat, said: str) -> None:
     served = chat(parser=TAGS)
     served.reply = ENDED
     messages = [{"role": "user", "content": f"{said} What is {said}"}]
@@ -282,7 +282,7 @@ async def test_templates_are_told_the_effort(
 async def budgets(
     served: Chat, path: str = "/v1/chat/completions", **fields: Any
 ) -> tuple[int, tuple[int, ...], tuple[tuple[int, ...], ...], bool] | None:
-    """What a worker was told, as (tokens, start, ends, is_open)."""
+    """The budget that a worker got, as (tokens, start, ends, is_open)."""
     status, body = await served.post(path, **fields)
     assert status == 200, body
     sent = served.pool.requests[-1].sampling.thinking_budget
@@ -291,7 +291,7 @@ async def budgets(
     return sent.tokens, sent.start_ids, sent.end_ids, sent.is_open
 
 
-async def test_a_worker_is_told_the_budget_and_the_marks(chat: MakeChat) -> None:
+async def test_a_worker_gets_the_budget_and_the_delimiters(chat: MakeChat) -> None:
     served = chat()
     start, end = tuple(served.ids("<think>")), tuple(served.ids("</think>"))
     assert len(end) > 1
@@ -352,8 +352,8 @@ async def test_the_budget_of_messages_is_held_where_it_can_be(
         "messages": QUESTION,
         "thinking": {"type": "enabled", "budget_tokens": 7},
     }
-    told = await budgets(served, "/v1/messages", **fields)
-    assert (told and told[0]) == (7 if parser else None)
+    budget = await budgets(served, "/v1/messages", **fields)
+    assert (budget and budget[0]) == (7 if parser else None)
 
 
 @pytest.mark.parametrize("tokens", [0, 5])

@@ -14,24 +14,24 @@ THOUGHT, ANSWER = "\nHello world. The capital?\n", "\n\nParis is the answer."
 
 
 @pytest.fixture(scope="module")
-def marks(text: ModelTokenizer) -> ReasoningDelimiters:
+def delimiters(text: ModelTokenizer) -> ReasoningDelimiters:
     return ReasoningDelimiters.encode(FORMATS["qwen3"], text)
 
 
 def count(
     text: ModelTokenizer,
-    marks: ReasoningDelimiters,
+    delimiters: ReasoningDelimiters,
     beginning: ReasoningStart,
     token_ids: list[int],
     size: int,
 ) -> int:
-    thinking = ReasoningPlan(marks, beginning)
+    thinking = ReasoningPlan(delimiters, beginning)
     reader = thinking.reader(PlainReader(), include=False)
     counts = ReasoningTokenCounter([reader], thinking)
     detokenizer = text.detokenizer(skip_special_tokens=True)
-    for place in range(0, len(token_ids), size):
-        counts.add(0, token_ids[place : place + size])
-        reader.feed("".join(map(detokenizer.feed, token_ids[place : place + size])))
+    for start in range(0, len(token_ids), size):
+        counts.add(0, token_ids[start : start + size])
+        reader.feed("".join(map(detokenizer.feed, token_ids[start : start + size])))
     return counts.tokens(0)
 
 
@@ -40,48 +40,53 @@ def ids(text: ModelTokenizer, written: str) -> list[int]:
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 1000])
-def test_marks_and_content_do_not_count(
-    text: ModelTokenizer, marks: ReasoningDelimiters, size: int
+def test_delimiters_and_content_do_not_count(
+    text: ModelTokenizer, delimiters: ReasoningDelimiters, size: int
 ) -> None:
     thought = ids(text, THOUGHT)
-    written = [*marks.start_ids, *thought, *marks.end_ids, *ids(text, ANSWER)]
+    written = [*delimiters.start_ids, *thought, *delimiters.end_ids, *ids(text, ANSWER)]
     for beginning in (ReasoningStart.ASSUMED, ReasoningStart.OPTIONAL):
-        assert count(text, marks, beginning, written, size) == len(thought)
-    rest = written[len(marks.start_ids) :]
+        assert count(text, delimiters, beginning, written, size) == len(thought)
+    rest = written[len(delimiters.start_ids) :]
     for beginning in (ReasoningStart.OPEN, ReasoningStart.ASSUMED):
-        assert count(text, marks, beginning, rest, size) == len(thought)
-    assert count(text, marks, ReasoningStart.OPTIONAL, rest, size) == 0
-    assert count(text, marks, ReasoningStart.CLOSED, written, size) == 0
-    assert count(text, marks, ReasoningStart.OPEN, thought, size) == len(thought)
+        assert count(text, delimiters, beginning, rest, size) == len(thought)
+    assert count(text, delimiters, ReasoningStart.OPTIONAL, rest, size) == 0
+    assert count(text, delimiters, ReasoningStart.CLOSED, written, size) == 0
+    assert count(text, delimiters, ReasoningStart.OPEN, thought, size) == len(thought)
 
 
-def test_an_end_mark_in_other_tokens_ends_the_count(text: ModelTokenizer) -> None:
+def test_an_end_delimiter_in_other_tokens_ends_the_count(text: ModelTokenizer) -> None:
     backend = byte_level()
     backend.add_tokens(["</think>"])
     model = ModelTokenizer(text.info, backend)
-    marks = ReasoningDelimiters.encode(FORMATS["qwen3"], model)
-    assert len(marks.end_ids) == 1
+    delimiters = ReasoningDelimiters.encode(FORMATS["qwen3"], model)
+    assert len(delimiters.end_ids) == 1
     other = [token for character in "</think>" for token in ids(model, character)]
     written = [*ids(model, THOUGHT), *other, *ids(model, ANSWER)]
-    counted = count(model, marks, ReasoningStart.OPEN, written, 1)
+    counted = count(model, delimiters, ReasoningStart.OPEN, written, 1)
     assert counted == len(ids(model, THOUGHT)) + len(other)
 
 
-def test_grammars_wait_for_the_end_of_reasoning_that_is_certain(marks: ReasoningDelimiters) -> None:
+def test_grammars_wait_for_the_end_of_reasoning_that_is_certain(
+    delimiters: ReasoningDelimiters,
+) -> None:
     after = {
-        beginning: ReasoningPlan(marks, beginning).grammar_after for beginning in ReasoningStart
+        beginning: ReasoningPlan(delimiters, beginning).grammar_after
+        for beginning in ReasoningStart
     }
-    assert after[ReasoningStart.OPEN] == after[ReasoningStart.ASSUMED] == marks.end_ids
+    assert after[ReasoningStart.OPEN] == after[ReasoningStart.ASSUMED] == delimiters.end_ids
     assert after[ReasoningStart.OPTIONAL] == after[ReasoningStart.CLOSED] == ()
 
 
-def test_calls_of_tools_end_reasoning_where_there_are_tools(marks: ReasoningDelimiters) -> None:
+def test_calls_of_tools_end_reasoning_where_there_are_tools(
+    delimiters: ReasoningDelimiters,
+) -> None:
     text = "so<tool_call>x"
     for has_tools, expected in ((True, ("so", "<tool_call>x")), (False, (text, ""))):
-        thinking = ReasoningPlan(marks, ReasoningStart.OPEN, has_tools)
+        thinking = ReasoningPlan(delimiters, ReasoningStart.OPEN, has_tools)
         reader = thinking.reader(PlainReader(), include=True)
         part = reader.feed(text)
         assert (part.reasoning, part.content) == expected
         budget = thinking.budget(5)
         assert budget is not None
-        assert budget.end_ids == (marks.end_ids, *marks.ends_before_ids)[: 1 + has_tools]
+        assert budget.end_ids == (delimiters.end_ids, *delimiters.ends_before_ids)[: 1 + has_tools]

@@ -1,4 +1,4 @@
-"""Reasoning is told from the rest alike however its text is cut, and nothing of it is lost."""
+"""Reasoning is separated from content alike however its text is cut, and nothing of it is lost."""
 
 from typing import Any
 
@@ -67,11 +67,13 @@ def by_definition(text: str, is_open: bool, ends_before: tuple[str, ...] = ()) -
         before = ""
     else:
         return "", text
-    places = [(text.find(mark), mark) for mark in (END, *ends_before) if mark in text]
-    if not places:
+    found = [
+        (text.find(delimiter), delimiter) for delimiter in (END, *ends_before) if delimiter in text
+    ]
+    if not found:
         return before + text, ""
-    place, mark = min(places)
-    return before + text[:place], text[place + (len(END) if mark == END else 0) :]
+    index, delimiter = min(found)
+    return before + text[:index], text[index + (len(END) if delimiter == END else 0) :]
 
 
 words = st.sampled_from(
@@ -92,8 +94,8 @@ def test_any_cut_gives_the_same_message_and_loses_nothing(
     for cut in (pieces, [text], list(text)):
         assert read(cut, is_open=is_open, ends_before=ends_before) == expected
     reasoning, content = expected
-    marks = len(text) - len(reasoning) - len(content)
-    assert marks in (0, len(START), len(END), len(START + END))
+    delimiter_chars = len(text) - len(reasoning) - len(content)
+    assert delimiter_chars in (0, len(START), len(END), len(START + END))
 
 
 @given(texts, st.booleans())
@@ -102,7 +104,7 @@ def test_reasoning_that_is_not_wanted_is_left_out_alone(text: str, is_open: bool
     assert read(list(text), is_open=is_open, include=False) == ("", content)
 
 
-def test_what_is_no_mark_any_more_is_given_at_once() -> None:
+def test_what_is_no_delimiter_any_more_is_given_at_once() -> None:
     reader = make()
     assert reader.feed("a</th") == MessagePart(reasoning="a")
     assert reader.feed("i") == MessagePart()
@@ -121,14 +123,14 @@ def test_the_rest_goes_to_the_other_reader_which_is_finished_once() -> None:
     assert reader.finish_reason("stop") == "the rest's stop"
 
 
-def test_a_text_that_ends_in_a_part_of_a_mark_keeps_it() -> None:
+def test_a_text_that_ends_in_a_part_of_a_delimiter_keeps_it() -> None:
     assert read(["so</thi"]) == ("so</thi", "")
     assert read(["<thi"], is_open=False) == ("", "<thi")
     assert read(["\n\n"], is_open=False) == ("", "\n\n")
     assert read(["\n<thi"]) == ("\n<thi", "")
 
 
-def test_a_start_mark_later_is_text() -> None:
+def test_a_start_delimiter_later_is_text() -> None:
     assert read([f"I write {START} here{END}x"], is_open=False) == (
         "",
         f"I write {START} here{END}x",
@@ -137,7 +139,7 @@ def test_a_start_mark_later_is_text() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "marks"),
+    ("text", "delimiter_chars"),
     [
         ("</think" * (LONG // 7), 0),
         (" " * SHORT, 0),
@@ -146,7 +148,7 @@ def test_a_start_mark_later_is_text() -> None:
         (START + END + "</think" * (SHORT // 7), len(START + END)),
     ],
 )
-def test_hostile_text_one_character_at_a_time(text: str, marks: int) -> None:
+def test_hostile_text_one_character_at_a_time(text: str, delimiter_chars: int) -> None:
     """A reader that looked at all of its text again with each piece would not end here."""
     reasoning, content = read(text, is_open="<t" not in text, ends_before=(CALL,))
-    assert len(reasoning) + len(content) + marks == len(text)
+    assert len(reasoning) + len(content) + delimiter_chars == len(text)

@@ -13,7 +13,7 @@ from headrace.frontend.chat.content_format import expects_parts
 from headrace.frontend.chat.templates import ChatTemplate
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from headrace.protocol.config import ServingOptions
-from tests.frontend.asking import QUESTION, ask, refused
+from tests.frontend.asking import QUESTION, ask, rejection
 from tests.frontend.conftest import MAKE_APP
 from tests.frontend.fake_pool import FakePool
 from tests.stand_ins.sitecustomize import ALLOCATES, DIES, SLEEPS, WRITES, python_path
@@ -97,8 +97,8 @@ async def test_documents_reach_the_template(make_app: MAKE_APP, text: ModelToken
     assert await shown(client, documents=[{"title": "T", "text": "x"}]) == "(T: x)."
     assert await shown(client, documents=[]) == "."
     assert await shown(client) == "."
-    assert (await refused(client, documents=[{"title": 1}]))["param"].startswith("body.documents")
-    assert (await refused(client, documents=[{}] * 2000))["param"] == "documents"
+    assert (await rejection(client, documents=[{"title": 1}]))["param"].startswith("body.documents")
+    assert (await rejection(client, documents=[{}] * 2000))["param"] == "documents"
 
 
 async def test_the_operators_variables_give_way_to_the_requests(
@@ -115,7 +115,7 @@ async def test_the_operators_variables_give_way_to_the_requests(
 async def test_a_requests_template_needs_the_operators_trust(
     client: Client, pool: FakePool, make_app: MAKE_APP
 ) -> None:
-    error = await refused(client, chat_template="{{ 1 }}")
+    error = await rejection(client, chat_template="{{ 1 }}")
     assert error["param"] == "chat_template"
     response = await client.post(
         "/tokenize", json={"messages": QUESTION, "chat_template": "{{ 1 }}"}
@@ -145,7 +145,7 @@ async def test_a_requests_template_needs_the_operators_trust(
 )
 async def test_templates_that_fail_tell_nothing(make_app: MAKE_APP, source: str) -> None:
     client = make_app(serving=TRUSTING).test_client()
-    error = await refused(client, chat_template=source)
+    error = await rejection(client, chat_template=source)
     assert error["param"] == "chat_template"
     assert "rendering takes too" not in error["message"]
     assert "/" not in error["message"]
@@ -182,7 +182,7 @@ async def test_time_memory_and_output_are_bounded(
     client = make_app(serving=TRUSTING).test_client()
     assert await shown(client, chat_template="harmless") == "harmless"
     monkeypatch.setattr(untrusted, "DEADLINE_S", deadline_s)
-    error = await refused(client, chat_template=source)
+    error = await rejection(client, chat_template=source)
     assert (error["param"], error["message"]) == ("chat_template", message)
 
 
@@ -191,7 +191,7 @@ async def test_others_are_answered_meanwhile(
 ) -> None:
     monkeypatch.setattr(untrusted, "DEADLINE_S", 1.0)
     client = make_app(serving=TRUSTING).test_client()
-    hostile = asyncio.create_task(refused(client, chat_template=SLEEPS))
+    hostile = asyncio.create_task(rejection(client, chat_template=SLEEPS))
     answered = 0
     started = time.monotonic()
     while not hostile.done() and time.monotonic() < started + 30:

@@ -185,7 +185,7 @@ def test_arguments_come_as_they_are_written() -> None:
     assert one.feed('ris"}').tool_calls == ((0, None, None, 'ris"}'),)
 
 
-def test_content_is_held_back_no_longer_than_it_can_be_a_mark() -> None:
+def test_content_is_held_back_no_longer_than_it_can_be_a_tag() -> None:
     one = reader("hermes")
     assert [one.feed(piece).content for piece in ("a<tool", "bar>", " c ", "d")] == [
         "a",

@@ -37,7 +37,7 @@ TOOL_TEMPLATE = "{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}" + CHA
 
 
 class Served:
-    """A model that says what it is told to."""
+    """A model that says what the test wants."""
 
     def __init__(
         self, folder: Path, reasoning_parser: ReasoningFormat | None = None, **options: object
@@ -160,7 +160,7 @@ async def test_every_choice_has_calls_of_its_own(served: Served) -> None:
     made = [choice["message"]["tool_calls"] for choice in body["choices"]]
     assert [len(calls) for calls in made] == [2, 2]
     assert len({call["id"] for calls in made for call in calls}) == 4
-    # Tokens are told of even where their text is a part of a call.
+    # Token ids are returned even where their text is a part of a call.
     tokens = len(served.text.backend.encode(TWO).ids) + 1
     assert [len(choice["logprobs"]["content"]) for choice in body["choices"]] == [tokens] * 2
 

@@ -16,7 +16,7 @@ from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from headrace.protocol.sampling import SamplingParams
 from headrace.protocol.state import READY
 from headrace.protocol.to_worker import Generate
-from tests.frontend.asking import ask, complete, refused
+from tests.frontend.asking import ask, complete, rejection
 from tests.frontend.fake_pool import FakePool, FakeStream
 from tests.frontend.pool.dispatching import Wire
 
@@ -37,7 +37,7 @@ async def test_n_texts_in_one_piece(
     shown = [choice["message"]["content"] for choice in body["choices"]]
     assert len(set(shown)) == 3
     start = len(counting.requests[0].prompt_token_ids)
-    likeliest = [300 + start + place for place in range(4)]
+    likeliest = [300 + start + index for index in range(4)]
     assert shown[0] == await text.decode(likeliest, skip_special_tokens=True)
     assert body["usage"]["completion_tokens"] == 12
     assert body["usage"]["prompt_tokens"] == start
@@ -92,7 +92,7 @@ async def test_the_length_penalty_and_the_end_decide(
 async def test_what_does_not_go_with_it_is_refused(
     client: Client, pool: FakePool, fields: dict[str, Any], param: str
 ) -> None:
-    error = await refused(client, **{"use_beam_search": True, "max_tokens": 4, **fields})
+    error = await rejection(client, **{"use_beam_search": True, "max_tokens": 4, **fields})
     assert error["param"] == param
     assert pool.requests == []
 

@@ -1,4 +1,4 @@
-"""Tokens are counted once a turn of the event loop, and lose nothing by it."""
+"""Tokens are counted once an iteration of the event loop, and none is lost by it."""
 
 import asyncio
 
@@ -34,9 +34,9 @@ def numbers(registry: CollectorRegistry) -> dict[tuple[str, str], float]:
 def test_the_numbers_are_those_of_observing_each(outputs: list[tuple[int, float | None]]) -> None:
     async def count() -> CollectorRegistry:
         registry, tally = made()
-        for place, (tokens, gap_s) in enumerate(outputs):
+        for number, (tokens, gap_s) in enumerate(outputs):
             tally.add(tokens, gap_s)
-            if place % 3 == 0:
+            if number % 3 == 0:
                 await asyncio.sleep(0)
         await asyncio.sleep(0)
         return registry

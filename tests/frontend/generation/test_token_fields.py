@@ -1,4 +1,4 @@
-"""logit_bias and its kin: what workers are told, and what is refused."""
+"""logit_bias and similar fields: what workers get, and what is rejected."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from headrace.frontend.text.stop_strings import StopMatcher
 from headrace.protocol.config import ServingOptions
 from headrace.protocol.sampling import RepetitionRule
 from headrace.protocol.to_frontend import Admission, Output
-from tests.frontend.asking import QUESTION, ask, complete, refused
+from tests.frontend.asking import QUESTION, ask, complete, rejection
 from tests.frontend.conftest import MAKE_APP
 from tests.frontend.fake_pool import FakePool
 from tests.frontend.text.tokenizers_for_tests import EOS
@@ -96,7 +96,7 @@ async def test_named_tokens_take_the_place_of_the_likeliest(client: Client, pool
 async def test_what_cannot_be_is_refused_by_name(
     client: Client, pool: FakePool, fields: dict[str, Any], param: str
 ) -> None:
-    assert (await refused(client, **fields))["param"].startswith(param)
+    assert (await rejection(client, **fields))["param"].startswith(param)
     assert pool.requests == []
 
 
@@ -124,7 +124,9 @@ async def test_the_operator_says_how_many_logprobs_there_may_be(
     assert pool.requests[-1].sampling.prompt_logprobs == 100
     client = make_app(serving=ServingOptions(max_logprobs=3)).test_client()
     for count in (4, -1):
-        assert (await refused(client, logprobs=True, top_logprobs=count))["param"] == "top_logprobs"
+        assert (await rejection(client, logprobs=True, top_logprobs=count))[
+            "param"
+        ] == "top_logprobs"
 
 
 def test_a_text_that_repeats_itself_says_so(text: ModelTokenizer) -> None:

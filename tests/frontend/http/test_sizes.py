@@ -1,4 +1,4 @@
-"""Bodies that are small in bytes and huge in values are refused before anything looks at each."""
+"""Bodies that are small in bytes and huge in values are rejected before each value is looked at."""
 
 import gc
 import json
@@ -28,7 +28,7 @@ MESSAGES = [{"role": "user", "content": "Hello"}]
 JSON = {"content-type": "application/json"}
 
 
-async def refused(client: Client, path: str, body: dict[str, Any]) -> dict[str, Any]:
+async def rejection(client: Client, path: str, body: dict[str, Any]) -> dict[str, Any]:
     response = await client.post(path, data=json.dumps(body).encode(), headers=JSON)
     assert response.status_code == 400, await response.get_data(as_text=True)
     found: dict[str, Any] = (await response.get_json())["error"]
@@ -58,13 +58,13 @@ def unknown(count: int) -> dict[str, int]:
 async def test_too_many_values_never_reach_validation(
     client: Client, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], param: str
 ) -> None:
-    """Elements of a wrong type would be told of first, if anything had looked at them."""
+    """Elements of a wrong type would be reported first, if they had been looked at."""
 
     def never(*_: object, **__: object) -> None:
         raise AssertionError("the body was validated")
 
     monkeypatch.setattr(ChatCompletionRequest, "model_validate", never)
-    error = await refused(client, CHAT, {"messages": MESSAGES, **fields})
+    error = await rejection(client, CHAT, {"messages": MESSAGES, **fields})
     assert error["param"] == param
     assert error["type"] == "BadRequestError"
 
@@ -82,17 +82,17 @@ async def test_too_many_values_never_reach_validation(
 async def test_lengths_come_before_elements(
     client: Client, fields: dict[str, Any], param: str
 ) -> None:
-    assert (await refused(client, CHAT, {"messages": MESSAGES, **fields}))["param"] == param
+    assert (await rejection(client, CHAT, {"messages": MESSAGES, **fields}))["param"] == param
 
 
 async def test_of_many_unknown_fields_one_is_named(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    error = await refused(client, CHAT, {"messages": [{**MESSAGES[0], **unknown(1000)}]})
+    error = await rejection(client, CHAT, {"messages": [{**MESSAGES[0], **unknown(1000)}]})
     assert error["param"] == "body.messages.0"
     assert "unknown0" in error["message"]
     monkeypatch.setattr(ChatCompletionRequest, "model_validate", None)
-    error = await refused(client, CHAT, {**unknown(1000), "messages": MESSAGES})
+    error = await rejection(client, CHAT, {**unknown(1000), "messages": MESSAGES})
     assert error["param"] == "body.unknown0"
 
 
@@ -107,24 +107,24 @@ async def test_the_first_bad_message_ends_the_validation(
         return first_error(found)
 
     monkeypatch.setattr(parsing, "_first_error", noted)
-    await refused(client, CHAT, {"messages": [{"role": 1}] * 5000})
+    await rejection(client, CHAT, {"messages": [{"role": 1}] * 5000})
     assert len(errors[0]) == 1
 
 
 async def test_token_ids_are_as_many_as_the_body_holds(client: Client) -> None:
-    """A list of ids is no list of values to look at: it is refused for what it is."""
-    error = await refused(client, COMPLETIONS, {"prompt": [5] * 200_000})
+    """A list of ids does not count as a list of values: it is rejected for its own length."""
+    error = await rejection(client, COMPLETIONS, {"prompt": [5] * 200_000})
     assert error["param"] == "input_tokens"
     response = await client.post("/detokenize", json={"tokens": [5] * 200_000})
     assert response.status_code == 200
-    error = await refused(client, COMPLETIONS, {"prompt": [[]] * 90_000})
+    error = await rejection(client, COMPLETIONS, {"prompt": [[]] * 90_000})
     assert "900" not in error["message"]
     assert error["param"] == "prompt"
 
 
 async def test_too_many_fractions(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parsing, "MAX_VALUES", 3)
-    assert (await refused(client, COMPLETIONS, {"prompt": [1.5] * 4}))["param"] == "body"
+    assert (await rejection(client, COMPLETIONS, {"prompt": [1.5] * 4}))["param"] == "body"
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ async def test_texts_that_fit_no_context_are_not_tokenized(
         (COMPLETIONS, {"prompt": long, "truncate_prompt_tokens": 5}, "prompt"),
         (CHAT, {**message, "truncate_prompt_tokens": 5}, "input_tokens"),
     ):
-        assert (await refused(client, path, fields))["param"] == param
+        assert (await rejection(client, path, fields))["param"] == param
 
 
 async def test_long_lists_of_tokens_are_encoded_in_a_thread(

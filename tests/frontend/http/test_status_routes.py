@@ -126,8 +126,8 @@ def verbose_state(*states: WorkerStatus) -> PoolState:
     """A pool whose group has failed for a reason that is nobody's business."""
     load = WorkerLoad(running=2, waiting=5, kv_usage=0.5, steps=7, step_age_s=0.25)
     workers = tuple(
-        WorkerState(f"main-{place}.3", "main", 1, state, "", load)
-        for place, state in enumerate(states)
+        WorkerState(f"main-{slot}.3", "main", 1, state, "", load)
+        for slot, state in enumerate(states)
     )
     frontends = (FrontendState("frontend-0.0", 2, FrontendLoad(4)),)
     group = GroupState("main", len(states), "/secret is gone")
@@ -168,11 +168,11 @@ class TestStopping:
             assert response.headers["Connection"] == "close"
         body = await (await client.get("/health?verbose")).get_json()
         assert body["status"] == "stopping"
-        refused = await client.post("/v1/chat/completions", json=QUESTION)
+        rejected = await client.post("/v1/chat/completions", json=QUESTION)
         found = numbers(await (await client.get("/metrics")).get_data(as_text=True))
         assert found['headrace:requests_refused_total{reason="stopping"}'] == 1
-        assert refused.status_code == 503
-        assert refused.headers["Retry-After"] == "1"
+        assert rejected.status_code == 503
+        assert rejected.headers["Retry-After"] == "1"
         assert not end.done()
         pool.release.set()
         assert (await begun).status_code == 200
@@ -239,9 +239,9 @@ class TestStopping:
         drain = Drain()
         request = drain.begin_request()
         await drain.finish(0)
-        told: list[bool] = []
-        drain.watch(lambda: told.append(True))()
-        assert told == [True]
+        calls: list[bool] = []
+        drain.watch(lambda: calls.append(True))()
+        assert calls == [True]
         drain.end_request(request)
 
     async def test_nothing_to_finish_is_no_wait(

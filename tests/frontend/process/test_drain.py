@@ -18,13 +18,13 @@ async def test_frontend_that_leaves_ends_with_its_last_connection(
 ) -> None:
     monkeypatch.setattr(module, "QUIET_S", 300.0)
     drain, connections = Drain(), [1]
-    leaving = asyncio.create_task(drain.hand_over_to_successor(lambda: len(connections)))
+    draining = asyncio.create_task(drain.hand_over_to_successor(lambda: len(connections)))
     await asyncio.sleep(0.005)
     assert not drain.keeps_connections
     assert not drain.has_begun  # it refuses nothing
-    assert not leaving.done()
+    assert not draining.done()
     connections.clear()
-    await asyncio.wait_for(leaving, 5)
+    await asyncio.wait_for(draining, 5)
 
 
 async def test_frontend_that_leaves_waits_for_requests_but_not_for_idle_connections(
@@ -33,8 +33,8 @@ async def test_frontend_that_leaves_waits_for_requests_but_not_for_idle_connecti
     monkeypatch.setattr(module, "QUIET_S", 0.03)
     drain = Drain()
     request = drain.begin_request()
-    leaving = asyncio.create_task(drain.hand_over_to_successor(lambda: 1))
+    draining = asyncio.create_task(drain.hand_over_to_successor(lambda: 1))
     await asyncio.sleep(0.1)
-    assert not leaving.done()
+    assert not draining.done()
     drain.end_request(request)
-    await asyncio.wait_for(leaving, 5)
+    await asyncio.wait_for(draining, 5)

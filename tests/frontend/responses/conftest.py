@@ -10,7 +10,7 @@ from quart.typing import TestClientProtocol as Client
 from sqlalchemy import create_engine
 
 from headrace.frontend.responses.execution import event_streams as following
-from headrace.frontend.responses.execution import store_maintenance as keeper
+from headrace.frontend.responses.execution import store_maintenance
 from headrace.frontend.responses.store.tables import metadata
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from tests.frontend.fake_pool import FakePool
@@ -42,8 +42,8 @@ async def client(serve: Serve) -> AsyncIterator[Client]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits for seconds otherwise."""
-    monkeypatch.setattr(keeper, "HEARTBEAT_S", 0.05)
-    monkeypatch.setattr(keeper, "STALE_S", 0.3)
+    monkeypatch.setattr(store_maintenance, "HEARTBEAT_S", 0.05)
+    monkeypatch.setattr(store_maintenance, "STALE_S", 0.3)
     monkeypatch.setattr(following, "POLL_S", 0.02)
 
 

@@ -1,4 +1,4 @@
-"""A model whose answers are written by the test, with marks for reasoning and calls of tools:
+"""A model whose answers are written by the test, with tags for reasoning and calls of tools:
 
     <think>so</think>text<call name {"x": 1}>
 
@@ -26,7 +26,7 @@ _MARK = re.compile(r"<think>(.*?)</think>|<call (\S+) (\{.*?\})>", re.DOTALL)
 
 
 class Reader:
-    """Marks are told when they are whole; a call in two parts."""
+    """Tags are recognised when they are whole; a call in two parts."""
 
     def __init__(self) -> None:
         self._text = ""

@@ -12,7 +12,7 @@ from quart.typing import TestClientProtocol as Client
 from sqlalchemy import select
 
 from headrace.frontend.pool.interface import PoolBusy, PoolUnavailable
-from headrace.frontend.responses.execution import store_maintenance as keeper
+from headrace.frontend.responses.execution import store_maintenance
 from headrace.frontend.responses.execution.live_response import LiveResponse
 from headrace.frontend.responses.execution.response_run import ResponseRun
 from headrace.frontend.responses.execution.response_runner import ResponseRunner
@@ -206,7 +206,7 @@ async def test_one_that_kills_its_frontends_is_given_up(
 async def test_one_that_cannot_be_told_of_ends(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, pool: FakePool, dies: Callable[[], None]
 ) -> None:
-    """Whoever runs it, and whoever takes it over."""
+    """On the frontend that runs it, and on one that takes it over."""
 
     def mute(events: EventWriter, status: str, body: dict[str, Any]) -> None:
         raise ValueError("no such event")
@@ -228,7 +228,7 @@ async def test_it_is_left_to_those_who_serve_its_model(
     serve: Serve, pool: FakePool, dies: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two pools on one store: one that has another model neither runs nor ends it."""
-    monkeypatch.setattr(keeper, "ABANDONED_S", 1.0)
+    monkeypatch.setattr(store_maintenance, "ABANDONED_S", 1.0)
     pool.hold_after = 0
     async with serve() as first:
         body = await ask(first, background=True)
@@ -300,7 +300,7 @@ async def test_a_frontend_that_stops_hands_over_at_once(
 
 
 def _rest_of(reply: Reply) -> Reply:
-    """A worker goes on after the tokens that it is given."""
+    """A worker continues after the tokens that it gets."""
     return lambda request: reply(request)[len(request.output_token_ids) :]
 
 

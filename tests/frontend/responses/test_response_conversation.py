@@ -31,14 +31,14 @@ def output(number: int, said: Any = "done") -> dict[str, Any]:
 
 
 def test_leading_system_messages_are_one() -> None:
-    told = messages(
+    chat = messages(
         {"role": "developer", "content": "b"},
         {"role": "system", "content": [{"type": "input_text", "text": "c"}]},
         {"role": "user", "content": "d"},
         {"role": "developer", "content": "e"},
         instructions="a",
     )
-    assert told == [
+    assert chat == [
         {"role": "system", "content": "a\n\nb\n\nc"},
         {"role": "user", "content": "d"},
         {"role": "system", "content": "e"},
@@ -46,7 +46,7 @@ def test_leading_system_messages_are_one() -> None:
 
 
 def test_calls_of_one_turn_are_one_message() -> None:
-    told = messages(
+    chat = messages(
         {"role": "user", "content": "x"},
         {"type": "reasoning", "summary": [{"type": "summary_text", "text": "hm"}]},
         call(1),
@@ -56,13 +56,13 @@ def test_calls_of_one_turn_are_one_message() -> None:
         {"role": "assistant", "content": "so"},
         call(3),
     )
-    roles = [message["role"] for message in told]
+    roles = [message["role"] for message in chat]
     assert roles == ["user", "assistant", "tool", "tool", "assistant"]
-    assert told[1]["reasoning"] == "hm"
-    assert [each["id"] for each in told[1]["tool_calls"]] == ["c1", "c2"]
-    assert (told[2]["tool_call_id"], told[2]["content"]) == ("c2", "two")
-    assert told[4]["content"] == "so"
-    assert told[4]["tool_calls"][0]["id"] == "c3"
+    assert chat[1]["reasoning"] == "hm"
+    assert [each["id"] for each in chat[1]["tool_calls"]] == ["c1", "c2"]
+    assert (chat[2]["tool_call_id"], chat[2]["content"]) == ("c2", "two")
+    assert chat[4]["content"] == "so"
+    assert chat[4]["tool_calls"][0]["id"] == "c3"
 
 
 def test_two_answers_in_a_row_stay_two() -> None:
@@ -71,7 +71,7 @@ def test_two_answers_in_a_row_stay_two() -> None:
 
 
 def test_a_call_that_a_server_has_run_is_a_call_and_its_result() -> None:
-    told = messages(
+    chat = messages(
         {
             "type": "mcp_call",
             "id": "mcp_1",
@@ -83,8 +83,8 @@ def test_a_call_that_a_server_has_run_is_a_call_and_its_result() -> None:
         },
         {"type": "mcp_list_tools", "server_label": "s", "tools": []},
     )
-    assert [message["role"] for message in told] == ["assistant", "tool"]
-    assert told[1]["content"] == "Error: broken"
+    assert [message["role"] for message in chat] == ["assistant", "tool"]
+    assert chat[1]["content"] == "Error: broken"
 
 
 def test_refusals_are_text() -> None:
@@ -124,7 +124,7 @@ def test_what_is_no_item(item: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "text"),
     [
         (None, "Error: the call has failed"),
         ("no way", "Error: no way"),
@@ -133,9 +133,9 @@ def test_what_is_no_item(item: dict[str, Any]) -> None:
         ({"content": [{"type": "text", "text": "no way"}]}, "Error: no way"),
     ],
 )
-def test_errors_of_calls_come_in_many_forms(error: dict[str, Any] | None, told: str) -> None:
+def test_errors_of_calls_come_in_many_forms(error: dict[str, Any] | None, text: str) -> None:
     item = {"type": "mcp_call", "id": "i", "server_label": "s", "name": "n", "arguments": "{}"}
-    assert messages({**item, "error": error})[1]["content"] == told
+    assert messages({**item, "error": error})[1]["content"] == text
 
 
 @pytest.mark.parametrize("error", [5, True, {}, {"content": 5}, [5], {"content": [[]]}])
@@ -147,6 +147,6 @@ def test_errors_that_say_nothing_are_refused(error: dict[str, Any] | int) -> Non
 
 @pytest.mark.parametrize("arguments", ['{"city', "Paris", "[1]", "[" * 100_000])
 def test_arguments_are_an_object_for_every_template(arguments: str) -> None:
-    told = messages(call(1, arguments=arguments))
-    said = json.loads(told[0]["tool_calls"][0]["function"]["arguments"])
+    chat = messages(call(1, arguments=arguments))
+    said = json.loads(chat[0]["tool_calls"][0]["function"]["arguments"])
     assert said == {"arguments": arguments}

@@ -1,4 +1,4 @@
-"""POST /v1/responses in one piece: what is asked, what is answered, what is refused."""
+"""POST /v1/responses in one piece: what is asked, what is answered, what is rejected."""
 
 from typing import Any
 
@@ -62,8 +62,8 @@ async def test_a_conversation_goes_on_from_a_response(
     third = await ask(client, input="Three?", previous_response_id=second["id"])
     assert third["previous_response_id"] == second["id"]
     shown = prompt(pool, text)
-    places = [shown.index(part) for part in ("One?", ANSWER, "Two?", "Three?")]
-    assert places == sorted(places)
+    indices = [shown.index(part) for part in ("One?", ANSWER, "Two?", "Three?")]
+    assert indices == sorted(indices)
     assert shown.count(ANSWER) == 2
     assert "Old instructions." not in shown
 

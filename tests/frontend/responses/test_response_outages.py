@@ -12,7 +12,7 @@ from sqlalchemy import select
 from headrace.frontend.pool.interface import PoolBusy
 from headrace.frontend.responses.execution import event_streams as following
 from headrace.frontend.responses.execution import response_runner as runner
-from headrace.frontend.responses.execution import store_maintenance as keeper
+from headrace.frontend.responses.execution import store_maintenance
 from headrace.frontend.responses.store.database import Database, StoreUnavailable
 from headrace.frontend.responses.store.ownership import ResponseOwnership
 from headrace.frontend.responses.store.response_store import ResponseStore
@@ -57,7 +57,7 @@ def databases(monkeypatch: pytest.MonkeyPatch, database: Database) -> list[Break
     return found
 
 
-def told(events: list[Event]) -> list[str]:
+def kinds_of(events: list[Event]) -> list[str]:
     """The kinds of events that are numbered without a gap and have one end."""
     kinds = [event.kind for event in events]
     assert [event.data["sequence_number"] for event in events] == list(range(len(events)))
@@ -79,7 +79,7 @@ async def the_one(database: Database, column: str) -> Any:
 
 
 async def begun(client: Client, pool: FakePool, **fields: Any) -> Any:
-    """A stream, and what it will have told in the end; four tokens have come."""
+    """A stream, as a task that returns its events in the end; four tokens have come."""
     pool.hold_after = 4
     telling = asyncio.create_task(stream(client, **fields))
     await pool.wait_for_streams(1)
@@ -99,7 +99,7 @@ async def test_an_end_that_cannot_be_stored_is_told_as_an_error(
 
     pool.reply = break_and_reply
     events = await stream(client)
-    assert told(events)[-1] == "error"
+    assert kinds_of(events)[-1] == "error"
     assert "store" in events[-1].data["message"]
 
 
@@ -122,7 +122,7 @@ async def test_followers_in_the_background_wait_for_the_store(
             each.broken = False
         both = [await asyncio.wait_for(each, 10) for each in follows]
         assert both[0] == both[1]
-        assert told(both[0])[-1] in ("completed", "incomplete")
+        assert kinds_of(both[0])[-1] in ("completed", "incomplete")
 
 
 async def test_a_store_that_stays_away_ends_a_followers_stream(
@@ -138,7 +138,7 @@ async def test_a_store_that_stays_away_ends_a_followers_stream(
         databases[1].broken = True
         events = await asyncio.wait_for(following_it, 5)
         databases[1].broken = False
-    assert told(events)[-1] == "error"
+    assert kinds_of(events)[-1] == "error"
 
 
 async def test_a_deleted_response_ends_the_streams_of_its_followers(
@@ -153,7 +153,7 @@ async def test_a_deleted_response_ends_the_streams_of_its_followers(
         await second.delete(f"{PATH}/{body['id']}")
         for each in follows:
             events = await asyncio.wait_for(each, 5)
-            assert told(events)[-1] == "error"
+            assert kinds_of(events)[-1] == "error"
             assert "deleted" in events[-1].data["message"]
 
 
@@ -161,12 +161,12 @@ async def test_a_stream_that_others_end_is_told_so(
     client: Client, pool: FakePool, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its client has seen more than is stored, so that the stored end has a number of before."""
-    monkeypatch.setattr(keeper, "FLUSH_S", 1000)
+    monkeypatch.setattr(store_maintenance, "FLUSH_S", 1000)
     telling = await begun(client, pool)
     response_id = await the_one(database, "id")
     await ResponseStore(database, 1000, 1000).cancel(response_id)
     events = await asyncio.wait_for(telling, 5)
-    assert told(events)[-1] == "incomplete"
+    assert kinds_of(events)[-1] == "incomplete"
     assert events[-1].data["response"]["status"] == "cancelled"
 
 
@@ -177,7 +177,7 @@ async def test_after_an_outage_the_living_keep_what_they_run(
     database: Database,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(keeper, "STALE_S", 0.6)
+    monkeypatch.setattr(store_maintenance, "STALE_S", 0.6)
     async with serve() as first:
         telling = await begun(first, pool)
         async with serve() as second:
@@ -213,12 +213,12 @@ async def test_what_was_stored_by_a_write_that_seemed_to_fail_is_not_stored_twic
         return lost
 
     monkeypatch.setattr(ResponseOwnership, "add", add)
-    monkeypatch.setattr(keeper, "HEARTBEAT_S", 0.02)
+    monkeypatch.setattr(store_maintenance, "HEARTBEAT_S", 0.02)
     pool.hold_after = 4
     body = await ask(client, background=True)
     await wait_for(lambda: len(failures) == 3)
     await asyncio.sleep(0.2)
     entries, events, _ = await ResponseOwnership(database).journal(body["id"])
-    told, _ = await ResponseOwnership(database).events(body["id"], 0)
-    assert len(told) == len(set(told)) == events
+    stored, _ = await ResponseOwnership(database).events(body["id"], 0)
+    assert len(stored) == len(set(stored)) == events
     assert len(entries) == 4

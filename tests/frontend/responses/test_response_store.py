@@ -115,7 +115,7 @@ async def test_events_and_journal_come_in_batches(
 async def test_a_batch_that_comes_again_is_stored_once(
     store: ResponseStore, ownership: ResponseOwnership
 ) -> None:
-    """Whoever is told that a write has failed cannot know that it has."""
+    """A write that is reported as failed may yet have been made."""
     work = job(1)
     await store.create(work, "me")
     batch = EventBatch(work.response_id, 0, ["a", "b"], [["value", "k", 1]], 0)

@@ -71,9 +71,9 @@ async def test_streamed_and_whole_say_the_same(client: Client) -> None:
     assert streamed["usage"] == whole["usage"]
     assert streamed["output"][0]["content"] == whole["output"][0]["content"]
     deltas = [event.data for event in events if event.kind == "output_text.delta"]
-    told = [at for delta in deltas for at in delta["logprobs"]]
-    assert told == whole["output"][0]["content"][0]["logprobs"][: len(told)]
-    assert len(told) > 5
+    logprobs = [at for delta in deltas for at in delta["logprobs"]]
+    assert logprobs == whole["output"][0]["content"][0]["logprobs"][: len(logprobs)]
+    assert len(logprobs) > 5
 
 
 async def test_a_cut_stream_ends_as_incomplete(client: Client) -> None:
@@ -187,9 +187,9 @@ async def test_the_clients_helper_follows_a_stream(
     async with openai_client.responses.stream(
         model="smol", input="Hello", tools=[tool], text_format=Thing
     ) as events:
-        told = [event.type async for event in events]
+        kinds = [event.type async for event in events]
         final = await events.get_final_response()
-    assert "response.function_call_arguments.delta" in told
+    assert "response.function_call_arguments.delta" in kinds
     assert final.output_parsed == Thing(a=3)
     assert [item.type for item in final.output] == ["reasoning", "message", "function_call"]
     sent = script.chats[0]["response_format"]["json_schema"]

@@ -141,7 +141,7 @@ async def test_what_the_operator_has_not_named_is_refused(
 async def test_arguments_that_are_no_json_fail_the_call_alone(
     client: Client, script: Script
 ) -> None:
-    """Here and where the conversation goes on: models write what they write."""
+    """Here and where the conversation continues: models write what they write."""
     script.says = ["<call calculate {6*7}>", "I cannot.", "Still not."]
     body = await ask(client, tools=[DEMO])
     assert (body["status"], text_of(body)) == ("completed", "I cannot.")
@@ -217,7 +217,7 @@ def test_the_calculator_refuses(expression: str) -> None:
 
 
 class Uncomputed(int):
-    """Whoever takes a power of it has not looked at how large that is."""
+    """Computing a power of it would take for ever, so its size must be checked before."""
 
     def __pow__(self, exponent: int, modulo: int | None = None) -> int:  # type: ignore[override]
         raise AssertionError("computed")

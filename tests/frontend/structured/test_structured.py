@@ -318,7 +318,7 @@ async def test_a_check_that_takes_too_long_is_given_up(model: str) -> None:
 
 
 async def test_checks_that_run_end_with_the_checkers(model: str) -> None:
-    """Nothing is started in their place, and no thread goes on, for which Python would wait."""
+    """No successor is started, and no thread continues, for which Python would wait."""
     checkers = CheckerPool(1, deadline_s=600)
     before = checker_pids()
     await checkers.check(model, regex("a"))
@@ -398,7 +398,7 @@ async def test_equal_constraints_are_compiled_once() -> None:
     first = asyncio.create_task(compiler.compile("m", regex("a")))
     found = asyncio.gather(*(compiler.compile("m", regex("a"), (n,)) for n in range(9)))
     await asyncio.sleep(0)
-    first.cancel()  # whoever asked first has gone
+    first.cancel()  # the first request has been aborted
     assert [grammar.after for grammar in await found] == [(n,) for n in range(9)]
     await compiler.compile("m", replace(regex("a"), field="other"))
     assert counting.asked == ["a"]
@@ -484,9 +484,9 @@ async def test_a_wait_for_a_check_is_bounded(monkeypatch: pytest.MonkeyPatch) ->
     compiler = GrammarCache(held)
     first = asking(compiler, "1", "2")
     await settled()
-    with pytest.raises(TooManyRequests, match=r"structured_outputs\.regex: too many") as told:
+    with pytest.raises(TooManyRequests, match=r"structured_outputs\.regex: too many") as caught:
         await compiler.compile("m", regex("late"))
-    assert int(told.value.headers["Retry-After"]) >= 1
+    assert int(caught.value.headers["Retry-After"]) >= 1
     held.release.set()
     await asyncio.gather(*first)
     assert held.asked == ["1", "2"]

@@ -1,4 +1,4 @@
-"""Who has a turn next, and who gives up."""
+"""Which waiter gets the next permit, and which is rejected."""
 
 import asyncio
 
@@ -34,7 +34,7 @@ async def test_turns_are_not_lost_when_those_who_wait_are_cancelled() -> None:
         tasks = [asyncio.create_task(take(number)) for number in range(3)]
         for _ in range(loser):
             await asyncio.sleep(0)
-        tasks[2].cancel()  # before, as and after it gets its turn
+        tasks[2].cancel()  # before, as and after it gets its permit
         await asyncio.gather(*tasks, return_exceptions=True)
     taken.clear()
     await asyncio.wait_for(take(9), 5)

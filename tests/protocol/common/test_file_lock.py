@@ -176,7 +176,7 @@ def test_children_do_not_inherit_the_lock(file: Path) -> None:
         )
     try:
         assert child.stdout is not None
-        child.stdout.readline()  # the kernel lets its parent go on before it closes files
+        child.stdout.readline()  # the kernel lets its parent continue before it closes files
         FileLock(file, blocking=False).release()
     finally:
         child.communicate(b"\n")

@@ -31,7 +31,7 @@ def write(folder: Path, kind: str, pid: int, **values: float) -> None:
     file.close()
 
 
-def told(folder: Path) -> dict[tuple[str, ...], float]:
+def totals_of(folder: Path) -> dict[tuple[str, ...], float]:
     samples = [sample for metric in metric_files.read(folder) for sample in metric.samples]
     totals = {(each.name, *sorted(each.labels.values())): each.value for each in samples}
     assert len(totals) == len(samples), "none twice"
@@ -44,7 +44,7 @@ def folder(tmp_path: Path) -> Path:
         write(tmp_path, "counter", pid, ann=pid, bob=0.5)
         write(tmp_path, "histogram", pid, **{"ann_0.5": 1, "ann_+Inf": pid})
         write(tmp_path, "gauge_livesum", pid, ann=1)
-    for pid in DEAD:  # so that what is told does not change with their deaths
+    for pid in DEAD:  # so that the totals do not change with their deaths
         (tmp_path / f"gauge_livesum_{pid}.db").unlink()
     return tmp_path
 
@@ -54,16 +54,16 @@ def files_of(folder: Path, pid: int) -> list[Path]:
 
 
 def test_the_dead_leave_numbers_and_no_files(folder: Path) -> None:
-    before = told(folder)
+    before = totals_of(folder)
     assert before["tokens_total", "ann"] == 11 + 12 + 13 + 99
     assert before["seconds_bucket", "+Inf", "ann"] == 4 + 11 + 12 + 13 + 99
     for pid in DEAD:
         metric_files.forget(folder, pid)
-        assert told(folder) == before
+        assert totals_of(folder) == before
         assert not files_of(folder, pid)
     assert len(list(folder.glob("sums.[0-9]*"))) == 1
     metric_files.forget(folder, 11)
-    assert told(folder) == before
+    assert totals_of(folder) == before
 
 
 def test_gauges_of_the_dead_are_gone(folder: Path) -> None:
@@ -72,21 +72,21 @@ def test_gauges_of_the_dead_are_gone(folder: Path) -> None:
 
 
 def test_process_with_the_pid_of_a_dead_one_counts(folder: Path) -> None:
-    before = told(folder)["tokens_total", "ann"]
+    before = totals_of(folder)["tokens_total", "ann"]
     metric_files.forget(folder, 11)
     write(folder, "counter", 11, ann=1000)
-    assert told(folder)["tokens_total", "ann"] == before + 1000
+    assert totals_of(folder)["tokens_total", "ann"] == before + 1000
     metric_files.forget(folder, 11)
-    assert told(folder)["tokens_total", "ann"] == before + 1000
+    assert totals_of(folder)["tokens_total", "ann"] == before + 1000
 
 
 def test_file_that_is_just_being_made_hurts_nobody(folder: Path) -> None:
-    before = told(folder)
+    before = totals_of(folder)
     for kind in ("counter", "gauge_livesum"):
         (folder / f"{kind}_14.db").touch()
-    assert told(folder) == before
+    assert totals_of(folder) == before
     metric_files.forget(folder, 14)
-    assert told(folder) == before
+    assert totals_of(folder) == before
 
 
 def forget_until_killed(folder: Path, pid: int, lines: int) -> bool:
@@ -113,17 +113,17 @@ def forget_until_killed(folder: Path, pid: int, lines: int) -> bool:
 
 
 def test_sums_are_right_wherever_their_writer_is_killed(folder: Path, tmp_path: Path) -> None:
-    before = told(folder)
+    before = totals_of(folder)
     metric_files.forget(folder, 11)
     lines, killed = 0, True
     while killed:
         trial = tmp_path / f"trial-{lines}"
         shutil.copytree(folder, trial, symlinks=True, ignore=shutil.ignore_patterns("trial-*"))
         killed = forget_until_killed(trial, 12, lines)
-        assert told(trial) == before, f"killed after {lines} lines"
+        assert totals_of(trial) == before, f"killed after {lines} lines"
         metric_files.forget(trial, 12)
         metric_files.forget(trial, 13)
-        assert told(trial) == before, f"killed after {lines} lines"
+        assert totals_of(trial) == before, f"killed after {lines} lines"
         assert len(list(trial.glob("*.db"))) == 3  # of the one that lives
         assert len(list(trial.glob("sums*"))) == 3  # the link, what it leads to, and the lock
         lines += 1
@@ -139,7 +139,7 @@ def test_readers_see_each_number_once_while_processes_die(tmp_path: Path) -> Non
     def scrape() -> None:
         last = 0.0
         while not stop.is_set():
-            total = told(tmp_path)["tokens_total", "ann"]
+            total = totals_of(tmp_path)["tokens_total", "ann"]
             if total < last or total > made:
                 wrong.append(total)
             last = total
@@ -158,5 +158,5 @@ def test_readers_see_each_number_once_while_processes_die(tmp_path: Path) -> Non
         for reader in readers:
             reader.join()
     assert not wrong
-    assert told(tmp_path)["tokens_total", "ann"] == made
+    assert totals_of(tmp_path)["tokens_total", "ann"] == made
     assert len(list(tmp_path.glob("*.db"))) == 1

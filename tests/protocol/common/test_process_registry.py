@@ -20,7 +20,7 @@ from headrace.protocol.config import GroupConfig, PoolConfig
 from headrace.protocol.to_coordinator import ChildExited, LauncherHello
 from headrace.protocol.to_launcher import KillWorker
 
-# Takes a place as a unit does: it enters, and becomes another program.
+# Takes a slot as a unit does: it enters, and becomes another program.
 ENTER = """
 import os, sys
 from pathlib import Path
@@ -32,9 +32,9 @@ os.execv(sys.executable, [sys.executable, "-c", then, name])
 
 
 class Process:
-    def __init__(self, run_dir: Path, place: str) -> None:
+    def __init__(self, run_dir: Path, slot: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", ENTER, str(run_dir), place],
+            [sys.executable, "-c", ENTER, str(run_dir), slot],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -71,7 +71,7 @@ def config(tmp_path: Path) -> PoolConfig:
     return config
 
 
-def test_place_is_of_one_process_for_its_life(tmp_path: Path, started: list[Process]) -> None:
+def test_slot_is_of_one_process_for_its_life(tmp_path: Path, started: list[Process]) -> None:
     roll = ProcessRegistry(tmp_path)
     assert roll.is_empty()
     assert roll.newest_ids(WORKER) == ()
@@ -88,7 +88,7 @@ def test_place_is_of_one_process_for_its_life(tmp_path: Path, started: list[Proc
     assert started[1].name == "chat-0.1"
 
 
-def test_only_who_has_the_place_is_killed(tmp_path: Path, started: list[Process]) -> None:
+def test_only_the_process_in_the_slot_is_killed(tmp_path: Path, started: list[Process]) -> None:
     roll = ProcessRegistry(tmp_path)
     started += [Process(tmp_path, "chat-0"), Process(tmp_path, "chat-1")]
     first, second = started
@@ -101,7 +101,7 @@ def test_only_who_has_the_place_is_killed(tmp_path: Path, started: list[Process]
     assert roll.running(WORKER) == [second.member]
 
 
-def test_roll_call_says_what_a_launcher_would(config: PoolConfig, started: list[Process]) -> None:
+def test_registry_says_what_a_launcher_would(config: PoolConfig, started: list[Process]) -> None:
     run_dir = config.run_dir
     started.append(Process(run_dir, "chat-0"))
     roll_call = UnitProcesses(config)

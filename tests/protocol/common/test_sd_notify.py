@@ -1,4 +1,4 @@
-"""What systemd is told, and when it is not."""
+"""The messages that systemd gets, and when it gets none."""
 
 import os
 import socket
@@ -22,7 +22,7 @@ def systemd(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[st
         yield name, receiver
 
 
-def told(receiver: socket.socket) -> list[str]:
+def received(receiver: socket.socket) -> list[str]:
     words = []
     while True:
         try:
@@ -41,7 +41,7 @@ def test_tells_from_start_to_end(systemd: tuple[str, socket.socket]) -> None:
     notifier.stopping("finishing")
     notifier.status("never mind")
     notifier.alive()
-    assert told(receiver) == [
+    assert received(receiver) == [
         "STATUS=loading",
         "READY=1\nSTATUS=two lines",
         "STOPPING=1\nSTATUS=finishing",
@@ -56,10 +56,10 @@ def test_busy_systemd_holds_nobody_up(systemd: tuple[str, socket.socket]) -> Non
         notifier.status(f"status {number}")
         notifier.alive(float(number))
     assert time.monotonic() - begun < 1.0
-    told(receiver)
+    received(receiver)
     notifier.status("status 1999")
     notifier.alive(3000.0)
-    assert told(receiver) == ["STATUS=status 1999", "WATCHDOG=1"]
+    assert received(receiver) == ["STATUS=status 1999", "WATCHDOG=1"]
 
 
 def test_watchdog_is_fed_at_half_of_its_time(systemd: tuple[str, socket.socket]) -> None:
@@ -70,7 +70,7 @@ def test_watchdog_is_fed_at_half_of_its_time(systemd: tuple[str, socket.socket])
     assert notifier.beat_s == 5.0
     for now in (100.0, 102.0, 104.9, 105.0, 106.0, 110.0):
         notifier.alive(now)
-    assert told(receiver) == ["WATCHDOG=1"] * 3
+    assert received(receiver) == ["WATCHDOG=1"] * 3
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_no_watchdog(systemd: tuple[str, socket.socket], usec: str, pid: str) ->
     notifier = Notifier({"NOTIFY_SOCKET": name, "WATCHDOG_USEC": usec, "WATCHDOG_PID": pid})
     notifier.alive()
     assert notifier.beat_s is None
-    assert told(receiver) == []
+    assert received(receiver) == []
 
 
 def test_own_pid_has_the_watchdog(systemd: tuple[str, socket.socket]) -> None:

@@ -8,7 +8,7 @@ from headrace.protocol.common.thinking import ThinkingTracker
 Tokens = tuple[int, ...]
 
 tokens = st.integers(0, 3)
-marks = st.lists(tokens, min_size=1, max_size=3).map(tuple)
+delimiters = st.lists(tokens, min_size=1, max_size=3).map(tuple)
 outputs = st.lists(tokens, max_size=14).map(tuple)
 
 
@@ -22,28 +22,30 @@ def by_definition(
         thought = output
     else:
         return 0, not start or output != start[: len(output)]
-    for place in range(1, len(thought) + 1):
+    for length in range(1, len(thought) + 1):
         for end in ends:
-            if thought[:place][-len(end) :] == end:
-                return place - len(end), True
+            if thought[:length][-len(end) :] == end:
+                return length - len(end), True
     return len(thought), False
 
 
-@given(marks | st.just(()), st.lists(marks, min_size=1, max_size=2), st.booleans(), outputs)
+@given(
+    delimiters | st.just(()), st.lists(delimiters, min_size=1, max_size=2), st.booleans(), outputs
+)
 def test_counts_are_those_of_a_search(
     start: Tokens, ends: list[Tokens], is_open: bool, output: Tokens
 ) -> None:
     undecided = len(output) < len(start) and output == start[: len(output)]
     block = ThinkingTracker(start, ends, is_open)
     block.feed(output)
-    # Tokens that may turn out to be the start mark's count as thinking so far.
+    # Tokens that may turn out to be the start delimiter's count as thinking so far.
     if not (undecided and is_open):
         assert (block.num_tokens, block.is_over) == by_definition(start, ends, is_open, output)
 
 
 @given(
-    marks | st.just(()),
-    st.lists(marks, min_size=1, max_size=2),
+    delimiters | st.just(()),
+    st.lists(delimiters, min_size=1, max_size=2),
     st.booleans(),
     outputs,
     st.integers(0, 14),
@@ -65,7 +67,7 @@ def test_pieces_and_copies_change_nothing(
     assert seen[0] == seen[1]
 
 
-def test_an_end_mark_that_has_begun_is_completed() -> None:
+def test_an_end_delimiter_that_has_begun_is_completed() -> None:
     block = ThinkingTracker((), ((7, 8, 7, 9),), True)
     assert tuple(block.missing_end) == (7, 8, 7, 9)
     block.feed((7, 8, 7))
@@ -76,7 +78,7 @@ def test_an_end_mark_that_has_begun_is_completed() -> None:
     assert tuple(block.missing_end) == (7, 8, 7, 9)
 
 
-def test_a_start_mark_that_has_begun() -> None:
+def test_a_start_delimiter_that_has_begun() -> None:
     block = ThinkingTracker((5, 6), ((9,),), True)
     assert tuple(block.missing_start) == (5, 6)
     block.feed((5,))

@@ -61,8 +61,8 @@ def test_it_follows_the_definition(
     monkeypatch.setattr(module, "_multiprocessors", lambda _: parts * len(LENGTHS) * kv_heads // 2)
     query, key, value, pages = step(heads, kv_heads, dim, page, torch.float32)
     options = AttentionOptions(dim**-0.5, window)
-    places = torch.arange(len(LENGTHS) + 1, dtype=torch.int32, device=DEVICE)
-    lengths = Lengths(places, places, 1, max(LENGTHS))
+    offsets = torch.arange(len(LENGTHS) + 1, dtype=torch.int32, device=DEVICE)
+    lengths = Lengths(offsets, offsets, 1, max(LENGTHS))
     sides = (-1, -1) if window is None else (window - 1, 0)
     found = triton_decode(
         query, key, value, lengths, scale=options.scaling, window=sides, pages=pages
@@ -78,8 +78,8 @@ def test_it_follows_the_definition(
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16][DEVICE.type == "cpu" :])
 def test_sixteen_bit_floats(dtype: torch.dtype) -> None:
     query, key, value, pages = step(4, 2, 32, 64, dtype, seed=3)
-    places = torch.arange(len(LENGTHS) + 1, dtype=torch.int32, device=DEVICE)
-    lengths = Lengths(places, places, 1, max(LENGTHS))
+    offsets = torch.arange(len(LENGTHS) + 1, dtype=torch.int32, device=DEVICE)
+    lengths = Lengths(offsets, offsets, 1, max(LENGTHS))
     found = triton_decode(query, key, value, lengths, scale=0.2, window=(-1, -1), pages=pages)
     assert found.dtype == dtype
     for row, length in enumerate(LENGTHS):

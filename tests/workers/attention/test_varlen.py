@@ -93,11 +93,11 @@ def test_wrong_answers_are_noticed(what: str) -> None:
     assert not attends_correctly(kind(), torch.bfloat16, CPU, spoilt(what), paged=True)
 
 
-def batch(*places: tuple[int, int], block_size: int = PAGE) -> AttentionBatch:
+def batch(*lengths: tuple[int, int], block_size: int = PAGE) -> AttentionBatch:
     """Spans of (context, rows) each, with scattered blocks; decodes come first."""
     free = itertools.count()
     spans, row = [], 0
-    for context, rows in places:
+    for context, rows in lengths:
         count = -(-(context + rows) // block_size) + 1  # one to grow into
         spans.append(Span(row, rows, context, [next(free) for _ in range(count)][::-1]))
         row += rows
@@ -150,12 +150,12 @@ STEPS = {
 
 
 @pytest.mark.parametrize("paged", [True, False])
-@pytest.mark.parametrize("places", STEPS.values(), ids=STEPS)
+@pytest.mark.parametrize("lengths", STEPS.values(), ids=STEPS)
 @pytest.mark.parametrize("one", KINDS, ids=str)
 def test_steps_follow_the_definition(
-    one: LayerKind, places: list[tuple[int, int]], paged: bool
+    one: LayerKind, lengths: list[tuple[int, int]], paged: bool
 ) -> None:
-    step = batch(*places)
+    step = batch(*lengths)
     backend = VarlenBackend(
         [one.shape], 60, PAGE, torch.float32, CPU, paged=paged, attention=reference_varlen
     )

@@ -103,7 +103,7 @@ class LateRunner(FakeRunner):
         size = self.block_size
         cached = [self.memory[blocks[n // size]][n % size] for n in range(chunk.end)]
         text = [token for token in cached if token is not None]
-        assert len(text) == len(cached), "a place of the cache is read that was never written"
+        assert len(text) == len(cached), "a position of the cache is read that was never written"
         request = chunk.sequence.request
         text += request.prompt_token_ids[chunk.end :]
         grammar = chunk.sequence.grammar

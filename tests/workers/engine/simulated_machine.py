@@ -19,12 +19,12 @@ class Machine:
         prompt_s: float,
         max_tokens: int = 512,
         noise: Callable[[], float] = lambda: 1.0,
-        places: int = 64,
+        capacity: int = 64,
         blocks: int = 4000,
     ) -> None:
         self.scheduler = Scheduler(
             BlockPool(blocks, 16),
-            max_num_seqs=places,
+            max_num_seqs=capacity,
             max_num_batched_tokens=max_tokens,
             enable_prefix_caching=False,
         )
@@ -46,7 +46,7 @@ class Machine:
         return self.fixed_s + decodes * self.decode_s + prompts * self.prompt_s
 
     def step(self) -> tuple[list[Sequence], int, float]:
-        """The sequences that decoded, the prompt tokens beside them, and the true duration."""
+        """The sequences that decoded, the prompt tokens in the same step, and the true duration."""
         chunks = self.scheduler.schedule()
         decodes = [chunk.sequence for chunk in chunks if chunk.is_decode]
         prompts = sum(chunk.count for chunk in chunks) - len(decodes)

@@ -1,4 +1,4 @@
-"""A tenant with a request now and then beside one with a hundred: places, and steps of its own."""
+"""A tenant with an occasional request and one with a hundred: capacity, and steps of its own."""
 
 import random
 import statistics
@@ -11,13 +11,13 @@ from headrace.workers.engine.step_budget import SLOWDOWN
 from headrace.workers.engine.waiting_queue import VirtualCounters
 from tests.workers.engine.simulated_machine import Machine
 
-PLACES = 16
+CAPACITY = 16
 PROMPT, OUTPUT = 60, 60
 
 
 def machine(**options: Any) -> Machine:
     """As fast as a small model on two cores."""
-    return Machine(0.012, 0.0006, 0.00055, places=PLACES, **options)
+    return Machine(0.012, 0.0006, 0.00055, capacity=CAPACITY, **options)
 
 
 def flood(
@@ -30,7 +30,7 @@ def flood(
 
 
 def times_to_first_token(rng: random.Random, floods: int) -> list[float]:
-    """Those of a tenant that sends a request now and then, beside so many that send floods."""
+    """Those of a tenant with an occasional request, among so many tenants that send floods."""
     simulated, now_s, due_s = machine(), 0.0, 0.0
     for _ in range(50):  # it learns how fast it is
         flood(simulated, rng, "first", in_flight=5)
@@ -56,15 +56,15 @@ def times_to_first_token(rng: random.Random, floods: int) -> list[float]:
 @pytest.mark.parametrize("floods", [1, 2, 3])
 def test_a_flood_at_most_doubles_anothers_time_to_first_token(floods: int) -> None:
     alone = times_to_first_token(random.Random(1), 0)
-    beside = times_to_first_token(random.Random(1), floods)
-    assert statistics.median(beside) <= 2 * statistics.median(alone)
-    assert statistics.quantiles(beside, n=100)[98] <= 2 * statistics.quantiles(alone, n=100)[98]
+    together = times_to_first_token(random.Random(1), floods)
+    assert statistics.median(together) <= 2 * statistics.median(alone)
+    assert statistics.quantiles(together, n=100)[98] <= 2 * statistics.quantiles(alone, n=100)[98]
 
 
-def test_texts_that_give_way_go_on_in_every_second_step() -> None:
+def test_deferred_tenants_run_in_every_second_step() -> None:
     """However many others come: a step that leaves them out is short, and the next has them."""
     simulated, rng = machine(), random.Random(2)
-    base_s = simulated.seconds(PLACES, 0)
+    base_s = simulated.seconds(CAPACITY, 0)
     last_s: dict[int, float] = {}
     now_s, longest_s, left_out = 0.0, 0.0, 0
     for step in range(2000):
@@ -88,10 +88,10 @@ def test_texts_that_give_way_go_on_in_every_second_step() -> None:
     assert longest_s <= 2 * SLOWDOWN * base_s * 1.05
 
 
-def test_tenants_that_share_evenly_never_give_way() -> None:
+def test_tenants_that_share_evenly_are_never_deferred() -> None:
     simulated, rng = machine(), random.Random(3)
     for step in range(1000):
-        for number in range(PLACES + 4):
+        for number in range(CAPACITY + 4):
             flood(simulated, rng, f"tenant{number}", in_flight=1)
         expected = [each for each in simulated.sequences if each.blocks and each.num_pending == 1]
         decodes, _, _ = simulated.step()
@@ -99,7 +99,7 @@ def test_tenants_that_share_evenly_never_give_way() -> None:
 
 
 @pytest.mark.parametrize(
-    ("places", "gives_way"),
+    ("counts", "deferred"),
     [
         ({"a": 1}, ""),
         ({"a": 2}, ""),
@@ -113,22 +113,22 @@ def test_tenants_that_share_evenly_never_give_way() -> None:
         ({}, ""),
     ],
 )
-def test_who_gives_way(places: dict[str, int], gives_way: str) -> None:
+def test_which_tenants_are_deferred(counts: dict[str, int], deferred: str) -> None:
     simulated = machine()
     running = [
-        simulated.add("", 1, 1, tenant) for tenant, count in places.items() for _ in range(count)
+        simulated.add("", 1, 1, tenant) for tenant, count in counts.items() for _ in range(count)
     ]
     newcomer = simulated.add("", 1, 1, "new")
     served = VirtualCounters()
-    assert tenants_to_defer(newcomer, running, served) == set(gives_way)
-    assert tenants_to_defer(newcomer, [*running, newcomer], served) == set(gives_way)
+    assert tenants_to_defer(newcomer, running, served) == set(deferred)
+    assert tenants_to_defer(newcomer, [*running, newcomer], served) == set(deferred)
     served.charge("new", 1)
     assert tenants_to_defer(newcomer, running, served) == set()
 
 
 def test_prompts_do_not_wait_for_one_that_has_no_room() -> None:
     """A newcomer whose prompt does not fit the cache yet holds up nobody else's."""
-    simulated = Machine(0.012, 0.0006, 0.00055, places=PLACES, blocks=110)
+    simulated = Machine(0.012, 0.0006, 0.00055, capacity=CAPACITY, blocks=110)
     for tenant in ("other", "much", "much", "much", "much", "much"):
         simulated.add("", 16, 300, tenant)
     while not all(each.num_outputs for each in simulated.sequences):

@@ -217,7 +217,7 @@ def test_a_row_that_went_wrong_ends_its_request_alone(monkeypatch: pytest.Monkey
 def _tolerant(
     execute: Callable[[LateRunner, Job], None],
 ) -> Callable[[LateRunner, Job], None]:
-    """Where no token could be chosen, the device goes on with some number, as a real one does."""
+    """Where no token could be chosen, the device continues with some number, as a real one does."""
 
     def run_anyway(self: LateRunner, job: Job) -> None:
         self.chosen = {s: 0 if token is None else token for s, token in self.chosen.items()}

@@ -86,11 +86,11 @@ def test_texts_are_those_without_speculation(
 ) -> None:
     arrivals = [(step, replace(one, request_id=str(n))) for n, (step, one) in enumerate(script)]
     cuts = {}
-    for place, (step, one) in enumerate(arrivals):
+    for index, (step, one) in enumerate(arrivals):
         text = alone(one)
         cuts[one.request_id] = (text, data.draw(st.integers(0, len(text) - 1)))
         replayed = tuple(text[: cuts[one.request_id][1]])
-        arrivals[place] = (step, replace(one, output_token_ids=replayed))
+        arrivals[index] = (step, replace(one, output_token_ids=replayed))
     answers = run(engine, arrivals)
     for _, one in arrivals:
         answer = answers[one.request_id]
@@ -292,7 +292,7 @@ def test_preempted_and_replayed_texts_too(runner: ModelRunner, expected: dict[st
 def test_no_block_with_wrong_drafts_is_shared(
     runner: ModelRunner, expected: dict[str, Answer]
 ) -> None:
-    """Requests that go on from the texts find their blocks in the cache, and get the same texts
+    """Requests that continue the texts find their blocks in the cache, and get the same texts
     as with no cache."""
     follow_ups = [
         request(f"again {one.request_id}", [*one.prompt_token_ids, *answer.tokens], max_tokens=12)
@@ -323,15 +323,15 @@ def test_what_follows_drafts_is_sampled_as_from_the_longer_text(name: str) -> No
     drafts = (4, 5, 5, 2)
     logits = torch.randn((len(drafts) + 1) * 40, 200, generator=torch.Generator().manual_seed(1))
     logits[:, [2, 4, 5]] += 4
-    places = [
+    views = [
         Sequence.of(replace(asked, output_token_ids=(4, 2, 4, *drafts[:end])), 0, 0.0)
         for end in range(len(drafts) + 1)
     ]
     texts = views_to_sample(Chunk(sequence, 6, 1 + len(drafts), True, drafts=drafts))
-    assert len(texts) == len(places)
-    for start in range(0, len(logits), len(places)):
-        rows = logits[start : start + len(places)]
-        assert sample(rows, texts) == sample(rows, places)
+    assert len(texts) == len(views)
+    for start in range(0, len(logits), len(views)):
+        rows = logits[start : start + len(views)]
+        assert sample(rows, texts) == sample(rows, views)
     assert sequence.token_ids == [1, 2, 3, 2, 4, 2, 4]
 
 

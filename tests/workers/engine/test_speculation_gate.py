@@ -22,7 +22,7 @@ def drafted_share(
 @pytest.mark.parametrize(
     ("decodes", "row_s", "accepted", "pays"),
     [
-        (1, 0.0005, 1, True),  # rows are cheap beside the step
+        (1, 0.0005, 1, True),  # rows are cheap compared with the step
         (1, 0.0005, 0, False),
         (32, 0.002, 1, False),  # rows are what a step costs
         (32, 0.002, 4, True),

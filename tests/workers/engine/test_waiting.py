@@ -133,7 +133,7 @@ def test_memory_of_tenants_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert queue.order() == [stays]
 
 
-def test_a_flood_of_one_tenant_leaves_anothers_text_its_place() -> None:
+def test_a_flood_of_one_tenant_leaves_anothers_text_its_slot() -> None:
     engine = assemble_engine(
         FakeRunner(vocab_size=100, max_model_len=64, num_blocks=64, block_size=16),
         max_num_seqs=2,
@@ -144,7 +144,7 @@ def test_a_flood_of_one_tenant_leaves_anothers_text_its_place() -> None:
     steps: list[int] = []
     answers = run(engine, [*((0, one) for one in flood), (15, small)], steps.append)
     assert all(answer.finish_reason == "length" for answer in answers.values())
-    # In the next place that becomes free, and not after forty others.
+    # In the next slot that becomes free, and not after forty others.
     first: dict[str, float] = {}
     for name, answer in answers.items():
         admission = answer.outputs[0].admission
@@ -154,8 +154,8 @@ def test_a_flood_of_one_tenant_leaves_anothers_text_its_place() -> None:
     assert len(after_it) > 30
 
 
-def test_a_tenant_without_a_place_gets_one_of_a_full_batch_at_once() -> None:
-    """Of one that has several; what had to give way ends with the same text."""
+def test_a_tenant_without_a_slot_gets_one_of_a_full_batch_at_once() -> None:
+    """That of a tenant with several; the preempted sequence ends with the same text."""
     runner = FakeRunner(vocab_size=100, max_model_len=256, num_blocks=64, block_size=16)
     engine = assemble_engine(runner, max_num_seqs=3, max_num_batched_tokens=32)
     flood = [owned("flood", request(f"f{n}", range(n, n + 3), max_tokens=200)) for n in range(5)]
@@ -170,11 +170,11 @@ def test_a_tenant_without_a_place_gets_one_of_a_full_batch_at_once() -> None:
     script = [*((0, one) for one in flood), *((50, one) for one in small), (52, urgent)]
     answers = run(engine, script, note)
     assert {begun["s0"], begun["s1"]} <= {51, 52}
-    assert begun["urgent"] >= 58  # the one place that the flood has left stays its own
+    assert begun["urgent"] >= 58  # the one slot that the flood has left stays its own
     assert {name: answers[name].tokens for name in alone} == alone
 
 
-def test_more_urgent_requests_keep_their_places() -> None:
+def test_more_urgent_requests_keep_their_slots() -> None:
     runner = FakeRunner(vocab_size=100, max_model_len=256, num_blocks=64, block_size=16)
     engine = assemble_engine(runner, max_num_seqs=2, max_num_batched_tokens=32)
     first = [
@@ -185,8 +185,8 @@ def test_more_urgent_requests_keep_their_places() -> None:
     assert engine.stats().preemptions == 0
 
 
-def test_a_tenant_that_has_had_more_takes_no_place() -> None:
-    """Else what it takes the place of would be next, and give way again in every step."""
+def test_a_tenant_that_has_had_more_takes_no_slot() -> None:
+    """Else the sequence that it preempts would be next, and preempt again in every step."""
     runner = FakeRunner(vocab_size=100, max_model_len=2048, num_blocks=256, block_size=16)
     engine = assemble_engine(runner, max_num_seqs=2, max_num_batched_tokens=32)
     run(engine, [(0, owned("served", request("s", range(3), max_tokens=500)))])

@@ -27,7 +27,7 @@ class State:
 
 
 def masked_texts(allowed: list[set[int] | None], size: int, **params: Any) -> list[Sequence]:
-    """Texts of which each may go on with these tokens; None: with any."""
+    """Texts of which each may continue with these tokens; None: with any."""
     rows = MaskRows(sum(some is not None for some in allowed), -(-size // 32) * 4)
 
     def work(bits: bytearray) -> None:

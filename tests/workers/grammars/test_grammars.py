@@ -138,12 +138,12 @@ def test_drafts_are_taken_where_the_grammar_allows_them(path: Path, tokenizer: T
     assert len(answer.outputs) < len(answer.tokens)
 
 
-def test_before_its_mark_a_text_is_free(path: Path, tokenizer: Tokenizer) -> None:
-    """The fake's own text, of which some tokens in the middle are the mark."""
+def test_before_its_delimiter_a_text_is_free(path: Path, tokenizer: Tokenizer) -> None:
+    """The fake's own text, of which some tokens in the middle are the delimiter."""
     free = run(grammar_engine(path), [(0, request("a", (5, 6, 7), max_tokens=12))])["a"].tokens
-    mark = tuple(free[4:6])
+    delimiter = tuple(free[4:6])
     for options in ({}, {"speculative_config": NGRAM, "clock": lambda: 0.0}, {"late": True}):
-        one = held("a", 'start: "Paris"', after=mark)
+        one = held("a", 'start: "Paris"', after=delimiter)
         answer = run(grammar_engine(path, **options), [(0, one)])["a"]
         assert answer.tokens[:6] == free[:6]
         assert tokenizer.decode(answer.tokens[6:]) == "Paris"

@@ -1,4 +1,4 @@
-"""Two hundred JSON schemas: the output conforms, or the schema was refused in time."""
+"""Two hundred JSON schemas: the output conforms, or the schema was rejected in time."""
 
 import json
 from dataclasses import replace
@@ -21,7 +21,7 @@ DEADLINE_S = 1.5
 SHORT = ['"', '"', "}", "]", "1", "a", ",", "b", "0", "-", ":", "{", "["]
 
 
-def refused_or_grammar(
+def rejected_or_grammar(
     checkers: CheckerPool, model: str, schema: dict[str, Any]
 ) -> tuple[str | None, str | None]:
     """The reason, or the grammar."""
@@ -41,9 +41,9 @@ def test_outputs_conform_or_the_schema_is_refused_in_time(fake_model: Path, tmp_
     checkers = CheckerPool(1, DEADLINE_S)
     found = []
     try:
-        refused_or_grammar(checkers, str(tmp_path), {})  # starts it
+        rejected_or_grammar(checkers, str(tmp_path), {})  # starts it
         for schema in schemas:
-            found.append(refused_or_grammar(checkers, str(tmp_path), schema))
+            found.append(rejected_or_grammar(checkers, str(tmp_path), schema))
     finally:
         checkers.close()
     choices = [tokenizer.encode(text).ids[0] for text in SHORT]
@@ -57,7 +57,7 @@ def test_outputs_conform_or_the_schema_is_refused_in_time(fake_model: Path, tmp_
     answers = run(engine, [(0, one) for one in requests])
     valid = 0
     for name, answer in answers.items():
-        if answer.finish_reason == "rejected":  # some costs show only as a text goes on
+        if answer.finish_reason == "rejected":  # some costs show only as a text continues
             assert int(name) >= benign, (schemas[int(name)], answer)
             assert "the grammar cannot be followed: " in (answer.outputs[-1].error or "")
         if answer.finish_reason in ("length", "rejected"):
@@ -67,6 +67,6 @@ def test_outputs_conform_or_the_schema_is_refused_in_time(fake_model: Path, tmp_
         errors = [error.message for error in validator.iter_errors(json.loads(text))]
         assert not errors, (schemas[int(name)], text)
         valid += 1
-    refused = [schema for schema, (reason, _) in zip(schemas, found, strict=True) if reason]
-    assert valid > 0.8 * benign, (valid, len(answers), refused)
+    rejected = [schema for schema, (reason, _) in zip(schemas, found, strict=True) if reason]
+    assert valid > 0.8 * benign, (valid, len(answers), rejected)
     assert all(reason is None or "\n" not in reason for reason, _ in found)

@@ -67,10 +67,10 @@ class Tiny:
     def check(self, name: str, prompt: tuple[int, ...], tokens: list[int]) -> None:
         """The tokens must be PEFT's, up to its first near tie."""
         theirs, gaps = _text(self.path, self.adapters.get(name), prompt, len(tokens))
-        for place, (our, their) in enumerate(zip(tokens, theirs, strict=True)):
-            if gaps[place] < NEAR:
+        for index, (our, their) in enumerate(zip(tokens, theirs, strict=True)):
+            if gaps[index] < NEAR:
                 return
-            assert our == their, f"adapter {name!r}, token {place}"
+            assert our == their, f"adapter {name!r}, token {index}"
 
 
 def make_tiny(

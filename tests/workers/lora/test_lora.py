@@ -1,4 +1,4 @@
-"""Adapters in the engine: PEFT's own texts, whatever runs beside them and however."""
+"""Adapters in the engine: PEFT's own texts, whatever else the batch holds."""
 
 from pathlib import Path
 from typing import Any
@@ -158,16 +158,16 @@ def test_adapters_of_rounded_models(
 
 
 def test_what_a_row_gets_depends_on_no_other(torch_llama: Tiny) -> None:
-    """To the last bit: a text with a seed is the same whatever runs beside it."""
+    """To the last bit: a text with a seed is the same whatever else the batch holds."""
     skip_without_kernels()
     names = ["", *torch_llama.adapters]
     prompts = make_prompts(len(names), 5, 30)
     runner = torch_llama.engine(cpu_kernels="native").runner
     together = logits(runner, names, prompts)
-    for place, (name, prompt) in enumerate(zip(names, prompts, strict=True)):
-        assert torch.equal(together[place], logits(runner, [name], [prompt])[0])
+    for index, (name, prompt) in enumerate(zip(names, prompts, strict=True)):
+        assert torch.equal(together[index], logits(runner, [name], [prompt])[0])
         turned = logits(runner, [names[0], name], [prompts[0], prompt])[1]
-        assert torch.equal(together[place], turned)
+        assert torch.equal(together[index], turned)
 
 
 def _chunk(adapter: str, prompt: tuple[int, ...]) -> Chunk:
@@ -175,7 +175,7 @@ def _chunk(adapter: str, prompt: tuple[int, ...]) -> Chunk:
 
 
 @pytest.mark.parametrize("max_loras", [1, 2, 3])
-def test_more_adapters_than_places(llama: Tiny, max_loras: int) -> None:
+def test_more_adapters_than_slots(llama: Tiny, max_loras: int) -> None:
     engine = llama.engine(max_loras=max_loras)
     check_all(llama, engine, mixed(llama, 20, every=1, longest=12))
     check_all(llama, engine, mixed(llama, 20, longest=12))
@@ -194,13 +194,13 @@ def test_preempted_texts_go_on(llama: Tiny) -> None:
 def test_prefixes_are_not_shared_among_adapters(llama: Tiny) -> None:
     """Each text is its own with a warm cache as with none, and finds what is its own alone."""
     engine, prompt = llama.engine(), make_prompts(1, 40)[0]
-    for turn in range(2):
+    for round_ in range(2):
         for name in NAMES:
-            answers = check_all(llama, engine, [(0, adapted(f"{name}{turn}", prompt, name))])
+            answers = check_all(llama, engine, [(0, adapted(f"{name}{round_}", prompt, name))])
             (answer,) = answers.values()
             admission = answer.outputs[0].admission
             assert admission is not None
-            assert admission.cached_tokens == 32 * turn
+            assert admission.cached_tokens == 32 * round_
 
 
 def test_drafts(llama: Tiny) -> None:
@@ -269,7 +269,7 @@ def test_what_overflows_in_one_adapter_stays_there(llama: Tiny) -> None:
 def test_only_as_much_is_multiplied_as_the_step_needs(
     torch_llama: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also of a step with a prompt of one adapter beside decodes of another and of none."""
+    """Also of a step with a prompt of one adapter among decodes of another and of none."""
     engine = torch_llama.engine()
     check_all(torch_llama, engine, mixed(torch_llama, 10))
     products: list[tuple[int, int]] = []

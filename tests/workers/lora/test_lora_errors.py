@@ -1,4 +1,4 @@
-"""What is no adapter of the model is refused with a line that says why; nothing is kept of it."""
+"""A folder without an adapter of the model is rejected with a reason; nothing is kept of it."""
 
 import json
 import os

@@ -82,7 +82,7 @@ def test_requests_of_adapters_in_the_batch_join_it() -> None:
 
 
 def test_whoever_is_passed_ages_meanwhile() -> None:
-    """Requests that pass it are no turn of its class."""
+    """Requests that overtake it do not count as served of its class."""
     engine = make_engine(max_loras=1)
     waiting = engine._scheduler._waiting
     engine.add(asked("1", "a"))
@@ -95,7 +95,7 @@ def test_whoever_is_passed_ages_meanwhile() -> None:
     assert waiting._classes[3].since_s == since_s
 
 
-def test_no_place_is_made_for_who_cannot_take_it() -> None:
+def test_no_room_is_made_for_who_cannot_take_it() -> None:
     """A tenant's only request would get one of a full batch, but its adapter is one too many."""
     engine = make_engine(max_loras=1, max_num_seqs=4)
     for name in "1234":
@@ -145,11 +145,11 @@ def test_nobody_starves(
     flood: list[tuple[str, str, int, int]],
     max_loras: int,
     num_blocks: int,
-    places: int,
+    batch_size: int,
     tenant: str,
 ) -> None:
-    """However full the engine is kept of others with other adapters, a request gets its turn."""
-    engine = make_engine(max_loras, num_blocks, max_num_seqs=places)
+    """However full the engine is kept of others with other adapters, a request is served."""
+    engine = make_engine(max_loras, num_blocks, max_num_seqs=batch_size)
     numbers = count()
 
     def refill() -> None:
@@ -194,10 +194,12 @@ def test_texts_depend_on_nothing_but_request_and_adapter(
     script: list[tuple[int, tuple[str, list[int], int, int, str]]],
     max_loras: int,
     num_blocks: int,
-    places: int,
+    batch_size: int,
     caching: bool,
 ) -> None:
-    engine = make_engine(max_loras, num_blocks, max_num_seqs=places, enable_prefix_caching=caching)
+    engine = make_engine(
+        max_loras, num_blocks, max_num_seqs=batch_size, enable_prefix_caching=caching
+    )
     arrivals = []
     for number, (step, (adapter, prompt, output, priority, tenant)) in enumerate(script):
         one = request(str(number), prompt, max_tokens=output)

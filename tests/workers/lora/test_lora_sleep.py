@@ -33,64 +33,64 @@ def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return make_tiny(tmp_path_factory.mktemp("llama"), "llama", KINDS, request.param)
 
 
-def residence(tiny: Tiny) -> EngineMemory:
+def engine_memory(tiny: Tiny) -> EngineMemory:
     config = tiny.config()
     return EngineMemory(
         tiny.engine(), lambda: build_runner(tiny.path, config, 1, lambda line: None)
     )
 
 
-def check(tiny: Tiny, sleeper: EngineMemory, *names: str) -> None:
+def check(tiny: Tiny, memory: EngineMemory, *names: str) -> None:
     arrivals = [(0, adapted(name, PROMPT, name)) for name in ("", *names)]
-    answers = run(sleeper.engine, arrivals)
+    answers = run(memory.engine, arrivals)
     for _, one in arrivals:
         tiny.check(one.adapter, PROMPT, answers[one.request_id].tokens)
 
 
 def test_adapters_outlast_any_sleep(tiny: Tiny) -> None:
-    sleeper = residence(tiny)
+    memory = engine_memory(tiny)
     for level in (1, 2, 1):
-        check(tiny, sleeper, *KINDS)
-        sleeper.sleep(level)
-        sleeper.wake(ALL_MEMORY)
-        assert sleeper.engine.adapter_ids == set(KINDS)
-    check(tiny, sleeper, *KINDS)
+        check(tiny, memory, *KINDS)
+        memory.sleep(level)
+        memory.wake(ALL_MEMORY)
+        assert memory.engine.adapter_ids == set(KINDS)
+    check(tiny, memory, *KINDS)
 
 
 def test_slots_are_given_back(tiny: Tiny) -> None:
-    sleeper = residence(tiny)
-    check(tiny, sleeper, *KINDS)
-    runner: Any = sleeper.engine.runner
+    memory = engine_memory(tiny)
+    check(tiny, memory, *KINDS)
+    runner: Any = memory.engine.runner
     slots = runner._slots
     assert not slots.is_empty
-    sleeper.sleep(1)
+    memory.sleep(1)
     assert slots.is_empty
 
 
 @pytest.mark.parametrize("level", [1, 2])
 def test_they_come_and_go_meanwhile(tiny: Tiny, level: int, tmp_path: Path) -> None:
-    sleeper = residence(tiny)
-    engine = sleeper.engine
+    memory = engine_memory(tiny)
+    engine = memory.engine
     engine.remove_adapter("wide")
-    check(tiny, sleeper, "usual")
-    sleeper.sleep(level)
+    check(tiny, memory, "usual")
+    memory.sleep(level)
     engine.remove_adapter("usual")
     engine.add_adapter("wide", tiny.adapters["wide"])
     with pytest.raises(AdapterError, match=r"has no adapter_config\.json"):
         engine.add_adapter("none", tmp_path)
     assert engine.adapter_ids == {"wide"}
-    sleeper.wake(ALL_MEMORY)
-    check(tiny, sleeper, "wide")
+    memory.wake(ALL_MEMORY)
+    check(tiny, memory, "wide")
     engine.add_adapter("usual", tiny.adapters["usual"])
-    check(tiny, sleeper, *KINDS)
+    check(tiny, memory, *KINDS)
 
 
 def test_its_folder_may_go_once_it_is_there(tiny: Tiny, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(tiny.adapters["usual"], copy)
-    sleeper = residence(Tiny(tiny.path, {}))
-    sleeper.engine.add_adapter("usual", copy)
+    memory = engine_memory(Tiny(tiny.path, {}))
+    memory.engine.add_adapter("usual", copy)
     shutil.rmtree(copy)
-    sleeper.sleep(2)
-    sleeper.wake(ALL_MEMORY)
-    check(tiny, sleeper, "usual")
+    memory.sleep(2)
+    memory.wake(ALL_MEMORY)
+    check(tiny, memory, "usual")

@@ -1,7 +1,6 @@
 """A text's logits are the same to the last bit whatever else its steps did.
 
-What a seed draws, what a replay goes on with and what a prefix hit leaves out then stays the same
-too: none of them may change a text.
+So seeds, replays and prefix hits draw the same tokens, too: none of them may change a text.
 """
 
 import itertools

@@ -82,8 +82,8 @@ def allowed(logits: torch.Tensor, sampling: SamplingParams, uniform: float) -> s
         cumulative = weights.cumsum(0)
         last = int(weights.nonzero().max())
         for value in (uniform - NEAR, uniform, uniform + NEAR):
-            place = torch.searchsorted(cumulative, value * cumulative[-1], right=True)
-            tokens.add(min(int(place), last))
+            index = torch.searchsorted(cumulative, value * cumulative[-1], right=True)
+            tokens.add(min(int(index), last))
     return tokens
 
 
@@ -118,7 +118,7 @@ def texts(count: int, **params: Any) -> list[Sequence]:
 
 @pytest.mark.parametrize("kind", ["random", "peaked"])
 def test_torchs_operations_choose_the_same(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A text goes on alike on a worker without the kernel; only ties by rounding may part."""
+    """A text continues alike on a worker without the kernel; only ties by rounding may part."""
     logits = rows(kind, 24, 49152)
     different = 0
     for params in SETTINGS:

@@ -1,4 +1,4 @@
-"""GGUF files become folders that hold the same weights and tokenizer; bad ones are refused."""
+"""GGUF files become folders that hold the same weights and tokenizer; bad ones are rejected."""
 
 import importlib.util
 import os

@@ -197,7 +197,7 @@ def test_noise_is_splitmix() -> None:
 
 
 def test_noise_is_below_one_and_spread() -> None:
-    values = [uniform(seed, place) for seed in (0, 1, 2**64 - 1) for place in range(2000)]
+    values = [uniform(seed, position) for seed in (0, 1, 2**64 - 1) for position in range(2000)]
     assert len(set(values)) == len(values)
     assert 0 <= min(values) < 0.01
     assert 0.99 < max(values) < 1

@@ -21,7 +21,7 @@ from headrace.workers.sequence.sequence import ChunkResult, DraftedSequence, Seq
 from tests.workers.driving import request, run
 from tests.workers.engine.overlapping import LateRunner, overlapping_engine
 
-VOCAB, MAX_LEN = 4, 48  # few tokens, so that marks come by themselves and drafts are right
+VOCAB, MAX_LEN = 4, 48  # few tokens, so that delimiters come by themselves and drafts are right
 NGRAM = SpeculativeConfig(
     method="ngram", num_speculative_tokens=4, prompt_lookup_max=3, prompt_lookup_min=1
 )
@@ -41,12 +41,12 @@ def alone(one: Generate) -> list[int]:
     return run(engine(enable_prefix_caching=False), [(0, one)])[one.request_id].tokens
 
 
-marks = st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=3).map(tuple)
+delimiters = st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=3).map(tuple)
 budgets = st.builds(
     ThinkingBudget,
     st.integers(0, 12),
-    marks | st.just(()),
-    st.lists(marks, min_size=1, max_size=2).map(tuple),
+    delimiters | st.just(()),
+    st.lists(delimiters, min_size=1, max_size=2).map(tuple),
     st.booleans(),
 )
 requests = st.builds(
@@ -69,7 +69,7 @@ scripts = st.lists(st.tuples(st.integers(0, 15), requests), min_size=1, max_size
 
 
 def is_ordinary(budget: ThinkingBudget) -> bool:
-    """Whether no end mark is part of the start mark or of another, as in marks of any use."""
+    """Whether no end delimiter is part of the start delimiter or of another, as in useful ones."""
     first = budget.end_ids[0]
     return not set(budget.start_ids) & set(first) and len(budget.end_ids) == 1
 
@@ -143,7 +143,7 @@ def next_token(
         (budget_of(2), (1, 1, 7), 8),
         (budget_of(2), (1, 1, 7, 8), OTHER),
         (budget_of(2), (1, 1, 7, 8, 5, 6, 1, 1, 1), OTHER),
-        (budget_of(2), (1, 7), 8),  # the mark that has begun is completed
+        (budget_of(2), (1, 7), 8),  # the delimiter that has begun is completed
         (budget_of(2), (1, 9, 1, 1), OTHER),
         (budget_of(0), (), 7),
         (budget_of(0, START), (), 5),
@@ -189,14 +189,14 @@ def test_rows_without_a_budget_are_as_ever() -> None:
     assert [result.token_id for result in sample(logits, sequences)] == [OTHER, 7, OTHER]
 
 
-def test_a_step_in_flight_waits_only_where_a_mark_may_be_due() -> None:
+def test_a_step_in_flight_waits_only_where_a_delimiter_may_be_due() -> None:
     one = request(
         "r", [1, 2], max_tokens=30, thinking_budget=ThinkingBudget(10, (), ((49,),), True)
     )
     overlapping = overlapping_engine()
     tokens = run(overlapping, [(0, one)])["r"].tokens
     assert tokens[10] == 49
-    # The step after the tenth token waits for it, and the one after the mark.
+    # The step after the tenth token waits for it, and the one after the delimiter.
     assert isinstance(overlapping.runner, LateRunner)
     assert overlapping.runner.num_overlapped >= 25
 

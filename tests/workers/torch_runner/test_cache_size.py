@@ -46,7 +46,7 @@ def blocks(utilization: float, activation_blocks: int = 0, **options: Any) -> in
 
 def test_half_of_a_card_is_the_same_beside_another_worker(card: SimpleNamespace) -> None:
     alone = blocks(0.5)
-    assert alone == 400 // 2  # two of the two layers may be gathered beside the cache
+    assert alone == 400 // 2  # two of the two layers may be gathered in addition to the cache
     card.free = 410 * BLOCK_BYTES
     assert blocks(0.5) == alone
 

@@ -151,8 +151,8 @@ def test_all_kinds_of_requests_get_what_one_step_at_a_time_gives(llama: OnDevice
         answer = ours[name]
         assert answer.tokens == expected.tokens
         assert answer.finish_reason == expected.finish_reason
-        told = [one.outputs[0].admission for one in (answer, expected)]
-        first, second = (one and one.prompt_logprobs for one in told)
+        admissions = [one.outputs[0].admission for one in (answer, expected)]
+        first, second = (one and one.prompt_logprobs for one in admissions)
         assert (first is None) == (second is None)
         for known, right in zip(first or (), second or (), strict=True):
             assert known.token_id == right.token_id

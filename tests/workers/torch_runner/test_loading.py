@@ -1,4 +1,4 @@
-"""Models that cannot be served are refused at start, each with a reason; others start."""
+"""Models that cannot be served are rejected at start, each with a reason; others start."""
 
 import json
 import weakref
@@ -34,7 +34,7 @@ def config(**options: Any) -> EngineConfig:
     return EngineConfig(**{**defaults, **options})
 
 
-def refusal(folder: Path, **options: Any) -> str:
+def rejection(folder: Path, **options: Any) -> str:
     with pytest.raises(ModelUnsupported) as caught:
         build_engine(folder, config(**options), 1, print)
     assert "\n" not in caught.value.reason
@@ -72,14 +72,14 @@ def test_quantized_models_pass_the_check_and_say_so(
     options = {"dtype": "bfloat16", "quantization": quantization}
     build_engine(tmp_path, config(**options), 1, lines.append)
     build_engine(tmp_path, config(**options, cpu_kernels="torch"), 1, lines.append)
-    told = [line for line in lines if quantization in line]
-    assert len(told) == 2
+    notes = [line for line in lines if quantization in line]
+    assert len(notes) == 2
 
 
 def test_recurrent_state_is_refused(tmp_path: Path) -> None:
     options = {"state_size": 8, "num_hidden_layers": 2}
     save_model(tmp_path, "MambaConfig", "MambaForCausalLM", options)
-    assert "attention interface" in refusal(tmp_path)
+    assert "attention interface" in rejection(tmp_path)
 
 
 def test_recurrent_state_beside_attention_is_refused(tmp_path: Path) -> None:
@@ -92,18 +92,18 @@ def test_recurrent_state_beside_attention_is_refused(tmp_path: Path) -> None:
         "mamba_chunk_size": 16,
     }
     save_model(tmp_path, "BambaConfig", "BambaForCausalLM", options)
-    assert "logits differ" in refusal(tmp_path)
+    assert "logits differ" in rejection(tmp_path)
 
 
 def test_distance_biases_are_refused(tmp_path: Path) -> None:
     save_model(tmp_path, "BloomConfig", "BloomForCausalLM", {"n_layer": 2, "n_head": 4})
-    assert "attention interface" in refusal(tmp_path)
+    assert "attention interface" in rejection(tmp_path)
 
 
 def test_attention_sinks_are_refused(tmp_path: Path) -> None:
     options = {"num_local_experts": 2, "num_experts_per_tok": 1, "head_dim": 8}
     save_model(tmp_path, "GptOssConfig", "GptOssForCausalLM", options)
-    assert "s_aux" in refusal(tmp_path)
+    assert "s_aux" in rejection(tmp_path)
 
 
 def test_the_check_finds_wrong_attention(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +111,7 @@ def test_the_check_finds_wrong_attention(llama: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(
         SdpaBackend, "attend", lambda *args: attend(*args) * (1 if len(args[2]) > 2 else 1.1)
     )
-    assert "logits differ" in refusal(llama, cpu_kernels="torch")
+    assert "logits differ" in rejection(llama, cpu_kernels="torch")
     monkeypatch.setattr(self_check, "_EXACT_TOLERANCE", 1.0)
     build_engine(llama, config(cpu_kernels="torch"), 1, print)
 
@@ -144,7 +144,7 @@ def test_a_wrong_program_is_refused_where_it_is_asked_for(
 ) -> None:
     forward = Program.forward
     monkeypatch.setattr(Program, "forward", lambda *args: forward(*args) * 1.01)
-    reason = refusal(llama, cpu_kernels="native")
+    reason = rejection(llama, cpu_kernels="native")
     assert "cpu_kernels is native" in reason
     assert "logits differ" in reason
     build_engine(llama, config(cpu_kernels="torch"), 1, print)
@@ -153,52 +153,52 @@ def test_a_wrong_program_is_refused_where_it_is_asked_for(
 def test_code_of_the_folder_is_refused(llama: Path) -> None:
     (llama / "evil.py").write_text("raise SystemExit('ran')")
     change_config(llama, auto_map={"AutoModelForCausalLM": "evil.Model"})
-    assert "auto_map" in refusal(llama)
+    assert "auto_map" in rejection(llama)
 
 
 def test_pickled_weights_are_refused(llama: Path) -> None:
     torch.save({}, llama / "pytorch_model.bin")
     (llama / "model.safetensors").unlink()
-    assert "pickle" in refusal(llama)
+    assert "pickle" in rejection(llama)
 
 
 def test_a_folder_without_weights_is_refused(llama: Path) -> None:
     (llama / "model.safetensors").unlink()
-    assert "no weights" in refusal(llama)
+    assert "no weights" in rejection(llama)
 
 
 @pytest.mark.parametrize("names", [["NoSuchModel"], ["BertModel"], ["os"], [], None, "Llama", [1]])
 def test_unknown_architectures_are_refused(llama: Path, names: list[int | str]) -> None:
     change_config(llama, architectures=names)
-    assert "architecture" in refusal(llama) or "text generation" in refusal(llama)
+    assert "architecture" in rejection(llama) or "text generation" in rejection(llama)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "\0"])
 def test_broken_configurations_are_refused(llama: Path, text: str) -> None:
     (llama / "config.json").write_text(text)
-    assert "config.json" in refusal(llama)
+    assert "config.json" in rejection(llama)
 
 
 def test_missing_and_broken_weights_are_refused(llama: Path) -> None:
     weights = load_file(llama / "model.safetensors")
     name = next(name for name in weights if "q_proj" in name)
     save_file({key: weights[key] for key in weights if key != name}, llama / "model.safetensors")
-    assert "lacks 1 weights" in refusal(llama)
+    assert "lacks 1 weights" in rejection(llama)
     (llama / "model.safetensors").write_bytes(b"no safetensors")
-    assert "cannot be loaded" in refusal(llama)
+    assert "cannot be loaded" in rejection(llama)
 
 
 def test_lengths_beyond_the_model_are_refused(llama: Path) -> None:
-    assert "129" in refusal(llama, max_model_len=129)
+    assert "129" in rejection(llama, max_model_len=129)
 
 
 def test_a_cache_too_small_for_one_request_is_refused(llama: Path) -> None:
-    assert "max_model_len 128" in refusal(llama, kv_cache_bytes=1000)
+    assert "max_model_len 128" in rejection(llama, kv_cache_bytes=1000)
 
 
 def test_a_cache_just_large_enough_is_taken(llama: Path) -> None:
     token_bytes = 2 * 2 * 8 * 4  # layers, key and value, head_dim of the only head, float32
-    assert "max_model_len 128" in refusal(llama, kv_cache_bytes=token_bytes * 128 - 1)
+    assert "max_model_len 128" in rejection(llama, kv_cache_bytes=token_bytes * 128 - 1)
     engine = build_engine(llama, config(kv_cache_bytes=token_bytes * 128), 1, print)
     assert engine.stats().blocks_total == 8
 
@@ -227,7 +227,7 @@ def test_attention_in_chunks_is_refused(tmp_path: Path) -> None:
         "layer_types": ["chunked_attention"] * 3 + ["full_attention"],
     }
     save_model(tmp_path, "Llama4TextConfig", "Llama4ForCausalLM", options)
-    assert "chunked_attention" in refusal(tmp_path)
+    assert "chunked_attention" in rejection(tmp_path)
 
 
 def test_rotary_frequencies_that_change_with_length_limit_it(tmp_path: Path) -> None:
@@ -239,6 +239,6 @@ def test_rotary_frequencies_that_change_with_length_limit_it(tmp_path: Path) -> 
         "Phi3ForCausalLM",
         {"rope_parameters": rope, "original_max_position_embeddings": 64},
     )
-    assert "limit is 64" in refusal(tmp_path, max_model_len=65)
+    assert "limit is 64" in rejection(tmp_path, max_model_len=65)
     engine = build_engine(tmp_path, config(), 1, print)
     assert engine.max_len == 64

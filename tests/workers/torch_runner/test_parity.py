@@ -66,12 +66,12 @@ class Loaded:
 
     def check(self, number: int, tokens: list[int], start: int = 0) -> None:
         """Tokens must be the reference's from `start` on, up to its first near tie."""
-        for place, (ours, theirs) in enumerate(
+        for index, (ours, theirs) in enumerate(
             zip(tokens, self.texts[number][start:], strict=True), start
         ):
-            if self.gaps[number][place] < NEAR:
+            if self.gaps[number][index] < NEAR:
                 return
-            assert ours == theirs, f"prompt {number}, token {place}"
+            assert ours == theirs, f"prompt {number}, token {index}"
 
 
 def make_prompts() -> list[list[int]]:

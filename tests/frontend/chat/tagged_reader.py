@@ -1,33 +1,33 @@
-"""A reader of messages whose parts are marked: what tests let a model say."""
+"""A reader of messages whose parts have tags: the outputs that tests give a model."""
 
 from collections.abc import Mapping
 
 from headrace.frontend.chat.message import NOTHING, MessagePart, ToolCallPart
 
 
-class MarkedReader:
+class TaggedReader:
     """After ~r comes reasoning, after ~c content, after ~t the arguments of a call of "f".
 
-    reasons: finish reasons that it tells instead of others.
+    reasons: finish reasons that it returns instead of others.
     """
 
     def __init__(self, reasons: Mapping[str, str] | None = None) -> None:
         self._kind = "c"
-        self._is_marked = False
+        self._is_tagged = False
         self._calls = 0
         self._reasons = reasons or {}
 
     def feed(self, text: str) -> MessagePart:
         part = NOTHING
         for char in text:
-            if self._is_marked:
-                self._is_marked, self._kind = False, char
+            if self._is_tagged:
+                self._is_tagged, self._kind = False, char
                 if char == "t":
                     name = ToolCallPart(self._calls, f"call_{self._calls}", "f", "")
                     part = part.then(MessagePart(tool_calls=(name,)))
                     self._calls += 1
             elif char == "~":
-                self._is_marked = True
+                self._is_tagged = True
             else:
                 part = part.then(self._part(char))
         return part
