@@ -37,9 +37,9 @@ from headrace.protocol.call_results import (
     WorkerSleep,
 )
 from headrace.protocol.codec import Message
-from headrace.protocol.config import SleepLevel
 
 Answerer = Literal["coordinator", "workers", "frontends"]
+SleepLevel = Literal[1, 2]
 SleepMode = Literal["drain", "wait", "abort"]
 PauseMode = Literal["abort", "wait", "keep"]
 ProfileKind = Literal["torch", "stacks"]

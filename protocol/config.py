@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from headrace.protocol.autoscaling import Autoscaling, Workers
+from headrace.protocol.calls import SleepLevel
 from headrace.protocol.reasoning import ReasoningFormat
 
 # Names that every chat template gets; other variables must not replace them.
@@ -42,7 +43,6 @@ _TOOL_SERVER = re.compile(r"https?://[^/\s@]+(/\S*)?|(\[[0-9a-fA-F:]+\]|[\w.-]+)
 
 Positive = Annotated[int, Field(ge=1)]
 SleepIdle = Annotated[float, Field(gt=0)] | None
-SleepLevel = Literal[1, 2]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["int8", "int8_dynamic"]
 LoraRank = Literal[1, 8, 16, 32, 64, 128, 256, 320, 512]

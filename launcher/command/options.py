@@ -27,12 +27,12 @@ from headrace.launcher.command.autoscale_options import InvalidSizes, check_size
 from headrace.launcher.command.flag_help import BadFlag, Fields, new_parser
 from headrace.launcher.command.flags import flag_of
 from headrace.protocol.autoscaling import AutoscalingOptions, Workers
+from headrace.protocol.calls import SleepLevel
 from headrace.protocol.config import (
     EngineConfig,
     PoolOptions,
     ServingOptions,
     SleepIdle,
-    SleepLevel,
 )
 from headrace.protocol.reasoning import ReasoningFormat, parse_format
 

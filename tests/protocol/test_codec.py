@@ -343,6 +343,22 @@ def test_such_shapes_are_checked(change: Callable[[list[Any]], None]) -> None:
         codec.decode(msgpack.packb(raw))
 
 
+class Quiet(Message, tag=1):
+    level: typing.Literal[1, 2]
+    mode: typing.Literal["wait", "abort"] = "wait"
+
+
+class Loud(Message, tag=2):
+    inner: Inner
+    names: tuple[str, ...] = ()
+
+
+class Both(Message, tag=3):
+    first: Quiet | Loud
+    rest: tuple[Quiet | Loud, ...]
+    named: dict[str, Quiet | Loud | None]
+
+
 def test_messages_of_one_codec_cannot_be_confused() -> None:
     class Again(Message, tag=1):
         level: int

@@ -1,6 +1,5 @@
 """Unions of messages within messages survive the codec, and only as they were declared."""
 
-import typing
 from typing import Any
 
 import msgpack
@@ -9,23 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.protocol.codec import Codec, DecodeError, Message
-from tests.protocol.test_codec import RAW, Inner, check_decode, form, messages
-
-
-class Quiet(Message, tag=1):
-    level: typing.Literal[1, 2]
-    mode: typing.Literal["wait", "abort"] = "wait"
-
-
-class Loud(Message, tag=2):
-    inner: Inner
-    names: tuple[str, ...] = ()
-
-
-class Both(Message, tag=3):
-    first: Quiet | Loud
-    rest: tuple[Quiet | Loud, ...]
-    named: dict[str, Quiet | Loud | None]
+from tests.protocol.test_codec import RAW, Both, Loud, Quiet, check_decode, form, messages
 
 
 class Ordered(Message, tag=7):

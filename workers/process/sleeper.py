@@ -10,8 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from headrace.protocol.call_results import WorkerSleep
-from headrace.protocol.calls import ALL_MEMORY, MemoryTag, Sleep, WakeUp
-from headrace.protocol.config import SleepLevel
+from headrace.protocol.calls import ALL_MEMORY, MemoryTag, Sleep, SleepLevel, WakeUp
 from headrace.protocol.state import (
     ASLEEP,
     FALLING_ASLEEP,
