@@ -22,7 +22,7 @@ from bench.scaling import trace
 from bench.scaling.pool import Day, Floats, play
 from bench.scaling.results import Waits, count_changes, oracle, waits
 from bench.scaling.settings import DEFAULT, SETTINGS, SMALL, Setting
-from headrace.coordinator import autoscale_policy as autoscaling
+from headrace.coordinator.autoscaling import autoscale_policy as autoscaling
 from headrace.protocol.autoscaling import TARGET_SHARE, Autoscaling
 
 # max_workers over the oracle's peak: the limits must not constrain the policy.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from headrace.coordinator.actions import Actions, Answer
 from headrace.coordinator.adapter_manager import AdapterManager
-from headrace.coordinator.autoscaler import Autoscaler
+from headrace.coordinator.autoscaling.autoscaler import Autoscaler
 from headrace.coordinator.call_router import OWN, CallRouter, report_activity
 from headrace.coordinator.held_calls import HeldCalls
 from headrace.coordinator.registry import Registry

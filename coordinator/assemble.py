@@ -6,8 +6,8 @@ import time
 from headrace.coordinator import pausing
 from headrace.coordinator.adapter_manager import AdapterManager
 from headrace.coordinator.admin_calls import AdminCalls
-from headrace.coordinator.autoscale_metrics import AutoscaleMetrics
-from headrace.coordinator.autoscaler import Autoscaler
+from headrace.coordinator.autoscaling.autoscale_metrics import AutoscaleMetrics
+from headrace.coordinator.autoscaling.autoscaler import Autoscaler
 from headrace.coordinator.call_router import CallRouter
 from headrace.coordinator.coordinator import Coordinator
 from headrace.coordinator.coordinator_sockets import CoordinatorSockets

@@ -8,7 +8,7 @@ from typing import assert_never
 
 from headrace.coordinator.adapter_manager import AdapterManager
 from headrace.coordinator.admin_calls import AdminCalls
-from headrace.coordinator.autoscaler import Autoscaler
+from headrace.coordinator.autoscaling.autoscaler import Autoscaler
 from headrace.coordinator.coordinator_sockets import CoordinatorSockets
 from headrace.coordinator.metrics import PoolMetrics
 from headrace.coordinator.pausing import PausedGroups

@@ -24,7 +24,7 @@ class SharedWeightFiles:
 
     def path(self, group: GroupConfig) -> Path | None:
         """Return the path of a group's file for child processes; None if the group has none."""
-        if group.engine.engine == "fake" or group.engine.device == "cuda":
+        if not group.engine.runs_model or group.engine.device == "cuda":
             return None
         if group.name not in self._fds:
             try:

@@ -35,7 +35,7 @@ class Spawner:
         The fake engine needs none: its imports are quick.
         """
         for group in self._config.groups:
-            if self._config.warm_starts and group.engine.engine != "fake":
+            if self._config.warm_starts and group.engine.runs_model:
                 await self.fork_servers.ensure(self._worker_environment(group, index=0))
 
     async def renew(self) -> None:

@@ -6,8 +6,8 @@ processes that answer it (to_worker.WorkerCall, to_frontend.FrontendCall) and ba
 
 1. a class here, with its answerer (the base class) and the class of its result
    (headrace.protocol.call_results), and add it to its answerer's union below;
-2. its handler: in workers (workers/main.py), frontends (frontend/admin/frontend_calls.py) or the
-   coordinator (coordinator/main.py);
+2. its handler: in workers (workers/process/assemble.py, or inquiries.py there), frontends
+   (frontend/admin/frontend_calls.py) or the coordinator (coordinator/assemble.py);
 3. a route (frontend/routes/) with its schema (frontend/schemas/admin.py).
 
 A process whose table of handlers lacks a call does not start.

@@ -165,6 +165,11 @@ class EngineConfig(Frozen):
         0.0, description="seconds of a step of the fake engine"
     )
 
+    @property
+    def runs_model(self) -> bool:
+        """Whether workers run a model, which takes torch and weights; else they imitate one."""
+        return self.engine != "fake"
+
 
 class ToolOptions(Frozen):
     """Options of finding tool calls in a group's outputs."""

@@ -63,7 +63,7 @@ def _import_all(pool: PoolConfig) -> Callable[[list[str]], None]:
 
     # Each model's class is in a module that imports most of transformers.
     for group in pool.groups:
-        if group.engine.engine != "fake":
+        if group.engine.runs_model:
             with contextlib.suppress(ModelUnsupported):  # a worker will report it
                 read_model_class(group.model_path)
     return main

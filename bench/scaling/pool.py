@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.scaling.engines import QUANTUM, Engine
-from headrace.coordinator.autoscale_policy import Observation, Policy
+from headrace.coordinator.autoscaling.autoscale_policy import Observation, Policy
 
 Floats = NDArray[np.float64]
 

@@ -14,7 +14,7 @@ class Setting:
     target: as a share of the requests that a worker runs at once.
     fixed: a fixed size, as a quantile of a perfect oracle's sizes over the day; None: autoscaling.
     queue_share, counts_running: see pool.play.
-    constants: of coordinator.autoscale_policy, to replace.
+    constants: of coordinator.autoscaling.autoscale_policy, to replace.
     """
 
     name: str

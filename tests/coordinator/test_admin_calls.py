@@ -6,8 +6,8 @@ import pytest
 
 from headrace.coordinator.adapter_manager import AdapterManager
 from headrace.coordinator.admin_calls import AdminCalls
-from headrace.coordinator.autoscale_metrics import AutoscaleMetrics
-from headrace.coordinator.autoscaler import Autoscaler
+from headrace.coordinator.autoscaling.autoscale_metrics import AutoscaleMetrics
+from headrace.coordinator.autoscaling.autoscaler import Autoscaler
 from headrace.coordinator.call_router import CallRouter
 from headrace.coordinator.held_calls import NO_WORKER
 from headrace.coordinator.registry import Registry

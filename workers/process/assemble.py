@@ -151,7 +151,7 @@ def _profiling(
     operations: EngineOperations,
 ) -> Profiling:
     begin: dict[ProfileKind, Begin] = {"stacks": start_stacks}
-    if group.engine.engine != "fake":
+    if group.engine.runs_model:
         begin["torch"] = start_torch
     profiler = Profiler(pool.profile_dir, worker_id, engine.surround_steps, begin)
     return Profiling(operations, profiler, pool.profile_max_seconds)

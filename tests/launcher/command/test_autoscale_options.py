@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.coordinator.sliding_window import SlidingWindow
+from headrace.coordinator.autoscaling.sliding_window import SlidingWindow
 from headrace.launcher.command import units
 from headrace.launcher.command.autoscale_options import resolve
 from headrace.launcher.command.options import OptionError, parse

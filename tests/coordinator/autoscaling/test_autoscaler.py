@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
-from headrace.coordinator.autoscale_metrics import AutoscaleMetrics
-from headrace.coordinator.autoscale_policy import BACKOFF_S
-from headrace.coordinator.autoscaler import Autoscaler
+from headrace.coordinator.autoscaling.autoscale_metrics import AutoscaleMetrics
+from headrace.coordinator.autoscaling.autoscale_policy import BACKOFF_S
+from headrace.coordinator.autoscaling.autoscaler import Autoscaler
 from headrace.coordinator.replica_slots import ReplicaSlots
 from headrace.coordinator.scaling import Scaling
 from headrace.coordinator.sleeping import SleepingGroups

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.coordinator.autoscale_policy import (
+from headrace.coordinator.autoscaling.autoscale_policy import (
     BACKOFF_S,
     MAX_BACKOFF_S,
     Decision,

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from headrace.coordinator.sliding_window import SlidingWindow
+from headrace.coordinator.autoscaling.sliding_window import SlidingWindow
 from headrace.protocol.autoscaling import Autoscaling
 
 # A group grows when more than this share beyond its size is needed.

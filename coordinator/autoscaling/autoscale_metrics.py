@@ -4,7 +4,7 @@ from typing import Literal
 
 from prometheus_client import Counter, Gauge
 
-from headrace.coordinator.autoscale_policy import Decision, Observation
+from headrace.coordinator.autoscaling.autoscale_policy import Decision, Observation
 from headrace.protocol.autoscaling import Autoscaling
 from headrace.protocol.config import PoolConfig
 

@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 
 from headrace.coordinator.actions import WorkerMessage
-from headrace.coordinator.autoscale_metrics import AutoscaleMetrics
-from headrace.coordinator.autoscale_policy import Decision, Observation, Policy
+from headrace.coordinator.autoscaling.autoscale_metrics import AutoscaleMetrics
+from headrace.coordinator.autoscaling.autoscale_policy import Decision, Observation, Policy
 from headrace.coordinator.replica_slots import ReplicaSlots, slot_of
 from headrace.coordinator.scaling import Scaling
 from headrace.coordinator.sleeping import SleepingGroups

@@ -1,0 +1,1 @@
+"""The size of a group that follows its load: measuring, the policy, and reaching the size."""
