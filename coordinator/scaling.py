@@ -202,7 +202,7 @@ class Scaling:
         is_whole = there.issuperset(self._slots.of_group(group))
         if is_whole and not has_surplus:
             del self._resizes[group]
-            log.info("group %s now has %d workers", group, self._slots.target_sizes[group])
+            log.info("workers of group %s: %d", group, self._slots.target_sizes[group])
             return _answers(resize)
         self._revert_if_failed(group, resize, there, now)
         return []

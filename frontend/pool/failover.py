@@ -39,7 +39,7 @@ class Failover:
         its requests may be why."""
         flights = self._loads.remove_all(worker_id)
         if flights:
-            log.warning("lost %s; %d requests fail over", worker_id, len(flights))
+            log.warning("lost %s; requests that fail over: %d", worker_id, len(flights))
         suspects = self._probation.suspects(list(flights.values())) if has_failed else ()
         for flight in flights.values():
             self._replay(flight, is_blamed=flight in suspects and flight.reached_worker)
