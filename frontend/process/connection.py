@@ -5,6 +5,7 @@ descriptor, until it has been idle for `keep_alive_timeout`: the reader has ende
 is still awaited. And an error of one connection would end all others while the server drains.
 """
 
+import asyncio
 import logging
 from typing import Any
 
@@ -25,6 +26,10 @@ class Connection(TCPServer):
             return  # its client has gone before it started
         try:
             await super().run()
+        except asyncio.CancelledError:
+            # The process ends. asyncio's streams ask a task for its error without asking first whether
+            # it was cancelled (Python 3.11), and the log would have a traceback.
+            return
         except Exception:
             log.exception("a connection failed")
 

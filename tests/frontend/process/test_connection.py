@@ -35,3 +35,20 @@ async def test_one_that_fails_takes_no_other_with_it(
     one = await connection(object())
     await asyncio.gather(one.run(), asyncio.sleep(0))
     assert "a fault of its own" in caplog.text
+
+
+async def test_one_that_is_cancelled_ends_without_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As connections are that are open when their process ends."""
+
+    async def run(self: TCPServer) -> None:
+        await asyncio.sleep(3600)
+
+    monkeypatch.setattr(TCPServer, "run", run)
+    task = asyncio.create_task((await connection(object())).run())
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    assert not task.cancelled()
+    assert task.exception() is None
