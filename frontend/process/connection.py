@@ -27,8 +27,8 @@ class Connection(TCPServer):
         try:
             await super().run()
         except asyncio.CancelledError:
-            # The process ends. asyncio's streams ask a task for its error without asking first whether
-            # it was cancelled (Python 3.11), and the log would have a traceback.
+            # The process ends. asyncio's streams ask for a task's error without asking whether it was
+            # cancelled (Python 3.11), so that the log would have a traceback.
             return
         except Exception:
             log.exception("a connection failed")
