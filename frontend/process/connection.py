@@ -27,8 +27,8 @@ class Connection(TCPServer):
         try:
             await super().run()
         except asyncio.CancelledError:
-            # The process ends. In Python 3.11 asyncio's streams ask for a task's error even if it was
-            # cancelled, and the log would have a traceback.
+            # The process ends. In Python 3.11 asyncio's streams ask for a task's error even if it
+            # was cancelled, and the log would have a traceback.
             return
         except Exception:
             log.exception("a connection failed")
