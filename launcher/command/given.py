@@ -168,9 +168,9 @@ def _find(written: str, known: Mapping[str, KnownFlag]) -> tuple[KnownFlag, list
     flag, is_off = known.get(name), False
     if flag is None and name.startswith("--no-"):
         flag, is_off = _switch("--" + name[5:], known), True
-        if flag is None and (opposite := _opposite("--" + name[5:])) is not None:
+        if flag is None and (opposite := opposite_of("--" + name[5:])) is not None:
             flag, is_off = _switch(opposite, known), False
-    if flag is None and (opposite := _opposite(name)) is not None:
+    if flag is None and (opposite := opposite_of(name)) is not None:
         flag, is_off = _switch(opposite, known), True
     if flag is None:
         raise BadFlag(f"{written[:100]}: {_unknown(name, known)}")
@@ -184,7 +184,8 @@ def _switch(name: str, known: Mapping[str, KnownFlag]) -> KnownFlag | None:
     return flag if flag is not None and flag.kind in ("switch", "set") else None
 
 
-def _opposite(name: str) -> str | None:
+def opposite_of(name: str) -> str | None:
+    """Return the flag that turns off what a flag turns on; None if its name tells of none."""
     for prefix, other in (("--disable-", "--enable-"), ("--enable-", "--disable-")):
         if name.startswith(prefix):
             return other + name.removeprefix(prefix)

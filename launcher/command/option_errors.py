@@ -1,6 +1,7 @@
 """Errors of options, in the words of the operator: one line that names the flag or the key."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -40,10 +41,16 @@ class OptionError(Exception):
     """A flag, a key or a value is invalid. The text is one line that names it."""
 
 
-def said(error: ValidationError, prefix: str) -> str:
-    """Return the first of the errors. prefix: of the key's name in a file; "--" for flags."""
+def said(error: ValidationError, prefix: str, variables: Mapping[str, str]) -> str:
+    """Return the first of the errors.
+
+    prefix: of the key's name in a file; "--" for flags. variables: those of the environment that
+    have set options, by the options' keys.
+    """
     first = error.errors(include_url=False)[0]
     key, *inner = [str(part) for part in first["loc"]] or ["config"]
+    if key in variables:
+        return ": ".join([variables[key], *inner, _message(first)])
     if prefix == "--":
         return with_flags(": ".join([flag_of(key), *inner, _message(first)]))
     return ": ".join([f"{prefix}{key}", *inner, _message(first)])

@@ -18,7 +18,7 @@ from headrace.launcher.command.autoscale_options import InvalidSizes, check_size
 from headrace.launcher.command.config_file import read_file
 from headrace.launcher.command.flag_help import Fields, help_text
 from headrace.launcher.command.flags import FLAGS, Flag, flag_of
-from headrace.launcher.command.given import HELP, BadFlag, Given, KnownFlag, read_words
+from headrace.launcher.command.given import HELP, BadFlag, Given, KnownFlag, opposite_of, read_words
 from headrace.launcher.command.group_options import GroupOptions, LoraModule, parse_size
 from headrace.launcher.command.option_errors import OptionError, said, with_flags
 from headrace.launcher.command.reference import (
@@ -28,7 +28,7 @@ from headrace.launcher.command.reference import (
     reference_flags,
     synonyms,
 )
-from headrace.launcher.command.variables import read_variables
+from headrace.launcher.command.variables import FromVariables, read_variables
 from headrace.launcher.hardware import gpu_ids
 from headrace.protocol.config import PoolOptions
 
@@ -61,6 +61,7 @@ def known_flags() -> Mapping[str, KnownFlag]:
             known[name] = KnownFlag(flag.name, flag.kind)
     known["-O"] = known["--optimization-level"]
     for own in _own_flags().values():
+        known.pop(opposite_of(flag_of(own.key)) or "", None)
         for name in own.names:
             known[name] = KnownFlag(flag_of(own.key), own.kind)
     return known
@@ -91,28 +92,27 @@ def read_options(argv: Sequence[str], environment: Mapping[str, str]) -> Options
     device = given.get("device", "auto")
     on_cpu = device == "cpu" or (device == "auto" and not gpu_ids())
     variables = read_variables(environment, on_cpu)
-    return _validated(options, given, variables.options, (*notices, *variables.notices))
+    return _validated(options, given, variables, notices)
 
 
 def _validated(
-    file: dict[str, Any], given: dict[str, Any], variables: dict[str, Any], notices: Sequence[str]
+    file: dict[str, Any], given: dict[str, Any], variables: FromVariables, notices: Sequence[str]
 ) -> Options:
     run_dir = given.pop("run_dir", None)
     of_group = GroupOptions.model_fields.keys()
     group_flags = {key: value for key, value in given.items() if key in of_group}
     pool_flags = {key: value for key, value in given.items() if key not in of_group}
-    by_variable = {key: value for key, value in variables.items() if key in of_group}
-    pool_variables = {key: value for key, value in variables.items() if key not in of_group}
     tables = file.pop("group", None)
     if tables is not None and group_flags:
         raise OptionError(f"{flag_of(next(iter(group_flags)))}: belongs in a [[group]] of --config")
-    groups = _groups(tables, group_flags, by_variable)
-    pool = _validate(PoolOptions, pool_variables | file | pool_flags, "" if file else "--")
+    groups = _groups(tables, group_flags, variables)
+    pool = _validate(PoolOptions, file | pool_flags, "" if file else "--", variables)
     if pool.uds is not None and {"host", "port"} & (file | pool_flags).keys():
         raise OptionError("--uds: excludes --host and --port")
     _check_extras(pool)
     _check_autoscaling(groups, pool.wake_on_demand, is_file=tables is not None)
-    return Options(pool, groups, None if run_dir is None else Path(run_dir), tuple(notices))
+    lines = (*notices, *variables.notices)
+    return Options(pool, groups, None if run_dir is None else Path(run_dir), lines)
 
 
 @functools.cache
@@ -209,17 +209,13 @@ def _check_extras(pool: PoolOptions) -> None:
             raise OptionError(f"{flag}: needs the package {package}: install headrace[{extra}]")
 
 
-def _groups(tables: object, flags: dict[str, Any], variables: dict[str, Any]) -> list[GroupOptions]:
+def _groups(tables: object, flags: dict[str, Any], variables: FromVariables) -> list[GroupOptions]:
     if tables is None:
-        return [_validate(GroupOptions, variables | flags, "--")]
+        return [_validate(GroupOptions, flags, "--", variables)]
     if not isinstance(tables, list) or not tables:
         raise OptionError("group: must be one or several [[group]] tables")
     groups = [
-        _validate(
-            GroupOptions,
-            variables | table if isinstance(table, dict) else table,
-            f"group {number}: ",
-        )
+        _validate(GroupOptions, table, f"group {number}: ", variables)
         for number, table in enumerate(tables)
     ]
     names = [group.name for group in groups]
@@ -229,8 +225,14 @@ def _groups(tables: object, flags: dict[str, Any], variables: dict[str, Any]) ->
     return groups
 
 
-def _validate(model: type[Model], values: object, prefix: str) -> Model:
+def _validate(model: type[Model], values: object, prefix: str, variables: FromVariables) -> Model:
+    """Return checked options. Variables give what the values leave out."""
+    names: dict[str, str] = {}
+    if isinstance(values, dict):
+        left = variables.options.keys() & model.model_fields.keys() - values.keys()
+        names = {key: variables.names[key] for key in left}
+        values = {key: variables.options[key] for key in left} | values
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise OptionError(said(error, prefix)) from error
+        raise OptionError(said(error, prefix, names)) from error

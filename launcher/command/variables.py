@@ -28,9 +28,11 @@ class Variable:
 
 @dataclass
 class FromVariables:
-    """Options by their keys, and lines for the log about variables that change nothing."""
+    """Options, and the variables that gave them, by the options' keys; and lines for the log about
+    variables that change nothing."""
 
     options: dict[str, Any] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
 
 
@@ -63,6 +65,7 @@ def read_variables(environment: Mapping[str, str], on_cpu: bool) -> FromVariable
             read.notices.append(f"{name} changes nothing: the model runs on a GPU")
         elif value and (variable.unit != _GIB_ON_CPU or value != "0"):
             read.options[variable.option] = _value(name, value, variable.unit)
+            read.names[variable.option] = name
     return read
 
 
