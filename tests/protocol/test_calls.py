@@ -170,8 +170,8 @@ def test_bad_calls_are_refused(call: Any) -> None:
 
 
 def test_statistics_are_an_engines_under_the_names_that_clients_know() -> None:
-    stats = EngineStats(*range(14))
-    assert len(dataclasses.fields(EngineStats)) == 14
+    stats = EngineStats(*range(14), accepted_by_position=(2, 1), ended_by_preemptions=(3,))
+    assert len(dataclasses.fields(EngineStats)) == 16
     shown = call_results.EngineStatistics(*dataclasses.astuple(stats)).to_json()
     assert list(shown) == [
         "running",
@@ -188,8 +188,10 @@ def test_statistics_are_an_engines_under_the_names_that_clients_know() -> None:
         "drafts",
         "draft_tokens",
         "accepted_tokens",
+        "accepted_by_position",
+        "ended_by_preemptions",
     ]
-    assert list(shown.values()) == list(range(14))
+    assert list(shown.values()) == [*range(14), (2, 1), (3,)]
 
 
 def test_calls_are_frozen() -> None:
