@@ -170,7 +170,8 @@ def test_bad_calls_are_refused(call: Any) -> None:
 
 
 def test_statistics_are_an_engines_under_the_names_that_clients_know() -> None:
-    stats = EngineStats(*range(14), accepted_by_position=(2, 1), ended_by_preemptions=(3,))
+    values: list[Any] = [*range(14), (2, 1), (3,)]
+    stats = EngineStats(*values)
     assert len(dataclasses.fields(EngineStats)) == 16
     shown = call_results.EngineStatistics(*dataclasses.astuple(stats)).to_json()
     assert list(shown) == [
@@ -191,7 +192,7 @@ def test_statistics_are_an_engines_under_the_names_that_clients_know() -> None:
         "accepted_by_position",
         "ended_by_preemptions",
     ]
-    assert list(shown.values()) == [*range(14), (2, 1), (3,)]
+    assert list(shown.values()) == values
 
 
 def test_calls_are_frozen() -> None:
