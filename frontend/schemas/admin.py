@@ -134,7 +134,7 @@ class AbortReport(BaseModel):
     count: int
 
 
-class RpcRequest(StrictRequestModel):
+class RpcRequest(StrictRequestModel):  # type: ignore[no-redef]  # a field is named "kwargs"
     """A method of the workers and its arguments.
 
     timeout: seconds for the workers to answer.
