@@ -192,6 +192,9 @@ class PoolOptions(Frozen):
     max_body_bytes: Positive = Field(
         8 * 1024 * 1024, description="size of the largest request body"
     )
+    strict_fields: bool = Field(
+        False, description="reject requests with unknown fields, instead of ignoring these"
+    )
     max_header_bytes: Annotated[int, Field(ge=1024)] = Field(
         64 * 1024, description="size of the largest headers of a request"
     )

@@ -51,6 +51,7 @@ _POOL = (
     Flag("root_path"),
     Flag("metrics_prefix"),
     Flag("max_body_bytes"),
+    Flag("strict_fields", kind="set"),
     Flag("max_header_bytes", aliases=("--h11-max-incomplete-event-size",)),
     Flag("max_headers", aliases=("--h11-max-header-count",)),
     Flag("keep_alive_s", metavar="S"),
