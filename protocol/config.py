@@ -309,7 +309,9 @@ class PoolOptions(Frozen):
         ),
     )
     fingerprint_value: Annotated[str, Field(max_length=256)] | None = Field(
-        None, description="system_fingerprint of answers in the custom mode"
+        None,
+        validate_default=True,
+        description="system_fingerprint of answers in the custom mode",
     )
     tool_server: tuple[str, ...] = Field(
         (),
@@ -324,6 +326,13 @@ class PoolOptions(Frozen):
     def _log_outputs_with_requests(cls, value: bool, info: ValidationInfo) -> bool:
         if value and not info.data.get("enable_log_requests"):
             raise ValueError("needs enable_log_requests")
+        return value
+
+    @field_validator("fingerprint_value")
+    @classmethod
+    def _only_in_the_custom_mode(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if (info.data.get("fingerprint_mode") == "custom") != (value is not None):
+            raise ValueError("and fingerprint_mode custom need each other")
         return value
 
     @field_validator("log_level", mode="before")
