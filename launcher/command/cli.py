@@ -180,7 +180,13 @@ def _prepare_group(run_dir: Path, group: GroupOptions) -> GroupConfig:
         tokenizer_revision=group.tokenizer_revision,
         hf_overrides=group.hf_overrides,
     )
-    prepared = prepare_model(group.model, options, progress=_say)
+    try:
+        prepared = prepare_model(group.model, options, progress=_say)
+    except ModelError as error:
+        if str(error).startswith("--"):
+            raise
+        where = "--model" if group.name == "default" else f"group {group.name}: model"
+        raise OptionError(f"{where}: {error}") from error
     default_size, engine = max(1, len(gpu_ids())), group.engine_config()
     workers, autoscaling = resolve(group, group.workers, default_size, engine.max_num_seqs)
     most = workers if autoscaling is None else autoscaling.max_workers
