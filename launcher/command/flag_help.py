@@ -100,7 +100,7 @@ def flag_table(keys: Iterable[str], fields: Fields) -> str:
     for key in keys:
         flag = flags[key]
         names = ", ".join(f"`{_written(flag, name)}`" for name in flag.names)
-        cells = (names, escape(_description(flag, fields)), escape(_default(flag, fields)))
+        cells = (names, escape(description(flag, fields)), escape(_default(flag, fields)))
         rows.append("".join(f"| {cell} " if cell else "| " for cell in cells) + "|")
     return "\n".join(rows)
 
@@ -122,10 +122,11 @@ def _help(flag: Flag, fields: Fields) -> str:
     default = _default(flag, fields)
     # That a flag is off without being given needs no words.
     tail = f" ({default})" if default and flag.kind != "set" else ""
-    return (_description(flag, fields) + tail).replace("%", "%%")
+    return (description(flag, fields) + tail).replace("%", "%%")
 
 
-def _description(flag: Flag, fields: Fields) -> str:
+def description(flag: Flag, fields: Fields) -> str:
+    """Return what a flag does."""
     return flag.help or fields[flag.key].description or ""
 
 

@@ -108,7 +108,7 @@ def notice(name: str, value: Given) -> str | None:
         return f"{name} changes nothing: {effect.says}"
     if not _is_harmless(value, flag, effect):
         raise RefusedFlag(f"{name}: {effect.says}")
-    return f"{name} changes nothing: it is as it would be without it"
+    return f"{name} changes nothing: what it asks for is so without it"
 
 
 def _is_harmless(value: Given, flag: ReferenceFlag | None, effect: Effect) -> bool:

@@ -108,9 +108,11 @@ def prepare_model(
 
 def _locate(model: str | None, options: hub.HubOptions, progress: Progress) -> tuple[Path, str]:
     """Return the folder or GGUF file of a model, and the name by which it is served."""
-    if model is None:
+    path = None if model is None else Path(model).expanduser()
+    if options.revision is not None and (path is None or path.exists()):
+        progress(f"--revision changes nothing: {model or DEFAULT_MODEL} is not from the hub")
+    if model is None or path is None:
         return _default_model(), DEFAULT_MODEL
-    path = Path(model).expanduser()
     if path.is_dir():
         return path, path.resolve().name
     if path.exists():
