@@ -20,6 +20,7 @@ _FLAG = re.compile(r"--?[A-Za-z]")
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _HUMAN = re.compile(r"(\d+(?:\.\d+)?)([kKmMgGtT])")
 _POWERS = "kmgt"
+_MOST_KEYS = 20  # in the path of one
 MODEL = "--model"
 HELP = "--help"
 
@@ -174,7 +175,7 @@ def _find(written: str, known: Mapping[str, KnownFlag]) -> tuple[KnownFlag, list
         flag, is_off = _switch(opposite, known), True
     if flag is None:
         raise BadFlag(f"{written[:100]}: {_unknown(name, known)}")
-    if path and (flag.kind != "json" or not all(path)):
+    if path and (flag.kind != "json" or not all(path) or len(path) > _MOST_KEYS):
         raise BadFlag(f"{written[:100]}: no such key")
     return flag, path, is_off
 
@@ -219,21 +220,21 @@ def _human_number(text: str) -> object:
 
 def _set_key(given: dict[str, Given], name: str, path: Sequence[str], value: object) -> None:
     """Set a key of a flag's object, whatever else of it has been given."""
-    whole = given.get(name, {})
-    if isinstance(whole, str):
-        whole = _object(whole)
+    before = given.get(name, {})
+    whole = _object(before) if isinstance(before, str) else before
     if not isinstance(whole, dict):
         raise BadFlag(f"{name}: is not an object, so that it has no key {path[0]!r}")
-    given[name] = whole = dict(whole)
-    *outer, last = path
-    for key in outer:
-        inner = whole.get(key)
-        whole[key] = dict(inner) if isinstance(inner, dict) else {}
-        whole = whole[key]
-    last = last.removesuffix("+")
-    before = whole.get(last)
-    is_longer = isinstance(before, list) and isinstance(value, list)
-    whole[last] = [*before, *value] if is_longer else value  # type: ignore[misc, has-type]
+    given[name] = _with_key(whole, path, value)
+
+
+def _with_key(whole: dict[str, Any], path: Sequence[str], value: object) -> dict[str, Any]:
+    key = path[0].removesuffix("+") if len(path) == 1 else path[0]
+    before = whole.get(key)
+    if len(path) > 1:
+        value = _with_key(before if isinstance(before, dict) else {}, path[1:], value)
+    elif isinstance(before, list) and isinstance(value, list):
+        value = [*before, *value]
+    return {**whole, key: value}
 
 
 def _object(text: str) -> object:

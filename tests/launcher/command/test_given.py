@@ -75,6 +75,7 @@ def test_ways_to_write_flags(words: str, given: dict[str, Given]) -> None:
         ("--no-port 1", "--no-port: no such flag"),
         ("--port.a 1", "--port.a: no such key"),
         ("--extra-config. 1", "no such key"),
+        ("--extra-config" + ".a" * 10_000 + " 1", "no such key"),
         ("--extra-config [1] --extra-config.a 1", "--extra-config: is not an object"),
         ("--no-no-enable-x", "no such flag"),
         ("--x" + "y" * 100_000, "no such flag"),

@@ -51,6 +51,7 @@ VALUES = {
 ON_HERE = ("--enable-prompt-tokens-details", "--disable-log-requests")
 ALSO = {
     "--enable-log-outputs": ["--enable-log-requests"],
+    "--fingerprint-value": ["--fingerprint-mode", "custom"],
     "--lora-modules": ["--enable-lora"],
     "--spec-method": ["--spec-tokens", "3"],
     "--spec-tokens": ["--spec-method", "ngram"],
