@@ -72,7 +72,7 @@ _KNOWN: dict[str, Any] = {
 # The reference, and what its own unit tests import; the last resort, if they are not installed.
 _ABSENT = {"vllm", "fastapi", "starlette", "openai_harmony", "schemathesis", "datasets"}
 sys.meta_path.append(_Finder())
-transformers.AutoTokenizer.from_pretrained = lambda *_, **__: _tokenizer()  # type: ignore[assignment]
+transformers.AutoTokenizer.from_pretrained = lambda *_, **__: _tokenizer()  # type: ignore[method-assign]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
