@@ -4,6 +4,7 @@ Flags have vLLM's names where it has such flags. Values are checked by the same 
 the processes read their configuration (protocol/config.py), so that a key means the same in both.
 """
 
+import contextlib
 import functools
 import importlib.util
 import json
@@ -172,18 +173,21 @@ def _without_synonyms(
             own.setdefault(flag, value)
             continue
         before = _as_object(flag, own.get(flag, {}))
-        own[flag] = {key: value, **before} if isinstance(before, dict) else before
+        own[flag] = {key: _parsed(value), **before} if isinstance(before, dict) else before
     return own, others
+
+
+def _parsed(value: Given) -> object:
+    """Return what a text writes in JSON; other values, and other texts, as they are."""
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError, RecursionError):
+            return json.loads(value)
+    return value
 
 
 def _as_object(flag: str, value: Given) -> Given:
     """Return the object that a flag's text writes in JSON; other values as they are."""
-    if known_flags()[flag].kind != "json" or not isinstance(value, str):
-        return value
-    try:
-        parsed = json.loads(value)
-    except (ValueError, RecursionError):
-        return value
+    parsed = _parsed(value) if known_flags()[flag].kind == "json" else None
     return parsed if isinstance(parsed, dict) else value
 
 

@@ -213,6 +213,8 @@ def test_synonyms_mean_what_they_stand_for() -> None:
     ours = read("--reasoning-parser", "qwen3").groups
     theirs = read("--structured-outputs-config.reasoning_parser", "qwen3")
     assert (theirs.groups, theirs.notices) == (ours, ())
+    rope = read("--rope-scaling", '{"type": "yarn", "factor": 4}', "--rope-theta", "1e6").groups[0]
+    assert rope.hf_overrides == {"rope_scaling": {"type": "yarn", "factor": 4}, "rope_theta": 1e6}
     both = read("--structured-outputs-config.reasoning_parser", "x", "--reasoning-parser", "qwen3")
     assert both.groups == ours  # the flag itself comes first
 
