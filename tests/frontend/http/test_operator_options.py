@@ -40,6 +40,14 @@ async def test_too_many_headers_are_rejected(make_app: MAKE_APP, path: str) -> N
     assert "20" in error["message"]
 
 
+async def test_too_long_headers_are_rejected(make_app: MAKE_APP) -> None:
+    client = make_app(max_header_bytes=2000).test_client()
+    assert (await client.get("/livez", headers={"X-Long": "1" * 1000})).status_code == 200
+    response = await client.get("/livez", headers={"X-Long": "1" * 2000})
+    assert response.status_code == 431
+    assert "2000 bytes" in (await response.get_json())["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("mode", "value", "shown"), [("none", None, None), ("custom", "fp_mine", "fp_mine")]
 )
