@@ -146,6 +146,8 @@ async def test_times_are_reported_if_the_operator_says_so(
     assert last["metrics"]["queue_time_ms"] == 500
     *_, last = await events(client, messages=QUESTION)
     assert "metrics" not in last
+    response = await client.post("/v1/responses", json={"input": "Hello", "store": False})
+    assert (await response.get_json())["metrics"]["queue_time_ms"] == 500
     _, body = await ask(client, n=2, temperature=1)
     assert "metrics" not in body  # the times of which choice?
     _, body = await ask(make_app().test_client())
