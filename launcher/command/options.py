@@ -81,6 +81,13 @@ def read_options(argv: Sequence[str], environment: Mapping[str, str]) -> Options
     """
     _show_help(argv)
     try:
+        return _read(argv, environment)
+    except OptionError as error:
+        raise OptionError(_as_written(str(error), argv)) from error
+
+
+def _read(argv: Sequence[str], environment: Mapping[str, str]) -> Options:
+    try:
         flags = read_words(argv, known_flags())
         config_file = flags.pop("--config", None)
         file = read_file(Path(str(config_file)), known_flags()) if config_file else None
@@ -129,6 +136,17 @@ def _show_help(argv: Sequence[str]) -> None:
             raise SystemExit(0)
 
 
+def _as_written(text: str, argv: Sequence[str]) -> str:
+    """Return an error with the name that the operator has written for a flag."""
+    named, colon, rest = text.partition(":")
+    for word in argv:
+        written = word.partition("=")[0].partition(".")[0].replace("_", "-")
+        flag = known_flags().get(written)
+        if flag is not None and flag.name == named and written != named:
+            return f"{written} ({named}){colon}{rest}"
+    return text
+
+
 def _to_options(given: Mapping[str, Given]) -> tuple[dict[str, Any], list[str]]:
     """Return options by their keys, and lines about flags that change nothing.
 
@@ -142,6 +160,9 @@ def _to_options(given: Mapping[str, Given]) -> tuple[dict[str, Any], list[str]]:
             continue
         options[key] = value
     lines = [line for name, value in others if (line := notice(name, value)) is not None]
+    if options.get("quantization") == "gguf" and str(options.get("model")).endswith(".gguf"):
+        del options["quantization"]
+        lines.append("--quantization changes nothing: a GGUF file says how its weights are stored")
     return options, list(dict.fromkeys(lines))
 
 

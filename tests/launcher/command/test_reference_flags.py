@@ -162,7 +162,7 @@ def test_what_would_change_answers_or_safety_is_refused(words: Sequence[str]) ->
     with pytest.raises(OptionError) as caught:
         read(*words)
     text = str(caught.value)
-    assert text.startswith("--")
+    assert text.startswith("-")
     assert "\n" not in text
     assert "secret" not in text
 
@@ -196,6 +196,28 @@ def test_what_changes_nothing_is_said_in_the_log(words: Sequence[str]) -> None:
     assert options.notices
     assert all(" changes nothing: " in line for line in options.notices)
     assert (options.pool, options.groups) == (read().pool, read().groups)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("-q awq", "-q (--quantization): must be 'int8' or 'int8_dynamic': 'awq'"),
+        ("--data_parallel_size=x", "--data-parallel-size (--workers): must be a whole number: 'x'"),
+        ("--workers x", "--workers: must be a whole number: 'x'"),
+        ("-tp 2", "-tp (--tensor-parallel-size): a model runs on one device"),
+    ],
+)
+def test_errors_name_flags_as_they_were_written(words: str, said: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        read(*words.split())
+    assert str(caught.value).startswith(said)
+
+
+def test_a_gguf_file_needs_no_quantization() -> None:
+    options = read("m.gguf", "-q", "gguf")
+    assert (options.groups[0].quantization, len(options.notices)) == (None, 1)
+    with pytest.raises(OptionError, match="--quantization"):
+        read("m", "-q", "gguf")
 
 
 def test_values_that_stand_for_none() -> None:
