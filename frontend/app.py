@@ -7,6 +7,7 @@ from quart_schema import Info, QuartSchema
 
 from headrace.frontend.abortable import Abortable
 from headrace.frontend.adapters import AdapterUse
+from headrace.frontend.anthropic_api import errors as messages_errors
 from headrace.frontend.context import HEADRACE_VERSION, Context, served_models
 from headrace.frontend.http.openapi import OpenAPI
 from headrace.frontend.metrics import Metrics
@@ -81,7 +82,9 @@ def create_app(
         adapter_use or AdapterUse(),
     )
     _register(app, context)
-    errors.install_error_handlers(app, config.max_body_bytes)
+    errors.install_error_handlers(
+        app, config.max_body_bytes, {messages.PATH: messages_errors.response}
+    )
 
     @app.before_request
     async def note_route() -> None:

@@ -357,6 +357,30 @@ async def test_errors_before_the_request_is_read(
         assert (found["type"], found["error"]["type"]) == ("error", kind)
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status", "kind"),
+    [
+        ("GET", PATH, 405, "invalid_request_error"),
+        ("DELETE", f"{PATH}/count_tokens", 405, "invalid_request_error"),
+        ("POST", f"{PATH}/batches", 404, "not_found_error"),
+        ("GET", f"{PATH}/batches/x", 404, "not_found_error"),
+        ("POST", f"{PATH}/", 404, "not_found_error"),
+    ],
+)
+async def test_errors_without_a_route_have_the_same_shape(
+    client: Client, method: str, path: str, status: int, kind: str
+) -> None:
+    response = await client.open(path, method=method, json={})
+    found = await response.get_json()
+    assert response.status_code == status
+    assert found["type"] == "error"
+    assert found["error"]["type"] == kind
+    assert found["request_id"] == response.headers["request-id"]
+    assert response.headers.get("allow") == ("POST" if status == 405 else None)
+    elsewhere = await client.open("/v1/messagesx", method=method, json={})
+    assert await elsewhere.get_json() == {"detail": "Not Found"}
+
+
 async def test_counts_as_in_flight_until_it_has_ended(make_app: MAKE_APP, pool: FakePool) -> None:
     from tests.frontend.asgi import post
 

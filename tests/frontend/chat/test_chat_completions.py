@@ -89,6 +89,47 @@ async def test_text_parts_are_joined(client: Client, pool: FakePool, text: Model
     assert "user\nHello\nworld\n" in prompt
 
 
+async def test_parts_of_all_textual_types_are_text(
+    client: Client, pool: FakePool, text: ModelTokenizer
+) -> None:
+    parts: list[Any] = [
+        {"type": "input_text", "text": "a"},
+        {"type": "output_text", "text": "b", "annotations": [], "logprobs": []},
+        {"type": "thinking", "thinking": "c", "signature": "s"},
+        {"type": "refusal", "refusal": "d"},
+        {"type": "text", "text": "e", "cache_control": {"type": "ephemeral"}},
+        {"text": "f"},
+        "g",
+    ]
+    response, body = await ask(client, messages=[{"role": "user", "content": parts}])
+    assert response.status_code == 200, body
+    prompt = text.backend.decode(list(pool.requests[0].prompt_token_ids), skip_special_tokens=False)
+    assert "user\na\nb\nc\nd\ne\nf\ng<" in prompt
+
+
+@pytest.mark.parametrize("kind", ["image_url", "input_audio", "file", "video_url", "input_image"])
+async def test_parts_that_are_no_text_are_refused_by_type(client: Client, kind: str) -> None:
+    content = [{"type": "text", "text": "x"}, {"type": kind, kind: {"url": "data:,"}}]
+    response, body = await ask(client, messages=[QUESTION[0], {"role": "user", "content": content}])
+    assert response.status_code == 400
+    assert body["error"]["param"] == "messages.1.content"
+    assert repr(kind) in body["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("effort", "shown"),
+    [("default", "M"), ("auto", "M"), (None, "M"), ("disable", "Mnone"), ("high", "Mhigh")],
+)
+async def test_words_for_efforts(
+    make_app: MAKE_APP, text: ModelTokenizer, pool: FakePool, effort: str | None, shown: str
+) -> None:
+    info = text.info.model_copy(update={"chat_template": "M{{ reasoning_effort }}"})
+    client = make_app(type(text)(info, text.backend)).test_client()
+    response, body = await ask(client, reasoning_effort=effort)
+    assert response.status_code == 200, body
+    assert text.backend.decode(list(pool.requests[0].prompt_token_ids)) == shown
+
+
 async def test_an_answer_can_be_sent_back_as_a_message(client: Client) -> None:
     _, body = await ask(client)
     message = body["choices"][0]["message"]
