@@ -58,8 +58,13 @@ class ContentBlockBuilder:
         return events
 
     def finish(self) -> list[Event]:
-        """Close the last block and return its events."""
-        events = self._append("".join(self._pending_space)) if self._open_type() == TEXT else []
+        """Close the last block and return its events. White space is text if there is no other."""
+        space, events = "".join(self._pending_space), []
+        has_answer = self._open is not None and self._open["type"] != THINKING
+        if space and not has_answer and all(each["type"] == THINKING for each in self.content):
+            events = self._open_block({"type": TEXT, "text": ""})
+        if self._open_type() == TEXT:
+            events += self._append(space)
         return [*events, *self._close()]
 
     def _close(self) -> list[Event]:

@@ -11,7 +11,7 @@ import gc
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -213,19 +213,25 @@ def validate(model: type[Model], parsed: dict[str, Any], place: str = "body") ->
             raise InvalidBody("The body is nested too deeply.", "body") from error
         finally:
             if paths := unknown.paths(parsed):
-                _ignore(paths, unknown.are_errors)
+                _reject_if_strict(paths[0], unknown.are_errors)
+                ignore_fields(names_of(paths))
 
 
-def _ignore(paths: list[Path], are_errors: bool) -> None:
-    """Ignore unknown fields of the current request. Raises InvalidBody if they are errors."""
+def _reject_if_strict(path: Path, is_error: bool) -> None:
+    """Raise InvalidBody if an unknown field of the current request is an error."""
     scope = request_scope.current_or_none()
-    if are_errors or (scope is not None and scope.strict_fields):
-        field = shortened(".".join(map(str, paths[0])))
+    if is_error or (scope is not None and scope.strict_fields):
+        field = shortened(".".join(map(str, path)))
         raise InvalidBody(f"body.{field}: this field is unknown.", f"body.{field}")
-    names = names_of(paths)
-    _IGNORED.note(names)
-    if scope is not None:
-        scope.ignore_fields(names)
+
+
+def ignore_fields(names: Sequence[str]) -> None:
+    """Name parts of the current request that are ignored, in the log and to the client."""
+    if names:
+        _IGNORED.note(names)
+        scope = request_scope.current_or_none()
+        if scope is not None:
+            scope.ignore_fields(names)
 
 
 def _first_error(details: list[ErrorDetails], parsed: dict[str, Any], place: str) -> ApiError:
