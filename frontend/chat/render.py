@@ -1,10 +1,10 @@
 """Render the messages of a chat as the text of its prompt."""
 
 import asyncio
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from headrace.frontend.chat.call_arguments import call_arguments
 from headrace.frontend.chat.content_format import expects_parts
 from headrace.frontend.chat.templates import distinguishes_none, parse
 from headrace.frontend.chat.untrusted_template import render_untrusted
@@ -150,16 +150,11 @@ def _template_message(
 
 def _template_call(call: ToolCall) -> dict[str, Any]:
     arguments = call.function.arguments
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments or "{}")
-        except (ValueError, RecursionError) as error:
-            raise BadRequest(
-                "messages: the arguments of a tool call must be JSON.", "messages"
-            ) from error
+    if not isinstance(arguments, dict):
+        arguments = call_arguments(arguments)
     template_call: dict[str, Any] = {
         "type": "function",
-        "function": {"name": call.function.name, "arguments": arguments or {}},
+        "function": {"name": call.function.name, "arguments": arguments},
     }
     if call.id is not None:
         template_call["id"] = call.id
