@@ -90,7 +90,9 @@ class ChatSerializer:
         return {**body, "reasoning": message.reasoning or None}
 
     def _logprobs(self, logprobs: Sequence[Any]) -> dict[str, Any] | None:
-        return chat_logprobs(self._names, logprobs) if self._has_logprobs else None
+        if not self._has_logprobs:
+            return None
+        return chat_logprobs(self._names, logprobs, bool(self._request.logprob_token_ids))
 
     def _usage(self, choices: Sequence[Choice]) -> dict[str, Any]:
         counted = count_usage([self._run.prompt], choices, self._head)

@@ -1,6 +1,5 @@
 """Translate the items of a conversation to the messages of a chat."""
 
-import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -73,7 +72,7 @@ class _MessageBuilder:
 
     def _add_call(self, call_id: str, item: Item) -> None:
         self._call_ids.add(call_id)
-        function = {"name": item["name"], "arguments": _as_object(item["arguments"])}
+        function = {"name": item["name"], "arguments": item["arguments"]}
         call = {"id": call_id, "type": "function", "function": function}
         self._turn.setdefault("tool_calls", []).append(call)
 
@@ -88,19 +87,6 @@ class _MessageBuilder:
             # Many chat templates fail without content.
             self._messages.append({"role": "assistant", "content": "", **self._turn})
             self._turn = {}
-
-
-def _as_object(text: str) -> str:
-    """Return arguments that chat templates can read: a JSON object.
-
-    A truncated or malformed call must not end the conversation, so its text is wrapped.
-    """
-    try:
-        if isinstance(json.loads(text or "{}"), dict):
-            return text
-    except (ValueError, RecursionError):
-        pass
-    return json.dumps({"arguments": text})
 
 
 def mcp_result(item: Item) -> str:
