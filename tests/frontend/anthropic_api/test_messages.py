@@ -166,12 +166,10 @@ async def test_a_call_that_is_cut_short_is_as_far_as_it_goes(
     assert message["content"][0]["input"] == {"city": "Paris"}
 
 
-async def test_a_model_that_says_only_spaces_says_nothing(
-    anthropic: AsyncAnthropic, say: Say
-) -> None:
+async def test_an_answer_of_white_space_is_told(anthropic: AsyncAnthropic, say: Say) -> None:
     say("~c \n ")
     message = await both(anthropic)
-    assert message["content"] == []
+    assert message["content"] == [{"type": "text", "text": " \n "}]
     assert message["stop_reason"] == "end_turn"
 
 
