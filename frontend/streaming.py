@@ -1,10 +1,14 @@
 """Server-sent events: the chunks of a generation, its end, or an error.
 
 A stream that has begun ends with either its last chunk or one error event, and then, in OpenAI's
-APIs, [DONE].
+APIs, [DONE]. Proxies close connections on which nothing comes for a while, so a stream begins, and
+says that it lives, when there has been nothing to send for an interval.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
+import asyncio
+import contextvars
+import time
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from quart import Response
@@ -12,10 +16,14 @@ from quart import Response
 from headrace.frontend.errors import ApiError
 from headrace.frontend.generation.choice import Choice, Delta
 from headrace.frontend.generation.generation import Event, Generation
+from headrace.frontend.middleware import request_scope
 from headrace.frontend.middleware.errors import api_error
 from headrace.frontend.openai_api.common import encode_json
 
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
+# A comment, which clients ignore.
+KEEP_ALIVE = ": keep-alive\n\n"
 
 # Events that are sent in one piece, at most: other streams must get their turn.
 MAX_EVENTS = 64
@@ -31,58 +39,176 @@ class Chunks(Protocol):
     def last(self, choices: Sequence[Choice]) -> str: ...
 
 
-class Ending(NamedTuple):
-    """The end of a stream. error: returns the event of a failure. done: ends every stream."""
+class Framing(NamedTuple):
+    """What an API's streams hold besides their chunks.
+
+    error: returns the event of a failure. done: ends every stream. keep_alive: says nothing.
+    """
 
     error: Callable[[ApiError], str]
     done: str
+    keep_alive: str = KEEP_ALIVE
 
 
-OPENAI = Ending(lambda error: f"data: {encode_json(error.body())}\n\n", "data: [DONE]\n\n")
+OPENAI = Framing(lambda error: f"data: {encode_json(error.body())}\n\n", "data: [DONE]\n\n")
 
 
 async def stream_response(
-    generation: Generation, chunks: Chunks, ending: Ending = OPENAI
+    generation: Generation, chunks: Chunks, framing: Framing = OPENAI, *, keep_alive_s: float = 0.0
 ) -> Response:
     """Return the answer as a stream of events.
 
-    Waits for the first output, so that a request that cannot run gets a proper status. Raises what
-    the generation raises.
+    Waits for the first output, so that a request that cannot run gets a proper status, but no
+    longer than the first interval. Raises what the generation raises until then.
+
+    keep_alive_s: seconds without an event after which the stream says that it lives; 0: never.
     """
+    stream = EventStream(generation, chunks, framing, keep_alive_s)
     try:
-        event = await generation.__anext__()
+        await stream.begin()
     except Exception:
         generation.fail()
         raise
-    response = Response(
-        _events(generation, chunks, ending, event),
-        headers=HEADERS,
-        content_type="text/event-stream; charset=utf-8",
-    )
+    response = Response(stream, headers=HEADERS, content_type="text/event-stream; charset=utf-8")
     response.timeout = None  # a long output may take any time
     return response
 
 
-async def _events(
-    generation: Generation, chunks: Chunks, ending: Ending, event: Event
-) -> AsyncIterator[bytes]:
-    """Yield the stream, in pieces of all events that are there when one is sent: single events
-    while the client and this process keep up, more when they do not."""
-    choices = generation.choices
-    piece: list[str] = []
-    try:
-        piece += [chunks.first(choices), chunks.chunk(choices, *event)]
-        while not generation.ended:
-            now = generation.ready() if len(piece) < MAX_EVENTS else None
-            if now is None:
-                if text := "".join(piece):
-                    yield text.encode()
-                piece = []
-                now = await anext(generation)
-            piece.append(chunks.chunk(choices, *now))
-        piece.append(chunks.last(choices))
-    except Exception as error:
-        generation.fail()
-        piece.append(ending.error(api_error(error)))
-    piece.append(ending.done)
-    yield "".join(piece).encode()
+class EventStream:
+    """The body of a streamed response: yields pieces of all events that are there when one is sent,
+    single events while the client and this process keep up, more when they do not.
+
+    It is iterated over by the task of its request. While that task waits for a piece, those that
+    can be sent without waiting are written straight to the connection: that needs no task switch,
+    and none of the server's layers, which take most of an event's time.
+    """
+
+    def __init__(
+        self, generation: Generation, chunks: Chunks, framing: Framing, keep_alive_s: float
+    ) -> None:
+        self._generation, self._chunks, self._framing = generation, chunks, framing
+        self._loop = asyncio.get_running_loop()
+        self._context = contextvars.copy_context()  # of the request
+        scope = request_scope.current_or_none()
+        self._write = None if scope is None else scope.write_body
+        self._text = ""  # to be sent before all else
+        self._waiter: asyncio.Future[None] | None = None
+        self._is_scheduled = self._is_open = self._has_begun = self._has_ended = False
+        self._keep_alive_s = keep_alive_s
+        self._sent_at = self._loop.time()
+        self._timer: asyncio.TimerHandle | None = None
+        if keep_alive_s > 0:
+            if scope is not None:
+                self._sent_at -= time.monotonic() - scope.started
+                scope.cleanups.append(self._stop_timer)
+            self._on_silence()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    async def begin(self) -> None:
+        """Wait for the first event or the end of the first interval; raise the generation's
+        errors."""
+        self._generation.listen(self._on_output)
+        while not self._text:
+            event = self._generation.ready()
+            if event is not None:
+                self._text = self._render(event)
+            else:
+                await self._wait()
+        self._is_open = True
+
+    async def _wait(self) -> None:
+        self._waiter = self._loop.create_future()
+        await self._waiter
+
+    def __aiter__(self) -> "EventStream":
+        return self
+
+    async def __anext__(self) -> bytes:
+        while not (text := self._next_text()):
+            if self._has_ended:
+                raise StopAsyncIteration
+            await self._wait()
+        self._sent_at = self._loop.time()
+        return text.encode()
+
+    def _next_text(self) -> str:
+        """Return the events that are there, up to a limit; "" if there are none."""
+        if self._text:
+            text, self._text = self._text, ""
+            return text
+        pieces: list[str] = []
+        try:
+            while len(pieces) < MAX_EVENTS and not self._has_ended:
+                event = self._generation.ready()
+                if event is None:
+                    break
+                pieces.append(self._render(event))
+        except Exception as error:
+            self._generation.fail()
+            self._has_ended = True
+            pieces += (self._framing.error(api_error(error)), self._framing.done)
+        return "".join(pieces)
+
+    def _render(self, event: Event) -> str:
+        """Return the text of an event, with the beginning before and the end after it."""
+        choices = self._generation.choices
+        first = "" if self._has_begun else self._chunks.first(choices)
+        self._has_begun = True
+        text = first + self._chunks.chunk(choices, *event)
+        if self._generation.ended:
+            self._has_ended = True
+            text += self._chunks.last(choices) + self._framing.done
+        return text
+
+    # Called by the generation and the event loop
+
+    def _on_output(self) -> None:
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._loop.call_soon(self._on_turn, context=self._context)
+
+    def _on_turn(self) -> None:
+        self._is_scheduled = False
+        self._send_now()
+
+    def _send_now(self) -> None:
+        """Send what is there, unless the request's task is about to."""
+        waiter = self._waiter
+        if waiter is None or waiter.done():
+            return
+        if not self._is_open:
+            waiter.set_result(None)
+            return
+        text = self._next_text()
+        if not text:
+            return
+        if self._has_ended or self._write is None or not self._write(text.encode()):
+            self._text = text
+            waiter.set_result(None)
+            return
+        self._sent_at = self._loop.time()
+        if self._generation.has_outputs:
+            self._on_output()
+
+    def _on_silence(self) -> None:
+        """Say that the stream lives, if nothing has been sent for the interval, and look again."""
+        if self._has_ended or self._generation.ended:
+            return
+        due_s = self._sent_at + self._keep_alive_s - self._loop.time()
+        if due_s <= 0:
+            due_s = self._keep_alive_s
+            self._say_nothing()
+        self._timer = self._loop.call_later(due_s, self._on_silence)
+
+    def _say_nothing(self) -> None:
+        waiter = self._waiter
+        if self._text or waiter is None or waiter.done():
+            return  # there is something to send, or the client does not read
+        self._text = self._framing.keep_alive
+        if self._is_open:
+            self._send_now()
+        else:
+            waiter.set_result(None)

@@ -16,7 +16,15 @@ from quart import has_request_context, request
 from headrace.frontend.errors import ApiError
 from headrace.frontend.metrics import Metrics
 from headrace.frontend.metrics.rejections import RejectionReason
-from headrace.frontend.middleware.asgi import ASGIApp, ASGIScope, Message, Receive, Send
+from headrace.frontend.middleware.asgi import (
+    WRITE_BODY_KEY,
+    ASGIApp,
+    ASGIScope,
+    Message,
+    Receive,
+    Send,
+    WriteBody,
+)
 from headrace.frontend.process.drain import Drain
 
 KEY = "headrace.request"
@@ -38,6 +46,7 @@ class RequestScope:
     group: whose workers run it, once that is known.
     interruption: the error with which it must end before it generates; None if it may generate.
     names: the ids by which its client may abort it: its own, and those of its responses.
+    write_body: see WRITE_BODY_KEY; None where the server has no such function.
     """
 
     request_id: str
@@ -47,6 +56,7 @@ class RequestScope:
     rejection_reason: RejectionReason | None = None
     group: str = ""
     interruption: ApiError | None = None
+    write_body: WriteBody | None = None
     names: set[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -93,6 +103,7 @@ class RequestScopeMiddleware:
             await self._app(scope, receive, send)
             return
         request_scope = RequestScope(_request_id(scope), time.monotonic())
+        request_scope.write_body = scope.get("state", {}).get(WRITE_BODY_KEY)
         scope[KEY] = request_scope
         body = _RequestBody(receive, expected=_has_body(scope))
         status = 500
