@@ -74,6 +74,51 @@ async def stream_response(
     return response
 
 
+class SilenceTimer:
+    """Calls a function each time that nothing has been sent for an interval, until it is stopped.
+
+    It has one timer for each interval, however many events are sent.
+    """
+
+    def __init__(
+        self, interval_s: float, on_silence: Callable[[], None], waited_s: float = 0.0
+    ) -> None:
+        """Start the timer. interval_s: 0: never call. waited_s: how long ago the silence began."""
+        self._loop = asyncio.get_running_loop()
+        self._interval_s, self._on_silence = interval_s, on_silence
+        self._sent_at = self._loop.time() - waited_s
+        self._handle: asyncio.TimerHandle | None = None
+        if interval_s > 0:
+            delay_s = max(0.0, interval_s - waited_s)
+            self._handle = self._loop.call_later(delay_s, self._look)
+
+    @property
+    def is_due(self) -> bool:
+        """Return whether nothing has been sent for the interval."""
+        return 0 < self._interval_s <= self._loop.time() - self._sent_at
+
+    def note_sent(self) -> None:
+        """Note that something is sent now."""
+        self._sent_at = self._loop.time()
+
+    def stop(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+        self._interval_s = 0
+
+    def _wait(self) -> None:
+        silent_s = self._loop.time() - self._sent_at
+        # If nothing could be sent at the end of an interval, look again after another.
+        delay_s = self._interval_s - silent_s if silent_s < self._interval_s else self._interval_s
+        self._handle = self._loop.call_later(delay_s, self._look)
+
+    def _look(self) -> None:
+        if self.is_due:
+            self._on_silence()
+        if self._interval_s > 0:
+            self._wait()
+
+
 class EventStream:
     """The body of a streamed response: yields pieces of all events that are there when one is sent,
     single events while the client and this process keep up, more when they do not.
@@ -94,18 +139,10 @@ class EventStream:
         self._text = ""  # to be sent before all else
         self._waiter: asyncio.Future[None] | None = None
         self._is_scheduled = self._is_open = self._has_begun = self._has_ended = False
-        self._keep_alive_s = keep_alive_s
-        self._sent_at = self._loop.time()
-        self._timer: asyncio.TimerHandle | None = None
-        if keep_alive_s > 0:
-            if scope is not None:
-                self._sent_at -= time.monotonic() - scope.started
-                scope.cleanups.append(self._stop_timer)
-            self._on_silence()
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        waited_s = 0.0 if scope is None else time.monotonic() - scope.started
+        self._silence = SilenceTimer(keep_alive_s, self._on_silence, waited_s)
+        if scope is not None:
+            scope.cleanups.append(self._silence.stop)
 
     async def begin(self) -> None:
         """Wait for the first event or the end of the first interval; raise the generation's
@@ -131,7 +168,7 @@ class EventStream:
             if self._has_ended:
                 raise StopAsyncIteration
             await self._wait()
-        self._sent_at = self._loop.time()
+        self._silence.note_sent()
         return text.encode()
 
     def _next_text(self) -> str:
@@ -189,24 +226,16 @@ class EventStream:
             self._text = text
             waiter.set_result(None)
             return
-        self._sent_at = self._loop.time()
+        self._silence.note_sent()
         if self._generation.has_outputs:
             self._on_output()
 
     def _on_silence(self) -> None:
-        """Say that the stream lives, if nothing has been sent for the interval, and look again."""
-        if self._has_ended or self._generation.ended:
-            return
-        due_s = self._sent_at + self._keep_alive_s - self._loop.time()
-        if due_s <= 0:
-            due_s = self._keep_alive_s
-            self._say_nothing()
-        self._timer = self._loop.call_later(due_s, self._on_silence)
-
-    def _say_nothing(self) -> None:
+        """Say that the stream lives, unless it has something to send that its client does not
+        read."""
         waiter = self._waiter
         if self._text or waiter is None or waiter.done():
-            return  # there is something to send, or the client does not read
+            return
         self._text = self._framing.keep_alive
         if self._is_open:
             self._send_now()

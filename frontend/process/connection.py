@@ -37,7 +37,7 @@ class Connection(TCPServer):
     async def run(self) -> None:
         if self.writer.get_extra_info("socket") is None:
             return  # its client has gone before it started
-        self.state = {**self.state, WRITE_BODY_KEY: self._write_body}
+        self.state = {**(self.state or {}), WRITE_BODY_KEY: self._write_body}
         try:
             await super().run()
         except asyncio.CancelledError:
