@@ -48,21 +48,24 @@ class Connection(TCPServer):
             log.exception("a connection failed")
 
     def _write_body(self, data: bytes) -> bool:
-        """Write a chunk of an HTTP/1.1 response whose length is not declared; see WRITE_BODY_KEY.
+        """Write a part of a response whose length is not declared, as h11 would frame it.
 
-        Returns False for other protocols, and while the client is slow.
+        Returns False for other protocols than HTTP/1, and while the client is slow. See
+        WRITE_BODY_KEY.
         """
         protocol = self.protocol.protocol
         transport = self.writer.transport
         if (
             not isinstance(protocol, H11Protocol)
+            or not isinstance(protocol.connection, h11.Connection)
             or protocol.connection.our_state is not h11.SEND_BODY
-            or protocol.connection.their_http_version != b"1.1"
             or transport.is_closing()
             or transport.get_write_buffer_size() > MAX_WAITING_BYTES
         ):
             return False
-        transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        if protocol.connection.their_http_version != b"1.0":  # it knows chunks
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        transport.write(data)
         return True
 
     async def _read_data(self) -> None:
