@@ -330,6 +330,13 @@ class PoolOptions(Frozen):
             "less by X-Request-Timeout-Ms"
         ),
     )
+    sse_keep_alive_interval_s: Annotated[float, Field(ge=0)] = Field(
+        15.0,
+        description=(
+            "seconds of silence after which a stream gets a comment, before its first token too; "
+            "0: never"
+        ),
+    )
     start_timeout_s: Annotated[float, Field(gt=0)] = Field(
         600.0, description="seconds for a worker to become ready; then it is restarted"
     )

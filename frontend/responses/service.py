@@ -52,7 +52,9 @@ class ResponsesService:
             self._database, config.response_store_max_age_s, config.response_store_max_count
         )
         self._ownership = ResponseOwnership(self._database)
-        self._event_streams = EventStreams(self._store, self._ownership)
+        self._event_streams = EventStreams(
+            self._store, self._ownership, config.sse_keep_alive_interval_s
+        )
         self._servers = configured_servers(config.tool_server)
         self._runner = ResponseRunner(context, self._store, self._ownership)
         self._maintenance = StoreMaintenance(

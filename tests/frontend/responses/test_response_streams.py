@@ -1,11 +1,8 @@
 """The events of a response, as they are and as the `openai` client takes them."""
 
 import itertools
-from collections.abc import AsyncIterator
 from typing import Any
 
-import httpx2
-import pytest
 from openai import AsyncOpenAI
 from pydantic import BaseModel
 from quart.typing import TestClientProtocol as Client
@@ -18,18 +15,6 @@ from tests.frontend.responses.response_asking import PATH, Event, ask, events_of
 from tests.frontend.responses.response_script import Script
 
 FUNCTION = {"type": "function", "name": "look", "parameters": {"type": "object"}}
-
-
-@pytest.fixture
-async def openai_client(make_app: MAKE_APP) -> AsyncIterator[AsyncOpenAI]:
-    app = make_app()
-    async with app.test_app():
-        transport = httpx2.ASGITransport(app)  # type: ignore[arg-type]
-        http_client = httpx2.AsyncClient(transport=transport)
-        async with AsyncOpenAI(
-            base_url="http://test/v1", api_key="none", http_client=http_client, max_retries=0
-        ) as client:
-            yield client
 
 
 def kinds(events: list[Event]) -> list[str]:
