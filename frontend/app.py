@@ -62,6 +62,7 @@ def create_app(
     app.url_map.merge_slashes = False  # its redirect would be built from the Host header
     QuartSchema(
         app,
+        openapi_path=None if config.disable_docs else "/openapi.json",
         info=Info(title="Headrace", version=HEADRACE_VERSION),
         redoc_ui_path=None,
         scalar_ui_path=None,
@@ -93,7 +94,7 @@ def create_app(
         address.reject_if_flagged()
 
     refusing = full.FullPoolMiddleware(app.asgi_app, pool, drain)
-    addressed = address.AddressMiddleware(refusing, config.root_path)
+    addressed = address.AddressMiddleware(refusing, config.root_path, config.max_headers)
     wrapped = request_scope.RequestScopeMiddleware(addressed, metrics, drain, config.strict_fields)
     app.asgi_app = wrapped  # type: ignore[method-assign, assignment]
     return app
@@ -117,4 +118,5 @@ def _register(app: Quart, context: Context) -> None:
     )
     for routes in admin if context.config.enable_admin else ():
         app.register_blueprint(routes.blueprint(context))
-    app.register_blueprint(docs.blueprint())
+    if not context.config.disable_docs:
+        app.register_blueprint(docs.blueprint())

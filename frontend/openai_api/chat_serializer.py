@@ -7,7 +7,12 @@ from headrace.frontend.chat.chat_run import AnsweredChoice, ChatRun, MessageDelt
 from headrace.frontend.chat.message import CollectedMessage, MessagePart, ToolCallPart
 from headrace.frontend.generation.choice import Choice, Delta
 from headrace.frontend.openai_api.chunk_frame import ChunkFrame, encode_text, own_fields
-from headrace.frontend.openai_api.common import ResponseHead, count_usage, encode_json
+from headrace.frontend.openai_api.common import (
+    ResponseHead,
+    count_usage,
+    encode_json,
+    request_metrics,
+)
 from headrace.frontend.openai_api.logprobs import TokenNames, chat_logprobs, prompt_logprobs
 
 
@@ -45,6 +50,7 @@ class ChatSerializer:
             "usage": self._usage([answer.text.choice for answer in answers]),
             "prompt_logprobs": None if first is None else prompt_logprobs(self._names, first),
             **self._prompt_fields(),
+            **request_metrics([answer.text.choice for answer in answers]),
         }
 
     def _prompt_fields(self) -> dict[str, Any]:
