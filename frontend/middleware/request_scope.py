@@ -37,6 +37,7 @@ class RequestScope:
     rejection_reason: why it was rejected, where the status does not show it.
     group: whose workers run it, once that is known.
     interruption: the error with which it must end before it generates; None if it may generate.
+    priority: in place of the one that the body asks for; None: none.
     names: the ids by which its client may abort it: its own, and those of its responses.
     """
 
@@ -47,6 +48,7 @@ class RequestScope:
     rejection_reason: RejectionReason | None = None
     group: str = ""
     interruption: ApiError | None = None
+    priority: int | None = None
     names: set[str] = field(init=False)
 
     def __post_init__(self) -> None:
