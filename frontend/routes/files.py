@@ -39,6 +39,7 @@ def blueprint(context: Context, entry: LazyBatchService) -> Blueprint:
         async with uploads:
             await service.files.check_room(request.content_length or 0)
             async with receive_upload(service.files.folder, config.file_max_bytes) as upload:
+                await service.files.check_room(0)  # it counts now; its length may have been unknown
                 stored = await service.files.add(
                     upload.path,
                     purpose=_purpose(upload.fields),
