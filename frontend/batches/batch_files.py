@@ -43,10 +43,15 @@ def join_results(
         if unfinished is not None:
             reader = LineReader(batch_folder / "input", batch.endpoint, max_body_bytes)
             progress += _add_unfinished(errors, batch, reader, seen, unfinished)
-    kept = [path if path.stat().st_size else None for path in paths]
-    for path in set(paths) - set(kept):
-        path.unlink()
-    return JoinedFiles(*kept, progress)
+    return JoinedFiles(_kept(paths[0]), _kept(paths[1]), progress)
+
+
+def _kept(path: Path) -> Path | None:
+    """Return a path; None if its file is empty, which is removed."""
+    if path.stat().st_size:
+        return path
+    path.unlink()
+    return None
 
 
 def _add_unfinished(

@@ -41,13 +41,13 @@ def room_for_lines(group: GroupConfig, state: PoolState | None, lines: int, shar
         return Room(1)  # wakes up or starts a worker, or shows that this is impossible
     slots = group.engine.max_num_seqs
     live = max(sum(each.load.running + each.load.waiting for each in awake) - lines, 0)
-    most = len(awake) * max(int(slots * share), 1)
+    most: float = len(awake) * max(int(slots * share), 1)
     most = min(most, len(awake) * (slots - int(slots * RESERVE)) - live)
     most = min(most, _without_growth(group, live))
     if any(each.state in SLEEPING for each in workers):
         # More running requests than this wake up another worker.
         most = min(most, len(awake) * (slots // 2) - live)
-    return Room(max(most, 1), any(_is_short(each, slots) for each in awake))
+    return Room(max(int(most), 1), any(_is_short(each, slots) for each in awake))
 
 
 def _without_growth(group: GroupConfig, live: int) -> float:

@@ -9,9 +9,9 @@ import contextlib
 import json
 import time
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
-from quart import Quart
+from quart import Quart, Response
 from werkzeug.datastructures import Headers
 
 from headrace.frontend.batches.input_lines import encode_body
@@ -47,15 +47,16 @@ async def call_route(
         body = {"store": False, **body}
     scope = RequestScope(request_id, time.monotonic(), priority=BATCH_PRIORITY)
     try:
-        response = await app.handle_request(_request(app, endpoint, encode_body(body), scope))
-        text = await response.get_data(as_text=True)  # type: ignore[union-attr]
+        request = _request(app, endpoint, encode_body(body), scope)
+        response = cast(Response, await app.handle_request(request))
+        text = await response.get_data(as_text=True)
     finally:
         for cleanup in scope.cleanups:
             cleanup()
     retry_after_s = None
     if response.status_code in _OVERLOADED:
         retry_after_s = _seconds(response.headers.get("Retry-After"))
-    return LineAnswer(response.status_code, request_id, str(text), retry_after_s)
+    return LineAnswer(response.status_code, request_id, text, retry_after_s)
 
 
 def _request(app: Quart, endpoint: str, data: bytes, scope: RequestScope) -> Any:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,11 +26,11 @@ class FileNotFound(ApiError):
 
 
 class FileLimits(NamedTuple):
-    """Limits of the store. total_bytes, count: of all files together. max_age_s: of each."""
+    """Limits of the store. total_bytes, max_files: of all files together. max_age_s: of each."""
 
     file_bytes: int
     total_bytes: int
-    count: int
+    max_files: int
     max_age_s: float
 
 
@@ -93,8 +94,8 @@ class FileStore:
 
         count, total = await self._database.read(read)
         total += await asyncio.to_thread(self.folder.upload_bytes)
-        if count >= self.limits.count:
-            raise Conflict(f"The server keeps at most {self.limits.count} files; delete some.")
+        if count >= self.limits.max_files:
+            raise Conflict(f"The server keeps at most {self.limits.max_files} files; delete some.")
         if total + size > self.limits.total_bytes:
             raise Conflict(
                 f"The server keeps at most {self.limits.total_bytes} bytes in files; delete some."
@@ -216,11 +217,12 @@ class FileStore:
             old = await asyncio.to_thread(self.folder.old_ids)
             for start in range(0, len(old), PRUNE_BATCH):
                 part = old[start : start + PRUNE_BATCH]
-                query = select(files.c.id).where(files.c.id.in_(part))
-                known = set(
-                    await self._database.read(
-                        lambda connection, query=query: connection.execute(query).scalars().all()
-                    )
-                )
+                known = await self._database.read(partial(_known, part))
                 for file_id in set(part) - known:
                     await asyncio.to_thread(self.folder.remove, file_id)
+
+
+def _known(file_ids: list[str], connection: Connection) -> set[str]:
+    """Return those of these files that have rows."""
+    query = select(files.c.id).where(files.c.id.in_(file_ids))
+    return set(connection.execute(query).scalars())
