@@ -24,8 +24,10 @@ class LineGate:
     room: returns a group's room, given how many of its requests are lines.
     """
 
-    def __init__(self, room: Callable[[str, int], Room]) -> None:
-        self._room = room
+    def __init__(
+        self, room: Callable[[str, int], Room], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._room, self._clock = room, clock
         self._running: dict[str, dict[object, Stop]] = {}
         self._limits: dict[str, float] = {}
         self._paused_until: dict[str, float] = {}
@@ -68,7 +70,7 @@ class LineGate:
 
     def pause(self, group: str, seconds: float) -> None:
         """Let no line of a group begin for some time: the pool has taken none."""
-        until = time.monotonic() + seconds
+        until = self._clock() + seconds
         self._paused_until[group] = max(until, self._paused_until.get(group, 0.0))
         self._limits[group] = 1.0
 
@@ -79,7 +81,7 @@ class LineGate:
             self._wake(group)
 
     def _follow(self, group: str) -> None:
-        running, now = len(self._running.get(group, ())), time.monotonic()
+        running, now = len(self._running.get(group, ())), self._clock()
         owners, others = self.others
         room = self._room(group, self._most_recent(group, running, now) + others)
         most = max(room.lines // (owners + 1), room.lines - others, 1) if room.lines else 0
@@ -107,7 +109,7 @@ class LineGate:
             stop()
 
     def _has_room(self, group: str) -> bool:
-        if time.monotonic() < self._paused_until.get(group, 0.0):
+        if self._clock() < self._paused_until.get(group, 0.0):
             return False
         return len(self._running.get(group, ())) < int(self._limits.get(group, FIRST_LINES))
 
