@@ -1,6 +1,8 @@
 """Batches over real processes: with the openai SDK, beside live requests, and when all die."""
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -147,14 +149,20 @@ def test_a_cancelled_batch_ends_soon(client: OpenAI) -> None:
 
 
 def test_progress_shows_in_the_metrics_and_in_top(server: Server, client: OpenAI) -> None:
-    batch = start(client, jsonl(500, max_tokens=50))
+    batch = start(client, jsonl(500, max_tokens=200))
     wait_for(lambda: server.metric("headrace:batches", status="in_progress") == 1, "the metric")
     before = server.metric("headrace:batch_lines_total", outcome="completed")
-    ended(client, batch.id)
-    wait_for(
-        lambda: server.metric("headrace:batch_lines_total", outcome="completed") >= before,
-        "all lines",
-    )
+    command = [str(Path(sys.executable).with_name("headrace")), "top", "--once"]
+    top = [*command, "--url", server.url]
+    text = subprocess.run(top, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert batch.id[:14] in text
+    assert "500" in text
+    done = ended(client, batch.id).request_counts
+    assert done is not None
+    assert done.completed == 500
+    after = server.metric("headrace:batch_lines_total", outcome="completed")
+    assert before < after
+    assert server.metric("headrace:batches", status="in_progress") == 0
 
 
 @pytest.mark.parametrize("module", ["frontend", "workers", "coordinator"])
