@@ -21,7 +21,6 @@ from headrace.frontend.responses.output.ids import is_response_id, new_response_
 from headrace.frontend.responses.output.response_body import ResponseBody, new_body
 from headrace.frontend.responses.request.input_items import read_items, references
 from headrace.frontend.responses.request.requested_tools import RequestedTools, read_tools
-from headrace.frontend.responses.store.database import Database
 from headrace.frontend.responses.store.fingerprint import fingerprint
 from headrace.frontend.responses.store.journal import Journal
 from headrace.frontend.responses.store.ownership import ResponseOwnership
@@ -29,6 +28,7 @@ from headrace.frontend.responses.store.response_store import ResponseStore
 from headrace.frontend.responses.store.rows import StoredResponse
 from headrace.frontend.responses.tools.tool_servers import configured_servers
 from headrace.frontend.schemas.responses import Item, ResponsesRequest
+from headrace.frontend.store.database import Database
 
 MAX_REFERENCES = 256
 

@@ -14,9 +14,9 @@ from headrace.frontend.responses.execution.live_response import LiveResponse
 from headrace.frontend.responses.execution.response_run import ResponseRun
 from headrace.frontend.responses.output.response_body import FAILED, ResponseBody, with_status
 from headrace.frontend.responses.request.requested_tools import RequestedTools
-from headrace.frontend.responses.store.database import StoreUnavailable
 from headrace.frontend.responses.store.ownership import ResponseOwnership
 from headrace.frontend.responses.store.response_store import ResponseStore
+from headrace.frontend.store.database import StoreUnavailable
 
 log = logging.getLogger("headrace.frontend.responses")
 

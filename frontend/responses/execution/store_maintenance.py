@@ -22,7 +22,6 @@ from headrace.frontend.responses.execution.response_runner import ResponseRunner
 from headrace.frontend.responses.output.event_writer import EventWriter
 from headrace.frontend.responses.output.response_body import FAILED, with_status
 from headrace.frontend.responses.request.requested_tools import read_tools
-from headrace.frontend.responses.store.database import StoreUnavailable
 from headrace.frontend.responses.store.fingerprint import fingerprints
 from headrace.frontend.responses.store.journal import Journal
 from headrace.frontend.responses.store.ownership import ResponseOwnership
@@ -30,6 +29,7 @@ from headrace.frontend.responses.store.response_store import ResponseStore
 from headrace.frontend.responses.store.rows import EventBatch, StoredResponse
 from headrace.frontend.responses.tools.interface import ToolServer
 from headrace.frontend.schemas.responses import Item
+from headrace.frontend.store.database import StoreUnavailable
 
 log = logging.getLogger("headrace.frontend.responses")
 

@@ -106,6 +106,8 @@ def test_white_space_beside_a_call_is_no_text() -> None:
     call = MessagePart(tool_calls=(ToolCallPart(0, "id", "f", "{}"),))
     whole, _ = made([MessagePart("\n"), call, MessagePart("\n")])
     assert [block["type"] for block in whole] == ["tool_use"]
+
+
 def test_white_space_that_is_the_answer_is_a_block() -> None:
     space = [MessagePart(" \n"), MessagePart("\t")]
     assert made(space)[0] == [{"type": "text", "text": " \n\t"}]
