@@ -27,6 +27,9 @@ Include = Literal[
     "web_search_call.results",
 ]
 
+# All are served alike.
+ServiceTier = Literal["auto", "default", "flex", "scale", "priority", "fast", "ultrafast"]
+
 # A field that chat requests have under the same name; ChatCompletionRequest validates it.
 PassedOn = Annotated[Any, Field(description="As in chat completions.")]
 
@@ -106,9 +109,12 @@ class ResponsesRequest(PassedOnFields):
 
     input: a text of the user, or the items of a conversation.
     max_tool_calls: calls of tools that this server runs.
+    enable_response_messages: whether the response holds prompt and output as the model has them.
     """
 
-    input: str | Annotated[list[Item], Field(max_length=MAX_MESSAGES), at_most(MAX_MESSAGES)]
+    input: (
+        str | Annotated[list[Item], Field(max_length=MAX_MESSAGES), at_most(MAX_MESSAGES)] | None
+    ) = None
     model: Name | None = None
     instructions: str | None = None
     previous_response_id: Annotated[str, Field(max_length=128)] | None = None
@@ -126,15 +132,19 @@ class ResponsesRequest(PassedOnFields):
     tools: Annotated[list[Item], Field(max_length=MAX_TOOLS), at_most(MAX_TOOLS)] | None = None
     tool_choice: str | Item | None = None
     truncation: Literal["auto", "disabled"] | None = "disabled"
-    service_tier: Literal["auto", "default", "flex", "scale", "priority"] | None = "auto"
+    service_tier: ServiceTier | None = "auto"
     prompt_cache_key: Ignored = None
+    prompt_cache_options: Ignored = None
     prompt_cache_retention: Ignored = None
+    client_metadata: Ignored = None
+    context_management: Ignored = None
+    moderation: Ignored = None
     safety_identifier: Ignored = None
     request_id: Ignored = None
+    enable_response_messages: bool | None = False
 
     prompt: Annotated[Any, unsupported(None)] = None
     conversation: Annotated[Any, unsupported(None)] = None
-    enable_response_messages: Annotated[Any, unsupported(False, None)] = False
     previous_input_messages: Annotated[Any, unsupported(None, [])] = None
 
     @property

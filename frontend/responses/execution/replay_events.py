@@ -3,9 +3,12 @@
 from typing import Any
 
 from headrace.frontend.chat.message import MessagePart, ToolCallPart
+from headrace.frontend.responses.output.call_items import CALL_ITEMS, CalledTool
 from headrace.frontend.responses.output.event_writer import EventWriter
 from headrace.frontend.responses.output.output_writer import OutputWriter
 from headrace.frontend.responses.output.response_body import IN_PROGRESS, ResponseBody, with_status
+from headrace.frontend.responses.request.client_tools import flat_name
+from headrace.frontend.responses.request.custom_input import encode_input
 from headrace.frontend.schemas.responses import Item
 
 
@@ -17,10 +20,14 @@ def replay_events(body: ResponseBody) -> list[str]:
     events.lifecycle("created", started)
     events.lifecycle("in_progress", started)
     ids = [item.get("call_id", "") for item in body["output"]]
-    labels = {
-        item["name"]: item["server_label"] for item in body["output"] if item["type"] == "mcp_call"
+    tools = {
+        flat_name(item.get("namespace"), item["name"]): CalledTool(
+            item["type"], item["name"], item.get("namespace"), item.get("server_label")
+        )
+        for item in body["output"]
+        if item["type"] in CALL_ITEMS
     }
-    writer = OutputWriter(body["id"], events, labels, lambda index, _: ids[index])
+    writer = OutputWriter(body["id"], events, tools, lambda index, _: ids[index])
     for index, item in enumerate(body["output"]):
         _replay_item(writer, index, item)
     events.lifecycle(body["status"], body)
@@ -37,8 +44,11 @@ def _replay_item(writer: OutputWriter, index: int, item: Item) -> None:
         case "mcp_list_tools":
             writer.list_tools(item["server_label"], item["tools"])
             return
-        case _:
-            call = ToolCallPart(0, item.get("call_id"), item["name"], item["arguments"])
+        case kind:
+            name = flat_name(item.get("namespace"), item["name"])
+            is_custom = kind == "custom_tool_call"
+            arguments = encode_input(item["input"]) if is_custom else item["arguments"]
+            call = ToolCallPart(0, item.get("call_id"), name, arguments)
             writer.add(MessagePart(tool_calls=(call,)))
     writer.end_turn(item["status"] == "incomplete")
     if item["type"] == "mcp_call" and item["status"] in ("completed", "failed"):

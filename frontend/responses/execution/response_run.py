@@ -30,7 +30,8 @@ from headrace.frontend.responses.output.response_body import (
     with_status,
 )
 from headrace.frontend.responses.request.chat_request import chat_request, rename_fields
-from headrace.frontend.responses.request.requested_tools import RequestedTools, chat_tools
+from headrace.frontend.responses.offered_tools import called_tools, offered_tools
+from headrace.frontend.responses.request.requested_tools import RequestedTools
 from headrace.frontend.responses.request.tool_choice import chat_tool_choice
 from headrace.frontend.responses.server_tools import ServerTools, ToolResult
 from headrace.frontend.responses.store.journal import Journal, JournaledPool
@@ -85,12 +86,11 @@ class ResponseRun:
         ]
         self._tools = ServerTools(self._requested, self._journal)
         await self._tools.list_all()
+        offered = offered_tools(self._requested, self._tools)
         choice = self._job.request.tool_choice
-        offered = chat_tools(self._requested, self._tools.listed)
         self._tool_choice, self._offered_tools = chat_tool_choice(choice, offered)
-        self._writer = OutputWriter(
-            self._job.response_id, self._events, self._tools.labels, self._call_id
-        )
+        called = called_tools(self._requested, self._tools)
+        self._writer = OutputWriter(self._job.response_id, self._events, called, self._call_id)
         self._chat = await self._start_turn()
 
     def _interrupt(self, error: ApiError) -> None:
