@@ -91,7 +91,7 @@ def create_app(
 
     refusing = full.FullPoolMiddleware(app.asgi_app, pool, drain)
     addressed = address.AddressMiddleware(refusing, config.root_path)
-    wrapped = request_scope.RequestScopeMiddleware(addressed, metrics, drain)
+    wrapped = request_scope.RequestScopeMiddleware(addressed, metrics, drain, config.strict_fields)
     app.asgi_app = wrapped  # type: ignore[method-assign, assignment]
     return app
 

@@ -296,6 +296,9 @@ class PoolOptions(Frozen):
     max_body_bytes: Positive = Field(
         8 * 1024 * 1024, description="size of the largest request body"
     )
+    strict_fields: bool = Field(
+        False, description="reject requests with unknown fields, instead of ignoring these"
+    )
     enable_tokenizer_info: bool = Field(False, description="serve /tokenizer_info")
     root_path: str = Field(
         "",

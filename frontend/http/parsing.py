@@ -25,7 +25,10 @@ from headrace.frontend.errors import (
     shortened,
 )
 from headrace.frontend.http.sizes import MAX_VALUES, check_encoded_size, check_value_count
+from headrace.frontend.middleware import request_scope
+from headrace.frontend.middleware.ignored_fields import IgnoredFieldLog
 from headrace.frontend.process.worker_thread import LARGE_BYTES, run_in_worker_thread
+from headrace.frontend.schemas.unknown_fields import Path, collect_unknown_fields, names_of
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -45,6 +48,7 @@ _VALUE_ERRORS = frozenset(
     }
 )
 
+_IGNORED = IgnoredFieldLog()
 _SUSPECT_ESCAPE = re.compile(rb"\\u(?:[dD][89a-fA-F]|0000)")
 _INVALID_CHARACTERS = re.compile("[\x00\ud800-\udfff]")
 
@@ -187,17 +191,34 @@ def _leaves(value: Any) -> Iterator[Any]:
 
 
 def validate(model: type[Model], parsed: dict[str, Any]) -> Model:
-    """Return a parsed body as a `model`. Raises ApiError, naming the first invalid field."""
-    if len(parsed) > len(model.model_fields):  # pydantic would make an error of each
-        unknown = shortened(next(name for name in parsed if name not in model.model_fields))
-        raise InvalidBody(f"body.{unknown}: this field is unknown.", f"body.{unknown}")
-    try:
-        return model.model_validate(parsed)
-    except ValidationError as error:
-        details = error.errors(include_url=False, include_context=False, include_input=False)
-        raise _first_error(details) from error
-    except RecursionError as error:
-        raise InvalidBody("The body is nested too deeply.", "body") from error
+    """Return a parsed body as a `model`; the current request's response names what was ignored.
+
+    Raises ApiError, naming the first invalid field; unknown ones are invalid if the operator says
+    so.
+    """
+    with collect_unknown_fields() as unknown:
+        try:
+            return model.model_validate(parsed)
+        except ValidationError as error:
+            details = error.errors(include_url=False, include_context=False, include_input=False)
+            raise _first_error(details) from error
+        except RecursionError as error:
+            raise InvalidBody("The body is nested too deeply.", "body") from error
+        finally:
+            if paths := unknown.paths(parsed):
+                _ignore(paths, unknown.are_errors)
+
+
+def _ignore(paths: list[Path], are_errors: bool) -> None:
+    """Ignore unknown fields of the current request. Raises InvalidBody if they are errors."""
+    scope = request_scope.current_or_none()
+    if are_errors or (scope is not None and scope.strict_fields):
+        field = shortened(".".join(map(str, paths[0])))
+        raise InvalidBody(f"body.{field}: this field is unknown.", f"body.{field}")
+    names = names_of(paths)
+    _IGNORED.note(names)
+    if scope is not None:
+        scope.ignore_fields(names)
 
 
 def _first_error(details: list[ErrorDetails]) -> ApiError:
@@ -209,5 +230,6 @@ def _first_error(details: list[ErrorDetails]) -> ApiError:
     if shape:
         if detail["type"] == "extra_forbidden":
             reason = "this field is unknown"
-        return InvalidBody(f"body.{field}: {reason}.", f"body.{field}")
+        where = f"body.{field}" if field else "body"
+        return InvalidBody(f"{where}: {reason}.", where)
     return BadRequest(f"{field}: {reason}.", field)

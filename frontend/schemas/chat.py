@@ -15,6 +15,7 @@ from headrace.frontend.schemas.fields import (
 )
 from headrace.frontend.schemas.generation import GenerationRequest, LogprobCount
 from headrace.frontend.schemas.tools import ToolChoice, Tools
+from headrace.frontend.schemas.unknown_fields import note_unknown_fields
 
 MAX_MESSAGES = 10_000
 MAX_TOOL_CALLS = 128
@@ -44,6 +45,8 @@ def _part_text(part: Any) -> str:
     if part_type not in ("text", "refusal"):
         shown = repr(part_type)[:40]
         raise bad_value(f"content parts must be of type 'text', this model takes no {shown}")
+    if len(part) > 2:
+        note_unknown_fields("part", part, ("type", part_type))
     text = part.get(part_type)
     if not isinstance(text, str):
         raise wrong_type(f"a content part of type {part_type!r} must hold a string '{part_type}'")

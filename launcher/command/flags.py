@@ -50,6 +50,7 @@ _POOL = (
     Flag("root_path"),
     Flag("metrics_prefix"),
     Flag("max_body_bytes"),
+    Flag("strict_fields", kind="set"),
     Flag("enable_tokenizer_info", kind="set"),
     Flag("shutdown_timeout_s"),
     Flag("request_timeout_s", "never", metavar="S"),

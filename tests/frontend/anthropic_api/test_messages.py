@@ -251,7 +251,6 @@ async def test_tokens_read_from_the_cache_are_no_input(
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools.0"),
         ({"output_config": {"format": {"type": "json_schema"}}}, "output_config.format"),
         ({"mcp_servers": [{"url": "http://x"}]}, "mcp_servers"),
-        ({"max_token": 5}, "max_token"),
     ],
 )
 async def test_bad_requests_name_the_field(

@@ -86,7 +86,7 @@ async def test_named_tokens_take_the_place_of_the_likeliest(client: Client, pool
         ({"repetition_detection": {"max_pattern_size": 10**6}}, "repetition_detection"),
         ({"repetition_detection": {"max_pattern_size": 2, "min_count": 1}}, "repetition_detection"),
         ({"repetition_detection": {"min_pattern_size": 3}}, "repetition_detection"),
-        ({"repetition_detection": {"patterns": 3}}, "body.repetition_detection"),
+        ({"repetition_detection": {"max_pattern_size": "3"}}, "body.repetition_detection"),
         ({"stream_interval": 0}, "stream_interval"),
         ({"top_logprobs": 21, "logprobs": True}, "top_logprobs"),
         ({"prompt_logprobs": 21}, "prompt_logprobs"),

@@ -85,13 +85,10 @@ async def test_lengths_come_before_elements(
     assert (await rejection(client, CHAT, {"messages": MESSAGES, **fields}))["param"] == param
 
 
-async def test_of_many_unknown_fields_one_is_named(
-    client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_of_many_unknown_fields_one_is_named(make_app: MAKE_APP) -> None:
+    client = make_app(strict_fields=True).test_client()
     error = await rejection(client, CHAT, {"messages": [{**MESSAGES[0], **unknown(1000)}]})
-    assert error["param"] == "body.messages.0"
-    assert "unknown0" in error["message"]
-    monkeypatch.setattr(ChatCompletionRequest, "model_validate", None)
+    assert error["param"] == "body.messages.0.unknown0"
     error = await rejection(client, CHAT, {**unknown(1000), "messages": MESSAGES})
     assert error["param"] == "body.unknown0"
 

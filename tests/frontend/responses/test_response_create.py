@@ -144,7 +144,6 @@ async def test_what_cannot_be_served_names_its_field(
 @pytest.mark.parametrize(
     ("param", "body"),
     [
-        ("body.unknown", {"unknown": 1}),
         ("body.text.format.type", {"text": {"format": {"type": "xml"}}}),
         ("body.include.0", {"include": ["everything"]}),
         ("body.truncation", {"truncation": "middle"}),
