@@ -10,7 +10,7 @@ import gc
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -215,7 +215,22 @@ def _ignore(paths: list[Path], are_errors: bool) -> None:
     if are_errors or (scope is not None and scope.strict_fields):
         field = shortened(".".join(map(str, paths[0])))
         raise InvalidBody(f"body.{field}: this field is unknown.", f"body.{field}")
-    names = names_of(paths)
+    _note(names_of(paths), scope)
+
+
+def ignore_parts(names: Sequence[str]) -> None:
+    """Ignore parts of the current request that this server has no use for, as it does fields.
+
+    Raises InvalidBody if the operator wants errors instead.
+    """
+    scope = request_scope.current_or_none()
+    if names and scope is not None and scope.strict_fields:
+        field = f"body.{shortened(names[0])}"
+        raise InvalidBody(f"{field}: this is unknown here.", field)
+    _note(names, scope)
+
+
+def _note(names: Sequence[str], scope: request_scope.RequestScope | None) -> None:
     _IGNORED.note(names)
     if scope is not None:
         scope.ignore_fields(names)

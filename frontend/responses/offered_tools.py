@@ -28,7 +28,9 @@ def offered_tools(requested: RequestedTools, listed: ServerTools) -> OfferedTool
     return OfferedTools(tools, client, listed.labels)
 
 
-def _chat_tool(name: str, description: str | None, parameters: Any, strict: bool | None) -> ChatTool:
+def _chat_tool(
+    name: str, description: str | None, parameters: Any, strict: bool | None
+) -> ChatTool:
     optional = {"description": description, "parameters": parameters, "strict": strict}
     given = {field: value for field, value in optional.items() if value is not None}
     return {"type": "function", "function": {"name": name, **given}}

@@ -14,7 +14,7 @@ from headrace.frontend.middleware.errors import json_response
 from headrace.frontend.middleware.in_flight import count_in_flight
 from headrace.frontend.responses.lazy_service import LazyResponsesService
 from headrace.frontend.responses.output.pagination import paginate
-from headrace.frontend.schemas.response_bodies import ErrorAnswer
+from headrace.frontend.schemas.response_bodies import ErrorAnswer, InputTokenCount
 from headrace.frontend.schemas.responses import ResponsesRequest
 from headrace.frontend.streaming import HEADERS
 
@@ -37,6 +37,15 @@ def blueprint(context: Context) -> Blueprint:
         body = await read_body(ResponsesRequest)
         created = await (await entry.service()).create(body)
         return json_response(created) if isinstance(created, dict) else _stream(created)
+
+    @routes.post("/v1/responses/input_tokens")
+    @document_request(ResponsesRequest)
+    @document_response(InputTokenCount)
+    @document_response(ErrorAnswer, 400)
+    async def count_input_tokens() -> Response:
+        """Count the tokens that the input of a response is to the model."""
+        body = await read_body(ResponsesRequest)
+        return json_response(await (await entry.service()).count_input_tokens(body))
 
     @routes.get("/v1/responses/<response_id>")
     @document_plain("The response, or its events.", content_type="application/json")

@@ -14,9 +14,9 @@ MAX_METADATA = 16
 Item = dict[str, Any]
 
 INCLUDE_LOGPROBS = "message.output_text.logprobs"
+INCLUDE_REASONING = "reasoning.encrypted_content"
 Include = Literal[
     "message.output_text.logprobs",
-    # The items hold reasoning as plain text, so that there is nothing to encrypt.
     "reasoning.encrypted_content",
     # For tools and inputs that are not supported; there is never anything to include.
     "code_interpreter_call.outputs",

@@ -27,7 +27,8 @@ def replay_events(body: ResponseBody) -> list[str]:
         for item in body["output"]
         if item["type"] in CALL_ITEMS
     }
-    writer = OutputWriter(body["id"], events, tools, lambda index, _: ids[index])
+    is_sealed = any(item.get("encrypted_content") for item in body["output"])
+    writer = OutputWriter(body["id"], events, tools, lambda index, _: ids[index], is_sealed)
     for index, item in enumerate(body["output"]):
         _replay_item(writer, index, item)
     events.lifecycle(body["status"], body)

@@ -27,7 +27,6 @@ from headrace.frontend.responses.output.text_items import (
 )
 from headrace.frontend.schemas.responses import Item
 
-
 # The types of calls that the client runs, and the field for what the model writes, still empty.
 CLIENT_CALLS: dict[str, Item] = {
     "function_call": {"arguments": ""},
@@ -49,7 +48,9 @@ class OutputWriter:
 
     has_client_calls: whether the last turn has calls that the client must run.
     tools: by the name by which the model calls them; others are functions of this name.
-    call_id: returns the id of a call that the client runs, given the item's index and the parser's id.
+    call_id: returns the id of a call that the client runs, given the item's index and the parser's
+        id.
+    seals_reasoning: whether reasoning is shown as encrypted content, too.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class OutputWriter:
         events: EventWriter,
         tools: Mapping[str, CalledTool],
         call_id: Callable[[int, str], str],
+        seals_reasoning: bool = False,
     ) -> None:
         self.output: list[Item] = []
         self.has_client_calls = False
@@ -65,6 +67,7 @@ class OutputWriter:
         self._events = events
         self._tools = tools
         self._call_id = call_id
+        self._seals_reasoning = seals_reasoning
         self._open_text: TextItem | None = None
         self._open_call: CallItem | None = None
         self._logprobs: list[dict[str, Any]] = []
@@ -112,7 +115,7 @@ class OutputWriter:
     def _begin(self, kind: TextItemType) -> TextItem:
         index = len(self.output)
         item_id = output_id(self._response_id, kind, index)
-        text_item = TEXT_ITEMS[kind](item_id, index, self._events)
+        text_item = TEXT_ITEMS[kind](item_id, index, self._events, self._seals_reasoning)
         self.output.append(text_item.item("in_progress"))
         return text_item
 

@@ -57,9 +57,7 @@ def read_client_tool(
     return read(tool, where, ignored, namespace)
 
 
-def read_namespace(
-    tool: Item, where: str, ignored: list[str]
-) -> tuple[list[ClientTool], Item]:
+def read_namespace(tool: Item, where: str, ignored: list[str]) -> tuple[list[ClientTool], Item]:
     """Return the tools of a namespace, and how responses show it.
 
     Raises BadRequest, which names the field, if one is invalid.
@@ -137,5 +135,7 @@ def _custom(
 def note_unknown_fields(tool: Item, known: frozenset[str], ignored: list[str]) -> None:
     """Note the fields of a tool that have a value and no effect."""
     ignored += [
-        f"tools.{field}" for field, value in tool.items() if field not in known and value is not None
+        f"tools.{field}"
+        for field, value in tool.items()
+        if field not in known and value is not None
     ]

@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from headrace.frontend.errors import BadRequest, shortened
-from headrace.frontend.responses.output.ids import PREFIXES, input_id
-from headrace.frontend.responses.request.sealed_text import unseal
+from headrace.frontend.responses.output.ids import input_id
 from headrace.frontend.responses.request.item_fields import (
     MAX_PARTS,
     part_text,
@@ -19,8 +18,11 @@ from headrace.frontend.responses.request.item_fields import (
     read_part,
     read_text,
 )
+from headrace.frontend.responses.request.requested_tools import TOOL_ITEMS
+from headrace.frontend.responses.request.sealed_text import unseal
 from headrace.frontend.responses.request.tool_items import TOOL_PARSERS
 from headrace.frontend.schemas.responses import Item
+from headrace.frontend.structured.constraint import check_depth
 
 _ROLES = ("user", "assistant", "system", "developer")
 
@@ -57,10 +59,10 @@ def read_items(
     ignored: dict[str, None] = {}
     for index, item in enumerate(value):
         read = _parse_item(item, f"input.{index}", response_id, index, referenced)
-        if read is None:
-            ignored[f"input.{item['type']}"] = None
-        else:
+        if read is not None:
             items.append(read)
+        elif item["type"] not in TOOL_ITEMS:
+            ignored[f"input.{item['type']}"] = None
     return ReadItems(items, list(ignored))
 
 
@@ -76,6 +78,8 @@ def _parse_item(
             shown = shortened(item_id)
             raise BadRequest(f"{where}.id: no item {shown!r} is stored.", f"{where}.id")
         return found
+    if kind != "message":
+        check_depth(item, where)
     parse = _PARSERS.get(kind, _unknown)
     parsed = parse(item, where)
     if parsed is None:

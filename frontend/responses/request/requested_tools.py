@@ -17,8 +17,8 @@ from headrace.frontend.responses.request.client_tools import (
 from headrace.frontend.responses.request.item_fields import read_name, read_optional_text
 from headrace.frontend.responses.tools import tool_servers
 from headrace.frontend.responses.tools.interface import ToolServer, ToolSource
-from headrace.frontend.structured.constraint import check_depth
 from headrace.frontend.schemas.responses import MAX_TOOLS, Item, ResponsesRequest
+from headrace.frontend.structured.constraint import check_depth
 
 _MCP_FIELDS = frozenset(
     {"type", "server_label", "server_url", "server_description", "allowed_tools"}
@@ -29,7 +29,7 @@ _REFUSED_MCP_FIELDS = frozenset({"headers", "authorization", "connector_id", "tu
 # Names that are noted; more are ignored without being named.
 MAX_IGNORED = 32
 # Items of the input that make tools available.
-_TOOL_ITEMS = frozenset({"additional_tools", "tool_search_output"})
+TOOL_ITEMS = frozenset({"additional_tools", "tool_search_output"})
 _SHOWN_TOOL: TypeAdapter[Any] = TypeAdapter(OpenAITool)
 
 
@@ -70,18 +70,16 @@ def read_tools(request: ResponsesRequest, known: Sequence[ToolServer]) -> Reques
     return reader.finish()
 
 
-def _tools_of_items(value: str | list[Item]) -> Iterator[tuple[str, Item]]:
+def _tools_of_items(value: str | list[Item] | None) -> Iterator[tuple[str, Item]]:
     """Yield the tools that items of the input make available, and where they are."""
-    if isinstance(value, str):
-        return
-    for index, item in enumerate(value):
+    for index, item in enumerate(value if isinstance(value, list) else ()):
         kind, tools = item.get("type"), item.get("tools")
-        if isinstance(kind, str) and kind in _TOOL_ITEMS and isinstance(tools, list):
+        if isinstance(kind, str) and kind in TOOL_ITEMS and isinstance(tools, list):
             if len(tools) > MAX_TOOLS:
                 where = f"input.{index}.tools"
                 raise BadRequest(f"{where}: holds more than {MAX_TOOLS}.", where)
             for number, tool in enumerate(tools):
-                if isinstance(tool, dict):
+                if isinstance(tool, dict) and isinstance(tool.get("type"), str):
                     yield f"input.{index}.tools.{number}", tool
 
 

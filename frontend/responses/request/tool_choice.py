@@ -91,7 +91,9 @@ class OfferedTools(NamedTuple):
     labels: dict[str, str]
 
 
-def chat_tool_choice(choice: str | Item | None, offered: OfferedTools) -> tuple[Any, list[ChatTool]]:
+def chat_tool_choice(
+    choice: str | Item | None, offered: OfferedTools
+) -> tuple[Any, list[ChatTool]]:
     """Return the tool choice as a chat takes it, and the tools that it allows.
 
     Raises BadRequest if the chosen tools are missing.

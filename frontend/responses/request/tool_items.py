@@ -153,4 +153,3 @@ TOOL_PARSERS: dict[str, Parser] = {
     "code_interpreter_call": _results("code", "outputs"),
     "image_generation_call": _left_out,
 }
-

@@ -14,6 +14,7 @@ ANSWERED = [
     ("post", "/v1/completions", {"prompt": "Hi"}),
     ("post", "/v1/messages", {**MESSAGES, "max_tokens": 9}),
     ("post", "/v1/messages/count_tokens", MESSAGES),
+    ("post", "/v1/responses/input_tokens", {"input": "Hi"}),
     ("post", "/invocations", CHAT),
     ("post", "/invocations", {"prompt": "Hi"}),
     ("post", "/tokenize", {"prompt": "Hi"}),
