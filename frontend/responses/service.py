@@ -105,7 +105,7 @@ class ResponsesService:
         ignore_parts(tools.ignored)
         return Job(
             body=new_body(
-                response_id, int(time.time()), request, model.name, model.tokenizer.info, tools.echo
+                response_id, int(time.time()), request, model.name, model.tokenizer.info, tools
             ),
             request=request,
             earlier=earlier,

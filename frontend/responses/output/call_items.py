@@ -1,5 +1,6 @@
 """Build the items that stream calls: of functions, of custom tools, and of a server's tools."""
 
+import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,7 +18,18 @@ from headrace.frontend.responses.output.text_items import ItemStatus
 from headrace.frontend.responses.request.custom_input import InputDecoder
 from headrace.frontend.schemas.responses import Item
 
-CallItemType = Literal["function_call", "custom_tool_call", "mcp_call"]
+CallItemType = Literal["function_call", "custom_tool_call", "tool_search_call", "mcp_call"]
+
+
+# What an item of each type holds before the model has written arguments.
+EMPTY_CALLS: dict[CallItemType, Item] = {
+    "function_call": {"arguments": ""},
+    "custom_tool_call": {"input": ""},
+    "tool_search_call": {"execution": "client", "arguments": {}},
+    "mcp_call": {"arguments": "", "output": None, "error": None},
+}
+# The types of calls that the client runs.
+CLIENT_CALLS = EMPTY_CALLS.keys() - {"mcp_call"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +43,17 @@ class CalledTool:
     name: str
     namespace: str | None = None
     server_label: str | None = None
+
+    def fields(self) -> Item:
+        """Return the fields of an item that names this tool, before it has arguments."""
+        fields: Item = {**EMPTY_CALLS[self.kind]}
+        if self.kind != "tool_search_call":
+            fields["name"] = self.name
+        if self.namespace is not None:
+            fields["namespace"] = self.namespace
+        if self.server_label is not None:
+            fields["server_label"] = self.server_label
+        return fields
 
 
 class CallItem:
@@ -103,8 +126,28 @@ class CustomCallItem(CallItem):
         return {**self.item, "input": text, "status": status}
 
 
+class ToolSearchCallItem(CallItem):
+    """The item of a search for tools, which has no events of its own."""
+
+    def _append(self, piece: str) -> None:
+        self._pieces.append(piece)
+
+    def close(self, status: ItemStatus) -> Item:
+        return {**self.item, "arguments": _as_object("".join(self._pieces)), "status": status}
+
+
+def _as_object(arguments: str) -> Item:
+    """Return arguments as an object; text that is not one is what is searched for."""
+    try:
+        parsed = json.loads(arguments)
+    except (ValueError, RecursionError):
+        return {"query": arguments}
+    return parsed if isinstance(parsed, dict) else {"query": arguments}
+
+
 CALL_ITEMS: dict[CallItemType, type[CallItem]] = {
     "function_call": CallItem,
     "custom_tool_call": CustomCallItem,
+    "tool_search_call": ToolSearchCallItem,
     "mcp_call": ServerCallItem,
 }

@@ -15,7 +15,12 @@ from openai.types.responses import (
 )
 
 from headrace.frontend.chat.message import MessagePart, ToolCallPart
-from headrace.frontend.responses.output.call_items import CALL_ITEMS, CalledTool, CallItem
+from headrace.frontend.responses.output.call_items import (
+    CALL_ITEMS,
+    CLIENT_CALLS,
+    CalledTool,
+    CallItem,
+)
 from headrace.frontend.responses.output.event_writer import EventWriter
 from headrace.frontend.responses.output.ids import output_id
 from headrace.frontend.responses.output.text_items import (
@@ -26,12 +31,6 @@ from headrace.frontend.responses.output.text_items import (
     TextItemType,
 )
 from headrace.frontend.schemas.responses import Item
-
-# The types of calls that the client runs, and the field for what the model writes, still empty.
-CLIENT_CALLS: dict[str, Item] = {
-    "function_call": {"arguments": ""},
-    "custom_tool_call": {"input": ""},
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,14 +142,9 @@ class OutputWriter:
     def _begin_call(self, name: str, parser_id: str) -> None:
         index = len(self.output)
         tool = self._tools.get(name) or CalledTool("function_call", name)
-        if tool.kind == "mcp_call":
-            fields = {"server_label": tool.server_label, "name": tool.name, "arguments": ""}
-            fields |= {"output": None, "error": None}
-        else:
-            call_id = self._call_id(index, parser_id)
-            fields = {"call_id": call_id, "name": tool.name, **CLIENT_CALLS[tool.kind]}
-            if tool.namespace is not None:
-                fields["namespace"] = tool.namespace
+        fields = tool.fields()
+        if tool.kind in CLIENT_CALLS:
+            fields = {"call_id": self._call_id(index, parser_id), **fields}
         item = self._item(index, tool.kind, **fields)
         self._open_call = CALL_ITEMS[tool.kind](item, index, self._events)
         self._added({**item, "status": "in_progress"})

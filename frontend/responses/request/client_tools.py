@@ -1,4 +1,4 @@
-"""Read the tools that a client runs: functions, custom tools, and namespaces of both."""
+"""Read the tools that a client runs: functions, custom tools, namespaces, searches for tools."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,7 +16,10 @@ from headrace.frontend.structured.constraint import check_depth
 
 SEPARATOR = "__"
 
-CallKind = Literal["function_call", "custom_tool_call"]
+# The name by which a model searches for tools.
+TOOL_SEARCH = "tool_search"
+
+CallKind = Literal["function_call", "custom_tool_call", "tool_search_call"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +53,25 @@ def read_client_tool(
 ) -> tuple[ClientTool, Item]:
     """Return a function or a custom tool, and how responses show it.
 
+    namespace: the one that holds it.
+
     ignored: gets the names of what has no effect.
     Raises BadRequest, which names the field, if the tool is invalid.
     """
     read = _custom if tool.get("type") == "custom" else _function
     return read(tool, where, ignored, namespace)
+
+
+def read_tool_search(tool: Item, where: str, ignored: list[str]) -> tuple[ClientTool, Item]:
+    """Return a search for tools that the client runs, and how responses show it.
+
+    Raises BadRequest, which names the field, if it is invalid.
+    """
+    _, shown = _function({**tool, "name": TOOL_SEARCH}, where, ignored, None)
+    description, parameters = shown["description"], shown["parameters"]
+    read = ClientTool("tool_search_call", TOOL_SEARCH, None, description, parameters)
+    shown = {"type": "tool_search", "execution": "client", "description": description}
+    return read, {**shown, "parameters": parameters}
 
 
 def read_namespace(tool: Item, where: str, ignored: list[str]) -> tuple[list[ClientTool], Item]:
@@ -80,7 +97,7 @@ def read_namespace(tool: Item, where: str, ignored: list[str]) -> tuple[list[Cli
     return tools, shown
 
 
-_FUNCTION_FIELDS = frozenset({"type", "name", "description", "parameters", "strict"})
+_FUNCTION_FIELDS = frozenset({"type", "name", "description", "parameters", "strict", "execution"})
 _CUSTOM_FIELDS = frozenset({"type", "name", "description", "format"})
 
 

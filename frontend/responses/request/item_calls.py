@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from headrace.frontend.responses.request.client_tools import flat_name
+from headrace.frontend.responses.request.client_tools import TOOL_SEARCH, flat_name
 from headrace.frontend.responses.request.custom_input import encode_input
 from headrace.frontend.schemas.responses import Item
 
@@ -57,7 +57,7 @@ def mcp_result(item: Item) -> str:
 def _tool_search(item: Item) -> FunctionCall:
     arguments = item["arguments"]
     text = arguments if isinstance(arguments, str) else _json(arguments or {})
-    return FunctionCall(item["call_id"], "tool_search", text)
+    return FunctionCall(item["call_id"], TOOL_SEARCH, text)
 
 
 def _action(name: str, field: str) -> Callable[[Item], FunctionCall]:

@@ -9,10 +9,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from headrace.frontend.errors import BadRequest
 from headrace.frontend.responses.request.client_tools import (
+    TOOL_SEARCH,
     ClientTool,
     note_unknown_fields,
     read_client_tool,
     read_namespace,
+    read_tool_search,
 )
 from headrace.frontend.responses.request.item_fields import read_name, read_optional_text
 from headrace.frontend.responses.tools import tool_servers
@@ -99,6 +101,9 @@ class _ToolReader:
             self._add_client_tools([read], shown, where)
         elif kind == "namespace":
             self._add_client_tools(*read_namespace(tool, where, self._ignored), where)
+        elif kind == TOOL_SEARCH and tool.get("execution") == "client":
+            read, shown = read_tool_search(tool, where, self._ignored)
+            self._add_client_tools([read], shown, where)
         elif kind == "mcp":
             self._servers.append(_server(tool, where, self._known, self._ignored))
             self._echo.append(_given({field: tool.get(field) for field in _MCP_FIELDS}))

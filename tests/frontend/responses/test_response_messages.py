@@ -97,7 +97,7 @@ async def test_the_tokens_of_a_conversation_are_counted(client: Client, pool: Fa
         (400, "input", {"input": []}),
         (400, "input.0.role", {"input": [{"role": "x", "content": "y"}]}),
         (400, "tool_choice", {"input": "x", "tool_choice": "required"}),
-        (400, "input", {"input": "word " * 3000}),
+        (400, "input_tokens", {"input": "word " * 3000}),
         (404, "model", {"input": "x", "model": "nope"}),
     ],
 )

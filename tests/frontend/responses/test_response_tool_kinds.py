@@ -31,7 +31,7 @@ HOSTED = [
     {"type": "local_shell"},
     {"type": "shell", "environment": {"type": "local"}},
     {"type": "apply_patch"},
-    {"type": "tool_search", "execution": "client", "parameters": {}},
+    {"type": "tool_search", "execution": "server"},
     {"type": "made_up_tomorrow", "x": [1]},
 ]
 
@@ -97,6 +97,45 @@ async def test_a_custom_tool_is_a_function_of_one_string(client: Client, script:
     sent = said["tool_calls"][0]["function"]
     assert (sent["name"], json.loads(sent["arguments"])) == ("patch", {"input": text})
     assert (tool["tool_call_id"], tool["content"]) == (call["call_id"], "ok")
+
+
+SEARCH = {
+    "type": "tool_search",
+    "execution": "client",
+    "description": "Finds tools.",
+    "parameters": {"type": "object", "properties": {"query": {"type": "string"}}},
+}
+
+
+async def test_a_client_searches_for_tools(client: Client, script: Script) -> None:
+    script.says = ['<call tool_search {"query": "files"}>', "<call files__read {}>"]
+    events = await stream(client, tools=[SEARCH])
+    sent = script.chats[0]["tools"][0]["function"]
+    assert (sent["name"], sent["description"]) == ("tool_search", "Finds tools.")
+    body = events[-1].data["response"]
+    (call,) = body["output"]
+    assert (call["type"], call["execution"]) == ("tool_search_call", "client")
+    assert call["arguments"] == {"query": "files"}
+    assert "name" not in call
+    assert [event.kind for event in events][2:] == [
+        "output_item.added",
+        "output_item.done",
+        "completed",
+    ]
+    again = await follow(client, body["id"])
+    assert [event.data["item"] for event in again if event.kind == "output_item.done"] == [call]
+    found = {
+        "type": "tool_search_output",
+        "call_id": call["call_id"],
+        "execution": "client",
+        "tools": [namespace("files", function("read"))],
+    }
+    said = [{"role": "user", "content": "Hello"}, call, found]
+    (read,) = (await ask(client, tools=[SEARCH], input=said))["output"]
+    assert (read["namespace"], read["name"]) == ("files", "read")
+    messages = script.chats[-1]["messages"]
+    assert messages[1]["tool_calls"][0]["function"]["arguments"] == '{"query": "files"}'
+    assert messages[2]["content"] == "Tools: files__read"
 
 
 async def test_calls_of_each_kind_can_be_told_again(client: Client, script: Script) -> None:
