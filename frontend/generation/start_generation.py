@@ -13,7 +13,7 @@ from headrace.frontend.generation.generation import Generation
 from headrace.frontend.generation.request_log import RequestLog
 from headrace.frontend.generation.sampling import choice_seed
 from headrace.frontend.generation.stream_interval import StreamInterval
-from headrace.frontend.metrics import RequestObserver
+from headrace.frontend.metrics import LongestOutput, RequestObserver
 from headrace.frontend.middleware import request_scope
 from headrace.frontend.middleware.deadline import current_deadline
 from headrace.frontend.pool.interface import OutputStream
@@ -247,7 +247,7 @@ def _observers(
 ) -> list[RequestObserver]:
     """Return the metrics observers of one prompt's choices."""
     name = model.group.served_names[0]
-    longest = context.metrics.longest_output(name, request.choices_per_prompt)
+    longest = LongestOutput(request.choices_per_prompt)
     return [
         context.metrics.request(
             name,

@@ -212,18 +212,9 @@ async def test_counts_the_tokens_of_the_prompt(anthropic: AsyncAnthropic, pool: 
 
 
 async def test_tokens_read_from_the_cache_are_no_input(
-    make_app: MAKE_APP, pool: FakePool, anthropic: AsyncAnthropic, monkeypatch: pytest.MonkeyPatch
+    pool: FakePool, anthropic: AsyncAnthropic
 ) -> None:
-    from tests.frontend import fake_pool
-
-    admission = fake_pool._admission
-    monkeypatch.setattr(
-        fake_pool,
-        "_admission",
-        lambda request: type(admission(request))(
-            cached_tokens=16, queue_s=0.5, prefill_s=0.25, prompt_logprobs=None
-        ),
-    )
+    pool.cached_tokens = 16
     usage = (await both(anthropic))["usage"]
     assert usage["cache_read_input_tokens"] == 16
     assert usage["input_tokens"] == len(pool.requests[0].prompt_token_ids) - 16
