@@ -6,8 +6,17 @@ from typing import NamedTuple
 from headrace.frontend.errors import ApiError, BadRequest, InvalidBody
 from headrace.frontend.http.parsing import ignore_parts
 from headrace.frontend.process.worker_thread import MANY_PARTS, run_in_worker_thread
-from headrace.frontend.responses.output.ids import is_response_id, response_id_of
+from headrace.frontend.responses.conversations import ConversationNotFound
+from headrace.frontend.responses.output.ids import (
+    is_conversation_id,
+    is_response_id,
+    response_id_of,
+)
 from headrace.frontend.responses.request.input_items import read_items, references
+from headrace.frontend.responses.store.conversation_store import (
+    ConversationItems,
+    ConversationStore,
+)
 from headrace.frontend.responses.store.response_store import ResponseStore
 from headrace.frontend.responses.store.rows import StoredResponse
 from headrace.frontend.schemas.responses import Item, ResponsesRequest
@@ -24,10 +33,15 @@ class ResponseNotFound(ApiError):
 
 
 class RequestItems(NamedTuple):
-    """The items of a request. earlier: those that it continues. inputs: those of its input."""
+    """The items of a request.
+
+    earlier: those that it continues. inputs: those of its input.
+    conversation_end: the number of the next item of its conversation, if it has one.
+    """
 
     earlier: Sequence[Item]
     inputs: Sequence[Item]
+    conversation_end: int | None = None
 
 
 async def stored_response(
@@ -41,7 +55,10 @@ async def stored_response(
 
 
 async def gather_items(
-    store: ResponseStore, request: ResponsesRequest, response_id: str
+    store: ResponseStore,
+    conversations: ConversationStore,
+    request: ResponsesRequest,
+    response_id: str,
 ) -> RequestItems:
     """Return the items of a request, and note those that are left out.
 
@@ -49,8 +66,15 @@ async def gather_items(
     Raises ApiError, which names the field, if an item is invalid or missing.
     """
     earlier: Sequence[Item] = ()
+    conversation_end = None
     if request.previous_response_id is not None:
+        if request.conversation is not None:
+            raise BadRequest(
+                "conversation: not together with previous_response_id.", "conversation"
+            )
         earlier = await _previous(store, request.previous_response_id)
+    elif request.conversation is not None:
+        earlier, conversation_end = await conversation_items(conversations, request.conversation)
     if request.input is None and not earlier:
         raise InvalidBody("body.input: this field is missing.", "body.input")
     if not (request.input or earlier):
@@ -63,7 +87,22 @@ async def gather_items(
         lambda: read_items(request.input, response_id, referenced), is_long
     )
     ignore_parts(ignored)
-    return RequestItems(earlier, inputs)
+    return RequestItems(earlier, inputs, conversation_end)
+
+
+async def conversation_items(
+    conversations: ConversationStore, conversation_id: str, end: int | None = None
+) -> ConversationItems:
+    """Return the items of the conversation that a request continues.
+
+    end: only items with smaller numbers are returned, if it is given.
+    Raises ConversationNotFound if there is none.
+    """
+    is_id = is_conversation_id(conversation_id)
+    stored = await conversations.items(conversation_id, end) if is_id else None
+    if stored is None:
+        raise ConversationNotFound("conversation")
+    return stored
 
 
 async def _previous(store: ResponseStore, response_id: str) -> Sequence[Item]:

@@ -10,6 +10,7 @@ from headrace.frontend.errors import BadRequest
 from headrace.frontend.http.parsing import ignore_parts
 from headrace.frontend.middleware import request_scope
 from headrace.frontend.middleware.deadline import current_deadline
+from headrace.frontend.responses.conversations import Conversations
 from headrace.frontend.responses.execution.event_streams import EventStreams
 from headrace.frontend.responses.execution.job import Job
 from headrace.frontend.responses.execution.live_response import LiveResponse
@@ -22,10 +23,12 @@ from headrace.frontend.responses.output.ids import is_response_id, new_response_
 from headrace.frontend.responses.output.response_body import ResponseBody, new_body
 from headrace.frontend.responses.request.requested_tools import RequestedTools, read_tools
 from headrace.frontend.responses.request_items import (
+    RequestItems,
     ResponseNotFound,
     gather_items,
     stored_response,
 )
+from headrace.frontend.responses.store.conversation_store import ConversationStore
 from headrace.frontend.responses.store.database import Database
 from headrace.frontend.responses.store.fingerprint import fingerprint
 from headrace.frontend.responses.store.journal import Journal
@@ -45,12 +48,23 @@ class ResponsesService:
         self._store = ResponseStore(
             self._database, config.response_store_max_age_s, config.response_store_max_count
         )
+        self._conversation_store = ConversationStore(
+            self._database, config.response_store_max_age_s, config.response_store_max_count
+        )
+        self.conversations = Conversations(self._conversation_store)
         self._ownership = ResponseOwnership(self._database)
         self._event_streams = EventStreams(self._store, self._ownership)
         self._servers = configured_servers(config.tool_server)
-        self._runner = ResponseRunner(context, self._store, self._ownership)
+        self._runner = ResponseRunner(
+            context, self._store, self._conversation_store, self._ownership
+        )
         self._maintenance = StoreMaintenance(
-            context, self._store, self._ownership, self._runner, self._servers
+            context,
+            self._store,
+            self._conversation_store,
+            self._ownership,
+            self._runner,
+            self._servers,
         )
 
     def start(self) -> None:
@@ -93,6 +107,8 @@ class ResponsesService:
         body = await run.run()
         if job.request.is_stored:
             await self._store.create(job, None, body)
+        elif job.request.conversation is not None:
+            await self._conversation_store.append(job.request.conversation, job.new_items(body))
         return body
 
     def _deadline(self) -> float | None:
@@ -101,18 +117,22 @@ class ResponsesService:
     async def _new_job(self, request: ResponsesRequest, tools: RequestedTools) -> Job:
         model = self._context.model(request.model)
         response_id = new_response_id()
-        earlier, inputs = await gather_items(self._store, request, response_id)
+        items = await self._gather_items(request, response_id)
         ignore_parts(tools.ignored)
         return Job(
             body=new_body(
                 response_id, int(time.time()), request, model.name, model.tokenizer.info, tools
             ),
             request=request,
-            earlier=earlier,
-            inputs=inputs,
+            earlier=items.earlier,
+            inputs=items.inputs,
             seed=model.seeds.next() if request.seed is None else request.seed,
             fingerprint=fingerprint(self._context, model),
+            conversation_end=items.conversation_end,
         )
+
+    async def _gather_items(self, request: ResponsesRequest, response_id: str) -> RequestItems:
+        return await gather_items(self._store, self._conversation_store, request, response_id)
 
     async def count_input_tokens(self, request: ResponsesRequest) -> dict[str, Any]:
         """Return how many tokens the input of a response is.
@@ -120,7 +140,7 @@ class ResponsesService:
         Raises ApiError if the response could not be created.
         """
         tools = read_tools(request, self._servers)
-        items = await gather_items(self._store, request, new_response_id())
+        items = await self._gather_items(request, new_response_id())
         ignore_parts(tools.ignored)
         count = await count_input_tokens(self._context, request, tools, items)
         return {"object": "response.input_tokens", "input_tokens": count}

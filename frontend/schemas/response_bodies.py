@@ -146,6 +146,15 @@ class InputTokenCount(BaseModel):
     input_tokens: int
 
 
+class Conversation(BaseModel):
+    """A conversation, without its items."""
+
+    id: str
+    object: Literal["conversation"] = "conversation"
+    created_at: int
+    metadata: dict[str, str]
+
+
 class TokenCount(BaseModel):
     input_tokens: int
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from headrace.frontend.schemas.chat import MAX_MESSAGES
 from headrace.frontend.schemas.fields import Ignored, Int, Name, RequestModel, at_most, unsupported
@@ -63,6 +63,16 @@ class TextConfig(RequestModel):
     verbosity: Literal["low", "medium", "high"] | None = None
 
 
+def _conversation_id(value: Any) -> Any:
+    return value.get("id") if isinstance(value, dict) else value
+
+
+ConversationId = Annotated[
+    str,
+    Field(max_length=128),
+    BeforeValidator(_conversation_id, json_schema_input_type=str | dict[str, str] | None),
+]
+
 Metadata = Annotated[
     dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
     Field(max_length=MAX_METADATA),
@@ -108,6 +118,7 @@ class ResponsesRequest(PassedOnFields):
     """A request for a response.
 
     input: a text of the user, or the items of a conversation.
+    conversation: the id of the conversation that the response continues and adds to.
     max_tool_calls: calls of tools that this server runs.
     enable_response_messages: whether the response holds prompt and output as the model has them.
     """
@@ -118,6 +129,7 @@ class ResponsesRequest(PassedOnFields):
     model: Name | None = None
     instructions: str | None = None
     previous_response_id: Annotated[str, Field(max_length=128)] | None = None
+    conversation: ConversationId | None = None
     background: bool | None = False
     store: bool | None = True
     stream: bool | None = False
@@ -144,7 +156,6 @@ class ResponsesRequest(PassedOnFields):
     enable_response_messages: bool | None = False
 
     prompt: Annotated[Any, unsupported(None)] = None
-    conversation: Annotated[Any, unsupported(None)] = None
     previous_input_messages: Annotated[Any, unsupported(None, [])] = None
 
     @property

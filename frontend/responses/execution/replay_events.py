@@ -41,8 +41,8 @@ def _replay_item(writer: OutputWriter, index: int, item: Item) -> None:
             writer.list_tools(item["server_label"], item["tools"])
             return
         case _:
-            part = ToolCallPart(0, item.get("call_id"), _function_name(item), _arguments(item))
-            writer.add(MessagePart(tool_calls=(part,)))
+            call = ToolCallPart(0, item.get("call_id"), _function_name(item), _arguments(item))
+            writer.add(MessagePart(tool_calls=(call,)))
     writer.end_turn(item["status"] == "incomplete")
     if item["type"] == "mcp_call" and item["status"] in ("completed", "failed"):
         error = item["error"]

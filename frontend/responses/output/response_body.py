@@ -80,7 +80,11 @@ def new_body(
         value = getattr(request, name)
         return value if value is not None else info.generation_defaults.get(name, default)
 
+    conversation = {}
+    if request.conversation is not None:
+        conversation = {"conversation": {"id": request.conversation}}
     return {
+        **conversation,
         "id": response_id,
         "object": "response",
         "created_at": created_at,

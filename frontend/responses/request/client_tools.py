@@ -129,7 +129,7 @@ def _custom(
     name = read_name(tool, "name", where)
     description = read_optional_text(tool, "description", where)
     syntax, definition = custom_input.read_format(tool, where)
-    shown = {"type": "custom", "name": name, "description": description}
+    shown: Item = {"type": "custom", "name": name, "description": description}
     seen_description = description
     if syntax is not None:
         shown["format"] = {"type": "grammar", "syntax": syntax, "definition": definition}

@@ -5,6 +5,7 @@ A model calls such a tool with {"input": "…"}; the client sees the text of the
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 from headrace.frontend.errors import BadRequest
@@ -76,7 +77,7 @@ class InputDecoder:
     def __init__(self) -> None:
         self._pending = ""
         self._pieces: list[str] = []
-        self._feed = self._begin
+        self._feed: Callable[[str], str] = self._begin
 
     def feed(self, piece: str) -> str:
         """Return what this piece of the arguments adds to the input."""

@@ -46,11 +46,14 @@ def references(value: str | list[Item] | None) -> list[str]:
 
 
 def read_items(
-    value: str | list[Item] | None, response_id: str, referenced: Mapping[str, Item]
+    value: str | list[Item] | None,
+    response_id: str,
+    referenced: Mapping[str, Item],
+    field: str = "input",
 ) -> ReadItems:
     """Return the complete items.
 
-    referenced: the stored items that were found, by id.
+    referenced: the stored items that were found, by id. field: of the request, for errors.
     Raises BadRequest, which names the field, if an item is invalid.
     """
     if not isinstance(value, list):
@@ -58,11 +61,11 @@ def read_items(
     items: list[Item] = []
     ignored: dict[str, None] = {}
     for index, item in enumerate(value):
-        read = _parse_item(item, f"input.{index}", response_id, index, referenced)
+        read = _parse_item(item, f"{field}.{index}", response_id, index, referenced)
         if read is not None:
             items.append(read)
         elif item["type"] not in TOOL_ITEMS:
-            ignored[f"input.{item['type']}"] = None
+            ignored[f"{field}.{item['type']}"] = None
     return ReadItems(items, list(ignored))
 
 

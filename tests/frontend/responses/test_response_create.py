@@ -112,7 +112,6 @@ IMAGE = {"type": "input_image", "image_url": "x"}
         ("max_output_tokens", {"max_output_tokens": 10**6}),
         ("background", {"background": True, "store": False}),
         ("prompt", {"prompt": {"id": "x"}}),
-        ("conversation", {"conversation": "x"}),
         ("previous_input_messages", {"previous_input_messages": [{}]}),
         ("tools.0.type", {"tools": [{"name": "f"}]}),
         ("tools.0.name", {"tools": [{"type": "function"}]}),

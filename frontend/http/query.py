@@ -1,0 +1,29 @@
+"""Read the parameters of a URL's query."""
+
+from typing import Any
+
+from quart import request
+
+from headrace.frontend.errors import BadRequest, shortened
+
+_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+
+
+def boolean_parameter(name: str) -> bool:
+    """Return a parameter that is false by default. Raises BadRequest if it is invalid."""
+    text = request.args.get(name, "false")
+    value = _BOOLEANS.get(text.lower())
+    if value is None:
+        raise BadRequest(f"{name}: must be true or false, not {shortened(text)!r}.", name)
+    return value
+
+
+def number_parameter(name: str, default: int, lowest: int, highest: int) -> int:
+    """Return a parameter that is an integer. Raises BadRequest if it is invalid."""
+    text: Any = request.args.get(name)
+    if text is None:
+        return default
+    number = int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else -1
+    if not lowest <= number <= highest:
+        raise BadRequest(f"{name}: must be an integer from {lowest} to {highest}.", name)
+    return number
