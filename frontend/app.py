@@ -7,7 +7,10 @@ from quart_schema import Info, QuartSchema
 
 from headrace.frontend.abortable import Abortable
 from headrace.frontend.adapters import AdapterUse
+from headrace.frontend.anthropic_api import errors as messages_errors
+from headrace.frontend.batches.lazy_service import LazyBatchService
 from headrace.frontend.context import HEADRACE_VERSION, Context, served_models
+from headrace.frontend.files.upload import request_class
 from headrace.frontend.http.openapi import OpenAPI
 from headrace.frontend.metrics import Metrics
 from headrace.frontend.middleware import address, errors, request_scope
@@ -17,11 +20,13 @@ from headrace.frontend.process.drain import Drain
 from headrace.frontend.routes import (
     aborting,
     adapters,
+    batches,
     chat_batch,
     chat_completions,
     collective_rpc,
     completions,
     docs,
+    files,
     invocations,
     messages,
     models,
@@ -56,6 +61,7 @@ def create_app(
     ending. abortable, adapter_use: record requests in flight and the adapters that they use.
     """
     app = Quart("headrace", static_folder=None)
+    app.request_class = request_class(config.file_max_bytes)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.url_map.merge_slashes = False  # its redirect would be built from the Host header
@@ -82,7 +88,9 @@ def create_app(
         adapter_use or AdapterUse(),
     )
     _register(app, context)
-    errors.install_error_handlers(app, config.max_body_bytes)
+    errors.install_error_handlers(
+        app, config.max_body_bytes, {messages.PATH: messages_errors.response}
+    )
 
     @app.before_request
     async def note_route() -> None:
@@ -103,6 +111,9 @@ def _register(app: Quart, context: Context) -> None:
     generating = (chat_completions, chat_batch, completions, messages, invocations, responses)
     for routes in (*generating, models, status, tokenize):
         app.register_blueprint(routes.blueprint(context))
+    stored = LazyBatchService(context, app)
+    for kept in (files, batches):
+        app.register_blueprint(kept.blueprint(context, stored))
     admin = (
         sleeping,
         scaling,

@@ -313,6 +313,18 @@ class PoolOptions(Frozen):
         validate_default=True,
         description="system_fingerprint of answers in the custom mode",
     )
+    file_dir: Path | None = Field(None, description="folder of /v1/files and running batches")
+    file_max_bytes: Positive = Field(512 * 1024 * 1024, description="size of the largest file")
+    file_store_max_bytes: Positive = Field(
+        16 * 1024**3, description="bytes that are kept in files, all together"
+    )
+    file_store_max_count: Positive = Field(10_000, description="files that are kept")
+    file_store_max_age_s: Annotated[float, Field(gt=0)] = Field(
+        30 * 24 * 3600.0, description="seconds that files and ended batches are kept"
+    )
+    batch_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.5, description="share of each worker's max_num_seqs that lines of batches may take"
+    )
     tool_server: tuple[str, ...] = Field(
         (),
         description=(
@@ -342,7 +354,7 @@ class PoolOptions(Frozen):
             return value
         return {"trace": "debug", "warn": "warning"}.get(value.lower(), value.lower())
 
-    @field_validator("lora_dir", "profile_dir")
+    @field_validator("lora_dir", "profile_dir", "file_dir")
     @classmethod
     def _make_absolute(cls, value: Path | None) -> Path | None:
         """Make the path absolute: other processes have other working directories."""
@@ -395,6 +407,20 @@ class PoolConfig(PoolOptions):
     def response_store(self) -> str:
         """The URL of the database for responses."""
         return self.response_store_url or f"sqlite:///{(self.run_dir / 'responses.db').absolute()}"
+
+    @property
+    def files(self) -> Path:
+        """The folder of files."""
+        return self.file_dir or (self.run_dir / "files").absolute()
+
+    @property
+    def keeps_batches(self) -> bool:
+        """Whether files and batches outlive the run directory, which is emptied at each start."""
+        run_dir, store = self.run_dir.absolute(), self.response_store
+        is_inside = [Path(self.files).is_relative_to(run_dir)]
+        if store.startswith("sqlite"):
+            is_inside.append(Path(store.partition(":///")[2]).is_relative_to(run_dir))
+        return not any(is_inside)
 
     @property
     def metrics_dir(self) -> Path:

@@ -167,6 +167,6 @@ def _prompt_logprobs(request: ChatCompletionRequest) -> int | None:
 
     With an echo, the prompt's tokens get as many as the answer's; streams have no field for them.
     """
-    if request.prompt_logprobs is None and request.echo and request.logprobs and not request.stream:
+    if request.prompt_logprobs is None and request.echo and not request.stream:
         return request.top_logprobs or 0
     return request.prompt_logprobs

@@ -35,7 +35,7 @@ class Choice:
 
     index: its index in the answer.
     prompt_index: which of the request's prompts it continues.
-    min_tokens: output tokens before stop strings are searched for.
+    min_tokens: output tokens in whose text no stop string may end.
     include_stop: whether a stop string, or the token that ended the choice, is shown.
     discard: whether the output is dropped because only the prompt must be run.
     times: what notes when outputs come; None: nothing.
@@ -113,10 +113,7 @@ class Choice:
             piece = self._detokenizer.feed(token_id)
             if not piece:
                 continue
-            if self.completion_tokens + count <= self._min_tokens:
-                parts.append(piece)
-                continue
-            match = self._matcher.feed(piece)
+            match = self._matcher.feed(piece, self.completion_tokens + count > self._min_tokens)
             parts.append(match.text)
             if match.stop is not None:
                 return "".join(parts), count, match.stop
@@ -126,7 +123,8 @@ class Choice:
         """Return the text that is still held back, and the stop string found in it."""
         if self._discard:
             return "", None
-        match = self._matcher.feed(self._detokenizer.flush())
+        may_stop = self.completion_tokens > self._min_tokens
+        match = self._matcher.feed(self._detokenizer.flush(), may_stop)
         if match.stop is not None:
             return match.text, match.stop
         return match.text + self._matcher.flush(), None

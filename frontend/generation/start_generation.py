@@ -230,12 +230,18 @@ def _make_message(
         request_id=_new_id(),
         prompt_token_ids=prompt.token_ids,
         sampling=sampling,
-        priority=request.priority,
+        priority=_priority(request),
         cache_salt=request.cache_salt or "",
         adapter=model.adapter,
         tenant=request.user or "",
         grammar=grammar,
     )
+
+
+def _priority(request: GenerationRequest) -> int:
+    scope = request_scope.current_or_none()
+    fixed = None if scope is None else scope.priority
+    return request.priority if fixed is None else fixed
 
 
 def _with_choice_seed(message: Generate, choice: int) -> Generate:

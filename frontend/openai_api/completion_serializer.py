@@ -6,7 +6,7 @@ from typing import Any
 from headrace.frontend.generation.choice import Choice, Delta
 from headrace.frontend.generation.generation import CollectedChoice
 from headrace.frontend.generation.start_generation import Prompt
-from headrace.frontend.openai_api.chunk_frame import ChunkFrame, encode_text
+from headrace.frontend.openai_api.chunk_frame import ChunkFrame, encode_text, own_fields
 from headrace.frontend.openai_api.common import (
     ResponseHead,
     count_usage,
@@ -126,8 +126,7 @@ class CompletionSerializer:
     def _plain_chunk(self, choice: Choice, text: str) -> str:
         return (
             f'{self._frame.start}{{"index":{choice.index},"text":{encode_text(text)},'
-            '"logprobs":null,"finish_reason":null,"stop_reason":null,'
-            '"prompt_token_ids":null,"token_ids":null}]}\n\n'
+            '"logprobs":null,"finish_reason":null}]}\n\n'
         )
 
     def _full_chunk(
@@ -141,17 +140,14 @@ class CompletionSerializer:
         of_prompt = None if delta.admission is None else delta.admission.prompt_logprobs
         logprobs = self._logprobs_field(choice, delta.logprobs, of_prompt, is_first)
         reason = f'"{delta.finish_reason}"' if ended else "null"
-        prompt_ids, token_ids = "null", "null"
-        if request.return_token_ids:
-            token_ids = encode_json(delta.token_ids)
-            if is_first:
-                prompt_ids = encode_json(self._prompts[choice.prompt].token_ids)
+        own = own_fields(delta, request)
+        if request.return_token_ids and is_first:
+            token_ids = self._prompts[choice.prompt].token_ids
+            own += f',"prompt_token_ids":{encode_json(token_ids)}'
         return (
             f'{self._frame.start}{{"index":{choice.index},"text":{encode_text(text)},'
             f'"logprobs":{"null" if logprobs is None else encode_json(logprobs)},'
-            f'"finish_reason":{reason},"stop_reason":{encode_json(delta.stop_reason)},'
-            f'"prompt_token_ids":{prompt_ids},"token_ids":{token_ids}}}]'
-            f"{self._frame.end(choices, ended)}"
+            f'"finish_reason":{reason}{own}}}]{self._frame.end(choices, ended)}'
         )
 
     def last(self, choices: Sequence[Choice]) -> str:

@@ -1,6 +1,6 @@
 """The shapes of responses, for the API's description; responses are not built from these models."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, RootModel
 
@@ -137,6 +137,22 @@ class AnthropicMessage(BaseModel):
     stop_sequence: str | None
     stop_details: Any | None
     usage: AnthropicUsage
+
+
+class InputTokenCount(BaseModel):
+    """The size of a response's input."""
+
+    object: Literal["response.input_tokens"] = "response.input_tokens"
+    input_tokens: int
+
+
+class Conversation(BaseModel):
+    """A conversation, without its items."""
+
+    id: str
+    object: Literal["conversation"] = "conversation"
+    created_at: int
+    metadata: dict[str, str]
 
 
 class TokenCount(BaseModel):

@@ -73,6 +73,12 @@ _POOL = (
     Flag("response_store_url", "a file in the run directory", metavar="URL"),
     Flag("response_store_max_age_s", metavar="S"),
     Flag("response_store_max_count", metavar="N"),
+    Flag("file_dir", "in the run directory", metavar="FOLDER"),
+    Flag("file_max_bytes"),
+    Flag("file_store_max_bytes"),
+    Flag("file_store_max_count", metavar="N"),
+    Flag("file_store_max_age_s", metavar="S"),
+    Flag("batch_share"),
     Flag("tool_server", "none"),
     Flag("run_dir", "a new temporary folder", help="folder for sockets and metrics"),
 )
@@ -178,6 +184,7 @@ _NAMES = {
     "scale_up_window_s": "--scale-up-window",
     "scale_down_window_s": "--scale-down-window",
     "response_store_max_age_s": "--response-store-max-age",
+    "file_store_max_age_s": "--file-store-max-age",
 }
 
 

@@ -100,7 +100,10 @@ def tools_for_template(tools: Sequence[Tool] | None) -> list[dict[str, Any]] | N
 
 
 def _template_tool(tool: Tool) -> dict[str, Any]:
-    return {"type": "function", "function": tool.function.model_dump(exclude_unset=True)}
+    return {
+        "type": "function",
+        "function": tool.function.model_dump(by_alias=True, exclude_unset=True),
+    }
 
 
 def _is_parallel(request: ChatCompletionRequest) -> bool:
