@@ -153,6 +153,8 @@ def _to_options(given: Mapping[str, Given]) -> tuple[dict[str, Any], list[str]]:
     Raises RefusedFlag for a flag of the reference that would change something.
     """
     given, others = _without_synonyms(given)
+    here = ("--data-parallel-size-local", given.get("--workers"))
+    others = [other for other in others if other != here]  # all replicas run on this machine
     options: dict[str, Any] = {}
     for name, value in given.items():
         key = _own_flags()[name].key
