@@ -14,9 +14,7 @@ class LimitedLog:
     logger: where warnings go. clock: returns seconds.
     """
 
-    def __init__(
-        self, logger: logging.Logger, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, logger: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
         self._logger = logger
         self._clock = clock
         self._logged_s: dict[str, float] = {}

@@ -40,7 +40,9 @@ NO_SYSTEM = (
     "{% for m in messages if m.role in ['user', 'assistant', 'tool'] %}"
     "<{{ m.role }}>{{ m.content }}\n{% endfor %}"
 )
-REJECTS_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+REJECTS_SYSTEM = (
+    "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+)
 REJECTS_SYSTEM += FOUR_ROLES
 NAMES_DEVELOPER = (
     "{% for m in messages %}{% if m.role == 'developer' %}<|dev|>{{ m.content }}\n{% else %}"

@@ -1,6 +1,5 @@
 """Items to messages."""
 
-import json
 from typing import Any
 
 import pytest
