@@ -7,7 +7,7 @@ from typing import Any
 from headrace.frontend.limited_log import LimitedLog
 from headrace.frontend.structured.constraint import MAX_DEPTH, nesting_depth
 from headrace.frontend.structured.enforceable import make_enforceable
-from headrace.frontend.structured.schema_walk import Schema, mapping
+from headrace.frontend.structured.schema_walk import Schema, all_schemas, mapping
 from headrace.frontend.structured.supported import compile_error
 
 # Between the parts of JSON: a few spaces, or a line break and an indent. Bounded, because confused
@@ -48,10 +48,17 @@ def tool_schema(schema: Schema) -> tuple[Schema, list[str]]:
     if isinstance(types, list) and "object" in types:
         types = "object"
     schema = {**schema, "type": types}
-    reason = compile_error(schema)
+    reason = compile_error(schema) if _combines_references(schema) else None
     if reason is not None and any(limit in reason for limit in _LIMITS_OF_REFERENCES):
         return _names_alone(schema), [*left_out, "$ref"]
     return schema, left_out
+
+
+def _combines_references(schema: Schema) -> bool:
+    """Return whether a schema has references with other keywords beside them."""
+    schemas = all_schemas(schema)
+    is_combined = any("allOf" in each or ("$ref" in each and len(each) > 1) for each in schemas)
+    return is_combined and any("$ref" in each for each in schemas)
 
 
 def _names_alone(schema: Schema) -> Schema:

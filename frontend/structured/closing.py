@@ -13,6 +13,7 @@ from headrace.frontend.structured.schema_walk import Schema, items, mapping, res
 _MAX_PARTS = 1000  # schemas that apply to one object
 _CONDITIONS = ("dependentSchemas", "else", "if", "not", "then")
 _APPLICATORS = ("$ref", "allOf", "anyOf", "oneOf", *_CONDITIONS)
+_APPLYING = frozenset((*_APPLICATORS, "dependencies"))
 # Keywords that say something of a value's members.
 _OF_ITS_OWN = (
     "additionalItems",
@@ -31,10 +32,9 @@ _OF_ITS_OWN = (
     "unevaluatedItems",
     "unevaluatedProperties",
 )
-# Keywords that hold schemas of members of a value, by what they hold.
-_MEMBER = ("additionalItems", "additionalProperties", "items", "unevaluatedItems")
-_MEMBER_LISTS = ("items", "prefixItems")
-_MEMBER_MAPS = ("patternProperties", "properties")
+# Keywords that hold schemas of members of a value.
+_BY_NAME = ("patternProperties", "properties")
+_MEMBERS = frozenset((*_BY_NAME, "additionalItems", "additionalProperties", "items", "prefixItems"))
 # Where a member may also be described by another keyword, or under another name.
 _OVERLAPPING = ("additionalProperties", "patternProperties")
 
@@ -105,6 +105,8 @@ class _Closer:
 
     def _parts(self, schema: Schema, *, with_conditions: bool = True) -> list[Schema]:
         """Return the schema and all that apply to the same value, or may do so."""
+        if _APPLYING.isdisjoint(schema):
+            return [schema]
         parts: dict[int, Schema] = {}
         pending = [schema]
         while pending and len(parts) < _MAX_PARTS:
@@ -123,7 +125,7 @@ class _Closer:
 
 def _conditional(schema: Schema) -> list[Any]:
     """Return the schemas that apply to a value only under conditions, and their conditions."""
-    schemas = [schema.get(keyword) for keyword in ("else", "if", "not", "then")]
+    schemas = [schema.get(keyword) for keyword in ("else", "if", "then")]
     return [
         *schemas,
         *mapping(schema, "dependentSchemas").values(),
@@ -150,17 +152,16 @@ def _members_of(parts: Sequence[Schema]) -> Iterator[tuple[Schema, bool]]:
 
 def _members(schema: Schema) -> Iterator[tuple[tuple[str, Any], Schema]]:
     """Yield the schemas of a value's members, each with its place."""
-    for keyword in _MEMBER:
-        if isinstance(member := schema.get(keyword), dict):
-            yield (keyword, None), member
-    for keyword in _MEMBER_LISTS:
-        for number, member in enumerate(items(schema, keyword)):
+    for keyword in _MEMBERS.intersection(schema):
+        value = schema[keyword]
+        places: Any = ((None, value),)
+        if isinstance(value, list):
+            places = enumerate(value)
+        elif keyword in _BY_NAME and isinstance(value, dict):
+            places = value.items()
+        for place, member in places:
             if isinstance(member, dict):
-                yield (keyword, number), member
-    for keyword in _MEMBER_MAPS:
-        for name, member in mapping(schema, keyword).items():
-            if isinstance(member, dict):
-                yield (keyword, name), member
+                yield (keyword, place), member
 
 
 def _close(schema: Schema, parts: Sequence[Schema], *, is_root: bool) -> None:

@@ -65,11 +65,13 @@ def make_enforceable(root: Schema, *, is_lenient: bool, is_closed: bool) -> list
         replace_one_of(root, schema, is_lenient=is_lenient, left_out=left_out)
         if is_lenient:
             _leave_out(root, schema, has_ids, left_out)
-        elif _leads_nowhere(root, schema, has_ids):
-            raise ValueError("a '$ref' leads to no schema within this one")
         else:
-            _check_patterns(schema)
+            _narrow(schema, left_out)
         _fit_bounds(schema, is_lenient, left_out)
+    for schema in [] if is_lenient else all_schemas(root):
+        if _leads_nowhere(root, schema, has_ids):
+            raise ValueError("a '$ref' leads to no schema within this one")
+        _check_patterns(schema)
     return sorted(left_out)
 
 
@@ -199,6 +201,28 @@ def _trues(names: Iterable[str]) -> Schema:
 
 def _why_not_pattern(pattern: Any) -> str | None:
     return reason_against({"type": "string", "pattern": pattern})
+
+
+def _narrow(schema: Schema, left_out: set[str]) -> None:
+    """Drop what other keywords make dispensable of that which cannot be enforced.
+
+    That is an alternative beside others, since an output may have any of them, and a pattern beside
+    a format that is enforced, as programs write it that spell formats out.
+    """
+    options = items(schema, "anyOf")
+    enforced = [option for option in options if not _has_odd_pattern(option)]
+    if enforced:
+        schema["anyOf"] = enforced
+    if _has_odd_pattern(schema) and is_supported({"format": schema.get("format")}):
+        del schema["pattern"]
+        left_out.add("pattern")
+
+
+def _has_odd_pattern(schema: Any) -> bool:
+    """Return whether a schema has a pattern that the library cannot enforce."""
+    if not isinstance(schema, dict) or not isinstance(schema.get("pattern"), str):
+        return False
+    return _why_not_pattern(schema["pattern"]) is not None
 
 
 def _check_patterns(schema: Schema) -> None:

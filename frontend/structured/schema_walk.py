@@ -33,17 +33,23 @@ MAPS = (
     "patternProperties",
     "properties",
 )
+_HOLDING = frozenset((*ONE, *LISTS, *MAPS))
 _VALUES = ("const", "default", "enum", "example", "examples")
 
 
 def subschemas(schema: Schema) -> Iterator[Schema]:
     """Yield the schemas directly within a schema; those that are true or false are left out."""
-    for keyword in ONE:
-        yield from _objects([schema.get(keyword)])
-    for keyword in LISTS:
-        yield from _objects(items(schema, keyword))
-    for keyword in MAPS:
-        yield from _objects(mapping(schema, keyword).values())
+    for keyword, value in schema.items():
+        if keyword not in _HOLDING:
+            continue
+        if isinstance(value, list):
+            if keyword in LISTS:
+                yield from (item for item in value if isinstance(item, dict))
+        elif isinstance(value, dict):
+            if keyword in ONE:
+                yield value
+            elif keyword in MAPS:
+                yield from (item for item in value.values() if isinstance(item, dict))
 
 
 def items(schema: Schema, keyword: str) -> list[Any]:
@@ -56,10 +62,6 @@ def mapping(schema: Schema, keyword: str) -> dict[str, Any]:
     """Return a keyword's object; an empty one if it is something else."""
     value = schema.get(keyword)
     return value if isinstance(value, dict) else {}
-
-
-def _objects(values: Any) -> Iterator[Schema]:
-    return (value for value in values if isinstance(value, dict))
 
 
 def all_schemas(root: Schema) -> list[Schema]:

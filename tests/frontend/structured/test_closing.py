@@ -71,6 +71,7 @@ CLOSED: list[tuple[Schema, list[Any], list[Any]]] = [
         [{"a": 1, "c": "s"}],
         [MORE],
     ),
+    (objects(A_NUMBER, **{"not": {"required": ["z"]}}), [{"a": 1}], [{"z": 1}]),
     # several schemas of one object
     ({"allOf": [A, B]}, [{"a": 1, "b": 1}], [{"a": 1}, {"a": 1, "b": 1, "x": 1}]),
     ({"allOf": [A]}, [{"a": 1}], [MORE]),

@@ -163,7 +163,7 @@ NOT_ENFORCED: list[tuple[Schema, str, Any]] = [
     ({"oneOf": [STRING, {"const": "a"}]}, "oneOf", 5),
     ({"type": "object", "patternProperties": {"^(?!a)": INTEGER}}, "patternProperties", "x"),
     ({"allOf": [INTEGER, {"not": {"const": 5}}]}, "not", "x"),
-    ({"anyOf": [INTEGER, {"type": "string", "pattern": "(?=a)"}]}, "pattern", None),
+    ({"anyOf": [{"type": "string", "pattern": "(?=a)"}]}, "pattern", None),
     ({"type": "array", "items": {"$ref": "http://127.0.0.1:1/x"}}, "ref", "x"),
 ]
 
@@ -293,6 +293,29 @@ def test_schemas_that_are_made_to_grow_are_given_up(matching: Matching) -> None:
     with pytest.raises(ValueError, match="propertyNames"):
         matching.of_format(schema)
     assert matching.of_tool(schema)({"x": "value 1"})
+
+
+def test_of_alternatives_those_are_kept_that_can_be_enforced(matching: Matching) -> None:
+    """An output may have any of them. This is how pydantic describes a Decimal."""
+    decimal = {"type": "string", "pattern": r"^(?!^[-+.]*$)[+-]?0*\d*\.?\d*$"}
+    accepts = matching.of_format(objects({"d": {"anyOf": [{"type": "number"}, decimal]}}))
+    assert accepts({"d": 0.5})
+    assert not accepts({"d": "0.5"})
+    accepts = matching.of_tool(objects({"d": {"anyOf": [{"type": "number"}, decimal]}}))
+    assert accepts({"d": 0.5})
+    assert accepts({"d": "0.5"})
+    assert not accepts({"d": None})
+
+
+def test_a_pattern_beside_its_format_is_dispensable(matching: Matching, logged: Any) -> None:
+    """This is how zod describes an address."""
+    pattern = r"^(?!\.)(?!.*\.\.)([A-Za-z0-9_'+\-\.]*)[A-Za-z0-9_+-]@([A-Za-z0-9]*\.)+[A-Za-z]{2,}$"
+    accepts = matching.of_format({"type": "string", "format": "email", "pattern": pattern})
+    assert accepts("a@b.org")
+    assert not accepts("nobody")
+    assert "pattern" in logged.records[0].getMessage()
+    with pytest.raises(ValueError, match="'pattern' cannot be enforced"):
+        matching.of_format({"type": "string", "format": "no-such-format", "pattern": pattern})
 
 
 @pytest.mark.parametrize("wrong", [{"type": "nonsense"}, {"properties": 3}, {"anyOf": 5}])
