@@ -63,7 +63,9 @@ def _combines_references(schema: Schema) -> bool:
 
 def _names_alone(schema: Schema) -> Schema:
     """Return a schema of the names of an object's properties, whatever their values are."""
-    kept = {key: schema[key] for key in ("required", "additionalProperties") if key in schema}
+    kept: Schema = {
+        key: schema[key] for key in ("required", "additionalProperties") if key in schema
+    }
     if isinstance(kept.get("additionalProperties"), dict):
         del kept["additionalProperties"]
     return {

@@ -125,8 +125,10 @@ def _fit_counts(schema: Schema) -> None:
         count = schema.get(keyword)
         if isinstance(count, float) and count.is_integer():
             count = schema[keyword] = int(count)
-        is_limit = keyword.startswith("max") and isinstance(count, int)
-        if (is_limit and count > _MAX_COUNT) or (keyword == "minProperties" and count == 0):
+        if not isinstance(count, int):
+            continue
+        is_beyond = keyword.startswith("max") and count > _MAX_COUNT
+        if is_beyond or (keyword == "minProperties" and count == 0):
             del schema[keyword]
 
 
@@ -182,11 +184,11 @@ def _leave_out_property_counts(schema: Schema, left_out: set[str]) -> None:
     if not counts:
         return
     properties, others = mapping(schema, "properties"), schema.get("additionalProperties")
-    shape = {
+    shape: Schema = {
         "type": "object",
         "properties": _trues(properties),
         "required": items(schema, "required"),
-        **({} if others is not False else {"additionalProperties": False}),
+        "additionalProperties": others is not False,
         **counts,
     }
     if not is_supported(shape):

@@ -412,3 +412,44 @@ async def test_calls_in_anthropics_format(served: Served) -> None:
 
 def without_limit(body: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in body.items() if name != "max_tokens"}
+
+
+ODD: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "city": {"enum": ["Paris", "Rome"]},
+        "pattern": {"type": "string", "pattern": "^(?!x)", "format": "uri-template"},
+        "number": {"type": "integer", "minimum": 10**18},
+        "const": {"const": {"properties": {"a": 1}}},
+    },
+    "propertyNames": {"not": {"const": "z"}},
+    "not": {"required": ["x"]},
+    "if": {"required": ["city"]},
+    "then": {"required": ["number"]},
+    "dependentRequired": {"city": ["number"]},
+}
+
+
+@pytest.mark.parametrize("choice", ["required", NAMED, "auto", allowed("required", "get_weather")])
+async def test_what_cannot_be_enforced_of_a_tool_ends_no_request(
+    served: Served, choice: Any
+) -> None:
+    function = {"name": "get_weather", "parameters": ODD, "strict": True}
+    tools = [{"type": "function", "function": function}, TIME]
+    status, body = await served.ask(tools=tools, tool_choice=choice)
+    assert status == 200, body
+    grammar = served.grammar()
+    assert '"additionalProperties": false' in grammar
+    assert '{"properties": {"a": 1}}' in grammar
+    assert not any(word in grammar for word in ("uri-template", "(?!x)", '"then"', "\0"))
+    # What the template shows is the client's own.
+    assert "uri-template" in served.prompt()
+
+
+async def test_what_cannot_be_enforced_of_a_format_is_named(served: Served) -> None:
+    for keyword, value in (("not", {}), ("if", {}), ("dependentRequired", {"a": ["b"]})):
+        schema = {"type": "object", keyword: value, "then": {}}
+        asked = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+        status, body = await served.ask(response_format=asked)
+        assert (status, body["error"]["type"]) == (400, "BadRequestError")
+        assert keyword in body["error"]["message"]
