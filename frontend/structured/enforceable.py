@@ -180,7 +180,8 @@ def _leave_out_property_patterns(schema: Schema, left_out: set[str]) -> None:
 
 
 def _leave_out_property_counts(schema: Schema, left_out: set[str]) -> None:
-    counts = {key: schema[key] for key in ("minProperties", "maxProperties") if key in schema}
+    keywords = ("minProperties", "maxProperties")
+    counts: Schema = {keyword: schema[keyword] for keyword in keywords if keyword in schema}
     if not counts:
         return
     properties, others = mapping(schema, "properties"), schema.get("additionalProperties")
