@@ -1,6 +1,7 @@
 """Serialize log probabilities for chats, completions and prompts."""
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
@@ -39,10 +40,11 @@ def chat_logprobs(
     """
     content = []
     for at in logprobs:
-        top_tokens = list(zip(at.top_token_ids, at.top_logprobs, strict=True))
+        top_tokens: Iterable[tuple[int, float]]
+        top_tokens = zip(at.top_token_ids, at.top_logprobs, strict=True)
         if shows_sampled:
-            others = [token for token in top_tokens if token[0] != at.token_id]
-            top_tokens = [(at.token_id, at.logprob), *others]
+            others = (token for token in top_tokens if token[0] != at.token_id)
+            top_tokens = chain([(at.token_id, at.logprob)], others)
         entry = _chat_token(names, at.token_id, at.logprob)
         entry["top_logprobs"] = [_chat_token(names, *token) for token in top_tokens]
         content.append(entry)

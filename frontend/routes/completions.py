@@ -74,7 +74,13 @@ async def answer(context: Context, asked: CompletionRequest) -> Response:
     answer = CompletionSerializer(
         response_head(request, model, "cmpl"), request, prompts, names, echoes
     )
-    return await respond(request, generation, answer, in_thread=request.has_logprobs)
+    return await respond(
+        request,
+        generation,
+        answer,
+        in_thread=request.has_logprobs,
+        keep_alive_s=context.config.sse_keep_alive_interval_s,
+    )
 
 
 def _check(request: CompletionRequest) -> None:

@@ -106,7 +106,7 @@ async def test_the_sampled_token_is_shown_once_also_if_it_is_named(
         ({"repetition_detection": {"max_pattern_size": 10**6}}, "repetition_detection"),
         ({"repetition_detection": {"max_pattern_size": 2, "min_count": 1}}, "repetition_detection"),
         ({"repetition_detection": {"min_pattern_size": 3}}, "repetition_detection"),
-        ({"repetition_detection": {"patterns": 3}}, "body.repetition_detection"),
+        ({"repetition_detection": {"max_pattern_size": "3"}}, "body.repetition_detection"),
         ({"stream_interval": 0}, "stream_interval"),
         ({"top_logprobs": 21, "logprobs": True}, "top_logprobs"),
         ({"prompt_logprobs": 21}, "prompt_logprobs"),
