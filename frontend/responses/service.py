@@ -30,13 +30,13 @@ from headrace.frontend.responses.request_items import (
     stored_response,
 )
 from headrace.frontend.responses.store.conversation_store import ConversationStore
-from headrace.frontend.responses.store.database import Database
 from headrace.frontend.responses.store.fingerprint import fingerprint
 from headrace.frontend.responses.store.journal import Journal
 from headrace.frontend.responses.store.ownership import ResponseOwnership
 from headrace.frontend.responses.store.response_store import ResponseStore
 from headrace.frontend.responses.tools.tool_servers import configured_servers
 from headrace.frontend.schemas.responses import CompactionRequest, Item, ResponsesRequest
+from headrace.frontend.store.database import Database
 
 
 class ResponsesService:
@@ -54,7 +54,9 @@ class ResponsesService:
         )
         self.conversations = Conversations(self._conversation_store)
         self._ownership = ResponseOwnership(self._database)
-        self._event_streams = EventStreams(self._store, self._ownership)
+        self._event_streams = EventStreams(
+            self._store, self._ownership, config.sse_keep_alive_interval_s
+        )
         self._servers = configured_servers(config.tool_server)
         self._runner = ResponseRunner(
             context, self._store, self._conversation_store, self._ownership

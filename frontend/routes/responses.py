@@ -9,7 +9,7 @@ from headrace.frontend.context import Context
 from headrace.frontend.errors import BadRequest
 from headrace.frontend.http.openapi import document_plain
 from headrace.frontend.http.parsing import read_body
-from headrace.frontend.http.query import boolean_parameter, number_parameter
+from headrace.frontend.http.query import query_boolean, query_number
 from headrace.frontend.middleware.errors import json_response
 from headrace.frontend.middleware.in_flight import count_in_flight
 from headrace.frontend.responses.lazy_service import LazyResponsesService
@@ -62,8 +62,8 @@ def blueprint(context: Context) -> Blueprint:
     async def get(response_id: str) -> Response:
         """Return a stored response; with stream=true its events after starting_after."""
         service = await entry.service()
-        after = number_parameter("starting_after", -1, 0, 2**53)
-        if boolean_parameter("stream"):
+        after = query_number("starting_after", -1, 0, 2**53)
+        if query_boolean("stream"):
             return _stream(await service.events(response_id, after + 1))
         if after >= 0:
             raise BadRequest("starting_after needs stream to be true.", "starting_after")

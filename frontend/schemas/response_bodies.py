@@ -76,7 +76,7 @@ class ChatCompletion(BaseModel):
     model: str
     choices: list[ChatChoice]
     service_tier: str | None
-    system_fingerprint: str
+    system_fingerprint: str | None
     usage: Usage
     prompt_logprobs: list[dict[str, Any] | None] | None
     prompt_token_ids: list[int] | None

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import time
 
 from headrace.frontend.context import Context
 from headrace.frontend.errors import FAILURE, ApiError, InternalError, TooManyRequests
@@ -14,9 +15,9 @@ from headrace.frontend.responses.execution.response_run import ResponseRun
 from headrace.frontend.responses.output.response_body import FAILED, ResponseBody, with_status
 from headrace.frontend.responses.request.requested_tools import RequestedTools
 from headrace.frontend.responses.store.conversation_store import ConversationStore
-from headrace.frontend.responses.store.database import StoreUnavailable
 from headrace.frontend.responses.store.ownership import ResponseOwnership
 from headrace.frontend.responses.store.response_store import ResponseStore
+from headrace.frontend.store.database import StoreUnavailable
 
 log = logging.getLogger("headrace.frontend.responses")
 
@@ -89,15 +90,22 @@ class ResponseRunner:
     async def start_stream(self, live: LiveResponse, run: ResponseRun) -> None:
         """Run a response for the current HTTP request; it ends when that does.
 
-        Waits for the first output and raises the error that prevents it.
+        Waits for the first output and raises the error that prevents it; but no longer than streams
+        may be silent, and errors that come later become events.
         """
-        cleanups = request_scope.current().cleanups
+        scope = request_scope.current()
+        cleanups = scope.cleanups
         cleanups.append(run.close)
         await run.prepare()
         if live.job.request.is_stored:
             await self._register(live)
         self._spawn(live, run)
         cleanups.append(live.stop)
+        if keep_alive_s := self._context.config.sse_keep_alive_interval_s:
+            silent_s = time.monotonic() - scope.started
+            await asyncio.wait({live.started}, timeout=max(0.0, keep_alive_s - silent_s))
+            if not live.started.done():
+                live.started.set_result(None)
         await live.started
 
     async def start_background(self, live: LiveResponse, run: ResponseRun) -> None:

@@ -24,7 +24,6 @@ from headrace.frontend.responses.output.response_body import FAILED, with_status
 from headrace.frontend.responses.request.requested_tools import read_tools
 from headrace.frontend.responses.request_items import conversation_items
 from headrace.frontend.responses.store.conversation_store import ConversationStore
-from headrace.frontend.responses.store.database import StoreUnavailable
 from headrace.frontend.responses.store.fingerprint import fingerprints
 from headrace.frontend.responses.store.journal import Journal
 from headrace.frontend.responses.store.ownership import ResponseOwnership
@@ -32,6 +31,7 @@ from headrace.frontend.responses.store.response_store import ResponseStore
 from headrace.frontend.responses.store.rows import EventBatch, StoredResponse
 from headrace.frontend.responses.tools.interface import ToolServer
 from headrace.frontend.schemas.responses import Item
+from headrace.frontend.store.database import StoreUnavailable
 
 log = logging.getLogger("headrace.frontend.responses")
 

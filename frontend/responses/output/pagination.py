@@ -6,7 +6,7 @@ from typing import Any
 from quart import request
 
 from headrace.frontend.errors import BadRequest
-from headrace.frontend.http.query import number_parameter
+from headrace.frontend.http.query import query_number
 from headrace.frontend.schemas.responses import Item
 
 
@@ -39,6 +39,6 @@ def requested_page(items: Sequence[Item]) -> dict[str, Any]:
     order = request.args.get("order", "desc")
     if order not in ("asc", "desc"):
         raise BadRequest("order: must be asc or desc.", "order")
-    limit = number_parameter("limit", 20, 1, 100)
+    limit = query_number("limit", 20, 1, 100)
     ordered = items if order == "asc" else items[::-1]
     return paginate(ordered, limit, request.args.get("after"))

@@ -1,6 +1,5 @@
 """Translate the items of a conversation to the messages of a chat."""
 
-import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -80,7 +79,7 @@ class _MessageBuilder:
             self._turn["reasoning"] = text
 
     def _add_call(self, call_id: str, name: str, arguments: str) -> None:
-        function = {"name": name, "arguments": _as_object(arguments)}
+        function = {"name": name, "arguments": arguments}
         call = {"id": call_id, "type": "function", "function": function}
         self._turn.setdefault("tool_calls", []).append(call)
 
@@ -94,19 +93,6 @@ class _MessageBuilder:
             # Many chat templates fail without content.
             self._messages.append({"role": "assistant", "content": "", **self._turn})
             self._turn = {}
-
-
-def _as_object(text: str) -> str:
-    """Return arguments that chat templates can read: a JSON object.
-
-    A truncated or malformed call must not end the conversation, so its text is wrapped.
-    """
-    try:
-        if isinstance(json.loads(text or "{}"), dict):
-            return text
-    except (ValueError, RecursionError):
-        pass
-    return json.dumps({"arguments": text})
 
 
 def join_text(item: Item) -> str:

@@ -12,9 +12,9 @@ from headrace.frontend.responses.store.conversation_tables import (
     conversation_items,
     conversations,
 )
-from headrace.frontend.responses.store.database import Database
 from headrace.frontend.responses.store.response_store import MAX_CHAIN_CHARS, PRUNE_BATCH
 from headrace.frontend.schemas.responses import Item
+from headrace.frontend.store.database import Database
 
 # Longer conversations cannot be continued.
 MAX_ITEMS = 10_000

@@ -14,7 +14,6 @@ from sqlalchemy import Connection, func, select, update
 from headrace.frontend.responses.execution.job import Job
 from headrace.frontend.responses.output.response_body import ACTIVE, IN_PROGRESS, ResponseBody
 from headrace.frontend.responses.store.conversation_tables import append_items
-from headrace.frontend.responses.store.database import Database
 from headrace.frontend.responses.store.journal import Entry
 from headrace.frontend.responses.store.rows import (
     EventBatch,
@@ -23,6 +22,7 @@ from headrace.frontend.responses.store.rows import (
     read_row,
 )
 from headrace.frontend.responses.store.tables import batches, responses
+from headrace.frontend.store.database import Database
 
 # Responses that a frontend takes over in one transaction; it tries again soon.
 TAKEOVER_LIMIT = 64

@@ -14,10 +14,10 @@ from headrace.frontend.responses.output.response_body import (
     with_status,
 )
 from headrace.frontend.responses.store.conversation_tables import append_items
-from headrace.frontend.responses.store.database import Database
 from headrace.frontend.responses.store.rows import StoredResponse, append_end_event, read_row
 from headrace.frontend.responses.store.tables import responses
 from headrace.frontend.schemas.responses import Item
+from headrace.frontend.store.database import Database
 
 # Longer conversations cannot be continued.
 MAX_CHAIN = 1000

@@ -13,7 +13,7 @@ from sqlalchemy import create_engine
 
 from headrace.frontend.responses.execution import event_streams as following
 from headrace.frontend.responses.execution import store_maintenance
-from headrace.frontend.responses.store.tables import metadata
+from headrace.frontend.store.engine import metadata
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from tests.frontend.conftest import MAKE_APP
 from tests.frontend.fake_pool import FakePool

@@ -12,7 +12,7 @@ from headrace.frontend.errors import BadRequest
 from headrace.frontend.responses.output.ids import new_conversation_id
 from headrace.frontend.responses.store import conversation_store
 from headrace.frontend.responses.store.conversation_store import ConversationStore
-from headrace.frontend.responses.store.database import Database
+from headrace.frontend.store.database import Database
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from tests.frontend.fake_pool import FakePool
 from tests.frontend.responses.conftest import Serve
