@@ -99,7 +99,8 @@ def create_app(
         address.reject_if_flagged()
 
     refusing = full.FullPoolMiddleware(app.asgi_app, pool, drain)
-    addressed = address.AddressMiddleware(refusing, config.root_path, config.max_headers)
+    limits = (config.max_headers, config.max_header_bytes)
+    addressed = address.AddressMiddleware(refusing, config.root_path, *limits)
     wrapped = request_scope.RequestScopeMiddleware(addressed, metrics, drain, config.strict_fields)
     app.asgi_app = wrapped  # type: ignore[method-assign, assignment]
     return app

@@ -196,7 +196,7 @@ class PoolOptions(Frozen):
         False, description="reject requests with unknown fields, instead of ignoring these"
     )
     max_header_bytes: Annotated[int, Field(ge=1024)] = Field(
-        64 * 1024, description="size of the largest headers of a request"
+        64 * 1024, description="size of a request's headers; larger ones get 431"
     )
     max_headers: Annotated[int, Field(ge=16)] = Field(
         256, description="greatest number of headers of a request; more get 431"
