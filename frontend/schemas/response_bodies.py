@@ -139,8 +139,13 @@ class AnthropicMessage(BaseModel):
     usage: AnthropicUsage
 
 
+class CountedContext(BaseModel):
+    original_input_tokens: int
+
+
 class TokenCount(BaseModel):
     input_tokens: int
+    context_management: CountedContext
 
 
 class Model(BaseModel):
