@@ -21,6 +21,7 @@ _TOOL_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
 # Chat fields by their names in this API: errors must name the field that the client sent.
 _FIELD_NAMES = {
+    "continue_final_message": "messages",
     "include_reasoning": "thinking.display",
     "parallel_tool_calls": "tool_choice.disable_parallel_tool_use",
     "reasoning_effort": "output_config.effort",

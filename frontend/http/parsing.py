@@ -225,6 +225,18 @@ def _reject_if_strict(path: Path, is_error: bool) -> None:
         raise InvalidBody(f"body.{field}: this field is unknown.", f"body.{field}")
 
 
+def ignore_parts(names: Sequence[str]) -> None:
+    """Ignore parts of the current request that this server has no use for, as it does fields.
+
+    Raises InvalidBody if the operator wants errors instead.
+    """
+    scope = request_scope.current_or_none()
+    if names and scope is not None and scope.strict_fields:
+        field = f"body.{shortened(names[0])}"
+        raise InvalidBody(f"{field}: this is unknown here.", field)
+    ignore_fields(names)
+
+
 def ignore_fields(names: Sequence[str]) -> None:
     """Name parts of the current request that are ignored, in the log and to the client."""
     if names:

@@ -17,7 +17,15 @@ from headrace.frontend.errors import ApiError
 from headrace.frontend.metrics import Metrics
 from headrace.frontend.metrics.rejections import RejectionReason
 from headrace.frontend.middleware import ignored_fields
-from headrace.frontend.middleware.asgi import ASGIApp, ASGIScope, Message, Receive, Send
+from headrace.frontend.middleware.asgi import (
+    WRITE_BODY_KEY,
+    ASGIApp,
+    ASGIScope,
+    Message,
+    Receive,
+    Send,
+    WriteBody,
+)
 from headrace.frontend.process.drain import Drain
 
 KEY = "headrace.request"
@@ -40,7 +48,9 @@ class RequestScope:
     interruption: the error with which it must end before it generates; None if it may generate.
     strict_fields: whether unknown fields of its body are errors.
     ignored_fields: the unknown fields of its body, which the response names.
+    priority: in place of the one that the body asks for; None: none.
     names: the ids by which its client may abort it: its own, and those of its responses.
+    write_body: see WRITE_BODY_KEY; None where the server has no such function.
     """
 
     request_id: str
@@ -50,8 +60,10 @@ class RequestScope:
     rejection_reason: RejectionReason | None = None
     group: str = ""
     interruption: ApiError | None = None
+    write_body: WriteBody | None = None
     strict_fields: bool = False
     ignored_fields: list[str] = field(default_factory=list)
+    priority: int | None = None
     names: set[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -110,6 +122,7 @@ class RequestScopeMiddleware:
         request_scope = RequestScope(
             _request_id(scope), time.monotonic(), strict_fields=self._strict_fields
         )
+        request_scope.write_body = scope.get("state", {}).get(WRITE_BODY_KEY)
         scope[KEY] = request_scope
         body = _RequestBody(receive, expected=_has_body(scope))
         status = 500

@@ -71,5 +71,8 @@ async def _answer(context: Context, request: MessagesRequest) -> Response:
         run = await start_chat(context, chat)
         answer = MessagesSerializer(run)
         if request.stream:
-            return await stream_response(run.generation, answer, errors.ending())
+            keep_alive_s = context.config.sse_keep_alive_interval_s
+            return await stream_response(
+                run.generation, answer, errors.framing(), keep_alive_s=keep_alive_s
+            )
         return json_response(await answer.full_body())

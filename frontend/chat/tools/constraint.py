@@ -47,7 +47,8 @@ def _grammar(tools: ToolUse, tokenizer: ModelTokenizer) -> str | None:
     if tools.mode == "required":
         return forced_calls(functions, parallel=tools.is_parallel)
     syntax = None if tools.parser is None else tools.parser.call_syntax
-    if tools.mode != "auto" or syntax is None or not any(function.strict for function in functions):
+    is_held = tools.holds_names or any(function.strict for function in functions)
+    if tools.mode != "auto" or syntax is None or not (functions and is_held):
         return None
     token_ids = tokenizer.added_token_ids(tools.delimiters)
     return strict_calls(functions, syntax, token_ids, parallel=tools.is_parallel)

@@ -55,7 +55,9 @@ def chat_request(
     if (response_format := _response_format(request)) is not None:
         fields["response_format"] = response_format
     if request.truncation == "auto":
-        output_tokens = max_tokens or min(_DEFAULT_OUTPUT_TOKENS, max_model_len // 4)
+        # A limit near the context's size is cut to what the prompt leaves, and must leave a prompt.
+        default = min(_DEFAULT_OUTPUT_TOKENS, max_model_len // 4)
+        output_tokens = max_tokens if max_tokens and max_tokens <= max_model_len // 2 else default
         fields["truncate_prompt_tokens"] = max(1, max_model_len - output_tokens)
     try:
         return validate(ChatCompletionRequest, fields)

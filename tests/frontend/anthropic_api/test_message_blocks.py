@@ -61,10 +61,9 @@ def test_events_join_to_the_whole_and_lose_nothing(words: list[str]) -> None:
     assert len(calls) == len(names)
     arguments = "".join(call.arguments for part in parts for call in part.tool_calls)
     assert "".join(calls) == arguments
-    answer = [block for block in whole if block["type"] != "thinking"]
-    blank = [block for block in answer if block["type"] == "text" and not block["text"].strip()]
-    assert blank in ([], answer)
-    assert all(block["thinking"].strip() for block in whole if block["type"] == "thinking")
+    blank = [kind for block in whole if not block.get(kind := block["type"], "call").strip()]
+    answer = [kind for block in whole if (kind := block["type"]) != "thinking"]
+    assert not blank or blank == answer == ["text"]
 
 
 def test_the_rest_of_a_call_comes_before_text_that_came_with_it() -> None:
@@ -107,6 +106,16 @@ def test_white_space_beside_a_call_is_no_text() -> None:
     call = MessagePart(tool_calls=(ToolCallPart(0, "id", "f", "{}"),))
     whole, _ = made([MessagePart("\n"), call, MessagePart("\n")])
     assert [block["type"] for block in whole] == ["tool_use"]
+
+
+def test_white_space_that_is_the_answer_is_a_block() -> None:
+    space = [MessagePart(" \n"), MessagePart("\t")]
+    assert made(space)[0] == [{"type": "text", "text": " \n\t"}]
+    whole, _ = made([MessagePart(reasoning="So"), *space])
+    assert [block["type"] for block in whole] == ["thinking", "text"]
+    call = MessagePart(tool_calls=(ToolCallPart(0, "id", "f", "{}"),))
+    for parts in ([*space, call], [call, *space]):
+        assert [block["type"] for block in made(parts)[0]] == ["tool_use"]
 
 
 def test_text_alone_keeps_its_spaces() -> None:

@@ -76,8 +76,25 @@ async def test_tokens_that_come_together_go_in_one_chunk(client: Client, pool: F
 async def test_usage_in_every_chunk(client: Client) -> None:
     options = {"include_usage": True, "continuous_usage_stats": True}
     events = await stream(client, stream_options=options)
+    usages = [event["usage"] for event in events]
+    assert [usage["completion_tokens"] for usage in usages] == [0, 1, 2, 3, 4, 5, 6, 7, 8, 8]
+    for usage in usages:
+        assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+
+
+async def test_usage_in_the_chunks_before_any_output_counts_none(
+    client: Client, pool: FakePool
+) -> None:
+    pool.per_output = 3
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    asked: dict[str, Any] = {"echo": True, "add_generation_prompt": False, "n": 2}
+    messages = [*QUESTION, {"role": "assistant", "content": "Well: "}]
+    continues = {"continue_final_message": True}
+    events = await stream(
+        client, messages=messages, stream_options=options, temperature=1, **asked, **continues
+    )
     counts = [event["usage"]["completion_tokens"] for event in events]
-    assert counts[-3:] == [7, 8, 8]
+    assert counts[:5] == [0, 0, 0, 0, 3]
 
 
 async def test_the_prompt_is_the_rendered_chat(
@@ -187,6 +204,24 @@ async def test_stop_strings_count_from_min_tokens_on(client: Client) -> None:
     assert body["choices"][0]["message"]["content"] == ANSWER
     _, body = await ask(client, stop="capital", min_tokens=1)
     assert body["choices"][0]["message"]["content"] == "The "
+
+
+@pytest.mark.parametrize("include", [False, True])
+async def test_a_stop_string_may_begin_within_min_tokens(client: Client, include: bool) -> None:
+    stop, asked = "e capital o", {"min_tokens": 1, "include_stop_str_in_output": include}
+    shown = "The capital o" if include else "Th"
+    _, body = await ask(client, stop=stop, **asked)
+    (choice,) = body["choices"]
+    assert choice["message"]["content"] == shown
+    assert (choice["finish_reason"], choice["stop_reason"]) == ("stop", stop)
+    assert text_of(await stream(client, stop=stop, **asked)) == shown
+
+
+async def test_of_stop_strings_with_one_end_the_first_in_the_list_counts(client: Client) -> None:
+    for stop in (["capital", "The capital"], ["The capital", "capital"]):
+        _, body = await ask(client, stop=stop)
+        assert body["choices"][0]["stop_reason"] == stop[0]
+        assert body["choices"][0]["message"]["content"] == "The capital".removesuffix(stop[0])
 
 
 async def test_stop_tokens_are_named_and_not_shown(client: Client, text: ModelTokenizer) -> None:
