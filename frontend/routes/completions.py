@@ -40,6 +40,7 @@ def blueprint(context: Context) -> Blueprint:
     @document_request(CompletionRequest)
     @document_response(Completion)
     @document_response(ErrorAnswer, 400)
+    @document_response(ErrorAnswer, 404)
     async def completions() -> Response:
         """Continue prompts, in one piece or as a stream of events."""
         count_in_flight(context)

@@ -52,7 +52,9 @@ def blueprint(context: Context) -> Blueprint:
         chat = await chat_request(request)
         with rename_error_fields():
             prompt = await chat_prompt(chat, model, tools_for_template(chat.tools))
-        return json_response({"input_tokens": len(prompt.token_ids)})
+        tokens = len(prompt.token_ids)
+        counted = {"original_input_tokens": tokens}  # nothing of the prompt is edited out
+        return json_response({"input_tokens": tokens, "context_management": counted})
 
     @routes.after_request
     async def name_request(response: Response) -> Response:
