@@ -25,6 +25,7 @@ from headrace.frontend.routes import (
     chat_completions,
     collective_rpc,
     completions,
+    decisions,
     docs,
     files,
     invocations,
@@ -109,7 +110,7 @@ def create_app(
 def _register(app: Quart, context: Context) -> None:
     """Register all routes; admin routes only if they are enabled."""
     generating = (chat_completions, chat_batch, completions, messages, invocations, responses)
-    for routes in (*generating, models, status, tokenize):
+    for routes in (*generating, decisions, models, status, tokenize):
         app.register_blueprint(routes.blueprint(context))
     stored = LazyBatchService(context, app)
     for kept in (files, batches):
