@@ -27,20 +27,38 @@ class ParserError(Exception):
     """A parser is not available; the message says why in one line."""
 
 
+class ParameterSyntax(NamedTuple):
+    """The format of arguments that are not one JSON value.
+
+    begin: a function from a parameter's name, and whether its value is text, to what stands before
+        the value. Text stands as it is, other values are JSON.
+    end: the text after a value, which no text value contains.
+    """
+
+    begin: Callable[[str, bool], str]
+    end: str
+
+
 class CallSyntax(NamedTuple):
-    """The format of a call, for models that write its arguments as JSON.
+    """The format of a call, for grammars that hold the model to functions' schemas.
 
     start: the text at the beginning of a call; free text does not contain it.
     begin: a function from the called function's name to the text between `start` and the arguments.
     end: the text after the arguments.
-    is_whole_text: whether calls are the whole output; `start` is then optional, and text that
-        begins neither with it nor with a brace is free.
+    is_whole_text: whether calls are JSON objects without tags. `start` is then optional, and free
+        text contains no brace with a quote after it.
+    parameters: how arguments are written that are not a JSON object.
+    marks: special tokens that free text may contain.
+    others: texts that may follow `start` in place of a call.
     """
 
     start: str
     begin: Callable[[str], str]
     end: str
     is_whole_text: bool = False
+    parameters: ParameterSyntax | None = None
+    marks: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
 
 
 class ToolParser:

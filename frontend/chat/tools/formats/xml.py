@@ -4,7 +4,12 @@ import re
 from typing import ClassVar, NamedTuple
 
 from headrace.frontend.chat.tools.json_calls import CallKeys, is_function_name, read_calls
-from headrace.frontend.chat.tools.parser import ToolParser, register_tool_parser
+from headrace.frontend.chat.tools.parser import (
+    CallSyntax,
+    ParameterSyntax,
+    ToolParser,
+    register_tool_parser,
+)
 from headrace.frontend.chat.tools.parser_output import ParserOutput
 from headrace.frontend.chat.tools.source import Delimiters, Incremental, Source, accept_any
 from headrace.frontend.chat.tools.tool_schemas import STRING
@@ -31,8 +36,8 @@ class XmlParser(ToolParser):
 
     section: the tags around calls.
     call, parameter: the tags of a call and of a parameter, which name it.
-    leads: texts that may stand between a section's tag and a call.
-    tails: texts that may stand between a call and its section's end.
+    leads: texts that stand before a call, if the model writes them.
+    tails: texts that stand after one.
     tokens: special tokens that tags are made of.
     trims: whether a newline before a value and one after it belong to the format.
     """
@@ -49,20 +54,47 @@ class XmlParser(ToolParser):
         super().__init__(settings)
         tags = (*self.section, *self.call, *self.parameter)
         self.delimiters = (*tags, *self.leads, *self.tails, *self.tokens)
-        self._starts = Delimiters(self.section.start, self.call.start)
+        self._starts = Delimiters(self.section.start, self.call.start, *self.leads[:1])
         self._ends_of_call = (self.call.end, self.section.end, self.call.start, self.section.start)
         self._in_call = Delimiters(self.parameter.start, *self._ends_of_call)
         self._ends_of_value = Delimiters(
             self.parameter.end, self.parameter.start, self.call.end, self.section.end
         )
 
+        self.call_syntax = self._syntax()
+
+    def _syntax(self) -> CallSyntax:
+        section, call, newline = self.section, self.call, "\n" if self.trims else ""
+        lead = f"{section.start}\n{''.join(self.leads)}{call.start}"
+        tail = "".join(self.tails[:1])
+        return CallSyntax(
+            section.start,
+            lambda name: f"{lead.removeprefix(section.start)}{self.name_in_tag(name)}>\n",
+            f"{call.end}{tail}\n{section.end}",
+            parameters=ParameterSyntax(
+                lambda name, is_text: (
+                    f"{self.parameter.start}{self.name_in_tag(name)}"
+                    f"{self.flag(is_text=is_text)}>{newline}"
+                ),
+                f"{newline}{self.parameter.end}",
+            ),
+        )
+
+    def name_in_tag(self, name: str) -> str:
+        """Return a name as a start tag holds it."""
+        return f'"{name}"'
+
+    def flag(self, *, is_text: bool) -> str:
+        """Return what a parameter's tag says of its value."""
+        return ""
+
     def read(self, source: Source, output: ParserOutput) -> Incremental[None]:
         while (yield from source.emit_until(self._starts, output.content)):
             source.start_recording()
-            if (yield from source.accept(self.section.start)):
+            yield from source.accept(self.section.start)
+            yield from source.skip_space()
+            while (yield from accept_any(source, self.leads)):
                 yield from source.skip_space()
-                while (yield from accept_any(source, self.leads)):
-                    yield from source.skip_space()
             yield from self._calls(source, output)
             output.content(source.take_recording())
 
@@ -140,6 +172,9 @@ class QwenXmlParser(XmlParser):
     parameter = Tags("<parameter=", "</parameter>")
     trims = True
 
+    def name_in_tag(self, name: str) -> str:
+        return name
+
 
 @register_tool_parser("mimo")
 class MiMoParser(QwenXmlParser):
@@ -190,6 +225,9 @@ class DsmlParser(XmlParser):
     parameter = Tags("<｜DSML｜parameter name=", "</｜DSML｜parameter>")
     tokens = ("｜DSML｜",)
 
+    def flag(self, *, is_text: bool) -> str:
+        return ' string="true"' if is_text else ' string="false"'
+
 
 @register_tool_parser("deepseek_v4")
 class DsmlToolCallsParser(DsmlParser):
@@ -215,5 +253,5 @@ class StepParser(XmlParser):
     call = Tags("<steptml:invoke name=", "</steptml:invoke>")
     parameter = Tags("<steptml:parameter name=", "</steptml:parameter>")
     leads = ("<｜tool_call_begin｜>", "function", "<｜tool_sep｜>")
-    tails = ("<｜tool_call_end｜>", "<｜tool_call_begin｜>function<｜tool_sep｜>")
+    tails = ("<｜tool_call_end｜>",)
     trims = True
