@@ -15,7 +15,7 @@ docs/tools.md has a complete example.
 
 import importlib.util
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -67,7 +67,7 @@ class ToolParser:
     One object serves all requests, so it must not keep state.
 
     delimiters: texts that `read` must see; special tokens among them are kept in the output.
-    call_syntax: for grammars that restrict calls to their functions' schemas; None: not supported.
+    call_syntax: for grammars that hold calls to their functions' schemas; None: not supported.
     """
 
     delimiters: tuple[str, ...] = ()
@@ -89,6 +89,10 @@ class ToolParser:
         returns is content too.
         """
         raise NotImplementedError
+
+    def call_syntax_of(self, tokens: Collection[str]) -> CallSyntax | None:
+        """Return the syntax of calls for a model with these of the delimiters as tokens."""
+        return self.call_syntax
 
     def new_id(self) -> str:
         """Return a new id for a call."""

@@ -1,6 +1,7 @@
 """What the model can write where functions are strict, in each format."""
 
 import json
+from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -38,15 +39,15 @@ SPECS = [
 ]
 
 
-def syntax_of(spec: str) -> CallSyntax:
-    syntax = find_parser(spec).call_syntax
+def syntax_of(spec: str, tokens: Collection[str] = ()) -> CallSyntax:
+    syntax = find_parser(spec).call_syntax_of(tokens)
     assert syntax is not None
     return syntax
 
 
-def call(spec: str, **arguments: Any) -> str:
+def call(spec: str, tokens: Collection[str] = (), /, **arguments: Any) -> str:
     """A call of the function as its syntax says."""
-    syntax = syntax_of(spec)
+    syntax = syntax_of(spec, tokens)
     if syntax.parameters is None:
         written = json.dumps(arguments)
     else:
@@ -72,7 +73,8 @@ class Grammar:
         self.backend = backend
         ids = {text: backend.token_to_id(text) for text in delimiters}
         self._tokenizer = LLTokenizer(backend.to_str(), eos_token=EOS)
-        self._text = strict_calls([STRICT, FREE], syntax_of(spec), ids, parallel=parallel)
+        self.ids = ids
+        self._text = strict_calls([STRICT, FREE], syntax_of(spec, ids), ids, parallel=parallel)
 
     def allows(self, text: str) -> bool:
         matcher = compile_grammar(self._tokenizer, self._text)
@@ -88,19 +90,20 @@ class Grammar:
 @pytest.mark.parametrize("spec", SPECS)
 def test_calls_conform_to_their_schemas_and_are_read(spec: str, has_tokens: bool) -> None:
     grammar = Grammar(spec, has_tokens=has_tokens)
-    good = call(spec, city="Rome", days=3, note="a\n<b> {c}")
+    ids = grammar.ids
+    good = call(spec, ids, city="Rome", days=3, note="a\n<b> {c}")
     assert grammar.allows(good)
     content, [(name, arguments)] = read(spec, [good], TOOLS)
     assert (content.strip(), name) == ("", "weather")
     assert json.loads(arguments) == {"city": "Rome", "days": 3, "note": "a\n<b> {c}"}
     assert grammar.allows(f"Well. {good}")
     assert grammar.allows("No call, < and { and [1].")
-    assert grammar.allows(f"{good}\n{call(spec, city='Paris', days=1)}")
+    assert grammar.allows(f"{good}\n{call(spec, ids, city='Paris', days=1)}")
     for bad in (
-        call(spec, city="Oslo", days=3),
-        call(spec, city="Rome", days="x"),
-        call(spec, city="Rome"),
-        call(spec, city="Rome", days=3, more=1),
+        call(spec, ids, city="Oslo", days=3),
+        call(spec, ids, city="Rome", days="x"),
+        call(spec, ids, city="Rome"),
+        call(spec, ids, city="Rome", days=3, more=1),
         good.replace("weather", "wether"),
     ):
         assert not grammar.allows(bad), bad
