@@ -47,7 +47,7 @@ class ParameterRules:
 
     def any(self, syntax: ParameterSyntax) -> str:
         """Return the rule body of parameters of any names, with any values."""
-        before, _, after = syntax.begin(_PLACE, True).partition(_PLACE)
+        before, _, after = syntax.begin(_PLACE, STRING).partition(_PLACE)
         value = self._text(syntax.end)
         rule = f"{self._literal(before)} {_NAME} {self._literal(after)} {value}"
         return self._rule(rule) + "*"
@@ -56,7 +56,7 @@ class ParameterRules:
         types = ToolSchemas({"f": schema}).types("f", name)
         own = schema["properties"][name]
         is_text = not types.isdisjoint(STRING)
-        begin = self._literal(syntax.begin(name, is_text))
+        begin = self._literal(syntax.begin(name, types))
         if not is_text:
             definitions = {key: schema[key] for key in _DEFINITIONS if key in schema}
             value = self._rule(self._json_value({**own, **definitions}))

@@ -30,12 +30,12 @@ class ParserError(Exception):
 class ParameterSyntax(NamedTuple):
     """The format of arguments that are not one JSON value.
 
-    begin: a function from a parameter's name, and whether its value is text, to what stands before
-        the value. Text stands as it is, other values are JSON.
+    begin: a function from a parameter's name and types to what stands before its value. The value
+        of one that may be a string stands there as it is, other values are JSON.
     end: the text after a value, which no text value contains.
     """
 
-    begin: Callable[[str, bool], str]
+    begin: Callable[[str, frozenset[str]], str]
     end: str
 
 

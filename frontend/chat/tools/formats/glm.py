@@ -137,7 +137,7 @@ class GlmParser(PairsParser):
     """Reads <tool_call>NAME<arg_key>…</arg_key><arg_value>…</arg_value></tool_call>."""
 
 
-@register_tool_parser("hy_v3")
+@register_tool_parser("hy_v3", "hy_v4")
 class HunyuanParser(PairsParser):
     """Reads calls as GlmParser does, within <tool_calls> and with <tool_sep> after the name."""
 

@@ -12,13 +12,16 @@ from headrace.frontend.chat.tools.parser import (
 )
 from headrace.frontend.chat.tools.parser_output import ParserOutput
 from headrace.frontend.chat.tools.source import Delimiters, Incremental, Source, accept_any
-from headrace.frontend.chat.tools.tool_schemas import STRING
+from headrace.frontend.chat.tools.tool_schemas import JSON_TYPES, STRING
 from headrace.frontend.chat.tools.typed_arguments import TypedArguments
 
 _HEAD = re.compile(r"[^<>\n]*")
 _VALUE_OF_HEAD = re.compile(r"""\s*(?:"([^"]*)"|'([^']*)'|([^"'\s](?:[^"']*[^"'\s])?))\s*(.*)""")
 _NOT_STRING = frozenset({"null", "integer", "number", "boolean", "object", "array"})
 _STRING_FLAGS = {'string="true"': STRING, 'string="false"': _NOT_STRING}
+
+
+_TYPE = re.compile(r'\btype="(\w+)"')
 
 
 class Tags(NamedTuple):
@@ -38,6 +41,8 @@ class XmlParser(ToolParser):
     call, parameter: the tags of a call and of a parameter, which name it.
     leads: texts that stand before a call, if the model writes them.
     tails: texts that stand after one.
+    tag_end: the end of a start tag.
+    dropped: tags around other text, which are no content.
     tokens: special tokens that tags are made of.
     trims: whether a newline before a value and one after it belong to the format.
     """
@@ -47,14 +52,18 @@ class XmlParser(ToolParser):
     parameter: ClassVar[Tags]
     leads: ClassVar[tuple[str, ...]] = ()
     tails: ClassVar[tuple[str, ...]] = ()
+    tag_end: ClassVar[str] = ">"
+    dropped: ClassVar[tuple[str, ...]] = ()
     tokens: ClassVar[tuple[str, ...]] = ()
     trims = False
 
     def __init__(self, settings: str = "") -> None:
         super().__init__(settings)
         tags = (*self.section, *self.call, *self.parameter)
-        self.delimiters = (*tags, *self.leads, *self.tails, *self.tokens)
-        self._starts = Delimiters(self.section.start, self.call.start, *self.leads[:1])
+        self.delimiters = (*tags, *self.leads, *self.tails, *self.dropped, *self.tokens)
+        self._starts = Delimiters(
+            self.section.start, self.call.start, *self.leads[:1], *self.dropped
+        )
         self._ends_of_call = (self.call.end, self.section.end, self.call.start, self.section.start)
         self._in_call = Delimiters(self.parameter.start, *self._ends_of_call)
         self._ends_of_value = Delimiters(
@@ -69,27 +78,36 @@ class XmlParser(ToolParser):
         tail = "".join(self.tails[:1])
         return CallSyntax(
             section.start,
-            lambda name: f"{lead.removeprefix(section.start)}{self.name_in_tag(name)}>\n",
+            lambda name: (
+                f"{lead.removeprefix(section.start)}{self.name_in_tag(name)}{self.tag_end}\n"
+            ),
             f"{call.end}{tail}\n{section.end}",
             parameters=ParameterSyntax(
-                lambda name, is_text: (
+                lambda name, types: (
                     f"{self.parameter.start}{self.name_in_tag(name)}"
-                    f"{self.flag(is_text=is_text)}>{newline}"
+                    f"{self.flag(types)}{self.tag_end}{newline}"
                 ),
                 f"{newline}{self.parameter.end}",
             ),
+            marks=self.dropped,
         )
 
     def name_in_tag(self, name: str) -> str:
         """Return a name as a start tag holds it."""
         return f'"{name}"'
 
-    def flag(self, *, is_text: bool) -> str:
-        """Return what a parameter's tag says of its value."""
+    def flag(self, types: frozenset[str]) -> str:
+        """Return what a parameter's tag says of the types of its value."""
         return ""
+
+    def types_of(self, flag: str) -> frozenset[str] | None:
+        """Return the types that a parameter's tag says; None if it says none."""
+        return None
 
     def read(self, source: Source, output: ParserOutput) -> Incremental[None]:
         while (yield from source.emit_until(self._starts, output.content)):
+            if (yield from accept_any(source, self.dropped)):
+                continue
             source.start_recording()
             yield from source.accept(self.section.start)
             yield from source.skip_space()
@@ -117,7 +135,7 @@ class XmlParser(ToolParser):
 
     def _call(self, source: Source, output: ParserOutput) -> Incremental[bool]:
         """Read a call from its name on. Returns False if it is none, or if the text ends in it."""
-        name, _ = yield from _read_head(source)
+        name, _ = yield from _read_head(source, self.tag_end)
         if not is_function_name(name):
             return False
         source.stop_recording()
@@ -135,7 +153,7 @@ class XmlParser(ToolParser):
 
     def _parameter(self, source: Source, arguments: TypedArguments) -> Incremental[None]:
         source.take(len(self.parameter.start))
-        key, flag = yield from _read_head(source)
+        key, flag = yield from _read_head(source, self.tag_end)
         if not key:
             return
         is_whole = yield from arguments.read_text(
@@ -143,19 +161,19 @@ class XmlParser(ToolParser):
             key,
             self._ends_of_value,
             trims=self.trims,
-            types=_STRING_FLAGS.get(flag),
+            types=self.types_of(flag),
         )
         if is_whole:
             yield from source.accept(self.parameter.end)
 
 
-def _read_head(source: Source) -> Incremental[tuple[str, str]]:
+def _read_head(source: Source, tag_end: str) -> Incremental[tuple[str, str]]:
     """Read the rest of a start tag, and return the name in it and what follows the name.
 
     The name is "" if this is not a start tag.
     """
     head = yield from source.read_while(_HEAD)
-    if not (yield from source.accept(">")):
+    if not (yield from source.accept(tag_end)):
         return "", ""
     match = _VALUE_OF_HEAD.fullmatch(head)
     if match is None:
@@ -225,8 +243,11 @@ class DsmlParser(XmlParser):
     parameter = Tags("<｜DSML｜parameter name=", "</｜DSML｜parameter>")
     tokens = ("｜DSML｜",)
 
-    def flag(self, *, is_text: bool) -> str:
-        return ' string="true"' if is_text else ' string="false"'
+    def flag(self, types: frozenset[str]) -> str:
+        return ' string="true"' if "string" in types else ' string="false"'
+
+    def types_of(self, flag: str) -> frozenset[str] | None:
+        return _STRING_FLAGS.get(flag)
 
 
 @register_tool_parser("deepseek_v4")
@@ -243,6 +264,29 @@ class SpacedDsmlParser(DsmlParser):
     section = Tags("<｜DSML｜ calls>", "</｜DSML｜ calls>")
     call = Tags("<｜DSML｜ invoke name=", "</｜DSML｜ invoke>")
     parameter = Tags("<｜DSML｜ parameter name=", "</｜DSML｜ parameter>")
+
+
+@register_tool_parser("kimi_k3")
+class KimiMarkupParser(XmlParser):
+    """Reads Kimi K3's markup, whose parameters say their types."""
+
+    section = Tags("<|open|>tools<|sep|>", "<|close|>tools<|sep|>")
+    call = Tags("<|open|>call tool=", "<|close|>call<|sep|>")
+    parameter = Tags("<|open|>argument key=", "<|close|>argument<|sep|>")
+    tag_end = "<|sep|>"
+    dropped = (
+        "<|open|>response<|sep|>",
+        "<|close|>response<|sep|>",
+        "<|close|>message<|sep|>",
+    )
+    tokens = ("<|open|>", "<|close|>", "<|sep|>")
+
+    def flag(self, types: frozenset[str]) -> str:
+        return f' type="{"string" if "string" in types else min(types)}"'
+
+    def types_of(self, flag: str) -> frozenset[str] | None:
+        match = _TYPE.search(flag)
+        return frozenset({match[1]}) if match and match[1] in JSON_TYPES else None
 
 
 @register_tool_parser("step3")

@@ -53,6 +53,15 @@ def _kimi(name: str, arguments: str) -> str:
 # Texts of the call f(a="Pa ris", n=3) and then g().
 WRITTEN: dict[str, list[str]] = {
     "apertus": [f'<|tools_prefix|>[{{"f": {_F}}}, {{"g": {{}}}}]<|tools_suffix|>'],
+    "cohere_command3": [
+        f"<|START_ACTION|>[\n    {_JSON_F},\n    {_JSON_G}\n]<|END_ACTION|>".replace(
+            '"name"', '"tool_name"'
+        ).replace("arguments", "parameters")
+    ],
+    "cohere_command4": [
+        '<|START_ACTION|>[{"tool_call_id": "0", "tool_name": "f", "parameters": '
+        f'{_F}}}, {{"tool_name": "g", "parameters": {{}}}}]<|END_ACTION|>'
+    ],
     "deepseek_v3": [
         f"{_CALLS}{_CALL}function{_SEPARATOR}f\n```json\n{_F}\n```{_CALL_END}\n"
         f"{_CALL}function{_SEPARATOR}g\n```json\n{{}}\n```{_CALL_END}{_CALLS_END}"
@@ -97,6 +106,15 @@ WRITTEN: dict[str, list[str]] = {
         + _GLM_F.replace("f\n", "f<tool_sep>\n", 1)
         + "</tool_call>\n<tool_call>g<tool_sep>\n</tool_call>\n</tool_calls>"
     ],
+    "hy_v4": [
+        "<tool_calls>\n<tool_call>" + _GLM_F + "</tool_call>\n<tool_call>g</tool_call></tool_calls>"
+    ],
+    "inkling": [
+        f"<|message_model|><|content_invoke_tool_json|>{_JSON_F}<|end_message|>"
+        f"<|message_model|><|content_invoke_tool_json|>{_JSON_G}<|end_message|>".replace(
+            "arguments", "args"
+        )
+    ],
     "internlm": [
         f"<|action_start|><|plugin|>\n{_JSON_F}\n<|action_end|>"
         f"<|action_start|><|plugin|>\n{_JSON_G}\n<|action_end|>".replace("arguments", "parameters")
@@ -110,6 +128,13 @@ WRITTEN: dict[str, list[str]] = {
     "kimi_k2": [
         f"<|tool_calls_section_begin|>{_kimi('functions.f:0', _F)}{_kimi('functions.g:1', _G)}"
         "<|tool_calls_section_end|>"
+    ],
+    "kimi_k3": [
+        '<|open|>tools<|sep|><|open|>call tool="f" index="1"<|sep|>'
+        '<|open|>argument key="a" type="string"<|sep|>Pa ris<|close|>argument<|sep|>'
+        '<|open|>argument key="n" type="integer"<|sep|>3<|close|>argument<|sep|>'
+        '<|close|>call<|sep|><|open|>call tool="g" index="2"<|sep|><|close|>call<|sep|>'
+        "<|close|>tools<|sep|><|close|>message<|sep|>"
     ],
     "lfm2": [
         '<|tool_call_start|>[f(a="Pa ris", n=3), g()]<|tool_call_end|>',
