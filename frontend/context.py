@@ -21,6 +21,8 @@ from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from headrace.protocol.config import GroupConfig, PoolConfig
 
 HEADRACE_VERSION = version("headrace")
+# Modes in which answers do not have the fingerprint of server and model.
+_CHOSEN = ("custom", "none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,7 @@ class ServedModel:
         and "" for a model itself.
     reasoning: the delimiters of its reasoning; None if that is not separated.
     tool_parser: parses tool calls in answers; None if they are not parsed.
+    fingerprint_mode, fingerprint_value: see PoolOptions.
     """
 
     name: str
@@ -46,6 +49,13 @@ class ServedModel:
     tool_parser: ToolParser | None = None
     parent: str | None = None
     adapter: str = ""
+    fingerprint_mode: str = "full"
+    fingerprint_value: str | None = None
+
+    @property
+    def shown_fingerprint(self) -> str | None:
+        """The fingerprint in answers: as the operator wants it, or None."""
+        return self.fingerprint_value if self.fingerprint_mode in _CHOSEN else self.fingerprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +150,8 @@ def served_models(
                 seeds=seeds,
                 reasoning=reasoning,
                 tool_parser=tool_parser,
+                fingerprint_mode=config.fingerprint_mode,
+                fingerprint_value=config.fingerprint_value,
             )
     return models
 

@@ -59,9 +59,21 @@ class ContentBlockBuilder:
         return events
 
     def finish(self) -> list[Event]:
-        """Close the last block and return its events."""
-        events = self._append("".join(self._pending_space)) if self._open_type() == TEXT else []
+        """Close the last block and return its events.
+
+        White space is the answer if it has neither other text nor calls.
+        """
+        space, events = "".join(self._pending_space), list[Event]()
+        is_answer = self._open_type() in (None, THINKING) and not self._has_answer
+        if space and is_answer:
+            events += self._open_block({"type": TEXT, "text": ""})
+        if self._open_type() == TEXT:
+            events += self._append(space)
         return [*events, *self._close()]
+
+    @property
+    def _has_answer(self) -> bool:
+        return any(block["type"] != THINKING for block in self.content)
 
     def _close(self) -> list[Event]:
         """Close the open block, if there is one, and return its events."""

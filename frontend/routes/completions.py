@@ -74,7 +74,13 @@ async def answer(context: Context, asked: CompletionRequest) -> Response:
     answer = CompletionSerializer(
         response_head(request, model, "cmpl"), request, prompts, names, echoes
     )
-    return await respond(request, generation, answer, in_thread=request.has_logprobs)
+    return await respond(
+        request,
+        generation,
+        answer,
+        in_thread=request.has_logprobs,
+        keep_alive_s=context.config.sse_keep_alive_interval_s,
+    )
 
 
 def _check(request: CompletionRequest) -> None:
@@ -122,11 +128,14 @@ def _sampling(
 async def _echoes(
     request: CompletionRequest, tokenizer: ModelTokenizer, prompts: Sequence[Prompt]
 ) -> list[str]:
-    """Return the text that the completions of each prompt begin with."""
+    """Return the text that the completions of each prompt begin with.
+
+    Token ids are shown with their special tokens, as the same prompt in text would be.
+    """
     if not request.echo:
         return [""] * len(prompts)
     return [
-        await tokenizer.decode(prompt.token_ids, request.skip_special_tokens)
+        await tokenizer.decode(prompt.token_ids, skip_special_tokens=False)
         if prompt.text is None
         else prompt.text
         for prompt in prompts

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.launcher.command.flag_help import flag_table, new_parser
+from headrace.launcher.command.flag_help import flag_table, help_text
 from headrace.launcher.command.flags import FLAGS, Flag
 from headrace.launcher.command.options import option_fields
 
@@ -42,7 +42,7 @@ def test_stale_table_is_found_and_made_anew(tmp_path: Path) -> None:
 
 def test_help_and_table_have_the_same_words() -> None:
     words = "folder of the LoRA adapters that may be loaded while the pool runs"
-    assert words in " ".join(new_parser(option_fields()).format_help().split())
+    assert words in " ".join(help_text(option_fields()).split())
     assert f"| `--lora-dir` | {words} | anywhere |" in flag_table(["lora_dir"], option_fields())
 
 

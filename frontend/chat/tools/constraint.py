@@ -46,7 +46,8 @@ def _grammar(tools: ToolUse, tokenizer: ModelTokenizer) -> str | None:
         return forced_arguments(functions[0])
     if tools.mode == "required":
         return forced_calls(functions, parallel=tools.is_parallel)
-    if tools.mode != "auto" or tools.parser is None or not any(f.strict for f in functions):
+    is_held = tools.holds_names or any(function.strict for function in functions)
+    if tools.mode != "auto" or tools.parser is None or not (functions and is_held):
         return None
     token_ids = tokenizer.added_token_ids(tools.delimiters)
     syntax = tools.parser.call_syntax_of(token_ids)

@@ -36,7 +36,7 @@ def forced_calls(functions: Sequence[FunctionDefinition], *, parallel: bool) -> 
     """
     options = []
     for function in functions:
-        begin = f'{{"{NAME}": {json.dumps(function.name)}, "{ARGUMENTS}": '
+        begin = f'{{"{NAME}": {json.dumps(function.name, ensure_ascii=False)}, "{ARGUMENTS}": '
         schema = arguments_schema(function)
         options.append(f"{_quoted(begin)} {_json_value(schema)} {_quoted('}')}")
     more = ' (", " call)*' if parallel else ""

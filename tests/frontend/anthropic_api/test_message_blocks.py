@@ -68,7 +68,9 @@ def test_events_join_to_the_whole_and_lose_nothing(words: list[str]) -> None:
     for shown, written in zip(calls, arguments, strict=True):
         kept = shown.removeprefix('{"arguments": ')
         assert kept in (written, f"{written}}}") or not (shown or written.strip())
-    assert all(block[kind].strip() for block in whole if (kind := block["type"]) != "tool_use")
+    blank = [kind for block in whole if not block.get(kind := block["type"], "call").strip()]
+    answer = [kind for block in whole if (kind := block["type"]) != "thinking"]
+    assert not blank or blank == answer == ["text"]
 
 
 def test_the_rest_of_a_call_comes_before_text_that_came_with_it() -> None:
@@ -118,6 +120,34 @@ def test_empty_thoughts_are_no_block() -> None:
     assert whole == [{"type": "text", "text": "So"}]
     whole, _ = made([MessagePart(reasoning="\n"), MessagePart(reasoning="a \n"), MessagePart("b")])
     assert [block.get("thinking") for block in whole] == ["\na \n", None]
+
+
+@pytest.mark.parametrize("thought", ["", "a"])
+def test_white_space_alone_is_text(thought: str) -> None:
+    for size in (1, 3):
+        said = "\n  "
+        pieces = [MessagePart(said[start : start + size]) for start in range(0, 3, size)]
+        thinking = [MessagePart(reasoning=thought)] if thought else []
+        whole, read = made([*thinking, *pieces])
+        assert whole[-1] == {"type": "text", "text": said}
+        assert read[-1]["text"] == said
+        assert len(whole) == 1 + len(thinking)
+
+
+def test_white_space_beside_a_call_is_no_text() -> None:
+    call = MessagePart(tool_calls=(ToolCallPart(0, "id", "f", "{}"),))
+    whole, _ = made([MessagePart("\n"), call, MessagePart("\n")])
+    assert [block["type"] for block in whole] == ["tool_use"]
+
+
+def test_white_space_that_is_the_answer_is_a_block() -> None:
+    space = [MessagePart(" \n"), MessagePart("\t")]
+    assert made(space)[0] == [{"type": "text", "text": " \n\t"}]
+    whole, _ = made([MessagePart(reasoning="So"), *space])
+    assert [block["type"] for block in whole] == ["thinking", "text"]
+    call = MessagePart(tool_calls=(ToolCallPart(0, "id", "f", "{}"),))
+    for parts in ([*space, call], [call, *space]):
+        assert [block["type"] for block in made(parts)[0]] == ["tool_use"]
 
 
 def test_text_alone_keeps_its_spaces() -> None:

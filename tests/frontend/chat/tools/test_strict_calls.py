@@ -9,10 +9,15 @@ from llguidance import LLTokenizer
 from tokenizers import AddedToken
 
 from headrace.frontend.chat.tools.available import find_parser
-from headrace.frontend.chat.tools.grammars import strict_calls
+from headrace.frontend.chat.tools.constraint import chat_constraint
 from headrace.frontend.chat.tools.parser import CallSyntax, parser_names
-from headrace.frontend.schemas.tools import FunctionDefinition
+from headrace.frontend.chat.tools.tool_use import ToolUse
+from headrace.frontend.schemas.chat import ChatCompletionRequest
+from headrace.frontend.schemas.tools import FunctionDefinition, Tool
+from headrace.frontend.structured.normalise import grammar_text
+from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from headrace.protocol.common.grammar_compiler import compile_grammar
+from headrace.protocol.text import TextInfo
 from tests.frontend.chat.tools.reading import read, schemas
 from tests.frontend.text.tokenizers_for_tests import EOS, byte_level
 
@@ -74,7 +79,13 @@ class Grammar:
         ids = {text: backend.token_to_id(text) for text in delimiters}
         self._tokenizer = LLTokenizer(backend.to_str(), eos_token=EOS)
         self.ids = ids
-        self._text = strict_calls([STRICT, FREE], syntax_of(spec, ids), ids, parallel=parallel)
+        info = TextInfo(max_model_len=64, vocab_size=backend.get_vocab_size(), eos_token_ids=(EOS,))
+        functions = [Tool(function=STRICT), Tool(function=FREE)]
+        tools = ToolUse("auto", functions, None, find_parser(spec), parallel)
+        request = ChatCompletionRequest.model_validate({"messages": [], "tools": functions})
+        constraint = chat_constraint(request, tools, ModelTokenizer(info, backend))
+        assert constraint is not None
+        self._text = grammar_text(constraint)
 
     def allows(self, text: str) -> bool:
         matcher = compile_grammar(self._tokenizer, self._text)
