@@ -3,7 +3,18 @@
 from pathlib import Path
 
 # Importing these modules registers their parsers.
-from headrace.frontend.chat.tools.formats import deepseek, llama, mistral, pythonic, tagged
+from headrace.frontend.chat.tools.formats import (
+    deepseek,
+    gemma,
+    glm,
+    harmony,
+    kimi,
+    llama,
+    mistral,
+    pythonic,
+    tagged,
+    xml,
+)
 from headrace.frontend.chat.tools.parser import ParserError, ToolParser, load_plugin, make_parser
 
 __all__ = [
@@ -11,10 +22,15 @@ __all__ = [
     "ToolParser",
     "deepseek",
     "find_parser",
+    "gemma",
+    "glm",
+    "harmony",
+    "kimi",
     "llama",
     "mistral",
     "pythonic",
     "tagged",
+    "xml",
 ]
 
 

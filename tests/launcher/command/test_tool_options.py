@@ -28,7 +28,7 @@ def test_parsers_that_there_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
-        (["--tool-call-parser", "nope"], "'nope' is not one of deepseek"),
+        (["--tool-call-parser", "nope"], "'nope' is not one of apertus"),
         (["--tool-call-parser", "hermes:x"], "--tool-call-parser"),
         (["--tool-call-parser", "generic"], "start"),
         (["--tool-call-parser", 'generic:{"start": "<", "stop": ">"}'], "stop"),
