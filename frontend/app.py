@@ -7,6 +7,7 @@ from quart_schema import Info, QuartSchema
 
 from headrace.frontend.abortable import Abortable
 from headrace.frontend.adapters import AdapterUse
+from headrace.frontend.chat.detection.formats import ModelFormats
 from headrace.frontend.context import HEADRACE_VERSION, Context, served_models
 from headrace.frontend.http.openapi import OpenAPI
 from headrace.frontend.metrics import Metrics
@@ -49,11 +50,13 @@ def create_app(
     drain: Drain | None = None,
     abortable: Abortable | None = None,
     adapter_use: AdapterUse | None = None,
+    formats: Mapping[str, ModelFormats] | None = None,
 ) -> Quart:
     """Return an ASGI application that serves a pool.
 
     tokenizers: by the groups' names. grammars: of structured outputs. drain: whether the process is
     ending. abortable, adapter_use: record requests in flight and the adapters that they use.
+    formats: by the groups' names; resolved if there are none.
     """
     app = Quart("headrace", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
@@ -67,7 +70,7 @@ def create_app(
         openapi_provider_class=OpenAPI,
         swagger_ui_path=None,
     )
-    models_by_name = served_models(config, tokenizers)
+    models_by_name = served_models(config, tokenizers, formats)
     drain = drain or Drain()
     context = Context(
         config,

@@ -72,7 +72,7 @@ class ChatRun:
         self.is_plain = all(isinstance(reader, PlainReader) for reader in readers)
         self.reasoning = reasoning
         self._readers = readers
-        self._token_counter = ReasoningTokenCounter(readers, reasoning)
+        self._token_counter = ReasoningTokenCounter(readers, reasoning, model.tokenizer)
 
     @property
     def role(self) -> str:

@@ -81,9 +81,9 @@ _LOG = (
 _MODEL = (
     Flag("model", "SmolLM2-135M-Instruct"),
     Flag("served_model_name", "that of the folder or file, or the hub id", kind="values"),
-    Flag("reasoning_parser", "none"),
+    Flag("reasoning_parser"),
     Flag("enable_auto_tool_choice", kind="set"),
-    Flag("tool_call_parser", "none", metavar="NAME"),
+    Flag("tool_call_parser", metavar="NAME"),
     Flag("tool_parser_plugin", "none", metavar="FILE.py"),
     Flag("exclude_tools_when_tool_choice_none", kind="set"),
     Flag("workers", "one per GPU, one on a CPU", aliases=("--data-parallel-size",)),
