@@ -3,8 +3,25 @@
 from pathlib import Path
 
 # Importing these modules registers their parsers.
-from headrace.frontend.chat.tools.formats import deepseek, llama, mistral, pythonic, tagged
-from headrace.frontend.chat.tools.parser import ParserError, ToolParser, load_plugin, make_parser, parsers_without_settings
+from headrace.frontend.chat.tools.formats import (
+    deepseek,
+    gemma,
+    glm,
+    harmony,
+    kimi,
+    llama,
+    mistral,
+    pythonic,
+    tagged,
+    xml,
+)
+from headrace.frontend.chat.tools.parser import (
+    ParserError,
+    ToolParser,
+    load_plugin,
+    make_parser,
+    parsers_without_settings,
+)
 
 __all__ = [
     "ParserError",
@@ -12,10 +29,15 @@ __all__ = [
     "available_parsers",
     "deepseek",
     "find_parser",
+    "gemma",
+    "glm",
+    "harmony",
+    "kimi",
     "llama",
     "mistral",
     "pythonic",
     "tagged",
+    "xml",
 ]
 
 

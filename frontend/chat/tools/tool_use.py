@@ -8,6 +8,7 @@ from headrace.frontend.chat.message import MessageReader, PlainReader
 from headrace.frontend.chat.tools.forced import ForcedCallsParser
 from headrace.frontend.chat.tools.parser import ToolParser
 from headrace.frontend.chat.tools.reader import ForcedArgumentsReader, ToolCallReader
+from headrace.frontend.chat.tools.tool_schemas import ToolSchemas
 from headrace.frontend.errors import BadRequest
 from headrace.frontend.schemas.chat import ChatCompletionRequest
 from headrace.frontend.schemas.tools import AllowedToolChoice, NamedTool, Tool
@@ -41,7 +42,9 @@ class ToolUse:
         if self.mode == "named":
             return ForcedArgumentsReader(self.callable_tools[0].function.name, parser.new_id())
         if self.mode == "auto":
-            return ToolCallReader(parser, not self.is_parallel)
+            functions = [tool.function for tool in self.callable_tools]
+            schemas = ToolSchemas({function.name: function.parameters for function in functions})
+            return ToolCallReader(parser, not self.is_parallel, tools=schemas)
         return PlainReader()
 
     @property
