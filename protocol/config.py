@@ -261,8 +261,8 @@ class GroupConfig(Frozen):
     workers: the initial size. autoscaling: None: only operators change the size.
     sleep_idle_seconds: a worker without requests for so long sleeps; None: never.
     sleep_idle_level: 1 releases its cache, 2 also its weights.
-    reasoning_parser: how reasoning is separated from the rest of answers; auto: as the chat template
-        tells; None: it is not.
+    reasoning_parser: how reasoning is separated from the rest of answers; None: it is not; auto: as
+        the chat template tells.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")]

@@ -19,10 +19,12 @@ from pathlib import Path
 from headrace.frontend.chat.detection.reasoning_format import find_reasoning_format
 from headrace.frontend.chat.detection.tool_format import find_tool_format
 from headrace.frontend.chat.templates import ChatTemplate
+from headrace.frontend.chat.tools.available import available_parsers
 
 # A template comes without its tokenizer: texts of this form are taken for special tokens.
-_SPECIAL = re.compile(r"<[|｜][^<>\s|｜]{1,60}[|｜]>|\[/?[A-Z_]{3,20}\]|</?s>")
-_ENDS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "</s>", "<|return|>", "<|call|>")
+_SPECIAL = re.compile(
+    r"<[|｜][^<>\s|｜]{1,60}[|｜]>|<\|[a-z_]+>|<[a-z]+_of_turn>|\[/?[A-Z_]{3,20}\]|</?s>"
+)
 _TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
 
 
@@ -44,8 +46,9 @@ def examine(path: Path) -> tuple[str, str, str]:
         template = ChatTemplate(path.read_text(), _TOKENS)
     except ValueError as error:
         return "-", "-", f"cannot be compiled: {error}"[:80]
-    special = set(_SPECIAL.findall(template.source))
-    tools = find_tool_format(template, special, _ENDS)
+    special = {*_SPECIAL.findall(template.source), *_TOKENS.values()}
+    delimiters = {text for _, parser in available_parsers() for text in parser.delimiters}
+    tools = find_tool_format(template, special, special - delimiters, special)
     reasoning = find_reasoning_format(template)
     evidence = [each.evidence for each in (tools, reasoning) if each is not None]
     return (

@@ -23,7 +23,7 @@ def test_names_and_objects() -> None:
 
 @pytest.mark.parametrize("text", ["deepseek_r2", "", "[1]", "{", "[" * 100_000])
 def test_other_texts_name_what_there_is(text: str) -> None:
-    with pytest.raises(ValueError, match="deepseek_r1.*qwen3.*JSON object"):
+    with pytest.raises(ValueError, match=r"deepseek_r1.*qwen3.*JSON object"):
         parse_format(text)
 
 

@@ -59,7 +59,7 @@ class TokenTexts:
                 count = held_chars(held, end)
                 while count:
                     token_ids |= self._longer_than(end[count:])
-                    count = held_chars(end[:count], end)
+                    count = held_chars(end[1:count], end)
             found = self._straddling[key] = tuple(sorted(token_ids))
         return found
 

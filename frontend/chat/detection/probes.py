@@ -2,8 +2,8 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from os.path import commonprefix
-from typing import Any
+from itertools import takewhile
+from typing import Any, NamedTuple
 
 from headrace.frontend.chat.templates import ChatTemplate
 from headrace.frontend.errors import BadRequest
@@ -11,7 +11,9 @@ from headrace.frontend.errors import BadRequest
 # No template has these words of its own.
 NAME = "zq_lookup"
 ARGUMENTS: Mapping[str, Any] = {"zq_city": "Ulm or Zug", "zq_days": 3}
-_QUESTION, _RESULT = "zq question", "zq result"
+# Some templates write texts without quotes; the format shows all the same.
+_FEW_ARGUMENTS: Mapping[str, Any] = {"zq_days": 3}
+_QUESTION, _ANSWER, _RESULT = "zq question", "zq answer", "zq result"
 TOOL: dict[str, Any] = {
     "type": "function",
     "function": {
@@ -40,25 +42,36 @@ def prompt(
     return _render(template, [_user()], variables, tools, for_answer=True)
 
 
-def written_calls(template: ChatTemplate) -> Iterator[str]:
-    """Yield what a template writes for an assistant's message with a call, in several ways to ask.
+class WrittenCall(NamedTuple):
+    """What a template writes for a call; it may go on with the beginning of the next message."""
 
-    Each text begins where an answer would, and may go on with the beginning of the next message.
-    """
+    text: str
+    arguments: Mapping[str, Any]
+
+
+def written_calls(template: ChatTemplate) -> Iterator[WrittenCall]:
+    """Yield what a template writes for an answer with a call, in several ways to ask for it."""
     seen = set[str]()
-    for call_id in _IDS:
-        for arguments in (dict(ARGUMENTS), json.dumps(ARGUMENTS)):
-            for content in ("", None):
-                for with_result in (False, True):
-                    text = _written_call(template, call_id, arguments, content, with_result)
-                    if NAME in text and text not in seen:
-                        seen.add(text)
-                        yield text
+    for arguments in (ARGUMENTS, _FEW_ARGUMENTS):
+        for call_id in _IDS:
+            for given in (dict(arguments), json.dumps(arguments)):
+                for content in ("", None):
+                    for with_result in (False, True):
+                        text = _written_call(template, call_id, given, content, with_result)
+                        if NAME in text and text not in seen:
+                            seen.add(text)
+                            yield WrittenCall(text, arguments)
+
+
+def end_of_answer(template: ChatTemplate) -> str:
+    """Return what a template writes after the last answer, without white space around it."""
+    messages = [_user(), {"role": "assistant", "content": _ANSWER}]
+    return _render(template, messages, None, None, for_answer=False).partition(_ANSWER)[2].strip()
 
 
 def written_reasoning(template: ChatTemplate, thought: str) -> str:
     """Return a chat whose last answer has reasoning; "" if the template rejects it."""
-    answer = {"role": "assistant", "content": "zq answer"}
+    answer = {"role": "assistant", "content": _ANSWER}
     answer["reasoning_content"] = answer["reasoning"] = answer["thinking"] = thought
     return _render(template, [_user(), answer], None, None, for_answer=False)
 
@@ -81,7 +94,13 @@ def _written_call(
         messages.append(result)
     whole = _render(template, messages, None, [TOOL], for_answer=False)
     before = _render(template, [_user()], None, [TOOL], for_answer=True)
-    rest = whole[len(commonprefix([whole, before])) :]
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(whole, before, strict=False))
+    common = whole[: sum(1 for _ in same)]
+    if common != before:  # it may end within a token, such as the "<" of another
+        begin = max(map(common.rfind, "<["))
+        if begin >= 0 and not {">", "]"} & set(common[begin:]):
+            common = common[:begin]
+    rest = whole[len(common) :]
     end = rest.find(_RESULT)
     return rest if end < 0 else rest[:end]
 

@@ -61,9 +61,7 @@ def _fitted(template: ChatTemplate, name: str, texts: str) -> FoundFormat:
     if format_.layout == "harmony":
         return FoundFormat(name, format_, f"the chat template has {format_.start}")
     default = _beginning(format_, prompt(template))
-    off = {
-        switch: _beginning(format_, prompt(template, {switch: False})) for switch in _SWITCHES
-    }
+    off = {switch: _beginning(format_, prompt(template, {switch: False})) for switch in _SWITCHES}
     on = {switch: _beginning(format_, prompt(template, {switch: True})) for switch in _SWITCHES}
     switches = tuple(switch for switch in _SWITCHES if on[switch] != off[switch])
     is_assumed = default == "open" or (default == "" and "closed" in off.values())
