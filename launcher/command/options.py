@@ -291,6 +291,8 @@ def _validate(model: type[Model], values: object, prefix: str) -> Model:
         return model.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        key, *inner = [str(part) for part in first["loc"]] or ["config"]
+        # A value of several types names the type, too.
+        loc = [str(part) for part in first["loc"] if part != ReasoningFormat.__name__]
+        key, *inner = loc or ["config"]
         name = ": ".join([flag_of(key) if prefix == "--" else f"{prefix}{key}", *inner])
         raise OptionError(f"{name}: {first['msg']}") from error

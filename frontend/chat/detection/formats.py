@@ -12,7 +12,7 @@ from headrace.frontend.chat.reasoning.delimiters import ReasoningDelimiters
 from headrace.frontend.chat.tools.available import ToolParser, find_parser
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from headrace.protocol.config import GroupConfig, PoolConfig
-from headrace.protocol.reasoning import AUTO
+from headrace.protocol.reasoning import AUTO, ReasoningFormat
 
 log = logging.getLogger("headrace.frontend.formats")
 
@@ -75,7 +75,7 @@ def _of_group(group: GroupConfig, tokenizer: ModelTokenizer) -> ModelFormats:
         if reasoning is not None:
             found.append(("reasoning", reasoning.name, reasoning.evidence))
     delimiters = None
-    if format_ is not None and format_ != AUTO:
+    if isinstance(format_, ReasoningFormat):
         delimiters = ReasoningDelimiters.encode(format_, tokenizer)
     return ModelFormats(delimiters, tool_parser, tuple(found))
 

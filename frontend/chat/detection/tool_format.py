@@ -112,21 +112,21 @@ def _by_instructions(
     if NAME not in shown:
         return None
     known = [
-        (-_count(parser, shown), position)
+        (-_count(parser, shown), len(parser.delimiters), position)
         for position, (_, parser) in enumerate(parsers)
         if parser.delimiters and parser.delimiters[0] in shown
     ]
     if known:
-        name, parser = parsers[min(known)[1]]
+        name, parser = parsers[min(known)[-1]]
         return FoundParser(name, parser, f"the chat template speaks of {parser.delimiters[0]}")
     known = [
-        (-count, position)
+        (-count, len(parser.delimiters), position)
         for position, (_, parser) in enumerate(parsers)
         if (count := len(added.intersection(parser.delimiters))) > 1
     ]
     if not known:
         return None
-    name, parser = parsers[min(known)[1]]
+    name, parser = parsers[min(known)[-1]]
     token = next(delimiter for delimiter in parser.delimiters if delimiter in added)
     return FoundParser(name, parser, f"the tokenizer has {token}")
 
