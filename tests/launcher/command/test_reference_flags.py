@@ -226,6 +226,12 @@ def test_a_gguf_file_needs_no_quantization() -> None:
         read("m", "-q", "gguf")
 
 
+def test_parsers_that_are_not_given_or_off() -> None:
+    for name in ("--reasoning-parser", "--tool-call-parser"):
+        assert read(name, "") == read()
+        assert read(name, "None") == read(name, "none")
+
+
 def test_values_that_stand_for_none() -> None:
     assert read("m", "--quantization", "None", "--grpc-port", "", "--revision=None") == read("m")
 
