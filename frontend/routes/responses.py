@@ -30,6 +30,7 @@ def blueprint(context: Context) -> Blueprint:
     @document_request(ResponsesRequest)
     @document_plain("The response, or its events.", content_type="application/json")
     @document_response(ErrorAnswer, 400)
+    @document_response(ErrorAnswer, 404)
     async def create() -> Response:
         """Answer a conversation, in one piece, as a stream of events, or in the background."""
         count_in_flight(context)
