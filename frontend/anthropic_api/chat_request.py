@@ -1,12 +1,12 @@
 """Translate a Messages request to a chat request."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from headrace.frontend.anthropic_api.chat_messages import chat_messages, continues_last
-from headrace.frontend.anthropic_api.chat_tools import chat_tools
+from headrace.frontend.anthropic_api.chat_tools import chat_tools, positions_of
 from headrace.frontend.errors import ApiError, BadRequest
 from headrace.frontend.http.parsing import validate
 from headrace.frontend.process.worker_thread import MANY_PARTS, run_in_worker_thread
@@ -41,7 +41,7 @@ async def chat_request(
         fields = chat_fields(request)
         if not supports_thinking_budget:
             fields.pop("thinking_token_budget", None)
-        with rename_error_fields():
+        with rename_error_fields(request):
             chat = validate(ChatCompletionRequest, fields)
         if isinstance(request, MessagesRequest) and request.stop_sequences:
             # This API takes more of them than chats do.
@@ -72,20 +72,25 @@ def chat_fields(request: CountTokensRequest) -> dict[str, Any]:
 
 
 @contextmanager
-def rename_error_fields() -> Iterator[None]:
+def rename_error_fields(request: CountTokensRequest | None = None) -> Iterator[None]:
     """Make errors about a chat's fields name the fields of the Messages request."""
     try:
         yield
     except ApiError as error:
         match = _FIELD_PATH.match(error.message)
-        if match is not None and (path := _rename_path(match[1])) != match[1]:
+        positions = [] if request is None else positions_of(request)
+        if match is not None and (path := _rename_path(match[1], positions)) != match[1]:
             error.message = path + error.message[match.end() :]
         raise
 
 
-def _rename_path(path: str) -> str:
+def _rename_path(path: str, positions: Sequence[int]) -> str:
+    """Return a chat's field as Messages name it. positions: of the chat's tools in the request."""
     field, dot, rest = path.partition(".")
     if field == "tools":
+        index = rest.partition(".")[0]
+        if index.isdecimal() and len(index) < 5 and int(index) < len(positions):
+            rest = f"{positions[int(index)]}{rest[len(index) :]}"
         rest = rest.replace(".function.parameters", ".input_schema").replace(".function", "")
     return f"{_FIELD_NAMES.get(field, field)}{dot}{rest}"
 

@@ -36,6 +36,12 @@ def chat_tools(request: CountTokensRequest) -> dict[str, Any]:
     return fields
 
 
+def positions_of(request: CountTokensRequest) -> list[int]:
+    """Return where the chat's tools are among those of the request."""
+    tools = enumerate(request.tools)
+    return [position for position, tool in tools if isinstance(tool, AnthropicTool)]
+
+
 def _offered(request: CountTokensRequest) -> list[AnthropicTool]:
     """Return the tools that the model is offered at the end of the conversation.
 
@@ -44,7 +50,7 @@ def _offered(request: CountTokensRequest) -> list[AnthropicTool]:
     typed = [tool for tool in request.tools if isinstance(tool, TypedTool)]
     ignore_fields([f"tools.{tool.type}" for tool in typed])
     offered = {tool.name: tool for tool in request.tools if isinstance(tool, AnthropicTool)}
-    known, left_out = dict(offered), [tool.name for tool in typed]
+    known, left_out = dict(offered), {tool.name for tool in typed if isinstance(tool.name, str)}
     for block in _changes(request):
         change, name = block.tool, block.tool.name
         if change.definition is not None:

@@ -101,6 +101,13 @@ async def test_tools_that_are_known_by_type_are_left_out(
     assert response.status_code == 200, body
 
 
+async def test_errors_name_a_tool_by_its_own_place(client: Client) -> None:
+    tools = [TYPED[0], WEATHER, TYPED[1], {**WEATHER, "name": "a\tb"}]
+    response, body = await post(client, tools=tools)
+    assert response.status_code == 400
+    assert body["error"]["message"].startswith("tools.3.name: ")
+
+
 async def test_typed_tool_with_a_schema_is_a_function(client: Client, pool: FakePool) -> None:
     tool = {**WEATHER, "type": "function"}
     chosen = {"type": "tool", "name": "weather"}
