@@ -7,7 +7,7 @@ from typing import Any
 
 from headrace.frontend.anthropic_api.chat_messages import chat_messages, continues_last
 from headrace.frontend.anthropic_api.chat_tools import chat_tools, positions_of
-from headrace.frontend.errors import ApiError, BadRequest
+from headrace.frontend.errors import ApiError, BadRequest, ThreadsUnsupported
 from headrace.frontend.http.parsing import validate
 from headrace.frontend.process.worker_thread import MANY_PARTS, run_in_worker_thread
 from headrace.frontend.schemas.chat import ChatCompletionRequest
@@ -57,6 +57,8 @@ def chat_fields(request: CountTokensRequest) -> dict[str, Any]:
 
     Raises BadRequest if a field does not fit a chat.
     """
+    if request.thread is not None:
+        raise ThreadsUnsupported
     fields: dict[str, Any] = {
         "model": request.model,
         "messages": chat_messages(request),

@@ -91,6 +91,9 @@ class CountTokensRequest(RequestModel):
     output_format: OutputFormat | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
+    # A conversation that the server keeps: a part of one must not be taken for all of it.
+    thread: Any = None
+
     cache_control: Ignored = None
     context_management: Ignored = None
     speed: Ignored = None

@@ -229,6 +229,24 @@ async def test_inputs_of_calls_in_any_form(client: Client, given: Any) -> None:
     assert response.status_code == 200, body
 
 
+@pytest.mark.parametrize(
+    "thread", [{"type": "create"}, {"type": "continue", "previous_message_id": "msg_1"}]
+)
+@pytest.mark.parametrize("path", [PATH, f"{PATH}/count_tokens"])
+async def test_part_of_a_conversation_is_not_taken_for_all_of_it(
+    client: Client, pool: FakePool, thread: dict[str, Any], path: str
+) -> None:
+    """The client's tool runner reacts to these details: it sends the whole conversation."""
+    response, body = await post(client, path, thread=thread)
+    assert response.status_code == 400
+    assert body["error"]["type"] == "invalid_request_error"
+    assert body["error"]["details"]["error_code"] == "thread_unsupported_request"
+    assert body["error"]["message"].startswith("thread: ")
+    assert pool.requests == []
+    response, body = await post(client, path, thread=None)
+    assert response.status_code == 200, body
+
+
 async def test_format_of_older_clients(client: Client, pool: FakePool) -> None:
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
     response, body = await post(client, output_format={"type": "json_schema", "schema": schema})
