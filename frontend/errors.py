@@ -75,13 +75,12 @@ class BadRequest(ApiError):
 class ThreadsUnsupported(BadRequest):
     """Anthropic's clients react to these details by sending the whole conversation."""
 
-    details = {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
-
     def __init__(self) -> None:
         super().__init__(
             "thread: this server keeps no conversations of /v1/messages, send all messages.",
             "thread",
         )
+        self.details = {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
 
 
 class InvalidBody(ApiError):
