@@ -65,7 +65,6 @@ _KINDS = st.sampled_from(
 )
 _FREE_FIELDS: dict[str, st.SearchStrategy[Any]] = {
     **dict.fromkeys(("id", "call_id", "name", "text", "arguments", "output", "input"), _TEXT),
-    "type": _KINDS,
     "role": st.sampled_from(["user", "assistant", "system", "developer"]),
     "content": _TEXT | st.lists(st.fixed_dictionaries({"type": _KINDS, "text": _TEXT}), max_size=2),
     "parameters": st.just({"type": "object", "properties": {"a": {"type": "string"}}}),
