@@ -21,7 +21,7 @@ from typing import Any
 import httpx
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from bench.fuzz_bodies import bodies
+from bench.fuzz.bodies import bodies
 from bench.layouts import ROOT
 
 EXAMPLES = 50  # of a route in a round
