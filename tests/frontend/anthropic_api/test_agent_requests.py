@@ -150,6 +150,18 @@ async def test_history_of_another_servers_tools(
     assert response.headers[HEADER] == "messages.content.fallback"
 
 
+async def test_of_many_parts_that_are_left_out_some_are_named(client: Client) -> None:
+    blocks = [{"type": f"note_{number}"} for number in range(5000)]
+    tools = [{"type": f"tool_{number}"} for number in range(1000)]
+    messages = [USER, turn("assistant", *blocks), USER]
+    response, body = await post(client, messages=messages, tools=tools)
+    assert response.status_code == 200, body
+    named = response.headers[HEADER].split(", ")
+    assert {"tools.tool_0", "messages.content.note_0"} <= set(named)
+    assert len(response.headers[HEADER]) < 1100
+    assert named[-1] == "..." or len(named) == 64
+
+
 @pytest.mark.parametrize(
     ("content", "shown"),
     [
