@@ -1,0 +1,1 @@
+"""Made-up requests, drawn from the API's own description."""
