@@ -46,9 +46,11 @@ def _grammar(tools: ToolUse, tokenizer: ModelTokenizer) -> str | None:
         return forced_arguments(functions[0])
     if tools.mode == "required":
         return forced_calls(functions, parallel=tools.is_parallel)
-    syntax = None if tools.parser is None else tools.parser.call_syntax
     is_held = tools.holds_names or any(function.strict for function in functions)
-    if tools.mode != "auto" or syntax is None or not (functions and is_held):
+    if tools.mode != "auto" or tools.parser is None or not (functions and is_held):
         return None
     token_ids = tokenizer.added_token_ids(tools.delimiters)
+    syntax = tools.parser.call_syntax_of(token_ids)
+    if syntax is None:
+        return None
     return strict_calls(functions, syntax, token_ids, parallel=tools.is_parallel)

@@ -8,6 +8,7 @@ from headrace.frontend.chat.message import MessageReader, PlainReader
 from headrace.frontend.chat.tools.forced import ForcedCallsParser
 from headrace.frontend.chat.tools.parser import ToolParser
 from headrace.frontend.chat.tools.reader import ForcedArgumentsReader, ToolCallReader
+from headrace.frontend.chat.tools.tool_schemas import ToolSchemas
 from headrace.frontend.errors import BadRequest
 from headrace.frontend.schemas.chat import ChatCompletionRequest
 from headrace.frontend.schemas.tools import AllowedToolChoice, NamedTool, Tool
@@ -43,7 +44,9 @@ class ToolUse:
         if self.mode == "named":
             return ForcedArgumentsReader(self.callable_tools[0].function.name, parser.new_id())
         if self.mode == "auto":
-            return ToolCallReader(parser, not self.is_parallel)
+            functions = [tool.function for tool in self.callable_tools]
+            schemas = ToolSchemas({function.name: function.parameters for function in functions})
+            return ToolCallReader(parser, not self.is_parallel, tools=schemas)
         return PlainReader()
 
     @property
@@ -86,8 +89,9 @@ def resolve_tools(
     template_tools = None if hides_all else tools_for_template(allowed)
     if mode == "auto" and parser is None:
         raise BadRequest(
-            'tool_choice "auto", which is the default where there are tools, needs a server that'
-            " was started with --enable-auto-tool-choice and --tool-call-parser.",
+            'tool_choice "auto", which is the default where there are tools, needs a model whose'
+            " chat template tells how it writes calls, or a server that was started with"
+            " --tool-call-parser.",
             "tool_choice",
         )
     callable_tools = _callable_tools(request, allowed)

@@ -3,7 +3,6 @@
 Left out is what needs a model of more wit, or one that sees and hears.
 """
 
-from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import pytest
@@ -28,9 +27,8 @@ class _OnServer(ChatModelIntegrationTests):
     more: ClassVar[dict[str, Any]] = {}
 
     @pytest.fixture(autouse=True)
-    def _aim(self, smol_pool: Server) -> Iterator[None]:
+    def _aim(self, smol_pool: Server) -> None:
         type(self).url = smol_pool.url
-        yield
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
