@@ -10,9 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headrace.frontend.chat.tools.available import find_parser
+from headrace.frontend.chat.tools.grammars import strict_calls
 from headrace.frontend.limited_log import LimitedLog
+from headrace.frontend.schemas.tools import FunctionDefinition
 from headrace.frontend.structured import checked_schema as module
 from headrace.frontend.structured.checked_schema import checked_schema, tool_schema
+from headrace.frontend.structured.constraint import tools_constraint
 from headrace.frontend.structured.schema_walk import LISTS, MAPS, ONE, all_schemas, resolve
 from tests.frontend.structured.schema_matching import Matching
 
@@ -358,3 +362,35 @@ def test_junk_is_read_or_has_a_reason(schema: Schema) -> None:
     for prepare in (tool_schema, checked_schema):
         with contextlib.suppress(ValueError):
             prepare(json.loads(text))
+
+
+def test_arguments_that_are_written_one_by_one_need_not_be_objects(matching: Matching) -> None:
+    maybe = {"anyOf": [INTEGER, {"type": "null"}], "not": {"const": 7}}
+    named = objects({"properties": objects({}), "n": INTEGER})
+    schema = objects({"a": maybe, "o": named, "r": {"$ref": "#/$defs/R"}}, required=["a", "o", "r"])
+    schema["$defs"] = {"R": {"type": "array", "items": maybe}}
+    function = FunctionDefinition(name="f", parameters=schema, strict=True)
+    syntax = find_parser("qwen3_coder").call_syntax
+    assert syntax is not None
+    accepts = matching.of(tools_constraint(strict_calls([function], syntax, {}, parallel=False)))
+
+    def call(a: Any, o: Any, r: Any) -> str:
+        values = {"a": a, "o": o, "r": r}.items()
+        body = "".join(f"<parameter={name}>\n{json.dumps(v)}\n</parameter>" for name, v in values)
+        return f"<tool_call>\n<function=f>\n{body}</function>\n</tool_call>"
+
+    assert accepts(call(5, {"properties": {"any": 1}, "n": 1}, [None]))
+    assert accepts(call(None, {}, []))
+    assert not accepts(call({}, {}, []))
+    assert not accepts(call(5, {"x": 1}, []))
+    assert not accepts(call(5, {}, ["x"]))
+
+
+@pytest.mark.parametrize("types", [None, ["object", "null"], "object"])
+def test_arguments_as_a_whole_are_an_object(matching: Matching, types: Any) -> None:
+    accepts = matching.of_tool(
+        {"type": types, "anyOf": [objects({"a": INTEGER}), {"type": "null"}]}
+    )
+    assert accepts({"a": 1})
+    assert not accepts(None)
+    assert not accepts({"x": 1})
