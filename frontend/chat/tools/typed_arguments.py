@@ -32,9 +32,11 @@ class TypedArguments:
 
         Returns False if the text ends before; a value that is not a string is then left out.
         trims: whether a newline before the value and one after it belong to the format.
-        types: the types of the value, where the format says so; None: those of the schema.
+        types: the types that the output says the value has; None: it says none. Those of the schema
+            come first.
         """
-        types = types or self._output.tools.types(self._name, key)
+        known = self._output.tools.types(self._name, key, unknown=frozenset())
+        types = (known & types if types else known) or known or types or STRING
         if types == STRING:
             return (yield from self._read_string(source, key, ends, trims=trims))
         parts: list[str] = []

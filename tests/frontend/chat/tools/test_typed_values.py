@@ -148,7 +148,7 @@ def test_strings_come_while_they_are_written_and_other_values_when_they_are_know
     assert reader.feed("\n</function>").tool_calls[0].arguments == "}"
 
 
-def test_what_the_markup_says_of_types_comes_first() -> None:
+def test_the_schema_comes_before_what_the_markup_says_of_types() -> None:
     tag = "｜DSML｜"
 
     def dsml(flag: str, value: str) -> str:
@@ -157,11 +157,29 @@ def test_what_the_markup_says_of_types_comes_first() -> None:
             f"{value}</{tag}parameter></{tag}invoke></{tag}function_calls>"
         )
 
-    for flag, value in ((' string="true"', "5"), (' string="false"', 5), ("", 5)):
-        _, [(_, arguments)] = read_both("deepseek_v32", dsml(flag, "5"), TOOLS)
-        assert json.loads(arguments) == {"integer": value}
-    _, [(_, arguments)] = read_both("deepseek_v32", dsml(' string="false"', '["x"]'), TOOLS)
-    assert json.loads(arguments) == {"integer": ["x"]}
+    cases = [
+        (' string="true"', "5", "integer", 5),
+        (' string="false"', "5", "integer", 5),
+        ("", "5", "integer", 5),
+        (' string="false"', "null", "string", "null"),
+        (' string="true"', "5", "mixed", "5"),
+        (' string="false"', "5", "mixed", 5),
+        (' string="true"', "5", "unknown", "5"),
+        (' string="false"', '["x"]', "unknown", ["x"]),
+        ("", "5", "unknown", "5"),
+    ]
+    mixed = {**SCHEMA["properties"], "mixed": {"type": ["string", "integer"]}}  # type: ignore[dict-item]
+    tools = ToolSchemas({"f": {"properties": mixed}})
+    for flag, written, key, value in cases:
+        text = dsml(flag, written).replace("integer", key)
+        _, [(_, arguments)] = read_both("deepseek_v32", text, tools)
+        assert json.loads(arguments) == {key: value}
+
+
+def test_values_in_cdata_end_with_it() -> None:
+    text = '<function name="f"><param name="string"><![CDATA[a </param>\n]]></param></function>'
+    _, [(_, arguments)] = read_both("minicpm5", text, TOOLS)
+    assert json.loads(arguments) == {"string": "a </param>\n"}
 
 
 def test_gemmas_values() -> None:
