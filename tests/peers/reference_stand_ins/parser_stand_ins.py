@@ -41,7 +41,12 @@ class Record:
         return None
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Record) and vars(self) == vars(other)
+        """Return whether all fields are equal that both have."""
+        if not isinstance(other, Record):
+            return False
+        return all(
+            vars(self)[name] == vars(other)[name] for name in vars(self).keys() & vars(other)
+        )
 
     def __hash__(self) -> int:
         return id(self)
@@ -211,6 +216,7 @@ CLASSES: dict[str, Any] = {
     "AutoTokenizer": Tokenizer(),
     "TokenizerLike": Tokenizer,
 }
+STOOD_IN = ("vllm", "transformers", "xgrammar", "partial_json_parser")
 RECORDS: dict[str, type[Record]] = {}
 
 
@@ -243,7 +249,7 @@ class StandIn(ModuleType):
 
 class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(self, name: str, *_: Any) -> importlib.machinery.ModuleSpec | None:
-        if name.partition(".")[0] not in ("vllm", "transformers"):
+        if name.partition(".")[0] not in STOOD_IN:
             return None
         return importlib.machinery.ModuleSpec(name, self, is_package=True)
 

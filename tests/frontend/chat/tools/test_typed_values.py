@@ -218,3 +218,18 @@ def test_types_of_a_large_schema_cost_little() -> None:
 
 def test_deep_values_are_text() -> None:
     assert json.loads(json_value("[" * 100_000, frozenset({"array"}))) == "[" * 100_000
+
+
+@pytest.mark.parametrize("spec", ["qwen3_coder", "mimo"])
+def test_all_arguments_in_one_are_taken_out_of_it(spec: str) -> None:
+    text = qwen("arguments", '{"integer": 5, "string": "x"}')
+    _, [(_, arguments)] = read_both(spec, text, TOOLS)
+    assert json.loads(arguments) == {"integer": 5, "string": "x"}
+    more = "<parameter=any>\n5\n</parameter>\n</function>"
+    assert read_both(spec, text.replace("</function>", more), TOOLS)[1] == [("f", arguments)]
+    # Not where the function has such an argument, or where it is not an object.
+    has_it = ToolSchemas({"f": {"properties": {"arguments": {"type": "string"}}}})
+    _, [(_, arguments)] = read_both("qwen3_coder", qwen("arguments", "{}"), has_it)
+    assert json.loads(arguments) == {"arguments": "{}"}
+    _, [(_, arguments)] = read_both("qwen3_coder", qwen("input", "ls"), TOOLS)
+    assert json.loads(arguments) == {"input": "ls"}
