@@ -9,6 +9,7 @@ from headrace.frontend.abortable import Abortable
 from headrace.frontend.adapters import AdapterUse
 from headrace.frontend.anthropic_api import errors as messages_errors
 from headrace.frontend.batches.lazy_service import LazyBatchService
+from headrace.frontend.chat.detection.formats import ModelFormats
 from headrace.frontend.context import HEADRACE_VERSION, Context, served_models
 from headrace.frontend.files.upload import request_class
 from headrace.frontend.http.openapi import OpenAPI
@@ -25,6 +26,7 @@ from headrace.frontend.routes import (
     chat_completions,
     collective_rpc,
     completions,
+    decisions,
     docs,
     files,
     invocations,
@@ -54,11 +56,13 @@ def create_app(
     drain: Drain | None = None,
     abortable: Abortable | None = None,
     adapter_use: AdapterUse | None = None,
+    formats: Mapping[str, ModelFormats] | None = None,
 ) -> Quart:
     """Return an ASGI application that serves a pool.
 
     tokenizers: by the groups' names. grammars: of structured outputs. drain: whether the process is
     ending. abortable, adapter_use: record requests in flight and the adapters that they use.
+    formats: by the groups' names; resolved if there are none.
     """
     app = Quart("headrace", static_folder=None)
     app.request_class = request_class(config.file_max_bytes)
@@ -74,7 +78,7 @@ def create_app(
         openapi_provider_class=OpenAPI,
         swagger_ui_path=None,
     )
-    models_by_name = served_models(config, tokenizers)
+    models_by_name = served_models(config, tokenizers, formats)
     drain = drain or Drain()
     context = Context(
         config,
@@ -99,7 +103,8 @@ def create_app(
         address.reject_if_flagged()
 
     refusing = full.FullPoolMiddleware(app.asgi_app, pool, drain)
-    addressed = address.AddressMiddleware(refusing, config.root_path, config.max_headers)
+    limits = (config.max_headers, config.max_header_bytes)
+    addressed = address.AddressMiddleware(refusing, config.root_path, *limits)
     wrapped = request_scope.RequestScopeMiddleware(addressed, metrics, drain, config.strict_fields)
     app.asgi_app = wrapped  # type: ignore[method-assign, assignment]
     return app
@@ -108,7 +113,7 @@ def create_app(
 def _register(app: Quart, context: Context) -> None:
     """Register all routes; admin routes only if they are enabled."""
     generating = (chat_completions, chat_batch, completions, messages, invocations, responses)
-    for routes in (*generating, models, status, tokenize):
+    for routes in (*generating, decisions, models, status, tokenize):
         app.register_blueprint(routes.blueprint(context))
     stored = LazyBatchService(context, app)
     for kept in (files, batches):

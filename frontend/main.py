@@ -18,6 +18,7 @@ from headrace.frontend.abortable import Abortable
 from headrace.frontend.adapters import AdapterUse
 from headrace.frontend.admin.frontend_calls import frontend_call_handlers
 from headrace.frontend.app import create_app
+from headrace.frontend.chat.detection.formats import log_found, resolve_formats
 from headrace.frontend.critical_task import spawn_critical
 from headrace.frontend.metrics import Metrics
 from headrace.frontend.pool.client import PoolClient
@@ -55,13 +56,18 @@ async def serve(
     loop.add_signal_handler(signal.SIGTERM, on_signal)
     loop.add_signal_handler(signal.SIGHUP, hand_over.set)
     tokenizers = {group.name: ModelTokenizer.load(group.text_path) for group in config.groups}
+    formats = resolve_formats(config, tokenizers)
+    if slot_of(frontend_id) == 0:  # each frontend finds the same
+        log_found(config, formats)
     with contextlib.closing(CheckerPool()) as checkers:
         drain, metrics = Drain(), Metrics(config)
         abortable, use = Abortable(), AdapterUse()
         handlers = frontend_call_handlers(abortable, use, lambda: pool.state)
         async with PoolClient(config, frontend_id, metrics.count_replay, handlers) as pool:
             grammars = GrammarCache(checkers)
-            app = create_app(config, tokenizers, pool, metrics, grammars, drain, abortable, use)
+            app = create_app(
+                config, tokenizers, pool, metrics, grammars, drain, abortable, use, formats
+            )
             spawn_critical(report(notifier, loop, pool))
             _spare_collections()
             await pool.wait_for_state(FIRST_STATE_S)
@@ -117,6 +123,11 @@ def _spare_collections() -> None:
     gc.set_threshold(YOUNG_OBJECTS)
 
 
+def slot_of(frontend_id: str) -> int:
+    """Return the number of a frontend's slot, from an id such as "frontend-0.3"."""
+    return int(frontend_id.partition("-")[2].partition(".")[0])
+
+
 def _raise_descriptor_limit() -> None:
     """Raise the soft limit of descriptors, usually 1,024: each connection needs one."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -133,7 +144,7 @@ def main() -> None:
     config = PoolConfig.load(args.run_dir)
     become_child(args.frontend_id, args.parent_pid, config.log_level)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher decides what Ctrl-C means
-    slot = int(args.frontend_id.partition("-")[2].partition(".")[0])
+    slot = slot_of(args.frontend_id)
     notifier = Notifier()
     _raise_descriptor_limit()
     loop = SharedLoop()

@@ -53,13 +53,17 @@ class ToolOptions(Frozen):
     """Options of finding tool calls in a group's outputs."""
 
     enable_auto_tool_choice: bool = Field(
-        False, description="let the model decide whether it calls tools"
+        False,
+        description=(
+            "let the model decide whether it calls tools, as it may wherever a parser is known"
+        ),
     )
     tool_call_parser: Annotated[str, Field(min_length=1)] | None = Field(
-        None,
+        "auto",
         description=(
-            "how the model writes calls: hermes, llama3_json, mistral, deepseek, pythonic, or "
-            'generic:{"start": "<call>", "end": "</call>"}'
+            "how the model writes calls: auto (as its chat template does), none, hermes, "
+            'llama3_json, mistral, ... (docs/tools.md), or generic:{"start": "<call>", "end": '
+            '"</call>"}'
         ),
     )
     tool_parser_plugin: Path | None = Field(
@@ -68,6 +72,11 @@ class ToolOptions(Frozen):
     exclude_tools_when_tool_choice_none: bool = Field(
         False, description="leave tools that must not be called out of prompts"
     )
+
+    @field_validator("tool_call_parser")
+    @classmethod
+    def _turn_off(cls, value: str | None) -> str | None:
+        return None if value == "none" else value
 
     @field_validator("tool_parser_plugin")
     @classmethod
@@ -148,7 +157,8 @@ class GroupConfig(Frozen):
     workers: the initial size. autoscaling: None: only operators change the size.
     sleep_idle_seconds: a worker without requests for so long sleeps; None: never.
     sleep_idle_level: 1 releases its cache, 2 also its weights.
-    reasoning_parser: how reasoning is separated from the rest of answers; None: it is not.
+    reasoning_parser: how reasoning is separated from the rest of answers; None: it is not; auto: as
+        the chat template tells.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
@@ -162,7 +172,7 @@ class GroupConfig(Frozen):
     sleep_idle_seconds: SleepIdle = None
     sleep_idle_level: SleepLevel = 1
     engine: EngineConfig = EngineConfig()
-    reasoning_parser: ReasoningFormat | None = None
+    reasoning_parser: ReasoningFormat | Literal["auto"] | None = None
     serving: ServingOptions = ServingOptions()
 
     @field_validator("workers")
@@ -196,7 +206,7 @@ class PoolOptions(Frozen):
         False, description="reject requests with unknown fields, instead of ignoring these"
     )
     max_header_bytes: Annotated[int, Field(ge=1024)] = Field(
-        64 * 1024, description="size of the largest headers of a request"
+        64 * 1024, description="size of a request's headers; larger ones get 431"
     )
     max_headers: Annotated[int, Field(ge=16)] = Field(
         256, description="greatest number of headers of a request; more get 431"

@@ -5,7 +5,7 @@ from typing import BinaryIO, NamedTuple
 
 from headrace.frontend.batches.batch import Progress, StoredBatch
 from headrace.frontend.batches.input_lines import BatchLine, LineError, LineReader
-from headrace.frontend.batches.journal import Result, results
+from headrace.frontend.batches.journal import LineResult, results
 from headrace.frontend.batches.results import not_run, unreadable
 from headrace.frontend.files.folder import FileFolder
 
@@ -75,11 +75,11 @@ def _add_unfinished(
 
 def _without_result(
     batch: StoredBatch, line: BatchLine | LineError, unfinished: Unfinished
-) -> Result:
+) -> LineResult:
     if isinstance(line, LineError):
         return unreadable(batch.batch_id, line)
     return not_run(batch.batch_id, line, unfinished.code, unfinished.message)
 
 
-def _write(file: BinaryIO, result: Result) -> None:
+def _write(file: BinaryIO, result: LineResult) -> None:
     file.write(result.text.encode() + b"\n")

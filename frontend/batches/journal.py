@@ -20,7 +20,7 @@ from headrace.frontend.batches.batch import Progress
 from headrace.frontend.files.folder import flush_folder
 
 
-class Result(NamedTuple):
+class LineResult(NamedTuple):
     """The result of a request. tokens: input, cached, output and reasoning. text: its JSON."""
 
     number: int
@@ -34,14 +34,14 @@ class Result(NamedTuple):
         return Progress(int(self.ok), int(not self.ok), *self.tokens)
 
 
-class Journal:
+class BatchJournal:
     """The results of one run. Methods block; one thread at a time may call them."""
 
     def __init__(self, folder: Path, run: int) -> None:
         self._folder, self._path = folder, folder / f"{run:06d}"
         self._file: IO[bytes] | None = None
 
-    def append(self, results: Iterable[Result]) -> None:
+    def append(self, results: Iterable[LineResult]) -> None:
         """Append results; they are on the disk afterwards. Raises OSError if that is impossible."""
         if self._file is None:
             self._file = self._path.open("ab")
@@ -66,7 +66,7 @@ class Journal:
         return numbers, progress
 
 
-def results(folder: Path) -> Iterator[Result]:
+def results(folder: Path) -> Iterator[LineResult]:
     """Yield the results of all runs of a batch, one for each line of its input."""
     seen: set[int] = set()
     for path in sorted(folder.glob("[0-9]" * 6)):
@@ -78,14 +78,14 @@ def results(folder: Path) -> Iterator[Result]:
                     yield result
 
 
-def _encode(result: Result) -> bytes:
+def _encode(result: LineResult) -> bytes:
     # In JSON a newline can stand between values only.
     text = result.text.replace("\n", " ")
     tokens = " ".join(map(str, result.tokens))
     return f"{result.number} {int(result.ok)} {tokens} {text}\n".encode()
 
 
-def _decode(line: bytes) -> Result | None:
+def _decode(line: bytes) -> LineResult | None:
     """Return the result of a line; None if its writer was killed while it wrote."""
     if not line.endswith(b"\n"):
         return None
@@ -93,5 +93,5 @@ def _decode(line: bytes) -> Result | None:
         *numbers, text = line.decode().rstrip("\n").split(" ", 6)
         number, ok, *tokens = map(int, numbers)
         given, cached, made, reasoning = tokens
-        return Result(number, bool(ok), (given, cached, made, reasoning), text)
+        return LineResult(number, bool(ok), (given, cached, made, reasoning), text)
     return None

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 from headrace.frontend.batches.batch import Progress, StoredBatch
 from headrace.frontend.batches.input_lines import BatchLine, LineError, LineReader
-from headrace.frontend.batches.journal import Journal, Result
+from headrace.frontend.batches.journal import BatchJournal, LineResult
 from headrace.frontend.batches.line_call import LineAnswer
 from headrace.frontend.batches.line_gate import LineGate
 from headrace.frontend.batches.results import answered, unreadable
@@ -46,12 +46,12 @@ class LineRuns:
     ) -> None:
         self._batch, self._tools = batch, tools
         self._input, self._max_body_bytes = folder / "input", max_body_bytes
-        self._journal = Journal(folder, batch.runs)
+        self._journal = BatchJournal(folder, batch.runs)
         self._tasks: dict[asyncio.Task[None], int] = {}  # with the sizes of their lines
         self._shed: set[asyncio.Task[None]] = set()
         self._read: deque[BatchLine | LineError] = deque()
         self._again: deque[BatchLine] = deque()
-        self._pending: list[Result] = []
+        self._pending: list[LineResult] = []
         self._pending_bytes = 0
         self._changed, self._full = asyncio.Event(), asyncio.Event()
         self._flush_lock = asyncio.Lock()
@@ -162,7 +162,7 @@ class LineRuns:
             self._tools.gate.pause(group, answer.retry_after_s)
             self._again.append(line)
 
-    def _keep(self, result: Result) -> None:
+    def _keep(self, result: LineResult) -> None:
         self._pending.append(result)
         self._pending_bytes += len(result.text)
         if self._pending_bytes >= FLUSH_BYTES:

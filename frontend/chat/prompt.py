@@ -5,7 +5,7 @@ from typing import Any
 
 from headrace.frontend.chat.render import render_chat
 from headrace.frontend.context import ServedModel
-from headrace.frontend.generation.prompts import check_encodable, text_prompt
+from headrace.frontend.generation.prompts import check_encodable, encoding_scope, text_prompt
 from headrace.frontend.generation.start_generation import Prompt
 from headrace.frontend.schemas.chat import ChatCompletionRequest
 
@@ -34,7 +34,14 @@ async def chat_prompt(
         serving=model.group.serving,
         tools=tools,
     )
-    return await text_prompt(request, tokenizer, rendered, request.add_special_tokens, "messages")
+    return await text_prompt(
+        request,
+        tokenizer,
+        rendered,
+        request.add_special_tokens,
+        "messages",
+        encoding_scope(request, model),
+    )
 
 
 def template_variables(request: ChatCompletionRequest, model: ServedModel) -> dict[str, Any]:

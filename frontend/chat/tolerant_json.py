@@ -181,10 +181,11 @@ class _Reader:
         word = match[0].rstrip()
         if word in _LITERALS:
             return _LITERALS[word]
-        if (number := _NUMBER.match(word)) is not None:
-            if number.end() == len(word) or self._at == len(self._text):
-                return _number(number)
-        if self._at == len(self._text):
+        is_cut = self._at == len(self._text)
+        number = _NUMBER.match(word)
+        if number is not None and (is_cut or number.end() == len(word)):
+            return _number(number)
+        if is_cut:
             return _literal_of(word)
         return word
 

@@ -59,6 +59,7 @@ class Choice:
         self.prompt = prompt_index
         self.completion_tokens = 0
         self.cached_tokens = 0
+        self.written_tokens = 0
         self.finished = False
         self._detokenizer = detokenizer
         self._matcher = matcher
@@ -73,6 +74,7 @@ class Choice:
             raise error
         if output.admission is not None:
             self.cached_tokens = output.admission.cached_tokens
+            self.written_tokens = output.admission.written_tokens
         text, num_tokens, stop = ("", 0, None) if self._discard else self._read(output)
         self.completion_tokens += num_tokens
         self._observer.output(num_tokens, output.admission)

@@ -104,8 +104,8 @@ class ChatSerializer:
     def _usage(self, choices: Sequence[Choice]) -> dict[str, Any]:
         counted = count_usage([self._run.prompt], choices, self._head)
         if counted["prompt_tokens_details"] is not None:
-            # vLLM's chats have this key, always 0: tokens written to the cache are not reported.
-            counted["prompt_tokens_details"]["created_cache_tokens"] = 0
+            created = choices[0].written_tokens if choices else 0
+            counted["prompt_tokens_details"]["created_cache_tokens"] = created
         if self._run.reasoning is not None:
             tokens = sum(self._run.reasoning_tokens(choice) for choice in choices)
             counted["completion_tokens_details"] = {"reasoning_tokens": tokens}

@@ -40,6 +40,7 @@ def chat_logprobs(
     """
     content = []
     for at in logprobs:
+        top_tokens: Iterable[tuple[int, float]]
         top_tokens = zip(at.top_token_ids, at.top_logprobs, strict=True)
         if shows_sampled:
             others = (token for token in top_tokens if token[0] != at.token_id)

@@ -10,6 +10,7 @@ from headrace.frontend.errors import BadRequest
 from headrace.frontend.http.parsing import ignore_parts
 from headrace.frontend.middleware import request_scope
 from headrace.frontend.middleware.deadline import current_deadline
+from headrace.frontend.responses.compaction import compacted, summary_request
 from headrace.frontend.responses.conversations import Conversations
 from headrace.frontend.responses.execution.event_streams import EventStreams
 from headrace.frontend.responses.execution.job import Job
@@ -34,7 +35,7 @@ from headrace.frontend.responses.store.journal import Journal
 from headrace.frontend.responses.store.ownership import ResponseOwnership
 from headrace.frontend.responses.store.response_store import ResponseStore
 from headrace.frontend.responses.tools.tool_servers import configured_servers
-from headrace.frontend.schemas.responses import Item, ResponsesRequest
+from headrace.frontend.schemas.responses import CompactionRequest, Item, ResponsesRequest
 from headrace.frontend.store.database import Database
 
 
@@ -132,6 +133,19 @@ class ResponsesService:
             fingerprint=fingerprint(self._context, model),
             conversation_end=items.conversation_end,
         )
+
+    async def compact(self, request: CompactionRequest) -> dict[str, Any]:
+        """Return a conversation as its user's messages and a summary by the model.
+
+        Raises ApiError if it cannot be summed up.
+        """
+        model = self._context.model(request.model)
+        if not (request.input or request.previous_response_id):
+            raise BadRequest("input: must not be empty.", "input")
+        asked = summary_request(request, model.tokenizer.info.max_model_len)
+        tools = read_tools(asked, self._servers)
+        job = await self._new_job(asked, tools)
+        return compacted(job, await self._run_unstreamed(job, tools))
 
     async def _gather_items(self, request: ResponsesRequest, response_id: str) -> RequestItems:
         return await gather_items(self._store, self._conversation_store, request, response_id)

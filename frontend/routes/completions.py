@@ -9,7 +9,7 @@ from headrace.frontend.chat.reasoning.plan import check_thinking_budget, plan_co
 from headrace.frontend.context import Context, ServedModel
 from headrace.frontend.errors import BadRequest
 from headrace.frontend.generation.operator_defaults import apply_operator_defaults
-from headrace.frontend.generation.prompts import completion_prompts
+from headrace.frontend.generation.prompts import completion_prompts, encoding_scope
 from headrace.frontend.generation.sampling import OutputLimit, sampling_params
 from headrace.frontend.generation.start_generation import (
     Prompt,
@@ -40,6 +40,7 @@ def blueprint(context: Context) -> Blueprint:
     @document_request(CompletionRequest)
     @document_response(Completion)
     @document_response(ErrorAnswer, 400)
+    @document_response(ErrorAnswer, 404)
     async def completions() -> Response:
         """Continue prompts, in one piece or as a stream of events."""
         count_in_flight(context)
@@ -54,7 +55,8 @@ async def answer(context: Context, asked: CompletionRequest) -> Response:
     request = apply_operator_defaults(asked, model)
     _check(request)
     check_thinking_budget(request, model.reasoning)
-    prompts = await completion_prompts(request, model.tokenizer)
+    scope = encoding_scope(request, model)
+    prompts = await completion_prompts(request, model.tokenizer, scope)
     constraints = await TokenConstraints.resolve(request, model)
     samplings = [
         constraints.apply(

@@ -16,7 +16,7 @@ from headrace.frontend.responses.lazy_service import LazyResponsesService
 from headrace.frontend.responses.output.pagination import requested_page
 from headrace.frontend.routes.conversations import add_conversation_routes
 from headrace.frontend.schemas.response_bodies import ErrorAnswer, InputTokenCount
-from headrace.frontend.schemas.responses import ResponsesRequest
+from headrace.frontend.schemas.responses import CompactionRequest, ResponsesRequest
 from headrace.frontend.streaming import HEADERS
 
 
@@ -30,6 +30,7 @@ def blueprint(context: Context) -> Blueprint:
     @document_request(ResponsesRequest)
     @document_plain("The response, or its events.", content_type="application/json")
     @document_response(ErrorAnswer, 400)
+    @document_response(ErrorAnswer, 404)
     async def create() -> Response:
         """Answer a conversation, in one piece, as a stream of events, or in the background."""
         count_in_flight(context)
@@ -45,6 +46,16 @@ def blueprint(context: Context) -> Blueprint:
         """Count the tokens that the input of a response is to the model."""
         body = await read_body(ResponsesRequest)
         return json_response(await (await entry.service()).count_input_tokens(body))
+
+    @routes.post("/v1/responses/compact")
+    @document_request(CompactionRequest)
+    @document_plain("The compacted conversation.", content_type="application/json")
+    @document_response(ErrorAnswer, 400)
+    async def compact() -> Response:
+        """Compact a conversation to its user's messages and a summary by the model."""
+        count_in_flight(context)
+        body = await read_body(CompactionRequest)
+        return json_response(await (await entry.service()).compact(body))
 
     @routes.get("/v1/responses/<response_id>")
     @document_plain("The response, or its events.", content_type="application/json")

@@ -139,6 +139,10 @@ class AnthropicMessage(BaseModel):
     usage: AnthropicUsage
 
 
+class CountedContext(BaseModel):
+    original_input_tokens: int
+
+
 class InputTokenCount(BaseModel):
     """The size of a response's input."""
 
@@ -157,6 +161,7 @@ class Conversation(BaseModel):
 
 class TokenCount(BaseModel):
     input_tokens: int
+    context_management: CountedContext
 
 
 class Model(BaseModel):

@@ -167,6 +167,25 @@ class ResponsesRequest(PassedOnFields):
         return INCLUDE_LOGPROBS in (self.include or ())
 
 
+class CompactionRequest(RequestModel):
+    """A conversation to compact. Further fields of a response's request have no effect."""
+
+    model: Name | None = None
+    input: (
+        str | Annotated[list[Item], Field(max_length=MAX_MESSAGES), at_most(MAX_MESSAGES)] | None
+    ) = None
+    instructions: str | None = None
+    previous_response_id: Annotated[str, Field(max_length=128)] | None = None
+    tools: Ignored = None
+    parallel_tool_calls: Ignored = None
+    reasoning: Ignored = None
+    text: Ignored = None
+    prompt_cache_key: Ignored = None
+    prompt_cache_options: Ignored = None
+    prompt_cache_retention: Ignored = None
+    service_tier: Ignored = None
+
+
 def passed_on(request: ResponsesRequest) -> dict[str, Any]:
     """Return the fields of a chat request that this request sets."""
     names = request.model_fields_set & set(PassedOnFields.model_fields)

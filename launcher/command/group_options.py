@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -114,10 +114,13 @@ class GroupOptions(EngineConfig, ServingOptions, AutoscalingOptions):
     chat_template: str | None = Field(
         None, description="file with a Jinja template, or the template itself"
     )
-    reasoning_parser: Annotated[ReasoningFormat | None, BeforeValidator(parse_format)] = Field(
-        None,
+    reasoning_parser: Annotated[
+        ReasoningFormat | Literal["auto"] | None, BeforeValidator(parse_format)
+    ] = Field(
+        "auto",
         description=(
-            "how reasoning is separated from content: deepseek_r1, qwen3, or a JSON object such as "
+            "how reasoning is separated from content: auto (as the chat template tells), none, "
+            "deepseek_r1, qwen3, ... (docs/reasoning.md), or a JSON object such as "
             '{"start": "<think>", "end": "</think>"}'
         ),
     )

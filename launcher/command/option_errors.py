@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from headrace.launcher.command.flags import FLAGS, flag_of
+from headrace.protocol.reasoning import ReasoningFormat
 
 _MESSAGES = {
     "int_parsing": "must be a whole number",
@@ -48,7 +49,9 @@ def said(error: ValidationError, prefix: str, variables: Mapping[str, str]) -> s
     have set options, by the options' keys.
     """
     first = error.errors(include_url=False)[0]
-    key, *inner = [str(part) for part in first["loc"]] or ["config"]
+    # A value of several types names the type, too.
+    loc = [str(part) for part in first["loc"] if part != ReasoningFormat.__name__]
+    key, *inner = loc or ["config"]
     if key in variables:
         return ": ".join([variables[key], *inner, _message(first)])
     if prefix == "--":

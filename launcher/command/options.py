@@ -4,6 +4,7 @@ Flags have vLLM's names where it has such flags. Values are checked by the same 
 the processes read their configuration (protocol/config.py), so that a key means the same in both.
 """
 
+import contextlib
 import functools
 import importlib.util
 import json
@@ -80,6 +81,13 @@ def read_options(argv: Sequence[str], environment: Mapping[str, str]) -> Options
     """
     _show_help(argv)
     try:
+        return _read(argv, environment)
+    except OptionError as error:
+        raise OptionError(_as_written(str(error), argv)) from error
+
+
+def _read(argv: Sequence[str], environment: Mapping[str, str]) -> Options:
+    try:
         flags = read_words(argv, known_flags())
         config_file = flags.pop("--config", None)
         file = read_file(Path(str(config_file)), known_flags()) if config_file else None
@@ -128,6 +136,17 @@ def _show_help(argv: Sequence[str]) -> None:
             raise SystemExit(0)
 
 
+def _as_written(text: str, argv: Sequence[str]) -> str:
+    """Return an error with the name that the operator has written for a flag."""
+    named, colon, rest = text.partition(":")
+    for word in argv:
+        written = word.partition("=")[0].partition(".")[0].replace("_", "-")
+        flag = known_flags().get(written)
+        if flag is not None and flag.name == named and written != named:
+            return f"{written} ({named}){colon}{rest}"
+    return text
+
+
 def _to_options(given: Mapping[str, Given]) -> tuple[dict[str, Any], list[str]]:
     """Return options by their keys, and lines about flags that change nothing.
 
@@ -141,6 +160,9 @@ def _to_options(given: Mapping[str, Given]) -> tuple[dict[str, Any], list[str]]:
             continue
         options[key] = value
     lines = [line for name, value in others if (line := notice(name, value)) is not None]
+    if options.get("quantization") == "gguf" and str(options.get("model")).endswith(".gguf"):
+        del options["quantization"]
+        lines.append("--quantization changes nothing: a GGUF file says how its weights are stored")
     return options, list(dict.fromkeys(lines))
 
 
@@ -172,18 +194,21 @@ def _without_synonyms(
             own.setdefault(flag, value)
             continue
         before = _as_object(flag, own.get(flag, {}))
-        own[flag] = {key: value, **before} if isinstance(before, dict) else before
+        own[flag] = {key: _parsed(value), **before} if isinstance(before, dict) else before
     return own, others
+
+
+def _parsed(value: Given) -> object:
+    """Return what a text writes in JSON; other values, and other texts, as they are."""
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError, RecursionError):
+            return json.loads(value)
+    return value
 
 
 def _as_object(flag: str, value: Given) -> Given:
     """Return the object that a flag's text writes in JSON; other values as they are."""
-    if known_flags()[flag].kind != "json" or not isinstance(value, str):
-        return value
-    try:
-        parsed = json.loads(value)
-    except (ValueError, RecursionError):
-        return value
+    parsed = _parsed(value) if known_flags()[flag].kind == "json" else None
     return parsed if isinstance(parsed, dict) else value
 
 

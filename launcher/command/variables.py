@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from headrace.launcher.command.flags import flag_of
 from headrace.launcher.command.option_errors import OptionError
 
 _FILE = Path(__file__).with_name("reference_variables.toml")
@@ -28,8 +29,7 @@ class Variable:
 
 @dataclass
 class FromVariables:
-    """Options, and the variables that gave them, by the options' keys; and lines for the log about
-    variables that change nothing."""
+    """Options, and the variables that gave them, by the options' keys; and lines for the log."""
 
     options: dict[str, Any] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
@@ -66,6 +66,7 @@ def read_variables(environment: Mapping[str, str], on_cpu: bool) -> FromVariable
         elif value and (variable.unit != _GIB_ON_CPU or value != "0"):
             read.options[variable.option] = _value(name, value, variable.unit)
             read.names[variable.option] = name
+            read.notices.append(f"{name} sets {flag_of(variable.option)}, unless that is given")
     return read
 
 

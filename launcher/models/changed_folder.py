@@ -17,6 +17,7 @@ from headrace.launcher.models.model_folder import ModelError, read_json_object
 from headrace.launcher.models.text_folder import TOKENIZER_FILES
 
 CONFIG = "config.json"
+_ROPE_KEYS = {"rope_parameters", "rope_scaling", "rope_theta"}
 # Files of a tokenizer that change what the model is asked, and those of its template.
 _TEXT_FILES = (
     *(name for name in TOKENIZER_FILES if name != CONFIG),
@@ -38,7 +39,10 @@ def with_changes(
 
     Raises ModelError if the tokenizer's folder has none.
     """
-    config = _merged(read_json_object(folder / CONFIG, required=True), overrides)
+    config = read_json_object(folder / CONFIG, required=True)
+    if _ROPE_KEYS & overrides.keys():
+        config, overrides = _with_one_rope(config), _with_one_rope(overrides)
+    config = _merged(config, overrides)
     files = [] if tokenizer is None else _text_files(tokenizer)
     if tokenizer is not None and not files:
         raise ModelError(f"--tokenizer: {tokenizer}: no tokenizer in this folder")
@@ -58,6 +62,22 @@ def with_changes(
         (entry / CONFIG).write_text(json.dumps(config, indent=1), encoding="utf-8")
 
     return cached(cache / "changed" / f"{folder.name}-{key}", build, progress)
+
+
+def _with_one_rope(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the parameters of the rotary embedding in their newest form.
+
+    transformers takes the older one (rope_scaling, and rope_theta beside it) where a file has both,
+    so that an override in the other form would have no effect.
+    """
+    one = dict(values)
+    rope = dict(one.pop("rope_parameters", None) or {})
+    rope |= one.pop("rope_scaling", None) or {}
+    if "type" in rope:
+        rope.setdefault("rope_type", rope.pop("type"))
+    if (theta := one.pop("rope_theta", None)) is not None:
+        rope.setdefault("rope_theta", theta)
+    return {**one, "rope_parameters": rope} if rope else one
 
 
 def _text_files(folder: Path) -> list[Path]:

@@ -9,6 +9,8 @@ import pytest
 from headrace.launcher.command.flag_help import flag_table, help_text
 from headrace.launcher.command.flags import FLAGS, Flag
 from headrace.launcher.command.options import option_fields
+from headrace.launcher.command.reference import reference_flags
+from headrace.launcher.command.variables import variables
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "flag_tables.py"
@@ -60,3 +62,9 @@ def test_every_flag_is_an_option_with_a_description(flag: Flag) -> None:
 def test_every_option_has_a_flag_but_the_name_of_a_group() -> None:
     keys = {flag.key for group in FLAGS.values() for flag in group}
     assert option_fields().keys() - keys == {"name"}
+
+
+def test_each_flag_and_variable_of_the_reference_is_in_a_table() -> None:
+    text = (ROOT / "docs" / "options.md").read_text()
+    missing = [name for name in (*reference_flags(), *variables()) if f"\n| `{name}`" not in text]
+    assert missing == []

@@ -4,7 +4,7 @@ from headrace.frontend.chat.tools.grammars import forced_arguments, forced_calls
 from headrace.frontend.chat.tools.tool_use import ToolUse
 from headrace.frontend.errors import BadRequest
 from headrace.frontend.schemas.generation import GenerationRequest
-from headrace.frontend.structured.constraint import Constraint, lark_constraint, request_constraint
+from headrace.frontend.structured.constraint import Constraint, request_constraint, tools_constraint
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
 
 
@@ -37,7 +37,7 @@ def chat_constraint(
         raise BadRequest(
             "use_beam_search cannot be combined with a grammar for tool calls.", "use_beam_search"
         )
-    return None if grammar is None else lark_constraint(grammar, "tools")
+    return None if grammar is None else tools_constraint(grammar)
 
 
 def _grammar(tools: ToolUse, tokenizer: ModelTokenizer) -> str | None:

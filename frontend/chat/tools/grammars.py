@@ -9,6 +9,7 @@ from headrace.frontend.chat.tools.forced import ARGUMENTS, NAME
 from headrace.frontend.chat.tools.parameter_grammars import ParameterRules
 from headrace.frontend.chat.tools.parser import CallSyntax
 from headrace.frontend.schemas.tools import FunctionDefinition
+from headrace.frontend.structured.constraint import TOOL_SCHEMA_MARK
 
 _ANY_TEXT = "TEXT: /(.|\\n)*/"
 _OBJECT_START = '/(.|\\n)*\\{[ \\t\\r\\n]*"/'
@@ -115,13 +116,8 @@ def _alternatives(name: str, options: Sequence[str]) -> list[str]:
 
 
 def _json_value(schema: Mapping[str, Any]) -> str:
-    """Return a rule body for a JSON value that conforms to the schema.
-
-    It is spaced as Python's json module does it: unbounded white space could go on forever.
-    """
-    spacing = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-    options = {"x-guidance": spacing}
-    return "%json " + json.dumps({**schema, **options}, ensure_ascii=False)
+    """Return a rule body for a JSON value of the schema; a checker completes it."""
+    return TOOL_SCHEMA_MARK + json.dumps(schema, ensure_ascii=False) + TOOL_SCHEMA_MARK
 
 
 def _text_with_tokens(text: str, token_ids: Mapping[str, int]) -> str:

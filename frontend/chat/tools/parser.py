@@ -13,6 +13,7 @@ subclasses of ToolParser:
 docs/tools.md has a complete example.
 """
 
+import contextlib
 import importlib.util
 import secrets
 from collections.abc import Callable, Collection
@@ -120,6 +121,16 @@ def register_tool_parser(*names: str) -> Callable[[P], P]:
 def parser_names() -> list[str]:
     """Return the names of all registered parsers."""
     return sorted(_PARSERS)
+
+
+def parsers_without_settings() -> list[tuple[str, ToolParser]]:
+    """Return a parser of each class that needs no settings, with its first name, as registered."""
+    found: dict[type[ToolParser], tuple[str, ToolParser]] = {}
+    for name, parser in _PARSERS.items():
+        if parser not in found:
+            with contextlib.suppress(ParserError):
+                found[parser] = (name, parser())
+    return list(found.values())
 
 
 def make_parser(spec: str) -> ToolParser:

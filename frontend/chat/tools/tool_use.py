@@ -89,8 +89,9 @@ def resolve_tools(
     template_tools = None if hides_all else tools_for_template(allowed)
     if mode == "auto" and parser is None:
         raise BadRequest(
-            'tool_choice "auto", which is the default where there are tools, needs a server that'
-            " was started with --enable-auto-tool-choice and --tool-call-parser.",
+            'tool_choice "auto", which is the default where there are tools, needs a model whose'
+            " chat template tells how it writes calls, or a server that was started with"
+            " --tool-call-parser.",
             "tool_choice",
         )
     callable_tools = _callable_tools(request, allowed)

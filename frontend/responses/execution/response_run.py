@@ -9,6 +9,7 @@ from headrace.frontend.chat.chat_run import ChatRun, MessageDelta
 from headrace.frontend.chat.start_chat import start_chat
 from headrace.frontend.context import Context
 from headrace.frontend.errors import ApiError, BadRequest
+from headrace.frontend.generation.request_times import RequestTimes
 from headrace.frontend.generation.start_generation import Cleanups
 from headrace.frontend.middleware import request_scope
 from headrace.frontend.openai_api.logprobs import TokenNames, chat_logprobs
@@ -74,6 +75,7 @@ class ResponseRun:
         self._journal = journal
         self._events = EventWriter(sink)
         self._usage = ResponseUsage()
+        self._times: RequestTimes | None = None
         self._raw = RawMessages() if job.request.enable_response_messages else None
         self._names = TokenNames(self._model.tokenizer, as_ids=False)
         self._server_call_count = 0
@@ -204,6 +206,7 @@ class ResponseRun:
                 self._raw.add(delta.delta)
             reason = delta.finish_reason
         choice = self._chat.generation.choices[0]
+        self._times = choice.times
         tokens = len(self._chat.prompt.token_ids)
         reasoning = self._chat.reasoning_tokens(choice)
         self._usage.turns.append(
@@ -231,6 +234,8 @@ class ResponseRun:
 
     def _end_body(self, status: ResponseStatus, error: ApiError | None = None) -> ResponseBody:
         body = with_status(self._job.body, status, self._writer.output, self._usage, error)
+        if self._times is not None and len(self._usage.turns) == 1:
+            body["metrics"] = self._times.report()
         return body if self._raw is None else {**body, **self._raw.to_json()}
 
     def failed(self, error: ApiError) -> ResponseBody:

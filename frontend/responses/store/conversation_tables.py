@@ -24,8 +24,8 @@ from sqlalchemy import (
 from sqlalchemy.sql.elements import ColumnElement
 
 from headrace.frontend.responses.output.ids import input_id
-from headrace.frontend.responses.store.tables import metadata
 from headrace.frontend.schemas.responses import Item
+from headrace.frontend.store.engine import metadata
 
 # used_at: when an item was last added, seconds since 1970 by the database's clock, as created_at.
 # metadata: JSON.

@@ -1,11 +1,13 @@
 """Command lines as they are in public for the reference, and what the started server does."""
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.end_to_end.servers import Server
@@ -27,7 +29,7 @@ WORDS = """
 --trust-remote-code --enable-chunked-prefill --disable_log_stats -O3 --kv-cache-dtype auto
 --compilation-config.cudagraph_mode NONE --enable-tokenizer-info-endpoint --scheduling-policy fcfs
 --max-num-queued-reqs 64 --uvicorn-log-level warning --disable-fastapi-docs --load_format auto
---h11-max-header-count 20
+--h11-max-header-count 20 --h11-max-incomplete-event-size 4096 --keep-alive-timeout 1
 """
 
 
@@ -57,6 +59,17 @@ def test_what_the_flags_ask_for(server: Server) -> None:
         assert client.get("/health", headers=headers).status_code == 431
         answer = client.post("/v1/completions", json={"model": "second", "prompt": "Hello"})
     assert answer.json()["choices"][0]["text"]
+
+
+def test_limits_of_connections(server: Server) -> None:
+    with server.new_client() as client:
+        assert client.get("/health", headers={"X-Long": "1" * 2000}).status_code == 200
+        assert client.get("/health", headers={"X-Long": "1" * 10_000}).status_code in (400, 431)
+    url = httpx.URL(server.url)
+    with socket.create_connection((url.host, url.port or 0), timeout=30) as connection:
+        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        while connection.recv(4096):  # until the server closes it, long before 75 s
+            pass
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from quart import Response
 from quart.typing import TestClientProtocol as Client
 
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
+from headrace.protocol.config import ServingOptions
 from tests.frontend.conftest import MAKE_APP
 from tests.frontend.fake_pool import FakePool
 from tests.frontend.text.tokenizers_for_tests import CHAT_TEMPLATE
@@ -18,7 +19,7 @@ USER: dict[str, Any] = {"role": "user", "content": "Hi"}
 REQUEST: dict[str, Any] = {"model": "smol", "max_tokens": 50, "messages": [USER]}
 CACHED = {"cache_control": {"type": "ephemeral", "ttl": "5m", "scope": "global"}}
 WEATHER = {"name": "weather", "input_schema": {"type": "object", "properties": {}}}
-TYPED = [
+TYPED: list[dict[str, Any]] = [
     {"type": "web_search_20250305", "name": "web_search", "max_uses": 8},
     {"type": "bash_20250124", "name": "bash"},
     {"type": "text_editor_20250728", "name": "str_replace_based_edit_tool"},
@@ -87,8 +88,6 @@ async def test_tools_that_are_known_by_type_are_left_out(
 ) -> None:
     template = CHAT_TEMPLATE + "{{ tools | map(attribute='function.name') | join(' ') }}"
     info = text.info.model_copy(update={"chat_template": "{{ tools is none }}|" + template})
-    from headrace.protocol.config import ServingOptions
-
     serving = ServingOptions(enable_auto_tool_choice=True, tool_call_parser="hermes")
     client = make_app(type(text)(info, text.backend), serving).test_client()
     custom = {**WEATHER, **CACHED, "defer_loading": True, "eager_input_streaming": True}

@@ -210,15 +210,21 @@ async def test_counts_the_tokens_of_the_prompt(anthropic: AsyncAnthropic, pool: 
     await anthropic.messages.create(**REQUEST, system=system)
     assert counted.input_tokens == len(pool.requests[0].prompt_token_ids)
     assert len(pool.requests) == 1
+    edited = await anthropic.beta.messages.count_tokens(
+        model="smol", messages=QUESTION, system=system
+    )
+    assert edited.context_management is not None
+    assert edited.context_management.original_input_tokens == counted.input_tokens
 
 
 async def test_tokens_read_from_the_cache_are_no_input(
     pool: FakePool, anthropic: AsyncAnthropic
 ) -> None:
-    pool.cached_tokens = 16
+    pool.cached_tokens, pool.written_tokens = 16, 3
     usage = (await both(anthropic))["usage"]
     assert usage["cache_read_input_tokens"] == 16
-    assert usage["input_tokens"] == len(pool.requests[0].prompt_token_ids) - 16
+    assert usage["cache_creation_input_tokens"] == 3
+    assert usage["input_tokens"] == len(pool.requests[0].prompt_token_ids) - 19
 
 
 @pytest.mark.parametrize(

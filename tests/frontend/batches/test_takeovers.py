@@ -13,7 +13,7 @@ from quart import Quart
 from headrace.frontend.batches import batch_run
 from headrace.frontend.batches.batch import IN_PROGRESS, Progress, StoredBatch
 from headrace.frontend.batches.batch_store import BatchNotFound, BatchStore, new_batch_id
-from headrace.frontend.batches.journal import Journal, Result, results
+from headrace.frontend.batches.journal import BatchJournal, LineResult, results
 from headrace.frontend.batches.ownership import BatchOwnership
 from headrace.frontend.store.database import Database
 from tests.frontend.batches.batch_asking import (
@@ -110,16 +110,16 @@ async def test_a_full_disk_is_waited_for(
     serve: Serve, pool: FakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failures = 3
-    append = Journal.append
+    append = BatchJournal.append
 
-    def fail(self: Journal, added: Any) -> None:
+    def fail(self: BatchJournal, added: Any) -> None:
         nonlocal failures
         failures -= 1
         if failures >= 0:
             raise OSError("no space left on device")
         append(self, added)
 
-    monkeypatch.setattr(Journal, "append", fail)
+    monkeypatch.setattr(BatchJournal, "append", fail)
     async with serve() as client:
         done = await wait_for(client, await created(client, [chat_line("a"), chat_line("b")]))
         assert done["request_counts"] == {"total": 2, "completed": 2, "failed": 0}
@@ -182,16 +182,16 @@ async def test_claims_leave_what_cannot_be_run(store_url: str) -> None:
 # The journal
 
 
-def result(number: int, text: str = "{}") -> Result:
-    return Result(number, True, (1, 0, 2, 0), text)
+def result(number: int, text: str = "{}") -> LineResult:
+    return LineResult(number, True, (1, 0, 2, 0), text)
 
 
 def test_a_torn_line_is_no_result(tmp_path: Path) -> None:
-    first = Journal(tmp_path, 1)
+    first = BatchJournal(tmp_path, 1)
     first.append([result(1), result(2)])
     first.close()
     whole = (tmp_path / "000001").read_bytes()
-    second = Journal(tmp_path, 2)
+    second = BatchJournal(tmp_path, 2)
     for cut in range(1, len(whole)):
         (tmp_path / "000001").write_bytes(whole[:-cut])
         numbers, progress = second.known()
@@ -203,7 +203,7 @@ def test_a_torn_line_is_no_result(tmp_path: Path) -> None:
 
 
 def test_the_first_result_of_a_line_counts(tmp_path: Path) -> None:
-    first, second = Journal(tmp_path, 1), Journal(tmp_path, 2)
+    first, second = BatchJournal(tmp_path, 1), BatchJournal(tmp_path, 2)
     first.append([result(1, '{"of": 1}')])
     second.append([result(1, '{"of": 2}'), result(2, '{"of":\n2}')])
     first.append([result(2, '{"of": 1}')])  # of a frontend that only seemed dead

@@ -47,6 +47,15 @@ async def test_answers_in_one_piece(client: Client, pool: FakePool) -> None:
     assert body["model"] == "smol"
 
 
+async def test_usage_says_what_the_prefix_cache_gave_and_got(
+    client: Client, pool: FakePool
+) -> None:
+    pool.cached_tokens, pool.written_tokens = 5, 3
+    _, body = await ask(client, n=2, temperature=1)
+    found = body["usage"]["prompt_tokens_details"]
+    assert (found["cached_tokens"], found["created_cache_tokens"]) == (5, 3)
+
+
 async def test_streams_role_then_text_then_end_then_usage(client: Client) -> None:
     events = await stream(client, stream_options={"include_usage": True})
     assert events[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}

@@ -382,10 +382,10 @@ async def test_bad_requests(served: Served, fields: dict[str, Any], param: str) 
 async def test_models_may_not_choose_to_call_where_no_parser_can_tell(
     tmp_path: Path, fields: dict[str, Any]
 ) -> None:
-    served = Served(tmp_path, enable_auto_tool_choice=False)
+    served = Served(tmp_path, enable_auto_tool_choice=False, tool_call_parser="none")
     status, body = await served.ask(tools=TOOLS, **fields)
     assert status == 400
-    assert "--enable-auto-tool-choice" in body["error"]["message"]
+    assert "--tool-call-parser" in body["error"]["message"]
     served.says = "x"
     assert (await served.choice(tools=TOOLS, tool_choice="none"))["message"]["content"] == "x"
 
@@ -407,9 +407,8 @@ async def test_a_demanded_call_comes_after_reasoning(tmp_path: Path) -> None:
     choice = await served.choice(tools=TOOLS, tool_choice="required")
     assert choice["message"]["reasoning"] == "Let me <tool_call> see."
     assert choice["message"]["tool_calls"][0]["function"]["name"] == "get_weather"
-    end = served.text.backend.encode("</think>").ids
     assert served.pool.requests[-1].grammar is not None
-    assert served.pool.requests[-1].grammar.after == tuple(end)
+    assert served.pool.requests[-1].grammar.after == ("</think>",)
 
 
 async def test_calls_in_anthropics_format(served: Served) -> None:
@@ -436,3 +435,44 @@ async def test_calls_in_anthropics_format(served: Served) -> None:
 
 def without_limit(body: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in body.items() if name != "max_tokens"}
+
+
+ODD: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "city": {"enum": ["Paris", "Rome"]},
+        "pattern": {"type": "string", "pattern": "^(?!x)", "format": "uri-template"},
+        "number": {"type": "integer", "minimum": 10**18},
+        "const": {"const": {"properties": {"a": 1}}},
+    },
+    "propertyNames": {"not": {"const": "z"}},
+    "not": {"required": ["x"]},
+    "if": {"required": ["city"]},
+    "then": {"required": ["number"]},
+    "dependentRequired": {"city": ["number"]},
+}
+
+
+@pytest.mark.parametrize("choice", ["required", NAMED, "auto", allowed("required", "get_weather")])
+async def test_what_cannot_be_enforced_of_a_tool_ends_no_request(
+    served: Served, choice: Any
+) -> None:
+    function = {"name": "get_weather", "parameters": ODD, "strict": True}
+    tools = [{"type": "function", "function": function}, TIME]
+    status, body = await served.ask(tools=tools, tool_choice=choice)
+    assert status == 200, body
+    grammar = served.grammar()
+    assert '"additionalProperties": false' in grammar
+    assert '{"properties": {"a": 1}}' in grammar
+    assert not any(word in grammar for word in ("uri-template", "(?!x)", '"then"', "\0"))
+    # What the template shows is the client's own.
+    assert "uri-template" in served.prompt()
+
+
+async def test_what_cannot_be_enforced_of_a_format_is_named(served: Served) -> None:
+    for keyword, value in (("not", {}), ("if", {}), ("dependentRequired", {"a": ["b"]})):
+        schema = {"type": "object", keyword: value, "then": {}}
+        asked = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+        status, body = await served.ask(response_format=asked)
+        assert (status, body["error"]["type"]) == (400, "BadRequestError")
+        assert keyword in body["error"]["message"]

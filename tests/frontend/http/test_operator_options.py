@@ -40,6 +40,14 @@ async def test_too_many_headers_are_rejected(make_app: MAKE_APP, path: str) -> N
     assert "20" in error["message"]
 
 
+async def test_too_long_headers_are_rejected(make_app: MAKE_APP) -> None:
+    client = make_app(max_header_bytes=2000).test_client()
+    assert (await client.get("/livez", headers={"X-Long": "1" * 1000})).status_code == 200
+    response = await client.get("/livez", headers={"X-Long": "1" * 2000})
+    assert response.status_code == 431
+    assert "2000 bytes" in (await response.get_json())["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("mode", "value", "shown"), [("none", None, None), ("custom", "fp_mine", "fp_mine")]
 )
@@ -138,6 +146,8 @@ async def test_times_are_reported_if_the_operator_says_so(
     assert last["metrics"]["queue_time_ms"] == 500
     *_, last = await events(client, messages=QUESTION)
     assert "metrics" not in last
+    response = await client.post("/v1/responses", json={"input": "Hello", "store": False})
+    assert (await response.get_json())["metrics"]["queue_time_ms"] == 500
     _, body = await ask(client, n=2, temperature=1)
     assert "metrics" not in body  # the times of which choice?
     _, body = await ask(make_app().test_client())

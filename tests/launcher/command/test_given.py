@@ -1,9 +1,11 @@
 """Command lines as flags and values: the ways in which names and values may be written."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from headrace.launcher.command.given import BadFlag, Given, KnownFlag, read_mapping, read_words
-from headrace.launcher.command.options import known_flags
+from headrace.launcher.command.options import OptionError, known_flags, read_options
 
 KNOWN = {
     "--port": KnownFlag("--port", "value"),
@@ -23,7 +25,7 @@ KNOWN = {
 
 
 @pytest.mark.parametrize(
-    ("words", "given"),
+    ("words", "expected"),
     [
         ("", {}),
         ("some/model --port 1", {"--model": "some/model", "--port": "1"}),
@@ -59,8 +61,8 @@ KNOWN = {
         ("-O 3", {"--optimization-level": "3"}),
     ],
 )  # fmt: skip
-def test_ways_to_write_flags(words: str, given: dict[str, Given]) -> None:
-    assert read_words(words.split(), KNOWN) == given
+def test_ways_to_write_flags(words: str, expected: dict[str, Given]) -> None:
+    assert read_words(words.split(), KNOWN) == expected
 
 
 @pytest.mark.parametrize(
@@ -117,8 +119,8 @@ def test_what_a_file_must_not_hold(key: object, value: object) -> None:
 
 
 def test_short_forms_of_the_reference() -> None:
-    given = read_words("m -tp 1 -pp 1 -dp 2 -q int8 -asc 1 -cc.mode 0 -ep".split(), known_flags())
-    assert given == {
+    read = read_words("m -tp 1 -pp 1 -dp 2 -q int8 -asc 1 -cc.mode 0 -ep".split(), known_flags())
+    assert read == {
         "--model": "m",
         "--tensor-parallel-size": "1",
         "--pipeline-parallel-size": "1",
@@ -128,3 +130,27 @@ def test_short_forms_of_the_reference() -> None:
         "--compilation-config": {"mode": 0},
         "--enable-expert-parallel": True,
     }
+
+
+FLAG_NAMES = sorted(known_flags().keys() - {"--config"})
+WORD = st.one_of(
+    st.sampled_from(FLAG_NAMES),
+    st.sampled_from(["{}", "[]", "1", "-1", "true", "None", "", "-", "--", "=", '{"a": {"b": 1}}']),
+    st.builds("{}={}".format, st.sampled_from(FLAG_NAMES), st.text(max_size=8)),
+    st.builds("{}.{}".format, st.sampled_from(FLAG_NAMES), st.text("ab._+", max_size=6)),
+    st.text(max_size=12).filter(lambda text: text.partition("=")[0] not in ("-h", "--help")),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(WORD, max_size=8))
+def test_any_words_are_options_or_one_line(words: list[str]) -> None:
+    try:
+        read_options(words, {})
+    except OptionError as error:
+        text = str(error)
+    else:
+        return
+    assert text
+    assert len(text.splitlines()) == 1
+    assert len(text) < 1000

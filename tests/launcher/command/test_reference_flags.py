@@ -162,7 +162,7 @@ def test_what_would_change_answers_or_safety_is_refused(words: Sequence[str]) ->
     with pytest.raises(OptionError) as caught:
         read(*words)
     text = str(caught.value)
-    assert text.startswith("--")
+    assert text.startswith("-")
     assert "\n" not in text
     assert "secret" not in text
 
@@ -198,6 +198,28 @@ def test_what_changes_nothing_is_said_in_the_log(words: Sequence[str]) -> None:
     assert (options.pool, options.groups) == (read().pool, read().groups)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("-q awq", "-q (--quantization): must be 'int8' or 'int8_dynamic': 'awq'"),
+        ("--data_parallel_size=x", "--data-parallel-size (--workers): must be a whole number: 'x'"),
+        ("--workers x", "--workers: must be a whole number: 'x'"),
+        ("-tp 2", "-tp (--tensor-parallel-size): a model runs on one device"),
+    ],
+)
+def test_errors_name_flags_as_they_were_written(words: str, said: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        read(*words.split())
+    assert str(caught.value).startswith(said)
+
+
+def test_a_gguf_file_needs_no_quantization() -> None:
+    options = read("m.gguf", "-q", "gguf")
+    assert (options.groups[0].quantization, len(options.notices)) == (None, 1)
+    with pytest.raises(OptionError, match="--quantization"):
+        read("m", "-q", "gguf")
+
+
 def test_values_that_stand_for_none() -> None:
     assert read("m", "--quantization", "None", "--grpc-port", "", "--revision=None") == read("m")
 
@@ -213,6 +235,8 @@ def test_synonyms_mean_what_they_stand_for() -> None:
     ours = read("--reasoning-parser", "qwen3").groups
     theirs = read("--structured-outputs-config.reasoning_parser", "qwen3")
     assert (theirs.groups, theirs.notices) == (ours, ())
+    rope = read("--rope-scaling", '{"type": "yarn", "factor": 4}', "--rope-theta", "1e6").groups[0]
+    assert rope.hf_overrides == {"rope_scaling": {"type": "yarn", "factor": 4}, "rope_theta": 1e6}
     both = read("--structured-outputs-config.reasoning_parser", "x", "--reasoning-parser", "qwen3")
     assert both.groups == ours  # the flag itself comes first
 

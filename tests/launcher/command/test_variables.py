@@ -28,7 +28,8 @@ def test_what_they_set(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (options.pool.log_level, options.pool.enable_admin) == ("debug", True)
     assert (options.pool.keep_alive_s, options.pool.start_timeout_s) == (5, 900)
     assert options.groups[0].kv_cache_bytes == 2 * 2**30
-    assert options.notices == ()
+    assert "VLLM_SERVER_DEV_MODE sets --enable-admin, unless that is given" in options.notices
+    assert len(options.notices) == 5
     flags = ["--log-level", "error", "--kv-cache-memory-bytes", "1GiB"]
     options = read_options(flags, environment)
     assert (options.pool.log_level, options.groups[0].kv_cache_bytes) == ("error", 2**30)

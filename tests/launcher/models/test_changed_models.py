@@ -72,6 +72,29 @@ def test_objects_of_the_configuration_are_merged(
     assert with_changes(model, None, overrides, cache_dir, lambda _: None) == folder
 
 
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"rope_theta": 5.0, "rope_scaling": None},
+        {"rope_theta": 5.0, "rope_scaling": {"type": "linear", "factor": 2.0}},
+        {"rope_parameters": {"rope_theta": 5.0, "rope_type": "default"}},
+    ],
+)
+@pytest.mark.parametrize("key", ["rope_parameters", "rope_scaling"])
+def test_rotary_embeddings_are_changed_in_files_of_any_age(
+    tmp_path: Path, cache_dir: Path, own: dict[str, Any], key: str
+) -> None:
+    from transformers import AutoConfig
+
+    model = new_model(tmp_path / "model", **own)
+    rope = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+    folder = with_changes(model, None, {key: rope}, cache_dir, lambda _: None)
+    read = AutoConfig.from_pretrained(folder).rope_parameters
+    assert read == {**rope, "rope_theta": 5.0}
+    folder = with_changes(model, None, {"rope_theta": 7.0}, cache_dir, lambda _: None)
+    assert AutoConfig.from_pretrained(folder).rope_parameters["rope_theta"] == 7.0
+
+
 def test_another_tokenizer_comes_with_its_template(
     model: Path, tmp_path: Path, cache_dir: Path
 ) -> None:
