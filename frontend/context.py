@@ -35,6 +35,7 @@ class ServedModel:
         and "" for a model itself.
     reasoning: the delimiters of its reasoning; None if that is not separated.
     tool_parser: parses tool calls in answers; None if they are not parsed.
+    found: which formats were found by themselves.
     """
 
     name: str
@@ -45,6 +46,7 @@ class ServedModel:
     seeds: Seeds
     reasoning: ReasoningDelimiters | None = None
     tool_parser: ToolParser | None = None
+    found: str = ""
     parent: str | None = None
     adapter: str = ""
 
@@ -142,6 +144,7 @@ def served_models(
                 seeds=seeds,
                 reasoning=found.reasoning,
                 tool_parser=found.tool_parser,
+                found=found.description,
             )
     return models
 
