@@ -22,6 +22,8 @@ from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from headrace.protocol.config import GroupConfig, PoolConfig
 
 HEADRACE_VERSION = version("headrace")
+# Modes in which answers do not have the fingerprint of server and model.
+_CHOSEN = ("custom", "none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class ServedModel:
     reasoning: the delimiters of its reasoning; None if that is not separated.
     tool_parser: parses tool calls in answers; None if they are not parsed.
     found: which formats were found by themselves.
+    fingerprint_mode, fingerprint_value: see PoolOptions.
     """
 
     name: str
@@ -49,6 +52,13 @@ class ServedModel:
     found: str = ""
     parent: str | None = None
     adapter: str = ""
+    fingerprint_mode: str = "full"
+    fingerprint_value: str | None = None
+
+    @property
+    def shown_fingerprint(self) -> str | None:
+        """The fingerprint in answers: as the operator wants it, or None."""
+        return self.fingerprint_value if self.fingerprint_mode in _CHOSEN else self.fingerprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +155,8 @@ def served_models(
                 reasoning=found.reasoning,
                 tool_parser=found.tool_parser,
                 found=found.description,
+                fingerprint_mode=config.fingerprint_mode,
+                fingerprint_value=config.fingerprint_value,
             )
     return models
 

@@ -35,14 +35,11 @@ from headrace.protocol.config import PoolConfig
 
 log = logging.getLogger("headrace.frontend")
 
-# Longer than the idle times of common proxies and client pools, so that they close first.
-KEEP_ALIVE_S = 75.0
 # Before the pool state is known, /health could only answer 503: connections are left to other
 # frontends, or wait. A coordinator that restarts just then takes a second or two.
 FIRST_STATE_S = 5.0
 # Allocations that trigger a garbage collection of young objects; Python's default is 700.
 YOUNG_OBJECTS = 10_000
-LARGEST_HEADERS_BYTES = 64 * 1024
 
 
 async def serve(
@@ -110,8 +107,9 @@ def _hypercorn_config(config: PoolConfig, http_fd: int) -> hypercorn.config.Conf
     settings = hypercorn.config.Config()
     settings.bind = [f"fd://{http_fd}"]
     settings.graceful_timeout = config.shutdown_timeout_s
-    settings.keep_alive_timeout = KEEP_ALIVE_S
-    settings.h11_max_incomplete_size = LARGEST_HEADERS_BYTES
+    settings.keep_alive_timeout = config.keep_alive_s
+    settings.h11_max_incomplete_size = config.max_header_bytes
+    settings.h2_max_header_list_size = config.max_header_bytes
     settings.include_server_header = False
     settings.loglevel = "WARNING"
     return settings

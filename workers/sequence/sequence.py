@@ -34,6 +34,7 @@ class Sequence:
     deferred_tenants: tenants that are deferred in the steps of its prompt.
     blocks: the cache's blocks that hold them, in order; the last ones may still be empty.
     num_cached_tokens: prompt tokens found in the cache at first admission; None before.
+    preemptions: how often it was preempted.
     has_output: whether an output of it has been made.
     hashes: of its first full blocks, as far as computed.
     num_registered: how many of its blocks other sequences can find.
@@ -56,6 +57,7 @@ class Sequence:
     deferred_tenants: frozenset[str] = frozenset()
     blocks: list[int] = field(default_factory=list)
     num_cached_tokens: int | None = None
+    preemptions: int = 0
     scheduled_s: float | None = None
     has_output: bool = False
     prompt_logprobs: list[Logprobs] = field(default_factory=list)

@@ -13,7 +13,6 @@ from headrace.frontend.chat.tools.source import Incremental, Source
 MAX_NAME_CHARS = 256
 
 _SCALAR = re.compile(r"[-+.\w]*")
-_CLOSERS = re.compile(r"[\s}\]]*")
 _SEPARATORS = re.compile(r"[\s,;}\]]*")
 _NESTED = "function"  # as in {"type": "function", "function": {"name": …, "arguments": …}}
 _FENCES = ("```json", "```")
@@ -155,11 +154,14 @@ def _skip_separators(source: Source, ends: Sequence[str]) -> Incremental[None]:
 def skip_closers(source: Source) -> Incremental[None]:
     """Drop brackets that close nothing, and record what is read next.
 
-    White space without brackets is kept in the recording.
+    White space after them is kept in the recording.
     """
     source.start_recording()
-    if (yield from source.read_while(_CLOSERS)).strip():
+    yield from source.skip_space()
+    while (yield from source.peek()) in ("}", "]"):
+        source.take(1)
         source.start_recording()
+        yield from source.skip_space()
 
 
 class _CallObject:

@@ -4,7 +4,12 @@ import re
 from typing import ClassVar
 
 from headrace.frontend.chat.tools.json_calls import CallKeys, is_function_name, read_calls
-from headrace.frontend.chat.tools.parser import ToolParser, register_tool_parser
+from headrace.frontend.chat.tools.parser import (
+    CallSyntax,
+    ParameterSyntax,
+    ToolParser,
+    register_tool_parser,
+)
 from headrace.frontend.chat.tools.parser_output import ParserOutput
 from headrace.frontend.chat.tools.source import Delimiters, Incremental, Source, accept_any
 from headrace.frontend.chat.tools.tool_schemas import JSON_TYPES
@@ -39,6 +44,17 @@ class PairsParser(ToolParser):
         self._starts = Delimiters(*filter(None, (self._wrapper, self._call)))
         self._in_call = Delimiters(self._key, self._call_end, self._call)
         self._ends_of_value = Delimiters(self._value_end, self._key, self._call_end)
+
+        self.call_syntax = CallSyntax(
+            self._call,
+            lambda name: f"{name}{self.separator}\n",
+            self._call_end,
+            parameters=ParameterSyntax(
+                lambda name, _: f"{self._key}{name}{self._key_end}\n{self._value}",
+                self._value_end,
+            ),
+            marks=outer,
+        )
 
     def _tags(self, name: str) -> tuple[str, str]:
         return f"<{self.prefix}{name}>", f"</{self.prefix}{name}>"
@@ -121,7 +137,7 @@ class GlmParser(PairsParser):
     """Reads <tool_call>NAME<arg_key>…</arg_key><arg_value>…</arg_value></tool_call>."""
 
 
-@register_tool_parser("hy_v3")
+@register_tool_parser("hy_v3", "hy_v4")
 class HunyuanParser(PairsParser):
     """Reads calls as GlmParser does, within <tool_calls> and with <tool_sep> after the name."""
 

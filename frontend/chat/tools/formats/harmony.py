@@ -27,9 +27,11 @@ class HarmonyParser(ToolParser):
 
     delimiters = (_START, _CHANNEL, _MESSAGE, _CONSTRAIN, *_ENDS)
     call_syntax = CallSyntax(
-        "<|channel|>commentary to=functions.",
-        lambda name: f"{name} <|constrain|>json<|message|>",
+        _CHANNEL,
+        lambda name: f"commentary to=functions.{name} <|constrain|>json<|message|>",
         "<|call|>",
+        marks=(_START, *_ENDS),
+        others=tuple(f"{channel}{_MESSAGE}" for channel in ("final", "analysis", "commentary")),
     )
 
     def read(self, source: Source, output: ParserOutput) -> Incremental[None]:

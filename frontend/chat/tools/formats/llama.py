@@ -24,7 +24,7 @@ class BareJsonParser(ToolParser):
 
     def __init__(self, settings: str = "") -> None:
         super().__init__(settings)
-        self.delimiters = (*self.starts, *self.ends)
+        self.delimiters = tuple(dict.fromkeys((*self.starts, *self.ends)))
         firsts = ("{", "[", *self.starts)
         self._watched = Delimiters(*[one for one in firsts if not _begins_with_other(one, firsts)])
 
@@ -62,3 +62,9 @@ class XlamParser(BareJsonParser):
     """Reads [{"name": …, "arguments": {…}}, …] as it is, in a Markdown block or after a tag."""
 
     starts, ends = ("[TOOL_CALLS]", "<tool_call>", "```json", "```"), ("</tool_call>", "```")
+    call_syntax = CallSyntax(
+        "[TOOL_CALLS]",
+        lambda name: f'{{"name": {json.dumps(name)}, "arguments": ',
+        "}",
+        is_whole_text=True,
+    )

@@ -1,8 +1,10 @@
 """Mistral: calls after a special token, in the forms of its tokenizers' versions."""
 
+import json
 import re
 import secrets
 import string
+from collections.abc import Collection
 
 from headrace.frontend.chat.tools.json_calls import (
     CallKeys,
@@ -10,7 +12,7 @@ from headrace.frontend.chat.tools.json_calls import (
     read_calls,
     read_named_call,
 )
-from headrace.frontend.chat.tools.parser import ToolParser, register_tool_parser
+from headrace.frontend.chat.tools.parser import CallSyntax, ToolParser, register_tool_parser
 from headrace.frontend.chat.tools.parser_output import ParserOutput
 from headrace.frontend.chat.tools.source import Delimiters, Incremental, Source
 
@@ -31,6 +33,14 @@ class MistralParser(ToolParser):
     """
 
     delimiters = (_CALLS, _CALL_ID, _ARGUMENTS)
+    call_syntax = CallSyntax(
+        _CALLS, lambda name: f'[{{"name": {json.dumps(name)}, "arguments": ', "}]"
+    )
+
+    def call_syntax_of(self, tokens: Collection[str]) -> CallSyntax | None:
+        if _ARGUMENTS not in tokens:
+            return self.call_syntax
+        return CallSyntax(_CALLS, lambda name: f"{name}{_ARGUMENTS}", "")
 
     def read(self, source: Source, output: ParserOutput) -> Incremental[None]:
         while (yield from source.emit_until(_DELIMITERS, output.content)):

@@ -36,7 +36,7 @@ class TaggedParser(ToolParser):
         self._watch_tags()
 
     def _watch_tags(self) -> None:
-        self.delimiters = (*self.starts, *self.ends, *self.dropped)
+        self.delimiters = tuple(dict.fromkeys((*self.starts, *self.ends, *self.dropped)))
         self._watched = Delimiters(*self.starts, *self.dropped)
 
     def read(self, source: Source, output: ParserOutput) -> Incremental[None]:
@@ -97,6 +97,7 @@ class ErnieParser(HermesParser):
     """Reads calls as HermesParser does; answers stand between tags of their own."""
 
     dropped = ("<response>", "</response>")
+    call_syntax = HermesParser.call_syntax._replace(marks=dropped)
 
 
 @register_tool_parser("longcat")
@@ -174,6 +175,41 @@ class ApertusParser(TaggedParser):
     keys = CallKeys(name="")
     call_syntax = CallSyntax(
         starts[0], lambda name: f"[{{{json.dumps(name)}: ", "}]<|tools_suffix|>"
+    )
+
+
+@register_tool_parser("cohere_command3", "cohere_command4")
+class CohereParser(TaggedParser):
+    """Reads <|START_ACTION|> [{"tool_name": …, "parameters": {…}}, …] <|END_ACTION|>."""
+
+    starts, ends = ("<|START_ACTION|>",), ("<|END_ACTION|>",)
+    dropped = ("<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|START_TEXT|>", "<|END_TEXT|>")
+    keys = CallKeys("tool_name", ("parameters",))
+    call_syntax = CallSyntax(
+        starts[0],
+        lambda name: f'[\n    {{"tool_name": {json.dumps(name)}, "parameters": ',
+        "}\n]<|END_ACTION|>",
+        marks=dropped,
+    )
+
+
+@register_tool_parser("inkling")
+class InklingParser(TaggedParser):
+    """Reads <|content_invoke_tool_json|> {"name": …, "args": {…}} <|end_message|>."""
+
+    starts, ends = ("<|content_invoke_tool_json|>",), ("<|end_message|>",)
+    dropped = (
+        "<|message_model|>",
+        "<|content_text|>",
+        "<|end_message|>",
+        "<|content_model_end_sampling|>",
+    )
+    keys = CallKeys("name", ("args", "arguments"))
+    call_syntax = CallSyntax(
+        starts[0],
+        lambda name: f'{{"name": {json.dumps(name)}, "args": ',
+        "}<|end_message|>",
+        marks=dropped,
     )
 
 

@@ -4,16 +4,24 @@ import re
 from typing import ClassVar, NamedTuple
 
 from headrace.frontend.chat.tools.json_calls import CallKeys, is_function_name, read_calls
-from headrace.frontend.chat.tools.parser import ToolParser, register_tool_parser
+from headrace.frontend.chat.tools.parser import (
+    CallSyntax,
+    ParameterSyntax,
+    ToolParser,
+    register_tool_parser,
+)
 from headrace.frontend.chat.tools.parser_output import ParserOutput
 from headrace.frontend.chat.tools.source import Delimiters, Incremental, Source, accept_any
-from headrace.frontend.chat.tools.tool_schemas import STRING
+from headrace.frontend.chat.tools.tool_schemas import JSON_TYPES, STRING
 from headrace.frontend.chat.tools.typed_arguments import TypedArguments
 
 _HEAD = re.compile(r"[^<>\n]*")
 _VALUE_OF_HEAD = re.compile(r"""\s*(?:"([^"]*)"|'([^']*)'|([^"'\s](?:[^"']*[^"'\s])?))\s*(.*)""")
 _NOT_STRING = frozenset({"null", "integer", "number", "boolean", "object", "array"})
 _STRING_FLAGS = {'string="true"': STRING, 'string="false"': _NOT_STRING}
+
+
+_TYPE = re.compile(r'\btype="(\w+)"')
 
 
 class Tags(NamedTuple):
@@ -31,8 +39,10 @@ class XmlParser(ToolParser):
 
     section: the tags around calls.
     call, parameter: the tags of a call and of a parameter, which name it.
-    leads: texts that may stand between a section's tag and a call.
-    tails: texts that may stand between a call and its section's end.
+    leads: texts that stand before a call, if the model writes them.
+    tails: texts that stand after one.
+    tag_end: the end of a start tag.
+    dropped: tags around other text, which are no content.
     tokens: special tokens that tags are made of.
     trims: whether a newline before a value and one after it belong to the format.
     """
@@ -42,27 +52,67 @@ class XmlParser(ToolParser):
     parameter: ClassVar[Tags]
     leads: ClassVar[tuple[str, ...]] = ()
     tails: ClassVar[tuple[str, ...]] = ()
+    tag_end: ClassVar[str] = ">"
+    dropped: ClassVar[tuple[str, ...]] = ()
     tokens: ClassVar[tuple[str, ...]] = ()
     trims = False
 
     def __init__(self, settings: str = "") -> None:
         super().__init__(settings)
         tags = (*self.section, *self.call, *self.parameter)
-        self.delimiters = (*tags, *self.leads, *self.tails, *self.tokens)
-        self._starts = Delimiters(self.section.start, self.call.start)
+        self.delimiters = (*tags, *self.leads, *self.tails, *self.dropped, *self.tokens)
+        self._starts = Delimiters(
+            self.section.start, self.call.start, *self.leads[:1], *self.dropped
+        )
         self._ends_of_call = (self.call.end, self.section.end, self.call.start, self.section.start)
         self._in_call = Delimiters(self.parameter.start, *self._ends_of_call)
         self._ends_of_value = Delimiters(
             self.parameter.end, self.parameter.start, self.call.end, self.section.end
         )
 
+        self.call_syntax = self._syntax()
+
+    def _syntax(self) -> CallSyntax:
+        section, call, newline = self.section, self.call, "\n" if self.trims else ""
+        lead = f"{section.start}\n{''.join(self.leads)}{call.start}"
+        tail = "".join(self.tails[:1])
+        return CallSyntax(
+            section.start,
+            lambda name: (
+                f"{lead.removeprefix(section.start)}{self.name_in_tag(name)}{self.tag_end}\n"
+            ),
+            f"{call.end}{tail}\n{section.end}",
+            parameters=ParameterSyntax(
+                lambda name, types: (
+                    f"{self.parameter.start}{self.name_in_tag(name)}"
+                    f"{self.flag(types)}{self.tag_end}{newline}"
+                ),
+                f"{newline}{self.parameter.end}",
+            ),
+            marks=self.dropped,
+        )
+
+    def name_in_tag(self, name: str) -> str:
+        """Return a name as a start tag holds it."""
+        return f'"{name}"'
+
+    def flag(self, types: frozenset[str]) -> str:
+        """Return what a parameter's tag says of the types of its value."""
+        return ""
+
+    def types_of(self, flag: str) -> frozenset[str] | None:
+        """Return the types that a parameter's tag says; None if it says none."""
+        return None
+
     def read(self, source: Source, output: ParserOutput) -> Incremental[None]:
         while (yield from source.emit_until(self._starts, output.content)):
+            if (yield from accept_any(source, self.dropped)):
+                continue
             source.start_recording()
-            if (yield from source.accept(self.section.start)):
+            yield from source.accept(self.section.start)
+            yield from source.skip_space()
+            while (yield from accept_any(source, self.leads)):
                 yield from source.skip_space()
-                while (yield from accept_any(source, self.leads)):
-                    yield from source.skip_space()
             yield from self._calls(source, output)
             output.content(source.take_recording())
 
@@ -85,7 +135,7 @@ class XmlParser(ToolParser):
 
     def _call(self, source: Source, output: ParserOutput) -> Incremental[bool]:
         """Read a call from its name on. Returns False if it is none, or if the text ends in it."""
-        name, _ = yield from _read_head(source)
+        name, _ = yield from _read_head(source, self.tag_end)
         if not is_function_name(name):
             return False
         source.stop_recording()
@@ -103,7 +153,7 @@ class XmlParser(ToolParser):
 
     def _parameter(self, source: Source, arguments: TypedArguments) -> Incremental[None]:
         source.take(len(self.parameter.start))
-        key, flag = yield from _read_head(source)
+        key, flag = yield from _read_head(source, self.tag_end)
         if not key:
             return
         is_whole = yield from arguments.read_text(
@@ -111,19 +161,19 @@ class XmlParser(ToolParser):
             key,
             self._ends_of_value,
             trims=self.trims,
-            types=_STRING_FLAGS.get(flag),
+            types=self.types_of(flag),
         )
         if is_whole:
             yield from source.accept(self.parameter.end)
 
 
-def _read_head(source: Source) -> Incremental[tuple[str, str]]:
+def _read_head(source: Source, tag_end: str) -> Incremental[tuple[str, str]]:
     """Read the rest of a start tag, and return the name in it and what follows the name.
 
     The name is "" if this is not a start tag.
     """
     head = yield from source.read_while(_HEAD)
-    if not (yield from source.accept(">")):
+    if not (yield from source.accept(tag_end)):
         return "", ""
     match = _VALUE_OF_HEAD.fullmatch(head)
     if match is None:
@@ -139,6 +189,9 @@ class QwenXmlParser(XmlParser):
     call = Tags("<function=", "</function>")
     parameter = Tags("<parameter=", "</parameter>")
     trims = True
+
+    def name_in_tag(self, name: str) -> str:
+        return name
 
 
 @register_tool_parser("mimo")
@@ -190,6 +243,12 @@ class DsmlParser(XmlParser):
     parameter = Tags("<｜DSML｜parameter name=", "</｜DSML｜parameter>")
     tokens = ("｜DSML｜",)
 
+    def flag(self, types: frozenset[str]) -> str:
+        return ' string="true"' if "string" in types else ' string="false"'
+
+    def types_of(self, flag: str) -> frozenset[str] | None:
+        return _STRING_FLAGS.get(flag)
+
 
 @register_tool_parser("deepseek_v4")
 class DsmlToolCallsParser(DsmlParser):
@@ -207,6 +266,29 @@ class SpacedDsmlParser(DsmlParser):
     parameter = Tags("<｜DSML｜ parameter name=", "</｜DSML｜ parameter>")
 
 
+@register_tool_parser("kimi_k3")
+class KimiMarkupParser(XmlParser):
+    """Reads Kimi K3's markup, whose parameters say their types."""
+
+    section = Tags("<|open|>tools<|sep|>", "<|close|>tools<|sep|>")
+    call = Tags("<|open|>call tool=", "<|close|>call<|sep|>")
+    parameter = Tags("<|open|>argument key=", "<|close|>argument<|sep|>")
+    tag_end = "<|sep|>"
+    dropped = (
+        "<|open|>response<|sep|>",
+        "<|close|>response<|sep|>",
+        "<|close|>message<|sep|>",
+    )
+    tokens = ("<|open|>", "<|close|>", "<|sep|>")
+
+    def flag(self, types: frozenset[str]) -> str:
+        return f' type="{"string" if "string" in types else min(types)}"'
+
+    def types_of(self, flag: str) -> frozenset[str] | None:
+        match = _TYPE.search(flag)
+        return frozenset({match[1]}) if match and match[1] in JSON_TYPES else None
+
+
 @register_tool_parser("step3")
 class StepParser(XmlParser):
     """Reads calls between Step's tokens: a type, a separator and the markup of a call."""
@@ -215,5 +297,5 @@ class StepParser(XmlParser):
     call = Tags("<steptml:invoke name=", "</steptml:invoke>")
     parameter = Tags("<steptml:parameter name=", "</steptml:parameter>")
     leads = ("<｜tool_call_begin｜>", "function", "<｜tool_sep｜>")
-    tails = ("<｜tool_call_end｜>", "<｜tool_call_begin｜>function<｜tool_sep｜>")
+    tails = ("<｜tool_call_end｜>",)
     trims = True
