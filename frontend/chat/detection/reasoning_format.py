@@ -12,12 +12,12 @@ _CALL = "<tool_call>"
 
 # Formats between <think> and </think> are told apart by further texts of their templates.
 _BY_TEXT = {
-    "minimax_m2": "<minimax:tool_call>",
-    "kimi_k2": "<|tool_calls_section_begin|>",
-    "glm45": "<arg_key>",
-    "deepseek_v4": "｜DSML｜",
-    "hunyuan_a13b": "<answer>",
-    "ernie45": "</response>",
+    "minimax_m2": ("<minimax:tool_call>",),
+    "kimi_k2": ("<|tool_calls_section_begin|>",),
+    "glm45": ("<arg_key>",),
+    "deepseek_v4": ("｜DSML｜",),
+    "hunyuan_a13b": ("<answer>", "<|extra_0|>"),
+    "ernie45": ("</response>",),
 }
 
 
@@ -38,7 +38,9 @@ def find_reasoning_format(template: ChatTemplate) -> FoundFormat | None:
     texts = template.source + prompt(template) + written_reasoning(template, _THOUGHT)
     name = _distinct(texts)
     if name is None and "<think>" in texts and "</think>" in texts:
-        name = next((name for name, text in _BY_TEXT.items() if text in texts), "think")
+        name = next(
+            (n for n, any_of in _BY_TEXT.items() if any(text in texts for text in any_of)), "think"
+        )
     if name is None:
         return None
     return _fitted(template, name, texts)
