@@ -8,6 +8,7 @@ from rich.text import Text
 
 from headrace.console.snapshot import GroupSnapshot, Snapshot, WorkerSnapshot
 
+_ID_CHARS = 14
 _COLOURS = {
     "ready": "green",
     "paused": "cyan",
@@ -20,6 +21,10 @@ _COLOURS = {
     "stopping": "yellow",
     "stalled": "red",
     "unavailable": "red",
+    "in_progress": "green",
+    "validating": "yellow",
+    "finalizing": "yellow",
+    "cancelling": "yellow",
 }
 
 
@@ -34,6 +39,8 @@ def frame(now: Snapshot, before: Snapshot | None, url: str, problem: str = "") -
     parts += [Text(line, style="bold red") for line in (problem, *now.problems) if line]
     parts += [_workers(group, now, before) for group in now.groups]
     parts.append(_frontends(now))
+    if now.batches:
+        parts.append(_batches(now, before))
     return Lines(*parts)
 
 
@@ -84,6 +91,23 @@ def _frontends(now: Snapshot) -> Table:
     table.add_column("in flight", justify="right")
     for name, in_flight in now.frontends:
         table.add_row(name, str(in_flight))
+    return table
+
+
+def _batches(now: Snapshot, before: Snapshot | None) -> Table:
+    table = Table(title="batches", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("batch", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    for name in ("done", "of", "", "failed", "lines/s"):
+        table.add_column(name, justify="right")
+    known = {} if before is None else {batch.name: batch for batch in before.batches}
+    for batch in now.batches:
+        earlier = known.get(batch.name)
+        rate = _rate(batch.done, earlier.done if earlier else None, now, before)
+        share = f"{batch.done / batch.total:.0%}" if batch.total else "-"
+        # The first characters of an id tell batches apart, and leave room for the rest.
+        cells = (batch.name[:_ID_CHARS], _coloured(batch.status), f"{batch.done:,}")
+        table.add_row(*cells, f"{batch.total:,}", share, f"{batch.failed:,}", _number(rate))
     return table
 
 

@@ -2,12 +2,15 @@
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from headrace.console.client import Client, Unreachable
+
+BATCHES = "/v1/batches?limit=100"
+ACTIVE_BATCHES = ("validating", "in_progress", "finalizing", "cancelling")
 
 # Values by model and engine ("0" for "chat-0.3"), or by model alone, with "" for the engine.
 Counters = Mapping[tuple[str, str], float]
@@ -52,8 +55,25 @@ class GroupSnapshot:
 
 
 @dataclass(frozen=True)
+class BatchSnapshot:
+    """A batch. done, failed: lines that have ended, and those of them with an error."""
+
+    name: str
+    status: str
+    done: int
+    failed: int
+    total: int
+
+    @property
+    def is_active(self) -> bool:
+        """Whether the batch has not ended."""
+        return self.status in ACTIVE_BATCHES
+
+
+@dataclass(frozen=True)
 class Snapshot:
-    """A pool. at: seconds on the taker's clock. frontends: names, and requests in flight."""
+    """A pool. at: seconds on the taker's clock. frontends: names, and requests in flight.
+    batches: those that have not ended."""
 
     at: float
     status: str
@@ -61,13 +81,17 @@ class Snapshot:
     groups: tuple[GroupSnapshot, ...]
     frontends: tuple[tuple[str, int], ...] = ()
     problems: tuple[str, ...] = field(default=())
+    batches: tuple[BatchSnapshot, ...] = ()
 
 
 def take(client: Client, now: float) -> Snapshot:
     """Take a snapshot from a server. Raises Unreachable if an answer is missing."""
     health, load = client.json("/health?verbose"), client.json("/load?verbose")
     try:
-        return read(health, load, counters(client.text("/metrics")), now)
+        counted = counters(client.text("/metrics"))
+        # A server that has none need not open its store to say so.
+        batches = client.json(BATCHES)["data"] if any_values(counted, "batches") else []
+        return replace(read(health, load, counted, now), batches=active_batches(batches))
     except (KeyError, TypeError, ValueError) as error:
         raise Unreachable(f"{client.url} answers, but not as this server does") from error
 
@@ -94,6 +118,22 @@ def counters(text: str) -> dict[str, Counters]:
             key = labels.get("model_name", ""), labels.get("engine", "")
             found[sample.name.rpartition(":")[2]][key] += sample.value
     return {name: dict(values) for name, values in found.items()}
+
+
+def any_values(counted: Mapping[str, Counters], name: str) -> bool:
+    """Return whether a metric is there and not zero."""
+    return any(counted.get(name, {}).values())
+
+
+def active_batches(answer: list[dict[str, Any]]) -> tuple[BatchSnapshot, ...]:
+    """Return the batches that have not ended, from an answer of /v1/batches."""
+    batches = [_batch(each["id"], each["status"], each["request_counts"]) for each in answer]
+    return tuple(each for each in batches if each.is_active)
+
+
+def _batch(name: str, status: str, counts: dict[str, int]) -> BatchSnapshot:
+    done = counts["completed"] + counts["failed"]
+    return BatchSnapshot(name, status, done, counts["failed"], counts["total"])
 
 
 def _group(

@@ -36,6 +36,7 @@ class Admission(Message):
     queue_s, prefill_s: seconds from arrival to first scheduling, and from there to the first token.
     prompt_logprobs: for the prompt's tokens from the second on, if they were asked for.
     engine: the number of the worker's replica slot, for metrics; "" if it is unknown.
+    written_tokens: prompt tokens computed and kept in the prefix cache, for later prompts.
     """
 
     cached_tokens: int
@@ -43,6 +44,7 @@ class Admission(Message):
     prefill_s: float
     prompt_logprobs: tuple[Logprobs, ...] | None = None
     engine: str = ""
+    written_tokens: int = 0
 
 
 class Output(Message):

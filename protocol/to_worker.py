@@ -1,9 +1,14 @@
 """Messages to a worker: from frontends on its requests socket, from the coordinator on control."""
 
+from typing import Final
+
 from headrace.protocol.calls import CallToWorkers
 from headrace.protocol.codec import Codec, Message
 from headrace.protocol.grammar import Grammar
 from headrace.protocol.sampling import SamplingParams
+
+# The priority of batches' lines: after all that a client can ask for (frontend/schemas/).
+BATCH_PRIORITY: Final = 2**31
 
 
 class Generate(Message, tag=1):

@@ -18,6 +18,7 @@ _TYPES = {
     413: "request_too_large",
     429: "rate_limit_error",
     503: "overloaded_error",
+    504: "timeout_error",
 }
 
 
@@ -39,7 +40,8 @@ def response(error: Exception, max_body_bytes: int) -> Response:
     else:
         shown = api_error(error)
     request_id = request_scope.current().request_id
-    return json_response(body(shown, request_id), shown.status, shown.headers)
+    headers = {**shown.headers, "request-id": request_id}
+    return json_response(body(shown, request_id), shown.status, headers)
 
 
 def framing() -> Framing:

@@ -79,7 +79,7 @@ class ChatRun:
         self.reasoning = reasoning
         self._readers = readers
         self._on_parsed = on_parsed
-        self._token_counter = ReasoningTokenCounter(readers, reasoning)
+        self._token_counter = ReasoningTokenCounter(readers, reasoning, model.tokenizer)
 
     @property
     def role(self) -> str:

@@ -50,7 +50,11 @@ def template_variables(request: ChatCompletionRequest, model: ServedModel) -> di
     A reasoning effort also sets `enable_thinking`, the switch that many templates have.
     """
     variables = dict(request.chat_template_kwargs or {})
+    serving = model.group.serving
     if request.reasoning_effort is not None:
-        variables["reasoning_effort"] = request.reasoning_effort
-        variables.setdefault("enable_thinking", request.reasoning_effort != "none")
-    return {**model.group.serving.default_chat_template_kwargs, **variables}
+        effort = serving.reasoning_effort_map.get(
+            request.reasoning_effort, request.reasoning_effort
+        )
+        variables["reasoning_effort"] = effort
+        variables.setdefault("enable_thinking", effort != "none")
+    return {**serving.default_chat_template_kwargs, **variables}

@@ -15,7 +15,7 @@ from headrace.frontend.chat.reasoning.plan import (
     plan_chat_reasoning,
 )
 from headrace.frontend.chat.tools.constraint import chat_constraint
-from headrace.frontend.chat.tools.tool_use import ToolUse, resolve_tools
+from headrace.frontend.chat.tools.tool_use import ToolUse, at_strict_level, resolve_tools
 from headrace.frontend.context import Context, ServedModel
 from headrace.frontend.errors import BadRequest
 from headrace.frontend.generation.sampling import OutputLimit, sampling_params
@@ -137,8 +137,10 @@ def _reader(
 
 
 def _tools(request: ChatCompletionRequest, model: ServedModel) -> ToolUse:
-    hides_unused = model.group.serving.exclude_tools_when_tool_choice_none
-    return resolve_tools(request, model.tool_parser, hides_unused=hides_unused)
+    serving = model.group.serving
+    hides_unused = serving.exclude_tools_when_tool_choice_none
+    tools = resolve_tools(request, model.tool_parser, hides_unused=hides_unused)
+    return at_strict_level(tools, serving.tool_strict_level)
 
 
 def _sampling(
@@ -165,6 +167,6 @@ def _prompt_logprobs(request: ChatCompletionRequest) -> int | None:
 
     With an echo, the prompt's tokens get as many as the answer's; streams have no field for them.
     """
-    if request.prompt_logprobs is None and request.echo and request.logprobs and not request.stream:
+    if request.prompt_logprobs is None and request.echo and not request.stream:
         return request.top_logprobs or 0
     return request.prompt_logprobs

@@ -59,9 +59,11 @@ class IgnoredFieldLog:
             return
         fresh = fresh[: _MAX_LOGGED - len(self._logged)]
         self._logged.update(fresh)
-        log.warning("ignored unknown fields of requests: %s", ", ".join(fresh))
+        log.warning("ignored parts of requests that are unknown here: %s", ", ".join(fresh))
         if len(self._logged) >= _MAX_LOGGED:
-            log.warning("ignored %d unknown fields so far: naming no more of them", _MAX_LOGGED)
+            log.warning(
+                "ignored %d unknown parts of requests so far: naming no more of them", _MAX_LOGGED
+            )
 
     def _may_log(self) -> bool:
         """Return whether another line may be logged now, and count it."""

@@ -48,6 +48,7 @@ class RequestScope:
     interruption: the error with which it must end before it generates; None if it may generate.
     strict_fields: whether unknown fields of its body are errors.
     ignored_fields: the unknown fields of its body, which the response names.
+    priority: in place of the one that the body asks for; None: none.
     names: the ids by which its client may abort it: its own, and those of its responses.
     write_body: see WRITE_BODY_KEY; None where the server has no such function.
     """
@@ -62,6 +63,7 @@ class RequestScope:
     write_body: WriteBody | None = None
     strict_fields: bool = False
     ignored_fields: list[str] = field(default_factory=list)
+    priority: int | None = None
     names: set[str] = field(init=False)
 
     def __post_init__(self) -> None:

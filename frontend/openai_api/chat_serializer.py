@@ -7,7 +7,12 @@ from headrace.frontend.chat.chat_run import AnsweredChoice, ChatRun, MessageDelt
 from headrace.frontend.chat.message import CollectedMessage, MessagePart, ToolCallPart
 from headrace.frontend.generation.choice import Choice, Delta
 from headrace.frontend.openai_api.chunk_frame import ChunkFrame, encode_text, own_fields
-from headrace.frontend.openai_api.common import ResponseHead, count_usage, encode_json
+from headrace.frontend.openai_api.common import (
+    ResponseHead,
+    count_usage,
+    encode_json,
+    request_metrics,
+)
 from headrace.frontend.openai_api.logprobs import TokenNames, chat_logprobs, prompt_logprobs
 
 
@@ -45,6 +50,7 @@ class ChatSerializer:
             "usage": self._usage([answer.text.choice for answer in answers]),
             "prompt_logprobs": None if first is None else prompt_logprobs(self._names, first),
             **self._prompt_fields(),
+            **request_metrics([answer.text.choice for answer in answers]),
         }
 
     def _prompt_fields(self) -> dict[str, Any]:
@@ -91,13 +97,15 @@ class ChatSerializer:
         return {**body, "reasoning": message.reasoning or None}
 
     def _logprobs(self, logprobs: Sequence[Any]) -> dict[str, Any] | None:
-        return chat_logprobs(self._names, logprobs) if self._has_logprobs else None
+        if not self._has_logprobs:
+            return None
+        return chat_logprobs(self._names, logprobs, bool(self._request.logprob_token_ids))
 
     def _usage(self, choices: Sequence[Choice]) -> dict[str, Any]:
         counted = count_usage([self._run.prompt], choices, self._head)
         if counted["prompt_tokens_details"] is not None:
-            # vLLM's chats have this key, always 0: tokens written to the cache are not reported.
-            counted["prompt_tokens_details"]["created_cache_tokens"] = 0
+            created = choices[0].written_tokens if choices else 0
+            counted["prompt_tokens_details"]["created_cache_tokens"] = created
         if self._run.reasoning is not None:
             tokens = sum(self._run.reasoning_tokens(choice) for choice in choices)
             counted["completion_tokens_details"] = {"reasoning_tokens": tokens}

@@ -8,7 +8,7 @@ from json.encoder import encode_basestring
 from typing import Any
 
 from headrace.frontend.generation.choice import Choice, Delta
-from headrace.frontend.openai_api.common import ResponseHead, encode_json
+from headrace.frontend.openai_api.common import ResponseHead, encode_json, request_metrics
 from headrace.frontend.schemas.generation import GenerationRequest
 
 __all__ = ["ChunkFrame", "encode_text", "own_fields"]
@@ -68,7 +68,9 @@ class ChunkFrame:
         if not self._usage_in_stream:
             return ""
         counted = encode_json(self._usage(choices))
-        return f'{self.start}],"usage":{counted}{self._fingerprint}}}\n\n'
+        times = request_metrics(choices)
+        more = f",{encode_json(times)[1:-1]}" if times else ""
+        return f'{self.start}],"usage":{counted}{self._fingerprint}{more}}}\n\n'
 
 
 def own_fields(delta: Delta, request: GenerationRequest) -> str:

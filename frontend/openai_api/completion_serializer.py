@@ -7,7 +7,12 @@ from headrace.frontend.generation.choice import Choice, Delta
 from headrace.frontend.generation.generation import CollectedChoice
 from headrace.frontend.generation.start_generation import Prompt
 from headrace.frontend.openai_api.chunk_frame import ChunkFrame, encode_text, own_fields
-from headrace.frontend.openai_api.common import ResponseHead, count_usage, encode_json
+from headrace.frontend.openai_api.common import (
+    ResponseHead,
+    count_usage,
+    encode_json,
+    request_metrics,
+)
 from headrace.frontend.openai_api.logprobs import CompletionLogprobs, TokenNames, prompt_logprobs
 from headrace.frontend.schemas.completion import CompletionRequest
 from headrace.frontend.text.offsets import output_offsets, prompt_offsets
@@ -54,6 +59,7 @@ class CompletionSerializer:
             "service_tier": None,
             "system_fingerprint": self._head.fingerprint,
             "usage": self._usage([output.choice for output in outputs]),
+            **request_metrics([output.choice for output in outputs]),
         }
 
     def _usage(self, choices: Sequence[Choice]) -> dict[str, Any]:

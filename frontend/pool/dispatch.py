@@ -18,7 +18,7 @@ from headrace.frontend.pool.probation import Probation
 from headrace.frontend.pool.sender import Sender
 from headrace.protocol.state import PoolState
 from headrace.protocol.to_frontend import Aborted, OutputMessage, Rejected, StepOutputs
-from headrace.protocol.to_worker import Generate
+from headrace.protocol.to_worker import BATCH_PRIORITY, Generate
 
 
 class Dispatch:
@@ -149,7 +149,9 @@ class Dispatch:
 
     def _on_rejected(self, worker_id: str, message: Rejected) -> None:
         flight = self._loads.remove(worker_id, message.request_id)
-        self._fullness.on_rejected(worker_id, message)
+        # A line of a batch may be rejected where other requests are not.
+        if flight is None or flight.request.priority != BATCH_PRIORITY:
+            self._fullness.on_rejected(worker_id, message)
         if flight is None:
             return
         flight.worker_id = None

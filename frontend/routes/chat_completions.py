@@ -25,6 +25,7 @@ def blueprint(context: Context) -> Blueprint:
     @document_request(ChatCompletionRequest)
     @document_response(ChatCompletion)
     @document_response(ErrorAnswer, 400)
+    @document_response(ErrorAnswer, 404)
     async def chat_completions() -> Response:
         """Answer a chat, in one piece or as a stream of events."""
         count_in_flight(context)

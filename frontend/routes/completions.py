@@ -40,6 +40,7 @@ def blueprint(context: Context) -> Blueprint:
     @document_request(CompletionRequest)
     @document_response(Completion)
     @document_response(ErrorAnswer, 400)
+    @document_response(ErrorAnswer, 404)
     async def completions() -> Response:
         """Continue prompts, in one piece or as a stream of events."""
         count_in_flight(context)
@@ -129,11 +130,14 @@ def _sampling(
 async def _echoes(
     request: CompletionRequest, tokenizer: ModelTokenizer, prompts: Sequence[Prompt]
 ) -> list[str]:
-    """Return the text that the completions of each prompt begin with."""
+    """Return the text that the completions of each prompt begin with.
+
+    Token ids are shown with their special tokens, as the same prompt in text would be.
+    """
     if not request.echo:
         return [""] * len(prompts)
     return [
-        await tokenizer.decode(prompt.token_ids, request.skip_special_tokens)
+        await tokenizer.decode(prompt.token_ids, skip_special_tokens=False)
         if prompt.text is None
         else prompt.text
         for prompt in prompts

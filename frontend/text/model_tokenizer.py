@@ -131,6 +131,22 @@ class ModelTokenizer:
         """Return the ids of those texts that are special tokens."""
         return self._special_ids & set(self.added_token_ids(texts).values())
 
+    @property
+    def added_texts(self) -> list[str]:
+        """The texts of added tokens."""
+        return list(self._added_token_ids)
+
+    @property
+    def special_texts(self) -> list[str]:
+        """The texts of special tokens."""
+        return [text for text, id_ in self._added_token_ids.items() if id_ in self._special_ids]
+
+    @property
+    def end_texts(self) -> list[str]:
+        """The texts of the tokens that end an output."""
+        ends = self.info.eos_token_ids
+        return [text for text, id_ in self._added_token_ids.items() if id_ in ends]
+
     def added_token_ids(self, texts: Iterable[str]) -> dict[str, int]:
         """Return the ids of those texts that are added tokens.
 
@@ -152,6 +168,10 @@ class ModelTokenizer:
         if self._token_bytes is None:
             return WindowDetokenizer(self.backend, hidden)
         return ByteDetokenizer(self._token_bytes, hidden, at_start)
+
+    def token_text(self, token_id: int) -> str:
+        """Return the text of a token, with a character for each of its bytes."""
+        return self.token_bytes(token_id).decode("latin-1")
 
     def token_bytes(self, token_id: int) -> bytes:
         """Return the bytes of a token; they may be a part of a character."""

@@ -1,6 +1,9 @@
 """What is shown of a pool, out of answers of its routes; and of a server that is not there."""
 
 import io
+import subprocess
+import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +11,14 @@ from rich.console import Console
 
 from headrace.console.client import Client, Unreachable
 from headrace.console.frame import frame
-from headrace.console.snapshot import Snapshot, counters, read
+from headrace.console.snapshot import (
+    BATCHES,
+    Snapshot,
+    active_batches,
+    counters,
+    read,
+    take,
+)
 from headrace.console.top import PoolView
 
 METRICS = """
@@ -109,3 +119,57 @@ def test_nobody_there_is_one_line() -> None:
     view = PoolView(Client("http://127.0.0.1:1"))
     assert "does not answer" in str(view.next(0.0))
     assert view.problem
+
+
+def test_one_frame_is_shown_without_a_terminal() -> None:
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "headrace", "top", "--url", "http://127.0.0.1:9"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert "127.0.0.1:9" in done.stdout
+
+
+def batches(done: int) -> list[dict[str, Any]]:
+    """An answer of /v1/batches."""
+    counts = {"total": 4000, "completed": done, "failed": 7}
+    ended = {"id": "batch_0123456789ab", "status": "completed", "request_counts": counts}
+    return [{"id": "batch_ba5eba11f00d", "status": "in_progress", "request_counts": counts}, ended]
+
+
+def with_batches(at: float, done: int) -> Snapshot:
+    return replace(snapshot(at, 100), batches=active_batches(batches(done)))
+
+
+def test_batches_show_what_is_done() -> None:
+    text = shown(with_batches(12.0, 1593), with_batches(10.0, 1393), "http://here", width=80)
+    for part in ("batch_ba5eba11", "in_progress", "1,600", "4,000", "40%", "7", "100"):
+        assert part in text
+    assert "completed" not in text
+    assert "batches" not in shown(snapshot(12.0, 100), None, "http://here")
+
+
+@pytest.mark.parametrize(("count", "asks"), [(0, False), (2, True)])
+def test_a_server_is_asked_for_batches_if_it_has_any(
+    monkeypatch: pytest.MonkeyPatch, count: int, asks: bool
+) -> None:
+    asked: list[str] = []
+
+    def answer(self: Client, path: str) -> dict[str, Any]:
+        asked.append(path)
+        found = {"/health?verbose": HEALTH, "/load?verbose": LOAD}
+        return found.get(path, {"data": batches(100)})
+
+    metrics = METRICS % (100, 10) + (
+        "# TYPE headrace:batches gauge\n"
+        'headrace:batches{status="failed"} 0\n'
+        f'headrace:batches{{status="in_progress"}} {count}\n'
+    )
+    monkeypatch.setattr(Client, "json", answer)
+    monkeypatch.setattr(Client, "text", lambda self, path: metrics)
+    found = take(Client("http://here"), 1.0)
+    assert [each.done for each in found.batches] == ([107] if asks else [])
+    assert (BATCHES in asked) == asks

@@ -22,6 +22,7 @@ from headrace.workers.grammars.gate import GrammarGate
 from headrace.workers.sequence.check_request import check_request
 from headrace.workers.sequence.engine_adapters import EngineAdapters
 from headrace.workers.sequence.sequence import Chunk, Sequence
+from headrace.workers.sequence.token_texts import TokenTexts
 
 MAX_PREEMPTIONS_COUNTED = 20
 
@@ -82,6 +83,7 @@ class Engine:
         drafter: Drafter | None = None,
         grammar_gate: GrammarGate | None = None,
         adapters: EngineAdapters | None = None,
+        texts: TokenTexts | None = None,
     ) -> None:
         """Join parts that share one pool of blocks; `assemble.assemble_engine` makes them.
 
@@ -89,6 +91,7 @@ class Engine:
         drafter: the scheduler's own, which must know how long steps took.
         grammar_gate: None: requests with a grammar are rejected.
         adapters: None: requests with an adapter are rejected.
+        texts: of the tokens, where no gate reads them; None: thinking budgets are rejected, too.
         """
         self.max_len = max_len
         self.failed = False
@@ -98,6 +101,7 @@ class Engine:
         self._output_processor = output_processor
         self._drafter = drafter
         self._gate = grammar_gate
+        self._texts = texts
         self._adapters = adapters
         self._sequences: dict[str, Sequence] = {}
         self._arrivals = 0
@@ -112,11 +116,14 @@ class Engine:
         check_request(request, self._sequences, self.runner.vocab_size, self.max_len, adapter_ids)
         self._arrivals += 1
         sequence = Sequence.of(request, self._arrivals, time.monotonic())
-        if request.grammar is None:
+        sequence.texts = self._texts if self._gate is None else self._gate.grammars.texts
+        lacks_texts = request.sampling.thinking_budget is not None and sequence.texts is None
+        if request.grammar is None and not lacks_texts:
             self._scheduler.add(sequence)
         elif self._gate is None:
+            field = "thinking_budget" if request.grammar is None else "grammar"
             raise RejectedByEngine(
-                "grammar: this model does not support grammars", retry_elsewhere=False
+                f"{field}: this model does not support it", retry_elsewhere=False
             )
         else:
             self._gate.add(sequence)

@@ -168,6 +168,13 @@ class Scheduler:
                 self.pool.register(sequence.blocks[index], hashes[index])
             sequence.num_registered = full
 
+    def written_tokens(self, sequence: Sequence) -> int:
+        """Return how many tokens of a sequence's prompt it has added to the prefix cache."""
+        if not self._caching or sequence.num_registered == sys.maxsize:
+            return 0
+        registered = min(sequence.num_registered * self.pool.block_size, sequence.num_prompt)
+        return max(0, registered - (sequence.num_cached_tokens or 0))
+
     def observe(self, chunks: list[Chunk], seconds: float) -> None:
         """Record how long a step took."""
         decode_rows = sum(chunk.count for chunk in chunks if chunk.is_decode)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from headrace.protocol.state import WorkerLoad
 from headrace.protocol.to_frontend import QUEUE_FULL
-from headrace.protocol.to_worker import Generate
+from headrace.protocol.to_worker import BATCH_PRIORITY, Generate
 
 MIN_RETRY_S, MAX_RETRY_S = 1.0, 60.0
 _REMEMBERED_ENDS = 64
@@ -29,6 +29,8 @@ class QueueGuard:
     """Counts the requests that wait in a worker. All requests pass it, so that limits are exact
     with any number of frontends, and it does not wait for a step.
 
+    Lines of batches that wait take no place of others, which go before them.
+
     load: returns the load after the engine's last step.
     """
 
@@ -43,6 +45,7 @@ class QueueGuard:
         self._clock = clock
         self._unanswered: dict[str, int] = {}
         self._tokens = 0
+        self._lines: dict[str, int] = {}  # those of the unanswered that are lines of batches
         self._ends: deque[float] = deque(maxlen=_REMEMBERED_ENDS)
 
     @property
@@ -52,12 +55,15 @@ class QueueGuard:
 
     def why_full(self, request: Generate, in_flight: int) -> str | None:
         """Return why a request must be rejected; None if it can be accepted."""
-        limits = self._limits
+        limits, tokens = self._limits, self._tokens
+        if request.priority != BATCH_PRIORITY:
+            in_flight -= len(self._lines)
+            tokens -= sum(self._lines.values())
         if limits.max_requests is not None and self._queued(in_flight + 1) > limits.max_requests:
             return QUEUE_FULL
-        wanted = self._tokens + len(request.prompt_token_ids)
+        wanted = tokens + len(request.prompt_token_ids)
         # A prompt of any length can run when there is no other.
-        if limits.max_tokens is not None and self._tokens and wanted > limits.max_tokens:
+        if limits.max_tokens is not None and tokens and wanted > limits.max_tokens:
             return "the queue holds too many tokens"
         return None
 
@@ -72,10 +78,13 @@ class QueueGuard:
         """Note an accepted request."""
         self._unanswered[request.request_id] = len(request.prompt_token_ids)
         self._tokens += len(request.prompt_token_ids)
+        if request.priority == BATCH_PRIORITY:
+            self._lines[request.request_id] = len(request.prompt_token_ids)
 
     def on_first_output(self, request_id: str) -> None:
         """Note that a request has its first token, or will never get one. Idempotent."""
         self._tokens -= self._unanswered.pop(request_id, 0)
+        self._lines.pop(request_id, None)
 
     def on_finished(self) -> None:
         """Note that a request has ended."""

@@ -14,6 +14,7 @@ from headrace.workers.sequence.mask import Mask
 from headrace.workers.sequence.prompt_lookup import PromptLookup
 from headrace.workers.sequence.repetition import RepetitionDetector
 from headrace.workers.sequence.token_counts import TokenCounts
+from headrace.workers.sequence.token_texts import TokenTexts
 
 if TYPE_CHECKING:  # the engine runs without torch, too
     import torch
@@ -44,6 +45,7 @@ class Sequence:
     fixed_bias: what the sampler adds to its logits at each step [vocabulary], on the device; None
         until first used.
     grammar: where its output stands in the request's grammar; None if there is no grammar.
+    texts: of the model's tokens; None if the request does not need them.
     """
 
     request: Generate
@@ -68,6 +70,7 @@ class Sequence:
     repetition: RepetitionDetector | None = None
     fixed_bias: "torch.Tensor | None" = None
     grammar: GrammarState | None = None
+    texts: TokenTexts | None = None
 
     @classmethod
     def of(cls, request: Generate, arrival: int, arrived_s: float) -> "Sequence":

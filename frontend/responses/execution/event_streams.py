@@ -17,9 +17,9 @@ from headrace.frontend.responses.output.event_writer import (
     EventWriter,
     event_name,
 )
-from headrace.frontend.responses.store.database import StoreUnavailable
 from headrace.frontend.responses.store.ownership import ResponseOwnership
 from headrace.frontend.responses.store.response_store import ResponseStore
+from headrace.frontend.store.database import StoreUnavailable
 from headrace.frontend.streaming import KEEP_ALIVE, SilenceTimer
 
 # How often the store is polled for another frontend's response.

@@ -7,16 +7,17 @@ import secrets
 import time
 
 from headrace.frontend.context import Context
-from headrace.frontend.errors import FAILURE, InternalError, TooManyRequests
+from headrace.frontend.errors import FAILURE, ApiError, InternalError, TooManyRequests
 from headrace.frontend.middleware import request_scope
 from headrace.frontend.middleware.errors import api_error
 from headrace.frontend.responses.execution.live_response import LiveResponse
 from headrace.frontend.responses.execution.response_run import ResponseRun
 from headrace.frontend.responses.output.response_body import FAILED, ResponseBody, with_status
 from headrace.frontend.responses.request.requested_tools import RequestedTools
-from headrace.frontend.responses.store.database import StoreUnavailable
+from headrace.frontend.responses.store.conversation_store import ConversationStore
 from headrace.frontend.responses.store.ownership import ResponseOwnership
 from headrace.frontend.responses.store.response_store import ResponseStore
+from headrace.frontend.store.database import StoreUnavailable
 
 log = logging.getLogger("headrace.frontend.responses")
 
@@ -34,12 +35,17 @@ class ResponseRunner:
     """
 
     def __init__(
-        self, context: Context, store: ResponseStore, ownership: ResponseOwnership
+        self,
+        context: Context,
+        store: ResponseStore,
+        conversations: ConversationStore,
+        ownership: ResponseOwnership,
     ) -> None:
         self.owner = secrets.token_hex(8)
         self.changed = asyncio.Event()
         self._context = context
         self._store = store
+        self._conversations = conversations
         self._ownership = ownership
         self._live: dict[str, LiveResponse] = {}
         self._run_tasks: set[asyncio.Task[None]] = set()
@@ -185,7 +191,7 @@ class ResponseRunner:
     async def _end(self, live: LiveResponse, run: ResponseRun, body: ResponseBody) -> None:
         """Store the end, then show it: a client that has seen it may ask any frontend."""
         if not live.is_stored:
-            run.emit_end(body)
+            run.emit_end(await self._add_to_conversation(live, run, body))
             return
         live.hide_end()
         run.emit_end(body)
@@ -201,10 +207,22 @@ class ResponseRunner:
                 else:
                     live.replace_end(error)
 
+    async def _add_to_conversation(
+        self, live: LiveResponse, run: ResponseRun, body: ResponseBody
+    ) -> ResponseBody:
+        """Add the items of a response that is not stored; return its body, failed if that fails."""
+        conversation_id = live.job.request.conversation
+        if conversation_id is not None:
+            try:
+                await self._conversations.append(conversation_id, live.job.new_items(body))
+            except ApiError as error:
+                return run.failed(error)
+        return body
+
     async def _finish(self, live: LiveResponse, body: ResponseBody) -> None:
         async with self._lock:
             before, last = live.final_batches()
-            if not await self._ownership.finish(self.owner, last, body, before):
+            if not await self._ownership.finish(self.owner, last, body, before, live.job):
                 live.lost = True
                 return
             for batch in (before, last):

@@ -47,6 +47,15 @@ async def test_answers_in_one_piece(client: Client, pool: FakePool) -> None:
     assert body["model"] == "smol"
 
 
+async def test_usage_says_what_the_prefix_cache_gave_and_got(
+    client: Client, pool: FakePool
+) -> None:
+    pool.cached_tokens, pool.written_tokens = 5, 3
+    _, body = await ask(client, n=2, temperature=1)
+    found = body["usage"]["prompt_tokens_details"]
+    assert (found["cached_tokens"], found["created_cache_tokens"]) == (5, 3)
+
+
 async def test_streams_role_then_text_then_end_then_usage(client: Client) -> None:
     events = await stream(client, stream_options={"include_usage": True})
     assert events[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
@@ -104,6 +113,47 @@ async def test_text_parts_are_joined(client: Client, pool: FakePool, text: Model
     await ask(client, messages=[{"role": "user", "content": parts}])
     prompt = text.backend.decode(pool.requests[0].prompt_token_ids)
     assert "user\nHello\nworld\n" in prompt
+
+
+async def test_parts_of_all_textual_types_are_text(
+    client: Client, pool: FakePool, text: ModelTokenizer
+) -> None:
+    parts: list[Any] = [
+        {"type": "input_text", "text": "a"},
+        {"type": "output_text", "text": "b", "annotations": [], "logprobs": []},
+        {"type": "thinking", "thinking": "c", "signature": "s"},
+        {"type": "refusal", "refusal": "d"},
+        {"type": "text", "text": "e", "cache_control": {"type": "ephemeral"}},
+        {"text": "f"},
+        "g",
+    ]
+    response, body = await ask(client, messages=[{"role": "user", "content": parts}])
+    assert response.status_code == 200, body
+    prompt = text.backend.decode(list(pool.requests[0].prompt_token_ids), skip_special_tokens=False)
+    assert "user\na\nb\nc\nd\ne\nf\ng<" in prompt
+
+
+@pytest.mark.parametrize("kind", ["image_url", "input_audio", "file", "video_url", "input_image"])
+async def test_parts_that_are_no_text_are_refused_by_type(client: Client, kind: str) -> None:
+    content = [{"type": "text", "text": "x"}, {"type": kind, kind: {"url": "data:,"}}]
+    response, body = await ask(client, messages=[QUESTION[0], {"role": "user", "content": content}])
+    assert response.status_code == 400
+    assert body["error"]["param"] == "messages.1.content"
+    assert repr(kind) in body["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("effort", "shown"),
+    [("default", "M"), ("auto", "M"), (None, "M"), ("disable", "Mnone"), ("high", "Mhigh")],
+)
+async def test_words_for_efforts(
+    make_app: MAKE_APP, text: ModelTokenizer, pool: FakePool, effort: str | None, shown: str
+) -> None:
+    info = text.info.model_copy(update={"chat_template": "M{{ reasoning_effort }}"})
+    client = make_app(type(text)(info, text.backend)).test_client()
+    response, body = await ask(client, reasoning_effort=effort)
+    assert response.status_code == 200, body
+    assert text.backend.decode(list(pool.requests[0].prompt_token_ids)) == shown
 
 
 async def test_an_answer_can_be_sent_back_as_a_message(client: Client) -> None:

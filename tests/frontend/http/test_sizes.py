@@ -99,9 +99,9 @@ async def test_the_first_bad_message_ends_the_validation(
     errors: list[list[ErrorDetails]] = []
     first_error = parsing._first_error
 
-    def noted(found: list[ErrorDetails]) -> Any:
+    def noted(found: list[ErrorDetails], *others: Any) -> Any:
         errors.append(found)
-        return first_error(found)
+        return first_error(found, *others)
 
     monkeypatch.setattr(parsing, "_first_error", noted)
     await rejection(client, CHAT, {"messages": [{"role": 1}] * 5000})

@@ -206,8 +206,8 @@ def test_each_name_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
         log.note(["a", "c\nd"])
         log.note(["a"])
     assert named_in(caplog) == [
-        "ignored unknown fields of requests: a, messages.b",
-        "ignored unknown fields of requests: c?d",
+        "ignored parts of requests that are unknown here: a, messages.b",
+        "ignored parts of requests that are unknown here: c?d",
     ]
 
 

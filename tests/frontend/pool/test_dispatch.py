@@ -22,7 +22,7 @@ from headrace.protocol.state import (
     WorkerState,
 )
 from headrace.protocol.to_frontend import QUEUE_FULL, Output
-from headrace.protocol.to_worker import Abort, Generate
+from headrace.protocol.to_worker import BATCH_PRIORITY, Abort, Generate
 from tests.frontend.pool.dispatching import ADMISSION, IDLE, Wire, begin, request
 
 
@@ -409,6 +409,18 @@ async def test_a_burst_is_spread_evenly_by_frontends_that_see_the_same() -> None
             await begin(wire, f"r{number}")
     sent = Counter(worker for wire in wires for worker, _ in wire.sent)
     assert max(sent.values()) - min(sent.values()) <= 4, sent
+
+
+async def test_a_rejected_line_of_a_batch_says_nothing_of_other_requests() -> None:
+    wire = Wire()
+    wire.state(a=READY)
+    line = replace(request("line"), priority=BATCH_PRIORITY)
+    task = asyncio.ensure_future(anext(wire.dispatch.generate("g", line)))
+    await asyncio.sleep(0)
+    wire.refuse("a", "line", reason=QUEUE_FULL, retry_after_s=4.0)
+    with pytest.raises(PoolBusy):
+        await task
+    assert wire.dispatch.why_busy() is None
 
 
 async def test_what_leaves_a_full_worker_lets_another_request_pass() -> None:

@@ -18,9 +18,9 @@ from headrace.frontend.responses.execution.response_run import ResponseRun
 from headrace.frontend.responses.execution.response_runner import ResponseRunner
 from headrace.frontend.responses.execution.store_maintenance import MAX_ATTEMPTS
 from headrace.frontend.responses.output.event_writer import EventWriter
-from headrace.frontend.responses.store.database import Database
 from headrace.frontend.responses.store.ownership import ResponseOwnership
 from headrace.frontend.responses.store.tables import responses
+from headrace.frontend.store.database import Database
 from headrace.frontend.streaming import KEEP_ALIVE
 from tests.frontend.fake_pool import FakePool, Reply
 from tests.frontend.responses.conftest import Serve

@@ -13,11 +13,11 @@ from headrace.frontend.pool.interface import PoolBusy
 from headrace.frontend.responses.execution import event_streams as following
 from headrace.frontend.responses.execution import response_runner as runner
 from headrace.frontend.responses.execution import store_maintenance
-from headrace.frontend.responses.store.database import Database, StoreUnavailable
 from headrace.frontend.responses.store.ownership import ResponseOwnership
 from headrace.frontend.responses.store.response_store import ResponseStore
 from headrace.frontend.responses.store.rows import EventBatch
 from headrace.frontend.responses.store.tables import responses
+from headrace.frontend.store.database import Database, StoreUnavailable
 from headrace.protocol.to_worker import Generate
 from tests.frontend.fake_pool import FakePool
 from tests.frontend.responses.conftest import Serve

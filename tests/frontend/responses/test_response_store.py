@@ -12,12 +12,12 @@ import pytest
 
 from headrace.frontend.errors import BadRequest
 from headrace.frontend.responses.execution.job import Job
-from headrace.frontend.responses.store.database import Database, StoreUnavailable
 from headrace.frontend.responses.store.ownership import ResponseOwnership
 from headrace.frontend.responses.store.response_store import MAX_CHAIN, ResponseStore
 from headrace.frontend.responses.store.rows import EventBatch, StoredResponse
-from headrace.frontend.responses.store.tables import VERSION, create_tables, make_engine, versions
 from headrace.frontend.schemas.responses import ResponsesRequest
+from headrace.frontend.store.database import Database, StoreUnavailable
+from headrace.frontend.store.engine import VERSION, create_tables, make_engine, versions
 
 
 def job(
@@ -264,7 +264,8 @@ async def test_deleting_takes_events_along(
 
 def test_many_frontends_may_make_the_tables_at_once(store_url: str) -> None:
     program = (
-        "import sys; from headrace.frontend.responses.store.tables import *;"
+        "import sys; import headrace.frontend.responses.store.tables;"
+        "from headrace.frontend.store.engine import *;"
         "engine = make_engine(sys.argv[1]); create_tables(engine); create_tables(engine)"
     )
     processes = [
@@ -342,7 +343,7 @@ async def test_a_database_that_does_not_answer_is_an_error(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It keeps nobody waiting, and serves again when it is back."""
-    monkeypatch.setattr("headrace.frontend.responses.store.database.DEADLINE_S", 0.2)
+    monkeypatch.setattr("headrace.frontend.store.database.DEADLINE_S", 0.2)
     store = ResponseStore(database, 1000, 1000)
     frozen = threading.Event()
     for _ in range(2):

@@ -3,7 +3,7 @@
 from headrace.protocol.sampling import SamplingParams
 from headrace.protocol.state import WorkerLoad
 from headrace.protocol.to_frontend import OUTPUTS, Aborted, Output, Rejected, StepOutputs
-from headrace.protocol.to_worker import REQUESTS, Abort, Generate
+from headrace.protocol.to_worker import BATCH_PRIORITY, REQUESTS, Abort, Generate
 from headrace.workers.errors import RejectedByEngine
 from headrace.workers.process.queue_limits import (
     MAX_RETRY_S,
@@ -38,10 +38,17 @@ class Wire:
         return True
 
     def generate(
-        self, frontend: bytes, request_id: str, prompt: int = 1, is_replay: bool = False
+        self,
+        frontend: bytes,
+        request_id: str,
+        prompt: int = 1,
+        is_replay: bool = False,
+        priority: int = 0,
     ) -> None:
         sampling = SamplingParams(seed=0, max_tokens=1)
-        request = Generate(request_id, (1,) * prompt, sampling, is_replay=is_replay)
+        request = Generate(
+            request_id, (1,) * prompt, sampling, is_replay=is_replay, priority=priority
+        )
         self.service.on_message(frontend, REQUESTS.encode(request))
 
     def abort(self, frontend: bytes, request_id: str) -> None:
@@ -216,6 +223,21 @@ def test_prompt_tokens_that_wait_are_bounded_but_one_prompt_always_fits() -> Non
     wire.generate(TWO, "b", prompt=41)
     wire.generate(TWO, "c", prompt=40)
     assert [one.request_id for one in refusals(wire)] == ["small", "b"]
+
+
+def test_lines_of_batches_take_no_place_of_the_queue() -> None:
+    wire = Wire(limits=QueueLimits(max_running=2, max_requests=2, max_tokens=100))
+    for name in ("line", "other line", "third line"):
+        wire.generate(ONE, name, prompt=30, priority=BATCH_PRIORITY)
+    for name in "abcd":
+        wire.generate(ONE, name, prompt=20)
+    assert refusals(wire) == []
+    wire.generate(ONE, "e", prompt=20)
+    wire.generate(ONE, "late line", prompt=1, priority=BATCH_PRIORITY)
+    assert [one.request_id for one in refusals(wire)] == ["e", "late line"]
+    wire.abort(ONE, "other line")
+    wire.service.on_outputs([Output("line", (1,), 0)])
+    assert wire.service.waiting_tokens == 30 + 4 * 20
 
 
 def test_prompt_tokens_wait_until_their_first_answer() -> None:

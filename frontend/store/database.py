@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from headrace.frontend.errors import Unavailable
-from headrace.frontend.responses.store.tables import (
+from headrace.frontend.store.engine import (
     create_tables,
     current_time,
     file_identity,
@@ -20,8 +20,11 @@ from headrace.frontend.responses.store.tables import (
     write_transaction,
 )
 
-log = logging.getLogger("headrace.frontend.responses")
+log = logging.getLogger("headrace.frontend.store")
 
+RESPONSES_UNAVAILABLE = (
+    "The store of responses cannot be reached. Requests with store false do not need it."
+)
 _THREADS = 4
 # After this long a request stops waiting for a database that does not answer, or for its queue: the
 # threads may be stuck, but no request is.
@@ -33,16 +36,18 @@ T = TypeVar("T")
 class StoreUnavailable(Unavailable):
     """The database failed or timed out."""
 
-    def __init__(self) -> None:
-        super().__init__(
-            "The store of responses cannot be reached. Requests with store false do not need it."
-        )
+    def __init__(self, message: str = "The store cannot be reached.") -> None:
+        super().__init__(message)
 
 
 class Database:
-    """The database of the store. now: its clock, in seconds since 1970, as an SQL expression."""
+    """The database of the store. now: its clock, in seconds since 1970, as an SQL expression.
 
-    def __init__(self, url: str) -> None:
+    unavailable: what clients are told while it cannot be reached.
+    """
+
+    def __init__(self, url: str, unavailable: str = RESPONSES_UNAVAILABLE) -> None:
+        self._unavailable = unavailable
         self._engine = make_engine(url)
         self.now = current_time(self._engine)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="store")
@@ -64,7 +69,7 @@ class Database:
             with write_transaction(self._engine) as connection:
                 return work(connection)
 
-        async with _time_limit(), self._write_lock:
+        async with self._time_limit(), self._write_lock:
             return await self._in_thread(do)
 
     async def read(self, work: Callable[[Connection], T]) -> T:
@@ -78,7 +83,7 @@ class Database:
             with self._engine.connect() as connection:
                 return work(connection)
 
-        async with _time_limit():
+        async with self._time_limit():
             return await self._in_thread(do)
 
     def _ensure_tables(self) -> None:
@@ -91,20 +96,19 @@ class Database:
             return await asyncio.get_running_loop().run_in_executor(self._threads, do)
         except (SQLAlchemyError, OSError, ValueError) as error:
             self._initialized_file = None
-            log.error("response store failed: %s", error)
-            raise StoreUnavailable from error
+            log.error("the store failed: %s", error)
+            raise StoreUnavailable(self._unavailable) from error
+
+    @contextlib.asynccontextmanager
+    async def _time_limit(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                yield
+        except TimeoutError as error:
+            log.error("the store timed out")
+            raise StoreUnavailable(self._unavailable) from error
 
     def close(self) -> None:
         """Drop queued transactions and close the connections."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._engine.dispose()
-
-
-@contextlib.asynccontextmanager
-async def _time_limit() -> AsyncIterator[None]:
-    try:
-        async with asyncio.timeout(DEADLINE_S):
-            yield
-    except TimeoutError as error:
-        log.error("response store timed out")
-        raise StoreUnavailable from error

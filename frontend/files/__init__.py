@@ -1,0 +1,1 @@
+"""Files of clients: rows in the store, bytes in a folder."""

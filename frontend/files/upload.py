@@ -1,0 +1,119 @@
+"""Receive a file of a multipart request: its bytes go to the disk as they come.
+
+Quart and Werkzeug parse the request. Their own way of taking files holds them in memory or in a
+folder for temporary files; here each goes where it will stay, and is counted meanwhile.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from io import BufferedRandom
+from pathlib import Path
+from typing import IO, Any, NamedTuple, cast
+
+from quart import Request, request
+from quart.formparser import FormDataParser
+
+from headrace.frontend.errors import (
+    BadRequest,
+    BodyTooLarge,
+    InvalidBody,
+    RequestTimeout,
+    UnsupportedMediaType,
+    shortened,
+)
+from headrace.frontend.files.folder import FileFolder
+
+ROUTE = "/v1/files"
+# What the request holds besides the file: fields, boundaries and headers.
+OVERHEAD_BYTES = 64 * 1024
+MAX_PARTS = 16
+MAX_FIELD_BYTES = 16 * 1024
+MAX_FILENAME_CHARS = 255
+# Bytes that have been received and not yet parsed.
+MAX_BUFFERED_BYTES = 64 * 1024 * 1024
+# The longest time that an upload may take.
+TIMEOUT_S = 3600.0
+
+
+class Upload(NamedTuple):
+    """A received file, at its path until it is moved or removed, and the other fields."""
+
+    path: Path
+    filename: str
+    fields: dict[str, str]
+
+
+def request_class(max_file_bytes: int) -> type[Request]:
+    """Return the class of requests; on the route of uploads a body may have the size of a file."""
+
+    class RequestWithUploads(Request):
+        def __init__(self, method: str, scheme: str, path: str, *rest: Any, **named: Any) -> None:
+            if path == ROUTE and method == "POST":
+                named["max_content_length"] = max_file_bytes + OVERHEAD_BYTES
+            super().__init__(method, scheme, path, *rest, **named)
+
+    return RequestWithUploads
+
+
+@contextlib.asynccontextmanager
+async def receive_upload(folder: FileFolder, max_file_bytes: int) -> AsyncIterator[Upload]:
+    """Receive the file of the current request; it is removed at the end, if it is still there.
+
+    Raises ApiError if there is not exactly one file, called `file`, or if it is too large.
+    """
+    if request.mimetype != "multipart/form-data":
+        raise UnsupportedMediaType("The Content-Type must be multipart/form-data.")
+    path = folder.new_upload()
+    counted: list[_CountedFile] = []
+
+    def open_file(*_: object) -> IO[bytes]:
+        if counted:
+            raise BadRequest("file: there must be one file only.", "file")
+        counted.append(_CountedFile(path, max_file_bytes))
+        return cast(IO[bytes], counted[0])
+
+    parser = FormDataParser(
+        max_content_length=MAX_BUFFERED_BYTES,
+        max_form_memory_size=MAX_FIELD_BYTES,
+        max_form_parts=MAX_PARTS,
+        stream_factory=open_file,
+    )
+    try:
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                form, found = await parser.parse(
+                    request.body, request.mimetype, request.content_length, request.mimetype_params
+                )
+        except TimeoutError as error:
+            raise RequestTimeout("The upload took too long.") from error
+        given = found.get("file")
+        if given is None or len(found) != 1:
+            raise InvalidBody("body.file: there must be a part of this name, a file.", "body.file")
+        counted[0].flush()
+        fields = {shortened(name): value for name, value in form.items()}
+        yield Upload(path, _filename(given.filename), fields)
+    finally:
+        for each in counted:
+            each.close()
+        path.unlink(missing_ok=True)
+
+
+class _CountedFile(BufferedRandom):
+    """A new file that takes at most so many bytes."""
+
+    def __init__(self, path: Path, max_bytes: int) -> None:
+        super().__init__(path.open("xb+", buffering=0))
+        self._max_bytes, self._written = max_bytes, 0
+
+    def write(self, data: Any) -> int:
+        self._written += len(data)
+        if self._written > self._max_bytes:
+            raise BodyTooLarge(f"file: more than {self._max_bytes} bytes.", "file")
+        return super().write(data)
+
+
+def _filename(given: str | None) -> str:
+    """Return a client's name of a file for the database; it never becomes a path."""
+    name = (given or "file").replace("\x00", "").encode("utf-8", "replace").decode()
+    return name[:MAX_FILENAME_CHARS] or "file"

@@ -1,0 +1,142 @@
+"""/v1/files: what clients have uploaded, and what batches have written."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from quart import Blueprint, Response, request
+from quart_schema import document_response
+
+from headrace.frontend.batches.lazy_service import LazyBatchService
+from headrace.frontend.context import Context
+from headrace.frontend.errors import BadRequest, InvalidBody, shortened
+from headrace.frontend.files.upload import ROUTE, receive_upload
+from headrace.frontend.http.openapi import document_plain
+from headrace.frontend.http.query import query_choice, query_number
+from headrace.frontend.middleware.errors import json_response
+from headrace.frontend.schemas.batches import MAX_KEPT_S, MIN_KEPT_S
+from headrace.frontend.schemas.response_bodies import ErrorAnswer
+
+PURPOSES = ("batch", "assistants", "fine-tune", "vision", "user_data", "evals")
+MAX_LIMIT = 10_000
+WARNING_HEADER = "X-Headrace-Warning"
+# Uploads that one frontend receives at once.
+MAX_UPLOADS = 16
+_PIECE = 256 * 1024
+
+
+def blueprint(context: Context, entry: LazyBatchService) -> Blueprint:
+    routes = Blueprint("files", __name__)
+    config = context.config
+    uploads = asyncio.Semaphore(MAX_UPLOADS)
+
+    @routes.post(ROUTE)
+    @document_plain("The file.", content_type="application/json")
+    @document_response(ErrorAnswer, 400)
+    async def create() -> Response:
+        """Store a file (multipart/form-data: file, purpose, expires_after)."""
+        service = await entry.service()
+        async with uploads:
+            await service.files.check_room(request.content_length or 0)
+            async with receive_upload(service.files.folder, config.file_max_bytes) as upload:
+                await service.files.check_room(0)  # it counts now; its length may have been unknown
+                stored = await service.files.add(
+                    upload.path,
+                    purpose=_purpose(upload.fields),
+                    filename=upload.filename,
+                    expires_after_s=_expires_after_s(upload.fields),
+                )
+        headers = {WARNING_HEADER: service.warning} if service.warning else {}
+        return json_response(stored.body(), 200, headers)
+
+    @routes.get(ROUTE)
+    @document_plain("The files.", content_type="application/json")
+    async def get_all() -> Response:
+        """List files, the newest first unless order is asc."""
+        limit = query_number("limit", MAX_LIMIT, 1, MAX_LIMIT)
+        ascending = query_choice("order", "desc", "asc") == "asc"
+        page = await (await entry.service()).files.page(
+            limit=limit,
+            after=request.args.get("after"),
+            ascending=ascending,
+            purpose=request.args.get("purpose"),
+        )
+        ids = [each.file_id for each in page.files]
+        return json_response(
+            {
+                "object": "list",
+                "data": [each.body() for each in page.files],
+                "first_id": ids[0] if ids else None,
+                "last_id": ids[-1] if ids else None,
+                "has_more": page.has_more,
+            }
+        )
+
+    @routes.get(f"{ROUTE}/<file_id>")
+    @document_plain("The file, without its content.", content_type="application/json")
+    @document_response(ErrorAnswer, 404)
+    async def get(file_id: str) -> Response:
+        """Return what is known of a file."""
+        return json_response((await (await entry.service()).files.get(file_id)).body())
+
+    @routes.delete(f"{ROUTE}/<file_id>")
+    @document_plain("It is deleted.", content_type="application/json")
+    @document_response(ErrorAnswer, 404)
+    async def delete(file_id: str) -> Response:
+        """Delete a file; a batch that runs it continues."""
+        await (await entry.service()).files.delete(file_id)
+        return json_response({"id": file_id, "object": "file", "deleted": True})
+
+    @routes.get(f"{ROUTE}/<file_id>/content")
+    @document_plain("The content.", content_type="application/octet-stream")
+    @document_response(ErrorAnswer, 404)
+    async def content(file_id: str) -> Response:
+        """Return the content of a file."""
+        files = (await entry.service()).files
+        stored = await files.get(file_id)
+        response = Response(
+            _pieces(files.folder.path(file_id)), content_type="application/octet-stream"
+        )
+        response.headers["Content-Length"] = str(stored.size)
+        response.timeout = None  # a slow client may take any time
+        return response
+
+    return routes
+
+
+async def _pieces(path: Path) -> AsyncIterator[bytes]:
+    file = await asyncio.to_thread(path.open, "rb")
+    try:
+        while piece := await asyncio.to_thread(file.read, _PIECE):
+            yield piece
+    finally:
+        await asyncio.to_thread(file.close)
+
+
+def _purpose(fields: dict[str, str]) -> str:
+    purpose = fields.get("purpose")
+    if purpose is None:
+        raise InvalidBody("body.purpose: is missing.", "body.purpose")
+    if purpose not in PURPOSES:
+        shown = shortened(purpose)
+        known = ", ".join(PURPOSES)
+        raise BadRequest(f"purpose: must be one of {known}, not {shown!r}.", "purpose")
+    return purpose
+
+
+def _expires_after_s(fields: dict[str, str]) -> float | None:
+    """Return how long the file is kept; None if it does not expire by itself."""
+    anchor = fields.get("expires_after[anchor]")
+    seconds = fields.get("expires_after[seconds]")
+    if anchor is None and seconds is None:
+        return None
+    if anchor != "created_at":
+        raise BadRequest("expires_after.anchor: must be created_at.", "expires_after.anchor")
+    text = seconds or ""
+    number = int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else -1
+    if not MIN_KEPT_S <= number <= MAX_KEPT_S:
+        raise BadRequest(
+            f"expires_after.seconds: must be an integer from {MIN_KEPT_S} to {MAX_KEPT_S}.",
+            "expires_after.seconds",
+        )
+    return float(number)

@@ -1,0 +1,214 @@
+"""Batches whose frontends end, die or stall; on both kinds of stores."""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from quart import Quart
+
+from headrace.frontend.batches import batch_run
+from headrace.frontend.batches.batch import IN_PROGRESS, Progress, StoredBatch
+from headrace.frontend.batches.batch_store import BatchNotFound, BatchStore, new_batch_id
+from headrace.frontend.batches.journal import BatchJournal, LineResult, results
+from headrace.frontend.batches.ownership import BatchOwnership
+from headrace.frontend.store.database import Database
+from tests.frontend.batches.batch_asking import (
+    batch,
+    chat_line,
+    content,
+    created,
+    wait_for,
+)
+from tests.frontend.batches.conftest import Serve
+from tests.frontend.fake_pool import FakePool
+
+OPTIONS = {
+    "endpoint": "/v1/chat/completions",
+    "input_file_id": "file-1",
+    "completion_window": "24h",
+    "metadata": None,
+    "output_expires_after_s": None,
+}
+
+
+async def some_done(client: Any, batch_id: str, count: int) -> None:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        if (await batch(client, batch_id))["request_counts"]["completed"] >= count:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("too slow")
+
+
+async def test_another_frontend_continues(
+    serve: Serve, store_url: str, pool: FakePool, tmp_path: Path
+) -> None:
+    """The first one ends in good order, and its lines with it; each line has one result."""
+    settings = {"response_store_url": store_url, "file_dir": tmp_path / "kept"}
+    async with serve(**settings) as client:
+        batch_id = await created(client, [chat_line(f"line-{n}") for n in range(300)])
+        await some_done(client, batch_id, 20)
+    begun = len(pool.requests)
+    assert begun < 300
+    async with serve(**settings) as client:
+        done = await wait_for(client, batch_id)
+        assert done["request_counts"] == {"total": 300, "completed": 300, "failed": 0}
+        found = await content(client, done["output_file_id"])
+    assert sorted(each["custom_id"] for each in found) == sorted(f"line-{n}" for n in range(300))
+    assert len(pool.requests) < 300 + begun  # what was done was not done again
+    assert not list((tmp_path / "kept" / "batches").iterdir())
+    assert not list((tmp_path / "kept" / "uploads").iterdir())
+
+
+async def test_a_frontend_that_freezes_loses_its_batch(
+    make_app: Callable[..., Quart],
+    serve: Serve,
+    store_url: str,
+    pool: FakePool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its lines go on, and their results do not count twice."""
+    settings = {"response_store_url": store_url, "file_dir": tmp_path / "kept"}
+    pool.hold_after = 1
+    async with serve(**settings) as first:
+        batch_id = await created(first, [chat_line(f"line-{n}") for n in range(4)])
+        await pool.wait_for_streams(4)
+
+        # It renews nothing any more.
+        async def frozen(*_: object) -> dict[str, StoredBatch]:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(BatchOwnership, "renew", frozen)
+            await asyncio.sleep(0.1)
+        async with serve(**settings) as second:
+            await pool.wait_for_streams(8)
+            pool.release.set()
+            done = await wait_for(second, batch_id)
+            assert done["request_counts"] == {"total": 4, "completed": 4, "failed": 0}
+            found = await content(second, done["output_file_id"])
+            assert sorted(each["custom_id"] for each in found) == [f"line-{n}" for n in range(4)]
+
+
+async def test_a_batch_that_ends_its_frontends_is_given_up(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_run, "MAX_FRUITLESS", -1)
+    async with serve() as client:
+        failed = await wait_for(client, await created(client, [chat_line("a")]))
+        assert failed["status"] == "failed"
+        assert failed["errors"]["data"][0]["code"] == "server_error"
+
+
+async def test_a_full_disk_is_waited_for(
+    serve: Serve, pool: FakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = 3
+    append = BatchJournal.append
+
+    def fail(self: BatchJournal, added: Any) -> None:
+        nonlocal failures
+        failures -= 1
+        if failures >= 0:
+            raise OSError("no space left on device")
+        append(self, added)
+
+    monkeypatch.setattr(BatchJournal, "append", fail)
+    async with serve() as client:
+        done = await wait_for(client, await created(client, [chat_line("a"), chat_line("b")]))
+        assert done["request_counts"] == {"total": 2, "completed": 2, "failed": 0}
+
+
+# The store
+
+
+async def new_batch(store: BatchStore) -> str:
+    return (await store.create(new_batch_id(), OPTIONS, 3600.0)).batch_id
+
+
+async def test_one_frontend_owns_a_batch(store_url: str) -> None:
+    database = Database(store_url)
+    store = BatchStore(database, "v", 1e6)
+    owners = [BatchOwnership(database, "v", name) for name in ("a", "b", "c")]
+    ids = {await new_batch(store) for _ in range(6)}
+    claims = await asyncio.gather(*(each.claim(8, 5.0, lambda found: True) for each in owners))
+    taken = [found.batch_id for claim in claims for found in claim]
+    assert sorted(taken) == sorted(ids)
+    owner = next(each for each, claim in zip(owners, claims, strict=True) if claim)
+    other = next(each for each in owners if each is not owner)
+    mine = next(claim for claim in claims if claim)[0].batch_id
+    assert await owner.store_progress(mine, Progress(1, 2, 3, 4, 5, 6))
+    assert not await other.store_progress(mine, Progress(9, 9, 9, 9, 9, 9))
+    assert (await store.get(mine)).progress == Progress(1, 2, 3, 4, 5, 6)
+    assert mine in await owner.renew({mine: 7})
+    assert await other.renew({mine: 7}) == {}
+    # The other frontends' lines count for the room of this one.
+    assert (await other.others(5.0))[1] == 7
+    await owner.release(mine)
+    (again,) = await other.claim(8, 5.0, lambda found: True)
+    assert (again.batch_id, again.runs, again.fruitless) == (mine, 2, 0)
+    (stale,) = [
+        found
+        for found in await owner.claim(8, -1.0, lambda found: found.batch_id == mine)
+        if found.batch_id == mine
+    ]
+    assert (stale.runs, stale.fruitless) == (3, 1)
+    database.close()
+
+
+async def test_claims_leave_what_cannot_be_run(store_url: str) -> None:
+    database = Database(store_url)
+    store = BatchStore(database, "v", 1e6)
+    ids = [await new_batch(store) for _ in range(3)]
+    owner = BatchOwnership(database, "v", "a")
+    (found,) = await owner.claim(8, 5.0, lambda found: found.batch_id == ids[1])
+    assert found.batch_id == ids[1]
+    (found,) = await owner.claim(1, 5.0, lambda found: True)
+    assert found.batch_id == ids[0]  # the oldest
+    assert await BatchOwnership(database, "w", "b").claim(8, -1.0, lambda found: True) == []
+    with pytest.raises(BatchNotFound):
+        await BatchStore(database, "w", 1e6).get(ids[0])
+    assert not await owner.move(ids[0], IN_PROGRESS, "completed")
+    assert (await store.get(ids[0])).status == "validating"
+    database.close()
+
+
+# The journal
+
+
+def result(number: int, text: str = "{}") -> LineResult:
+    return LineResult(number, True, (1, 0, 2, 0), text)
+
+
+def test_a_torn_line_is_no_result(tmp_path: Path) -> None:
+    first = BatchJournal(tmp_path, 1)
+    first.append([result(1), result(2)])
+    first.close()
+    whole = (tmp_path / "000001").read_bytes()
+    second = BatchJournal(tmp_path, 2)
+    for cut in range(1, len(whole)):
+        (tmp_path / "000001").write_bytes(whole[:-cut])
+        numbers, progress = second.known()
+        assert numbers == ({1} if len(whole) - cut >= len(whole) // 2 else set())
+        assert progress.completed == len(numbers)
+    second.append([result(2), result(1)])
+    assert second.known()[0] == {1, 2}
+    second.close()
+
+
+def test_the_first_result_of_a_line_counts(tmp_path: Path) -> None:
+    first, second = BatchJournal(tmp_path, 1), BatchJournal(tmp_path, 2)
+    first.append([result(1, '{"of": 1}')])
+    second.append([result(1, '{"of": 2}'), result(2, '{"of":\n2}')])
+    first.append([result(2, '{"of": 1}')])  # of a frontend that only seemed dead
+    first.close()
+    second.close()
+    found = {each.number: json.loads(each.text)["of"] for each in results(tmp_path)}
+    assert found == {1: 1, 2: 1}
+    assert second.known() == ({1, 2}, Progress(2, 0, 2, 0, 4, 0))
