@@ -18,14 +18,17 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Show a pool until Ctrl-C, or one frame with --once; return the exit status."""
+    """Show a pool until Ctrl-C; one frame with --once, or where there is no terminal.
+
+    Returns the exit status.
+    """
     args = _parser().parse_args(argv)
     view, console = PoolView(Client(args.url)), Console()
-    if args.once:
+    if args.once or not console.is_terminal:
         console.print(view.next(time.monotonic()))
         return 1 if view.problem else 0
     try:
-        with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
+        with Live(console=console, auto_refresh=False, screen=True) as live:
             while True:
                 live.update(view.next(time.monotonic()), refresh=True)
                 time.sleep(args.interval)
@@ -63,7 +66,9 @@ def _parser() -> argparse.ArgumentParser:
         "--url", default=url, help=f"URL of the server (HEADRACE_URL, {DEFAULT_URL})"
     )
     parser.add_argument("--interval", type=_seconds, default=1.0, help="seconds between frames (1)")
-    parser.add_argument("--once", action="store_true", help="show one frame and exit")
+    parser.add_argument(
+        "--once", action="store_true", help="show one frame and exit, as without a terminal"
+    )
     return parser
 
 

@@ -11,7 +11,15 @@ from typing import Any, TypeVar
 from headrace.coordinator.actions import Actions, Answer
 from headrace.coordinator.replica_slots import slot_of
 from headrace.protocol.call_results import AnyResult, WorkerActivity
-from headrace.protocol.calls import AdminCall, CallToWorkers, is_for_frontends, is_for_workers
+from headrace.protocol.calls import (
+    ABSENT,
+    MISSING,
+    AdminCall,
+    CallToWorkers,
+    ErrorKind,
+    is_for_frontends,
+    is_for_workers,
+)
 from headrace.protocol.state import DRAINING, READY, STALLED, WorkerState
 from headrace.protocol.to_coordinator import CallResult, PoolCall
 from headrace.protocol.to_frontend import CallAnswer, FrontendCall, PoolResult
@@ -95,7 +103,7 @@ class CallRouter:
             return Actions()
         targets = [each for each in workers if _is_target(message, each)]
         if not targets:
-            return Actions(answers=(_no_worker(message),))
+            return Actions(answers=(_no_worker(message, workers),))
         ids = {each.worker_id for each in targets}
         self._begin(message, ids, now)
         stay_awake = {
@@ -164,9 +172,10 @@ class CallRouter:
 
 def report_activity(message: PoolCall, workers: Iterable[WorkerState]) -> Actions:
     """Answer GetActivity without calling workers: published states reach frontends later."""
+    workers = list(workers)
     targets = [each for each in workers if _is_target(message, each)]
     if not targets:
-        return Actions(answers=(_no_worker(message),))
+        return Actions(answers=(_no_worker(message, workers),))
     answers = tuple(
         CallAnswer(each.worker_id, WorkerActivity(each.state, each.is_paused), "", 0.0)
         for each in targets
@@ -174,9 +183,16 @@ def report_activity(message: PoolCall, workers: Iterable[WorkerState]) -> Action
     return Actions(answers=((message.frontend_id, PoolResult(message.call_id, answers)),))
 
 
-def _no_worker(message: PoolCall) -> Answer:
-    error = "there is no such worker" if message.target.worker else "no worker is running"
-    return message.frontend_id, PoolResult(message.call_id, (), error)
+def _no_worker(message: PoolCall, workers: Iterable[WorkerState]) -> Answer:
+    """Answer a call without a target. A named worker that ends has a successor before long."""
+    name, group = message.target.worker, message.target.group
+    named = [each for each in workers if _has_name(each, name) and group in ("", each.group)]
+    kind: ErrorKind = MISSING if name and not named else ABSENT
+    if not name:
+        error = "no worker is running"
+    else:
+        error = "this worker is ending" if named else "there is no such worker"
+    return message.frontend_id, PoolResult(message.call_id, (), error, kind)
 
 
 def _order(process_id: str) -> tuple[str, int]:
@@ -191,4 +207,9 @@ def _is_target(message: PoolCall, worker: WorkerState) -> bool:
         return False
     if target.group and worker.group != target.group:
         return False
-    return not target.worker or target.worker in (worker.worker_id, slot_of(worker.worker_id))
+    return not target.worker or _has_name(worker, target.worker)
+
+
+def _has_name(worker: WorkerState, name: str) -> bool:
+    """Return whether a name is a worker's id or its replica slot."""
+    return name in (worker.worker_id, slot_of(worker.worker_id))

@@ -7,7 +7,9 @@ from quart_schema import Info, QuartSchema
 
 from headrace.frontend.abortable import Abortable
 from headrace.frontend.adapters import AdapterUse
+from headrace.frontend.anthropic_api import errors as messages_errors
 from headrace.frontend.batches.lazy_service import LazyBatchService
+from headrace.frontend.chat.detection.formats import ModelFormats
 from headrace.frontend.context import HEADRACE_VERSION, Context, served_models
 from headrace.frontend.files.upload import request_class
 from headrace.frontend.http.openapi import OpenAPI
@@ -54,11 +56,13 @@ def create_app(
     drain: Drain | None = None,
     abortable: Abortable | None = None,
     adapter_use: AdapterUse | None = None,
+    formats: Mapping[str, ModelFormats] | None = None,
 ) -> Quart:
     """Return an ASGI application that serves a pool.
 
     tokenizers: by the groups' names. grammars: of structured outputs. drain: whether the process is
     ending. abortable, adapter_use: record requests in flight and the adapters that they use.
+    formats: by the groups' names; resolved if there are none.
     """
     app = Quart("headrace", static_folder=None)
     app.request_class = request_class(config.file_max_bytes)
@@ -67,13 +71,14 @@ def create_app(
     app.url_map.merge_slashes = False  # its redirect would be built from the Host header
     QuartSchema(
         app,
+        openapi_path=None if config.disable_docs else "/openapi.json",
         info=Info(title="Headrace", version=HEADRACE_VERSION),
         redoc_ui_path=None,
         scalar_ui_path=None,
         openapi_provider_class=OpenAPI,
         swagger_ui_path=None,
     )
-    models_by_name = served_models(config, tokenizers)
+    models_by_name = served_models(config, tokenizers, formats)
     drain = drain or Drain()
     context = Context(
         config,
@@ -87,7 +92,9 @@ def create_app(
         adapter_use or AdapterUse(),
     )
     _register(app, context)
-    errors.install_error_handlers(app, config.max_body_bytes)
+    errors.install_error_handlers(
+        app, config.max_body_bytes, {messages.PATH: messages_errors.response}
+    )
 
     @app.before_request
     async def note_route() -> None:
@@ -96,8 +103,9 @@ def create_app(
         address.reject_if_flagged()
 
     refusing = full.FullPoolMiddleware(app.asgi_app, pool, drain)
-    addressed = address.AddressMiddleware(refusing, config.root_path)
-    wrapped = request_scope.RequestScopeMiddleware(addressed, metrics, drain)
+    limits = (config.max_headers, config.max_header_bytes)
+    addressed = address.AddressMiddleware(refusing, config.root_path, *limits)
+    wrapped = request_scope.RequestScopeMiddleware(addressed, metrics, drain, config.strict_fields)
     app.asgi_app = wrapped  # type: ignore[method-assign, assignment]
     return app
 
@@ -123,4 +131,5 @@ def _register(app: Quart, context: Context) -> None:
     )
     for routes in admin if context.config.enable_admin else ():
         app.register_blueprint(routes.blueprint(context))
-    app.register_blueprint(docs.blueprint())
+    if not context.config.disable_docs:
+        app.register_blueprint(docs.blueprint())

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from headrace.frontend.abortable import Abortable
 from headrace.frontend.adapters import AdapterUse, adapters_of
+from headrace.frontend.chat.detection.formats import ModelFormats, resolve_formats
 from headrace.frontend.chat.reasoning.delimiters import ReasoningDelimiters
-from headrace.frontend.chat.tools.available import ToolParser, find_parser
+from headrace.frontend.chat.tools.available import ToolParser
 from headrace.frontend.errors import NotFound
 from headrace.frontend.generation.seeds import Seeds
 from headrace.frontend.metrics import Metrics
@@ -21,6 +22,8 @@ from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from headrace.protocol.config import GroupConfig, PoolConfig
 
 HEADRACE_VERSION = version("headrace")
+# Modes in which answers do not have the fingerprint of server and model.
+_CHOSEN = ("custom", "none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,7 @@ class ServedModel:
         and "" for a model itself.
     reasoning: the delimiters of its reasoning; None if that is not separated.
     tool_parser: parses tool calls in answers; None if they are not parsed.
+    fingerprint_mode, fingerprint_value: see PoolOptions.
     """
 
     name: str
@@ -46,6 +50,13 @@ class ServedModel:
     tool_parser: ToolParser | None = None
     parent: str | None = None
     adapter: str = ""
+    fingerprint_mode: str = "full"
+    fingerprint_value: str | None = None
+
+    @property
+    def shown_fingerprint(self) -> str | None:
+        """The fingerprint in answers: as the operator wants it, or None."""
+        return self.fingerprint_value if self.fingerprint_mode in _CHOSEN else self.fingerprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,19 +128,20 @@ class Context:
 
 
 def served_models(
-    config: PoolConfig, tokenizers: Mapping[str, ModelTokenizer]
+    config: PoolConfig,
+    tokenizers: Mapping[str, ModelTokenizer],
+    formats: Mapping[str, ModelFormats] | None = None,
 ) -> dict[str, ServedModel]:
-    """Return the models by all their names. tokenizers: by the groups' names."""
+    """Return the models by all their names.
+
+    tokenizers, formats: by the groups' names; formats are resolved if there are none.
+    """
+    formats = resolve_formats(config, tokenizers) if formats is None else formats
     models: dict[str, ServedModel] = {}
     for group in config.groups:
         seeds = Seeds(group.engine.seed)
         tokenizer = tokenizers[group.name]
-        parser = group.reasoning_parser
-        reasoning = None if parser is None else ReasoningDelimiters.encode(parser, tokenizer)
-        tool_parser = None
-        serving = group.serving
-        if serving.enable_auto_tool_choice and serving.tool_call_parser is not None:
-            tool_parser = find_parser(serving.tool_call_parser, serving.tool_parser_plugin)
+        found = formats[group.name]
         for name in group.served_names:
             models[name] = ServedModel(
                 name=name,
@@ -138,8 +150,10 @@ def served_models(
                 root=_root(group),
                 fingerprint=_fingerprint(group),
                 seeds=seeds,
-                reasoning=reasoning,
-                tool_parser=tool_parser,
+                reasoning=found.reasoning,
+                tool_parser=found.tool_parser,
+                fingerprint_mode=config.fingerprint_mode,
+                fingerprint_value=config.fingerprint_value,
             )
     return models
 

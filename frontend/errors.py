@@ -9,6 +9,7 @@ ApiError                  status, type and param, as the body of the answer show
 ├── BodyTooLarge          413                       more bytes than the server takes
 ├── UnsupportedMediaType  415                       an unsupported form of body
 ├── TooManyRequests               429                       every queue is full
+├── TooManyHeaders        431                       more headers than the server takes
 ├── InternalError         500 InternalServerError   our fault
 ├── PoolFailed            500 InternalServerError   workers have not executed an admin call
 ├── Unavailable           503                       no worker is running
@@ -100,6 +101,11 @@ class UnsupportedMediaType(ApiError):
 class TooManyRequests(ApiError):
     status = 429
     kind = "Too Many Requests"
+
+
+class TooManyHeaders(ApiError):
+    status = 431
+    kind = "Request Header Fields Too Large"
 
 
 class InternalError(ApiError):

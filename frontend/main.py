@@ -18,6 +18,7 @@ from headrace.frontend.abortable import Abortable
 from headrace.frontend.adapters import AdapterUse
 from headrace.frontend.admin.frontend_calls import frontend_call_handlers
 from headrace.frontend.app import create_app
+from headrace.frontend.chat.detection.formats import log_found, resolve_formats
 from headrace.frontend.critical_task import spawn_critical
 from headrace.frontend.metrics import Metrics
 from headrace.frontend.pool.client import PoolClient
@@ -34,14 +35,11 @@ from headrace.protocol.config import PoolConfig
 
 log = logging.getLogger("headrace.frontend")
 
-# Longer than the idle times of common proxies and client pools, so that they close first.
-KEEP_ALIVE_S = 75.0
 # Before the pool state is known, /health could only answer 503: connections are left to other
 # frontends, or wait. A coordinator that restarts just then takes a second or two.
 FIRST_STATE_S = 5.0
 # Allocations that trigger a garbage collection of young objects; Python's default is 700.
 YOUNG_OBJECTS = 10_000
-LARGEST_HEADERS_BYTES = 64 * 1024
 
 
 async def serve(
@@ -58,13 +56,18 @@ async def serve(
     loop.add_signal_handler(signal.SIGTERM, on_signal)
     loop.add_signal_handler(signal.SIGHUP, hand_over.set)
     tokenizers = {group.name: ModelTokenizer.load(group.text_path) for group in config.groups}
+    formats = resolve_formats(config, tokenizers)
+    if slot_of(frontend_id) == 0:  # each frontend finds the same
+        log_found(config, formats)
     with contextlib.closing(CheckerPool()) as checkers:
         drain, metrics = Drain(), Metrics(config)
         abortable, use = Abortable(), AdapterUse()
         handlers = frontend_call_handlers(abortable, use, lambda: pool.state)
         async with PoolClient(config, frontend_id, metrics.count_replay, handlers) as pool:
             grammars = GrammarCache(checkers)
-            app = create_app(config, tokenizers, pool, metrics, grammars, drain, abortable, use)
+            app = create_app(
+                config, tokenizers, pool, metrics, grammars, drain, abortable, use, formats
+            )
             spawn_critical(report(notifier, loop, pool))
             _spare_collections()
             await pool.wait_for_state(FIRST_STATE_S)
@@ -104,8 +107,9 @@ def _hypercorn_config(config: PoolConfig, http_fd: int) -> hypercorn.config.Conf
     settings = hypercorn.config.Config()
     settings.bind = [f"fd://{http_fd}"]
     settings.graceful_timeout = config.shutdown_timeout_s
-    settings.keep_alive_timeout = KEEP_ALIVE_S
-    settings.h11_max_incomplete_size = LARGEST_HEADERS_BYTES
+    settings.keep_alive_timeout = config.keep_alive_s
+    settings.h11_max_incomplete_size = config.max_header_bytes
+    settings.h2_max_header_list_size = config.max_header_bytes
     settings.include_server_header = False
     settings.loglevel = "WARNING"
     return settings
@@ -117,6 +121,11 @@ def _spare_collections() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS)
+
+
+def slot_of(frontend_id: str) -> int:
+    """Return the number of a frontend's slot, from an id such as "frontend-0.3"."""
+    return int(frontend_id.partition("-")[2].partition(".")[0])
 
 
 def _raise_descriptor_limit() -> None:
@@ -135,7 +144,7 @@ def main() -> None:
     config = PoolConfig.load(args.run_dir)
     become_child(args.frontend_id, args.parent_pid, config.log_level)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher decides what Ctrl-C means
-    slot = int(args.frontend_id.partition("-")[2].partition(".")[0])
+    slot = slot_of(args.frontend_id)
     notifier = Notifier()
     _raise_descriptor_limit()
     loop = SharedLoop()

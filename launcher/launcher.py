@@ -75,7 +75,8 @@ class Launcher:
         self._exit_status = 0
 
     async def run(self) -> int:
-        """Return the exit status: 0 after a signal, 1 if the pool could not be started."""
+        """Return the exit status: 0 after a signal, 78 if the model cannot be run, 1 if the pool
+        could not be started for other reasons."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
@@ -184,8 +185,8 @@ class Launcher:
             return
         is_starting = not self._readiness.was_announced
         if exit_status == EX_CONFIG and is_starting:
-            # The child has logged why; another start would fail alike.
-            self._fail()
+            # The child has logged why; another start would fail alike, and systemd must know.
+            self._fail(EX_CONFIG)
             return
         await self._link.send(exited)
         if (
@@ -222,8 +223,8 @@ class Launcher:
             log.critical("the launcher has failed", exc_info=task.exception())
             self._fail()
 
-    def _fail(self) -> None:
-        self._exit_status = 1
+    def _fail(self, exit_status: int = 1) -> None:
+        self._exit_status = exit_status
         self._stop.set()
 
     def _on_signal(self) -> None:

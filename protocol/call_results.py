@@ -138,6 +138,8 @@ class EngineStatistics(Result, tag=14):
     drafts: int = 0
     draft_tokens: int = 0
     accepted_tokens: int = 0
+    accepted_by_position: tuple[int, ...] = ()
+    ended_by_preemptions: tuple[int, ...] = ()
 
 
 class Pong(Result, tag=15):

@@ -8,16 +8,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     ValidationInfo,
     field_validator,
-    model_validator,
 )
 
 from headrace.protocol.autoscaling import Autoscaling, Workers
 from headrace.protocol.calls import SleepLevel
+from headrace.protocol.engine_config import Dtype as Dtype
+from headrace.protocol.engine_config import EngineConfig as EngineConfig
+from headrace.protocol.engine_config import Frozen as Frozen
+from headrace.protocol.engine_config import LoraRank as LoraRank
+from headrace.protocol.engine_config import Positive as Positive
+from headrace.protocol.engine_config import Quantization as Quantization
+from headrace.protocol.engine_config import SpeculativeConfig as SpeculativeConfig
 from headrace.protocol.reasoning import ReasoningFormat
 
 # Names that every chat template gets; other variables must not replace them.
@@ -41,147 +45,25 @@ RESERVED_NAMES = frozenset(
 )
 _TOOL_SERVER = re.compile(r"https?://[^/\s@]+(/\S*)?|(\[[0-9a-fA-F:]+\]|[\w.-]+):\d{1,5}")
 
-Positive = Annotated[int, Field(ge=1)]
 SleepIdle = Annotated[float, Field(gt=0)] | None
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-Quantization = Literal["int8", "int8_dynamic"]
-LoraRank = Literal[1, 8, 16, 32, 64, 128, 256, 320, 512]
-
-
-class Frozen(BaseModel):
-    """Base of the configuration's models."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class SpeculativeConfig(Frozen):
-    """Speculative decoding: several tokens are drafted and verified in one step.
-
-    method: "ngram" (prompt lookup) finds the last tokens earlier in the sequence and drafts the
-        tokens that followed there.
-    num_speculative_tokens: maximum length of a draft.
-    prompt_lookup_max, prompt_lookup_min: how many last tokens are looked up, the longest first. A
-        missing one equals the other; without both it is 5.
-    """
-
-    method: Literal["ngram"]
-    num_speculative_tokens: Annotated[int, Field(ge=1, le=32)]
-    prompt_lookup_max: Annotated[int, Field(ge=1, le=32)]
-    prompt_lookup_min: Annotated[int, Field(ge=1, le=32)]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _complete(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        ends = ("prompt_lookup_max", "prompt_lookup_min")
-        given = [values[end] for end in ends if values.get(end) is not None]
-        other = given[0] if given else 5
-        return values | {end: other for end in ends if values.get(end) is None}
-
-    @field_validator("prompt_lookup_min")
-    @classmethod
-    def _check_order(cls, value: int, info: ValidationInfo) -> int:
-        if value > info.data.get("prompt_lookup_max", value):
-            raise ValueError("must not exceed prompt_lookup_max")
-        return value
-
-
-class EngineConfig(Frozen):
-    """Options of running a group's model in a worker."""
-
-    engine: Literal["torch", "fake"] = Field(
-        "torch",
-        description=(
-            "torch; or fake, which needs no model: each token is a pure function of those before it"
-        ),
-    )
-    dtype: Dtype = Field(
-        "auto",
-        description=(
-            "float32, bfloat16, float16, or auto: the checkpoint's, and bfloat16 for float32 "
-            "where that is fast"
-        ),
-    )
-    quantization: Quantization | None = Field(
-        None,
-        description=(
-            "int8: weights of linear layers in 8 bits; int8_dynamic: their inputs, too, which is "
-            "faster and less exact; on CPUs only"
-        ),
-    )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="cpu, cuda or auto")
-    max_model_len: Positive | None = Field(None, description="tokens of prompt and output together")
-    max_num_seqs: Positive = Field(128, description="requests in a batch")
-    max_num_batched_tokens: Positive | None = Field(
-        None, description="tokens in an engine step; longer prompts are run in chunks"
-    )
-    kv_cache_bytes: Positive | None = Field(
-        None, description="size of each worker's K/V cache, such as 2GiB"
-    )
-    memory_utilization: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.9, description="share of a GPU's memory that a worker may use"
-    )
-    block_size: Positive = Field(16, description="tokens in a block of the K/V cache")
-    enable_prefix_caching: bool = Field(
-        True, description="reuse cached blocks for prompts with the same prefix"
-    )
-    enforce_eager: bool = Field(False, description="use no CUDA graphs")
-    speculative_config: SpeculativeConfig | None = Field(
-        None,
-        description=(
-            'guess tokens by prompt lookup, with {"method": "ngram", "num_speculative_tokens": 4} '
-            'and perhaps "prompt_lookup_max" and "prompt_lookup_min"'
-        ),
-    )
-    enable_lora: bool = Field(False, description="take requests for LoRA adapters")
-    max_loras: Positive = Field(
-        8, description="LoRA adapters in an engine step; requests for others wait"
-    )
-    max_lora_rank: LoraRank = Field(16, description="largest rank of a LoRA adapter")
-    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = Field(
-        None,
-        description=(
-            "source of seeds for requests without one: a frontend's n-th gets the same after each "
-            "start"
-        ),
-    )
-    cpu_kernels: Literal["auto", "native", "torch"] = Field(
-        "auto",
-        description=(
-            "what runs a model on a CPU: native (compiled programs), torch (its operations), or "
-            "auto (programs wherever they can)"
-        ),
-    )
-    threads: Positive | None = Field(None, description="CPU threads of each worker")
-    max_queue_requests: Annotated[int, Field(ge=0)] | None = Field(
-        None, description="requests that may wait in each worker; more get 429 with Retry-After"
-    )
-    max_queue_tokens: Positive | None = Field(
-        None,
-        description="prompt tokens that may wait in each worker; more get 429 with Retry-After",
-    )
-    fake_step_s: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="seconds of a step of the fake engine"
-    )
-
-    @property
-    def runs_model(self) -> bool:
-        """Whether workers run a model, which takes torch and weights; else they imitate one."""
-        return self.engine != "fake"
+ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 class ToolOptions(Frozen):
     """Options of finding tool calls in a group's outputs."""
 
     enable_auto_tool_choice: bool = Field(
-        False, description="let the model decide whether it calls tools"
+        False,
+        description=(
+            "let the model decide whether it calls tools, as it may wherever a parser is known"
+        ),
     )
     tool_call_parser: Annotated[str, Field(min_length=1)] | None = Field(
-        None,
+        "auto",
         description=(
-            "how the model writes calls: hermes, llama3_json, mistral, deepseek, pythonic, or "
-            'generic:{"start": "<call>", "end": "</call>"}'
+            "how the model writes calls: auto (as its chat template does), none, hermes, "
+            'llama3_json, mistral, ... (docs/tools.md), or generic:{"start": "<call>", "end": '
+            '"</call>"}'
         ),
     )
     tool_parser_plugin: Path | None = Field(
@@ -190,6 +72,11 @@ class ToolOptions(Frozen):
     exclude_tools_when_tool_choice_none: bool = Field(
         False, description="leave tools that must not be called out of prompts"
     )
+
+    @field_validator("tool_call_parser")
+    @classmethod
+    def _turn_off(cls, value: str | None) -> str | None:
+        return None if value == "none" else value
 
     @field_validator("tool_parser_plugin")
     @classmethod
@@ -234,6 +121,24 @@ class ServingOptions(ToolOptions):
         False, description="end all streams with the usage, whether requests ask for it or not"
     )
 
+    stream_interval: Positive = Field(
+        1, description="tokens in an event of a stream, but for its first and its last"
+    )
+    reasoning_effort_map: dict[ReasoningEffort, Annotated[str, Field(max_length=64)]] = Field(
+        default_factory=dict,
+        description="reasoning efforts that the chat template gets instead of those of requests",
+    )
+    tool_strict_level: Literal["auto", "function", "parameter"] = Field(
+        "auto",
+        description=(
+            "which calls are held to their tools: auto (of strict tools), function (no others are "
+            "made), parameter (their schemas too, as if all were strict)"
+        ),
+    )
+    enable_per_request_metrics: bool = Field(
+        False, description="report a request's times in its answer"
+    )
+
     @field_validator("default_chat_template_kwargs")
     @classmethod
     def _leave_reserved_names(cls, value: dict[str, Any]) -> dict[str, Any]:
@@ -252,7 +157,8 @@ class GroupConfig(Frozen):
     workers: the initial size. autoscaling: None: only operators change the size.
     sleep_idle_seconds: a worker without requests for so long sleeps; None: never.
     sleep_idle_level: 1 releases its cache, 2 also its weights.
-    reasoning_parser: how reasoning is separated from the rest of answers; None: it is not.
+    reasoning_parser: how reasoning is separated from the rest of answers; None: it is not; auto: as
+        the chat template tells.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
@@ -266,7 +172,7 @@ class GroupConfig(Frozen):
     sleep_idle_seconds: SleepIdle = None
     sleep_idle_level: SleepLevel = 1
     engine: EngineConfig = EngineConfig()
-    reasoning_parser: ReasoningFormat | None = None
+    reasoning_parser: ReasoningFormat | Literal["auto"] | None = None
     serving: ServingOptions = ServingOptions()
 
     @field_validator("workers")
@@ -296,7 +202,24 @@ class PoolOptions(Frozen):
     max_body_bytes: Positive = Field(
         8 * 1024 * 1024, description="size of the largest request body"
     )
+    strict_fields: bool = Field(
+        False, description="reject requests with unknown fields, instead of ignoring these"
+    )
+    max_header_bytes: Annotated[int, Field(ge=1024)] = Field(
+        64 * 1024, description="size of a request's headers; larger ones get 431"
+    )
+    max_headers: Annotated[int, Field(ge=16)] = Field(
+        256, description="greatest number of headers of a request; more get 431"
+    )
+    keep_alive_s: Annotated[float, Field(gt=0)] = Field(
+        75.0,
+        description=(
+            "seconds that an idle connection is kept; longer than in proxies, so that they close "
+            "first"
+        ),
+    )
     enable_tokenizer_info: bool = Field(False, description="serve /tokenizer_info")
+    disable_docs: bool = Field(False, description="do not serve /docs and /openapi.json")
     root_path: str = Field(
         "",
         description=(
@@ -325,6 +248,13 @@ class PoolOptions(Frozen):
         description=(
             "seconds after which a request without an answer ends with 504; clients may ask for "
             "less by X-Request-Timeout-Ms"
+        ),
+    )
+    sse_keep_alive_interval_s: Annotated[float, Field(ge=0)] = Field(
+        15.0,
+        description=(
+            "seconds of silence after which a stream gets a comment, before its first token too; "
+            "0: never"
         ),
     )
     start_timeout_s: Annotated[float, Field(gt=0)] = Field(
@@ -358,8 +288,8 @@ class PoolOptions(Frozen):
     profile_max_seconds: Annotated[float, Field(gt=0)] = Field(
         60.0, description="seconds after which a profile ends by itself"
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="debug, info, warning or error"
+    log_level: Literal["debug", "info", "warning", "error", "critical"] = Field(
+        "info", description="debug, info, warning, error or critical"
     )
     disable_log_stats: bool = Field(False, description="do not log the throughput of each group")
     log_stats_interval_s: Annotated[float, Field(gt=0)] = Field(
@@ -380,6 +310,18 @@ class PoolOptions(Frozen):
     )
     response_store_max_count: Annotated[int, Field(ge=0)] = Field(
         10_000, description="responses that are kept"
+    )
+    fingerprint_mode: Literal["full", "hash", "custom", "none"] = Field(
+        "full",
+        description=(
+            "system_fingerprint of answers: full or hash (of server and model), custom "
+            "(--fingerprint-value) or none"
+        ),
+    )
+    fingerprint_value: Annotated[str, Field(max_length=256)] | None = Field(
+        None,
+        validate_default=True,
+        description="system_fingerprint of answers in the custom mode",
     )
     file_dir: Path | None = Field(None, description="folder of /v1/files and running batches")
     file_max_bytes: Positive = Field(512 * 1024 * 1024, description="size of the largest file")
@@ -407,6 +349,20 @@ class PoolOptions(Frozen):
         if value and not info.data.get("enable_log_requests"):
             raise ValueError("needs enable_log_requests")
         return value
+
+    @field_validator("fingerprint_value")
+    @classmethod
+    def _only_in_the_custom_mode(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if (info.data.get("fingerprint_mode") == "custom") != (value is not None):
+            raise ValueError("and fingerprint_mode custom need each other")
+        return value
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _any_case(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        return {"trace": "debug", "warn": "warning"}.get(value.lower(), value.lower())
 
     @field_validator("lora_dir", "profile_dir", "file_dir")
     @classmethod

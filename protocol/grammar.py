@@ -5,7 +5,6 @@ from typing import Literal
 from headrace.protocol.codec import Message
 
 MAX_GRAMMAR_BYTES = 1024 * 1024
-MAX_AFTER_TOKENS = 64
 
 GrammarKind = Literal["json_schema", "json_object", "regex", "choice", "grammar", "structural_tag"]
 
@@ -16,10 +15,10 @@ class Grammar(Message):
     kind: the kind of constraint in the request.
     text: the grammar as llguidance reads it: Lark, or JSON with a list of grammars. At most
         MAX_GRAMMAR_BYTES in UTF-8.
-    after: token ids after which the grammar applies, at most MAX_AFTER_TOKENS; the output before
-        them is free. Empty: it applies from the first output token on.
+    after: texts after any of which the grammar applies; the output before it is free. Empty: it
+        applies from the first output token on.
     """
 
     kind: GrammarKind
     text: str
-    after: tuple[int, ...] = ()
+    after: tuple[str, ...] = ()

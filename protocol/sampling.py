@@ -1,20 +1,22 @@
 """The sampling parameters of a request."""
 
 from headrace.protocol.codec import Message
+from headrace.protocol.common.reasoning_text import ReasoningMarks
 
 
 class ThinkingBudget(Message):
-    """A limit on reasoning: after `tokens` of it, the first end delimiter is forced.
+    """A limit on reasoning: after `tokens` of it, the first end is forced.
 
     tokens: reasoning tokens at most, without delimiters (see headrace.protocol.common.thinking).
-    start_ids: the delimiter that may begin the output; () where the prompt ends with it.
-    end_ids: the delimiters that end reasoning; the first is the one that is forced.
-    is_open: whether the output begins with reasoning, with or without the start delimiter.
+    marks: the texts around reasoning; no starts where the prompt ends with one.
+    start_ids, end_ids: the tokens in which the first start and the first end are forced.
+    is_open: whether the output begins with reasoning, with or without a start.
     """
 
     tokens: int
+    marks: ReasoningMarks
     start_ids: tuple[int, ...]
-    end_ids: tuple[tuple[int, ...], ...]
+    end_ids: tuple[int, ...]
     is_open: bool
 
 

@@ -29,6 +29,10 @@ class WorkerLoad(Message):
     steps: engine steps since the start.
     step_age_s: seconds since the current step began; 0 without work.
     waiting_tokens: prompt tokens of requests without an output token yet.
+    deferred: those of the waiting requests that wait for something else than room in the batch: a
+        grammar that is being compiled, or a LoRA adapter's turn.
+    running_adapters, waiting_adapters: ids of the LoRA adapters of requests in the batch and in the
+        queue.
     """
 
     running: int
@@ -37,6 +41,9 @@ class WorkerLoad(Message):
     steps: int
     step_age_s: float
     waiting_tokens: int = 0
+    deferred: int = 0
+    running_adapters: tuple[str, ...] = ()
+    waiting_adapters: tuple[str, ...] = ()
 
 
 class FrontendLoad(Message):
@@ -122,3 +129,8 @@ class PoolState(Message, tag=1):
 
 
 STATE = Codec[PoolState](PoolState)
+
+
+def engine_label(worker_id: str) -> str:
+    """Return the number of the worker's replica slot: "0" of "chat-0.3"."""
+    return worker_id.rpartition("-")[2].partition(".")[0]

@@ -35,12 +35,16 @@ class Admission(Message):
     cached_tokens: prompt tokens found in the prefix cache.
     queue_s, prefill_s: seconds from arrival to first scheduling, and from there to the first token.
     prompt_logprobs: for the prompt's tokens from the second on, if they were asked for.
+    engine: the number of the worker's replica slot, for metrics; "" if it is unknown.
+    written_tokens: prompt tokens computed and kept in the prefix cache, for later prompts.
     """
 
     cached_tokens: int
     queue_s: float
     prefill_s: float
     prompt_logprobs: tuple[Logprobs, ...] | None = None
+    engine: str = ""
+    written_tokens: int = 0
 
 
 class Output(Message):

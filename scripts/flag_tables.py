@@ -3,7 +3,9 @@
 Usage: python -P scripts/flag_tables.py [--check] [FILE ...]
 
 A table stands between <!-- flags: KEY ... --> and <!-- end of flags -->, with a row for each key of
-an option. --check changes nothing, and exits with 1 if a table differs from its options.
+an option (all: of each). After <!-- reference: SECTION --> it has the reference's flags of a
+section, after <!-- variables: all --> those of the environment. --check changes nothing, and exits
+with 1 if a table differs from its options.
 """
 
 import argparse
@@ -12,11 +14,15 @@ import sys
 from pathlib import Path
 
 from headrace.launcher.command.flag_help import flag_table
+from headrace.launcher.command.flags import FLAGS
 from headrace.launcher.command.options import option_fields
+from headrace.launcher.command.reference_tables import reference_table, variable_table
 
 ROOT = Path(__file__).parents[1]
-FILES = (ROOT / "README.md", ROOT / "docs" / "autoscaling.md")
-_TABLE = re.compile(r"(<!-- flags:([\w\s]+)-->\n).*?(<!-- end of flags -->)", re.DOTALL)
+FILES = (ROOT / "README.md", ROOT / "docs" / "autoscaling.md", ROOT / "docs" / "options.md")
+_TABLE = re.compile(
+    r"(<!-- (flags|reference|variables):([\w\s]+)-->\n).*?(<!-- end of flags -->)", re.DOTALL
+)
 
 
 def with_tables(text: str) -> str:
@@ -27,8 +33,21 @@ def with_tables(text: str) -> str:
     return text
 
 
-def _table(match: re.Match[str]) -> str:
-    return f"{match[1]}{flag_table(match[2].split(), option_fields())}\n{match[3]}"
+def _table(found: re.Match[str]) -> str:
+    fields, words = option_fields(), found[3].split()
+    match found[2]:
+        case "flags":
+            keys = [key for word in words for key in (_all_keys() if word == "all" else [word])]
+            table = flag_table(keys, fields)
+        case "reference":
+            table = "\n".join(reference_table(word, fields) for word in words)
+        case _:
+            table = variable_table(fields)
+    return f"{found[1]}{table}\n{found[4]}"
+
+
+def _all_keys() -> list[str]:
+    return [flag.key for flags in FLAGS.values() for flag in flags if not flag.is_hidden]
 
 
 def main() -> int:

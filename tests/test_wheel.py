@@ -61,6 +61,13 @@ def test_every_module_of_the_product_is_in_it_once(wheel: Path, tracked: list[Pa
     assert sorted(names) == sorted(expected)
 
 
+def test_its_data_is_in_it(wheel: Path, tracked: list[Path]) -> None:
+    data = [file for file in tracked if file.parts[0] == "launcher" and file.suffix == ".toml"]
+    assert len(data) >= 3
+    names = [name for name in ZipFile(wheel).namelist() if name.endswith(".toml")]
+    assert sorted(names) == sorted(f"headrace/{file}" for file in data)
+
+
 def test_no_tests_and_no_benchmarks_are_in_it(wheel: Path) -> None:
     folders = {part for name in ZipFile(wheel).namelist() for part in Path(name).parts[:-1]}
     assert not folders & {"tests", "bench", "scripts", "docs"}

@@ -51,7 +51,7 @@ def read_query(model: type[Query]) -> Query:
         values[key] = texts if is_list else texts[-1]
         if field.annotation is bool and values[key] == "":
             values[key] = True
-    return validate(model, values)
+    return validate(model, values, "query")
 
 
 def target_of(context: Context, query: ModelQuery) -> CallTarget:

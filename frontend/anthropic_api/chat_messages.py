@@ -8,19 +8,37 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from headrace.frontend.errors import BadRequest
-from headrace.frontend.schemas.messages import (
+from headrace.frontend.http.parsing import ignore_fields
+from headrace.frontend.schemas.message_blocks import (
     ContentBlock,
-    CountTokensRequest,
-    InputMessage,
+    OtherBlock,
+    RedactedThinkingBlock,
+    ServerResultBlock,
     TextBlock,
     ThinkingBlock,
     ToolResultBlock,
     ToolUseBlock,
 )
+from headrace.frontend.schemas.messages import CountTokensRequest, InputMessage
 
 # A client's note to Anthropic's own servers, in a system block. It differs from request to request,
 # so that no prompt would be found in the prefix cache.
 _BILLING_NOTE = "x-anthropic-billing-header"
+
+_FITTING = {
+    "user": (TextBlock, ToolResultBlock),
+    "assistant": (
+        TextBlock,
+        ThinkingBlock,
+        RedactedThinkingBlock,
+        ToolUseBlock,
+        ServerResultBlock,
+        OtherBlock,
+    ),
+    "system": (TextBlock,),
+}
+# What an answer cannot be understood without.
+_FILES = frozenset({"image", "document"})
 
 Turn = tuple[str, list[ContentBlock]]
 
@@ -49,21 +67,23 @@ def continues_last(messages: Sequence[InputMessage]) -> bool:
 
 
 def _check_roles(messages: Sequence[InputMessage]) -> None:
-    """Check the blocks of each message. Raises BadRequest if one does not fit its role."""
+    """Check the blocks of each message. Raises BadRequest if one does not fit its role.
+
+    Blocks of unknown types in answers are left out: other servers' notes for themselves.
+    """
+    left_out: list[str] = []
     for number, message in enumerate(messages):
+        fitting = _FITTING[message.role]
         for index, block in enumerate(message.content):
-            if message.role == "assistant":
-                fits = not isinstance(block, ToolResultBlock)
-            elif message.role == "user":
-                fits = isinstance(block, TextBlock | ToolResultBlock)
-            else:
-                fits = isinstance(block, TextBlock)
-            if not fits:
+            if not isinstance(block, fitting) or block.type in _FILES:
                 raise BadRequest(
-                    f"messages.{number}.content.{index}: a message of the role {message.role!r}"
-                    f" holds no {block.type!r} blocks.",
+                    f"messages.{number}.content.{index}: this model takes no {block.type!r} blocks"
+                    f" in messages of the role {message.role!r}.",
                     "messages",
                 )
+            if isinstance(block, OtherBlock):
+                left_out.append(f"messages.content.{block.type}")
+    ignore_fields(left_out)
 
 
 def _turns(messages: Iterable[InputMessage]) -> list[Turn]:
@@ -96,6 +116,22 @@ def _user(blocks: Sequence[ContentBlock]) -> list[dict[str, Any]]:
 
 
 def _assistant(blocks: Sequence[ContentBlock]) -> list[dict[str, Any]]:
+    """Return an assistant's turn: what it said, and after it results of other servers' tools."""
+    messages: list[dict[str, Any]] = []
+    said: list[ContentBlock] = []
+    for block in blocks:
+        if not isinstance(block, ServerResultBlock):
+            said.append(block)
+            continue
+        if said:
+            messages.append(_answer(said))
+            said = []
+        result = {"role": "tool", "tool_call_id": block.tool_use_id, "content": block.content}
+        messages.append(result)
+    return [*messages, _answer(said)] if said or not messages else messages
+
+
+def _answer(blocks: Sequence[ContentBlock]) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": _join_text(blocks)}
     reasoning = [block.thinking for block in blocks if isinstance(block, ThinkingBlock)]
     if reasoning:
@@ -104,7 +140,7 @@ def _assistant(blocks: Sequence[ContentBlock]) -> list[dict[str, Any]]:
     if calls:
         message["tool_calls"] = calls
         message["content"] = message["content"] or None
-    return [message]
+    return message
 
 
 def _call(block: ToolUseBlock) -> dict[str, Any]:

@@ -7,15 +7,21 @@ from typing import Any
 
 from headrace.frontend.anthropic_api.chat_messages import chat_messages, continues_last
 from headrace.frontend.errors import ApiError, BadRequest
-from headrace.frontend.http.parsing import validate
+from headrace.frontend.http.parsing import ignore_fields, validate
 from headrace.frontend.process.worker_thread import MANY_PARTS, run_in_worker_thread
 from headrace.frontend.schemas.chat import ChatCompletionRequest
-from headrace.frontend.schemas.messages import AnthropicTool, CountTokensRequest, MessagesRequest
+from headrace.frontend.schemas.messages import (
+    AnthropicTool,
+    CountTokensRequest,
+    MessagesRequest,
+    TypedTool,
+)
 
 _TOOL_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
 # Chat fields by their names in this API: errors must name the field that the client sent.
 _FIELD_NAMES = {
+    "continue_final_message": "messages",
     "include_reasoning": "thinking.display",
     "parallel_tool_calls": "tool_choice.disable_parallel_tool_use",
     "reasoning_effort": "output_config.effort",
@@ -42,7 +48,11 @@ async def chat_request(
         if not supports_thinking_budget:
             fields.pop("thinking_token_budget", None)
         with rename_error_fields():
-            return validate(ChatCompletionRequest, fields)
+            chat = validate(ChatCompletionRequest, fields)
+        if isinstance(request, MessagesRequest) and request.stop_sequences:
+            # This API takes more of them than chats do.
+            chat = chat.model_copy(update={"stop": request.stop_sequences})
+        return chat
 
     parts = sum(1 + len(message.content) for message in request.messages) + len(request.tools)
     return await run_in_worker_thread(translate, parts > MANY_PARTS)
@@ -106,7 +116,6 @@ def _generation(request: MessagesRequest) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "max_tokens": request.max_tokens,
         "stream": request.stream,
-        "stop": request.stop_sequences,
         "temperature": request.temperature,
         "top_p": request.top_p,
         "top_k": request.top_k or None,  # 0 means all tokens, as does None
@@ -119,9 +128,9 @@ def _generation(request: MessagesRequest) -> dict[str, Any]:
             fields["thinking_token_budget"] = _budget(thinking.budget_tokens)
         if thinking.display == "omitted":
             fields["include_reasoning"] = False
-    if request.output_config is not None and request.output_config.format is not None:
-        schema = request.output_config.format.json_schema
-        json_schema = {"name": "output", "schema": schema, "strict": True}
+    output_format = request.output_config and request.output_config.format
+    if output_format := output_format or request.output_format:
+        json_schema = {"name": "output", "schema": output_format.json_schema, "strict": True}
         fields["response_format"] = {"type": "json_schema", "json_schema": json_schema}
     return fields
 
@@ -133,10 +142,12 @@ def _budget(tokens: int | None) -> int:
 
 
 def _tools(request: CountTokensRequest) -> dict[str, Any]:
-    tools, choice = request.tools, request.tool_choice
+    choice = request.tool_choice
+    tools = [tool for tool in request.tools if isinstance(tool, AnthropicTool)]
+    ignore_fields([f"tools.{each.type}" for each in request.tools if isinstance(each, TypedTool)])
     if not tools:
-        if choice is not None and choice.type != "none":
-            raise BadRequest("tool_choice: needs tools.", "tool_choice")
+        if choice is not None and choice.type in ("any", "tool"):
+            raise BadRequest("tool_choice: there is no tool that could be called.", "tool_choice")
         return {}
     fields: dict[str, Any] = {"tools": [_tool(tool) for tool in tools], "tool_choice": "auto"}
     if choice is None:

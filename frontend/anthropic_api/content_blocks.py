@@ -37,6 +37,7 @@ class ContentBlockBuilder:
         self._pieces: list[str] = []
         self._pending_space: list[str] = []  # trailing white space of text, until more text comes
         self._blank_reasoning: list[str] = []  # white space before the first reasoning
+        self._input = InputText()
 
     @property
     def has_calls(self) -> bool:
@@ -50,7 +51,7 @@ class ContentBlockBuilder:
             events += self._add_reasoning(part.reasoning)
         calls = list(part.tool_calls)
         while calls and calls[0].name is None:  # the rest of the open call, before other text
-            events += self._append(calls.pop(0).arguments)
+            events += self._append(self._input.add(calls.pop(0).arguments))
         if part.content:
             events += self._add_text(part.content)
         for call in calls:
@@ -58,9 +59,21 @@ class ContentBlockBuilder:
         return events
 
     def finish(self) -> list[Event]:
-        """Close the last block and return its events."""
-        events = self._append("".join(self._pending_space)) if self._open_type() == TEXT else []
+        """Close the last block and return its events.
+
+        White space is the answer if it has neither other text nor calls.
+        """
+        space, events = "".join(self._pending_space), list[Event]()
+        is_answer = self._open_type() in (None, THINKING) and not self._has_answer
+        if space and is_answer:
+            events += self._open_block({"type": TEXT, "text": ""})
+        if self._open_type() == TEXT:
+            events += self._append(space)
         return [*events, *self._close()]
+
+    @property
+    def _has_answer(self) -> bool:
+        return any(block["type"] != THINKING for block in self.content)
 
     def _close(self) -> list[Event]:
         """Close the open block, if there is one, and return its events."""
@@ -71,7 +84,9 @@ class ContentBlockBuilder:
         index, text = len(self.content), "".join(self._pieces)
         events: list[Event] = []
         if block["type"] == TOOL_USE:
-            block = {**block, "input": _parse_arguments(text)}
+            rest = self._input.end()
+            events += self._append(rest)
+            block = {**block, "input": _parse_arguments(text + rest)}
         elif block["type"] == THINKING:
             block = {**block, "thinking": text, "signature": _signature(text)}
             delta = {"type": "signature_delta", "signature": block["signature"]}
@@ -121,7 +136,8 @@ class ContentBlockBuilder:
                 "input": {},
             }
             events += self._open_block(block)
-        return [*events, *self._append(call.arguments)]
+            self._input = InputText()
+        return [*events, *self._append(self._input.add(call.arguments))]
 
     def _open_block(self, block: dict[str, Any]) -> list[Event]:
         """Open a block, unless one of its type is open, and return the events."""
@@ -142,6 +158,42 @@ class ContentBlockBuilder:
 
     def _open_type(self) -> BlockType | None:
         return None if self._open is None else self._open["type"]
+
+
+class InputText:
+    """Passes the arguments of a call on as the text of an object, which is what `input` must be.
+
+    Any other value becomes a member of one.
+    """
+
+    def __init__(self) -> None:
+        self._blank = ""
+        self._value: list[str] | None = None  # a value that is not an object
+        self._has_begun = False
+
+    def add(self, arguments: str) -> str:
+        """Return the text to append for a piece of the arguments."""
+        if not self._has_begun:
+            self._blank += arguments
+            if not self._blank.strip():
+                return ""
+            self._has_begun, arguments = True, self._blank
+            if arguments.lstrip()[0] != "{":
+                self._value = [arguments]
+                return '{"arguments": ' + arguments
+        elif self._value is not None:
+            self._value.append(arguments)
+        return arguments
+
+    def end(self) -> str:
+        """Return the text to append at the end of the arguments; "" if they are not complete."""
+        if self._value is None:
+            return ""
+        try:
+            from_json("".join(self._value), allow_inf_nan=False)
+        except ValueError:
+            return ""
+        return "}"
 
 
 def _parse_arguments(arguments: str) -> Any:

@@ -9,7 +9,7 @@ from headrace.frontend.anthropic_api.messages_serializer import serialize_events
 from headrace.frontend.errors import ApiError
 from headrace.frontend.middleware import request_scope
 from headrace.frontend.middleware.errors import api_error, http_error, json_response
-from headrace.frontend.streaming import Ending
+from headrace.frontend.streaming import Framing
 
 _TYPES = {
     401: "authentication_error",
@@ -18,6 +18,7 @@ _TYPES = {
     413: "request_too_large",
     429: "rate_limit_error",
     503: "overloaded_error",
+    504: "timeout_error",
 }
 
 
@@ -39,10 +40,18 @@ def response(error: Exception, max_body_bytes: int) -> Response:
     else:
         shown = api_error(error)
     request_id = request_scope.current().request_id
-    return json_response(body(shown, request_id), shown.status, shown.headers)
+    headers = {**shown.headers, "request-id": request_id}
+    return json_response(body(shown, request_id), shown.status, headers)
 
 
-def ending() -> Ending:
-    """Return how the current request's stream ends: on failure with an error event."""
+def framing() -> Framing:
+    """Return how the current request's stream ends: on failure with an error event.
+
+    Anthropic's API says by events of its own that a stream lives.
+    """
     request_id = request_scope.current().request_id
-    return Ending(error=lambda error: serialize_events([body(error, request_id)]), done="")
+    return Framing(
+        error=lambda error: serialize_events([body(error, request_id)]),
+        done="",
+        keep_alive=serialize_events([{"type": "ping"}]),
+    )

@@ -47,11 +47,14 @@ class MessagesSerializer:
         }
 
     def _usage(self, output_tokens: int) -> dict[str, int]:
-        """Return the usage; a prompt token counts either as read from the cache or as input."""
-        cached = self._choice.cached_tokens
+        """Return the usage; a prompt token counts as read from the cache, written to it, or input.
+
+        All prompts are cached, whether clients ask for it or not.
+        """
+        cached, written = self._choice.cached_tokens, self._choice.written_tokens
         return {
-            "input_tokens": len(self._run.prompt.token_ids) - cached,
-            "cache_creation_input_tokens": 0,
+            "input_tokens": len(self._run.prompt.token_ids) - cached - written,
+            "cache_creation_input_tokens": written,
             "cache_read_input_tokens": cached,
             "output_tokens": output_tokens,
         }

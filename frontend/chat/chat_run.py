@@ -1,6 +1,6 @@
 """A running chat request: the outputs of its choices, parsed as messages."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -63,7 +63,13 @@ class ChatRun:
         readers: Sequence[MessageReader],
         reasoning: ReasoningPlan | None = None,
         tools: ToolUse = NO_TOOLS,
+        on_parsed: Callable[[bool], None] | None = None,
     ) -> None:
+        """Create a run.
+
+        on_parsed: called for each choice in which a parser looked for tool calls: whether it found
+            any.
+        """
         self.model = model
         self.request = request
         self.prompt = prompt
@@ -72,7 +78,8 @@ class ChatRun:
         self.is_plain = all(isinstance(reader, PlainReader) for reader in readers)
         self.reasoning = reasoning
         self._readers = readers
-        self._token_counter = ReasoningTokenCounter(readers, reasoning)
+        self._on_parsed = on_parsed
+        self._token_counter = ReasoningTokenCounter(readers, reasoning, model.tokenizer)
 
     @property
     def role(self) -> str:
@@ -90,6 +97,8 @@ class ChatRun:
         if reason is not None:
             part = part.then(reader.finish())
             reason = reader.finish_reason(reason)
+            if self._on_parsed is not None and self.tools.mode == "auto":
+                self._on_parsed(reason == "tool_calls")
         return MessageDelta(part, delta, reason)
 
     def reasoning_tokens(self, choice: Choice) -> int:

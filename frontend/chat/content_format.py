@@ -4,12 +4,19 @@ from jinja2 import nodes
 
 
 def expects_parts(template: nodes.Template) -> bool:
-    """Return whether the template loops over the content of messages, under any name."""
-    aliases = {
-        target.name
-        for assign in template.find_all(nodes.Assign)
-        if isinstance(target := assign.target, nodes.Name) and _is_content(assign.node, set())
-    }
+    """Return whether the template loops over the content of messages, under any name.
+
+    A name that may also be another member of a message, such as its tool calls, says nothing.
+    """
+    aliases: set[str] = set()
+    others: set[str] = set()
+    for assign in template.find_all(nodes.Assign):
+        if isinstance(target := assign.target, nodes.Name):
+            if _is_content(assign.node, set()):
+                aliases.add(target.name)
+            elif isinstance(assign.node, (nodes.Getattr, nodes.Getitem)):
+                others.add(target.name)
+    aliases -= others
     return any(_is_content(loop.iter, aliases) for loop in template.find_all(nodes.For))
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from headrace.frontend.chat.render import render_chat
 from headrace.frontend.context import ServedModel
-from headrace.frontend.generation.prompts import check_encodable, text_prompt
+from headrace.frontend.generation.prompts import check_encodable, encoding_scope, text_prompt
 from headrace.frontend.generation.start_generation import Prompt
 from headrace.frontend.schemas.chat import ChatCompletionRequest
 
@@ -34,7 +34,14 @@ async def chat_prompt(
         serving=model.group.serving,
         tools=tools,
     )
-    return await text_prompt(request, tokenizer, rendered, request.add_special_tokens, "messages")
+    return await text_prompt(
+        request,
+        tokenizer,
+        rendered,
+        request.add_special_tokens,
+        "messages",
+        encoding_scope(request, model),
+    )
 
 
 def template_variables(request: ChatCompletionRequest, model: ServedModel) -> dict[str, Any]:
@@ -43,7 +50,11 @@ def template_variables(request: ChatCompletionRequest, model: ServedModel) -> di
     A reasoning effort also sets `enable_thinking`, the switch that many templates have.
     """
     variables = dict(request.chat_template_kwargs or {})
+    serving = model.group.serving
     if request.reasoning_effort is not None:
-        variables["reasoning_effort"] = request.reasoning_effort
-        variables.setdefault("enable_thinking", request.reasoning_effort != "none")
-    return {**model.group.serving.default_chat_template_kwargs, **variables}
+        effort = serving.reasoning_effort_map.get(
+            request.reasoning_effort, request.reasoning_effort
+        )
+        variables["reasoning_effort"] = effort
+        variables.setdefault("enable_thinking", effort != "none")
+    return {**serving.default_chat_template_kwargs, **variables}

@@ -1,17 +1,22 @@
 """Render the messages of a chat as the text of its prompt."""
 
 import asyncio
-import json
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from headrace.frontend.chat.call_arguments import call_arguments
 from headrace.frontend.chat.content_format import expects_parts
+from headrace.frontend.chat.shown_roles import render_all_messages
 from headrace.frontend.chat.templates import distinguishes_none, parse
 from headrace.frontend.chat.untrusted_template import render_untrusted
 from headrace.frontend.errors import BadRequest
+from headrace.frontend.limited_log import LimitedLog
 from headrace.frontend.schemas.chat import ChatMessage, ToolCall
 from headrace.frontend.text.model_tokenizer import THREAD_FROM_CHARS, ModelTokenizer
 from headrace.protocol.config import RESERVED_NAMES, ServingOptions
+
+_log = LimitedLog(logging.getLogger("headrace.frontend.chat"))
 
 # Chats with more messages are rendered in a thread.
 THREAD_FROM_MESSAGES = 50
@@ -43,6 +48,11 @@ async def render_chat(
             "continue_final_message and add_generation_prompt exclude each other.",
             "continue_final_message",
         )
+    if continue_final_message and messages[-1].tool_calls:
+        raise BadRequest(
+            "continue_final_message: the last message ends with tool calls, which nothing follows.",
+            "continue_final_message",
+        )
     reserved = sorted(RESERVED_NAMES & set(variables))
     if reserved:
         raise BadRequest(
@@ -63,10 +73,12 @@ async def render_chat(
     if template is None:
         raise BadRequest("This model has no chat template, so it takes completions only.")
     as_parts = _use_parts(serving, template.expects_parts)
+    if not template.names_calls and any(message.tool_calls for message in messages):
+        _log.warning("a model's chat template does not show the tool calls of earlier turns")
 
     def render() -> str:
         rendered = _template_messages(messages, as_parts, template.distinguishes_none)
-        return template.render(rendered, **arguments)
+        return render_all_messages(template, rendered, **arguments)
 
     if tools or _is_long(messages):
         return await asyncio.to_thread(render)
@@ -150,16 +162,11 @@ def _template_message(
 
 def _template_call(call: ToolCall) -> dict[str, Any]:
     arguments = call.function.arguments
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments or "{}")
-        except (ValueError, RecursionError) as error:
-            raise BadRequest(
-                "messages: the arguments of a tool call must be JSON.", "messages"
-            ) from error
+    if not isinstance(arguments, dict):
+        arguments = call_arguments(arguments)
     template_call: dict[str, Any] = {
         "type": "function",
-        "function": {"name": call.function.name, "arguments": arguments or {}},
+        "function": {"name": call.function.name, "arguments": arguments},
     }
     if call.id is not None:
         template_call["id"] = call.id

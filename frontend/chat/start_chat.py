@@ -3,6 +3,7 @@
 All APIs that answer chats start here; they differ in how they serialize the answer.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from headrace.frontend.chat.chat_run import ChatRun
@@ -14,12 +15,13 @@ from headrace.frontend.chat.reasoning.plan import (
     plan_chat_reasoning,
 )
 from headrace.frontend.chat.tools.constraint import chat_constraint
-from headrace.frontend.chat.tools.tool_use import ToolUse, resolve_tools
+from headrace.frontend.chat.tools.tool_use import ToolUse, at_strict_level, resolve_tools
 from headrace.frontend.context import Context, ServedModel
 from headrace.frontend.errors import BadRequest
 from headrace.frontend.generation.sampling import OutputLimit, sampling_params
 from headrace.frontend.generation.start_generation import Cleanups, Prompt, start_generation
 from headrace.frontend.generation.token_constraints import TokenConstraints
+from headrace.frontend.middleware import request_scope
 from headrace.frontend.schemas.chat import ChatCompletionRequest
 from headrace.frontend.structured.request_grammar import compile_constraint
 from headrace.protocol.grammar import Grammar
@@ -61,7 +63,26 @@ async def start_chat(
         deadline=deadline,
     )
     readers = [_reader(request, reasoning, tools.reader()) for _ in generation.choices]
-    return ChatRun(model, request, prompt, generation, readers, reasoning, tools)
+    on_parsed = _parsed_choice_counter(context, model, request)
+    return ChatRun(model, request, prompt, generation, readers, reasoning, tools, on_parsed)
+
+
+def _parsed_choice_counter(
+    context: Context, model: ServedModel, request: ChatCompletionRequest
+) -> Callable[[bool], None]:
+    """Return what counts the outputs in which a parser looked for tool calls."""
+    scope = request_scope.current_or_none()
+    handler = "/v1/responses" if scope is None else scope.handler  # of a background response
+
+    def count(has_calls: bool) -> None:
+        context.metrics.count_parsed_choice(
+            model.group.served_names[0],
+            streams=bool(request.stream),
+            has_calls=has_calls,
+            handler=handler,
+        )
+
+    return count
 
 
 async def _reasoning(
@@ -116,8 +137,10 @@ def _reader(
 
 
 def _tools(request: ChatCompletionRequest, model: ServedModel) -> ToolUse:
-    hides_unused = model.group.serving.exclude_tools_when_tool_choice_none
-    return resolve_tools(request, model.tool_parser, hides_unused=hides_unused)
+    serving = model.group.serving
+    hides_unused = serving.exclude_tools_when_tool_choice_none
+    tools = resolve_tools(request, model.tool_parser, hides_unused=hides_unused)
+    return at_strict_level(tools, serving.tool_strict_level)
 
 
 def _sampling(
@@ -144,6 +167,6 @@ def _prompt_logprobs(request: ChatCompletionRequest) -> int | None:
 
     With an echo, the prompt's tokens get as many as the answer's; streams have no field for them.
     """
-    if request.prompt_logprobs is None and request.echo and request.logprobs and not request.stream:
+    if request.prompt_logprobs is None and request.echo and not request.stream:
         return request.top_logprobs or 0
     return request.prompt_logprobs

@@ -31,6 +31,9 @@ class ChatTemplate:
     special_tokens: the variables bos_token, eos_token and so on.
     expects_parts: whether it expects the content of messages as lists of parts.
     distinguishes_none: whether it distinguishes missing content from empty content.
+    names_developer: whether it knows the role "developer".
+    names_calls: whether it may show the tool calls of earlier turns.
+    shown_roles: whether it shows certain roles, as found out so far (chat.shown_roles).
     """
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
@@ -39,6 +42,11 @@ class ChatTemplate:
         self.special_tokens = dict(special_tokens)
         parsed = parse(source)
         self.expects_parts = expects_parts(parsed)
+        self.names_developer = any(
+            constant.value == "developer" for constant in parsed.find_all(nodes.Const)
+        )
+        self.names_calls = "tool_calls" in source
+        self.shown_roles: dict[str, bool] = {}
         self._template = _ENVIRONMENT.from_string(parsed)
 
     def render(

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from headrace.frontend.chat.shown_roles import render_all_messages
 from headrace.frontend.chat.templates import ChatTemplate
 from headrace.frontend.errors import BadRequest
 
@@ -28,7 +29,7 @@ _slots = asyncio.Semaphore(MAX_PROCESSES)
 async def render_untrusted(
     source: str, special_tokens: Mapping[str, str], arguments: Mapping[str, Any]
 ) -> str:
-    """Return what ChatTemplate.render returns for these arguments.
+    """Return what `render_all_messages` returns for these arguments.
 
     Raises BadRequest if rendering fails, or takes too long or too much memory.
     """
@@ -74,7 +75,7 @@ def main() -> None:
     job = json.load(sys.stdin)
     try:
         template = ChatTemplate(job["source"], job["special_tokens"])
-        answer = {"text": template.render(**job["arguments"])}
+        answer = {"text": render_all_messages(template, **job["arguments"])}
     except BadRequest as error:
         answer = {"error": error.message}
     except (ValueError, RecursionError) as error:

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from headrace.frontend.errors import error_of
+from headrace.frontend.generation.request_times import RequestTimes
 from headrace.frontend.metrics import RequestObserver
 from headrace.frontend.text.detokenizer import Detokenizer
 from headrace.frontend.text.stop_strings import StopMatcher
@@ -34,9 +35,10 @@ class Choice:
 
     index: its index in the answer.
     prompt_index: which of the request's prompts it continues.
-    min_tokens: output tokens before stop strings are searched for.
+    min_tokens: output tokens in whose text no stop string may end.
     include_stop: whether a stop string, or the token that ended the choice, is shown.
     discard: whether the output is dropped because only the prompt must be run.
+    times: what notes when outputs come; None: nothing.
     """
 
     def __init__(
@@ -50,11 +52,14 @@ class Choice:
         min_tokens: int = 0,
         include_stop: bool = False,
         discard: bool = False,
+        times: RequestTimes | None = None,
     ) -> None:
         self.index = index
+        self.times = times
         self.prompt = prompt_index
         self.completion_tokens = 0
         self.cached_tokens = 0
+        self.written_tokens = 0
         self.finished = False
         self._detokenizer = detokenizer
         self._matcher = matcher
@@ -69,9 +74,12 @@ class Choice:
             raise error
         if output.admission is not None:
             self.cached_tokens = output.admission.cached_tokens
+            self.written_tokens = output.admission.written_tokens
         text, num_tokens, stop = ("", 0, None) if self._discard else self._read(output)
         self.completion_tokens += num_tokens
         self._observer.output(num_tokens, output.admission)
+        if self.times is not None:
+            self.times.output(num_tokens, output.admission)
         reason = "stop" if output.finish_reason == "complete" else output.finish_reason
         stop_reason: str | int | None = output.stop_token_id
         if self._discard and reason is not None:
@@ -107,10 +115,7 @@ class Choice:
             piece = self._detokenizer.feed(token_id)
             if not piece:
                 continue
-            if self.completion_tokens + count <= self._min_tokens:
-                parts.append(piece)
-                continue
-            match = self._matcher.feed(piece)
+            match = self._matcher.feed(piece, self.completion_tokens + count > self._min_tokens)
             parts.append(match.text)
             if match.stop is not None:
                 return "".join(parts), count, match.stop
@@ -120,7 +125,8 @@ class Choice:
         """Return the text that is still held back, and the stop string found in it."""
         if self._discard:
             return "", None
-        match = self._matcher.feed(self._detokenizer.flush())
+        may_stop = self.completion_tokens > self._min_tokens
+        match = self._matcher.feed(self._detokenizer.flush(), may_stop)
         if match.stop is not None:
             return match.text, match.stop
         return match.text + self._matcher.flush(), None

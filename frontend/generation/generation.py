@@ -2,18 +2,18 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from headrace.frontend.errors import FAILURE, ApiError, DeadlineExceeded, InternalError
+from headrace.frontend.generation.awaited_stream import notifying
 from headrace.frontend.generation.choice import Choice, Delta
 from headrace.frontend.generation.stream_interval import StreamInterval
 from headrace.frontend.pool.interface import OutputStream
 from headrace.protocol.to_frontend import Logprobs, Output
-
-# Outputs that wait for a slow client, besides those that wait in the pool's streams.
-MAX_QUEUED_OUTPUTS = 64
 
 Event = tuple[Choice, Delta]
 
@@ -28,7 +28,8 @@ class Generation:
     """Iterates over the additions to the choices, until all have ended.
 
     Raises ApiError or PoolError if one of them fails; the request has then failed as a whole.
-    `close` must always be called in the end; it releases unfinished choices.
+    `close` must always be called in the end; it releases unfinished choices. Instead of being
+    iterated over it can be listened to, which needs no task.
     """
 
     def __init__(
@@ -49,16 +50,24 @@ class Generation:
         self.log: DeltaLog | None = None
         self._interval = interval
         self._deadline = deadline
-        self._streams = streams
+        self._streams = [notifying(stream) for stream in streams]
         self._unfinished = len(choices)
         self._interruption: ApiError | None = None
-        self._queue: asyncio.Queue[tuple[int, Output | Exception]] | None = None
-        self._pumps: list[asyncio.Task[None]] = []
+        self._arrived: deque[int] = deque()  # the choices of the outputs to read, in their order
+        self._notify: Callable[[], None] | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_late = False
 
     @property
     def ended(self) -> bool:
         """Return whether there are no more events."""
         return self._unfinished == 0
+
+    @property
+    def has_outputs(self) -> bool:
+        """Return whether `ready` has something to read at once."""
+        return bool(self._arrived)
 
     def __aiter__(self) -> "Generation":
         return self
@@ -66,48 +75,63 @@ class Generation:
     async def __anext__(self) -> Event:
         if self._unfinished == 0:
             raise StopAsyncIteration
-        try:
-            return await self._next_event_in_time()
-        except InternalError as error:  # a stream that is cancelled while it is read ends like this
-            if self._interruption is None:
-                raise
-            raise self._interruption from error
+        if self._notify is None:
+            self.listen(self._wake)
+        while (event := self.ready()) is None:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        return event
 
-    async def _next_event_in_time(self) -> Event:
-        if self._deadline is None:
-            return await self._next_event()
-        timeout = asyncio.timeout(self._deadline - time.monotonic())
-        try:
-            async with timeout:
-                return await self._next_event()
-        except TimeoutError:
-            if timeout.expired():
-                raise DeadlineExceeded from None
-            raise
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
-    async def _next_event(self) -> Event:
-        while True:
-            if len(self._streams) == 1:  # the common case needs neither queue nor tasks
-                event = self._apply(0, await _next_from(self._streams[0]))
-            else:
-                event = self._apply(*await self._next_output())
-            if event is not None:
-                return event
+    def listen(self, notify: Callable[[], None]) -> None:
+        """Begin, and call `notify` whenever `ready` may have more to return or to raise.
+
+        It may be called before this returns, and more often than there are events.
+        """
+        self._notify = notify
+        if self._deadline is not None:
+            delay_s = max(0.0, self._deadline - time.monotonic())
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._on_deadline, notify)
+        for index, stream in enumerate(self._streams):
+            stream.listen(partial(self._on_output, index, notify))
+
+    def _on_output(self, index: int, notify: Callable[[], None]) -> None:
+        self._arrived.append(index)
+        notify()
+
+    def _on_deadline(self, notify: Callable[[], None]) -> None:
+        self._is_late = True
+        notify()
 
     def ready(self) -> Event | None:
         """Return the next event if it has already come; None if it must be waited for.
 
         Raises what iterating raises.
         """
-        if len(self._streams) > 1:
-            return None
-        if self._deadline is not None and time.monotonic() >= self._deadline:
+        if self._is_late:
             raise DeadlineExceeded
-        while (output := self._streams[0].ready()) is not None:
-            event = self._apply(0, output)
+        while self._arrived:
+            index = self._arrived.popleft()
+            if self.choices[index].finished:  # by a stop string, which its worker did not know of
+                continue
+            event = self._read(index)
             if event is not None:
                 return event
         return None
+
+    def _read(self, index: int) -> Event | None:
+        try:
+            output = self._streams[index].ready()
+        except (StopAsyncIteration, InternalError) as error:  # so end cancelled streams
+            if self._interruption is not None:
+                raise self._interruption from error
+            if isinstance(error, InternalError):
+                raise
+            raise InternalError(FAILURE) from error  # streams must not end without a finish reason
+        return None if output is None else self._apply(index, output)
 
     def _apply(self, index: int, output: Output) -> Event | None:
         """Return the event that an output makes; None if it is held back."""
@@ -124,40 +148,6 @@ class Generation:
         due = self._interval.add(choice, delta)
         return None if due is None else (choice, due)
 
-    async def _next_output(self) -> tuple[int, Output]:
-        while True:
-            index, output = await self._merged_queue().get()
-            if isinstance(output, Exception):
-                raise output
-            if not self.choices[index].finished:
-                return index, output
-
-    def _merged_queue(self) -> asyncio.Queue[tuple[int, Output | Exception]]:
-        if self._queue is None:
-            self._queue = asyncio.Queue(MAX_QUEUED_OUTPUTS)
-            self._pumps = [
-                asyncio.create_task(self._pump(index, stream, self._queue))
-                for index, stream in enumerate(self._streams)
-            ]
-        return self._queue
-
-    async def _pump(
-        self,
-        index: int,
-        stream: OutputStream,
-        queue: asyncio.Queue[tuple[int, Output | Exception]],
-    ) -> None:
-        choice = self.choices[index]
-        try:
-            while not choice.finished:
-                output = await _next_from(stream)
-                await queue.put((index, output))
-                if output.finish_reason is not None:
-                    return
-        except Exception as error:  # raised where the events are read
-            if not choice.finished:
-                await queue.put((index, error))
-
     def interrupt(self, error: ApiError) -> None:
         """Cancel the streams, and raise this error to the reader after the pending events."""
         self._interruption = error
@@ -172,21 +162,14 @@ class Generation:
 
     def close(self) -> None:
         """Release everything. Has no effect after the end, or when called again."""
-        for pump in self._pumps:
-            pump.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         for choice, stream in zip(self.choices, self._streams, strict=True):
             if self._unfinished:
                 stream.cancel()
             if not choice.finished:
                 choice.finish("abort")
         self._unfinished = 0
-
-
-async def _next_from(stream: OutputStream) -> Output:
-    try:
-        return await stream.__anext__()
-    except StopAsyncIteration as error:  # streams must not end without a finish reason
-        raise InternalError(FAILURE) from error
 
 
 @dataclass(slots=True)

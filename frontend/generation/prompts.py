@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
+from headrace.frontend.context import ServedModel
 from headrace.frontend.errors import BadRequest
 from headrace.frontend.generation.start_generation import Prompt
 from headrace.frontend.schemas.completion import CompletionRequest
@@ -10,13 +11,19 @@ from headrace.frontend.schemas.generation import GenerationRequest
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
 
 
-async def completion_prompts(request: CompletionRequest, tokenizer: ModelTokenizer) -> list[Prompt]:
-    """Return the prompts of a completion. Raises BadRequest if one cannot be run."""
+async def completion_prompts(
+    request: CompletionRequest, tokenizer: ModelTokenizer, scope: str | None
+) -> list[Prompt]:
+    """Return the prompts of a completion. Raises BadRequest if one cannot be run.
+
+    scope: see `encoding_scope`.
+    """
     if not request.prompts:
         raise BadRequest("prompt: a prompt is required.", "prompt")
     texts = [prompt for prompt in request.prompts if isinstance(prompt, str)]
     if texts:  # either all prompts are texts, or all are token ids
-        return await _text_prompts(request, tokenizer, texts, request.add_special_tokens, "prompt")
+        add_special_tokens = request.add_special_tokens
+        return await _text_prompts(request, tokenizer, texts, add_special_tokens, "prompt", scope)
     prompts = []
     for prompt in [prompt for prompt in request.prompts if not isinstance(prompt, str)]:
         token_ids = _fit(request, tokenizer, prompt, "prompt")
@@ -32,12 +39,25 @@ async def text_prompt(
     prompt: str,
     add_special_tokens: bool,
     field: str = "prompt",
+    scope: str | None = None,
 ) -> Prompt:
     """Tokenize a prompt that is text.
 
-    field: the field that it comes from, for errors.
+    field: the field that it comes from, for errors. scope: see `encoding_scope`.
     """
-    return (await _text_prompts(request, tokenizer, [prompt], add_special_tokens, field))[0]
+    texts = [prompt]
+    return (await _text_prompts(request, tokenizer, texts, add_special_tokens, field, scope))[0]
+
+
+def encoding_scope(request: GenerationRequest, model: ServedModel) -> str | None:
+    """Return the scope within which the beginnings of a request's texts are tokenized once.
+
+    Requests share them as they share cached blocks, since both can be told by their time: with the
+    same adapter and `cache_salt`, and not at all where no blocks are shared.
+    """
+    if not model.group.engine.enable_prefix_caching:
+        return None
+    return f"{model.adapter}\0{request.cache_salt or ''}"
 
 
 async def _text_prompts(
@@ -46,11 +66,12 @@ async def _text_prompts(
     texts: Sequence[str],
     add_special_tokens: bool,
     field: str,
+    scope: str | None,
 ) -> list[Prompt]:
     is_truncated = request.truncate_prompt_tokens is not None
     for prompt in texts:
         check_encodable(tokenizer, prompt, field if is_truncated else "input_tokens")
-    encoded = await tokenizer.encode_all(texts, add_special_tokens)
+    encoded = await tokenizer.encode_all(texts, add_special_tokens, scope)
     return [
         Prompt(_fit(request, tokenizer, token_ids, field), prompt)
         for prompt, token_ids in zip(texts, encoded, strict=True)

@@ -17,7 +17,8 @@ MIN_TEMPERATURE = 1e-5
 class OutputLimit:
     """The limit on a request's output.
 
-    requested: tokens at most, as the request sets it; None if it does not.
+    requested: tokens at most, as the request sets it, up to the rest of the context; None if it
+        does not.
     field: the field that sets it.
     fallback: the limit for a request without one, as far as the context allows; None: the rest of
         the context.
@@ -104,10 +105,10 @@ def _max_tokens(info: TextInfo, prompt_tokens: int, limit: OutputLimit) -> int:
         model_limit = info.generation_defaults.get("max_new_tokens")
         candidates = [available, limit.fallback, None if model_limit is None else int(model_limit)]
         return min(max(1, bound) for bound in candidates if bound is not None)
-    if limit.requested > available:
+    if limit.requested > info.max_model_len:
         raise BadRequest(
-            f"{limit.field} is {limit.requested}, but the prompt's {prompt_tokens} tokens leave"
-            f" {available} of the context of {info.max_model_len} tokens.",
+            f"{limit.field} is {limit.requested}, more than the context of"
+            f" {info.max_model_len} tokens.",
             limit.field,
         )
-    return max(1, limit.requested)
+    return max(1, min(limit.requested, available))

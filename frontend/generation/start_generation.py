@@ -11,9 +11,10 @@ from headrace.frontend.generation.beam_search import BeamSearch, BeamStream
 from headrace.frontend.generation.choice import Choice
 from headrace.frontend.generation.generation import Generation
 from headrace.frontend.generation.request_log import RequestLog
+from headrace.frontend.generation.request_times import RequestTimes
 from headrace.frontend.generation.sampling import choice_seed
 from headrace.frontend.generation.stream_interval import StreamInterval
-from headrace.frontend.metrics import RequestObserver
+from headrace.frontend.metrics import LongestOutput, RequestObserver
 from headrace.frontend.middleware import request_scope
 from headrace.frontend.middleware.deadline import current_deadline
 from headrace.frontend.pool.interface import OutputStream
@@ -110,7 +111,7 @@ def start_generation(
     )
     if cleanups is None:
         deadline = current_deadline(context.config.request_timeout_s)
-    generation = Generation(choices, streams, _stream_interval(request), deadline)
+    generation = Generation(choices, streams, _stream_interval(request, model), deadline)
     if context.config.enable_log_requests:
         generation.log = RequestLog(context.config, prompts, samplings)
     owned_by = request_scope.current().cleanups if cleanups is None else cleanups
@@ -144,6 +145,7 @@ def _choices_and_streams(
                 context.pool.generate(model.group.name, choice_message)
                 for choice_message in choice_messages
             ]
+        is_timed = model.group.serving.enable_per_request_metrics
         for observer in _observers(context, model, request, choice_messages):
             choices.append(
                 Choice(
@@ -157,6 +159,7 @@ def _choices_and_streams(
                     min_tokens=request.min_tokens,
                     include_stop=request.include_stop_str_in_output,
                     discard=discard,
+                    times=RequestTimes() if is_timed else None,
                 )
             )
     return choices, streams
@@ -211,8 +214,8 @@ def _new_id() -> str:
     return secrets.token_hex(12)
 
 
-def _stream_interval(request: GenerationRequest) -> StreamInterval | None:
-    tokens = request.stream_interval or 1
+def _stream_interval(request: GenerationRequest, model: ServedModel) -> StreamInterval | None:
+    tokens = request.stream_interval or model.group.serving.stream_interval
     return StreamInterval(tokens) if request.stream and tokens > 1 else None
 
 
@@ -253,7 +256,7 @@ def _observers(
 ) -> list[RequestObserver]:
     """Return the metrics observers of one prompt's choices."""
     name = model.group.served_names[0]
-    longest = context.metrics.longest_output(name, request.choices_per_prompt)
+    longest = LongestOutput(request.choices_per_prompt)
     return [
         context.metrics.request(
             name,

@@ -5,12 +5,13 @@ or crash it (deep nesting, huge numbers). Lone surrogates and NUL characters are
 valid text.
 """
 
+import codecs
 import contextlib
 import gc
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -25,7 +26,10 @@ from headrace.frontend.errors import (
     shortened,
 )
 from headrace.frontend.http.sizes import MAX_VALUES, check_encoded_size, check_value_count
+from headrace.frontend.middleware import request_scope
+from headrace.frontend.middleware.ignored_fields import IgnoredFieldLog
 from headrace.frontend.process.worker_thread import LARGE_BYTES, run_in_worker_thread
+from headrace.frontend.schemas.unknown_fields import Path, collect_unknown_fields, names_of
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -44,6 +48,10 @@ _VALUE_ERRORS = frozenset(
         "string_too_short",
     }
 )
+
+_IGNORED = IgnoredFieldLog()
+# The parts of a location by which pydantic tells the types of a field apart.
+_TYPE_NAME = re.compile(r"str|int|float|bool|dict|list|none|constrained-\w+|.*\[.*", re.DOTALL)
 
 _SUSPECT_ESCAPE = re.compile(rb"\\u(?:[dD][89a-fA-F]|0000)")
 _INVALID_CHARACTERS = re.compile("[\x00\ud800-\udfff]")
@@ -120,7 +128,9 @@ def _collector_paused() -> Iterator[None]:
 def _parse(data: bytes, numbers: "_Numbers") -> dict[str, Any]:
     try:
         parsed = json.loads(
-            data.decode(), parse_float=numbers.parse, parse_constant=numbers.constant
+            data.removeprefix(codecs.BOM_UTF8).decode(),
+            parse_float=numbers.parse,
+            parse_constant=numbers.constant,
         )
     except UnicodeDecodeError as error:
         raise InvalidBody("The body is not UTF-8.", f"body.{error.start}") from error
@@ -186,28 +196,77 @@ def _leaves(value: Any) -> Iterator[Any]:
             yield item
 
 
-def validate(model: type[Model], parsed: dict[str, Any]) -> Model:
-    """Return a parsed body as a `model`. Raises ApiError, naming the first invalid field."""
-    if len(parsed) > len(model.model_fields):  # pydantic would make an error of each
-        unknown = shortened(next(name for name in parsed if name not in model.model_fields))
-        raise InvalidBody(f"body.{unknown}: this field is unknown.", f"body.{unknown}")
-    try:
-        return model.model_validate(parsed)
-    except ValidationError as error:
-        details = error.errors(include_url=False, include_context=False, include_input=False)
-        raise _first_error(details) from error
-    except RecursionError as error:
-        raise InvalidBody("The body is nested too deeply.", "body") from error
+def validate(model: type[Model], parsed: dict[str, Any], place: str = "body") -> Model:
+    """Return a parsed body as a `model`; the current request's response names what was ignored.
+
+    place: of the fields in the HTTP request, as errors name it.
+    Raises ApiError, naming the first invalid field; unknown ones are invalid if the operator says
+    so.
+    """
+    with collect_unknown_fields() as unknown:
+        try:
+            return model.model_validate(parsed)
+        except ValidationError as error:
+            details = error.errors(include_url=False, include_context=False, include_input=False)
+            raise _first_error(details, parsed, place) from error
+        except RecursionError as error:
+            raise InvalidBody("The body is nested too deeply.", "body") from error
+        finally:
+            if paths := unknown.paths(parsed):
+                _reject_if_strict(paths[0], unknown.are_errors)
+                ignore_fields(names_of(paths))
 
 
-def _first_error(details: list[ErrorDetails]) -> ApiError:
+def _reject_if_strict(path: Path, is_error: bool) -> None:
+    """Raise InvalidBody if an unknown field of the current request is an error."""
+    scope = request_scope.current_or_none()
+    if is_error or (scope is not None and scope.strict_fields):
+        field = shortened(".".join(map(str, path)))
+        raise InvalidBody(f"body.{field}: this field is unknown.", f"body.{field}")
+
+
+def ignore_parts(names: Sequence[str]) -> None:
+    """Ignore parts of the current request that this server has no use for, as it does fields.
+
+    Raises InvalidBody if the operator wants errors instead.
+    """
+    scope = request_scope.current_or_none()
+    if names and scope is not None and scope.strict_fields:
+        field = f"body.{shortened(names[0])}"
+        raise InvalidBody(f"{field}: this is unknown here.", field)
+    ignore_fields(names)
+
+
+def ignore_fields(names: Sequence[str]) -> None:
+    """Name parts of the current request that are ignored, in the log and to the client."""
+    if names:
+        _IGNORED.note(names)
+        scope = request_scope.current_or_none()
+        if scope is not None:
+            scope.ignore_fields(names)
+
+
+def _first_error(details: list[ErrorDetails], parsed: dict[str, Any], place: str) -> ApiError:
     """Return the ApiError of the first error; errors of shape take precedence over values."""
     shape = [detail for detail in details if detail["type"] not in _VALUE_ERRORS]
     detail = (shape or details)[0]
-    field = shortened(".".join(str(part) for part in detail["loc"]))
+    field = shortened(".".join(map(str, _field_path(detail["loc"], parsed))))
     reason = detail["msg"].rstrip(".")
     if shape:
         if detail["type"] == "extra_forbidden":
             reason = "this field is unknown"
-        return InvalidBody(f"body.{field}: {reason}.", f"body.{field}")
+        where = f"{place}.{field}" if field else place
+        return InvalidBody(f"{where}: {reason}.", where)
     return BadRequest(f"{field}: {reason}.", field)
+
+
+def _field_path(loc: Path, parsed: dict[str, Any]) -> Iterator[str | int]:
+    """Yield the parts of an error's location that clients know: pydantic adds those of its types,
+    where a field may be of several."""
+    value: Any = parsed
+    for part in loc:
+        is_key = isinstance(value, dict) and part in value
+        is_position = isinstance(value, list) and isinstance(part, int) and part < len(value)
+        value = value[part] if is_key or is_position else None
+        if is_key or not (isinstance(part, str) and _TYPE_NAME.fullmatch(part)):
+            yield part

@@ -4,7 +4,18 @@ from typing import Any
 
 from quart import request
 
-from headrace.frontend.errors import BadRequest
+from headrace.frontend.errors import BadRequest, shortened
+
+_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+
+
+def query_boolean(name: str) -> bool:
+    """Return a parameter that is false by default. Raises BadRequest if it is invalid."""
+    text = request.args.get(name, "false")
+    value = _BOOLEANS.get(text.lower())
+    if value is None:
+        raise BadRequest(f"{name}: must be true or false, not {shortened(text)!r}.", name)
+    return value
 
 
 def query_number(name: str, default: int, lowest: int, highest: int) -> int:

@@ -23,13 +23,15 @@ REQUEST_BUCKETS_S = (
 # fmt: on
 TOKEN_COUNT_BUCKETS = tuple(float(digit * 10**power) for power in range(6) for digit in (1, 2, 5))
 FINISH_REASONS = ("stop", "length", "abort", "error")
+# The number of the worker's replica slot, as in the metrics of workers.
+LABELS = ("model_name", "engine")
 N_BUCKETS = (1.0, 2.0, 5.0, 10.0, 20.0)
 
 HistogramT = TypeVar("HistogramT", bound=Histogram)
 
 
 class ModelMetrics:
-    """The metrics of choices; observations per token go through a tally."""
+    """The metrics of choices, by model and engine."""
 
     def __init__(self, prefix: str, registry: CollectorRegistry) -> None:
         self._prefix = prefix
@@ -38,7 +40,7 @@ class ModelMetrics:
         self.success = Counter(
             f"{prefix}request_success_total",
             "Requests that have ended, by reason.",
-            ("model_name", "finished_reason"),
+            (*LABELS, "finished_reason"),
             registry=registry,
         )
         self.prompt_tokens = self._counter("prompt_tokens_total", "Tokens of prompts.")
@@ -59,31 +61,35 @@ class ModelMetrics:
         self.max_generation_tokens = self._histogram("request_max_num_generation_tokens", tokens)
         self.params_max_tokens = self._histogram("request_params_max_tokens", tokens)
         self.params_n = self._histogram("request_params_n", N_BUCKETS)
+        self.cached_tokens = self._counter(
+            "prompt_tokens_cached_total", "Prompt tokens found in the prefix cache."
+        )
+        self.tokens_by_source = Counter(
+            f"{prefix}prompt_tokens_by_source_total",
+            "Prompt tokens by where their keys and values came from.",
+            (*LABELS, "source"),
+            registry=registry,
+        )
+        self.computed_tokens = self._histogram("request_prefill_kv_computed_tokens", tokens)
+        self._series: dict[tuple[str, str], EngineSeries] = {}
 
-        self._tallies: dict[str, TokenTally] = {}
-
-    def create_series(self, model_name: str) -> None:
-        """Create a model's time series before anything is counted.
+    def create_series(self, model_name: str, engines: Sequence[str]) -> None:
+        """Create the time series of some engines before anything is counted.
 
         Prometheus computes no rate for the first count of a series that did not exist before.
         """
-        for metric in vars(self).values():
-            if isinstance(metric, Counter | Histogram) and metric is not self.success:
-                metric.labels(model_name)
-        for reason in FINISH_REASONS:
-            self.success.labels(model_name, reason)
+        for engine in engines:
+            self.of(model_name, engine)
 
-    def tally(self, model_name: str) -> TokenTally:
-        """Return the tally of a model's generated tokens."""
-        tally = self._tallies.get(model_name)
-        if tally is None:
-            tokens = self.generation_tokens.labels(model_name)
-            tally = TokenTally(tokens, self.inter_token_s.labels(model_name))
-            self._tallies[model_name] = tally
-        return tally
+    def of(self, model_name: str, engine: str) -> "EngineSeries":
+        """Return the metrics of an engine's requests. engine: "" for requests that none has run."""
+        series = self._series.get((model_name, engine))
+        if series is None:
+            self._series[model_name, engine] = series = EngineSeries(self, model_name, engine)
+        return series
 
     def _counter(self, name: str, text: str) -> Counter:
-        return Counter(f"{self._prefix}{name}", text, ("model_name",), registry=self._registry)
+        return Counter(f"{self._prefix}{name}", text, LABELS, registry=self._registry)
 
     def _histogram(self, name: str, buckets: Sequence[float]) -> Histogram:
         return self._create(Histogram, name, buckets)
@@ -97,7 +103,40 @@ class ModelMetrics:
         return histogram(
             f"{self._prefix}{name}",
             f"{name.replace('_', ' ').capitalize()}.",
-            ("model_name",),
+            LABELS,
             buckets=buckets,
             registry=self._registry,
         )
+
+
+class EngineSeries:
+    """The metrics of the choices that one engine runs, labelled once.
+
+    tally: of generated tokens; observations per token go through it.
+    """
+
+    def __init__(self, metrics: ModelMetrics, *labels: str) -> None:
+        self.success = {
+            reason: metrics.success.labels(*labels, reason) for reason in FINISH_REASONS
+        }
+        self.prompt_tokens = metrics.prompt_tokens.labels(*labels)
+        self.cached_tokens = metrics.cached_tokens.labels(*labels)
+        by_source = metrics.tokens_by_source
+        self.found_tokens = by_source.labels(*labels, "local_cache_hit")
+        self.missed_tokens = by_source.labels(*labels, "local_compute")
+        self.first_token_s = metrics.first_token_s.labels(*labels)
+        self.per_token_s = metrics.per_token_s.labels(*labels)
+        self.e2e_s = metrics.e2e_s.labels(*labels)
+        self.queue_s = metrics.queue_s.labels(*labels)
+        self.prefill_s = metrics.prefill_s.labels(*labels)
+        self.decode_s = metrics.decode_s.labels(*labels)
+        self.inference_s = metrics.inference_s.labels(*labels)
+        self.request_prompt_tokens = metrics.request_prompt_tokens.labels(*labels)
+        self.request_generation_tokens = metrics.request_generation_tokens.labels(*labels)
+        self.max_generation_tokens = metrics.max_generation_tokens.labels(*labels)
+        self.params_max_tokens = metrics.params_max_tokens.labels(*labels)
+        self.params_n = metrics.params_n.labels(*labels)
+        self.computed_tokens = metrics.computed_tokens.labels(*labels)
+        self.replays = metrics.replays.labels(*labels)
+        tokens, gaps_s = metrics.generation_tokens, metrics.inter_token_s
+        self.tally = TokenTally(tokens.labels(*labels), gaps_s.labels(*labels))

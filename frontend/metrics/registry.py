@@ -7,6 +7,7 @@ exposes the sums; without it (one process, tests) a frontend exposes its own.
 import glob
 import os
 from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
 
 from prometheus_client import (
@@ -30,8 +31,15 @@ from headrace.frontend.metrics.request_observer import (
 )
 from headrace.frontend.metrics.tenants import TenantTokens
 from headrace.protocol.common import metric_files
-from headrace.protocol.config import PoolConfig
+from headrace.protocol.config import GroupConfig, PoolConfig
+from headrace.protocol.state import engine_label
 
+# Engines whose time series exist before they have run anything: each costs every scrape some time.
+MAX_EMPTY_ENGINES = 8
+_REQUEST_TYPES = {"/v1/chat/completions": "chat_completions", "/v1/responses": "responses"}
+_OTHER_REQUESTS = "other"
+_PARSING_MODES = ("non_streaming", "streaming")
+_PARSING_OUTCOMES = ("no_tool_call", "tool_call")
 _KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -49,8 +57,6 @@ class Metrics:
         self._tenants = TenantTokens(prefix, self._registry)
         self.batches = BatchMetrics(prefix, self._registry)
         self._model_names = {group.name: group.served_names[0] for group in config.groups}
-        for name in self._model_names.values():
-            self.models.create_series(name)
         self._rejections = Counter(
             f"{prefix}requests_refused",
             "Requests that were answered with a status of 400 or more before they ran, by reason.",
@@ -59,6 +65,14 @@ class Metrics:
         )
         for reason in REASONS:
             self._rejections.labels(reason)
+        self._parsed_choices = Counter(
+            f"{prefix}tool_call_parser_invocations_total",
+            "Outputs in which a tool parser looked for calls.",
+            ("model_name", "mode", "outcome", "request_type"),
+            registry=self._registry,
+        )
+        for group in config.groups:
+            self._create_series(group)
         self._in_flight_name = f"{prefix}server_load"
         self._in_flight = Gauge(
             self._in_flight_name,
@@ -79,6 +93,14 @@ class Metrics:
             registry=self._registry,
         )
 
+    def _create_series(self, group: GroupConfig) -> None:
+        engines = [str(number) for number in range(min(group.workers, MAX_EMPTY_ENGINES))]
+        name = group.served_names[0]
+        self.models.create_series(name, engines)
+        types = (*_REQUEST_TYPES.values(), _OTHER_REQUESTS)
+        for labels in product((name,), _PARSING_MODES, _PARSING_OUTCOMES, types):
+            self._parsed_choices.labels(*labels)
+
     def request(
         self,
         model_name: str,
@@ -92,13 +114,9 @@ class Metrics:
 
         longest: shared by the choices of one prompt; None if there is only this one.
         """
-        longest = longest or self.longest_output(model_name, 1)
+        longest = longest or LongestOutput(1)
         tally = self._tenants.of(tenant)
         return ChoiceObserver(self.models, model_name, prompt_tokens, n, max_tokens, longest, tally)
-
-    def longest_output(self, model_name: str, choices: int) -> LongestOutput:
-        """Return what the observers of one prompt's choices must share."""
-        return LongestOutput(self.models.max_generation_tokens.labels(model_name), choices)
 
     def count_http_request(self, handler: str, method: str, status: int, duration_s: float) -> None:
         """Count an answered HTTP request. handler: the rule of the route, never the path itself."""
@@ -117,9 +135,25 @@ class Metrics:
         if reason is not None:
             self._rejections.labels(reason).inc()
 
-    def count_replay(self, group: str) -> None:
-        """Count a request of a group that is replayed on another worker."""
-        self.models.replays.labels(self._model_names[group]).inc()
+    def count_replay(self, group: str, worker_id: str) -> None:
+        """Count a request of a group that is replayed after the loss of a worker."""
+        name = self._model_names[group]
+        self.models.of(name, engine_label(worker_id)).replays.inc()
+
+    def count_parsed_choice(
+        self, model_name: str, *, streams: bool, has_calls: bool, handler: str
+    ) -> None:
+        """Count an output in which a tool parser looked for calls.
+
+        handler: the rule of the route.
+        """
+        labels = (
+            model_name,
+            _PARSING_MODES[streams],
+            _PARSING_OUTCOMES[has_calls],
+            _REQUEST_TYPES.get(handler, _OTHER_REQUESTS),
+        )
+        self._parsed_choices.labels(*labels).inc()
 
     def enter(self) -> None:
         """Count a generating request as in flight until `leave` is called."""
@@ -140,12 +174,16 @@ class Metrics:
         ]
         return _sum_of(self._in_flight_name, _merge(files))
 
-    def exposition(self) -> bytes:
-        """Return all metrics of the pool in Prometheus' text format. Blocks: it reads files."""
-        if self._multiprocess_dir is None:
-            return generate_latest(self._registry)
+    def exposition(self, *more: Collector) -> bytes:
+        """Return all metrics of the pool in Prometheus' text format. Blocks: it reads files.
+
+        more: collects further metrics.
+        """
         registry = CollectorRegistry()
-        registry.register(_PoolCollector(Path(self._multiprocess_dir)))
+        folder = self._multiprocess_dir
+        registry.register(self._registry if folder is None else _PoolCollector(Path(folder)))
+        for collector in more:
+            registry.register(collector)
         return generate_latest(registry)
 
 

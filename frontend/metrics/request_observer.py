@@ -3,9 +3,7 @@
 import time
 from typing import Protocol
 
-from prometheus_client import Histogram
-
-from headrace.frontend.metrics.model_metrics import ModelMetrics
+from headrace.frontend.metrics.model_metrics import EngineSeries, ModelMetrics
 from headrace.frontend.metrics.tenants import TenantTally
 from headrace.protocol.to_frontend import Admission
 
@@ -25,21 +23,23 @@ class RequestObserver(Protocol):
 class LongestOutput:
     """The longest output of one prompt's choices, observed when the last of them has ended."""
 
-    def __init__(self, histogram: Histogram, choices: int) -> None:
-        self._histogram = histogram
+    def __init__(self, choices: int) -> None:
         self._unfinished = choices
         self._longest_tokens = 0
 
-    def finish_choice(self, tokens: int) -> None:
+    def finish_choice(self, tokens: int, series: EngineSeries) -> None:
         """Note that a choice has ended with so many tokens; 0 if it was never run."""
         self._longest_tokens = max(self._longest_tokens, tokens)
         self._unfinished -= 1
         if self._unfinished == 0 and self._longest_tokens:
-            self._histogram.observe(self._longest_tokens)
+            series.max_generation_tokens.observe(self._longest_tokens)
 
 
 class ChoiceObserver:
-    """Records the metrics of one choice; its clock starts when it is made."""
+    """Records the metrics of one choice; its clock starts when it is made.
+
+    They count for the engine that made its first output.
+    """
 
     def __init__(
         self,
@@ -52,15 +52,15 @@ class ChoiceObserver:
         tenant: TenantTally,
     ) -> None:
         self._metrics = metrics
+        self._model_name = model_name
         self._tenant = tenant
         self._longest = longest
-        self._model_name = model_name
-        self._tally = metrics.tally(model_name)
+        self._series: EngineSeries | None = None
         self._started_s = time.monotonic()
-        self._first_s: float | None = None
+        self._first_s = 0.0
         self._last_s = 0.0
         self._tokens = 0
-        self._prefill_s: float | None = None
+        self._prefill_s = 0.0
         self._finished = False
         self._prompt_tokens = prompt_tokens
         self._n = n
@@ -69,38 +69,55 @@ class ChoiceObserver:
     def output(self, tokens: int, admission: Admission | None) -> None:
         now = time.monotonic()
         self._tokens += tokens
-        self._tally.add(tokens, None if self._first_s is None else now - self._last_s)
         self._tenant.generation.add(tokens)
-        if admission is not None and self._prefill_s is None:
-            self._prefill_s = admission.prefill_s
-            self._metrics.queue_s.labels(self._model_name).observe(admission.queue_s)
-            self._metrics.prefill_s.labels(self._model_name).observe(admission.prefill_s)
-        if self._first_s is None:
-            self._first_s = now
-            self._metrics.prompt_tokens.labels(self._model_name).inc(self._prompt_tokens)
-            self._tenant.prompt.add(self._prompt_tokens)
-            self._metrics.first_token_s.labels(self._model_name).observe(now - self._started_s)
+        if self._series is None:
+            self._series = self._begin(now, admission)
+            self._series.tally.add(tokens, None)
+        else:
+            self._series.tally.add(tokens, now - self._last_s)
         self._last_s = now
+
+    def _begin(self, now: float, admission: Admission | None) -> EngineSeries:
+        """Record the first output."""
+        engine = "" if admission is None else admission.engine
+        series = self._metrics.of(self._model_name, engine)
+        self._first_s = now
+        series.prompt_tokens.inc(self._prompt_tokens)
+        self._tenant.prompt.add(self._prompt_tokens)
+        series.first_token_s.observe(now - self._started_s)
+        if admission is not None:
+            self._prefill_s = admission.prefill_s
+            series.queue_s.observe(admission.queue_s)
+            series.prefill_s.observe(admission.prefill_s)
+            cached_tokens = admission.cached_tokens
+            series.cached_tokens.inc(cached_tokens)
+            series.found_tokens.inc(cached_tokens)
+            series.missed_tokens.inc(self._prompt_tokens - cached_tokens)
+            series.computed_tokens.observe(self._prompt_tokens - cached_tokens)
+        return series
 
     def finish(self, reason: str) -> None:
         """Record the end; only the first call counts."""
         if self._finished:
             return
         self._finished = True
-        self._tally.flush()  # metrics that show the end also show all of its tokens
         self._tenant.flush()
-        metrics, name = self._metrics, self._model_name
-        metrics.success.labels(name, reason).inc()
-        self._longest.finish_choice(self._tokens)
-        if self._first_s is None:  # never run: it would distort the latencies of choices that were
+        series = self._series
+        if series is None:  # never run: it would distort the latencies of choices that were
+            series = self._metrics.of(self._model_name, "")
+            series.success[reason].inc()
+            self._longest.finish_choice(0, series)
             return
+        series.tally.flush()  # metrics that show the end also show all of its tokens
+        series.success[reason].inc()
+        self._longest.finish_choice(self._tokens, series)
         decode_s = self._last_s - self._first_s
-        metrics.e2e_s.labels(name).observe(time.monotonic() - self._started_s)
-        metrics.decode_s.labels(name).observe(decode_s)
-        metrics.inference_s.labels(name).observe(decode_s + (self._prefill_s or 0.0))
+        series.e2e_s.observe(time.monotonic() - self._started_s)
+        series.decode_s.observe(decode_s)
+        series.inference_s.observe(decode_s + self._prefill_s)
         if self._tokens > 1:
-            metrics.per_token_s.labels(name).observe(decode_s / (self._tokens - 1))
-        metrics.request_prompt_tokens.labels(name).observe(self._prompt_tokens)
-        metrics.request_generation_tokens.labels(name).observe(self._tokens)
-        metrics.params_n.labels(name).observe(self._n)
-        metrics.params_max_tokens.labels(name).observe(self._max_tokens)
+            series.per_token_s.observe(decode_s / (self._tokens - 1))
+        series.request_prompt_tokens.observe(self._prompt_tokens)
+        series.request_generation_tokens.observe(self._tokens)
+        series.params_n.observe(self._n)
+        series.params_max_tokens.observe(self._max_tokens)

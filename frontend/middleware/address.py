@@ -1,4 +1,4 @@
-"""Check the Host header and the path of a request before its route sees them."""
+"""Check the headers' number, Host and the path of a request before its route sees them."""
 
 import re
 from typing import cast
@@ -6,7 +6,7 @@ from typing import cast
 from quart import request
 from werkzeug.exceptions import NotFound
 
-from headrace.frontend.errors import BadRequest
+from headrace.frontend.errors import BadRequest, TooManyHeaders
 from headrace.frontend.middleware.asgi import ASGIApp, ASGIScope, Receive, Send
 
 REJECTION_KEY = "headrace.rejection"  # in the ASGI scope: the error to answer with
@@ -24,11 +24,14 @@ class AddressMiddleware:
     `reject_if_flagged` rejects them once there is a request to answer.
     root_path: the prefix under which a proxy offers this server. The application sees paths
         without it, whether the proxy strips it or not.
+    max_headers, max_bytes: the greatest number of a request's headers, and their size. The HTTP
+        parser limits only what it has not yet read as a whole.
     """
 
-    def __init__(self, app: ASGIApp, root_path: str) -> None:
+    def __init__(self, app: ASGIApp, root_path: str, max_headers: int, max_bytes: int) -> None:
         self._app = app
         self._root_path = root_path.rstrip("/")
+        self._max_headers, self._max_bytes = max_headers, max_bytes
 
     async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -42,6 +45,14 @@ class AddressMiddleware:
             scope["headers"] = [*others, (b"host", b"")]
             scope[REJECTION_KEY] = BadRequest(
                 "Host: must be one name or address, perhaps with a port."
+            )
+        elif len(scope["headers"]) > self._max_headers:
+            scope[REJECTION_KEY] = TooManyHeaders(
+                f"The request must not have more than {self._max_headers} headers."
+            )
+        elif sum(len(name) + len(value) for name, value in scope["headers"]) > self._max_bytes:
+            scope[REJECTION_KEY] = TooManyHeaders(
+                f"The request's headers must not have more than {self._max_bytes} bytes."
             )
         elif path.startswith("//"):  # the router would take it for the path with one slash
             scope[REJECTION_KEY] = NotFound()

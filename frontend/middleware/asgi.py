@@ -9,3 +9,9 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 # Quart annotates its own application with TypedDicts, which plain dictionaries do not match.
 ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
+
+# In a scope's `state`: a function that writes a part of a response's body straight to its
+# connection if that needs no waiting, and returns whether it has. It may be called once the
+# response has been started, while no part of it is being sent.
+WRITE_BODY_KEY = "headrace.write_body"
+WriteBody = Callable[[bytes], bool]

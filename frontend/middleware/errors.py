@@ -3,13 +3,17 @@
 import http
 import json
 import logging
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from quart import Quart, Response
+from quart import Quart, Response, request
 from werkzeug.exceptions import HTTPException
 
 from headrace.frontend.errors import FAILURE, ApiError, BodyTooLarge, InternalError, from_pool
 from headrace.frontend.pool.interface import PoolError
+
+# Returns the response to an exception; gets the size of the largest body, too.
+ErrorResponse = Callable[[Exception, int], Response]
 
 log = logging.getLogger("headrace.frontend")
 
@@ -30,10 +34,18 @@ def api_error(error: Exception) -> ApiError:
     return InternalError(FAILURE)
 
 
-def install_error_handlers(app: Quart, max_body_bytes: int) -> None:
-    """Answer every exception that a route raises."""
+def install_error_handlers(
+    app: Quart, max_body_bytes: int, by_path: Mapping[str, ErrorResponse]
+) -> None:
+    """Answer every exception that a route raises.
+
+    by_path: the responses to errors at a path and below it, where they are of another shape.
+    """
 
     async def on_error(error: Exception) -> Response:
+        for path, respond in by_path.items():
+            if request.path == path or request.path.startswith(f"{path}/"):
+                return respond(error, max_body_bytes)
         if isinstance(error, HTTPException):
             return _http_error_response(error, max_body_bytes)
         shown = api_error(error)
@@ -48,7 +60,8 @@ def http_error(error: HTTPException, max_body_bytes: int) -> ApiError:
     if status == 413:
         return BodyTooLarge(f"The body is larger than {max_body_bytes} bytes.")
     phrase = http.HTTPStatus(status).phrase
-    shown = ApiError(f"{phrase}.")
+    allowed = {name: value for name, value in error.get_headers() if name == "Allow"}
+    shown = ApiError(f"{phrase}.", headers=allowed)
     shown.status, shown.kind = status, phrase
     return shown
 
@@ -57,6 +70,5 @@ def _http_error_response(error: HTTPException, max_body_bytes: int) -> Response:
     """Return the response to an HTTP error that Quart raises before or without a route."""
     shown = http_error(error, max_body_bytes)
     if shown.status in (404, 405):
-        headers = {name: value for name, value in error.get_headers() if name == "Allow"}
-        return json_response({"detail": shown.kind}, shown.status, headers)
-    return json_response(shown.body(), shown.status)
+        return json_response({"detail": shown.kind}, shown.status, shown.headers)
+    return json_response(shown.body(), shown.status, shown.headers)

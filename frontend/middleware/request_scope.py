@@ -7,7 +7,7 @@ a response, a failure, or a disconnect of the client.
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -16,7 +16,16 @@ from quart import has_request_context, request
 from headrace.frontend.errors import ApiError
 from headrace.frontend.metrics import Metrics
 from headrace.frontend.metrics.rejections import RejectionReason
-from headrace.frontend.middleware.asgi import ASGIApp, ASGIScope, Message, Receive, Send
+from headrace.frontend.middleware import ignored_fields
+from headrace.frontend.middleware.asgi import (
+    WRITE_BODY_KEY,
+    ASGIApp,
+    ASGIScope,
+    Message,
+    Receive,
+    Send,
+    WriteBody,
+)
 from headrace.frontend.process.drain import Drain
 
 KEY = "headrace.request"
@@ -37,8 +46,11 @@ class RequestScope:
     rejection_reason: why it was rejected, where the status does not show it.
     group: whose workers run it, once that is known.
     interruption: the error with which it must end before it generates; None if it may generate.
+    strict_fields: whether unknown fields of its body are errors.
+    ignored_fields: the unknown fields of its body, which the response names.
     priority: in place of the one that the body asks for; None: none.
     names: the ids by which its client may abort it: its own, and those of its responses.
+    write_body: see WRITE_BODY_KEY; None where the server has no such function.
     """
 
     request_id: str
@@ -48,6 +60,9 @@ class RequestScope:
     rejection_reason: RejectionReason | None = None
     group: str = ""
     interruption: ApiError | None = None
+    write_body: WriteBody | None = None
+    strict_fields: bool = False
+    ignored_fields: list[str] = field(default_factory=list)
     priority: int | None = None
     names: set[str] = field(init=False)
 
@@ -57,6 +72,10 @@ class RequestScope:
     def interrupt(self, error: ApiError) -> None:
         """Make the request end with this error before it generates."""
         self.interruption = error
+
+    def ignore_fields(self, names: Iterable[str]) -> None:
+        """Let the response name these fields as ignored."""
+        self.ignored_fields += [name for name in names if name not in self.ignored_fields]
 
 
 def current() -> RequestScope:
@@ -83,18 +102,27 @@ def current_request_id() -> str:
 
 
 class RequestScopeMiddleware:
-    """Wraps an ASGI application and gives each request its scope."""
+    """Wraps an ASGI application and gives each request its scope.
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, drain: Drain) -> None:
+    strict_fields: whether unknown fields of bodies are errors.
+    """
+
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, drain: Drain, strict_fields: bool = False
+    ) -> None:
         self._app = app
         self._metrics = metrics
         self._drain = drain
+        self._strict_fields = strict_fields
 
     async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_scope = RequestScope(_request_id(scope), time.monotonic())
+        request_scope = RequestScope(
+            _request_id(scope), time.monotonic(), strict_fields=self._strict_fields
+        )
+        request_scope.write_body = scope.get("state", {}).get(WRITE_BODY_KEY)
         scope[KEY] = request_scope
         body = _RequestBody(receive, expected=_has_body(scope))
         status = 500
@@ -104,6 +132,9 @@ class RequestScopeMiddleware:
             nonlocal status
             status = message["status"]
             headers = [*message["headers"], (b"x-request-id", request_scope.request_id.encode())]
+            if request_scope.ignored_fields:
+                value = ignored_fields.header_value(request_scope.ignored_fields)
+                headers.append((ignored_fields.HEADER.lower().encode(), value.encode()))
             if not self._drain.keeps_connections and scope["http_version"].startswith("1"):
                 headers.append((b"connection", b"close"))
             await body.drain()

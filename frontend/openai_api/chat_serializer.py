@@ -6,8 +6,13 @@ from typing import Any
 from headrace.frontend.chat.chat_run import AnsweredChoice, ChatRun, MessageDelta
 from headrace.frontend.chat.message import CollectedMessage, MessagePart, ToolCallPart
 from headrace.frontend.generation.choice import Choice, Delta
-from headrace.frontend.openai_api.chunk_frame import ChunkFrame, encode_text
-from headrace.frontend.openai_api.common import ResponseHead, count_usage, encode_json
+from headrace.frontend.openai_api.chunk_frame import ChunkFrame, encode_text, own_fields
+from headrace.frontend.openai_api.common import (
+    ResponseHead,
+    count_usage,
+    encode_json,
+    request_metrics,
+)
 from headrace.frontend.openai_api.logprobs import TokenNames, chat_logprobs, prompt_logprobs
 
 
@@ -45,9 +50,11 @@ class ChatSerializer:
             "usage": self._usage([answer.text.choice for answer in answers]),
             "prompt_logprobs": None if first is None else prompt_logprobs(self._names, first),
             **self._prompt_fields(),
+            **request_metrics([answer.text.choice for answer in answers]),
         }
 
     def _prompt_fields(self) -> dict[str, Any]:
+        """Return what the request asks to see of its prompt; None for the rest."""
         request, prompt = self._request, self._run.prompt
         return {
             "prompt_token_ids": prompt.token_ids if request.return_token_ids else None,
@@ -90,13 +97,15 @@ class ChatSerializer:
         return {**body, "reasoning": message.reasoning or None}
 
     def _logprobs(self, logprobs: Sequence[Any]) -> dict[str, Any] | None:
-        return chat_logprobs(self._names, logprobs) if self._has_logprobs else None
+        if not self._has_logprobs:
+            return None
+        return chat_logprobs(self._names, logprobs, bool(self._request.logprob_token_ids))
 
     def _usage(self, choices: Sequence[Choice]) -> dict[str, Any]:
         counted = count_usage([self._run.prompt], choices, self._head)
         if counted["prompt_tokens_details"] is not None:
-            # vLLM's chats have this key, always 0: tokens written to the cache are not reported.
-            counted["prompt_tokens_details"]["created_cache_tokens"] = 0
+            created = choices[0].written_tokens if choices else 0
+            counted["prompt_tokens_details"]["created_cache_tokens"] = created
         if self._run.reasoning is not None:
             tokens = sum(self._run.reasoning_tokens(choice) for choice in choices)
             counted["completion_tokens_details"] = {"reasoning_tokens": tokens}
@@ -106,18 +115,25 @@ class ChatSerializer:
 
     def first(self, choices: Sequence[Choice]) -> str:
         """Return the chunks before any text: the role of each choice, then the echoed message."""
-        end = "]," + encode_json(self._prompt_fields())[1:-1] + self._frame.end(choices)
-        role = (
-            f'"delta":{{"role":{encode_json(self._role)},"content":""}}'
+        end = self._frame.end_before_output(choices)
+        shown = {key: value for key, value in self._prompt_fields().items() if value is not None}
+        prompt = f",{encode_json(shown)[1:-1]}" if shown else ""
+        role = f'"role":{encode_json(self._role)},"content":""'
+        chunks = [f"{self._begin(choice, role)}}}]{prompt}{end}" for choice in choices]
+        if self._prefix:
+            echo = f'"content":{encode_text(self._prefix)}'
+            chunks += [f"{self._begin(choice, echo)}}}]{end}" for choice in choices]
+        return "".join(chunks)
+
+    def _begin(self, choice: Choice, delta: str) -> str:
+        """Return the beginning of a chunk without log probabilities, up to its choice's end.
+
+        delta: the JSON members of the choice's delta.
+        """
+        return (
+            f'{self._frame.start}{{"index":{choice.index},"delta":{{{delta}}}'
             ',"logprobs":null,"finish_reason":null'
         )
-        chunks = [
-            f'{self._frame.start}{{"index":{choice.index},{role}}}{end}' for choice in choices
-        ]
-        if self._prefix:
-            echo = MessageDelta(MessagePart(self._prefix), Delta("", (), ()), None)
-            chunks += [self._full_chunk(choices, choice, echo) for choice in choices]
-        return "".join(chunks)
 
     def chunk(self, choices: Sequence[Choice], choice: Choice, delta: Delta) -> str:
         """Return the chunk of a delta; "" if nothing can be sent yet."""
@@ -128,7 +144,7 @@ class ChatSerializer:
     def _plain_chunk(self, choice: Choice, text: str) -> str:
         return (
             f'{self._frame.start}{{"index":{choice.index},"delta":{{"content":{encode_text(text)}}}'
-            ',"logprobs":null,"finish_reason":null,"token_ids":null}]}\n\n'
+            ',"logprobs":null,"finish_reason":null}]}\n\n'
         )
 
     def _full_chunk(
@@ -138,16 +154,13 @@ class ChatSerializer:
         ended = message_delta.finish_reason is not None
         if not (added or ended or self._shows_tokens):
             return ""
-        delta, request = message_delta.delta, self._request
+        delta = message_delta.delta
         logprobs = encode_json(self._logprobs(delta.logprobs)) if self._has_logprobs else "null"
-        token_ids = encode_json(delta.token_ids) if request.return_token_ids else "null"
-        reason = "null"
-        if ended:
-            stop_reason = encode_json(delta.stop_reason)
-            reason = f'"{message_delta.finish_reason}","stop_reason":{stop_reason}'
+        reason = f'"{message_delta.finish_reason}"' if ended else "null"
+        own = own_fields(delta, self._request)
         return (
             f'{self._frame.start}{{"index":{choice.index},"delta":{{{added}}},"logprobs":{logprobs}'
-            f',"finish_reason":{reason},"token_ids":{token_ids}}}]{self._frame.end(choices, ended)}'
+            f',"finish_reason":{reason}{own}}}]{self._frame.end(choices, ended)}'
         )
 
     def last(self, choices: Sequence[Choice]) -> str:

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from json.encoder import encode_basestring
 from typing import Any
 
-from headrace.frontend.generation.choice import Choice
-from headrace.frontend.openai_api.common import ResponseHead, encode_json
+from headrace.frontend.generation.choice import Choice, Delta
+from headrace.frontend.openai_api.common import ResponseHead, encode_json, request_metrics
 from headrace.frontend.schemas.generation import GenerationRequest
 
-__all__ = ["ChunkFrame", "encode_text"]
+__all__ = ["ChunkFrame", "encode_text", "own_fields"]
 
 encode_text: Callable[[str], str] = encode_basestring  # non-ASCII text as it is
 
@@ -44,14 +44,44 @@ class ChunkFrame:
         self._usage = usage
 
     def end(self, choices: Sequence[Choice], ended: bool = False) -> str:
-        """Return what follows the choices of a chunk. ended: it is the last of its choice."""
+        """Return what follows the choices of a chunk.
+
+        choices: whose tokens its usage counts. ended: it is the last of its choice.
+        """
         so_far = f',"usage":{encode_json(self._usage(choices))}' if self.usage_in_chunks else ""
         fingerprint = self._fingerprint if ended and not self._usage_in_stream else ""
         return f"{so_far}{fingerprint}}}\n\n"
+
+    def end_before_output(self, choices: Sequence[Choice]) -> str:
+        """Return what follows the choices of a chunk that comes before any output is shown.
+
+        It is made when the first output has come, whose tokens its usage must not count.
+        """
+        if not self.usage_in_chunks:
+            return "}\n\n"
+        usage = self._usage(choices)
+        none_yet = {"completion_tokens": 0, "total_tokens": usage["prompt_tokens"]}
+        return f',"usage":{encode_json(usage | none_yet)}}}\n\n'
 
     def last(self, choices: Sequence[Choice]) -> str:
         """Return the chunk after all choices: the usage, if the request asks for it."""
         if not self._usage_in_stream:
             return ""
         counted = encode_json(self._usage(choices))
-        return f'{self.start}],"usage":{counted}{self._fingerprint}}}\n\n'
+        times = request_metrics(choices)
+        more = f",{encode_json(times)[1:-1]}" if times else ""
+        return f'{self.start}],"usage":{counted}{self._fingerprint}{more}}}\n\n'
+
+
+def own_fields(delta: Delta, request: GenerationRequest) -> str:
+    """Return the JSON members of a choice that OpenAI's API lacks, with a comma before each.
+
+    They are left out until they have a value: OpenAI's SDK keeps the value of a choice's first
+    chunk, and null would be one.
+    """
+    fields = ""
+    if delta.stop_reason is not None:
+        fields = f',"stop_reason":{encode_json(delta.stop_reason)}'
+    if request.return_token_ids:
+        fields += f',"token_ids":{encode_json(delta.token_ids)}'
+    return fields

@@ -28,7 +28,7 @@ class ResponseHead:
     answer_id: str
     created: int
     model: str
-    fingerprint: str
+    fingerprint: str | None
     has_details: bool = True
 
 
@@ -43,9 +43,15 @@ def response_head(request: GenerationRequest, model: ServedModel, prefix: str) -
         ),
         created=int(time.time()),
         model=model.name,
-        fingerprint=model.fingerprint,
+        fingerprint=model.shown_fingerprint,
         has_details=model.group.serving.enable_prompt_tokens_details,
     )
+
+
+def request_metrics(choices: Sequence[Choice]) -> dict[str, Any]:
+    """Return the field with the times of a request's only choice; {} if they are not reported."""
+    times = choices[0].times
+    return {"metrics": times.report()} if times is not None and len(choices) == 1 else {}
 
 
 def count_usage(

@@ -6,8 +6,13 @@ from typing import Any
 from headrace.frontend.generation.choice import Choice, Delta
 from headrace.frontend.generation.generation import CollectedChoice
 from headrace.frontend.generation.start_generation import Prompt
-from headrace.frontend.openai_api.chunk_frame import ChunkFrame, encode_text
-from headrace.frontend.openai_api.common import ResponseHead, count_usage, encode_json
+from headrace.frontend.openai_api.chunk_frame import ChunkFrame, encode_text, own_fields
+from headrace.frontend.openai_api.common import (
+    ResponseHead,
+    count_usage,
+    encode_json,
+    request_metrics,
+)
 from headrace.frontend.openai_api.logprobs import CompletionLogprobs, TokenNames, prompt_logprobs
 from headrace.frontend.schemas.completion import CompletionRequest
 from headrace.frontend.text.offsets import output_offsets, prompt_offsets
@@ -54,6 +59,7 @@ class CompletionSerializer:
             "service_tier": None,
             "system_fingerprint": self._head.fingerprint,
             "usage": self._usage([output.choice for output in outputs]),
+            **request_metrics([output.choice for output in outputs]),
         }
 
     def _usage(self, choices: Sequence[Choice]) -> dict[str, Any]:
@@ -120,8 +126,7 @@ class CompletionSerializer:
     def _plain_chunk(self, choice: Choice, text: str) -> str:
         return (
             f'{self._frame.start}{{"index":{choice.index},"text":{encode_text(text)},'
-            '"logprobs":null,"finish_reason":null,"stop_reason":null,'
-            '"prompt_token_ids":null,"token_ids":null}]}\n\n'
+            '"logprobs":null,"finish_reason":null}]}\n\n'
         )
 
     def _full_chunk(
@@ -135,17 +140,14 @@ class CompletionSerializer:
         of_prompt = None if delta.admission is None else delta.admission.prompt_logprobs
         logprobs = self._logprobs_field(choice, delta.logprobs, of_prompt, is_first)
         reason = f'"{delta.finish_reason}"' if ended else "null"
-        prompt_ids, token_ids = "null", "null"
-        if request.return_token_ids:
-            token_ids = encode_json(delta.token_ids)
-            if is_first:
-                prompt_ids = encode_json(self._prompts[choice.prompt].token_ids)
+        own = own_fields(delta, request)
+        if request.return_token_ids and is_first:
+            token_ids = self._prompts[choice.prompt].token_ids
+            own += f',"prompt_token_ids":{encode_json(token_ids)}'
         return (
             f'{self._frame.start}{{"index":{choice.index},"text":{encode_text(text)},'
             f'"logprobs":{"null" if logprobs is None else encode_json(logprobs)},'
-            f'"finish_reason":{reason},"stop_reason":{encode_json(delta.stop_reason)},'
-            f'"prompt_token_ids":{prompt_ids},"token_ids":{token_ids}}}]'
-            f"{self._frame.end(choices, ended)}"
+            f'"finish_reason":{reason}{own}}}]{self._frame.end(choices, ended)}'
         )
 
     def last(self, choices: Sequence[Choice]) -> str:

@@ -1,6 +1,7 @@
 """Serialize log probabilities for chats, completions and prompts."""
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
@@ -29,11 +30,21 @@ class TokenNames:
         return list(self.text.token_bytes(token_id))
 
 
-def chat_logprobs(names: TokenNames, logprobs: Iterable[Logprobs]) -> dict[str, Any]:
-    """Return `choices[].logprobs` of a chat: an entry for each output token."""
+def chat_logprobs(
+    names: TokenNames, logprobs: Iterable[Logprobs], shows_sampled: bool = False
+) -> dict[str, Any]:
+    """Return `choices[].logprobs` of a chat: an entry for each output token.
+
+    shows_sampled: whether the top tokens begin with the output token itself, as they do where a
+        request has chosen the others by their ids.
+    """
     content = []
     for at in logprobs:
+        top_tokens: Iterable[tuple[int, float]]
         top_tokens = zip(at.top_token_ids, at.top_logprobs, strict=True)
+        if shows_sampled:
+            others = (token for token in top_tokens if token[0] != at.token_id)
+            top_tokens = chain([(at.token_id, at.logprob)], others)
         entry = _chat_token(names, at.token_id, at.logprob)
         entry["top_logprobs"] = [_chat_token(names, *token) for token in top_tokens]
         content.append(entry)

@@ -28,14 +28,19 @@ def check_stream(request: GenerationRequest) -> None:
 
 
 async def respond(
-    request: GenerationRequest, generation: Generation, serializer: Serializer, *, in_thread: bool
+    request: GenerationRequest,
+    generation: Generation,
+    serializer: Serializer,
+    *,
+    in_thread: bool,
+    keep_alive_s: float,
 ) -> Response:
     """Return the response, streamed if the request asks for it.
 
-    in_thread: see `serialize_response`.
+    in_thread: see `serialize_response`. keep_alive_s: see `stream_response`.
     """
     if request.stream:
-        return await stream_response(generation, serializer)
+        return await stream_response(generation, serializer, keep_alive_s=keep_alive_s)
     outputs = await collect(generation)
     return await serialize_response(lambda: serializer.full_body(outputs), in_thread=in_thread)
 

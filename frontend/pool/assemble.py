@@ -19,7 +19,7 @@ def assemble_dispatch(
     *,
     max_replays: int = 3,
     clock: Callable[[], float] = time.monotonic,
-    on_replay: Callable[[str], None] = lambda group: None,
+    on_replay: Callable[[str, str], None] = lambda group, worker_id: None,
     shared: SharedLoad | None = None,
     wake: Callable[[str], None] | None = None,
     wake_timeout_s: float = 120.0,
@@ -28,7 +28,7 @@ def assemble_dispatch(
     """Make the parts of a dispatch and join them.
 
     max_replays: of one request, for failures that it may have caused.
-    on_replay: called with the group of each request that is replayed.
+    on_replay: called with the group of each request that is replayed and its lost worker.
     shared: the requests in flight of other frontends.
     wake: called repeatedly with a group while requests wait for it and all of it sleeps; None:
         such requests fail. wake_timeout_s: how long they wait.

@@ -37,7 +37,7 @@ MESSAGES_AT_ONCE = 64
 class PoolClient:
     """The Pool of a frontend process; `async with` it while requests are served.
 
-    on_replay: called with the group of each request that is replayed.
+    on_replay: called with the group of each request that is replayed and its lost worker.
     handlers: execute the calls that frontends answer.
     """
 
@@ -45,7 +45,7 @@ class PoolClient:
         self,
         config: PoolConfig,
         frontend_id: str,
-        on_replay: Callable[[str], None],
+        on_replay: Callable[[str, str], None],
         handlers: FrontendCallHandlers,
     ) -> None:
         self._id, self._handlers = frontend_id, handlers

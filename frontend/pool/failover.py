@@ -20,7 +20,7 @@ class Failover:
     """Replays requests.
 
     max_replays: of one request, for failures that it may have caused.
-    on_replay: called with the group of each request that is replayed.
+    on_replay: called with the group of each request that is replayed and its lost worker.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class Failover:
         loads: Loads,
         probation: Probation,
         max_replays: int,
-        on_replay: Callable[[str], None],
+        on_replay: Callable[[str, str], None],
     ) -> None:
         self._sender, self._loads, self._probation = sender, loads, probation
         self._max_replays, self._on_replay = max_replays, on_replay
@@ -42,7 +42,7 @@ class Failover:
             log.warning("lost %s; requests that fail over: %d", worker_id, len(flights))
         suspects = self._probation.suspects(list(flights.values())) if has_failed else ()
         for flight in flights.values():
-            self._replay(flight, is_blamed=flight in suspects and flight.reached_worker)
+            self._replay(flight, worker_id, is_blamed=flight in suspects and flight.reached_worker)
 
     def on_gap(self, worker_id: str) -> None:
         """Replay all requests that a worker runs: a message, and with it tokens, was lost."""
@@ -51,9 +51,9 @@ class Failover:
         if flights:
             self._sender.abort(worker_id, flights)
         for flight in flights.values():
-            self._replay(flight, is_blamed=True)
+            self._replay(flight, worker_id, is_blamed=True)
 
-    def _replay(self, flight: Flight, is_blamed: bool) -> None:
+    def _replay(self, flight: Flight, worker_id: str, is_blamed: bool) -> None:
         flight.begin_failover()
         flight.failures += is_blamed
         is_endless = flight.replays > self._max_replays + MAX_UNEXPLAINED_REPLAYS
@@ -61,5 +61,5 @@ class Failover:
             log.error("giving up request %s: all workers that ran it failed", flight.wire_id)
             flight.fail(RequestLost(QUARANTINED))
         else:
-            self._on_replay(flight.group)
+            self._on_replay(flight.group, worker_id)
             self._sender.send_to_best(flight)

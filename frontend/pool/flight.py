@@ -48,6 +48,7 @@ class Flight:
         self._admitted = False
         self._mailbox: deque[Output | PoolError] = deque()
         self._waiter: asyncio.Future[None] | None = None
+        self._notify: Callable[[], None] | None = None
 
     @property
     def tokens_so_far(self) -> int:
@@ -122,27 +123,37 @@ class Flight:
         return self
 
     async def __anext__(self) -> Output:
-        if self._start is not None:
-            start, self._start = self._start, None
-            start(self)
-        while not self._mailbox:
-            if self._end is None:
-                raise StopAsyncIteration
+        self._begin()
+        while (output := self.ready()) is None:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
-        return self._pop()
+        return output
+
+    def listen(self, notify: Callable[[], None]) -> None:
+        self._begin()
+        self._notify = notify
+        for _ in range(len(self._mailbox)):
+            notify()
 
     def ready(self) -> Output | None:
-        return self._pop() if self._mailbox else None
-
-    def _pop(self) -> Output:
+        if not self._mailbox:
+            if self._end is None:
+                raise StopAsyncIteration
+            return None
         item = self._mailbox.popleft()
         if isinstance(item, PoolError):
             raise item
         return item
 
+    def _begin(self) -> None:
+        if self._start is not None:
+            start, self._start = self._start, None
+            start(self)
+
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
+        if self._notify is not None:
+            self._notify()
+        elif self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     def _finish(self) -> None:

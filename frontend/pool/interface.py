@@ -7,8 +7,8 @@ PoolError
 └── RequestLost       its workers died more often than it may be replayed     500
 """
 
-from collections.abc import AsyncIterator
-from typing import Protocol
+from collections.abc import AsyncIterator, Callable
+from typing import Protocol, runtime_checkable
 
 from headrace.protocol.calls import AnyCall, CallTarget
 from headrace.protocol.state import PoolState
@@ -52,8 +52,10 @@ class OutputStream(Protocol):
     async def __anext__(self) -> Output: ...
 
     def ready(self) -> Output | None:
-        """Return the next output if it is there; None if it must be awaited. Raises what __anext__
-        raises."""
+        """Return the next output if it is there; None if it must be awaited.
+
+        Raises what __anext__ raises.
+        """
         ...
 
     def cancel(self) -> None:
@@ -61,11 +63,22 @@ class OutputStream(Protocol):
         ...
 
 
+@runtime_checkable
+class NotifyingStream(OutputStream, Protocol):
+    """An OutputStream that tells when there is an output, so that no task must await it."""
+
+    def listen(self, notify: Callable[[], None]) -> None:
+        """Send the request if that has not been done, and call `notify` once for each time that
+        `ready` then returns an output or raises."""
+        ...
+
+
 class Pool(Protocol):
     """The pool of workers."""
 
     def generate(self, group: str, request: Generate) -> OutputStream:
-        """Send a request to a worker of the group. Nothing is sent before the first __anext__."""
+        """Send a request to a worker of the group. Nothing is sent before the first __anext__, or
+        `listen`."""
         ...
 
     def why_busy(self) -> PoolBusy | None:

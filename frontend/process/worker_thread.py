@@ -6,6 +6,7 @@ single call is long, which `headrace.frontend.http.sizes` ensures.
 """
 
 import asyncio
+import contextvars
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -22,7 +23,11 @@ _THREAD = ThreadPoolExecutor(1, thread_name_prefix="worker")
 
 
 async def run_in_worker_thread(work: Callable[[], T], is_long: bool) -> T:
-    """Return what `work` returns; run it in the thread if it is long."""
+    """Return what `work` returns; run it in the thread if it is long.
+
+    It has the caller's context variables in either case.
+    """
     if not is_long:
         return work()
-    return await asyncio.get_running_loop().run_in_executor(_THREAD, work)
+    run = contextvars.copy_context().run
+    return await asyncio.get_running_loop().run_in_executor(_THREAD, run, work)

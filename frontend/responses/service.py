@@ -2,14 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Any
 
 from headrace.frontend.context import Context
-from headrace.frontend.errors import ApiError, BadRequest
+from headrace.frontend.errors import BadRequest
+from headrace.frontend.http.parsing import ignore_parts
 from headrace.frontend.middleware import request_scope
 from headrace.frontend.middleware.deadline import current_deadline
-from headrace.frontend.process.worker_thread import MANY_PARTS, run_in_worker_thread
+from headrace.frontend.responses.compaction import compacted, summary_request
+from headrace.frontend.responses.conversations import Conversations
 from headrace.frontend.responses.execution.event_streams import EventStreams
 from headrace.frontend.responses.execution.job import Job
 from headrace.frontend.responses.execution.live_response import LiveResponse
@@ -17,28 +19,24 @@ from headrace.frontend.responses.execution.replay_events import replay_events
 from headrace.frontend.responses.execution.response_run import ResponseRun
 from headrace.frontend.responses.execution.response_runner import ResponseRunner
 from headrace.frontend.responses.execution.store_maintenance import StoreMaintenance
-from headrace.frontend.responses.output.ids import is_response_id, new_response_id, response_id_of
+from headrace.frontend.responses.input_tokens import count_input_tokens
+from headrace.frontend.responses.output.ids import is_response_id, new_response_id
 from headrace.frontend.responses.output.response_body import ResponseBody, new_body
-from headrace.frontend.responses.request.input_items import read_items, references
 from headrace.frontend.responses.request.requested_tools import RequestedTools, read_tools
+from headrace.frontend.responses.request_items import (
+    RequestItems,
+    ResponseNotFound,
+    gather_items,
+    stored_response,
+)
+from headrace.frontend.responses.store.conversation_store import ConversationStore
 from headrace.frontend.responses.store.fingerprint import fingerprint
 from headrace.frontend.responses.store.journal import Journal
 from headrace.frontend.responses.store.ownership import ResponseOwnership
 from headrace.frontend.responses.store.response_store import ResponseStore
-from headrace.frontend.responses.store.rows import StoredResponse
 from headrace.frontend.responses.tools.tool_servers import configured_servers
-from headrace.frontend.schemas.responses import Item, ResponsesRequest
+from headrace.frontend.schemas.responses import CompactionRequest, Item, ResponsesRequest
 from headrace.frontend.store.database import Database
-
-MAX_REFERENCES = 256
-
-
-class ResponseNotFound(ApiError):
-    status = 404
-    kind = "invalid_request_error"
-
-    def __init__(self, param: str = "response_id") -> None:
-        super().__init__(f"{param}: there is no such response.", param)
 
 
 class ResponsesService:
@@ -51,12 +49,25 @@ class ResponsesService:
         self._store = ResponseStore(
             self._database, config.response_store_max_age_s, config.response_store_max_count
         )
+        self._conversation_store = ConversationStore(
+            self._database, config.response_store_max_age_s, config.response_store_max_count
+        )
+        self.conversations = Conversations(self._conversation_store)
         self._ownership = ResponseOwnership(self._database)
-        self._event_streams = EventStreams(self._store, self._ownership)
+        self._event_streams = EventStreams(
+            self._store, self._ownership, config.sse_keep_alive_interval_s
+        )
         self._servers = configured_servers(config.tool_server)
-        self._runner = ResponseRunner(context, self._store, self._ownership)
+        self._runner = ResponseRunner(
+            context, self._store, self._conversation_store, self._ownership
+        )
         self._maintenance = StoreMaintenance(
-            context, self._store, self._ownership, self._runner, self._servers
+            context,
+            self._store,
+            self._conversation_store,
+            self._ownership,
+            self._runner,
+            self._servers,
         )
 
     def start(self) -> None:
@@ -99,6 +110,8 @@ class ResponsesService:
         body = await run.run()
         if job.request.is_stored:
             await self._store.create(job, None, body)
+        elif job.request.conversation is not None:
+            await self._conversation_store.append(job.request.conversation, job.new_items(body))
         return body
 
     def _deadline(self) -> float | None:
@@ -107,72 +120,63 @@ class ResponsesService:
     async def _new_job(self, request: ResponsesRequest, tools: RequestedTools) -> Job:
         model = self._context.model(request.model)
         response_id = new_response_id()
-        earlier: Sequence[Item] = ()
-        if request.previous_response_id is not None:
-            earlier = await self._conversation(request.previous_response_id)
-        if not (request.input or earlier):
-            raise BadRequest("input: must not be empty.", "input")
-        is_long = isinstance(request.input, list) and len(request.input) > MANY_PARTS
-        referenced = await self._referenced(
-            await run_in_worker_thread(lambda: references(request.input), is_long)
-        )
-        inputs = await run_in_worker_thread(
-            lambda: read_items(request.input, response_id, referenced), is_long
-        )
+        items = await self._gather_items(request, response_id)
+        ignore_parts(tools.ignored)
         return Job(
             body=new_body(
-                response_id, int(time.time()), request, model.name, model.tokenizer.info, tools.echo
+                response_id, int(time.time()), request, model.name, model.tokenizer.info, tools
             ),
             request=request,
-            earlier=earlier,
-            inputs=inputs,
+            earlier=items.earlier,
+            inputs=items.inputs,
             seed=model.seeds.next() if request.seed is None else request.seed,
             fingerprint=fingerprint(self._context, model),
+            conversation_end=items.conversation_end,
         )
 
-    async def _conversation(self, response_id: str) -> Sequence[Item]:
-        stored = await self._get(response_id, "previous_response_id")
-        if stored.is_active:
-            raise BadRequest(
-                "previous_response_id: this response is not finished.", "previous_response_id"
-            )
-        return await self._store.conversation(response_id)
+    async def compact(self, request: CompactionRequest) -> dict[str, Any]:
+        """Return a conversation as its user's messages and a summary by the model.
 
-    async def _referenced(self, item_ids: Sequence[str]) -> dict[str, Item]:
-        """Return the stored items among these ids."""
-        if len(item_ids) > MAX_REFERENCES:
-            raise BadRequest(f"input: holds more than {MAX_REFERENCES} references.", "input")
-        wanted_ids = set(item_ids)
-        found: dict[str, Item] = {}
-        for response_id in {response_id_of(item_id) for item_id in wanted_ids} - {None}:
-            stored = await self._store.get(response_id or "")
-            if stored is not None:
-                items = [*stored.inputs, *stored.body["output"]]
-                found |= {item["id"]: item for item in items if item["id"] in wanted_ids}
-        return found
+        Raises ApiError if it cannot be summed up.
+        """
+        model = self._context.model(request.model)
+        if not (request.input or request.previous_response_id):
+            raise BadRequest("input: must not be empty.", "input")
+        asked = summary_request(request, model.tokenizer.info.max_model_len)
+        tools = read_tools(asked, self._servers)
+        job = await self._new_job(asked, tools)
+        return compacted(job, await self._run_unstreamed(job, tools))
+
+    async def _gather_items(self, request: ResponsesRequest, response_id: str) -> RequestItems:
+        return await gather_items(self._store, self._conversation_store, request, response_id)
+
+    async def count_input_tokens(self, request: ResponsesRequest) -> dict[str, Any]:
+        """Return how many tokens the input of a response is.
+
+        Raises ApiError if the response could not be created.
+        """
+        tools = read_tools(request, self._servers)
+        items = await self._gather_items(request, new_response_id())
+        ignore_parts(tools.ignored)
+        count = await count_input_tokens(self._context, request, tools, items)
+        return {"object": "response.input_tokens", "input_tokens": count}
 
     # Stored responses
 
     async def get(self, response_id: str) -> ResponseBody:
         """Return a stored response. Raises ResponseNotFound if there is none."""
-        return (await self._get(response_id)).body
-
-    async def _get(self, response_id: str, param: str = "response_id") -> StoredResponse:
-        stored = await self._store.get(response_id) if is_response_id(response_id) else None
-        if stored is None:
-            raise ResponseNotFound(param)
-        return stored
+        return (await stored_response(self._store, response_id)).body
 
     async def input_items(self, response_id: str) -> list[Item]:
         """Return the input items of a stored response. Raises ResponseNotFound if there is none."""
-        return (await self._get(response_id)).inputs
+        return (await stored_response(self._store, response_id)).inputs
 
     async def cancel(self, response_id: str) -> ResponseBody:
         """Cancel a background response and return it; one that has ended stays as it is.
 
         Raises BadRequest or ResponseNotFound if it is not a stored background response.
         """
-        stored = await self._get(response_id)
+        stored = await stored_response(self._store, response_id)
         if not stored.background:
             raise BadRequest("Only background responses can be cancelled.", "response_id")
         cancelled = await self._store.cancel(response_id)
@@ -196,7 +200,7 @@ class ResponsesService:
 
         Raises ResponseNotFound if there is none.
         """
-        stored = await self._get(response_id)
+        stored = await stored_response(self._store, response_id)
         live = self._runner.live(response_id)
         if live is not None and first >= live.base:
             return self._event_streams.follow_live(live, first)

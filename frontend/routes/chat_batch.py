@@ -28,6 +28,7 @@ def blueprint(context: Context) -> Blueprint:
     @document_request(ChatBatchRequest)
     @document_response(ChatCompletion)
     @document_response(ErrorAnswer, 400)
+    @document_response(ErrorAnswer, 404)
     async def chat_batch() -> Response:
         """Answer several chats at once: a choice for each, in their order."""
         count_in_flight(context)

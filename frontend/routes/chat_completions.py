@@ -25,6 +25,7 @@ def blueprint(context: Context) -> Blueprint:
     @document_request(ChatCompletionRequest)
     @document_response(ChatCompletion)
     @document_response(ErrorAnswer, 400)
+    @document_response(ErrorAnswer, 404)
     async def chat_completions() -> Response:
         """Answer a chat, in one piece or as a stream of events."""
         count_in_flight(context)
@@ -42,7 +43,8 @@ async def answer(context: Context, asked: ChatCompletionRequest) -> Response:
     names = TokenNames(model.tokenizer, bool(request.return_tokens_as_token_ids))
     answer = ChatSerializer(response_head(request, model, "chatcmpl"), run, names, echoed(run))
     if request.stream:
-        return await stream_response(run.generation, answer)
+        keep_alive_s = context.config.sse_keep_alive_interval_s
+        return await stream_response(run.generation, answer, keep_alive_s=keep_alive_s)
     answers = await run.answers()
     return await serialize_response(
         lambda: answer.full_body(answers), in_thread=request.has_logprobs

@@ -9,7 +9,7 @@ from headrace.frontend.chat.reasoning.plan import check_thinking_budget, plan_co
 from headrace.frontend.context import Context, ServedModel
 from headrace.frontend.errors import BadRequest
 from headrace.frontend.generation.operator_defaults import apply_operator_defaults
-from headrace.frontend.generation.prompts import completion_prompts
+from headrace.frontend.generation.prompts import completion_prompts, encoding_scope
 from headrace.frontend.generation.sampling import OutputLimit, sampling_params
 from headrace.frontend.generation.start_generation import (
     Prompt,
@@ -40,6 +40,7 @@ def blueprint(context: Context) -> Blueprint:
     @document_request(CompletionRequest)
     @document_response(Completion)
     @document_response(ErrorAnswer, 400)
+    @document_response(ErrorAnswer, 404)
     async def completions() -> Response:
         """Continue prompts, in one piece or as a stream of events."""
         count_in_flight(context)
@@ -54,7 +55,8 @@ async def answer(context: Context, asked: CompletionRequest) -> Response:
     request = apply_operator_defaults(asked, model)
     _check(request)
     check_thinking_budget(request, model.reasoning)
-    prompts = await completion_prompts(request, model.tokenizer)
+    scope = encoding_scope(request, model)
+    prompts = await completion_prompts(request, model.tokenizer, scope)
     constraints = await TokenConstraints.resolve(request, model)
     samplings = [
         constraints.apply(
@@ -74,7 +76,13 @@ async def answer(context: Context, asked: CompletionRequest) -> Response:
     answer = CompletionSerializer(
         response_head(request, model, "cmpl"), request, prompts, names, echoes
     )
-    return await respond(request, generation, answer, in_thread=request.has_logprobs)
+    return await respond(
+        request,
+        generation,
+        answer,
+        in_thread=request.has_logprobs,
+        keep_alive_s=context.config.sse_keep_alive_interval_s,
+    )
 
 
 def _check(request: CompletionRequest) -> None:
@@ -122,11 +130,14 @@ def _sampling(
 async def _echoes(
     request: CompletionRequest, tokenizer: ModelTokenizer, prompts: Sequence[Prompt]
 ) -> list[str]:
-    """Return the text that the completions of each prompt begin with."""
+    """Return the text that the completions of each prompt begin with.
+
+    Token ids are shown with their special tokens, as the same prompt in text would be.
+    """
     if not request.echo:
         return [""] * len(prompts)
     return [
-        await tokenizer.decode(prompt.token_ids, request.skip_special_tokens)
+        await tokenizer.decode(prompt.token_ids, skip_special_tokens=False)
         if prompt.text is None
         else prompt.text
         for prompt in prompts

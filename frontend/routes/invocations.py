@@ -23,6 +23,7 @@ def blueprint(context: Context) -> Blueprint:
     @document_request(InvocationRequest)
     @document_response(Invocation)
     @document_response(ErrorAnswer, 400)
+    @document_response(ErrorAnswer, 404)
     async def invocations() -> Response:
         """Answer a chat or continue prompts, whichever the request's fields ask for."""
         count_in_flight(context)

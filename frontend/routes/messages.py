@@ -7,7 +7,7 @@ from headrace.frontend.anthropic_api import errors
 from headrace.frontend.anthropic_api.chat_request import chat_request, rename_error_fields
 from headrace.frontend.anthropic_api.messages_serializer import MessagesSerializer
 from headrace.frontend.chat.prompt import chat_prompt
-from headrace.frontend.chat.reasoning.plan import reasoning_end_ids
+from headrace.frontend.chat.reasoning.plan import can_bound_reasoning
 from headrace.frontend.chat.start_chat import start_chat
 from headrace.frontend.chat.tools.tool_use import tools_for_template
 from headrace.frontend.context import Context
@@ -23,11 +23,14 @@ from headrace.frontend.schemas.response_bodies import (
 )
 from headrace.frontend.streaming import stream_response
 
+# Errors below it have Anthropic's shape, too.
+PATH = "/v1/messages"
+
 
 def blueprint(context: Context) -> Blueprint:
     routes = Blueprint("messages", __name__)
 
-    @routes.post("/v1/messages")
+    @routes.post(PATH)
     @document_request(MessagesRequest)
     @document_response(AnthropicMessage)
     @document_response(AnthropicErrorAnswer, 400)
@@ -37,7 +40,7 @@ def blueprint(context: Context) -> Blueprint:
         count_in_flight(context)
         return await _answer(context, await read_body(MessagesRequest))
 
-    @routes.post("/v1/messages/count_tokens")
+    @routes.post(f"{PATH}/count_tokens")
     @document_request(CountTokensRequest)
     @document_response(TokenCount)
     @document_response(AnthropicErrorAnswer, 400)
@@ -49,11 +52,9 @@ def blueprint(context: Context) -> Blueprint:
         chat = await chat_request(request)
         with rename_error_fields():
             prompt = await chat_prompt(chat, model, tools_for_template(chat.tools))
-        return json_response({"input_tokens": len(prompt.token_ids)})
-
-    @routes.errorhandler(Exception)
-    async def on_error(error: Exception) -> Response:
-        return errors.response(error, context.config.max_body_bytes)
+        tokens = len(prompt.token_ids)
+        counted = {"original_input_tokens": tokens}  # nothing of the prompt is edited out
+        return json_response({"input_tokens": tokens, "context_management": counted})
 
     @routes.after_request
     async def name_request(response: Response) -> Response:
@@ -65,10 +66,13 @@ def blueprint(context: Context) -> Blueprint:
 
 async def _answer(context: Context, request: MessagesRequest) -> Response:
     model = context.model(request.model)
-    chat = await chat_request(request, supports_thinking_budget=bool(reasoning_end_ids(model)))
+    chat = await chat_request(request, supports_thinking_budget=can_bound_reasoning(model))
     with rename_error_fields():
         run = await start_chat(context, chat)
         answer = MessagesSerializer(run)
         if request.stream:
-            return await stream_response(run.generation, answer, errors.ending())
+            keep_alive_s = context.config.sse_keep_alive_interval_s
+            return await stream_response(
+                run.generation, answer, errors.framing(), keep_alive_s=keep_alive_s
+            )
         return json_response(await answer.full_body())

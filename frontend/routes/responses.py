@@ -1,24 +1,23 @@
 """The Responses API: POST /v1/responses, and the stored responses."""
 
 from collections.abc import AsyncIterator
-from typing import Any
 
-from quart import Blueprint, Response, request
+from quart import Blueprint, Response
 from quart_schema import document_request, document_response
 
 from headrace.frontend.context import Context
-from headrace.frontend.errors import BadRequest, shortened
+from headrace.frontend.errors import BadRequest
 from headrace.frontend.http.openapi import document_plain
 from headrace.frontend.http.parsing import read_body
+from headrace.frontend.http.query import query_boolean, query_number
 from headrace.frontend.middleware.errors import json_response
 from headrace.frontend.middleware.in_flight import count_in_flight
 from headrace.frontend.responses.lazy_service import LazyResponsesService
-from headrace.frontend.responses.output.pagination import paginate
-from headrace.frontend.schemas.response_bodies import ErrorAnswer
-from headrace.frontend.schemas.responses import ResponsesRequest
+from headrace.frontend.responses.output.pagination import requested_page
+from headrace.frontend.routes.conversations import add_conversation_routes
+from headrace.frontend.schemas.response_bodies import ErrorAnswer, InputTokenCount
+from headrace.frontend.schemas.responses import CompactionRequest, ResponsesRequest
 from headrace.frontend.streaming import HEADERS
-
-_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
 def blueprint(context: Context) -> Blueprint:
@@ -31,6 +30,7 @@ def blueprint(context: Context) -> Blueprint:
     @document_request(ResponsesRequest)
     @document_plain("The response, or its events.", content_type="application/json")
     @document_response(ErrorAnswer, 400)
+    @document_response(ErrorAnswer, 404)
     async def create() -> Response:
         """Answer a conversation, in one piece, as a stream of events, or in the background."""
         count_in_flight(context)
@@ -38,14 +38,33 @@ def blueprint(context: Context) -> Blueprint:
         created = await (await entry.service()).create(body)
         return json_response(created) if isinstance(created, dict) else _stream(created)
 
+    @routes.post("/v1/responses/input_tokens")
+    @document_request(ResponsesRequest)
+    @document_response(InputTokenCount)
+    @document_response(ErrorAnswer, 400)
+    async def count_input_tokens() -> Response:
+        """Count the tokens that the input of a response is to the model."""
+        body = await read_body(ResponsesRequest)
+        return json_response(await (await entry.service()).count_input_tokens(body))
+
+    @routes.post("/v1/responses/compact")
+    @document_request(CompactionRequest)
+    @document_plain("The compacted conversation.", content_type="application/json")
+    @document_response(ErrorAnswer, 400)
+    async def compact() -> Response:
+        """Compact a conversation to its user's messages and a summary by the model."""
+        count_in_flight(context)
+        body = await read_body(CompactionRequest)
+        return json_response(await (await entry.service()).compact(body))
+
     @routes.get("/v1/responses/<response_id>")
     @document_plain("The response, or its events.", content_type="application/json")
     @document_response(ErrorAnswer, 404)
     async def get(response_id: str) -> Response:
         """Return a stored response; with stream=true its events after starting_after."""
         service = await entry.service()
-        after = _number("starting_after", -1, 0, 2**53)
-        if _boolean("stream"):
+        after = query_number("starting_after", -1, 0, 2**53)
+        if query_boolean("stream"):
             return _stream(await service.events(response_id, after + 1))
         if after >= 0:
             raise BadRequest("starting_after needs stream to be true.", "starting_after")
@@ -70,15 +89,10 @@ def blueprint(context: Context) -> Blueprint:
     @document_response(ErrorAnswer, 404)
     async def input_items(response_id: str) -> Response:
         """List the input items of a response."""
-        order = request.args.get("order", "desc")
-        if order not in ("asc", "desc"):
-            raise BadRequest("order: must be asc or desc.", "order")
-        limit = _number("limit", 20, 1, 100)
         items = await (await entry.service()).input_items(response_id)
-        if order == "desc":
-            items = items[::-1]
-        return json_response(paginate(items, limit, request.args.get("after")))
+        return json_response(requested_page(items))
 
+    add_conversation_routes(routes, entry)
     return routes
 
 
@@ -93,21 +107,3 @@ def _stream(events: AsyncIterator[str]) -> Response:
 async def _encoded(events: AsyncIterator[str]) -> AsyncIterator[bytes]:
     async for text in events:
         yield text.encode()
-
-
-def _boolean(name: str) -> bool:
-    text = request.args.get(name, "false")
-    value = _BOOLEANS.get(text.lower())
-    if value is None:
-        raise BadRequest(f"{name}: must be true or false, not {shortened(text)!r}.", name)
-    return value
-
-
-def _number(name: str, default: int, lowest: int, highest: int) -> int:
-    text: Any = request.args.get(name)
-    if text is None:
-        return default
-    number = int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else -1
-    if not lowest <= number <= highest:
-        raise BadRequest(f"{name}: must be an integer from {lowest} to {highest}.", name)
-    return number

@@ -9,12 +9,14 @@ from quart_schema import document_response
 from headrace.frontend.admin.health import health_body, is_ready, load_body
 from headrace.frontend.context import HEADRACE_VERSION, Context
 from headrace.frontend.http.openapi import document_plain
+from headrace.frontend.metrics.pool_info import AdapterInfo
 from headrace.frontend.middleware.errors import json_response
 from headrace.frontend.schemas.response_bodies import ServerLoad, ServerVersion
 
 
 def blueprint(context: Context) -> Blueprint:
     routes = Blueprint("status", __name__)
+    adapter_info = AdapterInfo(context.config, lambda: context.pool.state)
     _add_health(routes, context)
 
     @routes.get("/version")
@@ -39,7 +41,7 @@ def blueprint(context: Context) -> Blueprint:
     @document_plain("The metrics.", content_type="text/plain")
     async def metrics() -> Response:
         """Return the whole pool's metrics in Prometheus' text format."""
-        text = await asyncio.to_thread(context.metrics.exposition)
+        text = await asyncio.to_thread(context.metrics.exposition, adapter_info)
         return Response(text, content_type=CONTENT_TYPE_LATEST)
 
     return routes

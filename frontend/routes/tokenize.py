@@ -32,6 +32,7 @@ def blueprint(context: Context) -> Blueprint:
     @document_request(TokenizePromptRequest)
     @document_response(TokenizeAnswer)
     @document_response(ErrorAnswer, 400)
+    @document_response(ErrorAnswer, 404)
     async def tokenize() -> Response:
         """Tokenize a prompt, or messages as the chat template writes them."""
         asked = await read_body_as(_request_model)
@@ -43,6 +44,7 @@ def blueprint(context: Context) -> Blueprint:
     @document_request(DetokenizeRequest)
     @document_response(DetokenizeAnswer)
     @document_response(ErrorAnswer, 400)
+    @document_response(ErrorAnswer, 404)
     async def detokenize() -> Response:
         """Decode tokens to text, special ones included."""
         request = await read_body(DetokenizeRequest)

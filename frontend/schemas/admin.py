@@ -2,12 +2,12 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from headrace.frontend.schemas.fields import (
     MAX_NAME_CHARS,
     Ignored,
-    RequestModel,
+    StrictRequestModel,
     bad_value,
     unsupported,
 )
@@ -107,7 +107,7 @@ class PauseQuery(PoolQuery):
     wait_for_inflight_requests: bool = False
 
 
-class AbortRequest(RequestModel):
+class AbortRequest(StrictRequestModel):
     """The requests to abort.
 
     request_ids: X-Request-Ids, or the ids of answers ("cmpl-..."); "all": every request.
@@ -134,7 +134,7 @@ class AbortReport(BaseModel):
     count: int
 
 
-class RpcRequest(RequestModel):
+class RpcRequest(StrictRequestModel):  # type: ignore[no-redef]  # a field is named "kwargs"
     """A method of the workers and its arguments.
 
     timeout: seconds for the workers to answer.
@@ -195,13 +195,15 @@ class IsSleeping(BaseModel):
     is_sleeping: bool
 
 
-class ScaleRequest(BaseModel):
+class ScaleRequest(StrictRequestModel):
     """The new size of a group.
 
     new_data_parallel_size: the number of workers that the model must have.
     drain_timeout: seconds for requests of draining workers to finish; the rest move to other
         workers.
     """
+
+    model_config = ConfigDict(strict=False)
 
     new_data_parallel_size: Annotated[int, Field(ge=0, le=MOST_WORKERS)]
     drain_timeout: Annotated[float, Field(ge=0, le=MAX_TIMEOUT_S, allow_inf_nan=False)] = 120.0
@@ -230,7 +232,7 @@ AdapterName = Annotated[
 ]
 
 
-class LoadAdapterRequest(RequestModel):
+class LoadAdapterRequest(StrictRequestModel):
     """An adapter to load.
 
     lora_path: a folder on the server's machine with the adapter in PEFT's format, or its id on
@@ -244,7 +246,7 @@ class LoadAdapterRequest(RequestModel):
     is_3d_lora_weight: Annotated[bool, unsupported(False)] = False
 
 
-class UnloadAdapterRequest(RequestModel):
+class UnloadAdapterRequest(StrictRequestModel):
     """An adapter to unload.
 
     lora_int_id: without effect.

@@ -15,6 +15,7 @@ from headrace.frontend.schemas.fields import (
 )
 from headrace.frontend.schemas.generation import GenerationRequest, LogprobCount
 from headrace.frontend.schemas.tools import ToolChoice, Tools
+from headrace.frontend.schemas.unknown_fields import note_unknown_fields
 
 MAX_MESSAGES = 10_000
 MAX_TOOL_CALLS = 128
@@ -23,9 +24,35 @@ MAX_TEMPLATE_CHARS = 65_536
 MAX_DOCUMENTS = 1024
 
 
+# The key of the text in a content part, by the part's type. Besides OpenAI's: parts of outputs that
+# clients send back, and those of the Responses API.
+_TEXT_KEYS = {
+    "text": "text",
+    "input_text": "text",
+    "output_text": "text",
+    "reasoning_text": "text",
+    "summary_text": "text",
+    "refusal": "refusal",
+    "thinking": "thinking",
+}
+
+
 class TextPart(RequestModel):
-    type: Literal["text"]
-    text: str
+    """A content part with text. Those of the types "refusal" and "thinking" hold it in a field of
+    their type's name."""
+
+    type: Literal[
+        "text",
+        "input_text",
+        "output_text",
+        "reasoning_text",
+        "summary_text",
+        "refusal",
+        "thinking",
+    ] = "text"
+    text: str | None = None
+    refusal: str | None = None
+    thinking: str | None = None
 
 
 def _part_texts(content: Any) -> Any:
@@ -40,13 +67,16 @@ def _part_text(part: Any) -> str:
         return part
     if not isinstance(part, dict):
         raise wrong_type("a content part must be an object")
-    part_type = part.get("type")
-    if part_type not in ("text", "refusal"):
+    part_type = part.get("type", "text")
+    key = _TEXT_KEYS.get(part_type) if isinstance(part_type, str) else None
+    if key is None:
         shown = repr(part_type)[:40]
         raise bad_value(f"content parts must be of type 'text', this model takes no {shown}")
-    text = part.get(part_type)
+    if len(part) > 2:
+        note_unknown_fields(part_type, part, ("type", key))
+    text = part.get(key)
     if not isinstance(text, str):
-        raise wrong_type(f"a content part of type {part_type!r} must hold a string '{part_type}'")
+        raise wrong_type(f"a content part of type {part_type!r} must hold a string {key!r}")
     return text
 
 
@@ -119,6 +149,19 @@ Messages = Annotated[
 ]
 
 
+# Further words of clients and gateways for efforts.
+_EFFORT_ALIASES = {"default": None, "auto": None, "disable": "none", "disabled": "none"}
+
+
+def _effort(value: Any) -> Any:
+    return _EFFORT_ALIASES.get(value, value) if isinstance(value, str) else value
+
+
+ReasoningEffort = Annotated[
+    Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None,
+    BeforeValidator(_effort),
+]
+
 # A Jinja2 template of the client, if the operator trusts requests with one.
 ChatTemplateText = Annotated[str, Field(min_length=1, max_length=MAX_TEMPLATE_CHARS)]
 Documents = Annotated[list[dict[str, str]], Field(max_length=MAX_DOCUMENTS), at_most(MAX_DOCUMENTS)]
@@ -150,9 +193,7 @@ class ChatCompletionRequest(GenerationRequest):
     tools: Tools | None = None
     tool_choice: ToolChoice = "none"
     parallel_tool_calls: bool | None = True
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = (
-        None
-    )
+    reasoning_effort: ReasoningEffort = None
     include_reasoning: bool | None = True
 
     audio: Annotated[Any, unsupported(None)] = None

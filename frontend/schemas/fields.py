@@ -3,7 +3,7 @@
 They raise two kinds of errors (see `frontend.http.parsing`): wrong type, and value out of range.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import (
     AfterValidator,
@@ -15,6 +15,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from headrace.frontend.schemas.unknown_fields import note_unknown_fields
+
 MAX_STOPS = 4
 MAX_STOP_CHARS = 4096
 MAX_STOP_TOKENS = 1024
@@ -23,19 +25,32 @@ INT64 = 2**63
 
 
 class RequestModel(BaseModel):
-    """The body of a request. Unknown fields are errors, not silently dropped."""
+    """An object in a request's body. Unknown fields are noted and have no effect."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+    _known_fields: ClassVar[frozenset[str]] = frozenset()
+    _unknown_are_errors: ClassVar[bool] = False
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        cls._known_fields = frozenset(
+            field.alias or name for name, field in cls.model_fields.items()
+        )
 
     @model_validator(mode="before")
     @classmethod
-    def _reject_unknown_fields(cls, value: Any) -> Any:
-        """Reject many unknown fields with a single error, instead of thousands."""
-        if isinstance(value, dict) and len(value) > len(cls.model_fields):
-            known = {field.alias or name for name, field in cls.model_fields.items()}
-            unknown = next(name for name in value if name not in known)
-            raise wrong_type(f"the field {unknown[:40]!r} is unknown")
+    def _find_unknown_fields(cls, value: Any) -> Any:
+        if isinstance(value, dict) and not value.keys() <= cls._known_fields:
+            note_unknown_fields(cls, value, cls._known_fields, cls._unknown_are_errors)
         return value
+
+
+class StrictRequestModel(RequestModel):
+    """A body that acts on the pool. Unknown fields are errors: the act may not be the one meant."""
+
+    _unknown_are_errors: ClassVar[bool] = True
 
 
 def bad_value(message: str) -> PydanticCustomError:

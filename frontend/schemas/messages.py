@@ -2,12 +2,11 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, FailFast, Field
+from pydantic import AfterValidator, BeforeValidator, FailFast, Field
 
 from headrace.frontend.schemas.chat import MAX_MESSAGES
 from headrace.frontend.schemas.fields import (
     MAX_STOP_CHARS,
-    MAX_STOPS,
     Float,
     Ignored,
     Int,
@@ -19,113 +18,12 @@ from headrace.frontend.schemas.fields import (
     wrong_type,
 )
 from headrace.frontend.schemas.generation import MAX_TEMPERATURE
+from headrace.frontend.schemas.message_blocks import ContentBlocks, Id, TextBlocks
 
-MAX_BLOCKS = 10_000
 MAX_TOOLS = 1024
-
-Id = Annotated[str, Field(min_length=1, max_length=256)]
-
-
-class Block(RequestModel):
-    """The common fields of content blocks. Prompts are cached without being asked to."""
-
-    cache_control: Ignored = None
-
-
-class TextBlock(Block):
-    type: Literal["text"]
-    text: str
-    citations: Ignored = None
-
-
-class ThinkingBlock(Block):
-    """Thinking of an earlier answer.
-
-    signature: as it was in that answer; it is not checked.
-    """
-
-    type: Literal["thinking"]
-    thinking: str
-    signature: str | None = None
-
-
-class RedactedThinkingBlock(Block):
-    """Thinking that only another model's server can read."""
-
-    type: Literal["redacted_thinking"]
-    data: Ignored = None
-
-
-class ToolUseBlock(Block):
-    type: Literal["tool_use"]
-    id: Id
-    name: Id
-    input: dict[str, Any] = Field(default_factory=dict)
-    caller: Ignored = None
-    toolset_name: Ignored = None
-
-
-def _of_types(*types: str) -> BeforeValidator:
-    """Return a validator for the types of content blocks.
-
-    Blocks of another type are valid in Anthropic's API, so they get another error than malformed
-    ones.
-    """
-
-    def check(block: Any) -> Any:
-        if not isinstance(block, dict):
-            raise wrong_type("a content block must be an object")
-        block_type = block.get("type")
-        if not isinstance(block_type, str):
-            raise wrong_type("a content block must have a type")
-        if block_type not in types:
-            known = ", ".join(types)
-            raise bad_value(f"this model takes no {block_type[:40]!r} blocks here, only {known}")
-        return block
-
-    return BeforeValidator(check)
-
-
-def _text_as_blocks(content: Any) -> Any:
-    """Convert a plain text to one text block."""
-    return [{"type": "text", "text": content}] if isinstance(content, str) else content
-
-
-def _none_as_empty(value: Any) -> Any:
-    return [] if value is None else value
-
-
-# Text-only content: the system prompt, and the results of tools.
-TextBlocks = Annotated[
-    list[Annotated[TextBlock, _of_types("text")]],
-    FailFast(),
-    Field(max_length=MAX_BLOCKS),
-    at_most(MAX_BLOCKS),
-    BeforeValidator(_text_as_blocks),
-    BeforeValidator(_none_as_empty, json_schema_input_type=str | list[TextBlock] | None),
-]
-
-
-class ToolResultBlock(Block):
-    type: Literal["tool_result"]
-    tool_use_id: Id
-    content: TextBlocks = Field(default_factory=list)
-    is_error: bool | None = None
-    toolset_name: Ignored = None
-
-
-ContentBlock = Annotated[
-    TextBlock | ThinkingBlock | RedactedThinkingBlock | ToolUseBlock | ToolResultBlock,
-    Field(discriminator="type"),
-    _of_types("text", "thinking", "redacted_thinking", "tool_use", "tool_result"),
-]
-ContentBlocks = Annotated[
-    list[ContentBlock],
-    FailFast(),
-    Field(max_length=MAX_BLOCKS),
-    at_most(MAX_BLOCKS),
-    BeforeValidator(_text_as_blocks, json_schema_input_type=str | list[ContentBlock]),
-]
+# More than OpenAI's API allows; each character of the output is compared with each.
+MAX_STOP_SEQUENCES = 64
+MAX_STOP_SEQUENCES_CHARS = 16_384
 
 
 class InputMessage(RequestModel):
@@ -134,18 +32,36 @@ class InputMessage(RequestModel):
 
 
 class AnthropicTool(RequestModel):
-    """A function that the client runs. Tools that run on Anthropic's servers are not supported."""
+    """A function that the client runs."""
 
-    type: Literal["custom"] | None = None
+    type: Ignored = None
     name: Id
     description: str | None = None
     input_schema: dict[str, Any]
     strict: bool | None = None
     cache_control: Ignored = None
     allowed_callers: Ignored = None
-    defer_loading: Annotated[Any, unsupported(None, False)] = None
+    defer_loading: Ignored = None
     eager_input_streaming: Ignored = None
     input_examples: Ignored = None
+
+
+class TypedTool(RequestModel):
+    """A tool that Anthropic's models know by its type, such as "web_search_20250305".
+
+    This model does not know it, and what the server would have to run is not here.
+    """
+
+    type: Annotated[str, Field(max_length=64)]
+
+
+def _tool(value: Any) -> AnthropicTool | TypedTool:
+    if not isinstance(value, dict):
+        raise wrong_type("must be an object")
+    kind = value.get("type")
+    if isinstance(kind, str) and kind != "custom" and value.get("input_schema") is None:
+        return TypedTool.model_validate({"type": kind})
+    return AnthropicTool.model_validate(value)
 
 
 class AnthropicToolChoice(RequestModel):
@@ -167,7 +83,7 @@ class Thinking(RequestModel):
 
     type: Literal["enabled", "disabled", "adaptive"]
     budget_tokens: Annotated[Int, Field(ge=1, lt=2**31)] | None = None
-    display: Literal["summarized", "omitted"] | None = None
+    display: Literal["summarized", "omitted", "updates"] | None = None
 
 
 class OutputFormat(RequestModel):
@@ -184,6 +100,10 @@ class Metadata(RequestModel):
     user_id: Annotated[str, Field(max_length=1024)] | None = None
 
 
+def _none_as_empty(value: Any) -> Any:
+    return [] if value is None else value
+
+
 # Validation stops at the first invalid message: only one error is reported.
 InputMessages = Annotated[
     list[InputMessage],
@@ -191,11 +111,31 @@ InputMessages = Annotated[
     Field(min_length=1, max_length=MAX_MESSAGES),
     at_most(MAX_MESSAGES),
 ]
-Tools = Annotated[list[AnthropicTool], FailFast(), Field(max_length=MAX_TOOLS), at_most(MAX_TOOLS)]
+Tools = Annotated[
+    list[
+        Annotated[
+            AnthropicTool | TypedTool,
+            BeforeValidator(_tool, json_schema_input_type=AnthropicTool | TypedTool),
+        ]
+    ],
+    FailFast(),
+    Field(max_length=MAX_TOOLS),
+    at_most(MAX_TOOLS),
+    BeforeValidator(_none_as_empty, json_schema_input_type=list[AnthropicTool | TypedTool] | None),
+]
+
+
+def _limit_chars(stops: list[str]) -> list[str]:
+    if sum(map(len, stops)) > MAX_STOP_SEQUENCES_CHARS:
+        raise bad_value(f"must hold at most {MAX_STOP_SEQUENCES_CHARS} characters together")
+    return stops
+
+
 StopSequences = Annotated[
     list[Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]],
-    Field(max_length=MAX_STOPS),
-    at_most(MAX_STOPS),
+    Field(max_length=MAX_STOP_SEQUENCES),
+    at_most(MAX_STOP_SEQUENCES),
+    AfterValidator(_limit_chars),
 ]
 
 
@@ -209,6 +149,7 @@ class CountTokensRequest(RequestModel):
     tool_choice: AnthropicToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
+    output_format: OutputFormat | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
     cache_control: Ignored = None

@@ -1,6 +1,6 @@
 """The shapes of responses, for the API's description; responses are not built from these models."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, RootModel
 
@@ -76,7 +76,7 @@ class ChatCompletion(BaseModel):
     model: str
     choices: list[ChatChoice]
     service_tier: str | None
-    system_fingerprint: str
+    system_fingerprint: str | None
     usage: Usage
     prompt_logprobs: list[dict[str, Any] | None] | None
     prompt_token_ids: list[int] | None
@@ -139,8 +139,29 @@ class AnthropicMessage(BaseModel):
     usage: AnthropicUsage
 
 
+class CountedContext(BaseModel):
+    original_input_tokens: int
+
+
+class InputTokenCount(BaseModel):
+    """The size of a response's input."""
+
+    object: Literal["response.input_tokens"] = "response.input_tokens"
+    input_tokens: int
+
+
+class Conversation(BaseModel):
+    """A conversation, without its items."""
+
+    id: str
+    object: Literal["conversation"] = "conversation"
+    created_at: int
+    metadata: dict[str, str]
+
+
 class TokenCount(BaseModel):
     input_tokens: int
+    context_management: CountedContext
 
 
 class Model(BaseModel):

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from headrace.frontend.schemas.chat import MAX_MESSAGES
 from headrace.frontend.schemas.fields import Ignored, Int, Name, RequestModel, at_most, unsupported
@@ -14,9 +14,9 @@ MAX_METADATA = 16
 Item = dict[str, Any]
 
 INCLUDE_LOGPROBS = "message.output_text.logprobs"
+INCLUDE_REASONING = "reasoning.encrypted_content"
 Include = Literal[
     "message.output_text.logprobs",
-    # The items hold reasoning as plain text, so that there is nothing to encrypt.
     "reasoning.encrypted_content",
     # For tools and inputs that are not supported; there is never anything to include.
     "code_interpreter_call.outputs",
@@ -26,6 +26,9 @@ Include = Literal[
     "web_search_call.action.sources",
     "web_search_call.results",
 ]
+
+# All are served alike.
+ServiceTier = Literal["auto", "default", "flex", "scale", "priority", "fast", "ultrafast"]
 
 # A field that chat requests have under the same name; ChatCompletionRequest validates it.
 PassedOn = Annotated[Any, Field(description="As in chat completions.")]
@@ -59,6 +62,16 @@ class TextConfig(RequestModel):
     format: TextFormat | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
 
+
+def _conversation_id(value: Any) -> Any:
+    return value.get("id") if isinstance(value, dict) else value
+
+
+ConversationId = Annotated[
+    str,
+    Field(max_length=128),
+    BeforeValidator(_conversation_id, json_schema_input_type=str | dict[str, str] | None),
+]
 
 Metadata = Annotated[
     dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
@@ -105,13 +118,18 @@ class ResponsesRequest(PassedOnFields):
     """A request for a response.
 
     input: a text of the user, or the items of a conversation.
+    conversation: the id of the conversation that the response continues and adds to.
     max_tool_calls: calls of tools that this server runs.
+    enable_response_messages: whether the response holds prompt and output as the model has them.
     """
 
-    input: str | Annotated[list[Item], Field(max_length=MAX_MESSAGES), at_most(MAX_MESSAGES)]
+    input: (
+        str | Annotated[list[Item], Field(max_length=MAX_MESSAGES), at_most(MAX_MESSAGES)] | None
+    ) = None
     model: Name | None = None
     instructions: str | None = None
     previous_response_id: Annotated[str, Field(max_length=128)] | None = None
+    conversation: ConversationId | None = None
     background: bool | None = False
     store: bool | None = True
     stream: bool | None = False
@@ -126,15 +144,18 @@ class ResponsesRequest(PassedOnFields):
     tools: Annotated[list[Item], Field(max_length=MAX_TOOLS), at_most(MAX_TOOLS)] | None = None
     tool_choice: str | Item | None = None
     truncation: Literal["auto", "disabled"] | None = "disabled"
-    service_tier: Literal["auto", "default", "flex", "scale", "priority"] | None = "auto"
+    service_tier: ServiceTier | None = "auto"
     prompt_cache_key: Ignored = None
+    prompt_cache_options: Ignored = None
     prompt_cache_retention: Ignored = None
+    client_metadata: Ignored = None
+    context_management: Ignored = None
+    moderation: Ignored = None
     safety_identifier: Ignored = None
     request_id: Ignored = None
+    enable_response_messages: bool | None = False
 
     prompt: Annotated[Any, unsupported(None)] = None
-    conversation: Annotated[Any, unsupported(None)] = None
-    enable_response_messages: Annotated[Any, unsupported(False, None)] = False
     previous_input_messages: Annotated[Any, unsupported(None, [])] = None
 
     @property
@@ -144,6 +165,25 @@ class ResponsesRequest(PassedOnFields):
     @property
     def has_logprobs(self) -> bool:
         return INCLUDE_LOGPROBS in (self.include or ())
+
+
+class CompactionRequest(RequestModel):
+    """A conversation to compact. Further fields of a response's request have no effect."""
+
+    model: Name | None = None
+    input: (
+        str | Annotated[list[Item], Field(max_length=MAX_MESSAGES), at_most(MAX_MESSAGES)] | None
+    ) = None
+    instructions: str | None = None
+    previous_response_id: Annotated[str, Field(max_length=128)] | None = None
+    tools: Ignored = None
+    parallel_tool_calls: Ignored = None
+    reasoning: Ignored = None
+    text: Ignored = None
+    prompt_cache_key: Ignored = None
+    prompt_cache_options: Ignored = None
+    prompt_cache_retention: Ignored = None
+    service_tier: Ignored = None
 
 
 def passed_on(request: ResponsesRequest) -> dict[str, Any]:

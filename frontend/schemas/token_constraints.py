@@ -34,21 +34,21 @@ def _logit_bias(value: Any) -> Any:
         raise wrong_type("must map token ids to numbers")
     if len(value) > MAX_BIASES:
         raise bad_value(f"must hold at most {MAX_BIASES} tokens")
-    return {_token_id(key): _bias(bias) for key, bias in value.items()}
+    return {_token_id(key): _bias(key, bias) for key, bias in value.items()}
 
 
 def _token_id(key: Any) -> int:
     digits = key if isinstance(key, str) else ""
     if not (digits.isascii() and digits.isdigit() and len(digits) < 11):
-        raise bad_value("its names must be token ids")
+        raise bad_value(f"its names must be token ids, not {str(key)[:40]!r}")
     return int(digits)
 
 
-def _bias(bias: Any) -> float:
+def _bias(key: Any, bias: Any) -> float:
     if type(bias) not in (int, float):
-        raise wrong_type("its values must be numbers")
+        raise wrong_type(f"its values must be numbers, that of {str(key)[:40]!r} is not")
     if not math.isfinite(bias):
-        raise bad_value("its values must be finite numbers")
+        raise bad_value(f"its values must be finite numbers, that of {str(key)[:40]!r} is not")
     return min(MAX_BIAS, max(-MAX_BIAS, float(bias)))
 
 

@@ -2,12 +2,18 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from headrace.frontend.schemas.fields import Name, RequestModel, at_most, bad_value, wrong_type
+from headrace.frontend.schemas.fields import (
+    MAX_NAME_CHARS,
+    Name,
+    RequestModel,
+    at_most,
+    bad_value,
+    wrong_type,
+)
 
 MAX_TOOLS = 512
-NAME_PATTERN = r"^[a-zA-Z0-9_.:/-]{1,128}$"
 
 
 def _check_function_type(tool: Any) -> Any:
@@ -17,20 +23,32 @@ def _check_function_type(tool: Any) -> Any:
     return tool
 
 
-class FunctionDefinition(BaseModel):
+def _printable(name: str) -> str:
+    if not name.isprintable() or name.isspace():
+        raise bad_value("must not be blank or hold control characters")
+    return name
+
+
+# Templates and parsers take names of any letters, with spaces, but on one line.
+FunctionNameText = Annotated[
+    str, Field(min_length=1, max_length=MAX_NAME_CHARS), AfterValidator(_printable)
+]
+
+
+class FunctionDefinition(RequestModel):
     """A function that the model may call.
 
     parameters: a JSON schema of the arguments; None if there are none.
     strict: whether calls must conform to it.
-    Further fields are passed to the chat template.
+    returned, response: schemas of the result, as some chat templates show it to the model.
     """
 
-    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
-
-    name: Annotated[str, Field(pattern=NAME_PATTERN)]
+    name: FunctionNameText
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
+    returned: Annotated[Any, Field(alias="return")] = None
+    response: Any = None
 
 
 class Tool(RequestModel):

@@ -12,6 +12,7 @@ from headrace.frontend.schemas.structured import (
 )
 from headrace.protocol.grammar import GrammarKind
 
+TOOL_SCHEMA_MARK = "\0"  # no request holds one, and JSON escapes it
 MAX_DEPTH = 96  # of nested JSON; the schema compiler gives up at 128
 _OUTPUT_FIELDS = ("json_definition", "regex", "choice", "grammar", "json_object", "structural_tag")
 _ANY_OBJECT = '{"type":"object"}'
@@ -27,6 +28,8 @@ class Constraint:
     any_whitespace: whether JSON may have whitespace between its parts.
     whitespace_pattern: a regular expression that each such whitespace must match.
     is_closed: whether objects may have only the properties that their schemas name.
+    has_tool_schemas: whether the definition is a grammar with the schemas of tools' arguments, each
+        between two TOOL_SCHEMA_MARKs.
     """
 
     kind: GrammarKind
@@ -35,6 +38,7 @@ class Constraint:
     any_whitespace: bool = True
     whitespace_pattern: str | None = None
     is_closed: bool = False
+    has_tool_schemas: bool = False
 
 
 def json_schema(schema: Any, field: str, any_whitespace: bool = True) -> Constraint:
@@ -48,6 +52,15 @@ def json_schema(schema: Any, field: str, any_whitespace: bool = True) -> Constra
 def lark_constraint(grammar: str, field: str) -> Constraint:
     """Return the constraint of a Lark or GBNF grammar. Raises BadRequest if it is too long."""
     return Constraint("grammar", _check_length(grammar, field), field)
+
+
+def tools_constraint(grammar: str) -> Constraint:
+    """Return the constraint of a grammar of tool calls. Raises BadRequest if it is too long.
+
+    grammar: in Lark, with the schemas of arguments between TOOL_SCHEMA_MARKs.
+    """
+    text = _check_length(grammar, "tools")
+    return Constraint("grammar", text, "tools", has_tool_schemas=True)
 
 
 def request_constraint(
@@ -130,7 +143,7 @@ def _from_json(value: Any, field: str) -> Any:
 
 def check_depth(value: Any, field: str) -> None:
     """Raise BadRequest for JSON that is nested too deeply for parsers and serializers."""
-    if _nesting_depth(value) > MAX_DEPTH:
+    if nesting_depth(value) > MAX_DEPTH:
         raise BadRequest(f"{field}: nested more than {MAX_DEPTH} deep.", field)
 
 
@@ -145,7 +158,7 @@ def _check_length(text: str, field: str) -> str:
     return text
 
 
-def _nesting_depth(value: Any) -> int:
+def nesting_depth(value: Any) -> int:
     """Return how deep lists and objects are nested, up to MAX_DEPTH + 1, without recursion."""
     level, depth = [value], 0
     while level and depth <= MAX_DEPTH:

@@ -58,12 +58,12 @@ class GrammarCache:
         self._checks: dict[bytes, _PendingCheck] = {}
 
     async def compile(
-        self, model: str, constraint: Constraint, after: Sequence[int] = (), client: str = ""
+        self, model: str, constraint: Constraint, after: Sequence[str] = (), client: str = ""
     ) -> Grammar:
         """Return the grammar that workers must enforce.
 
         model: the text folder of the model.
-        after: ids of the tokens after which the grammar applies.
+        after: texts after any of which the grammar applies.
         client: whose share of the checkers it uses.
 
         Raises BadRequest, naming the constraint's field, if it cannot be compiled, and

@@ -4,16 +4,19 @@ Runs only in a checker, where a client's schema can do no harm.
 """
 
 import json
-from typing import Any
 
 from llguidance import LLMatcher
 from llguidance.gbnf_to_lark import any_to_lark
 
-from headrace.frontend.structured.constraint import Constraint
+from headrace.frontend.structured.checked_schema import (
+    TOOL_SPACING,
+    WHITESPACE,
+    checked_schema,
+    note_left_out,
+    tool_schema,
+)
+from headrace.frontend.structured.constraint import TOOL_SCHEMA_MARK, Constraint
 from headrace.frontend.structured.structural_tags import tags_grammar
-
-# Between the parts of JSON. Bounded, because confused models repeat whitespace without end.
-WHITESPACE = r"[\x20\x0A\x0D\x09]{1,32}"
 
 
 def grammar_text(constraint: Constraint) -> str:
@@ -26,6 +29,8 @@ def grammar_text(constraint: Constraint) -> str:
         case "choice":
             literals = " | ".join(map(_quoted, json.loads(constraint.definition)))
             return LLMatcher.grammar_from_lark(f"start: CHOICE\nCHOICE: {literals}\n")
+        case "grammar" if constraint.has_tool_schemas:
+            return LLMatcher.grammar_from_lark(_with_tool_schemas(constraint.definition))
         case "grammar":
             return LLMatcher.grammar_from_lark(_to_lark(constraint.definition))
         case "structural_tag":
@@ -35,34 +40,29 @@ def grammar_text(constraint: Constraint) -> str:
 
 
 def _json_grammar(constraint: Constraint) -> str:
-    schema = json.loads(constraint.definition)
-    if schema is True:
-        schema = {}
-    if not isinstance(schema, dict):
-        raise ValueError("a schema must be an object")
-    if constraint.is_closed:
-        _close(schema)
+    schema = checked_schema(json.loads(constraint.definition), is_closed=constraint.is_closed)
+    text = json.dumps(schema, ensure_ascii=False)
     if not constraint.any_whitespace:
-        return LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_flexible": False})
+        return LLMatcher.grammar_from_json_schema(text, overrides={"whitespace_flexible": False})
     if constraint.whitespace_pattern is not None:
         return LLMatcher.grammar_from_json_schema(
-            schema, overrides={"whitespace_pattern": constraint.whitespace_pattern}
+            text, overrides={"whitespace_pattern": constraint.whitespace_pattern}
         )
-    return LLMatcher.grammar_from_json_schema(schema, defaults={"whitespace_pattern": WHITESPACE})
+    return LLMatcher.grammar_from_json_schema(text, defaults={"whitespace_pattern": WHITESPACE})
 
 
-def _close(schema: dict[str, Any]) -> None:
-    """Forbid properties that a schema does not name, unless it says otherwise."""
-    pending: list[Any] = [schema]
-    while pending:
-        item = pending.pop()
-        if isinstance(item, list):
-            pending.extend(item)
-        elif isinstance(item, dict):
-            pending.extend(item.values())
-            names = item.get("properties"), item.get("patternProperties")
-            if any(isinstance(named, dict) for named in names):
-                item.setdefault("additionalProperties", False)
+def _with_tool_schemas(definition: str) -> str:
+    """Return a grammar in which each schema is one that can be enforced.
+
+    Arguments are spaced as Python's json module does it: free white space could go on forever.
+    """
+    parts = definition.split(TOOL_SCHEMA_MARK)
+    schemas = [tool_schema(json.loads(part)) for part in parts[1::2]]
+    note_left_out("tools", {keyword for _, left_out in schemas for keyword in left_out})
+    for number, (schema, _) in enumerate(schemas):
+        spaced = {**schema, "x-guidance": TOOL_SPACING}
+        parts[2 * number + 1] = "%json " + json.dumps(spaced, ensure_ascii=False)
+    return "".join(parts)
 
 
 def _to_lark(grammar: str) -> str:

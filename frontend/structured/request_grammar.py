@@ -14,11 +14,11 @@ async def requested_grammar(
     context: Context,
     model: ServedModel,
     generation_request: GenerationRequest,
-    after: Sequence[int] = (),
+    after: Sequence[str] = (),
 ) -> Grammar | None:
     """Return the grammar of response_format and structured_outputs; None if the output is free.
 
-    after: ids of the tokens after which it applies, such as the end of reasoning.
+    after: texts after any of which it applies, such as the end of reasoning.
     Raises BadRequest if it cannot be compiled.
     """
     constraint = request_constraint(
@@ -30,7 +30,7 @@ async def requested_grammar(
 
 
 async def compile_constraint(
-    context: Context, model: ServedModel, constraint: Constraint, after: Sequence[int] = ()
+    context: Context, model: ServedModel, constraint: Constraint, after: Sequence[str] = ()
 ) -> Grammar:
     """Return the grammar of any constraint, such as that of tool calls.
 

@@ -10,6 +10,8 @@ from typing import Any, TypeGuard
 
 from llguidance import StructTag
 
+from headrace.frontend.structured.checked_schema import WHITESPACE, checked_schema
+
 _ANY_TEXT = r"/(.|\n)*/"
 
 
@@ -39,12 +41,24 @@ def _struct_tag(structure: Any, triggers: Any) -> StructTag:
     if not matching:
         raise ValueError("each structure must begin with a trigger")
     schema = structure.get("schema")
+    if not isinstance(schema, dict):
+        structure = {"schema": {}}
     return StructTag(
-        trigger=max(matching, key=len),
-        begin=begin,
-        grammar=schema if isinstance(schema, dict) else {},
-        end=end,
+        trigger=max(matching, key=len), begin=begin, grammar=_schema(structure, "schema"), end=end
     )
+
+
+def _schema(node: Any, name: str) -> dict[str, Any]:
+    """Return a schema that can be enforced, with bounded white space unless it says otherwise."""
+    schema = checked_schema(_field(node, name, dict))
+    return {**schema, "x-guidance": {"whitespace_pattern": WHITESPACE, **_own_spacing(schema)}}
+
+
+def _own_spacing(schema: dict[str, Any]) -> dict[str, Any]:
+    spacing = schema.get("x-guidance", {})
+    if not isinstance(spacing, dict):
+        raise ValueError("'x-guidance' must be an object")
+    return spacing
 
 
 class _FormatTree:
@@ -54,7 +68,7 @@ class _FormatTree:
         self._rules: list[str] = []
         self._write: dict[str, Callable[[dict[str, Any]], str]] = {
             "const_string": lambda node: _quoted(_string_field(node, "value")),
-            "json_schema": lambda node: "%json " + json.dumps(_field(node, "json_schema", dict)),
+            "json_schema": lambda node: "%json " + json.dumps(_schema(node, "json_schema")),
             "regex": lambda node: self._terminal(
                 f"/{_escape_slashes(_string_field(node, 'pattern'))}/"
             ),

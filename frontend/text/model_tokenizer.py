@@ -15,6 +15,7 @@ from headrace.frontend.text.detokenizer import (
     feed_prompt,
     join,
 )
+from headrace.frontend.text.long_texts import LongTextEncoder
 from headrace.frontend.text.token_bytes import token_bytes_of
 from headrace.protocol.text import TextInfo
 
@@ -50,6 +51,8 @@ class ModelTokenizer:
         self.template = _template(default, self.special_tokens)
         self.tool_template = _template(for_tools, self.special_tokens) or self.template
         self._token_bytes = token_bytes_of(backend)
+        self._long_texts = LongTextEncoder(backend)
+        self._around = _around(backend)
         added = backend.get_added_tokens_decoder()
         self._added_token_ids = {token.content: id_ for id_, token in added.items()}
         self._special_ids = frozenset(id_ for id_, token in added.items() if token.special)
@@ -69,23 +72,32 @@ class ModelTokenizer:
         """Return the token ids of a text."""
         return (await self.encode_all([text], add_special_tokens))[0]
 
-    async def encode_all(self, texts: Sequence[str], add_special_tokens: bool) -> list[list[int]]:
-        """Return the token ids of each text. Long or many texts wait for one of a few threads."""
+    async def encode_all(
+        self, texts: Sequence[str], add_special_tokens: bool, scope: str | None = None
+    ) -> list[list[int]]:
+        """Return the token ids of each text. Long or many texts wait for one of a few threads.
+
+        scope: of texts that may share what is remembered of them; None: nothing is.
+        """
         if len(texts) <= THREAD_FROM_TEXTS and sum(map(len, texts)) <= THREAD_FROM_CHARS:
             return [self._encode(text, add_special_tokens) for text in texts]
 
         def encode() -> list[list[int]]:
-            return [self._encode_long(text, add_special_tokens) for text in texts]
+            return [self._encode_long(text, add_special_tokens, scope) for text in texts]
 
         return await asyncio.get_running_loop().run_in_executor(_ENCODE_THREADS, encode)
 
     def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
         return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
 
-    def _encode_long(self, text: str, add_special_tokens: bool) -> list[int]:
-        # Of the tokenizer's methods, only those for batches release the GIL.
-        batch = self.backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
-        return batch[0].ids
+    def _encode_long(self, text: str, add_special_tokens: bool, scope: str | None) -> list[int]:
+        if not add_special_tokens:
+            return self._long_texts.encode(text, scope)
+        if self._around is None:
+            batch = self.backend.encode_batch_fast([text], add_special_tokens=True)
+            return batch[0].ids
+        before, after = self._around
+        return [*before, *self._long_texts.encode(text, scope), *after]
 
     async def decode(self, token_ids: Sequence[int], skip_special_tokens: bool) -> str:
         """Return the text of all the tokens, as the beginning of a text."""
@@ -119,6 +131,22 @@ class ModelTokenizer:
         """Return the ids of those texts that are special tokens."""
         return self._special_ids & set(self.added_token_ids(texts).values())
 
+    @property
+    def added_texts(self) -> list[str]:
+        """The texts of added tokens."""
+        return list(self._added_token_ids)
+
+    @property
+    def special_texts(self) -> list[str]:
+        """The texts of special tokens."""
+        return [text for text, id_ in self._added_token_ids.items() if id_ in self._special_ids]
+
+    @property
+    def end_texts(self) -> list[str]:
+        """The texts of the tokens that end an output."""
+        ends = self.info.eos_token_ids
+        return [text for text, id_ in self._added_token_ids.items() if id_ in ends]
+
     def added_token_ids(self, texts: Iterable[str]) -> dict[str, int]:
         """Return the ids of those texts that are added tokens.
 
@@ -141,11 +169,27 @@ class ModelTokenizer:
             return WindowDetokenizer(self.backend, hidden)
         return ByteDetokenizer(self._token_bytes, hidden, at_start)
 
+    def token_text(self, token_id: int) -> str:
+        """Return the text of a token, with a character for each of its bytes."""
+        return self.token_bytes(token_id).decode("latin-1")
+
     def token_bytes(self, token_id: int) -> bytes:
         """Return the bytes of a token; they may be a part of a character."""
         if self._token_bytes is not None:
             return self._token_bytes[token_id]
         return self.backend.decode([token_id], skip_special_tokens=False).encode()
+
+
+def _around(backend: Tokenizer) -> tuple[list[int], list[int]] | None:
+    """Return the special tokens that go before and after each text; None if that cannot be told."""
+    text = "a"
+    alone = backend.encode(text, add_special_tokens=False).ids
+    whole = backend.encode(text, add_special_tokens=True).ids
+    for start in range(len(whole) - len(alone) + 1):
+        end = start + len(alone)
+        if alone and whole[start:end] == alone:
+            return whole[:start], whole[end:]
+    return None
 
 
 def _special_tokens(info: TextInfo) -> dict[str, str]:

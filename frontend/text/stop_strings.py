@@ -23,14 +23,12 @@ class StopMatcher:
     """Passes text on, and holds back only what may be the beginning of a stop string.
 
     The first stop string to be complete ends the text; if several end at the same character, the
-    longest.
+    first in the list.
     include_stop: whether the stop string itself is shown.
     """
 
     def __init__(self, stops: tuple[str, ...], include_stop: bool) -> None:
-        # The longest first, so that the first automaton to accept is the longest match.
-        ordered = sorted(set(stops), key=len, reverse=True)
-        self._automata = [_Automaton(stop) for stop in ordered]
+        self._automata = [_Automaton(stop) for stop in dict.fromkeys(stops)]
         self._include_stop = include_stop
         self._held = ""
 
@@ -39,14 +37,18 @@ class StopMatcher:
         """Return whether there are no stop strings, so that all text passes."""
         return not self._automata
 
-    def feed(self, text: str) -> StopMatch:
-        """Return the text that can be shown now. Must not be called after a match."""
+    def feed(self, text: str, may_stop: bool = True) -> StopMatch:
+        """Return the text that can be shown now. Must not be called after a match.
+
+        may_stop: whether a stop string may end in this text. One that ends later may begin in it
+            in any case.
+        """
         if not self._automata:
             return StopMatch(text)
         buffer = self._held + text
         for end, character in enumerate(text, start=len(self._held) + 1):
             completed = [automaton for automaton in self._automata if automaton.step(character)]
-            if completed:
+            if completed and may_stop:
                 stop = completed[0].stop
                 return StopMatch(buffer[: end if self._include_stop else end - len(stop)], stop)
         held = max(automaton.matched for automaton in self._automata)
@@ -64,7 +66,8 @@ class StopMatcher:
 class _Automaton:
     """The automaton of one stop string.
 
-    matched: how many characters of the stop string the text now ends with.
+    matched: how many characters of the stop string the text now ends with; after the whole string,
+        the most with which another one may have begun.
     """
 
     def __init__(self, stop: str) -> None:
@@ -79,8 +82,9 @@ class _Automaton:
             matched = self._fallback[matched - 1]
         if self.stop[matched] == character:
             matched += 1
-        self.matched = matched
-        return matched == len(self.stop)
+        is_complete = matched == len(self.stop)
+        self.matched = self._fallback[-1] if is_complete else matched
+        return is_complete
 
 
 def _borders(stop: str) -> list[int]:

@@ -2,6 +2,8 @@
 
 import asyncio
 import importlib.metadata
+import logging
+import os
 import shutil
 import signal
 import socket
@@ -15,25 +17,31 @@ from headrace.launcher.command.activation import check_address, passed_socket, u
 from headrace.launcher.command.autoscale_options import resolve
 from headrace.launcher.command.listener import bind_http, listen, remove_unix
 from headrace.launcher.command.lora_modules import store_lora_modules
-from headrace.launcher.command.options import GroupOptions, OptionError, parse
+from headrace.launcher.command.options import GroupOptions, OptionError, Options, read_options
+from headrace.launcher.command.queue_shares import with_shares
 from headrace.launcher.command.run_dir import make_run_dir
 from headrace.launcher.command.tool_parsers import check_tool_parser
 from headrace.launcher.hardware import gpu_ids
 from headrace.launcher.models.prepare_model import ModelError, PrepareOptions, prepare_model
 from headrace.protocol.common.adapters import delete_all_adapters
+from headrace.protocol.common.hub import HubOptions
 from headrace.protocol.common.process import set_up_logging
 from headrace.protocol.common.process_registry import Role
 from headrace.protocol.common.run_files import PAUSED_GROUPS
 from headrace.protocol.common.sd_notify import Notifier
 from headrace.protocol.config import GroupConfig, PoolConfig, PoolOptions
 
-USAGE = """usage: headrace serve [FLAGS]    serve a model (headrace serve --help lists the flags)
-       headrace top [--url URL]   watch a running pool
-       headrace --version
+log = logging.getLogger("headrace.launcher")
+
+USAGE = """usage: headrace COMMAND [FLAGS]
+
+  serve [MODEL] [FLAGS]   serve a model over HTTP (headrace serve --help lists the flags)
+  top [--url URL]         watch a running pool
+  --version               show the version
 
 for systemd's units, which run each process of a pool by itself (docs/systemd.md):
-       headrace prepare [FLAGS OF serve]
-       headrace coordinator | frontend NUMBER | worker NUMBER"""
+  prepare [MODEL] [FLAGS OF serve]
+  coordinator | frontend NUMBER | worker NUMBER"""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -51,9 +59,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             from headrace.console.top import main as top
 
             sys.exit(top(flags))
-        case ["--version"]:
+        case ["--version" | "-v"]:
             print(f"headrace {importlib.metadata.version('headrace')}")
-        case ["--help"] | ["-h"]:
+        case ["--help" | "-h" | "help"]:
             print(USAGE)
         case _:
             print(USAGE, file=sys.stderr)
@@ -68,14 +76,16 @@ def _serve(flags: list[str]) -> int:
     uds: Path | None = None
     notifier = Notifier()
     try:
-        pool, groups, chosen_dir = parse(flags)
+        options = read_options(flags, os.environ)
+        pool = options.pool
         set_up_logging("launcher", pool.log_level)
-        run_dir = make_run_dir(chosen_dir)
+        _tell(options)
+        run_dir = make_run_dir(options.run_dir)
         passed = passed_socket()
         listener, url = bind_http(pool) if passed is None else _use_passed(passed, pool)
         uds = pool.uds
         notifier.status("preparing models")
-        config = _configure(run_dir, pool, groups)
+        config = _configure(run_dir, options)
         listen(listener)
         # Imported late: --help and a wrong flag need no event loop and no sockets.
         from headrace.launcher.launcher import run_launcher
@@ -97,10 +107,12 @@ def _prepare(flags: list[str]) -> int:
     """Write the files with which the units of a pool start; return the exit status."""
     notifier = Notifier()
     try:
-        pool, groups, chosen_dir = parse(flags)
-        check_address(pool)
-        units.check_sizes(groups)
-        run_dir = units.runtime_dir(chosen_dir)
+        options = read_options(flags, os.environ)
+        set_up_logging("prepare", options.pool.log_level)
+        _tell(options)
+        check_address(options.pool)
+        units.check_sizes(options.groups)
+        run_dir = units.runtime_dir(options.run_dir)
         units.check_idle(run_dir)
         notifier.status("preparing models")
         # Without this file, no unit starts from a half prepared folder.
@@ -109,7 +121,7 @@ def _prepare(flags: list[str]) -> int:
         delete_all_adapters(run_dir)
         for left in ("text", "metrics", "load"):
             shutil.rmtree(run_dir / left, ignore_errors=True)
-        config = _configure(run_dir, pool, groups)
+        config = _configure(run_dir, options)
     except (OptionError, ModelError) as error:
         print(f"headrace: error: {error}", file=sys.stderr)
         return 2
@@ -133,15 +145,21 @@ def _use_passed(passed: socket.socket, pool: PoolOptions) -> tuple[socket.socket
     return passed, url_of(passed)
 
 
-def _configure(run_dir: Path, pool: PoolOptions, groups: list[GroupOptions]) -> PoolConfig:
+def _tell(options: Options) -> None:
+    for line in options.notices:
+        log.info("%s", line)
+
+
+def _configure(run_dir: Path, options: Options) -> PoolConfig:
     """Prepare the model of each group and write the configuration that all processes read."""
+    groups = options.groups
     configs = tuple(_prepare_group(run_dir, group) for group in groups)
     names = [name for group in configs for name in group.served_names]
     for name in names:
         if names.count(name) > 1:
             raise OptionError(f"--served-model-name: {name!r} is used twice")
     config = PoolConfig(
-        run_dir=run_dir, started_at=int(time.time()), groups=configs, **pool.model_dump()
+        run_dir=run_dir, started_at=int(time.time()), groups=configs, **options.pool.model_dump()
     )
     config.metrics_dir.mkdir()
     store_lora_modules(run_dir, groups, configs)
@@ -157,10 +175,21 @@ def _prepare_group(run_dir: Path, group: GroupOptions) -> GroupConfig:
         chat_template=group.chat_template,
         generation_config=group.generation_config,
         override_generation_config=group.override_generation_config,
+        hub_options=HubOptions(group.revision, group.download_dir, group.hf_token),
+        tokenizer=group.tokenizer,
+        tokenizer_revision=group.tokenizer_revision,
+        hf_overrides=group.hf_overrides,
     )
-    prepared = prepare_model(group.model, options, progress=_say)
+    try:
+        prepared = prepare_model(group.model, options, progress=_say)
+    except ModelError as error:
+        if str(error).startswith("--"):
+            raise
+        where = "--model" if group.name == "default" else f"group {group.name}: model"
+        raise OptionError(f"{where}: {error}") from error
     default_size, engine = max(1, len(gpu_ids())), group.engine_config()
     workers, autoscaling = resolve(group, group.workers, default_size, engine.max_num_seqs)
+    most = workers if autoscaling is None else autoscaling.max_workers
     return GroupConfig(
         name=group.name,
         model=group.model or prepared.served_name,
@@ -171,7 +200,7 @@ def _prepare_group(run_dir: Path, group: GroupOptions) -> GroupConfig:
         sleep_idle_level=group.sleep_idle_level,
         workers=workers,
         autoscaling=autoscaling,
-        engine=engine,
+        engine=with_shares(engine, group, most),
         reasoning_parser=group.reasoning_parser,
         serving=group.serving_options(),
     )

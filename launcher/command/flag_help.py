@@ -1,47 +1,89 @@
-"""The parser of flags with its --help, and tables of flags for the documentation."""
+"""The text of --help, and tables of flags for the documentation."""
 
 import argparse
+import textwrap
 from collections.abc import Iterable, Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 from pydantic.fields import FieldInfo
 
 from headrace.launcher.command.flags import FLAGS, Flag
+from headrace.launcher.command.reference import effects, reference_flags, version
 
 Fields = Mapping[str, FieldInfo]
 
 _ACTIONS: dict[str, dict[str, Any]] = {
     "value": {},
     "values": {"nargs": "+"},
+    "optional": {"nargs": "?"},
+    "json": {},
     "set": {"action": "store_true"},
     "switch": {"action": argparse.BooleanOptionalAction},
 }
+_TITLE = "flags of the reference"
+_EPILOG = """
+Names may have underscores for dashes. --no-FLAG turns a switch off, --FLAG.key VALUE sets a key of
+a JSON object, --help=WORD shows the flags with a word. docs/options.md says what becomes of each
+flag of the reference.
+"""
 
 
-class BadFlag(Exception):
-    """A flag is unknown, or lacks its value. The text is one line."""
+def help_text(fields: Fields, word: str = "") -> str:
+    """Return the help of `headrace serve`. word: show only the flags whose names have it."""
+    if word:
+        return _found(fields, word.lower().lstrip("-").replace("_", "-"))
+    parser = _new_parser(fields)
+    parser.add_argument("MODEL", nargs="?", help="the same as --model")
+    parser.epilog = " ".join(_EPILOG.split())
+    before, _, after = parser.format_help().rpartition("\n\n")
+    return f"{before}\n\n{_summary()}\n{after}"
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise BadFlag(message)
+def _found(fields: Fields, word: str) -> str:
+    parser = _new_parser(fields, word)
+    _, _, found = parser.format_help().partition("\n\n")
+    lines = [
+        f"  {name}: {effect.treatment}: {effect.says}"
+        for name, effect in effects().items()
+        if word in name
+    ]
+    if lines:
+        found += "\n".join([f"\n{_TITLE}:", *lines, ""])
+    return found or f"no flag has {word!r} in its name (headrace serve --help lists all)\n"
 
 
-def new_parser(fields: Fields) -> argparse.ArgumentParser:
-    """Return a parser, whose help is from the fields of the options.
+def _summary() -> str:
+    """Return which flags of the reference are accepted and refused."""
+    lines = [f"{_TITLE} (vLLM {version()}) that are not among these:"]
+    names = list(reference_flags().keys() & effects().keys())
+    for treatment, what in (
+        ("accepted", "change nothing here, which the log says"),
+        ("refused", "would change something, unless they have their default value"),
+    ):
+        chosen = sorted(name for name in names if effects()[name].treatment == treatment)
+        lines += textwrap.wrap(
+            f"{what}: {' '.join(chosen)}",
+            width=100,
+            initial_indent="  ",
+            subsequent_indent="    ",
+            break_on_hyphens=False,
+        )
+    return "\n".join([*lines, ""])
 
-    It leaves values as text, under the keys of options, and leaves out what was not given. It
-    raises BadFlag for flags that it does not know.
-    """
-    parser = _Parser(
+
+def _new_parser(fields: Fields, word: str = "") -> argparse.ArgumentParser:
+    """Return a parser for its help, which is from the fields of the options."""
+    parser = argparse.ArgumentParser(
         prog="headrace serve",
-        description="Serve language models over HTTP from a pool of workers.",
-        argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
+        usage="headrace serve [MODEL] [FLAGS]" if not word else argparse.SUPPRESS,
+        description=None if word else "Serve language models over HTTP from a pool of workers.",
+        add_help=not word,
     )
     for title, flags in FLAGS.items():
         group = parser.add_argument_group(title)
         for flag in flags:
+            if not any(word in name for name in flag.names):
+                continue
             keywords = dict(_ACTIONS[flag.kind])
             if flag.metavar is not None:
                 keywords["metavar"] = flag.metavar
@@ -58,12 +100,12 @@ def flag_table(keys: Iterable[str], fields: Fields) -> str:
     for key in keys:
         flag = flags[key]
         names = ", ".join(f"`{_written(flag, name)}`" for name in flag.names)
-        cells = (names, _escape(_description(flag, fields)), _escape(_default(flag, fields)))
+        cells = (names, escape(description(flag, fields)), escape(_default(flag, fields)))
         rows.append("".join(f"| {cell} " if cell else "| " for cell in cells) + "|")
     return "\n".join(rows)
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
     """Return plain text for a cell of a Markdown table."""
     return text.replace("|", r"\|").replace("<", "&lt;")
 
@@ -80,10 +122,11 @@ def _help(flag: Flag, fields: Fields) -> str:
     default = _default(flag, fields)
     # That a flag is off without being given needs no words.
     tail = f" ({default})" if default and flag.kind != "set" else ""
-    return (_description(flag, fields) + tail).replace("%", "%%")
+    return (description(flag, fields) + tail).replace("%", "%%")
 
 
-def _description(flag: Flag, fields: Fields) -> str:
+def description(flag: Flag, fields: Fields) -> str:
+    """Return what a flag does."""
     return flag.help or fields[flag.key].description or ""
 
 

@@ -5,11 +5,9 @@ headrace.launcher.command.options), from which --help and the tables of the docu
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
+from headrace.launcher.command.given import Kind
 from headrace.protocol.autoscaling import DOWN_WINDOW_S, TARGET_SHARE, UP_WINDOW_S
-
-Kind = Literal["value", "values", "set", "switch"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +16,7 @@ class Flag:
 
     key: of the option, and of its field.
     default: in words, where the field's default value says nothing.
-    aliases: further names. kind: "set" takes no value, "switch" has a --no- form as well.
+    aliases: further names. kind: "switch" shows its --no- form, which "set" has, too.
     help: of a flag that is not an option of the pool or a group.
     """
 
@@ -40,26 +38,34 @@ class Flag:
 _POOL = (
     Flag(
         "config",
-        metavar="FILE.toml",
-        help="file with options of the pool and its groups; flags take precedence",
+        metavar="FILE",
+        help=(
+            "file with options: .toml (of the pool and its groups) or .yaml (flags by their "
+            "names); flags take precedence"
+        ),
     ),
     Flag("host"),
     Flag("port"),
     Flag("uds", metavar="PATH"),
-    Flag("frontends", aliases=("--api-server-count",)),
+    Flag("frontends", aliases=("--api-server-count", "-asc")),
     Flag("root_path"),
     Flag("metrics_prefix"),
     Flag("max_body_bytes"),
-    Flag("enable_tokenizer_info", kind="set"),
+    Flag("strict_fields", kind="set"),
+    Flag("max_header_bytes", aliases=("--h11-max-incomplete-event-size",)),
+    Flag("max_headers", aliases=("--h11-max-header-count",)),
+    Flag("keep_alive_s", metavar="S"),
+    Flag("enable_tokenizer_info", kind="set", aliases=("--enable-tokenizer-info-endpoint",)),
+    Flag("disable_docs", kind="set", aliases=("--disable-fastapi-docs",)),
     Flag("shutdown_timeout_s"),
     Flag("request_timeout_s", "never", metavar="S"),
+    Flag("sse_keep_alive_interval_s", metavar="S"),
     Flag("max_replays"),
     Flag("stall_timeout_s"),
     Flag("start_timeout_s"),
     Flag("warm_starts", kind="switch"),
     Flag("wake_on_demand", kind="switch"),
     Flag("wake_timeout_s"),
-    Flag("reject_while_scaling", kind="set"),
     Flag("enable_admin", kind="set"),
     Flag("lora_dir", "anywhere", metavar="FOLDER"),
     Flag("profile_dir", "nowhere", metavar="FOLDER"),
@@ -74,10 +80,10 @@ _POOL = (
     Flag("file_store_max_age_s", metavar="S"),
     Flag("batch_share"),
     Flag("tool_server", "none"),
-    Flag("log_level"),
     Flag("run_dir", "a new temporary folder", help="folder for sockets and metrics"),
 )
 _LOG = (
+    Flag("log_level"),
     Flag("disable_log_stats", kind="switch"),
     Flag("log_stats_interval_s", metavar="S"),
     Flag("enable_log_requests", kind="switch"),
@@ -87,14 +93,12 @@ _LOG = (
 _MODEL = (
     Flag("model", "SmolLM2-135M-Instruct"),
     Flag("served_model_name", "that of the folder or file, or the hub id", kind="values"),
-    Flag("reasoning_parser", "none"),
-    Flag("enable_auto_tool_choice", kind="set"),
-    Flag("tool_call_parser", "none", metavar="NAME"),
-    Flag("tool_parser_plugin", "none", metavar="FILE.py"),
-    Flag("exclude_tools_when_tool_choice_none", kind="set"),
-    Flag("workers", "one per GPU, one on a CPU", aliases=("--data-parallel-size",)),
-    Flag("sleep_idle_seconds", "never", metavar="S"),
-    Flag("sleep_idle_level"),
+    Flag("revision", "the newest"),
+    Flag("tokenizer", "the model's"),
+    Flag("tokenizer_revision", "the newest"),
+    Flag("download_dir", "the hub's own cache", metavar="FOLDER"),
+    Flag("hf_token", "HF_TOKEN, or what `hf auth login` has stored", kind="optional"),
+    Flag("hf_overrides", "none", metavar="JSON", kind="json"),
     Flag("enable_lora", kind="switch"),
     Flag("lora_modules", "none", metavar="NAME=PATH", kind="values"),
     Flag("max_loras"),
@@ -108,44 +112,61 @@ _MODEL = (
     Flag("max_num_seqs"),
     Flag("max_queue_requests", "any number"),
     Flag("max_queue_tokens", "any number"),
+    Flag("max_num_queued_reqs", "any number", metavar="N"),
+    Flag("max_num_queued_tokens", "any number", metavar="N"),
     Flag("max_num_batched_tokens", "512 on a CPU, 8192 on a GPU"),
     Flag("kv_cache_bytes", "from free memory"),
-    Flag("memory_utilization"),
+    Flag("memory_utilization", aliases=("--device-memory-utilization",)),
     Flag("block_size"),
     Flag("enable_prefix_caching", kind="switch"),
     Flag("enforce_eager", kind="set"),
-    Flag("speculative_config", "off", metavar="JSON"),
+    Flag("speculative_config", "off", metavar="JSON", kind="json", aliases=("-sc",)),
     Flag("seed", "unpredictable"),
     Flag("engine", is_hidden=True),
     Flag("fake_step_s", is_hidden=True),
 )
-_AUTOSCALING = (
+_SCALING = (
+    Flag("workers", "one per GPU, one on a CPU", aliases=("--data-parallel-size", "-dp")),
     Flag("min_workers", "1"),
     Flag("max_workers", "the number at the start"),
     Flag("scale_target_requests", f"{TARGET_SHARE} of --max-num-seqs", metavar="N"),
     Flag("scale_target_tokens", "any number", metavar="N"),
     Flag("scale_up_window_s", f"{UP_WINDOW_S:g}", metavar="S"),
     Flag("scale_down_window_s", f"{DOWN_WINDOW_S:g}", metavar="S"),
+    Flag("sleep_idle_seconds", "never", metavar="S"),
+    Flag("sleep_idle_level"),
+    Flag("reject_while_scaling", kind="set"),
 )
 _ANSWERS = (
     Flag("chat_template", "the model's"),
     Flag("chat_template_content_format"),
-    Flag("default_chat_template_kwargs", "none", metavar="JSON"),
+    Flag("default_chat_template_kwargs", "none", metavar="JSON", kind="json"),
     Flag("trust_request_chat_template", kind="switch"),
+    Flag("reasoning_parser"),
+    Flag("reasoning_effort_map", "none", metavar="JSON", kind="json"),
+    Flag("enable_auto_tool_choice", kind="set"),
+    Flag("tool_call_parser", metavar="NAME"),
+    Flag("tool_parser_plugin", "none", metavar="FILE.py"),
+    Flag("tool_strict_level"),
+    Flag("exclude_tools_when_tool_choice_none", kind="set"),
     Flag("response_role"),
     Flag("max_logprobs"),
     Flag("generation_config"),
-    Flag("override_generation_config", "none", metavar="JSON"),
+    Flag("override_generation_config", "none", metavar="JSON", kind="json"),
     Flag("return_tokens_as_token_ids", kind="set"),
     Flag("enable_prompt_tokens_details", kind="switch"),
     Flag("enable_force_include_usage", kind="set"),
+    Flag("enable_per_request_metrics", kind="set"),
+    Flag("stream_interval", metavar="N"),
+    Flag("fingerprint_mode"),
+    Flag("fingerprint_value", "none", metavar="TEXT"),
 )
 FLAGS = {
     "the pool": _POOL,
-    "what is logged": _LOG,
     "the model": _MODEL,
-    "how many workers it has": _AUTOSCALING,
-    "chats and answers": _ANSWERS,
+    "serving": _ANSWERS,
+    "scaling": _SCALING,
+    "logging": _LOG,
 }
 
 # Flags that do not have the names of their keys.
@@ -155,8 +176,10 @@ _NAMES = {
     "shutdown_timeout_s": "--shutdown-timeout",
     "stall_timeout_s": "--stall-timeout",
     "request_timeout_s": "--request-timeout",
+    "sse_keep_alive_interval_s": "--sse-keep-alive-interval",
     "start_timeout_s": "--start-timeout",
     "wake_timeout_s": "--wake-timeout",
+    "keep_alive_s": "--keep-alive-timeout",
     "log_stats_interval_s": "--log-stats-interval",
     "scale_up_window_s": "--scale-up-window",
     "scale_down_window_s": "--scale-down-window",

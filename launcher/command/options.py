@@ -1,210 +1,51 @@
-"""The options of a pool and of its groups, from flags and a TOML file.
+"""The options of a pool and of its groups, from flags, a file and variables of the environment.
 
 Flags have vLLM's names where it has such flags. Values are checked by the same models with which
 the processes read their configuration (protocol/config.py), so that a key means the same in both.
 """
 
 import contextlib
+import functools
 import importlib.util
 import json
-import re
-import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-)
+from pydantic import BaseModel, ValidationError
 
 from headrace.launcher.command.autoscale_options import InvalidSizes, check_sizes
-from headrace.launcher.command.flag_help import BadFlag, Fields, new_parser
-from headrace.launcher.command.flags import flag_of
-from headrace.protocol.autoscaling import AutoscalingOptions, Workers
-from headrace.protocol.calls import SleepLevel
-from headrace.protocol.config import (
-    EngineConfig,
-    PoolOptions,
-    ServingOptions,
-    SleepIdle,
+from headrace.launcher.command.config_file import read_file
+from headrace.launcher.command.flag_help import Fields, help_text
+from headrace.launcher.command.flags import FLAGS, Flag, flag_of
+from headrace.launcher.command.given import HELP, BadFlag, Given, KnownFlag, opposite_of, read_words
+from headrace.launcher.command.group_options import GroupOptions, LoraModule, parse_size
+from headrace.launcher.command.option_errors import OptionError, said, with_flags
+from headrace.launcher.command.reference import (
+    RefusedFlag,
+    notice,
+    parts,
+    reference_flags,
+    synonyms,
 )
-from headrace.protocol.reasoning import ReasoningFormat, parse_format
+from headrace.launcher.command.variables import FromVariables, read_variables
+from headrace.launcher.hardware import gpu_ids
+from headrace.protocol.config import PoolOptions
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kKmMgGtT])(i?)[bB]?)?")
-_JSON_EXAMPLES = {
-    "speculative_config": '{"method": "ngram", "num_speculative_tokens": 4}',
-    "default_chat_template_kwargs": '{"enable_thinking": false}',
-    "override_generation_config": '{"temperature": 0.6, "top_p": 0.95}',
-}
+__all__ = ["GroupOptions", "LoraModule", "OptionError", "Options", "parse", "parse_size"]
+
 Model = TypeVar("Model", bound=BaseModel)
-_POWERS = {"k": 1, "m": 2, "g": 3, "t": 4}
 
 
-class OptionError(Exception):
-    """A flag, a key or a value is invalid. The text is one line that names it."""
+@dataclass(frozen=True)
+class Options:
+    """What the operator wants. notices: lines for the log, about what changes nothing."""
 
-
-def _number(value: object) -> object:
-    """Convert text from a flag, which a Literal of numbers does not accept."""
-    return int(value) if isinstance(value, str) and value.isdigit() else value
-
-
-class LoraModule(BaseModel):
-    """A LoRA adapter that is served from the start.
-
-    path: a folder, or a hub id. base_model_name: without effect; the model is the group's.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: Annotated[str, Field(min_length=1, max_length=256)]
-    path: Annotated[str, Field(min_length=1)]
-    base_model_name: str | None = None
-
-
-class GroupOptions(EngineConfig, ServingOptions, AutoscalingOptions):
-    """A group as the operator describes it."""
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")] = Field(
-        "default", description="name of the group"
-    )
-    model: str | None = Field(
-        None,
-        description=(
-            "folder in Hugging Face layout, GGUF file, or hub id (org/name, org/name@revision)"
-        ),
-    )
-    served_model_name: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
-        (), description="names of the model in requests; answers have the first"
-    )
-    workers: Workers | None = Field(
-        None, description="engine processes, each with a replica of the model"
-    )
-    sleep_idle_seconds: SleepIdle = Field(
-        None, description="seconds without requests after which a worker sleeps"
-    )
-    sleep_idle_level: Annotated[SleepLevel, BeforeValidator(_number)] = Field(
-        1, description="memory that such a worker gives back: 1: caches, 2: weights, too"
-    )
-    lora_modules: tuple[LoraModule, ...] = Field(
-        (), description="LoRA adapters served from the start, each a folder or a hub id"
-    )
-    chat_template: str | None = Field(
-        None, description="file with a Jinja template, or the template itself"
-    )
-    reasoning_parser: Annotated[ReasoningFormat | None, BeforeValidator(parse_format)] = Field(
-        None,
-        description=(
-            "how reasoning is separated from content: deepseek_r1, qwen3, or a JSON object such as "
-            '{"start": "<think>", "end": "</think>"}'
-        ),
-    )
-    generation_config: str = Field(
-        "auto",
-        description=(
-            "source of default sampling parameters: auto (the model), vllm (none), or a folder "
-            "with generation_config.json"
-        ),
-    )
-    override_generation_config: dict[str, Any] = Field(
-        default_factory=dict,
-        description="default sampling parameters that take precedence over that source",
-    )
-
-    @field_validator("name")
-    @classmethod
-    def _unlike_frontends(cls, value: str) -> str:
-        if value == "frontend":  # its workers' ids would be those of frontends
-            raise ValueError("is what frontends are called")
-        return value
-
-    @field_validator("served_model_name", mode="before")
-    @classmethod
-    def _one_or_several(cls, value: object) -> object:
-        return (value,) if isinstance(value, str) else value
-
-    @field_validator("lora_modules", mode="before")
-    @classmethod
-    def _lora_modules(cls, value: object) -> object:
-        return tuple(map(_lora_module, value)) if isinstance(value, list | tuple) else value
-
-    @field_validator("lora_modules")
-    @classmethod
-    def _enabled(
-        cls, value: tuple[LoraModule, ...], info: ValidationInfo
-    ) -> tuple[LoraModule, ...]:
-        if value and not info.data.get("enable_lora"):
-            raise ValueError("needs enable_lora")
-        return value
-
-    @field_validator("max_lora_rank", mode="before")
-    @classmethod
-    def _rank(cls, value: object) -> object:
-        return _number(value)
-
-    @field_validator(
-        "kv_cache_bytes",
-        "max_model_len",
-        "max_num_batched_tokens",
-        "max_queue_tokens",
-        mode="before",
-    )
-    @classmethod
-    def _with_unit(cls, value: object) -> object:
-        return parse_size(value) if isinstance(value, str) else value
-
-    @field_validator(*_JSON_EXAMPLES, mode="before")
-    @classmethod
-    def _from_json(cls, value: object, info: ValidationInfo) -> object:
-        if not isinstance(value, str):
-            return value
-        try:
-            parsed = json.loads(value)
-        except (ValueError, RecursionError):
-            parsed = None
-        if not isinstance(parsed, dict):
-            example = _JSON_EXAMPLES[info.field_name or ""]
-            raise ValueError(f"must be a JSON object such as {example}")
-        return parsed
-
-    def engine_config(self) -> EngineConfig:
-        """Return the options of the engine."""
-        names = set(EngineConfig.model_fields)
-        return EngineConfig.model_validate(self.model_dump(include=names))
-
-    def serving_options(self) -> ServingOptions:
-        """Return the options of the frontends."""
-        names = set(ServingOptions.model_fields)
-        return ServingOptions.model_validate(self.model_dump(include=names))
-
-
-def _lora_module(value: object) -> object:
-    """Parse "name=path", or a JSON object."""
-    if not isinstance(value, str):
-        return value
-    if value.lstrip().startswith("{"):
-        with contextlib.suppress(ValueError, RecursionError):
-            return json.loads(value)
-    name, _, path = value.partition("=")
-    if not name or not path:
-        raise ValueError(f"must be name=path, or a JSON object with name and path: {value!r}")
-    return {"name": name, "path": path}
-
-
-def parse_size(text: str) -> int:
-    """Parse "4096", "1k" (1000), "1Ki" (1024), "1.5GiB". Raises ValueError for anything else."""
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
-        raise ValueError(f"not a number or a size such as 4096, 8k or 2GiB: {text!r}")
-    number, unit, binary = match.groups()
-    base = 1024 if binary else 1000
-    return int(float(number) * base ** _POWERS.get((unit or "").lower(), 0))
+    pool: PoolOptions
+    groups: list[GroupOptions]
+    run_dir: Path | None
+    notices: tuple[str, ...] = ()
 
 
 def option_fields() -> Fields:
@@ -212,30 +53,163 @@ def option_fields() -> Fields:
     return PoolOptions.model_fields | GroupOptions.model_fields
 
 
+@functools.cache
+def known_flags() -> Mapping[str, KnownFlag]:
+    """Return all flags that may be given, by all their names: Headrace's and the reference's."""
+    known: dict[str, KnownFlag] = {}
+    for flag in reference_flags().values():
+        for name in (flag.name, *flag.also):
+            known[name] = KnownFlag(flag.name, flag.kind)
+    known["-O"] = known["--optimization-level"]
+    for own in _own_flags().values():
+        known.pop(opposite_of(flag_of(own.key)) or "", None)
+        for name in own.names:
+            known[name] = KnownFlag(flag_of(own.key), own.kind)
+    return known
+
+
 def parse(argv: Sequence[str]) -> tuple[PoolOptions, list[GroupOptions], Path | None]:
-    """Return the options of `headrace serve`: pool, groups, and the run directory if one is given.
+    """Return the options that flags alone give, as `read_options` does."""
+    options = read_options(argv, {})
+    return options.pool, options.groups, options.run_dir
+
+
+def read_options(argv: Sequence[str], environment: Mapping[str, str]) -> Options:
+    """Return the options of `headrace serve`: from flags, then from the file, then from variables.
 
     Raises OptionError if they are invalid, SystemExit(0) for --help.
     """
+    _show_help(argv)
     try:
-        given = vars(new_parser(option_fields()).parse_args(argv))
-    except BadFlag as error:
+        return _read(argv, environment)
+    except OptionError as error:
+        raise OptionError(_as_written(str(error), argv)) from error
+
+
+def _read(argv: Sequence[str], environment: Mapping[str, str]) -> Options:
+    try:
+        flags = read_words(argv, known_flags())
+        config_file = flags.pop("--config", None)
+        file = read_file(Path(str(config_file)), known_flags()) if config_file else None
+        if file is not None:
+            flags = file.flags | flags
+        given, notices = _to_options(flags)
+    except (BadFlag, RefusedFlag) as error:
         raise OptionError(str(error)) from error
-    config_file = given.pop("config", None)
+    options = file.options if file is not None else {}
+    device = given.get("device", "auto")
+    on_cpu = device == "cpu" or (device == "auto" and not gpu_ids())
+    variables = read_variables(environment, on_cpu)
+    return _validated(options, given, variables, notices)
+
+
+def _validated(
+    file: dict[str, Any], given: dict[str, Any], variables: FromVariables, notices: Sequence[str]
+) -> Options:
     run_dir = given.pop("run_dir", None)
-    file = _read(Path(config_file)) if config_file else {}
-    group_flags = {key: value for key, value in given.items() if key in GroupOptions.model_fields}
-    pool_flags = {key: value for key, value in given.items() if key not in group_flags}
+    of_group = GroupOptions.model_fields.keys()
+    group_flags = {key: value for key, value in given.items() if key in of_group}
+    pool_flags = {key: value for key, value in given.items() if key not in of_group}
     tables = file.pop("group", None)
     if tables is not None and group_flags:
         raise OptionError(f"{flag_of(next(iter(group_flags)))}: belongs in a [[group]] of --config")
-    groups = _groups(tables, group_flags)
-    pool = _validate(PoolOptions, file | pool_flags, "" if file else "--")
+    groups = _groups(tables, group_flags, variables)
+    pool = _validate(PoolOptions, file | pool_flags, "" if file else "--", variables)
     if pool.uds is not None and {"host", "port"} & (file | pool_flags).keys():
         raise OptionError("--uds: excludes --host and --port")
     _check_extras(pool)
     _check_autoscaling(groups, pool.wake_on_demand, is_file=tables is not None)
-    return pool, groups, None if run_dir is None else Path(run_dir)
+    lines = (*notices, *variables.notices)
+    return Options(pool, groups, None if run_dir is None else Path(run_dir), lines)
+
+
+@functools.cache
+def _own_flags() -> Mapping[str, Flag]:
+    return {flag_of(flag.key): flag for flags in FLAGS.values() for flag in flags}
+
+
+def _show_help(argv: Sequence[str]) -> None:
+    for word in argv:
+        name, _, wanted = word.partition("=")
+        if name in (HELP, "-h"):
+            print(help_text(option_fields(), "" if wanted == "all" else wanted), end="")
+            raise SystemExit(0)
+
+
+def _as_written(text: str, argv: Sequence[str]) -> str:
+    """Return an error with the name that the operator has written for a flag."""
+    named, colon, rest = text.partition(":")
+    for word in argv:
+        written = word.partition("=")[0].partition(".")[0].replace("_", "-")
+        flag = known_flags().get(written)
+        if flag is not None and flag.name == named and written != named:
+            return f"{written} ({named}){colon}{rest}"
+    return text
+
+
+def _to_options(given: Mapping[str, Given]) -> tuple[dict[str, Any], list[str]]:
+    """Return options by their keys, and lines about flags that change nothing.
+
+    Raises RefusedFlag for a flag of the reference that would change something.
+    """
+    given, others = _without_synonyms(given)
+    options: dict[str, Any] = {}
+    for name, value in given.items():
+        key = _own_flags()[name].key
+        if value in ("None", "") and _is_none_without(key):
+            continue
+        options[key] = value
+    lines = [line for name, value in others if (line := notice(name, value)) is not None]
+    if options.get("quantization") == "gguf" and str(options.get("model")).endswith(".gguf"):
+        del options["quantization"]
+        lines.append("--quantization changes nothing: a GGUF file says how its weights are stored")
+    return options, list(dict.fromkeys(lines))
+
+
+def _is_none_without(key: str) -> bool:
+    """Return whether an option is None if it is not given, which the reference writes as text."""
+    field = option_fields().get(key)
+    return field is not None and field.default is None
+
+
+def _without_synonyms(
+    given: Mapping[str, Given],
+) -> tuple[dict[str, Given], list[tuple[str, Given]]]:
+    """Return the values of Headrace's own flags, and those of others."""
+    own: dict[str, Given] = {}
+    synonymous: dict[str, Given] = {}
+    others: list[tuple[str, Given]] = []
+    for flag, whole in given.items():
+        if flag in _own_flags():
+            own[flag] = whole
+            continue
+        for name, value in parts(flag, _as_object(flag, whole)):
+            if name in synonyms():
+                synonymous[synonyms()[name]] = value
+            else:
+                others.append((name, value))
+    for name, value in synonymous.items():
+        flag, _, key = name.partition(".")
+        if not key:
+            own.setdefault(flag, value)
+            continue
+        before = _as_object(flag, own.get(flag, {}))
+        own[flag] = {key: _parsed(value), **before} if isinstance(before, dict) else before
+    return own, others
+
+
+def _parsed(value: Given) -> object:
+    """Return what a text writes in JSON; other values, and other texts, as they are."""
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError, RecursionError):
+            return json.loads(value)
+    return value
+
+
+def _as_object(flag: str, value: Given) -> Given:
+    """Return the object that a flag's text writes in JSON; other values as they are."""
+    parsed = _parsed(value) if known_flags()[flag].kind == "json" else None
+    return parsed if isinstance(parsed, dict) else value
 
 
 def _check_autoscaling(groups: list[GroupOptions], wake_on_demand: bool, is_file: bool) -> None:
@@ -244,7 +218,8 @@ def _check_autoscaling(groups: list[GroupOptions], wake_on_demand: bool, is_file
             check_sizes(group, group.workers, wake_on_demand)
         except InvalidSizes as error:
             name = f"group {number}: {error.key}" if is_file else flag_of(error.key)
-            raise OptionError(f"{name}: {error}") from error
+            text = str(error) if is_file else with_flags(str(error))
+            raise OptionError(f"{name}: {text}") from error
 
 
 def _check_extras(pool: PoolOptions) -> None:
@@ -259,13 +234,14 @@ def _check_extras(pool: PoolOptions) -> None:
             raise OptionError(f"{flag}: needs the package {package}: install headrace[{extra}]")
 
 
-def _groups(tables: object, flags: dict[str, Any]) -> list[GroupOptions]:
+def _groups(tables: object, flags: dict[str, Any], variables: FromVariables) -> list[GroupOptions]:
     if tables is None:
-        return [_validate(GroupOptions, flags, "--")]
+        return [_validate(GroupOptions, flags, "--", variables)]
     if not isinstance(tables, list) or not tables:
         raise OptionError("group: must be one or several [[group]] tables")
     groups = [
-        _validate(GroupOptions, table, f"group {number}: ") for number, table in enumerate(tables)
+        _validate(GroupOptions, table, f"group {number}: ", variables)
+        for number, table in enumerate(tables)
     ]
     names = [group.name for group in groups]
     for name in names:
@@ -274,20 +250,14 @@ def _groups(tables: object, flags: dict[str, Any]) -> list[GroupOptions]:
     return groups
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text())
-    except OSError as error:
-        raise OptionError(f"--config: cannot read {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise OptionError(f"--config: {path} is not TOML: {error}") from error
-
-
-def _validate(model: type[Model], values: object, prefix: str) -> Model:
+def _validate(model: type[Model], values: object, prefix: str, variables: FromVariables) -> Model:
+    """Return checked options. Variables give what the values leave out."""
+    names: dict[str, str] = {}
+    if isinstance(values, dict):
+        left = variables.options.keys() & model.model_fields.keys() - values.keys()
+        names = {key: variables.names[key] for key in left}
+        values = {key: variables.options[key] for key in left} | values
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key, *inner = [str(part) for part in first["loc"]] or ["config"]
-        name = ": ".join([flag_of(key) if prefix == "--" else f"{prefix}{key}", *inner])
-        raise OptionError(f"{name}: {first['msg']}") from error
+        raise OptionError(said(error, prefix, names)) from error

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 from headrace.launcher.command.options import GroupOptions, OptionError
+from headrace.protocol.reasoning import AUTO
 
 
 def check_tool_parser(group: GroupOptions) -> None:
@@ -13,8 +14,8 @@ def check_tool_parser(group: GroupOptions) -> None:
     A plug-in is the operator's code: it runs in a process of its own, and in frontends, but not in
     this process.
     """
-    if group.tool_call_parser is None:
-        if group.enable_auto_tool_choice:
+    if group.tool_call_parser in (None, AUTO):
+        if group.tool_call_parser is None and group.enable_auto_tool_choice:
             raise OptionError("--enable-auto-tool-choice: needs --tool-call-parser")
         if group.tool_parser_plugin is not None:
             raise OptionError("--tool-parser-plugin: needs --tool-call-parser")

@@ -11,10 +11,11 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from headrace.launcher.models.changed_folder import with_changes
 from headrace.launcher.models.model_cache import (
     Progress,
     cached,
@@ -43,8 +44,10 @@ class PrepareOptions:
     text_path: where the text folder is written; made anew at each launch.
     max_model_len: tokens of prompt and output, at most the model's own number (None).
     chat_template: a file's path, or the template itself.
-    generation_config, override_generation_config: see headrace.launcher.command.options.
+    generation_config, override_generation_config, tokenizer, tokenizer_revision, hf_overrides: see
+        headrace.launcher.command.group_options.
     cache_dir: for files that are made once; None: the user's cache folder.
+    hub_options: of downloading the model, and its tokenizer.
     """
 
     text_path: Path
@@ -53,6 +56,10 @@ class PrepareOptions:
     cache_dir: Path | None = None
     generation_config: str = "auto"
     override_generation_config: Mapping[str, Any] = field(default_factory=dict)
+    hub_options: hub.HubOptions = hub.AS_USUAL
+    tokenizer: str | None = None
+    tokenizer_revision: str | None = None
+    hf_overrides: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +86,15 @@ def prepare_model(
 
     Raises ModelError if the model or an option is invalid.
     """
-    source, name = _locate(model, progress)
+    source, name = _locate(model, options.hub_options, progress)
     cache = options.cache_dir or default_cache_dir()
     folder = source if source.is_dir() else _convert(source, cache, progress)
     check_folder(folder)
+    tokenizer = None
+    if options.tokenizer is not None:
+        tokenizer = _locate_tokenizer(options.tokenizer, options, progress)
+    if tokenizer is not None or options.hf_overrides:
+        folder = with_changes(folder, tokenizer, options.hf_overrides, cache, progress)
     facts = _text_facts(folder, cache, progress)
     overrides = TextOverrides(
         options.max_model_len,
@@ -94,11 +106,13 @@ def prepare_model(
     return PreparedModel(folder.absolute(), options.text_path.absolute(), name, info)
 
 
-def _locate(model: str | None, progress: Progress) -> tuple[Path, str]:
+def _locate(model: str | None, options: hub.HubOptions, progress: Progress) -> tuple[Path, str]:
     """Return the folder or GGUF file of a model, and the name by which it is served."""
-    if model is None:
+    path = None if model is None else Path(model).expanduser()
+    if options.revision is not None and (path is None or path.exists()):
+        progress(f"--revision changes nothing: {model or DEFAULT_MODEL} is not from the hub")
+    if model is None or path is None:
         return _default_model(), DEFAULT_MODEL
-    path = Path(model).expanduser()
     if path.is_dir():
         return path, path.resolve().name
     if path.exists():
@@ -111,12 +125,28 @@ def _locate(model: str | None, progress: Progress) -> tuple[Path, str]:
         )
     progress(f"looking for {model} on the Hugging Face hub")
     try:
-        folder = hub.download(hub_id["repo"], hub_id["revision"], hub.MODEL_FILES)
+        folder = hub.download(hub_id["repo"], hub_id["revision"], hub.MODEL_FILES, options)
     except hub.HubError as error:
         raise ModelError(
             f"{hub_id['repo']} (not a folder, so taken for a hub id): {error}"
         ) from error
     return folder, hub_id["repo"]
+
+
+def _locate_tokenizer(tokenizer: str, options: PrepareOptions, progress: Progress) -> Path:
+    """Return the folder of a tokenizer, which is one already or is downloaded."""
+    path = Path(tokenizer).expanduser()
+    if path.is_dir():
+        return path
+    hub_id = hub.HUB_ID.fullmatch(tokenizer)
+    if hub_id is None or path.exists():
+        raise ModelError(f"--tokenizer: {tokenizer}: no such folder, and not a hub id")
+    progress(f"looking for the tokenizer {tokenizer} on the Hugging Face hub")
+    chosen = replace(options.hub_options, revision=options.tokenizer_revision)
+    try:
+        return hub.download(hub_id["repo"], hub_id["revision"], hub.TOKENIZER_FILES, chosen)
+    except hub.HubError as error:
+        raise ModelError(f"--tokenizer: {hub_id['repo']}: {error}") from error
 
 
 def _default_model() -> Path:

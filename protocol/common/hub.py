@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?", re.ASCII)
@@ -18,6 +19,7 @@ MODEL_FILES = [
     "merges.txt",
     "vocab.txt",
 ]
+TOKENIZER_FILES = [pattern for pattern in MODEL_FILES if pattern != "*.safetensors"]
 EXCLUDED_FILES = ["*.bin", "*.pt", "*.py", "original/*", "consolidated*", "onnx/*", "metal/*"]
 
 
@@ -25,7 +27,27 @@ class HubError(Exception):
     """A download failed; the message says why, in one line for the operator."""
 
 
-def download(repo: str, revision: str | None, patterns: Sequence[str]) -> Path:
+@dataclass(frozen=True, slots=True)
+class HubOptions:
+    """Options of downloads. revision: unless an id names one. folder: instead of the hub's cache.
+
+    token: a token; True: the one that `hf auth login` has stored; None: as the environment says.
+    """
+
+    revision: str | None = None
+    folder: Path | None = None
+    token: str | bool | None = field(default=None, repr=False)
+
+
+AS_USUAL = HubOptions()
+
+
+def download(
+    repo: str,
+    revision: str | None,
+    patterns: Sequence[str],
+    options: HubOptions = AS_USUAL,
+) -> Path:
     """Return the folder with a snapshot of the repository, downloading it if necessary.
 
     patterns: of the files to download. Only data is downloaded: no pickled weights and no code. The
@@ -37,9 +59,15 @@ def download(repo: str, revision: str | None, patterns: Sequence[str]) -> Path:
 
     if not sys.stderr.isatty():
         disable_progress_bars()
+    revision = revision or options.revision
     try:
         folder = huggingface_hub.snapshot_download(
-            repo, revision=revision, allow_patterns=list(patterns), ignore_patterns=EXCLUDED_FILES
+            repo,
+            revision=revision,
+            allow_patterns=list(patterns),
+            ignore_patterns=EXCLUDED_FILES,
+            cache_dir=options.folder,
+            token=options.token,
         )
     except (OSError, ValueError) as error:
         raise HubError(_explain(error, repo, revision)) from error

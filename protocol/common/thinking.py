@@ -1,106 +1,106 @@
-"""Find the reasoning in an output by its tokens alone.
+"""Count the reasoning tokens of an output.
 
 Workers use it to enforce thinking budgets and frontends to count reasoning tokens, so that both
 mean the same tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Self
 
-Delimiter = tuple[int, ...]
+from headrace.protocol.common.reasoning_text import ReasoningMarks, ReasoningScanner
 
 
 class ThinkingTracker:
-    """Follows an output from its first token on.
+    """Follows an output from its first token on, by the text of its tokens.
 
-    start: the delimiter that may begin the output; () where none is expected.
-    ends: the delimiters that end reasoning, none of them empty.
-    is_open: whether the output begins with reasoning, with or without the start delimiter.
+    is_open: whether the output begins with reasoning, with or without a start.
+    text_of: returns the text of a token.
 
     num_fed: tokens fed until reasoning was over.
-    is_over: whether there is no reasoning from here on.
     """
 
-    __slots__ = (
-        "_ends",
-        "_last_ids",
-        "_num_delimiter_tokens",
-        "_start",
-        "_tail",
-        "is_open",
-        "is_over",
-        "num_fed",
-    )
+    __slots__ = ("_ends", "_num_settled", "_num_start", "_scanner", "_text_of", "_total", "num_fed")
 
-    def __init__(self, start: Delimiter, ends: Sequence[Delimiter], is_open: bool) -> None:
-        self._start = start
-        self._ends = ends
-        self._last_ids = frozenset(end[-1] for end in ends)
-        self._tail: list[int] = []
-        self._num_delimiter_tokens = 0  # of the tokens fed
-        self.is_open = is_open
+    def __init__(self, marks: ReasoningMarks, is_open: bool, text_of: Callable[[int], str]) -> None:
+        self._scanner = ReasoningScanner(marks, is_open)
+        self._text_of = text_of
+        self._ends: list[int] = []  # of the tokens whose text the scanner holds: where they end
+        self._num_settled = 0  # tokens before those
+        self._num_start = 0  # tokens of the start
+        self._total = 0
         self.num_fed = 0
-        self.is_over = not (is_open or start)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is no reasoning from here on."""
+        return self._scanner.is_over
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the output has or must have begun with reasoning."""
+        return self._scanner.is_reasoning
 
     @property
     def num_tokens(self) -> int:
-        """Return the number of reasoning tokens, without delimiters."""
-        return self.num_fed - self._num_delimiter_tokens if self.is_open else 0
+        """The number of reasoning tokens, without those of delimiters."""
+        if not self.is_open:
+            return 0
+        if self.is_over:
+            return max(0, self._tokens_before(self._scanner.end) - self._num_start)
+        return self.num_fed - self._num_start
 
     @property
-    def missing_start(self) -> Delimiter:
-        """Return the rest of the start delimiter, while the output may still begin with it."""
-        return self._start[self.num_fed :]
+    def num_before_call(self) -> int | None:
+        """The number of reasoning tokens before what may become a call; None if nothing may."""
+        position = self._scanner.pending_call
+        if position is None:
+            return None
+        return max(0, self._tokens_before(position) - self._num_start)
 
     @property
-    def missing_end(self) -> Delimiter:
-        """Return the rest of the first end delimiter, a part of which may have come."""
-        end, tail = self._ends[0], tuple(self._tail)
-        for count in range(min(len(end) - 1, len(tail)), 0, -1):
-            if tail[-count:] == end[:count]:
-                return end[count:]
-        return end
+    def missing_start(self) -> str:
+        """The rest of the start, while the output may still begin with it; else ""."""
+        return self._scanner.missing_start
+
+    @property
+    def missing_end(self) -> str:
+        """The rest of the first end, a part of which may have come."""
+        return self._scanner.missing_end
 
     def copy(self) -> Self:
         """Return an independent copy."""
-        other = type(self)(self._start, self._ends, self.is_open)
-        other._tail, other._num_delimiter_tokens = self._tail, self._num_delimiter_tokens
-        other.num_fed, other.is_over = self.num_fed, self.is_over
+        other = object.__new__(type(self))
+        other._scanner, other._text_of = self._scanner.copy(), self._text_of
+        other._ends, other._num_settled = list(self._ends), self._num_settled
+        other._num_start, other._total = self._num_start, self._total
+        other.num_fed = self.num_fed
         return other
 
     def feed(self, token_ids: Sequence[int]) -> None:
         """Follow more of the output."""
-        position = 0
-        while self.missing_start and position < len(token_ids) and not self.is_over:
-            self._feed_start(token_ids[position])
-            position += 1
-        if not self.is_over:
-            self._feed_thinking(token_ids[position:])
+        if self.is_over:
+            return
+        texts = [self._text_of(token_id) for token_id in token_ids]
+        scanner, had_begun = self._scanner, self._scanner.begin > 0
+        scanner.feed("".join(texts))
+        ends = list(accumulate(map(len, texts), initial=self._total))
+        self._total = ends[-1]
+        self._ends += ends[1:]
+        self.num_fed += len(texts)
+        if scanner.begin and not had_begun:
+            before = self._tokens_before(scanner.begin - 1)
+            self._num_start = before + 1  # the token that ends the start may go on
+        if not scanner.is_over:
+            settled = self._tokens_before(scanner.settled) - self._num_settled
+            del self._ends[:settled]
+            self._num_settled += settled
 
-    def _feed_start(self, token_id: int) -> None:
-        if token_id == self._start[self.num_fed]:
-            self._tail = [*self._tail, token_id]
-            self.num_fed += 1
-            if not self.missing_start:
-                self.is_open, self._num_delimiter_tokens, self._tail = True, self.num_fed, []
-        elif self.is_open:
-            partial_start = self._start[: self.num_fed]
-            self._start, self._tail, self.num_fed = (), [], 0
-            self._feed_thinking((*partial_start, token_id))
-        else:
-            self.is_over = True
-
-    def _feed_thinking(self, token_ids: Sequence[int]) -> None:
-        window = [*self._tail, *token_ids]
-        num_tail = len(self._tail)
-        for position, token_id in enumerate(token_ids, start=num_tail + 1):
-            if token_id not in self._last_ids:
-                continue
-            for end in self._ends:
-                if tuple(window[max(0, position - len(end)) : position]) == end:
-                    self.num_fed += position - num_tail
-                    self._num_delimiter_tokens += len(end)
-                    self.is_over = True
-                    return
-        self.num_fed += len(token_ids)
-        self._tail = window[-max(map(len, self._ends)) :]
+    def _tokens_before(self, position: int) -> int:
+        """Return how many tokens end at or before a position, which must not be settled."""
+        count = 0
+        for end in self._ends:
+            if end > position:
+                break
+            count += 1
+        return self._num_settled + count

@@ -1,6 +1,8 @@
 """What is shown of a pool, out of answers of its routes; and of a server that is not there."""
 
 import io
+import subprocess
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -117,6 +119,18 @@ def test_nobody_there_is_one_line() -> None:
     view = PoolView(Client("http://127.0.0.1:1"))
     assert "does not answer" in str(view.next(0.0))
     assert view.problem
+
+
+def test_one_frame_is_shown_without_a_terminal() -> None:
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "headrace", "top", "--url", "http://127.0.0.1:9"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert "127.0.0.1:9" in done.stdout
 
 
 def batches(done: int) -> list[dict[str, Any]]:

@@ -5,7 +5,16 @@ import pytest
 from headrace.coordinator.actions import Actions
 from headrace.coordinator.call_router import ENDED, NO_ANSWER, CallRouter, report_activity
 from headrace.protocol.call_results import ScalingState, WorkerActivity, WorkerSleep
-from headrace.protocol.calls import AnyCall, CallTarget, GetActivity, GetScaling, Ping, Sleep
+from headrace.protocol.calls import (
+    ABSENT,
+    MISSING,
+    AnyCall,
+    CallTarget,
+    GetActivity,
+    GetScaling,
+    Ping,
+    Sleep,
+)
 from headrace.protocol.state import (
     ASLEEP,
     DRAINING,
@@ -125,8 +134,25 @@ def test_states_are_told_without_asking_anybody() -> None:
 
 
 def test_states_of_workers_that_there_are_not() -> None:
-    ((_, result),) = report_activity(pool_call(GetActivity(), worker="c-0"), POOL).answers
-    assert (result.error, result.answers) == ("there is no such worker", ())
+    for group in ("", "b"):
+        call = pool_call(GetActivity(), group, "c-0" if group == "" else "a-0")
+        ((_, result),) = report_activity(call, POOL).answers
+        assert (result.error, result.kind) == ("there is no such worker", MISSING)
+        assert result.answers == ()
+
+
+@pytest.mark.parametrize("state", [DRAINING, STALLED])
+def test_worker_that_ends_is_no_unknown_one(state: WorkerStatus) -> None:
+    pool = [worker("a-0.0", state)]
+    for call in (pool_call(GetActivity(), worker="a-0"), pool_call(worker="a-0.0")):
+        ((_, result),) = (
+            CallRouter().on_call(call, 0.0, pool).answers
+            if call.call is SLEEP
+            else (report_activity(call, pool).answers)
+        )
+        assert (result.error, result.kind) == ("this worker is ending", ABSENT)
+    ((_, result),) = CallRouter().on_call(pool_call(), 0.0, pool).answers
+    assert (result.error, result.kind) == ("no worker is running", ABSENT)
 
 
 def test_the_coordinator_answers_calls_of_its_own() -> None:

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from headrace.launcher.command.flag_help import flag_table, new_parser
+from headrace.launcher.command.flag_help import flag_table, help_text
 from headrace.launcher.command.flags import FLAGS, Flag
 from headrace.launcher.command.options import option_fields
+from headrace.launcher.command.reference import reference_flags
+from headrace.launcher.command.variables import variables
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "flag_tables.py"
@@ -42,7 +44,7 @@ def test_stale_table_is_found_and_made_anew(tmp_path: Path) -> None:
 
 def test_help_and_table_have_the_same_words() -> None:
     words = "folder of the LoRA adapters that may be loaded while the pool runs"
-    assert words in " ".join(new_parser(option_fields()).format_help().split())
+    assert words in " ".join(help_text(option_fields()).split())
     assert f"| `--lora-dir` | {words} | anywhere |" in flag_table(["lora_dir"], option_fields())
 
 
@@ -60,3 +62,9 @@ def test_every_flag_is_an_option_with_a_description(flag: Flag) -> None:
 def test_every_option_has_a_flag_but_the_name_of_a_group() -> None:
     keys = {flag.key for group in FLAGS.values() for flag in group}
     assert option_fields().keys() - keys == {"name"}
+
+
+def test_each_flag_and_variable_of_the_reference_is_in_a_table() -> None:
+    text = (ROOT / "docs" / "options.md").read_text()
+    missing = [name for name in (*reference_flags(), *variables()) if f"\n| `{name}`" not in text]
+    assert missing == []

@@ -1,9 +1,11 @@
 """An application on a fake pool, and a client for it."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import httpx2
 import pytest
+from openai import AsyncOpenAI
 from quart import Quart
 from quart.typing import TestClientProtocol as Client
 
@@ -88,3 +90,16 @@ def make_app(text: ModelTokenizer, text_path: Path, pool: FakePool, tmp_path: Pa
 @pytest.fixture
 def client(make_app: MAKE_APP) -> Client:
     return make_app().test_client()
+
+
+@pytest.fixture
+async def openai_client(make_app: MAKE_APP) -> AsyncIterator[AsyncOpenAI]:
+    """OpenAI's own client of the application."""
+    app = make_app()
+    async with app.test_app():
+        transport = httpx2.ASGITransport(app)  # type: ignore[arg-type]
+        http_client = httpx2.AsyncClient(transport=transport)
+        async with AsyncOpenAI(
+            base_url="http://test/v1", api_key="none", http_client=http_client, max_retries=0
+        ) as client:
+            yield client

@@ -57,6 +57,7 @@ class FakePool:
     calls: the admin calls that were made, and their targets. values: what a worker answers, by the
         classes of calls. errors: why they cannot be executed, and of which kind that is.
     reason: why texts end, whatever their tokens say. error: what their last outputs say of it.
+    cached_tokens, written_tokens: prompt tokens that workers find in their caches, and add to them.
     """
 
     reply: Reply
@@ -67,6 +68,8 @@ class FakePool:
     busy: PoolBusy | None = None
     reason: FinishReason | None = None
     error: str | None = None
+    cached_tokens: int = 0
+    written_tokens: int = 0
     state: PoolState | None = field(default_factory=pool_state)
     calls: list[tuple[AnyCall, CallTarget]] = field(default_factory=list)
     values: dict[type[AdminCall], AnyResult] = field(default_factory=dict)
@@ -142,7 +145,8 @@ class FakeStream:
                     return
             last = start + size >= len(tokens)
             end = (reason, stop_token) if last else None
-            output = _output(request, tokens[start : start + size], start, end)
+            cache = (pool.cached_tokens, pool.written_tokens)
+            output = _output(request, tokens[start : start + size], start, end, cache)
             yield replace(output, error=pool.error if last else None)
 
 
@@ -159,7 +163,11 @@ def _ended(
 
 
 def _output(
-    request: Generate, tokens: list[int], position: int, end: tuple[FinishReason, int | None] | None
+    request: Generate,
+    tokens: list[int],
+    position: int,
+    end: tuple[FinishReason, int | None] | None,
+    cache: tuple[int, int],
 ) -> Output:
     top, named = request.sampling.logprobs, request.sampling.logprob_token_ids
     return Output(
@@ -169,13 +177,20 @@ def _output(
         finish_reason=end[0] if end else None,
         stop_token_id=end[1] if end else None,
         logprobs=None if top is None else tuple(logprobs_of(token, top, named) for token in tokens),
-        admission=_admission(request) if position == 0 else None,
+        admission=_admission(request, *cache) if position == 0 else None,
     )
 
 
-def _admission(request: Generate) -> Admission:
+def _admission(request: Generate, cached_tokens: int, written_tokens: int) -> Admission:
     top = request.sampling.prompt_logprobs
     of_prompt = None
     if top is not None:
         of_prompt = tuple(logprobs_of(token, top) for token in request.prompt_token_ids[1:])
-    return Admission(cached_tokens=0, queue_s=0.5, prefill_s=0.25, prompt_logprobs=of_prompt)
+    return Admission(
+        cached_tokens,
+        queue_s=0.5,
+        prefill_s=0.25,
+        prompt_logprobs=of_prompt,
+        engine="0",
+        written_tokens=written_tokens,
+    )

@@ -33,3 +33,10 @@ def test_names_are_found() -> None:
         "headrace-coordinator.service",
         "headrace-workers.target",
     }
+
+
+def test_no_unit_starts_again_what_would_fail_alike() -> None:
+    services = [file for file in UNITS.glob("*.service") if "Restart=" in file.read_text()]
+    assert len(services) >= 4
+    for file in services:
+        assert "\nRestartPreventExitStatus=2 78\n" in file.read_text(), file.name

@@ -170,8 +170,9 @@ def test_bad_calls_are_refused(call: Any) -> None:
 
 
 def test_statistics_are_an_engines_under_the_names_that_clients_know() -> None:
-    stats = EngineStats(*range(14))
-    assert len(dataclasses.fields(EngineStats)) == 14
+    values: list[Any] = [*range(14), (2, 1), (3,)]
+    stats = EngineStats(*values)
+    assert len(dataclasses.fields(EngineStats)) == 16
     shown = call_results.EngineStatistics(*dataclasses.astuple(stats)).to_json()
     assert list(shown) == [
         "running",
@@ -188,8 +189,10 @@ def test_statistics_are_an_engines_under_the_names_that_clients_know() -> None:
         "drafts",
         "draft_tokens",
         "accepted_tokens",
+        "accepted_by_position",
+        "ended_by_preemptions",
     ]
-    assert list(shown.values()) == list(range(14))
+    assert list(shown.values()) == values
 
 
 def test_calls_are_frozen() -> None:

@@ -179,5 +179,5 @@ class DyingPool:
         state = PoolState("epoch", next(self._versions), (group,), workers, ())
         self._state = self._dispatch.on_state(state)
 
-    def _count(self, group: str) -> None:
+    def _count(self, group: str, worker_id: str) -> None:
         self.replays += 1

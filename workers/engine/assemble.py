@@ -14,6 +14,7 @@ from headrace.workers.engine.step_pipeline import StepPipeline
 from headrace.workers.grammars.gate import GrammarGate
 from headrace.workers.grammars.grammar_manager import GrammarManager
 from headrace.workers.sequence.engine_adapters import EngineAdapters
+from headrace.workers.sequence.token_texts import TokenTexts
 
 if TYPE_CHECKING:  # pydantic is not needed to step
     from headrace.protocol.config import SpeculativeConfig
@@ -29,6 +30,7 @@ def assemble_engine(
     grammars: GrammarManager | None = None,
     adapters: EngineAdapters | None = None,
     max_loras: int = 1,
+    texts: TokenTexts | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Engine:
     """Make the parts of an engine and join them.
@@ -36,6 +38,7 @@ def assemble_engine(
     grammars: None: requests with a grammar are rejected.
     adapters: None: requests with an adapter are rejected.
     max_loras: the most different adapters in one step.
+    texts: of the tokens, where `grammars` does not read them; None: thinking budgets are rejected.
     clock: returns seconds; measures steps, whose token budget depends on it.
     """
     max_len = min(runner.max_model_len, runner.num_blocks * runner.block_size)
@@ -60,4 +63,5 @@ def assemble_engine(
         drafter=drafter,
         grammar_gate=None if grammars is None else GrammarGate(grammars),
         adapters=adapters,
+        texts=texts,
     )

@@ -1,7 +1,7 @@
 """Propose drafts for sequences, within the tokens that each may still get."""
 
 from collections.abc import Sequence as Items
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from headrace.workers.engine.speculation_gate import SpeculationGate
@@ -14,11 +14,15 @@ if TYPE_CHECKING:  # pydantic is not needed to step
 
 @dataclass(slots=True)
 class DraftCounters:
-    """Cumulative counts of drafts run, the tokens in them, and how many were accepted."""
+    """Cumulative counts of drafts run, the tokens in them, and how many were accepted.
+
+    accepted_by_position: drafts of which at least the first 1, 2, … tokens were accepted.
+    """
 
     drafts: int = 0
     draft_tokens: int = 0
     accepted_tokens: int = 0
+    accepted_by_position: list[int] = field(default_factory=list)
 
 
 class Drafter:
@@ -67,6 +71,10 @@ class Drafter:
         self.counters.drafts += 1
         self.counters.draft_tokens += len(chunk.drafts)
         self.counters.accepted_tokens += accepted
+        by_position = self.counters.accepted_by_position
+        by_position += [0] * (len(chunk.drafts) - len(by_position))
+        for position in range(accepted):
+            by_position[position] += 1
         sequence = chunk.sequence
         if sequence.prompt_lookup is not None:
             sequence.prompt_lookup.record(len(chunk.drafts), accepted, len(sequence.token_ids))

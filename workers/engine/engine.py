@@ -7,7 +7,7 @@ has been checked by `add`.
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from headrace.protocol.state import WorkerLoad
 from headrace.protocol.to_frontend import Output
@@ -22,6 +22,9 @@ from headrace.workers.grammars.gate import GrammarGate
 from headrace.workers.sequence.check_request import check_request
 from headrace.workers.sequence.engine_adapters import EngineAdapters
 from headrace.workers.sequence.sequence import Chunk, Sequence
+from headrace.workers.sequence.token_texts import TokenTexts
+
+MAX_PREEMPTIONS_COUNTED = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,9 @@ class EngineStats:
     step_tokens: tokens run in the last step.
     drafts, draft_tokens, accepted_tokens: drafts run, the tokens in them, and how many of these
         were accepted.
+    accepted_by_position: drafts of which at least the first 1, 2, … tokens were accepted.
+    ended_by_preemptions: requests that have ended, by how often they were preempted: 0, 1, …; the
+        last element counts all that were preempted as often or more.
     """
 
     running: int
@@ -53,6 +59,15 @@ class EngineStats:
     drafts: int = 0
     draft_tokens: int = 0
     accepted_tokens: int = 0
+    accepted_by_position: tuple[int, ...] = ()
+    ended_by_preemptions: tuple[int, ...] = ()
+
+
+class CacheSize(NamedTuple):
+    """The size of a K/V cache. block_size: tokens in a block."""
+
+    num_blocks: int
+    block_size: int
 
 
 class Engine:
@@ -68,6 +83,7 @@ class Engine:
         drafter: Drafter | None = None,
         grammar_gate: GrammarGate | None = None,
         adapters: EngineAdapters | None = None,
+        texts: TokenTexts | None = None,
     ) -> None:
         """Join parts that share one pool of blocks; `assemble.assemble_engine` makes them.
 
@@ -75,6 +91,7 @@ class Engine:
         drafter: the scheduler's own, which must know how long steps took.
         grammar_gate: None: requests with a grammar are rejected.
         adapters: None: requests with an adapter are rejected.
+        texts: of the tokens, where no gate reads them; None: thinking budgets are rejected, too.
         """
         self.max_len = max_len
         self.failed = False
@@ -84,9 +101,11 @@ class Engine:
         self._output_processor = output_processor
         self._drafter = drafter
         self._gate = grammar_gate
+        self._texts = texts
         self._adapters = adapters
         self._sequences: dict[str, Sequence] = {}
         self._arrivals = 0
+        self._ended_by_preemptions = [0] * (MAX_PREEMPTIONS_COUNTED + 1)
         self._recompute_pending = False
 
     def add(self, request: Generate) -> None:
@@ -97,11 +116,14 @@ class Engine:
         check_request(request, self._sequences, self.runner.vocab_size, self.max_len, adapter_ids)
         self._arrivals += 1
         sequence = Sequence.of(request, self._arrivals, time.monotonic())
-        if request.grammar is None:
+        sequence.texts = self._texts if self._gate is None else self._gate.grammars.texts
+        lacks_texts = request.sampling.thinking_budget is not None and sequence.texts is None
+        if request.grammar is None and not lacks_texts:
             self._scheduler.add(sequence)
         elif self._gate is None:
+            field = "thinking_budget" if request.grammar is None else "grammar"
             raise RejectedByEngine(
-                "grammar: this model does not support grammars", retry_elsewhere=False
+                f"{field}: this model does not support it", retry_elsewhere=False
             )
         else:
             self._gate.add(sequence)
@@ -110,6 +132,8 @@ class Engine:
     def abort(self, request_id: str) -> None:
         """Drop a request; no output of it follows. Unknown ids are harmless."""
         sequence = self._sequences.pop(request_id, None)
+        if sequence is not None:
+            self._ended_by_preemptions[min(sequence.preemptions, MAX_PREEMPTIONS_COUNTED)] += 1
         if sequence is None or (self._gate is not None and self._gate.discard(sequence)):
             return
         self._scheduler.remove(sequence)
@@ -265,13 +289,22 @@ class Engine:
 
     def load(self) -> WorkerLoad:
         """Return how busy the engine is. `step_age_s` is filled in by the thread that watches."""
+        running, waiting = ((), ()) if self._adapters is None else self._scheduler.adapters_in_use()
         return WorkerLoad(
             running=self._scheduler.num_running,
             waiting=self._num_waiting,
             kv_usage=self._pool.used_count / self._pool.num_blocks,
             steps=self._output_processor.counters.steps,
             step_age_s=0.0,
+            deferred=self._num_deferred,
+            running_adapters=running,
+            waiting_adapters=waiting,
         )
+
+    @property
+    def cache_size(self) -> CacheSize:
+        """The size of the K/V cache."""
+        return CacheSize(self._pool.num_blocks, self._pool.block_size)
 
     def stats(self) -> EngineStats:
         """Return the gauges and counters as of now."""
@@ -293,8 +326,19 @@ class Engine:
             drafts=drafted.drafts,
             draft_tokens=drafted.draft_tokens,
             accepted_tokens=drafted.accepted_tokens,
+            accepted_by_position=tuple(drafted.accepted_by_position),
+            ended_by_preemptions=tuple(self._ended_by_preemptions),
         )
 
     @property
     def _num_waiting(self) -> int:
-        return self._scheduler.num_waiting + (0 if self._gate is None else len(self._gate))
+        return self._scheduler.num_waiting + self._num_compiling
+
+    @property
+    def _num_deferred(self) -> int:
+        return self._scheduler.num_deferred + self._num_compiling
+
+    @property
+    def _num_compiling(self) -> int:
+        """How many requests wait for their grammar."""
+        return 0 if self._gate is None else len(self._gate)

@@ -58,7 +58,7 @@ class OutputProcessor:
             (),
             sequence.num_outputs,
             reason,
-            admission=_admission(sequence),
+            admission=self._admission(sequence),
             error=error,
         )
 
@@ -72,7 +72,7 @@ class OutputProcessor:
         if result.token_id is None:
             failure = result.error or Failure("error", "no token could be chosen")
             return self.end(sequence, *failure)
-        position, admission = sequence.num_outputs, _admission(sequence)
+        position = sequence.num_outputs
         results = (result, *result.accepted_drafts)
         token_ids, finish = self._append(sequence, results)
         self._scheduler.commit(chunk, accepted=len(token_ids) - 1)
@@ -86,7 +86,7 @@ class OutputProcessor:
             None if finish is None else finish.reason,
             None if finish is None else finish.stop_token_id,
             logprobs or None,
-            admission,
+            self._admission(sequence),
         )
 
     def _append(
@@ -105,17 +105,17 @@ class OutputProcessor:
                 return token_ids[:count], finish
         return token_ids, None
 
-
-def _admission(sequence: Sequence) -> Admission | None:
-    """Return the admission record that a sequence's first output carries; None for later ones."""
-    if sequence.has_output:
-        return None
-    sequence.has_output = True
-    scheduled_s = sequence.scheduled_s or sequence.arrived_s
-    wanted = sequence.request.sampling.prompt_logprobs is not None
-    return Admission(
-        cached_tokens=sequence.num_cached_tokens or 0,
-        queue_s=scheduled_s - sequence.arrived_s,
-        prefill_s=time.monotonic() - scheduled_s,
-        prompt_logprobs=tuple(sequence.prompt_logprobs) if wanted else None,
-    )
+    def _admission(self, sequence: Sequence) -> Admission | None:
+        """Return the record that a sequence's first output carries; None for later ones."""
+        if sequence.has_output:
+            return None
+        sequence.has_output = True
+        scheduled_s = sequence.scheduled_s or sequence.arrived_s
+        wanted = sequence.request.sampling.prompt_logprobs is not None
+        return Admission(
+            cached_tokens=sequence.num_cached_tokens or 0,
+            queue_s=scheduled_s - sequence.arrived_s,
+            prefill_s=time.monotonic() - scheduled_s,
+            prompt_logprobs=tuple(sequence.prompt_logprobs) if wanted else None,
+            written_tokens=self._scheduler.written_tokens(sequence),
+        )

@@ -80,6 +80,22 @@ class Scheduler:
         """Number of sequences that wait to join the batch."""
         return len(self._waiting)
 
+    @property
+    def num_deferred(self) -> int:
+        """Number of waiting sequences whose adapter would be one too many for the batch."""
+        if self._max_loras is None or not self._waiting.adapters:
+            return 0
+        running = {sequence.request.adapter for sequence in self._running} - {""}
+        if len(running) < self._max_loras:
+            return 0
+        counts = self._waiting.adapters.items()
+        return sum(count for adapter, count in counts if adapter not in running)
+
+    def adapters_in_use(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return the adapters of running and of waiting sequences, each once, in order."""
+        running = {sequence.request.adapter for sequence in self._running} - {""}
+        return tuple(sorted(running)), tuple(sorted(self._waiting.adapters))
+
     def add(self, sequence: Sequence) -> None:
         """Let a sequence wait to join the batch."""
         self._waiting.add(sequence)
@@ -151,6 +167,13 @@ class Scheduler:
             for index in range(sequence.num_registered, full):
                 self.pool.register(sequence.blocks[index], hashes[index])
             sequence.num_registered = full
+
+    def written_tokens(self, sequence: Sequence) -> int:
+        """Return how many tokens of a sequence's prompt it has added to the prefix cache."""
+        if not self._caching or sequence.num_registered == sys.maxsize:
+            return 0
+        registered = min(sequence.num_registered * self.pool.block_size, sequence.num_prompt)
+        return max(0, registered - (sequence.num_cached_tokens or 0))
 
     def observe(self, chunks: list[Chunk], seconds: float) -> None:
         """Record how long a step took."""
@@ -334,6 +357,7 @@ class Scheduler:
         self._running.remove(sequence)
         self._release_blocks(sequence)
         self.add(sequence)
+        sequence.preemptions += 1
         self.counters.preemptions += 1
 
     def _release_blocks(self, sequence: Sequence) -> None:

@@ -74,9 +74,12 @@ class WaitingQueue:
     Lower priorities are more urgent. Within one, tenants alternate by the service that they have
     received (`counters`). Of a tenant's requests those that have begun (preempted, or replayed
     after their worker died) come before the others, since a client is reading them.
+
+    adapters: how many of the waiting requests name each LoRA adapter.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.adapters: Counter[str] = Counter()
         self._clock = clock
         self.counters = VirtualCounters()
         self._classes: dict[int, _PriorityClass] = {}
@@ -92,6 +95,7 @@ class WaitingQueue:
             self._classes[priority] = _PriorityClass(self._clock())
         self._classes[priority].add(sequence)
         self.counters.enter(sequence.request.tenant)
+        self._count_adapter(sequence.request.adapter, 1)
         self._length += 1
 
     def remove(self, sequence: Sequence) -> None:
@@ -104,7 +108,14 @@ class WaitingQueue:
         if not priority_class.tenants:
             del self._classes[priority]
         self.counters.leave(sequence.request.tenant)
+        self._count_adapter(sequence.request.adapter, -1)
         self._length -= 1
+
+    def _count_adapter(self, adapter: str, change: int) -> None:
+        if adapter:
+            self.adapters[adapter] += change
+            if not self.adapters[adapter]:
+                del self.adapters[adapter]
 
     def first(self, without_adapter: bool = False) -> Sequence:
         """Return the next sequence. Raises IndexError if none waits.

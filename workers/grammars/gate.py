@@ -1,10 +1,10 @@
-"""Hold requests back until their grammars are compiled, so that no step waits for one."""
+"""Hold requests back until their grammars are compiled, or their tokens' texts read, so that no
+step waits for that."""
 
 import logging
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 
-from headrace.workers.grammars.grammar_manager import GrammarManager
-from headrace.workers.sequence.grammar_state import GrammarState
+from headrace.workers.grammars.grammar_manager import GrammarManager, Prepared
 from headrace.workers.sequence.sequence import Failure, Sequence
 
 log = logging.getLogger("headrace.worker.grammars")
@@ -20,14 +20,14 @@ class GrammarGate:
 
     def __init__(self, grammars: GrammarManager) -> None:
         self.grammars = grammars
-        self._waiting: dict[Sequence, Future[GrammarState]] = {}
+        self._waiting: dict[Sequence, Future[Prepared]] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def add(self, sequence: Sequence) -> None:
-        """Start to compile a sequence's grammar."""
-        self._waiting[sequence] = self.grammars.compile(sequence.request)
+        """Start to prepare what a sequence needs of its model's tokens."""
+        self._waiting[sequence] = self.grammars.prepare(sequence.request)
 
     def discard(self, sequence: Sequence) -> bool:
         """Drop a sequence. Returns False if it is not here."""
@@ -56,6 +56,6 @@ class GrammarGate:
         if error is not None:
             log.error("failed to compile a grammar", exc_info=error)
             return Failure("error", "the grammar cannot be used")
-        sequence.grammar = future.result()
-        reason = sequence.grammar.error
+        sequence.grammar, sequence.texts = future.result()
+        reason = None if sequence.grammar is None else sequence.grammar.error
         return None if reason is None else Failure("rejected", reason)

@@ -21,12 +21,14 @@ TOO_SLOW_S = 0.1  # of one thread, for one mask
 class MaskRequest:
     """A sequence whose next token must match its grammar, with the drafts that follow it.
 
-    banned: ids that end other sequences, but not this one.
+    banned: ids that may not come next, such as those that end other sequences.
+    is_free: whether its grammar does not apply yet.
     """
 
     state: GrammarState
     drafts: tuple[int, ...]
     banned: tuple[int, ...]
+    is_free: bool = False
 
 
 class Masker:
@@ -57,11 +59,12 @@ class Masker:
     def _compute(self, requests: Sequence[MaskRequest], bits: bytearray) -> None:
         if self._is_suspicious:
             for request in requests:
-                _end_if_slow(request.state)
+                if not request.is_free:
+                    _end_if_slow(request.state)
         started_s = time.monotonic()
         plain, drafted, first = [], [], 0
         for request in requests:
-            if request.state.error is not None:
+            if request.state.error is not None or request.is_free:
                 pass
             elif request.drafts:
                 drafted.append((request.state.matcher, first, list(request.drafts)))
@@ -87,7 +90,10 @@ class Masker:
         then dropped.
         """
         state = request.state
-        if state.error is None and state.matcher.is_error():
+        if request.is_free:
+            start = first * self._row_bytes
+            bits[start : start + self._row_bytes] = bytes([_EVERYTHING]) * self._row_bytes
+        elif state.error is None and state.matcher.is_error():
             state.error = f"the grammar cannot be followed: {matcher_error(state.matcher)}"
         for row in range(first, first + 1 + len(request.drafts)):
             start = row * self._row_bytes

@@ -11,13 +11,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from headrace.protocol.state import WorkerLoad
 from headrace.protocol.to_frontend import Output
 from headrace.protocol.to_worker import Abort, Generate
-from headrace.workers.engine.engine import Engine, EngineStats
+from headrace.workers.engine.engine import CacheSize, Engine, EngineStats
 from headrace.workers.engine.runner import Runner
 from headrace.workers.errors import ModelUnsupported, RejectedByEngine
 from headrace.workers.process.engine_memory import EngineMemory
@@ -27,9 +27,13 @@ log = logging.getLogger("headrace.worker")
 
 @dataclass(frozen=True)
 class EngineReady:
-    """The engine has been loaded. adapter_ids: of the adapters that it has."""
+    """The engine has been loaded.
+
+    adapter_ids: of the adapters that it has. cache: the size of its K/V cache.
+    """
 
     adapter_ids: tuple[str, ...]
+    cache: CacheSize
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,7 @@ class EngineThread(threading.Thread):
         load, since = self._load, self._busy_since
         age_s = 0.0 if since is None else time.monotonic() - since
         waiting = load.waiting + len(self._commands)
-        return WorkerLoad(load.running, waiting, load.kv_usage, load.steps, age_s)
+        return replace(load, waiting=waiting, step_age_s=age_s)
 
     # In this thread only, from operations
 
@@ -133,7 +137,8 @@ class EngineThread(threading.Thread):
     def run(self) -> None:
         try:
             memory = EngineMemory(self._build(), self._load_runner)
-            self._post(EngineReady(tuple(sorted(memory.engine.adapter_ids))))
+            engine = memory.engine
+            self._post(EngineReady(tuple(sorted(engine.adapter_ids)), engine.cache_size))
             while True:
                 self._run_once(memory)
         except ModelUnsupported as error:

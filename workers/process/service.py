@@ -6,9 +6,11 @@ It knows the frontend of each request, and numbers its messages to each frontend
 import logging
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from typing import assert_never
 
 from headrace.protocol.codec import DecodeError
+from headrace.protocol.state import engine_label
 from headrace.protocol.to_frontend import (
     OUTPUTS,
     Aborted,
@@ -40,6 +42,7 @@ class Service:
 
     def __init__(self, worker_id: str, submit: Submit, send: Send, guard: QueueGuard) -> None:
         self._worker_id = worker_id
+        self._engine = engine_label(worker_id)
         self._submit = submit
         self._send = send
         self._guard = guard
@@ -142,6 +145,9 @@ class Service:
             owner = self._owners.get(output.request_id)
             if owner is None:
                 continue  # aborted while the step ran
+            if output.admission is not None:
+                admission = replace(output.admission, engine=self._engine)
+                output = replace(output, admission=admission)
             batches[owner].append(output)
             self._guard.on_first_output(output.request_id)
             if output.finish_reason is not None:

@@ -81,6 +81,7 @@ class Worker:
             now = time.monotonic()
             if now >= heartbeat_at:
                 self.load_report.send_heartbeat()
+                self.metrics.show_sleep(self.sleeper.state, self.sleeper.level)
                 heartbeat_at = now + HEARTBEAT_S
             if now >= service_beat_at:
                 self.service.send_heartbeats()
@@ -118,7 +119,8 @@ class Worker:
                 self.load_report.on_step(stats, step_s)
             case EngineRejected(request_id, rejection):
                 self.service.on_rejected(request_id, rejection)
-            case EngineReady(adapter_ids):
+            case EngineReady(adapter_ids, cache):
+                self.metrics.show_cache(cache)
                 self._on_ready(adapter_ids)
             case OperationDone():
                 self.operations.on_done(event)

@@ -1,9 +1,10 @@
 """Check requests as they arrive. The frontend checks them, too; the worker does not rely on it."""
 
 import math
-from collections.abc import Container
+from collections.abc import Container, Sequence
 
-from headrace.protocol.grammar import MAX_AFTER_TOKENS, MAX_GRAMMAR_BYTES, Grammar
+from headrace.protocol.common.reasoning_text import MAX_MARK_CHARS, MAX_MARKS
+from headrace.protocol.grammar import MAX_GRAMMAR_BYTES, Grammar
 from headrace.protocol.sampling import RepetitionRule, SamplingParams
 from headrace.protocol.to_worker import Generate
 from headrace.workers.errors import RejectedByEngine
@@ -38,7 +39,7 @@ def check_request(
     _check_lengths(request, max_len)
     _check_adapter(request.adapter, adapter_ids)
     if request.grammar is not None:
-        _check_grammar(request.grammar, vocab_size)
+        _check_grammar(request.grammar)
     _check_sampling(request.sampling, vocab_size)
     _check_thinking(request.sampling, vocab_size)
     _check_token_ids(request.sampling, vocab_size)
@@ -68,12 +69,10 @@ def _check_adapter(adapter: str, adapter_ids: Container[str] | None) -> None:
         raise RejectedByEngine("adapter is not loaded", retry_elsewhere=adapter_ids is not None)
 
 
-def _check_grammar(grammar: Grammar, vocab_size: int) -> None:
+def _check_grammar(grammar: Grammar) -> None:
     if len(grammar.text.encode(errors="replace")) > MAX_GRAMMAR_BYTES:
         _reject(f"grammar must not be longer than {MAX_GRAMMAR_BYTES} bytes")
-    if len(grammar.after) > MAX_AFTER_TOKENS:
-        _reject(f"grammar: it must start after at most {MAX_AFTER_TOKENS} tokens")
-    _check_ids("grammar", grammar.after, vocab_size)
+    _check_marks("grammar", grammar.after)
 
 
 def _check_sampling(sampling: SamplingParams, vocab_size: int) -> None:
@@ -102,10 +101,23 @@ def _check_thinking(sampling: SamplingParams, vocab_size: int) -> None:
         return
     if budget.tokens < 0:
         _reject("thinking_budget must be at least 0")
-    if not budget.end_ids or not all(budget.end_ids):
+    marks = budget.marks
+    if not marks.ends or not budget.end_ids:
         _reject("thinking_budget has no end delimiter")
-    for delimiter in (budget.start_ids, *budget.end_ids):
-        _check_ids("thinking_budget", delimiter, vocab_size)
+    if bool(marks.starts) != bool(budget.start_ids):
+        _reject("thinking_budget must have the tokens of its start delimiter")
+    shapes = [shape for call in marks.calls for shape in call.shapes]
+    calls = [call.mark for call in marks.calls]
+    _check_marks("thinking_budget", [*marks.starts, *marks.ends, *calls, *shapes])
+    for token_ids in (budget.start_ids, budget.end_ids):
+        _check_ids("thinking_budget", token_ids, vocab_size)
+
+
+def _check_marks(field: str, texts: Sequence[str]) -> None:
+    if len(texts) > MAX_MARKS:
+        _reject(f"{field} has more than {MAX_MARKS} delimiters")
+    if not all(0 < len(text) <= MAX_MARK_CHARS for text in texts):
+        _reject(f"{field}: a delimiter must have 1 to {MAX_MARK_CHARS} characters")
 
 
 def _check_token_ids(sampling: SamplingParams, vocab_size: int) -> None:

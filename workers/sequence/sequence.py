@@ -14,6 +14,7 @@ from headrace.workers.sequence.mask import Mask
 from headrace.workers.sequence.prompt_lookup import PromptLookup
 from headrace.workers.sequence.repetition import RepetitionDetector
 from headrace.workers.sequence.token_counts import TokenCounts
+from headrace.workers.sequence.token_texts import TokenTexts
 
 if TYPE_CHECKING:  # the engine runs without torch, too
     import torch
@@ -33,6 +34,7 @@ class Sequence:
     deferred_tenants: tenants that are deferred in the steps of its prompt.
     blocks: the cache's blocks that hold them, in order; the last ones may still be empty.
     num_cached_tokens: prompt tokens found in the cache at first admission; None before.
+    preemptions: how often it was preempted.
     has_output: whether an output of it has been made.
     hashes: of its first full blocks, as far as computed.
     num_registered: how many of its blocks other sequences can find.
@@ -43,6 +45,7 @@ class Sequence:
     fixed_bias: what the sampler adds to its logits at each step [vocabulary], on the device; None
         until first used.
     grammar: where its output stands in the request's grammar; None if there is no grammar.
+    texts: of the model's tokens; None if the request does not need them.
     """
 
     request: Generate
@@ -54,6 +57,7 @@ class Sequence:
     deferred_tenants: frozenset[str] = frozenset()
     blocks: list[int] = field(default_factory=list)
     num_cached_tokens: int | None = None
+    preemptions: int = 0
     scheduled_s: float | None = None
     has_output: bool = False
     prompt_logprobs: list[Logprobs] = field(default_factory=list)
@@ -66,6 +70,7 @@ class Sequence:
     repetition: RepetitionDetector | None = None
     fixed_bias: "torch.Tensor | None" = None
     grammar: GrammarState | None = None
+    texts: TokenTexts | None = None
 
     @classmethod
     def of(cls, request: Generate, arrival: int, arrived_s: float) -> "Sequence":

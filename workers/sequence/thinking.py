@@ -1,11 +1,13 @@
 """Force the tokens that end thinking once a thinking budget is spent.
 
-A pure function of the output's tokens, so that it is the same with drafts, after a preemption and
-on another worker.
+A pure function of the output's tokens and their texts, so that it is the same with drafts, after a
+preemption and on another worker.
 """
 
 from headrace.protocol.common.thinking import ThinkingTracker
+from headrace.protocol.sampling import ThinkingBudget
 from headrace.workers.sequence.sequence import DraftedSequence, Sequence, SequenceView
+from headrace.workers.sequence.token_texts import TokenTexts
 
 
 def forced_token(sequence: SequenceView) -> int | None:
@@ -16,14 +18,13 @@ def forced_token(sequence: SequenceView) -> int | None:
     budget = sequence.request.sampling.thinking_budget
     if budget is None or sequence.num_outputs < budget.tokens:
         return None
-    if isinstance(sequence, DraftedSequence):
-        block = _block(sequence.sequence)
-        if not block.is_over:
-            block = block.copy()
-            block.feed(sequence.drafts)
-    else:
-        block = _block(sequence)
-    return _next_of(block, budget.tokens)
+    whole = sequence.sequence if isinstance(sequence, DraftedSequence) else sequence
+    block = _block(whole)
+    if isinstance(sequence, DraftedSequence) and not block.is_over:
+        block = block.copy()
+        block.feed(sequence.drafts)
+    assert whole.texts is not None
+    return _next_of(block, budget, whole.texts)
 
 
 def needs_next_token(sequence: Sequence) -> bool:
@@ -34,13 +35,19 @@ def needs_next_token(sequence: Sequence) -> bool:
     return not _block(sequence).is_over
 
 
-def _next_of(block: ThinkingTracker, budget: int) -> int | None:
+def _next_of(block: ThinkingTracker, budget: ThinkingBudget, texts: TokenTexts) -> int | None:
     if block.is_over:
         return None
     start = block.missing_start
-    if start:  # begun, it is completed, so that the end delimiter does not fall into it
-        return start[0] if block.is_open and block.num_fed >= budget else None
-    return block.missing_end[0] if block.num_tokens >= budget else None
+    if start:  # begun, it is completed, so that the end does not fall into it
+        is_due = block.is_open and block.num_fed >= budget.tokens
+        return texts.next_of(start, budget.start_ids) if is_due else None
+    before_call = block.num_before_call
+    if block.num_tokens < budget.tokens or (
+        before_call is not None and before_call < budget.tokens
+    ):
+        return None  # a call that begins within the budget may turn out to be one
+    return texts.next_of(block.missing_end, budget.end_ids)
 
 
 def _block(sequence: Sequence) -> ThinkingTracker:
@@ -50,9 +57,10 @@ def _block(sequence: Sequence) -> ThinkingTracker:
     """
     block = sequence.thinking
     if block is None:
-        budget = sequence.request.sampling.thinking_budget
+        budget, texts = sequence.request.sampling.thinking_budget, sequence.texts
         assert budget is not None
-        block = ThinkingTracker(budget.start_ids, budget.end_ids, budget.is_open)
+        assert texts is not None
+        block = ThinkingTracker(budget.marks.as_bytes(), budget.is_open, texts.text)
         sequence.thinking = block
     if not block.is_over:
         block.feed(sequence.token_ids[sequence.num_prompt + block.num_fed :])

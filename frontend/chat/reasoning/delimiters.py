@@ -1,7 +1,9 @@
 """The delimiters of a model's reasoning, as text and as tokens."""
 
 from dataclasses import dataclass
+from itertools import chain
 
+from headrace.frontend.chat.reasoning.harmony import TOKENS
 from headrace.frontend.text.detokenizer import join
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from headrace.protocol.reasoning import ReasoningFormat
@@ -11,31 +13,30 @@ from headrace.protocol.reasoning import ReasoningFormat
 class ReasoningDelimiters:
     """The delimiters of a format, encoded by one tokenizer.
 
-    start_ids, end_ids, ends_before_ids: token ids of the format's delimiters; () for a delimiter
-        that the tokenizer cannot encode.
-    special_token_ids: those among start_ids and end_ids that detokenizers skip by default, although
-        reasoning is recognized by them.
+    start_ids, end_ids: token ids of the format's delimiters; () for a delimiter that the tokenizer
+        cannot encode.
+    special_token_ids: those that detokenizers skip by default, although reasoning is recognized by
+        them.
     """
 
     format: ReasoningFormat
     start_ids: tuple[int, ...]
     end_ids: tuple[int, ...]
-    ends_before_ids: tuple[tuple[int, ...], ...]
     special_token_ids: frozenset[int]
 
     @classmethod
     def encode(cls, format_: ReasoningFormat, tokenizer: ModelTokenizer) -> "ReasoningDelimiters":
         """Encode the delimiters of a format."""
-        start_ids, end_ids = (
-            _token_ids(tokenizer, format_.start),
-            _token_ids(tokenizer, format_.end),
-        )
-        special = filter(tokenizer.is_special, (*start_ids, *end_ids))
+        texts = [*format_.starts, *format_.ends, *format_.ends_before]
+        texts += filter(None, (format_.answer_start, format_.answer_end))
+        if format_.layout == "harmony":
+            texts += TOKENS
+        encoded = [_token_ids(tokenizer, text) for text in texts]
+        special = filter(tokenizer.is_special, chain.from_iterable(encoded))
         return cls(
             format_,
-            start_ids,
-            end_ids,
-            tuple(_token_ids(tokenizer, delimiter) for delimiter in format_.ends_before),
+            _token_ids(tokenizer, format_.start),
+            _token_ids(tokenizer, format_.end),
             frozenset(special),
         )
 

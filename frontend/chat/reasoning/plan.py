@@ -7,14 +7,17 @@ from typing import Any
 
 from headrace.frontend.chat.message import MessageReader
 from headrace.frontend.chat.reasoning.delimiters import ReasoningDelimiters
-from headrace.frontend.chat.reasoning.reader import ReasoningReader
+from headrace.frontend.chat.reasoning.harmony import HarmonyReader
+from headrace.frontend.chat.reasoning.reader import AnswerReader, PrefixedReader, ReasoningReader
 from headrace.frontend.context import ServedModel
 from headrace.frontend.errors import BadRequest
 from headrace.frontend.generation.start_generation import Prompt
 from headrace.frontend.schemas.chat import ChatCompletionRequest
 from headrace.frontend.schemas.generation import GenerationRequest
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
+from headrace.protocol.common.reasoning_text import ReasoningMarks
 from headrace.protocol.common.thinking import ThinkingTracker
+from headrace.protocol.reasoning import ReasoningFormat
 from headrace.protocol.sampling import ThinkingBudget
 
 # The end of a prompt that is searched: room for a delimiter and the white space after it.
@@ -54,23 +57,31 @@ class ReasoningPlan:
         Each choice needs readers of its own.
         include: whether the reader returns reasoning or drops it.
         """
-        if self.start is ReasoningStart.CLOSED:
-            return content_reader
         format_ = self.delimiters.format
+        is_closed = self.start is ReasoningStart.CLOSED
+        if format_.layout == "harmony":
+            return HarmonyReader(content_reader, include=include, in_answer=is_closed)
+        if format_.layout == "prefixed":
+            is_open = self.start is ReasoningStart.OPEN
+            return PrefixedReader(content_reader, format_.start) if is_open else content_reader
+        if format_.answer_start is not None and format_.answer_end is not None:
+            content_reader = AnswerReader(content_reader, format_.answer_start, format_.answer_end)
+        if is_closed:
+            return content_reader
         return ReasoningReader(
             content_reader,
-            start=format_.start,
-            end=format_.end,
-            ends_before=format_.ends_before if self.has_tools else (),
+            marks=format_.marks(with_calls=self.has_tools),
             is_open=self._is_open,
             include=include,
+            heading=format_.heading,
+            trims=format_.trims,
         )
 
-    def tracker(self) -> ThinkingTracker | None:
+    def tracker(self, tokenizer: ModelTokenizer) -> ThinkingTracker | None:
         """Return a tracker of reasoning tokens; None if there is nothing to track."""
-        if self.start is ReasoningStart.CLOSED or not self.delimiters.end_ids:
+        if self.start is ReasoningStart.CLOSED:
             return None
-        return ThinkingTracker(self._start_ids, self._ends, self._is_open)
+        return ThinkingTracker(self._marks.as_bytes(), self._is_open, tokenizer.token_text)
 
     def budget(self, tokens: int | None) -> ThinkingBudget | None:
         """Return the budget that a worker enforces; None for no limit.
@@ -88,33 +99,31 @@ class ReasoningPlan:
             )
         if self.start is ReasoningStart.CLOSED:
             return None
-        return ThinkingBudget(tokens, self._start_ids, self._ends, self._is_open)
+        start_ids = self.delimiters.start_ids if self._marks.starts else ()
+        end_ids = self.delimiters.end_ids
+        return ThinkingBudget(tokens, self._marks, start_ids, end_ids, self._is_open)
 
     @property
-    def grammar_after(self) -> tuple[int, ...]:
-        """Return the tokens after which a grammar applies; () if it applies at once.
+    def grammar_after(self) -> tuple[str, ...]:
+        """Return the texts after which a grammar applies; () if it applies at once.
 
         It applies at once also where reasoning is not certain; the grammar then excludes reasoning.
         """
-        return self.delimiters.end_ids if self._is_open else ()
+        return self.delimiters.format.ends if self._is_open else ()
 
     @property
     def _is_open(self) -> bool:
         return self.start in (ReasoningStart.OPEN, ReasoningStart.ASSUMED)
 
     @property
-    def _start_ids(self) -> tuple[int, ...]:
-        return () if self.start is ReasoningStart.OPEN else self.delimiters.start_ids
-
-    @property
-    def _ends(self) -> tuple[tuple[int, ...], ...]:
-        ends_before = self.delimiters.ends_before_ids if self.has_tools else ()
-        return (self.delimiters.end_ids, *filter(None, ends_before))
+    def _marks(self) -> ReasoningMarks:
+        with_start = self.start is not ReasoningStart.OPEN and bool(self.delimiters.start_ids)
+        return self.delimiters.format.marks(with_start=with_start, with_calls=self.has_tools)
 
 
-def reasoning_end_ids(model: ServedModel) -> tuple[int, ...]:
-    """Return the token ids of the delimiter that ends a model's reasoning; () if it is unknown."""
-    return () if model.reasoning is None else model.reasoning.end_ids
+def can_bound_reasoning(model: ServedModel) -> bool:
+    """Return whether a model's reasoning can be held to a budget."""
+    return model.reasoning is not None and bool(model.reasoning.end_ids)
 
 
 def check_thinking_budget(
@@ -144,9 +153,7 @@ async def plan_chat_reasoning(
     if start is None and request.continue_final_message:
         start = _start_by_message(delimiters, request)
     if start is None:
-        switch = delimiters.format.switch
-        is_off = switch is not None and variables.get(switch) is False
-        is_assumed = delimiters.format.assumed and not is_off
+        is_assumed = delimiters.format.assumed and delimiters.format.is_on(variables)
         start = ReasoningStart.ASSUMED if is_assumed else ReasoningStart.OPTIONAL
     return ReasoningPlan(delimiters, start)
 
@@ -162,8 +169,7 @@ async def plan_completion_reasoning(
     prompt_text = prompt.text
     if prompt_text is None or is_truncated:
         prompt_text = await tokenizer.decode(prompt.token_ids, skip_special_tokens=False)
-    start, end = delimiters.format.start, delimiters.format.end
-    is_open = prompt_text.rfind(start) > prompt_text.rfind(end)
+    is_open = _is_left_open(delimiters.format, prompt_text)
     return ReasoningPlan(delimiters, ReasoningStart.OPEN if is_open else ReasoningStart.OPTIONAL)
 
 
@@ -179,9 +185,12 @@ async def _prompt_end(
 def _start_by_prompt(delimiters: ReasoningDelimiters, end: str) -> ReasoningStart | None:
     """Return what a delimiter at the end of the prompt tells; earlier ones may be a user's text."""
     end = end.rstrip()
-    if end.endswith(delimiters.format.end):
+    format_ = delimiters.format
+    heading = format_.heading.rstrip()
+    if end.endswith((*format_.ends, *filter(None, (format_.answer_start,)))):
         return ReasoningStart.CLOSED
-    return ReasoningStart.OPEN if end.endswith(delimiters.format.start) else None
+    starts = (*format_.starts, *(start + heading for start in format_.starts))
+    return ReasoningStart.OPEN if end.endswith(starts) else None
 
 
 def _start_by_message(
@@ -194,5 +203,10 @@ def _start_by_message(
     content = request.messages[-1].content
     if not content:
         return None
-    is_open = content.rfind(delimiters.format.start) > content.rfind(delimiters.format.end)
+    is_open = _is_left_open(delimiters.format, content)
     return ReasoningStart.OPEN if is_open else ReasoningStart.CLOSED
+
+
+def _is_left_open(format_: ReasoningFormat, text: str) -> bool:
+    """Return whether the last delimiter in a text is a start."""
+    return max(map(text.rfind, format_.starts)) > max(map(text.rfind, format_.ends))

@@ -3,18 +3,41 @@
 from pathlib import Path
 
 # Importing these modules registers their parsers.
-from headrace.frontend.chat.tools.formats import deepseek, llama, mistral, pythonic, tagged
-from headrace.frontend.chat.tools.parser import ParserError, ToolParser, load_plugin, make_parser
+from headrace.frontend.chat.tools.formats import (
+    deepseek,
+    gemma,
+    glm,
+    harmony,
+    kimi,
+    llama,
+    mistral,
+    pythonic,
+    tagged,
+    xml,
+)
+from headrace.frontend.chat.tools.parser import (
+    ParserError,
+    ToolParser,
+    load_plugin,
+    make_parser,
+    parsers_without_settings,
+)
 
 __all__ = [
     "ParserError",
     "ToolParser",
+    "available_parsers",
     "deepseek",
     "find_parser",
+    "gemma",
+    "glm",
+    "harmony",
+    "kimi",
     "llama",
     "mistral",
     "pythonic",
     "tagged",
+    "xml",
 ]
 
 
@@ -27,3 +50,8 @@ def find_parser(spec: str, plugin: Path | None = None) -> ToolParser:
     if plugin is not None:
         load_plugin(plugin)
     return make_parser(spec)
+
+
+def available_parsers() -> list[tuple[str, ToolParser]]:
+    """Return the parsers that may be found by themselves, with their names."""
+    return parsers_without_settings()

@@ -4,7 +4,7 @@ from headrace.frontend.chat.tools.grammars import forced_arguments, forced_calls
 from headrace.frontend.chat.tools.tool_use import ToolUse
 from headrace.frontend.errors import BadRequest
 from headrace.frontend.schemas.generation import GenerationRequest
-from headrace.frontend.structured.constraint import Constraint, lark_constraint, request_constraint
+from headrace.frontend.structured.constraint import Constraint, request_constraint, tools_constraint
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
 
 
@@ -37,7 +37,7 @@ def chat_constraint(
         raise BadRequest(
             "use_beam_search cannot be combined with a grammar for tool calls.", "use_beam_search"
         )
-    return None if grammar is None else lark_constraint(grammar, "tools")
+    return None if grammar is None else tools_constraint(grammar)
 
 
 def _grammar(tools: ToolUse, tokenizer: ModelTokenizer) -> str | None:
@@ -46,8 +46,11 @@ def _grammar(tools: ToolUse, tokenizer: ModelTokenizer) -> str | None:
         return forced_arguments(functions[0])
     if tools.mode == "required":
         return forced_calls(functions, parallel=tools.is_parallel)
-    syntax = None if tools.parser is None else tools.parser.call_syntax
-    if tools.mode != "auto" or syntax is None or not any(function.strict for function in functions):
+    is_held = tools.holds_names or any(function.strict for function in functions)
+    if tools.mode != "auto" or tools.parser is None or not (functions and is_held):
         return None
     token_ids = tokenizer.added_token_ids(tools.delimiters)
+    syntax = tools.parser.call_syntax_of(token_ids)
+    if syntax is None:
+        return None
     return strict_calls(functions, syntax, token_ids, parallel=tools.is_parallel)

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from headrace.frontend.chat.tools.forced import ARGUMENTS, NAME
+from headrace.frontend.chat.tools.parameter_grammars import ParameterRules
 from headrace.frontend.chat.tools.parser import CallSyntax
 from headrace.frontend.schemas.tools import FunctionDefinition
+from headrace.frontend.structured.constraint import TOOL_SCHEMA_MARK
 
 _ANY_TEXT = "TEXT: /(.|\\n)*/"
-_TEXT_WITHOUT_CALL = "TEXT: /[ \\t\\r\\n]*([^{ \\t\\r\\n](.|\\n)*)?/"
+_OBJECT_START = '/(.|\\n)*\\{[ \\t\\r\\n]*"/'
 
 
 def arguments_schema(function: FunctionDefinition) -> dict[str, Any]:
@@ -35,7 +37,7 @@ def forced_calls(functions: Sequence[FunctionDefinition], *, parallel: bool) -> 
     """
     options = []
     for function in functions:
-        begin = f'{{"{NAME}": {json.dumps(function.name)}, "{ARGUMENTS}": '
+        begin = f'{{"{NAME}": {json.dumps(function.name, ensure_ascii=False)}, "{ARGUMENTS}": '
         schema = arguments_schema(function)
         options.append(f"{_quoted(begin)} {_json_value(schema)} {_quoted('}')}")
     more = ' (", " call)*' if parallel else ""
@@ -56,23 +58,54 @@ def strict_calls(
     token_ids: ids of the delimiters that are single tokens; other delimiters are matched by
         character.
     """
-    options = []
+    options, rules = [], ParameterRules(_json_value, _text_with_tokens, token_ids)
     for function in functions:
-        schema = arguments_schema(function) if function.strict else {"type": "object"}
-        begin = _text_with_tokens(syntax.begin(function.name), token_ids)
+        begin = _text_with_tokens(_begin(syntax, function.name), token_ids)
         end = _text_with_tokens(syntax.end, token_ids)
-        options.append(f"{begin} {_json_value(schema)} {end}")
-    rules = _alternatives("call", options)
-    if syntax.is_whole_text:
-        more = ' ("; " call)*' if parallel else ""
-        start = f"start: ({_text_with_tokens(syntax.start, token_ids)})? call{more} | TEXT"
-        return "\n".join([start, *rules, _TEXT_WITHOUT_CALL])
-    start = "start: (lead call)* TEXT" if parallel else "start: lead call | TEXT"
-    if syntax.start in token_ids:
-        lead = f"lead: TEXT {_text_with_tokens(syntax.start, token_ids)}"
+        options.append(f"{begin} {_strict_arguments(function, syntax, rules)} {end}")
+    others = [_text_with_tokens(other, token_ids) for other in syntax.others]
+    written = [*_alternatives("call", options), *rules.written]
+    if others:
+        written += _alternatives("other", others)
+    return "\n".join([*_free_text(syntax, token_ids, parallel=parallel), *written, _ANY_TEXT])
+
+
+def _begin(syntax: CallSyntax, name: str) -> str:
+    begin = syntax.begin(name)
+    return begin.removeprefix('{"') if syntax.is_whole_text else begin
+
+
+def _strict_arguments(
+    function: FunctionDefinition, syntax: CallSyntax, rules: ParameterRules
+) -> str:
+    schema = arguments_schema(function)
+    if syntax.parameters is None:
+        return _json_value(schema if function.strict else {"type": "object"})
+    return (
+        rules.body(schema, syntax.parameters) if function.strict else rules.any(syntax.parameters)
+    )
+
+
+def _free_text(syntax: CallSyntax, token_ids: Mapping[str, int], *, parallel: bool) -> list[str]:
+    """Return the rules of free text and of what begins a call in it."""
+    marks = [token_ids[mark] for mark in syntax.marks if mark in token_ids]
+    if syntax.is_whole_text and syntax.start in token_ids:
+        marks.append(token_ids[syntax.start])
+    before = "mark* " if marks else ""
+    others = f"({before}lead other)* " if syntax.others else ""
+    if parallel:
+        kinds = "(call | other)" if syntax.others else "call"
+        start = f"start: ({before}lead {kinds})* {before}TEXT"
     else:
-        lead = f"lead[lazy]: TEXT {_quoted(syntax.start)}"
-    return "\n".join([start, lead, *rules, _ANY_TEXT])
+        start = f"start: {others}({before}lead call | {before}TEXT)"
+    rules = [start]
+    if marks:
+        rules.append("mark: TEXT (" + " | ".join(f"<[{mark}]>" for mark in marks) + ")")
+    if syntax.is_whole_text:
+        return [*rules, f"lead[lazy]: {_OBJECT_START}"]
+    if syntax.start in token_ids:
+        return [*rules, f"lead: TEXT {_text_with_tokens(syntax.start, token_ids)}"]
+    return [*rules, f"lead[lazy]: TEXT {_quoted(syntax.start)}"]
 
 
 def _alternatives(name: str, options: Sequence[str]) -> list[str]:
@@ -83,13 +116,8 @@ def _alternatives(name: str, options: Sequence[str]) -> list[str]:
 
 
 def _json_value(schema: Mapping[str, Any]) -> str:
-    """Return a rule body for a JSON value that conforms to the schema.
-
-    It is spaced as Python's json module does it: unbounded white space could go on forever.
-    """
-    spacing = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-    options = {"x-guidance": spacing}
-    return "%json " + json.dumps({**schema, **options}, ensure_ascii=False)
+    """Return a rule body for a JSON value of the schema; a checker completes it."""
+    return TOOL_SCHEMA_MARK + json.dumps(schema, ensure_ascii=False) + TOOL_SCHEMA_MARK
 
 
 def _text_with_tokens(text: str, token_ids: Mapping[str, int]) -> str:

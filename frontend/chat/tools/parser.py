@@ -13,9 +13,10 @@ subclasses of ToolParser:
 docs/tools.md has a complete example.
 """
 
+import contextlib
 import importlib.util
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -27,20 +28,38 @@ class ParserError(Exception):
     """A parser is not available; the message says why in one line."""
 
 
+class ParameterSyntax(NamedTuple):
+    """The format of arguments that are not one JSON value.
+
+    begin: a function from a parameter's name and types to what stands before its value. The value
+        of one that may be a string stands there as it is, other values are JSON.
+    end: the text after a value, which no text value contains.
+    """
+
+    begin: Callable[[str, frozenset[str]], str]
+    end: str
+
+
 class CallSyntax(NamedTuple):
-    """The format of a call, for models that write its arguments as JSON.
+    """The format of a call, for grammars that hold the model to functions' schemas.
 
     start: the text at the beginning of a call; free text does not contain it.
     begin: a function from the called function's name to the text between `start` and the arguments.
     end: the text after the arguments.
-    is_whole_text: whether calls are the whole output; `start` is then optional, and text that
-        begins neither with it nor with a brace is free.
+    is_whole_text: whether calls are JSON objects without tags. `start` is then optional, and free
+        text contains no brace with a quote after it.
+    parameters: how arguments are written that are not a JSON object.
+    marks: special tokens that free text may contain.
+    others: texts that may follow `start` in place of a call.
     """
 
     start: str
     begin: Callable[[str], str]
     end: str
     is_whole_text: bool = False
+    parameters: ParameterSyntax | None = None
+    marks: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
 
 
 class ToolParser:
@@ -49,7 +68,7 @@ class ToolParser:
     One object serves all requests, so it must not keep state.
 
     delimiters: texts that `read` must see; special tokens among them are kept in the output.
-    call_syntax: for grammars that restrict calls to their functions' schemas; None: not supported.
+    call_syntax: for grammars that hold calls to their functions' schemas; None: not supported.
     """
 
     delimiters: tuple[str, ...] = ()
@@ -71,6 +90,10 @@ class ToolParser:
         returns is content too.
         """
         raise NotImplementedError
+
+    def call_syntax_of(self, tokens: Collection[str]) -> CallSyntax | None:
+        """Return the syntax of calls for a model with these of the delimiters as tokens."""
+        return self.call_syntax
 
     def new_id(self) -> str:
         """Return a new id for a call."""
@@ -98,6 +121,16 @@ def register_tool_parser(*names: str) -> Callable[[P], P]:
 def parser_names() -> list[str]:
     """Return the names of all registered parsers."""
     return sorted(_PARSERS)
+
+
+def parsers_without_settings() -> list[tuple[str, ToolParser]]:
+    """Return a parser of each class that needs no settings, with its first name, as registered."""
+    found: dict[type[ToolParser], tuple[str, ToolParser]] = {}
+    for name, parser in _PARSERS.items():
+        if parser not in found:
+            with contextlib.suppress(ParserError):
+                found[parser] = (name, parser())
+    return list(found.values())
 
 
 def make_parser(spec: str) -> ToolParser:

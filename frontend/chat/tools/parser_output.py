@@ -3,24 +3,33 @@
 from collections.abc import Callable
 
 from headrace.frontend.chat.message import NOTHING, MessagePart, ToolCallPart
+from headrace.frontend.chat.tools.tool_schemas import NO_SCHEMAS, ToolSchemas
 
 
 class ParserOutput:
-    """Collects the content and calls of one output.
+    """Collects the content, reasoning and calls of one output.
 
     White space next to a call separates it from other text and is not content: it is held back
     until the text after it is known.
 
     new_id: makes the id of a call.
     only_first: whether all calls but the first are dropped.
+    tools: the functions that the request offers, for formats whose values have no types.
     """
 
-    def __init__(self, new_id: Callable[[], str], only_first: bool = False) -> None:
+    def __init__(
+        self,
+        new_id: Callable[[], str],
+        only_first: bool = False,
+        tools: ToolSchemas = NO_SCHEMAS,
+    ) -> None:
         self.num_calls = 0
+        self.tools = tools
         self._new_id = new_id
         self._only_first = only_first
         self._content: list[str] = []
         self._space: list[str] = []
+        self._reasoning: list[str] = []
         self._after_call = False
         self._parts: list[_CallBuilder] = []
 
@@ -38,6 +47,10 @@ class ParserOutput:
             self._after_call = False
         if len(kept) < len(text):
             self._space.append(text[len(kept) :])
+
+    def reasoning(self, text: str) -> None:
+        """Add reasoning that stands between content and calls."""
+        self._reasoning.append(text)
 
     def begin_call(self, name: str, call_id: str | None = None) -> None:
         """Begin a call of the function `name`.
@@ -70,11 +83,12 @@ class ParserOutput:
 
     def take_part(self) -> MessagePart:
         """Return what was added since the last call of this method."""
-        if not (self._content or self._parts):
+        if not (self._content or self._parts or self._reasoning):
             return NOTHING
         calls = tuple([part.build() for part in self._parts])
-        part = MessagePart("".join(self._content), "", calls)
+        part = MessagePart("".join(self._content), "".join(self._reasoning), calls)
         self._content.clear()
+        self._reasoning.clear()
         self._parts.clear()
         return part
 

@@ -7,6 +7,7 @@ from headrace.frontend.chat.message import MessagePart, ToolCallPart
 from headrace.frontend.chat.tools.parser import ToolParser
 from headrace.frontend.chat.tools.parser_output import ParserOutput
 from headrace.frontend.chat.tools.source import Source
+from headrace.frontend.chat.tools.tool_schemas import NO_SCHEMAS, ToolSchemas
 
 log = logging.getLogger("headrace.frontend.tools")
 
@@ -16,6 +17,7 @@ class ToolCallReader:
 
     only_first: whether all calls but the first are dropped.
     new_id: makes the ids of calls; None for the parser's own ids.
+    tools: the functions that the request offers.
     """
 
     def __init__(
@@ -23,9 +25,10 @@ class ToolCallReader:
         parser: ToolParser,
         only_first: bool = False,
         new_id: Callable[[], str] | None = None,
+        tools: ToolSchemas = NO_SCHEMAS,
     ) -> None:
         self._source = Source()
-        self._output = ParserOutput(new_id or parser.new_id, only_first)
+        self._output = ParserOutput(new_id or parser.new_id, only_first, tools)
         self._parsing = parser.read(self._source, self._output)
 
     def feed(self, text: str) -> MessagePart:

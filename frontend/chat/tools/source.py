@@ -7,7 +7,7 @@ into pieces.
 """
 
 import re
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -87,7 +87,7 @@ class Source:
     # Reading
 
     def take(self, count: int) -> str:
-        """Read the next `count` characters, which must have come."""
+        """Read the next `count` characters, which must have come, or the last ones of the text."""
         text = self._text[self._position : self._position + count]
         self._position += count
         if self._recorded is not None:
@@ -100,22 +100,30 @@ class Source:
             yield
         return self._text[self._position : self._position + 1]
 
-    def accept(self, text: str, *, or_cut: bool = False) -> Incremental[bool]:
-        """Read `text` if it comes next, and return whether it did.
+    def ahead(self, text: str, *, or_cut: bool = False) -> Incremental[bool]:
+        """Return whether `text` comes next, without reading it.
 
-        or_cut: also accept a prefix of `text` that is cut off by the end of the output.
+        or_cut: also if the output ends within it.
         """
         while True:
             if self._text.startswith(text, self._position):
-                self.take(len(text))
                 return True
             left = len(self._text) - self._position
             if left >= len(text) or not text.startswith(self._text[self._position :]):
                 return False
             if self._ended:
-                self.take(left if or_cut else 0)
                 return or_cut and left > 0
             yield
+
+    def accept(self, text: str, *, or_cut: bool = False) -> Incremental[bool]:
+        """Read `text` if it comes next, and return whether it did.
+
+        or_cut: also accept a prefix of `text` that is cut off by the end of the output.
+        """
+        is_ahead = yield from self.ahead(text, or_cut=or_cut)
+        if is_ahead:
+            self.take(len(text))
+        return is_ahead
 
     def emit_while(
         self, pattern: re.Pattern[str], emit: Callable[[str], object]
@@ -169,3 +177,11 @@ class Source:
             if self._ended:
                 return
             yield
+
+
+def accept_any(source: Source, texts: Sequence[str], *, or_cut: bool = False) -> Incremental[bool]:
+    """Read the one of the texts that comes next, and return whether one did."""
+    for text in texts:
+        if (yield from source.accept(text, or_cut=or_cut)):
+            return True
+    return False

@@ -1,13 +1,14 @@
 """Resolve a request's tools and tool choice."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from headrace.frontend.chat.message import MessageReader, PlainReader
 from headrace.frontend.chat.tools.forced import ForcedCallsParser
 from headrace.frontend.chat.tools.parser import ToolParser
 from headrace.frontend.chat.tools.reader import ForcedArgumentsReader, ToolCallReader
+from headrace.frontend.chat.tools.tool_schemas import ToolSchemas
 from headrace.frontend.errors import BadRequest
 from headrace.frontend.schemas.chat import ChatCompletionRequest
 from headrace.frontend.schemas.tools import AllowedToolChoice, NamedTool, Tool
@@ -25,6 +26,7 @@ class ToolUse:
     template_tools: tools as the chat template gets them; None if it gets none.
     parser: the model's parser; None if calls are not recognized in its output.
     is_parallel: whether an answer may hold several calls.
+    holds_names: whether calls must name one of the tools, even if no tool is strict.
     """
 
     mode: ToolMode
@@ -32,6 +34,7 @@ class ToolUse:
     template_tools: Sequence[dict[str, Any]] | None = None
     parser: ToolParser | None = None
     is_parallel: bool = True
+    holds_names: bool = False
 
     def reader(self) -> MessageReader:
         """Return a reader for one choice."""
@@ -41,7 +44,9 @@ class ToolUse:
         if self.mode == "named":
             return ForcedArgumentsReader(self.callable_tools[0].function.name, parser.new_id())
         if self.mode == "auto":
-            return ToolCallReader(parser, not self.is_parallel)
+            functions = [tool.function for tool in self.callable_tools]
+            schemas = ToolSchemas({function.name: function.parameters for function in functions})
+            return ToolCallReader(parser, not self.is_parallel, tools=schemas)
         return PlainReader()
 
     @property
@@ -51,6 +56,23 @@ class ToolUse:
 
 
 NO_TOOLS = ToolUse("none")
+
+
+def at_strict_level(tools: ToolUse, level: str) -> ToolUse:
+    """Return tools whose calls are held to them at least as the operator wants.
+
+    level: "auto": strict tools only; "function": to their names; "parameter": to their schemas.
+    """
+    if level == "auto":
+        return tools
+    callable_tools = tools.callable_tools
+    if level == "parameter":
+        callable_tools = [_strict(tool) for tool in callable_tools]
+    return replace(tools, callable_tools=callable_tools, holds_names=True)
+
+
+def _strict(tool: Tool) -> Tool:
+    return tool.model_copy(update={"function": tool.function.model_copy(update={"strict": True})})
 
 
 def resolve_tools(
@@ -67,8 +89,9 @@ def resolve_tools(
     template_tools = None if hides_all else tools_for_template(allowed)
     if mode == "auto" and parser is None:
         raise BadRequest(
-            'tool_choice "auto", which is the default where there are tools, needs a server that'
-            " was started with --enable-auto-tool-choice and --tool-call-parser.",
+            'tool_choice "auto", which is the default where there are tools, needs a model whose'
+            " chat template tells how it writes calls, or a server that was started with"
+            " --tool-call-parser.",
             "tool_choice",
         )
     callable_tools = _callable_tools(request, allowed)
@@ -81,7 +104,10 @@ def tools_for_template(tools: Sequence[Tool] | None) -> list[dict[str, Any]] | N
 
 
 def _template_tool(tool: Tool) -> dict[str, Any]:
-    return {"type": "function", "function": tool.function.model_dump(exclude_unset=True)}
+    return {
+        "type": "function",
+        "function": tool.function.model_dump(by_alias=True, exclude_unset=True),
+    }
 
 
 def _is_parallel(request: ChatCompletionRequest) -> bool:

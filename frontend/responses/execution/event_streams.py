@@ -20,6 +20,7 @@ from headrace.frontend.responses.output.event_writer import (
 from headrace.frontend.responses.store.ownership import ResponseOwnership
 from headrace.frontend.responses.store.response_store import ResponseStore
 from headrace.frontend.store.database import StoreUnavailable
+from headrace.frontend.streaming import KEEP_ALIVE, SilenceTimer
 
 # How often the store is polled for another frontend's response.
 POLL_S = 0.1
@@ -43,9 +44,13 @@ _TERMINAL_PREFIXES = tuple(
 class EventStreams:
     """Streams of events, live from this frontend or read from the store."""
 
-    def __init__(self, store: ResponseStore, ownership: ResponseOwnership) -> None:
+    def __init__(
+        self, store: ResponseStore, ownership: ResponseOwnership, keep_alive_s: float
+    ) -> None:
+        """keep_alive_s: seconds without an event after which a stream gets a comment; 0: never."""
         self._store = store
         self._ownership = ownership
+        self._keep_alive_s = keep_alive_s
 
     async def follow_live(self, live: LiveResponse, first: int) -> AsyncIterator[str]:
         """Stream the events of a response that this frontend runs, from number `first`.
@@ -53,9 +58,17 @@ class EventStreams:
         Continues from the store if this frontend loses the response.
         """
         number, last = first, ""
-        async for events in live.follow(first):
-            number, last = number + len(events), events[-1]
-            yield "".join(events)
+        silence = SilenceTimer(self._keep_alive_s, live.wake_followers)
+        try:
+            async for events in live.follow(first):
+                if events:
+                    number, last = number + len(events), events[-1]
+                elif not silence.is_due:
+                    continue  # another follower's silence
+                silence.note_sent()
+                yield "".join(events) or KEEP_ALIVE
+        finally:
+            silence.stop()
         if not live.lost or last.startswith(_TERMINAL_PREFIXES):
             return
         async for text in self._poll(live.job.response_id, number, must_end=True):
@@ -67,12 +80,21 @@ class EventStreams:
 
     async def _poll(self, response_id: str, number: int, must_end: bool) -> AsyncIterator[str]:
         """Poll the store. must_end: the client has seen events and needs a terminal one."""
-        last = ""
+        last, said_at = "", time.monotonic()
+        reading: asyncio.Future[tuple[list[str], bool]] | None = None
         try:
             while True:
-                events, ended = await self._read(response_id, number)
+                if 0 < self._keep_alive_s <= time.monotonic() - said_at:
+                    said_at = time.monotonic()
+                    yield KEEP_ALIVE
+                reading = reading or asyncio.ensure_future(self._read(response_id, number))
+                await asyncio.wait({reading}, timeout=self._keep_alive_s or None)
+                if not reading.done():
+                    continue
+                (events, ended), reading = reading.result(), None
                 if events:
                     number, last = number + len(events), events[-1]
+                    said_at = time.monotonic()
                     yield "".join(events)
                 elif ended:
                     break
@@ -82,6 +104,9 @@ class EventStreams:
                 yield await self._terminal_event(response_id, number)
         except StoreUnavailable as error:
             yield _error_event(error, number)
+        finally:
+            if reading is not None:
+                reading.cancel()
 
     async def _read(self, response_id: str, first: int) -> tuple[list[str], bool]:
         deadline = time.monotonic() + STORE_TIMEOUT_S

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from headrace.frontend.responses.output.response_body import ResponseBody
+from headrace.frontend.responses.output.response_body import COMPLETED, INCOMPLETE, ResponseBody
 from headrace.frontend.responses.store.rows import StoredResponse
 from headrace.frontend.schemas.responses import Item, ResponsesRequest
 
@@ -14,9 +14,11 @@ class Job:
     """The work of one response.
 
     body: the response as it was created.
-    earlier: the items of the previous responses that it continues. inputs: its own input items.
+    earlier: the items that it continues, of previous responses or of a conversation.
+    inputs: its own input items.
     seed: the request's or one that was chosen for it.
     fingerprint: frontends with the same one can run it.
+    conversation_end: the number of the next item of its conversation, if it has one.
     """
 
     body: ResponseBody
@@ -25,6 +27,7 @@ class Job:
     inputs: Sequence[Item]
     seed: int
     fingerprint: str
+    conversation_end: int | None = None
 
     @property
     def response_id(self) -> str:
@@ -35,11 +38,18 @@ class Job:
         return {
             "request": self.request.model_dump(by_alias=True, exclude_unset=True),
             "seed": self.seed,
+            "conversation_end": self.conversation_end,
         }
+
+    def new_items(self, body: ResponseBody) -> Sequence[Item]:
+        """Return the items that the response adds to its conversation. body: as it has ended."""
+        has_output = body["status"] in (COMPLETED, INCOMPLETE)
+        return [*self.inputs, *body["output"]] if has_output else ()
 
     @classmethod
     def from_stored(cls, stored: StoredResponse, earlier: Sequence[Item]) -> "Job":
-        """Restore a job. earlier: comes from the rows of the previous responses."""
+        """Restore a job. earlier: comes from the rows of previous responses or a conversation."""
         request = ResponsesRequest.model_validate(stored.job["request"])
         seed = stored.job["seed"]
-        return cls(stored.body, request, earlier, stored.inputs, seed, stored.fingerprint)
+        end = stored.job.get("conversation_end")
+        return cls(stored.body, request, earlier, stored.inputs, seed, stored.fingerprint, end)

@@ -136,7 +136,10 @@ class LiveResponse:
     # For followers
 
     async def follow(self, first: int) -> AsyncIterator[list[str]]:
-        """Yield events as they come, from number `first`, which must be at least `base`."""
+        """Yield events as they come, from number `first`, which must be at least `base`.
+
+        May yield no events, in particular after `wake_followers`.
+        """
         index = first - self._base
         while True:
             advanced = self._advanced
@@ -148,6 +151,12 @@ class LiveResponse:
                 return
             else:
                 await advanced.wait()
+                if index >= self._visible and not self._ended:
+                    yield []
+
+    def wake_followers(self) -> None:
+        """Let the followers yield, even if there is no new event."""
+        self._notify()
 
     def _notify(self) -> None:
         advanced, self._advanced = self._advanced, asyncio.Event()

@@ -1,11 +1,15 @@
 """Make the events of a response that ran without a stream, from its finished body."""
 
+import json
 from typing import Any
 
 from headrace.frontend.chat.message import MessagePart, ToolCallPart
+from headrace.frontend.responses.output.call_items import CALL_ITEMS, CalledTool
 from headrace.frontend.responses.output.event_writer import EventWriter
 from headrace.frontend.responses.output.output_writer import OutputWriter
 from headrace.frontend.responses.output.response_body import IN_PROGRESS, ResponseBody, with_status
+from headrace.frontend.responses.request.client_tools import TOOL_SEARCH, flat_name
+from headrace.frontend.responses.request.custom_input import encode_input
 from headrace.frontend.schemas.responses import Item
 
 
@@ -17,10 +21,9 @@ def replay_events(body: ResponseBody) -> list[str]:
     events.lifecycle("created", started)
     events.lifecycle("in_progress", started)
     ids = [item.get("call_id", "") for item in body["output"]]
-    labels = {
-        item["name"]: item["server_label"] for item in body["output"] if item["type"] == "mcp_call"
-    }
-    writer = OutputWriter(body["id"], events, labels, lambda index, _: ids[index])
+    tools = {_function_name(item): _called(item) for item in body["output"] if _is_call(item)}
+    is_sealed = any(item.get("encrypted_content") for item in body["output"])
+    writer = OutputWriter(body["id"], events, tools, lambda index, _: ids[index], is_sealed)
     for index, item in enumerate(body["output"]):
         _replay_item(writer, index, item)
     events.lifecycle(body["status"], body)
@@ -38,9 +41,33 @@ def _replay_item(writer: OutputWriter, index: int, item: Item) -> None:
             writer.list_tools(item["server_label"], item["tools"])
             return
         case _:
-            call = ToolCallPart(0, item.get("call_id"), item["name"], item["arguments"])
+            call = ToolCallPart(0, item.get("call_id"), _function_name(item), _arguments(item))
             writer.add(MessagePart(tool_calls=(call,)))
     writer.end_turn(item["status"] == "incomplete")
     if item["type"] == "mcp_call" and item["status"] in ("completed", "failed"):
         error = item["error"]
         writer.end_server_call(index, item["output"], error and error["content"])
+
+
+def _is_call(item: Item) -> bool:
+    return item["type"] in CALL_ITEMS
+
+
+def _called(item: Item) -> CalledTool:
+    name, namespace, label = (item.get(field) for field in ("name", "namespace", "server_label"))
+    return CalledTool(item["type"], name or TOOL_SEARCH, namespace, label)
+
+
+def _function_name(item: Item) -> str:
+    called = _called(item)
+    return flat_name(called.namespace, called.name)
+
+
+def _arguments(item: Item) -> str:
+    """Return the arguments of a call as the model may have written them."""
+    match item["type"]:
+        case "custom_tool_call":
+            return encode_input(item["input"])
+        case "tool_search_call":
+            return json.dumps(item["arguments"], ensure_ascii=False)
+    return str(item["arguments"])

@@ -9,14 +9,17 @@ from headrace.frontend.chat.chat_run import ChatRun, MessageDelta
 from headrace.frontend.chat.start_chat import start_chat
 from headrace.frontend.context import Context
 from headrace.frontend.errors import ApiError, BadRequest
+from headrace.frontend.generation.request_times import RequestTimes
 from headrace.frontend.generation.start_generation import Cleanups
 from headrace.frontend.middleware import request_scope
 from headrace.frontend.openai_api.logprobs import TokenNames, chat_logprobs
 from headrace.frontend.process.drain import Drain
 from headrace.frontend.process.worker_thread import MANY_PARTS, run_in_worker_thread
 from headrace.frontend.responses.execution.job import Job
+from headrace.frontend.responses.offered_tools import called_tools, offered_tools
 from headrace.frontend.responses.output.event_writer import EventSink, EventWriter
 from headrace.frontend.responses.output.output_writer import OutputWriter, ServerToolCall
+from headrace.frontend.responses.output.raw_messages import RawMessages
 from headrace.frontend.responses.output.response_body import (
     CANCELLED,
     COMPLETED,
@@ -30,10 +33,11 @@ from headrace.frontend.responses.output.response_body import (
     with_status,
 )
 from headrace.frontend.responses.request.chat_request import chat_request, rename_fields
-from headrace.frontend.responses.request.requested_tools import RequestedTools, chat_tools
+from headrace.frontend.responses.request.requested_tools import RequestedTools
 from headrace.frontend.responses.request.tool_choice import chat_tool_choice
 from headrace.frontend.responses.server_tools import ServerTools, ToolResult
 from headrace.frontend.responses.store.journal import Journal, JournaledPool
+from headrace.frontend.schemas.responses import INCLUDE_REASONING
 
 # Turns of the model in one response, whatever the request allows.
 MAX_TURNS = 32
@@ -71,6 +75,8 @@ class ResponseRun:
         self._journal = journal
         self._events = EventWriter(sink)
         self._usage = ResponseUsage()
+        self._times: RequestTimes | None = None
+        self._raw = RawMessages() if job.request.enable_response_messages else None
         self._names = TokenNames(self._model.tokenizer, as_ids=False)
         self._server_call_count = 0
         self._interruption: ApiError | None = None
@@ -85,11 +91,16 @@ class ResponseRun:
         ]
         self._tools = ServerTools(self._requested, self._journal)
         await self._tools.list_all()
+        offered = offered_tools(self._requested, self._tools)
         choice = self._job.request.tool_choice
-        offered = chat_tools(self._requested, self._tools.listed)
         self._tool_choice, self._offered_tools = chat_tool_choice(choice, offered)
+        called = called_tools(self._requested, self._tools)
         self._writer = OutputWriter(
-            self._job.response_id, self._events, self._tools.labels, self._call_id
+            self._job.response_id,
+            self._events,
+            called,
+            self._call_id,
+            seals_reasoning=INCLUDE_REASONING in (self._job.request.include or ()),
         )
         self._chat = await self._start_turn()
 
@@ -187,10 +198,15 @@ class ResponseRun:
     async def _run_turn(self) -> str:
         """Write the output of one turn; return its finish reason."""
         reason = None
+        if self._raw is not None:
+            self._raw.begin_turn(self._chat.prompt)
         async for _, delta in self._chat.deltas():
             self._writer.add(delta.part, self._logprobs(delta))
+            if self._raw is not None:
+                self._raw.add(delta.delta)
             reason = delta.finish_reason
         choice = self._chat.generation.choices[0]
+        self._times = choice.times
         tokens = len(self._chat.prompt.token_ids)
         reasoning = self._chat.reasoning_tokens(choice)
         self._usage.turns.append(
@@ -217,7 +233,10 @@ class ResponseRun:
     # End
 
     def _end_body(self, status: ResponseStatus, error: ApiError | None = None) -> ResponseBody:
-        return with_status(self._job.body, status, self._writer.output, self._usage, error)
+        body = with_status(self._job.body, status, self._writer.output, self._usage, error)
+        if self._times is not None and len(self._usage.turns) == 1:
+            body["metrics"] = self._times.report()
+        return body if self._raw is None else {**body, **self._raw.to_json()}
 
     def failed(self, error: ApiError) -> ResponseBody:
         """Close the open items and return the failed response."""

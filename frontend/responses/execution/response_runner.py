@@ -4,15 +4,17 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import time
 
 from headrace.frontend.context import Context
-from headrace.frontend.errors import FAILURE, InternalError, TooManyRequests
+from headrace.frontend.errors import FAILURE, ApiError, InternalError, TooManyRequests
 from headrace.frontend.middleware import request_scope
 from headrace.frontend.middleware.errors import api_error
 from headrace.frontend.responses.execution.live_response import LiveResponse
 from headrace.frontend.responses.execution.response_run import ResponseRun
 from headrace.frontend.responses.output.response_body import FAILED, ResponseBody, with_status
 from headrace.frontend.responses.request.requested_tools import RequestedTools
+from headrace.frontend.responses.store.conversation_store import ConversationStore
 from headrace.frontend.responses.store.ownership import ResponseOwnership
 from headrace.frontend.responses.store.response_store import ResponseStore
 from headrace.frontend.store.database import StoreUnavailable
@@ -33,12 +35,17 @@ class ResponseRunner:
     """
 
     def __init__(
-        self, context: Context, store: ResponseStore, ownership: ResponseOwnership
+        self,
+        context: Context,
+        store: ResponseStore,
+        conversations: ConversationStore,
+        ownership: ResponseOwnership,
     ) -> None:
         self.owner = secrets.token_hex(8)
         self.changed = asyncio.Event()
         self._context = context
         self._store = store
+        self._conversations = conversations
         self._ownership = ownership
         self._live: dict[str, LiveResponse] = {}
         self._run_tasks: set[asyncio.Task[None]] = set()
@@ -83,15 +90,22 @@ class ResponseRunner:
     async def start_stream(self, live: LiveResponse, run: ResponseRun) -> None:
         """Run a response for the current HTTP request; it ends when that does.
 
-        Waits for the first output and raises the error that prevents it.
+        Waits for the first output and raises the error that prevents it; but no longer than streams
+        may be silent, and errors that come later become events.
         """
-        cleanups = request_scope.current().cleanups
+        scope = request_scope.current()
+        cleanups = scope.cleanups
         cleanups.append(run.close)
         await run.prepare()
         if live.job.request.is_stored:
             await self._register(live)
         self._spawn(live, run)
         cleanups.append(live.stop)
+        if keep_alive_s := self._context.config.sse_keep_alive_interval_s:
+            silent_s = time.monotonic() - scope.started
+            await asyncio.wait({live.started}, timeout=max(0.0, keep_alive_s - silent_s))
+            if not live.started.done():
+                live.started.set_result(None)
         await live.started
 
     async def start_background(self, live: LiveResponse, run: ResponseRun) -> None:
@@ -177,7 +191,7 @@ class ResponseRunner:
     async def _end(self, live: LiveResponse, run: ResponseRun, body: ResponseBody) -> None:
         """Store the end, then show it: a client that has seen it may ask any frontend."""
         if not live.is_stored:
-            run.emit_end(body)
+            run.emit_end(await self._add_to_conversation(live, run, body))
             return
         live.hide_end()
         run.emit_end(body)
@@ -193,10 +207,22 @@ class ResponseRunner:
                 else:
                     live.replace_end(error)
 
+    async def _add_to_conversation(
+        self, live: LiveResponse, run: ResponseRun, body: ResponseBody
+    ) -> ResponseBody:
+        """Add the items of a response that is not stored; return its body, failed if that fails."""
+        conversation_id = live.job.request.conversation
+        if conversation_id is not None:
+            try:
+                await self._conversations.append(conversation_id, live.job.new_items(body))
+            except ApiError as error:
+                return run.failed(error)
+        return body
+
     async def _finish(self, live: LiveResponse, body: ResponseBody) -> None:
         async with self._lock:
             before, last = live.final_batches()
-            if not await self._ownership.finish(self.owner, last, body, before):
+            if not await self._ownership.finish(self.owner, last, body, before, live.job):
                 live.lost = True
                 return
             for batch in (before, last):

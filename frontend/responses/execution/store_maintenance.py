@@ -22,6 +22,8 @@ from headrace.frontend.responses.execution.response_runner import ResponseRunner
 from headrace.frontend.responses.output.event_writer import EventWriter
 from headrace.frontend.responses.output.response_body import FAILED, with_status
 from headrace.frontend.responses.request.requested_tools import read_tools
+from headrace.frontend.responses.request_items import conversation_items
+from headrace.frontend.responses.store.conversation_store import ConversationStore
 from headrace.frontend.responses.store.fingerprint import fingerprints
 from headrace.frontend.responses.store.journal import Journal
 from headrace.frontend.responses.store.ownership import ResponseOwnership
@@ -53,12 +55,14 @@ class StoreMaintenance:
         self,
         context: Context,
         store: ResponseStore,
+        conversations: ConversationStore,
         ownership: ResponseOwnership,
         runner: ResponseRunner,
         servers: Sequence[ToolServer],
     ) -> None:
         self._context = context
         self._store = store
+        self._conversations = conversations
         self._ownership = ownership
         self._runner = runner
         self._servers = servers
@@ -130,6 +134,7 @@ class StoreMaintenance:
             await asyncio.sleep(PRUNE_S * random.uniform(0.5, 1.5))
             with contextlib.suppress(StoreUnavailable):
                 await self._store.prune()
+                await self._conversations.prune()
 
     # Takeover
 
@@ -157,6 +162,9 @@ class StoreMaintenance:
         earlier: Sequence[Item] = ()
         if stored.previous_id is not None:
             earlier = await self._store.conversation(stored.previous_id)
+        elif (conversation_id := stored.job["request"].get("conversation")) is not None:
+            end = stored.job["conversation_end"]
+            earlier, _ = await conversation_items(self._conversations, conversation_id, end)
         job = Job.from_stored(stored, earlier)
         entries, events, batches = await self._ownership.journal(job.response_id)
         live = LiveResponse(job, Journal(entries), base=events, batches=batches)

@@ -5,10 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from openai.types.responses import (
-    ResponseFunctionCallArgumentsDeltaEvent,
-    ResponseFunctionCallArgumentsDoneEvent,
-    ResponseMcpCallArgumentsDeltaEvent,
-    ResponseMcpCallArgumentsDoneEvent,
     ResponseMcpCallCompletedEvent,
     ResponseMcpCallFailedEvent,
     ResponseMcpCallInProgressEvent,
@@ -19,6 +15,12 @@ from openai.types.responses import (
 )
 
 from headrace.frontend.chat.message import MessagePart, ToolCallPart
+from headrace.frontend.responses.output.call_items import (
+    CALL_ITEMS,
+    CLIENT_CALLS,
+    CalledTool,
+    CallItem,
+)
 from headrace.frontend.responses.output.event_writer import EventWriter
 from headrace.frontend.responses.output.ids import output_id
 from headrace.frontend.responses.output.text_items import (
@@ -44,26 +46,29 @@ class OutputWriter:
     """Writes the output of a response.
 
     has_client_calls: whether the last turn has calls that the client must run.
-    labels: of tools that the server runs, the label of their tool server by tool name.
-    call_id: returns the id of a function call, given the item's index and the parser's id.
+    tools: by the name by which the model calls them; others are functions of this name.
+    call_id: returns the id of a call that the client runs, given the item's index and the parser's
+        id.
+    seals_reasoning: whether reasoning is shown as encrypted content, too.
     """
 
     def __init__(
         self,
         response_id: str,
         events: EventWriter,
-        labels: Mapping[str, str],
+        tools: Mapping[str, CalledTool],
         call_id: Callable[[int, str], str],
+        seals_reasoning: bool = False,
     ) -> None:
         self.output: list[Item] = []
         self.has_client_calls = False
         self._response_id = response_id
         self._events = events
-        self._labels = labels
+        self._tools = tools
         self._call_id = call_id
+        self._seals_reasoning = seals_reasoning
         self._open_text: TextItem | None = None
-        self._open_call: int | None = None  # index of the item whose arguments come
-        self._arguments: list[str] = []
+        self._open_call: CallItem | None = None
         self._logprobs: list[dict[str, Any]] = []
         self._pending_calls: list[ServerToolCall] = []
         self._turn_start = 0
@@ -86,7 +91,7 @@ class OutputWriter:
             self._open_text = self._begin("message")
         self._close("incomplete" if is_truncated else "completed")
         items = self.output[self._turn_start :]
-        self.has_client_calls = any(item["type"] == "function_call" for item in items)
+        self.has_client_calls = any(item["type"] in CLIENT_CALLS for item in items)
         self._turn_start = len(self.output)
         calls, self._pending_calls = self._pending_calls, []
         return calls
@@ -109,7 +114,7 @@ class OutputWriter:
     def _begin(self, kind: TextItemType) -> TextItem:
         index = len(self.output)
         item_id = output_id(self._response_id, kind, index)
-        text_item = TEXT_ITEMS[kind](item_id, index, self._events)
+        text_item = TEXT_ITEMS[kind](item_id, index, self._events, self._seals_reasoning)
         self.output.append(text_item.item("in_progress"))
         return text_item
 
@@ -121,6 +126,7 @@ class OutputWriter:
             self._open_text = None
         if self._open_call is not None:
             self._end_call(self._open_call, status)
+            self._open_call = None
         self._logprobs = []
 
     # Calls
@@ -131,39 +137,27 @@ class OutputWriter:
             self._close()
             self._begin_call(part.name, part.call_id or "")
         if self._open_call is not None and part.arguments:
-            self._arguments.append(part.arguments)
-            delta, _ = _ARGUMENT_EVENTS[self.output[self._open_call]["type"]]
-            self._events.emit(delta, delta=part.arguments, **self._location(self._open_call))
+            self._open_call.add(part.arguments)
 
     def _begin_call(self, name: str, parser_id: str) -> None:
-        index = self._open_call = len(self.output)
-        self._arguments = []
-        if name in self._labels:
-            item = self._item(index, "mcp_call", server_label=self._labels[name], name=name)
-            item |= {"arguments": "", "output": None, "error": None}
-        else:
-            call_id = self._call_id(index, parser_id)
-            item = self._item(index, "function_call", call_id=call_id, name=name, arguments="")
+        index = len(self.output)
+        tool = self._tools.get(name) or CalledTool("function_call", name)
+        fields = tool.fields()
+        if tool.kind in CLIENT_CALLS:
+            fields = {"call_id": self._call_id(index, parser_id), **fields}
+        item = self._item(index, tool.kind, **fields)
+        self._open_call = CALL_ITEMS[tool.kind](item, index, self._events)
         self._added({**item, "status": "in_progress"})
-        if name in self._labels:
+        if tool.kind == "mcp_call":
             self._events.emit(ResponseMcpCallInProgressEvent, **self._location(index))
 
-    def _end_call(self, index: int, status: ItemStatus) -> None:
-        arguments = "".join(self._arguments)
-        item = self.output[index] = {
-            **self.output[index],
-            "arguments": arguments,
-            "status": status,
-        }
-        _, done = _ARGUMENT_EVENTS[item["type"]]
-        name = {"name": item["name"]} if item["type"] == "function_call" else {}
-        self._events.emit(done, arguments=arguments, **name, **self._location(index))
-        self._open_call = None
-        if item["type"] == "function_call" or status != "completed":
-            self._done(index)
+    def _end_call(self, call: CallItem, status: ItemStatus) -> None:
+        item = self.output[call.index] = call.close(status)
+        if item["type"] in CLIENT_CALLS or status != "completed":
+            self._done(call.index)
         else:
             item["status"] = "calling"
-            self._pending_calls.append(ServerToolCall(index, item["name"], arguments))
+            self._pending_calls.append(ServerToolCall(call.index, item["name"], item["arguments"]))
 
     def end_server_call(self, index: int, output: str | None, error: str | None) -> None:
         """Write the result of a call that the server has run."""
@@ -203,12 +197,3 @@ class OutputWriter:
 
     def _done(self, index: int) -> None:
         self._events.emit(ResponseOutputItemDoneEvent, item=self.output[index], output_index=index)
-
-
-_ARGUMENT_EVENTS: dict[str, tuple[type[Any], type[Any]]] = {
-    "function_call": (
-        ResponseFunctionCallArgumentsDeltaEvent,
-        ResponseFunctionCallArgumentsDoneEvent,
-    ),
-    "mcp_call": (ResponseMcpCallArgumentsDeltaEvent, ResponseMcpCallArgumentsDoneEvent),
-}

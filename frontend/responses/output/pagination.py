@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
+from quart import request
+
 from headrace.frontend.errors import BadRequest
+from headrace.frontend.http.query import query_number
 from headrace.frontend.schemas.responses import Item
 
 
@@ -26,3 +29,16 @@ def paginate(items: Sequence[Item], limit: int, after: str | None) -> dict[str, 
         "last_id": page[-1]["id"] if page else None,
         "has_more": start + limit < len(items),
     }
+
+
+def requested_page(items: Sequence[Item]) -> dict[str, Any]:
+    """Return the page that the current request's `limit`, `order` and `after` ask for.
+
+    Raises BadRequest if one of them is invalid.
+    """
+    order = request.args.get("order", "desc")
+    if order not in ("asc", "desc"):
+        raise BadRequest("order: must be asc or desc.", "order")
+    limit = query_number("limit", 20, 1, 100)
+    ordered = items if order == "asc" else items[::-1]
+    return paginate(ordered, limit, request.args.get("after"))

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple
 
 from headrace.frontend.errors import ApiError, BadRequest, TooManyRequests
+from headrace.frontend.responses.request.requested_tools import RequestedTools
 from headrace.frontend.responses.request.tool_choice import read_tool_choice
 from headrace.frontend.schemas.responses import Item, ResponsesRequest
 from headrace.protocol.text import TextInfo
@@ -70,15 +71,20 @@ def new_body(
     request: ResponsesRequest,
     model: str,
     info: TextInfo,
-    tools: Sequence[Item],
+    tools: RequestedTools,
 ) -> ResponseBody:
-    """Return a response as it is created. tools: as the response shows them."""
+    """Return a response as it is created."""
+    has_tools = bool(tools.echo or tools.client)
 
     def sampling_value(name: str, default: float) -> float:
         value = getattr(request, name)
         return value if value is not None else info.generation_defaults.get(name, default)
 
+    conversation = {}
+    if request.conversation is not None:
+        conversation = {"conversation": {"id": request.conversation}}
     return {
+        **conversation,
         "id": response_id,
         "object": "response",
         "created_at": created_at,
@@ -94,8 +100,8 @@ def new_body(
         "top_p": sampling_value("top_p", 1.0),
         "presence_penalty": sampling_value("presence_penalty", 0.0),
         "frequency_penalty": sampling_value("frequency_penalty", 0.0),
-        "tool_choice": read_tool_choice(request.tool_choice) if tools else "none",
-        "tools": list(tools),
+        "tool_choice": read_tool_choice(request.tool_choice) if has_tools else "none",
+        "tools": list(tools.echo),
         "max_output_tokens": request.max_output_tokens,
         "max_tool_calls": request.max_tool_calls,
         "previous_response_id": request.previous_response_id,

@@ -15,6 +15,7 @@ from openai.types.responses import (
 )
 
 from headrace.frontend.responses.output.event_writer import EventWriter
+from headrace.frontend.responses.request.sealed_text import seal
 from headrace.frontend.schemas.responses import Item
 
 Logprobs = Sequence[dict[str, Any]]
@@ -26,15 +27,19 @@ class TextItem:
     """An item with one text part, under construction; making it emits its first events.
 
     kind: the item's type. index: its index in the output.
+    is_sealed: whether reasoning is shown as encrypted content, too.
     """
 
     kind: TextItemType
     delta_event: type[Any]
     done_event: type[Any]
 
-    def __init__(self, item_id: str, index: int, events: EventWriter) -> None:
+    def __init__(
+        self, item_id: str, index: int, events: EventWriter, is_sealed: bool = False
+    ) -> None:
         self.item_id = item_id
         self.index = index
+        self.is_sealed = is_sealed
         self._events = events
         self._texts: list[str] = []
         self.logprobs: list[dict[str, Any]] = []
@@ -120,12 +125,13 @@ class ReasoningItem(TextItem):
         return {"type": "reasoning_text", "text": self.text}
 
     def item(self, status: ItemStatus, is_empty: bool = False) -> Item:
+        is_sealed = self.is_sealed and status != "in_progress"
         return {
             "id": self.item_id,
             "type": "reasoning",
             "summary": [],
             "content": [] if is_empty else [self.part()],
-            "encrypted_content": None,
+            "encrypted_content": seal(self.text) if is_sealed else None,
             "status": status,
         }
 

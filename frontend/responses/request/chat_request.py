@@ -21,7 +21,7 @@ _FIELD_NAMES = {
     "reasoning_effort": "reasoning.effort",
     "truncate_prompt_tokens": "truncation",
 }
-_LEADING_NAME = re.compile(rf"^(?:body\.)?({'|'.join(_FIELD_NAMES)})\b")
+_LEADING_NAME = re.compile(rf"^(body\.)?({'|'.join(_FIELD_NAMES)})\b")
 
 
 def chat_request(
@@ -55,7 +55,9 @@ def chat_request(
     if (response_format := _response_format(request)) is not None:
         fields["response_format"] = response_format
     if request.truncation == "auto":
-        output_tokens = max_tokens or min(_DEFAULT_OUTPUT_TOKENS, max_model_len // 4)
+        # A limit near the context's size is cut to what the prompt leaves, and must leave a prompt.
+        default = min(_DEFAULT_OUTPUT_TOKENS, max_model_len // 4)
+        output_tokens = max_tokens if max_tokens and max_tokens <= max_model_len // 2 else default
         fields["truncate_prompt_tokens"] = max(1, max_model_len - output_tokens)
     try:
         return validate(ChatCompletionRequest, fields)
@@ -77,9 +79,11 @@ def rename_fields(error: ApiError) -> ApiError:
     """Return an error about a chat with the field names that the client used."""
     match = _LEADING_NAME.match(error.message)
     message = _rename_leading(error.message)
-    param = _FIELD_NAMES[match[1]] if match and error.param is None else error.param
+    param = _FIELD_NAMES[match[2]] if match and error.param is None else error.param
     return type(error)(message, None if param is None else _rename_leading(param), error.headers)
 
 
 def _rename_leading(text: str) -> str:
-    return _LEADING_NAME.sub(lambda match: _FIELD_NAMES[match[1]], text, count=1)
+    return _LEADING_NAME.sub(
+        lambda match: f"{match[1] or ''}{_FIELD_NAMES[match[2]]}", text, count=1
+    )

@@ -1,20 +1,21 @@
 """Translate the items of a conversation to the messages of a chat."""
 
-import json
 from collections.abc import Iterable
 from typing import Any
 
-from headrace.frontend.errors import BadRequest
+from headrace.frontend.responses.request.item_calls import CallResult, FunctionCall, read_call
+from headrace.frontend.responses.request.item_fields import part_text
+from headrace.frontend.responses.request.sealed_text import unseal
 from headrace.frontend.schemas.responses import Item
 
 Message = dict[str, Any]
 
+# Precedes what a conversation was compacted to.
+COMPACTED = "Summary of the conversation so far:\n\n"
+
 
 def chat_messages(instructions: str | None, items: Iterable[Item]) -> list[Message]:
-    """Return the messages; the reasoning, text and calls of one turn are one message.
-
-    Raises BadRequest if a tool output has no call before it.
-    """
+    """Return the messages; the reasoning, text and calls of one turn are one message."""
     builder = _MessageBuilder(instructions)
     for item in items:
         builder.add(item)
@@ -27,23 +28,28 @@ class _MessageBuilder:
         self._system = [] if instructions is None else [instructions]
         self._messages: list[Message] = []
         self._turn: Message = {}
-        self._call_ids: set[str] = set()
 
     def add(self, item: Item) -> None:
         match item["type"]:
             case "message" if item["role"] == "assistant":
                 self._add_assistant_text(item)
             case "message":
-                self._add_message(item)
+                self._add_message(item["role"], join_text(item))
             case "reasoning":
                 self._add_reasoning(item)
-            case "function_call":
-                self._add_call(item["call_id"], item)
-            case "function_call_output":
-                self._add_result(item["call_id"], item["output"])
-            case "mcp_call":
-                self._add_call(item["id"], item)
-                self._add_result(item["id"], mcp_result(item))
+            case "compaction":
+                self._add_message("user", COMPACTED + (unseal(item["encrypted_content"]) or ""))
+            case _:
+                self._add_tool_item(read_call(item))
+
+    def _add_tool_item(self, read: FunctionCall | CallResult | None) -> None:
+        match read:
+            case FunctionCall(call_id, name, arguments, output):
+                self._add_call(call_id, name, arguments)
+                if output is not None:
+                    self._add_result(call_id, output)
+            case CallResult(call_id, output):
+                self._add_result(call_id, output)
 
     def finish(self) -> list[Message]:
         self._end_turn()
@@ -52,34 +58,33 @@ class _MessageBuilder:
         system = {"role": "system", "content": "\n\n".join(self._system)}
         return [system, *self._messages]
 
-    def _add_message(self, item: Item) -> None:
+    def _add_message(self, role: str, text: str) -> None:
         self._end_turn()
-        role = "system" if item["role"] == "developer" else item["role"]
+        role = "system" if role == "developer" else role
         if role == "system" and not self._messages:
-            self._system.append(_join_text(item))
+            self._system.append(text)
         else:
-            self._messages.append({"role": role, "content": _join_text(item)})
+            self._messages.append({"role": role, "content": text})
 
     def _add_assistant_text(self, item: Item) -> None:
         if "content" in self._turn or "tool_calls" in self._turn:
             self._end_turn()
-        self._turn["content"] = _join_text(item)
+        self._turn["content"] = join_text(item)
 
     def _add_reasoning(self, item: Item) -> None:
         if "content" in self._turn or "tool_calls" in self._turn:
             self._end_turn()
         parts = item.get("content") or item["summary"]
-        self._turn["reasoning"] = "".join(part["text"] for part in parts)
+        if text := "".join(part["text"] for part in parts):
+            self._turn["reasoning"] = text
 
-    def _add_call(self, call_id: str, item: Item) -> None:
-        self._call_ids.add(call_id)
-        function = {"name": item["name"], "arguments": _as_object(item["arguments"])}
+    def _add_call(self, call_id: str, name: str, arguments: str) -> None:
+        function = {"name": name, "arguments": arguments}
         call = {"id": call_id, "type": "function", "function": function}
         self._turn.setdefault("tool_calls", []).append(call)
 
     def _add_result(self, call_id: str, output: str) -> None:
-        if call_id not in self._call_ids:
-            raise BadRequest("input: an output's call_id is that of no call before it.", "input")
+        """Add the result of a call, which a client may have dropped from the conversation."""
         self._end_turn()
         self._messages.append({"role": "tool", "tool_call_id": call_id, "content": output})
 
@@ -90,27 +95,6 @@ class _MessageBuilder:
             self._turn = {}
 
 
-def _as_object(text: str) -> str:
-    """Return arguments that chat templates can read: a JSON object.
-
-    A truncated or malformed call must not end the conversation, so its text is wrapped.
-    """
-    try:
-        if isinstance(json.loads(text or "{}"), dict):
-            return text
-    except (ValueError, RecursionError):
-        pass
-    return json.dumps({"arguments": text})
-
-
-def mcp_result(item: Item) -> str:
-    """Return the result of a call as the model sees it."""
-    if item.get("output") is not None:
-        return str(item["output"])
-    error = item.get("error")
-    message = error.get("content") if isinstance(error, dict) else error
-    return f"Error: {message or 'the call has failed'}"
-
-
-def _join_text(item: Item) -> str:
-    return "\n".join(part.get("text", part.get("refusal", "")) for part in item["content"])
+def join_text(item: Item) -> str:
+    """Return the text of a message."""
+    return "\n".join(part_text(part) for part in item["content"])

@@ -11,7 +11,9 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select, update
 
+from headrace.frontend.responses.execution.job import Job
 from headrace.frontend.responses.output.response_body import ACTIVE, IN_PROGRESS, ResponseBody
+from headrace.frontend.responses.store.conversation_tables import append_items
 from headrace.frontend.responses.store.journal import Entry
 from headrace.frontend.responses.store.rows import (
     EventBatch,
@@ -78,11 +80,17 @@ class ResponseOwnership:
         return await self._database.write(write)
 
     async def finish(
-        self, owner: str, last: EventBatch, body: ResponseBody, before: EventBatch | None = None
+        self,
+        owner: str,
+        last: EventBatch,
+        body: ResponseBody,
+        before: EventBatch | None = None,
+        job: Job | None = None,
     ) -> bool:
         """Store the end of a response; return False if this owner has lost it.
 
         last: the batch with the end. before: a batch that may or may not be stored yet.
+        job: of a response whose conversation gets its items.
         """
 
         def write(connection: Connection) -> bool:
@@ -92,6 +100,9 @@ class ResponseOwnership:
             if before is not None:
                 insert_batch(connection, before)
             insert_batch(connection, last)
+            if job is not None and job.request.conversation is not None:
+                added = job.new_items(body)
+                append_items(connection, job.request.conversation, added, self._database.now)
             return True
 
         return await self._database.write(write)

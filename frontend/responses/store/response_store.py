@@ -13,6 +13,7 @@ from headrace.frontend.responses.output.response_body import (
     ResponseBody,
     with_status,
 )
+from headrace.frontend.responses.store.conversation_tables import append_items
 from headrace.frontend.responses.store.rows import StoredResponse, append_end_event, read_row
 from headrace.frontend.responses.store.tables import responses
 from headrace.frontend.schemas.responses import Item
@@ -38,7 +39,8 @@ class ResponseStore:
     async def create(self, job: Job, owner: str | None, body: ResponseBody | None = None) -> None:
         """Store a new response.
 
-        owner: the frontend that runs it; None if it has ended. body: None for that of the job.
+        owner: the frontend that runs it; None if it has ended, so that its conversation gets its
+            items. body: None for that of the job.
         """
         body = body or job.body
 
@@ -58,6 +60,9 @@ class ResponseStore:
                 body=json.dumps(body),
             )
             connection.execute(statement)
+            if owner is None and job.request.conversation is not None:
+                added = job.new_items(body)
+                append_items(connection, job.request.conversation, added, self._database.now)
 
         await self._database.write(write)
 

@@ -124,7 +124,7 @@ def test_one_worker_or_one_model(server: Server) -> None:
         ("timeout=-1", 400, "timeout"),
         ("timeout=nan", 400, "timeout"),
         ("model=nobody", 404, "nobody"),
-        ("worker=nobody", 503, "no such worker"),
+        ("worker=nobody", 404, "no such worker"),
     ],
 )
 def test_what_cannot_be_is_told(server: Server, query: str, status: int, said: str) -> None:

@@ -303,7 +303,7 @@ def test_busy_pool_is_healthy(launch: Launch) -> None:
     [
         (["--prot", "1"], "--prot"),
         (["--workers", "0"], "--workers"),
-        (["--model", "/does/not/exist"], "/does/not/exist"),
+        (["--model", "/does/not/exist"], "--model: /does/not/exist"),
         (["--max-model-len", "999999"], "max-model-len"),
         (["--uds", "/does/not/exist/x"], "--uds"),
         (["--host", "256.1.1.1"], "--host"),

@@ -1,7 +1,9 @@
 """LoRA adapters as a frontend shows and uses them."""
 
 import asyncio
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -317,3 +319,13 @@ class TestDispatch:
         _, task = await begin(wire, adapter="1f")
         with pytest.raises(PoolUnavailable):
             await task
+
+
+async def test_metrics_name_the_adapters_of_requests(admin: Client, pool: FakePool) -> None:
+    assert pool.state is not None
+    (worker,) = pool.state.workers
+    load = replace(worker.load, running_adapters=("1f",), waiting_adapters=("gone",))
+    pool.state = replace(pool.state, workers=(replace(worker, load=load),))
+    text = await (await admin.get("/metrics")).get_data(as_text=True)
+    labels = 'max_lora="8",model_name="smol",running_lora_adapters="sql",waiting_lora_adapters=""'
+    assert re.search(rf"^headrace:lora_requests_info{{{labels}}} \d", text, re.MULTILINE)

@@ -145,6 +145,26 @@ async def test_pauses_as_they_reach_workers(
     assert [each for each, _ in pool.calls] == ([] if call is None else [call])
 
 
+@pytest.mark.parametrize(
+    ("query", "kind", "param"),
+    [
+        ("level=x", "Bad Request", "query.level"),
+        ("mode=kill", "Bad Request", "query.mode"),
+        ("level=3", "BadRequestError", "level"),
+        ("timeout=nan", "Bad Request", "query.timeout"),
+        ("timeout=-1", "BadRequestError", "timeout"),
+    ],
+)
+async def test_parameters_at_fault_are_named(
+    admin: Client, query: str, kind: str, param: str
+) -> None:
+    answer = await admin.post(f"/sleep?{query}")
+    assert answer.status_code == 400
+    error = (await answer.get_json())["error"]
+    assert (error["type"], error["param"]) == (kind, param)
+    assert error["message"].startswith(f"{param}: ")
+
+
 async def test_profiles_need_a_folder(admin: Client, make_app: MAKE_APP, pool: FakePool) -> None:
     answer = await admin.post("/start_profile")
     assert answer.status_code == 400

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic_core import from_json
 
 from headrace.frontend.anthropic_api.content_blocks import ContentBlockBuilder
 from headrace.frontend.chat.message import MessagePart, ToolCallPart
@@ -59,9 +60,17 @@ def test_events_join_to_the_whole_and_lose_nothing(words: list[str]) -> None:
     calls = [block["json"] for block in read if block["type"] == "tool_use"]
     names = [call for part in parts for call in part.tool_calls if call.name]
     assert len(calls) == len(names)
-    arguments = "".join(call.arguments for part in parts for call in part.tool_calls)
-    assert "".join(calls) == arguments
-    assert all(block[kind].strip() for block in whole if (kind := block["type"]) != "tool_use")
+    arguments: list[str] = []
+    for call in [call for part in parts for call in part.tool_calls]:
+        arguments += [""] if call.name else []
+        arguments[-1] += call.arguments
+    assert len(calls) == len(arguments)
+    for shown, written in zip(calls, arguments, strict=True):
+        kept = shown.removeprefix('{"arguments": ')
+        assert kept in (written, f"{written}}}") or not (shown or written.strip())
+    blank = [kind for block in whole if not block.get(kind := block["type"], "call").strip()]
+    answer = [kind for block in whole if (kind := block["type"]) != "thinking"]
+    assert not blank or blank == answer == ["text"]
 
 
 def test_the_rest_of_a_call_comes_before_text_that_came_with_it() -> None:
@@ -81,11 +90,64 @@ def test_arguments_that_are_no_json_are_empty(arguments: str) -> None:
     assert whole[0]["input"] == {}
 
 
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        ("[1, 2]", {"arguments": [1, 2]}),
+        (' "text"', {"arguments": "text"}),
+        ("5", {"arguments": 5}),
+        (' {"a": 1}', {"a": 1}),
+        ("[1, 2", {"arguments": [1, 2]}),
+        ("  ", {}),
+    ],
+)
+def test_input_is_always_an_object_whole_and_streamed(
+    arguments: str, shown: dict[str, Any]
+) -> None:
+    for size in (1, 100):
+        pieces = [arguments[at : at + size] for at in range(0, len(arguments), size)]
+        calls = [ToolCallPart(0, None, None, piece) for piece in pieces[1:]]
+        first = ToolCallPart(0, "id", "f", pieces[0])
+        parts = [MessagePart(tool_calls=(call,)) for call in (first, *calls)]
+        whole, read = made([*parts, MessagePart(tool_calls=(ToolCallPart(1, "b", "g", ""),))])
+        assert whole[0]["input"] == shown
+        if whole[0]["input"]:
+            assert from_json(read[0]["json"], allow_partial=True) == shown
+
+
 def test_empty_thoughts_are_no_block() -> None:
     whole, _ = made([MessagePart(reasoning="\n"), MessagePart("So", reasoning="\n")])
     assert whole == [{"type": "text", "text": "So"}]
     whole, _ = made([MessagePart(reasoning="\n"), MessagePart(reasoning="a \n"), MessagePart("b")])
     assert [block.get("thinking") for block in whole] == ["\na \n", None]
+
+
+@pytest.mark.parametrize("thought", ["", "a"])
+def test_white_space_alone_is_text(thought: str) -> None:
+    for size in (1, 3):
+        said = "\n  "
+        pieces = [MessagePart(said[start : start + size]) for start in range(0, 3, size)]
+        thinking = [MessagePart(reasoning=thought)] if thought else []
+        whole, read = made([*thinking, *pieces])
+        assert whole[-1] == {"type": "text", "text": said}
+        assert read[-1]["text"] == said
+        assert len(whole) == 1 + len(thinking)
+
+
+def test_white_space_beside_a_call_is_no_text() -> None:
+    call = MessagePart(tool_calls=(ToolCallPart(0, "id", "f", "{}"),))
+    whole, _ = made([MessagePart("\n"), call, MessagePart("\n")])
+    assert [block["type"] for block in whole] == ["tool_use"]
+
+
+def test_white_space_that_is_the_answer_is_a_block() -> None:
+    space = [MessagePart(" \n"), MessagePart("\t")]
+    assert made(space)[0] == [{"type": "text", "text": " \n\t"}]
+    whole, _ = made([MessagePart(reasoning="So"), *space])
+    assert [block["type"] for block in whole] == ["thinking", "text"]
+    call = MessagePart(tool_calls=(ToolCallPart(0, "id", "f", "{}"),))
+    for parts in ([*space, call], [call, *space]):
+        assert [block["type"] for block in made(parts)[0]] == ["tool_use"]
 
 
 def test_text_alone_keeps_its_spaces() -> None:

@@ -166,12 +166,10 @@ async def test_a_call_that_is_cut_short_is_as_far_as_it_goes(
     assert message["content"][0]["input"] == {"city": "Paris"}
 
 
-async def test_a_model_that_says_only_spaces_says_nothing(
-    anthropic: AsyncAnthropic, say: Say
-) -> None:
+async def test_answer_of_white_space_is_text(anthropic: AsyncAnthropic, say: Say) -> None:
     say("~c \n ")
     message = await both(anthropic)
-    assert message["content"] == []
+    assert message["content"] == [{"type": "text", "text": " \n "}]
     assert message["stop_reason"] == "end_turn"
 
 
@@ -180,6 +178,9 @@ async def test_stop_reasons(anthropic: AsyncAnthropic) -> None:
     stopped = await both(anthropic, stop_sequences=["x", " Paris"])
     assert (stopped["stop_reason"], stopped["stop_sequence"]) == ("stop_sequence", " Paris")
     assert stopped["content"][0]["text"] == "The capital of France is"
+    many = [*(f"word {number}" for number in range(63)), " Paris"]
+    stopped = await both(anthropic, stop_sequences=many)
+    assert (stopped["stop_reason"], stopped["stop_sequence"]) == ("stop_sequence", " Paris")
 
 
 async def test_fields_reach_the_worker(anthropic: AsyncAnthropic, pool: FakePool) -> None:
@@ -209,31 +210,28 @@ async def test_counts_the_tokens_of_the_prompt(anthropic: AsyncAnthropic, pool: 
     await anthropic.messages.create(**REQUEST, system=system)
     assert counted.input_tokens == len(pool.requests[0].prompt_token_ids)
     assert len(pool.requests) == 1
+    edited = await anthropic.beta.messages.count_tokens(
+        model="smol", messages=QUESTION, system=system
+    )
+    assert edited.context_management is not None
+    assert edited.context_management.original_input_tokens == counted.input_tokens
 
 
 async def test_tokens_read_from_the_cache_are_no_input(
-    make_app: MAKE_APP, pool: FakePool, anthropic: AsyncAnthropic, monkeypatch: pytest.MonkeyPatch
+    pool: FakePool, anthropic: AsyncAnthropic
 ) -> None:
-    from tests.frontend import fake_pool
-
-    admission = fake_pool._admission
-    monkeypatch.setattr(
-        fake_pool,
-        "_admission",
-        lambda request: type(admission(request))(
-            cached_tokens=16, queue_s=0.5, prefill_s=0.25, prompt_logprobs=None
-        ),
-    )
+    pool.cached_tokens, pool.written_tokens = 16, 3
     usage = (await both(anthropic))["usage"]
     assert usage["cache_read_input_tokens"] == 16
-    assert usage["input_tokens"] == len(pool.requests[0].prompt_token_ids) - 16
+    assert usage["cache_creation_input_tokens"] == 3
+    assert usage["input_tokens"] == len(pool.requests[0].prompt_token_ids) - 19
 
 
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
         ({"max_tokens": 0}, "max_tokens"),
-        ({"max_tokens": 5000}, "max_tokens"),
+        ({"max_tokens": 2049}, "max_tokens"),
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role"),
         ({"messages": [{"role": "user", "content": None}]}, "messages.0.content"),
@@ -242,16 +240,28 @@ async def test_tokens_read_from_the_cache_are_no_input(
         ({"messages": [{"role": "user", "content": ["x"]}]}, "messages.0.content.0"),
         ({"system": [{"type": "image", "source": {}}]}, "system.0"),
         ({"temperature": 1e9}, "temperature"),
-        ({"stop_sequences": ["a"] * 5}, "stop_sequences"),
+        ({"stop_sequences": ["a"] * 65}, "stop_sequences"),
+        ({"stop_sequences": ["a" * 4096] * 5}, "stop_sequences"),
         ({"stop_sequences": [""]}, "stop_sequences.0"),
         ({"metadata": {"user_id": 1}}, "metadata.user_id"),
         ({"thinking": {"type": "enabled"}}, "thinking.budget_tokens"),
         ({"tool_choice": {"type": "any"}}, "tool_choice"),
         ({"tools": [{"name": "x"}]}, "tools.0.input_schema"),
-        ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools.0"),
+        ({"tools": [{"type": "custom", "name": "x"}]}, "tools.0.input_schema"),
+        ({"tools": ["x"]}, "tools.0"),
+        (
+            {"tools": [{"type": "bash_20250124", "name": "bash"}], "tool_choice": {"type": "any"}},
+            "tool_choice",
+        ),
+        (
+            {
+                "tools": [{"type": "bash_20250124", "name": "bash"}],
+                "tool_choice": {"type": "tool", "name": "bash"},
+            },
+            "tool_choice",
+        ),
         ({"output_config": {"format": {"type": "json_schema"}}}, "output_config.format"),
         ({"mcp_servers": [{"url": "http://x"}]}, "mcp_servers"),
-        ({"max_token": 5}, "max_token"),
     ],
 )
 async def test_bad_requests_name_the_field(
@@ -356,6 +366,30 @@ async def test_errors_before_the_request_is_read(
         found = await response.get_json()
         assert response.status_code == status
         assert (found["type"], found["error"]["type"]) == ("error", kind)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "kind"),
+    [
+        ("GET", PATH, 405, "invalid_request_error"),
+        ("DELETE", f"{PATH}/count_tokens", 405, "invalid_request_error"),
+        ("POST", f"{PATH}/batches", 404, "not_found_error"),
+        ("GET", f"{PATH}/batches/x", 404, "not_found_error"),
+        ("POST", f"{PATH}/", 404, "not_found_error"),
+    ],
+)
+async def test_errors_without_a_route_have_the_same_shape(
+    client: Client, method: str, path: str, status: int, kind: str
+) -> None:
+    response = await client.open(path, method=method, json={})
+    found = await response.get_json()
+    assert response.status_code == status
+    assert found["type"] == "error"
+    assert found["error"]["type"] == kind
+    assert found["request_id"] == response.headers["request-id"]
+    assert response.headers.get("allow") == ("POST" if status == 405 else None)
+    elsewhere = await client.open("/v1/messagesx", method=method, json={})
+    assert await elsewhere.get_json() == {"detail": "Not Found"}
 
 
 async def test_counts_as_in_flight_until_it_has_ended(make_app: MAKE_APP, pool: FakePool) -> None:

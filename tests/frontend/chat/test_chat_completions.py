@@ -47,6 +47,15 @@ async def test_answers_in_one_piece(client: Client, pool: FakePool) -> None:
     assert body["model"] == "smol"
 
 
+async def test_usage_says_what_the_prefix_cache_gave_and_got(
+    client: Client, pool: FakePool
+) -> None:
+    pool.cached_tokens, pool.written_tokens = 5, 3
+    _, body = await ask(client, n=2, temperature=1)
+    found = body["usage"]["prompt_tokens_details"]
+    assert (found["cached_tokens"], found["created_cache_tokens"]) == (5, 3)
+
+
 async def test_streams_role_then_text_then_end_then_usage(client: Client) -> None:
     events = await stream(client, stream_options={"include_usage": True})
     assert events[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
@@ -67,8 +76,25 @@ async def test_tokens_that_come_together_go_in_one_chunk(client: Client, pool: F
 async def test_usage_in_every_chunk(client: Client) -> None:
     options = {"include_usage": True, "continuous_usage_stats": True}
     events = await stream(client, stream_options=options)
+    usages = [event["usage"] for event in events]
+    assert [usage["completion_tokens"] for usage in usages] == [0, 1, 2, 3, 4, 5, 6, 7, 8, 8]
+    for usage in usages:
+        assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+
+
+async def test_usage_in_the_chunks_before_any_output_counts_none(
+    client: Client, pool: FakePool
+) -> None:
+    pool.per_output = 3
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    asked: dict[str, Any] = {"echo": True, "add_generation_prompt": False, "n": 2}
+    messages = [*QUESTION, {"role": "assistant", "content": "Well: "}]
+    continues = {"continue_final_message": True}
+    events = await stream(
+        client, messages=messages, stream_options=options, temperature=1, **asked, **continues
+    )
     counts = [event["usage"]["completion_tokens"] for event in events]
-    assert counts[-3:] == [7, 8, 8]
+    assert counts[:5] == [0, 0, 0, 0, 3]
 
 
 async def test_the_prompt_is_the_rendered_chat(
@@ -87,6 +113,47 @@ async def test_text_parts_are_joined(client: Client, pool: FakePool, text: Model
     await ask(client, messages=[{"role": "user", "content": parts}])
     prompt = text.backend.decode(pool.requests[0].prompt_token_ids)
     assert "user\nHello\nworld\n" in prompt
+
+
+async def test_parts_of_all_textual_types_are_text(
+    client: Client, pool: FakePool, text: ModelTokenizer
+) -> None:
+    parts: list[Any] = [
+        {"type": "input_text", "text": "a"},
+        {"type": "output_text", "text": "b", "annotations": [], "logprobs": []},
+        {"type": "thinking", "thinking": "c", "signature": "s"},
+        {"type": "refusal", "refusal": "d"},
+        {"type": "text", "text": "e", "cache_control": {"type": "ephemeral"}},
+        {"text": "f"},
+        "g",
+    ]
+    response, body = await ask(client, messages=[{"role": "user", "content": parts}])
+    assert response.status_code == 200, body
+    prompt = text.backend.decode(list(pool.requests[0].prompt_token_ids), skip_special_tokens=False)
+    assert "user\na\nb\nc\nd\ne\nf\ng<" in prompt
+
+
+@pytest.mark.parametrize("kind", ["image_url", "input_audio", "file", "video_url", "input_image"])
+async def test_parts_that_are_no_text_are_refused_by_type(client: Client, kind: str) -> None:
+    content = [{"type": "text", "text": "x"}, {"type": kind, kind: {"url": "data:,"}}]
+    response, body = await ask(client, messages=[QUESTION[0], {"role": "user", "content": content}])
+    assert response.status_code == 400
+    assert body["error"]["param"] == "messages.1.content"
+    assert repr(kind) in body["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("effort", "shown"),
+    [("default", "M"), ("auto", "M"), (None, "M"), ("disable", "Mnone"), ("high", "Mhigh")],
+)
+async def test_words_for_efforts(
+    make_app: MAKE_APP, text: ModelTokenizer, pool: FakePool, effort: str | None, shown: str
+) -> None:
+    info = text.info.model_copy(update={"chat_template": "M{{ reasoning_effort }}"})
+    client = make_app(type(text)(info, text.backend)).test_client()
+    response, body = await ask(client, reasoning_effort=effort)
+    assert response.status_code == 200, body
+    assert text.backend.decode(list(pool.requests[0].prompt_token_ids)) == shown
 
 
 async def test_an_answer_can_be_sent_back_as_a_message(client: Client) -> None:
@@ -137,6 +204,24 @@ async def test_stop_strings_count_from_min_tokens_on(client: Client) -> None:
     assert body["choices"][0]["message"]["content"] == ANSWER
     _, body = await ask(client, stop="capital", min_tokens=1)
     assert body["choices"][0]["message"]["content"] == "The "
+
+
+@pytest.mark.parametrize("include", [False, True])
+async def test_a_stop_string_may_begin_within_min_tokens(client: Client, include: bool) -> None:
+    stop, asked = "e capital o", {"min_tokens": 1, "include_stop_str_in_output": include}
+    shown = "The capital o" if include else "Th"
+    _, body = await ask(client, stop=stop, **asked)
+    (choice,) = body["choices"]
+    assert choice["message"]["content"] == shown
+    assert (choice["finish_reason"], choice["stop_reason"]) == ("stop", stop)
+    assert text_of(await stream(client, stop=stop, **asked)) == shown
+
+
+async def test_of_stop_strings_with_one_end_the_first_in_the_list_counts(client: Client) -> None:
+    for stop in (["capital", "The capital"], ["The capital", "capital"]):
+        _, body = await ask(client, stop=stop)
+        assert body["choices"][0]["stop_reason"] == stop[0]
+        assert body["choices"][0]["message"]["content"] == "The capital".removesuffix(stop[0])
 
 
 async def test_stop_tokens_are_named_and_not_shown(client: Client, text: ModelTokenizer) -> None:

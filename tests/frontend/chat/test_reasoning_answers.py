@@ -10,7 +10,7 @@ import pytest
 from headrace.frontend.app import create_app
 from headrace.frontend.metrics import Metrics
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
-from headrace.protocol.config import GroupConfig, PoolConfig
+from headrace.protocol.config import GroupConfig, PoolConfig, ServingOptions
 from headrace.protocol.reasoning import FORMATS, ReasoningFormat
 from headrace.protocol.text import TextInfo
 from tests.frontend.fake_pool import FakePool
@@ -28,6 +28,8 @@ SWITCHED = CHAT_TEMPLATE + (
 OPENED = CHAT_TEMPLATE + "{{ '<think>\n' }}"
 EFFORT = CHAT_TEMPLATE + "{{ '[' ~ reasoning_effort ~ ' ' ~ enable_thinking ~ ']' }}"
 TAGS = ReasoningFormat(start="<think>", end="</think>")
+# Formats that differ in what is assumed, and in what ends reasoning.
+THINKING = [FORMATS["deepseek_r1"], FORMATS["qwen3"], FORMATS["deepseek_v3"], TAGS]
 
 
 class Chat:
@@ -58,6 +60,7 @@ class Chat:
             text_path=tmp_path,
             served_names=("smol",),
             reasoning_parser=parser,
+            serving=ServingOptions(tool_call_parser=tokens.get("tool_call_parser", "none")),
         )
         config = PoolConfig(run_dir=tmp_path, groups=(group,))
         app = create_app(config, {"main": self.text}, self.pool, Metrics(config), new_grammars())
@@ -178,6 +181,7 @@ ENDED = f"{THOUGHT}</think>{ANSWER}"
         (FORMATS["qwen3"], ENDED, (THOUGHT, ANSWER)),
         (FORMATS["qwen3"], PLAIN, (PLAIN, None)),
         (FORMATS["qwen3"], f"{THOUGHT}<tool_call>x", (f"{THOUGHT}<tool_call>x", None)),
+        (FORMATS["deepseek_v3"], PLAIN, (None, PLAIN)),
         (TAGS, WHOLE, (THOUGHT, ANSWER)),
         (TAGS, ENDED, (None, ENDED)),
         (TAGS, PLAIN, (None, PLAIN)),
@@ -194,7 +198,7 @@ async def test_how_an_answer_begins(
     assert await served.message() == expected
 
 
-@pytest.mark.parametrize("parser", [*FORMATS.values(), TAGS])
+@pytest.mark.parametrize("parser", THINKING)
 @pytest.mark.parametrize("added", [[], ["<think>", "</think>"]])
 async def test_the_prompt_can_have_begun_the_reasoning(
     chat: MakeChat, parser: ReasoningFormat, added: list[str]
@@ -208,7 +212,7 @@ async def test_the_prompt_can_have_begun_the_reasoning(
     assert await served.message() == (PLAIN, None)
 
 
-@pytest.mark.parametrize("parser", [*FORMATS.values(), TAGS])
+@pytest.mark.parametrize("parser", THINKING)
 async def test_the_prompt_can_have_ended_the_reasoning(
     chat: MakeChat, parser: ReasoningFormat
 ) -> None:
@@ -243,7 +247,7 @@ async def test_delimiters_that_a_user_writes_change_nothing(chat: MakeChat, said
         ("<think>\nHello</think>The", (None, ENDED)),
     ],
 )
-@pytest.mark.parametrize("parser", [*FORMATS.values(), TAGS])
+@pytest.mark.parametrize("parser", THINKING)
 async def test_a_final_message_that_is_continued(
     chat: MakeChat,
     parser: ReasoningFormat,
@@ -281,27 +285,30 @@ async def test_templates_are_told_the_effort(
 
 async def budgets(
     served: Chat, path: str = "/v1/chat/completions", **fields: Any
-) -> tuple[int, tuple[int, ...], tuple[tuple[int, ...], ...], bool] | None:
-    """The budget that a worker got, as (tokens, start, ends, is_open)."""
+) -> tuple[int, tuple[str, ...], tuple[int, ...], bool] | None:
+    """The budget that a worker got, as (tokens, starts, ids of the end, is_open)."""
     status, body = await served.post(path, **fields)
     assert status == 200, body
     sent = served.pool.requests[-1].sampling.thinking_budget
     if sent is None:
         return None
-    return sent.tokens, sent.start_ids, sent.end_ids, sent.is_open
+    starts = sent.marks.starts
+    assert sent.start_ids == tuple(served.ids(starts[0]) if starts else ())
+    assert sent.marks.ends == ("</think>",)
+    return sent.tokens, starts, sent.end_ids, sent.is_open
 
 
 async def test_a_worker_gets_the_budget_and_the_delimiters(chat: MakeChat) -> None:
     served = chat()
-    start, end = tuple(served.ids("<think>")), tuple(served.ids("</think>"))
+    start, end = ("<think>",), tuple(served.ids("</think>"))
     assert len(end) > 1
-    assert await budgets(served, thinking_token_budget=7) == (7, start, (end,), True)
-    assert await budgets(served, thinking_token_budget=0) == (0, start, (end,), True)
+    assert await budgets(served, thinking_token_budget=7) == (7, start, end, True)
+    assert await budgets(served, thinking_token_budget=0) == (0, start, end, True)
     assert await budgets(served, thinking_token_budget=-1) is None
     assert await budgets(served, thinking_token_budget=None) is None
     assert await budgets(served) is None
     off: dict[str, Any] = {"chat_template_kwargs": {"enable_thinking": False}}
-    assert await budgets(served, thinking_token_budget=7, **off) == (7, start, (end,), False)
+    assert await budgets(served, thinking_token_budget=7, **off) == (7, start, end, False)
 
 
 async def test_the_budget_of_a_prompt_that_begins_or_ends_reasoning(
@@ -309,7 +316,7 @@ async def test_the_budget_of_a_prompt_that_begins_or_ends_reasoning(
 ) -> None:
     opened = chat(OPENED, TAGS)
     end = tuple(opened.ids("</think>"))
-    assert await budgets(opened, thinking_token_budget=7) == (7, (), (end,), True)
+    assert await budgets(opened, thinking_token_budget=7) == (7, (), end, True)
     switched = chat(SWITCHED)
     assert await budgets(switched, thinking_token_budget=7, reasoning_effort="none") is None
 
@@ -320,8 +327,7 @@ async def test_the_budget_of_a_prompt_that_begins_or_ends_reasoning(
 )
 async def test_the_budget_of_completions(chat: MakeChat, prompt: str, is_open: bool) -> None:
     served = chat()
-    start, end = tuple(served.ids("<think>")), tuple(served.ids("</think>"))
-    expected = (5, () if is_open else start, (end,), is_open)
+    expected = (5, () if is_open else ("<think>",), tuple(served.ids("</think>")), is_open)
     for form in (prompt, served.ids(prompt)):
         fields = {"prompt": form, "thinking_token_budget": 5}
         assert await budgets(served, "/v1/completions", **fields) == expected
@@ -385,6 +391,105 @@ async def test_the_form_of_an_answer_holds_after_its_reasoning(
         fields["chat_template_kwargs"] = {"enable_thinking": False}
     status, body = await served.post(**fields)
     assert status == 200, body
-    expected = tuple(served.ids("</think>")) if is_after else ()
+    expected = ("</think>",) if is_after else ()
     assert served.pool.requests[0].grammar is not None
     assert served.pool.requests[0].grammar.after == expected
+
+
+# Formats with texts and layouts of their own
+
+
+FUNCTION = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+JSON_CALL = '{"name": "f", "arguments": {}}'
+
+
+@pytest.mark.parametrize("size", [1, 4, 1000])
+async def test_thinking_that_mentions_a_call_goes_on(chat: MakeChat, size: int) -> None:
+    served = chat(parser=FORMATS["qwen3"], tool_call_parser="hermes")
+    served.pool.per_output = size
+    thought = "I could write <tool_call> here, or <tool_call>{}."
+    for rest, calls in (("Paris.", 0), (f"<tool_call>{JSON_CALL}</tool_call>", 1)):
+        served.reply = f"<think>{thought}</think>{rest}"
+        _, body = await served.post(tools=[FUNCTION])
+        message = body["choices"][0]["message"]
+        assert message["reasoning"] == thought
+        assert message["content"] == (None if calls else rest)
+        assert len(message.get("tool_calls") or ()) == calls
+    served.reply = f"<think>{thought}<tool_call>\n{JSON_CALL}\n</tool_call>"
+    _, body = await served.post(tools=[FUNCTION])
+    message = body["choices"][0]["message"]
+    assert (message["reasoning"], message["content"]) == (thought, None)
+    assert [call["function"]["name"] for call in message["tool_calls"]] == ["f"]
+
+
+FINAL = "<|channel|>final<|message|>"
+HARMONY = (
+    "<|channel|>analysis<|message|>Think.<|end|>"
+    "<|start|>assistant<|channel|>commentary<|message|>I look.<|end|>"
+    "<|start|>assistant<|channel|>analysis<|message|>More.<|end|>"
+    f"<|start|>assistant{FINAL}Paris."
+)
+HARMONY_TOKENS = ["<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>"]
+
+
+@pytest.mark.parametrize(
+    ("name", "reply", "expected"),
+    [
+        ("granite", "Here is my thought process: Hm. Here is my response: A", (" Hm. ", " A")),
+        ("granite", "Here's my thought process: Hm. Here's my response: A", (" Hm. ", " A")),
+        ("granite", "Here is my answer", (None, "Here is my answer")),
+        ("seed_oss", "<seed:think>Hm</seed:think>A", ("Hm", "A")),
+        ("mistral", "[THINK]Hm[/THINK]A", ("Hm", "A")),
+        ("gemma4", "<|channel>thought\nHm<channel|>A", ("Hm", "A")),
+        ("gemma4", "<|channel>thought<channel|>A", (None, "A")),
+        ("gemma4", "A", (None, "A")),
+        ("hunyuan_a13b", "<think>\nHm\n</think>\n<answer>\nA\n</answer>", ("Hm", "A")),
+        ("hunyuan_a13b", "<think>\n\n</think>\n<answer>\nA</answer>", (None, "A")),
+        ("hunyuan_a13b", "A </answer>", (None, "A </answer>")),
+        ("ernie45", "Hm\n</think>\n\n<response>\nA\n</response>\n", ("Hm\n", "A\n")),
+        ("ernie45", "Hm</think>\nA", ("Hm", "\nA")),
+        ("glm45", "<think>Hm\n</think>\nA", ("Hm", "\nA")),
+        ("minimax_m2", "Hm\n</think>\n\nA", ("Hm", "\n\nA")),
+        ("kimi_k3", "Hm<|close|>think<|sep|><|open|>response<|sep|>A", ("Hm", "A")),
+        ("k2_horizon", "<ifm|think_fast>Hm</ifm|think_fast>A", ("Hm", "A")),
+        ("openai_gptoss", HARMONY, ("Think.\nMore.", "I look.\nParis.")),
+        ("openai_gptoss", f"{FINAL}A", (None, "A")),
+        ("openai_gptoss", "<|channel|>analysis<|message|>Hm", ("Hm", None)),
+        ("openai_gptoss", "<|channel|>analysis<|mess", (None, None)),
+        ("openai_gptoss", f"{FINAL}A<", (None, "A<")),
+        ("openai_gptoss", "A plain answer", (None, "A plain answer")),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 3, 1000])
+@pytest.mark.parametrize("is_special", [False, True])
+async def test_formats_with_texts_of_their_own(
+    chat: MakeChat,
+    name: str,
+    reply: str,
+    expected: tuple[str | None, str | None],
+    size: int,
+    is_special: bool,
+) -> None:
+    marks = [*FORMATS[name].starts, *FORMATS[name].ends] if name != "granite" else []
+    special = HARMONY_TOKENS if name == "openai_gptoss" else marks
+    served = chat(parser=FORMATS[name], special=special if is_special else [])
+    served.pool.per_output = size
+    served.reply = reply
+    assert await served.message() == expected
+
+
+async def test_a_start_that_the_prompt_has_is_shown_again(chat: MakeChat) -> None:
+    served = chat(OPENED, FORMATS["minimax_m2_append_think"])
+    served.reply = ENDED
+    assert await served.message() == (None, f"<think>{ENDED}")
+
+
+async def test_the_grammar_of_harmony_holds_in_the_final_message(chat: MakeChat) -> None:
+    served = chat(parser=FORMATS["openai_gptoss"])
+    await served.post(structured_outputs={"choice": ["Paris"]}, thinking_token_budget=9)
+    request = served.pool.requests[0]
+    assert request.grammar is not None
+    assert FINAL in request.grammar.after
+    assert request.sampling.thinking_budget is not None
+    forced = served.text.backend.decode(list(request.sampling.thinking_budget.end_ids))
+    assert forced == f"<|end|><|start|>assistant{FINAL}"

@@ -27,7 +27,7 @@ def count(
 ) -> int:
     thinking = ReasoningPlan(delimiters, beginning)
     reader = thinking.reader(PlainReader(), include=False)
-    counts = ReasoningTokenCounter([reader], thinking)
+    counts = ReasoningTokenCounter([reader], thinking, text)
     detokenizer = text.detokenizer(skip_special_tokens=True)
     for start in range(0, len(token_ids), size):
         counts.add(0, token_ids[start : start + size])
@@ -64,7 +64,7 @@ def test_an_end_delimiter_in_other_tokens_ends_the_count(text: ModelTokenizer) -
     other = [token for character in "</think>" for token in ids(model, character)]
     written = [*ids(model, THOUGHT), *other, *ids(model, ANSWER)]
     counted = count(model, delimiters, ReasoningStart.OPEN, written, 1)
-    assert counted == len(ids(model, THOUGHT)) + len(other)
+    assert counted == len(ids(model, THOUGHT))
 
 
 def test_grammars_wait_for_the_end_of_reasoning_that_is_certain(
@@ -74,19 +74,21 @@ def test_grammars_wait_for_the_end_of_reasoning_that_is_certain(
         beginning: ReasoningPlan(delimiters, beginning).grammar_after
         for beginning in ReasoningStart
     }
-    assert after[ReasoningStart.OPEN] == after[ReasoningStart.ASSUMED] == delimiters.end_ids
+    assert after[ReasoningStart.OPEN] == after[ReasoningStart.ASSUMED] == ("</think>",)
     assert after[ReasoningStart.OPTIONAL] == after[ReasoningStart.CLOSED] == ()
 
 
 def test_calls_of_tools_end_reasoning_where_there_are_tools(
     delimiters: ReasoningDelimiters,
 ) -> None:
-    text = "so<tool_call>x"
-    for has_tools, expected in ((True, ("so", "<tool_call>x")), (False, (text, ""))):
+    call = '<tool_call>{"name": "f"}'
+    text = f"so{call}"
+    for has_tools, expected in ((True, ("so", call)), (False, (text, ""))):
         thinking = ReasoningPlan(delimiters, ReasoningStart.OPEN, has_tools)
         reader = thinking.reader(PlainReader(), include=True)
         part = reader.feed(text)
         assert (part.reasoning, part.content) == expected
         budget = thinking.budget(5)
         assert budget is not None
-        assert budget.end_ids == (delimiters.end_ids, *delimiters.ends_before_ids)[: 1 + has_tools]
+        assert budget.end_ids == delimiters.end_ids
+        assert [call.mark for call in budget.marks.calls] == ["<tool_call>"] * has_tools

@@ -6,8 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.frontend.chat.message import CollectedMessage, MessagePart, PlainReader
-from headrace.frontend.chat.reasoning.reader import ReasoningReader
+from headrace.frontend.chat.message import CollectedMessage, MessagePart, MessageReader, PlainReader
+from headrace.frontend.chat.reasoning.harmony import CHANNEL, MESSAGE, HarmonyReader
+from headrace.frontend.chat.reasoning.harmony import END as HARMONY_END
+from headrace.frontend.chat.reasoning.harmony import START as HARMONY_START
+from headrace.frontend.chat.reasoning.reader import AnswerReader, ReasoningReader
+from headrace.protocol.common.reasoning_text import CallStart, ReasoningMarks
 
 START, END, CALL = "<think>", "</think>", "<tool_call>"
 LONG, SHORT = 1_000_000, 100_000  # characters
@@ -39,11 +43,10 @@ def make(
     include: bool = True,
     ends_before: tuple[str, ...] = (),
 ) -> ReasoningReader:
+    calls = tuple(CallStart(mark) for mark in ends_before)
     return ReasoningReader(
         rest or PlainReader(),
-        start=START,
-        end=END,
-        ends_before=ends_before,
+        marks=ReasoningMarks((START,), (END,), calls),
         is_open=is_open,
         include=include,
     )
@@ -152,3 +155,57 @@ def test_hostile_text_one_character_at_a_time(text: str, delimiter_chars: int) -
     """A reader that looked at all of its text again with each piece would not end here."""
     reasoning, content = read(text, is_open="<t" not in text, ends_before=(CALL,))
     assert len(reasoning) + len(content) + delimiter_chars == len(text)
+
+
+# Readers of other layouts: any cut gives the same message
+
+
+def read_with(reader: MessageReader, pieces: list[str] | str) -> tuple[str, str]:
+    message = CollectedMessage()
+    for piece in pieces:
+        message.add(reader.feed(piece))
+    message.add(reader.finish())
+    return message.reasoning, message.content
+
+
+def make_any(kind: str) -> MessageReader:
+    if kind == "harmony":
+        return HarmonyReader(PlainReader(), include=True)
+    if kind == "answer":
+        return AnswerReader(PlainReader(), "<answer>", "</answer>")
+    marks = ReasoningMarks(("<c>",), ("</c>",))
+    return ReasoningReader(
+        PlainReader(), marks=marks, is_open=True, include=True, heading="thought\n", trims=True
+    )
+
+
+any_words = st.sampled_from(
+    [
+        *("a", " ", "\n", "<", "<answer>", "</answer>", "<ans", "wer>", "</", "<c>", "</c>"),
+        *("thought", "thought\n", HARMONY_START, HARMONY_END, CHANNEL, MESSAGE, "<|", "|>"),
+        *("analysis", "final", "commentary", " to=f", "assistant", "<|call|>", "channel"),
+    ]
+)
+
+
+@settings(max_examples=500)
+@given(
+    st.sampled_from(["harmony", "answer", "tags"]),
+    st.lists(any_words, max_size=12).map("".join),
+    st.data(),
+)
+def test_any_cut_gives_the_same_message(kind: str, text: str, data: st.DataObject) -> None:
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
+    pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+    expected = read_with(make_any(kind), [text])
+    assert read_with(make_any(kind), [piece for piece in pieces if piece]) == expected
+    assert read_with(make_any(kind), text) == expected
+
+
+def test_calls_in_channels_reach_the_other_reader_as_they_are_written() -> None:
+    call = f"{CHANNEL}commentary to=functions.f <|constrain|>json{MESSAGE}{{}}<|call|>"
+    thought = f"{CHANNEL}analysis{MESSAGE}Hm{HARMONY_END}"
+    for text in (f"{thought}{HARMONY_START}assistant{call}", f"{thought}{call}"):
+        rest = text.removeprefix(thought)
+        assert read_with(make_any("harmony"), [text]) == ("Hm", rest)
+        assert read_with(make_any("harmony"), text) == ("Hm", rest)

@@ -51,6 +51,11 @@ async def shown(client: Client, **fields: Any) -> str:
         ("{% for p in messages[0]['content'] | list %}{{ p }}{% endfor %}", True),
         ("{% for p in m.tool_calls %}{{ p.content }}{% endfor %}", False),
         ("{% set c = m.content %}{{ c }}{% for m in messages[1:] %}{% endfor %}", False),
+        (
+            "{% if m.content is sequence %}{% set c = m.content %}{% else %}"
+            "{% set c = m.tool_calls %}{% endif %}{% for call in c %}{% endfor %}",
+            False,
+        ),
     ],
 )
 def test_a_template_shows_what_it_takes(source: str, expected: bool) -> None:

@@ -125,7 +125,7 @@ NO_CALLS = [
     ("hermes", "<tool_ca"),
     ("hermes", "a < b\n \n"),
     ("llama3_json", '{"name": "John", "age": 3}'),
-    ("llama3_json", 'Here: {"name": "f", "parameters": {}}'),
+    ("llama3_json", 'Here: {"name": "f"} [{"a": 1}]'),
     ("llama3_json", "<|python_tag|>brave_search.call(query='x')"),
     ("pythonic", "[1] says otherwise"),
     ("pythonic", "[link](http://x)"),

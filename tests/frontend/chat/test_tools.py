@@ -200,7 +200,11 @@ async def test_the_template_for_tools_gets_them_as_the_client_wrote_them(served:
     served.says = "x"
     strange = {"type": "function", "function": {**TIME["function"], "return": {"type": "string"}}}
     await served.choice(tools=[WEATHER, strange])
-    assert served.prompt().startswith(f"{json.dumps(WEATHER)}\n{json.dumps(strange)}\n<|im_start|>")
+    shown = f"{json.dumps(WEATHER)}\n{json.dumps(strange)}\n<|im_start|>"
+    assert served.prompt().startswith(shown)
+    noted = [{**tool, "function": {**tool["function"], "cache_control": {}}} for tool in TOOLS]
+    await served.choice(tools=[noted[0], {**strange, "defer_loading": True}])
+    assert served.prompt().startswith(shown)
     await served.choice()
     assert served.prompt().startswith("<|im_start|>")
 
@@ -241,6 +245,24 @@ async def test_named(served: Served) -> None:
         "stop",
     )
     assert "get_time" not in served.grammar()
+
+
+@pytest.mark.parametrize("name", ["get weather", "天气", 'a "b" (c)', "größe/1", "x" * 256, "\\d"])
+async def test_names_of_any_letters(served: Served, name: str) -> None:
+    tool = {"type": "function", "function": {"name": name, "strict": True}}
+    call = {"name": name, "arguments": {}}
+    served.says = f"<tool_call>\n{json.dumps(call, ensure_ascii=False)}\n</tool_call>"
+    assert await served.streamed(tools=[tool, TIME]) == ("", [[name, "{}"]], "tool_calls")
+    served.says = f"[{json.dumps({'name': name, 'parameters': {}}, ensure_ascii=False)}]"
+    required = {"tools": [tool, TIME], "tool_choice": "required"}
+    assert await served.streamed(**required) == ("", [[name, "{}"]], "tool_calls")
+    assert json.dumps(name, ensure_ascii=False)[1:-1] in json.loads(
+        served.grammar().split("call_0: ")[1].split(" %json")[0]
+    )
+    served.says = "{}"
+    chosen = {"type": "function", "function": {"name": name}}
+    choice = await served.choice(tools=[tool, TIME], tool_choice=chosen)
+    assert choice["message"]["tool_calls"][0]["function"]["name"] == name
 
 
 async def test_a_demanded_call_needs_no_parser_and_goes_before_response_format(
@@ -316,8 +338,10 @@ BAD = [
     ({"tools": [TIME], "tool_choice": {"type": "function"}}, "body.tool_choice.function"),
     ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, "tools.0"),
     ({"tools": [{"type": "function"}]}, "body.tools.0.function"),
-    ({"tools": [{"function": {"name": "a b"}}]}, "body.tools.0.function.name"),
-    ({"tools": [{"function": {"name": "x" * 200}}]}, "body.tools.0.function.name"),
+    ({"tools": [{"function": {"name": ""}}]}, "tools.0.function.name"),
+    ({"tools": [{"function": {"name": " "}}]}, "tools.0.function.name"),
+    ({"tools": [{"function": {"name": "a\nb"}}]}, "tools.0.function.name"),
+    ({"tools": [{"function": {"name": "x" * 257}}]}, "tools.0.function.name"),
     (
         {"tools": [{"function": {"name": "x", "parameters": []}}]},
         "body.tools.0.function.parameters",
@@ -358,10 +382,10 @@ async def test_bad_requests(served: Served, fields: dict[str, Any], param: str) 
 async def test_models_may_not_choose_to_call_where_no_parser_can_tell(
     tmp_path: Path, fields: dict[str, Any]
 ) -> None:
-    served = Served(tmp_path, enable_auto_tool_choice=False)
+    served = Served(tmp_path, enable_auto_tool_choice=False, tool_call_parser="none")
     status, body = await served.ask(tools=TOOLS, **fields)
     assert status == 400
-    assert "--enable-auto-tool-choice" in body["error"]["message"]
+    assert "--tool-call-parser" in body["error"]["message"]
     served.says = "x"
     assert (await served.choice(tools=TOOLS, tool_choice="none"))["message"]["content"] == "x"
 
@@ -383,9 +407,8 @@ async def test_a_demanded_call_comes_after_reasoning(tmp_path: Path) -> None:
     choice = await served.choice(tools=TOOLS, tool_choice="required")
     assert choice["message"]["reasoning"] == "Let me <tool_call> see."
     assert choice["message"]["tool_calls"][0]["function"]["name"] == "get_weather"
-    end = served.text.backend.encode("</think>").ids
     assert served.pool.requests[-1].grammar is not None
-    assert served.pool.requests[-1].grammar.after == tuple(end)
+    assert served.pool.requests[-1].grammar.after == ("</think>",)
 
 
 async def test_calls_in_anthropics_format(served: Served) -> None:
@@ -412,3 +435,44 @@ async def test_calls_in_anthropics_format(served: Served) -> None:
 
 def without_limit(body: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in body.items() if name != "max_tokens"}
+
+
+ODD: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "city": {"enum": ["Paris", "Rome"]},
+        "pattern": {"type": "string", "pattern": "^(?!x)", "format": "uri-template"},
+        "number": {"type": "integer", "minimum": 10**18},
+        "const": {"const": {"properties": {"a": 1}}},
+    },
+    "propertyNames": {"not": {"const": "z"}},
+    "not": {"required": ["x"]},
+    "if": {"required": ["city"]},
+    "then": {"required": ["number"]},
+    "dependentRequired": {"city": ["number"]},
+}
+
+
+@pytest.mark.parametrize("choice", ["required", NAMED, "auto", allowed("required", "get_weather")])
+async def test_what_cannot_be_enforced_of_a_tool_ends_no_request(
+    served: Served, choice: Any
+) -> None:
+    function = {"name": "get_weather", "parameters": ODD, "strict": True}
+    tools = [{"type": "function", "function": function}, TIME]
+    status, body = await served.ask(tools=tools, tool_choice=choice)
+    assert status == 200, body
+    grammar = served.grammar()
+    assert '"additionalProperties": false' in grammar
+    assert '{"properties": {"a": 1}}' in grammar
+    assert not any(word in grammar for word in ("uri-template", "(?!x)", '"then"', "\0"))
+    # What the template shows is the client's own.
+    assert "uri-template" in served.prompt()
+
+
+async def test_what_cannot_be_enforced_of_a_format_is_named(served: Served) -> None:
+    for keyword, value in (("not", {}), ("if", {}), ("dependentRequired", {"a": ["b"]})):
+        schema = {"type": "object", keyword: value, "then": {}}
+        asked = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+        status, body = await served.ask(response_format=asked)
+        assert (status, body["error"]["type"]) == (400, "BadRequestError")
+        assert keyword in body["error"]["message"]

@@ -1,5 +1,6 @@
 """logit_bias and similar fields: what workers get, and what is rejected."""
 
+import json
 from typing import Any
 
 import pytest
@@ -56,10 +57,29 @@ async def test_named_tokens_take_the_place_of_the_likeliest(client: Client, pool
     _, body = await ask(client, logprobs=True, logprob_token_ids=named, max_tokens=2)
     assert pool.requests[0].sampling.logprob_token_ids == (40, 7)
     at = body["choices"][0]["logprobs"]["content"][0]
-    assert [entry["logprob"] for entry in at["top_logprobs"]] == [-40.0, -7.0]
+    assert [entry["logprob"] for entry in at["top_logprobs"]] == [-0.25, -40.0, -7.0]
+    assert at["top_logprobs"][0]["token"] == at["token"]
     _, body = await complete(client, prompt="Hello", logprobs=1, logprob_token_ids=named)
     at = body["choices"][0]["logprobs"]["top_logprobs"][0]
     assert list(at.values()) == [-0.25, -40.0, -7.0]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_sampled_token_is_shown_once_also_if_it_is_named(
+    client: Client, pool: FakePool, stream: bool
+) -> None:
+    pool.reply = lambda request: [40, 41]
+    fields = {"logprobs": True, "logprob_token_ids": [7, 40], "max_tokens": 2}
+    body = {"messages": QUESTION, "stream": stream, "return_tokens_as_token_ids": True, **fields}
+    answer = await client.post("/v1/chat/completions", json=body)
+    lines = (await answer.get_data(as_text=True)).replace("data: ", "").replace("[DONE]", "")
+    choices = [json.loads(line)["choices"][0] for line in lines.split("\n\n") if line]
+    entries = [
+        entry for choice in choices for entry in (choice["logprobs"] or {}).get("content", [])
+    ]
+    shown = [[top["token"] for top in entry["top_logprobs"]] for entry in entries]
+    ids = [[int(token.removeprefix("token_id:")) for token in tokens] for tokens in shown]
+    assert ids == [[40, 7], [41, 7, 40]]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +106,7 @@ async def test_named_tokens_take_the_place_of_the_likeliest(client: Client, pool
         ({"repetition_detection": {"max_pattern_size": 10**6}}, "repetition_detection"),
         ({"repetition_detection": {"max_pattern_size": 2, "min_count": 1}}, "repetition_detection"),
         ({"repetition_detection": {"min_pattern_size": 3}}, "repetition_detection"),
-        ({"repetition_detection": {"patterns": 3}}, "body.repetition_detection"),
+        ({"repetition_detection": {"max_pattern_size": "3"}}, "body.repetition_detection"),
         ({"stream_interval": 0}, "stream_interval"),
         ({"top_logprobs": 21, "logprobs": True}, "top_logprobs"),
         ({"prompt_logprobs": 21}, "prompt_logprobs"),
@@ -165,6 +185,24 @@ async def test_an_echoed_chat_tells_of_its_prompt_what_it_tells_of_its_answer(
         json={"messages": QUESTION, "stream": True, "echo": True, "logprobs": True},
     )
     assert pool.requests[1].sampling.prompt_logprobs is None
+
+
+async def test_an_echo_that_is_continued_has_the_logprobs_of_its_prompt(
+    client: Client, pool: FakePool
+) -> None:
+    """Also where none are requested for the answer: then of its own tokens alone."""
+    messages = [*QUESTION, {"role": "assistant", "content": "Well, "}]
+    going_on = {"continue_final_message": True, "add_generation_prompt": False, "echo": True}
+    _, body = await ask(client, messages=messages, **going_on)
+    prompt = pool.requests[0].prompt_token_ids
+    assert body["choices"][0]["message"]["content"].startswith("Well, ")
+    assert body["choices"][0]["logprobs"] is None
+    assert body["prompt_logprobs"][0] is None
+    assert [list(entry) for entry in body["prompt_logprobs"][1:]] == [[str(i)] for i in prompt[1:]]
+    _, body = await ask(client, messages=messages, **going_on, prompt_logprobs=2)
+    assert len(body["prompt_logprobs"][1]) == 2
+    _, body = await ask(client, messages=messages, continue_final_message=False)
+    assert body["prompt_logprobs"] is None
 
 
 async def test_long_lists_do_not_go_with_many_texts(

@@ -14,6 +14,8 @@ ANSWERED = [
     ("post", "/v1/completions", {"prompt": "Hi"}),
     ("post", "/v1/messages", {**MESSAGES, "max_tokens": 9}),
     ("post", "/v1/messages/count_tokens", MESSAGES),
+    ("post", "/v1/responses/input_tokens", {"input": "Hi"}),
+    ("post", "/v1/conversations", {"metadata": {"a": "b"}}),
     ("post", "/invocations", CHAT),
     ("post", "/invocations", {"prompt": "Hi"}),
     ("post", "/tokenize", {"prompt": "Hi"}),
@@ -25,7 +27,11 @@ ANSWERED = [
     ("get", "/load", None),
 ]
 REFUSED = [
-    *[(method, path, {"nope": 1}) for method, path, body in ANSWERED if body],
+    *[
+        (method, path, {"nope": 1} if path != "/v1/conversations" else {"items": 1})
+        for method, path, body in ANSWERED
+        if body
+    ],
     ("post", "/v1/messages", {**MESSAGES, "max_tokens": 9, "model": "nope"}),
     ("post", "/v1/messages/count_tokens", {**MESSAGES, "model": "nope"}),
     ("get", "/v1/models/nope", None),

@@ -85,13 +85,10 @@ async def test_lengths_come_before_elements(
     assert (await rejection(client, CHAT, {"messages": MESSAGES, **fields}))["param"] == param
 
 
-async def test_of_many_unknown_fields_one_is_named(
-    client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_of_many_unknown_fields_one_is_named(make_app: MAKE_APP) -> None:
+    client = make_app(strict_fields=True).test_client()
     error = await rejection(client, CHAT, {"messages": [{**MESSAGES[0], **unknown(1000)}]})
-    assert error["param"] == "body.messages.0"
-    assert "unknown0" in error["message"]
-    monkeypatch.setattr(ChatCompletionRequest, "model_validate", None)
+    assert error["param"] == "body.messages.0.unknown0"
     error = await rejection(client, CHAT, {**unknown(1000), "messages": MESSAGES})
     assert error["param"] == "body.unknown0"
 
@@ -102,9 +99,9 @@ async def test_the_first_bad_message_ends_the_validation(
     errors: list[list[ErrorDetails]] = []
     first_error = parsing._first_error
 
-    def noted(found: list[ErrorDetails]) -> Any:
+    def noted(found: list[ErrorDetails], *others: Any) -> Any:
         errors.append(found)
-        return first_error(found)
+        return first_error(found, *others)
 
     monkeypatch.setattr(parsing, "_first_error", noted)
     await rejection(client, CHAT, {"messages": [{"role": 1}] * 5000})

@@ -1,8 +1,9 @@
 """In which pieces the events of a stream are sent."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -11,7 +12,7 @@ from headrace.frontend.generation.generation import Generation
 from headrace.frontend.metrics import RequestObserver
 from headrace.frontend.pool.flight import Flight
 from headrace.frontend.pool.interface import RequestLost
-from headrace.frontend.streaming import MAX_EVENTS, stream_response
+from headrace.frontend.streaming import KEEP_ALIVE, MAX_EVENTS, SilenceTimer, stream_response
 from headrace.frontend.text.detokenizer import ByteDetokenizer
 from headrace.frontend.text.stop_strings import StopMatcher
 from headrace.frontend.text.token_bytes import TokenBytes, token_bytes_of
@@ -22,7 +23,7 @@ from tests.frontend.text.tokenizers_for_tests import byte_level
 
 TOKENIZER = byte_level()
 PIECES = cast(TokenBytes, token_bytes_of(TOKENIZER))
-A = TOKENIZER.encode("a").ids[0]
+A, B = (TOKENIZER.encode(letter).ids[0] for letter in "ab")
 DONE = "data: [DONE]\n\n"
 
 
@@ -33,13 +34,13 @@ class Observer:
 
 
 class Chunks:
-    """Each event is its text in brackets."""
+    """Each event is its text in brackets; letters b are kept to itself."""
 
     def first(self, choices: Sequence[Choice]) -> str:
         return "[first]"
 
     def chunk(self, choices: Sequence[Choice], choice: Choice, delta: Delta) -> str:
-        return f"[{delta.text}]"
+        return "" if "b" in delta.text else f"[{delta.text}]"
 
     def last(self, choices: Sequence[Choice]) -> str:
         return "[last]"
@@ -59,15 +60,15 @@ class Stream:
         self._generation = Generation([choice], [self.flight])
         self._position = 0
 
-    def put(self, count: int = 1, end: bool = False) -> None:
+    def put(self, count: int = 1, end: bool = False, token_id: int = A) -> None:
         """So many outputs of a token each."""
         for number in range(count):
             reason: FinishReason | None = "length" if end and number == count - 1 else None
-            self.flight.add_output(Output("r", (A,), self._position, reason))
+            self.flight.add_output(Output("r", (token_id,), self._position, reason))
             self._position += 1
 
-    async def pieces(self) -> AsyncIterator[str]:
-        response = await stream_response(self._generation, Chunks())
+    async def pieces(self, keep_alive_s: float = 0.0) -> AsyncIterator[str]:
+        response = await stream_response(self._generation, Chunks(), keep_alive_s=keep_alive_s)
         async with response.response as body:
             async for piece in body:
                 yield cast(bytes, piece).decode()
@@ -126,3 +127,102 @@ async def test_nothing_follows_a_stop_string_of_what_had_come() -> None:
     stream = Stream("aaa")
     stream.put(10)
     assert "".join([piece async for piece in stream.pieces()]) == "[first][][][][last]" + DONE
+
+
+INTERVAL_S = 0.05
+
+
+async def test_silence_is_filled_before_the_first_event_and_between_events() -> None:
+    stream = Stream()
+    pieces = stream.pieces(INTERVAL_S)
+    assert [await anext(pieces), await anext(pieces)] == [KEEP_ALIVE] * 2
+    stream.put()
+    assert await anext(pieces) == "[first][a]"
+    assert [await anext(pieces), await anext(pieces)] == [KEEP_ALIVE] * 2
+    stream.put(end=True)
+    assert [piece async for piece in pieces] == ["[a][last]" + DONE]
+
+
+async def test_a_comment_comes_only_after_an_interval_without_events() -> None:
+    stream = Stream()
+    pieces = stream.pieces(4 * INTERVAL_S)
+    stream.put()
+    started = time.monotonic()
+    assert await anext(pieces) == "[first][a]"
+    for _ in range(6):
+        await asyncio.sleep(INTERVAL_S)
+        stream.put()
+        assert await anext(pieces) == "[a]"
+    said = time.monotonic()
+    assert said - started > 4 * INTERVAL_S
+    assert await anext(pieces) == KEEP_ALIVE
+    assert time.monotonic() - said >= 3.9 * INTERVAL_S
+
+
+async def test_events_of_which_nothing_is_shown_are_silence() -> None:
+    stream = Stream()
+    stream.put()
+    pieces = stream.pieces(INTERVAL_S)
+    await anext(pieces)
+    waiting = asyncio.ensure_future(anext(pieces))
+    for _ in range(10):
+        stream.put(token_id=B)
+        await asyncio.sleep(INTERVAL_S / 4)
+    assert await waiting == KEEP_ALIVE
+    stream.put(end=True)
+    assert "".join([piece async for piece in pieces]).removeprefix(KEEP_ALIVE) == (
+        "[a][last]" + DONE
+    )
+
+
+async def test_what_fails_before_the_first_comment_is_an_error_of_its_own() -> None:
+    stream = Stream()
+    asyncio.get_running_loop().call_soon(stream.flight.fail, RequestLost("lost"))
+    with pytest.raises(RequestLost):
+        await anext(stream.pieces(INTERVAL_S))
+
+
+async def test_what_fails_after_it_is_one_event() -> None:
+    stream = Stream()
+    pieces = stream.pieces(INTERVAL_S)
+    assert await anext(pieces) == KEEP_ALIVE
+    stream.flight.fail(RequestLost("lost"))
+    rest = "".join([piece async for piece in pieces])
+    assert rest.startswith('data: {"error":{"message":"lost"')
+    assert rest.endswith(DONE)
+    assert "first" not in rest
+
+
+async def test_without_an_interval_nothing_fills_the_silence() -> None:
+    stream = Stream()
+    waiting = asyncio.ensure_future(anext(stream.pieces()))
+    await asyncio.sleep(2 * INTERVAL_S)
+    assert not waiting.done()
+    stream.put(end=True)
+    assert await waiting == "[first][a][last]" + DONE
+
+
+async def test_nothing_wakes_up_for_a_stream_that_has_ended() -> None:
+    silence = SilenceTimer(INTERVAL_S, lambda: pytest.fail("it has been stopped"))
+    silence.stop()
+    await asyncio.sleep(2 * INTERVAL_S)
+
+
+async def test_the_timer_is_one_for_all_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = asyncio.get_running_loop()
+    timers: list[object] = []
+    call_later = loop.call_later
+
+    def counted(*args: Any) -> asyncio.TimerHandle:
+        timers.append(args)
+        return call_later(*args)
+
+    monkeypatch.setattr(loop, "call_later", counted)
+    stream = Stream()
+    stream.put()
+    pieces = stream.pieces(10.0)
+    await anext(pieces)
+    for _ in range(100):
+        stream.put()
+        await anext(pieces)
+    assert len(timers) == 1

@@ -36,5 +36,8 @@ def test_several_processes_are_one_pool(tmp_path: Path) -> None:
     ]
     load, _, exposition = outputs[1].partition(" ")
     assert load == "1"
-    assert 'headrace:generation_tokens_total{model_name="m"} 4.0' in exposition
-    assert 'headrace:request_success_total{finished_reason="stop",model_name="m"} 2.0' in exposition
+    assert 'headrace:generation_tokens_total{engine="",model_name="m"} 4.0' in exposition
+    assert (
+        'headrace:request_success_total{engine="",finished_reason="stop",model_name="m"} 2.0'
+        in exposition
+    )

@@ -29,7 +29,7 @@ class Wire:
         self.dispatch = assemble_dispatch(
             self._send,
             clock=lambda: self.now,
-            on_replay=self.replayed.append,
+            on_replay=lambda group, worker_id: self.replayed.append(group),
             shared=shared,
         )
         self.adapters: dict[str, tuple[str, ...]] = {}  # of workers

@@ -22,7 +22,7 @@ class Sleepers(Wire):
         self.dispatch = assemble_dispatch(
             self._send,
             clock=lambda: self.now,
-            on_replay=self.replayed.append,
+            on_replay=lambda group, worker_id: self.replayed.append(group),
             wake=self.woken.append if wakes else None,
             wake_timeout_s=30.0,
         )

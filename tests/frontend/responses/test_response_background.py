@@ -21,6 +21,7 @@ from headrace.frontend.responses.output.event_writer import EventWriter
 from headrace.frontend.responses.store.ownership import ResponseOwnership
 from headrace.frontend.responses.store.tables import responses
 from headrace.frontend.store.database import Database
+from headrace.frontend.streaming import KEEP_ALIVE
 from tests.frontend.fake_pool import FakePool, Reply
 from tests.frontend.responses.conftest import Serve
 from tests.frontend.responses.response_asking import (
@@ -112,6 +113,21 @@ async def test_another_frontend_follows_and_cancels(
             break
         await asyncio.sleep(0.01)
     assert pool.streams[0].cancelled
+
+
+async def test_another_frontend_fills_the_silence(serve: Serve, pool: FakePool) -> None:
+    pool.hold_after = 4
+    async with serve() as first, serve(sse_keep_alive_interval_s=0.1) as other:
+        body = await ask(first, background=True)
+        following = asyncio.create_task(other.get(f"{PATH}/{body['id']}?stream=true"))
+        await asyncio.sleep(1)
+        pool.release.set()
+        answer = await asyncio.wait_for(following, 5)
+        text = await answer.get_data(as_text=True)
+    assert text.count(KEEP_ALIVE) >= 3
+    events = events_of(text.replace(KEEP_ALIVE, ""))
+    assert [event.data["sequence_number"] for event in events] == list(range(len(events)))
+    assert events[-1].kind == "completed"
 
 
 async def test_a_stream_goes_on_elsewhere_with_the_same_events(

@@ -1,19 +1,19 @@
 """Items to messages."""
 
-import json
 from typing import Any
 
 import pytest
 
 from headrace.frontend.errors import BadRequest
 from headrace.frontend.responses.request.conversation import chat_messages
-from headrace.frontend.responses.request.input_items import MAX_PARTS, read_items
+from headrace.frontend.responses.request.input_items import read_items
+from headrace.frontend.responses.request.item_fields import MAX_PARTS
 
 ID = "resp_" + "0" * 32
 
 
 def messages(*items: dict[str, Any], instructions: str | None = None) -> list[dict[str, Any]]:
-    return chat_messages(instructions, read_items(list(items), ID, {}))
+    return chat_messages(instructions, read_items(list(items), ID, {}).items)
 
 
 def call(number: int, **fields: Any) -> dict[str, str | None]:
@@ -92,13 +92,15 @@ def test_refusals_are_text() -> None:
     assert messages({"role": "assistant", "content": [part]})[0]["content"] == "no"
 
 
-def test_an_output_needs_its_call_before_it() -> None:
-    with pytest.raises(BadRequest, match="call_id"):
-        messages(output(1), call(1))
+def test_an_output_without_its_call_is_read() -> None:
+    """Clients shorten long conversations."""
+    chat = messages(output(1), {"role": "user", "content": "x"}, call(2))
+    assert chat[0] == {"role": "tool", "tool_call_id": "c1", "content": "done"}
+    assert [message["role"] for message in chat] == ["tool", "user", "assistant"]
 
 
 def test_items_have_ids_of_their_own() -> None:
-    items = read_items([{"role": "user", "content": "x"}, call(1, id="mine")], ID, {})
+    items = read_items([{"role": "user", "content": "x"}, call(1, id="mine")], ID, {}).items
     assert items[1]["id"] == "mine"
     assert items[0]["id"].startswith("msg_")
 
@@ -146,7 +148,7 @@ def test_errors_that_say_nothing_are_refused(error: dict[str, Any] | int) -> Non
 
 
 @pytest.mark.parametrize("arguments", ['{"city', "Paris", "[1]", "[" * 100_000])
-def test_arguments_are_an_object_for_every_template(arguments: str) -> None:
+def test_arguments_go_to_the_chat_as_they_are(arguments: str) -> None:
+    """Rendering a chat repairs them, whichever API they came by."""
     chat = messages(call(1, arguments=arguments))
-    said = json.loads(chat[0]["tool_calls"][0]["function"]["arguments"])
-    assert said == {"arguments": arguments}
+    assert chat[0]["tool_calls"][0]["function"]["arguments"] == arguments

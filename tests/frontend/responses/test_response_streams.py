@@ -1,11 +1,8 @@
 """The events of a response, as they are and as the `openai` client takes them."""
 
 import itertools
-from collections.abc import AsyncIterator
 from typing import Any
 
-import httpx2
-import pytest
 from openai import AsyncOpenAI
 from pydantic import BaseModel
 from quart.typing import TestClientProtocol as Client
@@ -14,22 +11,18 @@ from headrace.frontend.pool.interface import RequestLost
 from tests.frontend.asgi import Exchange, post
 from tests.frontend.conftest import MAKE_APP
 from tests.frontend.fake_pool import FakePool
-from tests.frontend.responses.response_asking import PATH, Event, ask, events_of, get, stream
+from tests.frontend.responses.response_asking import (
+    PATH,
+    Event,
+    ask,
+    events_of,
+    follow,
+    get,
+    stream,
+)
 from tests.frontend.responses.response_script import Script
 
 FUNCTION = {"type": "function", "name": "look", "parameters": {"type": "object"}}
-
-
-@pytest.fixture
-async def openai_client(make_app: MAKE_APP) -> AsyncIterator[AsyncOpenAI]:
-    app = make_app()
-    async with app.test_app():
-        transport = httpx2.ASGITransport(app)  # type: ignore[arg-type]
-        http_client = httpx2.AsyncClient(transport=transport)
-        async with AsyncOpenAI(
-            base_url="http://test/v1", api_key="none", http_client=http_client, max_retries=0
-        ) as client:
-            yield client
 
 
 def kinds(events: list[Event]) -> list[str]:
@@ -104,6 +97,23 @@ async def test_reasoning_content_and_calls_are_items(client: Client, script: Scr
     assert "function_call_arguments.done" in kinds(events)
     usage = events[-1].data["response"]["usage"]
     assert usage["output_tokens_details"]["reasoning_tokens"] == 3
+
+
+async def test_reasoning_is_sealed_for_clients_that_send_nothing_else_of_it(
+    client: Client, script: Script
+) -> None:
+    script.says = ["<think>Hm.</think>So.", "Yes."]
+    include = ["reasoning.encrypted_content"]
+    body = await ask(client, include=include)
+    reasoning, message = body["output"]
+    assert reasoning["content"][0]["text"] == "Hm."
+    events = await follow(client, body["id"])
+    assert [event.data["item"] for event in events if event.kind == "output_item.done"] == (
+        body["output"]
+    )
+    sent = {**reasoning, "content": None}
+    await ask(client, input=[sent, message, {"role": "user", "content": "Sure?"}], store=False)
+    assert script.chats[-1]["messages"][0]["reasoning"] == "Hm."
 
 
 async def test_a_turn_of_reasoning_and_calls_is_one_message_of_the_next_chat(

@@ -157,8 +157,10 @@ def _nested(depth: int) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("choice", "shown"),
     [
-        ({"type": "function", "name": "get_weather", "x": _nested(300)}, "function"),
+        ({"type": "function", "name": "look", "x": _nested(300)}, "function"),
         ({"type": "mcp", "server_label": "demo", "name": "calculate"}, "mcp"),
+        ({"type": "mcp", "server_label": "demo"}, "mcp"),
+        ({"type": "function", "name": "get_weather"}, None),
         ({"type": "mcp", "name": "calculate"}, None),
         ({"type": ["function"], "name": "calculate"}, None),
         ({"type": "allowed_tools", "mode": "auto", "tools": [FUNCTION]}, "allowed_tools"),

@@ -96,8 +96,25 @@ async def test_of_any_ids(
     check(text, [*output, EOS], offsets, shown)
     assert (shown, offsets) == await answer(client, **fields, stream=True)
     shown, offsets = await answer(client, **fields, echo=True)
+    assert (shown, offsets) == await answer(client, **fields, echo=True, stream=True)
     assert offsets == sorted(offsets)
     check(text, [*output, EOS], offsets[len(prompt) :], shown)
+    for token_id, offset in zip(prompt, offsets, strict=False):
+        if text.is_special(token_id):  # it is a part of the echoed text, as it would be of a text
+            assert shown[offset:].startswith(text.token_bytes(token_id).decode()), offset
+
+
+async def test_ids_and_their_text_are_echoed_alike(client: Client, text: ModelTokenizer) -> None:
+    written = "<|im_start|>system\nHello<|im_end|>\n"
+    ids = text.backend.encode(written, add_special_tokens=False).ids
+    assert {1, 2} <= set(ids)
+    fields = {"echo": True, "logprobs": 0, "max_tokens": 3}
+    expected = await answer(client, prompt=written, **fields)
+    assert expected[0].startswith(written)
+    for stream in (False, True):
+        assert await answer(client, prompt=ids, stream=stream, **fields) == expected
+    response = await client.post("/v1/completions", json={"prompt": ids, "echo": True})
+    assert (await response.get_json())["choices"][0]["text"].startswith(written)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

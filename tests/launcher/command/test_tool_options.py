@@ -16,6 +16,7 @@ def check(*flags: str) -> None:
 def test_parsers_that_there_are(tmp_path: Path) -> None:
     check()
     check("--tool-call-parser", "hermes", "--enable-auto-tool-choice")
+    check("--enable-auto-tool-choice")
     check("--tool-call-parser", 'generic:{"start": "<call>", "end": "</call>"}')
     plugin = tmp_path / "plugin.py"
     plugin.write_text(
@@ -28,12 +29,12 @@ def test_parsers_that_there_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
-        (["--tool-call-parser", "nope"], "'nope' is not one of deepseek"),
+        (["--tool-call-parser", "nope"], "'nope' is not one of "),
         (["--tool-call-parser", "hermes:x"], "--tool-call-parser"),
         (["--tool-call-parser", "generic"], "start"),
         (["--tool-call-parser", 'generic:{"start": "<", "stop": ">"}'], "stop"),
         (["--tool-call-parser", "generic:{"], "generic"),
-        (["--enable-auto-tool-choice"], "--enable-auto-tool-choice"),
+        (["--enable-auto-tool-choice", "--tool-call-parser", "none"], "--enable-auto-tool-choice"),
         (["--tool-parser-plugin", "x.py"], "--tool-parser-plugin"),
         (["--tool-call-parser", "x", "--tool-parser-plugin", "/none.py"], "/none.py"),
     ],

@@ -107,7 +107,10 @@ class LateRunner(FakeRunner):
         request = chunk.sequence.request
         text += request.prompt_token_ids[chunk.end :]
         grammar = chunk.sequence.grammar
-        return Sequence(request, 0, 0.0, text, chunk.sequence.num_prompt, grammar=grammar)
+        sequence = chunk.sequence
+        return Sequence(
+            request, 0, 0.0, text, sequence.num_prompt, grammar=grammar, texts=sequence.texts
+        )
 
 
 def overlapping_engine(**options: Any) -> Engine:

@@ -172,14 +172,34 @@ def test_preemption_takes_the_lowest_priority_and_its_text_is_whole() -> None:
 
 def test_a_second_equal_prompt_is_found_in_the_cache() -> None:
     engine = fake_engine()
-    cached = []
+    cached, written = [], []
     for name in "ab":
         answer = run(engine, [(0, request(name, range(20)))])[name]
         assert answer.outputs[0].admission is not None
         cached.append(answer.outputs[0].admission.cached_tokens)
+        written.append(answer.outputs[0].admission.written_tokens)
     assert cached == [0, 16]  # of 20 the last block is run again: its last token must be
+    assert written == [20, 4]
     assert engine.stats().prefix_queried == 40
     assert engine.stats().cached_tokens == 16
+
+
+@pytest.mark.parametrize(
+    ("tokens", "settings", "written"),
+    [
+        (3, {}, 0),
+        (22, {}, 20),
+        (46, {"max_num_batched_tokens": 16}, 44),
+        (20, {"enable_prefix_caching": False}, 0),
+    ],
+)
+def test_full_blocks_of_the_prompt_are_kept(
+    tokens: int, settings: dict[str, Any], written: int
+) -> None:
+    answer = run(fake_engine(**settings), [(0, request("a", range(tokens)))])["a"]
+    assert answer.outputs[0].admission is not None
+    assert answer.outputs[0].admission.written_tokens == written
+    assert all(output.admission is None for output in answer.outputs[1:])
 
 
 @pytest.mark.parametrize("change", [{"cache_salt": "x"}, {"prompt_token_ids": (9, *range(1, 20))}])

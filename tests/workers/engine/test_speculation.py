@@ -353,6 +353,11 @@ def test_metrics_have_the_counters() -> None:
             f"test_speculation:spec_decode_num_{name}_total", {"model_name": "m", "engine": "0"}
         )
         assert found == value > 0
+    name = "test_speculation:spec_decode_num_accepted_tokens_per_pos_total"
+    for position, value in enumerate(stats.accepted_by_position):
+        labels = {"model_name": "m", "engine": "0", "position": str(position)}
+        assert REGISTRY.get_sample_value(name, labels) == value
+    assert sum(stats.accepted_by_position) == stats.accepted_tokens
 
 
 def test_counts_with_drafts_are_those_of_the_longer_text() -> None:

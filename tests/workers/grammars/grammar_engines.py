@@ -54,7 +54,7 @@ def held(
     text: str,
     prompt: Sequence[int] = (5, 6, 7),
     *,
-    after: tuple[int, ...] = (),
+    after: tuple[str, ...] = (),
     replayed: tuple[int, ...] = (),
     **params: Any,
 ) -> Generate:

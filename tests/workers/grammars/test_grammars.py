@@ -12,8 +12,9 @@ from tokenizers import Tokenizer
 
 from headrace.protocol.common import grammar_compiler
 from headrace.protocol.common.grammar_compiler import compile_grammar, load_tokenizer
+from headrace.protocol.common.reasoning_text import MAX_MARK_CHARS, MAX_MARKS
 from headrace.protocol.config import SpeculativeConfig
-from headrace.protocol.grammar import MAX_AFTER_TOKENS, MAX_GRAMMAR_BYTES
+from headrace.protocol.grammar import MAX_GRAMMAR_BYTES
 from headrace.protocol.to_worker import Generate
 from headrace.workers.engine.fake_runner import FakeRunner
 from headrace.workers.errors import RejectedByEngine
@@ -22,7 +23,15 @@ from headrace.workers.sequence import compiled_grammar as compiled
 from headrace.workers.sequence.sequence import Chunk, ChunkResult
 from tests.frontend.text.tokenizers_for_tests import byte_fallback
 from tests.workers.driving import Answer, request, run
-from tests.workers.grammars.grammar_engines import EOS, ROWS, grammar_engine, grammars, held, schema
+from tests.workers.grammars.grammar_engines import (
+    EOS,
+    ROWS,
+    grammar_engine,
+    grammars,
+    held,
+    schema,
+    tokens,
+)
 
 CITY = {
     "type": "object",
@@ -141,7 +150,7 @@ def test_drafts_are_taken_where_the_grammar_allows_them(path: Path, tokenizer: T
 def test_before_its_delimiter_a_text_is_free(path: Path, tokenizer: Tokenizer) -> None:
     """The fake's own text, of which some tokens in the middle are the delimiter."""
     free = run(grammar_engine(path), [(0, request("a", (5, 6, 7), max_tokens=12))])["a"].tokens
-    delimiter = tuple(free[4:6])
+    delimiter = (byte_text_of(path, free[4:6]),)
     for options in ({}, {"speculative_config": NGRAM, "clock": lambda: 0.0}, {"late": True}):
         one = held("a", 'start: "Paris"', after=delimiter)
         answer = run(grammar_engine(path, **options), [(0, one)])["a"]
@@ -152,12 +161,43 @@ def test_before_its_delimiter_a_text_is_free(path: Path, tokenizer: Tokenizer) -
         assert run(grammar_engine(path), [(0, replayed)])["a"].tokens == answer.tokens[5:]
 
 
+def byte_text_of(path: Path, token_ids: list[int]) -> str:
+    return tokens(path).decode_bytes(token_ids).decode()
+
+
+END = "</think>"
+
+
+@pytest.mark.parametrize("written", [["</", "think", ">"], list(END), ["<", "/think>"]])
+def test_a_delimiter_may_come_in_any_tokens(
+    path: Path, tokenizer: Tokenizer, written: list[str]
+) -> None:
+    """The output before it is given, as in a replay; then the grammar holds."""
+    ids = [token_id for part in ["dog ", *written] for token_id in tokenizer.encode(part).ids]
+    one = held("a", 'start: "Paris"', after=(END,), replayed=tuple(ids))
+    answer = run(grammar_engine(path), [(0, one)])["a"]
+    assert tokenizer.decode(answer.tokens) == "Paris"
+    assert answer.finish_reason == "complete"
+
+
+def test_no_token_goes_on_after_the_delimiter(path: Path, tokenizer: Tokenizer) -> None:
+    """A token that holds its end and more would hide from the grammar what comes after it."""
+    whole = tokenizer.encode("The fox").ids
+    first, second = (byte_text_of(path, [token_id]) for token_id in (whole[0], whole[1]))
+    assert len(second) > 1, "the test needs a token of several characters"
+    delimiter = first + second[0]
+    one = held("a", 'start: "Paris"', after=(delimiter,), replayed=(whole[0],), max_tokens=40)
+    engine = grammar_engine(path, choices=[whole[1]])
+    answer = run(engine, [(0, one)])["a"]
+    assert whole[1] not in answer.tokens[:1]
+
+
 def masks_after(path: Path, text: str, tokens: list[int], **params: Any) -> tuple[set[int], bool]:
     """Tokens that may follow, and whether the text has ended."""
     one = held("a", text, **params)
     engine = grammar_engine(path)
     assert engine._gate is not None
-    state = engine._gate.grammars.compile(one).result()
+    state = engine._gate.grammars.prepare(one).result().state
     for token_id in tokens:
         state.append(token_id)
     seen = []
@@ -283,9 +323,9 @@ def test_a_request_can_be_aborted_while_its_grammar_is_compiled(path: Path) -> N
     "change",
     [
         {"text": "x" * (MAX_GRAMMAR_BYTES + 1)},
-        {"after": (1,) * (MAX_AFTER_TOKENS + 1)},
-        {"after": (ROWS,)},
-        {"after": (-1,)},
+        {"after": ("x",) * (MAX_MARKS + 1)},
+        {"after": ("x" * (MAX_MARK_CHARS + 1),)},
+        {"after": ("",)},
     ],
 )
 def test_grammars_out_of_bounds_are_refused(path: Path, change: dict[str, Any]) -> None:
@@ -308,9 +348,9 @@ def test_an_engine_without_a_tokenizer_refuses_grammars() -> None:
 def test_grammars_are_compiled_once_while_there_is_room(path: Path) -> None:
     known = grammars(path)
     for number in range(200):
-        known.compile(held(str(number), f'start: "{number % 150}"')).result()
+        known.prepare(held(str(number), f'start: "{number % 150}"')).result()
     assert len(known._cached) <= 64
-    first, again = (known.compile(held(name, 'start: "149"')).result() for name in "ab")
+    first, again = (known.prepare(held(name, 'start: "149"')).result().state for name in "ab")
     assert first._compiled is again._compiled
 
 
@@ -325,7 +365,7 @@ def test_large_grammars_make_room_for_each_other(
     known = grammars(path)
     taking(monkeypatch, grammar_manager._CACHED_BYTES // 3)
     for number in range(20):
-        known.compile(held(str(number), f'start: "{number}"')).result()
+        known.prepare(held(str(number), f'start: "{number}"')).result()
     assert list(known._cached) == ['start: "17"', 'start: "18"', 'start: "19"']
 
 
@@ -334,15 +374,15 @@ def test_grammars_in_use_take_no_more_than_there_is_for_them(
 ) -> None:
     known = grammars(path)
     taking(monkeypatch, grammar_manager._MOST_BYTES // 5)
-    in_use = [known.compile(held(str(n), f'start: "{n}"')).result() for n in range(5)]
+    in_use = [known.prepare(held(str(n), f'start: "{n}"')).result().state for n in range(5)]
     with pytest.raises(ValueError, match="too much memory"):
-        known.compile(held("large", 'start: "large"')).result()
-    assert known.compile(held("same", 'start: "4"')).result().error is None
+        known.prepare(held("large", 'start: "large"')).result()
+    assert known.prepare(held("same", 'start: "4"')).result().state.error is None
     del in_use[:2]
-    assert known.compile(held("large", 'start: "large"')).result().error is None
+    assert known.prepare(held("large", 'start: "large"')).result().state.error is None
     taking(monkeypatch, grammar_manager._SMALL_BYTES)
     for number in range(100, 400):
-        in_use.append(known.compile(held("small", f'start: "{number}"')).result())
+        in_use.append(known.prepare(held("small", f'start: "{number}"')).result().state)
 
 
 def test_what_texts_leave_in_a_grammar_does_not_end_later_ones(
@@ -355,7 +395,7 @@ def test_what_texts_leave_in_a_grammar_does_not_end_later_ones(
     known = grammars(path)
     for first in "abcdefghij":
         text = "|".join(f"{letter}{{1,60}}" for letter in "abcdefghij")
-        state = known.compile(held(first, f"start: /{text}/")).result()
+        state = known.prepare(held(first, f"start: /{text}/")).result().state
         for char in first * 41:
             state.matcher.compute_bitmask()
             token_id = tokenizer.token_to_id(char)
@@ -367,7 +407,7 @@ def test_what_texts_leave_in_a_grammar_does_not_end_later_ones(
 
 def test_tokens_of_texts_count_as_memory(path: Path) -> None:
     known = grammars(path)
-    state = known.compile(held("a", "start: /a*/", replayed=())).result()
+    state = known.prepare(held("a", "start: /a*/", replayed=())).result().state
     before = state._compiled.bytes
     state.append(9)
     assert state._compiled.bytes > before

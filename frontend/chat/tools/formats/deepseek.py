@@ -2,19 +2,20 @@
 
 import re
 
-from headrace.frontend.chat.tools.json_calls import emit_json_value, is_function_name
-from headrace.frontend.chat.tools.parser import ToolParser, register_tool_parser
+from headrace.frontend.chat.tools.json_calls import read_named_call
+from headrace.frontend.chat.tools.parser import CallSyntax, ToolParser, register_tool_parser
 from headrace.frontend.chat.tools.parser_output import ParserOutput
-from headrace.frontend.chat.tools.source import Delimiters, Incremental, Source
+from headrace.frontend.chat.tools.source import Delimiters, Incremental, Source, accept_any
 
 _CALLS, _CALLS_END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
 _CALL, _CALL_END = "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>"
 _SEPARATOR = "<｜tool▁sep｜>"
 _DELIMITERS = Delimiters(_CALLS, _CALL)
+_ENDS = (_CALL_END, _CALLS_END, _CALL)
 _HEAD_CHARS = re.compile(r"[^<\n`{]*")
 
 
-@register_tool_parser("deepseek", "deepseek_v3", "deepseek_v31")
+@register_tool_parser("deepseek", "deepseek_v31")
 class DeepSeekParser(ToolParser):
     """Reads calls between special tokens.
 
@@ -23,6 +24,9 @@ class DeepSeekParser(ToolParser):
     """
 
     delimiters = (_CALLS, _CALLS_END, _CALL, _CALL_END, _SEPARATOR)
+    call_syntax = CallSyntax(
+        _CALLS, lambda name: f"{_CALL}{name}{_SEPARATOR}", f"{_CALL_END}{_CALLS_END}"
+    )
 
     def read(self, source: Source, output: ParserOutput) -> Incremental[None]:
         while delimiter := (yield from source.emit_until(_DELIMITERS, output.content)):
@@ -35,14 +39,13 @@ class DeepSeekParser(ToolParser):
 
     def _calls(self, source: Source, output: ParserOutput) -> Incremental[None]:
         """Read calls for as long as there are any; text that is left recorded is content."""
-        has_calls = False
         while (yield from source.accept(_CALL)):
             if not (yield from self._call(source, output)):
                 return
-            has_calls = True
             yield from source.skip_space()
-        if has_calls and (yield from source.accept(_CALLS_END, or_cut=True)):
-            source.stop_recording()
+            while (yield from accept_any(source, (_CALL_END, _CALLS_END), or_cut=True)):
+                source.start_recording()
+                yield from source.skip_space()
 
     def _call(self, source: Source, output: ParserOutput) -> Incremental[bool]:
         head = yield from source.read_while(_HEAD_CHARS)
@@ -54,22 +57,20 @@ class DeepSeekParser(ToolParser):
             yield from source.skip_space()
             if not (yield from source.accept("```json")):
                 return False
+        if not (yield from read_named_call(source, output, head.strip(), _ENDS)):
+            return False
         yield from source.skip_space()
-        if not is_function_name(head.strip()) or (yield from source.peek()) != "{":
-            return False
-        source.stop_recording()
-        output.begin_call(head.strip())
-        if not (yield from emit_json_value(source, output.arguments)):
-            return False
-        return (yield from self._end(source, is_block))
-
-    def _end(self, source: Source, is_block: bool) -> Incremental[bool]:
-        source.start_recording()
-        yield from source.skip_space()
-        if is_block:
-            yield from source.accept("```", or_cut=True)
-            yield from source.skip_space()
-        if not (yield from source.accept(_CALL_END, or_cut=True)):
-            return False
-        source.start_recording()
+        if is_block and (yield from source.accept("```", or_cut=True)):
+            source.start_recording()
         return True
+
+
+@register_tool_parser("deepseek_v3")
+class DeepSeekBlockParser(DeepSeekParser):
+    """Reads the same, and has the call's syntax of V3."""
+
+    call_syntax = CallSyntax(
+        _CALLS,
+        lambda name: f"{_CALL}function{_SEPARATOR}{name}\n```json\n",
+        f"\n```{_CALL_END}{_CALLS_END}",
+    )

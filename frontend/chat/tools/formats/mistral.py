@@ -1,16 +1,18 @@
 """Mistral: calls after a special token, in the forms of its tokenizers' versions."""
 
+import json
 import re
 import secrets
 import string
+from collections.abc import Collection
 
 from headrace.frontend.chat.tools.json_calls import (
     CallKeys,
-    emit_json_value,
     is_function_name,
     read_calls,
+    read_named_call,
 )
-from headrace.frontend.chat.tools.parser import ToolParser, register_tool_parser
+from headrace.frontend.chat.tools.parser import CallSyntax, ToolParser, register_tool_parser
 from headrace.frontend.chat.tools.parser_output import ParserOutput
 from headrace.frontend.chat.tools.source import Delimiters, Incremental, Source
 
@@ -31,34 +33,38 @@ class MistralParser(ToolParser):
     """
 
     delimiters = (_CALLS, _CALL_ID, _ARGUMENTS)
+    call_syntax = CallSyntax(
+        _CALLS, lambda name: f'[{{"name": {json.dumps(name)}, "arguments": ', "}]"
+    )
+
+    def call_syntax_of(self, tokens: Collection[str]) -> CallSyntax | None:
+        if _ARGUMENTS not in tokens:
+            return self.call_syntax
+        return CallSyntax(_CALLS, lambda name: f"{name}{_ARGUMENTS}", "")
 
     def read(self, source: Source, output: ParserOutput) -> Incremental[None]:
         while (yield from source.emit_until(_DELIMITERS, output.content)):
             source.start_recording()
             source.take(len(_CALLS))
-            if (yield from self._calls(source, output)):
-                source.stop_recording()
-            else:
-                output.content(source.take_recording())
+            yield from self._calls(source, output)
+            output.content(source.take_recording())
 
     def new_id(self) -> str:
         return "".join(secrets.choice(_ALPHABET) for _ in range(_ID_CHARS))
 
-    def _calls(self, source: Source, output: ParserOutput) -> Incremental[bool]:
+    def _calls(self, source: Source, output: ParserOutput) -> Incremental[None]:
+        """Read calls; text that is left recorded is content."""
         yield from source.skip_space()
         if (yield from source.peek()) in ("[", "{"):
-            return (yield from read_calls(source, output, CallKeys()))
+            yield from read_calls(source, output, CallKeys(), (_CALLS,))
+            return
         name = yield from source.read_while(_NAME)
         if not is_function_name(name):
-            return False
+            return
         yield from source.skip_space()
         call_id = None
         if (yield from source.accept(_CALL_ID)):
             call_id = yield from source.read_while(_ID)
         yield from source.accept(_ARGUMENTS)
-        yield from source.skip_space()
-        if (yield from source.peek()) != "{":
-            return False
-        source.stop_recording()
-        output.begin_call(name, call_id if call_id and len(call_id) == _ID_CHARS else None)
-        return (yield from emit_json_value(source, output.arguments))
+        call_id = call_id if call_id and len(call_id) == _ID_CHARS else None
+        yield from read_named_call(source, output, name, (_CALLS,), call_id)

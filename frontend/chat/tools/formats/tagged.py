@@ -1,7 +1,7 @@
-"""JSON between two tags, as Hermes and Qwen write it, or between tags of your own."""
+"""JSON between tags, as Hermes and many others write it, or between tags of your own."""
 
 import json
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -13,52 +13,204 @@ from headrace.frontend.chat.tools.parser import (
     register_tool_parser,
 )
 from headrace.frontend.chat.tools.parser_output import ParserOutput
-from headrace.frontend.chat.tools.source import Delimiters, Incremental, Source
+from headrace.frontend.chat.tools.source import Delimiters, Incremental, Source, accept_any
 
 
 class TaggedParser(ToolParser):
-    """Reads any number of `start` JSON `end`, among other text.
+    """Reads any number of start tag, JSON and end tag, among other text.
 
-    The JSON is a call or an array of calls.
+    The JSON is a call or several.
+
+    starts: the tags that calls may begin with.
+    ends: the tags that may end them; none if nothing does.
+    dropped: tags around other text, which are no content.
     """
 
-    def __init__(self, start: str, end: str, keys: CallKeys) -> None:
-        super().__init__()
-        self._start, self._end, self._keys = start, end, keys
-        self._delimiters = Delimiters(start)
+    starts: tuple[str, ...]
+    ends: tuple[str, ...] = ()
+    dropped: ClassVar[tuple[str, ...]] = ()
+    keys = CallKeys()
+
+    def __init__(self, settings: str = "") -> None:
+        super().__init__(settings)
+        self._watch_tags()
+
+    def _watch_tags(self) -> None:
+        self.delimiters = tuple(dict.fromkeys((*self.starts, *self.ends, *self.dropped)))
+        self._watched = Delimiters(*self.starts, *self.dropped)
 
     def read(self, source: Source, output: ParserOutput) -> Incremental[None]:
-        while (yield from source.emit_until(self._delimiters, output.content)):
+        while tag := (yield from source.emit_until(self._watched, output.content)):
             source.start_recording()
-            source.take(len(self._start))
-            if (yield from self._calls(source, output)):
+            source.take(len(tag))
+            if tag in self.dropped:
                 source.stop_recording()
-            else:
-                output.content(source.take_recording())
+                continue
+            yield from self._calls(source, output)
+            output.content(source.take_recording())
 
-    def _calls(self, source: Source, output: ParserOutput) -> Incremental[bool]:
+    def _calls(self, source: Source, output: ParserOutput) -> Incremental[None]:
+        """Read calls up to their end tag; text that is left recorded is content."""
+        tags = (*self.ends, *self.starts)
         yield from source.skip_space()
-        if not (yield from read_calls(source, output, self._keys)):
-            return False
+        while (yield from read_calls(source, output, self.keys, tags)):
+            yield from source.skip_space()
+            if (yield from accept_any(source, self.ends, or_cut=True)):
+                yield from self._further_ends(source)
+                return
+            # A start tag in place of an end tag: another call may follow.
+            if not self.ends or not (yield from accept_any(source, self.starts)):
+                return
+            yield from source.skip_space()
+            if (yield from source.peek()) == "":
+                source.stop_recording()
+
+    def _further_ends(self, source: Source) -> Incremental[None]:
+        """Drop end tags that are written twice."""
+        source.start_recording()
         yield from source.skip_space()
-        # A call without an end tag is still a call.
-        return bool(self._end) and (yield from source.accept(self._end, or_cut=True))
+        while (yield from accept_any(source, self.ends)):
+            source.start_recording()
+            yield from source.skip_space()
 
 
-@register_tool_parser("hermes")
+def tagged_syntax(start: str, begin: str, end: str, arguments: str = "arguments") -> CallSyntax:
+    """Return the syntax of one call between tags.
+
+    begin: the text between the start tag and the call's bracket. end: the text after it.
+    """
+    return CallSyntax(
+        start, lambda name: f'{begin}{{"name": {json.dumps(name)}, "{arguments}": ', "}" + end
+    )
+
+
+@register_tool_parser("hermes", "qwen3_json", "granite4")
 class HermesParser(TaggedParser):
     """Reads <tool_call> {"name": …, "arguments": {…}} </tool_call>."""
 
-    delimiters = ("<tool_call>", "</tool_call>")
-    call_syntax = CallSyntax(
-        "<tool_call>",
-        lambda name: f'\n{{"name": {json.dumps(name)}, "arguments": ',
-        "}\n</tool_call>",
+    starts, ends = ("<tool_call>",), ("</tool_call>",)
+    call_syntax = tagged_syntax("<tool_call>", "\n", "\n</tool_call>")
+
+
+@register_tool_parser("ernie45")
+class ErnieParser(HermesParser):
+    """Reads calls as HermesParser does; answers stand between tags of their own."""
+
+    dropped = ("<response>", "</response>")
+    call_syntax = HermesParser.call_syntax._replace(marks=dropped)
+
+
+@register_tool_parser("longcat")
+class LongcatParser(TaggedParser):
+    """Reads <longcat_tool_call> {"name": …, "arguments": {…}} </longcat_tool_call>."""
+
+    starts, ends = ("<longcat_tool_call>",), ("</longcat_tool_call>",)
+    call_syntax = tagged_syntax("<longcat_tool_call>", "\n", "\n</longcat_tool_call>")
+
+
+@register_tool_parser("jamba", "hunyuan_a13b")
+class ToolCallsParser(TaggedParser):
+    """Reads <tool_calls> [{"name": …, "arguments": {…}}, …] </tool_calls>."""
+
+    starts, ends = ("<tool_calls>",), ("</tool_calls>",)
+    call_syntax = tagged_syntax("<tool_calls>", "[\n", "\n]</tool_calls>")
+
+
+@register_tool_parser("granite")
+class GraniteParser(TaggedParser):
+    """Reads [{"name": …, "arguments": {…}}, …] after the tag of Granite 3.0 or that of 3.1."""
+
+    starts, ends = ("<|tool_call|>", "<tool_call>"), ("</tool_call>",)
+    call_syntax = tagged_syntax("<|tool_call|>", "[", "]")
+
+
+@register_tool_parser("granite-20b-fc")
+class GraniteCodeParser(TaggedParser):
+    """Reads <function_call> {"name": …, "arguments": {…}}, any number of times."""
+
+    starts = ("<function_call>",)
+    call_syntax = tagged_syntax("<function_call>", " ", "")
+
+
+@register_tool_parser("phi4_mini_json")
+class PhiParser(TaggedParser):
+    """Reads functools[{"name": …, "arguments": {…}}, …], or an array between Phi's tags."""
+
+    starts, ends = ("functools", "<|tool_call|>"), ("<|/tool_call|>",)
+    call_syntax = tagged_syntax("functools[", "", "]")
+
+
+@register_tool_parser("internlm")
+class InternLMParser(TaggedParser):
+    """Reads <|action_start|><|plugin|> {"name": …, "parameters": {…}} <|action_end|>."""
+
+    starts, ends = ("<|action_start|><|plugin|>",), ("<|action_end|>",)
+    call_syntax = tagged_syntax(
+        "<|action_start|>", "<|plugin|>\n", "\n<|action_end|>", "parameters"
     )
 
     def __init__(self, settings: str = "") -> None:
-        ToolParser.__init__(self, settings)
-        super().__init__(*self.delimiters, CallKeys())
+        super().__init__(settings)
+        self.delimiters = ("<|action_start|>", "<|plugin|>", "<|action_end|>")
+
+
+@register_tool_parser("gigachat3")
+class GigaChatParser(TaggedParser):
+    """Reads <|function_call|> {"name": …, "arguments": {…}}."""
+
+    starts = ("<|function_call|>", "function call<|role_sep|>")
+    ends = ("<|message_sep|>",)
+    call_syntax = tagged_syntax("<|function_call|>", "", "")
+
+    def __init__(self, settings: str = "") -> None:
+        super().__init__(settings)
+        self.delimiters = ("<|function_call|>", "<|role_sep|>", "<|message_sep|>")
+
+
+@register_tool_parser("apertus")
+class ApertusParser(TaggedParser):
+    """Reads <|tools_prefix|> [{"name": {…}}, …] <|tools_suffix|>: names are keys of arguments."""
+
+    starts, ends = ("<|tools_prefix|>",), ("<|tools_suffix|>",)
+    keys = CallKeys(name="")
+    call_syntax = CallSyntax(
+        starts[0], lambda name: f"[{{{json.dumps(name)}: ", "}]<|tools_suffix|>"
+    )
+
+
+@register_tool_parser("cohere_command3", "cohere_command4")
+class CohereParser(TaggedParser):
+    """Reads <|START_ACTION|> [{"tool_name": …, "parameters": {…}}, …] <|END_ACTION|>."""
+
+    starts, ends = ("<|START_ACTION|>",), ("<|END_ACTION|>",)
+    dropped = ("<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|START_TEXT|>", "<|END_TEXT|>")
+    keys = CallKeys("tool_name", ("parameters",))
+    call_syntax = CallSyntax(
+        starts[0],
+        lambda name: f'[\n    {{"tool_name": {json.dumps(name)}, "parameters": ',
+        "}\n]<|END_ACTION|>",
+        marks=dropped,
+    )
+
+
+@register_tool_parser("inkling")
+class InklingParser(TaggedParser):
+    """Reads <|content_invoke_tool_json|> {"name": …, "args": {…}} <|end_message|>."""
+
+    starts, ends = ("<|content_invoke_tool_json|>",), ("<|end_message|>",)
+    dropped = (
+        "<|message_model|>",
+        "<|content_text|>",
+        "<|end_message|>",
+        "<|content_model_end_sampling|>",
+    )
+    keys = CallKeys("name", ("args", "arguments"))
+    call_syntax = CallSyntax(
+        starts[0],
+        lambda name: f'{{"name": {json.dumps(name)}, "args": ',
+        "}<|end_message|>",
+        marks=dropped,
+    )
 
 
 Tag = Annotated[str, Field(max_length=100)]
@@ -93,8 +245,10 @@ class GenericParser(TaggedParser):
             first = error.errors(include_url=False)[0]
             key = ".".join(str(part) for part in first["loc"]) or "settings"
             raise ParserError(f"generic: {key}: {first['msg']}") from error
-        super().__init__(parsed.start, parsed.end, CallKeys(parsed.name, (parsed.arguments,)))
-        self.delimiters = (parsed.start, parsed.end)
+        self.starts = (parsed.start,)
+        self.ends = (parsed.end,) if parsed.end else ()
+        self.keys = CallKeys(parsed.name, (parsed.arguments,))
+        self._watch_tags()
         keys = json.dumps(parsed.name), json.dumps(parsed.arguments)
         self.call_syntax = CallSyntax(
             parsed.start,

@@ -1,0 +1,1 @@
+"""Formats are found in chat templates."""

@@ -1,0 +1,1 @@
+"""Comparisons with other projects' files and programs, run by hand."""
