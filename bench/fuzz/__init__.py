@@ -1,1 +1,1 @@
-"""Made-up requests, drawn from the API's own description."""
+"""Ask a server for all that its OpenAPI document allows, and for what it does not."""
