@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, find, settings
 
 from bench.fuzz.bodies import bodies
-from bench.fuzz_requests import RuleBroken, check, routes
+from bench.fuzz.requests import RuleBroken, check, routes
 
 CHAT = "/v1/chat/completions"
 ERROR = {"message": "m", "type": "t", "param": None, "code": 400}

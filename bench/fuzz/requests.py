@@ -6,7 +6,7 @@ be one of the API's (no 5xx, errors in their shape, streams with their end), no 
 closed without one, and the workers must be the same ones afterwards. Starts a pool of the fake
 engine unless `--url` names a server. Hypothesis shrinks a body that breaks a rule; it is printed.
 
-Usage: python -m bench.fuzz_requests [--minutes 5] [--url URL] [--seed 0] [--only /v1/messages]
+Usage: python -m bench.fuzz.requests [--minutes 5] [--url URL] [--seed 0] [--only /v1/messages]
 """
 
 import argparse
