@@ -190,7 +190,8 @@ def test_anthropics_client_gets_the_same_streamed_whole_and_from_chats(server: S
         assert block.text == text
         assert message.stop_reason == "end_turn"
         usage = message.usage
-        assert usage.input_tokens + (usage.cache_read_input_tokens or 0) == counted.input_tokens
+        cached = (usage.cache_read_input_tokens or 0) + (usage.cache_creation_input_tokens or 0)
+        assert usage.input_tokens + cached == counted.input_tokens
     assert streamed.usage.output_tokens == whole.usage.output_tokens > 0
     with OpenAI(base_url=f"{server.url}/v1", api_key="none") as openai:
         chat = openai.chat.completions.create(
