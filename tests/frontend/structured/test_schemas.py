@@ -21,7 +21,16 @@ from headrace.frontend.structured.schema_walk import LISTS, MAPS, ONE, all_schem
 from tests.frontend.structured.schema_matching import Matching
 
 Schema = dict[str, Any]
-_ODD_KEYWORDS = ("type", "required", "const", "enum", "format", "pattern", "minimum", "maxLength")
+_ODD_KEYWORDS: tuple[str, ...] = (
+    "type",
+    "required",
+    "const",
+    "enum",
+    "format",
+    "pattern",
+    "minimum",
+    "maxLength",
+)
 _ODD_KEYWORDS += ("$ref", "$id", "$schema", "dependentRequired", "minProperties", "multipleOf")
 INTEGER: Schema = {"type": "integer"}
 STRING: Schema = {"type": "string"}
