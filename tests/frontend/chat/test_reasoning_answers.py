@@ -540,3 +540,17 @@ async def test_a_template_that_tells_nothing_changes_nothing(chat: MakeChat) -> 
     assert "--tool-call-parser" in body["error"]["message"]
     status, body = await served.post(thinking_token_budget=5)
     assert (status, body["error"]["param"]) == (400, "thinking_token_budget")
+
+
+@pytest.mark.parametrize("size", [1, 2, 1000])
+@pytest.mark.parametrize(("end", "kept"), [(">\n\n", ""), (">", "\n\n")])
+async def test_white_space_in_the_token_that_ends_reasoning_is_not_the_answer_s(
+    chat: MakeChat, size: int, end: str, kept: str
+) -> None:
+    """A grammar holds after this token; what it says itself stays."""
+    served = chat(added=[end])
+    served.pool.per_output = size
+    served.reply = "Hm</think>\n\nParis"
+    assert await served.message() == ("Hm", "\n\nParis")
+    held = {"structured_outputs": {"choice": ["Paris", "London"]}}
+    assert await served.message(**held) == ("Hm", f"{kept}Paris")

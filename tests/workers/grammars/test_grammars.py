@@ -22,6 +22,7 @@ from headrace.workers.errors import RejectedByEngine
 from headrace.workers.grammars import grammar_manager, masker
 from headrace.workers.sequence import compiled_grammar as compiled
 from headrace.workers.sequence.sequence import Chunk, ChunkResult
+from headrace.workers.sequence.token_texts import TokenTexts
 from tests.frontend.text.tokenizers_for_tests import byte_fallback
 from tests.workers.driving import Answer, request, run
 from tests.workers.grammars.grammar_engines import (
@@ -181,15 +182,28 @@ def test_a_delimiter_may_come_in_any_tokens(
     assert answer.finish_reason == "complete"
 
 
-def test_no_token_goes_on_after_the_delimiter(path: Path, tokenizer: Tokenizer) -> None:
-    """A token that holds its end and more would hide from the grammar what comes after it."""
+@pytest.mark.parametrize(
+    ("after", "follows"), [("x", False), ("\n\n", True), (" ", True), ("\n{", False)]
+)
+def test_no_token_goes_on_after_the_delimiter_but_with_white_space(
+    after: str, follows: bool
+) -> None:
+    """The grammar would not see what else a token has after the end of the delimiter."""
+    texts = ["<", "/t>", f"/t>{after}", f"</t>{after}", "a"]
+    found = TokenTexts(texts, lambda text: []).straddling(("</t>",), "<")
+    assert found == (() if follows else (2, 3))
+    assert TokenTexts(texts, lambda text: []).straddling(("</t>",), "") == found[1:]
+
+
+def test_tokens_that_hide_text_from_a_grammar_are_not_sampled(
+    path: Path, tokenizer: Tokenizer
+) -> None:
     whole = tokenizer.encode("The fox").ids
-    first, second = (byte_text_of(path, [token_id]) for token_id in (whole[0], whole[1]))
-    assert len(second) > 1, "the test needs a token of several characters"
-    delimiter = first + second[0]
+    first, second = (byte_text_of(path, [token_id]) for token_id in whole[:2])
+    assert len(second.strip()) > 1, "the test needs a token of several characters"
+    delimiter = first + second[: second.index(second.strip()) + 1]
     one = held("a", 'start: "Paris"', after=(delimiter,), replayed=(whole[0],), max_tokens=40)
-    engine = grammar_engine(path, choices=[whole[1]])
-    answer = run(engine, [(0, one)])["a"]
+    answer = run(grammar_engine(path, choices=[whole[1]]), [(0, one)])["a"]
     assert whole[1] not in answer.tokens[:1]
 
 
