@@ -35,12 +35,11 @@ class ReasoningTokenCounter:
         A grammar holds after the token that ends reasoning: white space in this token is no part of
         what matches it, so the reader drops it.
         """
-        tracker = self._trackers[index]
+        tracker, reader = self._trackers[index], self._readers[index]
         if tracker is None or tracker.is_over:
             return
         tracker.feed(token_ids)
-        reader = self._readers[index]
-        if self._has_grammar and tracker.is_over and isinstance(reader, ReasoningReader):
+        if self._has_grammar and isinstance(reader, ReasoningReader):
             reader.skip_space(tracker.space_after_end)
 
     def tokens(self, index: int) -> int:

@@ -20,7 +20,9 @@ from headrace.protocol.to_worker import Generate
 from headrace.workers.engine.fake_runner import FakeRunner
 from headrace.workers.errors import RejectedByEngine
 from headrace.workers.grammars import grammar_manager, masker
+from headrace.workers.grammars.grammar_manager import GrammarManager
 from headrace.workers.sequence import compiled_grammar as compiled
+from headrace.workers.sequence.grammar_state import GrammarState
 from headrace.workers.sequence.sequence import Chunk, ChunkResult
 from headrace.workers.sequence.token_texts import TokenTexts
 from tests.frontend.text.tokenizers_for_tests import byte_fallback
@@ -163,6 +165,13 @@ def test_before_its_delimiter_a_text_is_free(path: Path, tokenizer: Tokenizer) -
         assert run(grammar_engine(path), [(0, replayed)])["a"].tokens == answer.tokens[5:]
 
 
+def state_of(known: GrammarManager, one: Generate) -> GrammarState:
+    """The state of a request's grammar, once it is compiled."""
+    state = known.prepare(one).result().state
+    assert state is not None
+    return state
+
+
 def byte_text_of(path: Path, token_ids: list[int]) -> str:
     return tokens(path).decode_bytes(token_ids).decode()
 
@@ -212,7 +221,7 @@ def masks_after(path: Path, text: str, tokens: list[int], **params: Any) -> tupl
     one = held("a", text, **params)
     engine = grammar_engine(path)
     assert engine._gate is not None
-    state = engine._gate.grammars.prepare(one).result().state
+    state = state_of(engine._gate.grammars, one)
     for token_id in tokens:
         state.append(token_id)
     seen = []
@@ -365,7 +374,7 @@ def test_grammars_are_compiled_once_while_there_is_room(path: Path) -> None:
     for number in range(200):
         known.prepare(held(str(number), f'start: "{number % 150}"')).result()
     assert len(known._cached) <= 64
-    first, again = (known.prepare(held(name, 'start: "149"')).result().state for name in "ab")
+    first, again = (state_of(known, held(name, 'start: "149"')) for name in "ab")
     assert first._compiled is again._compiled
 
 
@@ -389,15 +398,15 @@ def test_grammars_in_use_take_no_more_than_there_is_for_them(
 ) -> None:
     known = grammars(path)
     taking(monkeypatch, grammar_manager._MOST_BYTES // 5)
-    in_use = [known.prepare(held(str(n), f'start: "{n}"')).result().state for n in range(5)]
+    in_use = [state_of(known, held(str(n), f'start: "{n}"')) for n in range(5)]
     with pytest.raises(ValueError, match="too much memory"):
         known.prepare(held("large", 'start: "large"')).result()
-    assert known.prepare(held("same", 'start: "4"')).result().state.error is None
+    assert state_of(known, held("same", 'start: "4"')).error is None
     del in_use[:2]
-    assert known.prepare(held("large", 'start: "large"')).result().state.error is None
+    assert state_of(known, held("large", 'start: "large"')).error is None
     taking(monkeypatch, grammar_manager._SMALL_BYTES)
     for number in range(100, 400):
-        in_use.append(known.prepare(held("small", f'start: "{number}"')).result().state)
+        in_use.append(state_of(known, held("small", f'start: "{number}"')))
 
 
 def test_what_texts_leave_in_a_grammar_does_not_end_later_ones(
@@ -410,7 +419,7 @@ def test_what_texts_leave_in_a_grammar_does_not_end_later_ones(
     known = grammars(path)
     for first in "abcdefghij":
         text = "|".join(f"{letter}{{1,60}}" for letter in "abcdefghij")
-        state = known.prepare(held(first, f"start: /{text}/")).result().state
+        state = state_of(known, held(first, f"start: /{text}/"))
         for char in first * 41:
             state.matcher.compute_bitmask()
             token_id = tokenizer.token_to_id(char)
@@ -422,7 +431,7 @@ def test_what_texts_leave_in_a_grammar_does_not_end_later_ones(
 
 def test_tokens_of_texts_count_as_memory(path: Path) -> None:
     known = grammars(path)
-    state = known.prepare(held("a", "start: /a*/", replayed=())).result().state
+    state = state_of(known, held("a", "start: /a*/", replayed=()))
     before = state._compiled.bytes
     state.append(9)
     assert state._compiled.bytes > before
