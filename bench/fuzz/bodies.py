@@ -137,7 +137,7 @@ class _Bodies:
                 chosen += [name for name in draw(more) if name not in chosen]
             made = {name: draw(self._field(name, properties[name], depth)) for name in chosen}
             if not properties or draw(st.integers(0, 7)) == 7:
-                made |= draw(st.dictionaries(_ANY_TEXT, ANYTHING, max_size=2))
+                made |= draw(st.dictionaries(_ANY_TEXT, ANYTHING, min_size=1, max_size=2))
             return made
 
         return objects()

@@ -177,8 +177,8 @@ class Parser:
         return request
 
 
-def parser_classes() -> dict[str, type[Parser]]:
-    """Return a class for each of the reference's, which its registry names."""
+def registry() -> dict[str, str]:
+    """Return the names of the reference's parsers, and the name of the class of each."""
     path = Path(os.environ["REFERENCE"]) / "vllm/tool_parsers/__init__.py"
     tree = ast.parse(path.read_text())
     entries: dict[str, tuple[str, str]] = next(
@@ -186,10 +186,14 @@ def parser_classes() -> dict[str, type[Parser]]:
         for node in tree.body
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict)
     )
-    return {
-        class_name: type(class_name, (Parser,), {"name": name})
-        for name, (_, class_name) in reversed(entries.items())
-    }
+    return {name: class_name for name, (_, class_name) in entries.items()}
+
+
+REGISTRY = registry()
+PARSERS: dict[str, type[Parser]] = {
+    class_name: type(class_name, (Parser,), {"name": name})
+    for name, class_name in reversed(REGISTRY.items())
+}
 
 
 class Manager:
@@ -197,7 +201,7 @@ class Manager:
 
     @staticmethod
     def get_tool_parser(name: str) -> type[Parser]:
-        return type(name, (Parser,), {"name": name})
+        return PARSERS[REGISTRY[name]]
 
 
 def detokenize_incrementally(
@@ -209,7 +213,7 @@ def detokenize_incrementally(
 
 CLASSES: dict[str, Any] = {
     "detokenize_incrementally": detokenize_incrementally,
-    **parser_classes(),
+    **PARSERS,
     "ToolParser": Parser,
     "ToolParserManager": Manager,
     "get_tokenizer": lambda *_, **__: Tokenizer(),

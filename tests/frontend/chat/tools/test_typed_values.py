@@ -233,3 +233,34 @@ def test_all_arguments_in_one_are_taken_out_of_it(spec: str) -> None:
     assert json.loads(arguments) == {"arguments": "{}"}
     _, [(_, arguments)] = read_both("qwen3_coder", qwen("input", "ls"), TOOLS)
     assert json.loads(arguments) == {"input": "ls"}
+
+
+def test_elements_in_elements_are_objects_and_arrays() -> None:
+    properties = {
+        "order": {
+            "anyOf": [
+                {
+                    "type": "object",
+                    "properties": {"sku": {"type": "string"}, "n": {"$ref": "#/$defs/N"}},
+                },
+                {"type": "null"},
+            ]
+        },
+        "list": {"type": "array", "items": {"properties": {"n": {"type": "integer"}}}},
+    }
+    tools = ToolSchemas({"f": {"properties": properties, "$defs": {"N": {"type": "integer"}}}})
+    text = (
+        '<tool_call>~<invoke name="f">~<order>\n~<sku>5~</sku>~<n>5~</n>~</order>'
+        "~<list>~<x>~<n>1~</n>~</x>~<x>~<n>2~</n>~</x>~</list>"
+        "~<free>~<item>a < b~</item>~<item>~<k>v~</k>~</item>~</free>~<last>~<n>1~</invoke>"
+    )
+    _, [(_, arguments)] = read_both("minimax_m3", f"~{text}".replace("~", "]<]minimax[>["), tools)
+    assert json.loads(arguments) == {
+        "order": {"sku": "5", "n": 5},
+        "list": [{"n": 1}, {"n": 2}],
+        "free": ["a < b", {"k": "v"}],
+        "last": {"n": "1"},
+    }
+    deep = "~<tool_call>~<invoke name='f'>" + "~<a>" * 5000 + "x" + "~</a>" * 5000 + "~</invoke>"
+    _, [(_, arguments)] = read_both("minimax_m3", deep.replace("~", "]<]minimax[>["), tools)
+    assert arguments.count("{") == 64
