@@ -39,7 +39,7 @@ def find_reasoning_format(template: ChatTemplate) -> FoundFormat | None:
     """
     texts = template.source + prompt(template) + written_reasoning(template, _THOUGHT)
     name = _distinct(texts)
-    if name is None and "<think>" in texts and "</think>" in texts:
+    if name is None and "</think>" in texts:  # some only cut it out of earlier answers
         marked = (each for each, marks in _BY_TEXT.items() if any(mark in texts for mark in marks))
         name = next(marked, "think")
     suffix = _SUFFIX.search(texts)
@@ -63,12 +63,13 @@ def _fitted(template: ChatTemplate, name: str, format_: ReasoningFormat, texts: 
     """Return a format as a template uses it."""
     if format_.layout == "harmony":
         return FoundFormat(name, format_, f"the chat template has {format_.start}")
+    mark = format_.start if format_.start in texts else format_.end
     default = _beginning(format_, prompt(template))
     off = {switch: _beginning(format_, prompt(template, {switch: False})) for switch in _SWITCHES}
     on = {switch: _beginning(format_, prompt(template, {switch: True})) for switch in _SWITCHES}
     switches = tuple(switch for switch in _SWITCHES if on[switch] != off[switch])
     is_assumed = default == "open" or (default == "" and "closed" in off.values())
-    evidence = f"the chat template has {format_.start}"
+    evidence = f"the chat template has {mark}"
     if default == "open":
         evidence = f"prompts end with {format_.start}"
     elif switches:

@@ -136,6 +136,7 @@ ON = "{{ '<think>' if thinking else '</think>' }}"
         (THINK + chat_ml("", prompt="<think>\n"), "deepseek_r1", True),
         (chat_ml("", prompt=ON), "deepseek_v3", False),
         (THINK + CHAT_TEMPLATE, "think", False),
+        ("{# </think> #}" + CHAT_TEMPLATE, "think", False),
         (chat_ml(CALLS["glm45"], prompt=OFF), "glm45", True),
         (THINK + chat_ml(CALLS["kimi_k2"]), "kimi_k2", False),
         (THINK + chat_ml(CALLS["minimax_m2"], prompt="<think>\n"), "minimax_m2", True),
