@@ -105,7 +105,7 @@ def value(**changed: Any) -> dict[str, Any]:
     return {**found, "price": 1.5, "text": '{"n": 1}', **changed}
 
 
-WRONG = [
+WRONG: list[dict[str, Any]] = [
     {"raw": 5},
     {"day": "tomorrow"},
     {"id": "x"},
