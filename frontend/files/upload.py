@@ -113,7 +113,7 @@ def request_class(max_file_bytes: int) -> type[Request]:
         def __init__(self, method: str, scheme: str, path: str, *rest: Any, **named: Any) -> None:
             if path == ROUTE and method == "POST":
                 named["max_content_length"] = max_file_bytes + OVERHEAD_BYTES
-                self.body_class = UploadBody
+                self.body_class = cast(type[Body], UploadBody)
             super().__init__(method, scheme, path, *rest, **named)
 
     return RequestWithUploads
