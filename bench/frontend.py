@@ -4,36 +4,31 @@ Starts a pool of the fake engine with one frontend and one worker, keeps a numbe
 and counts the events with text and the CPU time of each process. All of a frontend's work is in it:
 HTTP, ZeroMQ, detokenizing, server-sent events. `--than` names another checkout (of either layout,
 see bench/layouts.py): both are measured in turn, and the medians of the rounds' ratios are printed;
-only such ratios compare.
+only such ratios compare. With `--long-chat TOKENS` the requests are chats of so many tokens, and
+their next turns: see bench/long_chat.py.
 
 Usage: python -m bench.frontend [--than FOLDER] [--streams 64] [--step-s 0,0.002]
+       python -m bench.frontend --long-chat 70000 [--messages 35] [--than FOLDER]
 """
 
 import argparse
 import asyncio
 import contextlib
-import os
-import re
-import signal
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
-import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.layouts import ROOT, environment, layout_of
+from bench import long_chat
+from bench.fake_pools import Pool, cpu_s, pool
+from bench.layouts import ROOT
 from bench.load.client import Target, first_model, measure
 from bench.load.http import Server
 from bench.load.prompts import Mix, session
 from bench.load.records import Record, Summary, ratio, summarize
 from bench.load.schedule import Load, run
 
-START_TIMEOUT_S = 60.0
-TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 COLUMNS = ("build", "step, ms", "events/s", "tokens/s", "µs/event", "TPOT, ms")
 CORES = ("frontend", "worker", "client")
 
@@ -50,79 +45,6 @@ class Run:
     def us_per_event(self) -> float:
         """Microseconds of the frontend's CPU time per event with text."""
         return self.frontend_s / max(self.summary.content_events, 1) * 1e6
-
-
-@dataclass(frozen=True, slots=True)
-class Pool:
-    """A running pool of one frontend and at least one worker."""
-
-    url: str
-    frontend_pid: int
-    worker_pid: int
-
-
-@contextlib.contextmanager
-def pool(
-    checkout: Path, model: str | None, step_s: float, flags: Sequence[str] = ()
-) -> Iterator[Pool]:
-    """Run a pool of a checkout's code. flags: more flags of `headrace serve`."""
-    layout = layout_of(checkout)
-    with tempfile.TemporaryDirectory(prefix="hr-") as folder:
-        command = [sys.executable, "-m", layout.command, "serve"]
-        command += ["--model", model] if model else []
-        command += ["--engine", "fake", "--fake-step-s", str(step_s), "--frontends", "1"]
-        command += ["--workers", "1", "--port", "0", "--run-dir", f"{folder}/run", *flags]
-        log = Path(folder, "log")
-        with log.open("w") as out:
-            process = subprocess.Popen(
-                command,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                env=environment(checkout),
-                cwd=checkout,
-            )
-        try:
-            url = _wait_until_ready(process, log)
-            yield Pool(
-                url, _child(process.pid, layout.frontend), _child(process.pid, layout.worker)
-            )
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait()
-
-
-def _wait_until_ready(process: "subprocess.Popen[bytes]", log: Path) -> str:
-    """Return the pool's URL once it serves. Raises SystemExit with its log if it does not start."""
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline and process.poll() is None:
-        found = re.search(r"^Headrace serves .* at (\S+)$", log.read_text(), re.MULTILINE)
-        if found and _is_ready(found[1]):
-            return found[1]
-        time.sleep(0.05)
-    raise SystemExit(f"the pool did not start:\n{log.read_text()}")
-
-
-def _is_ready(url: str) -> bool:
-    """Return whether the frontend knows of a worker that is ready."""
-    with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/health"):
-        return True
-    return False
-
-
-def _child(parent: int, module: str) -> int:
-    """Return the process id of the first child that runs a module."""
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            is_child = stat.read_text().rpartition(")")[2].split()[1] == str(parent)
-            if is_child and module in stat.with_name("cmdline").read_text():
-                return int(stat.parent.name)
-    raise SystemExit(f"the pool has no process that runs {module}")
-
-
-def cpu_s(pid: int) -> float:
-    """Return the user and system time of a process so far, in seconds."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
 
 
 async def run_load(pool: Pool, options: argparse.Namespace, number: int) -> Run:
@@ -195,8 +117,16 @@ def main() -> None:
     parser.add_argument("--output-tokens", type=int, default=256)
     parser.add_argument("--step-s", default="0,0.002")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument(
+        "--long-chat", type=int, metavar="TOKENS", help="measure chats of this length"
+    )
+    parser.add_argument("--messages", type=int, default=35, help="of a long chat")
     options = parser.parse_args()
     checkouts = {"this": ROOT} | ({"that": options.than} if options.than else {})
+    if options.long_chat:
+        shape = long_chat.Shape(options.long_chat, options.messages)
+        long_chat.compare(checkouts, options.model, shape, options.rounds)
+        return
     print("".join(f"{cell:>10}" for cell in COLUMNS + CORES), "(in cores)", flush=True)
     for step_s in map(float, options.step_s.split(",")):
         with contextlib.ExitStack() as stack:

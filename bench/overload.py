@@ -14,7 +14,7 @@ import asyncio
 import time
 from dataclasses import dataclass
 
-from bench.frontend import pool
+from bench.fake_pools import pool
 from bench.layouts import ROOT
 from bench.load.client import Target, first_model, measure
 from bench.load.http import Server

@@ -15,7 +15,7 @@ import time
 
 import psutil
 
-from bench.frontend import pool
+from bench.fake_pools import pool
 from bench.layouts import CURRENT, ROOT
 from bench.load.client import Target, first_model, measure
 from bench.load.http import Server

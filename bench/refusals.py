@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.frontend import Pool, cpu_s, pool
+from bench.fake_pools import Pool, cpu_s, pool
 from bench.layouts import ROOT
 from bench.load.client import Target, first_model, measure
 from bench.load.http import Server

@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from bench.frontend import pool
+from bench.fake_pools import pool
 from bench.layouts import ROOT, layout_of
 from bench.load.http import Server
 from bench.recovery import until_ready

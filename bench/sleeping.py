@@ -16,7 +16,7 @@ from collections.abc import Awaitable
 import httpx
 import psutil
 
-from bench.frontend import pool
+from bench.fake_pools import pool
 from bench.layouts import ROOT
 
 FLAGS = ["--engine", "torch", "--kv-cache-memory-bytes", "512MiB", "--enable-admin"]

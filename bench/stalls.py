@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from bench.frontend import pool
+from bench.fake_pools import pool
 from bench.layouts import ROOT
 from headrace.frontend.chat.tools.formats.pythonic import PythonicParser
 from headrace.frontend.chat.tools.reader import ToolCallReader

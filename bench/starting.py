@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 
-from bench.frontend import pool
+from bench.fake_pools import pool
 from bench.layouts import CURRENT, ROOT, Layout
 from bench.load.http import Server
 from bench.recovery import until_ready

@@ -12,7 +12,7 @@ word.
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -49,9 +49,11 @@ _START = re.compile(_CERTAIN_START)
 
 # Characters that are cut into words in one call, which nothing can interrupt.
 _WINDOW = 64 * 1024
-# Of how many words one may be new, in a window, and bytes a character may have, so that it pays.
-_REPETITIONS = 3
+# Cutting a window into words pays if one of so many is new, and if characters have so few bytes.
+_REPETITIONS = 4
 _MOST_BYTES = 1.1
+# Windows that are left as they are after one for which it has not paid.
+_GROUPS_UNCUT = 4
 
 
 class Piece(NamedTuple):
@@ -59,6 +61,10 @@ class Piece(NamedTuple):
 
     text: str
     is_added: bool = False
+
+
+# Pieces of texts, each with the token ids of its text so far.
+Group = Sequence[tuple[list[int], Piece]]
 
 
 class WordEncoder:
@@ -83,31 +89,36 @@ class WordEncoder:
         """Return the token ids of each text, given as its pieces."""
         encoded: list[list[int]] = [[] for _ in texts]
         known: dict[str, list[int]] = {}
-        group, size = list[tuple[list[int], Piece]](), 0
-        for pieces, token_ids in zip(texts, encoded, strict=True):
-            for piece in pieces:
-                for window in [piece] if piece.is_added else _windows(piece.text):
-                    group.append((token_ids, window))
-                    size += len(window.text)
-                    if size >= _WINDOW:
-                        self._encode_group(group, known)
-                        group, size = [], 0
-        self._encode_group(group, known)
+        whole_groups = 0  # that are still to be left uncut
+        for group in _groups(texts, encoded):
+            if whole_groups == 0 and not self._encode_words(group, known):
+                whole_groups = _GROUPS_UNCUT
+            elif whole_groups > 0:
+                self._encode_pieces(group)
+                whole_groups -= 1
         return encoded
 
-    def _encode_group(
-        self, group: Sequence[tuple[list[int], Piece]], known: dict[str, list[int]]
-    ) -> None:
-        """Append the token ids of each piece to its list. known: the words so far."""
+    def _encode_words(self, group: Group, known: dict[str, list[int]]) -> bool:
+        """Append the token ids of each piece to its list, and return whether cutting it paid.
+
+        known: the words so far.
+        """
         words = [self._words(piece) for _, piece in group]
-        new = _new_words(words, known)
+        new = [word for word in dict.fromkeys(chain.from_iterable(words)) if word not in known]
         if len(new) * _REPETITIONS > sum(map(len, words)):
-            words = [[piece.text] for _, piece in group]
-            new = _new_words(words, known)
+            self._encode_pieces(group)
+            return False
         encoded = self._backend.encode_batch_fast(new, add_special_tokens=False)
         known.update(zip(new, [each.ids for each in encoded], strict=True))
         for (token_ids, _), of_piece in zip(group, words, strict=True):
             token_ids += chain.from_iterable(map(known.__getitem__, of_piece))
+        return True
+
+    def _encode_pieces(self, group: Group) -> None:
+        texts = [piece.text for _, piece in group]
+        encoded = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+        for (token_ids, _), each in zip(group, encoded, strict=True):
+            token_ids += each.ids
 
     def _words(self, piece: Piece) -> list[str]:
         """Return the words of a piece, or the piece itself if cutting it would not pay."""
@@ -119,8 +130,19 @@ class WordEncoder:
         return self._pattern.findall(text)
 
 
-def _new_words(words: Iterable[Iterable[str]], known: Mapping[str, object]) -> list[str]:
-    return [word for word in dict.fromkeys(chain.from_iterable(words)) if word not in known]
+def _groups(texts: Iterable[Iterable[Piece]], encoded: Iterable[list[int]]) -> Iterator[Group]:
+    """Yield the pieces in groups of about the size of a window, each with its text's token ids."""
+    group, size = list[tuple[list[int], Piece]](), 0
+    for pieces, token_ids in zip(texts, encoded, strict=True):
+        for piece in pieces:
+            for window in [piece] if piece.is_added else _windows(piece.text):
+                group.append((token_ids, window))
+                size += len(window.text)
+                if size >= _WINDOW:
+                    yield group
+                    group, size = [], 0
+    if group:
+        yield group
 
 
 def _windows(text: str) -> Iterator[Piece]:

@@ -478,6 +478,12 @@ async def test_formats_with_texts_of_their_own(
     assert await served.message() == expected
 
 
+async def test_a_tokenizer_s_suffix_of_tags(chat: MakeChat) -> None:
+    served = chat(parser=FORMATS["hy_v3"], special=["<think:abc>", "</think:abc>"])
+    served.reply = "<think:abc>Hm</think:abc>A"
+    assert await served.message() == ("Hm", "A")
+
+
 async def test_a_start_that_the_prompt_has_is_shown_again(chat: MakeChat) -> None:
     served = chat(OPENED, FORMATS["minimax_m2_append_think"])
     served.reply = ENDED

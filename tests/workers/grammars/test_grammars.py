@@ -12,9 +12,10 @@ from tokenizers import Tokenizer
 
 from headrace.protocol.common import grammar_compiler
 from headrace.protocol.common.grammar_compiler import compile_grammar, load_tokenizer
-from headrace.protocol.common.reasoning_text import MAX_MARK_CHARS, MAX_MARKS
+from headrace.protocol.common.reasoning_text import MAX_MARK_CHARS, MAX_MARKS, ReasoningMarks
 from headrace.protocol.config import SpeculativeConfig
 from headrace.protocol.grammar import MAX_GRAMMAR_BYTES
+from headrace.protocol.sampling import ThinkingBudget
 from headrace.protocol.to_worker import Generate
 from headrace.workers.engine.fake_runner import FakeRunner
 from headrace.workers.errors import RejectedByEngine
@@ -434,3 +435,22 @@ def test_a_tokenizer_with_more_tokens_than_the_model_has_rows(
     assert small.vocab_size == tokenizer.get_vocab_size() > 300
     assert small.eos_tokens == [EOS]
     assert load_tokenizer(path, ROWS, []).vocab_size == ROWS
+
+
+def test_a_budget_waits_for_the_texts_of_tokens(path: Path, tokenizer: Tokenizer) -> None:
+    """The first such request reads them; later ones start at once."""
+    ids = {text: tuple(tokenizer.encode(text).ids) for text in ("</think>", "dog </", "think>")}
+    marks = ReasoningMarks((), ("</think>",))
+    budget = ThinkingBudget(4, marks, (), ids["</think>"], True)
+    engine = grammar_engine(path)
+    params: dict[str, Any] = {"thinking_budget": budget, "max_tokens": 20}
+    free = run(engine, [(0, request("a", (5, 6, 7), max_tokens=20))])["a"].tokens
+    assert engine.load().waiting == 0
+    for name in ("b", "c"):
+        answer = run(engine, [(0, request(name, (5, 6, 7), **params))])[name]
+        assert answer.tokens[:4] == free[:4]
+        assert tuple(answer.tokens[4 : 4 + len(ids["</think>"])]) == ids["</think>"]
+    written = (*ids["dog </"], *ids["think>"])
+    replayed = request("d", (5, 6, 7), replayed=written, **{**params, "max_tokens": 40})
+    answer = run(engine, [(0, replayed)])["d"]
+    assert "</think>" not in tokenizer.decode(answer.tokens)

@@ -158,6 +158,16 @@ def test_reasoning_that_a_template_knows(source: str, name: str | None, assumed:
         assert found.format.start == FORMATS[found.name].start
 
 
+def test_tags_with_a_suffix() -> None:
+    source = chat_ml("", prompt=ON.replace("think>", "think:abc>"))
+    found = find_reasoning_format(ChatTemplate(source, {}))
+    assert found is not None
+    assert (found.name, found.format.start, found.format.end) == (
+        *("hy_v3", "<think:abc>"),
+        "</think:abc>",
+    )
+
+
 def test_calls_of_a_template_may_end_its_reasoning() -> None:
     for call, expected in ((CALLS["hermes"], ("<tool_call>",)), ("", ())):
         found = find_reasoning_format(ChatTemplate(chat_ml(call, prompt="<think>\n</think>"), {}))
