@@ -11,7 +11,7 @@ from headrace.frontend.anthropic_api import errors as messages_errors
 from headrace.frontend.batches.lazy_service import LazyBatchService
 from headrace.frontend.chat.detection.formats import ModelFormats
 from headrace.frontend.context import HEADRACE_VERSION, Context, served_models
-from headrace.frontend.files.upload import request_class
+from headrace.frontend.files.upload import UploadConnection, request_class
 from headrace.frontend.http.openapi import OpenAPI
 from headrace.frontend.metrics import Metrics
 from headrace.frontend.middleware import address, errors, request_scope
@@ -66,6 +66,7 @@ def create_app(
     """
     app = Quart("headrace", static_folder=None)
     app.request_class = request_class(config.file_max_bytes)
+    app.asgi_http_class = UploadConnection
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.url_map.merge_slashes = False  # its redirect would be built from the Host header

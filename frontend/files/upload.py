@@ -11,8 +11,11 @@ from io import BufferedRandom
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
+from hypercorn.typing import ASGIReceiveCallable
 from quart import Request, request
+from quart.asgi import ASGIHTTPConnection
 from quart.formparser import FormDataParser
+from quart.wrappers.request import Body
 
 from headrace.frontend.errors import (
     BadRequest,
@@ -30,8 +33,9 @@ OVERHEAD_BYTES = 64 * 1024
 MAX_PARTS = 16
 MAX_FIELD_BYTES = 16 * 1024
 MAX_FILENAME_CHARS = 255
-# Bytes that have been received and not yet parsed.
-MAX_BUFFERED_BYTES = 64 * 1024 * 1024
+# Bytes that have been received and not yet parsed, and those that the parser may keep. A client
+# (or a test) may send more in one piece.
+MAX_BUFFERED_BYTES, MAX_PARSER_BYTES = 1024 * 1024, 64 * 1024 * 1024
 # The longest time that an upload may take.
 TIMEOUT_S = 3600.0
 
@@ -44,6 +48,64 @@ class Upload(NamedTuple):
     fields: dict[str, str]
 
 
+class UploadBody(Body):
+    """A body that holds few bytes at a time: no more is received before these are read."""
+
+    def __init__(self, *sizes: int | None) -> None:
+        super().__init__(*sizes)
+        self._room = asyncio.Event()
+        self._room.set()
+        self._is_discarded = False
+
+    def append(self, data: bytes) -> None:
+        if self._is_discarded:
+            return
+        super().append(data)
+        if len(self._data) >= MAX_BUFFERED_BYTES and self._must_raise is None:
+            self._room.clear()
+
+    async def __anext__(self) -> bytes:
+        try:
+            return await super().__anext__()
+        finally:
+            self._room.set()
+
+    async def wait_for_room(self) -> None:
+        """Wait until more may be received."""
+        await self._room.wait()
+
+    def discard(self) -> None:
+        """Drop what comes from now on: the answer is known."""
+        self._is_discarded = True
+        self._data.clear()
+        self._room.set()
+
+
+class UploadConnection(ASGIHTTPConnection):
+    """The connection of a request; one with an upload receives no faster than it is read."""
+
+    async def handle_messages(self, request: Request, receive: ASGIReceiveCallable) -> None:
+        body = request.body
+        if not isinstance(body, UploadBody):
+            await super().handle_messages(request, receive)
+            return
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            if message["type"] == "http.request":
+                body.append(message["body"])
+                if not message["more_body"]:
+                    body.set_complete()
+                await body.wait_for_room()
+
+
+def discard_body() -> None:
+    """Drop the rest of the current request's body."""
+    if isinstance(request.body, UploadBody):
+        request.body.discard()
+
+
 def request_class(max_file_bytes: int) -> type[Request]:
     """Return the class of requests; on the route of uploads a body may have the size of a file."""
 
@@ -51,6 +113,7 @@ def request_class(max_file_bytes: int) -> type[Request]:
         def __init__(self, method: str, scheme: str, path: str, *rest: Any, **named: Any) -> None:
             if path == ROUTE and method == "POST":
                 named["max_content_length"] = max_file_bytes + OVERHEAD_BYTES
+                self.body_class = cast(type[Body], UploadBody)
             super().__init__(method, scheme, path, *rest, **named)
 
     return RequestWithUploads
@@ -74,7 +137,7 @@ async def receive_upload(folder: FileFolder, max_file_bytes: int) -> AsyncIterat
         return cast(IO[bytes], counted[0])
 
     parser = FormDataParser(
-        max_content_length=MAX_BUFFERED_BYTES,
+        max_content_length=MAX_PARSER_BYTES,
         max_form_memory_size=MAX_FIELD_BYTES,
         max_form_parts=MAX_PARTS,
         stream_factory=open_file,

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from quart import Blueprint, Response, request
 from quart_schema import document_response
@@ -10,12 +11,15 @@ from quart_schema import document_response
 from headrace.frontend.batches.lazy_service import LazyBatchService
 from headrace.frontend.context import Context
 from headrace.frontend.errors import BadRequest, InvalidBody, shortened
-from headrace.frontend.files.upload import ROUTE, receive_upload
+from headrace.frontend.files.upload import ROUTE, discard_body, receive_upload
 from headrace.frontend.http.openapi import document_plain
 from headrace.frontend.http.query import query_choice, query_number
 from headrace.frontend.middleware.errors import json_response
 from headrace.frontend.schemas.batches import MAX_KEPT_S, MIN_KEPT_S
 from headrace.frontend.schemas.response_bodies import ErrorAnswer
+
+if TYPE_CHECKING:  # imported when it is first needed
+    from headrace.frontend.files.file_store import FileStore, StoredFile
 
 PURPOSES = ("batch", "assistants", "fine-tune", "vision", "user_data", "evals")
 MAX_LIMIT = 10_000
@@ -35,17 +39,12 @@ def blueprint(context: Context, entry: LazyBatchService) -> Blueprint:
     @document_response(ErrorAnswer, 400)
     async def create() -> Response:
         """Store a file (multipart/form-data: file, purpose, expires_after)."""
-        service = await entry.service()
-        async with uploads:
-            await service.files.check_room(request.content_length or 0)
-            async with receive_upload(service.files.folder, config.file_max_bytes) as upload:
-                await service.files.check_room(0)  # it counts now; its length may have been unknown
-                stored = await service.files.add(
-                    upload.path,
-                    purpose=_purpose(upload.fields),
-                    filename=upload.filename,
-                    expires_after_s=_expires_after_s(upload.fields),
-                )
+        try:
+            service = await entry.service()
+            async with uploads:
+                stored = await _store_upload(service.files, config.file_max_bytes)
+        finally:
+            discard_body()
         headers = {WARNING_HEADER: service.warning} if service.warning else {}
         return json_response(stored.body(), 200, headers)
 
@@ -102,6 +101,19 @@ def blueprint(context: Context, entry: LazyBatchService) -> Blueprint:
         return response
 
     return routes
+
+
+async def _store_upload(files: "FileStore", max_file_bytes: int) -> "StoredFile":
+    """Store the file of the current request. Raises ApiError."""
+    await files.check_room(request.content_length or 0)
+    async with receive_upload(files.folder, max_file_bytes) as upload:
+        await files.check_room(0)  # it counts now; its length may have been unknown
+        return await files.add(
+            upload.path,
+            purpose=_purpose(upload.fields),
+            filename=upload.filename,
+            expires_after_s=_expires_after_s(upload.fields),
+        )
 
 
 async def _pieces(path: Path) -> AsyncIterator[bytes]:

@@ -12,6 +12,7 @@ from quart.typing import TestClientProtocol as Client
 from sqlalchemy import create_engine, text
 
 from headrace.frontend.files import folder as folders
+from headrace.frontend.files import upload as upload_module
 from headrace.frontend.files.file_store import FileLimits, FileStore
 from headrace.frontend.files.folder import FileFolder
 from headrace.frontend.store.database import Database
@@ -278,3 +279,48 @@ def test_a_folder_keeps_its_id(tmp_path: Path) -> None:
     assert len(volumes) == 1
     assert volumes != {FileFolder(tmp_path / "others").volume}
     assert (tmp_path / "files").stat().st_mode & 0o077 == 0
+
+
+async def test_an_upload_is_received_no_faster_than_it_is_read() -> None:
+    """What a client sends meanwhile stays with the connection, not in this process."""
+    body = upload_module.UploadBody(None, None)
+    body.append(b"x" * upload_module.MAX_BUFFERED_BYTES)
+    waiting = asyncio.ensure_future(body.wait_for_room())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    assert len(await anext(body)) == upload_module.MAX_BUFFERED_BYTES
+    await asyncio.wait_for(waiting, 1)
+    body.append(b"x" * upload_module.MAX_BUFFERED_BYTES)
+    body.discard()
+    await asyncio.wait_for(body.wait_for_room(), 1)
+    body.append(b"x" * 100)
+    assert len(body._data) == 0
+
+
+async def test_a_large_upload_waits_for_its_reader(
+    make_app: Callable[..., Quart], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(upload_module, "MAX_BUFFERED_BYTES", 50_000)
+    check_room, may_read = FileStore.check_room, asyncio.Event()
+
+    async def wait(self: FileStore, size: int) -> None:
+        await may_read.wait()
+        await check_room(self, size)
+
+    monkeypatch.setattr(FileStore, "check_room", wait)
+    async with make_app().test_app() as app:
+        exchange = Exchange(app.app, "/v1/files", PURPOSE + part(b"")[:-2], HEAD, has_more=True)
+        for _ in range(20):
+            piece = {"type": "http.request", "body": b"x" * 30_000, "more_body": True}
+            exchange._incoming.put_nowait(piece)
+        last = {"type": "http.request", "body": b"\r\n--B--\r\n", "more_body": False}
+        exchange._incoming.put_nowait(last)
+        await asyncio.sleep(0.3)
+        assert exchange._incoming.qsize() > 15
+        may_read.set()
+        while exchange.status is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        assert exchange.status == 200
+        await exchange.disconnect()
+    (stored,) = (tmp_path / "files" / "files").iterdir()
+    assert stored.stat().st_size == 600_000
