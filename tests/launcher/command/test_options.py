@@ -212,7 +212,8 @@ def test_reasoning_by_flag_and_in_a_file(tmp_path: Path) -> None:
     ("value", "named"),
     [
         ("deepseek", "qwen3, seed_oss"),
-        ('{"start": "<a>"}', "end"),
+        ('{"start": "<a>"}', "^--reasoning-parser: end: is missing$"),
+        ('{"start": "", "end": "</a>"}', "^--reasoning-parser: start: must have at least 1 char"),
         ('{"start": "<a>", "end": "<a>"}', "differ"),
         ('{"start": "<a>", "end": "</a>", "model": "x"}', "model"),
     ],
