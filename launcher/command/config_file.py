@@ -32,7 +32,7 @@ def read_file(path: Path, known: Mapping[str, KnownFlag]) -> ConfigFile:
         return ConfigFile(flags=_read_yaml(path, text, known))
     try:
         return ConfigFile(options=tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise OptionError(f"--config: {path} is not TOML: {error}") from error
 
 
