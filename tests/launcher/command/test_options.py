@@ -127,8 +127,14 @@ def test_group_flags_and_groups_in_a_file_exclude_each_other(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("4096", 4096), ("1k", 1000), ("1Ki", 1024), ("1.5GiB", 1610612736), ("2 GB", 2 * 10**9)]
-    + [("9007199254740993", 2**53 + 1)],
+    [
+        ("4096", 4096),
+        ("1k", 1000),
+        ("1Ki", 1024),
+        ("1.5GiB", 1610612736),
+        ("2 GB", 2 * 10**9),
+        ("9007199254740993", 2**53 + 1),
+    ],
 )
 def test_sizes(text: str, size: int) -> None:
     assert parse_size(text) == size
