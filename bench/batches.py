@@ -25,7 +25,7 @@ from typing import Any
 import httpx
 import psutil
 
-from bench.frontend import pool
+from bench.fake_pools import pool
 from bench.layouts import ROOT
 
 CHAT = "/v1/chat/completions"
