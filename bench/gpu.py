@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import torch
 from transformers import LlamaForCausalLM
 
-from bench.gpu_loads import run_decodes, run_load, run_prompts, run_transformers
-from bench.gpu_model import (
+from bench.on_gpu.loads import run_decodes, run_load, run_prompts, run_transformers
+from bench.on_gpu.model import (
     Ceilings,
     decode_bytes,
     kv_bytes,

@@ -37,6 +37,7 @@ class ServedModel:
         and "" for a model itself.
     reasoning: the delimiters of its reasoning; None if that is not separated.
     tool_parser: parses tool calls in answers; None if they are not parsed.
+    found: which formats were found by themselves.
     fingerprint_mode, fingerprint_value: see PoolOptions.
     """
 
@@ -48,6 +49,7 @@ class ServedModel:
     seeds: Seeds
     reasoning: ReasoningDelimiters | None = None
     tool_parser: ToolParser | None = None
+    found: str = ""
     parent: str | None = None
     adapter: str = ""
     fingerprint_mode: str = "full"
@@ -152,6 +154,7 @@ def served_models(
                 seeds=seeds,
                 reasoning=found.reasoning,
                 tool_parser=found.tool_parser,
+                found=found.description,
                 fingerprint_mode=config.fingerprint_mode,
                 fingerprint_value=config.fingerprint_value,
             )

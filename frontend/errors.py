@@ -2,6 +2,7 @@
 
 ApiError                  status, type and param, as the body of the answer shows them
 ├── BadRequest            400 BadRequestError       a value that cannot be served
+│   └── ThreadsUnsupported                          a conversation that is not kept here
 ├── InvalidBody           400 Bad Request           the body is not a valid request
 ├── NotFound              404 NotFoundError         no such model
 ├── RequestTimeout           408                       it was not finished in time
@@ -20,6 +21,7 @@ Errors of the pool are translated here only.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from headrace.frontend.pool.interface import (
@@ -39,10 +41,12 @@ class ApiError(Exception):
     """An error answer: `{"error": {"message", "type", "param", "code"}}`.
 
     param: the field at fault, None if no single field is.
+    details: what programs read, in Messages only; None if there is nothing.
     """
 
     status = 500
     kind = "InternalServerError"
+    details: Mapping[str, Any] | None = None
 
     def __init__(
         self, message: str, param: str | None = None, headers: dict[str, str] | None = None
@@ -66,6 +70,17 @@ class ApiError(Exception):
 class BadRequest(ApiError):
     status = 400
     kind = "BadRequestError"
+
+
+class ThreadsUnsupported(BadRequest):
+    """Anthropic's clients react to these details by sending the whole conversation."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "thread: this server keeps no conversations of /v1/messages, send all messages.",
+            "thread",
+        )
+        self.details = {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
 
 
 class InvalidBody(ApiError):

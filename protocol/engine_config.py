@@ -17,6 +17,9 @@ Quantization = Literal["int8", "int8_dynamic"]
 LoraRank = Literal[1, 8, 16, 32, 64, 128, 256, 320, 512]
 
 
+_NGRAM = ("ngram", "[ngram]")
+
+
 class Frozen(BaseModel):
     """Base of the configuration's models."""
 
@@ -43,6 +46,9 @@ class SpeculativeConfig(Frozen):
     def _complete(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
+        if "method" not in values and values.get("model") in _NGRAM:  # as vLLM once wrote it
+            values = {key: value for key, value in values.items() if key != "model"}
+            values["method"] = "ngram"
         ends = ("prompt_lookup_max", "prompt_lookup_min")
         given = [values[end] for end in ends if values.get(end) is not None]
         other = given[0] if given else 5

@@ -271,6 +271,12 @@ AUTO = "auto"
 _EXAMPLE = '{"start": "<think>", "end": "</think>"}'
 
 
+def with_suffix(format_: ReasoningFormat, suffix: str) -> ReasoningFormat:
+    """Return a format whose delimiters have a suffix in their tags, as some checkpoints have."""
+    tags = {name: f"{getattr(format_, name)[:-1]}{suffix}>" for name in ("start", "end")}
+    return format_.model_copy(update=tags)
+
+
 def format_names() -> list[str]:
     """Return all names of formats."""
     return sorted((*FORMATS, *ALIASES))

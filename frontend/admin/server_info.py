@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -16,10 +16,19 @@ _PACKAGES = ("headrace", "torch", "transformers", "tokenizers", "llguidance", "p
 _ENVIRONMENT = ("HEADRACE_", "HF_", "CUDA_VISIBLE_DEVICES")
 
 
-def configuration(config: PoolConfig, groups: Collection[str]) -> dict[str, Any]:
-    """Return the configuration of the pool and of these groups; secrets are masked."""
+def configuration(
+    config: PoolConfig, groups: Collection[str], found: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return the configuration of the pool and of these groups; secrets are masked.
+
+    found: by group, which formats were found in its model's chat template.
+    """
     values: dict[str, Any] = config.model_dump(mode="json", exclude=_OWN_PATHS)
-    values["groups"] = [group for group in values["groups"] if group["name"] in groups]
+    values["groups"] = [
+        {**group, "found_formats": found.get(group["name"], "")}
+        for group in values["groups"]
+        if group["name"] in groups
+    ]
     shown: dict[str, Any] = redact(values)
     return shown
 

@@ -16,6 +16,7 @@ from headrace.frontend.schemas.message_blocks import (
     ServerResultBlock,
     TextBlock,
     ThinkingBlock,
+    ToolChangeBlock,
     ToolResultBlock,
     ToolUseBlock,
 )
@@ -35,7 +36,7 @@ _FITTING = {
         ServerResultBlock,
         OtherBlock,
     ),
-    "system": (TextBlock,),
+    "system": (TextBlock, ToolChangeBlock),
 }
 # What an answer cannot be understood without.
 _FILES = frozenset({"image", "document"})
@@ -96,9 +97,12 @@ def _turns(messages: Iterable[InputMessage]) -> list[Turn]:
     turns: list[Turn] = []
     for message in messages:
         role = "assistant" if message.role == "assistant" else "user"
+        blocks = [block for block in message.content if not isinstance(block, ToolChangeBlock)]
+        if message.content and not blocks:
+            continue
         if not turns or turns[-1][0] != role:
             turns.append((role, []))
-        turns[-1][1].extend(message.content)
+        turns[-1][1].extend(blocks)
     return turns
 
 

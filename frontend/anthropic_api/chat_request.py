@@ -1,23 +1,17 @@
 """Translate a Messages request to a chat request."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from headrace.frontend.anthropic_api.chat_messages import chat_messages, continues_last
-from headrace.frontend.errors import ApiError, BadRequest
-from headrace.frontend.http.parsing import ignore_fields, validate
+from headrace.frontend.anthropic_api.chat_tools import chat_tools, positions_of
+from headrace.frontend.errors import ApiError, BadRequest, ThreadsUnsupported
+from headrace.frontend.http.parsing import validate
 from headrace.frontend.process.worker_thread import MANY_PARTS, run_in_worker_thread
 from headrace.frontend.schemas.chat import ChatCompletionRequest
-from headrace.frontend.schemas.messages import (
-    AnthropicTool,
-    CountTokensRequest,
-    MessagesRequest,
-    TypedTool,
-)
-
-_TOOL_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
+from headrace.frontend.schemas.messages import CountTokensRequest, MessagesRequest
 
 # Chat fields by their names in this API: errors must name the field that the client sent.
 _FIELD_NAMES = {
@@ -47,7 +41,7 @@ async def chat_request(
         fields = chat_fields(request)
         if not supports_thinking_budget:
             fields.pop("thinking_token_budget", None)
-        with rename_error_fields():
+        with rename_error_fields(request):
             chat = validate(ChatCompletionRequest, fields)
         if isinstance(request, MessagesRequest) and request.stop_sequences:
             # This API takes more of them than chats do.
@@ -63,12 +57,14 @@ def chat_fields(request: CountTokensRequest) -> dict[str, Any]:
 
     Raises BadRequest if a field does not fit a chat.
     """
+    if request.thread is not None:
+        raise ThreadsUnsupported
     fields: dict[str, Any] = {
         "model": request.model,
         "messages": chat_messages(request),
         "chat_template_kwargs": _template_variables(request),
         **_continuation(request),
-        **_tools(request),
+        **chat_tools(request),
     }
     if request.output_config is not None and request.output_config.effort is not None:
         fields["reasoning_effort"] = request.output_config.effort
@@ -78,20 +74,25 @@ def chat_fields(request: CountTokensRequest) -> dict[str, Any]:
 
 
 @contextmanager
-def rename_error_fields() -> Iterator[None]:
+def rename_error_fields(request: CountTokensRequest | None = None) -> Iterator[None]:
     """Make errors about a chat's fields name the fields of the Messages request."""
     try:
         yield
     except ApiError as error:
         match = _FIELD_PATH.match(error.message)
-        if match is not None and (path := _rename_path(match[1])) != match[1]:
+        positions = [] if request is None else positions_of(request)
+        if match is not None and (path := _rename_path(match[1], positions)) != match[1]:
             error.message = path + error.message[match.end() :]
         raise
 
 
-def _rename_path(path: str) -> str:
+def _rename_path(path: str, positions: Sequence[int]) -> str:
+    """Return a chat's field as Messages name it. positions: of the chat's tools in the request."""
     field, dot, rest = path.partition(".")
     if field == "tools":
+        index = rest.partition(".")[0]
+        if index.isdecimal() and len(index) < 5 and int(index) < len(positions):
+            rest = f"{positions[int(index)]}{rest[len(index) :]}"
         rest = rest.replace(".function.parameters", ".input_schema").replace(".function", "")
     return f"{_FIELD_NAMES.get(field, field)}{dot}{rest}"
 
@@ -139,37 +140,3 @@ def _budget(tokens: int | None) -> int:
     if tokens is None:
         raise BadRequest("thinking.budget_tokens: needed where thinking is enabled.", "thinking")
     return tokens
-
-
-def _tools(request: CountTokensRequest) -> dict[str, Any]:
-    choice = request.tool_choice
-    tools = [tool for tool in request.tools if isinstance(tool, AnthropicTool)]
-    ignore_fields([f"tools.{each.type}" for each in request.tools if isinstance(each, TypedTool)])
-    if not tools:
-        if choice is not None and choice.type in ("any", "tool"):
-            raise BadRequest("tool_choice: there is no tool that could be called.", "tool_choice")
-        return {}
-    fields: dict[str, Any] = {"tools": [_tool(tool) for tool in tools], "tool_choice": "auto"}
-    if choice is None:
-        return fields
-    if choice.disable_parallel_tool_use:
-        fields["parallel_tool_calls"] = False
-    if choice.type == "tool":
-        if choice.name not in [tool.name for tool in tools]:
-            raise BadRequest("tool_choice.name: must be the name of one of the tools.")
-        fields["tool_choice"] = {"type": "function", "function": {"name": choice.name}}
-    else:
-        fields["tool_choice"] = _TOOL_CHOICES[choice.type]
-    return fields
-
-
-def _tool(tool: AnthropicTool) -> dict[str, Any]:
-    function: dict[str, Any] = {
-        "name": tool.name,
-        "parameters": {"type": "object", **tool.input_schema},
-    }
-    if tool.description is not None:
-        function["description"] = tool.description
-    if tool.strict is not None:
-        function["strict"] = tool.strict
-    return {"type": "function", "function": function}

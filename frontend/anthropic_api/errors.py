@@ -26,11 +26,10 @@ def body(error: ApiError, request_id: str) -> dict[str, Any]:
     """Return the body of an error response, which is also the data of a stream's error event."""
     default = "invalid_request_error" if error.status < 500 else "api_error"
     error_type = _TYPES.get(error.status, default)
-    return {
-        "type": "error",
-        "error": {"type": error_type, "message": error.message},
-        "request_id": request_id,
-    }
+    shown: dict[str, Any] = {"type": error_type, "message": error.message}
+    if error.details is not None:
+        shown["details"] = dict(error.details)
+    return {"type": "error", "error": shown, "request_id": request_id}
 
 
 def response(error: Exception, max_body_bytes: int) -> Response:

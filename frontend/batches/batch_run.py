@@ -95,7 +95,7 @@ class BatchRun:
     async def _validate(self) -> bool:
         """Check the input; return whether its lines may be run."""
         check = InputCheck(self._tools.model_name)
-        reader = await asyncio.to_thread(self._reader)
+        reader = self._reader()
         try:
             while not (self._cancelled.is_set() or check.is_over):
                 lines = await asyncio.to_thread(reader.read)
@@ -103,7 +103,7 @@ class BatchRun:
                     break
                 check.add(lines)
         finally:
-            await asyncio.to_thread(reader.close)
+            reader.close()
         if self._cancelled.is_set():
             return True
         check.end()
@@ -143,6 +143,9 @@ class BatchRun:
         if isinstance(failure, Exception):
             raise failure
         if failure is None:
+            done = self._lines.progress
+            if done.completed + done.failed < self._batch.total:
+                raise OSError("results are missing")  # which the next run makes
             return COMPLETED
         return CANCELLED if self._cancelled.is_set() else EXPIRED
 

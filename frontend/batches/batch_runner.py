@@ -74,8 +74,9 @@ class BatchRunner:
     async def _tick_loop(self) -> None:
         gate = self._tools.lines.gate
         while True:
+            due = time.monotonic() + TICK_S
             await asyncio.sleep(TICK_S)
-            gate.tick()
+            gate.tick(time.monotonic() - due)
             self._metrics.show_in_flight(gate.in_flight.total())
 
     async def _heartbeat_loop(self) -> None:
@@ -93,9 +94,10 @@ class BatchRunner:
                 # No frontend could renew its heartbeats: allow the time for it.
                 claims_from = time.monotonic() + STALE_S
             self._poked.clear()
+            # Not asyncio.wait_for: if the event comes just then, it forgets that it was cancelled.
             with contextlib.suppress(TimeoutError):
-                pause_s = HEARTBEAT_S * random.uniform(0.8, 1.2)
-                await asyncio.wait_for(self._poked.wait(), pause_s)
+                async with asyncio.timeout(HEARTBEAT_S * random.uniform(0.8, 1.2)):
+                    await self._poked.wait()
 
     async def _renew(self) -> None:
         """Renew the heartbeats of the batches run here; notice what clients, or others, did."""

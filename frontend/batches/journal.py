@@ -3,9 +3,10 @@
 Each run of a batch (a new one begins when its owner has died) appends to a file of its own, one
 line for each request that has ended, in the order of their ends:
 
-    NUMBER OK INPUT CACHED OUTPUT REASONING {"id": ...}
+    NUMBER OK INPUT CACHED OUTPUT REASONING LENGTH {"id": ...}
 
-with the number of the request's line in the input, 1 or 0, and tokens. A later run reads the files
+with the number of the request's line in the input, 1 or 0, tokens, and the length of the rest: a
+line that was cut by a full disk, or the death of its writer, is none. A later run reads the files
 of the earlier ones and leaves out what they hold. An owner that only seemed dead may still append
 to its own file; when the files are joined, the first result of each request counts.
 """
@@ -13,8 +14,9 @@ to its own file; when the files are joined, the first result of each request cou
 import contextlib
 import os
 from collections.abc import Iterable, Iterator
+from io import FileIO
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 from headrace.frontend.batches.batch import Progress
 from headrace.frontend.files.folder import flush_folder
@@ -39,16 +41,20 @@ class BatchJournal:
 
     def __init__(self, folder: Path, run: int) -> None:
         self._folder, self._path = folder, folder / f"{run:06d}"
-        self._file: IO[bytes] | None = None
+        self._file: FileIO | None = None
+        self._is_torn = False  # the last line may not be complete
 
     def append(self, results: Iterable[LineResult]) -> None:
         """Append results; they are on the disk afterwards. Raises OSError if that is impossible."""
         if self._file is None:
-            self._file = self._path.open("ab")
+            self._file = self._path.open("ab", buffering=0)
             flush_folder(self._folder)
-        self._file.write(b"".join(map(_encode, results)))
-        self._file.flush()
+        left = memoryview(b"".join([b"\n" * self._is_torn, *map(_encode, results)]))
+        self._is_torn = True
+        while left:
+            left = left[self._file.write(left) or 0 :]
         os.fsync(self._file.fileno())
+        self._is_torn = False
 
     def close(self) -> None:
         """Close the file."""
@@ -82,7 +88,7 @@ def _encode(result: LineResult) -> bytes:
     # In JSON a newline can stand between values only.
     text = result.text.replace("\n", " ")
     tokens = " ".join(map(str, result.tokens))
-    return f"{result.number} {int(result.ok)} {tokens} {text}\n".encode()
+    return f"{result.number} {int(result.ok)} {tokens} {len(text)} {text}\n".encode()
 
 
 def _decode(line: bytes) -> LineResult | None:
@@ -90,8 +96,10 @@ def _decode(line: bytes) -> LineResult | None:
     if not line.endswith(b"\n"):
         return None
     with contextlib.suppress(ValueError):
-        *numbers, text = line.decode().rstrip("\n").split(" ", 6)
-        number, ok, *tokens = map(int, numbers)
+        *numbers, text = line.decode().rstrip("\n").split(" ", 7)
+        number, ok, *tokens, length = map(int, numbers)
         given, cached, made, reasoning = tokens
+        if len(text) != length:
+            return None
         return LineResult(number, bool(ok), (given, cached, made, reasoning), text)
     return None

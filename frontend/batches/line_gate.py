@@ -12,6 +12,8 @@ TICK_S = 0.1
 # How fast the number of lines may rise, and how far it falls while others wait.
 STEP_UP, SHRINK = 1.25, 0.7
 FIRST_LINES = 4
+# An event loop that runs this much late has more to do than it can: streams wait for lines.
+BUSY_S = 0.03
 # The pool's load is known this much later, at most.
 LATE_S = 0.6
 
@@ -33,6 +35,7 @@ class LineGate:
         self._paused_until: dict[str, float] = {}
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
         self._recent: dict[str, deque[tuple[float, int]]] = {}
+        self._late_s = 0.0
         # How many other frontends run batches, and how many lines.
         self.others = (0, 0)
 
@@ -74,8 +77,12 @@ class LineGate:
         self._paused_until[group] = max(until, self._paused_until.get(group, 0.0))
         self._limits[group] = 1.0
 
-    def tick(self) -> None:
-        """Follow the pool's load; call it every TICK_S."""
+    def tick(self, late_s: float = 0.0) -> None:
+        """Follow the pool's load, and this process's; call it every TICK_S.
+
+        late_s: how late the event loop called it.
+        """
+        self._late_s = max(late_s, self._late_s * SHRINK)
         for group in self._running.keys() | self._waiting.keys():
             self._follow(group)
             self._wake(group)
@@ -86,7 +93,7 @@ class LineGate:
         room = self._room(group, self._most_recent(group, running, now) + others)
         most = max(room.lines // (owners + 1), room.lines - others, 1) if room.lines else 0
         limit = self._limits.get(group, FIRST_LINES)
-        if room.is_short:
+        if room.is_short or self._late_s > BUSY_S:
             limit = max(min(limit, running) * SHRINK, 1.0)
         elif running >= int(limit) - 1 or not running:
             limit = limit * STEP_UP + 1

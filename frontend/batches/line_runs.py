@@ -75,8 +75,13 @@ class LineRuns:
                 task.result()
         finally:
             await _cancel([*tasks, *self._tasks])
-            await asyncio.shield(self.flush())
-            await asyncio.to_thread(self._journal.close)
+            await asyncio.shield(self._finish())
+
+    async def _finish(self) -> None:
+        try:
+            await self.flush()
+        finally:
+            self._journal.close()
 
     async def flush(self) -> None:
         """Write the results that are not on the disk yet. Raises OSError."""
@@ -86,7 +91,11 @@ class LineRuns:
             self._full.clear()
             if not results:
                 return
-            await asyncio.to_thread(self._journal.append, results)
+            try:
+                await asyncio.to_thread(self._journal.append, results)
+            except BaseException:
+                self._pending = results + self._pending
+                raise
             for result in results:
                 self.progress += result.progress
                 self._tools.on_results(result.progress)
@@ -94,15 +103,14 @@ class LineRuns:
     async def _flush_often(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._full.wait(), FLUSH_S)
-            await self.flush()
+                async with asyncio.timeout(FLUSH_S):
+                    await self._full.wait()
+            await asyncio.shield(self.flush())  # what is being written must be waited for
 
     # Lines
 
     async def _feed(self, known: Container[int]) -> None:
-        reader = await asyncio.to_thread(
-            LineReader, self._input, self._batch.endpoint, self._max_body_bytes
-        )
+        reader = LineReader(self._input, self._batch.endpoint, self._max_body_bytes)
         try:
             while True:
                 line = await self._next(reader, known)
@@ -112,13 +120,14 @@ class LineRuns:
                     group = self._tools.group_of(line.body)
                     await self._tools.gate.enter(group)
                     self._start(line, group)
+                    await asyncio.sleep(0)  # many may begin at once: others have their turn between
                 elif self._tasks:
                     self._changed.clear()
                     await self._changed.wait()
                 elif not self._again:
                     return
         finally:
-            await asyncio.to_thread(reader.close)
+            reader.close()
 
     async def _next(
         self, reader: LineReader, known: Container[int]

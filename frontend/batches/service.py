@@ -72,7 +72,7 @@ class BatchService:
     async def stop(self) -> None:
         """Leave running batches to other frontends, and close the store."""
         await self._runner.stop()
-        self._database.close()
+        await self._database.finish()
 
     # What runs need
 

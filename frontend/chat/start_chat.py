@@ -51,6 +51,8 @@ async def start_chat(
     sampling = _sampling(request, model, len(prompt.token_ids), budget)
     sampling = constraints.apply(sampling, request, model)
     grammar = await _grammar(context, request, model, tools, reasoning)
+    if reasoning is not None:
+        reasoning = replace(reasoning, has_grammar=grammar is not None)
     generation = start_generation(
         context,
         model,

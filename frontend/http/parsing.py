@@ -8,6 +8,7 @@ valid text.
 import codecs
 import contextlib
 import gc
+import itertools
 import json
 import math
 import re
@@ -29,7 +30,12 @@ from headrace.frontend.http.sizes import MAX_VALUES, check_encoded_size, check_v
 from headrace.frontend.middleware import request_scope
 from headrace.frontend.middleware.ignored_fields import IgnoredFieldLog
 from headrace.frontend.process.worker_thread import LARGE_BYTES, run_in_worker_thread
-from headrace.frontend.schemas.unknown_fields import Path, collect_unknown_fields, names_of
+from headrace.frontend.schemas.unknown_fields import (
+    MAX_NOTED,
+    Path,
+    collect_unknown_fields,
+    names_of,
+)
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -238,12 +244,17 @@ def ignore_parts(names: Sequence[str]) -> None:
 
 
 def ignore_fields(names: Sequence[str]) -> None:
-    """Name parts of the current request that are ignored, in the log and to the client."""
-    if names:
-        _IGNORED.note(names)
-        scope = request_scope.current_or_none()
-        if scope is not None:
-            scope.ignore_fields(names)
+    """Name parts of the current request that are ignored, in the log and to the client.
+
+    Of many names only the first are.
+    """
+    if not names:
+        return
+    first = list(itertools.islice(dict.fromkeys(names), MAX_NOTED))
+    _IGNORED.note(first)
+    scope = request_scope.current_or_none()
+    if scope is not None:
+        scope.ignore_fields(first)
 
 
 def _first_error(details: list[ErrorDetails], parsed: dict[str, Any], place: str) -> ApiError:

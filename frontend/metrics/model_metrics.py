@@ -22,7 +22,7 @@ REQUEST_BUCKETS_S = (
 )
 # fmt: on
 TOKEN_COUNT_BUCKETS = tuple(float(digit * 10**power) for power in range(6) for digit in (1, 2, 5))
-FINISH_REASONS = ("stop", "length", "abort", "error")
+FINISH_REASONS = ("stop", "length", "abort", "error", "repetition")
 # The number of the worker's replica slot, as in the metrics of workers.
 LABELS = ("model_name", "engine")
 N_BUCKETS = (1.0, 2.0, 5.0, 10.0, 20.0)

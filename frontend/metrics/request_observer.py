@@ -16,7 +16,7 @@ class RequestObserver(Protocol):
         ...
 
     def finish(self, reason: str) -> None:
-        """Record the end: "stop", "length", "abort" or "error"."""
+        """Record the end: "stop", "length", "abort", "error" or "repetition"."""
         ...
 
 

@@ -30,6 +30,7 @@ from headrace.frontend.process.drain import Drain
 
 KEY = "headrace.request"
 MAX_ID_CHARS = 128
+MAX_IGNORED = 100  # names of ignored fields, more than the header has room for
 
 # How long a client may continue to send the body of a rejected request. A response that is sent
 # before the body is read can get lost: closing a socket with unread bytes resets it.
@@ -74,8 +75,10 @@ class RequestScope:
         self.interruption = error
 
     def ignore_fields(self, names: Iterable[str]) -> None:
-        """Let the response name these fields as ignored."""
-        self.ignored_fields += [name for name in names if name not in self.ignored_fields]
+        """Let the response name these fields as ignored, as far as there is room."""
+        room = MAX_IGNORED - len(self.ignored_fields)
+        fresh = [name for name in names if name not in self.ignored_fields]
+        self.ignored_fields += fresh[: max(0, room)]
 
 
 def current() -> RequestScope:

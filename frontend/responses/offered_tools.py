@@ -4,7 +4,7 @@ from collections import Counter
 from typing import Any
 
 from headrace.frontend.errors import BadRequest, shortened
-from headrace.frontend.responses.output.call_items import CalledTool
+from headrace.frontend.responses.output.call_items import ItemTool
 from headrace.frontend.responses.request.requested_tools import RequestedTools
 from headrace.frontend.responses.request.tool_choice import ChatTool, OfferedTools
 from headrace.frontend.responses.server_tools import ServerTools
@@ -36,21 +36,21 @@ def _chat_tool(
     return {"type": "function", "function": {"name": name, **given}}
 
 
-def called_tools(requested: RequestedTools, listed: ServerTools) -> dict[str, CalledTool]:
+def called_tools(requested: RequestedTools, listed: ServerTools) -> dict[str, ItemTool]:
     """Return the tools by the names by which the model may call them.
 
     Small models leave the namespace out: a name that only one tool has is enough.
     """
     counts = Counter(tool.name for tool in requested.client)
-    called: dict[str, CalledTool] = {}
+    called: dict[str, ItemTool] = {}
     for tool in requested.client:
-        item = CalledTool(tool.call_kind, tool.name, tool.namespace)
+        item = ItemTool(tool.call_kind, tool.name, tool.namespace)
         if counts[tool.name] == 1:
             called[tool.name] = item
     for tool in requested.client:
-        called[tool.function_name] = CalledTool(tool.call_kind, tool.name, tool.namespace)
+        called[tool.function_name] = ItemTool(tool.call_kind, tool.name, tool.namespace)
     of_servers = {
-        name: CalledTool("mcp_call", name, server_label=label)
+        name: ItemTool("mcp_call", name, server_label=label)
         for name, label in listed.labels.items()
     }
     return called | of_servers

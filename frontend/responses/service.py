@@ -77,7 +77,7 @@ class ResponsesService:
     async def stop(self) -> None:
         """Leave running responses to other frontends and close the store."""
         await self._maintenance.stop()
-        self._database.close()
+        await self._database.finish()
 
     # Create
 

@@ -105,12 +105,9 @@ def blueprint(context: Context, entry: LazyBatchService) -> Blueprint:
 
 
 async def _pieces(path: Path) -> AsyncIterator[bytes]:
-    file = await asyncio.to_thread(path.open, "rb")
-    try:
+    with path.open("rb") as file:
         while piece := await asyncio.to_thread(file.read, _PIECE):
             yield piece
-    finally:
-        await asyncio.to_thread(file.close)
 
 
 def _purpose(fields: dict[str, str]) -> str:

@@ -50,7 +50,7 @@ def blueprint(context: Context) -> Blueprint:
         request = await read_body(CountTokensRequest)
         model = context.model(request.model)
         chat = await chat_request(request)
-        with rename_error_fields():
+        with rename_error_fields(request):
             prompt = await chat_prompt(chat, model, tools_for_template(chat.tools))
         tokens = len(prompt.token_ids)
         counted = {"original_input_tokens": tokens}  # nothing of the prompt is edited out
@@ -67,7 +67,7 @@ def blueprint(context: Context) -> Blueprint:
 async def _answer(context: Context, request: MessagesRequest) -> Response:
     model = context.model(request.model)
     chat = await chat_request(request, supports_thinking_budget=can_bound_reasoning(model))
-    with rename_error_fields():
+    with rename_error_fields(request):
         run = await start_chat(context, chat)
         answer = MessagesSerializer(run)
         if request.stream:

@@ -30,7 +30,8 @@ def blueprint(context: Context) -> Blueprint:
         query = read_query(ServerInfoQuery)
         target = target_of(context, query)
         groups = [target.group] if target.group else [each.name for each in context.config.groups]
-        shown = configuration(context.config, groups)
+        found = {model.group.name: model.found for model in context.models.values()}
+        shown = configuration(context.config, groups, found)
         body = {
             "vllm_config": as_text(shown) if query.config_format == "text" else shown,
             "vllm_env": environment(),

@@ -12,11 +12,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, FailFast, Field, Tag
 
 from headrace.frontend.schemas.fields import Ignored, RequestModel, at_most, bad_value, wrong_type
+from headrace.frontend.schemas.message_tools import Id, ToolChange
 
 MAX_BLOCKS = 10_000
 _MAX_TYPE_CHARS = 64
-
-Id = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class Block(RequestModel):
@@ -94,6 +93,13 @@ class ServerResultBlock(BaseModel):
     type: str
     tool_use_id: Id
     content: Annotated[str, BeforeValidator(_result_text, json_schema_input_type=Any)] = ""
+
+
+class ToolChangeBlock(Block):
+    """A change of the tools, by the system."""
+
+    type: Literal["tool_addition", "tool_removal"]
+    tool: ToolChange
 
 
 class OtherBlock(BaseModel):
@@ -211,6 +217,8 @@ _KINDS = {
     "server_tool_use": "tool_use",
     "mcp_tool_use": "tool_use",
     "tool_result": "tool_result",
+    "tool_addition": "tool_change",
+    "tool_removal": "tool_change",
 }
 
 
@@ -227,6 +235,7 @@ ContentBlock = (
     | ToolUseBlock
     | ToolResultBlock
     | ServerResultBlock
+    | ToolChangeBlock
     | OtherBlock
 )
 ContentBlocks = Annotated[
@@ -238,6 +247,7 @@ ContentBlocks = Annotated[
             | Annotated[ToolUseBlock, Tag("tool_use")]
             | Annotated[ToolResultBlock, Tag("tool_result")]
             | Annotated[ServerResultBlock, Tag("server_result")]
+            | Annotated[ToolChangeBlock, Tag("tool_change")]
             | Annotated[OtherBlock, Tag("other")],
             Discriminator(_kind),
             BeforeValidator(_as_text),

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, FailFast, Field
+from pydantic import AfterValidator, FailFast, Field
 
 from headrace.frontend.schemas.chat import MAX_MESSAGES
 from headrace.frontend.schemas.fields import (
@@ -15,12 +15,11 @@ from headrace.frontend.schemas.fields import (
     at_most,
     bad_value,
     unsupported,
-    wrong_type,
 )
 from headrace.frontend.schemas.generation import MAX_TEMPERATURE
-from headrace.frontend.schemas.message_blocks import ContentBlocks, Id, TextBlocks
+from headrace.frontend.schemas.message_blocks import ContentBlocks, TextBlocks
+from headrace.frontend.schemas.message_tools import AnthropicToolChoice, AnthropicTools
 
-MAX_TOOLS = 1024
 # More than OpenAI's API allows; each character of the output is compared with each.
 MAX_STOP_SEQUENCES = 64
 MAX_STOP_SEQUENCES_CHARS = 16_384
@@ -29,50 +28,6 @@ MAX_STOP_SEQUENCES_CHARS = 16_384
 class InputMessage(RequestModel):
     role: Literal["user", "assistant", "system"]
     content: ContentBlocks
-
-
-class AnthropicTool(RequestModel):
-    """A function that the client runs."""
-
-    type: Ignored = None
-    name: Id
-    description: str | None = None
-    input_schema: dict[str, Any]
-    strict: bool | None = None
-    cache_control: Ignored = None
-    allowed_callers: Ignored = None
-    defer_loading: Ignored = None
-    eager_input_streaming: Ignored = None
-    input_examples: Ignored = None
-
-
-class TypedTool(RequestModel):
-    """A tool that Anthropic's models know by its type, such as "web_search_20250305".
-
-    This model does not know it, and what the server would have to run is not here.
-    """
-
-    type: Annotated[str, Field(max_length=64)]
-
-
-def _tool(value: Any) -> AnthropicTool | TypedTool:
-    if not isinstance(value, dict):
-        raise wrong_type("must be an object")
-    kind = value.get("type")
-    if isinstance(kind, str) and kind != "custom" and value.get("input_schema") is None:
-        return TypedTool.model_validate({"type": kind})
-    return AnthropicTool.model_validate(value)
-
-
-class AnthropicToolChoice(RequestModel):
-    """The choice of tools that the model may or must call.
-
-    name: the name of the tool, if the type is "tool".
-    """
-
-    type: Literal["auto", "any", "tool", "none"]
-    name: Id | None = None
-    disable_parallel_tool_use: bool | None = False
 
 
 class Thinking(RequestModel):
@@ -100,28 +55,12 @@ class Metadata(RequestModel):
     user_id: Annotated[str, Field(max_length=1024)] | None = None
 
 
-def _none_as_empty(value: Any) -> Any:
-    return [] if value is None else value
-
-
 # Validation stops at the first invalid message: only one error is reported.
 InputMessages = Annotated[
     list[InputMessage],
     FailFast(),
     Field(min_length=1, max_length=MAX_MESSAGES),
     at_most(MAX_MESSAGES),
-]
-Tools = Annotated[
-    list[
-        Annotated[
-            AnthropicTool | TypedTool,
-            BeforeValidator(_tool, json_schema_input_type=AnthropicTool | TypedTool),
-        ]
-    ],
-    FailFast(),
-    Field(max_length=MAX_TOOLS),
-    at_most(MAX_TOOLS),
-    BeforeValidator(_none_as_empty, json_schema_input_type=list[AnthropicTool | TypedTool] | None),
 ]
 
 
@@ -145,12 +84,15 @@ class CountTokensRequest(RequestModel):
     model: Name
     messages: InputMessages
     system: TextBlocks = Field(default_factory=list)
-    tools: Tools = Field(default_factory=list)
+    tools: AnthropicTools = Field(default_factory=list)
     tool_choice: AnthropicToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
     output_format: OutputFormat | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+
+    # A conversation that the server keeps: a part of one must not be taken for all of it.
+    thread: Any = None
 
     cache_control: Ignored = None
     context_management: Ignored = None

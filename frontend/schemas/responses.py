@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from headrace.frontend.schemas.chat import MAX_MESSAGES
+from headrace.frontend.schemas.chat import MAX_MESSAGES, ReasoningEffort
 from headrace.frontend.schemas.fields import Ignored, Int, Name, RequestModel, at_most, unsupported
 from headrace.frontend.schemas.generation import LogprobCount
 
@@ -34,15 +34,22 @@ ServiceTier = Literal["auto", "default", "flex", "scale", "priority", "fast", "u
 PassedOn = Annotated[Any, Field(description="As in chat completions.")]
 
 
+# Some clients write "none" for no summary.
+Summary = Annotated[
+    Literal["auto", "concise", "detailed"] | None,
+    BeforeValidator(lambda value: None if value == "none" else value),
+]
+
+
 class Reasoning(RequestModel):
     """Options of the model's reasoning.
 
     summary: accepted without effect: the answer holds the reasoning itself, not a summary.
     """
 
-    effort: Any = None
-    summary: Literal["auto", "concise", "detailed"] | None = None
-    generate_summary: Literal["auto", "concise", "detailed"] | None = None
+    effort: ReasoningEffort = None
+    summary: Summary = None
+    generate_summary: Summary = None
 
 
 class TextFormat(RequestModel):

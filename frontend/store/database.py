@@ -29,6 +29,7 @@ _THREADS = 4
 # After this long a request stops waiting for a database that does not answer, or for its queue: the
 # threads may be stuck, but no request is.
 DEADLINE_S = 20.0
+FINISH_S = 2.0
 
 T = TypeVar("T")
 
@@ -107,6 +108,17 @@ class Database:
         except TimeoutError as error:
             log.error("the store timed out")
             raise StoreUnavailable(self._unavailable) from error
+
+    async def finish(self) -> None:
+        """Wait a moment for transactions whose callers have gone, then close."""
+
+        def wait() -> None:
+            self._threads.shutdown(cancel_futures=True)
+
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FINISH_S):
+                await asyncio.to_thread(wait)
+        self.close()
 
     def close(self) -> None:
         """Drop queued transactions and close the connections."""

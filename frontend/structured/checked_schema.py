@@ -38,16 +38,12 @@ def checked_schema(schema: Any, *, is_closed: bool = False) -> Schema:
 
 
 def tool_schema(schema: Schema) -> tuple[Schema, list[str]]:
-    """Return the schema of a tool's arguments, which are an object, and what was left out of it.
+    """Return the schema of a tool's arguments, or of one of them, and what was left out of it.
 
     Raises ValueError, with the reason, if it cannot be read.
     """
     _check_nesting(schema)
     left_out = make_enforceable(schema, is_lenient=True, is_closed=True)
-    types = schema.get("type", "object")
-    if isinstance(types, list) and "object" in types:
-        types = "object"
-    schema = {**schema, "type": types}
     reason = compile_error(schema) if _combines_references(schema) else None
     if reason is not None and any(limit in reason for limit in _LIMITS_OF_REFERENCES):
         return _names_alone(schema), [*left_out, "$ref"]
@@ -63,6 +59,8 @@ def _combines_references(schema: Schema) -> bool:
 
 def _names_alone(schema: Schema) -> Schema:
     """Return a schema of the names of an object's properties, whatever their values are."""
+    if schema.get("type") != "object":
+        return {}
     kept: Schema = {
         key: schema[key] for key in ("required", "additionalProperties") if key in schema
     }

@@ -39,20 +39,24 @@ _MEMBERS = frozenset((*_BY_NAME, "additionalItems", "additionalProperties", "ite
 _OVERLAPPING = ("additionalProperties", "patternProperties")
 
 
-def close_objects(root: Schema) -> None:
+def close_objects(root: Schema, *, closes_empty: bool = False) -> None:
     """Close the objects of a schema in place, unless it says otherwise.
 
-    An object without named properties stays open, as does one of which it cannot be told whether
-    others would be valid.
+    An object stays open if it cannot be told whether others would be valid, or if its schema has no
+    `properties`.
+
+    closes_empty: whether empty `properties` allow none; else they say nothing, as programs write
+        them for objects with any names.
     """
-    _Closer(root).run()
+    _Closer(root, closes_empty).run()
 
 
 class _Closer:
     """Closes a schema. First it learns which schemas apply together with others."""
 
-    def __init__(self, root: Schema) -> None:
+    def __init__(self, root: Schema, closes_empty: bool) -> None:
         self._root = root
+        self._closes_empty = closes_empty
         self._shared: set[int] = set()  # schemas that apply together with others
         self._closable: dict[int, Schema] = {}
 
@@ -70,7 +74,7 @@ class _Closer:
             applied = self._parts(schema, with_conditions=False)
             lists_values = any("const" in part or "enum" in part for part in applied)
             if id(schema) not in self._shared and not lists_values:
-                _close(schema, self._parts(schema), is_root=schema is self._root)
+                _close(schema, self._parts(schema), self._closes_empty)
 
     def _visit(self, schema: Schema, is_shared: bool) -> Iterator[tuple[Schema, bool]]:
         """Note how an object of this schema may be closed. Yield the schemas to visit next.
@@ -164,14 +168,14 @@ def _members(schema: Schema) -> Iterator[tuple[tuple[str, Any], Schema]]:
                 yield (keyword, place), member
 
 
-def _close(schema: Schema, parts: Sequence[Schema], *, is_root: bool) -> None:
+def _close(schema: Schema, parts: Sequence[Schema], closes_empty: bool) -> None:
     """Allow the properties that the parts name, and no others, unless a part says otherwise."""
     if any(_says_otherwise(part) for part in parts) or len(parts) >= _MAX_PARTS:
         return
     patterns = {name: True for part in parts for name in mapping(part, "patternProperties")}
     names = dict.fromkeys(name for part in parts for name in _names(part))
     declared = [part["properties"] for part in parts if isinstance(part.get("properties"), dict)]
-    if not (any(declared) or patterns or (is_root and declared)):
+    if not (any(declared) or patterns or (closes_empty and declared)):
         return
     least = max((n for part in parts if isinstance(n := part.get("minProperties"), int)), default=0)
     if least > len(names) and not patterns:

@@ -59,7 +59,7 @@ def make_enforceable(root: Schema, *, is_lenient: bool, is_closed: bool) -> list
         _drop_annotations(schema)
         enforce_property_names(root, schema)
     if is_closed:
-        close_objects(root)
+        close_objects(root, closes_empty=not is_lenient)
     for schema in all_schemas(root):
         _drop_what_excludes_nothing(schema, left_out)
         replace_one_of(root, schema, is_lenient=is_lenient, left_out=left_out)

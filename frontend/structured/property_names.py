@@ -72,7 +72,7 @@ def _listed(root: Schema, rule: Any) -> list[str] | None:
         return [rule["const"]] if isinstance(rule["const"], str) else []
     if constraints in ({"anyOf"}, {"oneOf"}):
         names: list[str] = []
-        for option in rule.get("anyOf", rule.get("oneOf")) or [{}]:
+        for option in [*items(rule, "anyOf"), *items(rule, "oneOf")] or [{}]:
             listed = _listed(root, _resolved(root, option))
             if listed is None:
                 return None

@@ -8,6 +8,7 @@ from llguidance import LLMatcher
 
 # Client-made constraints are asked for again and again, for each schema that holds them.
 _CACHED = 512
+_MAX_CACHED_CHARS = 2000
 _MAX_REASON_CHARS = 120
 
 
@@ -18,7 +19,8 @@ def is_supported(schema: dict[str, Any]) -> bool:
 
 def reason_against(schema: dict[str, Any]) -> str | None:
     """Return why the library cannot enforce a small schema; None if it can."""
-    return _reason_against(json.dumps(schema))
+    text = json.dumps(schema)
+    return _reason_against(text) if len(text) <= _MAX_CACHED_CHARS else _compile_error(text)
 
 
 @lru_cache(_CACHED)

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from headrace.launcher.command.flags import FLAGS, Flag
-from headrace.launcher.command.reference import effects, reference_flags, version
+from headrace.launcher.command.reference import effects, reference_flags, synonyms, version
 
 Fields = Mapping[str, FieldInfo]
 
@@ -41,12 +41,13 @@ def help_text(fields: Fields, word: str = "") -> str:
 
 def _found(fields: Fields, word: str) -> str:
     parser = _new_parser(fields, word)
-    _, _, found = parser.format_help().partition("\n\n")
+    found = parser.format_help().lstrip("\n")
     lines = [
         f"  {name}: {effect.treatment}: {effect.says}"
         for name, effect in effects().items()
         if word in name
     ]
+    lines += [f"  {name}: sets {other}" for name, other in synonyms().items() if word in name]
     if lines:
         found += "\n".join([f"\n{_TITLE}:", *lines, ""])
     return found or f"no flag has {word!r} in its name (headrace serve --help lists all)\n"

@@ -35,6 +35,8 @@ from headrace.protocol.config import PoolOptions
 
 __all__ = ["GroupOptions", "LoraModule", "OptionError", "Options", "parse", "parse_size"]
 
+# Options for which vLLM reads "" as not given, and none in any case as off.
+_PARSERS = ("reasoning_parser", "tool_call_parser")
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -153,11 +155,17 @@ def _to_options(given: Mapping[str, Given]) -> tuple[dict[str, Any], list[str]]:
     Raises RefusedFlag for a flag of the reference that would change something.
     """
     given, others = _without_synonyms(given)
+    here = ("--data-parallel-size-local", given.get("--workers"))
+    others = [other for other in others if other != here]  # all replicas run on this machine
     options: dict[str, Any] = {}
     for name, value in given.items():
         key = _own_flags()[name].key
         if value in ("None", "") and _is_none_without(key):
             continue
+        if key in _PARSERS and value in ("None", ""):
+            if value == "":
+                continue
+            value = "none"
         options[key] = value
     lines = [line for name, value in others if (line := notice(name, value)) is not None]
     if options.get("quantization") == "gguf" and str(options.get("model")).endswith(".gguf"):

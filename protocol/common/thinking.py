@@ -51,6 +51,16 @@ class ThinkingTracker:
         return self.num_fed - self._num_start
 
     @property
+    def space_after_end(self) -> int:
+        """Characters of white space that the token with the end of reasoning has after it."""
+        if not self.is_over:
+            return 0
+        rest_begin = self._total - len(self._scanner.rest)
+        token_end = next((end for end in self._ends if end >= rest_begin), rest_begin)
+        text = self._scanner.rest[: token_end - rest_begin]
+        return 0 if text.strip() else len(text)
+
+    @property
     def num_before_call(self) -> int | None:
         """The number of reasoning tokens before what may become a call; None if nothing may."""
         position = self._scanner.pending_call

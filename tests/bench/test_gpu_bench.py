@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.gpu_model import SHAPES, decode_bytes, kv_bytes, make_model, prefill_flops
+from bench.on_gpu.model import SHAPES, decode_bytes, kv_bytes, make_model, prefill_flops
 
 ROOT = Path(__file__).parents[2]
 # Not on a machine that has only what torch and transformers bring along.

@@ -160,7 +160,7 @@ def test_a_server_is_asked_for_batches_if_it_has_any(
 
     def answer(self: Client, path: str) -> dict[str, Any]:
         asked.append(path)
-        found = {"/health?verbose": HEALTH, "/load?verbose": LOAD}
+        found: dict[str, dict[str, Any]] = {"/health?verbose": HEALTH, "/load?verbose": LOAD}
         return found.get(path, {"data": batches(100)})
 
     metrics = METRICS % (100, 10) + (

@@ -40,3 +40,9 @@ async def events(
     lines = (await response.get_data(as_text=True)).strip().split("\n\n")
     assert lines[-1] == "data: [DONE]"
     return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+
+
+def numbers(text: str) -> dict[str, float]:
+    """The samples of metrics, by name and labels."""
+    lines = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in lines}

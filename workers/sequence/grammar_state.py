@@ -73,7 +73,8 @@ class GrammarState:
 class FreeText:
     """The output before a grammar applies.
 
-    after: texts, with a character for each byte; the grammar applies after any of them.
+    after: texts, with a character for each byte; the grammar applies after any of them, and after
+        the white space that the token with its end may have.
     """
 
     __slots__ = ("_after", "_scanner", "_texts")

@@ -46,7 +46,7 @@ class TokenTexts:
         return self._encode(rest)[0]
 
     def straddling(self, ends: tuple[str, ...], held: str) -> tuple[int, ...]:
-        """Return the tokens that would complete an end and go on after it.
+        """Return the tokens that would complete an end and go on after it, not with white space.
 
         held: the text before the token that may be a part of an end.
         """
@@ -68,20 +68,20 @@ class TokenTexts:
         return sorted((text, token_id) for token_id, text in enumerate(self._texts))
 
     def _longer_than(self, beginning: str) -> set[int]:
-        """Return the tokens whose texts go on after this beginning."""
+        """Return the tokens whose texts go on after this beginning, not with white space."""
         found = set()
         for position in range(bisect_left(self._sorted, (beginning, -1)), len(self._sorted)):
             text, token_id = self._sorted[position]
             if not text.startswith(beginning):
                 break
-            if text != beginning:
+            if text[len(beginning) :].strip():
                 found.add(token_id)
         return found
 
     def _containing(self, end: str) -> set[int]:
-        """Return the tokens that hold a whole end and go on after it."""
+        """Return the tokens that hold a whole end and go on after it, not with white space."""
         return {
             token_id
             for token_id, text in enumerate(self._texts)
-            if -1 < text.find(end) < len(text) - len(end)
+            if end in text and text.partition(end)[2].strip()
         }

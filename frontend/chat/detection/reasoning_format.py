@@ -1,23 +1,25 @@
 """Find the format of the reasoning that a model writes."""
 
+import re
 from typing import NamedTuple
 
 from headrace.frontend.chat.detection.probes import prompt, written_reasoning
 from headrace.frontend.chat.templates import ChatTemplate
-from headrace.protocol.reasoning import FORMATS, ReasoningFormat
+from headrace.protocol.reasoning import FORMATS, ReasoningFormat, with_suffix
 
 _THOUGHT = "zq thought"
 _SWITCHES = ("enable_thinking", "thinking")
 _CALL = "<tool_call>"
+_SUFFIX = re.compile(r"<think(:[^\s<>]{1,40})>")
 
 # Formats between <think> and </think> are told apart by further texts of their templates.
 _BY_TEXT = {
-    "minimax_m2": "<minimax:tool_call>",
-    "kimi_k2": "<|tool_calls_section_begin|>",
-    "glm45": "<arg_key>",
-    "deepseek_v4": "｜DSML｜",
-    "hunyuan_a13b": "<answer>",
-    "ernie45": "</response>",
+    "minimax_m2": ("<minimax:tool_call>",),
+    "kimi_k2": ("<|tool_calls_section_begin|>",),
+    "glm45": ("<arg_key>",),
+    "deepseek_v4": ("｜DSML｜",),
+    "hunyuan_a13b": ("<answer>", "<|extra_0|>"),
+    "ernie45": ("</response>",),
 }
 
 
@@ -37,11 +39,13 @@ def find_reasoning_format(template: ChatTemplate) -> FoundFormat | None:
     """
     texts = template.source + prompt(template) + written_reasoning(template, _THOUGHT)
     name = _distinct(texts)
-    if name is None and "<think>" in texts and "</think>" in texts:
-        name = next((name for name, text in _BY_TEXT.items() if text in texts), "think")
-    if name is None:
-        return None
-    return _fitted(template, name, texts)
+    if name is None and "</think>" in texts:  # some only cut it out of earlier answers
+        marked = (each for each, marks in _BY_TEXT.items() if any(mark in texts for mark in marks))
+        name = next(marked, "think")
+    suffix = _SUFFIX.search(texts)
+    if name is None and suffix is not None and f"</think{suffix[1]}>" in texts:
+        return _fitted(template, "hy_v3", with_suffix(FORMATS["hy_v3"], suffix[1]), texts)
+    return None if name is None else _fitted(template, name, FORMATS[name], texts)
 
 
 def _distinct(texts: str) -> str | None:
@@ -55,17 +59,17 @@ def _distinct(texts: str) -> str | None:
     return None
 
 
-def _fitted(template: ChatTemplate, name: str, texts: str) -> FoundFormat:
+def _fitted(template: ChatTemplate, name: str, format_: ReasoningFormat, texts: str) -> FoundFormat:
     """Return a format as a template uses it."""
-    format_ = FORMATS[name]
     if format_.layout == "harmony":
         return FoundFormat(name, format_, f"the chat template has {format_.start}")
+    mark = format_.start if format_.start in texts else format_.end
     default = _beginning(format_, prompt(template))
     off = {switch: _beginning(format_, prompt(template, {switch: False})) for switch in _SWITCHES}
     on = {switch: _beginning(format_, prompt(template, {switch: True})) for switch in _SWITCHES}
     switches = tuple(switch for switch in _SWITCHES if on[switch] != off[switch])
     is_assumed = default == "open" or (default == "" and "closed" in off.values())
-    evidence = f"the chat template has {format_.start}"
+    evidence = f"the chat template has {mark}"
     if default == "open":
         evidence = f"prompts end with {format_.start}"
     elif switches:

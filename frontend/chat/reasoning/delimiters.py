@@ -1,12 +1,15 @@
 """The delimiters of a model's reasoning, as text and as tokens."""
 
+import re
 from dataclasses import dataclass
 from itertools import chain
 
 from headrace.frontend.chat.reasoning.harmony import TOKENS
 from headrace.frontend.text.detokenizer import join
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
-from headrace.protocol.reasoning import ReasoningFormat
+from headrace.protocol.reasoning import ReasoningFormat, with_suffix
+
+_SUFFIXED = re.compile(r"<think(:[^\s<>]+)>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +29,11 @@ class ReasoningDelimiters:
 
     @classmethod
     def encode(cls, format_: ReasoningFormat, tokenizer: ModelTokenizer) -> "ReasoningDelimiters":
-        """Encode the delimiters of a format."""
+        """Encode the delimiters of a format, with the suffix that the tokenizer's have, if any."""
+        added = tokenizer.added_texts
+        suffixes = {found[1] for text in added if (found := _SUFFIXED.fullmatch(text))}
+        if format_.start == "<think>" and format_.start not in added and len(suffixes) == 1:
+            format_ = with_suffix(format_, suffixes.pop())
         texts = [*format_.starts, *format_.ends, *format_.ends_before]
         texts += filter(None, (format_.answer_start, format_.answer_end))
         if format_.layout == "harmony":

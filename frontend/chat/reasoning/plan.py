@@ -45,11 +45,13 @@ class ReasoningPlan:
     """The beginning and the end of an answer's reasoning.
 
     has_tools: whether tool calls may end reasoning.
+    has_grammar: whether what follows reasoning must match a grammar.
     """
 
     delimiters: ReasoningDelimiters
     start: ReasoningStart
     has_tools: bool = False
+    has_grammar: bool = False
 
     def reader(self, content_reader: MessageReader, *, include: bool) -> MessageReader:
         """Return a reader of reasoning; what follows is read by `content_reader`.

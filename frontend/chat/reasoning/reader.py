@@ -32,6 +32,7 @@ class ReasoningReader:
         self._content_reader = content_reader
         self._scanner = ReasoningScanner(marks, is_open)
         self._include = include
+        self._skipped = 0  # characters of white space to drop after reasoning
         self._trimmer = _Trimmer(heading, trims) if heading or trims else None
 
     @property
@@ -39,9 +40,13 @@ class ReasoningReader:
         """Whether there is no reasoning from here on."""
         return self._scanner.is_over
 
+    def skip_space(self, count: int) -> None:
+        """Drop so many characters of white space after reasoning."""
+        self._skipped = count
+
     def feed(self, text: str) -> MessagePart:
         if self._scanner.is_over:
-            return self._content_reader.feed(text)
+            return self._content(text)
         part = self._reasoning(self._scanner.feed(text))
         return part.then(self._rest()) if self._scanner.is_over else part
 
@@ -61,7 +66,17 @@ class ReasoningReader:
         if self._trimmer is not None:
             part = self._shown(self._trimmer.finish())
         rest = self._scanner.rest
-        return part.then(self._content_reader.feed(rest)) if rest else part
+        return part.then(self._content(rest)) if rest else part
+
+    def _content(self, text: str) -> MessagePart:
+        if self._skipped:
+            space = len(text) - len(text.lstrip())
+            dropped = min(space, self._skipped)
+            text = text[dropped:]
+            self._skipped = 0 if text else self._skipped - dropped
+            if not text:
+                return NOTHING
+        return self._content_reader.feed(text)
 
     def _reasoning(self, text: str) -> MessagePart:
         return self._shown(text if self._trimmer is None else self._trimmer.feed(text))

@@ -23,15 +23,24 @@ class ReasoningTokenCounter:
         plan: ReasoningPlan | None,
         tokenizer: ModelTokenizer,
     ) -> None:
+        self._readers = readers
+        self._has_grammar = plan is not None and plan.has_grammar
         self._trackers: list[ThinkingTracker | None] = [
             _tracker(reader, plan, tokenizer) for reader in readers
         ]
 
     def add(self, index: int, token_ids: Sequence[int]) -> None:
-        """Count more tokens of a choice."""
-        tracker = self._trackers[index]
-        if tracker is not None and not tracker.is_over:
-            tracker.feed(token_ids)
+        """Count more tokens of a choice. Call it before the choice's reader gets their text.
+
+        A grammar holds after the token that ends reasoning: white space in this token is no part of
+        what matches it, so the reader drops it.
+        """
+        tracker, reader = self._trackers[index], self._readers[index]
+        if tracker is None or tracker.is_over:
+            return
+        tracker.feed(token_ids)
+        if self._has_grammar and isinstance(reader, ReasoningReader):
+            reader.skip_space(tracker.space_after_end)
 
     def tokens(self, index: int) -> int:
         """Return how many reasoning tokens a choice has so far."""

@@ -11,6 +11,11 @@ from headrace.frontend.chat.tools.parser import CallSyntax
 from headrace.frontend.schemas.tools import FunctionDefinition
 from headrace.frontend.structured.constraint import TOOL_SCHEMA_MARK
 
+# Keywords that may allow properties which `properties` does not name.
+_SAYING_MORE = (
+    *("$ref", "additionalProperties", "allOf", "anyOf", "oneOf", "patternProperties"),
+    *("if", "propertyNames", "required", "unevaluatedProperties"),
+)
 _ANY_TEXT = "TEXT: /(.|\\n)*/"
 _OBJECT_START = '/(.|\\n)*\\{[ \\t\\r\\n]*"/'
 
@@ -20,9 +25,13 @@ def arguments_schema(function: FunctionDefinition) -> dict[str, Any]:
 
     It is an object, without properties if the function has no parameters.
     """
-    if function.parameters is None:
-        return {"type": "object", "properties": {}, "additionalProperties": False}
-    return {"type": "object", **function.parameters}
+    schema = {"properties": {}} if function.parameters is None else dict(function.parameters)
+    types = schema.get("type")
+    if types is None or (isinstance(types, list) and "object" in types):
+        schema["type"] = "object"
+    if schema.get("properties") == {} and not any(key in schema for key in _SAYING_MORE):
+        schema["additionalProperties"] = False
+    return schema
 
 
 def forced_arguments(function: FunctionDefinition) -> str:

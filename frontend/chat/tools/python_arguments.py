@@ -59,6 +59,10 @@ class _OpenContainer:
             self.values[self.key] = value
             self.key = None
 
+    def become_set(self) -> None:
+        """Make the string that was taken for a key the first value of a set, as a list."""
+        self.values, self.key = [self.key], None
+
     def whole(self) -> Any:
         """Return the value of the complete container.
 
@@ -164,7 +168,7 @@ class PythonArguments:
             self._add_value(_number(text))
         elif kind == "word" and text in _CONSTANTS:
             self._add_value(_CONSTANTS[text])
-        elif self._open and text == self._open[-1].end and text != "}":  # a key must get its value
+        elif self._open and text == self._open[-1].end and self._open[-1].key is None:
             self._close()
         elif text in _CLOSING and len(self._open) < MAX_DEPTH:
             self._open.append(_OpenContainer(_CLOSING[text]))
@@ -177,6 +181,11 @@ class PythonArguments:
         self._close()
 
     def _expect_colon(self, kind: str, text: str) -> None:
+        if text in (",", "}") and not self._open[-1].values:
+            self._open[-1].become_set()
+            self._next = self._expect_separator
+            self._expect_separator(kind, text)
+            return
         self._require(text, ":")
         self._next = self._expect_value
 
@@ -190,7 +199,8 @@ class PythonArguments:
         else:
             self._require(text, ",")
             self._open[-1].has_comma = True
-            self._next = self._expect_key if self._open[-1].end == "}" else self._expect_value
+            is_dict = isinstance(self._open[-1].values, dict)
+            self._next = self._expect_key if is_dict else self._expect_value
 
     def _close(self) -> None:
         self._add_value(self._open.pop().whole())

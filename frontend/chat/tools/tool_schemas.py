@@ -5,8 +5,8 @@ Some formats write all values as text between tags; what `5` or `true` means is 
 
 import json
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 from headrace.frontend.chat.tools.json_repair import repaired_json
 
@@ -56,8 +56,13 @@ class ToolSchemas:
             schema = _member(_member(root, "properties"), parameter)
             if schema is None:
                 schema = _member(root, "additionalProperties")
-            found = self._types[function, parameter] = frozenset(_schema_types(schema, root))
+            found = schema_types(schema, root, unknown=frozenset())
+            self._types[function, parameter] = found
         return found or unknown
+
+    def parameters(self, function: str) -> Any:
+        """Return the schema of a function's arguments; None if it is not known."""
+        return self._parameters.get(function)
 
 
 NO_SCHEMAS = ToolSchemas({})
@@ -67,22 +72,49 @@ def _member(value: Any, key: str) -> Any:
     return value.get(key) if isinstance(value, Mapping) else None
 
 
-def _schema_types(schema: Any, root: Any) -> set[str]:
-    """Return the types that a schema names; an empty set if it names none."""
+class SchemaParts(NamedTuple):
+    """The schemas of what a value holds. items: that of an array's values."""
+
+    properties: Mapping[str, Any]
+    items: Any
+
+
+def schema_types(schema: Any, root: Any, unknown: frozenset[str] = STRING) -> frozenset[str]:
+    """Return the types that a schema names.
+
+    root: the schema that references are relative to. unknown: the types where none is named.
+    """
     types: set[str] = set()
+    for one in _each_schema(schema, root):
+        types |= _own_types(one)
+    return frozenset(types) or unknown
+
+
+def schema_parts(schema: Any, root: Any) -> SchemaParts:
+    """Return the schemas of a value's parts, wherever in its schema they stand."""
+    properties: dict[str, Any] = {}
+    items = None
+    for one in _each_schema(schema, root):
+        own = one.get("properties")
+        properties |= own if isinstance(own, Mapping) else {}
+        items = one.get("items") if items is None else items
+    return SchemaParts(properties, items)
+
+
+def _each_schema(schema: Any, root: Any) -> Iterator[Mapping[str, Any]]:
+    """Yield a schema, its alternatives and what they refer to, up to a number."""
     waiting, left = [schema], _MAX_SCHEMAS
     while waiting and left:
         left -= 1
         one = waiting.pop()
         if not isinstance(one, Mapping):
             continue
-        types |= _own_types(one)
+        yield one
         for key in ("anyOf", "oneOf", "allOf"):
             options = one.get(key)
             waiting += options[:left] if isinstance(options, list) else []
         if isinstance(one.get("$ref"), str):
             waiting.append(_referred(one["$ref"], root))
-    return types
 
 
 def _own_types(schema: Mapping[str, Any]) -> set[str]:

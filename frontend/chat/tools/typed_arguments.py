@@ -3,9 +3,12 @@
 import json
 from collections.abc import Callable
 
+from headrace.frontend.chat.tools.json_repair import repaired_json
 from headrace.frontend.chat.tools.parser_output import ParserOutput
 from headrace.frontend.chat.tools.source import Delimiters, Incremental, Source
 from headrace.frontend.chat.tools.tool_schemas import STRING, json_value
+
+_WRAPPERS = ("arguments", "parameters", "properties", "input")
 
 
 class TypedArguments:
@@ -18,6 +21,7 @@ class TypedArguments:
         output.begin_call(name, call_id)
         self._output, self._name = output, name
         self._count = 0
+        self._is_whole = False  # one value has been all the arguments
 
     def read_text(
         self,
@@ -32,9 +36,15 @@ class TypedArguments:
 
         Returns False if the text ends before; a value that is not a string is then left out.
         trims: whether a newline before the value and one after it belong to the format.
-        types: the types of the value, where the format says so; None: those of the schema.
+        types: the types that the output says the value has; None: it says none. Those of the schema
+            come first.
         """
-        types = types or self._output.tools.types(self._name, key)
+        if self._is_whole:
+            return bool((yield from source.emit_until(ends, lambda _: None)))
+        known = self._output.tools.types(self._name, key, unknown=frozenset())
+        if self._may_hold_all(key, known):
+            return (yield from self._read_all(source, key, ends, trims=trims))
+        types = (known & types if types else known) or known or types or STRING
         if types == STRING:
             return (yield from self._read_string(source, key, ends, trims=trims))
         parts: list[str] = []
@@ -57,7 +67,30 @@ class TypedArguments:
 
     def end(self) -> None:
         """End the call."""
+        if self._is_whole:
+            return
         self._output.arguments("}" if self._count else "{}")
+
+    def _may_hold_all(self, key: str, known: frozenset[str]) -> bool:
+        """Return whether this may be an argument that the function does not have.
+
+        Models that know other formats write all arguments as one.
+        """
+        is_unknown = not known and self._name in self._output.tools
+        return key in _WRAPPERS and is_unknown and self._count == 0
+
+    def _read_all(
+        self, source: Source, key: str, ends: Delimiters, *, trims: bool
+    ) -> Incremental[bool]:
+        parts: list[str] = []
+        is_ended = yield from source.emit_until(ends, parts.append)
+        text = "".join(parts)
+        if text.strip()[:1] == "{":
+            self._is_whole = True
+            self._output.arguments(repaired_json(text.strip()))
+        elif is_ended:
+            self.add(key, json_value(_trimmed(text) if trims else text, STRING))
+        return bool(is_ended)
 
     def _read_string(
         self, source: Source, key: str, ends: Delimiters, *, trims: bool

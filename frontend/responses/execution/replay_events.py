@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from headrace.frontend.chat.message import MessagePart, ToolCallPart
-from headrace.frontend.responses.output.call_items import CALL_ITEMS, CalledTool
+from headrace.frontend.responses.output.call_items import CALL_ITEMS, ItemTool
 from headrace.frontend.responses.output.event_writer import EventWriter
 from headrace.frontend.responses.output.output_writer import OutputWriter
 from headrace.frontend.responses.output.response_body import IN_PROGRESS, ResponseBody, with_status
@@ -53,9 +53,9 @@ def _is_call(item: Item) -> bool:
     return item["type"] in CALL_ITEMS
 
 
-def _called(item: Item) -> CalledTool:
+def _called(item: Item) -> ItemTool:
     name, namespace, label = (item.get(field) for field in ("name", "namespace", "server_label"))
-    return CalledTool(item["type"], name or TOOL_SEARCH, namespace, label)
+    return ItemTool(item["type"], name or TOOL_SEARCH, namespace, label)
 
 
 def _function_name(item: Item) -> str:

@@ -33,7 +33,7 @@ CLIENT_CALLS = EMPTY_CALLS.keys() - {"mcp_call"}
 
 
 @dataclass(frozen=True, slots=True)
-class CalledTool:
+class ItemTool:
     """A tool as the items of its calls name it.
 
     kind: the type of the items. server_label: of the server that runs it; None if the client does.

@@ -18,8 +18,8 @@ from headrace.frontend.chat.message import MessagePart, ToolCallPart
 from headrace.frontend.responses.output.call_items import (
     CALL_ITEMS,
     CLIENT_CALLS,
-    CalledTool,
     CallItem,
+    ItemTool,
 )
 from headrace.frontend.responses.output.event_writer import EventWriter
 from headrace.frontend.responses.output.ids import output_id
@@ -56,7 +56,7 @@ class OutputWriter:
         self,
         response_id: str,
         events: EventWriter,
-        tools: Mapping[str, CalledTool],
+        tools: Mapping[str, ItemTool],
         call_id: Callable[[int, str], str],
         seals_reasoning: bool = False,
     ) -> None:
@@ -141,7 +141,7 @@ class OutputWriter:
 
     def _begin_call(self, name: str, parser_id: str) -> None:
         index = len(self.output)
-        tool = self._tools.get(name) or CalledTool("function_call", name)
+        tool = self._tools.get(name) or ItemTool("function_call", name)
         fields = tool.fields()
         if tool.kind in CLIENT_CALLS:
             fields = {"call_id": self._call_id(index, parser_id), **fields}

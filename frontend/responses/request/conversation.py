@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from headrace.frontend.responses.request.item_calls import CallResult, FunctionCall, read_call
+from headrace.frontend.responses.request.item_calls import HistoryCall, HistoryResult, read_call
 from headrace.frontend.responses.request.item_fields import part_text
 from headrace.frontend.responses.request.sealed_text import unseal
 from headrace.frontend.schemas.responses import Item
@@ -42,13 +42,13 @@ class _MessageBuilder:
             case _:
                 self._add_tool_item(read_call(item))
 
-    def _add_tool_item(self, read: FunctionCall | CallResult | None) -> None:
+    def _add_tool_item(self, read: HistoryCall | HistoryResult | None) -> None:
         match read:
-            case FunctionCall(call_id, name, arguments, output):
+            case HistoryCall(call_id, name, arguments, output):
                 self._add_call(call_id, name, arguments)
                 if output is not None:
                     self._add_result(call_id, output)
-            case CallResult(call_id, output):
+            case HistoryResult(call_id, output):
                 self._add_result(call_id, output)
 
     def finish(self) -> list[Message]:

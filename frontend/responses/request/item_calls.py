@@ -9,7 +9,7 @@ from headrace.frontend.responses.request.custom_input import encode_input
 from headrace.frontend.schemas.responses import Item
 
 
-class FunctionCall(NamedTuple):
+class HistoryCall(NamedTuple):
     """A call of a function. output: its result, where the same item has it."""
 
     call_id: str
@@ -18,31 +18,31 @@ class FunctionCall(NamedTuple):
     output: str | None = None
 
 
-class CallResult(NamedTuple):
+class HistoryResult(NamedTuple):
     """The result of a call."""
 
     call_id: str
     output: str
 
 
-def read_call(item: Item) -> FunctionCall | CallResult | None:
+def read_call(item: Item) -> HistoryCall | HistoryResult | None:
     """Return what an item of a tool is to a model; None for an item of another kind."""
     read = _READERS.get(item["type"])
     return None if read is None else read(item)
 
 
-def _function(item: Item) -> FunctionCall:
+def _function(item: Item) -> HistoryCall:
     name = flat_name(item.get("namespace"), item["name"])
-    return FunctionCall(item["call_id"], name, item["arguments"])
+    return HistoryCall(item["call_id"], name, item["arguments"])
 
 
-def _custom(item: Item) -> FunctionCall:
+def _custom(item: Item) -> HistoryCall:
     name = flat_name(item.get("namespace"), item["name"])
-    return FunctionCall(item["call_id"], name, encode_input(item["input"]))
+    return HistoryCall(item["call_id"], name, encode_input(item["input"]))
 
 
-def _mcp(item: Item) -> FunctionCall:
-    return FunctionCall(item["id"], item["name"], item["arguments"], mcp_result(item))
+def _mcp(item: Item) -> HistoryCall:
+    return HistoryCall(item["id"], item["name"], item["arguments"], mcp_result(item))
 
 
 def mcp_result(item: Item) -> str:
@@ -54,25 +54,25 @@ def mcp_result(item: Item) -> str:
     return f"Error: {message or 'the call has failed'}"
 
 
-def _tool_search(item: Item) -> FunctionCall:
+def _tool_search(item: Item) -> HistoryCall:
     arguments = item["arguments"]
     text = arguments if isinstance(arguments, str) else _json(arguments or {})
-    return FunctionCall(item["call_id"], TOOL_SEARCH, text)
+    return HistoryCall(item["call_id"], TOOL_SEARCH, text)
 
 
-def _action(name: str, field: str) -> Callable[[Item], FunctionCall]:
-    def read(item: Item) -> FunctionCall:
+def _action(name: str, field: str) -> Callable[[Item], HistoryCall]:
+    def read(item: Item) -> HistoryCall:
         action = item[field]
         arguments = action if isinstance(action, dict) else {"actions": action}
-        return FunctionCall(item["call_id"], name, _json(arguments))
+        return HistoryCall(item["call_id"], name, _json(arguments))
 
     return read
 
 
-def _hosted(name: str, field: str, results: str) -> Callable[[Item], FunctionCall]:
-    def read(item: Item) -> FunctionCall:
+def _hosted(name: str, field: str, results: str) -> Callable[[Item], HistoryCall]:
+    def read(item: Item) -> HistoryCall:
         output = "\n\n".join(_result_text(each) for each in item[results])
-        return FunctionCall(item["id"], name, _json({field: item[field]}), output)
+        return HistoryCall(item["id"], name, _json({field: item[field]}), output)
 
     return read
 
@@ -86,15 +86,15 @@ def _result_text(result: Any) -> str:
     return "\n".join(texts)
 
 
-def _output(item: Item) -> CallResult:
-    return CallResult(item["call_id"], item["output"])
+def _output(item: Item) -> HistoryResult:
+    return HistoryResult(item["call_id"], item["output"])
 
 
-def _shell_output(item: Item) -> CallResult:
+def _shell_output(item: Item) -> HistoryResult:
     output = item["output"]
     if isinstance(output, list):
         output = "\n".join(_command_output(each) for each in output)
-    return CallResult(item["call_id"], output)
+    return HistoryResult(item["call_id"], output)
 
 
 def _command_output(each: Item) -> str:
@@ -107,13 +107,13 @@ def _command_output(each: Item) -> str:
     return "\n".join(text for text in texts if text)
 
 
-def _patch_output(item: Item) -> CallResult:
-    return CallResult(item["call_id"], item["output"] or item["status"])
+def _patch_output(item: Item) -> HistoryResult:
+    return HistoryResult(item["call_id"], item["output"] or item["status"])
 
 
-def _found_tools(item: Item) -> CallResult:
+def _found_tools(item: Item) -> HistoryResult:
     names = [name for tool in item["tools"] for name in _tool_names(tool)]
-    return CallResult(item["call_id"], "Tools: " + (", ".join(names) or "none"))
+    return HistoryResult(item["call_id"], "Tools: " + (", ".join(names) or "none"))
 
 
 def _tool_names(tool: Any) -> list[str]:
@@ -130,7 +130,7 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-_READERS: dict[str, Callable[[Item], FunctionCall | CallResult]] = {
+_READERS: dict[str, Callable[[Item], HistoryCall | HistoryResult]] = {
     "function_call": _function,
     "function_call_output": _output,
     "custom_tool_call": _custom,

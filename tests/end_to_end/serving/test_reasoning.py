@@ -51,7 +51,7 @@ COUNT: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    flags = ["--reasoning-parser", "deepseek_r1", "--chat-template", TEMPLATE]
+    flags = ["--chat-template", TEMPLATE]  # which tells how the model reasons
     tools = ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
     pool = ["--served-model-name", "smol", "--frontends", "1", "--workers", "1"]
     size = ["--max-model-len", "512", "--kv-cache-memory-bytes", "64MiB", "--dtype", "float32"]

@@ -101,6 +101,13 @@ async def test_tools_that_are_known_by_type_are_left_out(
     assert response.status_code == 200, body
 
 
+async def test_errors_name_a_tool_by_its_own_place(client: Client) -> None:
+    tools = [TYPED[0], WEATHER, TYPED[1], {**WEATHER, "name": "a\tb"}]
+    response, body = await post(client, tools=tools)
+    assert response.status_code == 400
+    assert body["error"]["message"].startswith("tools.3.name: ")
+
+
 async def test_typed_tool_with_a_schema_is_a_function(client: Client, pool: FakePool) -> None:
     tool = {**WEATHER, "type": "function"}
     chosen = {"type": "tool", "name": "weather"}
@@ -141,6 +148,18 @@ async def test_history_of_another_servers_tools(
     assert "encrypted" not in made
     response, _ = await post(client, messages=history)
     assert response.headers[HEADER] == "messages.content.fallback"
+
+
+async def test_of_many_parts_that_are_left_out_some_are_named(client: Client) -> None:
+    blocks = [{"type": f"note_{number}"} for number in range(5000)]
+    tools = [{"type": f"tool_{number}"} for number in range(1000)]
+    messages = [USER, turn("assistant", *blocks), USER]
+    response, body = await post(client, messages=messages, tools=tools)
+    assert response.status_code == 200, body
+    named = response.headers[HEADER].split(", ")
+    assert {"tools.tool_0", "messages.content.note_0"} <= set(named)
+    assert len(response.headers[HEADER]) < 1100
+    assert named[-1] == "..." or len(named) == 64
 
 
 @pytest.mark.parametrize(
@@ -219,6 +238,24 @@ async def test_inputs_of_calls_in_any_form(client: Client, given: Any) -> None:
     result = {"type": "tool_result", "tool_use_id": "a", "content": "x"}
     history = [USER, turn("assistant", call), turn("user", result)]
     response, body = await post(client, messages=history)
+    assert response.status_code == 200, body
+
+
+@pytest.mark.parametrize(
+    "thread", [{"type": "create"}, {"type": "continue", "previous_message_id": "msg_1"}]
+)
+@pytest.mark.parametrize("path", [PATH, f"{PATH}/count_tokens"])
+async def test_part_of_a_conversation_is_not_taken_for_all_of_it(
+    client: Client, pool: FakePool, thread: dict[str, Any], path: str
+) -> None:
+    """The client's tool runner reacts to these details: it sends the whole conversation."""
+    response, body = await post(client, path, thread=thread)
+    assert response.status_code == 400
+    assert body["error"]["type"] == "invalid_request_error"
+    assert body["error"]["details"]["error_code"] == "thread_unsupported_request"
+    assert body["error"]["message"].startswith("thread: ")
+    assert pool.requests == []
+    response, body = await post(client, path, thread=None)
     assert response.status_code == 200, body
 
 

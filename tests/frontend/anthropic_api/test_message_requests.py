@@ -166,6 +166,54 @@ def test_tool_choice(choice: dict[str, str], made: dict[str, Any] | str) -> None
     assert fields(tools=TOOLS, tool_choice=serial)["parallel_tool_calls"] is False
 
 
+def change(kind: str, **tool: Any) -> dict[str, Any]:
+    return {"role": "system", "content": [{"type": f"tool_{kind}", "tool": tool}]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "offered"),
+    [
+        ([change("removal", type="tool_reference", name="time")], ["weather"]),
+        (
+            [
+                change("removal", type="tool_reference", name="weather"),
+                change("addition", type="tool_reference", name="weather"),
+            ],
+            ["time", "weather"],
+        ),
+        (
+            [
+                change(
+                    "addition",
+                    type="tool_definition",
+                    definition={"name": "new", "input_schema": {"type": "object"}},
+                )
+            ],
+            ["weather", "time", "new"],
+        ),
+        ([change("addition", type="tool_reference", name="bash")], ["weather", "time"]),
+    ],
+)
+def test_tools_change_in_the_middle(changes: list[dict[str, Any]], offered: list[str]) -> None:
+    typed = {"type": "bash_20250124", "name": "bash"}
+    made = fields([user("Hi"), *changes, user("Ho")], tools=[*TOOLS, typed])
+    assert [tool["function"]["name"] for tool in made["tools"]] == offered
+    assert made["messages"] == [{"role": "user", "content": "Hi\nHo"}]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        change("removal", type="tool_reference", name="other"),
+        change("addition", type="tool_reference"),
+        {**change("removal", type="tool_reference", name="time"), "role": "user"},
+    ],
+)
+def test_changes_of_tools_that_cannot_be(message: dict[str, Any]) -> None:
+    with pytest.raises(BadRequest, match=r"^messages"):
+        fields([user("Hi"), message], tools=TOOLS)
+
+
 @pytest.mark.parametrize("name", ["other", None])
 def test_the_tool_that_is_chosen_must_be_there(name: str | None) -> None:
     with pytest.raises(BadRequest, match=r"^tool_choice\.name"):

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import httpx2
 import pytest
-from anthropic import APIStatusError, AsyncAnthropic
+from anthropic import APIStatusError, AsyncAnthropic, beta_async_tool
 from anthropic.types import Message
 from quart.typing import TestClientProtocol as Client
 
@@ -171,6 +171,32 @@ async def test_answer_of_white_space_is_text(anthropic: AsyncAnthropic, say: Say
     message = await both(anthropic)
     assert message["content"] == [{"type": "text", "text": " \n "}]
     assert message["stop_reason"] == "end_turn"
+
+
+@beta_async_tool(name="f")
+async def _ask_city(city: str) -> str:
+    """Tell about a city."""
+    return f"{city} is big."
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_clients_tool_runner_sends_the_whole_conversation(
+    anthropic: AsyncAnthropic, pool: FakePool, text: ModelTokenizer, say: Say, stream: bool
+) -> None:
+    """It would send parts of it, if the server kept the rest."""
+    say('~cI look. ~t{"city": "Paris"}')
+    runner: Any = anthropic.beta.messages.tool_runner(
+        **REQUEST, tools=[_ask_city], tool_choice={"type": "any"}, stream=stream, max_iterations=2
+    )
+    kinds = []
+    async for answer in runner:
+        message = await answer.get_final_message() if stream else answer
+        kinds.append([block.type for block in message.content])
+    assert kinds == [["text", "tool_use"]] * 2
+    last = text.backend.decode(list(pool.requests[-1].prompt_token_ids), skip_special_tokens=False)
+    assert "capital of France?" in last
+    assert "I look." in last
+    assert "Paris is big." in last
 
 
 async def test_stop_reasons(anthropic: AsyncAnthropic) -> None:

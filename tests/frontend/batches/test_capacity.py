@@ -167,6 +167,21 @@ async def test_lines_make_room_at_once_the_newest_first(gate: Gate) -> None:
     assert gate.stopped == list(range(7, 100))
 
 
+async def test_a_busy_process_begins_fewer_lines(gate: Gate) -> None:
+    for _ in range(20):
+        await gate.fill()
+        gate.tick()
+    gate.gate.tick(late_s=2 * line_gate.BUSY_S)
+    assert 50 < gate.gate._limits["main"] <= 70
+    assert gate.stopped == []
+    gate.tick(3)
+    before = gate.gate._limits["main"]
+    for end in gate.ends:
+        end()  # type: ignore[operator]
+    gate.tick(10)
+    assert gate.gate._limits["main"] > before
+
+
 async def test_frontends_share_the_room(gate: Gate) -> None:
     gate.gate.others = (1, 0)
     for _ in range(20):

@@ -16,6 +16,7 @@ from headrace.frontend.batches.batch_store import BatchNotFound, BatchStore, new
 from headrace.frontend.batches.journal import BatchJournal, LineResult, results
 from headrace.frontend.batches.ownership import BatchOwnership
 from headrace.frontend.store.database import Database
+from headrace.protocol.to_worker import Generate
 from tests.frontend.batches.batch_asking import (
     batch,
     chat_line,
@@ -44,24 +45,39 @@ async def some_done(client: Any, batch_id: str, count: int) -> None:
     raise AssertionError("too slow")
 
 
+async def gone(*folders: Path) -> None:
+    """Wait until nothing is left in these folders."""
+    deadline = time.monotonic() + 20
+    while any(any(folder.iterdir()) for folder in folders):
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+
+
 async def test_another_frontend_continues(
     serve: Serve, store_url: str, pool: FakePool, tmp_path: Path
 ) -> None:
     """The first one ends in good order, and its lines with it; each line has one result."""
     settings = {"response_store_url": store_url, "file_dir": tmp_path / "kept"}
+    reply = pool.reply
+
+    def stop_after_100(request: Generate) -> list[int]:
+        pool.hold_after = 1 if len(pool.requests) >= 100 else None
+        return reply(request)
+
+    pool.reply = stop_after_100
     async with serve(**settings) as client:
         batch_id = await created(client, [chat_line(f"line-{n}") for n in range(300)])
         await some_done(client, batch_id, 20)
     begun = len(pool.requests)
+    pool.reply, pool.hold_after = reply, None
     assert begun < 300
     async with serve(**settings) as client:
         done = await wait_for(client, batch_id)
         assert done["request_counts"] == {"total": 300, "completed": 300, "failed": 0}
         found = await content(client, done["output_file_id"])
+        await gone(tmp_path / "kept" / "batches", tmp_path / "kept" / "uploads")
     assert sorted(each["custom_id"] for each in found) == sorted(f"line-{n}" for n in range(300))
     assert len(pool.requests) < 300 + begun  # what was done was not done again
-    assert not list((tmp_path / "kept" / "batches").iterdir())
-    assert not list((tmp_path / "kept" / "uploads").iterdir())
 
 
 async def test_a_frontend_that_freezes_loses_its_batch(
@@ -200,6 +216,39 @@ def test_a_torn_line_is_no_result(tmp_path: Path) -> None:
     second.append([result(2), result(1)])
     assert second.known()[0] == {1, 2}
     second.close()
+
+
+def test_a_full_disk_tears_no_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was written before the disk was full, and what is written later, is read."""
+    journal = BatchJournal(tmp_path, 1)
+    journal.append([result(1)])
+
+    class Full:
+        """Takes some bytes, then none."""
+
+        def __init__(self, file: Any) -> None:
+            self.file, self.room = file, 40
+
+        def write(self, data: Any) -> int:
+            if not self.room:
+                raise OSError("no space left on device")
+            taken: int = self.file.write(data[: self.room])
+            self.room -= taken
+            return taken
+
+        def fileno(self) -> int:
+            number: int = self.file.fileno()
+            return number
+
+    file = journal._file
+    monkeypatch.setattr(journal, "_file", Full(file))
+    with pytest.raises(OSError, match="no space"):
+        journal.append([result(2), result(3, '{"a": 1, "b": {}}'), result(4)])
+    monkeypatch.setattr(journal, "_file", file)
+    journal.append([result(2), result(3, '{"a": 1, "b": {}}'), result(4)])
+    journal.close()
+    found = {each.number: each.text for each in results(tmp_path)}
+    assert found == {1: "{}", 2: "{}", 3: '{"a": 1, "b": {}}', 4: "{}"}
 
 
 def test_the_first_result_of_a_line_counts(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -13,6 +13,7 @@ from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from headrace.protocol.config import GroupConfig, PoolConfig, ServingOptions
 from headrace.protocol.reasoning import FORMATS, ReasoningFormat
 from headrace.protocol.text import TextInfo
+from tests.frontend.chat.detection.test_found_formats import CALLS, chat_ml
 from tests.frontend.fake_pool import FakePool
 from tests.frontend.structured.shared_checkers import new_grammars
 from tests.frontend.text.tokenizers_for_tests import CHAT_TEMPLATE, EOS, SPECIAL, byte_level
@@ -36,7 +37,11 @@ class Chat:
     """An application that serves one model, whose texts are `reply`."""
 
     def __init__(
-        self, tmp_path: Path, template: str, parser: ReasoningFormat | None, **tokens: Any
+        self,
+        tmp_path: Path,
+        template: str,
+        parser: ReasoningFormat | Literal["auto"] | None,
+        **tokens: Any,
     ) -> None:
         backend = byte_level()
         backend.add_tokens(tokens.get("added", []))
@@ -102,7 +107,7 @@ MakeChat = Callable[..., Chat]
 def chat(tmp_path: Path) -> MakeChat:
     def make(
         template: str = CHAT_TEMPLATE,
-        parser: ReasoningFormat | None = FORMATS["qwen3"],
+        parser: ReasoningFormat | Literal["auto"] | None = FORMATS["qwen3"],
         **tokens: Any,
     ) -> Chat:
         return Chat(tmp_path, template, parser, **tokens)
@@ -478,6 +483,12 @@ async def test_formats_with_texts_of_their_own(
     assert await served.message() == expected
 
 
+async def test_a_tokenizer_s_suffix_of_tags(chat: MakeChat) -> None:
+    served = chat(parser=FORMATS["hy_v3"], special=["<think:abc>", "</think:abc>"])
+    served.reply = "<think:abc>Hm</think:abc>A"
+    assert await served.message() == ("Hm", "A")
+
+
 async def test_a_start_that_the_prompt_has_is_shown_again(chat: MakeChat) -> None:
     served = chat(OPENED, FORMATS["minimax_m2_append_think"])
     served.reply = ENDED
@@ -493,3 +504,53 @@ async def test_the_grammar_of_harmony_holds_in_the_final_message(chat: MakeChat)
     assert request.sampling.thinking_budget is not None
     forced = served.text.backend.decode(list(request.sampling.thinking_budget.end_ids))
     assert forced == f"<|end|><|start|>assistant{FINAL}"
+
+
+# Formats that the chat template tells
+
+
+HERMES = chat_ml(CALLS["hermes"], prompt="{{ '</think>' if enable_thinking is false }}")
+
+
+async def test_a_template_that_tells_its_formats_needs_no_flags(chat: MakeChat) -> None:
+    served = chat(HERMES, "auto", tool_call_parser="auto")
+    served.reply = f"<think>{THOUGHT}</think><tool_call>{JSON_CALL}</tool_call>"
+    _, body = await served.post(tools=[FUNCTION], thinking_token_budget=500)
+    message = body["choices"][0]["message"]
+    assert (message["reasoning"], message["content"]) == (THOUGHT, None)
+    assert [call["function"]["name"] for call in message["tool_calls"]] == ["f"]
+    assert served.pool.requests[0].sampling.thinking_budget is not None
+    _, body = await served.post("/v1/completions", prompt="x<think>", thinking_token_budget=5)
+    assert served.pool.requests[-1].sampling.thinking_budget is not None
+
+
+async def test_a_template_that_tells_nothing_changes_nothing(chat: MakeChat) -> None:
+    """Answers are as they are without any parser, whatever they look like."""
+    for reply in (WHOLE, ENDED, f"<tool_call>{JSON_CALL}</tool_call>"):
+        bodies = []
+        for parser, tools in (("auto", "auto"), (None, "none")):
+            served = chat(CHAT_TEMPLATE, parser, tool_call_parser=tools)
+            served.reply = reply
+            _, body = await served.post(seed=1)
+            bodies.append({**body, "id": "", "created": 0})
+        assert bodies[0] == bodies[1]
+        assert bodies[0]["choices"][0]["message"]["content"] == reply
+    status, body = await served.post(tools=[FUNCTION])
+    assert (status, body["error"]["param"]) == (400, "tool_choice")
+    assert "--tool-call-parser" in body["error"]["message"]
+    status, body = await served.post(thinking_token_budget=5)
+    assert (status, body["error"]["param"]) == (400, "thinking_token_budget")
+
+
+@pytest.mark.parametrize("size", [1, 2, 1000])
+@pytest.mark.parametrize(("end", "kept"), [(">\n\n", ""), (">", "\n\n")])
+async def test_white_space_in_the_token_that_ends_reasoning_is_not_the_answer_s(
+    chat: MakeChat, size: int, end: str, kept: str
+) -> None:
+    """A grammar holds after this token; what it says itself stays."""
+    served = chat(added=[end])
+    served.pool.per_output = size
+    served.reply = "Hm</think>\n\nParis"
+    assert await served.message() == ("Hm", "\n\nParis")
+    held = {"structured_outputs": {"choice": ["Paris", "London"]}}
+    assert await served.message(**held) == ("Hm", f"{kept}Paris")

@@ -133,9 +133,12 @@ def test_usual_chats_are_rendered_once_as_they_are(source: str) -> None:
     render_all_messages(template, given, add_generation_prompt=True)  # learns what it shows
     rendered: list[Any] = []
     plain = template.render
-    template.render = lambda messages, **arguments: (  # type: ignore[method-assign]
-        rendered.append(messages) or plain(messages, **arguments)
-    )
+
+    def noted(messages: Any, **arguments: Any) -> str:
+        rendered.append(messages)
+        return plain(messages, **arguments)
+
+    template.render = noted  # type: ignore[method-assign]
     render_all_messages(template, given, add_generation_prompt=True)
     assert rendered == [given]
 

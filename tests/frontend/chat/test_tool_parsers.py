@@ -208,7 +208,7 @@ def test_mistrals_ids() -> None:
 def test_python_literals_become_json() -> None:
     text = (
         r"""[f(a=-1.50, b=[True, None, ()], c={'k': (1, 2), "l": {}}, d='it\'s \x41\n\u00e9\q',"""
-        """ e="one" 'two', f=(3), ü=.5)]"""
+        """ e="one" 'two', f=(3), g={'x', 1,}, h={"y"}, ü=.5)]"""
     )
     _, [(name, arguments)], _ = read("pythonic", [text])
     assert name == "f"
@@ -219,6 +219,8 @@ def test_python_literals_become_json() -> None:
         "d": "it's A\né\\q",
         "e": "onetwo",
         "f": 3,
+        "g": ["x", 1],
+        "h": ["y"],
         "ü": 0.5,
     }
 

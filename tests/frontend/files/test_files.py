@@ -154,8 +154,9 @@ async def test_a_large_file_is_refused(client: Client, tmp_path: Path) -> None:
 async def test_an_upload_without_a_length_is_refused_when_it_is_too_large(
     make_app: Callable[..., Quart], tmp_path: Path
 ) -> None:
-    async with make_app(file_max_bytes=100_000).test_app() as app:
-        exchange = Exchange(app.app, "/v1/files", PURPOSE + part(b"")[:-2], HEAD, has_more=True)
+    app = make_app(file_max_bytes=100_000)
+    async with app.test_app():
+        exchange = Exchange(app, "/v1/files", PURPOSE + part(b"")[:-2], HEAD, has_more=True)
         piece = {"type": "http.request", "body": b"x" * 30_000, "more_body": True}
         for _ in range(5):
             exchange._incoming.put_nowait(piece)
@@ -173,8 +174,9 @@ async def test_an_upload_without_a_length_is_refused_when_it_is_too_large(
 async def test_a_client_that_leaves_leaves_nothing(
     make_app: Callable[..., Quart], tmp_path: Path
 ) -> None:
-    async with make_app().test_app() as app:
-        exchange = Exchange(app.app, "/v1/files", PURPOSE + part(b"x" * 5000), HEAD, has_more=True)
+    app = make_app()
+    async with app.test_app():
+        exchange = Exchange(app, "/v1/files", PURPOSE + part(b"x" * 5000), HEAD, has_more=True)
         while not (tmp_path / "files").exists() or not left(tmp_path, "uploads"):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
         await exchange.disconnect()

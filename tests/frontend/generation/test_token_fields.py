@@ -216,3 +216,19 @@ async def test_long_lists_do_not_go_with_many_texts(
     response, body = await complete(client, allowed_token_ids=[5] * 10_000, **fields)
     assert (response.status_code, body["error"]["param"]) == (400, "allowed_token_ids")
     assert pool.requests == []
+
+
+async def test_a_text_that_repeats_itself_is_an_answer_and_is_counted(
+    client: Client, pool: FakePool
+) -> None:
+    pool.reason = "repetition"
+    response, body = await ask(client, repetition_detection={"max_pattern_size": 2, "min_count": 3})
+    assert response.status_code == 200, body
+    assert body["choices"][0]["finish_reason"] == "repetition"
+    metrics = await (await client.get("/metrics")).get_data(as_text=True)
+    counted = [
+        line.split()[-1]
+        for line in metrics.splitlines()
+        if 'finished_reason="repetition"' in line and "_created" not in line
+    ]
+    assert counted == ["1.0"]

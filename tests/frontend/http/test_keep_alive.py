@@ -47,6 +47,10 @@ async def told(exchange: Exchange, text: str, count: int) -> None:
             await exchange.wait_for_chunks(len(exchange.chunks) + 1)
 
 
+def _is_cancelled(pool: FakePool) -> bool:
+    return pool.streams[0].cancelled
+
+
 @each_api
 async def test_the_stream_begins_with_the_first_silence(
     app: Quart, pool: FakePool, path: str
@@ -120,13 +124,13 @@ async def test_a_client_that_leaves_a_silent_stream_frees_its_request(
     async with app.test_app():
         exchange = ask(app, path)
         await told(exchange, CASES[path][1], 1)
-        assert not pool.streams[0].cancelled
+        assert not _is_cancelled(pool)
         await exchange.disconnect()
         for _ in range(100):  # a response's work ends a little later
-            if pool.streams[0].cancelled:
+            if _is_cancelled(pool):
                 break
             await asyncio.sleep(0.01)
-        assert pool.streams[0].cancelled
+        assert _is_cancelled(pool)
 
 
 @each_api
@@ -137,7 +141,7 @@ async def test_zero_is_never(make_app: MAKE_APP, pool: FakePool, path: str) -> N
         exchange = ask(app, path)
         await pool.wait_for_streams(1)
         await asyncio.sleep(4 * INTERVAL_S)
-        assert exchange.status is None
+        assert not exchange.chunks
         pool.release.set()
         await exchange.finish()
     answer = b"".join(exchange.chunks).decode()

@@ -106,7 +106,7 @@ async def test_calls_are_held_to_their_tools(
     make_app: MAKE_APP, pool: FakePool, level: str, strict: bool | None, grammar: str | None
 ) -> None:
     serving = ServingOptions(
-        tool_strict_level=level,  # type: ignore[arg-type]
+        tool_strict_level=level,
         enable_auto_tool_choice=True,
         tool_call_parser="hermes",
     )

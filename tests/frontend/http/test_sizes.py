@@ -217,9 +217,9 @@ async def test_long_prompts_and_many_are_tokenized_in_a_thread(
     threads = set()
     encode = type(text)._encode_long
 
-    def noted(self: ModelTokenizer, written: str, add_special_tokens: bool) -> list[int]:
+    def noted(self: ModelTokenizer, *arguments: Any) -> list[int]:
         threads.add(threading.current_thread())
-        return encode(self, written, add_special_tokens)
+        return encode(self, *arguments)
 
     monkeypatch.setattr(type(text), "_encode_long", noted)
     fields = {"prompt": prompt, "truncate_prompt_tokens": 5, "max_tokens": 1}

@@ -110,6 +110,42 @@ async def test_unknown_fields_at_any_depth(
     assert response.headers[HEADER] == named
 
 
+OF_OTHER_SERVERS: dict[str, Any] = {
+    "enable_thinking": False,
+    "thinking": {"type": "disabled"},
+    "reasoning": {"effort": "high", "exclude": True},
+    "guided_json": {"type": "object"},
+    "guided_choice": ["a"],
+    "cache_prompt": True,
+    "provider": {"order": ["x"]},
+    "client_metadata": {"a": "b"},
+    "prompt_cache_options": {},
+    "moderation": {},
+    "transforms": [],
+    "mirostat": 2,
+    "typical_p": 0.5,
+}
+IN_MESSAGES: dict[str, Any] = {
+    "provider_specific_fields": {"refusal": None},
+    "reasoning_details": [{"type": "reasoning.text", "text": "x"}],
+    "thinking_blocks": [],
+    "extra_content": {"google": {}},
+    "cache_control": {"type": "ephemeral"},
+    "id": "msg_1",
+    "timestamp": 1,
+}
+
+
+async def test_fields_of_other_servers_are_ignored_by_name(client: Client, pool: FakePool) -> None:
+    answer = {"role": "assistant", "content": "x", **IN_MESSAGES}
+    messages = [{**USER, "name": "me", **IN_MESSAGES}, answer, USER]
+    response, body = await post(client, CHAT, {"messages": messages, **OF_OTHER_SERVERS})
+    assert response.status_code == 200, body
+    named = set(response.headers[HEADER].split(", "))
+    assert named == {*OF_OTHER_SERVERS, *(f"messages.{name}" for name in IN_MESSAGES)}
+    assert pool.requests[0].grammar is None
+
+
 async def test_ignored_fields_of_the_same_prompt_change_nothing(
     client: Client, pool: FakePool
 ) -> None:

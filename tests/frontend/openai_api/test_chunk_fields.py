@@ -57,9 +57,9 @@ async def test_openais_client_reads_them(openai_client: AsyncOpenAI, pool: FakeP
     asked = {"return_token_ids": True, "return_prompt_text": True}
     stream = openai_client.chat.completions.stream(
         model="smol",
-        messages=QUESTION,
+        messages=QUESTION,  # type: ignore[arg-type]
         stop=[" Paris"],
-        extra_body=asked,  # type: ignore[arg-type]
+        extra_body=asked,
     )
     token_ids: list[int] = []
     async with stream as read:
@@ -68,12 +68,12 @@ async def test_openais_client_reads_them(openai_client: AsyncOpenAI, pool: FakeP
                 for choice in event.chunk.choices:
                     token_ids += (choice.model_extra or {}).get("token_ids", [])
         final = await read.get_final_completion()
-    (choice,) = final.choices
-    assert choice.message.content == "The capital of France is"
-    assert choice.finish_reason == "stop"
+    (whole,) = final.choices
+    assert whole.message.content == "The capital of France is"
+    assert whole.finish_reason == "stop"
     # The client keeps of later chunks' choices what it knows itself, so these are not there; if
     # the first chunk had them, they would be: as null.
-    assert not {"stop_reason", "token_ids"} & set(choice.model_extra or {})
+    assert not {"stop_reason", "token_ids"} & set(whole.model_extra or {})
     assert len(token_ids) == len(ANSWER.split())
     extra = final.model_extra or {}
     assert extra["prompt_token_ids"] == list(pool.requests[0].prompt_token_ids)

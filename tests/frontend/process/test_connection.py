@@ -96,7 +96,7 @@ async def server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Directly]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         settings.bind = [f"fd://{listener.fileno()}"]
         app = Directly(listener.getsockname()[1])
-        serving: Any = hypercorn.asyncio.serve(app, settings, shutdown_trigger=stop.wait)  # type: ignore[arg-type]
+        serving: Any = hypercorn.asyncio.serve(app, settings, shutdown_trigger=stop.wait)
         task = asyncio.create_task(serving)
         yield app
         stop.set()

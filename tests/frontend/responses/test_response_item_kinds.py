@@ -273,9 +273,11 @@ async def test_items_of_all_kinds_are_kept_and_continued(client: Client, script:
     """The items of earlier responses come from the store."""
     script.says = ["One.", "Two.", "Three."]
     items: list[dict[str, Any]] = [USER]
-    kept = [item for item, *_ in [*ACTIONS, *OUTPUTS]]
+    kept: list[dict[str, Any]] = [item for item, *_ in ACTIONS]
+    kept += [item for item, _ in OUTPUTS]
     items += [{**item, "call_id": f"c{number}"} for number, item in enumerate(kept)]
-    items += [{**item, "id": f"h{number}"} for number, (item, *_) in enumerate(HOSTED)]
+    hosted: list[dict[str, Any]] = [item for item, _, _, _ in HOSTED]
+    items += [{**item, "id": f"h{number}"} for number, item in enumerate(hosted)]
     first = await ask(client, input=items)
     stored = (await get(client, f"{first['id']}/input_items?limit=100&order=asc"))["data"]
     assert [item["type"] for item in stored] == [item.get("type", "message") for item in items]

@@ -3,6 +3,7 @@
 import itertools
 from typing import Any
 
+import pytest
 from openai import AsyncOpenAI
 from pydantic import BaseModel
 from quart.typing import TestClientProtocol as Client
@@ -153,6 +154,22 @@ async def test_what_of_tools_and_formats_reaches_the_chat(client: Client, script
     await ask(client, tools=[FUNCTION, other], tool_choice=allowed)
     assert script.chats[-1]["tool_choice"] == "required"
     assert [tool["function"]["name"] for tool in script.chats[-1]["tools"]] == ["look"]
+
+
+@pytest.mark.parametrize(
+    ("reasoning", "shown"),
+    [
+        ({"effort": "default"}, {"effort": None}),
+        ({"effort": "disable"}, {"effort": "none"}),
+        ({"effort": "xhigh", "summary": "none"}, {"effort": "xhigh", "summary": None}),
+        ({"effort": None, "context": "all_turns"}, {"effort": None}),
+    ],
+)
+async def test_words_of_clients_for_efforts_can_be_shown(
+    client: Client, reasoning: dict[str, str], shown: dict[str, str]
+) -> None:
+    events = await stream(client, reasoning=reasoning)
+    assert events[-1].data["response"]["reasoning"] == shown
 
 
 async def test_a_failure_on_the_way_is_told_as_an_event(client: Client, pool: FakePool) -> None:

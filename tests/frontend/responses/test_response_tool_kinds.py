@@ -333,3 +333,18 @@ async def test_unknown_fields_of_tools_are_named(client: Client, script: Script)
     script.says = ["No."]
     tool = function("look", defer_loading=True, cache_control={"type": "ephemeral"}, x=None)
     assert await ignored_by(client, tools=[tool]) == ["tools.defer_loading", "tools.cache_control"]
+
+
+@pytest.mark.parametrize(
+    ("param", "body"),
+    [
+        ("body.tools.web_search", {"tools": [{"type": "web_search"}]}),
+        ("body.tools.defer_loading", {"tools": [function("look", defer_loading=True)]}),
+        ("body.input.ghost_snapshot", {"input": [{"type": "ghost_snapshot"}]}),
+    ],
+)
+async def test_nothing_is_left_out_where_the_operator_wants_errors(
+    serve: Serve, param: str, body: dict[str, Any]
+) -> None:
+    async with serve(strict_fields=True) as client:
+        assert (await refusal(client, **body))[0] == param

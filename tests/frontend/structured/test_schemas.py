@@ -1,18 +1,37 @@
 """JSON schemas as clients write them: what is enforced, what is left out, and what is an error."""
 
+import contextlib
 import json
 import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from headrace.frontend.chat.tools.available import find_parser
+from headrace.frontend.chat.tools.grammars import strict_calls
 from headrace.frontend.limited_log import LimitedLog
+from headrace.frontend.schemas.tools import FunctionDefinition
 from headrace.frontend.structured import checked_schema as module
-from headrace.frontend.structured.schema_walk import all_schemas, resolve
+from headrace.frontend.structured.checked_schema import checked_schema, tool_schema
+from headrace.frontend.structured.constraint import tools_constraint
+from headrace.frontend.structured.schema_walk import LISTS, MAPS, ONE, all_schemas, resolve
 from tests.frontend.structured.schema_matching import Matching
 
 Schema = dict[str, Any]
+_ODD_KEYWORDS: tuple[str, ...] = (
+    "type",
+    "required",
+    "const",
+    "enum",
+    "format",
+    "pattern",
+    "minimum",
+    "maxLength",
+)
+_ODD_KEYWORDS += ("$ref", "$id", "$schema", "dependentRequired", "minProperties", "multipleOf")
 INTEGER: Schema = {"type": "integer"}
 STRING: Schema = {"type": "string"}
 
@@ -331,3 +350,56 @@ def test_keywords_without_a_value_are_none_for_tools(matching: Matching) -> None
     assert matching.of_tool(schema)({"a": 5})
     assert not matching.of_tool(schema)({"a": "x"})
     assert matching.of_tool(objects({"a": {"const": None}}))({"a": None})
+
+
+KEYWORDS = sorted({*ONE, *LISTS, *MAPS, *_ODD_KEYWORDS})
+JUNK = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.sampled_from([0, -1, 2.5, 1e400, 10**25, "", "(", "object", "#", "#/$defs/a", "x"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from([*KEYWORDS, "a", "b"]), inner, max_size=4)
+    ),
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.dictionaries(st.sampled_from(KEYWORDS), JUNK, max_size=5))
+def test_junk_is_read_or_has_a_reason(schema: Schema) -> None:
+    text = json.dumps(schema)
+    for prepare in (tool_schema, checked_schema):
+        with contextlib.suppress(ValueError):
+            prepare(json.loads(text))
+
+
+def test_arguments_that_are_written_one_by_one_need_not_be_objects(matching: Matching) -> None:
+    maybe = {"anyOf": [INTEGER, {"type": "null"}], "not": {"const": 7}}
+    named = objects({"properties": objects({}), "n": INTEGER})
+    schema = objects({"a": maybe, "o": named, "r": {"$ref": "#/$defs/R"}}, required=["a", "o", "r"])
+    schema["$defs"] = {"R": {"type": "array", "items": maybe}}
+    function = FunctionDefinition(name="f", parameters=schema, strict=True)
+    syntax = find_parser("qwen3_coder").call_syntax
+    assert syntax is not None
+    accepts = matching.of(tools_constraint(strict_calls([function], syntax, {}, parallel=False)))
+
+    def call(a: Any, o: Any, r: Any) -> str:
+        values = {"a": a, "o": o, "r": r}.items()
+        body = "".join(f"<parameter={name}>\n{json.dumps(v)}\n</parameter>" for name, v in values)
+        return f"<tool_call>\n<function=f>\n{body}</function>\n</tool_call>"
+
+    assert accepts(call(5, {"properties": {"any": 1}, "n": 1}, [None]))
+    assert accepts(call(None, {}, []))
+    assert not accepts(call({}, {}, []))
+    assert not accepts(call(5, {"x": 1}, []))
+    assert not accepts(call(5, {}, ["x"]))
+
+
+@pytest.mark.parametrize("types", [None, ["object", "null"], "object"])
+def test_arguments_as_a_whole_are_an_object(matching: Matching, types: Any) -> None:
+    accepts = matching.of_tool(
+        {"type": types, "anyOf": [objects({"a": INTEGER}), {"type": "null"}]}
+    )
+    assert accepts({"a": 1})
+    assert not accepts(None)
+    assert not accepts({"x": 1})

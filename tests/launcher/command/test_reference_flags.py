@@ -213,11 +213,23 @@ def test_errors_name_flags_as_they_were_written(words: str, said: str) -> None:
     assert str(caught.value).startswith(said)
 
 
+def test_replicas_of_this_machine_are_all_there_are() -> None:
+    assert read("-dp", "2", "-dpl", "2") == read("-dp", "2")
+    with pytest.raises(OptionError, match="--data-parallel-size-local"):
+        read("-dp", "4", "-dpl", "2")
+
+
 def test_a_gguf_file_needs_no_quantization() -> None:
     options = read("m.gguf", "-q", "gguf")
     assert (options.groups[0].quantization, len(options.notices)) == (None, 1)
     with pytest.raises(OptionError, match="--quantization"):
         read("m", "-q", "gguf")
+
+
+def test_parsers_that_are_not_given_or_off() -> None:
+    for name in ("--reasoning-parser", "--tool-call-parser"):
+        assert read(name, "") == read()
+        assert read(name, "None") == read(name, "none")
 
 
 def test_values_that_stand_for_none() -> None:
@@ -230,6 +242,7 @@ def test_synonyms_mean_what_they_stand_for() -> None:
     for words in (
         "--spec-method ngram --spec-tokens 3 -sc.prompt_lookup_max 4",
         "--spec-method=ngram --num-speculative-tokens=3 --ngram_prompt_lookup_max=4",
+        "-sc.model [ngram] -sc.num_speculative_tokens 3 -sc.prompt_lookup_max 4",
     ):
         assert read(*words.split()).groups == ours
     ours = read("--reasoning-parser", "qwen3").groups

@@ -102,7 +102,7 @@ def test_a_delimiter_in_other_tokens_with_text_around_it() -> None:
         block = ThinkingTracker(marks, False, pieces.__getitem__)
         for start in range(0, 6, size):
             block.feed(range(start, min(6, start + size)))
-        assert (block.num_tokens, block.is_over) == (1, True)
+        assert (block.num_tokens, block.is_over, block.space_after_end) == (1, True, 2)
 
 
 def test_tokens_of_a_call_are_not_thinking() -> None:

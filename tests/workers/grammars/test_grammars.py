@@ -12,15 +12,19 @@ from tokenizers import Tokenizer
 
 from headrace.protocol.common import grammar_compiler
 from headrace.protocol.common.grammar_compiler import compile_grammar, load_tokenizer
-from headrace.protocol.common.reasoning_text import MAX_MARK_CHARS, MAX_MARKS
+from headrace.protocol.common.reasoning_text import MAX_MARK_CHARS, MAX_MARKS, ReasoningMarks
 from headrace.protocol.config import SpeculativeConfig
 from headrace.protocol.grammar import MAX_GRAMMAR_BYTES
+from headrace.protocol.sampling import ThinkingBudget
 from headrace.protocol.to_worker import Generate
 from headrace.workers.engine.fake_runner import FakeRunner
 from headrace.workers.errors import RejectedByEngine
 from headrace.workers.grammars import grammar_manager, masker
+from headrace.workers.grammars.grammar_manager import GrammarManager
 from headrace.workers.sequence import compiled_grammar as compiled
+from headrace.workers.sequence.grammar_state import GrammarState
 from headrace.workers.sequence.sequence import Chunk, ChunkResult
+from headrace.workers.sequence.token_texts import TokenTexts
 from tests.frontend.text.tokenizers_for_tests import byte_fallback
 from tests.workers.driving import Answer, request, run
 from tests.workers.grammars.grammar_engines import (
@@ -161,6 +165,13 @@ def test_before_its_delimiter_a_text_is_free(path: Path, tokenizer: Tokenizer) -
         assert run(grammar_engine(path), [(0, replayed)])["a"].tokens == answer.tokens[5:]
 
 
+def state_of(known: GrammarManager, one: Generate) -> GrammarState:
+    """The state of a request's grammar, once it is compiled."""
+    state = known.prepare(one).result().state
+    assert state is not None
+    return state
+
+
 def byte_text_of(path: Path, token_ids: list[int]) -> str:
     return tokens(path).decode_bytes(token_ids).decode()
 
@@ -180,15 +191,28 @@ def test_a_delimiter_may_come_in_any_tokens(
     assert answer.finish_reason == "complete"
 
 
-def test_no_token_goes_on_after_the_delimiter(path: Path, tokenizer: Tokenizer) -> None:
-    """A token that holds its end and more would hide from the grammar what comes after it."""
+@pytest.mark.parametrize(
+    ("after", "follows"), [("x", False), ("\n\n", True), (" ", True), ("\n{", False)]
+)
+def test_no_token_goes_on_after_the_delimiter_but_with_white_space(
+    after: str, follows: bool
+) -> None:
+    """The grammar would not see what else a token has after the end of the delimiter."""
+    texts = ["<", "/t>", f"/t>{after}", f"</t>{after}", "a"]
+    found = TokenTexts(texts, lambda text: []).straddling(("</t>",), "<")
+    assert found == (() if follows else (2, 3))
+    assert TokenTexts(texts, lambda text: []).straddling(("</t>",), "") == found[1:]
+
+
+def test_tokens_that_hide_text_from_a_grammar_are_not_sampled(
+    path: Path, tokenizer: Tokenizer
+) -> None:
     whole = tokenizer.encode("The fox").ids
-    first, second = (byte_text_of(path, [token_id]) for token_id in (whole[0], whole[1]))
-    assert len(second) > 1, "the test needs a token of several characters"
-    delimiter = first + second[0]
+    first, second = (byte_text_of(path, [token_id]) for token_id in whole[:2])
+    assert len(second.strip()) > 1, "the test needs a token of several characters"
+    delimiter = first + second[: second.index(second.strip()) + 1]
     one = held("a", 'start: "Paris"', after=(delimiter,), replayed=(whole[0],), max_tokens=40)
-    engine = grammar_engine(path, choices=[whole[1]])
-    answer = run(engine, [(0, one)])["a"]
+    answer = run(grammar_engine(path, choices=[whole[1]]), [(0, one)])["a"]
     assert whole[1] not in answer.tokens[:1]
 
 
@@ -197,7 +221,7 @@ def masks_after(path: Path, text: str, tokens: list[int], **params: Any) -> tupl
     one = held("a", text, **params)
     engine = grammar_engine(path)
     assert engine._gate is not None
-    state = engine._gate.grammars.prepare(one).result().state
+    state = state_of(engine._gate.grammars, one)
     for token_id in tokens:
         state.append(token_id)
     seen = []
@@ -350,7 +374,7 @@ def test_grammars_are_compiled_once_while_there_is_room(path: Path) -> None:
     for number in range(200):
         known.prepare(held(str(number), f'start: "{number % 150}"')).result()
     assert len(known._cached) <= 64
-    first, again = (known.prepare(held(name, 'start: "149"')).result().state for name in "ab")
+    first, again = (state_of(known, held(name, 'start: "149"')) for name in "ab")
     assert first._compiled is again._compiled
 
 
@@ -374,15 +398,15 @@ def test_grammars_in_use_take_no_more_than_there_is_for_them(
 ) -> None:
     known = grammars(path)
     taking(monkeypatch, grammar_manager._MOST_BYTES // 5)
-    in_use = [known.prepare(held(str(n), f'start: "{n}"')).result().state for n in range(5)]
+    in_use = [state_of(known, held(str(n), f'start: "{n}"')) for n in range(5)]
     with pytest.raises(ValueError, match="too much memory"):
         known.prepare(held("large", 'start: "large"')).result()
-    assert known.prepare(held("same", 'start: "4"')).result().state.error is None
+    assert state_of(known, held("same", 'start: "4"')).error is None
     del in_use[:2]
-    assert known.prepare(held("large", 'start: "large"')).result().state.error is None
+    assert state_of(known, held("large", 'start: "large"')).error is None
     taking(monkeypatch, grammar_manager._SMALL_BYTES)
     for number in range(100, 400):
-        in_use.append(known.prepare(held("small", f'start: "{number}"')).result().state)
+        in_use.append(state_of(known, held("small", f'start: "{number}"')))
 
 
 def test_what_texts_leave_in_a_grammar_does_not_end_later_ones(
@@ -395,7 +419,7 @@ def test_what_texts_leave_in_a_grammar_does_not_end_later_ones(
     known = grammars(path)
     for first in "abcdefghij":
         text = "|".join(f"{letter}{{1,60}}" for letter in "abcdefghij")
-        state = known.prepare(held(first, f"start: /{text}/")).result().state
+        state = state_of(known, held(first, f"start: /{text}/"))
         for char in first * 41:
             state.matcher.compute_bitmask()
             token_id = tokenizer.token_to_id(char)
@@ -407,7 +431,7 @@ def test_what_texts_leave_in_a_grammar_does_not_end_later_ones(
 
 def test_tokens_of_texts_count_as_memory(path: Path) -> None:
     known = grammars(path)
-    state = known.prepare(held("a", "start: /a*/", replayed=())).result().state
+    state = state_of(known, held("a", "start: /a*/", replayed=()))
     before = state._compiled.bytes
     state.append(9)
     assert state._compiled.bytes > before
@@ -434,3 +458,22 @@ def test_a_tokenizer_with_more_tokens_than_the_model_has_rows(
     assert small.vocab_size == tokenizer.get_vocab_size() > 300
     assert small.eos_tokens == [EOS]
     assert load_tokenizer(path, ROWS, []).vocab_size == ROWS
+
+
+def test_a_budget_waits_for_the_texts_of_tokens(path: Path, tokenizer: Tokenizer) -> None:
+    """The first such request reads them; later ones start at once."""
+    ids = {text: tuple(tokenizer.encode(text).ids) for text in ("</think>", "dog </", "think>")}
+    marks = ReasoningMarks((), ("</think>",))
+    budget = ThinkingBudget(4, marks, (), ids["</think>"], True)
+    engine = grammar_engine(path)
+    params: dict[str, Any] = {"thinking_budget": budget, "max_tokens": 20}
+    free = run(engine, [(0, request("a", (5, 6, 7), max_tokens=20))])["a"].tokens
+    assert engine.load().waiting == 0
+    for name in ("b", "c"):
+        answer = run(engine, [(0, request(name, (5, 6, 7), **params))])[name]
+        assert answer.tokens[:4] == free[:4]
+        assert tuple(answer.tokens[4 : 4 + len(ids["</think>"])]) == ids["</think>"]
+    written = (*ids["dog </"], *ids["think>"])
+    replayed = request("d", (5, 6, 7), replayed=written, **{**params, "max_tokens": 40})
+    answer = run(engine, [(0, replayed)])["d"]
+    assert "</think>" not in tokenizer.decode(answer.tokens)

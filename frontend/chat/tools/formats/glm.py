@@ -97,7 +97,7 @@ class PairsParser(ToolParser):
                 arguments.end()
                 source.start_recording()
                 return True
-            yield from self._pair(source, arguments, has_types=name not in output.tools)
+            yield from self._pair(source, arguments)
         return False
 
     def _is_call(self, source: Source) -> Incremental[bool]:
@@ -107,10 +107,7 @@ class PairsParser(ToolParser):
                 return True
         return False
 
-    def _pair(
-        self, source: Source, arguments: TypedArguments, *, has_types: bool
-    ) -> Incremental[None]:
-        """Read a key and its value. has_types: whether the output may say the value's type."""
+    def _pair(self, source: Source, arguments: TypedArguments) -> Incremental[None]:
         source.take(len(self._key))
         key = (yield from source.read_while(_KEY)).strip()
         yield from source.accept(self._key_end)
@@ -118,7 +115,7 @@ class PairsParser(ToolParser):
         types = None
         if (yield from source.accept(self._type)):
             name = (yield from source.read_while(_KEY)).partition("[")[0].strip().lower()
-            types = frozenset({name}) if has_types and name in JSON_TYPES else None
+            types = frozenset({name}) if name in JSON_TYPES else None
             yield from source.accept(self._type_end)
             yield from source.skip_space()
         if not key or not (yield from source.accept(self._value)):

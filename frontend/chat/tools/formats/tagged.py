@@ -160,11 +160,12 @@ class GigaChatParser(TaggedParser):
 
     starts = ("<|function_call|>", "function call<|role_sep|>")
     ends = ("<|message_sep|>",)
+    dropped = ("<|message_sep|>", "</s>")
     call_syntax = tagged_syntax("<|function_call|>", "", "")
 
     def __init__(self, settings: str = "") -> None:
         super().__init__(settings)
-        self.delimiters = ("<|function_call|>", "<|role_sep|>", "<|message_sep|>")
+        self.delimiters = ("<|function_call|>", "<|role_sep|>", *self.dropped)
 
 
 @register_tool_parser("apertus")

@@ -24,6 +24,10 @@ _STRING_FLAGS = {'string="true"': STRING, 'string="false"': _NOT_STRING}
 _TYPE = re.compile(r'\btype="(\w+)"')
 
 
+_CDATA, _CDATA_END = "<![CDATA[", "]]>"
+_END_OF_CDATA = Delimiters(_CDATA_END)
+
+
 class Tags(NamedTuple):
     """The tags of an element. start: up to the name. end: the whole end tag."""
 
@@ -44,6 +48,7 @@ class XmlParser(ToolParser):
     tag_end: the end of a start tag.
     dropped: tags around other text, which are no content.
     tokens: special tokens that tags are made of.
+    has_cdata: whether a value may stand in a CDATA section, in which nothing ends it.
     trims: whether a newline before a value and one after it belong to the format.
     """
 
@@ -55,6 +60,7 @@ class XmlParser(ToolParser):
     tag_end: ClassVar[str] = ">"
     dropped: ClassVar[tuple[str, ...]] = ()
     tokens: ClassVar[tuple[str, ...]] = ()
+    has_cdata = False
     trims = False
 
     def __init__(self, settings: str = "") -> None:
@@ -156,14 +162,16 @@ class XmlParser(ToolParser):
         key, flag = yield from _read_head(source, self.tag_end)
         if not key:
             return
+        is_quoted = self.has_cdata and (yield from source.accept(_CDATA))
         is_whole = yield from arguments.read_text(
             source,
             key,
-            self._ends_of_value,
+            _END_OF_CDATA if is_quoted else self._ends_of_value,
             trims=self.trims,
             types=self.types_of(flag),
         )
         if is_whole:
+            yield from accept_any(source, (_CDATA_END,) if is_quoted else ())
             yield from source.accept(self.parameter.end)
 
 
@@ -232,6 +240,7 @@ class MiniCpmParser(XmlParser):
     section = Tags("<tool_call>", "</tool_call>")
     call = Tags("<function name=", "</function>")
     parameter = Tags("<param name=", "</param>")
+    has_cdata = True
 
 
 @register_tool_parser("deepseek_v32")

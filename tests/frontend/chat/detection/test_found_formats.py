@@ -136,6 +136,7 @@ ON = "{{ '<think>' if thinking else '</think>' }}"
         (THINK + chat_ml("", prompt="<think>\n"), "deepseek_r1", True),
         (chat_ml("", prompt=ON), "deepseek_v3", False),
         (THINK + CHAT_TEMPLATE, "think", False),
+        ("{# </think> #}" + CHAT_TEMPLATE, "think", False),
         (chat_ml(CALLS["glm45"], prompt=OFF), "glm45", True),
         (THINK + chat_ml(CALLS["kimi_k2"]), "kimi_k2", False),
         (THINK + chat_ml(CALLS["minimax_m2"], prompt="<think>\n"), "minimax_m2", True),
@@ -156,6 +157,16 @@ def test_reasoning_that_a_template_knows(source: str, name: str | None, assumed:
     if found is not None:
         assert found.format.assumed == assumed
         assert found.format.start == FORMATS[found.name].start
+
+
+def test_tags_with_a_suffix() -> None:
+    source = chat_ml("", prompt=ON.replace("think>", "think:abc>"))
+    found = find_reasoning_format(ChatTemplate(source, {}))
+    assert found is not None
+    assert (found.name, found.format.start, found.format.end) == (
+        *("hy_v3", "<think:abc>"),
+        "</think:abc>",
+    )
 
 
 def test_calls_of_a_template_may_end_its_reasoning() -> None:

@@ -49,7 +49,7 @@ def test_text_around_calls_is_content(spec: str, text: str) -> None:
 
 @pytest.mark.parametrize(("spec", "text"), ALL)
 def test_wherever_an_output_is_cut_it_holds_calls_or_text(spec: str, text: str) -> None:
-    for end in range(1, len(text)):
+    for end in range(1, len(text), 2):
         content, calls = read(spec, [text[:end]], TOOLS)
         assert read(spec, list(text[:end]), TOOLS) == (content, calls)
         for name, arguments in calls[:-1]:

@@ -148,7 +148,7 @@ def test_strings_come_while_they_are_written_and_other_values_when_they_are_know
     assert reader.feed("\n</function>").tool_calls[0].arguments == "}"
 
 
-def test_what_the_markup_says_of_types_comes_first() -> None:
+def test_the_schema_comes_before_what_the_markup_says_of_types() -> None:
     tag = "｜DSML｜"
 
     def dsml(flag: str, value: str) -> str:
@@ -157,11 +157,29 @@ def test_what_the_markup_says_of_types_comes_first() -> None:
             f"{value}</{tag}parameter></{tag}invoke></{tag}function_calls>"
         )
 
-    for flag, value in ((' string="true"', "5"), (' string="false"', 5), ("", 5)):
-        _, [(_, arguments)] = read_both("deepseek_v32", dsml(flag, "5"), TOOLS)
-        assert json.loads(arguments) == {"integer": value}
-    _, [(_, arguments)] = read_both("deepseek_v32", dsml(' string="false"', '["x"]'), TOOLS)
-    assert json.loads(arguments) == {"integer": ["x"]}
+    cases = [
+        (' string="true"', "5", "integer", 5),
+        (' string="false"', "5", "integer", 5),
+        ("", "5", "integer", 5),
+        (' string="false"', "null", "string", "null"),
+        (' string="true"', "5", "mixed", "5"),
+        (' string="false"', "5", "mixed", 5),
+        (' string="true"', "5", "unknown", "5"),
+        (' string="false"', '["x"]', "unknown", ["x"]),
+        ("", "5", "unknown", "5"),
+    ]
+    mixed = {**SCHEMA["properties"], "mixed": {"type": ["string", "integer"]}}  # type: ignore[dict-item]
+    tools = ToolSchemas({"f": {"properties": mixed}})
+    for flag, written, key, value in cases:
+        text = dsml(flag, written).replace("integer", key)
+        _, [(_, arguments)] = read_both("deepseek_v32", text, tools)
+        assert json.loads(arguments) == {key: value}
+
+
+def test_values_in_cdata_end_with_it() -> None:
+    text = '<function name="f"><param name="string"><![CDATA[a </param>\n]]></param></function>'
+    _, [(_, arguments)] = read_both("minicpm5", text, TOOLS)
+    assert json.loads(arguments) == {"string": "a </param>\n"}
 
 
 def test_gemmas_values() -> None:
@@ -200,3 +218,49 @@ def test_types_of_a_large_schema_cost_little() -> None:
 
 def test_deep_values_are_text() -> None:
     assert json.loads(json_value("[" * 100_000, frozenset({"array"}))) == "[" * 100_000
+
+
+@pytest.mark.parametrize("spec", ["qwen3_coder", "mimo"])
+def test_all_arguments_in_one_are_taken_out_of_it(spec: str) -> None:
+    text = qwen("arguments", '{"integer": 5, "string": "x"}')
+    _, [(_, arguments)] = read_both(spec, text, TOOLS)
+    assert json.loads(arguments) == {"integer": 5, "string": "x"}
+    more = "<parameter=any>\n5\n</parameter>\n</function>"
+    assert read_both(spec, text.replace("</function>", more), TOOLS)[1] == [("f", arguments)]
+    # Not where the function has such an argument, or where it is not an object.
+    has_it = ToolSchemas({"f": {"properties": {"arguments": {"type": "string"}}}})
+    _, [(_, arguments)] = read_both("qwen3_coder", qwen("arguments", "{}"), has_it)
+    assert json.loads(arguments) == {"arguments": "{}"}
+    _, [(_, arguments)] = read_both("qwen3_coder", qwen("input", "ls"), TOOLS)
+    assert json.loads(arguments) == {"input": "ls"}
+
+
+def test_elements_in_elements_are_objects_and_arrays() -> None:
+    properties = {
+        "order": {
+            "anyOf": [
+                {
+                    "type": "object",
+                    "properties": {"sku": {"type": "string"}, "n": {"$ref": "#/$defs/N"}},
+                },
+                {"type": "null"},
+            ]
+        },
+        "list": {"type": "array", "items": {"properties": {"n": {"type": "integer"}}}},
+    }
+    tools = ToolSchemas({"f": {"properties": properties, "$defs": {"N": {"type": "integer"}}}})
+    text = (
+        '<tool_call>~<invoke name="f">~<order>\n~<sku>5~</sku>~<n>5~</n>~</order>'
+        "~<list>~<x>~<n>1~</n>~</x>~<x>~<n>2~</n>~</x>~</list>"
+        "~<free>~<item>a < b~</item>~<item>~<k>v~</k>~</item>~</free>~<last>~<n>1~</invoke>"
+    )
+    _, [(_, arguments)] = read_both("minimax_m3", f"~{text}".replace("~", "]<]minimax[>["), tools)
+    assert json.loads(arguments) == {
+        "order": {"sku": "5", "n": 5},
+        "list": [{"n": 1}, {"n": 2}],
+        "free": ["a < b", {"k": "v"}],
+        "last": {"n": "1"},
+    }
+    deep = "~<tool_call>~<invoke name='f'>" + "~<a>" * 5000 + "x" + "~</a>" * 5000 + "~</invoke>"
+    _, [(_, arguments)] = read_both("minimax_m3", deep.replace("~", "]<]minimax[>["), tools)
+    assert arguments.count("{") == 64

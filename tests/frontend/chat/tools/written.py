@@ -50,6 +50,10 @@ def _kimi(name: str, arguments: str) -> str:
     return f"<|tool_call_begin|>{name}<|tool_call_argument_begin|>{arguments}<|tool_call_end|>"
 
 
+def _marked(text: str) -> str:
+    return f"~{text}".replace("~", "]<]minimax[>[")
+
+
 # Texts of the call f(a="Pa ris", n=3) and then g().
 WRITTEN: dict[str, list[str]] = {
     "apertus": [f'<|tools_prefix|>[{{"f": {_F}}}, {{"g": {{}}}}]<|tools_suffix|>'],
@@ -166,6 +170,12 @@ WRITTEN: dict[str, list[str]] = {
         f'<minimax:tool_call>\n{_INVOKE_F}\n<invoke name="g">\n</invoke>\n</minimax:tool_call>',
         f"<minimax:tool_call>{_INVOKE_F}</minimax:tool_call><minimax:tool_call><invoke name='g'>"
         "</invoke></minimax:tool_call>",
+    ],
+    "minimax_m3": [
+        _marked(
+            '<tool_call>\n~<invoke name="f">\n~<a>Pa ris~</a>\n~<n>3~</n>\n~</invoke>\n'
+            '~<invoke name="g">~</invoke>~</tool_call>'
+        )
     ],
     "mistral": [
         f"[TOOL_CALLS][{_JSON_F}, {_JSON_G}]",

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from transformers import GenerationConfig, LlamaForCausalLM
 
-from bench.gpu_model import synchronize
+from bench.on_gpu.model import synchronize
 from headrace.protocol.sampling import SamplingParams
 from headrace.protocol.to_worker import Generate
 from headrace.workers.engine.engine import Engine

@@ -46,6 +46,35 @@ ANYTHING = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_ANY_TEXT, inner, max_size=3),
     max_leaves=6,
 )
+# Objects whose schema says nothing, such as the items and tools of a response.
+_KINDS = st.sampled_from(
+    [
+        *("message", "reasoning", "compaction", "web_search_call", "item_reference", "namespace"),
+        *("function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output"),
+        *(
+            "function",
+            "custom",
+            "web_search",
+            "mcp",
+            "input_text",
+            "output_text",
+            "object",
+            "string",
+        ),
+    ]
+)
+_FREE_FIELDS: dict[str, st.SearchStrategy[Any]] = {
+    **dict.fromkeys(("id", "call_id", "name", "text", "arguments", "output", "input"), _TEXT),
+    "role": st.sampled_from(["user", "assistant", "system", "developer"]),
+    "content": _TEXT | st.lists(st.fixed_dictionaries({"type": _KINDS, "text": _TEXT}), max_size=2),
+    "parameters": st.just({"type": "object", "properties": {"a": {"type": "string"}}}),
+    "properties": st.dictionaries(_TEXT, st.fixed_dictionaries({"type": _KINDS}), max_size=2),
+    "tools": st.lists(st.fixed_dictionaries({"type": _KINDS, "name": _TEXT}), max_size=2),
+    "strict": st.booleans(),
+}
+_FREE = st.fixed_dictionaries({"type": _KINDS}, optional=_FREE_FIELDS) | st.fixed_dictionaries(
+    {"role": _FREE_FIELDS["role"], "content": _FREE_FIELDS["content"]}
+)
 _MAX_DEPTH = 7
 _MAX_OPTIONAL = 3
 
@@ -82,6 +111,8 @@ class _Bodies:
         if "const" in schema:
             return st.just(schema["const"])
         kind = schema.get("type")
+        if kind == "object" and "properties" not in schema:
+            return _FREE | self._objects(schema, depth)
         if kind == "object" or "properties" in schema:
             return self._objects(schema, depth)
         if kind is None and "default" in schema:  # of a field whose other values are refused
@@ -106,7 +137,7 @@ class _Bodies:
                 chosen += [name for name in draw(more) if name not in chosen]
             made = {name: draw(self._field(name, properties[name], depth)) for name in chosen}
             if not properties or draw(st.integers(0, 7)) == 7:
-                made |= draw(st.dictionaries(_ANY_TEXT, ANYTHING, max_size=2))
+                made |= draw(st.dictionaries(_ANY_TEXT, ANYTHING, min_size=1, max_size=2))
             return made
 
         return objects()

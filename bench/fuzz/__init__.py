@@ -1,0 +1,1 @@
+"""Ask a server for all that its OpenAPI document allows, and for what it does not."""
