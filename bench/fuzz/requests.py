@@ -129,11 +129,7 @@ def server(url: str | None) -> Iterator[str]:
     if url is not None:
         yield url
         return
-<<<<<<< HEAD:bench/fuzz_requests.py
     from bench.load.fake_pools import pool
-=======
-    from bench.fake_pools import pool
->>>>>>> main:bench/fuzz/requests.py
 
     with pool(ROOT, None, 0.0, POOL_FLAGS) as running:
         yield running.url
