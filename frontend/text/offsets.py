@@ -63,8 +63,16 @@ def prompt_offsets(tokenizer: ModelTokenizer, token_ids: Sequence[int], echo: st
     token_offsets = TextOffsets(tokenizer, tokenizer.start_detokenizer(), start)
     for token_id in token_ids:
         offset = token_offsets.end
-        is_hidden = tokenizer.is_special(token_id) and not echo.startswith(
-            tokenizer.token_bytes(token_id).decode("utf-8", "replace"), offset
+        is_hidden = tokenizer.is_special(token_id) and not _is_shown(
+            tokenizer.token_bytes(token_id).decode("utf-8", "replace"), echo, offset
         )
         offsets.append(min(offset if is_hidden else token_offsets.next(token_id), len(echo)))
     return offsets
+
+
+def _is_shown(special: str, echo: str, offset: int) -> bool:
+    """Return whether a special token comes next in the echo.
+
+    Before it may be the sign for a character that tokens before it left unfinished.
+    """
+    return echo.startswith(special, offset) or echo.startswith("\ufffd" + special, offset)

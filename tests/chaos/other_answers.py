@@ -90,7 +90,7 @@ def _of_message(content: Sequence[dict[str, Any]], reason: str, usage: dict[str,
 
 
 def _outcome(choice: Choice, usage: dict[str, int]) -> Outcome:
-    # Messages count apart what the cache gave and got, and where a prompt runs is a matter of chance.
+    # Messages count apart what the cache gave and got, which depends on where a prompt runs.
     apart = ("cache_read_input_tokens", "cache_creation_input_tokens")
     prompt = usage["input_tokens"] + sum(usage.get(each) or 0 for each in apart)
     output = usage["output_tokens"]
