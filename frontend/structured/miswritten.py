@@ -5,7 +5,7 @@ from typing import Any
 from headrace.frontend.structured.schema_walk import Schema
 
 # Names of types in other languages, and in formats that resemble JSON schemas; in lower case.
-_OTHER_NAMES = {
+_NAMES = {
     "bool": "boolean",
     "dict": "object",
     "double": "number",
@@ -15,8 +15,7 @@ _OTHER_NAMES = {
     "str": "string",
     "tuple": "array",
 }
-_TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
-_NAMES = {**_OTHER_NAMES, **dict.fromkeys(_TYPES)}
+_TYPES = frozenset({"array", "boolean", "integer", "null", "number", "object", "string"})
 _ANY = "any"
 _OBJECTS = ("$defs", "definitions", "patternProperties", "properties")
 
@@ -46,6 +45,5 @@ def _mend_type(schema: Schema) -> None:
 def _mended(name: Any) -> Any:
     """Return the JSON schema's name of a type; what is unknown as it is."""
     lower = name.lower() if isinstance(name, str) else ""
-    if lower == _ANY:
-        return _ANY
-    return (_NAMES[lower] or lower) if lower in _NAMES else name
+    mended = _NAMES.get(lower, lower)
+    return mended if mended == _ANY or mended in _TYPES else name
