@@ -60,6 +60,8 @@ ACTIONS: list[tuple[dict[str, Any], str, dict[str, Any]]] = [
         {"query": "files"},
     ),
     ({"type": "tool_search_call", "arguments": None}, "tool_search", {}),
+    ({"type": "function_call", "name": "look", "arguments": None}, "look", {}),
+    ({"type": "function_call", "name": "look"}, "look", {}),
     (
         {"type": "function_call", "name": "look", "arguments": {"at": 1}},
         "look",
