@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.fake_pools import Pool, cpu_s, pool
 from bench.layouts import ROOT
 from bench.load.client import Target, first_model, measure
+from bench.load.fake_pools import Pool, cpu_s, pool
 from bench.load.http import Server
 from bench.load.prompts import Mix, Planned, session
 from bench.load.records import Spread, ratio, spread

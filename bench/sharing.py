@@ -21,8 +21,8 @@ from pathlib import Path
 import psutil
 import torch
 
-from bench.fake_pools import pool
 from bench.layouts import ROOT, layout_of
+from bench.load.fake_pools import pool
 from bench.load.http import Server
 from bench.recovery import until_ready
 from bench.roof.driver import Driver

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from bench.fake_pools import pool
 from bench.layouts import ROOT
+from bench.load.fake_pools import pool
 from headrace.frontend.chat.tools.formats.pythonic import PythonicParser
 from headrace.frontend.chat.tools.reader import ToolCallReader
 from headrace.frontend.generation.beam_search import BeamSearch

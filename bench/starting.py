@@ -19,8 +19,8 @@ from pathlib import Path
 
 import psutil
 
-from bench.fake_pools import pool
 from bench.layouts import CURRENT, ROOT, Layout
+from bench.load.fake_pools import pool
 from bench.load.http import Server
 from bench.recovery import until_ready
 

@@ -393,7 +393,7 @@ class PoolOptions(Frozen):
     def _check_tool_servers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for entry in value:
             if entry != "demo" and not _TOOL_SERVER.fullmatch(entry):
-                raise ValueError(f"must be demo, host:port or a URL: {entry!r}")
+                raise ValueError(f"must be demo, host:port or a URL: {entry[:100]!r}")
         return value
 
     @field_validator("metrics_prefix", mode="before")

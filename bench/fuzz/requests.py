@@ -129,7 +129,7 @@ def server(url: str | None) -> Iterator[str]:
     if url is not None:
         yield url
         return
-    from bench.fake_pools import pool
+    from bench.load.fake_pools import pool
 
     with pool(ROOT, None, 0.0, POOL_FLAGS) as running:
         yield running.url

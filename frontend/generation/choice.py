@@ -67,9 +67,12 @@ class Choice:
         self._min_tokens = min_tokens
         self._include_stop = include_stop
         self._discard = discard
+        self._is_plain = matcher.is_empty and not discard
 
     def apply(self, output: Output) -> Delta:
         """Apply an output and return what it adds. Raises ApiError if it reports a failure."""
+        if output.finish_reason is None and output.admission is None and self._is_plain:
+            return self._continue(output)
         if (error := error_of(output)) is not None:
             raise error
         if output.admission is not None:
@@ -101,6 +104,19 @@ class Choice:
             stop_reason if stop is None else stop,
             output.admission,
         )
+
+    def _continue(self, output: Output) -> Delta:
+        """Apply one of the outputs between the first and the last: nearly all of them."""
+        token_ids = output.token_ids
+        self.completion_tokens += len(token_ids)
+        self._observer.output(len(token_ids), None)
+        if self.times is not None:
+            self.times.output(len(token_ids), None)
+        if len(token_ids) == 1:
+            text = self._detokenizer.feed(token_ids[0])
+        else:
+            text = "".join(map(self._detokenizer.feed, token_ids))
+        return Delta(text, token_ids, output.logprobs or ())
 
     def _read(self, output: Output) -> tuple[str, int, str | None]:
         """Return the text of an output, how many of its tokens count, and the stop string found."""

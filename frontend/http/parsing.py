@@ -260,15 +260,33 @@ def ignore_fields(names: Sequence[str]) -> None:
 def _first_error(details: list[ErrorDetails], parsed: dict[str, Any], place: str) -> ApiError:
     """Return the ApiError of the first error; errors of shape take precedence over values."""
     shape = [detail for detail in details if detail["type"] not in _VALUE_ERRORS]
-    detail = (shape or details)[0]
+    first = (shape or details)[0]
+    detail = _inner_error(first, details) or first
     field = shortened(".".join(map(str, _field_path(detail["loc"], parsed))))
     reason = detail["msg"].rstrip(".")
-    if shape:
+    if detail["type"] not in _VALUE_ERRORS:
         if detail["type"] == "extra_forbidden":
             reason = "this field is unknown"
         where = f"{place}.{field}" if field else place
         return InvalidBody(f"{where}: {reason}.", where)
     return BadRequest(f"{field}: {reason}.", field)
+
+
+def _inner_error(detail: ErrorDetails, details: list[ErrorDetails]) -> ErrorDetails | None:
+    """Return the first error within the one type of a field that its value is of; None if there is
+    no such type. detail: what another of the types says, which the value is not of."""
+    *field, type_name = detail["loc"] or ("",)
+    if not _TYPE_NAME.fullmatch(str(type_name)) or detail["type"] in _VALUE_ERRORS:
+        return None
+    depth = len(field)
+    inner = [
+        other
+        for other in details
+        if [*other["loc"][:depth]] == field
+        and (len(other["loc"]) > depth + 1 or other["type"] in _VALUE_ERRORS)
+    ]
+    types = {other["loc"][depth] for other in inner if len(other["loc"]) > depth}
+    return inner[0] if len(types) == 1 else None
 
 
 def _field_path(loc: Path, parsed: dict[str, Any]) -> Iterator[str | int]:

@@ -15,6 +15,7 @@ from headrace.frontend.schemas.fields import (
 )
 
 MAX_BIASES = 16_384
+MAX_NAMED = 8  # of the names at fault
 MAX_BIAS = 100.0
 MAX_ALLOWED_TOKEN_IDS = 1_000_000
 MAX_LOGPROB_TOKEN_IDS = 128
@@ -34,14 +35,14 @@ def _logit_bias(value: Any) -> Any:
         raise wrong_type("must map token ids to numbers")
     if len(value) > MAX_BIASES:
         raise bad_value(f"must hold at most {MAX_BIASES} tokens")
-    return {_token_id(key): _bias(key, bias) for key, bias in value.items()}
+    if wrong := [key for key in value if not _is_token_id(key)]:
+        named = ", ".join(repr(str(key)[:40]) for key in wrong[:MAX_NAMED])
+        raise bad_value(f"its names must be token ids, not {named}")
+    return {int(key): _bias(key, bias) for key, bias in value.items()}
 
 
-def _token_id(key: Any) -> int:
-    digits = key if isinstance(key, str) else ""
-    if not (digits.isascii() and digits.isdigit() and len(digits) < 11):
-        raise bad_value(f"its names must be token ids, not {str(key)[:40]!r}")
-    return int(digits)
+def _is_token_id(key: Any) -> bool:
+    return isinstance(key, str) and key.isascii() and key.isdigit() and len(key) < 11
 
 
 def _bias(key: Any, bias: Any) -> float:

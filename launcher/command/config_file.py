@@ -1,13 +1,15 @@
 """The file of --config: options in TOML, or flags in YAML as the reference reads them."""
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from headrace.launcher.command.given import BadFlag, Given, KnownFlag, read_mapping
 from headrace.launcher.command.option_errors import OptionError
+
+_MAX_VALUES = 100_000
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ def read_file(path: Path, known: Mapping[str, KnownFlag]) -> ConfigFile:
         return ConfigFile(flags=_read_yaml(path, text, known))
     try:
         return ConfigFile(options=tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise OptionError(f"--config: {path} is not TOML: {error}") from error
 
 
@@ -44,6 +46,8 @@ def _read_yaml(path: Path, text: str, known: Mapping[str, KnownFlag]) -> dict[st
         raise OptionError(f"--config: {path} is not YAML: {reason}") from error
     if flags is None:
         return {}
+    if _holds_too_much(flags):
+        raise OptionError(f"--config: {path}: holds more than {_MAX_VALUES} values")
     if not isinstance(flags, dict):
         raise OptionError(f"--config: {path}: must give flags by their names")
     try:
@@ -53,3 +57,21 @@ def _read_yaml(path: Path, text: str, known: Mapping[str, KnownFlag]) -> dict[st
     if "--config" in given:
         raise OptionError(f"--config: {path}: must not name another file")
     return given
+
+
+def _holds_too_much(flags: object) -> bool:
+    """Return whether there are too many values, where each alias counts as what it stands for.
+
+    A few lines of aliases may stand for more than fits into memory, or hold themselves.
+    """
+    left, count = [flags], 0
+    while left:
+        value = left.pop()
+        inner = value.values() if isinstance(value, dict) else value
+        if isinstance(inner, str) or not isinstance(inner, Collection):
+            continue
+        count += len(inner)
+        if count > _MAX_VALUES:
+            return True
+        left += inner
+    return False

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any, Literal
 
 # "value", "values" and "optional" (a value or none) take text, "append" may be repeated, "json"
@@ -18,7 +19,7 @@ Given = bool | str | tuple[str, ...] | dict[str, Any]
 
 _FLAG = re.compile(r"--?[A-Za-z]")
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-_HUMAN = re.compile(r"(\d+(?:\.\d+)?)([kKmMgGtT])")
+_HUMAN = re.compile(r"(\d{1,30}(?:\.\d{1,30})?)([kKmMgGtT])")
 _POWERS = "kmgt"
 _MOST_KEYS = 20  # in the path of one
 MODEL = "--model"
@@ -215,7 +216,7 @@ def _human_number(text: str) -> object:
         return text
     number, unit = match.groups()
     base = 1000 if unit.islower() else 1024
-    return int(float(number) * base ** (_POWERS.index(unit.lower()) + 1))
+    return int(Fraction(number) * base ** (_POWERS.index(unit.lower()) + 1))
 
 
 def _set_key(given: dict[str, Given], name: str, path: Sequence[str], value: object) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import re
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,7 +22,7 @@ from headrace.protocol.calls import SleepLevel
 from headrace.protocol.config import EngineConfig, Positive, ServingOptions, SleepIdle
 from headrace.protocol.reasoning import ReasoningFormat, parse_format
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kKmMgGtT])(i?)([bB]?))?")
+_SIZE = re.compile(r"(\d{1,30}(?:\.\d{1,30})?)\s*(?:([kKmMgGtT])(i?)([bB]?))?")
 _JSON_EXAMPLES = {
     "speculative_config": '{"method": "ngram", "num_speculative_tokens": 4}',
     "default_chat_template_kwargs": '{"enable_thinking": false}',
@@ -224,7 +225,8 @@ def _lora_module(value: object) -> object:
             return json.loads(value)
     name, _, path = value.partition("=")
     if not name or not path:
-        raise ValueError(f"must be name=path, or a JSON object with name and path: {value!r}")
+        shown = value[:100]
+        raise ValueError(f"must be name=path, or a JSON object with name and path: {shown!r}")
     return {"name": name, "path": path}
 
 
@@ -252,7 +254,7 @@ def parse_size(text: str) -> int:
     """
     match = _SIZE.fullmatch(text.strip())
     if match is None:
-        raise ValueError(f"not a number or a size such as 4096, 8k or 2GiB: {text!r}")
+        raise ValueError(f"not a number or a size such as 4096, 8k or 2GiB: {text[:100]!r}")
     number, unit, binary, is_bytes = match.groups()
     base = 1024 if binary or (unit and unit.isupper() and not is_bytes) else 1000
-    return int(float(number) * base ** _POWERS.get((unit or "").lower(), 0))
+    return int(Fraction(number) * base ** _POWERS.get((unit or "").lower(), 0))

@@ -50,7 +50,7 @@ def said(error: ValidationError, prefix: str, variables: Mapping[str, str]) -> s
     """
     first = error.errors(include_url=False)[0]
     # A value of several types names the type, too.
-    loc = [str(part) for part in first["loc"] if part != ReasoningFormat.__name__]
+    loc = [str(part) for part in first["loc"] if ReasoningFormat.__name__ not in str(part)]
     key, *inner = loc or ["config"]
     if key in variables:
         return ": ".join([variables[key], *inner, _message(first)])

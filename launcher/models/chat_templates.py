@@ -8,6 +8,8 @@ from headrace.launcher.models.model_folder import ModelError, read_json_object
 # transformers' own block, which marks the assistant's tokens for training and has no effect here
 GENERATION_TAG = re.compile(r"\{%[-+]?\s*(end)?generation\s*[-+]?%\}")
 
+_MAX_CHARS = 16 << 20  # of --chat-template, whose file may be a device or a pipe
+
 
 def model_templates(model: Path) -> tuple[str | None, dict[str, str]]:
     """Return the default template (None if there is none) and the others by name.
@@ -31,12 +33,15 @@ def override_template(value: str) -> str:
     Raises ModelError if it is not a template.
     """
     try:
-        text = Path(value).expanduser().read_text(encoding="utf-8")
+        with Path(value).expanduser().open(encoding="utf-8") as file:
+            text = file.read(_MAX_CHARS + 1)
     except (OSError, ValueError) as error:
         if not any(character in value for character in "{}\n"):
             reason = error.strerror if isinstance(error, OSError) else "not a UTF-8 text"
             raise ModelError(f"--chat-template {value}: {reason}") from error
         text = value
+    if len(text) > _MAX_CHARS:
+        raise ModelError(f"--chat-template {value[:100]}: longer than {_MAX_CHARS} characters")
     _check_syntax(text)
     return text
 

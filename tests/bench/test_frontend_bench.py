@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import frontend, long_chat
+from bench import frontend
+from bench.load import long_chat
 
 
 def test_a_short_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

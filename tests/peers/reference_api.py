@@ -1,6 +1,6 @@
 """Run the reference's published tests of its HTTP API on a server of ours, and count:
 
-    python -m tests.peers.reference_api SOURCE [--headrace COMMAND] [--only WORD] [-- PYTEST FLAGS]
+    python -m tests.peers.reference_api SOURCE [--headrace COMMAND] [--only WORD] [--pytest FLAGS]
 
 SOURCE is the unpacked source package of the reference (the sdist of vllm 0.33.0 on PyPI; it need
 not be built). Its tests are copied to a temporary folder, together with stand-ins for what they
@@ -70,12 +70,12 @@ def main() -> int:
     parser.add_argument("source", type=Path)
     parser.add_argument("--headrace", default=f"{sys.executable} -m headrace")
     parser.add_argument("--only", default="", help="run only files whose names hold this")
-    parser.add_argument("pytest_flags", nargs="*")
+    parser.add_argument("--pytest", default="", help="more flags of pytest, as one word")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files = _copy(args.source / "tests/entrypoints", folder, args.only)
-        output = _run(folder, files, args.headrace, args.pytest_flags)
+        output = _run(folder, files, args.headrace, shlex.split(args.pytest))
     _print_counts(output)
     return 0
 

@@ -1,5 +1,6 @@
 """Resolve a group's formats of tool calls and reasoning, once at a frontend's start."""
 
+import ctypes
 import logging
 import threading
 from collections.abc import Callable, Mapping
@@ -19,6 +20,10 @@ log = logging.getLogger("headrace.frontend.formats")
 _DEADLINE_S = 10.0
 
 T = TypeVar("T")
+
+
+class _TakesTooLong(BaseException):
+    """An examination is to end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +107,8 @@ def _within_deadline(group: GroupConfig, find: Callable[[], T | None]) -> T | No
         except Exception:
             log.exception("%s: the chat template could not be examined", group.served_names[0])
             results.append(None)
+        except _TakesTooLong:
+            pass
 
     thread = threading.Thread(target=run, name="formats", daemon=True)
     thread.start()
@@ -109,4 +116,11 @@ def _within_deadline(group: GroupConfig, find: Callable[[], T | None]) -> T | No
     if results:
         return results[0]
     log.warning("%s: the chat template takes too long to be examined", group.served_names[0])
+    _stop(thread)
     return None
+
+
+def _stop(thread: threading.Thread) -> None:
+    """End a thread at its next step in Python, so that it takes no more time and memory."""
+    ident = ctypes.c_ulong(thread.ident or 0)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(_TakesTooLong))

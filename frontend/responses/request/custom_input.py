@@ -19,11 +19,11 @@ _MAX_BEGINNING_CHARS = 64
 # Plain text, or an escape: two that are one character, half of those alone, any other.
 _UNIT = re.compile(
     r"""[^"\\]+
-    | \\u d[89ab][0-9a-f]{2} \\u d[c-f][0-9a-f]{2}
-    | \\u d[89ab][0-9a-f]{2} (?= [^\\] | \\[^u] | .{6})
-    | \\u (?!d[89ab]) [0-9a-f]{4}
+    | \\u [dD][89abAB][0-9a-fA-F]{2} \\u [dD][c-fC-F][0-9a-fA-F]{2}
+    | \\u [dD][89abAB][0-9a-fA-F]{2} (?= [^\\] | \\[^u] | .{6})
+    | \\u (?![dD][89abAB]) [0-9a-fA-F]{4}
     | \\[^u]""",
-    re.VERBOSE | re.IGNORECASE | re.DOTALL,
+    re.VERBOSE | re.DOTALL,
 )
 _PAIR_CHARS = 12
 _SHORT_ESCAPES = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
@@ -132,7 +132,7 @@ def _unescape(unit: str) -> str:
     """Return the text of an escape, or of plain text; half a pair has none."""
     if unit[0] != "\\":
         return unit
-    if unit[1] not in "uU":
+    if unit[1] != "u":
         return _SHORT_ESCAPES.get(unit[1], unit[1])
     codes = [int(code, 16) for code in unit[2:].split("\\u")]
     if len(codes) == 2:

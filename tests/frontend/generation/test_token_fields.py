@@ -239,3 +239,11 @@ async def test_a_text_that_repeats_itself_is_an_answer_and_is_counted(
         if 'finished_reason="repetition"' in line and "_created" not in line
     ]
     assert counted == ["1.0"]
+
+
+async def test_all_wrong_names_of_logit_bias_are_named(client: Client) -> None:
+    bias = {"bad1": 1, "5": 1, "bad2": 1} | {f"more{n}": 1 for n in range(99)}
+    error = await rejection(client, logit_bias=bias)
+    assert error["param"] == "logit_bias"
+    assert "'bad1', 'bad2'" in error["message"]
+    assert len(error["message"]) < 500

@@ -451,3 +451,19 @@ async def test_nothing_to_tokenize_breaks_the_server(
         data = json.dumps({field: value}).encode()
         response = await client.post(path, data=data, headers=JSON)
         assert response.status_code in (200, 400)
+
+
+@pytest.mark.parametrize(
+    ("value", "complaint"),
+    [
+        ([5], "body.input.0: Input should be a valid dictionary."),
+        (["Hello"], "body.input.0: Input should be a valid dictionary."),
+        ([{"role": "user", "content": "x"}] * 10_001, "input: must hold at most 10000 elements."),
+        (5, "body.input: Input should be a valid string."),
+    ],
+)
+async def test_errors_are_of_the_type_that_was_sent(
+    client: Client, value: Any, complaint: str
+) -> None:
+    _, body = await send(client, "/v1/responses", {"input": value})
+    assert body["error"]["message"] == complaint

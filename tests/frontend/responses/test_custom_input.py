@@ -51,6 +51,8 @@ def test_any_text_comes_back_however_it_is_cut(is_ascii: bool) -> None:
         ('{"input": "one\ntwo"}', "one\ntwo"),
         ('{"input": "half \\ud83d pair"}', "half \ufffd pair"),
         ('{"input": "an odd \\q"}', "an odd q"),
+        ('{"input": "no escape \\UD83D\\UDE00 of JSON"}', "no escape UD83DUDE00 of JSON"),
+        ('{"input": "half \\ud83d\\UDE00 a pair"}', "half \ufffdUDE00 a pair"),
         ('{"input": "first", "input": "second"}', "first"),
         ('{"patch": "of one other name"}', "of one other name"),
         ('{"a": 1, "input": "not the first"}', "not the first"),

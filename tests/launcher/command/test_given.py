@@ -52,6 +52,7 @@ KNOWN = {
         ("--no-enable-x=true", {"--enable-x": False}),
         ("--extra-config {}", {"--extra-config": "{}"}),
         ("--extra-config.a.b_c 1", {"--extra-config": {"a": {"b_c": 1}}}),
+        (f"-ec.a {'9' * 400}k", {"--extra-config": {"a": "9" * 400 + "k"}}),
         ("--extra_config.a=x --extra_config.b 8k", {"--extra-config": {"a": "x", "b": 8000}}),
         ("-ec.mode 3", {"--extra-config": {"mode": 3}}),
         ('-ec {"a":1,"b":{"c":2}} -ec.b.d 3', {"--extra-config": {"a": 1, "b": {"c": 2, "d": 3}}}),

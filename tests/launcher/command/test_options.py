@@ -106,6 +106,7 @@ def test_groups_from_a_file_and_flags_before_it(tmp_path: Path) -> None:
         ("group = 3", "group"),
         ("[[group]]\nname = 'a/b'", "name"),
         ("port = ", "TOML"),
+        ("port = " + "[" * 3000, "TOML"),
     ],
 )
 def test_wrong_files_are_named_in_one_line(tmp_path: Path, text: str, named: str) -> None:
@@ -126,16 +127,24 @@ def test_group_flags_and_groups_in_a_file_exclude_each_other(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("4096", 4096), ("1k", 1000), ("1Ki", 1024), ("1.5GiB", 1610612736), ("2 GB", 2 * 10**9)],
+    [
+        ("4096", 4096),
+        ("1k", 1000),
+        ("1Ki", 1024),
+        ("1.5GiB", 1610612736),
+        ("2 GB", 2 * 10**9),
+        ("9007199254740993", 2**53 + 1),
+    ],
 )
 def test_sizes(text: str, size: int) -> None:
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "x", "-1", "1X", "1 2", "0x10", "1e5"])
+@pytest.mark.parametrize("text", ["", "x", "-1", "1X", "1 2", "0x10", "1e5", "9" * 500])
 def test_what_is_no_size(text: str) -> None:
-    with pytest.raises(ValueError, match="size"):
+    with pytest.raises(ValueError, match="size") as caught:
         parse_size(text)
+    assert len(str(caught.value)) < 200
 
 
 def test_speculation_by_flag_and_in_a_file(tmp_path: Path) -> None:
@@ -212,7 +221,8 @@ def test_reasoning_by_flag_and_in_a_file(tmp_path: Path) -> None:
     ("value", "named"),
     [
         ("deepseek", "qwen3, seed_oss"),
-        ('{"start": "<a>"}', "end"),
+        ('{"start": "<a>"}', "^--reasoning-parser: end: is missing$"),
+        ('{"start": "", "end": "</a>"}', "^--reasoning-parser: start: must have at least 1 char"),
         ('{"start": "<a>", "end": "<a>"}', "differ"),
         ('{"start": "<a>", "end": "</a>", "model": "x"}', "model"),
     ],

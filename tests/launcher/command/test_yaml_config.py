@@ -55,6 +55,11 @@ def test_flags_come_before_the_file(tmp_path: Path) -> None:
         ("config: other.yaml", "must not name another file"),
         ("enforce-eager: maybe", "--enforce-eager: must be true or false"),
         ("group: [{model: x}]", "--group: no such flag"),
+        ("hf-overrides: &same {a: *same}", "config.yaml: holds more than 100000 values"),
+        (
+            "hf-overrides: {a: &many [" + "1, " * 1000 + "], b: [" + "*many, " * 200 + "]}",
+            "config.yaml: holds more than 100000 values",
+        ),
     ],
 )
 def test_wrong_files_are_named_in_one_line(tmp_path: Path, text: str, named: str) -> None:

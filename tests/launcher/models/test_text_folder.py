@@ -173,6 +173,7 @@ class TestChatTemplates:
         ("value", "complaint"),
         [
             ("no/such.jinja", "--chat-template no/such.jinja: No such file"),
+            ("/dev/zero", "--chat-template /dev/zero: longer than 16777216 characters"),
             ("{% for %}", "--chat-template: line 1: "),
             ("{{ a }}\n{% endif %}", "--chat-template: line 2: "),
         ],

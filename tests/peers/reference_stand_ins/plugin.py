@@ -64,7 +64,18 @@ class _Platform:
         return lambda *_: False
 
 
+class _ModelConfig:
+    """What the tests ask of the model, which is always the default one."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def get_vocab_size(self) -> int:
+        return len(_tokenizer())
+
+
 _KNOWN: dict[str, Any] = {
+    "vllm.config.ModelConfig": _ModelConfig,
     "vllm.tokenizers.get_tokenizer": lambda *_, **__: _tokenizer(),
     "vllm.platforms.current_platform": _Platform(),
     "vllm.version.__version__": importlib.metadata.version("headrace"),

@@ -49,6 +49,7 @@ class RemoteOpenAIServer:
     ) -> None:
         flags = list(map(_capped, vllm_serve_args))
         self.host, self.port, self.uds = "127.0.0.1", _free_port(), None
+        self.show_hidden_metrics = False
         if "--uds" in flags:
             self.uds = flags[flags.index("--uds") + 1]
         elif "--port" in flags:

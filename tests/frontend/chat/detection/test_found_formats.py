@@ -225,6 +225,26 @@ def test_what_is_given_or_turned_off_is_not_looked_for(
     assert not caplog.records
 
 
+def test_a_template_that_takes_too_long_is_stopped(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, _ = group(CHAT_TEMPLATE, tmp_path)
+    monkeypatch.setattr(formats, "_DEADLINE_S", 0.05)
+    may_end = threading.Event()
+
+    def run_until_told() -> None:
+        while not may_end.is_set():
+            pass
+
+    assert formats._within_deadline(config.groups[0], run_until_told) is None
+    examining = [thread for thread in threading.enumerate() if thread.name == "formats"]
+    for thread in examining:
+        thread.join(10)
+    is_alive = [thread.is_alive() for thread in examining]
+    may_end.set()
+    assert not any(is_alive)
+
+
 def test_a_template_that_takes_too_long_or_fails_has_nothing(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
