@@ -90,7 +90,8 @@ def _of_message(content: Sequence[dict[str, Any]], reason: str, usage: dict[str,
 
 
 def _outcome(choice: Choice, usage: dict[str, int]) -> Outcome:
-    # Messages count apart what came from the cache, and where a prompt runs is a matter of chance.
-    prompt = usage["input_tokens"] + (usage.get("cache_read_input_tokens") or 0)
+    # Messages count apart what the cache gave and got, and where a prompt runs is a matter of chance.
+    apart = ("cache_read_input_tokens", "cache_creation_input_tokens")
+    prompt = usage["input_tokens"] + sum(usage.get(each) or 0 for each in apart)
     output = usage["output_tokens"]
     return Outcome({0: choice}, (prompt, output, prompt + output))

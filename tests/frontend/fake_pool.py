@@ -74,8 +74,8 @@ class FakePool:
     calls: list[tuple[AnyCall, CallTarget]] = field(default_factory=list)
     values: dict[type[AdminCall], AnyResult] = field(default_factory=dict)
     errors: dict[type[AdminCall], tuple[str, ErrorKind]] = field(default_factory=dict)
-    requests: list[Generate] = field(default_factory=list)
-    streams: list["FakeStream"] = field(default_factory=list)
+    requests: list[Generate] = field(default_factory=list, repr=False)
+    streams: list["FakeStream"] = field(default_factory=list, repr=False)
     release: asyncio.Event = field(default_factory=asyncio.Event)
     _started: asyncio.Event = field(default_factory=asyncio.Event)
 

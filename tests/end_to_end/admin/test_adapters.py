@@ -283,7 +283,7 @@ class TestStart:
         [
             ("one", ["--enable-lora"], "must be name=path"),
             ("one=/nowhere", ["--enable-lora"], "no adapter is there"),
-            ("one={here}", [], "--lora-modules: .*needs enable_lora"),
+            ("one={here}", [], "--lora-modules: .*needs --enable-lora"),
             ("base={here}", ["--enable-lora"], "'base' is used twice"),
         ],
     )

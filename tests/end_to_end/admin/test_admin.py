@@ -56,7 +56,7 @@ def test_bad_queries_are_named(server: Server) -> None:
         message = call(server, "POST", path, 400)["error"]["message"]
         assert "reset_running_requests" in message
     assert "nobody" in str(call(server, "POST", "/reset_prefix_cache?model=nobody", 404))
-    assert call(server, "POST", "/reset_prefix_cache?worker=nobody", 503)
+    assert call(server, "POST", "/reset_prefix_cache?worker=nobody", 404)
 
 
 def test_server_info_names_what_workers_run_on(server: Server) -> None:

@@ -38,7 +38,6 @@ CASES: dict[str, tuple[tuple[str, str], int, str | None]] = {
         400,
         None,
     ),
-    "unknown field": (chat(temprature=1), 400, "temprature"),
     "unsupported field": (chat(watermarking=True), 400, "watermarking"),
     "suffix": (text(suffix="x"), 400, "suffix"),
     "temperature below 0": (chat(temperature=-1), 400, "temperature"),
