@@ -4,6 +4,8 @@ Full bodies and streams are both made of these events, so that they hold the sam
 """
 
 import hashlib
+import math
+import sys
 from typing import Any, Final, Literal
 
 from pydantic_core import from_json
@@ -199,9 +201,21 @@ class InputText:
 def _parse_arguments(arguments: str) -> Any:
     """Parse a call's arguments; of truncated JSON the complete part, as streaming clients do."""
     try:
-        return from_json(arguments, allow_inf_nan=False, allow_partial=True) if arguments else {}
+        parsed = from_json(arguments, allow_inf_nan=False, allow_partial=True) if arguments else {}
     except ValueError:
         return {}
+    return _finite(parsed)
+
+
+def _finite(value: Any) -> Any:
+    """Return a value with the nearest numbers in place of those that no JSON can hold."""
+    if isinstance(value, float) and math.isinf(value):
+        return math.copysign(sys.float_info.max, value)
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    return value
 
 
 def _signature(reasoning: str) -> str:

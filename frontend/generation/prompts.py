@@ -95,8 +95,13 @@ def check_encodable(tokenizer: ModelTokenizer, prompt: str, field: str = "input_
 def check_vocabulary(token_ids: Sequence[int], tokenizer: ModelTokenizer, field: str) -> None:
     """Raise BadRequest for token ids that the model has no embedding for."""
     size = tokenizer.info.vocab_size
-    if token_ids and not (min(token_ids) >= 0 and max(token_ids) < size):
-        raise BadRequest(f"{field}: token ids must be at least 0 and below {size}.", field)
+    if not token_ids:
+        return
+    wrong = min(token_ids) if min(token_ids) < 0 else max(token_ids)
+    if not 0 <= wrong < size:
+        raise BadRequest(
+            f"{field}: token ids must be at least 0 and below {size}, not {wrong}.", field
+        )
 
 
 def _fit(

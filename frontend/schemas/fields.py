@@ -22,6 +22,10 @@ MAX_STOP_CHARS = 4096
 MAX_STOP_TOKENS = 1024
 MAX_NAME_CHARS = 256
 INT64 = 2**63
+# Blanks, and the joiners U+200C and U+200D, which str.isprintable takes for control characters.
+_UNSHOWN = dict.fromkeys(
+    (0xA0, 0x1680, *range(0x2000, 0x200B), 0x200C, 0x200D, 0x202F, 0x205F, 0x3000), " "
+)
 
 
 class RequestModel(BaseModel):
@@ -61,6 +65,15 @@ def bad_value(message: str) -> PydanticCustomError:
 def wrong_type(message: str) -> PydanticCustomError:
     """Return the error for a value of the wrong type."""
     return PydanticCustomError("wrong_type", "{reason}", {"reason": message})
+
+
+def is_one_line(text: str) -> bool:
+    """Return whether a text has letters, and no characters that break or reorder a line.
+
+    Blanks of other scripts and joiners, which stand within words and emoji, are no such characters.
+    """
+    shown = text.translate(_UNSHOWN)
+    return shown.isprintable() and bool(shown.strip())
 
 
 def _as_integer(value: Any) -> Any:

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, FailFast, Field
 
-from headrace.frontend.schemas.chat import MAX_MESSAGES
+from headrace.frontend.schemas.chat import MAX_MESSAGES, ReasoningEffort
 from headrace.frontend.schemas.fields import (
     MAX_STOP_CHARS,
     Float,
@@ -47,7 +47,7 @@ class OutputFormat(RequestModel):
 
 
 class OutputConfig(RequestModel):
-    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
+    effort: ReasoningEffort = None
     format: OutputFormat | None = None
 
 

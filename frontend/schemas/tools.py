@@ -10,6 +10,7 @@ from headrace.frontend.schemas.fields import (
     RequestModel,
     at_most,
     bad_value,
+    is_one_line,
     wrong_type,
 )
 
@@ -24,7 +25,7 @@ def _check_function_type(tool: Any) -> Any:
 
 
 def _printable(name: str) -> str:
-    if not name.isprintable() or name.isspace():
+    if not is_one_line(name):
         raise bad_value("must not be blank or hold control characters")
     return name
 

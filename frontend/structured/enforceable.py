@@ -10,6 +10,7 @@ from typing import Any
 
 from headrace.frontend.structured.alternatives import replace_one_of
 from headrace.frontend.structured.closing import close_objects
+from headrace.frontend.structured.miswritten import mend
 from headrace.frontend.structured.property_names import enforce_property_names
 from headrace.frontend.structured.schema_walk import Schema, all_schemas, items, mapping, resolve
 from headrace.frontend.structured.supported import is_supported, reason_against
@@ -56,6 +57,7 @@ def make_enforceable(root: Schema, *, is_lenient: bool, is_closed: bool) -> list
         has_ids = has_ids or "$id" in schema
         if is_lenient:
             _drop_nulls(schema)
+            mend(schema)
         _drop_annotations(schema)
         enforce_property_names(root, schema)
     if is_closed:

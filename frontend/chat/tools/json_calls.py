@@ -9,6 +9,7 @@ from headrace.frontend.chat.tools.json_arguments import read_arguments
 from headrace.frontend.chat.tools.json_repair import JsonRepairer
 from headrace.frontend.chat.tools.parser_output import ParserOutput
 from headrace.frontend.chat.tools.source import Incremental, Source
+from headrace.frontend.schemas.fields import is_one_line
 
 MAX_NAME_CHARS = 256
 
@@ -35,7 +36,7 @@ class CallKeys:
 
 def is_function_name(name: str) -> bool:
     """Return whether a text can be a function's name and fits into an answer."""
-    return 0 < len(name) <= MAX_NAME_CHARS and name.isprintable() and not name.isspace()
+    return 0 < len(name) <= MAX_NAME_CHARS and is_one_line(name)
 
 
 def starts_json_value(char: str) -> bool:

@@ -21,14 +21,19 @@ from headrace.frontend.responses.request.item_fields import (
 from headrace.frontend.responses.request.requested_tools import TOOL_ITEMS
 from headrace.frontend.responses.request.sealed_text import unseal
 from headrace.frontend.responses.request.tool_items import TOOL_PARSERS
+from headrace.frontend.responses.request.unknown_item_fields import unknown_item_fields
 from headrace.frontend.schemas.responses import Item
+from headrace.frontend.schemas.unknown_fields import MAX_NOTED
 from headrace.frontend.structured.constraint import check_depth
 
 _ROLES = ("user", "assistant", "system", "developer")
 
 
 class ReadItems(NamedTuple):
-    """The complete items of an input. ignored: the names of those that are left out."""
+    """The complete items of an input.
+
+    ignored: the names of those that are left out, and of unknown fields of the others.
+    """
 
     items: list[Item]
     ignored: list[str]
@@ -64,6 +69,8 @@ def read_items(
         read = _parse_item(item, f"{field}.{index}", response_id, index, referenced)
         if read is not None:
             items.append(read)
+            if read["type"] == item.get("type", "message") and len(ignored) < MAX_NOTED:
+                ignored |= dict.fromkeys(unknown_item_fields(item, field))
         elif item["type"] not in TOOL_ITEMS:
             ignored[f"{field}.{item['type']}"] = None
     return ReadItems(items, list(ignored))

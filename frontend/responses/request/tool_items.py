@@ -23,7 +23,9 @@ Parser = Callable[[Item, str], Item | None]
 
 def _function_call(item: Item, where: str) -> Item:
     arguments = item.get("arguments")
-    if isinstance(arguments, dict):
+    if arguments is None:
+        arguments = "{}"  # the function has no parameters
+    elif isinstance(arguments, dict):
         arguments = json.dumps(arguments, ensure_ascii=False)
     return {
         "call_id": _call_id(item, where),

@@ -1,5 +1,7 @@
 """Content blocks of a message in the making."""
 
+import json
+import sys
 from typing import Any
 
 import pytest
@@ -88,6 +90,17 @@ def test_the_rest_of_a_call_comes_before_text_that_came_with_it() -> None:
 def test_arguments_that_are_no_json_are_empty(arguments: str) -> None:
     whole, _ = made([MessagePart(tool_calls=(ToolCallPart(0, "id", "f", arguments),))])
     assert whole[0]["input"] == {}
+
+
+def test_numbers_beyond_all_floats_leave_the_body_valid() -> None:
+    arguments = '{"a": 1e999, "b": [-1e999, {"c": 1.5}], "d": 12345678901234567890123}'
+    whole, _ = made([MessagePart(tool_calls=(ToolCallPart(0, "id", "f", arguments),))])
+    read = json.loads(json.dumps(whole[0]["input"], allow_nan=False))
+    assert read == {
+        "a": sys.float_info.max,
+        "b": [-sys.float_info.max, {"c": 1.5}],
+        "d": 12345678901234567890123,
+    }
 
 
 @pytest.mark.parametrize(

@@ -242,6 +242,14 @@ def test_output_config() -> None:
     assert made["response_format"]["json_schema"]["schema"] == schema
 
 
+@pytest.mark.parametrize(
+    ("effort", "read"),
+    [("minimal", "minimal"), ("none", "none"), ("disable", "none"), ("default", None)],
+)
+def test_words_of_gateways_for_efforts(effort: str, read: str | None) -> None:
+    assert fields(output_config={"effort": effort}).get("reasoning_effort") == read
+
+
 def test_what_is_counted_is_what_the_prompt_hangs_on() -> None:
     body = {
         "model": "smol",

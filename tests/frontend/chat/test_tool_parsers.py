@@ -164,7 +164,7 @@ def test_json_decides_where_a_call_ends_and_not_what_stands_in_its_strings() -> 
 
 def test_what_follows_a_call_is_content() -> None:
     text = '<tool_call>{"name": "f", "arguments": {}} and more</tool_call>\nBye.\n'
-    assert read("hermes", [text])[0] == " and more</tool_call>\nBye.\n"
+    assert read("hermes", [text])[0] == " and more\nBye.\n"
 
 
 def test_a_text_that_was_cut_short_keeps_the_arguments_so_far() -> None:

@@ -247,7 +247,13 @@ async def test_named(served: Served) -> None:
     assert "get_time" not in served.grammar()
 
 
-@pytest.mark.parametrize("name", ["get weather", "天气", 'a "b" (c)', "größe/1", "x" * 256, "\\d"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *["get weather", "天气", 'a "b" (c)', "größe/1", "x" * 256, "\\d"],
+        *["天\u3000气", "a\u00a0b", "می\u200cخواهم", "👩\u200d💻"],
+    ],
+)
 async def test_names_of_any_letters(served: Served, name: str) -> None:
     tool = {"type": "function", "function": {"name": name, "strict": True}}
     call = {"name": name, "arguments": {}}
@@ -341,6 +347,8 @@ BAD = [
     ({"tools": [{"function": {"name": ""}}]}, "tools.0.function.name"),
     ({"tools": [{"function": {"name": " "}}]}, "tools.0.function.name"),
     ({"tools": [{"function": {"name": "a\nb"}}]}, "tools.0.function.name"),
+    ({"tools": [{"function": {"name": "a\u202eb"}}]}, "tools.0.function.name"),
+    ({"tools": [{"function": {"name": "\u3000\u200d"}}]}, "tools.0.function.name"),
     ({"tools": [{"function": {"name": "x" * 257}}]}, "tools.0.function.name"),
     (
         {"tools": [{"function": {"name": "x", "parameters": []}}]},

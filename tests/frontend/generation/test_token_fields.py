@@ -82,6 +82,13 @@ async def test_the_sampled_token_is_shown_once_also_if_it_is_named(
     assert ids == [[40, 7], [41, 7, 40]]
 
 
+@pytest.mark.parametrize("key", ["2048", "99999", "five", "-1", "1.5", " 1", ""])
+async def test_an_error_of_biases_names_the_key(client: Client, key: str) -> None:
+    error = await rejection(client, logit_bias={"5": 1, key: 1})
+    assert error["param"] == "logit_bias"
+    assert repr(key) in error["message"] or f"not {key}." in error["message"]
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [

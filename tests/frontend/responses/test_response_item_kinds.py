@@ -60,6 +60,8 @@ ACTIONS: list[tuple[dict[str, Any], str, dict[str, Any]]] = [
         {"query": "files"},
     ),
     ({"type": "tool_search_call", "arguments": None}, "tool_search", {}),
+    ({"type": "function_call", "name": "look", "arguments": None}, "look", {}),
+    ({"type": "function_call", "name": "look"}, "look", {}),
     (
         {"type": "function_call", "name": "look", "arguments": {"at": 1}},
         "look",
@@ -170,6 +172,28 @@ LEFT_OUT: list[dict[str, Any]] = [
     {"type": "agent_message", "content": [{"type": "encrypted_content", "data": "x"}]},
     {"type": "made_up_tomorrow", "content": {"text": "x"}},
 ]
+
+
+async def test_unknown_fields_of_items_are_named(client: Client) -> None:
+    part = {"type": "input_text", "text": "Hi", "cache_control": {"type": "ephemeral"}}
+    items = [
+        {**USER, "timestamp": "2026", "reasoning_details": None},
+        {"role": "user", "content": [part], "provider_specific_fields": {"a": 1}},
+        {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}", "index": 0},
+        {"type": "function_call_output", "call_id": "c", "output": "x", "name": "f"},
+        {"type": "reasoning", "summary": [], "signature": "x"},
+    ]
+    answer = await client.post(PATH, json={"input": items})
+    assert answer.status_code == 200, await answer.get_data(as_text=True)
+    assert answer.headers["X-Headrace-Ignored-Fields"].split(", ") == [
+        "input.timestamp",
+        "input.provider_specific_fields",
+        "input.content.cache_control",
+        "input.index",
+        "input.signature",
+    ]
+    answer = await client.post(PATH, json={"input": [USER]})
+    assert "X-Headrace-Ignored-Fields" not in answer.headers
 
 
 @pytest.mark.parametrize("item", LEFT_OUT, ids=lambda item: str(item["type"]))

@@ -186,6 +186,17 @@ NOT_ENFORCED: list[tuple[Schema, str, Any]] = [
     ({"type": "array", "items": {"$ref": "http://127.0.0.1:1/x"}}, "ref", "x"),
 ]
 
+# As programs of other languages write schemas: a value that is right, and one that is not.
+MISWRITTEN: list[tuple[Schema, Any, Any]] = [
+    ({"type": "dict", "properties": {"a": {"type": "int"}}}, {"a": 1}, {"a": "x"}),
+    ({"type": "OBJECT", "properties": {"a": {"type": "STRING"}}}, {"a": "x"}, {"a": 1}),
+    ({"type": "float"}, 1.5, "x"),
+    ({"type": "list", "items": {"type": "str"}}, ["x"], [1]),
+    ({"type": ["bool", "null"]}, True, 1),
+    ({"type": "any", "enum": ["x", 1]}, 1, 2),
+    ({"type": "object", "properties": []}, {"a": 1}, 1),
+]
+
 
 @pytest.mark.parametrize(("schema", "valid", "invalid"), EXCLUDE_NOTHING, ids=str)
 def test_what_excludes_nothing_is_no_constraint(
@@ -232,6 +243,15 @@ def test_for_a_tool_it_is_left_out_and_the_log_says_so(
     assert "tools" in line
     matching.of_tool(objects({"it": schema}))
     assert len(logged.records) == 1
+
+
+@pytest.mark.parametrize(("schema", "valid", "invalid"), MISWRITTEN, ids=str)
+def test_types_of_tools_may_have_the_names_of_other_languages(
+    matching: Matching, schema: Schema, valid: Any, invalid: Any
+) -> None:
+    accepts = matching.of_tool(objects({"it": schema}, required=["it"]))
+    assert accepts({"it": valid})
+    assert not accepts({"it": invalid})
 
 
 def test_a_name_that_a_left_out_pattern_allowed_stays_possible(matching: Matching) -> None:

@@ -37,33 +37,48 @@ class TaggedParser(ToolParser):
 
     def _watch_tags(self) -> None:
         self.delimiters = tuple(dict.fromkeys((*self.starts, *self.ends, *self.dropped)))
-        self._watched = Delimiters(*self.starts, *self.dropped)
+        begins = (*self.starts, *self.dropped)
+        self._watched = self._watched_within = Delimiters(*begins)
+        ends = [end for end in self.ends if end not in begins]
+        if not any(tag.startswith(end) or end.startswith(tag) for tag in begins for end in ends):
+            self._watched_within = Delimiters(*begins, *ends)
 
     def read(self, source: Source, output: ParserOutput) -> Incremental[None]:
-        while tag := (yield from source.emit_until(self._watched, output.content)):
+        watched = self._watched
+        while tag := (yield from source.emit_until(watched, output.content)):
             source.start_recording()
             source.take(len(tag))
-            if tag in self.dropped:
+            watched = self._watched
+            if tag not in self.starts:
                 source.stop_recording()
                 continue
-            yield from self._calls(source, output)
+            if (yield from self._calls(source, output)):
+                watched = self._watched_within  # text before an end tag does not make it content
             output.content(source.take_recording())
 
-    def _calls(self, source: Source, output: ParserOutput) -> Incremental[None]:
-        """Read calls up to their end tag; text that is left recorded is content."""
+    def _calls(self, source: Source, output: ParserOutput) -> Incremental[bool]:
+        """Read calls up to their end tag; text that is left recorded is content.
+
+        Returns whether there were calls, and other text before their end tag.
+        """
         tags = (*self.ends, *self.starts)
+        has_calls = False
         yield from source.skip_space()
+        while self.ends and (yield from accept_any(source, self.starts)):
+            yield from source.skip_space()  # a start tag that is written twice
         while (yield from read_calls(source, output, self.keys, tags)):
+            has_calls = True
             yield from source.skip_space()
             if (yield from accept_any(source, self.ends, or_cut=True)):
                 yield from self._further_ends(source)
-                return
+                return False
             # A start tag in place of an end tag: another call may follow.
             if not self.ends or not (yield from accept_any(source, self.starts)):
-                return
+                return True
             yield from source.skip_space()
             if (yield from source.peek()) == "":
                 source.stop_recording()
+        return has_calls
 
     def _further_ends(self, source: Source) -> Incremental[None]:
         """Drop end tags that are written twice."""

@@ -145,12 +145,20 @@ def test_brackets_around_arguments_alone_leave_no_marks(written: str) -> None:
 def test_tags_that_are_wrong_leave_no_marks() -> None:
     for text in (
         f"<tool_call>{ONE}</tool_call></tool_call>",
+        f"<tool_call>\n<tool_call>\n{ONE}\n</tool_call>\n</tool_call>",
         f"<tool_call>{ONE}<tool_call>",
         f"<tool_call>\n```json\n{ONE}\n```\n</tool_call>",
         f"<tool_call>{ONE}<tool_call>\n</tool_call>",
     ):
         assert read_both("hermes", text)[1] == [F]
     assert read_both("hermes", f"<tool_call>{ONE}<tool_call>{TWO}</tool_call>") == ("", [F, G])
+    assert read_both("hermes", f"<tool_call>{ONE} done\n</tool_call> Bye") == (" done\n Bye", [F])
+    text = f"<tool_call>{ONE} done <tool_call>{TWO}</tool_call> </tool_call>"
+    assert read_both("hermes", text) == (" done", [F, G])
+    assert read_both("hermes", "<tool_call><tool_call>no</tool_call>") == (
+        "<tool_call><tool_call>no</tool_call>",
+        [],
+    )
     assert read_both("hermes", f"<tool_call>{ONE}\n<tool_call>no") == ("<tool_call>no", [F])
     text = f"<tool_call>{ONE[:-2]}\n</tool_call>\n<tool_call>{TWO}</tool_call> Bye"
     assert read_both("hermes", text) == (" Bye", [F, G])
