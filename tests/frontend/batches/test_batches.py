@@ -260,7 +260,7 @@ async def test_a_lasting_store_does_not_warn(serve: Any, tmp_path: Any) -> None:
 async def test_metrics_count_batches_and_lines(client: Client) -> None:
     await wait_for(client, await created(client, [chat_line("a"), chat_line("b")]))
     await asyncio.sleep(0.2)
-    text = (await (await client.get("/metrics")).get_data()).decode()
+    text = await (await client.get("/metrics")).get_data(as_text=True)
     assert 'headrace:batches{status="completed"} 1.0' in text
     assert 'headrace:batch_lines_total{outcome="completed"} 2.0' in text
     assert 'headrace:batch_lines_total{outcome="failed"} 0.0' in text

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -125,7 +126,7 @@ class Gate:
             except TimeoutError:
                 break
             number = count
-            self.ends.append(self.gate.add("main", lambda number=number: self.stop(number)))
+            self.ends.append(self.gate.add("main", partial(self.stop, number)))
             count += 1
         return count
 

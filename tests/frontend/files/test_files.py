@@ -308,8 +308,9 @@ async def test_a_large_upload_waits_for_its_reader(
         await check_room(self, size)
 
     monkeypatch.setattr(FileStore, "check_room", wait)
-    async with make_app().test_app() as app:
-        exchange = Exchange(app.app, "/v1/files", PURPOSE + part(b"")[:-2], HEAD, has_more=True)
+    app = make_app()
+    async with app.test_app():
+        exchange = Exchange(app, "/v1/files", PURPOSE + part(b"")[:-2], HEAD, has_more=True)
         for _ in range(20):
             piece = {"type": "http.request", "body": b"x" * 30_000, "more_body": True}
             exchange._incoming.put_nowait(piece)
