@@ -1,119 +1,24 @@
 """Chats of models that reason, in one piece and streamed, on a pool that says what a test wants."""
 
-import json
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 
-from headrace.frontend.app import create_app
-from headrace.frontend.metrics import Metrics
-from headrace.frontend.text.model_tokenizer import ModelTokenizer
-from headrace.protocol.config import GroupConfig, PoolConfig, ServingOptions
 from headrace.protocol.reasoning import FORMATS, ReasoningFormat
-from headrace.protocol.text import TextInfo
 from tests.frontend.chat.detection.test_found_formats import CALLS, chat_ml
-from tests.frontend.fake_pool import FakePool
-from tests.frontend.structured.shared_checkers import new_grammars
-from tests.frontend.text.tokenizers_for_tests import CHAT_TEMPLATE, EOS, SPECIAL, byte_level
-
-QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
-THOUGHT, ANSWER = "\nHello world. The capital?\n", "\n\nParis is the answer."
-WHOLE = f"<think>{THOUGHT}</think>{ANSWER}"
-# As Qwen3's: thinking can be switched off, and the template itself then closes the block.
-SWITCHED = CHAT_TEMPLATE + (
-    "{% if enable_thinking is defined and not enable_thinking %}"
-    "{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+from tests.frontend.chat.reasoning_chat import (
+    ANSWER,
+    EFFORT,
+    OPENED,
+    QUESTION,
+    SWITCHED,
+    TAGS,
+    THINKING,
+    THOUGHT,
+    WHOLE,
+    MakeChat,
 )
-OPENED = CHAT_TEMPLATE + "{{ '<think>\n' }}"
-EFFORT = CHAT_TEMPLATE + "{{ '[' ~ reasoning_effort ~ ' ' ~ enable_thinking ~ ']' }}"
-TAGS = ReasoningFormat(start="<think>", end="</think>")
-# Formats that differ in what is assumed, and in what ends reasoning.
-THINKING = [FORMATS["deepseek_r1"], FORMATS["qwen3"], FORMATS["deepseek_v3"], TAGS]
-
-
-class Chat:
-    """An application that serves one model, whose texts are `reply`."""
-
-    def __init__(
-        self,
-        tmp_path: Path,
-        template: str,
-        parser: ReasoningFormat | Literal["auto"] | None,
-        **tokens: Any,
-    ) -> None:
-        backend = byte_level()
-        backend.add_tokens(tokens.get("added", []))
-        backend.add_special_tokens(tokens.get("special", []))
-        info = TextInfo(
-            max_model_len=2048,
-            vocab_size=backend.get_vocab_size(),
-            eos_token_ids=(EOS,),
-            chat_template=template,
-            added_tokens=dict(enumerate(SPECIAL)),
-        )
-        info.save(tmp_path)
-        backend.save(str(TextInfo.tokenizer_file(tmp_path)))
-        self.text = ModelTokenizer(info, backend)
-        self.pool = FakePool(lambda request: [*self.ids(self.reply), EOS])
-        self.reply = WHOLE
-        group = GroupConfig(
-            name="main",
-            model="smol",
-            model_path=Path("/smol"),
-            text_path=tmp_path,
-            served_names=("smol",),
-            reasoning_parser=parser,
-            serving=ServingOptions(tool_call_parser=tokens.get("tool_call_parser", "none")),
-        )
-        config = PoolConfig(run_dir=tmp_path, groups=(group,))
-        app = create_app(config, {"main": self.text}, self.pool, Metrics(config), new_grammars())
-        self.client = app.test_client()
-
-    def ids(self, text: str) -> list[int]:
-        return self.text.backend.encode(text, add_special_tokens=False).ids
-
-    async def post(self, path: str = "/v1/chat/completions", **fields: Any) -> tuple[int, Any]:
-        """The status, and the body or the events."""
-        body = {"messages": QUESTION, **fields} if "chat" in path else fields
-        response = await self.client.post(path, json=body)
-        if fields.get("stream") and response.status_code == 200:
-            data = await response.get_data(as_text=True)
-            lines = data.strip().split("\n\n")[:-1]
-            return 200, [json.loads(line.removeprefix("data: ")) for line in lines]
-        return response.status_code, await response.get_json()
-
-    async def message(self, **fields: Any) -> tuple[str | None, str | None]:
-        """(reasoning, content) of an answer; a stream must say the same."""
-        status, body = await self.post(**fields)
-        assert status == 200, body
-        whole = body["choices"][0]["message"]
-        _, events = await self.post(stream=True, **fields)
-        deltas = [event["choices"][0]["delta"] for event in events]
-        parts = [
-            "".join(delta.get(key, "") for delta in deltas) for key in ("reasoning", "content")
-        ]
-        assert parts == [whole["reasoning"] or "", whole["content"] or ""]
-        assert all(set(delta) <= {"role", "content", "reasoning"} for delta in deltas)
-        assert not any("" in delta.values() for delta in deltas[1:-1])
-        return whole["reasoning"], whole["content"]
-
-
-MakeChat = Callable[..., Chat]
-
-
-@pytest.fixture
-def chat(tmp_path: Path) -> MakeChat:
-    def make(
-        template: str = CHAT_TEMPLATE,
-        parser: ReasoningFormat | Literal["auto"] | None = FORMATS["qwen3"],
-        **tokens: Any,
-    ) -> Chat:
-        return Chat(tmp_path, template, parser, **tokens)
-
-    return make
-
+from tests.frontend.text.tokenizers_for_tests import CHAT_TEMPLATE
 
 MARKS: list[dict[str, list[str]]] = [
     {},
@@ -286,101 +191,6 @@ async def test_templates_are_told_the_effort(
 
 
 # Budgets
-
-
-async def budgets(
-    served: Chat, path: str = "/v1/chat/completions", **fields: Any
-) -> tuple[int, tuple[str, ...], tuple[int, ...], bool] | None:
-    """The budget that a worker got, as (tokens, starts, ids of the end, is_open)."""
-    status, body = await served.post(path, **fields)
-    assert status == 200, body
-    sent = served.pool.requests[-1].sampling.thinking_budget
-    if sent is None:
-        return None
-    starts = sent.marks.starts
-    assert sent.start_ids == tuple(served.ids(starts[0]) if starts else ())
-    assert sent.marks.ends == ("</think>",)
-    return sent.tokens, starts, sent.end_ids, sent.is_open
-
-
-async def test_a_worker_gets_the_budget_and_the_delimiters(chat: MakeChat) -> None:
-    served = chat()
-    start, end = ("<think>",), tuple(served.ids("</think>"))
-    assert len(end) > 1
-    assert await budgets(served, thinking_token_budget=7) == (7, start, end, True)
-    assert await budgets(served, thinking_token_budget=0) == (0, start, end, True)
-    assert await budgets(served, thinking_token_budget=-1) is None
-    assert await budgets(served, thinking_token_budget=None) is None
-    assert await budgets(served) is None
-    off: dict[str, Any] = {"chat_template_kwargs": {"enable_thinking": False}}
-    assert await budgets(served, thinking_token_budget=7, **off) == (7, start, end, False)
-
-
-async def test_the_budget_of_a_prompt_that_begins_or_ends_reasoning(
-    chat: MakeChat,
-) -> None:
-    opened = chat(OPENED, TAGS)
-    end = tuple(opened.ids("</think>"))
-    assert await budgets(opened, thinking_token_budget=7) == (7, (), end, True)
-    switched = chat(SWITCHED)
-    assert await budgets(switched, thinking_token_budget=7, reasoning_effort="none") is None
-
-
-@pytest.mark.parametrize(
-    ("prompt", "is_open"),
-    [("Hello <think>\nworld", True), ("<think>a</think>b", False), ("Hello", False)],
-)
-async def test_the_budget_of_completions(chat: MakeChat, prompt: str, is_open: bool) -> None:
-    served = chat()
-    expected = (5, () if is_open else ("<think>",), tuple(served.ids("</think>")), is_open)
-    for form in (prompt, served.ids(prompt)):
-        fields = {"prompt": form, "thinking_token_budget": 5}
-        assert await budgets(served, "/v1/completions", **fields) == expected
-    assert await budgets(served, "/v1/completions", prompt=prompt) is None
-
-
-@pytest.mark.parametrize(
-    ("path", "fields"), [("/v1/chat/completions", {}), ("/v1/completions", {"prompt": "Hello"})]
-)
-async def test_a_budget_needs_a_parser(chat: MakeChat, path: str, fields: dict[str, Any]) -> None:
-    served = chat(parser=None)
-    status, body = await served.post(path, thinking_token_budget=5, **fields)
-    assert (status, body["error"]["param"]) == (400, "thinking_token_budget")
-    assert "--reasoning-parser" in body["error"]["message"]
-    assert served.pool.requests == []
-    status, _ = await served.post(path, thinking_token_budget=-1, **fields)
-    assert status == 200
-
-
-@pytest.mark.parametrize("parser", ["qwen3", None])
-async def test_the_budget_of_messages_is_held_where_it_can_be(
-    chat: MakeChat, parser: str | None
-) -> None:
-    served = chat(parser=FORMATS[parser] if parser else None)
-    fields = {
-        "model": "smol",
-        "max_tokens": 50,
-        "messages": QUESTION,
-        "thinking": {"type": "enabled", "budget_tokens": 7},
-    }
-    budget = await budgets(served, "/v1/messages", **fields)
-    assert (budget and budget[0]) == (7 if parser else None)
-
-
-@pytest.mark.parametrize("tokens", [0, 5])
-async def test_texts_of_beam_search_have_no_budget(chat: MakeChat, tokens: int) -> None:
-    served = chat()
-    beams: dict[str, Any] = {"use_beam_search": True, "max_tokens": 4}
-    status, body = await served.post(thinking_token_budget=tokens, **beams)
-    assert (status, body["error"]["param"]) == (400, "thinking_token_budget")
-    assert served.pool.requests == []
-
-
-@pytest.mark.parametrize("value", [-2, 2**31, 1.5, "5", True])
-async def test_budgets_that_are_none(chat: MakeChat, value: Any) -> None:
-    status, body = await chat().post(thinking_token_budget=value)
-    assert status == 400
-    assert body["error"]["param"].removeprefix("body.") == "thinking_token_budget"
 
 
 @pytest.mark.parametrize(
