@@ -16,8 +16,12 @@ SAMPLES = Path(__file__).parent / "samples"
 
 # Routes and features that have no place in this server yet: sample -> why it is not replayed.
 LATER = {
+    "auth_missing": "API keys",
+    "auth_options_open": "API keys",
+    "auth_wrong": "API keys",
     "chat_on_embedding_model": "embedding models",
     "classify_on_embedding_model": "embedding models",
+    "cors_origin_allowed": "CORS",
     "embeddings": "embedding models",
     "embeddings_batch_base64": "embedding models",
     "embeddings_dimensions": "embedding models",
@@ -45,8 +49,28 @@ def _with_the_call(body: dict[str, Any]) -> None:
     choice["finish_reason"] = "stop"
 
 
-# Samples of what the reference clearly did wrong -> what makes them right.
-CORRECTIONS = {"chat_tool_named": _with_the_call}
+def _cut(body: dict[str, Any]) -> None:
+    """End the text at its limit, as the pool of these tests does; the recorded model ended it."""
+    body["choices"][0]["finish_reason"] = "length"
+
+
+def _with_the_name(body: dict[str, Any]) -> None:
+    """Show a custom tool with its name, which the reference leaves out."""
+    body["tools"][2] |= {"name": "patch", "description": "d"}
+
+
+# Samples of what the reference clearly did wrong, or its model did -> what makes them right.
+CORRECTIONS = {
+    "chat_tool_named": _with_the_call,
+    "responses_tools_other_types": _with_the_name,
+    "tool_history_cut_arguments": _cut,
+}
+
+# What this server tells where the reference was not asked to, or its API's owner does.
+ALWAYS_TOLD = frozenset({"prompt_tokens_details"})
+ANTHROPICS_OWN = frozenset(
+    {"stop_details", "stop_sequence", "cache_creation_input_tokens", "cache_read_input_tokens"}
+)
 
 # Objects that map data to data: their keys are no part of the shape.
 MAPS = frozenset({"added_tokens_decoder", "top_logprobs", "prompt_logprobs"})
@@ -91,8 +115,10 @@ async def replay(name: str, call: Call) -> None:
     answer = await call(request["method"], request["path"], headers, body)
     assert answer.status == expected["status"], f"status {answer.status}: {answer.body[:500]}"
     content_type = answer.headers.get("content-type", "")
+    if ";" not in expected["content_type"]:
+        content_type = content_type.partition(";")[0]
     assert content_type == expected["content_type"], f"content type {content_type!r}"
-    for header in expected["headers"]:
+    for header in expected["headers"].keys() - {"vary"}:  # it comes with CORS alone
         assert header in answer.headers, f"no header {header}"
     if "allow" in expected["headers"]:
         assert answer.headers["allow"] == expected["headers"]["allow"]
@@ -145,7 +171,7 @@ def _compare_objects(
         for name, value in actual.items():
             compare(values[0], value, f"{where}.<{name}>")
         return
-    unknown = set(actual) - set(expected)
+    unknown = set(actual) - set(expected) - ANTHROPICS_OWN - ALWAYS_TOLD
     assert not unknown, f"{where}: {sorted(unknown)} not in the sample"
     for name, value in expected.items():
         if value is None and name not in actual:
@@ -158,12 +184,18 @@ def _compare_lists(expected: list[Any], actual: list[Any], where: str, key: str)
     if key not in MODEL_DECIDES:
         assert len(actual) == len(expected), f"{where}: {len(actual)} items"
     assert bool(actual) == bool(expected), f"{where}: {len(actual)} items"
+    if key not in MODEL_DECIDES:
+        for index, (wanted, value) in enumerate(zip(expected, actual, strict=True)):
+            compare(wanted, value, f"{where}[{index}]")
+        return
     for index, value in enumerate(actual):
         # The first may be special (nothing is known of a prompt's first token).
         compare(expected[min(index, 1, len(expected) - 1)], value, f"{where}[{index}]")
 
 
 def _compare_leaves(expected: Any, actual: Any, where: str, key: str) -> None:
+    if expected is None and key in ALWAYS_TOLD:
+        return
     if isinstance(expected, bool) or expected is None:
         assert actual is expected, f"{where}: {actual!r} is not {expected!r}"
     elif isinstance(expected, (int, float)):

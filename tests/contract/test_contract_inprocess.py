@@ -10,7 +10,7 @@ from werkzeug.datastructures import Headers
 from headrace.frontend.app import create_app
 from headrace.frontend.metrics import Metrics
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
-from headrace.protocol.config import GroupConfig, PoolConfig
+from headrace.protocol.config import GroupConfig, PoolConfig, ServingOptions
 from headrace.protocol.text import TextInfo
 from headrace.protocol.to_worker import Generate
 from tests.contract import replay
@@ -22,6 +22,7 @@ ANSWERS = {
     "chat": "The capital of France is Paris.",
     "completion": " Paris.\n\nThe answer",
     "arguments": '{"city": "Paris"}',
+    "choice": "Hello world again my friend",
     "calls": '[{"name": "get_weather", "parameters": {"city": "Paris"}}]',
 }
 
@@ -30,6 +31,8 @@ def kind_of(request: Generate) -> str:
     """Which of the answers a model would give."""
     if request.grammar is not None and "city" in request.grammar.text:
         return "calls" if "parameters" in request.grammar.text else "arguments"
+    if request.grammar is not None and ANSWERS["choice"] in request.grammar.text:
+        return "choice"
     return "chat" if EOS in request.prompt_token_ids else "completion"
 
 
@@ -58,6 +61,7 @@ def client(tmp_path: Path) -> Client:
         model_path=Path("/secret/smol"),
         text_path=tmp_path,
         served_names=("smol",),
+        serving=ServingOptions(tool_call_parser="hermes"),
     )
     config = PoolConfig(
         run_dir=tmp_path, groups=(group,), enable_tokenizer_info=True, enable_admin=True
@@ -94,6 +98,6 @@ async def test_sample(name: str, client: Client) -> None:
 
 def test_every_sample_is_replayed_or_named() -> None:
     samples = {path.stem for path in replay.SAMPLES.glob("*.json")}
-    assert len(samples) == 57
+    assert len(samples) == 74
     assert set(replay.LATER) <= samples
     assert set(replay.names()) | set(replay.LATER) == samples
