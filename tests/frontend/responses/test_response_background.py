@@ -244,7 +244,7 @@ async def test_it_is_left_to_those_who_serve_its_model(
     serve: Serve, pool: FakePool, dies: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two pools on one store: one that has another model neither runs nor ends it."""
-    monkeypatch.setattr(store_maintenance, "ABANDONED_S", 1.0)
+    monkeypatch.setattr(store_maintenance, "ABANDONED_S", 600.0)
     pool.hold_after = 0
     async with serve() as first:
         body = await ask(first, background=True)
@@ -255,6 +255,7 @@ async def test_it_is_left_to_those_who_serve_its_model(
         await asyncio.sleep(0.5)  # it is stale by now
         assert (await get(foreign, body["id"]))["status"] in ("queued", "in_progress")
         assert len(pool.requests) == 1
+        monkeypatch.setattr(store_maintenance, "ABANDONED_S", 0.1)
         failed = await until(foreign, body["id"], "failed", "completed")
         assert "not served any more" in failed["error"]["message"]
 

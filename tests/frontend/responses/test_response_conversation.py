@@ -111,7 +111,6 @@ def test_items_have_ids_of_their_own() -> None:
         {"role": "user", "content": ["x"] * (MAX_PARTS + 1)},
         call(1, call_id="x" * 300),
         call(1, name=""),
-        call(1, arguments=None),
         {"type": "reasoning", "summary": ["x"]},
         {"type": 5, "role": "user", "content": "x"},
         {"id": "x", "type": None},
