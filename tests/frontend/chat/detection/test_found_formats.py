@@ -204,7 +204,9 @@ def test_the_log_says_what_was_found(tmp_path: Any, caplog: pytest.LogCaptureFix
     formats.log_found(config, found)
     assert found["main"].tool_parser is not None
     assert found["main"].reasoning is not None
-    assert [record.getMessage() for record in caplog.records] == [
+    lines = [record.getMessage() for record in caplog.records]
+    # Plug-ins that other tests have registered are tried, too, and may fail.
+    assert [line for line in lines if line.startswith("smol: ")] == [
         "smol: the chat template has tool calls as hermes (the chat template writes them so), "
         "reasoning as qwen3 (enable_thinking turns it on and off)"
     ]
