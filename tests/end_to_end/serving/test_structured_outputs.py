@@ -91,7 +91,9 @@ def test_a_text_keeps_to_its_schema_though_its_worker_dies(server: Server) -> No
 
 
 def test_checkers_die_with_their_frontend(server: Server) -> None:
-    server.client.post("/v1/chat/completions", json=body(server, NUMBERS))
+    # A schema of its own: of another one the grammar may be stored, and no checker needed.
+    schema = {**NUMBERS, "minItems": 3, "maxItems": 3}
+    server.client.post("/v1/chat/completions", json=body(server, schema))
     frontends = server.children("headrace.frontend.main")
     frontend, checkers = next((each, found) for each in frontends if (found := each.children()))
     frontend.kill()
