@@ -4,9 +4,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
-import httpx2
 import pytest
-from openai import AsyncOpenAI
 from quart import Quart
 from quart.typing import TestClientProtocol as Client
 from sqlalchemy import create_engine
@@ -15,7 +13,6 @@ from headrace.frontend.responses.execution import event_streams as following
 from headrace.frontend.responses.execution import store_maintenance
 from headrace.frontend.store.engine import metadata
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
-from tests.frontend.conftest import MAKE_APP
 from tests.frontend.fake_pool import FakePool
 from tests.frontend.responses.postgres import binaries, cluster
 from tests.frontend.responses.response_script import Script, install
@@ -76,15 +73,3 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     engine = create_engine(url)
     metadata.drop_all(engine)
     engine.dispose()
-
-
-@pytest.fixture
-async def openai_client(make_app: MAKE_APP) -> AsyncIterator[AsyncOpenAI]:
-    app = make_app()
-    async with app.test_app():
-        transport = httpx2.ASGITransport(app)  # type: ignore[arg-type]
-        http_client = httpx2.AsyncClient(transport=transport)
-        async with AsyncOpenAI(
-            base_url="http://test/v1", api_key="none", http_client=http_client, max_retries=0
-        ) as client:
-            yield client
