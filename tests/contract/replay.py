@@ -49,9 +49,10 @@ def _with_the_call(body: dict[str, Any]) -> None:
     choice["finish_reason"] = "stop"
 
 
-def _cut(body: dict[str, Any]) -> None:
-    """End the text at its limit, as the pool of these tests does; the recorded model ended it."""
-    body["choices"][0]["finish_reason"] = "length"
+def _cut_or_ended(body: dict[str, Any]) -> None:
+    """Leave open whether the text ends by itself: two tokens are so close there that processors
+    differ in the likelier one."""
+    body["choices"][0]["finish_reason"] = frozenset({"stop", "length"})
 
 
 def _with_the_name(body: dict[str, Any]) -> None:
@@ -63,7 +64,7 @@ def _with_the_name(body: dict[str, Any]) -> None:
 CORRECTIONS = {
     "chat_tool_named": _with_the_call,
     "responses_tools_other_types": _with_the_name,
-    "tool_history_cut_arguments": _cut,
+    "tool_history_cut_arguments": _cut_or_ended,
 }
 
 # What this server tells where the reference was not asked to, or its API's owner does.
@@ -196,7 +197,9 @@ def _compare_lists(expected: list[Any], actual: list[Any], where: str, key: str)
 def _compare_leaves(expected: Any, actual: Any, where: str, key: str) -> None:
     if expected is None and key in ALWAYS_TOLD:
         return
-    if isinstance(expected, bool) or expected is None:
+    if isinstance(expected, frozenset):
+        assert actual in expected, f"{where}: {actual!r} is none of {sorted(expected)}"
+    elif isinstance(expected, bool) or expected is None:
         assert actual is expected, f"{where}: {actual!r} is not {expected!r}"
     elif isinstance(expected, (int, float)):
         numbers = (int,) if isinstance(expected, int) else (int, float)
