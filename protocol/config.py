@@ -13,6 +13,7 @@ from pydantic import (
     field_validator,
 )
 
+from headrace.protocol.access_options import AccessOptions
 from headrace.protocol.autoscaling import Autoscaling, Workers
 from headrace.protocol.calls import SleepLevel
 from headrace.protocol.engine_config import Dtype as Dtype
@@ -22,7 +23,10 @@ from headrace.protocol.engine_config import LoraRank as LoraRank
 from headrace.protocol.engine_config import Positive as Positive
 from headrace.protocol.engine_config import Quantization as Quantization
 from headrace.protocol.engine_config import SpeculativeConfig as SpeculativeConfig
+from headrace.protocol.http_options import HTTPOptions
+from headrace.protocol.log_options import LogOptions
 from headrace.protocol.reasoning import ReasoningFormat
+from headrace.protocol.store_options import StoreOptions
 
 # Names that every chat template gets; other variables must not replace them.
 RESERVED_NAMES = frozenset(
@@ -185,49 +189,11 @@ class GroupConfig(Frozen):
         return value
 
 
-class PoolOptions(Frozen):
+class PoolOptions(HTTPOptions, AccessOptions, LogOptions, StoreOptions):
     """Options of a pool as a whole."""
 
-    host: str = Field("127.0.0.1", description="address to listen on")
-    port: Annotated[int, Field(ge=0, le=65535)] = Field(
-        8000, description="port to listen on; 0: any free one"
-    )
-    uds: Path | None = Field(
-        None, description="Unix socket to listen on, instead of a host and port"
-    )
-    frontends: Positive = Field(2, description="HTTP processes")
     metrics_prefix: Annotated[str, Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*:?$")] = Field(
         "headrace:", description="prefix of metric names; vllm makes dashboards of vLLM work"
-    )
-    max_body_bytes: Positive = Field(
-        8 * 1024 * 1024, description="size of the largest request body"
-    )
-    strict_fields: bool = Field(
-        False, description="reject requests with unknown fields, instead of ignoring these"
-    )
-    max_header_bytes: Annotated[int, Field(ge=1024)] = Field(
-        64 * 1024, description="size of a request's headers; larger ones get 431"
-    )
-    max_headers: Annotated[int, Field(ge=16)] = Field(
-        256, description="greatest number of headers of a request; more get 431"
-    )
-    keep_alive_s: Annotated[float, Field(gt=0)] = Field(
-        75.0,
-        description=(
-            "seconds that an idle connection is kept; longer than in proxies, so that they close "
-            "first"
-        ),
-    )
-    enable_tokenizer_info: bool = Field(False, description="serve /tokenizer_info")
-    disable_docs: bool = Field(False, description="do not serve /docs and /openapi.json")
-    root_path: str = Field(
-        "",
-        description=(
-            "prefix under which a proxy serves this server; routes answer with and without it"
-        ),
-    )
-    shutdown_timeout_s: Annotated[float, Field(ge=0)] = Field(
-        30.0, description="seconds for requests to finish after SIGTERM"
     )
     stall_timeout_s: Annotated[float, Field(gt=0)] = Field(
         10.0,
@@ -243,20 +209,6 @@ class PoolOptions(Frozen):
             "then it ends with an error"
         ),
     )
-    request_timeout_s: Annotated[float, Field(gt=0)] | None = Field(
-        None,
-        description=(
-            "seconds after which a request without an answer ends with 504; clients may ask for "
-            "less by X-Request-Timeout-Ms"
-        ),
-    )
-    sse_keep_alive_interval_s: Annotated[float, Field(ge=0)] = Field(
-        15.0,
-        description=(
-            "seconds of silence after which a stream gets a comment, before its first token too; "
-            "0: never"
-        ),
-    )
     start_timeout_s: Annotated[float, Field(gt=0)] = Field(
         600.0, description="seconds for a worker to become ready; then it is restarted"
     )
@@ -268,13 +220,6 @@ class PoolOptions(Frozen):
     )
     reject_while_scaling: bool = Field(
         False, description="answer 503 while workers of the requested model are added or removed"
-    )
-    enable_admin: bool = Field(
-        False,
-        description=(
-            "serve the routes that act on the pool (/sleep, /pause, ...), to every client that "
-            "reaches the server"
-        ),
     )
     warm_starts: bool = Field(
         True, description="fork workers from a process that has imported what they need"
@@ -288,29 +233,6 @@ class PoolOptions(Frozen):
     profile_max_seconds: Annotated[float, Field(gt=0)] = Field(
         60.0, description="seconds after which a profile ends by itself"
     )
-    log_level: Literal["debug", "info", "warning", "error", "critical"] = Field(
-        "info", description="debug, info, warning, error or critical"
-    )
-    disable_log_stats: bool = Field(False, description="do not log the throughput of each group")
-    log_stats_interval_s: Annotated[float, Field(gt=0)] = Field(
-        10.0, description="seconds between lines of throughput while there is work"
-    )
-    enable_log_requests: bool = Field(False, description="log requests with their prompts")
-    enable_log_outputs: bool = Field(
-        False, description="log outputs, too; needs enable_log_requests"
-    )
-    max_log_len: Annotated[int, Field(ge=0)] | None = Field(
-        None, description="characters, or token ids, of each prompt and output in the log"
-    )
-    response_store_url: str | None = Field(
-        None, description="database of /v1/responses: sqlite:///path or postgresql+psycopg://..."
-    )
-    response_store_max_age_s: Annotated[float, Field(gt=0)] = Field(
-        30 * 24 * 3600.0, description="seconds that responses are kept"
-    )
-    response_store_max_count: Annotated[int, Field(ge=0)] = Field(
-        10_000, description="responses that are kept"
-    )
     fingerprint_mode: Literal["full", "hash", "custom", "none"] = Field(
         "full",
         description=(
@@ -323,18 +245,6 @@ class PoolOptions(Frozen):
         validate_default=True,
         description="system_fingerprint of answers in the custom mode",
     )
-    file_dir: Path | None = Field(None, description="folder of /v1/files and running batches")
-    file_max_bytes: Positive = Field(512 * 1024 * 1024, description="size of the largest file")
-    file_store_max_bytes: Positive = Field(
-        16 * 1024**3, description="bytes that are kept in files, all together"
-    )
-    file_store_max_count: Positive = Field(10_000, description="files that are kept")
-    file_store_max_age_s: Annotated[float, Field(gt=0)] = Field(
-        30 * 24 * 3600.0, description="seconds that files and ended batches are kept"
-    )
-    batch_share: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.5, description="share of each worker's max_num_seqs that lines of batches may take"
-    )
     tool_server: tuple[str, ...] = Field(
         (),
         description=(
@@ -343,13 +253,6 @@ class PoolOptions(Frozen):
         ),
     )
 
-    @field_validator("enable_log_outputs")
-    @classmethod
-    def _log_outputs_with_requests(cls, value: bool, info: ValidationInfo) -> bool:
-        if value and not info.data.get("enable_log_requests"):
-            raise ValueError("needs enable_log_requests")
-        return value
-
     @field_validator("fingerprint_value")
     @classmethod
     def _only_in_the_custom_mode(cls, value: str | None, info: ValidationInfo) -> str | None:
@@ -357,29 +260,11 @@ class PoolOptions(Frozen):
             raise ValueError("and fingerprint_mode custom need each other")
         return value
 
-    @field_validator("log_level", mode="before")
-    @classmethod
-    def _any_case(cls, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        return {"trace": "debug", "warn": "warning"}.get(value.lower(), value.lower())
-
-    @field_validator("lora_dir", "profile_dir", "file_dir")
+    @field_validator("lora_dir", "profile_dir")
     @classmethod
     def _make_absolute(cls, value: Path | None) -> Path | None:
         """Make the path absolute: other processes have other working directories."""
         return None if value is None else value.absolute()
-
-    @field_validator("response_store_url")
-    @classmethod
-    def _check_store(cls, value: str | None) -> str | None:
-        """Check the URL. It may contain a password, which errors must not show."""
-        if value is None or value.startswith("postgresql+psycopg://"):
-            return value
-        scheme, _, path = value.partition(":///")
-        if scheme != "sqlite" or not path or path.startswith((":", "file:")):
-            raise ValueError("must be sqlite:///path or postgresql+psycopg://user@host/database")
-        return f"sqlite:///{Path(path).absolute()}"
 
     @field_validator("tool_server", mode="before")
     @classmethod

@@ -27,6 +27,7 @@ from headrace.frontend.middleware.asgi import (
     WriteBody,
 )
 from headrace.frontend.process.drain import Drain
+from headrace.protocol.api_keys import ApiKey
 
 KEY = "headrace.request"
 MAX_ID_CHARS = 128
@@ -52,6 +53,7 @@ class RequestScope:
     priority: in place of the one that the body asks for; None: none.
     names: the ids by which its client may abort it: its own, and those of its responses.
     write_body: see WRITE_BODY_KEY; None where the server has no such function.
+    key: with which its client has authenticated itself; None: the server has no keys.
     """
 
     request_id: str
@@ -65,6 +67,7 @@ class RequestScope:
     strict_fields: bool = False
     ignored_fields: list[str] = field(default_factory=list)
     priority: int | None = None
+    key: ApiKey | None = None
     names: set[str] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -44,12 +44,25 @@ _POOL = (
             "names); flags take precedence"
         ),
     ),
+    Flag("metrics_prefix"),
+    Flag("max_replays"),
+    Flag("stall_timeout_s"),
+    Flag("start_timeout_s"),
+    Flag("warm_starts", kind="switch"),
+    Flag("wake_on_demand", kind="switch"),
+    Flag("wake_timeout_s"),
+    Flag("lora_dir", "anywhere", metavar="FOLDER"),
+    Flag("profile_dir", "nowhere", metavar="FOLDER"),
+    Flag("profile_max_seconds", metavar="S"),
+    Flag("tool_server", "none"),
+    Flag("run_dir", "a new temporary folder", help="folder for sockets and metrics"),
+)
+_HTTP = (
     Flag("host"),
     Flag("port"),
     Flag("uds", metavar="PATH"),
     Flag("frontends", aliases=("--api-server-count", "-asc")),
     Flag("root_path"),
-    Flag("metrics_prefix"),
     Flag("max_body_bytes"),
     Flag("strict_fields", kind="set"),
     Flag("max_header_bytes", aliases=("--h11-max-incomplete-event-size",)),
@@ -60,16 +73,9 @@ _POOL = (
     Flag("shutdown_timeout_s"),
     Flag("request_timeout_s", "never", metavar="S"),
     Flag("sse_keep_alive_interval_s", metavar="S"),
-    Flag("max_replays"),
-    Flag("stall_timeout_s"),
-    Flag("start_timeout_s"),
-    Flag("warm_starts", kind="switch"),
-    Flag("wake_on_demand", kind="switch"),
-    Flag("wake_timeout_s"),
-    Flag("enable_admin", kind="set"),
-    Flag("lora_dir", "anywhere", metavar="FOLDER"),
-    Flag("profile_dir", "nowhere", metavar="FOLDER"),
-    Flag("profile_max_seconds", metavar="S"),
+)
+_ACCESS = (Flag("enable_admin", kind="set"),)
+_STORE = (
     Flag("response_store_url", "a file in the run directory", metavar="URL"),
     Flag("response_store_max_age_s", metavar="S"),
     Flag("response_store_max_count", metavar="N"),
@@ -79,8 +85,6 @@ _POOL = (
     Flag("file_store_max_count", metavar="N"),
     Flag("file_store_max_age_s", metavar="S"),
     Flag("batch_share"),
-    Flag("tool_server", "none"),
-    Flag("run_dir", "a new temporary folder", help="folder for sockets and metrics"),
 )
 _LOG = (
     Flag("log_level"),
@@ -163,9 +167,12 @@ _ANSWERS = (
 )
 FLAGS = {
     "the pool": _POOL,
+    "HTTP": _HTTP,
+    "access": _ACCESS,
     "the model": _MODEL,
     "serving": _ANSWERS,
     "scaling": _SCALING,
+    "what clients keep": _STORE,
     "logging": _LOG,
 }
 

@@ -1,0 +1,17 @@
+"""Options of access to the server."""
+
+from pydantic import Field
+
+from headrace.protocol.engine_config import Frozen
+
+
+class AccessOptions(Frozen):
+    """Options of access to the server."""
+
+    enable_admin: bool = Field(
+        False,
+        description=(
+            "serve the routes that act on the pool (/sleep, /pause, ...), to every client that "
+            "reaches the server"
+        ),
+    )
