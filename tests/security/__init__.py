@@ -1,0 +1,1 @@
+"""Attacks on servers of this kind, and the defences against each."""
