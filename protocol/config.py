@@ -23,6 +23,7 @@ from headrace.protocol.engine_config import LoraRank as LoraRank
 from headrace.protocol.engine_config import Positive as Positive
 from headrace.protocol.engine_config import Quantization as Quantization
 from headrace.protocol.engine_config import SpeculativeConfig as SpeculativeConfig
+from headrace.protocol.common.atomic_write import write_atomically
 from headrace.protocol.http_options import HTTPOptions
 from headrace.protocol.log_options import LogOptions
 from headrace.protocol.reasoning import ReasoningFormat
@@ -330,8 +331,8 @@ class PoolConfig(PoolOptions):
         raise KeyError(name)
 
     def save(self) -> None:
-        """Write the configuration to the file that `load` reads."""
-        self.file(self.run_dir).write_text(self.model_dump_json(indent=1))
+        """Write the configuration to the file that `load` reads, whole or not at all."""
+        write_atomically(self.file(self.run_dir), self.model_dump_json(indent=1))
 
     @classmethod
     def load(cls, run_dir: Path) -> "PoolConfig":

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import httpx
@@ -23,11 +23,18 @@ NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 class Server:
     """A running pool. `url`: where it serves. `log`: what the processes have written so far."""
 
-    def __init__(self, flags: list[str], cache_dir: Path | None = None) -> None:
+    def __init__(
+        self,
+        flags: list[str],
+        cache_dir: Path | None = None,
+        run_dir: Path | None = None,
+        wrapper: Sequence[str] = (),
+    ) -> None:
+        """Start a pool. wrapper: a command that runs the command after it, such as unshare."""
         folder = Path(tempfile.mkdtemp(prefix="hr-"))
-        self.run_dir, self._log = folder / "run", folder / "log"
+        self.run_dir, self._log = run_dir or folder / "run", folder / "log"
         # The console script, as users run it.
-        command = [str(Path(sys.executable).with_name("headrace")), "serve", *flags]
+        command = [*wrapper, str(Path(sys.executable).with_name("headrace")), "serve", *flags]
         if "--uds" not in flags:
             command += ["--port", "0"]
         cache = {} if cache_dir is None else {"HEADRACE_CACHE": str(cache_dir)}
