@@ -16,6 +16,7 @@ from pydantic import (
 from headrace.protocol.access_options import AccessOptions
 from headrace.protocol.autoscaling import Autoscaling, Workers
 from headrace.protocol.calls import SleepLevel
+from headrace.protocol.common.atomic_write import write_atomically
 from headrace.protocol.engine_config import Dtype as Dtype
 from headrace.protocol.engine_config import EngineConfig as EngineConfig
 from headrace.protocol.engine_config import Frozen as Frozen
@@ -23,7 +24,6 @@ from headrace.protocol.engine_config import LoraRank as LoraRank
 from headrace.protocol.engine_config import Positive as Positive
 from headrace.protocol.engine_config import Quantization as Quantization
 from headrace.protocol.engine_config import SpeculativeConfig as SpeculativeConfig
-from headrace.protocol.common.atomic_write import write_atomically
 from headrace.protocol.http_options import HTTPOptions
 from headrace.protocol.log_options import LogOptions
 from headrace.protocol.reasoning import ReasoningFormat

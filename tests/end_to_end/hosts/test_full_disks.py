@@ -68,9 +68,10 @@ def test_processes_start_on_a_full_disk(launch: Launch, small_disk: Path) -> Non
         wait_for(lambda: "rolling restart: done" in server.log, "it is done", 60)
         more_answers(asking)
     assert set(asking.outcomes) == {"whole"}
-    assert server.log.count("metrics are incomplete until there is space") <= len(
-        server.children()
-    ) + 8, "one warning for each process"
+    assert (
+        server.log.count("metrics are incomplete until there is space")
+        <= len(server.children()) + 8
+    ), "one warning for each process"
     filler.unlink()
 
     def counted() -> float:
@@ -81,9 +82,7 @@ def test_processes_start_on_a_full_disk(launch: Launch, small_disk: Path) -> Non
     assert server.stop() == 0
 
 
-def test_a_pool_that_cannot_start_for_lack_of_space_says_so(
-    launch: Launch, tmp_path: Path
-) -> None:
+def test_a_pool_that_cannot_start_for_lack_of_space_says_so(launch: Launch, tmp_path: Path) -> None:
     with small_tmpfs(tmp_path / "small", SIZE) as folder:
         filler = fill(folder)
         with pytest.raises(AssertionError, match="No space left on device") as raised:

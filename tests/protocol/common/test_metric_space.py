@@ -8,10 +8,10 @@ from pathlib import Path
 from subprocess import PIPE
 
 import pytest
-from tests.small_file_systems import fill, small_tmpfs
 
 from headrace.protocol.common import metric_files, metric_space
 from headrace.protocol.common.metric_space import MetricFile
+from tests.small_file_systems import fill, small_tmpfs
 
 # Counts until it is told that the disk is full (or starts then), counts many more, and again later.
 COUNTS = """
