@@ -108,7 +108,7 @@ class MetricFile(MmapedDict):
         """
         self._retry_at = time.monotonic() + RETRY_S
         with contextlib.suppress(OSError):
-            file: IO[bytes] = self._f or open(self._fname, "a+b")
+            file: IO[bytes] = self._f or open(self._fname, "a+b")  # noqa: SIM115
             self._f = file
             reserve_space(file.fileno(), self._capacity)
             mapped = mmap.mmap(file.fileno(), self._capacity)

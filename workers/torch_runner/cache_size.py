@@ -56,9 +56,9 @@ def choose_num_blocks(
     num_blocks = min(free // block_bytes, blocks_per_request * config.max_num_seqs)
     if num_blocks < blocks_per_request:
         raise ModelUnsupported(
-            f"a K/V cache of {free} bytes{by} holds {max(0, num_blocks) * config.block_size} tokens, "
-            f"fewer than one request of max_model_len {max_model_len} "
-            f"({blocks_per_request * block_bytes} bytes)"
+            f"a K/V cache of {free} bytes{by} holds "
+            f"{max(0, num_blocks) * config.block_size} tokens, fewer than one request of "
+            f"max_model_len {max_model_len} ({blocks_per_request * block_bytes} bytes)"
         )
     return num_blocks
 

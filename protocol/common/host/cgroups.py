@@ -1,4 +1,4 @@
-"""The control groups of this process, and of which kind: version 1 (a tree for each controller) or 2.
+"""The control groups of this process, of version 1 (a tree for each controller) or 2.
 
 What limits a process are the limits of its own group and of all groups above it. In a container
 the tree is often shown from the container's group on, at a mount whose root is that group.

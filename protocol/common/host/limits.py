@@ -10,6 +10,7 @@ from pathlib import Path
 from headrace.protocol.common.host.cgroups import Cgroup, groups_of
 
 _ROOT = Path("/")
+_FILES_V1, _FILES_V2 = ("memory.limit_in_bytes",), ("memory.max", "memory.high")
 
 
 @dataclass(frozen=True)
@@ -61,17 +62,13 @@ def _machine_memory(root: Path) -> Limit:
 def _memory_of(group: Cgroup) -> Iterator[Limit]:
     """Yield what each limit of a group leaves."""
     if group.version == 2:
-        files, usage, cold = ("memory.max", "memory.high"), "memory.current", "inactive_file"
+        files, usage, droppable = _FILES_V2, "memory.current", "inactive_file"
     else:
-        files, usage, cold = (
-            ("memory.limit_in_bytes",),
-            "memory.usage_in_bytes",
-            "total_inactive_file",
-        )
+        files, usage, droppable = _FILES_V1, "memory.usage_in_bytes", "total_inactive_file"
     for file in files:
         limit, used = group.number(file), group.number(usage)
         if limit is not None and used is not None:
-            in_use = max(0, used - (group.value("memory.stat", cold) or 0))
+            in_use = max(0, used - (group.value("memory.stat", droppable) or 0))
             yield Limit(max(0, limit - in_use), f"{file} {limit} of {group.folder}")
 
 
