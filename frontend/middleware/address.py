@@ -54,7 +54,8 @@ class AddressMiddleware:
             scope[REJECTION_KEY] = TooManyHeaders(
                 f"The request's headers must not have more than {self._max_bytes} bytes."
             )
-        elif path.startswith("//"):  # the router would take it for the path with one slash
+        elif not path.startswith("/") or path.startswith("//"):
+            # The router would take it for the path with one slash.
             scope[REJECTION_KEY] = NotFound()
         await self._app(scope, receive, send)
 
