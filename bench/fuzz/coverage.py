@@ -2,7 +2,7 @@
 
 Begins with the inputs that are kept for each target (bench/fuzz/corpus) and keeps those that reach
 more code with --keep. Bytes that break a rule are printed in Base64; libFuzzer's own messages go to
-stderr. Atheris is in the extra `fuzz`.
+stderr.
 
 Usage: python -m bench.fuzz.coverage [TARGET ...] [--minutes 10] [--runs N] [--keep] [--seed 1]
 """
@@ -10,6 +10,7 @@ Usage: python -m bench.fuzz.coverage [TARGET ...] [--minutes 10] [--runs N] [--k
 import argparse
 import base64
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ MAX_BYTES = 512
 MAX_KEPT = 400  # inputs of a target
 TIMEOUT_S = 20  # of one input: libFuzzer calls it a hang
 RSS_MIB = 2048
+_PROGRAM = "HEADRACE_FUZZ_PROGRAM"
 
 
 def fuzz_here(target: str, arguments: list[str]) -> None:
@@ -31,7 +33,7 @@ def fuzz_here(target: str, arguments: list[str]) -> None:
         from bench.fuzz.targets import TARGETS
     function = TARGETS[target]
     function(b"")  # what it imports and caches at first is no news of an input
-    atheris.Setup([target, *arguments], function)
+    atheris.Setup([os.environ[_PROGRAM], *arguments], function)
     atheris.Fuzz()
 
 
@@ -43,7 +45,7 @@ def fuzz(target: str, limits: list[str], seed: int, keep: bool) -> bool:
         corpora.write_files(corpora.load(target), known)
         options = [*limits, f"-seed={seed}", f"-max_len={MAX_BYTES}", f"-timeout={TIMEOUT_S}"]
         options += [f"-rss_limit_mb={RSS_MIB}", "-verbosity=0", f"-artifact_prefix={scratch}/"]
-        ended = _run(target, [*options, str(found), str(known)])
+        ended = _run(target, [*options, str(found), str(known)], Path(scratch))
         for artifact in Path(scratch).glob("*-*"):
             if artifact.is_file():
                 print(f"{target}: {artifact.name.partition('-')[0]}")
@@ -57,15 +59,21 @@ def _keep(target: str, scratch: Path) -> None:
     """Keep the fewest inputs that together reach what all have reached."""
     least = scratch / "least"
     least.mkdir()
-    _run(target, ["-merge=1", str(least), str(scratch / "known"), str(scratch / "found")])
+    folders = [str(least), str(scratch / "known"), str(scratch / "found")]
+    _run(target, ["-merge=1", "-verbosity=0", *folders], scratch)
     inputs = sorted(corpora.read_files(least), key=len)
     corpora.save(target, inputs[:MAX_KEPT])
     print(f"{target}: {len(inputs[:MAX_KEPT])} inputs kept")
 
 
-def _run(target: str, arguments: list[str]) -> int:
-    command = [sys.executable, "-m", "bench.fuzz.coverage", "--here", target, *arguments]
-    return subprocess.run(command, check=False, env=os.environ).returncode
+def _run(target: str, arguments: list[str], scratch: Path) -> int:
+    """Run libFuzzer on a target. It starts itself again to merge, by the name of its program."""
+    program = scratch / "program"
+    command = [sys.executable, "-m", "bench.fuzz.coverage", "--here", target]
+    program.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
+    program.chmod(0o700)
+    environment = {**os.environ, _PROGRAM: str(program)}
+    return subprocess.run([str(program), *arguments], check=False, env=environment).returncode
 
 
 def main() -> int:
