@@ -29,8 +29,16 @@ class Server:
         cache_dir: Path | None = None,
         run_dir: Path | None = None,
         wrapper: Sequence[str] = (),
+        key: str = "",
+        context: ssl.SSLContext = NO_CERTIFICATES,
     ) -> None:
-        """Start a pool. wrapper: a command that runs the command after it, such as unshare."""
+        """Start a pool.
+
+        wrapper: a command that runs the command after it, such as unshare. key: that requests
+        carry, unless empty. context: with which certificates are checked.
+        """
+        self._context = context
+        self._headers = {"authorization": f"Bearer {key}"} if key else {}
         folder = Path(tempfile.mkdtemp(prefix="hr-"))
         self.run_dir, self._log = run_dir or folder / "run", folder / "log"
         # The console script, as users run it.
@@ -56,7 +64,9 @@ class Server:
 
     def new_client(self) -> httpx.Client:
         """One with connections of its own: any frontend may answer."""
-        return httpx.Client(base_url=self.url, timeout=60, verify=NO_CERTIFICATES)
+        return httpx.Client(
+            base_url=self.url, timeout=60, verify=self._context, headers=self._headers
+        )
 
     def get(self, path: str) -> httpx.Response:
         """An answer on a connection of its own."""
