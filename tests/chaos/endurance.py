@@ -10,6 +10,7 @@ not the same process afterwards, and memory that grows after the first minutes. 
 import argparse
 import asyncio
 import contextlib
+import itertools
 import os
 import random
 import subprocess
@@ -30,8 +31,8 @@ from .blows import Struck, carry_out
 from .catalogue import make_requests
 from .harness import RECOVERY_TIMEOUT_S
 from .load import Load, undisturbed
-from .models import model_flags, save_chaos_model
-from .schedule import FRONTENDS, STALL_TIMEOUT_S, WORKERS, Blow, Schedule
+from .models import ADAPTER, model_flags, save_chaos_adapter, save_chaos_model
+from .schedule import FRONTENDS, STALL_TIMEOUT_S, WORKERS, Blow, Kind, Schedule
 from .secured import USER_KEY, Security, make_security
 from .watch import Watch
 
@@ -78,7 +79,7 @@ class Memory:
 
 def _name(process: psutil.Process) -> str:
     words = process.cmdline()
-    ids = [word for flag, word in zip(words, words[1:], strict=False) if flag.endswith("-id")]
+    ids = [word for flag, word in itertools.pairwise(words) if flag.endswith("-id")]
     module = next((word for word in words if word.startswith("headrace.")), "launcher")
     return ids[0] if ids else module.removeprefix("headrace.").removesuffix(".main")
 
@@ -95,7 +96,7 @@ def make_blows(seed: int, seconds: float) -> Schedule:
         elif kind == "frontend":
             blows.append(Blow(at_s, "kill", "frontend", chance.randrange(1, FRONTENDS)))
         else:
-            strike = "stop" if kind == "frozen worker" else "kill"
+            strike: Kind = "stop" if kind == "frozen worker" else "kill"
             blows.append(Blow(at_s, strike, "worker", chance.randrange(1, WORKERS)))
         at_s += chance.uniform(15, 60)
     return Schedule(tuple(blows), "calm")
@@ -196,9 +197,11 @@ def main() -> int:
         security = make_security(folder / "security")
         pool = ["--frontends", str(FRONTENDS), "--workers", str(WORKERS)]
         pool += ["--stall-timeout", str(STALL_TIMEOUT_S), "--enable-admin", "--enable-lora"]
-        model = model_flags(save_chaos_model(folder / "tiny"), args.engine)
+        model = save_chaos_model(folder / "tiny")
+        adapter = save_chaos_adapter(folder / "adapter", model, args.engine)
+        pool += ["--lora-modules", f"{ADAPTER}={adapter}"]
         server = Server(
-            [*model, *pool, *security.flags],
+            [*model_flags(model, args.engine), *pool, *security.flags],
             folder / "cache",
             key=security.key,
             context=security.context,
