@@ -59,7 +59,9 @@ def _keep(target: str, scratch: Path) -> None:
     """Keep what was known, and those new inputs that reach more."""
     known = scratch / "known"
     _run(target, ["-merge=1", "-verbosity=0", str(known), str(scratch / "found")], scratch)
-    inputs = sorted(corpora.read_files(known), key=len)[:MAX_KEPT]
+    before = corpora.load(target)
+    new = sorted(set(corpora.read_files(known)) - set(before), key=len)
+    inputs = [*before, *new][:MAX_KEPT]
     corpora.save(target, inputs)
     print(f"{target}: {len(inputs)} inputs kept")
 
