@@ -80,7 +80,7 @@ def _serve(flags: list[str]) -> int:
         pool = options.pool
         set_up_logging("launcher", pool.log_level)
         _tell(options)
-        run_dir = make_run_dir(options.run_dir)
+        run_dir = make_run_dir(options.run_dir, [group.name for group in options.groups])
         passed = passed_socket()
         listener, url = bind_http(pool) if passed is None else _use_passed(passed, pool)
         uds = pool.uds
@@ -112,7 +112,7 @@ def _prepare(flags: list[str]) -> int:
         _tell(options)
         check_address(options.pool)
         units.check_sizes(options.groups)
-        run_dir = units.runtime_dir(options.run_dir)
+        run_dir = units.runtime_dir(options.run_dir, [group.name for group in options.groups])
         units.check_idle(run_dir)
         notifier.status("preparing models")
         # Without this file, no unit starts from a half prepared folder.
@@ -161,9 +161,12 @@ def _configure(run_dir: Path, options: Options) -> PoolConfig:
     config = PoolConfig(
         run_dir=run_dir, started_at=int(time.time()), groups=configs, **options.pool.model_dump()
     )
-    config.metrics_dir.mkdir()
-    store_lora_modules(run_dir, groups, configs)
-    config.save()
+    try:
+        config.metrics_dir.mkdir()
+        store_lora_modules(run_dir, groups, configs)
+        config.save()
+    except OSError as error:  # no space, say
+        raise OptionError(f"--run-dir: {run_dir}: {error.strerror}") from error
     return config
 
 
