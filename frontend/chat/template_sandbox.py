@@ -10,7 +10,8 @@ import functools
 import json
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
 from typing import Any, NoReturn, TypeVar
@@ -54,15 +55,15 @@ class Work:
 
     __slots__ = ("_chars", "_deadline", "_weighed")
 
-    def __init__(self, deadline_s: float = DEADLINE_S) -> None:
-        self._deadline = time.monotonic() + deadline_s
+    def __init__(self, deadline: float | None = None) -> None:
+        self._deadline = time.monotonic() + DEADLINE_S if deadline is None else deadline
         self._chars = MAX_TOTAL_CHARS
         self._weighed: dict[int, tuple[object, int]] = {}
 
     def step(self) -> None:
         """Count a step. Raises TemplateTimeout after the deadline."""
         if time.monotonic() > self._deadline:
-            raise TemplateTimeout("it takes too long")
+            raise TemplateTimeout("it takes too long to render")
 
     def make(self, chars: int) -> None:
         """Count the characters of a value that is made. Raises TemplateLimit if it is too large."""
@@ -97,13 +98,26 @@ class Work:
 _work: ContextVar[Work | None] = ContextVar("headrace_template_work", default=None)
 
 
-def render(template: jinja2.Template, values: Mapping[str, Any], deadline_s: float) -> str:
+_deadline: ContextVar[float | None] = ContextVar("headrace_template_deadline", default=None)
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Limit how long all renderings together take, instead of how long each does."""
+    token = _deadline.set(time.monotonic() + seconds)
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
+
+
+def render(template: jinja2.Template, values: Mapping[str, Any]) -> str:
     """Return a rendered template.
 
-    Raises TemplateTimeout after the deadline, TemplateLimit if a value grows too large, and whatever
-    the template raises.
+    Raises TemplateTimeout after the deadline, TemplateLimit if a value grows too large, and
+    whatever the template raises.
     """
-    token = _work.set(Work(deadline_s))
+    token = _work.set(Work(_deadline.get()))
     try:
         return template.render(values)
     finally:
@@ -111,7 +125,7 @@ def render(template: jinja2.Template, values: Mapping[str, Any], deadline_s: flo
 
 
 def _current() -> Work:
-    """Return the work of the rendering that runs; of its own for what is computed while compiling."""
+    """Return the work of the rendering that runs; a new one for what is computed in advance."""
     return _work.get() or Work()
 
 
@@ -306,9 +320,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         texts = [value if isinstance(value, str) else str_join((value,)) for value in values]
         return _concat(texts)
 
-    def call(
-        self, context: Context, function: Any, /, *arguments: Any, **named: Any
-    ) -> Any:
+    def call(self, context: Context, function: Any, /, *arguments: Any, **named: Any) -> Any:
         """Call a function or method from a template."""
         owner = getattr(function, "__self__", None)
         if isinstance(owner, str | bytes) and arguments:

@@ -12,9 +12,7 @@ from jinja2 import nodes
 
 from headrace.frontend.chat.content_format import expects_parts
 from headrace.frontend.chat.template_sandbox import (
-    DEADLINE_S,
     ENVIRONMENT,
-    TemplateLimit,
     TemplateTimeout,
     render,
 )
@@ -36,10 +34,8 @@ class ChatTemplate:
     names_developer: whether it knows the role "developer".
     names_calls: whether it may show the tool calls of earlier turns.
     shown_roles: whether it shows certain roles, as found out so far (chat.shown_roles).
-    deadline_s: how long a rendering may take.
+    is_slow: whether a rendering has once taken long.
     """
-
-    deadline_s = DEADLINE_S
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
         self.source = source
@@ -52,6 +48,7 @@ class ChatTemplate:
         )
         self.names_calls = "tool_calls" in source
         self.shown_roles: dict[str, bool] = {}
+        self.is_slow = False
         try:
             self._template = ENVIRONMENT.from_string(parsed)
         except Exception as error:  # such as too many nested blocks for Python
@@ -67,7 +64,9 @@ class ChatTemplate:
         documents: Sequence[Mapping[str, str]] | None = None,
         tools: Sequence[dict[str, Any]] | None = None,
     ) -> str:
-        """Return the chat as text. Raises BadRequest if the template rejects it or fails.
+        """Return the chat as text.
+
+        Raises BadRequest if the template rejects it or fails, TemplateTimeout if it takes too long.
 
         continue_final_message: end the text where the final message ends, so that the model
             continues it.
@@ -90,7 +89,7 @@ class ChatTemplate:
 
     def _render(self, values: dict[str, Any]) -> str:
         try:
-            return render(self._template, values, self.deadline_s)
+            return render(self._template, values)
         except TemplateTimeout:
             raise
         except jinja2.TemplateError as error:

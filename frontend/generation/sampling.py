@@ -106,8 +106,7 @@ def _max_tokens(info: TextInfo, prompt_tokens: int, limit: OutputLimit) -> int:
         requested = limit.fallback or _default_length(info)
     elif requested > info.max_model_len:
         raise BadRequest(
-            f"{limit.field} is {requested}, more than the context of"
-            f" {info.max_model_len} tokens.",
+            f"{limit.field} is {requested}, more than the context of {info.max_model_len} tokens.",
             limit.field,
         )
     bounds = [bound for bound in (requested, info.max_output_tokens) if bound is not None]
