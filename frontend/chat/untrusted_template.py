@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from headrace.frontend.chat.shown_roles import render_all_messages
+from headrace.frontend.chat.template_sandbox import TemplateTimeout
 from headrace.frontend.chat.templates import ChatTemplate
 from headrace.frontend.errors import BadRequest
 
@@ -78,7 +79,7 @@ def main() -> None:
         answer = {"text": render_all_messages(template, **job["arguments"])}
     except BadRequest as error:
         answer = {"error": error.message}
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, TemplateTimeout) as error:
         answer = {"error": str(error)}
     serialized = json.dumps(answer)
     if len(serialized) > MAX_OUTPUT_BYTES:
