@@ -74,7 +74,14 @@ _HTTP = (
     Flag("request_timeout_s", "never", metavar="S"),
     Flag("sse_keep_alive_interval_s", metavar="S"),
 )
-_ACCESS = (Flag("enable_admin", kind="set"),)
+_ACCESS = (
+    Flag("api_keys", "none", metavar="KEY", kind="values"),
+    Flag("api_key_file", "none", metavar="FILE"),
+    Flag("admin_keys", "none", metavar="KEY", kind="values"),
+    Flag("enable_admin", kind="set"),
+    Flag("public_metrics", kind="set"),
+    Flag("insecure", kind="set"),
+)
 _STORE = (
     Flag("response_store_url", "a file in the run directory", metavar="URL"),
     Flag("response_store_max_age_s", metavar="S"),
@@ -178,6 +185,8 @@ FLAGS = {
 
 # Flags that do not have the names of their keys.
 _NAMES = {
+    "api_keys": "--api-key",
+    "admin_keys": "--admin-key",
     "kv_cache_bytes": "--kv-cache-memory-bytes",
     "memory_utilization": "--gpu-memory-utilization",
     "shutdown_timeout_s": "--shutdown-timeout",
