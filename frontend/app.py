@@ -20,6 +20,7 @@ from headrace.frontend.middleware import address, errors, request_scope
 from headrace.frontend.middleware import full_pool as full
 from headrace.frontend.pool.interface import Pool
 from headrace.frontend.process.drain import Drain
+from headrace.frontend.process.patience import Patience
 from headrace.frontend.routes import (
     aborting,
     adapters,
@@ -69,7 +70,8 @@ def create_app(
     of the configuration if there is no table.
     """
     app = Quart("headrace", static_folder=None)
-    app.request_class = request_class(config.file_max_bytes)
+    patience = Patience(config.body_timeout_s, config.min_body_rate)
+    app.request_class = request_class(config.file_max_bytes, patience)
     app.asgi_http_class = UploadConnection
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False

@@ -1,7 +1,9 @@
 """Reports when a pool is ready: in the log, on standard output and to systemd, which also gets the
 pool's status all the time."""
 
+import json
 import logging
+import shlex
 import time
 
 from headrace.protocol.common.pool_status import is_complete, pool_status
@@ -48,9 +50,9 @@ class Readiness:
 def _example_call(url: str, config: PoolConfig) -> str:
     model = config.groups[0].served_names[0]
     path = url.removeprefix("unix:")
-    where = url if path == url else f"--unix-socket {path} http://localhost"
-    body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
-    return (
-        f"Headrace serves {model} at {url}\n"
-        f"curl {where}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'"
-    )
+    words = [url] if path == url else ["--unix-socket", path, f"{config.scheme}://localhost"]
+    words[-1] += "/v1/chat/completions"
+    messages = [{"role": "user", "content": "Hello!"}]
+    body = json.dumps({"model": model, "messages": messages}, ensure_ascii=False)
+    words += ["-H", "Content-Type: application/json", "-d", body]
+    return f"Headrace serves {model} at {url}\ncurl {shlex.join(words)}"

@@ -17,6 +17,7 @@ from headrace.protocol.access_options import AccessOptions
 from headrace.protocol.autoscaling import Autoscaling, Workers
 from headrace.protocol.calls import SleepLevel
 from headrace.protocol.common.atomic_write import write_atomically
+from headrace.protocol.connection_options import ConnectionOptions, TLSOptions
 from headrace.protocol.engine_config import Dtype as Dtype
 from headrace.protocol.engine_config import EngineConfig as EngineConfig
 from headrace.protocol.engine_config import Frozen as Frozen
@@ -190,7 +191,9 @@ class GroupConfig(Frozen):
         return value
 
 
-class PoolOptions(HTTPOptions, AccessOptions, LogOptions, StoreOptions):
+class PoolOptions(
+    HTTPOptions, TLSOptions, ConnectionOptions, AccessOptions, LogOptions, StoreOptions
+):
     """Options of a pool as a whole."""
 
     metrics_prefix: Annotated[str, Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*:?$")] = Field(

@@ -59,7 +59,8 @@ async def _run_process(job: bytes) -> bytes | None:
         env=environment,
     )
     try:
-        output, _ = await asyncio.wait_for(process.communicate(job), DEADLINE_S)
+        async with asyncio.timeout(DEADLINE_S):
+            output, _ = await process.communicate(job)
     except TimeoutError:
         return None
     finally:

@@ -27,6 +27,7 @@ from headrace.launcher.command.tool_parsers import check_tool_parser
 from headrace.launcher.hardware import gpu_ids
 from headrace.launcher.models.prepare_model import ModelError, PrepareOptions, prepare_model
 from headrace.protocol.common.adapters import delete_all_adapters
+from headrace.protocol.common.descriptors import raise_descriptor_limit
 from headrace.protocol.common.hub import HubOptions
 from headrace.protocol.common.process import set_up_logging
 from headrace.protocol.common.process_registry import Role
@@ -88,6 +89,7 @@ def _serve(flags: list[str]) -> int:
         pool = options.pool
         set_up_logging("launcher", pool.log_level)
         _tell(options)
+        raise_descriptor_limit(pool.max_connections)
         run_dir = make_run_dir(options.run_dir, [group.name for group in options.groups])
         passed = passed_socket()
         listener, url = bind_http(pool) if passed is None else _use_passed(passed, pool)
@@ -153,7 +155,7 @@ def _become(role: Role, arguments: list[str]) -> int:
 def _use_passed(passed: socket.socket, pool: PoolOptions) -> tuple[socket.socket, str]:
     """Return the socket that systemd has bound, and its URL."""
     check_address(pool)
-    return passed, url_of(passed)
+    return passed, url_of(passed, pool.scheme)
 
 
 def _tell(options: Options) -> None:

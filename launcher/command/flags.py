@@ -82,6 +82,24 @@ _ACCESS = (
     Flag("public_metrics", kind="set"),
     Flag("insecure", kind="set"),
 )
+_TLS = (
+    Flag("ssl_certfile", "none: HTTP without TLS", metavar="FILE"),
+    Flag("ssl_keyfile", "in the certificate's file", metavar="FILE"),
+    Flag("ssl_ca_certs", "none", metavar="FILE"),
+    Flag("ssl_cert_reqs", choices=("0", "1", "2")),
+    Flag("ssl_ciphers", "with forward secrecy and authenticated", metavar="CIPHERS"),
+    Flag("enable_ssl_refresh", kind="switch"),
+)
+_CONNECTIONS = (
+    Flag("max_connections", metavar="N"),
+    Flag("max_connections_per_address", "1024 from other machines, else any number", metavar="N"),
+    Flag("header_timeout_s", metavar="S"),
+    Flag("body_timeout_s", metavar="S"),
+    Flag("min_body_rate", metavar="BYTES"),
+    Flag("write_timeout_s", metavar="S"),
+    Flag("tls_handshake_timeout_s", metavar="S"),
+    Flag("h2_max_streams", metavar="N"),
+)
 _STORE = (
     Flag("response_store_url", "a file in the run directory", metavar="URL"),
     Flag("response_store_max_age_s", metavar="S"),
@@ -175,6 +193,8 @@ _ANSWERS = (
 FLAGS = {
     "the pool": _POOL,
     "HTTP": _HTTP,
+    "TLS": _TLS,
+    "connections": _CONNECTIONS,
     "access": _ACCESS,
     "the model": _MODEL,
     "serving": _ANSWERS,
@@ -196,6 +216,10 @@ _NAMES = {
     "start_timeout_s": "--start-timeout",
     "wake_timeout_s": "--wake-timeout",
     "keep_alive_s": "--keep-alive-timeout",
+    "header_timeout_s": "--header-timeout",
+    "body_timeout_s": "--body-timeout",
+    "write_timeout_s": "--write-timeout",
+    "tls_handshake_timeout_s": "--tls-handshake-timeout",
     "log_stats_interval_s": "--log-stats-interval",
     "scale_up_window_s": "--scale-up-window",
     "scale_down_window_s": "--scale-down-window",
