@@ -24,6 +24,7 @@ from headrace.protocol.engine_config import Positive as Positive
 from headrace.protocol.engine_config import Quantization as Quantization
 from headrace.protocol.engine_config import SpeculativeConfig as SpeculativeConfig
 from headrace.protocol.http_options import HTTPOptions
+from headrace.protocol.limit_options import LimitOptions
 from headrace.protocol.log_options import LogOptions
 from headrace.protocol.reasoning import ReasoningFormat
 from headrace.protocol.store_options import StoreOptions
@@ -189,7 +190,7 @@ class GroupConfig(Frozen):
         return value
 
 
-class PoolOptions(HTTPOptions, AccessOptions, LogOptions, StoreOptions):
+class PoolOptions(HTTPOptions, LimitOptions, AccessOptions, LogOptions, StoreOptions):
     """Options of a pool as a whole."""
 
     metrics_prefix: Annotated[str, Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*:?$")] = Field(

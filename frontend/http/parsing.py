@@ -26,10 +26,11 @@ from headrace.frontend.errors import (
     UnsupportedMediaType,
     shortened,
 )
-from headrace.frontend.http.sizes import MAX_VALUES, check_encoded_size, check_value_count
+from headrace.frontend.http.sizes import check_depth, check_encoded_size, check_value_count
 from headrace.frontend.middleware import request_scope
 from headrace.frontend.middleware.ignored_fields import IgnoredFieldLog
 from headrace.frontend.process.worker_thread import LARGE_BYTES, run_in_worker_thread
+from headrace.frontend.schemas.limits import limit_of
 from headrace.frontend.schemas.unknown_fields import (
     MAX_NOTED,
     Path,
@@ -112,6 +113,7 @@ def parse_object(data: bytes) -> dict[str, Any]:
     with _collector_paused():
         parsed = _parse(data, numbers)
         check_value_count(parsed)
+        check_depth(parsed, data.count(b"[") + data.count(b"{"))
     if numbers.non_finite:
         _reject_if(parsed, _is_non_finite, "must be a finite number")
     if _SUSPECT_ESCAPE.search(data):
@@ -156,12 +158,12 @@ class _Numbers:
 
     def __init__(self) -> None:
         self.non_finite = False
-        self._count = 0
+        self._count, self._most = 0, limit_of("max_json_values")
 
     def parse(self, digits: str) -> float:
         self._count += 1
-        if self._count > MAX_VALUES:
-            raise InvalidBody(f"The body holds more than {MAX_VALUES} fractions.", "body")
+        if self._count > self._most:
+            raise InvalidBody(f"The body holds more than {self._most} fractions.", "body")
         number = float(digits)
         self.non_finite |= math.isinf(number)
         return number
