@@ -55,11 +55,15 @@ class Prompt:
     text: str | None
 
 
-def check_choice_count(request: GenerationRequest, prompts: int) -> None:
-    """Raise BadRequest if a request has too many choices; call it before any work for them."""
+def check_choice_count(request: GenerationRequest, prompts: int = 1, field: str = "n") -> None:
+    """Raise BadRequest if a request has too many choices; call it before any work for them.
+
+    field: what there may be too many of.
+    """
     most = limit_of("max_choices")
     if prompts * request.choices_per_prompt > most:
-        raise BadRequest(f"n: a request may have at most {most} choices (prompts times n).", "n")
+        text = f"{field}: a request may have at most {most} choices (prompts times n)."
+        raise BadRequest(text, field)
 
 
 def start_generation(
