@@ -16,7 +16,7 @@ from headrace.frontend.context import HEADRACE_VERSION, Context, served_models
 from headrace.frontend.files.upload import UploadConnection, request_class
 from headrace.frontend.http.openapi import OpenAPI
 from headrace.frontend.metrics import Metrics
-from headrace.frontend.middleware import address, errors, request_scope
+from headrace.frontend.middleware import address, errors, limits, request_scope
 from headrace.frontend.middleware import full_pool as full
 from headrace.frontend.pool.interface import Pool
 from headrace.frontend.process.drain import Drain
@@ -112,9 +112,10 @@ def create_app(
         address.reject_if_flagged()
 
     refusing = full.FullPoolMiddleware(app.asgi_app, pool, drain)
-    guarded = AccessMiddleware(refusing, keys, app, {messages.PATH: messages_errors.body})
-    limits = (config.max_headers, config.max_header_bytes)
-    addressed = address.AddressMiddleware(guarded, config.root_path, *limits)
+    limited = limits.LimitsMiddleware(refusing, config)
+    guarded = AccessMiddleware(limited, keys, app, {messages.PATH: messages_errors.body})
+    of_headers = (config.max_headers, config.max_header_bytes)
+    addressed = address.AddressMiddleware(guarded, config.root_path, *of_headers)
     wrapped = request_scope.RequestScopeMiddleware(addressed, metrics, drain, config.strict_fields)
     app.asgi_app = wrapped  # type: ignore[method-assign, assignment]
     return app

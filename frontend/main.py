@@ -30,6 +30,7 @@ from headrace.frontend.process.drain import Drain
 from headrace.frontend.process.listener import ConnectionCounts, SharedLoop
 from headrace.frontend.process.status_report import report
 from headrace.frontend.process.tls import certificate_of
+from headrace.frontend.schemas.limits import set_limits
 from headrace.frontend.structured.checker_pool import CheckerPool
 from headrace.frontend.structured.grammar_cache import GrammarCache
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
@@ -52,6 +53,7 @@ async def serve(
 ) -> None:
     """Serve on the running loop until SIGTERM, then finish the requests in flight; or until SIGHUP,
     when a successor serves, and then until this frontend's clients have gone."""
+    set_limits(config)  # also for work that no request begins
     stop, hand_over = asyncio.Event(), asyncio.Event()
 
     def on_signal() -> None:
@@ -64,7 +66,7 @@ async def serve(
     formats = resolve_formats(config, tokenizers)
     if slot_of(frontend_id) == 0:  # each frontend finds the same
         log_found(config, formats)
-    with contextlib.closing(CheckerPool()) as checkers:
+    with contextlib.closing(CheckerPool(deadline_s=config.grammar_timeout_s)) as checkers:
         drain, metrics = Drain(), Metrics(config)
         abortable, use = Abortable(), AdapterUse()
         handlers = frontend_call_handlers(abortable, use, lambda: pool.state)

@@ -26,6 +26,7 @@ from headrace.protocol.engine_config import Positive as Positive
 from headrace.protocol.engine_config import Quantization as Quantization
 from headrace.protocol.engine_config import SpeculativeConfig as SpeculativeConfig
 from headrace.protocol.http_options import HTTPOptions
+from headrace.protocol.limit_options import LimitOptions
 from headrace.protocol.log_options import LogOptions
 from headrace.protocol.reasoning import ReasoningFormat
 from headrace.protocol.store_options import StoreOptions
@@ -192,7 +193,13 @@ class GroupConfig(Frozen):
 
 
 class PoolOptions(
-    HTTPOptions, TLSOptions, ConnectionOptions, AccessOptions, LogOptions, StoreOptions
+    HTTPOptions,
+    TLSOptions,
+    ConnectionOptions,
+    LimitOptions,
+    AccessOptions,
+    LogOptions,
+    StoreOptions,
 ):
     """Options of a pool as a whole."""
 
