@@ -32,6 +32,7 @@ from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from headrace.protocol.common.process import become_child
 from headrace.protocol.common.sd_notify import Notifier
 from headrace.protocol.config import PoolConfig
+from headrace.protocol.logs.set_up import HTTP_LOGGER
 
 log = logging.getLogger("headrace.frontend")
 
@@ -111,7 +112,7 @@ def _hypercorn_config(config: PoolConfig, http_fd: int) -> hypercorn.config.Conf
     settings.h11_max_incomplete_size = config.max_header_bytes
     settings.h2_max_header_list_size = config.max_header_bytes
     settings.include_server_header = False
-    settings.loglevel = "WARNING"
+    settings.errorlog = logging.getLogger(HTTP_LOGGER)
     return settings
 
 
@@ -142,7 +143,7 @@ def main() -> None:
     parser.add_argument("--parent-pid", type=int, help="the launcher; none under systemd")
     args = parser.parse_args()
     config = PoolConfig.load(args.run_dir)
-    become_child(args.frontend_id, args.parent_pid, config.log_level)
+    become_child(args.frontend_id, args.parent_pid, config)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher decides what Ctrl-C means
     slot = slot_of(args.frontend_id)
     notifier = Notifier()

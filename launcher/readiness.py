@@ -7,6 +7,7 @@ import time
 from headrace.protocol.common.pool_status import is_complete, pool_status
 from headrace.protocol.common.sd_notify import Notifier
 from headrace.protocol.config import PoolConfig
+from headrace.protocol.logs.set_up import writes_json
 from headrace.protocol.state import PoolState
 
 log = logging.getLogger("headrace.launcher")
@@ -41,8 +42,15 @@ class Readiness:
             len(state.workers),
             ", ".join(name for group in self._config.groups for name in group.served_names),
         )
-        print(_example_call(self._url, self._config), flush=True)
+        if writes_json():
+            log.info("%s", _served_at(self._url, self._config))
+        else:
+            print(_example_call(self._url, self._config), flush=True)
         self._notifier.ready(pool_status(state, self._config))
+
+
+def _served_at(url: str, config: PoolConfig) -> str:
+    return f"Headrace serves {config.groups[0].served_names[0]} at {url}"
 
 
 def _example_call(url: str, config: PoolConfig) -> str:
@@ -51,6 +59,6 @@ def _example_call(url: str, config: PoolConfig) -> str:
     where = url if path == url else f"--unix-socket {path} http://localhost"
     body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
     return (
-        f"Headrace serves {model} at {url}\n"
+        f"{_served_at(url, config)}\n"
         f"curl {where}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'"
     )
