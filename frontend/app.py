@@ -16,8 +16,12 @@ from headrace.frontend.context import HEADRACE_VERSION, Context, served_models
 from headrace.frontend.files.upload import UploadConnection, request_class
 from headrace.frontend.http.openapi import OpenAPI
 from headrace.frontend.metrics import Metrics
-from headrace.frontend.middleware import address, errors, limits, request_scope
+from headrace.frontend.middleware import address, errors, limits, operator_code, request_scope
 from headrace.frontend.middleware import full_pool as full
+from headrace.frontend.middleware.access_log import AccessLog
+from headrace.frontend.middleware.asgi import ASGIApp
+from headrace.frontend.middleware.cors import with_cors
+from headrace.frontend.middleware.response_log import ResponseLogMiddleware
 from headrace.frontend.pool.interface import Pool
 from headrace.frontend.process.drain import Drain
 from headrace.frontend.process.patience import Patience
@@ -116,9 +120,22 @@ def create_app(
     guarded = AccessMiddleware(limited, keys, app, {messages.PATH: messages_errors.body})
     of_headers = (config.max_headers, config.max_header_bytes)
     addressed = address.AddressMiddleware(guarded, config.root_path, *of_headers)
-    wrapped = request_scope.RequestScopeMiddleware(addressed, metrics, drain, config.strict_fields)
+    wrapped = request_scope.RequestScopeMiddleware(
+        _with_optional(addressed, config),
+        metrics,
+        drain,
+        config.strict_fields,
+        AccessLog(config.access_log_except, config.root_path) if config.logs_access else None,
+        writes_directly=not config.middleware,
+    )
     app.asgi_app = wrapped  # type: ignore[method-assign, assignment]
     return app
+
+
+def _with_optional(app: ASGIApp, config: PoolConfig) -> ASGIApp:
+    """Return the application in the layers that the operator wants around all others."""
+    app = operator_code.wrap(with_cors(app, config), config.middleware)
+    return ResponseLogMiddleware(app) if config.log_responses else app
 
 
 def _register(app: Quart, context: Context) -> None:

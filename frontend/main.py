@@ -38,6 +38,7 @@ from headrace.protocol.common.descriptors import raise_descriptor_limit
 from headrace.protocol.common.process import become_child
 from headrace.protocol.common.sd_notify import Notifier
 from headrace.protocol.config import PoolConfig
+from headrace.protocol.logs.set_up import HTTP_LOGGER
 
 log = logging.getLogger("headrace.frontend")
 
@@ -132,7 +133,7 @@ def _hypercorn_config(config: PoolConfig, http_fd: int) -> hypercorn.config.Conf
     settings.h2_max_concurrent_streams = config.h2_max_streams
     settings.keep_alive_max_requests = sys.maxsize
     settings.include_server_header = False
-    settings.loglevel = "WARNING"
+    settings.errorlog = logging.getLogger(HTTP_LOGGER)
     return settings
 
 
@@ -177,7 +178,7 @@ def main() -> None:
     parser.add_argument("--parent-pid", type=int, help="the launcher; none under systemd")
     args = parser.parse_args()
     config = PoolConfig.load(args.run_dir)
-    become_child(args.frontend_id, args.parent_pid, config.log_level)
+    become_child(args.frontend_id, args.parent_pid, config)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher decides what Ctrl-C means
     slot = slot_of(args.frontend_id)
     notifier = Notifier()

@@ -66,8 +66,8 @@ def known_flags() -> Mapping[str, KnownFlag]:
             known[name] = KnownFlag(flag.name, flag.kind)
     known["-O"] = known["--optimization-level"]
     for own in _own_flags().values():
-        known.pop(opposite_of(flag_of(own.key)) or "", None)
         for name in own.names:
+            known.pop(opposite_of(name) or "", None)
             known[name] = KnownFlag(flag_of(own.key), own.kind)
     return known
 
