@@ -18,7 +18,8 @@ class KeyTable:
     def __init__(self, given: Sequence[ApiKey] = (), is_open: bool = True) -> None:
         self.is_open = is_open and not given
         self.given = tuple(given)
-        self.replace_file_keys(())
+        self._file_keys: tuple[ApiKey, ...] = ()
+        self._set(())
 
     @classmethod
     def of(cls, config: PoolConfig) -> "KeyTable":
@@ -28,8 +29,14 @@ class KeyTable:
             table.replace_file_keys(key_file.load_last_good(config.run_dir))
         return table
 
-    def replace_file_keys(self, keys: Sequence[ApiKey]) -> None:
-        """Replace the keys of the file, all at once."""
+    def replace_file_keys(self, keys: Sequence[ApiKey]) -> bool:
+        """Replace the keys of the file, all at once; return whether any differs."""
+        is_change = tuple(keys) != self._file_keys
+        self._set(tuple(keys))
+        return is_change
+
+    def _set(self, keys: tuple[ApiKey, ...]) -> None:
+        self._file_keys = keys
         self._entries = [(bytes.fromhex(key.digest), key) for key in (*self.given, *keys)]
         self.has_admin = any(key.is_admin for _, key in self._entries)
 

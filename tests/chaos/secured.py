@@ -30,7 +30,7 @@ def make_security(folder: Path) -> Security:
     folder.mkdir(parents=True, exist_ok=True)
     certificate, private = folder / "certificate.pem", folder / "private.pem"
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
-    command += ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    command += ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
     command += ["-keyout", str(private), "-out", str(certificate)]
     subprocess.run(command, check=True, capture_output=True)
     keys = ("--api-key", USER_KEY, "--admin-key", ADMIN_KEY)
