@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from headrace.launcher.access.start_checks import check_exposure, is_local
+from headrace.launcher.command import units
 from headrace.launcher.command.option_errors import OptionError
 from headrace.launcher.command.options import read_options
 from headrace.protocol.access_options import AccessOptions
+from headrace.protocol.config import GroupConfig, PoolConfig
 
 ENTRY = '[[keys]]\nname = "a"\nkey = "secret-of-a"\n'
 
@@ -58,6 +60,21 @@ def test_others_need_a_key(family: socket.AddressFamily, address: str) -> None:
             assert "\n" not in str(caught.value)
         for values in ({"api_keys": ["a"]}, {"admin_keys": ["a"]}, {"api_key_file": "x"}):
             check_exposure(AccessOptions.model_validate(values), listener)
+
+
+@pytest.mark.parametrize(("family", "address"), OTHERS)
+def test_a_socket_of_systemd_needs_a_key_too(
+    family: socket.AddressFamily, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The unit that gets the socket checks it: `prepare` does not know it."""
+    group = GroupConfig(
+        name="g", model="m", model_path=tmp_path, text_path=tmp_path, served_names=("m",)
+    )
+    PoolConfig(run_dir=tmp_path, groups=(group,)).save()
+    with bound(family, address) as listener:
+        monkeypatch.setattr(units, "passed_socket", lambda: listener)
+        with pytest.raises(OptionError, match="there is no key"):
+            units.become("frontend", ["0", "--run-dir", str(tmp_path)])
 
 
 def test_insecure_is_said_loudly(caplog: pytest.LogCaptureFixture) -> None:
