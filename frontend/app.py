@@ -6,6 +6,7 @@ from quart import Quart, request
 from quart_schema import Info, QuartSchema
 
 from headrace.frontend.abortable import Abortable
+from headrace.frontend.access.description import SCHEMES, SECURITY
 from headrace.frontend.access.key_table import KeyTable
 from headrace.frontend.access.middleware import AccessMiddleware, check_routed
 from headrace.frontend.adapters import AdapterUse
@@ -88,6 +89,8 @@ def create_app(
         scalar_ui_path=None,
         openapi_provider_class=OpenAPI,
         swagger_ui_path=None,
+        security_schemes=SCHEMES if config.needs_key else None,  # type: ignore[arg-type]
+        security=SECURITY if config.needs_key else None,
     )
     models_by_name = served_models(config, tokenizers, formats)
     drain = drain or Drain()
