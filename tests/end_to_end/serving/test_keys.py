@@ -1,5 +1,7 @@
 """Keys on a real pool: who gets in, where secrets must not be, and a file that changes."""
 
+import contextlib
+import http.client
 import json
 import os
 import socket
@@ -250,3 +252,19 @@ def test_a_json_file_and_the_key_of_the_reference(launch: Launch, tmp_path: Path
     assert status(server, PLAIN, "/is_paused") == 200
     assert status(server, FIRST, "/is_paused") == 403
     assert "VLLM_API_KEY sets --api-key" in server.log
+
+
+def test_a_rejected_head_has_no_body_and_keeps_the_connection(server: Server) -> None:
+    address = urlsplit(server.url)
+    connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=30)
+    with contextlib.closing(connection):
+        for method, path, key, status in (
+            ("HEAD", "/v1/models", "", 401),
+            ("HEAD", "/server_info", FIRST, 403),
+            ("HEAD", "/v1/models", FIRST, 200),
+            ("GET", "/v1/models", FIRST, 200),
+        ):
+            connection.request(method, path, headers={"x-api-key": key})
+            answer = connection.getresponse()
+            assert answer.status == status
+            assert bool(answer.read()) == (method == "GET")
