@@ -11,6 +11,7 @@ longer than making it and sending it together.
 """
 
 import asyncio
+import contextlib
 import logging
 from ssl import SSLError
 from typing import Any
@@ -157,7 +158,8 @@ class Connection(TCPServer):
             self._linger()
             return
         await self._flush()
-        await super()._close()
+        with contextlib.suppress(OSError):  # its client has gone
+            await super()._close()
 
     def _linger(self) -> None:
         if self._lingers is not None:
