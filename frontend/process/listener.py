@@ -9,7 +9,6 @@ to that one for a moment before it accepts it itself.
 import asyncio
 import logging
 import mmap
-import os
 import socket
 import struct
 import time
@@ -23,6 +22,7 @@ from headrace.frontend.critical_task import spawn_critical
 from headrace.frontend.limited_log import LimitedLog
 from headrace.frontend.process.admission import Admission
 from headrace.frontend.process.tls import Certificate
+from headrace.protocol.common.mapped_file import map_file
 
 log = logging.getLogger("headrace.frontend")
 
@@ -44,12 +44,11 @@ class ConnectionCounts:
     """Connections per frontend, in a file that all map: (count, time of the last update)."""
 
     def __init__(self, path: Path, index: int, total: int) -> None:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            os.ftruncate(descriptor, max(os.fstat(descriptor).st_size, total * _SLOT.size))
-            self._slots = mmap.mmap(descriptor, total * _SLOT.size)
-        finally:
-            os.close(descriptor)
+            self._slots = map_file(path, total * _SLOT.size)
+        except OSError as error:  # then it accepts what it can, and others leave it nothing
+            log.warning("connections may be shared out unevenly: %s", error)
+            self._slots = mmap.mmap(-1, total * _SLOT.size)
         self._index, self._total = index, total
         self._count = 0
         self._has_left = False
