@@ -102,6 +102,12 @@ class UploadConnection(ASGIHTTPConnection):
                 await body.wait_for_room()
 
 
+def check_length() -> None:
+    """Raise RequestEntityTooLarge if the current request declares too large a body."""
+    if isinstance(request.body, RequestBody):
+        request.body.check_length()
+
+
 def discard_body() -> None:
     """Drop the rest of the current request's body."""
     if isinstance(request.body, UploadBody):

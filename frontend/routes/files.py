@@ -11,7 +11,7 @@ from quart_schema import document_response
 from headrace.frontend.batches.lazy_service import LazyBatchService
 from headrace.frontend.context import Context
 from headrace.frontend.errors import BadRequest, InvalidBody, shortened
-from headrace.frontend.files.upload import ROUTE, discard_body, receive_upload
+from headrace.frontend.files.upload import ROUTE, check_length, discard_body, receive_upload
 from headrace.frontend.http.openapi import document_plain
 from headrace.frontend.http.query import query_choice, query_number
 from headrace.frontend.middleware.errors import json_response
@@ -39,6 +39,7 @@ def blueprint(context: Context, entry: LazyBatchService) -> Blueprint:
     @document_response(ErrorAnswer, 400)
     async def create() -> Response:
         """Store a file (multipart/form-data: file, purpose, expires_after)."""
+        check_length()
         try:
             service = await entry.service()
             async with uploads:
