@@ -17,7 +17,9 @@ from headrace.frontend.metrics import Metrics
 from headrace.frontend.middleware import address, errors, request_scope
 from headrace.frontend.middleware import full_pool as full
 from headrace.frontend.pool.interface import Pool
+from headrace.frontend.principal import KeyDirectory
 from headrace.frontend.process.drain import Drain
+from headrace.frontend.rate_limits.rate_limits import RateLimits
 from headrace.frontend.routes import (
     aborting,
     adapters,
@@ -57,12 +59,13 @@ def create_app(
     abortable: Abortable | None = None,
     adapter_use: AdapterUse | None = None,
     formats: Mapping[str, ModelFormats] | None = None,
+    keys: KeyDirectory | None = None,
 ) -> Quart:
     """Return an ASGI application that serves a pool.
 
     tokenizers: by the groups' names. grammars: of structured outputs. drain: whether the process is
     ending. abortable, adapter_use: record requests in flight and the adapters that they use.
-    formats: by the groups' names; resolved if there are none.
+    formats: by the groups' names; resolved if there are none. keys: None: the server has none.
     """
     app = Quart("headrace", static_folder=None)
     app.request_class = request_class(config.file_max_bytes)
@@ -91,6 +94,8 @@ def create_app(
         drain,
         abortable or Abortable(),
         adapter_use or AdapterUse(),
+        rate_limits=RateLimits.in_folder(config.run_dir / "limits"),
+        keys=keys,
     )
     _register(app, context)
     errors.install_error_handlers(

@@ -15,3 +15,10 @@ class AccessOptions(Frozen):
             "reaches the server"
         ),
     )
+    share_prefix_cache: bool = Field(
+        False,
+        description=(
+            "let the prompts of different tenants share cached blocks, so that a tenant can tell "
+            "by their times what others have sent"
+        ),
+    )

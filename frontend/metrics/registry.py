@@ -29,7 +29,7 @@ from headrace.frontend.metrics.request_observer import (
     LongestOutput,
     RequestObserver,
 )
-from headrace.frontend.metrics.tenants import TenantTokens
+from headrace.frontend.metrics.tenants import TenantRequests, TenantTokens
 from headrace.protocol.common import metric_files
 from headrace.protocol.config import GroupConfig, PoolConfig
 from headrace.protocol.state import engine_label
@@ -55,6 +55,7 @@ class Metrics:
         self._registry = CollectorRegistry()
         self.models = ModelMetrics(prefix, self._registry)
         self._tenants = TenantTokens(prefix, self._registry)
+        self.tenant_requests = TenantRequests(prefix, self._registry)
         self.batches = BatchMetrics(prefix, self._registry)
         self._model_names = {group.name: group.served_names[0] for group in config.groups}
         self._rejections = Counter(
@@ -109,13 +110,15 @@ class Metrics:
         max_tokens: int,
         longest: LongestOutput | None = None,
         tenant: str = "",
+        named_by_client: bool = True,
     ) -> RequestObserver:
         """Return an observer for one choice; its clock starts now.
 
         longest: shared by the choices of one prompt; None if there is only this one.
+        named_by_client: whether the client has chosen the tenant's name.
         """
         longest = longest or LongestOutput(1)
-        tally = self._tenants.of(tenant)
+        tally = self._tenants.of(tenant, named_by_client)
         return ChoiceObserver(self.models, model_name, prompt_tokens, n, max_tokens, longest, tally)
 
     def count_http_request(self, handler: str, method: str, status: int, duration_s: float) -> None:

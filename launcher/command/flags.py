@@ -74,7 +74,10 @@ _HTTP = (
     Flag("request_timeout_s", "never", metavar="S"),
     Flag("sse_keep_alive_interval_s", metavar="S"),
 )
-_ACCESS = (Flag("enable_admin", kind="set"),)
+_ACCESS = (
+    Flag("enable_admin", kind="set"),
+    Flag("share_prefix_cache", kind="set"),
+)
 _STORE = (
     Flag("response_store_url", "a file in the run directory", metavar="URL"),
     Flag("response_store_max_age_s", metavar="S"),
