@@ -6,6 +6,8 @@ from quart import Quart, request
 from quart_schema import Info, QuartSchema
 
 from headrace.frontend.abortable import Abortable
+from headrace.frontend.access.key_table import KeyTable
+from headrace.frontend.access.middleware import AccessMiddleware, check_routed
 from headrace.frontend.adapters import AdapterUse
 from headrace.frontend.anthropic_api import errors as messages_errors
 from headrace.frontend.batches.lazy_service import LazyBatchService
@@ -17,7 +19,6 @@ from headrace.frontend.metrics import Metrics
 from headrace.frontend.middleware import address, errors, request_scope
 from headrace.frontend.middleware import full_pool as full
 from headrace.frontend.pool.interface import Pool
-from headrace.frontend.principal import KeyDirectory
 from headrace.frontend.process.drain import Drain
 from headrace.frontend.rate_limits.rate_limits import RateLimits
 from headrace.frontend.routes import (
@@ -59,13 +60,14 @@ def create_app(
     abortable: Abortable | None = None,
     adapter_use: AdapterUse | None = None,
     formats: Mapping[str, ModelFormats] | None = None,
-    keys: KeyDirectory | None = None,
+    keys: KeyTable | None = None,
 ) -> Quart:
     """Return an ASGI application that serves a pool.
 
     tokenizers: by the groups' names. grammars: of structured outputs. drain: whether the process is
     ending. abortable, adapter_use: record requests in flight and the adapters that they use.
-    formats: by the groups' names; resolved if there are none. keys: None: the server has none.
+    formats: by the groups' names; resolved if there are none. keys: which clients may send; those
+    of the configuration if there is no table.
     """
     app = Quart("headrace", static_folder=None)
     app.request_class = request_class(config.file_max_bytes)
@@ -84,6 +86,7 @@ def create_app(
     )
     models_by_name = served_models(config, tokenizers, formats)
     drain = drain or Drain()
+    keys = keys or KeyTable.of(config)
     context = Context(
         config,
         models_by_name,
@@ -95,7 +98,7 @@ def create_app(
         abortable or Abortable(),
         adapter_use or AdapterUse(),
         rate_limits=RateLimits.in_folder(config.run_dir / "limits"),
-        keys=keys,
+        keys=None if keys.is_open else keys,
     )
     _register(app, context)
     errors.install_error_handlers(
@@ -106,11 +109,13 @@ def create_app(
     async def note_route() -> None:
         if request.url_rule is not None:
             request_scope.current().handler = request.url_rule.rule
+        check_routed(keys, app, request.url_rule)
         address.reject_if_flagged()
 
     refusing = full.FullPoolMiddleware(app.asgi_app, pool, drain)
+    guarded = AccessMiddleware(refusing, keys, app, {messages.PATH: messages_errors.body})
     limits = (config.max_headers, config.max_header_bytes)
-    addressed = address.AddressMiddleware(refusing, config.root_path, *limits)
+    addressed = address.AddressMiddleware(guarded, config.root_path, *limits)
     wrapped = request_scope.RequestScopeMiddleware(addressed, metrics, drain, config.strict_fields)
     app.asgi_app = wrapped  # type: ignore[method-assign, assignment]
     return app

@@ -15,6 +15,8 @@ import hypercorn.config
 from quart import Quart
 
 from headrace.frontend.abortable import Abortable
+from headrace.frontend.access.key_file_watch import KeyFileWatch
+from headrace.frontend.access.key_table import KeyTable
 from headrace.frontend.adapters import AdapterUse
 from headrace.frontend.admin.frontend_calls import frontend_call_handlers
 from headrace.frontend.app import create_app
@@ -65,14 +67,25 @@ async def serve(
         handlers = frontend_call_handlers(abortable, use, lambda: pool.state)
         async with PoolClient(config, frontend_id, metrics.count_replay, handlers) as pool:
             grammars = GrammarCache(checkers)
+            keys = await _watched_keys(config)
             app = create_app(
-                config, tokenizers, pool, metrics, grammars, drain, abortable, use, formats
+                config, tokenizers, pool, metrics, grammars, drain, abortable, use, formats, keys
             )
             spawn_critical(report(notifier, loop, pool))
             _spare_collections()
             await pool.wait_for_state(FIRST_STATE_S)
             spawn_critical(_hand_over_on_signal(loop, drain, hand_over, stop))
             await _serve_http(app, _hypercorn_config(config, http_fd), stop, drain)
+
+
+async def _watched_keys(config: PoolConfig) -> KeyTable:
+    """Return the table of keys, which follows the file of keys from now on."""
+    table = KeyTable.of(config)
+    if config.api_key_file is not None:
+        watch = KeyFileWatch(table, config.api_key_file, config.run_dir)
+        await watch.refresh()
+        spawn_critical(watch.run())
+    return table
 
 
 async def _hand_over_on_signal(

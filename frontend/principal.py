@@ -20,7 +20,7 @@ class KeyRemoved(ApiError):
 class KeyDirectory(Protocol):
     """The keys that are valid now."""
 
-    def find(self, name: str) -> ApiKey | None:
+    def named(self, name: str) -> ApiKey | None:
         """Return the key of a name; None if there is none."""
         ...
 
@@ -62,7 +62,7 @@ def restore_principal(keys: KeyDirectory | None, tenant: str, key_name: str) -> 
     """
     if keys is None or not key_name:
         return Principal(tenant)
-    key = keys.find(key_name)
+    key = keys.named(key_name)
     if key is None or key.tenant != tenant:
         raise KeyRemoved
     return Principal(tenant, key)

@@ -56,7 +56,9 @@ async def call_route(app: Quart, call: LineCall) -> LineAnswer:
     if endpoint == "/v1/responses":
         # The output file has the answer: ten thousand rows in the store would push others out.
         body = {"store": False, **body}
-    scope = RequestScope(request_id, time.monotonic(), priority=BATCH_PRIORITY, key=key)
+    scope = RequestScope(
+        request_id, time.monotonic(), priority=BATCH_PRIORITY, key=key, is_internal=True
+    )
     try:
         request = _request(app, endpoint, encode_body(body), scope)
         response = cast(Response, await app.handle_request(request))

@@ -11,6 +11,9 @@ RejectionReason = Literal[
     "rate_limit",
     "unavailable",
     "stopping",
+    "no_key",
+    "wrong_key",
+    "not_admin",
 ]
 REASONS: tuple[RejectionReason, ...] = get_args(RejectionReason)
 

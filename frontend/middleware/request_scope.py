@@ -55,7 +55,9 @@ class RequestScope:
     priority: in place of the one that the body asks for; None: none.
     names: the ids by which its client may abort it: its own, and those of its responses.
     write_body: see WRITE_BODY_KEY; None where the server has no such function.
-    key: with which its client has authenticated itself; None: the server has no keys.
+    key: with which its client has authenticated itself; None: the server has no keys, or the route
+        needs none.
+    is_internal: whether the server itself has made it, for a client whose access was checked.
     headers: each returns headers of its answer, when that begins.
     slot: its place among its key's requests at once; None before it has one.
     """
@@ -74,6 +76,7 @@ class RequestScope:
     key: ApiKey | None = None
     headers: list[Callable[[], dict[str, str]]] = field(default_factory=list)
     slot: Slot | None = None
+    is_internal: bool = False
     names: set[str] = field(init=False)
 
     def __post_init__(self) -> None:

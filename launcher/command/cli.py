@@ -12,6 +12,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from headrace.launcher.access import new_key
+from headrace.launcher.access.secret_arguments import forget_variables, hide_arguments
+from headrace.launcher.access.start_checks import check_exposure, keep_key_file
 from headrace.launcher.command import units
 from headrace.launcher.command.activation import check_address, passed_socket, url_of
 from headrace.launcher.command.autoscale_options import resolve
@@ -37,6 +40,7 @@ USAGE = """usage: headrace COMMAND [FLAGS]
 
   serve [MODEL] [FLAGS]   serve a model over HTTP (headrace serve --help lists the flags)
   top [--url URL]         watch a running pool
+  api-key new             make a key for clients (--name NAME, --admin)
   --version               show the version
 
 for systemd's units, which run each process of a pool by itself (docs/systemd.md):
@@ -47,6 +51,7 @@ for systemd's units, which run each process of a pool by itself (docs/systemd.md
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command and end the process with its exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    hide_arguments()
     match arguments:
         case ["serve", *flags]:
             sys.exit(_serve(flags))
@@ -54,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             sys.exit(_prepare(flags))
         case ["coordinator" | "frontend" | "worker" as role, *rest]:
             sys.exit(_become(role, rest))
+        case ["api-key", *words]:
+            sys.exit(new_key.main(words))
         case ["top", *flags]:
             # Imported late: no other command needs tables.
             from headrace.console.top import main as top
@@ -77,6 +84,7 @@ def _serve(flags: list[str]) -> int:
     notifier = Notifier()
     try:
         options = read_options(flags, os.environ)
+        forget_variables()
         pool = options.pool
         set_up_logging("launcher", pool.log_level)
         _tell(options)
@@ -84,6 +92,7 @@ def _serve(flags: list[str]) -> int:
         passed = passed_socket()
         listener, url = bind_http(pool) if passed is None else _use_passed(passed, pool)
         uds = pool.uds
+        check_exposure(pool, listener)
         notifier.status("preparing models")
         config = _configure(run_dir, options)
         listen(listener)
@@ -108,6 +117,7 @@ def _prepare(flags: list[str]) -> int:
     notifier = Notifier()
     try:
         options = read_options(flags, os.environ)
+        forget_variables()
         set_up_logging("prepare", options.pool.log_level)
         _tell(options)
         check_address(options.pool)
@@ -132,6 +142,7 @@ def _prepare(flags: list[str]) -> int:
 
 def _become(role: Role, arguments: list[str]) -> int:
     """Become another process; return the exit status if that fails."""
+    forget_variables()
     try:
         units.become(role, arguments)
     except OptionError as error:
@@ -162,6 +173,7 @@ def _configure(run_dir: Path, options: Options) -> PoolConfig:
         run_dir=run_dir, started_at=int(time.time()), groups=configs, **options.pool.model_dump()
     )
     config.metrics_dir.mkdir()
+    keep_key_file(options.pool, run_dir)
     store_lora_modules(run_dir, groups, configs)
     config.save()
     return config

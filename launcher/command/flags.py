@@ -75,7 +75,12 @@ _HTTP = (
     Flag("sse_keep_alive_interval_s", metavar="S"),
 )
 _ACCESS = (
+    Flag("api_keys", "none", metavar="KEY", kind="values"),
+    Flag("api_key_file", "none", metavar="FILE"),
+    Flag("admin_keys", "none", metavar="KEY", kind="values"),
     Flag("enable_admin", kind="set"),
+    Flag("public_metrics", kind="set"),
+    Flag("insecure", kind="set"),
     Flag("share_prefix_cache", kind="set"),
 )
 _STORE = (
@@ -181,6 +186,8 @@ FLAGS = {
 
 # Flags that do not have the names of their keys.
 _NAMES = {
+    "api_keys": "--api-key",
+    "admin_keys": "--admin-key",
     "kv_cache_bytes": "--kv-cache-memory-bytes",
     "memory_utilization": "--gpu-memory-utilization",
     "shutdown_timeout_s": "--shutdown-timeout",

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from headrace.launcher.access.start_checks import access_notices, read_key_file
 from headrace.launcher.command.autoscale_options import InvalidSizes, check_sizes
 from headrace.launcher.command.config_file import read_file
 from headrace.launcher.command.flag_help import Fields, help_text
@@ -121,7 +122,8 @@ def _validated(
         raise OptionError("--uds: excludes --host and --port")
     _check_extras(pool)
     _check_autoscaling(groups, pool.wake_on_demand, is_file=tables is not None)
-    lines = (*notices, *variables.notices)
+    access = access_notices(pool, read_key_file(pool))
+    lines = (*notices, *variables.notices, *access)
     return Options(pool, groups, None if run_dir is None else Path(run_dir), lines)
 
 
@@ -160,7 +162,7 @@ def _to_options(given: Mapping[str, Given]) -> tuple[dict[str, Any], list[str]]:
     options: dict[str, Any] = {}
     for name, value in given.items():
         key = _own_flags()[name].key
-        if value in ("None", "") and _is_none_without(key):
+        if value in ("None", "") and _is_none_without(key) and key != "api_key_file":
             continue
         if key in _PARSERS and value in ("None", ""):
             if value == "":

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from pydantic import ValidationError
 
+from headrace.launcher.access.start_checks import check_exposure
 from headrace.launcher.command.activation import FIRST_FD, passed_socket
 from headrace.launcher.command.flags import flag_of
 from headrace.launcher.command.options import GroupOptions, OptionError
@@ -77,6 +78,7 @@ def become(role: Role, arguments: Sequence[str]) -> NoReturn:
         raise OptionError(f"frontend {number}: the pool has {config.frontends} (--frontends)")
     if listener is None:
         raise OptionError(f"frontend {number}: no socket was passed: see Sockets= of its unit")
+    check_exposure(config, listener)
     listener.set_inheritable(True)
     name = _enter(config, role, f"frontend-{number}")
     environment = {"TOKENIZERS_PARALLELISM": "false"}

@@ -52,9 +52,15 @@ def launch(fake_model: Path, cache_dir: Path) -> Iterator[Launch]:
     """Starts pools of the fake engine; all of them are stopped when the module ends."""
     started: list[Server] = []
 
-    def start(*flags: str, step_s: float = 0.0, model: Path = fake_model) -> Server:
+    def start(
+        *flags: str,
+        step_s: float = 0.0,
+        model: Path = fake_model,
+        variables: dict[str, str] | None = None,
+        key: str = "",
+    ) -> Server:
         fake = ["--engine", "fake", "--fake-step-s", str(step_s)]
-        server = Server(["--model", str(model), *fake, *flags], cache_dir)
+        server = Server(["--model", str(model), *fake, *flags], cache_dir, variables, key)
         started.append(server)
         return server
 

@@ -21,9 +21,19 @@ NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 class Server:
-    """A running pool. `url`: where it serves. `log`: what the processes have written so far."""
+    """A running pool. `url`: where it serves. `log`: what the processes have written so far.
 
-    def __init__(self, flags: list[str], cache_dir: Path | None = None) -> None:
+    variables: of its environment. key: which its clients send.
+    """
+
+    def __init__(
+        self,
+        flags: list[str],
+        cache_dir: Path | None = None,
+        variables: dict[str, str] | None = None,
+        key: str = "",
+    ) -> None:
+        self.headers = {"Authorization": f"Bearer {key}"} if key else {}
         folder = Path(tempfile.mkdtemp(prefix="hr-"))
         self.run_dir, self._log = folder / "run", folder / "log"
         # The console script, as users run it.
@@ -37,7 +47,7 @@ class Server:
                 [*command, "--run-dir", str(self.run_dir)],
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=os.environ | {"HF_HUB_OFFLINE": "1"} | cache,
+                env=os.environ | {"HF_HUB_OFFLINE": "1"} | cache | (variables or {}),
                 start_new_session=True,
             )
         self.url = self._wait_until_ready()
@@ -49,7 +59,9 @@ class Server:
 
     def new_client(self) -> httpx.Client:
         """One with connections of its own: any frontend may answer."""
-        return httpx.Client(base_url=self.url, timeout=60, verify=NO_CERTIFICATES)
+        return httpx.Client(
+            base_url=self.url, timeout=60, verify=NO_CERTIFICATES, headers=self.headers
+        )
 
     def get(self, path: str) -> httpx.Response:
         """An answer on a connection of its own."""

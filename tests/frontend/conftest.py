@@ -12,10 +12,10 @@ from quart.typing import TestClientProtocol as Client
 from sqlalchemy import create_engine
 
 from headrace.frontend.abortable import Abortable
+from headrace.frontend.access.key_table import KeyTable
 from headrace.frontend.adapters import AdapterUse
 from headrace.frontend.app import create_app
 from headrace.frontend.metrics import Metrics
-from headrace.frontend.principal import KeyDirectory
 from headrace.frontend.process.drain import Drain
 from headrace.frontend.store.engine import metadata
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
@@ -74,7 +74,7 @@ def make_app(text: ModelTokenizer, text_path: Path, pool: FakePool, tmp_path: Pa
         abortable: Abortable | None = None,
         use: AdapterUse | None = None,
         engine: EngineConfig | None = None,
-        keys: KeyDirectory | None = None,
+        keys: KeyTable | None = None,
         **settings: object,
     ) -> Quart:
         group = GroupConfig(

@@ -6,6 +6,7 @@ import pytest
 from quart.typing import TestClientProtocol as Client
 
 from headrace.frontend.batches import batch_runner, lazy_service, line_runs
+from tests.frontend.conftest import Serve
 
 
 @pytest.fixture

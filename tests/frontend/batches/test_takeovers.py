@@ -24,7 +24,7 @@ from tests.frontend.batches.batch_asking import (
     created,
     wait_for,
 )
-from tests.frontend.batches.conftest import Serve
+from tests.frontend.conftest import Serve
 from tests.frontend.fake_pool import FakePool
 
 OPTIONS = {

@@ -8,6 +8,7 @@ from quart.typing import TestClientProtocol as Client
 from headrace.frontend.responses.execution import event_streams as following
 from headrace.frontend.responses.execution import store_maintenance
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
+from tests.frontend.conftest import Serve
 from tests.frontend.fake_pool import FakePool
 from tests.frontend.responses.response_script import Script, install
 

@@ -14,8 +14,8 @@ from headrace.frontend.responses.store import conversation_store
 from headrace.frontend.responses.store.conversation_store import ConversationStore
 from headrace.frontend.store.database import Database
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
+from tests.frontend.conftest import Serve
 from tests.frontend.fake_pool import FakePool
-from tests.frontend.responses.conftest import Serve
 from tests.frontend.responses.response_asking import ask, refusal, stream, until
 
 PATH = "/v1/conversations"

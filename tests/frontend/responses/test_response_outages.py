@@ -19,8 +19,8 @@ from headrace.frontend.responses.store.rows import EventBatch
 from headrace.frontend.responses.store.tables import responses
 from headrace.frontend.store.database import Database, StoreUnavailable
 from headrace.protocol.to_worker import Generate
+from tests.frontend.conftest import Serve
 from tests.frontend.fake_pool import FakePool
-from tests.frontend.responses.conftest import Serve
 from tests.frontend.responses.response_asking import PATH, Event, ask, follow, stream, until
 
 pytestmark = pytest.mark.usefixtures("quick")
