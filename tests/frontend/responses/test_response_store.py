@@ -5,13 +5,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from headrace.frontend.errors import BadRequest
-from headrace.frontend.principal import NOBODY
+from headrace.frontend.principal import NOBODY, Principal
 from headrace.frontend.responses.execution.job import Job
 from headrace.frontend.responses.store.ownership import ResponseOwnership
 from headrace.frontend.responses.store.response_store import MAX_CHAIN, ResponseStore
@@ -368,3 +369,19 @@ async def test_a_server_that_is_gone_is_an_error_and_no_secret_is_told() -> None
     assert "secret" not in caught.value.message
     assert "127.0.0.1" not in caught.value.message
     database.close()
+
+
+async def test_one_tenant_pushes_out_nothing_of_another(database: Database) -> None:
+    store = ResponseStore(database, max_age_s=1000, max_count=2)
+    for number in range(8):
+        principal = Principal("many" if number else "few")
+        await store.create(replace(job(number), principal=principal), None, done(job(number)))
+        await asyncio.sleep(0.005)
+    await store.prune()
+    ids = [job(number).response_id for number in range(8)]
+    assert await store.get(ids[0], "few") is not None
+    kept = [each for each in ids if await store.get(each, "many") is not None]
+    assert kept == ids[-2:]
+    assert not await store.delete(ids[0], "many")
+    assert await store.cancel(ids[0], "many") is None
+    assert await store.get(ids[0], "few") is not None
