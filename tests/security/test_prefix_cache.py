@@ -15,7 +15,7 @@ from tests.frontend.conftest import MAKE_APP
 from tests.frontend.fake_pool import FakePool
 from tests.security.keys_of_tenants import ANN, ANN_TOO, BOB, KeyClient, key_table
 
-TEXT = "word " * 100
+TEXT = "word " * 300
 
 
 async def sent(make_app: MAKE_APP, pool: FakePool, **settings: Any) -> dict[str, Generate]:
