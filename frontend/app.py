@@ -6,6 +6,7 @@ from quart import Quart, request
 from quart_schema import Info, QuartSchema
 
 from headrace.frontend.abortable import Abortable
+from headrace.frontend.access.description import SCHEMES, SECURITY
 from headrace.frontend.access.key_table import KeyTable
 from headrace.frontend.access.middleware import AccessMiddleware, check_routed
 from headrace.frontend.adapters import AdapterUse
@@ -16,10 +17,15 @@ from headrace.frontend.context import HEADRACE_VERSION, Context, served_models
 from headrace.frontend.files.upload import UploadConnection, request_class
 from headrace.frontend.http.openapi import OpenAPI
 from headrace.frontend.metrics import Metrics
-from headrace.frontend.middleware import address, errors, request_scope
+from headrace.frontend.middleware import address, errors, limits, operator_code, request_scope
 from headrace.frontend.middleware import full_pool as full
+from headrace.frontend.middleware.access_log import AccessLog
+from headrace.frontend.middleware.asgi import ASGIApp
+from headrace.frontend.middleware.cors import with_cors
+from headrace.frontend.middleware.response_log import ResponseLogMiddleware
 from headrace.frontend.pool.interface import Pool
 from headrace.frontend.process.drain import Drain
+from headrace.frontend.process.patience import Patience
 from headrace.frontend.rate_limits.rate_limits import RateLimits
 from headrace.frontend.routes import (
     aborting,
@@ -70,7 +76,8 @@ def create_app(
     of the configuration if there is no table.
     """
     app = Quart("headrace", static_folder=None)
-    app.request_class = request_class(config.file_max_bytes)
+    patience = Patience(config.body_timeout_s, config.min_body_rate)
+    app.request_class = request_class(config.file_max_bytes, patience)
     app.asgi_http_class = UploadConnection
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
@@ -83,6 +90,8 @@ def create_app(
         scalar_ui_path=None,
         openapi_provider_class=OpenAPI,
         swagger_ui_path=None,
+        security_schemes=SCHEMES if config.needs_key else None,  # type: ignore[arg-type]
+        security=SECURITY if config.needs_key else None,
     )
     models_by_name = served_models(config, tokenizers, formats)
     drain = drain or Drain()
@@ -113,12 +122,26 @@ def create_app(
         address.reject_if_flagged()
 
     refusing = full.FullPoolMiddleware(app.asgi_app, pool, drain)
-    guarded = AccessMiddleware(refusing, keys, app, {messages.PATH: messages_errors.body})
-    limits = (config.max_headers, config.max_header_bytes)
-    addressed = address.AddressMiddleware(guarded, config.root_path, *limits)
-    wrapped = request_scope.RequestScopeMiddleware(addressed, metrics, drain, config.strict_fields)
+    limited = limits.LimitsMiddleware(refusing, config)
+    guarded = AccessMiddleware(limited, keys, app, {messages.PATH: messages_errors.body})
+    of_headers = (config.max_headers, config.max_header_bytes)
+    addressed = address.AddressMiddleware(guarded, config.root_path, *of_headers)
+    wrapped = request_scope.RequestScopeMiddleware(
+        _with_optional(addressed, config),
+        metrics,
+        drain,
+        config.strict_fields,
+        AccessLog(config.access_log_except, config.root_path) if config.logs_access else None,
+        writes_directly=not config.middleware,
+    )
     app.asgi_app = wrapped  # type: ignore[method-assign, assignment]
     return app
+
+
+def _with_optional(app: ASGIApp, config: PoolConfig) -> ASGIApp:
+    """Return the application in the layers that the operator wants around all others."""
+    app = operator_code.wrap(with_cors(app, config), config.middleware)
+    return ResponseLogMiddleware(app) if config.log_responses else app
 
 
 def _register(app: Quart, context: Context) -> None:

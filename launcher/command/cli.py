@@ -20,19 +20,23 @@ from headrace.launcher.command.activation import check_address, passed_socket, u
 from headrace.launcher.command.autoscale_options import resolve
 from headrace.launcher.command.listener import bind_http, listen, remove_unix
 from headrace.launcher.command.lora_modules import store_lora_modules
+from headrace.launcher.command.middleware import check_middleware
 from headrace.launcher.command.options import GroupOptions, OptionError, Options, read_options
 from headrace.launcher.command.queue_shares import with_shares
 from headrace.launcher.command.run_dir import make_run_dir
 from headrace.launcher.command.tool_parsers import check_tool_parser
+from headrace.launcher.command.warnings import warnings_of
 from headrace.launcher.hardware import gpu_ids
 from headrace.launcher.models.prepare_model import ModelError, PrepareOptions, prepare_model
 from headrace.protocol.common.adapters import delete_all_adapters
+from headrace.protocol.common.descriptors import raise_descriptor_limit
 from headrace.protocol.common.hub import HubOptions
-from headrace.protocol.common.process import set_up_logging
 from headrace.protocol.common.process_registry import Role
 from headrace.protocol.common.run_files import PAUSED_GROUPS
 from headrace.protocol.common.sd_notify import Notifier
 from headrace.protocol.config import GroupConfig, PoolConfig, PoolOptions
+from headrace.protocol.log_options import LogOptions
+from headrace.protocol.logs.set_up import INHERITED, set_up_logging, writes_json
 
 log = logging.getLogger("headrace.launcher")
 
@@ -83,12 +87,14 @@ def _serve(flags: list[str]) -> int:
     uds: Path | None = None
     notifier = Notifier()
     try:
+        _choose_format(flags)
         options = read_options(flags, os.environ)
         forget_variables()
         pool = options.pool
-        set_up_logging("launcher", pool.log_level)
+        set_up_logging("launcher", pool)
         _tell(options)
-        run_dir = make_run_dir(options.run_dir)
+        raise_descriptor_limit(pool.max_connections)
+        run_dir = make_run_dir(options.run_dir, [group.name for group in options.groups])
         passed = passed_socket()
         listener, url = bind_http(pool) if passed is None else _use_passed(passed, pool)
         uds = pool.uds
@@ -101,8 +107,7 @@ def _serve(flags: list[str]) -> int:
 
         return asyncio.run(run_launcher(config, listener, url, notifier, passed is not None))
     except (OptionError, ModelError) as error:
-        print(f"headrace: error: {error}", file=sys.stderr)
-        return 2
+        return _fail(error)
     except KeyboardInterrupt:
         return 130
     finally:
@@ -116,13 +121,14 @@ def _prepare(flags: list[str]) -> int:
     """Write the files with which the units of a pool start; return the exit status."""
     notifier = Notifier()
     try:
+        _choose_format(flags)
         options = read_options(flags, os.environ)
         forget_variables()
-        set_up_logging("prepare", options.pool.log_level)
+        set_up_logging("prepare", options.pool)
         _tell(options)
         check_address(options.pool)
         units.check_sizes(options.groups)
-        run_dir = units.runtime_dir(options.run_dir)
+        run_dir = units.runtime_dir(options.run_dir, [group.name for group in options.groups])
         units.check_idle(run_dir)
         notifier.status("preparing models")
         # Without this file, no unit starts from a half prepared folder.
@@ -133,8 +139,7 @@ def _prepare(flags: list[str]) -> int:
             shutil.rmtree(run_dir / left, ignore_errors=True)
         config = _configure(run_dir, options)
     except (OptionError, ModelError) as error:
-        print(f"headrace: error: {error}", file=sys.stderr)
-        return 2
+        return _fail(error)
     workers = sum(group.workers for group in config.groups)
     _say(f"prepared {config.frontends} frontends and {workers} workers")
     return 0
@@ -146,23 +151,33 @@ def _become(role: Role, arguments: list[str]) -> int:
     try:
         units.become(role, arguments)
     except OptionError as error:
-        print(f"headrace: error: {error}", file=sys.stderr)
-        return 2
+        return _fail(error)
 
 
 def _use_passed(passed: socket.socket, pool: PoolOptions) -> tuple[socket.socket, str]:
     """Return the socket that systemd has bound, and its URL."""
     check_address(pool)
-    return passed, url_of(passed)
+    return passed, url_of(passed, pool.scheme)
+
+
+def _choose_format(flags: list[str]) -> None:
+    """Log in JSON from the start, errors of options included, if the flags ask for that."""
+    os.environ.pop(INHERITED, None)
+    text = " ".join(flags).replace("=", " ").replace("_", "-")
+    if "--log-format json" in text or "--logging-config.formatter json" in text:
+        set_up_logging("launcher", LogOptions(log_format="json"))
 
 
 def _tell(options: Options) -> None:
     for line in options.notices:
         log.info("%s", line)
+    for line in warnings_of(options.pool):
+        log.warning("%s", line)
 
 
 def _configure(run_dir: Path, options: Options) -> PoolConfig:
     """Prepare the model of each group and write the configuration that all processes read."""
+    check_middleware(options.pool.middleware)
     groups = options.groups
     configs = tuple(_prepare_group(run_dir, group) for group in groups)
     names = [name for group in configs for name in group.served_names]
@@ -172,10 +187,13 @@ def _configure(run_dir: Path, options: Options) -> PoolConfig:
     config = PoolConfig(
         run_dir=run_dir, started_at=int(time.time()), groups=configs, **options.pool.model_dump()
     )
-    config.metrics_dir.mkdir()
-    keep_key_file(options.pool, run_dir)
-    store_lora_modules(run_dir, groups, configs)
-    config.save()
+    try:
+        config.metrics_dir.mkdir()
+        keep_key_file(options.pool, run_dir)
+        store_lora_modules(run_dir, groups, configs)
+        config.save()
+    except OSError as error:  # no space, say
+        raise OptionError(f"--run-dir: {run_dir}: {error.strerror}") from error
     return config
 
 
@@ -219,7 +237,19 @@ def _prepare_group(run_dir: Path, group: GroupOptions) -> GroupConfig:
 
 
 def _say(line: str) -> None:
-    print(f"headrace: {line}", file=sys.stderr, flush=True)
+    if writes_json():
+        log.info("%s", line)
+    else:
+        print(f"headrace: {line}", file=sys.stderr, flush=True)
+
+
+def _fail(error: Exception) -> int:
+    """Say why the command ends; return its exit status."""
+    if writes_json():
+        log.critical("%s", error)
+    else:
+        print(f"headrace: error: {error}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

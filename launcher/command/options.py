@@ -32,6 +32,7 @@ from headrace.launcher.command.reference import (
 )
 from headrace.launcher.command.variables import FromVariables, read_variables
 from headrace.launcher.hardware import gpu_ids
+from headrace.protocol.common.tls import TLSError, server_context
 from headrace.protocol.config import PoolOptions
 
 __all__ = ["GroupOptions", "LoraModule", "OptionError", "Options", "parse", "parse_size"]
@@ -65,8 +66,8 @@ def known_flags() -> Mapping[str, KnownFlag]:
             known[name] = KnownFlag(flag.name, flag.kind)
     known["-O"] = known["--optimization-level"]
     for own in _own_flags().values():
-        known.pop(opposite_of(flag_of(own.key)) or "", None)
         for name in own.names:
+            known.pop(opposite_of(name) or "", None)
             known[name] = KnownFlag(flag_of(own.key), own.kind)
     return known
 
@@ -121,6 +122,7 @@ def _validated(
     if pool.uds is not None and {"host", "port"} & (file | pool_flags).keys():
         raise OptionError("--uds: excludes --host and --port")
     _check_extras(pool)
+    _check_tls(pool)
     _check_autoscaling(groups, pool.wake_on_demand, is_file=tables is not None)
     access = access_notices(pool, read_key_file(pool))
     lines = (*notices, *variables.notices, *access)
@@ -242,6 +244,16 @@ def _check_extras(pool: PoolOptions) -> None:
     ):
         if is_needed and importlib.util.find_spec(package) is None:
             raise OptionError(f"{flag}: needs the package {package}: install headrace[{extra}]")
+
+
+def _check_tls(pool: PoolOptions) -> None:
+    """Check the files of TLS, which every frontend would fail at."""
+    if pool.ssl_certfile is None:
+        return
+    try:
+        server_context(pool)
+    except TLSError as error:
+        raise OptionError(f"{flag_of(error.option)}: {error.reason}") from error
 
 
 def _groups(tables: object, flags: dict[str, Any], variables: FromVariables) -> list[GroupOptions]:
