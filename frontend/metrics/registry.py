@@ -179,17 +179,45 @@ class Metrics:
         ]
         return _sum_of(self._in_flight_name, _merge(files))
 
-    def exposition(self, *more: Collector) -> bytes:
+    def exposition(self, *more: Collector, tenant: str | None = None) -> bytes:
         """Return all metrics of the pool in Prometheus' text format. Blocks: it reads files.
 
-        more: collects further metrics.
+        more: collects further metrics. tenant: leave out what is told of other tenants.
         """
         registry = CollectorRegistry()
         folder = self._multiprocess_dir
-        registry.register(self._registry if folder is None else _PoolCollector(Path(folder)))
+        own: Collector = _OwnCollector(self._registry)
+        all_processes = own if folder is None else _PoolCollector(Path(folder))
+        registry.register(_TenantFilter(all_processes, tenant) if tenant else all_processes)
         for collector in more:
             registry.register(collector)
         return generate_latest(registry)
+
+
+class _OwnCollector(Collector):
+    """Collects the metrics of this process."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterable[Metric]:
+        return self._registry.collect()
+
+
+class _TenantFilter(Collector):
+    """Leaves out samples of other tenants."""
+
+    def __init__(self, collector: Collector, tenant: str) -> None:
+        self._collector, self._tenant = collector, tenant
+
+    def collect(self) -> Iterable[Metric]:
+        for metric in self._collector.collect():
+            metric.samples = [
+                sample
+                for sample in metric.samples
+                if sample.labels.get("tenant", self._tenant) == self._tenant
+            ]
+            yield metric
 
 
 class _PoolCollector(Collector):

@@ -15,7 +15,7 @@ from headrace.frontend.rate_limits import rate_limits
 from tests.frontend.asgi import Exchange
 from tests.frontend.conftest import ANSWER, MAKE_APP
 from tests.frontend.fake_pool import FakePool
-from tests.security.keys_of_tenants import ANN, BOB, KeyClient, api_key, key_table
+from tests.security.keys_of_tenants import ANN, ANN_TOO, BOB, KeyClient, api_key, key_table
 
 CHAT = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 5}
 COMPLETION = {"prompt": "Hello", "max_tokens": 5}
@@ -331,6 +331,20 @@ async def test_metrics_name_tenants_and_no_users(limited: Ask) -> None:
     assert 'headrace:tenant_rate_limited_total{limit="requests",tenant="ann"} 1.0' in text
     assert 'headrace:requests_refused_total{reason="rate_limit"} 1.0' in text
     assert 'headrace:tenant_tokens_total{kind="generation",tenant="ann"} 10.0' in text
+
+
+async def test_metrics_tell_a_key_of_no_other_tenant(make_app: MAKE_APP) -> None:
+    table = KeyTable(
+        [api_key(ANN, "ann"), api_key(BOB, "bob"), api_key(ANN_TOO, "root", is_admin=True)]
+    )
+    async with make_app(keys=table).test_app() as app:
+        ann, bob, root = (KeyClient(app.test_client(), key) for key in (ANN, BOB, ANN_TOO))
+        for client in (ann, bob):
+            await chat(client)
+        texts = [await (await each.get("/metrics")).get_data(as_text=True) for each in (ann, root)]
+    assert ['tenant="ann"' in text for text in texts] == [True, True]
+    assert ['tenant="bob"' in text for text in texts] == [False, True]
+    assert "headrace:generation_tokens_total" in texts[0]
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/responses"])
