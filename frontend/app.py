@@ -26,6 +26,7 @@ from headrace.frontend.middleware.response_log import ResponseLogMiddleware
 from headrace.frontend.pool.interface import Pool
 from headrace.frontend.process.drain import Drain
 from headrace.frontend.process.patience import Patience
+from headrace.frontend.rate_limits.rate_limits import RateLimits
 from headrace.frontend.routes import (
     aborting,
     adapters,
@@ -105,6 +106,8 @@ def create_app(
         drain,
         abortable or Abortable(),
         adapter_use or AdapterUse(),
+        rate_limits=RateLimits.in_folder(config.run_dir / "limits"),
+        keys=None if keys.is_open else keys,
     )
     _register(app, context)
     errors.install_error_handlers(

@@ -42,9 +42,11 @@ class ApiError(Exception):
 
     param: the field at fault, None if no single field is.
     details: what programs read, in Messages only; None if there is nothing.
+    code: of the body; None: the status.
     """
 
     status = 500
+    code: str | None = None
     kind = "InternalServerError"
     details: Mapping[str, Any] | None = None
 
@@ -62,7 +64,7 @@ class ApiError(Exception):
             "message": self.message,
             "type": self.kind,
             "param": self.param,
-            "code": self.status,
+            "code": self.status if self.code is None else self.code,
         }
         return {"error": error}
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from quart.typing import TestClientProtocol as Client
 
-from tests.frontend.responses.conftest import Serve
+from tests.frontend.conftest import Serve
 from tests.frontend.responses.response_asking import PATH, ask, follow, get, stream, text_of
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from quart.typing import TestClientProtocol as Client
 
-from tests.frontend.responses.conftest import Serve
+from tests.frontend.conftest import Serve
 from tests.frontend.responses.response_asking import PATH, ask, follow, refusal, stream
 from tests.frontend.responses.response_script import Script
 

@@ -15,8 +15,8 @@ from headrace.frontend.responses.tools import demo_source as demo
 from headrace.frontend.responses.tools import tool_servers as servers
 from headrace.frontend.responses.tools.demo_source import calculate, current_time
 from headrace.frontend.responses.tools.interface import ToolFailure, ToolSource, ToolSpec
+from tests.frontend.conftest import Serve
 from tests.frontend.fake_pool import FakePool
-from tests.frontend.responses.conftest import Serve
 from tests.frontend.responses.response_asking import ask, follow, refusal, stream, text_of
 from tests.frontend.responses.response_script import Script
 
