@@ -39,7 +39,7 @@ from headrace.launcher.command.reference import (
     synonyms,
 )
 from headrace.launcher.command.variables import FromVariables, read_variables
-from headrace.launcher.hardware import gpu_ids
+from headrace.launcher.hardware import gpu_ids, why_no_gpu
 from headrace.protocol.config import PoolOptions
 
 __all__ = ["GroupOptions", "LoraModule", "OptionError", "Options", "parse", "parse_size"]
@@ -137,6 +137,7 @@ def _validated(
     if pool.uds is not None and {"host", "port"} & whole.options.keys():
         raise OptionError("--uds: excludes --host and --port")
     _check_extras(pool)
+    _check_devices(groups)
     _check_autoscaling(groups, pool.wake_on_demand, is_file=tables is not None)
     lines = (*notices, *whole.notices, *variables.notices)
     return Options(pool, groups, None if run_dir is None else Path(run_dir), lines)
@@ -284,6 +285,13 @@ def _check_autoscaling(groups: list[GroupOptions], wake_on_demand: bool, is_file
             name = f"group {number}: {error.key}" if is_file else flag_of(error.key)
             text = str(error) if is_file else with_flags(str(error))
             raise OptionError(f"{name}: {text}") from error
+
+
+def _check_devices(groups: Iterable[GroupOptions]) -> None:
+    if not any(group.device == "cuda" and group.runs_model for group in groups):
+        return
+    if (reason := why_no_gpu()) is not None:
+        raise OptionError(f"--device: is cuda, but there is no GPU to use: {reason}")
 
 
 def _check_extras(pool: PoolOptions) -> None:
