@@ -31,8 +31,8 @@ from headrace.workers.torch_runner.self_check import check_model
 from headrace.workers.torch_runner.step_memory import measure_step_bytes
 
 SLOW_QUANTIZATION = (
-    "--quantization %s is slow here, many times slower than with compiled kernels and mostly slower "
-    "than without it: %s"
+    "--quantization %s is slow here, many times slower than with compiled kernels and mostly "
+    "slower than without it: %s"
 )
 _log = logging.getLogger("headrace.worker")
 
