@@ -62,7 +62,9 @@ async def measure(url: str, worker: psutil.Process, options: argparse.Namespace)
             await ask(client, prompts, 1 if len(mib) % 2 else options.at_once)
             while time.monotonic() - started >= 60 * (len(mib) + 1):
                 mib.append(worker.memory_info().rss / 2**20)
-                print(f"{len(mib):>4} min {prompts.count:>8} prompts {mib[-1]:>9.1f} MiB", flush=True)
+                print(
+                    f"{len(mib):>4} min {prompts.count:>8} prompts {mib[-1]:>8.1f} MiB", flush=True
+                )
     return mib
 
 
