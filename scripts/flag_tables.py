@@ -19,7 +19,12 @@ from headrace.launcher.command.options import option_fields
 from headrace.launcher.command.reference_tables import reference_table, variable_table
 
 ROOT = Path(__file__).parents[1]
-FILES = (ROOT / "README.md", ROOT / "docs" / "autoscaling.md", ROOT / "docs" / "options.md")
+FILES = (
+    ROOT / "README.md",
+    ROOT / "docs" / "autoscaling.md",
+    ROOT / "docs" / "compatibility.md",
+    ROOT / "docs" / "options.md",
+)
 _TABLE = re.compile(
     r"(<!-- (flags|reference|variables):([\w\s]+)-->\n).*?(<!-- end of flags -->)", re.DOTALL
 )

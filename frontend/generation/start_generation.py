@@ -19,14 +19,12 @@ from headrace.frontend.middleware import request_scope
 from headrace.frontend.middleware.deadline import current_deadline
 from headrace.frontend.pool.interface import OutputStream
 from headrace.frontend.schemas.generation import GenerationRequest
+from headrace.frontend.schemas.limits import limit_of
 from headrace.frontend.text.stop_strings import StopMatcher
 from headrace.protocol.grammar import Grammar
 from headrace.protocol.sampling import SamplingParams
 from headrace.protocol.to_worker import Generate
 
-# Choices of one request, over all its prompts.
-MAX_CHOICES = 1024
-MAX_BEAMS = 32
 # Tokens in logit_bias or allowed_token_ids, over all choices: the worker of each choice gets all.
 MAX_LISTED_TOKENS = 4_000_000
 # Characters of bad words, over all choices. Each word is some tokens, twice.
@@ -57,12 +55,15 @@ class Prompt:
     text: str | None
 
 
-def check_choice_count(request: GenerationRequest, prompts: int) -> None:
-    """Raise BadRequest if a request has too many choices; call it before any work for them."""
-    if prompts * request.choices_per_prompt > MAX_CHOICES:
-        raise BadRequest(
-            f"A request may have at most {MAX_CHOICES} choices (prompts times n).", "n"
-        )
+def check_choice_count(request: GenerationRequest, prompts: int = 1, field: str = "n") -> None:
+    """Raise BadRequest if a request has too many choices; call it before any work for them.
+
+    field: what there may be too many of.
+    """
+    most = limit_of("max_choices")
+    if prompts * request.choices_per_prompt > most:
+        text = f"{field}: a request may have at most {most} choices (prompts times n)."
+        raise BadRequest(text, field)
 
 
 def start_generation(
@@ -188,8 +189,9 @@ def _check_beam_search(request: GenerationRequest, grammar: Grammar | None) -> N
     """Raise BadRequest for fields that beam search excludes."""
     if request.stream:
         raise BadRequest("use_beam_search cannot be streamed.", "use_beam_search")
-    if request.choices_per_prompt > MAX_BEAMS:
-        raise BadRequest(f"n must be at most {MAX_BEAMS} with use_beam_search.", "n")
+    if request.choices_per_prompt > limit_of("max_beams"):
+        most = limit_of("max_beams")
+        raise BadRequest(f"n: must be at most {most} with use_beam_search.", "n")
     excluded = [field for field in EXCLUDED_BY_BEAM_SEARCH if getattr(request, field)]
     if request.thinking_token_budget not in (None, -1):
         excluded.append("thinking_token_budget")

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 from headrace.frontend.errors import BadRequest, shortened
 from headrace.frontend.responses.output.ids import input_id
 from headrace.frontend.responses.request.item_fields import (
-    MAX_PARTS,
     part_text,
     read_list,
     read_name,
@@ -22,6 +21,7 @@ from headrace.frontend.responses.request.requested_tools import TOOL_ITEMS
 from headrace.frontend.responses.request.sealed_text import unseal
 from headrace.frontend.responses.request.tool_items import TOOL_PARSERS
 from headrace.frontend.responses.request.unknown_item_fields import unknown_item_fields
+from headrace.frontend.schemas.limits import limit_of
 from headrace.frontend.schemas.responses import Item
 from headrace.frontend.schemas.unknown_fields import MAX_NOTED
 from headrace.frontend.structured.constraint import check_depth
@@ -190,7 +190,7 @@ def _unknown(item: Item, where: str) -> Item | None:
     """Read an item of a type that is not known: what it says, as a message; None if nothing."""
     content, role = item.get("content"), item.get("role")
     parts = [content] if isinstance(content, str) else content
-    if not isinstance(parts, list) or len(parts) > MAX_PARTS:
+    if not isinstance(parts, list) or len(parts) > limit_of("max_content_parts"):
         return None
     texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
     said = [text for text in texts if isinstance(text, str)]

@@ -3,9 +3,9 @@
 from typing import Any
 
 from headrace.frontend.errors import BadRequest, shortened
+from headrace.frontend.schemas.limits import limit_of
 from headrace.frontend.schemas.responses import Item
 
-MAX_PARTS = 10_000
 MAX_NAME_CHARS = 256
 _TEXT_PARTS = frozenset({"input_text", "output_text", "text", "summary_text", "reasoning_text"})
 
@@ -43,8 +43,8 @@ def read_list(item: Item, field: str, where: str) -> list[Any]:
     value = item.get(field)
     if not isinstance(value, list):
         raise BadRequest(f"{where}.{field}: must be a string or a list.", f"{where}.{field}")
-    if len(value) > MAX_PARTS:
-        raise BadRequest(f"{where}.{field}: holds more than {MAX_PARTS}.", f"{where}.{field}")
+    if len(value) > (most := limit_of("max_content_parts")):
+        raise BadRequest(f"{where}.{field}: holds more than {most}.", f"{where}.{field}")
     return value
 
 

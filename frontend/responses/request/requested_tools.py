@@ -19,7 +19,8 @@ from headrace.frontend.responses.request.client_tools import (
 from headrace.frontend.responses.request.item_fields import read_name, read_optional_text
 from headrace.frontend.responses.tools import tool_servers
 from headrace.frontend.responses.tools.interface import ToolServer, ToolSource
-from headrace.frontend.schemas.responses import MAX_TOOLS, Item, ResponsesRequest
+from headrace.frontend.schemas.limits import limit_of
+from headrace.frontend.schemas.responses import Item, ResponsesRequest
 from headrace.frontend.structured.constraint import check_depth
 
 _MCP_FIELDS = frozenset(
@@ -77,9 +78,9 @@ def _tools_of_items(value: str | list[Item] | None) -> Iterator[tuple[str, Item]
     for index, item in enumerate(value if isinstance(value, list) else ()):
         kind, tools = item.get("type"), item.get("tools")
         if isinstance(kind, str) and kind in TOOL_ITEMS and isinstance(tools, list):
-            if len(tools) > MAX_TOOLS:
+            if len(tools) > limit_of("max_tools"):
                 where = f"input.{index}.tools"
-                raise BadRequest(f"{where}: holds more than {MAX_TOOLS}.", where)
+                raise BadRequest(f"{where}: holds more than {limit_of('max_tools')}.", where)
             for number, tool in enumerate(tools):
                 if isinstance(tool, dict) and isinstance(tool.get("type"), str):
                     yield f"input.{index}.tools.{number}", tool
