@@ -6,6 +6,8 @@ import os
 import signal
 import sys
 
+from headrace.protocol.common.standard_streams import make_streams_safe
+
 PR_SET_PDEATHSIG = 1
 
 # sysexits.h: the configuration cannot work (a model that cannot be run, say), and another start
@@ -22,6 +24,7 @@ def become_child(name: str, parent_pid: int | None, log_level: str) -> None:
     parent_pid: the process that started it. If it has another parent by now, it exits at once: the
         parent ended before the kernel knew. None: systemd, which stops its processes itself.
     """
+    make_streams_safe()
     set_up_logging(name, log_level)
     if parent_pid is None:
         return
