@@ -1,6 +1,7 @@
 """The ASGI application: routes, middleware and what they share."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from quart import Quart, request
 from quart_schema import Info, QuartSchema
@@ -18,6 +19,7 @@ from headrace.frontend.middleware import address, errors, limits, request_scope
 from headrace.frontend.middleware import full_pool as full
 from headrace.frontend.pool.interface import Pool
 from headrace.frontend.process.drain import Drain
+from headrace.frontend.redaction import hide_places
 from headrace.frontend.routes import (
     aborting,
     adapters,
@@ -64,6 +66,7 @@ def create_app(
     ending. abortable, adapter_use: record requests in flight and the adapters that they use.
     formats: by the groups' names; resolved if there are none.
     """
+    hide_places(_places(config))
     app = Quart("headrace", static_folder=None)
     app.request_class = request_class(config.file_max_bytes)
     app.asgi_http_class = UploadConnection
@@ -110,6 +113,16 @@ def create_app(
     wrapped = request_scope.RequestScopeMiddleware(addressed, metrics, drain, config.strict_fields)
     app.asgi_app = wrapped  # type: ignore[method-assign, assignment]
     return app
+
+
+def _places(config: PoolConfig) -> Iterator[Path]:
+    """Yield the paths of this machine that the pool uses."""
+    yield from (config.run_dir, config.files)
+    for group in config.groups:
+        yield from (group.model_path, group.text_path)
+    yield from filter(None, (config.lora_dir, config.profile_dir, config.uds))
+    if config.response_store.startswith("sqlite"):
+        yield Path(config.response_store.partition(":///")[2])
 
 
 def _register(app: Quart, context: Context) -> None:

@@ -10,6 +10,7 @@ from quart import Quart, Response, request
 from werkzeug.exceptions import HTTPException
 
 from headrace.frontend.errors import FAILURE, ApiError, BodyTooLarge, InternalError, from_pool
+from headrace.frontend.middleware import request_scope
 from headrace.frontend.pool.interface import PoolError
 
 # Returns the response to an exception; gets the size of the largest body, too.
@@ -25,13 +26,18 @@ def json_response(body: Any, status: int = 200, headers: dict[str, str] | None =
 
 
 def api_error(error: Exception) -> ApiError:
-    """Map any exception to the ApiError shown to the client; log it if it is unexpected."""
-    if isinstance(error, ApiError):
-        return error
+    """Map any exception to the ApiError shown to the client; log it if it is unexpected.
+
+    A failure of ours says nothing but the request's id, by which operators find it in the log.
+    """
     if isinstance(error, PoolError):
-        return from_pool(error)
-    log.error("unhandled exception in a request", exc_info=error)
-    return InternalError(FAILURE)
+        error = from_pool(error)
+    if isinstance(error, ApiError) and error.message != FAILURE:
+        return error
+    request_id = request_scope.current_request_id()
+    if not isinstance(error, ApiError):
+        log.error("unhandled exception in request %s", request_id, exc_info=error)
+    return InternalError(f"{FAILURE} Its id is {request_id}.")
 
 
 def install_error_handlers(
