@@ -1,12 +1,13 @@
 """The ASGI application: routes, middleware and what they share."""
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
 from quart import Quart, request
 from quart_schema import Info, QuartSchema
 
 from headrace.frontend.abortable import Abortable
+from headrace.frontend.access.key_table import KeyTable
+from headrace.frontend.access.middleware import AccessMiddleware, check_routed
 from headrace.frontend.adapters import AdapterUse
 from headrace.frontend.anthropic_api import errors as messages_errors
 from headrace.frontend.batches.lazy_service import LazyBatchService
@@ -15,11 +16,16 @@ from headrace.frontend.context import HEADRACE_VERSION, Context, served_models
 from headrace.frontend.files.upload import UploadConnection, request_class
 from headrace.frontend.http.openapi import OpenAPI
 from headrace.frontend.metrics import Metrics
-from headrace.frontend.middleware import address, errors, limits, request_scope
+from headrace.frontend.middleware import address, errors, limits, operator_code, request_scope
 from headrace.frontend.middleware import full_pool as full
+from headrace.frontend.middleware.access_log import AccessLog
+from headrace.frontend.middleware.asgi import ASGIApp
+from headrace.frontend.middleware.cors import with_cors
+from headrace.frontend.middleware.response_log import ResponseLogMiddleware
 from headrace.frontend.pool.interface import Pool
 from headrace.frontend.process.drain import Drain
-from headrace.frontend.redaction import hide_places
+from headrace.frontend.process.patience import Patience
+from headrace.frontend.redaction import hide_places_of
 from headrace.frontend.routes import (
     aborting,
     adapters,
@@ -59,16 +65,19 @@ def create_app(
     abortable: Abortable | None = None,
     adapter_use: AdapterUse | None = None,
     formats: Mapping[str, ModelFormats] | None = None,
+    keys: KeyTable | None = None,
 ) -> Quart:
     """Return an ASGI application that serves a pool.
 
     tokenizers: by the groups' names. grammars: of structured outputs. drain: whether the process is
     ending. abortable, adapter_use: record requests in flight and the adapters that they use.
-    formats: by the groups' names; resolved if there are none.
+    formats: by the groups' names; resolved if there are none. keys: which clients may send; those
+    of the configuration if there is no table.
     """
-    hide_places(_places(config))
+    hide_places_of(config)
     app = Quart("headrace", static_folder=None)
-    app.request_class = request_class(config.file_max_bytes)
+    patience = Patience(config.body_timeout_s, config.min_body_rate)
+    app.request_class = request_class(config.file_max_bytes, patience)
     app.asgi_http_class = UploadConnection
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
@@ -84,6 +93,7 @@ def create_app(
     )
     models_by_name = served_models(config, tokenizers, formats)
     drain = drain or Drain()
+    keys = keys or KeyTable.of(config)
     context = Context(
         config,
         models_by_name,
@@ -104,25 +114,30 @@ def create_app(
     async def note_route() -> None:
         if request.url_rule is not None:
             request_scope.current().handler = request.url_rule.rule
+        check_routed(keys, app, request.url_rule)
         address.reject_if_flagged()
 
     refusing = full.FullPoolMiddleware(app.asgi_app, pool, drain)
     limited = limits.LimitsMiddleware(refusing, config)
+    guarded = AccessMiddleware(limited, keys, app, {messages.PATH: messages_errors.body})
     of_headers = (config.max_headers, config.max_header_bytes)
-    addressed = address.AddressMiddleware(limited, config.root_path, *of_headers)
-    wrapped = request_scope.RequestScopeMiddleware(addressed, metrics, drain, config.strict_fields)
+    addressed = address.AddressMiddleware(guarded, config.root_path, *of_headers)
+    wrapped = request_scope.RequestScopeMiddleware(
+        _with_optional(addressed, config),
+        metrics,
+        drain,
+        config.strict_fields,
+        AccessLog(config.access_log_except, config.root_path) if config.logs_access else None,
+        writes_directly=not config.middleware,
+    )
     app.asgi_app = wrapped  # type: ignore[method-assign, assignment]
     return app
 
 
-def _places(config: PoolConfig) -> Iterator[Path]:
-    """Yield the paths of this machine that the pool uses."""
-    yield from (config.run_dir, config.files)
-    for group in config.groups:
-        yield from (group.model_path, group.text_path)
-    yield from filter(None, (config.lora_dir, config.profile_dir, config.uds))
-    if config.response_store.startswith("sqlite"):
-        yield Path(config.response_store.partition(":///")[2])
+def _with_optional(app: ASGIApp, config: PoolConfig) -> ASGIApp:
+    """Return the application in the layers that the operator wants around all others."""
+    app = operator_code.wrap(with_cors(app, config), config.middleware)
+    return ResponseLogMiddleware(app) if config.log_responses else app
 
 
 def _register(app: Quart, context: Context) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from tempfile import gettempdir
 
+from headrace.protocol.config import PoolConfig
+
 HIDDEN = "…"
 MAX_CHARS = 2000
 _ADDRESS = re.compile(r"\b0[xX][0-9a-fA-F]{4,}\b")
@@ -49,6 +51,17 @@ _PLACES = _Places()
 def hide_places(paths: Iterable[Path]) -> None:
     """Hide paths, and all that is below them, from the texts of errors."""
     _PLACES.add(paths)
+
+
+def hide_places_of(config: PoolConfig) -> None:
+    """Hide the paths that a pool uses from the texts of errors."""
+    paths = [config.run_dir, config.files]
+    for group in config.groups:
+        paths += [group.model_path, group.text_path]
+    paths += filter(None, (config.lora_dir, config.profile_dir, config.uds))
+    if config.response_store.startswith("sqlite"):
+        paths.append(Path(config.response_store.partition(":///")[2]))
+    hide_places(paths)
 
 
 def without_internals(text: str, *, is_ours: bool = False) -> str:

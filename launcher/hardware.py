@@ -1,7 +1,12 @@
 """The hardware of this machine, found without torch."""
 
+import logging
 import os
 from pathlib import Path
+
+from headrace.protocol.common.host.limits import available_cpus, available_memory
+
+log = logging.getLogger("headrace.launcher")
 
 # How often an OpenMP thread polls for work before it sleeps. By default that takes milliseconds, in
 # which it keeps a core from the frontends and from the very thread that it waits for; with none at
@@ -10,8 +15,15 @@ SPIN_COUNT = "10000"
 
 
 def cpu_count() -> int:
-    """Return the number of CPUs that this process may use."""
-    return len(os.sched_getaffinity(0))
+    """Return the number of CPUs that this process may use, control groups' quotas considered."""
+    return available_cpus().amount
+
+
+def log_limits() -> None:
+    """Log how many CPUs and how much memory the pool may use, and what limits them."""
+    cpus, memory = available_cpus(), available_memory()
+    log.info("%d CPUs, by %s", cpus.amount, cpus.source)
+    log.info("%d MiB of memory, by %s", memory.amount >> 20, memory.source)
 
 
 def gpu_ids() -> list[str]:

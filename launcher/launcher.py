@@ -15,6 +15,7 @@ import time
 from headrace.launcher.children import Child, Children, slot_of
 from headrace.launcher.coordinator_link import CoordinatorLink
 from headrace.launcher.coordinator_watch import CoordinatorWatch
+from headrace.launcher.hardware import log_limits
 from headrace.launcher.readiness import Readiness
 from headrace.launcher.restarter import Restarter
 from headrace.launcher.rolling import RollingHooks, RollingRestarts
@@ -81,6 +82,7 @@ class Launcher:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
         loop.add_signal_handler(signal.SIGHUP, self._rolling.request)
+        log_limits()
         await self._start_children()
         coroutines = (
             self._link.execute_orders(),

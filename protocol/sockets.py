@@ -3,7 +3,8 @@
 All are ipc sockets in the run directory, which only its owner can enter.
 """
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ HIGH_WATER_MARK = 10_000
 
 # sun_path holds 108 bytes with the closing NUL.
 MAX_PATH_BYTES = 107
+# Of a worker: its slot and its start. A slot that fails every second for 100 days has a longer one.
+LONGEST_NUMBERS = "-9999.9999999"
 
 
 def control_endpoint(run_dir: Path) -> str:
@@ -35,9 +38,14 @@ def requests_endpoint(run_dir: Path, worker_id: str) -> str:
     return f"ipc://{run_dir / worker_id}"
 
 
-def fits(run_dir: Path) -> bool:
-    """Return whether the kernel accepts the length of socket paths in this directory."""
-    return len(str(run_dir).encode()) + len("/worker-99999") <= MAX_PATH_BYTES
+def excess_bytes(run_dir: Path, groups: Iterable[str]) -> int:
+    """Return by how much a directory's path is too long for the sockets in it; 0 if it fits.
+
+    A worker's socket has its id for a name, which becomes longer with the number of its restarts.
+    """
+    names = ["control", "state", *(group + LONGEST_NUMBERS for group in groups)]
+    longest = max(len(os.fsencode(run_dir / name)) for name in names)
+    return max(0, longest - MAX_PATH_BYTES)
 
 
 def router(context: zmq.Context[Any], endpoint: str) -> Any:

@@ -21,7 +21,7 @@ class Generate(Message, tag=1):
     priority: lower runs earlier.
     cache_salt: prefixes are shared only among requests with the same salt.
     adapter: id of a LoRA adapter; "": the base model.
-    tenant: owner of the request, for fairness.
+    tenant: owner of the request, for fairness. user: whose it is among those of its tenant.
     is_replay: whether another worker has had it: it is not rejected when the queue is full.
     grammar: what the output must match; None: unconstrained.
     """
@@ -34,6 +34,7 @@ class Generate(Message, tag=1):
     cache_salt: str = ""
     adapter: str = ""
     tenant: str = ""
+    user: str = ""
     is_replay: bool = False
     grammar: Grammar | None = None
 

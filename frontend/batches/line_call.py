@@ -45,7 +45,7 @@ async def call_route(
     if endpoint == "/v1/responses":
         # The output file has the answer: ten thousand rows in the store would push others out.
         body = {"store": False, **body}
-    scope = RequestScope(request_id, time.monotonic(), priority=BATCH_PRIORITY)
+    scope = RequestScope(request_id, time.monotonic(), priority=BATCH_PRIORITY, is_internal=True)
     try:
         request = _request(app, endpoint, encode_body(body), scope)
         response = cast(Response, await app.handle_request(request))

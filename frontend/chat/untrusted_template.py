@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from headrace.frontend.chat.shown_roles import render_all_messages
+from headrace.frontend.chat.template_sandbox import TemplateTimeout
 from headrace.frontend.chat.templates import ChatTemplate
 from headrace.frontend.errors import BadRequest
 from headrace.frontend.schemas.limits import current_limits
@@ -62,7 +63,8 @@ async def _run_process(job: bytes, deadline_s: float) -> bytes | None:
         env=environment,
     )
     try:
-        output, _ = await asyncio.wait_for(process.communicate(job), deadline_s)
+        async with asyncio.timeout(deadline_s):
+            output, _ = await process.communicate(job)
     except TimeoutError:
         return None
     finally:
@@ -82,7 +84,7 @@ def main() -> None:
         answer = {"text": render_all_messages(template, **job["arguments"])}
     except BadRequest as error:
         answer = {"error": error.message}
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, TemplateTimeout) as error:
         answer = {"error": str(error)}
     serialized = json.dumps(answer)
     if len(serialized) > MAX_OUTPUT_BYTES:

@@ -31,6 +31,7 @@ from headrace.frontend.metrics.request_observer import (
 )
 from headrace.frontend.metrics.tenants import TenantTokens
 from headrace.protocol.common import metric_files
+from headrace.protocol.common.metric_space import keep_metrics_on_full_disks
 from headrace.protocol.config import GroupConfig, PoolConfig
 from headrace.protocol.state import engine_label
 
@@ -50,6 +51,7 @@ class Metrics:
     """
 
     def __init__(self, config: PoolConfig) -> None:
+        keep_metrics_on_full_disks()
         prefix = config.metrics_prefix
         self._multiprocess_dir = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
         self._registry = CollectorRegistry()

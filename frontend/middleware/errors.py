@@ -12,6 +12,7 @@ from werkzeug.exceptions import HTTPException
 from headrace.frontend.errors import FAILURE, ApiError, BodyTooLarge, InternalError, from_pool
 from headrace.frontend.middleware import request_scope
 from headrace.frontend.pool.interface import PoolError
+from headrace.protocol.logs.set_up import STACK_LOGGER
 
 # Returns the response to an exception; gets the size of the largest body, too.
 ErrorResponse = Callable[[Exception, int], Response]
@@ -25,11 +26,16 @@ def json_response(body: Any, status: int = 200, headers: dict[str, str] | None =
     return Response(text, status, headers, content_type="application/json")
 
 
+stack_log = logging.getLogger(STACK_LOGGER)  # silent but for --log-error-stack
+
+
 def api_error(error: Exception) -> ApiError:
     """Map any exception to the ApiError shown to the client; log it if it is unexpected.
 
     A failure of ours says nothing but the request's id, by which operators find it in the log.
     """
+    if isinstance(error, ApiError | PoolError):
+        stack_log.warning("an error answer", exc_info=error)
     if isinstance(error, PoolError):
         error = from_pool(error)
     if isinstance(error, ApiError) and error.message != FAILURE:

@@ -8,6 +8,7 @@ from pathlib import Path
 from quart import Blueprint, Response
 from quart_schema import document_querystring, document_request, document_response
 
+from headrace.frontend.access.required_access import OperatorBlueprint
 from headrace.frontend.admin.pool_results import check_result, read_query, target_of, worker_reports
 from headrace.frontend.context import Context
 from headrace.frontend.errors import BadRequest, NotFound, shortened
@@ -23,7 +24,7 @@ from headrace.protocol.to_frontend import PoolResult
 
 
 def blueprint(context: Context) -> Blueprint:
-    routes = Blueprint("adapters", __name__)
+    routes = OperatorBlueprint("adapters", __name__)
 
     @routes.post("/v1/load_lora_adapter")
     @document_querystring(AdapterQuery)

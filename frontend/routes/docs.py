@@ -7,6 +7,8 @@ from quart import Blueprint, Response
 from quart_schema import hide
 from werkzeug.exceptions import NotFound
 
+from headrace.frontend.access.required_access import public
+
 # Swagger UI, from the package swagger-ui-py.
 _ASSETS = {
     "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
@@ -41,11 +43,13 @@ def blueprint() -> Blueprint:
 
     @routes.get("/docs")
     @hide
+    @public()
     async def docs() -> Response:
         return Response(_PAGE, content_type="text/html; charset=utf-8")
 
     @routes.get("/docs/assets/<name>")
     @hide
+    @public()
     async def asset(name: str) -> Response:
         content_type = _ASSETS.get(name)
         if content_type is None:

@@ -27,6 +27,7 @@ from headrace.protocol.common.grammar_compiler import (
 )
 from headrace.protocol.common.process import become_child
 from headrace.protocol.grammar import MAX_GRAMMAR_BYTES
+from headrace.protocol.logs.set_up import inherited_options
 from headrace.protocol.text import TextInfo
 
 log = logging.getLogger("headrace.frontend.checkers")
@@ -107,7 +108,7 @@ def _address_space_bytes() -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="headrace-checker")
     parser.add_argument("--parent-pid", type=int, required=True)
-    become_child("checker", parser.parse_args().parent_pid, "warning")
+    become_child("checker", parser.parse_args().parent_pid, inherited_options())
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.nice(_NICENESS)
     checker = Checker()

@@ -16,6 +16,7 @@ _ACTIONS: dict[str, dict[str, Any]] = {
     "value": {},
     "values": {"nargs": "+"},
     "optional": {"nargs": "?"},
+    "append": {"action": "append"},
     "json": {},
     "set": {"action": "store_true"},
     "switch": {"action": argparse.BooleanOptionalAction},

@@ -68,11 +68,42 @@ _HTTP = (
     Flag("max_header_bytes", aliases=("--h11-max-incomplete-event-size",)),
     Flag("max_headers", aliases=("--h11-max-header-count",)),
     Flag("keep_alive_s", metavar="S"),
+    Flag("allowed_origins", "none", metavar="JSON", kind="json"),
+    Flag("allowed_methods", "all", metavar="JSON", kind="json"),
+    Flag("allowed_headers", "all", metavar="JSON", kind="json"),
+    Flag("allow_credentials", kind="switch"),
+    Flag("middleware", "none", metavar="MODULE.NAME", kind="append"),
     Flag("enable_tokenizer_info", kind="set", aliases=("--enable-tokenizer-info-endpoint",)),
     Flag("disable_docs", kind="set", aliases=("--disable-fastapi-docs",)),
     Flag("shutdown_timeout_s"),
     Flag("request_timeout_s", "never", metavar="S"),
     Flag("sse_keep_alive_interval_s", metavar="S"),
+)
+_ACCESS = (
+    Flag("api_keys", "none", metavar="KEY", kind="values"),
+    Flag("api_key_file", "none", metavar="FILE"),
+    Flag("admin_keys", "none", metavar="KEY", kind="values"),
+    Flag("enable_admin", kind="set"),
+    Flag("public_metrics", kind="set"),
+    Flag("insecure", kind="set"),
+)
+_TLS = (
+    Flag("ssl_certfile", "none: HTTP without TLS", metavar="FILE"),
+    Flag("ssl_keyfile", "in the certificate's file", metavar="FILE"),
+    Flag("ssl_ca_certs", "none", metavar="FILE"),
+    Flag("ssl_cert_reqs", choices=("0", "1", "2")),
+    Flag("ssl_ciphers", "with forward secrecy and authenticated", metavar="CIPHERS"),
+    Flag("enable_ssl_refresh", kind="switch"),
+)
+_CONNECTIONS = (
+    Flag("max_connections", metavar="N"),
+    Flag("max_connections_per_address", "1024 from other machines, else any number", metavar="N"),
+    Flag("header_timeout_s", metavar="S"),
+    Flag("body_timeout_s", metavar="S"),
+    Flag("min_body_rate", metavar="BYTES"),
+    Flag("write_timeout_s", metavar="S"),
+    Flag("tls_handshake_timeout_s", metavar="S"),
+    Flag("h2_max_streams", metavar="N"),
 )
 _LIMITS = (
     Flag("max_json_depth", metavar="N"),
@@ -108,7 +139,6 @@ _LIMITS = (
     Flag("max_template_argument_chars", metavar="N"),
     Flag("max_template_argument_depth", metavar="N"),
 )
-_ACCESS = (Flag("enable_admin", kind="set"),)
 _STORE = (
     Flag("response_store_url", "a file in the run directory", metavar="URL"),
     Flag("response_store_max_age_s", metavar="S"),
@@ -122,11 +152,18 @@ _STORE = (
 )
 _LOG = (
     Flag("log_level"),
+    Flag("log_format"),
+    Flag("log_config", "none", metavar="FILE"),
+    Flag("access_log", "off", kind="switch", aliases=("--enable-uvicorn-access-log",)),
+    Flag("access_log_except", "none", metavar="PATHS", aliases=("--no-access-log-for",)),
+    Flag("http_log_level", "warning", metavar="LEVEL"),
     Flag("disable_log_stats", kind="switch"),
     Flag("log_stats_interval_s", metavar="S"),
     Flag("enable_log_requests", kind="switch"),
     Flag("enable_log_outputs", kind="set"),
     Flag("max_log_len", "all"),
+    Flag("log_responses", kind="switch"),
+    Flag("log_error_stack", kind="switch"),
 )
 _MODEL = (
     Flag("model", "SmolLM2-135M-Instruct"),
@@ -202,6 +239,8 @@ _ANSWERS = (
 FLAGS = {
     "the pool": _POOL,
     "HTTP": _HTTP,
+    "TLS": _TLS,
+    "connections": _CONNECTIONS,
     "limits": _LIMITS,
     "access": _ACCESS,
     "the model": _MODEL,
@@ -213,6 +252,8 @@ FLAGS = {
 
 # Flags that do not have the names of their keys.
 _NAMES = {
+    "api_keys": "--api-key",
+    "admin_keys": "--admin-key",
     "kv_cache_bytes": "--kv-cache-memory-bytes",
     "memory_utilization": "--gpu-memory-utilization",
     "shutdown_timeout_s": "--shutdown-timeout",
@@ -224,6 +265,13 @@ _NAMES = {
     "chat_template_timeout_s": "--chat-template-timeout",
     "wake_timeout_s": "--wake-timeout",
     "keep_alive_s": "--keep-alive-timeout",
+    "header_timeout_s": "--header-timeout",
+    "body_timeout_s": "--body-timeout",
+    "write_timeout_s": "--write-timeout",
+    "tls_handshake_timeout_s": "--tls-handshake-timeout",
+    "log_config": "--log-config-file",
+    "access_log_except": "--disable-access-log-for-endpoints",
+    "http_log_level": "--uvicorn-log-level",
     "log_stats_interval_s": "--log-stats-interval",
     "scale_up_window_s": "--scale-up-window",
     "scale_down_window_s": "--scale-down-window",

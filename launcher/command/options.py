@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from headrace.launcher.access.start_checks import access_notices, read_key_file
 from headrace.launcher.command.autoscale_options import InvalidSizes, check_sizes
 from headrace.launcher.command.config_file import read_file
 from headrace.launcher.command.flag_help import Fields, help_text
@@ -31,6 +32,7 @@ from headrace.launcher.command.reference import (
 )
 from headrace.launcher.command.variables import FromVariables, read_variables
 from headrace.launcher.hardware import gpu_ids
+from headrace.protocol.common.tls import TLSError, server_context
 from headrace.protocol.config import PoolOptions
 
 __all__ = ["GroupOptions", "LoraModule", "OptionError", "Options", "parse", "parse_size"]
@@ -64,8 +66,8 @@ def known_flags() -> Mapping[str, KnownFlag]:
             known[name] = KnownFlag(flag.name, flag.kind)
     known["-O"] = known["--optimization-level"]
     for own in _own_flags().values():
-        known.pop(opposite_of(flag_of(own.key)) or "", None)
         for name in own.names:
+            known.pop(opposite_of(name) or "", None)
             known[name] = KnownFlag(flag_of(own.key), own.kind)
     return known
 
@@ -120,8 +122,10 @@ def _validated(
     if pool.uds is not None and {"host", "port"} & (file | pool_flags).keys():
         raise OptionError("--uds: excludes --host and --port")
     _check_extras(pool)
+    _check_tls(pool)
     _check_autoscaling(groups, pool.wake_on_demand, is_file=tables is not None)
-    lines = (*notices, *variables.notices)
+    access = access_notices(pool, read_key_file(pool))
+    lines = (*notices, *variables.notices, *access)
     return Options(pool, groups, None if run_dir is None else Path(run_dir), lines)
 
 
@@ -160,7 +164,7 @@ def _to_options(given: Mapping[str, Given]) -> tuple[dict[str, Any], list[str]]:
     options: dict[str, Any] = {}
     for name, value in given.items():
         key = _own_flags()[name].key
-        if value in ("None", "") and _is_none_without(key):
+        if value in ("None", "") and _is_none_without(key) and key != "api_key_file":
             continue
         if key in _PARSERS and value in ("None", ""):
             if value == "":
@@ -240,6 +244,16 @@ def _check_extras(pool: PoolOptions) -> None:
     ):
         if is_needed and importlib.util.find_spec(package) is None:
             raise OptionError(f"{flag}: needs the package {package}: install headrace[{extra}]")
+
+
+def _check_tls(pool: PoolOptions) -> None:
+    """Check the files of TLS, which every frontend would fail at."""
+    if pool.ssl_certfile is None:
+        return
+    try:
+        server_context(pool)
+    except TLSError as error:
+        raise OptionError(f"{flag_of(error.option)}: {error.reason}") from error
 
 
 def _groups(tables: object, flags: dict[str, Any], variables: FromVariables) -> list[GroupOptions]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace.launcher.models.changed_folder import with_changes
+from headrace.launcher.models.chat_templates import check_templates
 from headrace.launcher.models.model_cache import (
     Progress,
     cached,
@@ -103,6 +104,8 @@ def prepare_model(
         options.override_generation_config,
     )
     info = write_text_folder(folder, facts, options.text_path, overrides)
+    origin = str(folder) if options.chat_template is None else "--chat-template"
+    check_templates(info, origin, cache, progress)
     return PreparedModel(folder.absolute(), options.text_path.absolute(), name, info)
 
 

@@ -1,0 +1,7 @@
+"""An application on a fake pool, as for the tests of frontends."""
+
+from tests.frontend.conftest import client as client
+from tests.frontend.conftest import make_app as make_app
+from tests.frontend.conftest import pool as pool
+from tests.frontend.conftest import text as text
+from tests.frontend.conftest import text_path as text_path
