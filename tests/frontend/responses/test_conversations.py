@@ -185,7 +185,7 @@ async def test_conversations_that_are_not_there(
 @pytest.mark.parametrize(
     ("param", "path", "body"),
     [
-        ("items.0.role", "", {"items": [{"content": "x"}]}),
+        ("body.items.0.role", "", {"items": [{"content": "x"}]}),
         ("body.metadata.a", "", {"metadata": {"a": 5}}),
         ("body.items.0", "", {"items": ["x"]}),
         ("body.metadata", "/{}", {}),
