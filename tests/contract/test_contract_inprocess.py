@@ -64,7 +64,14 @@ def client(tmp_path: Path) -> Client:
         serving=ServingOptions(tool_call_parser="hermes"),
     )
     config = PoolConfig(
-        run_dir=tmp_path, groups=(group,), enable_tokenizer_info=True, enable_admin=True
+        run_dir=tmp_path,
+        groups=(group,),
+        enable_tokenizer_info=True,
+        enable_admin=True,
+        allowed_origins=("https://app.example",),
+        allowed_methods=("GET", "POST"),
+        allowed_headers=("content-type", "authorization"),
+        allow_credentials=True,
     )
     return create_app(config, {"main": text}, pool, Metrics(config), new_grammars()).test_client()
 
