@@ -26,6 +26,8 @@ from headrace.frontend.middleware.response_log import ResponseLogMiddleware
 from headrace.frontend.pool.interface import Pool
 from headrace.frontend.process.drain import Drain
 from headrace.frontend.process.patience import Patience
+from headrace.frontend.rate_limits.rate_limits import RateLimits
+from headrace.frontend.redaction import hide_places_of
 from headrace.frontend.routes import (
     aborting,
     adapters,
@@ -74,6 +76,7 @@ def create_app(
     formats: by the groups' names; resolved if there are none. keys: which clients may send; those
     of the configuration if there is no table.
     """
+    hide_places_of(config)
     app = Quart("headrace", static_folder=None)
     patience = Patience(config.body_timeout_s, config.min_body_rate)
     app.request_class = request_class(config.file_max_bytes, patience)
@@ -105,6 +108,8 @@ def create_app(
         drain,
         abortable or Abortable(),
         adapter_use or AdapterUse(),
+        rate_limits=RateLimits.in_folder(config.run_dir / "limits"),
+        keys=None if keys.is_open else keys,
     )
     _register(app, context)
     errors.install_error_handlers(

@@ -63,8 +63,14 @@ def client_of(tmp_path: Path, **settings: object) -> Client:
         serving=ServingOptions(tool_call_parser="hermes"),
     )
     enabled = {"enable_tokenizer_info": True, "enable_admin": True}
+    cors = {
+        "allowed_origins": ("https://app.example",),
+        "allowed_methods": ("GET", "POST"),
+        "allowed_headers": ("content-type", "authorization"),
+        "allow_credentials": True,
+    }
     config = PoolConfig.model_validate(
-        {"run_dir": tmp_path, "groups": (group,), **enabled, **settings}
+        {"run_dir": tmp_path, "groups": (group,), **enabled, **cors, **settings}
     )
     return create_app(config, {"main": text}, pool, Metrics(config), new_grammars()).test_client()
 
