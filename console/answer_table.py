@@ -21,6 +21,8 @@ def main() -> int:
         answer = {"detail": body[:200] or "the answer is empty"}
         if status == "200" and body:  # the routes of adapters answer in plain text
             answer = {"message": body}
+    if status == "401":
+        answer = {"detail": "a valid key is needed: set HEADRACE_ADMIN_KEY or HEADRACE_API_KEY"}
     if status != "200":
         print(f"pool.sh: error: {_error(answer)} (status {status})", file=sys.stderr)
         return 1

@@ -5,12 +5,13 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from headrace.console.client import Client, Unreachable
+from headrace.console.client import CA_VARIABLE, Client, Unreachable, key_of
 from headrace.console.frame import frame
 from headrace.console.snapshot import Snapshot, take
 
@@ -23,7 +24,7 @@ def main(argv: Sequence[str]) -> int:
     Returns the exit status.
     """
     args = _parser().parse_args(argv)
-    view, console = PoolView(Client(args.url)), Console()
+    view, console = PoolView(Client(args.url, key_of(), args.ca_file)), Console()
     if args.once or not console.is_terminal:
         console.print(view.next(time.monotonic()))
         return 1 if view.problem else 0
@@ -60,10 +61,20 @@ class PoolView:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="headrace top", description="Show a running pool.")
+    parser = argparse.ArgumentParser(
+        prog="headrace top",
+        description="Show a running pool. HEADRACE_ADMIN_KEY or HEADRACE_API_KEY is its key.",
+    )
     url = os.environ.get("HEADRACE_URL", DEFAULT_URL)
     parser.add_argument(
         "--url", default=url, help=f"URL of the server (HEADRACE_URL, {DEFAULT_URL})"
+    )
+    ca_file = os.environ.get(CA_VARIABLE) or None
+    parser.add_argument(
+        "--ca-file",
+        type=Path,
+        default=ca_file,
+        help=f"certificates that may sign an https server's ({CA_VARIABLE}, the system's)",
     )
     parser.add_argument("--interval", type=_seconds, default=1.0, help="seconds between frames (1)")
     parser.add_argument(

@@ -34,6 +34,7 @@ from headrace.protocol.common.hub import HubOptions
 from headrace.protocol.common.process_registry import Role
 from headrace.protocol.common.run_files import PAUSED_GROUPS
 from headrace.protocol.common.sd_notify import Notifier
+from headrace.protocol.common.standard_streams import make_streams_safe
 from headrace.protocol.config import GroupConfig, PoolConfig, PoolOptions
 from headrace.protocol.log_options import LogOptions
 from headrace.protocol.logs.set_up import INHERITED, set_up_logging, writes_json
@@ -54,6 +55,7 @@ for systemd's units, which run each process of a pool by itself (docs/systemd.md
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command and end the process with its exit status."""
+    make_streams_safe()
     arguments = list(sys.argv[1:] if argv is None else argv)
     hide_arguments()
     match arguments:

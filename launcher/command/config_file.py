@@ -31,9 +31,12 @@ def read_file(path: Path, known: Mapping[str, KnownFlag]) -> ConfigFile:
     if path.suffix in (".yaml", ".yml"):
         return ConfigFile(flags=_read_yaml(path, text, known))
     try:
-        return ConfigFile(options=tomllib.loads(text))
+        options = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise OptionError(f"--config: {path} is not TOML: {error}") from error
+    if "config" in options:
+        raise OptionError(f"--config: {path}: must not name another file")
+    return ConfigFile(options=options)
 
 
 def _read_yaml(path: Path, text: str, known: Mapping[str, KnownFlag]) -> dict[str, Given]:

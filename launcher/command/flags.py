@@ -87,6 +87,7 @@ _ACCESS = (
     Flag("enable_admin", kind="set"),
     Flag("public_metrics", kind="set"),
     Flag("insecure", kind="set"),
+    Flag("share_prefix_cache", kind="set"),
 )
 _TLS = (
     Flag("ssl_certfile", "none: HTTP without TLS", metavar="FILE"),

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 
+from headrace.protocol.common.standard_streams import make_streams_safe
 from headrace.protocol.log_options import LogOptions
 from headrace.protocol.logs.set_up import set_up_logging
 
@@ -21,6 +22,7 @@ def become_child(name: str, parent_pid: int | None, log: LogOptions) -> None:
     parent_pid: the process that started it. If it has another parent by now, it exits at once: the
         parent ended before the kernel knew. None: systemd, which stops its processes itself.
     """
+    make_streams_safe()
     set_up_logging(name, log)
     if parent_pid is None:
         return

@@ -51,7 +51,7 @@ def test_flags_come_before_the_file(tmp_path: Path) -> None:
         ("a: [", "is not YAML"),
         ("a: !!python/object/apply:print [x]", "is not YAML"),
         ("port: x", "--port: must be a whole number"),
-        ("api-key: secret", "--api-key: "),
+        ('api-key: "secret "', "--api-key: must not hold"),
         ("config: other.yaml", "must not name another file"),
         ("enforce-eager: maybe", "--enforce-eager: must be true or false"),
         ("group: [{model: x}]", "--group: no such flag"),
