@@ -324,12 +324,13 @@ class Registry:
                 if self._workers[worker_id].killed_at is None:
                     self._workers[worker_id].killed_at = now
                     yield to_launcher.KillWorker(worker_id)
-        elif reload.phase == RELOAD_STARTING and not others and now >= self._successor_not_before:
-            if self.replica_slots.is_current(reload.slot):
-                worker_id = self.replica_slots.restarts(reload.slot).next_id()
-                self._expect(worker_id, now)
-                on_host = sum(self.replica_slots.target_sizes.values())
-                yield to_launcher.StartWorker(worker_id, group_of(reload.slot), on_host)
+            return
+        may_start = now >= self._successor_not_before and self.replica_slots.is_current(reload.slot)
+        if reload.phase == RELOAD_STARTING and not others and may_start:
+            worker_id = self.replica_slots.restarts(reload.slot).next_id()
+            self._expect(worker_id, now)
+            on_host = sum(self.replica_slots.target_sizes.values())
+            yield to_launcher.StartWorker(worker_id, group_of(reload.slot), on_host)
 
     def _expect(self, worker_id: str, now: float, published: WorkerState | None = None) -> None:
         """Add a worker that has been started and has not greeted, except perhaps a previous

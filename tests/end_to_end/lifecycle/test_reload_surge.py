@@ -108,6 +108,7 @@ def test_without_surge_the_worker_leaves_first(launch: Launch) -> None:
         wait_for(lambda: asking.answers[200] > 4, "requests are answered")
         reload(server)
     assert set(asking.answers) == {200}  # they wait
+    assert set(asking.statuses) == {200, 503}
     assert {each["phase"] for each in asking.phases} >= {"replacing"}
     assert "leaves before its successor starts: --no-reload-surge" in server.log
     assert server.stop() == 0
