@@ -33,10 +33,11 @@ def main(words: Sequence[str] = ()) -> int:
         if status == "200":
             console.print(_shown(answer), markup=False)
             return 0
-        problem = _error(answer, status)
         if isinstance(answer, dict) and "groups" in answer:  # /health answers 503 with its table
             console.print(table(answer))
             problem = f"the pool is {answer['status']}"
+        else:
+            problem = _error(answer, status)
     except (_Foreign, LookupError, TypeError, ValueError, AttributeError):
         problem = "the answer is not one of this server: is the URL right?"
     print(f"pool.sh: error: {problem} (status {status})", file=sys.stderr)
@@ -65,7 +66,9 @@ def table(answer: dict[str, Any]) -> RenderableType:
     """
     if "groups" in answer:
         workers = [worker for group in answer["groups"] for worker in group["workers"]]
-        parts = [_table(workers, f"{answer['status']}"), *map(_lacking, answer["groups"])]
+        title = str(answer["status"])
+        parts: list[RenderableType] = [_table(workers, title) if workers else Text(title)]
+        parts += map(_lacking, answer["groups"])
         return Lines(*parts, *_reload_lines(answer.get("reload")))
     if "data" in answer:
         shown = ("id", "root", "parent", "max_model_len")
