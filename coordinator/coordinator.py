@@ -34,6 +34,7 @@ from headrace.protocol.to_coordinator import (
     FrontendStarted,
     LauncherHello,
     PoolCall,
+    ReloadProgress,
     WakeRequest,
     WorkerDraining,
     WorkerFailed,
@@ -187,6 +188,8 @@ class Coordinator:
                 self.calls.on_launcher(now)
             case ChildExited():
                 self._on_exit(message, now)
+            case ReloadProgress(reload):
+                registry.on_reload(reload)
             case _:
                 assert_never(message)
 
