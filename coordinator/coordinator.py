@@ -104,6 +104,8 @@ class Coordinator:
         self.metrics.show(self.registry.workers())
         self._log_stats()
         self._log_unreachable()
+        if warning := self.registry.memory.warning(self.registry.workers(), now):
+            log.warning("%s", warning)
         self.notifier.alive()
 
     def _autoscale(self, now: float) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import zmq
 
+from headrace.coordinator.failed_sends import FailedSends
 from headrace.coordinator.registry import LauncherOrder
-from headrace.coordinator.unreachable import Unreachable
 from headrace.protocol import sockets, to_frontend, to_launcher, to_worker
 from headrace.protocol.state import STATE, PoolState
 
@@ -24,7 +24,7 @@ class CoordinatorSockets:
     """
 
     def __init__(self, run_dir: Path) -> None:
-        self.unreachable = Unreachable()
+        self.unreachable = FailedSends()
         context: zmq.Context[Any] = zmq.Context.instance()
         self._control = sockets.router(context, sockets.control_endpoint(run_dir))
         self._publisher = sockets.publisher(context, sockets.state_endpoint(run_dir))

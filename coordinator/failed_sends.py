@@ -12,7 +12,7 @@ PATIENCE_S = 3.0
 AGAIN_S = 60.0
 
 
-class Unreachable:
+class FailedSends:
     """The receivers that messages could not be sent to, since when, and why."""
 
     def __init__(self) -> None:

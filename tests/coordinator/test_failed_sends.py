@@ -7,7 +7,7 @@ import pytest
 import zmq
 
 from headrace.coordinator.coordinator_sockets import CoordinatorSockets
-from headrace.coordinator.unreachable import AGAIN_S, PATIENCE_S, Unreachable
+from headrace.coordinator.failed_sends import AGAIN_S, PATIENCE_S, FailedSends
 from headrace.protocol.to_worker import FrontendGone
 
 LATER = PATIENCE_S + 0.1
@@ -18,7 +18,7 @@ def is_there(receiver: str) -> bool:
 
 
 def test_a_process_that_ends_is_no_failure() -> None:
-    unreachable = Unreachable()
+    unreachable = FailedSends()
     unreachable.failed("gone-0.0", "Host unreachable", 10.0)
     unreachable.failed("live-0.0", "Host unreachable", 10.0)
     unreachable.reached("live-0.0")
@@ -27,7 +27,7 @@ def test_a_process_that_ends_is_no_failure() -> None:
 
 
 def test_a_process_that_is_there_and_cannot_be_reached_is_named_once_a_minute() -> None:
-    unreachable = Unreachable()
+    unreachable = FailedSends()
     told: list[float] = []
     for tenth in range(int(10 * (2.5 * AGAIN_S))):
         now = 100.0 + tenth / 10
