@@ -9,7 +9,7 @@ from typing import assert_never
 from headrace.coordinator.adapter_manager import AdapterManager
 from headrace.coordinator.admin_calls import AdminCalls
 from headrace.coordinator.autoscaling.autoscaler import Autoscaler
-from headrace.coordinator.coordinator_sockets import CoordinatorSockets
+from headrace.coordinator.coordinator_sockets import LAUNCHER, CoordinatorSockets
 from headrace.coordinator.metrics import PoolMetrics
 from headrace.coordinator.pausing import PausedGroups
 from headrace.coordinator.registry import LauncherOrder, Registry
@@ -104,6 +104,9 @@ class Coordinator:
         self.worker_calls.send(self.sleeping.tick(self.registry.workers(), now))
         self.metrics.show(self.registry.workers())
         self._log_stats()
+        self._log_unreachable()
+        if warning := self.registry.memory.warning(self.registry.workers(), now):
+            log.warning("%s", warning)
         self.notifier.alive()
 
     def _autoscale(self, now: float) -> None:
@@ -132,6 +135,13 @@ class Coordinator:
             self.units.execute(order)
         else:
             self.sockets.send_to_launcher(order)
+
+    def _log_unreachable(self) -> None:
+        def is_there(receiver: str) -> bool:
+            return receiver == LAUNCHER or self.registry.knows(receiver)
+
+        for line in self.sockets.unreachable.warnings(is_there, time.monotonic()):
+            log.warning("%s", line)
 
     def _log_stats(self) -> None:
         if self.stats is not None:
