@@ -280,6 +280,8 @@ class Registry:
         self._frontends.expect(message.frontend_id, now)
 
     def on_frontend_hello(self, message: FrontendHello, now: float) -> None:
+        if self.launcher_known and message.frontend_id not in self._frontends.ids():
+            return  # not started, or not yet reported: then its heartbeats have it greet again
         self._frontends.on_hello(message, now)
         self.dirty = self.urgent = True
 

@@ -35,6 +35,7 @@ from headrace.protocol.common.process_registry import Role
 from headrace.protocol.common.run_files import PAUSED_GROUPS
 from headrace.protocol.common.sd_notify import Notifier
 from headrace.protocol.common.standard_streams import make_streams_safe
+from headrace.protocol.common.umask import keep_files_private
 from headrace.protocol.config import GroupConfig, PoolConfig, PoolOptions
 from headrace.protocol.log_options import LogOptions
 from headrace.protocol.logs.set_up import INHERITED, set_up_logging, writes_json
@@ -101,6 +102,7 @@ def _serve(flags: list[str]) -> int:
         listener, url = bind_http(pool) if passed is None else _use_passed(passed, pool)
         uds = pool.uds
         check_exposure(pool, listener)
+        keep_files_private()  # after binding: a proxy may need the socket of --uds
         notifier.status("preparing models")
         config = _configure(run_dir, options)
         listen(listener)
@@ -130,6 +132,7 @@ def _prepare(flags: list[str]) -> int:
         _tell(options)
         check_address(options.pool)
         units.check_sizes(options.groups)
+        keep_files_private()
         run_dir = units.runtime_dir(options.run_dir, [group.name for group in options.groups])
         units.check_idle(run_dir)
         notifier.status("preparing models")
@@ -150,6 +153,7 @@ def _prepare(flags: list[str]) -> int:
 def _become(role: Role, arguments: list[str]) -> int:
     """Become another process; return the exit status if that fails."""
     forget_variables()
+    keep_files_private()
     try:
         units.become(role, arguments)
     except OptionError as error:
