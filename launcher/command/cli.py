@@ -82,7 +82,7 @@ def _serve(flags: list[str]) -> int:
         _choose_format(flags)
         options = read_options(flags, os.environ)
         pool = options.pool
-        set_up_logging("launcher", pool)
+        _set_up_log("launcher", pool)
         _tell(options)
         run_dir = make_run_dir(options.run_dir)
         passed = passed_socket()
@@ -112,7 +112,7 @@ def _prepare(flags: list[str]) -> int:
     try:
         _choose_format(flags)
         options = read_options(flags, os.environ)
-        set_up_logging("prepare", options.pool)
+        _set_up_log("prepare", options.pool)
         _tell(options)
         check_address(options.pool)
         units.check_sizes(options.groups)
@@ -153,6 +153,13 @@ def _choose_format(flags: list[str]) -> None:
     text = " ".join(flags).replace("=", " ").replace("_", "-")
     if "--log-format json" in text or "--logging-config.formatter json" in text:
         set_up_logging("launcher", LogOptions(log_format="json"))
+
+
+def _set_up_log(name: str, pool: PoolOptions) -> None:
+    try:
+        set_up_logging(name, pool)
+    except ValueError as error:
+        raise OptionError(f"--log-config-file: {error}") from error
 
 
 def _tell(options: Options) -> None:
