@@ -8,9 +8,11 @@ minute, and whether it has grown since the warm-up. Exit status 1 if it has.
 
 import argparse
 import asyncio
+import contextlib
+import json
 import random
 import sys
-import time
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -19,6 +21,7 @@ import psutil
 
 from bench.layouts import ROOT
 from bench.load.fake_pools import pool
+from headrace.launcher.models.prepare_model import PrepareOptions, prepare_model
 
 MAX_LEN = 2048
 VOCABULARY = range(5, 40000)
@@ -56,15 +59,22 @@ async def ask(client: httpx.AsyncClient, prompts: Prompts, at_once: int) -> None
 
 async def measure(url: str, worker: psutil.Process, options: argparse.Namespace) -> list[float]:
     """Return the worker's resident MiB after each minute."""
-    prompts, started, mib = Prompts(options.longest, options.seed), time.monotonic(), list[float]()
-    async with httpx.AsyncClient(base_url=url, timeout=600) as client:
+    prompts, mib = Prompts(options.longest, options.seed), list[float]()
+
+    async def watch() -> None:
         while len(mib) < options.minutes:
-            await ask(client, prompts, 1 if len(mib) % 2 else options.at_once)
-            while time.monotonic() - started >= 60 * (len(mib) + 1):
-                mib.append(worker.memory_info().rss / 2**20)
-                print(
-                    f"{len(mib):>4} min {prompts.count:>8} prompts {mib[-1]:>8.1f} MiB", flush=True
-                )
+            await asyncio.sleep(60)
+            mib.append(worker.memory_info().rss / 2**20)
+            print(f"{len(mib):>4} min {prompts.count:>8} prompts {mib[-1]:>8.1f} MiB", flush=True)
+
+    async with httpx.AsyncClient(base_url=url, timeout=None) as client:
+        watching = asyncio.create_task(watch())
+        while not watching.done():
+            for at_once in [*[1] * options.at_once, options.at_once]:
+                await ask(client, prompts, at_once)
+                if watching.done():
+                    break
+        await watching
     return mib
 
 
@@ -79,6 +89,21 @@ def verdict(mib: Sequence[float], warmup: int) -> str:
     return "" if growth <= FLAT_MIB else f"grown by {growth:.0f} MiB"
 
 
+def first_layers(folder: Path, model: str | None, layers: int) -> str:
+    """Make a folder of a model without its later layers; return its path.
+
+    What a worker keeps depends on the shapes of the layers, which are alike.
+    """
+    whole = prepare_model(model, PrepareOptions(text_path=folder / "text")).model_path
+    (folder / "model").mkdir()
+    for file in whole.iterdir():
+        (folder / "model" / file.name).symlink_to(file.resolve())
+    config = json.loads((whole / "config.json").read_text())
+    (folder / "model/config.json").unlink()
+    (folder / "model/config.json").write_text(json.dumps({**config, "num_hidden_layers": layers}))
+    return str(folder / "model")
+
+
 async def main() -> int:
     """Run the load and print the verdict."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -87,6 +112,7 @@ async def main() -> int:
     parser.add_argument("--at-once", type=int, default=50)
     parser.add_argument("--longest", type=int, default=1500, help="tokens of a prompt")
     parser.add_argument("--model", help="as of headrace serve (the default model)")
+    parser.add_argument("--layers", type=int, help="run only the first: more prompts a minute")
     parser.add_argument("--cpu-kernels", default="torch")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--quantization")
@@ -96,7 +122,12 @@ async def main() -> int:
     flags = ["--engine", "torch", "--cpu-kernels", options.cpu_kernels, "--dtype", options.dtype]
     flags += ["--max-model-len", str(MAX_LEN), "--kv-cache-memory-bytes", "128MiB"]
     flags += ["--quantization", options.quantization] if options.quantization else []
-    with pool(options.than, options.model, 0.0, flags) as served:
+    with contextlib.ExitStack() as stack:
+        model = options.model
+        if options.layers is not None:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="hr-"))
+            model = first_layers(Path(folder), options.model, options.layers)
+        served = stack.enter_context(pool(options.than, model, 0.0, flags))
         mib = await measure(served.url, psutil.Process(served.worker_pid), options)
     grown = verdict(mib, options.warmup)
     print(grown or f"flat after {options.warmup} minutes")

@@ -27,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
     view, console = PoolView(Client(args.url, key_of(), args.ca_file)), Console()
     if args.once or not console.is_terminal:
         console.print(view.next(time.monotonic()))
-        return 1 if view.problem else 0
+        return 1 if view.problem or not view.serves else 0
     try:
         with Live(console=console, auto_refresh=False, screen=True) as live:
             while True:
@@ -38,13 +38,17 @@ def main(argv: Sequence[str]) -> int:
 
 
 class PoolView:
-    """The current frame, which `next` refreshes. problem: why the last refresh failed."""
+    """The current frame, which `next` refreshes.
+
+    problem: why the last refresh failed. serves: whether the pool answered that it serves.
+    """
 
     def __init__(self, client: Client) -> None:
         self._client = client
         self._last: Snapshot | None = None
         self._before: Snapshot | None = None
         self.problem = ""
+        self.serves = False
 
     def next(self, now: float) -> RenderableType:
         """Take a new snapshot and render it; if that fails, the last one with its age."""
@@ -54,6 +58,7 @@ class PoolView:
             self.problem = str(error)
         else:
             self._before, self._last, self.problem = self._last, snapshot, ""
+            self.serves = snapshot.status not in ("unavailable", "stopping")
         if self._last is None:
             return Text(self.problem, style="bold red")
         problem = f"{self.problem}; this is {now - self._last.at:.0f} s old" if self.problem else ""

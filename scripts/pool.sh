@@ -6,6 +6,7 @@ python="${PYTHON:-$root/.venv/bin/python}"
 url="${HEADRACE_URL:-http://127.0.0.1:8000}"
 ca_file="${HEADRACE_CA_FILE:-}"
 key="${HEADRACE_ADMIN_KEY:-${HEADRACE_API_KEY:-}}"
+max_time="" kind="" # of a call: its longest seconds; "text" if it is answered in plain text
 unset HEADRACE_ADMIN_KEY HEADRACE_API_KEY # no program that is started here needs them
 
 usage() {
@@ -38,12 +39,12 @@ call() {
     # Calls to sleep and pause are answered when they are done: only the server limits their time.
     # The key is read from a pipe: all users of the machine may read the words of a command.
     answer="$(curl --silent --show-error --connect-timeout 5 --request "$1" \
-        "${socket[@]}" ${ca_file:+--cacert "$ca_file"} \
+        ${max_time:+--max-time "$max_time"} "${socket[@]}" ${ca_file:+--cacert "$ca_file"} \
         ${key:+--header @<(printf 'Authorization: Bearer %s\n' "$key")} \
         ${3:+--header Content-Type:application/json --data "$3"} \
         --write-out '\n%{http_code}' "$base/$2")" || exit 1
     printf '%s\n%s' "${answer##*$'\n'}" "${answer%$'\n'*}" |
-        "$python" -P -m headrace.console.answer_table
+        "$python" -P -m headrace.console.answer_table ${kind:+"$kind"}
 }
 
 # object KEY VALUE...: a JSON object.
@@ -64,7 +65,7 @@ done
 command="${1:-}"
 [ $# -gt 0 ] && shift
 case "$command" in
-status) call GET "health?verbose" ;;
+status) max_time=10 call GET "health?verbose" ;;
 sleep) call POST "sleep?verbose&level=${1:-1}&${2:-}" ;;
 wake) call POST "wake_up?verbose&${1:-}" ;;
 drain)
@@ -76,22 +77,22 @@ resume) call POST "resume?verbose&${1:-}" ;;
 scale)
     [[ "${1:-}" =~ ^[0-9]+$ ]] || { usage >&2; exit 2; }
     call POST "scale_elastic_ep?${2:-}" "{\"new_data_parallel_size\": $1}"
-    call GET "health?verbose"
+    max_time=10 call GET "health?verbose"
     ;;
-models) call GET "v1/models" ;;
+models) max_time=10 call GET "v1/models" ;;
 load)
     [ $# -ge 2 ] || { usage >&2; exit 2; }
-    call POST "v1/load_lora_adapter?${3:-}" "$(object lora_name "$1" lora_path "$2")"
+    kind=text call POST "v1/load_lora_adapter?${3:-}" "$(object lora_name "$1" lora_path "$2")"
     ;;
 unload)
     [ $# -ge 1 ] || { usage >&2; exit 2; }
-    call POST "v1/unload_lora_adapter?${2:-}" "$(object lora_name "$1")"
+    kind=text call POST "v1/unload_lora_adapter?${2:-}" "$(object lora_name "$1")"
     ;;
 reload)
     [ $# -eq 1 ] || { usage >&2; exit 2; }
     pid="$(launcher_pid "$1")"
     kill -HUP "$pid"
-    echo "asked the launcher (pid $pid); its log says when all are replaced"
+    echo "asked the launcher (pid $pid); its log and status say when all are replaced"
     ;;
 -h | --help) usage ;;
 *)

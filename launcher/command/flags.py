@@ -49,6 +49,7 @@ _POOL = (
     Flag("stall_timeout_s"),
     Flag("start_timeout_s"),
     Flag("warm_starts", kind="switch"),
+    Flag("reload_surge", kind="switch"),
     Flag("wake_on_demand", kind="switch"),
     Flag("wake_timeout_s"),
     Flag("lora_dir", "anywhere", metavar="FOLDER"),

@@ -32,7 +32,7 @@ class Recorder(BaseHTTPRequestHandler):
         is_known = self.headers.get("Authorization") == f"Bearer {KEY}"
         self.send_response(200 if is_known else 401)
         self.end_headers()
-        self.wfile.write(b'{"ok": true}')
+        self.wfile.write(b'{"message": "ok"}')
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing."""
@@ -103,8 +103,8 @@ def tcp(serve: Any, certificate: Path | None = None) -> str:
 
 def test_the_key_is_sent(serve: Any, asked: list[str]) -> None:
     url = f"http://{tcp(serve)}"
-    assert Client(url, KEY).json("/health?verbose") == {"ok": True}
-    assert Client(f"{url}/prefix/", KEY).json("/load") == {"ok": True}
+    assert Client(url, KEY).json("/health?verbose") == {"message": "ok"}
+    assert Client(f"{url}/prefix/", KEY).json("/load") == {"message": "ok"}
     assert asked == ["/health?verbose", "/prefix/load"]
 
 
@@ -125,14 +125,14 @@ def test_a_bad_key_is_not_shown(key: str) -> None:
 def test_a_unix_socket(serve: Any, tmp_path: Path) -> None:
     path = tmp_path / "a socket"
     serve(UnixServer(str(path), serve.handler))
-    assert Client(f"unix:{path}", KEY).json("/health") == {"ok": True}
+    assert Client(f"unix:{path}", KEY).json("/health") == {"message": "ok"}
     with pytest.raises(Unreachable, match="No such file"):
         Client(f"unix:{tmp_path / 'none'}", KEY).text("/health")
 
 
 def test_a_certificate_is_checked(serve: Any, certificate: Path) -> None:
     url = f"https://{tcp(serve, certificate)}"
-    assert Client(url, KEY, certificate).json("/health") == {"ok": True}
+    assert Client(url, KEY, certificate).json("/health") == {"message": "ok"}
     with pytest.raises(Unreachable, match=r"not trusted.*HEADRACE_CA_FILE"):
         Client(url, KEY).text("/health")
     with pytest.raises(Unreachable, match="No such file"):
