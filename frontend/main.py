@@ -34,11 +34,11 @@ from headrace.frontend.schemas.limits import set_limits
 from headrace.frontend.structured.checker_pool import CheckerPool
 from headrace.frontend.structured.grammar_cache import GrammarCache
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
-from headrace.protocol.common.descriptors import raise_descriptor_limit
 from headrace.protocol.common.process import become_child
 from headrace.protocol.common.sd_notify import Notifier
 from headrace.protocol.config import PoolConfig
 from headrace.protocol.logs.set_up import HTTP_LOGGER
+from headrace.protocol.network.descriptors import raise_descriptor_limit
 
 log = logging.getLogger("headrace.frontend")
 

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from headrace.frontend.limited_log import LimitedLog
-from headrace.protocol.connection_options import DEFAULT_PER_ADDRESS, ConnectionOptions
+from headrace.protocol.network.connection_options import DEFAULT_PER_ADDRESS, ConnectionOptions
 
 log = logging.getLogger("headrace.frontend")
 
