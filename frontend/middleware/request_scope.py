@@ -19,6 +19,7 @@ from headrace.frontend.metrics.rejections import RejectionReason
 from headrace.frontend.middleware import ignored_fields
 from headrace.frontend.middleware.access_log import AccessLog
 from headrace.frontend.middleware.asgi import (
+    LEAVE_KEY,
     WRITE_BODY_KEY,
     ASGIApp,
     ASGIScope,
@@ -186,8 +187,8 @@ class RequestScopeMiddleware:
                 headers.append((ignored_fields.HEADER.lower().encode(), value.encode()))
             for made in request_scope.headers:
                 headers += [(name.encode(), value.encode()) for name, value in made().items()]
-            if not self._drain.keeps_connections and scope["http_version"].startswith("1"):
-                headers.append((b"connection", b"close"))
+            if not self._drain.keeps_connections:
+                headers += _leave(scope)
             await body.drain()
             await send({**message, "headers": headers})
 
@@ -234,6 +235,14 @@ class _RequestBody:
                 await self._ended.wait()
         except TimeoutError:
             return
+
+
+def _leave(scope: ASGIScope) -> list[tuple[bytes, bytes]]:
+    """Let a connection end after the current request; return the headers that say so."""
+    if scope["http_version"].startswith("1"):
+        return [(b"connection", b"close")]
+    scope.get("state", {}).get(LEAVE_KEY, lambda: None)()
+    return []
 
 
 def _sends_body(scope: ASGIScope) -> bool:

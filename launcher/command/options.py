@@ -41,8 +41,8 @@ from headrace.launcher.command.reference import (
 )
 from headrace.launcher.command.variables import FromVariables, read_variables
 from headrace.launcher.hardware import gpu_ids, why_no_gpu
-from headrace.protocol.common.tls import TLSError, server_context
 from headrace.protocol.config import PoolOptions
+from headrace.protocol.network.tls import TLSError, server_context
 
 __all__ = ["GroupOptions", "LoraModule", "OptionError", "Options", "parse", "parse_size"]
 
