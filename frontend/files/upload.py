@@ -158,7 +158,8 @@ async def receive_upload(folder: FileFolder, max_file_bytes: int) -> AsyncIterat
         yield Upload(path, _filename(given.filename), fields)
     finally:
         for each in counted:
-            each.close()
+            with contextlib.suppress(OSError):  # a full disk may also refuse what was not written
+                each.close()
         path.unlink(missing_ok=True)
 
 

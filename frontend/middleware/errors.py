@@ -9,13 +9,22 @@ from typing import Any
 from quart import Quart, Response, request
 from werkzeug.exceptions import HTTPException
 
-from headrace.frontend.errors import FAILURE, ApiError, BodyTooLarge, InternalError, from_pool
+from headrace.frontend.errors import (
+    FAILURE,
+    ApiError,
+    BodyTooLarge,
+    InternalError,
+    from_os,
+    from_pool,
+)
+from headrace.frontend.limited_log import LimitedLog
 from headrace.frontend.pool.interface import PoolError
 
 # Returns the response to an exception; gets the size of the largest body, too.
 ErrorResponse = Callable[[Exception, int], Response]
 
 log = logging.getLogger("headrace.frontend")
+_limited = LimitedLog(log)
 
 
 def json_response(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -30,6 +39,9 @@ def api_error(error: Exception) -> ApiError:
         return error
     if isinstance(error, PoolError):
         return from_pool(error)
+    if isinstance(error, OSError) and (shown := from_os(error)) is not None:
+        _limited.warning(f"requests fail for want of resources: {error.strerror}")
+        return shown
     log.error("unhandled exception in a request", exc_info=error)
     return InternalError(FAILURE)
 
