@@ -34,6 +34,7 @@ from headrace.protocol.to_coordinator import (
     FrontendStarted,
     LauncherHello,
     PoolCall,
+    ReloadProgress,
     WakeRequest,
     WorkerDraining,
     WorkerFailed,
@@ -44,6 +45,9 @@ from headrace.protocol.to_launcher import StartWorker
 from headrace.protocol.to_worker import FrontendGone, Introduce
 
 log = logging.getLogger("headrace.coordinator")
+
+# Messages that are handled before the clock gets its turn.
+MESSAGES_AT_ONCE = 1000
 
 
 @dataclass(eq=False, kw_only=True)
@@ -80,7 +84,9 @@ class Coordinator:
         tick_at = 0.0
         while not self._is_stopping:
             self.sockets.wait(TICK_S)
-            while received := self.sockets.receive():
+            for _ in range(MESSAGES_AT_ONCE):
+                if (received := self.sockets.receive()) is None:
+                    break
                 self._on_message(*received)
             now = self._clock.now()
             if now >= tick_at:
@@ -155,6 +161,9 @@ class Coordinator:
         except DecodeError as error:
             log.warning("dropping a malformed message: %s", error)
             return
+        if not self._is_from(sender, message):
+            log.warning("ignoring a %s of another sender", type(message).__name__)
+            return
         match message:
             case WorkerHello(version) | FrontendHello(version) | LauncherHello(version) if (
                 version != PROTOCOL_VERSION
@@ -164,6 +173,24 @@ class Coordinator:
                 )
             case _:
                 self._handle(sender, message, self._clock.now())
+
+    def _is_from(self, sender: str, message: ControlMessage) -> bool:
+        """Return whether a message comes from the process that it is about, or may come from."""
+        match message:
+            case WorkerHello() | WorkerHeartbeat() | WorkerFailed() | WorkerDraining():
+                return sender == message.worker_id
+            case FrontendHello() | FrontendHeartbeat():
+                return sender == message.frontend_id
+            case CallResult():
+                return sender == message.process_id
+            case PoolCall():
+                return sender == message.frontend_id and self.registry.knows(sender)
+            case WakeRequest():
+                return self.registry.knows(sender)
+            case LauncherHello() | ChildExited() | FrontendStarted() | ReloadProgress():
+                return sender == LAUNCHER
+            case _:
+                assert_never(message)
 
     def _handle(self, sender: str, message: ControlMessage, now: float) -> None:
         registry = self.registry
@@ -197,6 +224,8 @@ class Coordinator:
                 self.calls.on_launcher(now)
             case ChildExited():
                 self._on_exit(message, now)
+            case ReloadProgress(reload):
+                registry.on_reload(reload)
             case _:
                 assert_never(message)
 

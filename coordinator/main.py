@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--parent-pid", type=int, help="the launcher; none under systemd")
     args = parser.parse_args()
     config = PoolConfig.load(args.run_dir)
-    become_child(COORDINATOR, args.parent_pid, config.log_level)
+    become_child(COORDINATOR, args.parent_pid, config)
     log.debug("pid %d", os.getpid())
     units = UnitProcesses(config) if args.parent_pid is None else None
     assemble_coordinator(config, Notifier(), units).run()

@@ -1,12 +1,15 @@
 """Reports when a pool is ready: in the log, on standard output and to systemd, which also gets the
 pool's status all the time."""
 
+import json
 import logging
+import shlex
 import time
 
 from headrace.protocol.common.pool_status import is_complete, pool_status
 from headrace.protocol.common.sd_notify import Notifier
 from headrace.protocol.config import PoolConfig
+from headrace.protocol.logs.set_up import writes_json
 from headrace.protocol.state import PoolState
 
 log = logging.getLogger("headrace.launcher")
@@ -41,16 +44,25 @@ class Readiness:
             len(state.workers),
             ", ".join(name for group in self._config.groups for name in group.served_names),
         )
-        print(_example_call(self._url, self._config), flush=True)
+        if writes_json():
+            log.info("%s", _served_at(self._url, self._config))
+        else:
+            print(_example_call(self._url, self._config), flush=True)
         self._notifier.ready(pool_status(state, self._config))
+
+
+def _served_at(url: str, config: PoolConfig) -> str:
+    return f"Headrace serves {config.groups[0].served_names[0]} at {url}"
 
 
 def _example_call(url: str, config: PoolConfig) -> str:
     model = config.groups[0].served_names[0]
     path = url.removeprefix("unix:")
-    where = url if path == url else f"--unix-socket {path} http://localhost"
-    body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
-    return (
-        f"Headrace serves {model} at {url}\n"
-        f"curl {where}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'"
-    )
+    words = [url] if path == url else ["--unix-socket", path, f"{config.scheme}://localhost"]
+    words[-1] += "/v1/chat/completions"
+    messages = [{"role": "user", "content": "Hello!"}]
+    body = json.dumps({"model": model, "messages": messages}, ensure_ascii=False)
+    words += ["-H", "Content-Type: application/json", "-d", body]
+    # The shell puts in the key: it is not known here.
+    key = ' -H "Authorization: Bearer $HEADRACE_API_KEY"' if config.needs_key else ""
+    return f"{_served_at(url, config)}\ncurl {shlex.join(words)}{key}"

@@ -1,11 +1,17 @@
 """Options of the HTTP server."""
 
+import json
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from headrace.protocol.engine_config import Frozen, Positive
+
+_ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\s?#@]+")
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 
 
 class HTTPOptions(Frozen):
@@ -44,6 +50,29 @@ class HTTPOptions(Frozen):
             "first"
         ),
     )
+    allowed_origins: tuple[str, ...] = Field(
+        (),
+        description=(
+            "sites whose pages may use the server from browsers (CORS), as a JSON list of origins "
+            "such as https://app.example; *: all"
+        ),
+    )
+    allowed_methods: tuple[str, ...] = Field(
+        ("*",), description="methods that those pages may use, as a JSON list; *: all"
+    )
+    allowed_headers: tuple[str, ...] = Field(
+        ("*",), description="headers that those pages may send, as a JSON list; *: all"
+    )
+    allow_credentials: bool = Field(
+        False, description="let those pages send cookies and other credentials of their browsers"
+    )
+    middleware: tuple[str, ...] = Field(
+        (),
+        description=(
+            "import path of an ASGI class, or of an async function of a request and its "
+            "successor, through which all requests go; may be repeated, the last is the outermost"
+        ),
+    )
     enable_tokenizer_info: bool = Field(False, description="serve /tokenizer_info")
     disable_docs: bool = Field(False, description="do not serve /docs and /openapi.json")
     shutdown_timeout_s: Annotated[float, Field(ge=0)] = Field(
@@ -63,3 +92,42 @@ class HTTPOptions(Frozen):
             "0: never"
         ),
     )
+
+    @field_validator("allowed_origins", "allowed_methods", "allowed_headers", mode="before")
+    @classmethod
+    def _parse_cors_list(cls, value: Any) -> Any:
+        """Parse a JSON list, or take a text without brackets for its only entry."""
+        if not isinstance(value, str):
+            return value
+        if not value.lstrip().startswith("["):
+            return (value.strip(),)
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise ValueError("must be a JSON list of texts") from error
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _check_cors_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """Write origins as browsers do."""
+        origins = tuple(origin.strip().lower().removesuffix("/") for origin in value)
+        for origin in origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"must be origins (scheme://host[:port]) or *: {origin[:100]!r}")
+        return origins
+
+    @field_validator("allowed_methods", "allowed_headers")
+    @classmethod
+    def _check_cors_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for token in value:
+            if not _TOKEN.fullmatch(token):
+                raise ValueError(f"must be names or *: {token[:100]!r}")
+        return value
+
+    @field_validator("middleware")
+    @classmethod
+    def _check_import_paths(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for path in value:
+            if not _IMPORT_PATH.fullmatch(path):
+                raise ValueError(f"must be an import path, module.name: {path[:100]!r}")
+        return value

@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--parent-pid", type=int, required=True)
     args = parser.parse_args()
     pool = PoolConfig.load(args.run_dir)
-    become_child(FORK_SERVER, args.parent_pid, pool.log_level)
+    become_child(FORK_SERVER, args.parent_pid, pool)
     orders = socket.socket(fileno=args.orders_fd)
     run_worker = _import_all(pool)
     threads = len(os.listdir("/proc/self/task"))

@@ -1,5 +1,6 @@
 """Load a model folder into a runner and check that it computes what transformers computes."""
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,12 @@ from headrace.workers.torch_runner.make_runner import capture_graphs, make_torch
 from headrace.workers.torch_runner.model_runner import ModelRunner
 from headrace.workers.torch_runner.self_check import check_model
 from headrace.workers.torch_runner.step_memory import measure_step_bytes
+
+SLOW_QUANTIZATION = (
+    "--quantization %s is slow here, many times slower than with compiled kernels and mostly "
+    "slower than without it: %s"
+)
+_log = logging.getLogger("headrace.worker")
 
 LoadedRunner = ModelRunner | NativeRunner
 
@@ -115,6 +122,8 @@ def _compile(
             free_memory()
     if compiled is None:
         log(f"torch's operations: {reason}")
+        if config.quantization is not None and model.device.type == "cpu":
+            _log.warning(SLOW_QUANTIZATION, config.quantization, reason)
     else:
         size = f"{compiled.weight_bytes / 2**20:.0f} MiB of weights"
         kind = config.quantization or model.dtype

@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--shared-weights", type=Path, help="a memory file of the launcher's")
     args = parser.parse_args(arguments)
     pool = PoolConfig.load(args.run_dir)
-    become_child(args.worker_id, args.parent_pid, pool.log_level)
+    become_child(args.worker_id, args.parent_pid, pool)
     notifier = Notifier()
     # The two threads alternate; the default of 5 ms would delay tokens for as long.
     sys.setswitchinterval(0.0005)

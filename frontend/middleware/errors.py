@@ -18,7 +18,9 @@ from headrace.frontend.errors import (
     from_pool,
 )
 from headrace.frontend.limited_log import LimitedLog
+from headrace.frontend.middleware import request_scope
 from headrace.frontend.pool.interface import PoolError
+from headrace.protocol.logs.set_up import STACK_LOGGER
 
 # Returns the response to an exception; gets the size of the largest body, too.
 ErrorResponse = Callable[[Exception, int], Response]
@@ -33,17 +35,27 @@ def json_response(body: Any, status: int = 200, headers: dict[str, str] | None =
     return Response(text, status, headers, content_type="application/json")
 
 
+stack_log = logging.getLogger(STACK_LOGGER)  # silent but for --log-error-stack
+
+
 def api_error(error: Exception) -> ApiError:
-    """Map any exception to the ApiError shown to the client; log it if it is unexpected."""
-    if isinstance(error, ApiError):
-        return error
+    """Map any exception to the ApiError shown to the client; log it if it is unexpected.
+
+    A failure of ours says nothing but the request's id, by which operators find it in the log.
+    """
+    if isinstance(error, ApiError | PoolError):
+        stack_log.warning("an error answer", exc_info=error)
     if isinstance(error, PoolError):
-        return from_pool(error)
+        error = from_pool(error)
     if isinstance(error, OSError) and (shown := from_os(error)) is not None:
         _limited.warning(f"requests fail for want of resources: {error.strerror}")
         return shown
-    log.error("unhandled exception in a request", exc_info=error)
-    return InternalError(FAILURE)
+    if isinstance(error, ApiError) and error.message != FAILURE:
+        return error
+    request_id = request_scope.current_request_id()
+    if not isinstance(error, ApiError):
+        log.error("unhandled exception in request %s", request_id, exc_info=error)
+    return InternalError(f"{FAILURE} Its id is {request_id}.")
 
 
 def install_error_handlers(

@@ -27,6 +27,7 @@ from headrace.protocol.common.grammar_compiler import (
 )
 from headrace.protocol.common.process import become_child
 from headrace.protocol.grammar import MAX_GRAMMAR_BYTES
+from headrace.protocol.logs.set_up import inherited_options
 from headrace.protocol.text import TextInfo
 
 log = logging.getLogger("headrace.frontend.checkers")
@@ -107,15 +108,16 @@ def _address_space_bytes() -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="headrace-checker")
     parser.add_argument("--parent-pid", type=int, required=True)
-    become_child("checker", parser.parse_args().parent_pid, "warning")
+    answers = sys.stdout.buffer  # which must wait, unlike a log
+    become_child("checker", parser.parse_args().parent_pid, inherited_options())
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.nice(_NICENESS)
     checker = Checker()
     for line in sys.stdin.buffer:
         answer = checker.answer(json.loads(line))
         try:
-            sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n")
-            sys.stdout.buffer.flush()
+            answers.write(json.dumps(answer).encode() + b"\n")
+            answers.flush()
         except BrokenPipeError:  # the frontend was killed, and this process is about to be
             os._exit(0)  # without flushing the rest
 

@@ -12,25 +12,33 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from headrace.launcher.access import new_key
+from headrace.launcher.access.secret_arguments import forget_variables, hide_arguments
+from headrace.launcher.access.start_checks import check_exposure, keep_key_file
 from headrace.launcher.command import units
 from headrace.launcher.command.activation import check_address, passed_socket, url_of
 from headrace.launcher.command.autoscale_options import resolve
 from headrace.launcher.command.listener import bind_http, listen, remove_unix
 from headrace.launcher.command.lora_modules import store_lora_modules
+from headrace.launcher.command.middleware import check_middleware
 from headrace.launcher.command.options import GroupOptions, OptionError, Options, read_options
 from headrace.launcher.command.queue_shares import with_shares
 from headrace.launcher.command.run_dir import make_run_dir
 from headrace.launcher.command.tool_parsers import check_tool_parser
+from headrace.launcher.command.warnings import warnings_of
 from headrace.launcher.hardware import gpu_ids
 from headrace.launcher.models.prepare_model import ModelError, PrepareOptions, prepare_model
 from headrace.protocol.common.adapters import delete_all_adapters
+from headrace.protocol.common.descriptors import raise_descriptor_limit
 from headrace.protocol.common.hub import HubOptions
-from headrace.protocol.common.process import set_up_logging
 from headrace.protocol.common.process_registry import Role
 from headrace.protocol.common.run_files import PAUSED_GROUPS
 from headrace.protocol.common.sd_notify import Notifier
 from headrace.protocol.common.standard_streams import make_streams_safe
+from headrace.protocol.common.umask import keep_files_private
 from headrace.protocol.config import GroupConfig, PoolConfig, PoolOptions
+from headrace.protocol.log_options import LogOptions
+from headrace.protocol.logs.set_up import INHERITED, set_up_logging, writes_json
 
 log = logging.getLogger("headrace.launcher")
 
@@ -38,6 +46,7 @@ USAGE = """usage: headrace COMMAND [FLAGS]
 
   serve [MODEL] [FLAGS]   serve a model over HTTP (headrace serve --help lists the flags)
   top [--url URL]         watch a running pool
+  api-key new             make a key for clients (--name NAME, --admin)
   --version               show the version
 
 for systemd's units, which run each process of a pool by itself (docs/systemd.md):
@@ -49,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command and end the process with its exit status."""
     make_streams_safe()
     arguments = list(sys.argv[1:] if argv is None else argv)
+    hide_arguments()
     match arguments:
         case ["serve", *flags]:
             sys.exit(_serve(flags))
@@ -56,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             sys.exit(_prepare(flags))
         case ["coordinator" | "frontend" | "worker" as role, *rest]:
             sys.exit(_become(role, rest))
+        case ["api-key", *words]:
+            sys.exit(new_key.main(words))
         case ["top", *flags]:
             # Imported late: no other command needs tables.
             from headrace.console.top import main as top
@@ -78,14 +90,19 @@ def _serve(flags: list[str]) -> int:
     uds: Path | None = None
     notifier = Notifier()
     try:
+        _choose_format(flags)
         options = read_options(flags, os.environ)
+        forget_variables()
         pool = options.pool
-        set_up_logging("launcher", pool.log_level)
+        _set_up_log("launcher", pool)
         _tell(options)
+        raise_descriptor_limit(pool.max_connections)
         run_dir = make_run_dir(options.run_dir, [group.name for group in options.groups])
         passed = passed_socket()
         listener, url = bind_http(pool) if passed is None else _use_passed(passed, pool)
         uds = pool.uds
+        check_exposure(pool, listener)
+        keep_files_private()  # after binding: a proxy may need the socket of --uds
         notifier.status("preparing models")
         config = _configure(run_dir, options)
         listen(listener)
@@ -96,8 +113,7 @@ def _serve(flags: list[str]) -> int:
         watch_without_threads()
         return asyncio.run(run_launcher(config, listener, url, notifier, passed is not None))
     except (OptionError, ModelError) as error:
-        print(f"headrace: error: {error}", file=sys.stderr)
-        return 2
+        return _fail(error)
     except KeyboardInterrupt:
         return 130
     finally:
@@ -111,11 +127,14 @@ def _prepare(flags: list[str]) -> int:
     """Write the files with which the units of a pool start; return the exit status."""
     notifier = Notifier()
     try:
+        _choose_format(flags)
         options = read_options(flags, os.environ)
-        set_up_logging("prepare", options.pool.log_level)
+        forget_variables()
+        _set_up_log("prepare", options.pool)
         _tell(options)
         check_address(options.pool)
         units.check_sizes(options.groups)
+        keep_files_private()
         run_dir = units.runtime_dir(options.run_dir, [group.name for group in options.groups])
         units.check_idle(run_dir)
         notifier.status("preparing models")
@@ -127,8 +146,7 @@ def _prepare(flags: list[str]) -> int:
             shutil.rmtree(run_dir / left, ignore_errors=True)
         config = _configure(run_dir, options)
     except (OptionError, ModelError) as error:
-        print(f"headrace: error: {error}", file=sys.stderr)
-        return 2
+        return _fail(error)
     workers = sum(group.workers for group in config.groups)
     _say(f"prepared {config.frontends} frontends and {workers} workers")
     return 0
@@ -136,26 +154,45 @@ def _prepare(flags: list[str]) -> int:
 
 def _become(role: Role, arguments: list[str]) -> int:
     """Become another process; return the exit status if that fails."""
+    forget_variables()
+    keep_files_private()
     try:
         units.become(role, arguments)
     except OptionError as error:
-        print(f"headrace: error: {error}", file=sys.stderr)
-        return 2
+        return _fail(error)
 
 
 def _use_passed(passed: socket.socket, pool: PoolOptions) -> tuple[socket.socket, str]:
     """Return the socket that systemd has bound, and its URL."""
     check_address(pool)
-    return passed, url_of(passed)
+    return passed, url_of(passed, pool.scheme)
+
+
+def _choose_format(flags: list[str]) -> None:
+    """Log in JSON from the start, errors of options included, if the flags ask for that."""
+    os.environ.pop(INHERITED, None)
+    text = " ".join(flags).replace("=", " ").replace("_", "-")
+    if "--log-format json" in text or "--logging-config.formatter json" in text:
+        set_up_logging("launcher", LogOptions(log_format="json"))
+
+
+def _set_up_log(name: str, pool: PoolOptions) -> None:
+    try:
+        set_up_logging(name, pool)
+    except ValueError as error:
+        raise OptionError(f"--log-config-file: {error}") from error
 
 
 def _tell(options: Options) -> None:
     for line in options.notices:
         log.info("%s", line)
+    for line in warnings_of(options.pool):
+        log.warning("%s", line)
 
 
 def _configure(run_dir: Path, options: Options) -> PoolConfig:
     """Prepare the model of each group and write the configuration that all processes read."""
+    check_middleware(options.pool.middleware)
     groups = options.groups
     configs = tuple(_prepare_group(run_dir, group) for group in groups)
     names = [name for group in configs for name in group.served_names]
@@ -167,6 +204,7 @@ def _configure(run_dir: Path, options: Options) -> PoolConfig:
     )
     try:
         config.metrics_dir.mkdir()
+        keep_key_file(options.pool, run_dir)
         store_lora_modules(run_dir, groups, configs)
         config.save()
     except OSError as error:  # no space, say
@@ -214,7 +252,19 @@ def _prepare_group(run_dir: Path, group: GroupOptions) -> GroupConfig:
 
 
 def _say(line: str) -> None:
-    print(f"headrace: {line}", file=sys.stderr, flush=True)
+    if writes_json():
+        log.info("%s", line)
+    else:
+        print(f"headrace: {line}", file=sys.stderr, flush=True)
+
+
+def _fail(error: Exception) -> int:
+    """Say why the command ends; return its exit status."""
+    if writes_json():
+        log.critical("%s", error)
+    else:
+        print(f"headrace: error: {error}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ _ACTIONS: dict[str, dict[str, Any]] = {
     "value": {},
     "values": {"nargs": "+"},
     "optional": {"nargs": "?"},
+    "append": {"action": "append"},
     "json": {},
     "set": {"action": "store_true"},
     "switch": {"action": argparse.BooleanOptionalAction},
@@ -103,6 +104,17 @@ def flag_table(keys: Iterable[str], fields: Fields) -> str:
         names = ", ".join(f"`{_written(flag, name)}`" for name in flag.names)
         cells = (names, escape(description(flag, fields)), escape(_default(flag, fields)))
         rows.append("".join(f"| {cell} " if cell else "| " for cell in cells) + "|")
+    return "\n".join(rows)
+
+
+def key_table() -> str:
+    """Return a Markdown table of the options whose key in a file may differ from their flag."""
+    rows = ["| key of a file | flag |", "|---|---|"]
+    for flags in FLAGS.values():
+        for flag in flags:
+            name = flag.names[0].removeprefix("--").replace("-", "_")
+            if name != flag.key:
+                rows.append(f"| `{name}`, `{flag.key}` | `{flag.names[0]}` |")
     return "\n".join(rows)
 
 

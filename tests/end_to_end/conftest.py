@@ -59,9 +59,12 @@ def launch(fake_model: Path, cache_dir: Path) -> Iterator[Launch]:
         run_dir: Path | None = None,
         wrapper: Sequence[str] = (),
         cache_dir: Path = cache_dir,
+        variables: dict[str, str] | None = None,
+        key: str = "",
     ) -> Server:
         fake = ["--engine", "fake", "--fake-step-s", str(step_s)]
-        server = Server(["--model", str(model), *fake, *flags], cache_dir, run_dir, wrapper)
+        every = ["--model", str(model), *fake, *flags]
+        server = Server(every, cache_dir, run_dir, wrapper, variables, key)
         started.append(server)
         return server
 

@@ -21,7 +21,11 @@ NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 class Server:
-    """A running pool. `url`: where it serves. `log`: what the processes have written so far."""
+    """A running pool. `url`: where it serves. `log`: what the processes have written so far.
+
+    variables: of its environment. key: which its clients send. context: with which certificates
+    are checked. wrapper: a command that runs the command after it, such as unshare.
+    """
 
     def __init__(
         self,
@@ -29,8 +33,12 @@ class Server:
         cache_dir: Path | None = None,
         run_dir: Path | None = None,
         wrapper: Sequence[str] = (),
+        variables: dict[str, str] | None = None,
+        key: str = "",
+        context: ssl.SSLContext = NO_CERTIFICATES,
     ) -> None:
-        """Start a pool. wrapper: a command that runs the command after it, such as unshare."""
+        self._context = context
+        self.headers = {"Authorization": f"Bearer {key}"} if key else {}
         folder = Path(tempfile.mkdtemp(prefix="hr-"))
         self.run_dir, self._log = run_dir or folder / "run", folder / "log"
         # The console script, as users run it.
@@ -44,7 +52,7 @@ class Server:
                 [*command, "--run-dir", str(self.run_dir)],
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=os.environ | {"HF_HUB_OFFLINE": "1"} | cache,
+                env=os.environ | {"HF_HUB_OFFLINE": "1"} | cache | (variables or {}),
                 start_new_session=True,
             )
         self.url = self._wait_until_ready()
@@ -56,7 +64,9 @@ class Server:
 
     def new_client(self) -> httpx.Client:
         """One with connections of its own: any frontend may answer."""
-        return httpx.Client(base_url=self.url, timeout=60, verify=NO_CERTIFICATES)
+        return httpx.Client(
+            base_url=self.url, timeout=60, verify=self._context, headers=self.headers
+        )
 
     def get(self, path: str) -> httpx.Response:
         """An answer on a connection of its own."""
@@ -66,7 +76,7 @@ class Server:
     def _wait_until_ready(self) -> str:
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline and self.process.poll() is None:
-            found = re.search(r"^Headrace serves .* at (\S+)$", self.log, re.MULTILINE)
+            found = re.search(r'(?:^|")Headrace serves .* at ([^\s"]+)', self.log, re.MULTILINE)
             if found:
                 return found[1]
             time.sleep(0.02)

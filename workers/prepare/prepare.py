@@ -13,6 +13,7 @@ import argparse
 import ctypes
 import importlib.util
 import json
+import logging
 import os
 import shutil
 import signal
@@ -24,7 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from headrace.protocol.common.standard_streams import make_streams_safe
+from headrace.protocol.logs.set_up import inherited_options, set_up_logging, writes_json
 from headrace.workers.prepare.gguf_header import GGUFError, GGUFHeader, read_gguf_header
+
+log = logging.getLogger("headrace.prepare")
 
 PR_SET_PDEATHSIG = 1
 FLOAT32_BYTES = 4
@@ -47,7 +51,7 @@ class Stages:
         self._bar = tqdm(
             total=total,
             desc=title,
-            disable=not sys.stderr.isatty(),
+            disable=writes_json() or not sys.stderr.isatty(),
             bar_format="{desc}: {percentage:3.0f}% |{bar}| {elapsed}{postfix}",
         )
 
@@ -57,8 +61,11 @@ class Stages:
         self._bar.set_postfix_str(name)
         yield
         self._bar.update(weight)
-        if self._bar.disable:
-            print(f"{self._title}: {name}: {time.monotonic() - started_s:.1f} s", file=sys.stderr)
+        line = f"{self._title}: {name}: {time.monotonic() - started_s:.1f} s"
+        if writes_json():
+            log.info("%s", line)
+        elif self._bar.disable:
+            print(line, file=sys.stderr)
 
     def close(self) -> None:
         self._bar.close()
@@ -73,6 +80,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--parent-pid", type=int, help="the launcher, if it waits for the result")
     options = parser.parse_args(arguments)
     _die_with_parent(options.parent_pid)
+    if writes_json():
+        set_up_logging("prepare", inherited_options("info"))
     _quiet_libraries()
     try:
         if options.what == "gguf":

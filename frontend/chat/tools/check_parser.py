@@ -10,6 +10,7 @@ from pathlib import Path
 
 from headrace.frontend.chat.tools.available import ParserError, find_parser
 from headrace.protocol.common.process import become_child
+from headrace.protocol.logs.set_up import inherited_options
 
 
 def main() -> int:
@@ -18,7 +19,7 @@ def main() -> int:
     parser.add_argument("plugin", type=Path, nargs="?")
     parser.add_argument("--parent-pid", type=int, required=True)
     args = parser.parse_args()
-    become_child("check", args.parent_pid, "warning")  # a plug-in may run forever
+    become_child("check", args.parent_pid, inherited_options())  # a plug-in may run forever
     try:
         find_parser(args.name, args.plugin)
     except ParserError as error:

@@ -8,8 +8,9 @@ import pytest
 
 PROGRAM = """
 import logging, sys
-from headrace.protocol.common.process import set_up_logging
-set_up_logging("chat-0.1", sys.argv[1])
+from headrace.protocol.log_options import LogOptions
+from headrace.protocol.logs.set_up import set_up_logging
+set_up_logging("chat-0.1", LogOptions(log_level=sys.argv[1]))
 {then}
 for name in sys.argv[2:]:
     logger = logging.getLogger(name)
@@ -57,6 +58,6 @@ def test_library_that_sets_the_roots_level_does_not_silence_headrace() -> None:
 
 def test_second_setup_replaces_the_first() -> None:
     """A forked worker has its fork server's handler: each record must be shown once."""
-    lines = log("info", "headrace.worker", then="set_up_logging('chat-1.0', 'info')")
+    lines = log("info", "headrace.worker", then="set_up_logging('chat-1.0', LogOptions())")
     assert len(lines) == 3
     assert all(" chat-1.0 " in line for line in lines)

@@ -1,0 +1,1 @@
+"""The log of every process: safe records, two formats, and limits on repetition."""

@@ -1,0 +1,165 @@
+"""The two formats of the log: one line for each record, whatever its text holds."""
+
+import json
+import re
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from headrace.protocol.logs.safe_text import MAX_EXCEPTION_CHARS, one_line
+from tests.protocol.logs.logging_processes import lines_of, objects_of, run
+
+RECORD = re.compile(r"\d\d:\d\d:\d\d [A-Z]+ +chat-0\.1 +")
+HOSTILE = [
+    "\n12:00:00 INFO    chat-0.1       a false record",
+    "\r12:00:00 INFO    chat-0.1       a false record",
+    "\x1b[31mred\x1b[0m",
+    "\x9b31mred",
+    "\x85next line",
+    "\u2028next line",
+    "\u202eturned",
+    "\ud800",
+    "\x00\x07\x08",
+]
+
+
+def test_json_has_an_object_for_each_record() -> None:
+    (found,) = objects_of('log.warning("%d of %s", 3, "four")')
+    assert found | {"time": "", "pid": 0} == {
+        "time": "",
+        "level": "WARNING",
+        "process": "chat-0.1",
+        "pid": 0,
+        "logger": "headrace.frontend",
+        "message": "3 of four",
+    }
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", found["time"])
+    at = datetime.fromisoformat(found["time"])
+    assert abs(datetime.now(UTC) - at) < timedelta(minutes=2)
+
+
+def test_json_names_the_request() -> None:
+    program = """
+from headrace.protocol.logs.record import request_id
+request_id.set("req-1")
+log.info("x")
+"""
+    assert objects_of(program)[0]["request_id"] == "req-1"
+
+
+def test_json_holds_the_traceback_in_its_object() -> None:
+    program = """
+try:
+    raise ValueError("first\\nsecond")
+except ValueError:
+    log.exception("it failed")
+"""
+    (found,) = objects_of(program)
+    assert found["message"] == "it failed"
+    assert "Traceback" in found["exception"]
+    assert "ValueError: first" in found["exception"]
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+@pytest.mark.parametrize("text", HOSTILE, ids=ascii)
+def test_text_of_a_client_stays_in_its_line(log_format: str, text: str) -> None:
+    program = f'log.warning("field %s is unknown", {text!r})\nlog.info("next")'
+    lines = lines_of(program, log_format=log_format)
+    assert len(lines) == 2
+    assert lines[0].isprintable()
+    for line in lines:
+        assert json.loads(line) if log_format == "json" else RECORD.match(line)
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=ascii)
+def test_exception_with_text_of_a_client_makes_no_record(text: str) -> None:
+    program = f"""
+try:
+    raise ValueError({text!r})
+except ValueError:
+    log.exception("it failed")
+"""
+    first, *others = lines_of(program)
+    assert RECORD.match(first)
+    assert others
+    assert all(line.startswith("  | ") and line.isprintable() for line in others)
+
+
+def test_a_long_exception_is_cut() -> None:
+    program = """
+try:
+    raise ValueError("x" * 1_000_000)
+except ValueError:
+    log.exception("it failed")
+"""
+    assert len("".join(lines_of(program))) < 2 * MAX_EXCEPTION_CHARS
+
+
+@pytest.mark.parametrize(
+    ("text", "secret"),
+    [
+        ("cannot open postgresql+psycopg://user:s3cret@db/store", "s3cret"),
+        ("http://user:s3c@ret@host/x failed", "s3c@ret"),
+        ("GET https://host/x?api_key=s3cret&a=1", "s3cret"),
+        ("Authorization: Bearer s3cret", "s3cret"),
+        ("{'authorization': 'Bearer s3cret-key'}", "s3cret"),
+        ("[(b'authorization', b'Bearer s3cret-key')]", "s3cret"),
+        ("x-api-key: s3cret", "s3cret"),
+        ("sent 'Bearer s3cret-key' to it", "s3cret"),
+    ],
+)
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_secret_of_a_client_is_hidden(log_format: str, text: str, secret: str) -> None:
+    program = f"""
+log.warning("%s", {text!r})
+try:
+    raise ValueError({text!r})
+except ValueError:
+    log.exception("it failed")
+"""
+    written = run(program, log_format=log_format).stderr
+    assert "***" in written
+    assert secret not in written
+
+
+def test_ordinary_text_stays_as_it_is() -> None:
+    text = "a bearer of news, keys and tokens: http://host/path?x=1 and me@example.org: 日本語 👩‍💻"
+    assert one_line(text) == text
+
+
+@pytest.mark.parametrize("unit", ["a", "://", "x://", "@", "?a", "authorization:", "bearer ", " "])
+def test_hiding_secrets_takes_linear_time(unit: str) -> None:
+    """A quadratic search would take minutes for so long a text."""
+    text = unit * (400_000 // len(unit)) + "\n"
+    started = datetime.now(UTC)
+    one_line(text)
+    assert datetime.now(UTC) - started < timedelta(seconds=5)
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        'raise RuntimeError("x")',
+        "import threading\nthread = threading.Thread(target=lambda: 1 / 0)\nthread.start()",
+        'import warnings\nwarnings.warn("old")',
+        "class A:\n  def __del__(self):\n    1 / 0\na = A()\ndel a",
+        'log.info("%d", "no number")',
+        "import asyncio\nasync def f():\n  asyncio.get_running_loop().call_soon(lambda: 1 / 0)\n"
+        "  await asyncio.sleep(0.01)\nasyncio.run(f())",
+    ],
+)
+def test_everything_that_a_process_says_is_json(program: str) -> None:
+    assert objects_of(program)
+
+
+def test_library_with_a_handler_of_its_own_writes_one_json_line() -> None:
+    program = """
+from headrace.protocol.logs.set_up import adopt_library_loggers
+library = logging.getLogger("library")
+library.addHandler(logging.StreamHandler())
+library.propagate = False
+adopt_library_loggers()
+library.warning("hello")
+"""
+    (found,) = objects_of(program)
+    assert (found["logger"], found["message"]) == ("library", "hello")
