@@ -28,7 +28,8 @@ class Marked:
     async def __call__(self, scope, receive, send):
         async def change(message):
             if message["type"] == "http.response.body" and b"data:" in message.get("body", b""):
-                message = {**message, "body": message["body"].replace(b"data:", b": x\\n\\ndata:")}
+                marked = message["body"].replace(b"data:", b": seen\\n\\ndata:")
+                message = {**message, "body": marked}
             await send(message)
 
         await self.app(scope, receive, change)
