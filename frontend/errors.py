@@ -15,12 +15,15 @@ ApiError                  status, type and param, as the body of the answer show
 ├── InternalError         500 InternalServerError   our fault
 ├── PoolFailed            500 InternalServerError   workers have not executed an admin call
 ├── Unavailable           503                       no worker is running
-│   └── Stopping          503                       the server ends
-└── DeadlineExceeded      504                       it took longer than it may
+│   ├── Stopping          503                       the server ends
+│   └── OutOfResources    503                       no descriptors, or no memory
+├── DeadlineExceeded      504                       it took longer than it may
+└── OutOfSpace            507                       a full disk
 
 Errors of the pool are translated here only.
 """
 
+import errno
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -144,6 +147,32 @@ class Unavailable(ApiError):
 class Stopping(Unavailable):
     def __init__(self) -> None:
         super().__init__("The server is stopping.", headers={"Retry-After": "1"})
+
+
+class OutOfSpace(ApiError):
+    status = 507
+    kind = "Insufficient Storage"
+
+    def __init__(self) -> None:
+        super().__init__("The server has no space left to store this.")
+
+
+class OutOfResources(Unavailable):
+    """No descriptors or no memory at the moment."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The server has too much to do at the moment.", headers={"Retry-After": "1"}
+        )
+
+
+def from_os(error: OSError) -> ApiError | None:
+    """Return what a client is told of a host that lacks something; None for other errors."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return OutOfSpace()
+    if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+        return OutOfResources()
+    return None
 
 
 class DeadlineExceeded(ApiError):
