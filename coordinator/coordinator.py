@@ -34,6 +34,7 @@ from headrace.protocol.to_coordinator import (
     FrontendStarted,
     LauncherHello,
     PoolCall,
+    ReloadProgress,
     WakeRequest,
     WorkerDraining,
     WorkerFailed,
@@ -108,6 +109,9 @@ class Coordinator:
         self.worker_calls.send(self.sleeping.tick(self.registry.workers(), now))
         self.metrics.show(self.registry.workers())
         self._log_stats()
+        self._log_unreachable()
+        if warning := self.registry.memory.warning(self.registry.workers(), now):
+            log.warning("%s", warning)
         self.notifier.alive()
 
     def _autoscale(self, now: float) -> None:
@@ -136,6 +140,13 @@ class Coordinator:
             self.units.execute(order)
         else:
             self.sockets.send_to_launcher(order)
+
+    def _log_unreachable(self) -> None:
+        def is_there(receiver: str) -> bool:
+            return receiver == LAUNCHER or self.registry.knows(receiver)
+
+        for line in self.sockets.unreachable.warnings(is_there, time.monotonic()):
+            log.warning("%s", line)
 
     def _log_stats(self) -> None:
         if self.stats is not None:
@@ -176,7 +187,7 @@ class Coordinator:
                 return sender == message.frontend_id and self.registry.knows(sender)
             case WakeRequest():
                 return self.registry.knows(sender)
-            case LauncherHello() | ChildExited() | FrontendStarted():
+            case LauncherHello() | ChildExited() | FrontendStarted() | ReloadProgress():
                 return sender == LAUNCHER
             case _:
                 assert_never(message)
@@ -213,6 +224,8 @@ class Coordinator:
                 self.calls.on_launcher(now)
             case ChildExited():
                 self._on_exit(message, now)
+            case ReloadProgress(reload):
+                registry.on_reload(reload)
             case _:
                 assert_never(message)
 

@@ -6,6 +6,7 @@ from quart import Quart, request
 from quart_schema import Info, QuartSchema
 
 from headrace.frontend.abortable import Abortable
+from headrace.frontend.access.description import SCHEMES, SECURITY
 from headrace.frontend.access.key_table import KeyTable
 from headrace.frontend.access.middleware import AccessMiddleware, check_routed
 from headrace.frontend.adapters import AdapterUse
@@ -25,6 +26,8 @@ from headrace.frontend.middleware.response_log import ResponseLogMiddleware
 from headrace.frontend.pool.interface import Pool
 from headrace.frontend.process.drain import Drain
 from headrace.frontend.process.patience import Patience
+from headrace.frontend.rate_limits.rate_limits import RateLimits
+from headrace.frontend.redaction import hide_places_of
 from headrace.frontend.routes import (
     aborting,
     adapters,
@@ -73,6 +76,7 @@ def create_app(
     formats: by the groups' names; resolved if there are none. keys: which clients may send; those
     of the configuration if there is no table.
     """
+    hide_places_of(config)
     app = Quart("headrace", static_folder=None)
     patience = Patience(config.body_timeout_s, config.min_body_rate)
     app.request_class = request_class(config.file_max_bytes, patience)
@@ -88,6 +92,8 @@ def create_app(
         scalar_ui_path=None,
         openapi_provider_class=OpenAPI,
         swagger_ui_path=None,
+        security_schemes=SCHEMES if config.needs_key else None,  # type: ignore[arg-type]
+        security=SECURITY if config.needs_key else None,
     )
     models_by_name = served_models(config, tokenizers, formats)
     drain = drain or Drain()
@@ -102,6 +108,8 @@ def create_app(
         drain,
         abortable or Abortable(),
         adapter_use or AdapterUse(),
+        rate_limits=RateLimits.in_folder(config.run_dir / "limits"),
+        keys=None if keys.is_open else keys,
     )
     _register(app, context)
     errors.install_error_handlers(

@@ -119,6 +119,25 @@ class SilenceTimer:
             self._wait()
 
 
+class ClientWait:
+    """Sums up the seconds for which a stream has had events that its client was not ready for."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._since_s: float | None = None
+
+    def begin(self) -> None:
+        """Note that there is an event while an earlier piece is still being sent."""
+        if self._since_s is None:
+            self._since_s = time.monotonic()
+
+    def end(self) -> None:
+        """Note that the piece has been sent."""
+        if self._since_s is not None:
+            self.seconds += time.monotonic() - self._since_s
+            self._since_s = None
+
+
 class EventStream:
     """The body of a streamed response: yields pieces of all events that are there when one is sent,
     single events while the client and this process keep up, more when they do not.
@@ -139,10 +158,12 @@ class EventStream:
         self._text = ""  # to be sent before all else
         self._waiter: asyncio.Future[None] | None = None
         self._is_scheduled = self._is_open = self._has_begun = self._has_ended = False
+        self._is_sending = False  # the request's task waits until its client has room
+        self._client_wait = ClientWait()
         waited_s = 0.0 if scope is None else time.monotonic() - scope.started
         self._silence = SilenceTimer(keep_alive_s, self._on_silence, waited_s)
         if scope is not None:
-            scope.cleanups.append(self._silence.stop)
+            scope.cleanups += (self._silence.stop, self._record_client_wait)
 
     async def begin(self) -> None:
         """Wait for the first event or the end of the first interval; raise the generation's
@@ -164,11 +185,14 @@ class EventStream:
         return self
 
     async def __anext__(self) -> bytes:
+        self._is_sending = False
+        self._client_wait.end()
         while not (text := self._next_text()):
             if self._has_ended:
                 raise StopAsyncIteration
             await self._wait()
         self._silence.note_sent()
+        self._is_sending = True
         return text.encode()
 
     def _next_text(self) -> str:
@@ -200,6 +224,11 @@ class EventStream:
             text += self._chunks.last(choices) + self._framing.done
         return text
 
+    def _record_client_wait(self) -> None:
+        self._client_wait.end()
+        if self._client_wait.seconds > 0:
+            self._generation.choices[0].note_client_wait(self._client_wait.seconds)
+
     # Called by the generation and the event loop
 
     def _on_output(self) -> None:
@@ -215,6 +244,8 @@ class EventStream:
         """Send what is there, unless the request's task is about to."""
         waiter = self._waiter
         if waiter is None or waiter.done():
+            if self._is_sending:
+                self._client_wait.begin()
             return
         if not self._is_open:
             waiter.set_result(None)
@@ -227,7 +258,7 @@ class EventStream:
             waiter.set_result(None)
             return
         self._silence.note_sent()
-        if self._generation.has_outputs:
+        if self._generation.has_events:
             self._on_output()
 
     def _on_silence(self) -> None:

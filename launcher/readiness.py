@@ -63,4 +63,6 @@ def _example_call(url: str, config: PoolConfig) -> str:
     messages = [{"role": "user", "content": "Hello!"}]
     body = json.dumps({"model": model, "messages": messages}, ensure_ascii=False)
     words += ["-H", "Content-Type: application/json", "-d", body]
-    return f"{_served_at(url, config)}\ncurl {shlex.join(words)}"
+    # The shell puts in the key: it is not known here.
+    key = ' -H "Authorization: Bearer $HEADRACE_API_KEY"' if config.needs_key else ""
+    return f"{_served_at(url, config)}\ncurl {shlex.join(words)}{key}"

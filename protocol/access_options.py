@@ -41,6 +41,13 @@ class AccessOptions(Frozen):
             "server without keys to every client that reaches it"
         ),
     )
+    share_prefix_cache: bool = Field(
+        False,
+        description=(
+            "let the prompts of different tenants share cached blocks, so that a tenant can tell "
+            "by their times what others have sent"
+        ),
+    )
 
     @property
     def needs_key(self) -> bool:

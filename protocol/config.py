@@ -232,6 +232,11 @@ class PoolOptions(
     reject_while_scaling: bool = Field(
         False, description="answer 503 while workers of the requested model are added or removed"
     )
+    reload_surge: bool = Field(
+        True,
+        description="in a rolling restart (SIGHUP), start a worker's successor before the worker "
+        "leaves, where memory allows",
+    )
     warm_starts: bool = Field(
         True, description="fork workers from a process that has imported what they need"
     )

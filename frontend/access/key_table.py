@@ -53,3 +53,7 @@ class KeyTable:
             if hmac.compare_digest(known, digest):
                 found = key
         return found
+
+    def named(self, name: str) -> ApiKey | None:
+        """Return the key of a name; None if there is none."""
+        return next((key for _, key in self._entries if key.name == name), None)

@@ -102,6 +102,12 @@ class UploadConnection(ASGIHTTPConnection):
                 await body.wait_for_room()
 
 
+def check_length() -> None:
+    """Raise RequestEntityTooLarge if the current request declares too large a body."""
+    if isinstance(request.body, RequestBody):
+        request.body.check_length()
+
+
 def discard_body() -> None:
     """Drop the rest of the current request's body."""
     if isinstance(request.body, UploadBody):
@@ -128,14 +134,16 @@ def request_class(max_file_bytes: int, patience: Patience | None = None) -> type
 
 
 @contextlib.asynccontextmanager
-async def receive_upload(folder: FileFolder, max_file_bytes: int) -> AsyncIterator[Upload]:
+async def receive_upload(
+    folder: FileFolder, tenant: str, max_file_bytes: int
+) -> AsyncIterator[Upload]:
     """Receive the file of the current request; it is removed at the end, if it is still there.
 
     Raises ApiError if there is not exactly one file, called `file`, or if it is too large.
     """
     if request.mimetype != "multipart/form-data":
         raise UnsupportedMediaType("The Content-Type must be multipart/form-data.")
-    path = folder.new_upload()
+    path = folder.new_upload(tenant)
     counted: list[_CountedFile] = []
 
     def open_file(*_: object) -> IO[bytes]:

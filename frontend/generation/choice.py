@@ -39,6 +39,8 @@ class Choice:
     include_stop: whether a stop string, or the token that ended the choice, is shown.
     discard: whether the output is dropped because only the prompt must be run.
     times: what notes when outputs come; None: nothing.
+    has_begun: whether an output has come.
+    completion_tokens: those whose events have been read; the generation counts them.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Choice:
         self.cached_tokens = 0
         self.written_tokens = 0
         self.finished = False
+        self.has_begun = False
         self._detokenizer = detokenizer
         self._matcher = matcher
         self._observer = observer
@@ -68,6 +71,7 @@ class Choice:
         self._include_stop = include_stop
         self._discard = discard
         self._is_plain = matcher.is_empty and not discard
+        self._num_tokens = 0  # that have come
 
     def apply(self, output: Output) -> Delta:
         """Apply an output and return what it adds. Raises ApiError if it reports a failure."""
@@ -75,11 +79,12 @@ class Choice:
             return self._continue(output)
         if (error := error_of(output)) is not None:
             raise error
+        self.has_begun = True
         if output.admission is not None:
             self.cached_tokens = output.admission.cached_tokens
             self.written_tokens = output.admission.written_tokens
         text, num_tokens, stop = ("", 0, None) if self._discard else self._read(output)
-        self.completion_tokens += num_tokens
+        self._num_tokens += num_tokens
         self._observer.output(num_tokens, output.admission)
         if self.times is not None:
             self.times.output(num_tokens, output.admission)
@@ -108,7 +113,7 @@ class Choice:
     def _continue(self, output: Output) -> Delta:
         """Apply one of the outputs between the first and the last: nearly all of them."""
         token_ids = output.token_ids
-        self.completion_tokens += len(token_ids)
+        self._num_tokens += len(token_ids)
         self._observer.output(len(token_ids), None)
         if self.times is not None:
             self.times.output(len(token_ids), None)
@@ -131,7 +136,7 @@ class Choice:
             piece = self._detokenizer.feed(token_id)
             if not piece:
                 continue
-            match = self._matcher.feed(piece, self.completion_tokens + count > self._min_tokens)
+            match = self._matcher.feed(piece, self._num_tokens + count > self._min_tokens)
             parts.append(match.text)
             if match.stop is not None:
                 return "".join(parts), count, match.stop
@@ -141,7 +146,7 @@ class Choice:
         """Return the text that is still held back, and the stop string found in it."""
         if self._discard:
             return "", None
-        may_stop = self.completion_tokens > self._min_tokens
+        may_stop = self._num_tokens > self._min_tokens
         match = self._matcher.feed(self._detokenizer.flush(), may_stop)
         if match.stop is not None:
             return match.text, match.stop
@@ -151,3 +156,11 @@ class Choice:
         """Record the end of the choice. Only the first reason counts."""
         self.finished = True
         self._observer.finish(reason)
+
+    def leave_unread(self, tokens: int) -> None:
+        """Record that its client has left before it has read so many tokens."""
+        self._observer.leave_unread(tokens)
+
+    def note_client_wait(self, seconds: float) -> None:
+        """Record how long its stream has had events that its client was not ready to take."""
+        self._observer.note_client_wait(seconds)

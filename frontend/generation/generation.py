@@ -51,13 +51,13 @@ class Generation:
         self._interval = interval
         self._deadline = deadline
         self._streams = [notifying(stream) for stream in streams]
-        self._unfinished = len(choices)
+        self._unfinished = len(choices)  # choices whose last event has not been read
         self._interruption: ApiError | None = None
-        self._arrived: deque[int] = deque()  # the choices of the outputs to read, in their order
-        self._notify: Callable[[], None] | None = None
+        self._arrived: deque[Event | Exception] = deque()  # in their order
         self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._is_late = False
+        self._notify: Callable[[], None] | None = None
+        self._is_late = self._is_closed = False
 
     @property
     def ended(self) -> bool:
@@ -65,8 +65,8 @@ class Generation:
         return self._unfinished == 0
 
     @property
-    def has_outputs(self) -> bool:
-        """Return whether `ready` has something to read at once."""
+    def has_events(self) -> bool:
+        """Return whether `ready` has something to return or to raise at once."""
         return bool(self._arrived)
 
     def __aiter__(self) -> "Generation":
@@ -87,9 +87,11 @@ class Generation:
             self._waiter.set_result(None)
 
     def listen(self, notify: Callable[[], None]) -> None:
-        """Begin, and call `notify` whenever `ready` may have more to return or to raise.
+        """Begin, and call `notify` whenever `ready` has more to return or to raise.
 
-        It may be called before this returns, and more often than there are events.
+        It may be called before this returns. Outputs are applied to their choices when they come,
+        whether anybody reads the events or not: metrics must not depend on the client's pace, and
+        a stop string must free its worker.
         """
         self._notify = notify
         if self._deadline is not None:
@@ -99,8 +101,16 @@ class Generation:
             stream.listen(partial(self._on_output, index, notify))
 
     def _on_output(self, index: int, notify: Callable[[], None]) -> None:
-        self._arrived.append(index)
-        notify()
+        # A choice that ended with a stop string, of which its worker did not know, may get more.
+        if self._is_closed or self.choices[index].finished:
+            return
+        try:
+            event: Event | Exception | None = self._take(index)
+        except Exception as error:  # raised where the events are read
+            event = error
+        if event is not None:
+            self._arrived.append(event)
+            notify()
 
     def _on_deadline(self, notify: Callable[[], None]) -> None:
         self._is_late = True
@@ -113,16 +123,19 @@ class Generation:
         """
         if self._is_late:
             raise DeadlineExceeded
-        while self._arrived:
-            index = self._arrived.popleft()
-            if self.choices[index].finished:  # by a stop string, which its worker did not know of
-                continue
-            event = self._read(index)
-            if event is not None:
-                return event
-        return None
+        if not self._arrived:
+            return None
+        event = self._arrived.popleft()
+        if isinstance(event, Exception):
+            raise event
+        choice, delta = event
+        choice.completion_tokens += len(delta.token_ids)
+        if delta.finish_reason is not None:
+            self._unfinished -= 1
+        return event
 
-    def _read(self, index: int) -> Event | None:
+    def _take(self, index: int) -> Event | None:
+        """Take the next output of a stream; return the event that it makes, if it makes one."""
         try:
             output = self._streams[index].ready()
         except (StopAsyncIteration, InternalError) as error:  # so end cancelled streams
@@ -137,10 +150,8 @@ class Generation:
         """Return the event that an output makes; None if it is held back."""
         choice = self.choices[index]
         delta = choice.apply(output)
-        if delta.finish_reason is not None:
-            self._unfinished -= 1
-            if output.finish_reason is None:  # a stop string, which the worker does not know of
-                self._streams[index].cancel()
+        if delta.finish_reason is not None and output.finish_reason is None:
+            self._streams[index].cancel()
         if self.log is not None:
             self.log.add(choice, delta)
         if self._interval is None:
@@ -164,6 +175,11 @@ class Generation:
         """Release everything. Has no effect after the end, or when called again."""
         if self._timer is not None:
             self._timer.cancel()
+        self._is_closed = True
+        for event in self._arrived:
+            if not isinstance(event, Exception):
+                event[0].leave_unread(len(event[1].token_ids))
+        self._arrived.clear()
         for choice, stream in zip(self.choices, self._streams, strict=True):
             if self._unfinished:
                 stream.cancel()

@@ -14,10 +14,12 @@ from headrace.frontend.generation.request_log import RequestLog
 from headrace.frontend.generation.request_times import RequestTimes
 from headrace.frontend.generation.sampling import choice_seed
 from headrace.frontend.generation.stream_interval import StreamInterval
+from headrace.frontend.generation.token_ledger import TokenLedger, reserve_tokens
 from headrace.frontend.metrics import LongestOutput, RequestObserver
 from headrace.frontend.middleware import request_scope
 from headrace.frontend.middleware.deadline import current_deadline
 from headrace.frontend.pool.interface import OutputStream
+from headrace.frontend.principal import Principal
 from headrace.frontend.schemas.generation import GenerationRequest
 from headrace.frontend.schemas.limits import limit_of
 from headrace.frontend.text.stop_strings import StopMatcher
@@ -95,15 +97,21 @@ def start_generation(
     scope = request_scope.current_or_none()
     _raise_interruption(scope)
     check_token_lists(request, len(prompts))
+    principal = context.principal
     uses_beam_search = bool(request.use_beam_search) and not discard
     if uses_beam_search:
         _check_beam_search(request, grammar)
+    ledger = TokenLedger([len(prompt.token_ids) for prompt in prompts], uses_beam_search)
+    outputs = [sampling.max_tokens for sampling in samplings]
+    context_size = model.tokenizer.info.max_model_len
+    demand = ledger.demand(outputs, request.choices_per_prompt, context_size, discard=discard)
+    reservation = reserve_tokens(context, demand, ledger.used)
     choices, streams = _choices_and_streams(
         context,
         model,
         request,
         [
-            _make_message(model, request, prompt, sampling, grammar)
+            _make_message(principal, model, request, prompt, sampling, grammar)
             for prompt, sampling in zip(prompts, samplings, strict=True)
         ],
         uses_beam_search=uses_beam_search,
@@ -112,6 +120,7 @@ def start_generation(
     )
     if cleanups is None:
         deadline = current_deadline(context.config.request_timeout_s)
+    ledger.choices = choices
     generation = Generation(choices, streams, _stream_interval(request, model), deadline)
     if context.config.enable_log_requests:
         generation.log = RequestLog(context.config, prompts, samplings)
@@ -120,6 +129,7 @@ def start_generation(
         generation.close,
         context.drain.watch(partial(generation.interrupt, Stopping())),
         context.abortable.watch(scope, model.group.name, generation.interrupt),
+        *([] if reservation is None else [reservation.settle]),
     ]
     return generation
 
@@ -222,6 +232,7 @@ def _stream_interval(request: GenerationRequest, model: ServedModel) -> StreamIn
 
 
 def _make_message(
+    principal: Principal,
     model: ServedModel,
     request: GenerationRequest,
     prompt: Prompt,
@@ -233,9 +244,11 @@ def _make_message(
         prompt_token_ids=prompt.token_ids,
         sampling=sampling,
         priority=_priority(request),
-        cache_salt=request.cache_salt or "",
+        cache_salt=model.salted(request.cache_salt),
         adapter=model.adapter,
-        tenant=request.user or "",
+        # Without keys each user is a tenant.
+        tenant=(request.user or "") if principal.key is None else principal.tenant,
+        user=(request.user or "") if principal.key is not None else "",
         grammar=grammar,
     )
 
@@ -267,6 +280,7 @@ def _observers(
             message.sampling.max_tokens,
             longest,
             message.tenant,
+            named_by_client=context.principal.key is None,
         )
         for message in messages
     ]

@@ -35,15 +35,18 @@ class RequestBody(Body):
         self._received += len(data)
         super().append(data)
 
+    def check_length(self) -> None:
+        """Raise RequestEntityTooLarge if the body is known to be too large."""
+        if self._must_raise is not None:
+            raise self._must_raise
+
     def __await__(self) -> Generator[Any, None, Any]:
         return self._whole().__await__()
 
     async def _whole(self) -> bytes:
-        if self._must_raise is not None:
-            raise self._must_raise
+        self.check_length()
         await self._wait_for(self._complete)
-        if self._must_raise is not None:
-            raise self._must_raise
+        self.check_length()
         return bytes(self._data)
 
     async def __anext__(self) -> bytes:

@@ -61,6 +61,18 @@ class ModelMetrics:
         self.max_generation_tokens = self._histogram("request_max_num_generation_tokens", tokens)
         self.params_max_tokens = self._histogram("request_params_max_tokens", tokens)
         self.params_n = self._histogram("request_params_n", N_BUCKETS)
+        self.unread_tokens = self._counter(
+            "generation_tokens_unread_total",
+            "Tokens generated whose clients left before they had read them.",
+        )
+        self.client_wait_s = Histogram(
+            f"{prefix}stream_client_wait_seconds",
+            "Seconds for which a stream had tokens that its client did not read; streams without "
+            "such seconds do not count.",
+            LABELS,
+            buckets=request_s,
+            registry=registry,
+        )
         self.cached_tokens = self._counter(
             "prompt_tokens_cached_total", "Prompt tokens found in the prefix cache."
         )
@@ -121,6 +133,8 @@ class EngineSeries:
         }
         self.prompt_tokens = metrics.prompt_tokens.labels(*labels)
         self.cached_tokens = metrics.cached_tokens.labels(*labels)
+        self.unread_tokens = metrics.unread_tokens.labels(*labels)
+        self.client_wait_s = metrics.client_wait_s.labels(*labels)
         by_source = metrics.tokens_by_source
         self.found_tokens = by_source.labels(*labels, "local_cache_hit")
         self.missed_tokens = by_source.labels(*labels, "local_compute")

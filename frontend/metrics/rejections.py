@@ -8,6 +8,7 @@ RejectionReason = Literal[
     "too_large",
     "media_type",
     "busy",
+    "rate_limit",
     "unavailable",
     "stopping",
     "no_key",

@@ -19,6 +19,14 @@ class RequestObserver(Protocol):
         """Record the end: "stop", "length", "abort", "error" or "repetition"."""
         ...
 
+    def leave_unread(self, tokens: int) -> None:
+        """Count tokens that the client has not read."""
+        ...
+
+    def note_client_wait(self, seconds: float) -> None:
+        """Record how long the choice's stream has waited for its client to read."""
+        ...
+
 
 class LongestOutput:
     """The longest output of one prompt's choices, observed when the last of them has ended."""
@@ -121,3 +129,11 @@ class ChoiceObserver:
         series.request_generation_tokens.observe(self._tokens)
         series.params_n.observe(self._n)
         series.params_max_tokens.observe(self._max_tokens)
+
+    def leave_unread(self, tokens: int) -> None:
+        if self._series is not None:
+            self._series.unread_tokens.inc(tokens)
+
+    def note_client_wait(self, seconds: float) -> None:
+        if self._series is not None:
+            self._series.client_wait_s.observe(seconds)

@@ -12,6 +12,7 @@ from headrace.protocol.logs.safe_text import one_line
 from headrace.protocol.logs.set_up import ACCESS_LOGGER
 
 MAX_PATH_CHARS = 500
+MAX_METHOD_CHARS = 32
 
 log = logging.getLogger(ACCESS_LOGGER)
 
@@ -65,7 +66,7 @@ class AccessEntry:
     def write(self, duration_s: float, key: ApiKey | None) -> None:
         """Log the line."""
         client = _client(self._scope)
-        path, method = _path(self._scope), self._scope["method"]
+        path, method = _path(self._scope), self._scope["method"][:MAX_METHOD_CHARS]
         name = None if key is None else key.name
         log.info(
             '%s %s "%s %s HTTP/%s" %s %d B %.3f s',
@@ -101,4 +102,5 @@ def _path(scope: ASGIScope) -> str:
     """Return the path as it was sent, with percent escapes, so that it cannot end its own field."""
     raw: bytes = scope.get("raw_path") or scope["path"].encode("utf-8", "replace")
     path = raw.partition(b"?")[0].decode("latin1").replace('"', "%22").replace(" ", "%20")
-    return one_line(path, MAX_PATH_CHARS)
+    cut = path if len(path) <= MAX_PATH_CHARS else f"{path[:MAX_PATH_CHARS]}..."
+    return one_line(cut)

@@ -27,7 +27,9 @@ from headrace.frontend.middleware.asgi import (
     Send,
     WriteBody,
 )
+from headrace.frontend.principal import Principal
 from headrace.frontend.process.drain import Drain
+from headrace.frontend.rate_limits.rate_limits import Slot
 from headrace.protocol.api_keys import ApiKey
 from headrace.protocol.logs import record
 
@@ -58,6 +60,8 @@ class RequestScope:
     key: with which its client has authenticated itself; None: the server has no keys, or the route
         needs none.
     is_internal: whether the server itself has made it, for a client whose access was checked.
+    headers: each returns headers of its answer, when that begins.
+    slot: its place among its key's requests at once; None before it has one.
     """
 
     request_id: str
@@ -72,11 +76,23 @@ class RequestScope:
     ignored_fields: list[str] = field(default_factory=list)
     priority: int | None = None
     key: ApiKey | None = None
+    headers: list[Callable[[], dict[str, str]]] = field(default_factory=list)
+    slot: Slot | None = None
     is_internal: bool = False
     names: set[str] = field(init=False)
 
     def __post_init__(self) -> None:
         self.names = {self.request_id}
+
+    @property
+    def principal(self) -> Principal:
+        """Whose request it is."""
+        return Principal.of(self.key)
+
+    @property
+    def is_batch_line(self) -> bool:
+        """Whether it is a line of a batch, not an HTTP request."""
+        return self.priority is not None
 
     def interrupt(self, error: ApiError) -> None:
         """Make the request end with this error before it generates."""
@@ -92,6 +108,11 @@ class RequestScope:
 def current() -> RequestScope:
     """Return the scope of the current request."""
     return cast(RequestScope, cast(ASGIScope, request.scope)[KEY])
+
+
+def current_tenant() -> str:
+    """Return the tenant of the current request; "" on a server without keys."""
+    return current().principal.tenant
 
 
 def current_or_none() -> RequestScope | None:
@@ -163,6 +184,8 @@ class RequestScopeMiddleware:
             if request_scope.ignored_fields:
                 value = ignored_fields.header_value(request_scope.ignored_fields)
                 headers.append((ignored_fields.HEADER.lower().encode(), value.encode()))
+            for made in request_scope.headers:
+                headers += [(name.encode(), value.encode()) for name, value in made().items()]
             if not self._drain.keeps_connections and scope["http_version"].startswith("1"):
                 headers.append((b"connection", b"close"))
             await body.drain()

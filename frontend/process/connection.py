@@ -11,7 +11,11 @@ longer than making it and sending it together.
 """
 
 import asyncio
+import contextlib
+import fcntl
 import logging
+import sys
+import termios
 from ssl import SSLError
 from typing import Any
 
@@ -105,7 +109,7 @@ class Connection(TCPServer):
             await self.writer.drain()
             return
         patience = Patience(self.limits.write_timeout_s, self.limits.min_body_rate)
-        if not await patience.wait(self.writer.drain, transport.get_write_buffer_size):
+        if not await patience.wait(self.writer.drain, self._unread):
             transport.abort()
             raise ConnectionAbortedError
 
@@ -157,7 +161,8 @@ class Connection(TCPServer):
             self._linger()
             return
         await self._flush()
-        await super()._close()
+        with contextlib.suppress(OSError):  # its client has gone
+            await super()._close()
 
     def _linger(self) -> None:
         if self._lingers is not None:
@@ -181,8 +186,16 @@ class Connection(TCPServer):
                 await asyncio.sleep(_POLL_S)
 
         patience = Patience(self.limits.write_timeout_s, self.limits.min_body_rate)
-        if not await patience.wait(sent, transport.get_write_buffer_size):
+        if not await patience.wait(sent, self._unread):
             transport.abort()
+
+    def _unread(self) -> int:
+        """Return how many bytes have not reached the client's machine."""
+        queued = bytearray(4)
+        with contextlib.suppress(OSError, ValueError):  # it is closed
+            fcntl.ioctl(self.writer.get_extra_info("socket").fileno(), termios.TIOCOUTQ, queued)
+        size: int = self.writer.transport.get_write_buffer_size()
+        return size + int.from_bytes(queued, sys.byteorder)
 
 
 def install(limits: ConnectionOptions) -> None:

@@ -30,6 +30,7 @@ def blueprint(context: Context) -> Blueprint:
     @document_querystring(PauseQuery)
     @document_response(PauseStatus)
     @document_response(ErrorAnswer, 400)
+    @document_response(ErrorAnswer, 409)
     async def pause() -> Response:
         """Start no more requests until /resume; those that come wait."""
         query = read_query(PauseQuery)

@@ -43,8 +43,13 @@ def blueprint(context: Context) -> Blueprint:
     @public(lambda: context.config.public_metrics)
     @document_plain("The metrics.", content_type="text/plain")
     async def metrics() -> Response:
-        """Return the whole pool's metrics in Prometheus' text format."""
-        text = await asyncio.to_thread(context.metrics.exposition, adapter_info)
+        """Return the whole pool's metrics in Prometheus' text format.
+
+        With a key that is not an admin's, of all tenants only its own.
+        """
+        key = context.principal.key
+        tenant = None if key is None or key.is_admin else key.tenant
+        text = await asyncio.to_thread(context.metrics.exposition, adapter_info, tenant=tenant)
         return Response(text, content_type=CONTENT_TYPE_LATEST)
 
     return routes

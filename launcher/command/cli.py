@@ -34,6 +34,7 @@ from headrace.protocol.common.hub import HubOptions
 from headrace.protocol.common.process_registry import Role
 from headrace.protocol.common.run_files import PAUSED_GROUPS
 from headrace.protocol.common.sd_notify import Notifier
+from headrace.protocol.common.standard_streams import make_streams_safe
 from headrace.protocol.common.umask import keep_files_private
 from headrace.protocol.config import GroupConfig, PoolConfig, PoolOptions
 from headrace.protocol.log_options import LogOptions
@@ -55,6 +56,7 @@ for systemd's units, which run each process of a pool by itself (docs/systemd.md
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command and end the process with its exit status."""
+    make_streams_safe()
     arguments = list(sys.argv[1:] if argv is None else argv)
     hide_arguments()
     match arguments:
@@ -92,7 +94,7 @@ def _serve(flags: list[str]) -> int:
         options = read_options(flags, os.environ)
         forget_variables()
         pool = options.pool
-        set_up_logging("launcher", pool)
+        _set_up_log("launcher", pool)
         _tell(options)
         raise_descriptor_limit(pool.max_connections)
         run_dir = make_run_dir(options.run_dir, [group.name for group in options.groups])
@@ -126,7 +128,7 @@ def _prepare(flags: list[str]) -> int:
         _choose_format(flags)
         options = read_options(flags, os.environ)
         forget_variables()
-        set_up_logging("prepare", options.pool)
+        _set_up_log("prepare", options.pool)
         _tell(options)
         check_address(options.pool)
         units.check_sizes(options.groups)
@@ -170,6 +172,13 @@ def _choose_format(flags: list[str]) -> None:
     text = " ".join(flags).replace("=", " ").replace("_", "-")
     if "--log-format json" in text or "--logging-config.formatter json" in text:
         set_up_logging("launcher", LogOptions(log_format="json"))
+
+
+def _set_up_log(name: str, pool: PoolOptions) -> None:
+    try:
+        set_up_logging(name, pool)
+    except ValueError as error:
+        raise OptionError(f"--log-config-file: {error}") from error
 
 
 def _tell(options: Options) -> None:

@@ -49,6 +49,7 @@ _POOL = (
     Flag("stall_timeout_s"),
     Flag("start_timeout_s"),
     Flag("warm_starts", kind="switch"),
+    Flag("reload_surge", kind="switch"),
     Flag("wake_on_demand", kind="switch"),
     Flag("wake_timeout_s"),
     Flag("lora_dir", "anywhere", metavar="FOLDER"),
@@ -86,6 +87,7 @@ _ACCESS = (
     Flag("enable_admin", kind="set"),
     Flag("public_metrics", kind="set"),
     Flag("insecure", kind="set"),
+    Flag("share_prefix_cache", kind="set"),
 )
 _TLS = (
     Flag("ssl_certfile", "none: HTTP without TLS", metavar="FILE"),

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from headrace.frontend.errors import BadRequest, shortened
 from headrace.frontend.responses.output.ids import input_id
 from headrace.frontend.responses.request.item_fields import (
+    malformed,
     part_text,
     read_list,
     read_name,
@@ -59,7 +60,7 @@ def read_items(
     """Return the complete items.
 
     referenced: the stored items that were found, by id. field: of the request, for errors.
-    Raises BadRequest, which names the field, if an item is invalid.
+    Raises ApiError, which names the field, if an item is invalid.
     """
     if not isinstance(value, list):
         value = [{"role": "user", "content": value}] if value else []
@@ -150,7 +151,7 @@ def _texts(item: Item, field: str, where: str, kind: str) -> list[Item]:
     read = []
     for index, part in enumerate(parts):
         if not isinstance(part, dict):
-            raise BadRequest(f"{where}.{field}.{index}: must be an object.", f"{where}.{field}")
+            raise malformed(f"{where}.{field}.{index}", "must be an object")
         read.append({"type": kind, "text": read_text(part, "text", f"{where}.{field}.{index}")})
     return read
 
@@ -177,7 +178,7 @@ def _call_error(error: Any, where: str) -> Item | None:
     if isinstance(text, list):
         text = "\n".join(part_text(read_part(part, "input_text", where)) for part in text)
     if not isinstance(text, str):
-        raise BadRequest(f"{where}: must be a string, or an object with a content.", where)
+        raise malformed(where, "must be a string, or an object with a content")
     return {"type": "mcp_tool_execution_error", "content": text}
 
 

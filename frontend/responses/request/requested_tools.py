@@ -16,7 +16,11 @@ from headrace.frontend.responses.request.client_tools import (
     read_namespace,
     read_tool_search,
 )
-from headrace.frontend.responses.request.item_fields import read_name, read_optional_text
+from headrace.frontend.responses.request.item_fields import (
+    malformed,
+    read_name,
+    read_optional_text,
+)
 from headrace.frontend.responses.tools import tool_servers
 from headrace.frontend.responses.tools.interface import ToolServer, ToolSource
 from headrace.frontend.schemas.limits import limit_of
@@ -61,7 +65,7 @@ class RequestedTools:
 
 
 def read_tools(request: ResponsesRequest, known: Sequence[ToolServer]) -> RequestedTools:
-    """Return the request's tools. Raises BadRequest, which names the field, if one is invalid.
+    """Return the request's tools. Raises ApiError, which names the field, if one is invalid.
 
     Tools that this server cannot run are left out.
     """
@@ -162,9 +166,7 @@ def _allowed(value: Any, where: str) -> frozenset[str] | None:
     if value is None:
         return None
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        raise BadRequest(
-            f"{where}.allowed_tools: must be a list of names.", f"{where}.allowed_tools"
-        )
+        raise malformed(f"{where}.allowed_tools", "must be a list of names")
     return frozenset(value)
 
 

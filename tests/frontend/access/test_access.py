@@ -3,6 +3,7 @@
 import pytest
 from quart.typing import TestClientProtocol as Client
 
+from headrace.frontend.batches.line_call import call_route
 from tests.frontend.asgi import post
 from tests.frontend.conftest import MAKE_APP
 from tests.frontend.fake_pool import FakePool
@@ -95,3 +96,41 @@ async def test_a_full_pool_is_not_shown_without_a_key(make_app: MAKE_APP, pool: 
     exchange = post(app, "/v1/chat/completions", CHAT)
     await exchange.finish()
     assert exchange.status == 401
+
+
+async def test_the_description_tells_which_keys_routes_want(client: Client) -> None:
+    answer = await client.get("/openapi.json", headers={"x-api-key": KEY})
+    document = await answer.get_json()
+    schemes = document["components"]["securitySchemes"]
+    assert schemes["bearer"] == {"type": "http", "scheme": "bearer"}
+    assert schemes["x_api_key"] == {"type": "apiKey", "name": "x-api-key", "in": "header"}
+    assert document["security"] == [{"bearer": []}, {"x_api_key": []}]
+    paths = document["paths"]
+    assert paths["/health"]["get"]["security"][0] == {}
+    assert "security" not in paths["/metrics"]["get"]
+    assert "401" in paths["/v1/models"]["get"]["responses"]
+    assert "403" not in paths["/v1/models"]["get"]["responses"]
+    assert "403" in paths["/sleep"]["post"]["responses"]
+
+
+async def test_without_keys_the_description_asks_for_none(make_app: MAKE_APP) -> None:
+    document = await (await make_app().test_client().get("/openapi.json")).get_json()
+    assert "security" not in document
+    assert "securitySchemes" not in document["components"]
+    assert "401" not in document["paths"]["/v1/models"]["get"]["responses"]
+
+
+async def test_the_page_is_static_and_asks_for_a_key(client: Client, make_app: MAKE_APP) -> None:
+    page = await client.get("/docs")
+    other = await make_app().test_client().get("/docs")
+    assert page.status_code == 200
+    assert await page.get_data() == await other.get_data()
+    assert "requestInterceptor" in await page.get_data(as_text=True)
+
+
+async def test_lines_of_batches_need_no_key_of_their_own(make_app: MAKE_APP) -> None:
+    """Their client's key was looked at when the batch was made."""
+    app = make_app(api_keys=(KEY,))
+    async with app.test_app():
+        answer = await call_route(app, "/v1/completions", {"prompt": "a", "max_tokens": 2}, "id-1")
+    assert answer.status == 200
