@@ -60,7 +60,7 @@ def load_runner(
         None if shared_file is None else SharedWeights(shared_file, fingerprint_weights(model_path))
     )
     with phases.phase("weights"):
-        model = load_model(model_path, config.dtype, device)
+        model = load_model(model_path, config.dtype, device, config.trust_remote_code)
     if shared is not None and fingerprint_weights(model_path) != shared.fingerprint:
         shared = None  # changed meanwhile: the weights that were read match neither fingerprint
     log(f"{type(model).__name__} in {model.dtype} on {device}, {threads} threads")

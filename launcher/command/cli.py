@@ -224,6 +224,8 @@ def _prepare_group(run_dir: Path, group: GroupOptions) -> GroupConfig:
         tokenizer=group.tokenizer,
         tokenizer_revision=group.tokenizer_revision,
         hf_overrides=group.hf_overrides,
+        trust_remote_code=group.trust_remote_code,
+        allow_pickle_weights=group.allow_pickle_weights,
     )
     try:
         prepared = prepare_model(group.model, options, progress=_say)
