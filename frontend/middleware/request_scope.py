@@ -63,6 +63,7 @@ class RequestScope:
     is_internal: whether the server itself has made it, for a client whose access was checked.
     headers: each returns headers of its answer, when that begins.
     slot: its place among its key's requests at once; None before it has one.
+    asked_tokens: the least that it has asked for so far, of its key's tokens a minute.
     """
 
     request_id: str
@@ -79,6 +80,7 @@ class RequestScope:
     key: ApiKey | None = None
     headers: list[Callable[[], dict[str, str]]] = field(default_factory=list)
     slot: Slot | None = None
+    asked_tokens: int = 0
     is_internal: bool = False
     names: set[str] = field(init=False)
 
