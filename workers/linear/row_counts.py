@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 _STEPS_PER_DOUBLING = 8  # at most an eighth is padding
 _SMALL_STEP = 4  # so few rows take no time of their own: the weight's bytes do
+_MATMULS = (torch.mm, torch.matmul, Tensor.matmul, Tensor.__matmul__)
 # What functional.grouped_mm calls; torch 2.8 has neither on CPUs.
 _GROUPED = getattr(torch, "_grouped_mm", None)
 
@@ -53,7 +54,7 @@ def round_other_products(model: nn.Module, layer_types: tuple[type[nn.Module], .
 
 
 class RoundedRows(TorchFunctionMode):
-    """Rounds the rows of linear layers and of grouped products within the context."""
+    """Rounds the rows that are multiplied with weights [N, K] or groups of them in the context."""
 
     def __torch_function__(
         self,
@@ -65,6 +66,10 @@ class RoundedRows(TorchFunctionMode):
         options = dict(kwargs or {})
         if func is functional.linear and args:
             return with_rounded_rows(lambda rows: func(rows, *args[1:], **options), args[0])
+        if func in _MATMULS and len(args) == 2 and args[1].dim() == 2 and not options:
+            return with_rounded_rows(lambda rows: func(rows, args[1]), args[0])
+        if func is torch.addmm and len(args) == 3 and args[0].dim() == 1 and not options:
+            return with_rounded_rows(lambda rows: func(args[0], rows, args[2]), args[1])
         if func is _GROUPED and len(args) == 2 and _is_plain(args[1], options):
             return _grouped_product(args[0], args[1], options["offs"])
         return func(*args, **options)
