@@ -29,7 +29,7 @@ READ_LATER = frozenset({"CUDA_VISIBLE_DEVICES"})
 IMPORT_TIMEOUT_S = 60.0
 FORK_TIMEOUT_S = 5.0
 # Longer than what a worker's command line can need beyond what both have.
-ROOM = " " * 224
+ROOM = " " * 256
 
 # The settings that are read at import, by which fork servers differ.
 ImportSettings = tuple[tuple[str, str], ...]

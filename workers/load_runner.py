@@ -46,6 +46,7 @@ def load_runner(
     log: Callable[[str], None],
     phases: StartPhases,
     shared_file: SharedFile | None = None,
+    freed_bytes: int = 0,
 ) -> LoadedRunner:
     """Load a model folder and check its outputs against transformers'.
 
@@ -86,7 +87,7 @@ def load_runner(
         release_weights(model, compiled)
     with phases.phase("cache"):
         blocks = _choose_num_blocks(
-            model, hook, choice, config, max_model_len, workers_on_host, slots
+            model, hook, choice, config, max_model_len, workers_on_host, slots, freed_bytes
         )
         runner = make_runner(blocks)
     if not config.enforce_eager:
@@ -205,6 +206,7 @@ def _choose_num_blocks(
     max_model_len: int,
     workers_on_host: int,
     slots: AdapterSlots | None,
+    freed_bytes: int,
 ) -> int:
     activation_bytes = 0
     if model.device.type == "cuda" and config.kv_cache_bytes is None:
@@ -220,6 +222,7 @@ def _choose_num_blocks(
         workers_on_host,
         activation_bytes,
         gathers=not choice.graphs,
+        freed_bytes=freed_bytes,
     )
 
 
