@@ -5,7 +5,8 @@ import re
 # An address in memory, a place on the machine, a stack, or an object as Python shows it.
 LEAKS = re.compile(
     r"0x[0-9a-fA-F]{4,}|Traceback|site-packages|\.py\b|\bheadrace\.\w+\."
-    r"|<class |<function | object at |/(?:work|home|root|tmp|usr|var|opt|proc|secret)/|hunter2|psycopg|sqlalche|sqlite3|\[SQL:"
+    r"|<class |<function | object at |/(?:work|home|root|tmp|usr|var|opt|proc|secret)/"
+    r"|hunter2|psycopg|sqlalche|sqlite3|\[SQL:"
 )
 
 

@@ -3,12 +3,12 @@
 import errno
 import json
 import re
-import sqlite3
 from pathlib import Path
 from typing import Any
 
 import pytest
 from quart.typing import TestClientProtocol as Client
+from sqlalchemy.exc import OperationalError
 
 from headrace.frontend import errors
 from headrace.frontend.chat.tools.parser import ToolParser, register_tool_parser
@@ -58,7 +58,7 @@ SECRETS = (
     "no such file: /home/me/.venv/lib/python3.11/site-packages/torch/nn.py:33",
     "sqlite:////tmp/run/responses.db is locked, postgresql://me:hunter2@db/x",
 )
-RANDOM = "0123456789abcdef" * 3
+RANDOM = "0123456789abcdef" * 2
 GENERATING = [
     route
     for route in BODIES
@@ -213,7 +213,7 @@ async def test_cve_2026_73555_adapters_that_cannot_be_loaded(
 @pytest.mark.parametrize(
     "failure",
     [
-        sqlite3.OperationalError("unable to open database file /tmp/run/responses.db"),
+        OperationalError("SELECT 1", {}, Exception("no database file /tmp/run/responses.db")),
         OSError(errno.ENOSPC, "No space left on device", "/tmp/run/files/x"),
         OSError(errno.EROFS, "Read-only file system", "/var/lib/headrace/responses.db"),
     ],
