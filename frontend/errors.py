@@ -194,9 +194,11 @@ def from_pool(error: PoolError) -> ApiError:
     if isinstance(error, PoolUnavailable):
         return Unavailable(str(error), headers=_retry_after(error.retry_after_s))
     if isinstance(error, PoolBusy):
-        return TooManyRequests(str(error), headers=_retry_after(error.retry_after_s))
+        return TooManyRequests(
+            without_internals(str(error), is_ours=True), headers=_retry_after(error.retry_after_s)
+        )
     if isinstance(error, RequestRejected):
-        return BadRequest(str(error))
+        return BadRequest(without_internals(str(error), is_ours=True))
     if isinstance(error, RequestLost):
         return InternalError(str(error))
     return InternalError(FAILURE)
@@ -205,7 +207,7 @@ def from_pool(error: PoolError) -> ApiError:
 def error_of(output: Output) -> ApiError | None:
     """Return the ApiError of an output that ends its request in failure; None if it does not."""
     if output.finish_reason == "rejected":
-        return BadRequest(output.error or FAILURE)
+        return BadRequest(without_internals(output.error or FAILURE, is_ours=True))
     if output.finish_reason == "error":
         return InternalError(output.error or FAILURE)
     return None
