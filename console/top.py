@@ -5,12 +5,13 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from headrace.console.client import Client, Unreachable
+from headrace.console.client import CA_VARIABLE, Client, Unreachable, key_of
 from headrace.console.frame import frame
 from headrace.console.snapshot import Snapshot, take
 
@@ -23,10 +24,10 @@ def main(argv: Sequence[str]) -> int:
     Returns the exit status.
     """
     args = _parser().parse_args(argv)
-    view, console = PoolView(Client(args.url)), Console()
+    view, console = PoolView(Client(args.url, key_of(), args.ca_file)), Console()
     if args.once or not console.is_terminal:
         console.print(view.next(time.monotonic()))
-        return 1 if view.problem else 0
+        return 1 if view.problem or not view.serves else 0
     try:
         with Live(console=console, auto_refresh=False, screen=True) as live:
             while True:
@@ -37,13 +38,17 @@ def main(argv: Sequence[str]) -> int:
 
 
 class PoolView:
-    """The current frame, which `next` refreshes. problem: why the last refresh failed."""
+    """The current frame, which `next` refreshes.
+
+    problem: why the last refresh failed. serves: whether the pool answered that it serves.
+    """
 
     def __init__(self, client: Client) -> None:
         self._client = client
         self._last: Snapshot | None = None
         self._before: Snapshot | None = None
         self.problem = ""
+        self.serves = False
 
     def next(self, now: float) -> RenderableType:
         """Take a new snapshot and render it; if that fails, the last one with its age."""
@@ -53,6 +58,7 @@ class PoolView:
             self.problem = str(error)
         else:
             self._before, self._last, self.problem = self._last, snapshot, ""
+            self.serves = snapshot.status not in ("unavailable", "stopping")
         if self._last is None:
             return Text(self.problem, style="bold red")
         problem = f"{self.problem}; this is {now - self._last.at:.0f} s old" if self.problem else ""
@@ -60,10 +66,20 @@ class PoolView:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="headrace top", description="Show a running pool.")
+    parser = argparse.ArgumentParser(
+        prog="headrace top",
+        description="Show a running pool. HEADRACE_ADMIN_KEY or HEADRACE_API_KEY is its key.",
+    )
     url = os.environ.get("HEADRACE_URL", DEFAULT_URL)
     parser.add_argument(
         "--url", default=url, help=f"URL of the server (HEADRACE_URL, {DEFAULT_URL})"
+    )
+    ca_file = os.environ.get(CA_VARIABLE) or None
+    parser.add_argument(
+        "--ca-file",
+        type=Path,
+        default=ca_file,
+        help=f"certificates that may sign an https server's ({CA_VARIABLE}, the system's)",
     )
     parser.add_argument("--interval", type=_seconds, default=1.0, help="seconds between frames (1)")
     parser.add_argument(

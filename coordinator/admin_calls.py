@@ -42,7 +42,9 @@ class AdminCalls:
         """Answer the calls that need several parts of the coordinator."""
         router.add_handler(
             GetActivity,
-            lambda call, message, now: report_activity(message, self._registry.workers()),
+            lambda call, message, now: report_activity(
+                message, self._registry.workers(), self._registry.replica_slots.all()
+            ),
         )
         router.add_handler(LoadAdapter, self._on_load_adapter)
         router.add_handler(UnloadAdapter, self._adapters.on_unload)
@@ -54,7 +56,8 @@ class AdminCalls:
             return
         workers = self._registry.workers()
         frontends = filter(self._registry.knows, self._registry.frontend_ids())
-        self._perform(self._router.on_call(message, now, workers, frontends), now)
+        slots = self._registry.replica_slots.all()
+        self._perform(self._router.on_call(message, now, workers, frontends, slots), now)
 
     def on_launcher(self, now: float) -> None:
         """Continue what a previous coordinator has begun, and route what came early."""

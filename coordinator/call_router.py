@@ -4,12 +4,12 @@ No sockets and no clock of its own, like the registry.
 """
 
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from headrace.coordinator.actions import Actions, Answer
-from headrace.coordinator.replica_slots import slot_of
+from headrace.coordinator.replica_slots import group_of, slot_of
 from headrace.protocol.call_results import AnyResult, WorkerActivity
 from headrace.protocol.calls import (
     ABSENT,
@@ -76,11 +76,13 @@ class CallRouter:
         now: float,
         workers: Iterable[WorkerState] = (),
         frontend_ids: Iterable[str] = (),
+        slots: Collection[str] = (),
     ) -> Actions:
         """Route a call. It is not made twice, though callers repeat it when a coordinator may have
         lost it.
 
         workers: all of the pool. frontend_ids: of the frontends that can be reached.
+        slots: the replica slots, which all are to be filled.
         """
         call = message.call
         if is_for_frontends(call):
@@ -90,11 +92,16 @@ class CallRouter:
             sent = FrontendCall(message.call_id, call)
             return Actions(to_frontends=tuple((each, sent) for each in receivers))
         if is_for_workers(call):
-            return self._call_workers(call, message, list(workers), now)
+            return self._call_workers(call, message, list(workers), slots, now)
         return self._handlers[type(call)](call, message, now)
 
     def _call_workers(
-        self, call: CallToWorkers, message: PoolCall, workers: list[WorkerState], now: float
+        self,
+        call: CallToWorkers,
+        message: PoolCall,
+        workers: list[WorkerState],
+        slots: Collection[str],
+        now: float,
     ) -> Actions:
         observe = self._observers.get(type(call))
         if observe is not None:
@@ -103,7 +110,7 @@ class CallRouter:
             return Actions()
         targets = [each for each in workers if _is_target(message, each)]
         if not targets:
-            return Actions(answers=(_no_worker(message, workers),))
+            return Actions(answers=(_no_worker(message, workers, slots),))
         ids = {each.worker_id for each in targets}
         self._begin(message, ids, now)
         stay_awake = {
@@ -170,12 +177,14 @@ class CallRouter:
         return [(pending.message.frontend_id, PoolResult(call_id, answers))]
 
 
-def report_activity(message: PoolCall, workers: Iterable[WorkerState]) -> Actions:
+def report_activity(
+    message: PoolCall, workers: Iterable[WorkerState], slots: Collection[str] = ()
+) -> Actions:
     """Answer GetActivity without calling workers: published states reach frontends later."""
     workers = list(workers)
     targets = [each for each in workers if _is_target(message, each)]
     if not targets:
-        return Actions(answers=(_no_worker(message, workers),))
+        return Actions(answers=(_no_worker(message, workers, slots),))
     answers = tuple(
         CallAnswer(each.worker_id, WorkerActivity(each.state, each.is_paused), "", 0.0)
         for each in targets
@@ -183,15 +192,20 @@ def report_activity(message: PoolCall, workers: Iterable[WorkerState]) -> Action
     return Actions(answers=((message.frontend_id, PoolResult(message.call_id, answers)),))
 
 
-def _no_worker(message: PoolCall, workers: Iterable[WorkerState]) -> Answer:
-    """Answer a call without a target. A named worker that ends has a successor before long."""
+def _no_worker(message: PoolCall, workers: Iterable[WorkerState], slots: Collection[str]) -> Answer:
+    """Answer a call without a target. A named worker that ends has a successor before long, and so
+    has a slot that is empty."""
     name, group = message.target.worker, message.target.group
     named = [each for each in workers if _has_name(each, name) and group in ("", each.group)]
-    kind: ErrorKind = MISSING if name and not named else ABSENT
+    kind: ErrorKind = ABSENT
     if not name:
         error = "no worker is running"
+    elif named:
+        error = "this worker is ending"
+    elif name in slots and group in ("", group_of(name)):
+        error = "this worker is being started again"
     else:
-        error = "this worker is ending" if named else "there is no such worker"
+        error, kind = "there is no such worker", MISSING
     return message.frontend_id, PoolResult(message.call_id, (), error, kind)
 
 

@@ -6,6 +6,7 @@ survives a coordinator that dies, the states go with it and come back with the n
 
 from prometheus_client import Counter, Gauge
 
+from headrace.protocol.common.metric_space import keep_metrics_on_full_disks
 from headrace.protocol.config import PoolConfig
 from headrace.protocol.state import (
     DRAINING,
@@ -24,6 +25,7 @@ class PoolMetrics:
     """The workers of a pool by replica slot. Label `engine`: the slot's number in the group."""
 
     def __init__(self, config: PoolConfig) -> None:
+        keep_metrics_on_full_disks()
         prefix, names = config.metrics_prefix, ("model_name", "engine")
         state = Gauge(
             f"{prefix}worker_state",

@@ -8,12 +8,15 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 
 from headrace.coordinator.frontends import Frontends
+from headrace.coordinator.memory_watch import MemoryWatch
 from headrace.coordinator.replica_slots import ReplicaSlots, group_of, slot_of
 from headrace.protocol import to_launcher
 from headrace.protocol.common.process import EX_CONFIG
 from headrace.protocol.config import PoolConfig
 from headrace.protocol.state import (
     DRAINING,
+    RELOAD_FAILED,
+    RELOAD_STARTING,
     SERVING,
     STALLED,
     STARTING,
@@ -21,6 +24,7 @@ from headrace.protocol.state import (
     FrontendState,
     GroupState,
     PoolState,
+    ReloadState,
     WorkerLoad,
     WorkerState,
     WorkerStatus,
@@ -48,6 +52,8 @@ START_SILENCE_S = 120.0
 # Workers send heartbeats some times a second: an older one does not tell the current load.
 SILENT_S = 2.0
 KILL_AGAIN_S = 2.0
+# Before another worker is started beside one that is to be replaced, after one has failed.
+SUCCESSOR_RETRY_S = 1.0
 
 LauncherOrder = to_launcher.StartWorker | to_launcher.KillWorker | to_launcher.KillFrontend
 
@@ -77,14 +83,18 @@ class Registry:
 
     launcher_known: false until the launcher has reported what runs. A restarted coordinator must
         not publish its state before: frontends would believe that all workers are gone.
+    memory: tells whether want of memory is why a worker ends or stalls.
     starts_workers: whether to order missing workers; systemd restarts its own.
     """
 
     config: PoolConfig
     epoch: str
     starts_workers: bool = True
+    memory: MemoryWatch = field(default_factory=MemoryWatch)
     _workers: dict[str, _Worker] = field(default_factory=dict)
     _vacated: dict[str, float] = field(default_factory=dict)  # slots to be filled again, since when
+    _reload: ReloadState | None = None
+    _successor_not_before: float = 0.0
     launcher_known: bool = False
     _version: int = 0
     dirty: bool = True
@@ -123,6 +133,7 @@ class Registry:
             ),
             workers=self.workers(),
             frontends=self._frontends.states(),
+            reload=self._reload,
         )
 
     def workers(self) -> tuple[WorkerState, ...]:
@@ -158,13 +169,15 @@ class Registry:
         for worker_id, worker in self._workers.items():
             stalled = self._why_to_kill(worker, now)
             if stalled:
-                log.error("killing %s: it %s", worker_id, stalled)
+                log.error("killing %s: it %s", worker_id, self.memory.with_pressure(stalled))
                 self._set_state(worker, state=STALLED)
                 worker.killed_at, worker.failure = now, stalled
                 orders.append(to_launcher.KillWorker(worker_id))
         orders.extend(map(to_launcher.KillFrontend, self._frontends.find_frozen(now)))
         if self.launcher_known and self.starts_workers:
             orders.extend(self._start_missing(now))
+            if self._reload is not None:
+                orders.extend(self._reload_orders(self._reload, now))
         self._await_successors(now)
         return orders
 
@@ -198,6 +211,12 @@ class Registry:
             self._note_exit(worker, message, now)
             self._drop(message.process_id)
         self.dirty = self.urgent = True
+
+    def on_reload(self, reload: ReloadState) -> None:
+        """Note how far the launcher's rolling restart is."""
+        if reload != self._reload:
+            self._reload = reload
+            self.dirty = self.urgent = True
 
     # Messages of workers
 
@@ -261,6 +280,8 @@ class Registry:
         self._frontends.expect(message.frontend_id, now)
 
     def on_frontend_hello(self, message: FrontendHello, now: float) -> None:
+        if self.launcher_known and message.frontend_id not in self._frontends.ids():
+            return  # not started, or not yet reported: then its heartbeats have it greet again
         self._frontends.on_hello(message, now)
         self.dirty = self.urgent = True
 
@@ -296,6 +317,26 @@ class Registry:
             self._expect(worker_id, now)
             yield to_launcher.StartWorker(worker_id, group_of(restarts.slot), on_host)
 
+    def _reload_orders(self, reload: ReloadState, now: float) -> Iterable[LauncherOrder]:
+        """Start a worker beside the one that a rolling restart replaces, unless there is one; after
+        a failed restart, end what was started beside it."""
+        old = self._workers.get(reload.old)
+        if old is None or old.state.state not in SERVING:
+            return
+        others = [id_ for id_ in self._workers if slot_of(id_) == reload.slot and id_ != reload.old]
+        if reload.phase == RELOAD_FAILED:
+            for worker_id in others:
+                if self._workers[worker_id].killed_at is None:
+                    self._workers[worker_id].killed_at = now
+                    yield to_launcher.KillWorker(worker_id)
+            return
+        may_start = now >= self._successor_not_before and self.replica_slots.is_current(reload.slot)
+        if reload.phase == RELOAD_STARTING and not others and may_start:
+            worker_id = self.replica_slots.restarts(reload.slot).next_id()
+            self._expect(worker_id, now)
+            on_host = sum(self.replica_slots.target_sizes.values())
+            yield to_launcher.StartWorker(worker_id, group_of(reload.slot), on_host)
+
     def _expect(self, worker_id: str, now: float, published: WorkerState | None = None) -> None:
         """Add a worker that has been started and has not greeted, except perhaps a previous
         coordinator."""
@@ -317,17 +358,34 @@ class Registry:
         if not self.replica_slots.is_current(slot):  # the group has become smaller
             self._vacated.pop(slot, None)
             return
+        is_served = self._is_served(slot, but=message.process_id)
         if worker.state.state == DRAINING and message.exit_code in (0, None):
-            self._vacated[slot] = now
+            if not is_served:
+                self._vacated[slot] = now
             return
         self._vacated.pop(slot, None)
-        reason = worker.failure or _describe(message.exit_code)
+        reason = (
+            worker.failure
+            or self.memory.cause_of_end(message.exit_code, now)
+            or _describe(message.exit_code)
+        )
+        if is_served:  # nothing is missing: no part of a crash loop
+            self._successor_not_before = now + SUCCESSOR_RETRY_S
+            log.error("worker %s ended (%s)", message.process_id, reason)
+            return
         restarts = self.replica_slots.restarts(slot)
         delay_s = restarts.failed(reason, now, hopeless=message.exit_code == EX_CONFIG)
         then = f"; restarting in {delay_s:.1f} s" if self.starts_workers else ""
         log.error("worker %s ended (%s)%s", message.process_id, reason, then)
         if restarts.problem:
             log.error("group %s: %s", worker.state.group, restarts.problem)
+
+    def _is_served(self, slot: str, but: str) -> bool:
+        """Return whether another worker than one can serve in a slot."""
+        return any(
+            slot_of(each.worker_id) == slot and each.worker_id != but and each.state in SERVING
+            for each in self.workers()
+        )
 
     def _is_replacing(self, group: str) -> bool:
         return any(group_of(slot) == group for slot in self._vacated) or any(

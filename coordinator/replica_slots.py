@@ -35,6 +35,10 @@ class ReplicaSlots:
         """Return the slots of a group."""
         return [f"{group}-{number}" for number in range(self.target_sizes[group])]
 
+    def all(self) -> list[str]:
+        """Return the slots of all groups."""
+        return [slot for group in self.target_sizes for slot in self.of_group(group)]
+
     def is_current(self, slot: str) -> bool:
         """Return whether the pool has this slot now."""
         group, _, number = slot.rpartition("-")

@@ -65,10 +65,16 @@ class SleepingGroups:
         awake or about to be. Called again for as long as they wait."""
         self._groups.pop(group, None)
         members = [each for each in workers if each.group == group]
-        if any(each.state in (READY, STARTING, WAKING) for each in members):
-            return []
         # Others are still falling asleep.
         asleep = [each for each in members if each.state == ASLEEP]
+        slots = {slot_of(each.worker_id) for each in asleep}
+        if any(
+            each.state in (READY, WAKING)
+            # To wake up is quicker than the start of a sleeping worker's successor.
+            or (each.state == STARTING and slot_of(each.worker_id) not in slots)
+            for each in members
+        ):
+            return []
         return self._wake_one(asleep)
 
     def tick(self, workers: Iterable[WorkerState], now: float) -> list[WorkerMessage]:

@@ -6,6 +6,9 @@ from quart import Quart, request
 from quart_schema import Info, QuartSchema
 
 from headrace.frontend.abortable import Abortable
+from headrace.frontend.access.description import SCHEMES, SECURITY
+from headrace.frontend.access.key_table import KeyTable
+from headrace.frontend.access.middleware import AccessMiddleware, check_routed
 from headrace.frontend.adapters import AdapterUse
 from headrace.frontend.anthropic_api import errors as messages_errors
 from headrace.frontend.batches.lazy_service import LazyBatchService
@@ -14,7 +17,7 @@ from headrace.frontend.context import HEADRACE_VERSION, Context, served_models
 from headrace.frontend.files.upload import UploadConnection, request_class
 from headrace.frontend.http.openapi import OpenAPI
 from headrace.frontend.metrics import Metrics
-from headrace.frontend.middleware import address, errors, operator_code, request_scope
+from headrace.frontend.middleware import address, errors, limits, operator_code, request_scope
 from headrace.frontend.middleware import full_pool as full
 from headrace.frontend.middleware.access_log import AccessLog
 from headrace.frontend.middleware.asgi import ASGIApp
@@ -22,6 +25,9 @@ from headrace.frontend.middleware.cors import with_cors
 from headrace.frontend.middleware.response_log import ResponseLogMiddleware
 from headrace.frontend.pool.interface import Pool
 from headrace.frontend.process.drain import Drain
+from headrace.frontend.process.patience import Patience
+from headrace.frontend.rate_limits.rate_limits import RateLimits
+from headrace.frontend.redaction import hide_places_of
 from headrace.frontend.routes import (
     aborting,
     adapters,
@@ -61,15 +67,19 @@ def create_app(
     abortable: Abortable | None = None,
     adapter_use: AdapterUse | None = None,
     formats: Mapping[str, ModelFormats] | None = None,
+    keys: KeyTable | None = None,
 ) -> Quart:
     """Return an ASGI application that serves a pool.
 
     tokenizers: by the groups' names. grammars: of structured outputs. drain: whether the process is
     ending. abortable, adapter_use: record requests in flight and the adapters that they use.
-    formats: by the groups' names; resolved if there are none.
+    formats: by the groups' names; resolved if there are none. keys: which clients may send; those
+    of the configuration if there is no table.
     """
+    hide_places_of(config)
     app = Quart("headrace", static_folder=None)
-    app.request_class = request_class(config.file_max_bytes)
+    patience = Patience(config.body_timeout_s, config.min_body_rate)
+    app.request_class = request_class(config.file_max_bytes, patience)
     app.asgi_http_class = UploadConnection
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
@@ -82,9 +92,12 @@ def create_app(
         scalar_ui_path=None,
         openapi_provider_class=OpenAPI,
         swagger_ui_path=None,
+        security_schemes=SCHEMES if config.needs_key else None,  # type: ignore[arg-type]
+        security=SECURITY if config.needs_key else None,
     )
     models_by_name = served_models(config, tokenizers, formats)
     drain = drain or Drain()
+    keys = keys or KeyTable.of(config)
     context = Context(
         config,
         models_by_name,
@@ -95,6 +108,8 @@ def create_app(
         drain,
         abortable or Abortable(),
         adapter_use or AdapterUse(),
+        rate_limits=RateLimits.in_folder(config.run_dir / "limits"),
+        keys=None if keys.is_open else keys,
     )
     _register(app, context)
     errors.install_error_handlers(
@@ -105,11 +120,14 @@ def create_app(
     async def note_route() -> None:
         if request.url_rule is not None:
             request_scope.current().handler = request.url_rule.rule
+        check_routed(keys, app, request.url_rule)
         address.reject_if_flagged()
 
     refusing = full.FullPoolMiddleware(app.asgi_app, pool, drain)
-    limits = (config.max_headers, config.max_header_bytes)
-    addressed = address.AddressMiddleware(refusing, config.root_path, *limits)
+    limited = limits.LimitsMiddleware(refusing, config)
+    guarded = AccessMiddleware(limited, keys, app, {messages.PATH: messages_errors.body})
+    of_headers = (config.max_headers, config.max_header_bytes)
+    addressed = address.AddressMiddleware(guarded, config.root_path, *of_headers)
     wrapped = request_scope.RequestScopeMiddleware(
         _with_optional(addressed, config),
         metrics,

@@ -16,7 +16,9 @@ from headrace.frontend.generation.seeds import Seeds
 from headrace.frontend.metrics import Metrics
 from headrace.frontend.middleware import request_scope
 from headrace.frontend.pool.interface import Pool
+from headrace.frontend.principal import NOBODY, KeyDirectory, Principal
 from headrace.frontend.process.drain import Drain
+from headrace.frontend.rate_limits.rate_limits import RateLimits
 from headrace.frontend.structured.grammar_cache import GrammarCache
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from headrace.protocol.config import GroupConfig, PoolConfig
@@ -39,6 +41,7 @@ class ServedModel:
     tool_parser: parses tool calls in answers; None if they are not parsed.
     found: which formats were found by themselves.
     fingerprint_mode, fingerprint_value: see PoolOptions.
+    cache_namespace: what is cached for its requests is used for requests with the same one alone.
     """
 
     name: str
@@ -54,11 +57,16 @@ class ServedModel:
     adapter: str = ""
     fingerprint_mode: str = "full"
     fingerprint_value: str | None = None
+    cache_namespace: str = ""
 
     @property
     def shown_fingerprint(self) -> str | None:
         """The fingerprint in answers: as the operator wants it, or None."""
         return self.fingerprint_value if self.fingerprint_mode in _CHOSEN else self.fingerprint
+
+    def salted(self, salt: str | None) -> str:
+        """Return the salt of cached blocks for a request's own, within its namespace."""
+        return self.cache_namespace + (salt or "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +77,8 @@ class Context:
     grammars: of structured outputs. drain: whether the process is ending.
     abortable: work that operators may abort. adapter_use: which adapters requests use.
     kept: models, by name, that keep their meaning while this context is used.
+    rate_limits: of keys. keys: those that are valid; None on a server without keys.
+    acting_for: whose work this context is for; None: the current HTTP request's.
     """
 
     config: PoolConfig
@@ -81,13 +91,29 @@ class Context:
     abortable: Abortable = field(default_factory=Abortable)
     adapter_use: AdapterUse = field(default_factory=AdapterUse)
     kept: Mapping[str, ServedModel] = field(default_factory=dict)
+    rate_limits: RateLimits = field(default_factory=lambda: RateLimits.in_folder(None))
+    keys: KeyDirectory | None = None
+    acting_for: Principal | None = None
+
+    @property
+    def principal(self) -> Principal:
+        """Whose work this is."""
+        if self.acting_for is not None:
+            return self.acting_for
+        scope = request_scope.current_or_none()
+        return NOBODY if scope is None else scope.principal
 
     def model(self, name: str | None) -> ServedModel:
-        """Return the model that a request names; without a name, the first. Raises NotFound.
+        """Return the model that a request names; without a name, the first that it may use.
 
         An adapter is in use until the HTTP request ends, or the work that has called `keep`.
+
+        Raises NotFound, for a model that the request's key may not use as for one that is missing.
         """
-        served = next(iter(self.models.values())) if name is None else self._named(name)
+        principal = self.principal
+        served = self._first(principal) if name is None else self._named(name, principal)
+        if principal.key is not None and not self.config.share_prefix_cache:
+            served = replace(served, cache_namespace=f"{principal.tenant}\0")
         scope = request_scope.current_or_none()
         if scope is not None:
             scope.group = served.group.name
@@ -95,11 +121,22 @@ class Context:
                 scope.cleanups.append(self.adapter_use.hold(served.adapter))
         return served
 
-    def _named(self, name: str) -> ServedModel:
+    def visible_models(self) -> list[ServedModel]:
+        """Return the models and adapters that the request's key may use."""
+        may_use = self.principal.may_use
+        return [each for each in (*self.models.values(), *self.adapters()) if may_use(each.name)]
+
+    def _first(self, principal: Principal) -> ServedModel:
+        for served in self.models.values():
+            if principal.may_use(served.name):
+                return served
+        raise NotFound("model: say which.", "model")
+
+    def _named(self, name: str, principal: Principal) -> ServedModel:
         served = self.kept.get(name) or self.models.get(name)
         if served is None:
             served = next((each for each in self.adapters() if each.name == name), None)
-        if served is None:
+        if served is None or not principal.may_use(name):
             raise NotFound(f"The model {name[:100]!r} does not exist.", "model")
         return served
 

@@ -1,4 +1,5 @@
-"""All errors that clients may see. Their texts contain no path, address or traceback.
+"""All errors that clients may see. Their texts contain no path, address or traceback: each passes
+through `without_internals` (frontend/redaction.py), wherever it comes from.
 
 ApiError                  status, type and param, as the body of the answer shows them
 ├── BadRequest            400 BadRequestError       a value that cannot be served
@@ -31,6 +32,7 @@ from headrace.frontend.pool.interface import (
     RequestLost,
     RequestRejected,
 )
+from headrace.frontend.redaction import without_internals
 from headrace.protocol.to_frontend import Output
 
 FAILURE = "The server failed to answer this request."
@@ -42,15 +44,18 @@ class ApiError(Exception):
 
     param: the field at fault, None if no single field is.
     details: what programs read, in Messages only; None if there is nothing.
+    code: of the body; None: the status.
     """
 
     status = 500
+    code: str | None = None
     kind = "InternalServerError"
     details: Mapping[str, Any] | None = None
 
     def __init__(
         self, message: str, param: str | None = None, headers: dict[str, str] | None = None
     ) -> None:
+        message = without_internals(message, is_ours=self.status >= 500)
         super().__init__(message)
         self.message = message
         self.param = param
@@ -62,7 +67,7 @@ class ApiError(Exception):
             "message": self.message,
             "type": self.kind,
             "param": self.param,
-            "code": self.status,
+            "code": self.status if self.code is None else self.code,
         }
         return {"error": error}
 

@@ -6,8 +6,8 @@ import contextlib
 import gc
 import logging
 import os
-import resource
 import signal
+import sys
 from pathlib import Path
 
 import hypercorn.asyncio
@@ -15,6 +15,8 @@ import hypercorn.config
 from quart import Quart
 
 from headrace.frontend.abortable import Abortable
+from headrace.frontend.access.key_file_watch import KeyFileWatch
+from headrace.frontend.access.key_table import KeyTable
 from headrace.frontend.adapters import AdapterUse
 from headrace.frontend.admin.frontend_calls import frontend_call_handlers
 from headrace.frontend.app import create_app
@@ -23,12 +25,16 @@ from headrace.frontend.critical_task import spawn_critical
 from headrace.frontend.metrics import Metrics
 from headrace.frontend.pool.client import PoolClient
 from headrace.frontend.process import connection
+from headrace.frontend.process.admission import AddressCounts, Admission
 from headrace.frontend.process.drain import Drain
 from headrace.frontend.process.listener import ConnectionCounts, SharedLoop
 from headrace.frontend.process.status_report import report
+from headrace.frontend.process.tls import certificate_of
+from headrace.frontend.schemas.limits import set_limits
 from headrace.frontend.structured.checker_pool import CheckerPool
 from headrace.frontend.structured.grammar_cache import GrammarCache
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
+from headrace.protocol.common.descriptors import raise_descriptor_limit
 from headrace.protocol.common.process import become_child
 from headrace.protocol.common.sd_notify import Notifier
 from headrace.protocol.config import PoolConfig
@@ -48,6 +54,7 @@ async def serve(
 ) -> None:
     """Serve on the running loop until SIGTERM, then finish the requests in flight; or until SIGHUP,
     when a successor serves, and then until this frontend's clients have gone."""
+    set_limits(config)  # also for work that no request begins
     stop, hand_over = asyncio.Event(), asyncio.Event()
 
     def on_signal() -> None:
@@ -60,20 +67,33 @@ async def serve(
     formats = resolve_formats(config, tokenizers)
     if slot_of(frontend_id) == 0:  # each frontend finds the same
         log_found(config, formats)
-    with contextlib.closing(CheckerPool()) as checkers:
+    with contextlib.closing(CheckerPool(deadline_s=config.grammar_timeout_s)) as checkers:
         drain, metrics = Drain(), Metrics(config)
         abortable, use = Abortable(), AdapterUse()
         handlers = frontend_call_handlers(abortable, use, lambda: pool.state)
         async with PoolClient(config, frontend_id, metrics.count_replay, handlers) as pool:
             grammars = GrammarCache(checkers)
+            keys = await _watched_keys(config)
             app = create_app(
-                config, tokenizers, pool, metrics, grammars, drain, abortable, use, formats
+                config, tokenizers, pool, metrics, grammars, drain, abortable, use, formats, keys
             )
             spawn_critical(report(notifier, loop, pool))
             _spare_collections()
             await pool.wait_for_state(FIRST_STATE_S)
             spawn_critical(_hand_over_on_signal(loop, drain, hand_over, stop))
+            if loop.certificate is not None and config.enable_ssl_refresh:
+                spawn_critical(loop.certificate.watch())
             await _serve_http(app, _hypercorn_config(config, http_fd), stop, drain)
+
+
+async def _watched_keys(config: PoolConfig) -> KeyTable:
+    """Return the table of keys, which follows the file of keys from now on."""
+    table = KeyTable.of(config)
+    if config.api_key_file is not None:
+        watch = KeyFileWatch(table, config.api_key_file, config.run_dir)
+        await watch.refresh()
+        spawn_critical(watch.run())
+    return table
 
 
 async def _hand_over_on_signal(
@@ -94,7 +114,6 @@ async def _serve_http(
         await stop.wait()
         settings.graceful_timeout = await drain.finish(settings.graceful_timeout)
 
-    connection.install()
     try:
         await hypercorn.asyncio.serve(app, settings, shutdown_trigger=drained)
     except asyncio.CancelledError:
@@ -111,6 +130,8 @@ def _hypercorn_config(config: PoolConfig, http_fd: int) -> hypercorn.config.Conf
     settings.keep_alive_timeout = config.keep_alive_s
     settings.h11_max_incomplete_size = config.max_header_bytes
     settings.h2_max_header_list_size = config.max_header_bytes
+    settings.h2_max_concurrent_streams = config.h2_max_streams
+    settings.keep_alive_max_requests = sys.maxsize
     settings.include_server_header = False
     settings.errorlog = logging.getLogger(HTTP_LOGGER)
     return settings
@@ -129,10 +150,24 @@ def slot_of(frontend_id: str) -> int:
     return int(frontend_id.partition("-")[2].partition(".")[0])
 
 
-def _raise_descriptor_limit() -> None:
-    """Raise the soft limit of descriptors, usually 1,024: each connection needs one."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+def _make_loop(config: PoolConfig, slot: int) -> SharedLoop:
+    """Return the event loop, with what decides which connections are taken and how.
+
+    Raises TLSError if the files of TLS are not valid.
+    """
+    loop = SharedLoop()
+    counts = ConnectionCounts(config.run_dir / "connections", slot, config.frontends)
+    try:
+        addresses = AddressCounts(config.run_dir / "addresses", slot, config.frontends)
+    except OSError as error:
+        log.warning("connections of an address are not limited: %s", error.strerror)
+        addresses = None
+    loop.counts = counts
+    loop.certificate = certificate_of(config)
+    loop.handshake_timeout_s = config.tls_handshake_timeout_s
+    has_tls = loop.certificate is not None
+    loop.admission = Admission(config, counts.totals, addresses, config.frontends, not has_tls)
+    return loop
 
 
 def main() -> None:
@@ -147,9 +182,9 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher decides what Ctrl-C means
     slot = slot_of(args.frontend_id)
     notifier = Notifier()
-    _raise_descriptor_limit()
-    loop = SharedLoop()
-    loop.counts = ConnectionCounts(config.run_dir / "connections", slot, config.frontends)
+    raise_descriptor_limit(config.max_connections)
+    connection.install(config)
+    loop = _make_loop(config, slot)
     with asyncio.Runner(loop_factory=lambda: loop) as runner:
         runner.run(serve(config, args.frontend_id, args.http_fd, loop, notifier))
     log.debug("pid %d ends", os.getpid())

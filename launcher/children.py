@@ -60,6 +60,11 @@ class Children:
         roles = self._starting | {child.process_id: child.role for child in self._children.values()}
         return tuple(process_id for process_id, of_child in roles.items() if of_child == role)
 
+    def pid(self, process_id: str) -> int | None:
+        """Return a child's pid; None if no child with that id runs yet."""
+        child = self._children.get(process_id)
+        return None if child is None else child.process.pid
+
     async def start(
         self,
         process_id: str,

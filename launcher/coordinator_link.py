@@ -12,7 +12,7 @@ from headrace.protocol import PROTOCOL_VERSION, sockets, to_coordinator, to_laun
 from headrace.protocol.codec import DecodeError
 from headrace.protocol.common.process_registry import FRONTEND, WORKER, Role
 from headrace.protocol.config import PoolConfig
-from headrace.protocol.state import STATE, PoolState
+from headrace.protocol.state import STATE, PoolState, ReloadState
 
 log = logging.getLogger("headrace.launcher")
 
@@ -32,6 +32,7 @@ class CoordinatorLink:
     ) -> None:
         self._children, self._start_worker = children, start_worker
         self._last_workers: dict[str, str] = {}  # newest id by slot
+        self._reload: ReloadState | None = None
         self.pool_state: PoolState | None = None
         self._context = zmq.asyncio.Context.instance()
         run_dir = config.run_dir
@@ -55,6 +56,14 @@ class CoordinatorLink:
                 {} if state is None else {group.name: group.target_size for group in state.groups},
             )
         )
+
+        if self._reload is not None:
+            await self.report_reload(self._reload)
+
+    async def report_reload(self, reload: ReloadState) -> None:
+        """Report how far a rolling restart is; the next coordinator is told, too."""
+        self._reload = reload
+        await self.send(to_coordinator.ReloadProgress(reload))
 
     async def send(self, message: to_coordinator.ControlMessage) -> None:
         """Send a message to the coordinator."""

@@ -15,12 +15,16 @@ import time
 from headrace.launcher.children import Child, Children, slot_of
 from headrace.launcher.coordinator_link import CoordinatorLink
 from headrace.launcher.coordinator_watch import CoordinatorWatch
+from headrace.launcher.hardware import log_limits
 from headrace.launcher.readiness import Readiness
+from headrace.launcher.reload_conditions import group_of
+from headrace.launcher.reload_memory import gpu_of, why_no_room
 from headrace.launcher.restarter import Restarter
 from headrace.launcher.rolling import RollingHooks, RollingRestarts
 from headrace.launcher.spawner import Spawner
 from headrace.protocol import to_coordinator, to_launcher
 from headrace.protocol.common.clean_up import remove_leftovers
+from headrace.protocol.common.host.pressure import MemoryKills
 from headrace.protocol.common.pool_status import has_all_workers
 from headrace.protocol.common.process import EX_CONFIG
 from headrace.protocol.common.process_registry import (
@@ -72,6 +76,7 @@ class Launcher:
             config.stall_timeout_s, lambda: self._children.kill(COORDINATOR)
         )
         self._readiness = Readiness(config, url, notifier)
+        self._memory_kills = MemoryKills()
         self._exit_status = 0
 
     async def run(self) -> int:
@@ -81,6 +86,7 @@ class Launcher:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
         loop.add_signal_handler(signal.SIGHUP, self._rolling.request)
+        log_limits()
         await self._start_children()
         coroutines = (
             self._link.execute_orders(),
@@ -133,7 +139,11 @@ class Launcher:
     async def _start_worker(self, order: to_launcher.StartWorker) -> None:
         if self._is_over(WORKER):
             return
-        await self._spawner.start_worker(order)
+        try:
+            await self._spawner.start_worker(order)
+        except OSError:
+            self._rolling.note_exit(order.worker_id, 1)
+            raise
         if self._is_over(WORKER):
             self._children.kill(order.worker_id)
 
@@ -157,6 +167,7 @@ class Launcher:
         while True:
             state = await self._link.next_state()
             self._watch.heard()
+            self._memory_kills.look(time.monotonic())
             if self._frontends_pending and has_all_workers(state) and not self._stop.is_set():
                 await self._start_frontends()
             self._readiness.on_state(state)
@@ -168,10 +179,15 @@ class Launcher:
             await asyncio.sleep(self._notifier.beat_s / 2)
 
     async def _on_exit(self, child: Child, exit_status: int) -> None:
+        # Of a worker the coordinator says so.
+        if child.role != WORKER and self._memory_kills.explains(exit_status, time.monotonic()):
+            log.error("%s was killed by the kernel for want of memory", child.process_id)
         if child.role == FORK_SERVER:
             if not self._is_over(WORKER):
                 await self._spawner.fork_servers.on_exit(child.process_id)
             return
+        if child.role == WORKER:
+            self._rolling.note_exit(child.process_id, exit_status)
         if child.role == WORKER and exit_status == 0:  # after a crash its successor takes them over
             self._spawner.shared_weights.empty_unused()
         remove_leftovers(
@@ -202,6 +218,9 @@ class Launcher:
             renew=self._spawner.renew,
             is_running=lambda id_: id_ in (*children.ids(WORKER), *children.ids(FRONTEND)),
             pool_state=lambda: self._link.pool_state,
+            workers=lambda: children.ids(WORKER),
+            report=self._link.report_reload,
+            why_not_beside=self._why_not_beside,
             drain_worker=lambda worker_id: children.signal(worker_id, signal.SIGTERM),
             kill_worker=children.kill,
             replace_frontend=lambda frontend_id: self._start_frontend(slot_of(frontend_id)),
@@ -209,11 +228,20 @@ class Launcher:
         )
         return RollingRestarts(
             hooks,
-            lambda: children.ids(WORKER),
             lambda: [id_ for id_ in children.ids(FRONTEND) if not self._restarter.is_replaced(id_)],
             config.shutdown_timeout_s,
             config.start_timeout_s,
         )
+
+    async def _why_not_beside(self, worker_id: str) -> str:
+        """Return why no successor can run beside a worker; "" if it can."""
+        if not self._config.reload_surge:
+            return "--no-reload-surge"
+        group = self._config.group(group_of(worker_id))
+        pid = self._children.pid(worker_id)
+        if pid is None:
+            return "it is being started"
+        return await why_no_room(pid, group, gpu_of(self._spawner.index_on_host(worker_id)))
 
     # Stopping
 

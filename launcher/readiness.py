@@ -1,7 +1,9 @@
 """Reports when a pool is ready: in the log, on standard output and to systemd, which also gets the
 pool's status all the time."""
 
+import json
 import logging
+import shlex
 import time
 
 from headrace.protocol.common.pool_status import is_complete, pool_status
@@ -56,9 +58,11 @@ def _served_at(url: str, config: PoolConfig) -> str:
 def _example_call(url: str, config: PoolConfig) -> str:
     model = config.groups[0].served_names[0]
     path = url.removeprefix("unix:")
-    where = url if path == url else f"--unix-socket {path} http://localhost"
-    body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
-    return (
-        f"{_served_at(url, config)}\n"
-        f"curl {where}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'"
-    )
+    words = [url] if path == url else ["--unix-socket", path, f"{config.scheme}://localhost"]
+    words[-1] += "/v1/chat/completions"
+    messages = [{"role": "user", "content": "Hello!"}]
+    body = json.dumps({"model": model, "messages": messages}, ensure_ascii=False)
+    words += ["-H", "Content-Type: application/json", "-d", body]
+    # The shell puts in the key: it is not known here.
+    key = ' -H "Authorization: Bearer $HEADRACE_API_KEY"' if config.needs_key else ""
+    return f"{_served_at(url, config)}\ncurl {shlex.join(words)}{key}"

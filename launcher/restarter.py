@@ -88,7 +88,8 @@ class Restarter:
             await asyncio.sleep(STOPPING_RETRY_S)
             return
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stop.wait(), RETRY_S)
+            async with asyncio.timeout(RETRY_S):
+                await self._stop.wait()
 
     def _restarts_of(self, slot: str) -> RestartBackoff:
         return self._restarts.setdefault(slot, RestartBackoff(slot))

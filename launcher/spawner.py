@@ -58,7 +58,7 @@ class Spawner:
 
     async def start_worker(self, order: to_launcher.StartWorker) -> None:
         """Start a worker: forked by a fork server if one can."""
-        group, index = self._config.group(order.group), self._index_on_host(order.worker_id)
+        group, index = self._config.group(order.group), self.index_on_host(order.worker_id)
         run_dir = str(self._config.run_dir)
         flags = ["--run-dir", run_dir, "--worker-id", order.worker_id, "--group", group.name]
         flags += ["--workers-on-host", str(order.workers_on_host)]
@@ -87,7 +87,7 @@ class Spawner:
     def _common_environment(self) -> dict[str, str]:
         return {"PROMETHEUS_MULTIPROC_DIR": str(self._config.metrics_dir)}
 
-    def _index_on_host(self, worker_id: str) -> int:
+    def index_on_host(self, worker_id: str) -> int:
         """Return the index of a worker's slot among those of all groups, in order of first starts.
 
         Groups may grow later. A slot keeps its index, and so its GPU.

@@ -57,6 +57,8 @@ FAILED: Final = "failed"
 INVALID: Final = "invalid"
 MISSING: Final = "missing"
 UNFIT: Final = "unfit"
+# The answer of a worker whose Pause a Resume has overtaken: it did what was asked last.
+OVERTAKEN: Final = "it was resumed before it had paused"
 
 
 class CallTarget(Message):

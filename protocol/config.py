@@ -16,6 +16,8 @@ from pydantic import (
 from headrace.protocol.access_options import AccessOptions
 from headrace.protocol.autoscaling import Autoscaling, Workers
 from headrace.protocol.calls import SleepLevel
+from headrace.protocol.common.atomic_write import write_atomically
+from headrace.protocol.connection_options import ConnectionOptions, TLSOptions
 from headrace.protocol.engine_config import Dtype as Dtype
 from headrace.protocol.engine_config import EngineConfig as EngineConfig
 from headrace.protocol.engine_config import Frozen as Frozen
@@ -24,6 +26,7 @@ from headrace.protocol.engine_config import Positive as Positive
 from headrace.protocol.engine_config import Quantization as Quantization
 from headrace.protocol.engine_config import SpeculativeConfig as SpeculativeConfig
 from headrace.protocol.http_options import HTTPOptions
+from headrace.protocol.limit_options import LimitOptions
 from headrace.protocol.log_options import LogOptions
 from headrace.protocol.reasoning import ReasoningFormat
 from headrace.protocol.store_options import StoreOptions
@@ -189,7 +192,15 @@ class GroupConfig(Frozen):
         return value
 
 
-class PoolOptions(HTTPOptions, AccessOptions, LogOptions, StoreOptions):
+class PoolOptions(
+    HTTPOptions,
+    TLSOptions,
+    ConnectionOptions,
+    LimitOptions,
+    AccessOptions,
+    LogOptions,
+    StoreOptions,
+):
     """Options of a pool as a whole."""
 
     metrics_prefix: Annotated[str, Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*:?$")] = Field(
@@ -220,6 +231,11 @@ class PoolOptions(HTTPOptions, AccessOptions, LogOptions, StoreOptions):
     )
     reject_while_scaling: bool = Field(
         False, description="answer 503 while workers of the requested model are added or removed"
+    )
+    reload_surge: bool = Field(
+        True,
+        description="in a rolling restart (SIGHUP), start a worker's successor before the worker "
+        "leaves, where memory allows",
     )
     warm_starts: bool = Field(
         True, description="fork workers from a process that has imported what they need"
@@ -330,8 +346,8 @@ class PoolConfig(PoolOptions):
         raise KeyError(name)
 
     def save(self) -> None:
-        """Write the configuration to the file that `load` reads."""
-        self.file(self.run_dir).write_text(self.model_dump_json(indent=1))
+        """Write the configuration to the file that `load` reads, whole or not at all."""
+        write_atomically(self.file(self.run_dir), self.model_dump_json(indent=1))
 
     @classmethod
     def load(cls, run_dir: Path) -> "PoolConfig":

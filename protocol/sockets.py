@@ -3,7 +3,8 @@
 All are ipc sockets in the run directory, which only its owner can enter.
 """
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,16 @@ from headrace.protocol.codec import MAX_MESSAGE_BYTES
 # frontend, so this covers minutes of a frontend that reads nothing; later messages are lost, and
 # the gap in their numbers tells the frontend so.
 HIGH_WATER_MARK = 10_000
+# Published states that may wait for a subscriber. Each is the whole state, and another follows
+# within a second, so that one who reads nothing costs memory for this many.
+STATE_HIGH_WATER_MARK = 100
+# Subscribers send nothing but their subscriptions.
+MAX_SUBSCRIPTION_BYTES = 1024
 
 # sun_path holds 108 bytes with the closing NUL.
 MAX_PATH_BYTES = 107
+# Of a worker: its slot and its start. A slot that fails every second for 100 days has a longer one.
+LONGEST_NUMBERS = "-9999.9999999"
 
 
 def control_endpoint(run_dir: Path) -> str:
@@ -35,9 +43,14 @@ def requests_endpoint(run_dir: Path, worker_id: str) -> str:
     return f"ipc://{run_dir / worker_id}"
 
 
-def fits(run_dir: Path) -> bool:
-    """Return whether the kernel accepts the length of socket paths in this directory."""
-    return len(str(run_dir).encode()) + len("/worker-99999") <= MAX_PATH_BYTES
+def excess_bytes(run_dir: Path, groups: Iterable[str]) -> int:
+    """Return by how much a directory's path is too long for the sockets in it; 0 if it fits.
+
+    A worker's socket has its id for a name, which becomes longer with the number of its restarts.
+    """
+    names = ["control", "state", *(group + LONGEST_NUMBERS for group in groups)]
+    longest = max(len(os.fsencode(run_dir / name)) for name in names)
+    return max(0, longest - MAX_PATH_BYTES)
 
 
 def router(context: zmq.Context[Any], endpoint: str) -> Any:
@@ -63,6 +76,8 @@ def dealer(context: zmq.Context[Any], endpoint: str, identity: str) -> Any:
 def publisher(context: zmq.Context[Any], endpoint: str) -> Any:
     """Return a bound PUB."""
     socket = _socket(context, zmq.PUB)
+    socket.setsockopt(zmq.SNDHWM, STATE_HIGH_WATER_MARK)
+    socket.setsockopt(zmq.MAXMSGSIZE, MAX_SUBSCRIPTION_BYTES)
     bind(socket, endpoint)
     return socket
 
@@ -109,14 +124,21 @@ class PendingMessages:
 
 
 def bind(socket: Any, endpoint: str) -> None:
-    """Bind a socket; replace a file that a killed process has left at its path."""
+    """Bind a socket for this user alone; replace a file that a killed process has left there."""
     remove(endpoint)
+    socket.setsockopt(zmq.IPC_FILTER_UID, os.geteuid())
     socket.bind(endpoint)
+    path_of(endpoint).chmod(0o600)
 
 
 def remove(endpoint: str) -> None:
     """Remove the file of a socket whose process has ended, if it exists."""
-    Path(endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
+    path_of(endpoint).unlink(missing_ok=True)
+
+
+def path_of(endpoint: str) -> Path:
+    """Return the path of a socket."""
+    return Path(endpoint.removeprefix("ipc://"))
 
 
 def _socket(context: zmq.Context[Any], kind: int) -> Any:

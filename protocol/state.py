@@ -1,5 +1,6 @@
 """The pool state, as the coordinator publishes it: on each change and once a second."""
 
+from collections.abc import Iterable
 from typing import Final, Literal
 
 import msgspec
@@ -117,18 +118,50 @@ class GroupState(Message):
     adapters: tuple[AdapterState, ...] = ()
 
 
+ReloadPhase = Literal["starting", "draining", "replacing", "frontends", "done", "failed"]
+RELOAD_STARTING: Final = "starting"  # the successor starts while the old worker serves
+RELOAD_DRAINING: Final = "draining"  # the successor serves; the old worker finishes its requests
+RELOAD_REPLACING: Final = "replacing"  # the old worker leaves before its successor starts
+RELOAD_FRONTENDS: Final = "frontends"  # workers are done; frontends are replaced
+RELOAD_DONE: Final = "done"
+RELOAD_FAILED: Final = "failed"  # what has not been replaced stays
+
+
+class ReloadState(Message):
+    """The last rolling restart since the launcher's start.
+
+    number: counts rolling restarts, from 1.
+    slot: that is being replaced, or was when it failed. old, new: the processes in it; "" if there
+        is none, or it is not known.
+    reason: why it failed, or why the old worker leaves first; fit to be shown to an operator.
+    """
+
+    number: int
+    phase: ReloadPhase
+    slot: str = ""
+    old: str = ""
+    new: str = ""
+    reason: str = ""
+
+
 class PoolState(Message, tag=1):
     """The whole pool. epoch: identifies the coordinator (a restarted one has another).
-    version: counts the states of one epoch."""
+    version: counts the states of one epoch. reload: None before the first rolling restart."""
 
     epoch: str
     version: int
     groups: tuple[GroupState, ...]
     workers: tuple[WorkerState, ...]
     frontends: tuple[FrontendState, ...]
+    reload: ReloadState | None = None
 
 
 STATE = Codec[PoolState](PoolState)
+
+
+def serving_slots(workers: Iterable[WorkerState]) -> set[str]:
+    """Return the replica slots in which a worker can serve; two may do so during a reload."""
+    return {each.worker_id.rpartition(".")[0] for each in workers if each.state in SERVING}
 
 
 def engine_label(worker_id: str) -> str:

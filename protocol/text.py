@@ -20,7 +20,9 @@ class TextInfo(Frozen):
     chat_template: Jinja source, None if the model has none.
     chat_templates: further templates by name, such as "tool_use".
     eos_token_ids: each of them ends an output.
-    generation_defaults: sampling parameters that the model's authors recommend.
+    generation_defaults: sampling parameters that the model's authors recommend, and the length of
+        outputs ("max_new_tokens").
+    max_output_tokens: of any output at most, as the operator limits it.
     """
 
     max_model_len: Annotated[int, Field(ge=1)]
@@ -33,6 +35,7 @@ class TextInfo(Frozen):
     chat_template: str | None = None
     chat_templates: dict[str, str] = Field(default_factory=dict)
     generation_defaults: dict[str, float] = Field(default_factory=dict)
+    max_output_tokens: Annotated[int, Field(ge=1)] | None = None
     tokenizer_class: str = "PreTrainedTokenizerFast"
     added_tokens: dict[int, str] = Field(default_factory=dict)
 

@@ -9,6 +9,7 @@ from headrace.protocol.common.process_registry import Role
 from headrace.protocol.state import (
     FrontendLoad,
     FrontendState,
+    ReloadState,
     WorkerLoad,
     WorkerState,
     WorkerStatus,
@@ -146,6 +147,15 @@ class ChildExited(Message, tag=8):
     exit_code: int | None
 
 
+class ReloadProgress(Message, tag=13):
+    """From the launcher: how far a rolling restart is; repeated while a successor is awaited.
+
+    While it is "starting", the coordinator has a successor started beside the old worker.
+    """
+
+    reload: ReloadState
+
+
 ControlMessage = (
     WorkerHello
     | WorkerHeartbeat
@@ -159,6 +169,7 @@ ControlMessage = (
     | CallResult
     | PoolCall
     | WakeRequest
+    | ReloadProgress
 )
 
 CONTROL = Codec[ControlMessage](ControlMessage)

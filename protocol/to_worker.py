@@ -24,6 +24,7 @@ class Generate(Message, tag=1):
     tenant: owner of the request, for fairness.
     is_replay: whether another worker has had it: it is not rejected when the queue is full.
     grammar: what the output must match; None: unconstrained.
+    user: whose the request is among those of its tenant, for fairness within it.
     """
 
     request_id: str
@@ -36,6 +37,7 @@ class Generate(Message, tag=1):
     tenant: str = ""
     is_replay: bool = False
     grammar: Grammar | None = None
+    user: str = ""
 
 
 class Abort(Message, tag=2):

@@ -4,7 +4,8 @@ Usage: python -P scripts/flag_tables.py [--check] [FILE ...]
 
 A table stands between <!-- flags: KEY ... --> and <!-- end of flags -->, with a row for each key of
 an option (all: of each). After <!-- reference: SECTION --> it has the reference's flags of a
-section, after <!-- variables: all --> those of the environment. --check changes nothing, and exits
+section, after <!-- variables: all --> those of the environment, after <!-- keys: all --> keys of
+files that are not their flags' names. --check changes nothing, and exits
 with 1 if a table differs from its options.
 """
 
@@ -13,15 +14,21 @@ import re
 import sys
 from pathlib import Path
 
-from headrace.launcher.command.flag_help import flag_table
+from headrace.launcher.command.flag_help import flag_table, key_table
 from headrace.launcher.command.flags import FLAGS
 from headrace.launcher.command.options import option_fields
 from headrace.launcher.command.reference_tables import reference_table, variable_table
 
 ROOT = Path(__file__).parents[1]
-FILES = (ROOT / "README.md", ROOT / "docs" / "autoscaling.md", ROOT / "docs" / "options.md")
+FILES = (
+    ROOT / "README.md",
+    ROOT / "docs" / "autoscaling.md",
+    ROOT / "docs" / "compatibility.md",
+    ROOT / "docs" / "deploying.md",
+    ROOT / "docs" / "options.md",
+)
 _TABLE = re.compile(
-    r"(<!-- (flags|reference|variables):([\w\s]+)-->\n).*?(<!-- end of flags -->)", re.DOTALL
+    r"(<!-- (flags|keys|reference|variables):([\w\s]+)-->\n).*?(<!-- end of flags -->)", re.DOTALL
 )
 
 
@@ -39,6 +46,8 @@ def _table(found: re.Match[str]) -> str:
         case "flags":
             keys = [key for word in words for key in (_all_keys() if word == "all" else [word])]
             table = flag_table(keys, fields)
+        case "keys":
+            table = key_table()
         case "reference":
             table = "\n".join(reference_table(word, fields) for word in words)
         case _:

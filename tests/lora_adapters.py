@@ -40,6 +40,25 @@ def make_adapter(
     return folder
 
 
+def make_converted_adapter(folder: Path, model_path: Path, kind: str) -> Path:
+    """Write an adapter whose kind changes its base, after PEFT has converted it to a plain one."""
+    model = _base(model_path)
+    torch.manual_seed(0)
+    settings = LoraConfig(r=8, target_modules=USUAL, task_type="CAUSAL_LM", init_lora_weights=kind)
+    initial = folder.with_name(f"{folder.name}-initial")
+    with _without_warnings():
+        adapted = get_peft_model(model, settings)
+        adapted.peft_config["default"].init_lora_weights = True
+        adapted.save_pretrained(str(initial))
+        adapted.peft_config["default"].init_lora_weights = kind
+        with torch.no_grad():
+            for name, parameter in adapted.named_parameters():
+                if "lora_" in name:
+                    parameter.add_(torch.randn_like(parameter) * 0.1)
+        adapted.save_pretrained(str(folder), path_initial_model_for_weight_conversion=str(initial))
+    return folder
+
+
 def load_with_adapter(model_path: Path, folder: Path | None) -> Any:
     """The model as PEFT runs it with an adapter, in float32; None: the base model."""
     base = _base(model_path)

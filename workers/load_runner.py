@@ -1,6 +1,6 @@
 """Load a model folder into a runner and check that it computes what transformers computes."""
 
-import os
+import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from transformers.modeling_utils import PreTrainedModel
 
+from headrace.protocol.common.host.limits import available_cpus
 from headrace.protocol.config import EngineConfig
 from headrace.workers.attention.hook import AttentionHook, vocab_rows
 from headrace.workers.errors import ModelUnsupported
@@ -29,6 +30,12 @@ from headrace.workers.torch_runner.model_runner import ModelRunner
 from headrace.workers.torch_runner.self_check import check_model
 from headrace.workers.torch_runner.step_memory import measure_step_bytes
 
+SLOW_QUANTIZATION = (
+    "--quantization %s is slow here, many times slower than with compiled kernels and mostly "
+    "slower than without it: %s"
+)
+_log = logging.getLogger("headrace.worker")
+
 LoadedRunner = ModelRunner | NativeRunner
 
 
@@ -47,7 +54,7 @@ def load_runner(
     Raises ModelUnsupported, with one line for the operator, if the model cannot be served.
     """
     device = choose_device(config.device)
-    threads = config.threads or max(1, _cpu_count() // max(1, workers_on_host))
+    threads = config.threads or max(1, available_cpus().amount // max(1, workers_on_host))
     torch.set_num_threads(threads)
     shared = (
         None if shared_file is None else SharedWeights(shared_file, fingerprint_weights(model_path))
@@ -115,6 +122,8 @@ def _compile(
             free_memory()
     if compiled is None:
         log(f"torch's operations: {reason}")
+        if config.quantization is not None and model.device.type == "cpu":
+            _log.warning(SLOW_QUANTIZATION, config.quantization, reason)
     else:
         size = f"{compiled.weight_bytes / 2**20:.0f} MiB of weights"
         kind = config.quantization or model.dtype
@@ -220,7 +229,3 @@ def _choose_length(config: EngineConfig, longest: int) -> int:
             f"max_model_len is {config.max_model_len}, but the model's limit is {longest}"
         )
     return config.max_model_len or longest
-
-
-def _cpu_count() -> int:
-    return len(os.sched_getaffinity(0))

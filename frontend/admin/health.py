@@ -5,9 +5,19 @@ Reasons of failures are not shown: they may name files of this machine.
 
 from typing import Any, Final, Literal
 
+import msgspec
+
 from headrace.frontend.pool.interface import LiveLoad
 from headrace.protocol.config import GroupConfig, PoolConfig
-from headrace.protocol.state import ASLEEP, READY, SLEEPING, GroupState, PoolState, WorkerState
+from headrace.protocol.state import (
+    ASLEEP,
+    READY,
+    SLEEPING,
+    GroupState,
+    PoolState,
+    WorkerState,
+    serving_slots,
+)
 
 HealthStatus = Literal["ready", "degraded", "unavailable", "stopping", "paused"]
 OK: Final = "ready"
@@ -42,7 +52,7 @@ def health_body(config: PoolConfig, state: PoolState | None, stopping: bool) -> 
         status = PAUSED
     elif all(group["status"] == OK for group in groups):
         status = OK
-    return {"status": status, "groups": groups}
+    return {"status": status, "groups": groups, "reload": _reload(state)}
 
 
 def load_body(
@@ -68,6 +78,14 @@ def load_body(
     return {"server_load": in_flight, "groups": groups, "frontends": frontends}
 
 
+def _reload(state: PoolState | None) -> dict[str, Any] | None:
+    """Return the last rolling restart; None before the first. Names that are not known are left
+    out."""
+    if state is None or state.reload is None:
+        return None
+    return {key: value for key, value in msgspec.structs.asdict(state.reload).items() if value}
+
+
 def _serves(config: PoolConfig, worker: WorkerState) -> bool:
     return worker.state == READY or (config.wake_on_demand and worker.state in SLEEPING)
 
@@ -80,7 +98,8 @@ def _starts(group: GroupState) -> bool:
 def _group(config: PoolConfig, group: GroupConfig, state: PoolState | None) -> dict[str, Any]:
     workers = _workers(group, state)
     ready = sum(worker.state == READY for worker in workers)
-    serving = sum(_serves(config, worker) for worker in workers)
+    # Two may serve in one slot during a reload, while another slot lacks its worker.
+    serving = len(serving_slots(worker for worker in workers if _serves(config, worker)))
     target_size = _wanted(group, state)
     starts = any(_starts(each) for each in _known(group, state))
     status: HealthStatus = DEGRADED if serving or starts else UNAVAILABLE

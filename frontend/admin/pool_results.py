@@ -25,6 +25,7 @@ from headrace.protocol.calls import (
     FAILED,
     INVALID,
     MISSING,
+    OVERTAKEN,
     TIMEOUT,
     UNFIT,
     CallTarget,
@@ -79,16 +80,23 @@ def check_result(result: PoolResult, about: str = "", param: str | None = None) 
     """
     if result.error:
         text = f"{about} {result.error}".strip()
-        raise _ERRORS[result.kind](f"{text[0].upper()}{text[1:]}.", param)
+        headers = {"Retry-After": "1"} if result.kind == ABSENT else None
+        raise _ERRORS[result.kind](f"{text[0].upper()}{text[1:]}.", param, headers)
     return result
 
 
 def check_answers(result: PoolResult) -> Sequence[CallAnswer]:
-    """Return the answers of a call. Raises Unavailable without workers, PoolFailed on failure."""
+    """Return the answers of a call.
+
+    Raises Unavailable without workers, Conflict if another call has undone it meanwhile, PoolFailed
+    on failure.
+    """
     check_result(result)
-    failed = [f"{each.process_id}: {each.error}" for each in result.answers if each.error]
+    failed = [each for each in result.answers if each.error]
     if failed:
-        raise PoolFailed("; ".join(failed))
+        is_undone = all(each.error == OVERTAKEN for each in failed)
+        text = "; ".join(f"{each.process_id}: {each.error}" for each in failed)
+        raise (Conflict if is_undone else PoolFailed)(text)
     return result.answers
 
 

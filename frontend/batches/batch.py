@@ -66,8 +66,8 @@ class Progress(NamedTuple):
 
 
 class StoredBatch(NamedTuple):
-    """A batch. options: endpoint, input_file_id, completion_window, metadata and
-    output_expires_after_s. models: None before the input is validated."""
+    """A batch. options: endpoint, input_file_id, completion_window, metadata,
+    output_expires_after_s and key. models: None before the input is validated."""
 
     batch_id: str
     status: BatchStatus
@@ -83,6 +83,12 @@ class StoredBatch(NamedTuple):
     error_file_id: str | None
     total: int
     progress: Progress
+    tenant: str = ""
+
+    @property
+    def key_name(self) -> str:
+        """The name of the key that created it; "" on a server without keys."""
+        return str(self.options.get("key", ""))
 
     @property
     def endpoint(self) -> str:
@@ -143,4 +149,5 @@ def read_batch(row: Row[Any]) -> StoredBatch:
         error_file_id=row.error_file_id,
         total=row.total,
         progress=Progress(*(getattr(row, name) for name in Progress._fields)),
+        tenant=row.tenant,
     )

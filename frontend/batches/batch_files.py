@@ -33,7 +33,7 @@ def join_results(
     unfinished: None if lines without a result have no line in either file.
     """
     batch_folder = folder.batch_path(batch.batch_id)
-    paths = folder.new_upload(), folder.new_upload()
+    paths = folder.new_upload(batch.tenant), folder.new_upload(batch.tenant)
     progress, seen = Progress(), set[int]()
     with paths[0].open("wb") as output, paths[1].open("wb") as errors:
         for result in results(batch_folder):

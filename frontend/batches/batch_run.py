@@ -7,6 +7,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from headrace.frontend.batches.batch import (
@@ -27,6 +28,7 @@ from headrace.frontend.batches.line_runs import LineRuns, LineTools
 from headrace.frontend.batches.ownership import BatchOwnership
 from headrace.frontend.files.file_store import FileStore
 from headrace.frontend.files.folder import derived_file_id
+from headrace.frontend.principal import KeyRemoved, Principal
 
 log = logging.getLogger("headrace.frontend.batches")
 
@@ -54,7 +56,7 @@ class RunTools(NamedTuple):
     files: FileStore
     ownership: BatchOwnership
     lines: LineTools
-    model_name: Callable[[Any], str]
+    model_name: Callable[[Principal, Any], str]
     max_body_bytes: int
 
 
@@ -67,8 +69,14 @@ class BatchRun:
         self._lines: LineRuns | None = None
         self._stored = Progress()
         self._cancelled = asyncio.Event()
+        self._lost_key = asyncio.Event()
         if batch.status == CANCELLING:
             self._cancelled.set()
+
+    @property
+    def tenant(self) -> str:
+        """Whose batch it is."""
+        return self._batch.tenant
 
     @property
     def in_flight(self) -> int:
@@ -79,22 +87,42 @@ class BatchRun:
         """End the batch with what is done, because a client has cancelled it."""
         self._cancelled.set()
 
+    def check_key(self) -> None:
+        """End the batch with what is done, if the key that created it is not valid any more."""
+        try:
+            self._tools.lines.principal_of(self._batch)
+        except KeyRemoved:
+            self._lost_key.set()
+            self._cancelled.set()
+
     async def run(self) -> None:
         """Run the batch to its end.
 
         Raises LostBatch; and OSError or StoreUnavailable, after which it must be run again.
         """
         batch = self._batch
+        self.check_key()
         if batch.fruitless > MAX_FRUITLESS:
-            await self._end(FAILED, errors=[LineError("server_error", _GIVEN_UP, 0).body()])
+            await self._fail("server_error", _GIVEN_UP)
+        elif self._lost_key.is_set():
+            await self._fail("invalid_api_key", KeyRemoved().message)
         elif batch.status == FINALIZING:
             await self._end(COMPLETED)
         elif batch.status != VALIDATING or await self._validate():
-            await self._end(await self._run_lines())
+            end = await self._run_lines()
+            if self._lost_key.is_set():
+                await self._fail("invalid_api_key", KeyRemoved().message)
+            else:
+                await self._end(end)
+
+    async def _fail(self, code: str, message: str) -> None:
+        """End the batch with what is done, and an error. Raises LostBatch."""
+        await self._end(FAILED, errors=[LineError(code, message, 0).body()])
 
     async def _validate(self) -> bool:
         """Check the input; return whether its lines may be run."""
-        check = InputCheck(self._tools.model_name)
+        principal = self._tools.lines.principal_of(self._batch)
+        check = InputCheck(partial(self._tools.model_name, principal))
         reader = self._reader()
         try:
             while not (self._cancelled.is_set() or check.is_over):
@@ -187,6 +215,7 @@ class BatchRun:
             if path is not None:
                 stored = await self._tools.files.add(
                     path,
+                    tenant=self._batch.tenant,
                     purpose="batch_output",
                     filename=f"{self._id}_{kind}.jsonl",
                     expires_after_s=self._batch.options["output_expires_after_s"],

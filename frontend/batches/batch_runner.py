@@ -21,7 +21,7 @@ HEARTBEAT_S = 1.0
 # An owner without a heartbeat for this long has died.
 STALE_S = 5.0
 PRUNE_S = 60.0
-# Batches that one frontend runs at once; others wait, the oldest first.
+# Batches that one frontend runs at once; others wait. A tenant without any has one in any case.
 MAX_RUNS = 8
 # How long a batch rests whose run has failed, and how many such runs it may have here.
 REST_S, MAX_REST_S = 2.0, 60.0
@@ -112,13 +112,14 @@ class BatchRunner:
                 continue
             if stored.status == CANCELLING:
                 run.cancel()
+            run.check_key()
             await run.store_progress()
 
     async def _claim(self) -> None:
         room = MAX_RUNS - len(self._runs)
-        if room <= 0:
-            return
-        for batch in await self._tools.ownership.claim(room, STALE_S, self._may_claim):
+        tenants = set() if room > 0 else {run.tenant for run, _ in self._runs.values()}
+        claim = self._tools.ownership.claim
+        for batch in await claim(max(room, 1), STALE_S, self._may_claim, tenants):
             if batch.runs > 1:
                 log.warning("continuing batch %s", batch.batch_id)
             run = BatchRun(batch, self._tools)

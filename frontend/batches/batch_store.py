@@ -5,6 +5,7 @@ import secrets
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, and_, delete, func, insert, or_, select, update
+from sqlalchemy.sql.elements import ColumnElement
 
 from headrace.frontend.batches.batch import (
     ACTIVE,
@@ -20,7 +21,7 @@ from headrace.frontend.errors import ApiError, BadRequest, Conflict, TooManyRequ
 from headrace.frontend.files.folder import is_safe_id
 from headrace.frontend.store.database import Database
 
-# Batches that have not ended; each costs its owner an open file and a little memory.
+# Batches of one tenant that have not ended; each costs its owner an open file and a little memory.
 MAX_ACTIVE = 1000
 PRUNE_BATCH = 200
 
@@ -46,23 +47,32 @@ class BatchPage(NamedTuple):
 
 
 class BatchStore:
-    """The batches whose files lie in one folder. volume: that folder's id."""
+    """The batches whose files lie in one folder. volume: that folder's id.
+
+    A batch of another tenant is none: its row is not looked for.
+    """
 
     def __init__(self, database: Database, volume: str, max_age_s: float) -> None:
         self._database, self._volume, self._max_age_s = database, volume, max_age_s
         self._mine = batches.c.volume == volume
 
-    async def create(self, batch_id: str, options: dict[str, Any], window_s: float) -> StoredBatch:
+    def _of(self, tenant: str) -> ColumnElement[bool]:
+        return self._mine & (batches.c.tenant == tenant)
+
+    async def create(
+        self, batch_id: str, tenant: str, options: dict[str, Any], window_s: float
+    ) -> StoredBatch:
         """Store a new batch, which some frontend will run. Raises TooManyRequests."""
         now = self._database.now
 
         def write(connection: Connection) -> StoredBatch:
-            count = select(func.count()).where(self._mine, batches.c.status.in_(ACTIVE))
+            count = select(func.count()).where(self._of(tenant), batches.c.status.in_(ACTIVE))
             if (connection.execute(count).scalar() or 0) >= MAX_ACTIVE:
                 raise TooManyRequests(f"{MAX_ACTIVE} batches have not ended; try again later.")
             statement = insert(batches).values(
                 id=batch_id,
                 volume=self._volume,
+                tenant=tenant,
                 status=VALIDATING,
                 created_at=now,
                 expires_at=now + window_s,
@@ -75,55 +85,57 @@ class BatchStore:
                 **Progress()._asdict(),
             )
             connection.execute(statement)
-            return self._read(connection, batch_id)
+            return self._read(connection, tenant, batch_id)
 
         return await self._database.write(write)
 
-    async def get(self, batch_id: str) -> StoredBatch:
+    async def get(self, tenant: str, batch_id: str) -> StoredBatch:
         """Return a batch. Raises BatchNotFound if there is none."""
         if not is_safe_id(batch_id):
             raise BatchNotFound
-        return await self._database.read(lambda connection: self._read(connection, batch_id))
+        return await self._database.read(
+            lambda connection: self._read(connection, tenant, batch_id)
+        )
 
-    def _read(self, connection: Connection, batch_id: str) -> StoredBatch:
-        query = select(batches).where(batches.c.id == batch_id, self._mine)
+    def _read(self, connection: Connection, tenant: str, batch_id: str) -> StoredBatch:
+        query = select(batches).where(batches.c.id == batch_id, self._of(tenant))
         row = connection.execute(query).first()
         if row is None:
             raise BatchNotFound
         return read_batch(row)
 
-    async def page(self, limit: int, after: str | None) -> BatchPage:
+    async def page(self, tenant: str, limit: int, after: str | None) -> BatchPage:
         """Return a page of batches. after: the last one of the page before.
 
         Raises BadRequest if there is no such batch.
         """
 
         def read(connection: Connection) -> BatchPage:
-            query = select(batches).where(self._mine)
+            query = select(batches).where(self._of(tenant))
             if after is not None:
-                query = query.where(self._is_before(connection, after))
+                query = query.where(self._is_before(connection, tenant, after))
             order = (batches.c.created_at.desc(), batches.c.id.desc())
             rows = connection.execute(query.order_by(*order).limit(limit + 1)).all()
             return BatchPage([read_batch(row) for row in rows[:limit]], len(rows) > limit)
 
         return await self._database.read(read)
 
-    def _is_before(self, connection: Connection, after: str) -> Any:
+    def _is_before(self, connection: Connection, tenant: str, after: str) -> Any:
         try:
-            last = self._read(connection, after)
+            last = self._read(connection, tenant, after)
         except BatchNotFound as error:
             raise BadRequest("after: there is no such batch.", "after") from error
         created = batches.c.created_at
         same = and_(created == last.created_at, batches.c.id < last.batch_id)
         return or_(created < last.created_at, same)
 
-    async def cancel(self, batch_id: str) -> StoredBatch:
+    async def cancel(self, tenant: str, batch_id: str) -> StoredBatch:
         """Have a batch end; its owner, or another frontend, keeps what is done.
 
         Raises BatchNotFound, or Conflict if it has ended already.
         """
-        await self.get(batch_id)
-        this = (batches.c.id == batch_id) & self._mine
+        await self.get(tenant, batch_id)
+        this = (batches.c.id == batch_id) & self._of(tenant)
 
         def write(connection: Connection) -> StoredBatch:
             now = self._database.now
@@ -133,7 +145,7 @@ class BatchStore:
                 "cancelling_at": func.coalesce(batches.c.cancelling_at, now),
             }
             connection.execute(update(batches).where(this, running).values(**values))
-            stored = self._read(connection, batch_id)
+            stored = self._read(connection, tenant, batch_id)
             if stored.status != CANCELLING:
                 raise Conflict(f"The batch is {stored.status}: it cannot be cancelled.", "batch_id")
             return stored

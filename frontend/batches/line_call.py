@@ -17,6 +17,7 @@ from werkzeug.datastructures import Headers
 from headrace.frontend.batches.input_lines import encode_body
 from headrace.frontend.errors import ApiError, BadRequest
 from headrace.frontend.middleware.request_scope import KEY, RequestScope
+from headrace.protocol.api_keys import ApiKey
 from headrace.protocol.to_worker import BATCH_PRIORITY
 
 # Fields of a request that need a connection, or work that outlives it.
@@ -25,27 +26,39 @@ MAX_RETRY_S = 60.0
 _OVERLOADED = (429, 503)
 
 
+class LineCall(NamedTuple):
+    """A request of a batch, for a route. key: that of the batch."""
+
+    endpoint: str
+    body: dict[str, Any]
+    request_id: str
+    key: ApiKey | None = None
+
+
 class LineAnswer(NamedTuple):
     """The answer to a line. text: its body, JSON. retry_after_s: when to send it again, if it could
-    not be run now; None if this is its answer."""
+    not be run now; None if this is its answer. is_key_limited: whether the limits of its key are
+    why, so that lines of other keys need not wait."""
 
     status: int
     request_id: str
     text: str
     retry_after_s: float | None
+    is_key_limited: bool = False
 
 
-async def call_route(
-    app: Quart, endpoint: str, body: dict[str, Any], request_id: str
-) -> LineAnswer:
+async def call_route(app: Quart, call: LineCall) -> LineAnswer:
     """Return the answer of a route to a body."""
+    endpoint, body, request_id, key = call
     for field in _EXCLUDED:
         if body.get(field):
             return _rejection(BadRequest(f"{field}: must be false in a batch.", field), request_id)
     if endpoint == "/v1/responses":
         # The output file has the answer: ten thousand rows in the store would push others out.
         body = {"store": False, **body}
-    scope = RequestScope(request_id, time.monotonic(), priority=BATCH_PRIORITY)
+    scope = RequestScope(
+        request_id, time.monotonic(), priority=BATCH_PRIORITY, key=key, is_internal=True
+    )
     try:
         request = _request(app, endpoint, encode_body(body), scope)
         response = cast(Response, await app.handle_request(request))
@@ -56,7 +69,8 @@ async def call_route(
     retry_after_s = None
     if response.status_code in _OVERLOADED:
         retry_after_s = _seconds(response.headers.get("Retry-After"))
-    return LineAnswer(response.status_code, request_id, text, retry_after_s)
+    is_key_limited = scope.rejection_reason == "rate_limit"
+    return LineAnswer(response.status_code, request_id, text, retry_after_s, is_key_limited)
 
 
 def _request(app: Quart, endpoint: str, data: bytes, scope: RequestScope) -> Any:

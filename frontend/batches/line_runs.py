@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections import deque
 from collections.abc import Callable, Container
 from pathlib import Path
@@ -10,32 +11,35 @@ from typing import Any, NamedTuple, Protocol
 from headrace.frontend.batches.batch import Progress, StoredBatch
 from headrace.frontend.batches.input_lines import BatchLine, LineError, LineReader
 from headrace.frontend.batches.journal import BatchJournal, LineResult
-from headrace.frontend.batches.line_call import LineAnswer
+from headrace.frontend.batches.line_call import LineAnswer, LineCall
 from headrace.frontend.batches.line_gate import LineGate
 from headrace.frontend.batches.results import answered, unreadable
+from headrace.frontend.principal import KeyRemoved, Principal
 
 # Results are flushed to the disk so often, or when there are so many bytes of them.
 FLUSH_S, FLUSH_BYTES = 0.5, 1024 * 1024
+# When to look again whether the batch's key is valid: before that its run is ended.
+KEY_REMOVED_S = 5.0
 # Lines that are held in memory: those that run, and those that must run again.
 MAX_HELD_BYTES = 64 * 1024 * 1024
 
 
 class CallLine(Protocol):
-    """Returns the answer to a body of an endpoint."""
+    """Returns the answer to a line."""
 
-    async def __call__(
-        self, endpoint: str, body: dict[str, Any], request_id: str
-    ) -> LineAnswer: ...
+    async def __call__(self, call: LineCall) -> LineAnswer: ...
 
 
 class LineTools(NamedTuple):
     """What runs lines need. group_of: returns the group of the model that a body names.
-    on_results: told of each result that is on the disk."""
+    on_results: told of each result that is on the disk. principal_of: returns whose a batch is now;
+    raises KeyRemoved."""
 
     call: CallLine
     gate: LineGate
     group_of: Callable[[Any], str]
     on_results: Callable[[Progress], None]
+    principal_of: Callable[[StoredBatch], Principal]
 
 
 class LineRuns:
@@ -55,6 +59,7 @@ class LineRuns:
         self._pending_bytes = 0
         self._changed, self._full = asyncio.Event(), asyncio.Event()
         self._flush_lock = asyncio.Lock()
+        self._resting_until = 0.0  # because the limits of its key are reached
         self.progress = Progress()
 
     @property
@@ -118,6 +123,7 @@ class LineRuns:
                     self._keep(unreadable(self._batch.batch_id, line))
                 elif line is not None:
                     group = self._tools.group_of(line.body)
+                    await asyncio.sleep(max(0.0, self._resting_until - time.monotonic()))
                     await self._tools.gate.enter(group)
                     self._start(line, group)
                     await asyncio.sleep(0)  # many may begin at once: others have their turn between
@@ -164,12 +170,25 @@ class LineRuns:
 
     async def _run_line(self, line: BatchLine, group: str) -> None:
         request_id = f"{self._batch.batch_id}-{line.number}"
-        answer = await self._tools.call(self._batch.endpoint, line.body, request_id)
+        try:
+            key = self._tools.principal_of(self._batch).key
+        except KeyRemoved:
+            self._run_again(line, KEY_REMOVED_S)
+            return
+        call = LineCall(self._batch.endpoint, line.body, request_id, key)
+        answer = await self._tools.call(call)
         if answer.retry_after_s is None:
             self._keep(answered(self._batch.batch_id, line, answer))
+        elif answer.is_key_limited:
+            self._run_again(line, answer.retry_after_s)
         else:
             self._tools.gate.pause(group, answer.retry_after_s)
             self._again.append(line)
+
+    def _run_again(self, line: BatchLine, after_s: float) -> None:
+        """Run a line again some time later, and no other line of this batch before."""
+        self._resting_until = time.monotonic() + after_s
+        self._again.append(line)
 
     def _keep(self, result: LineResult) -> None:
         self._pending.append(result)

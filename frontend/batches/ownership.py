@@ -6,7 +6,7 @@ lost. Each method is one transaction.
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from sqlalchemy import Connection, func, select, update
@@ -28,18 +28,27 @@ class BatchOwnership:
         self._mine = batches.c.volume == volume
 
     async def claim(
-        self, count: int, stale_s: float, can_run: Callable[[StoredBatch], bool]
+        self,
+        count: int,
+        stale_s: float,
+        can_run: Callable[[StoredBatch], bool],
+        without: Collection[str] = (),
     ) -> list[StoredBatch]:
-        """Become the owner of at most `count` batches without one, the oldest first.
+        """Become the owner of at most `count` batches without one.
+
+        The oldest of each tenant come first, then the second ones, and so on.
 
         stale_s: an owner without a heartbeat for so long has died.
         can_run: whether this frontend can run it; others are left to frontends that can.
+        without: tenants whose batches must wait.
         """
         silent_s = self._database.now - batches.c.heartbeat
         free = batches.c.owner.is_(None) | (silent_s > stale_s)
         claimable = self._mine & batches.c.status.in_(ACTIVE) & free
+        claimable &= batches.c.tenant.not_in(without)
         order = (batches.c.created_at, batches.c.id)
-        query = select(batches).where(claimable).order_by(*order).limit(CLAIM_LIMIT)
+        turn = func.row_number().over(partition_by=batches.c.tenant, order_by=order)
+        query = select(batches).where(claimable).order_by(turn, *order).limit(CLAIM_LIMIT)
 
         def has_any(connection: Connection) -> bool:
             found = select(batches.c.id).where(claimable).limit(1)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+from dataclasses import replace
 from typing import Any
 
 from quart import Quart
@@ -13,7 +14,7 @@ from headrace.frontend.batches.batch_run import RunTools
 from headrace.frontend.batches.batch_runner import BatchRunner
 from headrace.frontend.batches.batch_store import BatchPage, BatchStore, new_batch_id
 from headrace.frontend.batches.capacity import Room, room_for_lines
-from headrace.frontend.batches.line_call import LineAnswer, call_route
+from headrace.frontend.batches.line_call import LineAnswer, LineCall, call_route
 from headrace.frontend.batches.line_gate import LineGate
 from headrace.frontend.batches.line_runs import LineTools
 from headrace.frontend.batches.ownership import BatchOwnership
@@ -21,6 +22,7 @@ from headrace.frontend.context import Context
 from headrace.frontend.errors import ApiError, BadRequest
 from headrace.frontend.files.file_store import FileLimits, FileNotFound, FileStore
 from headrace.frontend.files.folder import FileFolder
+from headrace.frontend.principal import NOBODY, Principal, restore_principal
 from headrace.frontend.schemas.batches import BatchRequest
 from headrace.frontend.store.database import Database
 
@@ -60,7 +62,8 @@ class BatchService:
 
     def _run_tools(self, volume: str) -> RunTools:
         context = self._context
-        lines = LineTools(self._call, LineGate(self._room), self._group_of, self._count)
+        gate, owner = LineGate(self._room), self._principal_of
+        lines = LineTools(self._call, gate, self._group_of, self._count, owner)
         ownership = BatchOwnership(self._database, volume, secrets.token_hex(8))
         limit = context.config.max_body_bytes
         return RunTools(self.files, ownership, lines, self._model_name, limit)
@@ -76,8 +79,12 @@ class BatchService:
 
     # What runs need
 
-    async def _call(self, endpoint: str, body: dict[str, Any], request_id: str) -> LineAnswer:
-        return await call_route(self._app, endpoint, body, request_id)
+    def _principal_of(self, batch: StoredBatch) -> Principal:
+        """Return whose a batch is, with the key as it is now. Raises KeyRemoved."""
+        return restore_principal(self._context.keys, batch.tenant, batch.key_name)
+
+    async def _call(self, call: LineCall) -> LineAnswer:
+        return await call_route(self._app, call)
 
     def _room(self, group: str, lines: int) -> Room:
         config = self._context.config
@@ -85,31 +92,32 @@ class BatchService:
             config.group(group), self._context.pool.state, lines, config.batch_share
         )
 
-    def _model_name(self, model: Any) -> str:
+    def _model_name(self, principal: Principal, model: Any) -> str:
         if model is not None and not isinstance(model, str):
             raise BadRequest("model: must be a string.", "model")
-        return self._context.model(model).name
+        return replace(self._context, acting_for=principal).model(model).name
 
     def _group_of(self, body: dict[str, Any]) -> str:
         """Return the group of a body's model; any, if it is not there any more: its route says."""
+        context, model = replace(self._context, acting_for=NOBODY), body.get("model")
         with contextlib.suppress(ApiError):
-            model = body.get("model")
-            return self._context.model(model if isinstance(model, str) else None).group.name
-        return self._context.model(None).group.name
+            return context.model(model if isinstance(model, str) else None).group.name
+        return context.model(None).group.name
 
     def _count(self, progress: Progress) -> None:
         self._context.metrics.batches.count_lines(progress.completed, progress.failed)
 
     def _can_run(self, batch: StoredBatch) -> bool:
         with contextlib.suppress(ApiError):
-            return all(self._model_name(model) for model in batch.models or ())
+            return all(self._model_name(NOBODY, model) for model in batch.models or ())
         return False
 
     # Batches
 
     async def create(self, request: BatchRequest) -> StoredBatch:
         """Create a batch. Raises ApiError if it cannot be created."""
-        found = await self.files.get(request.input_file_id, "input_file_id")
+        principal = self._context.principal
+        found = await self.files.get(principal.tenant, request.input_file_id, "input_file_id")
         if found.purpose != "batch":
             raise BadRequest("input_file_id: the file's purpose is not batch.", "input_file_id")
         if not self._context.config.keeps_batches:
@@ -117,23 +125,29 @@ class BatchService:
         batch_id, folder = new_batch_id(), self.files.folder
         try:
             await asyncio.to_thread(folder.start_batch, batch_id, found.file_id)
-            batch = await self._store.create(batch_id, request.options(), request.window_s)
+            options = {**request.options(), "key": principal.key_name}
+            batch = await self._store.create(batch_id, principal.tenant, options, request.window_s)
         except FileNotFoundError as error:
             raise FileNotFound("input_file_id") from error
         self._runner.poke()
         return batch
 
+    @property
+    def _tenant(self) -> str:
+        """The tenant of the current HTTP request."""
+        return self._context.principal.tenant
+
     async def get(self, batch_id: str) -> StoredBatch:
         """Return a batch. Raises BatchNotFound if there is none."""
-        return await self._store.get(batch_id)
+        return await self._store.get(self._tenant, batch_id)
 
     async def page(self, limit: int, after: str | None) -> BatchPage:
         """Return a page of batches, the newest first. Raises BadRequest for an unknown `after`."""
-        return await self._store.page(limit, after)
+        return await self._store.page(self._tenant, limit, after)
 
     async def cancel(self, batch_id: str) -> StoredBatch:
         """Have a batch end. Raises BatchNotFound, or Conflict if it has ended."""
-        batch = await self._store.cancel(batch_id)
+        batch = await self._store.cancel(self._tenant, batch_id)
         self._runner.poke()
         return batch
 

@@ -2,7 +2,7 @@
 
 from sqlalchemy import BigInteger, Column, Float, Index, Integer, String, Table, Text
 
-from headrace.frontend.store.engine import metadata
+from headrace.frontend.store.engine import metadata, tenant_column
 
 # volume: see frontend/files/tables.py. All times: seconds since 1970, by the database's clock.
 # owner: the frontend that runs it; null if none does. heartbeat: when that frontend last wrote.
@@ -43,6 +43,8 @@ batches = Table(
     Column("cached_tokens", BigInteger, nullable=False),
     Column("output_tokens", BigInteger, nullable=False),
     Column("reasoning_tokens", BigInteger, nullable=False),
+    tenant_column(),
     Index("headrace_batches_created", "volume", "created_at", "id"),
+    Index("headrace_batches_tenant", "volume", "tenant", "created_at", "id"),
     Index("headrace_batches_status", "volume", "status"),
 )

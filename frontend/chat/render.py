@@ -8,6 +8,7 @@ from typing import Any
 from headrace.frontend.chat.call_arguments import call_arguments
 from headrace.frontend.chat.content_format import expects_parts
 from headrace.frontend.chat.shown_roles import render_all_messages
+from headrace.frontend.chat.template_sandbox import DEADLINE_S, TemplateTimeout, time_limit
 from headrace.frontend.chat.templates import distinguishes_none, parse
 from headrace.frontend.chat.untrusted_template import render_untrusted
 from headrace.frontend.errors import BadRequest
@@ -20,6 +21,8 @@ _log = LimitedLog(logging.getLogger("headrace.frontend.chat"))
 
 # Chats with more messages are rendered in a thread.
 THREAD_FROM_MESSAGES = 50
+# Others that take longer are rendered again in a thread: other requests wait meanwhile.
+EVENT_LOOP_DEADLINE_S = 0.1
 
 
 async def render_chat(
@@ -76,13 +79,21 @@ async def render_chat(
     if not template.names_calls and any(message.tool_calls for message in messages):
         _log.warning("a model's chat template does not show the tool calls of earlier turns")
 
-    def render() -> str:
+    def render(seconds: float) -> str:
         rendered = _template_messages(messages, as_parts, template.distinguishes_none)
-        return render_all_messages(template, rendered, **arguments)
+        with time_limit(seconds):
+            return render_all_messages(template, rendered, **arguments)
 
-    if tools or _is_long(messages):
-        return await asyncio.to_thread(render)
-    return render()
+    if not (tools or template.is_slow or _is_long(messages)):
+        try:
+            return render(EVENT_LOOP_DEADLINE_S)
+        except TemplateTimeout:
+            template.is_slow = True  # or the machine is busy: then a thread costs little
+    try:
+        return await asyncio.to_thread(render, DEADLINE_S)
+    except TemplateTimeout as error:
+        _log.warning(f"a model's chat template has not ended within {DEADLINE_S:g} s")
+        raise BadRequest("The chat template takes too long to render these messages.") from error
 
 
 async def _render_request_template(

@@ -19,7 +19,12 @@ from headrace.frontend.chat.tools.tool_use import ToolUse, at_strict_level, reso
 from headrace.frontend.context import Context, ServedModel
 from headrace.frontend.errors import BadRequest
 from headrace.frontend.generation.sampling import OutputLimit, sampling_params
-from headrace.frontend.generation.start_generation import Cleanups, Prompt, start_generation
+from headrace.frontend.generation.start_generation import (
+    Cleanups,
+    Prompt,
+    check_choice_count,
+    start_generation,
+)
 from headrace.frontend.generation.token_constraints import TokenConstraints
 from headrace.frontend.middleware import request_scope
 from headrace.frontend.schemas.chat import ChatCompletionRequest
@@ -40,6 +45,7 @@ async def start_chat(
     cleanups, deadline: see `start_generation`.
     """
     model = context.model(request.model)
+    check_choice_count(request)
     if request.top_logprobs and not request.logprobs:
         raise BadRequest("top_logprobs needs logprobs to be true.", "top_logprobs")
     check_thinking_budget(request, model.reasoning)

@@ -3,19 +3,19 @@
 It has the filters and functions that transformers gives to chat templates.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime
-from typing import Any, NoReturn
+from typing import Any
 
 import jinja2
 from jinja2 import nodes
-from jinja2.ext import Extension
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from headrace.frontend.chat.content_format import expects_parts
+from headrace.frontend.chat.template_sandbox import (
+    ENVIRONMENT,
+    TemplateTimeout,
+    render,
+)
 from headrace.frontend.errors import BadRequest
 
 _NONE = re.compile(r"\bnone\b", re.IGNORECASE)
@@ -34,6 +34,7 @@ class ChatTemplate:
     names_developer: whether it knows the role "developer".
     names_calls: whether it may show the tool calls of earlier turns.
     shown_roles: whether it shows certain roles, as found out so far (chat.shown_roles).
+    is_slow: whether a rendering has once taken long.
     """
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
@@ -47,7 +48,11 @@ class ChatTemplate:
         )
         self.names_calls = "tool_calls" in source
         self.shown_roles: dict[str, bool] = {}
-        self._template = _ENVIRONMENT.from_string(parsed)
+        self.is_slow = False
+        try:
+            self._template = ENVIRONMENT.from_string(parsed)
+        except Exception as error:  # such as too many nested blocks for Python
+            raise ValueError(f"chat template: {_reason(error)}") from error
 
     def render(
         self,
@@ -59,7 +64,9 @@ class ChatTemplate:
         documents: Sequence[Mapping[str, str]] | None = None,
         tools: Sequence[dict[str, Any]] | None = None,
     ) -> str:
-        """Return the chat as text. Raises BadRequest if the template rejects it or fails.
+        """Return the chat as text.
+
+        Raises BadRequest if the template rejects it or fails, TemplateTimeout if it takes too long.
 
         continue_final_message: end the text where the final message ends, so that the model
             continues it.
@@ -82,7 +89,9 @@ class ChatTemplate:
 
     def _render(self, values: dict[str, Any]) -> str:
         try:
-            return self._template.render(values)
+            return render(self._template, values)
+        except TemplateTimeout:
+            raise
         except jinja2.TemplateError as error:
             raise BadRequest(f"The chat template rejects these messages: {error}") from error
         except Exception as error:  # a model's template may fail in any way on unforeseen messages
@@ -100,9 +109,17 @@ def parse(source: str) -> nodes.Template:
     Raises ValueError if its syntax is invalid.
     """
     try:
-        return _ENVIRONMENT.parse(source)
+        return ENVIRONMENT.parse(source)
     except jinja2.TemplateSyntaxError as error:
         raise ValueError(f"chat template, line {error.lineno}: {error.message}") from error
+    except RecursionError as error:
+        raise ValueError("chat template: it is nested too deeply") from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, jinja2.TemplateSyntaxError):
+        return f"line {error.lineno}: {error.message}"
+    return "it is nested too deeply, or too long"
 
 
 def _with_sentinel(content: str | list[dict[str, str]] | None) -> str | list[dict[str, str]]:
@@ -121,56 +138,3 @@ def _cut_at_sentinel(text: str) -> str:
         )
     continued = text[:end]
     return continued if text.startswith(_END_SENTINEL, end) else continued.rstrip()
-
-
-class _GenerationTag(Extension):
-    """`{% generation %}`, without effect here.
-
-    Templates mark the assistant's messages with it for training.
-    """
-
-    tags = {"generation"}  # noqa: RUF012 (an attribute of jinja2's)
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-def _raise_exception(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
-
-
-def _strftime_now(format_: str) -> str:
-    return datetime.now().strftime(format_)
-
-
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """Serialize a value as JSON. Unlike Jinja2's own filter, escape nothing for HTML."""
-    return json.dumps(
-        value,
-        ensure_ascii=ensure_ascii,
-        indent=indent,
-        separators=separators,
-        sort_keys=sort_keys,
-    )
-
-
-def _make_environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True,
-        lstrip_blocks=True,
-        extensions=[_GenerationTag, "jinja2.ext.loopcontrols"],
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _strftime_now
-    return environment
-
-
-_ENVIRONMENT = _make_environment()

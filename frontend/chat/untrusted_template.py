@@ -6,6 +6,7 @@ deadline and a memory limit, and its end harms nothing else.
 
 import asyncio
 import json
+import math
 import os
 import resource
 import sys
@@ -13,11 +14,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from headrace.frontend.chat.shown_roles import render_all_messages
+from headrace.frontend.chat.template_sandbox import TemplateTimeout
 from headrace.frontend.chat.templates import ChatTemplate
 from headrace.frontend.errors import BadRequest
+from headrace.frontend.schemas.limits import current_limits
 
-DEADLINE_S = 5.0
-MAX_CPU_S = 5
 MAX_MEMORY_BYTES = 1 << 30
 MAX_OUTPUT_BYTES = 16 << 20
 MAX_PROCESSES = 2  # at once, for each frontend
@@ -33,11 +34,15 @@ async def render_untrusted(
 
     Raises BadRequest if rendering fails, or takes too long or too much memory.
     """
-    job = json.dumps(
-        {"source": source, "special_tokens": dict(special_tokens), "arguments": dict(arguments)}
-    )
+    deadline_s = current_limits().chat_template_timeout_s
+    job = {
+        "source": source,
+        "special_tokens": dict(special_tokens),
+        "arguments": dict(arguments),
+        "cpu_s": math.ceil(deadline_s),
+    }
     async with _slots:
-        output = await _run_process(job.encode())
+        output = await _run_process(json.dumps(job).encode(), deadline_s)
     if output is None:
         raise BadRequest(f"{_FIELD}: rendering takes too long or too much memory.", _FIELD)
     answer = json.loads(output)
@@ -47,7 +52,7 @@ async def render_untrusted(
     return text
 
 
-async def _run_process(job: bytes) -> bytes | None:
+async def _run_process(job: bytes, deadline_s: float) -> bytes | None:
     """Return the process's output; None if it does not finish."""
     environment = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
     process = await asyncio.create_subprocess_exec(
@@ -58,7 +63,8 @@ async def _run_process(job: bytes) -> bytes | None:
         env=environment,
     )
     try:
-        output, _ = await asyncio.wait_for(process.communicate(job), DEADLINE_S)
+        async with asyncio.timeout(deadline_s):
+            output, _ = await process.communicate(job)
     except TimeoutError:
         return None
     finally:
@@ -70,15 +76,15 @@ async def _run_process(job: bytes) -> bytes | None:
 
 def main() -> None:
     """Read a job from stdin and write its answer to stdout."""
-    resource.setrlimit(resource.RLIMIT_CPU, (MAX_CPU_S, MAX_CPU_S))
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
     job = json.load(sys.stdin)
+    resource.setrlimit(resource.RLIMIT_CPU, (job["cpu_s"], job["cpu_s"]))
     try:
         template = ChatTemplate(job["source"], job["special_tokens"])
         answer = {"text": render_all_messages(template, **job["arguments"])}
     except BadRequest as error:
         answer = {"error": error.message}
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, TemplateTimeout) as error:
         answer = {"error": str(error)}
     serialized = json.dumps(answer)
     if len(serialized) > MAX_OUTPUT_BYTES:

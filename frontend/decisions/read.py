@@ -12,14 +12,13 @@ from headrace.frontend.decisions.question import Question
 from headrace.frontend.errors import ApiError, BadRequest
 from headrace.frontend.generation.generation import CollectedChoice, collect
 from headrace.frontend.generation.start_generation import (
-    MAX_CHOICES,
     Prompt,
     check_choice_count,
     start_generation,
 )
 from headrace.frontend.http.parsing import validate
-from headrace.frontend.http.sizes import MAX_TOKEN_IDS
 from headrace.frontend.schemas.chat import ChatCompletionRequest
+from headrace.frontend.schemas.limits import limit_of
 from headrace.protocol.sampling import SamplingParams
 
 # The end of a prompt, with which its labels are tokenized.
@@ -76,7 +75,7 @@ async def read_answers(
     for question in questions:
         request = _chat(matter, question)
         prompt = await _prompt(request, matter)
-        if len(prompt.token_ids) * len(questions) > MAX_TOKEN_IDS:
+        if len(prompt.token_ids) * len(questions) > limit_of("max_token_ids"):
             raise BadRequest(f"questions: too many for a text of this length: {matter.field}.")
         asked.append((prompt, await _tree(matter.model, prompt, question)))
     assert request is not None
@@ -141,8 +140,8 @@ async def _run(
     steps = [
         (n, path, ids) for n, (_, tree) in enumerate(asked) for path, ids in tree.nodes.items()
     ]
-    if len(steps) > MAX_CHOICES:
-        raise BadRequest(f"questions: more than {MAX_CHOICES} reads.", "questions")
+    if len(steps) > (most := limit_of("max_choices")):
+        raise BadRequest(f"questions: more than {most} reads.", "questions")
     check_choice_count(request, len(steps))
     is_long = len(asked[0][0].token_ids) >= _FIRST_ALONE_TOKENS
     parts = [steps[:1], steps[1:]] if is_long else [steps]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, and_, delete, func, insert, or_, select
+from sqlalchemy.sql.elements import ColumnElement
 
 from headrace.frontend.errors import ApiError, BadRequest, Conflict
 from headrace.frontend.files.folder import FileFolder, is_safe_id, new_file_id
@@ -26,7 +27,10 @@ class FileNotFound(ApiError):
 
 
 class FileLimits(NamedTuple):
-    """Limits of the store. total_bytes, max_files: of all files together. max_age_s: of each."""
+    """Limits of the store. total_bytes, max_files: of all files of one tenant. max_age_s: of each.
+
+    A tenant that fills what it has leaves others theirs.
+    """
 
     file_bytes: int
     total_bytes: int
@@ -77,23 +81,26 @@ _COLUMNS = (
 
 
 class FileStore:
-    """The files of one folder."""
+    """The files of one folder. A file of another tenant is none: its row is not looked for."""
 
     def __init__(self, database: Database, folder: FileFolder, limits: FileLimits) -> None:
         self._database, self.folder, self.limits = database, folder, limits
         self._mine = files.c.volume == folder.volume
         self._unexpired = or_(files.c.expires_at.is_(None), files.c.expires_at > database.now)
 
-    async def check_room(self, size: int) -> None:
-        """Check that a file of this size may be added. Raises Conflict if the store is full."""
+    def _of(self, tenant: str) -> ColumnElement[bool]:
+        return self._mine & (files.c.tenant == tenant)
+
+    async def check_room(self, tenant: str, size: int) -> None:
+        """Check that a file of this size may be added. Raises Conflict if the tenant's are full."""
 
         def read(connection: Connection) -> tuple[int, int]:
             query = select(func.count(), func.coalesce(func.sum(files.c.bytes), 0))
-            count, total = connection.execute(query.where(self._mine)).one()
+            count, total = connection.execute(query.where(self._of(tenant))).one()
             return int(count), int(total)
 
         count, total = await self._database.read(read)
-        total += await asyncio.to_thread(self.folder.upload_bytes)
+        total += await asyncio.to_thread(self.folder.upload_bytes, tenant)
         if count >= self.limits.max_files:
             raise Conflict(f"The server keeps at most {self.limits.max_files} files; delete some.")
         if total + size > self.limits.total_bytes:
@@ -105,6 +112,7 @@ class FileStore:
         self,
         upload: Path,
         *,
+        tenant: str,
         purpose: str,
         filename: str,
         expires_after_s: float | None,
@@ -123,6 +131,7 @@ class FileStore:
             statement = insert(files).values(
                 id=file_id,
                 volume=self.folder.volume,
+                tenant=tenant,
                 created_at=now,
                 expires_at=None if expires_after_s is None else now + expires_after_s,
                 bytes=size,
@@ -136,22 +145,25 @@ class FileStore:
 
         return await self._database.write(write)
 
-    async def get(self, file_id: str, param: str = "file_id") -> StoredFile:
+    async def get(self, tenant: str, file_id: str, param: str = "file_id") -> StoredFile:
         """Return a file. Raises FileNotFound if there is none."""
         if not is_safe_id(file_id):
             raise FileNotFound(param)
-        found = await self._database.read(lambda connection: self._find(connection, file_id))
+        found = await self._database.read(
+            lambda connection: self._find(connection, tenant, file_id)
+        )
         if found is None:
             raise FileNotFound(param)
         return found
 
-    def _find(self, connection: Connection, file_id: str) -> StoredFile | None:
-        query = select(*_COLUMNS).where(files.c.id == file_id, self._mine, self._unexpired)
+    def _find(self, connection: Connection, tenant: str, file_id: str) -> StoredFile | None:
+        this = self._of(tenant) & (files.c.id == file_id)
+        query = select(*_COLUMNS).where(this, self._unexpired)
         row = connection.execute(query).first()
         return None if row is None else StoredFile(*row)
 
     async def page(
-        self, *, limit: int, after: str | None, ascending: bool, purpose: str | None
+        self, tenant: str, *, limit: int, after: str | None, ascending: bool, purpose: str | None
     ) -> FilePage:
         """Return a page of files, by the times of their creation.
 
@@ -160,11 +172,11 @@ class FileStore:
         key = (files.c.created_at, files.c.id)
 
         def read(connection: Connection) -> FilePage:
-            query = select(*_COLUMNS).where(self._mine, self._unexpired)
+            query = select(*_COLUMNS).where(self._of(tenant), self._unexpired)
             if purpose is not None:
                 query = query.where(files.c.purpose == purpose)
             if after is not None:
-                last = self._find(connection, after) if is_safe_id(after) else None
+                last = self._find(connection, tenant, after) if is_safe_id(after) else None
                 if last is None:
                     raise BadRequest("after: there is no such file.", "after")
                 later = or_(
@@ -180,10 +192,10 @@ class FileStore:
 
         return await self._database.read(read)
 
-    async def delete(self, file_id: str) -> None:
+    async def delete(self, tenant: str, file_id: str) -> None:
         """Delete a file. Raises FileNotFound if there is none."""
-        await self.get(file_id)
-        statement = delete(files).where(files.c.id == file_id, self._mine)
+        await self.get(tenant, file_id)
+        statement = delete(files).where(files.c.id == file_id, self._of(tenant))
         deleted = await self._database.write(
             lambda connection: connection.execute(statement).rowcount
         )

@@ -2,7 +2,8 @@
 
     volume              the folder's own id: stores may be shared by pools that have other folders
     files/ID            complete files; each was flushed to the disk before it got its name
-    uploads/NAME        files that are being written; those of killed processes are removed
+    uploads/NAME        files that are being written, a digest of the tenant first; those of killed
+                        processes are removed
     batches/ID/input    a link to the input of a running batch, which its file's end leaves alone
     batches/ID/000001   the results of its first run (see frontend/batches/journal.py)
 
@@ -61,9 +62,9 @@ class FileFolder:
             raise ValueError("not an id of a batch")
         return self._folder / "batches" / batch_id
 
-    def new_upload(self) -> Path:
+    def new_upload(self, tenant: str) -> Path:
         """Return the path of a new file that is not complete yet."""
-        return self._folder / "uploads" / secrets.token_hex(16)
+        return self._folder / "uploads" / f"{_digest(tenant)}-{secrets.token_hex(16)}"
 
     def publish(self, upload: Path, file_id: str) -> int:
         """Give a complete file its name, after its bytes are on the disk; return its size."""
@@ -94,9 +95,10 @@ class FileFolder:
         """Remove the results of a batch that has ended."""
         shutil.rmtree(self.batch_path(batch_id), ignore_errors=True)
 
-    def upload_bytes(self) -> int:
-        """Return the size of all files that are being written."""
-        return sum(_size(path) for path in (self._folder / "uploads").iterdir())
+    def upload_bytes(self, tenant: str) -> int:
+        """Return the size of a tenant's files that are being written."""
+        uploads = self._folder / "uploads"
+        return sum(_size(path) for path in uploads.glob(f"{_digest(tenant)}-*"))
 
     def old_ids(self) -> list[str]:
         """Return the ids of files that are older than any that is about to get its row."""
@@ -138,6 +140,10 @@ def _volume(path: Path) -> str:
     finally:
         made.unlink()
     return path.read_text()
+
+
+def _digest(tenant: str) -> str:
+    return hashlib.blake2b(tenant.encode(), digest_size=8).hexdigest()
 
 
 def _size(path: Path) -> int:

@@ -15,7 +15,6 @@ from hypercorn.typing import ASGIReceiveCallable
 from quart import Request, request
 from quart.asgi import ASGIHTTPConnection
 from quart.formparser import FormDataParser
-from quart.wrappers.request import Body
 
 from headrace.frontend.errors import (
     BadRequest,
@@ -26,6 +25,9 @@ from headrace.frontend.errors import (
     shortened,
 )
 from headrace.frontend.files.folder import FileFolder
+from headrace.frontend.http.body import PatientRequest, RequestBody
+from headrace.frontend.middleware.asgi import CONTINUE_KEY, ASGIScope
+from headrace.frontend.process.patience import Patience
 
 ROUTE = "/v1/files"
 # What the request holds besides the file: fields, boundaries and headers.
@@ -48,7 +50,7 @@ class Upload(NamedTuple):
     fields: dict[str, str]
 
 
-class UploadBody(Body):
+class UploadBody(RequestBody):
     """A body that holds few bytes at a time: no more is received before these are read."""
 
     def __init__(self, *sizes: int | None) -> None:
@@ -100,34 +102,48 @@ class UploadConnection(ASGIHTTPConnection):
                 await body.wait_for_room()
 
 
+def check_length() -> None:
+    """Raise RequestEntityTooLarge if the current request declares too large a body."""
+    if isinstance(request.body, RequestBody):
+        request.body.check_length()
+
+
 def discard_body() -> None:
     """Drop the rest of the current request's body."""
     if isinstance(request.body, UploadBody):
         request.body.discard()
 
 
-def request_class(max_file_bytes: int) -> type[Request]:
-    """Return the class of requests; on the route of uploads a body may have the size of a file."""
+def request_class(max_file_bytes: int, patience: Patience | None = None) -> type[Request]:
+    """Return the class of requests; on the route of uploads a body may have the size of a file.
 
-    class RequestWithUploads(Request):
+    patience: how long a body is waited for; None: without end.
+    """
+
+    class RequestWithUploads(PatientRequest):
         def __init__(self, method: str, scheme: str, path: str, *rest: Any, **named: Any) -> None:
             if path == ROUTE and method == "POST":
                 named["max_content_length"] = max_file_bytes + OVERHEAD_BYTES
-                self.body_class = cast(type[Body], UploadBody)
+                self.body_class = UploadBody
             super().__init__(method, scheme, path, *rest, **named)
+            body = cast(RequestBody, self.body)
+            body.patience = patience
+            body.say_continue = cast(ASGIScope, self.scope).get("state", {}).get(CONTINUE_KEY)
 
     return RequestWithUploads
 
 
 @contextlib.asynccontextmanager
-async def receive_upload(folder: FileFolder, max_file_bytes: int) -> AsyncIterator[Upload]:
+async def receive_upload(
+    folder: FileFolder, tenant: str, max_file_bytes: int
+) -> AsyncIterator[Upload]:
     """Receive the file of the current request; it is removed at the end, if it is still there.
 
     Raises ApiError if there is not exactly one file, called `file`, or if it is too large.
     """
     if request.mimetype != "multipart/form-data":
         raise UnsupportedMediaType("The Content-Type must be multipart/form-data.")
-    path = folder.new_upload()
+    path = folder.new_upload(tenant)
     counted: list[_CountedFile] = []
 
     def open_file(*_: object) -> IO[bytes]:

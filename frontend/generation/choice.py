@@ -39,7 +39,7 @@ class Choice:
     include_stop: whether a stop string, or the token that ended the choice, is shown.
     discard: whether the output is dropped because only the prompt must be run.
     times: what notes when outputs come; None: nothing.
-
+    has_begun: whether an output has come.
     completion_tokens: those whose events have been read; the generation counts them.
     """
 
@@ -63,6 +63,7 @@ class Choice:
         self.cached_tokens = 0
         self.written_tokens = 0
         self.finished = False
+        self.has_begun = False
         self._detokenizer = detokenizer
         self._matcher = matcher
         self._observer = observer
@@ -78,6 +79,7 @@ class Choice:
             return self._continue(output)
         if (error := error_of(output)) is not None:
             raise error
+        self.has_begun = True
         if output.admission is not None:
             self.cached_tokens = output.admission.cached_tokens
             self.written_tokens = output.admission.written_tokens

@@ -53,11 +53,11 @@ def encoding_scope(request: GenerationRequest, model: ServedModel) -> str | None
     """Return the scope within which the beginnings of a request's texts are tokenized once.
 
     Requests share them as they share cached blocks, since both can be told by their time: with the
-    same adapter and `cache_salt`, and not at all where no blocks are shared.
+    same adapter, tenant and `cache_salt`, and not at all where no blocks are shared.
     """
     if not model.group.engine.enable_prefix_caching:
         return None
-    return f"{model.adapter}\0{request.cache_salt or ''}"
+    return f"{model.adapter}\0{model.salted(request.cache_salt)}"
 
 
 async def _text_prompts(

@@ -20,8 +20,8 @@ class OutputLimit:
     requested: tokens at most, as the request sets it, up to the rest of the context; None if it
         does not.
     field: the field that sets it.
-    fallback: the limit for a request without one, as far as the context allows; None: the rest of
-        the context.
+    fallback: the limit for a request without one, as far as the context allows; None: the model's
+        default, else the rest of the context.
     """
 
     requested: int | None
@@ -101,14 +101,18 @@ def _or_default(value: float | None, info: TextInfo, name: str, default: float) 
 
 def _max_tokens(info: TextInfo, prompt_tokens: int, limit: OutputLimit) -> int:
     available = info.max_model_len - prompt_tokens  # at least 1, see generation.prompts
-    if limit.requested is None:
-        model_limit = info.generation_defaults.get("max_new_tokens")
-        candidates = [available, limit.fallback, None if model_limit is None else int(model_limit)]
-        return min(max(1, bound) for bound in candidates if bound is not None)
-    if limit.requested > info.max_model_len:
+    requested = limit.requested
+    if requested is None:
+        requested = limit.fallback or _default_length(info)
+    elif requested > info.max_model_len:
         raise BadRequest(
-            f"{limit.field} is {limit.requested}, more than the context of"
-            f" {info.max_model_len} tokens.",
+            f"{limit.field} is {requested}, more than the context of {info.max_model_len} tokens.",
             limit.field,
         )
-    return max(1, min(limit.requested, available))
+    bounds = [bound for bound in (requested, info.max_output_tokens) if bound is not None]
+    return max(1, min([available, *bounds]))
+
+
+def _default_length(info: TextInfo) -> int | None:
+    length = info.generation_defaults.get("max_new_tokens")
+    return None if length is None else int(length)

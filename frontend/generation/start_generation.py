@@ -14,19 +14,19 @@ from headrace.frontend.generation.request_log import RequestLog
 from headrace.frontend.generation.request_times import RequestTimes
 from headrace.frontend.generation.sampling import choice_seed
 from headrace.frontend.generation.stream_interval import StreamInterval
+from headrace.frontend.generation.token_ledger import TokenLedger, reserve_tokens
 from headrace.frontend.metrics import LongestOutput, RequestObserver
 from headrace.frontend.middleware import request_scope
 from headrace.frontend.middleware.deadline import current_deadline
 from headrace.frontend.pool.interface import OutputStream
+from headrace.frontend.principal import Principal
 from headrace.frontend.schemas.generation import GenerationRequest
+from headrace.frontend.schemas.limits import limit_of
 from headrace.frontend.text.stop_strings import StopMatcher
 from headrace.protocol.grammar import Grammar
 from headrace.protocol.sampling import SamplingParams
 from headrace.protocol.to_worker import Generate
 
-# Choices of one request, over all its prompts.
-MAX_CHOICES = 1024
-MAX_BEAMS = 32
 # Tokens in logit_bias or allowed_token_ids, over all choices: the worker of each choice gets all.
 MAX_LISTED_TOKENS = 4_000_000
 # Characters of bad words, over all choices. Each word is some tokens, twice.
@@ -57,12 +57,15 @@ class Prompt:
     text: str | None
 
 
-def check_choice_count(request: GenerationRequest, prompts: int) -> None:
-    """Raise BadRequest if a request has too many choices; call it before any work for them."""
-    if prompts * request.choices_per_prompt > MAX_CHOICES:
-        raise BadRequest(
-            f"A request may have at most {MAX_CHOICES} choices (prompts times n).", "n"
-        )
+def check_choice_count(request: GenerationRequest, prompts: int = 1, field: str = "n") -> None:
+    """Raise BadRequest if a request has too many choices; call it before any work for them.
+
+    field: what there may be too many of.
+    """
+    most = limit_of("max_choices")
+    if prompts * request.choices_per_prompt > most:
+        text = f"{field}: a request may have at most {most} choices (prompts times n)."
+        raise BadRequest(text, field)
 
 
 def start_generation(
@@ -94,15 +97,21 @@ def start_generation(
     scope = request_scope.current_or_none()
     _raise_interruption(scope)
     check_token_lists(request, len(prompts))
+    principal = context.principal
     uses_beam_search = bool(request.use_beam_search) and not discard
     if uses_beam_search:
         _check_beam_search(request, grammar)
+    ledger = TokenLedger([len(prompt.token_ids) for prompt in prompts], uses_beam_search)
+    outputs = [sampling.max_tokens for sampling in samplings]
+    context_size = model.tokenizer.info.max_model_len
+    demand = ledger.demand(outputs, request.choices_per_prompt, context_size, discard=discard)
+    reservation = reserve_tokens(context, demand, ledger.used)
     choices, streams = _choices_and_streams(
         context,
         model,
         request,
         [
-            _make_message(model, request, prompt, sampling, grammar)
+            _make_message(principal, model, request, prompt, sampling, grammar)
             for prompt, sampling in zip(prompts, samplings, strict=True)
         ],
         uses_beam_search=uses_beam_search,
@@ -111,6 +120,7 @@ def start_generation(
     )
     if cleanups is None:
         deadline = current_deadline(context.config.request_timeout_s)
+    ledger.choices = choices
     generation = Generation(choices, streams, _stream_interval(request, model), deadline)
     if context.config.enable_log_requests:
         generation.log = RequestLog(context.config, prompts, samplings)
@@ -119,6 +129,7 @@ def start_generation(
         generation.close,
         context.drain.watch(partial(generation.interrupt, Stopping())),
         context.abortable.watch(scope, model.group.name, generation.interrupt),
+        *([] if reservation is None else [reservation.settle]),
     ]
     return generation
 
@@ -188,8 +199,9 @@ def _check_beam_search(request: GenerationRequest, grammar: Grammar | None) -> N
     """Raise BadRequest for fields that beam search excludes."""
     if request.stream:
         raise BadRequest("use_beam_search cannot be streamed.", "use_beam_search")
-    if request.choices_per_prompt > MAX_BEAMS:
-        raise BadRequest(f"n must be at most {MAX_BEAMS} with use_beam_search.", "n")
+    if request.choices_per_prompt > limit_of("max_beams"):
+        most = limit_of("max_beams")
+        raise BadRequest(f"n: must be at most {most} with use_beam_search.", "n")
     excluded = [field for field in EXCLUDED_BY_BEAM_SEARCH if getattr(request, field)]
     if request.thinking_token_budget not in (None, -1):
         excluded.append("thinking_token_budget")
@@ -220,6 +232,7 @@ def _stream_interval(request: GenerationRequest, model: ServedModel) -> StreamIn
 
 
 def _make_message(
+    principal: Principal,
     model: ServedModel,
     request: GenerationRequest,
     prompt: Prompt,
@@ -231,9 +244,11 @@ def _make_message(
         prompt_token_ids=prompt.token_ids,
         sampling=sampling,
         priority=_priority(request),
-        cache_salt=request.cache_salt or "",
+        cache_salt=model.salted(request.cache_salt),
         adapter=model.adapter,
-        tenant=request.user or "",
+        # Without keys each user is a tenant.
+        tenant=(request.user or "") if principal.key is None else principal.tenant,
+        user=(request.user or "") if principal.key is not None else "",
         grammar=grammar,
     )
 
@@ -265,6 +280,7 @@ def _observers(
             message.sampling.max_tokens,
             longest,
             message.tenant,
+            named_by_client=context.principal.key is None,
         )
         for message in messages
     ]

@@ -1,10 +1,13 @@
 """The OpenAPI description of answers without a model, which quart-schema leaves out."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
+from quart import Quart
 from quart_schema.openapi import OpenAPIProvider
 from werkzeug.routing import Rule
+
+from headrace.frontend.access.description import describe_access
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -41,4 +44,6 @@ class OpenAPI(OpenAPIProvider):
                 for value in responses.values():
                     value["description"] = value["description"] or "The answer."
                 operation["responses"] = {**responses, **plain}
+                if self._extension.security_schemes is not None:
+                    describe_access(cast(Quart, self._app), rule, operation)
         return paths, components

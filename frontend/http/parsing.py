@@ -26,10 +26,11 @@ from headrace.frontend.errors import (
     UnsupportedMediaType,
     shortened,
 )
-from headrace.frontend.http.sizes import MAX_VALUES, check_encoded_size, check_value_count
+from headrace.frontend.http.sizes import check_depth, check_encoded_size, check_value_count
 from headrace.frontend.middleware import request_scope
 from headrace.frontend.middleware.ignored_fields import IgnoredFieldLog
 from headrace.frontend.process.worker_thread import LARGE_BYTES, run_in_worker_thread
+from headrace.frontend.schemas.limits import limit_of
 from headrace.frontend.schemas.unknown_fields import (
     MAX_NOTED,
     Path,
@@ -112,8 +113,9 @@ def parse_object(data: bytes) -> dict[str, Any]:
     with _collector_paused():
         parsed = _parse(data, numbers)
         check_value_count(parsed)
+        check_depth(parsed, data.count(b"[") + data.count(b"{"))
     if numbers.non_finite:
-        _reject_if(parsed, _is_non_finite, "must be a finite number")
+        _reject_if(parsed, _is_non_finite, numbers.reason)
     if _SUSPECT_ESCAPE.search(data):
         _reject_if(parsed, _is_invalid_text, "must not hold NUL characters or lone surrogates")
     return parsed
@@ -133,38 +135,56 @@ def _collector_paused() -> Iterator[None]:
 
 def _parse(data: bytes, numbers: "_Numbers") -> dict[str, Any]:
     try:
-        parsed = json.loads(
-            data.removeprefix(codecs.BOM_UTF8).decode(),
-            parse_float=numbers.parse,
-            parse_constant=numbers.constant,
-        )
+        text = data.removeprefix(codecs.BOM_UTF8).decode()
+        try:
+            parsed = numbers.load(text)
+        except json.JSONDecodeError:
+            raise
+        except ValueError:  # an integer of thousands of digits, which only the second parse finds
+            parsed = numbers.load(text, parse_int=numbers.parse_int)
     except UnicodeDecodeError as error:
         raise InvalidBody("The body is not UTF-8.", f"body.{error.start}") from error
     except json.JSONDecodeError as error:
         raise InvalidBody(f"The body is not JSON: {error.msg}.", f"body.{error.pos}") from error
     except RecursionError as error:
         raise InvalidBody("The body is nested too deeply.", "body") from error
-    except ValueError as error:  # an integer of thousands of digits
-        raise InvalidBody("The body holds a number with too many digits.", "body") from error
     if not isinstance(parsed, dict):
         raise InvalidBody("The body must be a JSON object.", "body")
     return parsed
 
 
 class _Numbers:
-    """Notes whether there was a non-finite number: only then the body is searched for it."""
+    """Notes whether there was a non-finite number: only then the body is searched for it.
+
+    reason: what is wrong with it.
+    """
 
     def __init__(self) -> None:
-        self.non_finite = False
-        self._count = 0
+        self.non_finite, self.reason = False, "must be a finite number"
+        self._count, self._most = 0, limit_of("max_json_values")
+
+    def load(self, text: str, parse_int: Callable[[str], float] | None = None) -> Any:
+        """Parse JSON. Raises ValueError if it is invalid, or holds an integer of too many digits
+        that `parse_int` does not take."""
+        return json.loads(
+            text, parse_float=self.parse, parse_constant=self.constant, parse_int=parse_int
+        )
 
     def parse(self, digits: str) -> float:
         self._count += 1
-        if self._count > MAX_VALUES:
-            raise InvalidBody(f"The body holds more than {MAX_VALUES} fractions.", "body")
+        if self._count > self._most:
+            raise InvalidBody(f"The body holds more than {self._most} fractions.", "body")
         number = float(digits)
         self.non_finite |= math.isinf(number)
         return number
+
+    def parse_int(self, digits: str) -> float:
+        """Return an integer; one that Python takes too long to read becomes infinite."""
+        try:
+            return int(digits)
+        except ValueError:
+            self.non_finite, self.reason = True, "must be a number of fewer digits"
+            return math.inf
 
     def constant(self, name: str) -> float:
         self.non_finite = True

@@ -6,13 +6,8 @@ would take seconds, and merely parsing them half a second in which nothing else 
 
 from typing import Any
 
-from headrace.frontend.errors import BadRequest, shortened
-
-# Values in a body, names of fields included, besides token ids.
-MAX_VALUES = 100_000
-
-# Token ids in a body, all prompts together.
-MAX_TOKEN_IDS = 1_000_000
+from headrace.frontend.errors import BadRequest, InvalidBody, shortened
+from headrace.frontend.schemas.limits import current_limits, limit_of, nesting_depth
 
 # Bytes that are scanned at once.
 _PIECE = 64 * 1024
@@ -42,15 +37,19 @@ def check_encoded_size(data: bytes) -> None:
         for index, char in enumerate((b"[", b"{", b","), start=1):
             counts[index] += outside.count(char)
         if _exceeds_limits(*counts):
+            limits = current_limits()
             raise BadRequest(
-                f"The request holds more than {MAX_VALUES} values, or {MAX_TOKEN_IDS} token ids.",
+                f"The request holds more than {limits.max_json_values} values, or "
+                f"{limits.max_token_ids} token ids.",
                 "body",
             )
 
 
 def _exceeds_limits(quotes: int, lists: int, objects: int, commas: int) -> bool:
     """Return whether these counts mean more values than a body may hold, itself not counted."""
-    return quotes // 2 + lists + objects > MAX_VALUES + 1 or commas >= MAX_VALUES + MAX_TOKEN_IDS
+    limits = current_limits()
+    values, token_ids = limits.max_json_values, limits.max_token_ids
+    return quotes // 2 + lists + objects > values + 1 or commas >= values + token_ids
 
 
 def check_value_count(parsed: dict[str, Any]) -> None:
@@ -58,14 +57,15 @@ def check_value_count(parsed: dict[str, Any]) -> None:
 
     Raises BadRequest, naming the field, if there are too many.
     """
-    left = MAX_VALUES - len(parsed)
+    most = limit_of("max_json_values")
+    left = most - len(parsed)
     if left < 0:
-        raise BadRequest(f"The request holds more than {MAX_VALUES} fields.", "body")
+        raise BadRequest(f"The request holds more than {most} fields.", "body")
     for field, value in parsed.items():
         left = _count(value, left, field in _TOKEN_FIELDS)
         if left < 0:
             name = shortened(field)
-            raise BadRequest(f"{name}: the request holds more than {MAX_VALUES} values.", name)
+            raise BadRequest(f"{name}: the request holds more than {most} values.", name)
 
 
 def _count(value: Any, left: int, are_ids_free: bool) -> int:
@@ -85,3 +85,18 @@ def _count(value: Any, left: int, are_ids_free: bool) -> int:
             continue
         pending.extend([value for value in inner if isinstance(value, (dict, list))])
     return left
+
+
+def check_depth(parsed: dict[str, Any], brackets: int) -> None:
+    """Check how deep a parsed body is nested, itself included. Call it after `check_value_count`.
+
+    brackets: how many opening brackets its JSON has at most; few cannot be nested deeply.
+    Raises InvalidBody, naming the field, if that is too deep.
+    """
+    most = limit_of("max_json_depth")
+    if brackets <= most:
+        return
+    for field, value in parsed.items():
+        if nesting_depth(value, most) > most - 1:
+            name = f"body.{shortened(field)}"
+            raise InvalidBody(f"{name}: nested more than {most} deep.", name)

@@ -29,8 +29,9 @@ from headrace.frontend.metrics.request_observer import (
     LongestOutput,
     RequestObserver,
 )
-from headrace.frontend.metrics.tenants import TenantTokens
+from headrace.frontend.metrics.tenants import TenantRequests, TenantTokens
 from headrace.protocol.common import metric_files
+from headrace.protocol.common.metric_space import keep_metrics_on_full_disks
 from headrace.protocol.config import GroupConfig, PoolConfig
 from headrace.protocol.state import engine_label
 
@@ -50,11 +51,13 @@ class Metrics:
     """
 
     def __init__(self, config: PoolConfig) -> None:
+        keep_metrics_on_full_disks()
         prefix = config.metrics_prefix
         self._multiprocess_dir = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
         self._registry = CollectorRegistry()
         self.models = ModelMetrics(prefix, self._registry)
         self._tenants = TenantTokens(prefix, self._registry)
+        self.tenant_requests = TenantRequests(prefix, self._registry)
         self.batches = BatchMetrics(prefix, self._registry)
         self._model_names = {group.name: group.served_names[0] for group in config.groups}
         self._rejections = Counter(
@@ -109,13 +112,15 @@ class Metrics:
         max_tokens: int,
         longest: LongestOutput | None = None,
         tenant: str = "",
+        named_by_client: bool = True,
     ) -> RequestObserver:
         """Return an observer for one choice; its clock starts now.
 
         longest: shared by the choices of one prompt; None if there is only this one.
+        named_by_client: whether the client has chosen the tenant's name.
         """
         longest = longest or LongestOutput(1)
-        tally = self._tenants.of(tenant)
+        tally = self._tenants.of(tenant, named_by_client)
         return ChoiceObserver(self.models, model_name, prompt_tokens, n, max_tokens, longest, tally)
 
     def count_http_request(self, handler: str, method: str, status: int, duration_s: float) -> None:
@@ -174,17 +179,45 @@ class Metrics:
         ]
         return _sum_of(self._in_flight_name, _merge(files))
 
-    def exposition(self, *more: Collector) -> bytes:
+    def exposition(self, *more: Collector, tenant: str | None = None) -> bytes:
         """Return all metrics of the pool in Prometheus' text format. Blocks: it reads files.
 
-        more: collects further metrics.
+        more: collects further metrics. tenant: leave out what is told of other tenants.
         """
         registry = CollectorRegistry()
         folder = self._multiprocess_dir
-        registry.register(self._registry if folder is None else _PoolCollector(Path(folder)))
+        own: Collector = _OwnCollector(self._registry)
+        all_processes = own if folder is None else _PoolCollector(Path(folder))
+        registry.register(_TenantFilter(all_processes, tenant) if tenant else all_processes)
         for collector in more:
             registry.register(collector)
         return generate_latest(registry)
+
+
+class _OwnCollector(Collector):
+    """Collects the metrics of this process."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterable[Metric]:
+        return self._registry.collect()
+
+
+class _TenantFilter(Collector):
+    """Leaves out samples of other tenants."""
+
+    def __init__(self, collector: Collector, tenant: str) -> None:
+        self._collector, self._tenant = collector, tenant
+
+    def collect(self) -> Iterable[Metric]:
+        for metric in self._collector.collect():
+            metric.samples = [
+                sample
+                for sample in metric.samples
+                if sample.labels.get("tenant", self._tenant) == self._tenant
+            ]
+            yield metric
 
 
 class _PoolCollector(Collector):

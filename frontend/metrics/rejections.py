@@ -3,7 +3,17 @@
 from typing import Literal, get_args
 
 RejectionReason = Literal[
-    "invalid", "not_found", "too_large", "media_type", "busy", "unavailable", "stopping"
+    "invalid",
+    "not_found",
+    "too_large",
+    "media_type",
+    "busy",
+    "rate_limit",
+    "unavailable",
+    "stopping",
+    "no_key",
+    "wrong_key",
+    "not_admin",
 ]
 REASONS: tuple[RejectionReason, ...] = get_args(RejectionReason)
 

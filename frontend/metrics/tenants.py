@@ -1,8 +1,7 @@
-"""Count tokens by tenant.
+"""Count tokens and requests by tenant.
 
-Clients name their tenant themselves (`user`), so the number and the length of labels are bounded
-here. A tenant that is identified by a secret, such as an API key, must come here under another
-name: everybody who may read metrics sees the labels.
+On a server with keys a tenant is that of a key, and users are not counted. Without keys clients
+name their tenant themselves (`user`), so the number and the length of labels are bounded here.
 """
 
 import hashlib
@@ -35,13 +34,16 @@ class TenantTokens:
         self._others: TenantTally | None = None
         self.of("")
 
-    def of(self, tenant: str) -> "TenantTally":
-        """Return the tally of a tenant's tokens."""
+    def of(self, tenant: str, named_by_client: bool = True) -> "TenantTally":
+        """Return the tally of a tenant's tokens.
+
+        named_by_client: whether there may be any number of such tenants.
+        """
         label = _label(tenant)
         tally = self._tallies.get(label)
         if tally is not None:
             return tally
-        if len(self._tallies) > MAX_TENANTS:  # + 1 for ""
+        if named_by_client and len(self._tallies) > MAX_TENANTS:  # + 1 for ""
             self._others = self._others or self._tally(OTHERS)
             return self._others
         self._tallies[label] = tally = self._tally(label)
@@ -51,6 +53,32 @@ class TenantTokens:
         prompt = CountTally(self._counter.labels(label, "prompt"))
         generation = CountTally(self._counter.labels(label, "generation"))
         return TenantTally(prompt, generation)
+
+
+class TenantRequests:
+    """Counts the requests of keys by tenant: those that were taken, and those that were refused."""
+
+    def __init__(self, prefix: str, registry: CollectorRegistry) -> None:
+        self._taken = Counter(
+            f"{prefix}tenant_requests_total",
+            "Requests for text by tenant.",
+            ("tenant",),
+            registry=registry,
+        )
+        self._refused = Counter(
+            f"{prefix}tenant_rate_limited_total",
+            "Requests that were refused because a limit of their key was reached, by tenant.",
+            ("tenant", "limit"),
+            registry=registry,
+        )
+
+    def count(self, tenant: str) -> None:
+        """Count a request that was taken."""
+        self._taken.labels(_label(tenant)).inc()
+
+    def count_refused(self, tenant: str, limit: str) -> None:
+        """Count a request that was refused."""
+        self._refused.labels(_label(tenant), limit).inc()
 
 
 class TenantTally:

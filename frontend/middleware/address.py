@@ -40,7 +40,7 @@ class AddressMiddleware:
         path = self._without_root(_path_only(scope["path"]))
         scope = {**scope, "path": path, "root_path": ""}
         hosts = [value for name, value in scope["headers"] if name.lower() == b"host"]
-        if len(hosts) > 1 or not all(_HOST.fullmatch(host) for host in hosts):
+        if len(hosts) > 1 or not all(_is_valid_host(host) for host in hosts):
             others = [item for item in scope["headers"] if item[0].lower() != b"host"]
             scope["headers"] = [*others, (b"host", b"")]
             scope[REJECTION_KEY] = BadRequest(
@@ -54,7 +54,8 @@ class AddressMiddleware:
             scope[REJECTION_KEY] = TooManyHeaders(
                 f"The request's headers must not have more than {self._max_bytes} bytes."
             )
-        elif path.startswith("//"):  # the router would take it for the path with one slash
+        elif not path.startswith("/") or path.startswith("//"):
+            # The router would take it for the path with one slash.
             scope[REJECTION_KEY] = NotFound()
         await self._app(scope, receive, send)
 
@@ -63,6 +64,17 @@ class AddressMiddleware:
         if root and (path == root or path.startswith(f"{root}/")):
             return path[len(root) :] or "/"
         return path
+
+
+def _is_valid_host(host: bytes) -> bool:
+    """Return whether the router takes a Host: it wants labels of 1 to 63 characters."""
+    if not _HOST.fullmatch(host):
+        return False
+    try:
+        host.partition(b":")[0].decode("ascii").encode("idna")
+    except UnicodeError:
+        return False
+    return True
 
 
 def reject_if_flagged() -> None:

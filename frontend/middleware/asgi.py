@@ -15,3 +15,7 @@ ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
 # response has been started, while no part of it is being sent.
 WRITE_BODY_KEY = "headrace.write_body"
 WriteBody = Callable[[bytes], bool]
+
+# In a scope's `state`: a function that tells a client to send its body, if it waits for that.
+CONTINUE_KEY = "headrace.continue"
+Continue = Callable[[], Awaitable[None]]

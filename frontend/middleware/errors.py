@@ -10,6 +10,7 @@ from quart import Quart, Response, request
 from werkzeug.exceptions import HTTPException
 
 from headrace.frontend.errors import FAILURE, ApiError, BodyTooLarge, InternalError, from_pool
+from headrace.frontend.middleware import request_scope
 from headrace.frontend.pool.interface import PoolError
 from headrace.protocol.logs.set_up import STACK_LOGGER
 
@@ -29,15 +30,20 @@ stack_log = logging.getLogger(STACK_LOGGER)  # silent but for --log-error-stack
 
 
 def api_error(error: Exception) -> ApiError:
-    """Map any exception to the ApiError shown to the client; log it if it is unexpected."""
+    """Map any exception to the ApiError shown to the client; log it if it is unexpected.
+
+    A failure of ours says nothing but the request's id, by which operators find it in the log.
+    """
     if isinstance(error, ApiError | PoolError):
         stack_log.warning("an error answer", exc_info=error)
-    if isinstance(error, ApiError):
-        return error
     if isinstance(error, PoolError):
-        return from_pool(error)
-    log.error("unhandled exception in a request", exc_info=error)
-    return InternalError(FAILURE)
+        error = from_pool(error)
+    if isinstance(error, ApiError) and error.message != FAILURE:
+        return error
+    request_id = request_scope.current_request_id()
+    if not isinstance(error, ApiError):
+        log.error("unhandled exception in request %s", request_id, exc_info=error)
+    return InternalError(f"{FAILURE} Its id is {request_id}.")
 
 
 def install_error_handlers(

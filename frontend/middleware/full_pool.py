@@ -4,8 +4,6 @@ Sits outside Quart, on ASGI itself: rejections that cost next to nothing leave t
 accepted requests.
 """
 
-import asyncio
-import json
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -13,6 +11,7 @@ from headrace.frontend.anthropic_api import errors as messages_errors
 from headrace.frontend.errors import ApiError, from_pool
 from headrace.frontend.middleware import address
 from headrace.frontend.middleware.asgi import ASGIApp, ASGIScope, Receive, Send
+from headrace.frontend.middleware.early_answer import answer_early
 from headrace.frontend.middleware.request_scope import KEY, RequestScope
 from headrace.frontend.pool.interface import Pool
 from headrace.frontend.process.drain import Drain
@@ -50,11 +49,10 @@ class FullPoolMiddleware:
             return
         request_scope = cast(RequestScope, scope[KEY])
         request_scope.handler = scope["path"]
-        reading = asyncio.create_task(_discard(receive))  # the response waits for the whole body
-        try:
-            await _send_error(send, error, request_scope)
-        finally:
-            reading.cancel()
+        body = _BODIES[request_scope.handler](error, request_scope.request_id)
+        if request_scope.handler == "/v1/messages":
+            error.headers["request-id"] = request_scope.request_id
+        await answer_early(receive, send, error, body)
 
     def _rejection(self, scope: ASGIScope) -> ApiError | None:
         """Return the error to reject a request with, None to pass it on."""
@@ -64,24 +62,3 @@ class FullPoolMiddleware:
             return None
         busy = self._pool.why_busy()
         return None if busy is None else from_pool(busy)
-
-
-async def _discard(receive: Receive) -> None:
-    """Read the request's body and drop it."""
-    while (await receive()).get("more_body", False):
-        pass
-
-
-async def _send_error(send: Send, error: ApiError, request_scope: RequestScope) -> None:
-    error_body = _BODIES[request_scope.handler](error, request_scope.request_id)
-    body = json.dumps(error_body, separators=(",", ":")).encode()
-    headers = {
-        "content-type": "application/json",
-        "content-length": str(len(body)),
-        **error.headers,
-    }
-    if request_scope.handler == "/v1/messages":
-        headers["request-id"] = request_scope.request_id
-    pairs = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": error.status, "headers": pairs})
-    await send({"type": "http.response.body", "body": body, "more_body": False})

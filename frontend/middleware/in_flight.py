@@ -7,6 +7,7 @@ from headrace.frontend.context import Context
 from headrace.frontend.errors import Stopping
 from headrace.frontend.metrics.pool_info import load_report
 from headrace.frontend.middleware import request_scope
+from headrace.frontend.middleware.key_limits import admit_request
 
 _AnyResponse = Response | WerkzeugResponse
 
@@ -14,11 +15,12 @@ _AnyResponse = Response | WerkzeugResponse
 def count_in_flight(context: Context) -> None:
     """Count the current request as in flight until it ends, and make it abortable.
 
-    Raises Stopping if the frontend drains.
+    Raises Stopping if the frontend drains, RateLimited if its key has reached a limit.
     """
     if context.drain.has_begun:
         request_scope.current().rejection_reason = "stopping"
         raise Stopping
+    admit_request(context)
     context.metrics.enter()
     scope = request_scope.current()
     # A running generation is interrupted itself; before that, reading its prompt may take long.

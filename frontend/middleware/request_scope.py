@@ -27,7 +27,9 @@ from headrace.frontend.middleware.asgi import (
     Send,
     WriteBody,
 )
+from headrace.frontend.principal import Principal
 from headrace.frontend.process.drain import Drain
+from headrace.frontend.rate_limits.rate_limits import Slot
 from headrace.protocol.api_keys import ApiKey
 from headrace.protocol.logs import record
 
@@ -35,9 +37,9 @@ KEY = "headrace.request"
 MAX_ID_CHARS = 128
 MAX_IGNORED = 100  # names of ignored fields, more than the header has room for
 
-# How long a client may continue to send the body of a rejected request. A response that is sent
-# before the body is read can get lost: closing a socket with unread bytes resets it.
-DRAIN_TIMEOUT_S = 5.0
+# How long a response waits for the rest of a body that nothing needs any more. One that comes first
+# closes the connection, and much of what is on its way has arrived by then.
+DRAIN_TIMEOUT_S = 0.1
 
 
 @dataclass(slots=True)
@@ -55,7 +57,11 @@ class RequestScope:
     priority: in place of the one that the body asks for; None: none.
     names: the ids by which its client may abort it: its own, and those of its responses.
     write_body: see WRITE_BODY_KEY; None where the server has no such function.
-    key: with which its client has authenticated itself; None: the server has no keys.
+    key: with which its client has authenticated itself; None: the server has no keys, or the route
+        needs none.
+    is_internal: whether the server itself has made it, for a client whose access was checked.
+    headers: each returns headers of its answer, when that begins.
+    slot: its place among its key's requests at once; None before it has one.
     """
 
     request_id: str
@@ -70,10 +76,23 @@ class RequestScope:
     ignored_fields: list[str] = field(default_factory=list)
     priority: int | None = None
     key: ApiKey | None = None
+    headers: list[Callable[[], dict[str, str]]] = field(default_factory=list)
+    slot: Slot | None = None
+    is_internal: bool = False
     names: set[str] = field(init=False)
 
     def __post_init__(self) -> None:
         self.names = {self.request_id}
+
+    @property
+    def principal(self) -> Principal:
+        """Whose request it is."""
+        return Principal.of(self.key)
+
+    @property
+    def is_batch_line(self) -> bool:
+        """Whether it is a line of a batch, not an HTTP request."""
+        return self.priority is not None
 
     def interrupt(self, error: ApiError) -> None:
         """Make the request end with this error before it generates."""
@@ -89,6 +108,11 @@ class RequestScope:
 def current() -> RequestScope:
     """Return the scope of the current request."""
     return cast(RequestScope, cast(ASGIScope, request.scope)[KEY])
+
+
+def current_tenant() -> str:
+    """Return the tenant of the current request; "" on a server without keys."""
+    return current().principal.tenant
 
 
 def current_or_none() -> RequestScope | None:
@@ -149,7 +173,7 @@ class RequestScopeMiddleware:
             if request_scope.write_body is not None:
                 request_scope.write_body = entry.counting_writes(request_scope.write_body)
         scope[KEY] = request_scope
-        body = _RequestBody(receive, expected=_has_body(scope))
+        body = _RequestBody(receive, expected=_sends_body(scope))
         status = 500
         is_before_end = self._drain.begin_request()
 
@@ -160,6 +184,8 @@ class RequestScopeMiddleware:
             if request_scope.ignored_fields:
                 value = ignored_fields.header_value(request_scope.ignored_fields)
                 headers.append((ignored_fields.HEADER.lower().encode(), value.encode()))
+            for made in request_scope.headers:
+                headers += [(name.encode(), value.encode()) for name, value in made().items()]
             if not self._drain.keeps_connections and scope["http_version"].startswith("1"):
                 headers.append((b"connection", b"close"))
             await body.drain()
@@ -210,8 +236,11 @@ class _RequestBody:
             return
 
 
-def _has_body(scope: ASGIScope) -> bool:
-    return any(name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"])
+def _sends_body(scope: ASGIScope) -> bool:
+    """Return whether a body is on its way, and its client has not asked whether to send it."""
+    names = {name for name, _ in scope["headers"]}
+    has_body = not names.isdisjoint((b"content-length", b"transfer-encoding"))
+    return has_body and b"expect" not in names
 
 
 def _request_id(scope: ASGIScope) -> str:

@@ -86,7 +86,8 @@ class PoolClient:
     async def wait_for_state(self, timeout_s: float) -> None:
         """Wait until the pool state is known, or the time is over."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._has_state.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._has_state.wait()
 
     def generate(self, group: str, request: Generate) -> Flight:
         return self._dispatch.generate(group, request)

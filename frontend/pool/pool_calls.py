@@ -31,7 +31,8 @@ class PoolCalls:
         self._pending[call_id] = message, answer
         try:
             self._send(message)
-            return await asyncio.wait_for(answer, timeout_s + LATE_S)
+            async with asyncio.timeout(timeout_s + LATE_S):
+                return await answer
         except TimeoutError:
             raise PoolUnavailable("the coordinator does not answer") from None
         finally:

@@ -19,6 +19,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from headrace.protocol.common.file_lock import try_lock_byte
+from headrace.protocol.common.mapped_file import map_file, reserve_space
 
 log = logging.getLogger("headrace.frontend")
 
@@ -96,7 +97,9 @@ class SharedLoad:
             return
         self._frontends[self._row] = time.monotonic_ns()
         seen_at = self._frontends[:ROWS].tolist()
-        now = time.monotonic_ns()
+        # Read again: another may have stamped its row since. This frontend's own row counts however
+        # long it was held up in between.
+        seen_at[self._row] = now = time.monotonic_ns()
         oldest = now - int(FRESH_S * 1e9)
         # A future time is from before the machine was booted.
         living = [row for row, at in enumerate(seen_at) if oldest < at <= now]
@@ -170,17 +173,12 @@ def _claim_row(descriptor: int) -> int:
 
 
 def _open_cells(file: Path) -> memoryview:
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        return _map(descriptor, STARTS * ROWS)
-    finally:
-        os.close(descriptor)
+    return memoryview(map_file(file, STARTS * ROWS * _CELL_BYTES)).cast("q")
 
 
 def _map(descriptor: int, cells: int) -> memoryview:
     """Map a file as cells of eight bytes, each read and written atomically."""
-    # Allocate blocks: writing to a sparse file on a full disk would kill the process.
-    os.posix_fallocate(descriptor, 0, cells * _CELL_BYTES)
+    reserve_space(descriptor, cells * _CELL_BYTES)
     return memoryview(mmap.mmap(descriptor, cells * _CELL_BYTES)).cast("q")
 
 

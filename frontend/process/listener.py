@@ -9,7 +9,6 @@ to that one for a moment before it accepts it itself.
 import asyncio
 import logging
 import mmap
-import os
 import socket
 import struct
 import time
@@ -20,6 +19,10 @@ from typing import Any
 import uvloop
 
 from headrace.frontend.critical_task import spawn_critical
+from headrace.frontend.limited_log import LimitedLog
+from headrace.frontend.process.admission import Admission
+from headrace.frontend.process.tls import Certificate
+from headrace.protocol.common.mapped_file import map_file
 
 log = logging.getLogger("headrace.frontend")
 
@@ -28,6 +31,10 @@ TURN_S = 0.02
 # Delay after accepting has failed, usually for lack of resources.
 RETRY_S = 0.1
 _POLL_S = 0.001
+# How long a client may take to confirm that a connection with TLS ends.
+SHUTDOWN_TIMEOUT_S = 2.0
+# Bytes of answers that the kernel keeps of a connection, besides those that are on their way.
+UNSENT_BYTES = 128 * 1024
 # A frontend whose slot is older than this is gone or stopped, and is ignored.
 _FRESH_S = 0.5
 _SLOT = struct.Struct("<qd")
@@ -37,12 +44,11 @@ class ConnectionCounts:
     """Connections per frontend, in a file that all map: (count, time of the last update)."""
 
     def __init__(self, path: Path, index: int, total: int) -> None:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            os.ftruncate(descriptor, max(os.fstat(descriptor).st_size, total * _SLOT.size))
-            self._slots = mmap.mmap(descriptor, total * _SLOT.size)
-        finally:
-            os.close(descriptor)
+            self._slots = map_file(path, total * _SLOT.size)
+        except OSError as error:  # then it accepts what it can, and others leave it nothing
+            log.warning("connections may be shared out unevenly: %s", error)
+            self._slots = mmap.mmap(-1, total * _SLOT.size)
         self._index, self._total = index, total
         self._count = 0
         self._has_left = False
@@ -52,6 +58,15 @@ class ConnectionCounts:
     def held(self) -> int:
         """Connections that this frontend has."""
         return self._count
+
+    def totals(self) -> tuple[int, int]:
+        """Return how many connections all living frontends have, and how many this one."""
+        now, others = time.monotonic(), 0
+        for index in range(self._total):
+            count, seen_at = _SLOT.unpack_from(self._slots, index * _SLOT.size)
+            if index != self._index and now - seen_at < _FRESH_S:
+                others += count
+        return others + self._count, self._count
 
     def release_slot(self) -> None:
         """Stop writing to the slot: the successor uses it now."""
@@ -79,7 +94,10 @@ class ConnectionCounts:
 
 
 class SharedServer(asyncio.AbstractServer):
-    """An asyncio server that accepts one connection at a time, when it is its turn."""
+    """An asyncio server that accepts one connection at a time, when it is its turn.
+
+    admission: None: every connection is taken. certificate: None: without TLS.
+    """
 
     def __init__(
         self,
@@ -87,10 +105,17 @@ class SharedServer(asyncio.AbstractServer):
         listener: socket.socket,
         make_protocol: Callable[[], asyncio.BaseProtocol],
         counts: ConnectionCounts,
+        admission: Admission | None = None,
+        certificate: Certificate | None = None,
+        handshake_timeout_s: float = 10.0,
     ) -> None:
         listener.setblocking(False)
         self._loop, self._listener = loop, listener
         self._make_protocol, self._counts = make_protocol, counts
+        self._admission, self._certificate = admission, certificate
+        self._handshake_timeout_s = handshake_timeout_s
+        self._handshakes: set[asyncio.Task[None]] = set()
+        self._log = LimitedLog(log)
         self._tasks = {spawn_critical(self._accept_all()), spawn_critical(self._live())}
 
     @property
@@ -127,37 +152,56 @@ class SharedServer(asyncio.AbstractServer):
             await self._readable()
             await self._wait_for_turn()
             try:
-                connection, _ = self._listener.accept()
-                await self._serve(connection)
+                connection, peer = self._listener.accept()
+                await self._take(connection, peer)
             except (BlockingIOError, ConnectionError):
                 continue  # another frontend has taken it, or the client has gone
             except OSError as error:  # out of descriptors or of memory
-                log.error("cannot accept connections: %s", error)
+                self._log.warning(f"cannot accept connections: {error.strerror}")
                 await asyncio.sleep(RETRY_S)
 
-    async def _serve(self, connection: socket.socket) -> None:
-        connection.setblocking(False)
-        if connection.family != socket.AF_UNIX:
-            # Tokens are small and must be sent at once.
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._counts.add(1)
-        try:
-            await self._loop.connect_accepted_socket(self._counted_protocol, connection)
-        except OSError:
-            self._counts.add(-1)
-            connection.close()
+    async def _take(self, connection: socket.socket, peer: object) -> None:
+        forget = _nothing
+        if self._admission is not None:
+            admitted = self._admission.admit(connection, peer)
+            if admitted is None:
+                return
+            forget = admitted
+        place = _Place(self._counts, forget)
+        if self._certificate is None:
+            await self._serve(connection, place)
+            return
+        # A client may take its time for the handshake: others must not wait for it.
+        task = self._loop.create_task(self._serve(connection, place))
+        self._handshakes.add(task)
+        task.add_done_callback(self._handshakes.discard)
 
-    def _counted_protocol(self) -> Any:
-        """Return Hypercorn's protocol, which decrements the count when its connection is lost."""
+    async def _serve(self, connection: socket.socket, place: "_Place") -> None:
         protocol: Any = self._make_protocol()
         connection_lost = protocol.connection_lost
 
-        def count_out(error: Exception | None) -> None:
-            self._counts.add(-1)
+        def leave(error: Exception | None) -> None:
+            place.leave()
             connection_lost(error)
 
-        protocol.connection_lost = count_out
-        return protocol
+        protocol.connection_lost = leave
+        try:
+            _tune(connection)
+            await self._loop.connect_accepted_socket(
+                lambda: protocol, connection, **self._encryption()
+            )
+        except OSError:  # its client has gone, or has failed to agree on TLS
+            place.leave()
+            connection.close()
+
+    def _encryption(self) -> dict[str, Any]:
+        if self._certificate is None:
+            return {}
+        return {
+            "ssl": self._certificate.context,
+            "ssl_handshake_timeout": self._handshake_timeout_s,
+            "ssl_shutdown_timeout": SHUTDOWN_TIMEOUT_S,
+        }
 
     async def _readable(self) -> None:
         ready: asyncio.Future[None] = self._loop.create_future()
@@ -179,7 +223,36 @@ class SharedServer(asyncio.AbstractServer):
     async def _live(self) -> None:
         while True:
             self._counts.refresh()
+            if self._admission is not None:
+                self._admission.close_refused()
             await asyncio.sleep(_FRESH_S / 5)
+
+
+class _Place:
+    """What a connection takes up, until it ends in any way."""
+
+    def __init__(self, counts: ConnectionCounts, forget: Callable[[], None]) -> None:
+        self._counts, self._forget = counts, forget
+        self._has_left = False
+        counts.add(1)
+
+    def leave(self) -> None:
+        if not self._has_left:
+            self._has_left = True
+            self._counts.add(-1)
+            self._forget()
+
+
+def _nothing() -> None:
+    """Do nothing."""
+
+
+def _tune(connection: socket.socket) -> None:
+    """Set what suits small answers, and bound what the kernel keeps of those that nobody reads."""
+    connection.setblocking(False)
+    if connection.family != socket.AF_UNIX:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:
@@ -192,6 +265,9 @@ class SharedLoop(uvloop.Loop):
     loop, so it needs no change."""
 
     counts: ConnectionCounts
+    admission: Admission | None = None
+    certificate: Certificate | None = None
+    handshake_timeout_s = 10.0
     is_listening = False
     _servers: tuple[SharedServer, ...] = ()
 
@@ -205,6 +281,14 @@ class SharedLoop(uvloop.Loop):
         self, protocol_factory: Callable[[], asyncio.BaseProtocol], *_: Any, sock: Any, **__: Any
     ) -> SharedServer:
         self.is_listening = True
-        server = SharedServer(self, sock, protocol_factory, self.counts)
+        server = SharedServer(
+            self,
+            sock,
+            protocol_factory,
+            self.counts,
+            self.admission,
+            self.certificate,
+            self.handshake_timeout_s,
+        )
         self._servers = (*self._servers, server)
         return server

@@ -36,68 +36,69 @@ class ItemNotFound(ApiError):
 
 
 class Conversations:
-    """Creates, shows, changes and deletes conversations and their items."""
+    """Creates, shows, changes and deletes conversations and their items, each for one tenant."""
 
     def __init__(self, store: ConversationStore) -> None:
         self._store = store
 
-    async def create(self, request: ConversationRequest) -> dict[str, Any]:
+    async def create(self, tenant: str, request: ConversationRequest) -> dict[str, Any]:
         """Create a conversation. Raises BadRequest if an item is invalid."""
         items = await _read_items(request.items or [])
         metadata = request.metadata or {}
-        return _body(await self._store.create(new_conversation_id(), metadata, items))
+        return _body(await self._store.create(new_conversation_id(), tenant, metadata, items))
 
-    async def get(self, conversation_id: str) -> dict[str, Any]:
+    async def get(self, tenant: str, conversation_id: str) -> dict[str, Any]:
         """Return a conversation. Raises ConversationNotFound if there is none."""
         _check_id(conversation_id)
-        return _body(_found(await self._store.get(conversation_id)))
+        return _body(_found(await self._store.get(conversation_id, tenant)))
 
     async def set_metadata(
-        self, conversation_id: str, metadata: dict[str, str] | None
+        self, tenant: str, conversation_id: str, metadata: dict[str, str] | None
     ) -> dict[str, Any]:
         """Replace a conversation's metadata. Raises ConversationNotFound if there is none."""
         _check_id(conversation_id)
-        return _body(_found(await self._store.set_metadata(conversation_id, metadata or {})))
+        stored = await self._store.set_metadata(conversation_id, tenant, metadata or {})
+        return _body(_found(stored))
 
-    async def delete(self, conversation_id: str) -> dict[str, Any]:
+    async def delete(self, tenant: str, conversation_id: str) -> dict[str, Any]:
         """Delete a conversation. Raises ConversationNotFound if there is none."""
         _check_id(conversation_id)
-        if not await self._store.delete(conversation_id):
+        if not await self._store.delete(conversation_id, tenant):
             raise ConversationNotFound
         return {"id": conversation_id, "object": "conversation.deleted", "deleted": True}
 
-    async def items(self, conversation_id: str) -> list[Item]:
+    async def items(self, tenant: str, conversation_id: str) -> list[Item]:
         """Return the items of a conversation. Raises ConversationNotFound if there is none."""
         _check_id(conversation_id)
-        stored = await self._store.items(conversation_id)
+        stored = await self._store.items(conversation_id, tenant)
         if stored is None:
             raise ConversationNotFound
         return stored.items
 
-    async def item(self, conversation_id: str, item_id: str) -> Item:
+    async def item(self, tenant: str, conversation_id: str, item_id: str) -> Item:
         """Return an item. Raises ConversationNotFound or ItemNotFound if it is not there."""
-        for item in await self.items(conversation_id):
+        for item in await self.items(tenant, conversation_id):
             if item["id"] == item_id:
                 return item
         raise ItemNotFound
 
-    async def append(self, conversation_id: str, items: list[Item]) -> list[Item]:
+    async def append(self, tenant: str, conversation_id: str, items: list[Item]) -> list[Item]:
         """Append items and return them.
 
         Raises ConversationNotFound if there is no conversation, BadRequest if an item is invalid.
         """
         _check_id(conversation_id)
-        stored = await self._store.append(conversation_id, await _read_items(items))
+        stored = await self._store.append(conversation_id, tenant, await _read_items(items))
         if stored is None:
             raise ConversationNotFound
         return stored
 
-    async def delete_item(self, conversation_id: str, item_id: str) -> dict[str, Any]:
+    async def delete_item(self, tenant: str, conversation_id: str, item_id: str) -> dict[str, Any]:
         """Delete an item and return the conversation.
 
         Raises ConversationNotFound or ItemNotFound if it is not there.
         """
-        conversation = await self.get(conversation_id)
+        conversation = await self.get(tenant, conversation_id)
         if not await self._store.delete_item(conversation_id, item_id):
             raise ItemNotFound
         return conversation

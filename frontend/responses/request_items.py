@@ -45,10 +45,10 @@ class RequestItems(NamedTuple):
 
 
 async def stored_response(
-    store: ResponseStore, response_id: str, param: str = "response_id"
+    store: ResponseStore, tenant: str, response_id: str, param: str = "response_id"
 ) -> StoredResponse:
     """Return a stored response. Raises ResponseNotFound, which names `param`, if there is none."""
-    stored = await store.get(response_id) if is_response_id(response_id) else None
+    stored = await store.get(response_id, tenant) if is_response_id(response_id) else None
     if stored is None:
         raise ResponseNotFound(param)
     return stored
@@ -57,6 +57,7 @@ async def stored_response(
 async def gather_items(
     store: ResponseStore,
     conversations: ConversationStore,
+    tenant: str,
     request: ResponsesRequest,
     response_id: str,
 ) -> RequestItems:
@@ -72,16 +73,18 @@ async def gather_items(
             raise BadRequest(
                 "conversation: not together with previous_response_id.", "conversation"
             )
-        earlier = await _previous(store, request.previous_response_id)
+        earlier = await _previous(store, tenant, request.previous_response_id)
     elif request.conversation is not None:
-        earlier, conversation_end = await conversation_items(conversations, request.conversation)
+        earlier, conversation_end = await conversation_items(
+            conversations, tenant, request.conversation
+        )
     if request.input is None and not earlier:
         raise InvalidBody("body.input: this field is missing.", "body.input")
     if not (request.input or earlier):
         raise BadRequest("input: must not be empty.", "input")
     is_long = isinstance(request.input, list) and len(request.input) > MANY_PARTS
     referenced = await _referenced(
-        store, await run_in_worker_thread(lambda: references(request.input), is_long)
+        store, tenant, await run_in_worker_thread(lambda: references(request.input), is_long)
     )
     inputs, ignored = await run_in_worker_thread(
         lambda: read_items(request.input, response_id, referenced), is_long
@@ -91,7 +94,7 @@ async def gather_items(
 
 
 async def conversation_items(
-    conversations: ConversationStore, conversation_id: str, end: int | None = None
+    conversations: ConversationStore, tenant: str, conversation_id: str, end: int | None = None
 ) -> ConversationItems:
     """Return the items of the conversation that a request continues.
 
@@ -99,29 +102,31 @@ async def conversation_items(
     Raises ConversationNotFound if there is none.
     """
     is_id = is_conversation_id(conversation_id)
-    stored = await conversations.items(conversation_id, end) if is_id else None
+    stored = await conversations.items(conversation_id, tenant, end) if is_id else None
     if stored is None:
         raise ConversationNotFound("conversation")
     return stored
 
 
-async def _previous(store: ResponseStore, response_id: str) -> Sequence[Item]:
-    stored = await stored_response(store, response_id, "previous_response_id")
+async def _previous(store: ResponseStore, tenant: str, response_id: str) -> Sequence[Item]:
+    stored = await stored_response(store, tenant, response_id, "previous_response_id")
     if stored.is_active:
         raise BadRequest(
             "previous_response_id: this response is not finished.", "previous_response_id"
         )
-    return await store.conversation(response_id)
+    return await store.conversation(response_id, tenant)
 
 
-async def _referenced(store: ResponseStore, item_ids: Sequence[str]) -> dict[str, Item]:
+async def _referenced(
+    store: ResponseStore, tenant: str, item_ids: Sequence[str]
+) -> dict[str, Item]:
     """Return the stored items among these ids."""
     if len(item_ids) > MAX_REFERENCES:
         raise BadRequest(f"input: holds more than {MAX_REFERENCES} references.", "input")
     wanted_ids = set(item_ids)
     found: dict[str, Item] = {}
     for response_id in {response_id_of(item_id) for item_id in wanted_ids} - {None}:
-        stored = await store.get(response_id or "")
+        stored = await store.get(response_id or "", tenant)
         if stored is not None:
             items = [*stored.inputs, *stored.body["output"]]
             found |= {item["id"]: item for item in items if item["id"] in wanted_ids}

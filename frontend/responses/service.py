@@ -111,7 +111,9 @@ class ResponsesService:
         if job.request.is_stored:
             await self._store.create(job, None, body)
         elif job.request.conversation is not None:
-            await self._conversation_store.append(job.request.conversation, job.new_items(body))
+            await self._conversation_store.append(
+                job.request.conversation, job.principal.tenant, job.new_items(body)
+            )
         return body
 
     def _deadline(self) -> float | None:
@@ -132,6 +134,7 @@ class ResponsesService:
             seed=model.seeds.next() if request.seed is None else request.seed,
             fingerprint=fingerprint(self._context, model),
             conversation_end=items.conversation_end,
+            principal=self._context.principal,
         )
 
     async def compact(self, request: CompactionRequest) -> dict[str, Any]:
@@ -148,7 +151,13 @@ class ResponsesService:
         return compacted(job, await self._run_unstreamed(job, tools))
 
     async def _gather_items(self, request: ResponsesRequest, response_id: str) -> RequestItems:
-        return await gather_items(self._store, self._conversation_store, request, response_id)
+        stores = self._store, self._conversation_store
+        return await gather_items(*stores, self._tenant, request, response_id)
+
+    @property
+    def _tenant(self) -> str:
+        """The tenant of the current HTTP request."""
+        return self._context.principal.tenant
 
     async def count_input_tokens(self, request: ResponsesRequest) -> dict[str, Any]:
         """Return how many tokens the input of a response is.
@@ -165,21 +174,21 @@ class ResponsesService:
 
     async def get(self, response_id: str) -> ResponseBody:
         """Return a stored response. Raises ResponseNotFound if there is none."""
-        return (await stored_response(self._store, response_id)).body
+        return (await stored_response(self._store, self._tenant, response_id)).body
 
     async def input_items(self, response_id: str) -> list[Item]:
         """Return the input items of a stored response. Raises ResponseNotFound if there is none."""
-        return (await stored_response(self._store, response_id)).inputs
+        return (await stored_response(self._store, self._tenant, response_id)).inputs
 
     async def cancel(self, response_id: str) -> ResponseBody:
         """Cancel a background response and return it; one that has ended stays as it is.
 
         Raises BadRequest or ResponseNotFound if it is not a stored background response.
         """
-        stored = await stored_response(self._store, response_id)
+        stored = await stored_response(self._store, self._tenant, response_id)
         if not stored.background:
             raise BadRequest("Only background responses can be cancelled.", "response_id")
-        cancelled = await self._store.cancel(response_id)
+        cancelled = await self._store.cancel(response_id, self._tenant)
         if cancelled is None:
             raise ResponseNotFound
         self._runner.lose(response_id)
@@ -187,7 +196,8 @@ class ResponsesService:
 
     async def delete(self, response_id: str) -> dict[str, Any]:
         """Delete a stored response and stop its run. Raises ResponseNotFound if there is none."""
-        found = await self._store.delete(response_id) if is_response_id(response_id) else False
+        is_id = is_response_id(response_id)
+        found = await self._store.delete(response_id, self._tenant) if is_id else False
         if not found:
             raise ResponseNotFound
         self._runner.lose(response_id)
@@ -200,14 +210,14 @@ class ResponsesService:
 
         Raises ResponseNotFound if there is none.
         """
-        stored = await stored_response(self._store, response_id)
+        stored = await stored_response(self._store, self._tenant, response_id)
         live = self._runner.live(response_id)
         if live is not None and first >= live.base:
             return self._event_streams.follow_live(live, first)
         events, _ = await self._ownership.events(response_id, 0)
         if not events and not stored.is_active:
             return _yield_from(await asyncio.to_thread(replay_events, stored.body), first)
-        return self._event_streams.follow_stored(response_id, first)
+        return self._event_streams.follow_stored(response_id, self._tenant, first)
 
 
 async def _yield_from(events: list[str], first: int) -> AsyncIterator[str]:

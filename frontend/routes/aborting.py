@@ -3,6 +3,7 @@
 from quart import Blueprint, Response
 from quart_schema import document_querystring, document_request, document_response
 
+from headrace.frontend.access.required_access import OperatorBlueprint
 from headrace.frontend.admin.pool_results import (
     check_answers,
     read_query,
@@ -22,7 +23,7 @@ TIMEOUT_S = 5.0
 
 
 def blueprint(context: Context) -> Blueprint:
-    routes = Blueprint("aborting", __name__)
+    routes = OperatorBlueprint("aborting", __name__)
 
     @routes.post("/abort_requests")
     @document_querystring(PoolQuery)

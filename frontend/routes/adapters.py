@@ -8,6 +8,7 @@ from pathlib import Path
 from quart import Blueprint, Response
 from quart_schema import document_querystring, document_request, document_response
 
+from headrace.frontend.access.required_access import OperatorBlueprint
 from headrace.frontend.admin.pool_results import check_result, read_query, target_of, worker_reports
 from headrace.frontend.context import Context
 from headrace.frontend.errors import BadRequest, NotFound, shortened
@@ -23,7 +24,7 @@ from headrace.protocol.to_frontend import PoolResult
 
 
 def blueprint(context: Context) -> Blueprint:
-    routes = Blueprint("adapters", __name__)
+    routes = OperatorBlueprint("adapters", __name__)
 
     @routes.post("/v1/load_lora_adapter")
     @document_querystring(AdapterQuery)
@@ -36,11 +37,12 @@ def blueprint(context: Context) -> Blueprint:
         show it."""
         query, body = read_query(AdapterQuery), await read_body(LoadAdapterRequest)
         target = _target(context, query)
+        _check_enabled(context, target)
         lora_dir, run_dir = context.config.lora_dir, context.config.run_dir
 
         def copy() -> tuple[str, str | None]:
             folder, hub_id = locate_adapter(body.lora_path, lora_dir)
-            return store_adapter(Path(folder), run_dir), hub_id
+            return store_adapter(Path(folder), run_dir, lora_dir), hub_id
 
         with _translate_adapter_errors():
             adapter_id, hub_id = await asyncio.to_thread(copy)
@@ -80,6 +82,12 @@ def _target(context: Context, query: AdapterQuery) -> CallTarget:
     if len(groups) > 1:
         raise BadRequest("model: say which, there are several.", "model")
     return CallTarget(groups[0] if groups else context.config.groups[0].name)
+
+
+def _check_enabled(context: Context, target: CallTarget) -> None:
+    """Raise BadRequest if the group takes no adapters: wherever they lie, that is what is wrong."""
+    if target.group and not context.config.group(target.group).engine.enable_lora:
+        raise BadRequest("LoRA adapters are off: start the server with --enable-lora.", "lora_name")
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from headrace.frontend.http.openapi import document_plain
 from headrace.frontend.http.parsing import read_body
 from headrace.frontend.http.query import query_number
 from headrace.frontend.middleware.errors import json_response
-from headrace.frontend.routes.files import WARNING_HEADER
+from headrace.frontend.routes.files import WARNING_HEADER, list_body
 from headrace.frontend.schemas.batches import BatchRequest
 from headrace.frontend.schemas.response_bodies import ErrorAnswer
 
@@ -39,16 +39,8 @@ def blueprint(context: Context, entry: LazyBatchService) -> Blueprint:
         """List batches, the newest first."""
         limit = query_number("limit", 20, 1, 100)
         page = await (await entry.service()).page(limit, request.args.get("after"))
-        ids = [each.batch_id for each in page.batches]
-        return json_response(
-            {
-                "object": "list",
-                "data": [each.body() for each in page.batches],
-                "first_id": ids[0] if ids else None,
-                "last_id": ids[-1] if ids else None,
-                "has_more": page.has_more,
-            }
-        )
+        data = [each.body() for each in page.batches]
+        return json_response(list_body(data, page.has_more))
 
     @routes.get(f"{ROUTE}/<batch_id>")
     @document_plain("The batch.", content_type="application/json")

@@ -9,7 +9,7 @@ from headrace.frontend.chat.batch import gather_answers, join_answers
 from headrace.frontend.chat.start_chat import start_chat
 from headrace.frontend.context import Context
 from headrace.frontend.generation.operator_defaults import apply_operator_defaults
-from headrace.frontend.generation.start_generation import check_token_lists
+from headrace.frontend.generation.start_generation import check_choice_count, check_token_lists
 from headrace.frontend.http.parsing import read_body
 from headrace.frontend.middleware.in_flight import count_in_flight
 from headrace.frontend.openai_api.chat_serializer import ChatSerializer
@@ -41,6 +41,7 @@ async def _answer(context: Context, asked: ChatBatchRequest) -> Response:
     model = context.model(asked.model)
     request = apply_operator_defaults(asked, model)
     check_stream(request)
+    check_choice_count(request, len(request.messages), "messages")
     check_token_lists(request, len(request.messages))
     top = response_head(request, model, "chatcmpl")
     names = TokenNames(model.tokenizer, bool(request.return_tokens_as_token_ids))

@@ -7,6 +7,8 @@ from quart import Blueprint, Response
 from quart_schema import hide
 from werkzeug.exceptions import NotFound
 
+from headrace.frontend.access.required_access import public
+
 # Swagger UI, from the package swagger-ui-py.
 _ASSETS = {
     "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
@@ -15,7 +17,8 @@ _ASSETS = {
 }
 
 # Addresses are relative, so that they work behind a root path. Without validatorUrl Swagger UI
-# would send the description's address to its own server.
+# would send the description's address to its own server. The page holds no data and needs no key;
+# it asks for one if the description needs it, and keeps it in memory alone.
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -25,10 +28,31 @@ _PAGE = """<!doctype html>
 <link rel="stylesheet" href="docs/assets/swagger-ui.css">
 </head>
 <body>
+<form id="key-form" hidden>
+<label>API key <input id="key" type="password" autocomplete="off"></label> <button>Show</button>
+</form>
 <div id="swagger-ui"></div>
 <script src="docs/assets/swagger-ui-bundle.js"></script>
 <script>
-SwaggerUIBundle({url: "openapi.json", dom_id: "#swagger-ui", validatorUrl: null});
+const form = document.getElementById("key-form");
+let key = "";
+function withKey(request) {
+  if (key) request.headers.Authorization = "Bearer " + key;
+  return request;
+}
+async function show() {
+  const answer = await fetch("openapi.json", withKey({headers: {}}));
+  form.hidden = answer.status !== 401;
+  if (form.hidden) SwaggerUIBundle({
+    url: "openapi.json", dom_id: "#swagger-ui", validatorUrl: null, requestInterceptor: withKey,
+  });
+}
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  key = document.getElementById("key").value;
+  show();
+});
+show();
 </script>
 </body>
 </html>
@@ -41,11 +65,13 @@ def blueprint() -> Blueprint:
 
     @routes.get("/docs")
     @hide
+    @public()
     async def docs() -> Response:
         return Response(_PAGE, content_type="text/html; charset=utf-8")
 
     @routes.get("/docs/assets/<name>")
     @hide
+    @public()
     async def asset(name: str) -> Response:
         content_type = _ASSETS.get(name)
         if content_type is None:

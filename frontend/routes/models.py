@@ -17,7 +17,7 @@ def blueprint(context: Context) -> Blueprint:
     @document_response(ModelList)
     async def list_models() -> Response:
         """List the models by every name that they are served under, and their LoRA adapters."""
-        cards = [_card(context, model) for model in (*context.models.values(), *context.adapters())]
+        cards = [_card(context, model) for model in context.visible_models()]
         return json_response({"object": "list", "data": cards})
 
     @routes.get("/v1/models/<path:model_id>")

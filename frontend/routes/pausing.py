@@ -3,6 +3,7 @@
 from quart import Blueprint, Response
 from quart_schema import document_querystring, document_response
 
+from headrace.frontend.access.required_access import OperatorBlueprint
 from headrace.frontend.admin.pool_results import (
     check_answers,
     read_query,
@@ -23,12 +24,13 @@ STATE_S = 5.0
 
 
 def blueprint(context: Context) -> Blueprint:
-    routes = Blueprint("pausing", __name__)
+    routes = OperatorBlueprint("pausing", __name__)
 
     @routes.post("/pause")
     @document_querystring(PauseQuery)
     @document_response(PauseStatus)
     @document_response(ErrorAnswer, 400)
+    @document_response(ErrorAnswer, 409)
     async def pause() -> Response:
         """Start no more requests until /resume; those that come wait."""
         query = read_query(PauseQuery)

@@ -3,6 +3,7 @@
 from quart import Blueprint, Response
 from quart_schema import document_querystring, document_response
 
+from headrace.frontend.access.required_access import OperatorBlueprint
 from headrace.frontend.admin.pool_results import (
     check_answers,
     read_query,
@@ -20,7 +21,7 @@ TIMEOUT_S = 60.0
 
 
 def blueprint(context: Context) -> Blueprint:
-    routes = Blueprint("prefix_cache", __name__)
+    routes = OperatorBlueprint("prefix_cache", __name__)
 
     @routes.post("/reset_prefix_cache")
     @document_querystring(ResetPrefixCacheQuery)

@@ -3,6 +3,7 @@
 from quart import Blueprint, Response
 from quart_schema import document_querystring, document_response
 
+from headrace.frontend.access.required_access import OperatorBlueprint
 from headrace.frontend.admin.pool_results import (
     check_answers,
     empty_response,
@@ -21,7 +22,7 @@ TIMEOUT_S = 300.0
 
 
 def blueprint(context: Context) -> Blueprint:
-    routes = Blueprint("profiling", __name__)
+    routes = OperatorBlueprint("profiling", __name__)
 
     async def profile(call: StartProfile | StopProfile, query: PoolQuery) -> Response:
         target = target_of(context, query)

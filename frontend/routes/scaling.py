@@ -3,6 +3,7 @@
 from quart import Blueprint, Response
 from quart_schema import document_querystring, document_request, document_response
 
+from headrace.frontend.access.required_access import OperatorBlueprint
 from headrace.frontend.admin.pool_results import check_result, read_query, target_of
 from headrace.frontend.context import Context
 from headrace.frontend.errors import ApiError, BadRequest, InvalidBody, PoolFailed
@@ -21,7 +22,7 @@ LATE_S = 30.0
 
 
 def blueprint(context: Context) -> Blueprint:
-    routes = Blueprint("scaling", __name__)
+    routes = OperatorBlueprint("scaling", __name__)
 
     @routes.post("/scale_elastic_ep")
     @document_querystring(ModelQuery)

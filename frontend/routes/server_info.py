@@ -3,6 +3,7 @@
 from quart import Blueprint, Response
 from quart_schema import document_querystring, document_response
 
+from headrace.frontend.access.required_access import OperatorBlueprint
 from headrace.frontend.admin.pool_results import (
     check_answers,
     read_query,
@@ -19,7 +20,7 @@ TIMEOUT_S = 10.0
 
 
 def blueprint(context: Context) -> Blueprint:
-    routes = Blueprint("server_info", __name__)
+    routes = OperatorBlueprint("server_info", __name__)
 
     @routes.get("/server_info")
     @document_querystring(ServerInfoQuery)

@@ -3,6 +3,7 @@
 from quart import Blueprint, Response
 from quart_schema import document_querystring, document_response
 
+from headrace.frontend.access.required_access import OperatorBlueprint
 from headrace.frontend.admin.pool_results import (
     check_answers,
     empty_response,
@@ -25,7 +26,7 @@ STATE_S = 5.0
 
 
 def blueprint(context: Context) -> Blueprint:
-    routes = Blueprint("sleeping", __name__)
+    routes = OperatorBlueprint("sleeping", __name__)
 
     @routes.post("/sleep")
     @document_querystring(SleepQuery)

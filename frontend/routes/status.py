@@ -6,6 +6,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from quart import Blueprint, Response, request
 from quart_schema import document_response
 
+from headrace.frontend.access.required_access import public
 from headrace.frontend.admin.health import health_body, is_ready, load_body
 from headrace.frontend.context import HEADRACE_VERSION, Context
 from headrace.frontend.http.openapi import document_plain
@@ -20,6 +21,7 @@ def blueprint(context: Context) -> Blueprint:
     _add_health(routes, context)
 
     @routes.get("/version")
+    @public(lambda: context.config.public_metrics)
     @document_response(ServerVersion)
     async def version() -> Response:
         """Return the server's version."""
@@ -41,10 +43,16 @@ def blueprint(context: Context) -> Blueprint:
         return json_response({"server_load": in_flight})
 
     @routes.get("/metrics")
+    @public(lambda: context.config.public_metrics)
     @document_plain("The metrics.", content_type="text/plain")
     async def metrics() -> Response:
-        """Return the whole pool's metrics in Prometheus' text format."""
-        text = await asyncio.to_thread(context.metrics.exposition, adapter_info)
+        """Return the whole pool's metrics in Prometheus' text format.
+
+        With a key that is not an admin's, of all tenants only its own.
+        """
+        key = context.principal.key
+        tenant = None if key is None or key.is_admin else key.tenant
+        text = await asyncio.to_thread(context.metrics.exposition, adapter_info, tenant=tenant)
         return Response(text, content_type=CONTENT_TYPE_LATEST)
 
     return routes
@@ -52,6 +60,7 @@ def blueprint(context: Context) -> Blueprint:
 
 def _add_health(routes: Blueprint, context: Context) -> None:
     @routes.get("/health")
+    @public(lambda: not _is_verbose())
     @document_plain("A worker is ready.")
     @document_plain("No worker is ready, or the server is stopping.", 503)
     async def health() -> Response:
@@ -62,6 +71,7 @@ def _add_health(routes: Blueprint, context: Context) -> None:
         return _health(context, _is_verbose())
 
     @routes.route("/ping", methods=["GET", "POST"])
+    @public()
     @document_plain("A worker is ready.")
     @document_plain("No worker is ready, or the server is stopping.", 503)
     async def ping() -> Response:
@@ -69,6 +79,7 @@ def _add_health(routes: Blueprint, context: Context) -> None:
         return _health(context, verbose=False)
 
     @routes.get("/livez")
+    @public()
     @document_plain("This process answers.")
     async def livez() -> Response:
         """Answer 200, even if no worker is ready: without an answer the server may be restarted."""

@@ -14,14 +14,17 @@ from headrace.frontend.schemas.fields import (
     wrong_type,
 )
 from headrace.frontend.schemas.generation import GenerationRequest, LogprobCount
+from headrace.frontend.schemas.limits import (
+    at_most_of,
+    characters_of,
+    check_template_arguments,
+    exceeded,
+    limit_of,
+)
 from headrace.frontend.schemas.tools import ToolChoice, Tools
 from headrace.frontend.schemas.unknown_fields import note_unknown_fields
 
-MAX_MESSAGES = 10_000
 MAX_TOOL_CALLS = 128
-MAX_TOOL_CALLS_IN_CHAT = 4096
-MAX_TEMPLATE_CHARS = 65_536
-MAX_DOCUMENTS = 1024
 
 
 # The key of the text in a content part, by the part's type. Besides OpenAI's: parts of outputs that
@@ -59,6 +62,8 @@ def _part_texts(content: Any) -> Any:
     """Return the texts of a list of text parts."""
     if not isinstance(content, list):
         return content
+    if len(content) > limit_of("max_content_parts"):
+        raise exceeded("max_content_parts", "must hold at most {} parts")
     return [_part_text(part) for part in content]
 
 
@@ -133,9 +138,9 @@ def _limit_tool_calls(messages: Any) -> Any:
     if isinstance(messages, list):
         calls = [item.get("tool_calls") for item in messages if isinstance(item, dict)]
         if sum(len(message_calls) for message_calls in calls if isinstance(message_calls, list)) > (
-            MAX_TOOL_CALLS_IN_CHAT
+            limit_of("max_tool_calls")
         ):
-            raise bad_value(f"must hold at most {MAX_TOOL_CALLS_IN_CHAT} tool calls")
+            raise exceeded("max_tool_calls", "must hold at most {} tool calls")
     return messages
 
 
@@ -143,9 +148,8 @@ def _limit_tool_calls(messages: Any) -> Any:
 Messages = Annotated[
     list[ChatMessage],
     FailFast(),
-    Field(max_length=MAX_MESSAGES),
     BeforeValidator(_limit_tool_calls),
-    at_most(MAX_MESSAGES),
+    at_most_of("max_messages"),
 ]
 
 
@@ -163,8 +167,9 @@ ReasoningEffort = Annotated[
 ]
 
 # A Jinja2 template of the client, if the operator trusts requests with one.
-ChatTemplateText = Annotated[str, Field(min_length=1, max_length=MAX_TEMPLATE_CHARS)]
-Documents = Annotated[list[dict[str, str]], Field(max_length=MAX_DOCUMENTS), at_most(MAX_DOCUMENTS)]
+ChatTemplateText = Annotated[str, Field(min_length=1), characters_of("max_chat_template_chars")]
+TemplateArguments = Annotated[dict[str, Any], BeforeValidator(check_template_arguments)]
+Documents = Annotated[list[dict[str, str]], at_most_of("max_documents")]
 
 
 class ChatCompletionRequest(GenerationRequest):
@@ -187,7 +192,7 @@ class ChatCompletionRequest(GenerationRequest):
     continue_final_message: bool = False
     add_special_tokens: bool = False
     chat_template: ChatTemplateText | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
+    chat_template_kwargs: TemplateArguments | None = None
     documents: Documents | None = None
     return_prompt_text: bool | None = None
     tools: Tools | None = None

@@ -5,9 +5,8 @@ from typing import Annotated, Any
 from pydantic import FailFast, Field
 
 from headrace.frontend.schemas.chat import ChatCompletionRequest, Messages
-from headrace.frontend.schemas.fields import at_most, unsupported
-
-MAX_CONVERSATIONS = 1024
+from headrace.frontend.schemas.fields import unsupported
+from headrace.frontend.schemas.limits import at_most_of
 
 
 class ChatBatchRequest(ChatCompletionRequest):
@@ -16,8 +15,8 @@ class ChatBatchRequest(ChatCompletionRequest):
     messages: Annotated[  # type: ignore[assignment]
         list[Messages],
         FailFast(),
-        Field(min_length=1, max_length=MAX_CONVERSATIONS),
-        at_most(MAX_CONVERSATIONS),
+        Field(min_length=1),
+        at_most_of("max_prompts"),
     ]
     n: Annotated[Any, unsupported(None, 1)] = 1
     stream: Annotated[Any, unsupported(None, False)] = False

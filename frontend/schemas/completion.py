@@ -6,8 +6,7 @@ from pydantic import BeforeValidator, Field
 
 from headrace.frontend.schemas.fields import Int, bad_value, unsupported, wrong_type
 from headrace.frontend.schemas.generation import GenerationRequest, LogprobCount
-
-MAX_PROMPTS = 1024
+from headrace.frontend.schemas.limits import exceeded, limit_of, no_more_than
 
 # A prompt as text or as token ids.
 PromptInput = str | list[int]
@@ -27,8 +26,8 @@ def _prompts(value: Any) -> Any:
         return [value]
     if not value:
         raise bad_value("must not be empty")
-    if len(value) > MAX_PROMPTS:
-        raise bad_value(f"must hold at most {MAX_PROMPTS} prompts")
+    if len(value) > limit_of("max_prompts"):
+        raise exceeded("max_prompts", "must hold at most {} prompts")
     if types == {str}:
         return value
     if types != {list} or any(set(map(type, ids)) - {int} for ids in value):
@@ -56,7 +55,7 @@ class CompletionRequest(GenerationRequest):
     echo: bool | None = False
     add_special_tokens: bool = True
 
-    best_of: Annotated[Int, Field(ge=1)] | None = None
+    best_of: Annotated[Int, Field(ge=1), no_more_than("max_n")] | None = None
     prompt_embeds: Annotated[Any, unsupported(None)] = None
     suffix: Annotated[Any, unsupported(None, "")] = None
 

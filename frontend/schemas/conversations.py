@@ -2,13 +2,11 @@
 
 from typing import Annotated
 
-from pydantic import Field
-
-from headrace.frontend.schemas.chat import MAX_MESSAGES
-from headrace.frontend.schemas.fields import RequestModel, at_most
+from headrace.frontend.schemas.fields import RequestModel
+from headrace.frontend.schemas.limits import at_most_of
 from headrace.frontend.schemas.responses import Item, Metadata
 
-Items = Annotated[list[Item], Field(max_length=MAX_MESSAGES), at_most(MAX_MESSAGES)]
+Items = Annotated[list[Item], at_most_of("max_messages")]
 
 
 class ConversationRequest(RequestModel):

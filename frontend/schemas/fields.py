@@ -15,11 +15,9 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from headrace.frontend.schemas.limits import at_most_of, characters_of
 from headrace.frontend.schemas.unknown_fields import note_unknown_fields
 
-MAX_STOPS = 4
-MAX_STOP_CHARS = 4096
-MAX_STOP_TOKENS = 1024
 MAX_NAME_CHARS = 256
 INT64 = 2**63
 # Blanks, and the joiners U+200C and U+200D, which str.isprintable takes for control characters.
@@ -122,15 +120,14 @@ Name = Annotated[str, Field(max_length=MAX_NAME_CHARS)]
 TokenId = Annotated[int, BeforeValidator(_as_integer), Field(ge=0, lt=2**31)]
 Ignored = Annotated[Any, Field(description="Accepted, without effect.")]
 
+StopText = Annotated[str, Field(min_length=1), characters_of("max_stop_chars")]
 Stops = Annotated[
-    list[Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]],
-    Field(max_length=MAX_STOPS),
-    at_most(MAX_STOPS),
+    list[StopText],
+    at_most_of("max_stop"),
     BeforeValidator(_stop_list, json_schema_input_type=str | list[str] | None),
 ]
 StopTokenIds = Annotated[
     list[TokenId],
-    Field(max_length=MAX_STOP_TOKENS),
-    at_most(MAX_STOP_TOKENS),
+    at_most_of("max_stop_token_ids"),
     BeforeValidator(_none_as_empty, json_schema_input_type=list[int] | None),
 ]

@@ -15,10 +15,9 @@ from headrace.frontend.schemas.fields import (
     StopTokenIds,
     unsupported,
 )
+from headrace.frontend.schemas.limits import no_more_than
 from headrace.frontend.schemas.structured import ResponseFormat, StructuredOutputs
 from headrace.frontend.schemas.token_constraints import ConstraintFields
-
-MAX_N = 128
 
 # Workers compute in float32, where much larger values are infinite. At this temperature all tokens
 # are equally likely already.
@@ -50,7 +49,7 @@ class SamplingFields(RequestModel):
     presence_penalty: Annotated[Float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[Float, Field(ge=-2, le=2)] | None = None
     seed: Annotated[Int, Field(ge=-INT64, lt=INT64)] | None = None
-    n: Annotated[Int, Field(ge=1, le=MAX_N)] | None = 1
+    n: Annotated[Int, Field(ge=1), no_more_than("max_n")] | None = 1
     stop: Stops = Field(default_factory=list)
     stop_token_ids: StopTokenIds = Field(default_factory=list)
     min_tokens: Annotated[Int, Field(ge=0, lt=2**31)] = 0

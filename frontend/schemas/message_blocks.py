@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, FailFast, Field, Tag
 
-from headrace.frontend.schemas.fields import Ignored, RequestModel, at_most, bad_value, wrong_type
+from headrace.frontend.schemas.fields import Ignored, RequestModel, bad_value, wrong_type
+from headrace.frontend.schemas.limits import at_most_of
 from headrace.frontend.schemas.message_tools import Id, ToolChange
 
-MAX_BLOCKS = 10_000
 _MAX_TYPE_CHARS = 64
 
 
@@ -194,8 +194,7 @@ def _none_as_empty(value: Any) -> Any:
 TextBlocks = Annotated[
     list[Annotated[TextBlock, BeforeValidator(_text_only)]],
     FailFast(),
-    Field(max_length=MAX_BLOCKS),
-    at_most(MAX_BLOCKS),
+    at_most_of("max_content_parts"),
     BeforeValidator(_text_as_blocks),
     BeforeValidator(_none_as_empty, json_schema_input_type=str | list[TextBlock] | None),
 ]
@@ -254,7 +253,6 @@ ContentBlocks = Annotated[
         ]
     ],
     FailFast(),
-    Field(max_length=MAX_BLOCKS),
-    at_most(MAX_BLOCKS),
+    at_most_of("max_content_parts"),
     BeforeValidator(_text_as_blocks, json_schema_input_type=str | list[ContentBlock]),
 ]

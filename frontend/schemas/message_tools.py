@@ -4,9 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, FailFast, Field
 
-from headrace.frontend.schemas.fields import Ignored, RequestModel, at_most, wrong_type
-
-MAX_TOOLS = 1024
+from headrace.frontend.schemas.fields import Ignored, RequestModel, wrong_type
+from headrace.frontend.schemas.limits import at_most_of, check_tool_size
 
 Id = Annotated[str, Field(min_length=1, max_length=256)]
 
@@ -39,6 +38,7 @@ class TypedTool(RequestModel):
 def _tool(value: Any) -> AnthropicTool | TypedTool:
     if not isinstance(value, dict):
         raise wrong_type("must be an object")
+    check_tool_size(value)
     kind = value.get("type")
     if isinstance(kind, str) and kind != "custom" and value.get("input_schema") is None:
         return TypedTool.model_validate({"type": kind, "name": value.get("name")})
@@ -68,8 +68,7 @@ AnthropicTools = Annotated[
         ]
     ],
     FailFast(),
-    Field(max_length=MAX_TOOLS),
-    at_most(MAX_TOOLS),
+    at_most_of("max_tools"),
     BeforeValidator(_none_as_empty, json_schema_input_type=list[AnthropicTool | TypedTool] | None),
 ]
 

@@ -4,24 +4,23 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, FailFast, Field
 
-from headrace.frontend.schemas.chat import MAX_MESSAGES, ReasoningEffort
+from headrace.frontend.schemas.chat import ReasoningEffort, TemplateArguments
 from headrace.frontend.schemas.fields import (
-    MAX_STOP_CHARS,
     Float,
     Ignored,
     Int,
     Name,
     RequestModel,
-    at_most,
+    StopText,
     bad_value,
     unsupported,
 )
 from headrace.frontend.schemas.generation import MAX_TEMPERATURE
+from headrace.frontend.schemas.limits import at_most_of
 from headrace.frontend.schemas.message_blocks import ContentBlocks, TextBlocks
 from headrace.frontend.schemas.message_tools import AnthropicToolChoice, AnthropicTools
 
 # More than OpenAI's API allows; each character of the output is compared with each.
-MAX_STOP_SEQUENCES = 64
 MAX_STOP_SEQUENCES_CHARS = 16_384
 
 
@@ -59,8 +58,8 @@ class Metadata(RequestModel):
 InputMessages = Annotated[
     list[InputMessage],
     FailFast(),
-    Field(min_length=1, max_length=MAX_MESSAGES),
-    at_most(MAX_MESSAGES),
+    Field(min_length=1),
+    at_most_of("max_messages"),
 ]
 
 
@@ -71,9 +70,8 @@ def _limit_chars(stops: list[str]) -> list[str]:
 
 
 StopSequences = Annotated[
-    list[Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]],
-    Field(max_length=MAX_STOP_SEQUENCES),
-    at_most(MAX_STOP_SEQUENCES),
+    list[StopText],
+    at_most_of("max_stop_sequences"),
     AfterValidator(_limit_chars),
 ]
 
@@ -89,7 +87,7 @@ class CountTokensRequest(RequestModel):
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
     output_format: OutputFormat | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
+    chat_template_kwargs: TemplateArguments | None = None
 
     # A conversation that the server keeps: a part of one must not be taken for all of it.
     thread: Any = None

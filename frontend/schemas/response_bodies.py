@@ -9,7 +9,7 @@ class ErrorInfo(BaseModel):
     message: str
     type: str
     param: str | None
-    code: int
+    code: int | str
 
 
 class ErrorAnswer(BaseModel):

@@ -4,11 +4,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from headrace.frontend.schemas.chat import MAX_MESSAGES, ReasoningEffort
+from headrace.frontend.schemas.chat import ReasoningEffort
 from headrace.frontend.schemas.fields import Ignored, Int, Name, RequestModel, at_most, unsupported
 from headrace.frontend.schemas.generation import LogprobCount
+from headrace.frontend.schemas.limits import at_most_of
 
-MAX_TOOLS = 1024
 MAX_METADATA = 16
 
 Item = dict[str, Any]
@@ -130,9 +130,7 @@ class ResponsesRequest(PassedOnFields):
     enable_response_messages: whether the response holds prompt and output as the model has them.
     """
 
-    input: (
-        str | Annotated[list[Item], Field(max_length=MAX_MESSAGES), at_most(MAX_MESSAGES)] | None
-    ) = None
+    input: str | Annotated[list[Item], at_most_of("max_messages")] | None = None
     model: Name | None = None
     instructions: str | None = None
     previous_response_id: Annotated[str, Field(max_length=128)] | None = None
@@ -148,7 +146,7 @@ class ResponsesRequest(PassedOnFields):
     top_logprobs: LogprobCount | None = None
     reasoning: Reasoning | None = None
     text: TextConfig | None = None
-    tools: Annotated[list[Item], Field(max_length=MAX_TOOLS), at_most(MAX_TOOLS)] | None = None
+    tools: Annotated[list[Item], at_most_of("max_tools")] | None = None
     tool_choice: str | Item | None = None
     truncation: Literal["auto", "disabled"] | None = "disabled"
     service_tier: ServiceTier | None = "auto"
@@ -178,9 +176,7 @@ class CompactionRequest(RequestModel):
     """A conversation to compact. Further fields of a response's request have no effect."""
 
     model: Name | None = None
-    input: (
-        str | Annotated[list[Item], Field(max_length=MAX_MESSAGES), at_most(MAX_MESSAGES)] | None
-    ) = None
+    input: str | Annotated[list[Item], at_most_of("max_messages")] | None = None
     instructions: str | None = None
     previous_response_id: Annotated[str, Field(max_length=128)] | None = None
     tools: Ignored = None

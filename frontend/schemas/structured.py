@@ -5,12 +5,11 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from headrace.frontend.schemas.fields import Name, RequestModel, at_most, unsupported
+from headrace.frontend.schemas.limits import at_most_of, characters_of
 
-MAX_CHOICES = 16_384
 MAX_TAGS = 1024
-MAX_DEFINITION_CHARS = 512 * 1024  # of a schema, a regular expression or a grammar
 
-_Definition = Annotated[str, Field(min_length=1, max_length=MAX_DEFINITION_CHARS)]
+_SchemaText = Annotated[str, Field(min_length=1), characters_of("max_schema_chars")]
 
 
 class JsonSchemaFormat(RequestModel):
@@ -53,15 +52,14 @@ class ResponseFormat(RequestModel):
 class StructuredOutputs(RequestModel):
     """One of json, regex, choice, grammar, json_object and structural_tag, and options for JSON."""
 
-    json_definition: Annotated[_Definition | dict[str, Any] | None, Field(alias="json")] = None
-    regex: _Definition | None = None
+    json_definition: Annotated[_SchemaText | dict[str, Any] | None, Field(alias="json")] = None
+    regex: Annotated[str, Field(min_length=1), characters_of("max_regex_chars")] | None = None
     choice: (
-        Annotated[list[str], Field(min_length=1, max_length=MAX_CHOICES), at_most(MAX_CHOICES)]
-        | None
+        Annotated[list[str], Field(min_length=1), at_most_of("max_structured_choices")] | None
     ) = None
-    grammar: _Definition | None = None
+    grammar: Annotated[str, Field(min_length=1), characters_of("max_grammar_chars")] | None = None
     json_object: bool | None = None
-    structural_tag: _Definition | None = None
+    structural_tag: _SchemaText | None = None
     whitespace_pattern: Annotated[str, Field(max_length=1024)] | None = None
     disable_any_whitespace: bool = False
     disable_additional_properties: bool = False

@@ -9,17 +9,13 @@ from headrace.frontend.schemas.fields import (
     Int,
     RequestModel,
     TokenId,
-    at_most,
     bad_value,
     wrong_type,
 )
+from headrace.frontend.schemas.limits import at_most_of, exceeded, limit_of
 
-MAX_BIASES = 16_384
 MAX_NAMED = 8  # of the names at fault
 MAX_BIAS = 100.0
-MAX_ALLOWED_TOKEN_IDS = 1_000_000
-MAX_LOGPROB_TOKEN_IDS = 128
-MAX_BAD_WORDS = 512
 MAX_BAD_WORD_CHARS = 256
 MAX_PATTERN_SIZE = 1024
 
@@ -33,8 +29,8 @@ def _logit_bias(value: Any) -> Any:
         return {}
     if not isinstance(value, dict):
         raise wrong_type("must map token ids to numbers")
-    if len(value) > MAX_BIASES:
-        raise bad_value(f"must hold at most {MAX_BIASES} tokens")
+    if len(value) > limit_of("max_logit_bias"):
+        raise exceeded("max_logit_bias", "must hold at most {} tokens")
     if wrong := [key for key in value if not _is_token_id(key)]:
         named = ", ".join(repr(str(key)[:40]) for key in wrong[:MAX_NAMED])
         raise bad_value(f"its names must be token ids, not {named}")
@@ -61,8 +57,8 @@ def _allowed_token_ids(value: Any) -> Any:
         raise wrong_type("must be a list of token ids")
     if not value:
         raise bad_value("must not be empty")
-    if len(value) > MAX_ALLOWED_TOKEN_IDS:
-        raise bad_value(f"must hold at most {MAX_ALLOWED_TOKEN_IDS} token ids")
+    if len(value) > limit_of("max_token_ids"):
+        raise exceeded("max_token_ids", "must hold at most {} token ids")
     return value
 
 
@@ -95,13 +91,10 @@ LogitBias = Annotated[
 AllowedTokenIds = Annotated[
     Any, BeforeValidator(_allowed_token_ids, json_schema_input_type=list[int] | None)
 ]
-LogprobTokenIds = Annotated[
-    list[TokenId], Field(max_length=MAX_LOGPROB_TOKEN_IDS), at_most(MAX_LOGPROB_TOKEN_IDS)
-]
+LogprobTokenIds = Annotated[list[TokenId], at_most_of("max_logprob_token_ids")]
 BadWords = Annotated[
     list[Annotated[str, Field(min_length=1, max_length=MAX_BAD_WORD_CHARS)]],
-    Field(max_length=MAX_BAD_WORDS),
-    at_most(MAX_BAD_WORDS),
+    at_most_of("max_bad_words"),
     BeforeValidator(_none_as_empty, json_schema_input_type=list[str] | None),
 ]
 

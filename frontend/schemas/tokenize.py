@@ -4,11 +4,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator
 
-from headrace.frontend.schemas.chat import ChatTemplateText, Messages
-from headrace.frontend.schemas.fields import Name, RequestModel, bad_value, unsupported, wrong_type
+from headrace.frontend.schemas.chat import ChatTemplateText, Messages, TemplateArguments
+from headrace.frontend.schemas.fields import Name, RequestModel, unsupported, wrong_type
+from headrace.frontend.schemas.limits import exceeded, limit_of
 from headrace.frontend.schemas.tools import Tools
-
-MAX_TOKENS = 1_000_000
 
 
 class TokenizePromptRequest(RequestModel):
@@ -25,7 +24,7 @@ class TokenizeChatRequest(RequestModel):
     continue_final_message: bool = False
     add_special_tokens: bool = False
     return_token_strs: bool | None = False
-    chat_template_kwargs: dict[str, Any] | None = None
+    chat_template_kwargs: TemplateArguments | None = None
     chat_template: ChatTemplateText | None = None
     media_io_kwargs: Annotated[Any, unsupported(None, {})] = None
     mm_processor_kwargs: Annotated[Any, unsupported(None, {})] = None
@@ -43,8 +42,8 @@ def _token_ids(value: Any) -> Any:
     """Check the types of a list, which may be long, without a loop in Python."""
     if not isinstance(value, list) or set(map(type, value)) - {int}:
         raise wrong_type("must be a list of token ids")
-    if len(value) > MAX_TOKENS:
-        raise bad_value(f"must hold at most {MAX_TOKENS} token ids")
+    if len(value) > limit_of("max_token_ids"):
+        raise exceeded("max_token_ids", "must hold at most {} token ids")
     return value
 
 

@@ -8,13 +8,11 @@ from headrace.frontend.schemas.fields import (
     MAX_NAME_CHARS,
     Name,
     RequestModel,
-    at_most,
     bad_value,
     is_one_line,
     wrong_type,
 )
-
-MAX_TOOLS = 512
+from headrace.frontend.schemas.limits import at_most_of, check_tool_size
 
 
 def _check_function_type(tool: Any) -> Any:
@@ -67,11 +65,13 @@ class NamedTool(RequestModel):
 
 
 FunctionTool = Annotated[Tool, BeforeValidator(_check_function_type)]
-Tools = Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS), at_most(MAX_TOOLS)]
+Tools = Annotated[
+    list[Annotated[FunctionTool, BeforeValidator(check_tool_size)]], at_most_of("max_tools")
+]
 NamedTools = Annotated[
     list[Annotated[NamedTool, BeforeValidator(_check_function_type)]],
-    Field(min_length=1, max_length=MAX_TOOLS),
-    at_most(MAX_TOOLS),
+    Field(min_length=1),
+    at_most_of("max_tools"),
 ]
 
 

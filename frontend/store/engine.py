@@ -13,24 +13,41 @@ from sqlalchemy import (
     Float,
     Integer,
     MetaData,
+    String,
     Table,
     cast,
     create_engine,
     event,
     func,
     insert,
+    inspect,
     select,
     text,
+    update,
 )
 from sqlalchemy.exc import DisconnectionError, OperationalError
 from sqlalchemy.sql.elements import ColumnElement
 
 # Must be raised with every change of a table; a new table is created beside the others.
-VERSION = 2
+VERSION = 3
 BUSY_TIMEOUT_S = 10.0
 _ADVISORY_LOCK = 0x48656164
 
 metadata = MetaData()
+
+
+def tenant_column() -> Column[str]:
+    """Return a new column: the tenant that a row belongs to; "" where the server has no keys."""
+    return Column("tenant", String(64), nullable=False, server_default="")
+
+
+# Version 3 gave each of these tables a tenant, and an index that begins with these columns.
+_WITH_TENANT = {
+    "headrace_responses": "tenant, created_at",
+    "headrace_conversations": "tenant, used_at",
+    "headrace_files": "volume, tenant, created_at, id",
+    "headrace_batches": "volume, tenant, created_at, id",
+}
 
 versions = Table("headrace_store", metadata, Column("version", Integer, primary_key=True))
 
@@ -126,6 +143,9 @@ def write_transaction(engine: Engine) -> Iterator[Connection]:
 def create_tables(engine: Engine) -> None:
     """Create the tables that are missing; safe to call from several frontends at once.
 
+    Tables of version 2 are changed; what is in them belongs to no key's tenant. Frontends that know
+    version 2 can continue to use them.
+
     Raises ValueError if the tables are of another version.
     """
     with _retry_locked(engine) as connection:
@@ -135,8 +155,22 @@ def create_tables(engine: Engine) -> None:
         found = connection.execute(select(versions.c.version)).scalar()
         if found is None:
             connection.execute(insert(versions).values(version=VERSION))
+        elif found == 2:
+            _add_tenants(connection)
         elif found != VERSION:
             raise ValueError(f"the store has version {found}, this server needs {VERSION}")
+
+
+def _add_tenants(connection: Connection) -> None:
+    """Change tables of version 2 to version 3, whichever of them there are."""
+    found = inspect(connection)
+    for table in set(found.get_table_names()) & set(_WITH_TENANT):
+        if all(column["name"] != "tenant" for column in found.get_columns(table)):
+            added = "ADD COLUMN tenant VARCHAR(64) DEFAULT '' NOT NULL"
+            connection.execute(text(f"ALTER TABLE {table} {added}"))
+            index = f"{table}_tenant ON {table} ({_WITH_TENANT[table]})"
+            connection.execute(text(f"CREATE INDEX {index}"))
+    connection.execute(update(versions).values(version=VERSION))
 
 
 @contextlib.contextmanager
@@ -156,6 +190,11 @@ def _retry_locked(engine: Engine) -> Iterator[Connection]:
             time.sleep(0.05)
     with connection.execution_options(writes=True), connection.begin():
         yield connection
+
+
+def tenants_of(table: Table, connection: Connection) -> list[str]:
+    """Return the tenants that have rows in a table."""
+    return list(connection.execute(select(table.c.tenant).distinct()).scalars())
 
 
 def current_time(engine: Engine) -> ColumnElement[float]:

@@ -5,10 +5,11 @@ from collections.abc import Collection
 from typing import Any
 
 from headrace.frontend.limited_log import LimitedLog
-from headrace.frontend.structured.constraint import MAX_DEPTH, nesting_depth
+from headrace.frontend.schemas.limits import nesting_depth
 from headrace.frontend.structured.enforceable import make_enforceable
 from headrace.frontend.structured.schema_walk import Schema, all_schemas, mapping
 from headrace.frontend.structured.supported import compile_error
+from headrace.protocol.limit_options import DEEPEST_SCHEMA
 
 # Between the parts of JSON: a few spaces, or a line break and an indent. Bounded, because confused
 # models repeat white space without end.
@@ -75,8 +76,8 @@ def _names_alone(schema: Schema) -> Schema:
 
 def _check_nesting(schema: Any) -> None:
     """Raise ValueError for a schema that is nested too deeply to be read."""
-    if nesting_depth(schema) > MAX_DEPTH:
-        raise ValueError(f"nested more than {MAX_DEPTH} deep")
+    if nesting_depth(schema, DEEPEST_SCHEMA) > DEEPEST_SCHEMA:
+        raise ValueError(f"nested more than {DEEPEST_SCHEMA} deep")
 
 
 def note_left_out(owner: str, keywords: Collection[str]) -> None:

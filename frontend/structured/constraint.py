@@ -5,15 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from headrace.frontend.errors import BadRequest
-from headrace.frontend.schemas.structured import (
-    MAX_DEFINITION_CHARS,
-    ResponseFormat,
-    StructuredOutputs,
-)
+from headrace.frontend.schemas.limits import limit_of, nesting_depth
+from headrace.frontend.schemas.structured import ResponseFormat, StructuredOutputs
 from headrace.protocol.grammar import GrammarKind
 
 TOOL_SCHEMA_MARK = "\0"  # no request holds one, and JSON escapes it
-MAX_DEPTH = 96  # of nested JSON; the schema compiler gives up at 128
 _OUTPUT_FIELDS = ("json_definition", "regex", "choice", "grammar", "json_object", "structural_tag")
 _ANY_OBJECT = '{"type":"object"}'
 
@@ -51,7 +47,7 @@ def json_schema(schema: Any, field: str, any_whitespace: bool = True) -> Constra
 
 def lark_constraint(grammar: str, field: str) -> Constraint:
     """Return the constraint of a Lark or GBNF grammar. Raises BadRequest if it is too long."""
-    return Constraint("grammar", _check_length(grammar, field), field)
+    return Constraint("grammar", _check_length(grammar, field, "max_grammar_chars"), field)
 
 
 def tools_constraint(grammar: str) -> Constraint:
@@ -59,7 +55,7 @@ def tools_constraint(grammar: str) -> Constraint:
 
     grammar: in Lark, with the schemas of arguments between TOOL_SCHEMA_MARKs.
     """
-    text = _check_length(grammar, "tools")
+    text = _check_length(grammar, "tools", "max_schema_chars")
     return Constraint("grammar", text, "tools", has_tool_schemas=True)
 
 
@@ -129,7 +125,7 @@ def _outputs_constraint(outputs: StructuredOutputs, field_name: str) -> Constrai
         case "structural_tag":
             return Constraint("structural_tag", _to_json(_from_json(value, field), field), field)
         case _:
-            return Constraint("regex", _check_length(value, field), field)
+            return Constraint("regex", _check_length(value, field, "max_regex_chars"), field)
 
 
 def _from_json(value: Any, field: str) -> Any:
@@ -143,31 +139,37 @@ def _from_json(value: Any, field: str) -> Any:
 
 def check_depth(value: Any, field: str) -> None:
     """Raise BadRequest for JSON that is nested too deeply for parsers and serializers."""
-    if nesting_depth(value) > MAX_DEPTH:
-        raise BadRequest(f"{field}: nested more than {MAX_DEPTH} deep.", field)
+    most = limit_of("max_schema_depth")
+    if nesting_depth(value, most) > most:
+        raise BadRequest(f"{field}: nested more than {most} deep.", field)
+
+
+def check_nodes(value: Any, field: str) -> None:
+    """Raise BadRequest for JSON of too many lists and objects: each may become a rule of a
+    grammar."""
+    most = limit_of("max_schema_nodes")
+    pending, nodes = [value], 0
+    while pending:
+        item = pending.pop()
+        if isinstance(item, dict):
+            pending.extend(item.values())
+        elif isinstance(item, list):
+            pending.extend(item)
+        else:
+            continue
+        nodes += 1
+        if nodes > most:
+            raise BadRequest(f"{field}: holds more than {most} lists and objects.", field)
 
 
 def _to_json(value: Any, field: str) -> str:
     check_depth(value, field)
-    return _check_length(json.dumps(value, ensure_ascii=False, separators=(",", ":")), field)
+    check_nodes(value, field)
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return _check_length(text, field, "max_schema_chars")
 
 
-def _check_length(text: str, field: str) -> str:
-    if len(text) > MAX_DEFINITION_CHARS:
-        raise BadRequest(f"{field}: longer than {MAX_DEFINITION_CHARS} characters.", field)
+def _check_length(text: str, field: str, limit: str) -> str:
+    if len(text) > (most := limit_of(limit)):
+        raise BadRequest(f"{field}: longer than {most} characters.", field)
     return text
-
-
-def nesting_depth(value: Any) -> int:
-    """Return how deep lists and objects are nested, up to MAX_DEPTH + 1, without recursion."""
-    level, depth = [value], 0
-    while level and depth <= MAX_DEPTH:
-        children: list[Any] = []
-        for item in level:
-            if isinstance(item, dict):
-                children.extend(item.values())
-            elif isinstance(item, list):
-                children.extend(item)
-        depth += 1
-        level = [item for item in children if isinstance(item, (dict, list))]
-    return depth

@@ -125,7 +125,7 @@ def _flatten(decoder: dict[str, Any] | None) -> list[dict[str, Any]]:
     return [decoder]
 
 
-def _byte_alphabet() -> dict[str, int]:
+def byte_alphabet() -> dict[str, int]:
     """Return GPT-2's alphabet, as bytes by character.
 
     Printable Latin-1 bytes stand for themselves; characters from U+0100 on stand for the other
@@ -138,7 +138,7 @@ def _byte_alphabet() -> dict[str, int]:
     return alphabet
 
 
-_ALPHABET = _byte_alphabet()
+_ALPHABET = byte_alphabet()
 
 
 def _byte_level(token: str) -> bytes:

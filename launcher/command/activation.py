@@ -40,13 +40,13 @@ def check_address(options: PoolOptions) -> None:
             raise OptionError(f"--{name}: the socket comes from systemd: see its ListenStream=")
 
 
-def url_of(listener: socket.socket) -> str:
+def url_of(listener: socket.socket, scheme: str = "http") -> str:
     """Return the URL at which clients reach a socket."""
     address = listener.getsockname()
     if listener.family == socket.AF_UNIX:
         return f"unix:{os.fsdecode(address)}"
     host = f"[{address[0]}]" if ":" in address[0] else address[0]
-    return f"http://{host}:{address[1]}"
+    return f"{scheme}://{host}:{address[1]}"
 
 
 def _as_socket(fd: int) -> socket.socket | None:

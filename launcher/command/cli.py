@@ -12,6 +12,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from headrace.launcher.access import new_key
+from headrace.launcher.access.secret_arguments import forget_variables, hide_arguments
+from headrace.launcher.access.start_checks import check_exposure, keep_key_file
 from headrace.launcher.command import units
 from headrace.launcher.command.activation import check_address, passed_socket, url_of
 from headrace.launcher.command.autoscale_options import resolve
@@ -26,10 +29,13 @@ from headrace.launcher.command.warnings import warnings_of
 from headrace.launcher.hardware import gpu_ids
 from headrace.launcher.models.prepare_model import ModelError, PrepareOptions, prepare_model
 from headrace.protocol.common.adapters import delete_all_adapters
+from headrace.protocol.common.descriptors import raise_descriptor_limit
 from headrace.protocol.common.hub import HubOptions
 from headrace.protocol.common.process_registry import Role
 from headrace.protocol.common.run_files import PAUSED_GROUPS
 from headrace.protocol.common.sd_notify import Notifier
+from headrace.protocol.common.standard_streams import make_streams_safe
+from headrace.protocol.common.umask import keep_files_private
 from headrace.protocol.config import GroupConfig, PoolConfig, PoolOptions
 from headrace.protocol.log_options import LogOptions
 from headrace.protocol.logs.set_up import INHERITED, set_up_logging, writes_json
@@ -40,6 +46,7 @@ USAGE = """usage: headrace COMMAND [FLAGS]
 
   serve [MODEL] [FLAGS]   serve a model over HTTP (headrace serve --help lists the flags)
   top [--url URL]         watch a running pool
+  api-key new             make a key for clients (--name NAME, --admin)
   --version               show the version
 
 for systemd's units, which run each process of a pool by itself (docs/systemd.md):
@@ -49,7 +56,9 @@ for systemd's units, which run each process of a pool by itself (docs/systemd.md
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command and end the process with its exit status."""
+    make_streams_safe()
     arguments = list(sys.argv[1:] if argv is None else argv)
+    hide_arguments()
     match arguments:
         case ["serve", *flags]:
             sys.exit(_serve(flags))
@@ -57,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             sys.exit(_prepare(flags))
         case ["coordinator" | "frontend" | "worker" as role, *rest]:
             sys.exit(_become(role, rest))
+        case ["api-key", *words]:
+            sys.exit(new_key.main(words))
         case ["top", *flags]:
             # Imported late: no other command needs tables.
             from headrace.console.top import main as top
@@ -81,13 +92,17 @@ def _serve(flags: list[str]) -> int:
     try:
         _choose_format(flags)
         options = read_options(flags, os.environ)
+        forget_variables()
         pool = options.pool
         _set_up_log("launcher", pool)
         _tell(options)
-        run_dir = make_run_dir(options.run_dir)
+        raise_descriptor_limit(pool.max_connections)
+        run_dir = make_run_dir(options.run_dir, [group.name for group in options.groups])
         passed = passed_socket()
         listener, url = bind_http(pool) if passed is None else _use_passed(passed, pool)
         uds = pool.uds
+        check_exposure(pool, listener)
+        keep_files_private()  # after binding: a proxy may need the socket of --uds
         notifier.status("preparing models")
         config = _configure(run_dir, options)
         listen(listener)
@@ -112,11 +127,13 @@ def _prepare(flags: list[str]) -> int:
     try:
         _choose_format(flags)
         options = read_options(flags, os.environ)
+        forget_variables()
         _set_up_log("prepare", options.pool)
         _tell(options)
         check_address(options.pool)
         units.check_sizes(options.groups)
-        run_dir = units.runtime_dir(options.run_dir)
+        keep_files_private()
+        run_dir = units.runtime_dir(options.run_dir, [group.name for group in options.groups])
         units.check_idle(run_dir)
         notifier.status("preparing models")
         # Without this file, no unit starts from a half prepared folder.
@@ -135,6 +152,8 @@ def _prepare(flags: list[str]) -> int:
 
 def _become(role: Role, arguments: list[str]) -> int:
     """Become another process; return the exit status if that fails."""
+    forget_variables()
+    keep_files_private()
     try:
         units.become(role, arguments)
     except OptionError as error:
@@ -144,7 +163,7 @@ def _become(role: Role, arguments: list[str]) -> int:
 def _use_passed(passed: socket.socket, pool: PoolOptions) -> tuple[socket.socket, str]:
     """Return the socket that systemd has bound, and its URL."""
     check_address(pool)
-    return passed, url_of(passed)
+    return passed, url_of(passed, pool.scheme)
 
 
 def _choose_format(flags: list[str]) -> None:
@@ -181,9 +200,13 @@ def _configure(run_dir: Path, options: Options) -> PoolConfig:
     config = PoolConfig(
         run_dir=run_dir, started_at=int(time.time()), groups=configs, **options.pool.model_dump()
     )
-    config.metrics_dir.mkdir()
-    store_lora_modules(run_dir, groups, configs)
-    config.save()
+    try:
+        config.metrics_dir.mkdir()
+        keep_key_file(options.pool, run_dir)
+        store_lora_modules(run_dir, groups, configs)
+        config.save()
+    except OSError as error:  # no space, say
+        raise OptionError(f"--run-dir: {run_dir}: {error.strerror}") from error
     return config
 
 

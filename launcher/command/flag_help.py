@@ -107,6 +107,17 @@ def flag_table(keys: Iterable[str], fields: Fields) -> str:
     return "\n".join(rows)
 
 
+def key_table() -> str:
+    """Return a Markdown table of the options whose key in a file may differ from their flag."""
+    rows = ["| key of a file | flag |", "|---|---|"]
+    for flags in FLAGS.values():
+        for flag in flags:
+            name = flag.names[0].removeprefix("--").replace("-", "_")
+            if name != flag.key:
+                rows.append(f"| `{name}`, `{flag.key}` | `{flag.names[0]}` |")
+    return "\n".join(rows)
+
+
 def escape(text: str) -> str:
     """Return plain text for a cell of a Markdown table."""
     return text.replace("|", r"\|").replace("<", "&lt;")

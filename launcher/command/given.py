@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Literal
 
+from headrace.launcher.access.secret_arguments import SECRET_FLAGS
+
 # "value", "values" and "optional" (a value or none) take text, "append" may be repeated, "json"
 # takes an object, "switch" and "set" nothing.
 Kind = Literal["value", "values", "optional", "append", "json", "switch", "set"]
@@ -74,7 +76,8 @@ def read_words(words: Sequence[str], known: Mapping[str, KnownFlag]) -> dict[str
         elif positional is None:
             positional = word
         else:
-            raise BadFlag(f"{word!r}: is neither a flag nor the value of one")
+            shown = "a word" if SECRET_FLAGS.keys() & left.given.keys() else repr(word)
+            raise BadFlag(f"{shown}: is neither a flag nor the value of one")
     if positional is not None:
         left.given[MODEL] = positional
     return left.given
@@ -145,6 +148,8 @@ def _read_flag(word: str, left: _Words, known: Mapping[str, KnownFlag]) -> None:
         values = [_value(flag.name, value, left)]
         while flag.kind == "values" and not equals and left.is_value():
             values.append(left.take())
+        if flag.name in SECRET_FLAGS and not equals:
+            _check_next(flag.name, left, known)
         before = left.given.get(flag.name, ())
         kept = before if flag.kind == "append" and isinstance(before, tuple) else ()
         left.given[flag.name] = (*kept, *values)
@@ -160,6 +165,16 @@ def _value(name: str, value: str | None, left: _Words) -> str:
             raise BadFlag(f"{name}: needs a value")
         return left.take()
     return value
+
+
+def _check_next(name: str, left: _Words, known: Mapping[str, KnownFlag]) -> None:
+    """Raise BadFlag, without showing it, if the next word looks like a flag and is none."""
+    if left.next < len(left.words):
+        try:
+            _find(left.words[left.next].partition("=")[0], known)
+        except BadFlag:
+            text = f"{name}: a value that begins with - must be written as {name}=VALUE"
+            raise BadFlag(text) from None
 
 
 def _find(written: str, known: Mapping[str, KnownFlag]) -> tuple[KnownFlag, list[str], bool]:

@@ -29,7 +29,7 @@ def bind_http(options: PoolOptions) -> tuple[socket.socket, str]:
         )[0]
         listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address[:2])
+        listener.bind(address)
     except socket.gaierror as error:
         raise OptionError(f"--host: {options.host}: {error.strerror}") from error
     except OSError as error:
@@ -38,7 +38,7 @@ def bind_http(options: PoolOptions) -> tuple[socket.socket, str]:
         reason = (error.strerror or str(error)).split(" (while")[0]
         raise OptionError(f"{flag}: cannot listen on {where}: {reason}") from error
     host = f"[{options.host}]" if ":" in options.host else options.host
-    return listener, f"http://{host}:{listener.getsockname()[1]}"
+    return listener, f"{options.scheme}://{host}:{listener.getsockname()[1]}"
 
 
 def remove_unix(path: Path) -> None:

@@ -42,21 +42,19 @@ class OptionError(Exception):
     """A flag, a key or a value is invalid. The text is one line that names it."""
 
 
-def said(error: ValidationError, prefix: str, variables: Mapping[str, str]) -> str:
+def said(error: ValidationError, names: Mapping[str, str]) -> str:
     """Return the first of the errors.
 
-    prefix: of the key's name in a file; "--" for flags. variables: those of the environment that
-    have set options, by the options' keys.
+    names: of options by their keys, where they do not come from flags but from a file, whose keys
+        they are, or from variables of the environment.
     """
     first = error.errors(include_url=False)[0]
     # A value of several types names the type, too.
     loc = [str(part) for part in first["loc"] if ReasoningFormat.__name__ not in str(part)]
     key, *inner = loc or ["config"]
-    if key in variables:
-        return ": ".join([variables[key], *inner, _message(first)])
-    if prefix == "--":
-        return with_flags(": ".join([flag_of(key), *inner, _message(first)]))
-    return ": ".join([f"{prefix}{key}", *inner, _message(first)])
+    if key in names:
+        return ": ".join([names[key], *inner, _message(first)])
+    return with_flags(": ".join([flag_of(key), *inner, _message(first)]))
 
 
 def with_flags(text: str) -> str:

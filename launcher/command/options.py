@@ -8,18 +8,28 @@ import contextlib
 import functools
 import importlib.util
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from headrace.launcher.access.start_checks import access_notices, read_key_file
 from headrace.launcher.command.autoscale_options import InvalidSizes, check_sizes
 from headrace.launcher.command.config_file import read_file
+from headrace.launcher.command.file_keys import read_keys
 from headrace.launcher.command.flag_help import Fields, help_text
 from headrace.launcher.command.flags import FLAGS, Flag, flag_of
-from headrace.launcher.command.given import HELP, BadFlag, Given, KnownFlag, opposite_of, read_words
+from headrace.launcher.command.given import (
+    HELP,
+    BadFlag,
+    Given,
+    KnownFlag,
+    opposite_of,
+    read_mapping,
+    read_words,
+)
 from headrace.launcher.command.group_options import GroupOptions, LoraModule, parse_size
 from headrace.launcher.command.option_errors import OptionError, said, with_flags
 from headrace.launcher.command.reference import (
@@ -30,7 +40,8 @@ from headrace.launcher.command.reference import (
     synonyms,
 )
 from headrace.launcher.command.variables import FromVariables, read_variables
-from headrace.launcher.hardware import gpu_ids
+from headrace.launcher.hardware import gpu_ids, why_no_gpu
+from headrace.protocol.common.tls import TLSError, server_context
 from headrace.protocol.config import PoolOptions
 
 __all__ = ["GroupOptions", "LoraModule", "OptionError", "Options", "parse", "parse_size"]
@@ -92,37 +103,87 @@ def _read(argv: Sequence[str], environment: Mapping[str, str]) -> Options:
     try:
         flags = read_words(argv, known_flags())
         config_file = flags.pop("--config", None)
-        file = read_file(Path(str(config_file)), known_flags()) if config_file else None
+        file = read_file(Path(str(config_file)), _known_in_files()) if config_file else None
         if file is not None:
             flags = file.flags | flags
         given, notices = _to_options(flags)
     except (BadFlag, RefusedFlag) as error:
         raise OptionError(str(error)) from error
-    options = file.options if file is not None else {}
     device = given.get("device", "auto")
     on_cpu = device == "cpu" or (device == "auto" and not gpu_ids())
     variables = read_variables(environment, on_cpu)
-    return _validated(options, given, variables, notices)
+    return _validated(file.options if file is not None else {}, given, variables, notices)
 
 
 def _validated(
     file: dict[str, Any], given: dict[str, Any], variables: FromVariables, notices: Sequence[str]
 ) -> Options:
-    run_dir = given.pop("run_dir", None)
+    tables = file.get("group")
+    whole = _table({key: value for key, value in file.items() if key != "group"}, "")
     of_group = GroupOptions.model_fields.keys()
     group_flags = {key: value for key, value in given.items() if key in of_group}
     pool_flags = {key: value for key, value in given.items() if key not in of_group}
-    tables = file.pop("group", None)
-    if tables is not None and group_flags:
-        raise OptionError(f"{flag_of(next(iter(group_flags)))}: belongs in a [[group]] of --config")
-    groups = _groups(tables, group_flags, variables)
-    pool = _validate(PoolOptions, file | pool_flags, "" if file else "--", variables)
-    if pool.uds is not None and {"host", "port"} & (file | pool_flags).keys():
+    if tables is None:
+        group_file, whole = whole.parted(of_group)
+        groups = [_validate(GroupOptions, group_file.over(group_flags), variables)]
+    elif group_flags:
+        name = flag_of(next(iter(group_flags)))
+        raise OptionError(f"{name}: belongs in a [[group]] of --config")
+    else:
+        groups = _groups(tables, variables)
+    whole = whole.over(pool_flags)
+    run_dir = whole.options.pop("run_dir", None)
+    if not isinstance(run_dir, str | None):
+        raise OptionError(f"{whole.names.get('run_dir', '--run-dir')}: must be text")
+    pool = _validate(PoolOptions, whole, variables)
+    if pool.uds is not None and {"host", "port"} & whole.options.keys():
         raise OptionError("--uds: excludes --host and --port")
     _check_extras(pool)
+    _check_devices(groups)
+    _check_tls(pool)
     _check_autoscaling(groups, pool.wake_on_demand, is_file=tables is not None)
-    lines = (*notices, *variables.notices)
+    access = access_notices(pool, read_key_file(pool))
+    lines = (*notices, *whole.notices, *variables.notices, *access)
     return Options(pool, groups, None if run_dir is None else Path(run_dir), lines)
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Options by their keys, and their names in errors: of the keys of a file, else their flags."""
+
+    options: dict[str, Any]
+    names: dict[str, str]
+    notices: tuple[str, ...] = ()
+
+    def over(self, flags: Mapping[str, Any]) -> "_Table":
+        """Return these options with flags that replace them."""
+        names = {key: name for key, name in self.names.items() if key not in flags}
+        return _Table(self.options | flags, names, self.notices)
+
+    def parted(self, keys: Iterable[str]) -> tuple["_Table", "_Table"]:
+        """Return the options with these keys, and the others."""
+        chosen = {key: value for key, value in self.options.items() if key in keys}
+        left = {key: value for key, value in self.options.items() if key not in keys}
+        return _Table(chosen, self.names), _Table(left, self.names, self.notices)
+
+
+def _table(table: Mapping[str, Any], prefix: str) -> _Table:
+    """Return what a table of a file gives. prefix: of its keys in errors."""
+    keys = option_fields().keys() | {"run_dir"}
+    found = read_keys(table, keys, _own_flags(), known_flags())
+    try:
+        flags, notices = _to_options(read_mapping(found.flags.items(), known_flags()))
+    except (BadFlag, RefusedFlag) as error:
+        raise OptionError(f"{prefix}{error}") from error
+    names = {key: prefix + found.written.get(key, key) for key in found.options}
+    return _Table(flags | found.options, names, tuple(notices))
+
+
+def _known_in_files() -> Mapping[str, KnownFlag]:
+    """Return all flags by what a file may write for them: also the keys of their options."""
+    keys = {f"--{flag.key.replace('_', '-')}": flag for flag in _own_flags().values()}
+    own = {name: KnownFlag(flag_of(flag.key), flag.kind) for name, flag in keys.items()}
+    return own | dict(known_flags())
 
 
 @functools.cache
@@ -160,7 +221,7 @@ def _to_options(given: Mapping[str, Given]) -> tuple[dict[str, Any], list[str]]:
     options: dict[str, Any] = {}
     for name, value in given.items():
         key = _own_flags()[name].key
-        if value in ("None", "") and _is_none_without(key):
+        if value in ("None", "") and _is_none_without(key) and key != "api_key_file":
             continue
         if key in _PARSERS and value in ("None", ""):
             if value == "":
@@ -230,6 +291,13 @@ def _check_autoscaling(groups: list[GroupOptions], wake_on_demand: bool, is_file
             raise OptionError(f"{name}: {text}") from error
 
 
+def _check_devices(groups: Iterable[GroupOptions]) -> None:
+    if not any(group.device == "cuda" and group.runs_model for group in groups):
+        return
+    if (reason := why_no_gpu()) is not None:
+        raise OptionError(f"--device: is cuda, but there is no GPU to use: {reason}")
+
+
 def _check_extras(pool: PoolOptions) -> None:
     """Check for packages that frontends would miss only at the first request that needs them."""
     is_postgresql = (pool.response_store_url or "").startswith("postgresql")
@@ -242,13 +310,21 @@ def _check_extras(pool: PoolOptions) -> None:
             raise OptionError(f"{flag}: needs the package {package}: install headrace[{extra}]")
 
 
-def _groups(tables: object, flags: dict[str, Any], variables: FromVariables) -> list[GroupOptions]:
-    if tables is None:
-        return [_validate(GroupOptions, flags, "--", variables)]
-    if not isinstance(tables, list) or not tables:
+def _check_tls(pool: PoolOptions) -> None:
+    """Check the files of TLS, which every frontend would fail at."""
+    if pool.ssl_certfile is None:
+        return
+    try:
+        server_context(pool)
+    except TLSError as error:
+        raise OptionError(f"{flag_of(error.option)}: {error.reason}") from error
+
+
+def _groups(tables: object, variables: FromVariables) -> list[GroupOptions]:
+    if not isinstance(tables, list) or not tables or not all(isinstance(t, dict) for t in tables):
         raise OptionError("group: must be one or several [[group]] tables")
     groups = [
-        _validate(GroupOptions, table, f"group {number}: ", variables)
+        _validate(GroupOptions, _table(table, f"group {number}: "), variables)
         for number, table in enumerate(tables)
     ]
     names = [group.name for group in groups]
@@ -258,14 +334,12 @@ def _groups(tables: object, flags: dict[str, Any], variables: FromVariables) -> 
     return groups
 
 
-def _validate(model: type[Model], values: object, prefix: str, variables: FromVariables) -> Model:
+def _validate(model: type[Model], table: _Table, variables: FromVariables) -> Model:
     """Return checked options. Variables give what the values leave out."""
-    names: dict[str, str] = {}
-    if isinstance(values, dict):
-        left = variables.options.keys() & model.model_fields.keys() - values.keys()
-        names = {key: variables.names[key] for key in left}
-        values = {key: variables.options[key] for key in left} | values
+    left = variables.options.keys() & model.model_fields.keys() - table.options.keys()
+    names = table.names | {key: variables.names[key] for key in left}
+    values = {key: variables.options[key] for key in left} | table.options
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise OptionError(said(error, prefix, names)) from error
+        raise OptionError(said(error, names)) from error

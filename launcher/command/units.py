@@ -8,17 +8,18 @@ them.
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from pydantic import ValidationError
 
+from headrace.launcher.access.start_checks import check_exposure
 from headrace.launcher.command.activation import FIRST_FD, passed_socket
 from headrace.launcher.command.flags import flag_of
 from headrace.launcher.command.options import GroupOptions, OptionError
+from headrace.launcher.command.run_dir import check_length, why_unsafe
 from headrace.launcher.hardware import worker_environment
-from headrace.protocol import sockets
 from headrace.protocol.common.process_registry import (
     COORDINATOR,
     FRONTEND,
@@ -32,16 +33,21 @@ from headrace.protocol.config import PoolConfig
 ROLES = (COORDINATOR, FRONTEND, WORKER)
 
 
-def runtime_dir(chosen: Path | None) -> Path:
-    """Return the run directory of all units: --run-dir, or the unit's RuntimeDirectory=."""
+def runtime_dir(chosen: Path | None, groups: Collection[str] = ()) -> Path:
+    """Return the run directory of all units: --run-dir, or the unit's RuntimeDirectory=.
+
+    groups: the names of those whose sockets must fit.
+    """
     given = chosen or os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
     if not given:
         raise OptionError("--run-dir: is needed where RUNTIME_DIRECTORY is not set")
     folder = Path(given).absolute()
     if not folder.is_dir():
         raise OptionError(f"--run-dir: {folder}: no such folder")
-    if not sockets.fits(folder):
-        raise OptionError("--run-dir: too long for the paths of sockets")
+    # systemd's may be a link, which only root can have made.
+    if (reason := why_unsafe(folder.resolve())) is not None:
+        raise OptionError(f"--run-dir: {folder}: {reason}")
+    check_length(folder, groups)
     return folder
 
 
@@ -77,6 +83,7 @@ def become(role: Role, arguments: Sequence[str]) -> NoReturn:
         raise OptionError(f"frontend {number}: the pool has {config.frontends} (--frontends)")
     if listener is None:
         raise OptionError(f"frontend {number}: no socket was passed: see Sockets= of its unit")
+    check_exposure(config, listener)
     listener.set_inheritable(True)
     name = _enter(config, role, f"frontend-{number}")
     environment = {"TOKENIZERS_PARALLELISM": "false"}

@@ -1,4 +1,4 @@
-"""Variables of the environment that operators set for the reference, as options."""
+"""Variables of the environment that set options: the reference's, and keys."""
 
 import functools
 import tomllib
@@ -15,6 +15,8 @@ _PREFIX = "VLLM_"
 _ANY = "VLLM_*"
 _GIB_ON_CPU = "GiB on a CPU"
 _OFF = ("", "0", "false", "no")
+# Headrace's own that set options, which come before those of the reference.
+_OWN = {"HEADRACE_API_KEY": "api_keys", "HEADRACE_ADMIN_KEY": "admin_keys"}
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,11 @@ def read_variables(environment: Mapping[str, str], on_cpu: bool) -> FromVariable
             read.options[variable.option] = _value(name, value, variable.unit)
             read.names[variable.option] = name
             read.notices.append(f"{name} sets {flag_of(variable.option)}, unless that is given")
+    for name, option in _OWN.items():
+        if value := environment.get(name, "").strip():
+            if option in read.options:
+                read.notices.append(f"{read.names[option]} changes nothing: {name} is set")
+            read.options[option], read.names[option] = value, name
     return read
 
 

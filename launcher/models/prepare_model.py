@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace.launcher.models.changed_folder import with_changes
+from headrace.launcher.models.chat_templates import check_templates
 from headrace.launcher.models.model_cache import (
     Progress,
     cached,
@@ -26,6 +27,7 @@ from headrace.launcher.models.model_cache import (
 from headrace.launcher.models.model_folder import ModelError, check_folder
 from headrace.launcher.models.text_folder import TextOverrides, text_key, write_text_folder
 from headrace.protocol.common import hub
+from headrace.protocol.common.umask import users_umask
 from headrace.protocol.text import TextInfo
 
 DEFAULT_MODEL = "SmolLM2-135M-Instruct"
@@ -103,6 +105,8 @@ def prepare_model(
         options.override_generation_config,
     )
     info = write_text_folder(folder, facts, options.text_path, overrides)
+    origin = str(folder) if options.chat_template is None else "--chat-template"
+    check_templates(info, origin, cache, progress)
     return PreparedModel(folder.absolute(), options.text_path.absolute(), name, info)
 
 
@@ -125,7 +129,8 @@ def _locate(model: str | None, options: hub.HubOptions, progress: Progress) -> t
         )
     progress(f"looking for {model} on the Hugging Face hub")
     try:
-        folder = hub.download(hub_id["repo"], hub_id["revision"], hub.MODEL_FILES, options)
+        with users_umask():
+            folder = hub.download(hub_id["repo"], hub_id["revision"], hub.MODEL_FILES, options)
     except hub.HubError as error:
         raise ModelError(
             f"{hub_id['repo']} (not a folder, so taken for a hub id): {error}"
@@ -144,7 +149,8 @@ def _locate_tokenizer(tokenizer: str, options: PrepareOptions, progress: Progres
     progress(f"looking for the tokenizer {tokenizer} on the Hugging Face hub")
     chosen = replace(options.hub_options, revision=options.tokenizer_revision)
     try:
-        return hub.download(hub_id["repo"], hub_id["revision"], hub.TOKENIZER_FILES, chosen)
+        with users_umask():
+            return hub.download(hub_id["repo"], hub_id["revision"], hub.TOKENIZER_FILES, chosen)
     except hub.HubError as error:
         raise ModelError(f"--tokenizer: {hub_id['repo']}: {error}") from error
 

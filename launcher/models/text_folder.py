@@ -5,7 +5,6 @@ folder: tokenizer.json as transformers would use it, and facts.json with the com
 and the special tokens. Everything else is in plain files of the model.
 """
 
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from headrace.launcher.models.chat_templates import model_templates, override_template
-from headrace.launcher.models.generation_config import generation_defaults
+from headrace.launcher.models.generation_config import generation_defaults, output_ceiling
 from headrace.launcher.models.model_cache import file_digest, joint_digest
 from headrace.launcher.models.model_folder import ModelError, read_json_object
 from headrace.protocol.common.context_length import context_length
@@ -71,20 +70,13 @@ def write_text_folder(
         raise ModelError(f"{model}: {field}: {first['msg']}") from error
     try:
         text_path.mkdir(parents=True, exist_ok=True)
-        _link_or_copy(facts_path / "tokenizer.json", TextInfo.tokenizer_file(text_path))
+        # A copy: a link would have the permissions of the cache's file, which others may read.
+        TextInfo.tokenizer_file(text_path).unlink(missing_ok=True)
+        shutil.copyfile(facts_path / "tokenizer.json", TextInfo.tokenizer_file(text_path))
         TextInfo.file(text_path).write_text(info.model_dump_json(indent=1), encoding="utf-8")
     except OSError as error:
         raise ModelError(f"{text_path}: cannot be written: {error.strerror}") from error
     return info
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    """Make a hard link, or a copy if the file system has none: tokenizers may be large."""
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def _text_info(model: Path, facts: dict[str, Any], overrides: TextOverrides) -> TextInfo:
@@ -94,15 +86,16 @@ def _text_info(model: Path, facts: dict[str, Any], overrides: TextOverrides) -> 
         template, templates = override_template(overrides.chat_template), {}
     if not isinstance(config.get("vocab_size"), int):
         raise ModelError(f"{model}: its config.json gives no vocab_size")
+    source, override = overrides.generation_config, overrides.override_generation_config
+    defaults = generation_defaults(model, source, override)
     return TextInfo(
         max_model_len=_context_length(model, facts, overrides.max_model_len),
         vocab_size=config["vocab_size"],
         eos_token_ids=_eos_token_ids(config, generation, facts, overrides),
         chat_template=template,
         chat_templates=templates,
-        generation_defaults=generation_defaults(
-            model, overrides.generation_config, overrides.override_generation_config
-        ),
+        generation_defaults=defaults,
+        max_output_tokens=output_ceiling(source, override, defaults),
         tokenizer_class=facts["tokenizer_class"],
         added_tokens=facts["added_tokens"],
         **facts["special_tokens"],
@@ -145,5 +138,6 @@ def _eos_token_ids(
     sources = [override] if "eos_token_id" in override else [config, generation, facts]
     for source in sources:
         value = source.get("eos_token_id")
-        ids.update(value if isinstance(value, list) else [value] if value is not None else [])
-    return tuple(sorted(i for i in ids if isinstance(i, int) and 0 <= i < config["vocab_size"]))
+        values = value if isinstance(value, list) else [value]
+        ids.update(each for each in values if isinstance(each, int) and not isinstance(each, bool))
+    return tuple(sorted(i for i in ids if 0 <= i < config["vocab_size"]))

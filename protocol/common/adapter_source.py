@@ -3,9 +3,8 @@
 from pathlib import Path
 
 from headrace.protocol.common import hub
-from headrace.protocol.common.adapters import CONFIG, WEIGHTS, InvalidAdapter
+from headrace.protocol.common.adapters import CONFIG, OUTSIDE, WEIGHTS, InvalidAdapter
 
-_OUTSIDE = "it must lie in the folder that the server has for adapters"
 _NOWHERE = "no adapter is there"
 
 
@@ -35,7 +34,7 @@ def _inside(folder: Path, lora_dir: Path) -> Path:
     if not all(
         path.resolve().is_relative_to(root) for path in (folder, folder / CONFIG, folder / WEIGHTS)
     ):
-        raise InvalidAdapter(_OUTSIDE)
+        raise InvalidAdapter(OUTSIDE)
     if not folder.is_dir():
         raise InvalidAdapter(_NOWHERE, is_missing=True)
     return folder

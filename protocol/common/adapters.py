@@ -4,12 +4,15 @@ Workers read the copies: all run the same adapter whenever they start, even if t
 changed. Each load gets an id of its own, so that cached prefixes of one are never used for another.
 """
 
+import contextlib
 import json
+import os
 import secrets
 import shutil
 import stat
 from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -18,6 +21,7 @@ from headrace.protocol.state import AdapterState
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 MAX_CONFIG_BYTES = 1024 * 1024
+OUTSIDE = "it must lie in the folder that the server has for adapters"
 _FOLDER, _LIST = "adapters", "adapters.json"
 
 
@@ -61,24 +65,30 @@ def adapter_folder(run_dir: Path, adapter_id: str) -> Path:
     return run_dir / _FOLDER / adapter_id
 
 
-def store_adapter(source: Path, run_dir: Path) -> str:
+def store_adapter(source: Path, run_dir: Path, inside: Path | None = None) -> str:
     """Copy an adapter into the run directory and return its new id.
 
+    inside: the folder in which its files must lie, whatever becomes of links meanwhile.
     Raises InvalidAdapter if there is none, or its format is not supported. The contents of the
     files are not checked.
     """
-    size = sum(_size(source, name) for name in (CONFIG, WEIGHTS))
-    if size > shutil.disk_usage(run_dir).free // 2:  # other processes write there, too
-        raise InvalidAdapter("the run directory has no room for a copy of it")
-    adapter_id = secrets.token_hex(8)
-    folder = adapter_folder(run_dir, adapter_id)
-    try:
-        folder.mkdir(mode=0o700, parents=True)
+    with contextlib.ExitStack() as stack:
+        files = {}
         for name in (CONFIG, WEIGHTS):
-            shutil.copyfile(source / name, folder / name)
-    except OSError as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise InvalidAdapter(f"it could not be copied: {error.strerror}") from error
+            files[name] = stack.enter_context(_open(source, name, inside))
+        size = sum(os.fstat(file.fileno()).st_size for file in files.values())
+        if size > shutil.disk_usage(run_dir).free // 2:  # other processes write there, too
+            raise InvalidAdapter("the run directory has no room for a copy of it")
+        adapter_id = secrets.token_hex(8)
+        folder = adapter_folder(run_dir, adapter_id)
+        try:
+            folder.mkdir(mode=0o700, parents=True)
+            for name, file in files.items():
+                with (folder / name).open("wb") as copy:
+                    shutil.copyfileobj(file, copy)
+        except OSError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise InvalidAdapter(f"it could not be copied: {error.strerror}") from error
     return adapter_id
 
 
@@ -107,10 +117,14 @@ def write_served(run_dir: Path, served: Iterable[ServedAdapter]) -> None:
     write_atomically(run_dir / _LIST, text)
 
 
-def _size(source: Path, name: str) -> int:
-    """Return the size of a file in bytes. Raises InvalidAdapter if it cannot be read."""
+def _open(source: Path, name: str, inside: Path | None) -> BinaryIO:
+    """Open one of an adapter's files. Raises InvalidAdapter if it cannot be read.
+
+    What is open is checked, not what its path led to before or leads to afterwards.
+    """
     try:
-        status = (source / name).stat()
+        # A pipe or a device must not be waited for.
+        descriptor = os.open(source / name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
         if name == CONFIG:
             raise InvalidAdapter(f"no {CONFIG} is there", is_missing=True) from error
@@ -118,8 +132,21 @@ def _size(source: Path, name: str) -> int:
             reason = f"its weights are pickled; only {WEIGHTS} is read"
             raise InvalidAdapter(reason) from error
         raise InvalidAdapter(f"no {WEIGHTS} is there", is_missing=True) from error
-    if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device may never end
+    try:
+        _check_open(descriptor, name, inside)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return open(descriptor, "rb")
+
+
+def _check_open(descriptor: int, name: str, inside: Path | None) -> None:
+    status = os.fstat(descriptor)
+    if inside is not None:
+        real = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        if not real.is_relative_to(inside.resolve()):
+            raise InvalidAdapter(OUTSIDE)
+    if not stat.S_ISREG(status.st_mode):
         raise InvalidAdapter(f"{name} is no file")
     if name == CONFIG and status.st_size > MAX_CONFIG_BYTES:
         raise InvalidAdapter(f"{CONFIG} is larger than {MAX_CONFIG_BYTES} bytes")
-    return status.st_size

@@ -28,6 +28,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from headrace.protocol.common.atomic_write import replacing, write_atomically
 from headrace.protocol.common.file_lock import FileLock
+from headrace.protocol.common.metric_space import INITIAL_BYTES, entry_bytes, reserve_file
 
 # Of these only the sum over all processes is shown.
 SUMMED = ("counter", "histogram")
@@ -71,12 +72,16 @@ def _add(folder: Path, dead: list[Path]) -> None:
     old = _current(folder)
     new = folder / f"{_LINK}.{_number(old) + 1}"
     new.mkdir()
-    for kind in SUMMED:
-        parts = [*_sum_files(old), *dead]
-        _write_sum(new / f"{kind}_sum.db", [each for each in parts if _kind(each) == kind])
-    (new / _LIST).write_text(json.dumps([file.name for file in dead]))
-    with replacing(folder / _LINK) as link:
-        link.symlink_to(new.name)
+    try:
+        for kind in SUMMED:
+            parts = [*_sum_files(old), *dead]
+            _write_sum(new / f"{kind}_sum.db", [each for each in parts if _kind(each) == kind])
+        (new / _LIST).write_text(json.dumps([file.name for file in dead]))
+        with replacing(folder / _LINK) as link:
+            link.symlink_to(new.name)
+    except OSError:  # no space: leave none of it in use
+        shutil.rmtree(new, ignore_errors=True)
+        raise
 
 
 def _write_sum(target: Path, files: Iterable[Path]) -> None:
@@ -84,6 +89,7 @@ def _write_sum(target: Path, files: Iterable[Path]) -> None:
     for file in files:
         for key, value, _, _ in MmapedDict.read_all_values_from_file(str(file)):  # type: ignore[no-untyped-call]
             totals[key] = totals.get(key, 0.0) + value
+    reserve_file(str(target), sum(map(entry_bytes, totals)) + INITIAL_BYTES)
     written = MmapedDict(str(target))  # type: ignore[no-untyped-call]
     for key, total in totals.items():
         written.write_value(key, total, 0.0)  # type: ignore[no-untyped-call]

@@ -1,12 +1,12 @@
 """Describe the pool in one line, for `systemctl status`."""
 
 from headrace.protocol.config import PoolConfig
-from headrace.protocol.state import READY, SERVING, SLEEPING, PoolState
+from headrace.protocol.state import READY, SLEEPING, PoolState, serving_slots
 
 
 def pool_status(state: PoolState, config: PoolConfig) -> str:
     """Describe how much of the pool runs, its load and its problems, in one line."""
-    ready = sum(worker.state == READY for worker in state.workers)
+    ready = len(serving_slots(each for each in state.workers if each.state == READY))
     in_flight = sum(frontend.load.in_flight for frontend in state.frontends)
     problems = [f"{group.name}: {group.problem}" for group in state.groups if group.problem]
     asleep = sum(worker.state in SLEEPING for worker in state.workers)
@@ -27,5 +27,4 @@ def is_complete(state: PoolState, config: PoolConfig) -> bool:
 
 def has_all_workers(state: PoolState) -> bool:
     """Return whether all workers of the target sizes are ready or asleep."""
-    serving = sum(worker.state in SERVING for worker in state.workers)
-    return serving >= sum(group.target_size for group in state.groups)
+    return len(serving_slots(state.workers)) >= sum(group.target_size for group in state.groups)

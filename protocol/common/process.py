@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 
+from headrace.protocol.common.standard_streams import make_streams_safe
 from headrace.protocol.log_options import LogOptions
 from headrace.protocol.logs.set_up import set_up_logging
 
@@ -22,6 +23,7 @@ def become_child(name: str, parent_pid: int | None, log: LogOptions) -> None:
     parent_pid: the process that started it. If it has another parent by now, it exits at once: the
         parent ended before the kernel knew. None: systemd, which stops its processes itself.
     """
+    make_streams_safe()
     try:
         set_up_logging(name, log)
     except ValueError as error:  # its file may be on a disk that is full by now

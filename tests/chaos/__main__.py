@@ -17,6 +17,7 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--seconds", type=float, default=30, help="of each run")
     parser.add_argument("--engine", choices=["tiny", "fake"], default="tiny")
+    parser.add_argument("--secured", action="store_true", help="with API keys and TLS")
     parser.add_argument("--logs", type=Path, help="folder for the logs of runs with findings")
     args = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -25,7 +26,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="chaos-") as name:
         model = save_chaos_model(Path(name, "tiny"))
         for seed in range(args.first, args.first + args.seeds):
-            report = run(seed, args.seconds, model, args.engine, Path(name, "cache"))
+            cache = Path(name, "cache")
+            report = run(seed, args.seconds, model, args.engine, cache, args.secured)
             print(report, flush=True)
             failed += bool(report.findings)
             if report.findings and args.logs:

@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass
 from typing import Any
 
 from bench.load.http import Connection, EventParser, HTTPFailure, Response
@@ -26,6 +28,21 @@ _READ_STREAM = {
 }
 
 
+@dataclass(frozen=True)
+class Address:
+    """A server. key: sent with each request, unless empty. context: of TLS, if it is spoken."""
+
+    host: str
+    port: int
+    key: str = ""
+    context: ssl.SSLContext | None = None
+
+    def head(self, method: str, path: str) -> str:
+        """The first line of a request, and the headers that each has."""
+        key = f"Authorization: Bearer {self.key}\r\n" if self.key else ""
+        return f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{key}"
+
+
 class Broken(Exception):
     """The connection has ended before the answer has. port: the client's; 0 if there was none."""
 
@@ -42,34 +59,41 @@ class ErrorStatus(Exception):
         self.status = status
 
 
-async def ask(host: str, port: int, request: Request, stream: bool) -> Outcome:
+async def ask(address: Address, request: Request, stream: bool) -> Outcome:
     """The answer. A client that is cancelled has hung up."""
     stream = stream and request.can_stream
-    async with _response(host, port, *_message(request, stream)) as response:
+    async with _response(
+        address, *_post(address, request.path, body_of(request, stream))
+    ) as response:
         return await _read(response, request, stream)
 
 
-async def look(host: str, port: int, path: str) -> bytes:
+async def look(address: Address, path: str) -> bytes:
     """What a GET answers."""
-    head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
-    async with _response(host, port, head, b"") as response:
+    head = f"{address.head('GET', path)}\r\n".encode()
+    async with _response(address, head, b"") as response:
         return await response.read()
 
 
-async def order(host: str, port: int, path: str, body: dict[str, Any]) -> None:
+async def order(address: Address, path: str, body: dict[str, Any]) -> None:
     """Have an operator's call done. Raises ErrorStatus or Broken if it fails."""
-    async with _response(host, port, *_post(path, body)) as response:
+    async with _response(address, *_post(address, path, body)) as response:
         await response.read()
 
 
 @asynccontextmanager
-async def _response(host: str, port: int, head: bytes, body: bytes) -> AsyncIterator[Response]:
+async def _response(address: Address, head: bytes, body: bytes) -> AsyncIterator[Response]:
     """A response with status 200 to be read.
 
     Raises Broken whenever the connection breaks, ErrorStatus for any other status.
     """
     try:
-        reader, writer = await asyncio.open_connection(host, port)
+        reader, writer = await asyncio.open_connection(
+            address.host,
+            address.port,
+            ssl=address.context,
+            server_hostname="localhost" if address.context else None,
+        )
     except OSError as error:
         raise Broken(0, error) from error
     own_port = writer.get_extra_info("sockname")[1]
@@ -112,14 +136,10 @@ def read_stream(request: Request, events: list[bytes]) -> Outcome:
     return _READ_STREAM[request.path](events)
 
 
-def _message(request: Request, stream: bool) -> tuple[bytes, bytes]:
-    return _post(request.path, body_of(request, stream))
-
-
-def _post(path: str, body: dict[str, Any]) -> tuple[bytes, bytes]:
+def _post(address: Address, path: str, body: dict[str, Any]) -> tuple[bytes, bytes]:
     data = json.dumps(body).encode()
     head = (
-        f"POST {path} HTTP/1.1\r\nHost: localhost\r\n"
+        f"{address.head('POST', path)}"
         f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
     )
     return head.encode(), data

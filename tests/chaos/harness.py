@@ -13,12 +13,14 @@ import httpx
 from tests.chaos.schedule import Role
 from tests.end_to_end.servers import Server, wait_for
 
+from .asking import Address
 from .blows import Struck, carry_out, strike
 from .catalogue import make_requests
 from .load import Load, undisturbed
 from .models import ADAPTER, model_flags, save_chaos_adapter
 from .operator import first_answer, operate
 from .schedule import FRONTENDS, STALL_TIMEOUT_S, WORKERS, Blow, Schedule, make_schedule
+from .secured import Security, make_security
 from .watch import Watch
 
 CLIENTS = 10
@@ -46,17 +48,21 @@ class Report:
         return "\n".join(lines)
 
 
-def run(seed: int, seconds: float, folder: Path, engine: str, cache_dir: Path) -> Report:
-    """Start a pool, disturb it for so long, stop it."""
+def run(
+    seed: int, seconds: float, folder: Path, engine: str, cache_dir: Path, secured: bool = False
+) -> Report:
+    """Start a pool, disturb it for so long, stop it. secured: with keys and TLS."""
+    security = make_security(cache_dir.with_name("security")) if secured else Security()
     pool = ["--frontends", str(FRONTENDS), "--workers", str(WORKERS)]
     stall = ["--stall-timeout", str(STALL_TIMEOUT_S)]
     adapter = save_chaos_adapter(cache_dir.with_name(f"adapter-{seed}"), folder, engine)
     lora = ["--enable-lora", "--lora-modules", f"{ADAPTER}={adapter}", "--enable-admin"]
-    server = Server([*model_flags(folder, engine), *pool, *stall, *lora], cache_dir)
+    flags = [*model_flags(folder, engine), *pool, *stall, *lora, *security.flags]
+    server = Server(flags, cache_dir, key=security.key, context=security.context)
     report = Report(seed, make_schedule(seed, seconds))
     watch = Watch(server)
     try:
-        asyncio.run(_Run(server, watch, report, adapter).whole(seconds))
+        asyncio.run(_Run(server, security, watch, report, adapter).whole(seconds))
     except Exception as error:
         report.findings.append(f"{type(error).__name__}: {error}")
     finally:
@@ -68,12 +74,15 @@ def run(seed: int, seconds: float, folder: Path, engine: str, cache_dir: Path) -
 
 
 class _Run:
-    def __init__(self, server: Server, watch: Watch, report: Report, adapter: Path) -> None:
+    def __init__(
+        self, server: Server, security: Security, watch: Watch, report: Report, adapter: Path
+    ) -> None:
         self._server, self._watch, self._report = server, watch, report
         self._adapter = adapter
         self._struck = Struck(strikes=report.strikes)
         url = httpx.URL(server.url)
-        self._address = (url.host, url.port or 80)
+        context = security.context if security.has_tls else None
+        self._address = Address(url.host, url.port or 80, security.key, context)
 
     async def whole(self, seconds: float) -> None:
         answers = await undisturbed(self._address, make_requests())
@@ -115,7 +124,7 @@ class _Run:
     def _is_idle(self) -> bool:
         with contextlib.suppress(httpx.HTTPError):
             idle = all(self._server.metric(f"headrace:{name}") == 0 for name in _GAUGES)
-            return idle and httpx.get(f"{self._server.url}/load").json() == {"server_load": 0}
+            return idle and self._server.get("/load").json() == {"server_load": 0}
         return False
 
     def _restart_some(self) -> None:

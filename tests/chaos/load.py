@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from .answers import Outcome, Wrong
-from .asking import Broken, ErrorStatus, ask, look
+from .asking import Address, Broken, ErrorStatus, ask, look
 from .blows import Struck
 from .catalogue import Request
 from .watch import POLL_S, Watch
@@ -29,7 +29,7 @@ _ROLL_S = 60.0
 class Load:
     """findings: what must not be. counts: how many requests ended how."""
 
-    address: tuple[str, int]
+    address: Address
     answers: dict[str, tuple[Request, Outcome]]
     watch: Watch
     struck: Struck
@@ -57,7 +57,7 @@ class Load:
             path, began = next(paths), time.monotonic()
             try:
                 async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                    await look(*self.address, path)
+                    await look(self.address, path)
                 self.counts["looks"] += 1
             except (Broken, ErrorStatus, TimeoutError) as failure:
                 if self._is_unready(path, failure):
@@ -76,7 +76,7 @@ class Load:
         began = time.monotonic()
         try:
             async with asyncio.timeout(after_s):
-                await ask(*self.address, request, stream)
+                await ask(self.address, request, stream)
         except TimeoutError:
             self.counts["hung up"] += 1
         except (Broken, ErrorStatus, Wrong) as failure:
@@ -93,7 +93,7 @@ class Load:
         began = time.monotonic()
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                outcome = await ask(*self.address, request, stream)
+                outcome = await ask(self.address, request, stream)
         except (Broken, ErrorStatus, Wrong, TimeoutError, KeyError, ValueError) as failure:
             await self._fail(_name(request, stream), failure, began)
             return False
@@ -140,11 +140,11 @@ def _name(request: Request, stream: bool) -> str:
 
 
 async def undisturbed(
-    address: tuple[str, int], requests: list[Request]
+    address: Address, requests: list[Request]
 ) -> dict[str, tuple[Request, Outcome]]:
     """The right answers, by name. AssertionError if it matters whether they are streamed."""
     whole, streamed = [
-        await asyncio.gather(*(ask(*address, request, stream) for request in requests))
+        await asyncio.gather(*(ask(address, request, stream) for request in requests))
         for stream in (False, True)
     ]
     for request, one, other in zip(requests, whole, streamed, strict=True):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .answers import Outcome
-from .asking import Broken, ErrorStatus, ask, order
+from .asking import Address, Broken, ErrorStatus, ask, order
 from .catalogue import visitor_request
 from .load import PAUSE_S, Load
 from .models import VISITOR
@@ -38,7 +38,7 @@ async def _is_done(load: Load, path: str, body: dict[str, Any]) -> bool:
     """Whether a call has been; what it must not fail of is a finding."""
     try:
         async with asyncio.timeout(CALL_TIMEOUT_S):
-            await order(*load.address, path, body)
+            await order(load.address, path, body)
             return True
     except ErrorStatus as error:
         # What has been unloaded by a call whose answer was lost cannot be found.
@@ -53,12 +53,12 @@ async def _is_done(load: Load, path: str, body: dict[str, Any]) -> bool:
     return False
 
 
-async def first_answer(address: tuple[str, int], folder: Path) -> Outcome:
+async def first_answer(address: Address, folder: Path) -> Outcome:
     """What the adapter says while nothing dies."""
     body = {"lora_name": VISITOR, "lora_path": str(folder)}
-    await order(*address, _LOAD, body)
+    await order(address, _LOAD, body)
     try:
-        return await ask(*address, visitor_request(), False)
+        return await ask(address, visitor_request(), False)
     finally:
         with contextlib.suppress(ErrorStatus):
-            await order(*address, _UNLOAD, {"lora_name": VISITOR})
+            await order(address, _UNLOAD, {"lora_name": VISITOR})

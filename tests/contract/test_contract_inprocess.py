@@ -36,8 +36,7 @@ def kind_of(request: Generate) -> str:
     return "chat" if EOS in request.prompt_token_ids else "completion"
 
 
-@pytest.fixture
-def client(tmp_path: Path) -> Client:
+def client_of(tmp_path: Path, **settings: object) -> Client:
     backend = byte_level()
     info = TextInfo(
         max_model_len=2048,
@@ -63,17 +62,22 @@ def client(tmp_path: Path) -> Client:
         served_names=("smol",),
         serving=ServingOptions(tool_call_parser="hermes"),
     )
-    config = PoolConfig(
-        run_dir=tmp_path,
-        groups=(group,),
-        enable_tokenizer_info=True,
-        enable_admin=True,
-        allowed_origins=("https://app.example",),
-        allowed_methods=("GET", "POST"),
-        allowed_headers=("content-type", "authorization"),
-        allow_credentials=True,
+    enabled = {"enable_tokenizer_info": True, "enable_admin": True}
+    cors = {
+        "allowed_origins": ("https://app.example",),
+        "allowed_methods": ("GET", "POST"),
+        "allowed_headers": ("content-type", "authorization"),
+        "allow_credentials": True,
+    }
+    config = PoolConfig.model_validate(
+        {"run_dir": tmp_path, "groups": (group,), **enabled, **cors, **settings}
     )
     return create_app(config, {"main": text}, pool, Metrics(config), new_grammars()).test_client()
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Client:
+    return client_of(tmp_path)
 
 
 def caller(client: Client) -> replay.Call:
@@ -103,8 +107,13 @@ async def test_sample(name: str, client: Client) -> None:
     await replay.replay(name, caller(client))
 
 
+@pytest.mark.parametrize("name", sorted(replay.WITH_KEY))
+async def test_sample_with_a_key(name: str, tmp_path: Path) -> None:
+    await replay.replay(name, caller(client_of(tmp_path, api_keys=(replay.KEY,))))
+
+
 def test_every_sample_is_replayed_or_named() -> None:
     samples = {path.stem for path in replay.SAMPLES.glob("*.json")}
     assert len(samples) == 74
     assert set(replay.LATER) <= samples
-    assert set(replay.names()) | set(replay.LATER) == samples
+    assert set(replay.names()) | set(replay.LATER) | replay.WITH_KEY == samples

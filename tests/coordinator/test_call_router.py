@@ -155,6 +155,19 @@ def test_worker_that_ends_is_no_unknown_one(state: WorkerStatus) -> None:
     assert (result.error, result.kind) == ("no worker is running", ABSENT)
 
 
+def test_a_slot_to_be_filled_is_no_unknown_worker() -> None:
+    for call in (pool_call(GetActivity(), worker="a-7"), pool_call(worker="a-7")):
+        for slots, kind in ((["a-7"], ABSENT), (["a-0"], MISSING)):
+            ((_, result),) = (
+                CallRouter().on_call(call, 0.0, POOL, slots=slots).answers
+                if call.call is SLEEP
+                else report_activity(call, POOL, slots).answers
+            )
+            assert result.kind == kind
+    ((_, result),) = report_activity(pool_call(GetActivity(), "b", "a-7"), POOL, ["a-7"]).answers
+    assert result.kind == MISSING
+
+
 def test_the_coordinator_answers_calls_of_its_own() -> None:
     router = CallRouter()
 

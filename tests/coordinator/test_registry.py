@@ -24,6 +24,8 @@ from headrace.protocol.state import (
     STALLED,
     STARTING,
     FrontendLoad,
+    ReloadPhase,
+    ReloadState,
     WorkerLoad,
     WorkerState,
     WorkerStatus,
@@ -449,3 +451,84 @@ def test_groups_that_may_be_empty_say_that_requests_start_workers(
     registry = Registry(config, epoch="e", starts_workers=starts_workers)
     (told,) = registry.state().groups
     assert told.starts_on_demand == expected
+
+
+def reloading(registry: Registry, phase: ReloadPhase = "starting") -> None:
+    registry.on_reload(ReloadState(1, phase, "chat-0", "chat-0.0"))
+
+
+def test_reload_starts_one_successor_beside_a_worker_that_serves() -> None:
+    registry = make_registry()
+    start_all(registry)
+    reloading(registry)
+    assert registry.tick(1.0) == [StartWorker("chat-0.1", "chat", 2)]
+    reloading(registry)  # it is repeated
+    assert registry.tick(2.0) == []
+    registry.on_worker_hello(hello("chat-0.1"), 3.0)
+    assert registry.tick(3.0) == []
+    assert states(registry) == {"chat-0.0": READY, "chat-1.0": READY, "chat-0.1": READY}
+    registry.on_worker_draining(WorkerDraining("chat-0.0"), 4.0)
+    registry.on_exit(ChildExited("chat-0.0", "worker", 0), 5.0)
+    assert registry.tick(5.0) == []
+    assert states(registry) == {"chat-1.0": READY, "chat-0.1": READY}
+    assert not is_replacing(registry)
+    assert registry.state().reload == ReloadState(1, "starting", "chat-0", "chat-0.0")
+
+
+def test_failed_successor_is_no_crash_loop_and_is_started_again_a_moment_later() -> None:
+    registry = make_registry(workers=1)
+    start_all(registry)
+    for start in range(1, 5):
+        now = 2.0 * start
+        reloading(registry)
+        assert worker_ids(registry.tick(now)) == [f"chat-0.{start}"]
+        registry.on_exit(ChildExited(f"chat-0.{start}", "worker", EX_CONFIG), now)
+        assert registry.tick(now + 0.5) == []
+    (group,) = registry.state().groups
+    assert group.problem == ""
+    assert states(registry) == {"chat-0.0": READY}
+    registry.on_exit(ChildExited("chat-0.0", "worker", -9), 9.5)
+    assert worker_ids(registry.tick(9.5)) == ["chat-0.5"]
+
+
+def test_successor_takes_the_place_of_a_worker_that_dies_meanwhile() -> None:
+    registry = make_registry(workers=1)
+    start_all(registry)
+    reloading(registry)
+    assert worker_ids(registry.tick(1.0)) == ["chat-0.1"]
+    registry.on_exit(ChildExited("chat-0.0", "worker", -9), 2.0)
+    assert registry.tick(2.0) == []
+    registry.on_worker_hello(hello("chat-0.1"), 3.0)
+    assert registry.tick(3.0) == []
+    assert states(registry) == {"chat-0.1": READY}
+
+
+def test_after_a_failed_reload_nothing_stays_beside_the_old_worker() -> None:
+    registry = make_registry(workers=1)
+    start_all(registry)
+    reloading(registry)
+    assert worker_ids(registry.tick(1.0)) == ["chat-0.1"]
+    reloading(registry, "failed")
+    assert registry.tick(2.0) == [KillWorker("chat-0.1")]
+    registry.on_exit(ChildExited("chat-0.1", "worker", -9), 2.1)
+    assert registry.tick(2.2) == []
+    assert states(registry) == {"chat-0.0": READY}
+
+
+def test_another_coordinator_starts_no_second_successor() -> None:
+    registry = make_registry(workers=1)
+    ids = ("chat-0.0", "chat-0.1")
+    registry.on_launcher(LauncherHello(1, ids, (), ("chat-0.1",)), 0.0)
+    registry.on_worker_hello(hello("chat-0.0"), 0.0)
+    reloading(registry)
+    assert registry.tick(1.0) == []
+    registry.on_exit(ChildExited("chat-0.1", "worker", 1), 2.0)
+    assert worker_ids(registry.tick(4.0)) == ["chat-0.2"]
+
+
+def test_no_successor_in_a_slot_that_the_group_has_no_more() -> None:
+    registry = make_registry(workers=1)
+    start_all(registry)
+    registry.replica_slots.resize("chat", 0)
+    reloading(registry)
+    assert registry.tick(1.0) == []

@@ -4,7 +4,7 @@ Starting one costs more than most tests: two seconds of CPU time with the fake e
 model. A test that kills a process needs a pool of its own.
 """
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
 import certifi
@@ -52,9 +52,18 @@ def launch(fake_model: Path, cache_dir: Path) -> Iterator[Launch]:
     """Starts pools of the fake engine; all of them are stopped when the module ends."""
     started: list[Server] = []
 
-    def start(*flags: str, step_s: float = 0.0, model: Path = fake_model) -> Server:
+    def start(
+        *flags: str,
+        step_s: float = 0.0,
+        model: Path = fake_model,
+        run_dir: Path | None = None,
+        wrapper: Sequence[str] = (),
+        variables: dict[str, str] | None = None,
+        key: str = "",
+    ) -> Server:
         fake = ["--engine", "fake", "--fake-step-s", str(step_s)]
-        server = Server(["--model", str(model), *fake, *flags], cache_dir)
+        every = ["--model", str(model), *fake, *flags]
+        server = Server(every, cache_dir, run_dir, wrapper, variables, key)
         started.append(server)
         return server
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import httpx
@@ -21,13 +21,28 @@ NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 class Server:
-    """A running pool. `url`: where it serves. `log`: what the processes have written so far."""
+    """A running pool. `url`: where it serves. `log`: what the processes have written so far.
 
-    def __init__(self, flags: list[str], cache_dir: Path | None = None) -> None:
+    variables: of its environment. key: which its clients send. context: with which certificates
+    are checked. wrapper: a command that runs the command after it, such as unshare.
+    """
+
+    def __init__(
+        self,
+        flags: list[str],
+        cache_dir: Path | None = None,
+        run_dir: Path | None = None,
+        wrapper: Sequence[str] = (),
+        variables: dict[str, str] | None = None,
+        key: str = "",
+        context: ssl.SSLContext = NO_CERTIFICATES,
+    ) -> None:
+        self._context = context
+        self.headers = {"Authorization": f"Bearer {key}"} if key else {}
         folder = Path(tempfile.mkdtemp(prefix="hr-"))
-        self.run_dir, self._log = folder / "run", folder / "log"
+        self.run_dir, self._log = run_dir or folder / "run", folder / "log"
         # The console script, as users run it.
-        command = [str(Path(sys.executable).with_name("headrace")), "serve", *flags]
+        command = [*wrapper, str(Path(sys.executable).with_name("headrace")), "serve", *flags]
         if "--uds" not in flags:
             command += ["--port", "0"]
         cache = {} if cache_dir is None else {"HEADRACE_CACHE": str(cache_dir)}
@@ -37,7 +52,7 @@ class Server:
                 [*command, "--run-dir", str(self.run_dir)],
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=os.environ | {"HF_HUB_OFFLINE": "1"} | cache,
+                env=os.environ | {"HF_HUB_OFFLINE": "1"} | cache | (variables or {}),
                 start_new_session=True,
             )
         self.url = self._wait_until_ready()
@@ -49,7 +64,9 @@ class Server:
 
     def new_client(self) -> httpx.Client:
         """One with connections of its own: any frontend may answer."""
-        return httpx.Client(base_url=self.url, timeout=60, verify=NO_CERTIFICATES)
+        return httpx.Client(
+            base_url=self.url, timeout=60, verify=self._context, headers=self.headers
+        )
 
     def get(self, path: str) -> httpx.Response:
         """An answer on a connection of its own."""

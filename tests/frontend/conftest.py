@@ -1,6 +1,7 @@
 """An application on a fake pool, and a client for it."""
 
-from collections.abc import AsyncIterator, Callable
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import httpx2
@@ -8,21 +9,26 @@ import pytest
 from openai import AsyncOpenAI
 from quart import Quart
 from quart.typing import TestClientProtocol as Client
+from sqlalchemy import create_engine
 
 from headrace.frontend.abortable import Abortable
+from headrace.frontend.access.key_table import KeyTable
 from headrace.frontend.adapters import AdapterUse
 from headrace.frontend.app import create_app
 from headrace.frontend.metrics import Metrics
 from headrace.frontend.process.drain import Drain
+from headrace.frontend.store.engine import metadata
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from headrace.protocol.config import EngineConfig, GroupConfig, PoolConfig, ServingOptions
 from headrace.protocol.text import TextInfo
 from tests.frontend.fake_pool import FakePool
+from tests.frontend.responses.postgres import binaries, cluster
 from tests.frontend.structured.shared_checkers import new_grammars
 from tests.frontend.text.tokenizers_for_tests import CHAT_TEMPLATE, EOS, SPECIAL, byte_level
 
 ANSWER = "The capital of France is Paris."
 MAKE_APP = Callable[..., Quart]
+Serve = Callable[..., contextlib.AbstractAsyncContextManager[Client]]
 
 
 @pytest.fixture(scope="session")
@@ -68,6 +74,7 @@ def make_app(text: ModelTokenizer, text_path: Path, pool: FakePool, tmp_path: Pa
         abortable: Abortable | None = None,
         use: AdapterUse | None = None,
         engine: EngineConfig | None = None,
+        keys: KeyTable | None = None,
         **settings: object,
     ) -> Quart:
         group = GroupConfig(
@@ -82,7 +89,9 @@ def make_app(text: ModelTokenizer, text_path: Path, pool: FakePool, tmp_path: Pa
         )
         config = PoolConfig(run_dir=tmp_path, groups=(group,), **settings)
         texts, metrics = {"main": model}, Metrics(config)
-        return create_app(config, texts, pool, metrics, new_grammars(), drain, abortable, use)
+        return create_app(
+            config, texts, pool, metrics, new_grammars(), drain, abortable, use, keys=keys
+        )
 
     return make
 
@@ -103,3 +112,38 @@ async def openai_client(make_app: MAKE_APP) -> AsyncIterator[AsyncOpenAI]:
             base_url="http://test/v1", api_key="none", http_client=http_client, max_retries=0
         ) as client:
             yield client
+
+
+@pytest.fixture
+def serve(make_app: MAKE_APP) -> Serve:
+    """`async with serve() as client`: a frontend from its start to its end. All of a test share the
+    run directory of the test, with its store and files."""
+
+    @contextlib.asynccontextmanager
+    async def run(**settings: object) -> AsyncIterator[Client]:
+        async with make_app(**settings).test_app() as app:
+            yield app.test_client()
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    programs = binaries()
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+    with cluster(programs) as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An empty database of each kind."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'store.db'}"
+        return
+    url = request.getfixturevalue("postgres")
+    yield url
+    engine = create_engine(url)
+    metadata.drop_all(engine)
+    engine.dispose()

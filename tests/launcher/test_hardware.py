@@ -1,9 +1,11 @@
 """What a worker's process is told of the machine."""
 
+from pathlib import Path
+
 import pytest
 
 from headrace.launcher import hardware
-from headrace.launcher.hardware import gpu_ids, worker_environment
+from headrace.launcher.hardware import gpu_ids, why_no_gpu, worker_environment
 
 
 @pytest.fixture(autouse=True)
@@ -36,3 +38,35 @@ def test_operators_own_spinning_is_kept(monkeypatch: pytest.MonkeyPatch) -> None
     assert worker_environment(0, 1, None)["GOMP_SPINCOUNT"] == "7"
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")
     assert "GOMP_SPINCOUNT" not in worker_environment(0, 1, None)
+
+
+@pytest.mark.parametrize(
+    ("visible", "files", "torch", "reason"),
+    [
+        (None, [], "2.9.0", "has none"),
+        ("0", [], "2.9.0", "has none"),
+        ("", ["nvidia0"], "2.9.0", "CUDA_VISIBLE_DEVICES"),
+        ("-1", ["nvidia0"], "2.9.0", "CUDA_VISIBLE_DEVICES"),
+        (None, ["nvidiactl", "nvidia-uvm"], "2.9.0", "has none"),
+        (None, ["nvidia0"], "2.9.0+cpu", "for CPUs alone"),
+        (None, ["nvidia0"], "2.9.0+cu126", None),
+        ("0", ["dxg"], "2.9.0", None),
+    ],
+)
+def test_why_there_is_no_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    visible: str | None,
+    files: list[str],
+    torch: str,
+    reason: str | None,
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    for name in files:
+        (tmp_path / name).touch()
+    monkeypatch.setattr(hardware, "DEVICES", tmp_path)
+    monkeypatch.setattr("importlib.metadata.version", lambda _: torch)
+    found = why_no_gpu()
+    assert found is None if reason is None else reason in str(found)

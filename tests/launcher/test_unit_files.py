@@ -40,3 +40,12 @@ def test_no_unit_starts_again_what_would_fail_alike() -> None:
     assert len(services) >= 4
     for file in services:
         assert "\nRestartPreventExitStatus=2 78\n" in file.read_text(), file.name
+
+
+def test_keys_reach_only_what_hashes_them() -> None:
+    names = "HEADRACE_API_KEY HEADRACE_ADMIN_KEY VLLM_API_KEY HEADRACE_FLAGS"
+    for file in UNITS.glob("*.service"):
+        text = file.read_text()
+        reads_flags = "$HEADRACE_FLAGS" in text
+        assert "EnvironmentFile=" in text
+        assert (f"\nUnsetEnvironment={names}\n" in text) is not reads_flags, file.name

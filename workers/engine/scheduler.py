@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from headrace.workers.engine.block_pool import BlockPool
 from headrace.workers.engine.drafter import Drafter
-from headrace.workers.engine.fairness import pick_victim, tenants_to_defer
+from headrace.workers.engine.fairness import owners_to_defer, pick_victim
 from headrace.workers.engine.step_budget import StepBudget
 from headrace.workers.engine.step_plan import StepPlan
 from headrace.workers.engine.waiting_queue import WaitingQueue
-from headrace.workers.sequence.sequence import Chunk, Sequence
+from headrace.workers.sequence.sequence import Chunk, Owner, Sequence
 
 MAX_PROMPT_LOGPROBS = 256  # prompt tokens of one step: each takes a row of the whole vocabulary
 
@@ -139,9 +139,9 @@ class Scheduler:
         Empty only if no sequence has a token left to run.
         """
         self._preempt_for_newcomer()
-        deferred = self._deferred_tenants()
+        deferred = self._deferred_owners()
         # Never their decodes in two steps in a row: their outputs continue, if more slowly.
-        no_decodes = frozenset[str]() if self._deferred_decodes else deferred
+        no_decodes = frozenset[Owner]() if self._deferred_decodes else deferred
         plan = self._plan(deferred, no_decodes)
         if deferred and not plan.has_prompts:  # no room for the prompts that they were deferred for
             no_decodes = frozenset()
@@ -181,8 +181,8 @@ class Scheduler:
         prompt_tokens = sum(chunk.count for chunk in chunks) - decode_rows
         self._budget.observe(decode_rows, prompt_tokens, seconds)
 
-    def _plan(self, no_prompts: frozenset[str], no_decodes: frozenset[str]) -> StepPlan:
-        """Plan a step without prompts of some tenants, and without decodes of some."""
+    def _plan(self, no_prompts: frozenset[Owner], no_decodes: frozenset[Owner]) -> StepPlan:
+        """Plan a step without prompts of some owners, and without decodes of some."""
         plan = StepPlan(self._max_tokens, MAX_PROMPT_LOGPROBS, no_prompts)
         preemptions = self.counters.preemptions
         self._schedule_running(plan, no_decodes)
@@ -190,15 +190,15 @@ class Scheduler:
             self._admit(plan)
         return plan
 
-    def _schedule_running(self, plan: StepPlan, no_decodes: frozenset[str]) -> None:
+    def _schedule_running(self, plan: StepPlan, no_decodes: frozenset[Owner]) -> None:
         decoding = [sequence for sequence in self._running if sequence.num_pending == 1]
-        decodes = [sequence for sequence in decoding if sequence.request.tenant not in no_decodes]
+        decodes = [sequence for sequence in decoding if sequence.owner not in no_decodes]
         prefills = [
             sequence
             for sequence in self._running
             if sequence.num_pending > 1 and plan.allows_prompt(sequence)
         ]
-        prefills.sort(key=lambda sequence: not sequence.deferred_tenants)
+        prefills.sort(key=lambda sequence: not sequence.deferred_owners)
         self._add_running(decodes, plan)
         prompts_wait = bool(prefills or self._waiting)
         drafter, num_decodes = self._drafter, len(plan.chunks)
@@ -219,15 +219,15 @@ class Scheduler:
         if victim is not None:
             self._preempt(victim)
 
-    def _deferred_tenants(self) -> frozenset[str]:
-        """Return the tenants that leave the next step to the prompts of others."""
-        deferred = frozenset[str]()
+    def _deferred_owners(self) -> frozenset[Owner]:
+        """Return the owners that leave the next step to the prompts of others."""
+        deferred = frozenset[Owner]()
         for sequence in self._running:
             if sequence.num_pending > 1:
-                deferred |= sequence.deferred_tenants
+                deferred |= sequence.deferred_owners
         newcomer = self._next_waiting()
         if newcomer is not None and len(self._running) < self._max_running:
-            deferred |= self._tenants_to_defer(newcomer)
+            deferred |= self._owners_to_defer(newcomer)
         return deferred
 
     def _next_waiting(self) -> Sequence | None:
@@ -254,8 +254,8 @@ class Scheduler:
         running = {other.request.adapter for other in self._running} - {""}
         return len(running | {sequence.request.adapter}) <= self._max_loras
 
-    def _tenants_to_defer(self, newcomer: Sequence) -> frozenset[str]:
-        return tenants_to_defer(newcomer, self._running, self._waiting.counters)
+    def _owners_to_defer(self, newcomer: Sequence) -> frozenset[Owner]:
+        return owners_to_defer(newcomer, self._running, self._waiting.counters)
 
     def _add_drafts(self, drafter: Drafter, plan: StepPlan, room: int) -> None:
         """Add drafts to the decodes, where step and blocks have room for them."""
@@ -297,7 +297,7 @@ class Scheduler:
             if not self._allocate(sequence):
                 return
             out_of_order = sequence is not self._waiting.first()
-            sequence.deferred_tenants = self._tenants_to_defer(sequence)
+            sequence.deferred_owners = self._owners_to_defer(sequence)
             again = sequence.scheduled_s is not None  # its tenant has paid for the first time
             prompt_tokens = 0 if again else sequence.num_pending
             self._waiting.admit(sequence, prompt_tokens, out_of_order)

@@ -2,17 +2,17 @@
 
 from dataclasses import replace
 
-from headrace.workers.sequence.sequence import Chunk, Sequence
+from headrace.workers.sequence.sequence import Chunk, Owner, Sequence
 
 
 class StepPlan:
     """A step that is being scheduled: its chunks, and for how many more tokens it has room.
 
     prompt_logprobs: of how many prompt tokens it may compute log probabilities.
-    no_prompts: tenants whose prompts must wait.
+    no_prompts: owners whose prompts must wait.
     """
 
-    def __init__(self, room: int, prompt_logprobs: int, no_prompts: frozenset[str]) -> None:
+    def __init__(self, room: int, prompt_logprobs: int, no_prompts: frozenset[Owner]) -> None:
         self.room = room
         self.chunks: dict[Sequence, Chunk] = {}
         self._no_prompts = no_prompts
@@ -25,7 +25,7 @@ class StepPlan:
 
     def allows_prompt(self, sequence: Sequence) -> bool:
         """Return whether the step may run tokens of a sequence's prompt."""
-        if sequence.request.tenant in self._no_prompts:
+        if sequence.owner in self._no_prompts:
             return False
         return not sequence.lacks_prompt_logprobs or self._prompt_logprob_room > 0
 

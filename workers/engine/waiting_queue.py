@@ -1,11 +1,11 @@
-"""Order waiting requests by priority, then by fairness to tenants, then by arrival."""
+"""Order waiting requests by priority, then by fairness to owners, then by arrival."""
 
 import time
 from bisect import insort
 from collections import Counter
 from collections.abc import Callable
 
-from headrace.workers.sequence.sequence import Sequence
+from headrace.workers.sequence.sequence import Owner, Sequence
 
 # A priority class that gets nothing counts as one more urgent after so long: none waits for ever.
 AGEING_S = 5.0
@@ -18,7 +18,7 @@ MAX_TENANTS = 10_000  # whose counters are kept
 
 
 class VirtualCounters:
-    """The weighted tokens that each tenant has been served.
+    """The weighted tokens that each tenant has been served, or each user of one tenant.
 
     The virtual token counter of Sheng et al., "Fairness in Serving Large Language Models" (OSDI
     2024): the tenant with the smallest counter is next, and one that comes back after a pause gets
@@ -34,6 +34,9 @@ class VirtualCounters:
     def __len__(self) -> int:
         """Return how many tenants have a counter."""
         return len(self._served)
+
+    def __contains__(self, tenant: str) -> bool:
+        return tenant in self._served
 
     def __getitem__(self, tenant: str) -> int:
         return self._served.get(tenant, 0)
@@ -68,12 +71,49 @@ class VirtualCounters:
                 del self._served[tenant]
 
 
+class OwnerCounters:
+    """What tenants have been served, and within each tenant its users."""
+
+    def __init__(self) -> None:
+        self.tenants = VirtualCounters()
+        self._users: dict[str, VirtualCounters] = {}
+
+    def users_of(self, tenant: str) -> VirtualCounters:
+        """Return what the users of a tenant have been served."""
+        users = self._users.get(tenant)
+        if users is None:
+            users = self._users[tenant] = VirtualCounters()
+        return users
+
+    def charge(self, owner: Owner, weighted_tokens: int) -> None:
+        """Add to the counters of a tenant and of its user."""
+        tenant, user = owner
+        self.tenants.charge(tenant, weighted_tokens)
+        self.users_of(tenant).charge(user, weighted_tokens)
+
+    def enter(self, owner: Owner) -> None:
+        """Count one more waiting request of the owner."""
+        tenant, user = owner
+        self.tenants.enter(tenant)
+        self.users_of(tenant).enter(user)
+        if len(self._users) > MAX_TENANTS:
+            known = self.tenants
+            self._users = {each: users for each, users in self._users.items() if each in known}
+
+    def leave(self, owner: Owner) -> None:
+        """Count one waiting request of the owner less."""
+        tenant, user = owner
+        self.tenants.leave(tenant)
+        self.users_of(tenant).leave(user)
+
+
 class WaitingQueue:
     """The requests that wait to join the batch.
 
     Lower priorities are more urgent. Within one, tenants alternate by the service that they have
-    received (`counters`). Of a tenant's requests those that have begun (preempted, or replayed
-    after their worker died) come before the others, since a client is reading them.
+    received (`counters`), and within each tenant its users. Of a user's requests those that have
+    begun (preempted, or replayed after their worker died) come before the others, since a client
+    is reading them.
 
     adapters: how many of the waiting requests name each LoRA adapter.
     """
@@ -81,7 +121,7 @@ class WaitingQueue:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.adapters: Counter[str] = Counter()
         self._clock = clock
-        self.counters = VirtualCounters()
+        self.counters = OwnerCounters()
         self._classes: dict[int, _PriorityClass] = {}
         self._length = 0
 
@@ -94,7 +134,7 @@ class WaitingQueue:
         if priority not in self._classes:
             self._classes[priority] = _PriorityClass(self._clock())
         self._classes[priority].add(sequence)
-        self.counters.enter(sequence.request.tenant)
+        self.counters.enter(sequence.owner)
         self._count_adapter(sequence.request.adapter, 1)
         self._length += 1
 
@@ -107,7 +147,7 @@ class WaitingQueue:
         priority_class.remove(sequence)
         if not priority_class.tenants:
             del self._classes[priority]
-        self.counters.leave(sequence.request.tenant)
+        self.counters.leave(sequence.owner)
         self._count_adapter(sequence.request.adapter, -1)
         self._length -= 1
 
@@ -138,7 +178,7 @@ class WaitingQueue:
         return min(classes.items(), key=urgency)[1].first(self.counters, without_adapter)
 
     def admit(self, sequence: Sequence, prompt_tokens: int, out_of_order: bool = False) -> None:
-        """Remove a sequence that joins the batch, and charge its tenant for its prompt.
+        """Remove a sequence that joins the batch, and charge its owner for its prompt.
 
         prompt_tokens: how many tokens to charge.
         out_of_order: the first sequence cannot be run yet, so its class continues to age.
@@ -146,11 +186,11 @@ class WaitingQueue:
         if not out_of_order:
             self._classes[sequence.request.priority].since_s = self._clock()
         self.remove(sequence)
-        self.counters.charge(sequence.request.tenant, PROMPT_WEIGHT * prompt_tokens)
+        self.counters.charge(sequence.owner, PROMPT_WEIGHT * prompt_tokens)
 
     def charge_outputs(self, sequence: Sequence, tokens: int) -> None:
-        """Charge a running sequence's tenant for output tokens."""
-        self.counters.charge(sequence.request.tenant, OUTPUT_WEIGHT * tokens)
+        """Charge a running sequence's owner for output tokens."""
+        self.counters.charge(sequence.owner, OUTPUT_WEIGHT * tokens)
 
 
 class _PriorityClass:
@@ -162,21 +202,21 @@ class _PriorityClass:
     def __init__(self, since_s: float) -> None:
         self.since_s = since_s
         self.num_without_adapter = 0
-        self.tenants: dict[str, list[Sequence]] = {}
+        self.tenants: dict[str, _TenantQueue] = {}
 
     def add(self, sequence: Sequence) -> None:
-        queue = self.tenants.setdefault(sequence.request.tenant, [])
-        insort(queue, sequence, key=_order_in_tenant)
+        queue = self.tenants.setdefault(sequence.request.tenant, _TenantQueue())
+        queue.add(sequence)
         self.num_without_adapter += not sequence.request.adapter
 
     def remove(self, sequence: Sequence) -> None:
-        queue = self.tenants.get(sequence.request.tenant, [])
+        queue = self.tenants.get(sequence.request.tenant, _TenantQueue())
         queue.remove(sequence)
         self.num_without_adapter -= not sequence.request.adapter
-        if not queue:
+        if not queue.users:
             del self.tenants[sequence.request.tenant]
 
-    def first(self, counters: VirtualCounters, without_adapter: bool) -> Sequence:
+    def first(self, counters: OwnerCounters, without_adapter: bool) -> Sequence:
         """Return the next sequence; of equal counters that of the tenant with fewer requests.
 
         That tenant has just come.
@@ -184,16 +224,50 @@ class _PriorityClass:
 
         def order(head: Sequence) -> tuple[int, int, int]:
             tenant = head.request.tenant
-            return counters[tenant], len(self.tenants[tenant]), head.arrival
+            return counters.tenants[tenant], self.tenants[tenant].length, head.arrival
 
-        if not without_adapter:
-            return min((queue[0] for queue in self.tenants.values()), key=order)
         heads = (
-            next((sequence for sequence in queue if not sequence.request.adapter), None)
-            for queue in self.tenants.values()
+            queue.first(counters.users_of(tenant), without_adapter)
+            for tenant, queue in self.tenants.items()
         )
         return min((head for head in heads if head is not None), key=order)
 
 
-def _order_in_tenant(sequence: Sequence) -> tuple[bool, int]:
+class _TenantQueue:
+    """The waiting requests of one tenant and one priority, by user."""
+
+    def __init__(self) -> None:
+        self.users: dict[str, list[Sequence]] = {}
+        self.length = 0
+
+    def add(self, sequence: Sequence) -> None:
+        queue = self.users.setdefault(sequence.request.user, [])
+        insort(queue, sequence, key=_order_in_user)
+        self.length += 1
+
+    def remove(self, sequence: Sequence) -> None:
+        queue = self.users.get(sequence.request.user, [])
+        queue.remove(sequence)
+        self.length -= 1
+        if not queue:
+            del self.users[sequence.request.user]
+
+    def first(self, served: VirtualCounters, without_adapter: bool) -> Sequence | None:
+        """Return the tenant's next sequence; None if each has an adapter and none may."""
+
+        def order(head: Sequence) -> tuple[int, int, int]:
+            user = head.request.user
+            return served[user], len(self.users[user]), head.arrival
+
+        heads = (_head(queue, without_adapter) for queue in self.users.values())
+        return min((head for head in heads if head is not None), key=order, default=None)
+
+
+def _head(queue: list[Sequence], without_adapter: bool) -> Sequence | None:
+    if not without_adapter:
+        return queue[0]
+    return next((sequence for sequence in queue if not sequence.request.adapter), None)
+
+
+def _order_in_user(sequence: Sequence) -> tuple[bool, int]:
     return not sequence.has_begun, sequence.arrival

@@ -1,6 +1,5 @@
 """Compile an engine's grammars in threads, each only once while it is cached."""
 
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -10,6 +9,7 @@ from weakref import WeakSet
 
 from llguidance import LLExecutor, LLTokenizer
 
+from headrace.protocol.common.host.limits import available_cpus
 from headrace.protocol.common.reasoning_text import byte_text
 from headrace.protocol.to_worker import Generate
 from headrace.workers.grammars.masker import Masker, MaskRequest
@@ -88,7 +88,7 @@ class GrammarManager:
 
     def _make_masker(self) -> Masker:
         assert self._tokenizer is not None  # loaded with the first grammar
-        threads = min(_MOST_MASKING_THREADS, len(os.sched_getaffinity(0)))
+        threads = min(_MOST_MASKING_THREADS, available_cpus().amount)
         return Masker(
             ThreadPoolExecutor(1, "masks"),
             LLExecutor(threads),

@@ -17,6 +17,7 @@ from headrace.workers.attention.hook import attention_of, vocab_rows
 from headrace.workers.errors import ModelUnsupported
 from headrace.workers.linear.fusion import FusedProduct, find_groups, strided_outputs, watch
 from headrace.workers.linear.products import Product, make_product
+from headrace.workers.linear.row_counts import round_other_products
 from headrace.workers.torch_runner.loading import model_length
 
 _PROBE_TOKENS = 16
@@ -84,6 +85,7 @@ def prepare_linears(
         if not _accepts_strided_outputs(model, groups):
             groups = [[layer] for group in groups for layer in group]
         _replace(model, groups, config.quantization, log)
+        round_other_products(model, (FastLinear,))
         _check(model, before, _logits(model), config.quantization)
 
 

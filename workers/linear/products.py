@@ -17,6 +17,7 @@ from headrace.workers.linear.quantization import (
     int8_product,
     quantize_weight,
 )
+from headrace.workers.linear.row_counts import with_rounded_rows
 
 INT8_PRODUCTS: dict[str, Int8Product] = {
     "int8": int8_product,
@@ -47,6 +48,9 @@ class PackedProduct:
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), None)
 
     def __call__(self, rows: Tensor) -> Tensor:
+        return with_rounded_rows(self._multiply, rows)
+
+    def _multiply(self, rows: Tensor) -> Tensor:
         product: Tensor = torch.ops.mkldnn._linear_pointwise(
             rows, self._weight, self._bias, "none", [], ""
         )
@@ -63,6 +67,9 @@ class QuantizedProduct:
         self._product = INT8_PRODUCTS[quantization]
 
     def __call__(self, rows: Tensor) -> Tensor:
+        return with_rounded_rows(self._multiply, rows)
+
+    def _multiply(self, rows: Tensor) -> Tensor:
         product = self._product(rows.reshape(-1, rows.shape[-1]), self._values, self._scales)
         if self._bias is not None:
             product += self._bias

@@ -29,6 +29,10 @@ _UNSUPPORTED = (
     "kasa_config",
     "monteclora_config",
 )
+# Initial matrices that PEFT subtracts from the base model's weights, or (loftq) that go with
+# weights which were quantized: the adapter belongs to another base than this one.
+_CHANGES_BASE = ("pissa", "pissa_niter_", "olora", "corda", "loftq", "lora_ga")
+_KEEPS_BASE = ("gaussian", "eva", "orthogonal", "mica")
 _PLAIN_NAME = re.compile(r"[\w.-]*")
 _QUANTIFIER = re.compile(r"[*+?{]")
 _MAX_PATTERN = 200  # characters
@@ -105,6 +109,7 @@ def parse_config(config: dict[str, Any], max_rank: int) -> AdapterConfig:
             _reject(f"{name} is not supported")
     if config.get("bias", "none") != "none":
         _reject("bias must be none")
+    _check_initialization(config.get("init_lora_weights"))
     uses_rslora = config.get("use_rslora", False)
     if not isinstance(uses_rslora, bool):
         _reject("use_rslora must be true or false")
@@ -119,6 +124,26 @@ def parse_config(config: dict[str, Any], max_rank: int) -> AdapterConfig:
         },
         uses_rslora=uses_rslora,
     )
+
+
+def _check_initialization(value: Any) -> None:
+    """Reject an adapter that was trained on a changed base, which its files do not hold.
+
+    PEFT changes the base in the same way when it loads such an adapter: not always exactly (a
+    randomized decomposition), and not at all where the change came from data. An adapter that it
+    has converted while saving is a plain one.
+    """
+    if value is None or isinstance(value, bool):
+        return
+    name = value.lower() if isinstance(value, str) else ""
+    if name in _KEEPS_BASE:
+        return
+    if name.startswith(_CHANGES_BASE):
+        _reject(
+            f"init_lora_weights {_quoted(value)} is not supported, since it changes the base "
+            "model: save the adapter with path_initial_model_for_weight_conversion"
+        )
+    _reject(f"init_lora_weights {_quoted(value)} is unknown")
 
 
 def _rank(name: str, value: Any, max_rank: int) -> int:

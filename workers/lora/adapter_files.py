@@ -21,6 +21,18 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 _PICKLE_FILE = "adapter_model.bin"
 # What PEFT adds to a layer's name; adapters saved in another way include their own, "default".
 _NAME = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.default)?\.weight")
+# Parts of an adapter besides the matrices of layers, by what the names of their tensors hold.
+_OTHER_PARTS = {
+    "lora_magnitude_vector": "DoRA (lora_magnitude_vector)",
+    "lora_embedding_": "a change of embeddings (lora_embedding)",
+    "modules_to_save": "a retrained module (modules_to_save)",
+    "trainable_tokens": "retrained tokens (trainable_tokens)",
+    "lora_B.bias": "a bias (lora_B.bias)",
+    "lora_B.default.bias": "a bias (lora_B.bias)",
+}
+# Names of the modules before and after a model's layers, in transformers' classes.
+_EMBEDDINGS = ("embed_tokens", "wte", "wpe", "embed_in", "word_embeddings", "tok_embeddings")
+_HEADS = ("lm_head", "embed_out", "output_layer", "score", "classifier")
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 _HEADER_BYTES = 16 * 1024 * 1024  # largest header of names and shapes
 
@@ -90,6 +102,7 @@ def _by_layer(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """Group the matrices "A" and "B" by layer, under the names that the file has."""
     layers: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
+        _check_part(name)
         match = _NAME.fullmatch(name)
         if match is None:
             _reject(f"{_quoted(name)} is not a LoRA matrix")
@@ -102,6 +115,17 @@ def _by_layer(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         if len(matrices) != 2:
             _reject(f"{_quoted(layer)} has only one of its two matrices")
     return layers
+
+
+def _check_part(name: str) -> None:
+    """Reject a tensor of what adapters cannot change here, by its own name."""
+    for mark, part in _OTHER_PARTS.items():
+        if mark in name:
+            _reject(f"{_quoted(name)}: {part} is not supported")
+    for modules, what in ((_HEADS, "the output layer"), (_EMBEDDINGS, "embeddings")):
+        module = next((part for part in name.split(".") if part in modules), None)
+        if module is not None:
+            _reject(f"an adapter on {module} is not supported: {what} cannot be changed")
 
 
 def _resolve(given: Mapping[str, object], layers: Mapping[str, LinearShape]) -> dict[str, str]:

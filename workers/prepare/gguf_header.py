@@ -90,7 +90,7 @@ class _Reader:
             elements = math.prod(self._number("Q") for _ in range(dimensions))
             kind, offset = self._number("I"), self._number("Q")
             if kind not in block_sizes:
-                raise GGUFError(f"tensor {name} has the unknown type {kind}")
+                raise GGUFError(f"tensor {name[:100]!r} has the unknown type {kind}")
             block, block_bytes = block_sizes[kind]
             parameters += elements
             end = max(end, offset + elements // block * block_bytes)

@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from headrace.protocol.common.standard_streams import make_streams_safe
 from headrace.protocol.logs.set_up import inherited_options, set_up_logging, writes_json
 from headrace.workers.prepare.gguf_header import GGUFError, GGUFHeader, read_gguf_header
 
@@ -71,6 +72,7 @@ class Stages:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    make_streams_safe()
     parser = argparse.ArgumentParser(prog="headrace.workers.prepare.prepare", description=__doc__)
     parser.add_argument("what", choices=("gguf", "text"))
     parser.add_argument("source", type=Path)

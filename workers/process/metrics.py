@@ -9,6 +9,7 @@ from itertools import zip_longest
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from headrace.protocol.common.metric_space import keep_metrics_on_full_disks
 from headrace.protocol.state import SLEEPING, WorkerLoad, WorkerStatus, engine_label
 from headrace.workers.engine.engine import CacheSize, EngineStats
 
@@ -24,6 +25,7 @@ class WorkerMetrics:
     """model: the name in answers. worker_id: "chat-0.3" is the fourth start of slot chat-0."""
 
     def __init__(self, prefix: str, model: str, worker_id: str) -> None:
+        keep_metrics_on_full_disks()
         names = ("model_name", "engine")
         labels = (model, engine_label(worker_id))
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from headrace.protocol.call_results import WorkerPaused
-from headrace.protocol.calls import Pause, Resume
+from headrace.protocol.calls import OVERTAKEN, Pause, Resume
 from headrace.protocol.state import STARTING, WorkerStatus
 from headrace.workers.errors import CallFailed
 from headrace.workers.process.call_handlers import CallHandlers, Reply
@@ -88,7 +88,7 @@ class Pauser:
         """Start what waits, and continue what is frozen."""
         self._is_pausing = False
         for waiting in self._take_waiting():
-            waiting.answer(PauseFailed("it was resumed before it had paused"))
+            waiting.answer(PauseFailed(OVERTAKEN))
         self._thaw()
         self.service.release()
         answer(None)
@@ -122,7 +122,7 @@ class Pauser:
                 self._change(True)
                 answer(None)
             else:
-                answer(done.error or PauseFailed("it was resumed before it had paused"))
+                answer(done.error or PauseFailed(OVERTAKEN))
 
         self.operate(act, then)
 

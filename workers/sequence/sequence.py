@@ -20,6 +20,8 @@ if TYPE_CHECKING:  # the engine runs without torch, too
     import torch
 
 FailureReason = Literal["rejected", "error"]
+# A tenant, and one of its users: between whom workers are fair.
+Owner = tuple[str, str]
 
 
 @dataclass(slots=True, eq=False)
@@ -31,7 +33,7 @@ class Sequence:
     arrival: the request's number; orders those of equal priority.
     arrived_s, scheduled_s: when it arrived and when it was first scheduled, by time.monotonic.
     num_computed: tokens whose keys and values are in the cache, all from the first on.
-    deferred_tenants: tenants that are deferred in the steps of its prompt.
+    deferred_owners: owners that are deferred in the steps of its prompt.
     blocks: the cache's blocks that hold them, in order; the last ones may still be empty.
     num_cached_tokens: prompt tokens found in the cache at first admission; None before.
     preemptions: how often it was preempted.
@@ -54,7 +56,7 @@ class Sequence:
     token_ids: list[int]
     num_prompt: int
     num_computed: int = 0
-    deferred_tenants: frozenset[str] = frozenset()
+    deferred_owners: frozenset[Owner] = frozenset()
     blocks: list[int] = field(default_factory=list)
     num_cached_tokens: int | None = None
     preemptions: int = 0
@@ -77,6 +79,11 @@ class Sequence:
         """Make a sequence of a request's prompt and of the output that it has already."""
         token_ids = [*request.prompt_token_ids, *request.output_token_ids]
         return cls(request, arrival, arrived_s, token_ids, len(request.prompt_token_ids))
+
+    @property
+    def owner(self) -> Owner:
+        """Whose it is."""
+        return self.request.tenant, self.request.user
 
     @property
     def order(self) -> tuple[int, int]:

@@ -1,14 +1,16 @@
 """Choose the number of blocks of the paged cache."""
 
-import os
+import logging
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
+from headrace.protocol.common.host.limits import available_memory
 from headrace.protocol.config import EngineConfig
 from headrace.workers.attention.backend import KVLayerShape
 from headrace.workers.errors import ModelUnsupported
+
+log = logging.getLogger("headrace.worker")
 
 # Share of the available memory, once the model is loaded, for the caches of all workers.
 _CPU_SHARE = 0.4
@@ -41,19 +43,22 @@ def choose_num_blocks(
     token_bytes = sum(layer.elements for layer in layers) * dtype.itemsize
     block_bytes = token_bytes * config.block_size
     blocks_per_request = -(-max_model_len // config.block_size)
-    free = config.kv_cache_bytes
+    free, by = config.kv_cache_bytes, ""
     if free is None and device.type == "cuda":
         free = _gpu_bytes(config, device, activation_bytes)
         if gathers:
             free = free * len(layers) // (len(layers) + _GATHERED_LAYERS)
     elif free is None:
-        free = int(_available_bytes() * _CPU_SHARE) // max(1, workers_on_host)
+        memory = available_memory()
+        free = int(memory.amount * _CPU_SHARE) // max(1, workers_on_host)
+        by = f" (by {memory.source})"
+        log.info("K/V cache of at most %d MiB, by %s", free >> 20, memory.source)
     num_blocks = min(free // block_bytes, blocks_per_request * config.max_num_seqs)
     if num_blocks < blocks_per_request:
         raise ModelUnsupported(
-            f"a K/V cache of {free} bytes holds {max(0, num_blocks) * config.block_size} tokens, "
-            f"fewer than one request of max_model_len {max_model_len} "
-            f"({blocks_per_request * block_bytes} bytes)"
+            f"a K/V cache of {free} bytes{by} holds "
+            f"{max(0, num_blocks) * config.block_size} tokens, fewer than one request of "
+            f"max_model_len {max_model_len} ({blocks_per_request * block_bytes} bytes)"
         )
     return num_blocks
 
@@ -63,21 +68,3 @@ def _gpu_bytes(config: EngineConfig, device: torch.device, activation_bytes: int
     free, total = torch.cuda.mem_get_info(device)
     share = int(total * config.memory_utilization) - torch.cuda.memory_reserved(device)
     return max(0, min(share, free) - activation_bytes)
-
-
-def _available_bytes() -> int:
-    """Return the memory available without swapping: the machine's, or the container's if less."""
-    sizes = [_meminfo_available()]
-    limit, current = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.exists() and current.exists():
-        text = limit.read_text().strip()
-        if text.isdigit():
-            sizes.append(int(text) - int(current.read_text()))
-    return max(0, min(sizes))
-
-
-def _meminfo_available() -> int:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

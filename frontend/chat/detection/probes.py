@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
 from typing import Any, NamedTuple
 
+from headrace.frontend.chat.template_sandbox import TemplateTimeout
 from headrace.frontend.chat.templates import ChatTemplate
 from headrace.frontend.errors import BadRequest
 
@@ -123,7 +124,7 @@ def _render(
         return template.render(
             messages, add_generation_prompt=for_answer, variables=variables, tools=tools
         )
-    except BadRequest:
+    except (BadRequest, TemplateTimeout):
         return ""
 
 

@@ -71,14 +71,18 @@ class EventStreams:
             silence.stop()
         if not live.lost or last.startswith(_TERMINAL_PREFIXES):
             return
-        async for text in self._poll(live.job.response_id, number, must_end=True):
+        job = live.job
+        poll = self._poll(job.response_id, job.principal.tenant, number, must_end=True)
+        async for text in poll:
             yield text
 
-    def follow_stored(self, response_id: str, first: int) -> AsyncIterator[str]:
+    def follow_stored(self, response_id: str, tenant: str, first: int) -> AsyncIterator[str]:
         """Stream the events of a response that another frontend runs, from number `first`."""
-        return self._poll(response_id, first, must_end=False)
+        return self._poll(response_id, tenant, first, must_end=False)
 
-    async def _poll(self, response_id: str, number: int, must_end: bool) -> AsyncIterator[str]:
+    async def _poll(
+        self, response_id: str, tenant: str, number: int, must_end: bool
+    ) -> AsyncIterator[str]:
         """Poll the store. must_end: the client has seen events and needs a terminal one."""
         last, said_at = "", time.monotonic()
         reading: asyncio.Future[tuple[list[str], bool]] | None = None
@@ -101,7 +105,7 @@ class EventStreams:
                 else:
                     await asyncio.sleep(POLL_S)
             if (must_end or last) and not last.startswith(_TERMINAL_PREFIXES):
-                yield await self._terminal_event(response_id, number)
+                yield await self._terminal_event(response_id, tenant, number)
         except StoreUnavailable as error:
             yield _error_event(error, number)
         finally:
@@ -118,13 +122,13 @@ class EventStreams:
                     raise
                 await asyncio.sleep(1.0)
 
-    async def _terminal_event(self, response_id: str, number: int) -> str:
+    async def _terminal_event(self, response_id: str, tenant: str, number: int) -> str:
         """Return a terminal event for a response whose stored events have none from here on.
 
         Either the frontend that ended it knew fewer events than this stream's client, or it has
         been deleted.
         """
-        stored = await self._store.get(response_id)
+        stored = await self._store.get(response_id, tenant)
         if stored is None:
             return _error_event(NotFound("The response has been deleted."), number)
         events: list[str] = []

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from headrace.frontend.principal import NOBODY, Principal
 from headrace.frontend.responses.output.response_body import COMPLETED, INCOMPLETE, ResponseBody
 from headrace.frontend.responses.store.rows import StoredResponse
 from headrace.frontend.schemas.responses import Item, ResponsesRequest
@@ -19,6 +20,7 @@ class Job:
     seed: the request's or one that was chosen for it.
     fingerprint: frontends with the same one can run it.
     conversation_end: the number of the next item of its conversation, if it has one.
+    principal: whose response it is.
     """
 
     body: ResponseBody
@@ -28,6 +30,7 @@ class Job:
     seed: int
     fingerprint: str
     conversation_end: int | None = None
+    principal: Principal = NOBODY
 
     @property
     def response_id(self) -> str:
@@ -39,6 +42,7 @@ class Job:
             "request": self.request.model_dump(by_alias=True, exclude_unset=True),
             "seed": self.seed,
             "conversation_end": self.conversation_end,
+            "key": self.principal.key_name,
         }
 
     def new_items(self, body: ResponseBody) -> Sequence[Item]:
@@ -47,9 +51,12 @@ class Job:
         return [*self.inputs, *body["output"]] if has_output else ()
 
     @classmethod
-    def from_stored(cls, stored: StoredResponse, earlier: Sequence[Item]) -> "Job":
+    def from_stored(
+        cls, stored: StoredResponse, earlier: Sequence[Item], principal: Principal
+    ) -> "Job":
         """Restore a job. earlier: comes from the rows of previous responses or a conversation."""
         request = ResponsesRequest.model_validate(stored.job["request"])
         seed = stored.job["seed"]
         end = stored.job.get("conversation_end")
-        return cls(stored.body, request, earlier, stored.inputs, seed, stored.fingerprint, end)
+        inputs, found = stored.inputs, stored.fingerprint
+        return cls(stored.body, request, earlier, inputs, seed, found, end, principal)

@@ -61,6 +61,7 @@ class ResponseRun:
         patience_s: float = 0.0,
     ) -> None:
         self._pool = pool = JournaledPool(context.pool, journal, patience_s)
+        context = replace(context, acting_for=job.principal)
         self._model = context.model(job.request.model)
         self.cleanups: Cleanups = []
         self.deadline: float | None = (
@@ -148,6 +149,9 @@ class ResponseRun:
         if self._interruption is not None:
             raise self._interruption
         self._pool.turn = len(self._usage.turns)
+        if self._usage.turns:  # what has begun is not refused any more
+            limits = self._context.rate_limits.not_enforced()
+            self._context = replace(self._context, rate_limits=limits)
         if not self._usage.turns:
             return await self._start_chat(self._tokens_left())
         try:

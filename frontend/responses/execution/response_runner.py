@@ -5,11 +5,14 @@ import contextlib
 import logging
 import secrets
 import time
+from dataclasses import replace
 
 from headrace.frontend.context import Context
 from headrace.frontend.errors import FAILURE, ApiError, InternalError, TooManyRequests
 from headrace.frontend.middleware import request_scope
 from headrace.frontend.middleware.errors import api_error
+from headrace.frontend.rate_limits.rate_limits import Slot
+from headrace.frontend.responses.execution.job import Job
 from headrace.frontend.responses.execution.live_response import LiveResponse
 from headrace.frontend.responses.execution.response_run import ResponseRun
 from headrace.frontend.responses.output.response_body import FAILED, ResponseBody, with_status
@@ -80,11 +83,19 @@ class ResponseRunner:
 
     # Start
 
-    def new_run(self, live: LiveResponse, tools: RequestedTools) -> ResponseRun:
-        """Return a run whose events go to the live response."""
+    def new_run(
+        self, live: LiveResponse, tools: RequestedTools, *, was_taken: bool = False
+    ) -> ResponseRun:
+        """Return a run whose events go to the live response.
+
+        was_taken: whether it has begun before, so that no limit of its key stops it.
+        """
         patience_s = BACKGROUND_PATIENCE_S if live.job.request.background else 0.0
+        context = self._context
+        if was_taken:
+            context = replace(context, rate_limits=context.rate_limits.not_enforced())
         return ResponseRun(
-            self._context, live.job, tools, live.journal, live.add_event, patience_s=patience_s
+            context, live.job, tools, live.journal, live.add_event, patience_s=patience_s
         )
 
     async def start_stream(self, live: LiveResponse, run: ResponseRun) -> None:
@@ -110,7 +121,11 @@ class ResponseRunner:
 
     async def start_background(self, live: LiveResponse, run: ResponseRun) -> None:
         """Run a response that outlives the current HTTP request."""
-        running = sum(bool(other.job.request.background) for other in self._live.values())
+        tenant = live.job.principal.tenant
+        running = sum(
+            bool(other.job.request.background) and other.job.principal.tenant == tenant
+            for other in self._live.values()
+        )
         if running >= MAX_BACKGROUND:
             raise TooManyRequests(f"{running} background responses are running; try again later.")
         try:
@@ -137,14 +152,15 @@ class ResponseRunner:
 
     def _spawn(self, live: LiveResponse, run: ResponseRun) -> None:
         live.work = asyncio.create_task(_begin_and_run(live, run))
-        task = asyncio.create_task(self._run_to_end(live, run, live.work))
+        slot = self._slot(live.job)
+        task = asyncio.create_task(self._run_to_end(live, run, live.work, slot))
         self._run_tasks.add(task)
         task.add_done_callback(self._run_tasks.discard)
 
     # Run
 
     async def _run_to_end(
-        self, live: LiveResponse, run: ResponseRun, work: asyncio.Task[ResponseBody]
+        self, live: LiveResponse, run: ResponseRun, work: asyncio.Task[ResponseBody], slot: Slot
     ) -> None:
         """Wait for the work of a response, store its end and clean up."""
         in_background = bool(live.job.request.background)
@@ -159,11 +175,22 @@ class ResponseRunner:
             await self._end_without_event(live)
         finally:
             run.close()
+            slot.release()
             live.finish(lost=live.lost or self._stopping)
             if not self._stopping:
                 self._live.pop(live.job.response_id, None)
             if in_background:
                 self._context.metrics.leave()
+
+    def _slot(self, job: Job) -> Slot:
+        """Return what counts a response among the requests of its key that run at once.
+
+        It is that of the HTTP request which has created it, as long as there is one.
+        """
+        scope, key = request_scope.current_or_none(), job.principal.key
+        if scope is not None and scope.slot is not None:
+            return scope.slot.hold()
+        return Slot() if key is None else self._context.rate_limits.enter(key)
 
     async def _outcome(
         self, live: LiveResponse, run: ResponseRun, work: asyncio.Task[ResponseBody]
@@ -186,7 +213,7 @@ class ResponseRunner:
         """Delete a response of which the client has seen nothing."""
         if live.is_stored:
             with contextlib.suppress(StoreUnavailable):
-                await self._store.delete(live.job.response_id)
+                await self._store.delete(live.job.response_id, live.job.principal.tenant)
 
     async def _end(self, live: LiveResponse, run: ResponseRun, body: ResponseBody) -> None:
         """Store the end, then show it: a client that has seen it may ask any frontend."""
@@ -214,7 +241,9 @@ class ResponseRunner:
         conversation_id = live.job.request.conversation
         if conversation_id is not None:
             try:
-                await self._conversations.append(conversation_id, live.job.new_items(body))
+                await self._conversations.append(
+                    conversation_id, live.job.principal.tenant, live.job.new_items(body)
+                )
             except ApiError as error:
                 return run.failed(error)
         return body

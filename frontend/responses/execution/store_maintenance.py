@@ -16,6 +16,7 @@ from headrace.frontend.context import Context
 from headrace.frontend.critical_task import spawn_critical
 from headrace.frontend.errors import ApiError, InternalError
 from headrace.frontend.middleware.errors import api_error
+from headrace.frontend.principal import restore_principal
 from headrace.frontend.responses.execution.job import Job
 from headrace.frontend.responses.execution.live_response import LiveResponse
 from headrace.frontend.responses.execution.response_runner import ResponseRunner
@@ -159,16 +160,18 @@ class StoreMaintenance:
 
     async def _resume(self, stored: StoredResponse) -> None:
         """Run a response again from its journal. Raises ApiError if that is impossible."""
+        tenant, key_name = stored.tenant, stored.job.get("key", "")
+        principal = restore_principal(self._context.keys, tenant, key_name)
         earlier: Sequence[Item] = ()
         if stored.previous_id is not None:
-            earlier = await self._store.conversation(stored.previous_id)
+            earlier = await self._store.conversation(stored.previous_id, tenant)
         elif (conversation_id := stored.job["request"].get("conversation")) is not None:
             end = stored.job["conversation_end"]
-            earlier, _ = await conversation_items(self._conversations, conversation_id, end)
-        job = Job.from_stored(stored, earlier)
+            earlier, _ = await conversation_items(self._conversations, tenant, conversation_id, end)
+        job = Job.from_stored(stored, earlier, principal)
         entries, events, batches = await self._ownership.journal(job.response_id)
         live = LiveResponse(job, Journal(entries), base=events, batches=batches)
-        run = self._runner.new_run(live, read_tools(job.request, self._servers))
+        run = self._runner.new_run(live, read_tools(job.request, self._servers), was_taken=True)
         try:
             await run.prepare()
         except BaseException:

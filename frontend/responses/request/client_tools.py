@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from headrace.frontend.errors import BadRequest
 from headrace.frontend.responses.request import custom_input
 from headrace.frontend.responses.request.item_fields import (
+    malformed,
     read_list,
     read_name,
     read_object,
@@ -56,7 +56,7 @@ def read_client_tool(
     namespace: the one that holds it.
 
     ignored: gets the names of what has no effect.
-    Raises BadRequest, which names the field, if the tool is invalid.
+    Raises ApiError, which names the field, if the tool is invalid.
     """
     read = _custom if tool.get("type") == "custom" else _function
     return read(tool, where, ignored, namespace)
@@ -65,7 +65,7 @@ def read_client_tool(
 def read_tool_search(tool: Item, where: str, ignored: list[str]) -> tuple[ClientTool, Item]:
     """Return a search for tools that the client runs, and how responses show it.
 
-    Raises BadRequest, which names the field, if it is invalid.
+    Raises ApiError, which names the field, if it is invalid.
     """
     _, shown = _function({**tool, "name": TOOL_SEARCH}, where, ignored, None)
     description, parameters = shown["description"], shown["parameters"]
@@ -77,7 +77,7 @@ def read_tool_search(tool: Item, where: str, ignored: list[str]) -> tuple[Client
 def read_namespace(tool: Item, where: str, ignored: list[str]) -> tuple[list[ClientTool], Item]:
     """Return the tools of a namespace, and how responses show it.
 
-    Raises BadRequest, which names the field, if one is invalid.
+    Raises ApiError, which names the field, if one is invalid.
     """
     name = read_name(tool, "name", where)
     description = read_optional_text(tool, "description", where)
@@ -86,7 +86,7 @@ def read_namespace(tool: Item, where: str, ignored: list[str]) -> tuple[list[Cli
     for index, each in enumerate(read_list(tool, "tools", where)):
         place = f"{where}.tools.{index}"
         if not isinstance(each, dict):
-            raise BadRequest(f"{place}: must be an object.", place)
+            raise malformed(place, "must be an object")
         if each.get("type") not in ("function", "custom"):
             ignored.append(f"tools.{each.get('type')}")
             continue
@@ -109,7 +109,7 @@ def _function(
     check_depth(parameters, f"{where}.parameters")
     strict = tool.get("strict")
     if strict is not None and not isinstance(strict, bool):
-        raise BadRequest(f"{where}.strict: must be a boolean.", f"{where}.strict")
+        raise malformed(f"{where}.strict", "must be a boolean")
     name = read_name(tool, "name", where)
     description = read_optional_text(tool, "description", where)
     shown = {

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from headrace.frontend.errors import BadRequest, shortened
 from headrace.frontend.responses.output.ids import input_id
 from headrace.frontend.responses.request.item_fields import (
-    MAX_PARTS,
+    malformed,
     part_text,
     read_list,
     read_name,
@@ -22,6 +22,7 @@ from headrace.frontend.responses.request.requested_tools import TOOL_ITEMS
 from headrace.frontend.responses.request.sealed_text import unseal
 from headrace.frontend.responses.request.tool_items import TOOL_PARSERS
 from headrace.frontend.responses.request.unknown_item_fields import unknown_item_fields
+from headrace.frontend.schemas.limits import limit_of
 from headrace.frontend.schemas.responses import Item
 from headrace.frontend.schemas.unknown_fields import MAX_NOTED
 from headrace.frontend.structured.constraint import check_depth
@@ -59,7 +60,7 @@ def read_items(
     """Return the complete items.
 
     referenced: the stored items that were found, by id. field: of the request, for errors.
-    Raises BadRequest, which names the field, if an item is invalid.
+    Raises ApiError, which names the field, if an item is invalid.
     """
     if not isinstance(value, list):
         value = [{"role": "user", "content": value}] if value else []
@@ -150,7 +151,7 @@ def _texts(item: Item, field: str, where: str, kind: str) -> list[Item]:
     read = []
     for index, part in enumerate(parts):
         if not isinstance(part, dict):
-            raise BadRequest(f"{where}.{field}.{index}: must be an object.", f"{where}.{field}")
+            raise malformed(f"{where}.{field}.{index}", "must be an object")
         read.append({"type": kind, "text": read_text(part, "text", f"{where}.{field}.{index}")})
     return read
 
@@ -177,7 +178,7 @@ def _call_error(error: Any, where: str) -> Item | None:
     if isinstance(text, list):
         text = "\n".join(part_text(read_part(part, "input_text", where)) for part in text)
     if not isinstance(text, str):
-        raise BadRequest(f"{where}: must be a string, or an object with a content.", where)
+        raise malformed(where, "must be a string, or an object with a content")
     return {"type": "mcp_tool_execution_error", "content": text}
 
 
@@ -190,7 +191,7 @@ def _unknown(item: Item, where: str) -> Item | None:
     """Read an item of a type that is not known: what it says, as a message; None if nothing."""
     content, role = item.get("content"), item.get("role")
     parts = [content] if isinstance(content, str) else content
-    if not isinstance(parts, list) or len(parts) > MAX_PARTS:
+    if not isinstance(parts, list) or len(parts) > limit_of("max_content_parts"):
         return None
     texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
     said = [text for text in texts if isinstance(text, str)]

@@ -16,10 +16,15 @@ from headrace.frontend.responses.request.client_tools import (
     read_namespace,
     read_tool_search,
 )
-from headrace.frontend.responses.request.item_fields import read_name, read_optional_text
+from headrace.frontend.responses.request.item_fields import (
+    malformed,
+    read_name,
+    read_optional_text,
+)
 from headrace.frontend.responses.tools import tool_servers
 from headrace.frontend.responses.tools.interface import ToolServer, ToolSource
-from headrace.frontend.schemas.responses import MAX_TOOLS, Item, ResponsesRequest
+from headrace.frontend.schemas.limits import limit_of
+from headrace.frontend.schemas.responses import Item, ResponsesRequest
 from headrace.frontend.structured.constraint import check_depth
 
 _MCP_FIELDS = frozenset(
@@ -60,7 +65,7 @@ class RequestedTools:
 
 
 def read_tools(request: ResponsesRequest, known: Sequence[ToolServer]) -> RequestedTools:
-    """Return the request's tools. Raises BadRequest, which names the field, if one is invalid.
+    """Return the request's tools. Raises ApiError, which names the field, if one is invalid.
 
     Tools that this server cannot run are left out.
     """
@@ -77,9 +82,9 @@ def _tools_of_items(value: str | list[Item] | None) -> Iterator[tuple[str, Item]
     for index, item in enumerate(value if isinstance(value, list) else ()):
         kind, tools = item.get("type"), item.get("tools")
         if isinstance(kind, str) and kind in TOOL_ITEMS and isinstance(tools, list):
-            if len(tools) > MAX_TOOLS:
+            if len(tools) > limit_of("max_tools"):
                 where = f"input.{index}.tools"
-                raise BadRequest(f"{where}: holds more than {MAX_TOOLS}.", where)
+                raise BadRequest(f"{where}: holds more than {limit_of('max_tools')}.", where)
             for number, tool in enumerate(tools):
                 if isinstance(tool, dict) and isinstance(tool.get("type"), str):
                     yield f"input.{index}.tools.{number}", tool
@@ -161,9 +166,7 @@ def _allowed(value: Any, where: str) -> frozenset[str] | None:
     if value is None:
         return None
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        raise BadRequest(
-            f"{where}.allowed_tools: must be a list of names.", f"{where}.allowed_tools"
-        )
+        raise malformed(f"{where}.allowed_tools", "must be a list of names")
     return frozenset(value)
 
 

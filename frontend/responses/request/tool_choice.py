@@ -4,8 +4,8 @@ from typing import Any, NamedTuple
 
 from headrace.frontend.errors import BadRequest, shortened
 from headrace.frontend.responses.request.client_tools import ClientTool, flat_name
+from headrace.frontend.schemas.limits import limit_of
 from headrace.frontend.schemas.responses import Item
-from headrace.frontend.schemas.tools import MAX_TOOLS
 
 ChatTool = dict[str, Any]
 
@@ -51,7 +51,11 @@ def _named_tool(choice: Item) -> Item:
 def _allowed_tools(choice: Item) -> Item:
     inner: Any = choice.get("allowed_tools", choice)  # chats have mode and tools in an object
     mode, tools = (inner.get("mode"), inner.get("tools")) if isinstance(inner, dict) else (0, 0)
-    if mode not in ("auto", "required") or not isinstance(tools, list) or len(tools) > MAX_TOOLS:
+    if (
+        mode not in ("auto", "required")
+        or not isinstance(tools, list)
+        or len(tools) > limit_of("max_tools")
+    ):
         raise _invalid()
     return {"type": "allowed_tools", "mode": mode, "tools": [_allowed_tool(tool) for tool in tools]}
 

@@ -8,7 +8,6 @@ import json
 from collections.abc import Callable
 
 from headrace.frontend.responses.request.item_fields import (
-    MAX_PARTS,
     read_name,
     read_object,
     read_optional_name,
@@ -16,6 +15,7 @@ from headrace.frontend.responses.request.item_fields import (
     read_part,
     read_text,
 )
+from headrace.frontend.schemas.limits import limit_of
 from headrace.frontend.schemas.responses import Item
 
 Parser = Callable[[Item, str], Item | None]
@@ -118,7 +118,11 @@ def _results(*fields: str) -> Parser:
 
     def parse(item: Item, where: str) -> Item | None:
         results = item.get(fields[-1])
-        if not isinstance(results, list) or not results or len(results) > MAX_PARTS:
+        if (
+            not isinstance(results, list)
+            or not results
+            or len(results) > limit_of("max_content_parts")
+        ):
             return None
         return {**{field: item.get(field) for field in fields}, "status": "completed"}
 

@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Delete, Row, delete, func, insert, select, update
+from sqlalchemy.sql.elements import ColumnElement
 
 from headrace.frontend.errors import BadRequest
 from headrace.frontend.responses.store.conversation_tables import (
@@ -15,6 +17,7 @@ from headrace.frontend.responses.store.conversation_tables import (
 from headrace.frontend.responses.store.response_store import MAX_CHAIN_CHARS, PRUNE_BATCH
 from headrace.frontend.schemas.responses import Item
 from headrace.frontend.store.database import Database
+from headrace.frontend.store.engine import tenants_of
 
 # Longer conversations cannot be continued.
 MAX_ITEMS = 10_000
@@ -39,7 +42,9 @@ class ConversationStore:
     """The conversations of the store, shared by all frontends.
 
     max_age_s, max_count: `prune` deletes conversations beyond these limits, those first that have
-        been without a new item for the longest time.
+        been without a new item for the longest time. Each tenant may have so many.
+
+    A conversation of another tenant is none: its row is not looked for.
     """
 
     def __init__(self, database: Database, max_age_s: float, max_count: int) -> None:
@@ -47,11 +52,16 @@ class ConversationStore:
         self._max_age_s, self._max_count = max_age_s, max_count
 
     async def create(
-        self, conversation_id: str, metadata: Mapping[str, str], items: Sequence[Item]
+        self,
+        conversation_id: str,
+        tenant: str,
+        metadata: Mapping[str, str],
+        items: Sequence[Item],
     ) -> StoredConversation:
         """Store a new conversation."""
         values = {
             "id": conversation_id,
+            "tenant": tenant,
             "created_at": self._database.now,
             "used_at": self._database.now,
             "metadata": json.dumps(dict(metadata)),
@@ -60,39 +70,41 @@ class ConversationStore:
         def write(connection: Connection) -> StoredConversation:
             connection.execute(insert(conversations).values(**values))
             append_items(connection, conversation_id, items, self._database.now)
-            return _read(connection.execute(_by_id(conversation_id)).one())
+            return _read(connection.execute(_by_id(conversation_id, tenant)).one())
 
         return await self._database.write(write)
 
-    async def get(self, conversation_id: str) -> StoredConversation | None:
+    async def get(self, conversation_id: str, tenant: str) -> StoredConversation | None:
         """Return a conversation; None if it is not stored."""
 
         def read(connection: Connection) -> StoredConversation | None:
-            row = connection.execute(_by_id(conversation_id)).first()
+            row = connection.execute(_by_id(conversation_id, tenant)).first()
             return None if row is None else _read(row)
 
         return await self._database.read(read)
 
     async def set_metadata(
-        self, conversation_id: str, metadata: Mapping[str, str]
+        self, conversation_id: str, tenant: str, metadata: Mapping[str, str]
     ) -> StoredConversation | None:
         """Replace the metadata of a conversation and return it; None if it is not stored."""
-        this = conversations.c.id == conversation_id
+        this = _this(conversation_id, tenant)
         statement = update(conversations).where(this).values(metadata=json.dumps(dict(metadata)))
 
         def write(connection: Connection) -> StoredConversation | None:
             connection.execute(statement)
-            row = connection.execute(_by_id(conversation_id)).first()
+            row = connection.execute(_by_id(conversation_id, tenant)).first()
             return None if row is None else _read(row)
 
         return await self._database.write(write)
 
-    async def delete(self, conversation_id: str) -> bool:
+    async def delete(self, conversation_id: str, tenant: str) -> bool:
         """Delete a conversation with its items; return whether it was stored."""
-        statement = delete(conversations).where(conversations.c.id == conversation_id)
+        statement = delete(conversations).where(_this(conversation_id, tenant))
         return await self._rows(statement) > 0
 
-    async def append(self, conversation_id: str, items: Sequence[Item]) -> list[Item] | None:
+    async def append(
+        self, conversation_id: str, tenant: str, items: Sequence[Item]
+    ) -> list[Item] | None:
         """Append items and return them as they are stored; None if there is no conversation.
 
         Raises BadRequest if the conversation is full.
@@ -101,13 +113,17 @@ class ConversationStore:
         count = select(func.count()).select_from(conversation_items).where(of_conversation)
 
         def write(connection: Connection) -> list[Item] | None:
+            if connection.execute(_by_id(conversation_id, tenant)).first() is None:
+                return None
             if (connection.execute(count).scalar() or 0) >= MAX_ITEMS:
                 raise BadRequest("conversation: it is full.", "conversation")
             return append_items(connection, conversation_id, items, self._database.now)
 
         return await self._database.write(write)
 
-    async def items(self, conversation_id: str, end: int | None = None) -> ConversationItems | None:
+    async def items(
+        self, conversation_id: str, tenant: str, end: int | None = None
+    ) -> ConversationItems | None:
         """Return the items of a conversation; None if it is not stored.
 
         end: only items with smaller numbers are returned, if it is given.
@@ -124,7 +140,7 @@ class ConversationStore:
             query = query.where(conversation_items.c.number < end)
 
         def read(connection: Connection) -> ConversationItems | None:
-            if connection.execute(_by_id(conversation_id)).first() is None:
+            if connection.execute(_by_id(conversation_id, tenant)).first() is None:
                 return None
             texts: list[str] = []
             size = next_number = 0
@@ -153,13 +169,15 @@ class ConversationStore:
             .where(conversations.c.used_at < self._database.now - self._max_age_s)
             .limit(PRUNE_BATCH)
         )
-        excess = (
+        excess = [
             select(conversations.c.id)
+            .where(conversations.c.tenant == tenant)
             .order_by(conversations.c.used_at.desc())
             .offset(self._max_count)
             .limit(PRUNE_BATCH)
-        )
-        for query in (old, excess):
+            for tenant in await self._database.read(partial(tenants_of, conversations))
+        ]
+        for query in (old, *excess):
             statement = delete(conversations).where(conversations.c.id.in_(query))
             while await self._rows(statement):
                 pass
@@ -169,8 +187,12 @@ class ConversationStore:
         return await self._database.write(lambda connection: connection.execute(statement).rowcount)
 
 
-def _by_id(conversation_id: str) -> Any:
-    return select(conversations).where(conversations.c.id == conversation_id)
+def _by_id(conversation_id: str, tenant: str) -> Any:
+    return select(conversations).where(_this(conversation_id, tenant))
+
+
+def _this(conversation_id: str, tenant: str) -> ColumnElement[bool]:
+    return (conversations.c.id == conversation_id) & (conversations.c.tenant == tenant)
 
 
 def _read(row: Row[Any]) -> StoredConversation:

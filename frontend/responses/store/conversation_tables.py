@@ -25,7 +25,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from headrace.frontend.responses.output.ids import input_id
 from headrace.frontend.schemas.responses import Item
-from headrace.frontend.store.engine import metadata
+from headrace.frontend.store.engine import metadata, tenant_column
 
 # used_at: when an item was last added, seconds since 1970 by the database's clock, as created_at.
 # metadata: JSON.
@@ -36,7 +36,9 @@ conversations = Table(
     Column("created_at", Float, nullable=False),
     Column("used_at", Float, nullable=False),
     Column("metadata", Text, nullable=False),
+    tenant_column(),
     Index("headrace_conversations_used", "used_at"),
+    Index("headrace_conversations_tenant", "tenant", "used_at"),
 )
 
 # number: of the item, in order; items are deleted, so that some are missing. item: JSON.

@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 
 from sqlalchemy import Connection, Select, delete, insert, select, update
+from sqlalchemy.sql.elements import ColumnElement
 
 from headrace.frontend.errors import BadRequest
 from headrace.frontend.responses.execution.job import Job
@@ -18,6 +20,7 @@ from headrace.frontend.responses.store.rows import StoredResponse, append_end_ev
 from headrace.frontend.responses.store.tables import responses
 from headrace.frontend.schemas.responses import Item
 from headrace.frontend.store.database import Database
+from headrace.frontend.store.engine import tenants_of
 
 # Longer conversations cannot be continued.
 MAX_CHAIN = 1000
@@ -29,7 +32,10 @@ PRUNE_BATCH = 200
 class ResponseStore:
     """The store of responses, shared by all frontends.
 
-    max_age_s, max_count: `prune` deletes responses beyond these limits, the oldest first.
+    max_age_s, max_count: `prune` deletes responses beyond these limits, the oldest first. Each
+        tenant may have so many, so that none can push out what another has.
+
+    A response of another tenant is none: its row is not looked for.
     """
 
     def __init__(self, database: Database, max_age_s: float, max_count: int) -> None:
@@ -55,6 +61,7 @@ class ResponseStore:
                 attempts=1,
                 fingerprint=job.fingerprint,
                 previous_id=job.request.previous_response_id,
+                tenant=job.principal.tenant,
                 job=json.dumps(job.to_json()),
                 inputs=json.dumps(list(job.inputs)),
                 body=json.dumps(body),
@@ -66,9 +73,9 @@ class ResponseStore:
 
         await self._database.write(write)
 
-    async def get(self, response_id: str) -> StoredResponse | None:
+    async def get(self, response_id: str, tenant: str) -> StoredResponse | None:
         """Return a response; None if it is not stored."""
-        query = select(responses).where(responses.c.id == response_id)
+        query = select(responses).where(_this(response_id, tenant))
 
         def read(connection: Connection) -> StoredResponse | None:
             row = connection.execute(query).first()
@@ -76,15 +83,15 @@ class ResponseStore:
 
         return await self._database.read(read)
 
-    async def delete(self, response_id: str) -> bool:
+    async def delete(self, response_id: str, tenant: str) -> bool:
         """Delete a response; return whether it was stored."""
-        statement = delete(responses).where(responses.c.id == response_id)
+        statement = delete(responses).where(_this(response_id, tenant))
         return (
             await self._database.write(lambda connection: connection.execute(statement).rowcount)
             > 0
         )
 
-    async def conversation(self, response_id: str) -> list[Item]:
+    async def conversation(self, response_id: str, tenant: str) -> list[Item]:
         """Return all items up to a response, with its output.
 
         Raises BadRequest if the conversation is too long or its beginning is deleted.
@@ -95,7 +102,7 @@ class ResponseStore:
             size = 0
             current: str | None = response_id
             while current is not None:
-                query = select(responses).where(responses.c.id == current)
+                query = select(responses).where(_this(current, tenant))
                 row = connection.execute(query).first()
                 if row is None:
                     raise BadRequest(
@@ -115,20 +122,20 @@ class ResponseStore:
 
         return await self._database.read(walk)
 
-    async def cancel(self, response_id: str) -> StoredResponse | None:
+    async def cancel(self, response_id: str, tenant: str) -> StoredResponse | None:
         """Cancel a running response, whichever frontend owns it, and return it.
 
         An ended response stays as it is; returns None if it is not stored.
         """
 
         def write(connection: Connection) -> StoredResponse | None:
-            query = select(responses).where(responses.c.id == response_id).with_for_update()
+            this = _this(response_id, tenant)
+            query = select(responses).where(this).with_for_update()
             row = connection.execute(query).first()
             if row is None or row.status not in ACTIVE:
                 return None if row is None else read_row(row)
             body = with_status(json.loads(row.body), CANCELLED)
             values = {"status": CANCELLED, "body": json.dumps(body), "owner": None}
-            this = responses.c.id == response_id
             connection.execute(update(responses).where(this).values(**values))
             append_end_event(connection, response_id, body)
             return read_row(row)._replace(body=body)
@@ -143,20 +150,25 @@ class ResponseStore:
             .where(ended, responses.c.created_at < self._database.now - self._max_age_s)
             .limit(PRUNE_BATCH)
         )
-        excess = (
+        excess = [
             select(responses.c.id)
-            .where(ended)
+            .where(ended, responses.c.tenant == tenant)
             .order_by(responses.c.created_at.desc())
             .offset(self._max_count)
             .limit(PRUNE_BATCH)
-        )
+            for tenant in await self._database.read(partial(tenants_of, responses))
+        ]
 
         def write(query: Select[tuple[str]]) -> Callable[[Connection], int]:
             statement = delete(responses).where(responses.c.id.in_(query))
             return lambda connection: connection.execute(statement).rowcount
 
         deleted = 0
-        for query in (old, excess):
+        for query in (old, *excess):
             while (count := await self._database.write(write(query))) > 0:
                 deleted += count
         return deleted
+
+
+def _this(response_id: str, tenant: str) -> ColumnElement[bool]:
+    return (responses.c.id == response_id) & (responses.c.tenant == tenant)

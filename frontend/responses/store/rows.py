@@ -23,6 +23,7 @@ class StoredResponse(NamedTuple):
     attempts: int
     fingerprint: str
     previous_id: str | None
+    tenant: str = ""
 
     @property
     def is_active(self) -> bool:
@@ -56,6 +57,7 @@ def read_row(row: Row[Any]) -> StoredResponse:
         row.attempts,
         row.fingerprint,
         row.previous_id,
+        row.tenant,
     )
 
 

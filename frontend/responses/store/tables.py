@@ -16,7 +16,7 @@ from sqlalchemy import (
     Text,
 )
 
-from headrace.frontend.store.engine import metadata
+from headrace.frontend.store.engine import metadata, tenant_column
 
 # created_at, heartbeat: seconds since 1970, by the database's clock.
 # owner: the frontend that runs it; null if none does. attempts: how many runs were started.
@@ -37,7 +37,9 @@ responses = Table(
     Column("job", Text, nullable=False),
     Column("inputs", Text, nullable=False),
     Column("body", Text, nullable=False),
+    tenant_column(),
     Index("headrace_responses_created", "created_at"),
+    Index("headrace_responses_tenant", "tenant", "created_at"),
     Index("headrace_responses_owner", "owner", "status"),
 )
 

@@ -69,7 +69,8 @@ def _netloc(url: str) -> str | None:
 async def list_tools(source: ToolSource) -> list[ToolSpec]:
     """List the tools of a source, with a timeout. Raises ToolFailure if that fails."""
     try:
-        return await asyncio.wait_for(source.list_tools(), LIST_TIMEOUT_S)
+        async with asyncio.timeout(LIST_TIMEOUT_S):
+            return await source.list_tools()
     except TimeoutError as error:
         raise ToolFailure("the tool server does not answer") from error
 
@@ -82,7 +83,8 @@ async def call_tool(source: ToolSource, name: str, arguments: Any) -> str:
     if not isinstance(arguments, dict):
         raise ToolFailure("the arguments must be a JSON object")
     try:
-        result = await asyncio.wait_for(source.call(name, arguments), CALL_TIMEOUT_S)
+        async with asyncio.timeout(CALL_TIMEOUT_S):
+            result = await source.call(name, arguments)
     except TimeoutError as error:
         raise ToolFailure(f"the tool took longer than {CALL_TIMEOUT_S:.0f} s") from error
     if len(result) > MAX_RESULT_CHARS:

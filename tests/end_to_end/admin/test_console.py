@@ -12,13 +12,19 @@ from tests.end_to_end.servers import Launch, Server, wait_for
 ROOT = Path(__file__).parents[3]
 
 
+ADMIN, USER = "admin-key-of-pool", "user-key-of-pool"
+
+
 @pytest.fixture(scope="module")
 def server(launch: Launch) -> Server:
-    return launch("--workers", "2", "--frontends", "2", "--enable-admin", "--enable-lora")
+    keys = {"HEADRACE_ADMIN_KEY": ADMIN, "HEADRACE_API_KEY": USER}
+    flags = ["--workers", "2", "--frontends", "2", "--enable-admin", "--enable-lora"]
+    return launch(*flags, variables=keys, key=ADMIN)
 
 
-def run(command: list[str], url: str, status: int = 0) -> str:
-    environment = os.environ | {"HEADRACE_URL": url, "PYTHON": sys.executable}
+def run(command: list[str], url: str, status: int = 0, **keys: str) -> str:
+    keys = keys or {"HEADRACE_ADMIN_KEY": ADMIN}
+    environment = os.environ | {"HEADRACE_URL": url, "PYTHON": sys.executable} | keys
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == status, done.stdout + done.stderr
     return done.stdout + done.stderr
@@ -39,6 +45,22 @@ def test_one_frame(server: Server) -> None:
     for part in ("ready", "default-0.0", "default-1.0", "frontend-0.0", "restarts"):
         assert part in text
     assert "does not answer" in run(top, "http://127.0.0.1:1", status=1)
+
+
+def test_the_key_decides(server: Server) -> None:
+    top = [str(Path(sys.executable).with_name("headrace")), "top", "--once"]
+    script = [str(ROOT / "scripts" / "pool.sh")]
+    assert "default-0.0" in run(top, server.url, HEADRACE_API_KEY=USER)
+    assert "default-0.0" in run([*script, "status"], server.url, HEADRACE_API_KEY=USER)
+    both = {"HEADRACE_ADMIN_KEY": ADMIN, "HEADRACE_API_KEY": USER}
+    assert "done" in run([*script, "resume"], server.url, **both)
+    for key in ("", "wrong"):
+        told = run(top, server.url, status=1, HEADRACE_API_KEY=key)
+        assert "HEADRACE_API_KEY" in told
+        told = run([*script, "status"], server.url, status=1, HEADRACE_API_KEY=key)
+        assert "a valid key is needed" in told
+    told = run([*script, "resume"], server.url, status=1, HEADRACE_API_KEY=USER)
+    assert "needs an admin key" in told
 
 
 def test_a_pool_is_operated(server: Server) -> None:

@@ -100,3 +100,33 @@ def test_a_model_that_cannot_be_run_ends_with_a_status_of_its_own() -> None:
     )
     assert done.returncode == 78, done.stderr
     assert "no kernels for float16" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--device", "cuda"], "--device: is cuda, but there is no GPU to use: "),
+        (["--device=cuda", "--workers", "2"], "--device: is cuda, but there is no GPU to use: "),
+        (["--device", "cuda:5"], "--device: must be 'auto', 'cpu' or 'cuda': 'cuda:5'"),
+        (["--device", "mps"], "--device: must be 'auto', 'cpu' or 'cuda': 'mps'"),
+        (["--device", "xpu"], "--device: must be 'auto', 'cpu' or 'cuda': 'xpu'"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("command", ["serve", "prepare"])
+def test_a_device_that_is_not_there_starts_nothing(
+    command: str, flags: list[str], said: str, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "headrace", command, *flags, "--run-dir", str(run_dir)],
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"headrace: error: {said}")
+    assert not run_dir.exists()

@@ -1,6 +1,7 @@
 """LoRA adapters as a frontend shows and uses them."""
 
 import asyncio
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -12,6 +13,7 @@ from quart.typing import TestClientProtocol as Client
 
 from headrace.frontend.adapters import AdapterUse, AdapterWatch
 from headrace.frontend.pool.interface import PoolUnavailable
+from headrace.frontend.routes import adapters
 from headrace.protocol.calls import (
     CONFLICT,
     INVALID,
@@ -193,6 +195,45 @@ class TestLoading:
             error = await load(client, 400, lora_path=path)
             assert "must lie in the folder" in error["message"], path
         assert (await load(client, 404, lora_path="nothing"))["param"] == "lora_path"
+
+    async def test_links_that_are_changed_meanwhile_lead_nowhere(
+        self, make_app: MAKE_APP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The file that is open must lie in the folder, not the one that was checked before."""
+        root = tmp_path / "root"
+        root.mkdir()
+        mine = write_adapter(root / "mine")
+        outside = write_adapter(tmp_path / "outside")
+        real = adapters.locate_adapter
+
+        def located(path: str, lora_dir: Path | None) -> tuple[Path, str | None]:
+            found = real(path, lora_dir)
+            mine.rename(root / "moved")
+            mine.symlink_to(outside)
+            return found
+
+        monkeypatch.setattr(adapters, "locate_adapter", located)
+        engine = EngineConfig(enable_lora=True)
+        client = make_app(enable_admin=True, engine=engine, lora_dir=root).test_client()
+        error = await load(client, 400, lora_path="mine")
+        assert "must lie in the folder" in error["message"]
+
+    async def test_a_pipe_is_not_waited_for(self, admin: Client, tmp_path: Path) -> None:
+        folder = write_adapter(tmp_path / "piped")
+        (folder / "adapter_model.safetensors").unlink()
+        os.mkfifo(folder / "adapter_model.safetensors")
+        error = await load(admin, 400, lora_path=str(folder))
+        assert "is no file" in error["message"]
+
+    @pytest.mark.parametrize("where", ["/nowhere", "org/name", "here"])
+    async def test_a_server_without_the_flag_says_so(
+        self, make_app: MAKE_APP, tmp_path: Path, where: str
+    ) -> None:
+        folder = write_adapter(tmp_path / "here")
+        client = make_app(enable_admin=True).test_client()
+        path = str(folder) if where == "here" else where
+        error = await load(client, 400, lora_path=path)
+        assert "--enable-lora" in error["message"]
 
     @pytest.mark.parametrize(
         ("kind", "status", "param"),

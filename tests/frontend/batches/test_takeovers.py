@@ -24,7 +24,7 @@ from tests.frontend.batches.batch_asking import (
     created,
     wait_for,
 )
-from tests.frontend.batches.conftest import Serve
+from tests.frontend.conftest import Serve
 from tests.frontend.fake_pool import FakePool
 
 OPTIONS = {
@@ -144,8 +144,8 @@ async def test_a_full_disk_is_waited_for(
 # The store
 
 
-async def new_batch(store: BatchStore) -> str:
-    return (await store.create(new_batch_id(), OPTIONS, 3600.0)).batch_id
+async def new_batch(store: BatchStore, tenant: str = "") -> str:
+    return (await store.create(new_batch_id(), tenant, OPTIONS, 3600.0)).batch_id
 
 
 async def test_one_frontend_owns_a_batch(store_url: str) -> None:
@@ -161,7 +161,7 @@ async def test_one_frontend_owns_a_batch(store_url: str) -> None:
     mine = next(claim for claim in claims if claim)[0].batch_id
     assert await owner.store_progress(mine, Progress(1, 2, 3, 4, 5, 6))
     assert not await other.store_progress(mine, Progress(9, 9, 9, 9, 9, 9))
-    assert (await store.get(mine)).progress == Progress(1, 2, 3, 4, 5, 6)
+    assert (await store.get("", mine)).progress == Progress(1, 2, 3, 4, 5, 6)
     assert mine in await owner.renew({mine: 7})
     assert await other.renew({mine: 7}) == {}
     # The other frontends' lines count for the room of this one.
@@ -189,9 +189,9 @@ async def test_claims_leave_what_cannot_be_run(store_url: str) -> None:
     assert found.batch_id == ids[0]  # the oldest
     assert await BatchOwnership(database, "w", "b").claim(8, -1.0, lambda found: True) == []
     with pytest.raises(BatchNotFound):
-        await BatchStore(database, "w", 1e6).get(ids[0])
+        await BatchStore(database, "w", 1e6).get("", ids[0])
     assert not await owner.move(ids[0], IN_PROGRESS, "completed")
-    assert (await store.get(ids[0])).status == "validating"
+    assert (await store.get("", ids[0])).status == "validating"
     database.close()
 
 

@@ -375,6 +375,45 @@ async def test_the_models_own_sampling_defaults(
 
 
 @pytest.mark.parametrize(
+    ("path", "fields", "field"),
+    [
+        ("/v1/chat/completions", {"messages": QUESTION}, "max_tokens"),
+        ("/v1/chat/completions", {"messages": QUESTION}, "max_completion_tokens"),
+        ("/v1/completions", {"prompt": "a"}, "max_tokens"),
+        ("/v1/messages", {"messages": QUESTION, "model": "smol"}, "max_tokens"),
+        ("/v1/responses", {"input": "a", "store": False}, "max_output_tokens"),
+    ],
+    ids=str,
+)
+async def test_lengths_of_the_model_and_of_the_operator(
+    make_app: MAKE_APP,
+    text: ModelTokenizer,
+    pool: FakePool,
+    path: str,
+    fields: dict[str, Any],
+    field: str,
+) -> None:
+    """The model's is a default where the API has none; the operator's limits every output."""
+
+    async def lengths(**update: Any) -> list[int]:
+        info = text.info.model_copy(update=update)
+        client = make_app(type(text)(info, text.backend)).test_client()
+        bodies = [{**fields, field: 9}] + ([fields] if path != "/v1/messages" else [])
+        for body in bodies:
+            response = await client.post(path, json=body)
+            assert response.status_code == 200, await response.get_data(as_text=True)
+        found = [request.sampling.max_tokens for request in pool.requests]
+        pool.requests.clear()
+        return found
+
+    own_default = 16 if path == "/v1/completions" else 3
+    of_model = await lengths(generation_defaults={"max_new_tokens": 3.0})
+    assert of_model == [9, own_default][: len(of_model)]
+    of_both = await lengths(generation_defaults={"max_new_tokens": 3.0}, max_output_tokens=4)
+    assert of_both == [4, min(4, own_default)][: len(of_both)]
+
+
+@pytest.mark.parametrize(
     ("failure", "status", "kind"),
     [
         (PoolUnavailable("none is ready", 2.5), 503, "Service Unavailable"),

@@ -8,7 +8,6 @@ import jinja2
 import pytest
 from quart.typing import TestClientProtocol as Client
 
-from headrace.frontend.chat import untrusted_template as untrusted
 from headrace.frontend.chat.content_format import expects_parts
 from headrace.frontend.chat.templates import ChatTemplate
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
@@ -177,25 +176,17 @@ OUT_OF_MEMORY = "chat_template: The chat template cannot render these messages."
     ],
 )
 async def test_time_memory_and_output_are_bounded(
-    make_app: MAKE_APP,
-    monkeypatch: pytest.MonkeyPatch,
-    misbehaving: None,
-    source: str,
-    deadline_s: float,
-    message: str,
+    make_app: MAKE_APP, misbehaving: None, source: str, deadline_s: float, message: str
 ) -> None:
     client = make_app(serving=TRUSTING).test_client()
     assert await shown(client, chat_template="harmless") == "harmless"
-    monkeypatch.setattr(untrusted, "DEADLINE_S", deadline_s)
+    client = make_app(serving=TRUSTING, chat_template_timeout_s=deadline_s).test_client()
     error = await rejection(client, chat_template=source)
     assert (error["param"], error["message"]) == ("chat_template", message)
 
 
-async def test_others_are_answered_meanwhile(
-    make_app: MAKE_APP, monkeypatch: pytest.MonkeyPatch, misbehaving: None
-) -> None:
-    monkeypatch.setattr(untrusted, "DEADLINE_S", 1.0)
-    client = make_app(serving=TRUSTING).test_client()
+async def test_others_are_answered_meanwhile(make_app: MAKE_APP, misbehaving: None) -> None:
+    client = make_app(serving=TRUSTING, chat_template_timeout_s=1.0).test_client()
     hostile = asyncio.create_task(rejection(client, chat_template=SLEEPS))
     answered = 0
     started = time.monotonic()

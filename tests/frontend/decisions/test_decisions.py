@@ -8,12 +8,12 @@ import pytest
 from openai.types import Decision
 from quart.typing import TestClientProtocol as Client
 
-from headrace.frontend.decisions import read
 from headrace.frontend.decisions.label_tree import LabelTree, normalized
 from headrace.frontend.decisions.question import Option, Question, letters
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from headrace.protocol.to_frontend import Logprobs
 from tests.frontend import fake_pool
+from tests.frontend.conftest import MAKE_APP
 from tests.frontend.fake_pool import FakePool
 
 PREDICATE = {"type": "predicate", "instructions": "Is it broken?"}
@@ -178,9 +178,9 @@ async def test_an_unknown_model(client: Client) -> None:
 
 
 async def test_long_texts_and_many_questions_are_bounded(
-    client: Client, pool: FakePool, monkeypatch: pytest.MonkeyPatch
+    make_app: MAKE_APP, pool: FakePool
 ) -> None:
-    monkeypatch.setattr(read, "MAX_TOKEN_IDS", 100_000)
+    client = make_app(max_token_ids=100_000).test_client()
     asked = {**ASKED, "questions": [PREDICATE] * 200, "input": "word " * 350}
     response = await client.post("/v1/decisions", json=asked)
     assert response.status_code == 400

@@ -216,7 +216,10 @@ async def test_files_are_listed_by_pages(client: Client) -> None:
     for query in ("limit=0", "limit=10001", "limit=x", "order=up", "after=nope"):
         response = await client.get(f"/v1/files?{query}")
         assert response.status_code == 400
-        assert (await response.get_json())["error"]["param"] == query.partition("=")[0]
+        is_malformed = query in ("limit=x", "order=up")
+        name = query.partition("=")[0]
+        expected = f"query.{name}" if is_malformed else name
+        assert (await response.get_json())["error"]["param"] == expected
 
 
 async def test_a_deleted_file_is_gone(client: Client, tmp_path: Path) -> None:
@@ -239,9 +242,9 @@ def new_store(tmp_path: Path, name: str = "files", max_age_s: float = 1e6) -> Fi
 
 
 async def add(store: FileStore) -> str:
-    path = store.folder.new_upload()
+    path = store.folder.new_upload("")
     path.write_bytes(b"x")
-    stored = await store.add(path, purpose="batch", filename="x", expires_after_s=None)
+    stored = await store.add(path, tenant="", purpose="batch", filename="x", expires_after_s=None)
     return stored.file_id
 
 
@@ -252,7 +255,7 @@ async def test_pruning_removes_what_is_old_or_has_no_row(
     kept = await add(store)
     orphan = store.folder.path("file-" + "0" * 32)
     orphan.write_bytes(b"x")
-    started = store.folder.new_upload()
+    started = store.folder.new_upload("")
     started.write_bytes(b"x")
     await store.prune()
     assert orphan.exists()  # its row may be about to be written
@@ -261,7 +264,7 @@ async def test_pruning_removes_what_is_old_or_has_no_row(
     await store.prune()
     assert not orphan.exists()
     assert not started.exists()
-    assert (await store.get(kept)).size == 1
+    assert (await store.get("", kept)).size == 1
     await new_store(tmp_path, max_age_s=-1).prune()
     assert not store.folder.path(kept).exists()
 
@@ -269,9 +272,9 @@ async def test_pruning_removes_what_is_old_or_has_no_row(
 async def test_pools_with_other_folders_do_not_see_files(tmp_path: Path) -> None:
     mine, other = new_store(tmp_path), new_store(tmp_path, "others")
     file_id = await add(mine)
-    page = await other.page(limit=10, after=None, ascending=False, purpose=None)
+    page = await other.page("", limit=10, after=None, ascending=False, purpose=None)
     assert page.files == []
-    assert (await new_store(tmp_path).get(file_id)).file_id == file_id
+    assert (await new_store(tmp_path).get("", file_id)).file_id == file_id
 
 
 def test_a_folder_keeps_its_id(tmp_path: Path) -> None:
@@ -303,9 +306,9 @@ async def test_a_large_upload_waits_for_its_reader(
     monkeypatch.setattr(upload_module, "MAX_BUFFERED_BYTES", 50_000)
     check_room, may_read = FileStore.check_room, asyncio.Event()
 
-    async def wait(self: FileStore, size: int) -> None:
+    async def wait(self: FileStore, tenant: str, size: int) -> None:
         await may_read.wait()
-        await check_room(self, size)
+        await check_room(self, tenant, size)
 
     monkeypatch.setattr(FileStore, "check_room", wait)
     app = make_app()

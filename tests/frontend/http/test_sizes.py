@@ -119,8 +119,8 @@ async def test_token_ids_are_as_many_as_the_body_holds(client: Client) -> None:
     assert error["param"] == "prompt"
 
 
-async def test_too_many_fractions(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parsing, "MAX_VALUES", 3)
+async def test_too_many_fractions(make_app: MAKE_APP) -> None:
+    client = make_app(max_json_values=3).test_client()
     assert (await rejection(client, COMPLETIONS, {"prompt": [1.5] * 4}))["param"] == "body"
 
 

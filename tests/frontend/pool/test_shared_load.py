@@ -141,3 +141,18 @@ def test_without_space_nothing_is_shared(tmp_path: Path, monkeypatch: pytest.Mon
     other.refresh()
     assert other.in_flight("g-0.0") == 0
     assert not other.sees("frontend-0.0")
+
+
+def test_a_frontend_that_was_held_up_while_it_looked_still_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between stamping its own row and reading the clock again, it may be stopped for long."""
+    first, second = frontends(tmp_path, 2)
+    first.publish("g-0.0", 3)
+    second.publish("g-0.0", 4)
+    times = iter([200 * 10**9, 200 * 10**9 + int(5 * FRESH_S * 1e9)])
+    with monkeypatch.context() as patched:
+        patched.setattr(time, "monotonic_ns", lambda: next(times))
+        second.refresh()
+    assert second.in_flight("g-0.0") == 4, "the other has not been seen since"
+    assert second.sees("frontend-1.0")

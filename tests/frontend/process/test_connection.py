@@ -10,11 +10,13 @@ from typing import Any
 import h11
 import hypercorn.asyncio
 import hypercorn.config
+import hypercorn.protocol
 import pytest
 from hypercorn.asyncio.tcp_server import TCPServer
 
 from headrace.frontend.middleware.asgi import WRITE_BODY_KEY, WriteBody
 from headrace.frontend.process.connection import MAX_WAITING_BYTES, Connection
+from headrace.frontend.process.http1 import HTTP1Protocol
 
 
 async def connection(socket: Any) -> Connection:
@@ -91,6 +93,7 @@ class Directly:
 @pytest.fixture
 async def server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Directly]:
     monkeypatch.setattr(hypercorn.asyncio.run, "TCPServer", Connection)
+    monkeypatch.setattr(hypercorn.protocol, "H11Protocol", HTTP1Protocol)
     settings = hypercorn.config.Config()
     stop = asyncio.Event()
     with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -14,8 +14,8 @@ from headrace.frontend.responses.store import conversation_store
 from headrace.frontend.responses.store.conversation_store import ConversationStore
 from headrace.frontend.store.database import Database
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
+from tests.frontend.conftest import Serve
 from tests.frontend.fake_pool import FakePool
-from tests.frontend.responses.conftest import Serve
 from tests.frontend.responses.response_asking import ask, refusal, stream, until
 
 PATH = "/v1/conversations"
@@ -185,7 +185,7 @@ async def test_conversations_that_are_not_there(
 @pytest.mark.parametrize(
     ("param", "path", "body"),
     [
-        ("items.0.role", "", {"items": [{"content": "x"}]}),
+        ("body.items.0.role", "", {"items": [{"content": "x"}]}),
         ("body.metadata.a", "", {"metadata": {"a": 5}}),
         ("body.items.0", "", {"items": ["x"]}),
         ("body.metadata", "/{}", {}),
@@ -250,14 +250,14 @@ async def test_conversations_are_bounded_in_number_and_age(database: Database) -
     store = ConversationStore(database, 3600.0, 2)
     ids = [new_conversation_id() for _ in range(3)]
     for conversation_id in ids:
-        await store.create(conversation_id, {}, [message("a")])
+        await store.create(conversation_id, "", {}, [message("a")])
         await asyncio.sleep(0.01)
-    await store.append(ids[0], [message("b")])
+    await store.append(ids[0], "", [message("b")])
     await store.prune()
-    assert [await store.get(each) is not None for each in ids] == [True, False, True]
-    assert await store.items(ids[1]) is None
+    assert [await store.get(each, "") is not None for each in ids] == [True, False, True]
+    assert await store.items(ids[1], "") is None
     await ConversationStore(database, -1.0, 2).prune()
-    assert await store.get(ids[0]) is None
+    assert await store.get(ids[0], "") is None
 
 
 async def test_a_conversation_has_bounds(
@@ -266,23 +266,25 @@ async def test_a_conversation_has_bounds(
     monkeypatch.setattr(conversation_store, "MAX_ITEMS", 2)
     store = ConversationStore(database, 3600.0, 9)
     conversation_id = new_conversation_id()
-    await store.create(conversation_id, {}, [message("a")])
-    await store.append(conversation_id, [message("b")])
-    stored = await store.items(conversation_id)
+    await store.create(conversation_id, "", {}, [message("a")])
+    await store.append(conversation_id, "", [message("b")])
+    stored = await store.items(conversation_id, "")
     assert stored is not None
     assert len(stored.items) == stored.end == 2
     with pytest.raises(BadRequest, match="full"):
-        await store.append(conversation_id, [message("c")])
+        await store.append(conversation_id, "", [message("c")])
 
 
 async def test_many_may_add_to_one_conversation_at_once(store_url: str) -> None:
     databases = [Database(store_url) for _ in range(4)]
     stores = [ConversationStore(each, 3600.0, 9) for each in databases]
     conversation_id = new_conversation_id()
-    await stores[0].create(conversation_id, {}, [])
-    added = [store.append(conversation_id, [message(str(n))]) for n, store in enumerate(stores * 5)]
+    await stores[0].create(conversation_id, "", {}, [])
+    added = [
+        store.append(conversation_id, "", [message(str(n))]) for n, store in enumerate(stores * 5)
+    ]
     await asyncio.gather(*added)
-    stored = await stores[0].items(conversation_id)
+    stored = await stores[0].items(conversation_id, "")
     assert stored is not None
     assert len({item["id"] for item in stored.items}) == stored.end == 20
     for each in databases:

@@ -22,8 +22,8 @@ from headrace.frontend.responses.store.ownership import ResponseOwnership
 from headrace.frontend.responses.store.tables import responses
 from headrace.frontend.store.database import Database
 from headrace.frontend.streaming import KEEP_ALIVE
+from tests.frontend.conftest import Serve
 from tests.frontend.fake_pool import FakePool, Reply
-from tests.frontend.responses.conftest import Serve
 from tests.frontend.responses.response_asking import (
     PATH,
     Event,

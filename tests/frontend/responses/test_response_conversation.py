@@ -4,10 +4,9 @@ from typing import Any
 
 import pytest
 
-from headrace.frontend.errors import BadRequest
+from headrace.frontend.errors import ApiError
 from headrace.frontend.responses.request.conversation import chat_messages
 from headrace.frontend.responses.request.input_items import read_items
-from headrace.frontend.responses.request.item_fields import MAX_PARTS
 
 ID = "resp_" + "0" * 32
 
@@ -108,7 +107,7 @@ def test_items_have_ids_of_their_own() -> None:
 @pytest.mark.parametrize(
     "item",
     [
-        {"role": "user", "content": ["x"] * (MAX_PARTS + 1)},
+        {"role": "user", "content": ["x"] * 10_001},
         call(1, call_id="x" * 300),
         call(1, name=""),
         {"type": "reasoning", "summary": ["x"]},
@@ -118,10 +117,10 @@ def test_items_have_ids_of_their_own() -> None:
     ],
 )
 def test_what_is_no_item(item: dict[str, Any]) -> None:
-    with pytest.raises(BadRequest) as caught:
+    with pytest.raises(ApiError) as caught:
         messages(item)
     assert caught.value.param is not None
-    assert caught.value.param.startswith("input.0")
+    assert caught.value.param.removeprefix("body.").startswith("input.0")
 
 
 @pytest.mark.parametrize(
@@ -142,7 +141,7 @@ def test_errors_of_calls_come_in_many_forms(error: dict[str, Any] | None, text: 
 @pytest.mark.parametrize("error", [5, True, {}, {"content": 5}, [5], {"content": [[]]}])
 def test_errors_that_say_nothing_are_refused(error: dict[str, Any] | int) -> None:
     item = {"type": "mcp_call", "id": "i", "server_label": "s", "name": "n", "arguments": "{}"}
-    with pytest.raises(BadRequest, match=r"^input\.0\.error"):
+    with pytest.raises(ApiError, match=r"^body\.input\.0\.error"):
         messages({**item, "error": error})
 
 

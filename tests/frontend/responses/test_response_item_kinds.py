@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from quart.typing import TestClientProtocol as Client
 
-from headrace.frontend.errors import BadRequest
+from headrace.frontend.errors import ApiError
 from headrace.frontend.responses.request.conversation import chat_messages
 from headrace.frontend.responses.request.input_items import read_items
 from headrace.frontend.responses.request.sealed_text import seal
@@ -264,19 +264,19 @@ IMAGE = {"type": "input_image", "image_url": "data:image/png;base64,aGk="}
                 "output": {"type": "computer_screenshot", "image_url": "x"},
             },
         ),
-        ("input.0.call_id", {"type": "custom_tool_call", "name": "f", "input": "x"}),
-        ("input.0.input", {"type": "custom_tool_call", "name": "f", "call_id": "c"}),
-        ("input.0.action", {"type": "shell_call", "call_id": "c"}),
-        ("input.0.operation", {"type": "apply_patch_call", "call_id": "c", "operation": "x"}),
+        ("body.input.0.call_id", {"type": "custom_tool_call", "name": "f", "input": "x"}),
+        ("body.input.0.input", {"type": "custom_tool_call", "name": "f", "call_id": "c"}),
+        ("body.input.0.action", {"type": "shell_call", "call_id": "c"}),
+        ("body.input.0.operation", {"type": "apply_patch_call", "call_id": "c", "operation": "x"}),
         (
-            "input.0.namespace",
+            "body.input.0.namespace",
             {"type": "function_call", "name": "f", "call_id": "c", "namespace": 5},
         ),
         ("input.0.type", {"type": "x" * 300}),
     ],
 )
 def test_what_a_model_cannot_read_is_refused_by_name(where: str, item: dict[str, Any]) -> None:
-    with pytest.raises(BadRequest) as caught:
+    with pytest.raises(ApiError) as caught:
         messages(item)
     assert caught.value.param == where
 
@@ -289,7 +289,7 @@ def test_items_that_are_nested_too_deeply_are_refused() -> None:
         {"type": "shell_call", "call_id": "c", "action": action},
         {"type": "tool_search_call", "call_id": "c", "arguments": action},
     ):
-        with pytest.raises(BadRequest, match="nested"):
+        with pytest.raises(ApiError, match="nested"):
             messages(item)
 
 

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.frontend.responses.conftest import Serve
+from tests.frontend.conftest import Serve
 from tests.frontend.responses.response_asking import ask
 
 HEAVY = {"openai", "sqlalchemy", "mcp", "psycopg"}

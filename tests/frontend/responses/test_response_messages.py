@@ -7,8 +7,8 @@ from openai import AsyncOpenAI
 from quart.typing import TestClientProtocol as Client
 
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
+from tests.frontend.conftest import Serve
 from tests.frontend.fake_pool import FakePool
-from tests.frontend.responses.conftest import Serve
 from tests.frontend.responses.response_asking import ask, get, stream, until
 from tests.frontend.responses.response_script import Script
 

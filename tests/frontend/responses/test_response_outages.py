@@ -19,8 +19,8 @@ from headrace.frontend.responses.store.rows import EventBatch
 from headrace.frontend.responses.store.tables import responses
 from headrace.frontend.store.database import Database, StoreUnavailable
 from headrace.protocol.to_worker import Generate
+from tests.frontend.conftest import Serve
 from tests.frontend.fake_pool import FakePool
-from tests.frontend.responses.conftest import Serve
 from tests.frontend.responses.response_asking import PATH, Event, ask, follow, stream, until
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -164,7 +164,7 @@ async def test_a_stream_that_others_end_is_told_so(
     monkeypatch.setattr(store_maintenance, "FLUSH_S", 1000)
     telling = await begun(client, pool)
     response_id = await the_one(database, "id")
-    await ResponseStore(database, 1000, 1000).cancel(response_id)
+    await ResponseStore(database, 1000, 1000).cancel(response_id, "")
     events = await asyncio.wait_for(telling, 5)
     assert kinds_of(events)[-1] == "incomplete"
     assert events[-1].data["response"]["status"] == "cancelled"

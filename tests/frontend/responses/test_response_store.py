@@ -5,12 +5,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from headrace.frontend.errors import BadRequest
+from headrace.frontend.principal import NOBODY, Principal
 from headrace.frontend.responses.execution.job import Job
 from headrace.frontend.responses.store.ownership import ResponseOwnership
 from headrace.frontend.responses.store.response_store import MAX_CHAIN, ResponseStore
@@ -73,7 +75,7 @@ def ownership(database: Database) -> ResponseOwnership:
 
 
 async def got(store: ResponseStore, response_id: str) -> StoredResponse:
-    stored = await store.get(response_id)
+    stored = await store.get(response_id, "")
     assert stored is not None
     return stored
 
@@ -81,13 +83,13 @@ async def got(store: ResponseStore, response_id: str) -> StoredResponse:
 async def test_what_is_created_can_be_read(store: ResponseStore) -> None:
     work = job(1, text="naïve \U0001f600 \x00")
     await store.create(work, "me")
-    stored = await store.get(work.response_id)
+    stored = await store.get(work.response_id, "")
     assert stored is not None
     assert stored.body == work.body
     assert stored.inputs == list(work.inputs)
-    again = Job.from_stored(stored, ())
+    again = Job.from_stored(stored, (), NOBODY)
     assert (again.request, again.seed, again.fingerprint) == (work.request, 1, "f")
-    assert await store.get(job(2).response_id) is None
+    assert await store.get(job(2).response_id, "") is None
 
 
 async def test_events_and_journal_come_in_batches(
@@ -144,7 +146,7 @@ async def test_a_cancelled_response_is_lost_to_its_owner(
     work = job(1)
     await store.create(work, "me")
     await ownership.add("me", [EventBatch(work.response_id, 0, ["a", "b"], [])])
-    cancelled = await store.cancel(work.response_id)
+    cancelled = await store.cancel(work.response_id, "")
     assert cancelled is not None
     assert cancelled.body["status"] == "cancelled"
     late = EventBatch(work.response_id, 2, ["c"], [])
@@ -154,10 +156,10 @@ async def test_a_cancelled_response_is_lost_to_its_owner(
     assert events[:2] == ["a", "b"]
     assert '"sequence_number":2' in events[2]
     assert ended
-    cancelled = await store.cancel(work.response_id)
+    cancelled = await store.cancel(work.response_id, "")
     assert cancelled is not None
     assert cancelled.body["status"] == "cancelled"
-    assert await store.cancel(job(9).response_id) is None
+    assert await store.cancel(job(9).response_id, "") is None
 
 
 async def test_a_stale_response_is_taken_over_once(
@@ -209,11 +211,11 @@ async def test_conversations_are_walked_to_their_beginning(
         await store.create(work, "me", {**done(work)})
         previous = work.response_id
     assert previous is not None
-    items = await store.conversation(previous)
+    items = await store.conversation(previous, "")
     assert [item["id"] for item in items[::2]] == [f"msg_{number}" for number in range(5)]
-    await store.delete(job(0).response_id)
+    await store.delete(job(0).response_id, "")
     with pytest.raises(BadRequest, match="not stored any more"):
-        await store.conversation(previous)
+        await store.conversation(previous, "")
 
 
 async def test_a_conversation_has_a_length(
@@ -226,7 +228,7 @@ async def test_a_conversation_has_a_length(
         previous = job(number).response_id
     assert previous is not None
     with pytest.raises(BadRequest, match="too long"):
-        await store.conversation(previous)
+        await store.conversation(previous, "")
     assert MAX_CHAIN > 100
 
 
@@ -242,12 +244,12 @@ async def test_the_oldest_go_first_and_their_events_with_them(
             await ownership.finish("me", EventBatch(work.response_id, 1, ["b"], []), done(work))
         await asyncio.sleep(0.002)
     assert await store.prune() == 2
-    left = [await store.get(job(number).response_id) for number in range(5)]
+    left = [await store.get(job(number).response_id, "") for number in range(5)]
     assert [stored is not None for stored in left] == [False, False, True, True, True]
     assert await ownership.events(job(0).response_id, 0) == ([], True)
     aged = ResponseStore(database, max_age_s=0.001, max_count=100)
     assert await aged.prune() == 2
-    assert await store.get(job(4).response_id) is not None  # it runs
+    assert await store.get(job(4).response_id, "") is not None  # it runs
 
 
 async def test_deleting_takes_events_along(
@@ -256,7 +258,7 @@ async def test_deleting_takes_events_along(
     work = job(1)
     await store.create(work, "me")
     await ownership.add("me", [EventBatch(work.response_id, 0, ["a"], [])])
-    assert await store.delete(work.response_id)
+    assert await store.delete(work.response_id, "")
     assert await ownership.events(work.response_id, 0) == ([], True)
     await store.create(work, "me")
     assert await ownership.events(work.response_id, 0) == ([], False)
@@ -284,7 +286,7 @@ async def test_writers_wait_for_each_other(store_url: str) -> None:
         *(store.create(job(100 * n + m), "me") for n, store in enumerate(stores) for m in range(20))
     )
     for n in range(3):
-        assert await stores[0].get(job(100 * n + 19).response_id) is not None
+        assert await stores[0].get(job(100 * n + 19).response_id, "") is not None
     for each in databases:
         each.close()
 
@@ -297,7 +299,7 @@ async def test_a_store_of_another_version_is_refused(store_url: str) -> None:
     engine.dispose()
     database = Database(store_url)
     with pytest.raises(StoreUnavailable):
-        await ResponseStore(database, 1, 1).get("resp_x")
+        await ResponseStore(database, 1, 1).get("resp_x", "")
     database.close()
 
 
@@ -314,9 +316,9 @@ async def test_a_file_that_is_removed_is_made_again(tmp_path: Path, kept: tuple[
             file.unlink()
     for number, store in enumerate(stores, start=2):
         await store.create(job(number), None)
-    assert await other.get(job(2).response_id) is not None
-    assert await one.get(job(3).response_id) is not None
-    assert await one.get(job(0).response_id) is None
+    assert await other.get(job(2).response_id, "") is not None
+    assert await one.get(job(3).response_id, "") is not None
+    assert await one.get(job(0).response_id, "") is None
     assert path.stat().st_mode & 0o077 == 0
     for each in databases:
         each.close()
@@ -334,7 +336,7 @@ async def test_a_full_disk_is_an_error_until_there_is_room(database: Database) -
     await database.read(limit(1))
     with pytest.raises(StoreUnavailable):
         await store.create(job(2, text="x" * 1_000_000), None)
-    assert (await store.get(job(1).response_id)) is not None
+    assert (await store.get(job(1).response_id, "")) is not None
     await database.read(limit(1_000_000))
     await store.create(job(9), None)
 
@@ -363,7 +365,23 @@ async def test_a_server_that_is_gone_is_an_error_and_no_secret_is_told() -> None
     url = "postgresql+psycopg://me:secret@127.0.0.1:1/none"
     database = Database(url)
     with pytest.raises(StoreUnavailable) as caught:
-        await ResponseStore(database, 1, 1).get("resp_x")
+        await ResponseStore(database, 1, 1).get("resp_x", "")
     assert "secret" not in caught.value.message
     assert "127.0.0.1" not in caught.value.message
     database.close()
+
+
+async def test_one_tenant_pushes_out_nothing_of_another(database: Database) -> None:
+    store = ResponseStore(database, max_age_s=1000, max_count=2)
+    for number in range(8):
+        principal = Principal("many" if number else "few")
+        await store.create(replace(job(number), principal=principal), None, done(job(number)))
+        await asyncio.sleep(0.005)
+    await store.prune()
+    ids = [job(number).response_id for number in range(8)]
+    assert await store.get(ids[0], "few") is not None
+    kept = [each for each in ids if await store.get(each, "many") is not None]
+    assert kept == ids[-2:]
+    assert not await store.delete(ids[0], "many")
+    assert await store.cancel(ids[0], "many") is None
+    assert await store.get(ids[0], "few") is not None

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from quart.typing import TestClientProtocol as Client
 
-from tests.frontend.responses.conftest import Serve
+from tests.frontend.conftest import Serve
 from tests.frontend.responses.response_asking import PATH, ask, follow, get, stream, text_of
 
 
@@ -35,8 +35,8 @@ async def test_input_items_come_in_pages(client: Client) -> None:
     ("query", "param"),
     [
         ("/input_items?limit=0", "limit"),
-        ("/input_items?limit=x", "limit"),
-        ("/input_items?order=up", "order"),
+        ("/input_items?limit=x", "query.limit"),
+        ("/input_items?order=up", "query.order"),
         ("/input_items?after=nope", "after"),
         ("?stream=maybe", "stream"),
         ("?stream=true&starting_after=-1", "starting_after"),

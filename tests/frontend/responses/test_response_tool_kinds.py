@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from quart.typing import TestClientProtocol as Client
 
-from tests.frontend.responses.conftest import Serve
+from tests.frontend.conftest import Serve
 from tests.frontend.responses.response_asking import PATH, ask, follow, refusal, stream
 from tests.frontend.responses.response_script import Script
 
@@ -312,14 +312,14 @@ async def test_items_make_tools_available(client: Client, script: Script, kind: 
 @pytest.mark.parametrize(
     ("param", "tool"),
     [
-        ("tools.0.name", {"type": "custom"}),
+        ("body.tools.0.name", {"type": "custom"}),
         ("tools.0.format.syntax", {**PATCH, "format": {"type": "grammar", "syntax": "ebnf"}}),
         ("tools.0.format.type", {**PATCH, "format": {"type": "xml"}}),
-        ("tools.0.format", {**PATCH, "format": "text"}),
-        ("tools.0.tools", {"type": "namespace", "name": "n"}),
-        ("tools.0.tools.0.name", namespace("n", {"type": "function"})),
-        ("tools.0.tools.0", {"type": "namespace", "name": "n", "tools": ["f"]}),
-        ("tools.0.description", {**PATCH, "description": 5}),
+        ("body.tools.0.format", {**PATCH, "format": "text"}),
+        ("body.tools.0.tools", {"type": "namespace", "name": "n"}),
+        ("body.tools.0.tools.0.name", namespace("n", {"type": "function"})),
+        ("body.tools.0.tools.0", {"type": "namespace", "name": "n", "tools": ["f"]}),
+        ("body.tools.0.description", {**PATCH, "description": 5}),
         ("tools", namespace("n", function("f"), function("f"))),
     ],
 )

@@ -15,8 +15,8 @@ from headrace.frontend.responses.tools import demo_source as demo
 from headrace.frontend.responses.tools import tool_servers as servers
 from headrace.frontend.responses.tools.demo_source import calculate, current_time
 from headrace.frontend.responses.tools.interface import ToolFailure, ToolSource, ToolSpec
+from tests.frontend.conftest import Serve
 from tests.frontend.fake_pool import FakePool
-from tests.frontend.responses.conftest import Serve
 from tests.frontend.responses.response_asking import ask, follow, refusal, stream, text_of
 from tests.frontend.responses.response_script import Script
 
@@ -125,8 +125,8 @@ async def test_only_allowed_tools_are_offered(client: Client, script: Script) ->
         ("tools.0.server_url", {**DEMO, "server_url": "http://elsewhere:80/"}),
         ("tools.0.headers", {**DEMO, "headers": {"a": "b"}}),
         ("tools.0.connector_id", {**DEMO, "connector_id": "x"}),
-        ("tools.0.allowed_tools", {**DEMO, "allowed_tools": [1]}),
-        ("tools.0.server_description", {**DEMO, "server_description": 5}),
+        ("body.tools.0.allowed_tools", {**DEMO, "allowed_tools": [1]}),
+        ("body.tools.0.server_description", {**DEMO, "server_description": 5}),
         ("tools", {"type": "function", "name": "calculate"}),
     ],
 )
@@ -157,7 +157,7 @@ def _nested(depth: int) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("choice", "shown"),
     [
-        ({"type": "function", "name": "look", "x": _nested(300)}, "function"),
+        ({"type": "function", "name": "look", "x": _nested(100)}, "function"),
         ({"type": "mcp", "server_label": "demo", "name": "calculate"}, "mcp"),
         ({"type": "mcp", "server_label": "demo"}, "mcp"),
         ({"type": "function", "name": "get_weather"}, None),
@@ -183,7 +183,7 @@ async def test_a_choice_of_tools_is_shown_or_refused(
 
 
 async def test_parameters_that_are_nested_too_deeply_are_refused(client: Client) -> None:
-    tool = {**FUNCTION, "parameters": _nested(200)}
+    tool = {**FUNCTION, "parameters": _nested(110)}
     assert (await refusal(client, tools=[tool], tool_choice="none"))[0] == "tools.0.parameters"
 
 

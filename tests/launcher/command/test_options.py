@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from headrace.launcher.command.options import OptionError, parse, parse_size
+from headrace.launcher.command.flags import FLAGS
+from headrace.launcher.command.options import OptionError, parse, parse_size, read_options
 from headrace.protocol.config import SpeculativeConfig
 from headrace.protocol.reasoning import FORMATS, ReasoningFormat
 
@@ -95,6 +96,98 @@ def test_groups_from_a_file_and_flags_before_it(tmp_path: Path) -> None:
     ]
     assert groups[1].served_model_name == ("bee",)
     assert groups[1].max_model_len == 2048
+
+
+NAMES = sorted(
+    {
+        name.removeprefix("--")
+        for flags in FLAGS.values()
+        for flag in flags
+        for name in (*flag.names, "--" + flag.key)
+        if name.startswith("--") and flag.key != "config"
+    }
+)
+
+
+@pytest.mark.parametrize("suffix", [".toml", ".yaml"])
+@pytest.mark.parametrize("is_dashed", [True, False], ids=["dashes", "underscores"])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_flags_name_is_a_key(tmp_path: Path, name: str, is_dashed: bool, suffix: str) -> None:
+    """And so is the key of its option. Not each takes a 1, but none is unknown."""
+    key = name.replace("_", "-") if is_dashed else name.replace("-", "_")
+    file = tmp_path / f"pool{suffix}"
+    file.write_text(f"{key} = 1" if suffix == ".toml" else f"{key}: 1")
+    try:
+        parse(["--config", str(file)])
+        said = key
+    except OptionError as error:
+        said = str(error)
+    assert "unknown" not in said
+    assert "no such" not in said
+    named = key if suffix == ".toml" else ""  # YAML's are flags, which have one name in errors
+    assert named.replace("_", "-").removesuffix("-s") in said.replace("_", "-")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "flags"),
+    [
+        ("kv_cache_memory_bytes", "'2GiB'", ["--kv-cache-memory-bytes", "2GiB"]),
+        ("kv-cache-bytes", "4096", ["--kv-cache-memory-bytes", "4096"]),
+        ("gpu-memory-utilization", "0.5", ["--gpu-memory-utilization", "0.5"]),
+        ("device_memory_utilization", "0.5", ["--gpu-memory-utilization", "0.5"]),
+        ("api-server-count", "3", ["--frontends", "3"]),
+        ("served-model-name", "['a', 'b']", ["--served-model-name", "a", "b"]),
+        ("request-timeout", "2.5", ["--request-timeout", "2.5"]),
+        ("no-enable-prefix-caching", "true", ["--no-enable-prefix-caching"]),
+        ("disable-prefix-caching", "true", ["--no-enable-prefix-caching"]),
+        ("enable_lora", "true", ["--enable-lora"]),
+        ("run-dir", "'/tmp/x'", ["--run-dir", "/tmp/x"]),
+        ("model", "'m'", ["m"]),
+    ],
+)
+def test_keys_mean_what_flags_mean(tmp_path: Path, key: str, value: str, flags: list[str]) -> None:
+    for file, separator in ((tmp_path / "a.toml", " = "), (tmp_path / "a.yaml", ": ")):
+        file.write_text(f"{key}{separator}{value}")
+        assert parse(["--config", str(file)]) == parse(flags)
+
+
+def test_keys_of_a_group_are_flags_names_too(tmp_path: Path) -> None:
+    file = tmp_path / "headrace.toml"
+    file.write_text(
+        "shutdown-timeout = 3\nrun-dir = '/tmp/x'\nno-warm-starts = true\n"
+        "[[group]]\nmodel = 'x'\nkv-cache-memory-bytes = '1MiB'\ntensor_parallel_size = 1\n"
+        "disable_prefix_caching = true\n"
+        "[[group]]\nname = 'b'\nkv_cache_bytes = 7\ngpu_memory_utilization = 0.5\n"
+    )
+    options = read_options(["--config", str(file)], {})
+    assert (options.pool.shutdown_timeout_s, options.pool.warm_starts) == (3.0, False)
+    assert options.run_dir == Path("/tmp/x")
+    assert [group.kv_cache_bytes for group in options.groups] == [1 << 20, 7]
+    assert options.groups[0].enable_prefix_caching is False
+    assert options.groups[1].memory_utilization == 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("kv-cache-memory-bytes = 1\nkv_cache_bytes = 2", "kv_cache_bytes: is given twice"),
+        (
+            "port = 1\n[[group]]\nkv-cache-memory-bytes = 0",
+            "group 0: kv-cache-memory-bytes: must be",
+        ),
+        ("shutdown-timeout = 'x'", "shutdown-timeout: must be a number"),
+        ("shutdown_timeout_s = 'x'", "shutdown_timeout_s: must be a number"),
+        ("config = 'x.toml'", "--config: {file}: must not name another file"),
+        ("tensor_parallel_size = 2", "--tensor-parallel-size: "),
+        ("[[group]]\ntensor_parallel_size = 2", "group 0: --tensor-parallel-size: "),
+    ],
+)
+def test_wrong_keys_are_named_as_written(tmp_path: Path, text: str, named: str) -> None:
+    file = tmp_path / "headrace.toml"
+    file.write_text(text)
+    with pytest.raises(OptionError) as caught:
+        parse(["--config", str(file)])
+    assert str(caught.value).startswith(named.format(file=file))
 
 
 @pytest.mark.parametrize(

@@ -140,9 +140,6 @@ def test_a_default_that_is_given_is_never_refused(flag: ReferenceFlag) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ["--api-key", "secret"],
-        ["--api-key", "a", "b"],
-        ["--api_key=secret"],
         ["--ssl-keyfile", "k.pem"],
         ["--ssl-certfile=c.pem"],
         ["--ssl-cert-reqs", "2"],

@@ -1,12 +1,15 @@
 """Where a pool keeps its sockets, and what killed launchers have left there."""
 
 import os
+import shutil
+import socket
 import stat
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
@@ -36,17 +39,97 @@ def test_only_the_owner_may_enter(runtime_dir: Path) -> None:
 def test_what_dead_launchers_left_is_removed_and_the_living_are_left_alone(
     runtime_dir: Path,
 ) -> None:
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    dead = runtime_dir / f"headrace-{ended.pid}-abc"
-    alive = runtime_dir / f"headrace-{os.getpid()}-abc"
-    others = runtime_dir / "headrace-notes-abc"
-    for folder in (dead, alive, others):
-        folder.mkdir()
+    """The lock tells which: a pid may be of another container, or another process by now."""
+    made = "from headrace.launcher.command.run_dir import *; print(make_run_dir(None))"
+    kill = "; import os; os.kill(os.getpid(), 9)"
+    ran = subprocess.run([sys.executable, "-c", made + kill], stdout=PIPE, text=True, check=False)
+    # Its number is that of a process that runs.
+    dead = Path(ran.stdout.strip()).rename(runtime_dir / f"headrace-{os.getpid()}-dead")
+    (dead / "metrics").mkdir()
+    alive = make_run_dir(None).rename(runtime_dir / "headrace-7999999-alive")
+    empty, others = runtime_dir / "headrace-7999999-empty", runtime_dir / "headrace-7999999-old"
+    for folder in (empty, others):
+        folder.mkdir(mode=0o700)
+    (others / "pool.json").touch()  # of a version without locks, say
+    shared = runtime_dir / "headrace-7999999-shared"
+    shared.mkdir(mode=0o755)
     make_run_dir(None)
-    assert not dead.exists()
-    assert alive.exists()
-    assert others.exists()
+    left = {folder.name for folder in runtime_dir.iterdir()}
+    assert not {dead.name, empty.name} & left
+    assert {alive.name, others.name, shared.name} <= left
+
+
+def test_many_starts_at_once_have_a_folder_each(runtime_dir: Path) -> None:
+    """None removes what another has just made and not locked yet."""
+    made = (
+        "from headrace.launcher.command.run_dir import *; import sys\n"
+        "for _ in range(40): print(make_run_dir(None))\n"
+        "sys.stdout.flush(); sys.stdin.read()"
+    )
+    starts = [
+        subprocess.Popen([sys.executable, "-c", made], stdin=PIPE, stdout=PIPE, text=True)
+        for _ in range(4)
+    ]
+    folders = []
+    for start in starts:
+        assert start.stdout is not None
+        folders += [Path(start.stdout.readline().strip()) for _ in range(40)]
+    assert len(set(folders)) == 160
+    assert all((folder / LAUNCHER_LOCK).is_file() for folder in folders)
+    for start in starts:
+        start.communicate()
+
+
+def test_a_pool_in_another_container_is_left_alone(runtime_dir: Path) -> None:
+    """They share a folder, and count their processes apart: neither sees the other's."""
+    unshare = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c"]
+    if subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no PID namespace can be made here")
+    made = "from headrace.launcher.command.run_dir import *; import sys; print(make_run_dir(None))"
+    script = f"{made}; sys.stdout.flush(); sys.stdin.read()"
+    # The first one's pid is 3 there, and the other has no process of that number.
+    commands = (['true & wait; exec "$@"', "sh"], ['exec "$@"', "sh"])
+    pools, folders = [], []
+    for command in commands:
+        pool = subprocess.Popen(
+            [*unshare, *command, sys.executable, "-c", script], stdin=PIPE, stdout=PIPE, text=True
+        )
+        pools.append(pool)
+        assert pool.stdout is not None
+        folders.append(Path(pool.stdout.readline().strip()))
+    assert all((folder / LAUNCHER_LOCK).is_file() for folder in folders)
+    for pool in pools:
+        pool.communicate()
+
+
+@pytest.mark.parametrize("excess", [0, 1])
+def test_paths_are_reckoned_with_the_longest_id(runtime_dir: Path, excess: int) -> None:
+    """A worker's socket has its id for a name, and its restarts are counted."""
+    group = "g" * 40
+    length = 107 - len(f"/{group}-9999.9999999") + excess
+    folder = runtime_dir / ("d" * (length - len(str(runtime_dir)) - 1))
+    assert len(str(folder)) == length
+    if excess:
+        with pytest.raises(OptionError, match=f"^--run-dir: 1 bytes too long.*{group}") as raised:
+            make_run_dir(folder, ["default", group])
+        assert "\n" not in str(raised.value)
+        assert not folder.exists()
+        return
+    make_run_dir(folder, ["default", group])
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(folder / f"{group}-9999.9999999"))
+
+
+def test_a_temporary_folder_is_passed_over_if_a_group_has_a_long_name(
+    runtime_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = runtime_dir / ("d" * (60 - len(str(runtime_dir))))
+    deep.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(deep))
+    fitting, long = make_run_dir(None, ["m"]), make_run_dir(None, ["m" * 40])
+    assert fitting.parent == deep
+    assert long.parent != deep
+    shutil.rmtree(long)
 
 
 def test_named_folder_of_a_killed_launcher_is_taken_over(runtime_dir: Path) -> None:
@@ -90,6 +173,6 @@ def test_folder_too_deep_for_sockets_is_passed_over(
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(deep))
     made = make_run_dir(None)
     assert deep not in made.parents
-    made.rmdir()
+    shutil.rmtree(made)
     with pytest.raises(OptionError, match="--run-dir"):
         make_run_dir(deep / "chosen")

@@ -61,7 +61,7 @@ def test_what_changes_nothing_is_said_in_the_log(name: str, value: str) -> None:
     assert line.startswith(f"{name} changes nothing: ")
 
 
-@pytest.mark.parametrize("name", ["VLLM_API_KEY", "VLLM_USE_MODELSCOPE", "VLLM_PLUGINS"])
+@pytest.mark.parametrize("name", ["VLLM_USE_MODELSCOPE", "VLLM_PLUGINS"])
 def test_what_would_change_answers_or_safety_is_refused(name: str) -> None:
     with pytest.raises(OptionError, match=f"^{name}: ") as caught:
         read_options([], {name: "secret"})

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from headrace.launcher.command.options import OptionError, parse
-from headrace.launcher.models.generation_config import generation_defaults
+from headrace.launcher.models.generation_config import generation_defaults, output_ceiling
 from headrace.launcher.models.model_folder import ModelError
 
 
@@ -19,7 +19,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def test_the_models_none_or_a_folders(model: Path, tmp_path: Path) -> None:
-    own = {"temperature": 0.6, "top_k": 20.0}
+    own = {"temperature": 0.6, "top_k": 20.0, "max_new_tokens": 9.0}
     assert generation_defaults(model, "auto", {}) == own
     assert generation_defaults(model, "vllm", {}) == {}
     other = tmp_path / "other"
@@ -45,6 +45,73 @@ def test_the_operators_go_before_them(model: Path) -> None:
 def test_a_wrong_one_is_named(model: Path, override: dict[str, Any]) -> None:
     with pytest.raises(ModelError, match=next(iter(override))):
         generation_defaults(model, "auto", override)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("repetition_penalty", value) for value in (0, -1, 10**400, "1.1", [1], True)),
+        *(("temperature", value) for value in (-0.5, float("nan"), float("inf"), "hot", {})),
+        *(("top_p", value) for value in (0, 2, "x" * 10_000)),
+        *(("top_k", value) for value in (20.5, -2, 2**40)),
+        *(("min_p", value) for value in (-0.1, 1.5)),
+        *(("presence_penalty", value) for value in (3, float("-inf"))),
+        *(("frequency_penalty", value) for value in (-3,)),
+        *(("max_new_tokens", value) for value in (0, -5, 5.5, "5", True)),
+    ],
+    ids=lambda value: str(value)[:12],
+)
+def test_an_authors_value_out_of_its_range_is_dropped_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, value: Any
+) -> None:
+    """No request could be answered with it, for a field that no client has sent."""
+    good = "min_p" if name == "top_k" else "top_k"
+    (tmp_path / "generation_config.json").write_text(json.dumps({name: value, good: 1}))
+    assert generation_defaults(tmp_path, "auto", {}) == {good: 1.0}
+    (record,) = caplog.records
+    text = record.getMessage()
+    assert record.levelname == "WARNING"
+    assert f"generation_config.json: {name} " in text
+    assert len(text) < 400 + len(str(tmp_path))
+    # The operator's value replaces it.
+    assert generation_defaults(tmp_path, "auto", {name: 1})[name] == 1.0
+
+
+def test_a_whole_number_may_be_written_as_a_fraction(tmp_path: Path) -> None:
+    (tmp_path / "generation_config.json").write_text('{"top_k": 20.0, "max_new_tokens": 8.0}')
+    assert generation_defaults(tmp_path, "auto", {}) == {"top_k": 20.0, "max_new_tokens": 8.0}
+
+
+def test_the_length_is_a_default_though_decoding_is_greedy(tmp_path: Path) -> None:
+    config = {"do_sample": False, "temperature": 0.6, "max_new_tokens": 9}
+    (tmp_path / "generation_config.json").write_text(json.dumps(config))
+    assert generation_defaults(tmp_path, "auto", {}) == {"max_new_tokens": 9.0}
+
+
+def test_null_leaves_a_default_out(model: Path) -> None:
+    override = {"max_new_tokens": None, "temperature": None}
+    assert generation_defaults(model, "auto", override) == {"top_k": 20.0}
+
+
+@pytest.mark.parametrize(
+    ("source", "override", "ceiling"),
+    [
+        ("auto", {}, None),
+        ("auto", {"max_new_tokens": None}, None),
+        ("auto", {"max_new_tokens": 7}, 7),
+        ("vllm", {}, None),
+        ("vllm", {"max_new_tokens": 7}, 7),
+        ("folder", {}, 9),
+        ("folder", {"max_new_tokens": 7}, 7),
+        ("folder", {"max_new_tokens": None}, None),
+    ],
+)
+def test_only_the_operators_length_limits_all_outputs(
+    model: Path, source: str, override: dict[str, Any], ceiling: int | None
+) -> None:
+    source = str(model) if source == "folder" else source
+    defaults = generation_defaults(model, source, override)
+    assert output_ceiling(source, override, defaults) == ceiling
 
 
 def test_flags_reach_the_group() -> None:

@@ -340,3 +340,76 @@ class TestHub:
             prepare("some/model@v9")
         assert "\n" not in str(caught.value)
         assert str(caught.value).startswith("some/model ")
+
+
+BROKEN = "{% for m in messages %}{{ m.content }}"
+LOOPS = "{% for i in range(200) %}" * 3 + "{% endfor %}" * 3
+
+
+class TestChatTemplates:
+    """Frontends could not start with what does not compile, and would restart for ever."""
+
+    @pytest.fixture
+    def in_file(self, folder: Path) -> Path:
+        (folder / "chat_template.jinja").write_text(BROKEN)
+        return folder
+
+    @pytest.mark.parametrize(
+        ("template", "named"),
+        [
+            (BROKEN, r": chat template, line 1: "),
+            ([{"name": "default", "template": BROKEN}], r": chat template, line 1: "),
+            (
+                [{"name": "default", "template": ""}, {"name": "rag", "template": "{{ a|nope }}"}],
+                r": rag: chat template: line 1: No filter named 'nope'",
+            ),
+            ("{% for a in b %}" * 30 + "{% endfor %}" * 30, r": chat template: it is nested"),
+        ],
+        ids=["one", "default", "named", "nested"],
+    )
+    def test_in_the_tokenizer_config(
+        self, prepare: Callable[..., PreparedModel], folder: Path, template: Any, named: str
+    ) -> None:
+        config = json.loads((folder / "tokenizer_config.json").read_text())
+        write_json(folder / "tokenizer_config.json", config | {"chat_template": template})
+        with pytest.raises(ModelError, match=named) as raised:
+            prepare(str(folder))
+        assert "\n" not in str(raised.value)
+
+    def test_in_a_file_of_the_model(
+        self, prepare: Callable[..., PreparedModel], in_file: Path
+    ) -> None:
+        with pytest.raises(ModelError, match=r"tiny-model: chat template, line 1: "):
+            prepare(str(in_file))
+
+    def test_the_operators_replaces_it(
+        self, prepare: Callable[..., PreparedModel], in_file: Path
+    ) -> None:
+        assert prepare(str(in_file), chat_template="{{ 1 }}").info.chat_template == "{{ 1 }}"
+        with pytest.raises(ModelError, match=r"^--chat-template: .*line 1: No filter named 'nope'"):
+            prepare(str(in_file), chat_template="{{ a|nope }}")
+
+    def test_one_that_does_not_end(
+        self,
+        prepare: Callable[..., PreparedModel],
+        folder: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr("headrace.launcher.models.chat_templates.DEADLINE_S", 0.05)
+        (folder / "chat_template.jinja").write_text(LOOPS)
+        with pytest.raises(ModelError, match=r"chat template: it has not rendered"):
+            prepare(str(folder))
+
+    def test_a_good_one_is_checked_once(
+        self,
+        prepare: Callable[..., PreparedModel],
+        folder: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        (folder / "chat_template.jinja").write_text("{{ messages[0].content }} of this test")
+        prepare(str(folder))
+        monkeypatch.setattr("headrace.launcher.models.chat_templates.CHECKER", "no.such.module")
+        prepare(str(folder))
+        (folder / "chat_template.jinja").write_text("{{ messages[0].content }} of another")
+        with pytest.raises(ModelError, match="chat template"):
+            prepare(str(folder))

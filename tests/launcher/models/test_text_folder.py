@@ -109,13 +109,19 @@ class TestTextInfo:
         write_json(folder / "generation_config.json", generation)
         assert write().generation_defaults == defaults
 
-    @pytest.mark.parametrize("value", ["hot", True, float("nan"), [1]])
-    def test_a_sampling_default_that_is_no_number(
-        self, write: Callable[..., TextInfo], folder: Path, value: Any
+    def test_ids_of_another_type_end_nothing(
+        self, write: Callable[..., TextInfo], folder: Path
     ) -> None:
-        write_json(folder / "generation_config.json", {"temperature": value})
-        with pytest.raises(ModelError, match="temperature is not a number"):
-            write()
+        ids = [[1], {"a": 1}, None, "3", 2.5, True, 4]
+        write_json(folder / "generation_config.json", {"eos_token_id": ids})
+        assert write().eos_token_ids == (2, 4)
+
+    def test_the_length_of_outputs(self, write: Callable[..., TextInfo], folder: Path) -> None:
+        write_json(folder / "generation_config.json", {"max_new_tokens": 5})
+        info = write()
+        assert (info.generation_defaults, info.max_output_tokens) == ({"max_new_tokens": 5.0}, None)
+        info = write(override_generation_config={"max_new_tokens": 7})
+        assert (info.generation_defaults, info.max_output_tokens) == ({"max_new_tokens": 7.0}, 7)
 
     def test_a_folder_may_be_written_again(self, write: Callable[..., TextInfo]) -> None:
         assert write(chat_template="{{ 1 }}").chat_template == "{{ 1 }}"

@@ -33,9 +33,11 @@ class Machine:
         self.sequences: list[Sequence] = []
         self.added = 0
 
-    def add(self, name: str, length: int, max_tokens: int, tenant: str = "") -> Sequence:
+    def add(
+        self, name: str, length: int, max_tokens: int, tenant: str = "", user: str = ""
+    ) -> Sequence:
         params = SamplingParams(seed=0, max_tokens=max_tokens)
-        request = Generate(name, (1,) * length, params, tenant=tenant)
+        request = Generate(name, (1,) * length, params, tenant=tenant, user=user)
         self.added += 1
         sequence = Sequence.of(request, self.added, 0.0)
         self.sequences.append(sequence)

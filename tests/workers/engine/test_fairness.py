@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from headrace.workers.engine.fairness import tenants_to_defer
+from headrace.workers.engine.fairness import owners_to_defer
 from headrace.workers.engine.step_budget import SLOWDOWN
-from headrace.workers.engine.waiting_queue import VirtualCounters
+from headrace.workers.engine.waiting_queue import OwnerCounters
 from tests.workers.engine.simulated_machine import Machine
 
 CAPACITY = 16
@@ -119,11 +119,22 @@ def test_which_tenants_are_deferred(counts: dict[str, int], deferred: str) -> No
         simulated.add("", 1, 1, tenant) for tenant, count in counts.items() for _ in range(count)
     ]
     newcomer = simulated.add("", 1, 1, "new")
-    served = VirtualCounters()
-    assert tenants_to_defer(newcomer, running, served) == set(deferred)
-    assert tenants_to_defer(newcomer, [*running, newcomer], served) == set(deferred)
-    served.charge("new", 1)
-    assert tenants_to_defer(newcomer, running, served) == set()
+    served = OwnerCounters()
+    expected = {(tenant, "") for tenant in deferred}
+    assert owners_to_defer(newcomer, running, served) == expected
+    assert owners_to_defer(newcomer, [*running, newcomer], served) == expected
+    served.charge(("new", ""), 1)
+    assert owners_to_defer(newcomer, running, served) == set()
+
+
+def test_users_of_one_tenant_are_deferred_for_one_another_alone() -> None:
+    simulated = machine()
+    owners = [("a", "much")] * 6 + [("b", "much")] * 9
+    running = [simulated.add("", 1, 1, tenant, user) for tenant, user in owners]
+    newcomer = simulated.add("", 1, 1, "a", "new")
+    assert owners_to_defer(newcomer, running, OwnerCounters()) == {("a", "much")}
+    fresh = simulated.add("", 1, 1, "c", "new")
+    assert owners_to_defer(fresh, running, OwnerCounters()) == {("a", "much"), ("b", "much")}
 
 
 def test_prompts_do_not_wait_for_one_that_has_no_room() -> None:

@@ -122,6 +122,43 @@ def test_a_pause_is_little_credit() -> None:
     assert abs(ahead * each - CREDIT) <= 2 * each
 
 
+def shares(queue: Queue, owners: list[tuple[str, str]], turns: int) -> dict[tuple[str, str], int]:
+    """How often each owner is served while all of them always wait."""
+    served = dict.fromkeys(owners, 0)
+    for tenant, user in owners * 2:
+        queue.come(tenant, user=user)
+    for _ in range(turns):
+        owner = queue.serve(outputs=20).owner
+        served[owner] += 1
+        queue.come(owner[0], user=owner[1])
+    return served
+
+
+def test_users_share_what_their_tenant_gets() -> None:
+    """However many users a tenant names, another one's share stays the same."""
+    many = [("crowd", f"user{number}") for number in range(9)]
+    served = shares(Queue(), [*many, ("single", "")], 180)
+    assert abs(served["single", ""] - 90) <= 15
+    assert all(abs(served[owner] - 10) <= 3 for owner in many)
+
+
+def test_a_user_named_like_another_tenant_is_not_that_tenant() -> None:
+    owners = [("one", "two"), ("two", ""), ("two", "one")]
+    served = shares(Queue(), owners, 200)
+    assert abs(served["one", "two"] - 100) <= 15
+    assert abs(served["two", ""] - served["two", "one"]) <= 15
+
+
+def test_memory_of_users_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting_queue, "MAX_TENANTS", 10)
+    queue = Queue()
+    for number in range(100):
+        queue.remove(queue.come(f"t{number}", user="one"))
+        queue.remove(queue.come("same", user=f"u{number}"))
+    assert len(queue.counters._users) <= 11
+    assert len(queue.counters.users_of("same")) <= 11
+
+
 def test_memory_of_tenants_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting_queue, "MAX_TENANTS", 10)
     queue = Queue()
@@ -129,7 +166,7 @@ def test_memory_of_tenants_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(100):
         gone = queue.come(f"t{number}")
         queue.remove(gone)
-    assert len(queue.counters) <= 11
+    assert len(queue.counters.tenants) <= 11
     assert queue.order() == [stays]
 
 
@@ -172,6 +209,28 @@ def test_a_tenant_without_a_slot_gets_one_of_a_full_batch_at_once() -> None:
     assert {begun["s0"], begun["s1"]} <= {51, 52}
     assert begun["urgent"] >= 58  # the one slot that the flood has left stays its own
     assert {name: answers[name].tokens for name in alone} == alone
+
+
+def test_a_user_without_a_slot_gets_one_of_another_user_of_its_tenant() -> None:
+    """And none of another tenant, which has no more than its share."""
+    runner = FakeRunner(vocab_size=100, max_model_len=256, num_blocks=64, block_size=16)
+    engine = assemble_engine(runner, max_num_seqs=4, max_num_batched_tokens=32)
+    made = [request(f"f{n}", range(n, n + 3), max_tokens=200) for n in range(4)]
+    much = [replace(owned("one", each), user="much") for each in made[:2]]
+    other = [replace(owned("two", each), user="much") for each in made[2:]]
+    little = replace(owned("one", request("little", range(3), max_tokens=9)), user="little")
+    begun: dict[str, int] = {}
+    left: set[str] = set()
+
+    def note(step: int) -> None:
+        now = running(engine)
+        left.update(name for name in begun if name not in now and step < 60)
+        begun.update({name: step for name in now if name not in begun})
+
+    run(engine, [*((0, one) for one in (*much, *other)), (50, little)], note)
+    assert begun["little"] in (51, 52)
+    assert left - {"little"} <= {"f0", "f1"}
+    assert len(left - {"little"}) == 1
 
 
 def test_more_urgent_requests_keep_their_slots() -> None:

@@ -17,7 +17,7 @@ from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.fake_runner import FakeRunner
 from headrace.workers.errors import AdapterError
 from headrace.workers.lora.adapter_files import read_adapter
-from tests.lora_adapters import make_adapter, tensors_of
+from tests.lora_adapters import make_adapter, make_converted_adapter, tensors_of
 from tests.workers.driving import run
 from tests.workers.lora.lora_engines import Tiny, adapted, make_tiny
 from tests.workers.tiny_models import save_model, save_tiny
@@ -137,10 +137,10 @@ CASES: dict[str, Change] = {
     ),
     "not a safetensors file, or is damaged": cut_off,
     "adapter_model.safetensors: it has no LoRA matrices": tensors(dict.clear),
-    "lm_head.weight' is not a LoRA matrix": tensors(
+    "an adapter on lm_head is not supported: the output layer cannot": tensors(
         lambda some: some.update({"base_model.model.lm_head.weight": torch.ones(2, 2)})
     ),
-    "lora_magnitude_vector' is not a LoRA matrix": tensors(
+    r"DoRA \(lora_magnitude_vector\) is not supported": tensors(
         lambda some: some.update(
             {FIRST.replace("lora_A.weight", "lora_magnitude_vector"): torch.ones(2)}
         )
@@ -148,12 +148,30 @@ CASES: dict[str, Change] = {
     "the model has no layer 'model.layers.7.self_attn": tensors(
         lambda some: rename(some, "layers.1", "layers.7")
     ),
-    "the model has no layer 'lm_head'": tensors(
+    "an adapter on lm_head is not supported": tensors(
         lambda some: rename(some, "model.layers.0.self_attn.q_proj", "lm_head")
     ),
-    "the model has no layer 'model.embed_tokens'": tensors(
+    "an adapter on embed_tokens is not supported: embeddings cannot": tensors(
         lambda some: rename(some, "layers.0.self_attn.q_proj", "embed_tokens")
     ),
+    r"a change of embeddings \(lora_embedding\) is not supported": tensors(
+        lambda some: some.update({"base_model.model.x.lora_embedding_A": torch.ones(2, 2)})
+    ),
+    r"a bias \(lora_B.bias\) is not supported": tensors(
+        lambda some: some.update({ITS_OTHER.replace("weight", "bias"): torch.ones(2)})
+    ),
+    r"a retrained module \(modules_to_save\) is not supported": tensors(
+        lambda some: some.update({"base_model.model.norm.modules_to_save.weight": torch.ones(2)})
+    ),
+    **{
+        f"init_lora_weights '{name}' is not supported, since it changes the base": config(
+            init_lora_weights=name
+        )
+        for name in ("pissa", "pissa_niter_16", "olora", "OLoRA", "corda", "loftq", "lora_ga")
+    },
+    "init_lora_weights 'nonsense' is unknown": config(init_lora_weights="nonsense"),
+    "init_lora_weights 1 is unknown": config(init_lora_weights=1),
+    "init_lora_weights \\['pissa'\\] is unknown": config(init_lora_weights=["pissa"]),
     "the model has no layer 'q_proj'": tensors(
         lambda some: rename(some, "model.layers.0.self_attn.q_proj", "q_proj")
     ),
@@ -221,10 +239,48 @@ def test_experts_of_a_mixture_are_no_layers(tmp_path: Path) -> None:
         tiny.engine()
 
 
-def test_the_head_is_no_layer(tiny: Tiny, engine: Engine, tmp_path: Path) -> None:
-    folder = make_adapter(tmp_path, tiny.path, targets=["lm_head"])
-    with pytest.raises(AdapterError, match="lm_head"):
+@pytest.mark.parametrize(
+    "module",
+    [["lm_head"], ["lm_head", "q_proj"], ["embed_tokens"], ["q_proj", "embed_tokens"]],
+    ids=" ".join,
+)
+def test_layers_outside_the_repeated_ones_are_named(
+    tiny: Tiny, engine: Engine, tmp_path: Path, module: list[str]
+) -> None:
+    folder = make_adapter(tmp_path, tiny.path, targets=module)
+    named = next(name for name in module if name != "q_proj")
+    with pytest.raises(AdapterError, match=f"an adapter on {named} is not supported|embeddings"):
         engine.add_adapter("bad", folder)
+
+
+@pytest.mark.parametrize("kind", ["pissa", "pissa_niter_4", "olora"])
+def test_what_belongs_to_a_changed_base_is_refused(
+    tiny: Tiny, engine: Engine, tmp_path: Path, kind: str
+) -> None:
+    """PEFT's own files: the same matrices on the unchanged base give other answers."""
+    folder = make_adapter(tmp_path / "own", tiny.path, init_lora_weights=kind)
+    with pytest.raises(AdapterError, match=f"init_lora_weights '{kind}' is not supported"):
+        engine.add_adapter("bad", folder)
+
+
+@pytest.mark.parametrize("kind", ["pissa", "olora"])
+def test_what_peft_has_converted_is_a_plain_adapter(tmp_path: Path, kind: str) -> None:
+    save_tiny(tmp_path / "model", "llama")
+    folder = make_converted_adapter(tmp_path / "adapter", tmp_path / "model", kind)
+    tiny = Tiny(tmp_path / "model", {"converted": folder})
+    asked = adapted("r", (1, 2, 3), "converted")
+    answers = run(tiny.engine(), [(0, asked)])
+    tiny.check("converted", asked.prompt_token_ids, answers["r"].tokens)
+
+
+@pytest.mark.parametrize("kind", [True, False, None, "gaussian", "eva", "orthogonal", "mica"])
+def test_what_leaves_the_base_alone_is_taken(
+    tiny: Tiny, engine: Engine, tmp_path: Path, kind: Any
+) -> None:
+    shutil.copytree(tiny.adapters["usual"], tmp_path, dirs_exist_ok=True)
+    config(init_lora_weights=kind)(tmp_path)
+    engine.add_adapter("good", tmp_path)
+    engine.remove_adapter("good")
 
 
 def test_another_name_of_the_base_is_no_matter(tiny: Tiny, engine: Engine, tmp_path: Path) -> None:

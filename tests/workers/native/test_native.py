@@ -27,7 +27,7 @@ from headrace.workers.native.norms import find_norm
 from headrace.workers.native.program import CompiledProgram, Program
 from headrace.workers.native.rewrite import rewrite
 from headrace.workers.torch_runner.loading import load_model
-from tests.workers.processors import needs_bfloat16, needs_kernels
+from tests.workers.processors import needs_bfloat16, needs_int8, needs_kernels
 from tests.workers.tiny_models import VOCAB, save_model, save_tiny
 
 
@@ -283,6 +283,34 @@ def test_without_avx512_torch_runs_it(tmp_path: Path, monkeypatch: pytest.Monkey
         build(tmp_path, cpu_kernels="native")
     monkeypatch.setattr(library, "load_kernels", lambda: SimpleNamespace(level=lambda: 1))
     assert "AVX-512 with bfloat16" in (library.unsupported_reason(torch.bfloat16) or "")
+
+
+@needs_int8
+@pytest.mark.parametrize("kind", ["int8", "int8_dynamic"])
+@pytest.mark.parametrize("level", [0, None], ids=["no AVX-512", "not built"])
+def test_quantization_without_kernels_is_said_to_be_slow(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    kind: str,
+    level: int | None,
+) -> None:
+    save_tiny(tmp_path, "llama")
+    loaded = None if level is None else SimpleNamespace(level=lambda: level)
+    monkeypatch.setattr(library, "load_kernels", lambda: loaded)
+    build(tmp_path)
+    assert not caplog.records
+    build(tmp_path, quantization=kind)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert f"--quantization {kind} is slow here" in record.getMessage()
+
+
+@needs_kernels
+def test_quantization_with_kernels_is_not(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save_tiny(tmp_path, "llama")
+    build(tmp_path, quantization="int8")
+    assert not caplog.records
 
 
 def test_a_dtype_without_kernels_runs_on_torch() -> None:

@@ -1,0 +1,1 @@
+"""What the start of a pool does about keys: checks, and keeping them secret."""

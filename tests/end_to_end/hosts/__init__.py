@@ -1,0 +1,1 @@
+"""Pools on hosts that lack something."""

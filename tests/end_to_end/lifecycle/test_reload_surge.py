@@ -1,0 +1,163 @@
+"""SIGHUP to a pool of one worker: its successor starts first (fake engine)."""
+
+import json
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.end_to_end.servers import Launch, Server, wait_for
+
+TOKENS, STEP_S = 30, 0.01
+# Far below what a start of a worker takes, and far above what an answer does.
+LATE_S = 2.0
+
+
+class Probes:
+    """Asks for /health?verbose all the time, and for completions."""
+
+    def __init__(self, server: Server) -> None:
+        self.statuses: Counter[int | str] = Counter()
+        self.answers: Counter[int | str] = Counter()
+        self.slowest_s = 0.0
+        self.phases: list[dict[str, Any]] = []
+        self._server, self._over = server, threading.Event()
+        asking = [self._watch, self._ask, self._ask]
+        self._threads = [threading.Thread(target=each) for each in asking]
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join(60)
+
+    def _watch(self) -> None:
+        while not self._over.is_set():
+            try:
+                answer = self._server.get("/health?verbose")
+            except httpx.HTTPError as error:
+                self.statuses[repr(error)] += 1
+                continue
+            self.statuses[answer.status_code] += 1
+            reload = answer.json()["reload"]
+            if reload is not None and reload not in self.phases:
+                self.phases.append(reload)
+            time.sleep(0.05)
+
+    def _ask(self) -> None:
+        body = {"prompt": "hello", "max_tokens": TOKENS, "ignore_eos": True}
+        while not self._over.is_set():
+            began = time.monotonic()
+            try:
+                with self._server.new_client() as client:
+                    status: int | str = client.post("/v1/completions", json=body).status_code
+            except httpx.HTTPError as error:
+                status = repr(error)
+            self.answers[status] += 1
+            self.slowest_s = max(self.slowest_s, time.monotonic() - began)
+
+
+@contextmanager
+def probes(server: Server) -> Iterator[Probes]:
+    asking = Probes(server)
+    try:
+        yield asking
+    finally:
+        asking.stop()
+
+
+def workers(server: Server) -> list[int]:
+    return [each.pid for each in server.children("headrace.workers.main")]
+
+
+def reload(server: Server, outcome: str = "rolling restart: done") -> None:
+    count = server.log.count(outcome)
+    server.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: server.log.count(outcome) > count, f"{outcome} in the log", 60)
+
+
+def test_a_single_worker_is_replaced_without_a_hole(launch: Launch) -> None:
+    server = launch("--frontends", "2", step_s=STEP_S)
+    before = workers(server)
+    with probes(server) as asking:
+        wait_for(lambda: asking.answers[200] > 4, "requests are answered")
+        reload(server)
+        reload(server)
+    assert set(asking.statuses) == {200}
+    assert set(asking.answers) == {200}
+    assert asking.slowest_s < LATE_S
+    assert not set(before) & set(workers(server))
+    seen = [(each["phase"], each.get("old"), each.get("new")) for each in asking.phases]
+    assert ("starting", "default-0.0", "default-0.1") in seen
+    assert ("starting", "default-0.1", "default-0.2") in seen
+    assert asking.phases[-1] == {"number": 2, "phase": "done"} or seen[-1][0] == "frontends"
+    assert "cannot be reached" not in server.log
+    assert server.stop() == 0
+
+
+def test_without_surge_the_worker_leaves_first(launch: Launch) -> None:
+    server = launch("--frontends", "1", "--no-reload-surge", step_s=STEP_S)
+    with probes(server) as asking:
+        wait_for(lambda: asking.answers[200] > 4, "requests are answered")
+        reload(server)
+    assert set(asking.answers) == {200}  # they wait
+    assert set(asking.statuses) == {200, 503}
+    assert {each["phase"] for each in asking.phases} >= {"replacing"}
+    assert "leaves before its successor starts: --no-reload-surge" in server.log
+    assert server.stop() == 0
+
+
+def test_a_successor_that_cannot_start_leaves_the_old_one(launch: Launch) -> None:
+    server = launch("--frontends", "1", step_s=STEP_S)
+    before = workers(server)
+    config = server.run_dir / "pool.json"
+    pool = json.loads(config.read_text())
+    model = pool["groups"][0]["model_path"]
+    pool["groups"][0]["model_path"] = str(server.run_dir / "no-such-model")
+    whole = config.read_text()
+    config.write_text(json.dumps(pool))
+    with probes(server) as asking:
+        wait_for(lambda: asking.answers[200] > 4, "requests are answered")
+        reload(server, "rolling restart: aborted")
+        config.write_text(whole)
+        wait_for(lambda: asking.phases[-1]["phase"] == "failed", "it is shown")
+    shown = asking.phases[-1]
+    assert shown["old"] == "default-0.0"
+    assert "default-0.0 is kept" in shown["reason"]
+    assert model not in json.dumps(shown)
+    assert set(asking.statuses) == {200}
+    assert set(asking.answers) == {200}
+    assert workers(server) == before
+    reload(server)
+    assert not set(workers(server)) & set(before)
+    assert server.stop() == 0
+
+
+@pytest.mark.parametrize("victim", ["successor", "old", "coordinator"])
+def test_deaths_in_mid_reload(launch: Launch, victim: str) -> None:
+    server = launch("--frontends", "1", step_s=STEP_S)
+    (old,) = server.children("headrace.workers.main")
+    with probes(server) as asking:
+        wait_for(lambda: asking.answers[200] > 4, "requests are answered")
+        done = server.log.count("rolling restart: done")
+        server.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: len(workers(server)) == 2, "the successor starts")
+        if victim == "coordinator":
+            server.children("headrace.coordinator.main")[0].kill()
+        else:
+            chosen = [e for e in server.children("headrace.workers.main") if e.pid != old.pid]
+            (old if victim == "old" else chosen[0]).kill()
+        wait_for(lambda: server.log.count("rolling restart: done") > done, "it is done", 60)
+    assert set(asking.answers) == {200}
+    if victim != "old":
+        assert set(asking.statuses) == {200}
+    assert len(workers(server)) == 1
+    assert old.pid not in workers(server)
+    assert server.stop() == 0
