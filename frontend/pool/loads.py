@@ -64,8 +64,9 @@ class Loads:
             worker.worker_id: self.candidate(worker.worker_id).load for worker in state.workers
         }
         by_frontend: dict[str, int] = {}
-        for frontend in state.frontends if self._shared is not None else ():
-            count = self._shared.of_frontend(frontend.frontend_id)
+        for frontend in state.frontends:
+            shared = self._shared
+            count = None if shared is None else shared.of_frontend(frontend.frontend_id)
             if count is not None:
                 held = sum(frontend.load.held.values())
                 by_frontend[frontend.frontend_id] = count + held

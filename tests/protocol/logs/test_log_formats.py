@@ -38,13 +38,29 @@ def test_json_has_an_object_for_each_record() -> None:
     assert abs(datetime.now(UTC) - at) < timedelta(minutes=2)
 
 
-def test_json_names_the_request() -> None:
+def test_records_name_their_request_until_it_ends() -> None:
     program = """
-from headrace.protocol.logs.record import request_id
-request_id.set("req-1")
-log.info("x")
+import asyncio
+from headrace.protocol.logs.record import LoggedRequest
+
+async def later():
+    await asyncio.sleep(0.01)
+    log.info("later")
+
+async def answer():
+    request = LoggedRequest("req-1")
+    task = asyncio.create_task(later())
+    log.info("now")
+    request.end()
+    await task
+
+asyncio.run(answer())
 """
-    assert objects_of(program)[0]["request_id"] == "req-1"
+    now, later = objects_of(program)
+    assert now["request_id"] == "req-1"
+    assert "request_id" not in later
+    lines = lines_of(program)
+    assert [line.split("chat-0.1")[1].strip() for line in lines] == ["now [req-1]", "later"]
 
 
 def test_json_holds_the_traceback_in_its_object() -> None:
