@@ -49,8 +49,9 @@ def _wrap_once(app: ASGIApp, path: str) -> ASGIApp:
     found = load(path)
     wrapped: ASGIApp
     try:
-        if inspect.isclass(found):
-            wrapped = found(app)
+        if isinstance(found, type):
+            make: Any = found
+            wrapped = make(app)
         else:
             from starlette.middleware.base import BaseHTTPMiddleware  # late: few servers need it
 
