@@ -124,7 +124,7 @@ def test_a_bad_key_is_not_shown(key: str) -> None:
 
 def test_a_unix_socket(serve: Any, tmp_path: Path) -> None:
     path = tmp_path / "a socket"
-    serve(UnixServer(str(path), serve.handler))
+    serve(UnixServer(str(path), serve.handler))  # type: ignore[arg-type]
     assert Client(f"unix:{path}", KEY).json("/health") == {"message": "ok"}
     with pytest.raises(Unreachable, match="No such file"):
         Client(f"unix:{tmp_path / 'none'}", KEY).text("/health")
@@ -185,7 +185,7 @@ def test_the_script_reaches_all_of_them(
     serve: Any, certificate: Path, asked: list[str], tmp_path: Path
 ) -> None:
     path = tmp_path / "a socket"
-    serve(UnixServer(str(path), serve.handler))
+    serve(UnixServer(str(path), serve.handler))  # type: ignore[arg-type]
     assert script(f"unix:{path}", "status")[0] == 0
     secured = f"https://{tcp(serve, certificate)}"
     assert script(secured, "--ca-file", str(certificate), "status")[0] == 0

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from quart import Quart
 
-from headrace.frontend.access import key_table
 from headrace.frontend.access.key_table import KeyTable
 from headrace.protocol.api_keys import unnamed_key
 from tests.frontend.conftest import MAKE_APP
@@ -36,7 +35,7 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Any]]:
         pairs.append((first, second))
         return compare(first, second)
 
-    monkeypatch.setattr(key_table.hmac, "compare_digest", noting)
+    monkeypatch.setattr(hmac, "compare_digest", noting)
     return pairs
 
 

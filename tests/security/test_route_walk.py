@@ -108,7 +108,7 @@ async def test_operators_routes_stay_closed_without_an_admin_key(
     client = app.test_client()
     for method, path, rule in operations(app):
         if rule in operators_rules:
-            answer = await client.open(path, method=method, headers=bearer(KEY))
+            answer = await client.open(path, method=method, headers=bearer(KEY), json=None)
             assert answer.status_code == 403
             if method != "HEAD":
                 assert "--admin-key" in (await answer.get_json())["error"]["message"]

@@ -194,17 +194,17 @@ async def test_the_route_that_runs_is_checked_again(
 ) -> None:
     """If the early look-up were ever wrong, the late check would still stop the request."""
 
-    def wrong(self: RouteFinder, path: str, method: str) -> Rule | None:
-        return next(rule for rule in app.url_map.iter_rules() if rule.rule == "/livez")
+    def wrong(self: RouteFinder, path: str, method: str) -> Rule:
+        return next(rule for rule in guarded.url_map.iter_rules() if rule.rule == "/livez")
 
     monkeypatch.setattr(RouteFinder, "find", wrong)
-    app = make_app(api_keys=(KEY,), admin_keys=(ADMIN,), enable_admin=True)
+    guarded = make_app(api_keys=(KEY,), admin_keys=(ADMIN,), enable_admin=True)
     host = (b"host", b"x")
-    assert await status(app, "/v1/models", host) == 401
-    assert await status(app, "/v1/messages", host, method="POST") == 401
-    assert await status(app, "/server_info", host, BEARER) == 403
-    assert await status(app, "/no-such-route", host) == 401
-    assert await status(app, "/server_info", host, (b"x-api-key", ADMIN.encode())) == 200
+    assert await status(guarded, "/v1/models", host) == 401
+    assert await status(guarded, "/v1/messages", host, method="POST") == 401
+    assert await status(guarded, "/server_info", host, BEARER) == 403
+    assert await status(guarded, "/no-such-route", host) == 401
+    assert await status(guarded, "/server_info", host, (b"x-api-key", ADMIN.encode())) == 200
 
 
 async def test_web_sockets_are_closed(app: Quart) -> None:
@@ -217,7 +217,11 @@ async def test_web_sockets_are_closed(app: Quart) -> None:
         sent.append(message)
 
     for path in ("/health", "/v1/realtime", "/v1/models"):
-        scope = {"type": "websocket", "path": path, "headers": [(b"host", b"x"), BEARER]}
+        scope: dict[str, Any] = {
+            "type": "websocket",
+            "path": path,
+            "headers": [(b"host", b"x"), BEARER],
+        }
         scope |= {"query_string": b"", "subprotocols": [], "scheme": "ws", "http_version": "1.1"}
         await app(scope, receive, send)  # type: ignore[arg-type]
     assert {message["type"] for message in sent} == {"websocket.close"}

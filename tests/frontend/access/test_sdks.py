@@ -1,6 +1,7 @@
 """What OpenAI's and Anthropic's clients make of keys: their own errors, and both headers."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import anthropic
 import httpx2
@@ -44,7 +45,7 @@ async def test_openai(app: Quart) -> None:
 @pytest.mark.parametrize("name", ["api_key", "auth_token"])
 async def test_anthropic(app: Quart, name: str) -> None:
     async def ask(key: str) -> anthropic.types.Message:
-        settings = {"api_key": None, "auth_token": None, name: key}
+        settings: dict[str, Any] = {"api_key": None, "auth_token": None, name: key}
         async with anthropic.AsyncAnthropic(
             base_url="http://test", http_client=http(app), max_retries=0, **settings
         ) as client:

@@ -1,8 +1,11 @@
 """A server that others can reach has keys, or an operator who says otherwise."""
 
 import logging
+import os
 import socket
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,6 +88,26 @@ def test_insecure_is_said_loudly(caplog: pytest.LogCaptureFixture) -> None:
     assert first.startswith("INSECURE: every machine that reaches 0.0.0.0 may use this server, and")
     assert "--enable-admin" in first
     assert "--enable-admin" not in second
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--host", "0.0.0.0"], "--host: other machines can reach 0.0.0.0"),
+        (["--host", "::ffff:0.0.0.0", "--enable-admin"], "--host: "),
+        (["--api-key-file", "none.toml"], "--api-key-file: "),
+    ],
+)
+def test_the_start_ends_with_one_line(words: list[str], said: str) -> None:
+    command = [sys.executable, "-P", "-m", "headrace", "serve", "--engine", "fake", "--port", "0"]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("HEADRACE_")}
+    done = subprocess.run(
+        [*command, *words], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if "error" in line]
+    assert line.startswith(f"headrace: error: {said}")
+    assert done.stdout == ""
 
 
 def test_a_bad_file_ends_the_start_with_its_entry(tmp_path: Path) -> None:
