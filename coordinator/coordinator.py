@@ -187,7 +187,7 @@ class Coordinator:
                 return sender == message.frontend_id and self.registry.knows(sender)
             case WakeRequest():
                 return self.registry.knows(sender)
-            case LauncherHello() | ChildExited() | FrontendStarted():
+            case LauncherHello() | ChildExited() | FrontendStarted() | ReloadProgress():
                 return sender == LAUNCHER
             case _:
                 assert_never(message)

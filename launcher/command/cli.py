@@ -29,7 +29,6 @@ from headrace.launcher.command.warnings import warnings_of
 from headrace.launcher.hardware import gpu_ids
 from headrace.launcher.models.prepare_model import ModelError, PrepareOptions, prepare_model
 from headrace.protocol.common.adapters import delete_all_adapters
-from headrace.protocol.common.descriptors import raise_descriptor_limit
 from headrace.protocol.common.hub import HubOptions
 from headrace.protocol.common.process_registry import Role
 from headrace.protocol.common.run_files import PAUSED_GROUPS
@@ -39,6 +38,7 @@ from headrace.protocol.common.umask import keep_files_private
 from headrace.protocol.config import GroupConfig, PoolConfig, PoolOptions
 from headrace.protocol.log_options import LogOptions
 from headrace.protocol.logs.set_up import INHERITED, set_up_logging, writes_json
+from headrace.protocol.network.descriptors import raise_descriptor_limit
 
 log = logging.getLogger("headrace.launcher")
 
@@ -107,8 +107,10 @@ def _serve(flags: list[str]) -> int:
         config = _configure(run_dir, options)
         listen(listener)
         # Imported late: --help and a wrong flag need no event loop and no sockets.
+        from headrace.launcher.children import watch_without_threads
         from headrace.launcher.launcher import run_launcher
 
+        watch_without_threads()
         return asyncio.run(run_launcher(config, listener, url, notifier, passed is not None))
     except (OptionError, ModelError) as error:
         return _fail(error)
@@ -222,6 +224,8 @@ def _prepare_group(run_dir: Path, group: GroupOptions) -> GroupConfig:
         tokenizer=group.tokenizer,
         tokenizer_revision=group.tokenizer_revision,
         hf_overrides=group.hf_overrides,
+        trust_remote_code=group.trust_remote_code,
+        allow_pickle_weights=group.allow_pickle_weights,
     )
     try:
         prepared = prepare_model(group.model, options, progress=_say)
