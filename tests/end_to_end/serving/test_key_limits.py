@@ -93,11 +93,8 @@ def test_a_rolling_restart_does_not_begin_the_minute_anew(pool: Pool) -> None:
         pass
     started, before = time.monotonic(), frontends(pool)
     pool.server.process.send_signal(signal.SIGHUP)
-    wait_for(
-        lambda: len(frontends(pool)) == len(before) and not frontends(pool) & before,
-        "other frontends",
-        timeout_s=120.0,
-    )
+    wait_for(lambda: "rolling restart: done" in pool.server.log, "it is done", timeout_s=120.0)
+    wait_for(lambda: not frontends(pool) & before, "the old ones are gone", timeout_s=60.0)
     check_that_bob_is_full(pool, started)
 
 

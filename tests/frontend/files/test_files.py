@@ -178,7 +178,7 @@ async def test_a_client_that_leaves_leaves_nothing(
     app = make_app()
     async with app.test_app():
         exchange = Exchange(app, "/v1/files", PURPOSE + part(b"x" * 5000), HEAD, has_more=True)
-        while not (tmp_path / "files").exists() or not left(tmp_path, "uploads"):  # noqa: ASYNC110
+        while not (tmp_path / "files" / "uploads").exists() or not left(tmp_path, "uploads"):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
         await exchange.disconnect()
         assert left(tmp_path, "files") == left(tmp_path, "uploads") == []
