@@ -87,7 +87,13 @@ class Launcher:
             loop.add_signal_handler(number, self._on_signal)
         loop.add_signal_handler(signal.SIGHUP, self._rolling.request)
         log_limits()
-        await self._start_children()
+        try:
+            await self._start_children()
+        except OSError as error:  # no processes, descriptors or memory left
+            log.critical("the pool cannot be started: %s", error)
+            self._children.kill_all()
+            self._link.close()
+            return 1
         coroutines = (
             self._link.execute_orders(),
             self._watch_state(),

@@ -54,10 +54,20 @@ def lacks_gpu_memory(memory: tuple[int, int] | None, share: float) -> str:
 
 def peak_bytes(pid: int, proc: Path = Path("/proc")) -> int | None:
     """Return the most memory that a process has had so far; None if it cannot be read."""
+    return _read_status(pid, "VmHWM", proc)
+
+
+def own_bytes(pid: int, proc: Path = Path("/proc")) -> int:
+    """Return the memory that the end of a process gives back; 0 if it cannot be read."""
+    return _read_status(pid, "RssAnon", proc) or 0
+
+
+def _read_status(pid: int, name: str, proc: Path) -> int | None:
     try:
-        found = re.search(r"^VmHWM:\s+(\d+) kB", (proc / f"{pid}/status").read_text(), re.MULTILINE)
+        text = (proc / f"{pid}/status").read_text()
     except OSError:
         return None
+    found = re.search(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE)
     return None if found is None else int(found[1]) * 1024
 
 

@@ -9,6 +9,7 @@ from headrace.launcher.adopted import AdoptedProcess
 from headrace.launcher.children import Children, slot_of
 from headrace.launcher.fork_servers import ForkServers, NoForkServer
 from headrace.launcher.hardware import worker_environment
+from headrace.launcher.reload_memory import own_bytes
 from headrace.launcher.shared_weights import SharedWeightFiles
 from headrace.protocol import to_launcher
 from headrace.protocol.common.process_registry import COORDINATOR, FRONTEND, WORKER, Role
@@ -65,9 +66,17 @@ class Spawner:
         shared_weights = self.shared_weights.path(group)
         if shared_weights is not None:
             flags += ["--shared-weights", str(shared_weights)]
+        flags += self._freed_by_old(order.worker_id)
         starting = self._fork_or_spawn(flags, self._worker_environment(group, index))
         await self._children.add(order.worker_id, WORKER, starting)
         log.debug("started %s", order.worker_id)
+
+    def _freed_by_old(self, worker_id: str) -> list[str]:
+        """Return the flag that says how much memory the worker in the same slot will give back."""
+        slot, running = slot_of(worker_id), self._children.ids(WORKER)
+        pids = [self._children.pid(each) for each in running if slot_of(each) == slot]
+        freed = sum(own_bytes(pid) for pid in pids if pid is not None)
+        return ["--freed-bytes", str(freed)] if freed else []
 
     async def _fork_or_spawn(
         self, flags: list[str], environment: dict[str, str]

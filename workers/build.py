@@ -28,6 +28,7 @@ def build_engine(
     text_path: Path | None = None,
     phases: StartPhases | None = None,
     shared_file: SharedFile | None = None,
+    freed_bytes: int = 0,
 ) -> Engine:
     """Load the model and build an engine for it.
 
@@ -36,11 +37,14 @@ def build_engine(
     text_path: text folder with the tokenizer, see headrace.protocol.text; None: no grammars.
     phases: measures the time of each phase.
     shared_file: the file in which the group's workers share packed weights.
+    freed_bytes: memory that the worker which this one succeeds will give back.
 
     Raises ModelUnsupported if the model cannot be served.
     """
     phases = phases or StartPhases()
-    runner = build_runner(group_model_path, config, workers_on_host, log, phases, shared_file)
+    runner = build_runner(
+        group_model_path, config, workers_on_host, log, phases, shared_file, freed_bytes
+    )
     log(f"K/V cache: {runner.num_blocks} blocks of {runner.block_size} tokens")
     return assemble_engine(
         runner,
@@ -61,6 +65,7 @@ def build_runner(
     log: Callable[[str], None],
     phases: StartPhases | None = None,
     shared_file: SharedFile | None = None,
+    freed_bytes: int = 0,
 ) -> Runner:
     """Load the model and build a runner for it; see `build_engine`."""
     phases = phases or StartPhases()
@@ -71,7 +76,9 @@ def build_runner(
     from headrace.workers.load_runner import load_runner
 
     phases.end_imports()
-    return load_runner(group_model_path, config, workers_on_host, log, phases, shared_file)
+    return load_runner(
+        group_model_path, config, workers_on_host, log, phases, shared_file, freed_bytes
+    )
 
 
 def _grammars(text_path: Path, vocab_size: int) -> GrammarManager:

@@ -10,6 +10,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from headrace.protocol.common.host.limits import available_cpus
 from headrace.protocol.config import EngineConfig
+from headrace.protocol.logs.set_up import adopt_library_loggers
 from headrace.workers.attention.hook import AttentionHook, vocab_rows
 from headrace.workers.errors import ModelUnsupported
 from headrace.workers.linear.linears import prepare_linears
@@ -46,6 +47,7 @@ def load_runner(
     log: Callable[[str], None],
     phases: StartPhases,
     shared_file: SharedFile | None = None,
+    freed_bytes: int = 0,
 ) -> LoadedRunner:
     """Load a model folder and check its outputs against transformers'.
 
@@ -53,6 +55,7 @@ def load_runner(
 
     Raises ModelUnsupported, with one line for the operator, if the model cannot be served.
     """
+    adopt_library_loggers()  # transformers, imported by now, has a handler of its own
     device = choose_device(config.device)
     threads = config.threads or max(1, available_cpus().amount // max(1, workers_on_host))
     torch.set_num_threads(threads)
@@ -60,7 +63,7 @@ def load_runner(
         None if shared_file is None else SharedWeights(shared_file, fingerprint_weights(model_path))
     )
     with phases.phase("weights"):
-        model = load_model(model_path, config.dtype, device)
+        model = load_model(model_path, config.dtype, device, config.trust_remote_code)
     if shared is not None and fingerprint_weights(model_path) != shared.fingerprint:
         shared = None  # changed meanwhile: the weights that were read match neither fingerprint
     log(f"{type(model).__name__} in {model.dtype} on {device}, {threads} threads")
@@ -86,7 +89,7 @@ def load_runner(
         release_weights(model, compiled)
     with phases.phase("cache"):
         blocks = _choose_num_blocks(
-            model, hook, choice, config, max_model_len, workers_on_host, slots
+            model, hook, choice, config, max_model_len, workers_on_host, slots, freed_bytes
         )
         runner = make_runner(blocks)
     if not config.enforce_eager:
@@ -205,6 +208,7 @@ def _choose_num_blocks(
     max_model_len: int,
     workers_on_host: int,
     slots: AdapterSlots | None,
+    freed_bytes: int,
 ) -> int:
     activation_bytes = 0
     if model.device.type == "cuda" and config.kv_cache_bytes is None:
@@ -220,6 +224,7 @@ def _choose_num_blocks(
         workers_on_host,
         activation_bytes,
         gathers=not choice.graphs,
+        freed_bytes=freed_bytes,
     )
 
 

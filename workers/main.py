@@ -23,6 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--parent-pid", type=int, help="the launcher; none under systemd")
     parser.add_argument("--workers-on-host", type=int, help="with itself (the pool's)")
     parser.add_argument("--shared-weights", type=Path, help="a memory file of the launcher's")
+    parser.add_argument(
+        "--freed-bytes", type=int, default=0, help="memory that a worker will soon give back"
+    )
     args = parser.parse_args(arguments)
     pool = PoolConfig.load(args.run_dir)
     become_child(args.worker_id, args.parent_pid, pool)
@@ -34,7 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     shared_file = None
     if args.shared_weights is not None:
         shared_file = SharedFile(args.shared_weights, memory_file_name(group.name))
-    worker = assemble_worker(args.worker_id, group, pool, notifier, workers_on_host, shared_file)
+    worker = assemble_worker(
+        args.worker_id, group, pool, notifier, workers_on_host, shared_file, args.freed_bytes
+    )
     status = worker.run()
     # The engine's thread may be in a forward pass: it ends with the process.
     os._exit(status)

@@ -32,7 +32,7 @@ from headrace.frontend.principal import Principal
 from headrace.frontend.process.drain import Drain
 from headrace.frontend.rate_limits.rate_limits import Slot
 from headrace.protocol.api_keys import ApiKey
-from headrace.protocol.logs import record
+from headrace.protocol.logs.record import LoggedRequest
 
 KEY = "headrace.request"
 MAX_ID_CHARS = 128
@@ -63,6 +63,7 @@ class RequestScope:
     is_internal: whether the server itself has made it, for a client whose access was checked.
     headers: each returns headers of its answer, when that begins.
     slot: its place among its key's requests at once; None before it has one.
+    asked_tokens: the least that it has asked for so far, of its key's tokens a minute.
     """
 
     request_id: str
@@ -79,6 +80,7 @@ class RequestScope:
     key: ApiKey | None = None
     headers: list[Callable[[], dict[str, str]]] = field(default_factory=list)
     slot: Slot | None = None
+    asked_tokens: int = 0
     is_internal: bool = False
     names: set[str] = field(init=False)
 
@@ -165,7 +167,7 @@ class RequestScopeMiddleware:
         request_scope = RequestScope(
             _request_id(scope), time.monotonic(), strict_fields=self._strict_fields
         )
-        record.request_id.set(request_scope.request_id)
+        logged = LoggedRequest(request_scope.request_id)
         if self._writes_directly:
             request_scope.write_body = scope.get("state", {}).get(WRITE_BODY_KEY)
         entry = None if self._access_log is None else self._access_log.entry(scope)
@@ -209,6 +211,7 @@ class RequestScopeMiddleware:
             self._metrics.count_rejection(handler, method, status, reason)
             if entry is not None:
                 entry.write(duration_s, request_scope.key)
+            logged.end()
 
 
 class _RequestBody:

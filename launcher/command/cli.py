@@ -107,8 +107,10 @@ def _serve(flags: list[str]) -> int:
         config = _configure(run_dir, options)
         listen(listener)
         # Imported late: --help and a wrong flag need no event loop and no sockets.
+        from headrace.launcher.children import watch_without_threads
         from headrace.launcher.launcher import run_launcher
 
+        watch_without_threads()
         return asyncio.run(run_launcher(config, listener, url, notifier, passed is not None))
     except (OptionError, ModelError) as error:
         return _fail(error)
@@ -222,6 +224,8 @@ def _prepare_group(run_dir: Path, group: GroupOptions) -> GroupConfig:
         tokenizer=group.tokenizer,
         tokenizer_revision=group.tokenizer_revision,
         hf_overrides=group.hf_overrides,
+        trust_remote_code=group.trust_remote_code,
+        allow_pickle_weights=group.allow_pickle_weights,
     )
     try:
         prepared = prepare_model(group.model, options, progress=_say)

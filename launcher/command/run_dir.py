@@ -76,7 +76,7 @@ def _claim(folder: Path) -> None:
     Raises FileExistsError if another launcher uses it, or if it is not a launcher's.
     """
     try:
-        folder.mkdir(mode=0o700, parents=True)
+        _make_private(folder)
     except FileExistsError:
         if not _may_be_left_behind(folder):
             raise
@@ -87,6 +87,15 @@ def _claim(folder: Path) -> None:
     for left in folder.iterdir():
         if left.name != LAUNCHER_LOCK:
             _remove(left)
+
+
+def _make_private(folder: Path) -> None:
+    """Make a directory and its parents for this user alone: others could replace what is there."""
+    before = os.umask(0o077)
+    try:
+        folder.mkdir(mode=0o700, parents=True)
+    finally:
+        os.umask(before)
 
 
 def _may_be_left_behind(folder: Path) -> bool:

@@ -8,6 +8,7 @@ import pytest
 from headrace.launcher.reload_memory import (
     lacks_gpu_memory,
     lacks_memory,
+    own_bytes,
     peak_bytes,
     why_no_room,
 )
@@ -46,9 +47,11 @@ def test_peak_is_read_from_the_kernel(tmp_path: Path) -> None:
     assert own is not None
     assert own > MIB
     (tmp_path / "7").mkdir()
-    (tmp_path / "7/status").write_text("VmPeak:\t 900 kB\nVmHWM:\t 500 kB\nVmRSS:\t 400 kB\n")
+    (tmp_path / "7/status").write_text("VmPeak:\t 900 kB\nVmHWM:\t 500 kB\nRssAnon:\t 300 kB\n")
     assert peak_bytes(7, tmp_path) == 500 * 1024
+    assert own_bytes(7, tmp_path) == 300 * 1024
     assert peak_bytes(8, tmp_path) is None
+    assert own_bytes(8, tmp_path) == 0
 
 
 @pytest.mark.parametrize(

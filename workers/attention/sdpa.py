@@ -220,13 +220,16 @@ def _attention(
     if is_causal:
         length = query.shape[2]
         mask = query.new_full((length, length), float("-inf")).triu_(1)
-    keys = key.transpose(2, 3) * options.scaling
+    # In 16 bits oneDNN would compile, and keep, code for each new pair of lengths.
+    dtype = torch.float32 if query.device.type == "cpu" else query.dtype
+    keys = key.transpose(2, 3).to(dtype) * options.scaling
+    values = value.to(dtype)
     step = max(1, _MAX_SCORES // (query.shape[0] * query.shape[1] * key.shape[2]))
     parts = []
     for start in range(0, query.shape[2], step):
-        rows = query[:, :, start : start + step]
+        rows = query[:, :, start : start + step].to(dtype)
         weights = _capped_weights(rows, keys, _rows(mask, start, step), options.softcap)
-        parts.append(torch.matmul(weights, value))
+        parts.append(torch.matmul(weights, values).to(query.dtype))
     return torch.cat(parts, dim=2)
 
 

@@ -16,11 +16,9 @@ from torch.overrides import TorchFunctionMode
 
 _STEPS_PER_DOUBLING = 8  # at most an eighth is padding
 _SMALL_STEP = 4  # so few rows take no time of their own: the weight's bytes do
-_GROUPED = tuple(
-    function
-    for function in (getattr(functional, "grouped_mm", None), getattr(torch, "_grouped_mm", None))
-    if function is not None
-)
+_MATMULS = (torch.mm, torch.matmul, Tensor.matmul, Tensor.__matmul__)
+# What functional.grouped_mm calls; torch 2.8 has neither on CPUs.
+_GROUPED = getattr(torch, "_grouped_mm", None)
 
 
 def round_up_rows(count: int) -> int:
@@ -56,7 +54,7 @@ def round_other_products(model: nn.Module, layer_types: tuple[type[nn.Module], .
 
 
 class RoundedRows(TorchFunctionMode):
-    """Rounds the rows of linear layers and of grouped products within the context."""
+    """Rounds the rows that are multiplied with weights [N, K] or groups of them in the context."""
 
     def __torch_function__(
         self,
@@ -68,7 +66,11 @@ class RoundedRows(TorchFunctionMode):
         options = dict(kwargs or {})
         if func is functional.linear and args:
             return with_rounded_rows(lambda rows: func(rows, *args[1:], **options), args[0])
-        if func in _GROUPED and len(args) == 2 and set(options) == {"offs"}:
+        if func in _MATMULS and len(args) == 2 and args[1].dim() == 2 and not options:
+            return with_rounded_rows(lambda rows: func(rows, args[1]), args[0])
+        if func is torch.addmm and len(args) == 3 and args[0].dim() == 1 and not options:
+            return with_rounded_rows(lambda rows: func(args[0], rows, args[2]), args[1])
+        if func is _GROUPED and len(args) == 2 and _is_plain(args[1], options):
             return _grouped_product(args[0], args[1], options["offs"])
         return func(*args, **options)
 
@@ -81,6 +83,13 @@ def _grouped_product(rows: Tensor, weights: Tensor, offsets: Tensor) -> Tensor:
             part = rows[group]
             output[group] = with_rounded_rows(lambda part, by=weight: part @ by, part)  # type: ignore[misc]
     return output
+
+
+def _is_plain(weights: Tensor, options: Mapping[str, Any]) -> bool:
+    """Return whether a grouped product has a weight for each group and no other option."""
+    offsets = options.get("offs")
+    others = {value for name, value in options.items() if name != "offs"}
+    return offsets is not None and weights.dim() == 3 and others <= {None, weights.dtype}
 
 
 def _groups(offsets: Tensor) -> Iterator[slice]:

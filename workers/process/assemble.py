@@ -53,15 +53,17 @@ def assemble_worker(
     notifier: Notifier,
     workers_on_host: int,
     shared_file: SharedFile | None = None,
+    freed_bytes: int = 0,
 ) -> Worker:
     """Make the parts of a worker and join them.
 
     shared_file: holds weights that the workers of a host share; None: each has its own.
+    freed_bytes: see build_engine.
     """
     sockets = WorkerSockets(pool.run_dir, worker_id)
     send = sockets.send_to_coordinator
     phases = StartPhases.of_process()
-    engine = _engine_thread(group, pool, workers_on_host, shared_file, phases)
+    engine = _engine_thread(group, pool, workers_on_host, shared_file, phases, freed_bytes)
     operations = EngineOperations(engine.submit)
     guard = QueueGuard(_queue_limits(group), engine.last_load)
     service = Service(worker_id, engine.submit, sockets.send_to_frontend, guard)
@@ -112,6 +114,7 @@ def _engine_thread(
     workers_on_host: int,
     shared_file: SharedFile | None,
     phases: StartPhases,
+    freed_bytes: int,
 ) -> EngineThread:
     def build() -> Engine:
         engine = build_engine(
@@ -122,6 +125,7 @@ def _engine_thread(
             text_path=group.text_path,
             phases=phases,
             shared_file=shared_file,
+            freed_bytes=freed_bytes,
         )
         load_served(pool.run_dir, group.name, engine)
         return engine

@@ -28,15 +28,16 @@ def choose_num_blocks(
     workers_on_host: int,
     activation_bytes: int = 0,
     gathers: bool = True,
+    freed_bytes: int = 0,
 ) -> int:
     """Return the number of blocks that the cache gets.
 
     The cache's size is `kv_cache_bytes` if given; on a CPU, a share of the available memory divided
-    among the host's workers; on a GPU, `memory_utilization` of its memory less what this worker
-    already uses, less `activation_bytes` for a step, and less what decodes gather if the attention
-    `gathers`. Workers on the same GPU cannot see each other: their `memory_utilization` must leave
-    room for all of them. The cache never gets more than max_num_seqs requests of max_model_len
-    fill.
+    among the host's workers, as if `freed_bytes` more were free; on a GPU, `memory_utilization` of
+    its memory less what this worker already uses, less `activation_bytes` for a step, and less what
+    decodes gather if the attention `gathers`. Workers on the same GPU cannot see each other: their
+    `memory_utilization` must leave room for all of them. The cache never gets more than
+    max_num_seqs requests of max_model_len fill.
 
     Raises ModelUnsupported if one request of max_model_len does not fit.
     """
@@ -50,7 +51,7 @@ def choose_num_blocks(
             free = free * len(layers) // (len(layers) + _GATHERED_LAYERS)
     elif free is None:
         memory = available_memory()
-        free = int(memory.amount * _CPU_SHARE) // max(1, workers_on_host)
+        free = int((memory.amount + freed_bytes) * _CPU_SHARE) // max(1, workers_on_host)
         by = f" (by {memory.source})"
         log.info("K/V cache of at most %d MiB, by %s", free >> 20, memory.source)
     num_blocks = min(free // block_bytes, blocks_per_request * config.max_num_seqs)

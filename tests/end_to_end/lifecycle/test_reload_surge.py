@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -160,4 +161,52 @@ def test_deaths_in_mid_reload(launch: Launch, victim: str) -> None:
         assert set(asking.statuses) == {200}
     assert len(workers(server)) == 1
     assert old.pid not in workers(server)
+    assert server.stop() == 0
+
+
+def test_a_resize_during_a_reload(launch: Launch) -> None:
+    server = launch("--frontends", "1", "--workers", "2", "--enable-admin", step_s=STEP_S)
+    before = workers(server)
+    with probes(server) as asking:
+        done = server.log.count("rolling restart: done")
+        server.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: len(workers(server)) == 3, "a successor starts")
+        scaled = server.client.post("/scale_elastic_ep", json={"new_data_parallel_size": 1})
+        assert scaled.status_code == 200, scaled.text
+        wait_for(lambda: server.log.count("rolling restart: done") > done, "it is done", 60)
+        wait_for(lambda: len(workers(server)) == 1, "one is left")
+    assert set(asking.statuses) == {200}
+    assert set(asking.answers) == {200}
+    assert not set(before) & set(workers(server))
+    (group,) = server.get("/health?verbose").json()["groups"]
+    assert (group["ready"], group["wanted"], group["is_scaling"]) == (1, 1, False)
+    assert server.stop() == 0
+
+
+def test_a_sleeping_pool_with_an_adapter(launch: Launch, tmp_path: Path) -> None:
+    flags = ("--frontends", "1", "--enable-admin", "--enable-lora")
+    server = launch(*flags, step_s=STEP_S)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    adapter = {"lora_name": "sql", "lora_path": str(tmp_path)}
+    assert server.client.post("/v1/load_lora_adapter", json=adapter).status_code == 200
+    before = workers(server)
+    assert server.client.post("/sleep").status_code == 200
+    reload(server)
+    assert not set(before) & set(workers(server))
+
+    def is_asleep() -> bool:
+        (group,) = server.get("/health?verbose").json()["groups"]
+        return bool(group["asleep"] == 1)
+
+    wait_for(is_asleep, "the successor is put to sleep, too")
+    server.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: len(workers(server)) == 2, "another successor starts")
+    began = time.monotonic()
+    body = {"model": "sql", "prompt": "hello", "max_tokens": 2}
+    assert server.client.post("/v1/completions", json=body).status_code == 200
+    assert time.monotonic() - began < LATE_S
+    wait_for(lambda: server.log.count("rolling restart: done") == 2, "it is done", 60)
+    assert server.client.post("/v1/completions", json=body).status_code == 200
+    assert server.get("/health").status_code == 200
     assert server.stop() == 0

@@ -27,9 +27,9 @@ class Marked:
 
     async def __call__(self, scope, receive, send):
         async def change(message):
-            if message["type"] == "http.response.body" and b"data:" in message.get("body", b""):
-                marked = message["body"].replace(b"data:", b": seen\\n\\ndata:")
-                message = {**message, "body": marked}
+            if message["type"] == "http.response.body":
+                body = message.get("body", b"").replace(b"data:", b": seen\\n\\ndata:")
+                message = {**message, "body": body}
             await send(message)
 
         await self.app(scope, receive, change)

@@ -3,7 +3,6 @@
 import pytest
 from quart.typing import TestClientProtocol as Client
 
-from headrace.frontend.batches.line_call import call_route
 from tests.frontend.asgi import post
 from tests.frontend.conftest import MAKE_APP
 from tests.frontend.fake_pool import FakePool
@@ -126,11 +125,3 @@ async def test_the_page_is_static_and_asks_for_a_key(client: Client, make_app: M
     assert page.status_code == 200
     assert await page.get_data() == await other.get_data()
     assert "requestInterceptor" in await page.get_data(as_text=True)
-
-
-async def test_lines_of_batches_need_no_key_of_their_own(make_app: MAKE_APP) -> None:
-    """Their client's key was looked at when the batch was made."""
-    app = make_app(api_keys=(KEY,))
-    async with app.test_app():
-        answer = await call_route(app, "/v1/completions", {"prompt": "a", "max_tokens": 2}, "id-1")
-    assert answer.status == 200

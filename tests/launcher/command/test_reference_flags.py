@@ -184,7 +184,6 @@ def test_what_would_change_answers_or_safety_is_refused(words: Sequence[str]) ->
         ["--load-format", "safetensors"],
         ["--kv-cache-dtype", "auto"],
         ["--runner=generate"],
-        ["--trust-remote-code"],
         ["--enable-chunked-prefill"],
         ["--no-enable-chunked-prefill"],
         ["--enable-chunked-prefill=False"],

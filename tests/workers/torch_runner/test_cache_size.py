@@ -9,11 +9,13 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from headrace.protocol.common.host.limits import Limit
 from headrace.protocol.config import EngineConfig
 from headrace.workers.attention.backend import KVLayerShape
 from headrace.workers.attention.hook import AttentionHook
 from headrace.workers.errors import ModelUnsupported
 from headrace.workers.sequence.sequence import Chunk, ChunkResult
+from headrace.workers.torch_runner import cache_size
 from headrace.workers.torch_runner.cache_size import choose_num_blocks
 from headrace.workers.torch_runner.loading import load_model
 from headrace.workers.torch_runner.model_runner import ModelRunner
@@ -106,3 +108,12 @@ def probed(folder: Path) -> tuple[PreTrainedModel, AttentionHook]:
 def small_runner(folder: Path) -> ModelRunner:
     model, hook = probed(folder)
     return ModelRunner(model, hook, max_model_len=128, num_blocks=1, block_size=16)
+
+
+def test_what_a_predecessor_gives_back_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = Limit(1000 * BLOCK_BYTES, "a test")
+    monkeypatch.setattr(cache_size, "available_memory", lambda: free)
+    sizes = LAYERS, torch.float32, torch.device("cpu"), 16, 2
+    config = EngineConfig(max_num_seqs=10_000)
+    assert choose_num_blocks(config, *sizes) == 200
+    assert choose_num_blocks(config, *sizes, freed_bytes=500 * BLOCK_BYTES) == 300
