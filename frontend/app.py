@@ -82,6 +82,8 @@ def create_app(
     app.request_class = request_class(config.file_max_bytes, patience)
     app.asgi_http_class = UploadConnection
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
+    # Connections know their slow clients; a slow one may take long for a large answer.
+    app.config["RESPONSE_TIMEOUT"] = None
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.url_map.merge_slashes = False  # its redirect would be built from the Host header
     QuartSchema(

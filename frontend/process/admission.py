@@ -11,7 +11,6 @@ import hashlib
 import ipaddress
 import json
 import logging
-import mmap
 import os
 import resource
 import socket
@@ -21,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from headrace.frontend.limited_log import LimitedLog
+from headrace.protocol.common.mapped_file import map_file
 from headrace.protocol.network.connection_options import DEFAULT_PER_ADDRESS, ConnectionOptions
 
 log = logging.getLogger("headrace.frontend")
@@ -47,13 +47,7 @@ class AddressCounts:
     """
 
     def __init__(self, path: Path, index: int, total: int) -> None:
-        size = total * _TABLE_BYTES
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            os.posix_fallocate(descriptor, 0, size)
-            self._map = mmap.mmap(descriptor, size)
-        finally:
-            os.close(descriptor)
+        self._map = map_file(path, total * _TABLE_BYTES)
         self._base, self._total = index * _TABLE_BYTES, total
         self._counts: collections.Counter[int] = collections.Counter()
         # A predecessor that still has connections must not write there any more.

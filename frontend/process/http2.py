@@ -6,8 +6,6 @@ a client without end that gives a stream no window.
 """
 
 import contextlib
-import time
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import h2.errors
@@ -17,23 +15,15 @@ import h2.settings
 from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.events import Body, EndBody, Request, StreamClosed
 from hypercorn.protocol.events import Event as StreamEvent
-from hypercorn.protocol.h2 import (
-    BUFFER_HIGH_WATER,
-    BufferCompleteError,
-    H2Protocol,
-    StreamBuffer,
-)
+from hypercorn.protocol.h2 import BufferCompleteError, H2Protocol
 from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.typing import ConnectionState
 from hypercorn.utils import filter_pseudo_headers
 from priority.priority import MissingStreamError
 
 from headrace.frontend.middleware.asgi import CONTINUE_KEY, LEAVE_KEY
+from headrace.frontend.process.http2_bounds import FrameBudget, PatientBuffer
 from headrace.frontend.process.patience import Patience
-
-# Frames that only cost time (resets, pings, settings, empty data) which a client may send at once,
-# and each second.
-FREE_FRAMES, FRAMES_PER_S = 1000, 100
 
 # A stream, or its connection, has ended meanwhile.
 _GONE = (
@@ -42,53 +32,6 @@ _GONE = (
     MissingStreamError,
     h2.exceptions.ProtocolError,
 )
-_COSTLY = (
-    h2.events.StreamReset,
-    h2.events.PingReceived,
-    h2.events.RemoteSettingsChanged,
-    h2.events.PriorityUpdated,
-    h2.events.UnknownFrameReceived,
-)
-
-
-class _FrameBudget:
-    def __init__(self) -> None:
-        self._left, self._seen_at = float(FREE_FRAMES), time.monotonic()
-
-    def spend(self, frames: int) -> bool:
-        """Count frames; return whether they were within the bounds."""
-        now = time.monotonic()
-        gained = (now - self._seen_at) * FRAMES_PER_S
-        self._left = min(FREE_FRAMES, self._left + gained) - frames
-        self._seen_at = now
-        return self._left >= 0
-
-
-class _PatientBuffer(StreamBuffer):
-    """A stream's unsent bytes. on_stall: called when its client does not read them."""
-
-    def __init__(
-        self, event_class: Any, patience: Patience, on_stall: Callable[[], Awaitable[None]]
-    ) -> None:
-        super().__init__(event_class)
-        self._patience, self._on_stall = patience, on_stall
-
-    async def push(self, data: bytes) -> None:
-        if self._complete:
-            raise BufferCompleteError
-        self.buffer.extend(data)
-        await self._is_empty.clear()
-        if len(self.buffer) >= BUFFER_HIGH_WATER:
-            await self._wait(self._paused.wait)
-            await self._paused.clear()
-
-    async def drain(self) -> None:
-        await self._wait(self._is_empty.wait)
-
-    async def _wait(self, wait: Callable[[], Awaitable[object]]) -> None:
-        if not await self._patience.wait(wait, lambda: len(self.buffer)):
-            await self._on_stall()
-            raise BufferCompleteError
 
 
 class HTTP2Protocol(H2Protocol):
@@ -107,7 +50,7 @@ class HTTP2Protocol(H2Protocol):
             },
         )
         self.connection.decoder.max_header_list_size = self.config.h2_max_header_list_size
-        self._budget = _FrameBudget()
+        self._budget = FrameBudget()
         self._leaves = False
         self._unfinished: set[int] = set()  # streams whose clients may send more
 
@@ -121,8 +64,7 @@ class HTTP2Protocol(H2Protocol):
             await self._flush()
             await self.send(Closed())
             return
-        costly = sum(isinstance(each, _COSTLY) or _is_empty(each) for each in events)
-        if costly and not self._budget.spend(costly):
+        if not self._budget.spend(events):
             self.connection.close_connection(h2.errors.ErrorCodes.ENHANCE_YOUR_CALM)
             await self._flush()
             await self.send(Closed())
@@ -196,7 +138,7 @@ class HTTP2Protocol(H2Protocol):
 
         self.streams[stream_id] = stream
         self._unfinished.add(stream_id)
-        self.stream_buffers[stream_id] = _PatientBuffer(
+        self.stream_buffers[stream_id] = PatientBuffer(
             self.context.event_class, self.patience, on_stall
         )
         self.priority.insert_stream(stream_id)
@@ -293,10 +235,3 @@ class HTTP2Protocol(H2Protocol):
 
     async def _priority_updated(self, event: h2.events.PriorityUpdated) -> None:
         """Ignore the priorities of RFC 7540, which RFC 9113 has given up."""
-
-
-def _is_empty(event: h2.events.Event) -> bool:
-    """Return whether an event is of a frame of data without any, which ends nothing."""
-    return (
-        isinstance(event, h2.events.DataReceived) and not event.data and event.stream_ended is None
-    )
