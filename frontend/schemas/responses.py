@@ -139,7 +139,7 @@ class ResponsesRequest(PassedOnFields):
     store: bool | None = True
     stream: bool | None = False
     stream_options: Ignored = None
-    max_output_tokens: Annotated[Int, Field(ge=1)] | None = None
+    max_output_tokens: Annotated[Int, Field(ge=1, lt=2**31)] | None = None
     max_tool_calls: Annotated[Int, Field(ge=0, lt=2**31)] | None = None
     metadata: Metadata | None = None
     include: Annotated[list[Include], Field(max_length=64), at_most(64)] | None = None

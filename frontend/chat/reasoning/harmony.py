@@ -69,7 +69,11 @@ class HarmonyReader:
             if is_end and held.lstrip().startswith((START, CHANNEL)):  # cut within a header
                 return NOTHING
             self._begin("content")
-            return self._body(is_end=True) if is_end else NOTHING
+            if is_end:
+                return self._body(is_end=True)
+            # What looked like a header's start is text: left there, it would be read as one again.
+            found = held.find(START)
+            return self._take(found + len(START)) if found >= 0 and _is_start(held) else NOTHING
         header = held[:position]
         self._held = held[position + len(MESSAGE) :]
         channel = _CHANNEL_NAME.search(header)
@@ -115,6 +119,11 @@ class HarmonyReader:
 
 def _may_be_header(text: str) -> bool:
     """Return whether a text may begin with a header, as far as it has come."""
-    start = text.lstrip()
+    start = text[:_MAX_HEADER_CHARS].lstrip()
     beginnings = (START, CHANNEL, MESSAGE, "to=")
     return any(start.startswith(each) or each.startswith(start) for each in beginnings)
+
+
+def _is_start(text: str) -> bool:
+    """Return whether a text begins with the start of a header, after white space."""
+    return text[:_MAX_HEADER_CHARS].lstrip().startswith(START)
