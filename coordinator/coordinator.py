@@ -9,7 +9,7 @@ from typing import assert_never
 from headrace.coordinator.adapter_manager import AdapterManager
 from headrace.coordinator.admin_calls import AdminCalls
 from headrace.coordinator.autoscaling.autoscaler import Autoscaler
-from headrace.coordinator.coordinator_sockets import CoordinatorSockets
+from headrace.coordinator.coordinator_sockets import LAUNCHER, CoordinatorSockets
 from headrace.coordinator.metrics import PoolMetrics
 from headrace.coordinator.pausing import PausedGroups
 from headrace.coordinator.registry import LauncherOrder, Registry
@@ -46,6 +46,9 @@ from headrace.protocol.to_worker import FrontendGone, Introduce
 
 log = logging.getLogger("headrace.coordinator")
 
+# Messages that are handled before the clock gets its turn.
+MESSAGES_AT_ONCE = 1000
+
 
 @dataclass(eq=False, kw_only=True)
 class Coordinator:
@@ -81,7 +84,9 @@ class Coordinator:
         tick_at = 0.0
         while not self._is_stopping:
             self.sockets.wait(TICK_S)
-            while received := self.sockets.receive():
+            for _ in range(MESSAGES_AT_ONCE):
+                if (received := self.sockets.receive()) is None:
+                    break
                 self._on_message(*received)
             now = self._clock.now()
             if now >= tick_at:
@@ -104,6 +109,9 @@ class Coordinator:
         self.worker_calls.send(self.sleeping.tick(self.registry.workers(), now))
         self.metrics.show(self.registry.workers())
         self._log_stats()
+        self._log_unreachable()
+        if warning := self.registry.memory.warning(self.registry.workers(), now):
+            log.warning("%s", warning)
         self.notifier.alive()
 
     def _autoscale(self, now: float) -> None:
@@ -133,6 +141,13 @@ class Coordinator:
         else:
             self.sockets.send_to_launcher(order)
 
+    def _log_unreachable(self) -> None:
+        def is_there(receiver: str) -> bool:
+            return receiver == LAUNCHER or self.registry.knows(receiver)
+
+        for line in self.sockets.unreachable.warnings(is_there, time.monotonic()):
+            log.warning("%s", line)
+
     def _log_stats(self) -> None:
         if self.stats is not None:
             for line in self.stats.lines(self.registry.workers(), time.monotonic()):
@@ -146,6 +161,9 @@ class Coordinator:
         except DecodeError as error:
             log.warning("dropping a malformed message: %s", error)
             return
+        if not self._is_from(sender, message):
+            log.warning("ignoring a %s of another sender", type(message).__name__)
+            return
         match message:
             case WorkerHello(version) | FrontendHello(version) | LauncherHello(version) if (
                 version != PROTOCOL_VERSION
@@ -155,6 +173,24 @@ class Coordinator:
                 )
             case _:
                 self._handle(sender, message, self._clock.now())
+
+    def _is_from(self, sender: str, message: ControlMessage) -> bool:
+        """Return whether a message comes from the process that it is about, or may come from."""
+        match message:
+            case WorkerHello() | WorkerHeartbeat() | WorkerFailed() | WorkerDraining():
+                return sender == message.worker_id
+            case FrontendHello() | FrontendHeartbeat():
+                return sender == message.frontend_id
+            case CallResult():
+                return sender == message.process_id
+            case PoolCall():
+                return sender == message.frontend_id and self.registry.knows(sender)
+            case WakeRequest():
+                return self.registry.knows(sender)
+            case LauncherHello() | ChildExited() | FrontendStarted() | ReloadProgress():
+                return sender == LAUNCHER
+            case _:
+                assert_never(message)
 
     def _handle(self, sender: str, message: ControlMessage, now: float) -> None:
         registry = self.registry

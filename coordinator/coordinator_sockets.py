@@ -1,11 +1,13 @@
 """The sockets of the coordinator: control of all processes, and the published pool state."""
 
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
 import zmq
 
+from headrace.coordinator.failed_sends import FailedSends
 from headrace.coordinator.registry import LauncherOrder
 from headrace.protocol import sockets, to_frontend, to_launcher, to_worker
 from headrace.protocol.state import STATE, PoolState
@@ -16,9 +18,13 @@ LAUNCHER = "launcher"
 
 
 class CoordinatorSockets:
-    """Bound from the start. A process that cannot be reached is logged, and gets no message."""
+    """Bound from the start. A process that cannot be reached gets no message.
+
+    unreachable: those processes, of which most are just ending.
+    """
 
     def __init__(self, run_dir: Path) -> None:
+        self.unreachable = FailedSends()
         context: zmq.Context[Any] = zmq.Context.instance()
         self._control = sockets.router(context, sockets.control_endpoint(run_dir))
         self._publisher = sockets.publisher(context, sockets.state_endpoint(run_dir))
@@ -56,6 +62,8 @@ class CoordinatorSockets:
         try:
             self._control.send_multipart([receiver.encode(), data], zmq.NOBLOCK)
         except zmq.ZMQError as error:
-            log.warning("cannot reach %s: %s", receiver, error)
+            log.debug("cannot reach %s now: %s", receiver, error)
+            self.unreachable.failed(receiver, str(error), time.monotonic())
             return False
+        self.unreachable.reached(receiver)
         return True

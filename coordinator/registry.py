@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 
 from headrace.coordinator.frontends import Frontends
+from headrace.coordinator.memory_watch import MemoryWatch
 from headrace.coordinator.replica_slots import ReplicaSlots, group_of, slot_of
 from headrace.protocol import to_launcher
 from headrace.protocol.common.process import EX_CONFIG
@@ -82,12 +83,14 @@ class Registry:
 
     launcher_known: false until the launcher has reported what runs. A restarted coordinator must
         not publish its state before: frontends would believe that all workers are gone.
+    memory: tells whether want of memory is why a worker ends or stalls.
     starts_workers: whether to order missing workers; systemd restarts its own.
     """
 
     config: PoolConfig
     epoch: str
     starts_workers: bool = True
+    memory: MemoryWatch = field(default_factory=MemoryWatch)
     _workers: dict[str, _Worker] = field(default_factory=dict)
     _vacated: dict[str, float] = field(default_factory=dict)  # slots to be filled again, since when
     _reload: ReloadState | None = None
@@ -166,7 +169,7 @@ class Registry:
         for worker_id, worker in self._workers.items():
             stalled = self._why_to_kill(worker, now)
             if stalled:
-                log.error("killing %s: it %s", worker_id, stalled)
+                log.error("killing %s: it %s", worker_id, self.memory.with_pressure(stalled))
                 self._set_state(worker, state=STALLED)
                 worker.killed_at, worker.failure = now, stalled
                 orders.append(to_launcher.KillWorker(worker_id))
@@ -277,6 +280,8 @@ class Registry:
         self._frontends.expect(message.frontend_id, now)
 
     def on_frontend_hello(self, message: FrontendHello, now: float) -> None:
+        if self.launcher_known and message.frontend_id not in self._frontends.ids():
+            return  # not started, or not yet reported: then its heartbeats have it greet again
         self._frontends.on_hello(message, now)
         self.dirty = self.urgent = True
 
@@ -359,7 +364,11 @@ class Registry:
                 self._vacated[slot] = now
             return
         self._vacated.pop(slot, None)
-        reason = worker.failure or _describe(message.exit_code)
+        reason = (
+            worker.failure
+            or self.memory.cause_of_end(message.exit_code, now)
+            or _describe(message.exit_code)
+        )
         if is_served:  # nothing is missing: no part of a crash loop
             self._successor_not_before = now + SUCCESSOR_RETRY_S
             log.error("worker %s ended (%s)", message.process_id, reason)

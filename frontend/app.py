@@ -11,7 +11,6 @@ from headrace.frontend.access.key_table import KeyTable
 from headrace.frontend.access.middleware import AccessMiddleware, check_routed
 from headrace.frontend.adapters import AdapterUse
 from headrace.frontend.anthropic_api import errors as messages_errors
-from headrace.frontend.batches.lazy_service import LazyBatchService
 from headrace.frontend.chat.detection.formats import ModelFormats
 from headrace.frontend.context import HEADRACE_VERSION, Context, served_models
 from headrace.frontend.files.upload import UploadConnection, request_class
@@ -52,6 +51,7 @@ from headrace.frontend.routes import (
     status,
     tokenize,
 )
+from headrace.frontend.store.kept_services import lazy_batches
 from headrace.frontend.structured.grammar_cache import GrammarCache
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from headrace.protocol.config import PoolConfig
@@ -151,7 +151,7 @@ def _register(app: Quart, context: Context) -> None:
     generating = (chat_completions, chat_batch, completions, messages, invocations, responses)
     for routes in (*generating, decisions, models, status, tokenize):
         app.register_blueprint(routes.blueprint(context))
-    stored = LazyBatchService(context, app)
+    stored = lazy_batches(context, app)
     for kept in (files, batches):
         app.register_blueprint(kept.blueprint(context, stored))
     admin = (

@@ -15,12 +15,15 @@ ApiError                  status, type and param, as the body of the answer show
 ├── InternalError         500 InternalServerError   our fault
 ├── PoolFailed            500 InternalServerError   workers have not executed an admin call
 ├── Unavailable           503                       no worker is running
-│   └── Stopping          503                       the server ends
-└── DeadlineExceeded      504                       it took longer than it may
+│   ├── Stopping          503                       the server ends
+│   └── OutOfResources    503                       no descriptors, or no memory
+├── DeadlineExceeded      504                       it took longer than it may
+└── OutOfSpace            507                       a full disk
 
 Errors of the pool are translated here only.
 """
 
+import errno
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -146,6 +149,32 @@ class Stopping(Unavailable):
         super().__init__("The server is stopping.", headers={"Retry-After": "1"})
 
 
+class OutOfSpace(ApiError):
+    status = 507
+    kind = "Insufficient Storage"
+
+    def __init__(self) -> None:
+        super().__init__("The server has no space left to store this.")
+
+
+class OutOfResources(Unavailable):
+    """No descriptors or no memory at the moment."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The server has too much to do at the moment.", headers={"Retry-After": "1"}
+        )
+
+
+def from_os(error: OSError) -> ApiError | None:
+    """Return what a client is told of a host that lacks something; None for other errors."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return OutOfSpace()
+    if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+        return OutOfResources()
+    return None
+
+
 class DeadlineExceeded(ApiError):
     status = 504
     kind = "Gateway Timeout"
@@ -165,9 +194,11 @@ def from_pool(error: PoolError) -> ApiError:
     if isinstance(error, PoolUnavailable):
         return Unavailable(str(error), headers=_retry_after(error.retry_after_s))
     if isinstance(error, PoolBusy):
-        return TooManyRequests(str(error), headers=_retry_after(error.retry_after_s))
+        return TooManyRequests(
+            without_internals(str(error), is_ours=True), headers=_retry_after(error.retry_after_s)
+        )
     if isinstance(error, RequestRejected):
-        return BadRequest(str(error))
+        return BadRequest(without_internals(str(error), is_ours=True))
     if isinstance(error, RequestLost):
         return InternalError(str(error))
     return InternalError(FAILURE)
@@ -176,7 +207,7 @@ def from_pool(error: PoolError) -> ApiError:
 def error_of(output: Output) -> ApiError | None:
     """Return the ApiError of an output that ends its request in failure; None if it does not."""
     if output.finish_reason == "rejected":
-        return BadRequest(output.error or FAILURE)
+        return BadRequest(without_internals(output.error or FAILURE, is_ours=True))
     if output.finish_reason == "error":
         return InternalError(output.error or FAILURE)
     return None

@@ -25,7 +25,7 @@ from headrace.frontend.critical_task import spawn_critical
 from headrace.frontend.metrics import Metrics
 from headrace.frontend.pool.client import PoolClient
 from headrace.frontend.process import connection
-from headrace.frontend.process.admission import AddressCounts, Admission
+from headrace.frontend.process.admission import AddressCounts, ConnectionGate
 from headrace.frontend.process.drain import Drain
 from headrace.frontend.process.listener import ConnectionCounts, SharedLoop
 from headrace.frontend.process.status_report import report
@@ -34,11 +34,11 @@ from headrace.frontend.schemas.limits import set_limits
 from headrace.frontend.structured.checker_pool import CheckerPool
 from headrace.frontend.structured.grammar_cache import GrammarCache
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
-from headrace.protocol.common.descriptors import raise_descriptor_limit
 from headrace.protocol.common.process import become_child
 from headrace.protocol.common.sd_notify import Notifier
 from headrace.protocol.config import PoolConfig
 from headrace.protocol.logs.set_up import HTTP_LOGGER
+from headrace.protocol.network.descriptors import raise_descriptor_limit
 
 log = logging.getLogger("headrace.frontend")
 
@@ -166,7 +166,7 @@ def _make_loop(config: PoolConfig, slot: int) -> SharedLoop:
     loop.certificate = certificate_of(config)
     loop.handshake_timeout_s = config.tls_handshake_timeout_s
     has_tls = loop.certificate is not None
-    loop.admission = Admission(config, counts.totals, addresses, config.frontends, not has_tls)
+    loop.admission = ConnectionGate(config, counts.totals, addresses, config.frontends, not has_tls)
     return loop
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -122,16 +123,22 @@ class Children:
         environment: dict[str, str],
         inherited_fds: Sequence[int],
     ) -> Process:
-        """Spawn a process that runs a Python module; the caller must `add` it."""
-        return await asyncio.create_subprocess_exec(
-            sys.executable,
-            # -P: files in the current directory (a downloaded model, say) must not be imported.
-            *("-P", "-m", module, *arguments, "--parent-pid", str(os.getpid())),
-            stdin=asyncio.subprocess.DEVNULL,
-            pass_fds=inherited_fds,
-            env={**os.environ, **environment},
-            start_new_session=True,
-        )
+        """Spawn a process that runs a Python module; the caller must `add` it.
+
+        Raises OSError if the system refuses it.
+        """
+        try:
+            return await asyncio.create_subprocess_exec(
+                sys.executable,
+                # -P: files in the current directory (a downloaded model, say) must not be imported.
+                *("-P", "-m", module, *arguments, "--parent-pid", str(os.getpid())),
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=inherited_fds,
+                env={**os.environ, **environment},
+                start_new_session=True,
+            )
+        except RuntimeError as error:  # asyncio watches it in a thread, which is refused, too
+            raise BlockingIOError(errno.EAGAIN, str(error)) from error
 
     def kill(self, process_id: str) -> bool:
         """Kill a child now, or as soon as it runs; return false if no child has that id."""
@@ -184,7 +191,19 @@ class Children:
     async def _watch(self, child: Child) -> None:
         exit_status = await child.process.wait()
         del self._children[child.process_id]
-        await self._on_exit(child, exit_status)
+        try:
+            await self._on_exit(child, exit_status)
+        except Exception:  # the other processes must not suffer for it
+            log.exception("the end of %s could not be handled", child.process_id)
+
+
+def watch_without_threads() -> None:
+    """Let asyncio watch children by descriptors, as it does from Python 3.12 on: a thread for each
+    might be refused when the child runs already. Call it before the event loop is made."""
+    if sys.version_info < (3, 12):
+        with contextlib.suppress(OSError):  # a kernel that has no such descriptors
+            os.close(os.pidfd_open(os.getpid()))
+            asyncio.set_child_watcher(asyncio.PidfdChildWatcher())
 
 
 def _send(child: Child, number: signal.Signals) -> None:

@@ -143,7 +143,12 @@ class ForkServers:
     async def _start(self, settings: ImportSettings) -> None:
         """Start a fork server; if the system refuses the process, these settings have none."""
         self._starts += 1
-        ours, theirs = _socketpair()
+        try:
+            ours, theirs = _socketpair()
+        except OSError as error:  # no descriptors left
+            log.error("no fork server can be started: %s", error)
+            self._current.pop(settings, None)
+            return
         server = _ForkServer(f"{FORK_SERVER}.{self._starts}", settings, ours)
         fd = str(theirs.fileno())
         arguments = ["--run-dir", str(self._config.run_dir), "--orders-fd", fd, "--room", ROOM]

@@ -24,6 +24,7 @@ from headrace.launcher.rolling import RollingHooks, RollingRestarts
 from headrace.launcher.spawner import Spawner
 from headrace.protocol import to_coordinator, to_launcher
 from headrace.protocol.common.clean_up import remove_leftovers
+from headrace.protocol.common.host.pressure import MemoryKills
 from headrace.protocol.common.pool_status import has_all_workers
 from headrace.protocol.common.process import EX_CONFIG
 from headrace.protocol.common.process_registry import (
@@ -75,6 +76,7 @@ class Launcher:
             config.stall_timeout_s, lambda: self._children.kill(COORDINATOR)
         )
         self._readiness = Readiness(config, url, notifier)
+        self._memory_kills = MemoryKills()
         self._exit_status = 0
 
     async def run(self) -> int:
@@ -85,7 +87,13 @@ class Launcher:
             loop.add_signal_handler(number, self._on_signal)
         loop.add_signal_handler(signal.SIGHUP, self._rolling.request)
         log_limits()
-        await self._start_children()
+        try:
+            await self._start_children()
+        except OSError as error:  # no processes, descriptors or memory left
+            log.critical("the pool cannot be started: %s", error)
+            self._children.kill_all()
+            self._link.close()
+            return 1
         coroutines = (
             self._link.execute_orders(),
             self._watch_state(),
@@ -165,6 +173,7 @@ class Launcher:
         while True:
             state = await self._link.next_state()
             self._watch.heard()
+            self._memory_kills.look(time.monotonic())
             if self._frontends_pending and has_all_workers(state) and not self._stop.is_set():
                 await self._start_frontends()
             self._readiness.on_state(state)
@@ -176,6 +185,9 @@ class Launcher:
             await asyncio.sleep(self._notifier.beat_s / 2)
 
     async def _on_exit(self, child: Child, exit_status: int) -> None:
+        # Of a worker the coordinator says so.
+        if child.role != WORKER and self._memory_kills.explains(exit_status, time.monotonic()):
+            log.error("%s was killed by the kernel for want of memory", child.process_id)
         if child.role == FORK_SERVER:
             if not self._is_over(WORKER):
                 await self._spawner.fork_servers.on_exit(child.process_id)

@@ -17,7 +17,6 @@ from headrace.protocol.access_options import AccessOptions
 from headrace.protocol.autoscaling import Autoscaling, Workers
 from headrace.protocol.calls import SleepLevel
 from headrace.protocol.common.atomic_write import write_atomically
-from headrace.protocol.connection_options import ConnectionOptions, TLSOptions
 from headrace.protocol.engine_config import Dtype as Dtype
 from headrace.protocol.engine_config import EngineConfig as EngineConfig
 from headrace.protocol.engine_config import Frozen as Frozen
@@ -28,6 +27,7 @@ from headrace.protocol.engine_config import SpeculativeConfig as SpeculativeConf
 from headrace.protocol.http_options import HTTPOptions
 from headrace.protocol.limit_options import LimitOptions
 from headrace.protocol.log_options import LogOptions
+from headrace.protocol.network.connection_options import ConnectionOptions, TLSOptions
 from headrace.protocol.reasoning import ReasoningFormat
 from headrace.protocol.store_options import StoreOptions
 

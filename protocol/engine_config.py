@@ -114,6 +114,9 @@ class EngineConfig(Frozen):
         8, description="LoRA adapters in an engine step; requests for others wait"
     )
     max_lora_rank: LoraRank = Field(16, description="largest rank of a LoRA adapter")
+    trust_remote_code: bool = Field(
+        False, description="run Python code that a model brings (auto_map); never without it"
+    )
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = Field(
         None,
         description=(

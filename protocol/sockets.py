@@ -16,6 +16,11 @@ from headrace.protocol.codec import MAX_MESSAGE_BYTES
 # frontend, so this covers minutes of a frontend that reads nothing; later messages are lost, and
 # the gap in their numbers tells the frontend so.
 HIGH_WATER_MARK = 10_000
+# Published states that may wait for a subscriber. Each is the whole state, and another follows
+# within a second, so that one who reads nothing costs memory for this many.
+STATE_HIGH_WATER_MARK = 100
+# Subscribers send nothing but their subscriptions.
+MAX_SUBSCRIPTION_BYTES = 1024
 
 # sun_path holds 108 bytes with the closing NUL.
 MAX_PATH_BYTES = 107
@@ -71,6 +76,8 @@ def dealer(context: zmq.Context[Any], endpoint: str, identity: str) -> Any:
 def publisher(context: zmq.Context[Any], endpoint: str) -> Any:
     """Return a bound PUB."""
     socket = _socket(context, zmq.PUB)
+    socket.setsockopt(zmq.SNDHWM, STATE_HIGH_WATER_MARK)
+    socket.setsockopt(zmq.MAXMSGSIZE, MAX_SUBSCRIPTION_BYTES)
     bind(socket, endpoint)
     return socket
 
@@ -117,14 +124,21 @@ class PendingMessages:
 
 
 def bind(socket: Any, endpoint: str) -> None:
-    """Bind a socket; replace a file that a killed process has left at its path."""
+    """Bind a socket for this user alone; replace a file that a killed process has left there."""
     remove(endpoint)
+    socket.setsockopt(zmq.IPC_FILTER_UID, os.geteuid())
     socket.bind(endpoint)
+    path_of(endpoint).chmod(0o600)
 
 
 def remove(endpoint: str) -> None:
     """Remove the file of a socket whose process has ended, if it exists."""
-    Path(endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
+    path_of(endpoint).unlink(missing_ok=True)
+
+
+def path_of(endpoint: str) -> Path:
+    """Return the path of a socket."""
+    return Path(endpoint.removeprefix("ipc://"))
 
 
 def _socket(context: zmq.Context[Any], kind: int) -> Any:

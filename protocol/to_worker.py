@@ -21,9 +21,10 @@ class Generate(Message, tag=1):
     priority: lower runs earlier.
     cache_salt: prefixes are shared only among requests with the same salt.
     adapter: id of a LoRA adapter; "": the base model.
-    tenant: owner of the request, for fairness. user: whose it is among those of its tenant.
+    tenant: owner of the request, for fairness.
     is_replay: whether another worker has had it: it is not rejected when the queue is full.
     grammar: what the output must match; None: unconstrained.
+    user: whose the request is among those of its tenant, for fairness within it.
     """
 
     request_id: str
@@ -34,9 +35,9 @@ class Generate(Message, tag=1):
     cache_salt: str = ""
     adapter: str = ""
     tenant: str = ""
-    user: str = ""
     is_replay: bool = False
     grammar: Grammar | None = None
+    user: str = ""
 
 
 class Abort(Message, tag=2):

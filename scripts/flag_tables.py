@@ -24,6 +24,7 @@ FILES = (
     ROOT / "README.md",
     ROOT / "docs" / "autoscaling.md",
     ROOT / "docs" / "compatibility.md",
+    ROOT / "docs" / "deploying.md",
     ROOT / "docs" / "options.md",
 )
 _TABLE = re.compile(

@@ -10,6 +10,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from headrace.protocol.common.host.limits import available_cpus
 from headrace.protocol.config import EngineConfig
+from headrace.protocol.logs.set_up import adopt_library_loggers
 from headrace.workers.attention.hook import AttentionHook, vocab_rows
 from headrace.workers.errors import ModelUnsupported
 from headrace.workers.linear.linears import prepare_linears
@@ -54,6 +55,7 @@ def load_runner(
 
     Raises ModelUnsupported, with one line for the operator, if the model cannot be served.
     """
+    adopt_library_loggers()  # transformers, imported by now, has a handler of its own
     device = choose_device(config.device)
     threads = config.threads or max(1, available_cpus().amount // max(1, workers_on_host))
     torch.set_num_threads(threads)
@@ -61,7 +63,7 @@ def load_runner(
         None if shared_file is None else SharedWeights(shared_file, fingerprint_weights(model_path))
     )
     with phases.phase("weights"):
-        model = load_model(model_path, config.dtype, device)
+        model = load_model(model_path, config.dtype, device, config.trust_remote_code)
     if shared is not None and fingerprint_weights(model_path) != shared.fingerprint:
         shared = None  # changed meanwhile: the weights that were read match neither fingerprint
     log(f"{type(model).__name__} in {model.dtype} on {device}, {threads} threads")

@@ -39,6 +39,7 @@ class KeyTable:
         self._file_keys = keys
         self._entries = [(bytes.fromhex(key.digest), key) for key in (*self.given, *keys)]
         self.has_admin = any(key.is_admin for _, key in self._entries)
+        self._by_name = {key.name: key for _, key in self._entries}
 
     def find(self, secret: bytes) -> ApiKey | None:
         """Return the key that a client has sent; None if there is no such key.
@@ -56,4 +57,4 @@ class KeyTable:
 
     def named(self, name: str) -> ApiKey | None:
         """Return the key of a name; None if there is none."""
-        return next((key for _, key in self._entries if key.name == name), None)
+        return self._by_name.get(name)

@@ -109,7 +109,8 @@ def check_routed(table: KeyTable, app: Quart, rule: Rule | None) -> None:
     if table.is_open:
         return
     current = request_scope.current()
-    has_offered = bool(credentials(cast(ASGIScope, request.scope)["headers"]))
+    headers = cast(ASGIScope, request.scope)["headers"]
+    has_offered = current.key is not None or bool(credentials(headers))
     error = denial(table, required_now(app, rule), current, has_offered)
     if error is not None:
         raise error

@@ -7,6 +7,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from headrace.frontend.pool.interface import LiveLoad
 from headrace.protocol.config import GroupConfig, PoolConfig
 from headrace.protocol.state import (
     ASLEEP,
@@ -54,15 +55,24 @@ def health_body(config: PoolConfig, state: PoolState | None, stopping: bool) -> 
     return {"status": status, "groups": groups, "reload": _reload(state)}
 
 
-def load_body(config: PoolConfig, state: PoolState | None, in_flight: int) -> dict[str, Any]:
-    """Return the body of /load?verbose: the load of the pool, of each group and each worker."""
+def load_body(
+    config: PoolConfig, state: PoolState | None, in_flight: int, live: LiveLoad
+) -> dict[str, Any]:
+    """Return the body of /load?verbose: the load of the pool, of each group and each worker.
+
+    live: requests in flight as they are now, as in_flight is; the pool state, which is some time
+    old, says how many of a worker's requests wait.
+    """
     groups = []
     for group in config.groups:
-        workers = [_load(worker) for worker in _workers(group, state)]
+        workers = [_load(worker, live) for worker in _workers(group, state)]
         total = {key: sum(worker[key] for worker in workers) for key in ("running", "waiting")}
         groups.append({"name": group.name, **total, "workers": workers})
     frontends = [
-        {"name": frontend.frontend_id, "in_flight": frontend.load.in_flight}
+        {
+            "name": frontend.frontend_id,
+            "in_flight": live.by_frontend.get(frontend.frontend_id, frontend.load.in_flight),
+        }
         for frontend in (() if state is None else state.frontends)
     ]
     return {"server_load": in_flight, "groups": groups, "frontends": frontends}
@@ -141,12 +151,15 @@ def _worker(worker: WorkerState) -> dict[str, Any]:
     }
 
 
-def _load(worker: WorkerState) -> dict[str, Any]:
+def _load(worker: WorkerState, live: LiveLoad) -> dict[str, Any]:
+    told = worker.load
+    total = live.by_worker.get(worker.worker_id, told.running + told.waiting)
+    waiting = min(told.waiting, total)
     return {
         "name": worker.worker_id,
         "state": worker.state,
-        "running": worker.load.running,
-        "waiting": worker.load.waiting,
+        "running": total - waiting,
+        "waiting": waiting,
         "kv_cache_usage": round(worker.load.kv_usage, 4),
     }
 

@@ -17,6 +17,7 @@ from headrace.frontend.errors import (
 )
 from headrace.frontend.http.parsing import validate
 from headrace.frontend.middleware.errors import json_response
+from headrace.frontend.redaction import without_internals
 from headrace.frontend.schemas.admin import ModelQuery, PoolQuery
 from headrace.protocol.call_results import Result
 from headrace.protocol.calls import (
@@ -79,7 +80,7 @@ def check_result(result: PoolResult, about: str = "", param: str | None = None) 
     about: the subject of the error's text. param: the field at fault.
     """
     if result.error:
-        text = f"{about} {result.error}".strip()
+        text = f"{about} {without_internals(result.error, is_ours=True)}".strip()
         headers = {"Retry-After": "1"} if result.kind == ABSENT else None
         raise _ERRORS[result.kind](f"{text[0].upper()}{text[1:]}.", param, headers)
     return result
@@ -95,7 +96,9 @@ def check_answers(result: PoolResult) -> Sequence[CallAnswer]:
     failed = [each for each in result.answers if each.error]
     if failed:
         is_undone = all(each.error == OVERTAKEN for each in failed)
-        text = "; ".join(f"{each.process_id}: {each.error}" for each in failed)
+        text = without_internals(
+            "; ".join(f"{each.process_id}: {each.error}" for each in failed), is_ours=True
+        )
         raise (Conflict if is_undone else PoolFailed)(text)
     return result.answers
 
@@ -123,7 +126,7 @@ def worker_reports(answers: Sequence[CallAnswer]) -> list[dict[str, Any]]:
     return [
         {
             "name": each.process_id,
-            "error": each.error,
+            "error": without_internals(each.error, is_ours=True),
             "seconds": round(each.seconds, 3),
             "value": json_value(each),
         }

@@ -174,7 +174,8 @@ async def receive_upload(
         yield Upload(path, _filename(given.filename), fields)
     finally:
         for each in counted:
-            each.close()
+            with contextlib.suppress(OSError):  # a full disk may also refuse what was not written
+                each.close()
         path.unlink(missing_ok=True)
 
 

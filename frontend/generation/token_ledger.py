@@ -1,6 +1,7 @@
 """Reserve the tokens of a request within its key's limit, and count those that it used."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from headrace.frontend.context import Context
 from headrace.frontend.generation.choice import Choice
@@ -59,6 +60,9 @@ def reserve_tokens(
         return None
     scope = request_scope.current_or_none()
     is_line = scope is not None and scope.is_batch_line
+    if scope is not None:
+        demand = replace(demand, before=scope.asked_tokens)
+        scope.asked_tokens = demand.least
     try:
         reservation = context.rate_limits.reserve(key, demand, used, is_line)
     except RateLimited as error:

@@ -19,3 +19,7 @@ WriteBody = Callable[[bytes], bool]
 # In a scope's `state`: a function that tells a client to send its body, if it waits for that.
 CONTINUE_KEY = "headrace.continue"
 Continue = Callable[[], Awaitable[None]]
+
+# In a scope's `state`: a function that closes the connection when nothing is in flight on it, where
+# no header says that (HTTP/2).
+LEAVE_KEY = "headrace.leave"

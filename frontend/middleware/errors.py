@@ -9,7 +9,15 @@ from typing import Any
 from quart import Quart, Response, request
 from werkzeug.exceptions import HTTPException
 
-from headrace.frontend.errors import FAILURE, ApiError, BodyTooLarge, InternalError, from_pool
+from headrace.frontend.errors import (
+    FAILURE,
+    ApiError,
+    BodyTooLarge,
+    InternalError,
+    from_os,
+    from_pool,
+)
+from headrace.frontend.limited_log import LimitedLog
 from headrace.frontend.middleware import request_scope
 from headrace.frontend.pool.interface import PoolError
 from headrace.protocol.logs.set_up import STACK_LOGGER
@@ -18,6 +26,7 @@ from headrace.protocol.logs.set_up import STACK_LOGGER
 ErrorResponse = Callable[[Exception, int], Response]
 
 log = logging.getLogger("headrace.frontend")
+_limited = LimitedLog(log)
 
 
 def json_response(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -38,6 +47,9 @@ def api_error(error: Exception) -> ApiError:
         stack_log.warning("an error answer", exc_info=error)
     if isinstance(error, PoolError):
         error = from_pool(error)
+    if isinstance(error, OSError) and (shown := from_os(error)) is not None:
+        _limited.warning(f"requests fail for want of resources: {error.strerror}")
+        return shown
     if isinstance(error, ApiError) and error.message != FAILURE:
         return error
     request_id = request_scope.current_request_id()

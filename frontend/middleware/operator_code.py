@@ -45,12 +45,17 @@ def wrap(app: ASGIApp, paths: Sequence[str]) -> ASGIApp:
     return _Guard(app)
 
 
+def _made(middleware: Any, app: ASGIApp) -> ASGIApp:
+    wrapped: ASGIApp = middleware(app)
+    return wrapped
+
+
 def _wrap_once(app: ASGIApp, path: str) -> ASGIApp:
-    found = load(path)
+    found: Any = load(path)
     wrapped: ASGIApp
     try:
         if inspect.isclass(found):
-            wrapped = found(app)
+            wrapped = _made(found, app)
         else:
             from starlette.middleware.base import BaseHTTPMiddleware  # late: few servers need it
 

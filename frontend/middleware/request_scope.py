@@ -19,6 +19,7 @@ from headrace.frontend.metrics.rejections import RejectionReason
 from headrace.frontend.middleware import ignored_fields
 from headrace.frontend.middleware.access_log import AccessLog
 from headrace.frontend.middleware.asgi import (
+    LEAVE_KEY,
     WRITE_BODY_KEY,
     ASGIApp,
     ASGIScope,
@@ -31,7 +32,7 @@ from headrace.frontend.principal import Principal
 from headrace.frontend.process.drain import Drain
 from headrace.frontend.rate_limits.rate_limits import Slot
 from headrace.protocol.api_keys import ApiKey
-from headrace.protocol.logs import record
+from headrace.protocol.logs.record import LoggedRequest
 
 KEY = "headrace.request"
 MAX_ID_CHARS = 128
@@ -62,6 +63,7 @@ class RequestScope:
     is_internal: whether the server itself has made it, for a client whose access was checked.
     headers: each returns headers of its answer, when that begins.
     slot: its place among its key's requests at once; None before it has one.
+    asked_tokens: the least that it has asked for so far, of its key's tokens a minute.
     """
 
     request_id: str
@@ -78,6 +80,7 @@ class RequestScope:
     key: ApiKey | None = None
     headers: list[Callable[[], dict[str, str]]] = field(default_factory=list)
     slot: Slot | None = None
+    asked_tokens: int = 0
     is_internal: bool = False
     names: set[str] = field(init=False)
 
@@ -164,7 +167,7 @@ class RequestScopeMiddleware:
         request_scope = RequestScope(
             _request_id(scope), time.monotonic(), strict_fields=self._strict_fields
         )
-        record.request_id.set(request_scope.request_id)
+        logged = LoggedRequest(request_scope.request_id)
         if self._writes_directly:
             request_scope.write_body = scope.get("state", {}).get(WRITE_BODY_KEY)
         entry = None if self._access_log is None else self._access_log.entry(scope)
@@ -186,8 +189,8 @@ class RequestScopeMiddleware:
                 headers.append((ignored_fields.HEADER.lower().encode(), value.encode()))
             for made in request_scope.headers:
                 headers += [(name.encode(), value.encode()) for name, value in made().items()]
-            if not self._drain.keeps_connections and scope["http_version"].startswith("1"):
-                headers.append((b"connection", b"close"))
+            if not self._drain.keeps_connections:
+                headers += _leave(scope)
             await body.drain()
             await send({**message, "headers": headers})
 
@@ -208,6 +211,7 @@ class RequestScopeMiddleware:
             self._metrics.count_rejection(handler, method, status, reason)
             if entry is not None:
                 entry.write(duration_s, request_scope.key)
+            logged.end()
 
 
 class _RequestBody:
@@ -234,6 +238,14 @@ class _RequestBody:
                 await self._ended.wait()
         except TimeoutError:
             return
+
+
+def _leave(scope: ASGIScope) -> list[tuple[bytes, bytes]]:
+    """Let a connection end after the current request; return the headers that say so."""
+    if scope["http_version"].startswith("1"):
+        return [(b"connection", b"close")]
+    scope.get("state", {}).get(LEAVE_KEY, lambda: None)()
+    return []
 
 
 def _sends_body(scope: ASGIScope) -> bool:

@@ -14,7 +14,7 @@ from headrace.frontend.critical_task import spawn_critical
 from headrace.frontend.pool.assemble import assemble_dispatch
 from headrace.frontend.pool.call_handlers import FrontendCallHandlers
 from headrace.frontend.pool.flight import Flight
-from headrace.frontend.pool.interface import PoolBusy
+from headrace.frontend.pool.interface import LiveLoad, PoolBusy
 from headrace.frontend.pool.pool_calls import PoolCalls
 from headrace.frontend.pool.shared_load import open_shared_load
 from headrace.protocol import PROTOCOL_VERSION, sockets, to_coordinator, to_frontend, to_worker
@@ -75,6 +75,9 @@ class PoolClient:
     @property
     def state(self) -> PoolState | None:
         return self._state
+
+    def live_load(self) -> LiveLoad:
+        return LiveLoad() if self._state is None else self._dispatch.live_load(self._state)
 
     @property
     def in_flight(self) -> int:

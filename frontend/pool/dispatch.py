@@ -11,7 +11,7 @@ from headrace.frontend.pool.failover import Failover
 from headrace.frontend.pool.flight import Flight
 from headrace.frontend.pool.fullness import Fullness
 from headrace.frontend.pool.held_flights import HeldFlights
-from headrace.frontend.pool.interface import PoolBusy, PoolUnavailable, RequestRejected
+from headrace.frontend.pool.interface import LiveLoad, PoolBusy, PoolUnavailable, RequestRejected
 from headrace.frontend.pool.known_pool import KnownPool
 from headrace.frontend.pool.loads import Loads
 from headrace.frontend.pool.probation import Probation
@@ -53,6 +53,10 @@ class Dispatch:
     def held(self) -> dict[str, int]:
         """How many requests in flight no worker has, by group."""
         return self._held.by_group()
+
+    def live_load(self, state: PoolState) -> LiveLoad:
+        """Return the requests in flight now; see Pool.live_load."""
+        return self._loads.live(state)
 
     def carried_by(self, worker_id: str) -> Collection[str]:
         """Return the wire ids of the requests that a worker runs for this frontend."""

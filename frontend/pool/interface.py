@@ -7,8 +7,8 @@ PoolError
 └── RequestLost       its workers died more often than it may be replayed     500
 """
 
-from collections.abc import AsyncIterator, Callable
-from typing import Protocol, runtime_checkable
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from headrace.protocol.calls import AnyCall, CallTarget
 from headrace.protocol.state import PoolState
@@ -73,6 +73,14 @@ class NotifyingStream(OutputStream, Protocol):
         ...
 
 
+class LiveLoad(NamedTuple):
+    """Requests in flight, by workers' and by frontends' ids; those are left out that are not known
+    to this process."""
+
+    by_worker: Mapping[str, int] = {}
+    by_frontend: Mapping[str, int] = {}
+
+
 class Pool(Protocol):
     """The pool of workers."""
 
@@ -94,4 +102,8 @@ class Pool(Protocol):
     @property
     def state(self) -> PoolState | None:
         """The last known pool state; None before the first."""
+        ...
+
+    def live_load(self) -> LiveLoad:
+        """Return the requests in flight now, which the pool state tells some time later."""
         ...

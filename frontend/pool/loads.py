@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 
 from headrace.frontend.pool.flight import Flight
+from headrace.frontend.pool.interface import LiveLoad
 from headrace.frontend.pool.routing import Candidate
 from headrace.frontend.pool.shared_load import SharedLoad
 from headrace.protocol.state import PoolState, WorkerState
@@ -56,6 +57,20 @@ class Loads:
         load += self._reported.get(worker_id, 0)
         own = len(self.carried_by(worker_id))
         return Candidate(worker_id, load, load + own * self._unseen_frontends)
+
+    def live(self, state: PoolState) -> LiveLoad:
+        """Return the requests in flight now, by the workers and frontends of a pool state."""
+        by_worker = {
+            worker.worker_id: self.candidate(worker.worker_id).load for worker in state.workers
+        }
+        by_frontend: dict[str, int] = {}
+        for frontend in state.frontends:
+            shared = self._shared
+            count = None if shared is None else shared.of_frontend(frontend.frontend_id)
+            if count is not None:
+                held = sum(frontend.load.held.values())
+                by_frontend[frontend.frontend_id] = count + held
+        return LiveLoad(by_worker, by_frontend)
 
     def on_state(self, state: PoolState, workers: Collection[WorkerState]) -> None:
         """Apply a pool state. workers: as this frontend sees them."""

@@ -78,6 +78,15 @@ class SharedLoad:
             return sum(cells) - sum(cells[row] for row in self._stale)
         return sum(cells)
 
+    def of_frontend(self, frontend_id: str) -> int | None:
+        """Return how many requests a frontend has in flight at all workers; None if it is not
+        seen."""
+        digest = _digest(frontend_id)
+        for row in range(self._rows):
+            if row not in self._stale and self._frontends[ROWS + row] == digest:
+                return sum(cells[row] for cells in self._cells.values())
+        return None
+
     def sees(self, frontend_id: str) -> bool:
         """Return whether `in_flight` counts a frontend's requests."""
         return frontend_id == self._id or _digest(frontend_id) in self._seen

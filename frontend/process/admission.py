@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from headrace.frontend.limited_log import LimitedLog
-from headrace.protocol.connection_options import DEFAULT_PER_ADDRESS, ConnectionOptions
+from headrace.protocol.network.connection_options import DEFAULT_PER_ADDRESS, ConnectionOptions
 
 log = logging.getLogger("headrace.frontend")
 
@@ -106,7 +106,7 @@ def key_of(address: str) -> int:
     return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest()) or 1
 
 
-class Admission:
+class ConnectionGate:
     """Decides which connections are taken.
 
     counts: returns how many there are, of all frontends and of this one. addresses: None: their

@@ -29,7 +29,7 @@ from headrace.frontend.middleware.asgi import WRITE_BODY_KEY
 from headrace.frontend.process.http1 import HTTP1Protocol
 from headrace.frontend.process.http2 import HTTP2Protocol
 from headrace.frontend.process.patience import Patience
-from headrace.protocol.connection_options import ConnectionOptions
+from headrace.protocol.network.connection_options import ConnectionOptions
 
 log = logging.getLogger("headrace.frontend")
 

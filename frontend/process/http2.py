@@ -5,6 +5,7 @@ bound how often a client resets streams or sends frames that only cost time, and
 a client without end that gives a stream no window.
 """
 
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -14,7 +15,8 @@ import h2.events
 import h2.exceptions
 import h2.settings
 from hypercorn.events import Closed, Event, RawData, Updated
-from hypercorn.protocol.events import Body, EndBody, Request
+from hypercorn.protocol.events import Body, EndBody, Request, StreamClosed
+from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.h2 import (
     BUFFER_HIGH_WATER,
     BufferCompleteError,
@@ -24,14 +26,22 @@ from hypercorn.protocol.h2 import (
 from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.typing import ConnectionState
 from hypercorn.utils import filter_pseudo_headers
+from priority.priority import MissingStreamError
 
-from headrace.frontend.middleware.asgi import CONTINUE_KEY
+from headrace.frontend.middleware.asgi import CONTINUE_KEY, LEAVE_KEY
 from headrace.frontend.process.patience import Patience
 
 # Frames that only cost time (resets, pings, settings, empty data) which a client may send at once,
 # and each second.
 FREE_FRAMES, FRAMES_PER_S = 1000, 100
 
+# A stream, or its connection, has ended meanwhile.
+_GONE = (
+    KeyError,
+    BufferCompleteError,
+    MissingStreamError,
+    h2.exceptions.ProtocolError,
+)
 _COSTLY = (
     h2.events.StreamReset,
     h2.events.PingReceived,
@@ -98,6 +108,7 @@ class HTTP2Protocol(H2Protocol):
         )
         self.connection.decoder.max_header_list_size = self.config.h2_max_header_list_size
         self._budget = _FrameBudget()
+        self._leaves = False
         self._unfinished: set[int] = set()  # streams whose clients may send more
 
     async def handle(self, event: Event) -> None:
@@ -198,7 +209,9 @@ class HTTP2Protocol(H2Protocol):
                 http_version="2",
                 method=headers[b":method"].decode("ascii").upper(),
                 raw_path=headers[b":path"],
-                state=ConnectionState({**self.connection_state, CONTINUE_KEY: say_continue}),
+                state=ConnectionState(
+                    {**self.connection_state, CONTINUE_KEY: say_continue, LEAVE_KEY: self.leave}
+                ),
             )
         )
 
@@ -210,16 +223,73 @@ class HTTP2Protocol(H2Protocol):
             await buffer.close()
             await self._window_updated(stream_id)  # so that the sending task removes it
 
+    # Answers
+
+    async def stream_send(self, event: StreamEvent) -> None:
+        if isinstance(event, EndBody):
+            with contextlib.suppress(*_GONE):
+                await self._finish(event.stream_id)
+        elif isinstance(event, StreamClosed):
+            await self._close_stream(event.stream_id)
+            await self.send(Updated(idle=not self.streams))
+        else:
+            await super().stream_send(event)
+
+    async def _finish(self, stream_id: int) -> None:
+        """End a stream when all of it has been sent."""
+        buffer = self.stream_buffers[stream_id]
+        buffer.set_complete()
+        if buffer.buffer:
+            self.priority.unblock(stream_id)
+            await self.has_data.set()
+            await buffer.drain()
+        if stream_id in self.stream_buffers:
+            await self._end(stream_id)
+
     async def _send_data(self, stream_id: int) -> None:
-        await super()._send_data(stream_id)
-        if stream_id not in self.stream_buffers and stream_id in self._unfinished:
+        """Send what there is of a stream, as far as its client allows."""
+        buffer = self.stream_buffers.get(stream_id)
+        try:
+            if buffer is None:
+                raise KeyError(stream_id)
+            window = self.connection.local_flow_control_window(stream_id)
+            size = max(0, min(window, self.connection.max_outbound_frame_size))
+            if data := await buffer.pop(size):
+                self.connection.send_data(stream_id, data)
+                await self._flush()
+            else:
+                self.priority.block(stream_id)
+            if buffer.complete and stream_id in self.stream_buffers:
+                await self._end(stream_id)
+        except _GONE:
+            if buffer is not None:
+                await buffer.close()
+            self._forget(stream_id)
+
+    async def _end(self, stream_id: int) -> None:
+        self._forget(stream_id)
+        self.connection.end_stream(stream_id)
+        if stream_id in self._unfinished:
             # It was answered before all of it was read: tell the client to send no more.
             self._unfinished.discard(stream_id)
-            try:
-                self.connection.reset_stream(stream_id, h2.errors.ErrorCodes.NO_ERROR)
-            except h2.exceptions.ProtocolError:
-                return
+            self.connection.reset_stream(stream_id, h2.errors.ErrorCodes.NO_ERROR)
+        await self._flush()
+        if self._leaves and not self.stream_buffers:
+            self.connection.close_connection()
             await self._flush()
+            await self.send(Closed())
+
+    def _forget(self, stream_id: int) -> None:
+        self.stream_buffers.pop(stream_id, None)
+        with contextlib.suppress(MissingStreamError):
+            self.priority.remove_stream(stream_id)
+
+    def leave(self) -> None:
+        """Close the connection when nothing is in flight on it.
+
+        Not before: Python's clients of HTTP/2 do not read on after a GOAWAY.
+        """
+        self._leaves = True
 
     async def _priority_updated(self, event: h2.events.PriorityUpdated) -> None:
         """Ignore the priorities of RFC 7540, which RFC 9113 has given up."""

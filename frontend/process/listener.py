@@ -20,7 +20,7 @@ import uvloop
 
 from headrace.frontend.critical_task import spawn_critical
 from headrace.frontend.limited_log import LimitedLog
-from headrace.frontend.process.admission import Admission
+from headrace.frontend.process.admission import ConnectionGate
 from headrace.frontend.process.tls import Certificate
 from headrace.protocol.common.mapped_file import map_file
 
@@ -105,7 +105,7 @@ class SharedServer(asyncio.AbstractServer):
         listener: socket.socket,
         make_protocol: Callable[[], asyncio.BaseProtocol],
         counts: ConnectionCounts,
-        admission: Admission | None = None,
+        admission: ConnectionGate | None = None,
         certificate: Certificate | None = None,
         handshake_timeout_s: float = 10.0,
     ) -> None:
@@ -265,7 +265,7 @@ class SharedLoop(uvloop.Loop):
     loop, so it needs no change."""
 
     counts: ConnectionCounts
-    admission: Admission | None = None
+    admission: ConnectionGate | None = None
     certificate: Certificate | None = None
     handshake_timeout_s = 10.0
     is_listening = False

@@ -5,8 +5,8 @@ import contextlib
 import logging
 from pathlib import Path
 
-from headrace.protocol.common.tls import TLSError, files_of, server_context
-from headrace.protocol.connection_options import TLSOptions
+from headrace.protocol.network.connection_options import TLSOptions
+from headrace.protocol.network.tls import TLSError, files_of, server_context
 
 log = logging.getLogger("headrace.frontend")
 

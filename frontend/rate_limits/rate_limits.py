@@ -50,17 +50,23 @@ class Demand:
 
     choices: of all its prompts. output_tokens: at most, of all choices together.
     is_bounded: whether the client has set that bound, rather than the model's context.
+    before: the least of what the same HTTP request has asked for already, for other texts.
     """
 
     prompt_tokens: int
     choices: int
     output_tokens: int
     is_bounded: bool
+    before: int = 0
 
     @property
     def least(self) -> int:
         """The limit below which the request could never be run."""
-        return self.prompt_tokens + (self.output_tokens if self.is_bounded else self.choices)
+        return (
+            self.before
+            + self.prompt_tokens
+            + (self.output_tokens if self.is_bounded else self.choices)
+        )
 
     @property
     def reserved(self) -> int:
@@ -214,7 +220,7 @@ class RateLimits:
 
 
 def _too_large(demand: Demand, limit: int) -> str:
-    asked = f"{demand.prompt_tokens} tokens of prompts"
+    asked = f"{demand.before + demand.prompt_tokens} tokens of prompts"
     if demand.is_bounded:
         asked += f" and up to {demand.output_tokens} of output"
     return (

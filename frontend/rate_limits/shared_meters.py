@@ -1,10 +1,11 @@
 """What each key uses, in files that the frontends of a machine map.
 
     frontends     a byte for each row, locked by its frontend while that lives
+    locks         a byte for each key, by its digest
     keys/DIGEST   of one key: what is used a minute, then for each row its requests at once
 
-What is used a minute belongs to no frontend, so that it outlives each of them. A key's file is
-locked for some microseconds while its numbers are compared and changed. Requests at once are
+What is used a minute belongs to no frontend, so that it outlives each of them. A key is locked for
+some microseconds while its numbers are compared and changed. Requests at once are
 counted by row: those of a row that nobody locks have ended with their frontend.
 """
 
@@ -19,52 +20,51 @@ from pathlib import Path
 
 from headrace.frontend.rate_limits.meter import Level
 from headrace.protocol.common.file_lock import try_lock_byte, unlock_byte
-from headrace.protocol.common.mapped_file import reserve_space
+from headrace.protocol.common.mapped_file import map_file, reserve_space
 
 log = logging.getLogger("headrace.frontend.rate_limits")
 
 ROWS = 256  # frontends on one machine, at most
-# How long to wait for the lock of a key's file. Only a frontend that was stopped between two lines
+# How long to wait for the lock of a key. Only a frontend that was stopped between two lines
 # of this module holds it for longer; for a while then nobody waits for it.
 LOCK_S, UNLOCKED_S = 0.1, 1.0
 _REQUESTS, _TOKENS, _FIRST_ROW = 0, 2, 8
 _CELLS = _FIRST_ROW + ROWS
 _CELL_BYTES = 8
+# Keys that are locked by the same byte wait for each other, which does no harm.
+_LOCKS = 1 << 32
 
 
 class KeyUse:
     """What one key uses. Its methods must be called within `locked`, but for `leave`."""
 
-    def __init__(self, rows: "FrontendRows", file: Path | None) -> None:
+    def __init__(self, rows: "FrontendRows", file: Path | None, key_name: str) -> None:
         """Map the file; None: only this frontend counts. Raises OSError if that is impossible."""
         self._rows, self._unlocked_until = rows, 0.0
-        self._descriptor = None if file is None else _open(file)
-        if self._descriptor is None:
-            memory = mmap.mmap(-1, _CELLS * _CELL_BYTES)
-        else:
-            reserve_space(self._descriptor, _CELLS * _CELL_BYTES)
-            memory = mmap.mmap(self._descriptor, _CELLS * _CELL_BYTES)
+        self._byte = lock_byte_of(key_name)
+        size = _CELLS * _CELL_BYTES
+        memory = mmap.mmap(-1, size) if file is None else map_file(file, size)
         self._cells = memoryview(memory).cast("q")
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other frontends from changing anything."""
-        descriptor = self._descriptor
+        descriptor = self._rows.locks
         if descriptor is None or not self._lock(descriptor):
             yield
             return
         try:
             yield
         finally:
-            unlock_byte(descriptor, 0)
+            unlock_byte(descriptor, self._byte)
 
     def _lock(self, descriptor: int) -> bool:
         started = time.monotonic()
-        while not try_lock_byte(descriptor, 0):
+        while not try_lock_byte(descriptor, self._byte):
             now = time.monotonic()
             if now < self._unlocked_until or now > started + LOCK_S:
                 if now >= self._unlocked_until:
-                    log.warning("a frontend keeps a file of limits locked")
+                    log.warning("a frontend keeps the limits of a key locked")
                     self._unlocked_until = now + UNLOCKED_S
                 return False
             time.sleep(0.00005)
@@ -111,17 +111,23 @@ class KeyUse:
 
 
 class FrontendRows:
-    """The rows of the frontends that live. own: this frontend's."""
+    """The rows of the frontends that live. own: this frontend's.
+
+    locks: an open file with a byte for each key; None if nothing is shared.
+    """
 
     def __init__(self, folder: Path | None) -> None:
         """Claim a row. Raises OSError if that is impossible. folder: None if nothing is shared."""
-        self.own, self._descriptor = 0, None
+        self.own = 0
+        self.locks: int | None = None
+        self._descriptor: int | None = None
         if folder is None:
             return
         descriptor = _open(folder / "frontends")
         try:
             self.own = _claim_row(descriptor)
             _clear_row(folder / "keys", self.own)
+            self.locks = _open(folder / "locks")
         except OSError:
             os.close(descriptor)
             raise
@@ -159,10 +165,16 @@ class SharedMeters:
                 keys.mkdir(mode=0o700, parents=True, exist_ok=True)
                 if self._rows is None:
                     self._rows = FrontendRows(folder)
-                return KeyUse(self._rows, keys / name)
+                return KeyUse(self._rows, keys / name, key_name)
             except OSError as error:
                 log.error("each frontend counts limits of a key on its own: %s", error.strerror)
-        return KeyUse(FrontendRows(None), None)
+        return KeyUse(FrontendRows(None), None, key_name)
+
+
+def lock_byte_of(key_name: str) -> int:
+    """Return the byte of the file of locks that is a key's."""
+    digest = hashlib.blake2b(key_name.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") % _LOCKS
 
 
 def _claim_row(descriptor: int) -> int:

@@ -3,7 +3,6 @@
 from quart import Blueprint, Response, request
 from quart_schema import document_request, document_response
 
-from headrace.frontend.batches.lazy_service import LazyBatchService
 from headrace.frontend.context import Context
 from headrace.frontend.http.openapi import document_plain
 from headrace.frontend.http.parsing import read_body
@@ -12,11 +11,12 @@ from headrace.frontend.middleware.errors import json_response
 from headrace.frontend.routes.files import WARNING_HEADER, list_body
 from headrace.frontend.schemas.batches import BatchRequest
 from headrace.frontend.schemas.response_bodies import ErrorAnswer
+from headrace.frontend.store.kept_services import LazyBatches
 
 ROUTE = "/v1/batches"
 
 
-def blueprint(context: Context, entry: LazyBatchService) -> Blueprint:
+def blueprint(context: Context, entry: LazyBatches) -> Blueprint:
     routes = Blueprint("batches", __name__)
     routes.before_app_serving(entry.start)
     routes.after_app_serving(entry.stop)

@@ -7,7 +7,6 @@ from headrace.frontend.http.openapi import document_plain
 from headrace.frontend.http.parsing import read_body
 from headrace.frontend.middleware.errors import json_response
 from headrace.frontend.middleware.request_scope import current_tenant
-from headrace.frontend.responses.lazy_service import LazyResponsesService
 from headrace.frontend.responses.output.pagination import paginate, requested_page
 from headrace.frontend.schemas.conversations import (
     ConversationItemsRequest,
@@ -15,17 +14,18 @@ from headrace.frontend.schemas.conversations import (
     ConversationUpdateRequest,
 )
 from headrace.frontend.schemas.response_bodies import Conversation, ErrorAnswer
+from headrace.frontend.store.kept_services import LazyResponses
 
 _ONE = "/v1/conversations/<conversation_id>"
 
 
-def add_conversation_routes(routes: Blueprint, entry: LazyResponsesService) -> None:
+def add_conversation_routes(routes: Blueprint, entry: LazyResponses) -> None:
     """Add the routes. entry: has the store, which responses share."""
     _add_routes_of_conversations(routes, entry)
     _add_routes_of_items(routes, entry)
 
 
-def _add_routes_of_conversations(routes: Blueprint, entry: LazyResponsesService) -> None:
+def _add_routes_of_conversations(routes: Blueprint, entry: LazyResponses) -> None:
     @routes.post("/v1/conversations")
     @document_request(ConversationRequest)
     @document_response(Conversation)
@@ -68,7 +68,7 @@ def _add_routes_of_conversations(routes: Blueprint, entry: LazyResponsesService)
         )
 
 
-def _add_routes_of_items(routes: Blueprint, entry: LazyResponsesService) -> None:
+def _add_routes_of_items(routes: Blueprint, entry: LazyResponses) -> None:
     @routes.get(f"{_ONE}/items")
     @document_plain("The items.", content_type="application/json")
     @document_response(ErrorAnswer, 404)

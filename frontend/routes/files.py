@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from quart import Blueprint, Response, request
 from quart_schema import document_response
 
-from headrace.frontend.batches.lazy_service import LazyBatchService
 from headrace.frontend.context import Context
 from headrace.frontend.errors import BadRequest, InvalidBody, shortened
 from headrace.frontend.files.upload import ROUTE, check_length, discard_body, receive_upload
@@ -19,6 +18,7 @@ from headrace.frontend.middleware.errors import json_response
 from headrace.frontend.middleware.request_scope import current_tenant
 from headrace.frontend.schemas.batches import MAX_KEPT_S, MIN_KEPT_S
 from headrace.frontend.schemas.response_bodies import ErrorAnswer
+from headrace.frontend.store.kept_services import LazyBatches
 
 if TYPE_CHECKING:  # imported when it is first needed
     from headrace.frontend.files.file_store import FileStore, StoredFile
@@ -31,7 +31,7 @@ MAX_UPLOADS = 16
 _PIECE = 256 * 1024
 
 
-def blueprint(context: Context, entry: LazyBatchService) -> Blueprint:
+def blueprint(context: Context, entry: LazyBatches) -> Blueprint:
     routes = Blueprint("files", __name__)
     config = context.config
     # Of each tenant: slow uploads of one do not keep others waiting.

@@ -12,17 +12,17 @@ from headrace.frontend.http.parsing import read_body
 from headrace.frontend.http.query import query_boolean, query_number
 from headrace.frontend.middleware.errors import json_response
 from headrace.frontend.middleware.in_flight import count_in_flight
-from headrace.frontend.responses.lazy_service import LazyResponsesService
 from headrace.frontend.responses.output.pagination import requested_page
 from headrace.frontend.routes.conversations import add_conversation_routes
 from headrace.frontend.schemas.response_bodies import ErrorAnswer, InputTokenCount
 from headrace.frontend.schemas.responses import CompactionRequest, ResponsesRequest
+from headrace.frontend.store.kept_services import lazy_responses
 from headrace.frontend.streaming import HEADERS
 
 
 def blueprint(context: Context) -> Blueprint:
     routes = Blueprint("responses", __name__)
-    entry = LazyResponsesService(context)
+    entry = lazy_responses(context)
     routes.before_app_serving(entry.start)
     routes.after_app_serving(entry.stop)
 

@@ -36,7 +36,10 @@ def blueprint(context: Context) -> Blueprint:
         """
         in_flight = await asyncio.to_thread(context.metrics.in_flight)
         if _is_verbose():
-            return json_response(load_body(context.config, context.pool.state, in_flight))
+            live = context.pool.live_load()
+            # Of requests that begin or end just now, none may run beside a load of 0.
+            in_flight = max(in_flight, await asyncio.to_thread(context.metrics.in_flight))
+            return json_response(load_body(context.config, context.pool.state, in_flight, live))
         return json_response({"server_load": in_flight})
 
     @routes.get("/metrics")

@@ -140,7 +140,7 @@ class ResponsesRequest(PassedOnFields):
     stream: bool | None = False
     stream_options: Ignored = None
     max_output_tokens: Annotated[Int, Field(ge=1)] | None = None
-    max_tool_calls: Annotated[Int, Field(ge=0)] | None = None
+    max_tool_calls: Annotated[Int, Field(ge=0, lt=2**31)] | None = None
     metadata: Metadata | None = None
     include: Annotated[list[Include], Field(max_length=64), at_most(64)] | None = None
     top_logprobs: LogprobCount | None = None

@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from headrace.frontend.errors import Unavailable
+from headrace.frontend.limited_log import LimitedLog
 from headrace.frontend.store.engine import (
     create_tables,
     current_time,
@@ -21,6 +22,7 @@ from headrace.frontend.store.engine import (
 )
 
 log = logging.getLogger("headrace.frontend.store")
+_limited = LimitedLog(log)
 
 RESPONSES_UNAVAILABLE = (
     "The store of responses cannot be reached. Requests with store false do not need it."
@@ -97,7 +99,7 @@ class Database:
             return await asyncio.get_running_loop().run_in_executor(self._threads, do)
         except (SQLAlchemyError, OSError, ValueError) as error:
             self._initialized_file = None
-            log.error("the store failed: %s", error)
+            _limited.warning(f"the store failed: {getattr(error, 'orig', None) or error}")
             raise StoreUnavailable(self._unavailable) from error
 
     @contextlib.asynccontextmanager
@@ -106,7 +108,7 @@ class Database:
             async with asyncio.timeout(DEADLINE_S):
                 yield
         except TimeoutError as error:
-            log.error("the store timed out")
+            _limited.warning("the store timed out")
             raise StoreUnavailable(self._unavailable) from error
 
     async def finish(self) -> None:

@@ -108,6 +108,7 @@ def _address_space_bytes() -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="headrace-checker")
     parser.add_argument("--parent-pid", type=int, required=True)
+    answers = sys.stdout.buffer  # which must wait, unlike a log
     become_child("checker", parser.parse_args().parent_pid, inherited_options())
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.nice(_NICENESS)
@@ -115,8 +116,8 @@ def main() -> None:
     for line in sys.stdin.buffer:
         answer = checker.answer(json.loads(line))
         try:
-            sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n")
-            sys.stdout.buffer.flush()
+            answers.write(json.dumps(answer).encode() + b"\n")
+            answers.flush()
         except BrokenPipeError:  # the frontend was killed, and this process is about to be
             os._exit(0)  # without flushing the rest
 

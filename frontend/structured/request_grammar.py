@@ -36,6 +36,13 @@ async def compile_constraint(
 
     Raises BadRequest, naming the constraint's field, if it cannot be compiled.
     """
-    # Work that outlives its HTTP request has no client.
-    client = (request.remote_addr or "") if has_request_context() else ""
+    client = _client(context)
     return await context.grammars.compile(str(model.group.text_path), constraint, after, client)
+
+
+def _client(context: Context) -> str:
+    """Return whose turn among the checkers it is: a key's tenant's, else an address's."""
+    if context.principal.key is not None:
+        return f"tenant {context.principal.tenant}"
+    # Work that outlives its HTTP request has no client.
+    return (request.remote_addr or "") if has_request_context() else ""

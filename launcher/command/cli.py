@@ -29,15 +29,16 @@ from headrace.launcher.command.warnings import warnings_of
 from headrace.launcher.hardware import gpu_ids
 from headrace.launcher.models.prepare_model import ModelError, PrepareOptions, prepare_model
 from headrace.protocol.common.adapters import delete_all_adapters
-from headrace.protocol.common.descriptors import raise_descriptor_limit
 from headrace.protocol.common.hub import HubOptions
 from headrace.protocol.common.process_registry import Role
 from headrace.protocol.common.run_files import PAUSED_GROUPS
 from headrace.protocol.common.sd_notify import Notifier
 from headrace.protocol.common.standard_streams import make_streams_safe
+from headrace.protocol.common.umask import keep_files_private
 from headrace.protocol.config import GroupConfig, PoolConfig, PoolOptions
 from headrace.protocol.log_options import LogOptions
 from headrace.protocol.logs.set_up import INHERITED, set_up_logging, writes_json
+from headrace.protocol.network.descriptors import raise_descriptor_limit
 
 log = logging.getLogger("headrace.launcher")
 
@@ -93,7 +94,7 @@ def _serve(flags: list[str]) -> int:
         options = read_options(flags, os.environ)
         forget_variables()
         pool = options.pool
-        set_up_logging("launcher", pool)
+        _set_up_log("launcher", pool)
         _tell(options)
         raise_descriptor_limit(pool.max_connections)
         run_dir = make_run_dir(options.run_dir, [group.name for group in options.groups])
@@ -101,12 +102,15 @@ def _serve(flags: list[str]) -> int:
         listener, url = bind_http(pool) if passed is None else _use_passed(passed, pool)
         uds = pool.uds
         check_exposure(pool, listener)
+        keep_files_private()  # after binding: a proxy may need the socket of --uds
         notifier.status("preparing models")
         config = _configure(run_dir, options)
         listen(listener)
         # Imported late: --help and a wrong flag need no event loop and no sockets.
+        from headrace.launcher.children import watch_without_threads
         from headrace.launcher.launcher import run_launcher
 
+        watch_without_threads()
         return asyncio.run(run_launcher(config, listener, url, notifier, passed is not None))
     except (OptionError, ModelError) as error:
         return _fail(error)
@@ -126,10 +130,11 @@ def _prepare(flags: list[str]) -> int:
         _choose_format(flags)
         options = read_options(flags, os.environ)
         forget_variables()
-        set_up_logging("prepare", options.pool)
+        _set_up_log("prepare", options.pool)
         _tell(options)
         check_address(options.pool)
         units.check_sizes(options.groups)
+        keep_files_private()
         run_dir = units.runtime_dir(options.run_dir, [group.name for group in options.groups])
         units.check_idle(run_dir)
         notifier.status("preparing models")
@@ -150,6 +155,7 @@ def _prepare(flags: list[str]) -> int:
 def _become(role: Role, arguments: list[str]) -> int:
     """Become another process; return the exit status if that fails."""
     forget_variables()
+    keep_files_private()
     try:
         units.become(role, arguments)
     except OptionError as error:
@@ -168,6 +174,13 @@ def _choose_format(flags: list[str]) -> None:
     text = " ".join(flags).replace("=", " ").replace("_", "-")
     if "--log-format json" in text or "--logging-config.formatter json" in text:
         set_up_logging("launcher", LogOptions(log_format="json"))
+
+
+def _set_up_log(name: str, pool: PoolOptions) -> None:
+    try:
+        set_up_logging(name, pool)
+    except ValueError as error:
+        raise OptionError(f"--log-config-file: {error}") from error
 
 
 def _tell(options: Options) -> None:
@@ -211,6 +224,8 @@ def _prepare_group(run_dir: Path, group: GroupOptions) -> GroupConfig:
         tokenizer=group.tokenizer,
         tokenizer_revision=group.tokenizer_revision,
         hf_overrides=group.hf_overrides,
+        trust_remote_code=group.trust_remote_code,
+        allow_pickle_weights=group.allow_pickle_weights,
     )
     try:
         prepared = prepare_model(group.model, options, progress=_say)

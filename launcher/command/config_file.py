@@ -45,8 +45,7 @@ def _read_yaml(path: Path, text: str, known: Mapping[str, KnownFlag]) -> dict[st
     try:
         flags = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise OptionError(f"--config: {path} is not YAML: {reason}") from error
+        raise OptionError(f"--config: {path} is not YAML: {_yaml_problem(error)}") from error
     if flags is None:
         return {}
     if _holds_too_much(flags):
@@ -60,6 +59,15 @@ def _read_yaml(path: Path, text: str, known: Mapping[str, KnownFlag]) -> dict[st
     if "--config" in given:
         raise OptionError(f"--config: {path}: must not name another file")
     return given
+
+
+def _yaml_problem(error: Exception) -> str:
+    """Return what is wrong and where, without the line itself: a key may stand there."""
+    mark = getattr(error, "problem_mark", None)
+    problem = " ".join(str(getattr(error, "problem", None) or "it cannot be read").split())
+    return (
+        problem if mark is None else f"{problem} (line {mark.line + 1}, column {mark.column + 1})"
+    )
 
 
 def _holds_too_much(flags: object) -> bool:

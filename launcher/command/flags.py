@@ -176,6 +176,8 @@ _MODEL = (
     Flag("download_dir", "the hub's own cache", metavar="FOLDER"),
     Flag("hf_token", "HF_TOKEN, or what `hf auth login` has stored", kind="optional"),
     Flag("hf_overrides", "none", metavar="JSON", kind="json"),
+    Flag("trust_remote_code", kind="switch"),
+    Flag("allow_pickle_weights", kind="set"),
     Flag("enable_lora", kind="switch"),
     Flag("lora_modules", "none", metavar="NAME=PATH", kind="values"),
     Flag("max_loras"),

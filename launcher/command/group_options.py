@@ -125,6 +125,12 @@ class GroupOptions(EngineConfig, ServingOptions, AutoscalingOptions):
             '{"start": "<think>", "end": "</think>"}'
         ),
     )
+    allow_pickle_weights: bool = Field(
+        False,
+        description=(
+            "convert pickled weights (.bin) where there are no safetensors, read as tensors alone"
+        ),
+    )
     generation_config: str = Field(
         "auto",
         description=(

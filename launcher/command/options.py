@@ -41,8 +41,8 @@ from headrace.launcher.command.reference import (
 )
 from headrace.launcher.command.variables import FromVariables, read_variables
 from headrace.launcher.hardware import gpu_ids, why_no_gpu
-from headrace.protocol.common.tls import TLSError, server_context
 from headrace.protocol.config import PoolOptions
+from headrace.protocol.network.tls import TLSError, server_context
 
 __all__ = ["GroupOptions", "LoraModule", "OptionError", "Options", "parse", "parse_size"]
 
@@ -158,7 +158,7 @@ class _Table:
     def over(self, flags: Mapping[str, Any]) -> "_Table":
         """Return these options with flags that replace them."""
         names = {key: name for key, name in self.names.items() if key not in flags}
-        return _Table(self.options | flags, names, self.notices)
+        return _Table({**self.options, **flags}, names, self.notices)
 
     def parted(self, keys: Iterable[str]) -> tuple["_Table", "_Table"]:
         """Return the options with these keys, and the others."""

@@ -38,7 +38,7 @@ def make_run_dir(chosen: Path | None, groups: Collection[str] = ()) -> Path:
     try:
         _claim(chosen)
     except FileExistsError as error:
-        raise OptionError(f"--run-dir: {chosen} exists already") from error
+        raise OptionError(f"--run-dir: {chosen} exists already{_why(chosen)}") from error
     except OSError as error:
         raise OptionError(f"--run-dir: {error.strerror}") from error
     return chosen.absolute()
@@ -76,7 +76,7 @@ def _claim(folder: Path) -> None:
     Raises FileExistsError if another launcher uses it, or if it is not a launcher's.
     """
     try:
-        folder.mkdir(mode=0o700, parents=True)
+        _make_private(folder)
     except FileExistsError:
         if not _may_be_left_behind(folder):
             raise
@@ -89,12 +89,45 @@ def _claim(folder: Path) -> None:
             _remove(left)
 
 
+def _make_private(folder: Path) -> None:
+    """Make a directory and its parents for this user alone: others could replace what is there."""
+    before = os.umask(0o077)
+    try:
+        folder.mkdir(mode=0o700, parents=True)
+    finally:
+        os.umask(before)
+
+
 def _may_be_left_behind(folder: Path) -> bool:
     """Return whether a directory looks like one of a launcher that was killed, at any moment."""
-    status = folder.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
+    if why_unsafe(folder) is not None:
         return False
     return (folder / LAUNCHER_LOCK).is_file() or not any(folder.iterdir())
+
+
+def _why(folder: Path) -> str:
+    """Return what is wrong with a directory, for an error; "" if it merely is another's."""
+    try:
+        return "" if (reason := why_unsafe(folder)) is None else f", and {reason}"
+    except OSError:
+        return ""
+
+
+def why_unsafe(folder: Path) -> str | None:
+    """Return why a directory must not be a run directory; None if only its owner can enter it.
+
+    Raises OSError if there is none.
+    """
+    status = folder.lstat()
+    if stat.S_ISLNK(status.st_mode):
+        return "is a symbolic link"
+    if not stat.S_ISDIR(status.st_mode):
+        return "is not a directory"
+    if status.st_uid != os.geteuid():
+        return "belongs to another user"
+    if status.st_mode & 0o077:
+        return "is open to other users: its mode must be 700"
+    return None
 
 
 def _remove(path: Path) -> None:

@@ -18,7 +18,7 @@ from headrace.launcher.access.start_checks import check_exposure
 from headrace.launcher.command.activation import FIRST_FD, passed_socket
 from headrace.launcher.command.flags import flag_of
 from headrace.launcher.command.options import GroupOptions, OptionError
-from headrace.launcher.command.run_dir import check_length
+from headrace.launcher.command.run_dir import check_length, why_unsafe
 from headrace.launcher.hardware import worker_environment
 from headrace.protocol.common.process_registry import (
     COORDINATOR,
@@ -44,6 +44,9 @@ def runtime_dir(chosen: Path | None, groups: Collection[str] = ()) -> Path:
     folder = Path(given).absolute()
     if not folder.is_dir():
         raise OptionError(f"--run-dir: {folder}: no such folder")
+    # systemd's may be a link, which only root can have made.
+    if (reason := why_unsafe(folder.resolve())) is not None:
+        raise OptionError(f"--run-dir: {folder}: {reason}")
     check_length(folder, groups)
     return folder
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from headrace.launcher.models.model_folder import ModelError
 from headrace.protocol.common.atomic_write import replacing_folder
 from headrace.protocol.common.file_lock import FileLock, LockHeld
+from headrace.protocol.common.umask import users_umask
 
 MANIFEST = "headrace.json"
 WHOLE_DIGEST_BYTES = 512 * 1024 * 1024
@@ -41,8 +42,9 @@ def cached(entry: Path, build: Callable[[Path], None], progress: Progress) -> Pa
     if _is_complete(entry):
         return entry
     try:
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(entry.with_name(entry.name + ".lock"), progress):
+        with users_umask():
+            entry.parent.mkdir(parents=True, exist_ok=True)
+        with users_umask(), _lock(entry.with_name(entry.name + ".lock"), progress):
             if not _is_complete(entry):
                 _build(entry, build)
     except OSError as error:

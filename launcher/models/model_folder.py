@@ -52,12 +52,6 @@ def _weight_files(folder: Path) -> list[Path]:
         return [folder / WEIGHTS]
     if (folder / INDEX).is_file():
         return _indexed_files(folder)
-    pickled = sorted([*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")])
-    if pickled:
-        raise ModelError(
-            f"{folder}: has only pickled weights ({pickled[0].name}), which can run code when "
-            "they are loaded and are rejected: convert them to safetensors"
-        )
     others = sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.gguf"))
     hint = f" (there is {others[0].name})" if others else ""
     raise ModelError(f"{folder}: no {WEIGHTS} and no {INDEX} in this folder{hint}")

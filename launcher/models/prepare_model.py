@@ -17,6 +17,13 @@ from typing import Any
 
 from headrace.launcher.models.changed_folder import with_changes
 from headrace.launcher.models.chat_templates import check_templates
+from headrace.launcher.models.foreign_code import (
+    check_code,
+    code_files,
+    only_pickles,
+    pickled_files,
+    without_pickles,
+)
 from headrace.launcher.models.model_cache import (
     Progress,
     cached,
@@ -24,9 +31,10 @@ from headrace.launcher.models.model_cache import (
     file_digest,
     joint_digest,
 )
-from headrace.launcher.models.model_folder import ModelError, check_folder
+from headrace.launcher.models.model_folder import INDEX, WEIGHTS, ModelError, check_folder
 from headrace.launcher.models.text_folder import TextOverrides, text_key, write_text_folder
 from headrace.protocol.common import hub
+from headrace.protocol.common.umask import users_umask
 from headrace.protocol.text import TextInfo
 
 DEFAULT_MODEL = "SmolLM2-135M-Instruct"
@@ -45,8 +53,8 @@ class PrepareOptions:
     text_path: where the text folder is written; made anew at each launch.
     max_model_len: tokens of prompt and output, at most the model's own number (None).
     chat_template: a file's path, or the template itself.
-    generation_config, override_generation_config, tokenizer, tokenizer_revision, hf_overrides: see
-        headrace.launcher.command.group_options.
+    generation_config, override_generation_config, tokenizer, tokenizer_revision, hf_overrides,
+        trust_remote_code, allow_pickle_weights: see headrace.launcher.command.group_options.
     cache_dir: for files that are made once; None: the user's cache folder.
     hub_options: of downloading the model, and its tokenizer.
     """
@@ -61,6 +69,8 @@ class PrepareOptions:
     tokenizer: str | None = None
     tokenizer_revision: str | None = None
     hf_overrides: Mapping[str, Any] = field(default_factory=dict)
+    trust_remote_code: bool = False
+    allow_pickle_weights: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,16 +97,19 @@ def prepare_model(
 
     Raises ModelError if the model or an option is invalid.
     """
-    source, name = _locate(model, options.hub_options, progress)
+    source, name = _locate(model, options, progress)
     cache = options.cache_dir or default_cache_dir()
     folder = source if source.is_dir() else _convert(source, cache, progress)
+    allows, trusts = options.allow_pickle_weights, options.trust_remote_code
+    folder = without_pickles(folder, allows, cache, progress, _run_prepare)
     check_folder(folder)
     tokenizer = None
     if options.tokenizer is not None:
         tokenizer = _locate_tokenizer(options.tokenizer, options, progress)
     if tokenizer is not None or options.hf_overrides:
         folder = with_changes(folder, tokenizer, options.hf_overrides, cache, progress)
-    facts = _text_facts(folder, cache, progress)
+    check_code(folder, trusts)
+    facts = _text_facts(folder, trusts, cache, progress)
     overrides = TextOverrides(
         options.max_model_len,
         options.chat_template,
@@ -109,10 +122,10 @@ def prepare_model(
     return PreparedModel(folder.absolute(), options.text_path.absolute(), name, info)
 
 
-def _locate(model: str | None, options: hub.HubOptions, progress: Progress) -> tuple[Path, str]:
+def _locate(model: str | None, options: PrepareOptions, progress: Progress) -> tuple[Path, str]:
     """Return the folder or GGUF file of a model, and the name by which it is served."""
     path = None if model is None else Path(model).expanduser()
-    if options.revision is not None and (path is None or path.exists()):
+    if options.hub_options.revision is not None and (path is None or path.exists()):
         progress(f"--revision changes nothing: {model or DEFAULT_MODEL} is not from the hub")
     if model is None or path is None:
         return _default_model(), DEFAULT_MODEL
@@ -128,12 +141,31 @@ def _locate(model: str | None, options: hub.HubOptions, progress: Progress) -> t
         )
     progress(f"looking for {model} on the Hugging Face hub")
     try:
-        folder = hub.download(hub_id["repo"], hub_id["revision"], hub.MODEL_FILES, options)
+        with users_umask():
+            folder = _download(hub_id["repo"], hub_id["revision"], options)
     except hub.HubError as error:
         raise ModelError(
             f"{hub_id['repo']} (not a folder, so taken for a hub id): {error}"
         ) from error
     return folder, hub_id["repo"]
+
+
+def _download(repo: str, revision: str | None, options: PrepareOptions) -> Path:
+    """Return a model's folder in the hub's cache. Raises HubError, or ModelError for pickles.
+
+    Pickled weights are asked for only where they may be read, and there are no others.
+    """
+    code = hub.CODE_FILES if options.trust_remote_code else []
+    patterns, hub_options = [*hub.MODEL_FILES, *code], options.hub_options
+    folder = hub.download(repo, revision, patterns, hub_options)
+    if (folder / WEIGHTS).is_file() or (folder / INDEX).is_file():
+        return folder
+    if options.allow_pickle_weights:
+        return hub.download(repo, revision, [*patterns, *hub.PICKLE_FILES], hub_options)
+    names = [] if pickled_files(folder) else hub.pickles_of(repo, revision, hub_options)
+    if names:
+        raise ModelError(f"{repo}: {only_pickles(names[0])}")
+    return folder
 
 
 def _locate_tokenizer(tokenizer: str, options: PrepareOptions, progress: Progress) -> Path:
@@ -147,7 +179,8 @@ def _locate_tokenizer(tokenizer: str, options: PrepareOptions, progress: Progres
     progress(f"looking for the tokenizer {tokenizer} on the Hugging Face hub")
     chosen = replace(options.hub_options, revision=options.tokenizer_revision)
     try:
-        return hub.download(hub_id["repo"], hub_id["revision"], hub.TOKENIZER_FILES, chosen)
+        with users_umask():
+            return hub.download(hub_id["repo"], hub_id["revision"], hub.TOKENIZER_FILES, chosen)
     except hub.HubError as error:
         raise ModelError(f"--tokenizer: {hub_id['repo']}: {error}") from error
 
@@ -191,13 +224,14 @@ def _check_gguf(source: Path) -> None:
         )
 
 
-def _text_facts(folder: Path, cache: Path, progress: Progress) -> Path:
+def _text_facts(folder: Path, trusts_code: bool, cache: Path, progress: Progress) -> Path:
     """Return the cached folder with tokenizer and configuration as transformers reads them."""
-    key = joint_digest([FORMAT, _transformers_version(), text_key(folder)])
+    code = ["trusted", *map(file_digest, code_files(folder))] if trusts_code else []
+    key = joint_digest([FORMAT, _transformers_version(), text_key(folder), *code])
 
     def build(entry: Path) -> None:
         progress(f"preparing the tokenizer of {folder.name}, once")
-        _run_prepare("text", folder, entry)
+        _run_prepare("trusted-text" if trusts_code else "text", folder, entry)
 
     return cached(cache / "text" / key, build, progress)
 

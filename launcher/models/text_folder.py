@@ -5,7 +5,6 @@ folder: tokenizer.json as transformers would use it, and facts.json with the com
 and the special tokens. Everything else is in plain files of the model.
 """
 
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -71,20 +70,13 @@ def write_text_folder(
         raise ModelError(f"{model}: {field}: {first['msg']}") from error
     try:
         text_path.mkdir(parents=True, exist_ok=True)
-        _link_or_copy(facts_path / "tokenizer.json", TextInfo.tokenizer_file(text_path))
+        # A copy: a link would have the permissions of the cache's file, which others may read.
+        TextInfo.tokenizer_file(text_path).unlink(missing_ok=True)
+        shutil.copyfile(facts_path / "tokenizer.json", TextInfo.tokenizer_file(text_path))
         TextInfo.file(text_path).write_text(info.model_dump_json(indent=1), encoding="utf-8")
     except OSError as error:
         raise ModelError(f"{text_path}: cannot be written: {error.strerror}") from error
     return info
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    """Make a hard link, or a copy if the file system has none: tokenizers may be large."""
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def _text_info(model: Path, facts: dict[str, Any], overrides: TextOverrides) -> TextInfo:

@@ -20,6 +20,9 @@ MODEL_FILES = [
     "vocab.txt",
 ]
 TOKENIZER_FILES = [pattern for pattern in MODEL_FILES if pattern != "*.safetensors"]
+# Only where the operator has said so: they can run code of their authors.
+CODE_FILES = ["*.py"]
+PICKLE_FILES = ["pytorch_model.bin", "pytorch_model-*.bin"]
 EXCLUDED_FILES = ["*.bin", "*.pt", "*.py", "original/*", "consolidated*", "onnx/*", "metal/*"]
 
 
@@ -50,8 +53,9 @@ def download(
 ) -> Path:
     """Return the folder with a snapshot of the repository, downloading it if necessary.
 
-    patterns: of the files to download. Only data is downloaded: no pickled weights and no code. The
-        environment variables HF_HUB_OFFLINE, HF_TOKEN and HF_HOME have their usual meaning.
+    patterns: of the files to download. Pickled weights and code are left out, unless the patterns
+        of those are among them. The environment variables HF_HUB_OFFLINE, HF_TOKEN and HF_HOME have
+        their usual meaning.
     Raises HubError if the download fails.
     """
     import huggingface_hub  # takes a sixth of a second, which local models do not need
@@ -65,13 +69,34 @@ def download(
             repo,
             revision=revision,
             allow_patterns=list(patterns),
-            ignore_patterns=EXCLUDED_FILES,
+            ignore_patterns=_excluded(patterns),
             cache_dir=options.folder,
             token=options.token,
         )
     except (OSError, ValueError) as error:
         raise HubError(_explain(error, repo, revision)) from error
     return Path(folder)
+
+
+def pickles_of(repo: str, revision: str | None, options: HubOptions = AS_USUAL) -> list[str]:
+    """Return the names of a repository's pickled weights; none if the hub cannot be asked."""
+    import huggingface_hub
+
+    try:
+        names = huggingface_hub.list_repo_files(
+            repo, revision=revision or options.revision, token=options.token
+        )
+    except (OSError, ValueError):
+        return []
+    return [name for name in names if "/" not in name and name.endswith((".bin", ".pt", ".pth"))]
+
+
+def _excluded(patterns: Sequence[str]) -> list[str]:
+    allowed = {
+        "*.py" if set(CODE_FILES) <= set(patterns) else "",
+        "*.bin" if set(PICKLE_FILES) <= set(patterns) else "",
+    }
+    return [pattern for pattern in EXCLUDED_FILES if pattern not in allowed]
 
 
 def _explain(error: Exception, repo: str, revision: str | None) -> str:

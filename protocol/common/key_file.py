@@ -9,6 +9,7 @@ limits = { requests_per_minute = 60 }
 
 import json
 import os
+import re
 import tempfile
 import tomllib
 from collections.abc import Collection, Iterable
@@ -23,6 +24,7 @@ from headrace.protocol.engine_config import Frozen
 MAX_BYTES = 8 * 1024 * 1024
 MAX_KEYS = 10_000  # each request is compared with all of them
 _HASH = r"^(sha256:)?[0-9A-Fa-f]{64}$"
+_FIELD = re.compile("[a-z]+(?:[_-][a-z]+){0,4}")
 _LIST = TypeAdapter(tuple[ApiKey, ...])
 
 
@@ -157,7 +159,7 @@ def _entries(data: bytes, is_json: bool) -> list[Any]:
     if not isinstance(entries, list):
         raise BadKeyFile("keys: must be a list of tables ([[keys]])")
     if isinstance(whole, dict) and (unknown := whole.keys() - {"keys"}):
-        raise BadKeyFile(f"{sorted(unknown)[0][:100]}: is unknown, there are only [[keys]]")
+        raise BadKeyFile(f"{_shown(min(unknown))}: is unknown, there are only [[keys]]")
     if len(entries) > MAX_KEYS:
         raise BadKeyFile(f"keys: must not hold more than {MAX_KEYS} entries")
     return entries
@@ -166,7 +168,13 @@ def _entries(data: bytes, is_json: bool) -> list[Any]:
 def _place(error: Exception) -> str:
     """Return where TOML is wrong, without what is there."""
     _, found, place = str(error).rpartition("(at ")
-    return f"at {place.rstrip(')')}" if found else "its nesting is too deep"
+    return f"at {place.rstrip(')')}" if found else "it nests too deeply, or has too long a number"
+
+
+def _shown(field: object) -> str:
+    """Return the name of a field as errors show it: what does not look like one may be a key."""
+    name = str(field)
+    return name if isinstance(field, int) or _FIELD.fullmatch(name) else "a field"
 
 
 def _label(entry: Any, number: int) -> str:
@@ -179,7 +187,7 @@ def _key_of(entry: Any, label: str) -> ApiKey:
         return KeyEntry.model_validate(entry).api_key()
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        field = ".".join(str(part)[:64] for part in first["loc"])
+        field = ".".join(_shown(part) for part in first["loc"])
         where = f"{label}: {field}" if field else label
         raise BadKeyFile(f"{where}: {_reason(first['type'], first['msg'])}") from error
     except ValueError as error:

@@ -1,6 +1,7 @@
 """The first steps of every process of the pool: end with its parent, log in one format."""
 
 import ctypes
+import logging
 import os
 import signal
 import sys
@@ -23,7 +24,11 @@ def become_child(name: str, parent_pid: int | None, log: LogOptions) -> None:
         parent ended before the kernel knew. None: systemd, which stops its processes itself.
     """
     make_streams_safe()
-    set_up_logging(name, log)
+    try:
+        set_up_logging(name, log)
+    except ValueError as error:  # its file may be on a disk that is full by now
+        set_up_logging(name, log.model_copy(update={"log_config": None}))
+        logging.getLogger("headrace").error("the log cannot be configured: %s", error)
     if parent_pid is None:
         return
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

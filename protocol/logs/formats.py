@@ -11,10 +11,16 @@ ACCESS_FIELDS = ("client", "key", "method", "path", "status", "bytes", "duration
 
 
 class TextFormatter(logging.Formatter):
-    """Formats a record as a line with its time, level, process and message."""
+    """Formats a record as a line with its time, level, process, message and perhaps request."""
 
     def __init__(self) -> None:
         super().__init__(TEXT_FORMAT, "%H:%M:%S")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Return the line before an exception's text."""
+        request_id = getattr(record, "request_id", None)
+        line = super().formatMessage(record)
+        return f"{line} [{request_id}]" if request_id else line
 
 
 class JSONFormatter(logging.Formatter):

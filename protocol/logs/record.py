@@ -10,8 +10,19 @@ from typing import Any
 
 from headrace.protocol.logs.safe_text import exception_lines, one_line
 
-# The id of the HTTP request that is being answered.
-request_id: ContextVar[str | None] = ContextVar("headrace_request_id", default=None)
+_current: ContextVar["LoggedRequest | None"] = ContextVar("headrace_logged_request", default=None)
+
+
+class LoggedRequest:
+    """The HTTP request whose records the current task, and tasks that it starts, log."""
+
+    def __init__(self, request_id: str) -> None:
+        self.request_id: str | None = request_id
+        _current.set(self)
+
+    def end(self) -> None:
+        """Let records of tasks that go on name no request."""
+        self.request_id = None
 
 
 class SafeRecord(logging.LogRecord):
@@ -22,7 +33,8 @@ class SafeRecord(logging.LogRecord):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.processName = self.process_id
-        self.request_id = request_id.get()
+        current = _current.get()
+        self.request_id = None if current is None else current.request_id
         self.is_shown: bool | None = None  # not decided yet, see FloodFilter
         self.addition = ""
         # Formatters take this text instead of making one.

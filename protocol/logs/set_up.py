@@ -35,6 +35,8 @@ def set_up_logging(name: str, options: LogOptions) -> None:
 
     All loggers of Headrace are below "headrace", and have their level from it. Records of libraries
     go the same way, by the level of the root.
+
+    Raises ValueError, with one line, if that configuration cannot be applied.
     """
     global _floods
     SafeRecord.process_id = name

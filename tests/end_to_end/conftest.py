@@ -58,6 +58,7 @@ def launch(fake_model: Path, cache_dir: Path) -> Iterator[Launch]:
         model: Path = fake_model,
         run_dir: Path | None = None,
         wrapper: Sequence[str] = (),
+        cache_dir: Path = cache_dir,
         variables: dict[str, str] | None = None,
         key: str = "",
     ) -> Server:

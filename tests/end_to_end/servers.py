@@ -76,7 +76,7 @@ class Server:
     def _wait_until_ready(self) -> str:
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline and self.process.poll() is None:
-            found = re.search(r"^Headrace serves .* at (\S+)$", self.log, re.MULTILINE)
+            found = re.search(r'(?:^|")Headrace serves .* at ([^"\n]+)', self.log, re.MULTILINE)
             if found:
                 return found[1]
             time.sleep(0.02)

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 
-from headrace.frontend.pool.interface import PoolBusy, PoolError
+from headrace.frontend.pool.interface import LiveLoad, PoolBusy, PoolError
 from headrace.protocol.call_results import AnyResult
 from headrace.protocol.calls import AdminCall, AnyCall, CallTarget, ErrorKind
 from headrace.protocol.sampling import SamplingParams
@@ -71,6 +71,7 @@ class FakePool:
     cached_tokens: int = 0
     written_tokens: int = 0
     state: PoolState | None = field(default_factory=pool_state)
+    live: LiveLoad = field(default_factory=LiveLoad)
     calls: list[tuple[AnyCall, CallTarget]] = field(default_factory=list)
     values: dict[type[AdminCall], AnyResult] = field(default_factory=dict)
     errors: dict[type[AdminCall], tuple[str, ErrorKind]] = field(default_factory=dict)
@@ -83,6 +84,9 @@ class FakePool:
         while len(self.streams) < count:
             self._started.clear()
             await asyncio.wait_for(self._started.wait(), 5)
+
+    def live_load(self) -> LiveLoad:
+        return self.live
 
     def why_busy(self) -> PoolBusy | None:
         return self.busy

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from headrace.frontend.pool.assemble import assemble_dispatch
 from headrace.frontend.pool.flight import Flight
-from headrace.frontend.pool.interface import PoolBusy
+from headrace.frontend.pool.interface import LiveLoad, PoolBusy
 from headrace.protocol.state import (
     READY,
     AdapterState,
@@ -85,6 +85,9 @@ class DyingPool:
 
     def generate(self, group: str, request: Generate) -> Flight:
         return self._dispatch.generate(group, request)
+
+    def live_load(self) -> LiveLoad:
+        return LiveLoad()
 
     def why_busy(self) -> PoolBusy | None:
         return None

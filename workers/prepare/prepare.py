@@ -1,8 +1,10 @@
-"""Convert model files: `python -m headrace.workers.prepare.prepare gguf|text SOURCE OUTPUT`.
+"""Convert model files: `python -m headrace.workers.prepare.prepare WHAT SOURCE OUTPUT`.
 
 gguf: converts a GGUF file to a folder in Hugging Face layout, with weights in float32.
 text: writes, for a folder in Hugging Face layout, tokenizer.json as transformers would use it and
     facts.json: the completed configuration and the special tokens.
+trusted-text: the same, with the code that the folder brings.
+pickle: writes the weights of pickled files in a folder in Hugging Face layout as safetensors.
 
 The launcher runs this because it needs transformers. Progress goes to stderr, as a bar on a
 terminal and as plain lines elsewhere. On failure the reason is one line on stdout and the exit
@@ -27,6 +29,7 @@ from typing import Any
 from headrace.protocol.common.standard_streams import make_streams_safe
 from headrace.protocol.logs.set_up import inherited_options, set_up_logging, writes_json
 from headrace.workers.prepare.gguf_header import GGUFError, GGUFHeader, read_gguf_header
+from headrace.workers.prepare.pickles import PickleError, convert_pickles
 
 log = logging.getLogger("headrace.prepare")
 
@@ -74,7 +77,7 @@ class Stages:
 def main(arguments: list[str] | None = None) -> int:
     make_streams_safe()
     parser = argparse.ArgumentParser(prog="headrace.workers.prepare.prepare", description=__doc__)
-    parser.add_argument("what", choices=("gguf", "text"))
+    parser.add_argument("what", choices=("gguf", "text", "trusted-text", "pickle"))
     parser.add_argument("source", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--parent-pid", type=int, help="the launcher, if it waits for the result")
@@ -86,8 +89,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.what == "gguf":
             convert_gguf(options.source, options.output)
+        elif options.what == "pickle":
+            convert_pickles(options.source, options.output)
         else:
-            write_facts(options.source, options.output)
+            write_facts(options.source, options.output, options.what == "trusted-text")
     except KeyboardInterrupt:
         return 130
     except Exception as error:  # the boundary: transformers raises anything on a bad model
@@ -122,15 +127,20 @@ def convert_gguf(source: Path, output: Path) -> None:
     stages.close()
 
 
-def write_facts(source: Path, output: Path) -> None:
-    """Write tokenizer.json and facts.json of the model folder `source` to `output`."""
+def write_facts(source: Path, output: Path, trusts_code: bool = False) -> None:
+    """Write tokenizer.json and facts.json of the model folder `source` to `output`.
+
+    trusts_code: whether code of the folder may run.
+    """
     _check_vocabulary(source)
     stages = Stages(f"preparing the tokenizer of {source.name}", total=4)
     with stages.stage("loading transformers", weight=2):
         from transformers import AutoConfig, AutoTokenizer
     with stages.stage("tokenizer"):
-        config = AutoConfig.from_pretrained(source, local_files_only=True)
-        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
+        # False is said, too: otherwise transformers would ask.
+        options = {"local_files_only": True, "trust_remote_code": trusts_code}
+        config = AutoConfig.from_pretrained(source, **options)
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
             raise PrepareError(f"{type(tokenizer).__name__} has no form that tokenizers can read")
@@ -213,7 +223,7 @@ def _one_line(error: Exception) -> str:
     """Return the first line of an error, without the advice that libraries add to it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
-    if isinstance(error, (GGUFError, PrepareError)):
+    if isinstance(error, (GGUFError, PickleError, PrepareError)):
         return text
     if not isinstance(
         error, (ValueError, OSError)

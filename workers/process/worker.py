@@ -39,6 +39,8 @@ log = logging.getLogger("headrace.worker")
 
 HEARTBEAT_S = 0.25
 SERVICE_BEAT_S = 1.0
+# Messages that are handled before outputs and heartbeats get their turn.
+MESSAGES_AT_ONCE = 1000
 
 
 @dataclass(eq=False, kw_only=True)
@@ -97,9 +99,13 @@ class Worker:
         for event in self.engine.drain_events():
             self._on_event(event)
         # Control first: a worker that must be paused from its start begins no request before.
-        while (data := self.sockets.receive_control()) is not None:
+        for _ in range(MESSAGES_AT_ONCE):
+            if (data := self.sockets.receive_control()) is None:
+                break
             self._on_control(data)
-        while (request := self.sockets.receive_request()) is not None:
+        for _ in range(MESSAGES_AT_ONCE):
+            if (request := self.sockets.receive_request()) is None:
+                break
             self.service.on_message(*request)
         self.pauser.tick(time.monotonic())
         self.profiling.tick(time.monotonic())

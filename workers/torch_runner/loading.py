@@ -1,7 +1,7 @@
 """Load a transformers model from a folder, or raise the reason why it cannot be used.
 
-Only safetensors are read and only transformers' own classes are used: neither pickle nor code from
-a model's folder is ever run.
+Only safetensors are read, and only transformers' own classes are used unless the operator has said
+that code of a model's folder may run.
 """
 
 import inspect
@@ -17,6 +17,7 @@ from headrace.protocol.common.context_length import context_length
 from headrace.protocol.config import Dtype
 from headrace.workers.errors import ModelUnsupported
 
+_AUTO_CLASS = "AutoModelForCausalLM"  # the key of auto_map for models that generate text
 _DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -36,10 +37,15 @@ def choose_device(configured: Literal["auto", "cpu", "cuda"]) -> torch.device:
     return torch.device(configured)
 
 
-def load_model(model_path: Path, dtype: Dtype, device: torch.device) -> PreTrainedModel:
-    """Load the folder's model in evaluation mode. Raises ModelUnsupported if that fails."""
+def load_model(
+    model_path: Path, dtype: Dtype, device: torch.device, trusts_code: bool = False
+) -> PreTrainedModel:
+    """Load the folder's model in evaluation mode. Raises ModelUnsupported if that fails.
+
+    trusts_code: whether code of the folder may run.
+    """
     config = _read_config(model_path)
-    model_class = _model_class(model_path, config)
+    model_class = _model_class(model_path, config, trusts_code)
     weights = _weight_files(model_path)
     _silence_transformers()
     model = _read_weights(model_path, model_class, choose_dtype(dtype, config, weights[0], device))
@@ -51,7 +57,7 @@ def load_model(model_path: Path, dtype: Dtype, device: torch.device) -> PreTrain
 
 def read_model_class(model_path: Path) -> Any:
     """Return the folder's transformers class. Raises ModelUnsupported if none can be used."""
-    return _model_class(model_path, _read_config(model_path))
+    return _model_class(model_path, _read_config(model_path), trusts_code=False)
 
 
 def _read_weights(model_path: Path, model_class: Any, dtype: torch.dtype) -> Any:
@@ -116,13 +122,16 @@ def _read_config(model_path: Path) -> dict[str, Any]:
     return config
 
 
-def _model_class(model_path: Path, config: dict[str, Any]) -> Any:
+def _model_class(model_path: Path, config: dict[str, Any], trusts_code: bool) -> Any:
     """Return the class that config.json names; only its module is imported, of hundreds."""
     import transformers
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    if config.get("auto_map"):
+    auto_map = config.get("auto_map")
+    if auto_map and not trusts_code:
         raise ModelUnsupported(f"{model_path} needs code of its own (auto_map), which is not run")
+    if isinstance(auto_map, dict) and isinstance(auto_map.get(_AUTO_CLASS), str):
+        return _checked(_own_class(model_path, auto_map[_AUTO_CLASS]))
     names = config.get("architectures")
     if not isinstance(names, list) or not names or not isinstance(names[0], str):
         raise ModelUnsupported(f"{model_path / 'config.json'} names no architecture")
@@ -133,9 +142,26 @@ def _model_class(model_path: Path, config: dict[str, Any]) -> Any:
     }
     if names[0] not in supported:
         raise ModelUnsupported(f"{names[0]} is not a text generation model of transformers")
-    model_class = getattr(transformers, names[0])
+    return _checked(getattr(transformers, names[0]))
+
+
+def _own_class(model_path: Path, reference: str) -> Any:
+    """Return a class of the folder's own code, which runs with that."""
+    from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+    try:
+        return get_class_from_dynamic_module(reference, str(model_path), local_files_only=True)
+    except Exception as error:  # whatever the code of strangers raises
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelUnsupported(
+            f"{model_path}: {reference} cannot be loaded: {first_line}"
+        ) from error
+
+
+def _checked(model_class: Any) -> Any:
     if "logits_to_keep" not in inspect.signature(model_class.forward).parameters:
-        raise ModelUnsupported(f"{names[0]} cannot compute the logits of chosen positions alone")
+        name = model_class.__name__
+        raise ModelUnsupported(f"{name} cannot compute the logits of chosen positions alone")
     return model_class
 
 

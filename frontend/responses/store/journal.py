@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from headrace.frontend.pool.interface import OutputStream, Pool, PoolBusy, PoolUnavailable
+from headrace.frontend.pool.interface import LiveLoad, OutputStream, Pool, PoolBusy, PoolUnavailable
 from headrace.protocol.calls import AnyCall, CallTarget
 from headrace.protocol.state import PoolState
 from headrace.protocol.to_frontend import Admission, Logprobs, Output, PoolResult
@@ -83,6 +83,9 @@ class JournaledPool:
     @property
     def state(self) -> PoolState | None:
         return self._pool.state
+
+    def live_load(self) -> LiveLoad:
+        return self._pool.live_load()
 
     def why_busy(self) -> PoolBusy | None:
         return self._pool.why_busy()

@@ -61,6 +61,7 @@ def _machine_memory(root: Path) -> Limit:
 
 def _memory_of(group: Cgroup) -> Iterator[Limit]:
     """Yield what each limit of a group leaves."""
+    files: tuple[str, ...]
     if group.version == 2:
         files, usage, droppable = _FILES_V2, "memory.current", "inactive_file"
     else:

@@ -75,7 +75,6 @@ def test_limits_of_connections(server: Server) -> None:
 @pytest.mark.parametrize(
     "flag",
     [
-        "--trust-remote-code",
         "--enable-chunked-prefill",
         "--optimization-level",
         "--kv-cache-dtype",

@@ -211,6 +211,31 @@ def test_frozen_worker_is_killed_by_the_coordinator(
         pool.close()
 
 
+def test_units_know_keys_by_their_digests_alone(
+    fake_model: Path, cache_dir: Path, tmp_path: Path
+) -> None:
+    keys = {"HEADRACE_API_KEY": "key-of-clients", "HEADRACE_ADMIN_KEY": "key-of-operators"}
+    pool = Pool(tmp_path, fake_model, cache_dir)
+    pool.environment |= keys | {"HEADRACE_FLAGS": "--api-key key-of-clients"}
+    try:
+        assert pool.prepare("--enable-admin").returncode == 0
+        pool.start("headrace-coordinator", "headrace-frontend@0", "headrace-worker@0")
+        pool.wait_until_ready()
+        statuses = [
+            httpx.get(f"{pool.url}{path}", headers={"x-api-key": key}).status_code
+            for key in ("", *keys.values())
+            for path in ("/v1/models", "/server_info")
+        ]
+        assert statuses == [401, 401, 200, 403, 200, 200]
+        for unit in pool.units.values():
+            inherited = Path(f"/proc/{unit.process.pid}/environ").read_text()
+            assert "RUNTIME_DIRECTORY" in inherited
+            assert "key-of-" not in inherited
+        assert "key-of-" not in (pool.run_dir / "pool.json").read_text()
+    finally:
+        pool.close()
+
+
 def test_stopping_in_the_order_of_the_units_leaves_nothing(
     fake_model: Path, cache_dir: Path, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@ make a server do."""
 
 import contextlib
 import resource
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -279,3 +280,21 @@ def test_many_requests_on_one_connection(client: Client) -> None:
             client.send()
         assert seen == 50
         seen = 0
+
+
+def test_rolling_restart_loses_no_request_of_http2(launch: Launch) -> None:
+    """Its connections are closed between two requests, so that the old frontend can end."""
+    rolled = launch("--workers", "1", "--frontends", "1", step_s=0.01)
+    (before,) = rolled.children("headrace.frontend.main")
+    body = {"prompt": "hello", "max_tokens": 20, "ignore_eos": True}
+    with httpx.Client(base_url=rolled.url, http1=False, http2=True, timeout=30) as client:
+        assert client.post("/v1/completions", json=body).status_code == 200
+        rolled.process.send_signal(signal.SIGHUP)
+        ends_at, asked = time.monotonic() + 60, 0
+        while before.is_running() and time.monotonic() < ends_at:
+            answer = client.post("/v1/completions", json=body)
+            assert answer.status_code == 200
+            assert answer.json()["usage"]["completion_tokens"] == 20
+            asked += 1
+        assert not before.is_running()
+        assert asked > 3

@@ -118,6 +118,26 @@ def test_load_is_the_pools_whichever_frontend_is_asked(server: Server) -> None:
     wait_for(lambda: server.get("/load").json()["server_load"] == 0, "none is left")
 
 
+def test_load_says_the_same_of_what_has_just_begun_or_ended(server: Server) -> None:
+    body = {"prompt": "hello", "max_tokens": 400, "ignore_eos": True, "stream": True}
+    for _ in range(5):
+        with server.client.stream("POST", "/v1/completions", json=body) as answer:
+            lines = answer.iter_lines()  # to let go of it would close the connection
+            next(lines)
+            assert loads(server) == (1, 1, 1)
+        while (found := loads(server)) != (0, 0, 0):
+            assert found[0] > 0, "nothing runs beside a load of 0"
+
+
+def loads(server: Server) -> tuple[int, int, int]:
+    """The load of the pool: in all, by its workers, by its frontends."""
+    verbose = server.get("/load?verbose").json()
+    workers = [worker for group in verbose["groups"] for worker in group["workers"]]
+    by_worker = sum(worker["running"] + worker["waiting"] for worker in workers)
+    by_frontend = sum(frontend["in_flight"] for frontend in verbose["frontends"])
+    return verbose["server_load"], by_worker, by_frontend
+
+
 def test_readiness_ends_with_the_signal_while_requests_are_finished(server: Server) -> None:
     """Last of this module: it ends the pool.
 

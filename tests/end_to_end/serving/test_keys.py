@@ -1,10 +1,14 @@
 """Keys on a real pool: who gets in, where secrets must not be, and a file that changes."""
 
+import contextlib
+import http.client
 import json
 import os
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import psutil
@@ -53,6 +57,68 @@ def test_all_keys_open(server: Server) -> None:
     assert status(server, FIRST, "/server_info") == 403
     assert status(server, ADMIN, "/server_info") == 200
     assert httpx.get(f"{server.url}/health", verify=NO_CERTIFICATES).status_code == 200
+
+
+def raw_status(server: Server, head: str) -> int:
+    """The status of a request whose first lines are just these; 0: the connection was closed."""
+    address = urlsplit(server.url)
+    with socket.create_connection((address.hostname, address.port), timeout=30) as connection:
+        connection.sendall(head.replace("\n", "\r\n").encode("latin1") + b"\r\n\r\n")
+        line = connection.makefile("rb").readline()
+    return int(line.split()[1]) if line else 0
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "GET /v1/models HTTP/1.1\nHost: x/health",
+        "GET /v1/models HTTP/1.1\nHost: x/health?",
+        "GET /v1/models HTTP/1.1\nHost: health",
+        "GET /v1/models HTTP/1.1\nHost: a@b#/health",
+        "GET /v1/models HTTP/1.1\nHost: x\nHost: health",
+        "GET /v1/models HTTP/1.0",
+        "GET http://x/v1/models HTTP/1.1\nHost: x",
+        "GET HTTP://health/v1/models HTTP/1.1\nHost: x",
+        "GET http://x/health/../v1/models HTTP/1.1\nHost: x",
+        "GET //x/v1/models HTTP/1.1\nHost: x",
+        "GET //v1/models HTTP/1.1\nHost: x",
+        "GET /health/../v1/models HTTP/1.1\nHost: x",
+        "GET /health%2f..%2fv1%2fmodels HTTP/1.1\nHost: x",
+        "GET /%76%31/models HTTP/1.1\nHost: x",
+        "GET /v1%2fmodels HTTP/1.1\nHost: x",
+        "GET /v1/models?/health HTTP/1.1\nHost: x",
+        "GET /health?verbose HTTP/1.1\nHost: x",
+        "GET /health%3fverbose HTTP/1.1\nHost: x",
+        "OPTIONS * HTTP/1.1\nHost: x",
+        "OPTIONS /v1/models HTTP/1.1\nHost: x",
+        "GET v1/models HTTP/1.1\nHost: x",
+        "GET /v1/models HTTP/1.1\nHost: x\nAuthorization: Bearer\nX-Api-Key:",
+        "GET /v1/models HTTP/1.1\nHost: x\nUpgrade: websocket\nConnection: upgrade",
+        "GET /v1/models HTTP/1.1\nHost: x\nX-Forwarded-For: 127.0.0.1\nX-Original-URL: /health",
+        "POST /invocations HTTP/1.1\nHost: x\nContent-Length: 2\nExpect: 100-continue",
+    ],
+)
+def test_no_first_lines_open_a_route(server: Server, head: str) -> None:
+    """CVE-2026-48746, through the HTTP server."""
+    assert raw_status(server, head) in (400, 401, 0)
+
+
+def test_the_same_lines_with_a_key(server: Server) -> None:
+    key = f"\nHost: x\nAuthorization: Bearer {FIRST}"
+    assert raw_status(server, f"GET /v1/models HTTP/1.1{key}") == 200
+    assert raw_status(server, f"GET http://y/v1/models HTTP/1.1{key}") == 200
+    assert raw_status(server, f"GET /%76%31/models HTTP/1.1{key}") == 200
+    assert raw_status(server, f"GET /%73erver_info HTTP/1.1{key}") == 403
+    assert raw_status(server, f"GET http://y/server_info HTTP/1.1{key}") == 403
+    assert raw_status(server, f"GET //server_info HTTP/1.1{key}") in (403, 404)
+
+
+def test_a_web_socket_is_refused(server: Server) -> None:
+    upgrade = "Upgrade: websocket\nConnection: upgrade\nSec-WebSocket-Version: 13"
+    nonce = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
+    for path in ("/v1/models", "/v1/realtime"):
+        head = f"GET {path} HTTP/1.1\nHost: x\n{upgrade}\n{nonce}"
+        assert raw_status(server, head) in (400, 401, 403)
 
 
 def test_no_process_shows_a_secret(server: Server) -> None:
@@ -186,3 +252,19 @@ def test_a_json_file_and_the_key_of_the_reference(launch: Launch, tmp_path: Path
     assert status(server, PLAIN, "/is_paused") == 200
     assert status(server, FIRST, "/is_paused") == 403
     assert "VLLM_API_KEY sets --api-key" in server.log
+
+
+def test_a_rejected_head_has_no_body_and_keeps_the_connection(server: Server) -> None:
+    address = urlsplit(server.url)
+    connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=30)
+    with contextlib.closing(connection):
+        for method, path, key, status in (
+            ("HEAD", "/v1/models", "", 401),
+            ("HEAD", "/server_info", FIRST, 403),
+            ("HEAD", "/v1/models", FIRST, 200),
+            ("GET", "/v1/models", FIRST, 200),
+        ):
+            connection.request(method, path, headers={"x-api-key": key})
+            answer = connection.getresponse()
+            assert answer.status == status
+            assert bool(answer.read()) == (method == "GET")

@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 import pytest
 from quart.typing import TestClientProtocol as Client
 
-from headrace.frontend.batches import batch_runner, lazy_service, line_runs
+from headrace.frontend.batches import batch_runner, line_runs
+from headrace.frontend.store import lazy_service
 from tests.frontend.conftest import Serve
 
 

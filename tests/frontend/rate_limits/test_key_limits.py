@@ -12,6 +12,7 @@ import pytest
 
 from headrace.frontend.access.key_table import KeyTable
 from headrace.frontend.rate_limits import rate_limits
+from headrace.frontend.structured.fair_semaphore import FairSemaphore
 from tests.frontend.asgi import Exchange
 from tests.frontend.conftest import ANSWER, MAKE_APP
 from tests.frontend.fake_pool import FakePool
@@ -310,6 +311,16 @@ async def test_a_request_above_the_limit_is_told_that_it_can_never_run(
     assert "50 tokens a minute" in error["message"]
 
 
+async def test_chats_of_one_request_add_up(limited: Ask) -> None:
+    client = await limited(tokens_per_minute=100)
+    path, fields = "/v1/chat/completions/batch", {"max_tokens": 5}
+    few, many = ({**fields, "messages": [CHAT["messages"]] * count} for count in (2, 8))
+    answer = await client.post(path, json=many)
+    assert answer.status_code == 400
+    assert "can never run" in (await answer.get_json())["error"]["message"]
+    assert (await client.post(path, json=few)).status_code == 200
+
+
 async def test_a_request_without_a_bound_runs_if_its_prompt_fits(limited: Ask) -> None:
     client = await limited(tokens_per_minute=70)
     fields = {"messages": CHAT["messages"]}
@@ -358,3 +369,23 @@ async def test_workers_are_told_the_tenant_and_the_user(
             await KeyClient(app.test_client(), ANN).post(path, json=body)
         asked = pool.requests[-1]
         assert (asked.tenant, asked.user) == expected
+
+
+async def test_a_tenant_is_one_client_of_the_checkers(
+    make_app: MAKE_APP, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many addresses it comes from: a flood of its grammars leaves others theirs."""
+    clients: list[str] = []
+    acquire = FairSemaphore.acquire
+
+    def note(self: FairSemaphore, client: str = "") -> Any:
+        clients.append(client)
+        return acquire(self, client)
+
+    monkeypatch.setattr(FairSemaphore, "acquire", note)
+    async with make_app(keys=key_table()).test_app() as app:
+        for number, key in enumerate((ANN, ANN_TOO, BOB)):
+            choice = {"choice": [f"grammar {number}"]}
+            answer = await chat(KeyClient(app.test_client(), key), structured_outputs=choice)
+            assert answer.status_code == 200, await answer.get_data(as_text=True)
+    assert clients == ["tenant ann", "tenant ann", "tenant bob"]

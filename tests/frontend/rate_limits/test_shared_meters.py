@@ -116,8 +116,8 @@ def test_a_file_that_stays_locked_does_not_stop_others(
     monkeypatch.setattr(shared_meters, "LOCK_S", 0.02)
     limits = RateLimits.in_folder(tmp_path)
     assert limits.admit(counted_key(requests_per_minute=100))
-    (file,) = (tmp_path / "keys").iterdir()
-    with file.open("r+b") as opened, byte_locked(opened.fileno(), 0):
+    locks, byte = tmp_path / "locks", shared_meters.lock_byte_of("ann")
+    with locks.open("r+b") as opened, byte_locked(opened.fileno(), byte):
         started = time.monotonic()
         for _ in range(20):
             limits.admit(counted_key(requests_per_minute=100))

@@ -13,6 +13,7 @@ from subprocess import PIPE
 
 import pytest
 
+from headrace.launcher.command import units
 from headrace.launcher.command.options import OptionError
 from headrace.launcher.command.run_dir import make_run_dir
 from headrace.protocol.common.run_files import LAUNCHER_LOCK
@@ -176,3 +177,47 @@ def test_folder_too_deep_for_sockets_is_passed_over(
     shutil.rmtree(made)
     with pytest.raises(OptionError, match="--run-dir"):
         make_run_dir(deep / "chosen")
+
+
+def test_parents_are_the_owners_alone_whatever_the_umask(runtime_dir: Path) -> None:
+    before = os.umask(0o000)
+    try:
+        make_run_dir(runtime_dir / "a" / "b" / "run")
+    finally:
+        os.umask(before)
+    for folder in ("a", "a/b", "a/b/run"):
+        assert stat.S_IMODE((runtime_dir / folder).stat().st_mode) == 0o700
+
+
+UNSAFE = {
+    "is a symbolic link": lambda folder: (
+        folder.rename(folder.with_name("real")),
+        folder.symlink_to("real"),
+    ),
+    "is not a directory": lambda folder: (folder.rmdir(), folder.touch()),
+    "belongs to another user": lambda folder: os.chown(folder, 12345, 12345),
+    "is open to other users": lambda folder: folder.chmod(0o770),
+    "is open to other users: its mode": lambda folder: folder.chmod(0o702),
+}
+
+
+@pytest.mark.parametrize("reason", UNSAFE)
+def test_a_folder_that_others_could_change_is_refused(runtime_dir: Path, reason: str) -> None:
+    if os.geteuid() != 0 and "another user" in reason:
+        pytest.skip("only root can make a folder of another user")
+    folder = runtime_dir / "run"
+    folder.mkdir(mode=0o700)
+    UNSAFE[reason](folder)
+    with pytest.raises(OptionError, match=f"--run-dir: .* exists already, and {reason}"):
+        make_run_dir(folder)
+
+
+def test_units_refuse_it_too(runtime_dir: Path) -> None:
+    folder = runtime_dir / "run"
+    folder.mkdir(mode=0o700)
+    (runtime_dir / "link").symlink_to(folder)
+    assert units.runtime_dir(folder) == folder
+    assert units.runtime_dir(runtime_dir / "link") == runtime_dir / "link"
+    folder.chmod(0o750)
+    with pytest.raises(OptionError, match="is open to other users"):
+        units.runtime_dir(folder)

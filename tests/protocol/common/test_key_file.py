@@ -102,6 +102,10 @@ def entry(**fields: object) -> bytes:
         (entry(name="x", key=SECRET, limits={"max_requests": 0}), r"limits\.max_requests: "),
         (entry(name="x", key=SECRET, limits={"rpm": 5}), r"limits\.rpm: is unknown"),
         (entry(name="x", key=SECRET, secret=SECRET), r"\('x'\): secret: is unknown"),
+        (entry(name="x", key="k", **{SECRET: True}), r"\('x'\): a field: is unknown"),
+        (entry(name="x", key="k", **{"a\nb": True}), r"\('x'\): a field: is unknown"),
+        (json.dumps({"keys": [], SECRET: "x"}).encode(), "^a field: is unknown"),
+        (b"[" + b"9" * 5000 + b"]", "is not JSON"),
         (entry(name="first", key=SECRET), r"\('first'\): another entry has the same name"),
         (entry(name="x", key="other"), r"\('x'\): has the same key as 'first'"),
         (entry(name="x", hash=digest_of("other")), r"\('x'\): has the same key as 'first'"),
@@ -127,6 +131,7 @@ def test_errors_name_the_entry(data: bytes, said: str) -> None:
         (f'[[keys]]\nname = "x"\nkey = {SECRET}', "is not TOML: at line 3"),
         (f'[[keys]]\nkey = "a"\nkey = "{SECRET}"', "is not TOML: at "),
         ("a = " + "[" * 100_000, "is not TOML"),
+        ("a = " + "9" * 5000, "is not TOML"),
         (f'[{SECRET[:2]}]\nname = "x"', "keys: must be a list"),
     ],
 )

@@ -14,9 +14,9 @@ log = logging.getLogger("headrace.frontend")
 """
 
 
-def run(program: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run a program in a process whose log is set up with these options."""
-    command = [sys.executable, "-P", "-c", PREAMBLE + program, json.dumps(options)]
+def run(program: str, second: str = "", **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a program in a process whose log is set up with these options. second: its argument."""
+    command = [sys.executable, "-P", "-c", PREAMBLE + program, json.dumps(options), second]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
 

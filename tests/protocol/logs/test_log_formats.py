@@ -38,13 +38,29 @@ def test_json_has_an_object_for_each_record() -> None:
     assert abs(datetime.now(UTC) - at) < timedelta(minutes=2)
 
 
-def test_json_names_the_request() -> None:
+def test_records_name_their_request_until_it_ends() -> None:
     program = """
-from headrace.protocol.logs.record import request_id
-request_id.set("req-1")
-log.info("x")
+import asyncio
+from headrace.protocol.logs.record import LoggedRequest
+
+async def later():
+    await asyncio.sleep(0.01)
+    log.info("later")
+
+async def answer():
+    request = LoggedRequest("req-1")
+    task = asyncio.create_task(later())
+    log.info("now")
+    request.end()
+    await task
+
+asyncio.run(answer())
 """
-    assert objects_of(program)[0]["request_id"] == "req-1"
+    now, later = objects_of(program)
+    assert now["request_id"] == "req-1"
+    assert "request_id" not in later
+    lines = lines_of(program)
+    assert [line.split("chat-0.1")[1].strip() for line in lines] == ["now [req-1]", "later"]
 
 
 def test_json_holds_the_traceback_in_its_object() -> None:
@@ -61,28 +77,29 @@ except ValueError:
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
-@pytest.mark.parametrize("text", HOSTILE, ids=ascii)
-def test_text_of_a_client_stays_in_its_line(log_format: str, text: str) -> None:
-    program = f'log.warning("field %s is unknown", {text!r})\nlog.info("next")'
+def test_text_of_a_client_stays_in_its_line(log_format: str) -> None:
+    program = f"for text in {HOSTILE!r}:\n  log.warning('field %s is unknown', text)"
     lines = lines_of(program, log_format=log_format)
-    assert len(lines) == 2
-    assert lines[0].isprintable()
+    assert len(lines) == len(HOSTILE)
     for line in lines:
+        assert line.isprintable()
         assert json.loads(line) if log_format == "json" else RECORD.match(line)
 
 
-@pytest.mark.parametrize("text", HOSTILE, ids=ascii)
-def test_exception_with_text_of_a_client_makes_no_record(text: str) -> None:
+def test_exception_with_text_of_a_client_makes_no_record() -> None:
     program = f"""
-try:
-    raise ValueError({text!r})
-except ValueError:
-    log.exception("it failed")
+for text in {HOSTILE!r}:
+    try:
+        raise ValueError(text)
+    except ValueError:
+        log.exception("it failed")
 """
-    first, *others = lines_of(program)
-    assert RECORD.match(first)
-    assert others
-    assert all(line.startswith("  | ") and line.isprintable() for line in others)
+    lines = lines_of(program)
+    assert all(line.isprintable() for line in lines)
+    assert len([line for line in lines if RECORD.match(line)]) == len(HOSTILE)
+    others = [line for line in lines if not RECORD.match(line)]
+    assert len(others) >= 3 * len(HOSTILE)
+    assert all(line.startswith("  | ") for line in others)
 
 
 def test_a_long_exception_is_cut() -> None:
@@ -95,31 +112,29 @@ except ValueError:
     assert len("".join(lines_of(program))) < 2 * MAX_EXCEPTION_CHARS
 
 
-@pytest.mark.parametrize(
-    ("text", "secret"),
-    [
-        ("cannot open postgresql+psycopg://user:s3cret@db/store", "s3cret"),
-        ("http://user:s3c@ret@host/x failed", "s3c@ret"),
-        ("GET https://host/x?api_key=s3cret&a=1", "s3cret"),
-        ("Authorization: Bearer s3cret", "s3cret"),
-        ("{'authorization': 'Bearer s3cret-key'}", "s3cret"),
-        ("[(b'authorization', b'Bearer s3cret-key')]", "s3cret"),
-        ("x-api-key: s3cret", "s3cret"),
-        ("sent 'Bearer s3cret-key' to it", "s3cret"),
-    ],
-)
 @pytest.mark.parametrize("log_format", ["text", "json"])
-def test_secret_of_a_client_is_hidden(log_format: str, text: str, secret: str) -> None:
+def test_secrets_are_hidden(log_format: str) -> None:
+    texts = [
+        "cannot open postgresql+psycopg://user:s3cret@db/store",
+        "http://user:a@s3cret@host/x failed",
+        "GET https://host/x?api_key=s3cret&a=1",
+        "Authorization: Bearer s3cret",
+        "{'authorization': 'Bearer s3cret-key'}",
+        "[(b'authorization', b'Bearer s3cret-key')]",
+        "x-api-key: s3cret",
+        "sent 'Bearer s3cret-key' to it",
+    ]
     program = f"""
-log.warning("%s", {text!r})
-try:
-    raise ValueError({text!r})
-except ValueError:
-    log.exception("it failed")
+for text in {texts!r}:
+    log.warning("%s", text)
+    try:
+        raise ValueError(text)
+    except ValueError:
+        log.exception("it failed")
 """
     written = run(program, log_format=log_format).stderr
-    assert "***" in written
-    assert secret not in written
+    assert written.count("***") >= 2 * len(texts)
+    assert "s3cret" not in written
 
 
 def test_ordinary_text_stays_as_it_is() -> None:

@@ -3,7 +3,7 @@
 import ssl
 from pathlib import Path
 
-from headrace.protocol.connection_options import TLSOptions
+from headrace.protocol.network.connection_options import TLSOptions
 
 # Ciphers of TLS 1.2 with forward secrecy and authenticated encryption, as HTTP/2 requires.
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"

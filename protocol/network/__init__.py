@@ -1,0 +1,1 @@
+"""Sockets that clients connect to: their options, TLS, descriptors."""
