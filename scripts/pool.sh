@@ -22,7 +22,8 @@ usage: scripts/pool.sh [--url URL] [--ca-file FILE] COMMAND
   scale N [QUERY]               set the number of workers; QUERY: model=...
   models                        what requests may name: models and LoRA adapters
   load NAME PATH [QUERY]        serve a LoRA adapter; unload NAME: stop when its requests have ended
-  reload RUN_DIR | PID          replace workers and frontends one at a time (SIGHUP to the launcher)
+  reload RUN_DIR | PID          replace workers and frontends one at a time (SIGHUP to the launcher);
+                                reload --wait ...: until all are replaced, or fail as the reload does
 
 The URL is that of --url, else of HEADRACE_URL, else http://127.0.0.1:8000; unix:PATH is a socket.
 The key is that of HEADRACE_ADMIN_KEY, else of HEADRACE_API_KEY. --ca-file (HEADRACE_CA_FILE) has the
@@ -89,6 +90,9 @@ unload)
     kind=text call POST "v1/unload_lora_adapter?${2:-}" "$(object lora_name "$1")"
     ;;
 reload)
+    if [ $# -eq 2 ] && [ "$1" = "--wait" ]; then
+        HEADRACE_ADMIN_KEY="$key" exec "$python" -P -m headrace.console.await_reload "$2" "$url" "$ca_file"
+    fi
     [ $# -eq 1 ] || { usage >&2; exit 2; }
     pid="$(launcher_pid "$1")"
     kill -HUP "$pid"

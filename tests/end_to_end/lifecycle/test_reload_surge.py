@@ -1,7 +1,10 @@
 """SIGHUP to a pool of one worker: its successor starts first (fake engine)."""
 
 import json
+import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -84,6 +87,16 @@ def reload(server: Server, outcome: str = "rolling restart: done") -> None:
     wait_for(lambda: server.log.count(outcome) > count, f"{outcome} in the log", 60)
 
 
+def reload_and_wait(server: Server, status: int) -> str:
+    """What `pool.sh reload --wait` says."""
+    script = str(Path(__file__).parents[3] / "scripts/pool.sh")
+    environment = os.environ | {"HEADRACE_URL": server.url, "PYTHON": sys.executable}
+    command = [script, "reload", "--wait", str(server.run_dir)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
 def test_a_single_worker_is_replaced_without_a_hole(launch: Launch) -> None:
     server = launch("--frontends", "2", step_s=STEP_S)
     before = workers(server)
@@ -126,7 +139,9 @@ def test_a_successor_that_cannot_start_leaves_the_old_one(launch: Launch) -> Non
     config.write_text(json.dumps(pool))
     with probes(server) as asking:
         wait_for(lambda: asking.answers[200] > 4, "requests are answered")
-        reload(server, "rolling restart: aborted")
+        told = reload_and_wait(server, status=1)
+        assert "default-0.0 is kept" in told
+        assert "rolling restart: aborted" in server.log
         config.write_text(whole)
         wait_for(lambda: asking.phases[-1]["phase"] == "failed", "it is shown")
     shown = asking.phases[-1]
@@ -136,7 +151,7 @@ def test_a_successor_that_cannot_start_leaves_the_old_one(launch: Launch) -> Non
     assert set(asking.statuses) == {200}
     assert set(asking.answers) == {200}
     assert workers(server) == before
-    reload(server)
+    assert "reload 2: done" in reload_and_wait(server, status=0)
     assert not set(workers(server)) & set(before)
     assert server.stop() == 0
 
