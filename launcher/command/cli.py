@@ -34,11 +34,11 @@ from headrace.protocol.common.hub import HubOptions
 from headrace.protocol.common.process_registry import Role
 from headrace.protocol.common.run_files import PAUSED_GROUPS
 from headrace.protocol.common.sd_notify import Notifier
-from headrace.protocol.common.standard_streams import make_streams_safe
 from headrace.protocol.common.umask import keep_files_private
 from headrace.protocol.config import GroupConfig, PoolConfig, PoolOptions
 from headrace.protocol.log_options import LogOptions
 from headrace.protocol.logs.set_up import INHERITED, set_up_logging, writes_json
+from headrace.protocol.logs.standard_streams import make_streams_safe
 
 log = logging.getLogger("headrace.launcher")
 
