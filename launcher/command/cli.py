@@ -23,7 +23,7 @@ from headrace.launcher.command.lora_modules import store_lora_modules
 from headrace.launcher.command.middleware import check_middleware
 from headrace.launcher.command.options import GroupOptions, OptionError, Options, read_options
 from headrace.launcher.command.queue_shares import with_shares
-from headrace.launcher.command.run_dir import make_run_dir
+from headrace.launcher.command.run_dir import ensure_temporary_folder, make_run_dir
 from headrace.launcher.command.tool_parsers import check_tool_parser
 from headrace.launcher.command.warnings import warnings_of
 from headrace.launcher.hardware import gpu_ids
@@ -98,6 +98,7 @@ def _serve(flags: list[str]) -> int:
         _tell(options)
         raise_descriptor_limit(pool.max_connections)
         run_dir = make_run_dir(options.run_dir, [group.name for group in options.groups])
+        ensure_temporary_folder(run_dir)
         passed = passed_socket()
         listener, url = bind_http(pool) if passed is None else _use_passed(passed, pool)
         uds = pool.uds
