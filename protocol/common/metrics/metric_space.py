@@ -38,6 +38,9 @@ def keep_metrics_on_full_disks() -> None:
 class MetricFile(MmapedDict):
     """A process's file of metrics, or its memory while the file has no space."""
 
+    _f: Any
+    _m: Any
+
     def __init__(self, filename: str, read_mode: bool = False) -> None:
         if read_mode:
             super().__init__(filename, read_mode)  # type: ignore[no-untyped-call]
@@ -74,7 +77,7 @@ class MetricFile(MmapedDict):
         if self._retry_at is None:
             try:
                 reserve_space(self._f.fileno(), capacity)
-                self._m: Any = mmap.mmap(self._f.fileno(), capacity)
+                self._m = mmap.mmap(self._f.fileno(), capacity)
             except OSError as error:
                 self._move_to_memory(capacity)
                 self._leave_file(error)
