@@ -39,7 +39,9 @@ class CoordinatorSockets:
             frames = self._control.recv_multipart(zmq.NOBLOCK)
         except zmq.Again:
             return None
-        return frames[0].decode(errors="replace"), frames[-1]
+        sender = frames[0].decode(errors="replace")
+        self.unreachable.reached(sender)
+        return sender, frames[-1]
 
     def publish(self, state: PoolState) -> None:
         self._publisher.send(STATE.encode(state))

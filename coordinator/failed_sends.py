@@ -24,7 +24,7 @@ class FailedSends:
         self._failures.setdefault(receiver, (now, reason))
 
     def reached(self, receiver: str) -> None:
-        """Note a message that was sent."""
+        """Note a message that was sent to a process, or has come from it."""
         if self._failures:
             self._failures.pop(receiver, None)
 

@@ -6,7 +6,7 @@ survives a coordinator that dies, the states go with it and come back with the n
 
 from prometheus_client import Counter, Gauge
 
-from headrace.protocol.common.metric_space import keep_metrics_on_full_disks
+from headrace.protocol.common.metrics.metric_space import keep_metrics_on_full_disks
 from headrace.protocol.config import PoolConfig
 from headrace.protocol.state import (
     DRAINING,

@@ -32,9 +32,13 @@ class UnitProcesses:
     def poll_changes(self) -> list[ChildExited | LauncherHello]:
         """Return the messages that a launcher would have sent since the last call."""
         roles: tuple[Role, ...] = (WORKER, FRONTEND)
-        present = {
-            each.process_id: each for role in roles for each in self._processes.running(role)
-        }
+        try:
+            present = {
+                each.process_id: each for role in roles for each in self._processes.running(role)
+            }
+        except OSError as error:  # no descriptors left: nothing is known to have changed
+            log.warning("cannot look which processes run: %s", error.strerror)
+            return []
         before, self._members = self._members, present
         messages: list[ChildExited | LauncherHello] = []
         for process_id, member in (before or {}).items():

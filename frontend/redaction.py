@@ -5,6 +5,7 @@ Errors are written without such things. This is the second line: texts of librar
 processes and of the system pass through here, too.
 """
 
+import contextlib
 import re
 import sys
 from collections.abc import Iterable
@@ -34,7 +35,10 @@ class _Places:
         self._paths: set[str] = set()
         self.pattern = re.compile(r"(?!)")
         package = Path(__file__).resolve().parents[1]
-        self.add((package, Path(sys.prefix), Path.home(), Path.cwd(), Path(gettempdir())))
+        self.add((package, Path(sys.prefix)))
+        for find in (Path.home, Path.cwd, lambda: Path(gettempdir())):
+            with contextlib.suppress(OSError, RuntimeError):  # a container may have none of them
+                self.add((find(),))
 
     def add(self, paths: Iterable[Path]) -> None:
         """Hide more paths. Roots such as "/" are left out: they hide nothing."""

@@ -30,8 +30,8 @@ from headrace.frontend.metrics.request_observer import (
     RequestObserver,
 )
 from headrace.frontend.metrics.tenants import TenantRequests, TenantTokens
-from headrace.protocol.common import metric_files
-from headrace.protocol.common.metric_space import keep_metrics_on_full_disks
+from headrace.protocol.common.metrics import metric_files
+from headrace.protocol.common.metrics.metric_space import keep_metrics_on_full_disks
 from headrace.protocol.config import GroupConfig, PoolConfig
 from headrace.protocol.state import engine_label
 

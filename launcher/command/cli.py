@@ -23,7 +23,7 @@ from headrace.launcher.command.lora_modules import store_lora_modules
 from headrace.launcher.command.middleware import check_middleware
 from headrace.launcher.command.options import GroupOptions, OptionError, Options, read_options
 from headrace.launcher.command.queue_shares import with_shares
-from headrace.launcher.command.run_dir import make_run_dir
+from headrace.launcher.command.run_dir import ensure_temporary_folder, make_run_dir
 from headrace.launcher.command.tool_parsers import check_tool_parser
 from headrace.launcher.command.warnings import warnings_of
 from headrace.launcher.hardware import gpu_ids
@@ -33,11 +33,11 @@ from headrace.protocol.common.hub import HubOptions
 from headrace.protocol.common.process_registry import Role
 from headrace.protocol.common.run_files import PAUSED_GROUPS
 from headrace.protocol.common.sd_notify import Notifier
-from headrace.protocol.common.standard_streams import make_streams_safe
 from headrace.protocol.common.umask import keep_files_private
 from headrace.protocol.config import GroupConfig, PoolConfig, PoolOptions
 from headrace.protocol.log_options import LogOptions
 from headrace.protocol.logs.set_up import INHERITED, set_up_logging, writes_json
+from headrace.protocol.logs.standard_streams import make_streams_safe
 from headrace.protocol.network.descriptors import raise_descriptor_limit
 
 log = logging.getLogger("headrace.launcher")
@@ -98,6 +98,7 @@ def _serve(flags: list[str]) -> int:
         _tell(options)
         raise_descriptor_limit(pool.max_connections)
         run_dir = make_run_dir(options.run_dir, [group.name for group in options.groups])
+        ensure_temporary_folder(run_dir)
         passed = passed_socket()
         listener, url = bind_http(pool) if passed is None else _use_passed(passed, pool)
         uds = pool.uds

@@ -44,6 +44,15 @@ def make_run_dir(chosen: Path | None, groups: Collection[str] = ()) -> Path:
     return chosen.absolute()
 
 
+def ensure_temporary_folder(run_dir: Path) -> None:
+    """Where no temporary folder can be written, as in a container with a read-only root, have this
+    process and its children use one in the run directory."""
+    if _temporary_folder() is None:
+        folder = run_dir / "tmp"
+        folder.mkdir(mode=0o700)
+        os.environ["TMPDIR"] = str(folder)
+
+
 def check_length(run_dir: Path, groups: Collection[str]) -> None:
     """Raise OptionError if a path is too long for the sockets of a pool."""
     excess = sockets.excess_bytes(run_dir, groups)

@@ -24,12 +24,20 @@ Progress = Callable[[str], None]
 
 
 def default_cache_dir() -> Path:
-    """Return $HEADRACE_CACHE, else headrace/ in $XDG_CACHE_HOME, else in ~/.cache."""
+    """Return $HEADRACE_CACHE, else headrace/ in $XDG_CACHE_HOME, else in ~/.cache.
+
+    Raises ModelError if none of them is set, and the user has no home folder.
+    """
     own = os.environ.get("HEADRACE_CACHE")
     if own:
         return Path(own).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "headrace"
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "headrace"
+    except RuntimeError as error:  # a container's user without an entry in /etc/passwd, say
+        raise ModelError(
+            "there is no home folder: HEADRACE_CACHE must say where prepared models are kept"
+        ) from error
 
 
 def cached(entry: Path, build: Callable[[Path], None], progress: Progress) -> Path:

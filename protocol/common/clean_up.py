@@ -4,7 +4,7 @@ import contextlib
 import logging
 
 from headrace.protocol import sockets
-from headrace.protocol.common import metric_files
+from headrace.protocol.common.metrics import metric_files
 from headrace.protocol.common.process_registry import RegisteredProcess
 from headrace.protocol.config import PoolConfig
 

@@ -6,9 +6,9 @@ import os
 import signal
 import sys
 
-from headrace.protocol.common.standard_streams import make_streams_safe
 from headrace.protocol.log_options import LogOptions
 from headrace.protocol.logs.set_up import set_up_logging
+from headrace.protocol.logs.standard_streams import make_streams_safe
 
 PR_SET_PDEATHSIG = 1
 

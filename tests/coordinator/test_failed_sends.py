@@ -8,6 +8,7 @@ import zmq
 
 from headrace.coordinator.coordinator_sockets import CoordinatorSockets
 from headrace.coordinator.failed_sends import AGAIN_S, PATIENCE_S, FailedSends
+from headrace.protocol.sockets import control_endpoint, dealer
 from headrace.protocol.to_worker import FrontendGone
 
 LATER = PATIENCE_S + 0.1
@@ -48,3 +49,19 @@ def test_the_sockets_note_what_is_not_there(tmp_path: Path) -> None:
         assert line == f"cannot reach live-0.0: {zmq.strerror(zmq.EHOSTUNREACH)}"
     finally:
         sockets.close()
+
+
+def test_a_process_that_sends_messages_is_reached(tmp_path: Path) -> None:
+    """It connected after the message that it has missed."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    sockets = CoordinatorSockets(tmp_path)
+    try:
+        assert not sockets.send_to_worker("live-0.0", FrontendGone("frontend-0.0"))
+        worker = dealer(context, control_endpoint(tmp_path), "live-0.0")
+        worker.send(b"hello")
+        sockets.wait(10)
+        assert sockets.receive() == ("live-0.0", b"hello")
+        assert sockets.unreachable.warnings(is_there, float("inf")) == []
+    finally:
+        sockets.close()
+        context.destroy(linger=0)

@@ -26,8 +26,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from headrace.protocol.common.standard_streams import make_streams_safe
 from headrace.protocol.logs.set_up import inherited_options, set_up_logging, writes_json
+from headrace.protocol.logs.standard_streams import make_streams_safe
 from headrace.workers.prepare.gguf_header import GGUFError, GGUFHeader, read_gguf_header
 from headrace.workers.prepare.pickles import PickleError, convert_pickles
 

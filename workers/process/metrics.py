@@ -9,7 +9,7 @@ from itertools import zip_longest
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from headrace.protocol.common.metric_space import keep_metrics_on_full_disks
+from headrace.protocol.common.metrics.metric_space import keep_metrics_on_full_disks
 from headrace.protocol.state import SLEEPING, WorkerLoad, WorkerStatus, engine_label
 from headrace.workers.engine.engine import CacheSize, EngineStats
 

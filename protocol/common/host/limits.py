@@ -10,7 +10,8 @@ from pathlib import Path
 from headrace.protocol.common.host.cgroups import Cgroup, groups_of
 
 _ROOT = Path("/")
-_FILES_V1, _FILES_V2 = ("memory.limit_in_bytes",), ("memory.max", "memory.high")
+_FILES_V1: tuple[str, ...] = ("memory.limit_in_bytes",)
+_FILES_V2: tuple[str, ...] = ("memory.max", "memory.high")
 
 
 @dataclass(frozen=True)

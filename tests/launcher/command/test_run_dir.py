@@ -15,7 +15,7 @@ import pytest
 
 from headrace.launcher.command import units
 from headrace.launcher.command.options import OptionError
-from headrace.launcher.command.run_dir import make_run_dir
+from headrace.launcher.command.run_dir import ensure_temporary_folder, make_run_dir
 from headrace.protocol.common.run_files import LAUNCHER_LOCK
 
 
@@ -221,3 +221,19 @@ def test_units_refuse_it_too(runtime_dir: Path) -> None:
     folder.chmod(0o750)
     with pytest.raises(OptionError, match="is open to other users"):
         units.runtime_dir(folder)
+
+
+def test_without_a_temporary_folder_the_run_directory_has_one(
+    runtime_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the root is read-only, and nothing is mounted at /tmp."""
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(runtime_dir / "none")])
+    monkeypatch.setenv("TMPDIR", str(runtime_dir / "none"))
+    run_dir = make_run_dir(runtime_dir / "chosen")
+    ensure_temporary_folder(run_dir)
+    assert os.environ["TMPDIR"] == str(run_dir / "tmp")
+    assert stat.S_IMODE((run_dir / "tmp").stat().st_mode) == 0o700
+    monkeypatch.undo()
+    ensure_temporary_folder(run_dir)  # nothing is missing
+    assert os.environ.get("TMPDIR") != str(run_dir / "tmp")

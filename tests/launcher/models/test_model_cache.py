@@ -88,3 +88,17 @@ def test_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert default_cache_dir() == Path("/xdg/headrace")
     monkeypatch.setenv("HEADRACE_CACHE", "/own")
     assert default_cache_dir() == Path("/own")
+
+
+def test_a_user_without_a_home_folder_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HEADRACE_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    with pytest.raises(ModelError, match="HEADRACE_CACHE"):
+        default_cache_dir()
+    monkeypatch.setenv("HEADRACE_CACHE", "/own")
+    assert default_cache_dir() == Path("/own")

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 
-from headrace.protocol.common import atomic_write, file_lock, metric_files
+from headrace.protocol.common import atomic_write, file_lock
+from headrace.protocol.common.metrics import metric_files
 
 DEAD = (11, 12, 13)
 # Between any two lines of these, a writer is killed.

@@ -9,15 +9,15 @@ from subprocess import PIPE
 
 import pytest
 
-from headrace.protocol.common import metric_files, metric_space
-from headrace.protocol.common.metric_space import MetricFile
+from headrace.protocol.common.metrics import metric_files, metric_space
+from headrace.protocol.common.metrics.metric_space import MetricFile
 from tests.small_file_systems import fill, small_tmpfs
 
 # Counts until it is told that the disk is full (or starts then), counts many more, and again later.
 COUNTS = """
 import logging, os, sys, time
 from pathlib import Path
-from headrace.protocol.common import metric_space
+from headrace.protocol.common.metrics import metric_space
 logging.basicConfig(stream=sys.stdout, format="%(message)s")
 metric_space.keep_metrics_on_full_disks()
 metric_space.RETRY_S = 0.01

@@ -28,7 +28,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from headrace.protocol.common.atomic_write import replacing, write_atomically
 from headrace.protocol.common.file_lock import FileLock
-from headrace.protocol.common.metric_space import INITIAL_BYTES, entry_bytes, reserve_file
+from headrace.protocol.common.metrics.metric_space import INITIAL_BYTES, entry_bytes, reserve_file
 
 # Of these only the sum over all processes is shown.
 SUMMED = ("counter", "histogram")

@@ -10,17 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from headrace.protocol.common.standard_streams import MAX_KEPT_BYTES
+from headrace.protocol.logs.standard_streams import MAX_KEPT_BYTES
 from tests.small_file_systems import fill, small_tmpfs
 
 # Logs many lines, says so on a socket, waits until it is told to go on, and logs two more.
 PROGRAM = """
 import logging, socket, sys
-from headrace.protocol.common.process import set_up_logging
-from headrace.protocol.common.standard_streams import make_streams_safe
+from headrace.protocol.log_options import LogOptions
+from headrace.protocol.logs.standard_streams import make_streams_safe
+from headrace.protocol.logs.set_up import set_up_logging
 control = socket.socket(fileno=int(sys.argv[1]))
 make_streams_safe()
-set_up_logging("chat-0.1", "info")
+set_up_logging("chat-0.1", LogOptions(log_level="info"))
 for number in range(int(sys.argv[2])):
     logging.getLogger("headrace").info("line %d %s", number, "x" * 1000)
 print("printed", file=sys.stderr)
@@ -152,7 +153,7 @@ def test_closed_streams_lead_nowhere_and_no_other_file_gets_their_number(
 ) -> None:
     script = (
         "import os, sys\n"
-        "from headrace.protocol.common.standard_streams import make_streams_safe\n"
+        "from headrace.protocol.logs.standard_streams import make_streams_safe\n"
         "make_streams_safe()\n"
         f"file = open({str(tmp_path / 'file')!r}, 'w')\n"
         "assert file.fileno() > 2\n"

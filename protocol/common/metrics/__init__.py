@@ -1,0 +1,1 @@
+"""The files in which all processes of a pool keep their metrics."""
