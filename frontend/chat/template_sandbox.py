@@ -244,7 +244,7 @@ class _Generator(CodeGenerator):
         self.writeline("environment.step()")
         super().blockvisit(nodes, frame)
 
-    def visit_Add(self, node: nodes.Add, frame: Frame) -> None:
+    def visit_Add(self, node: nodes.BinExpr, frame: Frame) -> None:
         self.write("environment.add(")
         self.visit(node.left, frame)
         self.write(", ")
