@@ -29,11 +29,20 @@ from headrace.launcher.command.warnings import warnings_of
 from headrace.launcher.hardware import gpu_ids
 from headrace.launcher.models.prepare_model import ModelError, PrepareOptions, prepare_model
 from headrace.protocol.common.adapters import delete_all_adapters
+<<<<<<< HEAD
+=======
+from headrace.protocol.common.descriptors import raise_descriptor_limit
+from headrace.protocol.common.host.umask import keep_files_private
+>>>>>>> h-models
 from headrace.protocol.common.hub import HubOptions
 from headrace.protocol.common.process_registry import Role
 from headrace.protocol.common.run_files import PAUSED_GROUPS
 from headrace.protocol.common.sd_notify import Notifier
+<<<<<<< HEAD
 from headrace.protocol.common.umask import keep_files_private
+=======
+from headrace.protocol.common.standard_streams import make_streams_safe
+>>>>>>> h-models
 from headrace.protocol.config import GroupConfig, PoolConfig, PoolOptions
 from headrace.protocol.log_options import LogOptions
 from headrace.protocol.logs.set_up import INHERITED, set_up_logging, writes_json
@@ -137,6 +146,7 @@ def _prepare(flags: list[str]) -> int:
         units.check_sizes(options.groups)
         keep_files_private()
         run_dir = units.runtime_dir(options.run_dir, [group.name for group in options.groups])
+        units.check_private(run_dir)
         units.check_idle(run_dir)
         notifier.status("preparing models")
         # Without this file, no unit starts from a half prepared folder.

@@ -44,11 +44,15 @@ def runtime_dir(chosen: Path | None, groups: Collection[str] = ()) -> Path:
     folder = Path(given).absolute()
     if not folder.is_dir():
         raise OptionError(f"--run-dir: {folder}: no such folder")
+    check_length(folder, groups)
+    return folder
+
+
+def check_private(folder: Path) -> None:
+    """Raise OptionError if others than the owner can enter a run directory."""
     # systemd's may be a link, which only root can have made.
     if (reason := why_unsafe(folder.resolve())) is not None:
         raise OptionError(f"--run-dir: {folder}: {reason}")
-    check_length(folder, groups)
-    return folder
 
 
 def check_sizes(groups: Sequence[GroupOptions]) -> None:
@@ -72,6 +76,7 @@ def become(role: Role, arguments: Sequence[str]) -> NoReturn:
     """Become one process of the pool that has been prepared. Raises OptionError on failure."""
     run_dir, number = _parse(role, arguments)
     config = _load(run_dir)
+    check_private(run_dir)
     # Before anything else can fail: none of the variables must reach the process.
     listener = passed_socket()
     if role == COORDINATOR:

@@ -14,7 +14,7 @@ from pathlib import Path
 from headrace.launcher.models.model_folder import ModelError
 from headrace.protocol.common.atomic_write import replacing_folder
 from headrace.protocol.common.file_lock import FileLock, LockHeld
-from headrace.protocol.common.umask import users_umask
+from headrace.protocol.common.host.umask import users_umask
 
 MANIFEST = "headrace.json"
 WHOLE_DIGEST_BYTES = 512 * 1024 * 1024

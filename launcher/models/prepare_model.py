@@ -34,7 +34,7 @@ from headrace.launcher.models.model_cache import (
 from headrace.launcher.models.model_folder import INDEX, WEIGHTS, ModelError, check_folder
 from headrace.launcher.models.text_folder import TextOverrides, text_key, write_text_folder
 from headrace.protocol.common import hub
-from headrace.protocol.common.umask import users_umask
+from headrace.protocol.common.host.umask import users_umask
 from headrace.protocol.text import TextInfo
 
 DEFAULT_MODEL = "SmolLM2-135M-Instruct"

@@ -1,6 +1,7 @@
 """Command lines as they are in public for the reference, and what the started server does."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -129,3 +130,35 @@ def test_a_device_that_is_not_there_starts_nothing(
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"headrace: error: {said}")
     assert not run_dir.exists()
+
+
+@pytest.mark.parametrize("given", ["file", "flag", "named"])
+def test_a_template_that_does_not_compile_ends_the_start(
+    fake_model: Path, cache_dir: Path, tmp_path: Path, given: str
+) -> None:
+    """Also one that only requests with tools use. No process is started for it."""
+    folder, broken = tmp_path / "model", "{% for m in messages %}"
+    shutil.copytree(fake_model, folder)
+    flags = []
+    if given == "file":
+        (folder / "chat_template.jinja").write_text(broken)
+    elif given == "flag":
+        (tmp_path / "own.jinja").write_text(broken)
+        flags = ["--chat-template", str(tmp_path / "own.jinja")]
+    else:
+        (folder / "additional_chat_templates").mkdir()
+        (folder / "additional_chat_templates" / "tool_use.jinja").write_text(broken)
+    command = ["serve", str(folder), "--engine", "fake", "--port", "0", *flags]
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "headrace", *command],
+        env=os.environ | {"HEADRACE_CACHE": str(cache_dir), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 2
+    errors = [line for line in done.stderr.splitlines() if "error" in line]
+    assert len(errors) == 1
+    assert done.stderr.splitlines()[-1] == errors[0]
+    assert "line 1: " in errors[0]

@@ -244,10 +244,12 @@ class TestWhatIsMissing:
         with pytest.raises(ModelError, match=r"config.json: is not (JSON|a JSON object)"):
             check_folder(folder)
 
-    def test_only_pickled_weights(self, folder: Path) -> None:
+    def test_only_pickled_weights(
+        self, folder: Path, prepare: Callable[..., PreparedModel]
+    ) -> None:
         (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
         with pytest.raises(ModelError, match=r"pickled weights \(pytorch_model.bin\)"):
-            check_folder(folder)
+            prepare(str(folder))
 
     def test_no_weights(self, folder: Path) -> None:
         (folder / "model.safetensors").rename(folder / "adapter.safetensors")
