@@ -29,20 +29,11 @@ from headrace.launcher.command.warnings import warnings_of
 from headrace.launcher.hardware import gpu_ids
 from headrace.launcher.models.prepare_model import ModelError, PrepareOptions, prepare_model
 from headrace.protocol.common.adapters import delete_all_adapters
-<<<<<<< HEAD
-=======
-from headrace.protocol.common.descriptors import raise_descriptor_limit
 from headrace.protocol.common.host.umask import keep_files_private
->>>>>>> h-models
 from headrace.protocol.common.hub import HubOptions
 from headrace.protocol.common.process_registry import Role
 from headrace.protocol.common.run_files import PAUSED_GROUPS
 from headrace.protocol.common.sd_notify import Notifier
-<<<<<<< HEAD
-from headrace.protocol.common.umask import keep_files_private
-=======
-from headrace.protocol.common.standard_streams import make_streams_safe
->>>>>>> h-models
 from headrace.protocol.config import GroupConfig, PoolConfig, PoolOptions
 from headrace.protocol.log_options import LogOptions
 from headrace.protocol.logs.set_up import INHERITED, set_up_logging, writes_json

@@ -158,11 +158,7 @@ class _Table:
     def over(self, flags: Mapping[str, Any]) -> "_Table":
         """Return these options with flags that replace them."""
         names = {key: name for key, name in self.names.items() if key not in flags}
-<<<<<<< HEAD
         return _Table({**self.options, **flags}, names, self.notices)
-=======
-        return _Table(self.options | dict(flags), names, self.notices)
->>>>>>> h-models
 
     def parted(self, keys: Iterable[str]) -> tuple["_Table", "_Table"]:
         """Return the options with these keys, and the others."""

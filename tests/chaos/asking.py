@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
@@ -81,22 +82,34 @@ async def order(address: Address, path: str, body: dict[str, Any]) -> None:
         await response.read()
 
 
+async def _connected(address: Address) -> socket.socket:
+    """Return a socket before TLS is spoken: what breaks from then on has a port."""
+    client = socket.socket()
+    client.setblocking(False)
+    try:
+        await asyncio.get_running_loop().sock_connect(client, (address.host, address.port))
+    except BaseException:
+        client.close()
+        raise
+    return client
+
+
 @asynccontextmanager
 async def _response(address: Address, head: bytes, body: bytes) -> AsyncIterator[Response]:
     """A response with status 200 to be read.
 
     Raises Broken whenever the connection breaks, ErrorStatus for any other status.
     """
+    own_port = 0
     try:
+        client = await _connected(address)
+        own_port = client.getsockname()[1]
+        server_name = "localhost" if address.context else None
         reader, writer = await asyncio.open_connection(
-            address.host,
-            address.port,
-            ssl=address.context,
-            server_hostname="localhost" if address.context else None,
+            sock=client, ssl=address.context, server_hostname=server_name
         )
     except OSError as error:
-        raise Broken(0, error) from error
-    own_port = writer.get_extra_info("sockname")[1]
+        raise Broken(own_port, error) from error
     with closing(writer):
         try:
             response = await Connection(reader, writer).request(head, body)

@@ -220,8 +220,7 @@ def test_units_refuse_it_too(runtime_dir: Path) -> None:
     units.check_private(runtime_dir / "link")
     folder.chmod(0o750)
     with pytest.raises(OptionError, match="is open to other users"):
-<<<<<<< HEAD
-        units.runtime_dir(folder)
+        units.check_private(folder)
 
 
 def test_without_a_temporary_folder_the_run_directory_has_one(
@@ -238,6 +237,3 @@ def test_without_a_temporary_folder_the_run_directory_has_one(
     monkeypatch.undo()
     ensure_temporary_folder(run_dir)  # nothing is missing
     assert os.environ.get("TMPDIR") != str(run_dir / "tmp")
-=======
-        units.check_private(folder)
->>>>>>> h-models
