@@ -42,7 +42,7 @@ ROWS = rows_of_advisories()
 
 def test_many_tests_are_cited() -> None:
     assert len(CITED) > 80
-    assert len(ROWS) > 25
+    assert len(ROWS) >= 25
 
 
 @pytest.mark.parametrize("cited", CITED)
