@@ -197,15 +197,6 @@ class Children:
             log.exception("the end of %s could not be handled", child.process_id)
 
 
-def watch_without_threads() -> None:
-    """Let asyncio watch children by descriptors, as it does from Python 3.12 on: a thread for each
-    might be refused when the child runs already. Call it before the event loop is made."""
-    if sys.version_info < (3, 12):
-        with contextlib.suppress(OSError):  # a kernel that has no such descriptors
-            os.close(os.pidfd_open(os.getpid()))
-            asyncio.set_child_watcher(asyncio.PidfdChildWatcher())
-
-
 def _send(child: Child, number: signal.Signals) -> None:
     if child.process.returncode is None:
         with contextlib.suppress(ProcessLookupError):

@@ -108,10 +108,8 @@ def _serve(flags: list[str]) -> int:
         config = _configure(run_dir, options)
         listen(listener)
         # Imported late: --help and a wrong flag need no event loop and no sockets.
-        from headrace.launcher.children import watch_without_threads
         from headrace.launcher.launcher import run_launcher
 
-        watch_without_threads()
         return asyncio.run(run_launcher(config, listener, url, notifier, passed is not None))
     except (OptionError, ModelError) as error:
         return _fail(error)
