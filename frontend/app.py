@@ -140,7 +140,8 @@ def _in_layers(app: Quart, context: Context, keys: KeyTable) -> ASGIApp:
     config = context.config
     refusing = full.FullPoolMiddleware(app.asgi_app, context.pool, context.drain)
     limited = limits.LimitsMiddleware(refusing, config)
-    guarded = AccessMiddleware(limited, keys, app, {messages.PATH: messages_errors.body})
+    shapes = {messages.PATH: messages_errors.body}
+    guarded = AccessMiddleware(limited, keys, app, shapes, config.allowed_origins)
     of_headers = (config.max_headers, config.max_header_bytes)
     addressed = address.AddressMiddleware(guarded, config.root_path, *of_headers)
     return request_scope.RequestScopeMiddleware(

@@ -25,9 +25,31 @@ async def test_pages_cannot_send_json(make_app: MAKE_APP, pool: FakePool, form: 
     for route, body in BODIES.items():
         answer = await client.post(url_of(route), data=json.dumps(body), headers=headers)
         text = await answer.get_data(as_text=True)
-        assert answer.status_code == 400, (route, text)
-        assert "Content-Type" in text, (route, text)
+        assert answer.status_code == 403, (route, text)
+        assert "--allowed-origins" in text, (route, text)
     assert not pool.requests
+
+
+@pytest.mark.parametrize("path", ["/sleep", "/pause", "/reset_prefix_cache", "/v1/files"])
+async def test_pages_cannot_send_what_needs_no_json(make_app: MAKE_APP, path: str) -> None:
+    client = make_app(enable_admin=True).test_client()
+    for site in ("cross-site", "same-site"):
+        answer = await client.post(path, headers={**SITE, "Sec-Fetch-Site": site})
+        assert answer.status_code == 403
+    own = await client.post(path, headers={"Sec-Fetch-Site": "same-origin"})
+    assert own.status_code != 403
+    script = await client.post(path)
+    assert script.status_code != 403
+
+
+@pytest.mark.parametrize("origin", ["*", SITE["Origin"]])
+async def test_allowed_pages_can(make_app: MAKE_APP, origin: str) -> None:
+    client = make_app(enable_admin=True, allowed_origins=(origin,)).test_client()
+    assert (await client.post("/reset_prefix_cache", headers=SITE)).status_code != 403
+    other = {**SITE, "Origin": "https://other.example"}
+    assert (await client.post("/pause", headers=other)).status_code == (
+        200 if origin == "*" else 403
+    )
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/metrics", "/server_info", "/v1/files"])
