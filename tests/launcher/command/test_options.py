@@ -416,7 +416,7 @@ class TestAdapters:
     def test_what_is_no_list_is_named_so(self, tmp_path: Path) -> None:
         file = tmp_path / "pool.toml"
         file.write_text("enable-lora = true\nlora-modules = 5\n")
-        with pytest.raises(OptionError, match="^lora-modules: must be a list$"):
+        with pytest.raises(OptionError, match=r"^lora-modules: must be a list$"):
             parse(["--config", str(file)])
 
     @pytest.mark.parametrize(
