@@ -61,12 +61,14 @@ def blueprint(context: Context) -> Blueprint:
     @document_querystring(AdapterQuery)
     @document_request(UnloadAdapterRequest)
     @document_plain("It is gone; with ?verbose as JSON, and what came of it at each worker.")
+    @document_response(ErrorAnswer, 400)
     @document_response(ErrorAnswer, 404)
     @document_response(ErrorAnswer, 408)
     async def unload() -> Response:
         """Serve it no more; answered when the last request that uses it has ended."""
         query, body = read_query(AdapterQuery), await read_body(UnloadAdapterRequest)
         call, target = UnloadAdapter(body.lora_name), target_of(context, query)
+        _check_enabled(context, target)
         result = await context.pool.call(call, target, query.timeout)
         check_result(result, _describe(body.lora_name), "lora_name")
         return _success_response(body.lora_name, "removed", result, query)
@@ -85,8 +87,10 @@ def _target(context: Context, query: AdapterQuery) -> CallTarget:
 
 
 def _check_enabled(context: Context, target: CallTarget) -> None:
-    """Raise BadRequest if the group takes no adapters: wherever they lie, that is what is wrong."""
-    if target.group and not context.config.group(target.group).engine.enable_lora:
+    """Raise BadRequest if the groups take no adapters: wherever they lie, that is what is wrong."""
+    config = context.config
+    groups = (config.group(target.group),) if target.group else config.groups
+    if not any(group.engine.enable_lora for group in groups):
         raise BadRequest("LoRA adapters are off: start the server with --enable-lora.", "lora_name")
 
 

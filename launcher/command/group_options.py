@@ -159,9 +159,10 @@ class GroupOptions(EngineConfig, ServingOptions, AutoscalingOptions):
     @field_validator("lora_modules", mode="before")
     @classmethod
     def _lora_modules(cls, value: object) -> object:
-        if not isinstance(value, list | tuple):
+        if not isinstance(value, str | dict | list | tuple):
             return value
-        each = [part for item in value for part in json_list(item)]
+        values = value if isinstance(value, list | tuple) else (value,)
+        each = [part for item in values for part in json_list(item)]
         return tuple(_lora_module(part) for part in each if part != "")
 
     @field_validator("lora_modules")

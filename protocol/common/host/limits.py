@@ -25,9 +25,9 @@ class Limit:
 def available_memory(root: Path = _ROOT) -> Limit:
     """Return the memory that can be had without swapping, and what limits it.
 
-    Of the memory in use of a control group, pages of files do not count, as on a machine
-    without groups: the kernel drops them first. Those in active use that programs have mapped do.
-    root: where /proc and /sys are, for tests.
+    Of the memory in use of a control group, pages of files do not count, as they do not on a
+    machine without groups: the kernel drops them first. Those in active use that programs have
+    mapped do. root: where /proc and /sys are, for tests.
     """
     limits = [_machine_memory(root)]
     for group in groups_of("memory", root=root):

@@ -236,6 +236,12 @@ class TestLoading:
         error = await load(client, 400, lora_path=path)
         assert "--enable-lora" in error["message"]
 
+    async def test_unloading_without_the_flag_says_so_too(self, make_app: MAKE_APP) -> None:
+        client = make_app(enable_admin=True).test_client()
+        response = await client.post("/v1/unload_lora_adapter", json={"lora_name": "a"})
+        assert response.status_code == 400
+        assert "--enable-lora" in (await response.get_json())["error"]["message"]
+
     @pytest.mark.parametrize(
         ("kind", "status", "param"),
         [

@@ -406,6 +406,19 @@ class TestAdapters:
         assert pool.lora_dir == Path("/adapters")
         assert [each.name for each in group.lora_modules] == ["sql", "css"]
 
+    @pytest.mark.parametrize("value", ['"sql=/a/sql"', '{name = "sql", path = "/a/sql"}'])
+    def test_one_in_a_file_needs_no_list(self, value: str, tmp_path: Path) -> None:
+        file = tmp_path / "pool.toml"
+        file.write_text(f"enable-lora = true\nlora-modules = {value}\n")
+        _, (group,), _ = parse(["--config", str(file)])
+        assert [(each.name, each.path) for each in group.lora_modules] == [("sql", "/a/sql")]
+
+    def test_what_is_no_list_is_named_so(self, tmp_path: Path) -> None:
+        file = tmp_path / "pool.toml"
+        file.write_text("enable-lora = true\nlora-modules = 5\n")
+        with pytest.raises(OptionError, match=r"^lora-modules: must be a list$"):
+            parse(["--config", str(file)])
+
     @pytest.mark.parametrize(
         ("flags", "said"),
         [
