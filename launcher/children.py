@@ -198,6 +198,10 @@ class Children:
 
 
 def _send(child: Child, number: signal.Signals) -> None:
+    """Send a signal to a child that has not been reaped.
+
+    Not by `Process.send_signal`, which may reap it: its watcher would not learn how it ended.
+    """
     if child.process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
-            child.process.send_signal(number)
+            os.kill(child.process.pid, number)
