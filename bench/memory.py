@@ -25,7 +25,7 @@ from headrace.launcher.models.prepare_model import PrepareOptions, prepare_model
 
 MAX_LEN = 2048
 VOCABULARY = range(5, 40000)
-FLAT_MIB = 16.0  # what may come and go with what is in flight
+FLAT_MIB = 32.0  # what may come and go with what is in flight
 
 
 class Prompts:

@@ -228,7 +228,7 @@ class Roll:
             ]
             if EX_CONFIG in failed or len(failed) >= MAX_FAILURES:
                 break
-            if time.monotonic() - reported_at >= REPORT_S:
+            if time.monotonic() - reported_at >= REPORT_S or successor != self._state.new:
                 reported_at = time.monotonic()
                 await self.report(RELOAD_STARTING, worker_id, successor)
             await asyncio.sleep(POLL_S)

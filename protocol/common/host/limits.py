@@ -25,8 +25,9 @@ class Limit:
 def available_memory(root: Path = _ROOT) -> Limit:
     """Return the memory that can be had without swapping, and what limits it.
 
-    Of the memory in use of a control group, pages of files that are not in active use do not count:
-    the kernel gives them away first. root: where /proc and /sys are, for tests.
+    Of the memory in use of a control group, pages of files do not count, as on a machine
+    without groups: the kernel drops them first. Those in active use that programs have mapped do.
+    root: where /proc and /sys are, for tests.
     """
     limits = [_machine_memory(root)]
     for group in groups_of("memory", root=root):
@@ -62,16 +63,29 @@ def _machine_memory(root: Path) -> Limit:
 
 def _memory_of(group: Cgroup) -> Iterator[Limit]:
     """Yield what each limit of a group leaves."""
-    files: tuple[str, ...]
     if group.version == 2:
-        files, usage, droppable = _FILES_V2, "memory.current", "inactive_file"
+        files, usage, prefix, mapped = _FILES_V2, "memory.current", "", "file_mapped"
     else:
-        files, usage, droppable = _FILES_V1, "memory.usage_in_bytes", "total_inactive_file"
+        files, usage, prefix, mapped = _FILES_V1, "memory.usage_in_bytes", "total_", "mapped_file"
+    droppable = _droppable(group, prefix, mapped)
     for file in files:
         limit, used = group.number(file), group.number(usage)
         if limit is not None and used is not None:
-            in_use = max(0, used - (group.value("memory.stat", droppable) or 0))
+            in_use = max(0, used - droppable)
             yield Limit(max(0, limit - in_use), f"{file} {limit} of {group.folder}")
+
+
+def _droppable(group: Cgroup, prefix: str, mapped: str) -> int:
+    """Return the bytes of a group's pages of files that nothing needs to keep.
+
+    prefix, mapped: of the names in the group's statistics. Memory that processes share counts as
+    mapped, too, and is no file.
+    """
+    inactive, active, held, shared = (
+        group.value("memory.stat", prefix + key) or 0
+        for key in ("inactive_file", "active_file", mapped, "shmem")
+    )
+    return inactive + max(0, active - max(0, held - shared))
 
 
 def _cpu_quota(group: Cgroup) -> float | None:

@@ -52,6 +52,23 @@ def test_a_start_ends_at_any_moment(
                 process.kill()
 
 
+@pytest.mark.parametrize("module", ["protocol.api_keys", "launcher.models.prepare_model"])
+def test_an_interrupt_while_modules_are_loaded_is_quiet(
+    module: str, fake_model: Path, warm_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C ends the command as it ends others, without a traceback of its imports."""
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")  # each module that is loaded is a line
+    start = Start(tmp_path, fake_model, warm_cache)
+    try:
+        process = start.begin()
+        wait_for(lambda: f"headrace.{module}\n" in start.log, "it is loading")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(ENDS_WITHIN_S) in (130, -signal.SIGINT), start.log
+        check_gone(start)
+    finally:
+        start.stop()
+
+
 @pytest.mark.parametrize("after_s", [0.8, 2.0, 4.0])
 def test_preparing_a_model_ends_too(
     after_s: float, fake_model: Path, tmp_path_factory: pytest.TempPathFactory

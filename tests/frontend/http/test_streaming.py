@@ -32,6 +32,10 @@ class Observer:
 
     def finish(self, reason: str) -> None: ...
 
+    def leave_unread(self, tokens: int) -> None: ...
+
+    def note_client_wait(self, seconds: float) -> None: ...
+
 
 class Chunks:
     """Each event is its text in brackets; letters b are kept to itself."""

@@ -72,6 +72,34 @@ def test_files_that_can_be_dropped_are_not_used_memory(tmp_path: Path) -> None:
     assert memory_mib(root) == 800
 
 
+def test_files_read_often_can_be_dropped_too(tmp_path: Path) -> None:
+    """As a model's file by each worker that starts; but not what is mapped, such as programs."""
+    root = v2(tmp_path, "/a")
+    stat = f"inactive_file {100 * MIB}\nactive_file {600 * MIB}\nfile_mapped {500 * MIB}"
+    stat += f"\nshmem {450 * MIB}"  # shared weights are mapped, and are no files
+    group(root, "a", memory__max=2000 * MIB, memory__current=2000 * MIB, memory__stat=stat)
+    assert memory_mib(root) == 100 + 600 - 50
+
+
+def test_files_read_often_on_version_1(tmp_path: Path) -> None:
+    root = v1(tmp_path, "/a")
+    amounts = {"inactive_file": 100, "active_file": 600, "mapped_file": 30, "shmem": 0}
+    stat = "\n".join(f"{key} 1\ntotal_{key} {amount * MIB}" for key, amount in amounts.items())
+    group(
+        root, "memory/a", memory__limit_in_bytes=1000 * MIB, memory__usage_in_bytes=1000 * MIB,
+        memory__stat=stat,
+    )  # fmt: skip
+    assert memory_mib(root) == 670
+
+
+@pytest.mark.parametrize("active", [0, 5])
+def test_more_mapped_than_in_active_use(tmp_path: Path, active: int) -> None:
+    root = v2(tmp_path, "/a")
+    stat = f"inactive_file {100 * MIB}\nactive_file {active * MIB}\nfile_mapped {50 * MIB}"
+    group(root, "a", memory__max=1000 * MIB, memory__current=1000 * MIB, memory__stat=stat)
+    assert memory_mib(root) == 100
+
+
 def test_a_group_that_is_over_its_limit_leaves_nothing(tmp_path: Path) -> None:
     root = v2(tmp_path, "/a")
     group(root, "a", memory__high=1000 * MIB, memory__current=1200 * MIB)
@@ -137,7 +165,7 @@ print(available_memory().amount, available_cpus().amount)
 @pytest.fixture
 def real_group() -> Iterator[list[Path]]:
     """A group of this machine's own trees with 256 MiB and one CPU's time."""
-    files = {
+    files: dict[str, dict[str, int | str]] = {
         "memory": {"memory.limit_in_bytes": 256 * MIB, "memory.max": 256 * MIB},
         "cpu": {"cpu.cfs_quota_us": 100_000, "cpu.max": "100000 100000"},
     }
