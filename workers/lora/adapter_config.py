@@ -29,9 +29,11 @@ _UNSUPPORTED = (
     "kasa_config",
     "monteclora_config",
 )
-# Initial matrices that PEFT subtracts from the base model's weights, or (loftq) that go with
-# weights which were quantized: the adapter belongs to another base than this one.
-_CHANGES_BASE = ("pissa", "pissa_niter_", "olora", "corda", "loftq", "lora_ga")
+# Initial matrices that PEFT subtracts from the base model's weights: the adapter belongs to another
+# base than this one.
+_CHANGES_BASE = ("pissa", "pissa_niter_", "olora", "corda", "lora_ga")
+# These make up for what quantizing the base has changed, and PEFT cannot convert them.
+_QUANTIZES_BASE = "loftq"
 _KEEPS_BASE = ("gaussian", "eva", "orthogonal", "mica")
 _PLAIN_NAME = re.compile(r"[\w.-]*")
 _QUANTIFIER = re.compile(r"[*+?{]")
@@ -138,6 +140,11 @@ def _check_initialization(value: Any) -> None:
     name = value.lower() if isinstance(value, str) else ""
     if name in _KEEPS_BASE:
         return
+    if name == _QUANTIZES_BASE:
+        _reject(
+            f"init_lora_weights {_quoted(value)} is not supported, since it belongs to quantized "
+            "weights"
+        )
     if name.startswith(_CHANGES_BASE):
         _reject(
             f"init_lora_weights {_quoted(value)} is not supported, since it changes the base "

@@ -167,8 +167,12 @@ CASES: dict[str, Change] = {
         f"init_lora_weights '{name}' is not supported, since it changes the base": config(
             init_lora_weights=name
         )
-        for name in ("pissa", "pissa_niter_16", "olora", "OLoRA", "corda", "loftq", "lora_ga")
+        for name in ("pissa", "pissa_niter_16", "olora", "OLoRA", "corda", "lora_ga")
     },
+    # PEFT does not convert these.
+    "init_lora_weights 'loftq' is not supported, since it belongs to quantized weights$": config(
+        init_lora_weights="loftq"
+    ),
     "init_lora_weights 'nonsense' is unknown": config(init_lora_weights="nonsense"),
     "init_lora_weights 1 is unknown": config(init_lora_weights=1),
     "init_lora_weights \\['pissa'\\] is unknown": config(init_lora_weights=["pissa"]),
