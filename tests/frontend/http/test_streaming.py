@@ -108,6 +108,25 @@ async def test_a_piece_has_a_limit() -> None:
     assert "".join(pieces) == "[first]" + "[a]" * 2 * MAX_EVENTS + "[last]" + DONE
 
 
+async def test_others_get_their_turn_while_a_backlog_is_sent() -> None:
+    """A connection whose client has gone takes all at once; its request is cancelled meanwhile."""
+    stream = Stream()
+    stream.put(15 * MAX_EVENTS, end=True)
+    sent: list[str] = []
+
+    async def send() -> None:
+        async for piece in stream.pieces():
+            sent.append(piece)
+
+    sending = asyncio.ensure_future(send())
+    while not sent:
+        await asyncio.sleep(0)
+    sending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await sending
+    assert len(sent) <= 2
+
+
 @pytest.mark.parametrize("waiting", [True, False])
 async def test_text_that_came_before_an_error_is_sent(waiting: bool) -> None:
     stream = Stream()
