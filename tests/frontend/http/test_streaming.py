@@ -113,14 +113,15 @@ async def test_others_get_their_turn_while_a_backlog_is_sent() -> None:
     stream = Stream()
     stream.put(15 * MAX_EVENTS, end=True)
     sent: list[str] = []
+    has_begun = asyncio.Event()
 
     async def send() -> None:
         async for piece in stream.pieces():
             sent.append(piece)
+            has_begun.set()
 
     sending = asyncio.ensure_future(send())
-    while not sent:
-        await asyncio.sleep(0)
+    await has_begun.wait()
     sending.cancel()
     with pytest.raises(asyncio.CancelledError):
         await sending
