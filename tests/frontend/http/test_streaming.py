@@ -112,6 +112,26 @@ async def test_a_piece_has_a_limit() -> None:
     assert "".join(pieces) == "[first]" + "[a]" * 2 * MAX_EVENTS + "[last]" + DONE
 
 
+async def test_others_get_their_turn_while_a_backlog_is_sent() -> None:
+    """A connection whose client has gone takes all at once; its request is cancelled meanwhile."""
+    stream = Stream()
+    stream.put(15 * MAX_EVENTS, end=True)
+    sent: list[str] = []
+    has_begun = asyncio.Event()
+
+    async def send() -> None:
+        async for piece in stream.pieces():
+            sent.append(piece)
+            has_begun.set()
+
+    sending = asyncio.ensure_future(send())
+    await has_begun.wait()
+    sending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await sending
+    assert len(sent) <= 2
+
+
 @pytest.mark.parametrize("waiting", [True, False])
 async def test_text_that_came_before_an_error_is_sent(waiting: bool) -> None:
     stream = Stream()
