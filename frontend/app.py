@@ -77,26 +77,7 @@ def create_app(
     of the configuration if there is no table.
     """
     hide_places_of(config)
-    app = Quart("headrace", static_folder=None)
-    patience = Patience(config.body_timeout_s, config.min_body_rate)
-    app.request_class = request_class(config.file_max_bytes, patience)
-    app.asgi_http_class = UploadConnection
-    app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
-    # Connections know their slow clients; a slow one may take long for a large answer.
-    app.config["RESPONSE_TIMEOUT"] = None
-    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
-    app.url_map.merge_slashes = False  # its redirect would be built from the Host header
-    QuartSchema(
-        app,
-        openapi_path=None if config.disable_docs else "/openapi.json",
-        info=Info(title="Headrace", version=HEADRACE_VERSION),
-        redoc_ui_path=None,
-        scalar_ui_path=None,
-        openapi_provider_class=OpenAPI,
-        swagger_ui_path=None,
-        security_schemes=SCHEMES if config.needs_key else None,  # type: ignore[arg-type]
-        security=SECURITY if config.needs_key else None,
-    )
+    app = _bare_app(config)
     models_by_name = served_models(config, tokenizers, formats)
     drain = drain or Drain()
     keys = keys or KeyTable.of(config)
@@ -125,21 +106,52 @@ def create_app(
         check_routed(keys, app, request.url_rule)
         address.reject_if_flagged()
 
-    refusing = full.FullPoolMiddleware(app.asgi_app, pool, drain)
+    app.asgi_app = _in_layers(app, context, keys)  # type: ignore[method-assign, assignment]
+    return app
+
+
+def _bare_app(config: PoolConfig) -> Quart:
+    """Return an application without routes."""
+    app = Quart("headrace", static_folder=None)
+    patience = Patience(config.body_timeout_s, config.min_body_rate)
+    app.request_class = request_class(config.file_max_bytes, patience)
+    app.asgi_http_class = UploadConnection
+    app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
+    # Connections know their slow clients; a slow one may take long for a large answer.
+    app.config["RESPONSE_TIMEOUT"] = None
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
+    app.url_map.merge_slashes = False  # its redirect would be built from the Host header
+    QuartSchema(
+        app,
+        openapi_path=None if config.disable_docs else "/openapi.json",
+        info=Info(title="Headrace", version=HEADRACE_VERSION),
+        redoc_ui_path=None,
+        scalar_ui_path=None,
+        openapi_provider_class=OpenAPI,
+        swagger_ui_path=None,
+        security_schemes=SCHEMES if config.needs_key else None,  # type: ignore[arg-type]
+        security=SECURITY if config.needs_key else None,
+    )
+    return app
+
+
+def _in_layers(app: Quart, context: Context, keys: KeyTable) -> ASGIApp:
+    """Return the application inside its middleware: the last layer below sees a request first."""
+    config = context.config
+    refusing = full.FullPoolMiddleware(app.asgi_app, context.pool, context.drain)
     limited = limits.LimitsMiddleware(refusing, config)
-    guarded = AccessMiddleware(limited, keys, app, {messages.PATH: messages_errors.body})
+    shapes = {messages.PATH: messages_errors.body}
+    guarded = AccessMiddleware(limited, keys, app, shapes, config.allowed_origins)
     of_headers = (config.max_headers, config.max_header_bytes)
     addressed = address.AddressMiddleware(guarded, config.root_path, *of_headers)
-    wrapped = request_scope.RequestScopeMiddleware(
+    return request_scope.RequestScopeMiddleware(
         _with_optional(addressed, config),
-        metrics,
-        drain,
+        context.metrics,
+        context.drain,
         config.strict_fields,
         AccessLog(config.access_log_except, config.root_path) if config.logs_access else None,
         writes_directly=not config.middleware,
     )
-    app.asgi_app = wrapped  # type: ignore[method-assign, assignment]
-    return app
 
 
 def _with_optional(app: ASGIApp, config: PoolConfig) -> ASGIApp:

@@ -64,6 +64,13 @@ class ApiError(Exception):
         self.param = param
         self.headers = headers or {}
 
+    def renamed(self, message: str, param: str | None) -> "ApiError":
+        """Return the same error with other names of fields, whatever its class is made from."""
+        error = ApiError.__new__(type(self))
+        vars(error).update(vars(self))
+        ApiError.__init__(error, message, param, self.headers)
+        return error
+
     def body(self) -> dict[str, Any]:
         """Return the body of the HTTP response."""
         error = {

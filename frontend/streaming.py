@@ -185,6 +185,10 @@ class EventStream:
         return self
 
     async def __anext__(self) -> bytes:
+        if self._is_sending and self._generation.has_events:
+            # A connection that is gone takes a whole backlog without waiting, and nothing tells
+            # its request so before others get their turn.
+            await asyncio.sleep(0)
         self._is_sending = False
         self._client_wait.end()
         while not (text := self._next_text()):

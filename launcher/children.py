@@ -198,6 +198,11 @@ class Children:
 
 
 def _send(child: Child, number: signal.Signals) -> None:
-    if child.process.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
+    """Send a signal to a child that has not been reaped."""
+    if child.process.returncode is not None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        if isinstance(child.process, AdoptedProcess):
             child.process.send_signal(number)
+        else:  # `Process.send_signal` may reap it: its watcher would not learn how it has ended
+            os.kill(child.process.pid, number)

@@ -1,12 +1,11 @@
 """Options of access to the server."""
 
-from pathlib import Path
 from typing import Any
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 
 from headrace.protocol.api_keys import ApiKey, unnamed_key
-from headrace.protocol.engine_config import Frozen
+from headrace.protocol.engine_config import AbsolutePath, Frozen
 
 ADMIN_KEYS = "admin_keys"
 
@@ -23,7 +22,7 @@ class AccessOptions(Frozen):
         (),
         description="keys that open the operators' routes, too; better in HEADRACE_ADMIN_KEY",
     )
-    api_key_file: Path | None = Field(
+    api_key_file: AbsolutePath | None = Field(
         None,
         description=(
             "file of keys with their names, limits and models (docs/operating.md); read again "
@@ -73,9 +72,3 @@ class AccessOptions(Frozen):
         if any(key.digest in users for key in value):
             raise ValueError("must not be one of api_keys")
         return value
-
-    @field_validator("api_key_file")
-    @classmethod
-    def _locate(cls, value: Path | None) -> Path | None:
-        """Make the path absolute: other processes have other working directories."""
-        return None if value is None else value.absolute()

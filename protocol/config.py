@@ -17,6 +17,7 @@ from headrace.protocol.access_options import AccessOptions
 from headrace.protocol.autoscaling import Autoscaling, Workers
 from headrace.protocol.calls import SleepLevel
 from headrace.protocol.common.atomic_write import write_atomically
+from headrace.protocol.engine_config import AbsolutePath
 from headrace.protocol.engine_config import Dtype as Dtype
 from headrace.protocol.engine_config import EngineConfig as EngineConfig
 from headrace.protocol.engine_config import Frozen as Frozen
@@ -73,7 +74,7 @@ class ToolOptions(Frozen):
             '"</call>"}'
         ),
     )
-    tool_parser_plugin: Path | None = Field(
+    tool_parser_plugin: AbsolutePath | None = Field(
         None, description="Python file that registers more parsers"
     )
     exclude_tools_when_tool_choice_none: bool = Field(
@@ -84,12 +85,6 @@ class ToolOptions(Frozen):
     @classmethod
     def _turn_off(cls, value: str | None) -> str | None:
         return None if value == "none" else value
-
-    @field_validator("tool_parser_plugin")
-    @classmethod
-    def _make_absolute(cls, value: Path | None) -> Path | None:
-        """Make the path absolute: other processes have other working directories."""
-        return None if value is None else value.absolute()
 
 
 class ServingOptions(ToolOptions):
@@ -240,10 +235,10 @@ class PoolOptions(
     warm_starts: bool = Field(
         True, description="fork workers from a process that has imported what they need"
     )
-    lora_dir: Path | None = Field(
+    lora_dir: AbsolutePath | None = Field(
         None, description="folder of the LoRA adapters that may be loaded while the pool runs"
     )
-    profile_dir: Path | None = Field(
+    profile_dir: AbsolutePath | None = Field(
         None, description="folder in which /start_profile writes traces"
     )
     profile_max_seconds: Annotated[float, Field(gt=0)] = Field(
@@ -275,12 +270,6 @@ class PoolOptions(
         if (info.data.get("fingerprint_mode") == "custom") != (value is not None):
             raise ValueError("and fingerprint_mode custom need each other")
         return value
-
-    @field_validator("lora_dir", "profile_dir")
-    @classmethod
-    def _make_absolute(cls, value: Path | None) -> Path | None:
-        """Make the path absolute: other processes have other working directories."""
-        return None if value is None else value.absolute()
 
     @field_validator("tool_server", mode="before")
     @classmethod

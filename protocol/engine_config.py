@@ -1,8 +1,10 @@
 """The options of running a model in a worker, a part of the pool's configuration."""
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -12,6 +14,8 @@ from pydantic import (
 )
 
 Positive = Annotated[int, Field(ge=1)]
+# A path that an operator gives: other processes have other working directories.
+AbsolutePath = Annotated[Path, AfterValidator(Path.absolute)]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["int8", "int8_dynamic"]
 LoraRank = Literal[1, 8, 16, 32, 64, 128, 256, 320, 512]

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from headrace.protocol.engine_config import Frozen, Positive
+from headrace.protocol.engine_config import AbsolutePath, Frozen, Positive
 
 
 class StoreOptions(Frozen):
@@ -20,7 +20,9 @@ class StoreOptions(Frozen):
     response_store_max_count: Annotated[int, Field(ge=0)] = Field(
         10_000, description="responses that are kept"
     )
-    file_dir: Path | None = Field(None, description="folder of /v1/files and running batches")
+    file_dir: AbsolutePath | None = Field(
+        None, description="folder of /v1/files and running batches"
+    )
     file_max_bytes: Positive = Field(512 * 1024 * 1024, description="size of the largest file")
     file_store_max_bytes: Positive = Field(
         16 * 1024**3, description="bytes that are kept in files, all together"
@@ -43,9 +45,3 @@ class StoreOptions(Frozen):
         if scheme != "sqlite" or not path or path.startswith((":", "file:")):
             raise ValueError("must be sqlite:///path or postgresql+psycopg://user@host/database")
         return f"sqlite:///{Path(path).absolute()}"
-
-    @field_validator("file_dir")
-    @classmethod
-    def _make_absolute(cls, value: Path | None) -> Path | None:
-        """Make the path absolute: other processes have other working directories."""
-        return None if value is None else value.absolute()

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -44,13 +44,15 @@ def make_converted_adapter(folder: Path, model_path: Path, kind: str) -> Path:
     """Write an adapter whose kind changes its base, after PEFT has converted it to a plain one."""
     model = _base(model_path)
     torch.manual_seed(0)
-    settings = LoraConfig(r=8, target_modules=USUAL, task_type="CAUSAL_LM", init_lora_weights=kind)
+    initialized: Any = {"init_lora_weights": kind}  # PEFT's types do not name every number of steps
+    settings = LoraConfig(r=8, target_modules=USUAL, task_type="CAUSAL_LM", **initialized)
     initial = folder.with_name(f"{folder.name}-initial")
     with _without_warnings():
         adapted = get_peft_model(model, settings)
-        adapted.peft_config["default"].init_lora_weights = True
+        used = cast(LoraConfig, adapted.peft_config["default"])
+        used.init_lora_weights = True
         adapted.save_pretrained(str(initial))
-        adapted.peft_config["default"].init_lora_weights = kind
+        used.init_lora_weights = initialized["init_lora_weights"]
         with torch.no_grad():
             for name, parameter in adapted.named_parameters():
                 if "lora_" in name:

@@ -1,4 +1,4 @@
-"""The one import root, the folders' sizes, and the imports between the modules."""
+"""The one import root, the sizes of folders, files and functions, and imports between modules."""
 
 import ast
 import importlib.util
@@ -13,6 +13,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("console", "coordinator", "frontend", "launcher", "protocol", "workers")
 MAX_MODULES = 25  # in one folder
+MAX_LINES = 500  # of one file
+MAX_FUNCTION = 75  # lines
 
 
 def modules() -> dict[str, Path]:
@@ -108,6 +110,19 @@ def test_folders_stay_small() -> None:
     )
     large = {str(folder): count for folder, count in folders.items() if count > MAX_MODULES}
     assert not large
+
+
+def test_files_and_functions_stay_short() -> None:
+    long = []
+    for folder in (*PACKAGES, "bench", "scripts", "tests"):
+        for path in (ROOT / folder).rglob("*.py"):
+            text = path.read_text()
+            long += [(str(path), "")] if text.count("\n") > MAX_LINES else []
+            for node in ast.walk(ast.parse(text)):
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                    lines = (node.end_lineno or 0) - node.lineno + 1
+                    long += [(str(path), node.name)] if lines > MAX_FUNCTION else []
+    assert long == []
 
 
 def test_no_two_public_classes_share_a_name() -> None:

@@ -22,7 +22,7 @@ class Unauthorized(ApiError):
 
 
 class Forbidden(ApiError):
-    """The key is valid, but not for this."""
+    """The client may not do this, whoever it is or with the valid key that it has."""
 
     status = 403
     kind = "Forbidden"

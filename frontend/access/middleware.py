@@ -5,7 +5,7 @@ little, and does not tell how busy the pool is.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, cast
 
 from quart import Quart, request
@@ -14,6 +14,7 @@ from werkzeug.routing import Rule
 from headrace.frontend.access.credentials import credentials
 from headrace.frontend.access.errors import Unauthorized, needs_admin
 from headrace.frontend.access.key_table import KeyTable
+from headrace.frontend.access.other_sites import refusal_of_page
 from headrace.frontend.access.required_access import Access, required_access, required_now
 from headrace.frontend.access.route_finder import RouteFinder
 from headrace.frontend.errors import ApiError
@@ -42,18 +43,25 @@ class AccessMiddleware:
     """Wraps an ASGI application; must be inside the scope and address middleware.
 
     table: of keys. routes: whose routes are all registered. bodies: of errors at a path and below
-    it, where they are of another shape.
+    it, where they are of another shape. allowed_origins: of the sites whose pages may use a server
+    without keys.
     """
 
     def __init__(
-        self, app: ASGIApp, table: KeyTable, routes: Quart, bodies: Mapping[str, ErrorBody]
+        self,
+        app: ASGIApp,
+        table: KeyTable,
+        routes: Quart,
+        bodies: Mapping[str, ErrorBody],
+        allowed_origins: Collection[str] = (),
     ) -> None:
         self._app, self._table, self._quart, self._bodies = app, table, routes, bodies
+        self._allowed_origins = allowed_origins
         self._routes = RouteFinder(routes)
 
     async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         if self._table.is_open or scope["type"] == "lifespan":
-            await self._app(scope, receive, send)
+            await self._pass_on(scope, receive, send)
             return
         if scope["type"] != "http":  # no route is for WebSockets
             await send({"type": "websocket.close", "code": 1008})
@@ -71,6 +79,17 @@ class AccessMiddleware:
             return
         current.handler = "none" if rule is None else rule.rule
         await answer_early(receive, send, error, self._body(scope["path"], error, current))
+
+    async def _pass_on(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
+        """Pass a request without a key on, unless a page of another site has sent it."""
+        error = None
+        if scope["type"] == "http":
+            error = refusal_of_page(scope, self._allowed_origins)
+        if error is None:
+            await self._app(scope, receive, send)
+            return
+        body = self._body(scope["path"], error, cast(RequestScope, scope[KEY]))
+        await answer_early(receive, send, error, body)
 
     def _first_known(self, offered: list[bytes]) -> ApiKey | None:
         found = [self._table.find(secret) for secret in offered]

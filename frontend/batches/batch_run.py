@@ -5,7 +5,6 @@ A run may end at any moment, and another one, in any frontend, continues from th
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -155,11 +154,11 @@ class BatchRun:
         """Run the lines that have no result yet; return how the batch ends."""
         if self._cancelled.is_set():
             return CANCELLED
+        left_s = await self._tools.ownership.window_left_s(self._batch.expires_at)
         folder = self._folder.batch_path(self._id)
         self._lines = LineRuns(self._batch, folder, self._tools.max_body_bytes, self._tools.lines)
         running = asyncio.create_task(self._lines.run())
         cancelled = asyncio.create_task(self._cancelled.wait())
-        left_s = max(self._batch.expires_at - time.time(), 0.0)
         try:
             await asyncio.wait(
                 (running, cancelled), timeout=left_s, return_when=asyncio.FIRST_COMPLETED

@@ -166,6 +166,8 @@ class BatchRunner:
         while True:
             await asyncio.sleep(PRUNE_S * random.uniform(0.5, 1.5))
             with contextlib.suppress(StoreUnavailable, OSError):
+                if not await self._store.can_tell_ages():
+                    continue
                 await self._tools.files.prune()
                 await self._store.prune()
                 old = await asyncio.to_thread(folder.old_batches)

@@ -169,6 +169,10 @@ class BatchStore:
         )
         return set(batch_ids) - running
 
+    async def can_tell_ages(self) -> bool:
+        """Return whether what seems too old may be deleted: no clock has been set lately."""
+        return await self._database.can_tell_ages()
+
     async def prune(self) -> None:
         """Delete batches that have ended and are too old."""
         old = batches.c.created_at < self._database.now - self._max_age_s

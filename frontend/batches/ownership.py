@@ -10,10 +10,12 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from sqlalchemy import Connection, func, select, update
+from sqlalchemy.sql.elements import ColumnElement
 
 from headrace.frontend.batches.batch import ACTIVE, Progress, StoredBatch, read_batch
 from headrace.frontend.batches.tables import batches
 from headrace.frontend.store.database import Database
+from headrace.frontend.store.silence_watch import MAX_WATCHED, SilenceWatch
 
 # Batches that are looked at for one claim; others have their turn when these have ended.
 CLAIM_LIMIT = 32
@@ -26,6 +28,7 @@ class BatchOwnership:
     def __init__(self, database: Database, volume: str, owner: str) -> None:
         self._database, self._owner = database, owner
         self._mine = batches.c.volume == volume
+        self._watch = SilenceWatch()
 
     async def claim(
         self,
@@ -42,10 +45,12 @@ class BatchOwnership:
         can_run: whether this frontend can run it; others are left to frontends that can.
         without: tenants whose batches must wait.
         """
-        silent_s = self._database.now - batches.c.heartbeat
-        free = batches.c.owner.is_(None) | (silent_s > stale_s)
-        claimable = self._mine & batches.c.status.in_(ACTIVE) & free
-        claimable &= batches.c.tenant.not_in(without)
+        active = self._mine & batches.c.status.in_(ACTIVE)
+        # A slow database may have delayed others' heartbeats, too.
+        started = time.monotonic()
+        dead = await self._dead(active, stale_s)
+        free = batches.c.owner.is_(None) | batches.c.id.in_(list(dead))
+        claimable = active & free & batches.c.tenant.not_in(without)
         order = (batches.c.created_at, batches.c.id)
         turn = func.row_number().over(partition_by=batches.c.tenant, order_by=order)
         query = select(batches).where(claimable).order_by(turn, *order).limit(CLAIM_LIMIT)
@@ -58,6 +63,8 @@ class BatchOwnership:
             taken: list[StoredBatch] = []
             for row in connection.execute(query).all():
                 found = read_batch(row)
+                if row.owner is not None and dead.get(row.id) != row.heartbeat:
+                    continue  # renewed meanwhile
                 if len(taken) < count and can_run(found):
                     fruitless = row.fruitless + (row.owner is not None)
                     values = {
@@ -67,17 +74,37 @@ class BatchOwnership:
                         "fruitless": fruitless,
                     }
                     unchanged = (batches.c.id == row.id) & (batches.c.runs == row.runs)
+                    unchanged &= batches.c.heartbeat == row.heartbeat
                     statement = update(batches).where(unchanged, claimable).values(**values)
                     if connection.execute(statement).rowcount:
                         taken.append(found._replace(runs=row.runs + 1, fruitless=fruitless))
             return taken
 
         # Runs all the time, so it reads first: reading blocks no writer.
-        started = time.monotonic()
         found = await self._database.read(has_any)
-        # A slow database may have delayed others' heartbeats, too.
         is_slow = time.monotonic() - started > SLOW_S
         return await self._database.write(write) if found and not is_slow else []
+
+    async def _dead(self, active: ColumnElement[bool], stale_s: float) -> dict[str, float]:
+        """Return the last heartbeats of the batches whose owners have died."""
+        owned = active & batches.c.owner.is_not(None)
+        is_suspect = self._watch.is_suspect(self._database.now - batches.c.heartbeat, stale_s)
+        query = select(batches.c.id, batches.c.heartbeat).where(owned, is_suspect)
+        seen = await self._database.read(
+            lambda connection: {
+                row.id: row.heartbeat for row in connection.execute(query.limit(MAX_WATCHED))
+            }
+        )
+        silent_s = self._watch.look(seen, stale_s)
+        return {each: seen[each] for each, for_s in silent_s.items() if for_s >= stale_s}
+
+    async def window_left_s(self, expires_at: float) -> float:
+        """Return how long a batch may still run.
+
+        While it is not known whether a clock that was set is right, a batch does not expire.
+        """
+        now = await self._database.read_clock()
+        return max(expires_at - now, self._database.clock_steps.settles_in_s())
 
     async def renew(self, in_flight: Mapping[str, int]) -> dict[str, StoredBatch]:
         """Renew the heartbeats of running batches; return those that are still owned here.

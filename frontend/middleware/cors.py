@@ -19,6 +19,12 @@ EXPOSED = (
     "X-RateLimit-Remaining-Tokens",
     "X-RateLimit-Reset-Requests",
     "X-RateLimit-Reset-Tokens",
+    "Anthropic-RateLimit-Requests-Limit",
+    "Anthropic-RateLimit-Requests-Remaining",
+    "Anthropic-RateLimit-Requests-Reset",
+    "Anthropic-RateLimit-Tokens-Limit",
+    "Anthropic-RateLimit-Tokens-Remaining",
+    "Anthropic-RateLimit-Tokens-Reset",
 )
 
 

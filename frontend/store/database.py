@@ -7,11 +7,13 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, case, select
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.sql.elements import ColumnElement
 
 from headrace.frontend.errors import Unavailable
 from headrace.frontend.limited_log import LimitedLog
+from headrace.frontend.store.clock_steps import ClockSteps
 from headrace.frontend.store.engine import (
     create_tables,
     current_time,
@@ -32,6 +34,8 @@ _THREADS = 4
 # threads may be stuck, but no request is.
 DEADLINE_S = 20.0
 FINISH_S = 2.0
+# Times that are this far ahead of the clock are of a clock that was wrong.
+FUTURE_S = 1.0
 
 T = TypeVar("T")
 
@@ -46,6 +50,7 @@ class StoreUnavailable(Unavailable):
 class Database:
     """The database of the store. now: its clock, in seconds since 1970, as an SQL expression.
 
+    clock_steps: of that clock and this machine's, as far as `read_clock` has seen them.
     unavailable: what clients are told while it cannot be reached.
     """
 
@@ -53,6 +58,7 @@ class Database:
         self._unavailable = unavailable
         self._engine = make_engine(url)
         self.now = current_time(self._engine)
+        self.clock_steps = ClockSteps()
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="store")
         self._file = store_file(url)
         # The file with the tables: a file may be removed and replaced by another.
@@ -88,6 +94,33 @@ class Database:
 
         async with self._time_limit():
             return await self._in_thread(do)
+
+    async def read_clock(self) -> float:
+        """Return what the database's clock says, and note whether it, or this machine's, was set.
+
+        Raises StoreUnavailable if the database fails.
+        """
+        now = await self.read(
+            lambda connection: float(connection.execute(select(self.now)).scalar_one())
+        )
+        self.clock_steps.note("the clock of the store", now)
+        self.clock_steps.note_own()
+        return now
+
+    async def can_tell_ages(self) -> bool:
+        """Return whether what seems too old may be deleted: no clock has been set lately.
+
+        Raises StoreUnavailable if the database fails.
+        """
+        await self.read_clock()
+        return self.clock_steps.are_settled()
+
+    def age_order(self, made_at: ColumnElement[float]) -> ColumnElement[float]:
+        """Return what rows are ordered by, the oldest first: their times, those in the future as 0.
+
+        A clock that was wrong has dated them; what is made now is newer.
+        """
+        return case((made_at > self.now + FUTURE_S, 0.0), else_=made_at)
 
     def _ensure_tables(self) -> None:
         if self._initialized_file is None or self._initialized_file != file_identity(self._file):

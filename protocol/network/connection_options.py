@@ -1,11 +1,10 @@
 """Options of connections: TLS, how many connections there may be, and how slow their clients."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from headrace.protocol.engine_config import Frozen, Positive
+from headrace.protocol.engine_config import AbsolutePath, Frozen, Positive
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -16,14 +15,14 @@ DEFAULT_PER_ADDRESS = 1024
 class TLSOptions(Frozen):
     """Options of TLS on the HTTP socket, which is on when there is a certificate."""
 
-    ssl_certfile: Path | None = Field(
+    ssl_certfile: AbsolutePath | None = Field(
         None,
         description="certificate of the server and its chain (PEM): serve HTTPS, by TLS 1.2 or 1.3",
     )
-    ssl_keyfile: Path | None = Field(
+    ssl_keyfile: AbsolutePath | None = Field(
         None, description="private key of the certificate (PEM), if it is not in the same file"
     )
-    ssl_ca_certs: Path | None = Field(
+    ssl_ca_certs: AbsolutePath | None = Field(
         None, description="authorities (PEM) whose certificates clients may show"
     )
     ssl_cert_reqs: Literal[0, 1, 2] = Field(
@@ -45,12 +44,6 @@ class TLSOptions(Frozen):
     @classmethod
     def _as_number(cls, value: object) -> object:
         return int(value) if isinstance(value, str) and value in ("0", "1", "2") else value
-
-    @field_validator("ssl_certfile", "ssl_keyfile", "ssl_ca_certs")
-    @classmethod
-    def _make_absolute(cls, value: Path | None) -> Path | None:
-        """Make the path absolute: other processes have other working directories."""
-        return None if value is None else value.absolute()
 
     @field_validator("ssl_keyfile", "ssl_ca_certs", "ssl_ciphers", "enable_ssl_refresh")
     @classmethod

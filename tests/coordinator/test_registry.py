@@ -1,32 +1,21 @@
 """The rules of the pool, by lists of events and without a clock."""
 
 import itertools
-from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
-from headrace.coordinator.registry import (
-    IDLE,
-    KILL_AGAIN_S,
-    SILENT_S,
-    START_SILENCE_S,
-    SUCCESSOR_S,
-    Registry,
-)
+from headrace.coordinator.registry import IDLE, KILL_AGAIN_S, SILENT_S, START_SILENCE_S, Registry
 from headrace.protocol.autoscaling import Autoscaling
 from headrace.protocol.common.process import EX_CONFIG
 from headrace.protocol.common.restart_backoff import STEADY_S
-from headrace.protocol.config import GroupConfig, PoolConfig
+from headrace.protocol.config import PoolConfig
 from headrace.protocol.state import (
     DRAINING,
     READY,
     STALLED,
     STARTING,
     FrontendLoad,
-    ReloadPhase,
-    ReloadState,
-    WorkerLoad,
     WorkerState,
     WorkerStatus,
 )
@@ -37,54 +26,17 @@ from headrace.protocol.to_coordinator import (
     LauncherHello,
     WorkerDraining,
     WorkerFailed,
-    WorkerHeartbeat,
     WorkerHello,
-    WorkerTotals,
 )
-from headrace.protocol.to_launcher import KillFrontend, KillWorker, StartWorker
-
-
-def worker_ids(orders: Iterable[StartWorker | KillWorker | KillFrontend]) -> list[str]:
-    return [order.worker_id for order in orders if not isinstance(order, KillFrontend)]
-
-
-def make_registry(workers: int = 2) -> Registry:
-    group = GroupConfig(
-        name="chat",
-        model="m",
-        model_path=Path("/m"),
-        text_path=Path("/t"),
-        served_names=("m",),
-        workers=workers,
-    )
-    config = PoolConfig(
-        run_dir=Path("/r"), groups=(group,), stall_timeout_s=10, start_timeout_s=300
-    )
-    return Registry(config, epoch="e")
-
-
-def hello(worker_id: str, ready: bool = True) -> WorkerHello:
-    state: WorkerStatus = READY if ready else STARTING
-    return WorkerHello(1, worker_id, "chat", 100, f"ipc://{worker_id}", state)
-
-
-def beat(worker_id: str, step_age_s: float = 0.0, running: int = 0) -> WorkerHeartbeat:
-    load = WorkerLoad(running, 0, 0.0, 5, step_age_s)
-    return WorkerHeartbeat(worker_id, load, WorkerTotals(0, 0, 0, 0))
-
-
-def states(registry: Registry) -> dict[str, str]:
-    return {worker.worker_id: worker.state for worker in registry.state().workers}
-
-
-def start_all(registry: Registry, now: float = 0.0) -> list[str]:
-    """Greet as the launcher, and let all ordered workers become ready."""
-    registry.on_launcher(LauncherHello(1, (), (), ()), now)
-    orders = registry.tick(now)
-    for order in orders:
-        assert isinstance(order, StartWorker)
-        registry.on_worker_hello(hello(order.worker_id), now)
-    return worker_ids(orders)
+from headrace.protocol.to_launcher import KillWorker, StartWorker
+from tests.coordinator.registry_events import (
+    beat,
+    hello,
+    make_registry,
+    start_all,
+    states,
+    worker_ids,
+)
 
 
 def test_starts_nothing_before_the_launcher_is_known() -> None:
@@ -96,48 +48,6 @@ def test_starts_nothing_before_the_launcher_is_known() -> None:
         StartWorker("chat-1.0", "chat", 2),
     ]
     assert registry.tick(0.1) == []
-
-
-def is_replacing(registry: Registry) -> bool:
-    (group,) = registry.state().groups
-    return group.is_replacing
-
-
-def test_group_is_said_to_wait_for_the_successor_of_one_that_leaves_in_good_order() -> None:
-    registry = make_registry(workers=1)
-    start_all(registry)
-    assert not is_replacing(registry)
-    registry.on_worker_draining(WorkerDraining("chat-0.0"), 1.0)
-    assert is_replacing(registry)
-    registry.on_exit(ChildExited("chat-0.0", "worker", 0), 2.0)
-    assert registry.tick(2.0) == [StartWorker("chat-0.1", "chat", 1)]
-    assert is_replacing(registry)
-    registry.tick(2.0 + SUCCESSOR_S + 1)  # it loads
-    assert is_replacing(registry)
-    registry.on_worker_hello(hello("chat-0.1"), 20.0)
-    assert not is_replacing(registry)
-
-
-def test_successor_that_fails_is_waited_for_no_more() -> None:
-    registry = make_registry(workers=1)
-    start_all(registry)
-    registry.on_worker_draining(WorkerDraining("chat-0.0"), 1.0)
-    registry.on_exit(ChildExited("chat-0.0", "worker", 0), 2.0)
-    registry.tick(2.0)
-    registry.on_exit(ChildExited("chat-0.1", "worker", 1), 3.0)
-    assert not is_replacing(registry)
-
-
-def test_successor_that_nobody_starts_is_not_waited_for_for_long() -> None:
-    registry = make_registry(workers=1)
-    start_all(registry)
-    registry.starts_workers = False
-    registry.on_worker_draining(WorkerDraining("chat-0.0"), 1.0)
-    registry.on_exit(ChildExited("chat-0.0", "worker", None), 2.0)
-    registry.tick(2.0)
-    assert is_replacing(registry)
-    registry.tick(2.0 + SUCCESSOR_S + 1)
-    assert not is_replacing(registry)
 
 
 def test_worker_goes_from_starting_to_ready_to_draining() -> None:
@@ -451,84 +361,3 @@ def test_groups_that_may_be_empty_say_that_requests_start_workers(
     registry = Registry(config, epoch="e", starts_workers=starts_workers)
     (told,) = registry.state().groups
     assert told.starts_on_demand == expected
-
-
-def reloading(registry: Registry, phase: ReloadPhase = "starting") -> None:
-    registry.on_reload(ReloadState(1, phase, "chat-0", "chat-0.0"))
-
-
-def test_reload_starts_one_successor_beside_a_worker_that_serves() -> None:
-    registry = make_registry()
-    start_all(registry)
-    reloading(registry)
-    assert registry.tick(1.0) == [StartWorker("chat-0.1", "chat", 2)]
-    reloading(registry)  # it is repeated
-    assert registry.tick(2.0) == []
-    registry.on_worker_hello(hello("chat-0.1"), 3.0)
-    assert registry.tick(3.0) == []
-    assert states(registry) == {"chat-0.0": READY, "chat-1.0": READY, "chat-0.1": READY}
-    registry.on_worker_draining(WorkerDraining("chat-0.0"), 4.0)
-    registry.on_exit(ChildExited("chat-0.0", "worker", 0), 5.0)
-    assert registry.tick(5.0) == []
-    assert states(registry) == {"chat-1.0": READY, "chat-0.1": READY}
-    assert not is_replacing(registry)
-    assert registry.state().reload == ReloadState(1, "starting", "chat-0", "chat-0.0")
-
-
-def test_failed_successor_is_no_crash_loop_and_is_started_again_a_moment_later() -> None:
-    registry = make_registry(workers=1)
-    start_all(registry)
-    for start in range(1, 5):
-        now = 2.0 * start
-        reloading(registry)
-        assert worker_ids(registry.tick(now)) == [f"chat-0.{start}"]
-        registry.on_exit(ChildExited(f"chat-0.{start}", "worker", EX_CONFIG), now)
-        assert registry.tick(now + 0.5) == []
-    (group,) = registry.state().groups
-    assert group.problem == ""
-    assert states(registry) == {"chat-0.0": READY}
-    registry.on_exit(ChildExited("chat-0.0", "worker", -9), 9.5)
-    assert worker_ids(registry.tick(9.5)) == ["chat-0.5"]
-
-
-def test_successor_takes_the_place_of_a_worker_that_dies_meanwhile() -> None:
-    registry = make_registry(workers=1)
-    start_all(registry)
-    reloading(registry)
-    assert worker_ids(registry.tick(1.0)) == ["chat-0.1"]
-    registry.on_exit(ChildExited("chat-0.0", "worker", -9), 2.0)
-    assert registry.tick(2.0) == []
-    registry.on_worker_hello(hello("chat-0.1"), 3.0)
-    assert registry.tick(3.0) == []
-    assert states(registry) == {"chat-0.1": READY}
-
-
-def test_after_a_failed_reload_nothing_stays_beside_the_old_worker() -> None:
-    registry = make_registry(workers=1)
-    start_all(registry)
-    reloading(registry)
-    assert worker_ids(registry.tick(1.0)) == ["chat-0.1"]
-    reloading(registry, "failed")
-    assert registry.tick(2.0) == [KillWorker("chat-0.1")]
-    registry.on_exit(ChildExited("chat-0.1", "worker", -9), 2.1)
-    assert registry.tick(2.2) == []
-    assert states(registry) == {"chat-0.0": READY}
-
-
-def test_another_coordinator_starts_no_second_successor() -> None:
-    registry = make_registry(workers=1)
-    ids = ("chat-0.0", "chat-0.1")
-    registry.on_launcher(LauncherHello(1, ids, (), ("chat-0.1",)), 0.0)
-    registry.on_worker_hello(hello("chat-0.0"), 0.0)
-    reloading(registry)
-    assert registry.tick(1.0) == []
-    registry.on_exit(ChildExited("chat-0.1", "worker", 1), 2.0)
-    assert worker_ids(registry.tick(4.0)) == ["chat-0.2"]
-
-
-def test_no_successor_in_a_slot_that_the_group_has_no_more() -> None:
-    registry = make_registry(workers=1)
-    start_all(registry)
-    registry.replica_slots.resize("chat", 0)
-    reloading(registry)
-    assert registry.tick(1.0) == []

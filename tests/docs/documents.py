@@ -34,7 +34,9 @@ def named_paths(line: str) -> list[str]:
 
     In the row of a table, paths may be relative to the folder in its first cell.
     """
-    words = [word.rstrip(",;:") for span in code_spans(line) for word in span.split()]
+    # A test is `file::name`.
+    spans = [span.partition("::")[0] for span in code_spans(line)]
+    words = [word.rstrip(",;:") for span in spans for word in span.split()]
     paths = [path for word in words if (path := _as_path(word)) is not None]
     if line.startswith("| `") and paths and paths[0].endswith("/"):
         folder = paths[0]

@@ -7,6 +7,8 @@ from typing import Any
 
 from quart import Quart
 
+HANG_S = 60  # longer than any answer takes on a busy machine
+
 
 class Exchange:
     """One request: what was sent back so far, and a way to disconnect."""
@@ -51,14 +53,14 @@ class Exchange:
     async def wait_for_chunks(self, count: int) -> None:
         while len(self.chunks) < count:
             self._progress.clear()
-            await asyncio.wait_for(self._progress.wait(), 5)
+            await asyncio.wait_for(self._progress.wait(), HANG_S)
 
     async def disconnect(self) -> None:
         self._incoming.put_nowait({"type": "http.disconnect"})
-        await asyncio.wait_for(self.task, 5)
+        await asyncio.wait_for(self.task, HANG_S)
 
     async def finish(self) -> None:
-        await asyncio.wait_for(self.task, 5)
+        await asyncio.wait_for(self.task, HANG_S)
 
 
 def post(app: Quart, path: str, body: dict[str, Any]) -> Exchange:

@@ -1,9 +1,12 @@
 """The launcher's children, real processes."""
 
 import asyncio
+import signal
 import sys
+import time
 from asyncio.subprocess import PIPE, Process
 
+import psutil
 import pytest
 
 from headrace.launcher.children import Child, Children
@@ -68,3 +71,25 @@ async def test_start_that_fails_leaves_nothing_to_kill() -> None:
         await starting
     assert children.ids("worker") == ()
     assert not children.kill("chat-0.1")
+
+
+async def test_signal_that_comes_too_late_reaps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the watcher that asyncio uses by itself from Python 3.12 on."""
+    exits: asyncio.Queue[int] = asyncio.Queue()
+
+    async def on_exit(child: Child, exit_code: int) -> None:
+        exits.put_nowait(exit_code)
+
+    watcher = asyncio.PidfdChildWatcher()
+    watcher.attach_loop(asyncio.get_running_loop())
+    monkeypatch.setattr(asyncio.events, "get_child_watcher", lambda: watcher)
+    children = Children(on_exit)
+    code = "import sys; sys.exit(3)"
+    spawning = asyncio.create_subprocess_exec(sys.executable, "-c", code)
+    await children.add("chat-0.1", "worker", spawning)
+    pid = children.pid("chat-0.1")
+    while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)  # noqa: ASYNC251 - the loop must not notice
+    assert children.signal("chat-0.1", signal.SIGTERM)
+    async with asyncio.timeout(10):
+        assert await exits.get() == 3

@@ -241,7 +241,12 @@ async def test_old_worker_is_kept_if_no_successor_comes(
 async def test_late_successor_is_killed() -> None:
     host = Host("chat-0.0")
     host.why_not_beside = ""
-    host.on_report = lambda _: host.alive.add("chat-0.1") or host.starting.add("chat-0.1")
+
+    def start_successor(_: ReloadState) -> None:
+        host.alive.add("chat-0.1")
+        host.starting.add("chat-0.1")
+
+    host.on_report = start_successor
     with pytest.raises(RollingFailed):
         await roll(("chat-0.0",), (), host.hooks(), 0.05, 0.05)
     assert host.told == ["renew", "kill chat-0.1"]

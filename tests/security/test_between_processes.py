@@ -13,6 +13,9 @@ import pickle
 import secrets
 import stat
 import struct
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -327,6 +330,36 @@ def test_other_users_reach_nothing(server: Server) -> None:
     assert stat.S_IMODE(server.run_dir.stat().st_mode) == 0o700
     for path in socket_files(server):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+OTHER_USER = 65534  # nobody
+PEER = """
+import os, sys, zmq
+os.setgroups([])
+os.setgid(int(sys.argv[2]))
+os.setuid(int(sys.argv[2]))
+socket = zmq.Context().socket(zmq.DEALER)
+socket.setsockopt(zmq.LINGER, 1000)
+socket.connect(sys.argv[1])
+socket.send(b"from another user")
+socket.close()
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
+def test_the_kernel_tells_who_connects() -> None:
+    """Another user's messages are dropped even where the modes of directory and file let it in."""
+    with tempfile.TemporaryDirectory() as folder, zmq.Context() as context:
+        path = Path(folder) / "socket"
+        with sockets.router(context, f"ipc://{path}") as router:
+            Path(folder).chmod(0o777)
+            path.chmod(0o777)
+            for user, is_heard in ((0, True), (OTHER_USER, False)):
+                command = [sys.executable, "-c", PEER, f"ipc://{path}", str(user)]
+                subprocess.run(command, check=True, timeout=30)
+                assert bool(router.poll(500)) == is_heard, user
+                if is_heard:
+                    assert router.recv_multipart()[-1] == b"from another user"
 
 
 def test_only_http_listens(server: Server) -> None:

@@ -337,7 +337,7 @@ class TestPickledWeights:
         if shards == 1:
             torch.save(tensors, pickled / "pytorch_model.bin")
         else:
-            weight_map = {}
+            weight_map: dict[str, str] = {}
             for number in range(shards):
                 name = f"pytorch_model-{number + 1:05}-of-00002.bin"
                 part = {key: tensors[key] for key in sorted(tensors)[number::shards]}

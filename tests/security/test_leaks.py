@@ -161,7 +161,7 @@ async def test_cve_2026_73555_calls_that_fail(
 ) -> None:
     """CVE-2026-73555: operators' calls fail with texts of the coordinator."""
     client = make_app(enable_admin=True, profile_dir=tmp_path).test_client()
-    asked = {"json": BODIES[route]} if route in BODIES else {}
+    asked: dict[str, Any] = {"json": BODIES[route]} if route in BODIES else {}
     for secret in SECRETS[:4]:
         for kind, status in STATUSES.items():
             pool.errors[call] = (f"it failed: {secret}", kind)
@@ -239,11 +239,15 @@ async def test_cve_2026_22778_a_store_that_fails(
             ("GET", "/v1/batches", {}),
         ]
         for method, route, body in asked:
-            options = {"json": body} if method == "POST" else {}
+            options: dict[str, Any] = {"json": body} if method == "POST" else {}
             response = await client.open(route, method=method, **options)
             text = await response.get_data(as_text=True)
             assert not leak_in(text), text
             assert response.status_code >= 500, (route, text)
+
+
+def fail() -> Any:
+    raise RuntimeError(SECRETS[1])
 
 
 @register_tool_parser("failing_for_tests")
@@ -251,8 +255,7 @@ class FailingParser(ToolParser):
     """Fails as a parser of an operator's plug-in may."""
 
     def read(self, source: Any, output: Any) -> Any:
-        raise RuntimeError(SECRETS[1])
-        yield
+        yield fail()
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -320,7 +323,7 @@ async def test_each_route_says_which_methods_it_has(make_app: MAKE_APP) -> None:
     client = app.test_client()
     for rule in app.url_map.iter_rules():
         path = re.sub(r"<(?:\w+:)?\w+>", "nope", rule.rule)
-        response = await client.open(path, method="PATCH")
+        response = await client.patch(path)
         assert response.status_code == 405, path
         allowed = set(response.headers["allow"].replace(" ", "").split(","))
         assert allowed

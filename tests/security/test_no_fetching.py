@@ -43,7 +43,7 @@ def forms_of(canary: socket.socket) -> list[str]:
 def nested(url: str) -> list[tuple[str, dict[str, Any]]]:
     """Where clients of these APIs write URLs, which the document may not know."""
     image = {"type": "image_url", "image_url": {"url": url}}
-    parts = [
+    parts: list[dict[str, Any]] = [
         image,
         {"type": "input_image", "image_url": url},
         {"type": "input_file", "file_url": url},
@@ -52,23 +52,31 @@ def nested(url: str) -> list[tuple[str, dict[str, Any]]]:
         {"type": "image", "source": {"type": "url", "url": url}},
         {"type": "document", "source": {"type": "url", "url": url}},
     ]
-    asked = [
+    asked: list[tuple[str, dict[str, Any]]] = [
         (route, {"messages": [{"role": "user", "content": [part]}]})
         for route in ("/v1/chat/completions", "/v1/messages", "/tokenize")
         for part in parts
     ]
     asked += [("/v1/responses", {"input": [{"role": "user", "content": [p]}]}) for p in parts]
     mcp = {"type": "mcp", "server_label": "x", "server_url": url, "require_approval": "never"}
-    kinds = [mcp, {"type": "web_search", "url": url}, {"type": "file_search", "url": url}]
+    kinds: list[dict[str, Any]] = [
+        mcp,
+        {"type": "web_search", "url": url},
+        {"type": "file_search", "url": url},
+    ]
     asked += [("/v1/responses", {"tools": [tool]}) for tool in kinds]
     schema = {"$ref": url, "$schema": url, "$id": url}
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
     function = {"type": "function", "function": {"name": "f", "parameters": schema}}
     template = "{% include '" + url + "' %}"
-    for fields in ({"response_format": form}, {"tools": [function]}, {"chat_template": template}):
-        asked.append(("/v1/chat/completions", {"messages": [USER], **fields}))
-    asked.append(("/v1/messages", {"mcp_servers": [{"type": "url", "url": url, "name": "x"}]}))
-    return asked
+    fields: list[dict[str, Any]] = [
+        {"response_format": form},
+        {"tools": [function]},
+        {"chat_template": template},
+    ]
+    asked += [("/v1/chat/completions", {"messages": [USER], **each}) for each in fields]
+    server = {"type": "url", "url": url, "name": "x"}
+    return [*asked, ("/v1/messages", {"mcp_servers": [server]})]
 
 
 async def test_cve_2026_24779_no_field_is_fetched(

@@ -1,4 +1,5 @@
-"""A prompt that another tenant has sent is not answered faster (CVE-2025-46570).
+"""A prompt that another tenant has sent is not answered faster (CVE-2025-46570,
+GHSA-4qjh-9fv9-r85r).
 
 What two requests share, blocks, beginnings of texts and the worker that has them, is found under a
 name that holds the tenant.

@@ -1,5 +1,5 @@
-"""CVE-2026-48746: what a request is allowed is decided by the route that runs, whatever its Host
-header, its address or its method look like."""
+"""CVE-2026-48746 (GHSA-94f4-hr76-p5j6): what a request is allowed is decided by the route that
+runs, whatever its Host header, its address or its method look like."""
 
 import asyncio
 from typing import Any

@@ -134,8 +134,9 @@ class StoreMaintenance:
         while True:
             await asyncio.sleep(PRUNE_S * random.uniform(0.5, 1.5))
             with contextlib.suppress(StoreUnavailable):
-                await self._store.prune()
-                await self._conversations.prune()
+                can_tell_ages = await self._store.can_tell_ages()
+                await self._store.prune(can_tell_ages)
+                await self._conversations.prune(can_tell_ages)
 
     # Takeover
 

@@ -80,7 +80,7 @@ def rename_fields(error: ApiError) -> ApiError:
     match = _LEADING_NAME.match(error.message)
     message = _rename_leading(error.message)
     param = _FIELD_NAMES[match[2]] if match and error.param is None else error.param
-    return type(error)(message, None if param is None else _rename_leading(param), error.headers)
+    return error.renamed(message, None if param is None else _rename_leading(param))
 
 
 def _rename_leading(text: str) -> str:

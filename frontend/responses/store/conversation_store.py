@@ -162,8 +162,11 @@ class ConversationStore:
         )
         return await self._rows(statement) > 0
 
-    async def prune(self) -> None:
-        """Delete conversations that have not been used for too long, or are too many."""
+    async def prune(self, can_tell_ages: bool = True) -> None:
+        """Delete conversations that have not been used for too long, or are too many.
+
+        can_tell_ages: see `ResponseStore.prune`.
+        """
         old = (
             select(conversations.c.id)
             .where(conversations.c.used_at < self._database.now - self._max_age_s)
@@ -172,12 +175,12 @@ class ConversationStore:
         excess = [
             select(conversations.c.id)
             .where(conversations.c.tenant == tenant)
-            .order_by(conversations.c.used_at.desc())
+            .order_by(self._database.age_order(conversations.c.used_at).desc())
             .offset(self._max_count)
             .limit(PRUNE_BATCH)
             for tenant in await self._database.read(partial(tenants_of, conversations))
         ]
-        for query in (old, *excess):
+        for query in (*([old] if can_tell_ages else []), *excess):
             statement = delete(conversations).where(conversations.c.id.in_(query))
             while await self._rows(statement):
                 pass

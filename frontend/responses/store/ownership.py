@@ -7,9 +7,10 @@ method is one transaction.
 import json
 import time
 from collections.abc import Collection, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, func, select, update
+from sqlalchemy.sql.elements import ColumnElement
 
 from headrace.frontend.responses.execution.job import Job
 from headrace.frontend.responses.output.response_body import ACTIVE, IN_PROGRESS, ResponseBody
@@ -23,10 +24,18 @@ from headrace.frontend.responses.store.rows import (
 )
 from headrace.frontend.responses.store.tables import batches, responses
 from headrace.frontend.store.database import Database
+from headrace.frontend.store.silence_watch import MAX_WATCHED, SilenceWatch
 
 # Responses that a frontend takes over in one transaction; it tries again soon.
 TAKEOVER_LIMIT = 64
 SLOW_S = 1.0
+
+
+class Suspect(NamedTuple):
+    """A heartbeat that is not fresh. silent_s: for how long it has been the last one."""
+
+    heartbeat: float
+    silent_s: float
 
 
 class ResponseOwnership:
@@ -34,6 +43,7 @@ class ResponseOwnership:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._watch = SilenceWatch()
 
     async def add(self, owner: str, added: Iterable[EventBatch]) -> set[str]:
         """Store batches of responses; return the ids of those that this owner has lost.
@@ -121,13 +131,17 @@ class ResponseOwnership:
         fingerprints: of the responses that this frontend can resume. Others are left to frontends
             that can; those without a heartbeat for `abandoned_s` are taken as well, to be failed.
         """
-        silent_s = self._database.now - responses.c.heartbeat
+        # A slow database may have delayed heartbeats, too.
+        started = time.monotonic()
         # A foreground response cannot be resumed: any frontend may fail it.
         takeable = responses.c.fingerprint.in_(fingerprints) | ~responses.c.background
+        suspects = await self._suspects(stale_s, takeable)
+        dead = [each for each, found in suspects.items() if found.silent_s >= stale_s]
+        abandoned = [each for each, found in suspects.items() if found.silent_s >= abandoned_s]
         stale = (
             responses.c.status.in_(ACTIVE)
-            & (responses.c.owner.is_(None) | (silent_s > stale_s))
-            & (takeable | (silent_s > abandoned_s))
+            & (responses.c.owner.is_(None) | responses.c.id.in_(dead))
+            & (takeable | responses.c.id.in_(abandoned))
         )
 
         def has_stale(connection: Connection) -> bool:
@@ -140,8 +154,13 @@ class ResponseOwnership:
             for row in connection.execute(
                 select(responses).where(stale).order_by(responses.c.id).limit(TAKEOVER_LIMIT)
             ).all():
-                is_unchanged = (responses.c.owner == row.owner) & (
-                    responses.c.attempts == row.attempts
+                known = suspects.get(row.id)
+                if row.owner is not None and (known is None or known.heartbeat != row.heartbeat):
+                    continue  # renewed meanwhile
+                is_unchanged = (
+                    (responses.c.owner == row.owner)
+                    & (responses.c.attempts == row.attempts)
+                    & (responses.c.heartbeat == row.heartbeat)
                 )
                 statement = (
                     update(responses)
@@ -153,11 +172,25 @@ class ResponseOwnership:
             return taken
 
         # Runs all the time, so it reads first: reading blocks no writer.
-        started = time.monotonic()
         found = await self._database.read(has_stale)
-        # A slow database may have delayed heartbeats, too.
         is_slow = time.monotonic() - started > SLOW_S
         return await self._database.write(write) if found and not is_slow else []
+
+    async def _suspects(self, stale_s: float, first: ColumnElement[bool]) -> dict[str, Suspect]:
+        """Return the responses whose heartbeats are not fresh. first: those that matter most."""
+        is_suspect = self._watch.is_suspect(self._database.now - responses.c.heartbeat, stale_s)
+        query = (
+            select(responses.c.id, responses.c.heartbeat)
+            .where(responses.c.status.in_(ACTIVE), is_suspect)
+            .order_by(first.desc())
+        )
+        seen = await self._database.read(
+            lambda connection: {
+                row.id: row.heartbeat for row in connection.execute(query.limit(MAX_WATCHED))
+            }
+        )
+        silent_s = self._watch.look(seen, stale_s)
+        return {each: Suspect(seen[each], for_s) for each, for_s in silent_s.items()}
 
     # Events
 

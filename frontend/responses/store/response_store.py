@@ -142,8 +142,16 @@ class ResponseStore:
 
         return await self._database.write(write)
 
-    async def prune(self) -> int:
-        """Delete ended responses that are too old or too many; return how many were deleted."""
+    async def can_tell_ages(self) -> bool:
+        """Return whether what seems too old may be deleted: no clock has been set lately."""
+        return await self._database.can_tell_ages()
+
+    async def prune(self, can_tell_ages: bool = True) -> int:
+        """Delete ended responses that are too old or too many; return how many were deleted.
+
+        can_tell_ages: see ClockSteps. If not, none is too old. Too many: those that a clock which
+        was wrong has dated in the future are the oldest, as others are made now.
+        """
         ended = responses.c.status.not_in(ACTIVE)
         old = (
             select(responses.c.id)
@@ -153,7 +161,7 @@ class ResponseStore:
         excess = [
             select(responses.c.id)
             .where(ended, responses.c.tenant == tenant)
-            .order_by(responses.c.created_at.desc())
+            .order_by(self._database.age_order(responses.c.created_at).desc())
             .offset(self._max_count)
             .limit(PRUNE_BATCH)
             for tenant in await self._database.read(partial(tenants_of, responses))
@@ -164,7 +172,7 @@ class ResponseStore:
             return lambda connection: connection.execute(statement).rowcount
 
         deleted = 0
-        for query in (old, *excess):
+        for query in (*([old] if can_tell_ages else []), *excess):
             while (count := await self._database.write(write(query))) > 0:
                 deleted += count
         return deleted

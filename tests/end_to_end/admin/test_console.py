@@ -52,8 +52,8 @@ def test_the_key_decides(server: Server) -> None:
     script = [str(ROOT / "scripts" / "pool.sh")]
     assert "default-0.0" in run(top, server.url, HEADRACE_API_KEY=USER)
     assert "default-0.0" in run([*script, "status"], server.url, HEADRACE_API_KEY=USER)
-    both = {"HEADRACE_ADMIN_KEY": ADMIN, "HEADRACE_API_KEY": USER}
-    assert "done" in run([*script, "resume"], server.url, **both)
+    resume = [*script, "resume"]
+    assert "done" in run(resume, server.url, HEADRACE_ADMIN_KEY=ADMIN, HEADRACE_API_KEY=USER)
     for key in ("", "wrong"):
         told = run(top, server.url, status=1, HEADRACE_API_KEY=key)
         assert "HEADRACE_API_KEY" in told

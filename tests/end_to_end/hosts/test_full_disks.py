@@ -49,6 +49,14 @@ def test_a_run_directory_that_fills_up_costs_no_request(launch: Launch, small_di
     assert server.stop() == 0
 
 
+def kill_one(server: Server, module: str) -> None:
+    """Kill a process that runs the module, and wait until another runs in its place."""
+    first, count = server.children(module)[0], len(server.children(module))
+    first.kill()
+    wait_for(lambda: not first.is_running(), "it is gone")
+    wait_for(lambda: len(server.children(module)) == count, "another runs")
+
+
 def test_processes_start_on_a_full_disk(launch: Launch, small_disk: Path) -> None:
     """A worker, a frontend and a coordinator that die, and a rolling restart of all."""
     server = launch(*FLAGS, run_dir=small_disk / "run")
@@ -56,13 +64,7 @@ def test_processes_start_on_a_full_disk(launch: Launch, small_disk: Path) -> Non
     with clients(server, 4) as asking:
         more_answers(asking)
         for module in ("headrace.coordinator.main", "headrace.workers.main"):
-            first, count = server.children(module)[0], len(server.children(module))
-            first.kill()
-            wait_for(lambda first=first: not first.is_running(), "it is gone")
-            wait_for(
-                lambda module=module, count=count: len(server.children(module)) == count,
-                "another runs",
-            )
+            kill_one(server, module)
         wait_for(lambda: server.get("/health").status_code == 200, "the pool is whole")
         server.process.send_signal(signal.SIGHUP)
         wait_for(lambda: "rolling restart: done" in server.log, "it is done", 60)

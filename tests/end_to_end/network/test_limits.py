@@ -21,7 +21,9 @@ from tests.end_to_end.network.raw import Reply, connect, head, read
 from tests.end_to_end.servers import Launch, Server, wait_for
 
 FRONTENDS, MOST, PER_ADDRESS = 2, 40, 20
-GET = head("/health", method="GET")
+# What a client says of its own address changes nothing.
+CLAIMS = ("X-Forwarded-For: 10.1.2.3", "Forwarded: for=10.1.2.3", "X-Real-IP: 10.1.2.3")
+GET = head("/health", *CLAIMS, method="GET")
 
 
 @pytest.fixture(scope="module")

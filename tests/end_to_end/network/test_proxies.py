@@ -63,7 +63,8 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     files = folder / "cert.pem", folder / "key.pem"
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt"]
     command += ["ec_paramgen_curve:prime256v1", "-nodes", "-days", "30", "-subj", "/CN=localhost"]
-    command += ["-addext", "subjectAltName=DNS:localhost", "-out", files[0], "-keyout", files[1]]
+    command += ["-addext", "subjectAltName=DNS:localhost", "-out", str(files[0])]
+    command += ["-keyout", str(files[1])]
     subprocess.run(command, check=True, capture_output=True)
     return files
 

@@ -112,8 +112,9 @@ def test_https_is_what_is_printed(server: Server) -> None:
 @pytest.mark.parametrize("version", [1, 2])
 def test_streams_and_whole_answers(version: int, server: Server, pair: Pair) -> None:
     context = trusting(pair.certificate)
-    versions = {"http1": version == 1, "http2": version == 2}
-    with httpx.Client(base_url=server.url, verify=context, **versions) as client:
+    with httpx.Client(
+        base_url=server.url, verify=context, http1=version == 1, http2=version == 2
+    ) as client:
         whole = client.post("/v1/chat/completions", json=CHAT)
         assert whole.http_version == {1: "HTTP/1.1", 2: "HTTP/2"}[version]
         content = whole.json()["choices"][0]["message"]["content"]

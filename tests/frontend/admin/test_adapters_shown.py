@@ -27,6 +27,7 @@ from headrace.protocol.calls import (
     LoadAdapter,
     UnloadAdapter,
 )
+from headrace.protocol.common.adapter_source import locate_adapter
 from headrace.protocol.config import EngineConfig
 from headrace.protocol.state import READY, STARTING, AdapterState, PoolState
 from headrace.protocol.to_frontend import Output
@@ -204,7 +205,7 @@ class TestLoading:
         root.mkdir()
         mine = write_adapter(root / "mine")
         outside = write_adapter(tmp_path / "outside")
-        real = adapters.locate_adapter
+        real = locate_adapter
 
         def located(path: str, lora_dir: Path | None) -> tuple[Path, str | None]:
             found = real(path, lora_dir)

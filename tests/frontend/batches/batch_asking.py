@@ -4,13 +4,20 @@ import asyncio
 import json
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Protocol
 
 from quart.datastructures import FileStorage
-from quart.typing import TestClientProtocol as Client
 
 CHAT = "/v1/chat/completions"
 ENDED = ("completed", "failed", "expired", "cancelled")
+
+
+class Client(Protocol):
+    """Sends requests to an app: Quart's own client for tests, or one that adds a key."""
+
+    async def get(self, path: str, **fields: Any) -> Any: ...
+
+    async def post(self, path: str, **fields: Any) -> Any: ...
 
 
 def chat_line(custom_id: str, **changes: Any) -> dict[str, Any]:

@@ -164,6 +164,12 @@ def test_a_text_that_repeats_itself_says_so(text: ModelTokenizer) -> None:
         def finish(self, reason: str) -> None:
             self.reason = reason
 
+        def leave_unread(self, tokens: int) -> None:
+            pass
+
+        def note_client_wait(self, seconds: float) -> None:
+            pass
+
     observer = Observer()
     choice = Choice(0, 0, text.detokenizer(True), StopMatcher((), False), observer)
     ids = tuple(text.backend.encode("ha ha").ids)

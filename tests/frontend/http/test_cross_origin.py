@@ -4,6 +4,9 @@ import pytest
 from quart.typing import TestClientProtocol as Client
 
 from headrace.frontend.pool.interface import PoolBusy
+from headrace.frontend.rate_limits.headers import anthropic_headers, openai_headers
+from headrace.frontend.rate_limits.meter import Level
+from headrace.frontend.rate_limits.rate_limits import Levels
 from tests.frontend.asking import QUESTION
 from tests.frontend.conftest import MAKE_APP
 from tests.frontend.fake_pool import FakePool
@@ -95,6 +98,14 @@ async def test_rejection_by_a_full_pool_has_the_headers(client: Client, pool: Fa
     assert response.status_code == 429
     _assert_readable(response.headers)
     assert "Retry-After" in response.headers["Access-Control-Expose-Headers"]
+
+
+async def test_pages_may_read_what_is_left_of_limits(client: Client) -> None:
+    level = Level(1, 0, 0)
+    of_limits = openai_headers(Levels(level, level)) | anthropic_headers(Levels(level, level))
+    response = await client.get("/v1/models", headers={"Origin": SITE})
+    shown = response.headers["Access-Control-Expose-Headers"].lower().split(", ")
+    assert of_limits.keys() <= set(shown)
 
 
 async def test_failure_has_the_headers(client: Client, pool: FakePool) -> None:

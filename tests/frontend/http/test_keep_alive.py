@@ -13,7 +13,7 @@ from quart import Quart
 
 from headrace.frontend.pool.interface import PoolUnavailable
 from headrace.frontend.streaming import KEEP_ALIVE
-from tests.frontend.asgi import Exchange, post
+from tests.frontend.asgi import HANG_S, Exchange, post
 from tests.frontend.asking import ANSWER, QUESTION
 from tests.frontend.conftest import MAKE_APP
 from tests.frontend.fake_pool import FakePool
@@ -42,7 +42,7 @@ def ask(app: Quart, path: str, **fields: Any) -> Exchange:
 
 async def told(exchange: Exchange, text: str, count: int) -> None:
     """Wait until a text has been sent so often."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_S):
         while b"".join(exchange.chunks).decode().count(text) < count:
             await exchange.wait_for_chunks(len(exchange.chunks) + 1)
 

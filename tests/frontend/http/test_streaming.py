@@ -32,6 +32,10 @@ class Observer:
 
     def finish(self, reason: str) -> None: ...
 
+    def leave_unread(self, tokens: int) -> None: ...
+
+    def note_client_wait(self, seconds: float) -> None: ...
+
 
 class Chunks:
     """Each event is its text in brackets; letters b are kept to itself."""
@@ -106,6 +110,26 @@ async def test_a_piece_has_a_limit() -> None:
     pieces = [piece async for piece in stream.pieces()]
     assert all(piece.count("[a]") <= MAX_EVENTS for piece in pieces)
     assert "".join(pieces) == "[first]" + "[a]" * 2 * MAX_EVENTS + "[last]" + DONE
+
+
+async def test_others_get_their_turn_while_a_backlog_is_sent() -> None:
+    """A connection whose client has gone takes all at once; its request is cancelled meanwhile."""
+    stream = Stream()
+    stream.put(15 * MAX_EVENTS, end=True)
+    sent: list[str] = []
+    has_begun = asyncio.Event()
+
+    async def send() -> None:
+        async for piece in stream.pieces():
+            sent.append(piece)
+            has_begun.set()
+
+    sending = asyncio.ensure_future(send())
+    await has_begun.wait()
+    sending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await sending
+    assert len(sent) <= 2
 
 
 @pytest.mark.parametrize("waiting", [True, False])

@@ -237,14 +237,23 @@ async def test_tokens_are_settled_to_what_the_usage_says(
     assert await used_tokens(client, LIMIT) == sum(reported[name] for name in usage)
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", CHAT | {"max_tokens": 200}),
+        ("/v1/completions", COMPLETION | {"max_tokens": 200}),
+        ("/v1/responses", {"input": "Hello", "max_output_tokens": 200}),
+        ("/v1/responses", {"input": "Hello", "max_output_tokens": 200, "background": True}),
+    ],
+)
 async def test_what_a_request_may_take_is_reserved_while_it_runs(
-    limited: Ask, pool: FakePool
+    limited: Ask, pool: FakePool, path: str, body: dict[str, Any]
 ) -> None:
     pool.hold_after = 1
     client = await limited(tokens_per_minute=300)
     running = asyncio.create_task(chat(client, max_tokens=200))
     await pool.wait_for_streams(1)
-    refused = await chat(client, max_tokens=200)
+    refused = await client.post(path, json=body)
     assert refused.status_code == 429
     error = (await refused.get_json())["error"]
     assert (error["type"], error["code"]) == ("tokens", "rate_limit_exceeded")

@@ -7,7 +7,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from subprocess import PIPE
 
@@ -189,12 +189,19 @@ def test_parents_are_the_owners_alone_whatever_the_umask(runtime_dir: Path) -> N
         assert stat.S_IMODE((runtime_dir / folder).stat().st_mode) == 0o700
 
 
-UNSAFE = {
-    "is a symbolic link": lambda folder: (
-        folder.rename(folder.with_name("real")),
-        folder.symlink_to("real"),
-    ),
-    "is not a directory": lambda folder: (folder.rmdir(), folder.touch()),
+def make_link(folder: Path) -> None:
+    folder.rename(folder.with_name("real"))
+    folder.symlink_to("real")
+
+
+def make_file(folder: Path) -> None:
+    folder.rmdir()
+    folder.touch()
+
+
+UNSAFE: dict[str, Callable[[Path], None]] = {
+    "is a symbolic link": make_link,
+    "is not a directory": make_file,
     "belongs to another user": lambda folder: os.chown(folder, 12345, 12345),
     "is open to other users": lambda folder: folder.chmod(0o770),
     "is open to other users: its mode": lambda folder: folder.chmod(0o702),

@@ -10,6 +10,8 @@ from headrace.launcher.command.options import OptionError, parse
 from headrace.launcher.models.generation_config import generation_defaults, output_ceiling
 from headrace.launcher.models.model_folder import ModelError
 
+EMPTY: dict[str, Any] = {}
+
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
@@ -51,7 +53,7 @@ def test_a_wrong_one_is_named(model: Path, override: dict[str, Any]) -> None:
     ("name", "value"),
     [
         *(("repetition_penalty", value) for value in (0, -1, 10**400, "1.1", [1], True)),
-        *(("temperature", value) for value in (-0.5, float("nan"), float("inf"), "hot", {})),
+        *(("temperature", value) for value in (-0.5, float("nan"), float("inf"), "hot", EMPTY)),
         *(("top_p", value) for value in (0, 2, "x" * 10_000)),
         *(("top_k", value) for value in (20.5, -2, 2**40)),
         *(("min_p", value) for value in (-0.1, 1.5)),

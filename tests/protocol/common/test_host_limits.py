@@ -165,7 +165,7 @@ print(available_memory().amount, available_cpus().amount)
 @pytest.fixture
 def real_group() -> Iterator[list[Path]]:
     """A group of this machine's own trees with 256 MiB and one CPU's time."""
-    files = {
+    files: dict[str, dict[str, int | str]] = {
         "memory": {"memory.limit_in_bytes": 256 * MIB, "memory.max": 256 * MIB},
         "cpu": {"cpu.cfs_quota_us": 100_000, "cpu.max": "100000 100000"},
     }

@@ -36,11 +36,11 @@ _PRODUCTS = {
 _NARROW = (torch.bfloat16, torch.float16, torch.int8)
 
 
-class Shapes(TorchDispatchMode):
+class Shapes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Collects the shapes of rows with which products in 16 and 8 bits are called."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.seen: set[tuple[str, tuple[int, ...]]] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
