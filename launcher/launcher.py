@@ -199,6 +199,8 @@ class Launcher:
         remove_leftovers(
             self._config, RegisteredProcess(child.process_id, child.role, child.process.pid)
         )
+        if child.role == WORKER and self._workers_stopping and exit_status == -signal.SIGTERM:
+            return  # ended before it could handle the signal: no failure that is worth a word
         exited = to_coordinator.ChildExited(child.process_id, child.role, exit_status)
         if self._stop.is_set():
             await self._link.send(exited)  # frontends may still wait for it

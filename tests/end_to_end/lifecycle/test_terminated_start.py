@@ -5,6 +5,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.end_to_end.lifecycle.test_killed_start import Start, warm_cache
@@ -67,6 +68,30 @@ def test_an_interrupt_while_modules_are_loaded_is_quiet(
         check_gone(start)
     finally:
         start.stop()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ending_workers_that_load_their_modules_is_no_failure(
+    number: signal.Signals, fake_model: Path, warm_cache: Path, tmp_path: Path
+) -> None:
+    """They do not handle the launcher's SIGTERM yet, and die of it."""
+    start = Start(tmp_path, fake_model, warm_cache)
+    try:
+        process = start.begin("--no-warm-starts")
+        wait_for(lambda: any(map(is_worker, start.family())), "a worker runs", 30)
+        process.send_signal(number)
+        assert process.wait(ENDS_WITHIN_S) == 0, start.log
+        check_gone(start)
+        assert " ERROR " not in start.log
+    finally:
+        start.stop()
+
+
+def is_worker(process: psutil.Process) -> bool:
+    try:
+        return "headrace.workers.main" in process.cmdline()
+    except psutil.NoSuchProcess:
+        return False
 
 
 @pytest.mark.parametrize("after_s", [0.8, 2.0, 4.0])
