@@ -93,8 +93,10 @@ def status(server: Server, path: str) -> str:
 
 def await_ends(server: Server, responses: list[str], batch: str) -> None:
     """Wait until all have ended as they would have with a clock that goes on evenly."""
-    for path in responses:
-        wait_for(lambda path=path: status(server, path) == CUT, "it ends", 60)
+    def have_ended() -> bool:
+        return all(status(server, path) == CUT for path in responses)
+
+    wait_for(have_ended, "they end", 60)
     wait_for(lambda: status(server, batch) == "completed", "it ends", 60)
 
 
