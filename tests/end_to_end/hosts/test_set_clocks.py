@@ -93,6 +93,7 @@ def status(server: Server, path: str) -> str:
 
 def await_ends(server: Server, responses: list[str], batch: str) -> None:
     """Wait until all have ended as they would have with a clock that goes on evenly."""
+
     def have_ended() -> bool:
         return all(status(server, path) == CUT for path in responses)
 

@@ -43,8 +43,8 @@ class Clocks:
 def clocks(monkeypatch: pytest.MonkeyPatch) -> Clocks:
     clocks = Clocks()
     monkeypatch.setattr(clock_steps, "steady_time", clocks.monotonic)
-    monkeypatch.setattr(clock_steps.time, "time", clocks.time)
-    monkeypatch.setattr(silence_watch.time, "monotonic", clocks.monotonic)
+    monkeypatch.setattr(f"{clock_steps.__name__}.time.time", clocks.time)
+    monkeypatch.setattr(f"{silence_watch.__name__}.time.monotonic", clocks.monotonic)
     return clocks
 
 
