@@ -97,6 +97,10 @@ def smol_pool(prepared: PreparedModel) -> Iterator[Server]:
     pool += ["--enable-admin"]
     size = ["--dtype", "float32", "--max-model-len", "2048", "--kv-cache-memory-bytes", "512MiB"]
     tools = ["--tool-server", "demo", "--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
-    started = Server([*model, *pool, *size, *tools])
+    # As the server had them whose answers were recorded.
+    sites = ["--allowed-origins", '["https://app.example"]', "--allow-credentials"]
+    sites += ["--allowed-methods", '["GET", "POST"]']
+    sites += ["--allowed-headers", '["content-type", "authorization"]']
+    started = Server([*model, *pool, *size, *tools, *sites])
     yield started
     assert started.stop() == 0

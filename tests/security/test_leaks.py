@@ -11,7 +11,8 @@ from quart.typing import TestClientProtocol as Client
 from sqlalchemy.exc import OperationalError
 
 from headrace.frontend import errors
-from headrace.frontend.chat.tools.parser import ToolParser, register_tool_parser
+from headrace.frontend.chat.tools import parser
+from headrace.frontend.chat.tools.parser import ToolParser
 from headrace.frontend.errors import ApiError, BadRequest, InternalError, PoolFailed
 from headrace.frontend.pool.interface import (
     PoolError,
@@ -43,7 +44,7 @@ from headrace.protocol.calls import (
     UnloadAdapter,
     WakeUp,
 )
-from headrace.protocol.config import ServingOptions
+from headrace.protocol.config import EngineConfig, ServingOptions
 from headrace.protocol.to_frontend import CallAnswer, PoolResult
 from tests.frontend.conftest import MAKE_APP
 from tests.frontend.fake_pool import FakePool
@@ -160,7 +161,8 @@ async def test_cve_2026_73555_calls_that_fail(
     call: type[AdminCall],
 ) -> None:
     """CVE-2026-73555: operators' calls fail with texts of the coordinator."""
-    client = make_app(enable_admin=True, profile_dir=tmp_path).test_client()
+    engine = EngineConfig(enable_lora=True)
+    client = make_app(enable_admin=True, profile_dir=tmp_path, engine=engine).test_client()
     asked: dict[str, Any] = {"json": BODIES[route]} if route in BODIES else {}
     for secret in SECRETS[:4]:
         for kind, status in STATUSES.items():
@@ -250,7 +252,6 @@ def fail() -> Any:
     raise RuntimeError(SECRETS[1])
 
 
-@register_tool_parser("failing_for_tests")
 class FailingParser(ToolParser):
     """Fails as a parser of an operator's plug-in may."""
 
@@ -259,8 +260,12 @@ class FailingParser(ToolParser):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_cve_2026_22778_a_parser_that_fails(make_app: MAKE_APP, stream: bool) -> None:
+async def test_cve_2026_22778_a_parser_that_fails(
+    make_app: MAKE_APP, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
     """CVE-2026-22778: a plug-in's own exceptions."""
+    # Gone afterwards: other tests try every parser.
+    monkeypatch.setitem(parser._PARSERS, "failing_for_tests", FailingParser)
     client = make_app(serving=ServingOptions(tool_call_parser="failing_for_tests")).test_client()
     tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
     body = {"messages": [USER], "tools": tools, "stream": stream}

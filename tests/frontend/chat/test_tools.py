@@ -354,7 +354,7 @@ BAD = [
         {"tools": [{"function": {"name": "x", "parameters": []}}]},
         "body.tools.0.function.parameters",
     ),
-    ({"tools": [TIME] * 513}, "tools"),
+    ({"tools": [TIME] * 1025}, "tools"),
     ({"tools": [WEATHER], "parallel_tool_calls": "no"}, "body.parallel_tool_calls"),
     (
         {"tools": TOOLS, "tool_choice": "required", "structured_outputs": {"regex": "a"}},
@@ -367,7 +367,10 @@ BAD = [
         },
         None,
     ),
-    ({"tools": [{"function": {"name": "x", "parameters": DEEP}}], "tool_choice": "required"}, None),
+    (
+        {"tools": [{"function": {"name": "x", "parameters": DEEP}}], "tool_choice": "required"},
+        "body.tools",
+    ),
     (
         {"tools": TOOLS, "tool_choice": "required", "use_beam_search": True},
         "use_beam_search",
