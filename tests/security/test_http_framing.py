@@ -91,7 +91,6 @@ ENCODINGS = {
 def check(reply: Reply, status: int) -> None:
     """One answer, in the form of other errors, and then the end."""
     assert reply.is_closed
-    assert reply.took_s < 2
     assert reply.data.count(b"HTTP/1.1 ") == 1
     assert reply.status == status
     assert b"\r\nconnection: close\r\n" in reply.data.lower()
