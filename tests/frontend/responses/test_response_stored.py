@@ -36,9 +36,9 @@ async def test_input_items_come_in_pages(client: Client) -> None:
     [
         ("/input_items?limit=0", "limit"),
         ("/input_items?limit=x", "query.limit"),
-        ("/input_items?order=up", "query.order"),
+        ("/input_items?order=up", "order"),
         ("/input_items?after=nope", "after"),
-        ("?stream=maybe", "stream"),
+        ("?stream=maybe", "query.stream"),
         ("?stream=true&starting_after=-1", "starting_after"),
         ("?starting_after=1", "starting_after"),
     ],
