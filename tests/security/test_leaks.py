@@ -54,7 +54,7 @@ from tests.security.request_fields import BODIES, USER, url_of
 SECRETS = (
     "CUDA error at 0x7f12deadbeef in /usr/lib/libcuda.so",
     "cannot open /secret/models/smol/model.safetensors",
-    'Traceback (most recent call last):\n  File "/work/x/engine.py", line 5, in step',
+    'Traceback (most recent call last):\n  File "/srv/x/engine.py", line 5, in step',
     "<headrace.workers.engine.Engine object at 0x7f12deadbeef>",
     "no such file: /home/me/.venv/lib/python3.11/site-packages/torch/nn.py:33",
     "sqlite:////tmp/run/responses.db is locked, postgresql://me:hunter2@db/x",
