@@ -1,6 +1,7 @@
 """Pause and resume over real processes: nothing is begun meanwhile, and nothing is lost."""
 
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -113,13 +114,18 @@ def test_running_ones_are_finished_first(server: Server) -> None:
 def test_running_ones_are_ended_and_told_so(server: Server) -> None:
     body = {"prompt": [5, 6, 7], "max_tokens": 1000, "ignore_eos": True, "stream": True}
 
+    begun = threading.Event()
+
     def stream() -> list[str]:
         url = f"{server.url}/v1/completions"
         with httpx.stream("POST", url, json=body, timeout=60) as answer:
+            begun.set()
             return [line for line in answer.iter_lines() if line]
 
     with ThreadPoolExecutor(2) as threads:
         whole, streamed = threads.submit(complete, server, 1000), threads.submit(stream)
+        # Before its first event, a stream's answer can still be an error with a status.
+        assert begun.wait(60)
         wait_for(lambda: load(server)[0] == 2, "running")
         post(server, "/pause?mode=abort")
         assert whole.result().status_code == 503

@@ -84,14 +84,13 @@ async def test_a_batch_ends_when_its_key_is_removed(make_app: MAKE_APP, pool: Fa
 async def test_a_key_that_moves_to_another_tenant_takes_no_batches_along(
     make_app: MAKE_APP, tmp_path: Path
 ) -> None:
-    async with make_app(keys=table(api_key(ANN, "ann"))).test_app() as app:
-        client = KeyClient(app.test_client(), ANN)
-        file_id = await uploaded(client, [chat_line("a")])
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(batch_runner, "MAX_RUNS", 0)
-            patch.setattr(batch_runner.BatchRunner, "_may_claim", lambda *_: False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batch_runner, "MAX_RUNS", 0)
+        patch.setattr(batch_runner.BatchRunner, "_may_claim", lambda *_: False)
+        async with make_app(keys=table(api_key(ANN, "ann"))).test_app() as app:
+            client = KeyClient(app.test_client(), ANN)
+            file_id = await uploaded(client, [chat_line("a")])
             batch_id = (await (await create(client, file_id)).get_json())["id"]
-            await asyncio.sleep(0.1)
     async with make_app(keys=table(api_key(ANN, "ann", "other"))).test_app() as app:
         await asyncio.sleep(0.3)
         assert (

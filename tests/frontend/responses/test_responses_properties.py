@@ -72,11 +72,14 @@ CHOICES = st.fixed_dictionaries(
 
 
 def param_of_refusal(read: Callable[[], object]) -> str | None:
-    """The field at fault, "" for none; None if nothing is."""
+    """The field at fault, "" for none; None if nothing is.
+
+    A malformed body's fields are named from the body on, other faults' from their first field.
+    """
     try:
         read()
     except ApiError as error:
-        return error.param or ""
+        return (error.param or "").removeprefix("body.")
     return None
 
 
