@@ -81,7 +81,7 @@ def _bits(data: Codes) -> Codes:
 
 
 def _q8_0(name: str, blocks: Codes) -> Blocks:
-    return Blocks(name, blocks[..., 2:] ^ 0x80, _floats(blocks[..., :2]))
+    return Blocks(name, blocks[..., 2:] ^ np.uint8(128), _floats(blocks[..., :2]))
 
 
 def _q4_0(name: str, blocks: Codes) -> Blocks:
