@@ -17,7 +17,7 @@ import torch
 # In the order of the enumeration in src/program.h.
 Operation = Literal[
     "embed", "norm", "linear", "convert", "rotate", "write", "attend", "finish_attend", "combine",
-    "gather", "round", "shrink",
+    "gather", "round", "shrink", "round_blocks",
 ]  # fmt: skip
 
 

@@ -4,7 +4,7 @@ Formats are named as in llama.cpp, in lower case. Every row (output) of a weight
 whole blocks, so that rows can be taken, left out and reordered without a look into the blocks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -54,20 +54,32 @@ class QuantizedTensor:
         data = self.data[outputs]
         return QuantizedTensor(self.format, (len(data), self.shape[1]), data)
 
+    def to_dtype(self, dtype: torch.dtype) -> torch.Tensor:
+        """Return the whole weight in a float type, in the file's own bytes if it is stored so."""
+        if self.is_float and FLOAT_FORMATS[self.format] == dtype and self.data.flags.writeable:
+            return torch.from_numpy(np.ascontiguousarray(self.data)).view(dtype)
+        result = torch.empty(self.shape, dtype=dtype)
+        for start, stop in self._chunks(0, self.shape[0]):
+            result[start:stop] = self._decoded(start, stop)
+        return result
+
     def dequantize(self, first: int = 0, count: int | None = None) -> torch.Tensor:
         """Return `count` rows from `first` on (all if None), float32 [count, inputs]."""
         outputs, inputs = self.shape
         last = outputs if count is None else first + count
         result = torch.empty((last - first, inputs))
-        step = max(1, _CHUNK_ELEMENTS // max(1, inputs))
-        for start in range(first, last, step):
-            stop = min(start + step, last)
+        for start, stop in self._chunks(first, last):
             result[start - first : stop - first] = self._decoded(start, stop)
         return result
 
+    def _chunks(self, first: int, last: int) -> Iterator[tuple[int, int]]:
+        step = max(1, _CHUNK_ELEMENTS // max(1, self.shape[1]))
+        for start in range(first, last, step):
+            yield start, min(start + step, last)
+
     def _decoded(self, first: int, last: int) -> torch.Tensor:
-        data = np.ascontiguousarray(self.data[first:last])
         if self.is_float:
+            data = self.data[first:last].copy()  # the file's cannot be written, as torch wants it
             return torch.from_numpy(data).view(FLOAT_FORMATS[self.format]).float()
         return self.blocks(first, last).dequantize()[:, : self.shape[1]]
 
