@@ -15,11 +15,11 @@ namespace headrace {
 
 constexpr int kSuperBlocks = 8;
 
-// A weight's numbers are scale * (code - 2^kShift) - minimum; with kShift < 0, scale * code -
+// kBits: of a code in memory; kCodeBits: of one as it is multiplied. A weight's numbers are scale * (code - 2^kShift) - minimum; with kShift < 0, scale * code -
 // minimum. With kIsSigned the codes are signed bytes, as the layer's `signed_operand` wants them.
 template <int Bits, int Shift, int Scales, bool HasMinimums, bool HasSuperScales>
 struct BlockLayout {
-    static constexpr int kBits = Bits, kShift = Shift, kScales = Scales;
+    static constexpr int kBits = Bits, kCodeBits = Bits, kShift = Shift, kScales = Scales;
     static constexpr bool kHasMinimums = HasMinimums, kHasSuperScales = HasSuperScales;
     static constexpr bool kIsSigned = false;
     static constexpr int kScaleBytes = HasSuperScales ? 1 : 2;
@@ -65,6 +65,7 @@ struct Iq4_Nl : BlockLayout<4, -1, 1, false, false> {
 
 // The 4-bit floats of OCP Microscaling Formats 1.0, doubled, plus 16.
 struct Mxfp4 : BlockLayout<4, 4, 1, false, false> {
+    static constexpr int kCodeBits = 5;
     static HEADRACE_INLINE Words codes_of(Words nibbles) {
         static constexpr int8_t kTable[16] = {16, 17, 18, 19, 20, 22, 24, 28,
                                               16, 15, 14, 13, 12, 10, 8,  4};

@@ -21,12 +21,13 @@ struct DecodedPanel {
     alignas(64) float minimums[kDepth * kPanel];
 };
 
+// Adds the products of the codes of a word. number: of this word among those of the sum.
 template <class Layout>
-HEADRACE_INLINE Words dot_codes(Words sums, Words codes, Words row) {
+HEADRACE_INLINE void add_products(CodeSums& sums, Words codes, Words row, int number) {
     if constexpr (Layout::kIsSigned) {
-        return dot_signed_bytes(sums, codes, row);
+        add_signed(sums, codes, row);
     } else {
-        return dot_small_bytes(sums, codes, row);
+        add_codes<Layout::kCodeBits>(sums, codes, row, number);
     }
 }
 
@@ -56,12 +57,12 @@ HEADRACE_INLINE void add_block(const RowBlocks<Group>& rows, const uint32_t* cod
     constexpr int kWords = kBlockWords / Layout::kScales;  // that have a scale in common
 #pragma GCC unroll 2
     for (int part = 0; part < Layout::kScales; ++part) {
-        Words products[Rows][Halves];
+        CodeSums products[Rows][Halves];
 #pragma GCC unroll 16
         for (int r = 0; r < Rows; ++r) {
             const Words from = first_sum<Layout>(rows, r, part);
 #pragma GCC unroll 2
-            for (int half = 0; half < Halves; ++half) products[r][half] = from;
+            for (int half = 0; half < Halves; ++half) products[r][half] = code_sums(from);
         }
 #pragma GCC unroll 8
         for (int w = part * kWords; w < (part + 1) * kWords; ++w) {
@@ -75,7 +76,7 @@ HEADRACE_INLINE void add_block(const RowBlocks<Group>& rows, const uint32_t* cod
                 const Words x = broadcast_word(&rows.codes[w][r]);
 #pragma GCC unroll 2
                 for (int half = 0; half < Halves; ++half) {
-                    products[r][half] = dot_codes<Layout>(products[r][half], words[half], x);
+                    add_products<Layout>(products[r][half], words[half], x, w % kWords);
                 }
             }
         }
@@ -84,7 +85,7 @@ HEADRACE_INLINE void add_block(const RowBlocks<Group>& rows, const uint32_t* cod
             const Floats scale = load(scales + part * kPanel + half * kLanes);
 #pragma GCC unroll 16
             for (int r = 0; r < Rows; ++r) {
-                sums[r][half] = add_scaled(sums[r][half], products[r][half], scale, rows.scale[r]);
+                sums[r][half] = add_scaled(sums[r][half], products[r][half].total, scale, rows.scale[r]);
             }
         }
     }
@@ -181,16 +182,18 @@ inline void store_decoded(const uint8_t* panel, int first, int depth, DecodedPan
     }
 }
 
-// Adds the products of the words of a block; sums: of each part that has a scale.
+// Adds the products of a block's words; sums: of each part that has a scale.
 template <class Layout, int Word = 0>
 HEADRACE_INLINE void add_words(const RowBlocks<1>& row, const uint8_t* codes, int half,
-                               Words (&sums)[Layout::kScales]) {
+                               CodeSums (&sums)[Layout::kScales]) {
     if constexpr (Word < kBlockWords / 2) {
         constexpr int kHigh = Word + kBlockWords / 2;
         const CodePair pair = codes_of<Layout, Word>(codes, half);
-        Words& high = sums[Layout::kScales - 1];
-        sums[0] = dot_codes<Layout>(sums[0], pair.low, broadcast_word(row.codes[Word]));
-        high = dot_codes<Layout>(high, pair.high, broadcast_word(row.codes[kHigh]));
+        constexpr bool kApart = Layout::kScales == 2;
+        add_products<Layout>(sums[0], pair.low, broadcast_word(row.codes[Word]),
+                             kApart ? Word : 2 * Word);
+        add_products<Layout>(sums[kApart], pair.high, broadcast_word(row.codes[kHigh]),
+                             kApart ? Word : 2 * Word + 1);
         add_words<Layout, Word + 1>(row, codes, half, sums);
     }
 }
@@ -206,13 +209,13 @@ void quantized_row(const RowBlocks<1>* row, const uint8_t* panel, int blocks, fl
             prefetch_near(block.start + kAhead + line);
         }
         for (int half = 0; half < 2; ++half) {
-            Words products[Layout::kScales];
+            CodeSums products[Layout::kScales];
             for (int part = 0; part < Layout::kScales; ++part) {
-                products[part] = first_sum<Layout>(*row, 0, part);
+                products[part] = code_sums(first_sum<Layout>(*row, 0, part));
             }
             add_words<Layout>(*row, block.codes(), half, products);
             for (int part = 0; part < Layout::kScales; ++part) {
-                sums[half] = add_scaled(sums[half], products[part], block.scale(part, half),
+                sums[half] = add_scaled(sums[half], products[part].total, block.scale(part, half),
                                         row->scale[0]);
             }
             if constexpr (Layout::kHasMinimums) {
