@@ -169,12 +169,16 @@ class _Lowering:
 
     def _format_for(self, node: Node) -> WeightFormat:
         """Return the format of a linear's weight."""
-        return format_of(node.data["weight"], self._quantization, node.logit_rows_only)
+        return self._format_of(node.data["weight"], node)
+
+    def _format_of(self, weight: Any, node: Node) -> WeightFormat:
+        """Return the format of one of a product's weights."""
+        is_head = node.logit_rows_only and node.width == self._graph.output.width
+        return format_of(weight, self._quantization, is_head)
 
     def _formats(self, node: Node) -> set[WeightFormat]:
         """Return the formats of a product's weights."""
-        weights = [part["weight"] for part in parts_of(node.data)]
-        return {format_of(w, self._quantization, node.logit_rows_only) for w in weights}
+        return {self._format_of(part["weight"], node) for part in parts_of(node.data)}
 
     def _product_input(self, node: Node, weight_format: WeightFormat) -> tuple[Operand, ...]:
         """Return the operands of a product's input: the rows, converted if they were not yet, and
@@ -289,7 +293,7 @@ class _Lowering:
         """Compute a gate and its partner in two products, as their weights' formats differ."""
         outs = []
         for part in parts_of(node.data):
-            weight_format = format_of(part["weight"], self._quantization, node.logit_rows_only)
+            weight_format = self._format_of(part["weight"], node)
             source = self._product_input(node, weight_format)
             outs.append(Operand(Buffer(node.width)))
             function = None if outs[1:] else node.data["function"]

@@ -10,10 +10,12 @@ struct QuantizedKernel {
     int64_t (*panel_bytes)(int64_t blocks);
     void (*rows)(const void* in, int64_t rows, int64_t first, int64_t count, const uint8_t* panel,
                  const uint8_t* next, int blocks, DecodedPanel& decoded, float* sums);
-    void (*output)(const uint8_t* panel, int blocks, int lane, DecodedPanel& decoded, float* to);
+    void (*output)(const uint8_t* panel, int lane, int64_t inputs, float* to);
 };
 
-// format: its index in the enumeration `WeightFormat` of lower.py, less that of the first.
+constexpr int kFirstBlockFormat = 3;  // in the enumeration `WeightFormat` of weight_format.py
+
+// format: its index there, less that of the first.
 const QuantizedKernel& quantized_kernel(int format);
 
 }  // namespace headrace

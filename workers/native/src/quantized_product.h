@@ -264,21 +264,21 @@ void quantized_rows(const void* in, int64_t rows, int64_t first, int64_t count,
     }
 }
 
-// Writes the weights of one output of a panel, `blocks` * 32 numbers.
+// Writes the `inputs` weights of one output of a panel.
 template <class Layout>
-void quantized_output(const uint8_t* panel, int blocks, int lane, DecodedPanel& decoded,
-                      float* to) {
-    constexpr int kInputs = kBlock / Layout::kScales;
+void quantized_output(const uint8_t* panel, int lane, int64_t inputs, float* to) {
+    constexpr int kShared = kBlock / Layout::kScales;  // inputs that have a scale in common
     constexpr int kOffset = Layout::kShift < 0 ? 0 : 1 << std::max(0, Layout::kShift);
-    for (int n = 0; n < blocks; ++n) {
-        store_decoded<Layout>(panel, n, 1, decoded);
+    DecodedPanel decoded;
+    for (int64_t first = 0; first < inputs; first += kBlock) {
+        store_decoded<Layout>(panel, (int)(first / kBlock), 1, decoded);
         const float minimum = Layout::kHasMinimums ? decoded.minimums[lane] : 0.0f;
-        for (int i = 0; i < kBlock; ++i) {
+        for (int i = 0; i < std::min<int64_t>(kBlock, inputs - first); ++i) {
             const auto* bytes = (const uint8_t*)(decoded.codes + i / 4 * kPanel + lane);
             const int code =
                 Layout::kIsSigned ? signed_value(bytes[i % 4]) : bytes[i % 4] - kOffset;
-            const float scale = decoded.scales[i / kInputs * kPanel + lane];
-            to[n * kBlock + i] = scale * (float)code - minimum;
+            const float scale = decoded.scales[i / kShared * kPanel + lane];
+            to[first + i] = scale * (float)code - minimum;
         }
     }
 }
