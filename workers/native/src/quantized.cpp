@@ -69,6 +69,8 @@ void round_row(const float* from, int64_t size, int64_t row, int64_t rows, void*
 
 using namespace headrace;
 
+#pragma GCC visibility push(default)
+
 extern "C" {
 
 // Returns the bytes of a panel of `blocks` blocks, as the kernels read it.
@@ -99,3 +101,5 @@ void headrace_multiply_quantized(int32_t format, const void* in, int64_t rows,
 }
 
 }  // extern "C"
+
+#pragma GCC visibility pop
