@@ -22,6 +22,7 @@ from headrace.workers.native.program import CompiledProgram
 from headrace.workers.native.runner import NativeRunner
 from headrace.workers.native.shared_file import SharedFile
 from headrace.workers.native.weight_memory import SharedWeights, fingerprint_weights
+from headrace.workers.quantized.parameter import expand_parameters, products_skipped
 from headrace.workers.start_phases import StartPhases
 from headrace.workers.torch_runner.cache_size import choose_num_blocks
 from headrace.workers.torch_runner.choose_backend import BackendChoice, choose_backend
@@ -69,12 +70,14 @@ def load_runner(
     log(f"{type(model).__name__} in {model.dtype} on {device}, {threads} threads")
     max_model_len = _choose_length(config, model_length(model))
     hook = AttentionHook()
-    with phases.phase("compile"), torch.inference_mode():
+    with phases.phase("compile"), torch.inference_mode(), products_skipped():
         hook.probe(model)
     slots: AdapterSlots | None = None
     compiled = _compile(model, hook, config, max_model_len, threads, log, phases, shared)
     if compiled is None:
         with phases.phase("compile"):
+            if num_expanded := expand_parameters(model):
+                log(f"{num_expanded} weights of the GGUF file expanded to {model.dtype}")
             prepare_linears(model, config, log)
             slots = AdapterSlots.of(model, config.max_loras) if config.enable_lora else None
     choice = choose_backend(hook, model.dtype, device, config.block_size)

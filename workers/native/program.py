@@ -35,6 +35,7 @@ from headrace.workers.native.lower import Lowered, Op, Operand, WeightFormat, lo
 from headrace.workers.native.packed_weight import PackedWeight
 from headrace.workers.native.rewrite import rewrite
 from headrace.workers.native.weight_memory import SharedWeights, WeightMemory
+from headrace.workers.quantized.parameter import expanded
 
 _OUTPUT = -2  # the buffer number of the step's output
 
@@ -150,6 +151,7 @@ class CompiledProgram:
             instruction.sizes[4] = 1
             instruction.data[0] = head.address
             return
+        table = expanded(table)
         self._referenced.append(table)
         instruction.sizes[1] = table.dtype != torch.float32
         instruction.data[0] = table.data_ptr()

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from headrace.workers.quantized.blocks import Blocks, read_blocks
+from headrace.workers.quantized.decoder_library import decode_rows
 from headrace.workers.quantized.formats import BLOCK_FORMATS, FLOAT_FORMATS
 
 Bytes = npt.NDArray[np.uint8]
@@ -54,22 +55,27 @@ class QuantizedTensor:
         data = self.data[outputs]
         return QuantizedTensor(self.format, (len(data), self.shape[1]), data)
 
-    def dequantize(self, first: int = 0, count: int | None = None) -> torch.Tensor:
-        """Return `count` rows from `first` on (all if None), float32 [count, inputs]."""
+    def dequantize(
+        self, first: int = 0, count: int | None = None, dtype: torch.dtype = torch.float32
+    ) -> torch.Tensor:
+        """Return `count` rows from `first` on (all if None) in a dtype [count, inputs]."""
         outputs, inputs = self.shape
         last = outputs if count is None else first + count
-        result = torch.empty((last - first, inputs))
+        result = torch.empty((last - first, inputs), dtype=dtype)
         step = max(1, _CHUNK_ELEMENTS // max(1, inputs))
         for start in range(first, last, step):
             stop = min(start + step, last)
-            result[start - first : stop - first] = self._decoded(start, stop)
+            result[start - first : stop - first] = self._decoded(start, stop, dtype)
         return result
 
-    def _decoded(self, first: int, last: int) -> torch.Tensor:
-        data = np.ascontiguousarray(self.data[first:last])
+    def _decoded(self, first: int, last: int, dtype: torch.dtype) -> torch.Tensor:
         if self.is_float:
-            return torch.from_numpy(data).view(FLOAT_FORMATS[self.format]).float()
-        return self.blocks(first, last).dequantize()[:, : self.shape[1]]
+            data = np.array(self.data[first:last])
+            return torch.from_numpy(data).view(FLOAT_FORMATS[self.format])
+        decoded = decode_rows(self.format, self.data[first:last], dtype)
+        if decoded is None:
+            decoded = self.blocks(first, last).dequantize()
+        return decoded[:, : self.shape[1]]
 
     def blocks(self, first: int, last: int) -> Blocks:
         """Return the codes and scales of the rows from `first` to before `last`."""
@@ -83,8 +89,11 @@ class QuantizedTensor:
         return values
 
 
-def attach_quantized(parameter: torch.Tensor, weight: QuantizedTensor) -> None:
-    """Make `quantized_of` find the weight of a parameter, whose own values are never read."""
+def attach_quantized(parameter: torch.Tensor, weight: QuantizedTensor | None) -> None:
+    """Make `quantized_of` find the weight of a parameter, whose own values are never read.
+
+    None: the parameter lets go of the one that it had.
+    """
     setattr(parameter, _ATTRIBUTE, weight)
 
 
