@@ -102,6 +102,8 @@ def prepare_model(
     folder = source
     if not source.is_dir():
         folder = gguf_folder(source, _transformers_version(), cache, progress, _run_prepare)
+    elif (source / REFERENCE).exists():
+        raise ModelError(f"{source}: has a {REFERENCE}, which could refer to any file: remove it")
     allows, trusts = options.allow_pickle_weights, options.trust_remote_code
     folder = without_pickles(folder, allows, cache, progress, _run_prepare)
     check_folder(folder)

@@ -17,9 +17,12 @@ from headrace.workers.prepare.stages import Stages
 
 _U32, _F32 = 4, 0  # types of a metadata value and of a tensor
 _ALIGNMENT = 32
-_VOCABULARY = {
-    f"tokenizer.ggml.{name}" for name in ("tokens", "scores", "token_type", "merges")
+# Sizes that transformers' tables lack for some architectures, whose configuration has them.
+_SIZES = {
+    "attention.key_length": "head_dim",
+    "expert_feed_forward_length": "moe_intermediate_size",
 }
+_VOCABULARY = {f"tokenizer.ggml.{name}" for name in ("tokens", "scores", "token_type", "merges")}
 
 
 def write_gguf_folder(source: Path, output: Path) -> None:
@@ -44,7 +47,7 @@ def write_gguf_folder(source: Path, output: Path) -> None:
             tokenizer.save_pretrained(output)
     with stages.stage("names"), torch.device("meta"):
         config.dtype = torch.float32
-        model = AutoModelForCausalLM.from_config(config)
+        model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
         model.config.architectures = [type(model).__name__]
         model.config.save_pretrained(output)
         if model.can_generate():
@@ -71,12 +74,17 @@ def _checked_header(file: Path) -> GGUFHeader:
 
 
 def _set_from_all_files(config: Any, headers: list[GGUFHeader]) -> None:
-    """Set what transformers derives from the tensors of the first file, or from its vocabulary."""
+    """Set what transformers leaves at a default, or derives from what it has not read."""
     names = {tensor.name for header in headers for tensor in header.tensors}
     if "output.weight" in names:
         config.tie_word_embeddings = False
     metadata = headers[0].metadata
-    size = metadata.get(f"{headers[0].architecture}.vocab_size")
+    prefix = headers[0].architecture
+    for key, name in _SIZES.items():
+        value = metadata.get(f"{prefix}.{key}")
+        if isinstance(value, int) and hasattr(config, name):
+            setattr(config, name, value)
+    size = metadata.get(f"{prefix}.vocab_size")
     size = metadata.get("tokenizer.ggml.tokens") if size is None else size
     if isinstance(size, int):
         config.vocab_size = size
@@ -88,8 +96,9 @@ def _checkpoints_read_once(file: Path, header: GGUFHeader) -> Iterator[None]:
 
     With the vocabulary that takes 8 s for 150,000 tokens, twice.
     """
-    from transformers import modeling_gguf_pytorch_utils as tables
+    from transformers import modeling_gguf_pytorch_utils
 
+    tables: Any = modeling_gguf_pytorch_utils
     original = tables.load_gguf_checkpoint
     with TemporaryDirectory() as folder:
         lean = Path(folder) / file.name

@@ -1,7 +1,7 @@
 """Find which tensors of a GGUF file a transformers model has, and what llama.cpp did to each.
 
-transformers knows both, in tables that it uses when it loads a file. What is found here is kept with
-the prepared folder, so that workers need neither those tables nor the file's header.
+transformers knows both, in tables that it uses when it loads a file. What is found here is kept
+with the prepared folder, so that workers need neither those tables nor the file's header.
 """
 
 import re
@@ -28,12 +28,14 @@ def place_tensors(
     if changes is None:
         return None
     names = _names(model, processor)
-    return [
-        {"type": tensor.type, "shape": tensor.shape, "file": number, "offset": tensor.offset} | entry
-        for number, header in enumerate(headers)
-        for tensor in header.tensors
-        if (entry := changes(tensor, names)) is not None
-    ]
+    entries = []
+    for number, header in enumerate(headers):
+        for tensor in header.tensors:
+            change = changes(tensor, names)
+            if change is not None:
+                place = {"type": tensor.type, "shape": tensor.shape, "offset": tensor.offset}
+                entries.append({"file": number, **place, **change})
+    return entries
 
 
 def _changes(architecture: str, config: dict[str, Any]) -> tuple[Any, Any]:
@@ -41,8 +43,9 @@ def _changes(architecture: str, config: dict[str, Any]) -> tuple[Any, Any]:
 
     The function is None if it does not do the same as the processor.
     """
-    from transformers import modeling_gguf_pytorch_utils as tables
+    from transformers import modeling_gguf_pytorch_utils
 
+    tables: Any = modeling_gguf_pytorch_utils
     processor_class = tables.TENSOR_PROCESSORS.get(architecture, tables.TensorProcessor)
     name = processor_class.__name__
 
@@ -92,10 +95,11 @@ def _changes(architecture: str, config: dict[str, Any]) -> tuple[Any, Any]:
 
 def _names(model: Any, processor: Any) -> dict[str, str]:
     """Return transformers' names of tensors by llama.cpp's."""
-    from transformers.modeling_gguf_pytorch_utils import get_gguf_hf_weights_map
+    from transformers import modeling_gguf_pytorch_utils
 
+    tables: Any = modeling_gguf_pytorch_utils
     try:
-        names = get_gguf_hf_weights_map(_Outline(model), processor)
+        names = tables.get_gguf_hf_weights_map(_Outline(model), processor)
     except NotImplementedError:  # an architecture that the gguf package does not know
         return {}
     return dict(names)

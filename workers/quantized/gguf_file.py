@@ -1,8 +1,8 @@
 """Read a model's tensors from the GGUF files that a prepared folder refers to.
 
-Most weights stay in the file's bytes, which are mapped: as `QuantizedTensor`. What llama.cpp changed
-when the file was made is undone here: rows are reordered, which leaves their blocks as they are, and
-the rest is expanded.
+Most weights stay in the file's bytes, which are mapped: as `QuantizedTensor`. What llama.cpp
+changed when the file was made is undone here: rows are reordered, which leaves their blocks as they
+are, and the rest is expanded.
 """
 
 from collections.abc import Iterator

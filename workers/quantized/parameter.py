@@ -6,6 +6,7 @@ expanded at once than one layer has. Programs read the packed weights instead (`
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, cast
 
 import torch
@@ -24,7 +25,7 @@ class PackedParameter(Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls,
         func: Any,
         types: Sequence[type],
@@ -57,7 +58,7 @@ def expand_parameters(model: nn.Module) -> int:
     """Expand all packed parameters of a model for good; return how many there were."""
     plain: dict[int, nn.Parameter] = {}
     for module in model.modules():
-        for name, parameter in module._parameters.items():
+        for name, parameter in cast(dict[str, Tensor | None], module._parameters).items():
             if isinstance(parameter, PackedParameter):
                 key = id(parameter)
                 if key not in plain:
@@ -74,15 +75,14 @@ def release_parameter(parameter: Tensor) -> None:
 @contextmanager
 def products_skipped() -> Iterator[None]:
     """Let linear layers with packed parameters return zeros, at once, within the context."""
-    global _skips_products
-    before, _skips_products = _skips_products, True
+    token = _skips_products.set(True)
     try:
         yield
     finally:
-        _skips_products = before
+        _skips_products.reset(token)
 
 
-_skips_products = False
+_skips_products = ContextVar("_skips_products", default=False)
 
 
 def _source(parameter: Tensor) -> QuantizedTensor:
@@ -105,7 +105,7 @@ def _chunks(rows: int, inputs: int) -> Iterator[tuple[int, int]]:
 
 def _linear(x: Tensor, parameter: Tensor, bias: Tensor | None = None) -> Tensor:
     outputs, inputs = parameter.shape
-    if _skips_products:
+    if _skips_products.get():
         return x.new_zeros((*x.shape[:-1], outputs))
     result = x.new_empty((*x.shape[:-1], outputs))
     for start, stop in _chunks(outputs, inputs):

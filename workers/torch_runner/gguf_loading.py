@@ -64,7 +64,7 @@ def _fill(model: PreTrainedModel, weights: GGUFWeights, folder: Path) -> None:
             f"{folder} lacks {len(missing)} weights that its architecture needs, "
             f"among them {missing[0]}"
         )
-    model.initialize_weights()
+    model.initialize_weights()  # type: ignore[no-untyped-call]
 
 
 def _set(module: nn.Module, name: str, value: QuantizedTensor | torch.Tensor, like: Any) -> None:

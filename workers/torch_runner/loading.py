@@ -1,7 +1,7 @@
 """Load a transformers model from a folder, or raise the reason why it cannot be used.
 
-Only safetensors and GGUF files are read, and only transformers' own classes are used unless the operator has said
-that code of a model's folder may run.
+Only safetensors and GGUF files are read, and only transformers' own classes are used unless the
+operator has said that code of a model's folder may run.
 """
 
 import inspect
@@ -52,7 +52,7 @@ def load_model(
     _silence_transformers()
     if (model_path / REFERENCE).is_file():
         chosen = choose_dtype(dtype, config, None, device)
-        model = load_gguf_model(model_path, model_class, chosen)
+        model: Any = load_gguf_model(model_path, model_class, chosen)
     else:
         chosen = choose_dtype(dtype, config, _weight_files(model_path)[0], device)
         model = _read_weights(model_path, model_class, chosen)
