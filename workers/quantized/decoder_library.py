@@ -23,24 +23,22 @@ FORMATS = (
 _DTYPES = (torch.float32, torch.bfloat16)
 
 
-def decode_rows(
-    name: str, data: npt.NDArray[np.uint8], dtype: torch.dtype = torch.float32
-) -> torch.Tensor | None:
-    """Return the numbers of rows [rows, bytes per row] in a dtype [rows, whole blocks].
+def decode_rows(name: str, data: npt.NDArray[np.uint8], result: torch.Tensor) -> bool:
+    """Write the numbers of rows [rows, bytes per row] to a dense tensor [rows, whole blocks].
 
-    None if the library was not built, or does not know the format or the dtype.
+    Returns False, and writes nothing, if the library was not built, or does not know the format or
+    the tensor's dtype.
     """
     decode = _load()
-    if decode is None or name not in FORMATS or dtype not in _DTYPES:
-        return None
+    if decode is None or name not in FORMATS or result.dtype not in _DTYPES:
+        return False
     block = BLOCK_FORMATS[name]
     data = np.ascontiguousarray(data)
-    count = data.shape[1] // block.num_bytes
-    result = torch.empty((len(data), count * block.inputs), dtype=dtype)
-    is_bf16 = dtype == torch.bfloat16
-    address, target = data.ctypes.data, result.data_ptr()
-    decode(FORMATS.index(name), address, len(data) * count, is_bf16, target)
-    return result
+    count = data.size // block.num_bytes
+    assert result.is_contiguous() and result.numel() == count * block.inputs
+    is_bf16 = result.dtype == torch.bfloat16
+    decode(FORMATS.index(name), data.ctypes.data, count, is_bf16, result.data_ptr())
+    return True
 
 
 @functools.cache

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map_only
 
 from headrace.workers.quantized.tensor import QuantizedTensor, attach_quantized, quantized_of
 
-_CHUNK_ELEMENTS = 4 * 1024 * 1024  # expanded at a time
+_CHUNK_ELEMENTS = 8 * 1024 * 1024  # expanded at a time
 _aten = torch.ops.aten
 
 
@@ -41,10 +41,16 @@ class PackedParameter(Tensor):
 
 def pack_parameter(weight: QuantizedTensor, dtype: torch.dtype) -> nn.Parameter:
     """Return a parameter that has the weight's numbers in a dtype, and no memory of its own."""
-    blank = torch.zeros((), dtype=dtype).expand(weight.shape)
-    parameter = nn.Parameter(blank.as_subclass(PackedParameter), requires_grad=False)
+    parameter = nn.Parameter(_packed(weight, dtype), requires_grad=False)
     attach_quantized(parameter, weight)
     return parameter
+
+
+def _packed(weight: QuantizedTensor, dtype: torch.dtype) -> Tensor:
+    blank: Tensor = torch.zeros((), dtype=dtype).expand(weight.shape)
+    packed = blank.as_subclass(PackedParameter)
+    attach_quantized(packed, weight)
+    return packed
 
 
 def expanded(parameter: Tensor) -> Tensor:
@@ -107,8 +113,11 @@ def _linear(x: Tensor, parameter: Tensor, bias: Tensor | None = None) -> Tensor:
     outputs, inputs = parameter.shape
     if _skips_products.get():
         return x.new_zeros((*x.shape[:-1], outputs))
+    chunks = list(_chunks(outputs, inputs))
+    if len(chunks) == 1:
+        return nn.functional.linear(x, expanded(parameter), bias)
     result = x.new_empty((*x.shape[:-1], outputs))
-    for start, stop in _chunks(outputs, inputs):
+    for start, stop in chunks:
         rows = _rows(parameter, start, stop - start)
         part = None if bias is None else bias[start:stop]
         result[..., start:stop] = nn.functional.linear(x, rows, part)
@@ -124,10 +133,11 @@ def _embedding(parameter: Tensor, indices: Tensor, *_: Any, **__: Any) -> Tensor
 def _slice(
     parameter: Tensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
 ) -> Tensor:
-    first, last, _ = slice(start, end).indices(parameter.shape[0])
+    """Return a part of a parameter: of its rows another packed one."""
     if dim or step != 1:
         return cast(Tensor, _aten.slice.Tensor(expanded(parameter), dim, start, end, step))
-    return _rows(parameter, first, max(0, last - first))
+    rows = slice(*slice(start, end).indices(parameter.shape[0]))
+    return _packed(_source(parameter).take(rows), parameter.dtype)
 
 
 class _Special:

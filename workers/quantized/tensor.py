@@ -65,17 +65,18 @@ class QuantizedTensor:
         step = max(1, _CHUNK_ELEMENTS // max(1, inputs))
         for start in range(first, last, step):
             stop = min(start + step, last)
-            result[start - first : stop - first] = self._decoded(start, stop, dtype)
+            self._decode(start, stop, result[start - first : stop - first])
         return result
 
-    def _decoded(self, first: int, last: int, dtype: torch.dtype) -> torch.Tensor:
+    def _decode(self, first: int, last: int, result: torch.Tensor) -> None:
+        """Write rows to a dense tensor [rows, inputs]."""
         if self.is_float:
             data = np.array(self.data[first:last])
-            return torch.from_numpy(data).view(FLOAT_FORMATS[self.format])
-        decoded = decode_rows(self.format, self.data[first:last], dtype)
-        if decoded is None:
-            decoded = self.blocks(first, last).dequantize()
-        return decoded[:, : self.shape[1]]
+            result.copy_(torch.from_numpy(data).view(FLOAT_FORMATS[self.format]))
+        elif self.shape[1] % BLOCK_FORMATS[self.format].inputs or not decode_rows(
+            self.format, self.data[first:last], result
+        ):
+            result.copy_(self.blocks(first, last).dequantize()[:, : self.shape[1]])
 
     def blocks(self, first: int, last: int) -> Blocks:
         """Return the codes and scales of the rows from `first` to before `last`."""
