@@ -96,7 +96,7 @@ class WeightMemory:
 
     def _pack(self) -> None:
         with ThreadPoolExecutor(self._threads) as pool:
-            for _ in pool.map(PackedWeight.pack, self._weights):
+            for _ in pool.map(lambda weight: weight.pack(), self._weights):
                 pass
 
 

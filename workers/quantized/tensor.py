@@ -55,6 +55,12 @@ class QuantizedTensor:
         data = self.data[outputs]
         return QuantizedTensor(self.format, (len(data), self.shape[1]), data)
 
+    def to_dtype(self, dtype: torch.dtype) -> torch.Tensor:
+        """Return the whole weight in a float type, in the file's own bytes if it is stored so."""
+        if self.is_float and FLOAT_FORMATS[self.format] == dtype and self.data.flags.writeable:
+            return torch.from_numpy(np.ascontiguousarray(self.data)).view(dtype)
+        return self.dequantize(dtype=dtype)
+
     def dequantize(
         self, first: int = 0, count: int | None = None, dtype: torch.dtype = torch.float32
     ) -> torch.Tensor:
