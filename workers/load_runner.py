@@ -21,6 +21,7 @@ from headrace.workers.native.compile_model import compile_model, release_weights
 from headrace.workers.native.program import CompiledProgram
 from headrace.workers.native.runner import NativeRunner
 from headrace.workers.native.shared_file import SharedFile
+from headrace.workers.native.weight_format import WeightFormat
 from headrace.workers.native.weight_memory import SharedWeights, fingerprint_weights
 from headrace.workers.quantized.parameter import expand_parameters, products_skipped
 from headrace.workers.start_phases import StartPhases
@@ -132,9 +133,18 @@ def _compile(
             _log.warning(SLOW_QUANTIZATION, config.quantization, reason)
     else:
         size = f"{compiled.weight_bytes / 2**20:.0f} MiB of weights"
-        kind = config.quantization or model.dtype
-        log(f"compiled kernels, {size} in {kind}, {compiled.memory.note}")
+        kinds = ", ".join(_format_names(compiled, model.dtype))
+        log(f"compiled kernels, {size} in {kinds}, {compiled.memory.note}")
     return compiled
+
+
+def _format_names(compiled: CompiledProgram, dtype: torch.dtype) -> list[str]:
+    """Return the formats of a program's weights as they are named in options and files."""
+    float_name = str(dtype).removeprefix("torch.")
+    return [
+        float_name if each == WeightFormat.FLOAT else each.name.lower().removesuffix("_weight_only")
+        for each in sorted(compiled.formats)
+    ]
 
 
 def _self_check_error(
@@ -144,7 +154,7 @@ def _self_check_error(
     make_runner = partial(
         _native_runner, compiled, vocab_rows(model), max_model_len, config.block_size
     )
-    is_rounded = config.quantization is not None
+    is_rounded = compiled.formats != {WeightFormat.FLOAT}
     try:
         check_model(model, make_runner, max_model_len, config.block_size, is_rounded)
     except ModelUnsupported as error:

@@ -28,9 +28,12 @@ PROMPT = [1, 5, 9, 200, 7]
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a model as "model", in a GGUF file, and the same one "expanded"."""
+    """A folder with a model as "model", in a GGUF file, and the same one "expanded".
+
+    Its weights are 16-bit floats: with others the kernels round rows, which the expanded do not.
+    """
     folder = tmp_path_factory.mktemp("gguf")
-    save_tiny_gguf(folder / "tiny.gguf", "llama").save_pretrained(folder / "expanded")
+    save_tiny_gguf(folder / "tiny.gguf", "llama", "f16").save_pretrained(folder / "expanded")
     (folder / "model").mkdir()
     write_gguf_folder(folder / "tiny.gguf", folder / "model")
     return folder

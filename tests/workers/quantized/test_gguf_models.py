@@ -27,9 +27,9 @@ CACHE = 8 * 1024 * 1024
 IDS = torch.tensor([[1, 5, 9, 200, 7, 7, 31]])
 
 
-def prepared(folder: Path, name: str, **options: Any) -> Any:
+def prepared(folder: Path, name: str, type_name: str = "q8_0", **options: Any) -> Any:
     """Write a tiny GGUF and its prepared folder "model"; return the model that is in it."""
-    reference = save_tiny_gguf(folder / "tiny.gguf", name, **options)
+    reference = save_tiny_gguf(folder / "tiny.gguf", name, type_name, **options)
     (folder / "model").mkdir()
     write_gguf_folder(folder / "tiny.gguf", folder / "model")
     return reference
@@ -57,7 +57,7 @@ def test_every_architecture_computes_what_its_file_holds(tmp_path: Path, name: s
 
 @pytest.mark.parametrize("type_name", ["f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1"])
 def test_every_format_is_read(tmp_path: Path, type_name: str) -> None:
-    reference = prepared(tmp_path, "llama", type_name=type_name)
+    reference = prepared(tmp_path, "llama", type_name)
     torch.testing.assert_close(
         logits(loaded(tmp_path, reference)), logits(reference), rtol=1e-4, atol=1e-4
     )
@@ -65,9 +65,7 @@ def test_every_format_is_read(tmp_path: Path, type_name: str) -> None:
 
 def test_a_format_that_only_the_gguf_package_reads_is_expanded(tmp_path: Path) -> None:
     size = {"hidden_size": 256, "intermediate_size": 256, "num_attention_heads": 16}
-    reference = prepared(
-        tmp_path, "llama", type_name="tq2_0", num_key_value_heads=16, head_dim=16, **size
-    )
+    reference = prepared(tmp_path, "llama", "tq2_0", num_key_value_heads=16, head_dim=16, **size)
     model = loaded(tmp_path, reference)
     assert not any(isinstance(p, PackedParameter) for p in model.parameters())
     torch.testing.assert_close(logits(model), logits(reference), rtol=1e-4, atol=1e-4)
@@ -139,7 +137,7 @@ KERNELS = ["torch", pytest.param("native", marks=needs_kernels)]
 def test_an_engine_generates_what_the_expanded_model_does(
     tmp_path: Path, kernels: str, options: dict[str, Any]
 ) -> None:
-    reference = prepared(tmp_path, "qwen2", **options)
+    reference = prepared(tmp_path, "qwen2", "f16", **options)
     reference.save_pretrained(tmp_path / "expanded")
     generated, lines, engine = tokens(tmp_path / "model", cpu_kernels=kernels)
     assert generated == tokens(tmp_path / "expanded", cpu_kernels=kernels)[0]
@@ -147,3 +145,17 @@ def test_an_engine_generates_what_the_expanded_model_does(
     maps = Path("/proc/self/maps").read_text()
     assert str(tmp_path / "tiny.gguf") not in maps, "the file is still mapped"
     del engine
+
+
+@needs_kernels
+@pytest.mark.parametrize("type_name", ["q8_0", "q4_0", "q5_1"])
+@pytest.mark.parametrize("options", [{}, {"tie_word_embeddings": True}], ids=["", "tied"])
+def test_kernels_multiply_the_blocks_of_the_file(
+    tmp_path: Path, type_name: str, options: dict[str, Any]
+) -> None:
+    """That they compute what transformers does the self-check says; else nothing would start."""
+    prepared(tmp_path, "llama", type_name, **options)
+    generated, lines, _ = tokens(tmp_path / "model", cpu_kernels="native")
+    assert len(generated) == 8
+    assert [f"weights in {type_name}, not shared" in line for line in lines].count(True) == 1
+    assert str(tmp_path / "tiny.gguf") not in Path("/proc/self/maps").read_text()
