@@ -45,7 +45,8 @@ _OUTPUT = -2  # the buffer number of the step's output
 class CompiledProgram:
     """A model's instructions and its packed weights.
 
-    memory: where the weights lie. formats: of the weights. adapted: the products that LoRA adapters may change.
+    memory: where the weights lie. formats: of the weights.
+    adapted: the products that LoRA adapters may change.
     """
 
     def __init__(

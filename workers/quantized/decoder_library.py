@@ -35,7 +35,8 @@ def decode_rows(name: str, data: npt.NDArray[np.uint8], result: torch.Tensor) ->
     block = BLOCK_FORMATS[name]
     data = np.ascontiguousarray(data)
     count = data.size // block.num_bytes
-    assert result.is_contiguous() and result.numel() == count * block.inputs
+    assert result.is_contiguous()
+    assert result.numel() == count * block.inputs
     is_bf16 = result.dtype == torch.bfloat16
     decode(FORMATS.index(name), data.ctypes.data, count, is_bf16, result.data_ptr())
     return True
