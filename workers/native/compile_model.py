@@ -54,6 +54,7 @@ def _unsupported_reason(model: PreTrainedModel, config: EngineConfig) -> str:
 
 def release_weights(model: PreTrainedModel, compiled: CompiledProgram) -> None:
     """Free the model's weights that have been packed; keep those that the program reads."""
+    compiled.plan = None
     for parameter in model.parameters():
         if not compiled.reads(parameter):
             parameter.data = torch.empty(0, dtype=parameter.dtype)

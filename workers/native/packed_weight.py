@@ -9,6 +9,7 @@ import torch
 from headrace.workers.linear.quantization import quantize_weight
 from headrace.workers.native.library import PANEL_OUTPUTS, require_kernels
 from headrace.workers.native.lower import WeightFormat
+from headrace.workers.native.stored_dtype import dtype_of
 
 ALIGNMENT = 64  # of panels, and of their scales, in bytes
 _HALF = PANEL_OUTPUTS // 2
@@ -84,7 +85,7 @@ class PackedWeight:
 
     def pack(self) -> None:
         """Write the packed weight to its address, where the memory must be zeroed."""
-        weights = [_weight(part) for part in self._parts]
+        weights = [_weight(part).to(dtype_of(part["weight"])) for part in self._parts]
         whole = weights[0] if len(weights) == 1 else torch.cat(weights)
         if self._format == WeightFormat.FLOAT:
             self._pack_floats(whole.to(self._dtype).contiguous())
