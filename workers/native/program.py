@@ -27,12 +27,15 @@ from headrace.workers.native.library import (
     CStep,
     require_kernels,
 )
-from headrace.workers.native.lower import Lowered, Op, Operand, WeightFormat, parts_of
+from headrace.workers.native.lower import Lowered, Op, Operand, parts_of
+from headrace.workers.native.packed_blocks import PackedBlocks
 from headrace.workers.native.packed_weight import PackedWeight
 from headrace.workers.native.plan import ProgramPlan, plan_program
 from headrace.workers.native.position_tables import compute_tables
 from headrace.workers.native.stored_dtype import dtype_of
+from headrace.workers.native.weight_format import WeightFormat, format_of
 from headrace.workers.native.weight_memory import SharedWeights, WeightMemory
+from headrace.workers.quantized.tensor import quantized_of
 
 if TYPE_CHECKING:  # a program from the cache needs no transformers
     from transformers.modeling_utils import PreTrainedModel
@@ -92,9 +95,13 @@ class CompiledProgram:
         self._referenced: list[Any] = []  # keeps alive the memory that instructions point to
         _check_sizes(lowered)
         packed = [self._plan_weight(op) for op in lowered.ops]
+        self._packed_by_weight = dict(_packed_by_weight(lowered.ops, packed))
+        packed = [
+            self._plan_table(op) if op.kind == "embed" else weight
+            for op, weight in zip(lowered.ops, packed, strict=True)
+        ]
         weights = [weight for weight in packed if weight is not None]
         self.memory = WeightMemory(weights, threads, shared)
-        self._packed_by_weight = dict(_packed_by_weight(lowered.ops, packed))
         self.adapted = list(_adapted_linears(lowered, packed, plan.adaptable, self.dtype))
         adapted_names = {part.layer for linear in self.adapted for part in linear.slices}
         self._shapes = {name: shape for name, shape in plan.shapes.items() if name in adapted_names}
@@ -123,8 +130,17 @@ class CompiledProgram:
     def _plan_weight(self, op: Op) -> PackedWeight | None:
         if op.kind != "linear":
             return None
-        is_gated = "gate" in op.data
-        return PackedWeight(parts_of(op.data), self.dtype, WeightFormat(op.sizes[4]), is_gated)
+        weight_format = WeightFormat(op.sizes[4])
+        kind = PackedBlocks if weight_format.is_blocks else PackedWeight
+        return kind(parts_of(op.data), self.dtype, weight_format, "gate" in op.data)
+
+    def _plan_table(self, op: Op) -> PackedWeight | None:
+        """Plan the panels of an embedding in blocks; None if the head's are read, or a tensor."""
+        table = op.data["table"]
+        if id(table) in self._packed_by_weight or not format_of(table, None).is_blocks:
+            return None
+        part = {"weight": table, "bias": None, "transposed": False}
+        return PackedBlocks([part], self.dtype, format_of(table, None), is_gated=False)
 
     def _instruction(self, op: Op, weight: PackedWeight | None) -> CInstruction:
         instruction = CInstruction(
@@ -143,7 +159,7 @@ class CompiledProgram:
         function = op.data.get("function")
         activation = 0 if function is None else 1 + list(ACTIVATIONS).index(function)
         if op.kind == "embed":
-            self._embed(instruction, op.data["table"])
+            self._embed(instruction, op.data["table"], weight)
         elif op.kind == "norm":
             self._norm(instruction, op.data)
         elif op.kind == "combine":
@@ -157,13 +173,16 @@ class CompiledProgram:
             self._referenced.append(weight)
         return instruction
 
-    def _embed(self, instruction: CInstruction, table: torch.Tensor) -> None:
-        head = self._packed_by_weight.get(id(table))
-        if head is not None:
-            instruction.sizes[4] = 1
-            instruction.data[0] = head.address
+    def _embed(
+        self, instruction: CInstruction, table: torch.Tensor, packed: PackedWeight | None
+    ) -> None:
+        panels = self._packed_by_weight.get(id(table), packed)
+        if panels is not None:
+            instruction.sizes[4], instruction.sizes[5] = 1, panels.weight_format
+            instruction.data[0] = panels.address
             return
-        table = table.to(dtype_of(table))
+        quantized = quantized_of(table)
+        table = table.to(dtype_of(table)) if quantized is None else quantized.to_dtype(self.dtype)
         self._referenced.append(table)
         instruction.sizes[1] = table.dtype != torch.float32
         instruction.data[0] = table.data_ptr()
@@ -290,7 +309,9 @@ def _packed_by_weight(
 ) -> Iterator[tuple[int, PackedWeight]]:
     """Yield the ids and packed forms of weights packed unchanged: a tied embedding reads those."""
     for op, weight in zip(ops, packed, strict=True):
-        if weight is None or "gate" in op.data or op.sizes[4] != WeightFormat.FLOAT:
+        if weight is None or "gate" in op.data:
+            continue
+        if weight.weight_format != WeightFormat.FLOAT and not weight.weight_format.is_blocks:
             continue
         parts = op.data["parts"]
         if len(parts) == 1 and not parts[0]["transposed"] and "first" not in parts[0]:

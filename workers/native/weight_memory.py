@@ -94,13 +94,14 @@ class WeightMemory:
 
     def _pack(self) -> None:
         with ThreadPoolExecutor(self._threads) as pool:
-            for _ in pool.map(PackedWeight.pack, self._weights):
+            for _ in pool.map(lambda weight: weight.pack(), self._weights):
                 pass
 
 
 def fingerprint_weights(model_path: Path) -> str:
     """Return a text that identifies a folder's weights by the stamps of its files."""
-    files = sorted([*model_path.glob("*.safetensors"), model_path / "config.json"])
+    patterns = ("*.safetensors", "*.gguf", "config.json")
+    files = sorted(file for pattern in patterns for file in model_path.glob(pattern))
     return repr([(str(file.resolve()), *_file_stamp(file)) for file in files])
 
 

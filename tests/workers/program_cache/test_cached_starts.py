@@ -97,7 +97,7 @@ def test_the_same_numbers_as_a_fresh_capture(
 
 
 @needs_bfloat16
-@pytest.mark.parametrize("quantization", [None, "int8", "int8_dynamic"])
+@pytest.mark.parametrize("quantization", [None, "int8", "int8_dynamic", "q4_0"])
 def test_weights_that_are_rounded_when_they_are_packed(
     starts: Starts, quantization: Quantization | None
 ) -> None:
