@@ -55,6 +55,7 @@ def _unsupported_reason(model: PreTrainedModel, config: EngineConfig) -> str:
 
 def release_weights(model: PreTrainedModel, compiled: CompiledProgram) -> None:
     """Free the model's weights that have been packed; keep those that the program reads."""
+    compiled.plan = None
     for parameter in model.parameters():
         if isinstance(parameter, PackedParameter):
             release_parameter(parameter)
