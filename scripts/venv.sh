@@ -22,7 +22,8 @@ ensure_venv() {
     fi
     # One stamp for each set of requirements: a second start installs nothing and needs no network.
     stamp="$venv/.installed-${extra:-base}-$(
-        cat "$root"/{setup.cfg,setup.py,pyproject.toml} "$root"/workers/native/src/* | sha256sum | cut -c1-16
+        find "$root"/{setup.cfg,setup.py,pyproject.toml} "$root"/workers/native/src -type f -print0 |
+            sort -z | xargs -0 cat | sha256sum | cut -c1-16
     )"
     if [ ! -e "$stamp" ]; then
         echo "headrace: installing (the first time this takes minutes)" >&2
