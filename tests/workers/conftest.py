@@ -7,6 +7,18 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 @pytest.fixture(autouse=True)
+def kernel_set(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The chosen kernels: the fastest, or those that `on_each_set` gives. Building an engine makes
+    a choice for its process, which must not remain for the next test."""
+    from headrace.workers.native.library import choose_kernels
+
+    chosen = getattr(request, "param", "auto")
+    choose_kernels(chosen)
+    yield chosen
+    choose_kernels("auto")
+
+
+@pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
     """Before each test, since loading a model sets the number. Two threads gain nothing on models
     this small, and spin while they wait for each other: on a busy machine that is most of the

@@ -282,4 +282,8 @@ HEADRACE_INLINE void pause() {
 #endif
 }
 
+// Processor
+
+inline bool runs_here() { return true; }
+
 }  // namespace headrace
