@@ -307,10 +307,8 @@ def test_a_processor_that_lacks_what_is_asked_for_ends_the_start(
     monkeypatch.setattr(library.load_library(kernel_set), "supported", lambda: 0)
     with pytest.raises(ModelUnsupported) as refused:
         build(tmp_path, cpu_kernels=kernel_set)
-    lacks = (
-        f"cpu_kernels is {kernel_set}, but the processor lacks {library.KERNEL_SETS[kernel_set]}"
-    )
-    assert lacks in str(refused.value)
+    assert f"cpu_kernels is {kernel_set}, but the processor lacks " in str(refused.value)
+    assert library.KERNEL_SETS[kernel_set] in str(refused.value)
 
 
 def test_kernels_that_were_not_built_end_the_start(tmp_path: Path) -> None:
