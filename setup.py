@@ -10,7 +10,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 
-SOURCES = ["workers/native/src/program.cpp", "workers/native/src/draw.cpp"]
+SOURCES = [f"workers/native/src/{name}.cpp" for name in ("program", "draw", "quantized")]
 # Contraction of products and sums differs between places where the same function is inlined, and
 # so would results; where sums are to be fused, the sources say so.
 FLAGS = [
@@ -40,6 +40,15 @@ def kernels(name: str, flags: list[str]) -> Extension:
 
 sets = {**BY_MACHINE.get(platform.machine(), {}), "portable": []}
 setup(
-    ext_modules=[kernels(name, flags) for name, flags in sets.items()],
+    ext_modules=[
+        *(kernels(name, flags) for name, flags in sets.items()),
+        Extension(
+            "headrace.workers.quantized.decoder",
+            sources=["workers/quantized/src/decode.cpp"],
+            # Products and sums must be rounded one by one: see the source.
+            extra_compile_args=["-std=c++17", "-O3", "-ffp-contract=off"],
+            optional=True,
+        ),
+    ],
     options={"build_ext": {"parallel": os.cpu_count()}},
 )

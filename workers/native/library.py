@@ -19,7 +19,7 @@ from headrace.protocol.config import CpuKernels, KernelSet
 # In the order of the enumeration in src/program.h.
 Operation = Literal[
     "embed", "norm", "linear", "convert", "rotate", "write", "attend", "finish_attend", "combine",
-    "gather", "round", "shrink",
+    "gather", "round", "shrink", "round_blocks",
 ]  # fmt: skip
 
 
@@ -107,6 +107,12 @@ _SIGNATURES = {
     "new": ((_INT, _POINTER, _INT, _POINTER, _INT, _INT, _LONG, _INT), _POINTER),
     "run": ((_INT, _POINTER, _POINTER), _INT),
     "delete": ((_INT, _POINTER), None),
+    "quantized_panel_bytes": ((_INT, _LONG), _LONG),
+    "round_rows": ((_POINTER, _LONG, _LONG, _POINTER), _LONG),
+    "multiply_quantized": (
+        (_INT, _POINTER, _LONG, _POINTER, _LONG, _INT, _POINTER),
+        None,
+    ),
     "new_draws": ((_INT,), _POINTER),
     "draw": ((_POINTER, _POINTER, _LONG, _LONG, _POINTER, _INT, _POINTER), _INT),
 }
@@ -128,6 +134,9 @@ class Kernels:
     new: Callable[..., int | None]
     run: Callable[..., int]
     delete: Callable[..., None]
+    quantized_panel_bytes: Callable[[int, int], int]
+    round_rows: Callable[..., int]
+    multiply_quantized: Callable[..., None]
     new_draws: Callable[[int], int | None]
     draw: Callable[..., int]
 
@@ -176,11 +185,16 @@ def require_kernels() -> Kernels:
 
 
 def load_kernels() -> Kernels | None:
-    """Return the chosen library, or the fastest; None if it was not built or cannot run here.
+    """Return this process's library; None if there is none, see `find_kernels`."""
+    return find_kernels(_Choice.kernels)
+
+
+def find_kernels(kernels: CpuKernels) -> Kernels | None:
+    """Return the library of a choice, or the fastest; None if it was not built or cannot run here.
 
     Where torch's operations run the model, the fastest library draws the tokens.
     """
-    chosen = _chosen_set()
+    chosen = _set_of(kernels)
     names = KERNEL_SETS if chosen is None else (chosen,)
     return next((library for name in names if (library := _usable(name))), None)
 
@@ -191,7 +205,7 @@ def usable_kernels() -> list[KernelSet]:
 
 
 def _missing_reason() -> str:
-    chosen = _chosen_set()
+    chosen = _set_of(_Choice.kernels)
     if chosen is None:
         return "kernels for this processor were not built (no C++ compiler at installation)"
     if load_library(chosen) is None:
@@ -199,8 +213,8 @@ def _missing_reason() -> str:
     return f"the processor lacks {KERNEL_SETS[chosen]}"
 
 
-def _chosen_set() -> KernelSet | None:
-    return next((name for name in KERNEL_SETS if name == _Choice.kernels), None)
+def _set_of(kernels: CpuKernels) -> KernelSet | None:
+    return next((name for name in KERNEL_SETS if name == kernels), None)
 
 
 def _usable(name: KernelSet) -> Kernels | None:

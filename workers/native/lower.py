@@ -4,7 +4,7 @@ A node's value gets a buffer of its own width, in float32, or in the type of the
 products read it. Buffers whose values are no longer needed are reused.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -12,22 +12,21 @@ from typing import Any
 from headrace.protocol.config import Quantization
 from headrace.workers.native.graph import Graph, Node, NotStatic, RowView
 from headrace.workers.native.library import Operation
+from headrace.workers.native.weight_format import WeightFormat, format_of
+from headrace.workers.quantized.formats import BLOCK
 
 
 class BufferKind(IntEnum):
-    """The number type of a buffer: float32, the type of the products, or 8-bit integers."""
+    """The number type of a buffer: float32, the type of the products, 8-bit integers, or rows that
+    are rounded in blocks (see src/rounded_rows.h), whose width is a number of blocks."""
 
     FLOAT32 = 0
     PRODUCT = 1
     INT8 = 2
+    ROUNDED = 3
 
 
-class WeightFormat(IntEnum):
-    """Ways to store and multiply a weight; see `linear` in src/linear_operations.h."""
-
-    FLOAT = 0
-    INT8_WEIGHT_ONLY = 1
-    INT8_DYNAMIC = 2  # rows are rounded to 8 bits too
+_ROUNDED_KINDS = (BufferKind.INT8, BufferKind.ROUNDED)
 
 
 @dataclass(eq=False, slots=True)
@@ -117,13 +116,12 @@ class _Lowering:
         self.tables: dict[tuple[int, int], int] = {}
         self.num_layers = 0
         self._per_word = per_word
-        self._format = WeightFormat.FLOAT if quantization is None else WeightFormat.INT8_WEIGHT_ONLY
-        self._rounds_rows = quantization == "int8_dynamic"
+        self._quantization = quantization
         self._graph = graph
         self._users = graph.users()
         self._operands: dict[Node, Operand] = {}
-        self._converted: dict[tuple[Node, int, bool], tuple[Operand, ...]] = {}
-        self._siblings = _siblings(graph)
+        self._converted: dict[tuple[Node, int, str], tuple[Operand, ...]] = {}
+        self._siblings = _siblings(graph, self._format_for)
 
     def emit(self, node: Node) -> None:
         getattr(self, f"_{node.kind}")(node)
@@ -145,7 +143,7 @@ class _Lowering:
             bool(users)
             and len(reads) == len(users)
             and all(user.kind in ("linear", "gated") for user in users)
-            and not any(self._format_for(user) == WeightFormat.INT8_DYNAMIC for user in users)
+            and not any(format.rounds_rows for user in users for format in self._formats(user))
             and all(view.is_whole for view in reads)
             and node.width % self._per_word == 0
         )
@@ -170,22 +168,34 @@ class _Lowering:
         raise NotStatic("its heads have an unknown layout")
 
     def _format_for(self, node: Node) -> WeightFormat:
-        if self._rounds_rows and not node.logit_rows_only:
-            return WeightFormat.INT8_DYNAMIC
-        return self._format
+        """Return the format of a linear's weight."""
+        return self._format_of(node.data["weight"], node)
 
-    def _product_input(self, node: Node) -> tuple[Operand, ...]:
+    def _format_of(self, weight: Any, node: Node) -> WeightFormat:
+        """Return the format of one of a product's weights."""
+        is_head = node.logit_rows_only and node.width == self._graph.output.width
+        return format_of(weight, self._quantization, is_head)
+
+    def _formats(self, node: Node) -> set[WeightFormat]:
+        """Return the formats of a product's weights."""
+        return {self._format_of(part["weight"], node) for part in parts_of(node.data)}
+
+    def _product_input(self, node: Node, weight_format: WeightFormat) -> tuple[Operand, ...]:
         """Return the operands of a product's input: the rows, converted if they were not yet, and
         for 8-bit rows their scales."""
-        view, rounds = node.inputs[0], self._format_for(node) == WeightFormat.INT8_DYNAMIC
+        view = node.inputs[0]
         operand = self._operands[view.node]
         if operand.buffer is not None and operand.buffer.kind == BufferKind.PRODUCT:
             return (operand,)
-        key = (view.node, view.offset, rounds)
+        convert = self._convert
+        if weight_format == WeightFormat.INT8_DYNAMIC:
+            convert = self._round
+        elif weight_format.is_blocks:
+            convert = self._round_blocks
+        key = (view.node, view.offset, convert.__name__)
         converted = self._converted.get(key)
         if converted is None:
-            converted = self._round(view) if rounds else self._convert(view)
-            self._converted[key] = converted
+            converted = self._converted[key] = convert(view)
         return converted
 
     def _convert(self, view: RowView) -> tuple[Operand, ...]:
@@ -201,6 +211,12 @@ class _Lowering:
         sizes = {0: view.width, 1: padding}
         self._op("round", view.node, (self._operand(view), scales), out, sizes=sizes)
         return out, scales
+
+    def _round_blocks(self, view: RowView) -> tuple[Operand, ...]:
+        out = Operand(Buffer(-(-view.width // BLOCK), BufferKind.ROUNDED))
+        sizes = {0: view.width}
+        self._op("round_blocks", view.node, (self._operand(view),), out, sizes=sizes)
+        return (out,)
 
     def _op(
         self, kind: Operation, node: Node, inputs: tuple[Operand, ...], out: Operand, **fields: Any
@@ -241,7 +257,8 @@ class _Lowering:
             return
         if len(node.inputs) > 1:
             return self._linear_added(node)
-        source = self._product_input(node)
+        weight_format = self._format_for(node)
+        source = self._product_input(node, weight_format)
         fused = self._siblings.get(node, [node])
         function = node.data.get("function")
         if len(fused) == 1:
@@ -253,27 +270,47 @@ class _Lowering:
                 self._operands[sibling] = Operand(out.buffer, offset)
                 offset += sibling.width
         data = {"parts": [sibling.data for sibling in fused], "function": function}
-        self._product(node, source, out, 0, data)
+        self._product(node, weight_format, source, out, 0, data)
 
     def _linear_added(self, node: Node) -> None:
-        source = self._product_input(node)
-        target = node.inputs[1]
+        weight_format = self._format_for(node)
+        source = self._product_input(node, weight_format)
+        target = self._operand(node.inputs[1])
         data = {"parts": [node.data], "function": None}
-        self._product(node, source, self._operand(target), 1, data, node.data["factor"])
-        self._drop_conversions(target.node)
+        self._product(node, weight_format, source, target, 1, data, node.data["factor"])
+        self._drop_conversions(node.inputs[1].node)
 
     def _gated(self, node: Node) -> None:
-        source = self._product_input(node)
+        formats = self._formats(node)
+        if len(formats) > 1:
+            return self._gated_apart(node)
+        (weight_format,) = formats
+        source = self._product_input(node, weight_format)
         out = self._allocate(node, self._packs(node))
-        self._product(node, source, out, 2, dict(node.data))
+        self._product(node, weight_format, source, out, 2, dict(node.data))
+
+    def _gated_apart(self, node: Node) -> None:
+        """Compute a gate and its partner in two products, as their weights' formats differ."""
+        outs = []
+        for part in parts_of(node.data):
+            weight_format = self._format_of(part["weight"], node)
+            source = self._product_input(node, weight_format)
+            outs.append(Operand(Buffer(node.width)))
+            function = None if outs[1:] else node.data["function"]
+            data = {"parts": [part], "function": function}
+            self._product(node, weight_format, source, outs[-1], 0, data)
+        out = self._allocate(node, self._packs(node))
+        sizes = {0: node.width, 1: 1}
+        data = {"function": None}
+        self._op("combine", node, tuple(outs), out, sizes=sizes, numbers=(1.0, 1.0), data=data)
 
     def _product(
-        self, node: Node, source: tuple[Operand, ...], out: Operand, mode: int, data: dict[str,
-        Any],
-        factor: float = 1.0,
+        self, node: Node, weight_format: WeightFormat, source: tuple[Operand, ...], out: Operand,
+        mode: int, data: dict[str, Any], factor: float = 1.0,
     ) -> None:  # fmt: skip
-        weight_format = self._format_for(node)
         per_word = 4 if weight_format == WeightFormat.INT8_DYNAMIC else self._per_word
+        if weight_format.is_blocks:
+            per_word = BLOCK
         words = -(-node.inputs[0].width // per_word)
         is_adapted = all(id(part["weight"]) in self._adaptable for part in parts_of(data))
         if is_adapted:
@@ -286,7 +323,7 @@ class _Lowering:
     def _shrink(self, node: Node, source: Operand) -> None:
         """Multiply a product's rows with the adapters' down matrices; 8-bit rows are read before
         they are rounded."""
-        is_int8 = source.buffer is not None and source.buffer.kind == BufferKind.INT8
+        is_int8 = source.buffer is not None and source.buffer.kind in _ROUNDED_KINDS
         operand = self._operand(node.inputs[0]) if is_int8 else source
         sizes = {0: node.inputs[0].width, 5: len(self.adapted)}
         self._op("shrink", node, (operand,), operand, sizes=sizes)
@@ -356,17 +393,20 @@ class _Lowering:
 
 
 def parts_of(data: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the layers that a product computes, in the order of their outputs."""
-    return [data["gate"], data["partner"]] if "gate" in data else list(data["parts"])
+    """Return the layers of a product, or of a node that is one, in the order of their outputs."""
+    if "gate" in data:
+        return [data["gate"], data["partner"]]
+    return list(data["parts"]) if "parts" in data else [data]
 
 
-def _siblings(graph: Graph) -> dict[Node, list[Node]]:
-    """Group plain linears that read the same value: one product computes them all."""
-    groups: dict[tuple[Node, int, int, bool], list[Node]] = {}
+def _siblings(graph: Graph, format_for: Callable[[Node], WeightFormat]) -> dict[Node, list[Node]]:
+    """Group plain linears that read the same value and have weights of the same format: one product
+    computes them all."""
+    groups: dict[tuple[Node, int, int, bool, WeightFormat], list[Node]] = {}
     for node in graph.nodes:
         if node.kind == "linear" and len(node.inputs) == 1 and "function" not in node.data:
             view = node.inputs[0]
-            key = (view.node, view.offset, view.width, node.logit_rows_only)
+            key = (view.node, view.offset, view.width, node.logit_rows_only, format_for(node))
             groups.setdefault(key, []).append(node)
     return {node: group for group in groups.values() for node in group}
 

@@ -147,6 +147,8 @@ class Program : AttentionOperations<E> {
                 return this->gather(instruction, row);
             case kRound:
                 return this->round(instruction, row);
+            case kRoundBlocks:
+                return this->round_to_blocks(instruction, row);
         }
     }
 

@@ -20,6 +20,7 @@ enum Operation : int32_t {
     kGather,
     kRound,
     kShrink,
+    kRoundBlocks,
 };
 
 // Where a value begins in the rows of a buffer. buffer: -1 none, -2 the step's output.
@@ -39,7 +40,8 @@ struct Instruction {
     const void* data[3];
 };
 
-// width: numbers in a row. kind: 0 float32, 1 the type that products are computed in, 2 bytes.
+// width: numbers in a row. kind: 0 float32, 1 the type that products are computed in, 2 bytes; 3
+// rows as in rounded_rows.h, width being a number of blocks.
 struct Buffer {
     int32_t width, kind;
 };

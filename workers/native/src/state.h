@@ -9,6 +9,7 @@
 #include "gemm.h"
 #include "memory.h"
 #include "program.h"
+#include "quantized.h"
 
 namespace headrace {
 
@@ -19,6 +20,7 @@ struct Scratch {
     alignas(64) uint32_t queries[kTileQueries * kMaxDim];
     alignas(64) float values[kTileQueries * kMaxDim];
     alignas(64) float part[kTileQueries * kMaxDim];
+    DecodedPanel decoded;
 };
 
 template <class E>
@@ -38,11 +40,15 @@ class State {
         int64_t bytes = 0;
         for (size_t i = 0; i < buffers_.size(); ++i) {
             starts_[i] = bytes;
-            const int64_t sizes[] = {sizeof(float), sizeof(typename Row::Element), 1};
-            const int64_t size = sizes[buffers_[i].kind];
-            bytes += round_up(size * buffers_[i].width * step_->rows + kCacheLine, kCacheLine);
+            bytes += round_up(buffer_bytes(buffers_[i]) + kCacheLine, kCacheLine);
         }
         if (bytes > arena_.bytes()) arena_ = Memory(bytes);
+    }
+
+    int64_t buffer_bytes(const Buffer& buffer) const {
+        if (buffer.kind == 3) return rounded_bytes(step_->rows, buffer.width);
+        const int64_t sizes[] = {sizeof(float), sizeof(typename Row::Element), 1};
+        return sizes[buffer.kind] * buffer.width * step_->rows;
     }
 
     float* row_of(Operand operand, int64_t row) const {
