@@ -55,7 +55,12 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 
 def save_tiny_gguf(
-    file: Path, name: str, type_name: str = "q8_0", split_tensors: int = 0, **options: Any
+    file: Path,
+    name: str,
+    type_name: str = "q8_0",
+    split_tensors: int = 0,
+    seed: int = 0,
+    **options: Any,
 ) -> transformers.PreTrainedModel:
     """Write a GGUF file of an architecture; return the model with the file's rounded weights.
 
@@ -63,7 +68,7 @@ def save_tiny_gguf(
     """
     config_class, model_class, different = MODELS[name]
     config = getattr(transformers, config_class)(**{**_COMMON, **different, **options})
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model: transformers.PreTrainedModel = getattr(transformers, model_class)(config).float().eval()
     writer = gguf.GGUFWriter(file, name, split_max_tensors=split_tensors)
     _add_metadata(writer, config)

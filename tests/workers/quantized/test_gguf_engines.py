@@ -106,3 +106,22 @@ def test_workers_share_packed_weights(folders: Path, shared_file: SharedFile) ->
     assert kinds[0].endswith(", shared")
     assert kinds[1].endswith(", shared, packed before")
     assert len(runners) == 2
+
+
+@needs_kernels
+@pytest.mark.parametrize("type_name", ["f16", "q8_0"])
+def test_its_program_is_cached(tmp_path: Path, type_name: str) -> None:
+    answers = []
+    for number in range(2):  # the second file has the same configuration, and other numbers
+        save_tiny_gguf(tmp_path / "tiny.gguf", "llama", type_name, seed=number)
+        folder = tmp_path / f"model-{number}"
+        folder.mkdir()
+        write_gguf_folder(tmp_path / "tiny.gguf", folder)
+        for is_cached in (False, True):
+            lines: list[str] = []
+            engine = build_engine(
+                folder, config("native"), 1, lines.append, cache_folder=tmp_path / "cache"
+            )
+            assert any("program from the cache" in line for line in lines) == is_cached, lines
+            answers.append(tokens(engine))
+    assert answers[0] == answers[1] != answers[2] == answers[3]
