@@ -4,8 +4,8 @@
 
 The shapes are those of a model of 0.5 billion parameters (Qwen2.5-0.5B); weights are random bytes.
 A program has as many products as it takes to exceed the processor's caches. Of the best of some
-runs it prints the time over bfloat16's, how fast weights are read, and products a second. One thread
-is measured by its own CPU time, for machines that have other work.
+runs it prints the time over bfloat16's, how fast weights are read, and products a nanosecond. One
+thread is measured by its own CPU time, for machines that have other work.
 """
 
 import argparse
