@@ -43,7 +43,7 @@ def program_key(model_path: Path, config: EngineConfig) -> str | None:
         _code_digest(),
         [importlib.metadata.version(library) for library in _LIBRARIES],
         kernels.build,
-        kernels.level(),
+        kernels.name,
         _processor(),
         hashlib.sha256(text).hexdigest(),
         _stamps(model_path),

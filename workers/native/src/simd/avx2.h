@@ -3,6 +3,7 @@
 // A vector is two registers, of lanes 0 to 7 and 8 to 15.
 #pragma once
 
+#include <cpuid.h>
 #include <immintrin.h>
 
 namespace headrace {
@@ -425,6 +426,18 @@ HEADRACE_INLINE CodeSums code_sums(Words first) {
 HEADRACE_INLINE Words look_up_bytes(const int8_t (&table)[16], Words indices) {
     const __m256i twice = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)table));
     return {_mm256_shuffle_epi8(twice, indices.low), _mm256_shuffle_epi8(twice, indices.high)};
+}
+
+// Processor
+
+inline bool runs_here() {
+    __builtin_cpu_init();
+#ifdef __AVXVNNI__
+    unsigned a = 0, b, c, d;
+    if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a >> 4 & 1)) return false;
+#endif
+    // Each processor with both has F16C, too.
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 }
 
 }  // namespace headrace

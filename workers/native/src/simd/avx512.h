@@ -210,4 +210,13 @@ HEADRACE_INLINE Words look_up_bytes(const int8_t (&table)[16], Words indices) {
     return {_mm512_shuffle_epi8(_mm512_broadcast_i32x4(once), indices.value)};
 }
 
+// Processor
+
+inline bool runs_here() {
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
+}
+
 }  // namespace headrace

@@ -308,4 +308,8 @@ HEADRACE_INLINE Words look_up_bytes(const int8_t (&table)[16], Words indices) {
     return found;
 }
 
+// Processor
+
+inline bool runs_here() { return true; }
+
 }  // namespace headrace
