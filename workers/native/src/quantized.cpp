@@ -69,17 +69,15 @@ void round_row(const float* from, int64_t size, int64_t row, int64_t rows, void*
 
 using namespace headrace;
 
-#pragma GCC visibility push(default)
-
 extern "C" {
 
 // Returns the bytes of a panel of `blocks` blocks, as the kernels read it.
-int64_t headrace_quantized_panel_bytes(int32_t format, int64_t blocks) {
+HEADRACE_EXPORT int64_t headrace_quantized_panel_bytes(int32_t format, int64_t blocks) {
     return quantized_kernel(format).panel_bytes(blocks);
 }
 
 // Rounds rows [rows, inputs]; to: memory of `rounded_bytes`; returns those if it is null.
-int64_t headrace_round_rows(const float* rows, int64_t count, int64_t inputs, void* to) {
+HEADRACE_EXPORT int64_t headrace_round_rows(const float* rows, int64_t count, int64_t inputs, void* to) {
     for (int64_t row = 0; to && row < count; ++row) {
         round_row(rows + row * inputs, inputs, row, count, to);
     }
@@ -87,7 +85,7 @@ int64_t headrace_round_rows(const float* rows, int64_t count, int64_t inputs, vo
 }
 
 // Multiplies rounded rows with `panels` panels: out [panels, rows, 32].
-void headrace_multiply_quantized(int32_t format, const void* in, int64_t rows,
+HEADRACE_EXPORT void headrace_multiply_quantized(int32_t format, const void* in, int64_t rows,
                                  const uint8_t* weight, int64_t panels, int32_t blocks,
                                  float* out) {
     const QuantizedKernel& kernel = quantized_kernel(format);
@@ -101,5 +99,3 @@ void headrace_multiply_quantized(int32_t format, const void* in, int64_t rows,
 }
 
 }  // extern "C"
-
-#pragma GCC visibility pop
