@@ -21,8 +21,10 @@ from headrace.workers.native.compile_model import compile_model, release_weights
 from headrace.workers.native.program import CompiledProgram
 from headrace.workers.native.runner import NativeRunner
 from headrace.workers.native.shared_file import SharedFile
+from headrace.workers.native.weight_format import WeightFormat, format_names
 from headrace.workers.native.weight_memory import SharedWeights, fingerprint_weights
 from headrace.workers.program_cache.cached_programs import ProgramCache
+from headrace.workers.quantized.parameter import expand_parameters, products_skipped
 from headrace.workers.start_phases import StartPhases
 from headrace.workers.torch_runner.cache_size import choose_num_blocks
 from headrace.workers.torch_runner.choose_backend import BackendChoice, choose_backend
@@ -73,12 +75,14 @@ def load_runner(
     longest = model_length(model)
     max_model_len = choose_length(config, longest)
     hook = AttentionHook()
-    with phases.phase("compile"), torch.inference_mode():
+    with phases.phase("compile"), torch.inference_mode(), products_skipped():
         hook.probe(model)
     slots: AdapterSlots | None = None
     compiled = _compile(model, hook, config, max_model_len, threads, log, phases, shared)
     if compiled is None:
         with phases.phase("compile"):
+            if num_expanded := expand_parameters(model):
+                log(f"{num_expanded} weights of the GGUF file expanded to {model.dtype}")
             prepare_linears(model, config, log)
             slots = AdapterSlots.of(model, config.max_loras) if config.enable_lora else None
     choice = choose_backend(hook, model.dtype, device, config.block_size)
@@ -136,8 +140,8 @@ def _compile(
             _log.warning(SLOW_QUANTIZATION, config.quantization, reason)
     else:
         size = f"{compiled.weight_bytes / 2**20:.0f} MiB of weights"
-        kind = config.quantization or model.dtype
-        log(f"compiled kernels, {size} in {kind}, {compiled.memory.note}")
+        kinds = format_names(compiled.formats, model.dtype)
+        log(f"compiled kernels, {size} in {kinds}, {compiled.memory.note}")
     return compiled
 
 
@@ -148,7 +152,7 @@ def _self_check_error(
     make_runner = partial(
         _native_runner, compiled, vocab_rows(model), max_model_len, config.block_size
     )
-    is_rounded = config.quantization is not None
+    is_rounded = compiled.formats != {WeightFormat.FLOAT}
     try:
         check_model(model, make_runner, max_model_len, config.block_size, is_rounded)
     except ModelUnsupported as error:

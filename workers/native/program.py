@@ -48,7 +48,8 @@ _OUTPUT = -2  # the buffer number of the step's output
 class CompiledProgram:
     """A model's instructions and its packed weights.
 
-    memory: where the weights lie. adapted: the products that LoRA adapters may change.
+    memory: where the weights lie. formats: of the weights.
+    adapted: the products that LoRA adapters may change.
     plan: what it was compiled from, until the model's weights are released.
     """
 
@@ -101,6 +102,7 @@ class CompiledProgram:
             for op, weight in zip(lowered.ops, packed, strict=True)
         ]
         weights = [weight for weight in packed if weight is not None]
+        self.formats = {weight.weight_format for weight in weights}
         self.memory = WeightMemory(weights, threads, shared)
         self.adapted = list(_adapted_linears(lowered, packed, plan.adaptable, self.dtype))
         adapted_names = {part.layer for linear in self.adapted for part in linear.slices}

@@ -7,6 +7,7 @@ import json
 import platform
 from pathlib import Path
 
+from headrace.protocol.common.gguf_reference import REFERENCE
 from headrace.protocol.config import EngineConfig
 from headrace.workers.native.library import load_kernels
 
@@ -14,7 +15,7 @@ FORMAT = 1  # of the files; another number makes all of them anew
 _WORKERS = Path(__file__).parents[1]
 # The code that makes programs, and that decides whether a model has one.
 _SOURCES = ("attention", "linear", "lora", "native", "program_cache", "quantized", "torch_runner")
-_LIBRARIES = ("torch", "transformers", "safetensors")
+_LIBRARIES = ("torch", "transformers", "safetensors", "gguf")
 # Options of which no program depends: how much runs at once, and with how much memory. Any option
 # that is not named here is a part of the key.
 _OTHER_OPTIONS = {
@@ -58,12 +59,17 @@ def _has_own_code(text: bytes) -> bool:
         return True  # whatever it is, loading it says so
 
 
-def _stamps(model_path: Path) -> list[tuple[str, int, int]]:
+def _stamps(model_path: Path) -> list[tuple[str | int, ...]]:
     """Return what tells that a file of weights has changed: reading them all would take longer
     than the start that the cache saves."""
     files = sorted([*model_path.glob("*.safetensors"), *model_path.glob("*.index.json")])
     found = [(file.name, file.stat()) for file in files]
-    return [(name, info.st_size, info.st_mtime_ns) for name, info in found]
+    stamps: list[tuple[str | int, ...]] = []
+    stamps += [(name, info.st_size, info.st_mtime_ns) for name, info in found]
+    reference = model_path / REFERENCE
+    if reference.is_file():  # it has the stamps of GGUF files, and where their tensors lie
+        stamps.append((REFERENCE, hashlib.sha256(reference.read_bytes()).hexdigest()))
+    return stamps
 
 
 @functools.cache

@@ -14,6 +14,7 @@ from headrace.workers.load_options import choose_length, threads_of
 from headrace.workers.native.program import CompiledProgram
 from headrace.workers.native.runner import NativeRunner
 from headrace.workers.native.shared_file import SharedFile
+from headrace.workers.native.weight_format import format_names
 from headrace.workers.native.weight_memory import SharedWeights, fingerprint_weights
 from headrace.workers.program_cache.cached_programs import CachedProgram, ProgramCache
 from headrace.workers.start_phases import StartPhases
@@ -53,9 +54,9 @@ def load_cached_runner(
     if not cache.is_current:  # while weights were read from the files
         return None
     size = f"{compiled.weight_bytes / 2**20:.0f} MiB of weights"
-    kind = config.quantization or compiled.dtype
+    kinds = format_names(compiled.formats, compiled.dtype)
     log(f"{cached.model} in {compiled.dtype} on cpu, {threads} threads, program from the cache")
-    log(f"compiled kernels, {size} in {kind}, {compiled.memory.note}")
+    log(f"compiled kernels, {size} in {kinds}, {compiled.memory.note}")
     with phases.phase("cache"):
         return _make_runner(cached, compiled, config, length, workers_on_host, freed_bytes)
 

@@ -8,16 +8,27 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from headrace.protocol.common.gguf_reference import REFERENCE, GGUFFilesError
+from headrace.workers.quantized.gguf_file import GGUFWeights
+from headrace.workers.quantized.tensor import QuantizedTensor, quantized_of
+
 _PARTS = ("model", "transformer")  # what transformers puts before the names of a model's base
 
 
 class WeightFiles:
-    """The safetensors of a folder. Tensors are mapped from them, and read where they are used.
+    """The safetensors of a folder, or the GGUF file that it refers to. Tensors are mapped from
+    them, and read where they are used.
 
     Raises OSError or SafetensorError if a file cannot be read.
     """
 
     def __init__(self, folder: Path) -> None:
+        self._gguf: GGUFWeights | None = None
+        if (folder / REFERENCE).is_file():
+            try:
+                self._gguf = GGUFWeights(folder)
+            except GGUFFilesError as error:
+                raise OSError(str(error)) from error
         self._stack = ExitStack()
         self._files: dict[str, Any] = {}
         for path in sorted(folder.glob("*.safetensors")):
@@ -25,10 +36,22 @@ class WeightFiles:
             self._files |= dict.fromkeys(file.keys(), file)
 
     def read(self, name: str) -> torch.Tensor | None:
-        """Return a tensor in the file's dtype; None if there is none of this name."""
+        """Return a tensor in the file's dtype; None if there is none of this name.
+
+        That of a GGUF file's matrix has no values: they are in the file (`quantized_of`).
+        """
+        if self._gguf is not None:
+            return self._read_gguf(self._gguf, name)
         file = self._files.get(name)
         tensor: torch.Tensor | None = None if file is None else file.get_tensor(name)
         return tensor
+
+    @staticmethod
+    def _read_gguf(weights: GGUFWeights, name: str) -> torch.Tensor | None:
+        if name not in weights.names:
+            return None
+        weight = weights.read(name, torch.float32)
+        return weight.placeholder if isinstance(weight, QuantizedTensor) else weight
 
     def find(self, name: str, like: torch.Tensor) -> str | None:
         """Return the name under which the files have the numbers of a model's parameter.
@@ -39,7 +62,10 @@ class WeightFiles:
             tensor = self.read(candidate)
             if tensor is None or tensor.shape != like.shape:
                 continue
-            if torch.equal(tensor.to(like.dtype), like.detach()):
+            if quantized_of(like) is not None:
+                if quantized_of(tensor) is not None:
+                    return candidate
+            elif torch.equal(tensor.to(like.dtype), like.detach()):
                 return candidate
         return None
 
