@@ -125,17 +125,24 @@ def test_a_cached_program_takes_adapters(starts: Starts, tmp_path: Path) -> None
 
 def test_a_start_from_the_cache_imports_no_transformers(starts: Starts) -> None:
     starts.start()
-    code = (
-        "import sys; from pathlib import Path;"
-        "from headrace.protocol.config import EngineConfig;"
-        "from headrace.workers.build import build_engine;"
-        f"folder = Path({str(starts.model)!r}); lines = [];"
-        "config = EngineConfig(dtype='float32', threads=2, kv_cache_bytes=2**20);"
-        f"build_engine(folder, config, 1, lines.append, cache_folder=Path({str(starts.cache)!r}));"
-        f"assert any({FROM_CACHE!r} in line for line in lines), lines;"
-        "assert 'torch' in sys.modules;"
-        "assert 'transformers' not in sys.modules"
-    )
+    code = f"""
+import os, sys
+from pathlib import Path
+from types import SimpleNamespace
+cache, folder = Path({str(starts.cache)!r}), Path({str(starts.model)!r})
+os.environ["HEADRACE_CACHE"] = str(cache)
+from headrace.protocol.config import EngineConfig
+from headrace.workers.build import build_engine
+from headrace.workers.fork_server import _import_all
+config = EngineConfig(dtype='float32', threads=2, kv_cache_bytes=2**20)
+_import_all(SimpleNamespace(groups=[SimpleNamespace(engine=config, model_path=folder)]))
+assert "headrace.workers.native.program" in sys.modules
+lines = []
+build_engine(folder, config, 1, lines.append, cache_folder=cache)
+assert any({FROM_CACHE!r} in line for line in lines), lines
+assert 'transformers' not in sys.modules
+assert 'torch._decomp' not in sys.modules
+"""
     subprocess.run([sys.executable, "-P", "-c", code], check=True)
 
 
