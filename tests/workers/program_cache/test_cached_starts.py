@@ -1,5 +1,6 @@
 """A start from the cache: the same numbers as a fresh capture, and never those of another model."""
 
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -190,7 +191,7 @@ def test_other_versions_capture_anew(
     starts: Starts, library: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     starts.start()
-    version = key_module.importlib.metadata.version
+    version = importlib.metadata.version
 
     def newer(name: str) -> str:
         return "99" if name == library else version(name)
@@ -198,7 +199,7 @@ def test_other_versions_capture_anew(
     if library == "headrace":
         monkeypatch.setattr(key_module, "_code_digest", lambda: "other code")
     else:
-        monkeypatch.setattr(key_module.importlib.metadata, "version", newer)
+        monkeypatch.setattr(importlib.metadata, "version", newer)
     starts.start()
     assert not starts.was_cached
 
