@@ -3,8 +3,9 @@
 The pass is run on a few tokens under a dispatch mode that sees every tensor operation. Linear
 layers, norms and the rotary module are recorded as whole modules. Views are not recorded: a
 tensor's storage, offset and strides tell which part of which value it is. A pass whose operations
-depend on the tokens themselves (a mixture of experts) uses operations that are not known here, and
-is rejected; a branch on the number of tokens is found by capturing twice.
+depend on the tokens themselves uses operations that are not known here, and is rejected, but for
+experts and their routers, which are recorded as whole modules, too; a branch on the number of
+tokens is found by capturing twice.
 """
 
 import inspect
@@ -19,6 +20,7 @@ from transformers.modeling_utils import PreTrainedModel
 from headrace.workers.attention.backend import AttentionBatch, AttentionOptions
 from headrace.workers.attention.hook import AttentionHook
 from headrace.workers.native.activations import find_activation
+from headrace.workers.native.experts_layers import ExpertLayers
 from headrace.workers.native.graph import (
     Graph,
     Node,
@@ -43,9 +45,10 @@ def capture(model: PreTrainedModel, hook: AttentionHook) -> Graph:
     Raises NotStatic if it is not one program for any number of tokens.
     """
     graphs: list[Graph] = []
+    layers = ExpertLayers(model)
     for rows, num_logit_rows in _SHAPES:
         try:
-            graphs.append(_Recorder(model, hook, rows, num_logit_rows).record())
+            graphs.append(_Recorder(model, hook, layers, rows, num_logit_rows).record())
         except _Ambiguous:
             continue
         if len(graphs) == 2:
@@ -63,11 +66,17 @@ class _Ambiguous(Exception):
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(
-        self, model: PreTrainedModel, hook: AttentionHook, rows: int, num_logit_rows: int
+        self,
+        model: PreTrainedModel,
+        hook: AttentionHook,
+        expert_layers: ExpertLayers,
+        rows: int,
+        num_logit_rows: int,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._model = model
         self._hook = hook
+        self._expert_layers = expert_layers
         self._rows = rows
         self._num_logit_rows = num_logit_rows
         self._nodes: list[Node] = []
@@ -138,6 +147,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             yield
 
     def _replacement(self, module: torch.nn.Module) -> Callable[..., Any] | None:
+        if self._expert_layers.is_router(module):
+            return lambda *args, **kwargs: self._route(module, [*args, *kwargs.values()])
+        if self._expert_layers.has_experts(module):
+            return lambda *args, **kwargs: self._experts(module, [*args, *kwargs.values()])
         if type(module) is torch.nn.Linear:
             return self._for_single_tensor(self._linear, module)
         norm = find_norm(module)
@@ -179,6 +192,36 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         with self._paused():
             output: torch.Tensor = type(module).forward(module, x)
         self._add("activation", (source,), output, {"function": function})
+        return output
+
+    def _route(self, module: torch.nn.Module, values: list[torch.Tensor]) -> Any:
+        """Record a router, called with rows and vectors."""
+        x, *given = values
+        routing = self._expert_layers.routing(module)
+        rows, kind = x.numel() // x.shape[-1], routing.kind
+        with self._paused():
+            logits = x.new_zeros((rows, len(routing.weight)), dtype=torch.float32)
+            weights = logits.new_zeros((rows, kind.count))
+            chosen = logits.new_zeros((rows, kind.count), dtype=torch.long)
+        bias, choice_bias = (routing.vector(use, given) for use in ("bias", "choice"))
+        data = {"weight": routing.weight, "bias": bias, "transposed": False, "exact": True}
+        self._add("linear", (self._view(x),), logits, data)
+        data = {"kind": kind, "choice_bias": choice_bias, "experts": len(routing.weight)}
+        self._add("route", (self._view(logits),), weights, data)
+        self._add("chosen", (self._view(weights),), chosen, {})
+        return logits, weights, chosen
+
+    def _experts(self, module: torch.nn.Module, values: list[torch.Tensor]) -> torch.Tensor:
+        """Record experts, called with rows, chosen experts and weights."""
+        x, *others = values
+        experts = self._expert_layers.experts(module)
+        views = [self._view(value) for value in others]
+        views.sort(key=lambda view: view.node.kind == "chosen")
+        if len(views) != 2 or views[1].node.kind != "chosen":
+            raise NotStatic(f"it calls {type(module).__name__} with more than rows and their routes")
+        with self._paused():
+            output = x.new_zeros(x.shape)
+        self._add("experts", (self._view(x), *views), output, {"experts": experts})
         return output
 
     def _table(self, module: torch.nn.Module, args: Any, kwargs: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 NodeKind = Literal[
     "embedding", "linear", "norm", "activation", "attend", "table", "copy", "gather", "scale",
-    "cat", "mul", "add", "rotate", "gated",
+    "cat", "mul", "add", "rotate", "gated", "route", "chosen", "experts",
 ]  # fmt: skip
 
 

@@ -17,7 +17,7 @@ import torch
 # In the order of the enumeration in src/program.h.
 Operation = Literal[
     "embed", "norm", "linear", "convert", "rotate", "write", "attend", "finish_attend", "combine",
-    "gather", "round", "shrink",
+    "gather", "round", "shrink", "route", "sort_pairs", "copy_rows", "experts_up", "experts_down",
 ]  # fmt: skip
 
 
@@ -46,7 +46,7 @@ class CInstruction(ctypes.Structure):
 
 
 class CBuffer(ctypes.Structure):
-    _fields_ = (("width", ctypes.c_int32), ("kind", ctypes.c_int32))
+    _fields_ = (("width", ctypes.c_int32), ("kind", ctypes.c_int32), ("copies", ctypes.c_int32))
 
 
 class CAdapter(ctypes.Structure):

@@ -32,10 +32,15 @@ class WeightFormat(IntEnum):
 
 @dataclass(eq=False, slots=True)
 class Buffer:
-    """Rows of `width` numbers. number: its index in the program; -1: not assigned yet."""
+    """Rows of `width` numbers.
+
+    copies: how many it has for each row of the step: one for each of its experts.
+    number: its index in the program; -1: not assigned yet.
+    """
 
     width: int
     kind: BufferKind = BufferKind.FLOAT32
+    copies: int = 1
     number: int = -1
 
 
@@ -144,7 +149,7 @@ class _Lowering:
         return (
             bool(users)
             and len(reads) == len(users)
-            and all(user.kind in ("linear", "gated") for user in users)
+            and all(user.kind in ("linear", "gated", "experts") for user in users)
             and not any(self._format_for(user) == WeightFormat.INT8_DYNAMIC for user in users)
             and all(view.is_whole for view in reads)
             and node.width % self._per_word == 0
@@ -170,6 +175,8 @@ class _Lowering:
         raise NotStatic("its heads have an unknown layout")
 
     def _format_for(self, node: Node) -> WeightFormat:
+        if node.data.get("exact"):
+            return WeightFormat.FLOAT
         if self._rounds_rows and not node.logit_rows_only:
             return WeightFormat.INT8_DYNAMIC
         return self._format
@@ -184,22 +191,24 @@ class _Lowering:
         key = (view.node, view.offset, rounds)
         converted = self._converted.get(key)
         if converted is None:
-            converted = self._round(view) if rounds else self._convert(view)
+            convert = self._rounded if rounds else self._packed
+            converted = convert(view.node, self._operand(view), view.width)
             self._converted[key] = converted
         return converted
 
-    def _convert(self, view: RowView) -> tuple[Operand, ...]:
-        padding = -view.width % self._per_word
-        out = Operand(Buffer(view.width + padding, BufferKind.PRODUCT))
-        sizes = {0: view.width, 1: padding}
-        self._op("convert", view.node, (self._operand(view),), out, sizes=sizes)
+    def _packed(self, node: Node, source: Operand, width: int) -> tuple[Operand, ...]:
+        """Convert float32 rows to the type of the products."""
+        padding, copies = -width % self._per_word, _copies(source)
+        out = Operand(Buffer(width + padding, BufferKind.PRODUCT, copies))
+        self._op("convert", node, (source,), out, sizes={0: width, 1: padding})
         return (out,)
 
-    def _round(self, view: RowView) -> tuple[Operand, ...]:
-        padding = -view.width % 4
-        out, scales = Operand(Buffer(view.width + padding, BufferKind.INT8)), Operand(Buffer(1))
-        sizes = {0: view.width, 1: padding}
-        self._op("round", view.node, (self._operand(view), scales), out, sizes=sizes)
+    def _rounded(self, node: Node, source: Operand, width: int) -> tuple[Operand, ...]:
+        """Round float32 rows to 8 bits; return also their scales."""
+        padding, copies = -width % 4, _copies(source)
+        out = Operand(Buffer(width + padding, BufferKind.INT8, copies))
+        scales = Operand(Buffer(1, BufferKind.FLOAT32, copies))
+        self._op("round", node, (source, scales), out, sizes={0: width, 1: padding})
         return out, scales
 
     def _op(
@@ -291,6 +300,68 @@ class _Lowering:
         sizes = {0: node.inputs[0].width, 5: len(self.adapted)}
         self._op("shrink", node, (operand,), operand, sizes=sizes)
 
+    def _route(self, node: Node) -> None:
+        """Compute a row's weights, and behind them the numbers of its experts."""
+        kind = node.data["kind"]
+        out = Operand(Buffer(2 * kind.count))
+        self._operands[node] = out
+        sizes = {0: node.data["experts"], 1: kind.count, 2: int(kind.sigmoid)}
+        sizes |= {3: int(kind.normalized), 4: kind.groups, 5: kind.kept_groups}
+        sizes[6] = int(kind.two_best)
+        data = {"choice_bias": node.data["choice_bias"]}
+        inputs = (self._operand(node.inputs[0]),)
+        self._op("route", node, inputs, out, sizes=sizes, numbers=(kind.factor,), data=data)
+
+    def _chosen(self, node: Node) -> None:
+        weights = self._operand(node.inputs[0])
+        self._operands[node] = Operand(weights.buffer, weights.offset + node.width)
+
+    def _experts(self, node: Node) -> None:
+        """Sort a step's pairs of a row and an expert by experts; multiply copies of the rows."""
+        experts, copies = node.data["experts"], node.inputs[1].width
+        source = self._product_input(node)
+        routes = tuple(self._operand(view) for view in node.inputs[1:])
+        sizes = {0: len(experts.gate), 1: copies}
+        self._op("sort_pairs", node, routes, routes[0], sizes=sizes)
+        rows = tuple(self._copied(node, operand, copies) for operand in source)
+        inner = self._experts_gated(node, rows, copies)
+        out = self._allocate(node)
+        data = {"parts": [(experts.down, experts.down_bias)], "function": None}
+        sizes = self._product_sizes(node, experts.down.shape[2], 0)
+        self._op("experts_down", node, inner, out, sizes=sizes, data=data)
+
+    def _experts_gated(
+        self, node: Node, rows: tuple[Operand, ...], copies: int
+    ) -> tuple[Operand, ...]:
+        """Multiply rows with gates and partners; return the products as input of the next ones."""
+        experts = node.data["experts"]
+        width, hidden = experts.gate.shape[1:]
+        rounds = self._format_for(node) == WeightFormat.INT8_DYNAMIC
+        packs = not rounds and width % self._per_word == 0
+        kind = BufferKind.PRODUCT if packs else BufferKind.FLOAT32
+        out = Operand(Buffer(width, kind, copies))
+        gate = experts.kind
+        parts = [(experts.gate, experts.gate_bias), (experts.partner, experts.partner_bias)]
+        data = {"parts": parts, "function": gate.function}
+        sizes = self._product_sizes(node, hidden, 2) | {7: int(gate.limit > 0)}
+        numbers = (gate.alpha, gate.limit)
+        self._op("experts_up", node, rows, out, sizes=sizes, numbers=numbers, data=data)
+        if packs:
+            return (out,)
+        return self._rounded(node, out, width) if rounds else self._packed(node, out, width)
+
+    def _copied(self, node: Node, rows: Operand, copies: int) -> Operand:
+        """Copy each row once for each of its experts, in the order of the experts."""
+        assert rows.buffer is not None
+        out = Operand(Buffer(rows.buffer.width, rows.buffer.kind, copies))
+        self._op("copy_rows", node, (rows,), out)
+        return out
+
+    def _product_sizes(self, node: Node, inputs: int, mode: int) -> dict[int, int]:
+        weight_format = self._format_for(node)
+        per_word = 4 if weight_format == WeightFormat.INT8_DYNAMIC else self._per_word
+        return {1: -(-inputs // per_word), 2: mode, 4: weight_format}
+
     def _rotate(self, node: Node) -> None:
         x, cos, sin = node.inputs
         for user in self._users[x.node]:
@@ -331,12 +402,14 @@ class _Lowering:
         self, node: Node, function: str | None = None, multiply: bool = False,
         scales: tuple[float, float] = (1.0, 1.0),
     ) -> None:  # fmt: skip
-        if any(view.width != node.width for view in node.inputs):
+        views = sorted(node.inputs, key=lambda view: -view.width)
+        scales_row = multiply and views[1].width == 1 < node.width
+        if any(view.width != node.width for view in views[: 1 if scales_row else 2]):
             raise NotStatic("it combines values of different widths")
-        inputs = tuple(self._operand(view) for view in node.inputs)
+        inputs = tuple(self._operand(view) for view in views)
         out = self._allocate(node, self._packs(node))
         data = {"function": function}
-        sizes = {0: node.width, 1: int(multiply)}
+        sizes = {0: node.width, 1: int(multiply), 4: int(scales_row)}
         self._op("combine", node, inputs, out, sizes=sizes, numbers=scales, data=data)
 
     def _add(self, node: Node) -> None:
@@ -360,11 +433,16 @@ def parts_of(data: dict[str, Any]) -> list[dict[str, Any]]:
     return [data["gate"], data["partner"]] if "gate" in data else list(data["parts"])
 
 
+def _copies(operand: Operand) -> int:
+    return 1 if operand.buffer is None else operand.buffer.copies
+
+
 def _siblings(graph: Graph) -> dict[Node, list[Node]]:
     """Group plain linears that read the same value: one product computes them all."""
     groups: dict[tuple[Node, int, int, bool], list[Node]] = {}
     for node in graph.nodes:
-        if node.kind == "linear" and len(node.inputs) == 1 and "function" not in node.data:
+        plain = node.kind == "linear" and not {"function", "exact"} & node.data.keys()
+        if plain and len(node.inputs) == 1:
             view = node.inputs[0]
             key = (view.node, view.offset, view.width, node.logit_rows_only)
             groups.setdefault(key, []).append(node)
@@ -379,13 +457,13 @@ def _share_buffers(ops: list[Op]) -> list[Buffer]:
             if operand.buffer is not None:
                 last_use[operand.buffer] = index
     shapes: list[Buffer] = []
-    free: dict[tuple[int, int], list[int]] = {}
+    free: dict[tuple[int, int, int], list[int]] = {}
     for index, op in enumerate(ops):
         operands = (*op.inputs, op.out)
         buffers = [operand.buffer for operand in operands if operand.buffer is not None]
         for buffer in buffers:
             if buffer.number < 0:
-                numbers = free.get((buffer.width, buffer.kind))
+                numbers = free.get((buffer.width, buffer.kind, buffer.copies))
                 if numbers:
                     buffer.number = numbers.pop()
                 else:
@@ -393,5 +471,6 @@ def _share_buffers(ops: list[Op]) -> list[Buffer]:
                     shapes.append(buffer)
         for buffer in dict.fromkeys(buffers):
             if last_use[buffer] == index:
-                free.setdefault((buffer.width, buffer.kind), []).append(buffer.number)
+                key = (buffer.width, buffer.kind, buffer.copies)
+                free.setdefault(key, []).append(buffer.number)
     return shapes

@@ -20,6 +20,7 @@ from headrace.workers.lora.layers import linear_shape
 from headrace.workers.native.activations import ACTIVATIONS
 from headrace.workers.native.adapter_slots import AdaptedLinear, LayerSlice, NativeAdapterSlots
 from headrace.workers.native.capture import capture
+from headrace.workers.native.experts_packing import PackedExperts
 from headrace.workers.native.graph import NotStatic, TableCall
 from headrace.workers.native.library import (
     GROUP_TOKENS,
@@ -32,7 +33,7 @@ from headrace.workers.native.library import (
     require_kernels,
 )
 from headrace.workers.native.lower import Lowered, Op, Operand, WeightFormat, lower, parts_of
-from headrace.workers.native.packed_weight import PackedWeight
+from headrace.workers.native.packed_weight import ALIGNMENT, PackedWeight
 from headrace.workers.native.rewrite import rewrite
 from headrace.workers.native.weight_memory import SharedWeights, WeightMemory
 
@@ -87,7 +88,7 @@ class CompiledProgram:
         }
         operations = [self._instruction(*pair) for pair in zip(lowered.ops, packed, strict=True)]
         self.instructions = (CInstruction * len(operations))(*operations)
-        shapes = [CBuffer(buffer.width, buffer.kind) for buffer in lowered.buffers]
+        shapes = [CBuffer(b.width, b.kind, b.copies) for b in lowered.buffers]
         self.buffers = (CBuffer * len(shapes))(*shapes)
 
     @property
@@ -107,13 +108,17 @@ class CompiledProgram:
         """Return a program with a cache of its own. Raises MemoryError if there is no memory."""
         return Program(self, num_blocks, block_size)
 
-    def _plan_weight(self, op: Op) -> PackedWeight | None:
+    def _plan_weight(self, op: Op) -> PackedWeight | PackedExperts | None:
+        if op.kind in ("experts_up", "experts_down"):
+            is_gated = op.kind == "experts_up"
+            weight_format = WeightFormat(op.sizes[4])
+            return PackedExperts(op.data["parts"], self.dtype, weight_format, is_gated)
         if op.kind != "linear":
             return None
         is_gated = "gate" in op.data
         return PackedWeight(parts_of(op.data), self.dtype, WeightFormat(op.sizes[4]), is_gated)
 
-    def _instruction(self, op: Op, weight: PackedWeight | None) -> CInstruction:
+    def _instruction(self, op: Op, weight: PackedWeight | PackedExperts | None) -> CInstruction:
         instruction = CInstruction(
             operation=OPERATIONS.index(op.kind), logit_rows_only=op.logit_rows_only
         )
@@ -135,12 +140,16 @@ class CompiledProgram:
             self._norm(instruction, op.data)
         elif op.kind == "combine":
             instruction.sizes[2] = activation
+        elif op.kind == "route":
+            instruction.data[0] = self._float_address(op.data["choice_bias"])
         elif weight is not None:
             instruction.sizes[0] = weight.outputs
             instruction.sizes[3] = activation
             instruction.data[0] = weight.address
             instruction.data[1] = None if weight.bias is None else weight.bias.data_ptr()
             instruction.data[2] = weight.scales_address
+            if isinstance(weight, PackedExperts):
+                instruction.sizes[6] = weight.stride // ALIGNMENT
             self._referenced.append(weight)
         return instruction
 
@@ -253,7 +262,7 @@ class Program:
 
 def _adapted_linears(
     lowered: Lowered,
-    packed: Sequence[PackedWeight | None],
+    packed: Sequence[PackedWeight | PackedExperts | None],
     names: Mapping[int, str],
     dtype: torch.dtype,
 ) -> Iterator[AdaptedLinear]:
@@ -267,16 +276,18 @@ def _adapted_linears(
             first = part.get("first", 0)
             slices.append(LayerSlice(names[id(weight)], first, part.get("count", outputs)))
         packed_weight = weights[id(op)]
-        assert packed_weight is not None
+        assert isinstance(packed_weight, PackedWeight)
         yield AdaptedLinear(tuple(slices), packed_weight, dtype)
 
 
 def _packed_by_weight(
-    ops: Sequence[Op], packed: Sequence[PackedWeight | None]
+    ops: Sequence[Op], packed: Sequence[PackedWeight | PackedExperts | None]
 ) -> Iterator[tuple[int, PackedWeight]]:
     """Yield the ids and packed forms of weights packed unchanged: a tied embedding reads those."""
     for op, weight in zip(ops, packed, strict=True):
-        if weight is None or "gate" in op.data or op.sizes[4] != WeightFormat.FLOAT:
+        if not isinstance(weight, PackedWeight) or "gate" in op.data:
+            continue
+        if op.sizes[4] != WeightFormat.FLOAT:
             continue
         parts = op.data["parts"]
         if len(parts) == 1 and not parts[0]["transposed"] and "first" not in parts[0]:

@@ -43,6 +43,9 @@ _ROW_BY_ROW: set[NodeKind] = {
     "scale",
     "copy",
     "gather",
+    "route",
+    "chosen",
+    "experts",
 }
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from headrace.workers.native.experts_packing import PackedExperts
 from headrace.workers.native.library import require_kernels
 from headrace.workers.native.packed_weight import ALIGNMENT, PackedWeight
 from headrace.workers.native.shared_file import SharedFile, SharedMapping
@@ -34,7 +35,10 @@ class WeightMemory:
     """
 
     def __init__(
-        self, weights: Sequence[PackedWeight], threads: int, shared: SharedWeights | None = None
+        self,
+        weights: Sequence[PackedWeight | PackedExperts],
+        threads: int,
+        shared: SharedWeights | None = None,
     ) -> None:
         self.num_bytes = sum(weight.num_bytes for weight in weights)
         self._weights, self._threads = weights, threads
@@ -94,7 +98,7 @@ class WeightMemory:
 
     def _pack(self) -> None:
         with ThreadPoolExecutor(self._threads) as pool:
-            for _ in pool.map(PackedWeight.pack, self._weights):
+            for _ in pool.map(lambda weight: weight.pack(), self._weights):
                 pass
 
 
@@ -112,7 +116,7 @@ def _file_stamp(file: Path) -> tuple[int, ...]:
     return (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns)
 
 
-def _key(shared: SharedWeights, weights: Sequence[PackedWeight]) -> str:
+def _key(shared: SharedWeights, weights: Sequence[PackedWeight | PackedExperts]) -> str:
     """Return a text of everything that the packed bytes depend on."""
     build = require_kernels().build
     plans = [weight.plan for weight in weights]
