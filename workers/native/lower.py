@@ -360,7 +360,7 @@ class _Lowering:
     def _product_sizes(self, node: Node, inputs: int, mode: int) -> dict[int, int]:
         weight_format = self._format_for(node)
         per_word = 4 if weight_format == WeightFormat.INT8_DYNAMIC else self._per_word
-        return {1: -(-inputs // per_word), 2: mode, 4: weight_format}
+        return {1: -(-inputs // per_word), 2: mode, 4: weight_format, 5: -1}
 
     def _rotate(self, node: Node) -> None:
         x, cos, sin = node.inputs
